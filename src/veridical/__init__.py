@@ -1,0 +1,1 @@
+"""Preference alignment for vision-language models that proves what it did."""

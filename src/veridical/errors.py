@@ -1,0 +1,11 @@
+"""The one error that a user can cause."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """What was asked, why it cannot be, and what to set instead, in one or two lines.
+
+    The command line prints the message and exits with status 2; anything else that is
+    raised is a bug and keeps its traceback.
+    """
