@@ -1,0 +1,198 @@
+"""`run.json`: what a run was asked, with what, on what, and how it ended.
+
+The file never holds the environment, and values whose names say that they are keys are left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import importlib.metadata
+import math
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from veridical.files import hash_path, write_json
+
+PACKAGES = ("veridical", "torch", "transformers", "peft", "datasets")
+SECRET = re.compile(r"(^|_)(api_?key|password|secret|credentials?|(access|auth|hf)_token)$", re.I)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that has been started; `finish` or `fail` says how it ended.
+
+    As a context manager it writes "failed" when an exception (an interruption too) passes through
+    and leaves the exception alone; success is still said with `finish`.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+    started: float
+
+    def finish(self, **results: Any) -> None:
+        """Write "finished", the wall time in seconds and `results` to `run.json`."""
+        self._end("finished", results=plain(results))
+
+    def fail(self, reason: str) -> None:
+        """Write "failed", the wall time in seconds and why to `run.json`."""
+        self._end("failed", reason=reason)
+
+    def _end(self, status: str, **additions: Any) -> None:
+        seconds = round(time.monotonic() - self.started, 3)
+        ending = {"status": status, "wall_time_seconds": seconds, **additions}
+        write_json(self.folder / "run.json", {**self.record, **ending})
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.fail(f"{kind.__name__}: {error}")
+
+
+def start_run(
+    folder: Path,
+    command: str,
+    configuration: Mapping[str, Any],
+    inputs: Mapping[str, Path] | None = None,
+) -> Run:
+    """Make `folder` and write its `run.json` with status "running".
+
+    Args:
+        folder: where the run's files go; made when it is missing.
+        command: the command's words, such as "train dpo".
+        configuration: every option as resolved; paths become strings.
+        inputs: files or folders the run reads, by role; their SHA-256 is recorded. A path that
+            does not exist (a model's name on a hub) is recorded without one.
+    """
+    configuration = plain(configuration)
+    record = {
+        "command": command,
+        "status": "running",
+        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "wall_time_seconds": None,
+        "configuration": configuration,
+        "seeds": dict(_seeds(configuration)),
+        "inputs": {name: _input(path) for name, path in (inputs or {}).items()},
+        "versions": _versions(),
+        **_git(Path(__file__).resolve()),
+        "hardware": _hardware(),
+    }
+    write_json(folder / "run.json", record)
+    return Run(folder=folder, record=record, started=time.monotonic())
+
+
+def plain(value: Any) -> Any:
+    """`value` in JSON's types: paths and non-finite numbers as strings, dataclasses as objects."""
+    if isinstance(value, enum.Enum):
+        return plain(value.value)
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return plain({field.name: getattr(value, field.name) for field in fields})
+    if isinstance(value, Mapping):
+        return {
+            str(name): "(not recorded)" if SECRET.search(str(name)) and item else plain(item)
+            for name, item in value.items()
+        }
+    if isinstance(value, AbstractSet):
+        return sorted(plain(item) for item in value)
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def _seeds(configuration: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in configuration.items():
+        if isinstance(value, Mapping):
+            yield from _seeds(value, f"{prefix}{name}.")
+        elif name in ("seed", "seeds") or name.endswith(("_seed", "_seeds")):
+            yield f"{prefix}{name}", value
+
+
+def _input(path: Path) -> dict[str, str | None]:
+    return {"path": str(path), "sha256": hash_path(path) if path.exists() else None}
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _git(code: Path) -> dict[str, Any]:
+    """The commit that holds `code` and whether the package differs from it; None for a wheel.
+
+    Asking whether the file is tracked tells a checkout from a wheel that was installed into an
+    environment inside somebody else's checkout.
+    """
+    if _git_output(code.parent, "ls-files", "--error-unmatch", code.name) is None:
+        return {"git_hash": None, "git_dirty": None}
+    changes = _git_output(code.parent, "status", "--porcelain", "--", ".")
+    return {"git_hash": _git_output(code.parent, "rev-parse", "HEAD"), "git_dirty": bool(changes)}
+
+
+def _git_output(folder: Path, *words: str) -> str | None:
+    command = ["git", "-C", str(folder), *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _hardware() -> dict[str, Any]:
+    # Imported here because reading a run (the report) should not wait seconds for it.
+    import torch
+
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "memory_gb": _memory_gb(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "system": platform.platform(),
+    }
+
+
+def _cpu_model() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (AttributeError, OSError, ValueError):
+        return None
