@@ -1,0 +1,74 @@
+# `make demo` and `make test` do all of their own set-up; see `make help`.
+
+VENV ?= .venv
+PIP_FLAGS ?=
+DEMO_FLAGS ?=
+EVIDENCE_FLAGS ?=
+PYTEST_FLAGS ?=
+
+# The first interpreter that is new enough and can make a virtual environment.
+PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	if $$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	>/dev/null 2>&1; then echo $$candidate; break; fi; done)
+
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.veridical-runtime
+DEVELOPMENT := $(VENV)/.veridical-development
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types imports unit test-all evidence clean
+
+help:  ## Show this list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
+	while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+setup: $(DEVELOPMENT)  ## Prepare the virtual environment in .venv, for use and for development.
+
+demo: $(RUNTIME)  ## See a small model hallucinate, be aligned, and hallucinate less (minutes, no GPU).
+	$(BIN)/veridical demo $(DEMO_FLAGS)
+
+test: lint types imports unit  ## All checks of a change: ruff, mypy, import-linter, unit tests.
+
+lint: $(DEVELOPMENT)  ## Style and format, by ruff.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEVELOPMENT)  ## Types, by mypy --strict.
+	$(BIN)/mypy --strict
+
+imports: $(DEVELOPMENT)  ## Which floor may import which, by import-linter.
+	$(BIN)/lint-imports
+
+unit: $(DEVELOPMENT)  ## Unit tests: offline, on the CPU, in minutes.
+	$(BIN)/python -m pytest -q $(PYTEST_FLAGS)
+
+test-all: $(DEVELOPMENT)  ## Unit tests and the long ones; needs VERIDICAL_TEST_DATA.
+	@if [ ! -d "$$VERIDICAL_TEST_DATA" ]; then \
+	echo "make test-all: set VERIDICAL_TEST_DATA to the folder with the test data" \
+	"(now: '$$VERIDICAL_TEST_DATA', which is not a folder)." >&2; exit 1; fi
+	$(BIN)/python -m pytest -q -m 'not gpu' $(PYTEST_FLAGS)
+
+evidence: $(RUNTIME)  ## The three-seed study behind the README's figures (an hour; resumable).
+	$(BIN)/veridical evidence $(EVIDENCE_FLAGS)
+
+clean:  ## Remove the environment and what builds and checks left; results in runs/ are kept.
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then \
+	echo "make: no Python >= 3.11 that can make virtual environments was found." \
+	"Install one (Debian: apt-get install python3 python3-venv) or say make PYTHON=/path/to/python." >&2; \
+	exit 1; fi
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing veridical and what it runs on into $(VENV) (minutes, the first time) ..."
+	$(INSTALL) -e .
+	@touch $@
+
+$(DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing veridical with its development tools into $(VENV) (minutes, the first time) ..."
+	$(INSTALL) -e '.[dev]'
+	@touch $(RUNTIME) $@

@@ -1,0 +1,202 @@
+"""The `veridical` command: a table of typed functions, loaded only when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from veridical.errors import UserError
+
+USER_ERROR_STATUS = 2
+INTERRUPTED_STATUS = 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """A function that is a command.
+
+    Attributes:
+        function: where it is, as "module:function"; its signature is the command's options.
+        summary: what it does, in one line.
+        positionals: the parameters that may be given as bare words, in this order; the last may
+            be a list.
+    """
+
+    function: str
+    summary: str
+    positionals: tuple[str, ...] = ()
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "veridical.demo:demo", "See the whole story on the embedded model, in minutes."
+    ),
+    "ask": Command(
+        "veridical.ask:ask",
+        "Ask a model one question about one image.",
+        ("model", "image", "question"),
+    ),
+    "build bdhs": Command(
+        "veridical.build.bdhs:build_bdhs",
+        "Make preference pairs that need no annotator, by guided sampling.",
+        ("model",),
+    ),
+    "train dpo": Command(
+        "veridical.train.dpo:train_dpo",
+        "Align a model by direct preference optimisation on pairs.",
+        ("model",),
+    ),
+    "train sft": Command(
+        "veridical.train.sft:train_sft",
+        "Fine-tune a model on conversations, or on the chosen answers of pairs.",
+        ("model",),
+    ),
+    "eval pope": Command(
+        "veridical.eval.pope:eval_pope",
+        "Ask yes/no questions about objects, and score the answers.",
+        ("model",),
+    ),
+    "eval chair": Command(
+        "veridical.eval.chair:eval_chair",
+        "Have images described, and count the objects that are not there.",
+        ("model",),
+    ),
+    "eval compare": Command(
+        "veridical.eval.compare:eval_compare",
+        "Compare two evaluations, paired by image.",
+        ("baseline", "candidate"),
+    ),
+    "report": Command(
+        "veridical.report.page:report",
+        "Write the report of one or several runs as one page.",
+        ("runs",),
+    ),
+    "world make": Command("veridical.world.dataset:make_world", "Draw scenes with descriptions."),
+    "world train": Command(
+        "veridical.world.train:train_world", "Train the embedded model from scratch (an hour)."
+    ),
+    "evidence": Command(
+        "veridical.evidence:evidence", "Run the three-seed study behind the README's figures."
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    A `UserError` becomes a line or two on standard error and status 2; any other exception is a
+    bug and keeps its traceback.
+    """
+    try:
+        run_command(list(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        print(f"veridical: {error}", file=sys.stderr)
+        return USER_ERROR_STATUS
+    except KeyboardInterrupt:
+        print("\nveridical: interrupted.", file=sys.stderr)
+        return INTERRUPTED_STATUS
+    return 0
+
+
+def run_command(arguments: list[str]) -> None:
+    """Find the command that the first one or two words name, and call its function.
+
+    Raises:
+        UserError: no such command, or its options cannot be understood.
+    """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview(COMMANDS))
+        return
+    if arguments[0] == "--version":
+        print(f"veridical {importlib.metadata.version('veridical')}")
+        return
+    name = find_command(arguments)
+    if name is None:
+        print(overview({key: COMMANDS[key] for key in commands_of_group(arguments[0])}))
+        return
+    command = COMMANDS[name]
+    rest = arguments[len(name.split()) :]
+    calm_libraries()
+    module_name, function_name = command.function.split(":")
+    function = getattr(importlib.import_module(module_name), function_name)
+
+    from veridical import _options
+
+    options = _options.read_options(function)
+    if _options.asks_for_help(rest):
+        print(_options.help_text(f"veridical {name}", function, options, command.positionals))
+        return
+    function(**_options.parse(f"veridical {name}", function, options, command.positionals, rest))
+
+
+def find_command(arguments: list[str]) -> str | None:
+    """The command that `arguments` start with; None for the help of a whole group.
+
+    Raises:
+        UserError: there is none; the message names the nearest.
+    """
+    group = commands_of_group(arguments[0])
+    if arguments[0] in COMMANDS:
+        return arguments[0]
+    if not group:
+        raise UserError(
+            f"there is no command {arguments[0]!r}{nearest(arguments[0], list(COMMANDS))}. "
+            "`veridical --help` lists all."
+        )
+    if len(arguments) > 1 and arguments[1] in ("-h", "--help"):
+        return None
+    if len(arguments) == 1 or arguments[1].startswith("-"):
+        raise UserError(f"say which `{arguments[0]}`: veridical {' | veridical '.join(group)}.")
+    name = f"{arguments[0]} {arguments[1]}"
+    if name not in COMMANDS:
+        raise UserError(
+            f"there is no command {name!r}. There is: veridical {' | veridical '.join(group)}."
+        )
+    return name
+
+
+def commands_of_group(group: str) -> list[str]:
+    """The two-word commands that start with `group`."""
+    return [name for name in COMMANDS if name.startswith(f"{group} ")]
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """'; did you mean "train"?' or nothing."""
+    import difflib
+
+    matches = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def overview(commands: dict[str, Command]) -> str:
+    """One line for each command."""
+    width = max(len(name) for name in commands) + 2
+    lines = [f"  {name:<{width}}{command.summary}" for name, command in commands.items()]
+    return "\n".join(
+        [
+            "usage: veridical COMMAND [options]",
+            "",
+            "Align vision-language models with preferences, so that they say what they see.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`veridical COMMAND --help` documents a command's options. Every command also reads",
+            "them from `--config FILE.yaml`; what the command line says wins. The model `embedded`",
+            "comes with the package. Exit status: 0 done, 2 something to correct, 130 interrupted.",
+        ]
+    )
+
+
+def calm_libraries() -> None:
+    """Keep the libraries' notices out of the way of what a command says, unless they are asked for.
+
+    They read these settings when they are imported.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
