@@ -1,0 +1,415 @@
+"""The run doctor: what a run's curves mean, in words, with the figures that say so.
+
+Pure functions over the rows of `log.jsonl`. Every threshold is a constant below, and every one
+is our choice: they were set so that healthy runs of this package pass and the troubles that
+people most often ask about are named, not taken from a paper.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from veridical.report.curves import Rows, mean, number, series, start_and_end
+
+Level = Literal["good", "note", "warning"]
+
+FIGURES = (
+    "loss",
+    "rewards_chosen",
+    "rewards_rejected",
+    "rewards_margin",
+    "rewards_accuracy",
+    "logps_chosen",
+    "logps_rejected",
+)
+# Fewer logged steps than this say little about a trend.
+FEWEST_STEPS = 10
+# A margin below this leaves the sigmoid loss within 0.025 of ln 2.
+STUCK_MARGIN = 0.05
+# Rewards nearer to zero than this after training are those of an unchanged policy.
+FROZEN_REWARD = 1e-6
+# A reward (beta times the change in log-probability) moves when it passes this.
+REWARD_MOVED = 0.05
+# Where the chosen answers lose more than this per token, each token is at 0.6 of its probability.
+CHOSEN_FALL_PER_TOKEN = 0.5
+# At a margin of 15 the gradient of the sigmoid loss is down to 3e-7 of its first value.
+EXPLODED_MARGIN = 15.0
+# Accuracy on the training pairs that is next to perfect, and the gap to held-out pairs.
+SATURATED_ACCURACY = 0.98
+ACCURACY_GAP = 0.10
+# Held-out accuracy that beats a coin.
+LEARNT_ACCURACY = 0.6
+# The last held-out loss may lie this far above the best one, absolutely and as a share of it.
+EVAL_LOSS_RISE = 0.02
+EVAL_LOSS_RISE_SHARE = 0.05
+# Chosen against rejected length in the pairs; answers' length after against before.
+PAIR_LENGTH_GAP = 0.10
+ANSWER_LENGTH_NOTE = 0.05
+ANSWER_LENGTH_WARNING = 0.10
+# SFT: the training loss has to fall by this share to count as learning.
+SFT_FALL_SHARE = 0.02
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing the doctor says: how grave, what, what it means and what to do, on what figures."""
+
+    level: Level
+    title: str
+    explanation: str
+    evidence: str
+
+
+def diagnose(
+    log: Rows,
+    algorithm: Literal["dpo", "sft"] = "dpo",
+    beta: float | None = None,
+    answer_lengths: tuple[float, float] | None = None,
+) -> list[Finding]:
+    """Say what a training run's curves mean, gravest first.
+
+    Args:
+        log: rows of `log.jsonl`, training and held-out, in order of their steps.
+        algorithm: "dpo" reads rewards, "sft" the loss alone.
+        beta: DPO's beta; turns rewards into changes of log-probability. Unknown: skipped.
+        answer_lengths: mean length of the answers before and after training, in words.
+    """
+    train = [row for row in log if row.get("split", "train") == "train"]
+    evaluation = [row for row in log if row.get("split") == "eval"]
+    broken = _not_finite(log)
+    if broken:
+        return broken
+    if not train:
+        return [_nothing_logged()]
+    found = _short(train)
+    if algorithm == "sft":
+        found += _sft_loss(train)
+    else:
+        found += _stuck(train) or _branches(train) + _chosen_falls(train, beta)
+        found += _margin_explodes(train) + _accuracy(train, evaluation) + _pair_lengths(train)
+    found += _eval_loss(evaluation) + _answer_lengths(answer_lengths)
+    order = {"warning": 0, "note": 1, "good": 2}
+    return sorted(found, key=lambda finding: order[finding.level])
+
+
+def _end(rows: Rows, name: str) -> float | None:
+    ends = start_and_end(rows, name)
+    return None if ends is None else ends[1]
+
+
+def _nothing_logged() -> Finding:
+    return Finding(
+        "warning",
+        "No training step was logged",
+        "The run stopped before its first step, or its log was not copied. Look at the status in "
+        "run.json and start the run again.",
+        "log.jsonl has no training row",
+    )
+
+
+def _not_finite(log: Rows) -> list[Finding]:
+    for row in log:
+        for name in FIGURES:
+            value = row.get(name)
+            if value is not None and not math.isfinite(float(value)):
+                return [
+                    Finding(
+                        "warning",
+                        "A figure is not a number",
+                        "From here on the weights are worthless. Usual causes: a learning rate "
+                        "that is too large, float16 without loss scaling (use bfloat16 or "
+                        "float32), or a row with an empty answer. Start again from the last good "
+                        "checkpoint with a tenth of the learning rate.",
+                        f"{name} is {float(value)} at step {row.get('step')} "
+                        f"({row.get('split', 'train')})",
+                    )
+                ]
+    return []
+
+
+def _short(train: Rows) -> list[Finding]:
+    if len(train) >= FEWEST_STEPS:
+        return []
+    return [
+        Finding(
+            "note",
+            "Too few steps to see a trend",
+            "What is said below rests on very few logged steps. Train longer or log more often.",
+            f"{len(train)} training steps logged, {FEWEST_STEPS} are wanted",
+        )
+    ]
+
+
+def _stuck(train: Rows) -> list[Finding]:
+    margin = _end(train, "rewards_margin")
+    if margin is None or abs(margin) >= STUCK_MARGIN:
+        return []
+    explanation, cause = _why_stuck(train)
+    evidence = f"margin {number(margin)} at the end, below {STUCK_MARGIN} in size; {cause}"
+    return [Finding("warning", "Nothing was learnt: the loss stays at ln 2", explanation, evidence)]
+
+
+def _why_stuck(train: Rows) -> tuple[str, str]:
+    rewards = [value for name in FIGURES[1:3] for _, value in series(train, name)]
+    if rewards and max(abs(value) for value in rewards) < FROZEN_REWARD:
+        return (
+            "Both rewards are exactly zero, so the policy still equals its reference: nothing is "
+            "trainable, the learning rate is zero, or policy and reference are the same object. "
+            "Check which parameters train and the learning rate in run.json.",
+            "all rewards are zero",
+        )
+    chosen, rejected = series(train, "logps_chosen"), series(train, "logps_rejected")
+    if chosen and chosen == rejected:
+        return (
+            "Chosen and rejected answers have the same log-probability in every batch: the pairs "
+            "are the same text twice. Look at the pairs and at how they were built.",
+            "both log-probabilities are equal at every step",
+        )
+    return (
+        "The policy moves, but not so that the branches part. Most often the learning rate is too "
+        "small or the run too short; raise the learning rate three to ten times. If that does not "
+        "help, the pairs hold no signal: look at some of them.",
+        "the rewards are not zero",
+    )
+
+
+def _branches(train: Rows) -> list[Finding]:
+    chosen, rejected = _end(train, "rewards_chosen"), _end(train, "rewards_rejected")
+    if chosen is None or rejected is None:
+        return []
+    evidence = (
+        f"rewards at the end: chosen {number(chosen)}, rejected {number(rejected)}, "
+        f"margin {number(chosen - rejected)}"
+    )
+    if rejected > chosen:
+        return [_inverted(evidence)]
+    if chosen > -REWARD_MOVED:
+        return [
+            Finding(
+                "good",
+                "The branches part as they should",
+                "The chosen answers have kept or gained probability against the reference while "
+                "the rejected ones have lost some.",
+                evidence,
+            )
+        ]
+    return [_both_fall(chosen, rejected, evidence)]
+
+
+def _inverted(evidence: str) -> Finding:
+    return Finding(
+        "warning",
+        "The model learns the wrong way round",
+        "The rejected answers gain on the chosen ones. Either the two columns are swapped in the "
+        "data or the learning rate is so large that training diverges. Look at three pairs first.",
+        evidence,
+    )
+
+
+def _both_fall(chosen: float, rejected: float, evidence: str) -> Finding:
+    if -chosen > chosen - rejected:
+        return Finding(
+            "warning",
+            "Both rewards fall, and the chosen one too far",
+            "The chosen answers have lost more than the margin has gained: probability is moving "
+            "to answers that are in neither branch, and the model may start to ramble. Add the "
+            "NLL term on the chosen answer, raise beta, or lower the learning rate.",
+            evidence,
+        )
+    return Finding(
+        "note",
+        "Both rewards fall, which is normal here",
+        "DPO only asks that the margin grows, and it does. Chosen and rejected answers share most "
+        "of their words, so pushing one down drags the other along. It becomes worrying when the "
+        "chosen reward falls by more than the margin gains; then add the NLL term on the chosen "
+        "answer, raise beta, or lower the learning rate.",
+        evidence,
+    )
+
+
+def _chosen_falls(train: Rows, beta: float | None) -> list[Finding]:
+    reward, tokens = _end(train, "rewards_chosen"), _end(train, "chosen_tokens")
+    if reward is None or not tokens or not beta:
+        return []
+    fall = -reward / beta / tokens
+    if fall < CHOSEN_FALL_PER_TOKEN:
+        return []
+    return [
+        Finding(
+            "warning",
+            "The chosen answers have become far less likely",
+            "The model is moving away from the very answers it should prefer, and its language "
+            "suffers. Add the NLL term on the chosen answer, raise beta, or train for fewer steps.",
+            f"{number(fall)} nats lost per token of the chosen answers: each is at "
+            f"{math.exp(-fall):.0%} of its probability (limit {CHOSEN_FALL_PER_TOKEN} nats)",
+        )
+    ]
+
+
+def _margin_explodes(train: Rows) -> list[Finding]:
+    margin = _end(train, "rewards_margin")
+    if margin is None or margin < EXPLODED_MARGIN:
+        return []
+    return [
+        Finding(
+            "warning",
+            "The margin explodes",
+            "The loss has been satisfied for long and training only drives the policy away from "
+            "its reference. Take an earlier checkpoint, train for fewer steps, lower the learning "
+            "rate, or use label smoothing.",
+            f"margin {number(margin)} at the end (limit {EXPLODED_MARGIN:g})",
+        )
+    ]
+
+
+def _accuracy(train: Rows, evaluation: Rows) -> list[Finding]:
+    trained, held_out = _end(train, "rewards_accuracy"), series(evaluation, "rewards_accuracy")
+    if trained is None:
+        return []
+    if not held_out:
+        return [
+            Finding(
+                "note",
+                "No pairs were held out",
+                "Without them nothing here tells learning from learning by heart. Hold out a "
+                "share of the pairs for evaluation.",
+                f"accuracy {trained:.0%} on the training pairs, none on held-out ones",
+            )
+        ]
+    last = held_out[-1][1]
+    evidence = f"accuracy {trained:.0%} on training pairs, {last:.0%} on held-out pairs at the end"
+    if trained >= SATURATED_ACCURACY and trained - last >= ACCURACY_GAP:
+        return [_overfits(evidence)]
+    if last >= LEARNT_ACCURACY:
+        return [_generalises(evidence)]
+    return [
+        Finding(
+            "note",
+            "Held-out pairs are hardly told apart",
+            "On pairs it was not trained on the model ranks little better than a coin. Build more "
+            "pairs, or train a little longer while the held-out loss still falls.",
+            evidence,
+        )
+    ]
+
+
+def _overfits(evidence: str) -> Finding:
+    return Finding(
+        "warning",
+        "The pairs are being learnt by heart",
+        "Training pairs are ranked almost perfectly, held-out pairs clearly worse. Build more "
+        "pairs, make fewer passes over them, or lower the learning rate.",
+        evidence,
+    )
+
+
+def _generalises(evidence: str) -> Finding:
+    return Finding(
+        "good",
+        "What was learnt carries over to held-out pairs",
+        "The model also ranks pairs that it was not trained on.",
+        evidence,
+    )
+
+
+def _eval_loss(evaluation: Rows) -> list[Finding]:
+    losses = series(evaluation, "loss")
+    if len(losses) < 2:
+        return []
+    best_step, best = min(losses, key=lambda item: item[1])
+    last_step, last = losses[-1]
+    evidence = (
+        f"held-out loss {number(best)} at step {best_step:g} (best), "
+        f"{number(last)} at step {last_step:g} (last)"
+    )
+    if last - best > max(EVAL_LOSS_RISE, EVAL_LOSS_RISE_SHARE * abs(best)):
+        return [
+            Finding(
+                "warning",
+                "The held-out loss rises again",
+                "After its best step the run overfits. Use the best checkpoint rather than the "
+                "last, and stop about there next time.",
+                evidence,
+            )
+        ]
+    return []
+
+
+def _pair_lengths(train: Rows) -> list[Finding]:
+    chosen = [value for _, value in series(train, "chosen_tokens")]
+    rejected = [value for _, value in series(train, "rejected_tokens")]
+    if not chosen or not rejected or not sum(rejected):
+        return []
+    ratio = mean(chosen) / mean(rejected)
+    if abs(ratio - 1) < PAIR_LENGTH_GAP:
+        return []
+    word = "longer" if ratio > 1 else "shorter"
+    return [
+        Finding(
+            "note",
+            f"Chosen answers are {word} than rejected ones",
+            f"DPO can win by writing {word} answers instead of truer ones. Watch the answers' "
+            "length in the evaluation, and balance the lengths in the pairs if it drifts.",
+            f"{mean(chosen):.1f} tokens chosen, {mean(rejected):.1f} rejected "
+            f"({ratio - 1:+.0%})".replace("-", "\N{MINUS SIGN}"),
+        )
+    ]
+
+
+def _answer_lengths(lengths: tuple[float, float] | None) -> list[Finding]:
+    if lengths is None or not lengths[0]:
+        return []
+    before, after = lengths
+    change = after / before - 1
+    evidence = f"{before:.1f} words before, {after:.1f} after ({change:+.1%})"
+    evidence = evidence.replace("-", "\N{MINUS SIGN}")
+    if abs(change) < ANSWER_LENGTH_NOTE:
+        return [
+            Finding(
+                "good",
+                "The answers keep their length",
+                "Fewer hallucinations are not bought with shorter answers.",
+                evidence,
+            )
+        ]
+    word = "longer" if change > 0 else "shorter"
+    level: Level = "warning" if abs(change) >= ANSWER_LENGTH_WARNING else "note"
+    return [
+        Finding(
+            level,
+            f"The answers have become {word}",
+            "Short answers hallucinate less simply because they say less, long ones more. Compare "
+            "recall along with hallucination; balance the pairs' lengths or train for fewer steps.",
+            evidence,
+        )
+    ]
+
+
+def _sft_loss(train: Rows) -> list[Finding]:
+    ends = start_and_end(train, "loss")
+    if ends is None:
+        return []
+    start, end = ends
+    evidence = f"training loss {number(start)} at the start, {number(end)} at the end"
+    if end > start * (1 + EVAL_LOSS_RISE_SHARE):
+        return [
+            Finding(
+                "warning",
+                "The training loss rises",
+                "Training diverges. Lower the learning rate, or warm it up.",
+                evidence,
+            )
+        ]
+    if end > start * (1 - SFT_FALL_SHARE):
+        return [
+            Finding(
+                "note",
+                "The loss hardly moves",
+                "Either the model was already trained on answers like these (then this is what "
+                "continued training looks like), or the learning rate is too small.",
+                evidence,
+            )
+        ]
+    return [Finding("good", "The loss falls", "The model learns to write these answers.", evidence)]
