@@ -1,0 +1,114 @@
+"""A file's rows checked one after another: which are fit for use, and why the others are not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veridical._record_rows import Kind, RowError, content_id, normalise
+from veridical.images import ImageError, decode_image, resolve_image_path
+
+
+@dataclass(frozen=True)
+class RowProblem:
+    """Why a row was left out.
+
+    Attributes:
+        row: counted from 1; for JSON Lines the number of the line.
+        id: the row's id, or "" if it has none.
+        field: the field that is wrong, or "row".
+        reason: half a sentence.
+    """
+
+    row: int
+    id: str
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        name = f" ({self.id})" if self.id else ""
+        return f"row {self.row}{name}, {self.field}: {self.reason}"
+
+
+class RowChecker:
+    """What must be remembered from row to row while a file is checked."""
+
+    def __init__(self, kind: Kind, root: Path) -> None:
+        self.kind = kind
+        self.root = root
+        self.columns: set[str] = set()
+        self.problems: list[RowProblem] = []
+        self._row_of_id: dict[str, int] = {}
+        self._repeats: Counter[str] = Counter()
+        self._verdicts: dict[Path, str] = {}  # "" for a good image
+
+    def usable(self, chunk: list[tuple[int, Any]]) -> list[dict[str, Any]]:
+        """The rows of a chunk that are fit for use, in order; the others become problems."""
+        for _, row in chunk:
+            self.columns |= set(row) if isinstance(row, Mapping) else set()
+        with ThreadPoolExecutor() as pool:
+            results = list(pool.map(lambda item: self._checked(*item), chunk))
+        good = []
+        for (number, row), result in zip(chunk, results, strict=True):
+            try:
+                if isinstance(result, RowError):
+                    raise result
+                result["id"] = self._unique_id(number, row, result)
+                good.append(result)
+            except RowError as bad:
+                name = row.get("id") if isinstance(row, Mapping) else None
+                identity = "" if name is None else str(name)
+                self.problems.append(RowProblem(number, identity, bad.field, bad.reason))
+        return good
+
+    def _checked(self, number: int, row: Any) -> dict[str, Any] | RowError:
+        if isinstance(row, RowError):
+            return row
+        try:
+            record = normalise(row, self.kind)
+            record["content_id"] = content_id(record)
+            for field in ("images", "rejected_images"):
+                if field in record:
+                    record[field] = [self._checked_image(item, field) for item in record[field]]
+        except RowError as bad:
+            return bad
+        return record
+
+    def _checked_image(self, image: dict[str, Any], field: str) -> dict[str, Any]:
+        try:
+            if image["bytes"]:
+                decode_image(image["bytes"])
+                return image
+            path = resolve_image_path(image["path"], self.root)
+            if path not in self._verdicts:
+                self._verdicts[path] = _verdict(path)
+            if self._verdicts[path]:
+                raise ImageError(f"{image['path']}: {self._verdicts[path]}")
+        except ImageError as problem:
+            raise RowError(field, str(problem)) from problem
+        return {"bytes": None, "path": str(path)}
+
+    def _unique_id(self, number: int, row: Mapping[str, Any], record: dict[str, Any]) -> str:
+        content = record.pop("content_id")
+        identity: str = record["id"] or content
+        if not record["id"] or row.get("conversations") is not None:
+            stem = identity
+            while identity in self._row_of_id:
+                self._repeats[stem] += 1
+                identity = f"{stem}-{self._repeats[stem] + 1}"
+        if identity in self._row_of_id:
+            raise RowError("id", f"is that of row {self._row_of_id[identity]} too")
+        self._row_of_id[identity] = number
+        return identity
+
+
+def _verdict(path: Path) -> str:
+    try:
+        decode_image(path)
+    except ImageError as problem:
+        return str(problem)
+    return ""

@@ -1,0 +1,138 @@
+"""Rows as they lie in files: Parquet, JSON Lines, a JSON list."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetInfo, Image, List
+from datasets.table import InMemoryTable
+
+from veridical._record_rows import RowError
+from veridical.errors import UserError
+from veridical.files import read_json, read_text, write_jsonl
+
+ROWS_AT_A_TIME = 64
+
+
+def raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Each row with its number, counted from 1, or a `RowError` in its place.
+
+    Raises:
+        UserError: the file is missing, of no known kind or not readable as what it claims to be.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a .parquet, .jsonl or .json file in it.")
+    if not path.exists():
+        raise UserError(f"{path} does not exist. Check the path.")
+    if path.suffix == ".parquet":
+        yield from enumerate(_parquet_rows(path), start=1)
+    elif path.suffix in (".jsonl", ".ndjson"):
+        yield from _json_lines(path)
+    elif path.suffix == ".json":
+        rows = read_json(path)
+        if not isinstance(rows, list):
+            raise UserError(f"{path} must hold a JSON list; rows line by line are .jsonl.")
+        yield from enumerate(rows, start=1)
+    else:
+        raise UserError(f"{path} must end in .parquet, .jsonl or .json.")
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    # Not splitlines(): JSON texts may hold line separators of Unicode as they are.
+    for number, line in enumerate(read_text(path).removeprefix("\ufeff").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except json.JSONDecodeError as error:
+            yield number, RowError("row", f"is not JSON ({error})")
+
+
+def _parquet_rows(path: Path) -> Iterator[Any]:
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=ROWS_AT_A_TIME):
+                yield from plain_rows(pa.Table.from_batches([batch]))
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path} is not a whole Parquet file: {error}") from error
+
+
+def plain_rows(table: pa.Table) -> Iterator[Any]:
+    """Rows as Python values: Datasets' own types decoded, except images."""
+    features = Dataset(InMemoryTable(table)).features
+    for name, feature in features.items():
+        if isinstance(feature, Image):
+            features[name] = Image(decode=False)
+        elif isinstance(feature, List) and isinstance(feature.feature, Image):
+            features[name] = List(Image(decode=False))
+    yield from Dataset(InMemoryTable(table), info=DatasetInfo(features=features))
+
+
+def write_parquet_records(
+    chunks: Iterable[list[dict[str, Any]]], path: Path, schema: pa.Schema
+) -> None:
+    """Write rows with their images' bytes; `path` gets the whole file or stays as it was."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    try:
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for chunk in chunks:
+                rows = [_with_image_bytes(row) for row in chunk]
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _with_image_bytes(row: dict[str, Any]) -> dict[str, Any]:
+    fields = [field for field in ("images", "rejected_images") if field in row]
+    return row | {field: [_embedded(image) for image in row[field]] for field in fields}
+
+
+def _embedded(image: dict[str, Any]) -> dict[str, Any]:
+    name = Path(image["path"]).name if image["path"] else None
+    return {"bytes": image["bytes"] or _file_bytes(image["path"]), "path": name}
+
+
+def write_jsonl_records(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """Write rows with paths relative to the file; images from elsewhere are copied beside it."""
+    write_jsonl(path, (_with_image_paths(row, path) for row in rows))
+
+
+def _with_image_paths(row: dict[str, Any], path: Path) -> dict[str, Any]:
+    fields = [field for field in ("images", "rejected_images") if field in row]
+    return row | {field: [_referred(image, path) for image in row[field]] for field in fields}
+
+
+def _referred(image: dict[str, Any], path: Path) -> str:
+    folder = path.parent.resolve()
+    if not image["bytes"]:
+        place = Path(image["path"]).resolve()
+        if place.is_relative_to(folder) and place.is_file():
+            return place.relative_to(folder).as_posix()
+    content = image["bytes"] or _file_bytes(image["path"])
+    suffix = Path(image["path"] or "").suffix or ".png"
+    copy = folder / f"{path.stem}_images" / f"{hashlib.sha256(content).hexdigest()[:20]}{suffix}"
+    if not copy.exists():
+        copy.parent.mkdir(exist_ok=True)
+        partial = copy.with_name(f".{copy.name}.part")
+        partial.write_bytes(content)
+        partial.replace(copy)
+    return copy.relative_to(folder).as_posix()
+
+
+def _file_bytes(reference: str) -> bytes:
+    try:
+        return Path(reference).read_bytes()
+    except OSError as error:
+        raise UserError(f"The image {reference} cannot be read: {error.strerror}.") from error

@@ -1,0 +1,115 @@
+"""Opening images: upright RGB whatever the file holds, or a reason why not."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from veridical.errors import UserError
+
+# Formats whose decoders are Pillow's own: EPS, for one, would start Ghostscript on a stranger's
+# file.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+PIXEL_LIMIT = 89_478_485  # Pillow's own default, kept even if somebody switched Pillow's off
+
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")  # two letters or more, so that C:\ is none
+
+
+class ImageError(ValueError):
+    """Why an image cannot be used, as half a sentence that a row number can be put before."""
+
+
+def open_image(source: Path | str | bytes | Image.Image) -> Image.Image:
+    """Decode an image wholly, as upright RGB.
+
+    The EXIF orientation is applied; grey, CMYK, palette and 16-bit images are converted, and
+    what is transparent is put on white (our choice: what a page would show).
+
+    Args:
+        source: a file, the bytes of one, or an image that is open already.
+
+    Raises:
+        UserError: the image is missing, is not whole, is of no allowed format (`FORMATS`) or has
+            more pixels than Pillow's decompression bomb limit.
+    """
+    try:
+        return decode_image(source)
+    except ImageError as problem:
+        name = source if isinstance(source, (str, Path)) else "An image in memory"
+        raise UserError(f"{name}: {problem}. Give a whole PNG, JPEG or WebP file.") from problem
+
+
+def decode_image(source: Path | str | bytes | Image.Image) -> Image.Image:
+    """`open_image` for those who report by row.
+
+    Raises:
+        ImageError: as for `open_image`.
+    """
+    try:
+        if isinstance(source, Image.Image):
+            return _upright_rgb(source)
+        if isinstance(source, bytes):
+            with _open_within_limit(io.BytesIO(source)) as image:
+                return _upright_rgb(image)
+        with Path(source).open("rb") as file, _open_within_limit(file) as image:
+            return _upright_rgb(image)
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError("the file does not exist") from error
+    except UnidentifiedImageError as error:
+        raise ImageError("not an image of an allowed format") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"more than {PIXEL_LIMIT:,} pixels (decompression bomb)") from error
+    # Decoders meet broken files with whatever exception the broken byte leads to.
+    except Exception as error:
+        raise ImageError(f"cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def resolve_image_path(reference: str, root: Path) -> Path:
+    """The file under `root` that a row's text names; symbolic links count as where they lead.
+
+    Raises:
+        ImageError: it is a URL, leads out of `root`, or is no file.
+    """
+    if not reference.strip():
+        raise ImageError("the image path is empty")
+    if _URL.match(reference):
+        raise ImageError(f"{reference[:80]} is a URL; images are never fetched: save it first")
+    if "\0" in reference:
+        raise ImageError("the image path holds a NUL character")
+    path = (root / reference).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise ImageError(f"{reference} leads out of {root}; set images_root to a folder above")
+    if not path.is_file():
+        raise ImageError(f"{reference} is no file under {root}")
+    return path
+
+
+def _open_within_limit(file: io.BufferedReader | io.BytesIO) -> Image.Image:
+    image = Image.open(file, formats=FORMATS)
+    # Pillow only warns between its limit and twice that.
+    if image.width * image.height > PIXEL_LIMIT:
+        raise ImageError(f"more than {PIXEL_LIMIT:,} pixels (decompression bomb)")
+    return image
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        # Converting 16 bits to 8 clips in Pillow, and nearly all would be white.
+        values = np.asarray(image).astype(np.int64)
+        shift = 8 if values.size and values.max() > 255 else 0
+        image = Image.fromarray(np.clip(values >> shift, 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        opaque = image.convert("RGBA")
+        page = Image.new("RGBA", opaque.size, "white")
+        return Image.alpha_composite(page, opaque).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,326 @@
+"""Records: the rows that the stages hand each other, read, checked and written.
+
+Three kinds, each a table with the columns below; content of messages is always a list of typed
+blocks (`veridical.messages`).
+
+- `preference`: `id`, `images`, `prompt`, `chosen`, `rejected` (TRL's vision preference format),
+  and if any row has them `rejected_images`, `more_rejected`, `ratings`, `facts`,
+  `expected_answer`, `source`.
+- `conversation` (what SFT trains on): `id`, `images`, `messages`, and `source`.
+- `prompt`: `id`, `images`, `prompt`, and `facts`, `expected_answer`, `source`.
+
+On reading, these are understood too: one `image` instead of `images`, plain strings instead of
+blocks, a prompt that only `chosen` and `rejected` begin with, and LLaVA's `conversations`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict, TypeVar
+
+import pyarrow as pa
+from datasets import Dataset, Features, Image, List, Value
+from datasets.table import InMemoryTable
+from PIL import Image as PillowImage
+
+from veridical._record_checks import RowChecker, RowProblem
+from veridical._record_files import (
+    ROWS_AT_A_TIME,
+    plain_rows,
+    raw_rows,
+    write_jsonl_records,
+    write_parquet_records,
+)
+from veridical._record_rows import (
+    MESSAGE_FIELDS,
+    OPTIONAL_FIELDS,
+    Kind,
+    RowError,
+    content_id,
+    known_fields,
+    normalise,
+)
+from veridical.errors import UserError
+from veridical.images import open_image
+from veridical.messages import (
+    Message,
+    assistant_message,
+    clean_messages,
+    count_images,
+    text_of,
+    user_message,
+)
+from veridical.progress import track
+
+__all__ = [
+    "ConversationRow",
+    "Kind",
+    "Message",
+    "PreferenceRow",
+    "PromptRow",
+    "Rating",
+    "RecordSet",
+    "RowProblem",
+    "assistant_message",
+    "clean_messages",
+    "count_images",
+    "features_of",
+    "open_image",
+    "read_records",
+    "text_of",
+    "user_message",
+    "write_records",
+]
+
+Item = TypeVar("Item")
+
+CHUNK = 256  # rows whose images are decoded, and written, at a time
+SHOW_PROGRESS_FROM = 2000  # rows
+
+
+class Rating(TypedDict):
+    """One score of one answer: `answer` is "chosen", "rejected" or "more_rejected/0", ..."""
+
+    answer: str
+    aspect: str
+    value: float
+
+
+class PreferenceRow(TypedDict):
+    """A row of kind `preference`; images are upright RGB Pillow images on access."""
+
+    id: str
+    images: list[PillowImage.Image]
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    rejected_images: NotRequired[list[PillowImage.Image] | None]
+    more_rejected: NotRequired[list[list[Message]] | None]
+    ratings: NotRequired[list[Rating] | None]
+    facts: NotRequired[list[str] | None]
+    expected_answer: NotRequired[str | None]
+    source: NotRequired[str | None]
+
+
+class ConversationRow(TypedDict):
+    """A row of kind `conversation`."""
+
+    id: str
+    images: list[PillowImage.Image]
+    messages: list[Message]
+    source: NotRequired[str | None]
+
+
+class PromptRow(TypedDict):
+    """A row of kind `prompt`; the prompt ends with a user's turn."""
+
+    id: str
+    images: list[PillowImage.Image]
+    prompt: list[Message]
+    facts: NotRequired[list[str] | None]
+    expected_answer: NotRequired[str | None]
+    source: NotRequired[str | None]
+
+
+@dataclass(frozen=True)
+class RecordSet:
+    """What a file held.
+
+    Attributes:
+        rows: the usable rows. On access messages are clean (no key that Arrow filled with None)
+            and images are decoded, to upright RGB; nothing is decoded before.
+        problems: the rows left out, in order.
+        total: rows in the file, usable or not.
+        ignored: columns of the file that its kind has no use for.
+    """
+
+    rows: Dataset
+    problems: list[RowProblem]
+    total: int
+    ignored: tuple[str, ...] = ()
+
+
+def read_records(
+    path: Path | str,
+    kind: Kind,
+    images_root: Path | str | None = None,
+    max_bad_fraction: float = 0.01,
+) -> RecordSet:
+    """Read and check Parquet (`.parquet`), JSON Lines (`.jsonl`) or a JSON list (`.json`).
+
+    Every image is decoded once, so that a truncated one is found now and not in the middle of a
+    run. A row without an id gets one from its content. Ids must be unique, except where they name
+    images rather than rows (LLaVA's conversations) or come from content: there repeats get "-2",
+    "-3" and so on. A Parquet file's images stay in memory, compressed as they are in the file;
+    JSON Lines hold paths only.
+
+    Args:
+        path: the file.
+        kind: what its rows are.
+        images_root: the folder that image paths are relative to and must stay under; the file's
+            own folder by default.
+        max_bad_fraction: the share of unusable rows, in [0, 1], above which reading fails.
+
+    Raises:
+        UserError: the file cannot be read, no row is usable, or too many are not.
+    """
+    path = Path(path)
+    if kind not in MESSAGE_FIELDS:
+        raise UserError(f"No kind of record is called {kind!r}; choose of {list(MESSAGE_FIELDS)}.")
+    root = Path(images_root) if images_root is not None else path.parent
+    checker = RowChecker(kind, root)
+    schema = features_of(kind).arrow_schema
+    tables, total = [schema.empty_table()], 0
+    for chunk in _chunks(_tracked(raw_rows(path), path.name)):
+        total += len(chunk)
+        tables.append(pa.Table.from_pylist(checker.usable(chunk), schema=schema))
+    problems = sorted(checker.problems, key=lambda problem: problem.row)
+    _refuse_bad_share(path, problems, total, max_bad_fraction)
+    ignored = tuple(sorted(checker.columns - known_fields(kind)))
+    return RecordSet(_as_dataset(pa.concat_tables(tables), kind, path), problems, total, ignored)
+
+
+def write_records(
+    rows: Iterable[Mapping[str, Any]] | Dataset, path: Path | str, kind: Kind
+) -> None:
+    """Write rows of a kind as Parquet or JSON Lines, by the suffix of `path`.
+
+    Parquet holds the images' bytes and loads into TRL by `datasets.load_dataset("parquet", ...)`.
+    JSON Lines hold paths: images under the file's folder are referred to, others are copied to
+    `<stem>_images/` beside it. Images may be paths, Pillow images (stored as PNG), bytes, or
+    what Datasets makes of them.
+
+    Raises:
+        UserError: a row is not of the kind (it is named), or the suffix is another.
+    """
+    path = Path(path)
+    if path.suffix not in (".parquet", ".jsonl"):
+        raise UserError(f"{path} must end in .parquet or .jsonl; that decides how it is written.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checked = _checked_for_writing(_undecoded(rows), kind)
+    if path.suffix == ".jsonl":
+        write_jsonl_records(checked, path)
+    else:
+        write_parquet_records(_chunks(checked), path, features_of(kind).arrow_schema)
+
+
+def features_of(kind: Kind) -> Features:
+    """Every column of a kind, with the types it has in Arrow and Parquet."""
+    text = Value("string")
+    messages = List({"role": text, "content": List({"type": text, "text": text})})
+    types = {
+        "rejected_images": List(Image()),
+        "more_rejected": List(messages),
+        "ratings": List({"answer": text, "aspect": text, "value": Value("float64")}),
+        "facts": List(text),
+        "expected_answer": text,
+        "source": text,
+    }
+    columns = {"id": text, "images": List(Image())}
+    columns |= dict.fromkeys(MESSAGE_FIELDS[kind], messages)
+    return Features(columns | {field: types[field] for field in OPTIONAL_FIELDS[kind]})
+
+
+def _refuse_bad_share(
+    path: Path, problems: list[RowProblem], total: int, max_bad_fraction: float
+) -> None:
+    if total == 0:
+        raise UserError(f"{path} holds no rows.")
+    if len(problems) <= max_bad_fraction * total and len(problems) < total:
+        return
+    shown = "; ".join(str(problem) for problem in problems[:3])
+    more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+    raise UserError(
+        f"{path}: {len(problems)} of {total} rows cannot be used, more than max_bad_fraction = "
+        f"{max_bad_fraction:g} allows: {shown}{more}.\nMend them, or allow a larger share."
+    )
+
+
+def _as_dataset(table: pa.Table, kind: Kind, path: Path) -> Dataset:
+    unused = [
+        field for field in OPTIONAL_FIELDS[kind] if table.column(field).null_count == table.num_rows
+    ]
+    features = features_of(kind)
+    for field in unused:
+        del features[field]
+    table = table.drop_columns(unused).replace_schema_metadata(features.arrow_schema.metadata)
+    # Datasets would hash every byte in memory for its own.
+    stamp = f"{path.resolve()} {path.stat().st_mtime_ns} {path.stat().st_size} {kind}"
+    fingerprint = hashlib.sha256(stamp.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    rows = Dataset(InMemoryTable(table), fingerprint=fingerprint)
+    return rows.with_transform(_on_access)
+
+
+def _on_access(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {name: [_value_on_access(name, value) for value in batch[name]] for name in batch}
+
+
+def _value_on_access(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if name in ("prompt", "chosen", "rejected", "messages"):
+        return clean_messages(value)
+    if name == "more_rejected":
+        return [clean_messages(messages) for messages in value]
+    if name in ("images", "rejected_images"):
+        return [open_image(image) for image in value]
+    return value
+
+
+def _undecoded(rows: Iterable[Mapping[str, Any]] | Dataset) -> Iterable[Mapping[str, Any]]:
+    """Rows of a Dataset with their images' bytes as they are, not decoded and packed again."""
+    if not isinstance(rows, Dataset):
+        yield from rows
+        return
+    for table in rows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME):
+        yield from plain_rows(table)
+
+
+def _checked_for_writing(rows: Iterable[Mapping[str, Any]], kind: Kind) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    for number, row in enumerate(rows, start=1):
+        try:
+            record = normalise({**row, **_portable_images(row)}, kind)
+            record["id"] = record["id"] or content_id(record)
+            if record["id"] in seen:
+                raise RowError("id", f"{record['id']} is that of an earlier row too")
+        except RowError as bad:
+            raise UserError(f"Row {number} cannot be written as {kind}: {bad}.") from bad
+        seen.add(record["id"])
+        yield record
+
+
+def _portable_images(row: Mapping[str, Any]) -> dict[str, Any]:
+    def portable(image: Any) -> Any:
+        if isinstance(image, Path):
+            return str(image)
+        if isinstance(image, PillowImage.Image):
+            memory = io.BytesIO()
+            image.save(memory, format="PNG")
+            return {"bytes": memory.getvalue(), "path": None}
+        return image
+
+    return {
+        name: [portable(image) for image in row[name]]
+        for name in ("images", "rejected_images")
+        if row.get(name) is not None
+    }
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, CHUNK)):
+        yield chunk
+
+
+def _tracked(rows: Iterable[tuple[int, Any]], label: str) -> Iterator[tuple[int, Any]]:
+    rows = iter(rows)
+    yield from islice(rows, SHOW_PROGRESS_FROM)
+    for row in rows:
+        yield row
+        yield from track(rows, f"checking {label}")
