@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import re
 import shutil
 import textwrap
@@ -148,6 +149,7 @@ def spell_out(
     Raises:
         UserError: an unknown option, one without its value, or one bare word too many.
     """
+    files: list[str] = []
     words: list[str] = []
     bare: list[str] = []
     rest = list(arguments)
@@ -161,13 +163,14 @@ def spell_out(
             continue
         name, equals, value = word.lstrip("-").partition("=")
         name = known_name(name.replace("-", "_"), options)
-        if name in ("config", "print_config"):
+        if name == "config":
+            files.append(f"--config={value if equals else take_value(rest, name)}")
+        elif name == "print_config":
             words.append(f"--{name}{equals}{value}")
-            if name == "config" and not equals:
-                words[-1] += "=" + take_value(rest, name)
-            continue
-        words += spell_out_one(name, options, [value] if equals else None, rest)
-    return assign_bare_words(options, positionals, bare) + words
+        else:
+            words += spell_out_one(name, options, [value] if equals else None, rest)
+    # Later words override earlier ones, so files come first wherever they were written.
+    return files + assign_bare_words(options, positionals, bare) + words
 
 
 def spell_out_one(
@@ -185,14 +188,15 @@ def spell_out_one(
     values = given or [take_value(rest, name)]
     while given is None and rest and not rest[0].startswith("--"):
         values.append(rest.pop(0))
-    return list_words(name, values)
+    return [list_word(name, option, values)]
 
 
-def list_words(name: str, values: Sequence[str]) -> list[str]:
-    """A list's values; one that is written as YAML, `[a, b]`, is left as it is."""
+def list_word(name: str, option: Option, values: Sequence[str]) -> str:
+    """A list's values as YAML; one that is YAML already, `[a, b]`, is left as it is."""
     if len(values) == 1 and values[0].startswith("["):
-        return [f"--{name}={values[0]}"]
-    return [f"--{name}+={value}" for value in values]
+        return f"--{name}={values[0]}"
+    is_text = typing.get_args(option.hint)[0] in (str, Path)
+    return f"--{name}=[{', '.join(map(json.dumps, values) if is_text else values)}]"
 
 
 def assign_bare_words(
@@ -202,7 +206,7 @@ def assign_bare_words(
     words: list[str] = []
     for name in positionals:
         if bare and options[name].is_list:
-            words += list_words(name, bare)
+            words.append(list_word(name, options[name], bare))
             bare = []
         elif bare:
             words.append(f"--{name}={bare.pop(0)}")
@@ -367,7 +371,7 @@ def meaning(option: Option) -> str:
         return option.help
     default = {True: "yes", False: "no"}[option.default] if option.is_flag else option.default
     shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
-    return f"{option.help} [default: {shown}]"
+    return f"{option.help} [default: {shown}]".lstrip()
 
 
 def option_lines(left: str, text: str, width: int, column: int = 32) -> list[str]:

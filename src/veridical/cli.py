@@ -143,9 +143,9 @@ def find_command(arguments: list[str]) -> str | None:
     if arguments[0] in COMMANDS:
         return arguments[0]
     if not group:
+        suggestion = nearest(arguments[0], [name.split()[0] for name in COMMANDS])
         raise UserError(
-            f"there is no command {arguments[0]!r}{nearest(arguments[0], list(COMMANDS))}. "
-            "`veridical --help` lists all."
+            f"there is no command {arguments[0]!r}{suggestion}. `veridical --help` lists all."
         )
     if len(arguments) > 1 and arguments[1] in ("-h", "--help"):
         return None
@@ -165,7 +165,7 @@ def commands_of_group(group: str) -> list[str]:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """'; did you mean "train"?' or nothing."""
+    """A suggestion, or nothing."""
     import difflib
 
     matches = difflib.get_close_matches(word, known, n=1)

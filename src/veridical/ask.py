@@ -1,0 +1,62 @@
+"""`veridical ask`: one question about one image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from veridical.errors import UserError
+from veridical.images import open_image
+from veridical.messages import user_message
+
+
+def ask(
+    model: str,
+    image: Path,
+    question: str,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+    dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto",
+    device: str = "auto",
+) -> str:
+    """Ask a model one question about one image, and print the answer.
+
+    Args:
+        model: Hub name or folder of an image-text-to-text model, or `embedded`.
+        image: PNG, JPEG, WebP, BMP, GIF or TIFF file.
+        question: What to ask, as a text.
+        max_new_tokens: Longest answer, in tokens.
+        temperature: 0 takes the most likely token each time; 1 samples as the model thinks.
+        seed: Of the sampling noise; without effect at temperature 0.
+        dtype: Number format of the weights; `auto` keeps the checkpoint's, but float32 on a CPU.
+        device: `auto` (CUDA, then MPS, then the CPU), or a PyTorch device such as `cuda:1`.
+
+    Returns:
+        The answer that was printed.
+
+    Raises:
+        UserError: the image or the model cannot be loaded, or an option makes no sense.
+    """
+    if not question.strip():
+        raise UserError("the question is empty. Put it in quotes after the image.")
+    if max_new_tokens < 1:
+        raise UserError(f"--max-new-tokens has to be at least 1, not {max_new_tokens}.")
+    if temperature < 0:
+        raise UserError(f"--temperature has to be at least 0, not {temperature}.")
+    picture = open_image(image)
+
+    # Imported here, so that a wrong path is told at once and not after the model's libraries.
+    from veridical.batching import RowRefused
+    from veridical.models import load_policy
+    from veridical.sampling import Decoding, Request, respond
+
+    policy = load_policy(model, dtype=dtype, device=device)
+    request = Request(id="ask", images=[picture], prompt=[user_message(question)])
+    decoding = Decoding(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    try:
+        answer = respond(policy, [request], decoding, label="")[0].text.strip()
+    except RowRefused as error:
+        raise UserError(f"the question cannot be asked: {error}.") from error
+    print(answer)
+    return answer

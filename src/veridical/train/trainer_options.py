@@ -1,0 +1,86 @@
+"""The `trainer:` passage: everything of Transformers' TrainingArguments that is not ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import TrainingArguments
+
+from veridical.errors import UserError
+
+SCALARS = (bool, int, float, str)
+
+ALWAYS_OWNED: Mapping[str, str] = {
+    "output_dir": "set --out",
+    "do_train": "the command decides it",
+    "do_eval": "the command decides it",
+    "do_predict": "the command decides it",
+    "seed": "set --seed",
+    "data_seed": "set --seed",
+    "remove_unused_columns": "it stays off, as images would be removed",
+    "label_names": "the losses decide it",
+    "prediction_loss_only": "the losses decide it",
+    "hub_token": "keys come from the environment (HF_TOKEN) and are never written",
+}
+"""What no training command lets `trainer:` set, and what to do instead."""
+
+
+def resolve_trainer_options(
+    trainer: Mapping[str, Any] | None, owned: Mapping[str, str]
+) -> dict[str, Any]:
+    """The keyword arguments for TrainingArguments that the passage `trainer:` asks for.
+
+    Args:
+        trainer: keys and values, as in the configuration file; None is an empty passage.
+        owned: keys that the command sets itself, each with what to do instead, as a phrase
+            ("set --learning-rate"). `ALWAYS_OWNED` is added.
+
+    Returns:
+        A new dictionary with the same keys and values.
+
+    Raises:
+        UserError: a key that TrainingArguments doesn't have, one that we own, or a number where
+            it takes text and the like.
+    """
+    hints = typing.get_type_hints(TrainingArguments)
+    known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+    instead = {**ALWAYS_OWNED, **owned}
+    for key, value in (trainer or {}).items():
+        if key in instead:
+            raise UserError(f"trainer.{key} is not Transformers' to set here: {instead[key]}.")
+        if key not in known:
+            raise UserError(
+                f"trainer.{key} is no option of Transformers' TrainingArguments"
+                f"{_nearest(key, known, instead)}."
+            )
+        _check_scalar(key, value, hints[key])
+    return dict(trainer or {})
+
+
+def _nearest(key: str, known: list[str], instead: Mapping[str, str]) -> str:
+    matches = difflib.get_close_matches(key, known, n=1)
+    if not matches:
+        return ""
+    if matches[0] in instead:
+        return f" (for {matches[0]}: {instead[matches[0]]})"
+    return f" (did you mean {matches[0]}?)"
+
+
+def _check_scalar(key: str, value: Any, hint: Any) -> None:
+    """Refuse a value of the wrong kind, where the option takes nothing but plain values."""
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    members = typing.get_args(hint) if is_union else (hint,)
+    plain = [member for member in members if member is not types.NoneType]
+    if any(member not in SCALARS for member in plain):
+        return
+    if value is None and len(plain) < len(members):
+        return
+    fits_float = float in plain and type(value) is int
+    if type(value) not in plain and not fits_float:
+        kinds = " or ".join(member.__name__ for member in plain)
+        raise UserError(f"trainer.{key} takes {kinds}, not {value!r}.")

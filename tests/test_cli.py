@@ -1,0 +1,327 @@
+"""The command line: what it lists, what it passes on, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from veridical import _options, cli
+from veridical.errors import UserError
+
+
+def train(
+    model: str,
+    data: Path,
+    out: Path,
+    extra: list[Path] | None = None,
+    beta: float = 0.1,
+    learning_rate: float = 5e-6,
+    steps: int | None = None,
+    quick: bool = False,
+    path: Literal["shared", "two_rows"] = "shared",
+    layers: list[int] = [1, 2],  # noqa: B006
+    trainer: dict[str, Any] | None = None,
+) -> None:
+    """Train a little.
+
+    Twice, if need be.
+
+    Args:
+        model: Name or folder.
+        data: Pairs.
+        out: Folder of the run.
+        extra: More files.
+        beta: Pull towards the reference (no unit).
+        learning_rate: Peak learning rate.
+        steps: Optimiser steps.
+        quick: Leave things out.
+        path: How pairs are computed.
+        layers: Which layers.
+        trainer: The rest.
+    """
+    CALLS.append(dict(locals()))
+    if model == "bad":
+        raise UserError("this model is bad. Take a good one.")
+    if model == "bug":
+        raise ZeroDivisionError
+    if model == "stop":
+        raise KeyboardInterrupt
+
+
+CALLS: list[dict[str, Any]] = []
+
+
+@pytest.fixture(autouse=True)
+def fake_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    CALLS.clear()
+    module = types.ModuleType("fake_command")
+    module.train = train  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fake_command", module)
+    command = cli.Command("fake_command:train", "Train.", ("model", "extra"))
+    monkeypatch.setitem(cli.COMMANDS, "train fake", command)
+
+
+def run(*words: str) -> dict[str, Any]:
+    assert cli.main(["train", "fake", *words]) == 0
+    return CALLS[-1]
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert cli.main([*words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert 1 <= len(printed.err.splitlines()) <= 2
+    assert printed.err.startswith("veridical: ")
+    return printed.err
+
+
+def test_bare_words_options_and_defaults() -> None:
+    values = run("M", "--data", "d", "--out", "o", "--learning-rate", "1e-4")
+    assert values == {
+        "model": "M",
+        "data": Path("d"),
+        "out": Path("o"),
+        "extra": None,
+        "beta": 0.1,
+        "learning_rate": 1e-4,
+        "steps": None,
+        "quick": False,
+        "path": "shared",
+        "layers": [1, 2],
+        "trainer": None,
+    }
+
+
+def test_spellings_of_one_option() -> None:
+    base = ("M", "--data=d", "--out", "o")
+    assert run(*base, "--learning_rate=2")["learning_rate"] == 2.0
+    assert run(*base, "--steps", "-1")["steps"] == -1
+    assert run(*base, "--steps", "null")["steps"] is None
+    assert [run(*base, *words)["quick"] for words in (["--quick"], ["--quick", "true"])] == [
+        True
+    ] * 2
+    assert [run(*base, *words)["quick"] for words in (["--no-quick"], ["--quick=false"])] == [
+        False
+    ] * 2
+    assert run("--quick", *base)["model"] == "M"
+
+
+def test_lists_replace_the_default_and_keep_odd_names() -> None:
+    base = ("M", "--data", "d", "--out", "o")
+    assert run(*base, "--layers", "3", "4")["layers"] == [3, 4]
+    assert run(*base, "--extra", "a b", "c,d", 'e"f')["extra"] == [
+        Path("a b"),
+        Path("c,d"),
+        Path('e"f'),
+    ]
+    assert run("M", "x", "y", *base[1:])["extra"] == [Path("x"), Path("y")]
+    assert run(*base, "--layers", "[5, 6]")["layers"] == [5, 6]
+
+
+def test_text_is_never_read_as_yaml() -> None:
+    assert run("5", "--data", "true", "--out", "a: {b}")["model"] == "5"
+    assert CALLS[-1]["data"] == Path("true")
+    assert CALLS[-1]["out"] == Path("a: {b}")
+    assert run("--data", "d", "--out", "o", "--", "--odd")["model"] == "--odd"
+
+
+def test_configuration_file_and_overrides(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "model: M\ndata: d\nout: o\nbeta: 0.3\nsteps: 7\nlayers: [9]\n"
+        "trainer:\n  max_grad_norm: 2\n  optim: adamw_torch\n"
+    )
+    values = run("--config", str(config), "--beta", "0.5", "--trainer.max_grad_norm", "3")
+    assert (values["model"], values["beta"], values["steps"]) == ("M", 0.5, 7)
+    assert values["layers"] == [9]
+    assert values["trainer"] == {"max_grad_norm": 3, "optim": "adamw_torch"}
+    assert type(values["trainer"]) is dict
+    assert run("other", "--config", str(config))["model"] == "other"
+
+
+def test_printed_configuration_can_be_read_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (
+        "M",
+        "--data",
+        "d",
+        "--out",
+        "o",
+        "--beta",
+        "0.7",
+        "--trainer.lr_scheduler_type",
+        "cosine",
+    )
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "fake", *words, "--print-config"])
+    assert ended.value.code == 0
+    (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
+    assert run("--config", str(tmp_path / "config.yaml")) == run(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--bta", "3"], "there is no option --bta (did you mean --beta?)"),
+        (["M", "--out", "o"], "--data is missing"),
+        ([], "MODEL and --data and --out are missing"),
+        (["M", "--data", "d", "--out", "o", "--beta", "x"], "--beta takes NUMBER, not 'x'"),
+        (["M", "--data", "d", "--out", "o", "--steps", "1.5"], "--steps takes INTEGER or null"),
+        (
+            ["M", "--data", "d", "--out", "o", "--path", "x"],
+            "--path takes shared|two_rows, not 'x'",
+        ),
+        (["M", "--data", "d", "--out", "o", "--layers", "x"], "--layers takes INTEGER ..."),
+        (["M", "--data", "d", "--out", "o", "--trainer", "x"], "--trainer takes MAPPING or null"),
+        (["M", "--data"], "--data needs a value"),
+        (["M", "--data", "--out", "o"], "--data needs a value"),
+        (["M", "--data.x", "d"], "there is no option --data.x"),
+        (["--config", "none.yaml"], "none.yaml does not exist"),
+        (["--config"], "--config needs a value"),
+    ],
+)
+def test_what_cannot_be_understood(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = complaint(capsys, "train", "fake", *words)
+    assert expected in message
+    assert "veridical train fake --help" in message
+    assert not CALLS
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("beta: x\n", "--beta takes NUMBER, not 'x'"),
+        ("bta: 1\n", "config.yaml: there is no option 'bta' (did you mean --beta?)"),
+        ("- beta\n", "has to be a mapping"),
+        ("beta: [\n", "is not YAML"),
+    ],
+)
+def test_configuration_files_that_cannot_be_read(
+    text: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    words = ("train", "fake", "M", "--data", "d", "--out", "o")
+    assert expected in complaint(capsys, *words, "--config", str(tmp_path / "config.yaml"))
+
+
+def test_too_many_bare_words(capsys: pytest.CaptureFixture[str]) -> None:
+    message = complaint(capsys, "ask", "M", "image.png", "is", "it", "red")
+    assert "what is 'it' for?" in message
+    assert "MODEL IMAGE QUESTION" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trian"], "did you mean 'train'?"),
+        (["train"], "veridical train dpo | veridical train sft"),
+        (["train", "--beta"], "veridical train dpo"),
+        (["train", "dop"], "there is no command 'train dop'"),
+    ],
+)
+def test_commands_that_do_not_exist(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in complaint(capsys, *words)
+
+
+def test_errors_of_users_and_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--data", "d", "--out", "o")
+    assert "this model is bad. Take" in complaint(capsys, "train", "fake", "bad", *words)
+    assert cli.main(["train", "fake", "stop", *words]) == 130
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train", "fake", "bug", *words])
+
+
+def test_help_has_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "fake", "--help"]) == 0
+    page = capsys.readouterr().out
+    usage = "usage: veridical train fake MODEL [EXTRA ...] --data PATH --out PATH [options]"
+    assert page.splitlines()[0] == usage
+    for line in ("Train a little.", "Twice, if need be.", "(no unit). [default: 0.1]"):
+        assert line in page
+    for name in (
+        "--learning-rate NUMBER",
+        "--quick, --no-quick",
+        "--trainer.KEY VALUE",
+        "--config",
+    ):
+        assert name in page
+    assert max(map(len, page.splitlines())) <= 100
+
+
+def test_overview_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    page = capsys.readouterr().out
+    for name, command in cli.COMMANDS.items():
+        assert name in page
+        assert command.summary in page
+    assert cli.main(["eval", "--help"]) == 0
+    page = capsys.readouterr().out
+    assert "eval pope" in page
+    assert "train dpo" not in page
+
+
+REAL_COMMANDS = [name for name in cli.COMMANDS if name != "train fake"]
+
+
+@pytest.mark.parametrize("name", REAL_COMMANDS)
+def test_every_command_exists_and_documents_every_option(name: str) -> None:
+    module_name, function_name = cli.COMMANDS[name].function.split(":")
+    module = pytest.importorskip(module_name, exc_type=ModuleNotFoundError)
+    function = getattr(module, function_name)
+    options = _options.read_options(function)
+    assert [option for option, value in options.items() if not value.help] == []
+    assert set(cli.COMMANDS[name].positionals) <= set(options)
+    assert (inspect.getdoc(function) or "").strip()
+    assert _options.help_text("veridical", function, options, cli.COMMANDS[name].positionals)
+    for option in options.values():
+        assert not any(kind is object for kind in (option.hint,))
+
+
+def veridical(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "import sys; from veridical.cli import main; sys.exit(main())"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [*command, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=120,
+    )
+
+
+def test_exit_statuses_of_the_process() -> None:
+    started = time.monotonic()
+    version = veridical("--version")
+    assert version.returncode == 0
+    assert version.stdout.startswith("veridical ")
+    assert veridical("--help").returncode == 0
+    wrong = veridical("ask", "embedded", "missing.png", "What is it?")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("veridical: missing.png")
+    assert len(wrong.stderr.splitlines()) <= 2
+    assert "Traceback" not in wrong.stderr
+    assert time.monotonic() - started < 30
+
+
+def test_help_loads_no_heavy_library() -> None:
+    code = (
+        "import sys; from veridical.cli import main; main(['--help']); "
+        "heavy = {'torch', 'transformers', 'datasets', 'matplotlib', 'scipy', 'numpy'}; "
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
