@@ -1,0 +1,282 @@
+"""Answers: made with a policy and continued after an interruption, or read from a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from veridical.errors import UserError
+from veridical.files import hash_file, hash_path, read_json, read_jsonl
+from veridical.progress import track
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question about one image.
+
+    Attributes:
+        id: keys the sampling noise; distinct within an evaluation.
+        image: the file.
+        prompt: the question's text.
+    """
+
+    id: str
+    image: Path
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides an answer besides the query.
+
+    Attributes:
+        model: name or folder, as for `load_policy`.
+        max_new_tokens: length limit, in tokens.
+        temperature: 0 takes the most likely token.
+        seed: of the sampling noise.
+        batch_size: answers made at once; it changes none of them.
+        dtype: as for `load_policy`.
+        device: as for `load_policy`.
+    """
+
+    model: str
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    seed: int = 0
+    batch_size: int = 32
+    dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+
+    def decoding(self) -> dict[str, Any]:
+        """What is written beside every answer."""
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A text and the key of all that decided it, by which a later run finds it again."""
+
+    text: str
+    stop_reason: str
+    key: str
+
+    def as_json(self) -> dict[str, str]:
+        """What a row of `answers.jsonl` says about the answer itself."""
+        return {"answer": self.text, "stop_reason": self.stop_reason, "key": self.key}
+
+
+def make_answers(
+    queries: Sequence[Query], settings: Settings, folder: Path, label: str
+) -> list[Answer]:
+    """Ask the model; answers that `folder` has already for the same settings are kept.
+
+    New ones are appended to `answers.partial.jsonl`, a batch at a time, so that an interrupted
+    run continues where it stopped. A key has the model's weights, the decoding settings, the
+    prompt and the image's bytes in it; a model named on a hub is known by its name alone.
+
+    Args:
+        queries: what to ask, with distinct ids.
+        settings: with what.
+        folder: the run's folder.
+        label: names the progress line.
+
+    Returns:
+        The answers, in the order of `queries`.
+
+    Raises:
+        UserError: the model cannot be loaded, or cannot be asked one of the prompts.
+    """
+    fingerprint = model_fingerprint(settings.model)
+    keys = [answer_key(query, settings, fingerprint) for query in queries]
+    known = _known_answers(folder)
+    missing = [place for place, key in enumerate(keys) if key not in known]
+    if len(missing) < len(queries):
+        print(f"{len(queries) - len(missing)} of {len(queries)} answers are here already.")
+    if missing:
+        waiting = [queries[place] for place in missing]
+        made = _ask(waiting, [keys[place] for place in missing], settings, folder, label)
+        known |= {answer.key: answer for answer in made}
+    return [known[key] for key in keys]
+
+
+def forget_partial_answers(folder: Path) -> None:
+    """Remove the file of a run in progress, once `answers.jsonl` is written."""
+    _partial(folder).unlink(missing_ok=True)
+
+
+def answer_key(query: Query, settings: Settings, fingerprint: str) -> str:
+    """32 hex digits that change with anything that decides the answer."""
+    parts = [
+        fingerprint,
+        settings.dtype,
+        settings.decoding(),
+        query.id,
+        query.prompt,
+        hash_file(query.image),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def model_fingerprint(model: str) -> str:
+    """A hash of the model's files; the name itself where it is not a folder here."""
+    # PyTorch takes seconds to import, and answers made elsewhere are scored without it.
+    from veridical.models import EMBEDDED_MODEL
+
+    folder = EMBEDDED_MODEL if model == "embedded" else Path(model)
+    if not folder.is_dir():
+        return model
+    own = hash_path(folder)
+    adapter = folder / "adapter_config.json"
+    base = read_json(adapter).get("base_model_name_or_path") if adapter.is_file() else None
+    return f"{own}+{model_fingerprint(base)}" if base else own
+
+
+def find_images(folder: Path) -> dict[str, Path]:
+    """The images of a folder, by file name without suffix, in order of their names.
+
+    Raises:
+        UserError: it is no folder, holds no image, or two images have one name.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder of images. Name one with --images.")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise UserError(
+            f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}). Name the folder itself; "
+            "folders in it are not searched."
+        )
+    found: dict[str, Path] = {}
+    for file in files:
+        if found.setdefault(file.stem, file) != file:
+            raise UserError(
+                f"{folder} has both {found[file.stem].name} and {file.name}: the name without "
+                "suffix is the image's id and must be unique."
+            )
+    return found
+
+
+def match_image_id(stem: str, known: Iterable[str] | Mapping[str, Any]) -> str | None:
+    """The id among `known` that an image's file name stands for, or None.
+
+    The name itself, else its last number without leading zeros: COCO's annotations call
+    `COCO_val2014_000000310196.jpg` image 310196.
+    """
+    names = known if isinstance(known, (set, frozenset, Mapping)) else set(known)
+    if stem in names:
+        return stem
+    number = re.search(r"(\d+)$", stem)
+    short = str(int(number.group(1))) if number else ""
+    return short if short in names else None
+
+
+def read_objects(path: Path) -> dict[str, list[str]]:
+    """Read `{image_id: [object names]}`.
+
+    Raises:
+        UserError: the file is not of that form.
+    """
+    content = read_json(path)
+    form = f'{path} must be a JSON object {{"image_id": ["object", ...]}}'
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{form}.")
+    for image, names in content.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{form}, but image {image!r} has {str(names)[:60]!r}.")
+    return content
+
+
+def read_answer_rows(path: Path, id_field: str) -> list[dict[str, Any]]:
+    """Read JSON Lines with `id_field` (text or number, made text) and `answer`.
+
+    Raises:
+        UserError: a line lacks one of them; it is named.
+    """
+    rows = []
+    for number, row in enumerate(read_jsonl(path), start=1):
+        if (
+            not isinstance(row, dict)
+            or id_field not in row
+            or not isinstance(row.get("answer"), str)
+        ):
+            has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+            raise UserError(
+                f'{path}, row {number}: needs {{"{id_field}": ..., "answer": "text"}}, has {has}.'
+            )
+        rows.append({**row, id_field: str(row[id_field])})
+    if not rows:
+        raise UserError(f"{path} holds no answers.")
+    return rows
+
+
+def _ask(
+    queries: Sequence[Query], keys: Sequence[str], settings: Settings, folder: Path, label: str
+) -> list[Answer]:
+    from veridical.models import load_policy
+    from veridical.records import user_message
+    from veridical.sampling import Decoding, Request, respond
+
+    policy = load_policy(settings.model, settings.dtype, settings.device)
+    decoding = Decoding(
+        settings.max_new_tokens, settings.temperature, settings.seed, settings.batch_size
+    )
+    answers: list[Answer] = []
+    _mend_last_line(_partial(folder))
+    with _partial(folder).open("a", encoding="utf-8") as file:
+        for start in track(range(0, len(queries), settings.batch_size), label):
+            batch = queries[start : start + settings.batch_size]
+            requests = [
+                Request(query.id, [query.image], [user_message(query.prompt)]) for query in batch
+            ]
+            responses = respond(policy, requests, decoding, label="")
+            made = [
+                Answer(response.text, response.stop_reason, key)
+                for response, key in zip(responses, keys[start:], strict=False)
+            ]
+            file.writelines(
+                json.dumps(answer.as_json(), ensure_ascii=False) + "\n" for answer in made
+            )
+            file.flush()
+            answers += made
+    return answers
+
+
+def _partial(folder: Path) -> Path:
+    return folder / "answers.partial.jsonl"
+
+
+def _known_answers(folder: Path) -> dict[str, Answer]:
+    known = {}
+    for path in (folder / "answers.jsonl", _partial(folder)):
+        if not path.is_file():
+            continue
+        for line in path.read_text(encoding="utf-8").splitlines():
+            # The last line of a run that was killed while writing is not whole: asked again.
+            row = _json_or_none(line)
+            if isinstance(row, dict) and {"key", "answer", "stop_reason"} <= row.keys():
+                known[row["key"]] = Answer(row["answer"], row["stop_reason"], row["key"])
+    return known
+
+
+def _mend_last_line(path: Path) -> None:
+    """End a line that a killed run left open, so that the next row gets its own."""
+    if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n")
+
+
+def _json_or_none(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None

@@ -1,0 +1,280 @@
+"""CHAIR: which objects of a description are not in the image (Rohrbach et al. 2018).
+
+Per answer the vocabulary finds mentions of objects; a mention is hallucinated when the image's
+list does not have the object. `chair_i` = hallucinated mentions / mentions, `chair_s` = answers
+with a hallucinated mention / answers, `recall` = distinct listed objects that are mentioned /
+listed objects, summed over images (Object HalBench's recall), `mean_length` = words per answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from veridical.errors import UserError
+from veridical.eval.answers import (
+    Query,
+    Settings,
+    find_images,
+    forget_partial_answers,
+    make_answers,
+    match_image_id,
+    read_answer_rows,
+    read_objects,
+)
+from veridical.eval.scores import print_scores, write_scores
+from veridical.eval.vocabulary import Vocabulary, read_vocabulary
+from veridical.files import write_jsonl
+from veridical.runs import start_run
+from veridical.statistics import (
+    ClusterSums,
+    Estimate,
+    FloatArray,
+    Metric,
+    estimate,
+    ratio,
+    sum_by_cluster,
+)
+
+DESCRIBE = "Describe this image in detail."
+MAX_UNJUDGED = 0.01
+
+
+def chair_metrics() -> tuple[Metric, ...]:
+    """The four metrics as formulas on the columns of `chair_sums`."""
+    return (
+        Metric("chair_i", lambda sums: ratio(sums["hallucinated"], sums["mentions"]), "mentions"),
+        Metric("chair_s", lambda sums: ratio(sums["wrong_answers"], sums["answers"]), "answers"),
+        Metric("recall", lambda sums: ratio(sums["recalled"], sums["objects"]), "objects"),
+        Metric("mean_length", _mean_length, "answers", fraction=False),
+    )
+
+
+def _mean_length(sums: Mapping[str, FloatArray]) -> FloatArray:
+    return ratio(sums["words"], sums["answers"])
+
+
+def judge_answer(
+    image_id: str, answer: str, objects: Sequence[str], vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """A row of `details.jsonl`: every mention with its place and whether it is hallucinated.
+
+    Args:
+        image_id: of the image.
+        answer: the description.
+        objects: the vocabulary's names of what is in the image.
+        vocabulary: what to look for.
+    """
+    mentions = [
+        {
+            "start": mention.start,
+            "end": mention.end,
+            "text": mention.text,
+            "name": mention.name,
+            "hallucinated": mention.name not in objects,
+        }
+        for mention in vocabulary.mentions(answer)
+    ]
+    return {
+        "image_id": image_id,
+        "answer": answer,
+        "objects": list(objects),
+        "mentions": mentions,
+    }
+
+
+def chair_sums(details: Sequence[Mapping[str, Any]]) -> ClusterSums:
+    """Counts of judged answers, added up by image."""
+    return sum_by_cluster((row["image_id"], _counts(row)) for row in details)
+
+
+def score_chair(
+    answers: Sequence[Mapping[str, Any]],
+    objects: Mapping[str, Sequence[str]],
+    vocabulary: Vocabulary,
+    seed: int = 0,
+) -> tuple[dict[str, Estimate], list[dict[str, Any]]]:
+    """Score answers.
+
+    Several answers about one image all count, and are one cluster.
+
+    Args:
+        answers: rows with `image_id` (text or number) and `answer`.
+        objects: image id to names of what is in the image; synonyms are mapped to names.
+        vocabulary: which words name which object.
+        seed: of the intervals' resamples.
+
+    Returns:
+        The metrics, and a judged row for every answer, in order.
+
+    Raises:
+        UserError: an answer's image has no list, or a listed object is not in the vocabulary.
+    """
+    wanted = {str(row["image_id"]) for row in answers}
+    unlisted = sorted(wanted - objects.keys())
+    if unlisted:
+        raise UserError(
+            f"{len(unlisted)} images have answers but no object list ({', '.join(unlisted[:5])}). "
+            "Give them a list ([] when nothing is there) or leave their answers out."
+        )
+    named = name_objects({image: objects[image] for image in wanted}, vocabulary)
+    details = [
+        judge_answer(str(row["image_id"]), row["answer"], named[str(row["image_id"])], vocabulary)
+        for row in answers
+    ]
+    return estimate(chair_sums(details), chair_metrics(), seed), details
+
+
+def name_objects(
+    objects: Mapping[str, Sequence[str]], vocabulary: Vocabulary
+) -> dict[str, list[str]]:
+    """Object lists in the vocabulary's names, sorted, each once.
+
+    Raises:
+        UserError: objects that the vocabulary does not know; they are named.
+    """
+    listed = {name for names in objects.values() for name in names}
+    found = {name: vocabulary.name_of(name) for name in listed}
+    unknown = sorted(name for name in listed if found[name] is None)
+    if unknown:
+        raise UserError(
+            f"The vocabulary does not know {len(unknown)} of the listed objects "
+            f"({', '.join(unknown[:8])}). Name one that does with --vocabulary."
+        )
+    return {
+        image: sorted({found[name] or "" for name in names}) for image, names in objects.items()
+    }
+
+
+def eval_chair(
+    objects: Path,
+    out: Path,
+    model: str | None = None,
+    images: Path | None = None,
+    answers: Path | None = None,
+    vocabulary: Path | None = None,
+    prompt: str = DESCRIBE,
+    limit: int | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 32,
+    dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto",
+    device: str = "auto",
+) -> dict[str, Estimate]:
+    """Have images described, or take descriptions made elsewhere, and count what is not there.
+
+    Writes `answers.jsonl`, `details.jsonl` (every mention with its place), `scores.json`
+    (chair_i, chair_s, recall, mean_length with 95 % intervals clustered by image) and `run.json`.
+    Run again with the same settings, it continues. An image whose name is no key of `objects` is
+    looked up by its last number without leading zeros, as COCO's are.
+
+    Args:
+        objects: JSON {image_id: [names of the objects in the image]}.
+        out: the folder to write.
+        model: who describes: a hub name, a folder, or `embedded`. Not with `answers`.
+        images: the folder of images to describe, needed with `model`.
+        answers: descriptions made elsewhere, JSON Lines {"image_id", "answer"}.
+        vocabulary: JSON {name: [words]} or CHAIR's synonym tables. Default: a short list of our
+            own for COCO's 80 classes, whose figures are not comparable with published ones.
+        prompt: what the model is asked.
+        limit: describe only so many images, the first by name. Default: all.
+        max_new_tokens: length limit of a description, in tokens.
+        temperature: of sampling; 0 takes the most likely token.
+        seed: of sampling and of the intervals.
+        batch_size: descriptions made at once; it changes none of them.
+        dtype: the model's; auto keeps the checkpoint's (float32 on a CPU).
+        device: cpu, cuda, mps, or auto.
+
+    Raises:
+        UserError: neither or both of `model` and `answers`, or a file is not what it must be.
+    """
+    configuration = dict(locals())
+    if (model is None) == (answers is None):
+        raise UserError(
+            "Give either a model with --images, or --answers made elsewhere: "
+            + ("neither was given." if model is None else "both were.")
+        )
+    words, listed = read_vocabulary(vocabulary), read_objects(objects)
+    inputs = {"objects": objects, "vocabulary": vocabulary, "answers": answers, "images": images}
+    given = {name: path for name, path in inputs.items() if path is not None}
+    settings = Settings(model or "", max_new_tokens, temperature, seed, batch_size, dtype, device)
+    with start_run(out, "eval chair", configuration, given) as run:
+        if answers is not None:
+            rows = read_answer_rows(answers, "image_id")
+        else:
+            rows = _describe(images, listed, prompt, limit, settings, out)
+        judged, unjudged = _split_by_list(rows, listed)
+        scores, details = score_chair(judged, listed, words, seed)
+        write_jsonl(out / "answers.jsonl", rows)
+        write_jsonl(out / "details.jsonl", details)
+        write_jsonl(out / "skipped.jsonl", unjudged)
+        write_scores(out, scores)
+        forget_partial_answers(out)
+        run.finish(answers=len(judged), skipped=len(unjudged), images=len(chair_images(details)))
+    print_scores(scores)
+    return scores
+
+
+def chair_images(details: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The images that were judged."""
+    return {row["image_id"] for row in details}
+
+
+def _describe(
+    folder: Path | None,
+    objects: Mapping[str, Sequence[str]],
+    prompt: str,
+    limit: int | None,
+    settings: Settings,
+    out: Path,
+) -> list[dict[str, Any]]:
+    if folder is None:
+        raise UserError("With a model, --images must name the folder of images to describe.")
+    found = list(find_images(folder).items())[:limit]
+    ids = [match_image_id(stem, objects) or stem for stem, _ in found]
+    queries = [
+        Query(image_id, path, prompt) for image_id, (_, path) in zip(ids, found, strict=True)
+    ]
+    made = make_answers(queries, settings, out, "descriptions")
+    return [
+        {
+            "image_id": query.id,
+            "image": str(query.image),
+            "prompt": query.prompt,
+            **answer.as_json(),
+            "decoding": settings.decoding(),
+        }
+        for query, answer in zip(queries, made, strict=True)
+    ]
+
+
+def _split_by_list(
+    rows: Sequence[dict[str, Any]], objects: Mapping[str, Sequence[str]]
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Answers whose image has a list, and the others with the reason they are left out."""
+    judged = [row for row in rows if row["image_id"] in objects]
+    missing = [row["image_id"] for row in rows if row["image_id"] not in objects]
+    if len(missing) > MAX_UNJUDGED * len(rows):
+        raise UserError(
+            f"{len(missing)} of {len(rows)} answers are about images without an object list "
+            f"({', '.join(missing[:5])}); at most {MAX_UNJUDGED:.0%} may be. Are the image ids "
+            "those of the objects file?"
+        )
+    reason = "the image has no object list"
+    return judged, [{"id": i, "field": "image_id", "reason": reason} for i in missing]
+
+
+def _counts(row: Mapping[str, Any]) -> dict[str, float]:
+    mentions, objects = row["mentions"], set(row["objects"])
+    hallucinated = sum(bool(mention["hallucinated"]) for mention in mentions)
+    return {
+        "answers": 1,
+        "wrong_answers": float(hallucinated > 0),
+        "mentions": len(mentions),
+        "hallucinated": hallucinated,
+        "recalled": len({mention["name"] for mention in mentions} & objects),
+        "objects": len(objects),
+        "words": len(str(row["answer"]).split()),
+    }

@@ -1,0 +1,36 @@
+"""Scores on disk and on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from veridical.files import write_json
+from veridical.statistics import Estimate
+
+
+def write_scores(folder: Path, scores: Mapping[str, Estimate]) -> None:
+    """Write `scores.json`: `{metric: {"value", "low", "high", "n", "clusters"}}`.
+
+    What the data leave undefined is null, and a `note` says why.
+    """
+    write_json(folder / "scores.json", {name: score.as_json() for name, score in scores.items()})
+
+
+def print_scores(scores: Mapping[str, Estimate]) -> None:
+    """A line for each metric: value, 95 % interval, what it was counted on."""
+    width = max(len(name) for name in scores)
+    print(f"{'metric':<{width}}   value   95 % interval         n  images")
+    for name, score in scores.items():
+        interval = f"[{number(score.low)}, {number(score.high)}]"
+        print(
+            f"{name:<{width}}  {number(score.value)}  {interval}  "
+            f"{score.n:>6}  {score.clusters:>6}  {score.note}".rstrip()
+        )
+
+
+def number(value: float | None) -> str:
+    """Six characters; fractions with three decimals, longer numbers with one."""
+    if value is None:
+        return "     -"
+    return f"{value:6.3f}" if abs(value) < 10 else f"{value:6.1f}"
