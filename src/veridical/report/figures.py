@@ -1,0 +1,230 @@
+"""Plots as SVG inside the page: small, one message each, in colours the colour-blind can tell."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from veridical.report.curves import Rows, series
+from veridical.report.results import Results, Value
+from veridical.report.wording import interval, metric_name, show
+
+# Okabe and Ito's palette, made for colour-blind readers; blue is what is preferred throughout.
+BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#5b6470"
+SIZE = (4.6, 2.75)
+# Above this many points the raw curve is drawn faint behind a running mean.
+SMOOTH_ABOVE = 30
+SMOOTH_SHARE = 0.08
+STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9aa3ad",
+    "axes.labelcolor": GREY,
+    "axes.grid": True,
+    "grid.color": "#e6e9ec",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.hashsalt": "veridical",
+    "axes.unicode_minus": True,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """An SVG as a data URI, with a title above, and words for those who cannot see it."""
+
+    title: str
+    uri: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One figure of the log and how it is drawn."""
+
+    name: str
+    label: str
+    color: str
+
+
+@contextmanager
+def canvas(size: tuple[float, float] = SIZE) -> Iterator[tuple[Figure, Axes]]:
+    """A figure with one set of axes in the page's style."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure, figure.add_subplot()
+
+
+def embed_svg(figure: Figure) -> str:
+    """The figure as a data URI; the same data give the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def training_plots(log: Rows) -> list[Plot]:
+    """Rewards, margin, accuracy, loss and log-probabilities; those that were logged."""
+    wanted = [
+        (
+            "Rewards",
+            [
+                Curve("rewards_chosen", "chosen", BLUE),
+                Curve("rewards_rejected", "rejected", VERMILION),
+            ],
+            0.0,
+        ),
+        ("Margin (chosen \N{MINUS SIGN} rejected)", [Curve("rewards_margin", "margin", BLUE)], 0.0),
+        (
+            "Accuracy (pairs ranked rightly)",
+            [Curve("rewards_accuracy", "accuracy", BLUE)],
+            0.5,
+        ),
+        ("Loss", [Curve("loss", "loss", BLUE)], None),
+        (
+            "Log-probability of the answers, in nats",
+            [
+                Curve("logps_chosen", "chosen", BLUE),
+                Curve("logps_rejected", "rejected", VERMILION),
+            ],
+            None,
+        ),
+    ]
+    plots = [_training_plot(log, title, curves, line) for title, curves, line in wanted]
+    return [plot for plot in plots if plot is not None]
+
+
+def _training_plot(
+    log: Rows, title: str, curves: Sequence[Curve], line: float | None
+) -> Plot | None:
+    train = [row for row in log if row.get("split", "train") == "train"]
+    held_out = [row for row in log if row.get("split") == "eval"]
+    words = []
+    with canvas() as (figure, axes):
+        if line is not None:
+            axes.axhline(line, color="#9aa3ad", linewidth=1, linestyle=(0, (2, 2)))
+        for curve in curves:
+            drawn = _draw_curve(axes, series(train, curve.name), curve, several=len(curves) > 1)
+            drawn += _draw_held_out(axes, series(held_out, curve.name), curve, len(curves) > 1)
+            words += drawn
+        if not words:
+            return None
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.margins(x=0.02)
+        if len(words) > 1:
+            figure.legend(loc="outside upper left", ncols=4, handlelength=1.8, columnspacing=1.2)
+        return Plot(title, embed_svg(figure), f"{title}: {'; '.join(words)}.")
+
+
+def _finite(points: Sequence[tuple[float, float]]) -> tuple[Any, Any]:
+    kept = [(step, value) for step, value in points if np.isfinite(value)]
+    return np.array([step for step, _ in kept]), np.array([value for _, value in kept])
+
+
+def _draw_curve(
+    axes: Axes, points: Sequence[tuple[float, float]], curve: Curve, several: bool
+) -> list[str]:
+    steps, values = _finite(points)
+    if not len(steps):
+        return []
+    label = f"{curve.label}, training" if several else "training pairs"
+    if len(steps) > SMOOTH_ABOVE:
+        axes.plot(steps, values, color=curve.color, linewidth=0.8, alpha=0.28)
+        values = running_mean(values, max(3, round(len(values) * SMOOTH_SHARE)))
+    marker = "." if len(steps) < 3 else None
+    axes.plot(steps, values, color=curve.color, linewidth=1.7, label=label, marker=marker)
+    return [f"{label} from {values[0]:.3g} to {values[-1]:.3g}"]
+
+
+def _draw_held_out(
+    axes: Axes, points: Sequence[tuple[float, float]], curve: Curve, several: bool
+) -> list[str]:
+    steps, values = _finite(points)
+    if not len(steps):
+        return []
+    label = f"{curve.label}, held out" if several else "held-out pairs"
+    color = curve.color if several else VERMILION
+    axes.plot(
+        steps,
+        values,
+        color=color,
+        linewidth=1.2,
+        linestyle=(0, (4, 2)),
+        marker="o",
+        markersize=4.5,
+        markerfacecolor="white",
+        markeredgewidth=1.3,
+        label=label,
+    )
+    return [f"{label} from {values[0]:.3g} to {values[-1]:.3g}"]
+
+
+def running_mean(values: Any, width: int) -> Any:
+    """Centred mean over `width` values, over fewer at both ends; the same length as `values`."""
+    half = width // 2
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    low, high = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
+    return (sums[high] - sums[low]) / (high - low)
+
+
+def metric_plots(results: Results) -> list[Plot]:
+    """One small plot a main metric: every arm's value with its 95 % interval."""
+    plots = []
+    for metric in results.metrics:
+        rows = {arm: results.values.get((arm, metric), []) for arm in results.arms}
+        rows = {arm: [v for v in values if v.value is not None] for arm, values in rows.items()}
+        rows = {arm: values for arm, values in rows.items() if values}
+        if metric_name(metric).main and rows:
+            plots.append(_metric_plot(metric, rows, results))
+    return plots
+
+
+def _metric_plot(metric: str, rows: Mapping[str, Sequence[Value]], results: Results) -> Plot:
+    name = metric_name(metric)
+    scale = 100.0 if name.unit == "percent" else 1.0
+    words = []
+    with canvas((4.6, 0.75 + 0.34 * len(rows))) as (figure, axes):
+        for place, (arm, values) in enumerate(rows.items()):
+            color = GREY if arm == results.baseline else VERMILION
+            color = BLUE if arm == results.headline_arm else color
+            for index, value in enumerate(values):
+                shift = (index - (len(values) - 1) / 2) * 0.22
+                _draw_value(axes, value, place + shift, scale, color)
+            first = values[0]
+            range_ = interval(first.low, first.high, name.unit)
+            words.append(f"{arm} {show(first.value, name.unit)} ({range_})")
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel({"percent": "per cent", "words": "words", "number": ""}[name.unit])
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        axes.margins(x=0.08)
+        return Plot(name.label, embed_svg(figure), f"{name.label}: {'; '.join(words)}.")
+
+
+def _draw_value(axes: Axes, value: Value, place: float, scale: float, color: str) -> None:
+    centre = (value.value or 0.0) * scale
+    if value.low is not None and value.high is not None:
+        ends = [value.low * scale, value.high * scale]
+        axes.plot(ends, [place, place], color=color, linewidth=2.2, solid_capstyle="butt")
+    axes.plot([centre], [place], marker="o", markersize=6.5, color=color)

@@ -1,0 +1,119 @@
+"""Finding the parts of runs on disk: what was built, trained, evaluated and compared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from veridical.errors import UserError
+from veridical.files import read_json, read_jsonl
+
+Record = Mapping[str, Any]
+Kind = Literal["build", "train", "eval", "summary", "other"]
+
+# A run's parts lie at most this deep (seed/eval/arm/benchmark), and never in these folders.
+DEEPEST = 5
+SKIPPED = ("model", "images", "checkpoint", "adapter", "__pycache__")
+# Folder names that say what a part is, not whose it is.
+GENERIC = ("train", "eval", "chair", "pope", "pairs", "build")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One folder of a run.
+
+    Attributes:
+        folder: where it is.
+        root: the folder that was given on the command line.
+        name: whose it is: the folders between `root` and `folder` that say something, such as
+            "bdhs" for `eval/bdhs/chair`.
+        kind: which file it was recognised by.
+        record: `run.json`, empty when there is none.
+    """
+
+    folder: Path
+    root: Path
+    name: str
+    kind: Kind
+    record: Record
+
+    def json(self, name: str) -> Any:
+        """A JSON file of the folder, None when it is missing."""
+        path = self.folder / name
+        return read_json(path) if path.is_file() else None
+
+    def jsonl(self, name: str) -> list[Any] | None:
+        """The rows of a JSON Lines file of the folder, None when it is missing."""
+        path = self.folder / name
+        return read_jsonl(path) if path.is_file() else None
+
+
+def find_parts(runs: Sequence[Path]) -> list[Part]:
+    """All parts of the given runs, in the order they were made as far as `run.json` tells.
+
+    Raises:
+        UserError: a run does not exist or holds nothing that a run writes.
+    """
+    if not runs:
+        raise UserError("Which run? Name one or more run folders: veridical report runs/demo")
+    parts: list[Part] = []
+    for root in runs:
+        found = list(_walk(root, root))
+        if not found:
+            raise UserError(_no_run(root))
+        parts += found
+    unique = {part.folder.resolve(): part for part in parts}
+    return sorted(unique.values(), key=lambda part: str(part.record.get("started_utc", "~")))
+
+
+def _no_run(root: Path) -> str:
+    if not root.exists():
+        return f"{root} does not exist. Name a folder that a veridical command wrote."
+    if root.is_file():
+        return f"{root} is a file; name the run folder that holds it."
+    return (
+        f"{root} is no run: it holds neither run.json nor pairs, a training log, scores or a "
+        "summary. Name a folder that `veridical demo`, `build`, `train` or `eval` wrote."
+    )
+
+
+def _walk(folder: Path, root: Path, depth: int = 0) -> Iterator[Part]:
+    if not folder.is_dir():
+        return
+    kind = _kind(folder)
+    if kind is not None:
+        run_file = folder / "run.json"
+        record = read_json(run_file) if run_file.is_file() else {}
+        yield Part(folder, root, _name(folder, root), kind, record)
+    if depth == DEEPEST:
+        return
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir() and not entry.name.startswith((".", *SKIPPED)):
+            yield from _walk(Path(entry.path), root, depth + 1)
+
+
+def _kind(folder: Path) -> Kind | None:
+    if (folder / "log.jsonl").is_file():
+        return "train"
+    if (folder / "pairs.parquet").is_file():
+        return "build"
+    if (folder / "scores.json").is_file():
+        return "eval"
+    summary = folder / "summary.json"
+    if summary.is_file() and isinstance(read_json(summary), dict) and "arms" in read_json(summary):
+        return "summary"
+    return "other" if (folder / "run.json").is_file() else None
+
+
+def _name(folder: Path, root: Path) -> str:
+    """What tells this part from its siblings; the folder's own name when nothing else does."""
+    inner = [word for word in folder.relative_to(root).parts if word not in GENERIC]
+    if inner:
+        return "/".join(inner)
+    resolved = folder.resolve()
+    if resolved.name in GENERIC and resolved.parent.name not in GENERIC:
+        return resolved.parent.name
+    return resolved.name

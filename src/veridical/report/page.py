@@ -1,0 +1,300 @@
+"""The report: one self-contained page about one or several runs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from veridical.files import write_text_atomic
+from veridical.report import sections
+from veridical.report.figures import metric_plots
+from veridical.report.folders import Part, find_parts
+from veridical.report.pictures import Examples, choose_examples
+from veridical.report.results import Change, Results, collect_results, headline
+from veridical.report.wording import (
+    ARMS,
+    bare,
+    counted,
+    interval,
+    joined,
+    metric_name,
+    points,
+    probability,
+    show,
+)
+
+EXAMPLES_SHOWN = 12
+# Runs and sets beyond these are folded: a study has dozens.
+TRAININGS_OPEN = 2
+PAIRS_OPEN = 1
+TILES = ("chair_i", "recall", "mean_length", "pope/accuracy")
+VERDICTS = {
+    "better": "better",
+    "worse": "worse",
+    "changed": "changed",
+    "unclear": "no clear change",
+}
+PROOFS = {
+    "start": (
+        "The start is neutral",
+        "Before the first step the rewards are zero and the loss has its known value.",
+    ),
+    "image_matters": (
+        "The image matters",
+        "With another image the answers' log-probabilities move far beyond the noise.",
+    ),
+    "placeholders": (
+        "Placeholders match features",
+        "Every row has as many image tokens as image features.",
+    ),
+    "batch_invariance": (
+        "Batches do not matter",
+        "A pair alone has the log-probabilities it has in a padded batch.",
+    ),
+    "path_parity": (
+        "Same as the stock path",
+        "Our forward pass gives what the model's own processor and forward give.",
+    ),
+}
+
+
+def report(runs: list[Path], out: Path | None = None) -> None:
+    """Write the report of one or several runs as one page.
+
+    Args:
+        runs: Run folders: a demo, a study, or single build, train and eval runs.
+        out: The page to write; report.html in the run's folder, or here for several runs.
+    """
+    print(write_report(runs, out))
+
+
+def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the page and return its path.
+
+    Raises:
+        UserError: a run does not exist, is no run, or holds a file that cannot be read.
+    """
+    parts = find_parts(runs)
+    if out is None:
+        out = runs[0] / "report.html" if len(runs) == 1 else Path("report.html")
+    environment = Environment(
+        loader=PackageLoader("veridical.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("page.html.j2")
+    write_text_atomic(out, template.render(page=_page(parts, runs)))
+    return out
+
+
+def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, Any]:
+    """Everything the template names."""
+    results = collect_results(parts)
+    trainings = sections.trainings(parts, results)
+    pair_sets = [sections.pairs(part) for part in parts if part.kind == "build"]
+    sentence, lead = _headline(results, trainings, pair_sets)
+    note, examples = _examples(parts, results)
+    rows = [_row(results, metric) for metric in results.metrics]
+    main = [metric_name(metric).main for metric in results.metrics]
+    clusters = max((v.clusters for values in results.values.values() for v in values), default=0)
+    return {
+        "headline": sentence,
+        "lead": lead,
+        "subject": _subject(parts, runs),
+        "tiles": [tile for metric in TILES if (tile := _tile(results, metric))],
+        "arms": [{"name": arm, "gloss": _gloss(arm)} for arm in results.arms],
+        "baseline": results.baseline,
+        "headline_arm": results.headline_arm,
+        "clusters": f"up to {counted(clusters, 'image')}" if clusters else "",
+        "scores": [row for row, is_main in zip(rows, main, strict=True) if is_main],
+        "more_scores": [row for row, is_main in zip(rows, main, strict=True) if not is_main],
+        "has_changes": bool(results.changes),
+        "several_seeds": any(len(values) > 1 for values in results.values.values()),
+        "metric_plots": metric_plots(results),
+        "examples": examples.chosen if examples else [],
+        "examples_note": note,
+        "trainings": [_training(item) for item in trainings],
+        "trainings_open": TRAININGS_OPEN,
+        "pairs": [{**vars(item), "sentence": sections.built(item)} for item in pair_sets],
+        "pairs_open": PAIRS_OPEN,
+        "steps": [_step(step) for step in sections.steps(parts)],
+        "version": importlib.metadata.version("veridical"),
+        "sources": [str(run) for run in runs],
+    }
+
+
+def _subject(parts: Sequence[Part], runs: Sequence[Path]) -> str:
+    words = [joined([run.resolve().name for run in runs])]
+    started = [str(part.record["started_utc"]) for part in parts if part.record.get("started_utc")]
+    if started:
+        words.append(min(started).replace("T", " ")[:16] + " UTC")
+    return " \N{MIDDLE DOT} ".join(words)
+
+
+def _gloss(arm: str) -> str:
+    return ARMS.get(arm.split("/")[-1], "")
+
+
+def _headline(
+    results: Results,
+    trainings: Sequence[sections.Training],
+    pair_sets: Sequence[sections.Pairs],
+) -> tuple[str, tuple[str, ...]]:
+    """The title and the paragraphs below it, by the furthest thing these runs hold."""
+    main = headline(results)
+    if main is not None:
+        return main.sentence, main.details
+    unmeasured = "No evaluation of descriptions is among these runs."
+    if results.metrics:
+        metric = results.metrics[0]
+        values = [
+            f"{arm} {show(results.mean(arm, metric), metric_name(metric).unit)}"
+            for arm in results.arms
+        ]
+        return f"{metric_name(metric).label}: {joined(values)}", (unmeasured,)
+    if trainings:
+        names = joined([item.name for item in trainings])
+        warnings = sum(f.level == "warning" for item in trainings for f in item.findings)
+        said = counted(warnings, "warning") if warnings else "no warning"
+        return f"Training of {names}: {said} from the run doctor", (unmeasured,)
+    if pair_sets:
+        total = sum(item.total for item in pair_sets)
+        return f"{counted(total, 'preference pair')} built", (unmeasured,)
+    return "A run without results yet", ("Its record is at the end of this page.",)
+
+
+def _tile(results: Results, metric: str) -> dict[str, str] | None:
+    arm, baseline = results.headline_arm, results.baseline
+    before, after = results.mean(baseline, metric), results.mean(arm, metric)
+    if before is None or after is None:
+        return None
+    name = metric_name(metric)
+    tile = {
+        "label": name.label,
+        "before": bare(before, name.unit),
+        "after": show(after, name.unit),
+        "change": "",
+        "words": "",
+        "verdict": "",
+    }
+    changes = results.changes.get((arm or "", metric), [])
+    values = [change.value for change in changes if change.value is not None]
+    if values:
+        mean = bare(sum(values) / len(values), name.unit, signed=True)
+        ends = changes[0] if len(changes) == 1 else None
+        between = interval(ends.low, ends.high, name.unit, signed=True) if ends else ""
+        tile["change"] = f"{mean} {points(name.unit)}" + (f" ({between})" if between else "")
+        verdicts = {change.verdict(name.better) for change in changes}
+        tile["verdict"] = verdicts.pop() if len(verdicts) == 1 else "unclear"
+        tile["words"] = VERDICTS[tile["verdict"]] if not verdicts else "seeds differ"
+    return tile
+
+
+def _row(results: Results, metric: str) -> dict[str, Any]:
+    name = metric_name(metric)
+    cells = [_cell(results, arm, metric) for arm in results.arms]
+    return {"label": name.label, "technical": name.technical, "cells": cells}
+
+
+def _cell(results: Results, arm: str, metric: str) -> dict[str, Any]:
+    name = metric_name(metric)
+    values = results.values.get((arm, metric), [])
+    lines = []
+    for value in values:
+        text = interval(value.low, value.high, name.unit) or value.note
+        many = len(values) > 1
+        lines.append(f"{bare(value.value, name.unit)} ({text})" if many else text)
+    return {
+        "arm": arm,
+        "value": show(results.mean(arm, metric), name.unit),
+        "intervals": [line for line in lines if line],
+        "changes": [_change(change, metric) for change in results.changes.get((arm, metric), [])],
+    }
+
+
+def _change(change: Change, metric: str) -> dict[str, str]:
+    name = metric_name(metric)
+    between = interval(change.low, change.high, name.unit, signed=True)
+    inside = ", ".join(part for part in (between, probability(change.p)) if part)
+    text = f"{bare(change.value, name.unit, signed=True)} {points(name.unit)}".strip()
+    verdict = change.verdict(name.better)
+    return {
+        "text": f"{text} ({inside})" if inside else text,
+        "verdict": verdict,
+        "words": VERDICTS[verdict],
+    }
+
+
+def _examples(parts: Sequence[Part], results: Results) -> tuple[str, Examples | None]:
+    described = [
+        part
+        for part in parts
+        if part.kind == "eval"
+        and (part.folder / "details.jsonl").is_file()
+        and (part.folder / "answers.jsonl").is_file()
+    ]
+    before = _of_arm(described, results.baseline)
+    after = _of_arm(described, results.headline_arm)
+    if before is None or after is None:
+        return (
+            "Images are shown where these runs hold descriptions before and after "
+            "(answers.jsonl and details.jsonl of two `veridical eval chair` runs).",
+            None,
+        )
+    examples = choose_examples(before, after, EXAMPLES_SHOWN)
+    differing = sum(examples.differing.values())
+    if not differing:
+        return f"All {counted(examples.images, 'answer')} are the same before and after.", None
+    groups = examples.differing
+    return (
+        f"Of {counted(examples.images, 'image')}, {differing:,} are described differently after "
+        f"alignment: {groups['fewer']:,} with fewer things made up, {groups['same']:,} with as "
+        f"many, {groups['more']:,} with more. The {len(examples.chosen)} below are drawn at random "
+        "from the three groups, in proportion to their size, at least one from each; so those "
+        "that got worse are here too.",
+        examples,
+    )
+
+
+def _of_arm(parts: Sequence[Part], arm: str | None) -> Part | None:
+    exact = [part for part in parts if part.name == arm]
+    ending = [part for part in parts if arm and arm in part.name.split("/")]
+    return next(iter(exact or ending), None)
+
+
+def _training(item: sections.Training) -> dict[str, Any]:
+    proofs = None if item.proofs is None else [_proof(proof) for proof in item.proofs]
+    return {**vars(item), "proofs": proofs}
+
+
+def _proof(proof: Mapping[str, Any]) -> dict[str, str]:
+    title, meaning = PROOFS.get(str(proof["name"]), (str(proof["name"]), ""))
+    unit = str(proof.get("unit", ""))
+    applicable = proof.get("applicable", True)
+    state = "skipped" if not applicable else "passed" if proof["passed"] else "failed"
+    bound = "at least" if proof["name"] == "image_matters" else "at most"
+    return {
+        "title": title,
+        "meaning": meaning,
+        "value": f"{_figure(proof.get('value'))} {unit}" if applicable else "\N{EM DASH}",
+        "limit": f"{bound} {_figure(proof.get('limit'))} {unit}" if applicable else "\N{EM DASH}",
+        "state": state,
+        "words": "does not apply" if state == "skipped" else state,
+        "detail": str(proof.get("detail", "")),
+    }
+
+
+def _figure(value: Any) -> str:
+    return f"{float(value):.3g}" if isinstance(value, int | float) else str(value)
+
+
+def _step(step: sections.Step) -> dict[str, Any]:
+    record = json.dumps(step.record, indent=2, ensure_ascii=False)
+    return {**vars(step), "json": record}

@@ -1,0 +1,259 @@
+"""What each section of the page shows, as plain data for the template."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow.dataset
+
+from veridical.errors import UserError
+from veridical.messages import text_of
+from veridical.randomness import generator
+from veridical.report.curves import Rows
+from veridical.report.doctor import Finding, diagnose
+from veridical.report.figures import Plot, training_plots
+from veridical.report.folders import Part
+from veridical.report.pictures import Picture, Segment, embed, find_image, mark_completions
+from veridical.report.results import Results
+from veridical.report.wording import counted, duration
+
+PAIRS_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run in words, with its full record."""
+
+    title: str
+    sentence: str
+    facts: list[tuple[str, str]]
+    status: str
+    reason: str
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run: its curves, what they mean, and its proofs."""
+
+    name: str
+    algorithm: Literal["dpo", "sft"]
+    rows: int
+    plots: list[Plot]
+    findings: list[Finding]
+    proofs: list[Mapping[str, Any]] | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A preference pair as it is shown."""
+
+    pair_id: str
+    picture: Picture
+    prompt: str
+    chosen: str
+    rejected: list[Segment]
+    facts: list[str]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What was built, and a few pairs of it."""
+
+    name: str
+    total: int
+    skipped: list[tuple[str, int]] | None
+    guided: bool
+    shown: list[Pair]
+
+
+# --- what was done -------------------------------------------------------------------------
+
+FACTS = {
+    "model": "model",
+    "pairs": "pairs",
+    "data": "data",
+    "images": "images",
+    "beta": "beta",
+    "loss": "loss",
+    "learning_rate": "learning rate",
+    "max_steps": "steps",
+    "steps": "steps",
+    "epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "batch_size": "batch size",
+    "nll_weight": "NLL weight",
+    "mask_share": "image tokens masked",
+    "iterations": "iterations",
+    "similarity": "similarity",
+    "seed": "seed",
+    "seeds": "seeds",
+}
+VERBS = {
+    "build": "Preference pairs were built",
+    "train dpo": "The model was aligned by DPO",
+    "train sft": "The model was fine-tuned (SFT)",
+    "eval pope": "Yes/no questions were asked (POPE)",
+    "eval chair": "Images were described (CHAIR)",
+    "eval compare": "Two evaluations were compared",
+    "demo": "The demo was run",
+    "evidence": "The study was run",
+    "world": "The embedded world was used",
+}
+
+
+def steps(parts: Sequence[Part]) -> list[Step]:
+    """Every part that has a `run.json`, in the order of their start."""
+    return [_step(part) for part in parts if part.record]
+
+
+def _step(part: Part) -> Step:
+    record = part.record
+    command = str(record.get("command", ""))
+    verb = next((VERBS[key] for key in VERBS if command.startswith(key)), f"`{command}` was run")
+    hardware = record.get("hardware") or {}
+    took = duration(record.get("wall_time_seconds"))
+    where = f"{hardware.get('cores')} cores" if hardware.get("cores") else ""
+    where = ", ".join(hardware.get("gpus") or []) or where
+    sentence = verb + (f" in {took}" if took else "") + (f" on {where}" if where else "") + "."
+    return Step(
+        f"{command} \N{MIDDLE DOT} {part.name}",
+        sentence,
+        _facts(record.get("configuration") or {}),
+        str(record.get("status", "")),
+        str(record.get("reason", "")),
+        record,
+    )
+
+
+def _facts(configuration: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = dict(_flatten(configuration))
+    return [
+        (label, str(found[key]))
+        for key, label in FACTS.items()
+        if found.get(key) not in (None, "", [], {})
+    ]
+
+
+def _flatten(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in configuration.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value)
+        else:
+            yield key, value
+
+
+# --- training ------------------------------------------------------------------------------
+
+
+def trainings(parts: Sequence[Part], results: Results) -> list[Training]:
+    """Every training run, the headline's arm first."""
+    found = [_training(part, results) for part in parts if part.kind == "train"]
+    leading = (results.headline_arm or "").split("/")[-1]
+    return sorted(found, key=lambda item: item.name.split("/")[-1] != leading)
+
+
+def _training(part: Part, results: Results) -> Training:
+    log: Rows = part.jsonl("log.jsonl") or []
+    algorithm: Literal["dpo", "sft"] = (
+        "dpo" if any(row.get("rewards_margin") is not None for row in log) else "sft"
+    )
+    if not log and "sft" not in str(part.record.get("command", "")):
+        algorithm = "dpo"
+    beta = dict(_flatten(part.record.get("configuration") or {})).get("beta")
+    findings = diagnose(
+        log, algorithm, float(beta) if beta else None, _answer_lengths(part, results)
+    )
+    proofs = part.json("proofs.json")
+    return Training(part.name, algorithm, len(log), training_plots(log), findings, proofs)
+
+
+def _answer_lengths(part: Part, results: Results) -> tuple[float, float] | None:
+    arm = next((arm for arm in results.arms if arm == part.name), None)
+    before = results.mean(results.baseline, "mean_length")
+    after = results.mean(arm, "mean_length")
+    if arm is None or arm == results.baseline or before is None or after is None:
+        return None
+    return before, after
+
+
+# --- pairs ---------------------------------------------------------------------------------
+
+
+def pairs(part: Part, count: int = PAIRS_SHOWN, seed: int = 0) -> Pairs:
+    """The pairs of a build run; those shown are drawn by seed, never picked."""
+    path = part.folder / "pairs.parquet"
+    try:
+        table = pyarrow.dataset.dataset(str(path), format="parquet")
+        total = int(table.count_rows())
+        order = generator(seed, "report", "pairs").permutation(total)[:count]
+        rows: list[dict[str, Any]] = table.take(sorted(int(index) for index in order)).to_pylist()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as Parquet: {error}. Build it again.") from error
+    shown = [_pair(row, part) for row in rows]
+    skipped = part.jsonl("skipped.jsonl")
+    reasons = None if skipped is None else Counter(str(row.get("reason", "")) for row in skipped)
+    guided = any(segment.kind == "made_up" for pair in shown for segment in pair.rejected)
+    return Pairs(
+        part.name, total, None if reasons is None else reasons.most_common(), guided, shown
+    )
+
+
+def _pair(row: Mapping[str, Any], part: Part) -> Pair:
+    source = _source(row.get("source"))
+    rejected = text_of(row["rejected"])
+    facts = []
+    if source.get("iteration") is not None:
+        facts.append(f"iteration {source['iteration']}")
+    if isinstance(source.get("similarity"), int | float):
+        facts.append(f"similarity {source['similarity']:.2f}")
+    if isinstance(source.get("share_masked"), int | float):
+        facts.append(f"{source['share_masked']:.0%} of the image hidden")
+    return Pair(
+        str(row.get("id", "")),
+        _pair_picture(row, part),
+        text_of(row["prompt"]).strip(),
+        text_of(row["chosen"]),
+        mark_completions(rejected, source.get("cuts") or []),
+        facts,
+    )
+
+
+def _source(text: Any) -> dict[str, Any]:
+    if not isinstance(text, str) or not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _pair_picture(row: Mapping[str, Any], part: Part) -> Picture:
+    images = row.get("images") or []
+    if not images:
+        return Picture("", 0, 0, False, "this pair has no image")
+    first = images[0]
+    if isinstance(first, Mapping):
+        if first.get("bytes"):
+            return embed(first["bytes"])
+        first = first.get("path")
+    return embed(find_image(first, part), str(first))
+
+
+# --- builds at a glance ----------------------------------------------------------------------
+
+
+def built(item: Pairs) -> str:
+    """One sentence on a set of pairs."""
+    sentence = f"{counted(item.total, 'pair')} built"
+    if item.skipped is None:
+        return f"{sentence}; no skipped.jsonl, so what was left out is not known."
+    dropped = sum(number for _, number in item.skipped)
+    if not dropped:
+        return f"{sentence}; no row was skipped."
+    return f"{sentence}; {counted(dropped, 'row')} skipped."

@@ -1,0 +1,159 @@
+"""Numbers and names as the page writes them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+MINUS = "\N{MINUS SIGN}"
+THIN = "\N{NARROW NO-BREAK SPACE}"
+
+Unit = Literal["percent", "words", "number"]
+
+
+@dataclass(frozen=True)
+class MetricName:
+    """How a metric is shown.
+
+    Attributes:
+        label: what it measures, in words.
+        technical: what the literature calls it.
+        unit: fractions are shown as per cent.
+        better: the direction that is better; None where there is none.
+        main: shown in the main table rather than among all metrics.
+    """
+
+    label: str
+    technical: str
+    unit: Unit = "percent"
+    better: Literal["lower", "higher"] | None = None
+    main: bool = False
+
+
+METRICS = {
+    "chair_i": MetricName(
+        "Hallucinated mentions", "CHAIR_I: of all objects mentioned", better="lower", main=True
+    ),
+    "chair_s": MetricName(
+        "Answers with a hallucination", "CHAIR_S: of all answers", better="lower", main=True
+    ),
+    "recall": MetricName(
+        "Objects found", "recall: of all objects shown", better="higher", main=True
+    ),
+    "mean_length": MetricName("Length of the answers", "mean, in words", unit="words", main=True),
+    "pope/accuracy": MetricName(
+        "Yes/no questions right", "POPE accuracy", better="higher", main=True
+    ),
+    "pope/f1": MetricName("Yes/no F1", "POPE F1", better="higher", main=True),
+    "pope/yes_rate": MetricName("Answers that are yes", "POPE yes-rate", main=True),
+    "pope/precision": MetricName("Yes/no precision", "POPE precision", better="higher"),
+    "pope/recall": MetricName("Yes/no recall", "POPE recall", better="higher"),
+    "pope/unparsed": MetricName(
+        "Answers neither yes nor no", "POPE, counted as wrong", better="lower"
+    ),
+}
+POPE = ("accuracy", "precision", "recall", "f1", "yes_rate", "unparsed")
+ARMS = {
+    "base": "before alignment",
+    "sft": "control: fine-tuned on the chosen answers",
+    "bdhs": "aligned by DPO on BDHS pairs",
+    "noise": "DPO, rejected answers from a noisy image",
+    "plain": "DPO, plain samples as rejected answers",
+    "unguided": "DPO on unguided BDHS pairs",
+}
+
+
+def metric_key(name: str) -> str:
+    """The name the page uses: POPE's metrics carry "pope/", whatever the file called them."""
+    for prefix in ("chair/", "chair_scores/"):
+        name = name.removeprefix(prefix)
+    if name.startswith("pope_"):
+        return "pope/" + name.removeprefix("pope_")
+    ending = name.rpartition("/")[2]
+    ambiguous = name in METRICS
+    if not name.startswith("pope/") and ending in POPE and not ambiguous:
+        return f"pope/{name}"
+    return name
+
+
+def metric_name(key: str) -> MetricName:
+    """How to show a metric; unknown ones appear under their own name as plain numbers."""
+    if key in METRICS:
+        return METRICS[key]
+    group, _, ending = key.rpartition("/")
+    base = METRICS.get(f"pope/{ending}")
+    if group.startswith("pope/") and base is not None:
+        split = group.removeprefix("pope/")
+        return MetricName(
+            f"{base.label}, {split}", f"{base.technical}, {split}", better=base.better
+        )
+    return MetricName(key, "", unit="number")
+
+
+def show(value: float | None, unit: Unit, digits: int = 1) -> str:
+    """A value with its unit; an undefined one as a dash."""
+    if value is None or not math.isfinite(value):
+        return "\N{EM DASH}"
+    if unit == "percent":
+        return f"{value * 100:.{digits}f}{THIN}%".replace("-", MINUS)
+    if unit == "words":
+        return f"{value:.{digits}f} words".replace("-", MINUS)
+    return f"{value:.4g}".replace("-", MINUS)
+
+
+def bare(value: float | None, unit: Unit, digits: int = 1, signed: bool = False) -> str:
+    """A value in the unit's scale without the unit, such as an interval's end."""
+    if value is None or not math.isfinite(value):
+        return "\N{EM DASH}"
+    scaled = value * 100 if unit == "percent" else value
+    sign = "+" if signed else ""
+    text = f"{scaled:{sign}.{digits}f}" if unit != "number" else f"{scaled:{sign}.4g}"
+    if signed and float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", MINUS)
+
+
+def interval(low: float | None, high: float | None, unit: Unit, signed: bool = False) -> str:
+    """Both ends, such as 9.8 to 12.1, or nothing when there is none."""
+    if low is None or high is None:
+        return ""
+    return f"{bare(low, unit, signed=signed)} to {bare(high, unit, signed=signed)}"
+
+
+def probability(p: float | None) -> str:
+    """A p-value: "p < 0.001" or "p = 0.04"."""
+    if p is None:
+        return ""
+    if p < 0.001:
+        return f"p{THIN}<{THIN}0.001"
+    return f"p{THIN}={THIN}{p:.2g}" if p < 0.1 else f"p{THIN}={THIN}{p:.2f}"
+
+
+def points(unit: Unit) -> str:
+    """What a difference is counted in."""
+    return {"percent": "points", "words": "words", "number": ""}[unit]
+
+
+def duration(seconds: float | None) -> str:
+    """A wall time for people: "48 s", "3 min 10 s", "2 h 5 min"."""
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def joined(words: list[str]) -> str:
+    """A list in prose: a, b and c."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A count with its noun: 1 image, 1,000 images."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
