@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 from veridical.errors import UserError
 from veridical.files import hash_file, hash_path, read_json, read_jsonl
+from veridical.images import ImageError, decode_image
 from veridical.progress import track
 
+MAX_SKIPPED = 0.01
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -164,6 +166,30 @@ def find_images(folder: Path) -> dict[str, Path]:
                 "suffix is the image's id and must be unique."
             )
     return found
+
+
+def unreadable_images(files: Iterable[Path]) -> dict[Path, str]:
+    """The images that cannot be decoded, and why; found now and not in the middle of a run."""
+    problems = {}
+    for file in files:
+        try:
+            decode_image(file)
+        except ImageError as problem:
+            problems[file] = str(problem)
+    return problems
+
+
+def refuse_many(count: int, total: int, what: str, skipped: Sequence[Mapping[str, str]]) -> None:
+    """Stop when more than 1 % had to be left out.
+
+    Raises:
+        UserError: they are; the first is named with its reason.
+    """
+    if count > MAX_SKIPPED * total:
+        raise UserError(
+            f"{count} of {total} {what} cannot be used (the first: {skipped[0]['id']}, "
+            f"{skipped[0]['reason']}); at most {MAX_SKIPPED:.0%} may be left out."
+        )
 
 
 def match_image_id(stem: str, known: Iterable[str] | Mapping[str, Any]) -> str | None:

@@ -22,6 +22,8 @@ from veridical.eval.answers import (
     match_image_id,
     read_answer_rows,
     read_objects,
+    refuse_many,
+    unreadable_images,
 )
 from veridical.eval.scores import print_scores, write_scores
 from veridical.eval.vocabulary import Vocabulary, read_vocabulary
@@ -38,7 +40,7 @@ from veridical.statistics import (
 )
 
 DESCRIBE = "Describe this image in detail."
-MAX_UNJUDGED = 0.01
+NO_LIST = "the image has no object list"
 
 
 def chair_metrics() -> tuple[Metric, ...]:
@@ -202,24 +204,18 @@ def eval_chair(
     settings = Settings(model or "", max_new_tokens, temperature, seed, batch_size, dtype, device)
     with start_run(out, "eval chair", configuration, given) as run:
         if answers is not None:
-            rows = read_answer_rows(answers, "image_id")
+            rows, skipped = _read_answers(answers, listed)
         else:
-            rows = _describe(images, listed, prompt, limit, settings, out)
-        judged, unjudged = _split_by_list(rows, listed)
-        scores, details = score_chair(judged, listed, words, seed)
+            rows, skipped = _describe(images, listed, prompt, limit, settings, out)
+        scores, details = score_chair(rows, listed, words, seed)
         write_jsonl(out / "answers.jsonl", rows)
         write_jsonl(out / "details.jsonl", details)
-        write_jsonl(out / "skipped.jsonl", unjudged)
+        write_jsonl(out / "skipped.jsonl", skipped)
         write_scores(out, scores)
         forget_partial_answers(out)
-        run.finish(answers=len(judged), skipped=len(unjudged), images=len(chair_images(details)))
+        run.finish(answers=len(rows), skipped=len(skipped))
     print_scores(scores)
     return scores
-
-
-def chair_images(details: Sequence[Mapping[str, Any]]) -> set[str]:
-    """The images that were judged."""
-    return {row["image_id"] for row in details}
 
 
 def _describe(
@@ -229,16 +225,27 @@ def _describe(
     limit: int | None,
     settings: Settings,
     out: Path,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Rows of `answers.jsonl`, and the images left out with the reason."""
     if folder is None:
         raise UserError("With a model, --images must name the folder of images to describe.")
-    found = list(find_images(folder).items())[:limit]
-    ids = [match_image_id(stem, objects) or stem for stem, _ in found]
+    found = dict(list(find_images(folder).items())[:limit])
+    ids = {stem: match_image_id(stem, objects) for stem in found}
+    broken = unreadable_images(found.values())
+    skipped = [
+        {"id": stem, "field": "image", "reason": broken.get(path, NO_LIST)}
+        for stem, path in found.items()
+        if ids[stem] is None or path in broken
+    ]
+    refuse_many(len(skipped), len(found), "images", skipped)
+    left_out = {row["id"] for row in skipped}
     queries = [
-        Query(image_id, path, prompt) for image_id, (_, path) in zip(ids, found, strict=True)
+        Query(ids[stem] or stem, path, prompt)
+        for stem, path in found.items()
+        if stem not in left_out
     ]
     made = make_answers(queries, settings, out, "descriptions")
-    return [
+    rows = [
         {
             "image_id": query.id,
             "image": str(query.image),
@@ -248,22 +255,21 @@ def _describe(
         }
         for query, answer in zip(queries, made, strict=True)
     ]
+    return rows, skipped
 
 
-def _split_by_list(
-    rows: Sequence[dict[str, Any]], objects: Mapping[str, Sequence[str]]
+def _read_answers(
+    path: Path, objects: Mapping[str, Sequence[str]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Answers whose image has a list, and the others with the reason they are left out."""
-    judged = [row for row in rows if row["image_id"] in objects]
-    missing = [row["image_id"] for row in rows if row["image_id"] not in objects]
-    if len(missing) > MAX_UNJUDGED * len(rows):
-        raise UserError(
-            f"{len(missing)} of {len(rows)} answers are about images without an object list "
-            f"({', '.join(missing[:5])}); at most {MAX_UNJUDGED:.0%} may be. Are the image ids "
-            "those of the objects file?"
-        )
-    reason = "the image has no object list"
-    return judged, [{"id": i, "field": "image_id", "reason": reason} for i in missing]
+    """Answers whose image has a list, and those left out with the reason."""
+    rows = read_answer_rows(path, "image_id")
+    skipped = [
+        {"id": row["image_id"], "field": "image_id", "reason": NO_LIST}
+        for row in rows
+        if row["image_id"] not in objects
+    ]
+    refuse_many(len(skipped), len(rows), "answers", skipped)
+    return [row for row in rows if row["image_id"] in objects], skipped
 
 
 def _counts(row: Mapping[str, Any]) -> dict[str, float]:

@@ -1,0 +1,378 @@
+"""POPE: yes/no questions about objects that are, or are not, in the image (Li et al. 2023)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from veridical.errors import UserError
+from veridical.eval.answers import (
+    Query,
+    Settings,
+    find_images,
+    forget_partial_answers,
+    make_answers,
+    match_image_id,
+    read_answer_rows,
+    read_objects,
+    refuse_many,
+    unreadable_images,
+)
+from veridical.eval.pope_questions import Question, build_questions, read_questions
+from veridical.eval.scores import print_scores, write_scores
+from veridical.files import write_jsonl
+from veridical.runs import start_run
+from veridical.statistics import (
+    ClusterSums,
+    Estimate,
+    Metric,
+    Sums,
+    estimate,
+    ratio,
+    sum_by_cluster,
+)
+
+Verdict: TypeAlias = Literal["yes", "no"]
+Parsing: TypeAlias = Literal["strict", "official"]
+
+_WORD = re.compile(r"[a-z]+(?:['\u2019][a-z]+)?")
+_NEGATIONS = frozenset({"no", "not", "none", "cannot"})
+_STATEMENT = re.compile(r"\bthere(?: is| are|['\u2019]s)\b")
+
+
+def parse_answer(answer: str, parsing: Parsing = "strict") -> Verdict | None:
+    """What an answer says.
+
+    Official: the text before the first full stop, split at spaces with commas removed, is a no if
+    it has the word "No", "no" or "not" in it, and a yes otherwise, whatever it is. Strict (our
+    choice): in the first sentence, a leading yes or no decides; else a negation ("no", "not",
+    "isn't", ...) is a no; else "yes" or a statement "there is ..." is a yes; anything else is
+    None, unparsed.
+    """
+    if parsing == "official":
+        words = set(answer.split(".")[0].replace(",", "").split(" "))
+        return "no" if words & {"No", "no", "not"} else "yes"
+    sentence = re.split(r"[.!?\n]", answer.strip().lower(), maxsplit=1)[0]
+    found = _WORD.findall(sentence)
+    if found and found[0] in ("yes", "no"):
+        return "yes" if found[0] == "yes" else "no"
+    if any(word in _NEGATIONS or word.endswith(("n't", "n\u2019t")) for word in found):
+        return "no"
+    return "yes" if "yes" in found or _STATEMENT.search(sentence) else None
+
+
+def pope_metrics() -> tuple[Metric, ...]:
+    """The metrics as formulas on the columns of `pope_sums`; "yes" is the positive class.
+
+    An unparsed answer is a wrong one: it counts against accuracy, and against recall where "yes"
+    was right; it is no "yes" for precision and yes_rate.
+    """
+
+    def f1(sums: Sums) -> Any:
+        return ratio(2 * sums["true_yes"], sums["true_yes"] + sums["false_yes"] + sums["present"])
+
+    def precision(sums: Sums) -> Any:
+        return ratio(sums["true_yes"], sums["true_yes"] + sums["false_yes"])
+
+    def yes_rate(sums: Sums) -> Any:
+        return ratio(sums["true_yes"] + sums["false_yes"], sums["questions"])
+
+    return (
+        Metric("accuracy", lambda sums: ratio(sums["right"], sums["questions"]), "questions"),
+        Metric("precision", precision, "said_yes"),
+        Metric("recall", lambda sums: ratio(sums["true_yes"], sums["present"]), "present"),
+        Metric("f1", f1, "questions"),
+        Metric("yes_rate", yes_rate, "questions"),
+        Metric("unparsed", lambda sums: ratio(sums["unparsed"], sums["questions"]), "questions"),
+    )
+
+
+def pope_sums(rows: Sequence[Mapping[str, Any]]) -> ClusterSums:
+    """Counts of judged rows (`image_id`, `label`, `parsed`), added up by image."""
+    return sum_by_cluster((row["image_id"], _counts(row["label"], row["parsed"])) for row in rows)
+
+
+def score_pope(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Estimate]:
+    """Metrics over all questions (pooled), and of each split as "random/accuracy" and so on.
+
+    Args:
+        rows: as in `answers.jsonl`.
+        seed: of the intervals' resamples.
+    """
+    scores = estimate(pope_sums(rows), pope_metrics(), seed)
+    for split, own in by_split(rows).items():
+        found = estimate(pope_sums(own), pope_metrics(), seed)
+        scores |= {f"{split}/{name}": score for name, score in found.items()}
+    return scores
+
+
+def by_split(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Rows of each split, in the order in which splits appear."""
+    splits: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        splits.setdefault(row["split"], []).append(row)
+    return splits
+
+
+def match_answers(
+    questions: Sequence[Question], answers: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The answer of each question.
+
+    Matched by `question_id`, and by `split` where the answers have one. Official files use the
+    same ids in every split: the second answer with an id then belongs to the second question with
+    it, and so on, in the order in which files and rows were given.
+
+    Raises:
+        UserError: questions without an answer, or answers without a question.
+    """
+    with_split = all("split" in row for row in answers)
+
+    def key(split: str, question_id: str) -> tuple[str, str]:
+        return (split if with_split else "", question_id)
+
+    waiting: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in answers:
+        waiting[key(str(row.get("split")), row["question_id"])].append(row)
+    asked = Counter(key(question.split, question.question_id) for question in questions)
+    wrong = [name for name in asked | waiting.keys() if asked[name] != len(waiting[name])]
+    if wrong:
+        some = ", ".join(
+            f"{name[1]} ({asked[name]} asked, {len(waiting[name])} answered)" for name in wrong[:3]
+        )
+        raise UserError(
+            f"{len(wrong)} question ids have not exactly one answer a question: {some}. Give every "
+            "questions file and an answer to every question, files in the same order."
+        )
+    taken: Counter[tuple[str, str]] = Counter()
+    matched = []
+    for question in questions:
+        name = key(question.split, question.question_id)
+        matched.append(waiting[name][taken[name]])
+        taken[name] += 1
+    return matched
+
+
+def judge_rows(
+    questions: Sequence[Question], answers: Sequence[Mapping[str, Any]], parsing: Parsing
+) -> list[dict[str, Any]]:
+    """Rows of `answers.jsonl`: the question, the answer, and what it says."""
+    return [
+        {
+            "question_id": question.question_id,
+            "image_id": question.image_id,
+            "image": question.image,
+            "split": question.split,
+            "question": question.text,
+            "label": question.label,
+            "answer": answer["answer"],
+            "parsed": parse_answer(answer["answer"], parsing),
+            **{name: answer[name] for name in _ABOUT_ANSWER if name in answer},
+        }
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+
+
+_ABOUT_ANSWER = ("prompt", "stop_reason", "key", "decoding")
+
+
+def eval_pope(
+    out: Path,
+    model: str | None = None,
+    questions: list[Path] | None = None,
+    answers: list[Path] | None = None,
+    images: Path | None = None,
+    objects: Path | None = None,
+    per_image: int = 3,
+    limit: int | None = None,
+    instruction: str = "",
+    parsing: Parsing = "strict",
+    max_new_tokens: int = 32,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 32,
+    dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto",
+    device: str = "auto",
+) -> dict[str, Estimate]:
+    """Ask yes/no questions about objects, or take answers made elsewhere, and score them.
+
+    Writes `questions.jsonl`, `answers.jsonl`, `scores.json` (accuracy, precision, recall, f1,
+    yes_rate, unparsed over all questions, and of each split; 95 % intervals clustered by image)
+    and `run.json`. Run again with the same settings, it continues. A question that is in several
+    splits is asked once.
+
+    Args:
+        out: the folder to write.
+        model: who answers: a hub name, a folder, or `embedded`. Not with `answers`.
+        questions: POPE's files, JSON Lines {"question_id", "image", "text", "label"}. Default:
+            the three splits are built from `objects`.
+        answers: answers made elsewhere, JSON Lines {"question_id", "answer"}; several files in
+            the order of `questions`, when ids repeat.
+        images: the folder of images, needed with `model`.
+        objects: JSON {image_id: [names of the objects in the image]}, to build questions from.
+        per_image: objects asked about of either kind, present and absent, in each built split.
+        limit: ask about only so many images, the first by name. Default: all.
+        instruction: put after each question on a line of its own, such as "Answer yes or no."
+        parsing: `strict` counts answers that are neither yes nor no as unparsed and wrong;
+            `official` is POPE's own rule, which takes all but "no" and "not" for a yes.
+        max_new_tokens: length limit of an answer, in tokens.
+        temperature: of sampling; 0 takes the most likely token.
+        seed: of built questions, of sampling and of the intervals.
+        batch_size: answers made at once; it changes none of them.
+        dtype: the model's; auto keeps the checkpoint's (float32 on a CPU).
+        device: cpu, cuda, mps, or auto.
+
+    Raises:
+        UserError: contradicting or missing options, or a file is not what it must be.
+    """
+    configuration = dict(locals())
+    skipped: list[dict[str, str]]
+    results: dict[str, int]
+    found: Sequence[Mapping[str, Any]]
+    _check_options(model, questions, answers, images, objects)
+    inputs = _named_inputs(questions, answers, images, objects)
+    settings = Settings(model or "", max_new_tokens, temperature, seed, batch_size, dtype, device)
+    with start_run(out, "eval pope", configuration, inputs) as run:
+        if answers is not None:
+            given = [row for path in answers for row in read_answer_rows(path, "question_id")]
+            asked, skipped, results = read_questions(questions or []), [], {}
+            found = match_answers(asked, given)
+        else:
+            found_images = find_images(images or Path())
+            asked, skipped, results = _questions_to_ask(
+                questions, found_images, objects, per_image, seed, limit
+            )
+            found = _ask(asked, found_images, instruction, settings, out)
+        rows = judge_rows(asked, found, parsing)
+        scores = score_pope(rows, seed)
+        write_jsonl(out / "questions.jsonl", (question.as_json() for question in asked))
+        write_jsonl(out / "answers.jsonl", rows)
+        write_jsonl(out / "skipped.jsonl", skipped)
+        write_scores(out, scores)
+        forget_partial_answers(out)
+        run.finish(questions=len(rows), skipped=len(skipped), **results)
+    print_scores(scores)
+    return scores
+
+
+def _check_options(
+    model: str | None,
+    questions: Sequence[Path] | None,
+    answers: Sequence[Path] | None,
+    images: Path | None,
+    objects: Path | None,
+) -> None:
+    if (model is None) == (answers is None):
+        found = "neither was given" if model is None else "both were"
+        raise UserError(f"Give either a model or --answers made elsewhere: {found}.")
+    if answers is not None and not questions:
+        raise UserError("With --answers, --questions must name the file or files they answer.")
+    if model is not None and images is None:
+        raise UserError("With a model, --images must name the folder of the images.")
+    if answers is None and (questions is None) == (objects is None):
+        found = "neither was given" if questions is None else "both were"
+        raise UserError(f"Give either --questions, or --objects to build questions from: {found}.")
+
+
+def _named_inputs(
+    questions: Sequence[Path] | None,
+    answers: Sequence[Path] | None,
+    images: Path | None,
+    objects: Path | None,
+) -> dict[str, Path]:
+    named = {"images": images, "objects": objects}
+    named |= {f"questions/{path.name}": path for path in questions or ()}
+    named |= {f"answers/{path.name}": path for path in answers or ()}
+    return {name: path for name, path in named.items() if path is not None}
+
+
+def _questions_to_ask(
+    paths: Sequence[Path] | None,
+    images: Mapping[str, Path],
+    objects: Path | None,
+    per_image: int,
+    seed: int,
+    limit: int | None,
+) -> tuple[list[Question], list[dict[str, str]], dict[str, int]]:
+    """Questions, what was left out and why, and counts for `run.json`."""
+    broken = unreadable_images(images.values())
+    if objects is None:
+        asked = _first_images(read_questions(paths or []), limit)
+        reasons = {path.stem: reason for path, reason in broken.items()}
+        absent = "the folder has no such image"
+        reasons |= {stem: absent for q in asked if (stem := Path(q.image).stem) not in images}
+        skipped = [
+            {"id": question.question_id, "field": question.image, "reason": reasons[stem]}
+            for question in asked
+            if (stem := Path(question.image).stem) in reasons
+        ]
+        refuse_many(len(skipped), len(asked), "questions", skipped)
+        return [q for q in asked if Path(q.image).stem not in reasons], skipped, {}
+    return _build(images, broken, read_objects(objects), per_image, seed, limit)
+
+
+def _build(
+    images: Mapping[str, Path],
+    broken: Mapping[Path, str],
+    listed: Mapping[str, Sequence[str]],
+    per_image: int,
+    seed: int,
+    limit: int | None,
+) -> tuple[list[Question], list[dict[str, str]], dict[str, int]]:
+    used, files, skipped = {}, {}, []
+    for stem, path in list(images.items())[:limit]:
+        image_id = match_image_id(stem, listed)
+        if image_id is None or path in broken:
+            reason = broken.get(path, "the image has no object list")
+            skipped.append({"id": stem, "field": "image", "reason": reason})
+        else:
+            used[image_id], files[image_id] = listed[image_id], path.name
+    refuse_many(len(skipped), len(skipped) + len(used), "images", skipped)
+    built = build_questions(used, files, per_image, seed)
+    reason = "nothing to ask: no object is there, or none is absent"
+    skipped += [{"id": i, "field": "objects", "reason": reason} for i in built.skipped]
+    counts = {"images_without_questions": len(built.skipped), "images_asked_less": len(built.short)}
+    return list(built.questions), skipped, counts
+
+
+def _first_images(questions: Sequence[Question], limit: int | None) -> list[Question]:
+    kept = set(sorted({question.image_id for question in questions})[:limit])
+    return [question for question in questions if question.image_id in kept]
+
+
+def _ask(
+    questions: Sequence[Question],
+    images: Mapping[str, Path],
+    instruction: str,
+    settings: Settings,
+    out: Path,
+) -> list[dict[str, Any]]:
+    """An answer for each question; one asked in several splits is asked once."""
+    queries = {}
+    for question in questions:
+        prompt = f"{question.text}\n{instruction}" if instruction else question.text
+        name = f"{question.image_id}/{question.text}"
+        queries[name] = Query(name, images[Path(question.image).stem], prompt)
+    made = make_answers(list(queries.values()), settings, out, "questions")
+    by_name = dict(zip(queries, made, strict=True))
+    found = []
+    for question in questions:
+        name = f"{question.image_id}/{question.text}"
+        about = {"prompt": queries[name].prompt, "decoding": settings.decoding()}
+        found.append({**by_name[name].as_json(), **about})
+    return found
+
+
+def _counts(label: Verdict, parsed: Verdict | None) -> dict[str, float]:
+    return {
+        "questions": 1,
+        "right": float(parsed == label),
+        "present": float(label == "yes"),
+        "true_yes": float(parsed == label == "yes"),
+        "false_yes": float(parsed == "yes" and label == "no"),
+        "said_yes": float(parsed == "yes"),
+        "unparsed": float(parsed is None),
+    }
