@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from veridical.report.curves import Rows, series
@@ -21,7 +22,7 @@ from veridical.report.wording import interval, metric_name, show
 
 # Okabe and Ito's palette, made for colour-blind readers; blue is what is preferred throughout.
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#5b6470"
-SIZE = (4.6, 2.75)
+SIZE = (3.6, 2.45)
 # Above this many points the raw curve is drawn faint behind a running mean.
 SMOOTH_ABOVE = 30
 SMOOTH_SHARE = 0.08
@@ -129,8 +130,19 @@ def _training_plot(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.margins(x=0.02)
         if len(words) > 1:
-            figure.legend(loc="outside upper left", ncols=4, handlelength=1.8, columnspacing=1.2)
+            _legend(figure, axes, held_out_color=VERMILION if len(curves) == 1 else GREY)
         return Plot(title, embed_svg(figure), f"{title}: {'; '.join(words)}.")
+
+
+def _legend(figure: Figure, axes: Axes, held_out_color: str) -> None:
+    """The curves by colour, and once for all of them what the circles are."""
+    handles = axes.get_legend_handles_labels()[0]
+    if any(line.get_marker() == "o" for line in axes.get_lines()):
+        circles: dict[str, Any] = {"marker": "o", "markersize": 4.5, "markerfacecolor": "white"}
+        handles.append(Line2D([], [], color=held_out_color, ls="--", label="held out", **circles))
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=3, handlelength=1.8, columnspacing=1.2
+    )
 
 
 def _finite(points: Sequence[tuple[float, float]]) -> tuple[Any, Any]:
@@ -144,7 +156,7 @@ def _draw_curve(
     steps, values = _finite(points)
     if not len(steps):
         return []
-    label = f"{curve.label}, training" if several else "training pairs"
+    label = curve.label if several else "training"
     if len(steps) > SMOOTH_ABOVE:
         axes.plot(steps, values, color=curve.color, linewidth=0.8, alpha=0.28)
         values = running_mean(values, max(3, round(len(values) * SMOOTH_SHARE)))
@@ -159,7 +171,6 @@ def _draw_held_out(
     steps, values = _finite(points)
     if not len(steps):
         return []
-    label = f"{curve.label}, held out" if several else "held-out pairs"
     color = curve.color if several else VERMILION
     axes.plot(
         steps,
@@ -171,9 +182,9 @@ def _draw_held_out(
         markersize=4.5,
         markerfacecolor="white",
         markeredgewidth=1.3,
-        label=label,
     )
-    return [f"{label} from {values[0]:.3g} to {values[-1]:.3g}"]
+    which = f"{curve.label}, held out," if several else "held out"
+    return [f"{which} from {values[0]:.3g} to {values[-1]:.3g}"]
 
 
 def running_mean(values: Any, width: int) -> Any:
@@ -201,7 +212,7 @@ def _metric_plot(metric: str, rows: Mapping[str, Sequence[Value]], results: Resu
     name = metric_name(metric)
     scale = 100.0 if name.unit == "percent" else 1.0
     words = []
-    with canvas((4.6, 0.75 + 0.34 * len(rows))) as (figure, axes):
+    with canvas((SIZE[0], 0.75 + 0.3 * len(rows))) as (figure, axes):
         for place, (arm, values) in enumerate(rows.items()):
             color = GREY if arm == results.baseline else VERMILION
             color = BLUE if arm == results.headline_arm else color

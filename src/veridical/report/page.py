@@ -120,6 +120,7 @@ def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, Any]:
         "metric_plots": metric_plots(results),
         "examples": examples.chosen if examples else [],
         "examples_note": note,
+        "examples_prompt": _shared_prompt(examples),
         "trainings": [_training(item) for item in trainings],
         "trainings_open": TRAININGS_OPEN,
         "pairs": [{**vars(item), "sentence": sections.built(item)} for item in pair_sets],
@@ -261,6 +262,12 @@ def _examples(parts: Sequence[Part], results: Results) -> tuple[str, Examples | 
         "that got worse are here too.",
         examples,
     )
+
+
+def _shared_prompt(examples: Examples | None) -> str:
+    """The prompt, where all shown images have the same."""
+    prompts = {example.prompt for example in examples.chosen} if examples else set()
+    return prompts.pop() if len(prompts) == 1 else ""
 
 
 def _of_arm(parts: Sequence[Part], arm: str | None) -> Part | None:

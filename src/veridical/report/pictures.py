@@ -21,7 +21,7 @@ SMALL = 96
 LARGEST = 320
 JPEG_QUALITY = 82
 
-SegmentKind = Literal["plain", "real", "made_up", "kept"]
+SegmentKind = Literal["plain", "real", "made_up", "kept", "completed"]
 Trend = Literal["fewer", "same", "more"]
 
 
@@ -206,7 +206,7 @@ def mark_completions(rejected: str, cuts: Sequence[Mapping[str, Any]]) -> list[S
         if start < 0 or str(cut.get("sentence") or "").strip().endswith(completion):
             continue
         segments.append(Segment(rejected[position:start], "kept"))
-        segments.append(Segment(rejected[start : start + len(completion)], "made_up"))
+        segments.append(Segment(rejected[start : start + len(completion)], "completed"))
         position = start + len(completion)
     segments.append(Segment(rejected[position:], "kept"))
     return [segment for segment in segments if segment.text]

@@ -209,20 +209,20 @@ def _sentence(changes: Sequence[Change], before: str, after: str) -> str:
 
 def _details(results: Results, arm: str, baseline: str, changes: Sequence[Change]) -> list[str]:
     images = results.values[arm, "chair_i"][0].clusters
-    sentences = [
-        "Of all objects the model mentions when it describes "
-        + (counted(images, "image") if images else "the images")
-        + ", so many are not in the picture"
-        + (f". Difference{'s' if len(changes) > 1 else ''}, paired by image: " if changes else ".")
-        + "; ".join(describe_change(change, "chair_i") for change in changes)
-        + ("." if changes else "")
-    ]
+    where = f" over descriptions of {counted(images, 'image')}" if images else ""
+    sentences = [f"This is the share of mentioned objects that are not in the picture{where}."]
+    if len(changes) == 1:
+        difference = describe_change(changes[0], "chair_i", with_seed=False)
+        sentences[0] += f" The difference, paired by image, is {difference}."
+    elif changes:
+        described = "; ".join(describe_change(change, "chair_i") for change in changes)
+        sentences[0] += f" The differences, paired by image, are {described}."
     sentences += _controls(results, arm, baseline)
     sentences += _side_effects(results, arm)
     return sentences
 
 
-def describe_change(change: Change, metric: str) -> str:
+def describe_change(change: Change, metric: str, with_seed: bool = True) -> str:
     """A difference with its interval, p and seed, in one phrase."""
     unit = metric_name(metric).unit
     inside = [
@@ -230,7 +230,7 @@ def describe_change(change: Change, metric: str) -> str:
         if change.low is not None
         else "",
         probability(change.p),
-        f"seed {change.seed}" if change.seed is not None else "",
+        f"seed {change.seed}" if with_seed and change.seed is not None else "",
     ]
     return (
         f"{bare(change.value, unit, signed=True)} {points(unit)} "
@@ -244,7 +244,8 @@ def _controls(results: Results, arm: str, baseline: str) -> list[str]:
         changes = results.changes.get((control, "chair_i"), [])
         changes = [change for change in changes if change.baseline in ("", baseline)]
         if control != arm and changes:
-            described = "; ".join(describe_change(change, "chair_i") for change in changes)
+            several = len(changes) > 1
+            described = "; ".join(describe_change(c, "chair_i", several) for c in changes)
             sentences.append(
                 "The control, fine-tuned for as many steps on the same chosen answers without "
                 f"any rejected ones, changed by {described}."

@@ -197,7 +197,7 @@ def pairs(part: Part, count: int = PAIRS_SHOWN, seed: int = 0) -> Pairs:
     shown = [_pair(row, part) for row in rows]
     skipped = part.jsonl("skipped.jsonl")
     reasons = None if skipped is None else Counter(str(row.get("reason", "")) for row in skipped)
-    guided = any(segment.kind == "made_up" for pair in shown for segment in pair.rejected)
+    guided = any(segment.kind == "completed" for pair in shown for segment in pair.rejected)
     return Pairs(
         part.name, total, None if reasons is None else reasons.most_common(), guided, shown
     )
