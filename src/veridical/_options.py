@@ -28,6 +28,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from veridical.errors import UserError
 
 TYPE_NAMES = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "true|false"}
+NO_BREAK = "\N{NO-BREAK SPACE}"
 CONFIG_HELP = (
     "A YAML file with any of the options (with underscores); what the command line says wins."
 )
@@ -366,17 +367,19 @@ def invocation(name: str, option: Option, positionals: Sequence[str]) -> str:
 
 
 def meaning(option: Option) -> str:
-    """An option's help with its default."""
-    if option.required or option.default is None:
-        return option.help
+    """An option's help as a sentence, with its default."""
+    text = option.help[:1].upper() + option.help[1:]
+    if option.required or option.default is None or option.default == "":
+        return text
     default = {True: "yes", False: "no"}[option.default] if option.is_flag else option.default
     shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
-    return f"{option.help} [default: {shown}]".lstrip()
+    return f"{text} [default:{NO_BREAK}{shown.replace(' ', NO_BREAK)}]".lstrip()
 
 
 def option_lines(left: str, text: str, width: int, column: int = 32) -> list[str]:
     """Two columns; a long left one gets a line of its own."""
     wrapped = textwrap.wrap(text, width - column) or [""]
+    wrapped = [line.replace(NO_BREAK, " ") for line in wrapped]
     if len(left) + 4 > column:
         return [f"  {left}", *(" " * column + line for line in wrapped)]
     first = f"  {left:<{column - 2}}{wrapped[0]}"

@@ -75,7 +75,11 @@ COMMANDS: dict[str, Command] = {
         "Write the report of one or several runs as one page.",
         ("runs",),
     ),
-    "world make": Command("veridical.world.dataset:make_world", "Draw scenes with descriptions."),
+    "world make": Command(
+        "veridical.world.dataset:write_scenes",
+        "Draw scenes, with descriptions, questions and what each picture holds.",
+        ("folder",),
+    ),
     "world train": Command(
         "veridical.world.train:train_world", "Train the embedded model from scratch (an hour)."
     ),
