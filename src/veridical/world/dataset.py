@@ -1,0 +1,107 @@
+"""Scenes on disk: pictures, conversations, questions and what each picture holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from veridical.errors import UserError
+from veridical.files import write_json, write_jsonl
+from veridical.progress import track
+from veridical.world.drawing import render
+from veridical.world.language import (
+    DESCRIPTION_PROMPTS,
+    describe,
+    objects,
+    sample_questions,
+    vocabulary,
+)
+from veridical.world.scenes import Distribution, Scene, sample_scenes
+
+
+def write_scenes(
+    folder: Path,
+    distribution: Distribution = "prior",
+    count: int = 100,
+    seed: int = 0,
+    questions: int = 4,
+) -> None:
+    """Draw scenes and write them as a folder that every other command reads.
+
+    Written: `images/ID.png`, `conversations.jsonl` (a prompt and the true description),
+    `questions.jsonl` (yes/no, count, colour and position questions with answers),
+    `objects.json` (what each image holds), `vocabulary.json` (the words for each kind) and
+    `scenes.json` (all there is to know). IDs name distribution, seed and number, so that
+    folders can be put together.
+
+    Args:
+        folder: a folder that does not exist yet or is empty.
+        distribution: prior (habits of the world hold), counter (broken) or uniform (none).
+        count: number of scenes.
+        seed: scene i is the same for the same distribution and seed, whatever the count.
+        questions: number of questions about each scene.
+
+    Raises:
+        UserError: `folder` holds files already, or the arguments make no sense.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty. Name a new folder for the scenes.")
+    scenes = sample_scenes(distribution, count, seed)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for scene in track(scenes, "scenes"):
+        render(scene).save(folder / image_path(scene))
+    write_jsonl(folder / "conversations.jsonl", (conversation(scene) for scene in scenes))
+    write_jsonl(
+        folder / "questions.jsonl",
+        (row for scene in scenes for row in question_rows(scene, questions, seed)),
+    )
+    write_json(folder / "objects.json", {scene.id: objects(scene) for scene in scenes})
+    write_json(folder / "vocabulary.json", vocabulary())
+    write_json(folder / "scenes.json", [scene_row(scene) for scene in scenes])
+
+
+def image_path(scene: Scene) -> str:
+    """Where the scene's picture is, within its folder."""
+    return f"images/{scene.id}.png"
+
+
+def conversation(scene: Scene) -> dict[str, Any]:
+    """The record of a prompt with the true description."""
+    return {
+        "id": scene.id,
+        "images": [image_path(scene)],
+        "messages": [
+            {
+                "role": "user",
+                "content": [{"type": "image"}, {"type": "text", "text": DESCRIPTION_PROMPTS[0]}],
+            },
+            {"role": "assistant", "content": [{"type": "text", "text": describe(scene)}]},
+        ],
+    }
+
+
+def question_rows(scene: Scene, count: int, seed: int) -> list[dict[str, str]]:
+    """Questions about one scene with their answers."""
+    return [
+        {
+            "question_id": f"{scene.id}-q{number}",
+            "image_id": scene.id,
+            "image": image_path(scene),
+            "kind": question.kind,
+            "question": question.text,
+            "answer": question.answer,
+        }
+        for number, question in enumerate(sample_questions(scene, count, seed))
+    ]
+
+
+def scene_row(scene: Scene) -> dict[str, Any]:
+    """Everything about a scene."""
+    return {
+        "id": scene.id,
+        "setting": scene.setting,
+        "objects": [
+            {"kind": t.kind, "colour": t.colour, "cell": t.cell, "faded": t.faded}
+            for t in scene.objects
+        ],
+    }

@@ -1,0 +1,40 @@
+"""A scene folder holds what others read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from veridical.errors import UserError
+from veridical.files import read_json, read_jsonl
+from veridical.world.dataset import write_scenes
+from veridical.world.drawing import render_array
+from veridical.world.language import describe
+from veridical.world.scenes import sample_scenes
+
+
+def test_scene_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "scenes"
+    write_scenes(folder, "counter", 4, seed=9)
+    scenes = sample_scenes("counter", 4, 9)
+    rows = read_jsonl(folder / "conversations.jsonl")
+    assert [row["id"] for row in rows] == [scene.id for scene in scenes]
+    for row, scene in zip(rows, scenes, strict=True):
+        (name,) = row["images"]
+        assert Path(name).stem == scene.id
+        assert np.array_equal(np.asarray(Image.open(folder / name)), render_array(scene))
+        assert row["messages"][1]["content"] == [{"type": "text", "text": describe(scene)}]
+    assert read_json(folder / "objects.json") == {scene.id: list(scene.kinds) for scene in scenes}
+    assert read_json(folder / "vocabulary.json")["bus"] == ["bus", "buses"]
+    questions = read_jsonl(folder / "questions.jsonl")
+    assert len(questions) == 16 and len({row["question_id"] for row in questions}) == 16
+    assert read_json(folder / "scenes.json")[0]["setting"] == scenes[0].setting
+
+
+def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep", encoding="utf-8")
+    with pytest.raises(UserError, match="not empty"):
+        write_scenes(tmp_path, "prior", 1)
