@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pytest
 
-from veridical import _options, cli
+from veridical import _help, _options, cli
 from veridical.errors import UserError
 
 
@@ -285,7 +285,7 @@ def test_every_command_exists_and_documents_every_option(name: str) -> None:
     assert [option for option, value in options.items() if not value.help] == []
     assert set(cli.COMMANDS[name].positionals) <= set(options)
     assert (inspect.getdoc(function) or "").strip()
-    assert _options.help_text("veridical", function, options, cli.COMMANDS[name].positionals)
+    assert _help.help_text("veridical", function, options, cli.COMMANDS[name].positionals)
 
 
 def veridical(*words: str) -> subprocess.CompletedProcess[str]:

@@ -47,7 +47,7 @@ def ask(
     picture = open_image(image)
 
     # Imported here, so that a wrong path is told at once and not after the model's libraries.
-    from veridical.batching import RowRefused
+    from veridical.batching import RefusedRowError
     from veridical.models import load_policy
     from veridical.sampling import Decoding, Request, respond
 
@@ -56,7 +56,7 @@ def ask(
     decoding = Decoding(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     try:
         answer = respond(policy, [request], decoding, label="")[0].text.strip()
-    except RowRefused as error:
+    except RefusedRowError as error:
         raise UserError(f"the question cannot be asked: {error}.") from error
     print(answer)
     return answer

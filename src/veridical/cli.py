@@ -128,13 +128,14 @@ def run_command(arguments: list[str]) -> None:
     module_name, function_name = command.function.split(":")
     function = getattr(importlib.import_module(module_name), function_name)
 
-    from veridical import _options
+    # Imported here, like the function, so that the list of commands comes at once.
+    from veridical import _arguments, _help, _options
 
-    options = _options.read_options(function)
-    if _options.asks_for_help(rest):
-        print(_options.help_text(f"veridical {name}", function, options, command.positionals))
+    program, options = f"veridical {name}", _options.read_options(function)
+    if _help.asks_for_help(rest):
+        print(_help.help_text(program, function, options, command.positionals))
         return
-    function(**_options.parse(f"veridical {name}", function, options, command.positionals, rest))
+    function(**_arguments.parse(program, function, options, command.positionals, rest))
 
 
 def find_command(arguments: list[str]) -> str | None:

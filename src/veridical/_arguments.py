@@ -1,0 +1,194 @@
+"""Words and a YAML file as the arguments of a typed function.
+
+jsonargparse reads YAML, checks types and merges the file with the command line. What is here
+lets people write options as they are used to (bare words first, `--flag`, `--runs a b`,
+hyphens), and says in a line what is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from veridical._options import Option, describe, nearest, spelled
+from veridical.errors import UserError
+
+
+def parse(
+    program: str,
+    function: Callable[..., Any],
+    options: Mapping[str, Option],
+    positionals: Sequence[str],
+    arguments: Sequence[str],
+) -> dict[str, Any]:
+    """The keyword arguments for `function` that the configuration file and the words ask for.
+
+    Raises:
+        UserError: an unknown option, a value of the wrong type, a missing or unreadable file.
+    """
+    parser = ArgumentParser(prog=program, exit_on_error=False, default_env=False)
+    parser.add_argument("--config", action="config")
+    parser.add_function_arguments(function, fail_untyped=True)
+    try:
+        words = spell_out(options, positionals, arguments)
+        check_config_files(options, words)
+        namespace = parser.parse_args(words)
+    except UserError as error:
+        raise UserError(f"{error} See `{program} --help`.") from None
+    except ArgumentError as error:
+        reason = explain(str(error), options, positionals)
+        raise UserError(f"{reason} See `{program} --help`.") from None
+    values = {name: namespace[name] for name in options}
+    for name, option in options.items():
+        if option.is_mapping and values[name] is not None:
+            values[name] = plain(values[name])
+    return values
+
+
+def plain(value: Any) -> Any:
+    """A mapping of the parser's own kind as a plain dictionary."""
+    return value.as_dict() if hasattr(value, "as_dict") else dict(value)
+
+
+def spell_out(
+    options: Mapping[str, Option], positionals: Sequence[str], arguments: Sequence[str]
+) -> list[str]:
+    """Words as the parser takes them: `M --quick --runs a b` as `--model=M --quick=true ...`.
+
+    Raises:
+        UserError: an unknown option, one without its value, or one bare word too many.
+    """
+    files: list[str] = []
+    words: list[str] = []
+    bare: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            bare += rest
+            break
+        if not re.match(r"--?[A-Za-z]", word):
+            bare.append(word)
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        name = known_name(name.replace("-", "_"), options)
+        if name == "config":
+            files.append(f"--config={value if equals else take_value(rest, name)}")
+        elif name == "print_config":
+            words.append(f"--{name}{equals}{value}")
+        else:
+            words += spell_out_one(name, options, [value] if equals else None, rest)
+    # Later words override earlier ones, so files come first wherever they were written.
+    return files + assign_bare_words(options, positionals, bare) + words
+
+
+def spell_out_one(
+    name: str, options: Mapping[str, Option], given: list[str] | None, rest: list[str]
+) -> list[str]:
+    """One option with its values, taken from `rest` unless they are `given`."""
+    if name.startswith("no_") and name not in options:
+        return [f"--{name.removeprefix('no_')}=false"]
+    option = options[name.split(".")[0]]
+    if option.is_flag and given is None:
+        follows = bool(rest) and rest[0].lower() in ("true", "false")
+        return [f"--{name}={rest.pop(0).lower() if follows else 'true'}"]
+    if not option.is_list:
+        return [f"--{name}={given[0] if given else take_value(rest, name)}"]
+    values = given or [take_value(rest, name)]
+    while given is None and rest and not rest[0].startswith("--"):
+        values.append(rest.pop(0))
+    return [list_word(name, option, values)]
+
+
+def list_word(name: str, option: Option, values: Sequence[str]) -> str:
+    """A list's values as YAML; one that is YAML already, `[a, b]`, is left as it is."""
+    if len(values) == 1 and values[0].startswith("["):
+        return f"--{name}={values[0]}"
+    is_text = typing.get_args(option.hint)[0] in (str, Path)
+    return f"--{name}=[{', '.join(map(json.dumps, values) if is_text else values)}]"
+
+
+def assign_bare_words(
+    options: Mapping[str, Option], positionals: Sequence[str], bare: list[str]
+) -> list[str]:
+    """Bare words as the options that they stand for, in order."""
+    words: list[str] = []
+    for name in positionals:
+        if bare and options[name].is_list:
+            words.append(list_word(name, options[name], bare))
+            bare = []
+        elif bare:
+            words.append(f"--{name}={bare.pop(0)}")
+    if bare:
+        takes = " ".join(name.upper() for name in positionals) or "none"
+        raise UserError(f"what is {bare[0]!r} for? The words without a -- that it takes: {takes}.")
+    return words
+
+
+def take_value(rest: list[str], name: str) -> str:
+    """The next word, which has to be a value."""
+    if not rest or rest[0].startswith("--"):
+        raise UserError(f"{spelled(name)} needs a value.")
+    return rest.pop(0)
+
+
+def known_name(name: str, options: Mapping[str, Option]) -> str:
+    """`name` if it is an option's.
+
+    Raises:
+        UserError: it is not; the message names the nearest.
+    """
+    root, dot, _ = name.partition(".")
+    if name in ("config", "print_config"):
+        return name
+    if root in options and (not dot or options[root].is_mapping):
+        return name
+    positive = options.get(name.removeprefix("no_"))
+    if positive and positive.is_flag:
+        return name
+    raise UserError(f"there is no option {spelled(name)}{nearest(name, options)}.")
+
+
+def check_config_files(options: Mapping[str, Option], words: Sequence[str]) -> None:
+    """Read the configuration files once ahead, for errors that name the file and the key.
+
+    Raises:
+        UserError: a file is missing, is not a YAML mapping, or has a key that is no option.
+    """
+    for word in words:
+        if not word.startswith("--config="):
+            continue
+        path = Path(word.removeprefix("--config="))
+        if not path.is_file():
+            raise UserError(f"--config {path} does not exist or is not a file.")
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path} has to be a mapping of options, such as `seed: 1`.")
+        for key in content:
+            if key not in options:
+                raise UserError(f"{path}: there is no option {key!r}{nearest(str(key), options)}.")
+
+
+def explain(message: str, options: Mapping[str, Option], positionals: Sequence[str]) -> str:
+    """The parser's complaint in one line: which option, what it takes, what it got."""
+    missing = re.search(r"arguments are required: (.*)|Key \"(\w+)\" is required", message)
+    if missing:
+        names = (missing.group(1) or missing.group(2)).split(", ")
+        shown = [name.upper() if name in positionals else spelled(name) for name in names]
+        return f"{' and '.join(shown)} {'is' if len(shown) == 1 else 'are'} missing."
+    key = re.search(r"[Pp]arser key \"([\w.]+)\"", message)
+    if key and (option := options.get(key.group(1).split(".")[0])):
+        value = re.findall(r"(?:Given|Got) value: (.*)", message)
+        got = f", not {value[-1].strip()!r}" if value else ""
+        return f"{spelled(key.group(1))} takes {describe(option)}{got}."
+    return " ".join(message.split())
