@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ SHARE = Metric("share", share, "whole")
 LENGTH = Metric("length", share, "whole", fraction=False)
 
 
-def table(part: list[float], whole: list[float]) -> ClusterSums:
+def table(part: Sequence[float], whole: Sequence[float]) -> ClusterSums:
     columns = {"part": np.array(part, float), "whole": np.array(whole, float)}
     return ClusterSums(tuple(range(len(part))), columns)
 

@@ -86,6 +86,8 @@ class Difference:
     low: float | None
     high: float | None
     p: float | None
+    arm_value: float | None
+    baseline_value: float | None
     clusters: int
     note: str = ""
 
@@ -155,8 +157,7 @@ def estimate(
                 low, high = _exact_interval(round(value * len(matrix)), len(matrix))
                 note = "exact binomial interval: every cluster has the same value"
         n = round(float(total[names.index(metric.unit)]))
-        shown = None if np.isnan(value) else float(value)
-        result[metric.name] = Estimate(shown, low, high, n, len(matrix), note)
+        result[metric.name] = Estimate(_number(value), low, high, n, len(matrix), note)
     return result
 
 
@@ -179,7 +180,8 @@ def compare(
     """
     baseline = _in_order_of(arm, baseline)
     if not arm.clusters:
-        return {metric.name: Difference(None, None, None, None, 0, "no rows") for metric in metrics}
+        nothing = Difference(None, None, None, None, None, None, 0, "no rows")
+        return {metric.name: nothing for metric in metrics}
     names = list(arm.columns)
     ours, theirs = arm.matrix(), baseline.matrix()
     count, width = ours.shape
@@ -190,21 +192,32 @@ def compare(
     result = {}
     for metric in metrics:
 
-        def differ(both: FloatArray, metric: Metric = metric) -> FloatArray:
-            first = _evaluate(metric, names, both[:, :width])
-            return first - _evaluate(metric, names, both[:, width:])
+        def both(sums: FloatArray, metric: Metric = metric) -> tuple[FloatArray, FloatArray]:
+            sides = sums[:, :width], sums[:, width:]
+            return _evaluate(metric, names, sides[0]), _evaluate(metric, names, sides[1])
 
-        value = float(differ(observed)[0])
-        if np.isnan(value):
+        ours_now, theirs_now = (_number(side[0]) for side in both(observed))
+        if ours_now is None or theirs_now is None:
             note = "undefined: a denominator is 0"
-            result[metric.name] = Difference(None, None, None, None, count, note)
+            result[metric.name] = Difference(
+                None, None, None, None, ours_now, theirs_now, count, note
+            )
             continue
+        value = ours_now - theirs_now
         low, high, note = None, None, "one cluster: an interval needs at least two"
         if drawn is not None:
-            low, high, note = _interval(value, differ(drawn), differ(jackknife))
-        p = _p_value(value, differ(swapped), exact=2**count <= resamples)
-        result[metric.name] = Difference(value, low, high, p, count, note)
+            low, high, note = _interval(value, _minus(both(drawn)), _minus(both(jackknife)))
+        p = _p_value(value, _minus(both(swapped)), exact=2**count <= resamples)
+        result[metric.name] = Difference(value, low, high, p, ours_now, theirs_now, count, note)
     return result
+
+
+def _number(value: np.float64) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _minus(sides: tuple[FloatArray, FloatArray]) -> FloatArray:
+    return sides[0] - sides[1]
 
 
 def _in_order_of(arm: ClusterSums, baseline: ClusterSums) -> ClusterSums:

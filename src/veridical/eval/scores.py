@@ -23,14 +23,17 @@ def print_scores(scores: Mapping[str, Estimate]) -> None:
     print(f"{'metric':<{width}}   value   95 % interval         n  images")
     for name, score in scores.items():
         interval = f"[{number(score.low)}, {number(score.high)}]"
+        note = score.note if score.low is None else ""
         print(
             f"{name:<{width}}  {number(score.value)}  {interval}  "
-            f"{score.n:>6}  {score.clusters:>6}  {score.note}".rstrip()
+            f"{score.n:>6}  {score.clusters:>6}  {note}".rstrip()
         )
 
 
-def number(value: float | None) -> str:
-    """Six characters; fractions with three decimals, longer numbers with one."""
+def number(value: float | None, sign: bool = False) -> str:
+    """Six characters (seven with the sign); three decimals, or one for numbers from 10 on."""
+    width = 7 if sign else 6
     if value is None:
-        return "     -"
-    return f"{value:6.3f}" if abs(value) < 10 else f"{value:6.1f}"
+        return "-".rjust(width)
+    text = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    return (f"+{text}" if sign and value > 0 else text).rjust(width)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +80,8 @@ class Vocabulary:
         words = [self.base(match.group()) for match in found]
         mentions, place = [], 0
         while place < len(words):
-            length, name = self._form_at(words, place)
+            room = _words_in_a_row(found, place, self.longest)
+            length, name = self._form_at(words, place, room)
             if name and self.silenced.get(words[place], "") not in words:
                 start, end = found[place].start(), _end(found[place + length - 1])
                 mentions.append(Mention(start, end, answer[start:end], name))
@@ -101,8 +102,8 @@ class Vocabulary:
         words = tuple(self.base(match.group()) for match in _WORD.finditer(text))
         return self.forms.get(words) or None
 
-    def _form_at(self, words: list[str], place: int) -> tuple[int, str]:
-        for length in range(min(self.longest, len(words) - place), 0, -1):
+    def _form_at(self, words: list[str], place: int, room: int) -> tuple[int, str]:
+        for length in range(room, 0, -1):
             name = self.forms.get(tuple(words[place : place + length]))
             if name is not None:
                 return length, name
@@ -165,6 +166,17 @@ def _from_chair(content: Mapping[str, Any], path: Path) -> Vocabulary:
 
 def _split(surface: str) -> tuple[str, ...]:
     return tuple(match.group().lower() for match in _WORD.finditer(surface))
+
+
+def _words_in_a_row(found: Sequence[re.Match[str]], place: int, limit: int) -> int:
+    """How many words from `place` on, at most `limit`, have only spaces between them."""
+    last = place
+    while (
+        last + 1 < min(len(found), place + limit)
+        and not found[last].string[_end(found[last]) : found[last + 1].start()].strip()
+    ):
+        last += 1
+    return last - place + 1
 
 
 def _end(match: re.Match[str]) -> int:

@@ -1,0 +1,177 @@
+"""Two evaluations of the same images, compared image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veridical.errors import UserError
+from veridical.eval.chair import chair_metrics, chair_sums
+from veridical.eval.pope import by_split, pope_metrics, pope_sums
+from veridical.eval.scores import number
+from veridical.files import read_json, read_jsonl, write_json
+from veridical.runs import start_run
+from veridical.statistics import ClusterSums, Metric, compare
+
+# What may differ between two runs that are compared, besides where they are and who answered.
+_OWN = frozenset({"model", "out", "answers", "batch_size", "device"})
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is compared at once: metrics, a prefix for their names, and both sides' sums."""
+
+    prefix: str
+    metrics: Sequence[Metric]
+    arm: ClusterSums
+    baseline: ClusterSums
+
+
+def eval_compare(baseline: Path, candidate: Path, out: Path, seed: int = 0) -> list[dict[str, Any]]:
+    """Compare two evaluations by the same benchmark, paired by image.
+
+    Writes `comparison.json`, {"differences": [{"metric", "arm", "baseline", "value", "low",
+    "high", "p", ...}]}, and `run.json`. A difference is candidate minus baseline with a 95 %
+    bootstrap interval over images; p is two-sided, by swapping the two models' answers image by
+    image.
+
+    Args:
+        baseline: the folder of `veridical eval chair` or `eval pope` to compare with.
+        candidate: the folder of the same benchmark for the other model.
+        out: the folder to write.
+        seed: of resamples and relabellings.
+
+    Raises:
+        UserError: the folders are not of one benchmark, or do not judge the same images by the
+            same lists.
+    """
+    configuration = dict(locals())
+    inputs = {"baseline": _judged_file(baseline), "candidate": _judged_file(candidate)}
+    with start_run(out, "eval compare", configuration, inputs) as run:
+        rows = compare_runs(baseline, candidate, seed=seed)
+        differing = settings_that_differ(baseline, candidate)
+        write_json(out / "comparison.json", {"differences": rows, "settings": differing})
+        run.finish(metrics=len(rows), settings_that_differ=sorted(differing))
+    for name, (ours, theirs) in differing.items():
+        print(f"Note: {name} differs, {theirs!r} for the baseline and {ours!r} for the candidate.")
+    print_differences(rows)
+    return rows
+
+
+def compare_runs(
+    baseline: Path,
+    candidate: Path,
+    baseline_name: str | None = None,
+    arm_name: str | None = None,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Rows {"metric", "arm", "baseline", "value", "low", "high", "p", "clusters", ...}.
+
+    Args:
+        baseline: an evaluation's folder.
+        candidate: the other's.
+        baseline_name: what to call it; by default the first part, from the end, in which the two
+            paths differ.
+        arm_name: what to call the candidate, likewise.
+        seed: of resamples and relabellings.
+
+    Raises:
+        UserError: as for `eval_compare`.
+    """
+    names = _names(candidate, baseline)
+    arm_name, baseline_name = arm_name or names[0], baseline_name or names[1]
+    rows = []
+    for part in _parts(candidate, baseline):
+        for name, found in compare(part.arm, part.baseline, part.metrics, seed).items():
+            about = {"metric": part.prefix + name, "arm": arm_name, "baseline": baseline_name}
+            rows.append({**about, **found.as_json()})
+    return rows
+
+
+def settings_that_differ(baseline: Path, candidate: Path) -> dict[str, tuple[Any, Any]]:
+    """Options of the two runs, besides the model, that are not the same: (candidate, baseline)."""
+    ours, theirs = (_configuration(folder) for folder in (candidate, baseline))
+    return {
+        name: (ours.get(name), theirs.get(name))
+        for name in sorted((ours.keys() | theirs.keys()) - _OWN)
+        if ours.get(name) != theirs.get(name)
+    }
+
+
+def print_differences(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each metric: both values, the difference with its interval, and p."""
+    width = max(len(row["metric"]) for row in rows)
+    print(f"{'metric':<{width}}  baseline  candidate  difference  95 % interval          p")
+    for row in rows:
+        interval = f"[{number(row['low'], sign=True)}, {number(row['high'], sign=True)}]"
+        p = "-" if row["p"] is None else f"{row['p']:.4f}"
+        print(
+            f"{row['metric']:<{width}}    {number(row['baseline_value'])}     "
+            f"{number(row['arm_value'])}      {number(row['value'], sign=True)}  {interval}  {p}"
+        )
+
+
+def _parts(candidate: Path, baseline: Path) -> list[Part]:
+    kinds = [_judged_file(folder).name for folder in (candidate, baseline)]
+    if kinds[0] != kinds[1]:
+        raise UserError(f"{candidate} and {baseline} are evaluations by different benchmarks.")
+    ours, theirs = (read_jsonl(_judged_file(folder)) for folder in (candidate, baseline))
+    if kinds[0] == "details.jsonl":
+        _refuse_difference(ours, theirs, ("image_id", "objects"), "object lists")
+        return [Part("", chair_metrics(), chair_sums(ours), chair_sums(theirs))]
+    _refuse_difference(ours, theirs, ("split", "image_id", "question", "label"), "questions")
+    parts = [Part("", pope_metrics(), pope_sums(ours), pope_sums(theirs))]
+    own, other = by_split(ours), by_split(theirs)
+    for split in own:
+        sums = pope_sums(own[split]), pope_sums(other[split])
+        parts.append(Part(f"{split}/", pope_metrics(), *sums))
+    return parts
+
+
+def _refuse_difference(
+    ours: Sequence[Mapping[str, Any]],
+    theirs: Sequence[Mapping[str, Any]],
+    fields: Sequence[str],
+    what: str,
+) -> None:
+    """Both sides must judge the same images, by the same facts."""
+    alone = {row["image_id"] for row in ours} ^ {row["image_id"] for row in theirs}
+    if alone:
+        raise UserError(
+            f"{len(alone)} images are in one of the two evaluations only "
+            f"({', '.join(sorted(alone)[:5])}). Evaluate both models on the same images."
+        )
+    facts = [
+        sorted(str([row[field] for field in fields]) for row in rows) for rows in (ours, theirs)
+    ]
+    if facts[0] != facts[1]:
+        raise UserError(
+            f"The two evaluations use different {what} for the same images. Evaluate both models "
+            "with the same files and options."
+        )
+
+
+def _judged_file(folder: Path) -> Path:
+    for name, field in (("details.jsonl", "mentions"), ("answers.jsonl", "parsed")):
+        if (folder / name).is_file():
+            rows = read_jsonl(folder / name)
+            if rows and field in rows[0]:
+                return folder / name
+    raise UserError(
+        f"{folder} is no evaluation by chair or pope: it has neither details.jsonl nor "
+        "answers.jsonl with parsed answers."
+    )
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    path = folder / "run.json"
+    found: dict[str, Any] = read_json(path).get("configuration", {}) if path.is_file() else {}
+    return found
+
+
+def _names(candidate: Path, baseline: Path) -> tuple[str, str]:
+    ours, theirs = candidate.resolve().parts[::-1], baseline.resolve().parts[::-1]
+    different = [pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]]
+    return different[0] if different else (candidate.name, baseline.name)

@@ -1,0 +1,167 @@
+"""CHAIR by hand on three answers, and on real captions whose figures are published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from veridical.errors import UserError
+from veridical.eval.chair import eval_chair, score_chair
+from veridical.eval.vocabulary import read_vocabulary, vocabulary_of
+from veridical.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.statistics import Estimate
+
+WORDS = vocabulary_of({"dog": ["puppy"], "cat": [], "hat": []})
+OBJECTS = {"1": ["dog"], "2": ["cat", "hat"], "3": []}
+ANSWERS: list[dict[str, object]] = [
+    {"image_id": 1, "answer": "A dog and a puppy with a hat."},
+    {"image_id": "2", "answer": "A cat."},
+    {"image_id": 3, "answer": "Nothing here."},
+]
+
+# (file, CHAIR_I, CHAIR_S) as published with the captions (POPE, Li et al. 2023, table 1).
+PUBLISHED = [
+    ("Instruction2_llava.json", 0.105, 0.327),
+    ("Instruction1_llava.json", 0.188, 0.627),
+    ("Instruction2_mplug.json", 0.148, 0.254),
+]
+
+
+def test_metrics_by_hand() -> None:
+    scores, details = score_chair(ANSWERS, OBJECTS, WORDS)
+    # Mentions: dog, puppy (a dog), hat (not there) | cat | none: 1 of 4 is hallucinated.
+    assert scores["chair_i"].value == pytest.approx(1 / 4)
+    assert scores["chair_i"].n == 4
+    # One of three answers hallucinates.
+    assert scores["chair_s"].value == pytest.approx(1 / 3)
+    # Found: dog | cat | -; there: dog | cat, hat | -.
+    assert scores["recall"].value == pytest.approx(2 / 3)
+    # Words: 8 + 2 + 2.
+    assert scores["mean_length"].value == pytest.approx(12 / 3)
+    assert {score.clusters for score in scores.values()} == {3}
+    assert details[0]["mentions"][2] == {
+        "start": 25,
+        "end": 28,
+        "text": "hat",
+        "name": "hat",
+        "hallucinated": True,
+    }
+
+
+def test_several_answers_about_an_image_are_one_cluster() -> None:
+    scores, _ = score_chair([*ANSWERS, ANSWERS[0]], OBJECTS, WORDS)
+    assert (scores["chair_s"].n, scores["chair_s"].clusters) == (4, 3)
+    assert scores["chair_s"].value == pytest.approx(2 / 4)
+    # The dog is asked for, and found, twice.
+    assert scores["recall"].value == pytest.approx(3 / 4)
+
+
+def test_nothing_mentioned_is_null_not_zero() -> None:
+    scores, _ = score_chair([ANSWERS[2]], OBJECTS, WORDS)
+    assert scores["chair_i"].value is None
+    assert scores["chair_s"].value == 0.0
+
+
+def test_listed_synonyms_are_mapped_and_unknown_objects_named() -> None:
+    scores, details = score_chair(ANSWERS[:1], {"1": ["puppies"]}, WORDS)
+    assert details[0]["objects"] == ["dog"]
+    assert scores["recall"].value == 1.0
+    with pytest.raises(UserError, match=r"1 of the listed objects \(unicorn\)"):
+        score_chair(ANSWERS[:1], {"1": ["unicorn"]}, WORDS)
+
+
+def test_an_image_without_a_list_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"1 images have answers but no object list \(9\)"):
+        score_chair([{"image_id": 9, "answer": "A dog."}], OBJECTS, WORDS)
+
+
+def _run(folder: Path, answers: Sequence[object]) -> dict[str, Estimate]:
+    write_jsonl(folder / "answers.jsonl", answers)
+    if not (folder / "objects.json").exists():
+        write_json(folder / "objects.json", OBJECTS)
+    write_json(folder / "words.json", {"dog": ["puppy"], "cat": [], "hat": []})
+    return eval_chair(
+        answers=folder / "answers.jsonl",
+        objects=folder / "objects.json",
+        vocabulary=folder / "words.json",
+        out=folder / "out",
+    )
+
+
+def test_run_writes_everything(tmp_path: Path) -> None:
+    _run(tmp_path, ANSWERS)
+    out = tmp_path / "out"
+    scores = read_json(out / "scores.json")
+    assert list(scores) == ["chair_i", "chair_s", "recall", "mean_length"]
+    assert set(scores["mean_length"]) == {"value", "low", "high", "n", "clusters"}
+    assert [row["image_id"] for row in read_jsonl(out / "details.jsonl")] == ["1", "2", "3"]
+    assert read_jsonl(out / "answers.jsonl")[0]["answer"] == ANSWERS[0]["answer"]
+    assert read_json(out / "run.json")["results"] == {"answers": 3, "skipped": 0}
+
+
+def test_many_images_without_a_list_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"1 of 4 answers .* 4, the image has no object list"):
+        _run(tmp_path, [*ANSWERS, {"image_id": "4", "answer": "A dog."}])
+
+
+def test_few_images_without_a_list_are_left_out_and_listed(tmp_path: Path) -> None:
+    scores = _run(tmp_path, [*(ANSWERS * 40), {"image_id": "4", "answer": "A dog."}])
+    assert scores["chair_s"].n == 120
+    (skipped,) = read_jsonl(tmp_path / "out" / "skipped.jsonl")
+    assert (skipped["id"], skipped["reason"]) == ("4", "the image has no object list")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"image_id": 1, "text": "A dog."}, 'row 1: needs .*"answer".* has image_id, text'),
+        ({"answer": "A dog."}, "row 1: needs"),
+        ({"image_id": 1, "answer": None}, "row 1: needs"),
+        (["A dog."], "has list"),
+    ],
+)
+def test_broken_answers_name_their_row(tmp_path: Path, row: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _run(tmp_path, [row])
+
+
+def test_broken_objects_are_named(tmp_path: Path) -> None:
+    write_json(tmp_path / "objects.json", {"1": "dog"})
+    with pytest.raises(UserError, match="image '1' has 'dog'"):
+        _run(tmp_path, ANSWERS)
+
+
+def test_either_a_model_or_answers(tmp_path: Path) -> None:
+    file, out = tmp_path / "x.json", tmp_path / "out"
+    with pytest.raises(UserError, match="both were"):
+        eval_chair(model="embedded", answers=file, objects=file, out=out)
+    with pytest.raises(UserError, match="neither was given"):
+        eval_chair(objects=file, out=out)
+    write_json(file, OBJECTS)
+    with pytest.raises(UserError, match="--images"):
+        eval_chair(model="embedded", objects=file, out=out)
+
+
+def concatenated(path: Path) -> list[dict[str, object]]:
+    """JSON objects that follow one another, without commas or brackets."""
+    text, place, rows = path.read_text(encoding="utf-8"), 0, []
+    while (place := len(text) - len(text[place:].lstrip())) < len(text):
+        row, place = json.JSONDecoder().raw_decode(text, place)
+        rows.append({"image_id": row["image_id"], "answer": row["text"]})
+    return rows
+
+
+@pytest.mark.parametrize(("file", "chair_i", "chair_s"), PUBLISHED)
+def test_real_captions_give_the_published_figures(
+    test_data: Path, file: str, chair_i: float, chair_s: float
+) -> None:
+    answers = concatenated(test_data / "captions" / file)
+    assert len(answers) == 2000
+    objects = read_json(test_data / "chair" / "ground_truth_objects.json")
+    words = read_vocabulary(test_data / "chair" / "vocabulary.json")
+    scores, _ = score_chair(answers, objects, words)
+    assert scores["chair_i"].value == pytest.approx(chair_i, abs=0.005)
+    assert scores["chair_s"].value == pytest.approx(chair_s, abs=0.010)
