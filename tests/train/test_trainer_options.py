@@ -45,6 +45,8 @@ def test_what_transformers_takes_goes_through_unchanged() -> None:
         ({"max_grad_norm": "1e-5"}, ["trainer.max_grad_norm takes float, not '1e-5'"]),
         ({"bf16": 1}, ["trainer.bf16 takes bool, not 1"]),
         ({"dataloader_num_workers": True}, ["takes int, not True"]),
+        ({"lr_scheduler_type": "cosin"}, ["is one of linear, cosine,", "not 'cosin'"]),
+        ({"lr_scheduler_type": 3}, ["is one of linear, cosine,"]),
         ({"weight_decay": None}, ["takes float, not None"]),
         ({"hub_token": "secret"}, ["trainer.hub_token", "environment"]),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import enum
 import types
 import typing
 from collections.abc import Mapping
@@ -44,8 +45,8 @@ def resolve_trainer_options(
         A new dictionary with the same keys and values.
 
     Raises:
-        UserError: a key that TrainingArguments doesn't have, one that we own, or a number where
-            it takes text and the like.
+        UserError: a key that TrainingArguments doesn't have, one that we own, or a value of
+            another kind than it takes.
     """
     hints = typing.get_type_hints(TrainingArguments)
     known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
@@ -58,7 +59,7 @@ def resolve_trainer_options(
                 f"trainer.{key} is no option of Transformers' TrainingArguments"
                 f"{_nearest(key, known, instead)}."
             )
-        _check_scalar(key, value, hints[key])
+        _check_value(key, value, hints[key])
     return dict(trainer or {})
 
 
@@ -71,16 +72,26 @@ def _nearest(key: str, known: list[str], instead: Mapping[str, str]) -> str:
     return f" (did you mean {matches[0]}?)"
 
 
-def _check_scalar(key: str, value: Any, hint: Any) -> None:
-    """Refuse a value of the wrong kind, where the option takes nothing but plain values."""
+def _check_value(key: str, value: Any, hint: Any) -> None:
+    """Refuse a value of the wrong kind, where only names from a list or plain values are taken."""
     is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     members = typing.get_args(hint) if is_union else (hint,)
-    plain = [member for member in members if member is not types.NoneType]
-    if any(member not in SCALARS for member in plain):
+    kinds = [member for member in members if member is not types.NoneType]
+    if value is None and len(kinds) < len(members):
         return
-    if value is None and len(plain) < len(members):
+    for kind in kinds:
+        if isinstance(kind, type) and issubclass(kind, enum.Enum):
+            _check_name(key, value, kind)
+            return
+    if any(kind not in SCALARS for kind in kinds):
         return
-    fits_float = float in plain and type(value) is int
-    if type(value) not in plain and not fits_float:
-        kinds = " or ".join(member.__name__ for member in plain)
-        raise UserError(f"trainer.{key} takes {kinds}, not {value!r}.")
+    fits_float = float in kinds and type(value) is int
+    if type(value) not in kinds and not fits_float:
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise UserError(f"trainer.{key} takes {names}, not {value!r}.")
+
+
+def _check_name(key: str, value: Any, kind: type[enum.Enum]) -> None:
+    names = [str(member.value) for member in kind]
+    if value not in names and not isinstance(value, kind):
+        raise UserError(f"trainer.{key} is one of {', '.join(names)}; not {value!r}.")
