@@ -23,6 +23,7 @@ FIGURES = (
     "rewards_accuracy",
     "logps_chosen",
     "logps_rejected",
+    "gradient_norm",
 )
 # Fewer logged steps than this say little about a trend.
 FEWEST_STEPS = 10

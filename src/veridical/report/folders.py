@@ -12,7 +12,7 @@ from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl
 
 Record = Mapping[str, Any]
-Kind = Literal["build", "train", "eval", "summary", "other"]
+Kind = Literal["build", "train", "eval", "compare", "summary", "other"]
 
 # A run's parts lie at most this deep (seed/eval/arm/benchmark), and never in these folders.
 DEEPEST = 5
@@ -102,6 +102,8 @@ def _kind(folder: Path) -> Kind | None:
         return "build"
     if (folder / "scores.json").is_file():
         return "eval"
+    if (folder / "comparison.json").is_file():
+        return "compare"
     summary = folder / "summary.json"
     if summary.is_file() and isinstance(read_json(summary), dict) and "arms" in read_json(summary):
         return "summary"
@@ -113,7 +115,5 @@ def _name(folder: Path, root: Path) -> str:
     inner = [word for word in folder.relative_to(root).parts if word not in GENERIC]
     if inner:
         return "/".join(inner)
-    resolved = folder.resolve()
-    if resolved.name in GENERIC and resolved.parent.name not in GENERIC:
-        return resolved.parent.name
-    return resolved.name
+    above = [word for word in folder.resolve().parts[::-1] if word not in GENERIC]
+    return above[0]

@@ -107,7 +107,7 @@ class Results:
 
 
 def collect_results(parts: Sequence[Part]) -> Results:
-    """The summaries' arms and differences; without a summary, the evaluations' own scores."""
+    """Arms and differences from the summaries, from comparisons, and else from the scores."""
     results = Results()
     summaries = [part for part in parts if part.kind == "summary"]
     for part in summaries:
@@ -119,11 +119,14 @@ def collect_results(parts: Sequence[Part]) -> Results:
             _add_change(results, entry)
     covered = [part.folder for part in summaries]
     for part in parts:
-        if part.kind == "eval" and not any(folder in part.folder.parents for folder in covered):
-            pope = "chair_i" not in part.json("scores.json")
-            for name, score in part.json("scores.json").items():
-                if isinstance(score, dict):
-                    results.add(part.name, f"pope/{name}" if pope else name, score)
+        if any(folder in part.folder.parents for folder in covered):
+            continue
+        if part.kind == "eval":
+            for name, score in _with_benchmark(part.json("scores.json")).items():
+                results.add(part.name, name, score)
+    for part in parts:
+        if part.kind == "compare":
+            _add_comparison(results, part.json("comparison.json")["differences"])
     order = list(METRIC_ORDER)
     results.metrics.sort(key=lambda key: order.index(key) if key in order else len(order))
     return results
@@ -138,6 +141,22 @@ METRIC_ORDER = (
     "pope/f1",
     "pope/yes_rate",
 )
+
+
+def _with_benchmark(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores by the page's names; CHAIR and POPE both call one of theirs "recall"."""
+    prefix = "" if "chair_i" in scores else "pope/"
+    return {f"{prefix}{name}": score for name, score in scores.items() if isinstance(score, dict)}
+
+
+def _add_comparison(results: Results, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The differences of `veridical eval compare`, and its two values where no run has them."""
+    for name, row in _with_benchmark({row["metric"]: row for row in rows}).items():
+        for role, arm in (("baseline", row["baseline"]), ("arm", row["arm"])):
+            if (arm, metric_key(name)) not in results.values:
+                clusters = row.get("clusters")
+                results.add(arm, name, {"value": row.get(f"{role}_value"), "clusters": clusters})
+        _add_change(results, {**row, "metric": name})
 
 
 def _add_change(results: Results, entry: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from veridical.report.figures import Plot, training_plots
 from veridical.report.folders import Part
 from veridical.report.pictures import Picture, Segment, embed, find_image, mark_completions
 from veridical.report.results import Results
-from veridical.report.wording import counted, duration
+from veridical.report.wording import counted, duration, joined
 
 PAIRS_SHOWN = 6
 
@@ -69,30 +69,41 @@ class Pairs:
     skipped: list[tuple[str, int]] | None
     guided: bool
     shown: list[Pair]
+    summary: Mapping[str, Any]
 
 
 # --- what was done -------------------------------------------------------------------------
 
 FACTS = {
     "model": "model",
-    "pairs": "pairs",
     "data": "data",
     "images": "images",
+    "answers": "answers",
+    "baseline": "baseline",
+    "candidate": "candidate",
+    "variant": "image hidden by",
+    "guided": "guided",
+    "mask_threshold": "share of image tokens masked",
+    "noise_steps": "noise steps",
+    "similarity": "similarity",
+    "iterations": "iterations",
+    "cut": "cut",
     "beta": "beta",
-    "loss": "loss",
+    "nll_weight": "NLL weight",
+    "label_smoothing": "label smoothing",
+    "tuning": "tuning",
+    "lora_rank": "LoRA rank",
     "learning_rate": "learning rate",
     "max_steps": "steps",
-    "steps": "steps",
     "epochs": "epochs",
-    "num_train_epochs": "epochs",
     "batch_size": "batch size",
-    "nll_weight": "NLL weight",
-    "mask_share": "image tokens masked",
-    "iterations": "iterations",
-    "similarity": "similarity",
+    "accumulation": "accumulation",
+    "held_out": "held out",
     "seed": "seed",
     "seeds": "seeds",
 }
+# Options that say nothing at this value, or that another option makes meaningless.
+IDLE = {"max_steps": -1, "nll_weight": 0.0, "label_smoothing": 0.0, "accumulation": 1}
 VERBS = {
     "build": "Preference pairs were built",
     "train dpo": "The model was aligned by DPO",
@@ -132,10 +143,16 @@ def _step(part: Part) -> Step:
 
 def _facts(configuration: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = dict(_flatten(configuration))
+    if found.get("tuning") == "full":
+        found.pop("lora_rank", None)
+    if found.get("max_steps", -1) != -1:
+        found.pop("epochs", None)
+    if found.get("variant", "noise") != "noise":
+        found.pop("noise_steps", None)
     return [
         (label, str(found[key]))
         for key, label in FACTS.items()
-        if found.get(key) not in (None, "", [], {})
+        if found.get(key) not in (None, "", [], {}) and found[key] != IDLE.get(key)
     ]
 
 
@@ -198,9 +215,8 @@ def pairs(part: Part, count: int = PAIRS_SHOWN, seed: int = 0) -> Pairs:
     skipped = part.jsonl("skipped.jsonl")
     reasons = None if skipped is None else Counter(str(row.get("reason", "")) for row in skipped)
     guided = any(segment.kind == "completed" for pair in shown for segment in pair.rejected)
-    return Pairs(
-        part.name, total, None if reasons is None else reasons.most_common(), guided, shown
-    )
+    common = None if reasons is None else reasons.most_common()
+    return Pairs(part.name, total, common, guided, shown, part.json("summary.json") or {})
 
 
 def _pair(row: Mapping[str, Any], part: Part) -> Pair:
@@ -254,6 +270,14 @@ def built(item: Pairs) -> str:
     if item.skipped is None:
         return f"{sentence}; no skipped.jsonl, so what was left out is not known."
     dropped = sum(number for _, number in item.skipped)
-    if not dropped:
-        return f"{sentence}; no row was skipped."
-    return f"{sentence}; {counted(dropped, 'row')} skipped."
+    sentence += f"; {counted(dropped, 'row')} skipped." if dropped else "; no row was skipped."
+    return sentence + _accepted(item.summary)
+
+
+def _accepted(summary: Mapping[str, Any]) -> str:
+    """In which iteration the pairs were accepted, and how alike their two answers are."""
+    iterations = summary.get("pairs_by_iteration") or {}
+    if not iterations or summary.get("mean_similarity") is None:
+        return ""
+    counts = [f"{number:,} in iteration {name}" for name, number in iterations.items()]
+    return f" Accepted: {joined(counts)}; mean similarity {summary['mean_similarity']:.2f}."

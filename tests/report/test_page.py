@@ -1,0 +1,199 @@
+"""The page holds every section, loads nothing, runs nothing, and survives what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from veridical.errors import UserError
+from veridical.report import write_report
+from veridical.report.page import report
+
+ATTACK = '<script>alert("x")</script><img src=x onerror=alert(1)>'
+SECTIONS = ("results", "images", "training", "pairs", "proofs", "done")
+
+
+class Page(HTMLParser):
+    """Tags, links and visible text of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.references: list[str] = []
+        self.handlers: list[str] = []
+        self.ids: list[str] = []
+        self.words: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "srcset", "action", "data"):
+                self.references.append(value or "")
+            if name.startswith("on"):
+                self.handlers.append(name)
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def edit(path: Path, **changes: Any) -> None:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, **changes}) + "\n" for row in rows))
+
+
+def test_the_page_is_self_contained(demo: Path) -> None:
+    path = write_report([demo])
+    page = Page(path)
+    assert path == demo / "report.html"
+    assert set(page.tags).isdisjoint({"script", "link", "iframe", "object", "embed", "base"})
+    assert all(reference.startswith(("data:image/", "#")) for reference in page.references)
+    assert not re.search(r"@import|url\(", path.read_text())
+    assert set(page.ids) == set(SECTIONS)
+
+
+def test_the_page_tells_the_whole_story(demo: Path) -> None:
+    page = Page(write_report([demo]))
+    text = page.text.replace("\N{NARROW NO-BREAK SPACE}", " ")
+    assert "Hallucinated mentions fell from 20.0 % to 9.1 %" in text
+    assert "\N{MINUS SIGN}6.0 points (95 % interval \N{MINUS SIGN}8.0 to \N{MINUS SIGN}4.0" in text
+    assert "The control, fine-tuned for as many steps" in text
+    assert "Both rewards fall, which is normal here" in text
+    assert "The start is neutral" in text
+    assert "at least 0.0001 nats" in text
+    assert "9 pairs built; 1 row skipped." in text
+    assert "too similar to the chosen answer" in text
+    assert "99% of the image hidden" in text
+    assert "learning rate" in text
+    # 12 examples and 6 pairs, and a plot for each curve and main metric.
+    images = [r for r in page.references if r.startswith("data:image/png")]
+    plots = [r for r in page.references if r.startswith("data:image/svg+xml")]
+    assert len(images) == 12 + 6
+    assert len(plots) == 5 + 5 + 1
+
+
+def test_the_same_runs_give_the_same_page(demo: Path) -> None:
+    first = write_report([demo]).read_bytes()
+    assert write_report([demo]).read_bytes() == first
+
+
+def test_text_from_models_and_data_is_escaped(demo: Path) -> None:
+    for arm, answer in (("base", ATTACK), ("bdhs", ATTACK + "!")):
+        edit(demo / "eval" / arm / "chair" / "details.jsonl", answer=answer, mentions=[])
+        edit(demo / "eval" / arm / "chair" / "answers.jsonl", answer=answer, prompt=ATTACK)
+    edit(demo / "pairs" / "skipped.jsonl", reason=ATTACK)
+    record = json.loads((demo / "run.json").read_text())
+    (demo / "run.json").write_text(json.dumps({**record, "reason": ATTACK, "command": ATTACK}))
+    page = Page(write_report([demo]))
+    assert "script" not in page.tags
+    assert not page.handlers
+    assert page.text.count(ATTACK) >= 24
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("eval", "Images are shown where these runs hold descriptions"),
+        ("train", "No training run is here"),
+        ("pairs", "No set of pairs is here"),
+        ("train/bdhs/proofs.json", "no proofs.json"),
+        ("pairs/skipped.jsonl", "what was left out is not known"),
+        ("data", "no image file for scene_"),
+        ("eval/base/chair/details.jsonl", "Images are shown where"),
+    ],
+)
+def test_what_is_missing_is_said(demo: Path, missing: str, said: str) -> None:
+    path = demo / missing
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    page = Page(write_report([demo]))
+    assert said in page.text
+    assert set(page.ids) == set(SECTIONS)
+
+
+def test_runs_without_a_summary_are_shown_together(demo: Path, tmp_path: Path) -> None:
+    runs = [demo / "eval" / arm / "chair" for arm in ("base", "bdhs")]
+    out = tmp_path / "both.html"
+    text = Page(write_report(runs, out)).text
+    assert "9.1" in text
+    assert "not tested as a pair" in text
+    assert "veridical eval compare" in text
+    assert "with fewer things made up" in text
+
+
+def test_a_comparison_brings_the_differences(demo: Path, tmp_path: Path) -> None:
+    row = {"metric": "chair_i", "arm": "bdhs", "baseline": "base", "p": 0.01, "clusters": 40}
+    row |= {"value": -0.1, "low": -0.2, "high": -0.05, "arm_value": 0.1, "baseline_value": 0.2}
+    folder = tmp_path / "comparison"
+    folder.mkdir()
+    (folder / "comparison.json").write_text(json.dumps({"differences": [row]}))
+    alone = Page(write_report([folder])).text
+    assert "fell from 20.0" in alone
+    runs = [demo / "eval" / arm / "chair" for arm in ("base", "bdhs")]
+    assert "fell from 20.0" in Page(write_report([*runs, folder], tmp_path / "x.html")).text
+
+
+@pytest.mark.parametrize(
+    ("part", "title"),
+    [
+        ("train/bdhs", "Training of bdhs: no warning from the run doctor"),
+        ("pairs", "9 preference pairs built"),
+        ("eval/base/chair", "20.0\N{NARROW NO-BREAK SPACE}% of the objects that base mentions"),
+        ("eval/base/pope", "Yes/no questions right: base 81.0\N{NARROW NO-BREAK SPACE}%"),
+    ],
+)
+def test_a_single_part_has_a_page(demo: Path, part: str, title: str) -> None:
+    page = Page(write_report([demo / part]))
+    assert title in " ".join(" ".join(page.words).split(" "))
+
+
+def test_a_failed_run_says_why(demo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "failed"
+    folder.mkdir()
+    record = json.loads((demo / "train" / "bdhs" / "run.json").read_text())
+    record |= {"status": "failed", "reason": "RuntimeError: no memory"}
+    (folder / "run.json").write_text(json.dumps(record))
+    text = Page(write_report([folder])).text
+    assert "RuntimeError: no memory" in text
+    assert "A run without results yet" in text
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.mkdir(), "is no run"),
+        (lambda path: path.write_text("x"), "is a file"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, make: Any, message: str) -> None:
+    make(tmp_path / "x")
+    with pytest.raises(UserError, match=message):
+        write_report([tmp_path / "x"])
+    with pytest.raises(UserError, match="Which run"):
+        write_report([])
+
+
+def test_a_broken_parquet_file_is_named(demo: Path) -> None:
+    (demo / "pairs" / "pairs.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(UserError, match=r"pairs\.parquet cannot be read"):
+        write_report([demo])
+
+
+def test_the_command_prints_where_the_page_is(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report([demo], tmp_path / "page.html")
+    assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
+    assert (tmp_path / "page.html").is_file()

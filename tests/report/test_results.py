@@ -1,0 +1,111 @@
+"""The headline claims what the intervals support, and no more."""
+
+from __future__ import annotations
+
+import pytest
+
+from veridical.report.results import Change, Results, headline
+from veridical.report.wording import bare, duration, metric_key, metric_name, probability, show
+
+
+def results(*changes: tuple[float, float, float]) -> Results:
+    found = Results()
+    score = {"low": 0.15, "high": 0.19, "n": 9, "clusters": 1000}
+    for arm, value in (("base", 0.172), ("sft", 0.171), ("bdhs", 0.11)):
+        found.add(arm, "chair_i", {**score, "value": value})
+    found.changes["bdhs", "chair_i"] = [
+        Change(value, low, high, 0.01, "base", seed)
+        for seed, (value, low, high) in enumerate(changes)
+    ]
+    return found
+
+
+def sentence(found: Results) -> str:
+    main = headline(found)
+    assert main is not None
+    return main.sentence.replace("\N{NARROW NO-BREAK SPACE}", " ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([(-0.06, -0.08, -0.04)], "Hallucinated mentions fell from 17.2 % to 11.0 %"),
+        ([(0.06, 0.04, 0.08)], "Hallucinated mentions rose from 17.2 % to 11.0 %"),
+        (
+            [(-0.06, -0.13, 0.01)],
+            "No clear change in hallucinated mentions: 17.2 % before, 11.0 % after",
+        ),
+        (
+            [(-0.06, -0.08, -0.04)] * 3,
+            "Hallucinated mentions fell from 17.2 % to 11.0 % in all 3 seeds",
+        ),
+        (
+            [(-0.06, -0.08, -0.04), (-0.02, -0.05, 0.01)],
+            "Hallucinated mentions clearly fell in only 1 of 2 seeds: 17.2 % before, 11.0 % after",
+        ),
+        ([], "Hallucinated mentions: 17.2 % before, 11.0 % after, not tested as a pair"),
+    ],
+)
+def test_the_sentence_follows_the_interval(
+    changes: list[tuple[float, float, float]], expected: str
+) -> None:
+    assert sentence(results(*changes)) == expected
+
+
+def test_an_undefined_interval_supports_nothing() -> None:
+    found = results()
+    found.changes["bdhs", "chair_i"] = [Change(-0.06, None, None, None, "base", 0)]
+    assert sentence(found).startswith("No clear change")
+
+
+def test_bdhs_leads_and_the_named_baseline_is_the_baseline() -> None:
+    found = results((-0.06, -0.08, -0.04))
+    found.add("noise", "chair_i", {"value": 0.1})
+    assert found.headline_arm == "bdhs"
+    assert found.baseline == "base"
+    assert Results().baseline is None
+    assert headline(Results()) is None
+
+
+def test_seeds_are_averaged_and_undefined_values_left_out() -> None:
+    found = Results()
+    for value in (0.1, 0.2, None):
+        found.add("bdhs", "chair_i", {"value": value})
+    assert found.mean("bdhs", "chair_i") == pytest.approx(0.15)
+    assert found.mean("bdhs", "recall") is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "better", "verdict"),
+    [
+        (-0.2, -0.1, "lower", "better"),
+        (-0.2, -0.1, "higher", "worse"),
+        (-0.2, -0.1, None, "changed"),
+        (-0.2, 0.1, "lower", "unclear"),
+    ],
+)
+def test_better_needs_an_interval_without_zero(
+    low: float, high: float, better: str | None, verdict: str
+) -> None:
+    change = Change((low + high) / 2, low, high, 0.1, "base", None)
+    assert change.verdict(better) == verdict  # type: ignore[arg-type]
+
+
+def test_metrics_of_pope_are_told_from_those_of_chair() -> None:
+    assert metric_key("recall") == "recall"
+    assert metric_key("accuracy") == "pope/accuracy"
+    assert metric_key("pope_accuracy") == "pope/accuracy"
+    assert metric_key("random/recall") == "pope/random/recall"
+    assert metric_key("pope/random/f1") == "pope/random/f1"
+    assert metric_name("pope/random/f1").label == "Yes/no F1, random"
+    assert metric_name("something").unit == "number"
+
+
+def test_numbers_are_written_for_people() -> None:
+    assert show(0.1723, "percent") == "17.2\N{NARROW NO-BREAK SPACE}%"
+    assert show(None, "percent") == "\N{EM DASH}"
+    assert bare(-0.062, "percent", signed=True) == "\N{MINUS SIGN}6.2"
+    assert bare(0.00001, "percent", signed=True) == "0.0"
+    assert probability(0.00002).endswith("0.001")
+    assert duration(3723) == "1 h 2 min"
+    assert duration(63.2) == "1 min 3 s"
