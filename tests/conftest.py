@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from veridical.batching import Group, render_group
+from veridical.models import Policy
+from veridical.records import assistant_message, user_message
+from veridical.world.model import build_model, build_processor
 
 torch.set_num_threads(2)
 
@@ -21,3 +30,75 @@ def test_data(request: pytest.FixtureRequest) -> Path:
     if request.node.get_closest_marker("slow"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Policy:
+    """A LLaVA of Transformers' own classes with random weights, in float64."""
+    torch.manual_seed(0)
+    processor = build_processor()
+    model = build_model(processor).double().eval()
+    keep_norms_exact(model)
+    return Policy(model, processor, "tiny")
+
+
+def keep_norms_exact(model: torch.nn.Module) -> None:
+    """Llama's norm rounds to float32 inside, which would hide what float64 tests look for."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, LlamaRMSNorm):
+                norm = torch.nn.RMSNorm(len(child.weight), eps=child.variance_epsilon)
+                norm.weight = child.weight
+                setattr(parent, name, norm)
+
+
+@pytest.fixture
+def policy(tiny_model: Policy) -> Policy:
+    """A copy of the tiny model, so that tests may change it."""
+    return Policy(copy.deepcopy(tiny_model.model), tiny_model.processor, "tiny")
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[Image.Image]:
+    """Pictures of odd sizes."""
+    noise = np.random.default_rng(0)
+    sizes = [(48, 48), (61, 33), (20, 90), (48, 48), (100, 100), (7, 5)]
+    return [
+        Image.fromarray(noise.integers(0, 255, (height, width, 3), dtype=np.uint8))
+        for width, height in sizes
+    ]
+
+
+CHOSEN = [
+    "This is a park. There is a red cup at the top left.",
+    "There is a blue dog at the bottom. There is a green chair on the right.",
+    "This is a kitchen.",
+    "Yes.",
+    "There is a red cup at the top left. There is a blue dog at the bottom.",
+    "This is a park. There is a green cup.",
+]
+REJECTED = [
+    "This is a park. There is a red dog at the top left. There is a blue cup.",
+    "There is a blue cup at the bottom.",
+    "This is a kitchen. There is a green chair.",
+    "No.",
+    "There is a red cup at the top left.",
+    "This is a street. There is a red cup at the bottom right.",
+]
+
+
+@pytest.fixture
+def groups(policy: Policy, pictures: list[Image.Image]) -> list[Group]:
+    """Pairs of different lengths over the pictures."""
+    return [
+        render_group(
+            policy,
+            f"pair-{index}",
+            [picture],
+            [user_message("Describe the image.")],
+            [[assistant_message(chosen)], [assistant_message(rejected)]],
+        )
+        for index, (picture, chosen, rejected) in enumerate(
+            zip(pictures, CHOSEN, REJECTED, strict=True)
+        )
+    ]

@@ -1,0 +1,560 @@
+"""Messages and images become tensors.
+
+The only place that knows about padding, image tokens and prefix sharing. Two ways to lay out one
+prompt with k responses:
+
+- *two-row* (`row_batch`): each response is a row of its own, exactly as the model's own processor
+  makes it. Works for every model; encodes the image once per response.
+- *shared prefix* (`shared_batch`): one row `[prompt | response 1 | ... | response k]` whose
+  attention mask keeps the responses from seeing each other and whose positions restart at the
+  prompt's end. The image is preprocessed and encoded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from veridical.models import Policy, end_token_ids, image_token_id
+from veridical.records import Message, open_image
+
+
+@dataclass(frozen=True)
+class RowImage:
+    """An image of a data set's row, decoded when it is needed and not before."""
+
+    rows: Any
+    row: int
+    number: int
+
+    def open(self) -> Image.Image:
+        """Upright RGB."""
+        image: Image.Image = self.rows[self.row]["images"][self.number]
+        return image
+
+
+ImageLike = Path | str | Image.Image | RowImage
+
+
+class RefusedRowError(ValueError):
+    """A row that cannot be used as it is; the message says why. Callers list it."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt with its k responses, rendered and tokenised, before any image is opened.
+
+    Attributes:
+        id: the row's id.
+        images: what `open_image` takes, in the order of the placeholders.
+        prompt_text: the rendered conversation up to where the answer starts.
+        response_texts: the rest of the rendered conversation, for each response.
+        response_ids: its tokens, ending with an end token unless cut. Shape of each: (tokens,).
+        cut: for each response, whether its end was cut off.
+    """
+
+    id: str
+    images: tuple[ImageLike, ...]
+    prompt_text: str
+    response_texts: tuple[str, ...]
+    response_ids: tuple[Tensor, ...]
+    cut: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Two-row layout: `inputs` for the stock forward, one row a response.
+
+    Attributes:
+        inputs: what the model's forward takes; right-padded. Rows: groups * k, group-major.
+        response_mask: True at response tokens. Shape: (rows, length).
+        responses: k.
+    """
+
+    inputs: dict[str, Tensor]
+    response_mask: Tensor
+    responses: int
+
+
+@dataclass(frozen=True)
+class SharedBatch:
+    """Shared-prefix layout: one row a group.
+
+    Attributes:
+        inputs: what the model's forward takes, with a boolean 4-D mask and explicit positions.
+        rows: the batch row of each response token. Shape: (tokens,).
+        sources: the index whose hidden state predicts the token. Shape: (tokens,).
+        targets: the token ids. Shape: (tokens,).
+        owners: group * k + response, for each token. Shape: (tokens,).
+        groups: number of rows.
+        responses: k.
+    """
+
+    inputs: dict[str, Tensor]
+    rows: Tensor
+    sources: Tensor
+    targets: Tensor
+    owners: Tensor
+    groups: int
+    responses: int
+
+
+Batch = RowBatch | SharedBatch
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Left-padded prompts, ready to be continued.
+
+    Attributes:
+        inputs: what `generate` takes.
+        lengths: prompt lengths in tokens, padding not counted. Shape: (rows,).
+    """
+
+    inputs: dict[str, Tensor]
+    lengths: Tensor
+
+
+def row_images(rows: Any, row: int, count: int) -> tuple[RowImage, ...]:
+    """The `count` images of a row, none of them decoded yet."""
+    columns = rows.select_columns(["images"])
+    return tuple(RowImage(columns, row, number) for number in range(count))
+
+
+def image_key(image: ImageLike) -> str | int:
+    """What tells two images apart without opening them: where it is, or the object itself."""
+    if isinstance(image, RowImage):
+        return f"{image.rows._fingerprint}/{image.row}/{image.number}"
+    return id(image) if isinstance(image, Image.Image) else str(image)
+
+
+def open_group_images(group: Group) -> list[Image.Image]:
+    """A group's images, decoded, in the order of its placeholders."""
+    return [_open(image) for image in group.images]
+
+
+def render_prompt(policy: Policy, prompt: Sequence[Message], prefix: str = "") -> str:
+    """Render a conversation up to the point where the model goes on.
+
+    Args:
+        policy: whose chat template is used.
+        prompt: messages that end with a user turn.
+        prefix: the beginning of the answer, which the model is to continue. It must not end in a
+            space: tokenisers attach the space to the next word.
+
+    Raises:
+        RefusedRowError: special tokens in the text, or a template that cannot hold the prefix.
+    """
+    _refuse_special_tokens(policy, prompt)
+    template = policy.processor.apply_chat_template
+    text: str = template(list(prompt), add_generation_prompt=True, tokenize=False)
+    if not prefix:
+        return text
+    if prefix != prefix.rstrip():
+        raise RefusedRowError("the guided prefix ends in white space")
+    answer: Message = {"role": "assistant", "content": [{"type": "text", "text": prefix}]}
+    full: str = template([*prompt, answer], tokenize=False)
+    start = full.find(prefix, len(text))
+    if not full.startswith(text) or start < 0 or full[len(text) : start].strip():
+        raise RefusedRowError("the chat template does not keep the answer's beginning as it is")
+    return full[: start + len(prefix)]
+
+
+def render_group(
+    policy: Policy,
+    id: str,
+    images: Sequence[ImageLike],
+    prompt: Sequence[Message],
+    responses: Sequence[Sequence[Message]],
+    max_response_tokens: int | None = None,
+) -> Group:
+    """Render one prompt and its responses, and find each response's tokens.
+
+    The boundary comes from the rendered conversation: the prompt's tokens must be a prefix of
+    the whole conversation's tokens, which is checked, never assumed.
+
+    Args:
+        policy: whose template and tokenizer are used.
+        id: the row's id.
+        images: in the order of the placeholders.
+        prompt: messages that end with a user turn.
+        responses: for each response, its messages.
+        max_response_tokens: longer responses lose their end, end token included.
+
+    Raises:
+        RefusedRowError: images and placeholders differ in number, special tokens stand in the text,
+            or the template is not prefix-stable.
+    """
+    _check_image_count(images, [prompt])
+    prompt_text = render_prompt(policy, prompt)
+    texts, all_ids, cut = [], [], []
+    for response in responses:
+        _refuse_special_tokens(policy, response)
+        text, ids = _response_tokens(policy, prompt, prompt_text, response)
+        too_long = max_response_tokens is not None and len(ids) > max_response_tokens
+        texts.append(text)
+        all_ids.append(torch.tensor(ids[:max_response_tokens] if too_long else ids))
+        cut.append(too_long)
+    return Group(id, tuple(images), prompt_text, tuple(texts), tuple(all_ids), tuple(cut))
+
+
+def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
+    """Lay groups out as the stock processor does, a row for each response.
+
+    All groups must have the same number of responses.
+    """
+    flat = [(group, index) for group in groups for index in range(len(group.response_ids))]
+    texts = [group.prompt_text + group.response_texts[index] for group, index in flat]
+    inputs = _process(policy, [group.images for group, _ in flat], texts, "right")
+    attention = inputs["attention_mask"]
+    response_mask = torch.zeros_like(attention, dtype=torch.bool)
+    for row, (group, index) in enumerate(flat):
+        whole = len(_tokenise(policy, group.response_texts[index], group.prompt_text))
+        kept = len(group.response_ids[index])
+        end = int(attention[row].sum())
+        start = end - whole
+        response_mask[row, start : start + kept] = True
+        attention[row, start + kept :] = 0
+    return RowBatch(inputs, response_mask.to(policy.device), len(groups[0].response_ids))
+
+
+def shared_batch(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
+    """Lay each group out as one row: the prompt once, then its responses side by side."""
+    prompts = _process(policy, [g.images for g in groups], [g.prompt_text for g in groups], "right")
+    attention = prompts.pop("attention_mask").cpu()
+    prompt_ids = prompts.pop("input_ids").cpu()
+    lengths = attention.sum(-1).tolist()
+    rows = [
+        _shared_row(prompt_ids[i, : lengths[i]], group.response_ids)
+        for i, group in enumerate(groups)
+    ]
+    width = max(len(row.ids) for row in rows)
+    pad = policy.processor.tokenizer.pad_token_id
+    segments = torch.stack([_pad(row.segments, width, -1) for row in rows])
+    inputs = {
+        "input_ids": torch.stack([_pad(row.ids, width, pad) for row in rows]),
+        "position_ids": torch.stack([_pad(row.positions, width, 0) for row in rows]),
+        "attention_mask": shared_mask(segments),
+    }
+    for name, value in prompts.items():
+        token_level = value.shape[:2] == prompt_ids.shape
+        inputs[name] = (
+            torch.stack([_pad(value[i, : lengths[i]].cpu(), width, 0) for i in range(len(rows))])
+            if token_level
+            else value
+        )
+    k = len(groups[0].response_ids)
+    tokens = [len(row.targets) for row in rows]
+    owners = [row.owners + i * k for i, row in enumerate(rows)]
+    device = policy.device
+    return SharedBatch(
+        {name: value.to(device) for name, value in inputs.items()},
+        torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(tokens)).to(device),
+        torch.cat([row.sources for row in rows]).to(device),
+        torch.cat([row.targets for row in rows]).to(device),
+        torch.cat(owners).to(device),
+        len(groups),
+        k,
+    )
+
+
+def shared_mask(segments: Tensor) -> Tensor:
+    """The causal mask with the block between responses cut out.
+
+    Args:
+        segments: 0 for prompt tokens, 1..k for the responses', -1 for padding. Shape: (b, n).
+
+    Returns:
+        True where query (dim 2) may attend to key (dim 3). Padding attends to itself alone, so
+        that no softmax runs over nothing. Shape: (b, 1, n, n).
+    """
+    queries, keys = segments[:, :, None], segments[:, None, :]
+    same_branch = (keys == 0) | (keys == queries)
+    causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool).tril()
+    allowed = causal & same_branch & (keys >= 0)
+    return (allowed | torch.eye(segments.shape[1], dtype=torch.bool)).unsqueeze(1)
+
+
+def prompt_batch(
+    policy: Policy, images: Sequence[Sequence[ImageLike]], prompt_texts: Sequence[str]
+) -> PromptBatch:
+    """Prompts, left-padded, for `generate`."""
+    inputs = _process(policy, images, prompt_texts, "left")
+    return PromptBatch(inputs, inputs["attention_mask"].sum(-1))
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """One prompt's image features where they enter the language model, with its tokens.
+
+    Attributes:
+        embeddings: the prompt's input embeddings, features in place. Shape: (tokens, hidden).
+        is_image: True at image tokens. Shape: (tokens,).
+    """
+
+    embeddings: Tensor
+    is_image: Tensor
+
+
+def encode_prompts(
+    policy: Policy, images: Sequence[Sequence[ImageLike]], prompt_texts: Sequence[str]
+) -> list[EncodedImages]:
+    """Encode each prompt's images once, so that many continuations can share them."""
+    core = policy.core
+    inputs = _process(policy, images, prompt_texts, "right")
+    ids = inputs.pop("input_ids")
+    attention = inputs.pop("attention_mask").bool()
+    is_image = ids == image_token_id(policy)
+    embeddings = core.get_input_embeddings()(ids)
+    if is_image.any():
+        vision = {name: value for name, value in inputs.items() if value.shape[:2] != ids.shape}
+        features = torch.cat(list(core.get_image_features(**vision).pooler_output))
+        embeddings = embeddings.masked_scatter(is_image.unsqueeze(-1), features.to(embeddings))
+    return [
+        EncodedImages(embeddings[row, attention[row]], is_image[row, attention[row]])
+        for row in range(len(prompt_texts))
+    ]
+
+
+def masked_prompt_batch(
+    policy: Policy,
+    prompts: Sequence[EncodedImages],
+    continuations: Sequence[str],
+    prompt_texts: Sequence[str],
+    visible: Sequence[Tensor],
+    drop: bool = True,
+) -> PromptBatch:
+    """Prompts of which only some image tokens can be seen, left-padded, for `generate`.
+
+    A key that is masked for every query never changes anything, so the masked tokens may just as
+    well be dropped, as long as the positions of the rest stay what they were.
+
+    Args:
+        policy: whose embeddings are used.
+        prompts: the encoded prompts. One a row.
+        continuations: rendered text after the prompt, e.g. the answer's beginning.
+        prompt_texts: the rendered prompts themselves.
+        visible: True at image tokens that may be seen. Shape of each: (image tokens,).
+        drop: leave masked tokens out (fast); else keep them and mask them (the obvious way).
+    """
+    embed = policy.core.get_input_embeddings()
+    rows, positions, attention = [], [], []
+    for prompt, text, prompt_text, seen in zip(
+        prompts, continuations, prompt_texts, visible, strict=True
+    ):
+        ids = torch.tensor(_tokenise(policy, text, prompt_text), dtype=torch.long)
+        embeddings = torch.cat([prompt.embeddings, embed(ids.to(policy.device))])
+        keep = torch.ones(len(embeddings), dtype=torch.bool)
+        keep[: len(prompt.is_image)][prompt.is_image.cpu()] = seen.cpu()
+        index = torch.arange(len(embeddings))
+        rows.append(embeddings[keep.to(embeddings.device)] if drop else embeddings)
+        positions.append(index[keep] if drop else index)
+        attention.append(torch.ones(int(keep.sum()), dtype=torch.long) if drop else keep.long())
+    width = max(len(row) for row in rows)
+    inputs = {
+        "inputs_embeds": torch.stack([_pad_left(row, width) for row in rows]),
+        "position_ids": torch.stack([_pad_left(p, width) for p in positions]).to(policy.device),
+        "attention_mask": torch.stack([_pad_left(a, width) for a in attention]).to(policy.device),
+    }
+    return PromptBatch(inputs, torch.tensor([len(row) for row in rows]))
+
+
+def placeholder_counts(policy: Policy, batch: Batch) -> tuple[list[int], list[int]]:
+    """Image placeholders in each row, and the features that the vision side makes for it.
+
+    Returns:
+        Two lists with one number a row; equal lists are what the model needs.
+    """
+    ids = batch.inputs["input_ids"]
+    placeholders = (ids == image_token_id(policy)).sum(-1).tolist()
+    vision = {name: v for name, v in batch.inputs.items() if v.shape[:2] != ids.shape}
+    for name in ("attention_mask", "position_ids", "input_ids"):
+        vision.pop(name, None)
+    if not vision:
+        return placeholders, [0] * len(placeholders)
+    features = [len(f) for f in policy.core.get_image_features(**vision).pooler_output]
+    per_row = _images_per_row(placeholders, features)
+    return placeholders, per_row
+
+
+def _images_per_row(placeholders: Sequence[int], features: Sequence[int]) -> list[int]:
+    """Deal the images out in order: each row takes images until its placeholders are filled."""
+    totals, image = [], 0
+    for wanted in placeholders:
+        total = 0
+        while image < len(features) and total < wanted:
+            total += features[image]
+            image += 1
+        totals.append(total)
+    if image < len(features) and totals:
+        totals[-1] += sum(features[image:])
+    return totals
+
+
+@dataclass(frozen=True)
+class _Row:
+    ids: Tensor
+    positions: Tensor
+    segments: Tensor
+    sources: Tensor
+    targets: Tensor
+    owners: Tensor
+
+
+def _shared_row(prompt_ids: Tensor, responses: Sequence[Tensor]) -> _Row:
+    length = len(prompt_ids)
+    ids, positions = [prompt_ids], [torch.arange(length)]
+    segments = [torch.zeros(length, dtype=torch.long)]
+    sources, owners = [], []
+    start = length
+    for number, response in enumerate(responses):
+        n = len(response)
+        ids.append(response)
+        positions.append(torch.arange(length, length + n))
+        segments.append(torch.full((n,), number + 1))
+        # The prompt's last token predicts the first token of every response.
+        sources.append(torch.cat([torch.tensor([length - 1]), torch.arange(start, start + n - 1)]))
+        owners.append(torch.full((n,), number))
+        start += n
+    return _Row(
+        torch.cat(ids),
+        torch.cat(positions),
+        torch.cat(segments),
+        torch.cat(sources),
+        torch.cat(list(responses)),
+        torch.cat(owners),
+    )
+
+
+def _process(
+    policy: Policy,
+    images: Sequence[Sequence[ImageLike]],
+    texts: Sequence[str],
+    padding_side: str,
+) -> dict[str, Tensor]:
+    """The stock processor on a batch; images of a row in the order of its placeholders."""
+    processor = policy.processor
+    opened = [[_open(image) for image in row] for row in images]
+    given: Any = None
+    if any(opened):
+        given = opened if all(opened) else [image for row in opened for image in row]
+    bos = processor.tokenizer.bos_token
+    encoded = processor(
+        images=given,
+        text=list(texts),
+        return_tensors="pt",
+        padding=True,
+        padding_side=padding_side,
+        add_special_tokens=not (bos and texts[0].startswith(bos)),
+    )
+    inputs = {name: value.to(policy.device) for name, value in encoded.items()}
+    dtype = policy.model.dtype
+    return {n: v.to(dtype) if v.is_floating_point() else v for n, v in inputs.items()}
+
+
+def _open(image: ImageLike) -> Image.Image:
+    return image.open() if isinstance(image, RowImage) else open_image(image)
+
+
+def _response_tokens(
+    policy: Policy, prompt: Sequence[Message], prompt_text: str, response: Sequence[Message]
+) -> tuple[str, list[int]]:
+    full: str = policy.processor.apply_chat_template([*prompt, *response], tokenize=False)
+    if not full.startswith(prompt_text):
+        raise RefusedRowError(
+            "the chat template renders the prompt differently once the answer follows, "
+            "so the answer's tokens can't be told apart"
+        )
+    text = full[len(prompt_text) :]
+    ends = end_token_ids(policy)
+    ids = _tokenise(policy, text, prompt_text)
+    last = max((i for i, token in enumerate(ids) if token in ends), default=None)
+    if last is None:
+        # Some templates (LLaVA-1.5's) leave the end token to the trainer.
+        text = text.rstrip() + policy.processor.tokenizer.eos_token
+        return text, _tokenise(policy, text, prompt_text)
+    kept = ids[: last + 1]
+    if len(kept) < len(ids):
+        text = text.rstrip()
+    return text, kept
+
+
+def _tokenise(policy: Policy, text: str, after: str) -> list[int]:
+    """The tokens of `text` where it follows `after`, which must keep its own tokens."""
+    tokenizer = policy.processor.tokenizer
+    before = tokenizer(after, add_special_tokens=False)["input_ids"]
+    both = tokenizer(after + text, add_special_tokens=False)["input_ids"]
+    if both[: len(before)] != before:
+        raise RefusedRowError(
+            "the tokenizer joins the end of the prompt with the beginning of the answer, "
+            "so the answer's tokens can't be told apart"
+        )
+    tokens: list[int] = both[len(before) :]
+    return tokens
+
+
+def _check_image_count(images: Sequence[ImageLike], turns: Sequence[Sequence[Message]]) -> None:
+    blocks = sum(
+        block["type"] == "image"
+        for turn in turns
+        for message in turn
+        for block in message["content"]
+    )
+    if blocks != len(images):
+        raise RefusedRowError(f"{blocks} image blocks in the prompt, but {len(images)} images")
+
+
+def _refuse_special_tokens(policy: Policy, messages: Sequence[Message]) -> None:
+    special = _special_tokens(policy)
+    for message in messages:
+        for block in message["content"]:
+            found = next((t for t in special if t in block.get("text", "")), None)
+            if found:
+                raise RefusedRowError(
+                    f"the text holds {found!r}, which this model reads as a special token; "
+                    "write it differently"
+                )
+
+
+def _special_tokens(policy: Policy) -> list[str]:
+    tokenizer = policy.processor.tokenizer
+    image = getattr(policy.processor, "image_token", None)
+    return [token for token in {*tokenizer.all_special_tokens, image} if token]
+
+
+def _pad(row: Tensor, width: int, value: int) -> Tensor:
+    return torch.nn.functional.pad(row, (0, width - len(row)), value=value)
+
+
+def _pad_left(row: Tensor, width: int) -> Tensor:
+    space = [0, 0] * (row.dim() - 1) + [width - len(row), 0]
+    return torch.nn.functional.pad(row, space)
+
+
+def check_lengths(policy: Policy, groups: Sequence[Group], max_length: int) -> dict[str, str]:
+    """Groups whose prompt and longest response do not fit, with the reason; prompts are never cut.
+
+    Args:
+        policy: whose processor counts the image tokens.
+        groups: what is to be trained on.
+        max_length: in tokens, image tokens included.
+
+    Returns:
+        {group id: reason}.
+    """
+    refused = {}
+    for group in groups:
+        inputs = _process(policy, [group.images], [group.prompt_text], "right")
+        prompt = inputs["input_ids"].shape[1]
+        longest = max(len(ids) for ids in group.response_ids)
+        if prompt + longest > max_length:
+            refused[group.id] = (
+                f"prompt of {prompt} tokens and response of {longest} exceed {max_length} tokens"
+            )
+    return refused

@@ -1,0 +1,152 @@
+"""Log-probabilities of responses: the two-row path and the shared-prefix path, one function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from veridical.batching import Batch, Group, RowBatch, SharedBatch, row_batch, shared_batch
+from veridical.losses import token_logps
+from veridical.models import Policy, unwrap
+
+HEAD_CHUNK = 1024
+"""Response positions whose logits exist at once (our choice: 1024 x 152k float32 = 0.6 GB)."""
+
+
+@dataclass(frozen=True)
+class ResponseLogps:
+    """What a policy thinks of each response.
+
+    Attributes:
+        sums: log-probability summed over the response's tokens. Shape: (groups, k).
+        counts: response lengths in tokens. Shape: (groups, k).
+    """
+
+    sums: Tensor
+    counts: Tensor
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Whether a model may share prefixes, and why not if it may not."""
+
+    allowed: bool
+    reason: str
+
+
+def collate(policy: Policy, groups: Sequence[Group], share_prefix: bool) -> Batch:
+    """Lay groups out in the way that was decided for this model."""
+    return shared_batch(policy, groups) if share_prefix else row_batch(policy, groups)
+
+
+def response_logps(model: Any, batch: Batch) -> ResponseLogps:
+    """Log-probability of every response of a batch, whichever way it is laid out.
+
+    Args:
+        model: Transformers' model, or a PEFT model around it.
+        batch: from `collate`.
+    """
+    if isinstance(batch, RowBatch):
+        return _row_logps(model, batch)
+    return _shared_logps(model, batch)
+
+
+def _row_logps(model: Any, batch: RowBatch) -> ResponseLogps:
+    logits = unwrap(model)(**batch.inputs).logits[:, :-1]
+    mask = batch.response_mask[:, 1:]
+    per_token = token_logps(logits, batch.inputs["input_ids"][:, 1:])
+    sums = torch.where(mask, per_token, 0.0).sum(-1)
+    shape = (-1, batch.responses)
+    return ResponseLogps(sums.view(shape), mask.sum(-1).view(shape))
+
+
+def _shared_logps(model: Any, batch: SharedBatch) -> ResponseLogps:
+    core = unwrap(model)
+    hidden = core.model(**batch.inputs).last_hidden_state[batch.rows, batch.sources]
+    per_token = head_logps(core.get_output_embeddings(), hidden, batch.targets)
+    shape = (batch.groups, batch.responses)
+    flat = per_token.new_zeros(batch.groups * batch.responses)
+    counts = torch.bincount(batch.owners, minlength=len(flat)).view(shape)
+    return ResponseLogps(flat.index_add(0, batch.owners, per_token).view(shape), counts)
+
+
+def head_logps(head: Any, hidden: Tensor, targets: Tensor, chunk: int = HEAD_CHUNK) -> Tensor:
+    """Log-probabilities of targets, without ever holding all logits.
+
+    Logits are made `chunk` positions at a time and made again in the backward pass.
+
+    Args:
+        head: the output embedding.
+        hidden: last hidden states. Shape: (tokens, hidden).
+        targets: Shape: (tokens,).
+        chunk: positions at a time.
+
+    Returns:
+        Shape: (tokens,).
+    """
+
+    def piece(states: Tensor, wanted: Tensor) -> Tensor:
+        return token_logps(head(states), wanted)
+
+    pieces = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([piece(states, wanted) for states, wanted in pieces])
+    return torch.cat(
+        [checkpoint(piece, states, wanted, use_reentrant=False) for states, wanted in pieces]
+    )
+
+
+def sharing(policy: Policy, groups: Sequence[Group]) -> Sharing:
+    """Decide by experiment whether this model computes the same with a shared prefix.
+
+    The attention must be SDPA (others take no boolean mask, or take it wrongly), no layer may
+    look through a window or recur, positions must be one-dimensional, and on a real row the
+    responses must not see each other and must get the log-probs of the two-row path.
+
+    Args:
+        policy: the model as it will be trained.
+        groups: a few real rows with at least two responses.
+    """
+    config = policy.core.config.get_text_config()
+    attention = config._attn_implementation
+    if attention != "sdpa":
+        return Sharing(False, f"its attention is {attention!r}; only 'sdpa' takes a boolean mask")
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"} or getattr(config, "use_sliding_window", False):
+        return Sharing(False, f"it has layers that need a mask of their own ({sorted(kinds)})")
+    rope = getattr(config, "rope_parameters", None) or {}
+    if "mrope_section" in rope:
+        return Sharing(False, "its positions are three-dimensional")
+    return _probe(policy, groups)
+
+
+@torch.no_grad()
+def _probe(policy: Policy, groups: Sequence[Group]) -> Sharing:
+    group = next((g for g in groups if g.images), groups[0])
+    two_row = response_logps(policy.model, row_batch(policy, [group])).sums
+    batch = shared_batch(policy, [group])
+    shared = response_logps(policy.model, batch).sums
+    difference = float((shared - two_row).abs().max())
+    # Summation order alone moves a sum of n terms by about sqrt(n) units in the last place.
+    limit = 64 * torch.finfo(policy.model.dtype).eps * float(two_row.abs().max().clamp(min=1.0))
+    if difference > limit:
+        return Sharing(False, f"shared and two-row log-probs differ by {difference:.2g}")
+    if group.response_ids[0].equal(group.response_ids[-1]):
+        return Sharing(True, "equal to the two-row path on a probe row")
+    perturbed = (group.response_ids[-1], *group.response_ids[1:])
+    changed = shared_batch(policy, [_with_ids(group, perturbed)])
+    moved = float((response_logps(policy.model, changed).sums - shared)[0, 1:].abs().max())
+    if moved > limit:
+        return Sharing(False, f"a response's log-probs move by {moved:.2g} with its neighbour's")
+    return Sharing(True, "equal to the two-row path on a probe row")
+
+
+def _with_ids(group: Group, response_ids: tuple[Tensor, ...]) -> Group:
+    return Group(
+        group.id, group.images, group.prompt_text, group.response_texts, response_ids, group.cut
+    )

@@ -1,0 +1,68 @@
+"""Every objective as a small pure function of log-probabilities."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def dpo_loss(
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    reference_chosen_logps: Tensor,
+    reference_rejected_logps: Tensor,
+    beta: float,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Direct preference optimisation, sigmoid form (Rafailov et al. 2023; Amirloo et al. eq. 3).
+
+    With `label_smoothing` e the preference is taken to be wrong with probability e and the loss
+    is (1 - e) * loss(pair) + e * loss(swapped pair) (conservative DPO, Mitchell 2023).
+
+    Args:
+        policy_chosen_logps: summed log-probabilities of the chosen responses. Shape: (batch,).
+        policy_rejected_logps: the same of the rejected responses. Shape: (batch,).
+        reference_chosen_logps: under the reference. Shape: (batch,).
+        reference_rejected_logps: under the reference. Shape: (batch,).
+        beta: how strongly the policy is held to the reference; > 0.
+        label_smoothing: probability that a label is wrong, in [0, 0.5).
+
+    Returns:
+        One loss a pair, ln 2 where policy and reference agree. Shape: (batch,).
+    """
+    chosen_logratios = policy_chosen_logps - reference_chosen_logps
+    rejected_logratios = policy_rejected_logps - reference_rejected_logps
+    logits = beta * (chosen_logratios - rejected_logratios)
+    return -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
+
+
+def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, beta: float) -> Tensor:
+    """DPO's implicit reward, beta * log(policy / reference), without gradient. Shape as given."""
+    return beta * (policy_logps - reference_logps).detach()
+
+
+def mean_token_nll(logps: Tensor, token_counts: Tensor) -> Tensor:
+    """Negative log-likelihood of each response, averaged over its tokens.
+
+    Args:
+        logps: summed log-probabilities. Shape: (batch,).
+        token_counts: response lengths in tokens, at least 1. Shape: (batch,).
+
+    Returns:
+        Shape: (batch,).
+    """
+    return -logps / token_counts
+
+
+def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each target token, in at least float32.
+
+    Args:
+        logits: Shape: (..., vocabulary).
+        targets: token ids. Shape: (...,).
+    """
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    picked = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return picked - torch.logsumexp(logits, dim=-1)

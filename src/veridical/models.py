@@ -1,0 +1,299 @@
+"""Load a vision-language policy: model, processor and adapters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from veridical.errors import UserError
+
+EMBEDDED_MODEL = Path(__file__).parent / "world" / "weights"
+"""The tiny model that ships with the package; its name is `embedded`."""
+
+DtypeName = Literal["auto", "float64", "float32", "bfloat16", "float16"]
+
+_PROJECTORS = ("multi_modal_projector", "connector", "aligner", "merger", "embed_vision")
+_VISION_TOWERS = ("vision_tower", "vision_model", "visual")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model that answers questions about images, with the processor that feeds it."""
+
+    model: Any
+    """Transformers' image-text-to-text model, or a PEFT model around one."""
+    processor: Any
+    name: str
+
+    @property
+    def core(self) -> Any:
+        """The Transformers model itself; adapters, if any, sit inside its layers."""
+        return unwrap(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Which weights are trained.
+
+    Attributes:
+        kind: `lora` trains low-rank adapters on every linear layer of the language model;
+            `full` trains the language model's own weights.
+        rank: LoRA rank.
+        alpha: LoRA scaling numerator (the update is scaled by alpha / rank).
+        dropout: LoRA dropout, a fraction.
+        train_projector: also train the projector between vision tower and language model.
+        train_vision: also train the vision tower (adapters under `lora`).
+    """
+
+    kind: Literal["lora", "full"] = "lora"
+    rank: int = 128
+    alpha: int = 256
+    dropout: float = 0.0
+    train_projector: bool = False
+    train_vision: bool = False
+
+
+def load_policy(
+    name: str,
+    dtype: DtypeName = "auto",
+    device: str = "auto",
+    init_adapter: Path | None = None,
+) -> Policy:
+    """Load a model and its processor.
+
+    Args:
+        name: a hub name, a folder written by `save_pretrained`, a folder with a PEFT adapter
+            (loaded on its base and merged), or `embedded`.
+        dtype: `auto` keeps the checkpoint's own, except that half precision becomes float32 on a
+            CPU, where it is slow (our choice).
+        device: `auto` takes CUDA, then MPS, then the CPU.
+        init_adapter: a PEFT adapter to start from. It is merged into the weights, so that the
+            reference of a run that starts here is exactly its start.
+
+    Raises:
+        UserError: the name leads to nothing loadable, or a needed package is missing.
+    """
+    folder = EMBEDDED_MODEL if name == "embedded" else Path(name)
+    if (folder / "adapter_config.json").is_file():
+        base = _adapter_base(folder)
+        policy = load_policy(base, dtype, device, init_adapter=folder)
+        return _merge_adapter(policy, init_adapter) if init_adapter else policy
+    source = str(folder) if folder.is_dir() else name
+    chosen_device = _choose_device(device)
+    processor = _load_processor(source, name)
+    model = _load_model(source, name)
+    model = model.to(device=chosen_device, dtype=_choose_dtype(dtype, model.dtype, chosen_device))
+    policy = Policy(model.eval(), processor, name)
+    return _merge_adapter(policy, init_adapter) if init_adapter else policy
+
+
+def unwrap(model: Any) -> Any:
+    """The Transformers model under PEFT and under the wrappers of distributed training."""
+    while True:
+        if isinstance(model, PeftModel):
+            model = model.base_model.model
+        elif hasattr(model, "module") and not hasattr(model, "config"):
+            model = model.module
+        else:
+            return model
+
+
+def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
+    """Freeze everything, then make what `tuning` asks for trainable.
+
+    Raises:
+        UserError: a projector or vision tower is asked for and none is found.
+    """
+    core = policy.core
+    core.requires_grad_(False)
+    language_model = core.get_decoder()
+    trained = [language_model]
+    projector = _find(core, _PROJECTORS, "projector") if tuning.train_projector else None
+    if tuning.train_vision:
+        trained.append(_find(core, _VISION_TOWERS, "vision tower")[1])
+    if tuning.kind == "full":
+        for module in (
+            *trained,
+            core.get_output_embeddings(),
+            *([projector[1]] if projector else []),
+        ):
+            module.requires_grad_(True)
+        return policy
+    inside = {id(module) for root in trained for module in root.modules()}
+    head = core.get_output_embeddings()
+    names = [
+        name
+        for name, module in core.named_modules()
+        if isinstance(module, nn.Linear) and id(module) in inside and module is not head
+    ]
+    if projector:
+        names = [name for name in names if not name.startswith(projector[0] + ".")]
+    config = LoraConfig(
+        r=tuning.rank,
+        lora_alpha=tuning.alpha,
+        lora_dropout=tuning.dropout,
+        bias="none",
+        target_modules=names,
+        modules_to_save=[projector[0]] if projector else None,
+    )
+    return Policy(get_peft_model(core, config), policy.processor, policy.name)
+
+
+def projector_parameters(policy: Policy) -> list[nn.Parameter]:
+    """The trained parameters of the projector, which may have a learning rate of their own."""
+    found = _find_all(policy.core, _PROJECTORS)
+    return [p for _, module in found for p in module.parameters() if p.requires_grad]
+
+
+@contextmanager
+def as_reference(policy: Policy) -> Iterator[Policy]:
+    """Switch the adapters (and modules trained beside them) off: the policy as it started."""
+    if not isinstance(policy.model, PeftModel):
+        raise TypeError("only an adapter can be switched off; copy the model with `frozen_copy`")
+    with policy.model.disable_adapter():
+        yield policy
+
+
+def frozen_copy(policy: Policy) -> Policy:
+    """A copy of the policy that never trains: the reference of full fine-tuning."""
+    model = copy.deepcopy(policy.model).eval().requires_grad_(False)
+    return Policy(model, policy.processor, policy.name)
+
+
+def end_token_ids(policy: Policy) -> set[int]:
+    """Every token that ends an answer, from the generation settings and the tokenizer."""
+    configured = policy.core.generation_config.eos_token_id
+    many = configured if isinstance(configured, list) else [configured]
+    return {int(i) for i in (*many, policy.processor.tokenizer.eos_token_id) if i is not None}
+
+
+def image_token_id(policy: Policy) -> int:
+    """The id of the placeholder that image features replace.
+
+    Raises:
+        UserError: the model declares none.
+    """
+    config = policy.core.config
+    for name in ("image_token_id", "image_token_index"):
+        if getattr(config, name, None) is not None:
+            return int(getattr(config, name))
+    raise UserError(
+        f"{policy.name} declares no image token, so its image placeholders can't be told from "
+        "text. Set `image_token_id` in its config.json."
+    )
+
+
+def _choose_device(device: str) -> torch.device:
+    if device != "auto":
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"device {device!r} can't be used here ({error}). Try cpu.") from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _choose_dtype(name: DtypeName, own: torch.dtype, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        chosen: torch.dtype = getattr(torch, name)
+        return chosen
+    half = own in (torch.float16, torch.bfloat16)
+    return torch.float32 if half and device.type == "cpu" else own
+
+
+def _load_model(source: str, name: str) -> Any:
+    try:
+        return AutoModelForImageTextToText.from_pretrained(source, dtype="auto")
+    except ImportError as error:
+        raise UserError(f"{name} needs a package that is not installed: {error}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(_cannot_load(name, "an image-text-to-text model", error)) from error
+
+
+def _load_processor(source: str, name: str) -> Any:
+    try:
+        processor = AutoProcessor.from_pretrained(source)
+    except ImportError as error:
+        raise UserError(f"{name} needs a package that is not installed: {error}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(_cannot_load(name, "a processor", error)) from error
+    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
+        raise UserError(
+            f"{name} has no processor for images and text (found {type(processor).__name__}). "
+            "Name a vision-language model, or save its processor into the folder."
+        )
+    if processor.chat_template is None:
+        raise UserError(
+            f"{name} has no chat template, so a conversation can't be rendered. "
+            "Put its chat_template.jinja into the folder."
+        )
+    tokenizer = processor.tokenizer
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return processor
+
+
+def _cannot_load(name: str, what: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0][:200]
+    return (
+        f"{name} can't be loaded as {what}: {reason}\n"
+        "Name a folder written by save_pretrained, a hub model, or `embedded`."
+    )
+
+
+def _adapter_base(folder: Path) -> str:
+    from peft import PeftConfig
+
+    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    if not base:
+        raise UserError(
+            f"{folder} is an adapter that does not name its base. "
+            "Load the base model and give the adapter as --init-adapter."
+        )
+    return str(base)
+
+
+def _merge_adapter(policy: Policy, adapter: Path) -> Policy:
+    if not (adapter / "adapter_config.json").is_file():
+        raise UserError(f"{adapter} holds no PEFT adapter (adapter_config.json is missing).")
+    try:
+        model = PeftModel.from_pretrained(policy.model, str(adapter)).merge_and_unload()
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(
+            f"The adapter {adapter} does not fit {policy.name}: {reason}\nName its own base model."
+        ) from error
+    return Policy(model.eval(), policy.processor, policy.name)
+
+
+def _find_all(core: Any, names: tuple[str, ...]) -> list[tuple[str, nn.Module]]:
+    return [
+        (path, module)
+        for path, module in core.named_modules()
+        if path.rsplit(".", 1)[-1] in names and ".layers." not in path
+    ]
+
+
+def _find(core: Any, names: tuple[str, ...], what: str) -> tuple[str, nn.Module]:
+    found = _find_all(core, names)
+    if not found:
+        raise UserError(
+            f"No {what} was found in {type(core).__name__}; leave --train-"
+            f"{'projector' if what == 'projector' else 'vision'} off for this model."
+        )
+    return found[0]

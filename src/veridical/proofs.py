@@ -1,0 +1,240 @@
+"""The five proofs that a run makes of itself before it trains.
+
+Silent corruption is what goes wrong most: image tokens cut away, another row's pixels, padding
+sides crossed, positions dropped. The loss falls all the same and nothing is raised. Each proof is
+a number held against a limit, and the limit is measured: the noise floor is how much the model's
+own processor and forward differ between a row alone and the same row in a padded batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from veridical.batching import Batch, Group, open_group_images, placeholder_counts, row_batch
+from veridical.errors import UserError
+from veridical.logprobs import response_logps
+from veridical.losses import token_logps
+from veridical.models import Policy
+
+ProofName = Literal["start", "image_matters", "placeholders", "batch_invariance", "path_parity"]
+Layout = Callable[[Sequence[Group]], Batch]
+
+MARGIN = 10.0
+"""How many noise floors still count as equal, or must be passed to count as different."""
+
+ADVICE: dict[str, str] = {
+    "start": "The reference is not the policy that training starts from. Declare the right "
+    "reference, or give the adapter to start from as --init-adapter so that both get it.",
+    "image_matters": "The answers' log-probs do not change with the image. Check that the rows' "
+    "images are the right ones and that the model is a vision-language model.",
+    "placeholders": "The prompt's image placeholders and the image features differ in number. "
+    "Use the processor that was saved with this model, and a larger --max-length.",
+    "batch_invariance": "A row's log-probs depend on the rows beside it. Set --share-prefix false; "
+    "if that does not help, use --batch-size 1 or another --dtype.",
+    "path_parity": "Our log-probs differ from the stock processor and forward. "
+    "Set --share-prefix false; if that does not help, this model is not supported yet.",
+}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One proof's figures.
+
+    Attributes:
+        name: which proof.
+        passed: whether it holds (True where it does not apply).
+        applicable: False e.g. for `image_matters` on text-only rows.
+        value: what was measured.
+        limit: what it is held against.
+        unit: of value and limit.
+        detail: in words.
+    """
+
+    name: ProofName
+    passed: bool
+    applicable: bool
+    value: float
+    limit: float
+    unit: str
+    detail: str
+
+
+@torch.no_grad()
+def noise_floor(policy: Policy, groups: Sequence[Group]) -> float:
+    """The stock path's own difference between a row alone and in a padded batch, in nats.
+
+    It is never taken to be below one unit in the last place of the largest log-prob.
+    """
+    together = response_logps(policy.model, row_batch(policy, groups)).sums
+    alone = [response_logps(policy.model, row_batch(policy, [group])).sums for group in groups]
+    difference = float((together - torch.cat(alone)).abs().max())
+    smallest = torch.finfo(policy.model.dtype).eps * float(together.abs().max().clamp(min=1.0))
+    return max(difference, smallest)
+
+
+@torch.no_grad()
+def prove(policy: Policy, groups: Sequence[Group], lay_out: Layout) -> list[Proof]:
+    """Every proof that needs no reference, in evaluation mode.
+
+    Args:
+        policy: the model as it will be trained.
+        groups: a few rows (4 are enough) with the same number of responses.
+        lay_out: how training will lay them out.
+    """
+    training = policy.model.training
+    policy.model.eval()
+    floor = noise_floor(policy, groups)
+    batch = lay_out(groups)
+    ours = response_logps(policy.model, batch).sums
+    proofs = [
+        prove_placeholders(policy, batch),
+        prove_image_matters(policy, groups, lay_out, ours, floor),
+        prove_batch_invariance(policy, groups, lay_out, ours, floor),
+        prove_path_parity(policy, groups, ours, floor),
+    ]
+    policy.model.train(training)
+    return proofs
+
+
+def prove_start(
+    policy_logps: Tensor,
+    reference_logps: Tensor,
+    loss: float,
+    expected_loss: float,
+    floor: float,
+    beta: float,
+) -> Proof:
+    """Where the reference is the starting policy, rewards are 0 and the loss is known.
+
+    Args:
+        policy_logps: of the starting policy, in evaluation mode. Shape: (groups, k).
+        reference_logps: as the loss will use them. Shape: (groups, k).
+        loss: the mean loss of these rows.
+        expected_loss: ln 2 for DPO.
+        floor: the noise floor, in nats.
+        beta: what rewards are multiplied by.
+    """
+    reward = beta * float((policy_logps - reference_logps.to(policy_logps)).abs().max())
+    off = abs(loss - expected_loss)
+    limit = beta * MARGIN * floor
+    return Proof(
+        "start",
+        max(reward, off) <= limit,
+        True,
+        max(reward, off),
+        limit,
+        "nats",
+        f"largest implicit reward {reward:.3g}, loss {loss:.6f}, known value {expected_loss:.6f}",
+    )
+
+
+def prove_placeholders(policy: Policy, batch: Batch) -> Proof:
+    """Image placeholders = image features, row by row."""
+    placeholders, features = placeholder_counts(policy, batch)
+    off = max(abs(p - f) for p, f in zip(placeholders, features, strict=True))
+    return Proof(
+        "placeholders",
+        off == 0,
+        sum(features) + sum(placeholders) > 0,
+        float(off),
+        0.0,
+        "tokens",
+        f"placeholders {_few(placeholders)}, features {_few(features)}",
+    )
+
+
+def prove_image_matters(
+    policy: Policy, groups: Sequence[Group], lay_out: Layout, ours: Tensor, floor: float
+) -> Proof:
+    """With another image the log-probs move by far more than noise."""
+    with_images = [i for i, group in enumerate(groups) if group.images]
+    limit = MARGIN * floor
+    if not with_images:
+        detail = "no row has an image"
+        return Proof("image_matters", True, False, 0.0, limit, "nats", detail)
+    swapped = [_with_other_images(groups[i]) for i in with_images]
+    other = torch.cat([response_logps(policy.model, lay_out([g])).sums for g in swapped])
+    moved = (other - ours[with_images]).abs().amax(-1)
+    median = float(moved.median())
+    detail = f"median over {len(with_images)} rows, with the image turned into plain grey"
+    return Proof("image_matters", median > limit, True, median, limit, "nats", detail)
+
+
+def prove_batch_invariance(
+    policy: Policy, groups: Sequence[Group], lay_out: Layout, ours: Tensor, floor: float
+) -> Proof:
+    """A group alone = the group among others."""
+    alone = torch.cat([response_logps(policy.model, lay_out([group])).sums for group in groups])
+    value = float((alone - ours).abs().max())
+    detail = f"{len(groups)} rows alone against together"
+    limit = MARGIN * floor
+    return Proof("batch_invariance", value <= limit, True, value, limit, "nats", detail)
+
+
+def prove_path_parity(policy: Policy, groups: Sequence[Group], ours: Tensor, floor: float) -> Proof:
+    """Our path = the stock processor and the stock forward, one row at a time."""
+    stock = torch.stack([stock_logps(policy, group) for group in groups])
+    value = float((stock - ours).abs().max())
+    detail = f"{stock.numel()} answers against the stock processor and forward"
+    limit = MARGIN * floor
+    return Proof("path_parity", value <= limit, True, value, limit, "nats", detail)
+
+
+def stock_logps(policy: Policy, group: Group) -> Tensor:
+    """Log-probs by the model's own processor and forward alone, without any code of ours.
+
+    Returns:
+        Shape: (k,).
+    """
+    prompt = _stock_inputs(policy, group, group.prompt_text)["input_ids"].shape[1]
+    sums = []
+    for text, ids in zip(group.response_texts, group.response_ids, strict=True):
+        inputs = _stock_inputs(policy, group, group.prompt_text + text)
+        logits = policy.core(**inputs).logits[0, prompt - 1 : prompt - 1 + len(ids)]
+        targets = inputs["input_ids"][0, prompt : prompt + len(ids)]
+        sums.append(token_logps(logits, targets).sum())
+    return torch.stack(sums)
+
+
+def _stock_inputs(policy: Policy, group: Group, text: str) -> dict[str, Any]:
+    images = open_group_images(group)
+    bos = policy.processor.tokenizer.bos_token
+    inputs = policy.processor(
+        images=images or None,
+        text=text,
+        return_tensors="pt",
+        add_special_tokens=not (bos and text.startswith(bos)),
+    ).to(policy.device)
+    dtype = policy.model.dtype
+    return {n: v.to(dtype) if v.is_floating_point() else v for n, v in inputs.items()}
+
+
+def _with_other_images(group: Group) -> Group:
+    grey = [Image.new("RGB", image.size, (127, 127, 127)) for image in open_group_images(group)]
+    return dataclasses.replace(group, images=tuple(grey))
+
+
+def _few(numbers: Sequence[int]) -> str:
+    shown = ", ".join(str(n) for n in numbers[:8])
+    return f"[{shown}{', ...' if len(numbers) > 8 else ''}]"
+
+
+def require(proofs: Sequence[Proof]) -> None:
+    """Stop the run if a proof fails.
+
+    Raises:
+        UserError: names the first proof that fails, its figures and what to change.
+    """
+    failed = next((proof for proof in proofs if not proof.passed), None)
+    if failed is not None:
+        raise UserError(
+            f"The proof '{failed.name}' fails: {failed.value:.3g} {failed.unit} against a limit of "
+            f"{failed.limit:.3g} ({failed.detail}).\n{ADVICE[failed.name]}"
+        )

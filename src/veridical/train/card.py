@@ -1,0 +1,90 @@
+"""The model card: what was done to this model, so that it can be judged and repeated."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from veridical.files import write_text_atomic
+from veridical.proofs import Proof
+
+SHOWN = (
+    "beta", "label_smoothing", "nll_weight", "reference", "tuning", "lora_rank", "lora_alpha",
+    "init_adapter", "train_projector", "train_vision", "projector_learning_rate", "learning_rate",
+    "epochs", "max_steps", "batch_size", "accumulation", "held_out", "seed",
+)  # fmt: skip
+
+
+def write_cards(
+    out: Path,
+    folders: Sequence[str],
+    method: str,
+    configuration: Mapping[str, Any],
+    rows: Mapping[str, int],
+    proofs: Sequence[Proof],
+    finished: Mapping[str, Any],
+) -> None:
+    """Write README.md into each saved folder.
+
+    Args:
+        out: the run's folder.
+        folders: names of saved folders under it.
+        method: what was done, as in "direct preference optimisation (DPO)".
+        configuration: the command's options.
+        rows: counts by role, e.g. {"pairs": 1200, "held-out pairs": 60}.
+        proofs: of this run; empty if they were switched off.
+        finished: what the training loop reported.
+    """
+    options = "\n".join(
+        f"| {name} | {configuration[name]} |" for name in SHOWN if name in configuration
+    )
+    counts = ", ".join(f"{count} {name}" for name, count in rows.items())
+    text = f"""---
+library_name: {"{library}"}
+tags: [veridical, vision-language, preference-alignment]
+base_model: {configuration["model"]}
+---
+
+# {Path(str(configuration["model"])).name}, {method}
+
+Made by Veridical {importlib.metadata.version("veridical")} from `{configuration["model"]}` with
+{counts} of `{configuration["data"]}`: {finished["steps"]} steps in
+{finished["train_seconds"]:.0f} seconds{_best(finished)}.
+
+| option | value |
+|---|---|
+{options}
+
+## Proofs
+
+{_proof_lines(proofs)}
+
+## Limits
+
+The model was made to prefer the chosen answers of these rows, nothing more. What it says about
+other kinds of images was not measured here; `veridical eval` measures it.
+"""
+    for folder in folders:
+        library = "peft" if folder == "adapter" else "transformers"
+        write_text_atomic(out / folder / "README.md", text.replace("{library}", library))
+
+
+def _best(finished: Mapping[str, Any]) -> str:
+    if finished.get("best_step") is None:
+        return ""
+    loss = finished["best_held_out_loss"]
+    return f"; the weights are those of step {finished['best_step']} (held-out loss {loss:.4f})"
+
+
+def _proof_lines(proofs: Sequence[Proof]) -> str:
+    if not proofs:
+        return "They were switched off for this run."
+    return "\n".join(
+        f"- {proof.name}: {'holds' if proof.passed else 'FAILS'}, {proof.value:.3g} against "
+        f"{proof.limit:.3g} {proof.unit} ({proof.detail})"
+        if proof.applicable
+        else f"- {proof.name}: does not apply ({proof.detail})"
+        for proof in proofs
+    )

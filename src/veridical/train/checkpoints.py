@@ -1,0 +1,49 @@
+"""Checkpoints that can be trusted: sealed by a manifest, and only verified ones are resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from veridical.files import hash_file, write_json
+
+MANIFEST = "manifest.json"
+
+
+def write_manifest(checkpoint: Path) -> None:
+    """Record the SHA-256 of every file of a finished checkpoint."""
+    files = {
+        path.relative_to(checkpoint).as_posix(): hash_file(path)
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    write_json(checkpoint / MANIFEST, files)
+
+
+def verify(checkpoint: Path) -> str | None:
+    """None for a checkpoint that is whole, else what is wrong with it."""
+    try:
+        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "it has no manifest (it was not finished)"
+    except json.JSONDecodeError:
+        return "its manifest is not readable"
+    for name, digest in files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if hash_file(path) != digest:
+            return f"{name} is not what was written"
+    return None
+
+
+def newest_verified(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole, and a line for each newer one that is not."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[1].isdigit()]
+    problems = []
+    for checkpoint in sorted(found, key=lambda path: -int(path.name.split("-")[1])):
+        problem = verify(checkpoint)
+        if problem is None:
+            return checkpoint, problems
+        problems.append(f"{checkpoint.name} is not used: {problem}")
+    return None, problems

@@ -1,0 +1,303 @@
+"""Align a model by direct preference optimisation, with the proofs that it was done right."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from veridical.batching import Group
+from veridical.errors import UserError
+from veridical.files import hash_path, read_json, write_json
+from veridical.logprobs import ResponseLogps, Sharing, collate, response_logps, sharing
+from veridical.losses import dpo_loss, implicit_rewards, mean_token_nll
+from veridical.models import (
+    DtypeName,
+    Policy,
+    Tuning,
+    as_reference,
+    frozen_copy,
+    load_policy,
+    prepare_training,
+)
+from veridical.proofs import Proof, noise_floor, prove, prove_start, require
+from veridical.runs import start_run
+from veridical.train.card import write_cards
+from veridical.train.loop import Items, Outcome, Task
+from veridical.train.reference import compute_logps, precompute
+from veridical.train.rows import list_skipped, read_training_rows, split_held_out
+from veridical.train.run import TrainerSettings, run_trainer, save_result
+
+PROOF_ROWS = 4
+METHOD = "direct preference optimisation (DPO)"
+
+
+@dataclass(frozen=True)
+class DPOSettings:
+    """The loss: strength, label smoothing, and the weight of the chosen answer's NLL."""
+
+    beta: float
+    label_smoothing: float
+    nll_weight: float
+
+
+def train_dpo(
+    model: str,
+    data: Path,
+    out: Path,
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    nll_weight: float = 0.0,
+    reference: Literal["precomputed", "in_step"] = "precomputed",
+    tuning: Literal["lora", "full"] = "lora",
+    lora_rank: int = 128,
+    lora_alpha: int = 256,
+    init_adapter: Path | None = None,
+    train_projector: bool = False,
+    train_vision: bool = False,
+    projector_learning_rate: float | None = None,
+    learning_rate: float = 1e-6,
+    epochs: float = 3.0,
+    max_steps: int = -1,
+    batch_size: int = 8,
+    accumulation: int = 4,
+    max_length: int | None = None,
+    max_response_tokens: int | None = None,
+    held_out: float = 0.05,
+    evaluations: int = 10,
+    share_prefix: bool = True,
+    prove_first: bool = True,
+    resume: bool = False,
+    save_merged: bool = True,
+    images_root: Path | None = None,
+    max_bad_fraction: float = 0.01,
+    dtype: DtypeName = "auto",
+    device: str = "auto",
+    seed: int = 0,
+    trainer: dict[str, Any] | None = None,
+) -> None:
+    """Align MODEL on the preference pairs in DATA and write the result to OUT.
+
+    Before the first step the run proves itself: the reference is the start, the image matters,
+    placeholders match features, batching changes nothing, and our path equals the stock one.
+
+    Args:
+        model: hub name, folder, adapter folder or `embedded`.
+        data: preference pairs, Parquet or JSON Lines.
+        out: folder for the run: `model/`, `log.jsonl`, `proofs.json`, `run.json`.
+        beta: how strongly the policy is held to the reference (no unit; 0.05 to 0.5 is usual).
+        label_smoothing: probability that a pair's label is wrong, 0 to below 0.5.
+        nll_weight: weight of the chosen answer's negative log-likelihood, per token.
+        reference: `precomputed` runs the reference once before training and stores its
+            log-probs; `in_step` runs it at every step (full tuning then keeps a second model).
+        tuning: `lora` on the language model's linear layers, or `full`.
+        lora_rank: rank of the adapters.
+        lora_alpha: scaling of the adapters (the update is scaled by alpha / rank).
+        init_adapter: PEFT adapter to start from; it is merged, and is the reference too.
+        train_projector: train the projector too.
+        train_vision: train the vision tower too.
+        projector_learning_rate: of the projector, if trained; the common one if not set.
+        learning_rate: peak learning rate; try 1e-6 (full) to 5e-5 (LoRA).
+        epochs: passes over the pairs.
+        max_steps: optimiser steps; above 0 it overrides epochs.
+        batch_size: pairs on a device at once.
+        accumulation: batches an optimiser step.
+        max_length: prompt and response together, in tokens; longer pairs are listed and left
+            out. The model's own limit if not set.
+        max_response_tokens: longer responses lose their end (and are counted).
+        held_out: share of pairs kept for evaluation, 0 to below 1; the checkpoint with the
+            lowest loss on them is the result.
+        evaluations: how often the held-out pairs are evaluated (and a checkpoint is kept).
+        share_prefix: encode image and prompt once per pair, where the model allows it.
+        prove_first: run the five proofs before the first step and stop if one fails.
+        resume: go on from the newest checkpoint in OUT that verifies.
+        save_merged: also write the merged model (LoRA), not only the adapter.
+        images_root: what image paths are relative to; the data file's folder if not set.
+        max_bad_fraction: share of unusable rows above which the run does not start.
+        dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        seed: of order, adapters and held-out pairs.
+        trainer: any other option of Transformers' TrainingArguments.
+    """
+    configuration = dict(locals())
+    loss = DPOSettings(beta, label_smoothing, nll_weight)
+    _check(loss)
+    torch.manual_seed(seed)
+    settings = TrainerSettings(
+        learning_rate, epochs, max_steps, batch_size, accumulation, evaluations, seed,
+        projector_learning_rate, resume, trainer,
+    )  # fmt: skip
+    settings.arguments(out, rows=1, held_out=False)  # refuses a bad `trainer:` before any work
+    with start_run(out, "train dpo", configuration, _inputs(model, data)) as run:
+        start = load_policy(model, dtype, device, init_adapter)
+        rows = read_training_rows(
+            start, data, "preference", ("chosen", "rejected"), images_root, max_bad_fraction,
+            max_length, max_response_tokens,
+        )  # fmt: skip
+        list_skipped(out, rows)
+        train, evaluation = split_held_out(rows.groups, held_out, seed)
+        shares = sharing(start, train) if share_prefix else Sharing(False, "--share-prefix false")
+        print(f"Prefix sharing: {'yes' if shares.allowed else 'no, two rows'} ({shares.reason}).")
+        floor = noise_floor(start, train[:PROOF_ROWS])
+        everything = [*train, *evaluation]
+        logps = torch.zeros(len(everything), 2, dtype=torch.float64)
+        frozen = frozen_copy(start) if reference == "in_step" and tuning == "full" else None
+        if reference == "precomputed":
+            store = out / "reference_logps.json"
+            logps = precompute(
+                start,
+                everything,
+                shares.allowed,
+                2 * batch_size,
+                store,
+                10 * floor,
+                hash_path(data),
+            )
+        wanted = Tuning(tuning, lora_rank, lora_alpha, 0.0, train_projector, train_vision)
+        policy = prepare_training(start, wanted)
+        in_step = _reference_in_step(policy, frozen) if reference == "in_step" else None
+        task = Task(objective(loss), len, shares.allowed, in_step)
+        train_items = Items(train, logps[: len(train)])
+        held_out_items = Items(evaluation, logps[len(train) :]) if evaluation else None
+        proofs: list[Proof] = []
+        if prove_first:
+            proofs = prove_run(policy, train_items, task, loss, floor, out)
+        finished = run_trainer(policy, task, settings, train_items, held_out_items, out)
+        files = save_result(policy, out, save_merged, init_adapter is not None)
+        counts = {"pairs": len(train), "held-out pairs": len(evaluation)}
+        write_cards(out, files, METHOD, configuration, counts, proofs, finished)
+        run.finish(
+            pairs=len(train), held_out_pairs=len(evaluation), skipped=len(rows.skipped),
+            cut_responses=rows.cut, prefix_sharing=dataclasses.asdict(shares), **finished,
+        )  # fmt: skip
+        print(f"The aligned model is in {out / files[0]}.")
+
+
+def objective(settings: DPOSettings) -> Callable[[ResponseLogps, Tensor], Outcome]:
+    """DPO on pairs: response 0 is chosen, response 1 rejected."""
+
+    def compute(policy: ResponseLogps, reference: Tensor) -> Outcome:
+        chosen, rejected = policy.sums.unbind(-1)
+        reference_chosen, reference_rejected = reference.unbind(-1)
+        losses = dpo_loss(
+            chosen, rejected, reference_chosen, reference_rejected,
+            settings.beta, settings.label_smoothing,
+        )  # fmt: skip
+        if settings.nll_weight:
+            losses = losses + settings.nll_weight * mean_token_nll(chosen, policy.counts[:, 0])
+        rewards_chosen = implicit_rewards(chosen, reference_chosen, settings.beta)
+        rewards_rejected = implicit_rewards(rejected, reference_rejected, settings.beta)
+        measures = {
+            "rewards_chosen": rewards_chosen,
+            "rewards_rejected": rewards_rejected,
+            "rewards_margin": rewards_chosen - rewards_rejected,
+            "rewards_accuracy": (rewards_chosen > rewards_rejected).double(),
+            "logps_chosen": chosen,
+            "logps_rejected": rejected,
+            "chosen_tokens": policy.counts[:, 0],
+            "rejected_tokens": policy.counts[:, 1],
+        }
+        return Outcome(losses.sum(), measures)
+
+    return compute
+
+
+def prove_run(
+    policy: Policy, train: Items, task: Task, loss: DPOSettings, floor: float, out: Path
+) -> list[Proof]:
+    """Run the five proofs on a few rows, write `proofs.json`, and stop if one fails.
+
+    Rows with images are preferred. A resumed run must find the start that its step 0 recorded.
+
+    Raises:
+        UserError: a proof fails.
+    """
+    policy.model.eval()
+    order = sorted(range(len(train)), key=lambda index: not train.groups[index].images)
+    chosen = order[:PROOF_ROWS]
+    groups = [train.groups[index] for index in chosen]
+    policy_logps = compute_logps(policy, groups, task.share_prefix, len(groups))
+    reference = train.reference_logps[chosen]
+    if task.in_step_reference is not None:
+        batch = collate(policy, groups, task.share_prefix)
+        reference = task.in_step_reference(batch).double().cpu()
+    plain = objective(dataclasses.replace(loss, nll_weight=0.0))
+    counts = torch.ones_like(policy_logps)
+    outcome = plain(ResponseLogps(policy_logps, counts), reference)
+    value = float(outcome.loss_sum) / len(groups)
+    proofs = [
+        prove_start(policy_logps, reference, value, math.log(2), floor, loss.beta),
+        *prove(policy, groups, lambda rows: collate(policy, rows, task.share_prefix)),
+    ]
+    path = out / "proofs.json"
+    _same_start(path, policy_logps, groups, floor)
+    write_json(path, [dataclasses.asdict(proof) for proof in proofs])
+    write_json(
+        out / "start.json",
+        {"ids": [group.id for group in groups], "logps": policy_logps.tolist()},
+    )
+    for proof in proofs:
+        print(f"  proof {proof.name}: {_verdict(proof)} ({proof.detail})")
+    require(proofs)
+    return proofs
+
+
+def _verdict(proof: Proof) -> str:
+    if not proof.applicable:
+        return "does not apply"
+    return f"{'holds' if proof.passed else 'FAILS'}, {proof.value:.2g} against {proof.limit:.2g}"
+
+
+def _same_start(path: Path, logps: Tensor, groups: Sequence[Group], floor: float) -> None:
+    saved = path.parent / "start.json"
+    checkpoints = list((path.parent / "checkpoints").glob("checkpoint-*"))
+    if not saved.is_file() or not checkpoints:
+        return
+    content = read_json(saved)
+    if content["ids"] != [group.id for group in groups]:
+        raise UserError(
+            f"{path.parent} was started on other pairs than these. Give the same data and seed to "
+            "resume it, or another --out."
+        )
+    moved = float((torch.tensor(content["logps"], dtype=torch.float64) - logps).abs().max())
+    if moved > 10 * floor:
+        raise UserError(
+            f"{path.parent} was started from another model (log-probs of its first pairs differ "
+            f"by {moved:.3g}). Give the same model to resume it, or another --out."
+        )
+
+
+def _reference_in_step(policy: Policy, frozen: Policy | None) -> Callable[[Any], Tensor]:
+    def compute(batch: Any) -> Tensor:
+        with torch.no_grad():
+            if frozen is not None:
+                return response_logps(frozen.model, batch).sums
+            training = policy.model.training
+            policy.model.eval()
+            with as_reference(policy):
+                sums = response_logps(policy.model, batch).sums
+            policy.model.train(training)
+            return sums
+
+    return compute
+
+
+def _check(loss: DPOSettings) -> None:
+    if loss.beta <= 0:
+        raise UserError(f"--beta is {loss.beta:g}; it must be above 0 (0.1 is usual).")
+    if not 0 <= loss.label_smoothing < 0.5:
+        raise UserError(
+            f"--label-smoothing is {loss.label_smoothing:g}; give a probability below 0.5."
+        )
+    if loss.nll_weight < 0:
+        raise UserError(f"--nll-weight is {loss.nll_weight:g}; it can't be negative.")
+
+
+def _inputs(model: str, data: Path) -> dict[str, Path]:
+    return {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})

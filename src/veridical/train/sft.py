@@ -1,0 +1,145 @@
+"""Supervised fine-tuning on the answers of conversations, or on the chosen answers of pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from veridical.batching import Group
+from veridical.files import write_json
+from veridical.logprobs import ResponseLogps, Sharing, collate, sharing
+from veridical.models import DtypeName, Tuning, load_policy, prepare_training
+from veridical.proofs import Proof, prove, require
+from veridical.runs import start_run
+from veridical.train.card import write_cards
+from veridical.train.loop import Items, Outcome, Task
+from veridical.train.rows import list_skipped, read_training_rows, split_held_out
+from veridical.train.run import TrainerSettings, run_trainer, save_result
+
+PROOF_ROWS = 4
+METHOD = "supervised fine-tuning (SFT)"
+
+
+def train_sft(
+    model: str,
+    data: Path,
+    out: Path,
+    kind: Literal["conversation", "preference"] = "conversation",
+    tuning: Literal["lora", "full"] = "lora",
+    lora_rank: int = 128,
+    lora_alpha: int = 256,
+    init_adapter: Path | None = None,
+    train_projector: bool = False,
+    train_vision: bool = False,
+    projector_learning_rate: float | None = None,
+    learning_rate: float = 2e-5,
+    epochs: float = 1.0,
+    max_steps: int = -1,
+    batch_size: int = 8,
+    accumulation: int = 4,
+    max_length: int | None = None,
+    max_response_tokens: int | None = None,
+    held_out: float = 0.05,
+    evaluations: int = 10,
+    share_prefix: bool = True,
+    prove_first: bool = True,
+    resume: bool = False,
+    save_merged: bool = True,
+    images_root: Path | None = None,
+    max_bad_fraction: float = 0.01,
+    dtype: DtypeName = "auto",
+    device: str = "auto",
+    seed: int = 0,
+    trainer: dict[str, Any] | None = None,
+) -> None:
+    """Fine-tune MODEL on the answers in DATA and write the result to OUT.
+
+    The loss is on the last assistant turn of each row, per token over the whole global batch.
+
+    Args:
+        model: hub name, folder, adapter folder or `embedded`.
+        data: conversations or preference pairs, Parquet or JSON Lines.
+        out: folder for the run: `model/`, `log.jsonl`, `proofs.json`, `run.json`.
+        kind: what the rows are; of `preference` rows the chosen answers are learned.
+        tuning: `lora` on the language model's linear layers, or `full`.
+        lora_rank: rank of the adapters.
+        lora_alpha: scaling of the adapters (the update is scaled by alpha / rank).
+        init_adapter: PEFT adapter to start from; it is merged.
+        train_projector: train the projector too.
+        train_vision: train the vision tower too.
+        projector_learning_rate: of the projector, if trained; the common one if not set.
+        learning_rate: peak learning rate.
+        epochs: passes over the rows.
+        max_steps: optimiser steps; above 0 it overrides epochs.
+        batch_size: rows on a device at once.
+        accumulation: batches an optimiser step.
+        max_length: prompt and answer together, in tokens; longer rows are listed and left out.
+        max_response_tokens: longer answers lose their end (and are counted).
+        held_out: share of rows kept for evaluation, 0 to below 1; the checkpoint with the lowest
+            loss on them is the result.
+        evaluations: how often the held-out rows are evaluated (and a checkpoint is kept).
+        share_prefix: use the layout without logits for image tokens, where the model allows it.
+        prove_first: run the proofs before the first step and stop if one fails.
+        resume: go on from the newest checkpoint in OUT that verifies.
+        save_merged: also write the merged model (LoRA), not only the adapter.
+        images_root: what image paths are relative to; the data file's folder if not set.
+        max_bad_fraction: share of unusable rows above which the run does not start.
+        dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        seed: of order, adapters and held-out rows.
+        trainer: any other option of Transformers' TrainingArguments.
+    """
+    configuration = dict(locals())
+    torch.manual_seed(seed)
+    settings = TrainerSettings(
+        learning_rate, epochs, max_steps, batch_size, accumulation, evaluations, seed,
+        projector_learning_rate, resume, trainer,
+    )  # fmt: skip
+    settings.arguments(out, rows=1, held_out=False)  # refuses a bad `trainer:` before any work
+    inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
+    with start_run(out, "train sft", configuration, inputs) as run:
+        start = load_policy(model, dtype, device, init_adapter)
+        rows = read_training_rows(
+            start, data, kind, ("chosen",), images_root, max_bad_fraction, max_length,
+            max_response_tokens,
+        )  # fmt: skip
+        list_skipped(out, rows)
+        train, evaluation = split_held_out(rows.groups, held_out, seed)
+        shares = sharing(start, train) if share_prefix else Sharing(False, "--share-prefix false")
+        wanted = Tuning(tuning, lora_rank, lora_alpha, 0.0, train_projector, train_vision)
+        policy = prepare_training(start, wanted)
+        proofs: list[Proof] = []
+        if prove_first:
+            few = sorted(train, key=lambda group: not group.images)[:PROOF_ROWS]
+            proofs = prove(policy, few, lambda groups: collate(policy, groups, shares.allowed))
+            write_json(out / "proofs.json", [dataclasses.asdict(proof) for proof in proofs])
+            require(proofs)
+        task = Task(objective, count_tokens, shares.allowed)
+        held_out_items = Items(evaluation, torch.zeros(len(evaluation), 1)) if evaluation else None
+        train_items = Items(train, torch.zeros(len(train), 1))
+        finished = run_trainer(policy, task, settings, train_items, held_out_items, out)
+        files = save_result(policy, out, save_merged, init_adapter is not None)
+        counts = {"rows": len(train), "held-out rows": len(evaluation)}
+        write_cards(out, files, METHOD, configuration, counts, proofs, finished)
+        run.finish(
+            rows=len(train), held_out_rows=len(evaluation), skipped=len(rows.skipped),
+            cut_responses=rows.cut, prefix_sharing=dataclasses.asdict(shares), **finished,
+        )  # fmt: skip
+        print(f"The fine-tuned model is in {out / files[0]}.")
+
+
+def objective(policy: ResponseLogps, reference: Tensor) -> Outcome:
+    """Negative log-likelihood, summed over tokens; there is no reference."""
+    sums, counts = policy.sums[:, 0], policy.counts[:, 0]
+    measures = {"logps_chosen": sums, "chosen_tokens": counts}
+    return Outcome(-sums.sum(), measures)
+
+
+def count_tokens(groups: Sequence[Group]) -> int:
+    """Response tokens of a batch."""
+    return sum(len(group.response_ids[0]) for group in groups)

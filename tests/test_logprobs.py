@@ -1,0 +1,167 @@
+"""The shared-prefix path against the two-row path and the stock forward, in float64."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from veridical import logprobs
+from veridical.batching import Group, render_group, row_batch, shared_batch, shared_mask
+from veridical.logprobs import collate, head_logps, response_logps, sharing
+from veridical.losses import dpo_loss, token_logps
+from veridical.models import Policy, Tuning, prepare_training
+from veridical.proofs import stock_logps
+from veridical.records import assistant_message, user_message
+
+
+def test_shared_prefix_equals_two_rows_equals_stock(policy: Policy, groups: list[Group]) -> None:
+    with torch.no_grad():
+        shared = response_logps(policy.model, shared_batch(policy, groups))
+        rows = response_logps(policy.model, row_batch(policy, groups))
+        stock = torch.stack([stock_logps(policy, group) for group in groups])
+    assert torch.allclose(shared.sums, rows.sums, rtol=0, atol=1e-10)
+    assert torch.allclose(shared.sums, stock, rtol=0, atol=1e-10)
+    assert torch.equal(shared.counts, rows.counts)
+    expected = [[len(ids) for ids in group.response_ids] for group in groups]
+    assert shared.counts.tolist() == expected
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_gradients_are_equal(
+    policy: Policy, groups: list[Group], checkpointing: bool, kind: str
+) -> None:
+    tuning = Tuning(kind="full" if kind == "full" else "lora", rank=4, alpha=8, train_projector=True)
+    policy = prepare_training(policy, tuning)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    if checkpointing:
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    policy.model.train()
+    gradients = []
+    for share in (True, False):
+        policy.model.zero_grad()
+        sums = response_logps(policy.model, collate(policy, groups, share)).sums
+        zeros = torch.zeros(len(groups), dtype=torch.float64)
+        dpo_loss(sums[:, 0], sums[:, 1], zeros, zeros - 1, 0.1).mean().backward()
+        gradients.append(
+            {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}
+        )
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any("multi_modal_projector" in name for name in gradients[0])
+    assert not any("vision_tower" in name for name in gradients[0])
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=0, atol=1e-10), name
+
+
+def test_text_only_rows_may_stand_beside_rows_with_images(
+    policy: Policy, groups: list[Group]
+) -> None:
+    text_only = render_group(
+        policy,
+        "text",
+        [],
+        [user_message("Describe the image.", images=0)],
+        [[assistant_message("This is a park.")], [assistant_message("No.")]],
+    )
+    mixed = [groups[0], text_only, groups[1]]
+    with torch.no_grad():
+        shared = response_logps(policy.model, shared_batch(policy, mixed)).sums
+        rows = response_logps(policy.model, row_batch(policy, mixed)).sums
+        stock = torch.stack([stock_logps(policy, group) for group in mixed])
+    assert torch.allclose(shared, rows, rtol=0, atol=1e-10)
+    assert torch.allclose(shared, stock, rtol=0, atol=1e-10)
+
+
+def test_a_group_may_have_many_responses(policy: Policy, groups: list[Group]) -> None:
+    group = dataclasses.replace(
+        groups[0],
+        response_texts=groups[0].response_texts * 2,
+        response_ids=groups[0].response_ids * 2,
+        cut=(False,) * 4,
+    )
+    with torch.no_grad():
+        sums = response_logps(policy.model, shared_batch(policy, [group])).sums[0]
+    assert torch.allclose(sums[:2], sums[2:], rtol=0, atol=1e-10)
+
+
+def test_cut_responses_lose_their_end_on_both_paths(
+    policy: Policy, groups: list[Group]
+) -> None:
+    cut = [
+        dataclasses.replace(
+            g, response_ids=tuple(ids[:3] for ids in g.response_ids), cut=(True, True)
+        )
+        for g in groups
+    ]
+    with torch.no_grad():
+        shared = response_logps(policy.model, shared_batch(policy, cut))
+        rows = response_logps(policy.model, row_batch(policy, cut))
+    assert torch.allclose(shared.sums, rows.sums, rtol=0, atol=1e-10)
+    assert int(shared.counts.max()) == 3
+
+
+def test_mask_cuts_the_block_between_responses() -> None:
+    mask = shared_mask(torch.tensor([[0, 0, 1, 1, 2, -1]]))[0, 0]
+    expected = torch.tensor(
+        [
+            [1, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0],
+            [1, 1, 1, 0, 0, 0],
+            [1, 1, 1, 1, 0, 0],
+            [1, 1, 0, 0, 1, 0],
+            [1, 1, 0, 0, 0, 1],
+        ]
+    ).bool()
+    # Padding may look at the prompt: nobody reads what it computes.
+    assert torch.equal(mask, expected)
+
+
+def test_head_in_chunks_equals_head_at_once() -> None:
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 50, bias=False).double()
+    hidden = torch.randn(23, 8, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 50, (23,))
+    whole = token_logps(head(hidden), targets)
+    pieces = head_logps(head, hidden, targets, chunk=5)
+    assert torch.allclose(whole, pieces, rtol=0, atol=1e-12)
+    expected = torch.autograd.grad(whole.sum(), hidden, retain_graph=True)[0]
+    assert torch.allclose(torch.autograd.grad(pieces.sum(), hidden)[0], expected, atol=1e-12)
+
+
+def test_probe_admits_llava(policy: Policy, groups: list[Group]) -> None:
+    assert sharing(policy, groups).allowed
+
+
+def test_probe_refuses_another_attention(policy: Policy, groups: list[Group]) -> None:
+    policy.model.set_attn_implementation("eager")
+    verdict = sharing(policy, groups)
+    assert not verdict.allowed
+    assert "sdpa" in verdict.reason
+
+
+def test_probe_refuses_windows(policy: Policy, groups: list[Group]) -> None:
+    config = copy.deepcopy(policy.core.config)
+    config.text_config.layer_types = ["sliding_attention"] * 3
+    policy.core.config = config
+    assert "mask of their own" in sharing(policy, groups).reason
+
+
+def test_probe_sees_responses_that_see_each_other(
+    policy: Policy, groups: list[Group], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = logprobs.shared_batch
+
+    def leaking(policy: Policy, groups: list[Group]) -> object:
+        batch = honest(policy, groups)
+        length = batch.inputs["attention_mask"].shape[-1]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        batch.inputs["attention_mask"] = causal.expand_as(batch.inputs["attention_mask"])
+        return batch
+
+    monkeypatch.setattr(logprobs, "shared_batch", leaking)
+    assert not sharing(policy, groups).allowed
