@@ -1,0 +1,287 @@
+"""POPE's parsing and arithmetic by hand, and its recipe against the official questions."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from veridical.errors import UserError
+from veridical.eval.pope import eval_pope, match_answers, parse_answer, score_pope
+from veridical.eval.pope_questions import (
+    SPLITS,
+    Question,
+    build_questions,
+    by_co_occurrence,
+    by_frequency,
+    negatives,
+    question_text,
+    read_questions,
+)
+from veridical.files import read_json, read_jsonl, write_json, write_jsonl
+
+OBJECTS = {
+    "a": ["dog", "cat"],
+    "b": ["dog", "hat", "cup"],
+    "c": ["dog", "cup", "orange"],
+    "d": ["cat"],
+    "e": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "strict", "official"),
+    [
+        ("Yes", "yes", "yes"),
+        ("yes, there is a dog.", "yes", "yes"),
+        ("No.", "no", "no"),
+        ("No, there is a cat.", "no", "no"),
+        ("There is a dog in the image.", "yes", "yes"),
+        ("There is no dog in the image.", "no", "no"),
+        ("The dog is not visible. Yes?", "no", "no"),
+        ("There isn't a dog.", "no", "yes"),
+        ("Yes, a dog, but not a big one", "yes", "no"),
+        ("NO", "no", "yes"),
+        ("**Yes**", "yes", "yes"),
+        ("I see a knot.", None, "yes"),
+        ("I am unsure", None, "yes"),
+        ("", None, "yes"),
+    ],
+)
+def test_parsing(answer: str, strict: str | None, official: str) -> None:
+    assert parse_answer(answer) == strict
+    assert parse_answer(answer, "official") == official
+
+
+def _row(label: str, parsed: str | None, image: str = "1", split: str = "random") -> dict[str, Any]:
+    return {"image_id": image, "split": split, "label": label, "parsed": parsed}
+
+
+def test_metrics_by_hand() -> None:
+    """Right: 2 yes, 1 no. Wrong: 1 yes for a no, 1 no for a yes, 1 unparsed for each."""
+    rows = [
+        _row("yes", "yes", "1"),
+        _row("yes", "yes", "2"),
+        _row("no", "no", "1"),
+        _row("no", "yes", "2"),
+        _row("yes", "no", "3"),
+        _row("yes", None, "3"),
+        _row("no", None, "4"),
+    ]
+    scores = score_pope(rows)
+    value = {name: score.value for name, score in scores.items()}
+    assert value["accuracy"] == pytest.approx(3 / 7)
+    assert value["precision"] == pytest.approx(2 / 3)
+    assert value["recall"] == pytest.approx(2 / 4)
+    # 2 * (2/3) * (1/2) / (2/3 + 1/2) = 4/7
+    assert value["f1"] == pytest.approx(4 / 7)
+    assert value["yes_rate"] == pytest.approx(3 / 7)
+    assert value["unparsed"] == pytest.approx(2 / 7)
+    assert value["random/accuracy"] == value["accuracy"]
+    assert scores["accuracy"].clusters == 4
+    assert scores["precision"].n == 3
+    assert scores["recall"].n == 4
+
+
+def test_splits_are_scored_alone_and_together() -> None:
+    scores = score_pope([_row("yes", "yes"), _row("no", "yes", "2", "popular")])
+    assert scores["random/accuracy"].value == 1.0
+    assert scores["popular/accuracy"].value == 0.0
+    assert scores["accuracy"].value == 0.5
+    assert scores["popular/f1"].value == 0.0
+
+
+def test_never_saying_yes_leaves_precision_undefined() -> None:
+    scores = score_pope([_row("yes", "no"), _row("no", "no", "2")])
+    assert scores["precision"].value is None
+    assert scores["f1"].value == 0.0
+    assert scores["yes_rate"].value == 0.0
+
+
+def test_tables_by_hand() -> None:
+    assert by_frequency(OBJECTS.values()) == ["dog", "cat", "cup", "hat", "orange"]
+    together = by_co_occurrence(OBJECTS.values())
+    assert together["dog"] == ["cup", "cat", "hat", "orange"]
+    assert together["cat"] == ["dog"]
+
+
+def test_negatives_by_the_recipe() -> None:
+    frequent = by_frequency(OBJECTS.values())
+    together = by_co_occurrence(OBJECTS.values())
+
+    def drawn(split: str, positives: list[str], image: str) -> list[str]:
+        return negatives(split, positives, OBJECTS[image], frequent, together, image)
+
+    # Absent from image a, the most frequent first: cup, hat, orange.
+    assert drawn("popular", ["dog", "cat"], "a") == ["cup", "hat"]
+    # With the dog most often: the cup. The cat is only ever seen with the dog: a random one.
+    found = drawn("adversarial", ["dog", "cat"], "a")
+    assert found[0] == "cup" and found[1] in ("hat", "orange")
+    assert set(drawn("random", ["dog"], "a")) < {"cup", "hat", "orange"}
+
+
+def test_built_questions_are_balanced_true_and_counted() -> None:
+    built = build_questions(OBJECTS, {"a": "a.png"}, per_image=2, seed=1)
+    assert built.skipped == ("e",)
+    assert dict(built.short) == {"d": 1}
+    assert Counter(question.label for question in built.questions) == {"yes": 21, "no": 21}
+    assert Counter(question.split for question in built.questions) == dict.fromkeys(SPLITS, 14)
+    assert [q.question_id for q in built.questions] == [str(i) for i in range(1, 43)]
+    assert {q.image for q in built.questions if q.image_id == "a"} == {"a.png"}
+    for question in built.questions:
+        present = [question_text(name) for name in OBJECTS[question.image_id]]
+        assert (question.text in present) == (question.label == "yes")
+    assert any(q.text == "Is there an orange in the image?" for q in built.questions)
+
+
+def test_splits_share_their_positives() -> None:
+    built = build_questions(OBJECTS, per_image=2).questions
+    positives = [
+        [(q.image_id, q.text) for q in built if q.split == split and q.label == "yes"]
+        for split in SPLITS
+    ]
+    assert positives[0] == positives[1] == positives[2]
+
+
+def test_building_depends_on_the_seed_and_not_on_the_order() -> None:
+    turned = {image: list(reversed(names)) for image, names in reversed(OBJECTS.items())}
+    assert build_questions(OBJECTS, seed=3) == build_questions(turned, seed=3)
+    assert build_questions(OBJECTS, seed=3) != build_questions(OBJECTS, seed=4)
+
+
+def test_nothing_to_ask_is_an_error() -> None:
+    with pytest.raises(UserError, match="No question can be built"):
+        build_questions({"a": ["dog"], "b": ["dog"], "c": []})
+
+
+def _asked(
+    questions: Sequence[Question],
+) -> dict[str, tuple[list[str], list[str]]]:
+    """Image to the objects asked about: (present, absent)."""
+    asked: dict[str, tuple[list[str], list[str]]] = {}
+    for question in questions:
+        found = re.fullmatch(r"Is there an? (.+) in the image\?", question.text)
+        assert found
+        sides = asked.setdefault(question.image, ([], []))
+        sides[question.label == "no"].append(found.group(1))
+    return asked
+
+
+@pytest.mark.parametrize("split", ["popular", "adversarial"])
+def test_official_negatives_follow_from_the_official_tables(test_data: Path, split: str) -> None:
+    """Popular: all 500 images. Adversarial: all but the 3 questions with a random fallback."""
+    folder = test_data / "pope"
+    questions = read_questions([folder / f"coco_pope_{split}.json"])
+    counts: Mapping[str, int] = read_json(folder / "coco_ground_truth_objects.json")
+    frequent = sorted(counts, key=lambda name: -counts[name])
+    together = read_json(folder / "coco_co_occur.json")
+    there = read_json(test_data / "chair" / "ground_truth_objects.json")
+    asked = _asked(questions)
+    assert len(asked) == 500
+    different = 0
+    for image, (positives, absent) in asked.items():
+        present = there[str(int(image[-16:-4]))]
+        ours = negatives(split, positives, present, frequent, together, image)
+        different += len(set(ours) - set(absent))
+    assert different <= (3 if split == "adversarial" else 0)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_built_questions_have_the_shape_of_the_official(test_data: Path, split: str) -> None:
+    official = read_questions([test_data / "pope" / f"coco_pope_{split}.json"])
+    assert {question.split for question in official} == {split}
+    there = read_json(test_data / "chair" / "ground_truth_objects.json")
+    names = {question.image: str(int(question.image[-16:-4])) for question in official}
+    built = build_questions({image: there[name] for image, name in names.items()})
+    own = [question for question in built.questions if question.split == split]
+    assert len(own) == len(official) == 3000
+    assert not built.short and not built.skipped
+    assert [q.label for q in own] == [q.label for q in official]
+    assert {q.text.split()[2] for q in own} == {q.text.split()[2] for q in official}
+
+
+def _question(number: int, split: str = "random", label: str = "yes") -> dict[str, Any]:
+    return {
+        "question_id": number,
+        "image": f"{number}.jpg",
+        "text": "Is there a dog in the image?",
+        "label": label,
+        "split": split,
+    }
+
+
+def test_ids_that_repeat_across_splits_are_matched_in_order(tmp_path: Path) -> None:
+    for split in SPLITS:
+        rows = [{**_question(i), "text": f"{split} {i}"} for i in (1, 2)]
+        write_jsonl(tmp_path / f"my_{split}_set.json", [_without(r, "split") for r in rows])
+    questions = read_questions([tmp_path / f"my_{split}_set.json" for split in SPLITS])
+    assert [q.split for q in questions] == [split for split in SPLITS for _ in (1, 2)]
+    answers = [{"question_id": i, "answer": f"{split} {i}"} for split in SPLITS for i in ("2", "1")]
+    matched = match_answers(questions, answers)
+    assert [row["answer"] for row in matched] == [q.text for q in questions]
+    # With a split of their own, answers may come in any order.
+    named = [{**row, "split": row["answer"].split()[0]} for row in reversed(answers)]
+    assert match_answers(questions, named) == [
+        {**row, "split": q.split} for row, q in zip(matched, questions, strict=True)
+    ]
+
+
+def _without(row: Mapping[str, Any], field: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != field}
+
+
+def test_missing_and_surplus_answers_are_refused(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "q.jsonl", [_question(1), _question(2)])
+    questions = read_questions([tmp_path / "q.jsonl"])
+    with pytest.raises(UserError, match=r"1 question ids .* 2 \(1 asked, 0 answered\)"):
+        match_answers(questions, [{"question_id": "1", "answer": "yes"}])
+    with pytest.raises(UserError, match=r"3 \(0 asked, 1 answered\)"):
+        match_answers(questions, [{"question_id": i, "answer": "yes"} for i in "123"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"label": "maybe"}, "row 1: label must be yes or no"), ({"text": None}, "row 1: .* has")],
+)
+def test_broken_questions_name_their_row(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    row = {**_question(1), **change}
+    broken = row if row["text"] is not None else _without(row, "text")
+    write_jsonl(tmp_path / "q.jsonl", [broken])
+    with pytest.raises(UserError, match=message):
+        read_questions([tmp_path / "q.jsonl"])
+
+
+def test_run_on_answers_made_elsewhere(tmp_path: Path) -> None:
+    questions = [_question(1), _question(2, label="no"), _question(3, "popular", "no")]
+    write_jsonl(tmp_path / "q.jsonl", questions)
+    said = ["Yes.", "No.", "I wonder."]
+    answers = [{"question_id": i + 1, "answer": text} for i, text in enumerate(said)]
+    write_jsonl(tmp_path / "a.jsonl", answers)
+    eval_pope(tmp_path / "out", questions=[tmp_path / "q.jsonl"], answers=[tmp_path / "a.jsonl"])
+    scores = read_json(tmp_path / "out" / "scores.json")
+    assert scores["accuracy"]["value"] == pytest.approx(2 / 3)
+    assert scores["unparsed"]["value"] == pytest.approx(1 / 3)
+    rows = read_jsonl(tmp_path / "out" / "answers.jsonl")
+    assert [row["parsed"] for row in rows] == ["yes", "no", None]
+    assert read_json(tmp_path / "out" / "run.json")["results"] == {"questions": 3, "skipped": 0}
+
+
+def test_contradicting_options_are_explained(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    write_json(file, {})
+    with pytest.raises(UserError, match="neither was given"):
+        eval_pope(tmp_path / "out")
+    with pytest.raises(UserError, match="--questions must name"):
+        eval_pope(tmp_path / "out", answers=[file])
+    with pytest.raises(UserError, match="--images must name"):
+        eval_pope(tmp_path / "out", model="embedded", objects=file)
+    with pytest.raises(UserError, match="both were"):
+        eval_pope(
+            tmp_path / "out", model="embedded", images=tmp_path, objects=file, questions=[file]
+        )
