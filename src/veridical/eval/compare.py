@@ -15,8 +15,11 @@ from veridical.files import read_json, read_jsonl, write_json
 from veridical.runs import start_run
 from veridical.statistics import ClusterSums, Metric, compare
 
-# What may differ between two runs that are compared, besides where they are and who answered.
-_OWN = frozenset({"model", "out", "answers", "batch_size", "device"})
+# Options that may differ: who answered, and where files are (that what they say is the same is
+# checked on the judged rows).
+_OWN = frozenset(
+    {"model", "out", "answers", "batch_size", "device", "objects", "images", "questions"}
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,226 @@
+"""Answers made by a model: kept, continued, and made anew when anything that decides them moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from veridical import models, sampling
+from veridical.errors import UserError
+from veridical.eval.answers import (
+    Query,
+    Settings,
+    find_images,
+    make_answers,
+    match_image_id,
+)
+from veridical.eval.chair import eval_chair
+from veridical.eval.pope import eval_pope
+from veridical.files import read_json, read_jsonl, write_json
+from veridical.models import Policy
+from veridical.sampling import Decoding, Request, Response
+
+
+class Stub:
+    """Answers with what it was asked, counts, and fails after some answers."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.fail_after = 10**9
+
+    def respond(
+        self, policy: Policy, requests: Sequence[Request], decoding: Decoding, label: str = ""
+    ) -> list[Response]:
+        if len(self.asked) + len(requests) > self.fail_after:
+            raise KeyboardInterrupt
+        self.asked += [request.id for request in requests]
+        return [Response(f"Yes, a dog and a cat: {request.id}") for request in requests]
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
+    stub = Stub()
+    monkeypatch.setattr(sampling, "respond", stub.respond)
+    monkeypatch.setattr(models, "load_policy", lambda *_: Policy(None, None, "stub"))
+    return stub
+
+
+def draw_images(folder: Path, names: Sequence[str]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for shade, name in enumerate(names):
+        Image.new("RGB", (4, 4), (shade, 0, 0)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def queries(tmp_path: Path) -> list[Query]:
+    folder = draw_images(tmp_path / "images", [f"{i}.png" for i in range(5)])
+    return [Query(str(i), folder / f"{i}.png", "What is there?") for i in range(5)]
+
+
+SETTINGS = Settings("a/model", batch_size=2)
+
+
+def test_an_interrupted_run_continues(tmp_path: Path, stub: Stub, queries: list[Query]) -> None:
+    stub.fail_after = 4
+    with pytest.raises(KeyboardInterrupt):
+        make_answers(queries, SETTINGS, tmp_path, "test")
+    assert len(read_jsonl(tmp_path / "answers.partial.jsonl")) == 4
+    # The process died while it wrote a fifth.
+    with (tmp_path / "answers.partial.jsonl").open("a") as file:
+        file.write('{"answer": "Yes, a d')
+    stub.fail_after = 10**9
+    answers = make_answers(queries, SETTINGS, tmp_path, "test")
+    assert stub.asked == ["0", "1", "2", "3", "4"]
+    assert [answer.text for answer in answers] == [f"Yes, a dog and a cat: {i}" for i in range(5)]
+    again = make_answers(queries, SETTINGS, tmp_path, "test")
+    assert again == answers and len(stub.asked) == 5
+
+
+def test_another_batch_size_keeps_answers_other_settings_do_not(
+    tmp_path: Path, stub: Stub, queries: list[Query]
+) -> None:
+    make_answers(queries, SETTINGS, tmp_path, "test")
+    make_answers(queries, Settings("a/model", batch_size=4), tmp_path, "test")
+    assert len(stub.asked) == 5
+    for changed in (
+        Settings("another/model"),
+        Settings("a/model", temperature=1.0),
+        Settings("a/model", max_new_tokens=5),
+        Settings("a/model", seed=1),
+    ):
+        before = len(stub.asked)
+        make_answers(queries, changed, tmp_path, "test")
+        assert len(stub.asked) == before + 5
+
+
+def test_a_changed_image_prompt_or_model_file_is_asked_anew(
+    tmp_path: Path, stub: Stub, queries: list[Query]
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights").write_text("one")
+    settings = Settings(str(model))
+    make_answers(queries, settings, tmp_path, "test")
+    Image.new("RGB", (4, 4), "white").save(queries[2].image)
+    make_answers(queries, settings, tmp_path, "test")
+    assert stub.asked[5:] == ["2"]
+    queries[1] = Query("1", queries[1].image, "What else?")
+    make_answers(queries, settings, tmp_path, "test")
+    assert stub.asked[6:] == ["1"]
+    (model / "weights").write_text("two")
+    make_answers(queries, settings, tmp_path, "test")
+    assert stub.asked[7:] == ["0", "1", "2", "3", "4"]
+
+
+def test_images_are_found_by_name(tmp_path: Path) -> None:
+    folder = draw_images(tmp_path / "images", ["b.png", "a.JPG"])
+    (folder / "notes.txt").write_text("")
+    assert {name: path.name for name, path in find_images(folder).items()} == {
+        "a": "a.JPG",
+        "b": "b.png",
+    }
+    draw_images(folder, ["a.png"])
+    with pytest.raises(UserError, match=r"both a\.JPG and a\.png"):
+        find_images(folder)
+    with pytest.raises(UserError, match="not a folder"):
+        find_images(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no image"):
+        find_images(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("stem", "expected"),
+    [
+        ("9", "9"),
+        ("000000000009", "9"),
+        ("COCO_val2014_000000000009", "9"),
+        ("8", None),
+        ("x", None),
+    ],
+)
+def test_coco_file_names_mean_their_numbers(stem: str, expected: str | None) -> None:
+    assert match_image_id(stem, {"9": [], "10": []}) == expected
+
+
+def test_chair_with_a_model(tmp_path: Path, stub: Stub) -> None:
+    images = draw_images(tmp_path / "images", ["000000000001.png", "000000000002.png"])
+    write_json(tmp_path / "objects.json", {"1": ["dog"], "2": ["dog", "cat"], "3": []})
+    out = tmp_path / "out"
+    scores = eval_chair(
+        tmp_path / "objects.json", out, model="a/model", images=images, temperature=0.5
+    )
+    assert scores["chair_i"].value == pytest.approx(1 / 4)
+    row = read_jsonl(out / "answers.jsonl")[0]
+    assert row["image_id"] == "1"
+    assert row["prompt"] == "Describe this image in detail."
+    assert row["decoding"] == {"max_new_tokens": 256, "temperature": 0.5, "seed": 0}
+    assert not (out / "answers.partial.jsonl").exists()
+    eval_chair(tmp_path / "objects.json", out, model="a/model", images=images, temperature=0.5)
+    assert stub.asked == ["1", "2"]
+
+
+def test_unreadable_and_unlisted_images_are_listed(tmp_path: Path, stub: Stub) -> None:
+    images = draw_images(tmp_path / "images", [f"{i:03}.png" for i in range(300)])
+    (images / "000.png").write_bytes(b"no image")
+    objects: dict[str, list[str]] = {f"{i:03}": ["dog"] for i in range(299)}
+    write_json(tmp_path / "objects.json", objects)
+    eval_chair(tmp_path / "objects.json", tmp_path / "out", model="a/model", images=images)
+    skipped = {row["id"]: row["reason"] for row in read_jsonl(tmp_path / "out" / "skipped.jsonl")}
+    assert skipped == {
+        "000": "not an image of an allowed format",
+        "299": "the image has no object list",
+    }
+    assert len(stub.asked) == 298
+    write_json(tmp_path / "objects.json", {"001": ["dog"]})
+    with pytest.raises(UserError, match="299 of 300 images cannot be used"):
+        eval_chair(tmp_path / "objects.json", tmp_path / "out", model="a/model", images=images)
+
+
+def test_pope_with_a_model_asks_a_shared_question_once(tmp_path: Path, stub: Stub) -> None:
+    images = draw_images(tmp_path / "images", ["a.png", "b.png", "c.png"])
+    write_json(tmp_path / "objects.json", {"a": ["dog"], "b": ["cat"], "c": []})
+    out = tmp_path / "out"
+    scores = eval_pope(
+        out,
+        model="a/model",
+        images=images,
+        objects=tmp_path / "objects.json",
+        instruction="Answer yes or no.",
+    )
+    # Two images, two objects: every split asks the same two questions about each.
+    assert sorted(stub.asked) == [
+        "a/Is there a cat in the image?",
+        "a/Is there a dog in the image?",
+        "b/Is there a cat in the image?",
+        "b/Is there a dog in the image?",
+    ]
+    assert scores["yes_rate"].value == 1.0 and scores["accuracy"].value == 0.5
+    rows = read_jsonl(out / "answers.jsonl")
+    assert len(rows) == 12
+    assert rows[0]["prompt"].endswith("in the image?\nAnswer yes or no.")
+    results = read_json(out / "run.json")["results"]
+    assert results == {
+        "questions": 12,
+        "skipped": 1,
+        "images_without_questions": 1,
+        "images_asked_less": 2,
+    }
+    # What was built is POPE's own form: another model can be asked the same.
+    more = eval_pope(
+        tmp_path / "again", model="a/model", images=images, questions=[out / "questions.jsonl"]
+    )
+    assert more["accuracy"].value == 0.5
+    assert set(more) == set(scores)
+
+
+def test_official_questions_about_images_that_are_not_there(tmp_path: Path, stub: Stub) -> None:
+    images = draw_images(tmp_path / "images", ["a.png"])
+    row = '{"question_id": 1, "image": "x.png", "text": "Is there a dog?", "label": "no"}\n'
+    (tmp_path / "q.json").write_text(row)
+    with pytest.raises(UserError, match="the folder has no such image"):
+        eval_pope(tmp_path / "out", model="a/model", images=images, questions=[tmp_path / "q.json"])

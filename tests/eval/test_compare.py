@@ -1,0 +1,110 @@
+"""Two evaluations side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from veridical.errors import UserError
+from veridical.eval.chair import eval_chair
+from veridical.eval.compare import compare_runs, eval_compare
+from veridical.eval.pope import eval_pope
+from veridical.files import read_json, write_json, write_jsonl
+
+
+def _chair(
+    folder: Path, name: str, answers: Sequence[str], objects: Mapping[str, Sequence[str]]
+) -> Path:
+    rows = [{"image_id": str(i), "answer": answer} for i, answer in enumerate(answers)]
+    write_jsonl(folder / f"{name}.jsonl", rows)
+    write_json(folder / f"{name}.json", objects)
+    out = folder / name / "chair"
+    eval_chair(folder / f"{name}.json", out, answers=folder / f"{name}.jsonl")
+    return out
+
+
+OBJECTS = {str(i): ["dog"] for i in range(6)}
+GOOD = ["A dog."] * 6
+BAD = ["A dog and a cat."] * 5 + ["A dog."]
+
+
+def test_chair_by_hand(tmp_path: Path) -> None:
+    base = _chair(tmp_path, "base", BAD, OBJECTS)
+    better = _chair(tmp_path, "bdhs", GOOD, OBJECTS)
+    rows = {row["metric"]: row for row in eval_compare(base, better, tmp_path / "out")}
+    assert list(rows) == ["chair_i", "chair_s", "recall", "mean_length"]
+    # 0/6 against 5/11 mentions.
+    found = rows["chair_i"]
+    assert (found["arm"], found["baseline"]) == ("bdhs", "base")
+    assert found["value"] == pytest.approx(-5 / 11)
+    assert (found["arm_value"], found["baseline_value"]) == (0.0, pytest.approx(5 / 11))
+    assert found["low"] < -5 / 11 < found["high"] <= 0
+    # Five images differ, all to one side: 2 of the 2^5 relabellings are as extreme.
+    assert rows["chair_s"]["p"] == pytest.approx(2 / 32)
+    assert rows["recall"]["p"] == 1.0
+    written = read_json(tmp_path / "out" / "comparison.json")
+    assert written["differences"] == list(rows.values())
+    assert read_json(tmp_path / "out" / "run.json")["status"] == "finished"
+
+
+def test_other_images_or_lists_are_refused(tmp_path: Path) -> None:
+    base = _chair(tmp_path, "base", BAD, OBJECTS)
+    fewer = _chair(tmp_path, "fewer", GOOD[:4], OBJECTS)
+    with pytest.raises(UserError, match=r"2 images are in one .* only \(4, 5\)"):
+        compare_runs(base, fewer)
+    other = _chair(tmp_path, "other", GOOD, {**OBJECTS, "3": ["dog", "cat"]})
+    with pytest.raises(UserError, match="different object lists"):
+        compare_runs(base, other)
+
+
+def _pope(folder: Path, name: str, answers: Sequence[str], split: str = "random") -> Path:
+    questions = [
+        {
+            "question_id": i,
+            "image": f"{i // 2}.jpg",
+            "text": "Is there a dog in the image?",
+            "label": "yes",
+            "split": split,
+        }
+        for i in range(len(answers))
+    ]
+    write_jsonl(folder / f"{name}-q.jsonl", questions)
+    rows = [{"question_id": i, "answer": answer} for i, answer in enumerate(answers)]
+    write_jsonl(folder / f"{name}-a.jsonl", rows)
+    out = folder / name / "pope"
+    eval_pope(out, questions=[folder / f"{name}-q.jsonl"], answers=[folder / f"{name}-a.jsonl"])
+    return out
+
+
+def test_pope_by_split(tmp_path: Path) -> None:
+    base = _pope(tmp_path, "base", ["Yes", "No", "No", "No"])
+    better = _pope(tmp_path, "bdhs", ["Yes", "Yes", "Yes", "No"])
+    rows = {row["metric"]: row for row in compare_runs(base, better)}
+    assert rows["accuracy"]["value"] == pytest.approx(0.5)
+    assert rows["random/accuracy"]["value"] == pytest.approx(0.5)
+    # Two images, both better: both relabellings that keep them together are as extreme, 2 of 4.
+    assert rows["accuracy"]["p"] == pytest.approx(2 / 4)
+    assert rows["accuracy"]["clusters"] == 2
+    assert rows["precision"]["value"] == 0.0
+
+
+def test_other_questions_and_other_benchmarks_are_refused(tmp_path: Path) -> None:
+    base = _pope(tmp_path, "base", ["Yes", "No"])
+    with pytest.raises(UserError, match="different questions"):
+        compare_runs(base, _pope(tmp_path, "other", ["Yes", "No"], "popular"))
+    with pytest.raises(UserError, match="different benchmarks"):
+        compare_runs(base, _chair(tmp_path, "chair", GOOD, OBJECTS))
+    with pytest.raises(UserError, match="no evaluation"):
+        compare_runs(base, tmp_path)
+
+
+def test_settings_that_differ_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = _chair(tmp_path, "base", BAD, OBJECTS)
+    better = _chair(tmp_path, "bdhs", GOOD, OBJECTS)
+    record = read_json(better / "run.json")
+    record["configuration"]["prompt"] = "Describe."
+    write_json(better / "run.json", record)
+    eval_compare(base, better, tmp_path / "out")
+    assert "Note: prompt differs" in capsys.readouterr().out
