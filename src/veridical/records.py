@@ -133,7 +133,8 @@ class RecordSet:
 
     Attributes:
         rows: the usable rows. On access messages are clean (no key that Arrow filled with None)
-            and images are decoded, to upright RGB; nothing is decoded before.
+            and images are decoded, to upright RGB; nothing is decoded before. All of a row is
+            read on access: take `rows.select_columns(["id"])` first for what needs no images.
         problems: the rows left out, in order.
         total: rows in the file, usable or not.
         ignored: columns of the file that its kind has no use for.
@@ -209,19 +210,24 @@ def write_records(
         write_parquet_records(_chunks(checked), path, features_of(kind).arrow_schema)
 
 
-def features_of(kind: Kind) -> Features:
-    """Every column of a kind, with the types it has in Arrow and Parquet."""
-    text = Value("string")
+def features_of(kind: Kind, decode_images: bool = True) -> Features:
+    """Every column of a kind, with the types it has in Arrow and Parquet.
+
+    Args:
+        kind: the kind of record.
+        decode_images: whether Datasets decodes the images itself on access.
+    """
+    text, image = Value("string"), Image(decode=decode_images)
     messages = List({"role": text, "content": List({"type": text, "text": text})})
     types = {
-        "rejected_images": List(Image()),
+        "rejected_images": List(image),
         "more_rejected": List(messages),
         "ratings": List({"answer": text, "aspect": text, "value": Value("float64")}),
         "facts": List(text),
         "expected_answer": text,
         "source": text,
     }
-    columns = {"id": text, "images": List(Image())}
+    columns = {"id": text, "images": List(image)}
     columns |= dict.fromkeys(MESSAGE_FIELDS[kind], messages)
     return Features(columns | {field: types[field] for field in OPTIONAL_FIELDS[kind]})
 
@@ -245,7 +251,9 @@ def _as_dataset(table: pa.Table, kind: Kind, path: Path) -> Dataset:
     unused = [
         field for field in OPTIONAL_FIELDS[kind] if table.column(field).null_count == table.num_rows
     ]
-    features = features_of(kind)
+    # `_on_access` decodes: Datasets' own way decodes the first image of each row twice, and leaves
+    # CMYK, grey and transparent ones as they are.
+    features = features_of(kind, decode_images=False)
     for field in unused:
         del features[field]
     table = table.drop_columns(unused).replace_schema_metadata(features.arrow_schema.metadata)
@@ -268,7 +276,7 @@ def _value_on_access(name: str, value: Any) -> Any:
     if name == "more_rejected":
         return [clean_messages(messages) for messages in value]
     if name in ("images", "rejected_images"):
-        return [open_image(image) for image in value]
+        return [open_image(image["bytes"] or image["path"]) for image in value]
     return value
 
 
