@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from veridical.errors import UserError
-from veridical.report import write_report
+from veridical.report import figures, write_report
 from veridical.report.page import report
 
 ATTACK = '<script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -46,6 +46,12 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of a page's time."""
+    monkeypatch.setattr(figures, "embed_svg", lambda figure: "data:image/svg+xml;base64,")
+
+
 def edit(path: Path, **changes: Any) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps({**row, **changes}) + "\n" for row in rows))
@@ -61,6 +67,7 @@ def test_the_page_is_self_contained(demo: Path) -> None:
     assert set(page.ids) == set(SECTIONS)
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_the_page_tells_the_whole_story(demo: Path) -> None:
     page = Page(write_report([demo]))
     text = page.text.replace("\N{NARROW NO-BREAK SPACE}", " ")
@@ -82,10 +89,12 @@ def test_the_page_tells_the_whole_story(demo: Path) -> None:
 
 
 def test_the_same_runs_give_the_same_page(demo: Path) -> None:
-    first = write_report([demo]).read_bytes()
-    assert write_report([demo]).read_bytes() == first
+    run = demo / "train" / "sft"
+    first = write_report([run]).read_bytes()
+    assert write_report([run]).read_bytes() == first
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_text_from_models_and_data_is_escaped(demo: Path) -> None:
     for arm, answer in (("base", ATTACK), ("bdhs", ATTACK + "!")):
         edit(demo / "eval" / arm / "chair" / "details.jsonl", answer=answer, mentions=[])
@@ -99,6 +108,7 @@ def test_text_from_models_and_data_is_escaped(demo: Path) -> None:
     assert page.text.count(ATTACK) >= 24
 
 
+@pytest.mark.usefixtures("no_plots")
 @pytest.mark.parametrize(
     ("missing", "said"),
     [
@@ -122,6 +132,7 @@ def test_what_is_missing_is_said(demo: Path, missing: str, said: str) -> None:
     assert set(page.ids) == set(SECTIONS)
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_runs_without_a_summary_are_shown_together(demo: Path, tmp_path: Path) -> None:
     runs = [demo / "eval" / arm / "chair" for arm in ("base", "bdhs")]
     out = tmp_path / "both.html"
@@ -132,6 +143,7 @@ def test_runs_without_a_summary_are_shown_together(demo: Path, tmp_path: Path) -
     assert "with fewer things made up" in text
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_a_comparison_brings_the_differences(demo: Path, tmp_path: Path) -> None:
     row = {"metric": "chair_i", "arm": "bdhs", "baseline": "base", "p": 0.01, "clusters": 40}
     row |= {"value": -0.1, "low": -0.2, "high": -0.05, "arm_value": 0.1, "baseline_value": 0.2}
@@ -144,6 +156,7 @@ def test_a_comparison_brings_the_differences(demo: Path, tmp_path: Path) -> None
     assert "fell from 20.0" in Page(write_report([*runs, folder], tmp_path / "x.html")).text
 
 
+@pytest.mark.usefixtures("no_plots")
 @pytest.mark.parametrize(
     ("part", "title"),
     [
@@ -158,6 +171,7 @@ def test_a_single_part_has_a_page(demo: Path, part: str, title: str) -> None:
     assert title in " ".join(" ".join(page.words).split(" "))
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_a_failed_run_says_why(demo: Path, tmp_path: Path) -> None:
     folder = tmp_path / "failed"
     folder.mkdir()
@@ -169,6 +183,7 @@ def test_a_failed_run_says_why(demo: Path, tmp_path: Path) -> None:
     assert "A run without results yet" in text
 
 
+@pytest.mark.usefixtures("no_plots")
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -185,12 +200,14 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, make: Any, message: 
         write_report([])
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_a_broken_parquet_file_is_named(demo: Path) -> None:
     (demo / "pairs" / "pairs.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(UserError, match=r"pairs\.parquet cannot be read"):
         write_report([demo])
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_the_command_prints_where_the_page_is(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

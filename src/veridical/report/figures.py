@@ -66,11 +66,23 @@ class Curve:
 
 
 @contextmanager
-def canvas(size: tuple[float, float] = SIZE) -> Iterator[tuple[Figure, Axes]]:
-    """A figure with one set of axes in the page's style."""
+def canvas(
+    left: float, bottom: float, top: float, height: float = SIZE[1]
+) -> Iterator[tuple[Figure, Axes]]:
+    """A figure with one set of axes in the page's style; margins and height in inches.
+
+    Margins are given because working them out draws every figure twice.
+    """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        yield figure, figure.add_subplot()
+        figure = Figure(figsize=(SIZE[0], height))
+        width = SIZE[0]
+        box = (
+            left / width,
+            bottom / height,
+            1 - (left + 0.08) / width,
+            1 - (bottom + top) / height,
+        )
+        yield figure, figure.add_axes(box)
 
 
 def embed_svg(figure: Figure) -> str:
@@ -117,7 +129,7 @@ def _training_plot(
     train = [row for row in log if row.get("split", "train") == "train"]
     held_out = [row for row in log if row.get("split") == "eval"]
     words = []
-    with canvas() as (figure, axes):
+    with canvas(left=0.5, bottom=0.46, top=0.32) as (figure, axes):
         if line is not None:
             axes.axhline(line, color="#9aa3ad", linewidth=1, linestyle=(0, (2, 2)))
         for curve in curves:
@@ -140,9 +152,7 @@ def _legend(figure: Figure, axes: Axes, held_out_color: str) -> None:
     if any(line.get_marker() == "o" for line in axes.get_lines()):
         circles: dict[str, Any] = {"marker": "o", "markersize": 4.5, "markerfacecolor": "white"}
         handles.append(Line2D([], [], color=held_out_color, ls="--", label="held out", **circles))
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=3, handlelength=1.8, columnspacing=1.2
-    )
+    figure.legend(handles=handles, loc="upper left", ncols=3, handlelength=1.8, columnspacing=1.2)
 
 
 def _finite(points: Sequence[tuple[float, float]]) -> tuple[Any, Any]:
@@ -212,7 +222,8 @@ def _metric_plot(metric: str, rows: Mapping[str, Sequence[Value]], results: Resu
     name = metric_name(metric)
     scale = 100.0 if name.unit == "percent" else 1.0
     words = []
-    with canvas((SIZE[0], 0.75 + 0.3 * len(rows))) as (figure, axes):
+    left = min(0.2 + 0.075 * max(len(arm) for arm in rows), SIZE[0] / 2)
+    with canvas(left, bottom=0.46, top=0.05, height=0.6 + 0.3 * len(rows)) as (figure, axes):
         for place, (arm, values) in enumerate(rows.items()):
             color = GREY if arm == results.baseline else VERMILION
             color = BLUE if arm == results.headline_arm else color
