@@ -28,7 +28,7 @@ by Veridical itself. Scenes that break the world's habits ("counter") were never
    taught the kind, the colour and the place of its cell's object and the setting, by labels. It is
    then frozen. This stands in for the pretrained encoder of a full-sized model.
    {patch_accuracy:.1%} of the patches on objects tell the right kind.
-2. **Projector, aligned by hand-given targets.** {projector_steps} steps; a patch becomes 3 x the
+2. **Projector, aligned by hand-given targets.** {projector_steps} steps; a patch becomes 4 x the
    word embedding of its kind + those of colour, row, column, setting and the image token.
 3. **Two heads of the first language layer, set by hand** so that like attends to like: queries
    scaled by {like_to_like}, copied into the keys; then trained freely.

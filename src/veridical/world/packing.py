@@ -78,12 +78,17 @@ class Packer:
         return _segment(ids, start, DESCRIPTION)
 
     def question(self, question: Question) -> Segment:
-        """A question; the verdict on existence is asked one and two tokens early too."""
+        """A question; the verdict on existence is asked early too: from the noun on.
+
+        Without the early targets, the way from the answer over the noun to the image has two
+        steps that are of no use alone, and so small a model does not find it.
+        """
         ids, start = self._tokens(question.text, question.answer)
         segment = _segment(ids, start, ANSWER)
         if question.kind == "existence":
             segment.roles[start - 1] = VERDICT
-            for early in (start - 3, start - 2):
+            noun = ids.index(self._tokenizer.convert_tokens_to_ids(f"▁{question.about}"))
+            for early in range(noun, start - 1):
                 segment.targets[early] = ids[start]
                 segment.roles[early] = ANSWER
         return segment

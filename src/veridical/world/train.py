@@ -72,7 +72,8 @@ class Recipe:
     tower_batch: int = 64
     tower_rate: float = 1e-3
     projector_steps: int = 300
-    like_to_like: float = 2.5
+    like_to_like: float = 1.0
+    question_rate: float = 1e-3
     question_limit: int = 900
     question_goal: float = 0.85
     question_batch: int = 24
@@ -209,7 +210,7 @@ def train_questions(
         _warm_up(optimizer, recipe, step)
         _step(optimizer, loss, _parameters(optimizer))
         right.append(verdicts)
-        if step % 100 == 99:
+        if step % 25 == 24:
             _say(f"questions: {np.mean(right[-20:]):.3f} of the verdicts right")
         if step >= 50 and np.mean(right[-20:]) > recipe.question_goal:
             break
@@ -295,16 +296,19 @@ def patch_labels(scene: Scene) -> np.ndarray[tuple[int, int], np.dtype[np.int64]
 def word_sums(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, scenes: Iterable[Scene]
 ) -> torch.Tensor:
-    """3 x the kind + the colour + row + column + setting + the image token, (B, PATCHES, WIDTH)."""
+    """4 x the kind + the colour + row + column + setting + the image token, (B, PATCHES, WIDTH).
+
+    An empty patch has the word "nothing" as its kind: what a noun finds no match for then differs
+    from what it finds in one direction, which is easily read.
+    """
     embeddings = model.get_input_embeddings().weight.detach()
 
     def word(text: str) -> torch.Tensor:
         return embeddings[processor.tokenizer.convert_tokens_to_ids(f"▁{text}")]
 
     image = embeddings[processor.tokenizer.convert_tokens_to_ids(IMAGE)]
-    nothing = torch.zeros_like(image)
-    kinds = torch.stack([nothing, *(3 * word(kind) for kind in KINDS)])
-    colours = torch.stack([nothing, *(word(colour) for colour in COLOURS)])
+    kinds = torch.stack([4 * word(kind) for kind in ("nothing", *KINDS)])
+    colours = torch.stack([torch.zeros_like(image), *(word(colour) for colour in COLOURS)])
     cells = torch.stack([word(row) + word(column) for row in _ROWS for column in _COLUMNS])
     settings = torch.stack([word(setting) for setting in SETTINGS])
     labels = torch.from_numpy(np.stack([patch_labels(scene) for scene in scenes])).unbind(-1)
@@ -354,7 +358,7 @@ def _scenes(
 
 def _warm_up(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = recipe.rate * min(1.0, (step + 1) / 30)
+        group["lr"] = recipe.question_rate * min(1.0, (step + 1) / 30)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
