@@ -12,6 +12,7 @@ from veridical.report.curves import start_and_end
 from veridical.report.doctor import Finding, diagnose
 
 Row = dict[str, Any]
+THIN = "\N{NARROW NO-BREAK SPACE}"
 
 
 def row(step: int, chosen: float, rejected: float, split: str = "train", **changes: Any) -> Row:
@@ -129,7 +130,7 @@ def test_accuracy_on_training_pairs_alone_is_overfitting() -> None:
     rows[-1]["rewards_accuracy"] = 0.7
     finding = find(diagnose(rows), "by heart")
     assert finding.level == "warning"
-    assert "100% on training pairs, 70% on held-out" in finding.evidence
+    assert "100 % on training pairs, 70 % on held-out" in finding.evidence.replace(THIN, " ")
     rows[-1]["rewards_accuracy"] = 0.95
     assert "by heart" not in titles(diagnose(rows))
 
@@ -152,7 +153,7 @@ def test_a_rising_held_out_loss_names_the_best_step() -> None:
 
 def test_pair_lengths_that_differ_are_a_note() -> None:
     rows = curve(lambda t: t, lambda t: -t, chosen_tokens=60.0, rejected_tokens=40.0)
-    assert "+50%" in find(diagnose(rows), "longer than rejected").evidence
+    assert "+50 %" in find(diagnose(rows), "longer than rejected").evidence.replace(THIN, " ")
     assert "than rejected" not in titles(diagnose(healthy()))
 
 

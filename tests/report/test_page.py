@@ -79,7 +79,7 @@ def test_the_page_tells_the_whole_story(demo: Path) -> None:
     assert "at least 0.0001 nats" in text
     assert "9 pairs built; 1 row skipped." in text
     assert "too similar to the chosen answer" in text
-    assert "99% of the image hidden" in text
+    assert "99 % of the image hidden" in text
     assert "learning rate" in text
     # 12 examples and 6 pairs, and a plot for each curve and main metric.
     images = [r for r in page.references if r.startswith("data:image/png")]

@@ -37,3 +37,8 @@ def mean(values: Sequence[float]) -> float:
 def number(value: float) -> str:
     """Three significant digits, with a true minus sign."""
     return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def percent(share: float, form: str = ".0f") -> str:
+    """A share in per cent, with a narrow space and a true minus sign."""
+    return f"{share * 100:{form}}\N{NARROW NO-BREAK SPACE}%".replace("-", "\N{MINUS SIGN}")

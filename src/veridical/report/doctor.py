@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from veridical.report.curves import Rows, mean, number, series, start_and_end
+from veridical.report.curves import Rows, mean, number, percent, series, start_and_end
 
 Level = Literal["good", "note", "warning"]
 
@@ -244,7 +244,7 @@ def _chosen_falls(train: Rows, beta: float | None) -> list[Finding]:
             "The model is moving away from the very answers it should prefer, and its language "
             "suffers. Add the NLL term on the chosen answer, raise beta, or train for fewer steps.",
             f"{number(fall)} nats lost per token of the chosen answers: each is at "
-            f"{math.exp(-fall):.0%} of its probability (limit {CHOSEN_FALL_PER_TOKEN} nats)",
+            f"{percent(math.exp(-fall))} of its probability (limit {CHOSEN_FALL_PER_TOKEN} nats)",
         )
     ]
 
@@ -276,11 +276,14 @@ def _accuracy(train: Rows, evaluation: Rows) -> list[Finding]:
                 "No pairs were held out",
                 "Without them nothing here tells learning from learning by heart. Hold out a "
                 "share of the pairs for evaluation.",
-                f"accuracy {trained:.0%} on the training pairs, none on held-out ones",
+                f"accuracy {percent(trained)} on the training pairs, none on held-out ones",
             )
         ]
     last = held_out[-1][1]
-    evidence = f"accuracy {trained:.0%} on training pairs, {last:.0%} on held-out pairs at the end"
+    evidence = (
+        f"accuracy {percent(trained)} on training pairs, "
+        f"{percent(last)} on held-out pairs at the end"
+    )
     if trained >= SATURATED_ACCURACY and trained - last >= ACCURACY_GAP:
         return [_overfits(evidence)]
     if last >= LEARNT_ACCURACY:
@@ -354,7 +357,7 @@ def _pair_lengths(train: Rows) -> list[Finding]:
             f"DPO can win by writing {word} answers instead of truer ones. Watch the answers' "
             "length in the evaluation, and balance the lengths in the pairs if it drifts.",
             f"{mean(chosen):.1f} tokens chosen, {mean(rejected):.1f} rejected "
-            f"({ratio - 1:+.0%})".replace("-", "\N{MINUS SIGN}"),
+            f"({percent(ratio - 1, '+.0f')})",
         )
     ]
 
@@ -364,8 +367,7 @@ def _answer_lengths(lengths: tuple[float, float] | None) -> list[Finding]:
         return []
     before, after = lengths
     change = after / before - 1
-    evidence = f"{before:.1f} words before, {after:.1f} after ({change:+.1%})"
-    evidence = evidence.replace("-", "\N{MINUS SIGN}")
+    evidence = f"{before:.1f} words before, {after:.1f} after ({percent(change, '+.1f')})"
     if abs(change) < ANSWER_LENGTH_NOTE:
         return [
             Finding(

@@ -106,7 +106,7 @@ def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, Any]:
     clusters = max((v.clusters for values in results.values.values() for v in values), default=0)
     return {
         "headline": sentence,
-        "lead": lead,
+        "lead": [*lead, *filter(None, [sections.story(parts, trainings, pair_sets)])],
         "subject": _subject(parts, runs),
         "tiles": [tile for metric in TILES if (tile := _tile(results, metric))],
         "arms": [{"name": arm, "gloss": _gloss(arm)} for arm in results.arms],

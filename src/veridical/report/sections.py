@@ -13,7 +13,7 @@ import pyarrow.dataset
 from veridical.errors import UserError
 from veridical.messages import text_of
 from veridical.randomness import generator
-from veridical.report.curves import Rows
+from veridical.report.curves import Rows, percent
 from veridical.report.doctor import Finding, diagnose
 from veridical.report.figures import Plot, training_plots
 from veridical.report.folders import Part
@@ -42,7 +42,7 @@ class Training:
 
     name: str
     algorithm: Literal["dpo", "sft"]
-    rows: int
+    last_step: int
     plots: list[Plot]
     findings: list[Finding]
     proofs: list[Mapping[str, Any]] | None
@@ -122,6 +122,44 @@ def steps(parts: Sequence[Part]) -> list[Step]:
     return [_step(part) for part in parts if part.record]
 
 
+def story(parts: Sequence[Part], found: Sequence[Training], built_: Sequence[Pairs]) -> str:
+    """What was done, in a sentence or two; empty when nothing but a record is there."""
+    phrases = []
+    if built_:
+        total = sum(item.total for item in built_)
+        phrases.append(f"{counted(total, 'preference pair')} built")
+    for algorithm, words in (("dpo", "trained by DPO"), ("sft", "fine-tuned")):
+        runs = [item for item in found if item.algorithm == algorithm]
+        if runs:
+            steps = sorted({item.last_step for item in runs})
+            length = joined([f"{step:,}" for step in steps])
+            names = joined([item.name for item in runs]) if len(runs) < 4 else str(len(runs))
+            phrases.append(f"{names} {words} for {length} steps")
+    evaluations = [part for part in parts if part.kind == "eval"]
+    if evaluations:
+        phrases.append(counted(len(evaluations), "evaluation") + " made")
+    if not phrases:
+        return ""
+    return f"What was done: {joined(phrases)}{_effort(parts)}."
+
+
+def _effort(parts: Sequence[Part]) -> str:
+    """The wall time of the outermost records, and the machine."""
+    recorded = [part for part in parts if part.record]
+    outermost = [
+        part
+        for part in recorded
+        if not any(other.folder in part.folder.parents for other in recorded)
+    ]
+    seconds = sum(float(part.record.get("wall_time_seconds") or 0) for part in outermost)
+    hardware = next((part.record["hardware"] for part in recorded if "hardware" in part.record), {})
+    machine = joined(sorted(set(hardware.get("gpus") or []))) or (
+        f"{hardware['cores']} CPU cores" if hardware.get("cores") else ""
+    )
+    took = f", in {duration(seconds)}" if seconds else ""
+    return took + (f" on {machine}" if machine else "")
+
+
 def _step(part: Part) -> Step:
     record = part.record
     command = str(record.get("command", ""))
@@ -186,7 +224,8 @@ def _training(part: Part, results: Results) -> Training:
         log, algorithm, float(beta) if beta else None, _answer_lengths(part, results)
     )
     proofs = part.json("proofs.json")
-    return Training(part.name, algorithm, len(log), training_plots(log), findings, proofs)
+    last_step = max((int(row.get("step") or 0) for row in log), default=0)
+    return Training(part.name, algorithm, last_step, training_plots(log), findings, proofs)
 
 
 def _answer_lengths(part: Part, results: Results) -> tuple[float, float] | None:
@@ -228,7 +267,7 @@ def _pair(row: Mapping[str, Any], part: Part) -> Pair:
     if isinstance(source.get("similarity"), int | float):
         facts.append(f"similarity {source['similarity']:.2f}")
     if isinstance(source.get("share_masked"), int | float):
-        facts.append(f"{source['share_masked']:.0%} of the image hidden")
+        facts.append(f"{percent(source['share_masked'])} of the image hidden")
     return Pair(
         str(row.get("id", "")),
         _pair_picture(row, part),
