@@ -61,7 +61,8 @@ def read_one(folder: Path, row: Row, kind: Kind = "preference") -> Row:
 def reason_against(folder: Path, row: Any, kind: Kind = "preference") -> str:
     """The problem of a bad row that stands between two good ones."""
     make = {"preference": preference, "conversation": conversation, "prompt": prompt}[kind]
-    write_jsonl(folder / "bad.jsonl", [make(1), row, make(2)])
+    lines = [json.dumps(item) for item in (make(1), row, make(2))]
+    (folder / "bad.jsonl").write_text("\n".join(lines))
     read = read_records(folder / "bad.jsonl", kind, max_bad_fraction=0.5)
     assert read.total == 3 and read.rows["id"][:] == ["row1", "row2"]
     (problem,) = read.problems
@@ -333,6 +334,10 @@ BAD = {
     "facts": (change(facts=[1]), "facts: must be"),
     "id": (change(id=1.5), "id: must be text"),
     "known id": (change(id="row1"), "id: is that of row 1 too"),
+    "half a character": (
+        change(id="\ud800", chosen="\ud800"),
+        "row: '\\ud800' is not whole Unicode",
+    ),
     "no object": ([1, 2], "row: not a JSON object but list"),
 }
 
@@ -407,3 +412,40 @@ def test_real_photographs(test_data: Path, tmp_path: Path) -> None:
     assert [row["images"][0].size for row in read.rows] == [
         Image.open(path).size for path in images
     ]
+
+
+JUNK: list[Any] = [
+    None,
+    0,
+    True,
+    "x",
+    [],
+    [0],
+    {},
+    {"a": 1},
+    [[]],
+    [{}],
+    [{"role": []}],
+    [{"from": []}],
+]
+
+
+@pytest.mark.parametrize("field", ["id", "images", "image", "prompt", "chosen", "rejected", *FULL])
+def test_junk_is_a_bad_row_and_never_a_crash(folder: Path, field: str) -> None:
+    rows = [{**preference(number), "id": f"{number}"} for number in range(len(JUNK))]
+    rows = [row | {field: junk} for row, junk in zip(rows, JUNK, strict=True)]
+    write_jsonl(folder / "junk.jsonl", [preference(100), *rows])
+    read = read_records(folder / "junk.jsonl", "preference", max_bad_fraction=1)
+    assert len(read.rows) + len(read.problems) == read.total == len(JUNK) + 1
+    assert len(list(read.rows)) == len(read.rows)
+
+
+@pytest.mark.parametrize("field", ["messages", "conversations", "source"])
+def test_junk_in_conversations_is_a_bad_row(folder: Path, field: str) -> None:
+    rows = [{**conversation(number), "id": f"{number}"} for number in range(len(JUNK))]
+    if field == "conversations":
+        rows = [row | {"messages": None} for row in rows]
+    rows = [row | {field: junk} for row, junk in zip(rows, JUNK, strict=True)]
+    write_jsonl(folder / "junk.jsonl", [conversation(100), *rows])
+    read = read_records(folder / "junk.jsonl", "conversation", max_bad_fraction=1)
+    assert len(read.rows) + len(read.problems) == read.total

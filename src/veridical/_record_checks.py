@@ -61,7 +61,8 @@ class RowChecker:
                 good.append(result)
             except RowError as bad:
                 name = row.get("id") if isinstance(row, Mapping) else None
-                identity = "" if name is None else str(name)
+                # Half a surrogate pair may be what is wrong, and no file takes it.
+                identity = "" if name is None else str(name).encode(errors="replace").decode()
                 self.problems.append(RowProblem(number, identity, bad.field, bad.reason))
         return good
 

@@ -81,12 +81,14 @@ def write_parquet_records(
 ) -> None:
     """Write rows with their images' bytes; `path` gets the whole file or stays as it was."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
     try:
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for chunk in chunks:
-                rows = [_with_image_bytes(row) for row in chunk]
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+        with os.fdopen(descriptor, "wb") as file:
+            with pq.ParquetWriter(file, schema) as writer:
+                for chunk in chunks:
+                    rows = [_with_image_bytes(row) for row in chunk]
+                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            file.flush()
+            os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except BaseException:

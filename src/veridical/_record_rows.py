@@ -57,6 +57,7 @@ def normalise(row: Any, kind: Kind) -> dict[str, Any]:
     """
     if not isinstance(row, Mapping):
         raise RowError("row", f"not a JSON object but {type(row).__name__}")
+    _check_unicode(row)
     images = _image_references(row)
     record: dict[str, Any] = {"id": _identity(row), "images": images}
     if kind == "preference":
@@ -84,7 +85,22 @@ def content_id(record: Mapping[str, Any]) -> str:
     ]
     fields = [record.get(name) for name in ("prompt", "chosen", "rejected", "messages")]
     text = json.dumps([images, fields], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check_unicode(value: Any) -> None:
+    """JSON may hold half a surrogate pair, which no file and no tokenizer takes."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise RowError("row", f"{value[:40]!a} is not whole Unicode text") from error
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            _check_unicode(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_unicode(item)
 
 
 def _identity(row: Mapping[str, Any]) -> str:
@@ -245,7 +261,7 @@ def _llava_messages(conversations: Any, images: int) -> list[Message]:
         raise RowError(field, "must be a list of turns, and not an empty one")
     messages: list[Message] = []
     for number, turn in enumerate(conversations, start=1):
-        role = _LLAVA_ROLES.get(turn.get("from", "")) if isinstance(turn, Mapping) else None
+        role = _LLAVA_ROLES.get(str(turn.get("from"))) if isinstance(turn, Mapping) else None
         value = turn.get("value") if isinstance(turn, Mapping) else None
         if role is None or not isinstance(value, str):
             raise RowError(field, f"turn {number} must have from (human or gpt) and value (text)")

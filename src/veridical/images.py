@@ -76,16 +76,18 @@ def resolve_image_path(reference: str, root: Path) -> Path:
     Raises:
         ImageError: it is a URL, leads out of `root`, or is no file.
     """
-    if not reference.strip():
-        raise ImageError("the image path is empty")
+    if not reference.strip() or "\0" in reference:
+        raise ImageError("the image path is empty or holds a NUL character")
     if _URL.match(reference):
         raise ImageError(f"{reference[:80]} is a URL; images are never fetched: save it first")
-    if "\0" in reference:
-        raise ImageError("the image path holds a NUL character")
-    path = (root / reference).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise ImageError(f"{reference} leads out of {root}; set images_root to a folder above")
-    if not path.is_file():
+    try:
+        path = (root / reference).resolve()
+        if not path.is_relative_to(root.resolve()):
+            raise ImageError(f"{reference} leads out of {root}; set images_root to a folder above")
+        is_file = path.is_file()
+    except (OSError, RuntimeError) as error:  # too long a name; links that lead in a circle
+        raise ImageError(f"{reference[:80]} cannot be followed ({error})") from error
+    if not is_file:
         raise ImageError(f"{reference} is no file under {root}")
     return path
 

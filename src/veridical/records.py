@@ -79,7 +79,8 @@ __all__ = [
 
 Item = TypeVar("Item")
 
-CHUNK = 256  # rows whose images are decoded, and written, at a time
+# Rows that are decoded or written at a time; Arrow takes at most 2 GiB of image bytes in one go.
+CHUNK = 64
 SHOW_PROGRESS_FROM = 2000  # rows
 
 
@@ -239,11 +240,13 @@ def _refuse_bad_share(
         raise UserError(f"{path} holds no rows.")
     if len(problems) <= max_bad_fraction * total and len(problems) < total:
         return
+    share = f"max_bad_fraction = {max_bad_fraction:g} allows"
+    limit = share if len(problems) < total else "can be left out"
     shown = "; ".join(str(problem) for problem in problems[:3])
     more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
     raise UserError(
-        f"{path}: {len(problems)} of {total} rows cannot be used, more than max_bad_fraction = "
-        f"{max_bad_fraction:g} allows: {shown}{more}.\nMend them, or allow a larger share."
+        f"{path}: {len(problems)} of {total} rows cannot be used, more than {limit}: "
+        f"{shown}{more}.\nMend them, or allow a larger share."
     )
 
 
@@ -309,7 +312,7 @@ def _portable_images(row: Mapping[str, Any]) -> dict[str, Any]:
             return str(image)
         if isinstance(image, PillowImage.Image):
             memory = io.BytesIO()
-            image.save(memory, format="PNG")
+            open_image(image).save(memory, format="PNG")
             return {"bytes": memory.getvalue(), "path": None}
         return image
 
