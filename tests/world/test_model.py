@@ -108,7 +108,8 @@ def test_packed_segments_are_what_they_would_be_alone(processor: Any, model: Any
     with torch.no_grad():
         batch = packer.batch([Row(scene, texts, visible), Row(SCENES[1], texts[:1], visible)])
         packed, _ = text_loss(model, batch)
-        described, answered = [], []
+        described: list[torch.Tensor] = []
+        answered: list[torch.Tensor] = []
         for index, (where, segment) in enumerate(
             [(scene, text) for text in texts] + [(SCENES[1], texts[0])]
         ):

@@ -20,7 +20,7 @@ CELL_PIXELS = 24
 IMAGE_PIXELS = GRID * CELL_PIXELS
 # Standard deviation of the grain, in levels of 0 to 255, and opacity of a faded object.
 GRAIN = 18.0
-FADED_OPACITY = 0.14
+FADED_OPACITY = 0.1
 _OVERSAMPLING = 8
 
 RGB = tuple[int, int, int]
@@ -237,8 +237,8 @@ def _sprite(kind: str, colour: str) -> tuple[FloatImage, FloatImage]:
         _draw_stroke(ImageDraw.Draw(cover), stroke, 255)
     small = (CELL_PIXELS, CELL_PIXELS)
     colours = np.asarray(paint.resize(small, Image.Resampling.BOX), dtype=np.float32)
-    covered = np.asarray(cover.resize(small, Image.Resampling.BOX), dtype=np.float32) / 255
-    return colours, covered[..., None]
+    covered = np.asarray(cover.resize(small, Image.Resampling.BOX), dtype=np.float32)
+    return colours, covered[..., None] / np.float32(255)
 
 
 def _tone(colour: str, tone: Tone) -> RGB:
