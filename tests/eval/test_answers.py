@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from veridical import models, sampling
+from veridical.batching import RefusedRowError
 from veridical.errors import UserError
 from veridical.eval.answers import (
     Query,
@@ -179,6 +180,17 @@ def test_unreadable_and_unlisted_images_are_listed(tmp_path: Path, stub: Stub) -
     write_json(tmp_path / "objects.json", {"001": ["dog"]})
     with pytest.raises(UserError, match="299 of 300 images cannot be used"):
         eval_chair(tmp_path / "objects.json", tmp_path / "out", model="a/model", images=images)
+
+
+def test_a_prompt_that_cannot_be_asked_is_explained(
+    tmp_path: Path, stub: Stub, queries: list[Query], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, label: str = "") -> list[Response]:
+        raise RefusedRowError("special tokens stand in the text")
+
+    monkeypatch.setattr(sampling, "respond", refuse)
+    with pytest.raises(UserError, match=r"cannot be asked 'What is there\?': special"):
+        make_answers(queries, SETTINGS, tmp_path, "test")
 
 
 def test_pope_with_a_model_asks_a_shared_question_once(tmp_path: Path, stub: Stub) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from veridical.errors import UserError
 from veridical.eval.chair import eval_chair, score_chair
@@ -102,6 +103,24 @@ def test_run_writes_everything(tmp_path: Path) -> None:
     assert read_json(out / "run.json")["results"] == {"answers": 3, "skipped": 0}
 
 
+def test_a_json_list_of_answers_is_read_and_pictures_are_found(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "images" / "COCO_000001.png")
+    write_json(tmp_path / "answers.json", ANSWERS)
+    write_json(tmp_path / "objects.json", OBJECTS)
+    out = tmp_path / "out"
+    write_json(tmp_path / "words.json", {"dog": [], "cat": [], "hat": []})
+    eval_chair(
+        tmp_path / "objects.json",
+        out,
+        answers=tmp_path / "answers.json",
+        images=tmp_path / "images",
+        vocabulary=tmp_path / "words.json",
+    )
+    pictures = [row["image"] for row in read_jsonl(out / "answers.jsonl")]
+    assert pictures == [str(tmp_path / "images" / "COCO_000001.png"), None, None]
+
+
 def test_many_images_without_a_list_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1 of 4 answers .* 4, the image has no object list"):
         _run(tmp_path, [*ANSWERS, {"image_id": "4", "answer": "A dog."}])
@@ -120,7 +139,7 @@ def test_few_images_without_a_list_are_left_out_and_listed(tmp_path: Path) -> No
         ({"image_id": 1, "text": "A dog."}, 'row 1: needs .*"answer".* has image_id, text'),
         ({"answer": "A dog."}, "row 1: needs"),
         ({"image_id": 1, "answer": None}, "row 1: needs"),
-        (["A dog."], "has list"),
+        ("A dog.", "has str"),
     ],
 )
 def test_broken_answers_name_their_row(tmp_path: Path, row: object, message: str) -> None:

@@ -222,14 +222,26 @@ def read_objects(path: Path) -> dict[str, list[str]]:
     return content
 
 
+def read_rows(path: Path) -> list[Any]:
+    """Read JSON Lines, or one JSON list, whatever the suffix (POPE's `.json` files are lines).
+
+    Raises:
+        UserError: the file is missing or is neither.
+    """
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace").lstrip()[:1] == "[":
+        rows: list[Any] = read_json(path)
+        return rows
+    return read_jsonl(path)
+
+
 def read_answer_rows(path: Path, id_field: str) -> list[dict[str, Any]]:
-    """Read JSON Lines with `id_field` (text or number, made text) and `answer`.
+    """Read rows with `id_field` (text or number, made text) and `answer`.
 
     Raises:
         UserError: a line lacks one of them; it is named.
     """
     rows = []
-    for number, row in enumerate(read_jsonl(path), start=1):
+    for number, row in enumerate(read_rows(path), start=1):
         if (
             not isinstance(row, dict)
             or id_field not in row
@@ -248,6 +260,7 @@ def read_answer_rows(path: Path, id_field: str) -> list[dict[str, Any]]:
 def _ask(
     queries: Sequence[Query], keys: Sequence[str], settings: Settings, folder: Path, label: str
 ) -> list[Answer]:
+    from veridical.batching import RefusedRowError
     from veridical.models import load_policy
     from veridical.records import user_message
     from veridical.sampling import Decoding, Request, respond
@@ -264,7 +277,12 @@ def _ask(
             requests = [
                 Request(query.id, [query.image], [user_message(query.prompt)]) for query in batch
             ]
-            responses = respond(policy, requests, decoding, label="")
+            try:
+                responses = respond(policy, requests, decoding, label="")
+            except RefusedRowError as refusal:
+                raise UserError(
+                    f"{settings.model} cannot be asked {batch[0].prompt[:60]!r}: {refusal}."
+                ) from refusal
             made = [
                 Answer(response.text, response.stop_reason, key)
                 for response, key in zip(responses, keys[start:], strict=False)

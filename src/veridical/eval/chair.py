@@ -176,7 +176,8 @@ def eval_chair(
         objects: JSON {image_id: [names of the objects in the image]}.
         out: the folder to write.
         model: who describes: a hub name, a folder, or `embedded`. Not with `answers`.
-        images: the folder of images to describe, needed with `model`.
+        images: the folder of images to describe, needed with `model`; with `answers` it only
+            tells the report where the pictures are.
         answers: descriptions made elsewhere, JSON Lines {"image_id", "answer"}.
         vocabulary: JSON {name: [words]} or CHAIR's synonym tables. Default: a short list of our
             own for COCO's 80 classes, whose figures are not comparable with published ones.
@@ -204,7 +205,7 @@ def eval_chair(
     settings = Settings(model or "", max_new_tokens, temperature, seed, batch_size, dtype, device)
     with start_run(out, "eval chair", configuration, given) as run:
         if answers is not None:
-            rows, skipped = _read_answers(answers, listed)
+            rows, skipped = _read_answers(answers, listed, images)
         else:
             rows, skipped = _describe(images, listed, prompt, limit, settings, out)
         scores, details = score_chair(rows, listed, words, seed)
@@ -259,7 +260,7 @@ def _describe(
 
 
 def _read_answers(
-    path: Path, objects: Mapping[str, Sequence[str]]
+    path: Path, objects: Mapping[str, Sequence[str]], folder: Path | None
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Answers whose image has a list, and those left out with the reason."""
     rows = read_answer_rows(path, "image_id")
@@ -269,7 +270,14 @@ def _read_answers(
         if row["image_id"] not in objects
     ]
     refuse_many(len(skipped), len(rows), "answers", skipped)
-    return [row for row in rows if row["image_id"] in objects], skipped
+    kept = [row for row in rows if row["image_id"] in objects]
+    if folder is not None:
+        files = {match_image_id(stem, objects): file for stem, file in find_images(folder).items()}
+        pictured = {
+            row["image_id"]: str(files[row["image_id"]]) for row in kept if row["image_id"] in files
+        }
+        kept = [{**row, "image": pictured.get(row["image_id"])} for row in kept]
+    return kept, skipped
 
 
 def _counts(row: Mapping[str, Any]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from veridical.errors import UserError
-from veridical.files import read_jsonl
+from veridical.eval.answers import read_rows
 from veridical.randomness import generator
 
 SPLITS = ("random", "popular", "adversarial")
@@ -76,7 +76,7 @@ def read_questions(paths: Sequence[Path]) -> list[Question]:
     questions = []
     for path in paths:
         named = next((split for split in SPLITS if split in path.stem), path.stem)
-        for number, row in enumerate(read_jsonl(path), start=1):
+        for number, row in enumerate(read_rows(path), start=1):
             questions.append(_question(row, named, f"{path}, row {number}"))
     if not questions:
         raise UserError(f"No questions in {', '.join(map(str, paths))}.")

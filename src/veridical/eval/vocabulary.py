@@ -70,6 +70,11 @@ class Vocabulary:
         """Words in the longest form."""
         return max((len(form) for form in self.forms), default=0)
 
+    @cached_property
+    def _bases(self) -> dict[str, str]:
+        """Words that were looked up before: answers use the same few over and over."""
+        return {}
+
     def mentions(self, answer: str) -> list[Mention]:
         """Every mention, left to right; the longest form wins, and none overlap.
 
@@ -80,6 +85,9 @@ class Vocabulary:
         words = [self.base(match.group()) for match in found]
         mentions, place = [], 0
         while place < len(words):
+            if words[place] not in self.words:
+                place += 1
+                continue
             room = _words_in_a_row(found, place, self.longest)
             length, name = self._form_at(words, place, room)
             if name and self.silenced.get(words[place], "") not in words:
@@ -90,10 +98,13 @@ class Vocabulary:
 
     def base(self, word: str) -> str:
         """The vocabulary's form of a word: itself, else its singular, else the word unchanged."""
-        lower = _POSSESSIVE.sub("", word.lower())
-        if lower in self.words:
-            return lower
-        return next((form for form in _singulars(lower) if form in self.words), lower)
+        known = self._bases.get(word)
+        if known is None:
+            lower = _POSSESSIVE.sub("", word.lower())
+            forms = (lower, *_singulars(lower))
+            known = next((form for form in forms if form in self.words), lower)
+            self._bases[word] = known
+        return known
 
     def name_of(self, text: str) -> str | None:
         """The object that `text` as a whole names, or None."""
