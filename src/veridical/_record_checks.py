@@ -39,19 +39,19 @@ class RowChecker:
 
     def __init__(self, kind: Kind, root: Path) -> None:
         self.kind = kind
-        self.root = root
+        self.root = root.resolve()
         self.columns: set[str] = set()
         self.problems: list[RowProblem] = []
         self._row_of_id: dict[str, int] = {}
         self._repeats: Counter[str] = Counter()
-        self._verdicts: dict[Path, str] = {}  # "" for a good image
+        self._good: dict[str, str] = {}  # images that were decoded: as named, and where
 
     def usable(self, chunk: list[tuple[int, Any]]) -> list[dict[str, Any]]:
         """The rows of a chunk that are fit for use, in order; the others become problems."""
         for _, row in chunk:
             self.columns |= set(row) if isinstance(row, Mapping) else set()
         with ThreadPoolExecutor() as pool:
-            results = list(pool.map(lambda item: self._checked(*item), chunk))
+            results = list(pool.map(self._checked, (row for _, row in chunk)))
         good = []
         for (number, row), result in zip(chunk, results, strict=True):
             try:
@@ -66,7 +66,7 @@ class RowChecker:
                 self.problems.append(RowProblem(number, identity, bad.field, bad.reason))
         return good
 
-    def _checked(self, number: int, row: Any) -> dict[str, Any] | RowError:
+    def _checked(self, row: Any) -> dict[str, Any] | RowError:
         if isinstance(row, RowError):
             return row
         try:
@@ -84,14 +84,14 @@ class RowChecker:
             if image["bytes"]:
                 decode_image(image["bytes"])
                 return image
-            path = resolve_image_path(image["path"], self.root)
-            if path not in self._verdicts:
-                self._verdicts[path] = _verdict(path)
-            if self._verdicts[path]:
-                raise ImageError(f"{image['path']}: {self._verdicts[path]}")
+            reference = image["path"]
+            if reference not in self._good:
+                path = resolve_image_path(reference, self.root)
+                _decode(path, reference)
+                self._good[reference] = str(path)
         except ImageError as problem:
             raise RowError(field, str(problem)) from problem
-        return {"bytes": None, "path": str(path)}
+        return {"bytes": None, "path": self._good[reference]}
 
     def _unique_id(self, number: int, row: Mapping[str, Any], record: dict[str, Any]) -> str:
         content = record.pop("content_id")
@@ -107,9 +107,8 @@ class RowChecker:
         return identity
 
 
-def _verdict(path: Path) -> str:
+def _decode(path: Path, reference: str) -> None:
     try:
         decode_image(path)
     except ImageError as problem:
-        return str(problem)
-    return ""
+        raise ImageError(f"{reference}: {problem}") from problem

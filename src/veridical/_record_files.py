@@ -22,8 +22,10 @@ from veridical.files import read_json, read_text, write_jsonl
 ROWS_AT_A_TIME = 64
 
 
-def raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Each row with its number, counted from 1, or a `RowError` in its place.
+def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, Any]]]:
+    """How many rows there are, and each with its number, counted from 1.
+
+    A line that is not JSON comes as a `RowError`.
 
     Raises:
         UserError: the file is missing, of no known kind or not readable as what it claims to be.
@@ -33,27 +35,33 @@ def raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
     if not path.exists():
         raise UserError(f"{path} does not exist. Check the path.")
     if path.suffix == ".parquet":
-        yield from enumerate(_parquet_rows(path), start=1)
-    elif path.suffix in (".jsonl", ".ndjson"):
-        yield from _json_lines(path)
-    elif path.suffix == ".json":
+        return _parquet_length(path), enumerate(_parquet_rows(path), start=1)
+    if path.suffix in (".jsonl", ".ndjson"):
+        # Not splitlines(): JSON texts may hold line separators of Unicode as they are.
+        texts = enumerate(read_text(path).removeprefix("\ufeff").split("\n"), start=1)
+        lines = [(number, line) for number, line in texts if line.strip()]
+        return len(lines), ((number, _parsed(line)) for number, line in lines)
+    if path.suffix == ".json":
         rows = read_json(path)
-        if not isinstance(rows, list):
-            raise UserError(f"{path} must hold a JSON list; rows line by line are .jsonl.")
-        yield from enumerate(rows, start=1)
-    else:
-        raise UserError(f"{path} must end in .parquet, .jsonl or .json.")
+        if isinstance(rows, list):
+            return len(rows), enumerate(rows, start=1)
+        raise UserError(f"{path} must hold a JSON list; rows line by line are .jsonl.")
+    raise UserError(f"{path} must end in .parquet, .jsonl or .json.")
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    # Not splitlines(): JSON texts may hold line separators of Unicode as they are.
-    for number, line in enumerate(read_text(path).removeprefix("\ufeff").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield number, json.loads(line)
-        except json.JSONDecodeError as error:
-            yield number, RowError("row", f"is not JSON ({error})")
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        return RowError("row", f"is not JSON ({error})")
+
+
+def _parquet_length(path: Path) -> int:
+    try:
+        rows: int = pq.read_metadata(path).num_rows
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path} is not a whole Parquet file: {error}") from error
+    return rows
 
 
 def _parquet_rows(path: Path) -> Iterator[Any]:

@@ -129,8 +129,10 @@ def _image_reference(value: Any, field: str) -> dict[str, Any]:
         return {"bytes": None, "path": value}
     if isinstance(value, bytes):
         return {"bytes": value, "path": None}
-    if isinstance(value, Mapping) and (value.get("bytes") or value.get("path")):
-        return {"bytes": value.get("bytes"), "path": value.get("path")}
+    if isinstance(value, Mapping):
+        content, path = value.get("bytes"), value.get("path")
+        if isinstance(content, bytes | None) and isinstance(path, str | None) and (content or path):
+            return {"bytes": content, "path": path}
     raise RowError(field, f"an image must be a path or its bytes, not {type(value).__name__}")
 
 

@@ -177,9 +177,11 @@ def read_records(
     root = Path(images_root) if images_root is not None else path.parent
     checker = RowChecker(kind, root)
     schema = features_of(kind).arrow_schema
-    tables, total = [schema.empty_table()], 0
-    for chunk in _chunks(_tracked(raw_rows(path), path.name)):
-        total += len(chunk)
+    tables = [schema.empty_table()]
+    total, rows = raw_rows(path)
+    if total >= SHOW_PROGRESS_FROM:
+        rows = track(rows, f"checking {path.name}", total)
+    for chunk in _chunks(rows):
         tables.append(pa.Table.from_pylist(checker.usable(chunk), schema=schema))
     problems = sorted(checker.problems, key=lambda problem: problem.row)
     _refuse_bad_share(path, problems, total, max_bad_fraction)
@@ -327,11 +329,3 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, CHUNK)):
         yield chunk
-
-
-def _tracked(rows: Iterable[tuple[int, Any]], label: str) -> Iterator[tuple[int, Any]]:
-    rows = iter(rows)
-    yield from islice(rows, SHOW_PROGRESS_FROM)
-    for row in rows:
-        yield row
-        yield from track(rows, f"checking {label}")
