@@ -17,7 +17,7 @@ from veridical.models import Policy
 from veridical.records import assistant_message, user_message
 from veridical.world.model import build_model, build_processor
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 @pytest.fixture

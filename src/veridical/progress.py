@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
 Item = TypeVar("Item")
 
 
+def step_bar(total: int, done: int = 0) -> Any:
+    """A line for steps that somebody else makes: call `update`, `set_postfix` and `close`."""
+    return tqdm(
+        desc="training", total=total, initial=done, mininterval=_interval(), file=sys.stderr
+    )
+
+
+def _interval() -> float:
+    return 0.5 if sys.stderr.isatty() else 10.0
+
+
 def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
     """Pass `items` on, showing how many are done and how long the rest will take."""
-    interval = 0.5 if sys.stderr.isatty() else 10.0
-    yield from tqdm(items, desc=label, total=total, mininterval=interval, file=sys.stderr)
+    yield from tqdm(items, desc=label, total=total, mininterval=_interval(), file=sys.stderr)

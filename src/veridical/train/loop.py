@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -29,6 +30,7 @@ from veridical.errors import UserError
 from veridical.files import read_jsonl, write_jsonl
 from veridical.logprobs import ResponseLogps, collate, response_logps
 from veridical.models import Policy, projector_parameters
+from veridical.progress import step_bar
 from veridical.train.checkpoints import write_manifest
 
 
@@ -114,6 +116,8 @@ class GroupTrainer(Trainer):
             callbacks=callbacks,
         )
         self.loss_is_scaled_for_ga = True
+        # Its printed dictionaries would bury what the command says; `log.jsonl` has them.
+        self.remove_callback(PrinterCallback)
 
     def collate_items(self, items: Sequence[Item]) -> dict[str, Any]:
         """Lay a batch out; everything the objective needs is in it."""
@@ -228,8 +232,8 @@ class RunLog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """After an interruption, keep only what the resumed checkpoint has seen."""
-        known = read_jsonl(self.path) if self.path.is_file() and state.global_step else []
-        self.rows = [row for row in known if row["step"] <= state.global_step]
+        if state.global_step and self.path.is_file():
+            self.rows = [r for r in read_jsonl(self.path) if r["step"] <= state.global_step]
 
     def on_log(
         self,
@@ -272,6 +276,43 @@ def log_row(logs: dict[str, Any], step: int, epoch: float | None) -> dict[str, A
     return result
 
 
+class Steps(TrainerCallback):
+    """One line with the steps done, the time left and the loss."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Open the line."""
+        self.bar = step_bar(state.max_steps, state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """One step more."""
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the newest loss."""
+        if self.bar is not None and logs and "mean_loss" in logs:
+            self.bar.set_postfix(loss=f"{logs['mean_loss']:.4f}", refresh=False)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Close the line."""
+        self.bar.close()
+
+
 class Manifests(TrainerCallback):
     """Seals each checkpoint with a manifest once it is whole."""
 
@@ -301,9 +342,9 @@ def dry_run(trainer: GroupTrainer, train: Items, held_out: Items | None) -> None
         loss.backward()  # type: ignore[no-untyped-call]
         norm = _gradient_norm(model)
         model.zero_grad(set_to_none=True)
-        if not math.isfinite(float(loss)) or not math.isfinite(norm):
+        if not math.isfinite(float(loss.detach())) or not math.isfinite(norm):
             raise UserError(
-                f"In the trial batch the loss is {float(loss)} and the gradient norm {norm}. "
+                f"In the trial batch the loss is {float(loss.detach())}, its gradient norm {norm}. "
                 "Set --dtype float32 or bfloat16, and check the pairs for empty answers."
             )
         if norm == 0:

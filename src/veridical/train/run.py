@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 from veridical.errors import UserError
 from veridical.models import Policy
 from veridical.train.checkpoints import newest_verified
-from veridical.train.loop import GroupTrainer, Items, Manifests, RunLog, Task, dry_run
+from veridical.train.loop import GroupTrainer, Items, Manifests, RunLog, Steps, Task, dry_run
 from veridical.train.trainer_options import resolve_trainer_options
 
 OWNED = {
@@ -79,7 +79,7 @@ class TrainerSettings:
             "logging_steps": max(1, self.steps(rows) // 40),
             "save_total_limit": 2,
             "weight_decay": 0.0,
-            "disable_tqdm": False,
+            "disable_tqdm": True,
         }
         defaults |= resolve_trainer_options(self.trainer, OWNED)
         return TrainingArguments(
@@ -137,7 +137,7 @@ def run_trainer(
     """
     arguments = settings.arguments(out, len(train), held_out is not None)
     checkpoint = _checkpoint_to_resume(Path(str(arguments.output_dir)), settings.resume)
-    callbacks = [RunLog(out / "log.jsonl"), Manifests()]
+    callbacks = [RunLog(out / "log.jsonl"), Steps(), Manifests()]
     trainer = GroupTrainer(
         policy, task, arguments, train, held_out, list(callbacks), settings.projector_learning_rate
     )

@@ -1,0 +1,140 @@
+"""The three-seed study behind the README's figures; interrupted and started again, it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from veridical.arms import (
+    BDHS,
+    NOISE,
+    PLAIN,
+    SFT,
+    UNGUIDED,
+    Arm,
+    Budget,
+    describe_change,
+    differences_of,
+    ensure_evaluated,
+    ensure_pairs,
+    ensure_scenes,
+    ensure_trained,
+    metrics_of,
+    refuse_other_run,
+    trained_model,
+)
+from veridical.files import write_json
+from veridical.progress import track
+from veridical.report.page import write_report
+from veridical.runs import start_run
+
+# Used for no choice: not of the model, nor of a learning rate, nor of a threshold.
+EVALUATION_SEED = 20_260
+PAIR_SEED = 2_000
+GROUPS: tuple[tuple[Arm, ...], ...] = ((BDHS, SFT), (PLAIN,), (NOISE,), (UNGUIDED,))
+"""Arms that share their pairs, and so a process."""
+
+
+def evidence(
+    out: Path = Path("runs/evidence"),
+    model: str = "embedded",
+    seeds: int = 3,
+    workers: int = 2,
+) -> None:
+    """Run BDHS, its SFT control, plain samples, image noise and unguided BDHS, over seeds.
+
+    Every arm has the same budget and is evaluated on the same fresh scenes, which were used for
+    no choice. A seed changes the scenes that pairs come from, all sampling and the order of
+    training.
+
+    Args:
+        out: folder to write; a study that was interrupted there goes on.
+        model: the model to start from.
+        seeds: how many seeds.
+        workers: processes at once, one thread each.
+    """
+    configuration = dict(locals())
+    refuse_other_run(out, "evidence")
+    budget = Budget()
+    began = time.monotonic()
+    scenes = out / "data" / "eval_scenes"
+    with start_run(out, "evidence", {**configuration, "budget": asdict(budget)}) as run:
+        ensure_scenes(scenes, "counter", budget.scenes, EVALUATION_SEED)
+        jobs: list[tuple[int, tuple[Arm, ...]]] = [(0, ())]
+        jobs += [(seed, group) for seed in range(seeds) for group in GROUPS]
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+            futures: list[Future[None]] = [
+                pool.submit(run_group, out, model, seed, group, budget) for seed, group in jobs
+            ]
+            for future in track(as_completed(futures), "evidence", len(futures)):
+                future.result()
+        summary = summarise(out, range(seeds))
+        write_json(out / "summary.json", summary)
+        run.finish(seconds=round(time.monotonic() - began, 1))
+        page = write_report([out])
+    for seed in range(seeds):
+        rows = [row for row in summary["differences"] if row["seed"] == seed]
+        for group in GROUPS:
+            for arm in group:
+                print(f"seed {seed}: {describe_change(rows, arm.name, 'base')}")
+    print(f"Done in {time.monotonic() - began:.0f} seconds. Open {page}")
+
+
+def run_group(out: Path, model: str, seed: int, group: Sequence[Arm], budget: Budget) -> None:
+    """Pairs, training and evaluation of arms that share pairs; no arms means the base model.
+
+    What the steps print goes to a log of their own under `out`.
+    """
+    scenes = out / "data" / "eval_scenes"
+    name = "-".join(arm.name for arm in group) or "base"
+    log = out / "logs" / f"seed{seed}-{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("a", encoding="utf-8") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        if not group:
+            ensure_evaluated(model, scenes, out / "eval" / "base")
+            return
+        folder = out / f"seed{seed}"
+        pair_scenes = folder / "scenes" / group[0].pairs
+        ensure_scenes(pair_scenes, "prior", budget.pairs, PAIR_SEED + seed)
+        pairs = folder / "pairs" / group[0].pairs
+        ensure_pairs(group[0], model, pair_scenes, pairs, budget, seed)
+        for arm in group:
+            trained = folder / "train" / arm.name
+            ensure_trained(arm, model, pairs / "pairs.parquet", trained, budget, seed)
+            ensure_evaluated(trained_model(trained), scenes, folder / "eval" / arm.name)
+
+
+def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    """`summary.json`: metrics of every arm and seed, and differences from base and from SFT."""
+    base = out / "eval" / "base"
+    arms: list[dict[str, Any]] = [{"name": "base", "metrics": metrics_of(base)}]
+    differences = []
+    for seed in seeds:
+        folder = out / f"seed{seed}" / "eval"
+        for arm in (arm for group in GROUPS for arm in group):
+            arms.append({"name": arm.name, "seed": seed, "metrics": metrics_of(folder / arm.name)})
+            differences += differences_of(arm.name, "base", folder / arm.name, base, seed)
+            if arm is not SFT:
+                differences += differences_of(
+                    arm.name, SFT.name, folder / arm.name, folder / SFT.name, seed
+                )
+    return {"arms": arms, "differences": differences, "budget": asdict(Budget())}
+
+
+def _one_thread() -> None:
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    import torch
+
+    torch.set_num_threads(1)
