@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 from typing import Any, Literal
@@ -202,7 +202,8 @@ def test_what_cannot_be_understood(
     ("text", "expected"),
     [
         ("beta: x\n", "--beta takes NUMBER, not 'x'"),
-        ("bta: 1\n", "config.yaml: there is no option 'bta' (did you mean --beta?)"),
+        ("bta: 1\n", "config.yaml: there is no option bta (did you mean beta?)"),
+        ("learning-rate: 1\n", "no option learning-rate (did you mean learning_rate?)"),
         ("- beta\n", "has to be a mapping"),
         ("beta: [\n", "is not YAML"),
     ],
@@ -279,8 +280,7 @@ REAL_COMMANDS = [name for name in cli.COMMANDS if name != "train fake"]
 @pytest.mark.parametrize("name", REAL_COMMANDS)
 def test_every_command_exists_and_documents_every_option(name: str) -> None:
     module_name, function_name = cli.COMMANDS[name].function.split(":")
-    module = pytest.importorskip(module_name, exc_type=ModuleNotFoundError)
-    function = getattr(module, function_name)
+    function = getattr(importlib.import_module(module_name), function_name)
     options = _options.read_options(function)
     assert [option for option, value in options.items() if not value.help] == []
     assert set(cli.COMMANDS[name].positionals) <= set(options)
@@ -302,7 +302,6 @@ def veridical(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_exit_statuses_of_the_process() -> None:
-    started = time.monotonic()
     version = veridical("--version")
     assert version.returncode == 0
     assert version.stdout.startswith("veridical ")
@@ -312,7 +311,6 @@ def test_exit_statuses_of_the_process() -> None:
     assert wrong.stderr.startswith("veridical: missing.png")
     assert len(wrong.stderr.splitlines()) <= 2
     assert "Traceback" not in wrong.stderr
-    assert time.monotonic() - started < 30
 
 
 def test_help_loads_no_heavy_library() -> None:

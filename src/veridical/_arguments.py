@@ -7,6 +7,7 @@ hyphens), and says in a line what is wrong.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import typing
@@ -176,7 +177,9 @@ def check_config_files(options: Mapping[str, Option], words: Sequence[str]) -> N
             raise UserError(f"{path} has to be a mapping of options, such as `seed: 1`.")
         for key in content:
             if key not in options:
-                raise UserError(f"{path}: there is no option {key!r}{nearest(str(key), options)}.")
+                matches = difflib.get_close_matches(str(key), list(options), n=1)
+                suggestion = f" (did you mean {matches[0]}?)" if matches else ""
+                raise UserError(f"{path}: there is no option {key}{suggestion}.")
 
 
 def explain(message: str, options: Mapping[str, Option], positionals: Sequence[str]) -> str:
