@@ -74,6 +74,8 @@ def test_the_page_tells_the_whole_story(demo: Path) -> None:
     assert "Hallucinated mentions fell from 20.0 % to 9.1 %" in text
     assert "\N{MINUS SIGN}6.0 points (95 % interval \N{MINUS SIGN}8.0 to \N{MINUS SIGN}4.0" in text
     assert "The control, fine-tuned for as many steps" in text
+    assert "Against the control, bdhs differs by \N{MINUS SIGN}5.2 points" in text
+    assert "Differences from sft" in text
     assert "Both rewards fall, which is normal here" in text
     assert "The start is neutral" in text
     assert "at least 0.0001 nats" in text

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from veridical.report.results import Change, Results, headline
+from veridical.report import tables
+from veridical.report.headline import headline
+from veridical.report.results import Change, Results
 from veridical.report.wording import bare, duration, metric_key, metric_name, probability, show
 
 
@@ -65,6 +67,34 @@ def test_bdhs_leads_and_the_named_baseline_is_the_baseline() -> None:
     assert found.baseline == "base"
     assert Results().baseline is None
     assert headline(Results()) is None
+
+
+def test_differences_from_a_control_stay_apart_from_those_from_the_baseline() -> None:
+    found = results((-0.06, -0.08, -0.04))
+    found.changes["bdhs", "chair_i"].insert(0, Change(0.01, -0.01, 0.03, 0.5, "sft", 0))
+    found.changes["sft", "chair_i"] = [Change(-0.001, -0.01, 0.01, 0.9, "base", 0)]
+    assert found.baseline == "base"
+    assert found.other_baselines == ["sft"]
+    assert sentence(found).startswith("Hallucinated mentions fell")
+    [row] = tables.rows(found, main=True)
+    assert [cell["change"] and cell["change"]["verdict"] for cell in row["cells"]] == [
+        None,
+        "unclear",
+        "better",
+    ]
+    arms, [other] = tables.difference_rows(found, "sft")
+    assert arms == ["bdhs"]
+    assert other["cells"][0]["change"]["lines"][0].startswith("+1.0 points")
+
+
+def test_seeds_share_a_verdict_or_differ() -> None:
+    found = results((-0.06, -0.08, -0.04), (-0.02, -0.05, 0.01))
+    cell = tables.rows(found, main=True)[0]["cells"][2]
+    assert len(cell["change"]["lines"]) == 2
+    assert cell["change"]["words"] == "seeds differ"
+    main = headline(found)
+    assert main is not None
+    assert "for seeds 0 and 1" in main.details[0]
 
 
 def test_seeds_are_averaged_and_undefined_values_left_out() -> None:

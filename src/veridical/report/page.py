@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,34 +12,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from veridical.files import write_text_atomic
-from veridical.report import sections
+from veridical.report import sections, tables
 from veridical.report.figures import metric_plots
 from veridical.report.folders import Part, find_parts
+from veridical.report.headline import headline
 from veridical.report.pictures import Examples, choose_examples
-from veridical.report.results import Change, Results, collect_results, headline
-from veridical.report.wording import (
-    ARMS,
-    bare,
-    counted,
-    interval,
-    joined,
-    metric_name,
-    points,
-    probability,
-    show,
-)
+from veridical.report.results import Results, collect_results
+from veridical.report.wording import ARMS, counted, joined, metric_name, show
 
 EXAMPLES_SHOWN = 12
 # Runs and sets beyond these are folded: a study has dozens.
 TRAININGS_OPEN = 2
 PAIRS_OPEN = 1
-TILES = ("chair_i", "recall", "mean_length", "pope/accuracy")
-VERDICTS = {
-    "better": "better",
-    "worse": "worse",
-    "changed": "changed",
-    "unclear": "no clear change",
-}
+STEPS_OPEN = 12
 PROOFS = {
     "start": (
         "The start is neutral",
@@ -98,23 +84,26 @@ def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, Any]:
     """Everything the template names."""
     results = collect_results(parts)
     trainings = sections.trainings(parts, results)
-    pair_sets = [sections.pairs(part) for part in parts if part.kind == "build"]
+    pair_sets = sections.pair_sets(parts, results)
     sentence, lead = _headline(results, trainings, pair_sets)
     note, examples = _examples(parts, results)
-    rows = [_row(results, metric) for metric in results.metrics]
-    main = [metric_name(metric).main for metric in results.metrics]
     clusters = max((v.clusters for values in results.values.values() for v in values), default=0)
     return {
         "headline": sentence,
         "lead": [*lead, *filter(None, [sections.story(parts, trainings, pair_sets)])],
         "subject": _subject(parts, runs),
-        "tiles": [tile for metric in TILES if (tile := _tile(results, metric))],
-        "arms": [{"name": arm, "gloss": _gloss(arm)} for arm in results.arms],
+        "tiles": tables.tiles(results),
+        "arms": _headers(results.arms),
         "baseline": results.baseline,
         "headline_arm": results.headline_arm,
         "clusters": f"up to {counted(clusters, 'image')}" if clusters else "",
-        "scores": [row for row, is_main in zip(rows, main, strict=True) if is_main],
-        "more_scores": [row for row, is_main in zip(rows, main, strict=True) if not is_main],
+        "scores": tables.rows(results, main=True),
+        "more_scores": tables.rows(results, main=False),
+        "other_differences": [
+            {"baseline": other, "arms": _headers(arms), "rows": rows}
+            for other in results.other_baselines
+            for arms, rows in [tables.difference_rows(results, other)]
+        ],
         "has_changes": bool(results.changes),
         "several_seeds": any(len(values) > 1 for values in results.values.values()),
         "metric_plots": metric_plots(results),
@@ -126,6 +115,7 @@ def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, Any]:
         "pairs": [{**vars(item), "sentence": sections.built(item)} for item in pair_sets],
         "pairs_open": PAIRS_OPEN,
         "steps": [_step(step) for step in sections.steps(parts)],
+        "steps_open": STEPS_OPEN,
         "version": importlib.metadata.version("veridical"),
         "sources": [str(run) for run in runs],
     }
@@ -139,8 +129,8 @@ def _subject(parts: Sequence[Part], runs: Sequence[Path]) -> str:
     return " \N{MIDDLE DOT} ".join(words)
 
 
-def _gloss(arm: str) -> str:
-    return ARMS.get(arm.split("/")[-1], "")
+def _headers(arms: Sequence[str]) -> list[dict[str, str]]:
+    return [{"name": arm, "gloss": ARMS.get(arm.split("/")[-1], "")} for arm in arms]
 
 
 def _headline(
@@ -171,68 +161,6 @@ def _headline(
     return "A run without results yet", ("Its record is at the end of this page.",)
 
 
-def _tile(results: Results, metric: str) -> dict[str, str] | None:
-    arm, baseline = results.headline_arm, results.baseline
-    before, after = results.mean(baseline, metric), results.mean(arm, metric)
-    if before is None or after is None:
-        return None
-    name = metric_name(metric)
-    tile = {
-        "label": name.label,
-        "before": bare(before, name.unit),
-        "after": show(after, name.unit),
-        "change": "",
-        "words": "",
-        "verdict": "",
-    }
-    changes = results.changes.get((arm or "", metric), [])
-    values = [change.value for change in changes if change.value is not None]
-    if values:
-        mean = bare(sum(values) / len(values), name.unit, signed=True)
-        ends = changes[0] if len(changes) == 1 else None
-        between = interval(ends.low, ends.high, name.unit, signed=True) if ends else ""
-        tile["change"] = f"{mean} {points(name.unit)}" + (f" ({between})" if between else "")
-        verdicts = {change.verdict(name.better) for change in changes}
-        tile["verdict"] = verdicts.pop() if len(verdicts) == 1 else "unclear"
-        tile["words"] = VERDICTS[tile["verdict"]] if not verdicts else "seeds differ"
-    return tile
-
-
-def _row(results: Results, metric: str) -> dict[str, Any]:
-    name = metric_name(metric)
-    cells = [_cell(results, arm, metric) for arm in results.arms]
-    return {"label": name.label, "technical": name.technical, "cells": cells}
-
-
-def _cell(results: Results, arm: str, metric: str) -> dict[str, Any]:
-    name = metric_name(metric)
-    values = results.values.get((arm, metric), [])
-    lines = []
-    for value in values:
-        text = interval(value.low, value.high, name.unit) or value.note
-        many = len(values) > 1
-        lines.append(f"{bare(value.value, name.unit)} ({text})" if many else text)
-    return {
-        "arm": arm,
-        "value": show(results.mean(arm, metric), name.unit),
-        "intervals": [line for line in lines if line],
-        "changes": [_change(change, metric) for change in results.changes.get((arm, metric), [])],
-    }
-
-
-def _change(change: Change, metric: str) -> dict[str, str]:
-    name = metric_name(metric)
-    between = interval(change.low, change.high, name.unit, signed=True)
-    inside = ", ".join(part for part in (between, probability(change.p)) if part)
-    text = f"{bare(change.value, name.unit, signed=True)} {points(name.unit)}".strip()
-    verdict = change.verdict(name.better)
-    return {
-        "text": f"{text} ({inside})" if inside else text,
-        "verdict": verdict,
-        "words": VERDICTS[verdict],
-    }
-
-
 def _examples(parts: Sequence[Part], results: Results) -> tuple[str, Examples | None]:
     described = [
         part
@@ -246,7 +174,7 @@ def _examples(parts: Sequence[Part], results: Results) -> tuple[str, Examples | 
     if before is None or after is None:
         return (
             "Images are shown where these runs hold descriptions before and after "
-            "(answers.jsonl and details.jsonl of two `veridical eval chair` runs).",
+            "(answers.jsonl and details.jsonl of two runs of eval chair).",
             None,
         )
     examples = choose_examples(before, after, EXAMPLES_SHOWN)
@@ -278,7 +206,16 @@ def _of_arm(parts: Sequence[Part], arm: str | None) -> Part | None:
 
 def _training(item: sections.Training) -> dict[str, Any]:
     proofs = None if item.proofs is None else [_proof(proof) for proof in item.proofs]
-    return {**vars(item), "proofs": proofs}
+    return {**vars(item), "proofs": proofs, "proofs_summary": _proofs_summary(proofs)}
+
+
+def _proofs_summary(proofs: Sequence[Mapping[str, str]] | None) -> str:
+    """The whole table in a few words."""
+    if not proofs:
+        return "no proofs"
+    counts = Counter(proof["state"] for proof in proofs)
+    words = {"passed": "passed", "failed": "failed", "skipped": "not applicable"}
+    return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
 
 
 def _proof(proof: Mapping[str, Any]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Scores of all arms beside one another, and what they amount to in a sentence."""
+"""Scores of all arms beside one another, and their paired differences."""
 
 from __future__ import annotations
 
@@ -7,18 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from veridical.report.folders import Part
-from veridical.report.wording import (
-    MINUS,
-    bare,
-    counted,
-    interval,
-    joined,
-    metric_key,
-    metric_name,
-    points,
-    probability,
-    show,
-)
+from veridical.report.wording import METRICS, metric_key
 
 Verdict = Literal["better", "worse", "changed", "unclear"]
 BASELINES = ("base", "baseline", "before")
@@ -33,6 +22,7 @@ class Value:
     high: float | None
     clusters: int
     note: str
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +59,7 @@ class Results:
     values: dict[tuple[str, str], list[Value]] = field(default_factory=dict)
     changes: dict[tuple[str, str], list[Change]] = field(default_factory=dict)
 
-    def add(self, arm: str, name: str, score: Mapping[str, Any]) -> None:
+    def add(self, arm: str, name: str, score: Mapping[str, Any], seed: int | None = None) -> None:
         """Add one metric of one arm as `scores.json` has it."""
         metric = metric_key(name)
         if arm not in self.arms:
@@ -82,15 +72,18 @@ class Results:
             score.get("high"),
             int(score.get("clusters") or 0),
             str(score.get("note") or ""),
+            seed,
         )
         self.values.setdefault((arm, metric), []).append(value)
 
     @property
     def baseline(self) -> str | None:
-        """The arm the others are compared with: the one the differences name, else the first."""
+        """The arm that is not compared with any other; where nothing is compared, the first."""
         named = [change.baseline for changes in self.changes.values() for change in changes]
-        known = [arm for arm in (*named, *BASELINES) if arm in self.arms]
-        return next(iter(known or self.arms), None)
+        compared = {arm for arm, _ in self.changes}
+        first = [arm for arm in named if arm in self.arms and arm not in compared]
+        known = [arm for arm in BASELINES if arm in self.arms]
+        return next(iter([*first, *known, *self.arms]), None)
 
     @property
     def headline_arm(self) -> str | None:
@@ -98,6 +91,17 @@ class Results:
         others = [arm for arm in self.arms if arm != self.baseline]
         bdhs = [arm for arm in others if arm.split("/")[-1] == "bdhs"]
         return next(iter(bdhs or others[-1:]), None)
+
+    @property
+    def other_baselines(self) -> list[str]:
+        """Arms that some are compared with beside the baseline, such as a control."""
+        named = [change.baseline for changes in self.changes.values() for change in changes]
+        return [arm for arm in self.arms if arm in named and arm != self.baseline]
+
+    def changes_from(self, baseline: str | None, arm: str | None, metric: str) -> list[Change]:
+        """An arm's differences from one baseline, one for each seed."""
+        changes = self.changes.get((arm or "", metric), [])
+        return [change for change in changes if change.baseline == baseline]
 
     def mean(self, arm: str | None, metric: str) -> float | None:
         """The mean over seeds, None when the metric is missing or undefined."""
@@ -114,33 +118,21 @@ def collect_results(parts: Sequence[Part]) -> Results:
         summary = part.json("summary.json")
         for arm in summary["arms"]:
             for name, score in arm["metrics"].items():
-                results.add(arm["name"], name, score)
+                results.add(arm["name"], name, score, arm.get("seed"))
         for entry in summary.get("differences", []):
             _add_change(results, entry)
     covered = [part.folder for part in summaries]
-    for part in parts:
-        if any(folder in part.folder.parents for folder in covered):
-            continue
+    rest = [part for part in parts if not any(folder in part.folder.parents for folder in covered)]
+    for part in rest:
         if part.kind == "eval":
             for name, score in _with_benchmark(part.json("scores.json")).items():
                 results.add(part.name, name, score)
-    for part in parts:
+    for part in rest:
         if part.kind == "compare":
             _add_comparison(results, part.json("comparison.json")["differences"])
-    order = list(METRIC_ORDER)
+    order = list(METRICS)
     results.metrics.sort(key=lambda key: order.index(key) if key in order else len(order))
     return results
-
-
-METRIC_ORDER = (
-    "chair_i",
-    "chair_s",
-    "recall",
-    "mean_length",
-    "pope/accuracy",
-    "pope/f1",
-    "pope/yes_rate",
-)
 
 
 def _with_benchmark(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,120 +162,3 @@ def _add_change(results: Results, entry: Mapping[str, Any]) -> None:
     )
     key = (str(entry["arm"]), metric_key(str(entry["metric"])))
     results.changes.setdefault(key, []).append(change)
-
-
-@dataclass(frozen=True)
-class Headline:
-    """The main result: one sentence, and a paragraph of what stands beside it."""
-
-    sentence: str
-    details: tuple[str, ...]
-
-
-def headline(results: Results) -> Headline | None:
-    """What happened to hallucination; None when it was not measured.
-
-    A fall or a rise is only said when the paired 95 % interval excludes zero, for every seed.
-    """
-    metric, arm, baseline = "chair_i", results.headline_arm, results.baseline
-    if baseline is None or results.mean(baseline, metric) is None:
-        return None
-    if arm is None or results.mean(arm, metric) is None:
-        only = results.values[baseline, metric][0]
-        range_ = interval(only.low, only.high, "percent")
-        return Headline(
-            f"{show(only.value, 'percent')} of the objects that {baseline} mentions are not there",
-            (f"95 % interval {range_}, on {counted(only.clusters, 'image')}." if range_ else "",),
-        )
-    changes = [
-        change
-        for change in results.changes.get((arm, metric), [])
-        if change.baseline in ("", baseline)
-    ]
-    before, after = results.mean(baseline, metric), results.mean(arm, metric)
-    return Headline(
-        _sentence(changes, show(before, "percent"), show(after, "percent")),
-        tuple(_details(results, arm, baseline, changes)),
-    )
-
-
-def _sentence(changes: Sequence[Change], before: str, after: str) -> str:
-    falls = sum(change.clear and (change.value or 0) < 0 for change in changes)
-    rises = sum(change.clear and (change.value or 0) > 0 for change in changes)
-    seeds = f" in all {len(changes)} seeds" if len(changes) > 1 else ""
-    if changes and falls == len(changes):
-        return f"Hallucinated mentions fell from {before} to {after}{seeds}"
-    if changes and rises == len(changes):
-        return f"Hallucinated mentions rose from {before} to {after}{seeds}"
-    if not changes:
-        return f"Hallucinated mentions: {before} before, {after} after, not tested as a pair"
-    if falls or rises:
-        word, count = ("fell", falls) if falls >= rises else ("rose", rises)
-        return (
-            f"Hallucinated mentions clearly {word} in only {count} of {len(changes)} seeds: "
-            f"{before} before, {after} after"
-        )
-    return f"No clear change in hallucinated mentions: {before} before, {after} after"
-
-
-def _details(results: Results, arm: str, baseline: str, changes: Sequence[Change]) -> list[str]:
-    images = results.values[arm, "chair_i"][0].clusters
-    where = f" over descriptions of {counted(images, 'image')}" if images else ""
-    sentences = [f"This is the share of mentioned objects that are not in the picture{where}."]
-    if len(changes) == 1:
-        difference = describe_change(changes[0], "chair_i", with_seed=False)
-        sentences[0] += f" The difference, paired by image, is {difference}."
-    elif changes:
-        described = "; ".join(describe_change(change, "chair_i") for change in changes)
-        sentences[0] += f" The differences, paired by image, are {described}."
-    sentences += _controls(results, arm, baseline)
-    sentences += _side_effects(results, arm)
-    return sentences
-
-
-def describe_change(change: Change, metric: str, with_seed: bool = True) -> str:
-    """A difference with its interval, p and seed, in one phrase."""
-    unit = metric_name(metric).unit
-    inside = [
-        f"95 % interval {interval(change.low, change.high, unit, signed=True)}"
-        if change.low is not None
-        else "",
-        probability(change.p),
-        f"seed {change.seed}" if with_seed and change.seed is not None else "",
-    ]
-    return (
-        f"{bare(change.value, unit, signed=True)} {points(unit)} "
-        f"({', '.join(part for part in inside if part)})"
-    )
-
-
-def _controls(results: Results, arm: str, baseline: str) -> list[str]:
-    sentences = []
-    for control in ("sft",):
-        changes = results.changes.get((control, "chair_i"), [])
-        changes = [change for change in changes if change.baseline in ("", baseline)]
-        if control != arm and changes:
-            several = len(changes) > 1
-            described = "; ".join(describe_change(c, "chair_i", several) for c in changes)
-            sentences.append(
-                "The control, fine-tuned for as many steps on the same chosen answers without "
-                f"any rejected ones, changed by {described}."
-            )
-    return sentences
-
-
-def _side_effects(results: Results, arm: str) -> list[str]:
-    phrases = []
-    for metric, noun in (
-        ("recall", "objects found"),
-        ("mean_length", "answer length"),
-        ("pope/accuracy", "yes/no questions right"),
-    ):
-        values = [c.value for c in results.changes.get((arm, metric), []) if c.value is not None]
-        if values:
-            unit = metric_name(metric).unit
-            mean = sum(values) / len(values)
-            phrases.append(f"{noun} {bare(mean, unit, signed=True)} {points(unit)}")
-    if not phrases:
-        return []
-    return [f"Beside it: {joined(phrases)}.".replace("-", MINUS)]

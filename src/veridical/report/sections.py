@@ -16,7 +16,7 @@ from veridical.randomness import generator
 from veridical.report.curves import Rows, percent
 from veridical.report.doctor import Finding, diagnose
 from veridical.report.figures import Plot, training_plots
-from veridical.report.folders import Part
+from veridical.report.folders import Part, Record
 from veridical.report.pictures import Picture, Segment, embed, find_image, mark_completions
 from veridical.report.results import Results
 from veridical.report.wording import counted, duration, joined
@@ -152,7 +152,9 @@ def _effort(parts: Sequence[Part]) -> str:
         if not any(other.folder in part.folder.parents for other in recorded)
     ]
     seconds = sum(float(part.record.get("wall_time_seconds") or 0) for part in outermost)
-    hardware = next((part.record["hardware"] for part in recorded if "hardware" in part.record), {})
+    hardware: Record = next(
+        (part.record["hardware"] for part in recorded if "hardware" in part.record), {}
+    )
     machine = joined(sorted(set(hardware.get("gpus") or []))) or (
         f"{hardware['cores']} CPU cores" if hardware.get("cores") else ""
     )
@@ -208,8 +210,7 @@ def _flatten(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def trainings(parts: Sequence[Part], results: Results) -> list[Training]:
     """Every training run, the headline's arm first."""
     found = [_training(part, results) for part in parts if part.kind == "train"]
-    leading = (results.headline_arm or "").split("/")[-1]
-    return sorted(found, key=lambda item: item.name.split("/")[-1] != leading)
+    return sorted(found, key=lambda item: not _leads(item.name, results))
 
 
 def _training(part: Part, results: Results) -> Training:
@@ -229,15 +230,28 @@ def _training(part: Part, results: Results) -> Training:
 
 
 def _answer_lengths(part: Part, results: Results) -> tuple[float, float] | None:
-    arm = next((arm for arm in results.arms if arm == part.name), None)
+    """Mean length before and after: of this run's own arm and seed."""
+    arm = part.name if part.name in results.arms else part.name.split("/")[-1]
+    seed = (part.record.get("configuration") or {}).get("seed")
+    values = results.values.get((arm, "mean_length"), [])
+    own = [value.value for value in values if len(values) == 1 or value.seed == seed]
     before = results.mean(results.baseline, "mean_length")
-    after = results.mean(arm, "mean_length")
-    if arm is None or arm == results.baseline or before is None or after is None:
+    if arm == results.baseline or before is None or not own or own[0] is None:
         return None
-    return before, after
+    return before, own[0]
 
 
 # --- pairs ---------------------------------------------------------------------------------
+
+
+def pair_sets(parts: Sequence[Part], results: Results) -> list[Pairs]:
+    """Every set of pairs, the headline arm's first."""
+    found = [pairs(part) for part in parts if part.kind == "build"]
+    return sorted(found, key=lambda item: not _leads(item.name, results))
+
+
+def _leads(name: str, results: Results) -> bool:
+    return name.split("/")[-1] == (results.headline_arm or "").split("/")[-1]
 
 
 def pairs(part: Part, count: int = PAIRS_SHOWN, seed: int = 0) -> Pairs:

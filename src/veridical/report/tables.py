@@ -1,0 +1,133 @@
+"""The tables of scores and the tiles above them, as plain data for the template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from veridical.report.results import Change, Results
+from veridical.report.wording import (
+    bare,
+    interval,
+    metric_name,
+    points,
+    probability,
+    show,
+)
+
+TILES = ("chair_i", "recall", "mean_length", "pope/accuracy")
+VERDICTS = {
+    "better": "better",
+    "worse": "worse",
+    "changed": "changed",
+    "unclear": "no clear change",
+    "differ": "seeds differ",
+}
+
+
+def tiles(results: Results) -> list[dict[str, Any]]:
+    """Before, after and the difference of the most important metrics."""
+    found = []
+    for metric in TILES:
+        name, arm, baseline = metric_name(metric), results.headline_arm, results.baseline
+        before, after = results.mean(baseline, metric), results.mean(arm, metric)
+        if before is None or after is None:
+            continue
+        changes = results.changes_from(baseline, arm, metric)
+        found.append(
+            {
+                "label": name.label,
+                "before": bare(before, name.unit),
+                "after": show(after, name.unit),
+                "change": _mean_change(changes, metric),
+                "verdict": _verdict(changes, metric),
+                "words": VERDICTS[_verdict(changes, metric)] if changes else "",
+            }
+        )
+    return found
+
+
+def _mean_change(changes: Sequence[Change], metric: str) -> str:
+    unit = metric_name(metric).unit
+    values = [change.value for change in changes if change.value is not None]
+    if not values:
+        return ""
+    text = f"{bare(sum(values) / len(values), unit, signed=True)} {points(unit)}"
+    if len(changes) > 1:
+        return f"{text}, mean of {len(changes)} seeds"
+    range_ = interval(changes[0].low, changes[0].high, unit, signed=True)
+    return f"{text} ({range_})" if range_ else text
+
+
+def _verdict(changes: Sequence[Change], metric: str) -> str:
+    """The verdict that all seeds share."""
+    verdicts = {change.verdict(metric_name(metric).better) for change in changes}
+    return verdicts.pop() if len(verdicts) == 1 else "differ" if verdicts else "unclear"
+
+
+def rows(results: Results, main: bool) -> list[dict[str, Any]]:
+    """Every arm's value with its interval, and its difference from the baseline."""
+    return [
+        _row(metric, [_cell(results, arm, metric) for arm in results.arms])
+        for metric in results.metrics
+        if metric_name(metric).main == main
+    ]
+
+
+def difference_rows(results: Results, baseline: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """The arms compared with another baseline, and their differences in the main metrics."""
+    arms = [
+        arm
+        for arm in results.arms
+        if any(results.changes_from(baseline, arm, metric) for metric in results.metrics)
+    ]
+    found = []
+    for metric in results.metrics:
+        cells: list[dict[str, Any]] = [
+            {
+                "arm": arm,
+                "value": "",
+                "intervals": [],
+                "change": _change(results.changes_from(baseline, arm, metric), metric),
+            }
+            for arm in arms
+        ]
+        if metric_name(metric).main:
+            found.append(_row(metric, cells))
+    return arms, found
+
+
+def _row(metric: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
+    name = metric_name(metric)
+    return {"label": name.label, "technical": name.technical, "cells": cells}
+
+
+def _cell(results: Results, arm: str, metric: str) -> dict[str, Any]:
+    name = metric_name(metric)
+    values = results.values.get((arm, metric), [])
+    lines = []
+    for value in values:
+        text = interval(value.low, value.high, name.unit) or value.note
+        many = len(values) > 1
+        lines.append(f"{bare(value.value, name.unit)} ({text})" if many else text)
+    changes = results.changes_from(results.baseline, arm, metric)
+    return {
+        "arm": arm,
+        "value": show(results.mean(arm, metric), name.unit),
+        "intervals": [line for line in lines if line],
+        "change": _change(changes, metric),
+    }
+
+
+def _change(changes: Sequence[Change], metric: str) -> dict[str, Any] | None:
+    """A line for each seed, and the verdict they share."""
+    if not changes:
+        return None
+    unit, lines = metric_name(metric).unit, []
+    for change in changes:
+        range_ = interval(change.low, change.high, unit, signed=True)
+        inside = ", ".join(part for part in (range_, probability(change.p)) if part)
+        text = f"{bare(change.value, unit, signed=True)} {points(unit)}".strip()
+        lines.append(f"{text} ({inside})" if inside else text)
+    verdict = _verdict(changes, metric)
+    return {"lines": lines, "verdict": verdict, "words": VERDICTS[verdict]}
