@@ -41,4 +41,6 @@ def number(value: float) -> str:
 
 def percent(share: float, form: str = ".0f") -> str:
     """A share in per cent, with a narrow space and a true minus sign."""
-    return f"{share * 100:{form}}\N{NARROW NO-BREAK SPACE}%".replace("-", "\N{MINUS SIGN}")
+    text = f"{share * 100:{form}}"
+    text = text.lstrip("+-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+    return f"{text}\N{NARROW NO-BREAK SPACE}%"

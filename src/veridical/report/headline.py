@@ -75,7 +75,10 @@ def _details(results: Results, arm: str, baseline: str, changes: Sequence[Change
     where = f" over descriptions of {counted(images, 'image')}" if images else ""
     sentences = [f"This is the share of mentioned objects that are not in the picture{where}."]
     if changes:
-        sentences[0] += f" The difference, paired by image, is {describe(changes, 'chair_i')}."
+        is_ = "The difference, paired by image, is"
+        if len(changes) > 1:
+            is_ = "The differences, paired by image, are"
+        sentences[0] += f" {is_} {describe(changes, 'chair_i')}."
     sentences += _control(results, arm, baseline)
     sentences += _side_effects(results, arm, baseline)
     return sentences

@@ -187,7 +187,8 @@ def _examples(parts: Sequence[Part], results: Results) -> tuple[str, Examples | 
         f"alignment: {groups['fewer']:,} with fewer things made up, {groups['same']:,} with as "
         f"many, {groups['more']:,} with more. The {len(examples.chosen)} below are drawn at random "
         "from the three groups, in proportion to their size, at least one from each; so those "
-        "that got worse are here too.",
+        "that got worse are here too."
+        + (f" The answers after are those of {after.name}." if "/" in after.name else ""),
         examples,
     )
 

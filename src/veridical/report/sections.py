@@ -133,7 +133,9 @@ def story(parts: Sequence[Part], found: Sequence[Training], built_: Sequence[Pai
         if runs:
             steps = sorted({item.last_step for item in runs})
             length = joined([f"{step:,}" for step in steps])
-            names = joined([item.name for item in runs]) if len(runs) < 4 else str(len(runs))
+            names = joined([item.name for item in runs])
+            if len(runs) > 2:
+                names = counted(len(runs), "model")
             phrases.append(f"{names} {words} for {length} steps")
     evaluations = [part for part in parts if part.kind == "eval"]
     if evaluations:

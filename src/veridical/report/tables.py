@@ -126,8 +126,11 @@ def _change(changes: Sequence[Change], metric: str) -> dict[str, Any] | None:
     unit, lines = metric_name(metric).unit, []
     for change in changes:
         range_ = interval(change.low, change.high, unit, signed=True)
-        inside = ", ".join(part for part in (range_, probability(change.p)) if part)
-        text = f"{bare(change.value, unit, signed=True)} {points(unit)}".strip()
+        text = bare(change.value, unit, signed=True)
+        inside = range_
+        if len(changes) == 1:
+            text = f"{text} {points(unit)}".strip()
+            inside = ", ".join(part for part in (range_, probability(change.p)) if part)
         lines.append(f"{text} ({inside})" if inside else text)
     verdict = _verdict(changes, metric)
     return {"lines": lines, "verdict": verdict, "words": VERDICTS[verdict]}
