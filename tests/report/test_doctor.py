@@ -135,6 +135,16 @@ def test_accuracy_on_training_pairs_alone_is_overfitting() -> None:
     assert "by heart" not in titles(diagnose(rows))
 
 
+def test_pairs_that_are_told_apart_at_once_are_a_note() -> None:
+    rows = curve(lambda t: t, lambda t: -t, rewards_accuracy=1.0)
+    assert "easily told apart" not in titles(diagnose(rows))
+    for entry in rows[50:]:
+        entry["rewards_accuracy"] = 1.0
+    finding = find(diagnose(rows), "easily told apart")
+    assert finding.level == "note"
+    assert "at step 10 of 50" in finding.evidence
+
+
 def test_no_held_out_pairs_is_a_note_and_a_coin_too() -> None:
     rows = healthy()
     assert find(diagnose(rows[:50]), "held out").level == "note"

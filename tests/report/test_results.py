@@ -7,7 +7,15 @@ import pytest
 from veridical.report import tables
 from veridical.report.headline import headline
 from veridical.report.results import Change, Results
-from veridical.report.wording import bare, duration, metric_key, metric_name, probability, show
+from veridical.report.wording import (
+    bare,
+    duration,
+    metric_key,
+    metric_name,
+    probability,
+    scientific,
+    show,
+)
 
 
 def results(*changes: tuple[float, float, float]) -> Results:
@@ -58,6 +66,12 @@ def test_an_undefined_interval_supports_nothing() -> None:
     found = results()
     found.changes["bdhs", "chair_i"] = [Change(-0.06, None, None, None, "base", 0)]
     assert sentence(found).startswith("No clear change")
+
+
+def test_p_has_to_agree_with_the_interval() -> None:
+    assert Change(-0.06, -0.08, -0.04, 0.049, "base", 0).clear
+    assert Change(-0.06, -0.08, -0.04, None, "base", 0).clear
+    assert not Change(-0.06, -0.08, -0.04, 0.25, "base", 0).clear
 
 
 def test_bdhs_leads_and_the_named_baseline_is_the_baseline() -> None:
@@ -117,7 +131,7 @@ def test_seeds_are_averaged_and_undefined_values_left_out() -> None:
 def test_better_needs_an_interval_without_zero(
     low: float, high: float, better: str | None, verdict: str
 ) -> None:
-    change = Change((low + high) / 2, low, high, 0.1, "base", None)
+    change = Change((low + high) / 2, low, high, 0.01, "base", None)
     assert change.verdict(better) == verdict  # type: ignore[arg-type]
 
 
@@ -137,5 +151,9 @@ def test_numbers_are_written_for_people() -> None:
     assert bare(-0.062, "percent", signed=True) == "\N{MINUS SIGN}6.2"
     assert bare(0.00001, "percent", signed=True) == "0.0"
     assert probability(0.00002).endswith("0.001")
+    thin = "\N{NARROW NO-BREAK SPACE}"
+    assert scientific(1.44e-5) == f"1.4{thin}\N{MULTIPLICATION SIGN}{thin}10\u207b\u2075"
+    assert scientific(46.5) == "46.5"
+    assert scientific(0) == "0"
     assert duration(3723) == "1 h 2 min"
     assert duration(63.2) == "1 min 3 s"

@@ -8,12 +8,17 @@ people most often ask about are named, not taken from a paper.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal
 
-from veridical.report.curves import Rows, mean, number, percent, series, start_and_end
-
-Level = Literal["good", "note", "warning"]
+from veridical.report.curves import Rows, number, percent, series, start_and_end
+from veridical.report.findings import (
+    Finding,
+    answer_length_change,
+    eval_loss,
+    pair_lengths,
+    sft_loss,
+)
 
 FIGURES = (
     "loss",
@@ -40,27 +45,11 @@ EXPLODED_MARGIN = 15.0
 # Accuracy on the training pairs that is next to perfect, and the gap to held-out pairs.
 SATURATED_ACCURACY = 0.98
 ACCURACY_GAP = 0.10
+# Held-out accuracy this high within the first quarter of the run: the pairs are easy.
+EASY_ACCURACY = 0.99
+EASY_SHARE = 0.25
 # Held-out accuracy that beats a coin.
 LEARNT_ACCURACY = 0.6
-# The last held-out loss may lie this far above the best one, absolutely and as a share of it.
-EVAL_LOSS_RISE = 0.02
-EVAL_LOSS_RISE_SHARE = 0.05
-# Chosen against rejected length in the pairs; answers' length after against before.
-PAIR_LENGTH_GAP = 0.10
-ANSWER_LENGTH_NOTE = 0.05
-ANSWER_LENGTH_WARNING = 0.10
-# SFT: the training loss has to fall by this share to count as learning.
-SFT_FALL_SHARE = 0.02
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing the doctor says: how grave, what, what it means and what to do, on what figures."""
-
-    level: Level
-    title: str
-    explanation: str
-    evidence: str
 
 
 def diagnose(
@@ -86,11 +75,11 @@ def diagnose(
         return [_nothing_logged()]
     found = _short(train)
     if algorithm == "sft":
-        found += _sft_loss(train)
+        found += sft_loss(train)
     else:
         found += _stuck(train) or _branches(train) + _chosen_falls(train, beta)
-        found += _margin_explodes(train) + _accuracy(train, evaluation) + _pair_lengths(train)
-    found += _eval_loss(evaluation) + _answer_lengths(answer_lengths)
+        found += _margin_explodes(train) + _accuracy(train, evaluation) + pair_lengths(train)
+    found += eval_loss(evaluation) + answer_length_change(answer_lengths)
     order = {"warning": 0, "note": 1, "good": 2}
     return sorted(found, key=lambda finding: order[finding.level])
 
@@ -287,7 +276,7 @@ def _accuracy(train: Rows, evaluation: Rows) -> list[Finding]:
     if trained >= SATURATED_ACCURACY and trained - last >= ACCURACY_GAP:
         return [_overfits(evidence)]
     if last >= LEARNT_ACCURACY:
-        return [_generalises(evidence)]
+        return [_generalises(evidence), *_easy(held_out)]
     return [
         Finding(
             "note",
@@ -309,6 +298,24 @@ def _overfits(evidence: str) -> Finding:
     )
 
 
+def _easy(held_out: Sequence[tuple[float, float]]) -> list[Finding]:
+    final = held_out[-1][0]
+    reached = [step for step, value in held_out if step > 0 and value >= EASY_ACCURACY]
+    if not reached or reached[0] > EASY_SHARE * final:
+        return []
+    return [
+        Finding(
+            "note",
+            "The pairs are easily told apart",
+            "Held-out pairs were ranked almost perfectly from early on, so accuracy says no more "
+            "about progress; margin and evaluation do. That is usual where the rejected answers "
+            "come from a model that could not see; otherwise look for a give-away such as length.",
+            f"held-out accuracy {percent(dict(held_out)[reached[0]])} at step {reached[0]:g} "
+            f"of {final:g}",
+        )
+    ]
+
+
 def _generalises(evidence: str) -> Finding:
     return Finding(
         "good",
@@ -316,103 +323,3 @@ def _generalises(evidence: str) -> Finding:
         "The model also ranks pairs that it was not trained on.",
         evidence,
     )
-
-
-def _eval_loss(evaluation: Rows) -> list[Finding]:
-    losses = series(evaluation, "loss")
-    if len(losses) < 2:
-        return []
-    best_step, best = min(losses, key=lambda item: item[1])
-    last_step, last = losses[-1]
-    evidence = (
-        f"held-out loss {number(best)} at step {best_step:g} (best), "
-        f"{number(last)} at step {last_step:g} (last)"
-    )
-    if last - best > max(EVAL_LOSS_RISE, EVAL_LOSS_RISE_SHARE * abs(best)):
-        return [
-            Finding(
-                "warning",
-                "The held-out loss rises again",
-                "After its best step the run overfits. Use the best checkpoint rather than the "
-                "last, and stop about there next time.",
-                evidence,
-            )
-        ]
-    return []
-
-
-def _pair_lengths(train: Rows) -> list[Finding]:
-    chosen = [value for _, value in series(train, "chosen_tokens")]
-    rejected = [value for _, value in series(train, "rejected_tokens")]
-    if not chosen or not rejected or not sum(rejected):
-        return []
-    ratio = mean(chosen) / mean(rejected)
-    if abs(ratio - 1) < PAIR_LENGTH_GAP:
-        return []
-    word = "longer" if ratio > 1 else "shorter"
-    return [
-        Finding(
-            "note",
-            f"Chosen answers are {word} than rejected ones",
-            f"DPO can win by writing {word} answers instead of truer ones. Watch the answers' "
-            "length in the evaluation, and balance the lengths in the pairs if it drifts.",
-            f"{mean(chosen):.1f} tokens chosen, {mean(rejected):.1f} rejected "
-            f"({percent(ratio - 1, '+.0f')})",
-        )
-    ]
-
-
-def _answer_lengths(lengths: tuple[float, float] | None) -> list[Finding]:
-    if lengths is None or not lengths[0]:
-        return []
-    before, after = lengths
-    change = after / before - 1
-    evidence = f"{before:.1f} words before, {after:.1f} after ({percent(change, '+.1f')})"
-    if abs(change) < ANSWER_LENGTH_NOTE:
-        return [
-            Finding(
-                "good",
-                "The answers keep their length",
-                "Fewer hallucinations are not bought with shorter answers.",
-                evidence,
-            )
-        ]
-    word = "longer" if change > 0 else "shorter"
-    level: Level = "warning" if abs(change) >= ANSWER_LENGTH_WARNING else "note"
-    return [
-        Finding(
-            level,
-            f"The answers have become {word}",
-            "Short answers hallucinate less simply because they say less, long ones more. Compare "
-            "recall along with hallucination; balance the pairs' lengths or train for fewer steps.",
-            evidence,
-        )
-    ]
-
-
-def _sft_loss(train: Rows) -> list[Finding]:
-    ends = start_and_end(train, "loss")
-    if ends is None:
-        return []
-    start, end = ends
-    evidence = f"training loss {number(start)} at the start, {number(end)} at the end"
-    if end > start * (1 + EVAL_LOSS_RISE_SHARE):
-        return [
-            Finding(
-                "warning",
-                "The training loss rises",
-                "Training diverges. Lower the learning rate, or warm it up.",
-                evidence,
-            )
-        ]
-    if end > start * (1 - SFT_FALL_SHARE):
-        return [
-            Finding(
-                "note",
-                "The loss hardly moves",
-                "Either the model was already trained on answers like these (then this is what "
-                "continued training looks like), or the learning rate is too small.",
-                evidence,
-            )
-        ]
-    return [Finding("good", "The loss falls", "The model learns to write these answers.", evidence)]

@@ -79,7 +79,7 @@ def canvas(
         box = (
             left / width,
             bottom / height,
-            1 - (left + 0.08) / width,
+            1 - (left + 0.16) / width,
             1 - (bottom + top) / height,
         )
         yield figure, figure.add_axes(box)

@@ -31,7 +31,7 @@ class Headline:
 def headline(results: Results) -> Headline | None:
     """What happened to hallucination; None when it was not measured.
 
-    A fall or a rise is only said when the paired 95 % interval excludes zero, for every seed.
+    A fall or a rise is only said when it is clear (`Change.clear`), and in how many seeds.
     """
     metric, arm, baseline = "chair_i", results.headline_arm, results.baseline
     if baseline is None or results.mean(baseline, metric) is None:

@@ -18,7 +18,7 @@ from veridical.report.folders import Part, find_parts
 from veridical.report.headline import headline
 from veridical.report.pictures import Examples, choose_examples
 from veridical.report.results import Results, collect_results
-from veridical.report.wording import ARMS, counted, joined, metric_name, show
+from veridical.report.wording import ARMS, counted, joined, metric_name, scientific, show
 
 EXAMPLES_SHOWN = 12
 # Runs and sets beyond these are folded: a study has dozens.
@@ -237,7 +237,7 @@ def _proof(proof: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _figure(value: Any) -> str:
-    return f"{float(value):.3g}" if isinstance(value, int | float) else str(value)
+    return scientific(float(value)) if isinstance(value, int | float) else str(value)
 
 
 def _step(step: sections.Step) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from veridical.report.folders import Part
 from veridical.report.wording import METRICS, metric_key
 
 Verdict = Literal["better", "worse", "changed", "unclear"]
+LARGEST_P = 0.05
 BASELINES = ("base", "baseline", "before")
 
 
@@ -38,11 +39,16 @@ class Change:
 
     @property
     def clear(self) -> bool:
-        """Whether the 95 % interval excludes zero."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        """Whether the 95 % interval excludes zero, and p, where there is one, agrees.
+
+        The two can differ where a handful of images decide; then nothing is claimed.
+        """
+        if self.low is None or self.high is None or (self.p is not None and self.p >= LARGEST_P):
+            return False
+        return self.low > 0 or self.high < 0
 
     def verdict(self, better: Literal["lower", "higher"] | None) -> Verdict:
-        """Better or worse only when the interval excludes zero and the metric has a direction."""
+        """Better or worse only when the change is clear and the metric has a direction."""
         if not self.clear or self.value is None:
             return "unclear"
         if better is None:

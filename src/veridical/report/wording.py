@@ -9,6 +9,10 @@ from typing import Literal
 MINUS = "\N{MINUS SIGN}"
 THIN = "\N{NARROW NO-BREAK SPACE}"
 
+SUPERSCRIPTS = str.maketrans(
+    "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
+)
+
 Unit = Literal["percent", "words", "number"]
 
 
@@ -119,6 +123,15 @@ def interval(low: float | None, high: float | None, unit: Unit, signed: bool = F
     if low is None or high is None:
         return ""
     return f"{bare(low, unit, signed=signed)} to {bare(high, unit, signed=signed)}"
+
+
+def scientific(value: float) -> str:
+    """Three significant digits; small numbers with a power of ten, not an "e"."""
+    if not math.isfinite(value) or value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3g}".replace("-", MINUS)
+    digits, _, exponent = f"{value:.1e}".partition("e")
+    power = str(int(exponent)).translate(SUPERSCRIPTS)
+    return f"{digits.replace('-', MINUS)}{THIN}\N{MULTIPLICATION SIGN}{THIN}10{power}"
 
 
 def probability(p: float | None) -> str:
