@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from veridical.report.curves import start_and_end
-from veridical.report.doctor import Finding, diagnose
+from veridical.report.doctor import diagnose
+from veridical.report.findings import Finding
 
 Row = dict[str, Any]
 THIN = "\N{NARROW NO-BREAK SPACE}"

@@ -14,8 +14,9 @@ from veridical.errors import UserError
 from veridical.messages import text_of
 from veridical.randomness import generator
 from veridical.report.curves import Rows, percent
-from veridical.report.doctor import Finding, diagnose
+from veridical.report.doctor import diagnose
 from veridical.report.figures import Plot, training_plots
+from veridical.report.findings import Finding
 from veridical.report.folders import Part, Record
 from veridical.report.pictures import Picture, Segment, embed, find_image, mark_completions
 from veridical.report.results import Results
