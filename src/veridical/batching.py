@@ -136,7 +136,7 @@ def image_key(image: ImageLike) -> str | int:
 
 def open_group_images(group: Group) -> list[Image.Image]:
     """A group's images, decoded, in the order of its placeholders."""
-    return [_open(image) for image in group.images]
+    return [load_image(image) for image in group.images]
 
 
 def render_prompt(policy: Policy, prompt: Sequence[Message], prefix: str = "") -> str:
@@ -440,7 +440,7 @@ def _process(
 ) -> dict[str, Tensor]:
     """The stock processor on a batch; images of a row in the order of its placeholders."""
     processor = policy.processor
-    opened = [[_open(image) for image in row] for row in images]
+    opened = [[load_image(image) for image in row] for row in images]
     given: Any = None
     if any(opened):
         given = opened if all(opened) else [image for row in opened for image in row]
@@ -458,7 +458,8 @@ def _process(
     return {n: v.to(dtype) if v.is_floating_point() else v for n, v in inputs.items()}
 
 
-def _open(image: ImageLike) -> Image.Image:
+def load_image(image: ImageLike) -> Image.Image:
+    """Upright RGB, from wherever the image is."""
     return image.open() if isinstance(image, RowImage) else open_image(image)
 
 

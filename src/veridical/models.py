@@ -13,8 +13,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging
 
 from veridical.errors import UserError
+from veridical.hub import check_hub_name
 
 EMBEDDED_MODEL = Path(__file__).parent / "world" / "weights"
 """The tiny model that ships with the package; its name is `embedded`."""
@@ -93,6 +95,9 @@ def load_policy(
         policy = load_policy(base, dtype, device, init_adapter=folder)
         return _merge_adapter(policy, init_adapter) if init_adapter else policy
     source = str(folder) if folder.is_dir() else name
+    if not folder.is_dir():
+        check_hub_name(name)
+    logging.disable_progress_bar()  # it tells of milliseconds; downloads keep theirs
     chosen_device = _choose_device(device)
     processor = _load_processor(source, name)
     model = _load_model(source, name)

@@ -27,7 +27,7 @@ from veridical.models import Policy, end_token_ids, image_token_id
 from veridical.progress import track
 from veridical.randomness import generator
 from veridical.records import Message
-from veridical.sentences import ends_sentence, split_sentences
+from veridical.sentences import ends_sentence, first_sentence
 
 StopReason = Literal["end", "sentence", "length"]
 
@@ -278,28 +278,21 @@ class _Reader:
         return self._decode(self.prefixes[row] + ids)[len(self.prefix_texts[row]) :]
 
     def sentence_is_over(self, row: int, ids: list[int]) -> bool:
-        return ends_sentence(self.prefix_texts[row] + self.text(row, ids))
+        return ends_sentence(self.text(row, ids), before=self.prefix_texts[row])
 
     def response(self, row: int, ids: list[int], until_sentence_end: bool) -> Response:
         end = next((i for i, token in enumerate(ids) if token in self.ends), None)
         kept = ids if end is None else ids[: end + 1]
         reason: StopReason = "length" if end is None else "end"
-        if until_sentence_end:
-            for length in range(1, len(kept) + (end is None)):
-                if self.sentence_is_over(row, kept[:length]):
-                    return Response(self.text(row, kept[:length]), kept[:length], "sentence")
-            return Response(self._until_sentence_end(row, self.text(row, kept)), kept, reason)
-        return Response(self.text(row, kept), kept, reason)
-
-    def _until_sentence_end(self, row: int, text: str) -> str:
-        """Cut at the end that only what followed it made certain ("... 3. Then")."""
-        begun = self.prefix_texts[row]
-        end = 0
-        for sentence in split_sentences(begun + text):
-            end += len(sentence)
-            if end > len(begun) and (begun + text)[len(begun) : end].strip():
-                return (begun + text)[len(begun) : end].rstrip()
-        return text
+        if not until_sentence_end:
+            return Response(self.text(row, kept), kept, reason)
+        over = (n for n in range(1, len(kept) + 1) if self.sentence_is_over(row, kept[:n]))
+        stop = next(over, None)
+        if stop is not None and (end is None or stop <= end):
+            kept, reason = kept[:stop], "sentence"
+        # Where only the next word showed that the sentence was over, that word is cut off again.
+        text = first_sentence(self.text(row, kept), before=self.prefix_texts[row])
+        return Response(text, kept, reason)
 
 
 class _SentenceEnds(StoppingCriteria):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from veridical.batching import RefusedRowError, render_prompt, row_images
+from veridical.batching import RefusedRowError, load_image, render_prompt, row_images
 from veridical.build._bdhs_parts import Parts, assemble
 from veridical.build._image_noise import add_noise
 from veridical.errors import UserError
@@ -341,7 +341,9 @@ def _restricted_images(source: Source, settings: BDHSSettings, iteration: int) -
     if settings.variant != "noise":
         return source.images
     return [
-        add_noise(image.open(), settings.noise_steps, settings.seed, f"{source.id}/{iteration}/{n}")
+        add_noise(
+            load_image(image), settings.noise_steps, settings.seed, f"{source.id}/{iteration}/{n}"
+        )
         for n, image in enumerate(source.images)
     ]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
@@ -32,6 +33,8 @@ from veridical.logprobs import ResponseLogps, collate, response_logps
 from veridical.models import Policy, projector_parameters
 from veridical.progress import step_bar
 from veridical.train.checkpoints import write_manifest
+
+WEIGHTS = "trained.safetensors"
 
 
 @dataclass(frozen=True)
@@ -194,12 +197,61 @@ class GroupTrainer(Trainer):
         means["mean_loss"] = float(kept["_loss_sum"].double().sum() / kept["_count"].sum())
         return means
 
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        """Keep the trained weights under the names that they have in memory.
+
+        Transformers' own way renames some families' weights (LLaVA's) on saving, and does not
+        find them again when it resumes or takes the best checkpoint: it warns, and goes on with
+        what it has.
+        """
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(trained_weights(self.policy.model), folder / WEIGHTS)
+            torch.save(self.args, folder / "training_args.bin")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_trained_weights(self.policy.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        load_trained_weights(self.policy.model, Path(str(self.state.best_model_checkpoint)))
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Give a trained projector its own learning rate, if one was asked for."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         if self.projector_learning_rate is not None:
             split_projector(optimizer, self.policy, self.projector_learning_rate)
         return optimizer
+
+
+def trained_weights(model: Any) -> dict[str, Tensor]:
+    """Every weight that is trained, by its name in memory."""
+    return {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def load_trained_weights(model: Any, checkpoint: Path) -> None:
+    """Put a checkpoint's weights into the model.
+
+    Raises:
+        UserError: the checkpoint is of other weights than those trained here.
+    """
+    found = load_file(checkpoint / WEIGHTS)
+    wanted = trained_weights(model)
+    odd = sorted(
+        name
+        for name in found.keys() | wanted.keys()
+        if name not in found or name not in wanted or found[name].shape != wanted[name].shape
+    )
+    if odd:
+        raise UserError(
+            f"{checkpoint} was made with other trained weights ({odd[0]} and {len(odd) - 1} more). "
+            "Resume with the options that the run was started with, or choose another --out."
+        )
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(found[name])
 
 
 def split_projector(optimizer: torch.optim.Optimizer, policy: Policy, learning_rate: float) -> None:

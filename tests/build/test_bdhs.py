@@ -1,0 +1,264 @@
+"""BDHS: cuts, swaps, iterations, resuming, and the image noise schedule."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from veridical.build import bdhs
+from veridical.build._image_noise import add_noise, kept_signal
+from veridical.build.bdhs import (
+    BDHSSettings,
+    Source,
+    build_bdhs,
+    build_pairs,
+    check,
+    cut_sentences,
+    join_completion,
+)
+from veridical.errors import UserError
+from veridical.files import read_json, read_jsonl, write_jsonl
+from veridical.models import Policy
+from veridical.records import read_records, user_message
+from veridical.similarity import load_similarity
+
+ANSWER = "This is a park. There is a red cup at the top left. There is a blue dog on the right."
+SETTINGS = BDHSSettings(max_new_tokens=12, similarity_threshold=0.99, batch_size=4)
+
+
+def source(answer: str, id: str = "row", images: tuple[Any, ...] = ()) -> Source:
+    return Source(id, images, [user_message("Describe the image.", len(images))], answer)
+
+
+def test_cuts_fall_between_words_and_keep_true_context() -> None:
+    kept = Counter()
+    for number in range(400):
+        cuts = cut_sentences(source(ANSWER, str(number)), SETTINGS, 1)
+        assert [cut.sentence for cut in cuts] == re.findall(r"[A-Z][^.]*\.", ANSWER)
+        for cut in cuts:
+            assert ANSWER.startswith(cut.before)
+            assert ANSWER.startswith(cut.before + cut.kept)
+            assert cut.kept == cut.kept.strip()
+            assert cut.kept != cut.sentence
+        kept[len(cuts[1].kept.split())] += 1
+    # Uniform over 0 to 8 words of the second sentence's nine.
+    assert set(kept) == set(range(9))
+    assert max(kept.values()) < 2 * 400 / 9
+
+
+def test_a_cut_at_the_beginning_keeps_few_words() -> None:
+    settings = dataclasses.replace(SETTINGS, cut="beginning", cut_words=2)
+    words = {
+        len(cut.kept.split())
+        for number in range(100)
+        for cut in cut_sentences(source(ANSWER, str(number)), settings, 1)
+    }
+    assert words == {0, 1, 2}
+
+
+def test_yes_and_no_are_swapped_half_of_the_time() -> None:
+    firsts = Counter(
+        cut_sentences(source("Yes there is a dog here.", str(i)), SETTINGS, 1)[0].kept.split(" ")[0]
+        for i in range(600)
+    )
+    assert 0.4 < firsts["No"] / (firsts["No"] + firsts["Yes"]) < 0.6
+    never = dataclasses.replace(SETTINGS, yes_no_swap=0.0)
+    kept = [cut_sentences(source("Yes it is.", str(i)), never, 1)[0].kept for i in range(50)]
+    assert not any(text.startswith("No") for text in kept)
+
+
+def test_every_iteration_cuts_anew() -> None:
+    cuts = [[c.kept for c in cut_sentences(source(ANSWER), SETTINGS, i)] for i in range(1, 5)]
+    assert len({tuple(kept) for kept in cuts}) == 4
+
+
+def test_a_completion_joins_what_was_kept() -> None:
+    cut = bdhs.Cut("", "There is a cup.", "There is", "")
+    assert join_completion(cut, " a dog.") == "There is a dog."
+    assert join_completion(dataclasses.replace(cut, kept=""), " A dog.") == "A dog."
+
+
+def test_accepted_as_soon_as_different_and_last_try_is_unguided(
+    policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, str]] = []
+    honest = bdhs.complete_masked
+
+    def spy(policy: Policy, requests: Any, masks: Any, *rest: Any) -> Any:
+        seen.extend((request.id, request.prefix) for request in requests)
+        return honest(policy, requests, masks, *rest)
+
+    monkeypatch.setattr(bdhs, "complete_masked", spy)
+
+    @dataclasses.dataclass(frozen=True)
+    class Likes:
+        """Says that row `a` is alike until the end."""
+
+        default_threshold: float = 0.9
+
+        def scores(self, pairs: Any) -> list[float]:
+            return [1.0 if "kitchen" in true else 0.1 for _, true in pairs]
+
+    settings = dataclasses.replace(SETTINGS, iterations=3)
+    sources = [
+        source(ANSWER, "b", (pictures[0],)),
+        source("A kitchen. It is red.", "a", (pictures[1],)),
+    ]
+    results = build_pairs(policy, sources, settings, Likes())  # type: ignore[arg-type]
+    found = [json.loads(result["source"]) for result in results]
+    assert [entry["iteration"] for entry in found] == [1, 3]
+    assert found[1]["cuts"] == []
+    assert found[0]["cuts"][1]["sentence"] == "There is a red cup at the top left."
+    assert ("a/3/0", "") in seen
+    assert not any(id.startswith(("b/2", "b/3")) for id, _ in seen)
+    # Guided tries see the true sentences before, and never what was generated.
+    assert all(ANSWER.startswith(prefix) for id, prefix in seen if id.startswith("b/"))
+
+
+def test_one_mask_an_iteration_for_all_sentences(
+    policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks: list[str] = []
+    honest = bdhs.complete_masked
+
+    def spy(policy: Policy, requests: Any, ids: Any, *rest: Any) -> Any:
+        masks.extend(ids)
+        return honest(policy, requests, ids, *rest)
+
+    monkeypatch.setattr(bdhs, "complete_masked", spy)
+    build_pairs(policy, [source(ANSWER, "x", (pictures[0],))], SETTINGS, load_similarity("edit"))
+    assert masks[:3] == ["x/1"] * 3
+
+
+@pytest.fixture
+def data(tmp_path: Path, pictures: list[Image.Image]) -> Path:
+    rows = []
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{number}.png")
+        question = user_message("Describe the image.")
+        answer = {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]}
+        rows.append(
+            {"id": f"row-{number}", "images": [f"{number}.png"], "messages": [question, answer]}
+        )
+    write_jsonl(tmp_path / "data.jsonl", rows)
+    return tmp_path / "data.jsonl"
+
+
+@pytest.fixture
+def saved(policy: Policy, tmp_path: Path) -> str:
+    folder = tmp_path / "policy"
+    policy.model.save_pretrained(folder)
+    policy.processor.save_pretrained(folder)
+    return str(folder)
+
+
+def rejected(out: Path) -> list[Any]:
+    rows = read_records(out / "pairs.parquet", "preference").rows.remove_columns(["images"])
+    return [(row["id"], row["rejected"], row["source"]) for row in rows]
+
+
+def test_batch_size_and_interruption_change_nothing(
+    data: Path, saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bdhs, "CHUNK", 2)
+    common = {
+        "model": saved,
+        "data": data,
+        "similarity": "edit",
+        "max_new_tokens": 10,
+        "iterations": 2,
+    }
+    build_bdhs(**common, out=tmp_path / "one", batch_size=1)  # type: ignore[arg-type]
+    build_bdhs(**common, out=tmp_path / "many", batch_size=64)  # type: ignore[arg-type]
+    assert rejected(tmp_path / "one") == rejected(tmp_path / "many")
+
+    finished = 0
+    honest = bdhs.build_pairs
+
+    def dies(*arguments: Any) -> Any:
+        nonlocal finished
+        finished += 1
+        if finished == 2:
+            raise KeyboardInterrupt
+        return honest(*arguments)
+
+    monkeypatch.setattr(bdhs, "build_pairs", dies)
+    with pytest.raises(KeyboardInterrupt):
+        build_bdhs(**common, out=tmp_path / "cut")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="other settings"):
+        build_bdhs(**common, out=tmp_path / "cut", seed=1)  # type: ignore[arg-type]
+    build_bdhs(**common, out=tmp_path / "cut")  # type: ignore[arg-type]
+    assert finished == 4  # one before, the one that died, and the two that were left
+    assert rejected(tmp_path / "cut") == rejected(tmp_path / "one")
+
+
+def test_every_record_is_a_pair_or_is_listed(data: Path, saved: str, tmp_path: Path) -> None:
+    rows = read_jsonl(data)
+    rows[1]["messages"][0]["content"][1]["text"] = "What is <image> here?"
+    write_jsonl(data, rows)
+    out = tmp_path / "out"
+    build_bdhs(saved, data, out, similarity="edit", max_new_tokens=8, iterations=1)
+    summary = read_json(out / "summary.json")
+    assert summary["pairs"] == 5
+    assert summary["skipped"] == 1
+    listed = read_jsonl(out / "skipped.jsonl")
+    assert listed[0]["id"] == "row-1"
+    assert "<image>" in listed[0]["reason"]
+    entry = json.loads(rejected(out)[0][2])
+    assert {
+        "builder",
+        "iteration",
+        "similarity",
+        "share_masked",
+        "cuts",
+        "settings",
+    } <= entry.keys()
+
+
+@pytest.mark.parametrize("variant", ["noise", "none"])
+def test_variants_without_masks(policy: Policy, pictures: list[Image.Image], variant: Any) -> None:
+    settings = dataclasses.replace(SETTINGS, variant=variant, guided=variant == "noise")
+    results = build_pairs(
+        policy, [source(ANSWER, "x", (pictures[0],))], settings, load_similarity("edit")
+    )
+    entry = json.loads(results[0]["source"])
+    assert entry["share_masked"] == 0
+    assert bool(entry["cuts"]) == (variant == "noise")
+
+
+def test_noise_schedule() -> None:
+    """Against the recursion x(k) = sqrt(1 - b) x(k-1) + sqrt(b) e, variance by variance."""
+    signal, variance = 1.0, 0.0
+    for k in range(1, 501):
+        beta = (0.5e-2 - 1e-5) / (1 + np.exp(6 - 12 * k / 1000)) + 1e-5
+        signal *= np.sqrt(1 - beta)
+        variance = (1 - beta) * variance + beta
+    assert np.isclose(kept_signal(500), signal**2)
+    assert np.isclose(1 - kept_signal(500), variance)
+    assert kept_signal(1000) < 0.1 < kept_signal(500)
+
+
+def test_noise_is_keyed_and_bounded() -> None:
+    image = Image.new("RGB", (64, 64), (128, 128, 128))
+    same = add_noise(image, 500, 0, "a"), add_noise(image, 500, 0, "a")
+    assert same[0].tobytes() == same[1].tobytes()
+    assert add_noise(image, 500, 0, "b").tobytes() != same[0].tobytes()
+    assert add_noise(image, 0, 0, "a").tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mask_threshold", 1.5), ("yes_no_swap", -1.0), ("iterations", 0), ("temperature", 0.0),
+     ("noise_steps", 1001), ("batch_size", 0)],
+)  # fmt: skip
+def test_constants_that_make_no_sense(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=name.replace("_", "-")):
+        check(dataclasses.replace(SETTINGS, **{name: value}))
