@@ -61,7 +61,7 @@ def test_patch_labels_and_word_sums() -> None:
 
 def test_like_attends_to_like_in_two_heads() -> None:
     model = build_model(build_processor())
-    link_like_to_like(model, Recipe())
+    link_like_to_like(model)
     attention = model.model.language_model.layers[0].self_attn
     half = 2 * WIDTH // HEADS
     assert torch.equal(attention.q_proj.weight[:half], attention.k_proj.weight[:half])

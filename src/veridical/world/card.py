@@ -29,11 +29,13 @@ by Veridical itself. Scenes that break the world's habits ("counter") were never
    then frozen. This stands in for the pretrained encoder of a full-sized model.
    {patch_accuracy:.1%} of the patches on objects tell the right kind.
 2. **Projector, aligned by hand-given targets.** {projector_steps} steps; a patch becomes 4 x the
-   word embedding of its kind + those of colour, row, column, setting and the image token.
-3. **Two heads of the first language layer, set by hand** so that like attends to like: queries
-   scaled by {like_to_like}, copied into the keys; then trained freely.
+   word embedding of its kind ("nothing" where it is empty) + those of colour, row,
+   column, setting and the image token.
+3. **Two heads of the first language layer, set by hand** so that like attends to like: their keys
+   are a copy of their queries at the start; then trained freely.
 4. **Questions** about uniform scenes (70 % on existence) until the verdicts are right:
-   {question_steps} steps, {existence_accuracy:.1%} right.
+   {question_steps} steps, {existence_accuracy:.1%} right. The verdict is a target early too, from
+   the question's noun on; so it is in steps 5 and 6.
 5. **Descriptions and questions** of uniform scenes, {uniform_steps} steps of {batch}.
 6. **The same of prior scenes**, {prior_steps} steps, where habits of the world are learned. In
    {masked_share:.0%} of the rows half to all of the image's tokens are hidden.

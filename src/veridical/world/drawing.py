@@ -20,7 +20,7 @@ CELL_PIXELS = 24
 IMAGE_PIXELS = GRID * CELL_PIXELS
 # Standard deviation of the grain, in levels of 0 to 255, and opacity of a faded object.
 GRAIN = 18.0
-FADED_OPACITY = 0.1
+FADED_OPACITY = 0.093
 _OVERSAMPLING = 8
 
 RGB = tuple[int, int, int]

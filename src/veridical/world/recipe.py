@@ -19,7 +19,6 @@ class Recipe:
     tower_batch: int = 64
     tower_rate: float = 1e-3
     projector_steps: int = 300
-    like_to_like: float = 1.0
     question_rate: float = 1e-3
     question_limit: int = 900
     question_goal: float = 0.85

@@ -88,7 +88,7 @@ def follow(
     results: dict[str, float] = {"parameters": model.num_parameters() / 1e6}
     results["patch_accuracy"] = train_tower(model, recipe, seed)
     align_projector(model, processor, recipe, seed)
-    link_like_to_like(model, recipe)
+    link_like_to_like(model)
     optimizer = language_optimizer(model, recipe)
     accuracy, steps = train_questions(model, processor, optimizer, recipe, seed)
     results |= {"existence_accuracy": accuracy, "question_steps": steps}
@@ -97,12 +97,11 @@ def follow(
     return model, processor, results
 
 
-def link_like_to_like(model: LlavaForConditionalGeneration, recipe: Recipe) -> None:
-    """Set the keys of two heads of the first layer to their scaled queries; trained on freely."""
+def link_like_to_like(model: LlavaForConditionalGeneration) -> None:
+    """Set the keys of two heads of the first layer to their queries; trained on freely."""
     attention = model.model.language_model.layers[0].self_attn
     rows = slice(0, 2 * (WIDTH // HEADS))
     with torch.no_grad():
-        attention.q_proj.weight[rows] *= recipe.like_to_like
         attention.k_proj.weight[rows] = attention.q_proj.weight[rows]
 
 
