@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 import torch
 
-from veridical import logprobs
+from veridical import batching, logprobs
 from veridical.batching import Group, render_group, row_batch, shared_batch, shared_mask
 from veridical.logprobs import collate, head_logps, response_logps, sharing
 from veridical.losses import dpo_loss, token_logps
@@ -34,7 +34,9 @@ def test_shared_prefix_equals_two_rows_equals_stock(policy: Policy, groups: list
 def test_gradients_are_equal(
     policy: Policy, groups: list[Group], checkpointing: bool, kind: str
 ) -> None:
-    tuning = Tuning(kind="full" if kind == "full" else "lora", rank=4, alpha=8, train_projector=True)
+    tuning = Tuning(
+        kind="full" if kind == "full" else "lora", rank=4, alpha=8, train_projector=True
+    )
     policy = prepare_training(policy, tuning)
     for name, parameter in policy.model.named_parameters():
         if "lora_B" in name:
@@ -89,9 +91,7 @@ def test_a_group_may_have_many_responses(policy: Policy, groups: list[Group]) ->
     assert torch.allclose(sums[:2], sums[2:], rtol=0, atol=1e-10)
 
 
-def test_cut_responses_lose_their_end_on_both_paths(
-    policy: Policy, groups: list[Group]
-) -> None:
+def test_cut_responses_lose_their_end_on_both_paths(policy: Policy, groups: list[Group]) -> None:
     cut = [
         dataclasses.replace(
             g, response_ids=tuple(ids[:3] for ids in g.response_ids), cut=(True, True)
@@ -154,7 +154,7 @@ def test_probe_refuses_windows(policy: Policy, groups: list[Group]) -> None:
 def test_probe_sees_responses_that_see_each_other(
     policy: Policy, groups: list[Group], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = logprobs.shared_batch
+    honest = batching.shared_batch
 
     def leaking(policy: Policy, groups: list[Group]) -> object:
         batch = honest(policy, groups)

@@ -10,6 +10,7 @@ from veridical.batching import encode_prompts, masked_prompt_batch, render_promp
 from veridical.models import Policy
 from veridical.records import user_message
 from veridical.sampling import Decoding, Request, complete_masked, respond, sample_mask
+from veridical.sentences import first_sentence
 
 PROMPT = [user_message("Describe the image.")]
 PREFIXES = ["", "This is a park. There is", "There is a red", "This"]
@@ -40,7 +41,9 @@ def test_dropping_masked_tokens_gives_the_same_logits(
     continuations = [render_prompt(policy, PROMPT, p)[len(text) :] for p in PREFIXES]
     with torch.no_grad():
         encoded = encode_prompts(policy, [[p] for p in pictures[:4]], [text] * 4)
-        seen = [sample_mask(int(e.is_image.sum()), threshold, 0, str(i)) for i, e in enumerate(encoded)]
+        seen = [
+            sample_mask(int(e.is_image.sum()), threshold, 0, str(i)) for i, e in enumerate(encoded)
+        ]
         logits = []
         for drop in (True, False):
             batch = masked_prompt_batch(policy, encoded, continuations, [text] * 4, seen, drop)
@@ -131,4 +134,6 @@ def test_a_sentence_stop_cuts_there(policy: Policy, pictures: list[Image.Image])
     answers = respond(policy, requests_for(pictures), decoding, "", until_sentence_end=True)
     stopped = [answer for answer in answers if answer.stop_reason == "sentence"]
     assert stopped
-    assert all(answer.text.rstrip().endswith((".", "?", "!")) for answer in stopped)
+    begun = {request.id: request.prefix for request in requests_for(pictures)}
+    for request, answer in zip(begun, answers, strict=True):
+        assert first_sentence(answer.text, before=begun[request]) == answer.text.rstrip()

@@ -56,7 +56,7 @@ def demo(out: Path = Path("runs/demo"), model: str = "embedded", seed: int = 0) 
             _say(step, began, f"training: {arm.name}")
             pairs = out / "pairs" / "pairs.parquet"
             ensure_trained(arm, model, pairs, out / "train" / arm.name, budget, seed)
-        for step, name in ((5, "base"), (6, "sft"), (7, "bdhs")):
+        for step, name in enumerate(("base", "sft", "bdhs"), start=5):
             _say(step, began, f"evaluating: {name}")
             source = model if name == "base" else trained_model(out / "train" / name)
             ensure_evaluated(source, eval_scenes, out / "eval" / name)
@@ -65,8 +65,8 @@ def demo(out: Path = Path("runs/demo"), model: str = "embedded", seed: int = 0) 
         write_json(out / "summary.json", summary)
         run.finish(seconds=round(time.monotonic() - began, 1))
         page = write_report([out])
-    for arm in ("sft", "bdhs"):
-        print(describe_change(summary["differences"], arm, "base"))
+    for name in ("sft", "bdhs"):
+        print(describe_change(summary["differences"], name, "base"))
     print(f"Done in {time.monotonic() - began:.0f} seconds. Open {page}")
 
 

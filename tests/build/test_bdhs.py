@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from veridical import sampling
 from veridical.build import bdhs
 from veridical.build._image_noise import add_noise, kept_signal
 from veridical.build.bdhs import (
@@ -39,7 +40,7 @@ def source(answer: str, id: str = "row", images: tuple[Any, ...] = ()) -> Source
 
 
 def test_cuts_fall_between_words_and_keep_true_context() -> None:
-    kept = Counter()
+    kept: Counter[int] = Counter()
     for number in range(400):
         cuts = cut_sentences(source(ANSWER, str(number)), SETTINGS, 1)
         assert [cut.sentence for cut in cuts] == re.findall(r"[A-Z][^.]*\.", ANSWER)
@@ -90,7 +91,7 @@ def test_accepted_as_soon_as_different_and_last_try_is_unguided(
     policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, str]] = []
-    honest = bdhs.complete_masked
+    honest = sampling.complete_masked
 
     def spy(policy: Policy, requests: Any, masks: Any, *rest: Any) -> Any:
         seen.extend((request.id, request.prefix) for request in requests)
@@ -127,7 +128,7 @@ def test_one_mask_an_iteration_for_all_sentences(
     policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     masks: list[str] = []
-    honest = bdhs.complete_masked
+    honest = sampling.complete_masked
 
     def spy(policy: Policy, requests: Any, ids: Any, *rest: Any) -> Any:
         masks.extend(ids)
@@ -261,4 +262,4 @@ def test_noise_is_keyed_and_bounded() -> None:
 )  # fmt: skip
 def test_constants_that_make_no_sense(name: str, value: float) -> None:
     with pytest.raises(UserError, match=name.replace("_", "-")):
-        check(dataclasses.replace(SETTINGS, **{name: value}))
+        check(dataclasses.replace(SETTINGS, **{name: value}))  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ def verify(checkpoint: Path) -> str | None:
 def newest_verified(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that is whole, and a line for each newer one that is not."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[1].isdigit()]
-    problems = []
+    problems: list[str] = []
     for checkpoint in sorted(found, key=lambda path: -int(path.name.split("-")[1])):
         problem = verify(checkpoint)
         if problem is None:

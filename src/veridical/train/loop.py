@@ -159,7 +159,8 @@ class GroupTrainer(Trainer):
         self, batch_samples: list[dict[str, Any]], device: torch.device
     ) -> Tensor:
         count = torch.stack([sample["count"] for sample in batch_samples]).sum().to(device)
-        return self.accelerator.gather(count).sum()
+        total: Tensor = self.accelerator.gather(count).sum()
+        return total
 
     def prediction_step(  # noqa: D102
         self,
@@ -391,7 +392,7 @@ def dry_run(trainer: GroupTrainer, train: Items, held_out: Items | None) -> None
         items = [train[i] for i in order[start : start + size]]
         inputs = trainer.collate_items(items)
         loss = trainer.outcome(model, inputs).loss_sum / inputs["count"]
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = _gradient_norm(model)
         model.zero_grad(set_to_none=True)
         if not math.isfinite(float(loss.detach())) or not math.isfinite(norm):
