@@ -1,0 +1,261 @@
+"""DPO runs from file to folder: what is saved, resumed, refused and proved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from veridical.batching import Group
+from veridical.errors import UserError
+from veridical.files import read_json, read_jsonl
+from veridical.models import Policy, load_policy
+from veridical.records import assistant_message, user_message, write_records
+from veridical.train import dpo
+from veridical.train.checkpoints import newest_verified
+from veridical.train.dpo import train_dpo
+from veridical.train.sft import train_sft
+
+
+@pytest.fixture
+def saved(policy: Policy, tmp_path: Path) -> str:
+    folder = tmp_path / "policy"
+    policy.model.float().save_pretrained(folder)
+    policy.processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path, pictures: list[Image.Image]) -> Path:
+    words = ["red cup", "blue dog", "green chair", "black cat", "orange bus", "purple car"]
+    rows = [
+        {
+            "id": f"pair-{i}",
+            "images": [pictures[i % len(pictures)]],
+            "prompt": [user_message("Describe the image.")],
+            "chosen": [assistant_message(f"There is a {words[i % 6]}.")],
+            "rejected": [assistant_message(f"There is a {words[(i + 1) % 6]} on the left.")],
+        }
+        for i in range(18)
+    ]
+    write_records(rows, tmp_path / "pairs.parquet", "preference")
+    return tmp_path / "pairs.parquet"
+
+
+COMMON: dict[str, Any] = {
+    "learning_rate": 3e-3,
+    "max_steps": 6,
+    "batch_size": 4,
+    "accumulation": 1,
+    "held_out": 0.2,
+    "evaluations": 3,
+    "lora_rank": 4,
+    "lora_alpha": 8,
+}
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize("reference", ["precomputed", "in_step"])
+def test_a_run_learns_and_its_result_loads(
+    saved: str, pairs: Path, tmp_path: Path, tuning: Any, reference: Any
+) -> None:
+    out = tmp_path / "run"
+    train_dpo(saved, pairs, out, tuning=tuning, reference=reference, **COMMON)
+    log = read_jsonl(out / "log.jsonl")
+    first = next(row for row in log if row["split"] == "train")
+    assert abs(first["loss"] - 0.693147) < 1e-4
+    evaluations = [row for row in log if row["split"] == "eval"]
+    assert evaluations[0]["step"] == 0
+    assert evaluations[-1]["loss"] < evaluations[0]["loss"]
+    assert evaluations[-1]["rewards_accuracy"] > 0.9
+    assert all(proof["passed"] for proof in read_json(out / "proofs.json"))
+    record = read_json(out / "run.json")
+    assert record["status"] == "finished"
+    assert record["configuration"]["beta"] == 0.1
+    assert record["results"]["prefix_sharing"]["allowed"]
+    merged = AutoModelForImageTextToText.from_pretrained(out / "model")
+    assert "Proofs" in (out / "model" / "README.md").read_text()
+    if tuning == "lora":
+        base = AutoModelForImageTextToText.from_pretrained(saved)
+        adapted = PeftModel.from_pretrained(base, str(out / "adapter")).merge_and_unload()
+        for name, weight in merged.state_dict().items():
+            assert torch.allclose(weight, adapted.state_dict()[name], atol=1e-5), name
+    start = AutoModelForImageTextToText.from_pretrained(saved).state_dict()
+    moved = {n for n, w in merged.state_dict().items() if not torch.equal(w, start[n])}
+    assert moved
+    assert not any("vision_tower" in n or "projector" in n for n in moved)
+
+
+def test_reference_in_the_step_and_before_training_give_the_same(
+    saved: str, pairs: Path, tmp_path: Path
+) -> None:
+    logs = []
+    for reference in ("precomputed", "in_step"):
+        out = tmp_path / reference
+        train_dpo(saved, pairs, out, tuning="full", reference=reference, **COMMON)  # type: ignore[arg-type]
+        logs.append([row["loss"] for row in read_jsonl(out / "log.jsonl")])
+    assert torch.allclose(torch.tensor(logs[0]), torch.tensor(logs[1]), atol=1e-4)
+
+
+def test_sharing_two_rows_and_accumulation_give_the_same(
+    saved: str, pairs: Path, tmp_path: Path
+) -> None:
+    weights = []
+    options = {
+        "shared": {"batch_size": 4, "accumulation": 1},
+        "rows": {"batch_size": 4, "accumulation": 1, "share_prefix": False},
+        "accumulated": {"batch_size": 2, "accumulation": 2},
+    }
+    for name, own in options.items():
+        out = tmp_path / name
+        settings = {**COMMON, **own, "held_out": 0.0, "max_steps": 4}
+        train_dpo(saved, pairs, out, tuning="full", dtype="float64", **settings)
+        model = AutoModelForImageTextToText.from_pretrained(out / "model", dtype=torch.float64)
+        weights.append(model.state_dict())
+    for other in weights[1:]:
+        for name, weight in weights[0].items():
+            # Llama's norm rounds to float32 inside, so equality ends there.
+            assert torch.allclose(weight, other[name], atol=1e-5), name
+
+
+def test_a_killed_run_resumes_to_the_same_weights(
+    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train_dpo(saved, pairs, whole, tuning="full", **COMMON)
+    honest = dpo.objective
+
+    def dying(settings: Any) -> Any:
+        compute, calls = honest(settings), 0
+
+        def counted(policy: Any, reference: Any) -> Any:
+            nonlocal calls
+            calls += policy.sums.requires_grad
+            if calls == 8:  # two trial batches, then the sixth step
+                raise KeyboardInterrupt
+            return compute(policy, reference)
+
+        return counted
+
+    monkeypatch.setattr(dpo, "objective", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train_dpo(saved, pairs, broken, tuning="full", **COMMON)
+    monkeypatch.setattr(dpo, "objective", honest)
+    assert read_json(broken / "run.json")["status"] == "failed"
+    with pytest.raises(UserError, match="--resume true"):
+        train_dpo(saved, pairs, broken, tuning="full", **COMMON)
+    newest = max((broken / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
+    with (newest / "optimizer.pt").open("r+b") as file:
+        file.truncate(100)
+    checkpoint, problems = newest_verified(broken / "checkpoints")
+    assert checkpoint is not None
+    assert "optimizer.pt" in problems[0]
+    train_dpo(saved, pairs, broken, tuning="full", resume=True, **COMMON)
+    one, other = (
+        AutoModelForImageTextToText.from_pretrained(folder / "model").state_dict()
+        for folder in (whole, broken)
+    )
+    for name, weight in one.items():
+        assert torch.equal(weight, other[name]), name
+    steps = [row["step"] for row in read_jsonl(broken / "log.jsonl") if row["split"] == "train"]
+    assert steps == sorted(set(steps))
+
+
+def test_the_best_checkpoint_is_what_is_saved(saved: str, pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = {**COMMON, "max_steps": 9, "learning_rate": 3e-2}
+    train_dpo(saved, pairs, out, tuning="full", **settings)
+    log = [r for r in read_jsonl(out / "log.jsonl") if r["split"] == "eval" and r["step"] > 0]
+    best = min(log, key=lambda row: row["loss"])
+    results = read_json(out / "run.json")["results"]
+    assert results["best_step"] == best["step"]
+    policy = load_policy(str(out / "model"))
+    rows = dpo.read_training_rows(
+        policy, pairs, "preference", ("chosen", "rejected"), None, 0.01, None, None
+    ).groups
+    _, held_out = dpo.split_held_out(rows, 0.2, 0)
+    logps = dpo.compute_logps(policy, held_out, True, 4)
+    assert abs(float(logps[:, 0].mean()) - best["logps_chosen"]) < 1e-3
+
+
+def test_a_projector_can_be_trained_at_its_own_rate(
+    saved: str, pairs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    train_dpo(saved, pairs, out, train_projector=True, projector_learning_rate=1e-3, **COMMON)
+    start = AutoModelForImageTextToText.from_pretrained(saved).state_dict()
+    merged = AutoModelForImageTextToText.from_pretrained(out / "model").state_dict()
+    moved = {n for n, w in merged.items() if not torch.equal(w, start[n])}
+    assert any("projector" in name for name in moved)
+    assert not any("vision_tower" in name for name in moved)
+    with pytest.raises(UserError, match="--train-projector"):
+        train_dpo(saved, pairs, tmp_path / "other", projector_learning_rate=1e-3, **COMMON)
+
+
+def test_a_start_from_an_adapter_is_its_own_reference(
+    saved: str, pairs: Path, tmp_path: Path
+) -> None:
+    train_dpo(saved, pairs, tmp_path / "one", **COMMON)
+    adapter = tmp_path / "one" / "adapter"
+    train_dpo(saved, pairs, tmp_path / "two", init_adapter=adapter, **COMMON)
+    proofs = {proof["name"]: proof for proof in read_json(tmp_path / "two" / "proofs.json")}
+    assert proofs["start"]["passed"]
+    assert not (tmp_path / "two" / "adapter").exists()
+    assert load_policy(str(adapter)).name == saved
+
+
+def test_a_broken_path_stops_the_run(
+    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = dpo.collate
+
+    def without_pixels(policy: Policy, groups: list[Group], share: bool) -> Any:
+        batch = honest(policy, groups, share)
+        batch.inputs["pixel_values"] = torch.zeros_like(batch.inputs["pixel_values"])
+        return batch
+
+    monkeypatch.setattr(dpo, "collate", without_pixels)
+    with pytest.raises(UserError, match="image_matters"):
+        train_dpo(saved, pairs, tmp_path / "run", **COMMON)
+    proofs = {proof["name"]: proof for proof in read_json(tmp_path / "run" / "proofs.json")}
+    assert not proofs["image_matters"]["passed"]
+    assert proofs["placeholders"]["passed"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"beta": 0.0}, "--beta"),
+        ({"label_smoothing": 0.6}, "--label-smoothing"),
+        ({"nll_weight": -1.0}, "--nll-weight"),
+        ({"trainer": {"learning_rate": 1.0}}, "--learning-rate"),
+        ({"trainer": {"warmup_stepz": 1}}, "warmup_steps"),
+        ({"held_out": 1.0}, "--held-out"),
+        ({"max_length": 20}, "20 tokens"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"device": "cuda:7"}, "cuda"),
+    ],
+)
+def test_options_that_make_no_sense(
+    saved: str, pairs: Path, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        train_dpo(saved, pairs, tmp_path / "run", **{**COMMON, **options})
+
+
+def test_sft_learns_the_chosen_answers(saved: str, pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = {**COMMON, "max_steps": 12}
+    train_sft(saved, pairs, out, kind="preference", tuning="full", **settings)
+    losses = [row["loss"] for row in read_jsonl(out / "log.jsonl") if row["split"] == "eval"]
+    assert losses[-1] < losses[0] / 2
+    assert {p["name"] for p in read_json(out / "proofs.json")} == {
+        "placeholders", "image_matters", "batch_invariance", "path_parity",
+    }  # fmt: skip
+    assert json.loads((out / "run.json").read_text())["status"] == "finished"
