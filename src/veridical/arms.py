@@ -55,12 +55,12 @@ class Budget:
         noise_steps: of the image noise variant.
     """
 
-    pairs: int = 1200
-    steps: int = 80
+    pairs: int = 2400
+    steps: int = 100
     batch: int = 32
     learning_rate: float = 3e-4
     beta: float = 0.1
-    nll_weight: float = 1.0
+    nll_weight: float = 3.0
     scenes: int = 1000
     noise_steps: int = 500
 

@@ -107,6 +107,11 @@ def load_policy(
     return _merge_adapter(policy, init_adapter) if init_adapter else policy
 
 
+def starts_from_adapter(name: str, init_adapter: Path | None) -> bool:
+    """Whether `load_policy` merges an adapter: then a new one does not fit the base by itself."""
+    return init_adapter is not None or (Path(name) / "adapter_config.json").is_file()
+
+
 def unwrap(model: Any) -> Any:
     """The Transformers model under PEFT and under the wrappers of distributed training."""
     while True:

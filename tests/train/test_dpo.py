@@ -208,6 +208,12 @@ def test_a_start_from_an_adapter_is_its_own_reference(
     assert proofs["start"]["passed"]
     assert not (tmp_path / "two" / "adapter").exists()
     assert load_policy(str(adapter)).name == saved
+    # The same start, named as the model: what is trained there does not fit the base alone either.
+    train_dpo(str(adapter), pairs, tmp_path / "three", save_merged=False, **COMMON)
+    assert not (tmp_path / "three" / "adapter").exists()
+    two, three = (load_policy(str(tmp_path / run / "model")).model for run in ("two", "three"))
+    for name, weight in two.state_dict().items():
+        assert torch.allclose(weight, three.state_dict()[name], atol=1e-6), name
 
 
 def test_a_broken_path_stops_the_run(

@@ -25,6 +25,7 @@ from veridical.models import (
     frozen_copy,
     load_policy,
     prepare_training,
+    starts_from_adapter,
 )
 from veridical.proofs import Proof, noise_floor, prove, prove_start, require
 from veridical.runs import start_run
@@ -169,7 +170,7 @@ def train_dpo(
         if prove_first:
             proofs = prove_run(policy, train_items, task, loss, floor, out)
         finished = run_trainer(policy, task, settings, train_items, held_out_items, out)
-        files = save_result(policy, out, save_merged, init_adapter is not None)
+        files = save_result(policy, out, save_merged, starts_from_adapter(model, init_adapter))
         counts = {"pairs": len(train), "held-out pairs": len(evaluation)}
         write_cards(out, files, METHOD, configuration, counts, proofs, finished)
         run.finish(

@@ -13,7 +13,13 @@ from torch import Tensor
 from veridical.batching import Group
 from veridical.files import write_json
 from veridical.logprobs import ResponseLogps, Sharing, collate, sharing
-from veridical.models import DtypeName, Tuning, load_policy, prepare_training
+from veridical.models import (
+    DtypeName,
+    Tuning,
+    load_policy,
+    prepare_training,
+    starts_from_adapter,
+)
 from veridical.proofs import Proof, prove, require
 from veridical.runs import start_run
 from veridical.train.card import write_cards
@@ -123,7 +129,7 @@ def train_sft(
         held_out_items = Items(evaluation, torch.zeros(len(evaluation), 1)) if evaluation else None
         train_items = Items(train, torch.zeros(len(train), 1))
         finished = run_trainer(policy, task, settings, train_items, held_out_items, out)
-        files = save_result(policy, out, save_merged, init_adapter is not None)
+        files = save_result(policy, out, save_merged, starts_from_adapter(model, init_adapter))
         counts = {"rows": len(train), "held-out rows": len(evaluation)}
         write_cards(out, files, METHOD, configuration, counts, proofs, finished)
         run.finish(
