@@ -9,7 +9,14 @@ from PIL import Image
 from veridical.batching import encode_prompts, masked_prompt_batch, render_prompt
 from veridical.models import Policy
 from veridical.records import user_message
-from veridical.sampling import Decoding, Request, complete_masked, respond, sample_mask
+from veridical.sampling import (
+    Decoding,
+    Request,
+    complete_masked,
+    masking_refusal,
+    respond,
+    sample_mask,
+)
 from veridical.sentences import first_sentence
 
 PROMPT = [user_message("Describe the image.")]
@@ -137,3 +144,22 @@ def test_a_sentence_stop_cuts_there(policy: Policy, pictures: list[Image.Image])
     begun = {request.id: request.prefix for request in requests_for(pictures)}
     for request, answer in zip(begun, answers, strict=True):
         assert first_sentence(answer.text, before=begun[request]) == answer.text.rstrip()
+
+
+def test_masking_is_admitted_by_experiment(
+    policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request("row", [pictures[0]], PROMPT)
+    assert masking_refusal(policy, request) is None
+    policy.core.config.text_config.rope_parameters["mrope_section"] = [8, 12, 12]
+    assert "three-dimensional" in str(masking_refusal(policy, request))
+    del policy.core.config.text_config.rope_parameters["mrope_section"]
+    honest = policy.core.get_image_features
+
+    def doubled(**inputs: object) -> object:
+        outputs = honest(**inputs)
+        outputs.pooler_output = [2 * features for features in outputs.pooler_output]
+        return outputs
+
+    monkeypatch.setattr(policy.core, "get_image_features", doubled)
+    assert "logits differ" in str(masking_refusal(policy, request))

@@ -145,6 +145,29 @@ def complete_masked(
     return answers, shares
 
 
+@torch.no_grad()
+def masking_refusal(policy: Policy, request: Request) -> str | None:
+    """Why image tokens of this model cannot be masked; None if they can.
+
+    Found by experiment on a real prompt: with every image token visible, the embeddings that are
+    masked or dropped must give the logits of the stock processor and forward.
+    """
+    config = policy.core.config.get_text_config()
+    if "mrope_section" in (getattr(config, "rope_parameters", None) or {}):
+        return "its positions are three-dimensional"
+    if not hasattr(policy.core, "get_image_features"):
+        return "it does not tell its image features"
+    text = render_prompt(policy, request.prompt)
+    stock = policy.core(**prompt_batch(policy, [request.images], [text]).inputs).logits[:, -1]
+    encoded = encode_prompts(policy, [request.images], [text])
+    seen = [torch.ones(int(encoded[0].is_image.sum()), dtype=torch.bool)]
+    batch = masked_prompt_batch(policy, encoded, [""], [text], seen)
+    ours = policy.core(**batch.inputs).logits[:, -1]
+    difference = float((ours - stock).abs().max())
+    limit = 256 * torch.finfo(policy.model.dtype).eps * float(stock.abs().max().clamp(min=1.0))
+    return None if difference <= limit else f"its logits differ by {difference:.2g} on that path"
+
+
 def sample_mask(tokens: int, threshold: float, seed: int, mask_id: str) -> Tensor:
     """Which image tokens stay visible: rho_i ~ U(0, 1), visible where rho_i >= threshold.
 

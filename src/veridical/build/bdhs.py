@@ -24,7 +24,14 @@ from veridical.progress import track
 from veridical.randomness import generator
 from veridical.records import Message, assistant_message, count_images, read_records, text_of
 from veridical.runs import start_run
-from veridical.sampling import Decoding, Request, Response, complete_masked, respond
+from veridical.sampling import (
+    Decoding,
+    Request,
+    Response,
+    complete_masked,
+    masking_refusal,
+    respond,
+)
 from veridical.sentences import split_sentences, starts_with_yes_or_no, swap_yes_no
 from veridical.similarity import Similarity, load_similarity
 
@@ -186,6 +193,8 @@ def build_bdhs(
         policy = load_policy(model, dtype, device)
         records = read_records(data, "conversation", images_root, max_bad_fraction)
         sources = read_sources(records.rows, limit)
+        if variant == "mask":
+            require_masking(policy, sources)
         parts = Parts(out, settings, similarity, run.record["inputs"], model)
         began = time.monotonic()
         chunks = range(0, len(sources), CHUNK)
@@ -197,6 +206,23 @@ def build_bdhs(
         summary["seconds"] = round(time.monotonic() - began, 1)
         run.finish(**summary)
         print(f"{summary['pairs']} pairs are in {out / 'pairs.parquet'}.")
+
+
+def require_masking(policy: Policy, sources: Sequence[Source]) -> None:
+    """Try the masked path on the first record that has an image.
+
+    Raises:
+        UserError: the model's image tokens cannot be masked; says what to set instead.
+    """
+    source = next((s for s in sources if s.images and _refusal(policy, s) is None), None)
+    if source is None:
+        return
+    reason = masking_refusal(policy, Request(source.id, source.images, source.prompt))
+    if reason is not None:
+        raise UserError(
+            f"The image tokens of {policy.name} can't be masked: {reason}. "
+            "Set --variant noise, which restricts the picture instead."
+        )
 
 
 def read_sources(rows: Any, limit: int | None) -> list[Source]:
