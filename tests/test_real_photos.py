@@ -169,7 +169,7 @@ def test_from_photographs_to_a_report(test_data: Path, folder: Path) -> None:
 
     vocabulary = test_data / "chair" / "vocabulary.json"
     for name, model in (("base", base), ("dpo", folder / "dpo" / "model")):
-        common = ["--images", folder / "images", "--objects", objects]
+        common: list[str | Path] = ["--images", folder / "images", "--objects", objects]
         veridical(
             "eval", "chair", model, *common, "--vocabulary", vocabulary, "--prompt", QUESTION,
             "--max-new-tokens", "60", "--out", folder / name / "chair",
@@ -205,7 +205,15 @@ def test_broken_input_teaches(test_data: Path, tmp_path: Path) -> None:
     missing = json.loads(lines[0]) | {"image": "images/nowhere.jpg"}
     (tmp_path / "some.jsonl").write_text("\n".join([json.dumps(missing), *lines[1:]]))
     (tmp_path / "many.jsonl").write_text("\n".join([json.dumps(missing)] * 9 + lines[1:20]))
-    build = ["build", "bdhs", model, "--similarity", "edit", "--max-new-tokens", "4"]
+    build: list[str | Path] = [
+        "build",
+        "bdhs",
+        model,
+        "--similarity",
+        "edit",
+        "--max-new-tokens",
+        "4",
+    ]
     veridical(*build, "--data", tmp_path / "some.jsonl", "--out", tmp_path / "ok", "--limit", "9")
     listed = read_jsonl(tmp_path / "ok" / "skipped.jsonl")
     assert any("nowhere.jpg" in row["reason"] for row in listed)

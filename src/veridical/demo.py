@@ -10,6 +10,7 @@ from typing import Any
 from veridical.arms import (
     BDHS,
     SFT,
+    Arm,
     Budget,
     describe_change,
     differences_of,
@@ -22,10 +23,13 @@ from veridical.arms import (
     trained_model,
 )
 from veridical.files import write_json
+from veridical.progress import track
 from veridical.report.page import write_report
 from veridical.runs import start_run
+from veridical.workers import Job, run_jobs
 
 EVALUATION_SEED = 11
+PAIR_SEED = 1_000
 
 
 def demo(out: Path = Path("runs/demo"), model: str = "embedded", seed: int = 0) -> None:
@@ -48,19 +52,20 @@ def demo(out: Path = Path("runs/demo"), model: str = "embedded", seed: int = 0) 
     pair_scenes, eval_scenes = out / "data" / "pair_scenes", out / "data" / "eval_scenes"
     with start_run(out, "demo", configuration) as run:
         _say(1, began, f"drawing {budget.pairs} scenes for pairs, {budget.scenes} for evaluation")
-        ensure_scenes(pair_scenes, "prior", budget.pairs, 1000 + seed)
+        ensure_scenes(pair_scenes, "prior", budget.pairs, PAIR_SEED + seed)
         ensure_scenes(eval_scenes, "counter", budget.scenes, EVALUATION_SEED)
         _say(2, began, "preference pairs from the model itself, by BDHS")
         ensure_pairs(BDHS, model, pair_scenes, out / "pairs", budget, seed)
-        for step, arm in ((3, BDHS), (4, SFT)):
-            _say(step, began, f"training: {arm.name}")
-            pairs = out / "pairs" / "pairs.parquet"
-            ensure_trained(arm, model, pairs, out / "train" / arm.name, budget, seed)
-        for step, name in enumerate(("base", "sft", "bdhs"), start=5):
-            _say(step, began, f"evaluating: {name}")
-            source = model if name == "base" else trained_model(out / "train" / name)
-            ensure_evaluated(source, eval_scenes, out / "eval" / name)
-        _say(8, began, "comparing, and writing the report")
+        _say(3, began, f"training DPO and its control; evaluating (details: {out / 'logs'})")
+        jobs = [
+            Job("bdhs", run_arm, (BDHS, model, out, eval_scenes, budget, seed)),
+            Job("sft", run_arm, (SFT, model, out, eval_scenes, budget, seed)),
+            Job("base", ensure_evaluated, (model, eval_scenes, out / "eval" / "base")),
+        ]
+        done = track(run_jobs(jobs, out / "logs", workers=2), "trained and evaluated", len(jobs))
+        for step, name in enumerate(done, start=4):
+            _say(step, began, f"done: {name}")
+        _say(7, began, "comparing, and writing the report")
         summary = summarise(out, seed)
         write_json(out / "summary.json", summary)
         run.finish(seconds=round(time.monotonic() - began, 1))
@@ -68,6 +73,13 @@ def demo(out: Path = Path("runs/demo"), model: str = "embedded", seed: int = 0) 
     for name in ("sft", "bdhs"):
         print(describe_change(summary["differences"], name, "base"))
     print(f"Done in {time.monotonic() - began:.0f} seconds. Open {page}")
+
+
+def run_arm(arm: Arm, model: str, out: Path, scenes: Path, budget: Budget, seed: int) -> None:
+    """Train on the demo's pairs and evaluate."""
+    trained = out / "train" / arm.name
+    ensure_trained(arm, model, out / "pairs" / "pairs.parquet", trained, budget, seed)
+    ensure_evaluated(trained_model(trained), scenes, out / "eval" / arm.name)
 
 
 def summarise(out: Path, seed: int) -> dict[str, Any]:
@@ -84,4 +96,4 @@ def summarise(out: Path, seed: int) -> dict[str, Any]:
 
 
 def _say(step: int, began: float, what: str) -> None:
-    print(f"[{step}/8, {time.monotonic() - began:.0f} s] {what}", flush=True)
+    print(f"[{step}/7, {time.monotonic() - began:.0f} s] {what}", flush=True)

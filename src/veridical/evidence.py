@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +30,7 @@ from veridical.files import write_json
 from veridical.progress import track
 from veridical.report.page import write_report
 from veridical.runs import start_run
+from veridical.workers import Job, run_jobs
 
 # Used for no choice: not of the model, nor of a learning rate, nor of a threshold.
 EVALUATION_SEED = 20_260
@@ -67,15 +64,14 @@ def evidence(
     scenes = out / "data" / "eval_scenes"
     with start_run(out, "evidence", {**configuration, "budget": asdict(budget)}) as run:
         ensure_scenes(scenes, "counter", budget.scenes, EVALUATION_SEED)
-        jobs: list[tuple[int, tuple[Arm, ...]]] = [(0, ())]
-        jobs += [(seed, group) for seed in range(seeds) for group in GROUPS]
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
-            futures: list[Future[None]] = [
-                pool.submit(run_group, out, model, seed, group, budget) for seed, group in jobs
-            ]
-            for future in track(as_completed(futures), "evidence", len(futures)):
-                future.result()
+        cases = [(seed, group) for seed in range(seeds) for group in GROUPS]
+        jobs = [Job("base", ensure_evaluated, (model, scenes, out / "eval" / "base"))]
+        jobs += [
+            Job(_name(seed, group), run_group, (out, model, seed, group, budget))
+            for seed, group in cases
+        ]
+        for _ in track(run_jobs(jobs, out / "logs", workers), "evidence", len(jobs)):
+            pass
         summary = summarise(out, range(seeds))
         write_json(out / "summary.json", summary)
         run.finish(seconds=round(time.monotonic() - began, 1))
@@ -89,31 +85,17 @@ def evidence(
 
 
 def run_group(out: Path, model: str, seed: int, group: Sequence[Arm], budget: Budget) -> None:
-    """Pairs, training and evaluation of arms that share pairs; no arms means the base model.
-
-    What the steps print goes to a log of their own under `out`.
-    """
-    scenes = out / "data" / "eval_scenes"
-    name = "-".join(arm.name for arm in group) or "base"
-    log = out / "logs" / f"seed{seed}-{name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        log.open("a", encoding="utf-8") as file,
-        contextlib.redirect_stdout(file),
-        contextlib.redirect_stderr(file),
-    ):
-        if not group:
-            ensure_evaluated(model, scenes, out / "eval" / "base")
-            return
-        folder = out / f"seed{seed}"
-        pair_scenes = folder / "scenes" / group[0].pairs
-        ensure_scenes(pair_scenes, "prior", budget.pairs, PAIR_SEED + seed)
-        pairs = folder / "pairs" / group[0].pairs
-        ensure_pairs(group[0], model, pair_scenes, pairs, budget, seed)
-        for arm in group:
-            trained = folder / "train" / arm.name
-            ensure_trained(arm, model, pairs / "pairs.parquet", trained, budget, seed)
-            ensure_evaluated(trained_model(trained), scenes, folder / "eval" / arm.name)
+    """Pairs, training and evaluation of arms that share pairs."""
+    folder = out / f"seed{seed}"
+    pair_scenes = folder / "scenes" / group[0].pairs
+    ensure_scenes(pair_scenes, "prior", budget.pairs, PAIR_SEED + seed)
+    pairs = folder / "pairs" / group[0].pairs
+    ensure_pairs(group[0], model, pair_scenes, pairs, budget, seed)
+    for arm in group:
+        trained = folder / "train" / arm.name
+        ensure_trained(arm, model, pairs / "pairs.parquet", trained, budget, seed)
+        evaluated = folder / "eval" / arm.name
+        ensure_evaluated(trained_model(trained), out / "data" / "eval_scenes", evaluated)
 
 
 def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
@@ -133,8 +115,5 @@ def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
     return {"arms": arms, "differences": differences, "budget": asdict(Budget())}
 
 
-def _one_thread() -> None:
-    os.environ["OMP_WAIT_POLICY"] = "passive"
-    import torch
-
-    torch.set_num_threads(1)
+def _name(seed: int, group: Sequence[Arm]) -> str:
+    return f"seed{seed}-{'-'.join(arm.name for arm in group)}"
