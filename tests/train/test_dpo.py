@@ -12,6 +12,7 @@ from peft import PeftModel
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
+from veridical import logprobs
 from veridical.batching import Group
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl
@@ -20,6 +21,8 @@ from veridical.records import assistant_message, user_message, write_records
 from veridical.train import dpo
 from veridical.train.checkpoints import newest_verified
 from veridical.train.dpo import train_dpo
+from veridical.train.reference import compute_logps
+from veridical.train.rows import read_training_rows, split_held_out
 from veridical.train.sft import train_sft
 
 
@@ -98,7 +101,7 @@ def test_reference_in_the_step_and_before_training_give_the_same(
     logs = []
     for reference in ("precomputed", "in_step"):
         out = tmp_path / reference
-        train_dpo(saved, pairs, out, tuning="full", reference=reference, **COMMON)  # type: ignore[arg-type]
+        train_dpo(saved, pairs, out, tuning="full", reference=reference, **COMMON)
         logs.append([row["loss"] for row in read_jsonl(out / "log.jsonl")])
     assert torch.allclose(torch.tensor(logs[0]), torch.tensor(logs[1]), atol=1e-4)
 
@@ -167,6 +170,19 @@ def test_a_killed_run_resumes_to_the_same_weights(
     assert steps == sorted(set(steps))
 
 
+def test_a_finished_run_resumes_to_what_it_was(saved: str, pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = {**COMMON, "held_out": 0.0}
+    train_dpo(saved, pairs, out, tuning="full", **settings)
+    before = load_policy(str(out / "model")).model.state_dict()
+    train_dpo(saved, pairs, out, tuning="full", resume=True, **settings)
+    after = load_policy(str(out / "model")).model.state_dict()
+    assert read_json(out / "run.json")["results"]["steps"] == 6
+    assert max(row["step"] for row in read_jsonl(out / "log.jsonl")) == 6
+    for name, weight in before.items():
+        assert torch.equal(weight, after[name]), name
+
+
 def test_the_best_checkpoint_is_what_is_saved(saved: str, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = {**COMMON, "max_steps": 9, "learning_rate": 3e-2}
@@ -176,11 +192,11 @@ def test_the_best_checkpoint_is_what_is_saved(saved: str, pairs: Path, tmp_path:
     results = read_json(out / "run.json")["results"]
     assert results["best_step"] == best["step"]
     policy = load_policy(str(out / "model"))
-    rows = dpo.read_training_rows(
+    rows = read_training_rows(
         policy, pairs, "preference", ("chosen", "rejected"), None, 0.01, None, None
     ).groups
-    _, held_out = dpo.split_held_out(rows, 0.2, 0)
-    logps = dpo.compute_logps(policy, held_out, True, 4)
+    _, held_out = split_held_out(rows, 0.2, 0)
+    logps = compute_logps(policy, held_out, True, 4)
     assert abs(float(logps[:, 0].mean()) - best["logps_chosen"]) < 1e-3
 
 
@@ -219,7 +235,7 @@ def test_a_start_from_an_adapter_is_its_own_reference(
 def test_a_broken_path_stops_the_run(
     saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = dpo.collate
+    honest = logprobs.collate
 
     def without_pixels(policy: Policy, groups: list[Group], share: bool) -> Any:
         batch = honest(policy, groups, share)

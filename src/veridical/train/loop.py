@@ -213,6 +213,13 @@ class GroupTrainer(Trainer):
             save_file(trained_weights(self.policy.model), folder / WEIGHTS)
             torch.save(self.args, folder / "training_args.bin")
 
+    def _run_epoch(self, **arguments: Any) -> None:
+        """Take no step more when a run is resumed that had taken all of them."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**arguments)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained_weights(self.policy.model, Path(resume_from_checkpoint))
 
