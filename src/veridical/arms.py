@@ -195,6 +195,8 @@ def refuse_other_run(out: Path, command: str) -> None:
     Raises:
         UserError: the folder is not empty and was not written by `command`.
     """
+    if out.is_file():
+        raise UserError(f"{out} is a file; name a folder to write to.")
     if not out.exists() or not any(out.iterdir()):
         return
     record = out / "run.json"

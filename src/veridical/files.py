@@ -14,9 +14,18 @@ from veridical.errors import UserError
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Write UTF-8 `text` so that `path` holds either its old content or all of the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write UTF-8 `text` so that `path` holds either its old content or all of the new.
+
+    Raises:
+        UserError: its folder is a file, or may not be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{error.filename} is a file; name a folder to write to.") from error
+    except PermissionError as error:
+        raise UserError(f"{path.parent} may not be written to. Name another folder.") from error
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

@@ -1,0 +1,33 @@
+"""Whole files or none, and folders that cannot be written to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from veridical.arms import refuse_other_run
+from veridical.errors import UserError
+from veridical.files import read_json, write_json
+from veridical.runs import start_run
+
+
+def test_a_value_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", 1)
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", float("nan"))
+    assert read_json(tmp_path / "x.json") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_a_file_in_the_place_of_the_run_folder(tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is a file"):
+        start_run(tmp_path / out, "train dpo", {})
+
+
+def test_a_file_in_the_place_of_the_demo(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is a file"):
+        refuse_other_run(tmp_path / "file", "demo")
