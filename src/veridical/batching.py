@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from veridical.models import Policy, end_token_ids, image_token_id
-from veridical.records import Message, open_image
+from veridical.records import Message, assistant_message, open_image
 
 
 @dataclass(frozen=True)
@@ -151,15 +151,15 @@ def render_prompt(policy: Policy, prompt: Sequence[Message], prefix: str = "") -
     Raises:
         RefusedRowError: special tokens in the text, or a template that cannot hold the prefix.
     """
-    _refuse_special_tokens(policy, prompt)
+    beginning: list[Message] = [assistant_message(prefix)] if prefix else []
+    _refuse_special_tokens(policy, [*prompt, *beginning])
     template = policy.processor.apply_chat_template
     text: str = template(list(prompt), add_generation_prompt=True, tokenize=False)
     if not prefix:
         return text
     if prefix != prefix.rstrip():
         raise RefusedRowError("the guided prefix ends in white space")
-    answer: Message = {"role": "assistant", "content": [{"type": "text", "text": prefix}]}
-    full: str = template([*prompt, answer], tokenize=False)
+    full: str = template([*prompt, *beginning], tokenize=False)
     start = full.find(prefix, len(text))
     if not full.startswith(text) or start < 0 or full[len(text) : start].strip():
         raise RefusedRowError("the chat template does not keep the answer's beginning as it is")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from veridical import sampling
 from veridical.build import bdhs
+from veridical.build._bdhs_parts import Parts
 from veridical.build._image_noise import add_noise, kept_signal
 from veridical.build.bdhs import (
     BDHSSettings,
@@ -199,6 +200,22 @@ def test_batch_size_and_interruption_change_nothing(
     build_bdhs(**common, out=tmp_path / "cut")  # type: ignore[arg-type]
     assert finished == 4  # one before, the one that died, and the two that were left
     assert rejected(tmp_path / "cut") == rejected(tmp_path / "one")
+
+
+def test_a_finished_chunk_counts_only_for_its_own_records(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, SETTINGS, "edit", {}, "tiny")
+    parts.write(0, [{"id": "a", "reason": "empty"}])
+    assert parts.has(0, ["a"])
+    assert not parts.has(0, ["a", "b"])  # interrupted with --limit 1, started again with 2
+    assert not parts.has(64, ["c"])
+
+
+def test_special_tokens_in_a_true_answer_are_refused_by_row(
+    policy: Policy, pictures: list[Image.Image]
+) -> None:
+    bad = source("This is a park. There is an <image> on the wall.", "bad", (pictures[0],))
+    result = build_pairs(policy, [bad], SETTINGS, load_similarity("edit"))[0]
+    assert "<image>" in result["reason"]
 
 
 def test_every_record_is_a_pair_or_is_listed(data: Path, saved: str, tmp_path: Path) -> None:

@@ -51,9 +51,10 @@ class Parts:
         """The file of the chunk that begins at record `start`."""
         return self.folder / f"{start:08d}.jsonl"
 
-    def has(self, start: int) -> bool:
-        """Whether that chunk is finished."""
-        return self.path(start).is_file()
+    def has(self, start: int, ids: Sequence[str]) -> bool:
+        """Whether that chunk is finished, and of these very records (`--limit` may have grown)."""
+        path = self.path(start)
+        return path.is_file() and [row["id"] for row in read_jsonl(path)] == list(ids)
 
     def write(self, start: int, results: Sequence[Mapping[str, Any]]) -> None:
         """Keep a finished chunk."""

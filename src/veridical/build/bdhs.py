@@ -199,8 +199,8 @@ def build_bdhs(
         began = time.monotonic()
         chunks = range(0, len(sources), CHUNK)
         for start in track(chunks, f"pairs, {CHUNK} records a step"):
-            if not parts.has(start):
-                chunk = sources[start : start + CHUNK]
+            chunk = sources[start : start + CHUNK]
+            if not parts.has(start, [source.id for source in chunk]):
                 parts.write(start, build_pairs(policy, chunk, settings, measure))
         summary = assemble(out, parts, list(chunks), records)
         summary["seconds"] = round(time.monotonic() - began, 1)
