@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from veridical.batching import Group
+from veridical.errors import UserError
 from veridical.files import read_json, write_json
 from veridical.logprobs import collate, response_logps
 from veridical.models import Policy
@@ -56,6 +57,9 @@ def precompute(
 
     Returns:
         Shape: (groups, k).
+
+    Raises:
+        UserError: a log-prob is not finite.
     """
     key = reference_key(policy, groups, share_prefix, data_hash)
     stored = _read(store, key)
@@ -65,6 +69,12 @@ def precompute(
         if float((again - stored[: len(few)]).abs().max()) <= tolerance:
             return stored
     logps = compute_logps(policy, groups, share_prefix, batch_size, "reference log-probs")
+    odd = [group.id for group, row in zip(groups, logps, strict=True) if not row.isfinite().all()]
+    if odd:
+        raise UserError(
+            f"The reference's log-probs of {len(odd)} rows are not finite (first: {odd[0]}). "
+            "Set --dtype float32 or bfloat16, and check these rows' answers."
+        )
     write_json(store, {"key": key, "ids": [g.id for g in groups], "logps": logps.tolist()})
     return logps
 

@@ -54,8 +54,14 @@ def read_training_rows(
         max_response_tokens: longer responses lose their end; None cuts nothing.
 
     Raises:
-        UserError: too many rows are unusable, or none is left.
+        UserError: too many rows are unusable, none is left, or a limit makes no sense.
     """
+    for name, value in (
+        ("max-length", max_length),
+        ("max-response-tokens", max_response_tokens),
+    ):
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}; give 1 or more, or leave it out.")
     records = read_records(data, kind, images_root, max_bad_fraction)
     skipped = [
         {"id": problem.id, "field": problem.field, "reason": problem.reason}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,10 @@ OWNED = {
     "resume_from_checkpoint": "set --resume true",
     "bf16": "set --dtype bfloat16",
     "fp16": "set --dtype float16",
+    "bf16_full_eval": "set --dtype bfloat16",
+    "fp16_full_eval": "set --dtype float16",
+    "label_smoothing_factor": "the losses decide it (`train dpo` has --label-smoothing)",
+    "save_only_model": "checkpoints are kept to be resumed",
     "dataloader_num_workers": "batches are laid out on the model's device",
     "dataloader_pin_memory": "batches are laid out on the model's device",
     "dataloader_drop_last": "every row counts",
@@ -106,6 +111,9 @@ class TrainerSettings:
         )
 
     def _check(self) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            # The log-probs bypass the wrapper that would exchange gradients, silently.
+            raise UserError("Training runs in one process so far; start it without a launcher.")
         for name in ("batch_size", "accumulation", "evaluations"):
             if getattr(self, name) < 1:
                 raise UserError(

@@ -1,0 +1,52 @@
+"""What training refuses before it costs time, and values that are no numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from veridical.batching import Group
+from veridical.errors import UserError
+from veridical.models import Policy
+from veridical.train.reference import precompute
+from veridical.train.rows import read_training_rows
+from veridical.train.run import TrainerSettings
+
+
+def settings(**trainer: object) -> TrainerSettings:
+    return TrainerSettings(1e-4, 1.0, -1, 8, 1, 10, 0, None, False, trainer)
+
+
+@pytest.mark.parametrize(
+    "key", ["label_smoothing_factor", "bf16_full_eval", "fp16_full_eval", "save_only_model"]
+)
+def test_what_would_be_ignored_or_break_the_run_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(UserError, match=key):
+        settings(**{key: 0.1 if key == "label_smoothing_factor" else True}).arguments(
+            tmp_path, 8, False
+        )
+
+
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one process"):
+        settings().arguments(tmp_path, 8, False)
+
+
+@pytest.mark.parametrize("limits", [(0, None), (None, 0), (None, -1)])
+def test_limits_below_one_token(
+    policy: Policy, tmp_path: Path, limits: tuple[int | None, int | None]
+) -> None:
+    data = tmp_path / "pairs.parquet"
+    with pytest.raises(UserError, match="give 1 or more"):
+        read_training_rows(policy, data, "preference", ("chosen",), None, 0.01, *limits)
+
+
+def test_a_reference_that_is_no_number(policy: Policy, groups: list[Group], tmp_path: Path) -> None:
+    with torch.no_grad():
+        policy.core.get_output_embeddings().weight.fill_(torch.nan)
+    with pytest.raises(UserError, match=r"not finite .*pair-0"):
+        precompute(policy, groups[:2], True, 2, tmp_path / "store.json", 1e-6, "")
+    assert not (tmp_path / "store.json").exists()
