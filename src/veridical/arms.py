@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,10 +54,10 @@ class Budget:
         noise_steps: of the image noise variant.
     """
 
-    pairs: int = 2400
-    steps: int = 100
+    pairs: int = 3000
+    steps: int = 150
     batch: int = 32
-    learning_rate: float = 3e-4
+    learning_rate: float = 2e-4
     beta: float = 0.1
     nll_weight: float = 3.0
     scenes: int = 1000
@@ -100,6 +99,7 @@ def ensure_pairs(arm: Arm, model: str, scenes: Path, out: Path, budget: Budget, 
         similarity="edit",
         cut="beginning",
         max_new_tokens=80,
+        batch_size=256,
         seed=seed,
     )
 
@@ -189,16 +189,24 @@ def describe_change(rows: Sequence[Mapping[str, Any]], arm: str, baseline: str) 
     )
 
 
-def refuse_other_run(out: Path, command: str) -> None:
+def refuse_other_run(out: Path, command: str, same: Mapping[str, Any] | None = None) -> None:
     """Refuse to write into a folder that holds something else.
 
     Raises:
-        UserError: the folder is not empty and was not written by `command`.
+        UserError: the folder is not empty and was not written by `command`, or with other values
+            of the options in `same`.
     """
     if out.is_file():
         raise UserError(f"{out} is a file; name a folder to write to.")
     if not out.exists() or not any(out.iterdir()):
         return
     record = out / "run.json"
-    if not record.is_file() or json.loads(record.read_text())["command"] != command:
+    if not record.is_file() or read_json(record)["command"] != command:
         raise UserError(f"{out} holds something else already. Choose another --out.")
+    known = read_json(record)["configuration"]
+    for name, value in (same or {}).items():
+        if known.get(name) != value:
+            raise UserError(
+                f"{out} was begun with {name} = {known.get(name)}, not {value}. "
+                "Go on with the same, or choose another --out."
+            )

@@ -12,6 +12,7 @@ prompt with k responses:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from veridical.errors import UserError
 from veridical.models import Policy, end_token_ids, image_token_id
 from veridical.records import Message, assistant_message, open_image
 
@@ -220,6 +222,12 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
         end = int(attention[row].sum())
         start = end - whole
         response_mask[row, start : start + kept] = True
+        answer = inputs["input_ids"][row, start : start + kept].cpu()
+        if not torch.equal(answer, group.response_ids[index]):
+            raise UserError(
+                f"The processor of {policy.name} does not end row {group.id} with the answer's "
+                "tokens, so they can't be told apart. This model is not supported yet."
+            )
         attention[row, start + kept :] = 0
     return RowBatch(inputs, response_mask.to(policy.device), len(groups[0].response_ids))
 
@@ -456,6 +464,18 @@ def _process(
     inputs = {name: value.to(policy.device) for name, value in encoded.items()}
     dtype = policy.model.dtype
     return {n: v.to(dtype) if v.is_floating_point() else v for n, v in inputs.items()}
+
+
+def image_bytes_key(image: ImageLike) -> str:
+    """A hash of what an image holds, whatever its name."""
+    if isinstance(image, RowImage):
+        raw = image.rows.with_format("arrow")[image.row].to_pylist()[0]["images"][image.number]
+        content = raw["bytes"] if raw["bytes"] is not None else Path(raw["path"]).read_bytes()
+    elif isinstance(image, Image.Image):
+        content = image.tobytes()
+    else:
+        content = Path(image).read_bytes()
+    return hashlib.sha256(content).hexdigest()
 
 
 def load_image(image: ImageLike) -> Image.Image:

@@ -33,8 +33,8 @@ from veridical.runs import start_run
 from veridical.workers import Job, run_jobs
 
 # Used for no choice: not of the model, nor of a learning rate, nor of a threshold.
-EVALUATION_SEED = 20_260
-PAIR_SEED = 2_000
+EVALUATION_SEED = 31_415
+PAIR_SEED = 3_000
 GROUPS: tuple[tuple[Arm, ...], ...] = ((BDHS, SFT), (PLAIN,), (NOISE,), (UNGUIDED,))
 """Arms that share their pairs, and so a process."""
 
@@ -58,8 +58,8 @@ def evidence(
         workers: processes at once, one thread each.
     """
     configuration = dict(locals())
-    refuse_other_run(out, "evidence")
     budget = Budget()
+    refuse_other_run(out, "evidence", {"model": model, "budget": asdict(budget)})
     began = time.monotonic()
     scenes = out / "data" / "eval_scenes"
     with start_run(out, "evidence", {**configuration, "budget": asdict(budget)}) as run:

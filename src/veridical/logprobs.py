@@ -132,8 +132,7 @@ def _probe(policy: Policy, groups: Sequence[Group]) -> Sharing:
     batch = shared_batch(policy, [group])
     shared = response_logps(policy.model, batch).sums
     difference = float((shared - two_row).abs().max())
-    # Summation order alone moves a sum of n terms by about sqrt(n) units in the last place.
-    limit = 64 * torch.finfo(policy.model.dtype).eps * float(two_row.abs().max().clamp(min=1.0))
+    limit = 64 * rounding(two_row, policy.model.dtype, max(map(len, group.response_ids)))
     if difference > limit:
         return Sharing(False, f"shared and two-row log-probs differ by {difference:.2g}")
     if group.response_ids[0].equal(group.response_ids[-1]):
@@ -144,6 +143,17 @@ def _probe(policy: Policy, groups: Sequence[Group]) -> Sharing:
     if moved > limit:
         return Sharing(False, f"a response's log-probs move by {moved:.2g} with its neighbour's")
     return Sharing(True, "equal to the two-row path on a probe row")
+
+
+def rounding(logps: Tensor, dtype: torch.dtype, tokens: int) -> float:
+    """How much rounding alone may move the largest of some summed log-probs, in nats.
+
+    One unit in the last place; in half precision, where that would hide everything, each token is
+    rounded by itself and the errors add up like a random walk (our choice).
+    """
+    unit = torch.finfo(dtype).eps * float(logps.abs().max().clamp(min=1.0))
+    half = dtype in (torch.float16, torch.bfloat16)
+    return unit / max(tokens, 1) ** 0.5 if half else unit
 
 
 def _with_ids(group: Group, response_ids: tuple[Tensor, ...]) -> Group:

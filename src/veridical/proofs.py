@@ -19,7 +19,7 @@ from torch import Tensor
 
 from veridical.batching import Batch, Group, open_group_images, placeholder_counts, row_batch
 from veridical.errors import UserError
-from veridical.logprobs import response_logps
+from veridical.logprobs import response_logps, rounding
 from veridical.losses import token_logps
 from veridical.models import Policy
 
@@ -70,13 +70,13 @@ class Proof:
 def noise_floor(policy: Policy, groups: Sequence[Group]) -> float:
     """The stock path's own difference between a row alone and in a padded batch, in nats.
 
-    It is never taken to be below one unit in the last place of the largest log-prob.
+    It is never taken to be below what rounding alone may do.
     """
     together = response_logps(policy.model, row_batch(policy, groups)).sums
     alone = [response_logps(policy.model, row_batch(policy, [group])).sums for group in groups]
     difference = float((together - torch.cat(alone)).abs().max())
-    smallest = torch.finfo(policy.model.dtype).eps * float(together.abs().max().clamp(min=1.0))
-    return max(difference, smallest)
+    longest = max(len(ids) for group in groups for ids in group.response_ids)
+    return max(difference, rounding(together, policy.model.dtype, longest))
 
 
 @torch.no_grad()
@@ -224,6 +224,14 @@ def _with_other_images(group: Group) -> Group:
 def _few(numbers: Sequence[int]) -> str:
     shown = ", ".join(str(n) for n in numbers[:8])
     return f"[{shown}{', ...' if len(numbers) > 8 else ''}]"
+
+
+def print_proofs(proofs: Sequence[Proof]) -> None:
+    """A line for each."""
+    for proof in proofs:
+        verdict = f"{'holds' if proof.passed else 'FAILS'}, {proof.value:.2g} to {proof.limit:.2g}"
+        told = verdict if proof.applicable else "does not apply"
+        print(f"  proof {proof.name}: {told} ({proof.detail})")
 
 
 def require(proofs: Sequence[Proof]) -> None:

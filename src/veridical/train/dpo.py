@@ -27,7 +27,7 @@ from veridical.models import (
     prepare_training,
     starts_from_adapter,
 )
-from veridical.proofs import Proof, noise_floor, prove, prove_start, require
+from veridical.proofs import Proof, noise_floor, print_proofs, prove, prove_start, require
 from veridical.runs import start_run
 from veridical.train.card import write_cards
 from veridical.train.loop import Items, Outcome, Task
@@ -243,16 +243,9 @@ def prove_run(
         out / "start.json",
         {"ids": [group.id for group in groups], "logps": policy_logps.tolist()},
     )
-    for proof in proofs:
-        print(f"  proof {proof.name}: {_verdict(proof)} ({proof.detail})")
+    print_proofs(proofs)
     require(proofs)
     return proofs
-
-
-def _verdict(proof: Proof) -> str:
-    if not proof.applicable:
-        return "does not apply"
-    return f"{'holds' if proof.passed else 'FAILS'}, {proof.value:.2g} against {proof.limit:.2g}"
 
 
 def _same_start(path: Path, logps: Tensor, groups: Sequence[Group], floor: float) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from veridical.batching import Group
+from veridical.batching import Group, image_bytes_key
 from veridical.errors import UserError
 from veridical.files import read_json, write_json
 from veridical.logprobs import collate, response_logps
@@ -89,6 +89,8 @@ def reference_key(
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     for group in groups:
         digest.update(f"\0{group.id}\0{group.prompt_text}\0".encode())
+        for image in group.images:
+            digest.update(image_bytes_key(image).encode())
         for ids in group.response_ids:
             digest.update(ids.numpy().tobytes())
     return digest.hexdigest()

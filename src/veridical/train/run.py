@@ -70,7 +70,9 @@ class TrainerSettings:
             return self.max_steps
         return max(1, math.ceil(rows / (self.batch_size * self.accumulation) * self.epochs))
 
-    def arguments(self, out: Path, rows: int, held_out: bool) -> TrainingArguments:
+    def arguments(
+        self, out: Path, rows: int, held_out: bool, use_cpu: bool = False
+    ) -> TrainingArguments:
         """Transformers' arguments, with the passage `trainer:` worked in.
 
         Raises:
@@ -106,6 +108,7 @@ class TrainerSettings:
             label_names=[],
             dataloader_pin_memory=False,
             report_to=[],
+            use_cpu=use_cpu,
             seed=self.seed,
             **defaults,
         )
@@ -143,7 +146,17 @@ def run_trainer(
     Raises:
         UserError: the folder holds another run's checkpoints, or the loss is not a number.
     """
-    arguments = settings.arguments(out, len(train), held_out is not None)
+    on_cpu = policy.device.type == "cpu"
+    arguments = settings.arguments(out, len(train), held_out is not None, on_cpu)
+    if policy.device.type == "cuda":
+        # One process trains on one device; Transformers would split batches over all it sees.
+        arguments._n_gpu = 1
+        if policy.device != arguments.device:
+            raise UserError(
+                f"--device {policy.device} can't be trained on: Transformers takes "
+                f"{arguments.device}. Set CUDA_VISIBLE_DEVICES={policy.device.index} and --device "
+                "cuda instead."
+            )
     checkpoint = _checkpoint_to_resume(Path(str(arguments.output_dir)), settings.resume)
     callbacks = [RunLog(out / "log.jsonl"), Steps(), Manifests()]
     trainer = GroupTrainer(

@@ -20,7 +20,7 @@ from veridical.models import (
     prepare_training,
     starts_from_adapter,
 )
-from veridical.proofs import Proof, prove, require
+from veridical.proofs import Proof, print_proofs, prove, require
 from veridical.runs import start_run
 from veridical.train.card import write_cards
 from veridical.train.loop import Items, Outcome, Task
@@ -124,6 +124,7 @@ def train_sft(
             few = sorted(train, key=lambda group: not group.images)[:PROOF_ROWS]
             proofs = prove(policy, few, lambda groups: collate(policy, groups, shares.allowed))
             write_json(out / "proofs.json", [dataclasses.asdict(proof) for proof in proofs])
+            print_proofs(proofs)
             require(proofs)
         task = Task(objective, count_tokens, shares.allowed)
         held_out_items = Items(evaluation, torch.zeros(len(evaluation), 1)) if evaluation else None
