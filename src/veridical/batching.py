@@ -24,6 +24,7 @@ from torch import Tensor
 
 from veridical.errors import UserError
 from veridical.models import Policy, end_token_ids, image_token_id
+from veridical.progress import track
 from veridical.records import Message, assistant_message, open_image
 
 
@@ -123,10 +124,15 @@ class PromptBatch:
     lengths: Tensor
 
 
-def row_images(rows: Any, row: int, count: int) -> tuple[RowImage, ...]:
-    """The `count` images of a row, none of them decoded yet."""
-    columns = rows.select_columns(["images"])
-    return tuple(RowImage(columns, row, number) for number in range(count))
+def row_images(pictures: Any, row: int, count: int) -> tuple[RowImage, ...]:
+    """The `count` images of a row, none of them decoded yet.
+
+    Args:
+        pictures: the rows, with their column `images` alone.
+        row: its index.
+        count: how many images it has.
+    """
+    return tuple(RowImage(pictures, row, number) for number in range(count))
 
 
 def image_key(image: ImageLike) -> str | int:
@@ -498,6 +504,8 @@ def _response_tokens(
     last = max((i for i, token in enumerate(ids) if token in ends), default=None)
     if last is None:
         # Some templates (LLaVA-1.5's) leave the end token to the trainer.
+        if policy.processor.tokenizer.eos_token is None:
+            raise RefusedRowError("neither the template nor the tokenizer has an end token")
         text = text.rstrip() + policy.processor.tokenizer.eos_token
         return text, _tokenise(policy, text, prompt_text)
     kept = ids[: last + 1]
@@ -570,7 +578,7 @@ def check_lengths(policy: Policy, groups: Sequence[Group], max_length: int) -> d
         {group id: reason}.
     """
     refused = {}
-    for group in groups:
+    for group in track(groups, "measuring prompts"):
         inputs = _process(policy, [group.images], [group.prompt_text], "right")
         prompt = inputs["input_ids"].shape[1]
         longest = max(len(ids) for ids in group.response_ids)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from veridical.arms import (
@@ -16,7 +17,6 @@ from veridical.arms import (
     UNGUIDED,
     Arm,
     Budget,
-    describe_change,
     differences_of,
     ensure_evaluated,
     ensure_pairs,
@@ -37,6 +37,14 @@ EVALUATION_SEED = 31_415
 PAIR_SEED = 3_000
 GROUPS: tuple[tuple[Arm, ...], ...] = ((BDHS, SFT), (PLAIN,), (NOISE,), (UNGUIDED,))
 """Arms that share their pairs, and so a process."""
+LABELS = {
+    "base": "the model as it ships",
+    "sft": "control: SFT on the chosen answers",
+    "bdhs": "**DPO on BDHS pairs**",
+    "plain": "DPO, plain samples as rejected",
+    "noise": "DPO, BDHS with image noise for the mask",
+    "unguided": "DPO, BDHS without guidance",
+}
 
 
 def evidence(
@@ -76,11 +84,7 @@ def evidence(
         write_json(out / "summary.json", summary)
         run.finish(seconds=round(time.monotonic() - began, 1))
         page = write_report([out])
-    for seed in range(seeds):
-        rows = [row for row in summary["differences"] if row["seed"] == seed]
-        for group in GROUPS:
-            for arm in group:
-                print(f"seed {seed}: {describe_change(rows, arm.name, 'base')}")
+    print(table(summary))
     print(f"Done in {time.monotonic() - began:.0f} seconds. Open {page}")
 
 
@@ -113,6 +117,29 @@ def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
                     arm.name, SFT.name, folder / arm.name, folder / SFT.name, seed
                 )
     return {"arms": arms, "differences": differences, "budget": asdict(Budget())}
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The study as a Markdown table: means over seeds, and each seed's change of CHAIR_i."""
+    head = "| | CHAIR_i | its change from base, each seed | recall | words | POPE accuracy |"
+    lines = [head, "|---|---|---|---|---|---|"]
+    for name, label in LABELS.items():
+        found = [arm["metrics"] for arm in summary["arms"] if arm["name"] == name]
+        changes = [
+            f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+            for row in summary["differences"]
+            if (row["arm"], row["baseline"], row["metric"]) == (name, "base", "chair_i")
+        ]
+        shown = {
+            metric: fmean(metrics[metric]["value"] for metrics in found)
+            for metric in ("chair_i", "recall", "mean_length", "pope/accuracy")
+        }
+        lines.append(
+            f"| {label} | {100 * shown['chair_i']:.1f} % | {'; '.join(changes)} | "
+            f"{100 * shown['recall']:.1f} % | {shown['mean_length']:.1f} | "
+            f"{100 * shown['pope/accuracy']:.1f} % |"
+        )
+    return "\n".join(lines)
 
 
 def _name(seed: int, group: Sequence[Arm]) -> str:

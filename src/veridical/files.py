@@ -94,6 +94,17 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} is not UTF-8 text: {error}.") from error
 
 
+def require_file(path: Path, option: str) -> None:
+    """Say at once that a file is missing, before a model is loaded for it.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not path.is_file():
+        kind = "is a folder; name a file in it" if path.is_dir() else "does not exist"
+        raise UserError(f"{option} {path} {kind}.")
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits."""
     with path.open("rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -270,7 +271,10 @@ def _cannot_load(name: str, what: str, error: Exception) -> str:
 def _adapter_base(folder: Path) -> str:
     from peft import PeftConfig
 
-    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    try:
+        base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'adapter_config.json'} can't be read: {error}.") from error
     if not base:
         raise UserError(
             f"{folder} is an adapter that does not name its base. "
@@ -283,8 +287,11 @@ def _merge_adapter(policy: Policy, adapter: Path) -> Policy:
     if not (adapter / "adapter_config.json").is_file():
         raise UserError(f"{adapter} holds no PEFT adapter (adapter_config.json is missing).")
     try:
-        model = PeftModel.from_pretrained(policy.model, str(adapter)).merge_and_unload()
-    except (ValueError, RuntimeError) as error:
+        with warnings.catch_warnings():
+            # PEFT only warns of weights that it does not find, and goes on without them.
+            warnings.filterwarnings("error", message=".*missing adapter keys.*")
+            model = PeftModel.from_pretrained(policy.model, str(adapter)).merge_and_unload()
+    except (ValueError, RuntimeError, OSError, UserWarning) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
             f"The adapter {adapter} does not fit {policy.name}: {reason}\nName its own base model."

@@ -19,6 +19,7 @@ from veridical.batching import RefusedRowError, load_image, render_prompt, row_i
 from veridical.build._bdhs_parts import Parts, assemble
 from veridical.build._image_noise import add_noise
 from veridical.errors import UserError
+from veridical.files import require_file
 from veridical.models import DtypeName, Policy, load_policy
 from veridical.progress import track
 from veridical.randomness import generator
@@ -181,6 +182,7 @@ def build_bdhs(
         seed: of masks, cuts, swaps and sampling.
     """
     configuration = dict(locals())
+    require_file(data, "--data")
     measure = load_similarity(similarity)
     threshold = measure.default_threshold if similarity_threshold is None else similarity_threshold
     settings = BDHSSettings(
@@ -227,13 +229,13 @@ def require_masking(policy: Policy, sources: Sequence[Source]) -> None:
 
 def read_sources(rows: Any, limit: int | None) -> list[Source]:
     """The last answer of each conversation, with what was before it as the prompt."""
-    texts = rows.remove_columns(["images"])
+    texts, pictures = rows.remove_columns(["images"]), rows.select_columns(["images"])
     count = len(rows) if limit is None else min(limit, len(rows))
     sources = []
     for index in range(count):
         row = texts[index]
         prompt = row["messages"][:-1]
-        images = row_images(rows, index, count_images(prompt))
+        images = row_images(pictures, index, count_images(prompt))
         answer = text_of(row["messages"][-1]).strip()
         sources.append(Source(row["id"], images, prompt, answer))
     return sources

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from veridical.batching import Group
 from veridical.errors import UserError
-from veridical.files import hash_path, read_json, write_json
+from veridical.files import hash_path, read_json, require_file, write_json
 from veridical.logprobs import ResponseLogps, Sharing, collate, response_logps, sharing
 from veridical.losses import dpo_loss, implicit_rewards, mean_token_nll
 from veridical.models import (
@@ -127,6 +127,7 @@ def train_dpo(
         trainer: any other option of Transformers' TrainingArguments.
     """
     configuration = dict(locals())
+    require_file(data, "--data")
     loss = DPOSettings(beta, label_smoothing, nll_weight)
     _check(loss)
     torch.manual_seed(seed)

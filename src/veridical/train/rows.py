@@ -69,10 +69,11 @@ def read_training_rows(
     ]
     groups = []
     texts = records.rows.remove_columns(["images"])
+    pictures = records.rows.select_columns(["images"])
     for index in track(range(len(texts)), "reading rows"):
         try:
             groups.append(
-                _group(policy, records.rows, index, texts[index], branches, max_response_tokens)
+                _group(policy, pictures, index, texts[index], branches, max_response_tokens)
             )
         except RefusedRowError as refused:
             row_id = texts[index]["id"]
@@ -121,7 +122,7 @@ def list_skipped(out: Path, rows: TrainingRows) -> None:
 
 def _group(
     policy: Policy,
-    rows: Any,
+    pictures: Any,
     index: int,
     row: dict[str, Any],
     branches: Sequence[str],
@@ -131,7 +132,7 @@ def _group(
         prompt, responses = row["messages"][:-1], [row["messages"][-1:]]
     else:
         prompt, responses = row["prompt"], [row[branch] for branch in branches]
-    images = row_images(rows, index, count_images(prompt))
+    images = row_images(pictures, index, count_images(prompt))
     return render_group(policy, row["id"], images, prompt, responses, max_response_tokens)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from veridical.batching import Group
-from veridical.files import write_json
+from veridical.files import require_file, write_json
 from veridical.logprobs import ResponseLogps, Sharing, collate, sharing
 from veridical.models import (
     DtypeName,
@@ -101,6 +101,7 @@ def train_sft(
         trainer: any other option of Transformers' TrainingArguments.
     """
     configuration = dict(locals())
+    require_file(data, "--data")
     torch.manual_seed(seed)
     settings = TrainerSettings(
         learning_rate, epochs, max_steps, batch_size, accumulation, evaluations, seed,

@@ -1,0 +1,113 @@
+"""Loading policies: what works, and what a wrong name or a foreign adapter says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from veridical.errors import UserError
+from veridical.models import (
+    Policy,
+    Tuning,
+    as_reference,
+    end_token_ids,
+    load_policy,
+    prepare_training,
+    projector_parameters,
+)
+
+
+@pytest.fixture
+def saved(policy: Policy, tmp_path: Path) -> Path:
+    policy.model.float().save_pretrained(tmp_path / "policy")
+    policy.processor.save_pretrained(tmp_path / "policy")
+    return tmp_path / "policy"
+
+
+def test_the_embedded_model_loads_in_float32() -> None:
+    policy = load_policy("embedded", device="cpu")
+    assert policy.model.dtype == torch.float32
+    assert policy.core.config.model_type == "llava"
+    assert end_token_ids(policy) == {policy.processor.tokenizer.eos_token_id}
+
+
+def test_dtype_is_chosen(saved: Path) -> None:
+    assert load_policy(str(saved), dtype="bfloat16").model.dtype == torch.bfloat16
+    assert load_policy(str(saved)).model.dtype == torch.float32
+
+
+def test_wrong_names_teach(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="does not exist"):
+        load_policy("./nowhere/at/all")
+    with pytest.raises(UserError, match="save_pretrained"):
+        load_policy(str(tmp_path / "empty"))
+    with pytest.raises(UserError, match="Try cpu"):
+        load_policy("embedded", device="cuda:9")
+
+
+def test_a_missing_chat_template_is_named(saved: Path) -> None:
+    (saved / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="chat template"):
+        load_policy(str(saved))
+
+
+def test_lora_stays_on_the_language_model(policy: Policy) -> None:
+    trained = prepare_training(policy, Tuning(rank=2, alpha=4))
+    names = [n for n, p in trained.model.named_parameters() if p.requires_grad]
+    assert names
+    assert all("language_model" in name and "lora_" in name for name in names)
+    assert projector_parameters(trained) == []
+
+
+def test_full_tuning_freezes_tower_and_projector(policy: Policy) -> None:
+    trained = prepare_training(policy, Tuning(kind="full"))
+    names = {n for n, p in trained.model.named_parameters() if p.requires_grad}
+    assert any("lm_head" in name for name in names)
+    assert not any("vision_tower" in n or "multi_modal_projector" in n for n in names)
+    asked = Tuning(kind="full", train_projector=True, train_vision=True)
+    names = {
+        n for n, p in prepare_training(policy, asked).model.named_parameters() if p.requires_grad
+    }
+    assert any("vision_tower" in name for name in names)
+    assert any("multi_modal_projector" in name for name in names)
+
+
+def test_a_trained_projector_switches_back_with_the_adapter(policy: Policy) -> None:
+    before = policy.core.model.multi_modal_projector.linear_1.weight.detach().clone()
+    trained = prepare_training(policy, Tuning(rank=2, alpha=4, train_projector=True))
+    with torch.no_grad():
+        for parameter in projector_parameters(trained):
+            parameter.add_(1.0)
+    features = torch.randn(1, 3, before.shape[1], dtype=before.dtype)
+    projector = trained.core.model.multi_modal_projector
+    moved = projector(features)
+    with as_reference(trained):
+        back = projector(features)
+    assert not torch.allclose(moved, back)
+    assert torch.equal(back, projector.original_module(features))
+    assert torch.equal(projector.original_module.linear_1.weight, before)
+
+
+def test_foreign_and_broken_adapters_are_refused(
+    policy: Policy, saved: Path, tmp_path: Path
+) -> None:
+    trained = prepare_training(policy, Tuning(rank=2, alpha=4))
+    trained.model.save_pretrained(str(tmp_path / "adapter"))
+    assert load_policy(str(saved), init_adapter=tmp_path / "adapter").name == str(saved)
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    renamed = {name.replace("layers.0", "layers.9"): w for name, w in load_file(weights).items()}
+    save_file(renamed, weights)
+    with pytest.raises(UserError, match="does not fit"):
+        load_policy(str(saved), init_adapter=tmp_path / "adapter")
+    with pytest.raises(UserError, match="no PEFT adapter"):
+        load_policy(str(saved), init_adapter=tmp_path)
+    config = tmp_path / "adapter" / "adapter_config.json"
+    content = json.loads(config.read_text()) | {"base_model_name_or_path": None}
+    config.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="does not name its base"):
+        load_policy(str(tmp_path / "adapter"))
