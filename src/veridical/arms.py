@@ -52,16 +52,18 @@ class Budget:
         nll_weight: of the chosen answer.
         scenes: counter-prior scenes that are evaluated on.
         noise_steps: of the image noise variant.
+        train_projector: train the projector beside the language model.
     """
 
-    pairs: int = 3000
-    steps: int = 150
+    pairs: int = 2400
+    steps: int = 100
     batch: int = 32
     learning_rate: float = 2e-4
     beta: float = 0.1
     nll_weight: float = 3.0
     scenes: int = 1000
     noise_steps: int = 500
+    train_projector: bool = True
 
 
 BDHS = Arm("bdhs", "dpo", "bdhs")
@@ -113,15 +115,16 @@ def ensure_trained(arm: Arm, model: str, pairs: Path, out: Path, budget: Budget,
     if arm.method == "dpo":
         train_dpo(
             model, data=pairs, out=out, beta=budget.beta, nll_weight=budget.nll_weight,
-            tuning="full", learning_rate=budget.learning_rate, max_steps=budget.steps,
+            tuning="full", train_projector=budget.train_projector,
+            learning_rate=budget.learning_rate, max_steps=budget.steps,
             batch_size=budget.batch, accumulation=1, held_out=0.05, evaluations=4, seed=seed,
             resume=resume, trainer=trainer,
         )  # fmt: skip
         return
     train_sft(
         model, data=pairs, out=out, kind="preference", tuning="full",
-        learning_rate=budget.learning_rate, max_steps=budget.steps, batch_size=budget.batch,
-        accumulation=1, held_out=0.05, evaluations=4, seed=seed, resume=resume, trainer=trainer,
+        train_projector=budget.train_projector, learning_rate=budget.learning_rate,
+        max_steps=budget.steps, batch_size=budget.batch, accumulation=1, held_out=0.05, evaluations=4, seed=seed, resume=resume, trainer=trainer,
     )  # fmt: skip
 
 
