@@ -124,7 +124,8 @@ def ensure_trained(arm: Arm, model: str, pairs: Path, out: Path, budget: Budget,
     train_sft(
         model, data=pairs, out=out, kind="preference", tuning="full",
         train_projector=budget.train_projector, learning_rate=budget.learning_rate,
-        max_steps=budget.steps, batch_size=budget.batch, accumulation=1, held_out=0.05, evaluations=4, seed=seed, resume=resume, trainer=trainer,
+        max_steps=budget.steps, batch_size=budget.batch, accumulation=1, held_out=0.05,
+        evaluations=4, seed=seed, resume=resume, trainer=trainer,
     )  # fmt: skip
 
 
