@@ -77,6 +77,15 @@ def test_full_tuning_freezes_tower_and_projector(policy: Policy) -> None:
     assert any("multi_modal_projector" in name for name in names)
 
 
+def test_full_tuning_of_half_precision_is_refused(saved: Path) -> None:
+    policy = load_policy(str(saved), dtype="bfloat16")
+    with pytest.raises(UserError, match="--dtype float32"):
+        prepare_training(policy, Tuning(kind="full"))
+    adapted = prepare_training(policy, Tuning(rank=2, alpha=4))
+    trained = [p.dtype for p in adapted.model.parameters() if p.requires_grad]
+    assert set(trained) == {torch.float32}
+
+
 def test_a_trained_projector_switches_back_with_the_adapter(policy: Policy) -> None:
     before = policy.core.model.multi_modal_projector.linear_1.weight.detach().clone()
     trained = prepare_training(policy, Tuning(rank=2, alpha=4, train_projector=True))

@@ -128,7 +128,8 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
     """Freeze everything, then make what `tuning` asks for trainable.
 
     Raises:
-        UserError: a projector or vision tower is asked for and none is found.
+        UserError: a projector or vision tower is asked for and none is found, or full tuning of
+            half-precision weights.
     """
     core = policy.core
     core.requires_grad_(False)
@@ -138,6 +139,11 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
     if tuning.train_vision:
         trained.append(_find(core, _VISION_TOWERS, "vision tower")[1])
     if tuning.kind == "full":
+        if core.dtype in (torch.float16, torch.bfloat16):
+            raise UserError(
+                f"Full fine-tuning in {str(core.dtype).removeprefix('torch.')} would round most "
+                "updates away. Set --dtype float32, or --tuning lora (adapters stay in float32)."
+            )
         for module in (
             *trained,
             core.get_output_embeddings(),
