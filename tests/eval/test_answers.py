@@ -16,7 +16,6 @@ from veridical.eval.answers import (
     Settings,
     find_images,
     make_answers,
-    match_image_id,
 )
 from veridical.eval.chair import eval_chair
 from veridical.eval.pope import eval_pope
@@ -132,20 +131,6 @@ def test_images_are_found_by_name(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no image"):
         find_images(tmp_path / "empty")
-
-
-@pytest.mark.parametrize(
-    ("stem", "expected"),
-    [
-        ("9", "9"),
-        ("000000000009", "9"),
-        ("COCO_val2014_000000000009", "9"),
-        ("8", None),
-        ("x", None),
-    ],
-)
-def test_coco_file_names_mean_their_numbers(stem: str, expected: str | None) -> None:
-    assert match_image_id(stem, {"9": [], "10": []}) == expected
 
 
 def test_chair_with_a_model(tmp_path: Path, stub: Stub) -> None:

@@ -11,9 +11,9 @@ from PIL import Image
 
 from veridical.errors import UserError
 from veridical.eval.chair import eval_chair, score_chair
-from veridical.eval.vocabulary import read_vocabulary, vocabulary_of
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.statistics import Estimate
+from veridical.vocabulary import read_vocabulary, vocabulary_of
 
 WORDS = vocabulary_of({"dog": ["puppy"], "cat": [], "hat": []})
 OBJECTS = {"1": ["dog"], "2": ["cat", "hat"], "3": []}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,36 +189,6 @@ def refuse_many(count: int, total: int, what: str, skipped: Sequence[Mapping[str
             f"{count} of {total} {what} cannot be used (the first: {skipped[0]['id']}, "
             f"{skipped[0]['reason']}); at most {MAX_SKIPPED:.0%} may be left out."
         )
-
-
-def match_image_id(stem: str, known: Iterable[str] | Mapping[str, Any]) -> str | None:
-    """The id among `known` that an image's file name stands for, or None.
-
-    The name itself, else its last number without leading zeros: COCO's annotations call
-    `COCO_val2014_000000310196.jpg` image 310196.
-    """
-    names = known if isinstance(known, (set, frozenset, Mapping)) else set(known)
-    if stem in names:
-        return stem
-    number = re.search(r"(\d+)$", stem)
-    short = str(int(number.group(1))) if number else ""
-    return short if short in names else None
-
-
-def read_objects(path: Path) -> dict[str, list[str]]:
-    """Read `{image_id: [object names]}`.
-
-    Raises:
-        UserError: the file is not of that form.
-    """
-    content = read_json(path)
-    form = f'{path} must be a JSON object {{"image_id": ["object", ...]}}'
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{form}.")
-    for image, names in content.items():
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{form}, but image {image!r} has {str(names)[:60]!r}.")
-    return content
 
 
 def read_rows(path: Path) -> list[Any]:

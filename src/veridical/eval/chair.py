@@ -19,15 +19,19 @@ from veridical.eval.answers import (
     find_images,
     forget_partial_answers,
     make_answers,
-    match_image_id,
     read_answer_rows,
-    read_objects,
     refuse_many,
     unreadable_images,
 )
 from veridical.eval.scores import print_scores, write_scores
-from veridical.eval.vocabulary import Vocabulary, read_vocabulary
 from veridical.files import write_jsonl
+from veridical.object_lists import (
+    count_objects,
+    judge_answer,
+    match_image_id,
+    name_objects,
+    read_objects,
+)
 from veridical.runs import start_run
 from veridical.statistics import (
     ClusterSums,
@@ -38,6 +42,7 @@ from veridical.statistics import (
     ratio,
     sum_by_cluster,
 )
+from veridical.vocabulary import Vocabulary, read_vocabulary
 
 DESCRIBE = "Describe this image in detail."
 NO_LIST = "the image has no object list"
@@ -55,35 +60,6 @@ def chair_metrics() -> tuple[Metric, ...]:
 
 def _mean_length(sums: Mapping[str, FloatArray]) -> FloatArray:
     return ratio(sums["words"], sums["answers"])
-
-
-def judge_answer(
-    image_id: str, answer: str, objects: Sequence[str], vocabulary: Vocabulary
-) -> dict[str, Any]:
-    """A row of `details.jsonl`: every mention with its place and whether it is hallucinated.
-
-    Args:
-        image_id: of the image.
-        answer: the description.
-        objects: the vocabulary's names of what is in the image.
-        vocabulary: what to look for.
-    """
-    mentions = [
-        {
-            "start": mention.start,
-            "end": mention.end,
-            "text": mention.text,
-            "name": mention.name,
-            "hallucinated": mention.name not in objects,
-        }
-        for mention in vocabulary.mentions(answer)
-    ]
-    return {
-        "image_id": image_id,
-        "answer": answer,
-        "objects": list(objects),
-        "mentions": mentions,
-    }
 
 
 def chair_sums(details: Sequence[Mapping[str, Any]]) -> ClusterSums:
@@ -126,27 +102,6 @@ def score_chair(
         for row in answers
     ]
     return estimate(chair_sums(details), chair_metrics(), seed), details
-
-
-def name_objects(
-    objects: Mapping[str, Sequence[str]], vocabulary: Vocabulary
-) -> dict[str, list[str]]:
-    """Object lists in the vocabulary's names, sorted, each once.
-
-    Raises:
-        UserError: objects that the vocabulary does not know; they are named.
-    """
-    listed = {name for names in objects.values() for name in names}
-    found = {name: vocabulary.name_of(name) for name in listed}
-    unknown = sorted(name for name in listed if found[name] is None)
-    if unknown:
-        raise UserError(
-            f"The vocabulary does not know {len(unknown)} of the listed objects "
-            f"({', '.join(unknown[:8])}). Name one that does with --vocabulary."
-        )
-    return {
-        image: sorted({found[name] or "" for name in names}) for image, names in objects.items()
-    }
 
 
 def eval_chair(
@@ -281,14 +236,13 @@ def _read_answers(
 
 
 def _counts(row: Mapping[str, Any]) -> dict[str, float]:
-    mentions, objects = row["mentions"], set(row["objects"])
-    hallucinated = sum(bool(mention["hallucinated"]) for mention in mentions)
+    counts = count_objects(row)
     return {
         "answers": 1,
-        "wrong_answers": float(hallucinated > 0),
-        "mentions": len(mentions),
-        "hallucinated": hallucinated,
-        "recalled": len({mention["name"] for mention in mentions} & objects),
-        "objects": len(objects),
-        "words": len(str(row["answer"]).split()),
+        "wrong_answers": float(counts.hallucinated > 0),
+        "mentions": counts.mentions,
+        "hallucinated": counts.hallucinated,
+        "recalled": counts.recalled,
+        "objects": counts.listed,
+        "words": counts.words,
     }

@@ -15,15 +15,14 @@ from veridical.eval.answers import (
     find_images,
     forget_partial_answers,
     make_answers,
-    match_image_id,
     read_answer_rows,
-    read_objects,
     refuse_many,
     unreadable_images,
 )
 from veridical.eval.pope_questions import Question, build_questions, read_questions
 from veridical.eval.scores import print_scores, write_scores
 from veridical.files import write_jsonl
+from veridical.object_lists import match_image_id, read_objects
 from veridical.runs import start_run
 from veridical.statistics import (
     ClusterSums,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from veridical.errors import UserError
-from veridical.eval.vocabulary import read_vocabulary, vocabulary_of
 from veridical.files import write_json
+from veridical.vocabulary import read_vocabulary, vocabulary_of
 
 WORDS = vocabulary_of(
     {
