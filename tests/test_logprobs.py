@@ -10,8 +10,8 @@ import torch
 
 from veridical import batching, logprobs
 from veridical.batching import Group, render_group, row_batch, shared_batch, shared_mask
-from veridical.logprobs import collate, head_logps, response_logps, sharing
-from veridical.losses import dpo_loss, token_logps
+from veridical.logprobs import collate, response_logps, sharing
+from veridical.losses import dpo_loss
 from veridical.models import Policy, Tuning, prepare_training
 from veridical.proofs import stock_logps
 from veridical.records import assistant_message, user_message
@@ -45,19 +45,23 @@ def test_gradients_are_equal(
         policy.model.gradient_checkpointing_enable({"use_reentrant": False})
     policy.model.train()
     gradients = []
-    for share in (True, False):
+    for path in ("shared", "two-row", "stock"):
         policy.model.zero_grad()
-        sums = response_logps(policy.model, collate(policy, groups, share)).sums
+        if path == "stock":
+            sums = torch.stack([stock_logps(policy, group) for group in groups])
+        else:
+            sums = response_logps(policy.model, collate(policy, groups, path == "shared")).sums
         zeros = torch.zeros(len(groups), dtype=torch.float64)
         dpo_loss(sums[:, 0], sums[:, 1], zeros, zeros - 1, 0.1).mean().backward()
         gradients.append(
             {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}
         )
-    assert gradients[0].keys() == gradients[1].keys()
+    assert gradients[0].keys() == gradients[1].keys() == gradients[2].keys()
     assert any("multi_modal_projector" in name for name in gradients[0])
     assert not any("vision_tower" in name for name in gradients[0])
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], rtol=0, atol=1e-10), name
+        assert torch.allclose(gradient, gradients[2][name], rtol=0, atol=1e-10), name
 
 
 def test_text_only_rows_may_stand_beside_rows_with_images(
@@ -119,18 +123,6 @@ def test_mask_cuts_the_block_between_responses() -> None:
     ).bool()
     # Padding may look at the prompt: nobody reads what it computes.
     assert torch.equal(mask, expected)
-
-
-def test_head_in_chunks_equals_head_at_once() -> None:
-    torch.manual_seed(0)
-    head = torch.nn.Linear(8, 50, bias=False).double()
-    hidden = torch.randn(23, 8, dtype=torch.float64, requires_grad=True)
-    targets = torch.randint(0, 50, (23,))
-    whole = token_logps(head(hidden), targets)
-    pieces = head_logps(head, hidden, targets, chunk=5)
-    assert torch.allclose(whole, pieces, rtol=0, atol=1e-12)
-    expected = torch.autograd.grad(whole.sum(), hidden, retain_graph=True)[0]
-    assert torch.allclose(torch.autograd.grad(pieces.sum(), hidden)[0], expected, atol=1e-12)
 
 
 def test_probe_admits_llava(policy: Policy, groups: list[Group]) -> None:

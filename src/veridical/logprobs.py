@@ -8,14 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from veridical.batching import Batch, Group, RowBatch, SharedBatch, row_batch, shared_batch
+from veridical.heads import head_logps, logits_are_the_heads, stock_logits
 from veridical.losses import token_logps
 from veridical.models import Policy, unwrap
-
-HEAD_CHUNK = 1024
-"""Response positions whose logits exist at once (our choice: 1024 x 152k float32 = 0.6 GB)."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +54,17 @@ def response_logps(model: Any, batch: Batch) -> ResponseLogps:
 
 
 def _row_logps(model: Any, batch: RowBatch) -> ResponseLogps:
-    logits = unwrap(model)(**batch.inputs).logits[:, :-1]
+    core = unwrap(model)
     mask = batch.response_mask[:, 1:]
-    per_token = token_logps(logits, batch.inputs["input_ids"][:, 1:])
-    sums = torch.where(mask, per_token, 0.0).sum(-1)
+    rows, positions = mask.nonzero(as_tuple=True)
+    targets = batch.inputs["input_ids"][:, 1:][rows, positions]
+    if logits_are_the_heads(core, targets):
+        hidden = core.model(**batch.inputs).last_hidden_state[rows, positions]
+        per_token = head_logps(core.get_output_embeddings(), hidden, targets)
+    else:
+        kept, where = positions.unique(return_inverse=True)
+        per_token = token_logps(stock_logits(core, batch.inputs, kept)[rows, where], targets)
+    sums = per_token.new_zeros(len(mask)).index_add(0, rows, per_token)
     shape = (-1, batch.responses)
     return ResponseLogps(sums.view(shape), mask.sum(-1).view(shape))
 
@@ -73,32 +77,6 @@ def _shared_logps(model: Any, batch: SharedBatch) -> ResponseLogps:
     flat = per_token.new_zeros(batch.groups * batch.responses)
     counts = torch.bincount(batch.owners, minlength=len(flat)).view(shape)
     return ResponseLogps(flat.index_add(0, batch.owners, per_token).view(shape), counts)
-
-
-def head_logps(head: Any, hidden: Tensor, targets: Tensor, chunk: int = HEAD_CHUNK) -> Tensor:
-    """Log-probabilities of targets, without ever holding all logits.
-
-    Logits are made `chunk` positions at a time and made again in the backward pass.
-
-    Args:
-        head: the output embedding.
-        hidden: last hidden states. Shape: (tokens, hidden).
-        targets: Shape: (tokens,).
-        chunk: positions at a time.
-
-    Returns:
-        Shape: (tokens,).
-    """
-
-    def piece(states: Tensor, wanted: Tensor) -> Tensor:
-        return token_logps(head(states), wanted)
-
-    pieces = zip(hidden.split(chunk), targets.split(chunk), strict=True)
-    if not torch.is_grad_enabled():
-        return torch.cat([piece(states, wanted) for states, wanted in pieces])
-    return torch.cat(
-        [checkpoint(piece, states, wanted, use_reentrant=False) for states, wanted in pieces]
-    )
 
 
 def sharing(policy: Policy, groups: Sequence[Group]) -> Sharing:
@@ -122,6 +100,8 @@ def sharing(policy: Policy, groups: Sequence[Group]) -> Sharing:
     rope = getattr(config, "rope_parameters", None) or {}
     if "mrope_section" in rope:
         return Sharing(False, "its positions are three-dimensional")
+    if not logits_are_the_heads(policy.core, groups[0].response_ids[0].to(policy.device)):
+        return Sharing(False, "its logits are more than its head's output")
     return _probe(policy, groups)
 
 
