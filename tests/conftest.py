@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from veridical.batching import Group, render_group
 from veridical.models import Policy
 from veridical.records import assistant_message, user_message
+from veridical.rendering import Group, render_group
 from veridical.world.model import build_model, build_processor
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from veridical import heads
-from veridical.batching import Group, row_batch
 from veridical.heads import head_logps, logits_are_the_heads
 from veridical.logprobs import response_logps, sharing
 from veridical.losses import token_logps
 from veridical.models import Policy
 from veridical.proofs import stock_logps
+from veridical.rendering import Group
 
 
 @pytest.mark.parametrize("trained", [False, True])

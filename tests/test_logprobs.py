@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from veridical import batching, logprobs
-from veridical.batching import Group, render_group, row_batch, shared_batch, shared_mask
+from veridical.batching import row_batch, shared_batch, shared_mask
 from veridical.logprobs import collate, response_logps, sharing
 from veridical.losses import dpo_loss
 from veridical.models import Policy, Tuning, prepare_training
 from veridical.proofs import stock_logps
 from veridical.records import assistant_message, user_message
+from veridical.rendering import Group, render_group
 
 
 def test_shared_prefix_equals_two_rows_equals_stock(policy: Policy, groups: list[Group]) -> None:

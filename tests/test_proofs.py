@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from veridical import proofs
-from veridical.batching import Group, RowBatch, SharedBatch, row_batch, shared_batch
+from veridical.batching import RowBatch, SharedBatch, row_batch, shared_batch
 from veridical.errors import UserError
 from veridical.logprobs import collate, response_logps
 from veridical.models import Policy
 from veridical.proofs import Proof, noise_floor, prove, prove_start, require
+from veridical.rendering import Group
 
 Layout = Callable[[Sequence[Group]], SharedBatch | RowBatch]
 

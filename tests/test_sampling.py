@@ -6,9 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical.batching import encode_prompts, masked_prompt_batch, render_prompt
+from veridical.batching import encode_prompts, masked_prompt_batch
 from veridical.models import Policy
 from veridical.records import user_message
+from veridical.rendering import render_prompt
 from veridical.sampling import (
     Decoding,
     Request,

@@ -47,8 +47,8 @@ def ask(
     picture = open_image(image)
 
     # Imported here, so that a wrong path is told at once and not after the model's libraries.
-    from veridical.batching import RefusedRowError
     from veridical.models import load_policy
+    from veridical.rendering import RefusedRowError
     from veridical.sampling import Decoding, Request, respond
 
     policy = load_policy(model, dtype=dtype, device=device)

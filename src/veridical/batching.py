@@ -12,62 +12,18 @@ prompt with k responses:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from veridical.errors import UserError
-from veridical.models import Policy, end_token_ids, image_token_id
+from veridical.images import ImageLike, load_image
+from veridical.models import Policy, image_token_id
 from veridical.progress import track
-from veridical.records import Message, assistant_message, open_image
-
-
-@dataclass(frozen=True)
-class RowImage:
-    """An image of a data set's row, decoded when it is needed and not before."""
-
-    rows: Any
-    row: int
-    number: int
-
-    def open(self) -> Image.Image:
-        """Upright RGB."""
-        image: Image.Image = self.rows[self.row]["images"][self.number]
-        return image
-
-
-ImageLike = Path | str | Image.Image | RowImage
-
-
-class RefusedRowError(ValueError):
-    """A row that cannot be used as it is; the message says why. Callers list it."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """One prompt with its k responses, rendered and tokenised, before any image is opened.
-
-    Attributes:
-        id: the row's id.
-        images: what `open_image` takes, in the order of the placeholders.
-        prompt_text: the rendered conversation up to where the answer starts.
-        response_texts: the rest of the rendered conversation, for each response.
-        response_ids: its tokens, ending with an end token unless cut. Shape of each: (tokens,).
-        cut: for each response, whether its end was cut off.
-    """
-
-    id: str
-    images: tuple[ImageLike, ...]
-    prompt_text: str
-    response_texts: tuple[str, ...]
-    response_ids: tuple[Tensor, ...]
-    cut: tuple[bool, ...]
+from veridical.rendering import Group, tokenise_after
 
 
 @dataclass(frozen=True)
@@ -76,7 +32,7 @@ class RowBatch:
 
     Attributes:
         inputs: what the model's forward takes; right-padded. Rows: groups * k, group-major.
-        response_mask: True at response tokens. Shape: (rows, length).
+        response_mask: True at response tokens that count. Shape: (rows, length).
         responses: k.
     """
 
@@ -87,7 +43,7 @@ class RowBatch:
 
 @dataclass(frozen=True)
 class SharedBatch:
-    """Shared-prefix layout: one row a group.
+    """Shared-prefix layout: one row a group, and one more for each response with own images.
 
     Attributes:
         inputs: what the model's forward takes, with a boolean 4-D mask and explicit positions.
@@ -95,7 +51,7 @@ class SharedBatch:
         sources: the index whose hidden state predicts the token. Shape: (tokens,).
         targets: the token ids. Shape: (tokens,).
         owners: group * k + response, for each token. Shape: (tokens,).
-        groups: number of rows.
+        groups: their number.
         responses: k.
     """
 
@@ -124,94 +80,6 @@ class PromptBatch:
     lengths: Tensor
 
 
-def row_images(pictures: Any, row: int, count: int) -> tuple[RowImage, ...]:
-    """The `count` images of a row, none of them decoded yet.
-
-    Args:
-        pictures: the rows, with their column `images` alone.
-        row: its index.
-        count: how many images it has.
-    """
-    return tuple(RowImage(pictures, row, number) for number in range(count))
-
-
-def image_key(image: ImageLike) -> str | int:
-    """What tells two images apart without opening them: where it is, or the object itself."""
-    if isinstance(image, RowImage):
-        return f"{image.rows._fingerprint}/{image.row}/{image.number}"
-    return id(image) if isinstance(image, Image.Image) else str(image)
-
-
-def open_group_images(group: Group) -> list[Image.Image]:
-    """A group's images, decoded, in the order of its placeholders."""
-    return [load_image(image) for image in group.images]
-
-
-def render_prompt(policy: Policy, prompt: Sequence[Message], prefix: str = "") -> str:
-    """Render a conversation up to the point where the model goes on.
-
-    Args:
-        policy: whose chat template is used.
-        prompt: messages that end with a user turn.
-        prefix: the beginning of the answer, which the model is to continue. It must not end in a
-            space: tokenisers attach the space to the next word.
-
-    Raises:
-        RefusedRowError: special tokens in the text, or a template that cannot hold the prefix.
-    """
-    beginning: list[Message] = [assistant_message(prefix)] if prefix else []
-    _refuse_special_tokens(policy, [*prompt, *beginning])
-    template = policy.processor.apply_chat_template
-    text: str = template(list(prompt), add_generation_prompt=True, tokenize=False)
-    if not prefix:
-        return text
-    if prefix != prefix.rstrip():
-        raise RefusedRowError("the guided prefix ends in white space")
-    full: str = template([*prompt, *beginning], tokenize=False)
-    start = full.find(prefix, len(text))
-    if not full.startswith(text) or start < 0 or full[len(text) : start].strip():
-        raise RefusedRowError("the chat template does not keep the answer's beginning as it is")
-    return full[: start + len(prefix)]
-
-
-def render_group(
-    policy: Policy,
-    id: str,
-    images: Sequence[ImageLike],
-    prompt: Sequence[Message],
-    responses: Sequence[Sequence[Message]],
-    max_response_tokens: int | None = None,
-) -> Group:
-    """Render one prompt and its responses, and find each response's tokens.
-
-    The boundary comes from the rendered conversation: the prompt's tokens must be a prefix of
-    the whole conversation's tokens, which is checked, never assumed.
-
-    Args:
-        policy: whose template and tokenizer are used.
-        id: the row's id.
-        images: in the order of the placeholders.
-        prompt: messages that end with a user turn.
-        responses: for each response, its messages.
-        max_response_tokens: longer responses lose their end, end token included.
-
-    Raises:
-        RefusedRowError: images and placeholders differ in number, special tokens stand in the text,
-            or the template is not prefix-stable.
-    """
-    _check_image_count(images, [prompt])
-    prompt_text = render_prompt(policy, prompt)
-    texts, all_ids, cut = [], [], []
-    for response in responses:
-        _refuse_special_tokens(policy, response)
-        text, ids = _response_tokens(policy, prompt, prompt_text, response)
-        too_long = max_response_tokens is not None and len(ids) > max_response_tokens
-        texts.append(text)
-        all_ids.append(torch.tensor(ids[:max_response_tokens] if too_long else ids))
-        cut.append(too_long)
-    return Group(id, tuple(images), prompt_text, tuple(texts), tuple(all_ids), tuple(cut))
-
-
 def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
     """Lay groups out as the stock processor does, a row for each response.
 
@@ -219,15 +87,15 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
     """
     flat = [(group, index) for group in groups for index in range(len(group.response_ids))]
     texts = [group.prompt_text + group.response_texts[index] for group, index in flat]
-    inputs = _process(policy, [group.images for group, _ in flat], texts, "right")
+    inputs = _process(policy, [group.images_of(index) for group, index in flat], texts, "right")
     attention = inputs["attention_mask"]
     response_mask = torch.zeros_like(attention, dtype=torch.bool)
     for row, (group, index) in enumerate(flat):
-        whole = len(_tokenise(policy, group.response_texts[index], group.prompt_text))
+        whole = len(tokenise_after(policy, group.response_texts[index], group.prompt_text))
         kept = len(group.response_ids[index])
         end = int(attention[row].sum())
         start = end - whole
-        response_mask[row, start : start + kept] = True
+        response_mask[row, start : start + kept] = group.learned_of(index)
         answer = inputs["input_ids"][row, start : start + kept].cpu()
         if not torch.equal(answer, group.response_ids[index]):
             raise UserError(
@@ -239,14 +107,24 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
 
 
 def shared_batch(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
-    """Lay each group out as one row: the prompt once, then its responses side by side."""
-    prompts = _process(policy, [g.images for g in groups], [g.prompt_text for g in groups], "right")
+    """Lay each group out as one row: the prompt once, then its responses side by side.
+
+    All groups must have the same number of responses. A response with images of its own shares
+    no prefix, so it has a row to itself.
+    """
+    prefixes = [(i, responses) for i, g in enumerate(groups) for responses in _sharing(g)]
+    prompts = _process(
+        policy,
+        [groups[i].images_of(responses[0]) for i, responses in prefixes],
+        [groups[i].prompt_text for i, _ in prefixes],
+        "right",
+    )
     attention = prompts.pop("attention_mask").cpu()
     prompt_ids = prompts.pop("input_ids").cpu()
     lengths = attention.sum(-1).tolist()
     rows = [
-        _shared_row(prompt_ids[i, : lengths[i]], group.response_ids)
-        for i, group in enumerate(groups)
+        _shared_row(prompt_ids[row, : lengths[row]], groups[i], responses)
+        for row, (i, responses) in enumerate(prefixes)
     ]
     width = max(len(row.ids) for row in rows)
     pad = policy.processor.tokenizer.pad_token_id
@@ -265,7 +143,7 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
         )
     k = len(groups[0].response_ids)
     tokens = [len(row.targets) for row in rows]
-    owners = [row.owners + i * k for i, row in enumerate(rows)]
+    owners = [row.owners + i * k for row, (i, _) in zip(rows, prefixes, strict=True)]
     device = policy.device
     return SharedBatch(
         {name: value.to(device) for name, value in inputs.items()},
@@ -362,7 +240,7 @@ def masked_prompt_batch(
     for prompt, text, prompt_text, seen in zip(
         prompts, continuations, prompt_texts, visible, strict=True
     ):
-        ids = torch.tensor(_tokenise(policy, text, prompt_text), dtype=torch.long)
+        ids = torch.tensor(tokenise_after(policy, text, prompt_text), dtype=torch.long)
         embeddings = torch.cat([prompt.embeddings, embed(ids.to(policy.device))])
         keep = torch.ones(len(embeddings), dtype=torch.bool)
         keep[: len(prompt.is_image)][prompt.is_image.cpu()] = seen.cpu()
@@ -421,27 +299,38 @@ class _Row:
     owners: Tensor
 
 
-def _shared_row(prompt_ids: Tensor, responses: Sequence[Tensor]) -> _Row:
+def _sharing(group: Group) -> list[list[int]]:
+    """Which responses of a group can share one row."""
+    k = len(group.response_ids)
+    own = [i for i in range(k) if group.response_images and group.response_images[i] is not None]
+    together = [i for i in range(k) if i not in own]
+    return [*([together] if together else []), *([i] for i in own)]
+
+
+def _shared_row(prompt_ids: Tensor, group: Group, numbers: Sequence[int]) -> _Row:
     length = len(prompt_ids)
     ids, positions = [prompt_ids], [torch.arange(length)]
     segments = [torch.zeros(length, dtype=torch.long)]
-    sources, owners = [], []
+    sources, targets, owners = [], [], []
     start = length
-    for number, response in enumerate(responses):
+    for number in numbers:
+        response, learned = group.response_ids[number], group.learned_of(number)
         n = len(response)
         ids.append(response)
         positions.append(torch.arange(length, length + n))
         segments.append(torch.full((n,), number + 1))
         # The prompt's last token predicts the first token of every response.
-        sources.append(torch.cat([torch.tensor([length - 1]), torch.arange(start, start + n - 1)]))
-        owners.append(torch.full((n,), number))
+        before = torch.cat([torch.tensor([length - 1]), torch.arange(start, start + n - 1)])
+        sources.append(before[learned])
+        targets.append(response[learned])
+        owners.append(torch.full((int(learned.sum()),), number))
         start += n
     return _Row(
         torch.cat(ids),
         torch.cat(positions),
         torch.cat(segments),
         torch.cat(sources),
-        torch.cat(list(responses)),
+        torch.cat(targets),
         torch.cat(owners),
     )
 
@@ -472,91 +361,6 @@ def _process(
     return {n: v.to(dtype) if v.is_floating_point() else v for n, v in inputs.items()}
 
 
-def image_bytes_key(image: ImageLike) -> str:
-    """A hash of what an image holds, whatever its name."""
-    if isinstance(image, RowImage):
-        raw = image.rows.with_format("arrow")[image.row].to_pylist()[0]["images"][image.number]
-        content = raw["bytes"] if raw["bytes"] is not None else Path(raw["path"]).read_bytes()
-    elif isinstance(image, Image.Image):
-        content = image.tobytes()
-    else:
-        content = Path(image).read_bytes()
-    return hashlib.sha256(content).hexdigest()
-
-
-def load_image(image: ImageLike) -> Image.Image:
-    """Upright RGB, from wherever the image is."""
-    return image.open() if isinstance(image, RowImage) else open_image(image)
-
-
-def _response_tokens(
-    policy: Policy, prompt: Sequence[Message], prompt_text: str, response: Sequence[Message]
-) -> tuple[str, list[int]]:
-    full: str = policy.processor.apply_chat_template([*prompt, *response], tokenize=False)
-    if not full.startswith(prompt_text):
-        raise RefusedRowError(
-            "the chat template renders the prompt differently once the answer follows, "
-            "so the answer's tokens can't be told apart"
-        )
-    text = full[len(prompt_text) :]
-    ends = end_token_ids(policy)
-    ids = _tokenise(policy, text, prompt_text)
-    last = max((i for i, token in enumerate(ids) if token in ends), default=None)
-    if last is None:
-        # Some templates (LLaVA-1.5's) leave the end token to the trainer.
-        if policy.processor.tokenizer.eos_token is None:
-            raise RefusedRowError("neither the template nor the tokenizer has an end token")
-        text = text.rstrip() + policy.processor.tokenizer.eos_token
-        return text, _tokenise(policy, text, prompt_text)
-    kept = ids[: last + 1]
-    if len(kept) < len(ids):
-        text = text.rstrip()
-    return text, kept
-
-
-def _tokenise(policy: Policy, text: str, after: str) -> list[int]:
-    """The tokens of `text` where it follows `after`, which must keep its own tokens."""
-    tokenizer = policy.processor.tokenizer
-    before = tokenizer(after, add_special_tokens=False)["input_ids"]
-    both = tokenizer(after + text, add_special_tokens=False)["input_ids"]
-    if both[: len(before)] != before:
-        raise RefusedRowError(
-            "the tokenizer joins the end of the prompt with the beginning of the answer, "
-            "so the answer's tokens can't be told apart"
-        )
-    tokens: list[int] = both[len(before) :]
-    return tokens
-
-
-def _check_image_count(images: Sequence[ImageLike], turns: Sequence[Sequence[Message]]) -> None:
-    blocks = sum(
-        block["type"] == "image"
-        for turn in turns
-        for message in turn
-        for block in message["content"]
-    )
-    if blocks != len(images):
-        raise RefusedRowError(f"{blocks} image blocks in the prompt, but {len(images)} images")
-
-
-def _refuse_special_tokens(policy: Policy, messages: Sequence[Message]) -> None:
-    special = _special_tokens(policy)
-    for message in messages:
-        for block in message["content"]:
-            found = next((t for t in special if t in block.get("text", "")), None)
-            if found:
-                raise RefusedRowError(
-                    f"the text holds {found!r}, which this model reads as a special token; "
-                    "write it differently"
-                )
-
-
-def _special_tokens(policy: Policy) -> list[str]:
-    tokenizer = policy.processor.tokenizer
-    image = getattr(policy.processor, "image_token", None)
-    return [token for token in {*tokenizer.all_special_tokens, image} if token]
-
-
 def _pad(row: Tensor, width: int, value: int) -> Tensor:
     return torch.nn.functional.pad(row, (0, width - len(row)), value=value)
 
@@ -579,8 +383,10 @@ def check_lengths(policy: Policy, groups: Sequence[Group], max_length: int) -> d
     """
     refused = {}
     for group in track(groups, "measuring prompts"):
-        inputs = _process(policy, [group.images], [group.prompt_text], "right")
-        prompt = inputs["input_ids"].shape[1]
+        seen = [group.images_of(i) for i in range(len(group.response_ids))]
+        distinct = [seen[0], *(images for images in seen[1:] if images is not seen[0])]
+        texts = [group.prompt_text] * len(distinct)
+        prompt = _process(policy, distinct, texts, "right")["input_ids"].shape[1]
         longest = max(len(ids) for ids in group.response_ids)
         if prompt + longest > max_length:
             refused[group.id] = (

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -115,3 +118,58 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         page = Image.new("RGBA", opaque.size, "white")
         return Image.alpha_composite(page, opaque).convert("RGB")
     return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class RowImage:
+    """An image of a data set's row, decoded when it is needed and not before."""
+
+    rows: Any
+    row: int
+    number: int
+    column: str = "images"
+
+    def open(self) -> Image.Image:
+        """Upright RGB."""
+        image: Image.Image = self.rows[self.row][self.column][self.number]
+        return image
+
+
+ImageLike = Path | str | Image.Image | RowImage
+
+
+def row_images(pictures: Any, row: int, count: int, column: str = "images") -> tuple[RowImage, ...]:
+    """The `count` images of a row, none of them decoded yet.
+
+    Args:
+        pictures: the rows, with that column alone.
+        row: its index.
+        count: how many images it has.
+        column: `images` or `rejected_images`.
+    """
+    return tuple(RowImage(pictures, row, number, column) for number in range(count))
+
+
+def image_key(image: ImageLike) -> str | int:
+    """What tells two images apart without opening them: where it is, or the object itself."""
+    if isinstance(image, RowImage):
+        return f"{image.rows._fingerprint}/{image.column}/{image.row}/{image.number}"
+    return id(image) if isinstance(image, Image.Image) else str(image)
+
+
+def image_bytes_key(image: ImageLike) -> str:
+    """A hash of what an image holds, whatever its name."""
+    if isinstance(image, RowImage):
+        row = image.rows.with_format("arrow")[image.row].to_pylist()[0]
+        raw = row[image.column][image.number]
+        content = raw["bytes"] if raw["bytes"] is not None else Path(raw["path"]).read_bytes()
+    elif isinstance(image, Image.Image):
+        content = image.tobytes()
+    else:
+        content = Path(image).read_bytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_image(image: ImageLike) -> Image.Image:
+    """Upright RGB, from wherever the image is."""
+    return image.open() if isinstance(image, RowImage) else open_image(image)

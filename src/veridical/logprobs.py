@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veridical.batching import Batch, Group, RowBatch, SharedBatch, row_batch, shared_batch
+from veridical.batching import Batch, RowBatch, SharedBatch, row_batch, shared_batch
 from veridical.heads import head_logps, logits_are_the_heads, stock_logits
 from veridical.losses import token_logps
 from veridical.models import Policy, unwrap
+from veridical.rendering import Group
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ def rounding(logps: Tensor, dtype: torch.dtype, tokens: int) -> float:
 
 
 def _with_ids(group: Group, response_ids: tuple[Tensor, ...]) -> Group:
-    return Group(
-        group.id, group.images, group.prompt_text, group.response_texts, response_ids, group.cut
+    texts = (group.response_texts[-1], *group.response_texts[1:])
+    learned = (group.learned_of(len(response_ids) - 1), *group.learned[1:]) if group.learned else ()
+    return dataclasses.replace(
+        group, response_texts=texts, response_ids=response_ids, learned=learned
     )

@@ -17,11 +17,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from veridical.batching import Batch, Group, open_group_images, placeholder_counts, row_batch
+from veridical.batching import Batch, placeholder_counts, row_batch
 from veridical.errors import UserError
+from veridical.images import ImageLike
 from veridical.logprobs import response_logps, rounding
 from veridical.losses import token_logps
 from veridical.models import Policy
+from veridical.rendering import Group, open_images
 
 ProofName = Literal["start", "image_matters", "placeholders", "batch_invariance", "path_parity"]
 Layout = Callable[[Sequence[Group]], Batch]
@@ -193,18 +195,19 @@ def stock_logps(policy: Policy, group: Group) -> Tensor:
     Returns:
         Shape: (k,).
     """
-    prompt = _stock_inputs(policy, group, group.prompt_text)["input_ids"].shape[1]
     sums = []
-    for text, ids in zip(group.response_texts, group.response_ids, strict=True):
-        inputs = _stock_inputs(policy, group, group.prompt_text + text)
+    for index, (text, ids) in enumerate(zip(group.response_texts, group.response_ids, strict=True)):
+        images = open_images(group.images_of(index))
+        prompt = _stock_inputs(policy, images, group.prompt_text)["input_ids"].shape[1]
+        inputs = _stock_inputs(policy, images, group.prompt_text + text)
         logits = policy.core(**inputs).logits[0, prompt - 1 : prompt - 1 + len(ids)]
         targets = inputs["input_ids"][0, prompt : prompt + len(ids)]
-        sums.append(token_logps(logits, targets).sum())
+        learned = group.learned_of(index).to(logits.device)
+        sums.append(token_logps(logits, targets)[learned].sum())
     return torch.stack(sums)
 
 
-def _stock_inputs(policy: Policy, group: Group, text: str) -> dict[str, Any]:
-    images = open_group_images(group)
+def _stock_inputs(policy: Policy, images: list[Image.Image], text: str) -> dict[str, Any]:
     bos = policy.processor.tokenizer.bos_token
     inputs = policy.processor(
         images=images or None,
@@ -217,8 +220,12 @@ def _stock_inputs(policy: Policy, group: Group, text: str) -> dict[str, Any]:
 
 
 def _with_other_images(group: Group) -> Group:
-    grey = [Image.new("RGB", image.size, (127, 127, 127)) for image in open_group_images(group)]
-    return dataclasses.replace(group, images=tuple(grey))
+    own = tuple(None if one is None else _greyed(one) for one in group.response_images)
+    return dataclasses.replace(group, images=_greyed(group.images), response_images=own)
+
+
+def _greyed(images: Sequence[ImageLike]) -> tuple[ImageLike, ...]:
+    return tuple(Image.new("RGB", i.size, (127, 127, 127)) for i in open_images(images))
 
 
 def _few(numbers: Sequence[int]) -> str:

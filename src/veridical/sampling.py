@@ -14,19 +14,13 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
-from veridical.batching import (
-    ImageLike,
-    PromptBatch,
-    encode_prompts,
-    image_key,
-    masked_prompt_batch,
-    prompt_batch,
-    render_prompt,
-)
+from veridical.batching import PromptBatch, encode_prompts, masked_prompt_batch, prompt_batch
+from veridical.images import ImageLike, image_key
 from veridical.models import Policy, end_token_ids, image_token_id
 from veridical.progress import track
 from veridical.randomness import generator
 from veridical.records import Message
+from veridical.rendering import render_prompt
 from veridical.sentences import ends_sentence, first_sentence
 
 StopReason = Literal["end", "sentence", "length"]

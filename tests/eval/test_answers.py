@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from veridical import models, sampling
-from veridical.batching import RefusedRowError
 from veridical.errors import UserError
 from veridical.eval.answers import (
     Query,
@@ -21,6 +20,7 @@ from veridical.eval.chair import eval_chair
 from veridical.eval.pope import eval_pope
 from veridical.files import read_json, read_jsonl, write_json
 from veridical.models import Policy
+from veridical.rendering import RefusedRowError
 from veridical.sampling import Decoding, Request, Response
 
 

@@ -13,11 +13,11 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from veridical import logprobs
-from veridical.batching import Group
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl
 from veridical.models import Policy, load_policy
 from veridical.records import assistant_message, user_message, write_records
+from veridical.rendering import Group
 from veridical.train import dpo
 from veridical.train.checkpoints import newest_verified
 from veridical.train.dpo import train_dpo

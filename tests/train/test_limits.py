@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from veridical.batching import Group
 from veridical.errors import UserError
 from veridical.models import Policy
+from veridical.rendering import Group
 from veridical.train.reference import precompute
 from veridical.train.rows import read_training_rows
 from veridical.train.run import TrainerSettings

@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from veridical.batching import RefusedRowError, load_image, render_prompt, row_images
 from veridical.build._bdhs_parts import Parts, assemble
 from veridical.build._image_noise import add_noise
 from veridical.errors import UserError
 from veridical.files import require_file
+from veridical.images import load_image, row_images
 from veridical.models import DtypeName, Policy, load_policy
 from veridical.progress import track
 from veridical.randomness import generator
 from veridical.records import Message, assistant_message, count_images, read_records, text_of
+from veridical.rendering import RefusedRowError, render_prompt
 from veridical.runs import start_run
 from veridical.sampling import (
     Decoding,

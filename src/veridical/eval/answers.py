@@ -229,9 +229,9 @@ def read_answer_rows(path: Path, id_field: str) -> list[dict[str, Any]]:
 def _ask(
     queries: Sequence[Query], keys: Sequence[str], settings: Settings, folder: Path, label: str
 ) -> list[Answer]:
-    from veridical.batching import RefusedRowError
     from veridical.models import load_policy
     from veridical.records import user_message
+    from veridical.rendering import RefusedRowError
     from veridical.sampling import Decoding, Request, respond
 
     policy = load_policy(settings.model, settings.dtype, settings.device)

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from veridical.batching import Group
 from veridical.errors import UserError
 from veridical.files import hash_path, read_json, require_file, write_json
 from veridical.logprobs import ResponseLogps, Sharing, collate, response_logps, sharing
@@ -28,6 +27,7 @@ from veridical.models import (
     starts_from_adapter,
 )
 from veridical.proofs import Proof, noise_floor, print_proofs, prove, prove_start, require
+from veridical.rendering import Group
 from veridical.runs import start_run
 from veridical.train.card import write_cards
 from veridical.train.loop import Items, Outcome, Task

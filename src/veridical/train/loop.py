@@ -26,12 +26,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from veridical.batching import Group
 from veridical.errors import UserError
 from veridical.files import read_jsonl, write_jsonl
 from veridical.logprobs import ResponseLogps, collate, response_logps
 from veridical.models import Policy, projector_parameters
 from veridical.progress import step_bar
+from veridical.rendering import Group
 from veridical.train.checkpoints import write_manifest
 
 WEIGHTS = "trained.safetensors"

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from veridical.batching import Group, image_bytes_key
 from veridical.errors import UserError
 from veridical.files import read_json, write_json
+from veridical.images import image_bytes_key
 from veridical.logprobs import collate, response_logps
 from veridical.models import Policy
 from veridical.progress import track
+from veridical.rendering import Group
 
 SPOT_CHECKS = 2
 
@@ -89,10 +90,10 @@ def reference_key(
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     for group in groups:
         digest.update(f"\0{group.id}\0{group.prompt_text}\0".encode())
-        for image in group.images:
-            digest.update(image_bytes_key(image).encode())
-        for ids in group.response_ids:
-            digest.update(ids.numpy().tobytes())
+        for index, ids in enumerate(group.response_ids):
+            for image in group.images_of(index):
+                digest.update(image_bytes_key(image).encode())
+            digest.update(ids.numpy().tobytes() + group.learned_of(index).numpy().tobytes())
     return digest.hexdigest()
 
 

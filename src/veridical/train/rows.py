@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from veridical.batching import Group, RefusedRowError, check_lengths, render_group, row_images
+from veridical.batching import check_lengths
 from veridical.errors import UserError
 from veridical.files import write_jsonl
+from veridical.images import row_images
 from veridical.models import Policy
 from veridical.progress import track
 from veridical.randomness import generator
 from veridical.records import Kind, count_images, read_records
+from veridical.rendering import Group, RefusedRowError, render_group
 
 
 @dataclass(frozen=True)

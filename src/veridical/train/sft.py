@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from veridical.batching import Group
 from veridical.files import require_file, write_json
 from veridical.logprobs import ResponseLogps, Sharing, collate, sharing
 from veridical.models import (
@@ -21,6 +20,7 @@ from veridical.models import (
     starts_from_adapter,
 )
 from veridical.proofs import Proof, print_proofs, prove, require
+from veridical.rendering import Group
 from veridical.runs import start_run
 from veridical.train.card import write_cards
 from veridical.train.loop import Items, Outcome, Task
