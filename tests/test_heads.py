@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical import heads
+from veridical.batching import row_batch
 from veridical.heads import head_logps, logits_are_the_heads
 from veridical.logprobs import response_logps, sharing
 from veridical.losses import token_logps
