@@ -17,6 +17,7 @@ from veridical.records import assistant_message, user_message
 from veridical.rendering import Group, render_group
 from veridical.world.model import build_model, build_processor
 
+os.environ["VERIDICAL_CACHE"] = "none"  # tests that want a cache name a folder of their own
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 

@@ -93,7 +93,7 @@ def load_policy(
     """
     folder = EMBEDDED_MODEL if name == "embedded" else Path(name)
     if (folder / "adapter_config.json").is_file():
-        base = _adapter_base(folder)
+        base = adapter_base(folder)
         policy = load_policy(base, dtype, device, init_adapter=folder)
         return _merge_adapter(policy, init_adapter) if init_adapter else policy
     source = str(folder) if folder.is_dir() else name
@@ -274,7 +274,12 @@ def _cannot_load(name: str, what: str, error: Exception) -> str:
     )
 
 
-def _adapter_base(folder: Path) -> str:
+def adapter_base(folder: Path) -> str:
+    """The name of the base that an adapter's folder names.
+
+    Raises:
+        UserError: it names none.
+    """
     from peft import PeftConfig
 
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from veridical.cache import Cache
 from veridical.errors import UserError
 from veridical.models import Policy
 from veridical.rendering import Group
@@ -48,5 +49,5 @@ def test_a_reference_that_is_no_number(policy: Policy, groups: list[Group], tmp_
     with torch.no_grad():
         policy.core.get_output_embeddings().weight.fill_(torch.nan)
     with pytest.raises(UserError, match=r"not finite .*pair-0"):
-        precompute(policy, groups[:2], True, 2, tmp_path / "store.json", 1e-6, "")
-    assert not (tmp_path / "store.json").exists()
+        precompute(policy, groups[:2], True, 2, 1e-6, Cache(tmp_path / "cache", 1e9), "weights")
+    assert not (tmp_path / "cache").exists()

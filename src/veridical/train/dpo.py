@@ -12,8 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from veridical.cache import open_cache
 from veridical.errors import UserError
-from veridical.files import hash_path, read_json, require_file, write_json
+from veridical.files import read_json, require_file, write_json
 from veridical.logprobs import ResponseLogps, Sharing, collate, response_logps, sharing
 from veridical.losses import dpo_loss, implicit_rewards, mean_token_nll
 from veridical.models import (
@@ -31,9 +32,10 @@ from veridical.rendering import Group
 from veridical.runs import start_run
 from veridical.train.card import write_cards
 from veridical.train.loop import Items, Outcome, Task
-from veridical.train.reference import compute_logps, precompute
+from veridical.train.reference import compute_logps, precompute, write_reference
 from veridical.train.rows import list_skipped, read_training_rows, split_held_out
 from veridical.train.run import TrainerSettings, run_trainer, save_result
+from veridical.weights import weights_hash
 
 PROOF_ROWS = 4
 METHOD = "direct preference optimisation (DPO)"
@@ -75,6 +77,8 @@ def train_dpo(
     share_prefix: bool = True,
     prove_first: bool = True,
     resume: bool = False,
+    cache: str | None = None,
+    cache_gigabytes: float = 50.0,
     save_merged: bool = True,
     images_root: Path | None = None,
     max_bad_fraction: float = 0.01,
@@ -118,6 +122,9 @@ def train_dpo(
         share_prefix: encode image and prompt once per pair, where the model allows it.
         prove_first: run the five proofs before the first step and stop if one fails.
         resume: go on from the newest checkpoint in OUT that verifies.
+        cache: folder that runs share for reference log-probs, or `none`; if not set, the
+            variable VERIDICAL_CACHE says, else it is the user's folder for caches.
+        cache_gigabytes: what that folder may hold, in 10^9 bytes; the longest unused goes first.
         save_merged: also write the merged model (LoRA), not only the adapter.
         images_root: what image paths are relative to; the data file's folder if not set.
         max_bad_fraction: share of unusable rows above which the run does not start.
@@ -136,6 +143,7 @@ def train_dpo(
         projector_learning_rate, resume, trainer,
     )  # fmt: skip
     settings.arguments(out, rows=1, held_out=False)  # refuses a bad `trainer:` before any work
+    store = open_cache(cache, cache_gigabytes)
     with start_run(out, "train dpo", configuration, _inputs(model, data)) as run:
         start = load_policy(model, dtype, device, init_adapter)
         rows = read_training_rows(
@@ -151,16 +159,12 @@ def train_dpo(
         logps = torch.zeros(len(everything), 2, dtype=torch.float64)
         frozen = frozen_copy(start) if reference == "in_step" and tuning == "full" else None
         if reference == "precomputed":
-            store = out / "reference_logps.json"
-            logps = precompute(
-                start,
-                everything,
-                shares.allowed,
-                2 * batch_size,
-                store,
-                10 * floor,
-                hash_path(data),
+            weights = weights_hash(start, model, init_adapter, store)
+            known = precompute(
+                start, everything, shares.allowed, 2 * batch_size, 10 * floor, store, weights
             )
+            write_reference(out, everything, known)
+            logps = known.logps
         wanted = Tuning(tuning, lora_rank, lora_alpha, 0.0, train_projector, train_vision)
         policy = prepare_training(start, wanted)
         in_step = _reference_in_step(policy, frozen) if reference == "in_step" else None

@@ -1,35 +1,56 @@
-"""Reference log-probs: computed once before training and stored, or in the step."""
+"""Reference log-probs: computed once before training and kept, or in the step.
+
+What is kept is one entry a pair, so that another subset, another seed or another arm of a study
+finds what it shares with this one.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from veridical.cache import Cache, digest
 from veridical.errors import UserError
-from veridical.files import read_json, write_json
+from veridical.files import write_json
 from veridical.images import image_bytes_key
 from veridical.logprobs import collate, response_logps
 from veridical.models import Policy
 from veridical.progress import track
 from veridical.rendering import Group
+from veridical.weights import processor_hash, surroundings
 
 SPOT_CHECKS = 2
+BLOCK = 256
+"""Pairs an entry of the cache: what an interruption may lose."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The reference's log-probs.
+
+    Attributes:
+        logps: Shape: (groups, k), float64 on the CPU.
+        reused: how many rows came from the cache.
+    """
+
+    logps: Tensor
+    reused: int
 
 
 @torch.no_grad()
 def compute_logps(
-    policy: Policy, groups: Sequence[Group], share_prefix: bool, batch_size: int, label: str = ""
+    policy: Policy, groups: Sequence[Group], share_prefix: bool, batch_size: int
 ) -> Tensor:
     """Log-probs of every response, in evaluation mode. Shape: (groups, k), float64 on the CPU."""
     training = policy.model.training
     policy.model.eval()
-    starts = range(0, len(groups), batch_size)
     sums = []
-    for start in track(starts, label) if label else starts:
+    for start in range(0, len(groups), batch_size):
         batch = collate(policy, groups[start : start + batch_size], share_prefix)
         sums.append(response_logps(policy.model, batch).sums.double().cpu())
     policy.model.train(training)
@@ -41,66 +62,114 @@ def precompute(
     groups: Sequence[Group],
     share_prefix: bool,
     batch_size: int,
-    store: Path,
     tolerance: float,
-    data_hash: str,
-) -> Tensor:
-    """The reference's log-probs, from `store` if it holds those of these weights and rows.
+    cache: Cache,
+    weights: str,
+) -> Reference:
+    """The reference's log-probs; those of pairs that the cache knows are not computed again.
 
     Args:
         policy: the reference.
         groups: every row, held-out ones too.
         share_prefix: the layout; part of the key.
         batch_size: rows at once.
-        store: the JSON file they are kept in.
-        tolerance: how far a few recomputed rows may be from the stored ones, in nats.
-        data_hash: of the file that the rows and their images come from.
-
-    Returns:
-        Shape: (groups, k).
+        tolerance: how far a few recomputed rows may be from the kept ones, in nats.
+        cache: where they are kept.
+        weights: hash of the reference's weights.
 
     Raises:
         UserError: a log-prob is not finite.
     """
-    key = reference_key(policy, groups, share_prefix, data_hash)
-    stored = _read(store, key)
-    if stored is not None:
-        few = list(groups[:SPOT_CHECKS])
-        again = compute_logps(policy, few, share_prefix, batch_size)
-        if float((again - stored[: len(few)]).abs().max()) <= tolerance:
-            return stored
-    logps = compute_logps(policy, groups, share_prefix, batch_size, "reference log-probs")
-    odd = [group.id for group, row in zip(groups, logps, strict=True) if not row.isfinite().all()]
+    kind = f"reference/{reference_key(policy, share_prefix, weights)}"
+    keys = [pair_key(policy, group) for group in groups]
+    known = _known(cache, kind)
+    found = [index for index, key in enumerate(keys) if key in known]
+    few = found[:: max(1, len(found) // SPOT_CHECKS)][:SPOT_CHECKS]
+    if few:
+        again = compute_logps(policy, [groups[i] for i in few], share_prefix, batch_size)
+        moved = float((again - torch.stack([known[keys[i]] for i in few])).abs().max())
+        if not moved <= tolerance:
+            print(f"The cached reference log-probs are off by {moved:.2g} nats; computed again.")
+            cache.forget(kind)
+            known, found = {}, []
+    missing = [index for index, key in enumerate(keys) if key not in known]
+    step = max(1, BLOCK // batch_size) * batch_size
+    bar = track(range(0, len(missing), batch_size), "reference log-probs") if missing else []
+    block: dict[str, Tensor] = {}
+    for start in bar:
+        part = missing[start : start + batch_size]
+        logps = compute_logps(policy, [groups[i] for i in part], share_prefix, batch_size)
+        _require_finite([groups[i].id for i in part], logps)
+        block |= {keys[i]: row for i, row in zip(part, logps, strict=True)}
+        if len(block) >= step or start + batch_size >= len(missing):
+            _keep(cache, kind, block)
+            known |= block
+            block = {}
+    return Reference(torch.stack([known[key] for key in keys]), len(found))
+
+
+def write_reference(out: Path, groups: Sequence[Group], reference: Reference) -> None:
+    """Keep the run's own copy, `reference_logps.json`, and say what the cache spared."""
+    ids = [group.id for group in groups]
+    logps = reference.logps.tolist()
+    write_json(
+        out / "reference_logps.json", {"ids": ids, "logps": logps, "reused": reference.reused}
+    )
+    if reference.reused:
+        print(f"Reference log-probs of {reference.reused} of {len(ids)} rows were in the cache.")
+
+
+def reference_key(policy: Policy, share_prefix: bool, weights: str) -> str:
+    """Hash of what all pairs' log-probs depend on: weights, dtype, layout, processor, versions."""
+    layout = "shared prefix" if share_prefix else "two rows"
+    return digest(weights, layout, processor_hash(policy), surroundings(policy))
+
+
+def pair_key(policy: Policy, group: Group) -> str:
+    """Hash of one pair: its token ids, texts and the bytes of its images; not its name."""
+    tokenizer = policy.processor.tokenizer
+    prompt_ids = tokenizer(group.prompt_text, add_special_tokens=False)["input_ids"]
+    parts: list[Any] = [torch.tensor(prompt_ids)]
+    for field in dataclasses.fields(group):
+        value = getattr(group, field.name)
+        if field.name == "id" or value is None:
+            continue
+        if "images" in field.name:
+            value = _image_keys(value)
+        parts.append([field.name, value])
+    return digest(parts)
+
+
+def _image_keys(images: Any) -> Any:
+    """The same nesting, with a hash of its bytes for each image."""
+    if images is None:
+        return None
+    return (
+        [_image_keys(i) for i in images] if isinstance(images, tuple) else image_bytes_key(images)
+    )
+
+
+def _known(cache: Cache, kind: str) -> dict[str, Tensor]:
+    known: dict[str, Tensor] = {}
+    for key in cache.keys(kind):
+        entry = cache.get(kind, key)
+        if entry is not None:
+            names = (bytes(row.tolist()).hex() for row in entry["keys"])
+            known |= dict(zip(names, entry["logps"], strict=True))
+    return known
+
+
+def _keep(cache: Cache, kind: str, block: Mapping[str, Tensor]) -> None:
+    """One entry for many pairs: a file each would be mostly empty disk blocks."""
+    names = torch.tensor([list(bytes.fromhex(key)) for key in block], dtype=torch.uint8)
+    logps = torch.stack(list(block.values()))
+    cache.put(kind, digest(names), {"keys": names, "logps": logps})
+
+
+def _require_finite(ids: Sequence[str], logps: Tensor) -> None:
+    odd = [id for id, row in zip(ids, logps, strict=True) if not row.isfinite().all()]
     if odd:
         raise UserError(
             f"The reference's log-probs of {len(odd)} rows are not finite (first: {odd[0]}). "
             "Set --dtype float32 or bfloat16, and check these rows' answers."
         )
-    write_json(store, {"key": key, "ids": [g.id for g in groups], "logps": logps.tolist()})
-    return logps
-
-
-def reference_key(
-    policy: Policy, groups: Sequence[Group], share_prefix: bool, data_hash: str
-) -> str:
-    """Hash of all that the log-probs depend on: weights, dtype, layout, token ids and images."""
-    digest = hashlib.sha256(f"{policy.model.dtype}/{share_prefix}/{data_hash}".encode())
-    for name, tensor in sorted(policy.core.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    for group in groups:
-        digest.update(f"\0{group.id}\0{group.prompt_text}\0".encode())
-        for index, ids in enumerate(group.response_ids):
-            for image in group.images_of(index):
-                digest.update(image_bytes_key(image).encode())
-            digest.update(ids.numpy().tobytes() + group.learned_of(index).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _read(store: Path, key: str) -> Tensor | None:
-    if not store.is_file():
-        return None
-    content = read_json(store)
-    if content.get("key") != key:
-        return None
-    return torch.tensor(content["logps"], dtype=torch.float64)

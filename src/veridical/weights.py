@@ -1,0 +1,94 @@
+"""What a model's answers depend on, as hashes that cost nothing on the second start."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from torch import Tensor
+
+from veridical.cache import Cache, digest
+from veridical.models import EMBEDDED_MODEL, Policy, adapter_base
+
+WEIGHT_FILES = ("*.safetensors", "*.bin", "*.json")
+LIBRARIES = ("veridical", "torch", "transformers")
+
+
+def weights_hash(policy: Policy, name: str, init_adapter: Path | None, cache: Cache) -> str:
+    """Hash of a policy's weights, from the files that it was loaded from.
+
+    A merged adapter is told by its own files and its base's. Where no files can be found, the
+    weights in memory are hashed.
+
+    Args:
+        policy: what `load_policy(name, init_adapter=init_adapter)` returned, not yet trained.
+        name: what was given for it.
+        init_adapter: what was given with it.
+        cache: remembers the hashes of files.
+    """
+    files = weight_files(name, init_adapter)
+    if files is None:
+        return tensors_hash(policy.core.state_dict().items())
+    return digest([[file.name, cache.file_hash(file)] for file in files])
+
+
+def weight_files(name: str, init_adapter: Path | None = None) -> list[Path] | None:
+    """The files that hold a model's weights and configuration; None if they can't be found."""
+    folder = EMBEDDED_MODEL if name == "embedded" else Path(name)
+    adapted = [folder] if (folder / "adapter_config.json").is_file() else []
+    if adapted:
+        base = weight_files(adapter_base(folder))
+    else:
+        base = _files(folder) if folder.is_dir() else _hub_files(name)
+    if not base:
+        return None
+    adapters = [*adapted, *([init_adapter] if init_adapter else [])]
+    return [*base, *(file for adapter in adapters for file in _files(adapter))]
+
+
+def tensors_hash(named: Iterable[tuple[str, Tensor]]) -> str:
+    """Hash of tensors in memory, with their names."""
+    return digest([[name, tensor] for name, tensor in sorted(named, key=lambda pair: pair[0])])
+
+
+def processor_hash(policy: Policy) -> str:
+    """Hash of how images become tensors: the processor's configuration and backend."""
+    processor = policy.processor
+    classes = [type(processor).__name__, type(processor.image_processor).__name__]
+    return digest(classes, _plain(processor.to_dict()), _plain(processor.image_processor.to_dict()))
+
+
+def surroundings(policy: Policy) -> list[str]:
+    """What else moves a forward's last digits: libraries, dtype, kind of device, attention."""
+    versions = [f"{name} {_version(name)}" for name in LIBRARIES]
+    config = policy.core.config
+    attention = str(getattr(config, "_attn_implementation", None))
+    return [*versions, str(policy.model.dtype), policy.device.type, attention, torch.__version__]
+
+
+def _files(folder: Path) -> list[Path]:
+    found = {path for pattern in WEIGHT_FILES for path in folder.glob(pattern)}
+    ours = ("config", "model", "pytorch_model", "adapter")
+    return sorted(path for path in found if path.name.startswith(ours))
+
+
+def _hub_files(name: str) -> list[Path] | None:
+    config = try_to_load_from_cache(name, "config.json")
+    return _files(Path(config).parent) if isinstance(config, str) else None
+
+
+def _plain(configuration: dict[str, Any]) -> str:
+    kept = {name: value for name, value in configuration.items() if name != "_name_or_path"}
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
