@@ -42,6 +42,10 @@ def test_metrics_by_hand() -> None:
     assert scores["recall"].value == pytest.approx(2 / 3)
     # Words: 8 + 2 + 2.
     assert scores["mean_length"].value == pytest.approx(12 / 3)
+    # Exact judge: 1 invented, all of 1 found | 1 of 2 found | nothing to find.
+    exact = (-1 + 0.9 - 0.0008, 0.9 / 2 - 0.0002, 0.9 - 0.0002)
+    assert scores["exact_score"].value == pytest.approx(sum(exact) / 3)
+    assert scores["exact_score"].n == 3
     assert {score.clusters for score in scores.values()} == {3}
     assert details[0]["mentions"][2] == {
         "start": 25,
@@ -96,7 +100,7 @@ def test_run_writes_everything(tmp_path: Path) -> None:
     _run(tmp_path, ANSWERS)
     out = tmp_path / "out"
     scores = read_json(out / "scores.json")
-    assert list(scores) == ["chair_i", "chair_s", "recall", "mean_length"]
+    assert list(scores) == ["chair_i", "chair_s", "recall", "mean_length", "exact_score"]
     assert set(scores["mean_length"]) == {"value", "low", "high", "n", "clusters"}
     assert [row["image_id"] for row in read_jsonl(out / "details.jsonl")] == ["1", "2", "3"]
     assert read_jsonl(out / "answers.jsonl")[0]["answer"] == ANSWERS[0]["answer"]

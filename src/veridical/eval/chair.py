@@ -3,7 +3,8 @@
 Per answer the vocabulary finds mentions of objects; a mention is hallucinated when the image's
 list does not have the object. `chair_i` = hallucinated mentions / mentions, `chair_s` = answers
 with a hallucinated mention / answers, `recall` = distinct listed objects that are mentioned /
-listed objects, summed over images (Object HalBench's recall), `mean_length` = words per answer.
+listed objects, summed over images (Object HalBench's recall), `mean_length` = words per answer,
+`exact_score` = the mean of the exact judge's score (`judges.exact.exact_score`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from veridical.eval.answers import (
 )
 from veridical.eval.scores import print_scores, write_scores
 from veridical.files import write_jsonl
+from veridical.judges.exact import exact_score
 from veridical.object_lists import (
     count_objects,
     judge_answer,
@@ -36,7 +38,7 @@ from veridical.runs import start_run
 from veridical.statistics import (
     ClusterSums,
     Estimate,
-    FloatArray,
+    Formula,
     Metric,
     estimate,
     ratio,
@@ -49,17 +51,18 @@ NO_LIST = "the image has no object list"
 
 
 def chair_metrics() -> tuple[Metric, ...]:
-    """The four metrics as formulas on the columns of `chair_sums`."""
+    """The metrics as formulas on the columns of `chair_sums`."""
     return (
         Metric("chair_i", lambda sums: ratio(sums["hallucinated"], sums["mentions"]), "mentions"),
         Metric("chair_s", lambda sums: ratio(sums["wrong_answers"], sums["answers"]), "answers"),
         Metric("recall", lambda sums: ratio(sums["recalled"], sums["objects"]), "objects"),
-        Metric("mean_length", _mean_length, "answers", fraction=False),
+        Metric("mean_length", _mean("words"), "answers", fraction=False),
+        Metric("exact_score", _mean("exact"), "answers", fraction=False),
     )
 
 
-def _mean_length(sums: Mapping[str, FloatArray]) -> FloatArray:
-    return ratio(sums["words"], sums["answers"])
+def _mean(column: str) -> Formula:
+    return lambda sums: ratio(sums[column], sums["answers"])
 
 
 def chair_sums(details: Sequence[Mapping[str, Any]]) -> ClusterSums:
@@ -123,7 +126,8 @@ def eval_chair(
     """Have images described, or take descriptions made elsewhere, and count what is not there.
 
     Writes `answers.jsonl`, `details.jsonl` (every mention with its place), `scores.json`
-    (chair_i, chair_s, recall, mean_length with 95 % intervals clustered by image) and `run.json`.
+    (chair_i, chair_s, recall, mean_length, exact_score with 95 % intervals clustered by image)
+    and `run.json`.
     Run again with the same settings, it continues. An image whose name is no key of `objects` is
     looked up by its last number without leading zeros, as COCO's are.
 
@@ -245,4 +249,5 @@ def _counts(row: Mapping[str, Any]) -> dict[str, float]:
         "recalled": counts.recalled,
         "objects": counts.listed,
         "words": counts.words,
+        "exact": exact_score(counts),
     }

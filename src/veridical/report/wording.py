@@ -46,6 +46,9 @@ METRICS = {
         "Objects found", "recall: of all objects shown", better="higher", main=True
     ),
     "mean_length": MetricName("Length of the answers", "mean, in words", unit="words", main=True),
+    "exact_score": MetricName(
+        "Exact judge's score", "mean over answers", unit="number", better="higher"
+    ),
     "pope/accuracy": MetricName(
         "Yes/no questions right", "POPE accuracy", better="higher", main=True
     ),

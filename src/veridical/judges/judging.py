@@ -1,0 +1,78 @@
+"""What every judge takes and gives.
+
+A judge is a function on a list of cases: it may score them in batches, in turn or side by side.
+It sees all responses of a case together, and says of each what it is worth and why. What it needs
+besides (a model, truth about the images, an endpoint) is bound when it is made, as
+`judges.exact.exact_judge` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from veridical.messages import Message
+
+
+@dataclass(frozen=True)
+class Case:
+    """Responses to one prompt.
+
+    Attributes:
+        id: the record's id; keys whatever the judge draws at random.
+        prompt: messages that end with a user turn.
+        responses: texts, in the record's order.
+        images: in the order of the prompt's image blocks; paths, Pillow images or rows' images
+            that are opened when they are needed.
+        image_names: names by which a judge may look the images up: file names without suffix.
+        facts: captions, regions or options that a judge may be told.
+    """
+
+    id: str
+    prompt: Sequence[Message]
+    responses: Sequence[str]
+    images: Sequence[Any] = ()
+    image_names: Sequence[str] = ()
+    facts: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What judging took.
+
+    Attributes:
+        input_tokens: read by a model.
+        output_tokens: written by a model.
+        dollars: charged by an endpoint.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    dollars: float = 0.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says of one case.
+
+    Attributes:
+        ratings: for each response, aspect to value; higher is better unless the aspect says
+            otherwise. Empty if the case could not be scored: never zeros in disguise.
+        reasons: for each response, why.
+        cost: of this case.
+        problem: why the case could not be scored; "" if it was.
+    """
+
+    ratings: tuple[Mapping[str, float], ...] = ()
+    reasons: tuple[str, ...] = ()
+    cost: Cost = Cost()
+    problem: str = ""
+
+
+class Judge(Protocol):
+    """A verdict for each case, in order."""
+
+    def __call__(self, cases: Sequence[Case]) -> list[Verdict]:
+        """Judge the cases."""
+        ...
