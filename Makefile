@@ -14,10 +14,11 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 pyth
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.veridical-runtime
 DEVELOPMENT := $(VENV)/.veridical-development
+TORCHVISION := $(VENV)/torchvision-for-tests
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit test-all evidence clean
+.PHONY: help setup demo test lint types imports unit families test-all evidence clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
@@ -28,7 +29,7 @@ setup: $(DEVELOPMENT)  ## Prepare the virtual environment in .venv, for use and 
 demo: $(RUNTIME)  ## See a small model hallucinate, be aligned, and hallucinate less (minutes, no GPU).
 	$(BIN)/veridical demo $(DEMO_FLAGS)
 
-test: lint types imports unit  ## All checks of a change: ruff, mypy, import-linter, unit tests.
+test: lint types imports unit families  ## All checks of a change: ruff, mypy, import-linter, unit tests.
 
 lint: $(DEVELOPMENT)  ## Style and format, by ruff.
 	$(BIN)/ruff check .
@@ -41,13 +42,17 @@ imports: $(DEVELOPMENT)  ## Which floor may import which, by import-linter.
 	$(BIN)/lint-imports
 
 unit: $(DEVELOPMENT)  ## Unit tests: offline, on the CPU, in minutes.
-	$(BIN)/python -m pytest -q $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q --ignore=tests/families $(PYTEST_FLAGS)
 
-test-all: $(DEVELOPMENT)  ## Unit tests and the long ones; needs VERIDICAL_TEST_DATA.
+families: $(DEVELOPMENT) $(TORCHVISION)  ## Unit tests of model families, with torchvision beside.
+	PYTHONPATH=tests/families VERIDICAL_TORCHVISION=$(TORCHVISION) \
+	$(BIN)/python -m pytest -q -p torchvision_beside tests/families
+
+test-all: $(DEVELOPMENT) families  ## Unit tests and the long ones; needs VERIDICAL_TEST_DATA.
 	@if [ ! -d "$$VERIDICAL_TEST_DATA" ]; then \
 	echo "make test-all: set VERIDICAL_TEST_DATA to the folder with the test data" \
 	"(now: '$$VERIDICAL_TEST_DATA', which is not a folder)." >&2; exit 1; fi
-	$(BIN)/python -m pytest -q -m 'not gpu' $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q -m 'not gpu' --ignore=tests/families $(PYTEST_FLAGS)
 
 evidence: $(RUNTIME)  ## The three-seed study behind the README's figures (an hour; resumable).
 	$(BIN)/veridical evidence $(EVIDENCE_FLAGS)
@@ -72,3 +77,9 @@ $(DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing veridical with its development tools into $(VENV) (minutes, the first time) ..."
 	$(INSTALL) -e '.[dev]'
 	@touch $(RUNTIME) $@
+
+# Where no other test sees it: with torchvision at hand, Transformers behaves differently.
+$(TORCHVISION): tests/families/requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps \
+	--upgrade --target $@ -r tests/families/requirements.txt
+	@touch $@

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical.batching import encode_prompts, masked_prompt_batch
+from veridical._masked_prompts import encode_prompts, masked_prompt_batch
 from veridical.models import Policy
 from veridical.records import user_message
 from veridical.rendering import render_prompt
@@ -152,10 +152,15 @@ def test_masking_is_admitted_by_experiment(
 ) -> None:
     request = Request("row", [pictures[0]], PROMPT)
     assert masking_refusal(policy, request) is None
-    policy.core.config.text_config.rope_parameters["mrope_section"] = [8, 12, 12]
-    assert "three-dimensional" in str(masking_refusal(policy, request))
-    del policy.core.config.text_config.rope_parameters["mrope_section"]
     honest = policy.core.get_image_features
+    forward = type(policy.core).forward
+
+    def counted(core: object, *, position_ids: object = None, **inputs: object) -> object:
+        return forward(core, **inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(policy.core), "forward", counted)
+        assert "dropping" in str(masking_refusal(policy, request))
 
     def doubled(**inputs: object) -> object:
         outputs = honest(**inputs)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from veridical._positions import TOKEN_INPUTS, continued, token_positions, vision_inputs
 from veridical.errors import UserError
 from veridical.images import ImageLike, load_image
 from veridical.models import Policy, image_token_id
@@ -87,7 +88,7 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
     """
     flat = [(group, index) for group in groups for index in range(len(group.response_ids))]
     texts = [group.prompt_text + group.response_texts[index] for group, index in flat]
-    inputs = _process(policy, [group.images_of(index) for group, index in flat], texts, "right")
+    inputs = process(policy, [group.images_of(index) for group, index in flat], texts, "right")
     attention = inputs["attention_mask"]
     response_mask = torch.zeros_like(attention, dtype=torch.bool)
     for row, (group, index) in enumerate(flat):
@@ -103,6 +104,7 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
                 "tokens, so they can't be told apart. This model is not supported yet."
             )
         attention[row, start + kept :] = 0
+    inputs["position_ids"] = token_positions(policy.core, inputs)
     return RowBatch(inputs, response_mask.to(policy.device), len(groups[0].response_ids))
 
 
@@ -113,34 +115,34 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
     no prefix, so it has a row to itself.
     """
     prefixes = [(i, responses) for i, g in enumerate(groups) for responses in _sharing(g)]
-    prompts = _process(
+    prompts = process(
         policy,
         [groups[i].images_of(responses[0]) for i, responses in prefixes],
         [groups[i].prompt_text for i, _ in prefixes],
         "right",
     )
-    attention = prompts.pop("attention_mask").cpu()
-    prompt_ids = prompts.pop("input_ids").cpu()
-    lengths = attention.sum(-1).tolist()
+    lengths = prompts["attention_mask"].sum(-1).tolist()
+    positions = token_positions(policy.core, prompts).cpu()
     rows = [
-        _shared_row(prompt_ids[row, : lengths[row]], groups[i], responses)
+        _shared_row(
+            prompts["input_ids"][row, : lengths[row]].cpu(),
+            positions[..., row, : lengths[row]],
+            groups[i],
+            responses,
+        )
         for row, (i, responses) in enumerate(prefixes)
     ]
     width = max(len(row.ids) for row in rows)
     pad = policy.processor.tokenizer.pad_token_id
-    segments = torch.stack([_pad(row.segments, width, -1) for row in rows])
     inputs = {
+        **vision_inputs(prompts),
         "input_ids": torch.stack([_pad(row.ids, width, pad) for row in rows]),
-        "position_ids": torch.stack([_pad(row.positions, width, 0) for row in rows]),
-        "attention_mask": shared_mask(segments),
+        "position_ids": torch.stack([_pad(row.positions, width, 0) for row in rows], dim=-2),
+        "attention_mask": shared_mask(torch.stack([_pad(r.segments, width, -1) for r in rows])),
     }
-    for name, value in prompts.items():
-        token_level = value.shape[:2] == prompt_ids.shape
-        inputs[name] = (
-            torch.stack([_pad(value[i, : lengths[i]].cpu(), width, 0) for i in range(len(rows))])
-            if token_level
-            else value
-        )
+    for name in TOKEN_INPUTS & prompts.keys() - inputs.keys():
+        told = [prompts[name][row, :length].cpu() for row, length in enumerate(lengths)]
+        inputs[name] = torch.stack([_pad(row, width, 0) for row in told])
     k = len(groups[0].response_ids)
     tokens = [len(row.targets) for row in rows]
     owners = [row.owners + i * k for row, (i, _) in zip(rows, prefixes, strict=True)]
@@ -177,84 +179,8 @@ def prompt_batch(
     policy: Policy, images: Sequence[Sequence[ImageLike]], prompt_texts: Sequence[str]
 ) -> PromptBatch:
     """Prompts, left-padded, for `generate`."""
-    inputs = _process(policy, images, prompt_texts, "left")
+    inputs = process(policy, images, prompt_texts, "left")
     return PromptBatch(inputs, inputs["attention_mask"].sum(-1))
-
-
-@dataclass(frozen=True)
-class EncodedImages:
-    """One prompt's image features where they enter the language model, with its tokens.
-
-    Attributes:
-        embeddings: the prompt's input embeddings, features in place. Shape: (tokens, hidden).
-        is_image: True at image tokens. Shape: (tokens,).
-    """
-
-    embeddings: Tensor
-    is_image: Tensor
-
-
-def encode_prompts(
-    policy: Policy, images: Sequence[Sequence[ImageLike]], prompt_texts: Sequence[str]
-) -> list[EncodedImages]:
-    """Encode each prompt's images once, so that many continuations can share them."""
-    core = policy.core
-    inputs = _process(policy, images, prompt_texts, "right")
-    ids = inputs.pop("input_ids")
-    attention = inputs.pop("attention_mask").bool()
-    is_image = ids == image_token_id(policy)
-    embeddings = core.get_input_embeddings()(ids)
-    if is_image.any():
-        vision = {name: value for name, value in inputs.items() if value.shape[:2] != ids.shape}
-        features = torch.cat(list(core.get_image_features(**vision).pooler_output))
-        embeddings = embeddings.masked_scatter(is_image.unsqueeze(-1), features.to(embeddings))
-    return [
-        EncodedImages(embeddings[row, attention[row]], is_image[row, attention[row]])
-        for row in range(len(prompt_texts))
-    ]
-
-
-def masked_prompt_batch(
-    policy: Policy,
-    prompts: Sequence[EncodedImages],
-    continuations: Sequence[str],
-    prompt_texts: Sequence[str],
-    visible: Sequence[Tensor],
-    drop: bool = True,
-) -> PromptBatch:
-    """Prompts of which only some image tokens can be seen, left-padded, for `generate`.
-
-    A key that is masked for every query never changes anything, so the masked tokens may just as
-    well be dropped, as long as the positions of the rest stay what they were.
-
-    Args:
-        policy: whose embeddings are used.
-        prompts: the encoded prompts. One a row.
-        continuations: rendered text after the prompt, e.g. the answer's beginning.
-        prompt_texts: the rendered prompts themselves.
-        visible: True at image tokens that may be seen. Shape of each: (image tokens,).
-        drop: leave masked tokens out (fast); else keep them and mask them (the obvious way).
-    """
-    embed = policy.core.get_input_embeddings()
-    rows, positions, attention = [], [], []
-    for prompt, text, prompt_text, seen in zip(
-        prompts, continuations, prompt_texts, visible, strict=True
-    ):
-        ids = torch.tensor(tokenise_after(policy, text, prompt_text), dtype=torch.long)
-        embeddings = torch.cat([prompt.embeddings, embed(ids.to(policy.device))])
-        keep = torch.ones(len(embeddings), dtype=torch.bool)
-        keep[: len(prompt.is_image)][prompt.is_image.cpu()] = seen.cpu()
-        index = torch.arange(len(embeddings))
-        rows.append(embeddings[keep.to(embeddings.device)] if drop else embeddings)
-        positions.append(index[keep] if drop else index)
-        attention.append(torch.ones(int(keep.sum()), dtype=torch.long) if drop else keep.long())
-    width = max(len(row) for row in rows)
-    inputs = {
-        "inputs_embeds": torch.stack([_pad_left(row, width) for row in rows]),
-        "position_ids": torch.stack([_pad_left(p, width) for p in positions]).to(policy.device),
-        "attention_mask": torch.stack([_pad_left(a, width) for a in attention]).to(policy.device),
-    }
-    return PromptBatch(inputs, torch.tensor([len(row) for row in rows]))
 
 
 def placeholder_counts(policy: Policy, batch: Batch) -> tuple[list[int], list[int]]:
@@ -265,9 +191,7 @@ def placeholder_counts(policy: Policy, batch: Batch) -> tuple[list[int], list[in
     """
     ids = batch.inputs["input_ids"]
     placeholders = (ids == image_token_id(policy)).sum(-1).tolist()
-    vision = {name: v for name, v in batch.inputs.items() if v.shape[:2] != ids.shape}
-    for name in ("attention_mask", "position_ids", "input_ids"):
-        vision.pop(name, None)
+    vision = vision_inputs(batch.inputs)
     if not vision:
         return placeholders, [0] * len(placeholders)
     features = [len(f) for f in policy.core.get_image_features(**vision).pooler_output]
@@ -307,9 +231,11 @@ def _sharing(group: Group) -> list[list[int]]:
     return [*([together] if together else []), *([i] for i in own)]
 
 
-def _shared_row(prompt_ids: Tensor, group: Group, numbers: Sequence[int]) -> _Row:
+def _shared_row(
+    prompt_ids: Tensor, prompt_positions: Tensor, group: Group, numbers: Sequence[int]
+) -> _Row:
     length = len(prompt_ids)
-    ids, positions = [prompt_ids], [torch.arange(length)]
+    ids, positions = [prompt_ids], [prompt_positions]
     segments = [torch.zeros(length, dtype=torch.long)]
     sources, targets, owners = [], [], []
     start = length
@@ -317,7 +243,7 @@ def _shared_row(prompt_ids: Tensor, group: Group, numbers: Sequence[int]) -> _Ro
         response, learned = group.response_ids[number], group.learned_of(number)
         n = len(response)
         ids.append(response)
-        positions.append(torch.arange(length, length + n))
+        positions.append(continued(prompt_positions, n))
         segments.append(torch.full((n,), number + 1))
         # The prompt's last token predicts the first token of every response.
         before = torch.cat([torch.tensor([length - 1]), torch.arange(start, start + n - 1)])
@@ -327,7 +253,7 @@ def _shared_row(prompt_ids: Tensor, group: Group, numbers: Sequence[int]) -> _Ro
         start += n
     return _Row(
         torch.cat(ids),
-        torch.cat(positions),
+        torch.cat(positions, dim=-1),
         torch.cat(segments),
         torch.cat(sources),
         torch.cat(targets),
@@ -335,7 +261,7 @@ def _shared_row(prompt_ids: Tensor, group: Group, numbers: Sequence[int]) -> _Ro
     )
 
 
-def _process(
+def process(
     policy: Policy,
     images: Sequence[Sequence[ImageLike]],
     texts: Sequence[str],
@@ -362,12 +288,7 @@ def _process(
 
 
 def _pad(row: Tensor, width: int, value: int) -> Tensor:
-    return torch.nn.functional.pad(row, (0, width - len(row)), value=value)
-
-
-def _pad_left(row: Tensor, width: int) -> Tensor:
-    space = [0, 0] * (row.dim() - 1) + [width - len(row), 0]
-    return torch.nn.functional.pad(row, space)
+    return torch.nn.functional.pad(row, (0, width - row.shape[-1]), value=value)
 
 
 def check_lengths(policy: Policy, groups: Sequence[Group], max_length: int) -> dict[str, str]:
@@ -386,7 +307,7 @@ def check_lengths(policy: Policy, groups: Sequence[Group], max_length: int) -> d
         seen = [group.images_of(i) for i in range(len(group.response_ids))]
         distinct = [seen[0], *(images for images in seen[1:] if images is not seen[0])]
         texts = [group.prompt_text] * len(distinct)
-        prompt = _process(policy, distinct, texts, "right")["input_ids"].shape[1]
+        prompt = process(policy, distinct, texts, "right")["input_ids"].shape[1]
         longest = max(len(ids) for ids in group.response_ids)
         if prompt + longest > max_length:
             refused[group.id] = (

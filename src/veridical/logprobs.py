@@ -85,8 +85,8 @@ def sharing(policy: Policy, groups: Sequence[Group]) -> Sharing:
     """Decide by experiment whether this model computes the same with a shared prefix.
 
     The attention must be SDPA (others take no boolean mask, or take it wrongly), no layer may
-    look through a window or recur, positions must be one-dimensional, and on a real row the
-    responses must not see each other and must get the log-probs of the two-row path.
+    look through a window or recur, and on a real row the responses must not see each other and
+    must get the log-probs of the two-row path.
 
     Args:
         policy: the model as it will be trained.
@@ -99,9 +99,6 @@ def sharing(policy: Policy, groups: Sequence[Group]) -> Sharing:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"} or getattr(config, "use_sliding_window", False):
         return Sharing(False, f"it has layers that need a mask of their own ({sorted(kinds)})")
-    rope = getattr(config, "rope_parameters", None) or {}
-    if "mrope_section" in rope:
-        return Sharing(False, "its positions are three-dimensional")
     if not logits_are_the_heads(policy.core, groups[0].response_ids[0].to(policy.device)):
         return Sharing(False, "its logits are more than its head's output")
     return _probe(policy, groups)

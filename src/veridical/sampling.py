@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
-from veridical.batching import PromptBatch, encode_prompts, masked_prompt_batch, prompt_batch
+from veridical._masked_prompts import encode_prompts, masked_prompt_batch
+from veridical.batching import PromptBatch, prompt_batch
 from veridical.images import ImageLike, image_key
 from veridical.models import Policy, end_token_ids, image_token_id
 from veridical.progress import track
@@ -143,23 +144,30 @@ def complete_masked(
 def masking_refusal(policy: Policy, request: Request) -> str | None:
     """Why image tokens of this model cannot be masked; None if they can.
 
-    Found by experiment on a real prompt: with every image token visible, the embeddings that are
-    masked or dropped must give the logits of the stock processor and forward.
+    Found by experiment on a real prompt: with every image token visible, what is masked or dropped
+    must give the logits of the stock processor and forward; with half of them hidden, dropping
+    must give the logits of masking.
     """
-    config = policy.core.config.get_text_config()
-    if "mrope_section" in (getattr(config, "rope_parameters", None) or {}):
-        return "its positions are three-dimensional"
     if not hasattr(policy.core, "get_image_features"):
         return "it does not tell its image features"
     text = render_prompt(policy, request.prompt)
     stock = policy.core(**prompt_batch(policy, [request.images], [text]).inputs).logits[:, -1]
     encoded = encode_prompts(policy, [request.images], [text])
-    seen = [torch.ones(int(encoded[0].is_image.sum()), dtype=torch.bool)]
-    batch = masked_prompt_batch(policy, encoded, [""], [text], seen)
-    ours = policy.core(**batch.inputs).logits[:, -1]
-    difference = float((ours - stock).abs().max())
+    every = torch.ones(int(encoded[0].is_image.sum()), dtype=torch.bool)
+    half = sample_mask(len(every), 0.5, 0, "masking_refusal")
+
+    def logits(seen: Tensor, drop: bool) -> Tensor:
+        batch = masked_prompt_batch(policy, encoded, [""], [text], [seen], drop)
+        return torch.as_tensor(policy.core(**batch.inputs).logits[:, -1])
+
     limit = 256 * torch.finfo(policy.model.dtype).eps * float(stock.abs().max().clamp(min=1.0))
-    return None if difference <= limit else f"its logits differ by {difference:.2g} on that path"
+    whole = float((logits(every, True) - stock).abs().max())
+    if not whole <= limit:
+        return f"its logits differ by {whole:.2g} from the stock forward's on that path"
+    hidden = float((logits(half, True) - logits(half, False)).abs().max())
+    if not hidden <= limit:
+        return f"dropping image tokens moves its logits by {hidden:.2g} from those of masking them"
+    return None
 
 
 def sample_mask(tokens: int, threshold: float, seed: int, mask_id: str) -> Tensor:

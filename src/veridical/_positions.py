@@ -1,0 +1,54 @@
+"""What a family's forward is told beside its tokens: positions, in as many dimensions as it has."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TOKEN_INPUTS = frozenset(
+    {"input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids"}
+)
+"""What a processor says of every token; everything else that it gives belongs to the images."""
+
+
+def vision_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a processor made of the images alone."""
+    return {name: value for name, value in inputs.items() if name not in TOKEN_INPUTS}
+
+
+def token_positions(core: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Where each token stands, as the model's own forward counts.
+
+    Args:
+        core: Transformers' model.
+        inputs: what its processor made, padded on the right.
+
+    Returns:
+        Shape: (rows, length); (3, rows, length) where image tokens stand in time, height and
+        width (Qwen-VL). Padding stands anywhere.
+    """
+    own = getattr(core.model, "get_rope_index", None)
+    if own is None:
+        return (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    wanted = inspect.signature(own).parameters
+    positions: Tensor = own(**{name: inputs[name] for name in wanted if name in inputs})[0]
+    return positions
+
+
+def continued(positions: Tensor, tokens: int) -> Tensor:
+    """The positions of `tokens` text tokens that follow one row's.
+
+    Args:
+        positions: of the row. Shape: (length,) or (3, length).
+        tokens: how many follow.
+
+    Returns:
+        Shape: (tokens,) or (3, tokens).
+    """
+    start = int(positions.max()) + 1
+    following = torch.arange(start, start + tokens, device=positions.device)
+    return following.expand(*positions.shape[:-1], tokens)

@@ -1,0 +1,168 @@
+"""Every family: our log-probs, gradients and samples are those of its own processor and forward.
+
+Tiny random models of Transformers' own classes in float64, with each family's own processor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from family_models import Family
+from PIL import Image
+
+from veridical._masked_prompts import encode_prompts, masked_prompt_batch
+from veridical.batching import placeholder_counts, row_batch, shared_batch
+from veridical.logprobs import collate, response_logps, sharing
+from veridical.losses import dpo_loss
+from veridical.models import Policy, Tuning, load_policy, prepare_training
+from veridical.proofs import stock_logps
+from veridical.records import user_message
+from veridical.rendering import Group, render_prompt
+from veridical.sampling import Decoding, Request, complete_masked, masking_refusal, respond
+
+CLOSE: Any = {"rtol": 1e-10, "atol": 1e-10}
+
+
+@torch.no_grad()
+def test_two_rows_equal_the_stock_forward(policy: Policy, groups: list[Group]) -> None:
+    ours = response_logps(policy.model, row_batch(policy, groups)).sums
+    stock = torch.stack([stock_logps(policy, group) for group in groups])
+    assert torch.allclose(ours, stock, **CLOSE)
+
+
+@torch.no_grad()
+def test_shared_prefix_equals_the_stock_forward(
+    family: Family, policy: Policy, groups: list[Group]
+) -> None:
+    verdict = sharing(policy, groups)
+    assert verdict.allowed == (family.shares is None), verdict.reason
+    if family.shares is not None:
+        assert family.shares in verdict.reason
+        return
+    ours = response_logps(policy.model, shared_batch(policy, groups)).sums
+    stock = torch.stack([stock_logps(policy, group) for group in groups])
+    assert torch.allclose(ours, stock, **CLOSE)
+
+
+@torch.no_grad()
+def test_a_row_alone_equals_the_row_in_a_batch(
+    family: Family, policy: Policy, groups: list[Group]
+) -> None:
+    for share in (False, True) if family.shares is None else (False,):
+        together = response_logps(policy.model, collate(policy, groups, share)).sums
+        reverse = response_logps(policy.model, collate(policy, groups[::-1], share)).sums
+        alone = [response_logps(policy.model, collate(policy, [g], share)).sums for g in groups]
+        assert torch.allclose(together, torch.cat(alone), **CLOSE)
+        assert torch.allclose(together, reverse.flip(0), **CLOSE)
+
+
+def test_gradients_are_equal_and_stay_in_the_language_model(
+    family: Family, policy: Policy, groups: list[Group]
+) -> None:
+    policy = prepare_training(policy, Tuning(kind="lora", rank=2, alpha=4))
+    decoder = policy.core.get_decoder()
+    inside = {id(parameter) for parameter in decoder.parameters()}
+    trained = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
+    assert trained
+    assert all(id(parameter) in inside for parameter in trained.values()), sorted(trained)
+    for name, parameter in trained.items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    policy.model.train()
+    gradients = [gradient(policy, groups, share) for share in (False, family.shares is None)]
+    assert any(float(value.abs().max()) > 1e-6 for value in gradients[0].values())
+    for name, value in gradients[0].items():
+        assert torch.allclose(value, gradients[1][name], **CLOSE), name
+
+
+def gradient(policy: Policy, groups: list[Group], share: bool) -> dict[str, torch.Tensor]:
+    policy.model.zero_grad()
+    sums = response_logps(policy.model, collate(policy, groups, share)).sums
+    zeros = torch.zeros(len(groups), dtype=torch.float64)
+    dpo_loss(sums[:, 0], sums[:, 1], zeros, zeros - 1, 0.1).mean().backward()
+    return {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}
+
+
+@torch.no_grad()
+def test_placeholders_are_features_after_truncation(
+    family: Family, policy: Policy, groups: list[Group]
+) -> None:
+    cut = [
+        dataclasses.replace(
+            group, response_ids=tuple(ids[:2] for ids in group.response_ids), cut=(True, True)
+        )
+        for group in groups
+    ]
+    for share in (False, True) if family.shares is None else (False,):
+        batch = collate(policy, cut, share)
+        placeholders, features = placeholder_counts(policy, batch)
+        assert placeholders == features
+        assert [count > 0 for count in placeholders] == [
+            bool(g.images) for g in cut for _ in range(1 if share else 2)
+        ]
+
+
+@torch.no_grad()
+def test_images_are_told_apart_by_their_placeholder(policy: Policy, groups: list[Group]) -> None:
+    two = groups[1]
+    swapped = dataclasses.replace(two, images=two.images[::-1])
+    ours = response_logps(policy.model, row_batch(policy, [two, swapped])).sums
+    stock = torch.stack([stock_logps(policy, group) for group in (two, swapped)])
+    assert torch.allclose(ours, stock, **CLOSE)
+    assert float((ours[0] - ours[1]).abs().max()) > 1e-3
+
+
+def test_generation_in_a_batch_is_generation_one_by_one(
+    policy: Policy, pictures: list[Image.Image]
+) -> None:
+    asked = [
+        Request("a", pictures[:1], [user_message("Describe the image.")]),
+        Request("b", pictures[1:3], [user_message("Compare the two pictures. Yes.", images=2)]),
+        Request("c", [], [user_message("What do you see?", images=0)]),
+        Request("d", pictures[3:], [user_message("Describe the image.")], prefix="This is"),
+    ]
+    for temperature in (0.0, 1.0):
+        together = respond(policy, asked, Decoding(8, temperature), label="")
+        alone = [respond(policy, [r], Decoding(8, temperature), label="")[0] for r in asked]
+        assert together == alone
+
+
+@torch.no_grad()
+def test_dropping_masked_image_tokens_is_masking_them(
+    family: Family, policy: Policy, pictures: list[Image.Image]
+) -> None:
+    prompt = [user_message("Describe the image.")]
+    refusal = masking_refusal(policy, Request("r", pictures[:1], prompt))
+    assert (refusal is None) == (family.masks is None), refusal
+    if family.masks is not None:
+        assert refusal is not None and family.masks in refusal
+        return
+    text = render_prompt(policy, prompt)
+    encoded = encode_prompts(policy, [[pictures[0]], [pictures[1]]], [text, text])
+    seen = [torch.arange(int(e.is_image.sum())) % 3 == 0 for e in encoded]
+    logits = []
+    for drop in (True, False):
+        batch = masked_prompt_batch(policy, encoded, ["", "This is"], [text] * 2, seen, drop)
+        logits.append(policy.core(**batch.inputs).logits[:, -1])
+    assert torch.allclose(*logits, **CLOSE)
+    asked = [Request(f"m{i}", [p], prompt, "This is") for i, p in enumerate(pictures)]
+    keys = [request.id for request in asked]
+    answers = [
+        complete_masked(policy, asked, keys, 0.7, Decoding(6, 1.0), False, drop)
+        for drop in (True, False)
+    ]
+    assert answers[0] == answers[1]
+
+
+@torch.no_grad()
+def test_save_and_load(policy: Policy, groups: list[Group], tmp_path: Path) -> None:
+    policy.model.save_pretrained(tmp_path)
+    policy.processor.save_pretrained(tmp_path)
+    loaded = load_policy(str(tmp_path), dtype="float64", device="cpu")
+    before = response_logps(policy.model, row_batch(policy, groups)).sums
+    after = response_logps(loaded.model, row_batch(loaded, groups)).sums
+    # The loaded model's norms round to float32.
+    assert torch.allclose(before, after, rtol=1e-5, atol=1e-5)
