@@ -58,9 +58,17 @@ def read_one(folder: Path, row: Row, kind: Kind = "preference") -> Row:
     return read
 
 
+def sample(number: int = 0) -> Row:
+    answers = [[assistant_message(text)] for text in ("A red cup.", "A dog.", "A dog.")]
+    ratings = [{"answer": "responses/2", "aspect": "exact", "value": -1.0}]
+    return prompt(number) | {"responses": answers, "ratings": ratings, "source": '{"k": 3}'}
+
+
 def reason_against(folder: Path, row: Any, kind: Kind = "preference") -> str:
     """The problem of a bad row that stands between two good ones."""
-    make = {"preference": preference, "conversation": conversation, "prompt": prompt}[kind]
+    make = {
+        "preference": preference, "conversation": conversation, "prompt": prompt, "sample": sample,
+    }[kind]  # fmt: skip
     lines = [json.dumps(item) for item in (make(1), row, make(2))]
     (folder / "bad.jsonl").write_text("\n".join(lines))
     read = read_records(folder / "bad.jsonl", kind, max_bad_fraction=0.5)
@@ -84,7 +92,7 @@ FULL = {
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
-@pytest.mark.parametrize("make", [preference, conversation, prompt])
+@pytest.mark.parametrize("make", [preference, conversation, prompt, sample])
 def test_round_trip(folder: Path, suffix: str, make: Callable[[int], Row]) -> None:
     kind: Kind = make.__name__  # type: ignore[assignment]
     rows = [make(number) for number in range(5)]
@@ -118,6 +126,41 @@ def test_optional_fields_come_back(folder: Path, suffix: str) -> None:
         key: FULL[key] for key in FULL if key != "rejected_images"
     }
     assert bare["images"] == [] and bare["facts"] is None and bare["more_rejected"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"responses": None}, "responses: is missing"),
+        ({"responses": []}, "responses: is empty"),
+        ({"responses": "A dog."}, "responses: must be a list"),
+        ({"responses": ["A dog.", " "]}, "responses: is empty"),
+        (
+            {"ratings": [{"answer": "responses/3", "aspect": "exact", "value": 1}]},
+            "ratings: rates 'responses/3', but there is responses/0, responses/1, responses/2",
+        ),
+        (
+            {"ratings": [{"answer": "responses/0", "aspect": "exact", "value": float("nan")}]},
+            "ratings: nan is not finite",
+        ),
+        ({"prompt": "Q", "images": [], "responses": ["A."], "ratings": []}, ""),
+    ],
+)
+def test_samples_that_cannot_be_used(folder: Path, change: Row, message: str) -> None:
+    row = sample() | change
+    if message:
+        assert message in reason_against(folder, row, "sample")
+    else:  # plain strings will do
+        (folder / "good.jsonl").write_text(json.dumps(row))
+        (read,) = read_records(folder / "good.jsonl", "sample").rows
+        assert read["responses"] == [[assistant_message("A.")]]
+
+
+def test_samples_of_one_prompt_get_ids_of_their_own(folder: Path) -> None:
+    rows = [sample() | {"id": None, "responses": [text], "ratings": None} for text in ("A.", "B.")]
+    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    one, other = read_records(folder / "a.jsonl", "sample").rows["id"][:]
+    assert one != other and "-" not in other
 
 
 def test_parquet_stands_alone_and_keeps_the_bytes(folder: Path) -> None:

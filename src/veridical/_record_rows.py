@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from veridical.messages import Message, assistant_message, clean_messages, count_images, text_of
 
-Kind = Literal["preference", "conversation", "prompt"]
+Kind = Literal["preference", "conversation", "prompt", "sample"]
 
 MESSAGE_FIELDS: dict[str, tuple[str, ...]] = {
     "preference": ("prompt", "chosen", "rejected"),
     "conversation": ("messages",),
     "prompt": ("prompt",),
+    "sample": ("prompt", "responses"),
 }
 OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
     "preference": (
@@ -27,6 +29,7 @@ OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
     ),
     "conversation": ("source",),
     "prompt": ("facts", "expected_answer", "source"),
+    "sample": ("ratings", "facts", "expected_answer", "source"),
 }
 _READ_INSTEAD = {"images": ("image",), "messages": ("conversations",)}
 _LLAVA_ROLES = {"system": "system", "human": "user", "user": "user"} | dict.fromkeys(
@@ -62,7 +65,7 @@ def normalise(row: Any, kind: Kind) -> dict[str, Any]:
     record: dict[str, Any] = {"id": _identity(row), "images": images}
     if kind == "preference":
         record |= _preference(row, len(images))
-    elif kind == "prompt":
+    elif kind in ("prompt", "sample"):
         record["prompt"] = _messages(row, "prompt", len(images))
         _check_turns("prompt", record["prompt"], last="user", images=len(images))
     elif row.get("messages") is None and row.get("conversations") is not None:
@@ -71,7 +74,12 @@ def normalise(row: Any, kind: Kind) -> dict[str, Any]:
         record["messages"] = _messages(row, "messages", len(images))
     if kind == "conversation":
         _check_turns("messages", record["messages"], last="assistant", images=len(images))
-    return record | _optional(row, kind, len(images))
+    if kind == "sample":
+        record["responses"] = _responses(row)
+    record |= _optional(row, kind, len(images))
+    if kind == "sample":
+        _check_rated_answers(record)
+    return record
 
 
 def content_id(record: Mapping[str, Any]) -> str:
@@ -84,6 +92,8 @@ def content_id(record: Mapping[str, Any]) -> str:
         for image in record["images"]
     ]
     fields = [record.get(name) for name in ("prompt", "chosen", "rejected", "messages")]
+    if "responses" in record:
+        fields.append(record["responses"])
     text = json.dumps([images, fields], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -171,6 +181,30 @@ def _split_implicit_prompt(row: Mapping[str, Any]) -> tuple[list[Any], list[Any]
     if shared == 0:
         raise RowError("prompt", "is missing, and chosen and rejected share no first turn")
     return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _responses(row: Mapping[str, Any]) -> list[list[Message]]:
+    if row.get("responses") is None:
+        raise RowError("responses", "is missing")
+    responses = [_answer(answer, "responses") for answer in _list(row["responses"], "responses")]
+    if not responses:
+        raise RowError("responses", "is empty")
+    return responses
+
+
+def _check_rated_answers(record: Mapping[str, Any]) -> None:
+    answers = {response_name(number) for number in range(len(record["responses"]))}
+    for rating in record.get("ratings", []):
+        if rating["answer"] not in answers:
+            raise RowError(
+                "ratings",
+                f"rates {rating['answer']!r}, but there is {', '.join(sorted(answers))}",
+            )
+
+
+def response_name(number: int) -> str:
+    """What a rating of kind `sample` calls a response, counted from 0."""
+    return f"responses/{number}"
 
 
 def _answer(value: Any, field: str) -> list[Message]:
@@ -329,4 +363,6 @@ def _rating(value: Any) -> dict[str, Any]:
         number = float(value["value"])
     except (TypeError, ValueError) as error:
         raise RowError("ratings", f"{value['value']!r} is not a number") from error
+    if not math.isfinite(number):
+        raise RowError("ratings", f"{value['value']!r} is not finite")
     return {"answer": str(value["answer"]), "aspect": str(value["aspect"]), "value": number}

@@ -45,6 +45,11 @@ COMMANDS: dict[str, Command] = {
         "Make preference pairs that need no annotator, by guided sampling.",
         ("model",),
     ),
+    "build sample": Command(
+        "veridical.build.sample:build_sample",
+        "Have a model answer every prompt several times.",
+        ("model",),
+    ),
     "train dpo": Command(
         "veridical.train.dpo:train_dpo",
         "Align a model by direct preference optimisation on pairs.",

@@ -1,6 +1,6 @@
 """Records: the rows that the stages hand each other, read, checked and written.
 
-Three kinds, each a table with the columns below; content of messages is always a list of typed
+Four kinds, each a table with the columns below; content of messages is always a list of typed
 blocks (`veridical.messages`).
 
 - `preference`: `id`, `images`, `prompt`, `chosen`, `rejected` (TRL's vision preference format),
@@ -8,6 +8,8 @@ blocks (`veridical.messages`).
   `expected_answer`, `source`.
 - `conversation` (what SFT trains on): `id`, `images`, `messages`, and `source`.
 - `prompt`: `id`, `images`, `prompt`, and `facts`, `expected_answer`, `source`.
+- `sample` (what a policy said): `id`, `images`, `prompt`, `responses`, and `ratings`, `facts`,
+  `expected_answer`, `source`.
 
 On reading, these are understood too: one `image` instead of `images`, plain strings instead of
 blocks, a prompt that only `chosen` and `rejected` begin with, and LLaVA's `conversations`.
@@ -44,6 +46,7 @@ from veridical._record_rows import (
     content_id,
     known_fields,
     normalise,
+    response_name,
 )
 from veridical.errors import UserError
 from veridical.images import open_image
@@ -66,12 +69,14 @@ __all__ = [
     "Rating",
     "RecordSet",
     "RowProblem",
+    "SampleRow",
     "assistant_message",
     "clean_messages",
     "count_images",
     "features_of",
     "open_image",
     "read_records",
+    "response_name",
     "text_of",
     "user_message",
     "write_records",
@@ -85,7 +90,10 @@ SHOW_PROGRESS_FROM = 2000  # rows
 
 
 class Rating(TypedDict):
-    """One score of one answer: `answer` is "chosen", "rejected" or "more_rejected/0", ..."""
+    """One score of one answer.
+
+    `answer` is "chosen", "rejected" or "more_rejected/0", ..., in kind `sample` "responses/0", ...
+    """
 
     answer: str
     aspect: str
@@ -123,6 +131,19 @@ class PromptRow(TypedDict):
     id: str
     images: list[PillowImage.Image]
     prompt: list[Message]
+    facts: NotRequired[list[str] | None]
+    expected_answer: NotRequired[str | None]
+    source: NotRequired[str | None]
+
+
+class SampleRow(TypedDict):
+    """A row of kind `sample`: one or more responses to a prompt, each one assistant turn."""
+
+    id: str
+    images: list[PillowImage.Image]
+    prompt: list[Message]
+    responses: list[list[Message]]
+    ratings: NotRequired[list[Rating] | None]
     facts: NotRequired[list[str] | None]
     expected_answer: NotRequired[str | None]
     source: NotRequired[str | None]
@@ -225,13 +246,14 @@ def features_of(kind: Kind, decode_images: bool = True) -> Features:
     types = {
         "rejected_images": List(image),
         "more_rejected": List(messages),
+        "responses": List(messages),
         "ratings": List({"answer": text, "aspect": text, "value": Value("float64")}),
         "facts": List(text),
         "expected_answer": text,
         "source": text,
     }
     columns = {"id": text, "images": List(image)}
-    columns |= dict.fromkeys(MESSAGE_FIELDS[kind], messages)
+    columns |= {field: types.get(field, messages) for field in MESSAGE_FIELDS[kind]}
     return Features(columns | {field: types[field] for field in OPTIONAL_FIELDS[kind]})
 
 
@@ -278,7 +300,7 @@ def _value_on_access(name: str, value: Any) -> Any:
         return None
     if name in ("prompt", "chosen", "rejected", "messages"):
         return clean_messages(value)
-    if name == "more_rejected":
+    if name in ("more_rejected", "responses"):
         return [clean_messages(messages) for messages in value]
     if name in ("images", "rejected_images"):
         return [open_image(image["bytes"] or image["path"]) for image in value]

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from veridical import sampling
-from veridical.build import bdhs
-from veridical.build._bdhs_parts import Parts
+from veridical.build import _parts, bdhs
 from veridical.build._image_noise import add_noise, kept_signal
+from veridical.build._parts import Parts
 from veridical.build.bdhs import (
     BDHSSettings,
     Source,
@@ -170,7 +170,7 @@ def rejected(out: Path) -> list[Any]:
 def test_batch_size_and_interruption_change_nothing(
     data: Path, saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bdhs, "CHUNK", 2)
+    monkeypatch.setattr(_parts, "CHUNK", 2)
     common = {
         "model": saved,
         "data": data,
@@ -203,7 +203,7 @@ def test_batch_size_and_interruption_change_nothing(
 
 
 def test_a_finished_chunk_counts_only_for_its_own_records(tmp_path: Path) -> None:
-    parts = Parts(tmp_path, SETTINGS, "edit", {}, "tiny")
+    parts = Parts(tmp_path, {"seed": 0})
     parts.write(0, [{"id": "a", "reason": "empty"}])
     assert parts.has(0, ["a"])
     assert not parts.has(0, ["a", "b"])  # interrupted with --limit 1, started again with 2

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from veridical.build._bdhs_parts import Parts, assemble
+from veridical.build._bdhs_set import assemble
 from veridical.build._image_noise import add_noise
+from veridical.build._parts import Parts
 from veridical.errors import UserError
 from veridical.files import require_file
 from veridical.images import load_image, row_images
 from veridical.models import DtypeName, Policy, load_policy
-from veridical.progress import track
 from veridical.randomness import generator
 from veridical.records import Message, assistant_message, count_images, read_records, text_of
 from veridical.rendering import RefusedRowError, render_prompt
@@ -36,9 +36,6 @@ from veridical.sampling import (
 )
 from veridical.sentences import split_sentences, starts_with_yes_or_no, swap_yes_no
 from veridical.similarity import Similarity, load_similarity
-
-CHUNK = 64
-"""Records finished together, and written together; part of no result."""
 
 
 @dataclass(frozen=True)
@@ -198,14 +195,16 @@ def build_bdhs(
         sources = read_sources(records.rows, limit)
         if variant == "mask":
             require_masking(policy, sources)
-        parts = Parts(out, settings, similarity, run.record["inputs"], model)
+        hashes = {name: entry["sha256"] for name, entry in run.record["inputs"].items()}
+        constants = constants_of(settings)
+        identity = {"settings": constants, "similarity": similarity, "model": model, **hashes}
+        parts = Parts(out, identity)
         began = time.monotonic()
-        chunks = range(0, len(sources), CHUNK)
-        for start in track(chunks, f"pairs, {CHUNK} records a step"):
-            chunk = sources[start : start + CHUNK]
-            if not parts.has(start, [source.id for source in chunk]):
-                parts.write(start, build_pairs(policy, chunk, settings, measure))
-        summary = assemble(out, parts, list(chunks), records)
+        results = parts.work_through(
+            sources, lambda chunk: build_pairs(policy, chunk, settings, measure), "pairs"
+        )
+        summary = assemble(out, results, records)
+        parts.forget()
         summary["seconds"] = round(time.monotonic() - began, 1)
         run.finish(**summary)
         print(f"{summary['pairs']} pairs are in {out / 'pairs.parquet'}.")
@@ -299,6 +298,13 @@ def cut_sentences(source: Source, settings: BDHSSettings, iteration: int) -> lis
 def join_completion(cut: Cut, completion: str) -> str:
     """The rejected sentence: what was kept, and what the model made of the rest."""
     return (cut.kept + completion).strip() if cut.kept else completion.strip()
+
+
+def constants_of(settings: BDHSSettings) -> dict[str, Any]:
+    """The settings that decide the result, for provenance."""
+    constants = dataclasses.asdict(settings)
+    del constants["batch_size"]
+    return constants
 
 
 def check(settings: BDHSSettings) -> None:
@@ -410,8 +416,7 @@ def _result(
         return {"id": source.id, "reason": "the model said nothing in every try"}
     if attempt.text == source.answer:
         return {"id": source.id, "reason": "the model repeated the true answer in every try"}
-    constants = dataclasses.asdict(settings)
-    del constants["batch_size"]
+    constants = constants_of(settings)
     provenance = {
         "builder": "bdhs",
         "iteration": attempt.iteration,

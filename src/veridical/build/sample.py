@@ -1,0 +1,291 @@
+"""Several responses to each prompt from a policy: what rejection sampling and ratings start from.
+
+Li et al. (2024) sample four completions of each prompt from the model itself.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from veridical.build._parts import Parts, write_skipped
+from veridical.errors import UserError
+from veridical.files import require_file, write_json
+from veridical.images import row_images
+from veridical.models import DtypeName, Policy, load_policy
+from veridical.records import (
+    Message,
+    RecordSet,
+    assistant_message,
+    count_images,
+    read_records,
+    write_records,
+)
+from veridical.rendering import RefusedRowError, render_prompt
+from veridical.runs import start_run
+from veridical.sampling import Decoding, Request, respond
+from veridical.steering import parse_steer, steered
+
+PromptKind = Literal["conversation", "preference", "prompt"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is answered: the record's id, its images (opened when needed), and its messages."""
+
+    id: str
+    images: Sequence[Any]
+    messages: Sequence[Message]
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What decides the responses, besides the model and the data.
+
+    Attributes:
+        k: responses a prompt.
+        temperature: of sampling.
+        max_new_tokens: limit of one response, in tokens.
+        seed: of the sampling noise.
+        steer: what is asked for besides, see `veridical.steering`; None asks for nothing.
+    """
+
+    k: int
+    temperature: float
+    max_new_tokens: int
+    seed: int
+    steer: str | None
+
+
+def build_sample(
+    model: str,
+    data: Path,
+    out: Path,
+    kind: PromptKind = "conversation",
+    k: int = 4,
+    temperature: float = 0.7,
+    max_new_tokens: int = 256,
+    steer: str | None = None,
+    limit: int | None = None,
+    images_root: Path | None = None,
+    max_bad_fraction: float = 0.01,
+    batch_size: int = 64,
+    dtype: DtypeName = "auto",
+    device: str = "auto",
+    seed: int = 0,
+) -> None:
+    """Have MODEL answer every prompt several times.
+
+    Interrupted and started again it goes on where it was; the result is the same, whatever the
+    batch size. Responses that are the same are all kept, and counted in `summary.json`; empty ones
+    are left out and counted.
+
+    Args:
+        model: hub name, folder, adapter folder or `embedded`.
+        data: Parquet, JSON Lines, or LLaVA's JSON.
+        out: folder for the run: `samples.parquet`, `summary.json`, `skipped.jsonl`, `run.json`.
+        kind: what the rows are; a `conversation` is answered in place of its last answer.
+        k: responses to each prompt.
+        temperature: of sampling; 0.7 is what is told of Li et al. (2024), their released script
+            has 1.2.
+        max_new_tokens: limit of one response, in tokens.
+        steer: ask for attributes, for a model trained by `train steerlm`: all-4, or
+            "Helpfulness:4,Correctness:4,Coherence:4,Complexity:2,Verbosity:1".
+        limit: use only the first so many records.
+        images_root: what image paths are relative to; the data file's folder if not set.
+        max_bad_fraction: share of unusable rows above which nothing is built.
+        batch_size: responses at once.
+        dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
+        device: `auto`, `cpu`, `cuda`, ...
+        seed: of sampling.
+    """
+    configuration = dict(locals())
+    require_file(data, "--data")
+    settings = SampleSettings(k, temperature, max_new_tokens, seed, steer)
+    check(settings, batch_size)
+    inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
+    with start_run(out, "build sample", configuration, inputs) as run:
+        policy = load_policy(model, dtype, device)
+        records = read_records(data, kind, images_root, max_bad_fraction)
+        prompts = read_prompts(records.rows, limit)
+        hashes = {name: entry["sha256"] for name, entry in run.record["inputs"].items()}
+        identity = {"settings": vars(settings), "kind": kind, "model": model, "dtype": dtype}
+        parts = Parts(out, identity | hashes)
+        began = time.monotonic()
+        results = parts.work_through(
+            prompts, lambda chunk: sample_responses(policy, chunk, settings, batch_size), "samples"
+        )
+        summary = assemble(out, results, records, {"model": model, **vars(settings)})
+        parts.forget()
+        summary["seconds"] = round(time.monotonic() - began, 1)
+        run.finish(**summary)
+        print(
+            f"{summary['responses']} responses to {summary['prompts']} prompts are in "
+            f"{out / 'samples.parquet'}."
+        )
+
+
+def check(settings: SampleSettings, batch_size: int) -> None:
+    """Refuse settings that make no sense.
+
+    Raises:
+        UserError: names the option.
+    """
+    for name, value in (
+        ("k", settings.k),
+        ("max-new-tokens", settings.max_new_tokens),
+        ("batch-size", batch_size),
+    ):
+        if value < 1:
+            raise UserError(f"--{name} is {value}; give 1 or more.")
+    if settings.temperature < 0:
+        raise UserError(f"--temperature is {settings.temperature:g}; it can't be below 0.")
+    if settings.temperature == 0 and settings.k > 1:
+        raise UserError(
+            f"--temperature 0 gives the same response {settings.k} times. Set it above 0, or --k 1."
+        )
+    if settings.steer is not None:
+        parse_steer(settings.steer)
+
+
+def read_prompts(rows: Any, limit: int | None) -> list[Prompt]:
+    """The prompt of each record; of a conversation everything before its last answer."""
+    texts, pictures = rows.remove_columns(["images"]), rows.select_columns(["images"])
+    count = len(rows) if limit is None else min(limit, len(rows))
+    prompts = []
+    for index in range(count):
+        row = texts[index]
+        messages = prompt_of(row)
+        images = row_images(pictures, index, count_images(messages))
+        prompts.append(Prompt(row["id"], images, messages))
+    return prompts
+
+
+def prompt_of(row: Mapping[str, Any]) -> list[Message]:
+    """A record's prompt, whatever its kind."""
+    messages: list[Message] = row["messages"][:-1] if "messages" in row else row["prompt"]
+    return messages
+
+
+def sample_responses(
+    policy: Policy, prompts: Sequence[Prompt], settings: SampleSettings, batch_size: int
+) -> list[dict[str, Any]]:
+    """Answer each prompt k times.
+
+    Returns:
+        For each prompt {"id", and either "responses" and "stop_reasons" or "reason"}.
+    """
+    refused: dict[int, str] = {}
+    requests: list[Request] = []
+    for index, prompt in enumerate(prompts):
+        messages = steered(prompt.messages, settings.steer, policy.processor.tokenizer)
+        try:
+            render_prompt(policy, messages)
+        except RefusedRowError as problem:
+            refused[index] = str(problem)
+            continue
+        requests += [
+            Request(f"{prompt.id}/{number}", prompt.images, messages)
+            for number in range(settings.k)
+        ]
+    decoding = Decoding(settings.max_new_tokens, settings.temperature, settings.seed, batch_size)
+    answers = iter(respond(policy, requests, decoding, label=""))
+    results: list[dict[str, Any]] = []
+    for index, prompt in enumerate(prompts):
+        if index in refused:
+            results.append({"id": prompt.id, "reason": refused[index]})
+            continue
+        mine = [next(answers) for _ in range(settings.k)]
+        results.append(
+            {
+                "id": prompt.id,
+                "responses": [answer.text.strip() for answer in mine],
+                "stop_reasons": [answer.stop_reason for answer in mine],
+            }
+        )
+    return results
+
+
+def assemble(
+    out: Path,
+    results: Sequence[Mapping[str, Any]],
+    records: RecordSet,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write `samples.parquet`, `skipped.jsonl` and `summary.json`.
+
+    Raises:
+        UserError: not a single response came out.
+    """
+    said = [any(row.get("responses", ())) for row in results]
+    left_out = (
+        {
+            "id": row["id"],
+            "field": "prompt",
+            "reason": row.get("reason", "every response is empty"),
+        }
+        for row, something in zip(results, said, strict=True)
+        if not something
+    )
+    skipped = write_skipped(out, records, left_out, "response")
+    kept = [index for index, something in enumerate(said) if something]
+    if not kept:
+        raise UserError(
+            f"Not one response came out of {len(results)} records; {out / 'skipped.jsonl'} says "
+            "why."
+        )
+    rows = _sample_rows([(index, results[index]) for index in kept], records.rows, settings)
+    write_records(rows, out / "samples.parquet", "sample")
+    summary = _summary([results[index] for index in kept], len(results), skipped)
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def _sample_rows(
+    kept: Sequence[tuple[int, Mapping[str, Any]]], rows: Any, settings: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    # In Arrow's form images are the bytes of their files, not decoded and packed again.
+    raw = rows.with_format("arrow")
+    for index, result in kept:
+        row = raw[index].to_pylist()[0]
+        said = [
+            (text, reason)
+            for text, reason in zip(result["responses"], result["stop_reasons"], strict=True)
+            if text
+        ]
+        provenance = {
+            "builder": "sample",
+            "settings": settings,
+            "stop_reasons": [reason for _, reason in said],
+        }
+        yield {
+            "id": row["id"],
+            "images": row["images"],
+            "prompt": prompt_of(row),
+            "responses": [[assistant_message(text)] for text, _ in said],
+            "facts": row.get("facts"),
+            "expected_answer": row.get("expected_answer"),
+            "source": json.dumps(provenance, ensure_ascii=False),
+        }
+
+
+def _summary(results: Sequence[Mapping[str, Any]], records: int, skipped: int) -> dict[str, Any]:
+    said = [[text for text in row["responses"] if text] for row in results]
+    texts = [text for row in said for text in row]
+    stops = [reason for row in results for reason in row["stop_reasons"]]
+    return {
+        "records": records,
+        "prompts": len(results),
+        "responses": len(texts),
+        "duplicates": sum(len(row) - len(set(row)) for row in said),
+        "prompts_with_one_response": sum(len(set(row)) == 1 for row in said),
+        "empty": len(stops) - len(texts),
+        "cut_off": stops.count("length"),
+        "mean_words": round(fmean(len(text.split()) for text in texts), 2),
+        "skipped": skipped,
+    }
