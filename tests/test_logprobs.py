@@ -158,3 +158,46 @@ def test_probe_sees_responses_that_see_each_other(
 
     monkeypatch.setattr(logprobs, "shared_batch", leaking)
     assert not sharing(policy, groups).allowed
+
+
+def test_a_response_with_its_own_image(policy: Policy, groups: list[Group]) -> None:
+    """Shared layout = two rows = the stock forward where a branch sees another image."""
+    own = [
+        dataclasses.replace(group, response_images=(None, groups[(i + 1) % 3].images))
+        if i != 1
+        else group
+        for i, group in enumerate(groups[:3])
+    ]
+    stock = torch.stack([stock_logps(policy, group) for group in own])
+    for share in (True, False):
+        ours = response_logps(policy.model, collate(policy, own, share)).sums
+        assert torch.allclose(ours, stock, rtol=0, atol=1e-10)
+    plain = response_logps(policy.model, collate(policy, groups[:3], True)).sums
+    assert torch.allclose(plain[:, 0], ours[:, 0], rtol=0, atol=1e-10)
+    assert (plain[[0, 2], 1] - ours[[0, 2], 1]).abs().min() > 1e-4
+
+
+def test_only_learned_tokens_count(policy: Policy, groups: list[Group]) -> None:
+    """The sum over a part of the tokens and over the rest make the whole, in both layouts."""
+    parts = [
+        tuple(torch.arange(len(ids)) % 3 == 0 for ids in group.response_ids) for group in groups
+    ]
+    for share in (True, False):
+        whole = response_logps(policy.model, collate(policy, groups, share))
+        some, rest = (
+            response_logps(
+                policy.model,
+                collate(
+                    policy,
+                    [
+                        dataclasses.replace(g, learned=tuple(m == keep for m in masks))
+                        for g, masks in zip(groups, parts, strict=True)
+                    ],
+                    share,
+                ),
+            )
+            for keep in (True, False)
+        )
+        assert torch.allclose(some.sums + rest.sums, whole.sums, rtol=0, atol=1e-10)
+        assert torch.equal(some.counts + rest.counts, whole.counts)
+        assert bool((some.counts < whole.counts).all())

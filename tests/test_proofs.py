@@ -117,11 +117,11 @@ def test_a_reference_that_is_not_the_start(policy: Policy, groups: list[Group]) 
     with torch.no_grad():
         ours = response_logps(policy.model, collate(policy, groups, True)).sums
         floor = noise_floor(policy, groups)
-        same = prove_start(ours, ours.clone(), math.log(2), math.log(2), floor, 0.1)
+        same = prove_start(ours, ours.clone(), math.log(2), math.log(2), 0.1, floor)
         policy.core.lm_head.weight.mul_(1.001)
         other = response_logps(policy.model, collate(policy, groups, True)).sums
     assert same.passed
-    broken = prove_start(ours, other, math.log(2), math.log(2), floor, 0.1)
+    broken = prove_start(ours, other, math.log(2), math.log(2), 0.1, floor)
     assert not broken.passed
     with pytest.raises(UserError, match="init-adapter"):
         require([same, broken])
@@ -129,9 +129,9 @@ def test_a_reference_that_is_not_the_start(policy: Policy, groups: list[Group]) 
 
 def test_a_loss_that_is_not_the_known_one(policy: Policy, groups: list[Group]) -> None:
     logps = torch.zeros(2, 2, dtype=torch.float64)
-    proof = prove_start(logps, logps, 0.7, math.log(2), 1e-9, 0.1)
+    proof = prove_start(logps, logps, 0.7, math.log(2), 0.1, 1e-9)
     assert not proof.passed
-    assert math.isclose(proof.value, 0.7 - math.log(2))
+    assert math.isclose(proof.value, (0.7 - math.log(2)) / 0.1)
 
 
 def test_text_only_rows(policy: Policy, groups: list[Group]) -> None:

@@ -162,7 +162,8 @@ def _preference(row: Mapping[str, Any], images: int) -> dict[str, Any]:
         "rejected": _answer(rejected, "rejected"),
     }
     _check_turns("prompt", record["prompt"], last="user", images=images)
-    if text_of(record["chosen"]) == text_of(record["rejected"]):
+    distorted = row.get("rejected_images") is not None
+    if text_of(record["chosen"]) == text_of(record["rejected"]) and not distorted:
         raise RowError("rejected", "is the same as chosen")
     return record
 

@@ -37,6 +37,79 @@ def dpo_loss(
     return -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
 
 
+def ipo_loss(
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    reference_chosen_logps: Tensor,
+    reference_rejected_logps: Tensor,
+    beta: float,
+) -> Tensor:
+    """Identity preference optimisation (Azar et al. 2023, eq. 17): (h - 1 / (2 beta))^2.
+
+    h is the difference of the two log-ratios. It grows with the answers' length, and so does what
+    is asked of it; divide all four log-probs by their answers' lengths first where that is not
+    wanted (as the authors did, and TRL does).
+
+    Args:
+        policy_chosen_logps: log-probabilities of the chosen responses. Shape: (batch,).
+        policy_rejected_logps: of the rejected responses. Shape: (batch,).
+        reference_chosen_logps: under the reference. Shape: (batch,).
+        reference_rejected_logps: under the reference. Shape: (batch,).
+        beta: the paper's tau; > 0. The margin aimed at is 1 / (2 beta).
+
+    Returns:
+        One loss a pair, 1 / (4 beta^2) where policy and reference agree. Shape: (batch,).
+    """
+    chosen_logratios = policy_chosen_logps - reference_chosen_logps
+    rejected_logratios = policy_rejected_logps - reference_rejected_logps
+    return (chosen_logratios - rejected_logratios - 1 / (2 * beta)).square()
+
+
+def slic_loss(
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    reference_chosen_logps: Tensor,
+    reference_rejected_logps: Tensor,
+    beta: float,
+) -> Tensor:
+    """Sequence likelihood calibration's hinge, against a reference (Zhao et al. 2023).
+
+    max(0, 1 - beta h), with h the difference of the two log-ratios: the form in which TRL and
+    Amirloo et al. 2024 compare it with DPO.
+
+    Args:
+        policy_chosen_logps: summed log-probabilities of the chosen responses. Shape: (batch,).
+        policy_rejected_logps: the same of the rejected responses. Shape: (batch,).
+        reference_chosen_logps: under the reference. Shape: (batch,).
+        reference_rejected_logps: under the reference. Shape: (batch,).
+        beta: the margin asked for is 1 / beta nats; > 0.
+
+    Returns:
+        One loss a pair, 1 where policy and reference agree. Shape: (batch,).
+    """
+    chosen_logratios = policy_chosen_logps - reference_chosen_logps
+    rejected_logratios = policy_rejected_logps - reference_rejected_logps
+    return F.relu(1 - beta * (chosen_logratios - rejected_logratios))
+
+
+def averaged_loss(losses: Tensor, gamma: float) -> Tensor:
+    """Several rejected answers to one chosen one (Amirloo et al. 2024, eq. 5).
+
+    gamma * loss(chosen, first rejected) + (1 - gamma) * loss(chosen, second); with more than two,
+    those after the first share 1 - gamma equally (our choice).
+
+    Args:
+        losses: the loss against each rejected answer. Shape: (batch, rejected).
+        gamma: weight of the first, in [0, 1]; with a single one it has all.
+
+    Returns:
+        Shape: (batch,).
+    """
+    if losses.shape[-1] == 1:
+        return losses.squeeze(-1)
+    return gamma * losses[:, 0] + (1 - gamma) * losses[:, 1:].mean(-1)
+
+
 def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, beta: float) -> Tensor:
     """DPO's implicit reward, beta * log(policy / reference), without gradient. Shape as given."""
     return beta * (policy_logps - reference_logps).detach()

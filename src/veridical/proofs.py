@@ -110,31 +110,44 @@ def prove_start(
     reference_logps: Tensor,
     loss: float,
     expected_loss: float,
+    slope: float,
     floor: float,
-    beta: float,
 ) -> Proof:
     """Where the reference is the starting policy, rewards are 0 and the loss is known.
+
+    Both are told in nats of log-probability: the largest log-ratio, and how much of one would
+    explain the loss.
 
     Args:
         policy_logps: of the starting policy, in evaluation mode. Shape: (groups, k).
         reference_logps: as the loss will use them. Shape: (groups, k).
         loss: the mean loss of these rows.
         expected_loss: ln 2 for DPO.
+        slope: how much a nat between the branches changes the loss at the start, at most.
         floor: the noise floor, in nats.
-        beta: what rewards are multiplied by.
     """
-    reward = beta * float((policy_logps - reference_logps.to(policy_logps)).abs().max())
-    off = abs(loss - expected_loss)
-    limit = beta * MARGIN * floor
-    return Proof(
-        "start",
-        max(reward, off) <= limit,
-        True,
-        max(reward, off),
-        limit,
-        "nats",
-        f"largest implicit reward {reward:.3g}, loss {loss:.6f}, known value {expected_loss:.6f}",
-    )
+    log_ratio = float((policy_logps - reference_logps.to(policy_logps)).abs().max())
+    value = max(log_ratio, abs(loss - expected_loss) / slope)
+    limit = MARGIN * floor
+    detail = f"largest log-ratio {log_ratio:.3g}, loss {loss:.6f}, known value {expected_loss:.6f}"
+    return Proof("start", value <= limit, True, value, limit, "nats", detail)
+
+
+def prove_declared_reference(
+    reference_logps: Tensor, declared_logps: Tensor, loss: float, floor: float
+) -> Proof:
+    """Where another reference than the start was declared, the loss gets the log-probs of that.
+
+    Args:
+        reference_logps: as the loss will use them. Shape: (groups, k).
+        declared_logps: by the declared model, two rows a pair. Shape: (groups, k).
+        loss: the mean loss of these rows, which has no known value then.
+        floor: the noise floor, in nats.
+    """
+    value = float((reference_logps - declared_logps.to(reference_logps)).abs().max())
+    limit = MARGIN * floor
+    detail = f"the declared reference's log-probs as the loss uses them; first loss {loss:.6f}"
+    return Proof("start", value <= limit, True, value, limit, "nats", detail)
 
 
 def prove_placeholders(policy: Policy, batch: Batch) -> Proof:

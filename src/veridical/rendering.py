@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from veridical.images import ImageLike, load_image
-from veridical.messages import Message, assistant_message
+from veridical.messages import Message, assistant_message, count_images
 from veridical.models import Policy, end_token_ids
 
 
@@ -127,6 +129,82 @@ def render_group(
         cut.append(too_long)
     own = tuple(None if one is None else tuple(one) for one in response_images)
     return Group(id, tuple(images), prompt_text, tuple(texts), tuple(all_ids), tuple(cut), own)
+
+
+def render_conversation(
+    policy: Policy,
+    id: str,
+    images: Sequence[ImageLike],
+    messages: Sequence[Message],
+    max_response_tokens: int | None = None,
+) -> list[Group]:
+    """A conversation of which every assistant turn is learned, and nothing else.
+
+    What follows the first question is one response, whose user turns do not count. Only where a
+    later question brings an image of its own a second group begins, with all before it as its
+    prompt: image placeholders cannot stand in a response.
+
+    Args:
+        policy: whose template and tokenizer are used.
+        id: the row's id, and every group's.
+        images: in the order of the placeholders.
+        messages: they end with an assistant turn.
+        max_response_tokens: longer responses lose their end, end token included.
+
+    Raises:
+        RefusedRowError: as for `render_group`.
+    """
+    _check_image_count(images, [messages])
+    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    groups = []
+    for seen, turns in groupby(answers, key=lambda turn: count_images(messages[:turn])):
+        own = list(turns)
+        prompt, rest = messages[: own[0]], messages[own[0] : own[-1] + 1]
+        group = render_group(policy, id, images[:seen], prompt, [rest], max_response_tokens)
+        if len(own) > 1:
+            learned = _learned(policy, messages, own, group)
+            group = dataclasses.replace(group, learned=(learned,))
+        groups.append(group)
+    return groups
+
+
+def _learned(
+    policy: Policy, messages: Sequence[Message], answers: Sequence[int], group: Group
+) -> Tensor:
+    """True at the tokens of the given assistant turns, each with its end token if it has one."""
+    template = policy.processor.apply_chat_template
+    ids, ends = group.response_ids[0].tolist(), end_token_ids(policy)
+    learned = torch.zeros(len(ids), dtype=torch.bool)
+    for turn in answers:
+        begin: str = template(list(messages[:turn]), add_generation_prompt=True, tokenize=False)
+        end: str = template(list(messages[: turn + 1]), tokenize=False)
+        start = _tokens_so_far(policy, begin, group, ids)
+        stop = _tokens_so_far(policy, end, group, ids)
+        last = [i for i in range(start, stop) if ids[i] in ends]
+        if turn == answers[-1]:
+            stop = len(ids)
+        learned[start : last[-1] + 1 if last else stop] = True
+    return learned
+
+
+def _tokens_so_far(policy: Policy, text: str, group: Group, ids: list[int]) -> int:
+    """How many tokens of the response a beginning of the conversation makes up."""
+    whole = group.prompt_text + group.response_texts[0]
+    # The last turn may end in white space that the response was stripped of.
+    text = text if whole.startswith(text) else text.rstrip()
+    if not (text.startswith(group.prompt_text) and whole.startswith(text)):
+        raise RefusedRowError(
+            "the chat template renders a turn differently once others follow, "
+            "so the answers' tokens can't be told apart"
+        )
+    tokens = tokenise_after(policy, text[len(group.prompt_text) :], group.prompt_text)
+    kept = min(len(tokens), len(ids))
+    if tokens[:kept] != ids[:kept]:
+        raise RefusedRowError(
+            "the tokenizer joins one turn's end with the next turn's beginning, "
+            "so the answers' tokens can't be told apart"
+        )
+    return kept
 
 
 def _response_tokens(

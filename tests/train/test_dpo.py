@@ -21,6 +21,7 @@ from veridical.rendering import Group
 from veridical.train import dpo
 from veridical.train.checkpoints import newest_verified
 from veridical.train.dpo import train_dpo
+from veridical.train.objectives import objective
 from veridical.train.reference import compute_logps
 from veridical.train.rows import read_training_rows, split_held_out
 from veridical.train.sft import train_sft
@@ -132,7 +133,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train_dpo(saved, pairs, whole, tuning="full", **COMMON)
-    honest = dpo.objective
+    honest = objective
 
     def dying(settings: Any) -> Any:
         compute, calls = honest(settings), 0

@@ -138,7 +138,11 @@ def _stuck(train: Rows) -> list[Finding]:
         return []
     explanation, cause = _why_stuck(train)
     evidence = f"margin {number(margin)} at the end, below {STUCK_MARGIN} in size; {cause}"
-    return [Finding("warning", "Nothing was learnt: the loss stays at ln 2", explanation, evidence)]
+    return [
+        Finding(
+            "warning", "Nothing was learnt: the loss stays where it began", explanation, evidence
+        )
+    ]
 
 
 def _why_stuck(train: Rows) -> tuple[str, str]:

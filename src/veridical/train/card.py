@@ -11,7 +11,8 @@ from veridical.files import write_text_atomic
 from veridical.proofs import Proof
 
 SHOWN = (
-    "beta", "label_smoothing", "nll_weight", "reference", "tuning", "lora_rank", "lora_alpha",
+    "loss", "beta", "label_smoothing", "per_token", "gamma", "nll_weight", "reference",
+    "reference_model", "tuning", "lora_rank", "lora_alpha",
     "init_adapter", "train_projector", "train_vision", "projector_learning_rate", "learning_rate",
     "epochs", "max_steps", "batch_size", "accumulation", "held_out", "seed",
 )  # fmt: skip

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +14,6 @@ from veridical.cache import open_cache
 from veridical.errors import UserError
 from veridical.files import read_json, require_file, write_json
 from veridical.logprobs import ResponseLogps, Sharing, collate, response_logps, sharing
-from veridical.losses import dpo_loss, implicit_rewards, mean_token_nll
 from veridical.models import (
     DtypeName,
     Policy,
@@ -27,37 +24,51 @@ from veridical.models import (
     prepare_training,
     starts_from_adapter,
 )
-from veridical.proofs import Proof, noise_floor, print_proofs, prove, prove_start, require
+from veridical.proofs import (
+    Proof,
+    noise_floor,
+    print_proofs,
+    prove,
+    prove_declared_reference,
+    prove_start,
+    require,
+)
 from veridical.rendering import Group
 from veridical.runs import start_run
 from veridical.train.card import write_cards
-from veridical.train.loop import Items, Outcome, Task
-from veridical.train.reference import compute_logps, precompute, write_reference
+from veridical.train.loop import Items, Task
+from veridical.train.objectives import LossName, PreferenceLoss, check_loss, objective
+from veridical.train.reference import (
+    compute_logps,
+    precompute,
+    require_same_inputs,
+    write_reference,
+)
 from veridical.train.rows import list_skipped, read_training_rows, split_held_out
 from veridical.train.run import TrainerSettings, run_trainer, save_result
 from veridical.weights import weights_hash
 
 PROOF_ROWS = 4
-METHOD = "direct preference optimisation (DPO)"
-
-
-@dataclass(frozen=True)
-class DPOSettings:
-    """The loss: strength, label smoothing, and the weight of the chosen answer's NLL."""
-
-    beta: float
-    label_smoothing: float
-    nll_weight: float
+NOT_SHARED = Sharing(False, "--share-prefix false")
+METHODS = {
+    "sigmoid": "direct preference optimisation (DPO)",
+    "ipo": "identity preference optimisation (IPO)",
+    "slic": "sequence likelihood calibration (SLiC)",
+}
 
 
 def train_dpo(
     model: str,
     data: Path,
     out: Path,
+    loss: LossName = "sigmoid",
     beta: float = 0.1,
     label_smoothing: float = 0.0,
+    per_token: bool = False,
+    gamma: float = 0.5,
     nll_weight: float = 0.0,
     reference: Literal["precomputed", "in_step"] = "precomputed",
+    reference_model: str | None = None,
     tuning: Literal["lora", "full"] = "lora",
     lora_rank: int = 128,
     lora_alpha: int = 256,
@@ -96,11 +107,19 @@ def train_dpo(
         model: hub name, folder, adapter folder or `embedded`.
         data: preference pairs, Parquet or JSON Lines.
         out: folder for the run: `model/`, `log.jsonl`, `proofs.json`, `run.json`.
-        beta: how strongly the policy is held to the reference (no unit; 0.05 to 0.5 is usual).
-        label_smoothing: probability that a pair's label is wrong, 0 to below 0.5.
+        loss: `sigmoid` (DPO), `ipo` or `slic` (a hinge).
+        beta: how strongly the policy is held to the reference (no unit; 0.05 to 0.5 is usual,
+            near 1 for `ipo`, 0.02 to 0.2 for `slic`).
+        label_smoothing: probability that a pair's label is wrong, 0 to below 0.5 (conservative
+            DPO).
+        per_token: divide log-probs by their answer's length (usual for `ipo`).
+        gamma: weight of `rejected` where a pair has `more_rejected` answers too, which share the
+            rest; 1 leaves them out.
         nll_weight: weight of the chosen answer's negative log-likelihood, per token.
         reference: `precomputed` runs the reference once before training and stores its
             log-probs; `in_step` runs it at every step (full tuning then keeps a second model).
+        reference_model: hold the policy to this model instead of to its own start, as in a second
+            round; of the same family, with the same tokenizer.
         tuning: `lora` on the language model's linear layers, or `full`.
         lora_rank: rank of the adapters.
         lora_alpha: scaling of the adapters (the update is scaled by alpha / rank).
@@ -135,8 +154,8 @@ def train_dpo(
     """
     configuration = dict(locals())
     require_file(data, "--data")
-    loss = DPOSettings(beta, label_smoothing, nll_weight)
-    _check(loss)
+    wanted_loss = PreferenceLoss(loss, beta, label_smoothing, per_token, gamma, nll_weight)
+    check_loss(wanted_loss)
     torch.manual_seed(seed)
     settings = TrainerSettings(
         learning_rate, epochs, max_steps, batch_size, accumulation, evaluations, seed,
@@ -148,36 +167,47 @@ def train_dpo(
         start = load_policy(model, dtype, device, init_adapter)
         rows = read_training_rows(
             start, data, "preference", ("chosen", "rejected"), images_root, max_bad_fraction,
-            max_length, max_response_tokens,
+            max_length, max_response_tokens, more_rejected=gamma < 1,
         )  # fmt: skip
         list_skipped(out, rows)
         train, evaluation = split_held_out(rows.groups, held_out, seed)
-        shares = sharing(start, train) if share_prefix else Sharing(False, "--share-prefix false")
+        held_to = load_policy(reference_model, dtype, device) if reference_model else start
+        if reference_model:
+            require_same_inputs(start, held_to)
+        shares = _sharing(start, held_to, train) if share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if shares.allowed else 'no, two rows'} ({shares.reason}).")
         floor = noise_floor(start, train[:PROOF_ROWS])
         everything = [*train, *evaluation]
-        logps = torch.zeros(len(everything), 2, dtype=torch.float64)
-        frozen = frozen_copy(start) if reference == "in_step" and tuning == "full" else None
+        logps = torch.zeros(len(everything), len(train[0].response_ids), dtype=torch.float64)
+        declared = None
+        if reference_model:
+            few = [train[i] for i in proof_rows(train)]
+            declared = compute_logps(held_to, few, False, len(few))
         if reference == "precomputed":
-            weights = weights_hash(start, model, init_adapter, store)
+            adapter = None if reference_model else init_adapter
+            weights = weights_hash(held_to, reference_model or model, adapter, store)
             known = precompute(
-                start, everything, shares.allowed, 2 * batch_size, 10 * floor, store, weights
+                held_to, everything, shares.allowed, 2 * batch_size, 10 * floor, store, weights
             )
             write_reference(out, everything, known)
             logps = known.logps
+        frozen = None
+        if reference == "in_step" and (reference_model or tuning == "full"):
+            frozen = held_to if reference_model else frozen_copy(start)
+        del held_to  # a reference whose log-probs are stored need not stay in memory
         wanted = Tuning(tuning, lora_rank, lora_alpha, 0.0, train_projector, train_vision)
         policy = prepare_training(start, wanted)
         in_step = _reference_in_step(policy, frozen) if reference == "in_step" else None
-        task = Task(objective(loss), len, shares.allowed, in_step)
+        task = Task(objective(wanted_loss), len, shares.allowed, in_step)
         train_items = Items(train, logps[: len(train)])
         held_out_items = Items(evaluation, logps[len(train) :]) if evaluation else None
         proofs: list[Proof] = []
         if prove_first:
-            proofs = prove_run(policy, train_items, task, loss, floor, out)
+            proofs = prove_run(policy, train_items, task, wanted_loss, floor, out, declared)
         finished = run_trainer(policy, task, settings, train_items, held_out_items, out)
         files = save_result(policy, out, save_merged, starts_from_adapter(model, init_adapter))
         counts = {"pairs": len(train), "held-out pairs": len(evaluation)}
-        write_cards(out, files, METHOD, configuration, counts, proofs, finished)
+        write_cards(out, files, METHODS[loss], configuration, counts, proofs, finished)
         run.finish(
             pairs=len(train), held_out_pairs=len(evaluation), skipped=len(rows.skipped),
             cut_responses=rows.cut, prefix_sharing=dataclasses.asdict(shares), **finished,
@@ -185,48 +215,34 @@ def train_dpo(
         print(f"The aligned model is in {out / files[0]}.")
 
 
-def objective(settings: DPOSettings) -> Callable[[ResponseLogps, Tensor], Outcome]:
-    """DPO on pairs: response 0 is chosen, response 1 rejected."""
-
-    def compute(policy: ResponseLogps, reference: Tensor) -> Outcome:
-        chosen, rejected = policy.sums.unbind(-1)
-        reference_chosen, reference_rejected = reference.unbind(-1)
-        losses = dpo_loss(
-            chosen, rejected, reference_chosen, reference_rejected,
-            settings.beta, settings.label_smoothing,
-        )  # fmt: skip
-        if settings.nll_weight:
-            losses = losses + settings.nll_weight * mean_token_nll(chosen, policy.counts[:, 0])
-        rewards_chosen = implicit_rewards(chosen, reference_chosen, settings.beta)
-        rewards_rejected = implicit_rewards(rejected, reference_rejected, settings.beta)
-        measures = {
-            "rewards_chosen": rewards_chosen,
-            "rewards_rejected": rewards_rejected,
-            "rewards_margin": rewards_chosen - rewards_rejected,
-            "rewards_accuracy": (rewards_chosen > rewards_rejected).double(),
-            "logps_chosen": chosen,
-            "logps_rejected": rejected,
-            "chosen_tokens": policy.counts[:, 0],
-            "rejected_tokens": policy.counts[:, 1],
-        }
-        return Outcome(losses.sum(), measures)
-
-    return compute
-
-
 def prove_run(
-    policy: Policy, train: Items, task: Task, loss: DPOSettings, floor: float, out: Path
+    policy: Policy,
+    train: Items,
+    task: Task,
+    loss: PreferenceLoss,
+    floor: float,
+    out: Path,
+    declared: Tensor | None,
 ) -> list[Proof]:
     """Run the five proofs on a few rows, write `proofs.json`, and stop if one fails.
 
-    Rows with images are preferred. A resumed run must find the start that its step 0 recorded.
+    A resumed run must find the start that its step 0 recorded.
+
+    Args:
+        policy: as it will be trained.
+        train: the rows, with the reference's log-probs.
+        task: what will be optimised.
+        loss: the same, by its settings.
+        floor: the noise floor, in nats.
+        out: the run's folder.
+        declared: log-probs of these rows by a reference that is not the start, computed by the
+            two-row path; None where the start is the reference. Shape: (proof rows, k).
 
     Raises:
         UserError: a proof fails.
     """
     policy.model.eval()
-    order = sorted(range(len(train)), key=lambda index: not train.groups[index].images)
-    chosen = order[:PROOF_ROWS]
+    chosen = proof_rows(train.groups)
     groups = [train.groups[index] for index in chosen]
     policy_logps = compute_logps(policy, groups, task.share_prefix, len(groups))
     reference = train.reference_logps[chosen]
@@ -234,11 +250,16 @@ def prove_run(
         batch = collate(policy, groups, task.share_prefix)
         reference = task.in_step_reference(batch).double().cpu()
     plain = objective(dataclasses.replace(loss, nll_weight=0.0))
-    counts = torch.ones_like(policy_logps)
+    counts = torch.tensor([[int(g.learned_of(i).sum()) for i in _responses(g)] for g in groups])
     outcome = plain(ResponseLogps(policy_logps, counts), reference)
     value = float(outcome.loss_sum) / len(groups)
+    if declared is None:
+        known, slope = loss.at_start, loss.slope_at_start
+        start = prove_start(policy_logps, reference, value, known, slope, floor)
+    else:
+        start = prove_declared_reference(reference, declared, value, floor)
     proofs = [
-        prove_start(policy_logps, reference, value, math.log(2), floor, loss.beta),
+        start,
         *prove(policy, groups, lambda rows: collate(policy, rows, task.share_prefix)),
     ]
     path = out / "proofs.json"
@@ -251,6 +272,25 @@ def prove_run(
     print_proofs(proofs)
     require(proofs)
     return proofs
+
+
+def proof_rows(groups: Sequence[Group]) -> list[int]:
+    """A few rows to prove things on; those with images come first."""
+    order = sorted(range(len(groups)), key=lambda index: not groups[index].images)
+    return order[:PROOF_ROWS]
+
+
+def _responses(group: Group) -> range:
+    return range(len(group.response_ids))
+
+
+def _sharing(start: Policy, reference: Policy, groups: Sequence[Group]) -> Sharing:
+    """Policy and reference see the same batches, so both have to be able to share."""
+    shares = sharing(start, groups)
+    if not shares.allowed or reference is start:
+        return shares
+    theirs = sharing(reference, groups)
+    return shares if theirs.allowed else Sharing(False, f"the reference can't: {theirs.reason}")
 
 
 def _same_start(path: Path, logps: Tensor, groups: Sequence[Group], floor: float) -> None:
@@ -285,17 +325,6 @@ def _reference_in_step(policy: Policy, frozen: Policy | None) -> Callable[[Any],
             return sums
 
     return compute
-
-
-def _check(loss: DPOSettings) -> None:
-    if loss.beta <= 0:
-        raise UserError(f"--beta is {loss.beta:g}; it must be above 0 (0.1 is usual).")
-    if not 0 <= loss.label_smoothing < 0.5:
-        raise UserError(
-            f"--label-smoothing is {loss.label_smoothing:g}; give a probability below 0.5."
-        )
-    if loss.nll_weight < 0:
-        raise UserError(f"--nll-weight is {loss.nll_weight:g}; it can't be negative.")
 
 
 def _inputs(model: str, data: Path) -> dict[str, Path]:

@@ -42,6 +42,27 @@ class Reference:
     reused: int
 
 
+def require_same_inputs(policy: Policy, reference: Policy) -> None:
+    """Refuse a reference that would read the policy's batches as something else.
+
+    Raises:
+        UserError: their tokens or their image processors differ.
+    """
+    ours, theirs = policy.processor, reference.processor
+    differ = None
+    if ours.tokenizer.get_vocab() != theirs.tokenizer.get_vocab():
+        differ = "tokens"
+    elif ours.image_processor.to_dict() != theirs.image_processor.to_dict():
+        differ = "image processors"
+    elif type(policy.core) is not type(reference.core):
+        differ = "architectures"
+    if differ:
+        raise UserError(
+            f"--reference-model {reference.name} can't judge what {policy.name} reads: their "
+            f"{differ} differ. Name a model of the same family, as an earlier round's result."
+        )
+
+
 @torch.no_grad()
 def compute_logps(
     policy: Policy, groups: Sequence[Group], share_prefix: bool, batch_size: int

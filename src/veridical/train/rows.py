@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import Any
 from veridical.batching import check_lengths
 from veridical.errors import UserError
 from veridical.files import write_jsonl
-from veridical.images import row_images
+from veridical.images import RowImage, row_images
 from veridical.models import Policy
 from veridical.progress import track
 from veridical.randomness import generator
 from veridical.records import Kind, count_images, read_records
-from veridical.rendering import Group, RefusedRowError, render_group
+from veridical.rendering import Group, RefusedRowError, render_conversation, render_group
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,22 @@ def read_training_rows(
     max_bad_fraction: float,
     max_length: int | None,
     max_response_tokens: int | None,
+    more_rejected: bool = False,
 ) -> TrainingRows:
     """Read, render, tokenise and check every row.
 
     Args:
         policy: whose template, tokenizer and processor are used.
         data: a file that `read_records` takes.
-        kind: `preference`, or `conversation` (its last assistant turn is the response).
+        kind: `preference`, or `conversation` (every assistant turn is learned).
         branches: the message columns that are responses, e.g. ("chosen", "rejected").
         images_root: what image paths are relative to.
         max_bad_fraction: share of unusable rows above which training does not start.
         max_length: prompt and longest response, in tokens; None takes the model's own limit.
         max_response_tokens: longer responses lose their end; None cuts nothing.
+        more_rejected: take a pair's `more_rejected` answers as further responses. Where some
+            pairs have fewer than others their last one is repeated, which leaves the averaged
+            loss what it is.
 
     Raises:
         UserError: too many rows are unusable, none is left, or a limit makes no sense.
@@ -69,17 +74,25 @@ def read_training_rows(
         {"id": problem.id, "field": problem.field, "reason": problem.reason}
         for problem in records.problems
     ]
-    groups = []
-    texts = records.rows.remove_columns(["images"])
+    groups: list[Group] = []
+    columns = records.rows.column_names
+    texts = records.rows.remove_columns([name for name in columns if name.endswith("images")])
+    further = more_rejected and "more_rejected" in columns
     pictures = records.rows.select_columns(["images"])
+    distorted = None
+    if "rejected_images" in columns and "rejected" in branches:
+        distorted = records.rows.select_columns(["rejected_images"])
     for index in track(range(len(texts)), "reading rows"):
+        row = texts[index]
+        images = Images(index, pictures, distorted)
         try:
-            groups.append(
-                _group(policy, pictures, index, texts[index], branches, max_response_tokens)
-            )
+            if kind == "conversation":
+                groups += _conversation(policy, row, images, max_response_tokens)
+            else:
+                groups.append(_pair(policy, row, images, branches, further, max_response_tokens))
         except RefusedRowError as refused:
-            row_id = texts[index]["id"]
-            skipped.append({"id": row_id, "field": "messages", "reason": str(refused)})
+            skipped.append({"id": row["id"], "field": "messages", "reason": str(refused)})
+    groups = _even_out(groups)
     limit = max_length or _own_limit(policy)
     if limit is not None:
         too_long = check_lengths(policy, groups, limit)
@@ -122,20 +135,73 @@ def list_skipped(out: Path, rows: TrainingRows) -> None:
         print(f"{rows.cut} responses were longer than allowed and lost their end.")
 
 
-def _group(
+@dataclass(frozen=True)
+class Images:
+    """A row's pictures, none of them decoded yet."""
+
+    index: int
+    pictures: Any
+    distorted: Any
+
+    def of_prompt(self, count: int) -> tuple[RowImage, ...]:
+        """What every answer sees, unless it has its own."""
+        return row_images(self.pictures, self.index, count)
+
+    def of_rejected(self, count: int) -> tuple[RowImage, ...] | None:
+        """What the rejected answer sees instead; None where it sees the same."""
+        if self.distorted is None:
+            return None
+        cell = self.distorted.with_format("arrow")[self.index]["rejected_images"][0]
+        if not cell.is_valid:
+            return None
+        return row_images(self.distorted, self.index, count, "rejected_images")
+
+
+def _conversation(
+    policy: Policy, row: dict[str, Any], images: Images, max_response_tokens: int | None
+) -> list[Group]:
+    messages = row["messages"]
+    pictures = images.of_prompt(count_images(messages))
+    return render_conversation(policy, row["id"], pictures, messages, max_response_tokens)
+
+
+def _pair(
     policy: Policy,
-    pictures: Any,
-    index: int,
     row: dict[str, Any],
+    images: Images,
     branches: Sequence[str],
+    further: bool,
     max_response_tokens: int | None,
 ) -> Group:
-    if "messages" in row:
-        prompt, responses = row["messages"][:-1], [row["messages"][-1:]]
-    else:
-        prompt, responses = row["prompt"], [row[branch] for branch in branches]
-    images = row_images(pictures, index, count_images(prompt))
-    return render_group(policy, row["id"], images, prompt, responses, max_response_tokens)
+    count = count_images(row["prompt"])
+    responses = [row[branch] for branch in branches]
+    responses += (row["more_rejected"] or []) if further else []
+    distorted = images.of_rejected(count)
+    own = [distorted if i == 1 else None for i in range(len(responses))] if distorted else []
+    return render_group(
+        policy, row["id"], images.of_prompt(count), row["prompt"], responses,
+        max_response_tokens, own,
+    )  # fmt: skip
+
+
+def _even_out(groups: Sequence[Group]) -> list[Group]:
+    """Give every group as many responses as the one with the most: its last one, repeated."""
+    most = max((len(group.response_ids) for group in groups), default=0)
+    return [_repeat_last(group, most - len(group.response_ids)) for group in groups]
+
+
+def _repeat_last(group: Group, times: int) -> Group:
+    if times == 0:
+        return group
+    own = group.response_images
+    return dataclasses.replace(
+        group,
+        response_texts=group.response_texts + group.response_texts[-1:] * times,
+        response_ids=group.response_ids + group.response_ids[-1:] * times,
+        cut=group.cut + (False,) * times,
+        response_images=own + own[-1:] * times,
+        learned=group.learned + group.learned[-1:] * times,
+    )
 
 
 def _own_limit(policy: Policy) -> int | None:

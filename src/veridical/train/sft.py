@@ -65,7 +65,8 @@ def train_sft(
 ) -> None:
     """Fine-tune MODEL on the answers in DATA and write the result to OUT.
 
-    The loss is on the last assistant turn of each row, per token over the whole global batch.
+    The loss is on the tokens of every assistant turn, averaged over the whole global batch; with
+    preference pairs, on the chosen answer.
 
     Args:
         model: hub name, folder, adapter folder or `embedded`.
@@ -150,4 +151,4 @@ def objective(policy: ResponseLogps, reference: Tensor) -> Outcome:
 
 def count_tokens(groups: Sequence[Group]) -> int:
     """Response tokens of a batch."""
-    return sum(len(group.response_ids[0]) for group in groups)
+    return sum(int(group.learned_of(0).sum()) for group in groups)

@@ -1,0 +1,197 @@
+"""`train dpo` with other losses, more than two answers, own images and another reference."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from veridical.errors import UserError
+from veridical.files import read_json, read_jsonl, write_json
+from veridical.models import Policy
+from veridical.records import assistant_message, user_message, write_records
+from veridical.train import rows as training_rows
+from veridical.train.dpo import train_dpo
+from veridical.train.reference import precompute
+from veridical.train.sft import train_sft
+
+COMMON: dict[str, Any] = {
+    "tuning": "full",
+    "learning_rate": 3e-3,
+    "max_steps": 4,
+    "batch_size": 4,
+    "accumulation": 1,
+    "held_out": 0.0,
+    "evaluations": 1,
+    "trainer": {"logging_steps": 1},
+}
+WORDS = ["red cup", "blue dog", "green chair", "black cat", "orange bus", "purple car"]
+
+
+@pytest.fixture
+def saved(policy: Policy, tmp_path: Path) -> str:
+    folder = tmp_path / "policy"
+    policy.model.float().save_pretrained(folder)
+    policy.processor.save_pretrained(folder)
+    return str(folder)
+
+
+def pair(i: int, pictures: list[Image.Image], **more: Any) -> dict[str, Any]:
+    row = {
+        "id": f"pair-{i}",
+        "images": [pictures[i % len(pictures)]],
+        "prompt": [user_message("Describe the image.")],
+        "chosen": [assistant_message(f"There is a {WORDS[i % 6]}.")],
+        "rejected": [assistant_message(f"There is a {WORDS[(i + 1) % 6]} on the left.")],
+    }
+    return row | more
+
+
+def write(tmp_path: Path, rows: list[dict[str, Any]], name: str = "pairs") -> Path:
+    path = tmp_path / f"{name}.parquet"
+    write_records(rows, path, "preference")
+    return path
+
+
+def train_losses(out: Path) -> list[float]:
+    return [row["loss"] for row in read_jsonl(out / "log.jsonl") if row["split"] == "train"]
+
+
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        ({"loss": "ipo", "beta": 0.9, "per_token": True, "learning_rate": 3e-4}, 1 / (4 * 0.81)),
+        ({"loss": "slic", "beta": 0.1}, 1.0),
+        ({"label_smoothing": 0.2}, 0.693147),
+    ],
+)
+def test_each_loss_begins_where_it_must_and_falls(
+    saved: str, tmp_path: Path, pictures: list[Image.Image], options: dict[str, Any], start: float
+) -> None:
+    data = write(tmp_path, [pair(i, pictures) for i in range(12)])
+    train_dpo(saved, data, tmp_path / "run", **{**COMMON, **options})
+    losses = train_losses(tmp_path / "run")
+    assert losses[0] == pytest.approx(start, abs=1e-4)
+    assert losses[-1] < losses[0]
+    proofs = {proof["name"]: proof for proof in read_json(tmp_path / "run" / "proofs.json")}
+    assert proofs["start"]["passed"]
+    assert f"{start:.6f}"[:6] in proofs["start"]["detail"]
+
+
+def test_two_rejected_answers_are_averaged(
+    saved: str, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    """Gamma 1 = the first alone; a set whose second answer is the first again = the first alone."""
+    plain = [pair(i, pictures) for i in range(8)]
+    other = [assistant_message("There is a yellow kite.")]
+    twice = [{**row, "more_rejected": [row["rejected"]]} for row in plain]
+    mixed = [{**row, "more_rejected": [other] if i % 2 else None} for i, row in enumerate(plain)]
+    losses = {}
+    for name, rows, gamma in (
+        ("plain", plain, 0.5), ("twice", twice, 0.3), ("mixed", mixed, 0.5), ("off", mixed, 1.0),
+    ):  # fmt: skip
+        train_dpo(saved, write(tmp_path, rows, name), tmp_path / name, gamma=gamma, **COMMON)
+        losses[name] = torch.tensor(train_losses(tmp_path / name))
+    assert torch.allclose(losses["plain"], losses["off"], atol=1e-6)
+    assert torch.allclose(losses["plain"], losses["twice"], atol=1e-4)
+    assert (losses["plain"] - losses["mixed"]).abs().max() > 1e-3
+
+
+def test_the_rejected_branch_sees_its_own_image(
+    saved: str, tmp_path: Path, pictures: list[Image.Image], policy: Policy
+) -> None:
+    """The same answer on both branches is a pair if the pictures differ."""
+    grey = Image.new("RGB", (48, 48), (127, 127, 127))
+    rows = []
+    for i in range(8):
+        same = pair(i, pictures)["chosen"]
+        own = [grey] if i % 2 else None
+        rows.append(pair(i, pictures, rejected_images=own) | ({"rejected": same} if own else {}))
+    data = write(tmp_path, rows)
+    read = training_rows.read_training_rows(
+        policy, data, "preference", ("chosen", "rejected"), None, 0.0, None, None
+    )
+    own_images = {group.id: bool(group.response_images) for group in read.groups}
+    assert [own_images[f"pair-{i}"] for i in range(4)] == [False, True, False, True]
+    train_dpo(saved, data, tmp_path / "run", **COMMON)
+    losses = train_losses(tmp_path / "run")
+    assert losses[0] == pytest.approx(0.693147, abs=1e-4)
+    assert losses[-1] < losses[0]
+    assert all(proof["passed"] for proof in read_json(tmp_path / "run" / "proofs.json"))
+
+
+@pytest.mark.parametrize("reference", ["precomputed", "in_step"])
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_second_round_against_an_earlier_model(
+    saved: str, tmp_path: Path, pictures: list[Image.Image], reference: Any, tuning: Any
+) -> None:
+    """The proofs know that the reference is not the start, and the loss does not start at ln 2."""
+    data = write(tmp_path, [pair(i, pictures) for i in range(8)])
+    train_dpo(saved, data, tmp_path / "first", **COMMON)
+    options = {**COMMON, "reference": reference, "tuning": tuning, "lora_rank": 4}
+    second = tmp_path / "second"
+    train_dpo(str(tmp_path / "first" / "model"), data, second, reference_model=saved, **options)
+    losses = train_losses(second)
+    assert losses[0] < 0.65
+    start = read_json(second / "proofs.json")[0]
+    assert start["name"] == "start"
+    assert start["passed"]
+    assert "declared" in start["detail"]
+    assert f"reference_model | {saved}" in (second / "model" / "README.md").read_text()
+
+
+def test_a_declared_reference_that_is_not_used_is_found(
+    saved: str, tmp_path: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write(tmp_path, [pair(i, pictures) for i in range(8)])
+    train_dpo(saved, data, tmp_path / "first", **COMMON)
+
+    def wrong(policy: Policy, *arguments: Any) -> Any:
+        with torch.no_grad():
+            policy.core.lm_head.weight.mul_(1.01)
+        return precompute(policy, *arguments)
+
+    monkeypatch.setattr("veridical.train.dpo.precompute", wrong)
+    model = str(tmp_path / "first" / "model")
+    with pytest.raises(UserError, match="'start' fails"):
+        train_dpo(model, data, tmp_path / "second", reference_model=saved, cache="none", **COMMON)
+
+
+def test_a_reference_that_reads_pictures_differently_is_refused(
+    saved: str, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    data = write(tmp_path, [pair(i, pictures) for i in range(8)])
+    other = tmp_path / "other"
+    shutil.copytree(saved, other)
+    settings = read_json(other / "processor_config.json")
+    settings["image_processor"]["image_mean"] = [0.1, 0.2, 0.3]
+    write_json(other / "processor_config.json", settings)
+    with pytest.raises(UserError, match="image processors differ"):
+        train_dpo(saved, data, tmp_path / "run", reference_model=str(other), **COMMON)
+
+
+def test_sft_learns_every_turn_of_mixed_conversations(
+    saved: str, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    rows = []
+    for i in range(8):
+        first = user_message("Is there a cup in the image?", images=i % 2)
+        later = user_message("Is there a dog?", images=0)
+        answers = [assistant_message("Yes."), assistant_message("There is a red cup.")]
+        rows.append(
+            {
+                "id": f"row-{i}",
+                "images": [pictures[i % 6]] if i % 2 else [],
+                "messages": [first, answers[0], later, answers[1]],
+            }
+        )
+    write_records(rows, tmp_path / "talk.jsonl", "conversation")
+    train_sft(saved, tmp_path / "talk.jsonl", tmp_path / "run", **COMMON)
+    log = [row for row in read_jsonl(tmp_path / "run" / "log.jsonl") if row["split"] == "train"]
+    assert log[-1]["loss"] < log[0]["loss"]
+    # "Yes ." and "There is a red cup ." and one end token, or one for each turn.
+    assert log[0]["chosen_tokens"] in {9, 10}
