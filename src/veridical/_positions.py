@@ -39,6 +39,20 @@ def token_positions(core: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     return positions
 
 
+def special_layers(core: Any) -> str | None:
+    """Layers that do more than look at every earlier token; None where there are none.
+
+    A window is counted in tokens and a state runs through them, so that both depend on tokens
+    that a mask hides or that are left out.
+    """
+    config = core.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        return ", ".join(sorted(kinds - {"full_attention"}))
+    windowed = getattr(config, "use_sliding_window", True) and not hasattr(config, "layer_types")
+    return "sliding_attention" if windowed and getattr(config, "sliding_window", None) else None
+
+
 def continued(positions: Tensor, tokens: int) -> Tensor:
     """The positions of `tokens` text tokens that follow one row's.
 

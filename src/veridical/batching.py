@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -270,12 +269,10 @@ def process(
     """The stock processor on a batch; images of a row in the order of its placeholders."""
     processor = policy.processor
     opened = [[load_image(image) for image in row] for row in images]
-    given: Any = None
-    if any(opened):
-        given = opened if all(opened) else [image for row in opened for image in row]
     bos = processor.tokenizer.bos_token
     encoded = processor(
-        images=given,
+        # Row by row even where a row has none: some tell from it how to cut each image.
+        images=opened if any(opened) else None,
         text=list(texts),
         return_tensors="pt",
         padding=True,

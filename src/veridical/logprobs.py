@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from veridical._positions import special_layers
 from veridical.batching import Batch, RowBatch, SharedBatch, row_batch, shared_batch
 from veridical.heads import head_logps, logits_are_the_heads, stock_logits
 from veridical.losses import token_logps
@@ -92,13 +93,12 @@ def sharing(policy: Policy, groups: Sequence[Group]) -> Sharing:
         policy: the model as it will be trained.
         groups: a few real rows with at least two responses.
     """
-    config = policy.core.config.get_text_config()
-    attention = config._attn_implementation
+    attention = policy.core.config.get_text_config()._attn_implementation
     if attention != "sdpa":
         return Sharing(False, f"its attention is {attention!r}; only 'sdpa' takes a boolean mask")
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or getattr(config, "use_sliding_window", False):
-        return Sharing(False, f"it has layers that need a mask of their own ({sorted(kinds)})")
+    layers = special_layers(policy.core)
+    if layers is not None:
+        return Sharing(False, f"it has layers that need a mask of their own ({layers})")
     if not logits_are_the_heads(policy.core, groups[0].response_ids[0].to(policy.device)):
         return Sharing(False, "its logits are more than its head's output")
     return _probe(policy, groups)

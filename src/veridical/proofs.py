@@ -223,8 +223,8 @@ def stock_logps(policy: Policy, group: Group) -> Tensor:
 def _stock_inputs(policy: Policy, images: list[Image.Image], text: str) -> dict[str, Any]:
     bos = policy.processor.tokenizer.bos_token
     inputs = policy.processor(
-        images=images or None,
-        text=text,
+        images=[images] if images else None,
+        text=[text],
         return_tensors="pt",
         add_special_tokens=not (bos and text.startswith(bos)),
     ).to(policy.device)

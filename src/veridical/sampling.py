@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from veridical._masked_prompts import encode_prompts, masked_prompt_batch
+from veridical._positions import special_layers
 from veridical.batching import PromptBatch, prompt_batch
 from veridical.images import ImageLike, image_key
 from veridical.models import Policy, end_token_ids, image_token_id
@@ -150,6 +151,9 @@ def masking_refusal(policy: Policy, request: Request) -> str | None:
     """
     if not hasattr(policy.core, "get_image_features"):
         return "it does not tell its image features"
+    layers = special_layers(policy.core)
+    if layers is not None:
+        return f"it has layers for which dropping tokens is not masking them ({layers})"
     text = render_prompt(policy, request.prompt)
     stock = policy.core(**prompt_batch(policy, [request.images], [text]).inputs).logits[:, -1]
     encoded = encode_prompts(policy, [request.images], [text])

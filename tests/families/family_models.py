@@ -10,6 +10,13 @@ import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import (
+    LlavaNextImageProcessorPil,
+)
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.utils import is_torchvision_available
 
 from veridical.models import Policy
@@ -48,7 +55,7 @@ def build_tokenizer(special: list[str], bos: str | None, eos: str, pad: str, **n
 TEMPLATE = (
     "{{ 'BOS' }}{% for message in messages %}"
     "{% set role = 'ASSISTANT' if message['role'] == 'assistant' else message['role'] %}"
-    "{{ 'TURN'.replace('ROLE', role) }}"
+    "{{ 'TURN'.replace('ROLE', role) + 'GAP' }}"
     "{% for block in message['content'] %}"
     "{% if block['type'] == 'image' %}{{ 'IMAGE' }}{% else %}{{ block['text'] }}{% endif %}"
     "{% endfor %}{{ 'END' }}{% endfor %}"
@@ -57,10 +64,11 @@ TEMPLATE = (
 
 
 def chat_template(
-    turn: str, image: str, end: str, bos: str = "", assistant: str = "assistant"
+    turn: str, image: str, end: str, bos: str = "", assistant: str = "assistant", gap: str = ""
 ) -> str:
     """A conversation in the family's own marks; a prompt is a prefix of its conversation."""
-    marks = {"TURN": turn, "IMAGE": image, "END": end, "BOS": bos, "ASSISTANT": assistant}
+    marks = {"TURN": turn, "GAP": gap, "IMAGE": image, "END": end, "BOS": bos}
+    marks["ASSISTANT"] = assistant
     template = TEMPLATE
     for name, mark in marks.items():
         template = template.replace(f"'{name}'", repr(mark))
@@ -94,6 +102,16 @@ MROPE: dict[str, Any] = {
     "rope_theta": 1e4,
     "mrope_section": [2, 1, 1],
 }
+QWEN_VISION: dict[str, Any] = {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 2,
+    "patch_size": 4,
+    "out_hidden_size": 32,
+    "initializer_range": 0.2,
+}
+QWEN_SIZE = {"shortest_edge": 16 * 16, "longest_edge": 48 * 48}
 CHATML = ("<|im_start|>ROLE\n", "<|im_end|>\n")
 
 
@@ -126,9 +144,8 @@ def qwen_template() -> str:
 
 def qwen2_5_vl() -> Policy:
     tokenizer = qwen_tokenizer()
-    size = {"shortest_edge": 16 * 16, "longest_edge": 48 * 48}
     processor = transformers.Qwen2_5_VLProcessor(
-        transformers.Qwen2VLImageProcessor(size=size, patch_size=4, merge_size=2),
+        transformers.Qwen2VLImageProcessor(size=QWEN_SIZE, patch_size=4, merge_size=2),
         tokenizer,
         transformers.Qwen2VLVideoProcessor(),
         chat_template=qwen_template(),
@@ -144,30 +161,27 @@ def qwen2_5_vl() -> Policy:
             },
         },
         vision_config={
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_heads": 2,
-            "patch_size": 4,
+            **QWEN_VISION,
             "window_size": 16,
-            "out_hidden_size": 32,
             "fullatt_block_indexes": [1],
-            "initializer_range": 0.2,
         },
         **qwen_ids(tokenizer),
     )
     return finish(transformers.Qwen2_5_VLForConditionalGeneration(config), processor)
 
 
-def qwen3_vl() -> Policy:
-    tokenizer = qwen_tokenizer()
-    size = {"shortest_edge": 16 * 16, "longest_edge": 48 * 48}
-    processor = transformers.Qwen3VLProcessor(
-        transformers.Qwen2VLImageProcessor(size=size, patch_size=4, merge_size=2),
+def qwen3_vl_processor(tokenizer: Any) -> Any:
+    return transformers.Qwen3VLProcessor(
+        transformers.Qwen2VLImageProcessor(size=QWEN_SIZE, patch_size=4, merge_size=2),
         tokenizer,
         transformers.Qwen3VLVideoProcessor(),
         chat_template=qwen_template(),
     )
+
+
+def qwen3_vl() -> Policy:
+    tokenizer = qwen_tokenizer()
+    processor = qwen3_vl_processor(tokenizer)
     config = transformers.Qwen3VLConfig(
         text_config={
             **LANGUAGE,
@@ -177,19 +191,281 @@ def qwen3_vl() -> Policy:
             "rope_parameters": {**MROPE, "mrope_interleaved": True},
         },
         vision_config={
+            **QWEN_VISION,
             "depth": 3,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_heads": 2,
-            "patch_size": 4,
-            "out_hidden_size": 32,
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0, 1],
-            "initializer_range": 0.2,
         },
         **qwen_ids(tokenizer),
     )
     return finish(transformers.Qwen3VLForConditionalGeneration(config), processor)
+
+
+def qwen3_5() -> Policy:
+    tokenizer = qwen_tokenizer()
+    processor = qwen3_vl_processor(tokenizer)
+    config = transformers.Qwen3_5Config(
+        text_config={
+            **LANGUAGE,
+            **ids(tokenizer),
+            "head_dim": 16,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "rope_parameters": {**MROPE, "mrope_interleaved": True, "partial_rotary_factor": 0.5},
+        },
+        vision_config={**QWEN_VISION, "num_position_embeddings": 64},
+        **qwen_ids(tokenizer),
+    )
+    return finish(transformers.Qwen3_5ForConditionalGeneration(config), processor)
+
+
+CLIP_VISION: dict[str, Any] = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 8,
+    "initializer_range": 0.2,
+}
+SIGLIP_VISION = {
+    **CLIP_VISION,
+    "model_type": "siglip_vision_model",
+    "patch_size": 4,
+    "vision_use_head": False,
+}
+TILE = {"height": 16, "width": 16}
+LLAVA_TEMPLATE = chat_template("ROLE:", "<image>\n", " ", assistant="ASSISTANT", gap=" ")
+
+
+def llava() -> Policy:
+    tokenizer = build_tokenizer([], "<s>", "</s>", "<pad>", image_token="<image>")
+    processor = transformers.LlavaProcessor(
+        CLIPImageProcessorPil(size=TILE, crop_size=TILE, do_center_crop=False),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=LLAVA_TEMPLATE,
+    )
+    config = transformers.LlavaConfig(
+        vision_config=CLIP_VISION,
+        text_config={**LANGUAGE, **ids(tokenizer), "model_type": "llama"},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
+    )
+    return finish(transformers.LlavaForConditionalGeneration(config), processor)
+
+
+def llava_next() -> Policy:
+    tokenizer = build_tokenizer([], "<s>", "</s>", "<pad>", image_token="<image>")
+    pinpoints = [[16, 32], [32, 16], [32, 32]]
+    processor = transformers.LlavaNextProcessor(
+        LlavaNextImageProcessorPil(
+            size={"shortest_edge": 16}, crop_size=TILE, image_grid_pinpoints=pinpoints
+        ),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=LLAVA_TEMPLATE,
+    )
+    config = transformers.LlavaNextConfig(
+        vision_config=CLIP_VISION,
+        text_config={**LANGUAGE, **ids(tokenizer), "model_type": "llama"},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=pinpoints,
+        image_seq_length=4,
+    )
+    return finish(transformers.LlavaNextForConditionalGeneration(config), processor)
+
+
+def llava_onevision() -> Policy:
+    tokenizer = build_tokenizer(
+        ["<|im_start|>"],
+        None,
+        "<|im_end|>",
+        "<|endoftext|>",
+        image_token="<image>",
+        video_token="<video>",
+    )
+    pinpoints = [[16, 16], [16, 32], [32, 16], [32, 32]]
+    processor = transformers.LlavaOnevisionProcessor(
+        transformers.LlavaOnevisionImageProcessor(size=TILE, image_grid_pinpoints=pinpoints),
+        tokenizer,
+        transformers.LlavaOnevisionVideoProcessor(size=TILE),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=chat_template(CHATML[0], "<image>", CHATML[1]),
+    )
+    config = transformers.LlavaOnevisionConfig(
+        vision_config=SIGLIP_VISION,
+        text_config={**LANGUAGE, **ids(tokenizer), "model_type": "qwen2"},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=pinpoints,
+    )
+    return finish(transformers.LlavaOnevisionForConditionalGeneration(config), processor)
+
+
+def idefics3_tokenizer() -> Any:
+    tiles = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
+    return build_tokenizer(
+        ["<fake_token_around_image>", "<image>", "<global-img>", *tiles],
+        "<|im_start|>",
+        "<end_of_utterance>",
+        "<|im_end|>",
+    )
+
+
+IDEFICS3_TEMPLATE = chat_template(
+    "ROLE:", "<image>", "<end_of_utterance>\n", bos="<|im_start|>", assistant="Assistant", gap=" "
+)
+IDEFICS3_SIZES: dict[str, Any] = {
+    "size": {"longest_edge": 32},
+    "max_image_size": {"longest_edge": 16},
+}
+
+
+def idefics3_config(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "vision_config": {**CLIP_VISION, "model_type": "idefics3_vision", "patch_size": 4},
+        "text_config": {**LANGUAGE, **ids(tokenizer), "model_type": "llama"},
+        "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
+        "pad_token_id": tokenizer.pad_token_id,
+        "scale_factor": 2,
+    }
+
+
+def idefics3() -> Policy:
+    tokenizer = idefics3_tokenizer()
+    processor = transformers.Idefics3Processor(
+        Idefics3ImageProcessorPil(**IDEFICS3_SIZES),
+        tokenizer,
+        image_seq_len=4,
+        chat_template=IDEFICS3_TEMPLATE,
+    )
+    config = transformers.Idefics3Config(**idefics3_config(tokenizer))
+    return finish(transformers.Idefics3ForConditionalGeneration(config), processor)
+
+
+def smolvlm() -> Policy:
+    tokenizer = idefics3_tokenizer()
+    processor = transformers.SmolVLMProcessor(
+        transformers.SmolVLMImageProcessor(**IDEFICS3_SIZES),
+        tokenizer,
+        transformers.SmolVLMVideoProcessor(),
+        image_seq_len=4,
+        chat_template=IDEFICS3_TEMPLATE,
+    )
+    shapes = idefics3_config(tokenizer)
+    shapes["vision_config"]["model_type"] = "smolvlm_vision"
+    config = transformers.SmolVLMConfig(**shapes)
+    return finish(transformers.SmolVLMForConditionalGeneration(config), processor)
+
+
+def internvl() -> Policy:
+    tokenizer = build_tokenizer(
+        ["<|im_start|>"],
+        None,
+        "<|im_end|>",
+        "<|endoftext|>",
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
+    )
+    processor = transformers.InternVLProcessor(
+        transformers.GotOcr2ImageProcessor(size=TILE, max_patches=4),
+        tokenizer,
+        transformers.InternVLVideoProcessor(size=TILE),
+        image_seq_length=4,
+        chat_template=chat_template(CHATML[0], "<IMG_CONTEXT>\n", CHATML[1]),
+    )
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": [16, 16],
+        "patch_size": [4, 4],
+        "initializer_range": 0.2,
+    }
+    config = transformers.InternVLConfig(
+        vision_config=vision,
+        text_config={**LANGUAGE, **ids(tokenizer), "model_type": "qwen2"},
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        tie_word_embeddings=False,
+    )
+    return finish(transformers.InternVLForConditionalGeneration(config), processor)
+
+
+def gemma3() -> Policy:
+    tokenizer = build_tokenizer(
+        ["<start_of_turn>", "<end_of_turn>"],
+        "<bos>",
+        "<eos>",
+        "<pad>",
+        boi_token="<start_of_image>",
+        eoi_token="<end_of_image>",
+        image_token="<image_soft_token>",
+    )
+    processor = transformers.Gemma3Processor(
+        Gemma3ImageProcessorPil(size=TILE),
+        tokenizer,
+        image_seq_length=4,
+        chat_template=chat_template(
+            "<start_of_turn>ROLE\n",
+            "<start_of_image>",
+            "<end_of_turn>\n",
+            bos="<bos>",
+            assistant="model",
+        ),
+    )
+    config = transformers.Gemma3Config(
+        vision_config=SIGLIP_VISION,
+        text_config={
+            **LANGUAGE,
+            **ids(tokenizer),
+            "head_dim": 8,
+            "query_pre_attn_scalar": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "sliding_window": 12,
+        },
+        mm_tokens_per_image=4,
+        boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_index=tokenizer.convert_tokens_to_ids("<end_of_image>"),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
+        tie_word_embeddings=False,
+    )
+    model = transformers.Gemma3ForConditionalGeneration(config)
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)
+    policy = finish(model, processor)
+    end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    policy.model.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
+    return policy
+
+
+def paligemma() -> Policy:
+    tokenizer = build_tokenizer([], "<bos>", "<eos>", "<pad>", image_token="<image>")
+    image_processor = SiglipImageProcessorPil(size=TILE)
+    image_processor.image_seq_length = 16
+    processor = transformers.PaliGemmaProcessor(
+        image_processor, tokenizer, chat_template=chat_template("", "<image>", "")
+    )
+    config = transformers.PaliGemmaConfig(
+        vision_config=SIGLIP_VISION,
+        text_config={**LANGUAGE, **ids(tokenizer), "head_dim": 8, "model_type": "gemma"},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        projection_dim=32,
+        hidden_size=32,
+    )
+    return finish(transformers.PaliGemmaForConditionalGeneration(config), processor)
 
 
 def finish(model: Any, processor: Any) -> Policy:
@@ -210,7 +486,8 @@ class ExactNorm(torch.nn.Module):
         super().__init__()
         self.weight = norm.weight
         self.eps = getattr(norm, "variance_epsilon", None) or norm.eps
-        self.offset = 1.0 if "Gemma" in type(norm).__name__ else 0.0
+        # What these families keep is the weight's distance from one.
+        self.offset = float(type(norm).__name__.startswith(("Gemma", "Qwen3_5RMSNorm")))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         scale = torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.eps)
@@ -235,6 +512,7 @@ class Family:
         torchvision: whether its processor wants torchvision.
         shares: whether the probe admits a shared prefix; else a word of the reason.
         masks: whether image tokens can be masked; else a word of the reason.
+        refused: None; for a family that cannot be trained at all, a word of the reason.
     """
 
     name: str
@@ -242,11 +520,23 @@ class Family:
     torchvision: bool = False
     shares: str | None = None
     masks: str | None = None
+    refused: str | None = None
 
 
 FAMILIES = [
+    Family("LLaVA", llava),
+    Family("LLaVA-NeXT", llava_next),
     Family("Qwen2.5-VL", qwen2_5_vl, torchvision=True),
     Family("Qwen3-VL", qwen3_vl, torchvision=True, masks="stock forward"),
+    Family("Idefics3", idefics3),
+    Family("SmolVLM", smolvlm, torchvision=True),
+    Family("InternVL", internvl, torchvision=True),
+    Family("LLaVA-OneVision", llava_onevision, torchvision=True),
+    Family("Gemma 3", gemma3, shares="mask of their own", masks="sliding_attention"),
+    Family("PaliGemma", paligemma, refused="does not end row"),
+    Family(
+        "Qwen3.5", qwen3_5, torchvision=True, shares="mask of their own", masks="linear_attention"
+    ),
 ]
 
 
