@@ -50,6 +50,21 @@ COMMANDS: dict[str, Command] = {
         "Have a model answer every prompt several times.",
         ("model",),
     ),
+    "build rate": Command(
+        "veridical.build.rate:build_rate",
+        "Rate sampled responses by what is known to be in the images.",
+        ("samples",),
+    ),
+    "build best": Command(
+        "veridical.build.best:build_best",
+        "Keep the best response to each prompt, to be learned by `train sft`.",
+        ("samples",),
+    ),
+    "build pairs": Command(
+        "veridical.build.pairs:build_pairs",
+        "Make preference pairs from rated responses.",
+        ("samples",),
+    ),
     "train dpo": Command(
         "veridical.train.dpo:train_dpo",
         "Align a model by direct preference optimisation on pairs.",
