@@ -64,6 +64,14 @@ COMMANDS: dict[str, Command] = {
         "veridical.build.pairs:build_pairs",
         "Make preference pairs from rated responses.",
         ("samples",),
+    "build distort": Command(
+        "veridical.build.distort:build_distort",
+        "Make pairs whose rejected branch sees a distorted picture.",
+    ),
+    "build join": Command(
+        "veridical.build.join:build_join",
+        "Join two sets of pairs: several rejected answers to one chosen one.",
+        ("pairs", "more"),
     ),
     "train dpo": Command(
         "veridical.train.dpo:train_dpo",

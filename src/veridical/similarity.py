@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from veridical.errors import UserError
+from veridical.hub import check_hub_name
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -102,6 +103,8 @@ def _embedding_similarity(name: str, model_name: str) -> Similarity:
             f"The similarity {name} needs the package sentence-transformers: install "
             "veridical[similarity], or set similarity to edit (word-level, built in)."
         ) from error
+    if not Path(model_name).is_dir():
+        check_hub_name(model_name)
     try:
         model = SentenceTransformer(model_name)
     except (OSError, ValueError) as error:

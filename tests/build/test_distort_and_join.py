@@ -1,0 +1,131 @@
+"""Pairs with a distorted picture, and pairs with several rejected answers, from file to file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from veridical.build.distort import build_distort
+from veridical.build.join import build_join
+from veridical.cli import main
+from veridical.errors import UserError
+from veridical.files import read_json, read_jsonl
+from veridical.records import assistant_message, read_records, text_of, user_message, write_records
+
+
+def conversations(tmp_path: Path, pictures: list[Image.Image]) -> Path:
+    rows: list[dict[str, Any]] = [
+        {
+            "id": f"row-{i}",
+            "images": [pictures[i]] if i < 3 else [],
+            "messages": [
+                user_message("What is here?", images=int(i < 3)),
+                assistant_message(f"There is a red cup {i}."),
+            ],
+        }
+        for i in range(4)
+    ]
+    write_records(rows, tmp_path / "talk.parquet", "conversation")
+    return tmp_path / "talk.parquet"
+
+
+def pairs(tmp_path: Path, name: str, answers: dict[str, str], chosen: str = "Yes.") -> Path:
+    rows = [
+        {
+            "id": identity,
+            "images": [],
+            "prompt": [user_message("Is it?", images=0)],
+            "chosen": [assistant_message(chosen)],
+            "rejected": [assistant_message(answer)],
+        }
+        for identity, answer in answers.items()
+    ]
+    write_records(rows, tmp_path / f"{name}.parquet", "preference")
+    return tmp_path / f"{name}.parquet"
+
+
+def by_id(folder: Path) -> dict[str, Any]:
+    rows = read_records(folder / "pairs.parquet", "preference").rows
+    return {row["id"]: row for row in rows}
+
+
+def test_conversations_become_pairs_that_differ_in_the_picture(
+    tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    data = conversations(tmp_path, pictures)
+    assert main(["build", "distort", "--data", str(data), "--out", str(tmp_path / "a")]) == 0
+    rows = read_records(tmp_path / "a" / "pairs.parquet", "preference").rows
+    assert len(rows) == 3
+    for i, row in enumerate(rows):
+        assert row["chosen"] == row["rejected"] == [assistant_message(f"There is a red cup {i}.")]
+        clean, noisy = (
+            np.asarray(row[name][0], dtype=int) for name in ("images", "rejected_images")
+        )
+        assert np.array_equal(clean, np.asarray(pictures[i]))
+        assert clean.shape == noisy.shape
+        assert np.abs(clean - noisy).mean() > 10
+        assert json.loads(row["source"])["noise_steps"] == 500
+    assert read_jsonl(tmp_path / "a" / "skipped.jsonl")[0]["id"] == "row-3"
+    build_distort(data, tmp_path / "b")
+    again = read_records(tmp_path / "b" / "pairs.parquet", "preference").rows
+    assert again[1]["rejected_images"][0].tobytes() == rows[1]["rejected_images"][0].tobytes()
+
+
+def test_pairs_keep_their_rejected_answer(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    rows = [
+        {
+            "id": "a",
+            "images": [pictures[0]],
+            "prompt": [user_message("What?")],
+            "chosen": [assistant_message("A cup.")],
+            "rejected": [assistant_message("A dog.")],
+            "source": '{"builder": "bdhs"}',
+        }
+    ]
+    write_records(rows, tmp_path / "pairs.jsonl", "preference")
+    build_distort(tmp_path / "pairs.jsonl", tmp_path / "out", kind="preference", noise_steps=900)
+    row = read_records(tmp_path / "out" / "pairs.parquet", "preference").rows[0]
+    assert text_of(row["rejected"]) == "A dog."
+    assert json.loads(row["source"])["from"] == '{"builder": "bdhs"}'
+
+
+def test_what_cannot_be_distorted(tmp_path: Path) -> None:
+    data = pairs(tmp_path, "text", {"a": "No."})
+    with pytest.raises(UserError, match="1 to 1000"):
+        build_distort(data, tmp_path / "out", kind="preference", noise_steps=0)
+    with pytest.raises(UserError, match="nothing to distort"):
+        build_distort(data, tmp_path / "out", kind="preference")
+
+
+def test_join_adds_answers_by_id(tmp_path: Path) -> None:
+    first = pairs(tmp_path, "first", {"a": "No.", "b": "No.", "c": "No."})
+    second = pairs(tmp_path, "second", {"b": "Never.", "c": "No.", "d": "Never."})
+    assert main(["build", "join", str(first), str(second), "--out", str(tmp_path / "out")]) == 0
+    rows = {
+        row["id"]: row for row in read_records(tmp_path / "out/pairs.parquet", "preference").rows
+    }
+    assert list(rows) == ["a", "b", "c"]
+    assert [text_of(answer) for answer in rows["b"]["more_rejected"]] == ["Never."]
+    assert rows["a"]["more_rejected"] is None
+    skipped = {row["id"]: row["reason"] for row in read_jsonl(tmp_path / "out" / "skipped.jsonl")}
+    assert "already" in skipped["c"]
+    assert "no pair" in skipped["d"]
+    assert read_json(tmp_path / "out" / "summary.json") == {"pairs": 3, "joined": 1, "skipped": 2}
+    third = pairs(tmp_path, "third", {"b": "Perhaps."})
+    build_join(tmp_path / "out" / "pairs.parquet", third, tmp_path / "three")
+    rows = {
+        row["id"]: row for row in read_records(tmp_path / "three/pairs.parquet", "preference").rows
+    }
+    assert [text_of(a) for a in rows["b"]["more_rejected"]] == ["Never.", "Perhaps."]
+
+
+def test_sets_that_do_not_belong_together(tmp_path: Path) -> None:
+    first = pairs(tmp_path, "first", {"a": "No."})
+    other = pairs(tmp_path, "other", {"a": "No, never."}, chosen="Sure.")
+    with pytest.raises(UserError, match="Make both from the same records"):
+        build_join(first, other, tmp_path / "out")
