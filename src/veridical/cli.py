@@ -64,6 +64,7 @@ COMMANDS: dict[str, Command] = {
         "veridical.build.pairs:build_pairs",
         "Make preference pairs from rated responses.",
         ("samples",),
+    ),
     "build distort": Command(
         "veridical.build.distort:build_distort",
         "Make pairs whose rejected branch sees a distorted picture.",
