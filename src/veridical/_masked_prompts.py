@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,14 +25,19 @@ class EncodedImages:
     """One prompt's image features where they enter the language model, with its tokens.
 
     Attributes:
-        embeddings: the prompt's input embeddings, features in place. Shape: (tokens, hidden).
+        ids: the prompt's tokens, placeholders included. Shape: (tokens,).
+        embeddings: its input embeddings, features in place. Shape: (tokens, hidden).
         is_image: True at image tokens. Shape: (tokens,).
         positions: of the tokens. Shape: (tokens,) or (3, tokens).
+        deeper: features that are added to image tokens behind the first layers (Qwen3-VL's
+            deepstack), a tensor a layer; mostly none. Shape of each: (image tokens, hidden).
     """
 
+    ids: Tensor
     embeddings: Tensor
     is_image: Tensor
     positions: Tensor
+    deeper: tuple[Tensor, ...] = ()
 
 
 def encode_prompts(
@@ -40,17 +47,36 @@ def encode_prompts(
     core = policy.core
     inputs = process(policy, images, prompt_texts, "right")
     ids = inputs["input_ids"]
-    attention = inputs["attention_mask"].bool()
     positions = token_positions(core, inputs)
     is_image = ids == image_token_id(policy)
     embeddings = core.get_input_embeddings()(ids)
+    deeper: list[Tensor] = []
     if is_image.any():
-        features = torch.cat(list(core.get_image_features(**vision_inputs(inputs)).pooler_output))
+        vision = core.get_image_features(**vision_inputs(inputs))
+        features = torch.cat(list(vision.pooler_output))
         embeddings = embeddings.masked_scatter(is_image.unsqueeze(-1), features.to(embeddings))
+        deeper = [torch.cat(list(f)) for f in getattr(vision, "deepstack_features", None) or ()]
+    counts = is_image.sum(-1).tolist()
+    by_row = [layer.split(counts) for layer in deeper]
     return [
-        EncodedImages(embeddings[row, kept], is_image[row, kept], positions[..., row, kept])
-        for row, kept in enumerate(attention)
+        EncodedImages(
+            ids[row, kept],
+            embeddings[row, kept],
+            is_image[row, kept],
+            positions[..., row, kept],
+            tuple(layer[row] for layer in by_row),
+        )
+        for row, kept in enumerate(inputs["attention_mask"].bool())
     ]
+
+
+@dataclass(frozen=True)
+class _Row:
+    ids: Tensor
+    embeddings: Tensor
+    positions: Tensor
+    attention: Tensor
+    features: tuple[Tensor, ...]
 
 
 def masked_prompt_batch(
@@ -74,28 +100,54 @@ def masked_prompt_batch(
         visible: True at image tokens that may be seen. Shape of each: (image tokens,).
         drop: leave masked tokens out (fast); else keep them and mask them (the obvious way).
     """
-    embed = policy.core.get_input_embeddings()
-    rows, positions, attention = [], [], []
+    rows = []
     for prompt, text, prompt_text, seen in zip(
         prompts, continuations, prompt_texts, visible, strict=True
     ):
         ids = torch.tensor(tokenise_after(policy, text, prompt_text), dtype=torch.long)
-        embeddings = torch.cat([prompt.embeddings, embed(ids.to(policy.device))])
-        keep = torch.ones(len(embeddings), dtype=torch.bool)
-        keep[: len(prompt.is_image)][prompt.is_image.cpu()] = seen.cpu()
-        keep = keep.to(policy.device)
-        where = torch.cat([prompt.positions, continued(prompt.positions, len(ids))], dim=-1)
-        rows.append(embeddings[keep] if drop else embeddings)
-        positions.append(where[..., keep] if drop else where)
-        attention.append(keep.long()[keep] if drop else keep.long())
-    width = max(len(row) for row in rows)
-    inputs = {
-        "inputs_embeds": torch.stack([_pad_left(row.T, width).T for row in rows]),
-        "position_ids": torch.stack([_pad_left(p, width) for p in positions], dim=-2),
-        "attention_mask": torch.stack([_pad_left(a, width) for a in attention]),
+        rows.append(_masked_row(policy, prompt, ids.to(policy.device), seen, drop))
+    width = max(len(row.ids) for row in rows)
+    # `generate` counts rows in whatever comes first, and positions may begin with another axis.
+    inputs: dict[str, Any] = {
+        "attention_mask": torch.stack([_pad_left(row.attention, width) for row in rows]),
+        "position_ids": torch.stack([_pad_left(row.positions, width) for row in rows], dim=-2),
     }
-    return PromptBatch(inputs, torch.tensor([len(row) for row in rows]))
+    if any(row.features for row in rows):
+        # Only the model itself knows what to add to which layer: it is given what its vision
+        # tower made, for the tokens that are left.
+        pad = policy.processor.tokenizer.pad_token_id
+        layers = zip(*(row.features for row in rows if row.features), strict=True)
+        first, *deeper = [(torch.cat(layer),) for layer in layers]
+        inputs["input_ids"] = torch.stack([_pad_left(row.ids, width, pad) for row in rows])
+        outputs = SimpleNamespace(pooler_output=first, deepstack_features=deeper)
+        inputs["mm_encoder_outputs"] = {"image": outputs}
+    else:
+        inputs["inputs_embeds"] = torch.stack([_pad_left(r.embeddings.T, width).T for r in rows])
+    return PromptBatch(inputs, torch.tensor([len(row.ids) for row in rows]))
 
 
-def _pad_left(row: Tensor, width: int) -> Tensor:
-    return torch.nn.functional.pad(row, (width - row.shape[-1], 0))
+def _masked_row(
+    policy: Policy, prompt: EncodedImages, ids: Tensor, seen: Tensor, drop: bool
+) -> _Row:
+    embeddings = torch.cat([prompt.embeddings, policy.core.get_input_embeddings()(ids)])
+    positions = torch.cat([prompt.positions, continued(prompt.positions, len(ids))], dim=-1)
+    visible = torch.ones(len(embeddings), dtype=torch.bool, device=policy.device)
+    seen = seen.to(policy.device)
+    visible[: len(prompt.is_image)][prompt.is_image] = seen
+    kept = visible if drop else torch.ones_like(visible)
+    kept_images = seen if drop else torch.ones_like(seen)
+    features: tuple[Tensor, ...] = ()
+    if prompt.deeper:
+        first = prompt.embeddings[prompt.is_image]
+        features = tuple(layer[kept_images] for layer in (first, *prompt.deeper))
+    return _Row(
+        torch.cat([prompt.ids, ids])[kept],
+        embeddings[kept],
+        positions[..., kept],
+        visible[kept].long(),
+        features,
+    )
+
+
+def _pad_left(row: Tensor, width: int, value: int = 0) -> Tensor:
+    return torch.nn.functional.pad(row, (width - row.shape[-1], 0), value=value)

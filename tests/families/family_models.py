@@ -527,7 +527,7 @@ FAMILIES = [
     Family("LLaVA", llava),
     Family("LLaVA-NeXT", llava_next),
     Family("Qwen2.5-VL", qwen2_5_vl, torchvision=True),
-    Family("Qwen3-VL", qwen3_vl, torchvision=True, masks="stock forward"),
+    Family("Qwen3-VL", qwen3_vl, torchvision=True),
     Family("Idefics3", idefics3),
     Family("SmolVLM", smolvlm, torchvision=True),
     Family("InternVL", internvl, torchvision=True),
