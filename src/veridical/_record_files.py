@@ -17,7 +17,7 @@ from datasets.table import InMemoryTable
 
 from veridical._record_rows import RowError
 from veridical.errors import UserError
-from veridical.files import read_json, read_text, write_jsonl
+from veridical.files import read_json, read_text, write_jsonl, writing
 
 ROWS_AT_A_TIME = 64
 
@@ -90,7 +90,7 @@ def write_parquet_records(
     """Write rows with their images' bytes; `path` gets the whole file or stays as it was."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with writing(path), os.fdopen(descriptor, "wb") as file:
             with pq.ParquetWriter(file, schema) as writer:
                 for chunk in chunks:
                     rows = [_with_image_bytes(row) for row in chunk]
@@ -136,7 +136,8 @@ def _referred(image: dict[str, Any], path: Path) -> str:
     if not copy.exists():
         copy.parent.mkdir(exist_ok=True)
         partial = copy.with_name(f".{copy.name}.part")
-        partial.write_bytes(content)
+        with writing(copy):
+            partial.write_bytes(content)
         partial.replace(copy)
     return copy.relative_to(folder).as_posix()
 

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from veridical.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_text_atomic(path: Path, text: str) -> None:
     """Write UTF-8 `text` so that `path` holds either its old content or all of the new.
 
     Raises:
-        UserError: its folder is a file, or may not be written to.
+        UserError: its folder is a file, or may not be written to, or the disk is full.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f"{error.filename} is a file; name a folder to write to.") from error
     except PermissionError as error:
         raise UserError(f"{path.parent} may not be written to. Name another folder.") from error
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with writing(path), os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -36,6 +41,39 @@ def write_text_atomic(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def writing(path: Path, advice: str = "Make room, and start again.") -> Iterator[None]:
+    """Turn the ways in which libraries report a full disk into one.
+
+    Args:
+        path: what is being written, for the message.
+        advice: what to do then.
+
+    Raises:
+        UserError: the disk, the quota or the largest size of a file is used up.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = full_disk(error)
+        if reason is None:
+            raise
+        raise UserError(f"{path} can't be written: {reason}. {advice}") from error
+
+
+def full_disk(error: BaseException) -> str | None:
+    """In words, if an error means that no more can be written; None for any other."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return os.strerror(error.errno)
+    text = str(error)
+    for number in FULL:
+        if f"os error {number})" in text:  # safetensors
+            return os.strerror(number)
+    # PyTorch's writer keeps the number to itself.
+    wrote = "PytorchStreamWriter" in text or ("inline_container.cc" in text and "unexpected pos" in text)
+    return "the disk seems to be full" if wrote else None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -134,6 +134,23 @@ class RowImage:
         image: Image.Image = self.rows[self.row][self.column][self.number]
         return image
 
+    def content(self) -> bytes:
+        """The bytes of its file.
+
+        Raises:
+            UserError: its file is gone.
+        """
+        row = self.rows.with_format("arrow")[self.row].to_pylist()[0]
+        raw = row[self.column][self.number]
+        try:
+            inside: bytes | None = raw["bytes"]
+            return Path(raw["path"]).read_bytes() if inside is None else inside
+        except OSError as error:
+            raise UserError(
+                f"Image {self.number + 1} of row {self.row + 1} can't be read any more ({error}). "
+                "Put it back, or build the rows again."
+            ) from error
+
 
 ImageLike = Path | str | Image.Image | RowImage
 
@@ -160,9 +177,7 @@ def image_key(image: ImageLike) -> str | int:
 def image_bytes_key(image: ImageLike) -> str:
     """A hash of what an image holds, whatever its name."""
     if isinstance(image, RowImage):
-        row = image.rows.with_format("arrow")[image.row].to_pylist()[0]
-        raw = row[image.column][image.number]
-        content = raw["bytes"] if raw["bytes"] is not None else Path(raw["path"]).read_bytes()
+        content = image.content()
     elif isinstance(image, Image.Image):
         content = image.tobytes()
     else:

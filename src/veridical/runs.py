@@ -5,6 +5,7 @@ The file never holds the environment, and values whose names say that they are k
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import importlib.metadata
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from veridical.errors import UserError
 from veridical.files import hash_path, write_json
 
 PACKAGES = ("veridical", "torch", "transformers", "peft", "datasets")
@@ -64,7 +66,9 @@ class Run:
         traceback: TracebackType | None,
     ) -> None:
         if kind is not None:
-            self.fail(f"{kind.__name__}: {error}")
+            # On a full disk what went wrong matters more than that it can't be written down.
+            with contextlib.suppress(UserError, OSError):
+                self.fail(f"{kind.__name__}: {error}")
 
 
 def start_run(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from veridical.files import hash_file, write_json
 
@@ -26,7 +29,7 @@ def verify(checkpoint: Path) -> str | None:
         files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return "it has no manifest (it was not finished)"
-    except json.JSONDecodeError:
+    except ValueError:
         return "its manifest is not readable"
     for name, digest in files.items():
         path = checkpoint / name
@@ -47,3 +50,31 @@ def newest_verified(folder: Path) -> tuple[Path | None, list[str]]:
             return checkpoint, problems
         problems.append(f"{checkpoint.name} is not used: {problem}")
     return None, problems
+
+
+def whole_best(checkpoint: Path) -> Path | None:
+    """The best checkpoint, if it is whole; else None, and a line that says what is taken instead.
+
+    A checkpoint that is torn cannot be made again without training from before it, so the last
+    step's weights, which are in memory, are kept rather than nothing.
+    """
+    problem = verify(checkpoint)
+    if problem is None:
+        return checkpoint
+    print(
+        f"The best checkpoint, {checkpoint.name}, is not used: {problem}. The result is the last "
+        "step's weights."
+    )
+    return None
+
+
+class LastStep(TrainerCallback):
+    """The last step is evaluated and kept too, wherever the evaluations' interval ends."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ask for both at the last step."""
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_evaluate or args.eval_strategy != "no"
+            control.should_save = True

@@ -36,6 +36,7 @@ from veridical.proofs import (
 from veridical.rendering import Group
 from veridical.runs import start_run
 from veridical.train.card import write_cards
+from veridical import processes
 from veridical.train.loop import Items, Task
 from veridical.train.objectives import LossName, PreferenceLoss, check_loss, objective
 from veridical.train.reference import (
@@ -44,6 +45,7 @@ from veridical.train.reference import (
     require_same_inputs,
     write_reference,
 )
+from veridical.train.resume import check_folder
 from veridical.train.rows import list_skipped, read_training_rows, split_held_out
 from veridical.train.run import TrainerSettings, run_trainer, save_result
 from veridical.weights import weights_hash
@@ -163,6 +165,7 @@ def train_dpo(
     )  # fmt: skip
     settings.arguments(out, rows=1, held_out=False)  # refuses a bad `trainer:` before any work
     store = open_cache(cache, cache_gigabytes)
+    check_folder(out, "train dpo", configuration, _inputs(model, data))
     with start_run(out, "train dpo", configuration, _inputs(model, data)) as run:
         start = load_policy(model, dtype, device, init_adapter)
         rows = read_training_rows(

@@ -27,12 +27,12 @@ from transformers import (
 )
 
 from veridical.errors import UserError
-from veridical.files import read_jsonl, write_jsonl
+from veridical.files import read_jsonl, write_jsonl, writing
 from veridical.logprobs import ResponseLogps, collate, response_logps
 from veridical.models import Policy, projector_parameters
 from veridical.progress import step_bar
 from veridical.rendering import Group
-from veridical.train.checkpoints import write_manifest
+from veridical.train.checkpoints import whole_best, write_manifest
 
 WEIGHTS = "trained.safetensors"
 
@@ -224,7 +224,16 @@ class GroupTrainer(Trainer):
         load_trained_weights(self.policy.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        load_trained_weights(self.policy.model, Path(str(self.state.best_model_checkpoint)))
+        # By its name: the folder may have been moved since the checkpoint was written.
+        name = Path(str(self.state.best_model_checkpoint)).name
+        best = whole_best(Path(str(self.args.output_dir)) / name)
+        self.state.best_model_checkpoint = str(best) if best else None
+        if best is not None:
+            load_trained_weights(self.policy.model, best)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with writing(Path(str(self.args.output_dir)), "Make room, and go on with --resume true."):
+            super()._save_checkpoint(model, trial)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Give a trained projector its own learning rate, if one was asked for."""

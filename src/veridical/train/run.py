@@ -14,8 +14,9 @@ from peft import PeftModel
 from transformers import TrainingArguments
 
 from veridical.errors import UserError
+from veridical.files import writing
 from veridical.models import Policy
-from veridical.train.checkpoints import newest_verified
+from veridical.train.checkpoints import LastStep, newest_verified
 from veridical.train.loop import GroupTrainer, Items, Manifests, RunLog, Steps, Task, dry_run
 from veridical.train.trainer_options import resolve_trainer_options
 
@@ -158,7 +159,7 @@ def run_trainer(
                 "cuda instead."
             )
     checkpoint = _checkpoint_to_resume(Path(str(arguments.output_dir)), settings.resume)
-    callbacks = [RunLog(out / "log.jsonl"), Steps(), Manifests()]
+    callbacks = [RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests()]
     trainer = GroupTrainer(
         policy, task, arguments, train, held_out, list(callbacks), settings.projector_learning_rate
     )
@@ -190,6 +191,13 @@ def save_result(
     An adapter trained on top of a merged one does not fit the base by itself, so then only the
     merged model is written.
     """
+    with writing(out, "Make room, and go on with --resume true: the checkpoints are whole."):
+        return _save_result(policy, out, save_merged, started_from_adapter)
+
+
+def _save_result(
+    policy: Policy, out: Path, save_merged: bool, started_from_adapter: bool
+) -> list[str]:
     written = []
     model = policy.model
     if isinstance(model, PeftModel):

@@ -24,6 +24,7 @@ from veridical.rendering import Group
 from veridical.runs import start_run
 from veridical.train.card import write_cards
 from veridical.train.loop import Items, Outcome, Task
+from veridical.train.resume import check_folder
 from veridical.train.rows import list_skipped, read_training_rows, split_held_out
 from veridical.train.run import TrainerSettings, run_trainer, save_result
 
@@ -110,6 +111,7 @@ def train_sft(
     )  # fmt: skip
     settings.arguments(out, rows=1, held_out=False)  # refuses a bad `trainer:` before any work
     inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
+    check_folder(out, "train sft", configuration, inputs)
     with start_run(out, "train sft", configuration, inputs) as run:
         start = load_policy(model, dtype, device, init_adapter)
         rows = read_training_rows(

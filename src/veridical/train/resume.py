@@ -1,0 +1,84 @@
+"""What a folder that holds checkpoints is good for: to be resumed as it was started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from veridical.errors import UserError
+from veridical.files import hash_path, read_json
+from veridical.runs import plain
+
+FREE = {
+    "out", "resume", "cache", "cache_gigabytes", "vision_cache", "save_merged", "prove_first",
+    "device", "images_root", "max_bad_fraction", "model", "data",
+}  # fmt: skip
+"""Options that may differ when a run is resumed: they leave the result as it is, or what they name
+is compared by content (the file of rows, a model's folder)."""
+
+
+def check_folder(
+    out: Path,
+    command: str,
+    configuration: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+) -> None:
+    """Before anything is written: may this run use the folder?
+
+    Args:
+        out: the run's folder.
+        command: such as "train dpo".
+        configuration: every option as resolved; `resume` is one of them.
+        inputs: files and folders that the run reads, as `start_run` takes them.
+
+    Raises:
+        UserError: it holds checkpoints and `resume` is not asked for, or they are of a run with
+            other options or other data.
+    """
+    if not any((out / "checkpoints").glob("checkpoint-*")):
+        return
+    if not configuration["resume"]:
+        raise UserError(
+            f"{out} already holds a run's checkpoints. Set --resume true to go on with it, or "
+            "choose another --out."
+        )
+    if not (out / "run.json").is_file():
+        return
+    record = read_json(out / "run.json")
+    if record.get("command") != command:
+        raise UserError(f"{out} holds a run of `{record.get('command')}`; choose another --out.")
+    changed = changed_options(record.get("configuration", {}), configuration)
+    changed += _changed_inputs(record.get("inputs", {}), inputs)
+    if changed:
+        raise UserError(
+            f"{out} was started with {'; '.join(changed)}. Give what it was started with to "
+            "resume it, or choose another --out."
+        )
+
+
+def changed_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`--name old, not new` for each option that differs and could change the result.
+
+    Options that either version of the program does not know are left alone.
+    """
+    now = plain(new)
+    return [
+        f"--{name.replace('_', '-')} {_written(old[name])}, not {_written(now[name])}"
+        for name in old
+        if name in now and name not in FREE and old[name] != now[name]
+    ]
+
+
+def _changed_inputs(old: Mapping[str, Any], new: Mapping[str, Path]) -> list[str]:
+    return [
+        f"another content of --{name} ({new[name]})"
+        for name, entry in old.items()
+        if name in new and entry.get("sha256") and hash_path(new[name]) != entry["sha256"]
+    ]
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return "(not set)"
+    return str(value).lower() if isinstance(value, bool) else str(value)
