@@ -72,7 +72,9 @@ def full_disk(error: BaseException) -> str | None:
         if f"os error {number})" in text:  # safetensors
             return os.strerror(number)
     # PyTorch's writer keeps the number to itself.
-    wrote = "PytorchStreamWriter" in text or ("inline_container.cc" in text and "unexpected pos" in text)
+    wrote = "PytorchStreamWriter" in text or (
+        "inline_container.cc" in text and "unexpected pos" in text
+    )
     return "the disk seems to be full" if wrote else None
 
 

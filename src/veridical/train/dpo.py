@@ -36,7 +36,6 @@ from veridical.proofs import (
 from veridical.rendering import Group
 from veridical.runs import start_run
 from veridical.train.card import write_cards
-from veridical import processes
 from veridical.train.loop import Items, Task
 from veridical.train.objectives import LossName, PreferenceLoss, check_loss, objective
 from veridical.train.reference import (
