@@ -52,7 +52,8 @@ def encode_prompts(
     embeddings = core.get_input_embeddings()(ids)
     deeper: list[Tensor] = []
     if is_image.any():
-        vision = core.get_image_features(**vision_inputs(inputs))
+        kept = policy.vision and policy.vision.output(policy, inputs)
+        vision = kept or core.get_image_features(**vision_inputs(inputs))
         features = torch.cat(list(vision.pooler_output))
         embeddings = embeddings.masked_scatter(is_image.unsqueeze(-1), features.to(embeddings))
         deeper = [torch.cat(list(f)) for f in getattr(vision, "deepstack_features", None) or ()]

@@ -266,7 +266,13 @@ def process(
     texts: Sequence[str],
     padding_side: str,
 ) -> dict[str, Tensor]:
-    """The stock processor on a batch; images of a row in the order of its placeholders."""
+    """The stock processor on a batch; images of a row in the order of its placeholders.
+
+    Where the policy has a cache of features, they come in the place of pixels.
+    """
+    if policy.vision is not None:
+        kept: dict[str, Tensor] = policy.vision.process(policy, images, texts, padding_side)
+        return kept
     processor = policy.processor
     opened = [[load_image(image) for image in row] for row in images]
     bos = processor.tokenizer.bos_token

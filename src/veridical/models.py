@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ class Policy:
     """Transformers' image-text-to-text model, or a PEFT model around one."""
     processor: Any
     name: str
+    vision: Any = None
+    """A `vision_cache.VisionCache` that stands in for the vision side, or None."""
 
     @property
     def core(self) -> Any:
@@ -168,7 +171,13 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
         target_modules=names,
         modules_to_save=[projector[0]] if projector else None,
     )
-    return Policy(get_peft_model(core, config), policy.processor, policy.name)
+    return dataclasses.replace(policy, model=get_peft_model(core, config))
+
+
+def find_projector(model: Any) -> Any:
+    """The module between vision tower and language model; None if it is not told apart."""
+    found = _find_all(model, _PROJECTORS)
+    return found[0][1] if found else None
 
 
 def projector_parameters(policy: Policy) -> list[nn.Parameter]:
