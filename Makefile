@@ -44,9 +44,8 @@ imports: $(DEVELOPMENT)  ## Which floor may import which, by import-linter.
 unit: $(DEVELOPMENT)  ## Unit tests: offline, on the CPU, in minutes.
 	$(BIN)/python -m pytest -q --ignore=tests/families $(PYTEST_FLAGS)
 
-families: $(DEVELOPMENT) $(TORCHVISION)  ## Unit tests of model families, with torchvision beside.
-	PYTHONPATH=tests/families VERIDICAL_TORCHVISION=$(TORCHVISION) \
-	$(BIN)/python -m pytest -q -p torchvision_beside tests/families
+families: $(DEVELOPMENT) $(TORCHVISION)  ## Unit tests of model families, and the table made from them.
+	VERIDICAL_TORCHVISION=$(TORCHVISION) $(BIN)/python tests/families/table.py
 
 test-all: $(DEVELOPMENT) families  ## Unit tests and the long ones; needs VERIDICAL_TEST_DATA.
 	@if [ ! -d "$$VERIDICAL_TEST_DATA" ]; then \

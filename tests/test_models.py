@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoProcessor
 
 from veridical.errors import UserError
 from veridical.models import (
@@ -120,3 +121,15 @@ def test_foreign_and_broken_adapters_are_refused(
     config.write_text(json.dumps(content))
     with pytest.raises(UserError, match="does not name its base"):
         load_policy(str(tmp_path / "adapter"))
+
+
+def test_a_processor_that_wants_torchvision_says_so(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("\nQwen2VLVideoProcessor requires the Torchvision library but\nmore")
+
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", missing)
+    with pytest.raises(UserError, match="pip install torchvision") as caught:
+        load_policy(str(saved))
+    assert len(str(caught.value).splitlines()) == 2

@@ -247,7 +247,7 @@ def _load_model(source: str, name: str) -> Any:
     try:
         return AutoModelForImageTextToText.from_pretrained(source, dtype="auto")
     except ImportError as error:
-        raise UserError(f"{name} needs a package that is not installed: {error}") from error
+        raise UserError(_missing_package(name, error)) from error
     except (OSError, ValueError) as error:
         raise UserError(_cannot_load(name, "an image-text-to-text model", error)) from error
 
@@ -256,7 +256,7 @@ def _load_processor(source: str, name: str) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(source)
     except ImportError as error:
-        raise UserError(f"{name} needs a package that is not installed: {error}") from error
+        raise UserError(_missing_package(name, error)) from error
     except (OSError, ValueError) as error:
         raise UserError(_cannot_load(name, "a processor", error)) from error
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
@@ -273,6 +273,16 @@ def _load_processor(source: str, name: str) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return processor
+
+
+def _missing_package(name: str, error: ImportError) -> str:
+    reason = str(error).strip().splitlines()[0][:200]
+    if "torchvision" in reason.lower():
+        return (
+            f"{name} wants torchvision, which is not installed or does not fit PyTorch: "
+            f"{reason}\nInstall the version that belongs to your PyTorch: pip install torchvision"
+        )
+    return f"{name} needs a package that is not installed: {reason}"
 
 
 def _cannot_load(name: str, what: str, error: Exception) -> str:

@@ -6,6 +6,7 @@ Tiny random models of Transformers' own classes in float64, with each family's o
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,16 @@ def test_two_rows_equal_the_stock_forward(policy: Policy, groups: list[Group]) -
 
 @torch.no_grad()
 def test_shared_prefix_equals_the_stock_forward(
-    family: Family, policy: Policy, groups: list[Group]
+    family: Family,
+    policy: Policy,
+    groups: list[Group],
+    record_property: Callable[[str, object], None],
 ) -> None:
     verdict = sharing(policy, groups)
     assert verdict.allowed == (family.shares is None), verdict.reason
     if family.shares is not None:
         assert family.shares in verdict.reason
+        record_property("refused", family.shares)
         return
     ours = response_logps(policy.model, shared_batch(policy, groups)).sums
     stock = torch.stack([stock_logps(policy, group) for group in groups])
@@ -134,13 +139,17 @@ def test_generation_in_a_batch_is_generation_one_by_one(
 
 @torch.no_grad()
 def test_dropping_masked_image_tokens_is_masking_them(
-    family: Family, policy: Policy, pictures: list[Image.Image]
+    family: Family,
+    policy: Policy,
+    pictures: list[Image.Image],
+    record_property: Callable[[str, object], None],
 ) -> None:
     prompt = [user_message("Describe the image.")]
     refusal = masking_refusal(policy, Request("r", pictures[:1], prompt))
     assert (refusal is None) == (family.masks is None), refusal
     if family.masks is not None:
         assert refusal is not None and family.masks in refusal
+        record_property("refused", family.masks)
         return
     text = render_prompt(policy, prompt)
     encoded = encode_prompts(policy, [[pictures[0]], [pictures[1]]], [text, text])

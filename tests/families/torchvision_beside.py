@@ -9,6 +9,8 @@ cannot be loaded; they are declared, so that the rest can be imported.
     python -m pip install --no-deps --target .venv/torchvision-for-tests \
         -r tests/families/requirements.txt
     PYTHONPATH=tests/families python -m pytest -p torchvision_beside tests/families
+
+`make families` does both.
 """
 
 from __future__ import annotations

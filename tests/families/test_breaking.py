@@ -1,0 +1,86 @@
+"""What the experiments must notice: positions, features and image order, broken on purpose."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from family_models import FAMILIES, can_be_built
+from PIL import Image
+from torch import Tensor
+
+from veridical import _masked_prompts, batching
+from veridical.logprobs import response_logps, sharing
+from veridical.models import Policy
+from veridical.proofs import stock_logps
+from veridical.records import assistant_message, user_message
+from veridical.rendering import Group, render_group
+from veridical.sampling import Request, masking_refusal
+
+
+@pytest.fixture(scope="module", params=["Qwen2.5-VL", "Qwen3-VL"])
+def qwen(request: pytest.FixtureRequest) -> Policy:
+    family = next(family for family in FAMILIES if family.name == request.param)
+    if not can_be_built(family):
+        pytest.skip("its processor wants torchvision: `make families` brings it")
+    return family.build()
+
+
+@pytest.fixture
+def group(qwen: Policy, pictures: list[Image.Image]) -> Group:
+    answers = [[assistant_message("This is a park.")], [assistant_message("No.")]]
+    prompt = [user_message("Describe the image.")]
+    return render_group(qwen, "row", pictures[:1], prompt, answers)
+
+
+def plain(core: object, inputs: dict[str, Tensor]) -> Tensor:
+    """Positions that leave the image's rows and columns out."""
+    return (inputs["attention_mask"].cumsum(-1) - 1).expand(3, -1, -1)
+
+
+def test_answers_that_go_on_from_the_number_of_tokens_are_seen(
+    qwen: Policy, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def by_count(positions: Tensor, tokens: int) -> Tensor:
+        start = positions.shape[-1]
+        return torch.arange(start, start + tokens).expand(3, -1)
+
+    assert sharing(qwen, [group]).allowed
+    monkeypatch.setattr(batching, "continued", by_count)
+    assert "differ" in sharing(qwen, [group]).reason
+
+
+@torch.no_grad()
+def test_positions_of_one_dimension_are_not_the_stock_forwards(
+    qwen: Policy, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "token_positions", plain)
+    ours = response_logps(qwen.model, batching.row_batch(qwen, [group])).sums[0]
+    assert float((ours - stock_logps(qwen, group)).abs().max()) > 1e-3
+
+
+def test_masking_notices_positions_of_one_dimension(
+    qwen: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request("row", pictures[:1], [user_message("Describe the image.")])
+    assert masking_refusal(qwen, request) is None
+    monkeypatch.setattr(_masked_prompts, "token_positions", plain)
+    assert "stock forward" in str(masking_refusal(qwen, request))
+
+
+def test_masking_notices_features_that_are_left_out(
+    pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = next(family for family in FAMILIES if family.name == "Qwen3-VL")
+    if not can_be_built(family):
+        pytest.skip("its processor wants torchvision: `make families` brings it")
+    policy = family.build()
+    honest = policy.core.get_image_features
+
+    def shallow(**inputs: object) -> object:
+        outputs = honest(**inputs)
+        outputs.deepstack_features = None
+        return outputs
+
+    request = Request("row", pictures[:1], [user_message("Describe the image.")])
+    monkeypatch.setattr(policy.core, "get_image_features", shallow)
+    assert "stock forward" in str(masking_refusal(policy, request))
