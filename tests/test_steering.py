@@ -72,13 +72,13 @@ def test_only_the_last_question_gets_the_request() -> None:
 
 def test_nothing_asked_changes_nothing(policy: Policy) -> None:
     prompt = [user_message("What?")]
-    assert steered(prompt, None, policy.processor.tokenizer) == prompt
+    assert steered(prompt, None, policy.processor) == prompt
 
 
 def test_a_tokenizer_without_digits_gets_words(policy: Policy) -> None:
     assert numerals_for(policy.processor.tokenizer) == "words"
     assert "Verbosity: one" in text_of(
-        steered([user_message("What?")], "all-4,Verbosity:1", policy.processor.tokenizer)
+        steered([user_message("What?")], "all-4,Verbosity:1", policy.processor)
     )
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from veridical.errors import UserError
 from veridical.images import open_image
 from veridical.messages import user_message
+from veridical.steering import parse_steer, steered
 
 
 def ask(
@@ -17,6 +18,7 @@ def ask(
     max_new_tokens: int = 128,
     temperature: float = 0.0,
     seed: int = 0,
+    steer: str | None = None,
     dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto",
     device: str = "auto",
 ) -> str:
@@ -29,6 +31,8 @@ def ask(
         max_new_tokens: Longest answer, in tokens.
         temperature: 0 takes the most likely token each time; 1 samples as the model thinks.
         seed: Of the sampling noise; without effect at temperature 0.
+        steer: Ask for attributes, for a model trained by `train steerlm`: all-4, or
+            "Helpfulness:4,Correctness:4,Coherence:4,Complexity:2,Verbosity:1".
         dtype: Number format of the weights; `auto` keeps the checkpoint's, but float32 on a CPU.
         device: `auto` (CUDA, then MPS, then the CPU), or a PyTorch device such as `cuda:1`.
 
@@ -44,6 +48,8 @@ def ask(
         raise UserError(f"--max-new-tokens has to be at least 1, not {max_new_tokens}.")
     if temperature < 0:
         raise UserError(f"--temperature has to be at least 0, not {temperature}.")
+    if steer is not None:
+        parse_steer(steer)
     picture = open_image(image)
 
     # Imported here, so that a wrong path is told at once and not after the model's libraries.
@@ -52,7 +58,8 @@ def ask(
     from veridical.sampling import Decoding, Request, respond
 
     policy = load_policy(model, dtype=dtype, device=device)
-    request = Request(id="ask", images=[picture], prompt=[user_message(question)])
+    prompt = steered([user_message(question)], steer, policy.processor)
+    request = Request(id="ask", images=[picture], prompt=prompt)
     decoding = Decoding(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     try:
         answer = respond(policy, [request], decoding, label="")[0].text.strip()

@@ -84,6 +84,11 @@ COMMANDS: dict[str, Command] = {
         "Fine-tune a model on conversations, or on the chosen answers of pairs.",
         ("model",),
     ),
+    "train steerlm": Command(
+        "veridical.train.steerlm:train_steerlm",
+        "Fine-tune a model on rated responses, so that it can be asked for good ones.",
+        ("model",),
+    ),
     "eval pope": Command(
         "veridical.eval.pope:eval_pope",
         "Ask yes/no questions about objects, and score the answers.",

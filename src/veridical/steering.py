@@ -108,7 +108,7 @@ def steer_prompt(
     return [*before, {"role": last["role"], "content": [*blocks, *added]}]
 
 
-def steered(prompt: Sequence[Message], steer: str | None, tokenizer: Any) -> list[Message]:
+def steered(prompt: Sequence[Message], steer: str | None, processor: Any) -> list[Message]:
     """A prompt with what `--steer` asked for; without it the prompt as it is.
 
     Raises:
@@ -116,4 +116,4 @@ def steered(prompt: Sequence[Message], steer: str | None, tokenizer: Any) -> lis
     """
     if not steer:
         return list(prompt)
-    return steer_prompt(prompt, parse_steer(steer), numerals_for(tokenizer))
+    return steer_prompt(prompt, parse_steer(steer), numerals_for(processor.tokenizer))

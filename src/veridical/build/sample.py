@@ -183,7 +183,7 @@ def sample_responses(
     refused: dict[int, str] = {}
     requests: list[Request] = []
     for index, prompt in enumerate(prompts):
-        messages = steered(prompt.messages, settings.steer, policy.processor.tokenizer)
+        messages = steered(prompt.messages, settings.steer, policy.processor)
         try:
             render_prompt(policy, messages)
         except RefusedRowError as problem:

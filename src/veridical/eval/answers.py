@@ -12,7 +12,9 @@ from typing import Any, Literal
 from veridical.errors import UserError
 from veridical.files import hash_file, hash_path, read_json, read_jsonl
 from veridical.images import ImageError, decode_image
+from veridical.messages import Message
 from veridical.progress import track
+from veridical.steering import parse_steer, steered
 
 MAX_SKIPPED = 0.01
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -45,6 +47,7 @@ class Settings:
         batch_size: answers made at once; it changes none of them.
         dtype: as for `load_policy`.
         device: as for `load_policy`.
+        steer: the attributes asked for (`veridical.steering`); None asks for nothing.
     """
 
     model: str
@@ -54,14 +57,16 @@ class Settings:
     batch_size: int = 32
     dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
+    steer: str | None = None
 
     def decoding(self) -> dict[str, Any]:
-        """What is written beside every answer."""
-        return {
+        """What is written beside every answer, and is a part of its key."""
+        decoding = {
             "max_new_tokens": self.max_new_tokens,
             "temperature": self.temperature,
             "seed": self.seed,
         }
+        return decoding | ({"steer": parse_steer(self.steer)} if self.steer is not None else {})
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,18 @@ def model_fingerprint(model: str) -> str:
     adapter = folder / "adapter_config.json"
     base = read_json(adapter).get("base_model_name_or_path") if adapter.is_file() else None
     return f"{own}+{model_fingerprint(base)}" if base else own
+
+
+def check_steer(steer: str | None, model: str | None) -> None:
+    """Refuse a `--steer` that cannot be followed.
+
+    Raises:
+        UserError: it cannot be read, or there is no model to ask.
+    """
+    if steer is not None:
+        parse_steer(steer)
+        if model is None:
+            raise UserError("--steer asks a model; answers made elsewhere are scored as they are.")
 
 
 def find_images(folder: Path) -> dict[str, Path]:
@@ -238,13 +255,17 @@ def _ask(
     decoding = Decoding(
         settings.max_new_tokens, settings.temperature, settings.seed, settings.batch_size
     )
+
+    def steered_question(question: str) -> list[Message]:
+        return steered([user_message(question)], settings.steer, policy.processor)
+
     answers: list[Answer] = []
     _mend_last_line(_partial(folder))
     with _partial(folder).open("a", encoding="utf-8") as file:
         for start in track(range(0, len(queries), settings.batch_size), label):
             batch = queries[start : start + settings.batch_size]
             requests = [
-                Request(query.id, [query.image], [user_message(query.prompt)]) for query in batch
+                Request(query.id, [query.image], steered_question(query.prompt)) for query in batch
             ]
             try:
                 responses = respond(policy, requests, decoding, label="")

@@ -17,6 +17,7 @@ from veridical.errors import UserError
 from veridical.eval.answers import (
     Query,
     Settings,
+    check_steer,
     find_images,
     forget_partial_answers,
     make_answers,
@@ -119,6 +120,7 @@ def eval_chair(
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     seed: int = 0,
+    steer: str | None = None,
     batch_size: int = 32,
     dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto",
     device: str = "auto",
@@ -145,6 +147,8 @@ def eval_chair(
         max_new_tokens: length limit of a description, in tokens.
         temperature: of sampling; 0 takes the most likely token.
         seed: of sampling and of the intervals.
+        steer: ask for attributes, for a model trained by `train steerlm`: all-4, or
+            "Helpfulness:4,Correctness:4,Coherence:4,Complexity:2,Verbosity:1".
         batch_size: descriptions made at once; it changes none of them.
         dtype: the model's; auto keeps the checkpoint's (float32 on a CPU).
         device: cpu, cuda, mps, or auto.
@@ -161,7 +165,10 @@ def eval_chair(
     words, listed = read_vocabulary(vocabulary), read_objects(objects)
     inputs = {"objects": objects, "vocabulary": vocabulary, "answers": answers, "images": images}
     given = {name: path for name, path in inputs.items() if path is not None}
-    settings = Settings(model or "", max_new_tokens, temperature, seed, batch_size, dtype, device)
+    check_steer(steer, model)
+    settings = Settings(
+        model or "", max_new_tokens, temperature, seed, batch_size, dtype, device, steer
+    )
     with start_run(out, "eval chair", configuration, given) as run:
         if answers is not None:
             rows, skipped = _read_answers(answers, listed, images)

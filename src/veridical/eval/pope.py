@@ -12,6 +12,7 @@ from veridical.errors import UserError
 from veridical.eval.answers import (
     Query,
     Settings,
+    check_steer,
     find_images,
     forget_partial_answers,
     make_answers,
@@ -192,6 +193,7 @@ def eval_pope(
     max_new_tokens: int = 32,
     temperature: float = 0.0,
     seed: int = 0,
+    steer: str | None = None,
     batch_size: int = 32,
     dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto",
     device: str = "auto",
@@ -220,6 +222,8 @@ def eval_pope(
         max_new_tokens: length limit of an answer, in tokens.
         temperature: of sampling; 0 takes the most likely token.
         seed: of built questions, of sampling and of the intervals.
+        steer: ask for attributes, for a model trained by `train steerlm`: all-4, or
+            "Helpfulness:4,Correctness:4,Coherence:4,Complexity:2,Verbosity:1".
         batch_size: answers made at once; it changes none of them.
         dtype: the model's; auto keeps the checkpoint's (float32 on a CPU).
         device: cpu, cuda, mps, or auto.
@@ -233,7 +237,10 @@ def eval_pope(
     found: Sequence[Mapping[str, Any]]
     _check_options(model, questions, answers, images, objects)
     inputs = _named_inputs(questions, answers, images, objects)
-    settings = Settings(model or "", max_new_tokens, temperature, seed, batch_size, dtype, device)
+    check_steer(steer, model)
+    settings = Settings(
+        model or "", max_new_tokens, temperature, seed, batch_size, dtype, device, steer
+    )
     with start_run(out, "eval pope", configuration, inputs) as run:
         if answers is not None:
             given = [row for path in answers for row in read_answer_rows(path, "question_id")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,54 @@ def read_training_rows(
     Raises:
         UserError: too many rows are unusable, none is left, or a limit makes no sense.
     """
+
+    def render(row: dict[str, Any], images: Images) -> list[Group]:
+        if kind == "conversation":
+            return _conversation(policy, row, images, max_response_tokens)
+        return [_pair(policy, row, images, branches, more_rejected, max_response_tokens)]
+
+    limits = Limits(max_bad_fraction, max_length, max_response_tokens)
+    return render_rows(policy, data, kind, images_root, limits, render)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a row may be, see `read_training_rows`."""
+
+    max_bad_fraction: float
+    max_length: int | None
+    max_response_tokens: int | None
+
+
+def render_rows(
+    policy: Policy,
+    data: Path,
+    kind: Kind,
+    images_root: Path | None,
+    limits: Limits,
+    render: Callable[[dict[str, Any], Images], list[Group]],
+) -> TrainingRows:
+    """Read every row of a kind, have it rendered, and check what came out.
+
+    Args:
+        policy: whose tokenizer and processor are used.
+        data: a file that `read_records` takes.
+        kind: of its records.
+        images_root: what image paths are relative to.
+        limits: what a row may be.
+        render: a row without its images, and those, to what is trained on; a row that it refuses
+            (`RefusedRowError`) is listed.
+
+    Raises:
+        UserError: as for `read_training_rows`.
+    """
     for name, value in (
-        ("max-length", max_length),
-        ("max-response-tokens", max_response_tokens),
+        ("max-length", limits.max_length),
+        ("max-response-tokens", limits.max_response_tokens),
     ):
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; give 1 or more, or leave it out.")
+    max_bad_fraction = limits.max_bad_fraction
     records = read_records(data, kind, images_root, max_bad_fraction)
     skipped = [
         {"id": problem.id, "field": problem.field, "reason": problem.reason}
@@ -77,23 +119,18 @@ def read_training_rows(
     groups: list[Group] = []
     columns = records.rows.column_names
     texts = records.rows.remove_columns([name for name in columns if name.endswith("images")])
-    further = more_rejected and "more_rejected" in columns
     pictures = records.rows.select_columns(["images"])
     distorted = None
-    if "rejected_images" in columns and "rejected" in branches:
+    if "rejected_images" in columns:
         distorted = records.rows.select_columns(["rejected_images"])
     for index in track(range(len(texts)), "reading rows"):
         row = texts[index]
-        images = Images(index, pictures, distorted)
         try:
-            if kind == "conversation":
-                groups += _conversation(policy, row, images, max_response_tokens)
-            else:
-                groups.append(_pair(policy, row, images, branches, further, max_response_tokens))
+            groups += render(row, Images(index, pictures, distorted))
         except RefusedRowError as refused:
             skipped.append({"id": row["id"], "field": "messages", "reason": str(refused)})
     groups = _even_out(groups)
-    limit = max_length or _own_limit(policy)
+    limit = limits.max_length or _own_limit(policy)
     if limit is not None:
         too_long = check_lengths(policy, groups, limit)
         skipped += [
@@ -105,9 +142,15 @@ def read_training_rows(
 
 
 def split_held_out(
-    groups: Sequence[Group], share: float, seed: int
+    groups: Sequence[Group], share: float, seed: int, by: Callable[[str], str] = str
 ) -> tuple[list[Group], list[Group]]:
     """Set a share of the rows aside, the same ones whatever the order of the file.
+
+    Args:
+        groups: the rows.
+        share: of them, from 0 to below 1.
+        seed: of the draw.
+        by: a row's id to what it belongs to; what belongs together stays on one side.
 
     Returns:
         Rows to train on, rows held out (at least one, if the share is not 0).
@@ -117,13 +160,14 @@ def split_held_out(
     """
     if not 0 <= share < 1:
         raise UserError(f"--held-out is {share:g}; give a share of the rows, from 0 to below 1.")
-    count = 0 if share == 0 else max(1, round(share * len(groups)))
-    if count >= len(groups):
-        raise UserError(f"{len(groups)} rows are too few to hold any out; set --held-out 0.")
-    drawn = sorted(groups, key=lambda group: generator(seed, "held-out", group.id).random())
-    held_out = {group.id for group in drawn[:count]}
-    train = [group for group in groups if group.id not in held_out]
-    return train, [group for group in groups if group.id in held_out]
+    units = {by(group.id) for group in groups}
+    count = 0 if share == 0 else max(1, round(share * len(units)))
+    if count >= len(units):
+        raise UserError(f"{len(units)} rows are too few to hold any out; set --held-out 0.")
+    drawn = sorted(sorted(units), key=lambda unit: generator(seed, "held-out", unit).random())
+    held_out = set(drawn[:count])
+    train = [group for group in groups if by(group.id) not in held_out]
+    return train, [group for group in groups if by(group.id) in held_out]
 
 
 def list_skipped(out: Path, rows: TrainingRows) -> None:
@@ -175,8 +219,8 @@ def _pair(
 ) -> Group:
     count = count_images(row["prompt"])
     responses = [row[branch] for branch in branches]
-    responses += (row["more_rejected"] or []) if further else []
-    distorted = images.of_rejected(count)
+    responses += (row.get("more_rejected") or []) if further else []
+    distorted = images.of_rejected(count) if "rejected" in branches else None
     own = [distorted if i == 1 else None for i in range(len(responses))] if distorted else []
     return render_group(
         policy, row["id"], images.of_prompt(count), row["prompt"], responses,

@@ -14,6 +14,7 @@ from veridical.files import require_file, write_json
 from veridical.logprobs import ResponseLogps, Sharing, collate, sharing
 from veridical.models import (
     DtypeName,
+    Policy,
     Tuning,
     load_policy,
     prepare_training,
@@ -21,11 +22,16 @@ from veridical.models import (
 )
 from veridical.proofs import Proof, print_proofs, prove, require
 from veridical.rendering import Group
-from veridical.runs import start_run
+from veridical.runs import Run, start_run
 from veridical.train.card import write_cards
 from veridical.train.loop import Items, Outcome, Task
 from veridical.train.resume import check_folder
-from veridical.train.rows import list_skipped, read_training_rows, split_held_out
+from veridical.train.rows import (
+    TrainingRows,
+    list_skipped,
+    read_training_rows,
+    split_held_out,
+)
 from veridical.train.run import TrainerSettings, run_trainer, save_result
 
 PROOF_ROWS = 4
@@ -120,28 +126,65 @@ def train_sft(
         )  # fmt: skip
         list_skipped(out, rows)
         train, evaluation = split_held_out(rows.groups, held_out, seed)
-        shares = sharing(start, train) if share_prefix else Sharing(False, "--share-prefix false")
         wanted = Tuning(tuning, lora_rank, lora_alpha, 0.0, train_projector, train_vision)
-        policy = prepare_training(start, wanted)
-        proofs: list[Proof] = []
-        if prove_first:
-            few = sorted(train, key=lambda group: not group.images)[:PROOF_ROWS]
-            proofs = prove(policy, few, lambda groups: collate(policy, groups, shares.allowed))
-            write_json(out / "proofs.json", [dataclasses.asdict(proof) for proof in proofs])
-            print_proofs(proofs)
-            require(proofs)
-        task = Task(objective, count_tokens, shares.allowed)
-        held_out_items = Items(evaluation, torch.zeros(len(evaluation), 1)) if evaluation else None
-        train_items = Items(train, torch.zeros(len(train), 1))
-        finished = run_trainer(policy, task, settings, train_items, held_out_items, out)
-        files = save_result(policy, out, save_merged, starts_from_adapter(model, init_adapter))
-        counts = {"rows": len(train), "held-out rows": len(evaluation)}
-        write_cards(out, files, METHOD, configuration, counts, proofs, finished)
-        run.finish(
-            rows=len(train), held_out_rows=len(evaluation), skipped=len(rows.skipped),
-            cut_responses=rows.cut, prefix_sharing=dataclasses.asdict(shares), **finished,
+        fine_tune(
+            run, METHOD, start, wanted, settings, rows, train, evaluation, share_prefix,
+            prove_first, save_merged, starts_from_adapter(model, init_adapter),
         )  # fmt: skip
-        print(f"The fine-tuned model is in {out / files[0]}.")
+
+
+def fine_tune(
+    run: Run,
+    method: str,
+    start: Policy,
+    tuning: Tuning,
+    settings: TrainerSettings,
+    rows: TrainingRows,
+    train: list[Group],
+    evaluation: list[Group],
+    share_prefix: bool,
+    prove_first: bool,
+    save_merged: bool,
+    started_from_adapter: bool,
+) -> None:
+    """Prove, train on the first response of each group, save, and end the run.
+
+    Args:
+        run: as started; its folder gets everything.
+        method: what the model card calls it.
+        start: the policy to start from.
+        tuning: what of it is trained.
+        settings: how long, how fast.
+        rows: what was read, for its counts.
+        train: what is learned.
+        evaluation: what is held out; may be empty.
+        share_prefix: see `train_sft`.
+        prove_first: see `train_sft`.
+        save_merged: see `train_sft`.
+        started_from_adapter: whether the start has an adapter merged into it.
+    """
+    out, configuration = run.folder, run.record["configuration"]
+    shares = sharing(start, train) if share_prefix else Sharing(False, "--share-prefix false")
+    policy = prepare_training(start, tuning)
+    proofs: list[Proof] = []
+    if prove_first:
+        few = sorted(train, key=lambda group: not group.images)[:PROOF_ROWS]
+        proofs = prove(policy, few, lambda groups: collate(policy, groups, shares.allowed))
+        write_json(out / "proofs.json", [dataclasses.asdict(proof) for proof in proofs])
+        print_proofs(proofs)
+        require(proofs)
+    task = Task(objective, count_tokens, shares.allowed)
+    held_out_items = Items(evaluation, torch.zeros(len(evaluation), 1)) if evaluation else None
+    train_items = Items(train, torch.zeros(len(train), 1))
+    finished = run_trainer(policy, task, settings, train_items, held_out_items, out)
+    files = save_result(policy, out, save_merged, started_from_adapter)
+    counts = {"rows": len(train), "held-out rows": len(evaluation)}
+    write_cards(out, files, method, configuration, counts, proofs, finished)
+    run.finish(
+        rows=len(train), held_out_rows=len(evaluation), skipped=len(rows.skipped),
+        cut_responses=rows.cut, prefix_sharing=dataclasses.asdict(shares), **finished,
+    )  # fmt: skip
+    print(f"The fine-tuned model is in {out / files[0]}.")
 
 
 def objective(policy: ResponseLogps, reference: Tensor) -> Outcome:
