@@ -4,6 +4,7 @@ VENV ?= .venv
 PIP_FLAGS ?=
 DEMO_FLAGS ?=
 EVIDENCE_FLAGS ?=
+METHODS_FLAGS ?=
 PYTEST_FLAGS ?=
 
 # The first interpreter that is new enough and can make a virtual environment.
@@ -18,7 +19,7 @@ TORCHVISION := $(VENV)/torchvision-for-tests
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit families test-all evidence clean
+.PHONY: help setup demo test lint types imports unit families test-all evidence methods clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
@@ -55,6 +56,9 @@ test-all: $(DEVELOPMENT) families  ## Unit tests and the long ones; needs VERIDI
 
 evidence: $(RUNTIME)  ## The three-seed study behind the README's figures (an hour; resumable).
 	$(BIN)/veridical evidence $(EVIDENCE_FLAGS)
+
+methods: $(RUNTIME)  ## Every method compared, three seeds (hours; METHODS_FLAGS='--seeds 1': one hour).
+	$(BIN)/veridical methods $(METHODS_FLAGS)
 
 clean:  ## Remove the environment and what builds and checks left; results in runs/ are kept.
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

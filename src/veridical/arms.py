@@ -129,8 +129,18 @@ def ensure_trained(arm: Arm, model: str, pairs: Path, out: Path, budget: Budget,
     )  # fmt: skip
 
 
-def ensure_evaluated(model: str, scenes: Path, out: Path) -> None:
-    """CHAIR and POPE on the scenes, unless they are finished."""
+def ensure_evaluated(
+    model: str, scenes: Path, out: Path, steer: str | None = None, with_pope: bool = True
+) -> None:
+    """CHAIR and POPE on the scenes, unless they are finished.
+
+    Args:
+        model: the trained one.
+        scenes: the folder that `ensure_scenes` made.
+        out: gets `chair/` and `pope/`.
+        steer: attributes to ask for (of a SteerLM model).
+        with_pope: leave POPE out where it decides nothing.
+    """
     if not is_finished(out / "chair"):
         eval_chair(
             objects=scenes / "objects.json",
@@ -141,8 +151,9 @@ def ensure_evaluated(model: str, scenes: Path, out: Path) -> None:
             prompt="Describe the image.",
             max_new_tokens=80,
             batch_size=100,
+            steer=steer,
         )
-    if not is_finished(out / "pope"):
+    if with_pope and not is_finished(out / "pope"):
         eval_pope(
             out=out / "pope",
             model=model,
@@ -151,6 +162,7 @@ def ensure_evaluated(model: str, scenes: Path, out: Path) -> None:
             per_image=1,
             max_new_tokens=4,
             batch_size=200,
+            steer=steer,
         )
 
 

@@ -120,6 +120,9 @@ COMMANDS: dict[str, Command] = {
     "evidence": Command(
         "veridical.evidence:evidence", "Run the three-seed study behind the README's figures."
     ),
+    "methods": Command(
+        "veridical.methods:methods", "Compare every method, from the same base and budget."
+    ),
 }
 
 

@@ -216,3 +216,17 @@ def test_the_command_prints_where_the_page_is(
     report([demo], tmp_path / "page.html")
     assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
     assert (tmp_path / "page.html").is_file()
+
+
+def test_many_arms_have_a_row_each(demo: Path, no_plots: None) -> None:
+    path = demo / "summary.json"
+    summary = json.loads(path.read_text())
+    (model,) = (arm for arm in summary["arms"] if arm["name"] == "bdhs")
+    summary["arms"] += [{**model, "name": f"arm{number}"} for number in range(6)]
+    path.write_text(json.dumps(summary))
+    page = Page(write_report([demo]))
+    table = page.text[page.text.index("Before and after") :]
+    assert table.index("arm0") < table.index("arm1") < table.index("arm5")
+    head = table[table.index("Arm Hallucinated mentions") : table.index("arm0")]
+    assert "Objects found" in head
+    assert "arm5" not in head

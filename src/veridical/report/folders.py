@@ -16,7 +16,7 @@ Kind = Literal["build", "train", "eval", "compare", "summary", "other"]
 
 # A run's parts lie at most this deep (seed/eval/arm/benchmark), and never in these folders.
 DEEPEST = 5
-SKIPPED = ("model", "images", "checkpoint", "adapter", "__pycache__")
+SKIPPED = ("model", "images", "checkpoint", "adapter", "trials", "__pycache__")
 # Folder names that say what a part is, not whose it is.
 GENERIC = ("train", "eval", "chair", "pope", "pairs", "build")
 

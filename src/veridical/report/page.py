@@ -25,6 +25,8 @@ EXAMPLES_SHOWN = 12
 TRAININGS_OPEN = 2
 PAIRS_OPEN = 1
 STEPS_OPEN = 12
+# A table with more arms than these has a row for each, not a column.
+MOST_COLUMNS = 6
 PROOFS = {
     "start": (
         "The start is neutral",
@@ -94,6 +96,7 @@ def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, Any]:
         "subject": _subject(parts, runs),
         "tiles": tables.tiles(results),
         "arms": _headers(results.arms),
+        "most_columns": MOST_COLUMNS,
         "baseline": results.baseline,
         "headline_arm": results.headline_arm,
         "clusters": f"up to {counted(clusters, 'image')}" if clusters else "",

@@ -68,6 +68,15 @@ ARMS = {
     "noise": "DPO, rejected answers from a noisy image",
     "plain": "DPO, plain samples as rejected answers",
     "unguided": "DPO on unguided BDHS pairs",
+    "dpo-plain": "DPO, plain samples as rejected answers",
+    "rejection": "fine-tuned on the best of its own samples",
+    "steerlm": "SteerLM, asked for the best",
+    "steerlm-unsteered": "SteerLM, asked for nothing",
+    "averaged": "DPO, two rejected answers averaged",
+    "distorted": "DPO, the picture distorted for the rejected branch",
+    "ipo": "IPO on BDHS pairs",
+    "slic": "SLiC on BDHS pairs",
+    "cdpo": "conservative DPO on BDHS pairs",
 }
 
 

@@ -1,0 +1,433 @@
+"""Every offline method from the same base, on pairs of the same scenes, at the same budget."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from veridical.arms import (
+    BDHS,
+    NOISE,
+    PLAIN,
+    UNGUIDED,
+    Arm,
+    Budget,
+    differences_of,
+    ensure_evaluated,
+    ensure_pairs,
+    ensure_scenes,
+    is_finished,
+    metrics_of,
+    refuse_other_run,
+    trained_model,
+)
+from veridical.build.best import build_best
+from veridical.build.distort import build_distort
+from veridical.build.join import build_join
+from veridical.build.rate import build_rate
+from veridical.build.sample import build_sample
+from veridical.errors import UserError
+from veridical.files import hash_path, read_json, write_json
+from veridical.models import EMBEDDED_MODEL
+from veridical.progress import track
+from veridical.report.page import write_report
+from veridical.runs import start_run
+from veridical.train.dpo import train_dpo
+from veridical.train.objectives import LossName
+from veridical.train.sft import train_sft
+from veridical.train.steerlm import train_steerlm
+from veridical.workers import Job, run_jobs
+
+# Used for no choice: not of the model, nor of a setting.
+EVALUATION_SEED = 60_221
+# What every method's setting is chosen on, and nothing else.
+DEVELOPMENT_SEED = 8_314
+DEVELOPMENT_SCENES = 300
+PAIR_SEED = 6_000
+TUNING_SEED = 0
+SAMPLES = 4
+STEER = "all-4"
+UNSTEERED = "steerlm-unsteered"
+
+DataName = Literal[
+    "bdhs", "unguided", "noise", "plain", "joined", "distorted", "rated", "best"
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting that a method is tried with."""
+
+    learning_rate: float
+    beta: float
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of learning.
+
+    Attributes:
+        name: as in folders and tables.
+        label: for tables in the docs.
+        trainer: the command it trains with.
+        data: the set it learns from.
+        trials: its settings; every method has three.
+        loss: of `dpo`.
+        label_smoothing: of `dpo`.
+    """
+
+    name: str
+    label: str
+    trainer: Literal["dpo", "sft", "steerlm"]
+    data: DataName
+    trials: tuple[Trial, Trial, Trial]
+    loss: LossName = "sigmoid"
+    label_smoothing: float = 0.0
+
+
+def _rates(*rates: float) -> tuple[Trial, Trial, Trial]:
+    """Supervised methods have but the learning rate to choose."""
+    first, second, third = rates
+    return (Trial(first, 0.1), Trial(second, 0.1), Trial(third, 0.1))
+
+
+def _strengths(one: float, other: float) -> tuple[Trial, Trial, Trial]:
+    """Two strengths of the loss, and half the learning rate for the first."""
+    return (Trial(2e-4, one), Trial(2e-4, other), Trial(1e-4, one))
+
+
+METHODS: tuple[Method, ...] = (
+    Method("sft", "continued SFT", "sft", "bdhs", _rates(1e-4, 2e-4, 4e-4)),
+    Method("rejection", "rejection sampling, best of 4", "sft", "best", _rates(1e-4, 2e-4, 4e-4)),
+    Method("steerlm", "SteerLM, all attributes at 4", "steerlm", "rated", _rates(1e-4, 2e-4, 4e-4)),
+    Method("dpo-plain", "DPO, plain samples", "dpo", "plain", _strengths(0.1, 0.3)),
+    Method("bdhs", "DPO, BDHS", "dpo", "bdhs", _strengths(0.1, 0.3)),
+    Method("unguided", "DPO, BDHS without guidance", "dpo", "unguided", _strengths(0.1, 0.3)),
+    Method("noise", "DPO, BDHS with image noise", "dpo", "noise", _strengths(0.1, 0.3)),
+    Method("averaged", "DPO, BDHS and plain, averaged", "dpo", "joined", _strengths(0.1, 0.3)),
+    Method("distorted", "DPO, distorted image", "dpo", "distorted", _strengths(0.1, 0.3)),
+    Method("ipo", "IPO, BDHS", "dpo", "bdhs", _strengths(1.0, 0.3), "ipo"),
+    Method("slic", "SLiC, BDHS", "dpo", "bdhs", _strengths(0.1, 0.03), "slic"),
+    Method("cdpo", "conservative DPO, BDHS", "dpo", "bdhs", _strengths(0.1, 0.3), "sigmoid", 0.1),
+)
+LABELS = {
+    "base": "the model as it ships",
+    **{method.name: method.label for method in METHODS},
+    UNSTEERED: "SteerLM, nothing asked for",
+}
+
+
+def methods(
+    out: Path = Path("runs/methods"),
+    model: str = "embedded",
+    seeds: int = 3,
+    workers: int = 2,
+) -> None:
+    """Compare every offline method, from the same base and at the same budget.
+
+    All learn from the same scenes, for the same number of steps in batches of the same size. Each
+    method is tried in three settings on development scenes, and the one with the best mean score
+    of the exact judge is taken. All are evaluated on the same fresh scenes. A seed changes the
+    scenes learned from, all sampling, and the order of training. What is finished is not made
+    again, unless what it depends on has changed.
+
+    Args:
+        out: folder to write; a comparison that was interrupted there goes on.
+        model: the model to start from.
+        seeds: how many seeds.
+        workers: processes at once, one thread each.
+    """
+    configuration = dict(locals())
+    budget = Budget()
+    refuse_other_run(out, "methods", {"model": model, "budget": asdict(budget)})
+    began = time.monotonic()
+    with start_run(out, "methods", {**configuration, "budget": asdict(budget)}) as run:
+        ensure_scenes(out / "data" / "eval_scenes", "counter", budget.scenes, EVALUATION_SEED)
+        ensure_scenes(out / "data" / "dev_scenes", "counter", DEVELOPMENT_SCENES, DEVELOPMENT_SEED)
+        _run_all("data sets", _data_jobs(out, model, range(seeds), budget), out, workers)
+        _run_all("trials", _trial_jobs(out, model, budget), out, workers)
+        chosen = choose(out)
+        _run_all("methods", _method_jobs(out, model, range(seeds), chosen, budget), out, workers)
+        summary = summarise(out, range(seeds), chosen)
+        write_json(out / "summary.json", summary)
+        run.finish(seconds=round(time.monotonic() - began, 1))
+        page = write_report([out])
+    print(table(summary))
+    print(f"Done in {time.monotonic() - began:.0f} seconds. Open {page}")
+
+
+def _run_all(label: str, jobs: Sequence[Job], out: Path, workers: int) -> None:
+    for _ in track(run_jobs(jobs, out / "logs", workers), label, len(jobs)):
+        pass
+
+
+def _data_jobs(out: Path, model: str, seeds: Sequence[int], budget: Budget) -> list[Job]:
+    jobs = [Job("base", ensure_evaluated, (model, out / "data/eval_scenes", out / "eval/base"))]
+    for seed in seeds:
+        # Scenes first, here: the jobs of a seed share them.
+        ensure_scenes(_scenes(out, seed), "prior", budget.pairs, PAIR_SEED + seed)
+        for function in (make_samples, make_noise, make_bdhs_and_plain, make_unguided):
+            jobs.append(
+                Job(f"seed{seed}-{function.__name__}", function, (out, model, seed, budget))
+            )
+    return jobs
+
+
+def make_samples(out: Path, model: str, seed: int, budget: Budget) -> None:
+    """Samples of every prompt, rated by truth; the best of each; and distorted pictures."""
+    scenes, sets = _scenes(out, seed), out / f"seed{seed}" / "pairs"
+    data = scenes / "conversations.jsonl"
+    if not is_finished(sets / "samples"):
+        build_sample(
+            model, data=data, out=sets / "samples", k=SAMPLES, max_new_tokens=80, batch_size=256,
+            seed=seed,
+        )  # fmt: skip
+    if not is_finished(sets / "rated"):
+        build_rate(
+            sets / "samples" / "samples.parquet", scenes / "objects.json", sets / "rated",
+            vocabulary=scenes / "vocabulary.json",
+        )  # fmt: skip
+    if not is_finished(sets / "best"):
+        build_best(sets / "rated" / "samples.parquet", sets / "best")
+    if not is_finished(sets / "distorted"):
+        build_distort(data, sets / "distorted", noise_steps=budget.noise_steps, seed=seed)
+
+
+def make_bdhs_and_plain(out: Path, model: str, seed: int, budget: Budget) -> None:
+    """BDHS pairs, pairs with plain samples, and both joined."""
+    sets = out / f"seed{seed}" / "pairs"
+    for arm in (BDHS, PLAIN):
+        _make_pairs(arm, out, model, seed, budget)
+    if not is_finished(sets / "joined"):
+        build_join(
+            sets / "bdhs" / "pairs.parquet", sets / "plain" / "pairs.parquet", sets / "joined"
+        )
+
+
+def make_noise(out: Path, model: str, seed: int, budget: Budget) -> None:
+    """BDHS pairs with image noise in place of the mask."""
+    _make_pairs(NOISE, out, model, seed, budget)
+
+
+def make_unguided(out: Path, model: str, seed: int, budget: Budget) -> None:
+    """BDHS pairs without guidance."""
+    _make_pairs(UNGUIDED, out, model, seed, budget)
+
+
+def _make_pairs(arm: Arm, out: Path, model: str, seed: int, budget: Budget) -> None:
+    folder = out / f"seed{seed}" / "pairs" / arm.pairs
+    ensure_pairs(arm, model, _scenes(out, seed), folder, budget, seed)
+
+
+def _scenes(out: Path, seed: int) -> Path:
+    return out / f"seed{seed}" / "scenes"
+
+
+def data_file(out: Path, seed: int, name: DataName) -> Path:
+    """Where a set that a method learns from is."""
+    files = {"rated": "samples.parquet", "best": "conversations.parquet"}
+    return out / f"seed{seed}" / "pairs" / name / files.get(name, "pairs.parquet")
+
+
+def _trial_jobs(out: Path, model: str, budget: Budget) -> list[Job]:
+    return [
+        Job(f"trial-{method.name}-{number}", run_trial, (out, model, method, number, budget))
+        for method in METHODS
+        for number in range(len(method.trials))
+    ]
+
+
+def run_trial(out: Path, model: str, method: Method, number: int, budget: Budget) -> None:
+    """Train with one setting, and evaluate on the development scenes."""
+    folder = out / "trials" / f"{method.name}-{number}"
+    trial = method.trials[number]
+    key = arm_key(out, model, method, trial, TUNING_SEED, budget)
+    _forget_unless(folder / "key.json", key, [folder / "train", folder / "eval"])
+    ensure_trained(out, model, method, trial, TUNING_SEED, budget, folder / "train")
+    steer = STEER if method.trainer == "steerlm" else None
+    scenes = out / "data" / "dev_scenes"
+    model = trained_model(folder / "train")
+    ensure_evaluated(model, scenes, folder / "eval", steer, with_pope=False)
+
+
+def choose(out: Path) -> dict[str, int]:
+    """For every method the trial with the best mean exact score; written to `tuning.json`."""
+    chosen, told = {}, {}
+    for method in METHODS:
+        scores = [
+            read_json(out / "trials" / f"{method.name}-{number}" / "eval/chair/scores.json")
+            for number in range(len(method.trials))
+        ]
+        values = [score["exact_score"]["value"] for score in scores]
+        chosen[method.name] = max(range(len(values)), key=values.__getitem__)
+        told[method.name] = [
+            {**asdict(trial), "exact_score": value, "chair_i": score["chair_i"]["value"]}
+            for trial, value, score in zip(method.trials, values, scores, strict=True)
+        ]
+    write_json(out / "tuning.json", {"chosen": chosen, "trials": told})
+    return chosen
+
+
+def _method_jobs(
+    out: Path, model: str, seeds: Sequence[int], chosen: Mapping[str, int], budget: Budget
+) -> list[Job]:
+    return [
+        Job(
+            f"seed{seed}-{method.name}",
+            run_method,
+            (out, model, method, chosen[method.name], seed, budget),
+        )
+        for seed in seeds
+        for method in METHODS
+    ]
+
+
+def run_method(
+    out: Path, model: str, method: Method, number: int, seed: int, budget: Budget
+) -> None:
+    """Train with the chosen setting, and evaluate on the scenes that decided nothing."""
+    folder = out / f"seed{seed}"
+    trial = method.trials[number]
+    trained = folder / "train" / method.name
+    evaluated = {name: folder / "eval" / name for name, _ in evaluations(method)}
+    key = arm_key(out, model, method, trial, seed, budget)
+    _forget_unless(folder / "keys" / f"{method.name}.json", key, [trained, *evaluated.values()])
+    before = out / "trials" / f"{method.name}-{number}" / "train"
+    if seed == TUNING_SEED and not is_finished(trained) and is_finished(before):
+        shutil.copytree(before, trained, dirs_exist_ok=True)
+    ensure_trained(out, model, method, trial, seed, budget, trained)
+    scenes = out / "data" / "eval_scenes"
+    for name, steer in evaluations(method):
+        ensure_evaluated(trained_model(trained), scenes, evaluated[name], steer)
+
+
+def evaluations(method: Method) -> list[tuple[str, str | None]]:
+    """Under which names a method is evaluated, and what it is asked for besides."""
+    if method.trainer == "steerlm":
+        return [(method.name, STEER), (UNSTEERED, None)]
+    return [(method.name, None)]
+
+
+def ensure_trained(
+    out: Path, model: str, method: Method, trial: Trial, seed: int, budget: Budget, folder: Path
+) -> None:
+    """Train unless it is finished; an interrupted training goes on from a checkpoint."""
+    if is_finished(folder):
+        return
+    data = data_file(out, seed, method.data)
+    resume = (folder / "checkpoints").is_dir()
+    trainer = {"logging_steps": 2, "adam_beta2": 0.98}
+    if method.trainer == "dpo":
+        train_dpo(
+            model, data=data, out=folder, loss=method.loss, beta=trial.beta,
+            label_smoothing=method.label_smoothing, per_token=method.loss == "ipo",
+            nll_weight=budget.nll_weight, tuning="full", train_projector=budget.train_projector,
+            learning_rate=trial.learning_rate, max_steps=budget.steps, batch_size=budget.batch,
+            accumulation=1, held_out=0.05, evaluations=4, seed=seed, resume=resume,
+            trainer=trainer,
+        )  # fmt: skip
+    elif method.trainer == "sft":
+        train_sft(
+            model, data=data, out=folder,
+            kind="preference" if method.data == "bdhs" else "conversation", tuning="full",
+            train_projector=budget.train_projector, learning_rate=trial.learning_rate,
+            max_steps=budget.steps, batch_size=budget.batch, accumulation=1, held_out=0.05,
+            evaluations=4, seed=seed, resume=resume, trainer=trainer,
+        )  # fmt: skip
+    else:
+        train_steerlm(
+            model, data=data, out=folder, tuning="full", train_projector=budget.train_projector,
+            learning_rate=trial.learning_rate, max_steps=budget.steps, batch_size=budget.batch,
+            accumulation=1, held_out=0.05, evaluations=4, seed=seed, resume=resume,
+            trainer=trainer,
+        )  # fmt: skip
+
+
+def arm_key(out: Path, model: str, method: Method, trial: Trial, seed: int, budget: Budget) -> str:
+    """Hash of what a trained arm depends on: base, data, method, setting, budget and seed."""
+    base = EMBEDDED_MODEL if model == "embedded" else Path(model)
+    parts = {
+        "model": hash_path(base) if base.exists() else model,
+        "data": hash_path(data_file(out, seed, method.data)),
+        "method": [method.trainer, method.loss, method.label_smoothing],
+        "trial": asdict(trial),
+        "budget": asdict(budget),
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _forget_unless(file: Path, key: str, folders: Sequence[Path]) -> None:
+    """Keep what was made of the same things, and delete it otherwise."""
+    if not (file.is_file() and read_json(file) == key):
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, key)
+
+
+def summarise(out: Path, seeds: Sequence[int], chosen: Mapping[str, int]) -> dict[str, Any]:
+    """`summary.json`: metrics, cost and settings of every arm, and differences from the base."""
+    base = out / "eval" / "base"
+    arms: list[dict[str, Any]] = [{"name": "base", "metrics": metrics_of(base)}]
+    differences = []
+    for seed in seeds:
+        for method in METHODS:
+            folder = out / f"seed{seed}"
+            results = read_json(folder / "train" / method.name / "run.json")["results"]
+            for name, _ in evaluations(method):
+                evaluated = folder / "eval" / name
+                arms.append(
+                    {
+                        "name": name,
+                        "seed": seed,
+                        "metrics": metrics_of(evaluated),
+                        "setting": asdict(method.trials[chosen[method.name]]),
+                        "seconds": results["train_seconds"],
+                        "rows_per_second": results["rows_per_second"],
+                    }
+                )
+                differences += differences_of(name, "base", evaluated, base, seed)
+    if len(arms) == 1:
+        raise UserError("--seeds is 0, so nothing was compared. Give 1 or more.")
+    return {"arms": arms, "differences": differences, "budget": asdict(Budget())}
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The comparison as a Markdown table: means over seeds, and each seed's change of CHAIR_i."""
+    lines = [
+        "| | CHAIR_i | its change from base, each seed | CHAIR_s | recall | words | POPE accuracy "
+        "| exact score | seconds | rows a second |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, label in LABELS.items():
+        found = [arm for arm in summary["arms"] if arm["name"] == name]
+        changes = [
+            f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+            for row in summary["differences"]
+            if (row["arm"], row["baseline"], row["metric"]) == (name, "base", "chair_i")
+        ]
+        shown = {
+            metric: fmean(arm["metrics"][metric]["value"] for arm in found)
+            for metric in (
+                "chair_i", "chair_s", "recall", "mean_length", "pope/accuracy", "exact_score",
+            )
+        }  # fmt: skip
+        trained = [arm for arm in found if arm.get("seconds") is not None]
+        speeds = [arm["rows_per_second"] for arm in trained if arm["rows_per_second"]]
+        seconds = f"{fmean(arm['seconds'] for arm in trained):.0f}" if trained else ""
+        lines.append(
+            f"| {label} | {100 * shown['chair_i']:.1f} % | {'; '.join(changes)} | "
+            f"{100 * shown['chair_s']:.1f} % | {100 * shown['recall']:.1f} % | "
+            f"{shown['mean_length']:.1f} | {100 * shown['pope/accuracy']:.1f} % | "
+            f"{shown['exact_score']:+.3f} | {seconds} | "
+            f"{f'{fmean(speeds):.1f}' if speeds else ''} |"
+        )
+    return "\n".join(lines)
