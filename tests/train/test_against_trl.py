@@ -14,6 +14,7 @@ from veridical.logprobs import collate, response_logps
 from veridical.models import Policy
 from veridical.records import assistant_message, user_message
 from veridical.rendering import render_group
+from veridical.train import sft
 from veridical.train.objectives import PreferenceLoss, objective
 from veridical.world import model as world_model
 
@@ -133,4 +134,36 @@ def test_the_same_loss_as_trl(
     expected = their_loss(folder, theirs, 0.3, tmp_path)
     found = our_loss(folder, ours)
     assert abs(expected - ours.at_start) > 1e-3  # the reference makes a difference
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_same_sft_loss_as_trl(folder: Path, tmp_path: Path) -> None:
+    """Per token over the whole batch, on the answers alone."""
+    rows = [
+        {
+            "images": [picture(i)],
+            "prompt": [user_message("What do you see?")],
+            "completion": [assistant_message(chosen)],
+        }
+        for i, (chosen, _) in enumerate(ANSWERS)
+    ]
+    trainer = trl.SFTTrainer(
+        model=load(folder / "policy"),
+        args=trl.SFTConfig(
+            output_dir=str(tmp_path), completion_only_loss=True, report_to=[], use_cpu=True,
+            bf16=False, max_length=None,
+        ),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=begins_itself(),
+    )  # fmt: skip
+    trainer.model.eval()
+    expected = trainer.compute_loss(trainer.model, trainer.data_collator(rows)).item()
+    policy = Policy(load(folder / "policy").eval(), begins_itself(), "policy")
+    groups = [
+        render_group(policy, str(i), row["images"], row["prompt"], [row["completion"]])
+        for i, row in enumerate(rows)
+    ]
+    with torch.no_grad():
+        logps = response_logps(policy.model, collate(policy, groups, True))
+    found = float(sft.objective(logps, torch.zeros(3, 1)).loss_sum) / sft.count_tokens(groups)
     assert found == pytest.approx(expected, rel=1e-5)
