@@ -139,7 +139,7 @@ def test_the_same_loss_as_trl(
 
 def test_the_same_sft_loss_as_trl(folder: Path, tmp_path: Path) -> None:
     """Per token over the whole batch, on the answers alone."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "images": [picture(i)],
             "prompt": [user_message("What do you see?")],
