@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib.util
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,12 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+)
 from transformers.utils import logging
 
 from veridical.errors import UserError
@@ -24,9 +30,12 @@ EMBEDDED_MODEL = Path(__file__).parent / "world" / "weights"
 """The tiny model that ships with the package; its name is `embedded`."""
 
 DtypeName = Literal["auto", "float64", "float32", "bfloat16", "float16"]
+TuningName = Literal["lora", "qlora", "full"]
 
 _PROJECTORS = ("multi_modal_projector", "connector", "aligner", "merger", "embed_vision")
 _VISION_TOWERS = ("vision_tower", "vision_model", "visual")
+_KEPT_WHOLE = ("lm_head", *_PROJECTORS, *_VISION_TOWERS)
+"""What is never kept in four bits."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,8 @@ class Tuning:
     """Which weights are trained.
 
     Attributes:
-        kind: `lora` trains low-rank adapters on every linear layer of the language model;
-            `full` trains the language model's own weights.
+        kind: `lora` trains low-rank adapters on every linear layer of the language model, `qlora`
+            the same on weights kept in four bits; `full` trains the language model's own weights.
         rank: LoRA rank.
         alpha: LoRA scaling numerator (the update is scaled by alpha / rank).
         dropout: LoRA dropout, a fraction.
@@ -66,7 +75,7 @@ class Tuning:
         train_vision: also train the vision tower (adapters under `lora`).
     """
 
-    kind: Literal["lora", "full"] = "lora"
+    kind: TuningName = "lora"
     rank: int = 128
     alpha: int = 256
     dropout: float = 0.0
@@ -79,6 +88,7 @@ def load_policy(
     dtype: DtypeName = "auto",
     device: str = "auto",
     init_adapter: Path | None = None,
+    four_bit: bool = False,
 ) -> Policy:
     """Load a model and its processor.
 
@@ -90,11 +100,18 @@ def load_policy(
         device: `auto` takes CUDA, then MPS, then the CPU.
         init_adapter: a PEFT adapter to start from. It is merged into the weights, so that the
             reference of a run that starts here is exactly its start.
+        four_bit: keep the language model's linear layers in four bits (NF4, their scales
+            quantised too; Dettmers et al. 2023). Tower, projector and head stay as they are.
 
     Raises:
         UserError: the name leads to nothing loadable, or a needed package is missing.
     """
     folder = EMBEDDED_MODEL if name == "embedded" else Path(name)
+    if four_bit and starts_from_adapter(str(folder), init_adapter):
+        raise UserError(
+            "An adapter can't be merged into weights of four bits without rounding it away. Start "
+            "from the merged model's folder, or set --tuning lora."
+        )
     if (folder / "adapter_config.json").is_file():
         base = adapter_base(folder)
         policy = load_policy(base, dtype, device, init_adapter=folder)
@@ -105,8 +122,12 @@ def load_policy(
     logging.disable_progress_bar()  # it tells of milliseconds; downloads keep theirs
     chosen_device = _choose_device(device)
     processor = _load_processor(source, name)
-    model = _load_model(source, name)
-    model = model.to(device=chosen_device, dtype=_choose_dtype(dtype, model.dtype, chosen_device))
+    if four_bit:
+        model = _load_four_bit(source, name, dtype, chosen_device)
+    else:
+        model = _load_model(source, name)
+        wanted = _choose_dtype(dtype, model.dtype, chosen_device)
+        model = model.to(device=chosen_device, dtype=wanted)
     policy = Policy(model.eval(), processor, name)
     return _merge_adapter(policy, init_adapter) if init_adapter else policy
 
@@ -114,6 +135,11 @@ def load_policy(
 def starts_from_adapter(name: str, init_adapter: Path | None) -> bool:
     """Whether `load_policy` merges an adapter: then a new one does not fit the base by itself."""
     return init_adapter is not None or (Path(name) / "adapter_config.json").is_file()
+
+
+def in_four_bits(policy: Policy) -> bool:
+    """Whether the language model's weights are kept in four bits."""
+    return bool(getattr(policy.core, "is_loaded_in_4bit", False))
 
 
 def unwrap(model: Any) -> Any:
@@ -250,6 +276,30 @@ def _load_model(source: str, name: str) -> Any:
         raise UserError(_missing_package(name, error)) from error
     except (OSError, ValueError) as error:
         raise UserError(_cannot_load(name, "an image-text-to-text model", error)) from error
+
+
+def _load_four_bit(source: str, name: str, dtype: DtypeName, device: torch.device) -> Any:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            "--tuning qlora needs the package bitsandbytes: install veridical[quantized], or set "
+            "--tuning lora."
+        )
+    try:
+        own = AutoConfig.from_pretrained(source).get_text_config().dtype or torch.float32
+        compute = _choose_dtype(dtype, own, device)
+        settings = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+            # Patterns, matched from the start of a name.
+            llm_int8_skip_modules=[f".*{name}" for name in _KEPT_WHOLE],
+        )
+        return AutoModelForImageTextToText.from_pretrained(
+            source, dtype=compute, quantization_config=settings, device_map={"": device}
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(_cannot_load(name, "a model of four bits", error)) from error
 
 
 def _load_processor(source: str, name: str) -> Any:

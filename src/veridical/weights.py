@@ -13,7 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
 
 from veridical.cache import Cache, digest
-from veridical.models import EMBEDDED_MODEL, Policy, adapter_base
+from veridical.models import EMBEDDED_MODEL, Policy, adapter_base, in_four_bits
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.json")
 LIBRARIES = ("veridical", "torch", "transformers")
@@ -68,7 +68,9 @@ def surroundings(policy: Policy) -> list[str]:
     versions = [f"{name} {_version(name)}" for name in LIBRARIES]
     config = policy.core.config
     attention = str(getattr(config, "_attn_implementation", None))
-    return [*versions, str(policy.model.dtype), policy.device.type, attention, torch.__version__]
+    bits = "four bits" if in_four_bits(policy) else "as loaded"
+    kind = policy.device.type
+    return [*versions, str(policy.model.dtype), bits, kind, attention, torch.__version__]
 
 
 def _files(folder: Path) -> list[Path]:

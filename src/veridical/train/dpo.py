@@ -18,6 +18,7 @@ from veridical.models import (
     DtypeName,
     Policy,
     Tuning,
+    TuningName,
     as_reference,
     frozen_copy,
     load_policy,
@@ -70,7 +71,7 @@ def train_dpo(
     nll_weight: float = 0.0,
     reference: Literal["precomputed", "in_step"] = "precomputed",
     reference_model: str | None = None,
-    tuning: Literal["lora", "full"] = "lora",
+    tuning: TuningName = "lora",
     lora_rank: int = 128,
     lora_alpha: int = 256,
     init_adapter: Path | None = None,
@@ -121,7 +122,8 @@ def train_dpo(
             log-probs; `in_step` runs it at every step (full tuning then keeps a second model).
         reference_model: hold the policy to this model instead of to its own start, as in a second
             round; of the same family, with the same tokenizer.
-        tuning: `lora` on the language model's linear layers, or `full`.
+        tuning: `lora` on the language model's linear layers, `qlora` (the same, on weights of
+            four bits), or `full`.
         lora_rank: rank of the adapters.
         lora_alpha: scaling of the adapters (the update is scaled by alpha / rank).
         init_adapter: PEFT adapter to start from; it is merged, and is the reference too.
@@ -166,15 +168,16 @@ def train_dpo(
     store = open_cache(cache, cache_gigabytes)
     check_folder(out, "train dpo", configuration, _inputs(model, data))
     with start_run(out, "train dpo", configuration, _inputs(model, data)) as run:
-        start = load_policy(model, dtype, device, init_adapter)
+        start = load_policy(model, dtype, device, init_adapter, tuning == "qlora")
         rows = read_training_rows(
             start, data, "preference", ("chosen", "rejected"), images_root, max_bad_fraction,
             max_length, max_response_tokens, more_rejected=gamma < 1,
         )  # fmt: skip
         list_skipped(out, rows)
         train, evaluation = split_held_out(rows.groups, held_out, seed)
-        held_to = load_policy(reference_model, dtype, device) if reference_model else start
+        held_to = start
         if reference_model:
+            held_to = load_policy(reference_model, dtype, device, four_bit=tuning == "qlora")
             require_same_inputs(start, held_to)
         shares = _sharing(start, held_to, train) if share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if shares.allowed else 'no, two rows'} ({shares.reason}).")

@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 
 from veridical.errors import UserError
 from veridical.files import writing
-from veridical.models import Policy
+from veridical.models import Policy, in_four_bits
 from veridical.train.checkpoints import LastStep, newest_verified
 from veridical.train.loop import GroupTrainer, Items, Manifests, RunLog, Steps, Task, dry_run
 from veridical.train.trainer_options import resolve_trainer_options
@@ -189,7 +189,8 @@ def save_result(
 
     LoRA writes `adapter/` and, if asked for, the merged `model/`; full tuning writes `model/`.
     An adapter trained on top of a merged one does not fit the base by itself, so then only the
-    merged model is written.
+    merged model is written. Of a base in four bits only the adapter is: merged into it, most of
+    what was learned would be rounded away, and `load_policy` merges it into the full base.
     """
     with writing(out, "Make room, and go on with --resume true: the checkpoints are whole."):
         return _save_result(policy, out, save_merged, started_from_adapter)
@@ -205,7 +206,7 @@ def _save_result(
             model.save_pretrained(str(out / "adapter"))
             policy.processor.save_pretrained(str(out / "adapter"))
             written.append("adapter")
-        if not save_merged and not started_from_adapter:
+        if in_four_bits(policy) or (not save_merged and not started_from_adapter):
             return written
         model = model.merge_and_unload()
     model.save_pretrained(str(out / "model"))

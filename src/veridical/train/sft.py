@@ -16,6 +16,7 @@ from veridical.models import (
     DtypeName,
     Policy,
     Tuning,
+    TuningName,
     load_policy,
     prepare_training,
     starts_from_adapter,
@@ -43,7 +44,7 @@ def train_sft(
     data: Path,
     out: Path,
     kind: Literal["conversation", "preference"] = "conversation",
-    tuning: Literal["lora", "full"] = "lora",
+    tuning: TuningName = "lora",
     lora_rank: int = 128,
     lora_alpha: int = 256,
     init_adapter: Path | None = None,
@@ -80,7 +81,8 @@ def train_sft(
         data: conversations or preference pairs, Parquet or JSON Lines.
         out: folder for the run: `model/`, `log.jsonl`, `proofs.json`, `run.json`.
         kind: what the rows are; of `preference` rows the chosen answers are learned.
-        tuning: `lora` on the language model's linear layers, or `full`.
+        tuning: `lora` on the language model's linear layers, `qlora` (the same, on weights of
+            four bits), or `full`.
         lora_rank: rank of the adapters.
         lora_alpha: scaling of the adapters (the update is scaled by alpha / rank).
         init_adapter: PEFT adapter to start from; it is merged.
@@ -119,7 +121,7 @@ def train_sft(
     inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
     check_folder(out, "train sft", configuration, inputs)
     with start_run(out, "train sft", configuration, inputs) as run:
-        start = load_policy(model, dtype, device, init_adapter)
+        start = load_policy(model, dtype, device, init_adapter, tuning == "qlora")
         rows = read_training_rows(
             start, data, kind, ("chosen",), images_root, max_bad_fraction, max_length,
             max_response_tokens,

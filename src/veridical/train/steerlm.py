@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from veridical.files import require_file
-from veridical.models import DtypeName, Policy, Tuning, load_policy, starts_from_adapter
+from veridical.models import DtypeName, Policy, Tuning, TuningName, load_policy, starts_from_adapter
 from veridical.records import count_images, response_name
 from veridical.rendering import Group, RefusedRowError, render_group
 from veridical.runs import start_run
@@ -31,7 +31,7 @@ def train_steerlm(
     model: str,
     data: Path,
     out: Path,
-    tuning: Literal["lora", "full"] = "lora",
+    tuning: TuningName = "lora",
     lora_rank: int = 128,
     lora_alpha: int = 256,
     init_adapter: Path | None = None,
@@ -68,7 +68,8 @@ def train_steerlm(
         data: records of kind `sample`, each response rated on Helpfulness, Correctness, Coherence,
             Complexity and Verbosity in whole numbers 0 to 4, as `build rate` does.
         out: folder for the run: `model/`, `log.jsonl`, `proofs.json`, `run.json`.
-        tuning: `lora` on the language model's linear layers, or `full`.
+        tuning: `lora` on the language model's linear layers, `qlora` (the same, on weights of
+            four bits), or `full`.
         lora_rank: rank of the adapters.
         lora_alpha: scaling of the adapters (the update is scaled by alpha / rank).
         init_adapter: PEFT adapter to start from; it is merged.
@@ -107,7 +108,7 @@ def train_steerlm(
     inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
     check_folder(out, "train steerlm", configuration, inputs)
     with start_run(out, "train steerlm", configuration, inputs) as run:
-        start = load_policy(model, dtype, device, init_adapter)
+        start = load_policy(model, dtype, device, init_adapter, tuning == "qlora")
         numerals = numerals_for(start.processor.tokenizer)
         limits = Limits(max_bad_fraction, max_length, max_response_tokens)
 
