@@ -53,6 +53,49 @@ def special_layers(core: Any) -> str | None:
     return "sliding_attention" if windowed and getattr(config, "sliding_window", None) else None
 
 
+def window(core: Any) -> int | None:
+    """How many tokens back some layers look, where the rest look at all; None where that is not so.
+
+    Only where the configuration lists its layers' kinds do they take a mask for each kind.
+    """
+    config = core.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    listed = "sliding_attention" in kinds and kinds <= {"sliding_attention", "full_attention"}
+    size = getattr(config, "sliding_window", None)
+    return int(size) if listed and size else None
+
+
+def image_blocks(inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """Which image's tokens see each other in both directions (Gemma 3); None where none do.
+
+    Returns:
+        Numbers from 0, -1 where a token only looks back. Shape: (rows, length).
+    """
+    if "token_type_ids" not in inputs:
+        return None
+    is_image = inputs["token_type_ids"] == 1
+    starts = is_image & ~torch.nn.functional.pad(is_image, (1, 0))[:, :-1]
+    return torch.where(is_image, starts.cumsum(-1) - 1, -1)
+
+
+def masks_by_layer(
+    core: Any, mask: Tensor, positions: Tensor, device: torch.device
+) -> Tensor | dict[str, Tensor]:
+    """The mask, or one for each kind of layer where some look through a window.
+
+    Args:
+        core: Transformers' model.
+        mask: for layers that look at everything. Shape: (rows, 1, length, length).
+        positions: of each token in its own branch. Shape: (rows, length).
+        device: where the model is.
+    """
+    size = window(core)
+    if size is None:
+        return mask.to(device)
+    near = (positions[:, None, :, None] - positions[:, None, None, :]) < size
+    return {"full_attention": mask.to(device), "sliding_attention": (mask & near).to(device)}
+
+
 def continued(positions: Tensor, tokens: int) -> Tensor:
     """The positions of `tokens` text tokens that follow one row's.
 

@@ -14,11 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from veridical._positions import TOKEN_INPUTS, continued, token_positions, vision_inputs
+from veridical._positions import (
+    TOKEN_INPUTS,
+    continued,
+    image_blocks,
+    masks_by_layer,
+    token_positions,
+    vision_inputs,
+)
 from veridical.errors import UserError
 from veridical.images import ImageLike, load_image
 from veridical.models import Policy, image_token_id
@@ -46,7 +54,8 @@ class SharedBatch:
     """Shared-prefix layout: one row a group, and one more for each response with own images.
 
     Attributes:
-        inputs: what the model's forward takes, with a boolean 4-D mask and explicit positions.
+        inputs: what the model's forward takes, with a boolean 4-D mask (where layers differ, one
+            for each kind of layer) and explicit positions.
         rows: the batch row of each response token. Shape: (tokens,).
         sources: the index whose hidden state predicts the token. Shape: (tokens,).
         targets: the token ids. Shape: (tokens,).
@@ -55,7 +64,7 @@ class SharedBatch:
         responses: k.
     """
 
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
     rows: Tensor
     sources: Tensor
     targets: Tensor
@@ -137,17 +146,21 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
         **vision_inputs(prompts),
         "input_ids": torch.stack([_pad(row.ids, width, pad) for row in rows]),
         "position_ids": torch.stack([_pad(row.positions, width, 0) for row in rows], dim=-2),
-        "attention_mask": shared_mask(torch.stack([_pad(r.segments, width, -1) for r in rows])),
     }
     for name in TOKEN_INPUTS & prompts.keys() - inputs.keys():
         told = [prompts[name][row, :length].cpu() for row, length in enumerate(lengths)]
         inputs[name] = torch.stack([_pad(row, width, 0) for row in told])
+    segments = torch.stack([_pad(row.segments, width, -1) for row in rows])
+    mask = shared_mask(segments, image_blocks(inputs))
     k = len(groups[0].response_ids)
     tokens = [len(row.targets) for row in rows]
     owners = [row.owners + i * k for row, (i, _) in zip(rows, prefixes, strict=True)]
     device = policy.device
     return SharedBatch(
-        {name: value.to(device) for name, value in inputs.items()},
+        {
+            **{name: value.to(device) for name, value in inputs.items()},
+            "attention_mask": masks_by_layer(policy.core, mask, inputs["position_ids"], device),
+        },
         torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(tokens)).to(device),
         torch.cat([row.sources for row in rows]).to(device),
         torch.cat([row.targets for row in rows]).to(device),
@@ -157,11 +170,13 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
     )
 
 
-def shared_mask(segments: Tensor) -> Tensor:
+def shared_mask(segments: Tensor, blocks: Tensor | None = None) -> Tensor:
     """The causal mask with the block between responses cut out.
 
     Args:
         segments: 0 for prompt tokens, 1..k for the responses', -1 for padding. Shape: (b, n).
+        blocks: the number of the image whose tokens all see each other, -1 elsewhere; of the
+            prompt, where all responses may look. Shape: (b, n).
 
     Returns:
         True where query (dim 2) may attend to key (dim 3). Padding attends to itself alone, so
@@ -170,7 +185,10 @@ def shared_mask(segments: Tensor) -> Tensor:
     queries, keys = segments[:, :, None], segments[:, None, :]
     same_branch = (keys == 0) | (keys == queries)
     causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool).tril()
-    allowed = causal & same_branch & (keys >= 0)
+    earlier = causal.expand(len(segments), -1, -1)
+    if blocks is not None:
+        earlier = earlier | ((blocks[:, :, None] == blocks[:, None, :]) & (blocks[:, None, :] >= 0))
+    allowed = earlier & same_branch & (keys >= 0)
     return (allowed | torch.eye(segments.shape[1], dtype=torch.bool)).unsqueeze(1)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veridical._positions import special_layers
+from veridical._positions import special_layers, window
 from veridical.batching import Batch, RowBatch, SharedBatch, row_batch, shared_batch
 from veridical.heads import head_logps, logits_are_the_heads, stock_logits
 from veridical.losses import token_logps
@@ -85,9 +85,9 @@ def _shared_logps(model: Any, batch: SharedBatch) -> ResponseLogps:
 def sharing(policy: Policy, groups: Sequence[Group]) -> Sharing:
     """Decide by experiment whether this model computes the same with a shared prefix.
 
-    The attention must be SDPA (others take no boolean mask, or take it wrongly), no layer may
-    look through a window or recur, and on a real row the responses must not see each other and
-    must get the log-probs of the two-row path.
+    The attention must be SDPA (others take no boolean mask, or take it wrongly), layers that look
+    through a window must be listed, none may recur, and on a real row the responses must not see
+    each other and must get the log-probs of the two-row path.
 
     Args:
         policy: the model as it will be trained.
@@ -97,7 +97,7 @@ def sharing(policy: Policy, groups: Sequence[Group]) -> Sharing:
     if attention != "sdpa":
         return Sharing(False, f"its attention is {attention!r}; only 'sdpa' takes a boolean mask")
     layers = special_layers(policy.core)
-    if layers is not None:
+    if layers is not None and window(policy.core) is None:
         return Sharing(False, f"it has layers that need a mask of their own ({layers})")
     if not logits_are_the_heads(policy.core, groups[0].response_ids[0].to(policy.device)):
         return Sharing(False, "its logits are more than its head's output")
@@ -109,7 +109,12 @@ def _probe(policy: Policy, groups: Sequence[Group]) -> Sharing:
     group = next((g for g in groups if g.images), groups[0])
     two_row = response_logps(policy.model, row_batch(policy, [group])).sums
     batch = shared_batch(policy, [group])
-    shared = response_logps(policy.model, batch).sums
+    try:
+        shared = response_logps(policy.model, batch).sums
+    except (AttributeError, TypeError) as error:
+        if window(policy.core) is None:
+            raise
+        return Sharing(False, f"its forward takes no mask for each kind of layer ({error})")
     difference = float((shared - two_row).abs().max())
     limit = 64 * rounding(two_row, policy.model.dtype, max(map(len, group.response_ids)))
     if difference > limit:

@@ -532,7 +532,7 @@ FAMILIES = [
     Family("SmolVLM", smolvlm, torchvision=True),
     Family("InternVL", internvl, torchvision=True),
     Family("LLaVA-OneVision", llava_onevision, torchvision=True),
-    Family("Gemma 3", gemma3, shares="sliding_attention", masks="sliding_attention"),
+    Family("Gemma 3", gemma3, masks="sliding_attention"),
     Family("PaliGemma", paligemma, refused="does not end row"),
     Family(
         "Qwen3.5", qwen3_5, torchvision=True, shares="linear_attention", masks="linear_attention"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from family_models import FAMILIES, can_be_built
@@ -65,6 +67,40 @@ def test_masking_notices_positions_of_one_dimension(
     assert masking_refusal(qwen, request) is None
     monkeypatch.setattr(_masked_prompts, "token_positions", plain)
     assert "stock forward" in str(masking_refusal(qwen, request))
+
+
+@pytest.mark.parametrize("broken", ["image_blocks", "masks_by_layer"])
+def test_the_probe_notices_a_mask_that_is_not_the_models_own(
+    broken: str, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = next(family for family in FAMILIES if family.name == "Gemma 3").build()
+    answers = [[assistant_message("This is a park.")], [assistant_message("No.")]]
+    prompt = [user_message("Describe the image.")]
+    group = render_group(policy, "row", pictures[:1], prompt, answers)
+    assert sharing(policy, [group]).allowed
+    without = {
+        "image_blocks": lambda inputs: None,
+        "masks_by_layer": lambda core, mask, positions, device: mask,
+    }
+    monkeypatch.setattr(batching, broken, without[broken])
+    assert "differ" in sharing(policy, [group]).reason
+
+
+def test_a_model_that_takes_no_mask_by_layer_gets_two_rows(
+    pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = next(family for family in FAMILIES if family.name == "Gemma 3").build()
+    answers = [[assistant_message("This is a park.")], [assistant_message("No.")]]
+    prompt = [user_message("Describe the image.")]
+    group = render_group(policy, "row", pictures[:1], prompt, answers)
+    honest = type(policy.core.model).forward
+
+    def simple(model: object, **inputs: Any) -> object:
+        inputs["attention_mask"].dim()
+        return honest(model, **inputs)
+
+    monkeypatch.setattr(type(policy.core.model), "forward", simple)
+    assert "each kind of layer" in sharing(policy, [group]).reason
 
 
 def test_masking_notices_features_that_are_left_out(
