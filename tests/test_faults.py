@@ -34,11 +34,11 @@ DRIVER = """
 import json, os, resource, signal, sys
 from pathlib import Path
 from transformers.trainer_callback import CallbackHandler
-from veridical.build import bdhs
+from veridical.build import _parts, bdhs
 from veridical.cli import main
 
 fault, arguments = json.loads(sys.argv[1]), sys.argv[2:]
-bdhs.CHUNK = 2
+_parts.CHUNK = 2
 
 
 def strike():

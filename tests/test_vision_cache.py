@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from veridical._masked_prompts import encode_prompts
 from veridical.batching import prompt_batch
@@ -17,8 +18,9 @@ from veridical.cache import Cache
 from veridical.errors import UserError
 from veridical.logprobs import collate, response_logps
 from veridical.models import Policy, Tuning, prepare_training
-from veridical.records import assistant_message, user_message
+from veridical.records import assistant_message, user_message, write_records
 from veridical.rendering import Group, render_group, render_prompt
+from veridical.train.dpo import train_dpo
 from veridical.vision_cache import VisionCache, vision_weights
 
 
@@ -147,6 +149,42 @@ def test_a_damaged_entry_is_made_again(
     found = response_logps(policy.model, collate(cached(policy, tmp_path), groups, True)).sums
     assert torch.allclose(found, stock, rtol=0, atol=1e-10)
     assert "checksum" in capsys.readouterr().out
+
+
+def test_training_on_kept_features_gives_the_same_weights(
+    policy: Policy, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    policy.model.float().save_pretrained(tmp_path / "policy")
+    policy.processor.save_pretrained(tmp_path / "policy")
+    rows = [
+        {
+            "id": str(i),
+            "images": [pictures[i]],
+            "prompt": [user_message("Describe the image.")],
+            "chosen": [assistant_message("There is a red cup.")],
+            "rejected": [assistant_message("There is a blue dog on the left.")],
+        }
+        for i in range(4)
+    ]
+    data = tmp_path / "pairs.parquet"
+    write_records(rows, data, "preference")
+    options: dict[str, Any] = {
+        "tuning": "full", "max_steps": 2, "batch_size": 2, "accumulation": 1, "held_out": 0.0,
+        "evaluations": 1, "learning_rate": 1e-3, "cache": str(tmp_path / "cache"),
+        "dtype": "float64",
+    }  # fmt: skip
+    models = []
+    for kept in (False, True):
+        out = tmp_path / str(kept)
+        train_dpo(str(tmp_path / "policy"), data, out, vision_cache=kept, **options)
+        models.append(load_file(out / "model" / "model.safetensors"))
+    for name, weight in models[0].items():
+        assert torch.allclose(weight, models[1][name], rtol=0, atol=1e-6), name
+    with pytest.raises(UserError, match="--train-vision"):
+        train_dpo(
+            str(tmp_path / "policy"), data, tmp_path / "refused", vision_cache=True,
+            train_vision=True, **options,
+        )  # fmt: skip
 
 
 def test_no_folder_no_cache(policy: Policy) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from veridical import sampling
 from veridical.build import _parts, bdhs
 from veridical.build._image_noise import add_noise, kept_signal
-from veridical.build._parts import Parts
+from veridical.build._parts import Parts, model_identity
 from veridical.build.bdhs import (
     BDHSSettings,
     Source,
@@ -28,7 +30,7 @@ from veridical.build.bdhs import (
 )
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl, write_jsonl
-from veridical.models import Policy
+from veridical.models import Policy, load_policy
 from veridical.records import read_records, user_message
 from veridical.similarity import load_similarity
 
@@ -202,12 +204,29 @@ def test_batch_size_and_interruption_change_nothing(
     assert rejected(tmp_path / "cut") == rejected(tmp_path / "one")
 
 
-def test_a_finished_chunk_counts_only_for_its_own_records(tmp_path: Path) -> None:
+def test_a_finished_chunk_counts_only_for_its_own_records(
+    tmp_path: Path, pictures: list[Image.Image]
+) -> None:
     parts = Parts(tmp_path, {"seed": 0})
-    parts.write(0, [{"id": "a", "reason": "empty"}])
-    assert parts.has(0, ["a"])
-    assert not parts.has(0, ["a", "b"])  # interrupted with --limit 1, started again with 2
-    assert not parts.has(64, ["c"])
+    first, second = (source("Yes.", name, (pictures[0],)) for name in "ab")
+    parts.write(0, [first], [{"id": "a", "reason": "empty"}])
+    assert parts.has(0, [first])
+    assert not parts.has(0, [first, second])  # interrupted with --limit 1, started again with 2
+    assert not parts.has(64, [second])
+    assert not parts.has(0, [source("Yes.", "a", (pictures[1],))])  # another image, same name
+
+
+def test_the_identity_of_a_model_is_its_content(policy: Policy, saved: str, tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(saved, copied)
+    one, same = load_policy(saved), load_policy(str(copied))
+    assert model_identity(one, saved) == model_identity(same, str(copied))
+    double = load_policy(saved, "float64")
+    assert model_identity(double, saved) != model_identity(one, saved)
+    with torch.no_grad():
+        same.core.get_output_embeddings().weight.add_(1)
+    same.model.save_pretrained(copied)
+    assert model_identity(load_policy(str(copied)), str(copied)) != model_identity(one, saved)
 
 
 def test_special_tokens_in_a_true_answer_are_refused_by_row(

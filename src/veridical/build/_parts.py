@@ -9,21 +9,30 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from veridical.cache import open_cache
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.images import image_bytes_key
+from veridical.models import Policy
 from veridical.progress import track
 from veridical.records import RecordSet
+from veridical.weights import weights_hash
 
 CHUNK = 64
 """Records finished together, and written together; part of no result."""
 
 
 class Named(Protocol):
-    """Something with a record's id."""
+    """Something with a record's id and images."""
 
     @property
     def id(self) -> str:
         """The record's id."""
+        ...
+
+    @property
+    def images(self) -> Sequence[Any]:
+        """The record's images."""
         ...
 
 
@@ -57,14 +66,24 @@ class Parts:
         """The file of the chunk that begins at record `start`."""
         return self.folder / f"{start:08d}.jsonl"
 
-    def has(self, start: int, ids: Sequence[str]) -> bool:
-        """Whether that chunk is finished, and of these very records (`--limit` may have grown)."""
-        path = self.path(start)
-        return path.is_file() and [row["id"] for row in read_jsonl(path)] == list(ids)
+    def has(self, start: int, items: Sequence[Named]) -> bool:
+        """Whether that chunk is finished, and of these very records and images.
 
-    def write(self, start: int, results: Sequence[Mapping[str, Any]]) -> None:
-        """Keep a finished chunk."""
-        write_jsonl(self.path(start), results)
+        `--limit` may have grown, and an image may have been replaced under its name.
+        """
+        path = self.path(start)
+        if not path.is_file():
+            return False
+        known = [(row["id"], row["image_hashes"]) for row in read_jsonl(path)]
+        return known == [(item.id, _image_hashes(item)) for item in items]
+
+    def write(
+        self, start: int, items: Sequence[Named], results: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Keep a finished chunk: a result for each record."""
+        pairs = zip(items, results, strict=True)
+        rows = [{**result, "image_hashes": _image_hashes(item)} for item, result in pairs]
+        write_jsonl(self.path(start), rows)
 
     def work_through(
         self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[dict[str, Any]]],
@@ -83,13 +102,23 @@ class Parts:
         starts = range(0, len(items), CHUNK)
         for start in track(starts, f"{label}, {CHUNK} records a step"):
             chunk = items[start : start + CHUNK]
-            if not self.has(start, [item.id for item in chunk]):
-                self.write(start, work(chunk))
+            if not self.has(start, chunk):
+                self.write(start, chunk, work(chunk))
         return [row for start in starts for row in read_jsonl(self.path(start))]
 
     def forget(self) -> None:
         """Remove the chunks, once the result is written."""
         shutil.rmtree(self.folder)
+
+
+def model_identity(policy: Policy, name: str) -> dict[str, str]:
+    """What of the model decides a build's result: its weights, whatever their name, and dtype."""
+    weights = weights_hash(policy, name, None, open_cache(None, 50.0))
+    return {"weights": weights, "dtype": str(policy.model.dtype)}
+
+
+def _image_hashes(item: Named) -> list[str]:
+    return [image_bytes_key(image) for image in item.images]
 
 
 def write_skipped(

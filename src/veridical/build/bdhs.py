@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from veridical.build._bdhs_set import assemble
 from veridical.build._image_noise import add_noise
-from veridical.build._parts import Parts
+from veridical.build._parts import Parts, model_identity
 from veridical.errors import UserError
 from veridical.files import require_file
 from veridical.images import load_image, row_images
@@ -195,10 +195,12 @@ def build_bdhs(
         sources = read_sources(records.rows, limit)
         if variant == "mask":
             require_masking(policy, sources)
-        hashes = {name: entry["sha256"] for name, entry in run.record["inputs"].items()}
-        constants = constants_of(settings)
-        identity = {"settings": constants, "similarity": similarity, "model": model, **hashes}
-        parts = Parts(out, identity)
+        identity = {
+            "settings": constants_of(settings),
+            "similarity": similarity,
+            "data": run.record["inputs"]["data"]["sha256"],
+        }
+        parts = Parts(out, identity | model_identity(policy, model))
         began = time.monotonic()
         results = parts.work_through(
             sources, lambda chunk: build_pairs(policy, chunk, settings, measure), "pairs"

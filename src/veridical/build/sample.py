@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from veridical.build._parts import Parts, write_skipped
+from veridical.build._parts import Parts, model_identity, write_skipped
 from veridical.errors import UserError
 from veridical.files import require_file, write_json
 from veridical.images import row_images
@@ -113,9 +113,12 @@ def build_sample(
         policy = load_policy(model, dtype, device)
         records = read_records(data, kind, images_root, max_bad_fraction)
         prompts = read_prompts(records.rows, limit)
-        hashes = {name: entry["sha256"] for name, entry in run.record["inputs"].items()}
-        identity = {"settings": vars(settings), "kind": kind, "model": model, "dtype": dtype}
-        parts = Parts(out, identity | hashes)
+        identity = {
+            "settings": vars(settings),
+            "kind": kind,
+            "data": run.record["inputs"]["data"]["sha256"],
+        }
+        parts = Parts(out, identity | model_identity(policy, model))
         began = time.monotonic()
         results = parts.work_through(
             prompts, lambda chunk: sample_responses(policy, chunk, settings, batch_size), "samples"

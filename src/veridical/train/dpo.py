@@ -37,6 +37,7 @@ from veridical.proofs import (
 from veridical.rendering import Group
 from veridical.runs import start_run
 from veridical.train.card import write_cards
+from veridical.train.features import keep_features, with_features
 from veridical.train.loop import Items, Task
 from veridical.train.objectives import LossName, PreferenceLoss, check_loss, objective
 from veridical.train.reference import (
@@ -48,6 +49,7 @@ from veridical.train.reference import (
 from veridical.train.resume import check_folder
 from veridical.train.rows import list_skipped, read_training_rows, split_held_out
 from veridical.train.run import TrainerSettings, run_trainer, save_result
+from veridical.vision_cache import take_features
 from veridical.weights import weights_hash
 
 PROOF_ROWS = 4
@@ -92,6 +94,7 @@ def train_dpo(
     resume: bool = False,
     cache: str | None = None,
     cache_gigabytes: float = 50.0,
+    vision_cache: bool = False,
     save_merged: bool = True,
     images_root: Path | None = None,
     max_bad_fraction: float = 0.01,
@@ -144,9 +147,11 @@ def train_dpo(
         share_prefix: encode image and prompt once per pair, where the model allows it.
         prove_first: run the five proofs before the first step and stop if one fails.
         resume: go on from the newest checkpoint in OUT that verifies.
-        cache: folder that runs share for reference log-probs, or `none`; if not set, the
-            variable VERIDICAL_CACHE says, else it is the user's folder for caches.
+        cache: folder that runs share for reference log-probs and image features, or `none`; if
+            not set, the variable VERIDICAL_CACHE says, else it is the user's folder for caches.
         cache_gigabytes: what that folder may hold, in 10^9 bytes; the longest unused goes first.
+        vision_cache: keep each image's features there instead of encoding it at every step; the
+            vision tower has to be frozen.
         save_merged: also write the merged model (LoRA), not only the adapter.
         images_root: what image paths are relative to; the data file's folder if not set.
         max_bad_fraction: share of unusable rows above which the run does not start.
@@ -201,6 +206,7 @@ def train_dpo(
             frozen = held_to if reference_model else frozen_copy(start)
         del held_to  # a reference whose log-probs are stored need not stay in memory
         wanted = Tuning(tuning, lora_rank, lora_alpha, 0.0, train_projector, train_vision)
+        features = keep_features(start, wanted, store) if vision_cache else None
         policy = prepare_training(start, wanted)
         in_step = _reference_in_step(policy, frozen) if reference == "in_step" else None
         task = Task(objective(wanted_loss), len, shares.allowed, in_step)
@@ -209,6 +215,10 @@ def train_dpo(
         proofs: list[Proof] = []
         if prove_first:
             proofs = prove_run(policy, train_items, task, wanted_loss, floor, out, declared)
+        if features is not None:
+            few_rows = [train[i] for i in proof_rows(train)]
+            policy = with_features(policy, features, few_rows, shares.allowed, floor)
+            take_features((frozen or policy).core)
         finished = run_trainer(policy, task, settings, train_items, held_out_items, out)
         files = save_result(policy, out, save_merged, starts_from_adapter(model, init_adapter))
         counts = {"pairs": len(train), "held-out pairs": len(evaluation)}

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from veridical.cache import open_cache
 from veridical.files import require_file, write_json
 from veridical.logprobs import ResponseLogps, Sharing, collate, sharing
 from veridical.models import (
@@ -21,10 +22,11 @@ from veridical.models import (
     prepare_training,
     starts_from_adapter,
 )
-from veridical.proofs import Proof, print_proofs, prove, require
+from veridical.proofs import Proof, noise_floor, print_proofs, prove, require
 from veridical.rendering import Group
 from veridical.runs import Run, start_run
 from veridical.train.card import write_cards
+from veridical.train.features import keep_features, with_features
 from veridical.train.loop import Items, Outcome, Task
 from veridical.train.resume import check_folder
 from veridical.train.rows import (
@@ -34,6 +36,7 @@ from veridical.train.rows import (
     split_held_out,
 )
 from veridical.train.run import TrainerSettings, run_trainer, save_result
+from veridical.vision_cache import VisionCache
 
 PROOF_ROWS = 4
 METHOD = "supervised fine-tuning (SFT)"
@@ -63,6 +66,9 @@ def train_sft(
     share_prefix: bool = True,
     prove_first: bool = True,
     resume: bool = False,
+    cache: str | None = None,
+    cache_gigabytes: float = 50.0,
+    vision_cache: bool = False,
     save_merged: bool = True,
     images_root: Path | None = None,
     max_bad_fraction: float = 0.01,
@@ -102,6 +108,11 @@ def train_sft(
         share_prefix: use the layout without logits for image tokens, where the model allows it.
         prove_first: run the proofs before the first step and stop if one fails.
         resume: go on from the newest checkpoint in OUT that verifies.
+        cache: folder that runs share for image features, or `none`; if not set, the variable
+            VERIDICAL_CACHE says, else it is the user's folder for caches.
+        cache_gigabytes: what that folder may hold, in 10^9 bytes; the longest unused goes first.
+        vision_cache: keep each image's features there instead of encoding it at every step; the
+            vision tower has to be frozen.
         save_merged: also write the merged model (LoRA), not only the adapter.
         images_root: what image paths are relative to; the data file's folder if not set.
         max_bad_fraction: share of unusable rows above which the run does not start.
@@ -118,6 +129,7 @@ def train_sft(
         projector_learning_rate, resume, trainer,
     )  # fmt: skip
     settings.arguments(out, rows=1, held_out=False)  # refuses a bad `trainer:` before any work
+    store = open_cache(cache, cache_gigabytes)
     inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
     check_folder(out, "train sft", configuration, inputs)
     with start_run(out, "train sft", configuration, inputs) as run:
@@ -129,9 +141,10 @@ def train_sft(
         list_skipped(out, rows)
         train, evaluation = split_held_out(rows.groups, held_out, seed)
         wanted = Tuning(tuning, lora_rank, lora_alpha, 0.0, train_projector, train_vision)
+        features = keep_features(start, wanted, store) if vision_cache else None
         fine_tune(
             run, METHOD, start, wanted, settings, rows, train, evaluation, share_prefix,
-            prove_first, save_merged, starts_from_adapter(model, init_adapter),
+            prove_first, save_merged, starts_from_adapter(model, init_adapter), features,
         )  # fmt: skip
 
 
@@ -148,6 +161,7 @@ def fine_tune(
     prove_first: bool,
     save_merged: bool,
     started_from_adapter: bool,
+    features: VisionCache | None = None,
 ) -> None:
     """Prove, train on the first response of each group, save, and end the run.
 
@@ -164,17 +178,21 @@ def fine_tune(
         prove_first: see `train_sft`.
         save_merged: see `train_sft`.
         started_from_adapter: whether the start has an adapter merged into it.
+        features: image features that are kept, if they are.
     """
     out, configuration = run.folder, run.record["configuration"]
     shares = sharing(start, train) if share_prefix else Sharing(False, "--share-prefix false")
     policy = prepare_training(start, tuning)
     proofs: list[Proof] = []
+    few = sorted(train, key=lambda group: not group.images)[:PROOF_ROWS]
     if prove_first:
-        few = sorted(train, key=lambda group: not group.images)[:PROOF_ROWS]
         proofs = prove(policy, few, lambda groups: collate(policy, groups, shares.allowed))
         write_json(out / "proofs.json", [dataclasses.asdict(proof) for proof in proofs])
         print_proofs(proofs)
         require(proofs)
+    if features is not None:
+        floor = noise_floor(policy, few)
+        policy = with_features(policy, features, few, shares.allowed, floor)
     task = Task(objective, count_tokens, shares.allowed)
     held_out_items = Items(evaluation, torch.zeros(len(evaluation), 1)) if evaluation else None
     train_items = Items(train, torch.zeros(len(train), 1))

@@ -1,0 +1,111 @@
+"""What kept image features are worth: seconds a step and at the start, with and without.
+
+    python benchmarks/caches.py [--steps 8]
+
+Batches of 2 pairs, shared prefix, full tuning of the language model, float32; each image is seen
+once before the clock starts with kept features (that pass is `first`), so the steps are those of
+the second epoch and later. Stock steps open, preprocess and encode the image every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from veridical.cache import Cache
+from veridical.logprobs import collate, response_logps
+from veridical.models import Policy, Tuning, load_policy, prepare_training
+from veridical.records import assistant_message, user_message
+from veridical.rendering import Group, render_group
+from veridical.vision_cache import VisionCache
+from veridical.world.model import build_processor
+
+BATCH = 2
+
+
+def llava_576() -> Policy:
+    """A LLaVA with 576 image tokens: tower 128 x 4 layers, language model 512 x 6 layers."""
+    processor = build_processor()
+    processor.image_processor.size = {"height": 192, "width": 192}
+    processor.image_processor.crop_size = {"height": 192, "width": 192}
+    processor.patch_size = 8
+    tower = CLIPVisionConfig(
+        hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
+        image_size=192, patch_size=8,
+    )  # fmt: skip
+    text = LlamaConfig(
+        vocab_size=len(processor.tokenizer), hidden_size=512, intermediate_size=1376,
+        num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=8,
+    )  # fmt: skip
+    config = LlavaConfig(
+        vision_config=tower, text_config=text, image_token_index=processor.image_token_id,
+    )  # fmt: skip
+    return Policy(LlavaForConditionalGeneration(config).eval(), processor, "llava-576")
+
+
+def pairs(policy: Policy, folder: Path, count: int) -> list[Group]:
+    """Pairs over photographs' worth of pixels (640 x 480 PNG)."""
+    noise, groups = np.random.default_rng(0), []
+    for number in range(count):
+        path = folder / f"{number}.png"
+        Image.fromarray(noise.integers(0, 255, (480, 640, 3), dtype=np.uint8)).save(path)
+        answers = [[assistant_message("There is a red cup. " * n)] for n in (6, 8)]
+        question = [user_message("Describe the image.")]
+        groups.append(render_group(policy, str(number), [path], question, answers))
+    return groups
+
+
+def step(policy: Policy, groups: list[Group]) -> float:
+    """Seconds for laying out, forward and backward."""
+    began = time.perf_counter()
+    response_logps(policy.model, collate(policy, groups, True)).sums.sum().backward()
+    policy.model.zero_grad()
+    return time.perf_counter() - began
+
+
+def measure(policy: Policy, steps: int) -> dict[str, Any]:
+    """Median seconds a step both ways, interleaved, and of the pass that fills the cache."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        groups = pairs(policy, folder, BATCH * steps)
+        policy = prepare_training(policy, Tuning("full"))
+        began = time.perf_counter()
+        vision = VisionCache(policy, Cache(folder / "cache", 1e10))
+        opened = time.perf_counter() - began
+        kept = dataclasses.replace(policy, vision=vision)
+        batches = [groups[i : i + BATCH] for i in range(0, len(groups), BATCH)]
+        step(policy, batches[0])
+        first = [step(kept, batch) for batch in batches]
+        both = [(step(policy, batch), step(kept, batch)) for batch in batches]
+        size = sum(f.stat().st_size for f in (folder / "cache").rglob("*.safetensors"))
+    stock, again = (median(times) for times in zip(*both, strict=True))
+    return {
+        "stock_seconds": round(stock, 3), "kept_seconds": round(again, 3),
+        "first_seconds": round(median(first), 3), "opening_seconds": round(opened, 3),
+        "ratio": round(stock / again, 3), "bytes_per_image": size // len(groups),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Print a line of JSON for each model."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=8)
+    steps = parser.parse_args().steps
+    torch.manual_seed(0)
+    for policy in (load_policy("embedded"), llava_576()):
+        print(json.dumps({"model": policy.name, **measure(policy, steps)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

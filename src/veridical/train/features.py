@@ -1,0 +1,62 @@
+"""Training on kept image features: what has to be frozen, and that nothing changes by it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+
+from veridical.cache import Cache
+from veridical.errors import UserError
+from veridical.logprobs import collate, response_logps
+from veridical.models import Policy, Tuning
+from veridical.proofs import MARGIN
+from veridical.rendering import Group
+from veridical.vision_cache import VisionCache
+
+
+def keep_features(start: Policy, wanted: Tuning, store: Cache) -> VisionCache:
+    """The cache of features for a policy that is about to be prepared for training.
+
+    Raises:
+        UserError: the vision tower is trained, or its features can't be kept.
+    """
+    if wanted.train_vision:
+        raise UserError(
+            "--vision-cache keeps what the vision tower makes of an image, and --train-vision "
+            "changes that at every step. Set one of them only."
+        )
+    return VisionCache(start, store, wanted.train_projector)
+
+
+@torch.no_grad()
+def with_features(
+    policy: Policy, features: VisionCache, groups: Sequence[Group], share_prefix: bool, floor: float
+) -> Policy:
+    """The policy that takes features in the place of pictures, once a few rows prove it equal.
+
+    Args:
+        policy: as it will be trained; the proofs have run on it.
+        features: from `keep_features`.
+        groups: a few rows.
+        share_prefix: the layout.
+        floor: the noise floor, in nats.
+
+    Raises:
+        UserError: log-probs differ by more than ten noise floors.
+    """
+    kept = dataclasses.replace(policy, vision=features)
+    policy.model.eval()
+    ours, stock = (
+        response_logps(policy.model, collate(each, groups, share_prefix)).sums
+        for each in (kept, policy)
+    )
+    moved = float((ours - stock).abs().max())
+    if not moved <= MARGIN * floor:
+        raise UserError(
+            f"With kept image features the log-probs differ by {moved:.3g} nats (limit "
+            f"{MARGIN * floor:.3g}). Leave --vision-cache off for {policy.name}."
+        )
+    print(f"Image features are kept: log-probs differ by {moved:.2g} (limit {MARGIN * floor:.2g}).")
+    return kept
