@@ -64,7 +64,7 @@ def processor_hash(policy: Policy) -> str:
 
 
 def surroundings(policy: Policy) -> list[str]:
-    """What else moves a forward's last digits: libraries, dtype, kind of device, attention."""
+    """What else moves a forward's digits: libraries, dtype, bits, kind of device, attention."""
     versions = [f"{name} {_version(name)}" for name in LIBRARIES]
     config = policy.core.config
     attention = str(getattr(config, "_attn_implementation", None))
