@@ -5,6 +5,7 @@ PIP_FLAGS ?=
 DEMO_FLAGS ?=
 EVIDENCE_FLAGS ?=
 METHODS_FLAGS ?=
+BENCHMARK_FLAGS ?=
 PYTEST_FLAGS ?=
 
 # The first interpreter that is new enough and can make a virtual environment.
@@ -19,7 +20,7 @@ TORCHVISION := $(VENV)/torchvision-for-tests
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit families test-all evidence methods clean
+.PHONY: help setup demo test lint types imports unit families test-all evidence methods benchmark clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
@@ -59,6 +60,11 @@ evidence: $(RUNTIME)  ## The three-seed study behind the README's figures (an ho
 
 methods: $(RUNTIME)  ## Every method compared, three seeds (hours; METHODS_FLAGS='--seeds 1': one hour).
 	$(BIN)/veridical methods $(METHODS_FLAGS)
+
+benchmark: $(DEVELOPMENT) $(TORCHVISION)  ## DPO beside TRL's, an ablation and BDHS (half an hour; --quick: a minute).
+	@for part in dpo ablation bdhs; do \
+	VERIDICAL_TORCHVISION=$(TORCHVISION) $(BIN)/python benchmarks/$$part.py $(BENCHMARK_FLAGS) || exit 1; \
+	done
 
 clean:  ## Remove the environment and what builds and checks left; results in runs/ are kept.
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -39,6 +39,7 @@ from veridical.runs import start_run
 from veridical.train.card import write_cards
 from veridical.train.features import keep_features, with_features
 from veridical.train.loop import Items, Task
+from veridical.train.memory import ENTRY_BYTES, measure_memory, tell_memory
 from veridical.train.objectives import LossName, PreferenceLoss, check_loss, objective
 from veridical.train.reference import (
     compute_logps,
@@ -92,6 +93,7 @@ def train_dpo(
     share_prefix: bool = True,
     prove_first: bool = True,
     resume: bool = False,
+    dry_run: bool = False,
     cache: str | None = None,
     cache_gigabytes: float = 50.0,
     vision_cache: bool = False,
@@ -147,6 +149,8 @@ def train_dpo(
         share_prefix: encode image and prompt once per pair, where the model allows it.
         prove_first: run the five proofs before the first step and stop if one fails.
         resume: go on from the newest checkpoint in OUT that verifies.
+        dry_run: only find out how much memory a step takes, by part and device, and write it to
+            `dry_run.json`.
         cache: folder that runs share for reference log-probs and image features, or `none`; if
             not set, the variable VERIDICAL_CACHE says, else it is the user's folder for caches.
         cache_gigabytes: what that folder may hold, in 10^9 bytes; the longest unused goes first.
@@ -193,7 +197,7 @@ def train_dpo(
         if reference_model:
             few = [train[i] for i in proof_rows(train)]
             declared = compute_logps(held_to, few, False, len(few))
-        if reference == "precomputed":
+        if reference == "precomputed" and not dry_run:
             adapter = None if reference_model else init_adapter
             weights = weights_hash(held_to, reference_model or model, adapter, store)
             known = precompute(
@@ -212,6 +216,12 @@ def train_dpo(
         task = Task(objective(wanted_loss), len, shares.allowed, in_step)
         train_items = Items(train, logps[: len(train)])
         held_out_items = Items(evaluation, logps[len(train) :]) if evaluation else None
+        if dry_run:
+            found = measure_memory(policy, task, settings, train_items, frozen)
+            stored = len(everything) if reference == "precomputed" else 0
+            tell_memory(found, stored * ENTRY_BYTES, out)
+            run.finish(dry_run=found)
+            return
         proofs: list[Proof] = []
         if prove_first:
             proofs = prove_run(policy, train_items, task, wanted_loss, floor, out, declared)

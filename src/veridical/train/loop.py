@@ -133,11 +133,12 @@ class GroupTrainer(Trainer):
 
     def outcome(self, model: Any, inputs: dict[str, Any]) -> Outcome:
         """The objective on one batch."""
-        logps = response_logps(model, inputs["batch"])
-        reference = inputs["reference_logps"].to(logps.sums)
+        reference = inputs["reference_logps"]
         if self.task.in_step_reference is not None:
-            reference = self.task.in_step_reference(inputs["batch"]).to(logps.sums)
-        return self.task.objective(logps, reference)
+            # First, while nothing is kept for the policy's backward pass.
+            reference = self.task.in_step_reference(inputs["batch"])
+        logps = response_logps(model, inputs["batch"])
+        return self.task.objective(logps, reference.to(logps.sums))
 
     def compute_loss(  # noqa: D102
         self,

@@ -1,0 +1,69 @@
+"""Veridical with one of its techniques switched off, for `sides.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from veridical import heads, logprobs
+from veridical.models import unwrap
+
+OFF = (
+    "prefix sharing",
+    "head on response positions",
+    "head in chunks",
+    "precomputed reference",
+    "image encoded once",
+    "vision without a graph",
+)
+"""Prefix sharing and the reference are options of the command; the rest is patched here."""
+
+
+def switch_off(technique: str) -> None:
+    """Make the product do without a technique, in this process."""
+    if technique == "head on response positions":
+        logprobs._shared_logps = _head_everywhere
+    elif technique == "head in chunks":
+        logprobs.head_logps = _head_at_once
+    elif technique == "image encoded once":
+        logprobs.response_logps = _first(_encode_twice, logprobs.response_logps)
+    elif technique == "vision without a graph":
+        logprobs.response_logps = _first(_want_pixel_gradients, logprobs.response_logps)
+
+
+def _head_everywhere(model: Any, batch: Any) -> Any:
+    core = unwrap(model)
+    hidden = core.model(**batch.inputs).last_hidden_state
+    others = torch.ones(hidden.shape[:2], dtype=torch.bool)
+    others[batch.rows, batch.sources] = False
+    states = torch.cat([hidden[others], hidden[batch.rows, batch.sources]])
+    targets = torch.cat([batch.targets.new_zeros(int(others.sum())), batch.targets])
+    head = core.get_output_embeddings()
+    per_token = heads.head_logps(head, states, targets)[-len(batch.targets) :]
+    flat = per_token.new_zeros(batch.groups * batch.responses)
+    counts = torch.bincount(batch.owners, minlength=len(flat))
+    shape = (batch.groups, batch.responses)
+    sums = flat.index_add(0, batch.owners, per_token)
+    return logprobs.ResponseLogps(sums.view(shape), counts.view(shape))
+
+
+def _head_at_once(head: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return logprobs.token_logps(head(hidden), targets)
+
+
+def _first(act: Any, stock: Any) -> Any:
+    def response_logps(model: Any, batch: Any) -> Any:
+        act(model, batch)
+        return stock(model, batch)
+
+    return response_logps
+
+
+def _encode_twice(model: Any, batch: Any) -> None:
+    with torch.no_grad():
+        unwrap(model).get_image_features(pixel_values=batch.inputs["pixel_values"])
+
+
+def _want_pixel_gradients(model: Any, batch: Any) -> None:
+    batch.inputs["pixel_values"].requires_grad_(torch.is_grad_enabled())
