@@ -104,9 +104,11 @@ def _strengths(one: float, other: float) -> tuple[Trial, Trial, Trial]:
 
 
 METHODS: tuple[Method, ...] = (
-    Method("sft", "continued SFT", "sft", "bdhs", _rates(1e-4, 2e-4, 4e-4)),
+    Method("sft", "continued SFT", "sft", "bdhs", _rates(2e-4, 4e-4, 8e-4)),
     Method("rejection", "rejection sampling, best of 4", "sft", "best", _rates(1e-4, 2e-4, 4e-4)),
-    Method("steerlm", "SteerLM, all attributes at 4", "steerlm", "rated", _rates(1e-4, 2e-4, 4e-4)),
+    Method(
+        "steerlm", "SteerLM, all attributes at 4", "steerlm", "rated", _rates(4e-4, 8e-4, 16e-4)
+    ),
     Method("dpo-plain", "DPO, plain samples", "dpo", "plain", _strengths(0.1, 0.3)),
     Method("bdhs", "DPO, BDHS", "dpo", "bdhs", _strengths(0.1, 0.3)),
     Method("unguided", "DPO, BDHS without guidance", "dpo", "unguided", _strengths(0.1, 0.3)),
