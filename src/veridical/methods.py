@@ -99,8 +99,8 @@ def _rates(*rates: float) -> tuple[Trial, Trial, Trial]:
 
 
 def _strengths(one: float, other: float) -> tuple[Trial, Trial, Trial]:
-    """Two strengths of the loss, and half the learning rate for the first."""
-    return (Trial(2e-4, one), Trial(2e-4, other), Trial(1e-4, one))
+    """Two strengths of the loss, and twice the learning rate for the first."""
+    return (Trial(2e-4, one), Trial(2e-4, other), Trial(4e-4, one))
 
 
 METHODS: tuple[Method, ...] = (
