@@ -55,6 +55,16 @@ COMMANDS: dict[str, Command] = {
         "Rate sampled responses by what is known to be in the images.",
         ("samples",),
     ),
+    "build annotate": Command(
+        "veridical.build.annotate:build_annotate",
+        "Have a model mark sampled responses, on this machine or at an endpoint.",
+        ("samples",),
+    ),
+    "build rank": Command(
+        "veridical.build.rank:build_rank",
+        "Make preference pairs by having a judge compare responses.",
+        ("samples",),
+    ),
     "build best": Command(
         "veridical.build.best:build_best",
         "Keep the best response to each prompt, to be learned by `train sft`.",

@@ -45,11 +45,22 @@ class Cost:
         input_tokens: read by a model.
         output_tokens: written by a model.
         dollars: charged by an endpoint.
+        replies: that a model gave, those that could not be read included.
     """
 
     input_tokens: int = 0
     output_tokens: int = 0
     dollars: float = 0.0
+    replies: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        """What both took."""
+        return Cost(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.dollars + other.dollars,
+            self.replies + other.replies,
+        )
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class Verdict:
     Attributes:
         ratings: for each response, aspect to value; higher is better unless the aspect says
             otherwise. Empty if the case could not be scored: never zeros in disguise.
-        reasons: for each response, why.
+        reasons: for each response, why; or one text on all of them together.
         cost: of this case.
         problem: why the case could not be scored; "" if it was.
     """
@@ -75,4 +86,31 @@ class Judge(Protocol):
 
     def __call__(self, cases: Sequence[Case]) -> list[Verdict]:
         """Judge the cases."""
+        ...
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a judge says of two responses that it saw in one order.
+
+    Attributes:
+        better: 0 or 1; None for a tie, and where there is a problem.
+        margin: how much better the first is, where the judge has a number (log-odds); else None.
+        reason: why.
+        cost: of this look.
+        problem: why they could not be compared; "" if they were.
+    """
+
+    better: int | None = None
+    margin: float | None = None
+    reason: str = ""
+    cost: Cost = Cost()
+    problem: str = ""
+
+
+class Looker(Protocol):
+    """A look at each case, in order; each case has two responses."""
+
+    def __call__(self, cases: Sequence[Case]) -> list[Look]:
+        """Compare the two responses of each case."""
         ...

@@ -1,0 +1,115 @@
+"""A vision-language model on this machine as a judge, by its words or by its log-probabilities."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+
+from veridical.batching import row_batch
+from veridical.errors import UserError
+from veridical.judges.judging import Case, Cost, Look, Looker
+from veridical.judges.prompted import Asker, Asking, Question, Reply
+from veridical.judges.prompts import question_messages
+from veridical.logprobs import response_logps
+from veridical.messages import assistant_message
+from veridical.models import Policy
+from veridical.rendering import Group, RefusedRowError, render_group, render_prompt
+from veridical.sampling import Decoding, Request, respond
+
+
+def local_asker(policy: Policy, decoding: Decoding, retry_temperature: float) -> Asker:
+    """Ask a model on this machine.
+
+    Args:
+        policy: who is asked.
+        decoding: how the first reply is made.
+        retry_temperature: of later ones: at temperature 0 the same reply would come again.
+    """
+
+    def ask(questions: Sequence[Question]) -> list[Reply]:
+        refused = {i: reason for i, q in enumerate(questions) if (reason := _refusal(policy, q))}
+        asked = [question for i, question in enumerate(questions) if i not in refused]
+        requests = [Request(f"{q.id}/try-{q.attempt}", q.images, q.messages) for q in asked]
+        again = any(question.attempt for question in asked)
+        temperature = retry_temperature if again else decoding.temperature
+        chosen = dataclasses.replace(decoding, temperature=temperature)
+        responses = iter(respond(policy, requests, chosen, label=""))
+        replies = []
+        for index in range(len(questions)):
+            if index in refused:
+                replies.append(Reply(problem=refused[index]))
+                continue
+            said = next(responses)
+            cost = Cost(output_tokens=len(said.token_ids), replies=1)
+            replies.append(Reply(said.text.strip(), said.stop_reason == "length", cost))
+        return replies
+
+    return ask
+
+
+def logprob_looker(policy: Policy, asking: Asking, batch_size: int) -> Looker:
+    """A looker by the odds of the first token in which the two verdicts differ.
+
+    The margin is log p("Response 1" | question) - log p("Response 2" | question): tokens that
+    both share cancel, and what would follow the name does not count. Every pair gets a number, so
+    nothing has to be parsed.
+
+    Args:
+        policy: who judges.
+        asking: what counts.
+        batch_size: cases at once.
+    """
+
+    def look(cases: Sequence[Case]) -> list[Look]:
+        looks: list[Look] = [Look(problem="not looked at")] * len(cases)
+        groups: list[tuple[int, Group]] = []
+        for index, case in enumerate(cases):
+            try:
+                groups.append((index, verdict_group(policy, case, asking)))
+            except RefusedRowError as problem:
+                looks[index] = Look(problem=str(problem))
+        for start in range(0, len(groups), batch_size):
+            chunk = groups[start : start + batch_size]
+            with torch.inference_mode():
+                batch = row_batch(policy, [group for _, group in chunk])
+                sums = response_logps(policy.model, batch).sums.double()
+            for (index, _), margin in zip(chunk, (sums[:, 0] - sums[:, 1]).tolist(), strict=True):
+                better = None if margin == 0 else int(margin < 0)
+                looks[index] = Look(better, margin, cost=Cost(replies=1))
+        return looks
+
+    return look
+
+
+def verdict_group(policy: Policy, case: Case, asking: Asking) -> Group:
+    """The question with both verdicts as answers, each cut after the token that tells them apart.
+
+    Raises:
+        RefusedRowError: the question cannot be rendered.
+        UserError: the tokenizer does not tell the names apart.
+    """
+    messages = question_messages(case, asking.criterion, asking.show_facts)
+    answers = [[assistant_message(name)] for name in asking.criterion.names]
+    group = render_group(policy, case.id, case.images, messages, answers)
+    one, other = (ids.tolist() for ids in group.response_ids)
+    differing = [i for i, pair in enumerate(zip(one, other, strict=False)) if len(set(pair)) == 2]
+    if not differing or differing[0] >= min(len(one), len(other)) - 1:
+        names = " and ".join(asking.criterion.names)
+        raise UserError(
+            f"The tokenizer of {policy.name} does not tell {names} apart by a token of their own. "
+            "Take a criterion with other `names`, or --by words."
+        )
+    end = differing[0] + 1
+    return dataclasses.replace(
+        group, response_ids=tuple(ids[:end] for ids in group.response_ids), cut=(True, True)
+    )
+
+
+def _refusal(policy: Policy, question: Question) -> str:
+    try:
+        render_prompt(policy, question.messages)
+    except RefusedRowError as problem:
+        return str(problem)
+    return ""

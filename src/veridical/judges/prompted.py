@@ -1,0 +1,180 @@
+"""Judges that are asked in words: a question, a reply, and another try if it cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Protocol, TypeVar
+
+from veridical.judges.criterion import Criterion
+from veridical.judges.judging import Case, Cost, Judge, Look, Looker, Verdict
+from veridical.judges.prompts import UnreadableError, question_messages, read_choice, read_marks
+from veridical.messages import Message, text_of
+
+SHOWN = 160
+"""Characters of a reply that could not be read that the list of unscored records shows."""
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a model is asked.
+
+    Attributes:
+        id: keys the noise, together with the attempt.
+        images: in the order of the image blocks.
+        messages: one user turn.
+        attempt: 0, and one more each time the reply could not be read.
+    """
+
+    id: str
+    images: Sequence[Any]
+    messages: Sequence[Message]
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What it said.
+
+    Attributes:
+        text: of the reply.
+        cut: whether it ended because it was too long, or came incomplete.
+        cost: of this reply.
+        problem: why there is none, and asking again is of no use; "" if there is one.
+    """
+
+    text: str = ""
+    cut: bool = False
+    cost: Cost = field(default_factory=Cost)
+    problem: str = ""
+
+
+class Asker(Protocol):
+    """A reply to each question, in order."""
+
+    def __call__(self, questions: Sequence[Question]) -> list[Reply]:
+        """Ask them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked.
+
+    Attributes:
+        criterion: what counts.
+        attempts: how often at most, until a reply can be read.
+        show_facts: whether it is told the records' facts.
+    """
+
+    criterion: Criterion
+    attempts: int = 3
+    show_facts: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Read]):
+    """What came of a question: what was read, or a problem."""
+
+    value: Read | None
+    cost: Cost
+    problem: str
+
+
+def marking_judge(ask: Asker, asking: Asking) -> Judge:
+    """A judge that sees all responses of a case and gives marks, after its reasoning."""
+    criterion = asking.criterion
+
+    def judge(cases: Sequence[Case]) -> list[Verdict]:
+        def read(index: int, reply: Reply) -> tuple[str, list[dict[str, float]]]:
+            if reply.cut:
+                # The marks stand last; a 1 may be the beginning of a 10.
+                raise UnreadableError("it is cut off")
+            return read_marks(reply.text, len(cases[index].responses), criterion.aspects)
+
+        outcomes = ask_until_read(ask, _questions(cases, asking), read, asking.attempts)
+        return [_verdict(outcome) for outcome in outcomes]
+
+    return judge
+
+
+def choosing_looker(ask: Asker, asking: Asking) -> Looker:
+    """A looker that has the better of two responses named, then why."""
+    names = asking.criterion.names
+
+    def look(cases: Sequence[Case]) -> list[Look]:
+        def read(index: int, reply: Reply) -> tuple[int | None, str]:
+            return read_choice(reply.text, names), reply.text
+
+        outcomes = ask_until_read(ask, _questions(cases, asking), read, asking.attempts)
+        return [
+            Look(*_choice(outcome.value), cost=outcome.cost, problem=outcome.problem)
+            for outcome in outcomes
+        ]
+
+    return look
+
+
+def ask_until_read(
+    ask: Asker,
+    questions: Sequence[Question],
+    read: Callable[[int, Reply], Read],
+    attempts: int,
+) -> list[Outcome[Read]]:
+    """Ask, and ask those again whose reply cannot be read.
+
+    Args:
+        ask: who is asked.
+        questions: what.
+        read: a question's number and its reply to what it says; `UnreadableError` if unclear.
+        attempts: how often at most.
+
+    Returns:
+        For each question what was read, or what the last reply's problem was: never both, never
+        neither.
+    """
+    done: dict[int, Outcome[Read]] = {}
+    costs = [Cost()] * len(questions)
+    pending = list(range(len(questions)))
+    for attempt in range(attempts):
+        replies = ask([replace(questions[index], attempt=attempt) for index in pending])
+        unread = []
+        for index, reply in zip(pending, replies, strict=True):
+            costs[index] += reply.cost
+            if reply.problem:
+                done[index] = Outcome(None, costs[index], reply.problem)
+                continue
+            try:
+                done[index] = Outcome(read(index, reply), costs[index], "")
+            except UnreadableError as error:
+                shown = " ".join(reply.text.split())[:SHOWN]
+                problem = f"{attempt + 1} replies could not be read; the last: {error} ({shown!r})"
+                done[index] = Outcome(None, costs[index], problem)
+                unread.append(index)
+        pending = unread
+        if not pending:
+            break
+    return [done[index] for index in range(len(questions))]
+
+
+def _questions(cases: Sequence[Case], asking: Asking) -> list[Question]:
+    questions = []
+    for case in cases:
+        messages = question_messages(case, asking.criterion, asking.show_facts)
+        # Both orders of a case, and its pairs, share an id; their noise must not.
+        shown = hashlib.sha256(text_of(messages).encode()).hexdigest()[:16]
+        questions.append(Question(f"{case.id}/{shown}", case.images, messages))
+    return questions
+
+
+def _choice(value: tuple[int | None, str] | None) -> tuple[int | None, None, str]:
+    return (None, None, "") if value is None else (value[0], None, value[1])
+
+
+def _verdict(outcome: Outcome[tuple[str, list[dict[str, float]]]]) -> Verdict:
+    if outcome.value is None:
+        return Verdict(cost=outcome.cost, problem=outcome.problem)
+    reasoning, marks = outcome.value
+    return Verdict(tuple(marks), (reasoning,), outcome.cost)

@@ -1,0 +1,104 @@
+"""A local model as a judge: retries by stubbed text, and log-odds on the tiny model by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from veridical.batching import prompt_batch
+from veridical.errors import UserError
+from veridical.judges import local
+from veridical.judges.criterion import parse_criterion, read_criterion
+from veridical.judges.judging import Case
+from veridical.judges.local import local_asker, logprob_looker, verdict_group
+from veridical.judges.orders import compare
+from veridical.judges.prompted import Asking, choosing_looker
+from veridical.messages import user_message
+from veridical.models import Policy
+from veridical.rendering import render_prompt
+from veridical.sampling import Decoding, Request, Response
+
+# The tiny model's tokenizer knows whole words, and no digits.
+NAMED = parse_criterion("own", "---\nform: choice\nnames: [park, kitchen]\n---\nWhich is it?")
+
+
+def cases_of(pictures: list[Image.Image]) -> list[Case]:
+    prompt = [user_message("Describe the image.")]
+    return [
+        Case("a", prompt, ["A red cup.", "A dog."], [pictures[0]]),
+        Case("b", prompt, ["A blue dog.", "A green chair."], [pictures[1]]),
+        Case("c", prompt, ["Yes <image>", "No"], [pictures[2]]),
+    ]
+
+
+def test_unreadable_replies_are_sampled_again_and_then_listed(
+    policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first case is read at once, the second at the third try, the third never asked."""
+    asked: list[tuple[list[str], float]] = []
+
+    def respond(
+        policy: Any, requests: Sequence[Request], decoding: Decoding, label: str = ""
+    ) -> list[Response]:
+        asked.append(([request.id for request in requests], decoding.temperature))
+        second = "Response 2 is better." if len(asked) == 3 else "Hard to say."
+        texts = {"a": "Response 1 is better.", "b": second}
+        return [Response(texts[request.id[0]], [1, 2, 3]) for request in requests]
+
+    monkeypatch.setattr(local, "respond", respond)
+    ask = local_asker(policy, Decoding(temperature=0.0), retry_temperature=0.7)
+    criterion = read_criterion("honesty", "choice")
+    looks = choosing_looker(ask, Asking(criterion, attempts=3))(cases_of(pictures))
+    assert [look.better for look in looks] == [0, 1, None]
+    assert [look.cost.replies for look in looks] == [1, 3, 0]
+    assert looks[1].cost.output_tokens == 9
+    assert "special token" in looks[2].problem
+    assert [(len(ids), temperature) for ids, temperature in asked] == [(2, 0.0), (1, 0.7), (1, 0.7)]
+    assert len({id for ids, _ in asked for id in ids}) == 4
+
+    asked.clear()
+    looks = choosing_looker(ask, Asking(criterion, attempts=2))(cases_of(pictures)[:2])
+    assert [look.better for look in looks] == [0, None]
+    assert "2 replies could not be read" in looks[1].problem
+    assert "Hard to say." in looks[1].problem
+
+
+def test_the_margin_is_the_difference_of_two_logits(
+    policy: Policy, pictures: list[Image.Image]
+) -> None:
+    """Both names are one token, so the log-odds are the difference of its logits."""
+    case, asking = cases_of(pictures)[0], Asking(NAMED)
+    group = verdict_group(policy, case, asking)
+    assert [len(ids) for ids in group.response_ids] == [1, 1]
+    with torch.no_grad():
+        batch = prompt_batch(policy, [case.images], [group.prompt_text])
+        logits = policy.core(**batch.inputs).logits[0, -1]
+    one, other = (int(ids[0]) for ids in group.response_ids)
+    looks = logprob_looker(policy, asking, batch_size=2)(cases_of(pictures))
+    assert looks[0].margin == pytest.approx(float(logits[one] - logits[other]), abs=1e-9)
+    assert looks[0].better == int(float(logits[one] - logits[other]) < 0)
+    assert "special token" in looks[2].problem
+    [both] = compare(logprob_looker(policy, asking, 2), [case])
+    assert both.margin is not None
+
+
+def test_names_that_a_tokenizer_cannot_tell_apart_are_refused(
+    policy: Policy, pictures: list[Image.Image]
+) -> None:
+    asking = Asking(read_criterion("honesty", "choice"))
+    with pytest.raises(UserError, match="does not tell Response 1 and Response 2 apart"):
+        logprob_looker(policy, asking, 1)(cases_of(pictures)[:1])
+
+
+def test_a_real_reply_is_read_or_listed(policy: Policy, pictures: list[Image.Image]) -> None:
+    """Random weights say nothing sensible: that has to end as a problem, not as a verdict."""
+    ask = local_asker(policy, Decoding(max_new_tokens=4), 0.7)
+    case = cases_of(pictures)[0]
+    [look] = choosing_looker(ask, Asking(read_criterion("honesty", "choice"), 2))([case])
+    assert (look.better, look.cost.replies) == (None, 2)
+    assert "2 replies could not be read" in look.problem
+    assert render_prompt(policy, case.prompt)
