@@ -10,6 +10,7 @@ import pytest
 from veridical import methods
 from veridical.arms import Budget, ensure_evaluated, ensure_scenes
 from veridical.files import read_json, write_json
+from veridical.method_sets import data_file, make_bdhs_and_plain, make_samples
 from veridical.methods import (
     METHODS,
     UNSTEERED,
@@ -17,9 +18,6 @@ from veridical.methods import (
     Trial,
     arm_key,
     choose,
-    data_file,
-    make_bdhs_and_plain,
-    make_samples,
     run_method,
     run_trial,
     summarise,

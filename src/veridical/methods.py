@@ -13,28 +13,26 @@ from statistics import fmean
 from typing import Any, Literal
 
 from veridical.arms import (
-    BDHS,
-    NOISE,
-    PLAIN,
-    UNGUIDED,
-    Arm,
     Budget,
     differences_of,
     ensure_evaluated,
-    ensure_pairs,
     ensure_scenes,
     is_finished,
     metrics_of,
     refuse_other_run,
     trained_model,
 )
-from veridical.build.best import build_best
-from veridical.build.distort import build_distort
-from veridical.build.join import build_join
-from veridical.build.rate import build_rate
-from veridical.build.sample import build_sample
 from veridical.errors import UserError
 from veridical.files import hash_path, read_json, write_json
+from veridical.method_sets import (
+    DataName,
+    data_file,
+    make_bdhs_and_plain,
+    make_noise,
+    make_samples,
+    make_unguided,
+    scenes_of,
+)
 from veridical.models import EMBEDDED_MODEL
 from veridical.progress import track
 from veridical.report.page import write_report
@@ -52,13 +50,8 @@ DEVELOPMENT_SEED = 8_314
 DEVELOPMENT_SCENES = 300
 PAIR_SEED = 6_000
 TUNING_SEED = 0
-SAMPLES = 4
 STEER = "all-4"
 UNSTEERED = "steerlm-unsteered"
-
-DataName = Literal[
-    "bdhs", "unguided", "noise", "plain", "joined", "distorted", "rated", "best"
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -174,68 +167,12 @@ def _data_jobs(out: Path, model: str, seeds: Sequence[int], budget: Budget) -> l
     jobs = [Job("base", ensure_evaluated, (model, out / "data/eval_scenes", out / "eval/base"))]
     for seed in seeds:
         # Scenes first, here: the jobs of a seed share them.
-        ensure_scenes(_scenes(out, seed), "prior", budget.pairs, PAIR_SEED + seed)
+        ensure_scenes(scenes_of(out, seed), "prior", budget.pairs, PAIR_SEED + seed)
         for function in (make_samples, make_noise, make_bdhs_and_plain, make_unguided):
             jobs.append(
                 Job(f"seed{seed}-{function.__name__}", function, (out, model, seed, budget))
             )
     return jobs
-
-
-def make_samples(out: Path, model: str, seed: int, budget: Budget) -> None:
-    """Samples of every prompt, rated by truth; the best of each; and distorted pictures."""
-    scenes, sets = _scenes(out, seed), out / f"seed{seed}" / "pairs"
-    data = scenes / "conversations.jsonl"
-    if not is_finished(sets / "samples"):
-        build_sample(
-            model, data=data, out=sets / "samples", k=SAMPLES, max_new_tokens=80, batch_size=256,
-            seed=seed,
-        )  # fmt: skip
-    if not is_finished(sets / "rated"):
-        build_rate(
-            sets / "samples" / "samples.parquet", scenes / "objects.json", sets / "rated",
-            vocabulary=scenes / "vocabulary.json",
-        )  # fmt: skip
-    if not is_finished(sets / "best"):
-        build_best(sets / "rated" / "samples.parquet", sets / "best")
-    if not is_finished(sets / "distorted"):
-        build_distort(data, sets / "distorted", noise_steps=budget.noise_steps, seed=seed)
-
-
-def make_bdhs_and_plain(out: Path, model: str, seed: int, budget: Budget) -> None:
-    """BDHS pairs, pairs with plain samples, and both joined."""
-    sets = out / f"seed{seed}" / "pairs"
-    for arm in (BDHS, PLAIN):
-        _make_pairs(arm, out, model, seed, budget)
-    if not is_finished(sets / "joined"):
-        build_join(
-            sets / "bdhs" / "pairs.parquet", sets / "plain" / "pairs.parquet", sets / "joined"
-        )
-
-
-def make_noise(out: Path, model: str, seed: int, budget: Budget) -> None:
-    """BDHS pairs with image noise in place of the mask."""
-    _make_pairs(NOISE, out, model, seed, budget)
-
-
-def make_unguided(out: Path, model: str, seed: int, budget: Budget) -> None:
-    """BDHS pairs without guidance."""
-    _make_pairs(UNGUIDED, out, model, seed, budget)
-
-
-def _make_pairs(arm: Arm, out: Path, model: str, seed: int, budget: Budget) -> None:
-    folder = out / f"seed{seed}" / "pairs" / arm.pairs
-    ensure_pairs(arm, model, _scenes(out, seed), folder, budget, seed)
-
-
-def _scenes(out: Path, seed: int) -> Path:
-    return out / f"seed{seed}" / "scenes"
-
-
-def data_file(out: Path, seed: int, name: DataName) -> Path:
-    """Where a set that a method learns from is."""
-    files = {"rated": "samples.parquet", "best": "conversations.parquet"}
-    return out / f"seed{seed}" / "pairs" / name / files.get(name, "pairs.parquet")
 
 
 def _trial_jobs(out: Path, model: str, budget: Budget) -> list[Job]:

@@ -124,6 +124,20 @@ def test_the_rejected_branch_sees_its_own_image(
     assert all(proof["passed"] for proof in read_json(tmp_path / "run" / "proofs.json"))
 
 
+def test_pairs_of_one_prompt_are_held_out_together(
+    policy: Policy, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    rows = [pair(i % 4, pictures) | {"id": f"pair-{i}"} for i in range(12)]
+    read = training_rows.read_training_rows(
+        policy, write(tmp_path, rows), "preference", ("chosen", "rejected"), None, 0.0, None, None
+    )
+    prompts = training_rows.same_prompt(read.groups)
+    assert len(set(prompts.values())) == 4
+    train, held_out = training_rows.split_held_out(read.groups, 0.25, 0, by=prompts.__getitem__)
+    assert len(held_out) == 3
+    assert not {prompts[g.id] for g in train} & {prompts[g.id] for g in held_out}
+
+
 @pytest.mark.parametrize("reference", ["precomputed", "in_step"])
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_a_second_round_against_an_earlier_model(

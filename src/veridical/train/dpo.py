@@ -48,7 +48,7 @@ from veridical.train.reference import (
     write_reference,
 )
 from veridical.train.resume import check_folder
-from veridical.train.rows import list_skipped, read_training_rows, split_held_out
+from veridical.train.rows import list_skipped, read_training_rows, same_prompt, split_held_out
 from veridical.train.run import TrainerSettings, run_trainer, save_result
 from veridical.vision_cache import take_features
 from veridical.weights import weights_hash
@@ -183,7 +183,8 @@ def train_dpo(
             max_length, max_response_tokens, more_rejected=gamma < 1,
         )  # fmt: skip
         list_skipped(out, rows)
-        train, evaluation = split_held_out(rows.groups, held_out, seed)
+        prompts = same_prompt(rows.groups)
+        train, evaluation = split_held_out(rows.groups, held_out, seed, by=prompts.__getitem__)
         held_to = start
         if reference_model:
             held_to = load_policy(reference_model, dtype, device, four_bit=tuning == "qlora")

@@ -11,7 +11,7 @@ from typing import Any
 from veridical.batching import check_lengths
 from veridical.errors import UserError
 from veridical.files import write_jsonl
-from veridical.images import RowImage, row_images
+from veridical.images import RowImage, image_bytes_key, row_images
 from veridical.models import Policy
 from veridical.progress import track
 from veridical.randomness import generator
@@ -168,6 +168,18 @@ def split_held_out(
     held_out = set(drawn[:count])
     train = [group for group in groups if by(group.id) not in held_out]
     return train, [group for group in groups if by(group.id) in held_out]
+
+
+def same_prompt(groups: Sequence[Group]) -> dict[str, str]:
+    """A row's id to that of the first row, by id, with the same prompt and pictures.
+
+    Several pairs may be made of one prompt; held out and trained on, they would tell of each other.
+    """
+    firsts: dict[tuple[str, ...], str] = {}
+    keys = {g.id: (g.prompt_text, *(image_bytes_key(image) for image in g.images)) for g in groups}
+    for row, key in sorted(keys.items()):
+        firsts.setdefault(key, row)
+    return {row: firsts[key] for row, key in keys.items()}
 
 
 def list_skipped(out: Path, rows: TrainingRows) -> None:
