@@ -219,6 +219,49 @@ def test_every_record_is_marked_once_or_listed(
     assert again == Counter({8: 3, 9: 2})
 
 
+def test_marks_reach_their_responses_and_the_builders_go_on_from_them(
+    samples: Path, tmp_path: Path, server: Server
+) -> None:
+    """The red square gets 4, 4, 4 wherever it is shown, the dog 1, 1, 4: they differ by 6."""
+
+    def by_text(handler: Handler, number: int, before: int, text: str) -> None:
+        rows = [
+            f"Response {place}: Helpfulness={mark}, Correctness={mark}, Coherence=4, "
+            "Complexity=0, Verbosity=0"
+            for place in (1, 2)
+            for mark in [4 if f"--- Response {place} begins ---\nA red" in text else 1]
+        ]
+        handler.say("\n".join(["MARKS", *rows]))
+
+    server.answer = by_text
+    assert run("annotate", samples, tmp_path / "rated", server, "--swap", "true") == 0
+    summary = read_json(tmp_path / "rated" / "summary.json")
+    assert (summary["equal_marks_in_both_orders"], summary["means"]["Helpfulness"]) == (1.0, 2.5)
+    rated = str(tmp_path / "rated" / "samples.parquet")
+    assert main(["build", "pairs", rated, "--out", str(tmp_path / "pairs")]) == 0
+    assert main(["build", "best", rated, "--out", str(tmp_path / "best")]) == 0
+    pairs = read_records(tmp_path / "pairs" / "pairs.parquet", "preference").rows
+    best = read_records(tmp_path / "best" / "conversations.parquet", "conversation").rows
+    assert [text_of(row["chosen"]) for row in pairs] == ["A red square."] * 12
+    assert [text_of(row["messages"][-1]) for row in best] == ["A red square."] * 12
+    assert read_json(tmp_path / "pairs" / "summary.json")["mean_difference"] == 6.0
+
+
+def test_a_judge_that_says_nothing_readable_gives_no_marks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The embedded model only describes: every record is listed, and nothing is written."""
+    words = ["build", "annotate", write_samples(tmp_path, 2), "--judge", "local:embedded",
+             "--max-new-tokens", 4, "--attempts", 2, "--out", tmp_path / "out"]  # fmt: skip
+    assert main([str(word) for word in words]) == 2
+    assert "Not one of 2 records could be marked" in capsys.readouterr().err
+    assert [row["id"] for row in read_jsonl(tmp_path / "out" / "skipped.jsonl")] == [
+        "row-0",
+        "row-1",
+    ]
+    assert not (tmp_path / "out" / "samples.parquet").exists()
+
+
 def test_a_limit_holds_over_runs_and_nothing_is_paid_twice(
     samples: Path, tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
