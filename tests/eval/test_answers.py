@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from veridical.eval.answers import (
     Query,
     Settings,
     find_images,
+    forget_partial_answers,
     make_answers,
 )
 from veridical.eval.chair import eval_chair
@@ -22,6 +24,7 @@ from veridical.files import read_json, read_jsonl, write_json
 from veridical.models import Policy
 from veridical.rendering import RefusedRowError
 from veridical.sampling import Decoding, Request, Response
+from veridical.shares import Share
 
 
 class Stub:
@@ -74,6 +77,7 @@ def test_an_interrupted_run_continues(tmp_path: Path, stub: Stub, queries: list[
         file.write('{"answer": "Yes, a d')
     stub.fail_after = 10**9
     answers = make_answers(queries, SETTINGS, tmp_path, "test")
+    assert answers is not None
     assert stub.asked == ["0", "1", "2", "3", "4"]
     assert [answer.text for answer in answers] == [f"Yes, a dog and a cat: {i}" for i in range(5)]
     again = make_answers(queries, SETTINGS, tmp_path, "test")
@@ -221,3 +225,21 @@ def test_official_questions_about_images_that_are_not_there(tmp_path: Path, stub
     (tmp_path / "q.json").write_text(row)
     with pytest.raises(UserError, match="the folder has no such image"):
         eval_pope(tmp_path / "out", model="a/model", images=images, questions=[tmp_path / "q.json"])
+
+
+def test_shares_are_answered_apart_and_put_together_by_the_last(
+    tmp_path: Path, stub: Stub, queries: list[Query]
+) -> None:
+    first, second = (dataclasses.replace(SETTINGS, share=Share(i, 2)) for i in range(2))
+    assert make_answers(queries, first, tmp_path, "test") is None
+    # Batches of two: 0 1 | 2 3 | 4, of which every other one is the first share's.
+    assert stub.asked == ["0", "1", "4"]
+    answers = make_answers(queries, second, tmp_path, "test")
+    assert answers is not None
+    assert [answer.text for answer in answers] == [f"Yes, a dog and a cat: {i}" for i in range(5)]
+    # One that finishes at the same time sees every answer too, and leaves it to the first.
+    assert make_answers(queries, first, tmp_path, "test") is None
+    assert make_answers(queries, SETTINGS, tmp_path, "test") == answers
+    assert len(stub.asked) == 5
+    forget_partial_answers(tmp_path)
+    assert list(tmp_path.glob("answers*")) == [] and not (tmp_path / "claimed").exists()

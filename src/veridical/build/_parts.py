@@ -16,6 +16,7 @@ from veridical.images import image_bytes_key
 from veridical.models import Policy
 from veridical.progress import track
 from veridical.records import RecordSet
+from veridical.shares import Share, leave_to_others
 from veridical.weights import weights_hash
 
 CHUNK = 64
@@ -53,14 +54,13 @@ class Parts:
             UserError: it holds chunks of a build with another identity.
         """
         self.folder = out / "parts"
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self.key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         known = self.folder / "key.json"
-        if known.is_file() and read_json(known) != key:
+        if known.is_file() and read_json(known) != self.key:
             raise UserError(
                 f"{out} holds an unfinished build with other settings, model or data. "
                 "Choose another --out, or delete that folder."
             )
-        write_json(known, key)
 
     def path(self, start: int) -> Path:
         """The file of the chunk that begins at record `start`."""
@@ -83,28 +83,42 @@ class Parts:
         """Keep a finished chunk: a result for each record."""
         pairs = zip(items, results, strict=True)
         rows = [{**result, "image_hashes": _image_hashes(item)} for item, result in pairs]
+        write_json(self.folder / "key.json", self.key)
         write_jsonl(self.path(start), rows)
 
     def work_through(
         self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[dict[str, Any]]],
-        label: str,
-    ) -> list[dict[str, Any]]:  # fmt: skip
-        """Do what is not done yet, a chunk at a time.
+        label: str, share: Share,
+    ) -> list[dict[str, Any]] | None:  # fmt: skip
+        """Do what is not done yet of a share, a chunk at a time.
+
+        A chunk is the same whoever makes it, so the result does not depend on the shares.
 
         Args:
             items: the records.
             work: a chunk to one result for each, with its `id`.
             label: names the progress line.
+            share: which chunks are this process's.
 
         Returns:
-            The results of all, in order.
+            The results of all, in order; None where another share puts them together.
         """
-        starts = range(0, len(items), CHUNK)
-        for start in track(starts, f"{label}, {CHUNK} records a step"):
-            chunk = items[start : start + CHUNK]
-            if not self.has(start, chunk):
-                self.write(start, chunk, work(chunk))
-        return [row for start in starts for row in read_jsonl(self.path(start))]
+        chunks = {start: items[start : start + CHUNK] for start in range(0, len(items), CHUNK)}
+        mine = [start for number, start in enumerate(chunks) if share.has(number)]
+        for start in track(mine, f"{label}, {CHUNK} records a step"):
+            if not self.has(start, chunks[start]):
+                self.write(start, chunks[start], work(chunks[start]))
+        done = sum(self.path(start).is_file() for start in chunks)
+        try:
+            whole = done == len(chunks) and all(self.has(s, chunk) for s, chunk in chunks.items())
+            if whole and share.claim(self.folder):
+                return [row for start in chunks for row in read_jsonl(self.path(start))]
+        except UserError:
+            # Whoever has put the result together was removing the chunks meanwhile.
+            if share.count == 1:
+                raise
+        leave_to_others(share, self.folder.parent, done, len(chunks))
+        return None
 
     def forget(self) -> None:
         """Remove the chunks, once the result is written."""

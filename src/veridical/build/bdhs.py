@@ -35,6 +35,7 @@ from veridical.sampling import (
     respond,
 )
 from veridical.sentences import split_sentences, starts_with_yes_or_no, swap_yes_no
+from veridical.shares import read_share, say
 from veridical.similarity import Similarity, load_similarity
 
 
@@ -144,6 +145,7 @@ def build_bdhs(
     dtype: DtypeName = "auto",
     device: str = "auto",
     seed: int = 0,
+    shard: str | None = None,
 ) -> None:
     """Make preference pairs from true answers alone, with MODEL as the source of its own errors.
 
@@ -178,9 +180,12 @@ def build_bdhs(
         dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
         device: `auto`, `cpu`, `cuda`, ...
         seed: of masks, cuts, swaps and sampling.
+        shard: make only this share, such as 2/8; who makes the last one writes the result. Under
+            `torchrun` every process takes its own.
     """
     configuration = dict(locals())
     require_file(data, "--data")
+    share = read_share(shard)
     measure = load_similarity(similarity)
     threshold = measure.default_threshold if similarity_threshold is None else similarity_threshold
     settings = BDHSSettings(
@@ -189,7 +194,7 @@ def build_bdhs(
     )  # fmt: skip
     check(settings)
     inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
-    with start_run(out, "build bdhs", configuration, inputs) as run:
+    with start_run(out, "build bdhs", configuration, inputs, any_process=True) as run:
         policy = load_policy(model, dtype, device)
         records = read_records(data, "conversation", images_root, max_bad_fraction)
         sources = read_sources(records.rows, limit)
@@ -203,13 +208,15 @@ def build_bdhs(
         parts = Parts(out, identity | model_identity(policy, model))
         began = time.monotonic()
         results = parts.work_through(
-            sources, lambda chunk: build_pairs(policy, chunk, settings, measure), "pairs"
+            sources, lambda chunk: build_pairs(policy, chunk, settings, measure), "pairs", share
         )
+        if results is None:
+            return
         summary = assemble(out, results, records)
         parts.forget()
         summary["seconds"] = round(time.monotonic() - began, 1)
         run.finish(**summary)
-        print(f"{summary['pairs']} pairs are in {out / 'pairs.parquet'}.")
+        say(f"{summary['pairs']} pairs are in {out / 'pairs.parquet'}.")
 
 
 def require_masking(policy: Policy, sources: Sequence[Source]) -> None:

@@ -29,6 +29,7 @@ from veridical.records import (
 from veridical.rendering import RefusedRowError, render_prompt
 from veridical.runs import start_run
 from veridical.sampling import Decoding, Request, respond
+from veridical.shares import read_share, say
 from veridical.steering import parse_steer, steered
 
 PromptKind = Literal["conversation", "preference", "prompt"]
@@ -78,6 +79,7 @@ def build_sample(
     dtype: DtypeName = "auto",
     device: str = "auto",
     seed: int = 0,
+    shard: str | None = None,
 ) -> None:
     """Have MODEL answer every prompt several times.
 
@@ -103,13 +105,16 @@ def build_sample(
         dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
         device: `auto`, `cpu`, `cuda`, ...
         seed: of sampling.
+        shard: make only this share, such as 2/8; who makes the last one writes the result. Under
+            `torchrun` every process takes its own.
     """
     configuration = dict(locals())
     require_file(data, "--data")
+    share = read_share(shard)
     settings = SampleSettings(k, temperature, max_new_tokens, seed, steer)
     check(settings, batch_size)
     inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
-    with start_run(out, "build sample", configuration, inputs) as run:
+    with start_run(out, "build sample", configuration, inputs, any_process=True) as run:
         policy = load_policy(model, dtype, device)
         records = read_records(data, kind, images_root, max_bad_fraction)
         prompts = read_prompts(records.rows, limit)
@@ -121,13 +126,18 @@ def build_sample(
         parts = Parts(out, identity | model_identity(policy, model))
         began = time.monotonic()
         results = parts.work_through(
-            prompts, lambda chunk: sample_responses(policy, chunk, settings, batch_size), "samples"
+            prompts,
+            lambda chunk: sample_responses(policy, chunk, settings, batch_size),
+            "samples",
+            share,
         )
+        if results is None:
+            return
         summary = assemble(out, results, records, {"model": model, **vars(settings)})
         parts.forget()
         summary["seconds"] = round(time.monotonic() - began, 1)
         run.finish(**summary)
-        print(
+        say(
             f"{summary['responses']} responses to {summary['prompts']} prompts are in "
             f"{out / 'samples.parquet'}."
         )

@@ -14,9 +14,11 @@ from veridical.files import hash_file, hash_path, read_json, read_jsonl
 from veridical.images import ImageError, decode_image
 from veridical.messages import Message
 from veridical.progress import track
+from veridical.shares import ALL, CLAIM, Share, leave_to_others
 from veridical.steering import parse_steer, steered
 
 MAX_SKIPPED = 0.01
+PARTIAL = "answers.partial{}.jsonl"
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -48,6 +50,7 @@ class Settings:
         dtype: as for `load_policy`.
         device: as for `load_policy`.
         steer: the attributes asked for (`veridical.steering`); None asks for nothing.
+        share: which of the answers this process makes; it changes none of them.
     """
 
     model: str
@@ -58,6 +61,7 @@ class Settings:
     dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     steer: str | None = None
+    share: Share = ALL
 
     def decoding(self) -> dict[str, Any]:
         """What is written beside every answer, and is a part of its key."""
@@ -84,7 +88,7 @@ class Answer:
 
 def make_answers(
     queries: Sequence[Query], settings: Settings, folder: Path, label: str
-) -> list[Answer]:
+) -> list[Answer] | None:
     """Ask the model; answers that `folder` has already for the same settings are kept.
 
     New ones are appended to `answers.partial.jsonl`, a batch at a time, so that an interrupted
@@ -98,7 +102,7 @@ def make_answers(
         label: names the progress line.
 
     Returns:
-        The answers, in the order of `queries`.
+        The answers, in the order of `queries`; None where another share puts them together.
 
     Raises:
         UserError: the model cannot be loaded, or cannot be asked one of the prompts.
@@ -109,16 +113,25 @@ def make_answers(
     missing = [place for place, key in enumerate(keys) if key not in known]
     if len(missing) < len(queries):
         print(f"{len(queries) - len(missing)} of {len(queries)} answers are here already.")
-    if missing:
-        waiting = [queries[place] for place in missing]
-        made = _ask(waiting, [keys[place] for place in missing], settings, folder, label)
+    # Whole batches, so that each is what it would be if one process made them all.
+    mine = [place for place in missing if settings.share.has(place // settings.batch_size)]
+    if mine:
+        waiting = [queries[place] for place in mine]
+        made = _ask(waiting, [keys[place] for place in mine], settings, folder, label)
         known |= {answer.key: answer for answer in made}
+    if settings.share.count > 1:
+        known |= _known_answers(folder)
+        done = sum(key in known for key in keys)
+        if done < len(keys) or not settings.share.claim(folder):
+            leave_to_others(settings.share, folder, done, len(keys))
+            return None
     return [known[key] for key in keys]
 
 
 def forget_partial_answers(folder: Path) -> None:
-    """Remove the file of a run in progress, once `answers.jsonl` is written."""
-    _partial(folder).unlink(missing_ok=True)
+    """Remove the files of a run in progress, once `answers.jsonl` is written."""
+    for path in (*folder.glob(PARTIAL.format("*")), folder / CLAIM):
+        path.unlink(missing_ok=True)
 
 
 def answer_key(query: Query, settings: Settings, fingerprint: str) -> str:
@@ -260,8 +273,9 @@ def _ask(
         return steered([user_message(question)], settings.steer, policy.processor)
 
     answers: list[Answer] = []
-    _mend_last_line(_partial(folder))
-    with _partial(folder).open("a", encoding="utf-8") as file:
+    partial = _partial(folder, settings.share)
+    _mend_last_line(partial)
+    with partial.open("a", encoding="utf-8") as file:
         for start in track(range(0, len(queries), settings.batch_size), label):
             batch = queries[start : start + settings.batch_size]
             requests = [
@@ -285,16 +299,19 @@ def _ask(
     return answers
 
 
-def _partial(folder: Path) -> Path:
-    return folder / "answers.partial.jsonl"
+def _partial(folder: Path, share: Share) -> Path:
+    name = "" if share.count == 1 else f".{share.index + 1}-of-{share.count}"
+    return folder / PARTIAL.format(name)
 
 
 def _known_answers(folder: Path) -> dict[str, Answer]:
     known = {}
-    for path in (folder / "answers.jsonl", _partial(folder)):
-        if not path.is_file():
-            continue
-        for line in path.read_text(encoding="utf-8").splitlines():
+    for path in (folder / "answers.jsonl", *sorted(folder.glob(PARTIAL.format("*")))):
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            continue  # nothing is there yet, or the last share has just written all of it
+        for line in lines:
             # The last line of a run that was killed while writing is not whole: asked again.
             row = _json_or_none(line)
             if isinstance(row, dict) and {"key", "answer", "stop_reason"} <= row.keys():

@@ -36,6 +36,7 @@ from veridical.object_lists import (
     read_objects,
 )
 from veridical.runs import start_run
+from veridical.shares import ALL, read_share
 from veridical.statistics import (
     ClusterSums,
     Estimate,
@@ -124,6 +125,7 @@ def eval_chair(
     batch_size: int = 32,
     dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto",
     device: str = "auto",
+    shard: str | None = None,
 ) -> dict[str, Estimate]:
     """Have images described, or take descriptions made elsewhere, and count what is not there.
 
@@ -152,6 +154,8 @@ def eval_chair(
         batch_size: descriptions made at once; it changes none of them.
         dtype: the model's; auto keeps the checkpoint's (float32 on a CPU).
         device: cpu, cuda, mps, or auto.
+        shard: make only this share of the answers, such as 2/8; who makes the last one writes the
+            scores. Under `torchrun` every process takes its own.
 
     Raises:
         UserError: neither or both of `model` and `answers`, or a file is not what it must be.
@@ -167,13 +171,17 @@ def eval_chair(
     given = {name: path for name, path in inputs.items() if path is not None}
     check_steer(steer, model)
     settings = Settings(
-        model or "", max_new_tokens, temperature, seed, batch_size, dtype, device, steer
-    )
-    with start_run(out, "eval chair", configuration, given) as run:
+        model or "", max_new_tokens, temperature, seed, batch_size, dtype, device, steer,
+        read_share(shard) if model else ALL,
+    )  # fmt: skip
+    with start_run(out, "eval chair", configuration, given, any_process=True) as run:
         if answers is not None:
             rows, skipped = _read_answers(answers, listed, images)
         else:
-            rows, skipped = _describe(images, listed, prompt, limit, settings, out)
+            described = _describe(images, listed, prompt, limit, settings, out)
+            if described is None:
+                return {}
+            rows, skipped = described
         scores, details = score_chair(rows, listed, words, seed)
         write_jsonl(out / "answers.jsonl", rows)
         write_jsonl(out / "details.jsonl", details)
@@ -192,8 +200,11 @@ def _describe(
     limit: int | None,
     settings: Settings,
     out: Path,
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Rows of `answers.jsonl`, and the images left out with the reason."""
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]] | None:
+    """Rows of `answers.jsonl`, and the images left out with the reason.
+
+    None where another share puts the answers together.
+    """
     if folder is None:
         raise UserError("With a model, --images must name the folder of images to describe.")
     found = dict(list(find_images(folder).items())[:limit])
@@ -212,6 +223,8 @@ def _describe(
         if stem not in left_out
     ]
     made = make_answers(queries, settings, out, "descriptions")
+    if made is None:
+        return None
     rows = [
         {
             "image_id": query.id,

@@ -25,6 +25,7 @@ from veridical.eval.scores import print_scores, write_scores
 from veridical.files import write_jsonl
 from veridical.object_lists import match_image_id, read_objects
 from veridical.runs import start_run
+from veridical.shares import ALL, read_share
 from veridical.statistics import (
     ClusterSums,
     Estimate,
@@ -197,6 +198,7 @@ def eval_pope(
     batch_size: int = 32,
     dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto",
     device: str = "auto",
+    shard: str | None = None,
 ) -> dict[str, Estimate]:
     """Ask yes/no questions about objects, or take answers made elsewhere, and score them.
 
@@ -227,6 +229,8 @@ def eval_pope(
         batch_size: answers made at once; it changes none of them.
         dtype: the model's; auto keeps the checkpoint's (float32 on a CPU).
         device: cpu, cuda, mps, or auto.
+        shard: make only this share of the answers, such as 2/8; who makes the last one writes the
+            scores. Under `torchrun` every process takes its own.
 
     Raises:
         UserError: contradicting or missing options, or a file is not what it must be.
@@ -239,9 +243,10 @@ def eval_pope(
     inputs = _named_inputs(questions, answers, images, objects)
     check_steer(steer, model)
     settings = Settings(
-        model or "", max_new_tokens, temperature, seed, batch_size, dtype, device, steer
-    )
-    with start_run(out, "eval pope", configuration, inputs) as run:
+        model or "", max_new_tokens, temperature, seed, batch_size, dtype, device, steer,
+        read_share(shard) if model else ALL,
+    )  # fmt: skip
+    with start_run(out, "eval pope", configuration, inputs, any_process=True) as run:
         if answers is not None:
             given = [row for path in answers for row in read_answer_rows(path, "question_id")]
             asked, skipped, results = read_questions(questions or []), [], {}
@@ -251,7 +256,10 @@ def eval_pope(
             asked, skipped, results = _questions_to_ask(
                 questions, found_images, objects, per_image, seed, limit
             )
-            found = _ask(asked, found_images, instruction, settings, out)
+            made = _ask(asked, found_images, instruction, settings, out)
+            if made is None:
+                return {}
+            found = made
         rows = judge_rows(asked, found, parsing)
         scores = score_pope(rows, seed)
         write_jsonl(out / "questions.jsonl", (question.as_json() for question in asked))
@@ -355,14 +363,19 @@ def _ask(
     instruction: str,
     settings: Settings,
     out: Path,
-) -> list[dict[str, Any]]:
-    """An answer for each question; one asked in several splits is asked once."""
+) -> list[dict[str, Any]] | None:
+    """An answer for each question; one asked in several splits is asked once.
+
+    None where another share puts the answers together.
+    """
     queries = {}
     for question in questions:
         prompt = f"{question.text}\n{instruction}" if instruction else question.text
         name = f"{question.image_id}/{question.text}"
         queries[name] = Query(name, images[Path(question.image).stem], prompt)
     made = make_answers(list(queries.values()), settings, out, "questions")
+    if made is None:
+        return None
     by_name = dict(zip(queries, made, strict=True))
     found = []
     for question in questions:

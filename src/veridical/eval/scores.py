@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from veridical.files import write_json
+from veridical.shares import say
 from veridical.statistics import Estimate
 
 
@@ -20,11 +21,11 @@ def write_scores(folder: Path, scores: Mapping[str, Estimate]) -> None:
 def print_scores(scores: Mapping[str, Estimate]) -> None:
     """A line for each metric: value, 95 % interval, what it was counted on."""
     width = max(len(name) for name in scores)
-    print(f"{'metric':<{width}}   value   95 % interval         n  images")
+    say(f"{'metric':<{width}}   value   95 % interval         n  images")
     for name, score in scores.items():
         interval = f"[{number(score.low)}, {number(score.high)}]"
         note = score.note if score.low is None else ""
-        print(
+        say(
             f"{name:<{width}}  {number(score.value)}  {interval}  "
             f"{score.n:>6}  {score.clusters:>6}  {note}".rstrip()
         )
