@@ -26,7 +26,7 @@ from veridical.files import read_json, read_jsonl
 from veridical.models import Policy
 from veridical.randomness import generator
 from veridical.records import assistant_message, user_message, write_records
-from veridical.train import loop
+from veridical.train import loop, trained
 from veridical.train.checkpoints import whole_best
 from veridical.train.dpo import train_dpo
 
@@ -292,7 +292,7 @@ def test_a_torn_best_checkpoint_is_told_and_not_loaded(
     honest = whole_best
 
     def torn(checkpoint: Path) -> Path | None:
-        with (checkpoint / loop.WEIGHTS).open("r+b") as file:
+        with (checkpoint / trained.WEIGHTS).open("r+b") as file:
             file.truncate(1000)
         return honest(checkpoint)
 

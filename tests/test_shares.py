@@ -53,7 +53,7 @@ def test_one_of_those_that_finish_together_is_chosen(tmp_path: Path) -> None:
 def test_a_share_without_chunks_leaves_nothing_behind(tmp_path: Path) -> None:
     items = [Source("only", (), (), "answer")]
     parts = Parts(tmp_path, {"settings": 1})
-    assert parts.work_through(items, lambda _: [], "test", Share(1, 2)) is None
+    assert parts.work_through_share(items, lambda _: [], "test", Share(1, 2)) is None
     assert not (tmp_path / "parts").exists()
 
 

@@ -12,11 +12,13 @@ prompt with k responses:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from veridical._positions import (
@@ -29,9 +31,10 @@ from veridical._positions import (
 )
 from veridical.errors import UserError
 from veridical.images import ImageLike, load_image
+from veridical.messages import user_message
 from veridical.models import Policy, image_token_id
 from veridical.progress import track
-from veridical.rendering import Group, tokenise_after
+from veridical.rendering import Group, render_prompt, tokenise_after
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,14 @@ def prompt_batch(
     """Prompts, left-padded, for `generate`."""
     inputs = process(policy, images, prompt_texts, "left")
     return PromptBatch(inputs, inputs["attention_mask"].sum(-1))
+
+
+def blank_vision(policy: Policy) -> dict[str, Tensor]:
+    """What the vision side takes for one grey picture: `get_image_features(**blank_vision(p))`."""
+    text = render_prompt(policy, [user_message("", images=1)])
+    picture = Image.new("RGB", (64, 64), (127, 127, 127))
+    seeing = dataclasses.replace(policy, vision=None)
+    return vision_inputs(process(seeing, [[picture]], [text], "right"))
 
 
 def placeholder_counts(policy: Policy, batch: Batch) -> tuple[list[int], list[int]]:

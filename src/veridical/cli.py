@@ -9,9 +9,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from veridical import processes
 from veridical.errors import UserError
 
 USER_ERROR_STATUS = 2
+FAILED_STATUS = 1
 INTERRUPTED_STATUS = 130
 
 
@@ -24,11 +26,13 @@ class Command:
         summary: what it does, in one line.
         positionals: the parameters that may be given as bare words, in this order; the last may
             be a list.
+        shared: whether several processes of a launcher may do it together.
     """
 
     function: str
     summary: str
     positionals: tuple[str, ...] = ()
+    shared: bool = False
 
 
 COMMANDS: dict[str, Command] = {
@@ -44,11 +48,13 @@ COMMANDS: dict[str, Command] = {
         "veridical.build.bdhs:build_bdhs",
         "Make preference pairs that need no annotator, by guided sampling.",
         ("model",),
+        shared=True,
     ),
     "build sample": Command(
         "veridical.build.sample:build_sample",
         "Have a model answer every prompt several times.",
         ("model",),
+        shared=True,
     ),
     "build rate": Command(
         "veridical.build.rate:build_rate",
@@ -88,26 +94,31 @@ COMMANDS: dict[str, Command] = {
         "veridical.train.dpo:train_dpo",
         "Align a model by direct preference optimisation on pairs.",
         ("model",),
+        shared=True,
     ),
     "train sft": Command(
         "veridical.train.sft:train_sft",
         "Fine-tune a model on conversations, or on the chosen answers of pairs.",
         ("model",),
+        shared=True,
     ),
     "train steerlm": Command(
         "veridical.train.steerlm:train_steerlm",
         "Fine-tune a model on rated responses, so that it can be asked for good ones.",
         ("model",),
+        shared=True,
     ),
     "eval pope": Command(
         "veridical.eval.pope:eval_pope",
         "Ask yes/no questions about objects, and score the answers.",
         ("model",),
+        shared=True,
     ),
     "eval chair": Command(
         "veridical.eval.chair:eval_chair",
         "Have images described, and count the objects that are not there.",
         ("model",),
+        shared=True,
     ),
     "eval compare": Command(
         "veridical.eval.compare:eval_compare",
@@ -140,13 +151,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
     A `UserError` becomes a line or two on standard error and status 2; any other exception is a
-    bug and keeps its traceback.
+    bug and keeps its traceback. Of several processes one speaks: the first that failed.
     """
     try:
-        run_command(list(sys.argv[1:] if arguments is None else arguments))
+        with processes.one_voice():
+            run_command(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
-        print(f"veridical: {error}", file=sys.stderr)
+        if processes.reports_errors():
+            print(f"veridical: {error}", file=sys.stderr)
         return USER_ERROR_STATUS
+    except Exception:
+        if processes.reports_errors():
+            raise
+        return FAILED_STATUS  # another process has told why; this one only lost its company
     except KeyboardInterrupt:
         print("\nveridical: interrupted.", file=sys.stderr)
         return INTERRUPTED_STATUS
@@ -171,6 +188,8 @@ def run_command(arguments: list[str]) -> None:
         return
     command = COMMANDS[name]
     rest = arguments[len(name.split()) :]
+    if processes.world_size() > 1 and not command.shared:
+        raise UserError(f"`{name}` runs in one process; start it without a launcher.")
     calm_libraries()
     module_name, function_name = command.function.split(":")
     function = getattr(importlib.import_module(module_name), function_name)
@@ -183,6 +202,7 @@ def run_command(arguments: list[str]) -> None:
         print(_help.help_text(program, function, options, command.positionals))
         return
     function(**_arguments.parse(program, function, options, command.positionals, rest))
+    processes.leave()
 
 
 def find_command(arguments: list[str]) -> str | None:

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -23,6 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from veridical import processes
 from veridical.errors import UserError
 from veridical.hub import check_hub_name
 
@@ -212,13 +215,39 @@ def projector_parameters(policy: Policy) -> list[nn.Parameter]:
     return [p for _, module in found for p in module.parameters() if p.requires_grad]
 
 
+def trains_vision(policy: Policy) -> bool:
+    """Whether anything that images pass before the language model is trained."""
+    core = policy.core
+    sides = (core.get_decoder(), core.get_output_embeddings(), core.get_input_embeddings())
+    language = {id(parameter) for side in sides for parameter in side.parameters()}
+    return any(p.requires_grad and id(p) not in language for p in core.parameters())
+
+
 @contextmanager
 def as_reference(policy: Policy) -> Iterator[Policy]:
     """Switch the adapters (and modules trained beside them) off: the policy as it started."""
-    if not isinstance(policy.model, PeftModel):
-        raise TypeError("only an adapter can be switched off; copy the model with `frozen_copy`")
-    with policy.model.disable_adapter():
+    with adapters_off(policy.model):
         yield policy
+
+
+@contextmanager
+def adapters_off(model: Any) -> Iterator[None]:
+    """Let a PEFT model compute what it did before it was adapted.
+
+    PEFT's own switch also switches off which weights are trained. FSDP2 keeps that mark in two
+    places, so it would come back in one only, and the adapters would be left out of what is saved.
+    """
+    if not isinstance(model, PeftModel):
+        raise TypeError("only an adapter can be switched off; copy the model with `frozen_copy`")
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    layers = [m for m in model.modules() if isinstance(m, kinds) and not m.disable_adapters]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def frozen_copy(policy: Policy) -> Policy:
@@ -257,7 +286,9 @@ def _choose_device(device: str) -> torch.device:
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"device {device!r} can't be used here ({error}). Try cpu.") from error
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        # Each of a launcher's processes takes its own.
+        several = processes.world_size() > 1
+        return torch.device("cuda", processes.local_rank()) if several else torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 

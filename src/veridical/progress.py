@@ -8,13 +8,20 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
+from veridical import processes
+
 Item = TypeVar("Item")
 
 
 def step_bar(total: int, done: int = 0) -> Any:
     """A line for steps that somebody else makes: call `update`, `set_postfix` and `close`."""
     return tqdm(
-        desc="training", total=total, initial=done, mininterval=_interval(), file=sys.stderr
+        desc="training",
+        total=total,
+        initial=done,
+        mininterval=_interval(),
+        file=sys.stderr,
+        disable=not processes.is_first(),
     )
 
 
@@ -24,4 +31,11 @@ def _interval() -> float:
 
 def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
     """Pass `items` on, showing how many are done and how long the rest will take."""
-    yield from tqdm(items, desc=label, total=total, mininterval=_interval(), file=sys.stderr)
+    yield from tqdm(
+        items,
+        desc=label,
+        total=total,
+        mininterval=_interval(),
+        file=sys.stderr,
+        disable=not processes.is_first(),
+    )

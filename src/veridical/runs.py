@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from veridical import processes
 from veridical.errors import UserError
 from veridical.files import hash_path, write_json
 
@@ -42,6 +43,7 @@ class Run:
     folder: Path
     record: Mapping[str, Any]
     started: float
+    writes: bool = True
 
     def finish(self, **results: Any) -> None:
         """Write "finished", the wall time in seconds and `results` to `run.json`."""
@@ -54,7 +56,8 @@ class Run:
     def _end(self, status: str, **additions: Any) -> None:
         seconds = round(time.monotonic() - self.started, 3)
         ending = {"status": status, "wall_time_seconds": seconds, **additions}
-        write_json(self.folder / "run.json", {**self.record, **ending})
+        if self.writes:
+            write_json(self.folder / "run.json", {**self.record, **ending})
 
     def __enter__(self) -> Run:
         return self
@@ -76,8 +79,11 @@ def start_run(
     command: str,
     configuration: Mapping[str, Any],
     inputs: Mapping[str, Path] | None = None,
+    any_process: bool = False,
 ) -> Run:
     """Make `folder` and write its `run.json` with status "running".
+
+    Of several processes that work together the first one writes, now and at the end.
 
     Args:
         folder: where the run's files go; made when it is missing.
@@ -85,6 +91,8 @@ def start_run(
         configuration: every option as resolved; paths become strings.
         inputs: files or folders the run reads, by role; their SHA-256 is recorded. A path that
             does not exist (a model's name on a hub) is recorded without one.
+        any_process: whether each of several processes writes, as they do not meet: the last to
+            finish says how it ended.
     """
     configuration = plain(configuration)
     record = {
@@ -99,8 +107,10 @@ def start_run(
         **_git(Path(__file__).resolve()),
         "hardware": _hardware(),
     }
-    write_json(folder / "run.json", record)
-    return Run(folder=folder, record=record, started=time.monotonic())
+    writes = any_process or processes.is_first()
+    if writes:
+        write_json(folder / "run.json", record)
+    return Run(folder, record, time.monotonic(), writes)
 
 
 def plain(value: Any) -> Any:

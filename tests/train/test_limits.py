@@ -13,7 +13,7 @@ from veridical.models import Policy
 from veridical.rendering import Group
 from veridical.train.reference import precompute
 from veridical.train.rows import read_training_rows
-from veridical.train.run import TrainerSettings
+from veridical.train.run import TrainerSettings, join_processes
 
 
 def settings(**trainer: object) -> TrainerSettings:
@@ -30,10 +30,17 @@ def test_what_would_be_ignored_or_break_the_run_is_refused(tmp_path: Path, key: 
         )
 
 
-def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_on_one_process_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+    with pytest.raises(UserError, match="fsdp_cpu_ram_efficient_loading"):
+        join_processes("cpu")
+
+
+def test_steps_are_counted_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings().steps(17) == 3  # ceil(17 / 8)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="one process"):
-        settings().arguments(tmp_path, 8, False)
+    assert settings().steps(17) == 2  # ceil(17 / 16)
 
 
 @pytest.mark.parametrize("limits", [(0, None), (None, 0), (None, -1)])

@@ -16,7 +16,7 @@ from veridical.images import image_bytes_key
 from veridical.models import Policy
 from veridical.progress import track
 from veridical.records import RecordSet
-from veridical.shares import Share, leave_to_others
+from veridical.shares import ALL, Share, leave_to_others
 from veridical.weights import weights_hash
 
 CHUNK = 64
@@ -87,6 +87,15 @@ class Parts:
         write_jsonl(self.path(start), rows)
 
     def work_through(
+        self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[dict[str, Any]]],
+        label: str,
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """Do what is not done yet, a chunk at a time; returns the results of all, in order."""
+        results = self.work_through_share(items, work, label, ALL)
+        assert results is not None  # nobody else puts them together
+        return results
+
+    def work_through_share(
         self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[dict[str, Any]]],
         label: str, share: Share,
     ) -> list[dict[str, Any]] | None:  # fmt: skip

@@ -207,7 +207,7 @@ def build_bdhs(
         }
         parts = Parts(out, identity | model_identity(policy, model))
         began = time.monotonic()
-        results = parts.work_through(
+        results = parts.work_through_share(
             sources, lambda chunk: build_pairs(policy, chunk, settings, measure), "pairs", share
         )
         if results is None:

@@ -125,7 +125,7 @@ def build_sample(
         }
         parts = Parts(out, identity | model_identity(policy, model))
         began = time.monotonic()
-        results = parts.work_through(
+        results = parts.work_through_share(
             prompts,
             lambda chunk: sample_responses(policy, chunk, settings, batch_size),
             "samples",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from veridical import processes
 from veridical.files import write_text_atomic
 from veridical.proofs import Proof
 
@@ -27,7 +28,7 @@ def write_cards(
     proofs: Sequence[Proof],
     finished: Mapping[str, Any],
 ) -> None:
-    """Write README.md into each saved folder.
+    """Write README.md into each saved folder; the first process does.
 
     Args:
         out: the run's folder.
@@ -38,6 +39,8 @@ def write_cards(
         proofs: of this run; empty if they were switched off.
         finished: what the training loop reported.
     """
+    if not processes.is_first():
+        return
     options = "\n".join(
         f"| {name} | {configuration[name]} |" for name in SHOWN if name in configuration
     )

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from veridical import processes
 from veridical.cache import open_cache
 from veridical.errors import UserError
 from veridical.files import read_json, require_file, write_json
-from veridical.logprobs import ResponseLogps, Sharing, collate, response_logps, sharing
+from veridical.logprobs import ResponseLogps, Sharing, collate, sharing
 from veridical.models import (
     DtypeName,
     Policy,
     Tuning,
     TuningName,
-    as_reference,
     frozen_copy,
     load_policy,
     prepare_training,
@@ -49,7 +49,8 @@ from veridical.train.reference import (
 )
 from veridical.train.resume import check_folder
 from veridical.train.rows import list_skipped, read_training_rows, same_prompt, split_held_out
-from veridical.train.run import TrainerSettings, run_trainer, save_result
+from veridical.train.run import TrainerSettings, join_processes, run_trainer, save_result
+from veridical.train.scorer import Scorer
 from veridical.vision_cache import take_features
 from veridical.weights import weights_hash
 
@@ -168,14 +169,17 @@ def train_dpo(
     require_file(data, "--data")
     wanted_loss = PreferenceLoss(loss, beta, label_smoothing, per_token, gamma, nll_weight)
     check_loss(wanted_loss)
+    join_processes(device)
     torch.manual_seed(seed)
     settings = TrainerSettings(
         learning_rate, epochs, max_steps, batch_size, accumulation, evaluations, seed,
         projector_learning_rate, resume, trainer,
     )  # fmt: skip
-    settings.arguments(out, rows=1, held_out=False)  # refuses a bad `trainer:` before any work
+    settings.arguments(out, 1, False, device == "cpu")  # refuses a bad `trainer:` before any work
     store = open_cache(cache, cache_gigabytes)
-    check_folder(out, "train dpo", configuration, _inputs(model, data))
+    processes.from_first(
+        lambda: check_folder(out, "train dpo", configuration, _inputs(model, data))
+    )
     with start_run(out, "train dpo", configuration, _inputs(model, data)) as run:
         start = load_policy(model, dtype, device, init_adapter, tuning == "qlora")
         rows = read_training_rows(
@@ -213,8 +217,8 @@ def train_dpo(
         wanted = Tuning(tuning, lora_rank, lora_alpha, 0.0, train_projector, train_vision)
         features = keep_features(start, wanted, store) if vision_cache else None
         policy = prepare_training(start, wanted)
-        in_step = _reference_in_step(policy, frozen) if reference == "in_step" else None
-        task = Task(objective(wanted_loss), len, shares.allowed, in_step)
+        in_step = reference == "in_step"
+        task = Task(Scorer(policy, frozen), objective(wanted_loss), len, shares.allowed, in_step)
         train_items = Items(train, logps[: len(train)])
         held_out_items = Items(evaluation, logps[len(train) :]) if evaluation else None
         if dry_run:
@@ -231,14 +235,17 @@ def train_dpo(
             policy = with_features(policy, features, few_rows, shares.allowed, floor)
             take_features((frozen or policy).core)
         finished = run_trainer(policy, task, settings, train_items, held_out_items, out)
-        files = save_result(policy, out, save_merged, starts_from_adapter(model, init_adapter))
+        files = save_result(
+            policy, out, save_merged, starts_from_adapter(model, init_adapter),
+            lambda: prepare_training(load_policy(model, dtype, "cpu", init_adapter), wanted),
+        )  # fmt: skip
         counts = {"pairs": len(train), "held-out pairs": len(evaluation)}
         write_cards(out, files, METHODS[loss], configuration, counts, proofs, finished)
         run.finish(
             pairs=len(train), held_out_pairs=len(evaluation), skipped=len(rows.skipped),
             cut_responses=rows.cut, prefix_sharing=dataclasses.asdict(shares), **finished,
         )  # fmt: skip
-        print(f"The aligned model is in {out / files[0]}.")
+        print(f"The aligned model is in {out / next(iter(files), 'model')}.")
 
 
 def prove_run(
@@ -272,9 +279,9 @@ def prove_run(
     groups = [train.groups[index] for index in chosen]
     policy_logps = compute_logps(policy, groups, task.share_prefix, len(groups))
     reference = train.reference_logps[chosen]
-    if task.in_step_reference is not None:
+    if task.reference_in_step:
         batch = collate(policy, groups, task.share_prefix)
-        reference = task.in_step_reference(batch).double().cpu()
+        reference = task.scorer(batch, reference=True)[0].double().cpu()
     plain = objective(dataclasses.replace(loss, nll_weight=0.0))
     counts = torch.tensor([[int(g.learned_of(i).sum()) for i in _responses(g)] for g in groups])
     outcome = plain(ResponseLogps(policy_logps, counts), reference)
@@ -289,12 +296,13 @@ def prove_run(
         *prove(policy, groups, lambda rows: collate(policy, rows, task.share_prefix)),
     ]
     path = out / "proofs.json"
-    _same_start(path, policy_logps, groups, floor)
-    write_json(path, [dataclasses.asdict(proof) for proof in proofs])
-    write_json(
-        out / "start.json",
-        {"ids": [group.id for group in groups], "logps": policy_logps.tolist()},
-    )
+    processes.from_first(lambda: _same_start(path, policy_logps, groups, floor))
+    if processes.is_first():
+        write_json(path, [dataclasses.asdict(proof) for proof in proofs])
+        write_json(
+            out / "start.json",
+            {"ids": [group.id for group in groups], "logps": policy_logps.tolist()},
+        )
     print_proofs(proofs)
     require(proofs)
     return proofs
@@ -336,21 +344,6 @@ def _same_start(path: Path, logps: Tensor, groups: Sequence[Group], floor: float
             f"{path.parent} was started from another model (log-probs of its first pairs differ "
             f"by {moved:.3g}). Give the same model to resume it, or another --out."
         )
-
-
-def _reference_in_step(policy: Policy, frozen: Policy | None) -> Callable[[Any], Tensor]:
-    def compute(batch: Any) -> Tensor:
-        with torch.no_grad():
-            if frozen is not None:
-                return response_logps(frozen.model, batch).sums
-            training = policy.model.training
-            policy.model.eval()
-            with as_reference(policy):
-                sums = response_logps(policy.model, batch).sums
-            policy.model.train(training)
-            return sums
-
-    return compute
 
 
 def _inputs(model: str, data: Path) -> dict[str, Path]:

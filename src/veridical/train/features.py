@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from veridical import processes
 from veridical.cache import Cache
 from veridical.errors import UserError
 from veridical.logprobs import collate, response_logps
@@ -20,8 +21,13 @@ def keep_features(start: Policy, wanted: Tuning, store: Cache) -> VisionCache:
     """The cache of features for a policy that is about to be prepared for training.
 
     Raises:
-        UserError: the vision tower is trained, or its features can't be kept.
+        UserError: the vision tower is trained, its features can't be kept, or several processes
+            would have to run it in step.
     """
+    if processes.world_size() > 1:
+        raise UserError(
+            "--vision-cache works in one process so far; leave it off under a launcher."
+        )
     if wanted.train_vision:
         raise UserError(
             "--vision-cache keeps what the vision tower makes of an image, and --train-vision "

@@ -6,7 +6,6 @@ the whole global batch, so that accumulation and processes leave the result unch
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,27 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import (
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from veridical import processes
+from veridical.batching import blank_vision
+from veridical.errors import UserError
+from veridical.files import writing
+from veridical.logprobs import ResponseLogps, collate
+from veridical.models import Policy, projector_parameters, trains_vision
+from veridical.rendering import Group
+from veridical.train.checkpoints import whole_best
+from veridical.train.order import Batches, Place, Shares
+from veridical.train.scorer import Scorer
+from veridical.train.trained import (
+    load_piece,
+    load_trained_weights,
+    save_piece,
+    save_trained_weights,
+    whole,
 )
 
-from veridical.errors import UserError
-from veridical.files import read_jsonl, write_jsonl, writing
-from veridical.logprobs import ResponseLogps, collate, response_logps
-from veridical.models import Policy, projector_parameters
-from veridical.progress import step_bar
-from veridical.rendering import Group
-from veridical.train.checkpoints import whole_best, write_manifest
-
-WEIGHTS = "trained.safetensors"
+SCHEDULER = "scheduler.pt"
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,18 @@ Objective = Callable[[ResponseLogps, Tensor], Outcome]
 
 @dataclass(frozen=True)
 class Item:
-    """One training row: a group, and its reference log-probs where they were computed before."""
+    """One training row: a group, and its reference log-probs where they were computed before.
+
+    One that does not count keeps a process busy that has no row of its own.
+    """
 
     group: Group
     reference_logps: Tensor
+    counts: bool = True
 
 
 class Items(Dataset[Item]):
-    """Rows by index, as the data loader wants them."""
+    """Rows by place, as the data loader wants them."""
 
     def __init__(self, groups: Sequence[Group], reference_logps: Tensor) -> None:
         self.groups, self.reference_logps = groups, reference_logps
@@ -71,8 +77,8 @@ class Items(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, index: int) -> Item:
-        return Item(self.groups[index], self.reference_logps[index])
+    def __getitem__(self, place: Place) -> Item:
+        return Item(self.groups[place.index], self.reference_logps[place.index], place.counts)
 
 
 @dataclass(frozen=True)
@@ -80,17 +86,19 @@ class Task:
     """What is optimised.
 
     Attributes:
+        scorer: the policy, and the reference where it runs in the step.
         objective: from log-probs to losses.
         count: how many items a batch of groups has: pairs, or tokens.
-        in_step_reference: computes the reference log-probs in the step; None where they come
-            with the items.
         share_prefix: the layout.
+        reference_in_step: whether the reference runs in the step, or its log-probs come with the
+            items.
     """
 
+    scorer: Scorer
     objective: Objective
     count: Callable[[Sequence[Group]], int]
     share_prefix: bool
-    in_step_reference: Callable[[Any], Tensor] | None = None
+    reference_in_step: bool = False
 
 
 class GroupTrainer(Trainer):
@@ -109,8 +117,14 @@ class GroupTrainer(Trainer):
         self.policy, self.task = policy, task
         self.projector_learning_rate = projector_learning_rate
         self._measures: dict[str, dict[str, list[Tensor]]] = {"train": {}, "eval": {}}
+        rows = [*train.groups, *(held_out.groups if held_out else [])]
+        # Processes have to run the same modules, and a trained projector has to get a gradient of
+        # zero from rows without images, whatever is beside them: Adam moves on for a zero, but
+        # waits where there is none.
+        needed = arguments.world_size > 1 or trains_vision(policy)
+        self.blank = blank_vision(policy) if needed and _see(rows) else None
         super().__init__(
-            model=policy.model,
+            model=task.scorer,
             args=arguments,
             train_dataset=train,
             eval_dataset=held_out,
@@ -118,6 +132,7 @@ class GroupTrainer(Trainer):
             processing_class=policy.processor,
             callbacks=callbacks,
         )
+        policy.core.config.use_cache = arguments.use_cache
         self.loss_is_scaled_for_ga = True
         # Its printed dictionaries would bury what the command says; `log.jsonl` has them.
         self.remove_callback(PrinterCallback)
@@ -125,20 +140,24 @@ class GroupTrainer(Trainer):
     def collate_items(self, items: Sequence[Item]) -> dict[str, Any]:
         """Lay a batch out; everything the objective needs is in it."""
         groups = [item.group for item in items]
+        count = self.task.count(groups) if items[0].counts else 0
         return {
             "batch": collate(self.policy, groups, self.task.share_prefix),
+            "blank": None if _see(groups) else self.blank,
             "reference_logps": torch.stack([item.reference_logps for item in items]),
-            "count": torch.tensor(self.task.count(groups)),
+            "count": torch.tensor(count),
         }
 
     def outcome(self, model: Any, inputs: dict[str, Any]) -> Outcome:
-        """The objective on one batch."""
+        """The objective on one batch; nothing of it counts where the batch only keeps step."""
+        batch, blank = inputs["batch"], inputs["blank"]
         reference = inputs["reference_logps"]
-        if self.task.in_step_reference is not None:
+        if self.task.reference_in_step:
             # First, while nothing is kept for the policy's backward pass.
-            reference = self.task.in_step_reference(inputs["batch"])
-        logps = response_logps(model, inputs["batch"])
-        return self.task.objective(logps, reference.to(logps.sums))
+            reference, _ = model(batch, blank, reference=True)
+        sums, counts = model(batch, blank)
+        outcome = self.task.objective(ResponseLogps(sums, counts), reference.to(sums))
+        return outcome if inputs["count"] > 0 else Outcome(0.0 * outcome.loss_sum, {})
 
     def compute_loss(  # noqa: D102
         self,
@@ -148,12 +167,11 @@ class GroupTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         outcome = self.outcome(model, inputs)
-        self._keep("train" if model.training else "eval", outcome, inputs["count"])
+        self._keep("train", outcome, inputs["count"])
         if num_items_in_batch is None:
             num_items_in_batch = inputs["count"].to(outcome.loss_sum.device)
-        loss = outcome.loss_sum / num_items_in_batch
         # Data-parallel training averages gradients over processes; the sum is wanted.
-        loss = loss * self.accelerator.num_processes if model.training else loss
+        loss = outcome.loss_sum / num_items_in_batch * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
 
     def _get_num_items_in_batch(
@@ -163,18 +181,37 @@ class GroupTrainer(Trainer):
         total: Tensor = self.accelerator.gather(count).sum()
         return total
 
-    def prediction_step(  # noqa: D102
+    def get_train_dataloader(self) -> Batches:
+        """Every row once an epoch, in the seed's order; this process's share of it."""
+        return self._batches(self.train_dataset, self.args.seed)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Batches:
+        """Every held-out row once, in its own order."""
+        return self._batches(self.eval_dataset, None)
+
+    def _batches(self, items: Any, seed: int | None) -> Batches:
+        size, arguments = self.args.per_device_train_batch_size, self.args
+        shares = Shares(len(items), size, seed, arguments.process_index, arguments.world_size)
+        return Batches(items, shares, self.collate_items)
+
+    def evaluation_loop(  # noqa: D102
         self,
-        model: Any,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
+        dataloader: Batches,
+        description: str,
+        prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor, None, None]:
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad():
-            outcome = self.outcome(model, inputs)
-        self._keep("eval", outcome, inputs["count"])
-        return (outcome.loss_sum / inputs["count"]).detach(), None, None
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        # Not the wrapped model: a rank's gradients are no business of the others here. Under
+        # FSDP2 the Trainer's model is the sharded one itself.
+        self.model.eval()
+        for inputs in dataloader:
+            inputs = self._prepare_inputs(inputs)
+            with torch.no_grad():
+                self._keep("eval", self.outcome(self.model, inputs), inputs["count"])
+        means = self._means("eval")
+        metrics = {f"{metric_key_prefix}_loss": means["mean_loss"], **means}
+        return EvalLoopOutput(None, None, metrics, dataloader.shares.rows)
 
     def _keep(self, split: str, outcome: Outcome, count: Tensor) -> None:
         kept = self._measures[split]
@@ -184,35 +221,58 @@ class GroupTrainer(Trainer):
             kept.setdefault(name, []).append(values.detach().cpu())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of every measure since the last line of the same split."""
-        split = "eval" if any(name.startswith("eval_") for name in logs) else "train"
-        if split == "eval" or "loss" in logs:
-            logs = {**logs, **self._means(split)}
+        """Add the mean of every measure since the last line; evaluations bring theirs."""
+        if "loss" in logs:
+            logs = {**logs, **self._means("train")}
         super().log(logs, start_time)
 
     def _means(self, split: str) -> dict[str, float]:
-        kept = {name: torch.cat(values) for name, values in self._measures[split].items()}
+        """Means over the rows of all processes since the last call."""
+        own = {
+            name: (float(torch.cat(values).double().sum()), sum(map(len, values)))
+            for name, values in self._measures[split].items()
+        }
         self._measures[split] = {}
-        if not kept:
+        sums: dict[str, tuple[float, int]] = {}
+        for shared in processes.gather(own):
+            for name, (total, rows) in shared.items():
+                before = sums.get(name, (0.0, 0))
+                sums[name] = (before[0] + total, before[1] + rows)
+        if not sums:
             return {}
-        means = {n: float(v.double().mean()) for n, v in kept.items() if not n.startswith("_")}
-        means["mean_loss"] = float(kept["_loss_sum"].double().sum() / kept["_count"].sum())
+        means = {n: total / rows for n, (total, rows) in sums.items() if not n.startswith("_")}
+        means["mean_loss"] = sums["_loss_sum"][0] / sums["_count"][0]
         return means
 
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
-    ) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Keep the trained weights under the names that they have in memory.
 
         Transformers' own way renames some families' weights (LLaVA's) on saving, and does not
         find them again when it resumes or takes the best checkpoint: it warns, and goes on with
         what it has.
         """
+        folder = Path(output_dir or str(self.args.output_dir))
+        save_trained_weights(self.policy.model, folder)
         if self.args.should_save:
-            folder = Path(output_dir or str(self.args.output_dir))
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(trained_weights(self.policy.model), folder / WEIGHTS)
             torch.save(self.args, folder / "training_args.bin")
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # Transformers would add a second copy of the model, and does not find its way through
+        # a model with frozen weights.
+        save_piece(self.optimizer, Path(output_dir))
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_fsdp_enabled or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_piece(self.optimizer, Path(checkpoint))
+        schedule = torch.load(Path(checkpoint) / SCHEDULER, weights_only=True)
+        self.lr_scheduler.load_state_dict(schedule)
 
     def _run_epoch(self, **arguments: Any) -> None:
         """Take no step more when a run is resumed that had taken all of them."""
@@ -226,10 +286,14 @@ class GroupTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         # By its name: the folder may have been moved since the checkpoint was written.
-        name = Path(str(self.state.best_model_checkpoint)).name
-        best = whole_best(Path(str(self.args.output_dir)) / name)
+        path = Path(str(self.args.output_dir)) / Path(str(self.state.best_model_checkpoint)).name
+        best = processes.from_first(lambda: whole_best(path))
         self.state.best_model_checkpoint = str(best) if best else None
-        if best is not None:
+        if best is None:
+            return
+        if self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
             load_trained_weights(self.policy.model, best)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -244,32 +308,9 @@ class GroupTrainer(Trainer):
         return optimizer
 
 
-def trained_weights(model: Any) -> dict[str, Tensor]:
-    """Every weight that is trained, by its name in memory."""
-    return {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-
-
-def load_trained_weights(model: Any, checkpoint: Path) -> None:
-    """Put a checkpoint's weights into the model.
-
-    Raises:
-        UserError: the checkpoint is of other weights than those trained here.
-    """
-    found = load_file(checkpoint / WEIGHTS)
-    wanted = trained_weights(model)
-    odd = sorted(
-        name
-        for name in found.keys() | wanted.keys()
-        if name not in found or name not in wanted or found[name].shape != wanted[name].shape
-    )
-    if odd:
-        raise UserError(
-            f"{checkpoint} was made with other trained weights ({odd[0]} and {len(odd) - 1} more). "
-            "Resume with the options that the run was started with, or choose another --out."
-        )
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(found[name])
+def _see(groups: Sequence[Group]) -> bool:
+    """Whether any row has an image."""
+    return any(g.images_of(i) for g in groups for i in range(len(g.response_ids)))
 
 
 def split_projector(optimizer: torch.optim.Optimizer, policy: Policy, learning_rate: float) -> None:
@@ -291,122 +332,21 @@ def split_projector(optimizer: torch.optim.Optimizer, policy: Policy, learning_r
             optimizer.add_param_group({**group, "params": inside, "lr": learning_rate})
 
 
-class RunLog(TrainerCallback):
-    """Writes `log.jsonl`, a row for each line that the Trainer logs."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: list[dict[str, Any]] = []
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """After an interruption, keep only what the resumed checkpoint has seen."""
-        if state.global_step and self.path.is_file():
-            self.rows = [r for r in read_jsonl(self.path) if r["step"] <= state.global_step]
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        """Append the line, with plain names."""
-        row = log_row(logs or {}, state.global_step, state.epoch)
-        if row is not None:
-            self.rows.append(row)
-            write_jsonl(self.path, self.rows)
-
-
-def log_row(logs: dict[str, Any], step: int, epoch: float | None) -> dict[str, Any] | None:
-    """One row of `log.jsonl`; None for lines that hold no loss.
-
-    Raises:
-        UserError: the loss is no longer a number, so going on would only cost time.
-    """
-    if "mean_loss" not in logs:
-        return None
-    split = "eval" if any(name.startswith("eval_") for name in logs) else "train"
-    if not math.isfinite(logs["mean_loss"]):
-        raise UserError(
-            f"The {split} loss at step {step} is {logs['mean_loss']}. Lower --learning-rate, or "
-            "set --dtype float32 if the model runs in float16."
-        )
-    skipped = ("loss", "mean_loss", "epoch", "grad_norm", "learning_rate", "total_flos")
-    row: dict[str, Any] = {"step": step, "epoch": epoch, "split": split, "loss": logs["mean_loss"]}
-    for name, value in logs.items():
-        if name not in skipped and not name.startswith(("eval_", "train_")):
-            row[name] = value
-    if split == "train":
-        row["learning_rate"] = logs.get("learning_rate")
-        row["gradient_norm"] = logs.get("grad_norm")
-    result: dict[str, Any] = json.loads(json.dumps(row, default=float))
-    return result
-
-
-class Steps(TrainerCallback):
-    """One line with the steps done, the time left and the loss."""
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Open the line."""
-        self.bar = step_bar(state.max_steps, state.global_step)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """One step more."""
-        self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        """Show the newest loss."""
-        if self.bar is not None and logs and "mean_loss" in logs:
-            self.bar.set_postfix(loss=f"{logs['mean_loss']:.4f}", refresh=False)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Close the line."""
-        self.bar.close()
-
-
-class Manifests(TrainerCallback):
-    """Seals each checkpoint with a manifest once it is whole."""
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Hash every file of the newest checkpoint."""
-        write_manifest(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
-
-
 def dry_run(trainer: GroupTrainer, train: Items, held_out: Items | None) -> None:
     """Two batches forward and backward, and one of the held-out rows, before the first step.
 
     A model that runs out of memory or gives no finite loss fails here, in seconds. The longest
-    rows are taken; weights are not changed.
+    rows are taken; weights are not changed. It goes through whatever training wraps the model in,
+    once that is done.
 
     Raises:
         UserError: a loss or gradient is not finite, or nothing receives a gradient.
     """
     size = trainer.args.per_device_train_batch_size
     order = sorted(range(len(train)), key=lambda i: -_length(train.groups[i]))
-    model = trainer.policy.model.train()
+    model = trainer.model_wrapped.train()
     for start in (0, min(size, max(len(train) - size, 0))):
-        items = [train[i] for i in order[start : start + size]]
+        items = [train[Place(i)] for i in order[start : start + size]]
         inputs = trainer.collate_items(items)
         loss = trainer.outcome(model, inputs).loss_sum / inputs["count"]
         loss.backward()
@@ -422,8 +362,8 @@ def dry_run(trainer: GroupTrainer, train: Items, held_out: Items | None) -> None
     model.eval()
     if held_out is not None:
         with torch.no_grad():
-            items = [held_out[i] for i in range(min(size, len(held_out)))]
-            trainer.outcome(model, trainer.collate_items(items))
+            items = [held_out[Place(i)] for i in range(min(size, len(held_out)))]
+            trainer.outcome(trainer.model, trainer.collate_items(items))
 
 
 def _length(group: Group) -> int:
@@ -431,5 +371,5 @@ def _length(group: Group) -> int:
 
 
 def _gradient_norm(model: Any) -> float:
-    grads = [p.grad.norm() for p in model.parameters() if p.grad is not None]
-    return float(torch.stack(grads).norm()) if grads else 0.0
+    squares = [whole(p.grad).square().sum() for p in model.parameters() if p.grad is not None]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from veridical import processes
 from veridical.cache import Cache, digest
 from veridical.errors import UserError
 from veridical.files import write_json
@@ -103,39 +104,51 @@ def precompute(
     """
     kind = f"reference/{reference_key(policy, share_prefix, weights)}"
     keys = [pair_key(policy, group) for group in groups]
-    known = _known(cache, kind)
-    found = [index for index, key in enumerate(keys) if key in known]
-    few = found[:: max(1, len(found) // SPOT_CHECKS)][:SPOT_CHECKS]
-    if few:
-        again = compute_logps(policy, [groups[i] for i in few], share_prefix, batch_size)
-        moved = float((again - torch.stack([known[keys[i]] for i in few])).abs().max())
-        if not moved <= tolerance:
-            print(f"The cached reference log-probs are off by {moved:.2g} nats; computed again.")
-            cache.forget(kind)
-            known, found = {}, []
+
+    def look_up() -> dict[str, Tensor]:
+        known = _known(cache, kind)
+        known = {key: known[key] for key in keys if key in known}
+        found = [index for index, key in enumerate(keys) if key in known]
+        few = found[:: max(1, len(found) // SPOT_CHECKS)][:SPOT_CHECKS]
+        if few:
+            again = compute_logps(policy, [groups[i] for i in few], share_prefix, batch_size)
+            moved = float((again - torch.stack([known[keys[i]] for i in few])).abs().max())
+            if not moved <= tolerance:
+                print(f"The cached reference log-probs are off by {moved:.2g}; computed again.")
+                cache.forget(kind)
+                return {}
+        return known
+
+    # Each machine may have a cache of its own; what the first process knows, all know.
+    known = processes.from_first(look_up)
     missing = [index for index, key in enumerate(keys) if key not in known]
-    step = max(1, BLOCK // batch_size) * batch_size
-    bar = track(range(0, len(missing), batch_size), "reference log-probs") if missing else []
-    block: dict[str, Tensor] = {}
-    for start in bar:
-        part = missing[start : start + batch_size]
-        logps = compute_logps(policy, [groups[i] for i in part], share_prefix, batch_size)
-        _require_finite([groups[i].id for i in part], logps)
-        block |= {keys[i]: row for i, row in zip(part, logps, strict=True)}
-        if len(block) >= step or start + batch_size >= len(missing):
-            _keep(cache, kind, block)
-            known |= block
-            block = {}
-    return Reference(torch.stack([known[key] for key in keys]), len(found))
+    batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
+    several = processes.world_size()
+    block = max(1, BLOCK // (batch_size * several)) * several
+    own: list[tuple[int, Tensor]] = []
+    for number, part in enumerate(track(batches, "reference log-probs") if batches else []):
+        if number % several == processes.rank():
+            logps = compute_logps(policy, [groups[i] for i in part], share_prefix, batch_size)
+            own += zip(part, logps, strict=True)
+        if (number + 1) % block == 0 or number + 1 == len(batches):
+            done = sorted((pair for share in processes.gather(own) for pair in share), key=_index)
+            _require_finite([groups[i].id for i, _ in done], [row for _, row in done])
+            new = {keys[i]: row for i, row in done}
+            if processes.is_first():
+                _keep(cache, kind, new)
+            known |= new
+            own = []
+    return Reference(torch.stack([known[key] for key in keys]), len(groups) - len(missing))
 
 
 def write_reference(out: Path, groups: Sequence[Group], reference: Reference) -> None:
     """Keep the run's own copy, `reference_logps.json`, and say what the cache spared."""
     ids = [group.id for group in groups]
     logps = reference.logps.tolist()
-    write_json(
-        out / "reference_logps.json", {"ids": ids, "logps": logps, "reused": reference.reused}
-    )
+    if processes.is_first():
+        write_json(
+            out / "reference_logps.json", {"ids": ids, "logps": logps, "reused": reference.reused}
+        )
     if reference.reused:
         print(f"Reference log-probs of {reference.reused} of {len(ids)} rows were in the cache.")
 
@@ -170,6 +183,10 @@ def _image_keys(images: Any) -> Any:
     )
 
 
+def _index(pair: tuple[int, Tensor]) -> int:
+    return pair[0]
+
+
 def _known(cache: Cache, kind: str) -> dict[str, Tensor]:
     known: dict[str, Tensor] = {}
     for key in cache.keys(kind):
@@ -187,7 +204,7 @@ def _keep(cache: Cache, kind: str, block: Mapping[str, Tensor]) -> None:
     cache.put(kind, digest(names), {"keys": names, "logps": logps})
 
 
-def _require_finite(ids: Sequence[str], logps: Tensor) -> None:
+def _require_finite(ids: Sequence[str], logps: Sequence[Tensor]) -> None:
     odd = [id for id, row in zip(ids, logps, strict=True) if not row.isfinite().all()]
     if odd:
         raise UserError(

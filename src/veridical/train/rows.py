@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from veridical import processes
 from veridical.batching import check_lengths
 from veridical.errors import UserError
 from veridical.files import write_jsonl
@@ -184,7 +185,8 @@ def same_prompt(groups: Sequence[Group]) -> dict[str, str]:
 
 def list_skipped(out: Path, rows: TrainingRows) -> None:
     """Write `skipped.jsonl`, and say how many rows it holds."""
-    write_jsonl(out / "skipped.jsonl", rows.skipped)
+    if processes.is_first():
+        write_jsonl(out / "skipped.jsonl", rows.skipped)
     if rows.skipped:
         print(f"{len(rows.skipped)} rows are left out; {out / 'skipped.jsonl'} says which and why.")
     if rows.cut:

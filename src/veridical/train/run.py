@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
+from veridical import processes
 from veridical.errors import UserError
 from veridical.files import writing
 from veridical.models import Policy, in_four_bits
+from veridical.train.callbacks import Manifests, RunLog, Steps
 from veridical.train.checkpoints import LastStep, newest_verified
-from veridical.train.loop import GroupTrainer, Items, Manifests, RunLog, Steps, Task, dry_run
+from veridical.train.loop import GroupTrainer, Items, Task, dry_run
+from veridical.train.trained import require_same_start, whole_policy
 from veridical.train.trainer_options import resolve_trainer_options
 
 OWNED = {
@@ -44,6 +48,9 @@ OWNED = {
     "dataloader_num_workers": "batches are laid out on the model's device",
     "dataloader_pin_memory": "batches are laid out on the model's device",
     "dataloader_drop_last": "every row counts",
+    "train_sampling_strategy": "the order is that of --seed",
+    "accelerator_config": "processes share each batch in one way only",
+    "eval_on_start": "held-out rows are evaluated at step 0 whenever --held-out is above 0",
     "report_to": "the log is log.jsonl; `veridical report` draws it",
     "use_cpu": "set --device cpu",
 }
@@ -69,7 +76,11 @@ class TrainerSettings:
         """Optimiser steps that `rows` training rows give."""
         if self.max_steps > 0:
             return self.max_steps
-        return max(1, math.ceil(rows / (self.batch_size * self.accumulation) * self.epochs))
+        return max(1, math.ceil(rows / self.rows_a_step() * self.epochs))
+
+    def rows_a_step(self) -> int:
+        """Rows that an optimiser step sees, over all processes."""
+        return self.batch_size * self.accumulation * processes.world_size()
 
     def arguments(
         self, out: Path, rows: int, held_out: bool, use_cpu: bool = False
@@ -115,9 +126,6 @@ class TrainerSettings:
         )
 
     def _check(self) -> None:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            # The log-probs bypass the wrapper that would exchange gradients, silently.
-            raise UserError("Training runs in one process so far; start it without a launcher.")
         for name in ("batch_size", "accumulation", "evaluations"):
             if getattr(self, name) < 1:
                 raise UserError(
@@ -129,6 +137,21 @@ class TrainerSettings:
             raise UserError(
                 "Neither --epochs nor --max-steps is above 0: nothing would be trained."
             )
+
+
+def join_processes(device: str) -> None:
+    """Meet the other processes of a launcher, before anything is read or written.
+
+    Raises:
+        UserError: the launcher asks for what would start processes from different weights.
+    """
+    efficient = os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower()
+    if efficient in ("true", "1") and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        raise UserError(
+            "With fsdp_cpu_ram_efficient_loading only one process would have the weights that the "
+            "proofs need. Set it to false in the launcher's configuration."
+        )
+    processes.join(on_cpu=device == "cpu" or not torch.cuda.is_available())
 
 
 def run_trainer(
@@ -145,7 +168,8 @@ def run_trainer(
         What goes into `run.json`: steps, seconds, pairs per second, losses.
 
     Raises:
-        UserError: the folder holds another run's checkpoints, or the loss is not a number.
+        UserError: the folder holds another run's checkpoints, the processes start differently, or
+            the loss is not a number.
     """
     on_cpu = policy.device.type == "cpu"
     arguments = settings.arguments(out, len(train), held_out is not None, on_cpu)
@@ -158,20 +182,21 @@ def run_trainer(
                 f"{arguments.device}. Set CUDA_VISIBLE_DEVICES={policy.device.index} and --device "
                 "cuda instead."
             )
-    checkpoint = _checkpoint_to_resume(Path(str(arguments.output_dir)), settings.resume)
+    folder = Path(str(arguments.output_dir))
+    checkpoint = processes.from_first(lambda: _checkpoint_to_resume(folder, settings.resume))
+    arguments.eval_on_start = held_out is not None and checkpoint is None
     callbacks = [RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests()]
+    require_same_start(policy.model)
     trainer = GroupTrainer(
         policy, task, arguments, train, held_out, list(callbacks), settings.projector_learning_rate
     )
-    dry_run(trainer, train, held_out)
+    trainer.add_callback(TryFirst(lambda: dry_run(trainer, train, held_out), settings.seed))
     torch.manual_seed(settings.seed)
-    if held_out is not None and checkpoint is None:
-        trainer.evaluate()
     began = time.monotonic()
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - began
     policy.model.eval()
-    rows = result.global_step * settings.batch_size * settings.accumulation
+    rows = result.global_step * settings.rows_a_step()
     return {
         "steps": result.global_step,
         "train_seconds": round(seconds, 1),
@@ -179,11 +204,28 @@ def run_trainer(
         "best_step": _step_of(trainer.state.best_model_checkpoint),
         "best_held_out_loss": trainer.state.best_metric,
         "resumed_from": checkpoint.name if checkpoint else None,
+        "processes": processes.world_size(),
     }
 
 
+class TryFirst(TrainerCallback):
+    """Tries a few batches when everything is wrapped and loaded, before the first step."""
+
+    def __init__(self, attempt: Callable[[], None], seed: int) -> None:
+        self.attempt, self.seed = attempt, seed
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Try; the noise that it used is not missing afterwards."""
+        self.attempt()
+        torch.manual_seed(self.seed)
+
+
 def save_result(
-    policy: Policy, out: Path, save_merged: bool, started_from_adapter: bool
+    policy: Policy,
+    out: Path,
+    save_merged: bool,
+    started_from_adapter: bool,
+    rebuild: Callable[[], Policy],
 ) -> list[str]:
     """Write the trained weights; the first name returned is what to load.
 
@@ -191,7 +233,11 @@ def save_result(
     An adapter trained on top of a merged one does not fit the base by itself, so then only the
     merged model is written. Of a base in four bits only the adapter is: merged into it, most of
     what was learned would be rounded away, and `load_policy` merges it into the full base.
+    The first process writes; all of them have to take part.
     """
+    policy = whole_policy(policy, rebuild)
+    if not processes.is_first():
+        return []
     with writing(out, "Make room, and go on with --resume true: the checkpoints are whole."):
         return _save_result(policy, out, save_merged, started_from_adapter)
 

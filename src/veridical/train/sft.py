@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from veridical import processes
 from veridical.cache import open_cache
 from veridical.files import require_file, write_json
 from veridical.logprobs import ResponseLogps, Sharing, collate, sharing
@@ -35,7 +36,8 @@ from veridical.train.rows import (
     read_training_rows,
     split_held_out,
 )
-from veridical.train.run import TrainerSettings, run_trainer, save_result
+from veridical.train.run import TrainerSettings, join_processes, run_trainer, save_result
+from veridical.train.scorer import Scorer
 from veridical.vision_cache import VisionCache
 
 PROOF_ROWS = 4
@@ -123,15 +125,16 @@ def train_sft(
     """
     configuration = dict(locals())
     require_file(data, "--data")
+    join_processes(device)
     torch.manual_seed(seed)
     settings = TrainerSettings(
         learning_rate, epochs, max_steps, batch_size, accumulation, evaluations, seed,
         projector_learning_rate, resume, trainer,
     )  # fmt: skip
-    settings.arguments(out, rows=1, held_out=False)  # refuses a bad `trainer:` before any work
+    settings.arguments(out, 1, False, device == "cpu")  # refuses a bad `trainer:` before any work
     store = open_cache(cache, cache_gigabytes)
     inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
-    check_folder(out, "train sft", configuration, inputs)
+    processes.from_first(lambda: check_folder(out, "train sft", configuration, inputs))
     with start_run(out, "train sft", configuration, inputs) as run:
         start = load_policy(model, dtype, device, init_adapter, tuning == "qlora")
         rows = read_training_rows(
@@ -144,7 +147,9 @@ def train_sft(
         features = keep_features(start, wanted, store) if vision_cache else None
         fine_tune(
             run, METHOD, start, wanted, settings, rows, train, evaluation, share_prefix,
-            prove_first, save_merged, starts_from_adapter(model, init_adapter), features,
+            prove_first, save_merged, starts_from_adapter(model, init_adapter),
+            lambda: load_policy(model, dtype, "cpu", init_adapter),
+            features,
         )  # fmt: skip
 
 
@@ -161,6 +166,7 @@ def fine_tune(
     prove_first: bool,
     save_merged: bool,
     started_from_adapter: bool,
+    reload: Callable[[], Policy],
     features: VisionCache | None = None,
 ) -> None:
     """Prove, train on the first response of each group, save, and end the run.
@@ -178,6 +184,7 @@ def fine_tune(
         prove_first: see `train_sft`.
         save_merged: see `train_sft`.
         started_from_adapter: whether the start has an adapter merged into it.
+        reload: loads the start once more, for a save where no process holds the whole model.
         features: image features that are kept, if they are.
     """
     out, configuration = run.folder, run.record["configuration"]
@@ -187,24 +194,27 @@ def fine_tune(
     few = sorted(train, key=lambda group: not group.images)[:PROOF_ROWS]
     if prove_first:
         proofs = prove(policy, few, lambda groups: collate(policy, groups, shares.allowed))
-        write_json(out / "proofs.json", [dataclasses.asdict(proof) for proof in proofs])
+        if processes.is_first():
+            write_json(out / "proofs.json", [dataclasses.asdict(proof) for proof in proofs])
         print_proofs(proofs)
         require(proofs)
     if features is not None:
         floor = noise_floor(policy, few)
         policy = with_features(policy, features, few, shares.allowed, floor)
-    task = Task(objective, count_tokens, shares.allowed)
+    task = Task(Scorer(policy), objective, count_tokens, shares.allowed)
     held_out_items = Items(evaluation, torch.zeros(len(evaluation), 1)) if evaluation else None
     train_items = Items(train, torch.zeros(len(train), 1))
     finished = run_trainer(policy, task, settings, train_items, held_out_items, out)
-    files = save_result(policy, out, save_merged, started_from_adapter)
+    files = save_result(
+        policy, out, save_merged, started_from_adapter, lambda: prepare_training(reload(), tuning)
+    )
     counts = {"rows": len(train), "held-out rows": len(evaluation)}
     write_cards(out, files, method, configuration, counts, proofs, finished)
     run.finish(
         rows=len(train), held_out_rows=len(evaluation), skipped=len(rows.skipped),
         cut_responses=rows.cut, prefix_sharing=dataclasses.asdict(shares), **finished,
     )  # fmt: skip
-    print(f"The fine-tuned model is in {out / files[0]}.")
+    print(f"The fine-tuned model is in {out / next(iter(files), 'model')}.")
 
 
 def objective(policy: ResponseLogps, reference: Tensor) -> Outcome:

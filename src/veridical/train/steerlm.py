@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from veridical import processes
 from veridical.files import require_file
 from veridical.models import DtypeName, Policy, Tuning, TuningName, load_policy, starts_from_adapter
 from veridical.records import count_images, response_name
@@ -21,7 +22,7 @@ from veridical.runs import start_run
 from veridical.steering import ATTRIBUTES, MOST, Numerals, numerals_for, steer_prompt
 from veridical.train.resume import check_folder
 from veridical.train.rows import Images, Limits, list_skipped, render_rows, split_held_out
-from veridical.train.run import TrainerSettings
+from veridical.train.run import TrainerSettings, join_processes
 from veridical.train.sft import fine_tune
 
 METHOD = "SteerLM (fine-tuning on rated responses)"
@@ -99,14 +100,15 @@ def train_steerlm(
     """
     configuration = dict(locals())
     require_file(data, "--data")
+    join_processes(device)
     torch.manual_seed(seed)
     settings = TrainerSettings(
         learning_rate, epochs, max_steps, batch_size, accumulation, evaluations, seed,
         projector_learning_rate, resume, trainer,
     )  # fmt: skip
-    settings.arguments(out, rows=1, held_out=False)  # refuses a bad `trainer:` before any work
+    settings.arguments(out, 1, False, device == "cpu")  # refuses a bad `trainer:` before any work
     inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
-    check_folder(out, "train steerlm", configuration, inputs)
+    processes.from_first(lambda: check_folder(out, "train steerlm", configuration, inputs))
     with start_run(out, "train steerlm", configuration, inputs) as run:
         start = load_policy(model, dtype, device, init_adapter, tuning == "qlora")
         numerals = numerals_for(start.processor.tokenizer)
@@ -122,6 +124,7 @@ def train_steerlm(
         fine_tune(
             run, METHOD, start, wanted, settings, rows, train, evaluation, share_prefix,
             prove_first, save_merged, starts_from_adapter(model, init_adapter),
+            lambda: load_policy(model, dtype, "cpu", init_adapter),
         )  # fmt: skip
 
 

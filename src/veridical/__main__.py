@@ -1,0 +1,8 @@
+"""`python -m veridical`, which is what launchers of several processes like to start."""
+
+import sys
+
+from veridical.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Which rows each process sees when: the same whole batches, however many processes there are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row's index, and whether it counts; one that does not only keeps a process busy."""
+
+    index: int
+    counts: bool = True
+
+
+class Shares(Sampler[list[Place]]):
+    """One process's share of every whole batch.
+
+    A whole batch is `batch_size` rows for each process. The last one of an epoch may be smaller;
+    a process that it leaves nothing runs a row that does not count, since the others wait for it.
+    """
+
+    def __init__(
+        self, rows: int, batch_size: int, seed: int | None, process: int, processes: int
+    ) -> None:
+        """Say who this is.
+
+        Args:
+            rows: of the data.
+            batch_size: rows of a full share.
+            seed: of the order, which changes with the epoch; None keeps the rows' own.
+            process: which process this is, from 0.
+            processes: how many there are.
+        """
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.process, self.processes = process, processes
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(self.rows / (self.batch_size * self.processes))
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        order = list(range(self.rows))
+        if self.seed is not None:
+            noise = torch.Generator().manual_seed(self.seed + self.epoch)
+            order = torch.randperm(self.rows, generator=noise).tolist()
+        whole, start = self.batch_size * self.processes, self.process * self.batch_size
+        for first in range(0, self.rows, whole):
+            batch = order[first : first + whole]
+            mine = [Place(index) for index in batch[start : start + self.batch_size]]
+            yield mine or [Place(batch[0], counts=False)]
+
+
+class Batches(DataLoader[Any]):
+    """A data loader whose order follows the epoch that the Trainer tells it."""
+
+    def __init__(
+        self, data: Dataset[Any], shares: Shares, collate: Callable[[Sequence[Any]], dict[str, Any]]
+    ) -> None:
+        super().__init__(data, batch_sampler=shares, collate_fn=collate)
+        self.shares = shares
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.shares.set_epoch(epoch)

@@ -1,0 +1,79 @@
+"""A policy's log-probs as one module, so that training by several processes can wrap it.
+
+DDP exchanges gradients, and FSDP2 gathers weights, where the forward of the module that they wrap
+is called; a call of the model inside passes them by without a word.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from veridical.batching import Batch
+from veridical.logprobs import response_logps
+from veridical.models import Policy, adapters_off, unwrap
+
+
+class Scorer(nn.Module):
+    """Scores responses by the policy, or by the reference where that runs in the step."""
+
+    def __init__(self, policy: Policy, frozen: Policy | None = None) -> None:
+        """Take the policy in.
+
+        Args:
+            policy: what is trained.
+            frozen: the reference, if it is a model of its own; else it is the policy with its
+                adapters off.
+        """
+        super().__init__()
+        self.policy_model = policy.model
+        self.frozen_model = None if frozen is None else frozen.model.requires_grad_(False)
+        # What Accelerate reads to shard layer by layer; families name layers that they may lack.
+        there = {type(module).__name__ for module in policy.core.modules()}
+        self._no_split_modules = sorted(there.intersection(policy.core._no_split_modules or ()))
+        for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):
+            if hasattr(policy.model, name):
+                setattr(self, name, getattr(policy.model, name))
+
+    def forward(
+        self, batch: Batch, blank: dict[str, Tensor] | None = None, reference: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probability and length of every response.
+
+        Args:
+            batch: from `collate`.
+            blank: vision inputs of a picture that does not count, for a batch without images:
+                processes that exchange weights and gradients have to run the same modules.
+            reference: by the reference, without gradients.
+
+        Returns:
+            Sums in nats and counts in tokens. Shape of each: (groups, k).
+        """
+        if not reference:
+            return _score(self.policy_model, batch, blank)
+        with torch.no_grad():
+            if self.frozen_model is not None:
+                return _score(self.frozen_model, batch, blank)
+            training = self.policy_model.training
+            self.policy_model.eval()
+            with adapters_off(self.policy_model):
+                scores = _score(self.policy_model, batch, blank)
+            self.policy_model.train(training)
+            return scores
+
+    def train(self, mode: bool = True) -> Scorer:
+        """Switch the policy; a frozen reference never trains."""
+        super().train(mode)
+        if self.frozen_model is not None:
+            self.frozen_model.eval()
+        return self
+
+
+def _score(model: Any, batch: Batch, blank: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+    logps = response_logps(model, batch)
+    if blank is None:
+        return logps.sums, logps.counts
+    features = unwrap(model).get_image_features(**blank).pooler_output
+    return logps.sums + 0.0 * sum(feature.sum() for feature in features), logps.counts

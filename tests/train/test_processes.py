@@ -1,0 +1,193 @@
+"""Several processes train what one would, whoever exchanges their gradients."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from veridical.files import read_json, read_jsonl
+from veridical.models import Policy
+from veridical.records import assistant_message, user_message, write_records
+from veridical.train.checkpoints import newest_verified
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).parent / "runs_of_processes.py"
+COMMON: dict[str, Any] = {
+    "learning_rate": 3e-3,
+    "max_steps": 20,
+    "held_out": 0.2,
+    "evaluations": 3,
+    "dtype": "float64",
+    "device": "cpu",
+    "lora_rank": 4,
+    "lora_alpha": 8,
+    "trainer.logging_steps": 1,
+}
+# 1 x 4 rows, 1 x 2 rows twice, 2 x 2 rows: an optimiser step always sees 4.
+WAYS = {
+    "one": {"processes": 1, "batch_size": 4, "accumulation": 1},
+    "accumulated": {"processes": 1, "batch_size": 2, "accumulation": 2},
+    "two": {"processes": 2, "batch_size": 2, "accumulation": 1},
+}
+# A projector that only some rows feed, a second model as reference, and losses by tokens.
+CASES: dict[str, dict[str, Any]] = {
+    "lora": {"command": "dpo", "train_projector": "true"},
+    "full": {"command": "dpo", "tuning": "full", "reference": "in_step"},
+    "adapters-off": {"command": "dpo", "reference": "in_step"},
+    "sft": {"command": "sft", "kind": "preference"},
+}
+
+
+@pytest.fixture(scope="module")
+def world(
+    tiny_model: Policy, pictures: list[Image.Image], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A model and 18 pairs: every third has no image, and answers differ in length.
+
+    14 are trained on in steps of 4, so that each epoch ends with a step of 2 rows, of which the
+    second process gets none.
+    """
+    folder = tmp_path_factory.mktemp("world")
+    tiny_model.model.save_pretrained(folder / "policy")
+    tiny_model.processor.save_pretrained(folder / "policy")
+    words = ["red cup", "blue dog", "green chair", "black cat", "orange bus", "purple car"]
+    rows = [
+        {
+            "id": f"pair-{i}",
+            "images": [pictures[i % len(pictures)]] if i % 3 else [],
+            "prompt": [user_message("Describe the image.", images=1 if i % 3 else 0)],
+            "chosen": [assistant_message(f"There is a {words[i % 6]}." + " Yes." * (i % 4))],
+            "rejected": [assistant_message(f"There is a {words[(i + 1) % 6]} on the left.")],
+        }
+        for i in range(18)
+    ]
+    write_records(rows, folder / "pairs.parquet", "preference")
+    return folder
+
+
+def case(world: Path, name: str, out: Path, **changes: Any) -> dict[str, Any]:
+    options = {**COMMON, **CASES[name], **changes, "out": str(out)}
+    options |= {"model": str(world / "policy"), "data": str(world / "pairs.parquet")}
+    command = options.pop("command")
+    if command == "dpo":
+        options["cache"] = "none"
+    return {"command": command, "options": options}
+
+
+def start(
+    cases: list[dict[str, Any]], processes: int, folder: Path, **environment: str
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run the cases in so many processes, as a launcher does; returns how each ended."""
+    listed = folder / f"cases-{processes}.json"
+    listed.write_text(json.dumps(cases), encoding="utf-8")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    common |= {"LOCAL_WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1", **environment}
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(listed)],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(processes)
+    ]  # fmt: skip
+    try:
+        ended = [(process, *process.communicate(timeout=1200)) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [subprocess.CompletedProcess("", p.returncode, out, err) for p, out, err in ended]
+
+
+def succeed(ended: list[subprocess.CompletedProcess[str]]) -> None:
+    assert [process.returncode for process in ended] == [0] * len(ended), ended[0].stderr[-3000:]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    logs = [read_jsonl(folder / "log.jsonl") for folder in (one, other)]
+    assert len(logs[0]) == len(logs[1]) == 20 + 4
+    for row, same in zip(*logs, strict=True):
+        assert (row["split"], row["step"]) == (same["split"], same["step"])
+        for name in ("loss", "logps_chosen", "chosen_tokens"):
+            assert same[name] == pytest.approx(row[name], rel=1e-8, abs=1e-12), (row["step"], name)
+    weights, others = (load_file(folder / "model" / "model.safetensors") for folder in (one, other))
+    for name, weight in weights.items():
+        assert torch.allclose(weight, others[name], rtol=1e-8, atol=1e-10), name
+
+
+@pytest.fixture(scope="module")
+def one(world: Path) -> Path:
+    """Every case by one process."""
+    way = {name: value for name, value in WAYS["one"].items() if name != "processes"}
+    succeed(start([case(world, name, world / "one" / name, **way) for name in CASES], 1, world))
+    return world / "one"
+
+
+@pytest.mark.parametrize("way", ["accumulated", "two", "fsdp2"])
+def test_the_same_losses_and_weights(world: Path, one: Path, way: str) -> None:
+    settings = dict(WAYS["two" if way == "fsdp2" else way])
+    processes = settings.pop("processes")
+    cases = [case(world, name, world / way / name, **settings) for name in CASES]
+    ended = start(cases, processes, world, VERIDICAL_TEST_WRAPPER=way)
+    succeed(ended)
+    for name in CASES:
+        assert_same(one / name, world / way / name)
+        assert read_json(world / way / name / "run.json")["results"]["processes"] == processes
+    if processes == 2:
+        # Only the first process prints and writes.
+        assert "The aligned model is in" in ended[0].stdout
+        assert ended[1].stdout == ""
+
+
+@pytest.mark.parametrize("way", ["two", "fsdp2"])
+def test_two_processes_resume(world: Path, tmp_path: Path, way: str) -> None:
+    settings = {"batch_size": 2, "accumulation": 1, "max_steps": 6, "evaluations": 2}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    cases = [case(world, "lora", out, **settings) for out in (whole, broken)]
+    succeed(start(cases, 2, tmp_path, VERIDICAL_TEST_WRAPPER=way))
+    newest = max((broken / "checkpoints").iterdir(), key=lambda path: int(path.name[11:]))
+    (newest / "trained.safetensors").write_bytes(b"torn")
+    checkpoint, problems = newest_verified(broken / "checkpoints")
+    assert checkpoint is not None
+    assert "trained.safetensors" in problems[0]
+    assert (checkpoint / "rng_state_1.pth").is_file()  # the second process's own
+    again = [case(world, "lora", broken, resume="true", **settings)]
+    succeed(start(again, 2, tmp_path, VERIDICAL_TEST_WRAPPER=way))
+    weights, others = (
+        load_file(folder / "model" / "model.safetensors") for folder in (whole, broken)
+    )
+    for name, weight in weights.items():
+        assert torch.equal(weight, others[name]), name
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_one_process_ends_all_with_one_message(
+    world: Path, tmp_path: Path, rank: int
+) -> None:
+    bad = case(world, "sft", tmp_path / "out", batch_size=2)
+    ended = start([bad], 2, tmp_path, VERIDICAL_TEST_FAILS=str(rank))
+    assert all(process.returncode != 0 for process in ended)
+    told = [process.stderr.count("veridical: this process met an error") for process in ended]
+    assert sum(told) == 1, told
+    assert "Traceback" not in "".join(process.stderr for process in ended)
+    assert read_json(tmp_path / "out" / "run.json")["status"] == "failed"
+
+
+def test_an_error_of_all_processes_is_told_once(world: Path, tmp_path: Path) -> None:
+    bad = case(world, "lora", tmp_path / "out", max_length=20)
+    ended = start([bad], 2, tmp_path)
+    assert [process.returncode for process in ended] == [2, 2]
+    assert "".join(process.stderr for process in ended).count("20 tokens") == 1
