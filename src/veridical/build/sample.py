@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from veridical.build._parts import Parts, model_identity, write_skipped
+from veridical.build._served import PREFIX, Ask, Server
 from veridical.errors import UserError
 from veridical.files import require_file, write_json
 from veridical.images import row_images
@@ -75,6 +76,7 @@ def build_sample(
     limit: int | None = None,
     images_root: Path | None = None,
     max_bad_fraction: float = 0.01,
+    endpoint: dict[str, Any] | None = None,
     batch_size: int = 64,
     dtype: DtypeName = "auto",
     device: str = "auto",
@@ -88,7 +90,8 @@ def build_sample(
     are left out and counted.
 
     Args:
-        model: hub name, folder, adapter folder or `embedded`.
+        model: hub name, folder, adapter folder or `embedded`; or `endpoint:MODEL`, its name at an
+            OpenAI-compatible server, which then has the last word on what a seed means.
         data: Parquet, JSON Lines, or LLaVA's JSON.
         out: folder for the run: `samples.parquet`, `summary.json`, `skipped.jsonl`, `run.json`.
         kind: what the rows are; a `conversation` is answered in place of its last answer.
@@ -101,6 +104,7 @@ def build_sample(
         limit: use only the first so many records.
         images_root: what image paths are relative to; the data file's folder if not set.
         max_bad_fraction: share of unusable rows above which nothing is built.
+        endpoint: url, key_variable, concurrency, retries and timeout (seconds) of a server.
         batch_size: responses at once.
         dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
         device: `auto`, `cpu`, `cuda`, ...
@@ -113,24 +117,31 @@ def build_sample(
     share = read_share(shard)
     settings = SampleSettings(k, temperature, max_new_tokens, seed, steer)
     check(settings, batch_size)
+    server = _server(model, endpoint, settings)
     inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
     with start_run(out, "build sample", configuration, inputs, any_process=True) as run:
-        policy = load_policy(model, dtype, device)
         records = read_records(data, kind, images_root, max_bad_fraction)
         prompts = read_prompts(records.rows, limit)
+        if server is None:
+            policy = load_policy(model, dtype, device)
+            answerer = model_identity(policy, model)
+        else:
+            answerer = {"model": model, "server": server.address}
+            server.tell(sum(len(prompt.images) for prompt in prompts))
+
+        def answer(chunk: Sequence[Prompt]) -> list[dict[str, Any]]:
+            if server is None:
+                return sample_responses(policy, chunk, settings, batch_size)
+            return served_responses(server, chunk, settings)
+
         identity = {
             "settings": vars(settings),
             "kind": kind,
             "data": run.record["inputs"]["data"]["sha256"],
         }
-        parts = Parts(out, identity | model_identity(policy, model))
+        parts = Parts(out, identity | answerer)
         began = time.monotonic()
-        results = parts.work_through_share(
-            prompts,
-            lambda chunk: sample_responses(policy, chunk, settings, batch_size),
-            "samples",
-            share,
-        )
+        results = parts.work_through_share(prompts, answer, "samples", share)
         if results is None:
             return
         summary = assemble(out, results, records, {"model": model, **vars(settings)})
@@ -222,6 +233,44 @@ def sample_responses(
             }
         )
     return results
+
+
+def served_responses(
+    server: Server, prompts: Sequence[Prompt], settings: SampleSettings
+) -> list[dict[str, Any]]:
+    """Have a server answer each prompt k times; the same rows as `sample_responses`.
+
+    A prompt that the server refuses is listed, not left out in silence.
+    """
+    asks = [
+        Ask(f"{prompt.id}/{number}", prompt.images, prompt.messages)
+        for prompt in prompts
+        for number in range(settings.k)
+    ]
+    said = server.respond(asks, settings.temperature, settings.max_new_tokens, settings.seed)
+    results: list[dict[str, Any]] = []
+    for index, prompt in enumerate(prompts):
+        mine = said[index * settings.k : (index + 1) * settings.k]
+        refusal = next((one.refusal for one in mine if one.refusal), None)
+        if refusal is not None:
+            results.append({"id": prompt.id, "reason": refusal})
+            continue
+        texts, reasons = [one.text for one in mine], [one.stop_reason for one in mine]
+        results.append({"id": prompt.id, "responses": texts, "stop_reasons": reasons})
+    return results
+
+
+def _server(
+    model: str, endpoint: Mapping[str, Any] | None, settings: SampleSettings
+) -> Server | None:
+    """The server that `endpoint:MODEL` names; None for a model that is loaded here."""
+    if not model.startswith(PREFIX):
+        if endpoint:
+            raise UserError(f"--endpoint is for a model named {PREFIX}MODEL, which {model} is not.")
+        return None
+    if settings.steer is not None:
+        raise UserError("--steer needs the model's own tokens; load the model here instead.")
+    return Server(model.removeprefix(PREFIX), endpoint)
 
 
 def assemble(
