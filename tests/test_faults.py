@@ -130,7 +130,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     given = command(fault, *words, **options)
-    return subprocess.run(given, capture_output=True, text=True, env=environment, timeout=300)
+    return subprocess.run(given, capture_output=True, text=True, env=environment, timeout=900)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -257,7 +257,7 @@ def test_two_runs_share_a_cache_at_once(saved: str, pairs: Path, tmp_path: Path)
         )
         for out in outs
     ]
-    assert [process.wait(300) for process in started] == [0, 0]
+    assert [process.wait(900) for process in started] == [0, 0]
     for out in outs:
         assert_same(tmp_path / "alone", out)
     third = run(NOTHING, *words, out=tmp_path / "three", cache=tmp_path / "cache", **OPTIONS)

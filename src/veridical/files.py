@@ -15,6 +15,7 @@ from typing import Any
 from veridical.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MAKE_ROOM = "Make room, and start again; a training run goes on with --resume true."
 
 
 def write_text_atomic(path: Path, text: str) -> None:
@@ -44,7 +45,7 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path, advice: str = "Make room, and start again.") -> Iterator[None]:
+def writing(path: Path, advice: str = MAKE_ROOM) -> Iterator[None]:
     """Turn the ways in which libraries report a full disk into one.
 
     Args:
