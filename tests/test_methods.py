@@ -103,3 +103,10 @@ def test_a_small_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for name in ("steerlm", UNSTEERED)
     )
     assert (steered, plain) == (methods.STEER, None)
+
+
+def test_the_page_quotes_what_was_found() -> None:
+    folder = Path(__file__).parents[1] / "docs"
+    summary = read_json(folder / "methods" / "summary.json")
+    assert table(summary) in (folder / "methods.md").read_text(encoding="utf-8")
+    assert {arm.get("seed") for arm in summary["arms"]} == {None, 0, 1, 2}
