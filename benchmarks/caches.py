@@ -1,4 +1,4 @@
-"""What kept image features are worth: seconds a step and at the start, with and without.
+"""What kept image features are worth: processor seconds a step and at the start, both ways.
 
     python benchmarks/caches.py [--steps 8]
 
@@ -67,11 +67,11 @@ def pairs(policy: Policy, folder: Path, count: int) -> list[Group]:
 
 
 def step(policy: Policy, groups: list[Group]) -> float:
-    """Seconds for laying out, forward and backward."""
-    began = time.perf_counter()
+    """Seconds of the processor for laying out, forward and backward."""
+    began = time.process_time()
     response_logps(policy.model, collate(policy, groups, True)).sums.sum().backward()
     policy.model.zero_grad()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def measure(policy: Policy, steps: int) -> dict[str, Any]:
@@ -80,9 +80,9 @@ def measure(policy: Policy, steps: int) -> dict[str, Any]:
         folder = Path(name)
         groups = pairs(policy, folder, BATCH * steps)
         policy = prepare_training(policy, Tuning("full"))
-        began = time.perf_counter()
+        began = time.process_time()
         vision = VisionCache(policy, Cache(folder / "cache", 1e10))
-        opened = time.perf_counter() - began
+        opened = time.process_time() - began
         kept = dataclasses.replace(policy, vision=vision)
         batches = [groups[i : i + BATCH] for i in range(0, len(groups), BATCH)]
         step(policy, batches[0])
