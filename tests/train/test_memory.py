@@ -138,7 +138,7 @@ def test_views_and_the_same_storage_count_once() -> None:
 
 
 def dry_run(out: Path, device: str = "cpu", **options: Any) -> dict[str, int]:
-    scenes = [PilImage.new("RGB", (48, 48)) for _ in range(4)]
+    scenes = [PilImage.new("RGB", (48, 48), (60 * i, 0, 0)) for i in range(4)]
     rows = [
         {
             "id": str(i),
