@@ -72,8 +72,23 @@ class Scorer(nn.Module):
 
 
 def _score(model: Any, batch: Batch, blank: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
-    logps = response_logps(model, batch)
     if blank is None:
-        return logps.sums, logps.counts
-    features = unwrap(model).get_image_features(**blank).pooler_output
-    return logps.sums + 0.0 * sum(feature.sum() for feature in features), logps.counts
+        logps = response_logps(model, batch)
+        return logps.sums.clone(), logps.counts
+    core = unwrap(model)
+    features = core.get_image_features(**blank).pooler_output
+    nothing = 0.0 * sum(feature.sum() for feature in features)
+
+    # FSDP2 gathers weights and exchanges gradients in the order of use, and processes that differ
+    # in it get each other's. So the picture goes where pictures go: before and into the language
+    # model, whose first layer then has a gradient to pass on.
+    def add(_: nn.Module, __: Any, embeddings: Tensor) -> Tensor:
+        with_it: Tensor = embeddings + nothing
+        return with_it
+
+    hook = core.get_input_embeddings().register_forward_hook(add)
+    try:
+        logps = response_logps(model, batch)
+    finally:
+        hook.remove()
+    return logps.sums.clone(), logps.counts
