@@ -14,6 +14,10 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 CONFIG_HELP = (
     "A YAML file with any of the options (with underscores); what the command line says wins."
 )
+IMPORT_HELP = (
+    "A Python file to run first, such as one that registers a model class with Transformers; "
+    "may be given several times, and is kept in run.json."
+)
 PRINT_HELP = "Print the resolved options as YAML, for use as --config, and exit."
 
 
@@ -54,6 +58,7 @@ def help_text(
     lines += ["", "for every command:"]
     lines += option_lines("--config PATH", CONFIG_HELP, width)
     lines += option_lines("--print-config", PRINT_HELP, width)
+    lines += option_lines("--import FILE.py", IMPORT_HELP, width)
     return "\n".join(lines)
 
 

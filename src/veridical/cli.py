@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from veridical import processes
 from veridical.errors import UserError
+from veridical.local_code import import_file, take_imports
 
 USER_ERROR_STATUS = 2
 FAILED_STATUS = 1
@@ -187,7 +188,7 @@ def run_command(arguments: list[str]) -> None:
         print(overview({key: COMMANDS[key] for key in commands_of_group(arguments[0])}))
         return
     command = COMMANDS[name]
-    rest = arguments[len(name.split()) :]
+    rest, local_code = take_imports(arguments[len(name.split()) :])
     if processes.world_size() > 1 and not command.shared:
         raise UserError(f"`{name}` runs in one process; start it without a launcher.")
     calm_libraries()
@@ -201,7 +202,10 @@ def run_command(arguments: list[str]) -> None:
     if _help.asks_for_help(rest):
         print(_help.help_text(program, function, options, command.positionals))
         return
-    function(**_arguments.parse(program, function, options, command.positionals, rest))
+    given = _arguments.parse(program, function, options, command.positionals, rest)
+    for path in local_code:
+        import_file(path)
+    function(**given)
     processes.leave()
 
 

@@ -27,6 +27,7 @@ import numpy as np
 from veridical import processes
 from veridical.errors import UserError
 from veridical.files import hash_path, write_json
+from veridical.local_code import imported_files
 
 PACKAGES = ("veridical", "torch", "transformers", "peft", "datasets")
 SECRET = re.compile(r"(^|_)(api_?key|password|secret|credentials?|(access|auth|hf)_token)$", re.I)
@@ -89,8 +90,9 @@ def start_run(
         folder: where the run's files go; made when it is missing.
         command: the command's words, such as "train dpo".
         configuration: every option as resolved; paths become strings.
-        inputs: files or folders the run reads, by role; their SHA-256 is recorded. A path that
-            does not exist (a model's name on a hub) is recorded without one.
+        inputs: files or folders the run reads, by role; their SHA-256 is recorded, and so are
+            those of local code that was imported. A path that does not exist (a model's name on a
+            hub) is recorded without one.
         any_process: whether each of several processes writes, as they do not meet: the last to
             finish says how it ended.
     """
@@ -102,7 +104,9 @@ def start_run(
         "wall_time_seconds": None,
         "configuration": configuration,
         "seeds": dict(_seeds(configuration)),
-        "inputs": {name: _input(path) for name, path in (inputs or {}).items()},
+        "inputs": {
+            name: _input(path) for name, path in {**(inputs or {}), **imported_files()}.items()
+        },
         "versions": _versions(),
         **_git(Path(__file__).resolve()),
         "hardware": _hardware(),
