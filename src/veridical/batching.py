@@ -65,6 +65,7 @@ class SharedBatch:
         owners: group * k + response, for each token. Shape: (tokens,).
         groups: their number.
         responses: k.
+        ends: row and index of each response's last token. Shape: (groups * k, 2).
     """
 
     inputs: dict[str, Any]
@@ -74,6 +75,7 @@ class SharedBatch:
     owners: Tensor
     groups: int
     responses: int
+    ends: Tensor
 
 
 Batch = RowBatch | SharedBatch
@@ -156,6 +158,10 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
     segments = torch.stack([_pad(row.segments, width, -1) for row in rows])
     mask = shared_mask(segments, image_blocks(inputs))
     k = len(groups[0].response_ids)
+    ends = torch.zeros(len(groups) * k, 2, dtype=torch.long)
+    for number, (row, (i, responses)) in enumerate(zip(rows, prefixes, strict=True)):
+        for response, end in zip(responses, row.ends, strict=True):
+            ends[i * k + response] = torch.tensor([number, end])
     tokens = [len(row.targets) for row in rows]
     owners = [row.owners + i * k for row, (i, _) in zip(rows, prefixes, strict=True)]
     device = policy.device
@@ -170,7 +176,28 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
         torch.cat(owners).to(device),
         len(groups),
         k,
+        ends.to(device),
     )
+
+
+def last_tokens(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Row and index of each response's last real token, whether it counts or not.
+
+    Returns:
+        Shape of each: (groups * k,), group-major.
+    """
+    if isinstance(batch, SharedBatch):
+        return batch.ends[:, 0], batch.ends[:, 1]
+    attention = batch.inputs["attention_mask"]
+    return torch.arange(len(attention), device=attention.device), attention.sum(-1) - 1
+
+
+def response_lengths(batch: Batch) -> Tensor:
+    """Tokens of each response that count. Shape: (groups, k)."""
+    if isinstance(batch, RowBatch):
+        return batch.response_mask.sum(-1).view(-1, batch.responses)
+    flat = torch.bincount(batch.owners, minlength=batch.groups * batch.responses)
+    return flat.view(batch.groups, batch.responses)
 
 
 def shared_mask(segments: Tensor, blocks: Tensor | None = None) -> Tensor:
@@ -249,6 +276,7 @@ class _Row:
     sources: Tensor
     targets: Tensor
     owners: Tensor
+    ends: list[int]
 
 
 def _sharing(group: Group) -> list[list[int]]:
@@ -265,7 +293,7 @@ def _shared_row(
     length = len(prompt_ids)
     ids, positions = [prompt_ids], [prompt_positions]
     segments = [torch.zeros(length, dtype=torch.long)]
-    sources, targets, owners = [], [], []
+    sources, targets, owners, ends = [], [], [], []
     start = length
     for number in numbers:
         response, learned = group.response_ids[number], group.learned_of(number)
@@ -279,6 +307,7 @@ def _shared_row(
         targets.append(response[learned])
         owners.append(torch.full((int(learned.sum()),), number))
         start += n
+        ends.append(start - 1)
     return _Row(
         torch.cat(ids),
         torch.cat(positions, dim=-1),
@@ -286,6 +315,7 @@ def _shared_row(
         torch.cat(sources),
         torch.cat(targets),
         torch.cat(owners),
+        ends,
     )
 
 

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from veridical._positions import special_layers, window
-from veridical.batching import Batch, RowBatch, SharedBatch, row_batch, shared_batch
+from veridical.batching import (
+    Batch,
+    RowBatch,
+    SharedBatch,
+    response_lengths,
+    row_batch,
+    shared_batch,
+)
 from veridical.heads import head_logps, logits_are_the_heads, stock_logits
 from veridical.losses import token_logps
 from veridical.models import Policy, unwrap
@@ -68,18 +75,16 @@ def _row_logps(model: Any, batch: RowBatch) -> ResponseLogps:
         kept, where = positions.unique(return_inverse=True)
         per_token = token_logps(stock_logits(core, batch.inputs, kept)[rows, where], targets)
     sums = per_token.new_zeros(len(mask)).index_add(0, rows, per_token)
-    shape = (-1, batch.responses)
-    return ResponseLogps(sums.view(shape), mask.sum(-1).view(shape))
+    return ResponseLogps(sums.view(-1, batch.responses), response_lengths(batch))
 
 
 def _shared_logps(model: Any, batch: SharedBatch) -> ResponseLogps:
     core = unwrap(model)
     hidden = core.model(**batch.inputs).last_hidden_state[batch.rows, batch.sources]
     per_token = head_logps(core.get_output_embeddings(), hidden, batch.targets)
-    shape = (batch.groups, batch.responses)
     flat = per_token.new_zeros(batch.groups * batch.responses)
-    counts = torch.bincount(batch.owners, minlength=len(flat)).view(shape)
-    return ResponseLogps(flat.index_add(0, batch.owners, per_token).view(shape), counts)
+    sums = flat.index_add(0, batch.owners, per_token).view(batch.groups, batch.responses)
+    return ResponseLogps(sums, response_lengths(batch))
 
 
 def sharing(policy: Policy, groups: Sequence[Group]) -> Sharing:

@@ -110,6 +110,25 @@ def averaged_loss(losses: Tensor, gamma: float) -> Tensor:
     return gamma * losses[:, 0] + (1 - gamma) * losses[:, 1:].mean(-1)
 
 
+def reward_loss(chosen_rewards: Tensor, rejected_rewards: Tensor, centring: float = 0.0) -> Tensor:
+    """Bradley-Terry loss of a reward model (Sun et al. 2023), with a term that centres rewards.
+
+    -log sigmoid(chosen - rejected) + centring * (chosen + rejected)^2. Differences alone leave
+    open where zero is. The paper's code takes |mean of the sums over a batch|, which depends on
+    the batch; a square of each pair does not (our choice).
+
+    Args:
+        chosen_rewards: Shape: (batch,).
+        rejected_rewards: Shape: (batch,).
+        centring: weight of the second term; 0.001 in the paper's code, for its form of it.
+
+    Returns:
+        One loss a pair, ln 2 where both rewards are 0. Shape: (batch,).
+    """
+    preference = -F.logsigmoid(chosen_rewards - rejected_rewards)
+    return preference + centring * (chosen_rewards + rejected_rewards).square()
+
+
 def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, beta: float) -> Tensor:
     """DPO's implicit reward, beta * log(policy / reference), without gradient. Shape as given."""
     return beta * (policy_logps - reference_logps).detach()

@@ -34,13 +34,13 @@ MARGIN = 10.0
 ADVICE: dict[str, str] = {
     "start": "The reference is not the policy that training starts from. Declare the right "
     "reference, or give the adapter to start from as --init-adapter so that both get it.",
-    "image_matters": "The answers' log-probs do not change with the image. Check that the rows' "
-    "images are the right ones and that the model is a vision-language model.",
+    "image_matters": "What the model thinks of the answers does not change with the image. Check "
+    "that the rows' images are the right ones and that the model is a vision-language model.",
     "placeholders": "The prompt's image placeholders and the image features differ in number. "
     "Use the processor that was saved with this model, and a larger --max-length.",
-    "batch_invariance": "A row's log-probs depend on the rows beside it. Set --share-prefix false; "
+    "batch_invariance": "A row's numbers depend on the rows beside it. Set --share-prefix false; "
     "if that does not help, use --batch-size 1 or another --dtype.",
-    "path_parity": "Our log-probs differ from the stock processor and forward. "
+    "path_parity": "Our numbers differ from those of the stock processor and forward. "
     "Set --share-prefix false; if that does not help, this model is not supported yet.",
 }
 
@@ -68,38 +68,75 @@ class Proof:
     detail: str
 
 
+@dataclass(frozen=True)
+class Measure:
+    """What the proofs look at: one number for each response.
+
+    Attributes:
+        ours: of a batch, by the path that trains. Shape of what it returns: (groups, k).
+        stock: of one group, by the model's own processor and forward alone. Shape: (k,).
+        rounding: how much rounding alone may move any of these rows' numbers.
+        unit: of the numbers.
+    """
+
+    ours: Callable[[Batch], Tensor]
+    stock: Callable[[Group], Tensor]
+    rounding: Callable[[Sequence[Group]], float]
+    unit: str
+
+
+def logps_measure(policy: Policy) -> Measure:
+    """Log-probabilities of the responses, in nats."""
+
+    def by_rounding(groups: Sequence[Group]) -> float:
+        sums = response_logps(policy.model, row_batch(policy, groups)).sums
+        longest = max(len(ids) for group in groups for ids in group.response_ids)
+        return rounding(sums, policy.model.dtype, longest)
+
+    return Measure(
+        lambda batch: response_logps(policy.model, batch).sums,
+        lambda group: stock_logps(policy, group),
+        by_rounding,
+        "nats",
+    )
+
+
 @torch.no_grad()
-def noise_floor(policy: Policy, groups: Sequence[Group]) -> float:
-    """The stock path's own difference between a row alone and in a padded batch, in nats.
+def noise_floor(policy: Policy, groups: Sequence[Group], measure: Measure | None = None) -> float:
+    """The stock path's own difference between a row alone and in a padded batch.
 
     It is never taken to be below what rounding alone may do.
     """
-    together = response_logps(policy.model, row_batch(policy, groups)).sums
-    alone = [response_logps(policy.model, row_batch(policy, [group])).sums for group in groups]
+    measure = measure or logps_measure(policy)
+    together = measure.ours(row_batch(policy, groups))
+    alone = [measure.ours(row_batch(policy, [group])) for group in groups]
     difference = float((together - torch.cat(alone)).abs().max())
-    longest = max(len(ids) for group in groups for ids in group.response_ids)
-    return max(difference, rounding(together, policy.model.dtype, longest))
+    return max(difference, measure.rounding(groups))
 
 
 @torch.no_grad()
-def prove(policy: Policy, groups: Sequence[Group], lay_out: Layout) -> list[Proof]:
+def prove(
+    policy: Policy, groups: Sequence[Group], lay_out: Layout, measure: Measure | None = None
+) -> list[Proof]:
     """Every proof that needs no reference, in evaluation mode.
 
     Args:
         policy: the model as it will be trained.
         groups: a few rows (4 are enough) with the same number of responses.
         lay_out: how training will lay them out.
+        measure: what is looked at; log-probs if not given.
     """
+    measure = measure or logps_measure(policy)
     training = policy.model.training
     policy.model.eval()
-    floor = noise_floor(policy, groups)
+    floor = noise_floor(policy, groups, measure)
     batch = lay_out(groups)
-    ours = response_logps(policy.model, batch).sums
+    ours = measure.ours(batch)
     proofs = [
         prove_placeholders(policy, batch),
-        prove_image_matters(policy, groups, lay_out, ours, floor),
-        prove_batch_invariance(policy, groups, lay_out, ours, floor),
-        prove_path_parity(policy, groups, ours, floor),
+        prove_image_matters(groups, lay_out, ours, floor, measure),
+        prove_batch_invariance(groups, lay_out, ours, floor, measure),
+        prove_path_parity(groups, ours, floor, measure),
     ]
     policy.model.train(training)
     return proofs
@@ -166,40 +203,42 @@ def prove_placeholders(policy: Policy, batch: Batch) -> Proof:
 
 
 def prove_image_matters(
-    policy: Policy, groups: Sequence[Group], lay_out: Layout, ours: Tensor, floor: float
+    groups: Sequence[Group], lay_out: Layout, ours: Tensor, floor: float, measure: Measure
 ) -> Proof:
-    """With another image the log-probs move by far more than noise."""
+    """With another image the numbers move by far more than noise."""
     with_images = [i for i, group in enumerate(groups) if group.images]
     limit = MARGIN * floor
     if not with_images:
         detail = "no row has an image"
-        return Proof("image_matters", True, False, 0.0, limit, "nats", detail)
+        return Proof("image_matters", True, False, 0.0, limit, measure.unit, detail)
     swapped = [_with_other_images(groups[i]) for i in with_images]
-    other = torch.cat([response_logps(policy.model, lay_out([g])).sums for g in swapped])
+    other = torch.cat([measure.ours(lay_out([g])) for g in swapped])
     moved = (other - ours[with_images]).abs().amax(-1)
     median = float(moved.median())
     detail = f"median over {len(with_images)} rows, with the image turned into plain grey"
-    return Proof("image_matters", median > limit, True, median, limit, "nats", detail)
+    return Proof("image_matters", median > limit, True, median, limit, measure.unit, detail)
 
 
 def prove_batch_invariance(
-    policy: Policy, groups: Sequence[Group], lay_out: Layout, ours: Tensor, floor: float
+    groups: Sequence[Group], lay_out: Layout, ours: Tensor, floor: float, measure: Measure
 ) -> Proof:
     """A group alone = the group among others."""
-    alone = torch.cat([response_logps(policy.model, lay_out([group])).sums for group in groups])
+    alone = torch.cat([measure.ours(lay_out([group])) for group in groups])
     value = float((alone - ours).abs().max())
     detail = f"{len(groups)} rows alone against together"
     limit = MARGIN * floor
-    return Proof("batch_invariance", value <= limit, True, value, limit, "nats", detail)
+    return Proof("batch_invariance", value <= limit, True, value, limit, measure.unit, detail)
 
 
-def prove_path_parity(policy: Policy, groups: Sequence[Group], ours: Tensor, floor: float) -> Proof:
+def prove_path_parity(
+    groups: Sequence[Group], ours: Tensor, floor: float, measure: Measure
+) -> Proof:
     """Our path = the stock processor and the stock forward, one row at a time."""
-    stock = torch.stack([stock_logps(policy, group) for group in groups])
+    stock = torch.stack([measure.stock(group) for group in groups])
     value = float((stock - ours).abs().max())
     detail = f"{stock.numel()} answers against the stock processor and forward"
     limit = MARGIN * floor
-    return Proof("path_parity", value <= limit, True, value, limit, "nats", detail)
+    return Proof("path_parity", value <= limit, True, value, limit, measure.unit, detail)
 
 
 def stock_logps(policy: Policy, group: Group) -> Tensor:
@@ -211,8 +250,8 @@ def stock_logps(policy: Policy, group: Group) -> Tensor:
     sums = []
     for index, (text, ids) in enumerate(zip(group.response_texts, group.response_ids, strict=True)):
         images = open_images(group.images_of(index))
-        prompt = _stock_inputs(policy, images, group.prompt_text)["input_ids"].shape[1]
-        inputs = _stock_inputs(policy, images, group.prompt_text + text)
+        prompt = stock_inputs(policy, images, group.prompt_text)["input_ids"].shape[1]
+        inputs = stock_inputs(policy, images, group.prompt_text + text)
         logits = policy.core(**inputs).logits[0, prompt - 1 : prompt - 1 + len(ids)]
         targets = inputs["input_ids"][0, prompt : prompt + len(ids)]
         learned = group.learned_of(index).to(logits.device)
@@ -220,7 +259,8 @@ def stock_logps(policy: Policy, group: Group) -> Tensor:
     return torch.stack(sums)
 
 
-def _stock_inputs(policy: Policy, images: list[Image.Image], text: str) -> dict[str, Any]:
+def stock_inputs(policy: Policy, images: list[Image.Image], text: str) -> dict[str, Any]:
+    """One row as the model's own processor makes it, floats in the model's dtype."""
     bos = policy.processor.tokenizer.bos_token
     inputs = policy.processor(
         images=[images] if images else None,

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from veridical.images import ImageLike, load_image
-from veridical.messages import Message, assistant_message, count_images
+from veridical.messages import Message, assistant_message, count_images, user_message
 from veridical.models import Policy, end_token_ids
 
 
@@ -129,6 +129,53 @@ def render_group(
         cut.append(too_long)
     own = tuple(None if one is None else tuple(one) for one in response_images)
     return Group(id, tuple(images), prompt_text, tuple(texts), tuple(all_ids), tuple(cut), own)
+
+
+def render_judged_group(
+    policy: Policy,
+    id: str,
+    images: Sequence[ImageLike],
+    prompt: Sequence[Message],
+    responses: Sequence[Sequence[Message]],
+    question: str,
+    response_images: Sequence[Sequence[ImageLike] | None] = (),
+) -> Group:
+    """A prompt with its responses, each followed by a question about it, up to where one answers.
+
+    A reward model reads its score off the last token. No token counts as learned less than
+    another: there is no likelihood here.
+
+    Args:
+        policy: whose template and tokenizer are used.
+        id: the row's id.
+        images: in the order of the placeholders.
+        prompt: messages that end with a user turn.
+        responses: for each response, its messages.
+        question: the user's turn after the response.
+        response_images: images that a response has in place of `images`, if any has.
+
+    Raises:
+        RefusedRowError: as for `render_group`.
+    """
+    _check_image_count(images, [prompt])
+    prompt_text = render_prompt(policy, prompt)
+    after = user_message(question, images=0)
+    _refuse_special_tokens(policy, [after])
+    texts, all_ids = [], []
+    for response in responses:
+        _refuse_special_tokens(policy, response)
+        whole = [*prompt, *response, after]
+        full: str = policy.processor.apply_chat_template(
+            whole, add_generation_prompt=True, tokenize=False
+        )
+        if not full.startswith(prompt_text):
+            raise RefusedRowError("the chat template renders the prompt differently later on")
+        text = full[len(prompt_text) :]
+        texts.append(text)
+        all_ids.append(torch.tensor(tokenise_after(policy, text, prompt_text)))
+    own = tuple(None if one is None else tuple(one) for one in response_images)
+    cut = (False,) * len(texts)
+    return Group(id, tuple(images), prompt_text, tuple(texts), tuple(all_ids), cut, own)
 
 
 def render_conversation(

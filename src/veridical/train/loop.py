@@ -252,7 +252,7 @@ class GroupTrainer(Trainer):
         what it has.
         """
         folder = Path(output_dir or str(self.args.output_dir))
-        save_trained_weights(self.policy.model, folder)
+        save_trained_weights(self.task.scorer, folder)
         if self.args.should_save:
             torch.save(self.args, folder / "training_args.bin")
 
@@ -282,7 +282,7 @@ class GroupTrainer(Trainer):
         super()._run_epoch(**arguments)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_trained_weights(self.policy.model, Path(resume_from_checkpoint))
+        load_trained_weights(self.task.scorer, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         # By its name: the folder may have been moved since the checkpoint was written.
@@ -294,7 +294,7 @@ class GroupTrainer(Trainer):
         if self.is_deepspeed_enabled:
             super()._load_best_model()
         else:
-            load_trained_weights(self.policy.model, best)
+            load_trained_weights(self.task.scorer, best)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with writing(Path(str(self.args.output_dir)), "Make room, and go on with --resume true."):

@@ -186,7 +186,7 @@ def run_trainer(
     checkpoint = processes.from_first(lambda: _checkpoint_to_resume(folder, settings.resume))
     arguments.eval_on_start = held_out is not None and checkpoint is None
     callbacks = [RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests()]
-    require_same_start(policy.model)
+    require_same_start(task.scorer)
     trainer = GroupTrainer(
         policy, task, arguments, train, held_out, list(callbacks), settings.projector_learning_rate
     )

@@ -1,4 +1,4 @@
-"""A policy's log-probs as one module, so that training by several processes can wrap it.
+"""A policy's log-probs, or a reward model's rewards, as one module that processes can wrap.
 
 DDP exchanges gradients, and FSDP2 gathers weights, where the forward of the module that they wrap
 is called; a call of the model inside passes them by without a word.
@@ -6,29 +6,36 @@ is called; a call of the model inside passes them by without a word.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from veridical.batching import Batch
+from veridical.batching import Batch, response_lengths
 from veridical.logprobs import response_logps
 from veridical.models import Policy, adapters_off, unwrap
+from veridical.rewards import response_rewards
 
 
 class Scorer(nn.Module):
     """Scores responses by the policy, or by the reference where that runs in the step."""
 
-    def __init__(self, policy: Policy, frozen: Policy | None = None) -> None:
+    def __init__(
+        self, policy: Policy, frozen: Policy | None = None, head: nn.Linear | None = None
+    ) -> None:
         """Take the policy in.
 
         Args:
             policy: what is trained.
             frozen: the reference, if it is a model of its own; else it is the policy with its
                 adapters off.
+            head: of a reward model, which is trained too: then scores are rewards.
         """
         super().__init__()
         self.policy_model = policy.model
+        self.head = head
         self.frozen_model = None if frozen is None else frozen.model.requires_grad_(False)
         # What Accelerate reads to shard layer by layer; families name layers that they may lack.
         there = {type(module).__name__ for module in policy.core.modules()}
@@ -40,7 +47,7 @@ class Scorer(nn.Module):
     def forward(
         self, batch: Batch, blank: dict[str, Tensor] | None = None, reference: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Log-probability and length of every response.
+        """Log-probability (with a head: reward) and length of every response.
 
         Args:
             batch: from `collate`.
@@ -49,17 +56,17 @@ class Scorer(nn.Module):
             reference: by the reference, without gradients.
 
         Returns:
-            Sums in nats and counts in tokens. Shape of each: (groups, k).
+            Sums in nats (with a head: rewards) and counts in tokens. Shape of each: (groups, k).
         """
         if not reference:
-            return _score(self.policy_model, batch, blank)
+            return self._score(self.policy_model, batch, blank)
         with torch.no_grad():
             if self.frozen_model is not None:
-                return _score(self.frozen_model, batch, blank)
+                return self._score(self.frozen_model, batch, blank)
             training = self.policy_model.training
             self.policy_model.eval()
             with adapters_off(self.policy_model):
-                scores = _score(self.policy_model, batch, blank)
+                scores = self._score(self.policy_model, batch, blank)
             self.policy_model.train(training)
             return scores
 
@@ -70,25 +77,40 @@ class Scorer(nn.Module):
             self.frozen_model.eval()
         return self
 
+    def _score(
+        self, model: Any, batch: Batch, blank: dict[str, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        if blank is None:
+            return self._read(model, batch)
+        with _seeing(model, blank):
+            return self._read(model, batch)
 
-def _score(model: Any, batch: Batch, blank: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
-    if blank is None:
+    def _read(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        if self.head is not None:
+            rewards = response_rewards(model, self.head, batch)
+            return rewards, response_lengths(batch)
         logps = response_logps(model, batch)
         return logps.sums.clone(), logps.counts
+
+
+@contextmanager
+def _seeing(model: Any, blank: dict[str, Tensor]) -> Iterator[None]:
+    """Encode a picture that does not count, and let the language model's input depend on it.
+
+    FSDP2 gathers weights and exchanges gradients in the order of use, and processes that differ
+    in it get each other's. So the picture goes where pictures go: before and into the language
+    model, whose first layer then has a gradient to pass on.
+    """
     core = unwrap(model)
     features = core.get_image_features(**blank).pooler_output
     nothing = 0.0 * sum(feature.sum() for feature in features)
 
-    # FSDP2 gathers weights and exchanges gradients in the order of use, and processes that differ
-    # in it get each other's. So the picture goes where pictures go: before and into the language
-    # model, whose first layer then has a gradient to pass on.
     def add(_: nn.Module, __: Any, embeddings: Tensor) -> Tensor:
         with_it: Tensor = embeddings + nothing
         return with_it
 
     hook = core.get_input_embeddings().register_forward_hook(add)
     try:
-        logps = response_logps(model, batch)
+        yield
     finally:
         hook.remove()
-    return logps.sums.clone(), logps.counts

@@ -20,9 +20,9 @@ WEIGHTS = "trained.safetensors"
 
 def trained_parameters(model: Any) -> dict[str, Any]:
     """Every parameter that is trained, by its name in memory."""
-    # The wrapper of FSDP2's activation checkpointing is no part of the name.
+    # Wrappers, of FSDP2's activation checkpointing and our own, are no part of the name.
     return {
-        name.replace("_checkpoint_wrapped_module.", ""): parameter
+        name.replace("_checkpoint_wrapped_module.", "").removeprefix("policy_model."): parameter
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
