@@ -59,7 +59,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "build rate": Command(
         "veridical.build.rate:build_rate",
-        "Rate sampled responses by what is known to be in the images.",
+        "Rate sampled responses by what is known to be in the images, or by a reward model.",
         ("samples",),
     ),
     "build annotate": Command(
@@ -85,6 +85,11 @@ COMMANDS: dict[str, Command] = {
     "build distort": Command(
         "veridical.build.distort:build_distort",
         "Make pairs whose rejected branch sees a distorted picture.",
+    ),
+    "build facts": Command(
+        "veridical.build.facts:build_facts",
+        "Put captions, objects or options beside records, for judges and reward models.",
+        ("data",),
     ),
     "build join": Command(
         "veridical.build.join:build_join",
@@ -121,6 +126,11 @@ COMMANDS: dict[str, Command] = {
         ("model",),
         shared=True,
     ),
+    "eval reward": Command(
+        "veridical.eval.reward:eval_reward",
+        "Find out how often a reward model is right, and what it goes by.",
+        ("model", "data"),
+    ),
     "eval compare": Command(
         "veridical.eval.compare:eval_compare",
         "Compare two evaluations, paired by image.",
@@ -135,6 +145,11 @@ COMMANDS: dict[str, Command] = {
         "veridical.world.dataset:write_scenes",
         "Draw scenes, with descriptions, questions and what each picture holds.",
         ("folder",),
+    ),
+    "world pairs": Command(
+        "veridical.world.wrong_facts:write_wrong_facts",
+        "Make pairs that differ by one wrong fact, to train and to test reward models.",
+        ("scenes",),
     ),
     "world train": Command(
         "veridical.world.train:train_world", "Train the embedded model from scratch (an hour)."

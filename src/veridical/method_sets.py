@@ -40,7 +40,7 @@ def make_samples(out: Path, model: str, seed: int, budget: Budget) -> None:
         )  # fmt: skip
     if not is_finished(sets / "rated"):
         build_rate(
-            sets / "samples" / "samples.parquet", scenes / "objects.json", sets / "rated",
+            sets / "samples" / "samples.parquet", sets / "rated", scenes / "objects.json",
             vocabulary=scenes / "vocabulary.json",
         )  # fmt: skip
     if not is_finished(sets / "best"):

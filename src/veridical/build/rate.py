@@ -1,23 +1,27 @@
-"""Samples rated by the exact judge, where it is known what the images hold."""
+"""Samples rated by the exact judge, where it is known what the images hold, or by rewards."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from veridical.build._parts import write_skipped
-from veridical.build._rated import RatedSample, rated_samples
+from veridical.build._judged import JudgedSample, judged_samples
+from veridical.build._parts import Parts, write_skipped
+from veridical.build._rated import RatedSample
 from veridical.errors import UserError
 from veridical.files import require_file, write_json
 from veridical.judges.exact import exact_judge
-from veridical.judges.judging import Case, Verdict
+from veridical.judges.judging import Judge
+from veridical.judges.reward import reward_judge
+from veridical.models import DtypeName
 from veridical.object_lists import name_objects, read_objects
 from veridical.records import read_records, response_name, write_records
+from veridical.rewards import load_reward_model
 from veridical.runs import start_run
 from veridical.vocabulary import read_vocabulary
 
@@ -26,62 +30,112 @@ VERBOSITY_SHARES = (0.2, 0.4, 0.6, 0.8)
 
 def build_rate(
     samples: Path,
-    objects: Path,
     out: Path,
+    objects: Path | None = None,
+    judge: str = "exact",
     vocabulary: Path | None = None,
     verbosity_words: list[int] | None = None,
     images_root: Path | None = None,
     max_bad_fraction: float = 0.01,
+    batch_size: int = 8,
+    dtype: DtypeName = "auto",
+    device: str = "auto",
 ) -> None:
-    """Rate every response in SAMPLES by what is known to be in its image.
+    """Rate every response in SAMPLES by what is known to be in its image, or by a reward model.
 
-    Ratings are the aspect `exact` (fewer invented objects, then recall, then brevity, as one
-    number) and Helpfulness, Correctness, Coherence, Complexity and Verbosity from 0 to 4 by fixed
-    rules. Other ratings stay.
+    By truth, ratings are the aspect `exact` (fewer invented objects, then recall, then brevity, as
+    one number) and Helpfulness, Correctness, Coherence, Complexity and Verbosity from 0 to 4 by
+    fixed rules; by a reward model the aspect `reward`. Other ratings stay. Interrupted and started
+    again it goes on where it was.
 
     Args:
         samples: records of kind `sample`, as `build sample` writes them.
-        objects: JSON {image_id: [names of the objects in the image]}; an image is found by its
-            file name without suffix, else by the record's id.
         out: folder for the run: `samples.parquet`, `summary.json`, `skipped.jsonl`, `run.json`.
-        vocabulary: JSON {name: [words]} or CHAIR's synonym tables; a short list of our own for
-            COCO's 80 classes if not set.
-        verbosity_words: the four word counts from which Verbosity is 1, 2, 3, 4; if not set, the
-            20, 40, 60 and 80 % points of the responses rated, so that each mark is given.
+        objects: for `exact`: JSON {image_id: [names of the objects in the image]}; an image is
+            found by its file name without suffix, else by the record's id.
+        judge: `exact` (needs --objects), or `reward:FOLDER` with what `train reward` wrote. A
+            reward model that reads facts reads the records' `facts`.
+        vocabulary: for `exact`: JSON {name: [words]} or CHAIR's synonym tables; a short list of
+            our own for COCO's 80 classes if not set.
+        verbosity_words: for `exact`: the four word counts from which Verbosity is 1, 2, 3, 4; if
+            not set, the 20, 40, 60 and 80 % points of the responses rated, so that each mark is
+            given.
         images_root: what image paths are relative to; the samples' own folder if not set.
         max_bad_fraction: share of unusable rows above which nothing is rated.
+        batch_size: prompts at once, of a reward model.
+        dtype: of a reward model's weights.
+        device: of a reward model: `auto`, `cpu`, `cuda`, ...
     """
     configuration = dict(locals())
     require_file(samples, "--samples")
     _check_words(verbosity_words)
-    inputs = {"samples": samples, "objects": objects}
-    inputs |= {"vocabulary": vocabulary} if vocabulary is not None else {}
-    words = read_vocabulary(vocabulary)
-    named = name_objects(read_objects(objects), words)
+    folder = _reward_folder(judge, objects)
+    given = {"samples": samples, "objects": objects, "vocabulary": vocabulary, "judge": folder}
+    inputs = {name: path for name, path in given.items() if path is not None}
     with start_run(out, "build rate", configuration, inputs) as run:
         records = read_records(samples, "sample", images_root, max_bad_fraction)
-        rows = list(rated_samples(records.rows))
-        limits = verbosity_words or length_points([text for row in rows for text in row.texts])
-        verdicts = exact_judge(named, words, limits)([_case(row) for row in rows])
-        judged = list(zip(rows, verdicts, strict=True))
+        items = judged_samples(records, None)
+        words: list[int] = []
+        if folder is not None:
+            opened = reward_judge(load_reward_model(folder, dtype, device), batch_size)
+        else:
+            texts = [text for item in items for text in item.case.responses]
+            words = verbosity_words or length_points(texts)
+            opened = _by_truth(objects or Path(), vocabulary, words)
+        hashes = {name: entry["sha256"] for name, entry in run.record["inputs"].items()}
+        parts = Parts(out, {**hashes, "words": words, "dtype": dtype})
+        results = parts.work_through(items, lambda chunk: _judge(opened, chunk), "ratings")
+        judged = list(zip(items, results, strict=True))
         left_out = [
-            {"id": row.id, "field": "images", "reason": verdict.problem}
-            for row, verdict in judged
-            if verdict.problem
+            {"id": item.id, "field": "images", "reason": result["problem"]}
+            for item, result in judged
+            if result["problem"]
         ]
         skipped = write_skipped(out, records, left_out, "ratings")
-        _refuse(len(left_out), len(rows), max_bad_fraction, left_out)
-        rated = [_rated(row, verdict) for row, verdict in judged if not verdict.problem]
+        _refuse(len(left_out), len(items), max_bad_fraction, left_out)
+        done = [(item.sample, result) for item, result in judged if not result["problem"]]
+        rated = [_rated(sample, result, judge) for sample, result in done]
         write_records(rated, out / "samples.parquet", "sample")
         summary = {
             "prompts": len(rated),
             "skipped": skipped,
-            "verbosity_words": list(limits),
-            "means": _means([verdict for verdict in verdicts if not verdict.problem]),
+            **({"verbosity_words": words} if words else {}),
+            "means": _means([result for _, result in done]),
         }
         write_json(out / "summary.json", summary)
+        parts.forget()
         run.finish(**summary)
         print(f"The ratings of {len(rated)} prompts' responses are in {out / 'samples.parquet'}.")
+
+
+def _reward_folder(judge: str, objects: Path | None) -> Path | None:
+    """The reward model's folder; None for the exact judge."""
+    kind, _, name = judge.partition(":")
+    if kind not in ("exact", "reward") or (kind == "reward") != bool(name):
+        raise UserError(f"--judge {judge} is none of exact, reward:FOLDER.")
+    if (kind == "exact") != (objects is not None):
+        raise UserError("--judge exact and --objects go together: set both or neither.")
+    if kind == "reward" and not Path(name).is_dir():
+        raise UserError(f"--judge {judge}: {name} is no folder. Name what `train reward` wrote.")
+    return Path(name) if kind == "reward" else None
+
+
+def _by_truth(objects: Path, vocabulary: Path | None, words: list[int]) -> Judge:
+    known = read_vocabulary(vocabulary)
+    return exact_judge(name_objects(read_objects(objects), known), known, words)
+
+
+def _judge(judge: Judge, items: Sequence[JudgedSample]) -> list[dict[str, Any]]:
+    verdicts = judge([item.case for item in items])
+    return [
+        {
+            "id": item.id,
+            "ratings": [dict(rating) for rating in verdict.ratings],
+            "reasons": list(verdict.reasons),
+            "problem": verdict.problem,
+        }
+        for item, verdict in zip(items, verdicts, strict=True)
+    ]
 
 
 def length_points(texts: Sequence[str]) -> list[int]:
@@ -98,11 +152,6 @@ def _check_words(words: list[int] | None) -> None:
         )
 
 
-def _case(sample: RatedSample) -> Case:
-    names = [Path(image["path"] or "").stem for image in sample.row["images"]]
-    return Case(sample.id, sample.row["prompt"], sample.texts, image_names=names)
-
-
 def _refuse(count: int, total: int, max_bad_fraction: float, left_out: list[Any]) -> None:
     if count > max_bad_fraction * total or count == total:
         raise UserError(
@@ -111,17 +160,17 @@ def _refuse(count: int, total: int, max_bad_fraction: float, left_out: list[Any]
         )
 
 
-def _rated(sample: RatedSample, verdict: Verdict) -> dict[str, Any]:
+def _rated(sample: RatedSample, result: Mapping[str, Any], judge: str) -> dict[str, Any]:
     ratings = [
         {"answer": response_name(number), "aspect": aspect, "value": value}
-        for number, (old, new) in enumerate(zip(sample.ratings, verdict.ratings, strict=True))
+        for number, (old, new) in enumerate(zip(sample.ratings, result["ratings"], strict=True))
         for aspect, value in {**old, **new}.items()
     ]
-    judged = {"judge": "exact", "reasons": list(verdict.reasons)}
+    judged = {"judge": judge, "reasons": result["reasons"]}
     source = json.dumps(sample.provenance() | {"rated": judged}, ensure_ascii=False)
     return sample.row | {"ratings": ratings, "source": source}
 
 
-def _means(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    ratings = [rating for verdict in verdicts for rating in verdict.ratings]
+def _means(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    ratings = [rating for result in results for rating in result["ratings"]]
     return {name: round(fmean(row[name] for row in ratings), 4) for name in ratings[0]}

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from veridical.errors import UserError
-from veridical.files import write_json, write_jsonl
+from veridical.files import read_json, write_json, write_jsonl
 from veridical.progress import track
 from veridical.world.drawing import render
 from veridical.world.language import (
     DESCRIPTION_PROMPTS,
     describe,
+    facts,
     objects,
     sample_questions,
     vocabulary,
 )
-from veridical.world.scenes import Distribution, Scene, sample_scenes
+from veridical.world.scenes import Distribution, Scene, Thing, sample_scenes
 
 
 def write_scenes(
@@ -30,7 +31,8 @@ def write_scenes(
 
     Written: `images/ID.png`, `conversations.jsonl` (a prompt and the true description),
     `questions.jsonl` (yes/no, count, colour and position questions with answers),
-    `objects.json` (what each image holds), `vocabulary.json` (the words for each kind) and
+    `objects.json` (what each image holds), `facts.json` (true sentences about each, for judges
+    and reward models that are told facts), `vocabulary.json` (the words for each kind) and
     `scenes.json` (all there is to know). IDs name distribution, seed and number, so that
     folders can be put together.
 
@@ -56,6 +58,7 @@ def write_scenes(
         (row for scene in scenes for row in question_rows(scene, questions, seed)),
     )
     write_json(folder / "objects.json", {scene.id: objects(scene) for scene in scenes})
+    write_json(folder / "facts.json", {scene.id: facts(scene) for scene in scenes})
     write_json(folder / "vocabulary.json", vocabulary())
     write_json(folder / "scenes.json", [scene_row(scene) for scene in scenes])
 
@@ -92,6 +95,21 @@ def question_rows(scene: Scene, count: int, seed: int) -> list[dict[str, str]]:
             "answer": question.answer,
         }
         for number, question in enumerate(sample_questions(scene, count, seed))
+    ]
+
+
+def read_scenes(folder: Path) -> list[Scene]:
+    """The scenes of a folder that `write_scenes` wrote.
+
+    Raises:
+        UserError: the folder has no `scenes.json`.
+    """
+    path = folder / "scenes.json"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no scenes. Make some with `veridical world make`.")
+    return [
+        Scene(row["id"], row["setting"], tuple(Thing(**thing) for thing in row["objects"]))
+        for row in read_json(path)
     ]
 
 

@@ -47,9 +47,12 @@ class Question:
 
 def describe(scene: Scene) -> str:
     """Several sentences: the setting, then one object a sentence in reading order."""
-    sentences = [f"This is a {scene.setting}."]
-    sentences += [object_sentence(thing) for thing in scene.objects]
-    return " ".join(sentences)
+    return " ".join(facts(scene))
+
+
+def facts(scene: Scene) -> list[str]:
+    """True sentences: the setting, and each object."""
+    return [f"This is a {scene.setting}.", *map(object_sentence, scene.objects)]
 
 
 def object_sentence(thing: Thing) -> str:

@@ -1,0 +1,68 @@
+"""A reward model as a judge: what it thinks of each response, as one number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from veridical.judges.judging import Case, Cost, Judge, Verdict
+from veridical.logprobs import Sharing, sharing
+from veridical.messages import assistant_message
+from veridical.rendering import Group, RefusedRowError
+from veridical.rewards import RewardModel, judged_group, own_adapter, score_groups
+
+REWARD = "reward"
+"""The aspect that holds a reward model's number; its unit is a log-odds."""
+
+
+def reward_judge(reward_model: RewardModel, batch_size: int = 8) -> Judge:
+    """A judge by reward: the difference of two rewards is the log-odds that the first is better.
+
+    It rates the aspect `reward`. A case that cannot be rendered (a special token in a text, ...)
+    is unscored and says why.
+
+    Args:
+        reward_model: from `load_reward_model` or `attach_reward_model`.
+        batch_size: cases at once; it changes no reward by more than rounding.
+    """
+    shares: list[Sharing] = []
+
+    def judge(cases: Sequence[Case]) -> list[Verdict]:
+        rendered = [_render(reward_model, case) for case in cases]
+        groups = [group for group in rendered if isinstance(group, Group)]
+        if groups and not shares:
+            several = [group for group in groups if len(group.response_ids) > 1]
+            with own_adapter(reward_model):
+                shares.append(
+                    sharing(reward_model.policy, several)
+                    if several
+                    else Sharing(False, "one response each")
+                )
+        share = bool(shares) and shares[0].allowed
+        scores = iter(score_groups(reward_model, groups, batch_size, share))
+        return [
+            _verdict(one, next(scores)) if isinstance(one, Group) else Verdict(problem=one)
+            for one in rendered
+        ]
+
+    return judge
+
+
+def _render(reward_model: RewardModel, case: Case) -> Group | str:
+    """The case as it is read, or why it can't be."""
+    try:
+        return judged_group(
+            reward_model.policy,
+            reward_model.reading,
+            case.id,
+            tuple(case.images),
+            case.prompt,
+            [[assistant_message(text)] for text in case.responses],
+            case.facts,
+        )
+    except RefusedRowError as refused:
+        return str(refused)
+
+
+def _verdict(group: Group, rewards: Sequence[float]) -> Verdict:
+    tokens = sum(map(len, group.response_ids))
+    return Verdict(tuple({REWARD: reward} for reward in rewards), cost=Cost(input_tokens=tokens))

@@ -1,0 +1,98 @@
+"""A reward model as a judge, and `build rate` by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from veridical.cli import main
+from veridical.files import read_json
+from veridical.judges.judging import Case
+from veridical.judges.reward import reward_judge
+from veridical.models import Policy, load_policy
+from veridical.records import assistant_message, read_records, user_message, write_records
+from veridical.rewards import Reading, RewardModel, judged_group, new_head, save_head, score_groups
+
+PROMPT = [user_message("Describe the image.")]
+
+
+@pytest.fixture
+def reward_model(policy: Policy) -> RewardModel:
+    head = new_head(policy)
+    torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
+    return RewardModel(policy, head, Reading("Is it so?", with_facts=True))
+
+
+def case(name: str, picture: Image.Image, *responses: str) -> Case:
+    return Case(name, PROMPT, responses, [picture], facts=["There is a red cup."])
+
+
+def test_verdicts_are_rewards(reward_model: RewardModel, pictures: list[Image.Image]) -> None:
+    """In the order of the cases, whatever their number of responses; what can't be read is said."""
+    cases = [
+        case("a", pictures[0], "There is a red cup.", "Yes.", "No."),
+        case("b", pictures[1], "There is a <image> dog."),
+        case("c", pictures[2], "This is a park."),
+    ]
+    one, broken, three = reward_judge(reward_model, 2)(cases)
+    for verdict, given in ((one, cases[0]), (three, cases[2])):
+        group = judged_group(
+            reward_model.policy, reward_model.reading, given.id, given.images, PROMPT,
+            [[assistant_message(text)] for text in given.responses], given.facts,
+        )  # fmt: skip
+        slow = score_groups(reward_model, [group], 1, False)[0]
+        assert [rating["reward"] for rating in verdict.ratings] == pytest.approx(slow, abs=1e-10)
+        assert verdict.cost.input_tokens == sum(map(len, group.response_ids))
+    assert broken.ratings == () and "<image>" in broken.problem
+
+
+def test_samples_are_rated_from_the_command_line(tmp_path: Path, capsys: Any) -> None:
+    policy = load_policy("embedded")
+    folder = tmp_path / "model"
+    policy.model.save_pretrained(folder)
+    policy.processor.save_pretrained(folder)
+    head = new_head(policy)
+    torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
+    save_head(head, Reading("Is this what the image shows?"), folder)
+    texts = ["There is a red cup.", "There is a blue dog at the top.", "This is a park."]
+    write_records(
+        [
+            {
+                "id": f"row-{i}",
+                "images": [Image.new("RGB", (48, 48), colour)],
+                "prompt": PROMPT,
+                "responses": [[assistant_message(text)] for text in texts[: 2 + i]],
+            }
+            for i, colour in enumerate(("red", "blue"))
+        ],
+        tmp_path / "samples.parquet",
+        "sample",
+    )
+
+    def run(*words: object) -> int:
+        return main([str(word) for word in words])
+
+    rate = ("build", "rate", tmp_path / "samples.parquet", "--judge")
+    assert run(*rate, f"reward:{folder}", "--out", tmp_path / "rated") == 0
+    rows = read_records(tmp_path / "rated" / "samples.parquet", "sample").rows
+    assert [len(row["ratings"]) for row in rows] == [2, 3]
+    assert {rating["aspect"] for row in rows for rating in row["ratings"]} == {"reward"}
+    assert set(read_json(tmp_path / "rated" / "summary.json")["means"]) == {"reward"}
+    assert not (tmp_path / "rated" / "parts").exists()
+    pairs = ("build", "pairs", tmp_path / "rated" / "samples.parquet", "--aspects", "[reward]")
+    assert run(*pairs, "--margin", 0, "--rule", "extremes", "--out", tmp_path / "pairs") == 0
+    assert read_json(tmp_path / "pairs" / "summary.json")["pairs"] == 2
+
+    capsys.readouterr()
+    for judge, said in (
+        ("exact", "--judge exact and --objects go together"),
+        ("reward:", "none of exact, reward:FOLDER"),
+        (f"reward:{tmp_path / 'nothing'}", "is no folder"),
+        (f"reward:{tmp_path / 'rated'}", "holds no reward model"),
+    ):
+        assert run(*rate, judge, "--out", tmp_path / "bad") == 2
+        assert said in capsys.readouterr().err
