@@ -117,16 +117,17 @@ def train_with_veridical(settings: Settings, folder: Path, watch: Stopwatch) -> 
     from switches import switch_off
 
     from veridical import logprobs
-    from veridical.train import dpo, loop
+    from veridical.train import dpo, loop, start
+    from veridical.train.options import Training
 
-    load = dpo.load_policy
+    load = start.load_policy
 
     def load_and_start(*arguments: Any, **named: Any) -> Any:
         policy = load(*arguments, **named)
         watch.start(policy.model)
         return policy
 
-    dpo.load_policy = load_and_start
+    start.load_policy = load_and_start
     switch_off(settings.without)
     loop.response_logps = logprobs.response_logps
     dpo.train_dpo(
@@ -135,26 +136,28 @@ def train_with_veridical(settings: Settings, folder: Path, watch: Stopwatch) -> 
         folder / "run",
         beta=BETA,
         reference="in_step" if settings.reference == "in_step" else "precomputed",
-        tuning="full" if settings.tuning == "full" else "lora",
-        lora_rank=LORA_RANK,
-        lora_alpha=LORA_ALPHA,
-        learning_rate=LEARNING_RATE,
-        max_steps=settings.steps,
-        batch_size=settings.batch,
-        accumulation=1,
-        held_out=0.0,
-        evaluations=1,
-        share_prefix=settings.without != "prefix sharing",
-        save_merged=False,
-        cache="none",
-        dtype="float32",
-        device="cpu",
-        trainer={
-            "logging_steps": LOGGING_STEPS,
-            "logging_first_step": True,
-            "lr_scheduler_type": "constant",
-            "warmup_steps": 0,
-        },
+        training=Training(
+            tuning="full" if settings.tuning == "full" else "lora",
+            lora_rank=LORA_RANK,
+            lora_alpha=LORA_ALPHA,
+            learning_rate=LEARNING_RATE,
+            max_steps=settings.steps,
+            batch_size=settings.batch,
+            accumulation=1,
+            held_out=0.0,
+            evaluations=1,
+            share_prefix=settings.without != "prefix sharing",
+            save_merged=False,
+            cache="none",
+            dtype="float32",
+            device="cpu",
+            trainer={
+                "logging_steps": LOGGING_STEPS,
+                "logging_first_step": True,
+                "lr_scheduler_type": "constant",
+                "warmup_steps": 0,
+            },
+        ),
     )
 
 

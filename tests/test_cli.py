@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import types
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,46 @@ import pytest
 
 from veridical import _help, _options, cli
 from veridical.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Options of all fakes.
+
+    Attributes:
+        epochs: Passes over the rows.
+        rate: Learning rate.
+        adapter: Where to start.
+        rest: Anything.
+    """
+
+    epochs: float = 1.0
+    rate: float
+    adapter: Path | None = None
+    rest: dict[str, Any] | None = None
+
+
+COMMON = Common(rate=0.5, epochs=3.0)
+
+
+def flat(model: str, beta: float = 0.1, common: Common = COMMON) -> None:
+    """Have a few options in one parameter.
+
+    Args:
+        model: Name.
+        beta: Pull.
+        common: What all fakes take.
+    """
+    CALLS.append(dict(locals()))
+
+
+def needy(model: str, common: Common) -> None:
+    """Give the common options no defaults of its own."""
+    CALLS.append(dict(locals()))
+
+
+def twice(model: str, rate: float = 1.0, common: Common = COMMON) -> None:
+    """Ask for the rate twice."""
 
 
 def train(
@@ -63,8 +104,12 @@ CALLS: list[dict[str, Any]] = []
 def fake_command(monkeypatch: pytest.MonkeyPatch) -> None:
     CALLS.clear()
     module = types.ModuleType("fake_command")
-    module.train = train  # type: ignore[attr-defined]
+    for function in (train, flat, needy, twice):
+        setattr(module, function.__name__, function)
     monkeypatch.setitem(sys.modules, "fake_command", module)
+    for name in ("flat", "needy", "twice"):
+        fake = cli.Command(f"fake_command:{name}", "Fake.", ("model",))
+        monkeypatch.setitem(cli.COMMANDS, f"fake {name}", fake)
     command = cli.Command("fake_command:train", "Train.", ("model", "extra"))
     monkeypatch.setitem(cli.COMMANDS, "train fake", command)
 
@@ -274,7 +319,77 @@ def test_overview_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert "train dpo" not in page
 
 
-REAL_COMMANDS = [name for name in cli.COMMANDS if name != "train fake"]
+def test_fields_of_a_dataclass_are_options() -> None:
+    assert cli.main(["fake", "flat", "M"]) == 0
+    assert CALLS[-1] == {"model": "M", "beta": 0.1, "common": COMMON}
+    words = ["--rate", "2", "--beta=1", "--adapter", "a", "--rest.x", "1"]
+    assert cli.main(["fake", "flat", "M", *words]) == 0
+    common = Common(epochs=3.0, rate=2.0, adapter=Path("a"), rest={"x": 1})
+    assert CALLS[-1] == {"model": "M", "beta": 1.0, "common": common}
+    assert type(CALLS[-1]["common"].rest) is dict
+
+
+def test_fields_in_configuration_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("model: M\nrate: 7\nepochs: 2\nrest: {x: 1}\n")
+    assert cli.main(["fake", "flat", "--config", str(config), "--epochs", "5"]) == 0
+    assert CALLS[-1]["common"] == Common(epochs=5.0, rate=7.0, rest={"x": 1})
+    config.write_text("model: M\ncommon: {rate: 7}\n")
+    message = complaint(capsys, "fake", "flat", "--config", str(config))
+    assert "there is no option common" in message
+    with pytest.raises(SystemExit):
+        cli.main(["fake", "flat", "M", "--rate", "7", "--print-config"])
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[:4] == ["model: M", "beta: 0.1", "epochs: 3.0", "rate: 7.0"]
+    config.write_text(printed)
+    assert cli.main(["fake", "flat", "--config", str(config)]) == 0
+    assert CALLS[-1]["common"] == Common(epochs=3.0, rate=7.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["flat", "M", "--rat", "1"], "there is no option --rat (did you mean --rate?)"),
+        (["flat", "M", "--rate", "x"], "--rate takes NUMBER, not 'x'"),
+        (["flat", "M", "--common", "x"], "there is no option --common"),
+        (["flat", "M", "--common.rate", "1"], "there is no option --common.rate"),
+        (["needy", "M"], "--rate is missing"),
+    ],
+)
+def test_what_cannot_be_understood_of_fields(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in complaint(capsys, "fake", *words)
+
+
+def test_a_dataclass_without_an_instance_has_its_own_defaults() -> None:
+    assert cli.main(["fake", "needy", "M", "--rate", "1"]) == 0
+    assert CALLS[-1]["common"] == Common(rate=1.0, epochs=1.0)
+
+
+def test_one_name_for_two_options_is_refused() -> None:
+    with pytest.raises(ValueError, match="twice has the option rate twice"):
+        cli.main(["fake", "twice", "M"])
+
+
+def test_help_has_fields_under_their_own_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fake", "flat", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    own, shared = lines.index("options:"), lines.index("options of all fakes:")
+    assert own < lines.index(f"  {'--beta NUMBER':<30}Pull. [default: 0.1]") < shared
+    passes = f"  {'--epochs NUMBER':<30}Passes over the rows. [default: 3.0]"
+    assert shared < lines.index(passes) < lines.index("for every command:")
+    assert "What all fakes take." not in "".join(lines)
+    assert cli.main(["fake", "needy", "--help"]) == 0
+    assert "usage: veridical fake needy MODEL --rate NUMBER" in capsys.readouterr().out
+
+
+def test_some_values_leave_the_others_what_they_are() -> None:
+    arguments = _options.as_arguments(flat, {"epochs": 9.0, "beta": 0.2})
+    assert arguments == {"beta": 0.2, "common": Common(rate=0.5, epochs=9.0)}
+
+
+REAL_COMMANDS = list(cli.COMMANDS)
 
 
 @pytest.mark.parametrize("name", REAL_COMMANDS)

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from veridical.records import assistant_message, user_message, write_records
 from veridical.train import loop, trained
 from veridical.train.checkpoints import whole_best
 from veridical.train.dpo import train_dpo
+from veridical.train.options import Training
 
 DRIVER = """
 import json, os, resource, signal, sys
@@ -269,13 +271,14 @@ def test_a_cache_with_flipped_bits_changes_nothing(
     saved: str, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {**OPTIONS, "max_steps": 2, "evaluations": 1, "cache": str(tmp_path / "cache")}
-    train_dpo(saved, pairs, tmp_path / "one", **options)
+    training = Training(**options)
+    train_dpo(saved, pairs, tmp_path / "one", training=training)
     for entry in (tmp_path / "cache").rglob("*.safetensors"):
         content = bytearray(entry.read_bytes())
         content[-2] ^= 64
         entry.write_bytes(bytes(content))
     capsys.readouterr()
-    train_dpo(saved, pairs, tmp_path / "two", **options)
+    train_dpo(saved, pairs, tmp_path / "two", training=training)
     told = [line for line in capsys.readouterr().out.splitlines() if "Cache entry" in line]
     assert len(told) == 1
     assert_same(tmp_path / "one", tmp_path / "two")
@@ -297,7 +300,7 @@ def test_a_torn_best_checkpoint_is_told_and_not_loaded(
         return honest(checkpoint)
 
     monkeypatch.setattr(loop, "whole_best", torn)
-    train_dpo(saved, pairs, tmp_path / "run", **OPTIONS)
+    train_dpo(saved, pairs, tmp_path / "run", training=Training(**OPTIONS))
     told = capsys.readouterr().out
     assert "trained.safetensors is not what was written" in told
     assert "last step's weights" in told
@@ -307,7 +310,7 @@ def test_a_torn_best_checkpoint_is_told_and_not_loaded(
 
 def test_the_last_step_is_evaluated_and_kept(saved: str, pairs: Path, tmp_path: Path) -> None:
     # 7 steps, 3 evaluations: every 7 // 3 = 2 steps, at 0, 2, 4, 6, and at the last, 7.
-    train_dpo(saved, pairs, tmp_path / "run", **OPTIONS)
+    train_dpo(saved, pairs, tmp_path / "run", training=Training(**OPTIONS))
     log = read_jsonl(tmp_path / "run" / "log.jsonl")
     assert [row["step"] for row in log if row["split"] == "eval"] == [0, 2, 4, 6, 7]
     assert (tmp_path / "run" / "checkpoints" / "checkpoint-7" / "manifest.json").is_file()
@@ -315,19 +318,20 @@ def test_the_last_step_is_evaluated_and_kept(saved: str, pairs: Path, tmp_path: 
 
 def test_resuming_with_other_options_is_refused(saved: str, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    options = {**OPTIONS, "max_steps": 2, "evaluations": 1}
-    train_dpo(saved, pairs, out, **options)
+    training = Training(**{**OPTIONS, "max_steps": 2, "evaluations": 1})
+    again = replace(training, resume=True)
+    train_dpo(saved, pairs, out, training=training)
     before = (out / "run.json").read_bytes()
     with pytest.raises(UserError, match=r"--beta 0\.1, not 0\.2.*--learning-rate 0\.003, not 0\.1"):
-        train_dpo(saved, pairs, out, resume=True, **{**options, "beta": 0.2, "learning_rate": 0.1})
+        train_dpo(saved, pairs, out, beta=0.2, training=replace(again, learning_rate=0.1))
     with pytest.raises(UserError, match="--resume true"):
-        train_dpo(saved, pairs, out, **options)
+        train_dpo(saved, pairs, out, training=training)
     other = tmp_path / "other.jsonl"
     other.write_text("".join(pairs.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(UserError, match="another content of --data"):
-        train_dpo(saved, other, out, resume=True, **options)
+        train_dpo(saved, other, out, training=again)
     assert (out / "run.json").read_bytes() == before
-    train_dpo(saved, pairs, out, resume=True, **options)  # the same are welcome
+    train_dpo(saved, pairs, out, training=again)  # the same are welcome
 
 
 def test_an_image_deleted_before_training_is_listed(
@@ -336,7 +340,7 @@ def test_an_image_deleted_before_training_is_listed(
     victim = next((tmp_path / "pairs_images").iterdir())
     victim.unlink()
     with pytest.raises(UserError, match="is no file"):
-        train_dpo(saved, pairs, tmp_path / "run", **OPTIONS)
+        train_dpo(saved, pairs, tmp_path / "run", training=Training(**OPTIONS))
 
 
 def test_an_image_deleted_while_training_is_named(
@@ -350,4 +354,4 @@ def test_an_image_deleted_while_training_is_named(
 
     monkeypatch.setattr("veridical.train.run.dry_run", deleting)
     with pytest.raises(UserError, match=r"pairs_images/.*the file does not exist"):
-        train_dpo(saved, pairs, tmp_path / "run", **OPTIONS)
+        train_dpo(saved, pairs, tmp_path / "run", training=Training(**OPTIONS))

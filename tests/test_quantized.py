@@ -16,6 +16,7 @@ from veridical.models import Tuning, as_reference, load_policy, prepare_training
 from veridical.records import assistant_message, user_message, write_records
 from veridical.rendering import Group, render_group
 from veridical.train.dpo import train_dpo
+from veridical.train.options import Training
 
 needed = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="the extra `quantized` is missing"
@@ -88,9 +89,11 @@ def test_a_run_on_four_bits_proves_itself_and_saves_its_adapter(
     write_records(rows, tmp_path / "pairs.parquet", "preference")
     out = tmp_path / "run"
     train_dpo(
-        "embedded", tmp_path / "pairs.parquet", out, tuning="qlora", lora_rank=4,
-        learning_rate=1e-3, max_steps=4, batch_size=4, accumulation=1, held_out=0.0,
-        evaluations=1, trainer={"logging_steps": 1},
+        "embedded", tmp_path / "pairs.parquet", out,
+        training=Training(
+            tuning="qlora", lora_rank=4, learning_rate=1e-3, max_steps=4, batch_size=4,
+            accumulation=1, held_out=0.0, evaluations=1, trainer={"logging_steps": 1},
+        ),
     )  # fmt: skip
     losses = [row["loss"] for row in read_jsonl(out / "log.jsonl") if row["split"] == "train"]
     assert losses[0] == pytest.approx(0.693147, abs=1e-4)

@@ -21,6 +21,7 @@ from veridical.models import Policy, Tuning, prepare_training
 from veridical.records import assistant_message, user_message, write_records
 from veridical.rendering import Group, render_group, render_prompt
 from veridical.train.dpo import train_dpo
+from veridical.train.options import Training
 from veridical.vision_cache import VisionCache, vision_weights
 
 
@@ -168,23 +169,21 @@ def test_training_on_kept_features_gives_the_same_weights(
     ]
     data = tmp_path / "pairs.parquet"
     write_records(rows, data, "preference")
-    options: dict[str, Any] = {
-        "tuning": "full", "max_steps": 2, "batch_size": 2, "accumulation": 1, "held_out": 0.0,
-        "evaluations": 1, "learning_rate": 1e-3, "cache": str(tmp_path / "cache"),
-        "dtype": "float64",
-    }  # fmt: skip
+    training = Training(
+        tuning="full", max_steps=2, batch_size=2, accumulation=1, held_out=0.0, evaluations=1,
+        learning_rate=1e-3, cache=str(tmp_path / "cache"), dtype="float64",
+    )  # fmt: skip
     models = []
     for kept in (False, True):
         out = tmp_path / str(kept)
-        train_dpo(str(tmp_path / "policy"), data, out, vision_cache=kept, **options)
+        keeping = dataclasses.replace(training, vision_cache=kept)
+        train_dpo(str(tmp_path / "policy"), data, out, training=keeping)
         models.append(load_file(out / "model" / "model.safetensors"))
     for name, weight in models[0].items():
         assert torch.allclose(weight, models[1][name], rtol=0, atol=1e-6), name
+    trained = dataclasses.replace(training, vision_cache=True, train_vision=True)
     with pytest.raises(UserError, match="--train-vision"):
-        train_dpo(
-            str(tmp_path / "policy"), data, tmp_path / "refused", vision_cache=True,
-            train_vision=True, **options,
-        )  # fmt: skip
+        train_dpo(str(tmp_path / "policy"), data, tmp_path / "refused", training=trained)
 
 
 def test_no_folder_no_cache(policy: Policy) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from veridical._options import Option, describe, nearest, spelled
+from veridical._options import Option, as_arguments, describe, nearest, spelled
 from veridical.errors import UserError
 
 
@@ -36,7 +36,9 @@ def parse(
     """
     parser = ArgumentParser(prog=program, exit_on_error=False, default_env=False)
     parser.add_argument("--config", action="config")
-    parser.add_function_arguments(function, fail_untyped=True)
+    for name, option in options.items():
+        given = {"required": True} if option.required else {"default": option.default}
+        parser.add_argument(f"--{name}", type=option.type, **given)
     try:
         words = spell_out(options, positionals, arguments)
         check_config_files(options, words)
@@ -50,7 +52,7 @@ def parse(
     for name, option in options.items():
         if option.is_mapping and values[name] is not None:
             values[name] = plain(values[name])
-    return values
+    return as_arguments(function, values)
 
 
 def plain(value: Any) -> Any:

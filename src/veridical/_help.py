@@ -46,13 +46,8 @@ def help_text(
         for paragraph in re.split(r"\n\s*\n", text or ""):
             if paragraph.strip():
                 lines += ["", *textwrap.wrap(" ".join(paragraph.split()), width)]
-    sections = {
-        "required:": {name: option for name, option in options.items() if option.required},
-        "options:": {name: option for name, option in options.items() if not option.required},
-    }
-    for title, members in sections.items():
-        if members:
-            lines += ["", title]
+    for title, members in sections(options).items():
+        lines += ["", f"{title[:1].lower()}{title[1:]}:"]
         for name, option in members.items():
             lines += option_lines(invocation(name, option, positionals), meaning(option), width)
     lines += ["", "for every command:"]
@@ -60,6 +55,15 @@ def help_text(
     lines += option_lines("--print-config", PRINT_HELP, width)
     lines += option_lines("--import FILE.py", IMPORT_HELP, width)
     return "\n".join(lines)
+
+
+def sections(options: Mapping[str, Option]) -> dict[str, dict[str, Option]]:
+    """Options by the heading that they stand under: first what has to be given."""
+    found: dict[str, dict[str, Option]] = {"required": {}, "options": {}}
+    for name, option in options.items():
+        title = "required" if option.required else option.group or "options"
+        found.setdefault(title, {})[name] = option
+    return {title: members for title, members in found.items() if members}
 
 
 def usage(program: str, options: Mapping[str, Option], positionals: Sequence[str]) -> str:

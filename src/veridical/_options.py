@@ -1,7 +1,12 @@
-"""A typed function's parameters, as a command's options."""
+"""A typed function's parameters, as a command's options.
+
+A parameter whose type is a dataclass stands for an option for each of its fields, so that what
+several commands have in common is written and documented once.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import types
@@ -19,19 +24,26 @@ TYPE_NAMES = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH", bool: 
 
 @dataclass(frozen=True)
 class Option:
-    """One parameter of a command's function.
+    """One parameter of a command's function, or one field of a dataclass that is a parameter.
 
     Attributes:
         hint: its type; None is taken out of a union, as it only stands for "not set".
         optional: whether None is a value.
         default: its default, or `inspect.Parameter.empty` when it has to be given.
-        help: its entry in the docstring's Args.
+        help: its entry in the docstring.
+        group: the first line of the dataclass's docstring; empty for a parameter.
     """
 
     hint: Any
     optional: bool
     default: Any
     help: str
+    group: str = ""
+
+    @property
+    def type(self) -> Any:
+        """What values it takes, None included."""
+        return typing.Optional[self.hint] if self.optional else self.hint  # noqa: UP045
 
     @property
     def required(self) -> bool:
@@ -55,22 +67,72 @@ class Option:
 
 
 def read_options(function: Callable[..., Any]) -> dict[str, Option]:
-    """The parameters of `function` by name, with the help of its docstring."""
-    hints = typing.get_type_hints(function)
-    documented = {
-        entry.arg_name: " ".join((entry.description or "").split())
-        for entry in docstring_of(function).params
-    }
-    options = {}
+    """The options of `function` by name, with the help of docstrings.
+
+    Raises:
+        ValueError: two of them have the same name.
+    """
+    hints, documented = typing.get_type_hints(function), documentation_of(function)
+    options: dict[str, Option] = {}
     for name, parameter in inspect.signature(function).parameters.items():
-        hint, optional = without_none(hints[name])
-        options[name] = Option(hint, optional, parameter.default, documented.get(name, ""))
+        if dataclasses.is_dataclass(hints[name]):
+            found = read_fields(hints[name], parameter.default)
+        else:
+            hint, optional = without_none(hints[name])
+            found = {name: Option(hint, optional, parameter.default, documented.get(name, ""))}
+        if twice := options.keys() & found.keys():
+            raise ValueError(f"{function.__name__} has the option {min(twice)} twice.")
+        options |= found
     return options
 
 
-def docstring_of(function: Callable[..., Any]) -> Docstring:
-    """The parsed docstring."""
-    return parse_docstring(inspect.getdoc(function) or "")
+def read_fields(group: Any, instance: Any) -> dict[str, Option]:
+    """The fields of a dataclass as options; where there is an `instance`, it has the defaults."""
+    hints, documented = typing.get_type_hints(group), documentation_of(group)
+    title = docstring_of(group).short_description or group.__name__
+    options = {}
+    for field in dataclasses.fields(group):
+        default = getattr(instance, field.name, field.default)
+        if default is dataclasses.MISSING:
+            default = inspect.Parameter.empty
+        hint, optional = without_none(hints[field.name])
+        options[field.name] = Option(
+            hint, optional, default, documented.get(field.name, ""), title.rstrip(".")
+        )
+    return options
+
+
+def as_arguments(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of options as the arguments of `function`: those of a dataclass's fields go into one.
+
+    Options that are not among `values` keep their defaults.
+    """
+    hints = typing.get_type_hints(function)
+    arguments = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if dataclasses.is_dataclass(hints[name]):
+            names = [field.name for field in dataclasses.fields(hints[name])]
+            own = {field: values[field] for field in names if field in values}
+            unset = parameter.default is inspect.Parameter.empty
+            arguments[name] = (
+                hints[name](**own) if unset else dataclasses.replace(parameter.default, **own)
+            )
+        elif name in values:
+            arguments[name] = values[name]
+    return arguments
+
+
+def docstring_of(documented: Any) -> Docstring:
+    """The parsed docstring of a function or a class."""
+    return parse_docstring(inspect.getdoc(documented) or "")
+
+
+def documentation_of(documented: Any) -> dict[str, str]:
+    """What its docstring says of each argument or attribute, by name."""
+    return {
+        entry.arg_name: " ".join((entry.description or "").split())
+        for entry in docstring_of(documented).params
+    }
 
 
 def without_none(hint: Any) -> tuple[Any, bool]:

@@ -15,6 +15,7 @@ from veridical.eval.compare import compare_runs
 from veridical.eval.pope import eval_pope
 from veridical.files import read_json
 from veridical.train.dpo import train_dpo
+from veridical.train.options import Training
 from veridical.train.sft import train_sft
 from veridical.world.dataset import write_scenes
 from veridical.world.scenes import Distribution
@@ -110,23 +111,29 @@ def ensure_trained(arm: Arm, model: str, pairs: Path, out: Path, budget: Budget,
     """Train the arm unless it is finished; an interrupted training goes on from a checkpoint."""
     if is_finished(out):
         return
-    resume = (out / "checkpoints").is_dir()
-    trainer = {"logging_steps": 2, "adam_beta2": 0.98}
+    training = training_of(budget, budget.learning_rate, seed, out)
     if arm.method == "dpo":
         train_dpo(
-            model, data=pairs, out=out, beta=budget.beta, nll_weight=budget.nll_weight,
-            tuning="full", train_projector=budget.train_projector,
-            learning_rate=budget.learning_rate, max_steps=budget.steps,
-            batch_size=budget.batch, accumulation=1, held_out=0.05, evaluations=4, seed=seed,
-            resume=resume, trainer=trainer,
-        )  # fmt: skip
-        return
-    train_sft(
-        model, data=pairs, out=out, kind="preference", tuning="full",
-        train_projector=budget.train_projector, learning_rate=budget.learning_rate,
-        max_steps=budget.steps, batch_size=budget.batch, accumulation=1, held_out=0.05,
-        evaluations=4, seed=seed, resume=resume, trainer=trainer,
-    )  # fmt: skip
+            model, pairs, out, beta=budget.beta, nll_weight=budget.nll_weight, training=training
+        )
+    else:
+        train_sft(model, pairs, out, kind="preference", training=training)
+
+
+def training_of(budget: Budget, learning_rate: float, seed: int, out: Path) -> Training:
+    """How every arm is trained; where there are checkpoints in `out`, it goes on from them."""
+    return Training(
+        tuning="full",
+        train_projector=budget.train_projector,
+        learning_rate=learning_rate,
+        max_steps=budget.steps,
+        batch_size=budget.batch,
+        accumulation=1,
+        evaluations=4,
+        resume=(out / "checkpoints").is_dir(),
+        seed=seed,
+        trainer={"logging_steps": 2, "adam_beta2": 0.98},
+    )
 
 
 def ensure_evaluated(

@@ -21,6 +21,7 @@ from veridical.arms import (
     metrics_of,
     refuse_other_run,
     trained_model,
+    training_of,
 )
 from veridical.errors import UserError
 from veridical.files import hash_path, read_json, write_json
@@ -261,32 +262,17 @@ def ensure_trained(
     if is_finished(folder):
         return
     data = data_file(out, seed, method.data)
-    resume = (folder / "checkpoints").is_dir()
-    trainer = {"logging_steps": 2, "adam_beta2": 0.98}
+    training = training_of(budget, trial.learning_rate, seed, folder)
     if method.trainer == "dpo":
         train_dpo(
-            model, data=data, out=folder, loss=method.loss, beta=trial.beta,
-            label_smoothing=method.label_smoothing, per_token=method.loss == "ipo",
-            nll_weight=budget.nll_weight, tuning="full", train_projector=budget.train_projector,
-            learning_rate=trial.learning_rate, max_steps=budget.steps, batch_size=budget.batch,
-            accumulation=1, held_out=0.05, evaluations=4, seed=seed, resume=resume,
-            trainer=trainer,
+            model, data, folder, method.loss, trial.beta, method.label_smoothing,
+            per_token=method.loss == "ipo", nll_weight=budget.nll_weight, training=training,
         )  # fmt: skip
     elif method.trainer == "sft":
-        train_sft(
-            model, data=data, out=folder,
-            kind="preference" if method.data == "bdhs" else "conversation", tuning="full",
-            train_projector=budget.train_projector, learning_rate=trial.learning_rate,
-            max_steps=budget.steps, batch_size=budget.batch, accumulation=1, held_out=0.05,
-            evaluations=4, seed=seed, resume=resume, trainer=trainer,
-        )  # fmt: skip
+        of_pairs = method.data == "bdhs"
+        train_sft(model, data, folder, "preference" if of_pairs else "conversation", training)
     else:
-        train_steerlm(
-            model, data=data, out=folder, tuning="full", train_projector=budget.train_projector,
-            learning_rate=trial.learning_rate, max_steps=budget.steps, batch_size=budget.batch,
-            accumulation=1, held_out=0.05, evaluations=4, seed=seed, resume=resume,
-            trainer=trainer,
-        )  # fmt: skip
+        train_steerlm(model, data, folder, training)
 
 
 def arm_key(out: Path, model: str, method: Method, trial: Trial, seed: int, budget: Budget) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from veridical import logprobs
+from veridical._options import as_arguments
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl
 from veridical.models import Policy, load_policy
@@ -22,6 +24,7 @@ from veridical.train import dpo
 from veridical.train.checkpoints import newest_verified
 from veridical.train.dpo import train_dpo
 from veridical.train.objectives import objective
+from veridical.train.options import Training
 from veridical.train.reference import compute_logps
 from veridical.train.rows import read_training_rows, same_prompt, split_held_out
 from veridical.train.sft import train_sft
@@ -70,7 +73,8 @@ def test_a_run_learns_and_its_result_loads(
     saved: str, pairs: Path, tmp_path: Path, tuning: Any, reference: Any
 ) -> None:
     out = tmp_path / "run"
-    train_dpo(saved, pairs, out, tuning=tuning, reference=reference, **COMMON)
+    training = Training(tuning=tuning, **COMMON)
+    train_dpo(saved, pairs, out, reference=reference, training=training)
     log = read_jsonl(out / "log.jsonl")
     first = next(row for row in log if row["split"] == "train")
     assert abs(first["loss"] - 0.693147) < 1e-4
@@ -102,7 +106,8 @@ def test_reference_in_the_step_and_before_training_give_the_same(
     logs = []
     for reference in ("precomputed", "in_step"):
         out = tmp_path / reference
-        train_dpo(saved, pairs, out, tuning="full", reference=reference, **COMMON)
+        training = Training(tuning="full", **COMMON)
+        train_dpo(saved, pairs, out, reference=reference, training=training)
         logs.append([row["loss"] for row in read_jsonl(out / "log.jsonl")])
     assert torch.allclose(torch.tensor(logs[0]), torch.tensor(logs[1]), atol=1e-4)
 
@@ -119,7 +124,8 @@ def test_sharing_two_rows_and_accumulation_give_the_same(
     for name, own in options.items():
         out = tmp_path / name
         settings = {**COMMON, **own, "held_out": 0.0, "max_steps": 4}
-        train_dpo(saved, pairs, out, tuning="full", dtype="float64", **settings)
+        training = Training(tuning="full", dtype="float64", **settings)
+        train_dpo(saved, pairs, out, training=training)
         model = AutoModelForImageTextToText.from_pretrained(out / "model", dtype=torch.float64)
         weights.append(model.state_dict())
     for other in weights[1:]:
@@ -132,7 +138,8 @@ def test_a_killed_run_resumes_to_the_same_weights(
     saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train_dpo(saved, pairs, whole, tuning="full", **COMMON)
+    training = Training(tuning="full", **COMMON)
+    train_dpo(saved, pairs, whole, training=training)
     honest = objective
 
     def dying(settings: Any) -> Any:
@@ -149,18 +156,18 @@ def test_a_killed_run_resumes_to_the_same_weights(
 
     monkeypatch.setattr(dpo, "objective", dying)
     with pytest.raises(KeyboardInterrupt):
-        train_dpo(saved, pairs, broken, tuning="full", **COMMON)
+        train_dpo(saved, pairs, broken, training=training)
     monkeypatch.setattr(dpo, "objective", honest)
     assert read_json(broken / "run.json")["status"] == "failed"
     with pytest.raises(UserError, match="--resume true"):
-        train_dpo(saved, pairs, broken, tuning="full", **COMMON)
+        train_dpo(saved, pairs, broken, training=training)
     newest = max((broken / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
     with (newest / "optimizer.pt").open("r+b") as file:
         file.truncate(100)
     checkpoint, problems = newest_verified(broken / "checkpoints")
     assert checkpoint is not None
     assert "optimizer.pt" in problems[0]
-    train_dpo(saved, pairs, broken, tuning="full", resume=True, **COMMON)
+    train_dpo(saved, pairs, broken, training=replace(training, resume=True))
     one, other = (
         AutoModelForImageTextToText.from_pretrained(folder / "model").state_dict()
         for folder in (whole, broken)
@@ -174,9 +181,10 @@ def test_a_killed_run_resumes_to_the_same_weights(
 def test_a_finished_run_resumes_to_what_it_was(saved: str, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = {**COMMON, "held_out": 0.0}
-    train_dpo(saved, pairs, out, tuning="full", **settings)
+    training = Training(tuning="full", **settings)
+    train_dpo(saved, pairs, out, training=training)
     before = load_policy(str(out / "model")).model.state_dict()
-    train_dpo(saved, pairs, out, tuning="full", resume=True, **settings)
+    train_dpo(saved, pairs, out, training=replace(training, resume=True))
     after = load_policy(str(out / "model")).model.state_dict()
     assert read_json(out / "run.json")["results"]["steps"] == 6
     assert max(row["step"] for row in read_jsonl(out / "log.jsonl")) == 6
@@ -187,15 +195,14 @@ def test_a_finished_run_resumes_to_what_it_was(saved: str, pairs: Path, tmp_path
 def test_the_best_checkpoint_is_what_is_saved(saved: str, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = {**COMMON, "max_steps": 9, "learning_rate": 3e-2}
-    train_dpo(saved, pairs, out, tuning="full", **settings)
+    training = Training(tuning="full", **settings)
+    train_dpo(saved, pairs, out, training=training)
     log = [r for r in read_jsonl(out / "log.jsonl") if r["split"] == "eval" and r["step"] > 0]
     best = min(log, key=lambda row: row["loss"])
     results = read_json(out / "run.json")["results"]
     assert results["best_step"] == best["step"]
     policy = load_policy(str(out / "model"))
-    rows = read_training_rows(
-        policy, pairs, "preference", ("chosen", "rejected"), None, 0.01, None, None
-    ).groups
+    rows = read_training_rows(policy, pairs, "preference", ("chosen", "rejected"), training).groups
     prompts = same_prompt(rows)
     _, held_out = split_held_out(rows, 0.2, 0, by=prompts.__getitem__)
     logps = compute_logps(policy, held_out, True, 4)
@@ -206,28 +213,33 @@ def test_a_projector_can_be_trained_at_its_own_rate(
     saved: str, pairs: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    train_dpo(saved, pairs, out, train_projector=True, projector_learning_rate=1e-3, **COMMON)
+    training = Training(train_projector=True, projector_learning_rate=1e-3, **COMMON)
+    train_dpo(saved, pairs, out, training=training)
     start = AutoModelForImageTextToText.from_pretrained(saved).state_dict()
     merged = AutoModelForImageTextToText.from_pretrained(out / "model").state_dict()
     moved = {n for n, w in merged.items() if not torch.equal(w, start[n])}
     assert any("projector" in name for name in moved)
     assert not any("vision_tower" in name for name in moved)
+    frozen = replace(training, train_projector=False)
     with pytest.raises(UserError, match="--train-projector"):
-        train_dpo(saved, pairs, tmp_path / "other", projector_learning_rate=1e-3, **COMMON)
+        train_dpo(saved, pairs, tmp_path / "other", training=frozen)
 
 
 def test_a_start_from_an_adapter_is_its_own_reference(
     saved: str, pairs: Path, tmp_path: Path
 ) -> None:
-    train_dpo(saved, pairs, tmp_path / "one", **COMMON)
+    training = Training(**COMMON)
+    train_dpo(saved, pairs, tmp_path / "one", training=training)
     adapter = tmp_path / "one" / "adapter"
-    train_dpo(saved, pairs, tmp_path / "two", init_adapter=adapter, **COMMON)
+    from_adapter = replace(training, init_adapter=adapter)
+    train_dpo(saved, pairs, tmp_path / "two", training=from_adapter)
     proofs = {proof["name"]: proof for proof in read_json(tmp_path / "two" / "proofs.json")}
     assert proofs["start"]["passed"]
     assert not (tmp_path / "two" / "adapter").exists()
     assert load_policy(str(adapter)).name == saved
     # The same start, named as the model: what is trained there does not fit the base alone either.
-    train_dpo(str(adapter), pairs, tmp_path / "three", save_merged=False, **COMMON)
+    unmerged = replace(training, save_merged=False)
+    train_dpo(str(adapter), pairs, tmp_path / "three", training=unmerged)
     assert not (tmp_path / "three" / "adapter").exists()
     two, three = (load_policy(str(tmp_path / run / "model")).model for run in ("two", "three"))
     for name, weight in two.state_dict().items():
@@ -246,7 +258,7 @@ def test_a_broken_path_stops_the_run(
 
     monkeypatch.setattr(dpo, "collate", without_pixels)
     with pytest.raises(UserError, match="image_matters"):
-        train_dpo(saved, pairs, tmp_path / "run", **COMMON)
+        train_dpo(saved, pairs, tmp_path / "run", training=Training(**COMMON))
     proofs = {proof["name"]: proof for proof in read_json(tmp_path / "run" / "proofs.json")}
     assert not proofs["image_matters"]["passed"]
     assert proofs["placeholders"]["passed"]
@@ -270,13 +282,14 @@ def test_options_that_make_no_sense(
     saved: str, pairs: Path, tmp_path: Path, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
-        train_dpo(saved, pairs, tmp_path / "run", **{**COMMON, **options})
+        given = as_arguments(train_dpo, {**COMMON, **options})
+        train_dpo(saved, pairs, tmp_path / "run", **given)
 
 
 def test_sft_learns_the_chosen_answers(saved: str, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    settings = {**COMMON, "max_steps": 12}
-    train_sft(saved, pairs, out, kind="preference", tuning="full", **settings)
+    training = Training(tuning="full", **{**COMMON, "max_steps": 12})
+    train_sft(saved, pairs, out, kind="preference", training=training)
     losses = [row["loss"] for row in read_jsonl(out / "log.jsonl") if row["split"] == "eval"]
     assert losses[-1] < losses[0] / 2
     assert {p["name"] for p in read_json(out / "proofs.json")} == {

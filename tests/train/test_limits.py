@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,23 +12,22 @@ from veridical.cache import Cache
 from veridical.errors import UserError
 from veridical.models import Policy
 from veridical.rendering import Group
+from veridical.train.options import Training
 from veridical.train.reference import precompute
 from veridical.train.rows import read_training_rows
-from veridical.train.run import TrainerSettings, join_processes
+from veridical.train.start import join_processes
+from veridical.train.trainer_options import trainer_arguments
 
-
-def settings(**trainer: object) -> TrainerSettings:
-    return TrainerSettings(1e-4, 1.0, -1, 8, 1, 10, 0, None, False, trainer)
+TRAINING = Training(learning_rate=1e-4, accumulation=1)
 
 
 @pytest.mark.parametrize(
     "key", ["label_smoothing_factor", "bf16_full_eval", "fp16_full_eval", "save_only_model"]
 )
 def test_what_would_be_ignored_or_break_the_run_is_refused(tmp_path: Path, key: str) -> None:
+    value = 0.1 if key == "label_smoothing_factor" else True
     with pytest.raises(UserError, match=key):
-        settings(**{key: 0.1 if key == "label_smoothing_factor" else True}).arguments(
-            tmp_path, 8, False
-        )
+        trainer_arguments(replace(TRAINING, trainer={key: value}), tmp_path, 8, False)
 
 
 def test_loading_on_one_process_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,9 +38,9 @@ def test_loading_on_one_process_alone_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_steps_are_counted_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings().steps(17) == 3  # ceil(17 / 8)
+    assert TRAINING.steps(17) == 3  # ceil(17 / 8)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert settings().steps(17) == 2  # ceil(17 / 16)
+    assert TRAINING.steps(17) == 2  # ceil(17 / 16)
 
 
 @pytest.mark.parametrize("limits", [(0, None), (None, 0), (None, -1)])
@@ -48,8 +48,9 @@ def test_limits_below_one_token(
     policy: Policy, tmp_path: Path, limits: tuple[int | None, int | None]
 ) -> None:
     data = tmp_path / "pairs.parquet"
+    training = replace(TRAINING, max_length=limits[0], max_response_tokens=limits[1])
     with pytest.raises(UserError, match="give 1 or more"):
-        read_training_rows(policy, data, "preference", ("chosen",), None, 0.01, *limits)
+        read_training_rows(policy, data, "preference", ("chosen",), training)
 
 
 def test_a_reference_that_is_no_number(policy: Policy, groups: list[Group], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -19,6 +19,8 @@ from veridical.models import load_policy
 from veridical.records import assistant_message, user_message, write_records
 from veridical.train.dpo import train_dpo
 from veridical.train.memory import PARTS, LiveTensors
+from veridical.train.options import Training
+from veridical.train.sft import train_sft
 
 MEGABYTE = 1_000_000
 
@@ -30,7 +32,9 @@ import transformers.trainer
 from transformers import TrainerCallback
 from veridical.models import Policy
 from veridical.records import assistant_message, user_message, write_records
-from veridical.train import dpo
+from veridical.train import start
+from veridical.train.dpo import train_dpo
+from veridical.train.options import Training
 from veridical.world.model import build_model, build_processor
 torch.set_num_threads(1)
 out, tuning, width, layers, dry = Path(sys.argv[1]), *sys.argv[2:]
@@ -62,16 +66,17 @@ rows = [{"id": str(i), "images": [Image.new("RGB", (48, 48))],
          "rejected": [assistant_message(word * 15)]} for i in range(16)]
 write_records(rows, out / "pairs.parquet", "preference")
 def train(name, dry_run):
-    dpo.train_dpo(
-        name, out / "pairs.parquet", out / name, tuning=tuning, lora_rank=16, max_steps=2,
-        batch_size=4, accumulation=1, held_out=0.0, prove_first=False, save_merged=False,
-        reference="in_step", dtype="float32", device="cpu", cache="none", dry_run=dry_run,
+    training = Training(
+        tuning=tuning, lora_rank=16, learning_rate=1e-6, max_steps=2, batch_size=4,
+        accumulation=1, held_out=0.0, prove_first=False, save_merged=False, dtype="float32",
+        device="cpu", cache="none", dry_run=dry_run,
     )
+    train_dpo(name, out / "pairs.parquet", out / name, reference="in_step", training=training)
 if dry == "real":
     train("embedded", False)  # so that code, threads and caches are there when it counts
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-dpo.load_policy = load
+start.load_policy = load
 train("random", dry == "dry")
 print("measured", AtEnd.peak - load.before)
 """
@@ -137,7 +142,9 @@ def test_views_and_the_same_storage_count_once() -> None:
     assert sum(live.peak["cpu"].values()) == MEGABYTE
 
 
-def dry_run(out: Path, device: str = "cpu", **options: Any) -> dict[str, int]:
+def dry_run(
+    out: Path, reference: Literal["precomputed", "in_step"] | None = "precomputed", **options: Any
+) -> dict[str, int]:
     scenes = [PilImage.new("RGB", (48, 48), (60 * i, 0, 0)) for i in range(4)]
     rows = [
         {
@@ -151,12 +158,16 @@ def dry_run(out: Path, device: str = "cpu", **options: Any) -> dict[str, int]:
     ]
     out.mkdir()
     write_records(rows, out / "pairs.parquet", "preference")
-    train_dpo(
-        "embedded", out / "pairs.parquet", out / "run", batch_size=2, accumulation=1,
-        device=device, cache="none", dry_run=True, **options,
-    )  # fmt: skip
+    training = Training(
+        learning_rate=1e-6, batch_size=2, accumulation=1, cache="none", dry_run=True, **options
+    )
+    data = out / "pairs.parquet"
+    if reference is None:
+        train_sft("embedded", data, out / "run", "preference", training)
+    else:
+        train_dpo("embedded", data, out / "run", reference=reference, training=training)
     found: dict[str, int] = read_json(out / "run" / "dry_run.json")["memory_bytes"][
-        "cpu" if device == "cpu" else "cuda:0"
+        "cuda:0" if training.device == "cuda" else "cpu"
     ]
     assert read_json(out / "run" / "run.json")["status"] == "finished"
     assert not {"model", "adapter", "checkpoints"} & {p.name for p in (out / "run").iterdir()}
@@ -177,6 +188,12 @@ def test_a_dry_run_trains_nothing_and_counts_every_part(tmp_path: Path) -> None:
     assert found["total"] == parts + found["overhead"]
 
 
+def test_a_dry_run_of_fine_tuning_has_no_reference(tmp_path: Path) -> None:
+    found = dry_run(tmp_path / "sft", None, tuning="full")
+    assert found["reference"] == 0
+    assert min(found[part] for part in ("weights", "optimizer", "gradients", "activations")) > 0
+
+
 def test_checkpointing_shows(tmp_path: Path) -> None:
     kept = dry_run(tmp_path / "kept", lora_rank=4)
     remade = dry_run(tmp_path / "remade", lora_rank=4, trainer={"gradient_checkpointing": True})
@@ -187,5 +204,5 @@ def test_checkpointing_shows(tmp_path: Path) -> None:
 @pytest.mark.gpu
 def test_a_dry_run_foretells_the_peak_of_a_gpu(tmp_path: Path) -> None:
     torch.cuda.reset_peak_memory_stats()
-    foretold = dry_run(tmp_path / "dry", "cuda", lora_rank=4)["total"]
+    foretold = dry_run(tmp_path / "dry", device="cuda", lora_rank=4)["total"]
     assert foretold == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15)

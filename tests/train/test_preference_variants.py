@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from veridical._options import as_arguments
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl, write_json
 from veridical.models import Policy
 from veridical.records import assistant_message, user_message, write_records
 from veridical.train import rows as training_rows
 from veridical.train.dpo import train_dpo
+from veridical.train.options import Training
 from veridical.train.reference import precompute
 from veridical.train.sft import train_sft
 
@@ -29,6 +32,7 @@ COMMON: dict[str, Any] = {
     "evaluations": 1,
     "trainer": {"logging_steps": 1},
 }
+TRAINING = Training(**COMMON)
 WORDS = ["red cup", "blue dog", "green chair", "black cat", "orange bus", "purple car"]
 
 
@@ -73,7 +77,8 @@ def test_each_loss_begins_where_it_must_and_falls(
     saved: str, tmp_path: Path, pictures: list[Image.Image], options: dict[str, Any], start: float
 ) -> None:
     data = write(tmp_path, [pair(i, pictures) for i in range(12)])
-    train_dpo(saved, data, tmp_path / "run", **{**COMMON, **options})
+    given = as_arguments(train_dpo, {**COMMON, **options})
+    train_dpo(saved, data, tmp_path / "run", **given)
     losses = train_losses(tmp_path / "run")
     assert losses[0] == pytest.approx(start, abs=1e-4)
     assert losses[-1] < losses[0]
@@ -94,7 +99,8 @@ def test_two_rejected_answers_are_averaged(
     for name, rows, gamma in (
         ("plain", plain, 0.5), ("twice", twice, 0.3), ("mixed", mixed, 0.5), ("off", mixed, 1.0),
     ):  # fmt: skip
-        train_dpo(saved, write(tmp_path, rows, name), tmp_path / name, gamma=gamma, **COMMON)
+        data = write(tmp_path, rows, name)
+        train_dpo(saved, data, tmp_path / name, gamma=gamma, training=TRAINING)
         losses[name] = torch.tensor(train_losses(tmp_path / name))
     assert torch.allclose(losses["plain"], losses["off"], atol=1e-6)
     assert torch.allclose(losses["plain"], losses["twice"], atol=1e-4)
@@ -113,11 +119,11 @@ def test_the_rejected_branch_sees_its_own_image(
         rows.append(pair(i, pictures, rejected_images=own) | ({"rejected": same} if own else {}))
     data = write(tmp_path, rows)
     read = training_rows.read_training_rows(
-        policy, data, "preference", ("chosen", "rejected"), None, 0.0, None, None
+        policy, data, "preference", ("chosen", "rejected"), TRAINING
     )
     own_images = {group.id: bool(group.response_images) for group in read.groups}
     assert [own_images[f"pair-{i}"] for i in range(4)] == [False, True, False, True]
-    train_dpo(saved, data, tmp_path / "run", **COMMON)
+    train_dpo(saved, data, tmp_path / "run", training=TRAINING)
     losses = train_losses(tmp_path / "run")
     assert losses[0] == pytest.approx(0.693147, abs=1e-4)
     assert losses[-1] < losses[0]
@@ -129,7 +135,7 @@ def test_pairs_of_one_prompt_are_held_out_together(
 ) -> None:
     rows = [pair(i % 4, pictures) | {"id": f"pair-{i}"} for i in range(12)]
     read = training_rows.read_training_rows(
-        policy, write(tmp_path, rows), "preference", ("chosen", "rejected"), None, 0.0, None, None
+        policy, write(tmp_path, rows), "preference", ("chosen", "rejected"), TRAINING
     )
     prompts = training_rows.same_prompt(read.groups)
     assert len(set(prompts.values())) == 4
@@ -145,10 +151,10 @@ def test_a_second_round_against_an_earlier_model(
 ) -> None:
     """The proofs know that the reference is not the start, and the loss does not start at ln 2."""
     data = write(tmp_path, [pair(i, pictures) for i in range(8)])
-    train_dpo(saved, data, tmp_path / "first", **COMMON)
-    options = {**COMMON, "reference": reference, "tuning": tuning, "lora_rank": 4}
-    second = tmp_path / "second"
-    train_dpo(str(tmp_path / "first" / "model"), data, second, reference_model=saved, **options)
+    train_dpo(saved, data, tmp_path / "first", training=TRAINING)
+    training = replace(TRAINING, tuning=tuning, lora_rank=4)
+    first, second = str(tmp_path / "first" / "model"), tmp_path / "second"
+    train_dpo(first, data, second, reference=reference, reference_model=saved, training=training)
     losses = train_losses(second)
     assert losses[0] < 0.65
     start = read_json(second / "proofs.json")[0]
@@ -162,7 +168,7 @@ def test_a_declared_reference_that_is_not_used_is_found(
     saved: str, tmp_path: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write(tmp_path, [pair(i, pictures) for i in range(8)])
-    train_dpo(saved, data, tmp_path / "first", **COMMON)
+    train_dpo(saved, data, tmp_path / "first", training=TRAINING)
 
     def wrong(policy: Policy, *arguments: Any) -> Any:
         with torch.no_grad():
@@ -171,8 +177,9 @@ def test_a_declared_reference_that_is_not_used_is_found(
 
     monkeypatch.setattr("veridical.train.dpo.precompute", wrong)
     model = str(tmp_path / "first" / "model")
+    training = replace(TRAINING, cache="none")
     with pytest.raises(UserError, match="'start' fails"):
-        train_dpo(model, data, tmp_path / "second", reference_model=saved, cache="none", **COMMON)
+        train_dpo(model, data, tmp_path / "second", reference_model=saved, training=training)
 
 
 def test_a_reference_that_reads_pictures_differently_is_refused(
@@ -185,7 +192,7 @@ def test_a_reference_that_reads_pictures_differently_is_refused(
     settings["image_processor"]["image_mean"] = [0.1, 0.2, 0.3]
     write_json(other / "processor_config.json", settings)
     with pytest.raises(UserError, match="image processors differ"):
-        train_dpo(saved, data, tmp_path / "run", reference_model=str(other), **COMMON)
+        train_dpo(saved, data, tmp_path / "run", reference_model=str(other), training=TRAINING)
 
 
 def test_sft_learns_every_turn_of_mixed_conversations(
@@ -204,7 +211,7 @@ def test_sft_learns_every_turn_of_mixed_conversations(
             }
         )
     write_records(rows, tmp_path / "talk.jsonl", "conversation")
-    train_sft(saved, tmp_path / "talk.jsonl", tmp_path / "run", **COMMON)
+    train_sft(saved, tmp_path / "talk.jsonl", tmp_path / "run", training=TRAINING)
     log = [row for row in read_jsonl(tmp_path / "run" / "log.jsonl") if row["split"] == "train"]
     assert log[-1]["loss"] < log[0]["loss"]
     # "Yes ." and "There is a red cup ." and one end token, or one for each turn.

@@ -10,6 +10,7 @@ from typing import Any
 from veridical import processes
 from veridical.files import write_text_atomic
 from veridical.proofs import Proof
+from veridical.runs import Run
 
 SHOWN = (
     "loss", "beta", "label_smoothing", "per_token", "gamma", "nll_weight", "reference",
@@ -20,10 +21,9 @@ SHOWN = (
 
 
 def write_cards(
-    out: Path,
+    run: Run,
     folders: Sequence[str],
     method: str,
-    configuration: Mapping[str, Any],
     rows: Mapping[str, int],
     proofs: Sequence[Proof],
     finished: Mapping[str, Any],
@@ -31,16 +31,16 @@ def write_cards(
     """Write README.md into each saved folder; the first process does.
 
     Args:
-        out: the run's folder.
-        folders: names of saved folders under it.
+        run: what was asked, and the folder.
+        folders: names of saved folders under that.
         method: what was done, as in "direct preference optimisation (DPO)".
-        configuration: the command's options.
         rows: counts by role, e.g. {"pairs": 1200, "held-out pairs": 60}.
         proofs: of this run; empty if they were switched off.
         finished: what the training loop reported.
     """
     if not processes.is_first():
         return
+    out, configuration = run.folder, run.record["configuration"]
     options = "\n".join(
         f"| {name} | {configuration[name]} |" for name in SHOWN if name in configuration
     )

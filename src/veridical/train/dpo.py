@@ -5,26 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from veridical import processes
-from veridical.cache import open_cache
 from veridical.errors import UserError
-from veridical.files import read_json, require_file, write_json
+from veridical.files import read_json, write_json
 from veridical.logprobs import ResponseLogps, Sharing, collate, sharing
-from veridical.models import (
-    DtypeName,
-    Policy,
-    Tuning,
-    TuningName,
-    frozen_copy,
-    load_policy,
-    prepare_training,
-    starts_from_adapter,
-)
+from veridical.models import Policy, frozen_copy, load_policy, prepare_training
 from veridical.proofs import (
     Proof,
     noise_floor,
@@ -35,27 +25,31 @@ from veridical.proofs import (
     require,
 )
 from veridical.rendering import Group
-from veridical.runs import start_run
 from veridical.train.card import write_cards
 from veridical.train.features import keep_features, with_features
 from veridical.train.loop import Items, Task
 from veridical.train.memory import ENTRY_BYTES, measure_memory, tell_memory
 from veridical.train.objectives import LossName, PreferenceLoss, check_loss, objective
+from veridical.train.options import Training
 from veridical.train.reference import (
     compute_logps,
     precompute,
     require_same_inputs,
     write_reference,
 )
-from veridical.train.resume import check_folder
-from veridical.train.rows import list_skipped, read_training_rows, same_prompt, split_held_out
-from veridical.train.run import TrainerSettings, join_processes, run_trainer, save_result
+from veridical.train.rows import (
+    list_skipped,
+    proof_rows,
+    read_training_rows,
+    same_prompt,
+    split_held_out,
+)
+from veridical.train.run import run_trainer, save_result
 from veridical.train.scorer import Scorer
+from veridical.train.start import NOT_SHARED, load_start, start_training
 from veridical.vision_cache import take_features
 from veridical.weights import weights_hash
 
-PROOF_ROWS = 4
-NOT_SHARED = Sharing(False, "--share-prefix false")
 METHODS = {
     "sigmoid": "direct preference optimisation (DPO)",
     "ipo": "identity preference optimisation (IPO)",
@@ -75,41 +69,13 @@ def train_dpo(
     nll_weight: float = 0.0,
     reference: Literal["precomputed", "in_step"] = "precomputed",
     reference_model: str | None = None,
-    tuning: TuningName = "lora",
-    lora_rank: int = 128,
-    lora_alpha: int = 256,
-    init_adapter: Path | None = None,
-    train_projector: bool = False,
-    train_vision: bool = False,
-    projector_learning_rate: float | None = None,
-    learning_rate: float = 1e-6,
-    epochs: float = 3.0,
-    max_steps: int = -1,
-    batch_size: int = 8,
-    accumulation: int = 4,
-    max_length: int | None = None,
-    max_response_tokens: int | None = None,
-    held_out: float = 0.05,
-    evaluations: int = 10,
-    share_prefix: bool = True,
-    prove_first: bool = True,
-    resume: bool = False,
-    dry_run: bool = False,
-    cache: str | None = None,
-    cache_gigabytes: float = 50.0,
-    vision_cache: bool = False,
-    save_merged: bool = True,
-    images_root: Path | None = None,
-    max_bad_fraction: float = 0.01,
-    dtype: DtypeName = "auto",
-    device: str = "auto",
-    seed: int = 0,
-    trainer: dict[str, Any] | None = None,
+    training: Training = Training(learning_rate=1e-6, epochs=3.0),
 ) -> None:
     """Align MODEL on the preference pairs in DATA and write the result to OUT.
 
     Before the first step the run proves itself: the reference is the start, the image matters,
     placeholders match features, batching changes nothing, and our path equals the stock one.
+    Usual learning rates are 1e-6 (full tuning) to 5e-5 (LoRA).
 
     Args:
         model: hub name, folder, adapter folder or `embedded`.
@@ -128,119 +94,72 @@ def train_dpo(
             log-probs; `in_step` runs it at every step (full tuning then keeps a second model).
         reference_model: hold the policy to this model instead of to its own start, as in a second
             round; of the same family, with the same tokenizer.
-        tuning: `lora` on the language model's linear layers, `qlora` (the same, on weights of
-            four bits), or `full`.
-        lora_rank: rank of the adapters.
-        lora_alpha: scaling of the adapters (the update is scaled by alpha / rank).
-        init_adapter: PEFT adapter to start from; it is merged, and is the reference too.
-        train_projector: train the projector too.
-        train_vision: train the vision tower too.
-        projector_learning_rate: of the projector, if trained; the common one if not set.
-        learning_rate: peak learning rate; try 1e-6 (full) to 5e-5 (LoRA).
-        epochs: passes over the pairs.
-        max_steps: optimiser steps; above 0 it overrides epochs.
-        batch_size: pairs on a device at once.
-        accumulation: batches an optimiser step.
-        max_length: prompt and response together, in tokens; longer pairs are listed and left
-            out. The model's own limit if not set.
-        max_response_tokens: longer responses lose their end (and are counted).
-        held_out: share of pairs kept for evaluation, 0 to below 1; the checkpoint with the
-            lowest loss on them is the result.
-        evaluations: how often the held-out pairs are evaluated (and a checkpoint is kept).
-        share_prefix: encode image and prompt once per pair, where the model allows it.
-        prove_first: run the five proofs before the first step and stop if one fails.
-        resume: go on from the newest checkpoint in OUT that verifies.
-        dry_run: only find out how much memory a step takes, by part and device, and write it to
-            `dry_run.json`.
-        cache: folder that runs share for reference log-probs and image features, or `none`; if
-            not set, the variable VERIDICAL_CACHE says, else it is the user's folder for caches.
-        cache_gigabytes: what that folder may hold, in 10^9 bytes; the longest unused goes first.
-        vision_cache: keep each image's features there instead of encoding it at every step; the
-            vision tower has to be frozen.
-        save_merged: also write the merged model (LoRA), not only the adapter.
-        images_root: what image paths are relative to; the data file's folder if not set.
-        max_bad_fraction: share of unusable rows above which the run does not start.
-        dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
-        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
-        seed: of order, adapters and held-out pairs.
-        trainer: any other option of Transformers' TrainingArguments.
+        training: what every training command takes.
     """
-    configuration = dict(locals())
-    require_file(data, "--data")
+    arguments = dict(locals())
     wanted_loss = PreferenceLoss(loss, beta, label_smoothing, per_token, gamma, nll_weight)
     check_loss(wanted_loss)
-    join_processes(device)
-    torch.manual_seed(seed)
-    settings = TrainerSettings(
-        learning_rate, epochs, max_steps, batch_size, accumulation, evaluations, seed,
-        projector_learning_rate, resume, trainer,
-    )  # fmt: skip
-    settings.arguments(out, 1, False, device == "cpu")  # refuses a bad `trainer:` before any work
-    store = open_cache(cache, cache_gigabytes)
-    processes.from_first(
-        lambda: check_folder(out, "train dpo", configuration, _inputs(model, data))
-    )
-    with start_run(out, "train dpo", configuration, _inputs(model, data)) as run:
-        start = load_policy(model, dtype, device, init_adapter, tuning == "qlora")
+    store = training.open_cache()
+    with start_training("train dpo", arguments) as run:
+        start = load_start(model, training)
         rows = read_training_rows(
-            start, data, "preference", ("chosen", "rejected"), images_root, max_bad_fraction,
-            max_length, max_response_tokens, more_rejected=gamma < 1,
-        )  # fmt: skip
+            start, data, "preference", ("chosen", "rejected"), training, more_rejected=gamma < 1
+        )
         list_skipped(out, rows)
         prompts = same_prompt(rows.groups)
-        train, evaluation = split_held_out(rows.groups, held_out, seed, by=prompts.__getitem__)
+        train, evaluation = split_held_out(
+            rows.groups, training.held_out, training.seed, by=prompts.__getitem__
+        )
         held_to = start
         if reference_model:
-            held_to = load_policy(reference_model, dtype, device, four_bit=tuning == "qlora")
+            held_to = load_policy(
+                reference_model, training.dtype, training.device, four_bit=training.four_bit
+            )
             require_same_inputs(start, held_to)
-        shares = _sharing(start, held_to, train) if share_prefix else NOT_SHARED
+        shares = _sharing(start, held_to, train) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if shares.allowed else 'no, two rows'} ({shares.reason}).")
-        floor = noise_floor(start, train[:PROOF_ROWS])
+        few = [train[i] for i in proof_rows(train)]
+        floor = noise_floor(start, few)
         everything = [*train, *evaluation]
         logps = torch.zeros(len(everything), len(train[0].response_ids), dtype=torch.float64)
         declared = None
         if reference_model:
-            few = [train[i] for i in proof_rows(train)]
             declared = compute_logps(held_to, few, False, len(few))
-        if reference == "precomputed" and not dry_run:
-            adapter = None if reference_model else init_adapter
+        if reference == "precomputed" and not training.dry_run:
+            adapter = None if reference_model else training.init_adapter
             weights = weights_hash(held_to, reference_model or model, adapter, store)
             known = precompute(
-                held_to, everything, shares.allowed, 2 * batch_size, 10 * floor, store, weights
-            )
+                held_to, everything, shares.allowed, 2 * training.batch_size, 10 * floor, store,
+                weights,
+            )  # fmt: skip
             write_reference(out, everything, known)
             logps = known.logps
         frozen = None
-        if reference == "in_step" and (reference_model or tuning == "full"):
+        if reference == "in_step" and (reference_model or training.tuning == "full"):
             frozen = held_to if reference_model else frozen_copy(start)
         del held_to  # a reference whose log-probs are stored need not stay in memory
-        wanted = Tuning(tuning, lora_rank, lora_alpha, 0.0, train_projector, train_vision)
-        features = keep_features(start, wanted, store) if vision_cache else None
-        policy = prepare_training(start, wanted)
+        features = keep_features(start, training.trained, store) if training.vision_cache else None
+        policy = prepare_training(start, training.trained)
         in_step = reference == "in_step"
         task = Task(Scorer(policy, frozen), objective(wanted_loss), len, shares.allowed, in_step)
         train_items = Items(train, logps[: len(train)])
         held_out_items = Items(evaluation, logps[len(train) :]) if evaluation else None
-        if dry_run:
-            found = measure_memory(policy, task, settings, train_items, frozen)
+        if training.dry_run:
+            found = measure_memory(policy, task, training, train_items, frozen)
             stored = len(everything) if reference == "precomputed" else 0
             tell_memory(found, stored * ENTRY_BYTES, out)
             run.finish(dry_run=found)
             return
         proofs: list[Proof] = []
-        if prove_first:
+        if training.prove_first:
             proofs = prove_run(policy, train_items, task, wanted_loss, floor, out, declared)
         if features is not None:
-            few_rows = [train[i] for i in proof_rows(train)]
-            policy = with_features(policy, features, few_rows, shares.allowed, floor)
+            policy = with_features(policy, features, few, shares.allowed, floor)
             take_features((frozen or policy).core)
-        finished = run_trainer(policy, task, settings, train_items, held_out_items, out)
-        files = save_result(
-            policy, out, save_merged, starts_from_adapter(model, init_adapter),
-            lambda: prepare_training(load_policy(model, dtype, "cpu", init_adapter), wanted),
-        )  # fmt: skip
+        finished = run_trainer(policy, task, training, train_items, held_out_items, out)
+        files = save_result(policy, model, training, out)
         counts = {"pairs": len(train), "held-out pairs": len(evaluation)}
-        write_cards(out, files, METHODS[loss], configuration, counts, proofs, finished)
+        write_cards(run, files, METHODS[loss], counts, proofs, finished)
         run.finish(
             pairs=len(train), held_out_pairs=len(evaluation), skipped=len(rows.skipped),
             cut_responses=rows.cut, prefix_sharing=dataclasses.asdict(shares), **finished,
@@ -308,12 +227,6 @@ def prove_run(
     return proofs
 
 
-def proof_rows(groups: Sequence[Group]) -> list[int]:
-    """A few rows to prove things on; those with images come first."""
-    order = sorted(range(len(groups)), key=lambda index: not groups[index].images)
-    return order[:PROOF_ROWS]
-
-
 def _responses(group: Group) -> range:
     return range(len(group.response_ids))
 
@@ -344,7 +257,3 @@ def _same_start(path: Path, logps: Tensor, groups: Sequence[Group], floor: float
             f"{path.parent} was started from another model (log-probs of its first pairs differ "
             f"by {moved:.3g}). Give the same model to resume it, or another --out."
         )
-
-
-def _inputs(model: str, data: Path) -> dict[str, Path]:
-    return {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})

@@ -32,7 +32,8 @@ from veridical.models import Policy
 from veridical.progress import track
 from veridical.rendering import Group
 from veridical.train.loop import GroupTrainer, Items, Task
-from veridical.train.run import TrainerSettings
+from veridical.train.options import Training
+from veridical.train.trainer_options import trainer_arguments
 
 STEPS = 2
 CANDIDATES = 64
@@ -113,7 +114,7 @@ class LiveTensors(TorchDispatchMode):
 def measure_memory(
     policy: Policy,
     task: Task,
-    settings: TrainerSettings,
+    training: Training,
     train: Items,
     reference: Policy | None,
 ) -> dict[str, dict[str, int]]:
@@ -122,7 +123,7 @@ def measure_memory(
     Args:
         policy: as it will be trained.
         task: what will be optimised.
-        settings: batch size, accumulation, and Transformers' options.
+        training: batch size, accumulation, and Transformers' options.
         train: the rows.
         reference: a second model that stays in memory beside it, if there is one.
 
@@ -136,15 +137,15 @@ def measure_memory(
     live.see_module(policy.model, "weights")
     if reference is not None:
         live.see_module(reference.model, "reference")
-    batch = longest_rows(policy, train.groups, task.share_prefix, settings.batch_size)
-    chosen = batch * settings.accumulation * STEPS
+    batch = longest_rows(policy, train.groups, task.share_prefix, training.batch_size)
+    chosen = batch * training.accumulation * STEPS
     rows = Items([train.groups[i] for i in chosen], train.reference_logps[chosen])
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = dataclasses.replace(settings, max_steps=STEPS).arguments(
-            Path(scratch), len(train), False, policy.device.type == "cpu"
-        )
+        two_steps = dataclasses.replace(training, max_steps=STEPS)
+        on_cpu = policy.device.type == "cpu"
+        arguments = trainer_arguments(two_steps, Path(scratch), len(train), False, on_cpu)
         arguments.save_strategy = SaveStrategy.NO
-        rate = settings.projector_learning_rate
+        rate = training.projector_learning_rate
         trainer = GroupTrainer(policy, task, arguments, rows, None, [_Watch(live)], rate)
         try:
             with live:

@@ -18,6 +18,9 @@ from veridical.progress import track
 from veridical.randomness import generator
 from veridical.records import Kind, count_images, read_records
 from veridical.rendering import Group, RefusedRowError, render_conversation, render_group
+from veridical.train.options import Training
+
+PROOF_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,7 @@ def read_training_rows(
     data: Path,
     kind: Kind,
     branches: Sequence[str],
-    images_root: Path | None,
-    max_bad_fraction: float,
-    max_length: int | None,
-    max_response_tokens: int | None,
+    training: Training,
     more_rejected: bool = False,
 ) -> TrainingRows:
     """Read, render, tokenise and check every row.
@@ -53,10 +53,7 @@ def read_training_rows(
         data: a file that `read_records` takes.
         kind: `preference`, or `conversation` (every assistant turn is learned).
         branches: the message columns that are responses, e.g. ("chosen", "rejected").
-        images_root: what image paths are relative to.
-        max_bad_fraction: share of unusable rows above which training does not start.
-        max_length: prompt and longest response, in tokens; None takes the model's own limit.
-        max_response_tokens: longer responses lose their end; None cuts nothing.
+        training: where images are, how long rows may be, and how many may be unusable.
         more_rejected: take a pair's `more_rejected` answers as further responses. Where some
             pairs have fewer than others their last one is repeated, which leaves the averaged
             loss what it is.
@@ -64,31 +61,21 @@ def read_training_rows(
     Raises:
         UserError: too many rows are unusable, none is left, or a limit makes no sense.
     """
+    most_tokens = training.max_response_tokens
 
     def render(row: dict[str, Any], images: Images) -> list[Group]:
         if kind == "conversation":
-            return _conversation(policy, row, images, max_response_tokens)
-        return [_pair(policy, row, images, branches, more_rejected, max_response_tokens)]
+            return _conversation(policy, row, images, most_tokens)
+        return [_pair(policy, row, images, branches, more_rejected, most_tokens)]
 
-    limits = Limits(max_bad_fraction, max_length, max_response_tokens)
-    return render_rows(policy, data, kind, images_root, limits, render)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a row may be, see `read_training_rows`."""
-
-    max_bad_fraction: float
-    max_length: int | None
-    max_response_tokens: int | None
+    return render_rows(policy, data, kind, training, render)
 
 
 def render_rows(
     policy: Policy,
     data: Path,
     kind: Kind,
-    images_root: Path | None,
-    limits: Limits,
+    training: Training,
     render: Callable[[dict[str, Any], Images], list[Group]],
 ) -> TrainingRows:
     """Read every row of a kind, have it rendered, and check what came out.
@@ -97,8 +84,7 @@ def render_rows(
         policy: whose tokenizer and processor are used.
         data: a file that `read_records` takes.
         kind: of its records.
-        images_root: what image paths are relative to.
-        limits: what a row may be.
+        training: as for `read_training_rows`.
         render: a row without its images, and those, to what is trained on; a row that it refuses
             (`RefusedRowError`) is listed.
 
@@ -106,13 +92,13 @@ def render_rows(
         UserError: as for `read_training_rows`.
     """
     for name, value in (
-        ("max-length", limits.max_length),
-        ("max-response-tokens", limits.max_response_tokens),
+        ("max-length", training.max_length),
+        ("max-response-tokens", training.max_response_tokens),
     ):
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; give 1 or more, or leave it out.")
-    max_bad_fraction = limits.max_bad_fraction
-    records = read_records(data, kind, images_root, max_bad_fraction)
+    max_bad_fraction = training.max_bad_fraction
+    records = read_records(data, kind, training.images_root, max_bad_fraction)
     skipped = [
         {"id": problem.id, "field": problem.field, "reason": problem.reason}
         for problem in records.problems
@@ -131,7 +117,7 @@ def render_rows(
         except RefusedRowError as refused:
             skipped.append({"id": row["id"], "field": "messages", "reason": str(refused)})
     groups = _even_out(groups)
-    limit = limits.max_length or _own_limit(policy)
+    limit = training.max_length or _own_limit(policy)
     if limit is not None:
         too_long = check_lengths(policy, groups, limit)
         skipped += [
@@ -169,6 +155,12 @@ def split_held_out(
     held_out = set(drawn[:count])
     train = [group for group in groups if by(group.id) not in held_out]
     return train, [group for group in groups if by(group.id) in held_out]
+
+
+def proof_rows(groups: Sequence[Group]) -> list[int]:
+    """A few rows to prove things on; those with images come first."""
+    order = sorted(range(len(groups)), key=lambda index: not groups[index].images)
+    return order[:PROOF_ROWS]
 
 
 def same_prompt(groups: Sequence[Group]) -> dict[str, str]:

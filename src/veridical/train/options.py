@@ -1,0 +1,153 @@
+"""What a training command can be told, whatever it trains by."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veridical import processes
+from veridical.cache import Cache, open_cache
+from veridical.errors import UserError
+from veridical.models import DtypeName, Tuning, TuningName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Options of every training command.
+
+    Attributes:
+        tuning: `lora` on the language model's linear layers, `qlora` (the same, on weights of
+            four bits), or `full`.
+        lora_rank: rank of the adapters.
+        lora_alpha: scaling of the adapters (the update is scaled by alpha / rank).
+        init_adapter: PEFT adapter to start from; it is merged (and is in the reference too, where
+            that is the start).
+        train_projector: train the projector too.
+        train_vision: train the vision tower too.
+        projector_learning_rate: of the projector, if trained; the common one if not set.
+        learning_rate: peak learning rate.
+        epochs: passes over the rows.
+        max_steps: optimiser steps; above 0 it overrides epochs.
+        batch_size: rows on a device at once.
+        accumulation: batches an optimiser step.
+        max_length: prompt and response together, in tokens; longer rows are listed and left
+            out. The model's own limit if not set.
+        max_response_tokens: longer responses lose their end (and are counted).
+        held_out: share of rows kept for evaluation, 0 to below 1; the checkpoint with the
+            lowest loss on them is the result.
+        evaluations: how often the held-out rows are evaluated (and a checkpoint is kept).
+        share_prefix: encode image and prompt once for all responses of a row, without logits for
+            image tokens, where the model allows it.
+        prove_first: run the proofs before the first step and stop if one fails.
+        resume: go on from the newest checkpoint in OUT that verifies.
+        dry_run: only find out how much memory a step takes, by part and device, and write it to
+            `dry_run.json`.
+        cache: folder that runs share for reference log-probs and image features, or `none`; if
+            not set, the variable VERIDICAL_CACHE says, else it is the user's folder for caches.
+        cache_gigabytes: what that folder may hold, in 10^9 bytes; the longest unused goes first.
+        vision_cache: keep each image's features there instead of encoding it at every step; the
+            vision tower has to be frozen.
+        save_merged: also write the merged model (LoRA), not only the adapter.
+        images_root: what image paths are relative to; the data file's folder if not set.
+        max_bad_fraction: share of unusable rows above which the run does not start.
+        dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        seed: of order, adapters and held-out rows.
+        trainer: any other option of Transformers' TrainingArguments.
+    """
+
+    tuning: TuningName = "lora"
+    lora_rank: int = 128
+    lora_alpha: int = 256
+    init_adapter: Path | None = None
+    train_projector: bool = False
+    train_vision: bool = False
+    projector_learning_rate: float | None = None
+    learning_rate: float
+    epochs: float = 1.0
+    max_steps: int = -1
+    batch_size: int = 8
+    accumulation: int = 4
+    max_length: int | None = None
+    max_response_tokens: int | None = None
+    held_out: float = 0.05
+    evaluations: int = 10
+    share_prefix: bool = True
+    prove_first: bool = True
+    resume: bool = False
+    dry_run: bool = False
+    cache: str | None = None
+    cache_gigabytes: float = 50.0
+    vision_cache: bool = False
+    save_merged: bool = True
+    images_root: Path | None = None
+    max_bad_fraction: float = 0.01
+    dtype: DtypeName = "auto"
+    device: str = "auto"
+    seed: int = 0
+    trainer: dict[str, Any] | None = None
+
+    @property
+    def trained(self) -> Tuning:
+        """Which weights are trained."""
+        return Tuning(
+            self.tuning, self.lora_rank, self.lora_alpha, 0.0, self.train_projector,
+            self.train_vision,
+        )  # fmt: skip
+
+    @property
+    def four_bit(self) -> bool:
+        """Whether the language model's weights are kept in four bits."""
+        return self.tuning == "qlora"
+
+    def open_cache(self) -> Cache:
+        """Where reference log-probs and image features are kept.
+
+        Raises:
+            UserError: the folder can't be one, or may hold nothing.
+        """
+        return open_cache(self.cache, self.cache_gigabytes)
+
+    def steps(self, rows: int) -> int:
+        """Optimiser steps that `rows` training rows give."""
+        if self.max_steps > 0:
+            return self.max_steps
+        return max(1, math.ceil(rows / self.rows_a_step() * self.epochs))
+
+    def rows_a_step(self) -> int:
+        """Rows that an optimiser step sees, over all processes."""
+        return self.batch_size * self.accumulation * processes.world_size()
+
+    def check(self) -> None:
+        """Refuse what makes no sense whatever the rows.
+
+        Raises:
+            UserError: a count below 1, no learning rate, nothing to do, or no folder for a cache.
+        """
+        self.open_cache()
+        for name in ("batch_size", "accumulation", "evaluations"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more."
+                )
+        if self.learning_rate <= 0:
+            raise UserError(f"--learning-rate is {self.learning_rate:g}; it must be above 0.")
+        if self.max_steps <= 0 and self.epochs <= 0:
+            raise UserError(
+                "Neither --epochs nor --max-steps is above 0: nothing would be trained."
+            )
+
+
+def flatten(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A command's arguments by option, as `run.json` keeps them: `Training`'s fields among them."""
+    flat: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if isinstance(value, Training):
+            flat |= {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        else:
+            flat[name] = value
+    return flat

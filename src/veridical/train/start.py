@@ -1,0 +1,68 @@
+"""What every training command begins with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from veridical import processes
+from veridical.errors import UserError
+from veridical.files import require_file
+from veridical.logprobs import Sharing
+from veridical.models import Policy, load_policy
+from veridical.runs import Run, start_run
+from veridical.train.options import Training, flatten
+from veridical.train.resume import check_folder
+from veridical.train.trainer_options import trainer_arguments
+
+NOT_SHARED = Sharing(False, "--share-prefix false")
+
+
+def start_training(command: str, arguments: Mapping[str, Any]) -> Run:
+    """Meet the other processes, seed, refuse what can't be done, and write `run.json`.
+
+    Args:
+        command: its words, such as "train dpo".
+        arguments: the arguments of its function: `model`, `data`, `out` and `training` are among
+            them.
+
+    Raises:
+        UserError: an option makes no sense, there is no data, or the folder holds another run.
+    """
+    model, data, out = arguments["model"], arguments["data"], arguments["out"]
+    training: Training = arguments["training"]
+    require_file(data, "--data")
+    join_processes(training.device)
+    torch.manual_seed(training.seed)
+    # Refuses a bad `trainer:` before any work.
+    trainer_arguments(training, out, 1, False, training.device == "cpu")
+    inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
+    configuration = flatten(arguments)
+    processes.from_first(lambda: check_folder(out, command, configuration, inputs))
+    return start_run(out, command, configuration, inputs)
+
+
+def load_start(model: str, training: Training) -> Policy:
+    """The model that training starts from."""
+    return load_policy(
+        model, training.dtype, training.device, training.init_adapter, training.four_bit
+    )
+
+
+def join_processes(device: str) -> None:
+    """Meet the other processes of a launcher, before anything is read or written.
+
+    Raises:
+        UserError: the launcher asks for what would start processes from different weights.
+    """
+    efficient = os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower()
+    if efficient in ("true", "1") and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        raise UserError(
+            "With fsdp_cpu_ram_efficient_loading only one process would have the weights that the "
+            "proofs need. Set it to false in the launcher's configuration."
+        )
+    processes.join(on_cpu=device == "cpu" or not torch.cuda.is_available())
