@@ -114,6 +114,12 @@ COMMANDS: dict[str, Command] = {
         ("model",),
         shared=True,
     ),
+    "train reward": Command(
+        "veridical.train.reward:train_reward",
+        "Train a reward model on pairs: a judge that sees the image and is told facts.",
+        ("model",),
+        shared=True,
+    ),
     "eval pope": Command(
         "veridical.eval.pope:eval_pope",
         "Ask yes/no questions about objects, and score the answers.",

@@ -14,7 +14,7 @@ from veridical.runs import Run
 
 SHOWN = (
     "loss", "beta", "label_smoothing", "per_token", "gamma", "nll_weight", "reference",
-    "reference_model", "tuning", "lora_rank", "lora_alpha",
+    "reference_model", "facts", "criterion", "centring", "tuning", "lora_rank", "lora_alpha",
     "init_adapter", "train_projector", "train_vision", "projector_learning_rate", "learning_rate",
     "epochs", "max_steps", "batch_size", "accumulation", "held_out", "seed",
 )  # fmt: skip

@@ -1,0 +1,240 @@
+"""A reward model: a vision-language model that tells better responses from worse ones.
+
+Trained by the Bradley-Terry loss on preference pairs, with the facts that the pairs bring
+(captions, objects, options) if asked for: factual augmentation, as in Sun et al. 2023.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from veridical import processes
+from veridical.errors import UserError
+from veridical.files import write_json
+from veridical.logprobs import ResponseLogps, collate, sharing
+from veridical.losses import reward_loss
+from veridical.models import Policy, prepare_training
+from veridical.proofs import Proof, noise_floor, print_proofs, prove, require
+from veridical.records import count_images
+from veridical.rendering import Group
+from veridical.rewards import (
+    CRITERION,
+    Reading,
+    judged_group,
+    new_head,
+    reward_measure,
+    save_head,
+)
+from veridical.train.card import write_cards
+from veridical.train.features import keep_features, with_features
+from veridical.train.loop import Items, Objective, Outcome, Task
+from veridical.train.memory import measure_memory, tell_memory
+from veridical.train.options import Training
+from veridical.train.rows import (
+    Images,
+    TrainingRows,
+    list_skipped,
+    proof_rows,
+    render_rows,
+    same_prompt,
+    split_held_out,
+)
+from veridical.train.run import run_trainer, save_result
+from veridical.train.scorer import Scorer
+from veridical.train.start import NOT_SHARED, load_start, start_training
+from veridical.train.trained import whole
+
+METHOD = "a reward model (Bradley-Terry)"
+
+
+def train_reward(
+    model: str,
+    data: Path,
+    out: Path,
+    facts: bool = False,
+    criterion: str = CRITERION,
+    centring: float = 0.001,
+    training: Training = Training(learning_rate=2e-5),
+) -> None:
+    """Train a reward model from MODEL on the preference pairs in DATA and write it to OUT.
+
+    It reads the image, the prompt, a response, and then a question about the response, from whose
+    end a linear head reads one number: the reward. What comes out is a judge for `build rate`,
+    an adapter that can share its base with a policy, and the start of a value model.
+    `eval reward` says how good it is.
+
+    Args:
+        model: hub name, folder, adapter folder or `embedded`; the policy's own base, or another.
+        data: preference pairs, Parquet or JSON Lines; every one of several rejected answers makes
+            a pair of its own.
+        out: folder for the run: `model/` and `adapter/` with the head beside the weights,
+            `log.jsonl`, `proofs.json`, `run.json`.
+        facts: let it read the pairs' `facts` after the question, in an order drawn by seed; it is
+            then told facts wherever it judges.
+        criterion: the question, in words of yours.
+        centring: weight of the term that keeps rewards around 0 (of the squared sum of a pair's
+            rewards); 0 leaves it out.
+        training: what every training command takes.
+    """
+    if centring < 0:
+        raise UserError(f"--centring is {centring:g}; it can't be negative.")
+    if training.max_response_tokens is not None:
+        raise UserError(
+            "--max-response-tokens can't be set here: a response without its end would be judged "
+            "as a whole one. Use --max-length, which leaves longer rows out."
+        )
+    with start_training("train reward", dict(locals())) as run:
+        start = load_start(model, training)
+        reading = Reading(criterion, facts, training.seed)
+        rows = read_pairs(start, data, reading, training)
+        list_skipped(out, rows)
+        prompts = same_prompt(rows.groups)
+        train, evaluation = split_held_out(
+            rows.groups, training.held_out, training.seed, by=prompts.__getitem__
+        )
+        shares = sharing(start, train) if training.share_prefix else NOT_SHARED
+        print(f"Prefix sharing: {'yes' if shares.allowed else 'no, two rows'} ({shares.reason}).")
+        store = training.open_cache()
+        features = keep_features(start, training.trained, store) if training.vision_cache else None
+        policy = without_language_head(prepare_training(start, training.trained))
+        head = new_head(policy)
+        few = [train[i] for i in proof_rows(train)]
+        task = Task(Scorer(policy, head=head), objective(centring), len, shares.allowed)
+        train_items = Items(train, torch.zeros(len(train), 2))
+        held_out_items = Items(evaluation, torch.zeros(len(evaluation), 2)) if evaluation else None
+        if training.dry_run:
+            found = measure_memory(policy, task, training, train_items, None)
+            tell_memory(found, 0, out)
+            run.finish(dry_run=found)
+            return
+        proofs = prove_run(policy, task, few, out) if training.prove_first else []
+        if features is not None:
+            floor = noise_floor(policy, few)
+            policy = with_features(policy, features, few, shares.allowed, floor)
+        finished = run_trainer(policy, task, training, train_items, held_out_items, out)
+        files = save_result(policy, model, training, out)
+        save_beside(head, reading, out, files)
+        counts = {"pairs": len(train), "held-out pairs": len(evaluation)}
+        write_cards(run, files, METHOD, counts, proofs, finished)
+        run.finish(
+            pairs=len(train), held_out_pairs=len(evaluation), skipped=len(rows.skipped),
+            prefix_sharing=dataclasses.asdict(shares), **finished,
+        )  # fmt: skip
+        print(f"The reward model is in {out / next(iter(files), 'model')}.")
+
+
+def read_pairs(start: Policy, data: Path, reading: Reading, training: Training) -> TrainingRows:
+    """Every pair as the reward model reads it.
+
+    Raises:
+        UserError: as for `render_rows`; or facts are to be read and no pair has any.
+    """
+    told = [0, 0]
+
+    def render(row: dict[str, Any], images: Images) -> list[Group]:
+        count = count_images(row["prompt"])
+        known = row.get("facts") or []
+        rejected = [row["rejected"], *(row.get("more_rejected") or [])]
+        distorted = images.of_rejected(count)
+        told[bool(known)] += 1
+        return [
+            judged_group(
+                start, reading, row["id"] if number == 0 else f"{row['id']}/{number}",
+                images.of_prompt(count), row["prompt"], [row["chosen"], answer], known,
+                [None, distorted] if distorted and number == 0 else (),
+            )
+            for number, answer in enumerate(rejected)
+        ]  # fmt: skip
+
+    rows = render_rows(start, data, "preference", training, render)
+    if reading.with_facts and not told[True]:
+        raise UserError(
+            f"--facts true: no pair of {data} has facts. `veridical build facts` puts captions, "
+            "objects or options beside pairs."
+        )
+    if reading.with_facts and told[False]:
+        print(f"{told[False]} of {sum(told)} pairs have no facts; they are read without.")
+    return rows
+
+
+def without_language_head(policy: Policy) -> Policy:
+    """Freeze the head that makes words: none are made here, and it would get no gradient.
+
+    Where it shares its weights with the input's embeddings, these are trained as before.
+    """
+    head = policy.core.get_output_embeddings()
+    if head.weight is not policy.core.get_input_embeddings().weight:
+        head.requires_grad_(False)
+    return policy
+
+
+def objective(centring: float) -> Objective:
+    """Response 0 is chosen, response 1 rejected; scores are rewards, and there is no reference."""
+
+    def compute(scores: ResponseLogps, _: Tensor) -> Outcome:
+        chosen, rejected = scores.sums[:, 0], scores.sums[:, 1]
+        measures = {
+            "rewards_chosen": chosen,
+            "rewards_rejected": rejected,
+            "rewards_margin": chosen - rejected,
+            "rewards_accuracy": (chosen > rejected).double(),
+        }
+        return Outcome(reward_loss(chosen, rejected, centring).sum(), measures)
+
+    return compute
+
+
+def prove_run(policy: Policy, task: Task, few: Sequence[Group], out: Path) -> list[Proof]:
+    """Run the five proofs on a few rows, write `proofs.json`, and stop if one fails.
+
+    A new head gives every response 0, so that the loss is ln 2. What the head reads is proven on a
+    direction of its own, see `reward_measure`.
+
+    Raises:
+        UserError: a proof fails.
+    """
+    policy.model.eval()
+    with torch.no_grad():
+        rewards, counts = task.scorer(collate(policy, few, task.share_prefix))
+        loss = float(task.objective(ResponseLogps(rewards, counts), rewards).loss_sum) / len(few)
+    measure = reward_measure(policy)
+    proofs = [
+        prove_start(rewards, loss),
+        *prove(policy, few, lambda rows: collate(policy, rows, task.share_prefix), measure),
+    ]
+    if processes.is_first():
+        write_json(out / "proofs.json", [dataclasses.asdict(proof) for proof in proofs])
+    print_proofs(proofs)
+    require(proofs)
+    return proofs
+
+
+def prove_start(rewards: Tensor, loss: float) -> Proof:
+    """Before the first step every reward is 0 and the loss is ln 2.
+
+    Args:
+        rewards: of a few pairs. Shape: (pairs, 2).
+        loss: their mean.
+    """
+    value = max(float(rewards.abs().max()), abs(loss - math.log(2)))
+    limit = 10 * torch.finfo(torch.float32).eps
+    detail = f"largest reward {float(rewards.abs().max()):.3g}, loss {loss:.6f}, known 0.693147"
+    return Proof("start", value <= limit, True, value, limit, "log-odds", detail)
+
+
+def save_beside(head: nn.Linear, reading: Reading, out: Path, files: Sequence[str]) -> None:
+    """Write the head into each saved folder; every process has to take part."""
+    weights = {name: whole(parameter) for name, parameter in head.named_parameters()}
+    if not processes.is_first():
+        return
+    plain = nn.Linear(head.in_features, 1, dtype=weights["weight"].dtype)
+    plain.load_state_dict(weights)
+    for name in files:
+        save_head(plain, reading, out / name)
