@@ -97,8 +97,11 @@ class PromptBatch:
 def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
     """Lay groups out as the stock processor does, a row for each response.
 
-    All groups must have the same number of responses.
+    All groups must have the same number of responses. Where any was sampled, the responses' tokens
+    are put behind the prompts' as they are, since their text might be tokenised differently.
     """
+    if any(group.sampled for group in groups):
+        return _appended_batch(policy, groups)
     flat = [(group, index) for group in groups for index in range(len(group.response_ids))]
     texts = [group.prompt_text + group.response_texts[index] for group, index in flat]
     inputs = process(policy, [group.images_of(index) for group, index in flat], texts, "right")
@@ -119,6 +122,28 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
         attention[row, start + kept :] = 0
     inputs["position_ids"] = token_positions(policy.core, inputs)
     return RowBatch(inputs, response_mask.to(policy.device), len(groups[0].response_ids))
+
+
+def _appended_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
+    flat = [(group, index) for group in groups for index in range(len(group.response_ids))]
+    texts = [group.prompt_text for group, _ in flat]
+    prompts = process(policy, [group.images_of(index) for group, index in flat], texts, "right")
+    lengths = prompts["attention_mask"].sum(-1).tolist()
+    answers = [group.response_ids[index].to(policy.device) for group, index in flat]
+    ends = [length + len(ids) for length, ids in zip(lengths, answers, strict=True)]
+    inputs = vision_inputs(prompts)
+    pad = policy.processor.tokenizer.pad_token_id
+    for name in TOKEN_INPUTS & prompts.keys():
+        told = [prompts[name][row, :length] for row, length in enumerate(lengths)]
+        own = [torch.full_like(ids, int(name == "attention_mask")) for ids in answers]
+        rows = zip(told, answers if name == "input_ids" else own, strict=True)
+        filler = pad if name == "input_ids" else 0
+        inputs[name] = torch.stack([_pad(torch.cat(pair), max(ends), filler) for pair in rows])
+    inputs["position_ids"] = token_positions(policy.core, inputs)
+    mask = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    for row, (group, index) in enumerate(flat):
+        mask[row, lengths[row] : ends[row]] = group.learned_of(index).to(policy.device)
+    return RowBatch(inputs, mask, len(groups[0].response_ids))
 
 
 def shared_batch(policy: Policy, groups: Sequence[Group]) -> SharedBatch:

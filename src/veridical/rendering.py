@@ -35,6 +35,8 @@ class Group:
             empty where all share them.
         learned: for each response, True at the tokens that count (a conversation's later user
             turns do not); empty where all count.
+        sampled: whether the tokens are those that a policy sampled, which another tokenisation of
+            the same text need not be.
     """
 
     id: str
@@ -45,6 +47,7 @@ class Group:
     cut: tuple[bool, ...]
     response_images: tuple[tuple[ImageLike, ...] | None, ...] = ()
     learned: tuple[Tensor, ...] = ()
+    sampled: bool = False
 
     def images_of(self, response: int) -> tuple[ImageLike, ...]:
         """What is seen when this response is judged."""

@@ -6,10 +6,12 @@ the batch it is made in.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
@@ -18,6 +20,7 @@ from veridical._masked_prompts import encode_prompts, masked_prompt_batch
 from veridical._positions import special_layers
 from veridical.batching import PromptBatch, prompt_batch
 from veridical.images import ImageLike, image_key
+from veridical.losses import token_logps
 from veridical.models import Policy, end_token_ids, image_token_id
 from veridical.progress import track
 from veridical.randomness import generator
@@ -26,6 +29,8 @@ from veridical.rendering import render_prompt
 from veridical.sentences import ends_sentence, first_sentence
 
 StopReason = Literal["end", "sentence", "length"]
+PLACEHOLDER = re.compile(r"^(image|video|audio|vision|boi|eoi)_(.*_)?token_(id|index)$")
+"""How configurations name the tokens that stand for what is not text, or go around it."""
 
 
 @dataclass(frozen=True)
@@ -228,9 +233,9 @@ def _continue(
     tokenizer = policy.processor.tokenizer
     ends = end_token_ids(policy)
     prefixes = [tokenizer(r.prefix, add_special_tokens=False)["input_ids"] for r in requests]
-    reader = _Reader(tokenizer, prefixes, ends)
+    reader = Reader(tokenizer, prefixes, ends)
     width = batch.inputs["input_ids"].shape[1] if "input_ids" in batch.inputs else 0
-    chooser = _TokenChooser(requests, decoding, _never_sampled(policy, ends))
+    chooser = _TokenChooser(requests, decoding, never_sampled(policy))
     stopping = [_SentenceEnds(reader, width)] if until_sentence_end else []
     with torch.inference_mode():
         output = policy.core.generate(
@@ -255,19 +260,48 @@ def _generation_config(policy: Policy, decoding: Decoding, ends: set[int]) -> Ge
     )
 
 
-def _never_sampled(policy: Policy, ends: set[int]) -> list[int]:
-    """Image, padding and begin tokens: a sampled one would break the next forward pass."""
-    tokenizer = policy.processor.tokenizer
-    special = {image_token_id(policy), tokenizer.pad_token_id, tokenizer.bos_token_id}
-    return sorted(i for i in special if i is not None and i not in ends)
+def never_sampled(policy: Policy) -> list[int]:
+    """Image, video, padding and begin tokens: a sampled one would break the next forward pass."""
+    tokenizer, config = policy.processor.tokenizer, policy.core.config
+    special = [image_token_id(policy), tokenizer.pad_token_id, tokenizer.bos_token_id]
+    special += [getattr(config, name) for name in vars(config) if PLACEHOLDER.search(name)]
+    size, ends = config.get_text_config().vocab_size, end_token_ids(policy)
+    return sorted({i for i in special if isinstance(i, int) and 0 <= i < size and i not in ends})
+
+
+def choose_tokens(
+    logits: Tensor, streams: Sequence[np.random.Generator], temperature: float, banned: list[int]
+) -> tuple[Tensor, Tensor]:
+    """The next token of every row, from the row's own stream of noise.
+
+    Sampling inverts the cumulative distribution at one uniform number a row.
+
+    Args:
+        logits: Shape: (rows, vocabulary).
+        streams: one a row; each gives one number, unless the temperature is 0.
+        temperature: 0 takes the most likely token.
+        banned: tokens that are never chosen; the others share what they had.
+
+    Returns:
+        The tokens, and their log-probabilities in float64, at the temperature (at 1 where it is 0).
+        Shape of each: (rows,).
+    """
+    # MPS has no float64; the CPU does this as fast.
+    wide = logits.to("cpu", torch.float64, copy=True) / (temperature or 1.0)
+    wide[:, banned] = -torch.inf
+    if temperature == 0:
+        chosen = wide.argmax(-1)
+    else:
+        cumulative = torch.softmax(wide, -1).cumsum(-1)
+        uniform = torch.tensor([stream.random() for stream in streams], dtype=torch.float64)
+        target = (uniform * cumulative[:, -1]).unsqueeze(-1)
+        chosen = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+        chosen = chosen.clamp(max=logits.shape[1] - 1)
+    return chosen.to(logits.device), token_logps(wide, chosen)
 
 
 class _TokenChooser(LogitsProcessor):
-    """Leaves the one token that was chosen; `generate` then only has to take it.
-
-    Sampling inverts the cumulative distribution at one uniform number a position, drawn from the
-    request's own stream.
-    """
+    """Leaves the one token that was chosen; `generate` then only has to take it."""
 
     def __init__(self, requests: Sequence[Request], decoding: Decoding, banned: list[int]) -> None:
         self.streams = [generator(decoding.seed, "tokens", request.id) for request in requests]
@@ -275,25 +309,16 @@ class _TokenChooser(LogitsProcessor):
         self.banned = banned
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        scores = scores.clone()
-        scores[:, self.banned] = -torch.inf
-        if self.temperature == 0:
-            return scores
-        # MPS has no float64; the CPU does this as fast.
-        wide = scores.to("cpu", torch.float64)
-        cumulative = torch.softmax(wide / self.temperature, -1).cumsum(-1)
-        uniform = torch.tensor([stream.random() for stream in self.streams], dtype=torch.float64)
-        target = (uniform * cumulative[:, -1]).unsqueeze(-1)
-        chosen = torch.searchsorted(cumulative, target, right=True)
-        chosen = chosen.clamp(max=scores.shape[1] - 1)
+        chosen, _ = choose_tokens(scores, self.streams, self.temperature, self.banned)
         only = torch.full_like(scores, -torch.inf)
-        return only.scatter(1, chosen.to(scores.device), 0.0)
+        return only.scatter(1, chosen.unsqueeze(-1), 0.0)
 
 
-class _Reader:
+class Reader:
     """Turns sampled tokens into text, with the spacing that they have after the prefix."""
 
     def __init__(self, tokenizer: Any, prefixes: list[list[int]], ends: set[int]) -> None:
+        """Take the rows' beginnings, in tokens, and the tokens that end a response."""
         self.tokenizer, self.prefixes, self.ends = tokenizer, prefixes, ends
         self.prefix_texts = [self._decode(prefix) for prefix in prefixes]
 
@@ -302,14 +327,17 @@ class _Reader:
         return text
 
     def text(self, row: int, ids: list[int]) -> str:
+        """What a row's tokens say, without special tokens."""
         if not self.prefixes[row]:
             return self._decode(ids).strip()
         return self._decode(self.prefixes[row] + ids)[len(self.prefix_texts[row]) :]
 
     def sentence_is_over(self, row: int, ids: list[int]) -> bool:
+        """Whether a row's first sentence has ended."""
         return ends_sentence(self.text(row, ids), before=self.prefix_texts[row])
 
     def response(self, row: int, ids: list[int], until_sentence_end: bool) -> Response:
+        """What a row of tokens is, up to its end token or its first sentence's end."""
         end = next((i for i, token in enumerate(ids) if token in self.ends), None)
         kept = ids if end is None else ids[: end + 1]
         reason: StopReason = "length" if end is None else "end"
@@ -325,7 +353,7 @@ class _Reader:
 
 
 class _SentenceEnds(StoppingCriteria):
-    def __init__(self, reader: _Reader, width: int) -> None:
+    def __init__(self, reader: Reader, width: int) -> None:
         self.reader, self.width = reader, width
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:

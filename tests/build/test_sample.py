@@ -17,7 +17,7 @@ from veridical.files import read_json, read_jsonl, write_jsonl
 from veridical.messages import assistant_message, text_of, user_message
 from veridical.models import Policy
 from veridical.records import read_records
-from veridical.sampling import Response
+from veridical.rollouts import Rollout
 from veridical.steering import REQUEST
 
 
@@ -96,16 +96,17 @@ class Says:
         self.texts = texts
         self.asked: list[Any] = []
 
-    def __call__(self, policy: Any, requests: Any, decoding: Any, label: str) -> list[Response]:
+    def __call__(self, policy: Any, requests: Any, decoding: Any, k: int) -> list[list[Rollout]]:
         self.asked += requests
-        return [Response(text, [], "end") for text in self.texts[: len(requests)]]
+        said = iter([Rollout(text, (), (), "end") for text in self.texts])
+        return [[next(said) for _ in range(k)] for _ in requests]
 
 
 def test_repeats_and_empty_responses_are_counted(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ["A dog.", "A dog.", "", "A cat.", "A dog.", "A dog.", "", "", " "]
-    monkeypatch.setattr(sample, "respond", Says(texts))
+    monkeypatch.setattr(sample, "roll_out", Says(texts))
     assert run(scenes / "conversations.jsonl", tmp_path / "out", "--limit", "3") == 0
     assert responses(tmp_path / "out") == [["A dog.", "A dog."], ["A cat.", "A dog.", "A dog."]]
     summary = read_json(tmp_path / "out" / "summary.json")
@@ -121,7 +122,7 @@ def test_preference_and_prompt_rows_and_llavas_file_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Says(["A dog."])
-    monkeypatch.setattr(sample, "respond", asked)
+    monkeypatch.setattr(sample, "roll_out", asked)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     row = {"id": "a", "images": ["a.png"], "prompt": "What is this?"}
     turns = [("human", "<image>\nHello?"), ("gpt", "Yes."), ("human", "And?"), ("gpt", "No.")]
@@ -147,7 +148,7 @@ def test_steering_is_asked_for_and_not_written_into_the_prompt(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Says(["A dog."] * 3)
-    monkeypatch.setattr(sample, "respond", asked)
+    monkeypatch.setattr(sample, "roll_out", asked)
     more = ("--limit", "1", "--steer", "all-4,Verbosity:1")
     assert run(scenes / "conversations.jsonl", tmp_path / "out", *more) == 0
     assert f"\n{REQUEST}\nHelpfulness: four" in text_of(asked.asked[0].prompt)

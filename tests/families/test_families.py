@@ -15,6 +15,7 @@ import torch
 from family_models import Family
 from PIL import Image
 
+from veridical._decoding import cache_has_rows
 from veridical._masked_prompts import encode_prompts, masked_prompt_batch
 from veridical.batching import placeholder_counts, row_batch, shared_batch
 from veridical.errors import UserError
@@ -24,7 +25,16 @@ from veridical.models import Policy, Tuning, load_policy, prepare_training
 from veridical.proofs import stock_logps
 from veridical.records import assistant_message, user_message
 from veridical.rendering import Group, render_group, render_prompt
-from veridical.sampling import Decoding, Request, complete_masked, masking_refusal, respond
+from veridical.rollouts import roll_out, rollout_group
+from veridical.sampling import (
+    Decoding,
+    Request,
+    complete_masked,
+    masking_refusal,
+    never_sampled,
+    respond,
+)
+from veridical.token_scores import token_scores
 
 CLOSE: Any = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -137,6 +147,29 @@ def test_generation_in_a_batch_is_generation_one_by_one(
         together = respond(policy, asked, Decoding(8, temperature), label="")
         alone = [respond(policy, [r], Decoding(8, temperature), label="")[0] for r in asked]
         assert together == alone
+
+
+@torch.no_grad()
+def test_rollouts_are_separate_answers_with_the_log_probs_of_a_forward_pass(
+    policy: Policy, pictures: list[Image.Image]
+) -> None:
+    asked = [
+        Request("a", pictures[:1], [user_message("Describe the image.")]),
+        Request("b", pictures[1:3], [user_message("Compare the two pictures. Yes.", images=2)]),
+        Request("c", [], [user_message("What do you see?", images=0)]),
+    ]
+    rolled = roll_out(policy, asked, Decoding(8, 1.0), k=2)
+    apart = [dataclasses.replace(r, id=f"{r.id}/{n}") for r in asked for n in range(2)]
+    slow = [respond(policy, [request], Decoding(8, 1.0), label="")[0] for request in apart]
+    flat = [sample for row in rolled for sample in row]
+    assert [list(s.token_ids) for s in flat] == [s.token_ids for s in slow]
+    groups = [rollout_group(policy, *pair) for pair in zip(asked, rolled, strict=True)]
+    scores = token_scores(policy.model, row_batch(policy, groups), 1.0, never_sampled(policy))
+    # A running state is kept in float32, and is made in another way of a whole row.
+    close = 1e-8 if cache_has_rows(policy) else 1e-4
+    for row, sample in zip(scores.logps, flat, strict=True):
+        drawn = torch.tensor(sample.logps, dtype=torch.float64)
+        assert torch.allclose(row[: len(drawn)], drawn, rtol=0, atol=close)
 
 
 @torch.no_grad()

@@ -28,8 +28,9 @@ from veridical.records import (
     write_records,
 )
 from veridical.rendering import RefusedRowError, render_prompt
+from veridical.rollouts import roll_out
 from veridical.runs import start_run
-from veridical.sampling import Decoding, Request, respond
+from veridical.sampling import Decoding, Request
 from veridical.shares import read_share, say
 from veridical.steering import parse_steer, steered
 
@@ -199,7 +200,7 @@ def prompt_of(row: Mapping[str, Any]) -> list[Message]:
 def sample_responses(
     policy: Policy, prompts: Sequence[Prompt], settings: SampleSettings, batch_size: int
 ) -> list[dict[str, Any]]:
-    """Answer each prompt k times.
+    """Answer each prompt k times; its image is encoded once.
 
     Returns:
         For each prompt {"id", and either "responses" and "stop_reasons" or "reason"}.
@@ -213,18 +214,15 @@ def sample_responses(
         except RefusedRowError as problem:
             refused[index] = str(problem)
             continue
-        requests += [
-            Request(f"{prompt.id}/{number}", prompt.images, messages)
-            for number in range(settings.k)
-        ]
+        requests.append(Request(prompt.id, prompt.images, messages))
     decoding = Decoding(settings.max_new_tokens, settings.temperature, settings.seed, batch_size)
-    answers = iter(respond(policy, requests, decoding, label=""))
+    answers = iter(roll_out(policy, requests, decoding, settings.k))
     results: list[dict[str, Any]] = []
     for index, prompt in enumerate(prompts):
         if index in refused:
             results.append({"id": prompt.id, "reason": refused[index]})
             continue
-        mine = [next(answers) for _ in range(settings.k)]
+        mine = next(answers)
         results.append(
             {
                 "id": prompt.id,
