@@ -163,6 +163,10 @@ COMMANDS: dict[str, Command] = {
     "evidence": Command(
         "veridical.evidence:evidence", "Run the three-seed study behind the README's figures."
     ),
+    "rewards": Command(
+        "veridical.reward_study:reward_study",
+        "Find out what reward models with and without facts are worth.",
+    ),
     "methods": Command(
         "veridical.methods:methods", "Compare every method, from the same base and budget."
     ),

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from veridical.cli import main
-from veridical.eval.reward import BINS, reward_metrics, reward_sums, score_rewards
+from veridical.eval._reward_scores import BINS, reward_metrics, reward_sums, score_rewards
 from veridical.files import read_json, read_jsonl
 from veridical.models import load_policy
 from veridical.records import assistant_message, user_message, write_records
@@ -22,7 +22,7 @@ from veridical.rewards import Reading, new_head, save_head
 
 def rows(*pairs: tuple[float, int]) -> list[dict[str, Any]]:
     return [
-        {"cluster": f"image-{i}", "margin": margin, "words": words, "groups": []}
+        {"image_id": f"image-{i}", "margin": margin, "words": words, "groups": []}
         for i, (margin, words) in enumerate(pairs)
     ]
 
@@ -114,7 +114,7 @@ def run(*words: object) -> int:
 
 
 def margins(folder: Path) -> list[float]:
-    return [row["margin"] for row in read_jsonl(folder / "details.jsonl")]
+    return [row["margin"] for row in read_jsonl(folder / "rewards.jsonl")]
 
 
 def test_from_the_command_line(
@@ -125,9 +125,9 @@ def test_from_the_command_line(
     assert "kind=cup/accuracy" in capsys.readouterr().out
     scores = read_json(tmp_path / "one" / "scores.json")
     assert scores["accuracy"]["n"] == 4 and scores["kind=dog/accuracy"]["n"] == 2
-    details = list(read_jsonl(tmp_path / "one" / "details.jsonl"))
+    details = list(read_jsonl(tmp_path / "one" / "rewards.jsonl"))
     assert all(row["margin"] == row["chosen"] - row["rejected"] for row in details)
-    assert len({row["cluster"] for row in details}) == 4
+    assert len({row["image_id"] for row in details}) == 4
 
     assert run(*common, tmp_path / "rows", "--share-prefix", "false", "--batch-size", 3) == 0
     assert margins(tmp_path / "rows") == pytest.approx(margins(tmp_path / "one"), abs=1e-4)
@@ -138,6 +138,14 @@ def test_from_the_command_line(
     for name, found in kinds.items():
         others = [other for key, other in kinds.items() if key != name]
         assert all(found != pytest.approx(other, abs=1e-4) for other in others)
+    assert run("eval", "compare", tmp_path / "one", tmp_path / "none", "--out", tmp_path / "c") == 0
+    told = {row["metric"]: row for row in read_json(tmp_path / "c/comparison.json")["differences"]}
+    expected = [read_json(tmp_path / name / "scores.json") for name in ("none", "one")]
+    change = expected[0]["margin"]["value"] - expected[1]["margin"]["value"]
+    assert told["margin"]["value"] == pytest.approx(change)
+    assert "facts differs" in capsys.readouterr().out
+    assert run("report", tmp_path / "one", "--out", tmp_path / "page.html") == 0
+    assert "Pairs told apart" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_scored_is_said(

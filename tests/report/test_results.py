@@ -143,6 +143,8 @@ def test_metrics_of_pope_are_told_from_those_of_chair() -> None:
     assert metric_key("pope/random/f1") == "pope/random/f1"
     assert metric_name("pope/random/f1").label == "Yes/no F1, random"
     assert metric_name("something").unit == "number"
+    assert metric_key("reward/kind=colour/accuracy") == "reward/kind=colour/accuracy"
+    assert metric_name("reward/kind=colour/accuracy").label == "Pairs told apart, kind=colour"
 
 
 def test_numbers_are_written_for_people() -> None:

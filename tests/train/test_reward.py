@@ -97,7 +97,7 @@ def test_a_run_learns_and_its_result_judges(pairs: Path, tmp_path: Path, tuning:
         for ours, theirs in zip(found, expected, strict=True):
             assert ours == pytest.approx(theirs, abs=1e-3)
     eval_reward(out / "model", [pairs], tmp_path / "scores", batch_size=8)
-    details = read_jsonl(tmp_path / "scores" / "details.jsonl")
+    details = read_jsonl(tmp_path / "scores" / "rewards.jsonl")
     for row, (chosen, rejected) in zip(details, expected, strict=True):
         assert (row["chosen"], row["rejected"]) == pytest.approx((chosen, rejected), abs=1e-4)
 

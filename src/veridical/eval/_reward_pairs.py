@@ -114,7 +114,7 @@ def about_pairs(
                 "id": row["id"],
                 "data": name,
                 "groups": [f"data={name}", *_groups(row.get("source"), by)],
-                "cluster": known[index],
+                "image_id": known[index],
                 "words": lengths[0] - lengths[1],
             }
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from veridical.errors import UserError
+from veridical.eval._reward_scores import reward_metrics, reward_sums
 from veridical.eval.chair import chair_metrics, chair_sums
 from veridical.eval.pope import by_split, pope_metrics, pope_sums
 from veridical.eval.scores import number
@@ -18,8 +19,21 @@ from veridical.statistics import ClusterSums, Metric, compare
 # Options that may differ: who answered, and where files are (that what they say is the same is
 # checked on the judged rows).
 _OWN = frozenset(
-    {"model", "out", "answers", "batch_size", "device", "objects", "images", "questions"}
+    {
+        "model",
+        "out",
+        "answers",
+        "batch_size",
+        "device",
+        "objects",
+        "images",
+        "questions",
+        "data",
+    }
 )
+
+# What each benchmark writes, with a field that tells it.
+JUDGED = {"details.jsonl": "mentions", "answers.jsonl": "parsed", "rewards.jsonl": "margin"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,8 @@ def eval_compare(baseline: Path, candidate: Path, out: Path, seed: int = 0) -> l
     image.
 
     Args:
-        baseline: the folder of `veridical eval chair` or `eval pope` to compare with.
+        baseline: the folder of `veridical eval chair`, `eval pope` or `eval reward` to compare
+            with.
         candidate: the folder of the same benchmark for the other model.
         out: the folder to write.
         seed: of resamples and relabellings.
@@ -124,6 +139,9 @@ def _parts(candidate: Path, baseline: Path) -> list[Part]:
     if kinds[0] == "details.jsonl":
         _refuse_difference(ours, theirs, ("image_id", "objects"), "object lists")
         return [Part("", chair_metrics(), chair_sums(ours), chair_sums(theirs))]
+    if kinds[0] == "rewards.jsonl":
+        _refuse_difference(ours, theirs, ("data", "id", "words"), "pairs")
+        return [Part("", reward_metrics(), reward_sums(ours), reward_sums(theirs))]
     _refuse_difference(ours, theirs, ("split", "image_id", "question", "label"), "questions")
     parts = [Part("", pope_metrics(), pope_sums(ours), pope_sums(theirs))]
     own, other = by_split(ours), by_split(theirs)
@@ -157,14 +175,14 @@ def _refuse_difference(
 
 
 def _judged_file(folder: Path) -> Path:
-    for name, field in (("details.jsonl", "mentions"), ("answers.jsonl", "parsed")):
+    for name, field in JUDGED.items():
         if (folder / name).is_file():
             rows = read_jsonl(folder / name)
             if rows and field in rows[0]:
                 return folder / name
     raise UserError(
-        f"{folder} is no evaluation by chair or pope: it has neither details.jsonl nor "
-        "answers.jsonl with parsed answers."
+        f"{folder} is no evaluation by chair, pope or reward: it has neither details.jsonl nor "
+        "answers.jsonl with parsed answers nor rewards.jsonl."
     )
 
 

@@ -142,8 +142,8 @@ def collect_results(parts: Sequence[Part]) -> Results:
 
 
 def _with_benchmark(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores by the page's names; CHAIR and POPE both call one of theirs "recall"."""
-    prefix = "" if "chair_i" in scores else "pope/"
+    """Scores by the page's names; benchmarks share some, such as "recall" and "accuracy"."""
+    prefix = "" if "chair_i" in scores else "reward/" if "longer_preferred" in scores else "pope/"
     return {f"{prefix}{name}": score for name, score in scores.items() if isinstance(score, dict)}
 
 

@@ -59,6 +59,19 @@ METRICS = {
     "pope/unparsed": MetricName(
         "Answers neither yes nor no", "POPE, counted as wrong", better="lower"
     ),
+    "reward/accuracy": MetricName(
+        "Pairs told apart", "accuracy of the reward model", better="higher", main=True
+    ),
+    "reward/margin": MetricName("Margin", "mean difference of rewards", unit="number", main=True),
+    "reward/calibration_error": MetricName(
+        "Confidence off by", "expected calibration error", better="lower", main=True
+    ),
+    "reward/length_correlation": MetricName(
+        "Correlation with length", "of margin and difference in words", unit="number", main=True
+    ),
+    "reward/log_loss": MetricName("Log loss", "in nats", unit="number", better="lower"),
+    "reward/longer_preferred": MetricName("Longer answer preferred", "by the reward model"),
+    "reward/longer_chosen": MetricName("Longer answer chosen", "in the pairs"),
 }
 POPE = ("accuracy", "precision", "recall", "f1", "yes_rate", "unparsed")
 ARMS = {
@@ -84,6 +97,8 @@ def metric_key(name: str) -> str:
     """The name the page uses: POPE's metrics carry "pope/", whatever the file called them."""
     for prefix in ("chair/", "chair_scores/"):
         name = name.removeprefix(prefix)
+    if name.startswith("reward/"):
+        return name
     if name.startswith("pope_"):
         return "pope/" + name.removeprefix("pope_")
     ending = name.rpartition("/")[2]
@@ -104,6 +119,10 @@ def metric_name(key: str) -> MetricName:
         return MetricName(
             f"{base.label}, {split}", f"{base.technical}, {split}", better=base.better
         )
+    own = METRICS.get(f"reward/{ending}")
+    if group.startswith("reward/") and own is not None:
+        of = group.removeprefix("reward/")
+        return MetricName(f"{own.label}, {of}", own.technical, own.unit, own.better)
     return MetricName(key, "", unit="number")
 
 

@@ -1,0 +1,99 @@
+"""What is said of a reward model's pairs: formulas on sums, with intervals clustered by image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from veridical.statistics import (
+    ClusterSums,
+    Estimate,
+    FloatArray,
+    Metric,
+    Sums,
+    estimate,
+    ratio,
+    sum_by_cluster,
+)
+
+BINS = 10
+
+
+def score_rewards(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Estimate]:
+    """Every metric over all pairs, and of each group as "kind=colour/accuracy" and so on.
+
+    Args:
+        rows: as in `rewards.jsonl`.
+        seed: of the intervals' resamples.
+    """
+    scores = estimate(reward_sums(rows), reward_metrics(), seed)
+    groups = sorted({group for row in rows for group in row["groups"]})
+    for group in groups:
+        own = [row for row in rows if group in row["groups"]]
+        if len(own) < len(rows):
+            found = estimate(reward_sums(own), reward_metrics(), seed)
+            scores |= {f"{group}/{name}": score for name, score in found.items()}
+    return scores
+
+
+def reward_metrics() -> tuple[Metric, ...]:
+    """The metrics as formulas on the columns of `reward_sums`."""
+
+    def calibration(sums: Sums) -> FloatArray:
+        gaps = [np.abs(sums[f"right_{i}"] - sums[f"confidence_{i}"]) for i in range(BINS)]
+        return ratio(np.sum(gaps, axis=0), sums["pairs"])
+
+    def correlation(sums: Sums) -> FloatArray:
+        """Pearson's, from sums."""
+        n = sums["pairs"]
+        shared = n * sums["margin_words"] - sums["margin"] * sums["words"]
+        spread = (n * sums["margin_squared"] - sums["margin"] ** 2) * (
+            n * sums["words_squared"] - sums["words"] ** 2
+        )
+        # Rounding leaves a spread of nothing a little off zero.
+        scale = n**2 * sums["margin_squared"] * sums["words_squared"]
+        return ratio(shared, np.sqrt(np.where(spread > 1e-12 * scale, spread, 0.0)))
+
+    def share(column: str, of: str = "pairs") -> Callable[[Sums], FloatArray]:
+        return lambda sums: ratio(sums[column], sums[of])
+
+    return (
+        Metric("accuracy", share("right"), "pairs"),
+        Metric("margin", share("margin"), "pairs", fraction=False),
+        Metric("log_loss", share("log_loss"), "pairs", fraction=False),
+        Metric("calibration_error", calibration, "pairs"),
+        Metric("length_correlation", correlation, "pairs", fraction=False),
+        Metric("longer_preferred", share("longer_preferred", "unequal"), "unequal"),
+        Metric("longer_chosen", share("longer_chosen", "unequal"), "unequal"),
+    )
+
+
+def reward_sums(rows: Sequence[Mapping[str, Any]]) -> ClusterSums:
+    """What the metrics are made of, added up by image."""
+    return sum_by_cluster((row["image_id"], _counts(row["margin"], row["words"])) for row in rows)
+
+
+def _counts(margin: float, words: int) -> dict[str, float]:
+    """Of one pair; `words` is how many more the chosen answer has."""
+    right = 0.5 if margin == 0 else float(margin > 0)
+    confidence = 1 / (1 + math.exp(-abs(margin))) if abs(margin) < 700 else 1.0
+    place = min(int((confidence - 0.5) * 2 * BINS), BINS - 1)
+    longer = 0.5 if margin == 0 else float((margin > 0) == (words > 0))
+    return {
+        "pairs": 1.0,
+        "right": right,
+        "margin": margin,
+        "log_loss": float(np.logaddexp(0.0, -margin)),
+        "words": float(words),
+        "margin_squared": margin**2,
+        "words_squared": float(words**2),
+        "margin_words": margin * words,
+        "unequal": float(words != 0),
+        "longer_preferred": longer if words else 0.0,
+        "longer_chosen": float(words > 0),
+        **{f"right_{i}": right if i == place else 0.0 for i in range(BINS)},
+        **{f"confidence_{i}": confidence if i == place else 0.0 for i in range(BINS)},
+    }
