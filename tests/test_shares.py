@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from veridical.build import _parts
+from veridical.build._bdhs_answers import Source
 from veridical.build._parts import Parts
-from veridical.build.bdhs import Source
 from veridical.cli import main
 from veridical.errors import UserError
 from veridical.files import hash_file
@@ -87,17 +87,39 @@ def test_builds_are_the_same_bytes_however_they_are_shared(
         assert hash_file(shared / name) == hash_file(whole / name), name
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "results"),
+    [
+        ("chair", ["answers.jsonl", "scores.json", "details.jsonl"]),
+        ("pope", ["answers.jsonl", "scores.json"]),
+    ],
+)
 def test_evaluations_are_the_same_bytes_however_they_are_shared(
-    scenes: Path, tmp_path: Path
+    scenes: Path, tmp_path: Path, benchmark: str, results: list[str]
 ) -> None:
-    words = ["eval", "chair", "--model", "embedded", "--objects", str(scenes / "objects.json"),
-             "--images", str(scenes / "images"), "--max-new-tokens", "8", "--batch-size", "2",
-             "--vocabulary", str(scenes / "vocabulary.json")]  # fmt: skip
+    words = [
+        "eval",
+        benchmark,
+        "--model",
+        "embedded",
+        "--objects",
+        str(scenes / "objects.json"),
+        "--images",
+        str(scenes / "images"),
+        "--max-new-tokens",
+        "8",
+        "--batch-size",
+        "2",
+    ]
+    if benchmark == "chair":
+        words += ["--vocabulary", str(scenes / "vocabulary.json")]
+    else:
+        words += ["--per-image", "1"]
     whole, shared = tmp_path / "whole", tmp_path / "shared"
     assert main([*words, "--out", str(whole)]) == 0
     for shard in ("2/2", "1/2"):
         assert not (shared / "scores.json").exists()
         assert main([*words, "--out", str(shared), "--shard", shard]) == 0
-    for name in ("answers.jsonl", "scores.json", "details.jsonl"):
+    for name in results:
         assert hash_file(shared / name) == hash_file(whole / name), name
     assert not list(shared.glob("*partial*"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -152,7 +152,7 @@ def masking_refusal(policy: Policy, request: Request) -> str | None:
 
     Found by experiment on a real prompt: with every image token visible, what is masked or dropped
     must give the logits of the stock processor and forward; with half of them hidden, dropping
-    must give the logits of masking.
+    must give the logits of masking. Kept image features are held against pictures by that.
     """
     if not hasattr(policy.core, "get_image_features"):
         return "it does not tell its image features"
@@ -160,7 +160,8 @@ def masking_refusal(policy: Policy, request: Request) -> str | None:
     if layers is not None:
         return f"it has layers for which dropping tokens is not masking them ({layers})"
     text = render_prompt(policy, request.prompt)
-    stock = policy.core(**prompt_batch(policy, [request.images], [text]).inputs).logits[:, -1]
+    seeing = replace(policy, vision=None)
+    stock = policy.core(**prompt_batch(seeing, [request.images], [text]).inputs).logits[:, -1]
     encoded = encode_prompts(policy, [request.images], [text])
     every = torch.ones(int(encoded[0].is_image.sum()), dtype=torch.bool)
     half = sample_mask(len(every), 0.5, 0, "masking_refusal")

@@ -15,19 +15,18 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical import sampling
-from veridical.build import _parts, bdhs
-from veridical.build._image_noise import add_noise, kept_signal
-from veridical.build._parts import Parts, model_identity
-from veridical.build.bdhs import (
+from veridical import sampling, vision_cache
+from veridical.build import _bdhs_answers, _parts, bdhs
+from veridical.build._bdhs_answers import (
     BDHSSettings,
     Source,
-    build_bdhs,
     build_pairs,
-    check,
     cut_sentences,
     join_completion,
 )
+from veridical.build._image_noise import add_noise, kept_signal
+from veridical.build._parts import Parts, model_identity
+from veridical.build.bdhs import build_bdhs, check
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl, write_jsonl
 from veridical.models import Policy, load_policy
@@ -85,7 +84,7 @@ def test_every_iteration_cuts_anew() -> None:
 
 
 def test_a_completion_joins_what_was_kept() -> None:
-    cut = bdhs.Cut("", "There is a cup.", "There is", "")
+    cut = _bdhs_answers.Cut("", "There is a cup.", "There is", "")
     assert join_completion(cut, " a dog.") == "There is a dog."
     assert join_completion(dataclasses.replace(cut, kept=""), " A dog.") == "A dog."
 
@@ -100,7 +99,7 @@ def test_accepted_as_soon_as_different_and_last_try_is_unguided(
         seen.extend((request.id, request.prefix) for request in requests)
         return honest(policy, requests, masks, *rest)
 
-    monkeypatch.setattr(bdhs, "complete_masked", spy)
+    monkeypatch.setattr(_bdhs_answers, "complete_masked", spy)
 
     @dataclasses.dataclass(frozen=True)
     class Likes:
@@ -137,7 +136,7 @@ def test_one_mask_an_iteration_for_all_sentences(
         masks.extend(ids)
         return honest(policy, requests, ids, *rest)
 
-    monkeypatch.setattr(bdhs, "complete_masked", spy)
+    monkeypatch.setattr(_bdhs_answers, "complete_masked", spy)
     build_pairs(policy, [source(ANSWER, "x", (pictures[0],))], SETTINGS, load_similarity("edit"))
     assert masks[:3] == ["x/1"] * 3
 
@@ -185,7 +184,7 @@ def test_batch_size_and_interruption_change_nothing(
     assert rejected(tmp_path / "one") == rejected(tmp_path / "many")
 
     finished = 0
-    honest = bdhs.build_pairs
+    honest = build_pairs
 
     def dies(*arguments: Any) -> Any:
         nonlocal finished
@@ -202,6 +201,46 @@ def test_batch_size_and_interruption_change_nothing(
     build_bdhs(**common, out=tmp_path / "cut")  # type: ignore[arg-type]
     assert finished == 4  # one before, the one that died, and the two that were left
     assert rejected(tmp_path / "cut") == rejected(tmp_path / "one")
+
+
+def test_kept_image_features_change_no_pair(
+    data: Path, saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common: dict[str, Any] = {"similarity": "edit", "max_new_tokens": 10, "iterations": 3}
+    common |= {"similarity_threshold": 0.0, "cache": str(tmp_path / "cache")}  # every try is made
+    build_bdhs(saved, data, tmp_path / "stock", **common)
+    encoded: list[Any] = []
+    honest = vision_cache.encode_image
+
+    def counting(policy: Policy, image: Any, before_projector: bool) -> Any:
+        encoded.append(image)
+        return honest(policy, image, before_projector)
+
+    monkeypatch.setattr(vision_cache, "encode_image", counting)
+    build_bdhs(saved, data, tmp_path / "kept", vision_cache=True, **common)
+    assert rejected(tmp_path / "kept") == rejected(tmp_path / "stock")
+    assert len(encoded) == 6  # one a picture, over three tries of several sentences
+    build_bdhs(saved, data, tmp_path / "again", vision_cache=True, seed=1, **common)
+    assert len(encoded) == 6
+    assert rejected(tmp_path / "again") != rejected(tmp_path / "stock")
+
+
+def test_features_that_are_not_those_of_the_picture_are_found(
+    data: Path, saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = vision_cache.encode_image
+
+    def wrong(*given: Any) -> Any:
+        entry = honest(*given)
+        return {**entry, vision_cache.FEATURES: entry[vision_cache.FEATURES].flip(0)}
+
+    monkeypatch.setattr(vision_cache, "encode_image", wrong)
+    common: dict[str, Any] = {"similarity": "edit", "vision_cache": True}
+    common |= {"cache": str(tmp_path / "cache")}
+    with pytest.raises(UserError, match="can't be masked"):
+        build_bdhs(saved, data, tmp_path / "out", **common)
+    with pytest.raises(UserError, match="--variant noise masks nothing"):
+        build_bdhs(saved, data, tmp_path / "out", variant="noise", **common)
 
 
 def test_a_finished_chunk_counts_only_for_its_own_records(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from veridical.cache import open_cache
+from veridical.cache import Cache, open_cache
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.images import image_bytes_key
@@ -134,9 +134,9 @@ class Parts:
         shutil.rmtree(self.folder)
 
 
-def model_identity(policy: Policy, name: str) -> dict[str, str]:
+def model_identity(policy: Policy, name: str, store: Cache | None = None) -> dict[str, str]:
     """What of the model decides a build's result: its weights, whatever their name, and dtype."""
-    weights = weights_hash(policy, name, None, open_cache(None, 50.0))
+    weights = weights_hash(policy, name, None, store or open_cache(None, 50.0))
     return {"weights": weights, "dtype": str(policy.model.dtype)}
 
 
