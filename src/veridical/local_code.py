@@ -59,9 +59,10 @@ def import_file(path: Path) -> None:
         raise UserError(f"{OPTION} {path} is no Python file (NAME.py).")
     path = path.resolve()
     name = path.stem
-    if _imported.get(name) == path:
-        return
     if name in sys.modules:
+        if Path(getattr(sys.modules[name], "__file__", None) or "").resolve() == path:
+            _imported[name] = path
+            return
         raise UserError(f"{OPTION} {path} would hide the module {name!r}; rename the file.")
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from veridical.errors import UserError
-from veridical.eval.pope import eval_pope, match_answers, parse_answer, score_pope
+from veridical.eval.pope import eval_pope, match_answers, score_pope
+from veridical.eval.pope_parsing import parse_answer
 from veridical.eval.pope_questions import (
     SPLITS,
     Question,

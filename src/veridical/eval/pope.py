@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from veridical.errors import UserError
 from veridical.eval.answers import (
@@ -20,6 +19,8 @@ from veridical.eval.answers import (
     refuse_many,
     unreadable_images,
 )
+from veridical.eval.pope_auc import auc_estimate, yes_margins
+from veridical.eval.pope_parsing import Parsing, Verdict, parse_answer
 from veridical.eval.pope_questions import Question, build_questions, read_questions
 from veridical.eval.scores import print_scores, write_scores
 from veridical.files import write_jsonl
@@ -35,34 +36,7 @@ from veridical.statistics import (
     ratio,
     sum_by_cluster,
 )
-
-Verdict: TypeAlias = Literal["yes", "no"]
-Parsing: TypeAlias = Literal["strict", "official"]
-
-_WORD = re.compile(r"[a-z]+(?:['\u2019][a-z]+)?")
-_NEGATIONS = frozenset({"no", "not", "none", "cannot"})
-_STATEMENT = re.compile(r"\bthere(?: is| are|['\u2019]s)\b")
-
-
-def parse_answer(answer: str, parsing: Parsing = "strict") -> Verdict | None:
-    """What an answer says.
-
-    Official: the text before the first full stop, split at spaces with commas removed, is a no if
-    it has the word "No", "no" or "not" in it, and a yes otherwise, whatever it is. Strict (our
-    choice): in the first sentence, a leading yes or no decides; else a negation ("no", "not",
-    "isn't", ...) is a no; else "yes" or a statement "there is ..." is a yes; anything else is
-    None, unparsed.
-    """
-    if parsing == "official":
-        words = set(answer.split(".")[0].replace(",", "").split(" "))
-        return "no" if words & {"No", "no", "not"} else "yes"
-    sentence = re.split(r"[.!?\n]", answer.strip().lower(), maxsplit=1)[0]
-    found = _WORD.findall(sentence)
-    if found and found[0] in ("yes", "no"):
-        return "yes" if found[0] == "yes" else "no"
-    if any(word in _NEGATIONS or word.endswith(("n't", "n\u2019t")) for word in found):
-        return "no"
-    return "yes" if "yes" in found or _STATEMENT.search(sentence) else None
+from veridical.vocabulary import read_vocabulary
 
 
 def pope_metrics() -> tuple[Metric, ...]:
@@ -100,12 +74,17 @@ def score_pope(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Es
     """Metrics over all questions (pooled), and of each split as "random/accuracy" and so on.
 
     Args:
-        rows: as in `answers.jsonl`.
+        rows: as in `answers.jsonl`; where all have a `margin`, there is an `auc`.
         seed: of the intervals' resamples.
     """
     scores = estimate(pope_sums(rows), pope_metrics(), seed)
+    with_margins = bool(rows) and all("margin" in row for row in rows)
+    if with_margins:
+        scores["auc"] = auc_estimate(rows, seed)
     for split, own in by_split(rows).items():
         found = estimate(pope_sums(own), pope_metrics(), seed)
+        if with_margins:
+            found["auc"] = auc_estimate(own, seed)
         scores |= {f"{split}/{name}": score for name, score in found.items()}
     return scores
 
@@ -177,7 +156,7 @@ def judge_rows(
     ]
 
 
-_ABOUT_ANSWER = ("prompt", "stop_reason", "key", "decoding")
+_ABOUT_ANSWER = ("margin", "prompt", "stop_reason", "key", "decoding")
 
 
 def eval_pope(
@@ -187,8 +166,10 @@ def eval_pope(
     answers: list[Path] | None = None,
     images: Path | None = None,
     objects: Path | None = None,
+    vocabulary: Path | None = None,
     per_image: int = 3,
     limit: int | None = None,
+    auc: bool = False,
     instruction: str = "",
     parsing: Parsing = "strict",
     max_new_tokens: int = 32,
@@ -216,8 +197,12 @@ def eval_pope(
             the order of `questions`, when ids repeat.
         images: the folder of images, needed with `model`.
         objects: JSON {image_id: [names of the objects in the image]}, to build questions from.
+        vocabulary: of built questions, names that may be absent besides those in the lists of the
+            images asked about: JSON as for `eval chair`, or `coco` for COCO's 80 classes.
         per_image: objects asked about of either kind, present and absent, in each built split.
         limit: ask about only so many images, the first by name. Default: all.
+        auc: also compute how likely "Yes" is against "No" as the first word, and report the area
+            under the ROC curve, which does not depend on how readily a model says yes.
         instruction: put after each question on a line of its own, such as "Answer yes or no."
         parsing: `strict` counts answers that are neither yes nor no as unparsed and wrong;
             `official` is POPE's own rule, which takes all but "no" and "not" for a yes.
@@ -241,6 +226,9 @@ def eval_pope(
     found: Sequence[Mapping[str, Any]]
     _check_options(model, questions, answers, images, objects)
     inputs = _named_inputs(questions, answers, images, objects)
+    names = _names(vocabulary, objects)
+    if auc and model is None:
+        raise UserError("--auc asks a model; answers made elsewhere have no margins.")
     check_steer(steer, model)
     settings = Settings(
         model or "", max_new_tokens, temperature, seed, batch_size, dtype, device, steer,
@@ -254,9 +242,9 @@ def eval_pope(
         else:
             found_images = find_images(images or Path())
             asked, skipped, results = _questions_to_ask(
-                questions, found_images, objects, per_image, seed, limit
+                questions, found_images, objects, per_image, seed, limit, names
             )
-            made = _ask(asked, found_images, instruction, settings, out)
+            made = _ask(asked, found_images, instruction, settings, out, auc)
             if made is None:
                 return {}
             found = made
@@ -303,6 +291,14 @@ def _named_inputs(
     return {name: path for name, path in named.items() if path is not None}
 
 
+def _names(vocabulary: Path | None, objects: Path | None) -> list[str]:
+    if vocabulary is None:
+        return []
+    if objects is None:
+        raise UserError("--vocabulary is for questions that are built from --objects.")
+    return sorted(read_vocabulary(None if str(vocabulary) == "coco" else vocabulary).names)
+
+
 def _questions_to_ask(
     paths: Sequence[Path] | None,
     images: Mapping[str, Path],
@@ -310,6 +306,7 @@ def _questions_to_ask(
     per_image: int,
     seed: int,
     limit: int | None,
+    names: Sequence[str],
 ) -> tuple[list[Question], list[dict[str, str]], dict[str, int]]:
     """Questions, what was left out and why, and counts for `run.json`."""
     broken = unreadable_images(images.values())
@@ -325,7 +322,7 @@ def _questions_to_ask(
         ]
         refuse_many(len(skipped), len(asked), "questions", skipped)
         return [q for q in asked if Path(q.image).stem not in reasons], skipped, {}
-    return _build(images, broken, read_objects(objects), per_image, seed, limit)
+    return _build(images, broken, read_objects(objects), per_image, seed, limit, names)
 
 
 def _build(
@@ -335,6 +332,7 @@ def _build(
     per_image: int,
     seed: int,
     limit: int | None,
+    names: Sequence[str],
 ) -> tuple[list[Question], list[dict[str, str]], dict[str, int]]:
     used, files, skipped = {}, {}, []
     for stem, path in list(images.items())[:limit]:
@@ -345,7 +343,7 @@ def _build(
         else:
             used[image_id], files[image_id] = listed[image_id], path.name
     refuse_many(len(skipped), len(skipped) + len(used), "images", skipped)
-    built = build_questions(used, files, per_image, seed)
+    built = build_questions(used, files, per_image, seed, names)
     reason = "nothing to ask: no object is there, or none is absent"
     skipped += [{"id": i, "field": "objects", "reason": reason} for i in built.skipped]
     counts = {"images_without_questions": len(built.skipped), "images_asked_less": len(built.short)}
@@ -363,8 +361,9 @@ def _ask(
     instruction: str,
     settings: Settings,
     out: Path,
+    auc: bool,
 ) -> list[dict[str, Any]] | None:
-    """An answer for each question; one asked in several splits is asked once.
+    """An answer for each question, with its margin if wanted; what several splits ask, once.
 
     None where another share puts the answers together.
     """
@@ -377,11 +376,14 @@ def _ask(
     if made is None:
         return None
     by_name = dict(zip(queries, made, strict=True))
+    values = yes_margins(list(queries.values()), settings) if auc else []
+    margins = dict(zip(queries, values, strict=False))
     found = []
     for question in questions:
         name = f"{question.image_id}/{question.text}"
         about = {"prompt": queries[name].prompt, "decoding": settings.decoding()}
-        found.append({**by_name[name].as_json(), **about})
+        margin = {"margin": margins[name]} if auc else {}
+        found.append({**by_name[name].as_json(), **margin, **about})
     return found
 
 

@@ -88,6 +88,7 @@ def build_questions(
     files: Mapping[str, str] | None = None,
     per_image: int = 3,
     seed: int = 0,
+    names: Iterable[str] = (),
 ) -> QuestionSet:
     """The random, popular and adversarial splits of any images with object lists.
 
@@ -103,11 +104,13 @@ def build_questions(
         files: image id to file name; the id itself where it is missing.
         per_image: k, objects of either kind.
         seed: of the draws.
+        names: what may be absent besides the objects of other images.
 
     Raises:
         UserError: no image can be asked about.
     """
     frequent = by_frequency(objects.values())
+    frequent += sorted(set(names) - set(frequent))
     together = by_co_occurrence(objects.values())
     rows: dict[str, list[Question]] = {split: [] for split in SPLITS}
     short, skipped = {}, []

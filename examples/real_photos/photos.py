@@ -1,0 +1,301 @@
+"""Photographs with what is in them: split, cut into views, described and asked about.
+
+A photograph's line is `{"image_id", "file", "objects"}`. With `boxes` too, lines
+`[name, centre x, centre y, width, height]` in shares of the picture, it can be learned from: crops
+and flips are views of their own, whose labels are cut out of the boxes again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from veridical.errors import UserError
+from veridical.files import read_jsonl
+from veridical.randomness import generator
+
+DESCRIBE = "Describe the image."
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+IRREGULAR = {
+    "person": "people", "mouse": "mice", "knife": "knives", "sheep": "sheep", "skis": "skis",
+    "scissors": "scissors", "broccoli": "broccoli",
+}  # fmt: skip
+
+VISIBLE = 0.6
+"""A cropped object still counts if this much of its box is left; our choice."""
+HIDDEN = 0.15
+"""With less of its box left it is gone; between the two nothing is said or asked about it."""
+SMALLEST = 0.004
+"""Boxes of a smaller share of the view can't be seen in 16 features: not said, not asked."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """One object; edges as shares of the picture's width and height, from the top left."""
+
+    name: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def area(self) -> float:
+        """As a share of the picture."""
+        return (self.right - self.left) * (self.bottom - self.top)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photograph and all that is known to be in it.
+
+    Attributes:
+        id: the file's name without suffix, by which `veridical eval` knows it.
+        file: where it is.
+        objects: names of everything that is there, without counts.
+        boxes: where things are; empty if that is not known.
+    """
+
+    id: str
+    file: Path
+    objects: tuple[str, ...]
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True)
+class View:
+    """A photograph, or a part of it, as the model is shown it.
+
+    Attributes:
+        id: the photograph's with the view's number.
+        photo: the photograph.
+        frame: left, top, right, bottom of the part, as shares of the photograph.
+        flipped: whether left and right are exchanged.
+        counts: how many of what can be seen, the largest first.
+        unclear: names of what is there, but may not be seen: not asked about.
+    """
+
+    id: str
+    photo: Photo
+    frame: tuple[float, float, float, float]
+    flipped: bool
+    counts: tuple[tuple[str, int], ...]
+    unclear: frozenset[str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What can be seen."""
+        return tuple(name for name, _ in self.counts)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which photographs are for what; no photograph is in two of them."""
+
+    taught: tuple[Photo, ...]
+    """The base model is trained on views of these."""
+    paired: tuple[Photo, ...]
+    """Kept out of that; preference pairs are made of these."""
+    held_out: tuple[Photo, ...]
+    """Only evaluated on."""
+
+
+def read_photos(path: Path) -> list[Photo]:
+    """Read a JSON Lines file of photographs; files are relative to its folder.
+
+    `chair_objects`, the objects of boxes and reference captions together, counts before `objects`.
+
+    Raises:
+        UserError: a line lacks something, or an image is missing.
+    """
+    photos = []
+    for number, row in enumerate(read_jsonl(path), start=1):
+        if not isinstance(row, dict) or not {"image_id", "file", "objects"} <= row.keys():
+            raise UserError(f'{path}, line {number}: needs {{"image_id", "file", "objects"}}.')
+        file = path.parent / str(row["file"])
+        if not file.is_file():
+            raise UserError(f"{path}, line {number}: there is no {file}.")
+        objects = row["chair_objects"] if "chair_objects" in row else row["objects"]
+        photos.append(Photo(file.stem, file, tuple(objects), tuple(_boxes(row.get("boxes", [])))))
+    if not photos:
+        raise UserError(f"{path} lists no photographs.")
+    return photos
+
+
+def _boxes(rows: Iterable[Sequence[Any]]) -> Iterable[Box]:
+    for name, x, y, width, height in rows:
+        yield Box(
+            str(name),
+            max(x - width / 2, 0.0),
+            max(y - height / 2, 0.0),
+            min(x + width / 2, 1.0),
+            min(y + height / 2, 1.0),
+        )
+
+
+def split_photos(photos: Sequence[Photo], fold: int, folds: int = 4, paired: float = 0.25) -> Split:
+    """Hold a fold out; of the others a share is kept for pairs. The same for every seed.
+
+    Args:
+        photos: all of them.
+        fold: which one is held out, from 0.
+        folds: how many there are; every photograph is held out in exactly one.
+        paired: share of the others that only preference pairs are made of.
+
+    Raises:
+        UserError: there is no such fold.
+    """
+    if not 0 <= fold < folds:
+        raise UserError(f"--fold is {fold}; there are 0 to {folds - 1}.")
+    order = generator(0, "folds").permutation(len(photos))
+    held_out = [photos[i] for place, i in enumerate(order) if place % folds == fold]
+    others = [photos[i] for place, i in enumerate(order) if place % folds != fold]
+    mixed = generator(0, "paired", fold).permutation(len(others))
+    kept = round(paired * len(others))
+    return Split(
+        tuple(others[i] for i in mixed[kept:]),
+        tuple(others[i] for i in mixed[:kept]),
+        tuple(held_out),
+    )
+
+
+def make_views(photo: Photo, count: int, seed: int = 0) -> list[View]:
+    """The whole photograph, its mirror image, and `count` - 2 crops, every other one mirrored.
+
+    Args:
+        photo: it needs boxes.
+        count: how many views.
+        seed: of the crops.
+    """
+    random = generator(seed, "views", photo.id)
+    views = []
+    for number in range(count):
+        frame = (0.0, 0.0, 1.0, 1.0)
+        if number > 1:
+            width, height = random.uniform(0.35, 0.95, size=2)
+            left, top = random.uniform(0, 1 - width), random.uniform(0, 1 - height)
+            frame = (float(left), float(top), float(left + width), float(top + height))
+        views.append(view(photo, frame, number % 2 == 1, number))
+    return views
+
+
+def view(
+    photo: Photo, frame: tuple[float, float, float, float], flipped: bool, number: int = 0
+) -> View:
+    """One view, with its labels cut out of the photograph's boxes."""
+    left, top, right, bottom = frame
+    areas: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    whole = frame == (0.0, 0.0, 1.0, 1.0)
+    # What captions name and no box shows may be anywhere.
+    unclear = set(photo.objects) - {box.name for box in photo.boxes}
+    for box in photo.boxes:
+        width = min(box.right, right) - max(box.left, left)
+        height = min(box.bottom, bottom) - max(box.top, top)
+        inside = max(width, 0.0) * max(height, 0.0)
+        share = inside / box.area if box.area > 0 else 0.0
+        seen = inside / ((right - left) * (bottom - top))
+        if (share >= VISIBLE or whole or seen > 0.3) and seen >= SMALLEST:
+            counts[box.name] = counts.get(box.name, 0) + 1
+            areas[box.name] = areas.get(box.name, 0.0) + seen
+        elif share > HIDDEN:
+            unclear.add(box.name)
+    names = sorted(counts, key=lambda name: (-areas[name], name))
+    return View(
+        f"{photo.id}-{number}",
+        photo,
+        frame,
+        flipped,
+        tuple((name, counts[name]) for name in names),
+        frozenset(unclear - counts.keys()),
+    )
+
+
+def picture(shown: View) -> Image.Image:
+    """What the model is shown."""
+    with Image.open(shown.photo.file) as opened:
+        image = ImageOps.exif_transpose(opened).convert("RGB")
+    width, height = image.size
+    left, top, right, bottom = shown.frame
+    cut = image.crop(
+        (round(left * width), round(top * height), round(right * width), round(bottom * height))
+    )
+    return ImageOps.mirror(cut) if shown.flipped else cut
+
+
+def description(shown: View) -> str:
+    """A true sentence about each thing in sight, the largest first."""
+    if not shown.counts:
+        return "There is nothing to name."
+    return " ".join(f"There {_some(name, count)}." for name, count in shown.counts)
+
+
+def _some(name: str, count: int) -> str:
+    if count == 1 and IRREGULAR.get(name) != name:
+        return f"is {article(name)} {name}"
+    if IRREGULAR.get(name) == name:
+        return f"{'is' if name == 'broccoli' else 'are'} some {name}"
+    return f"are {number_word(count)} {plural(name)}"
+
+
+def article(name: str) -> str:
+    """`a` or `an`."""
+    return "an" if name[:1].lower() in "aeiou" else "a"
+
+
+def plural(name: str) -> str:
+    """The plural of one of COCO's names."""
+    if name in IRREGULAR:
+        return IRREGULAR[name]
+    return name + ("es" if name.endswith(("s", "ch", "sh", "x")) else "s")
+
+
+def number_word(count: int) -> str:
+    """A small number as a word; `many` from ten on."""
+    return NUMBERS[count] if count < len(NUMBERS) else "many"
+
+
+def is_there(name: str) -> str:
+    """POPE's question."""
+    return f"Is there {article(name)} {name} in the image?"
+
+
+def how_many(name: str) -> str:
+    """A question about a number."""
+    return f"How many {plural(name)} are in the image?"
+
+
+def conversation(shown: View, image: Path) -> dict[str, Any]:
+    """The view's description as a line for `veridical build bdhs`."""
+    return {
+        "id": shown.id,
+        "image": str(image),
+        "messages": [
+            {"role": "user", "content": DESCRIBE},
+            {"role": "assistant", "content": description(shown)},
+        ],
+    }
+
+
+def write_objects(photos: Sequence[Photo], path: Path) -> None:
+    """What is in each photograph, for `veridical eval`."""
+    path.write_text(json.dumps({photo.id: list(photo.objects) for photo in photos}, indent=1))
+
+
+def write_pictures(photos: Sequence[Photo], folder: Path, shuffled: bool = False) -> None:
+    """The photographs under their own names, or each under the name of the next one.
+
+    Under the next one's name every answer is about another photograph than the one that it is
+    scored by: what is still right then was not seen.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    named = sorted(photos, key=lambda photo: photo.id)
+    for place, photo in enumerate(named):
+        source = named[(place + 1) % len(named)] if shuffled else photo
+        target = folder / f"{photo.id}{source.file.suffix}"
+        target.write_bytes(source.file.read_bytes())

@@ -1,0 +1,108 @@
+"""How well a model tells what is there from what is not, wherever its answers flip (POPE).
+
+Accuracy mixes what a model sees with where it puts the border between yes and no. The area under
+the ROC curve leaves the border out: it is the chance that a question whose answer is yes gets a
+larger margin of "Yes" over "No" than one whose answer is no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from veridical.errors import UserError
+from veridical.eval.answers import Query, Settings
+from veridical.progress import track
+from veridical.randomness import generator
+from veridical.statistics import LEVEL, RESAMPLES, Estimate, FloatArray
+
+WORDS = ("Yes", "No")
+
+
+def yes_margins(queries: Sequence[Query], settings: Settings) -> list[float]:
+    """Log p("Yes") - log p("No") as the first token of the answer, in nats.
+
+    Raises:
+        UserError: the model begins both words with the same token.
+    """
+    # PyTorch takes seconds to import, and answers made elsewhere are scored without it.
+    import torch
+
+    from veridical.logprobs import collate, response_logps, sharing
+    from veridical.messages import assistant_message, user_message
+    from veridical.models import load_policy
+    from veridical.rendering import render_group
+    from veridical.steering import steered
+
+    policy = load_policy(settings.model, settings.dtype, settings.device)
+    answers = [[assistant_message(word)] for word in WORDS]
+    groups = [
+        render_group(
+            policy, query.id, [query.image],
+            steered([user_message(query.prompt)], settings.steer, policy.processor), answers, 1,
+        )
+        for query in queries
+    ]  # fmt: skip
+    if groups and groups[0].response_ids[0].equal(groups[0].response_ids[1]):
+        raise UserError(
+            f"{settings.model} begins {WORDS[0]!r} and {WORDS[1]!r} with the same token, so that "
+            "no margin can be had from it. Leave --auc out."
+        )
+    margins: list[float] = []
+    with torch.no_grad():
+        share = bool(groups) and sharing(policy, groups[:1]).allowed
+        for start in track(range(0, len(groups), settings.batch_size), "margins"):
+            batch = collate(policy, groups[start : start + settings.batch_size], share)
+            sums = response_logps(policy.model, batch).sums.double()
+            margins += (sums[:, 0] - sums[:, 1]).tolist()
+    return margins
+
+
+def auc_estimate(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> Estimate:
+    """Area under the ROC curve of `margin`, with a percentile bootstrap interval over images.
+
+    Args:
+        rows: `image_id`, `label` and `margin`; ties count half.
+        seed: of the resamples.
+    """
+    images = sorted({str(row["image_id"]) for row in rows})
+    wins, yes, no = _won(rows, {image: place for place, image in enumerate(images)})
+    if not yes.sum() or not no.sum():
+        note = "undefined: only one of yes and no was asked for"
+        return Estimate(None, None, None, len(rows), len(images), note)
+    value = float(wins.sum() / (yes.sum() * no.sum()))
+    if len(images) < 2:
+        note = "one cluster: an interval needs at least two"
+        return Estimate(value, None, None, len(rows), len(images), note)
+    random = generator(seed, "auc")
+    draws = random.multinomial(len(images), np.full(len(images), 1 / len(images)), RESAMPLES)
+    counts = draws.astype(np.float64)
+    pairs = (counts @ yes) * (counts @ no)
+    won = ((counts @ wins) * counts).sum(axis=1)
+    drawn = won[pairs > 0] / pairs[pairs > 0]
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value, float(low), float(high), len(rows), len(images))
+
+
+def _won(
+    rows: Sequence[Mapping[str, Any]], place: Mapping[str, int]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Pairs won by an image's yes questions against an image's no questions, and both counts."""
+    order = rankdata([row["margin"] for row in rows], method="dense")
+    wins = np.zeros((len(place), len(place)))
+    yes, no = np.zeros(len(place)), np.zeros(len(place))
+    negatives = [(order[i], place[str(r["image_id"])]) for i, r in enumerate(rows)
+                 if r["label"] == "no"]  # fmt: skip
+    ranks = np.array([rank for rank, _ in negatives])
+    owners = np.array([owner for _, owner in negatives], dtype=np.int64)
+    np.add.at(no, owners, 1)
+    for number, row in enumerate(rows):
+        if row["label"] == "yes":
+            own = place[str(row["image_id"])]
+            yes[own] += 1
+            beaten = (order[number] > ranks) + 0.5 * (order[number] == ranks)
+            np.add.at(wins[own], owners, beaten)
+    return wins, yes, no

@@ -1,0 +1,102 @@
+"""The area under the ROC curve by hand, and margins against the model's own forward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from veridical.errors import UserError
+from veridical.eval.answers import Query, Settings
+from veridical.eval.pope import eval_pope
+from veridical.eval.pope_auc import auc_estimate, yes_margins
+from veridical.files import read_json, read_jsonl, write_json
+from veridical.messages import user_message
+from veridical.models import load_policy
+from veridical.rendering import render_prompt
+
+
+def rows(*triples: tuple[str, str, float]) -> list[dict[str, Any]]:
+    return [{"image_id": i, "label": label, "margin": margin} for i, label, margin in triples]
+
+
+def test_auc_by_hand() -> None:
+    # Pairs: 3 > 1, 3 > 2, 2 > 1, 2 = 2 (half): 3.5 of 4.
+    few = rows(("a", "yes", 3), ("a", "no", 1), ("b", "yes", 2), ("b", "no", 2))
+    found = auc_estimate(few)
+    assert found.value == pytest.approx(3.5 / 4)
+    assert (found.n, found.clusters) == (4, 2)
+    assert found.low is not None
+    assert found.high is not None
+    # Drawn twice, b has 2 = 2 alone; drawn twice, a is always right.
+    assert (found.low, found.high) == pytest.approx((0.5, 1.0))
+    assert auc_estimate(few, seed=1) == auc_estimate(few, seed=1)
+
+
+def test_auc_that_is_not_defined_says_so() -> None:
+    assert auc_estimate(rows(("a", "yes", 1), ("b", "yes", 2))).value is None
+    one = auc_estimate(rows(("a", "yes", 2), ("a", "no", 1)))
+    assert (one.value, one.low) == (1.0, None)
+
+
+def test_a_blind_model_is_at_one_half_and_shuffling_labels_breaks_it() -> None:
+    blind = rows(*((str(i), label, 0.0) for i in range(9) for label in ("yes", "no")))
+    assert auc_estimate(blind).value == 0.5
+    seeing = rows(*((str(i), label, len(label)) for i in range(9) for label in ("yes", "no")))
+    assert auc_estimate(seeing).value == 1.0
+
+
+def test_margins_are_the_models_own(tmp_path: Path) -> None:
+    Image.new("RGB", (96, 96), "green").save(tmp_path / "a.png")
+    query = Query("a", tmp_path / "a.png", "Is there a car in the image?")
+    (found,) = yes_margins([query], Settings("embedded", dtype="float64"))
+    policy = load_policy("embedded", "float64")
+    text = render_prompt(policy, [user_message(query.prompt)])
+    processor = policy.processor
+    bos = processor.tokenizer.bos_token
+    inputs = processor(
+        images=[Image.open(query.image)], text=[text], return_tensors="pt",
+        add_special_tokens=not (bos and text.startswith(bos)),
+    )  # fmt: skip
+    inputs["pixel_values"] = inputs["pixel_values"].double()
+    with torch.no_grad():
+        logits = policy.model(**inputs).logits[0, -1]
+    yes, no = (
+        processor.tokenizer(f"{text} {word}", add_special_tokens=False)["input_ids"][-1]
+        for word in ("Yes", "No")
+    )
+    assert found == pytest.approx(float(logits[yes] - logits[no]), abs=1e-6)
+
+
+def test_evaluation_reports_auc_and_asks_for_names_that_no_image_has(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for name, colour in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (96, 96), colour).save(images / f"{name}.png")
+    write_json(tmp_path / "objects.json", {"a": ["car"], "b": ["car"]})
+    options: dict[str, Any] = {"model": "embedded", "images": images, "max_new_tokens": 4}
+    with pytest.raises(UserError, match="No question can be built"):
+        eval_pope(tmp_path / "no", objects=tmp_path / "objects.json", **options)
+    eval_pope(
+        tmp_path / "out", objects=tmp_path / "objects.json", vocabulary=Path("coco"), auc=True,
+        per_image=1, **options,
+    )  # fmt: skip
+    scores = read_json(tmp_path / "out" / "scores.json")
+    assert {"auc", "random/auc", "popular/auc", "adversarial/auc"} <= scores.keys()
+    answers = read_jsonl(tmp_path / "out" / "answers.jsonl")
+    assert all(isinstance(row["margin"], float) for row in answers)
+    assert {row["label"] for row in answers} == {"yes", "no"}
+
+
+def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {})
+    with pytest.raises(UserError, match="--auc asks a model"):
+        eval_pope(tmp_path / "o", answers=[tmp_path / "x"], questions=[tmp_path / "x"], auc=True)
+    with pytest.raises(UserError, match="--vocabulary is for questions"):
+        eval_pope(
+            tmp_path / "o", model="embedded", images=tmp_path, questions=[tmp_path / "x"],
+            vocabulary=Path("coco"),
+        )  # fmt: skip
