@@ -18,11 +18,9 @@ from veridical.models import Policy, frozen_copy, load_policy, prepare_training
 from veridical.proofs import (
     Proof,
     noise_floor,
-    print_proofs,
     prove,
     prove_declared_reference,
     prove_start,
-    require,
 )
 from veridical.rendering import Group
 from veridical.train.card import write_cards
@@ -46,7 +44,7 @@ from veridical.train.rows import (
 )
 from veridical.train.run import run_trainer, save_result
 from veridical.train.scorer import Scorer
-from veridical.train.start import NOT_SHARED, load_start, start_training
+from veridical.train.start import NOT_SHARED, conclude, load_start, start_training
 from veridical.vision_cache import take_features
 from veridical.weights import weights_hash
 
@@ -214,17 +212,11 @@ def prove_run(
         start,
         *prove(policy, groups, lambda rows: collate(policy, rows, task.share_prefix)),
     ]
-    path = out / "proofs.json"
-    processes.from_first(lambda: _same_start(path, policy_logps, groups, floor))
+    processes.from_first(lambda: _same_start(out, policy_logps, groups, floor))
     if processes.is_first():
-        write_json(path, [dataclasses.asdict(proof) for proof in proofs])
-        write_json(
-            out / "start.json",
-            {"ids": [group.id for group in groups], "logps": policy_logps.tolist()},
-        )
-    print_proofs(proofs)
-    require(proofs)
-    return proofs
+        recorded = {"ids": [group.id for group in groups], "logps": policy_logps.tolist()}
+        write_json(out / "start.json", recorded)
+    return conclude(proofs, out)
 
 
 def _responses(group: Group) -> range:
@@ -240,20 +232,20 @@ def _sharing(start: Policy, reference: Policy, groups: Sequence[Group]) -> Shari
     return shares if theirs.allowed else Sharing(False, f"the reference can't: {theirs.reason}")
 
 
-def _same_start(path: Path, logps: Tensor, groups: Sequence[Group], floor: float) -> None:
-    saved = path.parent / "start.json"
-    checkpoints = list((path.parent / "checkpoints").glob("checkpoint-*"))
+def _same_start(out: Path, logps: Tensor, groups: Sequence[Group], floor: float) -> None:
+    saved = out / "start.json"
+    checkpoints = list((out / "checkpoints").glob("checkpoint-*"))
     if not saved.is_file() or not checkpoints:
         return
     content = read_json(saved)
     if content["ids"] != [group.id for group in groups]:
         raise UserError(
-            f"{path.parent} was started on other pairs than these. Give the same data and seed to "
+            f"{out} was started on other pairs than these. Give the same data and seed to "
             "resume it, or another --out."
         )
     moved = float((torch.tensor(content["logps"], dtype=torch.float64) - logps).abs().max())
     if moved > 10 * floor:
         raise UserError(
-            f"{path.parent} was started from another model (log-probs of its first pairs differ "
+            f"{out} was started from another model (log-probs of its first pairs differ "
             f"by {moved:.3g}). Give the same model to resume it, or another --out."
         )

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from veridical import processes
 from veridical.errors import UserError
-from veridical.files import write_json
 from veridical.logprobs import ResponseLogps, collate, sharing
 from veridical.losses import reward_loss
 from veridical.models import Policy, prepare_training
-from veridical.proofs import Proof, noise_floor, print_proofs, prove, require
+from veridical.proofs import Proof, noise_floor, prove
 from veridical.records import count_images
 from veridical.rendering import Group
 from veridical.rewards import (
@@ -48,7 +47,7 @@ from veridical.train.rows import (
 )
 from veridical.train.run import run_trainer, save_result
 from veridical.train.scorer import Scorer
-from veridical.train.start import NOT_SHARED, load_start, start_training
+from veridical.train.start import NOT_SHARED, conclude, load_start, start_training
 from veridical.train.trained import whole
 
 METHOD = "a reward model (Bradley-Terry)"
@@ -209,11 +208,7 @@ def prove_run(policy: Policy, task: Task, few: Sequence[Group], out: Path) -> li
         prove_start(rewards, loss),
         *prove(policy, few, lambda rows: collate(policy, rows, task.share_prefix), measure),
     ]
-    if processes.is_first():
-        write_json(out / "proofs.json", [dataclasses.asdict(proof) for proof in proofs])
-    print_proofs(proofs)
-    require(proofs)
-    return proofs
+    return conclude(proofs, out)
 
 
 def prove_start(rewards: Tensor, loss: float) -> Proof:

@@ -10,11 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from veridical import processes
-from veridical.files import write_json
 from veridical.logprobs import ResponseLogps, collate, sharing
 from veridical.models import Policy, prepare_training
-from veridical.proofs import Proof, noise_floor, print_proofs, prove, require
+from veridical.proofs import Proof, noise_floor, prove
 from veridical.rendering import Group
 from veridical.runs import Run
 from veridical.train.card import write_cards
@@ -31,7 +29,7 @@ from veridical.train.rows import (
 )
 from veridical.train.run import run_trainer, save_result
 from veridical.train.scorer import Scorer
-from veridical.train.start import NOT_SHARED, load_start, start_training
+from veridical.train.start import NOT_SHARED, conclude, load_start, start_training
 
 METHOD = "supervised fine-tuning (SFT)"
 
@@ -102,10 +100,7 @@ def fine_tune(
     proofs: list[Proof] = []
     if training.prove_first:
         proofs = prove(policy, few, lambda groups: collate(policy, groups, shares.allowed))
-        if processes.is_first():
-            write_json(out / "proofs.json", [dataclasses.asdict(proof) for proof in proofs])
-        print_proofs(proofs)
-        require(proofs)
+        conclude(proofs, out)
     if features is not None:
         floor = noise_floor(policy, few)
         policy = with_features(policy, features, few, shares.allowed, floor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 
 from veridical import processes
 from veridical.errors import UserError
-from veridical.files import require_file
+from veridical.files import require_file, write_json
 from veridical.logprobs import Sharing
 from veridical.models import Policy, load_policy
+from veridical.proofs import Proof, print_proofs, require
 from veridical.runs import Run, start_run
 from veridical.train.options import Training, flatten
 from veridical.train.resume import check_folder
@@ -51,6 +53,19 @@ def load_start(model: str, training: Training) -> Policy:
     return load_policy(
         model, training.dtype, training.device, training.init_adapter, training.four_bit
     )
+
+
+def conclude(proofs: list[Proof], out: Path) -> list[Proof]:
+    """Write the proofs to `proofs.json`, print them, and stop if one fails.
+
+    Raises:
+        UserError: one fails.
+    """
+    if processes.is_first():
+        write_json(out / "proofs.json", [dataclasses.asdict(proof) for proof in proofs])
+    print_proofs(proofs)
+    require(proofs)
+    return proofs
 
 
 def join_processes(device: str) -> None:

@@ -1,0 +1,65 @@
+"""The options that training commands share."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from veridical import _options, cli
+from veridical.errors import UserError
+from veridical.models import Tuning
+from veridical.train.options import Training, flatten
+
+TRAINING = Training(learning_rate=1e-4)
+COMMANDS = [name for name in cli.COMMANDS if name.startswith("train ")]
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    module, function = cli.COMMANDS[name].function.split(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_run_json_keeps_are_the_options(name: str) -> None:
+    function = function_of(name)
+    arguments = {n: p.default for n, p in inspect.signature(function).parameters.items()}
+    options = _options.read_options(function)
+    assert flatten(arguments) == {n: option.default for n, option in options.items()}
+    assert list(flatten(arguments)) == list(options)
+
+
+def test_what_is_trained() -> None:
+    given = replace(TRAINING, tuning="qlora", lora_rank=4, lora_alpha=8, train_projector=True)
+    assert given.trained == Tuning("qlora", 4, 8, 0.0, True, False)
+    assert given.four_bit
+    assert not TRAINING.four_bit
+
+
+def test_steps_are_those_asked_for_or_enough_for_the_epochs() -> None:
+    assert TRAINING.steps(100) == 4  # ceil(100 / (8 * 4))
+    assert replace(TRAINING, epochs=3.0).steps(100) == 10  # ceil(300 / 32)
+    assert replace(TRAINING, epochs=3.0, max_steps=7).steps(100) == 7
+    assert replace(TRAINING, epochs=0.01).steps(100) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"batch_size": 0}, "--batch-size is 0"),
+        ({"accumulation": -1}, "--accumulation is -1"),
+        ({"evaluations": 0}, "--evaluations is 0"),
+        ({"learning_rate": 0.0}, "--learning-rate is 0;"),
+        ({"epochs": 0.0}, "Neither --epochs nor --max-steps"),
+        ({"cache": "somewhere", "cache_gigabytes": 0.0}, "--cache-gigabytes is 0"),
+    ],
+)
+def test_what_makes_no_sense(changed: dict[str, Any], words: str) -> None:
+    TRAINING.check()
+    with pytest.raises(UserError, match=words):
+        replace(TRAINING, **changed).check()
