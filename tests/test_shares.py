@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from veridical.bdhs import Source
 from veridical.build import _parts
-from veridical.build._bdhs_answers import Source
 from veridical.build._parts import Parts
 from veridical.cli import main
 from veridical.errors import UserError

@@ -114,6 +114,12 @@ COMMANDS: dict[str, Command] = {
         ("model",),
         shared=True,
     ),
+    "train online": Command(
+        "veridical.train.online:train_online",
+        "Align a model on pairs that it makes while it learns: Online-DPO, mixed, Online-BDHS.",
+        ("model",),
+        shared=True,
+    ),
     "train reward": Command(
         "veridical.train.reward:train_reward",
         "Train a reward model on pairs: a judge that sees the image and is told facts.",

@@ -15,20 +15,22 @@ import pytest
 import torch
 from PIL import Image
 
+from veridical import bdhs as algorithm
 from veridical import sampling, vision_cache
-from veridical.build import _bdhs_answers, _parts, bdhs
-from veridical.build._bdhs_answers import (
+from veridical.bdhs import (
     BDHSSettings,
     Source,
     build_pairs,
+    check,
     cut_sentences,
     join_completion,
 )
-from veridical.build._image_noise import add_noise, kept_signal
+from veridical.build import _parts, bdhs
 from veridical.build._parts import Parts, model_identity
-from veridical.build.bdhs import build_bdhs, check
+from veridical.build.bdhs import build_bdhs
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl, write_jsonl
+from veridical.image_noise import add_noise, kept_signal
 from veridical.models import Policy, load_policy
 from veridical.records import read_records, user_message
 from veridical.similarity import load_similarity
@@ -84,7 +86,7 @@ def test_every_iteration_cuts_anew() -> None:
 
 
 def test_a_completion_joins_what_was_kept() -> None:
-    cut = _bdhs_answers.Cut("", "There is a cup.", "There is", "")
+    cut = algorithm.Cut("", "There is a cup.", "There is", "")
     assert join_completion(cut, " a dog.") == "There is a dog."
     assert join_completion(dataclasses.replace(cut, kept=""), " A dog.") == "A dog."
 
@@ -99,7 +101,7 @@ def test_accepted_as_soon_as_different_and_last_try_is_unguided(
         seen.extend((request.id, request.prefix) for request in requests)
         return honest(policy, requests, masks, *rest)
 
-    monkeypatch.setattr(_bdhs_answers, "complete_masked", spy)
+    monkeypatch.setattr(algorithm, "complete_masked", spy)
 
     @dataclasses.dataclass(frozen=True)
     class Likes:
@@ -136,7 +138,7 @@ def test_one_mask_an_iteration_for_all_sentences(
         masks.extend(ids)
         return honest(policy, requests, ids, *rest)
 
-    monkeypatch.setattr(_bdhs_answers, "complete_masked", spy)
+    monkeypatch.setattr(algorithm, "complete_masked", spy)
     build_pairs(policy, [source(ANSWER, "x", (pictures[0],))], SETTINGS, load_similarity("edit"))
     assert masks[:3] == ["x/1"] * 3
 

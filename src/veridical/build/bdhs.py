@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from veridical.build._bdhs_answers import BDHSSettings, Source, build_pairs, constants_of, refusal
+from veridical.bdhs import (
+    BDHSSettings,
+    Source,
+    build_pairs,
+    check,
+    constants_of,
+    require_masking,
+)
 from veridical.build._bdhs_set import assemble
 from veridical.build._parts import Parts, model_identity
 from veridical.cache import open_cache
 from veridical.errors import UserError
 from veridical.files import require_file
 from veridical.images import row_images
-from veridical.models import DtypeName, Policy, load_policy
+from veridical.models import DtypeName, load_policy
 from veridical.records import count_images, read_records, text_of
 from veridical.runs import start_run
-from veridical.sampling import Request, masking_refusal
 from veridical.shares import read_share, say
 from veridical.similarity import load_similarity
 from veridical.vision_cache import VisionCache
@@ -143,23 +148,6 @@ def build_bdhs(
         say(f"{summary['pairs']} pairs are in {out / 'pairs.parquet'}.")
 
 
-def require_masking(policy: Policy, sources: Sequence[Source]) -> None:
-    """Try the masked path on the first record that has an image.
-
-    Raises:
-        UserError: the model's image tokens cannot be masked; says what to set instead.
-    """
-    source = next((s for s in sources if s.images and refusal(policy, s) is None), None)
-    if source is None:
-        return
-    reason = masking_refusal(policy, Request(source.id, source.images, source.prompt))
-    if reason is not None:
-        instead = "Set --variant noise, which restricts the picture instead."
-        if policy.vision is not None:
-            instead = "Leave --vision-cache off; if it fails then too, set --variant noise."
-        raise UserError(f"The image tokens of {policy.name} can't be masked: {reason}. {instead}")
-
-
 def read_sources(rows: Any, limit: int | None) -> list[Source]:
     """The last answer of each conversation, with what was before it as the prompt."""
     texts, pictures = rows.remove_columns(["images"]), rows.select_columns(["images"])
@@ -172,23 +160,3 @@ def read_sources(rows: Any, limit: int | None) -> list[Source]:
         answer = text_of(row["messages"][-1]).strip()
         sources.append(Source(row["id"], images, prompt, answer))
     return sources
-
-
-def check(settings: BDHSSettings) -> None:
-    """Refuse constants that make no sense.
-
-    Raises:
-        UserError: names the option.
-    """
-    for name in ("mask_threshold", "yes_no_swap"):
-        if not 0 <= getattr(settings, name) <= 1:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} is {getattr(settings, name):g}; give a number in [0, 1].")
-    if not 0 <= settings.noise_steps <= 1000:
-        raise UserError(f"--noise-steps is {settings.noise_steps}; the schedule has 0 to 1000.")
-    for name in ("iterations", "cut_words", "max_new_tokens", "batch_size"):
-        if getattr(settings, name) < 1:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} is {getattr(settings, name)}; give 1 or more.")
-    if settings.temperature <= 0:
-        raise UserError("--temperature must be above 0: without noise every try is the same.")

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from veridical.build._image_noise import add_noise
 from veridical.build._parts import write_skipped
 from veridical.errors import UserError
 from veridical.files import require_file, write_json
+from veridical.image_noise import add_noise
 from veridical.progress import track
 from veridical.records import RecordSet, count_images, read_records, write_records
 from veridical.runs import start_run

@@ -23,12 +23,12 @@ from veridical.build._judged import (
 from veridical.build._parts import Parts, write_skipped
 from veridical.errors import UserError
 from veridical.files import require_file, write_json, write_jsonl
-from veridical.judges.attributes import EXACT
 from veridical.judges.criterion import read_criterion
 from veridical.judges.endpoint import endpoint_settings
 from veridical.judges.exact import exact_judge
-from veridical.judges.judging import Case, Look, Looker
+from veridical.judges.judging import Looker
 from veridical.judges.local import logprob_looker
+from veridical.judges.named import score_looker
 from veridical.judges.orders import Comparison, compare
 from veridical.judges.prompted import Asking, choosing_looker
 from veridical.models import DtypeName
@@ -160,19 +160,7 @@ def exact_looker(objects: Path, vocabulary: Path | None) -> Looker:
     """Compare by what is known to be in the images; the margin is the difference in `exact`."""
     words = read_vocabulary(vocabulary)
     judge = exact_judge(name_objects(read_objects(objects), words), words, (0, 0, 0, 0))
-
-    def look(cases: Sequence[Case]) -> list[Look]:
-        looks = []
-        for verdict in judge(cases):
-            if verdict.problem:
-                looks.append(Look(problem=verdict.problem))
-                continue
-            one, other = (rating[EXACT] for rating in verdict.ratings)
-            better = None if one == other else int(one < other)
-            looks.append(Look(better, one - other, " | ".join(verdict.reasons)))
-        return looks
-
-    return look
+    return score_looker(judge)
 
 
 def _asking_looker(opened: Opened, asking: Asking, by: By, batch_size: int) -> Looker:

@@ -80,6 +80,15 @@ class Items(Dataset[Item]):
     def __getitem__(self, place: Place) -> Item:
         return Item(self.groups[place.index], self.reference_logps[place.index], place.counts)
 
+    def longest(self, count: int) -> list[Item]:
+        """The rows that take the most memory, those first."""
+        order = sorted(range(len(self)), key=lambda i: -_length(self.groups[i]))
+        return [self[Place(index)] for index in order[:count]]
+
+    def told(self) -> dict[str, float]:
+        """What a line of the log says of the rows since the last."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Task:
@@ -139,8 +148,10 @@ class GroupTrainer(Trainer):
 
     def collate_items(self, items: Sequence[Item]) -> dict[str, Any]:
         """Lay a batch out; everything the objective needs is in it."""
+        counted = [item for item in items if item.counts]
+        items = counted or items[:1]
         groups = [item.group for item in items]
-        count = self.task.count(groups) if items[0].counts else 0
+        count = self.task.count(groups) if counted else 0
         return {
             "batch": collate(self.policy, groups, self.task.share_prefix),
             "blank": None if _see(groups) else self.blank,
@@ -179,7 +190,8 @@ class GroupTrainer(Trainer):
     ) -> Tensor:
         count = torch.stack([sample["count"] for sample in batch_samples]).sum().to(device)
         total: Tensor = self.accelerator.gather(count).sum()
-        return total
+        # Of fresh pairs a whole step's may be ties.
+        return total.clamp(min=1)
 
     def get_train_dataloader(self) -> Batches:
         """Every row once an epoch, in the seed's order; this process's share of it."""
@@ -223,7 +235,7 @@ class GroupTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of every measure since the last line; evaluations bring theirs."""
         if "loss" in logs:
-            logs = {**logs, **self._means("train")}
+            logs = {**logs, **self._means("train"), **self.train_dataset.told()}
         super().log(logs, start_time)
 
     def _means(self, split: str) -> dict[str, float]:
@@ -241,7 +253,7 @@ class GroupTrainer(Trainer):
         if not sums:
             return {}
         means = {n: total / rows for n, (total, rows) in sums.items() if not n.startswith("_")}
-        means["mean_loss"] = sums["_loss_sum"][0] / sums["_count"][0]
+        means["mean_loss"] = sums["_loss_sum"][0] / max(sums["_count"][0], 1)
         return means
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -343,11 +355,10 @@ def dry_run(trainer: GroupTrainer, train: Items, held_out: Items | None) -> None
         UserError: a loss or gradient is not finite, or nothing receives a gradient.
     """
     size = trainer.args.per_device_train_batch_size
-    order = sorted(range(len(train)), key=lambda i: -_length(train.groups[i]))
+    longest = train.longest(2 * size)
     model = trainer.model_wrapped.train()
-    for start in (0, min(size, max(len(train) - size, 0))):
-        items = [train[Place(i)] for i in order[start : start + size]]
-        inputs = trainer.collate_items(items)
+    for start in (0, min(size, max(len(longest) - size, 0))):
+        inputs = trainer.collate_items(longest[start : start + size])
         loss = trainer.outcome(model, inputs).loss_sum / inputs["count"]
         loss.backward()
         norm = _gradient_norm(model)

@@ -143,10 +143,10 @@ class Training:
 
 
 def flatten(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A command's arguments by option, as `run.json` keeps them: `Training`'s fields among them."""
+    """A command's arguments by option, as `run.json` keeps them: a dataclass's fields apart."""
     flat: dict[str, Any] = {}
     for name, value in arguments.items():
-        if isinstance(value, Training):
+        if dataclasses.is_dataclass(value):
             flat |= {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         else:
             flat[name] = value

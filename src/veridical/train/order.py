@@ -49,11 +49,26 @@ class Shares(Sampler[list[Place]]):
     def __len__(self) -> int:
         return math.ceil(self.rows / (self.batch_size * self.processes))
 
+    def order(self, epoch: int) -> list[int]:
+        """The rows of an epoch, one after the other."""
+        if self.seed is None:
+            return list(range(self.rows))
+        noise = torch.Generator().manual_seed(self.seed + epoch)
+        return torch.randperm(self.rows, generator=noise).tolist()
+
+    def rows_of_step(self, step: int, accumulation: int) -> list[int]:
+        """What all processes together see in an optimiser step.
+
+        Args:
+            step: from 0, over all epochs.
+            accumulation: whole batches a step; an epoch's last step may have fewer.
+        """
+        epoch, number = divmod(step, math.ceil(len(self) / accumulation))
+        rows = self.batch_size * self.processes * accumulation
+        return self.order(epoch)[number * rows : (number + 1) * rows]
+
     def __iter__(self) -> Iterator[list[Place]]:
-        order = list(range(self.rows))
-        if self.seed is not None:
-            noise = torch.Generator().manual_seed(self.seed + self.epoch)
-            order = torch.randperm(self.rows, generator=noise).tolist()
+        order = self.order(self.epoch)
         whole, start = self.batch_size * self.processes, self.process * self.batch_size
         for first in range(0, self.rows, whole):
             batch = order[first : first + whole]

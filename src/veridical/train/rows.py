@@ -66,7 +66,7 @@ def read_training_rows(
     def render(row: dict[str, Any], images: Images) -> list[Group]:
         if kind == "conversation":
             return _conversation(policy, row, images, most_tokens)
-        return [_pair(policy, row, images, branches, more_rejected, most_tokens)]
+        return [pair_group(policy, row, images, branches, more_rejected, most_tokens)]
 
     return render_rows(policy, data, kind, training, render)
 
@@ -197,6 +197,11 @@ class Images:
         """What every answer sees, unless it has its own."""
         return row_images(self.pictures, self.index, count)
 
+    def names(self) -> list[str]:
+        """Of their files, without suffix; empty where a picture has none."""
+        cells = self.pictures.with_format("arrow")[self.index].to_pylist()[0]["images"]
+        return [Path(cell["path"] or "").stem for cell in cells]
+
     def of_rejected(self, count: int) -> tuple[RowImage, ...] | None:
         """What the rejected answer sees instead; None where it sees the same."""
         if self.distorted is None:
@@ -215,7 +220,7 @@ def _conversation(
     return render_conversation(policy, row["id"], pictures, messages, max_response_tokens)
 
 
-def _pair(
+def pair_group(
     policy: Policy,
     row: dict[str, Any],
     images: Images,
@@ -223,6 +228,11 @@ def _pair(
     further: bool,
     max_response_tokens: int | None,
 ) -> Group:
+    """A pair's prompt with its branches as responses, rendered and tokenised.
+
+    Raises:
+        RefusedRowError: as for `render_group`.
+    """
     count = count_images(row["prompt"])
     responses = [row[branch] for branch in branches]
     responses += (row.get("more_rejected") or []) if further else []

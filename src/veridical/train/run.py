@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,18 @@ def run_trainer(
     train: Items,
     held_out: Items | None,
     out: Path,
+    more: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Try two batches, train, and leave the best weights in the policy.
+
+    Args:
+        policy: what is trained.
+        task: what is optimised.
+        training: the run's options.
+        train: the rows.
+        held_out: rows that are evaluated on, if any.
+        out: the run's folder.
+        more: callbacks beside the usual ones.
 
     Returns:
         What goes into `run.json`: steps, seconds, pairs per second, losses.
@@ -58,9 +68,9 @@ def run_trainer(
                 "cuda instead."
             )
     folder = Path(str(arguments.output_dir))
-    checkpoint = processes.from_first(lambda: _checkpoint_to_resume(folder, training.resume))
+    checkpoint = processes.from_first(lambda: checkpoint_to_resume(folder, training.resume))
     arguments.eval_on_start = held_out is not None and checkpoint is None
-    callbacks = [RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests()]
+    callbacks = [RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests(), *more]
     require_same_start(task.scorer)
     trainer = GroupTrainer(
         policy, task, arguments, train, held_out, list(callbacks), training.projector_learning_rate
@@ -141,7 +151,12 @@ def _save_result(
     return ["model", *written]
 
 
-def _checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:
+def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:
+    """The newest whole checkpoint, if the run goes on from one.
+
+    Raises:
+        UserError: there are some, and going on was not asked for.
+    """
     there = list(folder.glob("checkpoint-*")) if folder.is_dir() else []
     if not resume:
         if there:

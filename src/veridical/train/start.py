@@ -24,13 +24,16 @@ from veridical.train.trainer_options import trainer_arguments
 NOT_SHARED = Sharing(False, "--share-prefix false")
 
 
-def start_training(command: str, arguments: Mapping[str, Any]) -> Run:
+def start_training(
+    command: str, arguments: Mapping[str, Any], more_inputs: Mapping[str, Path | None] | None = None
+) -> Run:
     """Meet the other processes, seed, refuse what can't be done, and write `run.json`.
 
     Args:
         command: its words, such as "train dpo".
         arguments: the arguments of its function: `model`, `data`, `out` and `training` are among
             them.
+        more_inputs: other files and folders that decide the result, by option; None is left out.
 
     Raises:
         UserError: an option makes no sense, there is no data, or the folder holds another run.
@@ -43,6 +46,7 @@ def start_training(command: str, arguments: Mapping[str, Any]) -> Run:
     # Refuses a bad `trainer:` before any work.
     trainer_arguments(training, out, 1, False, training.device == "cpu")
     inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
+    inputs |= {name: path for name, path in (more_inputs or {}).items() if path is not None}
     configuration = flatten(arguments)
     processes.from_first(lambda: check_folder(out, command, configuration, inputs))
     return start_run(out, command, configuration, inputs)

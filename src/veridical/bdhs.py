@@ -8,13 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from veridical.build._image_noise import add_noise
+from veridical.errors import UserError
+from veridical.image_noise import add_noise
 from veridical.images import load_image
+from veridical.messages import Message, assistant_message
 from veridical.models import Policy
 from veridical.randomness import generator
-from veridical.records import Message, assistant_message
 from veridical.rendering import RefusedRowError, render_prompt
-from veridical.sampling import Decoding, Request, Response, complete_masked, respond
+from veridical.sampling import (
+    Decoding,
+    Request,
+    Response,
+    complete_masked,
+    masking_refusal,
+    respond,
+)
 from veridical.sentences import split_sentences, starts_with_yes_or_no, swap_yes_no
 from veridical.similarity import Similarity
 
@@ -99,6 +107,43 @@ class Attempt:
     iteration: int
     share_masked: float
     cuts: list[dict[str, str]]
+
+
+def require_masking(policy: Policy, sources: Sequence[Source]) -> None:
+    """Try the masked path on the first record that has an image.
+
+    Raises:
+        UserError: the model's image tokens cannot be masked; says what to set instead.
+    """
+    source = next((s for s in sources if s.images and refusal(policy, s) is None), None)
+    if source is None:
+        return
+    reason = masking_refusal(policy, Request(source.id, source.images, source.prompt))
+    if reason is not None:
+        instead = "Set --variant noise, which restricts the picture instead."
+        if policy.vision is not None:
+            instead = "Leave --vision-cache off; if it fails then too, set --variant noise."
+        raise UserError(f"The image tokens of {policy.name} can't be masked: {reason}. {instead}")
+
+
+def check(settings: BDHSSettings) -> None:
+    """Refuse constants that make no sense.
+
+    Raises:
+        UserError: names the option.
+    """
+    for name in ("mask_threshold", "yes_no_swap"):
+        if not 0 <= getattr(settings, name) <= 1:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} is {getattr(settings, name):g}; give a number in [0, 1].")
+    if not 0 <= settings.noise_steps <= 1000:
+        raise UserError(f"--noise-steps is {settings.noise_steps}; the schedule has 0 to 1000.")
+    for name in ("iterations", "cut_words", "max_new_tokens", "batch_size"):
+        if getattr(settings, name) < 1:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} is {getattr(settings, name)}; give 1 or more.")
+    if settings.temperature <= 0:
+        raise UserError("--temperature must be above 0: without noise every try is the same.")
 
 
 def build_pairs(

@@ -1,0 +1,198 @@
+"""The judge that `--judge` names: any of this package's, as marks or as comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veridical.errors import UserError
+from veridical.files import require_file
+from veridical.judges.attributes import EXACT
+from veridical.judges.criterion import read_criterion
+from veridical.judges.endpoint import Endpoint, Wording, endpoint_settings
+from veridical.judges.exact import exact_judge
+from veridical.judges.judging import Case, Judge, Look, Looker
+from veridical.judges.local import local_asker
+from veridical.judges.prompted import Asker, Asking, choosing_looker, marking_judge
+from veridical.judges.reward import REWARD, reward_judge
+from veridical.models import DtypeName, load_policy
+from veridical.object_lists import name_objects, read_objects
+from veridical.rewards import RewardModel, load_reward_model
+from veridical.sampling import Decoding
+from veridical.vocabulary import read_vocabulary
+
+QUALITY = ("Helpfulness", "Correctness", "Coherence")
+"""The marks that are added up where a criterion has them (Li et al. 2024)."""
+KINDS = ("exact", "reward", "local", "endpoint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """The judge of fresh responses.
+
+    Attributes:
+        judge: `exact` (needs --objects), `reward:FOLDER` (what `train reward` wrote),
+            `local:MODEL`, or `endpoint:MODEL` (its name at an OpenAI-compatible endpoint).
+        objects: JSON {image_id: [names of the objects in the image]}, for `exact`.
+        vocabulary: for `exact`: JSON {name: [words]}; a short list of our own for COCO's 80
+            classes if not set.
+        criteria: what a model that judges goes by: `honesty` (comparisons), `five` (marks), or a
+            Markdown file of your own; one that fits the command if not set.
+        judge_facts: tell a model that judges the records' `facts`; a reward model reads them where
+            it was trained so.
+        attempts: how often it is asked at most, until its reply can be read.
+        judge_tokens: limit of one reply, in tokens.
+        endpoint: of `endpoint:MODEL`: url, key_variable, concurrency, retries, timeout (seconds),
+            input_price and output_price (dollars for a million tokens), max_dollars, max_tokens,
+            cache, cache_gigabytes.
+    """
+
+    judge: str = "exact"
+    objects: Path | None = None
+    vocabulary: Path | None = None
+    criteria: str | None = None
+    judge_facts: bool = False
+    attempts: int = 3
+    judge_tokens: int = 256
+    endpoint: dict[str, Any] | None = None
+
+    @property
+    def kind(self) -> str:
+        """Which sort of judge."""
+        return self.judge.partition(":")[0]
+
+    @property
+    def named(self) -> str:
+        """The model or folder behind the colon."""
+        return self.judge.partition(":")[2]
+
+    @property
+    def inputs(self) -> dict[str, Path | None]:
+        """The files and folders that its verdicts depend on, by option."""
+        folder = Path(self.named) if self.named and Path(self.named).is_dir() else None
+        return {"objects": self.objects, "vocabulary": self.vocabulary, "judge": folder}
+
+    def check(self) -> None:
+        """Refuse what makes no sense, before anything is loaded.
+
+        Raises:
+            UserError: names the option.
+        """
+        if self.kind not in KINDS or (self.kind == "exact") == bool(self.named):
+            raise UserError(
+                f"--judge {self.judge} is none of exact, reward:FOLDER, local:MODEL, "
+                "endpoint:MODEL."
+            )
+        if self.kind == "exact" and self.objects is None:
+            raise UserError("--judge exact needs --objects: which objects each image holds.")
+        if self.kind == "reward" and not Path(self.named).is_dir():
+            raise UserError(f"--judge {self.judge}: there is no such folder.")
+        for name in ("objects", "vocabulary"):
+            path: Path | None = getattr(self, name)
+            if path is not None:
+                require_file(path, f"--{name}")
+        for name in ("attempts", "judge_tokens"):
+            if getattr(self, name) < 1:
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} is {getattr(self, name)}; give 1 or more.")
+        if self.endpoint and self.kind != "endpoint":
+            raise UserError(f"--endpoint is for --judge endpoint:MODEL, not {self.judge}.")
+        endpoint_settings(self.endpoint)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a judge works.
+
+    Attributes:
+        out: the run's folder, for an endpoint's ledger.
+        batch_size: cases at once, of a model on this machine.
+        dtype: of its weights.
+        device: it runs on.
+        seed: of its noise.
+    """
+
+    out: Path
+    batch_size: int = 8
+    dtype: DtypeName = "auto"
+    device: str = "auto"
+    seed: int = 0
+
+
+def open_marks(judging: Judging, place: Place, reward_model: RewardModel | None = None) -> Judge:
+    """The judge, giving each response marks of which `total_score` makes one number.
+
+    Args:
+        judging: which.
+        place: where it works.
+        reward_model: what `reward:FOLDER` names, where it is loaded already.
+    """
+    if judging.kind == "exact":
+        return truth(judging.objects or Path(), judging.vocabulary)
+    if judging.kind == "reward":
+        model = reward_model or load_reward_model(Path(judging.named), place.dtype, place.device)
+        return reward_judge(model, place.batch_size)
+    criterion = read_criterion(judging.criteria or "five", "marks")
+    asking = Asking(criterion, judging.attempts, judging.judge_facts)
+    return marking_judge(_asker(judging, place), asking)
+
+
+def open_comparison(judging: Judging, place: Place) -> Looker:
+    """The judge, comparing two responses; of one that gives marks, their difference decides."""
+    if judging.kind in ("exact", "reward"):
+        return score_looker(open_marks(judging, place))
+    criterion = read_criterion(judging.criteria or "honesty", "choice")
+    asking = Asking(criterion, judging.attempts, judging.judge_facts)
+    return choosing_looker(_asker(judging, place), asking)
+
+
+def truth(objects: Path, vocabulary: Path | None) -> Judge:
+    """The exact judge, from files."""
+    words = read_vocabulary(vocabulary)
+    return exact_judge(name_objects(read_objects(objects), words), words, (0, 0, 0, 0))
+
+
+def total_score(ratings: Mapping[str, float]) -> float:
+    """One number of a response's marks: `exact` or `reward` where there is one, else their sum.
+
+    Of the five attributes only Helpfulness, Correctness and Coherence are added up.
+    """
+    for aspect in (EXACT, REWARD):
+        if aspect in ratings:
+            return ratings[aspect]
+    counted = [aspect for aspect in QUALITY if aspect in ratings] or list(ratings)
+    return sum(ratings[aspect] for aspect in counted)
+
+
+def score_looker(judge: Judge) -> Looker:
+    """Compare by a judge's marks; the margin is the difference of the two scores."""
+
+    def look(cases: Sequence[Case]) -> list[Look]:
+        looks = []
+        for verdict in judge(cases):
+            if verdict.problem:
+                looks.append(Look(problem=verdict.problem, cost=verdict.cost))
+                continue
+            one, other = (total_score(ratings) for ratings in verdict.ratings)
+            better = None if one == other else int(one < other)
+            reason = " | ".join(verdict.reasons)
+            looks.append(Look(better, one - other, reason, verdict.cost))
+        return looks
+
+    return look
+
+
+def _asker(judging: Judging, place: Place) -> Asker:
+    if judging.kind == "local":
+        policy = load_policy(judging.named, place.dtype, place.device)
+        decoding = Decoding(judging.judge_tokens, 0.0, place.seed, place.batch_size)
+        return local_asker(policy, decoding, RETRY_TEMPERATURE)
+    wording = Wording(judging.named, judging.judge_tokens, 0.0, RETRY_TEMPERATURE, place.seed)
+    settings = endpoint_settings(judging.endpoint)
+    return Endpoint(wording, settings, place.out / "spent.jsonl")
+
+
+RETRY_TEMPERATURE = 0.7
+"""Of replies that are asked for again, as in `build rank`."""

@@ -1,0 +1,172 @@
+"""Fresh pairs: what the current policy says, made into chosen and rejected answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from veridical.bdhs import BDHSSettings, Source, build_pairs
+from veridical.judges.judging import Looker
+from veridical.judges.orders import Comparison, compare
+from veridical.messages import assistant_message, text_of
+from veridical.models import Policy
+from veridical.randomness import generator
+from veridical.rendering import Group, render_group
+from veridical.rollouts import Rollout, roll_out, rollout_group
+from veridical.sampling import Decoding, Request
+from veridical.similarity import Similarity
+from veridical.train.buffer import Row, Task
+from veridical.train.prompts import TrainingPrompt
+
+PairSource = Literal["online", "mixed", "bdhs"]
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """How two fresh responses become a pair.
+
+    Attributes:
+        look: who compares them.
+        swap: compare in both orders.
+        margin: up to which they are a tie.
+    """
+
+    look: Looker
+    swap: bool
+    margin: float
+
+
+@dataclass(frozen=True)
+class Rejecting:
+    """How a true answer gets a rejected one (BDHS)."""
+
+    settings: BDHSSettings
+    measure: Similarity
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes the rows of a rollout buffer.
+
+    Attributes:
+        policy: the one that is trained.
+        prompts: by index.
+        decoding: of fresh responses.
+        how: whether two samples are compared, or a true answer gets a rejected one.
+        offline: probability that a prompt's own pair is taken instead (Amirloo et al. 2024, eq. 4).
+    """
+
+    policy: Policy
+    prompts: Sequence[TrainingPrompt]
+    decoding: Decoding
+    how: Comparing | Rejecting
+    offline: float = 0.0
+
+    def __call__(self, tasks: Sequence[Task], version: int) -> list[Row]:
+        """Rows for tasks; the model is left in the mode that it was in."""
+        own = [task for task in tasks if self._draws_offline(task)]
+        fresh = [task for task in tasks if task not in set(own)]
+        training = self.policy.model.training
+        self.policy.model.eval()
+        if isinstance(self.how, Comparing):
+            rows = self._compared(fresh, version, self.how)
+        else:
+            rows = self._rejected(fresh, self.how)
+        self.policy.model.train(training)
+        return [*rows, *(self._row(task, kind="offline") for task in own)]
+
+    def _draws_offline(self, task: Task) -> bool:
+        if not self.offline:
+            return False
+        step, index = task
+        drawn = generator(self.decoding.seed, "mixed", step, self.prompts[index].request.id)
+        return bool(drawn.random() < self.offline)
+
+    def _compared(self, tasks: Sequence[Task], version: int, how: Comparing) -> list[Row]:
+        requests = [self.asked(task) for task in tasks]
+        pairs = roll_out(self.policy, requests, self.decoding, k=2, version=version)
+        cases = [
+            self.prompts[index].case([rollout.text for rollout in pair])
+            for (_, index), pair in zip(tasks, pairs, strict=True)
+        ]
+        # Nothing tells two equal texts apart.
+        differ = [case for case in cases if len(set(case.responses)) == 2]
+        compared = iter(compare(how.look, differ, how.swap, how.margin) if differ else [])
+        same = Comparison(tie="judge")
+        rows = []
+        for task, case, pair in zip(tasks, cases, pairs, strict=True):
+            found = next(compared) if len(set(case.responses)) == 2 else same
+            rows.append(self._row(task, **_verdict(found), responses=list(map(vars, pair))))
+        return rows
+
+    def _rejected(self, tasks: Sequence[Task], how: Rejecting) -> list[Row]:
+        asked = [(self.asked(task), self.prompts[task[1]].answer) for task in tasks]
+        sources = [Source(one.id, one.images, one.prompt, answer) for one, answer in asked]
+        rows = []
+        found = build_pairs(self.policy, sources, how.settings, how.measure)
+        for task, result in zip(tasks, found, strict=True):
+            if "rejected" in result:
+                text = text_of(result["rejected"])
+                rows.append(self._row(task, kind="bdhs", text=text, source=result["source"]))
+            else:
+                rows.append(self._row(task, kind="unscored", problem=result["reason"]))
+        return rows
+
+    def asked(self, task: Task) -> Request:
+        """The prompt of a task; its id is another at every step, and so is the noise."""
+        step, index = task
+        request = self.prompts[index].request
+        return dataclasses.replace(request, id=f"{request.id}/step-{step}")
+
+    def _row(self, task: Task, **content: Any) -> Row:
+        step, index = task
+        return {"step": step, "index": index, "id": self.prompts[index].request.id, **content}
+
+    def group(self, row: Row) -> Group:
+        """A row's pair, ready to be laid out, chosen first; of a row without one anything."""
+        prompt = self.prompts[row["index"]]
+        asked = self.asked((row["step"], row["index"]))
+        if row["kind"] == "offline" and prompt.pair is not None:
+            return prompt.pair
+        if "responses" in row:
+            rollouts = [Rollout(**response) for response in row["responses"]]
+            best = row["chosen"] or 0
+            return rollout_group(self.policy, asked, [rollouts[best], rollouts[1 - best]])
+        texts = (prompt.answer, row.get("text", prompt.answer))
+        responses = [[assistant_message(text)] for text in texts]
+        return render_group(self.policy, asked.id, asked.images, asked.prompt, responses)
+
+
+def counts(row: Row) -> bool:
+    """Whether a row holds a pair to learn from."""
+    return row["kind"] in ("offline", "online", "bdhs")
+
+
+def measures_of(rows: Sequence[Row]) -> dict[str, float]:
+    """What the log says of fresh pairs: shares of all prompts, and means of responses."""
+    if not rows:
+        return {}
+    told = {
+        f"share_{kind}": sum(row["kind"] == kind for row in rows) / len(rows)
+        for kind in ("offline", "online", "bdhs", "tie", "unscored")
+        if any(row["kind"] == kind for row in rows)
+    }
+    said = [response for row in rows for response in row.get("responses", ())]
+    means: dict[str, Callable[[Any], float]] = {
+        "response_tokens": lambda response: len(response["token_ids"]),
+        "response_cut": lambda response: float(response["stop_reason"] == "length"),
+        "response_nll": lambda response: -sum(response["logps"]) / len(response["logps"]),
+    }
+    told |= {name: sum(map(of, said)) / len(said) for name, of in means.items() if said}
+    margins = [abs(row["margin"]) for row in rows if row.get("margin") is not None]
+    return told | ({"judge_margin": sum(margins) / len(margins)} if margins else {})
+
+
+def _verdict(found: Comparison) -> dict[str, Any]:
+    kind = "unscored" if found.problem else "tie" if found.better is None else "online"
+    return {
+        "kind": kind, "chosen": found.better, "margin": found.margin,
+        "reasons": list(found.reasons), "problem": found.problem,
+    }  # fmt: skip

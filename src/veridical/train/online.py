@@ -1,0 +1,366 @@
+"""Preference training on fresh pairs: Online-DPO, Mixed-DPO and Online-BDHS."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from veridical import processes
+from veridical.bdhs import BDHSSettings, check, require_masking
+from veridical.errors import UserError
+from veridical.files import read_jsonl
+from veridical.judges.named import Judging, Place, open_comparison
+from veridical.logprobs import sharing
+from veridical.messages import assistant_message
+from veridical.models import Policy, frozen_copy, prepare_training
+from veridical.proofs import Proof, noise_floor
+from veridical.rendering import Group, RefusedRowError, render_group
+from veridical.sampling import Decoding
+from veridical.similarity import load_similarity
+from veridical.train.buffer import RolloutBuffer, Row
+from veridical.train.card import write_cards
+from veridical.train.dpo import prove_run
+from veridical.train.fresh import (
+    Comparing,
+    Maker,
+    PairSource,
+    Rejecting,
+    counts,
+    measures_of,
+)
+from veridical.train.loop import Item, Items, Task
+from veridical.train.objectives import LossName, PreferenceLoss, check_loss, objective
+from veridical.train.options import Training
+from veridical.train.order import Place as Spot
+from veridical.train.order import Shares
+from veridical.train.prompts import PromptKind, TrainingPrompt, read_prompts
+from veridical.train.rows import PROOF_ROWS, list_skipped
+from veridical.train.run import checkpoint_to_resume, run_trainer, save_result
+from veridical.train.scorer import Scorer
+from veridical.train.start import NOT_SHARED, load_start, start_training
+
+METHODS: dict[PairSource, str] = {
+    "online": "online direct preference optimisation (Online-DPO)",
+    "mixed": "mixed direct preference optimisation (Mixed-DPO)",
+    "bdhs": "direct preference optimisation on online BDHS pairs (Online-BDHS)",
+}
+ROLLOUTS = "rollouts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Fresh responses.
+
+    Attributes:
+        temperature: of sampling; 1 samples from the policy itself.
+        max_new_tokens: limit of one response, in tokens.
+        rollout_steps: optimiser steps that one round of sampling is for; with 1 every response is
+            the current weights' own.
+        rollout_batch: responses made at once; it changes none of them.
+    """
+
+    temperature: float = 1.0
+    max_new_tokens: int = 128
+    rollout_steps: int = 1
+    rollout_batch: int = 64
+
+    def check(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            UserError: names the option.
+        """
+        if self.temperature <= 0:
+            raise UserError(
+                f"--temperature is {self.temperature:g}; without noise all responses are the same. "
+                "Set it above 0."
+            )
+        for name in ("max_new_tokens", "rollout_steps", "rollout_batch"):
+            if getattr(self, name) < 1:
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} is {getattr(self, name)}; give 1 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineBDHS:
+    """Rejected answers of `--pairs bdhs`.
+
+    Attributes:
+        variant: how sight is restricted: `mask` most image tokens, `noise` the picture, or `none`.
+        mask_threshold: share of image tokens masked on average (rho_th), 0 to 1.
+        noise_steps: diffusion steps of the `noise` variant, 0 to 1000.
+        similarity: `mpnet` (sentence embeddings; needs the extra `similarity`), `edit` (words in
+            common, built in), or a folder with a sentence-transformers model.
+        similarity_threshold: answers at least this similar to the true one are made again; the
+            measure's own default if not set.
+        iterations: tries per answer (N_BDHS); the last is unguided and kept as it comes.
+        cut: `uniform`: cut a sentence after any number of its words; `beginning`: within its first
+            three words.
+    """
+
+    variant: Literal["mask", "noise", "none"] = "mask"
+    mask_threshold: float = 0.99
+    noise_steps: int = 500
+    similarity: str = "mpnet"
+    similarity_threshold: float | None = None
+    iterations: int = 5
+    cut: Literal["uniform", "beginning"] = "uniform"
+
+
+def train_online(
+    model: str,
+    data: Path,
+    out: Path,
+    pairs: PairSource = "online",
+    kind: PromptKind = "preference",
+    offline: float = 0.5,
+    swap: bool = True,
+    margin: float = 0.0,
+    loss: LossName = "sigmoid",
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    per_token: bool = False,
+    nll_weight: float = 0.0,
+    judging: Judging = Judging(),
+    sampling: Sampling = Sampling(),
+    bdhs: OnlineBDHS = OnlineBDHS(),
+    training: Training = Training(learning_rate=1e-6, held_out=0.0),
+) -> None:
+    """Align MODEL on pairs that it makes itself while it learns, from the prompts in DATA.
+
+    `online`: two samples of the current policy for each prompt, ranked by a judge. `mixed`: by a
+    throw for each prompt and step the record's own pair, or a fresh one. `bdhs`: the record's true
+    answer against what the current policy makes of it when it can hardly see the image; no judge.
+    Ties and what cannot be judged are counted and not learned from. What was sampled is kept in
+    `rollouts/`, and a run that is resumed goes on exactly.
+
+    Args:
+        model: hub name, folder, adapter folder or `embedded`.
+        data: prompts, Parquet or JSON Lines.
+        out: folder for the run: `model/`, `log.jsonl`, `rollouts/`, `proofs.json`, `run.json`.
+        pairs: where pairs come from: `online`, `mixed` (needs preference records) or `bdhs` (needs
+            conversations or preference records).
+        kind: what DATA holds: `preference`, `conversation` (its last answer is the true one) or
+            `prompt`.
+        offline: for `mixed`: probability that a prompt's own pair is taken.
+        swap: have a judge by words compare in both orders; verdicts that turn are ties.
+        margin: points or log-odds up to which two responses are a tie.
+        loss: `sigmoid` (DPO), `ipo` or `slic` (a hinge).
+        beta: how strongly the policy is held to the reference.
+        label_smoothing: probability that a pair's label is wrong, 0 to below 0.5.
+        per_token: divide log-probs by their answer's length (usual for `ipo`).
+        nll_weight: weight of the chosen answer's negative log-likelihood, per token.
+        judging: who ranks fresh responses.
+        sampling: how they are made.
+        bdhs: how true answers get rejected ones.
+        training: what every training command takes.
+    """
+    arguments = dict(locals())
+    wanted_loss = PreferenceLoss(loss, beta, label_smoothing, per_token, 1.0, nll_weight)
+    check_loss(wanted_loss)
+    _check(pairs, kind, offline, sampling, training)
+    if pairs != "bdhs":
+        judging.check()
+    judged_by = {} if pairs == "bdhs" else judging.inputs
+    with start_training("train online", arguments, judged_by) as run:
+        start = load_start(model, training)
+        prompts, rows = read_prompts(start, data, kind, training, sampling.max_new_tokens)
+        list_skipped(out, rows)
+        frozen = frozen_copy(start) if training.tuning == "full" else None
+        policy = prepare_training(start, training.trained)
+        decoding = Decoding(
+            sampling.max_new_tokens, sampling.temperature, training.seed, sampling.rollout_batch
+        )
+        how = (
+            _rejecting(policy, prompts, bdhs, sampling, training.seed)
+            if pairs == "bdhs"
+            else Comparing(open_comparison(judging, _place(training, out)), swap, margin)
+        )
+        maker = Maker(policy, prompts, decoding, how, offline if pairs == "mixed" else 0.0)
+        shares = Shares(len(prompts), training.batch_size, training.seed, 0, processes.world_size())
+        buffer = RolloutBuffer(
+            out / ROLLOUTS,
+            maker,
+            lambda step: shares.rows_of_step(step, training.accumulation),
+            sampling.rollout_steps,
+            training.steps(len(prompts)),
+        )
+        buffer.forget_from(_first_step(out, training.resume))
+        buffer.fill(0)
+        items = OnlineItems(maker, buffer)
+        few = _proof_groups(policy, maker, buffer)
+        layout = sharing(policy, few) if training.share_prefix else NOT_SHARED
+        print(f"Prefix sharing: {'yes' if layout.allowed else 'no, two rows'} ({layout.reason}).")
+        task = Task(Scorer(policy, frozen), objective(wanted_loss), len, layout.allowed, True)
+        proofs: list[Proof] = []
+        if training.prove_first:
+            floor = noise_floor(policy, few)
+            proved = Items(few, torch.zeros(len(few), 2, dtype=torch.float64))
+            proofs = prove_run(policy, proved, task, wanted_loss, floor, out, None)
+        finished = run_trainer(policy, task, training, items, None, out, [Follow(items)])
+        files = save_result(policy, model, training, out)
+        write_cards(run, files, METHODS[pairs], {"prompts": len(prompts)}, proofs, finished)
+        run.finish(
+            prompts=len(prompts), skipped=len(rows.skipped),
+            prefix_sharing=dataclasses.asdict(layout), fresh=_all_measures(out / ROLLOUTS),
+            **finished,
+        )  # fmt: skip
+        print(f"The aligned model is in {out / next(iter(files), 'model')}.")
+
+
+class OnlineItems(Items):
+    """What the trainer asks for by place: the pair that was made for it at the step it is at."""
+
+    def __init__(self, maker: Maker, buffer: RolloutBuffer) -> None:
+        """Take what makes pairs, and what keeps them; its first filling has to be there."""
+        self.maker, self.buffer = maker, buffer
+        self.first = list(buffer.rows.values())
+        super().__init__(
+            [maker.group(row) for row in self.first], torch.zeros(len(maker.prompts), 2)
+        )
+        self.state = TrainerState()
+
+    def __len__(self) -> int:
+        return len(self.maker.prompts)
+
+    def __getitem__(self, place: Spot) -> Item:
+        return self._item(self.buffer.row(self.state.global_step, place.index), place.counts)
+
+    def longest(self, count: int) -> list[Item]:
+        """Of the first filling."""
+        order = sorted(
+            range(len(self.first)), key=lambda i: -sum(map(len, self.groups[i].response_ids))
+        )
+        # All of them count: what is tried here is whether the step fits.
+        return [Item(self.groups[i], self.reference_logps[0]) for i in order[:count]]
+
+    def told(self) -> dict[str, float]:
+        """Shares and means of what was sampled since the last line."""
+        return measures_of(self.buffer.take_unread())
+
+    def _item(self, row: Row, wanted: bool) -> Item:
+        return Item(self.maker.group(row), self.reference_logps[0], wanted and counts(row))
+
+
+class Follow(TrainerCallback):
+    """Lets the rows know the step that the trainer is at."""
+
+    def __init__(self, items: OnlineItems) -> None:
+        self.items = items
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """From here on."""
+        self.items.state = state
+
+
+def _check(
+    pairs: PairSource, kind: PromptKind, offline: float, sampling: Sampling, training: Training
+) -> None:
+    sampling.check()
+    if pairs == "mixed" and kind != "preference":
+        raise UserError("--pairs mixed takes records' own pairs; set --kind preference.")
+    if pairs == "bdhs" and kind == "prompt":
+        raise UserError("--pairs bdhs needs true answers; set --kind conversation or preference.")
+    if not 0 <= offline <= 1:
+        raise UserError(f"--offline is {offline:g}; give a probability.")
+    refuse_here(training)
+
+
+def refuse_here(training: Training) -> None:
+    """Refuse options of training that mean nothing where rows are made on the way.
+
+    Raises:
+        UserError: names the option.
+    """
+    if training.held_out:
+        raise UserError(
+            "--held-out means nothing here: rows are made from prompts on the way. Leave it at 0, "
+            "and evaluate the result with `veridical eval`."
+        )
+    for name in ("dry_run", "vision_cache"):
+        if getattr(training, name):
+            raise UserError(f"--{name.replace('_', '-')} is not offered where rows are sampled.")
+    sharded = any(
+        os.environ.get(name, "").lower() == "true"
+        for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+    )
+    if sharded:
+        raise UserError(
+            "Sampling needs the whole model in every process. Launch with plain data parallelism "
+            "(torchrun, or accelerate without FSDP and DeepSpeed)."
+        )
+
+
+def _place(training: Training, out: Path) -> Place:
+    return Place(out, training.batch_size, training.dtype, training.device, training.seed)
+
+
+def _rejecting(
+    policy: Policy,
+    prompts: Sequence[TrainingPrompt],
+    bdhs: OnlineBDHS,
+    sampling: Sampling,
+    seed: int,
+) -> Rejecting:
+    measure = load_similarity(bdhs.similarity)
+    least = bdhs.similarity_threshold
+    settings = BDHSSettings(
+        variant=bdhs.variant,
+        mask_threshold=bdhs.mask_threshold,
+        noise_steps=bdhs.noise_steps,
+        similarity_threshold=measure.default_threshold if least is None else least,
+        iterations=bdhs.iterations,
+        cut=bdhs.cut,
+        temperature=sampling.temperature,
+        max_new_tokens=sampling.max_new_tokens,
+        seed=seed,
+        batch_size=sampling.rollout_batch,
+    )
+    check(settings)
+    if bdhs.variant == "mask":
+        require_masking(policy, [prompt.source() for prompt in prompts])
+    return Rejecting(settings, measure)
+
+
+def _first_step(out: Path, resume: bool) -> int:
+    """The step that the run begins with or goes on from."""
+    found = processes.from_first(lambda: checkpoint_to_resume(out / "checkpoints", resume))
+    return int(found.name.split("-")[1]) if found else 0
+
+
+def _proof_groups(policy: Policy, maker: Maker, buffer: RolloutBuffer) -> list[Group]:
+    """Pairs of the first step, by their texts: the stock path can't be given sampled tokens."""
+
+    def blind(row: Row) -> bool:
+        return not maker.prompts[row["index"]].request.images
+
+    groups = []
+    for row in sorted(buffer.rows.values(), key=blind)[:PROOF_ROWS]:
+        asked = maker.prompts[row["index"]].request
+        said = [response["text"] for response in row.get("responses", ())]
+        texts = said or [maker.prompts[row["index"]].answer, row.get("text", "")]
+        groups.append(_rendered(policy, asked.id, asked, texts))
+    return groups
+
+
+def _rendered(policy: Policy, id: str, asked: Any, texts: Sequence[str]) -> Group:
+    for candidates in (texts, ("Yes.", "No.")):
+        try:
+            answers = [[assistant_message(text)] for text in candidates]
+            return render_group(policy, id, asked.images, asked.prompt, answers)
+        except RefusedRowError:
+            continue
+    raise UserError(f"The prompt of row {id} can't be answered in this model's chat template.")
+
+
+def _all_measures(folder: Path) -> dict[str, float]:
+    return measures_of([row for path in sorted(folder.glob("*.jsonl")) for row in read_jsonl(path)])

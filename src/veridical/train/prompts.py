@@ -1,0 +1,87 @@
+"""Prompts for training on fresh responses: records of three kinds, with what judges may know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from veridical.bdhs import Source
+from veridical.judges.judging import Case
+from veridical.messages import Message, count_images, text_of
+from veridical.models import Policy
+from veridical.rendering import Group, render_prompt
+from veridical.sampling import Request
+from veridical.train.options import Training
+from veridical.train.rows import Images, TrainingRows, pair_group, render_rows
+
+PromptKind = Literal["prompt", "conversation", "preference"]
+
+
+@dataclass(frozen=True)
+class TrainingPrompt:
+    """A record that fresh responses are made for.
+
+    Attributes:
+        request: what is asked; its id is the record's.
+        answer: the true answer of a conversation, or a pair's chosen one; "" if there is none.
+        pair: a preference record's own two answers; else None.
+        facts: captions, regions or options that a judge may be told.
+        image_names: of the images' files, without suffix.
+        expected_answer: what a short answer should say, if the record knows.
+    """
+
+    request: Request
+    answer: str
+    pair: Group | None
+    facts: tuple[str, ...]
+    image_names: tuple[str, ...]
+    expected_answer: str | None
+
+    def case(self, responses: Sequence[str]) -> Case:
+        """The prompt with responses, as a judge sees it."""
+        asked = self.request
+        return Case(asked.id, asked.prompt, responses, asked.images, self.image_names, self.facts)
+
+    def source(self) -> Source:
+        """The prompt with its true answer."""
+        asked = self.request
+        return Source(asked.id, asked.images, asked.prompt, self.answer)
+
+
+def read_prompts(
+    policy: Policy, data: Path, kind: PromptKind, training: Training, max_new_tokens: int
+) -> tuple[list[TrainingPrompt], TrainingRows]:
+    """Every prompt that leaves room for `max_new_tokens`; the others are listed.
+
+    Raises:
+        UserError: as for `read_training_rows`.
+    """
+    found: dict[str, TrainingPrompt] = {}
+
+    def render(row: dict[str, Any], images: Images) -> list[Group]:
+        prompt: list[Message] = row["messages"][:-1] if kind == "conversation" else row["prompt"]
+        pictures = images.of_prompt(count_images(prompt))
+        known = {"conversation": row.get("messages", [])[-1:], "preference": row.get("chosen")}
+        pair = None
+        if kind == "preference":
+            limit = training.max_response_tokens
+            pair = pair_group(policy, row, images, ("chosen", "rejected"), False, limit)
+        found[row["id"]] = TrainingPrompt(
+            Request(row["id"], pictures, prompt),
+            text_of(known.get(kind) or []).strip(),
+            pair,
+            tuple(row.get("facts") or ()),
+            tuple(images.names()),
+            row.get("expected_answer"),
+        )
+        longest = max((len(ids) for ids in pair.response_ids), default=0) if pair else 0
+        room = torch.zeros(max(longest, max_new_tokens), dtype=torch.long)
+        text = render_prompt(policy, prompt)
+        return [Group(row["id"], pictures, text, ("",), (room,), (False,))]
+
+    rows = render_rows(policy, data, kind, training, render)
+    return [found[group.id] for group in rows.groups], rows

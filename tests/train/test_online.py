@@ -1,0 +1,283 @@
+"""Preference training on fresh pairs: what is sampled, judged, kept, resumed and refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from veridical.errors import UserError
+from veridical.files import read_json, read_jsonl, write_json
+from veridical.judges.judging import Case, Look, Looker
+from veridical.judges.named import Judging
+from veridical.models import Policy
+from veridical.records import assistant_message, user_message, write_records
+from veridical.train import buffer, online
+from veridical.train.dpo import train_dpo
+from veridical.train.online import OnlineBDHS, Sampling, train_online
+from veridical.train.options import Training
+from veridical.train.order import Shares
+
+WORDS = ["red cup", "blue dog", "green chair", "black cat", "orange bus", "purple car"]
+TRAINING = Training(
+    learning_rate=3e-3, max_steps=5, batch_size=3, accumulation=1, held_out=0.0, evaluations=2,
+    tuning="full", seed=1, trainer={"logging_steps": 1},
+)  # fmt: skip
+SAMPLING = Sampling(max_new_tokens=8, temperature=1.0)
+
+
+@pytest.fixture
+def saved(policy: Policy, tmp_path: Path) -> str:
+    folder = tmp_path / "policy"
+    policy.model.float().save_pretrained(folder)
+    policy.processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path, pictures: list[Image.Image]) -> Path:
+    rows = [
+        {
+            "id": f"pair-{i}",
+            "images": [pictures[i % len(pictures)]],
+            "prompt": [user_message("Describe the image.")],
+            "chosen": [assistant_message(f"There is a {WORDS[i]}. There is a {WORDS[i - 1]}.")],
+            "rejected": [assistant_message(f"There is a {WORDS[(i + 1) % 6]} on the left.")],
+        }
+        for i in range(6)
+    ]
+    write_records(rows, tmp_path / "pairs.parquet", "preference")
+    write_json(tmp_path / "objects.json", {f"pair-{i}": ["cup"] for i in range(6)})
+    return tmp_path / "pairs.parquet"
+
+
+def exactly(pairs: Path) -> Judging:
+    return Judging(judge="exact", objects=pairs.parent / "objects.json")
+
+
+def longer(cases: Sequence[Case]) -> list[Look]:
+    """A judge that likes the longer text."""
+    sizes = [(len(one), len(other)) for one, other in (case.responses for case in cases)]
+    return [Look(None if a == b else int(a < b), float(a - b)) for a, b in sizes]
+
+
+def with_judge(monkeypatch: pytest.MonkeyPatch, look: Looker) -> None:
+    monkeypatch.setattr(online, "open_comparison", lambda judging, place: look)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_file(out / "model" / "model.safetensors")
+    return found
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_run_samples_judges_learns_and_keeps_what_it_saw(
+    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_judge(monkeypatch, longer)
+    out = tmp_path / "run"
+    train_online(saved, pairs, out, judging=exactly(pairs), sampling=SAMPLING, training=TRAINING)
+    log = [row for row in read_jsonl(out / "log.jsonl") if row["split"] == "train"]
+    assert log[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
+    assert all(proof["passed"] for proof in read_json(out / "proofs.json"))
+    kept = sorted((out / "rollouts").iterdir())
+    assert [path.name for path in kept] == [f"step-{step:06d}.jsonl" for step in range(5)]
+    for step, (path, told) in enumerate(zip(kept, log, strict=True)):
+        rows = read_jsonl(path)
+        assert [row["step"] for row in rows] == [step] * 3
+        fresh = [row for row in rows if row["kind"] == "online"]
+        assert told["share_online"] == pytest.approx(len(fresh) / 3)
+        for row in fresh:
+            sizes = [len(response["text"]) for response in row["responses"]]
+            assert sizes[row["chosen"]] == max(sizes)
+            assert all(r["version"] == step for r in row["responses"])
+        said = [response for row in rows for response in row["responses"]]
+        assert told["response_tokens"] == pytest.approx(
+            sum(len(response["token_ids"]) for response in said) / 6
+        )
+    record = read_json(out / "run.json")
+    assert record["configuration"]["temperature"] == 1.0
+    assert record["configuration"]["judge"] == "exact"
+    assert "objects" in record["inputs"]
+    texts = {r["text"] for path in kept for row in read_jsonl(path) for r in row["responses"]}
+    assert len(texts) > 15
+
+
+def test_ties_and_what_is_unscored_are_counted_and_teach_nothing(
+    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def undecided(cases: Sequence[Case]) -> list[Look]:
+        return [Look(problem="no idea") if "5" in case.id else Look() for case in cases]
+
+    with_judge(monkeypatch, undecided)
+    out = tmp_path / "run"
+    train_online(saved, pairs, out, judging=exactly(pairs), sampling=SAMPLING, training=TRAINING)
+    start = load_file(Path(saved) / "model.safetensors")
+    assert all(torch.equal(value, start[name]) for name, value in weights(out).items())
+    log = [row for row in read_jsonl(out / "log.jsonl") if row["split"] == "train"]
+    assert all(row["share_tie"] + row.get("share_unscored", 0) == 1 for row in log)
+    assert sum(row.get("share_unscored", 0) for row in log) > 0
+    fresh = read_json(out / "run.json")["results"]["fresh"]
+    assert fresh["share_tie"] > 0.5 and "share_online" not in fresh
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_killed_run_resumes_to_the_same_weights_within_a_filling(
+    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulation: int
+) -> None:
+    with_judge(monkeypatch, longer)
+    options: dict[str, Any] = {
+        "judging": exactly(pairs),
+        "sampling": Sampling(max_new_tokens=8, rollout_steps=3),
+    }
+    training = Training(
+        **{**vars(TRAINING), "batch_size": 2, "accumulation": accumulation, "max_steps": 6,
+           "evaluations": 3}
+    )  # fmt: skip
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train_online(saved, pairs, whole, training=training, **options)
+    honest = buffer.RolloutBuffer.row
+
+    def dies(self: Any, step: int, index: int) -> Any:
+        if step == 5:
+            raise KeyboardInterrupt
+        return honest(self, step, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(buffer.RolloutBuffer, "row", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train_online(saved, pairs, broken, training=training, **options)
+    # Its newest checkpoint is of step 4, in the middle of the filling for steps 3 to 5.
+    assert max(int(p.name[11:]) for p in (broken / "checkpoints").iterdir()) == 4
+    again = Training(**{**vars(training), "resume": True})
+    with monkeypatch.context() as patch:
+        # Nothing may be sampled again: the weights of step 3 are gone.
+        patch.setattr(buffer.RolloutBuffer, "_made", None)
+        train_online(saved, pairs, broken, training=again, **options)
+    assert_same_weights(whole, broken)
+    for name in ("step-000000.jsonl", "step-000003.jsonl"):
+        texts = [(folder / "rollouts" / name).read_text() for folder in (whole, broken)]
+        assert texts[0] == texts[1]
+    assert read_jsonl(whole / "log.jsonl") == read_jsonl(broken / "log.jsonl")
+
+    (broken / "rollouts" / "step-000003.jsonl").unlink()
+    (broken / "checkpoints" / "checkpoint-6" / "trained.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"step-000003\.jsonl is gone"):
+        train_online(saved, pairs, broken, training=again, **options)
+
+
+def test_fillings_after_the_checkpoint_are_made_again(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make(tasks: Any, version: int) -> list[dict[str, Any]]:
+        made.append(version)
+        return [{"step": step, "index": index} for step, index in tasks]
+
+    def fresh() -> buffer.RolloutBuffer:
+        return buffer.RolloutBuffer(tmp_path, make, lambda step: [step, step + 1], 2, 7)
+
+    first = fresh()
+    for step in range(7):
+        assert first.row(step, step + 1)["index"] == step + 1
+    assert made == [0, 2, 4, 6]
+    assert len(first.take_unread()) == 14 and not first.take_unread()
+    fresh().forget_from(3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000.jsonl", "step-000002.jsonl"]
+    fresh().forget_from(0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_mixed_takes_each_prompts_own_pair_by_a_throw(
+    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_judge(monkeypatch, longer)
+    common: dict[str, Any] = {
+        "pairs": "mixed", "judging": exactly(pairs), "sampling": SAMPLING, "training": TRAINING,
+    }  # fmt: skip
+    for share in (0.0, 0.5, 1.0):
+        train_online(saved, pairs, tmp_path / str(share), offline=share, **common)
+    kinds = {
+        share: [
+            row["kind"]
+            for path in sorted((tmp_path / str(share) / "rollouts").iterdir())
+            for row in read_jsonl(path)
+        ]
+        for share in (0.0, 0.5, 1.0)
+    }
+    assert "offline" not in kinds[0.0]
+    assert set(kinds[1.0]) == {"offline"}
+    assert {"offline", "online"} <= set(kinds[0.5])
+    # Where every throw takes the record's pair, it is plain DPO.
+    train_dpo(saved, pairs, tmp_path / "dpo", reference="in_step", training=TRAINING)
+    assert_same_weights(tmp_path / "1.0", tmp_path / "dpo")
+
+
+def test_online_bdhs_needs_no_judge_and_rejects_what_the_policy_says_now(
+    saved: str, pairs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    train_online(
+        saved, pairs, out, pairs="bdhs", sampling=SAMPLING, training=TRAINING,
+        judging=Judging(judge="none"), bdhs=OnlineBDHS(similarity="edit", iterations=2),
+    )  # fmt: skip
+    rows = [row for path in sorted((out / "rollouts").iterdir()) for row in read_jsonl(path)]
+    assert {row["kind"] for row in rows} <= {"bdhs", "unscored"}
+    settings = [json.loads(row["source"])["settings"] for row in rows if row["kind"] == "bdhs"]
+    assert settings[0]["mask_threshold"] == 0.99
+    # The same prompt at another step is another answer.
+    by_prompt: dict[str, set[str]] = {}
+    for row in rows:
+        by_prompt.setdefault(row["id"], set()).add(row.get("text", ""))
+    assert sum(len(texts) > 1 for texts in by_prompt.values()) >= 4
+    log = [row for row in read_jsonl(out / "log.jsonl") if row["split"] == "train"]
+    assert log[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
+    assert log[-1]["share_bdhs"] > 0.5
+
+
+@pytest.mark.parametrize(("rows", "batch", "accumulation"), [(7, 2, 1), (7, 2, 3), (4, 4, 2)])
+def test_a_steps_rows_are_those_that_the_loader_gives(
+    rows: int, batch: int, accumulation: int
+) -> None:
+    shares = Shares(rows, batch, 3, 0, 1)
+    seen = []
+    for epoch in range(3):
+        shares.set_epoch(epoch)
+        batches = [[place.index for place in one] for one in shares]
+        for start in range(0, len(batches), accumulation):
+            seen.append([index for one in batches[start : start + accumulation] for index in one])
+    assert seen == [shares.rows_of_step(step, accumulation) for step in range(len(seen))]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pairs": "mixed", "kind": "prompt"}, "--kind preference"),
+        ({"pairs": "bdhs", "kind": "prompt"}, "needs true answers"),
+        ({"offline": 1.5, "pairs": "mixed"}, "--offline is 1.5"),
+        ({"judging": Judging()}, "needs --objects"),
+        ({"judging": Judging(judge="reward:nowhere")}, "no such folder"),
+        ({"judging": Judging(judge="best")}, "--judge best is none of"),
+        ({"sampling": Sampling(temperature=0.0)}, "without noise"),
+        ({"training": Training(learning_rate=1e-3)}, "--held-out means nothing here"),
+        (
+            {"training": Training(learning_rate=1e-3, held_out=0.0, dry_run=True)},
+            "--dry-run is not offered",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_loaded(
+    pairs: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        train_online("nothing", pairs, tmp_path / "out", **{"training": TRAINING, **options})
+    assert not (tmp_path / "out").exists()
