@@ -19,6 +19,9 @@ from veridical.models import DtypeName, Tuning, TuningName
 class Training:
     """Options of every training command.
 
+    What a command does if it is told nothing is the default of its parameter `training`; from
+    Python, one made anew has the defaults that stand here, and needs a learning rate.
+
     Attributes:
         tuning: `lora` on the language model's linear layers, `qlora` (the same, on weights of
             four bits), or `full`.
