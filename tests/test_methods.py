@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from veridical import methods
+from veridical import fresh_methods, methods
 from veridical.arms import Budget, ensure_evaluated, ensure_scenes
-from veridical.files import read_json, write_json
+from veridical.files import read_json, read_jsonl, write_json
+from veridical.fresh_methods import make_samples_and_rewards, train_fresh
 from veridical.method_sets import data_file, make_bdhs_and_plain, make_samples
 from veridical.methods import (
     METHODS,
@@ -33,7 +34,7 @@ def by_name(name: str) -> Method:
 
 def test_every_method_has_the_same_budget_of_trials() -> None:
     assert all(len(set(method.trials)) == 3 for method in METHODS)
-    assert len({method.name for method in METHODS}) == len(METHODS) == 12
+    assert len({method.name for method in METHODS}) == len(METHODS) == 20
 
 
 def test_the_trial_with_the_best_score_is_taken(
@@ -110,3 +111,25 @@ def test_the_page_quotes_what_was_found() -> None:
     summary = read_json(folder / "methods" / "summary.json")
     assert table(summary) in (folder / "methods.md").read_text(encoding="utf-8")
     assert {arm.get("seed") for arm in summary["arms"]} == {None, 0, 1, 2}
+
+
+@pytest.mark.slow
+def test_a_few_steps_of_every_fresh_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh_methods, "REWARD_STEPS", 2)
+    ensure_scenes(tmp_path / "seed0" / "scenes", "prior", TINY.pairs, 6_000)
+    make_samples_and_rewards(tmp_path, "embedded", 0, TINY)
+    make_bdhs_and_plain(tmp_path, "embedded", 0, TINY)
+    for method in METHODS:
+        if method.fresh is None:
+            continue
+        folder, trial = tmp_path / method.name, method.trials[0]
+        arm_key(tmp_path, "embedded", method, trial, 0, TINY)
+        train_fresh(
+            tmp_path, "embedded", method.fresh, trial.learning_rate, trial.beta, 0, TINY, folder
+        )
+        (*_, last) = read_jsonl(folder / "log.jsonl")
+        assert last["step"] == TINY.steps
+        if method.fresh.command != "online":
+            # Truth watches, whoever rewards.
+            assert ("exact_score" in last) == (method.fresh.judge != "exact")
+        assert (folder / "model" / "model.safetensors").is_file()

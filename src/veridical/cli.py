@@ -126,6 +126,18 @@ COMMANDS: dict[str, Command] = {
         ("model",),
         shared=True,
     ),
+    "train ppo": Command(
+        "veridical.train.ppo:train_ppo",
+        "Align a model by reinforcement learning (PPO) on a judge's rewards.",
+        ("model",),
+        shared=True,
+    ),
+    "train rloo": Command(
+        "veridical.train.rloo:train_rloo",
+        "Align a model by reinforcement learning (RLOO), each response against its siblings.",
+        ("model",),
+        shared=True,
+    ),
     "eval pope": Command(
         "veridical.eval.pope:eval_pope",
         "Ask yes/no questions about objects, and score the answers.",

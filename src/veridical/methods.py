@@ -1,4 +1,4 @@
-"""Every offline method from the same base, on pairs of the same scenes, at the same budget."""
+"""Every method from the same base, on the same scenes, at the same budget."""
 
 from __future__ import annotations
 
@@ -25,12 +25,17 @@ from veridical.arms import (
 )
 from veridical.errors import UserError
 from veridical.files import hash_path, read_json, write_json
+from veridical.fresh_methods import (
+    Fresh,
+    learned_from,
+    make_samples_and_rewards,
+    train_fresh,
+)
 from veridical.method_sets import (
     DataName,
     data_file,
     make_bdhs_and_plain,
     make_noise,
-    make_samples,
     make_unguided,
     scenes_of,
 )
@@ -71,19 +76,21 @@ class Method:
         name: as in folders and tables.
         label: for tables in the docs.
         trainer: the command it trains with.
-        data: the set it learns from.
+        data: the set it learns from; what `fresh` learns from says it itself.
         trials: its settings; every method has three.
         loss: of `dpo`.
         label_smoothing: of `dpo`.
+        fresh: of `fresh`: which method.
     """
 
     name: str
     label: str
-    trainer: Literal["dpo", "sft", "steerlm"]
+    trainer: Literal["dpo", "sft", "steerlm", "fresh"]
     data: DataName
     trials: tuple[Trial, Trial, Trial]
     loss: LossName = "sigmoid"
     label_smoothing: float = 0.0
+    fresh: Fresh | None = None
 
 
 def _rates(*rates: float) -> tuple[Trial, Trial, Trial]:
@@ -95,6 +102,17 @@ def _rates(*rates: float) -> tuple[Trial, Trial, Trial]:
 def _strengths(one: float, other: float) -> tuple[Trial, Trial, Trial]:
     """Two strengths of the loss, and twice the learning rate for the first."""
     return (Trial(2e-4, one), Trial(2e-4, other), Trial(4e-4, one))
+
+
+def _penalties(light: float, heavy: float) -> tuple[Trial, Trial, Trial]:
+    """Two weights of the KL penalty, and a higher learning rate with the lighter one."""
+    return (Trial(1e-4, light), Trial(1e-4, heavy), Trial(3e-4, light))
+
+
+def _fresh(name: str, label: str, fresh: Fresh) -> Method:
+    """One that learns from fresh responses."""
+    trials = _strengths(0.1, 0.3) if fresh.command == "online" else _penalties(0.05, 0.2)
+    return Method(name, label, "fresh", "bdhs", trials, fresh=fresh)
 
 
 METHODS: tuple[Method, ...] = (
@@ -112,6 +130,14 @@ METHODS: tuple[Method, ...] = (
     Method("ipo", "IPO, BDHS", "dpo", "bdhs", _strengths(1.0, 0.3), "ipo"),
     Method("slic", "SLiC, BDHS", "dpo", "bdhs", _strengths(0.1, 0.03), "slic"),
     Method("cdpo", "conservative DPO, BDHS", "dpo", "bdhs", _strengths(0.1, 0.3), "sigmoid", 0.1),
+    _fresh("online", "Online-DPO, exact judge", Fresh("online", "exact")),
+    _fresh("online-reward", "Online-DPO, reward model", Fresh("online", "reward")),
+    _fresh("mixed", "Mixed-DPO, BDHS and exact judge", Fresh("online", "exact", "mixed")),
+    _fresh("online-bdhs", "Online-BDHS", Fresh("online", "none", "bdhs")),
+    _fresh("ppo", "PPO, exact judge", Fresh("ppo", "exact")),
+    _fresh("ppo-reward", "PPO, reward model", Fresh("ppo", "reward")),
+    _fresh("ppo-facts", "PPO, reward model with facts", Fresh("ppo", "facts")),
+    _fresh("rloo", "RLOO, exact judge", Fresh("rloo", "exact")),
 )
 LABELS = {
     "base": "the model as it ships",
@@ -126,7 +152,7 @@ def methods(
     seeds: int = 3,
     workers: int = 2,
 ) -> None:
-    """Compare every offline method, from the same base and at the same budget.
+    """Compare every method, from the same base and at the same budget.
 
     All learn from the same scenes, for the same number of steps in batches of the same size. Each
     method is tried in three settings on development scenes, and the one with the best mean score
@@ -169,7 +195,7 @@ def _data_jobs(out: Path, model: str, seeds: Sequence[int], budget: Budget) -> l
     for seed in seeds:
         # Scenes first, here: the jobs of a seed share them.
         ensure_scenes(scenes_of(out, seed), "prior", budget.pairs, PAIR_SEED + seed)
-        for function in (make_samples, make_noise, make_bdhs_and_plain, make_unguided):
+        for function in (make_samples_and_rewards, make_noise, make_bdhs_and_plain, make_unguided):
             jobs.append(
                 Job(f"seed{seed}-{function.__name__}", function, (out, model, seed, budget))
             )
@@ -271,6 +297,8 @@ def ensure_trained(
     elif method.trainer == "sft":
         of_pairs = method.data == "bdhs"
         train_sft(model, data, folder, "preference" if of_pairs else "conversation", training)
+    elif method.fresh is not None:
+        train_fresh(out, model, method.fresh, trial.learning_rate, trial.beta, seed, budget, folder)
     else:
         train_steerlm(model, data, folder, training)
 
@@ -278,10 +306,13 @@ def ensure_trained(
 def arm_key(out: Path, model: str, method: Method, trial: Trial, seed: int, budget: Budget) -> str:
     """Hash of what a trained arm depends on: base, data, method, setting, budget and seed."""
     base = EMBEDDED_MODEL if model == "embedded" else Path(model)
+    fresh = method.fresh
+    read = learned_from(out, seed, fresh) if fresh else [data_file(out, seed, method.data)]
     parts = {
         "model": hash_path(base) if base.exists() else model,
-        "data": hash_path(data_file(out, seed, method.data)),
+        "data": hash_path(read[0]),
         "method": [method.trainer, method.loss, method.label_smoothing],
+        **({"fresh": [asdict(fresh), *map(hash_path, read[1:])]} if fresh else {}),
         "trial": asdict(trial),
         "budget": asdict(budget),
         "seed": seed,
@@ -334,6 +365,8 @@ def table(summary: Mapping[str, Any]) -> str:
     ]
     for name, label in LABELS.items():
         found = [arm for arm in summary["arms"] if arm["name"] == name]
+        if not found:
+            continue
         changes = [
             f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
             for row in summary["differences"]

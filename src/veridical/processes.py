@@ -12,9 +12,12 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from veridical.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Value = TypeVar("Value")
 
@@ -76,6 +79,15 @@ def gather(value: Value) -> list[Value]:
     values: list[Any] = [None] * world_size()
     _distributed().all_gather_object(values, value)
     return values
+
+
+def total(tensor: Tensor) -> Tensor:
+    """The sum of every process's tensor, in all of them; a new one."""
+    if not _joined():
+        return tensor.clone()
+    summed: Tensor = tensor.clone()
+    _distributed().all_reduce(summed)
+    return summed
 
 
 def from_first(make: Callable[[], Value]) -> Value:

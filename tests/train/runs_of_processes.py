@@ -1,6 +1,6 @@
 """What a process of `test_processes.py` runs: `python runs_of_processes.py CASES.json`.
 
-Cases are a list of {"command": "dpo" | "sft", "options": {...}}. With VERIDICAL_TEST_WRAPPER=fsdp2
+Cases are a list of {"command": "dpo", "options": {...}}. With VERIDICAL_TEST_WRAPPER=fsdp2
 the model is sharded on the CPU, which Accelerate does on GPUs only; VERIDICAL_TEST_FAILS names a
 process that has to fail.
 """

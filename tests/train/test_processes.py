@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from veridical.files import read_json, read_jsonl
+from veridical.files import read_json, read_jsonl, write_json
 from veridical.models import Policy
 from veridical.records import assistant_message, user_message, write_records
 from veridical.train.checkpoints import newest_verified
@@ -73,11 +73,27 @@ def world(
         for i in range(18)
     ]
     write_records(rows, folder / "pairs.parquet", "preference")
+    write_json(folder / "objects.json", {f"pair-{i}": ["cup", "dog"] for i in range(18)})
     return folder
 
 
+# Training on fresh responses, whose noise belongs to prompts, not to processes.
+FRESH: dict[str, dict[str, Any]] = {
+    "online": {"command": "online", "tuning": "full", "judge": "exact", "nll_weight": "0.1"},
+    "mixed": {"command": "online", "pairs": "mixed", "judge": "exact", "rollout_steps": "3"},
+    "bdhs": {"command": "online", "pairs": "bdhs", "similarity": "edit"},
+    "ppo": {"command": "ppo", "kind": "preference", "judge": "exact", "stop_kl": "0.05"},
+    "ppo-full": {"command": "ppo", "kind": "preference", "judge": "exact", "tuning": "full"},
+    "rloo": {"command": "rloo", "kind": "preference", "judge": "exact"},
+}
+COMMON_FRESH: dict[str, Any] = {"held_out": 0.0, "max_steps": 6, "max_new_tokens": 10}
+
+
 def case(world: Path, name: str, out: Path, **changes: Any) -> dict[str, Any]:
-    options = {**COMMON, **CASES[name], **changes, "out": str(out)}
+    known = CASES[name] if name in CASES else {**COMMON_FRESH, **FRESH[name]}
+    options = {**COMMON, **known, **changes, "out": str(out)}
+    if name in FRESH and known.get("judge") == "exact":
+        options["objects"] = str(world / "objects.json")
     options |= {"model": str(world / "policy"), "data": str(world / "pairs.parquet")}
     command = options.pop("command")
     if command == "dpo":
@@ -151,6 +167,42 @@ def test_the_same_losses_and_weights(world: Path, one: Path, way: str) -> None:
         # Only the first process prints and writes.
         assert "The aligned model is in" in ended[0].stdout
         assert ended[1].stdout == ""
+
+
+def test_fresh_responses_and_what_is_learned_are_those_of_one_process(
+    world: Path, tmp_path: Path
+) -> None:
+    for way in ("one", "two"):
+        settings = dict(WAYS[way])
+        processes = settings.pop("processes")
+        cases = [case(world, name, tmp_path / way / name, **settings) for name in FRESH]
+        succeed(start(cases, processes, tmp_path))
+    for name in FRESH:
+        one, two = tmp_path / "one" / name, tmp_path / "two" / name
+        assert read_json(two / "run.json")["results"]["processes"] == 2
+        for path in sorted((one / "rollouts").glob("*.jsonl")):
+            ours, theirs = read_jsonl(path), read_jsonl(two / "rollouts" / path.name)
+            assert [row["kind"] for row in ours] == [row["kind"] for row in theirs]
+            for row, same in zip(ours, theirs, strict=True):
+                tokens = [[r["token_ids"] for r in x.get("responses", ())] for x in (row, same)]
+                assert tokens[0] == tokens[1]
+        logs = [read_jsonl(folder / "log.jsonl") for folder in (one, two)]
+        for row, same in zip(*logs, strict=True):
+            for figure in (
+                "loss",
+                "reward",
+                "kl_k1",
+                "entropy",
+                "explained_variance",
+                "clip_share",
+            ):
+                if figure in row:
+                    assert same[figure] == pytest.approx(row[figure], rel=1e-6, abs=1e-9), figure
+            if "samples" in row:
+                assert [s["text"] for s in row["samples"]] == [s["text"] for s in same["samples"]]
+        weights, others = (load_file(f / "model" / "model.safetensors") for f in (one, two))
+        for key, weight in weights.items():
+            assert torch.allclose(weight, others[key], rtol=1e-6, atol=1e-8), (name, key)
 
 
 @pytest.mark.parametrize("way", ["two", "fsdp2"])

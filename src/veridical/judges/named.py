@@ -13,7 +13,7 @@ from veridical.judges.attributes import EXACT
 from veridical.judges.criterion import read_criterion
 from veridical.judges.endpoint import Endpoint, Wording, endpoint_settings
 from veridical.judges.exact import exact_judge
-from veridical.judges.judging import Case, Judge, Look, Looker
+from veridical.judges.judging import Case, Judge, Look, Looker, Verdict
 from veridical.judges.local import local_asker
 from veridical.judges.prompted import Asker, Asking, choosing_looker, marking_judge
 from veridical.judges.reward import REWARD, reward_judge
@@ -26,6 +26,8 @@ from veridical.vocabulary import read_vocabulary
 QUALITY = ("Helpfulness", "Correctness", "Coherence")
 """The marks that are added up where a criterion has them (Li et al. 2024)."""
 KINDS = ("exact", "reward", "local", "endpoint")
+NONE = "none"
+"""No judge: symbolic rewards alone decide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,8 @@ class Judging:
 
     Attributes:
         judge: `exact` (needs --objects), `reward:FOLDER` (what `train reward` wrote),
-            `local:MODEL`, or `endpoint:MODEL` (its name at an OpenAI-compatible endpoint).
+            `local:MODEL`, `endpoint:MODEL` (its name at an OpenAI-compatible endpoint), or `none`
+            where symbolic rewards alone decide.
         objects: JSON {image_id: [names of the objects in the image]}, for `exact`.
         vocabulary: for `exact`: JSON {name: [words]}; a short list of our own for COCO's 80
             classes if not set.
@@ -80,7 +83,9 @@ class Judging:
         Raises:
             UserError: names the option.
         """
-        if self.kind not in KINDS or (self.kind == "exact") == bool(self.named):
+        if self.judge != NONE and (
+            self.kind not in KINDS or (self.kind == "exact") == bool(self.named)
+        ):
             raise UserError(
                 f"--judge {self.judge} is none of exact, reward:FOLDER, local:MODEL, "
                 "endpoint:MODEL."
@@ -129,6 +134,8 @@ def open_marks(judging: Judging, place: Place, reward_model: RewardModel | None 
         place: where it works.
         reward_model: what `reward:FOLDER` names, where it is loaded already.
     """
+    if judging.judge == NONE:
+        return indifferent
     if judging.kind == "exact":
         return truth(judging.objects or Path(), judging.vocabulary)
     if judging.kind == "reward":
@@ -152,6 +159,11 @@ def truth(objects: Path, vocabulary: Path | None) -> Judge:
     """The exact judge, from files."""
     words = read_vocabulary(vocabulary)
     return exact_judge(name_objects(read_objects(objects), words), words, (0, 0, 0, 0))
+
+
+def indifferent(cases: Sequence[Case]) -> list[Verdict]:
+    """No judge: every response is worth 0."""
+    return [Verdict(tuple({NONE: 0.0} for _ in case.responses)) for case in cases]
 
 
 def total_score(ratings: Mapping[str, float]) -> float:

@@ -19,6 +19,7 @@ from veridical.report.findings import (
     pair_lengths,
     sft_loss,
 )
+from veridical.report.hacking import reward_findings
 
 FIGURES = (
     "loss",
@@ -54,7 +55,7 @@ LEARNT_ACCURACY = 0.6
 
 def diagnose(
     log: Rows,
-    algorithm: Literal["dpo", "sft"] = "dpo",
+    algorithm: Literal["dpo", "sft", "rl"] = "dpo",
     beta: float | None = None,
     answer_lengths: tuple[float, float] | None = None,
 ) -> list[Finding]:
@@ -62,7 +63,7 @@ def diagnose(
 
     Args:
         log: rows of `log.jsonl`, training and held-out, in order of their steps.
-        algorithm: "dpo" reads rewards, "sft" the loss alone.
+        algorithm: "dpo" reads pairs' rewards, "sft" the loss alone, "rl" what judges gave.
         beta: DPO's beta; turns rewards into changes of log-probability. Unknown: skipped.
         answer_lengths: mean length of the answers before and after training, in words.
     """
@@ -74,7 +75,9 @@ def diagnose(
     if not train:
         return [_nothing_logged()]
     found = _short(train)
-    if algorithm == "sft":
+    if algorithm == "rl":
+        found += reward_findings(train)
+    elif algorithm == "sft":
         found += sft_loss(train)
     else:
         found += _stuck(train) or _branches(train) + _chosen_falls(train, beta)

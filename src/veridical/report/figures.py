@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from veridical.report.curves import Rows, series
+from veridical.report.hacking import standardised
 from veridical.report.results import Results, Value
 from veridical.report.wording import interval, metric_name, show
 
@@ -119,8 +120,62 @@ def training_plots(log: Rows) -> list[Plot]:
             None,
         ),
     ]
+    wanted += [
+        ("Reward", [Curve("reward", "reward", BLUE)], None),
+        (
+            "Moved from the start, nats a response",
+            [Curve("kl_k1", "k1", BLUE), Curve("kl_k3", "k3", VERMILION)],
+            0.0,
+        ),
+        ("Entropy, nats a token", [Curve("entropy", "entropy", BLUE)], None),
+        ("Length of sampled responses, tokens", [Curve("response_tokens", "tokens", BLUE)], None),
+        (
+            "Shares of clipped ratios, and of variance explained",
+            [
+                Curve("clip_share", "clipped", BLUE),
+                Curve("explained_variance", "explained", VERMILION),
+            ],
+            0.0,
+        ),
+        (
+            "Fresh pairs: share of prompts",
+            [
+                Curve("share_online", "decided", BLUE),
+                Curve("share_tie", "ties", VERMILION),
+                Curve("share_offline", "the record's own", GREEN),
+            ],
+            None,
+        ),
+    ]
     plots = [_training_plot(log, title, curves, line) for title, curves, line in wanted]
-    return [plot for plot in plots if plot is not None]
+    return [plot for plot in (_hacking_plot(log), *plots) if plot is not None]
+
+
+def _hacking_plot(log: Rows) -> Plot | None:
+    """What is rewarded, what is true and how long it is, in one plot: they should go together.
+
+    Each curve is in its own standard deviations, from where it started.
+    """
+    curves = [
+        Curve("judge_score", "what is rewarded", BLUE),
+        Curve("exact_score", "what is true", GREEN),
+        Curve("response_tokens", "length", VERMILION),
+    ]
+    if not (series(log, "judge_score") and series(log, "exact_score")):
+        return None
+    title = "Reward, truth and length, each in its own standard deviations"
+    words = []
+    with canvas(left=0.5, bottom=0.46, top=0.32) as (figure, axes):
+        axes.axhline(0.0, color="#9aa3ad", linewidth=1, linestyle=(0, (2, 2)))
+        for curve in curves:
+            points = series(log, curve.name)
+            _draw_curve(axes, standardised(points), curve, several=True)
+            words.append(f"{curve.label} from {points[0][1]:.3g} to {points[-1][1]:.3g}")
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.margins(x=0.02)
+        _legend(figure, axes, held_out_color=GREY)
+        return Plot(title, embed_svg(figure), f"{title}: {'; '.join(words)}.")
 
 
 def _training_plot(

@@ -42,7 +42,7 @@ class Training:
     """One training run: its curves, what they mean, and its proofs."""
 
     name: str
-    algorithm: Literal["dpo", "sft"]
+    algorithm: Literal["dpo", "sft", "rl"]
     last_step: int
     plots: list[Plot]
     findings: list[Finding]
@@ -108,6 +108,9 @@ IDLE = {"max_steps": -1, "nll_weight": 0.0, "label_smoothing": 0.0, "accumulatio
 VERBS = {
     "build": "Preference pairs were built",
     "train dpo": "The model was aligned by DPO",
+    "train online": "The model was aligned on pairs that it made",
+    "train ppo": "The model was aligned by reinforcement learning (PPO)",
+    "train rloo": "The model was aligned by reinforcement learning (RLOO)",
     "train sft": "The model was fine-tuned (SFT)",
     "eval pope": "Yes/no questions were asked (POPE)",
     "eval chair": "Images were described (CHAIR)",
@@ -129,7 +132,12 @@ def story(parts: Sequence[Part], found: Sequence[Training], built_: Sequence[Pai
     if built_:
         total = sum(item.total for item in built_)
         phrases.append(f"{counted(total, 'preference pair')} built")
-    for algorithm, words in (("dpo", "trained by DPO"), ("sft", "fine-tuned")):
+    ways = (
+        ("dpo", "trained by DPO"),
+        ("sft", "fine-tuned"),
+        ("rl", "trained by reinforcement learning"),
+    )
+    for algorithm, words in ways:
         runs = [item for item in found if item.algorithm == algorithm]
         if runs:
             steps = sorted({item.last_step for item in runs})
@@ -218,9 +226,11 @@ def trainings(parts: Sequence[Part], results: Results) -> list[Training]:
 
 def _training(part: Part, results: Results) -> Training:
     log: Rows = part.jsonl("log.jsonl") or []
-    algorithm: Literal["dpo", "sft"] = (
+    algorithm: Literal["dpo", "sft", "rl"] = (
         "dpo" if any(row.get("rewards_margin") is not None for row in log) else "sft"
     )
+    if any(row.get("reward") is not None for row in log):
+        algorithm = "rl"
     if not log and "sft" not in str(part.record.get("command", "")):
         algorithm = "dpo"
     beta = dict(_flatten(part.record.get("configuration") or {})).get("beta")

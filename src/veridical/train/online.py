@@ -16,12 +16,11 @@ from veridical import processes
 from veridical.bdhs import BDHSSettings, check, require_masking
 from veridical.errors import UserError
 from veridical.files import read_jsonl
-from veridical.judges.named import Judging, Place, open_comparison
+from veridical.judges.named import NONE, Judging, Place, open_comparison
 from veridical.logprobs import sharing
-from veridical.messages import assistant_message
 from veridical.models import Policy, frozen_copy, prepare_training
 from veridical.proofs import Proof, noise_floor
-from veridical.rendering import Group, RefusedRowError, render_group
+from veridical.rendering import Group
 from veridical.sampling import Decoding
 from veridical.similarity import load_similarity
 from veridical.train.buffer import RolloutBuffer, Row
@@ -40,7 +39,7 @@ from veridical.train.objectives import LossName, PreferenceLoss, check_loss, obj
 from veridical.train.options import Training
 from veridical.train.order import Place as Spot
 from veridical.train.order import Shares
-from veridical.train.prompts import PromptKind, TrainingPrompt, read_prompts
+from veridical.train.prompts import PromptKind, TrainingPrompt, proof_group, read_prompts
 from veridical.train.rows import PROOF_ROWS, list_skipped
 from veridical.train.run import checkpoint_to_resume, run_trainer, save_result
 from veridical.train.scorer import Scorer
@@ -168,6 +167,8 @@ def train_online(
     _check(pairs, kind, offline, sampling, training)
     if pairs != "bdhs":
         judging.check()
+        if judging.judge == NONE:
+            raise UserError("--judge none compares nothing; name a judge, or set --pairs bdhs.")
     judged_by = {} if pairs == "bdhs" else judging.inputs
     with start_training("train online", arguments, judged_by) as run:
         start = load_start(model, training)
@@ -348,18 +349,8 @@ def _proof_groups(policy: Policy, maker: Maker, buffer: RolloutBuffer) -> list[G
         asked = maker.prompts[row["index"]].request
         said = [response["text"] for response in row.get("responses", ())]
         texts = said or [maker.prompts[row["index"]].answer, row.get("text", "")]
-        groups.append(_rendered(policy, asked.id, asked, texts))
+        groups.append(proof_group(policy, asked, texts))
     return groups
-
-
-def _rendered(policy: Policy, id: str, asked: Any, texts: Sequence[str]) -> Group:
-    for candidates in (texts, ("Yes.", "No.")):
-        try:
-            answers = [[assistant_message(text)] for text in candidates]
-            return render_group(policy, id, asked.images, asked.prompt, answers)
-        except RefusedRowError:
-            continue
-    raise UserError(f"The prompt of row {id} can't be answered in this model's chat template.")
 
 
 def _all_measures(folder: Path) -> dict[str, float]:

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import torch
 
 from veridical.bdhs import Source
+from veridical.errors import UserError
 from veridical.judges.judging import Case
-from veridical.messages import Message, count_images, text_of
+from veridical.messages import Message, assistant_message, count_images, text_of
 from veridical.models import Policy
-from veridical.rendering import Group, render_prompt
+from veridical.rendering import Group, RefusedRowError, render_group, render_prompt
 from veridical.sampling import Request
 from veridical.train.options import Training
 from veridical.train.rows import Images, TrainingRows, pair_group, render_rows
@@ -28,6 +29,7 @@ class TrainingPrompt:
     Attributes:
         request: what is asked; its id is the record's.
         answer: the true answer of a conversation, or a pair's chosen one; "" if there is none.
+        texts: a pair's two answers; empty for other records.
         pair: a preference record's own two answers; else None.
         facts: captions, regions or options that a judge may be told.
         image_names: of the images' files, without suffix.
@@ -36,6 +38,7 @@ class TrainingPrompt:
 
     request: Request
     answer: str
+    texts: tuple[str, ...]
     pair: Group | None
     facts: tuple[str, ...]
     image_names: tuple[str, ...]
@@ -61,6 +64,7 @@ def read_prompts(
         UserError: as for `read_training_rows`.
     """
     found: dict[str, TrainingPrompt] = {}
+    branches = ("chosen", "rejected")
 
     def render(row: dict[str, Any], images: Images) -> list[Group]:
         prompt: list[Message] = row["messages"][:-1] if kind == "conversation" else row["prompt"]
@@ -69,10 +73,11 @@ def read_prompts(
         pair = None
         if kind == "preference":
             limit = training.max_response_tokens
-            pair = pair_group(policy, row, images, ("chosen", "rejected"), False, limit)
+            pair = pair_group(policy, row, images, branches, False, limit)
         found[row["id"]] = TrainingPrompt(
             Request(row["id"], pictures, prompt),
             text_of(known.get(kind) or []).strip(),
+            tuple(text_of(row[name]).strip() for name in branches) if pair else (),
             pair,
             tuple(row.get("facts") or ()),
             tuple(images.names()),
@@ -85,3 +90,18 @@ def read_prompts(
 
     rows = render_rows(policy, data, kind, training, render)
     return [found[group.id] for group in rows.groups], rows
+
+
+def proof_group(policy: Policy, asked: Request, texts: Sequence[str]) -> Group:
+    """A prompt with two answers by their texts, for proofs: the stock path tokenises them itself.
+
+    Raises:
+        UserError: it can't even be answered by yes or no in this model's chat template.
+    """
+    for candidates in (texts, ("Yes.", "No.")):
+        answers = [[assistant_message(text)] for text in candidates]
+        try:
+            return render_group(policy, asked.id, asked.images, asked.prompt, answers)
+        except RefusedRowError as refused:
+            reason = refused
+    raise UserError(f"The prompt of row {asked.id} can't be answered: {reason}.")

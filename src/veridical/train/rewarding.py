@@ -1,0 +1,129 @@
+"""What the responses of a step are worth, and whether truth agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from veridical.judges.judging import Case, Judge, Verdict
+from veridical.judges.named import Judging, Place, open_marks, total_score, truth
+from veridical.judges.symbolic import Symbolic, symbolic_reward
+from veridical.rewards import RewardModel
+from veridical.rollouts import Rollout
+from veridical.train.prompts import TrainingPrompt
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Shifts and scales the judge's scores.
+
+    Attributes:
+        mean: taken off.
+        deviation: divided by.
+    """
+
+    mean: float = 0.0
+    deviation: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rewarder:
+    """Who rewards.
+
+    Attributes:
+        judge: the proxy that is optimised.
+        watch: the exact judge where it is another one, to see whether both agree.
+        symbolic: rewards beside the judge's.
+        limit: tokens that a response may have.
+        scale: of the judge's scores.
+    """
+
+    judge: Judge
+    watch: Judge | None
+    symbolic: Symbolic
+    limit: int
+    scale: Scale = Scale()
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    """The rewards of one prompt's responses.
+
+    Attributes:
+        rewards: what is optimised.
+        scores: the judge's alone, before scaling.
+        exact: the exact judge's, where it watches.
+        problem: why there is none; "" if there is.
+    """
+
+    rewards: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()
+    exact: tuple[float, ...] = ()
+    problem: str = ""
+
+
+def open_rewarder(
+    judging: Judging,
+    place: Place,
+    symbolic: Symbolic,
+    limit: int,
+    reward_model: RewardModel | None = None,
+) -> Rewarder:
+    """Get the judges ready; truth watches wherever objects are known and something else judges."""
+    judge = open_marks(judging, place, reward_model)
+    watch = None
+    if judging.objects is not None and judging.kind != "exact":
+        watch = truth(judging.objects, judging.vocabulary)
+    return Rewarder(judge, watch, symbolic, limit)
+
+
+def reward(
+    rewarder: Rewarder, prompts: Sequence[TrainingPrompt], rollouts: Sequence[Sequence[Rollout]]
+) -> list[Rewarded]:
+    """Reward the responses to each prompt.
+
+    A prompt that the judge can't score has no rewards, and says why.
+    """
+    cases = [
+        prompt.case([rollout.text for rollout in said])
+        for prompt, said in zip(prompts, rollouts, strict=True)
+    ]
+    verdicts = rewarder.judge(cases)
+    watched = (
+        rewarder.watch(cases) if rewarder.watch else [Verdict(problem="no watch")] * len(cases)
+    )
+    return [
+        _rewarded(rewarder, *row) for row in zip(prompts, rollouts, verdicts, watched, strict=True)
+    ]
+
+
+def scores_of(judge: Judge, cases: Sequence[Case]) -> list[float]:
+    """The scores of every response of every case that can be scored."""
+    verdicts = judge(cases)
+    return [total_score(ratings) for verdict in verdicts for ratings in verdict.ratings]
+
+
+def _rewarded(
+    rewarder: Rewarder,
+    prompt: TrainingPrompt,
+    rollouts: Sequence[Rollout],
+    verdict: Verdict,
+    watched: Verdict,
+) -> Rewarded:
+    if verdict.problem:
+        return Rewarded(problem=verdict.problem)
+    scale = rewarder.scale
+    scores = tuple(total_score(ratings) for ratings in verdict.ratings)
+    rewards = tuple(
+        (score - scale.mean) / scale.deviation
+        + symbolic_reward(
+            rewarder.symbolic,
+            rollout.text,
+            len(rollout.token_ids),
+            rewarder.limit,
+            rollout.stop_reason == "length",
+            prompt.expected_answer,
+        )
+        for score, rollout in zip(scores, rollouts, strict=True)
+    )
+    return Rewarded(rewards, scores, tuple(total_score(ratings) for ratings in watched.ratings))

@@ -1,0 +1,66 @@
+"""What reinforcement learning logs of a step: means over the responses of all processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from veridical import processes
+from veridical.rl import kl_terms
+from veridical.train.experience import Experience
+from veridical.train.rl_run import SHOWN, mean_over_all
+
+
+def measures_of(experience: Experience) -> dict[str, Any]:
+    """What was sampled and earned, before anything is learned from it.
+
+    `reward` is what is optimised, `judge_score` the judge's own scale, `exact_score` truth's where
+    it watches. `kl_k1` and `kl_k3` are nats a response, `entropy` nats a token.
+    """
+    mask, like = experience.mask, experience.rewards
+    earned = experience.rewarded
+
+    def mean(values: list[float]) -> float:
+        return mean_over_all(torch.tensor(values, dtype=torch.float64, device=like.device))
+
+    def by_response(tokens: Tensor) -> float:
+        return mean_over_all(torch.where(mask, tokens, 0.0).sum(-1))
+
+    logps, reference = experience.logps, experience.reference_logps
+    lengths = [len(r.token_ids) for said in experience.rollouts for r in said]
+    cut = [float(r.stop_reason == "length") for said in experience.rollouts for r in said]
+    row = {
+        "reward": mean_over_all(experience.rewards),
+        "judge_score": mean([score for one in earned for score in one.scores]),
+        "response_tokens": mean([float(length) for length in lengths]),
+        "response_cut": mean(cut),
+        "kl_k1": by_response(kl_terms(logps, reference, "k1")),
+        "kl_k3": by_response(kl_terms(logps, reference, "k3")),
+        "entropy": mean_over_all(experience.entropies, mask),
+        "unscored": sum(processes.gather(experience.unscored)),
+    }
+    if any(processes.gather(any(one.exact for one in earned))):
+        row["exact_score"] = mean([score for one in earned for score in one.exact])
+    return row
+
+
+def shown(experience: Experience) -> list[dict[str, Any]]:
+    """A few responses with what they earned: the step's first prompts, whoever sampled them."""
+    own: list[dict[str, Any]] = [
+        {
+            "place": place,
+            "id": group.id,
+            "text": said[0].text,
+            "reward": earned.rewards[0],
+            "score": earned.scores[0],
+            **({"exact": earned.exact[0]} if earned.exact else {}),
+        }
+        for place, group, said, earned in list(
+            zip(experience.places, experience.groups, experience.rollouts, experience.rewarded,
+                strict=True)
+        )[:SHOWN]
+    ]  # fmt: skip
+    found = [row for rows in processes.gather(own) for row in rows]
+    return sorted(found, key=lambda row: row["place"])[:SHOWN]

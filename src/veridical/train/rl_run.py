@@ -1,0 +1,196 @@
+"""What reinforcement learning's loops share: optimizer, checkpoints, log, sums over processes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainingArguments, get_scheduler
+
+from veridical import processes
+from veridical.errors import UserError
+from veridical.files import read_json, read_jsonl, write_json, write_jsonl, writing
+from veridical.progress import step_bar
+from veridical.train.checkpoints import write_manifest
+from veridical.train.options import Training
+from veridical.train.run import checkpoint_to_resume
+from veridical.train.trained import load_trained_weights, require_same_start, save_trained_weights
+from veridical.train.trainer_options import trainer_arguments
+
+STATE, OPTIMIZER = "state.json", "optimizer.pt"
+SHOWN = 2
+"""Responses of a step that the log shows (our choice)."""
+
+
+class Learner:
+    """An optimizer with what a loop needs around it.
+
+    Gradients are summed over processes here, once for a step, so that the losses of a loop only
+    have to be sums of this process's items over the count of all processes'.
+    """
+
+    def __init__(
+        self,
+        trained: nn.Module,
+        groups: Sequence[tuple[list[nn.Parameter], float]],
+        training: Training,
+        out: Path,
+        prompts: int,
+    ) -> None:
+        """Make optimizer and schedule as Transformers' options ask for.
+
+        Args:
+            trained: holds every trained weight, under the names that checkpoints have.
+            groups: parameters with their learning rates; each group's gradient is clipped by
+                itself, so that a value that is far off does not hold the policy back.
+            training: the run's options.
+            out: the run's folder.
+            prompts: how many there are, which with the options gives the number of steps.
+        """
+        arguments = self.arguments = trainer_arguments(training, out, prompts, False, True)
+        steps = self.steps = training.steps(prompts)
+        self.trained, self.out = trained, out
+        self.groups = [(parameters, rate) for parameters, rate in groups if parameters]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": parameters, "lr": rate} for parameters, rate in self.groups],
+            betas=(arguments.adam_beta1, arguments.adam_beta2),
+            eps=arguments.adam_epsilon,
+            weight_decay=arguments.weight_decay,
+        )
+        warmup = arguments.get_warmup_steps(steps)
+        self.scheduler = get_scheduler(
+            arguments.lr_scheduler_type, self.optimizer, warmup, steps,
+            arguments.lr_scheduler_kwargs or {},
+        )  # fmt: skip
+        self.every = max(1, steps // training.evaluations)
+        require_same_start(trained)
+
+    def step(self) -> float:
+        """Sum the gradients over processes, clip them, and take one step.
+
+        Returns:
+            The length of the first group's gradient before it was clipped.
+        """
+        lengths = []
+        for parameters, _ in self.groups:
+            flat = processes.total(torch.cat([_gradient(p).flatten() for p in parameters]))
+            lengths.append(float(flat.norm()))
+            limit = float(self.arguments.max_grad_norm or 0)
+            if limit > 0:
+                flat = flat * min(1.0, limit / (lengths[-1] + 1e-6))
+            pieces = flat.split([p.numel() for p in parameters])
+            for parameter, piece in zip(parameters, pieces, strict=True):
+                parameter.grad = piece.view_as(parameter).to(parameter.dtype)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return lengths[0]
+
+    def resume(self, training: Training) -> dict[str, Any]:
+        """Go on from the newest whole checkpoint, if that is asked for and there is one.
+
+        Returns:
+            What the loop had kept of itself; `step` is how many were done.
+
+        Raises:
+            UserError: there are checkpoints, and going on was not asked for.
+        """
+        folder = self.out / "checkpoints"
+        found = processes.from_first(lambda: checkpoint_to_resume(folder, training.resume))
+        if found is None:
+            return {"step": 0}
+        load_trained_weights(self.trained, found)
+        content = torch.load(found / OPTIMIZER, map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scheduler.load_state_dict(content["scheduler"])
+        state: dict[str, Any] = read_json(found / STATE)
+        return state
+
+    def save(self, step: int, kept: Mapping[str, Any]) -> None:
+        """Write a checkpoint after so many steps, where one is due; the two newest stay."""
+        if step % self.every and step < self.steps:
+            return
+        folder = self.out / "checkpoints"
+        checkpoint = folder / f"checkpoint-{step}"
+        with writing(folder, "Make room, and go on with --resume true."):
+            save_trained_weights(self.trained, checkpoint)
+            if processes.is_first():
+                content = {
+                    "optimizer": self.optimizer.state_dict(),
+                    "scheduler": self.scheduler.state_dict(),
+                }
+                torch.save(content, checkpoint / OPTIMIZER)
+                write_json(checkpoint / STATE, {"step": step, **kept})
+                write_manifest(checkpoint)
+                _forget_old(folder)
+        processes.wait_for_all()
+
+
+class Log:
+    """`log.jsonl` and the line on the screen; written by the first process."""
+
+    def __init__(self, out: Path, done: int, steps: int) -> None:
+        """Keep what a checkpoint has seen of an interrupted run's log."""
+        self.path = out / "log.jsonl"
+        known = read_jsonl(self.path) if done and self.path.is_file() else []
+        self.rows = [row for row in known if row["step"] <= done]
+        self.bar = step_bar(steps, done)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """One step more.
+
+        Raises:
+            UserError: a figure is no longer a number.
+        """
+        for name, value in row.items():
+            if isinstance(value, float) and not abs(value) < float("inf"):
+                raise UserError(
+                    f"{name} is {value} at step {row['step']}. Lower --learning-rate, or set "
+                    "--dtype float32 if the model runs in float16."
+                )
+        self.rows.append(dict(row))
+        if processes.is_first():
+            write_jsonl(self.path, self.rows)
+        self.bar.set_postfix(reward=f"{row['reward']:.3f}", refresh=False)
+        self.bar.update(1)
+
+    def close(self) -> None:
+        """End the line on the screen."""
+        self.bar.close()
+
+
+def chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """A few at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def mean_over_all(values: Tensor, mask: Tensor | None = None) -> float:
+    """The mean over what counts in all processes; 0 where nothing does."""
+    chosen = (values if mask is None else values[mask]).double()
+    parts = processes.total(torch.stack([chosen.sum(), chosen.new_tensor(chosen.numel())]))
+    return float(parts[0] / parts[1]) if parts[1] > 0 else 0.0
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """In at least float32; 0 where this process had nothing for it."""
+    if parameter.grad is None:
+        return torch.zeros(
+            parameter.shape, dtype=torch.promote_types(parameter.dtype, torch.float32),
+            device=parameter.device,
+        )  # fmt: skip
+    return parameter.grad.to(torch.promote_types(parameter.dtype, torch.float32))
+
+
+def _forget_old(folder: Path) -> None:
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for old in found[:-2]:
+        shutil.rmtree(old)
+
+
+def uses_checkpointing(arguments: TrainingArguments) -> bool:
+    """Whether activations are to be made again in the backward pass."""
+    return bool(arguments.gradient_checkpointing)

@@ -1,0 +1,254 @@
+"""How a run of reinforcement learning begins and ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+
+from veridical import processes
+from veridical.errors import UserError
+from veridical.files import read_json, write_json
+from veridical.judges.judging import Judge
+from veridical.judges.named import Judging, Place
+from veridical.judges.symbolic import Symbolic
+from veridical.logprobs import Sharing, sharing
+from veridical.models import Policy
+from veridical.proofs import Proof, noise_floor
+from veridical.rendering import Group
+from veridical.rollouts import roll_out
+from veridical.runs import Run
+from veridical.sampling import Decoding
+from veridical.train.actors import Actors, drop_other_adapters
+from veridical.train.card import write_cards
+from veridical.train.dpo import prove_run
+from veridical.train.experience import Setting
+from veridical.train.loop import Items, Task
+from veridical.train.objectives import PreferenceLoss, objective
+from veridical.train.online import Sampling, refuse_here
+from veridical.train.options import Training
+from veridical.train.prompts import PromptKind, TrainingPrompt, proof_group, read_prompts
+from veridical.train.rewarding import Rewarder, Scale, open_rewarder, scores_of
+from veridical.train.rl_run import Log
+from veridical.train.rows import PROOF_ROWS, TrainingRows, list_skipped
+from veridical.train.run import save_result
+from veridical.train.scorer import Scorer
+from veridical.train.start import NOT_SHARED, load_start, start_training
+
+SCALE = "rewards.json"
+SCALED_ON = 256
+"""Prompts whose scores say what the judge's mean and deviation are, at most (our choice)."""
+
+
+def refuse(name: str, value: float, wrong: bool, advice: str) -> None:
+    """Refuse an option.
+
+    Raises:
+        UserError: it is wrong; the message says what to give.
+    """
+    if wrong:
+        raise UserError(f"--{name.replace('_', '-')} is {value:g}; {advice}.")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run has before its loop begins.
+
+    Attributes:
+        policy: the model that training starts from.
+        prompts: what is answered.
+        rows: what was left out of the data.
+        few: prompts with two answers, for proofs.
+        layout: whether prefixes are shared.
+        out: the run's folder.
+        judging: who rewards.
+        symbolic: what counts besides.
+        sampling: how responses are made.
+        training: the run's options.
+    """
+
+    policy: Policy
+    prompts: list[TrainingPrompt]
+    rows: TrainingRows
+    few: list[Group]
+    layout: Sharing
+    out: Path
+    judging: Judging
+    symbolic: Symbolic
+    sampling: Sampling
+    training: Training
+
+    @property
+    def decoding(self) -> Decoding:
+        """How responses are made."""
+        sampling = self.sampling
+        return Decoding(
+            sampling.max_new_tokens, sampling.temperature, self.training.seed,
+            sampling.rollout_batch,
+        )  # fmt: skip
+
+    def setting(self, actors: Actors, k: int, standardise: bool) -> Setting:
+        """Everything that stays the same over all steps; the judge is loaded here."""
+        training = self.training
+        place = Place(self.out, training.batch_size, training.dtype, training.device, training.seed)
+        rewarder = open_rewarder(
+            self.judging, place, self.symbolic, self.sampling.max_new_tokens, actors.reward_model
+        )
+        if standardise:
+            rewarder = dataclasses.replace(rewarder, scale=self._scale(actors, rewarder))
+        return Setting(
+            actors, self.prompts, rewarder, self.decoding, k, training.batch_size,
+            self.layout.allowed,
+        )  # fmt: skip
+
+    def _scale(self, actors: Actors, rewarder: Rewarder) -> Scale:
+        """The judge's mean and deviation, found once and kept for a run that is resumed."""
+        path = self.out / SCALE
+
+        def find() -> dict[str, float]:
+            if path.is_file() and self.training.resume:
+                known: dict[str, float] = read_json(path)
+                return known
+            found = scale_of(actors.policy, self.prompts, rewarder.judge, self.decoding)
+            write_json(path, dataclasses.asdict(found))
+            return dataclasses.asdict(found)
+
+        return Scale(**processes.from_first(find))
+
+    def prove(self, actors: Actors, setting: Setting) -> list[Proof]:
+        """The five proofs: the policy starts as the reference, and what it reads is right.
+
+        Raises:
+            UserError: one fails.
+        """
+        if not self.training.prove_first:
+            return []
+        floor = noise_floor(actors.policy, self.few)
+        scorer = Scorer(actors.policy, actors.frozen)
+        task = Task(scorer, objective(PreferenceLoss()), len, setting.share_prefix, True)
+        items = Items(self.few, torch.zeros(len(self.few), 2, dtype=torch.float64))
+        return prove_run(actors.policy, items, task, PreferenceLoss(), floor, self.out, None)
+
+
+@contextmanager
+def begin(
+    command: str,
+    arguments: Mapping[str, Any],
+    kind: PromptKind,
+    judging: Judging,
+    sampling: Sampling,
+    training: Training,
+) -> Iterator[tuple[Run, Start]]:
+    """Check options, open the run, load the model and read the prompts.
+
+    Args:
+        command: its words.
+        arguments: of its function.
+        kind: of the data's records.
+        judging: who rewards.
+        sampling: how responses are made.
+        training: the run's options.
+
+    Raises:
+        UserError: an option makes no sense, or the data can't be used.
+    """
+    judging.check()
+    sampling.check()
+    refuse("rollout_steps", sampling.rollout_steps, sampling.rollout_steps != 1, "leave it at 1")
+    refuse_here(training)
+    with start_training(command, arguments, judging.inputs) as run:
+        policy = load_start(arguments["model"], training)
+        prompts, rows = read_prompts(
+            policy, arguments["data"], kind, training, sampling.max_new_tokens
+        )
+        list_skipped(run.folder, rows)
+        few = _few(policy, prompts)
+        layout = sharing(policy, few) if training.share_prefix else NOT_SHARED
+        print(f"Prefix sharing: {'yes' if layout.allowed else 'no'} ({layout.reason}).")
+        yield run, Start(
+            policy, prompts, rows, few, layout, run.folder, judging, arguments["symbolic"],
+            sampling, training,
+        )  # fmt: skip
+
+
+def finish(
+    run: Run,
+    actors: Actors,
+    model: str,
+    training: Training,
+    method: str,
+    proofs: Sequence[Proof],
+    start: Start,
+    log: Log,
+    began: float,
+    resumed_at: int,
+) -> None:
+    """Save the policy, write its card, and close the run."""
+    drop_other_adapters(actors.policy)
+    files = save_result(actors.policy, model, training, run.folder)
+    seconds = time.monotonic() - began
+    steps = len(log.rows)
+    rows = steps * training.rows_a_step()
+    finished = {
+        "steps": steps,
+        "train_seconds": round(seconds, 1),
+        "rows_per_second": round(rows / seconds, 3) if not resumed_at else None,
+        "best_step": None,
+        "best_held_out_loss": None,
+        "resumed_from": f"checkpoint-{resumed_at}" if resumed_at else None,
+        "processes": processes.world_size(),
+    }
+    write_cards(run, files, method, {"prompts": len(start.prompts)}, proofs, finished)
+    last = log.rows[-1] if log.rows else {}
+    run.finish(
+        prompts=len(start.prompts), skipped=len(start.rows.skipped),
+        prefix_sharing=dataclasses.asdict(start.layout),
+        last={name: last.get(name) for name in ("reward", "judge_score", "exact_score", "kl_k1")},
+        **finished,
+    )  # fmt: skip
+    print(f"The aligned model is in {run.folder / next(iter(files), 'model')}.")
+
+
+def scale_of(
+    policy: Policy, prompts: Sequence[TrainingPrompt], judge: Judge, decoding: Decoding
+) -> Scale:
+    """What the judge gives on average, and how much that varies, before anything is learned.
+
+    Over the answers that the prompts' records hold, where these are pairs (Amirloo et al. 2024
+    take the alignment set); else over a response of the start to each prompt.
+
+    Raises:
+        UserError: all are worth the same, or none can be scored.
+    """
+    few = prompts[:SCALED_ON]
+    if all(prompt.pair is not None and prompt.texts for prompt in few):
+        cases = [prompt.case(prompt.texts) for prompt in few]
+    else:
+        policy.model.eval()
+        asked = [
+            dataclasses.replace(prompt.request, id=f"{prompt.request.id}/scale") for prompt in few
+        ]
+        said = roll_out(policy, asked, decoding)
+        cases = [
+            prompt.case([response.text for response in responses])
+            for prompt, responses in zip(few, said, strict=True)
+        ]
+    scores = scores_of(judge, cases)
+    if len(set(scores)) < 2:
+        raise UserError(
+            f"--standardise true: the judge gives {len(scores)} answers the same score or none, so "
+            "there is nothing to scale by. Set --standardise false."
+        )
+    return Scale(fmean(scores), pstdev(scores))
+
+
+def _few(policy: Policy, prompts: Sequence[TrainingPrompt]) -> list[Group]:
+    chosen = sorted(prompts, key=lambda prompt: not prompt.request.images)[:PROOF_ROWS]
+    return [proof_group(policy, p.request, p.texts or (p.answer, "No.")) for p in chosen]

@@ -1,0 +1,196 @@
+"""REINFORCE with a leave-one-out baseline, on rewards of several responses to each prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from veridical import processes
+from veridical.judges.named import Judging
+from veridical.judges.symbolic import Symbolic
+from veridical.rl import (
+    clipped_policy_losses,
+    explained_variance,
+    kl_terms,
+    leave_one_out_advantages,
+)
+from veridical.train.actors import build_actors
+from veridical.train.experience import Experience, Setting, gather_experience, minibatches
+from veridical.train.online import Sampling
+from veridical.train.options import Training
+from veridical.train.order import Shares
+from veridical.train.prompts import PromptKind
+from veridical.train.rl_measures import measures_of, shown
+from veridical.train.rl_run import Learner, Log, chunks
+from veridical.train.rl_start import begin, finish, refuse
+
+METHOD = "REINFORCE with a leave-one-out baseline (RLOO)"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RLOO:
+    """REINFORCE, leave one out.
+
+    Attributes:
+        samples: responses to each prompt, at least 2.
+        inner_epochs: passes over a step's responses.
+        minibatches: optimiser steps that a pass is divided into.
+        clip: how far a response's probability ratio may leave 1 and still be pushed on; in the
+            first pass, which is the only one unless told otherwise, it is 1.
+        kl_coefficient: weight of the penalty, per nat of a response's log-ratio.
+    """
+
+    samples: int = 4
+    inner_epochs: int = 1
+    minibatches: int = 1
+    clip: float = 0.2
+    kl_coefficient: float = 0.4
+
+    def check(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            UserError: names the option.
+        """
+        refuse("samples", self.samples, self.samples < 2, "a response needs a sibling: 2 or more")
+        for name in ("inner_epochs", "minibatches"):
+            refuse(name, getattr(self, name), getattr(self, name) < 1, "give 1 or more")
+        refuse("clip", self.clip, self.clip <= 0, "it must be above 0")
+        refuse(
+            "kl_coefficient", self.kl_coefficient, self.kl_coefficient < 0, "it can't be negative"
+        )
+
+
+def train_rloo(
+    model: str,
+    data: Path,
+    out: Path,
+    kind: PromptKind = "prompt",
+    standardise: bool = True,
+    judging: Judging = Judging(),
+    symbolic: Symbolic = Symbolic(),
+    sampling: Sampling = Sampling(),
+    rloo: RLOO = RLOO(),
+    training: Training = Training(learning_rate=1e-5, held_out=0.0),
+) -> None:
+    """Align MODEL by RLOO: several responses to each prompt in DATA, each against its siblings.
+
+    A response is one action (Ahmadian et al. 2024): its reward, less the penalty for what the
+    policy has moved, is held against the mean of its siblings', and there is no value model.
+
+    Args:
+        model: hub name, folder, adapter folder or `embedded`.
+        data: prompts, Parquet or JSON Lines.
+        out: folder for the run: `model/`, `log.jsonl`, `proofs.json`, `run.json`.
+        kind: what DATA holds: `prompt`, `conversation` or `preference`; answers are not learned.
+        standardise: shift and scale the judge's scores to mean 0 and deviation 1 over what DATA
+            already holds (pairs), or the start's own responses.
+        judging: who rewards.
+        symbolic: what counts besides.
+        sampling: how responses are made.
+        rloo: how they are learned from.
+        training: what every training command takes.
+    """
+    rloo.check()
+    arguments = dict(locals())
+    with begin("train rloo", arguments, kind, judging, sampling, training) as (run, start):
+        actors = build_actors(start.policy, model, judging, training, False, True)
+        setting = start.setting(actors, rloo.samples, standardise)
+        proofs = start.prove(actors, setting)
+        steps, prompts = training.steps(len(setting.prompts)), setting.prompts
+        groups = [(actors.policy_parameters(), training.learning_rate)]
+        learner = Learner(actors.trained(), groups, training, out, len(prompts))
+        kept = learner.resume(training)
+        shares = Shares(len(prompts), training.batch_size, training.seed, 0, processes.world_size())
+        log, began = Log(out, kept["step"], steps), time.monotonic()
+        for step in range(kept["step"], steps):
+            indexes = shares.rows_of_step(step, training.accumulation)
+            actors.policy.model.eval()
+            experience = gather_experience(setting, step, indexes)
+            measured = measures_of(experience)
+
+            kl = kl_terms(experience.logps, experience.reference_logps, "k1").sum(-1)
+            earned = experience.rewards - rloo.kl_coefficient * kl.to(experience.rewards)
+            by_prompt = earned.view(-1, rloo.samples)
+            advantages = leave_one_out_advantages(by_prompt).flatten()
+            expected = by_prompt.flatten() - advantages
+            foreseen = explained_variance(
+                expected, earned, torch.ones_like(earned, dtype=torch.bool), processes.total
+            )
+
+            learned = learn(
+                setting, experience, advantages, learner, rloo, len(indexes), training.seed, step
+            )
+            rate = learner.scheduler.get_last_lr()[0]
+            learner.scheduler.step()
+            log.write(
+                {
+                    "step": step + 1, "epoch": (step + 1) * len(indexes) / len(prompts),
+                    "split": "train", **measured, **learned, "explained_variance": foreseen,
+                    "kl_coefficient": rloo.kl_coefficient, "learning_rate": rate,
+                    "samples": shown(experience),
+                }
+            )  # fmt: skip
+            learner.save(step + 1, {})
+        log.close()
+        finish(run, actors, model, training, METHOD, proofs, start, log, began, kept["step"])
+
+
+def learn(
+    setting: Setting,
+    experience: Experience,
+    advantages: Tensor,
+    learner: Learner,
+    rloo: RLOO,
+    prompts: int,
+    seed: int,
+    step: int,
+) -> dict[str, Any]:
+    """Passes over a step's responses; the loss is the mean over those of all processes."""
+    model = setting.actors.policy.model
+    sums = torch.zeros(3, dtype=torch.float64)
+    lengths: list[float] = []
+    for epoch in range(rloo.inner_epochs):
+        for mine in minibatches(experience, prompts, rloo.minibatches, seed, step, epoch):
+            own = torch.tensor(float(len(mine) * setting.k))
+            responses = float(processes.total(own).clamp(min=1))
+            seen = torch.zeros(3, dtype=torch.float64)
+            model.train(bool(learner.arguments.gradient_checkpointing))
+            for chunk in chunks(mine, setting.batch_size):
+                seen += _one_batch(setting, experience, advantages, rloo, chunk, responses)
+            model.eval()
+            lengths.append(learner.step())
+            sums += processes.total(seen)
+    steps = len(lengths)
+    loss, clipped, moved = (float(value) / steps for value in sums)
+    return {
+        "loss": loss, "policy_loss": loss, "clip_share": clipped, "moved": moved,
+        "inner_steps": steps, "gradient_norm": sum(lengths) / steps,
+    }  # fmt: skip
+
+
+def _one_batch(
+    setting: Setting,
+    experience: Experience,
+    advantages: Tensor,
+    rloo: RLOO,
+    chunk: Sequence[int],
+    responses: float,
+) -> Tensor:
+    """The gradient on a few prompts' responses, and the sums that are logged."""
+    rows = experience.rows(chunk, setting.k)
+    batch = setting.batch([experience.groups[i] for i in chunk])
+    now = setting.scores(setting.actors.policy.model, batch).logps.sum(-1)
+    old = experience.logps[rows].sum(-1)
+    losses, clipped = clipped_policy_losses(now, old, advantages[rows].to(now), rloo.clip)
+    loss = losses.sum() / responses
+    loss.backward()
+    moved = kl_terms(old, now.detach(), "k3").sum() / responses
+    told = (loss, clipped.sum() / responses, moved)
+    return torch.stack([value.detach().double().cpu() for value in told])

@@ -1,0 +1,395 @@
+"""PPO and RLOO from file to folder: what is learned, logged, resumed, shared and refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from veridical.errors import UserError
+from veridical.files import read_json, read_jsonl, write_json
+from veridical.judges.judging import Case, Verdict
+from veridical.judges.named import Judging
+from veridical.judges.symbolic import Symbolic
+from veridical.logprobs import collate
+from veridical.models import Policy, load_policy, prepare_training
+from veridical.records import user_message, write_records
+from veridical.rewards import Reading, RewardModel, new_head, save_head
+from veridical.rl import leave_one_out_advantages
+from veridical.rollouts import Rollout, roll_out, rollout_group
+from veridical.sampling import Decoding, Request
+from veridical.token_scores import token_scores
+from veridical.train import actors as module
+from veridical.train import ppo, rewarding, rl_start, rloo
+from veridical.train.actors import Actors, build_actors, drop_other_adapters
+from veridical.train.experience import Experience, Setting, gather_experience
+from veridical.train.online import Sampling
+from veridical.train.options import Training
+from veridical.train.ppo import PPO, train_ppo
+from veridical.train.prompts import TrainingPrompt
+from veridical.train.rewarding import Rewarder
+from veridical.train.rloo import RLOO, train_rloo
+
+TRAINING = Training(
+    learning_rate=1e-2, max_steps=4, batch_size=4, accumulation=1, held_out=0.0, evaluations=2,
+    lora_rank=4, lora_alpha=8, seed=1, trainer={"lr_scheduler_type": "constant"},
+)  # fmt: skip
+SAMPLING = Sampling(max_new_tokens=10)
+SHORT = Symbolic(length_penalty=5.0)
+NOBODY = Judging(judge="none")
+
+
+@pytest.fixture
+def saved(policy: Policy, tmp_path: Path) -> str:
+    with torch.no_grad():
+        policy.core.lm_head.weight[policy.processor.tokenizer.eos_token_id] *= 3
+    folder = tmp_path / "policy"
+    policy.model.float().save_pretrained(folder)
+    policy.processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def prompts(tmp_path: Path, pictures: list[Image.Image]) -> Path:
+    texts = ["Describe the image.", "Is there a red cup at the top left of the image?"]
+    rows = [
+        {
+            "id": f"row-{i}",
+            "images": [pictures[i % len(pictures)]],
+            "prompt": [user_message(texts[i % 2])],
+            "expected_answer": "yes" if i % 2 else None,
+        }
+        for i in range(8)
+    ]
+    write_records(rows, tmp_path / "prompts.parquet", "prompt")
+    write_json(tmp_path / "objects.json", {f"row-{i}": ["cup"] for i in range(8)})
+    return tmp_path / "prompts.parquet"
+
+
+def train(name: str, model: str, data: Path, out: Path, **options: Any) -> None:
+    common = {"judging": NOBODY, "symbolic": SHORT, "sampling": SAMPLING, "training": TRAINING}
+    if name == "ppo":
+        train_ppo(model, data, out, **{**common, **options})
+    else:
+        train_rloo(model, data, out, **{"standardise": False, **common, **options})
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_file(out / "model" / "model.safetensors")
+    return found
+
+
+def longest_difference(one: Path, other: Path) -> float:
+    first, second = weights(one), weights(other)
+    return max(float((value - second[name]).abs().max()) for name, value in first.items())
+
+
+@pytest.mark.parametrize("name", ["ppo", "rloo"])
+def test_it_learns_what_is_rewarded_and_logs_how(
+    name: str, saved: str, prompts: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    training = replace(TRAINING, max_steps=14, learning_rate=1e-3, tuning="full")
+    judging = replace(NOBODY, objects=prompts.parent / "objects.json")
+    light = {"rloo": RLOO(kl_coefficient=0.05)} if name == "rloo" else {}
+    train(name, saved, prompts, out, training=training, judging=judging, **light)
+    log = read_jsonl(out / "log.jsonl")
+    assert [row["step"] for row in log] == list(range(1, 15))
+    early, late = log[:3], log[-3:]
+    for figure, falls in (("response_tokens", True), ("reward", False)):
+        before, after = (sum(row[figure] for row in rows) / 3 for rows in (early, late))
+        assert (after < before - 1) if falls else (after > before + 0.5), (figure, before, after)
+    first = log[0]
+    assert first["kl_k1"] == pytest.approx(0, abs=1e-3)
+    assert first["clip_share"] == 0 or name == "ppo"
+    assert log[-1]["kl_k3"] > 0.01
+    assert 0 < first["entropy"] < 10
+    for figure in ("explained_variance", "kl_coefficient", "moved", "loss", "learning_rate"):
+        assert figure in first
+    # Truth watches where objects are known, whoever judges.
+    assert "exact_score" in first
+    assert len(first["samples"]) == 2
+    assert set(first["samples"][0]) == {"place", "id", "text", "reward", "score", "exact"}
+    assert all(proof["passed"] for proof in read_json(out / "proofs.json"))
+    record = read_json(out / "run.json")
+    assert record["configuration"]["length_penalty"] == 5.0
+    assert record["results"]["steps"] == 14
+    load_policy(str(out / "model"))
+
+
+@pytest.mark.parametrize("name", ["ppo", "rloo"])
+def test_a_killed_run_resumes_bit_for_bit(
+    name: str, saved: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    options: dict[str, Any] = {"training": replace(TRAINING, max_steps=6, evaluations=3)}
+    if name == "ppo":
+        options["ppo"] = PPO(kl_target=0.5, kl_horizon=20)
+    train(name, saved, prompts, whole, **options)
+    loop = ppo if name == "ppo" else rloo
+    honest = gather_experience
+
+    def dies(setting: Setting, step: int, indexes: Sequence[int]) -> Experience:
+        if step == 5:
+            raise KeyboardInterrupt
+        return honest(setting, step, indexes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "gather_experience", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train(name, saved, prompts, broken, **options)
+    with pytest.raises(UserError, match="--resume true"):
+        train(name, saved, prompts, broken, **options)
+    # The newest checkpoint is torn, so the run goes on from the one before.
+    (broken / "checkpoints" / "checkpoint-4" / "trained.safetensors").write_bytes(b"torn")
+    options["training"] = replace(options["training"], resume=True)
+    train(name, saved, prompts, broken, **options)
+    assert longest_difference(whole, broken) == 0
+    assert read_jsonl(whole / "log.jsonl") == read_jsonl(broken / "log.jsonl")
+    if name == "ppo":
+        assert len({row["kl_coefficient"] for row in read_jsonl(whole / "log.jsonl")}) > 3
+
+
+@pytest.mark.parametrize("name", ["ppo", "rloo"])
+def test_neither_batch_nor_layout_changes_what_is_learned(
+    name: str, saved: str, prompts: Path, tmp_path: Path
+) -> None:
+    ways = {
+        "four": TRAINING,
+        "two and two": replace(TRAINING, batch_size=2, accumulation=2),
+        "rows": replace(TRAINING, share_prefix=False),
+    }
+    for way, training in ways.items():
+        train(name, saved, prompts, tmp_path / way, training=replace(training, max_steps=2))
+    # Llama's norm rounds to float32 inside, so equality ends there.
+    assert longest_difference(tmp_path / "four", tmp_path / "two and two") < 2e-4
+    assert longest_difference(tmp_path / "four", tmp_path / "rows") < 2e-4
+
+
+def one_step(policy: Policy, pictures: list[Image.Image], k: int) -> tuple[Setting, Experience]:
+    """A setting without judge or value model, and the responses to one prompt."""
+    asked = Request("row", [pictures[0]], [user_message("Describe the image.")])
+    decoding = Decoding(8, 1.0)
+    said = roll_out(policy, [asked], decoding, k)
+    groups = [rollout_group(policy, asked, said[0])]
+    everybody = Actors(policy, None, None, None)
+    rewarder = Rewarder(lambda cases: [], None, Symbolic(), 8)
+    setting = Setting(everybody, [], rewarder, decoding, k, 4, False)
+    with torch.no_grad():
+        scores = setting.scores(policy.model, setting.batch(groups))
+    zeros = torch.zeros_like(scores.logps)
+    rewards = torch.zeros(k, dtype=torch.float64)
+    seen = Experience(
+        [0], groups, said, [], scores.logps, scores.logps, zeros, zeros, scores.mask, rewards, 0, ()
+    )
+    return setting, seen
+
+
+def kept_gradient(policy: Policy) -> Any:
+    """A learner that leaves the gradients where they are."""
+    arguments = SimpleNamespace(gradient_checkpointing=False)
+    return SimpleNamespace(arguments=arguments, step=lambda: 0.0)
+
+
+def test_ppos_first_gradient_is_reinforces(
+    policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting, seen = one_step(policy, pictures, 1)
+    head = new_head(policy)
+    critic = RewardModel(policy, head, Reading())
+    setting = replace(setting, actors=replace(setting.actors, critic=critic))
+    advantages = 1.7 * seen.mask.double()
+    settings = PPO(inner_epochs=1, minibatches=1, value_weight=0.0)
+    learned = ppo.learn(
+        setting, seen, advantages, advantages, kept_gradient(policy), settings, 1, 0, 0
+    )
+    ours = policy.core.lm_head.weight.grad.clone()
+    policy.model.zero_grad()
+    scores = setting.scores(policy.model, setting.batch(seen.groups))
+    (-1.7 * scores.logps.sum() / int(seen.mask.sum())).backward()
+    assert torch.allclose(ours, policy.core.lm_head.weight.grad, rtol=0, atol=1e-12)
+    assert learned["clip_share"] == 0 and learned["moved"] == pytest.approx(0, abs=1e-12)
+
+
+def test_rloos_first_gradient_is_reinforces_with_its_baseline(
+    policy: Policy, pictures: list[Image.Image]
+) -> None:
+    setting, seen = one_step(policy, pictures, 3)
+    rewards = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
+    advantages = torch.tensor([1 - 4.0, 2 - 3.5, 6 - 1.5], dtype=torch.float64)
+    assert torch.equal(leave_one_out_advantages(rewards.unsqueeze(0))[0], advantages)
+    rloo.learn(setting, seen, advantages, kept_gradient(policy), RLOO(samples=3), 1, 0, 0)
+    ours = policy.core.lm_head.weight.grad.clone()
+    policy.model.zero_grad()
+    scores = setting.scores(policy.model, setting.batch(seen.groups))
+    (-(advantages * scores.logps.sum(-1)).mean()).backward()
+    assert torch.allclose(ours, policy.core.lm_head.weight.grad, rtol=0, atol=1e-12)
+
+
+@pytest.fixture
+def reward_folder(saved: str, tmp_path: Path) -> Path:
+    """A reward model's adapter on the policy's base, with weights that are not zero."""
+    torch.manual_seed(3)
+    start = load_policy(saved)
+    carrier = prepare_training(start, TRAINING.trained)
+    head = new_head(carrier)
+    with torch.no_grad():
+        head.weight.normal_()
+        for name, parameter in carrier.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.2)
+    folder = tmp_path / "reward"
+    carrier.model.save_pretrained(str(folder))
+    carrier.processor.save_pretrained(str(folder))
+    save_head(head, Reading(), folder)
+    return folder
+
+
+def test_four_models_share_one_base(saved: str, reward_folder: Path) -> None:
+    judging = Judging(judge=f"reward:{reward_folder}")
+    everybody = build_actors(load_policy(saved), saved, judging, TRAINING, True, True)
+    policy, critic, judge = everybody.policy, everybody.critic, everybody.reward_model
+    assert critic is not None and judge is not None
+    assert critic.policy.model is policy.model is judge.policy.model
+    assert set(policy.model.peft_config) == {"default", "reward", "value"}
+    named = dict(policy.model.named_parameters())
+    values = {name: p for name, p in named.items() if ".value." in name}
+    assert values
+    for name, parameter in values.items():
+        # The value model begins as the reward model, and goes its own way.
+        assert torch.equal(parameter, named[name.replace(".value.", ".reward.")])
+        assert parameter.requires_grad
+    assert torch.equal(critic.head.weight, judge.head.weight)
+    assert critic.head.weight.requires_grad and not judge.head.weight.requires_grad
+    assert not any(p.requires_grad for name, p in named.items() if ".reward." in name)
+    ours = {id(p) for p in everybody.policy_parameters()}
+    theirs = {id(p) for p in everybody.value_parameters()}
+    assert ours and theirs and not ours & theirs
+    assert ours | theirs == {id(p) for p in everybody.trained().parameters() if p.requires_grad}
+    with module.as_critic(critic) as model:
+        assert model.active_adapter == "value"
+    assert policy.model.active_adapter == "default"
+    drop_other_adapters(policy)
+    assert set(policy.model.peft_config) == {"default"}
+
+    apart = build_actors(load_policy(saved), saved, judging, TRAINING, True, False)
+    assert apart.critic is not None and apart.reward_model is not None
+    models = {id(a.policy.model) for a in (apart, apart.critic, apart.reward_model)}
+    assert len(models) == 3
+    assert torch.equal(apart.critic.head.weight, apart.reward_model.head.weight)
+
+
+@pytest.mark.parametrize("one_base", [True, False])
+def test_ppo_on_a_reward_model_moves_policy_and_value_and_nothing_else(
+    saved: str, prompts: Path, reward_folder: Path, tmp_path: Path, one_base: bool
+) -> None:
+    out = tmp_path / "run"
+    judging = Judging(judge=f"reward:{reward_folder}", objects=prompts.parent / "objects.json")
+    settings = PPO(one_base=one_base, value_weight=1.0)
+    train(
+        "ppo", saved, prompts, out, judging=judging, ppo=settings, standardise=True,
+        symbolic=Symbolic(), training=replace(TRAINING, tuning="lora"),
+    )  # fmt: skip
+    log = read_jsonl(out / "log.jsonl")
+    scale = read_json(out / "rewards.json")
+    for row in log:
+        expected = (row["judge_score"] - scale["mean"]) / scale["deviation"]
+        assert row["reward"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert abs(log[0]["reward"]) < 2
+    names = {p.name for p in (out / "adapter").iterdir()}
+    assert "adapter_model.safetensors" in names and not {"value", "reward"} & names
+    kept = load_file(out / "checkpoints" / "checkpoint-4" / "trained.safetensors")
+    assert any(".value." in name or name.startswith("value.") for name in kept)
+    assert {"head.weight", "head.bias"} <= set(kept)
+    start = load_file(Path(saved) / "model.safetensors")
+    moved = {name for name, value in weights(out).items() if not torch.equal(value, start[name])}
+    assert moved and all("language_model" in name for name in moved)
+    head = load_file(reward_folder / "reward_head.safetensors")
+    assert not torch.equal(kept["head.weight"], head["weight"])
+
+
+def test_a_step_ends_when_the_policy_has_moved_enough(
+    saved: str, prompts: Path, tmp_path: Path
+) -> None:
+    for limit, steps in ((0.0, 6), (1e-9, 2)):
+        out = tmp_path / str(limit)
+        settings = PPO(inner_epochs=3, minibatches=2, stop_kl=limit)
+        train("ppo", saved, prompts, out, ppo=settings, training=replace(TRAINING, max_steps=1))
+        (row,) = read_jsonl(out / "log.jsonl")
+        assert (row["inner_steps"], row["stopped"]) == (steps, limit > 0)
+
+
+def test_what_the_judge_cannot_score_is_left_out_and_counted(
+    saved: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(cases: Sequence[Case]) -> list[Verdict]:
+        return [
+            Verdict(problem="odd")
+            if int(case.id[-1]) % 2
+            else Verdict(tuple({"points": float(len(text))} for text in case.responses))
+            for case in cases
+        ]
+
+    monkeypatch.setattr(rewarding, "open_marks", lambda *_: odd)
+    for name in ("ppo", "rloo"):
+        out = tmp_path / name
+        train(name, saved, prompts, out, training=replace(TRAINING, batch_size=8))
+        log = read_jsonl(out / "log.jsonl")
+        assert [row["unscored"] for row in log] == [4] * 4
+        assert all(sample["id"][4] in "0246" for row in log for sample in row["samples"])
+
+
+def test_the_last_real_token_is_rewarded_whatever_the_padding(
+    policy: Policy, pictures: list[Image.Image]
+) -> None:
+    """Scores of a short response do not depend on a long one beside it."""
+    asked = Request("row", [pictures[0]], [user_message("Describe the image.")])
+    tokens = [(5, 6, 7), (5, 6, 7, 8, 9, 10)]
+    said = [Rollout("", ids, (0.0,) * len(ids), "end") for ids in tokens]
+    both = rollout_group(policy, asked, said)
+    alone = rollout_group(policy, asked, said[:1])
+    with torch.no_grad():
+        together = token_scores(policy.model, collate(policy, [both], True))
+        single = token_scores(policy.model, collate(policy, [alone], False))
+    assert torch.allclose(together.logps[0, :3], single.logps[0])
+    assert not together.logps[0, 3:].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("rloo", {"rloo": RLOO(samples=1)}, "--samples is 1"),
+        ("ppo", {"ppo": PPO(clip=0.0)}, "--clip is 0"),
+        ("ppo", {"ppo": PPO(lam=1.2)}, "--lam is 1.2"),
+        ("ppo", {"ppo": PPO(kl_target=0.0)}, "--kl-target is 0"),
+        ("ppo", {"sampling": Sampling(rollout_steps=2)}, "--rollout-steps is 2"),
+        ("ppo", {"judging": Judging()}, "needs --objects"),
+        ("rloo", {"training": replace(TRAINING, held_out=0.1)}, "--held-out means nothing here"),
+        ("rloo", {"standardise": True}, "same score"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    name: str, options: dict[str, Any], message: str, saved: str, prompts: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        train(name, saved, prompts, tmp_path / "out", **options)
+
+
+def test_the_scale_is_that_of_the_records_pairs(
+    policy: Policy, pictures: list[Image.Image]
+) -> None:
+    def count(cases: Sequence[Case]) -> list[Verdict]:
+        return [Verdict(tuple({"n": float(len(t))} for t in case.responses)) for case in cases]
+
+    asked = Request("row", [pictures[0]], [user_message("Describe the image.")])
+    prompt = TrainingPrompt(asked, "aaaa", ("aaaa", "aa"), SimpleNamespace(), (), (), None)  # type: ignore[arg-type]
+    found = rl_start.scale_of(policy, [prompt], count, Decoding(4, 1.0))
+    # 4 and 2: mean 3, deviation 1.
+    assert (found.mean, found.deviation) == (3.0, 1.0)
