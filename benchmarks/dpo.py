@@ -6,7 +6,8 @@ Same model, pairs, optimiser and trained weights; float32, no dropout, no checkp
 truncation, vision tower and projector frozen. Each side trains in a process of its own; sides take
 turns, in an order that turns too; of every process the first step does not count. Memory is the
 high-water mark minus what is resident once the model is loaded. Figures go to
-`runs/benchmark/dpo.json`. On a machine that has other things to do, go by CPU time.
+`runs/benchmark/dpo.json`, where cases that were not asked for stay as they are. On a machine that
+has other things to do, go by CPU time.
 """
 
 from __future__ import annotations
@@ -100,6 +101,8 @@ def compare(
         "trl": max(r["peak_bytes"] for r in theirs),
     }
 
+    last = min(len(ours[0]["logs"]), len(theirs[0]["logs"])) - 1
+
     def difference(name: str, step: int) -> float:
         a, b = ours[0]["logs"][step][name], theirs[0]["logs"][step][name]
         return float(abs(a - b) / abs(b))
@@ -113,7 +116,11 @@ def compare(
         "peak_memory_ratio": peaks["veridical"] / peaks["trl"],
         "max_loss_difference": difference("loss", 0),
         "max_logps_difference": max(difference(f"logps_{b}", 0) for b in ("chosen", "rejected")),
-        "last_logged_loss_difference": difference("loss", -1),
+        "last_loss_difference": difference("loss", last),
+        "last_logps_difference": max(
+            difference(f"logps_{b}", last) for b in ("chosen", "rejected")
+        ),
+        "repetitions": len(ours),
         "pair_by_pair_ratios": [
             seconds_a_step([b]) / seconds_a_step([a]) for a, b in zip(ours, theirs, strict=True)
         ],
@@ -186,7 +193,11 @@ def main() -> None:
             rows += run_case(
                 case, size, steps, repetitions, given.threads, Path(scratch), tuple(given.tunings)
             )
-    write_json(given.out / "dpo.json", {"rows": rows})
+    path = given.out / "dpo.json"
+    others = read_json(path)["rows"] if path.is_file() else []
+    kept = [row for row in others if row["case"] not in given.cases]
+    order = list(CASES)
+    write_json(path, {"rows": sorted(kept + rows, key=lambda row: order.index(row["case"]))})
     print_table(rows)
 
 

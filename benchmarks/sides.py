@@ -23,7 +23,8 @@ from transformers import TrainerCallback
 
 BETA = 0.1
 LORA_RANK, LORA_ALPHA = 16, 32
-LOGGING_STEPS = 10
+FEW_STEPS = 10
+"""As many and more are logged by tens, fewer one by one."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,11 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
         }
 
 
+def logging_steps(settings: Settings) -> int:
+    """The same on both sides."""
+    return FEW_STEPS if settings.steps >= FEW_STEPS else 1
+
+
 def train_with_veridical(settings: Settings, folder: Path, watch: Stopwatch) -> None:
     """`veridical train dpo`, as anybody runs it."""
     from switches import switch_off
@@ -152,7 +158,7 @@ def train_with_veridical(settings: Settings, folder: Path, watch: Stopwatch) -> 
             dtype="float32",
             device="cpu",
             trainer={
-                "logging_steps": LOGGING_STEPS,
+                "logging_steps": logging_steps(settings),
                 "logging_first_step": True,
                 "lr_scheduler_type": "constant",
                 "warmup_steps": 0,
@@ -200,7 +206,7 @@ def train_with_trl(settings: Settings, folder: Path, watch: Stopwatch) -> None:
             gradient_checkpointing=False,
             bf16=False,
             use_cpu=True,
-            logging_steps=LOGGING_STEPS,
+            logging_steps=logging_steps(settings),
             logging_first_step=True,
             save_strategy="no",
             report_to=[],
@@ -219,8 +225,14 @@ def train_with_trl(settings: Settings, folder: Path, watch: Stopwatch) -> None:
 def begin_with_bos(processor: Any) -> None:
     """TRL adds no special tokens beside the template's: write what the tokenizer would add."""
     tokenizer = processor.tokenizer
-    if tokenizer("")["input_ids"] == [tokenizer.bos_token_id]:
-        processor.chat_template = f"{{{{ '{tokenizer.bos_token}' }}}}" + processor.chat_template
+    if tokenizer("")["input_ids"] != [tokenizer.bos_token_id]:
+        return
+    stock = tokenizer("USER:")["input_ids"]
+    for start in (tokenizer.bos_token, tokenizer.bos_token + " "):
+        if tokenizer(start + "USER:", add_special_tokens=False)["input_ids"] == stock:
+            processor.chat_template = f"{{{{ '{start}' }}}}" + processor.chat_template
+            return
+    raise ValueError("no text gives the tokens that the stock processor gives")
 
 
 def main(path: Path) -> None:

@@ -26,9 +26,11 @@ def dpo(rows: list[Row]) -> str:
     """Beside TRL."""
     columns = (
         "case", "tuning", "reference", "pairs/s, TRL = 1", "by CPU time", "peak memory, TRL = 1",
-        "s a step", "TRL's", "GB", "TRL's", "first loss off by",
+        "s a step", "TRL's", "GB", "TRL's", "first loss off by", "a later one", "log-probs",
     )  # fmt: skip
-    return table(
+    repetitions = {row["case"]: row["repetitions"] for row in rows}
+    told = ", ".join(f"{case} {number}" for case, number in repetitions.items())
+    found = table(
         columns,
         (
             (
@@ -38,11 +40,13 @@ def dpo(rows: list[Row]) -> str:
                 f"**{row['peak_memory_ratio']:.2f}**",
                 f"{row['veridical_seconds_a_step']:.2f}", f"{row['trl_seconds_a_step']:.2f}",
                 f"{row['veridical_peak_bytes'] / 1e9:.2f}", f"{row['trl_peak_bytes'] / 1e9:.2f}",
-                f"{row['max_loss_difference']:.0e}",
+                f"{row['max_loss_difference']:.0e}", f"{row['last_loss_difference']:.0e}",
+                f"{max(row['max_logps_difference'], row['last_logps_difference']):.0e}",
             )
             for row in rows
         ),
     )  # fmt: skip
+    return f"{found}\n\n(Repetitions: {told}.)"
 
 
 def techniques(rows: list[Row]) -> str:

@@ -20,6 +20,7 @@ from veridical.losses import token_logps
 from veridical.models import Policy
 from veridical.proofs import stock_logps
 from veridical.rendering import Group
+from veridical.train.memory import LiveTensors
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -145,9 +146,20 @@ def test_peak_memory_does_not_grow_with_vocabulary_times_tokens() -> None:
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     frozen, trained, whole = map(int, output.split())
     logits = 600 * 152_000 * 4
-    assert frozen < 0.75 * logits
-    assert trained < 0.75 * logits
+    # A chunk of 40 MB, and what its logsumexp takes; the trained head's own gradient is 10 MB.
+    assert frozen < 0.3 * logits
+    assert trained < 0.3 * logits
     assert whole > logits  # the measurement sees logits that exist at once
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_chunk_is_gone_before_the_next_is_there(trained: bool) -> None:
+    """8 positions of 5,000 words are 160 kB; the head itself, as wide, is 40 kB."""
+    head = nn.Linear(2, 5000, bias=False).requires_grad_(trained)
+    hidden = torch.randn(64, 2, requires_grad=True)
+    with LiveTensors(vocabulary=5000) as live:
+        head_logps(head, hidden, torch.arange(64), chunk=8).sum().backward()
+    assert live.peak["cpu"]["logits"] == 160_000 + 40_000
 
 
 def test_chunks_follow_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,21 @@ def test_mask_cuts_the_block_between_responses() -> None:
     assert torch.equal(mask, expected)
 
 
+def test_sdpa_takes_the_added_mask_for_the_boolean_one(policy: Policy) -> None:
+    torch.manual_seed(0)
+    mask = shared_mask(torch.tensor([[0, 0, 1, 1, 2], [0, 1, 2, -1, -1]]))
+    added = logprobs._added_mask(policy.core, mask)
+    assert added.dtype == policy.model.dtype == torch.float64
+    assert torch.equal(added == 0, mask)
+    assert torch.equal(added == -torch.inf, ~mask)
+    states = torch.randn(2, 3, 5, 4, dtype=torch.float64)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert torch.equal(attend(states, states, states, added), attend(states, states, states, mask))
+    by_kind = logprobs._added_mask(policy.core, {"one": mask, "other": mask.clone()})
+    assert by_kind.keys() == {"one", "other"}
+    assert torch.equal(by_kind["other"], added)
+
+
 def test_probe_admits_llava(policy: Policy, groups: list[Group]) -> None:
     assert sharing(policy, groups).allowed
 

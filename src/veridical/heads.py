@@ -13,8 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from veridical.losses import token_logps
 
-CHUNK_LOGITS = 1 << 24
-"""Logits that exist at once (our choice: 64 MiB in float32, 110 positions of a 152k vocabulary)."""
+CHUNK_LOGITS = 10_000_000
+"""Logits that exist at once (our choice: 40 MB in float32, 65 positions of a 152k vocabulary; glibc
+gives blocks back that are above 32 MiB)."""
 
 
 def head_logps(head: Any, hidden: Tensor, targets: Tensor, chunk: int | None = None) -> Tensor:
@@ -55,7 +56,7 @@ class _HeadLogps(torch.autograd.Function):
 
     The gradient of h is linear in the one number g that comes back for each token. So where W is
     frozen it is made in the forward pass, while the logits are there; where W is trained, the
-    logits are made a second time.
+    logits are made a second time, and the normalisers are kept from the first.
     """
 
     @staticmethod
@@ -63,19 +64,22 @@ class _HeadLogps(torch.autograd.Function):
         ctx.chunk = chunk
         frozen = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
         slopes = torch.empty_like(hidden) if frozen else None
-        logps = []
+        logps, normalisers = [], []
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             logits = _logits(hidden[part], weight)
             normaliser = logits.logsumexp(-1, keepdim=True)
+            normalisers.append(normaliser)
             logps.append((logits.gather(-1, targets[part].unsqueeze(-1)) - normaliser).squeeze(-1))
             if slopes is not None:
                 residual = _residual(logits, normaliser, targets[part])
                 torch.mm(residual.to(weight.dtype), weight, out=slopes[part])
+                del residual
+            del logits  # or they would be there beside the next ones
         if slopes is not None:
             ctx.save_for_backward(slopes)
         else:
-            ctx.save_for_backward(hidden, weight, targets)
+            ctx.save_for_backward(hidden, weight, targets, torch.cat(normalisers))
         ctx.frozen = frozen
         return torch.cat(logps)
 
@@ -85,17 +89,18 @@ class _HeadLogps(torch.autograd.Function):
         if ctx.frozen:
             (slopes,) = ctx.saved_tensors
             return slopes * gradient.unsqueeze(-1).to(slopes.dtype), None, None, None
-        hidden, weight, targets = ctx.saved_tensors
+        hidden, weight, targets, normalisers = ctx.saved_tensors
         hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         weight_gradient = torch.zeros_like(weight)
         for start in range(0, len(hidden), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             logits = _logits(hidden[part], weight)
-            residual = _residual(logits, logits.logsumexp(-1, keepdim=True), targets[part])
+            residual = _residual(logits, normalisers[part], targets[part])
             residual = residual.mul_(gradient[part].unsqueeze(-1)).to(weight.dtype)
             if hidden_gradient is not None:
                 torch.mm(residual, weight, out=hidden_gradient[part])
             weight_gradient.addmm_(residual.T, hidden[part])
+            del logits, residual
         return hidden_gradient, weight_gradient, None, None
 
 

@@ -80,11 +80,24 @@ def _row_logps(model: Any, batch: RowBatch) -> ResponseLogps:
 
 def _shared_logps(model: Any, batch: SharedBatch) -> ResponseLogps:
     core = unwrap(model)
-    hidden = core.model(**batch.inputs).last_hidden_state[batch.rows, batch.sources]
+    inputs = {**batch.inputs, "attention_mask": _added_mask(core, batch.inputs["attention_mask"])}
+    hidden = core.model(**inputs).last_hidden_state[batch.rows, batch.sources]
     per_token = head_logps(core.get_output_embeddings(), hidden, batch.targets)
     flat = per_token.new_zeros(batch.groups * batch.responses)
     sums = flat.index_add(0, batch.owners, per_token).view(batch.groups, batch.responses)
     return ResponseLogps(sums, response_lengths(batch))
+
+
+def _added_mask(core: Any, mask: Any) -> Any:
+    """What SDPA makes of a boolean mask, made once.
+
+    Each layer would make its own and keep it for its backward pass: a number for every pair of
+    tokens, in every layer.
+    """
+    if isinstance(mask, dict):
+        return {kind: _added_mask(core, one) for kind, one in mask.items()}
+    zero = torch.zeros((), dtype=core.get_input_embeddings().weight.dtype, device=mask.device)
+    return torch.where(mask, zero, -torch.inf)
 
 
 def sharing(policy: Policy, groups: Sequence[Group]) -> Sharing:

@@ -17,6 +17,7 @@ from veridical.batching import Batch, response_lengths
 from veridical.logprobs import response_logps
 from veridical.models import Policy, adapters_off, unwrap
 from veridical.rewards import response_rewards
+from veridical.train.seen import given_features, see_alike, watched_features
 
 
 class Scorer(nn.Module):
@@ -37,6 +38,9 @@ class Scorer(nn.Module):
         self.policy_model = policy.model
         self.head = head
         self.frozen_model = None if frozen is None else frozen.model.requires_grad_(False)
+        self._inside = list(policy.model.modules())
+        self._see_alike = see_alike(policy, frozen)
+        self._seen: tuple[Batch, Any] | None = None
         # What Accelerate reads to shard layer by layer; families name layers that they may lack.
         there = {type(module).__name__ for module in policy.core.modules()}
         self._no_split_modules = sorted(there.intersection(policy.core._no_split_modules or ()))
@@ -58,20 +62,26 @@ class Scorer(nn.Module):
         Returns:
             Sums in nats (with a head: rewards) and counts in tokens. Shape of each: (groups, k).
         """
+        seen, self._seen = self._seen, None
         if not reference:
-            return self._score(self.policy_model, batch, blank)
-        with torch.no_grad():
-            if self.frozen_model is not None:
-                return self._score(self.frozen_model, batch, blank)
-            training = self.policy_model.training
-            self.policy_model.eval()
-            with adapters_off(self.policy_model):
-                scores = self._score(self.policy_model, batch, blank)
-            self.policy_model.train(training)
-            return scores
+            known = seen[1] if seen is not None and seen[0] is batch else None
+            with given_features(self.policy_model, known):
+                return self._score(self.policy_model, batch, blank)
+        model = self.policy_model if self.frozen_model is None else self.frozen_model
+        with torch.no_grad(), watched_features(model) as found:
+            if self.frozen_model is None:
+                with _evaluating(self._inside), adapters_off(self.policy_model):
+                    scores = self._score(self.policy_model, batch, blank)
+            else:
+                scores = self._score(self.frozen_model, batch, blank)
+        if self._see_alike and len(found) == 1:
+            self._seen = (batch, found[0])
+        return scores
 
     def train(self, mode: bool = True) -> Scorer:
         """Switch the policy; a frozen reference never trains."""
+        if self.training == mode and all(module.training == mode for module in self._inside):
+            return self  # the Trainer asks at every step, and switching takes milliseconds
         super().train(mode)
         if self.frozen_model is not None:
             self.frozen_model.eval()
@@ -114,3 +124,16 @@ def _seeing(model: Any, blank: dict[str, Tensor]) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
+    """What `eval()` and `train()` do, without looking for the modules or through `setattr`."""
+    training = [vars(module) for module in modules if module.training]
+    for attributes in training:
+        attributes["training"] = False
+    try:
+        yield
+    finally:
+        for attributes in training:
+            attributes["training"] = True
