@@ -15,6 +15,8 @@ from veridical.batching import shared_mask
 from veridical.randomness import generator
 
 IGNORED = -100
+FEWEST = 3
+"""Questions of a view whose answer is no, at least; they count no more than those that say yes."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Pages:
 def lessons_of(
     shown: View, elsewhere: Sequence[str], names: Sequence[str], asked: int, seed: int
 ) -> list[Lesson]:
-    """A description, a number, and as many yes as no questions.
+    """A description, a number, and questions of which yes and no count the same.
 
     Three of four objects that are not there are drawn from what the batch's other pictures show,
     so that no answer can be told from how common an object is; the fourth from all names.
@@ -57,7 +59,7 @@ def lessons_of(
         shown: the view.
         elsewhere: what can be seen in the other views of the batch, with repetitions.
         names: every name there is.
-        asked: at most so many questions of either answer.
+        asked: at most so many questions whose answer is yes.
         seed: of the draws.
     """
     random = generator(seed, "lessons", shown.id)
@@ -73,12 +75,14 @@ def lessons_of(
     random.shuffle(present)
     present = present[:asked]
     absent: list[str] = []
-    for number in range(max(len(present), 1)):
-        pool = near if near and number % 4 != 3 else far
-        left = [name for name in pool if name not in absent] or far
-        absent.append(left[int(random.integers(len(left)))])
+    for number in range(max(len(present), FEWEST)):
+        pools = (far, near) if number % 4 == 3 else (near, far)
+        left = next((new for pool in pools if (new := [n for n in pool if n not in absent])), [])
+        if left:
+            absent.append(left[int(random.integers(len(left)))])
+    share = len(present) / max(len(absent), 1)
     lessons += [Lesson(is_there(name), "Yes.") for name in present]
-    lessons += [Lesson(is_there(name), "No.") for name in absent]
+    lessons += [Lesson(is_there(name), "No.", share) for name in absent]
     return lessons
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -63,6 +64,7 @@ class Plan:
         nll_weight: of the chosen answers' likelihood in DPO.
         steps: of either.
         similarity: of BDHS; None takes MiniLM from the parts.
+        teach: options for `teach.py`, as one text.
     """
 
     photos: Path
@@ -79,6 +81,7 @@ class Plan:
     nll_weight: float = 0.2
     steps: int = 40
     similarity: str | None = None
+    teach: str = ""
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,7 @@ def make_base(plan: Plan, steps: Steps) -> str:
     steps.program(
         "teach", base / "teach.json", "teach.py", "--model", assembled, "--parts", plan.parts,
         "--photos", plan.photos, "--fold", plan.fold, "--seed", plan.seed, "--out", base,
+        *shlex.split(plan.teach),
     )  # fmt: skip
     return str(base)
 
@@ -403,7 +407,7 @@ def main() -> None:
     add("--evaluate-on", type=Path, help="another list of photographs to evaluate on")
     defaults = Plan(Path(), Path())
     for name in ("fold", "seed", "pair_views", "mask", "learning_rate", "beta", "nll_weight",
-                 "steps", "similarity"):  # fmt: skip
+                 "steps", "similarity", "teach"):  # fmt: skip
         value = getattr(defaults, name)
         add(f"--{name.replace('_', '-')}", type=type(value) if value is not None else str,
             default=value)  # fmt: skip

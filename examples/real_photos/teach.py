@@ -63,7 +63,7 @@ class Course:
         fit_steps: steps of the projector alone.
         fit_rate: their learning rate.
         sharpness: of MiniLM's nearness of names; lower is nearer to the nearest name alone.
-        asked: yes and no questions of a view, at most so many of each.
+        asked: questions of a view whose answer is yes, at most.
         batch: views a step.
         epochs: passes over all views.
         rate: peak learning rate of the adapters.

@@ -130,17 +130,18 @@ def test_a_fresh_process_loads_it_by_the_import_option(folder: Path, tmp_path: P
     assert "efficientnet_lite" in without.stderr
 
 
-def test_lessons_ask_as_often_for_what_is_there_as_for_what_is_not(
-    taken: list[photos.Photo],
-) -> None:
+def test_lessons_let_yes_and_no_count_the_same(taken: list[photos.Photo]) -> None:
     shown = photos.view(taken[2], (0.0, 0.0, 1.0, 1.0), False)
     asked = lessons.lessons_of(shown, ["cat", "cat", "dog"], NAMES, 4, seed=0)
     assert asked[0].answer == "There is a dog."
-    assert [(a.question, a.answer) for a in asked[1:]] == [
+    assert [(a.question, a.answer) for a in asked[1:4]] == [
         ("How many dogs are in the image?", "One."),
         ("Is there a dog in the image?", "Yes."),
         ("Is there a cat in the image?", "No."),  # the other thing seen elsewhere is here too
     ]
+    no = {a.question for a in asked[3:]}
+    assert no == {f"Is there a {name} in the image?" for name in ("cat", "cup", "person")}
+    assert sum(a.weight for a in asked if a.answer == "No.") == pytest.approx(1)
 
 
 def test_a_page_gives_each_lesson_what_it_gets_alone(policy: Policy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,27 @@ def test_power_by_hand(tmp_path: Path) -> None:
     assert found["chair_i"]["standard_deviation"] == pytest.approx(spread)
     assert found["chair_i"]["smallest_difference"] == pytest.approx(2.8 * spread / 128**0.5)
     assert found["pope_accuracy"]["smallest_difference"] == 0
+
+
+@pytest.mark.slow
+def test_the_whole_way_on_a_few_photographs(test_data: Path, tmp_path: Path) -> None:
+    """Too little is taught here to see anything; every step runs, and every proof passes."""
+    parts = Path(__file__).parents[2] / ".venv" / "real-photos-parts"
+    parts = Path(os.environ.get("VERIDICAL_PHOTO_PARTS", parts))
+    if not parts.is_dir():
+        pytest.skip("`make real-photos` installs the published weights; it was never run here")
+    (tmp_path / "images").symlink_to(test_data / "coco128" / "images")
+    lines = (test_data / "coco128" / "coco128.jsonl").read_text().splitlines()[:16]
+    (tmp_path / "few.jsonl").write_text("\n".join(lines))
+    plan = run.Plan(
+        tmp_path / "few.jsonl", tmp_path / "out", parts, pair_views=4, steps=2, mask=0.5,
+        teach="--views 2 --fit-steps 3 --batch 6",
+    )  # fmt: skip
+    run.run(plan)
+    for arm in ("sft", "bdhs"):
+        proofs = read_json(tmp_path / "out" / "train" / arm / "proofs.json")
+        assert all(proof["passed"] for proof in proofs)
+    record = read_json(tmp_path / "out" / "train" / "bdhs" / "run.json")
+    assert record["inputs"]["import/tower.py"]["sha256"]
+    assert len(read_json(tmp_path / "out" / "results.json")["rows"]) == 8
+    assert "data:image/jpeg;base64," in (tmp_path / "out" / "report.html").read_text()
