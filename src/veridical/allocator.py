@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 
-BLOCK = 1 << 20
+BLOCK = 1 << 19
 """Blocks of this many bytes and more are mapped one by one (our choice: an activation of a few
 hundred tokens; smaller ones come and go too often)."""
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
