@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from veridical.build._served import Ask, Server, _sent
+from veridical.build._served import Ask, Server
 from veridical.cli import main
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl
+from veridical.judges.endpoint import sent_messages
 from veridical.messages import assistant_message, user_message
 from veridical.models import EMBEDDED_MODEL
 from veridical.records import read_records
@@ -167,9 +168,7 @@ def test_a_build_goes_on_after_the_server_was_gone(talk: Talk, tmp_path: Path) -
 
 
 def test_text_alone_is_sent_as_text() -> None:
-    assert _sent(Ask("row", [], [user_message("Hello", 0)])) == [
-        {"role": "user", "content": "Hello"}
-    ]
+    assert sent_messages([user_message("Hello", 0)], []) == [{"role": "user", "content": "Hello"}]
 
 
 @pytest.mark.slow

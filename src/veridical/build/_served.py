@@ -5,7 +5,6 @@ Time-outs, retries and back-off are the `openai` client's own.
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 import openai
 
 from veridical.errors import UserError
-from veridical.judges.endpoint import encoded_image, endpoint_settings, endpoint_url, is_here
+from veridical.judges.endpoint import endpoint_settings, endpoint_url, is_here, sent_messages
 from veridical.messages import Message
 from veridical.randomness import generator
 from veridical.sampling import StopReason
@@ -121,9 +120,12 @@ class Server:
     def _answer(self, ask: Ask, temperature: float, max_new_tokens: int, seed: int) -> Said:
         try:
             completion: Any = self.client.chat.completions.create(
-                model=self.model, messages=_sent(ask), temperature=temperature,
-                max_tokens=max_new_tokens, seed=seed,
-            )  # fmt: skip
+                model=self.model,
+                messages=sent_messages(ask.messages, ask.images),
+                temperature=temperature,
+                max_tokens=max_new_tokens,
+                seed=seed,
+            )
         except (
             openai.AuthenticationError,
             openai.PermissionDeniedError,
@@ -150,25 +152,3 @@ class Server:
         """What the server said, without the key, which some quote."""
         said = str(error.message)
         return (said.replace(self.key, "(key)") if self.key else said)[:200]
-
-
-def _sent(ask: Ask) -> list[Any]:
-    """The messages as the protocol has them: images as data, in their places."""
-    images = iter(ask.images)
-
-    def block(given: dict[str, Any]) -> dict[str, Any]:
-        if given["type"] != "image":
-            return {"type": "text", "text": given["text"]}
-        content = encoded_image(next(images))
-        kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
-        data = base64.b64encode(content).decode("ascii")
-        return {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{data}"}}
-
-    sent: list[Any] = []
-    for message in ask.messages:
-        blocks = [block(given) for given in message["content"]]
-        only_text = len(blocks) == 1 and blocks[0]["type"] == "text"
-        sent.append(
-            {"role": message["role"], "content": blocks[0]["text"] if only_text else blocks}
-        )
-    return sent

@@ -30,7 +30,7 @@ from veridical.images import load_image
 from veridical.judges.judging import Cost
 from veridical.judges.ledger import Ledger, Limits
 from veridical.judges.prompted import Question, Reply
-from veridical.messages import text_of
+from veridical.messages import Message, text_of
 
 OPENAI = "https://api.openai.com/v1"
 KIND = "replies"
@@ -333,6 +333,24 @@ def encoded_image(image: Any) -> bytes:
         memory = io.BytesIO()
         picture.save(memory, format="JPEG", quality=95)
     return memory.getvalue()
+
+
+def sent_messages(messages: Sequence[Message], images: Sequence[Any]) -> list[Any]:
+    """Messages as the protocol has them: images as data, in their places."""
+    left = iter(images)
+
+    def block(given: Mapping[str, Any]) -> dict[str, Any]:
+        if given["type"] == "image":
+            return _image_block(encoded_image(next(left)))
+        return {"type": "text", "text": given["text"]}
+
+    sent: list[Any] = []
+    for message in messages:
+        blocks = [block(given) for given in message["content"]]
+        only_text = len(blocks) == 1 and blocks[0]["type"] == "text"
+        content = blocks[0]["text"] if only_text else blocks
+        sent.append({"role": message["role"], "content": content})
+    return sent
 
 
 def _image_block(data: bytes) -> dict[str, Any]:

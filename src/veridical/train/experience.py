@@ -16,10 +16,11 @@ from veridical.batching import Batch
 from veridical.logprobs import collate
 from veridical.randomness import generator
 from veridical.rendering import Group
-from veridical.rollouts import Rollout, roll_out, rollout_group
+from veridical.rollouts import Rollout, rollout_group
 from veridical.sampling import Decoding, never_sampled
 from veridical.token_scores import TokenScores, token_scores, token_values
 from veridical.train.actors import Actors, as_critic
+from veridical.train.engine import Engine, sample
 from veridical.train.prompts import TrainingPrompt
 from veridical.train.rewarding import Rewarded, Rewarder, reward
 
@@ -36,6 +37,7 @@ class Setting:
         k: responses to each prompt.
         batch_size: prompts at once, when responses are scored and learned from.
         share_prefix: the layout.
+        engine: who samples, where that is not this process.
     """
 
     actors: Actors
@@ -45,6 +47,7 @@ class Setting:
     k: int
     batch_size: int
     share_prefix: bool
+    engine: Engine | None = None
 
     def batch(self, groups: Sequence[Group]) -> Batch:
         """Prompts with their responses, laid out."""
@@ -110,7 +113,7 @@ def gather_experience(setting: Setting, step: int, indexes: Sequence[int]) -> Ex
         dataclasses.replace(prompt.request, id=f"{prompt.request.id}/step-{step}")
         for prompt in prompts
     ]
-    said = roll_out(policy, asked, setting.decoding, setting.k, version=step)
+    said = sample(setting.engine, policy, asked, setting.decoding, setting.k, step)
     earned = reward(setting.rewarder, prompts, said) if prompts else []
     kept = [i for i, one in enumerate(earned) if not one.problem]
     groups = [rollout_group(policy, asked[i], said[i]) for i in kept]

@@ -14,10 +14,11 @@ from veridical.messages import assistant_message, text_of
 from veridical.models import Policy
 from veridical.randomness import generator
 from veridical.rendering import Group, render_group
-from veridical.rollouts import Rollout, roll_out, rollout_group
+from veridical.rollouts import Rollout, rollout_group
 from veridical.sampling import Decoding, Request
 from veridical.similarity import Similarity
 from veridical.train.buffer import Row, Task
+from veridical.train.engine import Engine, sample
 from veridical.train.prompts import TrainingPrompt
 
 PairSource = Literal["online", "mixed", "bdhs"]
@@ -56,6 +57,7 @@ class Maker:
         decoding: of fresh responses.
         how: whether two samples are compared, or a true answer gets a rejected one.
         offline: probability that a prompt's own pair is taken instead (Amirloo et al. 2024, eq. 4).
+        engine: who samples, where that is not this process.
     """
 
     policy: Policy
@@ -63,6 +65,7 @@ class Maker:
     decoding: Decoding
     how: Comparing | Rejecting
     offline: float = 0.0
+    engine: Engine | None = None
 
     def __call__(self, tasks: Sequence[Task], version: int) -> list[Row]:
         """Rows for tasks; the model is left in the mode that it was in."""
@@ -86,7 +89,7 @@ class Maker:
 
     def _compared(self, tasks: Sequence[Task], version: int, how: Comparing) -> list[Row]:
         requests = [self.asked(task) for task in tasks]
-        pairs = roll_out(self.policy, requests, self.decoding, k=2, version=version)
+        pairs = sample(self.engine, self.policy, requests, self.decoding, 2, version)
         cases = [
             self.prompts[index].case([rollout.text for rollout in pair])
             for (_, index), pair in zip(tasks, pairs, strict=True)

@@ -18,7 +18,7 @@ from veridical.errors import UserError
 from veridical.files import read_jsonl
 from veridical.judges.named import NONE, Judging, Place, open_comparison
 from veridical.logprobs import sharing
-from veridical.models import Policy, frozen_copy, prepare_training
+from veridical.models import Policy, frozen_copy, prepare_training, starts_from_adapter
 from veridical.proofs import Proof, noise_floor
 from veridical.rendering import Group
 from veridical.sampling import Decoding
@@ -26,6 +26,7 @@ from veridical.similarity import load_similarity
 from veridical.train.buffer import RolloutBuffer, Row
 from veridical.train.card import write_cards
 from veridical.train.dpo import prove_run
+from veridical.train.engine import Engine
 from veridical.train.fresh import (
     Comparing,
     Maker,
@@ -63,12 +64,16 @@ class Sampling:
         rollout_steps: optimiser steps that one round of sampling is for; with 1 every response is
             the current weights' own.
         rollout_batch: responses made at once; it changes none of them.
+        engine: have a server sample that loads adapters, such as vLLM: url, name (of the adapters
+            there), max_staleness (in steps), key_variable, concurrency, retries, timeout
+            (seconds). For adapters on a base that the server has.
     """
 
     temperature: float = 1.0
     max_new_tokens: int = 128
     rollout_steps: int = 1
     rollout_batch: int = 64
+    engine: dict[str, Any] | None = None
 
     def check(self) -> None:
         """Refuse what makes no sense.
@@ -85,6 +90,24 @@ class Sampling:
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
                 raise UserError(f"--{option} is {getattr(self, name)}; give 1 or more.")
+
+    def open_engine(self, model: str, training: Training, out: Path) -> Engine | None:
+        """The server that samples, if there is one.
+
+        Raises:
+            UserError: what is trained is no adapter that a server could load.
+        """
+        if self.engine is None:
+            return None
+        odd = training.tuning == "full" or training.train_projector or training.train_vision
+        if odd or starts_from_adapter(model, training.init_adapter):
+            raise UserError(
+                "--engine takes adapters of the language model on the model's own weights. Set "
+                "--tuning lora without --train-projector, and start from a whole model."
+            )
+        engine = Engine(self.engine, out / "engine")
+        engine.tell()
+        return engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +207,9 @@ def train_online(
             if pairs == "bdhs"
             else Comparing(open_comparison(judging, _place(training, out)), swap, margin)
         )
-        maker = Maker(policy, prompts, decoding, how, offline if pairs == "mixed" else 0.0)
+        share = offline if pairs == "mixed" else 0.0
+        engine = sampling.open_engine(model, training, out)
+        maker = Maker(policy, prompts, decoding, how, share, engine)
         shares = Shares(len(prompts), training.batch_size, training.seed, 0, processes.world_size())
         buffer = RolloutBuffer(
             out / ROLLOUTS,
@@ -271,6 +296,8 @@ def _check(
         raise UserError("--pairs mixed takes records' own pairs; set --kind preference.")
     if pairs == "bdhs" and kind == "prompt":
         raise UserError("--pairs bdhs needs true answers; set --kind conversation or preference.")
+    if pairs == "bdhs" and sampling.engine is not None:
+        raise UserError("--engine can't hide image tokens; leave it out with --pairs bdhs.")
     if not 0 <= offline <= 1:
         raise UserError(f"--offline is {offline:g}; give a probability.")
     refuse_here(training)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainingArguments, get_scheduler
+from transformers import get_scheduler
 
 from veridical import processes
 from veridical.errors import UserError
@@ -189,8 +189,3 @@ def _forget_old(folder: Path) -> None:
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     for old in found[:-2]:
         shutil.rmtree(old)
-
-
-def uses_checkpointing(arguments: TrainingArguments) -> bool:
-    """Whether activations are to be made again in the backward pass."""
-    return bool(arguments.gradient_checkpointing)

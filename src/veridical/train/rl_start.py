@@ -62,6 +62,7 @@ class Start:
     """What a run has before its loop begins.
 
     Attributes:
+        model: what was loaded.
         policy: the model that training starts from.
         prompts: what is answered.
         rows: what was left out of the data.
@@ -74,6 +75,7 @@ class Start:
         training: the run's options.
     """
 
+    model: str
     policy: Policy
     prompts: list[TrainingPrompt]
     rows: TrainingRows
@@ -103,9 +105,10 @@ class Start:
         )
         if standardise:
             rewarder = dataclasses.replace(rewarder, scale=self._scale(actors, rewarder))
+        engine = self.sampling.open_engine(self.model, training, self.out)
         return Setting(
             actors, self.prompts, rewarder, self.decoding, k, training.batch_size,
-            self.layout.allowed,
+            self.layout.allowed, engine,
         )  # fmt: skip
 
     def _scale(self, actors: Actors, rewarder: Rewarder) -> Scale:
@@ -173,8 +176,8 @@ def begin(
         layout = sharing(policy, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if layout.allowed else 'no'} ({layout.reason}).")
         yield run, Start(
-            policy, prompts, rows, few, layout, run.folder, judging, arguments["symbolic"],
-            sampling, training,
+            arguments["model"], policy, prompts, rows, few, layout, run.folder, judging,
+            arguments["symbolic"], sampling, training,
         )  # fmt: skip
 
 

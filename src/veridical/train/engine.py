@@ -1,0 +1,285 @@
+"""Samples from an engine elsewhere that holds the policy's weights (a vLLM server, say).
+
+What such an engine says is only as good as what is known of it. So it has to give the token ids
+that it sampled, and say which weights sampled them; weights that are too old are refused; and
+log-probabilities are always computed here, by the policy with the pixels, never taken over.
+
+The policy's adapter is handed over as a folder that the server loads under a name of its own
+version (`POST /v1/load_lora_adapter`), and that name has to come back with every answer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+import torch
+
+from veridical import processes
+from veridical.batching import process, row_batch
+from veridical.errors import UserError
+from veridical.judges.endpoint import endpoint_settings, endpoint_url, is_here, sent_messages
+from veridical.models import Policy, end_token_ids, image_token_id
+from veridical.randomness import generator
+from veridical.rendering import render_prompt
+from veridical.rollouts import Rollout, roll_out, rollout_group
+from veridical.sampling import Decoding, Request, never_sampled
+from veridical.token_scores import token_scores
+
+OPTIONS = ("url", "key_variable", "concurrency", "retries", "timeout", "name", "max_staleness")
+NEEDS = "Start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the engine said, checked.
+
+    Attributes:
+        token_ids: as sampled.
+        cut: whether the limit cut it.
+        version: of the weights that sampled.
+    """
+
+    token_ids: tuple[int, ...]
+    cut: bool
+    version: int
+
+
+class Engine:
+    """A server of OpenAI's chat completions that loads adapters."""
+
+    def __init__(self, given: Mapping[str, Any], folder: Path) -> None:
+        """Get ready; nothing is sent yet.
+
+        Args:
+            given: what `--engine.NAME VALUE` said, see `OPTIONS`.
+            folder: gets the adapters that are handed over; the server has to see it as well.
+
+        Raises:
+            UserError: an option that makes no sense, or no key for a server elsewhere.
+        """
+        other = [name for name in given if name not in OPTIONS]
+        if other:
+            raise UserError(f"--engine.{other[0]} is unknown; there is: {', '.join(OPTIONS)}.")
+        own = ("name", "max_staleness")
+        settings = endpoint_settings({n: v for n, v in given.items() if n not in own})
+        self.name = str(given.get("name", "veridical"))
+        self.max_staleness = int(given.get("max_staleness", 0))
+        if self.max_staleness < 0:
+            raise UserError(f"--engine.max_staleness is {self.max_staleness}; give 0 or more.")
+        self.address, self.folder = endpoint_url(settings), folder
+        key = os.environ.get(settings.key_variable, "")
+        if not key and not is_here(self.address):
+            raise UserError(
+                f"The variable {settings.key_variable} holds no key for {self.address}. Set it, or "
+                "name another one with --engine.key_variable."
+            )
+        self.concurrency = settings.concurrency
+        self.client = openai.OpenAI(
+            api_key=key or "none", base_url=self.address, timeout=settings.timeout,
+            max_retries=settings.retries,
+        )  # fmt: skip
+        self.published: int | None = None
+        self.compared = False
+
+    def tell(self) -> None:
+        """Say what leaves this machine, before anything does."""
+        if not is_here(self.address):
+            host = urlsplit(self.address)
+            plain = " They are not encrypted on the way." if host.scheme == "http" else ""
+            print(f"Images with their prompts leave this machine, for {host.hostname}.{plain}")
+
+    def publish(self, policy: Policy, version: int) -> None:
+        """Hand the policy's adapter over as this version; all processes have to take part.
+
+        Raises:
+            UserError: the server does not load adapters.
+        """
+        if self.published == version:
+            return
+        if processes.is_first():
+            adapter = self.folder / f"version-{version:06d}"
+            policy.model.save_pretrained(str(adapter), selected_adapters=["default"])
+            self._post("load_lora_adapter", lora_name=self._called(version),
+                       lora_path=str(adapter.resolve()))  # fmt: skip
+            if self.published is not None:
+                self._post("unload_lora_adapter", lora_name=self._called(self.published))
+        processes.wait_for_all()
+        self.published = version
+
+    def sample(
+        self,
+        policy: Policy,
+        requests: Sequence[Request],
+        decoding: Decoding,
+        k: int,
+        version: int,
+    ) -> list[list[Rollout]]:
+        """Answer every request k times, as `roll_out` does.
+
+        Args:
+            policy: computes the log-probs, and says what may not be sampled.
+            requests: what is asked.
+            decoding: temperature, limit and seed; an engine's noise is its own.
+            k: responses to each.
+            version: the step whose weights are wanted.
+
+        Raises:
+            UserError: answers without token ids or version, by weights that are too old, of tokens
+                that may not be sampled, or to another prompt.
+        """
+        self.publish(policy, version)
+        asked = [(request, number) for request in requests for number in range(k)]
+
+        def answer(one: tuple[Request, int]) -> Answer:
+            return self._answer(policy, one[0], one[1], decoding, version)
+
+        pool = ThreadPoolExecutor(self.concurrency)
+        try:
+            answers = list(pool.map(answer, asked))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        texts = policy.processor.tokenizer.batch_decode(
+            [list(answer.token_ids) for answer in answers], skip_special_tokens=True
+        )
+        said = [
+            Rollout(
+                text.strip(), answer.token_ids, (), "length" if answer.cut else "end",
+                answer.version,
+            )
+            for text, answer in zip(texts, answers, strict=True)
+        ]  # fmt: skip
+        rows = [said[start : start + k] for start in range(0, len(said), k)]
+        return recomputed(policy, requests, rows, decoding)
+
+    def _answer(
+        self, policy: Policy, request: Request, number: int, decoding: Decoding, version: int
+    ) -> Answer:
+        seed = int(generator(decoding.seed, "engine", f"{request.id}/{number}").integers(2**31))
+        try:
+            completion: Any = self.client.chat.completions.create(
+                model=self._called(version),
+                messages=sent_messages(request.prompt, request.images),
+                temperature=decoding.temperature,
+                max_tokens=decoding.max_new_tokens,
+                seed=seed,
+                extra_body={"return_token_ids": True, "top_k": -1, "top_p": 1.0},
+            )
+        except openai.APIError as error:
+            raise UserError(
+                f"{self.address} does not answer row {request.id}: {str(error)[:200]}. Go on with "
+                "--resume true when it does."
+            ) from error
+        choice = completion.choices[0]
+        ids = getattr(choice, "token_ids", None)
+        if not isinstance(ids, list) or not all(type(one) is int for one in ids) or not ids:
+            raise UserError(
+                f"{self.address} gives no token ids, and text tokenised again would be another "
+                "sample. Use a server that knows `return_token_ids` (vLLM 0.10.2 or later)."
+            )
+        self._same_prompt(policy, request, getattr(completion, "prompt_token_ids", None))
+        cut = choice.finish_reason == "length"
+        found = Answer(tuple(ids), cut, self._version(completion.model, version))
+        _require_sane(policy, found, request, self.address)
+        return found
+
+    def _version(self, stamp: Any, wanted: int) -> int:
+        prefix, _, number = str(stamp).rpartition("-")
+        if prefix != self.name or not number.isdigit():
+            raise UserError(
+                f"{self.address} does not say which weights answered (it says {str(stamp)[:60]!r}, "
+                f"not {self._called(wanted)!r})."
+            )
+        if wanted - int(number) > self.max_staleness:
+            raise UserError(
+                f"{self.address} answered with the weights of step {number} at step {wanted}; "
+                f"--engine.max_staleness allows {self.max_staleness}."
+            )
+        return int(number)
+
+    def _same_prompt(self, policy: Policy, request: Request, theirs: Any) -> None:
+        """Compare the first prompt's tokens with ours; image places count as one each."""
+        if self.compared or not isinstance(theirs, list):
+            return
+        text = render_prompt(policy, request.prompt)
+        ours = process(policy, [request.images], [text], "right")["input_ids"][0].tolist()
+        image = image_token_id(policy)
+        if _once(ours, image) != _once(theirs, image):
+            raise UserError(
+                f"{self.address} reads another prompt than ours: its chat template or its "
+                "tokenizer differs. Serve the very model that is trained."
+            )
+        self.compared = True
+
+    def _called(self, version: int) -> str:
+        return f"{self.name}-{version}"
+
+    def _post(self, path: str, **content: str) -> None:
+        try:
+            self.client.post(f"/{path}", body=content, cast_to=object)
+        except openai.APIError as error:
+            raise UserError(
+                f"{self.address}/{path} fails: {str(error)[:200]}. {NEEDS} It has to see "
+                f"{self.folder} too."
+            ) from error
+
+
+def sample(
+    engine: Engine | None,
+    policy: Policy,
+    requests: Sequence[Request],
+    decoding: Decoding,
+    k: int,
+    version: int,
+) -> list[list[Rollout]]:
+    """Answer every request k times, elsewhere if there is an engine, else here."""
+    if engine is None:
+        return roll_out(policy, requests, decoding, k, version)
+    return engine.sample(policy, requests, decoding, k, version)
+
+
+@torch.no_grad()
+def recomputed(
+    policy: Policy,
+    requests: Sequence[Request],
+    rows: Sequence[Sequence[Rollout]],
+    decoding: Decoding,
+) -> list[list[Rollout]]:
+    """The same responses with the log-probs that the policy here gives them, images included."""
+    banned, found = never_sampled(policy), []
+    for request, said in zip(requests, rows, strict=True):
+        batch = row_batch(policy, [rollout_group(policy, request, said)])
+        scores = token_scores(policy.model, batch, decoding.temperature, banned)
+        found.append(
+            [
+                Rollout(r.text, r.token_ids, tuple(logps[: len(r.token_ids)].tolist()),
+                        r.stop_reason, r.version)
+                for r, logps in zip(said, scores.logps, strict=True)
+            ]
+        )  # fmt: skip
+    return found
+
+
+def _require_sane(policy: Policy, answer: Answer, request: Request, address: str) -> None:
+    ends, banned = end_token_ids(policy), set(never_sampled(policy))
+    ids = answer.token_ids
+    wrong = ""
+    if banned & set(ids):
+        wrong = "holds image, padding or begin tokens"
+    elif ends & set(ids[:-1]):
+        wrong = "goes on after its end token"
+    elif (ids[-1] in ends) == answer.cut:
+        wrong = "ends by an end token though it was cut, or the reverse"
+    if wrong:
+        raise UserError(f"What {address} answered to row {request.id} {wrong}; it can't be used.")
+
+
+def _once(ids: Sequence[int], image: int) -> list[int]:
+    """Tokens with every run of image places as one."""
+    return [one for i, one in enumerate(ids) if one != image or i == 0 or ids[i - 1] != image]

@@ -1,0 +1,199 @@
+"""An engine in another process: what it has to say, and what is never taken from it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from veridical.batching import row_batch
+from veridical.errors import UserError
+from veridical.files import read_jsonl, write_json
+from veridical.judges.named import Judging
+from veridical.judges.symbolic import Symbolic
+from veridical.models import Policy, Tuning, end_token_ids, load_policy, prepare_training
+from veridical.records import user_message, write_records
+from veridical.rollouts import rollout_group
+from veridical.sampling import Decoding, Request, never_sampled
+from veridical.token_scores import token_scores
+from veridical.train.engine import Engine
+from veridical.train.online import Sampling, train_online
+from veridical.train.options import Training
+from veridical.train.ppo import train_ppo
+
+SERVER = Path(__file__).parent / "engine_server.py"
+TUNING = Tuning("lora", 4, 8)
+TRAINING = Training(
+    learning_rate=1e-2, max_steps=2, batch_size=2, accumulation=1, held_out=0.0, evaluations=1,
+    lora_rank=4, lora_alpha=8, seed=1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_model: Policy, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("engine") / "policy"
+    model = copy.deepcopy(tiny_model.model).float()
+    with torch.no_grad():
+        model.lm_head.weight[tiny_model.processor.tokenizer.eos_token_id] *= 3
+    model.save_pretrained(folder)
+    tiny_model.processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def server(saved: str) -> Iterator[str]:
+    process = subprocess.Popen(
+        [sys.executable, str(SERVER), saved], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def serving(url: str, lie: str = "none") -> Iterator[str]:
+    tell(url, lie)
+    yield url
+    tell(url, "none")
+
+
+def tell(url: str, lie: str) -> None:
+    body = json.dumps({"lie": lie}).encode()
+    urllib.request.urlopen(urllib.request.Request(f"{url}/lie", body, method="POST")).read()
+
+
+def moved_policy(model: str) -> Policy:
+    """A policy whose adapter does something."""
+    policy = prepare_training(load_policy(model), TUNING)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in policy.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    policy.model.eval()
+    return policy
+
+
+def requests_for(pictures: list[Image.Image]) -> list[Request]:
+    prompt = [user_message("Describe the image.")]
+    return [Request(f"row-{i}", [picture], prompt) for i, picture in enumerate(pictures[:2])]
+
+
+def test_log_probs_are_those_of_the_policy_with_the_pixels(
+    saved: str,
+    server: str,
+    pictures: list[Image.Image],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy, requests = moved_policy(saved), requests_for(pictures)
+    decoding = Decoding(10, 0.9, seed=2)
+    with serving(server) as url:
+        engine = Engine({"url": url, "name": "tiny"}, tmp_path / "engine")
+        told: list[list[float]] = []
+        create = engine.client.chat.completions.create
+
+        def listen(**asked: Any) -> Any:
+            found = create(**asked)
+            told.append(found.server_logps)
+            return found
+
+        monkeypatch.setattr(engine.client.chat.completions, "create", listen)
+        engine.concurrency = 1
+        found = engine.sample(policy, requests, decoding, 2, version=3)
+    ends = end_token_ids(policy)
+    assert [len(row) for row in found] == [2, 2]
+    for request, row, other in zip(requests, found, (told[:2], told[2:]), strict=True):
+        groups = [rollout_group(policy, request, row)]
+        with torch.no_grad():
+            scores = token_scores(
+                policy.model, row_batch(policy, groups), 0.9, never_sampled(policy)
+            )
+        for rollout, ours, theirs in zip(row, scores.logps, other, strict=True):
+            assert rollout.version == 3
+            assert (rollout.token_ids[-1] in ends) == (rollout.stop_reason == "end")
+            assert rollout.logps == pytest.approx(ours[: len(rollout.logps)].tolist(), abs=1e-6)
+            # The server had the same weights and the same pixels, but that is not relied on.
+            assert rollout.logps == pytest.approx(theirs, abs=1e-3)
+    assert len({rollout.token_ids for row in found for rollout in row}) > 2
+    assert (tmp_path / "engine" / "version-000003" / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        ("no-ids", "gives no token ids"),
+        ("stale", "with the weights of step 0 at step 3"),
+        ("unnamed", "does not say which weights"),
+        ("other-prompt", "reads another prompt"),
+        ("no-end", "ends by an end token though"),
+    ],
+)
+def test_what_can_not_be_known_is_refused(
+    saved: str, server: str, pictures: list[Image.Image], tmp_path: Path, lie: str, message: str
+) -> None:
+    policy, requests = moved_policy(saved), requests_for(pictures)
+    with serving(server, lie) as url:
+        engine = Engine({"url": url, "name": "tiny"}, tmp_path / "engine")
+        with pytest.raises(UserError, match=message):
+            engine.sample(policy, requests, Decoding(10, 0.9), 2, version=3)
+        if lie == "stale":
+            lax = Engine({"url": url, "name": "tiny", "max_staleness": 3}, tmp_path / "lax")
+            found = lax.sample(policy, requests, Decoding(10, 0.9), 1, version=3)
+            assert {rollout.version for row in found for rollout in row} == {0}
+
+
+def test_training_samples_there(
+    saved: str, server: str, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    rows = [
+        {"id": f"row-{i}", "images": [pictures[i]], "prompt": [user_message("Describe it.")]}
+        for i in range(4)
+    ]
+    data = tmp_path / "prompts.parquet"
+    write_records(rows, data, "prompt")
+    write_json(tmp_path / "objects.json", {f"row-{i}": ["cup"] for i in range(4)})
+    judging = Judging(judge="exact", objects=tmp_path / "objects.json")
+    with serving(server) as url:
+        sampling = Sampling(max_new_tokens=8, engine={"url": url})
+        train_ppo(
+            saved, data, tmp_path / "ppo", judging=judging, symbolic=Symbolic(length_penalty=1.0),
+            sampling=sampling, training=TRAINING,
+        )  # fmt: skip
+        train_online(
+            saved, data, tmp_path / "online", kind="prompt", judging=judging, sampling=sampling,
+            training=TRAINING,
+        )  # fmt: skip
+    (first, second) = read_jsonl(tmp_path / "ppo" / "log.jsonl")
+    assert first["kl_k1"] == pytest.approx(0, abs=1e-3)
+    assert second["step"] == 2
+    kept = sorted((tmp_path / "online" / "rollouts").iterdir())
+    versions = [{r["version"] for row in read_jsonl(p) for r in row["responses"]} for p in kept]
+    assert versions == [{0}, {1}]
+
+
+def test_what_no_server_could_load_is_refused(tmp_path: Path) -> None:
+    sampling = Sampling(engine={"url": "http://localhost:1/v1"})
+    for changed in ({"tuning": "full"}, {"train_projector": True}):
+        training = replace(TRAINING, **changed)
+        with pytest.raises(UserError, match="--tuning lora"):
+            sampling.open_engine("embedded", training, tmp_path)
+    with pytest.raises(UserError, match=r"--engine\.model is unknown"):
+        Sampling(engine={"model": "m"}).open_engine("embedded", TRAINING, tmp_path)
+    far = Sampling(engine={"url": "http://elsewhere.example/v1", "key_variable": "NO_SUCH_KEY"})
+    with pytest.raises(UserError, match="NO_SUCH_KEY holds no key"):
+        far.open_engine("embedded", TRAINING, tmp_path)
