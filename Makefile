@@ -5,6 +5,7 @@ PIP_FLAGS ?=
 DEMO_FLAGS ?=
 EVIDENCE_FLAGS ?=
 METHODS_FLAGS ?=
+REWARDS_FLAGS ?=
 BENCHMARK_FLAGS ?=
 PYTEST_FLAGS ?=
 PHOTOS ?= $(VERIDICAL_TEST_DATA)/coco128/coco128.jsonl
@@ -23,8 +24,8 @@ PHOTO_PARTS := $(VENV)/real-photos-parts
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit families test-all evidence methods benchmark \
-	real-photos clean
+.PHONY: help setup demo test lint types imports unit families test-all evidence methods rewards \
+	benchmark real-photos clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
@@ -64,6 +65,9 @@ evidence: $(RUNTIME)  ## The three-seed study behind the README's figures (an ho
 
 methods: $(RUNTIME)  ## Every method compared, three seeds (hours; METHODS_FLAGS='--seeds 1': one hour).
 	$(BIN)/veridical methods $(METHODS_FLAGS)
+
+rewards: $(RUNTIME)  ## Reward models with and without facts, three seeds (an hour; resumable).
+	$(BIN)/veridical rewards $(REWARDS_FLAGS)
 
 benchmark: $(DEVELOPMENT) $(TORCHVISION)  ## DPO beside TRL's, an ablation and BDHS (half an hour; --quick: a minute).
 	@for part in dpo ablation bdhs; do \

@@ -43,14 +43,16 @@ class RewardBudget:
         steps: optimiser steps.
         batch: pairs a step.
         learning_rate: peak.
-        evaluated: scenes that each set of held-out pairs is made from.
+        evaluated: scenes that held-out pairs with a wrong fact are made from, four of each.
+        sampled: scenes that the other held-out pairs are made from, one of each.
     """
 
-    scenes: int = 2000
-    steps: int = 400
+    scenes: int = 1500
+    steps: int = 300
     batch: int = 32
-    learning_rate: float = 3e-4
-    evaluated: int = 400
+    learning_rate: float = 1e-3
+    evaluated: int = 300
+    sampled: int = 600
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def reward_study(
         jobs = [Job("held-out", make_held_out, (out, model, budget))]
         jobs += [Job(f"sets{s}", make_sets, (out, model, s, budget)) for s in range(seeds)]
         _run_all("pairs", jobs, out, workers)
-        arms = [(s, source, facts) for s in range(seeds) for source in SOURCES
+        arms = [(s, source, facts) for source in SOURCES for s in range(seeds)
                 for facts in (True, False)]  # fmt: skip
         jobs = [Job(arm_name(*arm), run_arm, (out, model, *arm, budget)) for arm in arms]
         _run_all("reward models", jobs, out, workers)
@@ -148,7 +150,7 @@ def make_held_out(out: Path, model: str, budget: RewardBudget) -> None:
     for name, facts in told.items():
         if not is_finished(folder / name):
             write_wrong_facts(uniform, folder / name, facts, EVALUATION_SEED)
-    counter = _scenes(folder / "counter", "counter", budget.evaluated, EVALUATION_SEED)
+    counter = _scenes(folder / "counter", "counter", budget.sampled, EVALUATION_SEED)
     _ranked_samples(counter, folder, model, EVALUATION_SEED)
     pairs = folder / "bdhs-pairs"
     ensure_pairs(BDHS, model, counter, pairs, Budget(), EVALUATION_SEED)

@@ -46,6 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
     "full": {"command": "dpo", "tuning": "full", "reference": "in_step"},
     "adapters-off": {"command": "dpo", "reference": "in_step"},
     "sft": {"command": "sft", "kind": "preference"},
+    "reward": {"command": "reward", "train_projector": "true"},
 }
 
 
@@ -138,11 +139,14 @@ def assert_same(one: Path, other: Path) -> None:
     assert len(logs[0]) == len(logs[1]) == 20 + 5
     for row, same in zip(*logs, strict=True):
         assert (row["split"], row["step"]) == (same["split"], same["step"])
-        for name in ("loss", "logps_chosen", "chosen_tokens"):
+        wanted = {"loss", "logps_chosen", "chosen_tokens", "rewards_chosen"} & row.keys()
+        assert len(wanted) > 1
+        for name in wanted:
             assert same[name] == pytest.approx(row[name], rel=1e-8, abs=1e-12), (row["step"], name)
-    weights, others = (load_file(folder / "model" / "model.safetensors") for folder in (one, other))
-    for name, weight in weights.items():
-        assert torch.allclose(weight, others[name], rtol=1e-8, atol=1e-10), name
+    for file in (one / "model").glob("*.safetensors"):  # a reward model has its head beside it
+        weights, others = load_file(file), load_file(other / "model" / file.name)
+        for name, weight in weights.items():
+            assert torch.allclose(weight, others[name], rtol=1e-8, atol=1e-10), name
 
 
 @pytest.fixture(scope="module")

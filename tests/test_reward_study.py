@@ -1,0 +1,55 @@
+"""The study of reward models: its table by hand, and a small one from end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from veridical import reward_study
+from veridical.files import read_json
+from veridical.reward_study import QUESTIONS, RewardBudget, summarise, table
+
+
+def row(seed: int, asked: str, facts: bool, accuracy: float) -> dict[str, Any]:
+    scores = {"accuracy": {"value": accuracy}}
+    return {
+        "seed": seed, "learned_from": "wrong", "facts": facts, "asked": asked, "scores": scores,
+    }  # fmt: skip
+
+
+def test_the_table_has_means_and_ranges() -> None:
+    rows = [row(0, "wrong", True, 0.9), row(1, "wrong", True, 0.8), row(0, "wrong", False, 0.7)]
+    lines = table({"rows": rows}).splitlines()
+    assert lines[2].startswith("| wrong | 85.0 % (80.0 to 90.0) | 70.0 % (70.0 to 70.0) |")
+    assert len(lines) == 2 + len(QUESTIONS)
+
+
+def test_questions_have_folders_of_their_own() -> None:
+    assert len({question.folder for question in QUESTIONS}) == len(QUESTIONS)
+    assert not any(" " in question.folder or "," in question.folder for question in QUESTIONS)
+
+
+@pytest.mark.slow
+def test_a_small_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Every reward model is asked every question that is its; run again, nothing is made again."""
+    budget = RewardBudget(scenes=24, steps=2, batch=4, evaluated=4, sampled=24)
+    monkeypatch.setattr(reward_study, "RewardBudget", lambda: budget)
+    out = tmp_path / "study"
+    reward_study.reward_study(out, seeds=1, workers=1)
+    summary = read_json(out / "summary.json")
+    asked = {(r["learned_from"], r["facts"], r["asked"]) for r in summary["rows"]}
+    assert asked == {
+        (source, facts, question.name)
+        for source in reward_study.SOURCES
+        for facts in (True, False)
+        for question in QUESTIONS
+        if facts in question.asks
+    }
+    assert "| wrong | " in capsys.readouterr().out
+    before = (out / "seed0/wrong-facts/train/model/model.safetensors").stat().st_mtime_ns
+    reward_study.reward_study(out, seeds=1, workers=1)
+    after = (out / "seed0/wrong-facts/train/model/model.safetensors").stat().st_mtime_ns
+    assert before == after
+    assert summarise(out, range(1), budget) == summary
