@@ -10,20 +10,22 @@ import pytest
 from veridical import reward_study
 from veridical.files import read_json
 from veridical.reward_study import QUESTIONS, RewardBudget, summarise, table
+from veridical.world.wrong_facts import WRONG_KINDS
 
 
 def row(seed: int, asked: str, facts: bool, accuracy: float) -> dict[str, Any]:
-    scores = {"accuracy": {"value": accuracy}}
-    return {
-        "seed": seed, "learned_from": "wrong", "facts": facts, "asked": asked, "scores": scores,
-    }  # fmt: skip
+    names = ("accuracy", *(f"kind={kind}/accuracy" for kind in WRONG_KINDS))
+    scores = {name: {"value": accuracy} for name in names}
+    return {"seed": seed, "facts": facts, "asked": asked, "scores": scores}
 
 
 def test_the_table_has_means_and_ranges() -> None:
     rows = [row(0, "wrong", True, 0.9), row(1, "wrong", True, 0.8), row(0, "wrong", False, 0.7)]
     lines = table({"rows": rows}).splitlines()
     assert lines[2].startswith("| wrong | 85.0 % (80.0 to 90.0) | 70.0 % (70.0 to 70.0) |")
-    assert len(lines) == 2 + len(QUESTIONS)
+    assert lines[3].startswith("| - object | 85.0 %")
+    about_wrong = sum(question.data.startswith("wrong") for question in QUESTIONS)
+    assert len(lines) == 2 + len(QUESTIONS) + 4 * about_wrong
 
 
 def test_questions_have_folders_of_their_own() -> None:
@@ -39,17 +41,11 @@ def test_a_small_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     out = tmp_path / "study"
     reward_study.reward_study(out, seeds=1, workers=1)
     summary = read_json(out / "summary.json")
-    asked = {(r["learned_from"], r["facts"], r["asked"]) for r in summary["rows"]}
-    assert asked == {
-        (source, facts, question.name)
-        for source in reward_study.SOURCES
-        for facts in (True, False)
-        for question in QUESTIONS
-        if facts in question.asks
-    }
+    asked = {(row["facts"], row["asked"]) for row in summary["rows"]}
+    assert asked == {(facts, question.name) for question in QUESTIONS for facts in question.asks}
     assert "| wrong | " in capsys.readouterr().out
-    before = (out / "seed0/wrong-facts/train/model/model.safetensors").stat().st_mtime_ns
+    before = (out / "seed0-facts/train/model/model.safetensors").stat().st_mtime_ns
     reward_study.reward_study(out, seeds=1, workers=1)
-    after = (out / "seed0/wrong-facts/train/model/model.safetensors").stat().st_mtime_ns
+    after = (out / "seed0-facts/train/model/model.safetensors").stat().st_mtime_ns
     assert before == after
     assert summarise(out, range(1), budget) == summary

@@ -24,14 +24,13 @@ from veridical.train.reward import train_reward
 from veridical.workers import Job, run_jobs
 from veridical.world.dataset import write_scenes
 from veridical.world.scenes import Distribution
-from veridical.world.wrong_facts import Told, write_wrong_facts
+from veridical.world.wrong_facts import WRONG_KINDS, Told, write_wrong_facts
 
 # Scenes that rewards are measured on; what is learned and sampled comes from others.
 EVALUATION_SEED = 27_644
 LEARNING_SEED = 15_331
 QUESTION = "Is this exactly what the image shows?"
-Source = Literal["wrong", "samples"]
-SOURCES: tuple[Source, ...] = ("wrong", "samples")
+BOTH = (True, False)
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class RewardBudget:
     """What every reward model gets; chosen on other scenes than those it is measured on.
 
     Attributes:
-        scenes: that pairs are learned from, and as many again for samples.
+        scenes: that pairs are learned from, four of each.
         steps: optimiser steps.
         batch: pairs a step.
         learning_rate: peak.
@@ -71,7 +70,7 @@ class Question:
     data: str
     facts: Literal["own", "none", "other"] = "own"
     images: Literal["own", "grey"] = "own"
-    asks: tuple[bool, ...] = (True, False)
+    asks: tuple[bool, ...] = BOTH
 
     @property
     def folder(self) -> str:
@@ -103,14 +102,14 @@ def reward_study(
 ) -> None:
     """Train reward models with facts and without, and find out what they are worth.
 
-    They learn from pairs that differ by one wrong fact, or from the base model's own samples ranked
-    by the exact judge; each is asked about held-out pairs of both kinds and of a third builder,
-    with its facts true, missing or wrong, and with the picture greyed out. A seed changes the
-    scenes learned from, the samples, and the order of training.
+    They learn from pairs that differ by one wrong fact, and are asked about held-out pairs of that
+    kind, about the base model's own samples ranked by the exact judge, and about BDHS pairs; with
+    facts that are true, missing or wrong, and with the picture greyed out. A seed changes the
+    scenes learned from, what is wrong, and the order of training.
 
     Args:
         out: folder to write; a study that was interrupted there goes on.
-        model: the model to start from, and to sample with.
+        model: the model to start from, and to sample held-out pairs with.
         seeds: how many seeds.
         workers: processes at once, one thread each.
     """
@@ -120,11 +119,12 @@ def reward_study(
     began = time.monotonic()
     with start_run(out, "rewards", {**configuration, "budget": asdict(budget)}) as run:
         jobs = [Job("held-out", make_held_out, (out, model, budget))]
-        jobs += [Job(f"sets{s}", make_sets, (out, model, s, budget)) for s in range(seeds)]
+        jobs += [Job(f"pairs{seed}", make_pairs, (out, seed, budget)) for seed in range(seeds)]
         _run_all("pairs", jobs, out, workers)
-        arms = [(s, source, facts) for source in SOURCES for s in range(seeds)
-                for facts in (True, False)]  # fmt: skip
-        jobs = [Job(arm_name(*arm), run_arm, (out, model, *arm, budget)) for arm in arms]
+        arms = [(seed, facts) for seed in range(seeds) for facts in BOTH]
+        jobs = [
+            Job(arm_folder(out, *arm).name, run_arm, (out, model, *arm, budget)) for arm in arms
+        ]
         _run_all("reward models", jobs, out, workers)
         summary = summarise(out, range(seeds), budget)
         write_json(out / "summary.json", summary)
@@ -137,9 +137,9 @@ def _run_all(label: str, jobs: Sequence[Job], out: Path, workers: int) -> None:
         pass
 
 
-def arm_name(seed: int, source: Source, facts: bool) -> str:
-    """As in folders and logs."""
-    return f"seed{seed}-{source}-{'facts' if facts else 'plain'}"
+def arm_folder(out: Path, seed: int, facts: bool) -> Path:
+    """Where a reward model and what it was asked are."""
+    return out / f"seed{seed}-{'facts' if facts else 'plain'}"
 
 
 def make_held_out(out: Path, model: str, budget: RewardBudget) -> None:
@@ -157,15 +157,12 @@ def make_held_out(out: Path, model: str, budget: RewardBudget) -> None:
     _with_facts(pairs / "pairs.parquet", counter, folder / "bdhs")
 
 
-def make_sets(out: Path, model: str, seed: int, budget: RewardBudget) -> None:
+def make_pairs(out: Path, seed: int, budget: RewardBudget) -> None:
     """What a seed's reward models learn from."""
-    folder = out / f"seed{seed}"
-    own = LEARNING_SEED + seed
-    uniform = _scenes(folder / "uniform", "uniform", budget.scenes, own)
+    own, folder = LEARNING_SEED + seed, out / "pairs" / f"seed{seed}"
+    scenes = _scenes(folder / "scenes", "uniform", budget.scenes, own)
     if not is_finished(folder / "wrong"):
-        write_wrong_facts(uniform, folder / "wrong", "all", own)
-    counter = _scenes(folder / "counter", "counter", budget.scenes, own)
-    _ranked_samples(counter, folder, model, own)
+        write_wrong_facts(scenes, folder / "wrong", "all", own)
 
 
 def _scenes(folder: Path, distribution: Distribution, count: int, seed: int) -> Path:
@@ -204,11 +201,9 @@ def _pairs_in(folder: Path) -> Path:
     return found if found.is_file() else folder / "pairs.parquet"
 
 
-def run_arm(
-    out: Path, model: str, seed: int, source: Source, facts: bool, budget: RewardBudget
-) -> None:
+def run_arm(out: Path, model: str, seed: int, facts: bool, budget: RewardBudget) -> None:
     """Train one reward model and ask it everything."""
-    folder = out / f"seed{seed}" / f"{source}-{'facts' if facts else 'plain'}"
+    folder = arm_folder(out, seed, facts)
     trained = folder / "train"
     if not is_finished(trained):
         training = Training(
@@ -217,7 +212,7 @@ def run_arm(
             evaluations=4, seed=seed, resume=(trained / "checkpoints").is_dir(), cache="none",
             trainer={"logging_steps": 10, "adam_beta2": 0.98},
         )  # fmt: skip
-        data = _pairs_in(out / f"seed{seed}" / source)
+        data = _pairs_in(out / "pairs" / f"seed{seed}" / "wrong")
         train_reward(model, data, trained, facts, QUESTION, training=training)
     for question in QUESTIONS:
         asked = folder / "asked" / question.folder
@@ -232,44 +227,41 @@ def summarise(out: Path, seeds: Sequence[int], budget: RewardBudget) -> dict[str
     """Every score of every reward model."""
     rows = []
     for seed in seeds:
-        for source in SOURCES:
-            for facts in (True, False):
-                folder = out / f"seed{seed}" / f"{source}-{'facts' if facts else 'plain'}"
-                results = read_json(folder / "train" / "run.json")["results"]
-                for question in QUESTIONS:
-                    if facts not in question.asks:
-                        continue
-                    scores = read_json(folder / "asked" / question.folder / "scores.json")
-                    rows.append(
-                        {
-                            "seed": seed,
-                            "learned_from": source,
-                            "facts": facts,
-                            "asked": question.name,
-                            "scores": scores,
-                            "train_seconds": results["train_seconds"],
-                        }
-                    )
+        for facts in BOTH:
+            folder = arm_folder(out, seed, facts)
+            seconds = read_json(folder / "train" / "run.json")["results"]["train_seconds"]
+            for question in QUESTIONS:
+                if facts not in question.asks:
+                    continue
+                rows.append(
+                    {
+                        "seed": seed,
+                        "facts": facts,
+                        "asked": question.name,
+                        "scores": read_json(folder / "asked" / question.folder / "scores.json"),
+                        "train_seconds": seconds,
+                    }
+                )
     return {"rows": rows, "budget": asdict(budget)}
 
 
 def table(summary: Mapping[str, Any]) -> str:
     """Accuracy on held-out pairs, the mean over seeds and its range, as Markdown."""
-    columns = [(source, facts) for source in SOURCES for facts in (True, False)]
-    heads = [f"learned from {source}, {'facts' if facts else 'no facts'}"
-             for source, facts in columns]  # fmt: skip
-    lines = [f"| asked about | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
+    lines = ["| asked about | with facts | without |", "|---|---|---|"]
+    kinds = [f"kind={kind}/accuracy" for kind in WRONG_KINDS]
     for question in QUESTIONS:
-        cells = []
-        for source, facts in columns:
+        wanted = ["accuracy", *(kinds if question.data.startswith("wrong") else [])]
+        for name in wanted:
             values = [
-                row["scores"]["accuracy"]["value"]
-                for row in summary["rows"]
-                if (row["asked"], row["learned_from"], row["facts"])
-                == (question.name, source, facts)
+                [
+                    row["scores"][name]["value"]
+                    for row in summary["rows"]
+                    if (row["asked"], row["facts"]) == (question.name, facts)
+                ]
+                for facts in BOTH
             ]
-            cells.append(_spread(values))
-        lines.append(f"| {question.name} | {' | '.join(cells)} |")
+            label = question.name if name == "accuracy" else f"- {name.split('=')[1][:-9]}"
+            lines.append(f"| {label} | {' | '.join(map(_spread, values))} |")
     return "\n".join(lines)
 
 
