@@ -33,6 +33,19 @@ def test_questions_have_folders_of_their_own() -> None:
     assert not any(" " in question.folder or "," in question.folder for question in QUESTIONS)
 
 
+def test_the_page_says_what_was_measured() -> None:
+    """Every accuracy of the committed study that the page's first table shows, as it is shown."""
+    docs = Path(__file__).parents[1] / "docs"
+    page = (docs / "rewards.md").read_text(encoding="utf-8")
+    lines = table(read_json(docs / "rewards" / "summary.json")).splitlines()
+    cells = [line.split(" | ")[1:] for line in lines[2:]]
+    named = {"wrong": "one wrong fact", "samples": "own samples", "bdhs": "BDHS pairs"}
+    for line, values in zip(lines[2:], cells, strict=True):
+        label = line[2:].split(" | ")[0]
+        if label in named:
+            assert f"| {named[label]} | {' | '.join(values)}" in page
+
+
 @pytest.mark.slow
 def test_a_small_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """Every reward model is asked every question that is its; run again, nothing is made again."""

@@ -148,6 +148,17 @@ def test_from_the_command_line(
     assert "Pairs told apart" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+def test_a_key_of_the_source_clusters(
+    reward_folder: Path, pairs: Path, tmp_path: Path, capsys: Any
+) -> None:
+    common = ("eval", "reward", reward_folder, pairs, "--cluster")
+    assert run(*common, "kind", "--out", tmp_path / "kind") == 0
+    scores = read_json(tmp_path / "kind" / "scores.json")
+    assert (scores["accuracy"]["n"], scores["accuracy"]["clusters"]) == (4, 2)
+    assert run(*common, "image", "--out", tmp_path / "none") == 2
+    assert "has no 'image'" in capsys.readouterr().err
+
+
 def test_what_cannot_be_scored_is_said(
     reward_folder: Path, pairs: Path, tmp_path: Path, capsys: Any
 ) -> None:

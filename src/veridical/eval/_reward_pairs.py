@@ -46,8 +46,19 @@ def facts_to_tell(records: RecordSet, told: Told, seed: int) -> list[list[str]]:
     return swapped
 
 
-def clusters(records: RecordSet) -> list[str]:
-    """What tells images apart; the prompt, where there is none."""
+def clusters(records: RecordSet, key: str | None = None) -> list[str]:
+    """What tells the records apart that the intervals take as one.
+
+    Args:
+        records: the pairs.
+        key: of the records' `source`, whose value tells; None takes the images, or the prompt
+            where there is none.
+
+    Raises:
+        UserError: a record's `source` has no such key.
+    """
+    if key is not None:
+        return _by_key(records, key)
     pictures = records.rows.select_columns(["images"])
     texts = records.rows.select_columns(["prompt"])
     found = []
@@ -99,9 +110,13 @@ def render_pairs(
 
 
 def about_pairs(
-    records: RecordSet, pairs: Mapping[int, Group], name: str, by: Sequence[str]
+    records: RecordSet,
+    pairs: Mapping[int, Group],
+    name: str,
+    by: Sequence[str],
+    cluster: str | None,
 ) -> list[dict[str, Any]]:
-    known = clusters(records)
+    known = clusters(records, cluster)
     texts = records.rows.remove_columns(
         [column for column in records.rows.column_names if column.endswith("images")]
     )
@@ -121,11 +136,29 @@ def about_pairs(
     return rows
 
 
-def _groups(source: str | None, by: Sequence[str]) -> list[str]:
-    """What the record's provenance says of it, by the keys asked for."""
+def _by_key(records: RecordSet, key: str) -> list[str]:
+    columns = records.rows.with_format("arrow").select_columns(
+        [name for name in ("id", "source") if name in records.rows.column_names]
+    )
+    found = []
+    for index in range(len(columns)):
+        row = columns[index].to_pylist()[0]
+        known = _provenance(row.get("source"))
+        if key not in known:
+            raise UserError(f"--cluster {key}: the source of {row['id']} has no {key!r}.")
+        found.append(str(known[key]))
+    return found
+
+
+def _provenance(source: str | None) -> dict[str, Any]:
     try:
         content = json.loads(source or "{}")
     except json.JSONDecodeError:
-        return []
-    known = content if isinstance(content, dict) else {}
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _groups(source: str | None, by: Sequence[str]) -> list[str]:
+    """What the record's provenance says of it, by the keys asked for."""
+    known = _provenance(source)
     return [f"{key}={known[key]}" for key in by if isinstance(known.get(key), str | int | bool)]

@@ -29,6 +29,7 @@ def eval_reward(
     data: list[Path],
     out: Path,
     by: list[str] | None = None,
+    cluster: str | None = None,
     facts: Told = "own",
     images: Seen = "own",
     limit: int | None = None,
@@ -54,6 +55,8 @@ def eval_reward(
         out: the folder to write.
         by: keys of the records' `source` that sources are told apart by as well, such as
             `builder` (the default) or `kind`.
+        cluster: the key of the records' `source` that tells images apart, such as `image_id`; if
+            not set, the pictures do, or the prompts where there are none.
         facts: which facts a model that reads them is told: the record's `own`, `none`, or those
             of some `other` record with other images, drawn by seed.
         images: `own`, or plain `grey` ones: what is right then, the words alone have told.
@@ -86,7 +89,7 @@ def eval_reward(
             skipped += refused
             if not pairs:
                 raise UserError(f"Not one pair of {path} can be scored: {refused[0]['reason']}.")
-            about = about_pairs(records, pairs, name, by or [BY])
+            about = about_pairs(records, pairs, name, by or [BY], cluster)
             rewards = _rewards(reward_model, pairs, batch_size, share_prefix)
             rows += [row | _judged(*both) for row, both in zip(about, rewards, strict=True)]
         scores = score_rewards(rows, seed)

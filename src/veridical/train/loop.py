@@ -19,7 +19,6 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import EvalLoopOutput
 
 from veridical import processes
-from veridical.allocator import give_back_freed_memory
 from veridical.batching import blank_vision
 from veridical.errors import UserError
 from veridical.files import writing
@@ -133,8 +132,6 @@ class GroupTrainer(Trainer):
         # waits where there is none.
         needed = arguments.world_size > 1 or trains_vision(policy)
         self.blank = blank_vision(policy) if needed and _see(rows) else None
-        if policy.device.type == "cpu":
-            give_back_freed_memory()
         super().__init__(
             model=task.scorer,
             args=arguments,

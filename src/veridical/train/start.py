@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from veridical import processes
+from veridical.allocator import give_back_freed_memory
 from veridical.errors import UserError
 from veridical.files import require_file, write_json
 from veridical.logprobs import Sharing
@@ -54,9 +55,13 @@ def start_training(
 
 def load_start(model: str, training: Training) -> Policy:
     """The model that training starts from."""
-    return load_policy(
+    policy = load_policy(
         model, training.dtype, training.device, training.init_adapter, training.four_bit
     )
+    if policy.device.type == "cpu":
+        # Before anything large is computed: what was freed until then stays in pieces.
+        give_back_freed_memory()
+    return policy
 
 
 def conclude(proofs: list[Proof], out: Path) -> list[Proof]:
