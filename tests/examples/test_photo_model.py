@@ -113,6 +113,7 @@ def test_the_tower_stays_in_evaluation_mode(policy: Policy) -> None:
     assert not any(m.training for m in policy.core.model.vision_tower.modules())
 
 
+@pytest.mark.slow
 def test_a_fresh_process_loads_it_by_the_import_option(folder: Path, tmp_path: Path) -> None:
     Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
     command = [

@@ -63,6 +63,7 @@ def test_another_list_is_evaluated_on(tmp_path: Path, taken: list[photos.Photo])
     assert read_json(data.objects) == {"0": ["dog"]}
 
 
+@pytest.mark.slow
 def test_constant_answers_are_scored_by_the_public_commands(
     tmp_path: Path, taken: list[photos.Photo]
 ) -> None:

@@ -131,7 +131,7 @@ def test_ties_and_what_is_unscored_are_counted_and_teach_nothing(
     assert fresh["share_tie"] > 0.5 and "share_online" not in fresh
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_killed_run_resumes_to_the_same_weights_within_a_filling(
     saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulation: int
 ) -> None:

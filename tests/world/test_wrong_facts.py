@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from veridical.cli import main
+from veridical.randomness import generator
 from veridical.records import read_records, text_of
 from veridical.world.dataset import read_scenes, write_scenes
 from veridical.world.language import PLACES, describe, facts
-from veridical.world.scenes import SETTINGS
+from veridical.world.scenes import SETTINGS, sample_scenes
+from veridical.world.wrong_facts import with_one_wrong
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +67,14 @@ def test_places_stay_in_reading_order(scenes: Path, tmp_path: Path) -> None:
             assert cells == sorted(set(cells))
 
 
-def test_numbers_are_as_often_right_as_wrong(tmp_path: Path) -> None:
-    """Over many scenes "Five." stands as often in the one branch as in the other."""
-    write_scenes(tmp_path / "many", "uniform", 600, seed=9, questions=0)
-    rows = rows_of(tmp_path / "many", tmp_path / "pairs")
-    counts = [row for row in rows if row["id"].endswith("/count")]
-    right = Counter(text_of(row["chosen"]) for row in counts)
-    wrong = Counter(text_of(row["rejected"]) for row in counts)
-    assert set(right) == set(wrong) == {"Two.", "Three.", "Four.", "Five."}
-    assert all(abs(right[name] - wrong[name]) < 60 for name in right)
+def test_numbers_are_as_often_right_as_wrong() -> None:
+    """Over many scenes five stands as often in the one branch as in the other."""
+    scenes = sample_scenes("uniform", 600, 9)
+    others = [with_one_wrong(s, "count", generator(0, s.id)) for s in scenes]
+    right, wrong = (Counter(len(s.objects) for s in side) for side in (scenes, others))
+    assert set(right) == set(wrong) == {2, 3, 4, 5}
+    assert all(abs(right[number] - wrong[number]) < 60 for number in right)
+    assert all(len(a.objects) != len(b.objects) for a, b in zip(scenes, others, strict=True))
 
 
 def test_what_is_told(scenes: Path, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def write_wrong_facts(scenes: Path, out: Path, facts: Told = "all", seed: int = 
 def _rows(scene: Scene, folder: Path, told: Told, seed: int) -> Iterator[dict[str, Any]]:
     for kind in WRONG_KINDS:
         rng = generator(seed, "wrong fact", kind, scene.id)
-        wrong = _with_one_wrong(scene, kind, rng)
+        wrong = with_one_wrong(scene, kind, rng)
         question, right, answer = DESCRIPTION_PROMPTS[0], describe(scene), describe(wrong)
         if kind == "count":
             asked = count_question(scene)
@@ -87,7 +87,7 @@ def _rows(scene: Scene, folder: Path, told: Told, seed: int) -> Iterator[dict[st
         }
 
 
-def _with_one_wrong(scene: Scene, kind: WrongKind, rng: np.random.Generator) -> Scene:
+def with_one_wrong(scene: Scene, kind: WrongKind, rng: np.random.Generator) -> Scene:
     """The scene as the rejected answer has it; the words alone must not give it away."""
     if kind == "count":
         return _miscounted(scene, rng)
