@@ -47,7 +47,7 @@ POPE = ("random/accuracy", "random/auc", "popular/accuracy", "adversarial/accura
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run. The figures were chosen on the photographs that pairs are made of.
+    """What is run. The figures are first guesses: nothing was chosen by measuring yet.
 
     Attributes:
         photos: the list of photographs to learn from.
