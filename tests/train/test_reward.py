@@ -87,6 +87,9 @@ def test_a_run_learns_and_its_result_judges(pairs: Path, tmp_path: Path, tuning:
     right = sum(chosen > rejected for chosen, rejected in expected)
     assert right == len(groups)
     if tuning == "full":
+        assert main(["report", str(out), "--out", str(tmp_path / "page.html")]) == 0
+        page = (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert "trained as a reward model" in page and "by DPO" not in page
         assert not (out / "adapter").exists()
         return
     for other in (

@@ -55,7 +55,7 @@ LEARNT_ACCURACY = 0.6
 
 def diagnose(
     log: Rows,
-    algorithm: Literal["dpo", "sft", "rl"] = "dpo",
+    algorithm: Literal["dpo", "sft", "rl", "reward"] = "dpo",
     beta: float | None = None,
     answer_lengths: tuple[float, float] | None = None,
 ) -> list[Finding]:
@@ -63,7 +63,8 @@ def diagnose(
 
     Args:
         log: rows of `log.jsonl`, training and held-out, in order of their steps.
-        algorithm: "dpo" reads pairs' rewards, "sft" the loss alone, "rl" what judges gave.
+        algorithm: "dpo" reads pairs' rewards, "sft" the loss alone, "rl" what judges gave,
+            "reward" how a reward model ranks.
         beta: DPO's beta; turns rewards into changes of log-probability. Unknown: skipped.
         answer_lengths: mean length of the answers before and after training, in words.
     """
@@ -77,6 +78,8 @@ def diagnose(
     found = _short(train)
     if algorithm == "rl":
         found += reward_findings(train)
+    elif algorithm == "reward":
+        found += _accuracy(train, evaluation)
     elif algorithm == "sft":
         found += sft_loss(train)
     else:

@@ -42,7 +42,7 @@ class Training:
     """One training run: its curves, what they mean, and its proofs."""
 
     name: str
-    algorithm: Literal["dpo", "sft", "rl"]
+    algorithm: Literal["dpo", "sft", "rl", "reward"]
     last_step: int
     plots: list[Plot]
     findings: list[Finding]
@@ -112,6 +112,8 @@ VERBS = {
     "train ppo": "The model was aligned by reinforcement learning (PPO)",
     "train rloo": "The model was aligned by reinforcement learning (RLOO)",
     "train sft": "The model was fine-tuned (SFT)",
+    "train reward": "A reward model was trained",
+    "eval reward": "A reward model was asked about pairs",
     "eval pope": "Yes/no questions were asked (POPE)",
     "eval chair": "Images were described (CHAIR)",
     "eval compare": "Two evaluations were compared",
@@ -136,6 +138,7 @@ def story(parts: Sequence[Part], found: Sequence[Training], built_: Sequence[Pai
         ("dpo", "trained by DPO"),
         ("sft", "fine-tuned"),
         ("rl", "trained by reinforcement learning"),
+        ("reward", "trained as a reward model"),
     )
     for algorithm, words in ways:
         runs = [item for item in found if item.algorithm == algorithm]
@@ -226,13 +229,15 @@ def trainings(parts: Sequence[Part], results: Results) -> list[Training]:
 
 def _training(part: Part, results: Results) -> Training:
     log: Rows = part.jsonl("log.jsonl") or []
-    algorithm: Literal["dpo", "sft", "rl"] = (
+    algorithm: Literal["dpo", "sft", "rl", "reward"] = (
         "dpo" if any(row.get("rewards_margin") is not None for row in log) else "sft"
     )
     if any(row.get("reward") is not None for row in log):
         algorithm = "rl"
     if not log and "sft" not in str(part.record.get("command", "")):
         algorithm = "dpo"
+    if part.record.get("command") == "train reward":
+        algorithm = "reward"
     beta = dict(_flatten(part.record.get("configuration") or {})).get("beta")
     findings = diagnose(
         log, algorithm, float(beta) if beta else None, _answer_lengths(part, results)
