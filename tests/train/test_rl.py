@@ -316,8 +316,13 @@ def test_ppo_on_a_reward_model_moves_policy_and_value_and_nothing_else(
 
 
 def test_a_step_ends_when_the_policy_has_moved_enough(
-    saved: str, prompts: Path, tmp_path: Path
+    saved: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def by_place(cases: Sequence[Case]) -> list[Verdict]:
+        return [Verdict(({"points": float(case.id[4])},)) for case in cases]
+
+    # Marks that differ whatever was sampled: equal ones would move nothing.
+    monkeypatch.setattr(rewarding, "open_marks", lambda *_: by_place)
     for limit, steps in ((0.0, 6), (1e-6, 2)):
         out = tmp_path / str(limit)
         settings = PPO(inner_epochs=3, minibatches=2, stop_kl=limit)
