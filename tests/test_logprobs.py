@@ -10,7 +10,7 @@ import torch
 
 from veridical import batching, logprobs
 from veridical.batching import row_batch, shared_batch, shared_mask
-from veridical.logprobs import collate, response_logps, sharing
+from veridical.logprobs import collate, response_logps, rounding, sharing
 from veridical.losses import dpo_loss
 from veridical.models import Policy, Tuning, prepare_training
 from veridical.proofs import stock_logps
@@ -216,3 +216,20 @@ def test_only_learned_tokens_count(policy: Policy, groups: list[Group]) -> None:
         assert torch.allclose(some.sums + rest.sums, whole.sums, rtol=0, atol=1e-10)
         assert torch.equal(some.counts + rest.counts, whole.counts)
         assert bool((some.counts < whole.counts).all())
+
+
+def test_the_unit_of_rounding_covers_answers_near_to_certain() -> None:
+    """What a model said itself sums up to nearly 0 nats, but its logits are as large as ever."""
+    torch.manual_seed(0)
+    exact = torch.randn(200, 64, 50, dtype=torch.float64)
+    exact[..., 0] += 16
+    noise = 1 + torch.finfo(torch.float32).eps * (torch.rand_like(exact) - 0.5)
+    sums, noisy = (x.log_softmax(-1)[..., 0].sum(-1) for x in (exact, exact * noise))
+    assert sums.abs().max() < 1
+    moved = (noisy - sums).abs()
+    unit = rounding(sums, torch.float32, 64)
+    naive = torch.finfo(torch.float32).eps
+    assert float(moved.max()) < unit
+    assert unit < 200 * naive
+    # A long improbable answer is rounded as its sum is.
+    assert rounding(torch.tensor([-900.0]), torch.float32, 4) == pytest.approx(900 * naive)

@@ -51,6 +51,22 @@ def test_the_trial_with_the_best_score_is_taken(
     assert [trial["exact_score"] for trial in told["trials"]["bdhs"]] == [0.1, 0.3, -0.2]
 
 
+def test_with_a_reward_model_the_setting_is_that_of_the_exact_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxies = [method for method in METHODS if method.tuned_as]
+    assert [method.name for method in proxies] == ["online-reward", "ppo-reward", "ppo-facts"]
+    for method in proxies:
+        assert method.trials == by_name(method.tuned_as).trials
+    monkeypatch.setattr(methods, "METHODS", (by_name("ppo"), *proxies[1:]))
+    for number, score in enumerate((0.1, 0.3, 0.4)):
+        write_json(
+            tmp_path / "trials" / f"ppo-{number}" / "eval" / "chair" / "scores.json",
+            {"exact_score": {"value": score}, "chair_i": {"value": 0.1}},
+        )
+    assert choose(tmp_path) == {"ppo": 2, "ppo-reward": 2, "ppo-facts": 2}
+
+
 def test_what_an_arm_depends_on_is_in_its_key(tmp_path: Path) -> None:
     method = by_name("bdhs")
     file = data_file(tmp_path, 0, "bdhs")

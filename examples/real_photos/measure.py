@@ -2,14 +2,16 @@
 
     python measure.py --photos photos.jsonl --parts FOLDER --out runs/real_photos/measured
 
-Four folds, so that every photograph is held out once, and several seeds. It takes hours and goes
-on where it was stopped. The first cell tells how large a difference the whole can find; that is
-written to `power.json` before any other cell is run.
+Four folds, so that every photograph is held out once, and several seeds. A fold's model is taught
+once; a seed changes the views that pairs are made of, the pairs, and the order of training. It
+takes hours and goes on where it was stopped. The first cell tells how large a difference the whole
+can find; that is written to `power.json` before any other cell is run.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +31,18 @@ PAIRS = (("sft", "bdhs"), ("base", "bdhs"), ("base", "sft"))
 
 
 def cell(plan: Plan, fold: int, seed: int) -> Plan:
-    """One run of the whole way."""
-    return replace(plan, out=plan.out / f"fold{fold}-seed{seed}", fold=fold, seed=seed)
+    """One run: the whole way for the first seed; others start from the model that it taught."""
+    first = plan.out / f"fold{fold}-seed0"
+    base = str(first / "models" / "base") if seed else None
+    own = plan.out / f"fold{fold}-seed{seed}"
+    return replace(plan, out=own, fold=fold, seed=seed, base=base)
+
+
+def take_over(first: Path, own: Path) -> None:
+    """Copy what the first seed found out about the model that both start from."""
+    for arm in ("base", "base-shuffled"):
+        if not (own / "eval" / arm).exists():
+            shutil.copytree(first / "eval" / arm, own / "eval" / arm)
 
 
 def power(plan: Plan, photographs: int) -> dict[str, Any]:
@@ -161,7 +173,10 @@ def main() -> None:
     for seed in range(given.seeds):
         for fold in range(FOLDS):
             print(f"== fold {fold}, seed {seed}", flush=True)
-            run(cell(plan, fold, seed))
+            own = cell(plan, fold, seed)
+            if seed:
+                take_over(cell(plan, fold, 0).out, own.out)
+            run(own)
             if not (plan.out / "power.json").exists():
                 write_json(plan.out / "power.json", power(plan, photographs))
         summarise(plan, seed + 1)

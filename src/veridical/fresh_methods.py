@@ -17,10 +17,11 @@ from veridical.train.fresh import PairSource
 from veridical.train.online import OnlineBDHS, Sampling, train_online
 from veridical.train.options import Training
 from veridical.train.ppo import PPO, train_ppo
+from veridical.train.prompts import PromptKind
 from veridical.train.reward import train_reward
 from veridical.train.rloo import RLOO, train_rloo
 
-REWARD_STEPS = 400
+REWARD_STEPS = 240
 REWARD_RATE = 3e-4
 """Of both reward models; the values of the study of reward models."""
 SAMPLING = Sampling(max_new_tokens=80, rollout_batch=256)
@@ -49,8 +50,11 @@ def make_samples_and_rewards(out: Path, model: str, seed: int, budget: Budget) -
     sets, scenes = out / f"seed{seed}" / "pairs", scenes_of(out, seed)
     if not is_finished(sets / "ranked"):
         build_pairs(sets / "rated" / "samples.parquet", sets / "ranked", "extremes", ["exact"], 0.0)
+    facts = scenes / "facts.json"
     if not is_finished(sets / "ranked-facts"):
-        build_facts(sets / "ranked" / "pairs.parquet", scenes / "facts.json", sets / "ranked-facts")
+        build_facts(sets / "ranked" / "pairs.parquet", facts, sets / "ranked-facts")
+    if not is_finished(sets / "prompts"):
+        build_facts(scenes / "conversations.jsonl", facts, sets / "prompts", "conversation")
     for name in ("reward", "facts"):
         folder = reward_folder(out, seed, name)
         if is_finished(folder):
@@ -61,9 +65,8 @@ def make_samples_and_rewards(out: Path, model: str, seed: int, budget: Budget) -
             evaluations=4, seed=seed, resume=(folder / "checkpoints").is_dir(), cache="none",
             trainer={"logging_steps": 10, "adam_beta2": 0.98},
         )  # fmt: skip
-        train_reward(
-            model, prompts_file(out, seed), folder, facts=name == "facts", training=training
-        )
+        ranked = sets / "ranked-facts" / "records.parquet"
+        train_reward(model, ranked, folder, facts=name == "facts", training=training)
 
 
 def reward_folder(out: Path, seed: int, name: str) -> Path:
@@ -73,7 +76,7 @@ def reward_folder(out: Path, seed: int, name: str) -> Path:
 
 def prompts_file(out: Path, seed: int) -> Path:
     """The prompts that fresh responses are made for, with the facts of their images."""
-    return out / f"seed{seed}" / "pairs" / "ranked-facts" / "records.parquet"
+    return out / f"seed{seed}" / "pairs" / "prompts" / "records.parquet"
 
 
 def learned_from(out: Path, seed: int, fresh: Fresh) -> list[Path]:
@@ -118,21 +121,22 @@ def train_fresh(
         training_of(budget, learning_rate, seed, folder), held_out=0.0, cache="none"
     )
     symbolic = Symbolic(no_end_penalty=NO_END_PENALTY)
+    kind: PromptKind = "conversation" if fresh.pairs == "online" else "preference"
     if fresh.command == "online":
         # The chosen answer of a fresh pair is the model's own: there is no truth to hold it to.
         nll_weight = 0.0 if fresh.pairs == "online" else budget.nll_weight
         train_online(
-            model, data, folder, fresh.pairs, beta=beta, nll_weight=nll_weight, judging=judging,
-            sampling=SAMPLING, bdhs=OnlineBDHS(similarity="edit", cut="beginning"),
+            model, data, folder, fresh.pairs, kind, beta=beta, nll_weight=nll_weight,
+            judging=judging, sampling=SAMPLING, bdhs=OnlineBDHS(similarity="edit", cut="beginning"),
             training=training,
         )  # fmt: skip
     elif fresh.command == "ppo":
         train_ppo(
-            model, data, folder, "preference", standardise=True, judging=judging,
+            model, data, folder, kind, standardise=True, judging=judging,
             symbolic=symbolic, sampling=SAMPLING, ppo=PPO(kl_coefficient=beta), training=training,
         )  # fmt: skip
     else:
         train_rloo(
-            model, data, folder, "preference", judging=judging, symbolic=symbolic,
+            model, data, folder, kind, judging=judging, symbolic=symbolic,
             sampling=SAMPLING, rloo=RLOO(kl_coefficient=beta), training=training,
         )  # fmt: skip

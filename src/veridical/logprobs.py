@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -147,15 +148,22 @@ def _probe(policy: Policy, groups: Sequence[Group]) -> Sharing:
     return Sharing(True, "equal to the two-row path on a probe row")
 
 
-def rounding(logps: Tensor, dtype: torch.dtype, tokens: int) -> float:
-    """How much rounding alone may move the largest of some summed log-probs, in nats.
+USUAL_LOGIT = 16.0
+"""How large logits are in trained models, as a power of two."""
 
-    One unit in the last place; in half precision, where that would hide everything, each token is
-    rounded by itself and the errors add up like a random walk (our choice).
+
+def rounding(logps: Tensor, dtype: torch.dtype, tokens: int) -> float:
+    """How much rounding alone may move the largest of some summed log-probs, in nats (our choice).
+
+    One unit in the last place of the sum, and of each token's logits, whose errors add up like a
+    random walk: what a model said itself is near to 0 nats, and no less rounded for that. In half
+    precision, where that would hide everything, a unit of the sum's mean token alone.
     """
-    unit = torch.finfo(dtype).eps * float(logps.abs().max().clamp(min=1.0))
-    half = dtype in (torch.float16, torch.bfloat16)
-    return unit / max(tokens, 1) ** 0.5 if half else unit
+    eps, steps = torch.finfo(dtype).eps, math.sqrt(max(tokens, 1))
+    largest = float(logps.abs().max().clamp(min=1.0))
+    if dtype in (torch.float16, torch.bfloat16):
+        return eps * largest / steps
+    return eps * max(largest, USUAL_LOGIT * steps)
 
 
 def _with_ids(group: Group, response_ids: tuple[Tensor, ...]) -> Group:

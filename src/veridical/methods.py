@@ -81,6 +81,7 @@ class Method:
         loss: of `dpo`.
         label_smoothing: of `dpo`.
         fresh: of `fresh`: which method.
+        tuned_as: another method whose choice of setting it takes over; "" if it has its own.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Method:
     loss: LossName = "sigmoid"
     label_smoothing: float = 0.0
     fresh: Fresh | None = None
+    tuned_as: str = ""
 
 
 def _rates(*rates: float) -> tuple[Trial, Trial, Trial]:
@@ -110,9 +112,14 @@ def _penalties(light: float, heavy: float) -> tuple[Trial, Trial, Trial]:
 
 
 def _fresh(name: str, label: str, fresh: Fresh) -> Method:
-    """One that learns from fresh responses."""
+    """One that learns from fresh responses.
+
+    With a reward model it takes the setting that was chosen for the same method with the exact
+    judge: chosen by the truth, a setting would hide how far a proxy can be driven from it.
+    """
     trials = _strengths(0.1, 0.3) if fresh.command == "online" else _penalties(0.05, 0.2)
-    return Method(name, label, "fresh", "bdhs", trials, fresh=fresh)
+    tuned_as = fresh.command if fresh.judge in ("reward", "facts") else ""
+    return Method(name, label, "fresh", "bdhs", trials, fresh=fresh, tuned_as=tuned_as)
 
 
 METHODS: tuple[Method, ...] = (
@@ -155,10 +162,11 @@ def methods(
     """Compare every method, from the same base and at the same budget.
 
     All learn from the same scenes, for the same number of steps in batches of the same size. Each
-    method is tried in three settings on development scenes, and the one with the best mean score
-    of the exact judge is taken. All are evaluated on the same fresh scenes. A seed changes the
-    scenes learned from, all sampling, and the order of training. What is finished is not made
-    again, unless what it depends on has changed.
+    method is tried in three settings on development scenes, and the one with the best mean score of
+    the exact judge is taken; with a reward model, the one that was best with the exact judge. All
+    are evaluated on the same fresh scenes. A seed changes the scenes learned from, all sampling,
+    and the order of training. What is finished is not made again, unless what it depends on has
+    changed.
 
     Args:
         out: folder to write; a comparison that was interrupted there goes on.
@@ -207,6 +215,7 @@ def _trial_jobs(out: Path, model: str, budget: Budget) -> list[Job]:
         Job(f"trial-{method.name}-{number}", run_trial, (out, model, method, number, budget))
         for method in METHODS
         for number in range(len(method.trials))
+        if not method.tuned_as
     ]
 
 
@@ -227,6 +236,8 @@ def choose(out: Path) -> dict[str, int]:
     """For every method the trial with the best mean exact score; written to `tuning.json`."""
     chosen, told = {}, {}
     for method in METHODS:
+        if method.tuned_as:
+            continue
         scores = [
             read_json(out / "trials" / f"{method.name}-{number}" / "eval/chair/scores.json")
             for number in range(len(method.trials))
@@ -237,6 +248,7 @@ def choose(out: Path) -> dict[str, int]:
             {**asdict(trial), "exact_score": value, "chair_i": score["chair_i"]["value"]}
             for trial, value, score in zip(method.trials, values, scores, strict=True)
         ]
+    chosen |= {m.name: chosen[m.tuned_as] for m in METHODS if m.tuned_as}
     write_json(out / "tuning.json", {"chosen": chosen, "trials": told})
     return chosen
 

@@ -13,7 +13,7 @@ from veridical.object_lists import match_image_id
 from veridical.records import RecordSet, read_records, write_records
 from veridical.runs import start_run
 
-FactsKind = Literal["preference", "sample", "prompt"]
+FactsKind = Literal["preference", "sample", "prompt", "conversation"]
 
 
 def build_facts(
