@@ -25,6 +25,8 @@ REWARD_STEPS = 240
 REWARD_RATE = 3e-4
 """Of both reward models; the values of the study of reward models."""
 SAMPLING = Sampling(max_new_tokens=80, rollout_batch=256)
+PPO_PASSES = 1
+"""Over a step's responses, so that PPO too learns once from each."""
 NO_END_PENALTY = 1.0
 """In standard deviations of the judge's scores (our choice)."""
 
@@ -133,7 +135,8 @@ def train_fresh(
     elif fresh.command == "ppo":
         train_ppo(
             model, data, folder, kind, standardise=True, judging=judging,
-            symbolic=symbolic, sampling=SAMPLING, ppo=PPO(kl_coefficient=beta), training=training,
+            symbolic=symbolic, sampling=SAMPLING, training=training,
+            ppo=PPO(kl_coefficient=beta, inner_epochs=PPO_PASSES),
         )  # fmt: skip
     else:
         train_rloo(
