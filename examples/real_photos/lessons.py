@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from photos import DESCRIBE, View, description, how_many, is_there, number_word
 from torch import Tensor
@@ -167,8 +166,18 @@ def seen_elsewhere(batch: Sequence[View]) -> list[list[str]]:
     ]
 
 
-def batches(count: int, size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Places 0 to `count` - 1 in the epoch's order, `size` at a time; a rest too small is left."""
-    order = np.asarray(generator(seed, "order", epoch).permutation(count))
-    whole = [order[start : start + size].tolist() for start in range(0, count, size)]
-    return [batch for batch in whole if len(batch) == size] or whole
+WINDOW = 8
+"""Batches among which views are sorted by how much there is to say, so that little is padded."""
+
+
+def batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Places of `lengths` in the epoch's order, `size` at a time; a rest too small is left."""
+    random = generator(seed, "order", epoch)
+    order = random.permutation(len(lengths)).tolist()
+    sorted_by_length: list[int] = []
+    for start in range(0, len(order), WINDOW * size):
+        window = order[start : start + WINDOW * size]
+        sorted_by_length += sorted(window, key=lengths.__getitem__)
+    every = [sorted_by_length[i : i + size] for i in range(0, len(order), size)]
+    whole = [batch for batch in every if len(batch) == size] or every
+    return [whole[i] for i in random.permutation(len(whole))]

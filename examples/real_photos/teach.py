@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -234,10 +233,10 @@ def read(model: Any, page: Any, projected: Tensor, image_token: int) -> Tensor:
 def teach(
     policy: Any, seen: Seen, names: Sequence[str], course: Course, dev: Seen
 ) -> tuple[Any, list[dict[str, float]]]:
-    """Step 2: the trained adapter model (half precision around float32 adapters), and its log."""
+    """Step 2: the model with its adapters, and its log."""
     torch.manual_seed(course.seed)
-    model = copy.deepcopy(policy.core).to(torch.bfloat16)
-    projector = model.model.multi_modal_projector.float()
+    model = policy.core
+    projector = model.model.multi_modal_projector
     tokens = seen.features.shape[1]
     image_token = policy.core.config.image_token_id
     adapted = get_peft_model(
@@ -252,7 +251,8 @@ def teach(
         ],
         weight_decay=0.0,
     )
-    per_epoch = len(seen.views) // course.batch
+    lengths = [len(one.names) for one in seen.views]
+    per_epoch = len(lengths) // course.batch
     steps = max(1, round(course.epochs * per_epoch))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [course.rate, course.projector_rate], total_steps=steps + 1, pct_start=0.05
@@ -268,35 +268,33 @@ def teach(
     began = time.monotonic()
     for step in range(steps):
         epoch, place = divmod(step, per_epoch)
-        rows = batches(len(seen.views), course.batch, course.seed, epoch)[place]
+        rows = batches(lengths, course.batch, course.seed, epoch)[place]
         shown = [seen.views[row] for row in rows]
         asked = [
             lessons_of(one, others, names, course.asked, course.seed + 1000 * epoch)
             for one, others in zip(shown, seen_elsewhere(shown), strict=True)
         ]
         page = make_pages(policy.processor, tokens, asked)
-        with torch.autocast("cpu", torch.bfloat16):
-            projected = projector(seen.features[rows])
-            hidden = read(model, page, projected, image_token)
-            learned = page.targets != IGNORED
-            logits = model.lm_head(hidden[learned]).float()
-            each = functional.cross_entropy(logits, page.targets[learned], reduction="none")
-            loss = (each * page.weights[learned]).sum() / page.weights.sum()
-            kept = torch.zeros(())
-            if course.text_weight > 0 and prose:
-                kept = held_to_text(adapted, prose[step % len(prose)])
+        hidden = read(model, page, projector(seen.features[rows]), image_token)
+        learned = page.targets != IGNORED
+        logits = model.lm_head(hidden[learned])
+        each = functional.cross_entropy(logits, page.targets[learned], reduction="none")
+        loss = (each * page.weights[learned]).sum() / page.weights.sum()
+        kept = torch.zeros(())
+        if course.text_weight > 0 and prose:
+            kept = held_to_text(adapted, prose[step % len(prose)])
         (loss + course.text_weight * kept).backward()
         nn.utils.clip_grad_norm_([*adapters, *projector.parameters()], 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        log.append({"step": step + 1, "loss": float(loss), "text": float(kept)})
+        log.append({"step": step + 1, "loss": loss.item(), "text": kept.item()})
         if (step + 1) % max(1, steps // 8) == 0 or step + 1 == steps:
             log[-1]["development_auc"] = yes_no_auc(policy, model, dev, names, image_token)
             recent = [row["loss"] for row in log[-20:]]
             print(
                 f"step {step + 1} of {steps}: loss {sum(recent) / len(recent):.3f}, text "
-                f"{float(kept):.3f}, development AUC {log[-1]['development_auc']:.3f}, "
+                f"{kept.item():.3f}, development AUC {log[-1]['development_auc']:.3f}, "
                 f"{time.monotonic() - began:.0f} s",
                 flush=True,
             )
@@ -306,8 +304,8 @@ def teach(
 def held_to_text(adapted: Any, ids: Tensor) -> Tensor:
     """Kullback-Leibler divergence a token from what the model said without its adapters."""
     with torch.no_grad(), adapted.disable_adapter():
-        before = adapted(input_ids=ids).logits[0].float().log_softmax(-1)
-    now = adapted(input_ids=ids).logits[0].float().log_softmax(-1)
+        before = adapted(input_ids=ids).logits[0].log_softmax(-1)
+    now = adapted(input_ids=ids).logits[0].log_softmax(-1)
     return functional.kl_div(now, before, reduction="batchmean", log_target=True)
 
 
@@ -334,11 +332,9 @@ def yes_no_auc(
             rows.append((there, [absent[i] for i in drawn[: 3 * max(1, len(there))]]))
         asked = [[Lesson(is_there(n), "Yes.") for n in [*a, *b]] for a, b in rows]
         page = make_pages(policy.processor, seen.features.shape[1], asked)
-        with torch.autocast("cpu", torch.bfloat16):
-            projected = model.model.multi_modal_projector(seen.features[start : start + 8])
-            hidden = read(model, page, projected, image_token)
-            first = page.targets == yes
-            logits = model.lm_head(hidden[first]).float()
+        projected = model.model.multi_modal_projector(seen.features[start : start + 8])
+        hidden = read(model, page, projected, image_token)
+        logits = model.lm_head(hidden[page.targets == yes])
         found = (logits[:, yes] - logits[:, no]).tolist()
         truth = [i < len(a) for a, b in rows for i in range(len(a) + len(b))]
         scores += zip(found, truth, strict=True)
@@ -346,18 +342,6 @@ def yes_no_auc(
     wrong = [s for s, is_yes in scores if not is_yes]
     wins = sum((r > w) + 0.5 * (r == w) for r in right for w in wrong)
     return wins / (len(right) * len(wrong))
-
-
-def merge(policy: Any, adapted: Any) -> Any:
-    """The float32 model with what was learned."""
-    config = adapted.peft_config["default"]
-    fresh = get_peft_model(policy.core, config)
-    learned = {n: p.float() for n, p in adapted.state_dict().items() if "lora_" in n}
-    fresh.load_state_dict(learned, strict=False)
-    merged = fresh.merge_and_unload()
-    projector = adapted.base_model.model.model.multi_modal_projector
-    merged.model.multi_modal_projector.load_state_dict(projector.state_dict())
-    return merged
 
 
 def run(given: argparse.Namespace, course: Course) -> None:
@@ -379,8 +363,7 @@ def run(given: argparse.Namespace, course: Course) -> None:
     fitted = fit_projector(policy, seen, words, parts, course)
     print(f"projector fitted: loss {fitted:.3f}, {time.monotonic() - began:.0f} s", flush=True)
     adapted, log = teach(policy, seen, names, course, dev)
-    merged = merge(policy, adapted)
-    merged.save_pretrained(given.out)
+    adapted.merge_and_unload().save_pretrained(given.out)
     policy.processor.save_pretrained(given.out)
     record = {
         "course": asdict(course),
