@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +66,31 @@ def find_parts(runs: Sequence[Path]) -> list[Part]:
             raise UserError(_no_run(root))
         parts += found
     unique = {part.folder.resolve(): part for part in parts}
-    return sorted(unique.values(), key=lambda part: str(part.record.get("started_utc", "~")))
+    told = _told_apart(list(unique.values()))
+    return sorted(told, key=lambda part: str(part.record.get("started_utc", "~")))
+
+
+def _told_apart(parts: Sequence[Part]) -> list[Part]:
+    """Parts, where two evaluations by the same benchmark that share a name get longer ones.
+
+    One arm's CHAIR and POPE share its name rightly; two folders `bdhs` of two experiments do not.
+    """
+    alike: dict[tuple[str, frozenset[str]], list[Part]] = {}
+    for part in parts:
+        if part.kind == "eval":
+            measured = frozenset(part.json("scores.json"))
+            alike.setdefault((part.name, measured), []).append(part)
+    longer: dict[Path, str] = {}
+    for same in alike.values():
+        words = [[w for w in p.folder.resolve().parts if w not in GENERIC] for p in same]
+        if len({tuple(own) for own in words}) < len(same):
+            words = [list(part.folder.resolve().parts) for part in same]
+        count = 1
+        while len({tuple(own[-count:]) for own in words}) < len(same):
+            count += 1
+        if len(same) > 1:
+            longer |= {p.folder: "/".join(w[-count:]) for p, w in zip(same, words, strict=True)}
+    return [replace(part, name=longer.get(part.folder, part.name)) for part in parts]
 
 
 def _no_run(root: Path) -> str:

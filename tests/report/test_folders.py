@@ -1,0 +1,41 @@
+"""Whose a part of a run is, told by its folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from veridical.files import write_json
+from veridical.report.folders import find_parts
+from veridical.report.results import collect_results
+
+CHAIR = {"chair_i": {"value": 0.1, "low": 0.0, "high": 0.2, "clusters": 9}}
+POPE = {"accuracy": {"value": 0.9, "low": 0.8, "high": 1.0, "clusters": 9}}
+
+
+def scored(folder: Path, scores: dict[str, dict[str, float]]) -> None:
+    folder.mkdir(parents=True)
+    write_json(folder / "scores.json", scores)
+
+
+def test_benchmarks_of_one_arm_share_its_name(tmp_path: Path) -> None:
+    scored(tmp_path / "eval" / "bdhs" / "chair", CHAIR)
+    scored(tmp_path / "eval" / "bdhs" / "pope", POPE)
+    found = collect_results(find_parts([tmp_path]))
+    assert found.arms == ["bdhs"]
+    assert set(found.values) == {("bdhs", "chair_i"), ("bdhs", "pope/accuracy")}
+
+
+def test_arms_of_two_experiments_are_not_one(tmp_path: Path) -> None:
+    for experiment in ("one", "other"):
+        scored(tmp_path / experiment / "bdhs" / "chair", CHAIR)
+        scored(tmp_path / experiment / "bdhs" / "pope", POPE)
+    found = collect_results(find_parts([tmp_path / "one" / "bdhs", tmp_path / "other" / "bdhs"]))
+    assert found.arms == ["one/bdhs", "other/bdhs"]
+    assert all(len(values) == 1 for values in found.values.values())
+
+
+def test_folders_that_say_nothing_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    scored(tmp_path / "x" / "eval", CHAIR)
+    scored(tmp_path / "x" / "eval" / "chair", CHAIR)
+    found = collect_results(find_parts([tmp_path / "x"]))
+    assert sorted(found.arms) == ["chair", "eval"]
