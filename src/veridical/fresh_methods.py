@@ -64,7 +64,8 @@ def make_samples_and_rewards(out: Path, model: str, seed: int, budget: Budget) -
         training = Training(
             tuning="full", train_projector=budget.train_projector, learning_rate=REWARD_RATE,
             max_steps=REWARD_STEPS, batch_size=budget.batch, accumulation=1, held_out=0.05,
-            evaluations=4, seed=seed, resume=(folder / "checkpoints").is_dir(), cache="none",
+            evaluations=4, seed=seed, resume=(folder / "checkpoints").is_dir(),
+            cache=str(out / "cache"), vision_cache=True,
             trainer={"logging_steps": 10, "adam_beta2": 0.98},
         )  # fmt: skip
         ranked = sets / "ranked-facts" / "records.parquet"
@@ -119,9 +120,11 @@ def train_fresh(
         objects=scenes / "objects.json",
         vocabulary=scenes / "vocabulary.json",
     )
+    keeps = fresh.command != "online"
     training = dataclasses.replace(
-        training_of(budget, learning_rate, seed, folder), held_out=0.0, cache="none"
-    )
+        training_of(budget, learning_rate, seed, folder), held_out=0.0,
+        cache=str(out / "cache") if keeps else "none", vision_cache=keeps,
+    )  # fmt: skip
     symbolic = Symbolic(no_end_penalty=NO_END_PENALTY)
     kind: PromptKind = "conversation" if fresh.pairs == "online" else "preference"
     if fresh.command == "online":

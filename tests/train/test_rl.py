@@ -165,12 +165,33 @@ def test_neither_batch_nor_layout_changes_what_is_learned(
         "four": TRAINING,
         "two and two": replace(TRAINING, batch_size=2, accumulation=2),
         "rows": replace(TRAINING, share_prefix=False),
+        "kept features": replace(TRAINING, vision_cache=True, cache=str(tmp_path / "cache")),
     }
     for way, training in ways.items():
         train(name, saved, prompts, tmp_path / way, training=replace(training, max_steps=2))
     # Llama's norm rounds to float32 inside, so equality ends there.
     assert longest_difference(tmp_path / "four", tmp_path / "two and two") < 2e-4
     assert longest_difference(tmp_path / "four", tmp_path / "rows") < 2e-4
+    assert longest_difference(tmp_path / "four", tmp_path / "kept features") < 2e-4
+    assert any((tmp_path / "cache").rglob("*"))
+
+
+def test_kept_features_are_refused_where_the_value_model_sees_otherwise(
+    saved: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = build_actors
+
+    def other_tower(*arguments: Any) -> Actors:
+        everybody = honest(*arguments)
+        assert everybody.critic is not None
+        with torch.no_grad():
+            next(everybody.critic.policy.core.model.vision_tower.parameters()).add_(1)
+        return everybody
+
+    training = replace(TRAINING, tuning="full", vision_cache=True, cache=str(tmp_path / "cache"))
+    monkeypatch.setattr(ppo, "build_actors", other_tower)
+    with pytest.raises(UserError, match="is another"):
+        train("ppo", saved, prompts, tmp_path / "run", training=training)
 
 
 def one_step(policy: Policy, pictures: list[Image.Image], k: int) -> tuple[Setting, Experience]:

@@ -300,11 +300,11 @@ def _check(
         raise UserError("--engine can't hide image tokens; leave it out with --pairs bdhs.")
     if not 0 <= offline <= 1:
         raise UserError(f"--offline is {offline:g}; give a probability.")
-    refuse_here(training)
+    refuse_here(training, "vision_cache")
 
 
-def refuse_here(training: Training) -> None:
-    """Refuse options of training that mean nothing where rows are made on the way.
+def refuse_here(training: Training, *refused: str) -> None:
+    """Refuse options of training that mean nothing where rows are made on the way, and others.
 
     Raises:
         UserError: names the option.
@@ -314,7 +314,7 @@ def refuse_here(training: Training) -> None:
             "--held-out means nothing here: rows are made from prompts on the way. Leave it at 0, "
             "and evaluate the result with `veridical eval`."
         )
-    for name in ("dry_run", "vision_cache"):
+    for name in ("dry_run", *refused):
         if getattr(training, name):
             raise UserError(f"--{name.replace('_', '-')} is not offered where rows are sampled.")
     sharded = any(

@@ -138,6 +138,7 @@ def train_ppo(
         actors = build_actors(start.policy, model, judging, training, True, ppo.one_base)
         setting = start.setting(actors, ppo.samples, standardise)
         proofs = start.prove(actors, setting)
+        setting = start.see_from_cache(setting)
         steps, prompts = training.steps(len(setting.prompts)), setting.prompts
         value_rate = ppo.value_learning_rate or training.learning_rate
         groups = [

@@ -30,6 +30,7 @@ from veridical.train.actors import Actors, drop_other_adapters
 from veridical.train.card import write_cards
 from veridical.train.dpo import prove_run
 from veridical.train.experience import Setting
+from veridical.train.features import keep_features, with_features
 from veridical.train.loop import Items, Task
 from veridical.train.objectives import PreferenceLoss, objective
 from veridical.train.online import Sampling, refuse_here
@@ -41,6 +42,7 @@ from veridical.train.rows import PROOF_ROWS, TrainingRows, list_skipped
 from veridical.train.run import save_result
 from veridical.train.scorer import Scorer
 from veridical.train.start import NOT_SHARED, load_start, start_training
+from veridical.vision_cache import VisionCache, take_features, vision_weights
 
 SCALE = "rewards.json"
 SCALED_ON = 256
@@ -73,6 +75,7 @@ class Start:
         symbolic: what counts besides.
         sampling: how responses are made.
         training: the run's options.
+        features: kept in the place of pictures with `--vision-cache`, else None.
     """
 
     model: str
@@ -86,6 +89,7 @@ class Start:
     symbolic: Symbolic
     sampling: Sampling
     training: Training
+    features: VisionCache | None
 
     @property
     def decoding(self) -> Decoding:
@@ -139,6 +143,30 @@ class Start:
         items = Items(self.few, torch.zeros(len(self.few), 2, dtype=torch.float64))
         return prove_run(actors.policy, items, task, PreferenceLoss(), floor, self.out, None)
 
+    def see_from_cache(self, setting: Setting) -> Setting:
+        """With `--vision-cache`, a setting whose models take kept features, proven equal.
+
+        Raises:
+            UserError: they are not equal, or a model would see a picture differently.
+        """
+        if self.features is None:
+            return setting
+        actors, before = setting.actors, self.features.trains_projector
+        floor = noise_floor(actors.policy, self.few)
+        policy = with_features(
+            actors.policy, self.features, self.few, setting.share_prefix, floor
+        )  # fmt: skip
+        others = [actors.frozen, actors.critic.policy if actors.critic else None]
+        for other in [one for one in others if one is not None and one is not actors.policy]:
+            if vision_weights(other, before) != vision_weights(policy, before):
+                raise UserError(
+                    "--vision-cache keeps what the policy's vision side makes of an image, and the "
+                    f"one of {other.name} is another. Leave it off, or use a reward model on the "
+                    "same base."
+                )
+            take_features(other.core)
+        return dataclasses.replace(setting, actors=dataclasses.replace(actors, policy=policy))
+
 
 @contextmanager
 def begin(
@@ -175,9 +203,12 @@ def begin(
         few = _few(policy, prompts)
         layout = sharing(policy, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if layout.allowed else 'no'} ({layout.reason}).")
+        features = None
+        if training.vision_cache:
+            features = keep_features(policy, training.trained, training.open_cache())
         yield run, Start(
             arguments["model"], policy, prompts, rows, few, layout, run.folder, judging,
-            arguments["symbolic"], sampling, training,
+            arguments["symbolic"], sampling, training, features,
         )  # fmt: skip
 
 

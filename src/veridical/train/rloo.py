@@ -103,6 +103,7 @@ def train_rloo(
         actors = build_actors(start.policy, model, judging, training, False, True)
         setting = start.setting(actors, rloo.samples, standardise)
         proofs = start.prove(actors, setting)
+        setting = start.see_from_cache(setting)
         steps, prompts = training.steps(len(setting.prompts)), setting.prompts
         groups = [(actors.policy_parameters(), training.learning_rate)]
         learner = Learner(actors.trained(), groups, training, out, len(prompts))
