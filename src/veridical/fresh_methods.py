@@ -21,7 +21,7 @@ from veridical.train.prompts import PromptKind
 from veridical.train.reward import train_reward
 from veridical.train.rloo import RLOO, train_rloo
 
-REWARD_STEPS = 240
+REWARD_STEPS = 180
 REWARD_RATE = 3e-4
 """Of both reward models; the values of the study of reward models."""
 SAMPLING = Sampling(max_new_tokens=80, rollout_batch=256)
