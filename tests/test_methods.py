@@ -19,6 +19,7 @@ from veridical.methods import (
     Trial,
     arm_key,
     choose,
+    hacking_table,
     run_method,
     run_trial,
     summarise,
@@ -122,10 +123,28 @@ def test_a_small_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (steered, plain) == (methods.STEER, None)
 
 
+def test_reward_against_truth_is_told_of_reinforcement_learning_alone() -> None:
+    truth = [0.7, 0.6, -3.2]
+    proxy = {"reward": [0.0, 0.5, 9.0], "judge_score": [1.0, 1.2, 9.0], "exact_score": truth}
+    rest = {"response_tokens": [30.0, 40.0, 5.0], "kl_k1": [0.0, 6.0, 7.0]}
+    arms = [
+        {"name": "bdhs", "seed": 0, "watched": {}},
+        {"name": "ppo-reward", "seed": 1, "watched": {**proxy, **rest}},
+    ]
+    *_, last = hacking_table({"arms": arms}).splitlines()
+    assert last == (
+        "| PPO, reward model | 1 | 0.00 to 0.50 (+9.0 SE) | 0.700 to 0.600 (-3.2 SE) | "
+        "30.0 to 40.0 (+5.0 SE) | 0.0 to 6.0 (+7.0 SE) |"
+    )
+    assert len(hacking_table({"arms": arms}).splitlines()) == 3
+
+
 def test_the_page_quotes_what_was_found() -> None:
     folder = Path(__file__).parents[1] / "docs"
     summary = read_json(folder / "methods" / "summary.json")
-    assert table(summary) in (folder / "methods.md").read_text(encoding="utf-8")
+    page = (folder / "methods.md").read_text(encoding="utf-8")
+    assert table(summary) in page
+    assert hacking_table(summary) in page
     assert {arm.get("seed") for arm in summary["arms"]} == {None, 0, 1, 2}
 
 

@@ -24,7 +24,7 @@ from veridical.arms import (
     training_of,
 )
 from veridical.errors import UserError
-from veridical.files import hash_path, read_json, write_json
+from veridical.files import hash_path, read_json, read_jsonl, write_json
 from veridical.fresh_methods import (
     Fresh,
     learned_from,
@@ -41,6 +41,7 @@ from veridical.method_sets import (
 )
 from veridical.models import EMBEDDED_MODEL
 from veridical.progress import track
+from veridical.report.hacking import movement
 from veridical.report.page import write_report
 from veridical.runs import start_run
 from veridical.train.dpo import train_dpo
@@ -189,7 +190,7 @@ def methods(
         write_json(out / "summary.json", summary)
         run.finish(seconds=round(time.monotonic() - began, 1))
         page = write_report([out])
-    print(table(summary))
+    print(table(summary), hacking_table(summary), sep="\n\n")
     print(f"Done in {time.monotonic() - began:.0f} seconds. Open {page}")
 
 
@@ -360,12 +361,47 @@ def summarise(out: Path, seeds: Sequence[int], chosen: Mapping[str, int]) -> dic
                         "setting": asdict(method.trials[chosen[method.name]]),
                         "seconds": results["train_seconds"],
                         "rows_per_second": results["rows_per_second"],
+                        "watched": _watched(folder / "train" / method.name / "log.jsonl"),
                     }
                 )
                 differences += differences_of(name, "base", evaluated, base, seed)
     if len(arms) == 1:
         raise UserError("--seeds is 0, so nothing was compared. Give 1 or more.")
     return {"arms": arms, "differences": differences, "budget": asdict(Budget())}
+
+
+def _watched(log: Path) -> dict[str, list[float]]:
+    """Of reinforcement learning: reward, truth and length at its first and last tenth."""
+    rows = read_jsonl(log)
+    names = ("reward", "exact_score", "judge_score", "response_tokens", "kl_k1")
+    if not rows or "judge_score" not in rows[0] or "kl_k1" not in rows[0]:
+        return {}
+    found = {name: movement(rows, name) for name in names}
+    return {name: [*moved] for name, moved in found.items() if moved is not None}
+
+
+def hacking_table(summary: Mapping[str, Any]) -> str:
+    """Reward against truth while it is trained on, as a Markdown table: a line for each seed."""
+    lines = [
+        "| | seed | reward, in the judge's deviations | the exact score | tokens a response "
+        "| KL from the start, nats |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, label in LABELS.items():
+        for arm in summary["arms"]:
+            watched = arm.get("watched")
+            if arm["name"] != name or not watched:
+                continue
+            truth = watched.get("exact_score", watched["judge_score"])
+            cells = [_moved(watched["reward"]), _moved(truth, 3)]
+            cells += [_moved(watched["response_tokens"], 1), _moved(watched["kl_k1"], 1)]
+            lines.append(f"| {label} | {arm['seed']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _moved(movement_of: Sequence[float], digits: int = 2) -> str:
+    start, end, errors = movement_of
+    return f"{start:.{digits}f} to {end:.{digits}f} ({errors:+.1f} SE)"
 
 
 def table(summary: Mapping[str, Any]) -> str:

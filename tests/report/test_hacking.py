@@ -44,6 +44,7 @@ def titles(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
             "warning",
             "The reward rises with the length, and truth does not",
         ),
+        ({"judge_score": 1.0}, "warning", "The reward rises and truth does not follow"),
         # Longer, but truth goes up too.
         (
             {"judge_score": 1.0, "exact_score": 1.0, "response_tokens": 10.0},
@@ -51,7 +52,7 @@ def titles(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
             "The reward rises",
         ),
         (
-            {"judge_score": 1.0, "entropy": -1.95},
+            {"judge_score": 1.0, "exact_score": 1.0, "entropy": -1.95},
             "warning",
             "The policy says nearly the same whatever it is asked",
         ),

@@ -80,8 +80,9 @@ def _parted(train: Rows) -> list[Finding]:
                 evidence,
             )
         ]
-    grown = length is not None and length[1] > length[0] * (1 + LENGTH_GROWTH)
-    if grown and truth[2] < MOVED:
+    if truth[2] >= MOVED:
+        return []
+    if length is not None and length[1] > length[0] * (1 + LENGTH_GROWTH):
         return [
             Finding(
                 "warning",
@@ -91,7 +92,16 @@ def _parted(train: Rows) -> list[Finding]:
                 evidence,
             )
         ]
-    return []
+    return [
+        Finding(
+            "warning",
+            "The reward rises and truth does not follow",
+            "What the reward model likes is learned, and nothing of it shows by the exact judge. "
+            "Train the reward model on more pairs, also of the policy's own responses, or give it "
+            "facts.",
+            evidence,
+        )
+    ]
 
 
 def _collapsed(train: Rows) -> list[Finding]:
