@@ -316,7 +316,10 @@ def refuse_here(training: Training, *refused: str) -> None:
         )
     for name in ("dry_run", *refused):
         if getattr(training, name):
-            raise UserError(f"--{name.replace('_', '-')} is not offered where rows are sampled.")
+            raise UserError(
+                f"--{name.replace('_', '-')} is not offered by this command, which samples "
+                "its rows. Leave it off."
+            )
     sharded = any(
         os.environ.get(name, "").lower() == "true"
         for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
