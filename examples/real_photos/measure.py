@@ -19,15 +19,18 @@ from typing import Any
 
 import numpy as np
 from photos import read_photos, write_objects
-from run import ARMS, Plan, Steps, finished, run
+from run import ARMS, CHAIR, POPE, Plan, Steps, cell_text, finished, measure_arms
 
-from veridical.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.files import read_json, read_jsonl, write_json, write_jsonl, write_text_atomic
 
 FOLDS, SEEDS = 4, 3
 # Of a two-sided test at 5 %, found four times of five: 1.96 + 0.84 standard errors.
 FOUND = 2.8
 BENCHMARKS = ("chair", "pope")
 PAIRS = (("sft", "bdhs"), ("base", "bdhs"), ("base", "sft"))
+BASELINES = ("base-shuffled", "constant-1", "constant-3")
+AUC = "random/auc"
+SHOWN = (*CHAIR, *POPE)
 
 
 def cell(plan: Plan, fold: int, seed: int) -> Plan:
@@ -35,14 +38,17 @@ def cell(plan: Plan, fold: int, seed: int) -> Plan:
     first = plan.out / f"fold{fold}-seed0"
     base = str(first / "models" / "base") if seed else None
     own = plan.out / f"fold{fold}-seed{seed}"
-    return replace(plan, out=own, fold=fold, seed=seed, base=base)
+    return replace(plan, out=own, fold=fold, seed=seed, base=base, shuffled=("base",))
 
 
 def take_over(first: Path, own: Path) -> None:
-    """Copy what the first seed found out about the model that both start from."""
-    for arm in ("base", "base-shuffled"):
+    """Copy what the first seed found out about the model that both start from, and of constants."""
+    for arm in ("base", *BASELINES):
         if not (own / "eval" / arm).exists():
             shutil.copytree(first / "eval" / arm, own / "eval" / arm)
+    text = own / "text" / "base.json"
+    text.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(first / "text" / "base.json", text)
 
 
 def power(plan: Plan, photographs: int) -> dict[str, Any]:
@@ -90,7 +96,7 @@ def pool(plan: Plan, seeds: Sequence[int], out: Path) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     steps = Steps(out)
     write_objects(read_photos(plan.photos), out / "objects.json")
-    for arm in ARMS:
+    for arm in (*ARMS, *BASELINES):
         folder = out / "eval" / arm
         folder.mkdir(parents=True, exist_ok=True)
         descriptions, answers, questions = [], [], []
@@ -126,15 +132,72 @@ def pool(plan: Plan, seeds: Sequence[int], out: Path) -> dict[str, Any]:
                 folder, local_code=False,
             )  # fmt: skip
             for row in read_json(folder / "comparison.json")["differences"]:
-                differences.append({**row, "benchmark": benchmark, "seeds": list(seeds)})
+                names = {"arm": arm, "baseline": baseline, "benchmark": benchmark}
+                differences.append({**row, **names})
+    scores = {
+        arm: {b: read_json(out / "eval" / arm / b / "scores.json") for b in BENCHMARKS}
+        for arm in (*ARMS, *BASELINES)
+    }
+    for arm in ARMS:
+        # Margins of different models can't be ranked together, so each fold has its own area.
+        areas = [
+            read_json(cell(plan, fold, seed).out / "eval" / arm / "pope" / "scores.json")[AUC]
+            for seed in seeds
+            for fold in range(FOLDS)
+        ]
+        mean = sum(area["value"] for area in areas) / len(areas)
+        scores[arm]["pope"][AUC] = {"value": mean, "low": None, "high": None}
     return {
         "seeds": list(seeds),
-        "scores": {
-            arm: {b: read_json(out / "eval" / arm / b / "scores.json") for b in BENCHMARKS}
-            for arm in ARMS
-        },
+        "scores": scores,
         "differences": differences,
+        "perplexities": perplexities(plan, seeds),
     }
+
+
+def perplexities(plan: Plan, seeds: Sequence[int]) -> dict[str, float]:
+    """Mean perplexity on plain English over folds and seeds, by arm."""
+    found: dict[str, list[float]] = {}
+    for seed in seeds:
+        for fold in range(FOLDS):
+            for file in sorted((cell(plan, fold, seed).out / "text").glob("*.json")):
+                found.setdefault(file.stem, []).append(float(read_json(file)["perplexity"]))
+    return {arm: sum(own) / len(own) for arm, own in found.items()}
+
+
+def tables(found: dict[str, Any]) -> str:
+    """What was found as Markdown: what can be told, every arm, every difference."""
+    power = found["power"]
+    lines = [
+        f"{power['photographs']} photographs. By the first fold's spread a difference of "
+        f"{power['chair_i']['smallest_difference']:.3f} in CHAIR_i and of "
+        f"{power['pope_accuracy']['smallest_difference']:.3f} in POPE's accuracy would be found "
+        "four times of five.",
+        "",
+    ]
+    whole = found.get("together") or found["each"][-1]
+    lines += ["| | " + " | ".join(SHOWN) + " | perplexity |", "|---" * (len(SHOWN) + 2) + "|"]
+    for arm, scores in whole["scores"].items():
+        both = {**scores["chair"], **scores["pope"]}
+        text = whole["perplexities"].get(arm)
+        cells = [cell_text(both.get(name)) for name in SHOWN]
+        lines.append(f"| {arm} | {' | '.join(cells)} | {f'{text:.1f}' if text else ''} |")
+    pools = [*found["each"], *([found["together"]] if "together" in found else [])]
+    seeds = ["seed " + ", ".join(map(str, one["seeds"])) for one in pools]
+    lines += ["", "| | | " + " | ".join(seeds) + " |", "|---" * (len(pools) + 2) + "|"]
+    for row in whole["differences"]:
+        if row["metric"] not in SHOWN:
+            continue
+        cells = []
+        for one in pools:
+            own = next(
+                r for r in one["differences"]
+                if all(r[k] == row[k] for k in ("metric", "arm", "baseline", "benchmark"))
+            )  # fmt: skip
+            cells.append(f"{own['value']:+.3f} [{own['low']:+.3f}, {own['high']:+.3f}]")
+        names = f"{row['arm']} against {row['baseline']} | {row['metric']}"
+        lines.append(f"| {names} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def complete(plan: Plan, seed: int) -> bool:
@@ -157,6 +220,7 @@ def summarise(plan: Plan, seeds: int) -> dict[str, Any]:
         name = "-".join(map(str, done))
         found["together"] = pool(plan, done, plan.out / f"pooled-seeds{name}")
     write_json(plan.out / "measured.json", found)
+    write_text_atomic(plan.out / "measured.md", tables(found))
     return found
 
 
@@ -176,10 +240,11 @@ def main() -> None:
             own = cell(plan, fold, seed)
             if seed:
                 take_over(cell(plan, fold, 0).out, own.out)
-            run(own)
+            measure_arms(own, Steps(own.out))
             if not (plan.out / "power.json").exists():
                 write_json(plan.out / "power.json", power(plan, photographs))
         summarise(plan, seed + 1)
+    print((plan.out / "measured.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

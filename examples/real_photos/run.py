@@ -65,6 +65,7 @@ class Plan:
         steps: of either.
         similarity: of BDHS; None takes MiniLM from the parts.
         teach: options for `teach.py`, as one text.
+        shuffled: arms that are asked about other photographs too.
     """
 
     photos: Path
@@ -82,6 +83,11 @@ class Plan:
     steps: int = 40
     similarity: str | None = None
     teach: str = ""
+    shuffled: tuple[str, ...] = ARMS
+
+    def kept_features(self) -> list[object]:
+        """Options by which each photograph is encoded once, and not for every question and step."""
+        return ["--vision-cache", "true", "--cache", self.out / "cache"]
 
 
 @dataclass(frozen=True)
@@ -209,12 +215,13 @@ def align(plan: Plan, steps: Steps, base: str, data: Data) -> dict[str, str]:
     steps.veridical(
         "build pairs", out / "pairs", "build", "bdhs", base, "--data", data.conversations, "--out",
         out / "pairs", "--similarity", similarity, "--mask-threshold", plan.mask,
-        "--max-new-tokens", 24, "--seed", plan.seed,
+        "--max-new-tokens", 24, "--seed", plan.seed, *plan.kept_features(),
     )  # fmt: skip
     common = [
         base, "--data", out / "pairs" / "pairs.parquet", "--learning-rate", plan.learning_rate,
         "--max-steps", plan.steps, "--batch-size", 8, "--accumulation", 1, "--lora-rank", 16,
         "--lora-alpha", 32, "--held-out", 0, "--evaluations", 1, "--seed", plan.seed,
+        *plan.kept_features(),
     ]  # fmt: skip
     steps.veridical(
         "train dpo", out / "train" / "bdhs", "train", "dpo", *common, "--beta", plan.beta,
@@ -232,8 +239,8 @@ def evaluate(plan: Plan, steps: Steps, models: dict[str, str], data: Data) -> No
     """CHAIR and POPE of every model, and of what has not looked at the photographs."""
     for arm, model in models.items():
         ask(plan, steps, arm, model, data, data.images)
-        ask(plan, steps, f"{arm}-shuffled", model, data, data.shuffled)
-    compare(plan, steps)
+        if arm in plan.shuffled:
+            ask(plan, steps, f"{arm}-shuffled", model, data, data.shuffled)
 
 
 def ask(plan: Plan, steps: Steps, arm: str, model: str, data: Data, images: Path) -> None:
@@ -246,7 +253,7 @@ def ask(plan: Plan, steps: Steps, arm: str, model: str, data: Data, images: Path
     )  # fmt: skip
     steps.veridical(
         f"pope {arm}", folder / "pope", "eval", "pope", *common, "--vocabulary", "coco", "--auc",
-        "--max-new-tokens", 4, "--out", folder / "pope",
+        "--max-new-tokens", 4, "--out", folder / "pope", *plan.kept_features(),
     )  # fmt: skip
 
 
@@ -333,7 +340,7 @@ def summarise(plan: Plan, perplexities: dict[str, float]) -> str:
         "|---" * (len(columns) + 2) + "|",
     ]
     for row in rows:
-        cells = [_cell(row["scores"].get(name)) for name in columns]
+        cells = [cell_text(row["scores"].get(name)) for name in columns]
         cells.append(f"{row['perplexity']:.1f}" if row["perplexity"] else "")
         lines.append(f"| {row['arm']} | {' | '.join(cells)} |")
     alone = perplexities.get("language model alone")
@@ -352,7 +359,8 @@ def _rank(name: str) -> int:
     return ARMS.index(name) if name in ARMS else len(ARMS) + name.startswith("constant")
 
 
-def _cell(score: dict[str, Any] | None) -> str:
+def cell_text(score: dict[str, Any] | None) -> str:
+    """A score with its interval, where it has one."""
     if score is None or score["value"] is None:
         return ""
     if score["low"] is None:
@@ -375,9 +383,8 @@ def proofs(plan: Plan) -> str:
     return "\n".join(told)
 
 
-def run(plan: Plan) -> None:
-    """Everything, in order."""
-    steps = Steps(plan.out)
+def measure_arms(plan: Plan, steps: Steps) -> str:
+    """Everything that ends in a number: the table of every arm."""
     split = split_photos(read_photos(plan.photos), plan.fold)
     print(
         f"{len(split.taught)} photographs to learn from, {len(split.paired)} for pairs, "
@@ -388,7 +395,14 @@ def run(plan: Plan) -> None:
     models = align(plan, steps, make_base(plan, steps), data)
     evaluate(plan, steps, models, data)
     constants(plan, steps, [*split.taught, *split.paired], data)
-    table = summarise(plan, texts(plan, steps, models))
+    return summarise(plan, texts(plan, steps, models))
+
+
+def run(plan: Plan) -> None:
+    """Everything, in order, and the report."""
+    steps = Steps(plan.out)
+    table = measure_arms(plan, steps)
+    compare(plan, steps)
     folders = [plan.out / name for name in ("pairs", "train", "eval", "compare")]
     page = plan.out / "report.html"
     page.unlink(missing_ok=True)

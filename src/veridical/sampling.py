@@ -27,6 +27,7 @@ from veridical.randomness import generator
 from veridical.records import Message
 from veridical.rendering import render_prompt
 from veridical.sentences import ends_sentence, first_sentence
+from veridical.vision_cache import as_model_inputs
 
 StopReason = Literal["end", "sentence", "length"]
 PLACEHOLDER = re.compile(r"^(image|video|audio|vision|boi|eoi)_(.*_)?token_(id|index)$")
@@ -240,7 +241,7 @@ def _continue(
     stopping = [_SentenceEnds(reader, width)] if until_sentence_end else []
     with torch.inference_mode():
         output = policy.core.generate(
-            **batch.inputs,
+            **as_model_inputs(policy.core, batch.inputs),
             generation_config=_generation_config(policy, decoding, ends),
             logits_processor=[chooser],
             stopping_criteria=stopping,

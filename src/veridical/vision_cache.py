@@ -199,6 +199,15 @@ def features_of(model: Any, inputs: dict[str, Tensor]) -> Any:
     return pieces if form & LIST else torch.cat(pieces)
 
 
+def as_model_inputs(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """A batch's inputs with its kept features as Transformers takes them; others as they are."""
+    if FEATURES not in inputs:
+        return inputs
+    rest = {name: value for name, value in inputs.items() if name not in (FEATURES, COUNTS, FORM)}
+    output = BaseModelOutputWithPooling(pooler_output=features_of(model, inputs))
+    return {**rest, "mm_encoder_outputs": {"image": output}}
+
+
 def vision_weights(policy: Policy, without_projector: bool = False) -> str:
     """Hash of every weight that is no part of the language model."""
     core = policy.core
@@ -210,11 +219,7 @@ def vision_weights(policy: Policy, without_projector: bool = False) -> str:
 
 def _give_features(module: Any, args: Any, inputs: dict[str, Any]) -> Any:
     """Before a forward: features as the model takes them."""
-    if FEATURES not in inputs:
-        return None
-    rest = {name: value for name, value in inputs.items() if name not in (FEATURES, COUNTS, FORM)}
-    output = BaseModelOutputWithPooling(pooler_output=features_of(module, inputs))
-    return args, {**rest, "mm_encoder_outputs": {"image": output}}
+    return (args, as_model_inputs(module, inputs)) if FEATURES in inputs else None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from veridical import vision_cache
 from veridical.errors import UserError
 from veridical.eval.answers import Query, Settings
 from veridical.eval.pope import eval_pope
@@ -69,6 +70,45 @@ def test_margins_are_the_models_own(tmp_path: Path) -> None:
         for word in ("Yes", "No")
     )
     assert found == pytest.approx(float(logits[yes] - logits[no]), abs=1e-6)
+
+
+def test_an_image_is_encoded_once_for_all_its_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for name, colour in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (96, 96), colour).save(images / f"{name}.png")
+    write_json(tmp_path / "objects.json", {"a": ["car"], "b": ["tree"]})
+    encoded: list[int] = []
+    stock = vision_cache.encode_image
+
+    def counted(*given: Any) -> Any:
+        encoded.append(1)
+        return stock(*given)
+
+    monkeypatch.setattr(vision_cache, "encode_image", counted)
+    options: dict[str, Any] = {
+        "model": "embedded", "images": images, "objects": tmp_path / "objects.json",
+        "max_new_tokens": 4, "auc": True, "dtype": "float64",
+    }  # fmt: skip
+    eval_pope(tmp_path / "each", **options)
+    assert not encoded
+    eval_pope(tmp_path / "once", vision_cache=True, cache=str(tmp_path / "cache"), **options)
+    assert len(encoded) == 2
+    each, once = (read_jsonl(tmp_path / name / "answers.jsonl") for name in ("each", "once"))
+    assert [row["answer"] for row in each] == [row["answer"] for row in once]
+    assert [row["margin"] for row in each] == pytest.approx(
+        [row["margin"] for row in once], rel=1e-9
+    )
+
+
+def test_kept_features_need_a_model_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--vision-cache asks a model"):
+        eval_pope(
+            tmp_path / "out", answers=[tmp_path / "a"], questions=[tmp_path / "q"],
+            vision_cache=True,
+        )  # fmt: skip
 
 
 def test_evaluation_reports_auc_and_asks_for_names_that_no_image_has(tmp_path: Path) -> None:

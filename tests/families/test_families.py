@@ -18,6 +18,7 @@ from PIL import Image
 from veridical._decoding import cache_has_rows
 from veridical._masked_prompts import encode_prompts, masked_prompt_batch
 from veridical.batching import placeholder_counts, row_batch, shared_batch
+from veridical.cache import open_cache
 from veridical.errors import UserError
 from veridical.logprobs import collate, response_logps, sharing
 from veridical.losses import dpo_loss
@@ -35,6 +36,7 @@ from veridical.sampling import (
     respond,
 )
 from veridical.token_scores import token_scores
+from veridical.vision_cache import VisionCache
 
 CLOSE: Any = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -147,6 +149,27 @@ def test_generation_in_a_batch_is_generation_one_by_one(
         together = respond(policy, asked, Decoding(8, temperature), label="")
         alone = [respond(policy, [r], Decoding(8, temperature), label="")[0] for r in asked]
         assert together == alone
+
+
+@torch.no_grad()
+def test_generation_from_kept_features_is_generation_from_pictures(
+    policy: Policy, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    asked = [
+        Request("a", pictures[:1], [user_message("Describe the image.")]),
+        Request("b", pictures[1:3], [user_message("Compare the two pictures. Yes.", images=2)]),
+        Request("c", [], [user_message("What do you see?", images=0)]),
+        Request("d", pictures[:1], [user_message("What is this?")], prefix="This is"),
+    ]
+    try:
+        kept = VisionCache(policy, open_cache(str(tmp_path), 1))
+        seeing = dataclasses.replace(policy, vision=kept)
+        from_features = respond(seeing, asked, Decoding(8, 1.0), label="")
+    except UserError as refusal:
+        assert "Leave --vision-cache off" in str(refusal)
+        assert policy.name.startswith(("Qwen3VL", "LlavaOnevision"))
+        return
+    assert from_features == respond(policy, asked, Decoding(8, 1.0), label="")
 
 
 @torch.no_grad()

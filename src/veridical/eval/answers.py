@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from veridical.errors import UserError
 from veridical.files import hash_file, hash_path, read_json, read_jsonl
@@ -16,6 +16,10 @@ from veridical.messages import Message
 from veridical.progress import track
 from veridical.shares import ALL, CLAIM, Share, leave_to_others
 from veridical.steering import parse_steer, steered
+
+if TYPE_CHECKING:
+    from veridical.cache import Cache
+    from veridical.models import Policy
 
 MAX_SKIPPED = 0.01
 PARTIAL = "answers.partial{}.jsonl"
@@ -51,6 +55,8 @@ class Settings:
         device: as for `load_policy`.
         steer: the attributes asked for (`veridical.steering`); None asks for nothing.
         share: which of the answers this process makes; it changes none of them.
+        features: where to keep what the vision side makes of each image, so that an image is
+            encoded once for all that is asked about it; None encodes it for each question.
     """
 
     model: str
@@ -62,6 +68,7 @@ class Settings:
     device: str = "auto"
     steer: str | None = None
     share: Share = ALL
+    features: Cache | None = None
 
     def decoding(self) -> dict[str, Any]:
         """What is written beside every answer, and is a part of its key."""
@@ -256,15 +263,29 @@ def read_answer_rows(path: Path, id_field: str) -> list[dict[str, Any]]:
     return rows
 
 
+def load_asked(settings: Settings) -> Policy:
+    """The model that is asked.
+
+    Raises:
+        UserError: it cannot be loaded, or takes no image features where they are to be kept.
+    """
+    from veridical.models import load_policy
+    from veridical.vision_cache import VisionCache
+
+    policy = load_policy(settings.model, settings.dtype, settings.device)
+    if settings.features is None:
+        return policy
+    return replace(policy, vision=VisionCache(policy, settings.features))
+
+
 def _ask(
     queries: Sequence[Query], keys: Sequence[str], settings: Settings, folder: Path, label: str
 ) -> list[Answer]:
-    from veridical.models import load_policy
     from veridical.records import user_message
     from veridical.rendering import RefusedRowError
     from veridical.sampling import Decoding, Request, respond
 
-    policy = load_policy(settings.model, settings.dtype, settings.device)
+    policy = load_asked(settings)
     decoding = Decoding(
         settings.max_new_tokens, settings.temperature, settings.seed, settings.batch_size
     )

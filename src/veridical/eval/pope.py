@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from veridical.errors import UserError
 from veridical.eval.answers import (
@@ -37,6 +37,9 @@ from veridical.statistics import (
     sum_by_cluster,
 )
 from veridical.vocabulary import read_vocabulary
+
+if TYPE_CHECKING:
+    from veridical.cache import Cache
 
 
 def pope_metrics() -> tuple[Metric, ...]:
@@ -177,6 +180,9 @@ def eval_pope(
     seed: int = 0,
     steer: str | None = None,
     batch_size: int = 32,
+    cache: str | None = None,
+    cache_gigabytes: float = 50.0,
+    vision_cache: bool = False,
     dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto",
     device: str = "auto",
     shard: str | None = None,
@@ -212,6 +218,10 @@ def eval_pope(
         steer: ask for attributes, for a model trained by `train steerlm`: all-4, or
             "Helpfulness:4,Correctness:4,Coherence:4,Complexity:2,Verbosity:1".
         batch_size: answers made at once; it changes none of them.
+        cache: folder that runs share for image features, or `none`; if not set, the variable
+            VERIDICAL_CACHE says, else it is the user's folder for caches.
+        cache_gigabytes: what that folder may hold, in 10^9 bytes; the longest unused goes first.
+        vision_cache: keep each image's features there instead of encoding it for every question.
         dtype: the model's; auto keeps the checkpoint's (float32 on a CPU).
         device: cpu, cuda, mps, or auto.
         shard: make only this share of the answers, such as 2/8; who makes the last one writes the
@@ -229,10 +239,13 @@ def eval_pope(
     names = _names(vocabulary, objects)
     if auc and model is None:
         raise UserError("--auc asks a model; answers made elsewhere have no margins.")
+    if vision_cache and model is None:
+        raise UserError("--vision-cache asks a model; answers made elsewhere look at no image.")
     check_steer(steer, model)
     settings = Settings(
         model or "", max_new_tokens, temperature, seed, batch_size, dtype, device, steer,
         read_share(shard) if model else ALL,
+        _features(cache, cache_gigabytes) if vision_cache else None,
     )  # fmt: skip
     with start_run(out, "eval pope", configuration, inputs, any_process=True) as run:
         if answers is not None:
@@ -353,6 +366,14 @@ def _build(
 def _first_images(questions: Sequence[Question], limit: int | None) -> list[Question]:
     kept = set(sorted({question.image_id for question in questions})[:limit])
     return [question for question in questions if question.image_id in kept]
+
+
+def _features(folder: str | None, gigabytes: float) -> Cache:
+    """Where image features are kept."""
+    # PyTorch takes seconds to import, and answers made elsewhere are scored without it.
+    from veridical.cache import open_cache
+
+    return open_cache(folder, gigabytes)
 
 
 def _ask(

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from veridical.errors import UserError
-from veridical.eval.answers import Query, Settings
+from veridical.eval.answers import Query, Settings, load_asked
 from veridical.progress import track
 from veridical.randomness import generator
 from veridical.statistics import LEVEL, RESAMPLES, Estimate, FloatArray
@@ -33,11 +33,10 @@ def yes_margins(queries: Sequence[Query], settings: Settings) -> list[float]:
 
     from veridical.logprobs import collate, response_logps, sharing
     from veridical.messages import assistant_message, user_message
-    from veridical.models import load_policy
     from veridical.rendering import render_group
     from veridical.steering import steered
 
-    policy = load_policy(settings.model, settings.dtype, settings.device)
+    policy = load_asked(settings)
     answers = [[assistant_message(word)] for word in WORDS]
     groups = [
         render_group(
