@@ -53,17 +53,18 @@ def choose(plan: Plan, shares: Sequence[float], views: int) -> list[dict[str, ob
     seen = Data(plan.out / "views")
     if not seen.objects.exists():
         write_views(own.held_out, seen, views)
+    before = describe(plan, Steps(plan.out), "base", str(plan.base), seen)
     rows: list[dict[str, object]] = []
     for share in shares:
         tried = replace(plan, out=plan.out / f"mask-{share:g}", mask=share)
         steps = Steps(tried.out)
-        models = align(tried, steps, str(plan.base), write_data(tried, own))
+        models = align(tried, steps, str(plan.base), write_data(tried, own), ["bdhs"])
         summary = read_json(tried.out / "pairs" / "summary.json")
         row: dict[str, object] = {"share": share, "pairs": summary["pairs"]}
         row |= {"similarity": summary["mean_similarity"]}
         log = read_jsonl(tried.out / "train" / "bdhs" / "log.jsonl")
         row |= {"margin": log[-1]["rewards_margin"]}
-        row |= {arm: describe(tried, steps, arm, model, seen) for arm, model in models.items()}
+        row |= {"base": before, "bdhs": describe(tried, steps, "bdhs", models["bdhs"], seen)}
         rows.append(row)
         print(json.dumps(row), flush=True)
     write_json(plan.out / "choice.json", {"rows": rows, "views": views})

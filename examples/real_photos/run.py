@@ -205,7 +205,9 @@ def make_base(plan: Plan, steps: Steps) -> str:
     return str(base)
 
 
-def align(plan: Plan, steps: Steps, base: str, data: Data) -> dict[str, str]:
+def align(
+    plan: Plan, steps: Steps, base: str, data: Data, arms: Sequence[str] = ("sft", "bdhs")
+) -> dict[str, str]:
     """BDHS, DPO, and fine-tuning on the same chosen answers for as long; the models by arm."""
     out = plan.out
     similarity = plan.similarity
@@ -217,22 +219,19 @@ def align(plan: Plan, steps: Steps, base: str, data: Data) -> dict[str, str]:
         out / "pairs", "--similarity", similarity, "--mask-threshold", plan.mask,
         "--max-new-tokens", 24, "--seed", plan.seed, *plan.kept_features(),
     )  # fmt: skip
-    common = [
-        base, "--data", out / "pairs" / "pairs.parquet", "--learning-rate", plan.learning_rate,
-        "--max-steps", plan.steps, "--batch-size", 8, "--accumulation", 1, "--lora-rank", 16,
-        "--lora-alpha", 32, "--held-out", 0, "--evaluations", 1, "--seed", plan.seed,
-        *plan.kept_features(),
-    ]  # fmt: skip
-    steps.veridical(
-        "train dpo", out / "train" / "bdhs", "train", "dpo", *common, "--beta", plan.beta,
-        "--nll-weight", plan.nll_weight, "--out", out / "train" / "bdhs",
-    )  # fmt: skip
-    steps.veridical(
-        "train sft", out / "train" / "sft", "train", "sft", *common, "--kind", "preference",
-        "--out", out / "train" / "sft",
-    )  # fmt: skip
-    trained = {arm: str(out / "train" / arm / "model") for arm in ("sft", "bdhs")}
-    return {"base": base, **trained}
+    objectives: dict[str, list[object]] = {
+        "sft": ["train", "sft", base, "--kind", "preference"],
+        "bdhs": ["train", "dpo", base, "--beta", plan.beta, "--nll-weight", plan.nll_weight],
+    }
+    for arm in arms:
+        steps.veridical(
+            f"train {arm}", out / "train" / arm, *objectives[arm], "--data",
+            out / "pairs" / "pairs.parquet", "--learning-rate", plan.learning_rate, "--max-steps",
+            plan.steps, "--batch-size", 8, "--accumulation", 1, "--lora-rank", 16, "--lora-alpha",
+            32, "--held-out", 0, "--evaluations", 1, "--seed", plan.seed, *plan.kept_features(),
+            "--out", out / "train" / arm,
+        )  # fmt: skip
+    return {"base": base, **{arm: str(out / "train" / arm / "model") for arm in arms}}
 
 
 def evaluate(plan: Plan, steps: Steps, models: dict[str, str], data: Data) -> None:

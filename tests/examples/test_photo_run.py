@@ -147,3 +147,39 @@ def test_the_whole_way_on_a_few_photographs(test_data: Path, tmp_path: Path) -> 
     assert record["inputs"]["import/tower.py"]["sha256"]
     assert len(read_json(tmp_path / "out" / "results.json")["rows"]) == 8
     assert "data:image/jpeg;base64," in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_every_table_of_the_measurement_has_its_baselines() -> None:
+    def pooled(seeds: list[int], change: float) -> dict[str, Any]:
+        arms = (*run.ARMS, *measure.BASELINES)
+        each = {
+            "chair": {name: scores(0.5) for name in run.CHAIR},
+            "pope": {name: scores(0.7) for name in run.POPE if name != measure.AUC},
+        }
+        row: dict[str, Any] = {"metric": "chair_i", "arm": "bdhs", "baseline": "sft"}
+        row |= {"benchmark": "chair", "value": change, "low": change - 0.1, "high": change + 0.1}
+        shown = {"seeds": seeds, "scores": dict.fromkeys(arms, each), "differences": [row]}
+        return {**shown, "perplexities": {"base": 20.5}}
+
+    smallest = {"standard_deviation": 0.4, "smallest_difference": 0.099}
+    power = {"photographs": 128, "chair_i": smallest, "pope_accuracy": smallest}
+    found = {"power": power, "each": [pooled([0], -0.25), pooled([1], 0.125)]}
+    text = measure.tables({**found, "together": pooled([0, 1], -0.0625)})
+    assert text.startswith("128 photographs.")
+    assert "0.099 in CHAIR_i" in text.splitlines()[0]
+    assert [f"| {arm} |" in text for arm in measure.BASELINES] == [True, True, True]
+    assert "| base | 0.50 [0.40, 0.60] |" in text
+    assert "-0.250 [-0.350, -0.150] | +0.125 [+0.025, +0.225] | -0.062 [-0.163, +0.038] |" in text
+    assert "| seed 0 | seed 1 | seed 0, 1 |" in text
+
+
+def test_a_later_seed_takes_over_what_does_not_depend_on_it(tmp_path: Path) -> None:
+    first, own = tmp_path / "first", tmp_path / "own"
+    for arm in ("base", *measure.BASELINES):
+        write_json(first / "eval" / arm / "chair" / "scores.json", {"arm": arm})
+    write_json(first / "text" / "base.json", {"perplexity": 20.0})
+    measure.take_over(first, own)
+    measure.take_over(first, own)
+    assert read_json(own / "eval" / "constant-3" / "chair" / "scores.json") == {"arm": "constant-3"}
+    assert read_json(own / "text" / "base.json")["perplexity"] == 20.0
+    assert not (own / "eval" / "bdhs").exists()
