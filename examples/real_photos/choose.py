@@ -1,4 +1,4 @@
-"""Which share of the image tokens BDHS should mask, by what DPO then does to development views.
+"""Which share of the image tokens to mask, and how fast to learn: by development views.
 
     python choose.py --photos photos.jsonl --parts FOLDER --base MODEL --out runs/choose
 
@@ -14,9 +14,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from photos import Photo, Split, make_views, picture, read_photos, split_photos
-from run import CHAIR, DESCRIBE, Data, Plan, Steps, align, write_data
+from photos import (
+    DESCRIBE,
+    Photo,
+    Split,
+    make_views,
+    picture,
+    read_photos,
+    split_photos,
+    taught_errors,
+)
+from run import CHAIR, Data, Plan, Steps, align, write_data
 
 from veridical.files import read_json, read_jsonl, write_json
 
@@ -45,29 +55,37 @@ def describe(plan: Plan, steps: Steps, arm: str, model: str, data: Data) -> dict
     return {name: scores[name]["value"] for name in CHAIR}
 
 
-def choose(plan: Plan, shares: Sequence[float], views: int) -> list[dict[str, object]]:
-    """A row for each share; also written to `choice.json`."""
+def choose(plan: Plan, shares: Sequence[float], views: int) -> list[dict[str, Any]]:
+    """A row for each share, beside those of earlier calls; also written to `choice.json`."""
     split = split_photos(read_photos(plan.photos), plan.fold)
     half = len(split.paired) // 2
     own = Split(split.taught, split.paired[:half], split.paired[half:])
-    seen = Data(plan.out / "views")
+    seen = Data(plan.out / f"fold{plan.fold}-views{views}")
     if not seen.objects.exists():
         write_views(own.held_out, seen, views)
-    before = describe(plan, Steps(plan.out), "base", str(plan.base), seen)
-    rows: list[dict[str, object]] = []
+    steps = Steps(plan.out)
+    file = plan.out / "choice.json"
+    rows: list[dict[str, Any]] = read_json(file) if file.exists() else []
+    began = Plan(plan.photos, plan.out / f"fold{plan.fold}-views{views}-base", base=plan.base)
+    began.settle()
+    before = describe(began, steps, "base", str(plan.base), seen)
     for share in shares:
-        tried = replace(plan, out=plan.out / f"mask-{share:g}", mask=share)
-        steps = Steps(tried.out)
-        models = align(tried, steps, str(plan.base), write_data(tried, own), ["bdhs"])
+        name = f"fold{plan.fold}-mask{share:g}-rate{plan.learning_rate:g}-steps{plan.steps}"
+        tried = replace(plan, out=plan.out / name, mask=share)
+        tried.settle()
+        models = align(tried, Steps(tried.out), str(plan.base), write_data(tried, own), ["bdhs"])
         summary = read_json(tried.out / "pairs" / "summary.json")
-        row: dict[str, object] = {"share": share, "pairs": summary["pairs"]}
-        row |= {"similarity": summary["mean_similarity"]}
         log = read_jsonl(tried.out / "train" / "bdhs" / "log.jsonl")
-        row |= {"margin": log[-1]["rewards_margin"]}
-        row |= {"base": before, "bdhs": describe(tried, steps, "bdhs", models["bdhs"], seen)}
-        rows.append(row)
+        after = describe(tried, steps, f"bdhs-{views}", models["bdhs"], seen)
+        row = {
+            "mask": share, "learning_rate": plan.learning_rate, "steps": plan.steps,
+            "fold": plan.fold, "views": views, "pairs": summary["pairs"],
+            "similarity": summary["mean_similarity"], "margin": log[-1]["rewards_margin"],
+            "base": before, "bdhs": after,
+        }  # fmt: skip
+        rows = [*(other for other in rows if other != row), row]
+        write_json(file, rows)
         print(json.dumps(row), flush=True)
-    write_json(plan.out / "choice.json", {"rows": rows, "views": views})
     return rows
 
 
@@ -88,7 +106,8 @@ def main() -> None:
         given.photos, given.out, given.parts, given.base, fold=given.fold, steps=given.steps,
         learning_rate=given.learning_rate,
     )  # fmt: skip
-    choose(plan, given.shares, given.views)
+    with taught_errors():
+        choose(plan, given.shares, given.views)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def make_pages(processor: Any, pictures: int, rows: Sequence[Sequence[Lesson]]) 
 def _row(processor: Any, pictures: int, lessons: Sequence[Lesson]) -> dict[str, list[Any]]:
     """One row's columns; segment 0 is the picture, 1, 2, ... the lessons."""
     words = processor.tokenizer
-    ids, segments = _beginning(processor, pictures), []
+    ids = _beginning(processor, pictures)
     segments = [0] * len(ids)
     start = len(ids)
     positions, targets, weights = list(range(start)), [IGNORED] * start, [0.0] * start

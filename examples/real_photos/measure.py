@@ -17,10 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from photos import read_photos, write_objects
-from run import ARMS, CHAIR, POPE, Plan, Steps, cell_text, finished, measure_arms
+from photos import read_photos, taught_errors, write_objects
+from run import ARMS, CHAIR, POPE, Plan, Steps, cell_text, measure_arms
 
+from veridical.eval.chair import eval_chair
+from veridical.eval.compare import compare_runs
+from veridical.eval.pope import eval_pope
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl, write_text_atomic
 
 FOLDS, SEEDS = 4, 3
@@ -43,185 +45,185 @@ def cell(plan: Plan, fold: int, seed: int) -> Plan:
 
 def take_over(first: Path, own: Path) -> None:
     """Copy what the first seed found out about the model that both start from, and of constants."""
-    for arm in ("base", *BASELINES):
-        if not (own / "eval" / arm).exists():
-            shutil.copytree(first / "eval" / arm, own / "eval" / arm)
-    text = own / "text" / "base.json"
-    text.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(first / "text" / "base.json", text)
+    for name in (*(f"eval/{arm}" for arm in ("base", *BASELINES)), "text/base.json"):
+        if not (own / name).exists():
+            (own / name).parent.mkdir(parents=True, exist_ok=True)
+            partial = own / f"{name}.partial"
+            if (first / name).is_dir():
+                shutil.copytree(first / name, partial, dirs_exist_ok=True)
+            else:
+                shutil.copy(first / name, partial)
+            partial.rename(own / name)
 
 
 def power(plan: Plan, photographs: int) -> dict[str, Any]:
-    """The smallest differences that the whole can find, from the first cell's spread.
+    """The smallest differences that the whole can find, from the first cell's intervals.
 
-    The unit is the photograph; seeds of one photograph are not counted as more of them, so this
-    errs towards too large.
+    They shrink with the root of the number of photographs. Seeds of one photograph are not counted
+    as more photographs.
     """
-    first = cell(plan, 0, 0).out
-    found: dict[str, Any] = {"photographs": photographs, "pilot": str(first)}
-    for name, benchmark, file in (
-        ("chair_i", "chair", "details.jsonl"),
-        ("pope_accuracy", "pope", "answers.jsonl"),
-    ):
-        ours, theirs = (
-            _by_photograph(first / "eval" / arm / benchmark / file, name) for arm in ("bdhs", "sft")
-        )
-        both = sorted(ours.keys() & theirs.keys())
-        differences = np.array([ours[image] - theirs[image] for image in both])
-        spread = float(differences.std(ddof=1))
-        found[name] = {
-            "standard_deviation": spread,
-            "smallest_difference": FOUND * spread / photographs**0.5,
-        }
+    evals = cell(plan, 0, 0).out / "eval"
+    found: dict[str, Any] = {"photographs": photographs, "pilot": str(evals.parent)}
+    for benchmark, metric in (("chair", "chair_i"), ("pope", "random/accuracy")):
+        rows = compare_runs(evals / "sft" / benchmark, evals / "bdhs" / benchmark)
+        row = next(row for row in rows if row["metric"] == metric)
+        error = (row["high"] - row["low"]) / (2 * 1.96) * (row["clusters"] / photographs) ** 0.5
+        found[metric] = {"standard_error": error, "smallest_difference": FOUND * error}
     return found
 
 
-def _by_photograph(path: Path, name: str) -> dict[str, float]:
-    """Share of mentions that are hallucinated, or of questions that are right, by photograph."""
-    shares: dict[str, list[float]] = {}
-    for row in read_jsonl(path):
-        own = shares.setdefault(str(row["image_id"]), [])
-        if name == "chair_i":
-            own += [float(mention["hallucinated"]) for mention in row["mentions"]]
-        else:
-            own.append(float(row["parsed"] == row["label"]))
-    return {image: sum(own) / len(own) for image, own in shares.items() if own}
+def pool(plan: Plan, cells: Sequence[tuple[int, int]], out: Path) -> dict[str, Any]:
+    """Some folds of some seeds as one evaluation, by the public functions.
 
+    Several answers about a photograph are one cluster of the intervals. These hold for the models
+    that were trained: how much trainings differ is told by the cells themselves.
 
-def pool(plan: Plan, seeds: Sequence[int], out: Path) -> dict[str, Any]:
-    """All folds of some seeds as one evaluation, by the public commands.
-
-    Several answers about a photograph are one cluster of the intervals.
+    Args:
+        plan: of the measurement.
+        cells: (fold, seed) of each.
+        out: folder, written anew: it takes seconds.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    steps = Steps(out)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
     write_objects(read_photos(plan.photos), out / "objects.json")
-    for arm in (*ARMS, *BASELINES):
+    arms = (*ARMS, *BASELINES)
+    for arm in arms:
         folder = out / "eval" / arm
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True)
         descriptions, answers, questions = [], [], []
-        for seed in seeds:
-            for fold in range(FOLDS):
-                own = cell(plan, fold, seed).out / "eval" / arm
-                descriptions += read_jsonl(own / "chair" / "answers.jsonl")
-                for row in read_jsonl(own / "pope" / "answers.jsonl"):
-                    name = f"{seed}-{fold}-{row['question_id']}"
-                    answers.append({"question_id": name, "answer": row["answer"]})
-                    asked = {k: row[k] for k in ("image", "image_id", "split", "label")}
-                    questions.append({**asked, "question_id": name, "text": row["question"]})
+        for fold, seed in cells:
+            own = cell(plan, fold, seed).out / "eval" / arm
+            descriptions += read_jsonl(own / "chair" / "answers.jsonl")
+            for row in read_jsonl(own / "pope" / "answers.jsonl"):
+                name = f"{seed}-{fold}-{row['question_id']}"
+                answers.append({"question_id": name, "answer": row["answer"]})
+                asked = {k: row[k] for k in ("image", "image_id", "split", "label")}
+                questions.append({**asked, "question_id": name, "text": row["question"]})
         for name, rows in (
             ("descriptions", descriptions), ("answers", answers), ("questions", questions),
         ):  # fmt: skip
             write_jsonl(folder / f"{name}.jsonl", rows)
-        steps.veridical(
-            f"chair {arm}", folder / "chair", "eval", "chair", "--answers",
-            folder / "descriptions.jsonl", "--objects", out / "objects.json", "--out",
-            folder / "chair", local_code=False,
+        eval_chair(out / "objects.json", folder / "chair", answers=folder / "descriptions.jsonl")
+        eval_pope(
+            folder / "pope", answers=[folder / "answers.jsonl"],
+            questions=[folder / "questions.jsonl"],
         )  # fmt: skip
-        steps.veridical(
-            f"pope {arm}", folder / "pope", "eval", "pope", "--answers", folder / "answers.jsonl",
-            "--questions", folder / "questions.jsonl", "--out", folder / "pope", local_code=False,
-        )  # fmt: skip
-    differences = []
-    for baseline, arm in PAIRS:
-        for benchmark in BENCHMARKS:
-            folder = out / "compare" / f"{arm}_{baseline}_{benchmark}"
-            steps.veridical(
-                f"compare {arm} {baseline} {benchmark}", folder, "eval", "compare",
-                out / "eval" / baseline / benchmark, out / "eval" / arm / benchmark, "--out",
-                folder, local_code=False,
-            )  # fmt: skip
-            for row in read_json(folder / "comparison.json")["differences"]:
-                names = {"arm": arm, "baseline": baseline, "benchmark": benchmark}
-                differences.append({**row, **names})
     scores = {
         arm: {b: read_json(out / "eval" / arm / b / "scores.json") for b in BENCHMARKS}
-        for arm in (*ARMS, *BASELINES)
+        for arm in arms
     }
     for arm in ARMS:
-        # Margins of different models can't be ranked together, so each fold has its own area.
+        # Margins of different models can't be ranked together, so each cell has its own area.
         areas = [
-            read_json(cell(plan, fold, seed).out / "eval" / arm / "pope" / "scores.json")[AUC]
-            for seed in seeds
-            for fold in range(FOLDS)
+            read_json(cell(plan, *one).out / "eval" / arm / "pope" / "scores.json")[AUC]["value"]
+            for one in cells
         ]
-        mean = sum(area["value"] for area in areas) / len(areas)
-        scores[arm]["pope"][AUC] = {"value": mean, "low": None, "high": None}
+        scores[arm]["pope"][AUC] = {"value": sum(areas) / len(areas), "low": None, "high": None}
     return {
-        "seeds": list(seeds),
+        "cells": [list(one) for one in cells],
         "scores": scores,
-        "differences": differences,
-        "perplexities": perplexities(plan, seeds),
+        "differences": differences(out / "eval"),
+        "perplexities": perplexities(plan, cells),
     }
 
 
-def perplexities(plan: Plan, seeds: Sequence[int]) -> dict[str, float]:
-    """Mean perplexity on plain English over folds and seeds, by arm."""
+def differences(folder: Path) -> list[dict[str, Any]]:
+    """Rows of `eval compare` for every pair of arms."""
+    return [
+        {**row, "arm": arm, "baseline": baseline, "benchmark": benchmark}
+        for baseline, arm in PAIRS
+        for benchmark in BENCHMARKS
+        for row in compare_runs(folder / baseline / benchmark, folder / arm / benchmark)
+    ]
+
+
+def perplexities(plan: Plan, cells: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """Mean perplexity on plain English over cells, by arm."""
     found: dict[str, list[float]] = {}
-    for seed in seeds:
-        for fold in range(FOLDS):
-            for file in sorted((cell(plan, fold, seed).out / "text").glob("*.json")):
-                found.setdefault(file.stem, []).append(float(read_json(file)["perplexity"]))
+    for one in cells:
+        for file in sorted((cell(plan, *one).out / "text").glob("*.json")):
+            found.setdefault(file.stem, []).append(float(read_json(file)["perplexity"]))
     return {arm: sum(own) / len(own) for arm, own in found.items()}
 
 
 def tables(found: dict[str, Any]) -> str:
-    """What was found as Markdown: what can be told, every arm, every difference."""
-    power = found["power"]
+    """What was found as Markdown: what can be told, every arm, every difference, every cell."""
+    power, whole = found["power"], found["together"]
     lines = [
-        f"{power['photographs']} photographs. By the first fold's spread a difference of "
+        f"{power['photographs']} photographs. By the first cell's intervals a difference of "
         f"{power['chair_i']['smallest_difference']:.3f} in CHAIR_i and of "
-        f"{power['pope_accuracy']['smallest_difference']:.3f} in POPE's accuracy would be found "
-        "four times of five.",
+        f"{power['random/accuracy']['smallest_difference']:.3f} in POPE's random accuracy would be "
+        "found four times of five.",
         "",
+        "| | " + " | ".join(SHOWN) + " | perplexity |",
+        "|---" * (len(SHOWN) + 2) + "|",
     ]
-    whole = found.get("together") or found["each"][-1]
-    lines += ["| | " + " | ".join(SHOWN) + " | perplexity |", "|---" * (len(SHOWN) + 2) + "|"]
     for arm, scores in whole["scores"].items():
         both = {**scores["chair"], **scores["pope"]}
         text = whole["perplexities"].get(arm)
         cells = [cell_text(both.get(name)) for name in SHOWN]
         lines.append(f"| {arm} | {' | '.join(cells)} | {f'{text:.1f}' if text else ''} |")
-    pools = [*found["each"], *([found["together"]] if "together" in found else [])]
-    seeds = ["seed " + ", ".join(map(str, one["seeds"])) for one in pools]
-    lines += ["", "| | | " + " | ".join(seeds) + " |", "|---" * (len(pools) + 2) + "|"]
+    seeds = [f"seed {seed}" for seed in range(len(found["each"]))]
+    lines += ["", "| | | " + " | ".join([*seeds, "together"]) + " |"]
+    lines += ["|---" * (len(seeds) + 3) + "|"]
     for row in whole["differences"]:
-        if row["metric"] not in SHOWN:
-            continue
-        cells = []
-        for one in pools:
-            own = next(
-                r for r in one["differences"]
-                if all(r[k] == row[k] for k in ("metric", "arm", "baseline", "benchmark"))
-            )  # fmt: skip
-            cells.append(f"{own['value']:+.3f} [{own['low']:+.3f}, {own['high']:+.3f}]")
-        names = f"{row['arm']} against {row['baseline']} | {row['metric']}"
-        lines.append(f"| {names} | {' | '.join(cells)} |")
+        if row["metric"] in SHOWN:
+            own = [_same(row, one["differences"]) for one in (*found["each"], whole)]
+            told = " | ".join(cell_text(one, signed=True) for one in own)
+            lines.append(f"| {row['arm']} against {row['baseline']} | {row['metric']} | {told} |")
+    lines += ["", "Each cell by itself, DPO against SFT:", ""]
+    lines += ["| fold | seed | chair_i | recall | random/accuracy |", "|---" * 5 + "|"]
+    for one in found["cells"]:
+        told = " | ".join(
+            cell_text(_same({"arm": "bdhs", "baseline": "sft", "metric": metric,
+                             "benchmark": benchmark}, one["differences"]), signed=True)
+            for benchmark, metric in (
+                ("chair", "chair_i"), ("chair", "recall"), ("pope", "random/accuracy"),
+            )
+        )  # fmt: skip
+        lines.append(f"| {one['fold']} | {one['seed']} | {told} |")
     return "\n".join(lines) + "\n"
 
 
-def complete(plan: Plan, seed: int) -> bool:
-    """Whether every fold of a seed has been evaluated."""
-    return all(
-        finished(cell(plan, fold, seed).out / "eval" / arm / benchmark)
-        for fold in range(FOLDS)
-        for arm in ARMS
-        for benchmark in BENCHMARKS
-    )
+def _same(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    names = ("metric", "arm", "baseline", "benchmark")
+    return next((other for other in rows if all(other[k] == row[k] for k in names)), None)
 
 
 def summarise(plan: Plan, seeds: int) -> dict[str, Any]:
-    """Each complete seed, and all of them together; written to `measured.json`."""
-    done = [seed for seed in range(seeds) if complete(plan, seed)]
-    found: dict[str, Any] = {"power": read_json(plan.out / "power.json"), "each": []}
-    for seed in done:
-        found["each"].append(pool(plan, [seed], plan.out / f"pooled-seed{seed}"))
-    if len(done) > 1:
-        name = "-".join(map(str, done))
-        found["together"] = pool(plan, done, plan.out / f"pooled-seeds{name}")
+    """Each seed, all of them together, every cell; written to `measured.json` and `.md`."""
+    each = [[(fold, seed) for fold in range(FOLDS)] for seed in range(seeds)]
+    every = [one for own in each for one in own]
+    found = {
+        "power": read_json(plan.out / "power.json"),
+        "each": [
+            pool(plan, own, plan.out / f"pooled-seed{seed}") for seed, own in enumerate(each)
+        ],
+        "together": pool(plan, every, plan.out / "pooled"),
+        "cells": [
+            {"fold": fold, "seed": seed,
+             "differences": differences(cell(plan, fold, seed).out / "eval")}
+            for fold, seed in every
+        ],
+    }  # fmt: skip
     write_json(plan.out / "measured.json", found)
     write_text_atomic(plan.out / "measured.md", tables(found))
     return found
+
+
+def measure(plan: Plan, seeds: int) -> None:
+    """Run the cells that are missing, seed after seed, and sum up after each."""
+    photographs = len(read_photos(plan.photos))
+    for seed in range(seeds):
+        for fold in range(FOLDS):
+            print(f"== fold {fold}, seed {seed}", flush=True)
+            own = cell(plan, fold, seed)
+            if seed:
+                take_over(cell(plan, fold, 0).out, own.out)
+            measure_arms(own, Steps(own.out))
+            if not (plan.out / "power.json").exists():
+                write_json(plan.out / "power.json", power(plan, photographs))
+        summarise(plan, seed + 1)
 
 
 def main() -> None:
@@ -232,19 +234,9 @@ def main() -> None:
     reader.add_argument("--out", type=Path, default=Path("runs/real_photos/measured"))
     reader.add_argument("--seeds", type=int, default=SEEDS)
     given = reader.parse_args()
-    plan = Plan(given.photos, given.out, given.parts)
-    photographs = len(read_photos(given.photos))
-    for seed in range(given.seeds):
-        for fold in range(FOLDS):
-            print(f"== fold {fold}, seed {seed}", flush=True)
-            own = cell(plan, fold, seed)
-            if seed:
-                take_over(cell(plan, fold, 0).out, own.out)
-            measure_arms(own, Steps(own.out))
-            if not (plan.out / "power.json").exists():
-                write_json(plan.out / "power.json", power(plan, photographs))
-        summarise(plan, seed + 1)
-    print((plan.out / "measured.md").read_text(encoding="utf-8"))
+    with taught_errors():
+        measure(Plan(given.photos, given.out, given.parts), given.seeds)
+    print((given.out / "measured.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

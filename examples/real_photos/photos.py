@@ -1,14 +1,15 @@
 """Photographs with what is in them: split, cut into views, described and asked about.
 
-A photograph's line is `{"image_id", "file", "objects"}`. With `boxes` too, lines
-`[name, centre x, centre y, width, height]` in shares of the picture, it can be learned from: crops
-and flips are views of their own, whose labels are cut out of the boxes again.
+A photograph's line is `{"image_id", "file", "objects"}`; it is known by its file's name. With
+`boxes` too, lines `[name, centre x, centre y, width, height]` in shares of the picture, it can be
+learned from: crops and flips are views of their own, whose labels are cut out of the boxes again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from veridical.errors import UserError
-from veridical.files import read_jsonl
+from veridical.files import hash_file, read_jsonl
 from veridical.randomness import generator
+from veridical.vocabulary import Vocabulary, read_vocabulary
 
 DESCRIBE = "Describe the image."
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -32,6 +34,15 @@ HIDDEN = 0.15
 """With less of its box left it is gone; between the two nothing is said or asked about it."""
 SMALLEST = 0.004
 """Boxes of a smaller share of the view can't be seen in 16 features: not said, not asked."""
+
+
+@contextmanager
+def taught_errors() -> Iterator[None]:
+    """End a program with an error's own words, and no traceback, where the user can mend it."""
+    try:
+        yield
+    except UserError as error:
+        raise SystemExit(f"real_photos: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -109,33 +120,74 @@ def read_photos(path: Path) -> list[Photo]:
     """Read a JSON Lines file of photographs; files are relative to its folder.
 
     `chair_objects`, the objects of boxes and reference captions together, counts before `objects`.
+    Names may be synonyms of COCO's.
 
     Raises:
-        UserError: a line lacks something, or an image is missing.
+        UserError: a line lacks something, an image is missing or listed twice, a name is not known,
+            or a box is not in shares of the picture.
     """
-    photos = []
+    photos: dict[str, Photo] = {}
+    words = read_vocabulary(None)
     for number, row in enumerate(read_jsonl(path), start=1):
-        if not isinstance(row, dict) or not {"image_id", "file", "objects"} <= row.keys():
-            raise UserError(f'{path}, line {number}: needs {{"image_id", "file", "objects"}}.')
+        where = f"{path}, line {number}"
+        if not isinstance(row, dict) or not {"file", "objects"} <= row.keys():
+            raise UserError(f'{where}: needs {{"image_id", "file", "objects"}}.')
         file = path.parent / str(row["file"])
         if not file.is_file():
-            raise UserError(f"{path}, line {number}: there is no {file}.")
-        objects = row["chair_objects"] if "chair_objects" in row else row["objects"]
-        photos.append(Photo(file.stem, file, tuple(objects), tuple(_boxes(row.get("boxes", [])))))
+            raise UserError(f"{where}: there is no {file}.")
+        if file.stem in photos:
+            raise UserError(
+                f"{where}: {file} has the name of {photos[file.stem].file}. Photographs are known "
+                "by their files' names; give each its own, and list it once."
+            )
+        listed = row["chair_objects"] if "chair_objects" in row else row["objects"]
+        objects = tuple(dict.fromkeys(_known(name, words, where) for name in listed))
+        boxes = tuple(_box(box, words, where) for box in row.get("boxes", []))
+        photos[file.stem] = Photo(file.stem, file, objects, boxes)
     if not photos:
         raise UserError(f"{path} lists no photographs.")
-    return photos
+    return list(photos.values())
 
 
-def _boxes(rows: Iterable[Sequence[Any]]) -> Iterable[Box]:
-    for name, x, y, width, height in rows:
-        yield Box(
-            str(name),
-            max(x - width / 2, 0.0),
-            max(y - height / 2, 0.0),
-            min(x + width / 2, 1.0),
-            min(y + height / 2, 1.0),
+def refuse_known(seen: Sequence[Photo], known: Sequence[Photo]) -> None:
+    """Refuse to evaluate on what was learned from.
+
+    Raises:
+        UserError: a photograph is among both, by its bytes.
+    """
+    learned = {hash_file(photo.file): photo for photo in known}
+    both = [(photo, learned[h]) for photo in seen if (h := hash_file(photo.file)) in learned]
+    if both:
+        raise UserError(
+            f"{len(both)} of the {len(seen)} photographs to evaluate on are learned from (the "
+            f"first: {both[0][0].file} is {both[0][1].file}). Leave them out of one list."
         )
+
+
+def _known(name: object, words: Vocabulary, where: str) -> str:
+    found = words.name_of(str(name).lower())
+    if found is None:
+        raise UserError(f"{where}: {name!r} is none of COCO's 80 objects, nor a synonym of one.")
+    return found
+
+
+def _box(row: Any, words: Vocabulary, where: str) -> Box:
+    if not isinstance(row, list) or len(row) != 5:
+        raise UserError(f"{where}: a box is [name, centre x, centre y, width, height], not {row}.")
+    name, *shares = row
+    if not all(isinstance(v, int | float) and -1 <= v <= 2 for v in shares):
+        raise UserError(
+            f"{where}: the box of {name!r} has {shares}. Give centre, width and height as shares "
+            "of the picture's width and height, from 0 to 1, not in pixels."
+        )
+    x, y, width, height = shares
+    return Box(
+        _known(name, words, where),
+        max(x - width / 2, 0.0),
+        max(y - height / 2, 0.0),
+        min(x + width / 2, 1.0),
+        min(y + height / 2, 1.0),
+    )
 
 
 def split_photos(photos: Sequence[Photo], fold: int, folds: int = 4, paired: float = 0.25) -> Split:
@@ -148,8 +200,10 @@ def split_photos(photos: Sequence[Photo], fold: int, folds: int = 4, paired: flo
         paired: share of the others that only preference pairs are made of.
 
     Raises:
-        UserError: there is no such fold.
+        UserError: there is no such fold, or too few photographs for it.
     """
+    if len(photos) < 2 * folds:
+        raise UserError(f"{len(photos)} photographs are too few for {folds} folds: give more.")
     if not 0 <= fold < folds:
         raise UserError(f"--fold is {fold}; there are 0 to {folds - 1}.")
     order = generator(0, "folds").permutation(len(photos))

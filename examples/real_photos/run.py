@@ -9,14 +9,14 @@ Models are assembled and taught by the programs beside this one; everything afte
 from __future__ import annotations
 
 import argparse
-import json
+import dataclasses
 import os
 import shlex
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,26 @@ from photos import (
     Split,
     article,
     conversation,
+    is_there,
     make_views,
     picture,
     read_photos,
+    refuse_known,
     split_photos,
+    taught_errors,
     write_objects,
     write_pictures,
 )
 
 from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl, write_json, write_jsonl, write_text_atomic
+from veridical.files import (
+    hash_file,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+    write_text_atomic,
+)
 
 HERE = Path(__file__).parent
 TOWER = HERE / "tower.py"
@@ -66,6 +76,8 @@ class Plan:
         similarity: of BDHS; None takes MiniLM from the parts.
         teach: options for `teach.py`, as one text.
         shuffled: arms that are asked about other photographs too.
+        vision_cache: encode each photograph once, and not for every question and step. Not every
+            model can take kept features; a command says so.
     """
 
     photos: Path
@@ -84,10 +96,35 @@ class Plan:
     similarity: str | None = None
     teach: str = ""
     shuffled: tuple[str, ...] = ARMS
+    vision_cache: bool = True
 
     def kept_features(self) -> list[object]:
-        """Options by which each photograph is encoded once, and not for every question and step."""
-        return ["--vision-cache", "true", "--cache", self.out / "cache"]
+        """The options of `vision_cache`, for commands that have them."""
+        return ["--vision-cache", "true", "--cache", self.out / "cache"] * self.vision_cache
+
+    def settle(self) -> None:
+        """Note what decides the results in `out`, so that no other plan goes on with them.
+
+        Raises:
+            UserError: the folder was begun with another plan.
+        """
+        lists = [self.photos, *([self.evaluate_on] if self.evaluate_on else [])]
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        # What is only asked more often, and where things are, changes no result.
+        for name in ("out", "photos", "parts", "evaluate_on", "shuffled", "vision_cache"):
+            del fields[name]
+        plan = fields | {f"hash of {path.name}": hash_file(path) for path in lists}
+        file = self.out / "plan.json"
+        before = read_json(file) if file.exists() else plan
+        changed = sorted(name for name in plan if plan[name] != before.get(name))
+        if changed:
+            raise UserError(
+                f"{self.out} was begun with another "
+                + ", ".join(f"{name} ({before.get(name)}, now {plan[name]})" for name in changed)
+                + ". Name another folder with --out, or go back to those options."
+            )
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(file, plan)
 
 
 @dataclass(frozen=True)
@@ -141,9 +178,8 @@ class Steps:
         self._run(name, [sys.executable, path], f"python {path}", given)
 
     def _run(self, name: str, command: list[str], shown: str, words: list[str]) -> None:
-        print(
-            f"[{time.monotonic() - self.began:.0f} s] {name}\n  {shown} {_typed(words)}", flush=True
-        )
+        seconds = time.monotonic() - self.began
+        print(f"[{seconds:.0f} s] {name}\n  {shown} {shlex.join(words)}", flush=True)
         log = self.logs / f"{name.replace(' ', '_').replace('/', '_')}.log"
         with log.open("w", encoding="utf-8") as file:
             done = subprocess.run(
@@ -155,10 +191,6 @@ class Steps:
             raise SystemExit(f"{name} failed (status {done.returncode}); {log} ends with:\n{last}")
 
 
-def _typed(words: Sequence[str]) -> str:
-    return " ".join(json.dumps(w) if " " in w or not w else w for w in words)
-
-
 def finished(folder: Path) -> bool:
     """Whether the command that writes this folder has ended well."""
     path = folder / "run.json"
@@ -168,7 +200,10 @@ def finished(folder: Path) -> bool:
 def write_data(plan: Plan, split: Split) -> Data:
     """Photographs to evaluate on, true and shuffled, and conversations to make pairs of."""
     data = Data(plan.out / "data")
-    seen = read_photos(plan.evaluate_on) if plan.evaluate_on else list(split.held_out)
+    seen = list(split.held_out)
+    if plan.evaluate_on:
+        seen = read_photos(plan.evaluate_on)
+        refuse_known(seen, [*split.taught, *split.paired])
     if data.conversations.is_file():
         return data
     write_pictures(seen, data.images)
@@ -229,7 +264,7 @@ def align(
             out / "pairs" / "pairs.parquet", "--learning-rate", plan.learning_rate, "--max-steps",
             plan.steps, "--batch-size", 8, "--accumulation", 1, "--lora-rank", 16, "--lora-alpha",
             32, "--held-out", 0, "--evaluations", 1, "--seed", plan.seed, *plan.kept_features(),
-            "--out", out / "train" / arm,
+            "--resume", "true", "--out", out / "train" / arm,
         )  # fmt: skip
     return {"base": base, **{arm: str(out / "train" / arm / "model") for arm in arms}}
 
@@ -277,9 +312,7 @@ def constants(plan: Plan, steps: Steps, known: Sequence[Photo], data: Data) -> N
             {
                 "question_id": row["question_id"],
                 "split": row["split"],
-                "answer": "Yes." if number == 1 or any(
-                    f" {name} in " in row["text"] for name in told
-                ) else "No.",
+                "answer": "Yes." if number == 1 or row["text"] in map(is_there, told) else "No.",
             }
             for row in asked
         ]  # fmt: skip
@@ -297,7 +330,8 @@ def constants(plan: Plan, steps: Steps, known: Sequence[Photo], data: Data) -> N
 
 
 def compare(plan: Plan, steps: Steps) -> None:
-    """Differences, paired by photograph."""
+    """Differences, paired by photograph; also written to `results.json`."""
+    differences = []
     pairs = [("base", "bdhs"), ("base", "sft"), ("sft", "bdhs"), ("base", "base-shuffled")]
     for baseline, arm in pairs:
         for benchmark in ("chair", "pope"):
@@ -307,6 +341,12 @@ def compare(plan: Plan, steps: Steps) -> None:
                 f"compare {arm} {baseline} {benchmark}", out, "eval", "compare", *folders, "--out",
                 out, local_code=False,
             )  # fmt: skip
+            differences += [
+                {**row, "arm": arm, "baseline": baseline, "benchmark": benchmark}
+                for row in read_json(out / "comparison.json")["differences"]
+            ]
+    results = plan.out / "results.json"
+    write_json(results, read_json(results) | {"differences": differences})
 
 
 def texts(plan: Plan, steps: Steps, models: dict[str, str]) -> dict[str, float]:
@@ -323,7 +363,7 @@ def texts(plan: Plan, steps: Steps, models: dict[str, str]) -> dict[str, float]:
 
 
 def summarise(plan: Plan, perplexities: dict[str, float]) -> str:
-    """A table of every arm; also written to `summary.json` and `summary.md`."""
+    """A table of every arm; also written to `results.json` and `results.md`."""
     folders = sorted((plan.out / "eval").iterdir(), key=lambda f: (_rank(f.name), f.name))
     rows: list[dict[str, Any]] = []
     for folder in folders:
@@ -358,13 +398,15 @@ def _rank(name: str) -> int:
     return ARMS.index(name) if name in ARMS else len(ARMS) + name.startswith("constant")
 
 
-def cell_text(score: dict[str, Any] | None) -> str:
-    """A score with its interval, where it has one."""
+def cell_text(score: Mapping[str, Any] | None, signed: bool = False) -> str:
+    """A score, or a difference, with its interval where it has one."""
     if score is None or score["value"] is None:
         return ""
+    form = "+.3f" if signed else ".2f"
+    value = format(score["value"], form)
     if score["low"] is None:
-        return f"{score['value']:.2f}"
-    return f"{score['value']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
+        return value
+    return f"{value} [{score['low']:{form}}, {score['high']:{form}}]"
 
 
 def proofs(plan: Plan) -> str:
@@ -383,7 +425,13 @@ def proofs(plan: Plan) -> str:
 
 
 def measure_arms(plan: Plan, steps: Steps) -> str:
-    """Everything that ends in a number: the table of every arm."""
+    """Everything that ends in a number: the table of every arm.
+
+    Raises:
+        UserError: the folder was begun with another plan, or photographs that are evaluated on are
+            among those that are learned from.
+    """
+    plan.settle()
     split = split_photos(read_photos(plan.photos), plan.fold)
     print(
         f"{len(split.taught)} photographs to learn from, {len(split.paired)} for pairs, "
@@ -418,6 +466,12 @@ def main() -> None:
     add("--parts", type=Path, help="folder of published weights (requirements.txt)")
     add("--base", help="align this model, by name or folder, in place of the one made here")
     add("--evaluate-on", type=Path, help="another list of photographs to evaluate on")
+    add(
+        "--vision-cache",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="encode each photograph once; not every model can take kept features",
+    )
     defaults = Plan(Path(), Path())
     for name in ("fold", "seed", "pair_views", "mask", "learning_rate", "beta", "nll_weight",
                  "steps", "similarity", "teach"):  # fmt: skip
@@ -425,10 +479,8 @@ def main() -> None:
         add(f"--{name.replace('_', '-')}", type=type(value) if value is not None else str,
             default=value)  # fmt: skip
     plan = replace(defaults, **vars(reader.parse_args()))
-    try:
+    with taught_errors():
         run(plan)
-    except UserError as error:
-        raise SystemExit(f"real_photos: {error}") from None
 
 
 if __name__ == "__main__":

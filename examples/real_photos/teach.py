@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from assemble import Parts
 from lessons import (
     IGNORED,
     Lesson,
+    Pages,
     batches,
     lessons_of,
     make_pages,
@@ -37,12 +39,14 @@ from photos import (
     picture,
     read_photos,
     split_photos,
+    taught_errors,
     view,
 )
 from text import chunks, documentation
 from torch import Tensor, nn
 from torch.nn import functional
 
+from veridical.errors import UserError
 from veridical.files import write_json
 from veridical.local_code import import_file
 from veridical.models import load_policy
@@ -50,6 +54,7 @@ from veridical.randomness import generator
 from veridical.vocabulary import read_vocabulary
 
 HERE = Path(__file__).parent
+DOCS = HERE.parents[1] / "docs"
 ATTENTION = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
 
 
@@ -217,7 +222,7 @@ def fit_projector(policy: Any, seen: Seen, words: Names, parts: Parts, course: C
     return float(loss.detach())
 
 
-def read(model: Any, page: Any, projected: Tensor, image_token: int) -> Tensor:
+def read(model: Any, page: Pages, projected: Tensor, image_token: int) -> Tensor:
     """Hidden states of pages. Shape: (rows, length, hidden)."""
     core = model.model
     embedded = core.get_input_embeddings()(page.ids)
@@ -257,13 +262,9 @@ def teach(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [course.rate, course.projector_rate], total_steps=steps + 1, pct_start=0.05
     )
-    prose = list(
-        chunks(
-            policy.processor.tokenizer,
-            documentation(HERE.parents[1] / "docs"),
-            course.text_tokens,
-        )
-    )
+    prose = list(chunks(policy.processor.tokenizer, documentation(DOCS), course.text_tokens))
+    if course.text_weight > 0 and not prose:
+        raise UserError(f"{DOCS} has no prose to hold the model to; set --text-weight 0.")
     log: list[dict[str, float]] = []
     began = time.monotonic()
     for step in range(steps):
@@ -281,7 +282,7 @@ def teach(
         each = functional.cross_entropy(logits, page.targets[learned], reduction="none")
         loss = (each * page.weights[learned]).sum() / page.weights.sum()
         kept = torch.zeros(())
-        if course.text_weight > 0 and prose:
+        if course.text_weight > 0:
             kept = held_to_text(adapted, prose[step % len(prose)])
         (loss + course.text_weight * kept).backward()
         nn.utils.clip_grad_norm_([*adapters, *projector.parameters()], 1.0)
@@ -354,6 +355,11 @@ def run(given: argparse.Namespace, course: Course) -> None:
     split = split_photos(read_photos(given.photos), given.fold)
     views = [one for photo in split.taught for one in make_views(photo, course.views, course.seed)]
     views = [one for one in views if one.counts]
+    if len(views) < course.batch or not split.paired:
+        raise UserError(
+            f"{len(split.taught)} photographs give {len(views)} views with something to name, and "
+            f"a step takes {course.batch}. Give more photographs with boxes, or a smaller --batch."
+        )
     dev = look(policy, [view(p, (0.0, 0.0, 1.0, 1.0), False) for p in split.paired])
     seen = look(policy, views)
     print(
@@ -371,6 +377,7 @@ def run(given: argparse.Namespace, course: Course) -> None:
         "photographs": len(split.taught),
         "views": len(views),
         "projector_loss": fitted,
+        "prose": hashlib.sha256(documentation(DOCS).encode()).hexdigest(),
         "seconds": round(time.monotonic() - began, 1),
         "threads": torch.get_num_threads(),
         "log": log,
@@ -388,7 +395,8 @@ def main() -> None:
         reader.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     given = reader.parse_args()
     course = Course(**{name: getattr(given, name) for name in asdict(Course())})
-    run(given, course)
+    with taught_errors():
+        run(given, course)
 
 
 if __name__ == "__main__":

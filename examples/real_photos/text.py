@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from photos import taught_errors
 from torch import Tensor
 
 from veridical.files import write_json
@@ -74,7 +75,8 @@ def main() -> None:
     reader.add_argument("--out", type=Path, help="also write it there, as JSON")
     given = reader.parse_args()
     import_file(HERE / "tower.py")
-    policy = load_policy(given.model)
+    with taught_errors():
+        policy = load_policy(given.model)
     text = given.text.read_text(encoding="utf-8")
     found = perplexity(policy.model, policy.processor.tokenizer, text)
     print(f"perplexity {found:.1f} on {given.text.name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import run
 from PIL import Image
 
+from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl
 
 
@@ -55,12 +57,38 @@ def test_data_keep_every_photograph_to_its_use(tmp_path: Path, taken: list[photo
     assert (data.folder / rows[2]["image"]).is_file()
 
 
+def test_results_of_another_plan_are_not_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / "photos.jsonl").write_text("{}")
+    plan = run.Plan(tmp_path / "photos.jsonl", tmp_path / "out")
+    plan.settle()
+    dataclasses.replace(plan, shuffled=()).settle()
+    with pytest.raises(UserError, match=r"begun with another mask \(0.5, now 0.9\)"):
+        dataclasses.replace(plan, mask=0.9).settle()
+    (tmp_path / "photos.jsonl").write_text("[]")
+    with pytest.raises(UserError, match=r"another hash of photos.jsonl"):
+        plan.settle()
+
+
+def test_what_was_learned_from_is_not_evaluated_on(
+    tmp_path: Path, taken: list[photos.Photo]
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "new_name.png").write_bytes(taken[1].file.read_bytes())
+    lines = [{"image_id": 0, "file": "new_name.png", "objects": ["dog"]}]
+    write_jsonl(tmp_path / "other" / "photos.jsonl", lines)
+    listed = tmp_path / "other" / "photos.jsonl"
+    plan = run.Plan(tmp_path, tmp_path / "out", evaluate_on=listed)
+    with pytest.raises(UserError, match=r"1 of the 1 photographs .*new_name.png is .*1.png"):
+        run.write_data(plan, split_of(taken))
+
+
 def test_another_list_is_evaluated_on(tmp_path: Path, taken: list[photos.Photo]) -> None:
-    lines = [{"image_id": 0, "file": "0.png", "objects": ["dog"]}]
+    Image.new("RGB", (40, 30), "blue").save(tmp_path / "new.png")
+    lines = [{"image_id": 0, "file": "new.png", "objects": ["dog"]}]
     write_jsonl(tmp_path / "other.jsonl", lines)
     plan = run.Plan(tmp_path, tmp_path / "out", evaluate_on=tmp_path / "other.jsonl")
     data = run.write_data(plan, split_of(taken))
-    assert read_json(data.objects) == {"0": ["dog"]}
+    assert read_json(data.objects) == {"new": ["dog"]}
 
 
 @pytest.mark.slow
@@ -73,7 +101,8 @@ def test_constant_answers_are_scored_by_the_public_commands(
         {"question_id": str(number), "image": f"{image}.png", "image_id": image, "split": "random",
          "text": f"Is there a {name} in the image?", "label": label}
         for number, (image, name, label) in enumerate(
-            [("2", "cup", "yes"), ("2", "dog", "no"), ("3", "person", "yes"), ("3", "cup", "no")]
+            [("2", "cup", "yes"), ("2", "dog", "no"), ("3", "person", "yes"), ("3", "cup", "no"),
+             ("3", "hot dog", "no")]
         )
     ]  # fmt: skip
     write_jsonl(plan.out / "eval" / "base" / "pope" / "questions.jsonl", questions)
@@ -81,11 +110,11 @@ def test_constant_answers_are_scored_by_the_public_commands(
     # Dog is the most frequent, then cup and person; the two photographs hold a cup and a person.
     one, three = (plan.out / "eval" / f"constant-{number}" for number in (1, 3))
     assert read_json(one / "chair" / "scores.json")["chair_i"]["value"] == 1.0
-    assert read_json(one / "pope" / "scores.json")["random/accuracy"]["value"] == 0.5
+    assert read_json(one / "pope" / "scores.json")["random/accuracy"]["value"] == 0.4
     # "dog, cup, person" twice: 4 of 6 mentions are wrong, both objects are found.
     assert read_json(three / "chair" / "scores.json")["chair_i"]["value"] == pytest.approx(4 / 6)
     assert read_json(three / "chair" / "scores.json")["recall"]["value"] == 1.0
-    assert [row["answer"] for row in read_jsonl(three / "answers.jsonl")] == ["Yes."] * 4
+    assert [row["answer"] for row in read_jsonl(three / "answers.jsonl")] == ["Yes."] * 4 + ["No."]
 
 
 def scores(value: float) -> dict[str, Any]:
@@ -106,23 +135,22 @@ def test_the_table_has_every_arm_and_its_baselines(tmp_path: Path) -> None:
     assert "alone: 20.0" in table
 
 
-def test_power_by_hand(tmp_path: Path) -> None:
-    plan = run.Plan(tmp_path, tmp_path)
-    first = measure.cell(plan, 0, 0).out
-    # Differences of the hallucinated share: 1/2 - 0 and 0 - 1, so their deviation is 1.5 / sqrt 2.
-    for arm, shares in (("bdhs", [[1, 0], [0]]), ("sft", [[0], [1]])):
-        rows = [
-            {"image_id": i, "mentions": [{"hallucinated": bool(h)} for h in own]}
-            for i, own in enumerate(shares)
+def test_power_shrinks_with_the_root_of_the_photographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compared(baseline: Path, arm: Path) -> list[dict[str, Any]]:
+        assert (baseline.parent.name, arm.parent.name) == ("sft", "bdhs")
+        names = ["chair_i"] if arm.name == "chair" else ["accuracy", "random/accuracy"]
+        low = {"chair_i": -0.1, "accuracy": -9.0, "random/accuracy": -0.05}
+        return [
+            {"metric": name, "low": low[name], "high": -low[name], "clusters": 32} for name in names
         ]
-        write_jsonl(first / "eval" / arm / "chair" / "details.jsonl", rows)
-        asked = [{"image_id": i, "parsed": "yes", "label": "yes"} for i in range(2)]
-        write_jsonl(first / "eval" / arm / "pope" / "answers.jsonl", asked)
-    found = measure.power(plan, 128)
-    spread = 1.5 / 2**0.5
-    assert found["chair_i"]["standard_deviation"] == pytest.approx(spread)
-    assert found["chair_i"]["smallest_difference"] == pytest.approx(2.8 * spread / 128**0.5)
-    assert found["pope_accuracy"]["smallest_difference"] == 0
+
+    monkeypatch.setattr(measure, "compare_runs", compared)
+    found = measure.power(run.Plan(tmp_path, tmp_path), 128)
+    # Half an interval is 1.96 errors; four times the photographs halve them.
+    assert found["chair_i"]["standard_error"] == pytest.approx(0.1 / 1.96 / 2)
+    assert found["random/accuracy"]["smallest_difference"] == pytest.approx(2.8 * 0.05 / 1.96 / 2)
 
 
 @pytest.mark.slow
@@ -149,28 +177,63 @@ def test_the_whole_way_on_a_few_photographs(test_data: Path, tmp_path: Path) -> 
     assert "data:image/jpeg;base64," in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_every_table_of_the_measurement_has_its_baselines() -> None:
-    def pooled(seeds: list[int], change: float) -> dict[str, Any]:
-        arms = (*run.ARMS, *measure.BASELINES)
-        each = {
-            "chair": {name: scores(0.5) for name in run.CHAIR},
-            "pope": {name: scores(0.7) for name in run.POPE if name != measure.AUC},
-        }
-        row: dict[str, Any] = {"metric": "chair_i", "arm": "bdhs", "baseline": "sft"}
-        row |= {"benchmark": "chair", "value": change, "low": change - 0.1, "high": change + 0.1}
-        shown = {"seeds": seeds, "scores": dict.fromkeys(arms, each), "differences": [row]}
-        return {**shown, "perplexities": {"base": 20.5}}
+def answered(folder: Path, image: str, described: str, said: str) -> None:
+    """One photograph's evaluation, as `veridical eval` writes it."""
+    write_jsonl(folder / "chair" / "answers.jsonl", [{"image_id": image, "answer": described}])
+    row = {"question_id": "1", "question": "Is there a dog in the image?", "image_id": image,
+           "image": f"{image}.png", "split": "random", "label": "yes", "answer": said,
+           "margin": 1.0}  # fmt: skip
+    write_jsonl(folder / "pope" / "answers.jsonl", [row])
+    write_json(folder / "pope" / "scores.json", {measure.AUC: scores(0.75)})
 
-    smallest = {"standard_deviation": 0.4, "smallest_difference": 0.099}
-    power = {"photographs": 128, "chair_i": smallest, "pope_accuracy": smallest}
-    found = {"power": power, "each": [pooled([0], -0.25), pooled([1], 0.125)]}
-    text = measure.tables({**found, "together": pooled([0, 1], -0.0625)})
-    assert text.startswith("128 photographs.")
+
+def test_folds_and_seeds_are_pooled_by_photograph(
+    tmp_path: Path, taken: list[photos.Photo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "FOLDS", 2)
+    lines = [{"image_id": p.id, "file": p.file.name, "objects": p.objects} for p in taken]
+    write_jsonl(tmp_path / "photos.jsonl", lines)
+    plan = run.Plan(tmp_path / "photos.jsonl", tmp_path / "out")
+    smallest = {"standard_error": 0.035, "smallest_difference": 0.099}
+    power = {"photographs": 4, "chair_i": smallest, "random/accuracy": smallest}
+    write_json(plan.out / "power.json", power)
+    for seed in (0, 1):
+        for fold in (0, 1):
+            folder = measure.cell(plan, fold, seed).out
+            for arm in (*run.ARMS, *measure.BASELINES):
+                # The photograph of either fold shows a dog; only DPO at seed 1 says so.
+                right = arm == "bdhs" and seed == 1
+                told = "There is a dog." if right else "There is a cup."
+                answered(folder / "eval" / arm, str(fold), told, "Yes." if right else "No.")
+                for benchmark in measure.BENCHMARKS:
+                    own = folder / "eval" / arm / benchmark
+                    write_json(own / "run.json", {"command": f"eval {benchmark}"})
+            write_json(folder / "text" / "base.json", {"perplexity": 20.0 + seed})
+    # The cells' own differences need whole evaluations; the pools here are what is looked at.
+    cells = measure.differences
+    monkeypatch.setattr(
+        measure, "differences", lambda own: cells(own) if "pooled" in str(own) else []
+    )
+    found = measure.summarise(plan, 2)
+    chair = [
+        one["scores"]["bdhs"]["chair"]["chair_i"] for one in (*found["each"], found["together"])
+    ]
+    assert [score["value"] for score in chair] == [1.0, 0.0, 0.5]
+    assert [score["clusters"] for score in chair] == [2, 2, 2]
+    assert found["together"]["scores"]["bdhs"]["pope"]["random/accuracy"]["value"] == 0.5
+    assert found["together"]["scores"]["sft"]["pope"][measure.AUC]["value"] == 0.75
+    assert found["together"]["perplexities"] == {"base": 20.5}
+    row = next(
+        r for r in found["together"]["differences"]
+        if (r["metric"], r["arm"], r["baseline"]) == ("chair_i", "bdhs", "sft")
+    )  # fmt: skip
+    assert row["value"] == -0.5
+    text = (plan.out / "measured.md").read_text()
+    assert text.startswith("4 photographs.")
     assert "0.099 in CHAIR_i" in text.splitlines()[0]
-    assert [f"| {arm} |" in text for arm in measure.BASELINES] == [True, True, True]
-    assert "| base | 0.50 [0.40, 0.60] |" in text
-    assert "-0.250 [-0.350, -0.150] | +0.125 [+0.025, +0.225] | -0.062 [-0.163, +0.038] |" in text
-    assert "| seed 0 | seed 1 | seed 0, 1 |" in text
+    assert all(f"| {arm} |" in text for arm in measure.BASELINES)
+    assert "| seed 0 | seed 1 | together |" in text
+    assert "| 1 | 1 |  |  |  |" in text
 
 
 def test_a_later_seed_takes_over_what_does_not_depend_on_it(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ def test_every_photograph_is_held_out_once_and_never_used_twice() -> None:
     assert sorted(held_out) == sorted(p.id for p in many)
     with pytest.raises(UserError, match="--fold is 4"):
         photos.split_photos(many, 4)
+    with pytest.raises(UserError, match="7 photographs are too few for 4 folds"):
+        photos.split_photos(many[:7], 0)
 
 
 def test_labels_are_cut_out_of_the_boxes() -> None:
@@ -102,6 +104,21 @@ def test_a_list_of_photographs_is_read_and_its_faults_are_told(tmp_path: Path) -
     path.write_text(json.dumps(line | {"file": "8.jpg"}))
     with pytest.raises(UserError, match=r"there is no .*8\.jpg"):
         photos.read_photos(path)
+    wrong: list[tuple[dict[str, object], str]] = [
+        ({"boxes": [["dog", 320, 240, 100, 100]]}, "not in pixels"),
+        ({"boxes": [[0.5, 0.5, 0.1, 0.1]]}, "a box is"),
+        ({"boxes": [["unicorn", 0.5, 0.5, 0.1, 0.1]]}, "'unicorn' is none of COCO's"),
+        ({"chair_objects": ["dog", "unicorn"]}, "line 1: 'unicorn'"),
+    ]
+    for change, told in wrong:
+        path.write_text(json.dumps(line | change))
+        with pytest.raises(UserError, match=told):
+            photos.read_photos(path)
+    path.write_text(json.dumps(line) + "\n" + json.dumps(line))
+    with pytest.raises(UserError, match=r"line 2: .*7.jpg has the name of"):
+        photos.read_photos(path)
+    path.write_text(json.dumps(line | {"chair_objects": ["puppy", "dog"]}))
+    assert photos.read_photos(path)[0].objects == ("dog",)
 
 
 def test_shuffled_photographs_bear_each_others_names(tmp_path: Path) -> None:
