@@ -43,6 +43,7 @@ from veridical.files import (
     hash_file,
     read_json,
     read_jsonl,
+    require_file,
     write_json,
     write_jsonl,
     write_text_atomic,
@@ -109,6 +110,8 @@ class Plan:
             UserError: the folder was begun with another plan.
         """
         lists = [self.photos, *([self.evaluate_on] if self.evaluate_on else [])]
+        for path in lists:
+            require_file(path, "--photos" if path == self.photos else "--evaluate-on")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         # What is only asked more often, and where things are, changes no result.
         for name in ("out", "photos", "parts", "evaluate_on", "shuffled", "vision_cache"):
@@ -431,8 +434,8 @@ def measure_arms(plan: Plan, steps: Steps) -> str:
         UserError: the folder was begun with another plan, or photographs that are evaluated on are
             among those that are learned from.
     """
-    plan.settle()
     split = split_photos(read_photos(plan.photos), plan.fold)
+    plan.settle()
     print(
         f"{len(split.taught)} photographs to learn from, {len(split.paired)} for pairs, "
         f"{len(split.held_out)} held out (fold {plan.fold}).",
