@@ -52,6 +52,8 @@ from veridical.files import (
 HERE = Path(__file__).parent
 TOWER = HERE / "tower.py"
 ARMS = ("base", "sft", "bdhs")
+STEP_PAIRS = 8
+"""Pairs of a training step."""
 CHAIR = ("chair_i", "chair_s", "recall", "mean_length")
 POPE = ("random/accuracy", "random/auc", "popular/accuracy", "adversarial/accuracy", "yes_rate")
 
@@ -73,7 +75,8 @@ class Plan:
         learning_rate: of DPO and of its control.
         beta: of DPO.
         nll_weight: of the chosen answers' likelihood in DPO.
-        steps: of either.
+        steps: of either, of 8 pairs.
+        accumulation: parts that a step's 8 pairs are taken in, to spare memory: 1, 2, 4 or 8.
         similarity: of BDHS; None takes MiniLM from the parts.
         teach: options for `teach.py`, as one text.
         shuffled: arms that are asked about other photographs too.
@@ -94,6 +97,7 @@ class Plan:
     beta: float = 0.1
     nll_weight: float = 0.2
     steps: int = 40
+    accumulation: int = 1
     similarity: str | None = None
     teach: str = ""
     shuffled: tuple[str, ...] = ARMS
@@ -109,12 +113,16 @@ class Plan:
         Raises:
             UserError: the folder was begun with another plan.
         """
+        if self.accumulation not in (1, 2, 4, 8):
+            raise UserError(f"--accumulation is {self.accumulation}; give 1, 2, 4 or 8.")
         lists = [self.photos, *([self.evaluate_on] if self.evaluate_on else [])]
         for path in lists:
             require_file(path, "--photos" if path == self.photos else "--evaluate-on")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         # What is only asked more often, and where things are, changes no result.
-        for name in ("out", "photos", "parts", "evaluate_on", "shuffled", "vision_cache"):
+        for name in (
+            "out", "photos", "parts", "evaluate_on", "shuffled", "vision_cache", "accumulation",
+        ):  # fmt: skip
             del fields[name]
         plan = fields | {f"hash of {path.name}": hash_file(path) for path in lists}
         file = self.out / "plan.json"
@@ -265,9 +273,10 @@ def align(
         steps.veridical(
             f"train {arm}", out / "train" / arm, *objectives[arm], "--data",
             out / "pairs" / "pairs.parquet", "--learning-rate", plan.learning_rate, "--max-steps",
-            plan.steps, "--batch-size", 8, "--accumulation", 1, "--lora-rank", 16, "--lora-alpha",
-            32, "--held-out", 0, "--evaluations", 1, "--seed", plan.seed, *plan.kept_features(),
-            "--resume", "true", "--out", out / "train" / arm,
+            plan.steps, "--batch-size", STEP_PAIRS // plan.accumulation, "--accumulation",
+            plan.accumulation, "--lora-rank", 16, "--lora-alpha", 32, "--held-out", 0,
+            "--evaluations", 1, "--seed", plan.seed, *plan.kept_features(), "--resume", "true",
+            "--out", out / "train" / arm,
         )  # fmt: skip
     return {"base": base, **{arm: str(out / "train" / arm / "model") for arm in arms}}
 
@@ -477,7 +486,7 @@ def main() -> None:
     )
     defaults = Plan(Path(), Path())
     for name in ("fold", "seed", "pair_views", "mask", "learning_rate", "beta", "nll_weight",
-                 "steps", "similarity", "teach"):  # fmt: skip
+                 "steps", "accumulation", "similarity", "teach"):  # fmt: skip
         value = getattr(defaults, name)
         add(f"--{name.replace('_', '-')}", type=type(value) if value is not None else str,
             default=value)  # fmt: skip

@@ -61,7 +61,9 @@ def test_results_of_another_plan_are_not_gone_on_with(tmp_path: Path) -> None:
     (tmp_path / "photos.jsonl").write_text("{}")
     plan = run.Plan(tmp_path / "photos.jsonl", tmp_path / "out")
     plan.settle()
-    dataclasses.replace(plan, shuffled=()).settle()
+    dataclasses.replace(plan, shuffled=(), accumulation=2).settle()
+    with pytest.raises(UserError, match="--accumulation is 3; give 1, 2, 4 or 8"):
+        dataclasses.replace(plan, accumulation=3).settle()
     with pytest.raises(UserError, match=r"begun with another mask \(0.5, now 0.9\)"):
         dataclasses.replace(plan, mask=0.9).settle()
     (tmp_path / "photos.jsonl").write_text("[]")
