@@ -1,6 +1,6 @@
 """What a process of `test_processes.py` runs: `python runs_of_processes.py CASES.json`.
 
-Cases are a list of {"command": "dpo", "options": {...}}. With VERIDICAL_TEST_WRAPPER=fsdp2
+Cases are a list of {"command": "dpo", "options": {...}}. Where `accelerate launch` asks for FSDP,
 the model is sharded on the CPU, which Accelerate does on GPUs only; VERIDICAL_TEST_FAILS names a
 process that has to fail.
 """
@@ -31,16 +31,8 @@ def exact_norm(self: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def shard_on_the_cpu() -> None:
-    """Let Accelerate take gloo for a GPU's backend, so that it goes FSDP2's way."""
-    os.environ |= {
-        "ACCELERATE_TORCH_DEVICE": "cpu",
-        "ACCELERATE_USE_FSDP": "true",
-        "FSDP_VERSION": "2",
-        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_RESHARD_AFTER_FORWARD": "true",
-        "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
-        "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
-    }
+    """Let Accelerate take gloo for a GPU's backend; all else is as the configuration says."""
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     torch.distributed.init_process_group("gloo")
     gloo = ("gloo", DistributedType.MULTI_XPU)
     PartialState._prepare_backend = lambda *_, **__: gloo
@@ -70,7 +62,7 @@ def main() -> int:
     torch.set_num_threads(1)
     LlamaRMSNorm.forward = exact_norm
     processes.leave = lambda: None  # the next case meets the same processes
-    if os.environ.get("VERIDICAL_TEST_WRAPPER") == "fsdp2":
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         shard_on_the_cpu()
     if os.environ.get("VERIDICAL_TEST_FAILS") == os.environ["RANK"]:
         fail_in_the_middle()

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from veridical.train.checkpoints import newest_verified
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).parent / "runs_of_processes.py"
+CONFIGS = Path(__file__).parents[2] / "configs"
 COMMON: dict[str, Any] = {
     "learning_rate": 3e-3,
     "max_steps": 20,
@@ -129,6 +131,23 @@ def start(
     return [subprocess.CompletedProcess("", p.returncode, out, err) for p, out, err in ended]
 
 
+def launch(
+    cases: list[dict[str, Any]], processes: int, folder: Path, configuration: str
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run the cases as `accelerate launch` does with a configuration that is shipped."""
+    listed = folder / f"cases-{configuration}.json"
+    listed.write_text(json.dumps(cases), encoding="utf-8")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    command += [str(CONFIGS / f"{configuration}.yaml"), "--num_processes", str(processes)]
+    command += ["--main_process_port", "0", str(SCRIPT), str(listed)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=1200, check=False
+        )
+    ]
+
+
 def succeed(ended: list[subprocess.CompletedProcess[str]]) -> None:
     assert [process.returncode for process in ended] == [0] * len(ended), ended[0].stderr[-3000:]
 
@@ -157,20 +176,21 @@ def one(world: Path) -> Path:
     return world / "one"
 
 
-@pytest.mark.parametrize("way", ["accumulated", "two", "fsdp2"])
+@pytest.mark.parametrize("way", ["accumulated", "two", "ddp", "fsdp2"])
 def test_the_same_losses_and_weights(world: Path, one: Path, way: str) -> None:
-    settings = dict(WAYS["two" if way == "fsdp2" else way])
+    settings = dict(WAYS.get(way, WAYS["two"]))
     processes = settings.pop("processes")
     cases = [case(world, name, world / way / name, **settings) for name in CASES]
-    ended = start(cases, processes, world, VERIDICAL_TEST_WRAPPER=way)
+    run = start if way in WAYS else partial(launch, configuration=way)
+    ended = run(cases, processes, world)
     succeed(ended)
     for name in CASES:
         assert_same(one / name, world / way / name)
         assert read_json(world / way / name / "run.json")["results"]["processes"] == processes
-    if processes == 2:
-        # Only the first process prints and writes.
-        assert "The aligned model is in" in ended[0].stdout
-        assert ended[1].stdout == ""
+    # Only the first process prints and writes.
+    told = "".join(process.stdout for process in ended)
+    aligned = [name for name, known in CASES.items() if known["command"] == "dpo"]
+    assert told.count("The aligned model is in") == len(aligned)
 
 
 def test_fresh_responses_and_what_is_learned_are_those_of_one_process(
@@ -209,20 +229,22 @@ def test_fresh_responses_and_what_is_learned_are_those_of_one_process(
             assert torch.allclose(weight, others[key], rtol=1e-6, atol=1e-8), (name, key)
 
 
-@pytest.mark.parametrize("way", ["two", "fsdp2"])
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
 def test_two_processes_resume(world: Path, tmp_path: Path, way: str) -> None:
     settings = {"batch_size": 2, "accumulation": 1, "max_steps": 6, "evaluations": 2}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     cases = [case(world, "lora", out, **settings) for out in (whole, broken)]
-    succeed(start(cases, 2, tmp_path, VERIDICAL_TEST_WRAPPER=way))
+    succeed(launch(cases, 2, tmp_path, way))
     newest = max((broken / "checkpoints").iterdir(), key=lambda path: int(path.name[11:]))
     (newest / "trained.safetensors").write_bytes(b"torn")
     checkpoint, problems = newest_verified(broken / "checkpoints")
     assert checkpoint is not None
     assert "trained.safetensors" in problems[0]
     assert (checkpoint / "rng_state_1.pth").is_file()  # the second process's own
+    # Sharded, the optimiser has a file for each process, and only then.
+    assert len(list(checkpoint.rglob("optimizer_*.pt"))) == (2 if way == "fsdp2" else 0)
     again = [case(world, "lora", broken, resume="true", **settings)]
-    succeed(start(again, 2, tmp_path, VERIDICAL_TEST_WRAPPER=way))
+    succeed(launch(again, 2, tmp_path, way))
     weights, others = (
         load_file(folder / "model" / "model.safetensors") for folder in (whole, broken)
     )
