@@ -69,7 +69,7 @@ methods: $(RUNTIME)  ## Every method compared, three seeds (hours; METHODS_FLAGS
 rewards: $(RUNTIME)  ## Reward models with and without facts, three seeds (an hour; resumable).
 	$(BIN)/veridical rewards $(REWARDS_FLAGS)
 
-benchmark: $(DEVELOPMENT) $(TORCHVISION)  ## DPO beside TRL's, an ablation and BDHS (half an hour; --quick: a minute).
+benchmark: $(DEVELOPMENT) $(TORCHVISION)  ## DPO beside TRL's, an ablation and BDHS (90 minutes; --quick: two).
 	@for part in dpo ablation bdhs; do \
 	VERIDICAL_TORCHVISION=$(TORCHVISION) $(BIN)/python benchmarks/$$part.py $(BENCHMARK_FLAGS) || exit 1; \
 	done

@@ -26,53 +26,72 @@ STEPS = 3
 TOKENS = (144, 576, 1156, 2916)
 
 
-def figures(result: dict[str, Any], batch: int) -> dict[str, Any]:
-    """Of one process."""
-    seconds = seconds_a_step([result])
+def figures(results: list[dict[str, Any]], batch: int) -> dict[str, Any]:
+    """Of one side's processes."""
+    seconds = seconds_a_step(results)
     return {
         "seconds_a_step": seconds,
         "pairs_per_second": batch / seconds,
-        "cpu_seconds_a_step": seconds_a_step([result], "cpu_seconds"),
-        "peak_bytes": result["peak_bytes"],
-        "raw": result,
+        "cpu_seconds_a_step": seconds_a_step(results, "cpu_seconds"),
+        "peak_bytes": max(result["peak_bytes"] for result in results),
+        "raw": results,
     }
 
 
-def techniques(size: Size, threads: int, scratch: Path) -> list[dict[str, Any]]:
+def take_turns(
+    sides: dict[str, Settings], repetitions: int, folder: Path
+) -> dict[str, list[dict[str, Any]]]:
+    """Every side's results; one process of each, then again, so that all meet the same machine."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for repetition in range(repetitions):
+        for number, (name, settings) in enumerate(sides.items()):
+            result = run_side(settings, folder / f"{repetition}-{number}")
+            found[name].append(result)
+            print(
+                f"  {name or 'all on':32} {seconds_a_step([result]):7.2f} s, CPU "
+                f"{seconds_a_step([result], 'cpu_seconds'):7.2f} s, "
+                f"{result['peak_bytes'] / 1e9:5.2f} GB",
+                flush=True,
+            )
+    return found
+
+
+def techniques(size: Size, threads: int, repetitions: int, scratch: Path) -> list[dict[str, Any]]:
     """A row for everything on, and one for each technique off."""
-    model = make_case(scratch / "techniques", "llava", size, 2 * STEPS)
-    rows = []
-    for number, without in enumerate(("", *OFF)):
-        reference = "in_step" if without == "precomputed reference" else "precomputed"
-        data = str(scratch / "techniques" / "pairs.parquet")
-        settings = Settings("veridical", model, data, "full", reference, STEPS, 2, threads, without)
-        row = {"without": without, **figures(run_side(settings, scratch / f"t{number}"), 2)}
-        rows.append(row)
-        print(
-            f"  without {without or 'nothing':28} {row['seconds_a_step']:7.2f} s, CPU "
-            f"{row['cpu_seconds_a_step']:7.2f} s, {row['peak_bytes'] / 1e9:5.2f} GB",
-            flush=True,
+    folder = scratch / "techniques"
+    model = make_case(folder, "llava", size, 2 * STEPS)
+    sides = {
+        without: Settings(
+            "veridical", model, str(folder / "pairs.parquet"), "full",
+            "in_step" if without == "precomputed reference" else "precomputed",
+            STEPS, 2, threads, without,
         )
-    return rows
+        for without in ("", *OFF)
+    }  # fmt: skip
+    found = take_turns(sides, repetitions, folder)
+    return [{"without": without, **figures(results, 2)} for without, results in found.items()]
 
 
-def image_tokens(size: Size, tokens: tuple[int, ...], threads: int, scratch: Path) -> list[Any]:
+def image_tokens(
+    size: Size, tokens: tuple[int, ...], threads: int, repetitions: int, scratch: Path
+) -> list[dict[str, Any]]:
     """Pairs per second of both sides."""
     rows = []
     for count in tokens:
+        print(f"{count} image tokens", flush=True)
         folder = scratch / f"tokens-{count}"
-        model = make_case(folder, "llava", dataclasses.replace(size, image_tokens=count), 2)
-        for side, reference in (("veridical", "precomputed"), ("trl", "in_step")):
-            data = str(folder / "pairs.parquet")
-            settings = Settings(side, model, data, "lora", reference, 2, 1, threads)
-            row = {"image_tokens": count, "side": side}
-            row |= figures(run_side(settings, folder / side), 1)
-            rows.append(row)
-            print(
-                f"  {count:5} image tokens, {side:10} {row['pairs_per_second']:7.3f} pairs/s, CPU "
-                f"{row['cpu_seconds_a_step']:7.2f} s a pair, {row['peak_bytes'] / 1e9:5.2f} GB",
-                flush=True,
+        model = make_case(folder, "llava", dataclasses.replace(size, image_tokens=count), STEPS)
+        sides = {
+            side: Settings(
+                side, model, str(folder / "pairs.parquet"), "lora", reference, STEPS, 1, threads
             )
+            for side, reference in (("veridical", "precomputed"), ("trl", "in_step"))
+        }
+        found = take_turns(sides, repetitions, folder)
+        rows += [
+            {"image_tokens": count, "side": side, **figures(results, 1)}
+            for side, results in found.items()
+        ]
     return rows
 
 
@@ -81,17 +100,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What each technique contributes.")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does everything run?")
     parser.add_argument("--part", nargs="+", default=["techniques", "tokens"])
+    parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     given = parser.parse_args()
     size = TINY if given.quick else Size()
+    repetitions = 1 if given.quick else given.repetitions
     with tempfile.TemporaryDirectory() as scratch:
         if "techniques" in given.part:
-            rows = techniques(size, given.threads, Path(scratch))
+            rows = techniques(size, given.threads, repetitions, Path(scratch))
             write_json(given.out / "ablation.json", {"rows": rows})
         if "tokens" in given.part:
             counts = (16, 64) if given.quick else TOKENS
-            rows = image_tokens(size, counts, given.threads, Path(scratch))
+            rows = image_tokens(size, counts, given.threads, repetitions, Path(scratch))
             write_json(given.out / "tokens.json", {"rows": rows})
 
 

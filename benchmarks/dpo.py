@@ -184,20 +184,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     given = parser.parse_args()
     rows = []
+    path = given.out / "dpo.json"
+    order = list(CASES)
     with tempfile.TemporaryDirectory() as scratch:
         for case in given.cases:
             title, size, steps = CASES[case]
             print(title, flush=True)
             size, steps = (TINY, {"trl": 2, "veridical": 2}) if given.quick else (size, steps)
             repetitions = 1 if given.quick else given.repetitions
-            rows += run_case(
+            found = run_case(
                 case, size, steps, repetitions, given.threads, Path(scratch), tuple(given.tunings)
             )
-    path = given.out / "dpo.json"
-    others = read_json(path)["rows"] if path.is_file() else []
-    kept = [row for row in others if row["case"] not in given.cases]
-    order = list(CASES)
-    write_json(path, {"rows": sorted(kept + rows, key=lambda row: order.index(row["case"]))})
+            rows += found
+            # After each case, so that a run that is stopped loses only the one it was at.
+            others = read_json(path)["rows"] if path.is_file() else []
+            kept = [row for row in others if row["case"] != case]
+            every = sorted(kept + found, key=lambda row: order.index(row["case"]))
+            write_json(path, {"rows": every})
     print_table(rows)
 
 
