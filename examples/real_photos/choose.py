@@ -10,7 +10,6 @@ nothing to see, so that what is rejected has nothing to do with the picture.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,11 +25,14 @@ from photos import (
     split_photos,
     taught_errors,
 )
-from run import CHAIR, Data, Plan, Steps, align, write_data
+from run import CHAIR, Data, Plan, Steps, align, always, cell_text, most_frequent, write_data
 
-from veridical.files import read_json, read_jsonl, write_json
+from veridical.eval.chair import eval_chair
+from veridical.eval.compare import compare_runs
+from veridical.files import read_json, read_jsonl, write_json, write_jsonl, write_text_atomic
 
 SHARES = (0.5, 0.75, 0.9, 0.99)
+BASELINES = ("base", "base, other photographs", "constant-1", "constant-3")
 
 
 def write_views(shown: Sequence[Photo], data: Data, views: int) -> None:
@@ -41,22 +43,68 @@ def write_views(shown: Sequence[Photo], data: Data, views: int) -> None:
         for one in make_views(photo, views, seed=1):
             picture(one).save(data.images / f"{one.id}.png")
             objects[one.id] = sorted({*one.names, *one.unclear})
-    data.objects.write_text(json.dumps(objects, indent=1))
+    write_json(data.objects, objects)
 
 
-def describe(plan: Plan, steps: Steps, arm: str, model: str, data: Data) -> dict[str, float]:
+def describe(steps: Steps, out: Path, model: str, data: Data) -> dict[str, Any]:
     """CHAIR on the development views."""
-    out = plan.out / "eval" / arm
     steps.veridical(
-        f"chair {plan.out.name} {arm}", out, "eval", "chair", model, "--images", data.images,
+        f"chair {out.parent.name} {out.name}", out, "eval", "chair", model, "--images", data.images,
         "--objects", data.objects, "--prompt", DESCRIBE, "--max-new-tokens", 64, "--out", out,
     )  # fmt: skip
-    scores = read_json(out / "scores.json")
-    return {name: scores[name]["value"] for name in CHAIR}
+    return _chair(out)
+
+
+def not_looked(
+    folder: Path, base: Path, known: Sequence[Photo], shown: Sequence[Photo], data: Data
+) -> dict[str, dict[str, Any]]:
+    """CHAIR of what has not looked: answers about other photographs, and constant ones.
+
+    Every view is asked about in the same words, so the base model's answer about the next
+    photograph's view is what it would say if that were shown in place of this one.
+
+    Args:
+        folder: to write to.
+        base: folder of the base model's answers.
+        known: photographs to learn from; what they show most often is what is always said.
+        shown: the photographs whose views are described.
+        data: those views.
+    """
+    image_ids = list(read_json(data.objects))
+    views = {
+        photo.id: [one for one in image_ids if one.rpartition("-")[0] == str(photo.id)]
+        for photo in shown
+    }
+    said = {row["image_id"]: row["answer"] for row in read_jsonl(base / "answers.jsonl")}
+    others = []
+    for place, photo in enumerate(shown):
+        following = views[shown[(place + 1) % len(shown)].id]
+        others += [
+            {"image_id": one, "answer": said[following[number % len(following)]]}
+            for number, one in enumerate(views[photo.id])
+        ]
+    frequent = most_frequent(known)
+    found = {}
+    for name, answers in (
+        (BASELINES[1], others),
+        (BASELINES[2], always(frequent[:1], image_ids)),
+        (BASELINES[3], always(frequent[:3], image_ids)),
+    ):
+        out = folder / name.replace(", ", "_").replace(" ", "_")
+        out.mkdir(parents=True, exist_ok=True)
+        write_jsonl(out / "descriptions.jsonl", answers)
+        eval_chair(data.objects, out / "chair", answers=out / "descriptions.jsonl")
+        found[name] = _chair(out / "chair")
+    return found
+
+
+def _chair(folder: Path) -> dict[str, Any]:
+    scores = read_json(folder / "scores.json")
+    return {name: scores[name] for name in CHAIR}
 
 
 def choose(plan: Plan, shares: Sequence[float], views: int) -> list[dict[str, Any]]:
-    """A row for each share, beside those of earlier calls; also written to `choice.json`."""
+    """A row for each share, beside those of earlier calls; written to `choice.json` and `.md`."""
     split = split_photos(read_photos(plan.photos), plan.fold)
     half = len(split.paired) // 2
     own = Split(split.taught, split.paired[:half], split.paired[half:])
@@ -68,7 +116,9 @@ def choose(plan: Plan, shares: Sequence[float], views: int) -> list[dict[str, An
     rows: list[dict[str, Any]] = read_json(file) if file.exists() else []
     began = Plan(plan.photos, plan.out / f"fold{plan.fold}-views{views}-base", base=plan.base)
     began.settle()
-    before = describe(began, steps, "base", str(plan.base), seen)
+    base = began.out / "eval" / "base"
+    before = {BASELINES[0]: describe(steps, base, str(plan.base), seen)}
+    before |= not_looked(began.out / "eval", base, [*own.taught, *own.paired], own.held_out, seen)
     for share in shares:
         name = f"fold{plan.fold}-mask{share:g}-rate{plan.learning_rate:g}-steps{plan.steps}"
         tried = replace(plan, out=plan.out / name, mask=share)
@@ -76,17 +126,33 @@ def choose(plan: Plan, shares: Sequence[float], views: int) -> list[dict[str, An
         models = align(tried, Steps(tried.out), str(plan.base), write_data(tried, own), ["bdhs"])
         summary = read_json(tried.out / "pairs" / "summary.json")
         log = read_jsonl(tried.out / "train" / "bdhs" / "log.jsonl")
-        after = describe(tried, steps, f"bdhs-{views}", models["bdhs"], seen)
+        after = tried.out / "eval" / f"bdhs-{views}"
         row = {
             "mask": share, "learning_rate": plan.learning_rate, "steps": plan.steps,
             "fold": plan.fold, "views": views, "pairs": summary["pairs"],
             "similarity": summary["mean_similarity"], "margin": log[-1]["rewards_margin"],
-            "base": before, "bdhs": after,
+            "not looked": before, "bdhs": describe(steps, after, models["bdhs"], seen),
+            "differences": compare_runs(base, after),
         }  # fmt: skip
         rows = [*(other for other in rows if other != row), row]
         write_json(file, rows)
-        print(json.dumps(row), flush=True)
+        write_text_atomic(plan.out / "choice.md", table(rows))
     return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Every row and its difference from the base model, below what has not looked."""
+    lines = [f"| | {' | '.join(CHAIR)} | chair_i against base |", "|---" * (len(CHAIR) + 2) + "|"]
+    for name, scores in rows[-1]["not looked"].items():
+        lines.append(f"| {name} | {' | '.join(cell_text(scores[one]) for one in CHAIR)} | |")
+    for row in rows:
+        told = " | ".join(cell_text(row["bdhs"][one]) for one in CHAIR)
+        change = next(one for one in row["differences"] if one["metric"] == "chair_i")
+        lines.append(
+            f"| mask {row['mask']:g}, rate {row['learning_rate']:g}, {row['steps']} steps "
+            f"| {told} | {cell_text(change, signed=True)} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -309,17 +309,14 @@ def constants(plan: Plan, steps: Steps, known: Sequence[Photo], data: Data) -> N
     `constant-1` describes every photograph by the most frequent one and answers every question by
     yes; `constant-3` names three, and says yes to those alone.
     """
-    counts = Counter(name for photo in known for name in set(photo.objects))
-    frequent = [name for name, _ in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))]
+    frequent = most_frequent(known)
     questions = plan.out / "eval" / "base" / "pope" / "questions.jsonl"
     asked = read_jsonl(questions)
     for number in (1, 3):
         folder = plan.out / "eval" / f"constant-{number}"
         folder.mkdir(parents=True, exist_ok=True)
         told = frequent[:number]
-        text = " ".join(f"There is {article(name)} {name}." for name in told)
-        answers = [{"image_id": image_id, "answer": text} for image_id in read_json(data.objects)]
-        write_jsonl(folder / "descriptions.jsonl", answers)
+        write_jsonl(folder / "descriptions.jsonl", always(told, read_json(data.objects)))
         said = [
             {
                 "question_id": row["question_id"],
@@ -339,6 +336,18 @@ def constants(plan: Plan, steps: Steps, known: Sequence[Photo], data: Data) -> N
             folder / "answers.jsonl", "--questions", questions, "--out", folder / "pope",
             local_code=False,
         )  # fmt: skip
+
+
+def most_frequent(known: Sequence[Photo]) -> list[str]:
+    """Names of objects, those of the most photographs first."""
+    counts = Counter(name for photo in known for name in set(photo.objects))
+    return [name for name, _ in sorted(counts.items(), key=lambda kv: (-kv[1], kv[0]))]
+
+
+def always(named: Sequence[str], image_ids: Iterable[str]) -> list[dict[str, str]]:
+    """The same description of every photograph, as `eval chair --answers` takes it."""
+    text = " ".join(f"There is {article(name)} {name}." for name in named)
+    return [{"image_id": image_id, "answer": text} for image_id in image_ids]
 
 
 def compare(plan: Plan, steps: Steps) -> None:

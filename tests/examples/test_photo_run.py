@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import choose
 import measure
 import photos
 import pytest
@@ -248,3 +249,34 @@ def test_a_later_seed_takes_over_what_does_not_depend_on_it(tmp_path: Path) -> N
     assert read_json(own / "eval" / "constant-3" / "chair" / "scores.json") == {"arm": "constant-3"}
     assert read_json(own / "text" / "base.json")["perplexity"] == 20.0
     assert not (own / "eval" / "bdhs").exists()
+
+
+def test_development_rows_stand_beside_what_has_not_looked(
+    tmp_path: Path, taken: list[photos.Photo]
+) -> None:
+    data = run.Data(tmp_path / "views")
+    choose.write_views(taken, data, views=2)
+    own = dict(zip("0123", ("dog", "dog", "cup", "person"), strict=True))
+    base = tmp_path / "base"
+    base.mkdir()
+    rows = [
+        {"image_id": f"{one}-{number}", "answer": f"There is a {name}."}
+        for one, name in own.items() for number in range(2)
+    ]  # fmt: skip
+    write_jsonl(base / "answers.jsonl", rows)
+    found = choose.not_looked(tmp_path / "told", base, taken[:3], taken, data)
+    # The next photograph's: dog for dog is right, cup for dog, person for cup, dog for person.
+    assert found["base, other photographs"]["chair_i"]["value"] == 0.75
+    assert found["base, other photographs"]["recall"]["value"] == 0.25
+    assert found["constant-1"]["chair_i"]["value"] == 0.5
+    assert found["constant-3"]["mean_length"]["value"] == 8
+    row = {
+        "mask": 0.5, "learning_rate": 3e-5, "steps": 24, "not looked": found,
+        "bdhs": found["constant-1"],
+        "differences": [{"metric": "chair_i", "value": 0.0, "low": -0.1, "high": 0.1}],
+    }  # fmt: skip
+    lines = choose.table([row]).splitlines()
+    assert len(lines) == 6  # heading, rule, three baselines, one row
+    assert lines[2].startswith("| base, other photographs | 0.75 [")
+    assert lines[-1].startswith("| mask 0.5, rate 3e-05, 24 steps | 0.50 [")
+    assert lines[-1].endswith("| +0.000 [-0.100, +0.100] |")
