@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,11 +13,13 @@ from PIL import Image
 from veridical import vision_cache
 from veridical.errors import UserError
 from veridical.eval.answers import Query, Settings
+from veridical.eval.compare import compare_runs
 from veridical.eval.pope import eval_pope
-from veridical.eval.pope_auc import auc_estimate, yes_margins
+from veridical.eval.pope_auc import auc_difference, auc_estimate, yes_margins
 from veridical.files import read_json, read_jsonl, write_json
 from veridical.messages import user_message
 from veridical.models import load_policy
+from veridical.randomness import generator
 from veridical.rendering import render_prompt
 
 
@@ -48,6 +51,40 @@ def test_a_blind_model_is_at_one_half_and_shuffling_labels_breaks_it() -> None:
     assert auc_estimate(blind).value == 0.5
     seeing = rows(*((str(i), label, len(label)) for i in range(9) for label in ("yes", "no")))
     assert auc_estimate(seeing).value == 1.0
+
+
+def test_the_difference_of_two_areas_keeps_their_draws_together() -> None:
+    drawn = np.random.default_rng(0).normal(size=(2, 40))
+    arm, baseline = (
+        rows(*((str(i // 4), "yes" if i % 2 else "no", float(margin + i % 2))
+               for i, margin in enumerate(margins)))
+        for margins in drawn
+    )  # fmt: skip
+    found = auc_difference(arm, baseline)
+    own = [auc_estimate(side) for side in (arm, baseline)]
+    assert (found.arm_value, found.baseline_value) == (own[0].value, own[1].value)
+    assert found.arm_value is not None
+    assert found.baseline_value is not None
+    assert found.value == found.arm_value - found.baseline_value
+    assert found.p is None
+    # The slow way: the very rows of the drawn images, ranked anew.
+    slow = []
+    for counts in generator(0, "auc").multinomial(10, np.full(10, 0.1), 10_000)[:300]:
+        areas = []
+        for side in (arm, baseline):
+            taken = [row for row in side for _ in range(counts[int(row["image_id"])])]
+            yes = np.array([row["margin"] for row in taken if row["label"] == "yes"])
+            no = np.array([row["margin"] for row in taken if row["label"] == "no"])
+            areas.append((yes[:, None] > no).mean())
+        slow.append(areas[0] - areas[1])
+    low, high = np.quantile(slow, [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.03)
+    same = auc_difference(arm, arm)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    # By itself the area is uncertain; paired with itself it is not.
+    assert own[0].low is not None
+    assert own[0].high is not None
+    assert own[0].high - own[0].low > 0.1
 
 
 def test_margins_are_the_models_own(tmp_path: Path) -> None:
@@ -129,6 +166,9 @@ def test_evaluation_reports_auc_and_asks_for_names_that_no_image_has(tmp_path: P
     answers = read_jsonl(tmp_path / "out" / "answers.jsonl")
     assert all(isinstance(row["margin"], float) for row in answers)
     assert {row["label"] for row in answers} == {"yes", "no"}
+    found = {row["metric"]: row for row in compare_runs(tmp_path / "out", tmp_path / "out")}
+    assert found["random/auc"]["value"] == found["auc"]["value"] == 0
+    assert found["auc"]["arm_value"] == scores["auc"]["value"]
 
 
 def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:

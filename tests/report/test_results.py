@@ -152,6 +152,9 @@ def test_numbers_are_written_for_people() -> None:
     assert show(None, "percent") == "\N{EM DASH}"
     assert bare(-0.062, "percent", signed=True) == "\N{MINUS SIGN}6.2"
     assert bare(0.00001, "percent", signed=True) == "0.0"
+    assert show(0.79524, "share") == "0.795"
+    assert bare(0.002777, "share", signed=True) == "+0.003"
+    assert bare(-0.0001384, "share", signed=True) == "0.000"
     assert probability(0.00002).endswith("0.001")
     thin = "\N{NARROW NO-BREAK SPACE}"
     assert scientific(1.44e-5) == f"1.4{thin}\N{MULTIPLICATION SIGN}{thin}10\u207b\u2075"

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from veridical.errors import UserError
 from veridical.eval._reward_scores import reward_metrics, reward_sums
 from veridical.eval.chair import chair_metrics, chair_sums
 from veridical.eval.pope import by_split, pope_metrics, pope_sums
+from veridical.eval.pope_auc import auc_difference
 from veridical.eval.scores import number
 from veridical.files import read_json, read_jsonl, write_json
 from veridical.runs import start_run
 from veridical.statistics import ClusterSums, Metric, compare
+
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
 # Options that may differ: who answered, and where files are (that what they say is the same is
 # checked on the judged rows).
@@ -41,12 +44,16 @@ JUDGED = {"details.jsonl": "mentions", "answers.jsonl": "parsed", "rewards.jsonl
 
 @dataclass(frozen=True)
 class Part:
-    """What is compared at once: metrics, a prefix for their names, and both sides' sums."""
+    """What is compared at once: metrics, a prefix for their names, and both sides' sums.
+
+    `margins` are both sides' rows where each has a margin of yes over no, else None.
+    """
 
     prefix: str
     metrics: Sequence[Metric]
     arm: ClusterSums
     baseline: ClusterSums
+    margins: tuple[Rows, Rows] | None = None
 
 
 def eval_compare(baseline: Path, candidate: Path, out: Path, seed: int = 0) -> list[dict[str, Any]]:
@@ -105,9 +112,12 @@ def compare_runs(
     arm_name, baseline_name = arm_name or names[0], baseline_name or names[1]
     rows = []
     for part in _parts(candidate, baseline):
-        for name, found in compare(part.arm, part.baseline, part.metrics, seed).items():
+        found = compare(part.arm, part.baseline, part.metrics, seed)
+        if part.margins:
+            found["auc"] = auc_difference(*part.margins, seed)
+        for name, difference in found.items():
             about = {"metric": part.prefix + name, "arm": arm_name, "baseline": baseline_name}
-            rows.append({**about, **found.as_json()})
+            rows.append({**about, **difference.as_json()})
     return rows
 
 
@@ -146,12 +156,17 @@ def _parts(candidate: Path, baseline: Path) -> list[Part]:
         _refuse_difference(ours, theirs, ("data", "id", "words"), "pairs")
         return [Part("", reward_metrics(), reward_sums(ours), reward_sums(theirs))]
     _refuse_difference(ours, theirs, ("split", "image_id", "question", "label"), "questions")
-    parts = [Part("", pope_metrics(), pope_sums(ours), pope_sums(theirs))]
     own, other = by_split(ours), by_split(theirs)
-    for split in own:
-        sums = pope_sums(own[split]), pope_sums(other[split])
-        parts.append(Part(f"{split}/", pope_metrics(), *sums))
-    return parts
+    return [
+        _pope_part("", ours, theirs),
+        *(_pope_part(f"{split}/", own[split], other[split]) for split in own),
+    ]
+
+
+def _pope_part(prefix: str, ours: Rows, theirs: Rows) -> Part:
+    known = all("margin" in row for rows in (ours, theirs) for row in rows)
+    sums = pope_sums(ours), pope_sums(theirs)
+    return Part(prefix, pope_metrics(), *sums, margins=(ours, theirs) if known else None)
 
 
 def _refuse_difference(

@@ -17,7 +17,7 @@ from veridical.errors import UserError
 from veridical.eval.answers import Query, Settings, load_asked
 from veridical.progress import track
 from veridical.randomness import generator
-from veridical.statistics import LEVEL, RESAMPLES, Estimate, FloatArray
+from veridical.statistics import LEVEL, RESAMPLES, Difference, Estimate, FloatArray, ratio
 
 WORDS = ("Yes", "No")
 
@@ -67,23 +67,65 @@ def auc_estimate(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> Estimate:
         rows: `image_id`, `label` and `margin`; ties count half.
         seed: of the resamples.
     """
-    images = sorted({str(row["image_id"]) for row in rows})
-    wins, yes, no = _won(rows, {image: place for place, image in enumerate(images)})
-    if not yes.sum() or not no.sum():
+    images = _images(rows)
+    value = float(_areas(rows, images, np.ones((1, len(images))))[0])
+    if np.isnan(value):
         note = "undefined: only one of yes and no was asked for"
         return Estimate(None, None, None, len(rows), len(images), note)
-    value = float(wins.sum() / (yes.sum() * no.sum()))
     if len(images) < 2:
         note = "one cluster: an interval needs at least two"
         return Estimate(value, None, None, len(rows), len(images), note)
-    random = generator(seed, "auc")
-    draws = random.multinomial(len(images), np.full(len(images), 1 / len(images)), RESAMPLES)
-    counts = draws.astype(np.float64)
-    pairs = (counts @ yes) * (counts @ no)
-    won = ((counts @ wins) * counts).sum(axis=1)
-    drawn = won[pairs > 0] / pairs[pairs > 0]
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value, float(low), float(high), len(rows), len(images))
+    low, high = _interval(_areas(rows, images, _draws(len(images), seed)))
+    return Estimate(value, low, high, len(rows), len(images))
+
+
+def auc_difference(
+    arm: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]], seed: int = 0
+) -> Difference:
+    """Arm's area minus the baseline's; the interval is of draws of images that both keep.
+
+    There is no p: margins of two models can't be swapped, as only those of one model have an order.
+
+    Args:
+        arm: rows as for `auc_estimate`.
+        baseline: the other model's, of the same images.
+        seed: of the resamples.
+    """
+    images = _images(arm)
+    once, draws = np.ones((1, len(images))), _draws(len(images), seed)
+    ours, theirs = (float(_areas(rows, images, once)[0]) for rows in (arm, baseline))
+    if np.isnan(ours) or np.isnan(theirs):
+        note = "undefined: only one of yes and no was asked for"
+        return Difference(None, None, None, None, None, None, len(images), note)
+    value, low, high, note = ours - theirs, None, None, "one cluster: an interval needs two"
+    if len(images) > 1:
+        low, high = _interval(_areas(arm, images, draws) - _areas(baseline, images, draws))
+        note = ""
+    return Difference(value, low, high, None, ours, theirs, len(images), note)
+
+
+def _images(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return sorted({str(row["image_id"]) for row in rows})
+
+
+def _draws(images: int, seed: int) -> FloatArray:
+    """How often each image is drawn: (resamples, images)."""
+    shares = np.full(images, 1 / images)
+    return generator(seed, "auc").multinomial(images, shares, RESAMPLES).astype(np.float64)
+
+
+def _areas(
+    rows: Sequence[Mapping[str, Any]], images: Sequence[str], counts: FloatArray
+) -> FloatArray:
+    """The area for each row of counts by image; NaN where only one of yes and no is left."""
+    wins, yes, no = _won(rows, {image: place for place, image in enumerate(images)})
+    return ratio(((counts @ wins) * counts).sum(axis=1), (counts @ yes) * (counts @ no))
+
+
+def _interval(drawn: FloatArray) -> tuple[float, float]:
+    defined = drawn[~np.isnan(drawn)]
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def _won(

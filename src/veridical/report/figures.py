@@ -293,7 +293,9 @@ def _metric_plot(metric: str, rows: Mapping[str, Sequence[Value]], results: Resu
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel({"percent": "per cent", "words": "words", "number": ""}[name.unit])
+        axes.set_xlabel(
+            {"percent": "per cent", "words": "words", "share": "", "number": ""}[name.unit]
+        )
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
         axes.margins(x=0.08)
         return Plot(name.label, embed_svg(figure), f"{name.label}: {'; '.join(words)}.")

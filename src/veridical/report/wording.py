@@ -13,7 +13,7 @@ SUPERSCRIPTS = str.maketrans(
     "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
 )
 
-Unit = Literal["percent", "words", "number"]
+Unit = Literal["percent", "words", "share", "number"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class MetricName:
     Attributes:
         label: what it measures, in words.
         technical: what the literature calls it.
-        unit: fractions are shown as per cent.
+        unit: fractions are shown as per cent, or as a `share` of 1 where that is usual.
         better: the direction that is better; None where there is none.
         main: shown in the main table rather than among all metrics.
     """
@@ -55,7 +55,7 @@ METRICS = {
     "pope/auc": MetricName(
         "Yes told from no",
         "POPE, area under the ROC curve",
-        unit="number",
+        unit="share",
         better="higher",
         main=True,
     ),
@@ -146,6 +146,8 @@ def show(value: float | None, unit: Unit, digits: int = 1) -> str:
         return f"{value * 100:.{digits}f}{THIN}%".replace("-", MINUS)
     if unit == "words":
         return f"{value:.{digits}f} words".replace("-", MINUS)
+    if unit == "share":
+        return bare(value, unit)
     return f"{value:.4g}".replace("-", MINUS)
 
 
@@ -155,7 +157,8 @@ def bare(value: float | None, unit: Unit, digits: int = 1, signed: bool = False)
         return "\N{EM DASH}"
     scaled = value * 100 if unit == "percent" else value
     sign = "+" if signed else ""
-    text = f"{scaled:{sign}.{digits}f}" if unit != "number" else f"{scaled:{sign}.4g}"
+    form = {"share": ".3f", "number": ".4g"}.get(unit, f".{digits}f")
+    text = format(scaled, sign + form)
     if signed and float(text) == 0:
         text = text.lstrip("+-")
     return text.replace("-", MINUS)
@@ -188,7 +191,7 @@ def probability(p: float | None) -> str:
 
 def points(unit: Unit) -> str:
     """What a difference is counted in."""
-    return {"percent": "points", "words": "words", "number": ""}[unit]
+    return {"percent": "points", "words": "words", "share": "", "number": ""}[unit]
 
 
 def duration(seconds: float | None) -> str:
