@@ -22,14 +22,15 @@ from photos import (
     make_views,
     picture,
     read_photos,
+    refuse_taught,
     split_photos,
     taught_errors,
 )
 from run import CHAIR, Data, Plan, Steps, align, always, cell_text, most_frequent, write_data
 
-from veridical.eval.chair import eval_chair
-from veridical.eval.compare import compare_runs
+from veridical.eval.chair import chair_metrics, chair_sums, eval_chair
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl, write_text_atomic
+from veridical.statistics import ClusterSums, compare, estimate
 
 SHARES = (0.5, 0.75, 0.9, 0.99)
 BASELINES = ("base", "base, other photographs", "constant-1", "constant-3")
@@ -46,13 +47,24 @@ def write_views(shown: Sequence[Photo], data: Data, views: int) -> None:
     write_json(data.objects, objects)
 
 
-def describe(steps: Steps, out: Path, model: str, data: Data) -> dict[str, Any]:
-    """CHAIR on the development views."""
+def describe(steps: Steps, out: Path, model: str, data: Data) -> None:
+    """Have the development views described."""
     steps.veridical(
         f"chair {out.parent.name} {out.name}", out, "eval", "chair", model, "--images", data.images,
         "--objects", data.objects, "--prompt", DESCRIBE, "--max-new-tokens", 64, "--out", out,
     )  # fmt: skip
-    return _chair(out)
+
+
+def by_photograph(folder: Path) -> ClusterSums:
+    """CHAIR's counts by photograph, as views of one are not independent."""
+    details = read_jsonl(folder / "details.jsonl")
+    return chair_sums([{**row, "image_id": row["image_id"].rpartition("-")[0]} for row in details])
+
+
+def score(folder: Path) -> dict[str, Any]:
+    """CHAIR of descriptions of views; intervals are over photographs."""
+    found = estimate(by_photograph(folder), chair_metrics())
+    return {name: found[name].as_json() for name in CHAIR}
 
 
 def not_looked(
@@ -94,13 +106,8 @@ def not_looked(
         out.mkdir(parents=True, exist_ok=True)
         write_jsonl(out / "descriptions.jsonl", answers)
         eval_chair(data.objects, out / "chair", answers=out / "descriptions.jsonl")
-        found[name] = _chair(out / "chair")
+        found[name] = score(out / "chair")
     return found
-
-
-def _chair(folder: Path) -> dict[str, Any]:
-    scores = read_json(folder / "scores.json")
-    return {name: scores[name] for name in CHAIR}
 
 
 def choose(plan: Plan, shares: Sequence[float], views: int) -> list[dict[str, Any]]:
@@ -108,6 +115,7 @@ def choose(plan: Plan, shares: Sequence[float], views: int) -> list[dict[str, An
     split = split_photos(read_photos(plan.photos), plan.fold)
     half = len(split.paired) // 2
     own = Split(split.taught, split.paired[:half], split.paired[half:])
+    refuse_taught(own.held_out, str(plan.base))
     seen = Data(plan.out / f"fold{plan.fold}-views{views}")
     if not seen.objects.exists():
         write_views(own.held_out, seen, views)
@@ -117,7 +125,8 @@ def choose(plan: Plan, shares: Sequence[float], views: int) -> list[dict[str, An
     began = Plan(plan.photos, plan.out / f"fold{plan.fold}-views{views}-base", base=plan.base)
     began.settle()
     base = began.out / "eval" / "base"
-    before = {BASELINES[0]: describe(steps, base, str(plan.base), seen)}
+    describe(steps, base, str(plan.base), seen)
+    before = {BASELINES[0]: score(base)}
     before |= not_looked(began.out / "eval", base, [*own.taught, *own.paired], own.held_out, seen)
     for share in shares:
         name = f"fold{plan.fold}-mask{share:g}-rate{plan.learning_rate:g}-steps{plan.steps}"
@@ -127,12 +136,13 @@ def choose(plan: Plan, shares: Sequence[float], views: int) -> list[dict[str, An
         summary = read_json(tried.out / "pairs" / "summary.json")
         log = read_jsonl(tried.out / "train" / "bdhs" / "log.jsonl")
         after = tried.out / "eval" / f"bdhs-{views}"
+        describe(steps, after, models["bdhs"], seen)
+        change = compare(by_photograph(after), by_photograph(base), chair_metrics())
         row = {
             "mask": share, "learning_rate": plan.learning_rate, "steps": plan.steps,
             "fold": plan.fold, "views": views, "pairs": summary["pairs"],
             "similarity": summary["mean_similarity"], "margin": log[-1]["rewards_margin"],
-            "not looked": before, "bdhs": describe(steps, after, models["bdhs"], seen),
-            "differences": compare_runs(base, after),
+            "not looked": before, "bdhs": score(after), "change": change["chair_i"].as_json(),
         }  # fmt: skip
         rows = [*(other for other in rows if other != row), row]
         write_json(file, rows)
@@ -141,16 +151,16 @@ def choose(plan: Plan, shares: Sequence[float], views: int) -> list[dict[str, An
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Every row and its difference from the base model, below what has not looked."""
+    """The last row and others of its fold and views, below the base and what has not looked."""
+    same = [row for row in rows if all(row[k] == rows[-1][k] for k in ("fold", "views"))]
     lines = [f"| | {' | '.join(CHAIR)} | chair_i against base |", "|---" * (len(CHAIR) + 2) + "|"]
     for name, scores in rows[-1]["not looked"].items():
         lines.append(f"| {name} | {' | '.join(cell_text(scores[one]) for one in CHAIR)} | |")
-    for row in rows:
+    for row in same:
         told = " | ".join(cell_text(row["bdhs"][one]) for one in CHAIR)
-        change = next(one for one in row["differences"] if one["metric"] == "chair_i")
         lines.append(
             f"| mask {row['mask']:g}, rate {row['learning_rate']:g}, {row['steps']} steps "
-            f"| {told} | {cell_text(change, signed=True)} |"
+            f"| {told} | {cell_text(row['change'], signed=True)} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -51,8 +51,9 @@ def lessons_of(
 ) -> list[Lesson]:
     """A description, a number, and questions of which yes and no count the same.
 
-    Three of four objects that are not there are drawn from what the batch's other pictures show,
-    so that no answer can be told from how common an object is; the fourth from all names.
+    Objects that are not there are drawn from what the batch's other pictures show, so that no
+    answer can be told from how common an object is; a fourth from all names. Numbers are asked
+    for where there are boxes to count.
 
     Args:
         shown: the view.
@@ -63,7 +64,7 @@ def lessons_of(
     """
     random = generator(seed, "lessons", shown.id)
     lessons = [Lesson(DESCRIBE, description(shown), 3.0)]
-    if shown.counts:
+    if shown.counts and shown.photo.boxes:
         name, count = shown.counts[int(random.integers(len(shown.counts)))]
         answer = number_word(count).capitalize() + "."
         lessons.append(Lesson(how_many(name), answer, 0.5))

@@ -1,8 +1,8 @@
 """Photographs with what is in them: split, cut into views, described and asked about.
 
-A photograph's line is `{"image_id", "file", "objects"}`; it is known by its file's name. With
-`boxes` too, lines `[name, centre x, centre y, width, height]` in shares of the picture, it can be
-learned from: crops and flips are views of their own, whose labels are cut out of the boxes again.
+A photograph's line is `{"file", "objects"}`; it is known by its file's name. With `boxes` too,
+lines `[name, centre x, centre y, width, height]` in shares of the picture, it can be learned from:
+crops and flips are views of their own, whose labels are cut out of the boxes again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from veridical.errors import UserError
-from veridical.files import hash_file, read_jsonl
+from veridical.files import hash_file, read_json, read_jsonl
 from veridical.randomness import generator
 from veridical.vocabulary import Vocabulary, read_vocabulary
 
@@ -123,15 +123,17 @@ def read_photos(path: Path) -> list[Photo]:
     Names may be synonyms of COCO's.
 
     Raises:
-        UserError: a line lacks something, an image is missing or listed twice, a name is not known,
-            or a box is not in shares of the picture.
+        UserError: a line lacks something, a photograph is missing, can't be read or is listed
+            twice, a name is not known, a box is not in shares of the picture, or what it shows is
+            not among the objects.
     """
     photos: dict[str, Photo] = {}
+    files: dict[str, Path] = {}
     words = read_vocabulary(None)
     for number, row in enumerate(read_jsonl(path), start=1):
         where = f"{path}, line {number}"
         if not isinstance(row, dict) or not {"file", "objects"} <= row.keys():
-            raise UserError(f'{where}: needs {{"image_id", "file", "objects"}}.')
+            raise UserError(f'{where}: needs {{"file", "objects"}}.')
         file = path.parent / str(row["file"])
         if not file.is_file():
             raise UserError(f"{where}: there is no {file}.")
@@ -140,9 +142,22 @@ def read_photos(path: Path) -> list[Photo]:
                 f"{where}: {file} has the name of {photos[file.stem].file}. Photographs are known "
                 "by their files' names; give each its own, and list it once."
             )
-        listed = row["chair_objects"] if "chair_objects" in row else row["objects"]
+        twin = files.setdefault(hash_file(file), file)
+        if twin != file:
+            raise UserError(
+                f"{where}: {file} is the same picture as {twin}. List it once: else it could be "
+                "both learned from and evaluated on."
+            )
+        _refuse_unreadable(file, where)
+        listed = _list(row, "chair_objects" if "chair_objects" in row else "objects", where)
         objects = tuple(dict.fromkeys(_known(name, words, where) for name in listed))
-        boxes = tuple(_box(box, words, where) for box in row.get("boxes", []))
+        boxes = tuple(_box(box, words, where) for box in _list(row, "boxes", where))
+        alone = sorted({box.name for box in boxes} - {*objects})
+        if alone:
+            raise UserError(
+                f"{where}: there is a box of {alone[0]!r}, which is not among the objects. "
+                "List everything that is there."
+            )
         photos[file.stem] = Photo(file.stem, file, objects, boxes)
     if not photos:
         raise UserError(f"{path} lists no photographs.")
@@ -162,6 +177,37 @@ def refuse_known(seen: Sequence[Photo], known: Sequence[Photo]) -> None:
             f"{len(both)} of the {len(seen)} photographs to evaluate on are learned from (the "
             f"first: {both[0][0].file} is {both[0][1].file}). Leave them out of one list."
         )
+
+
+def refuse_taught(seen: Sequence[Photo], base: str) -> None:
+    """Refuse to evaluate on what a model made by `teach.py` was taught.
+
+    Raises:
+        UserError: a photograph is among those, by its bytes.
+    """
+    record = Path(base) / "teach.json"
+    learned = set(read_json(record).get("taught", [])) if record.is_file() else set()
+    both = [photo for photo in seen if hash_file(photo.file) in learned]
+    if both:
+        raise UserError(
+            f"{base} was taught {len(both)} of the {len(seen)} photographs to evaluate on (the "
+            f"first: {both[0].file}). Take the --fold that it was taught with, or others."
+        )
+
+
+def _list(row: dict[str, Any], name: str, where: str) -> list[Any]:
+    found = row.get(name, [])
+    if not isinstance(found, list):
+        raise UserError(f"{where}: {name!r} is a list, not {found!r}; [] if there is nothing.")
+    return found
+
+
+def _refuse_unreadable(file: Path, where: str) -> None:
+    try:
+        with Image.open(file) as opened:
+            opened.load()
+    except OSError as error:
+        raise UserError(f"{where}: {file} can't be read as a picture ({error}).") from None
 
 
 def _known(name: object, words: Vocabulary, where: str) -> str:
@@ -350,7 +396,12 @@ def write_pictures(photos: Sequence[Photo], folder: Path, shuffled: bool = False
 
     Under the next one's name every answer is about another photograph than the one that it is
     scored by: what is still right then was not seen.
+
+    Raises:
+        UserError: there is no next one.
     """
+    if shuffled and len(photos) < 2:
+        raise UserError("One photograph can't be exchanged for another; evaluate on two or more.")
     folder.mkdir(parents=True, exist_ok=True)
     named = sorted(photos, key=lambda photo: photo.id)
     for place, photo in enumerate(named):

@@ -32,6 +32,7 @@ from photos import (
     picture,
     read_photos,
     refuse_known,
+    refuse_taught,
     split_photos,
     taught_errors,
     write_objects,
@@ -115,23 +116,28 @@ class Plan:
         """
         if self.accumulation not in (1, 2, 4, 8):
             raise UserError(f"--accumulation is {self.accumulation}; give 1, 2, 4 or 8.")
-        lists = [self.photos, *([self.evaluate_on] if self.evaluate_on else [])]
-        for path in lists:
-            require_file(path, "--photos" if path == self.photos else "--evaluate-on")
+        lists = {"--photos": self.photos, "--evaluate-on": self.evaluate_on}
+        for option, path in lists.items():
+            if path:
+                require_file(path, option)
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         # What is only asked more often, and where things are, changes no result.
         for name in (
             "out", "photos", "parts", "evaluate_on", "shuffled", "vision_cache", "accumulation",
         ):  # fmt: skip
             del fields[name]
-        plan = fields | {f"hash of {path.name}": hash_file(path) for path in lists}
+        plan = fields | {
+            f"hash of {option}": hash_file(path) if path else None for option, path in lists.items()
+        }
         file = self.out / "plan.json"
         before = read_json(file) if file.exists() else plan
-        changed = sorted(name for name in plan if plan[name] != before.get(name))
+        changed = sorted(name for name in plan | before if plan.get(name) != before.get(name))
         if changed:
             raise UserError(
                 f"{self.out} was begun with another "
-                + ", ".join(f"{name} ({before.get(name)}, now {plan[name]})" for name in changed)
+                + ", ".join(
+                    f"{name} ({before.get(name)}, now {plan.get(name)})" for name in changed
+                )
                 + ". Name another folder with --out, or go back to those options."
             )
         self.out.mkdir(parents=True, exist_ok=True)
@@ -215,19 +221,24 @@ def write_data(plan: Plan, split: Split) -> Data:
     if plan.evaluate_on:
         seen = read_photos(plan.evaluate_on)
         refuse_known(seen, [*split.taught, *split.paired])
+    if plan.base:
+        refuse_taught(seen, plan.base)
     if data.conversations.is_file():
         return data
     write_pictures(seen, data.images)
     write_pictures(seen, data.shuffled, shuffled=True)
     write_objects(seen, data.objects)
-    rows = []
+    rows, empty = [], 0
     for photo in split.paired:
         for shown in make_views(photo, plan.pair_views, plan.seed):
-            if shown.counts:
+            if not shown.counts:
+                empty += 1
+            else:
                 file = data.folder / "pair_images" / f"{shown.id}.png"
                 file.parent.mkdir(exist_ok=True)
                 picture(shown).save(file)
                 rows.append(conversation(shown, file.relative_to(data.folder)))
+    print(f"{len(rows)} views to make pairs of; {empty} more show nothing to name.", flush=True)
     write_jsonl(data.conversations, rows)
     return data
 
@@ -406,11 +417,15 @@ def summarise(plan: Plan, perplexities: dict[str, float]) -> str:
     alone = perplexities.get("language model alone")
     if alone:
         lines += ["", f"Perplexity of the language model alone: {alone:.1f}."]
+    lines += ["", *proofs(plan)]
     table = "\n".join(lines) + "\n"
     write_json(
         plan.out / "results.json",
-        {"rows": rows, "perplexity": perplexities, "fold": plan.fold, "seed": plan.seed},
-    )
+        {
+            "rows": rows, "perplexity": perplexities, "proofs": proofs(plan), "fold": plan.fold,
+            "seed": plan.seed,
+        },
+    )  # fmt: skip
     write_text_atomic(plan.out / "results.md", table)
     return table
 
@@ -420,18 +435,19 @@ def _rank(name: str) -> int:
 
 
 def cell_text(score: Mapping[str, Any] | None, signed: bool = False) -> str:
-    """A score, or a difference, with its interval where it has one."""
+    """A score, or a difference, with its interval and its p where it has them."""
     if score is None or score["value"] is None:
         return ""
     form = "+.3f" if signed else ".2f"
     value = format(score["value"], form)
     if score["low"] is None:
         return value
-    return f"{value} [{score['low']:{form}}, {score['high']:{form}}]"
+    p = f" p {score['p']:.2g}" if score.get("p") is not None else ""
+    return f"{value} [{score['low']:{form}}, {score['high']:{form}}]{p}"
 
 
-def proofs(plan: Plan) -> str:
-    """Which of the five proofs passed, for each training run."""
+def proofs(plan: Plan) -> list[str]:
+    """Which of the five proofs passed, a line for each training run."""
     told = []
     for arm in ("sft", "bdhs"):
         rows = read_json(plan.out / "train" / arm / "proofs.json")
@@ -442,7 +458,7 @@ def proofs(plan: Plan) -> str:
             for row in rows
         )
         told.append(f"Proofs of {arm}: {words}.")
-    return "\n".join(told)
+    return told
 
 
 def measure_arms(plan: Plan, steps: Steps) -> str:
@@ -475,7 +491,7 @@ def run(plan: Plan) -> None:
     page = plan.out / "report.html"
     page.unlink(missing_ok=True)
     steps.veridical("report", page, "report", *folders, "--out", page, local_code=False)
-    print(f"\n{table}\n{proofs(plan)}\nDone in {time.monotonic() - steps.began:.0f} s: {page}")
+    print(f"\n{table}\nDone in {time.monotonic() - steps.began:.0f} s: {page}")
 
 
 def main() -> None:

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -42,19 +41,20 @@ from photos import (
     taught_errors,
     view,
 )
-from text import chunks, documentation
+from text import chunks
 from torch import Tensor, nn
 from torch.nn import functional
 
 from veridical.errors import UserError
-from veridical.files import write_json
+from veridical.files import hash_file, write_json
 from veridical.local_code import import_file
 from veridical.models import load_policy
 from veridical.randomness import generator
 from veridical.vocabulary import read_vocabulary
 
 HERE = Path(__file__).parent
-DOCS = HERE.parents[1] / "docs"
+PROSE = HERE / "prose.txt"
+"""What the model is held to: prose of this repository's pages, kept as it was."""
 ATTENTION = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj)"
 
 
@@ -262,9 +262,11 @@ def teach(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [course.rate, course.projector_rate], total_steps=steps + 1, pct_start=0.05
     )
-    prose = list(chunks(policy.processor.tokenizer, documentation(DOCS), course.text_tokens))
-    if course.text_weight > 0 and not prose:
-        raise UserError(f"{DOCS} has no prose to hold the model to; set --text-weight 0.")
+    prose = list(
+        chunks(
+            policy.processor.tokenizer, PROSE.read_text(encoding="utf-8"), course.text_tokens
+        )
+    )  # fmt: skip
     log: list[dict[str, float]] = []
     began = time.monotonic()
     for step in range(steps):
@@ -353,8 +355,8 @@ def run(given: argparse.Namespace, course: Course) -> None:
     policy = load_policy(str(given.model))
     names = sorted(read_vocabulary(None).names)
     split = split_photos(read_photos(given.photos), given.fold)
-    views = [one for photo in split.taught for one in make_views(photo, course.views, course.seed)]
-    views = [one for one in views if one.counts]
+    made = [one for photo in split.taught for one in make_views(photo, course.views, course.seed)]
+    views = [one for one in made if one.counts]
     if len(views) < course.batch or not split.paired:
         raise UserError(
             f"{len(split.taught)} photographs give {len(views)} views with something to name, and "
@@ -363,7 +365,8 @@ def run(given: argparse.Namespace, course: Course) -> None:
     dev = look(policy, [view(p, (0.0, 0.0, 1.0, 1.0), False) for p in split.paired])
     seen = look(policy, views)
     print(
-        f"{len(views)} views of {len(split.taught)} photographs, {time.monotonic() - began:.0f} s"
+        f"{len(views)} views of {len(split.taught)} photographs ({len(made) - len(views)} others "
+        f"show nothing to name), {time.monotonic() - began:.0f} s"
     )
     words = name_embeddings(policy, names, parts.imagenet_names())
     fitted = fit_projector(policy, seen, words, parts, course)
@@ -377,7 +380,7 @@ def run(given: argparse.Namespace, course: Course) -> None:
         "photographs": len(split.taught),
         "views": len(views),
         "projector_loss": fitted,
-        "prose": hashlib.sha256(documentation(DOCS).encode()).hexdigest(),
+        "taught": [hash_file(photo.file) for photo in split.taught],
         "seconds": round(time.monotonic() - began, 1),
         "threads": torch.get_num_threads(),
         "log": log,

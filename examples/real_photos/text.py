@@ -18,7 +18,7 @@ import torch
 from photos import taught_errors
 from torch import Tensor
 
-from veridical.files import write_json
+from veridical.files import require_file, write_json
 from veridical.local_code import import_file
 from veridical.models import load_policy
 
@@ -29,17 +29,6 @@ ENGLISH = HERE / "english.txt"
 def paragraphs(text: str) -> list[str]:
     """The text's paragraphs, each on one line."""
     return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
-
-
-def documentation(folder: Path) -> str:
-    """The prose of Markdown pages: no code, no tables, no headings, no lists."""
-    kept = []
-    for page in sorted(folder.glob("*.md")):
-        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
-        for part in paragraphs(text):
-            if part[0] not in "#|-<!" and len(part.split()) > 12:
-                kept.append(re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", part))
-    return "\n\n".join(kept)
 
 
 @torch.no_grad()
@@ -76,6 +65,7 @@ def main() -> None:
     given = reader.parse_args()
     import_file(HERE / "tower.py")
     with taught_errors():
+        require_file(given.text, "--text")
         policy = load_policy(given.model)
     text = given.text.read_text(encoding="utf-8")
     found = perplexity(policy.model, policy.processor.tokenizer, text)

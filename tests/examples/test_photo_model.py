@@ -246,14 +246,6 @@ def test_perplexity_of_a_uniform_model_is_its_vocabulary() -> None:
     assert text.paragraphs("a\nb\n\n c \n") == ["a b", "c"]
 
 
-def test_documentation_keeps_prose_alone(tmp_path: Path) -> None:
-    prose = "One two three four five six seven eight nine ten eleven twelve [thirteen](x.md) `f`."
-    page = f"# Title\n\n{prose}\n\n```\ncode\n```\n\n| a | b |\n\n- a point\n"
-    (tmp_path / "page.md").write_text(page)
-    kept = text.documentation(tmp_path)
-    assert kept == prose.replace("[thirteen](x.md)", "thirteen").replace("`", "")
-
-
 def test_batches_hold_views_of_like_length() -> None:
     lengths = [i % 7 for i in range(100)]
     found = lessons.batches(lengths, 8, 0, 0)

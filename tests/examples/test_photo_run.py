@@ -10,12 +10,14 @@ from typing import Any
 import choose
 import measure
 import photos
+import pooled
 import pytest
 import run
 from PIL import Image
 
 from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.eval.chair import eval_chair
+from veridical.files import hash_file, read_json, read_jsonl, write_json, write_jsonl
 
 
 @pytest.fixture
@@ -68,8 +70,33 @@ def test_results_of_another_plan_are_not_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"begun with another mask \(0.5, now 0.9\)"):
         dataclasses.replace(plan, mask=0.9).settle()
     (tmp_path / "photos.jsonl").write_text("[]")
-    with pytest.raises(UserError, match=r"another hash of photos.jsonl"):
+    with pytest.raises(UserError, match=r"another hash of --photos"):
         plan.settle()
+
+
+def test_another_list_of_the_same_name_is_another_plan(tmp_path: Path) -> None:
+    for folder in ("mine", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "photos.jsonl").write_text(folder)
+    mine, other = tmp_path / "mine" / "photos.jsonl", tmp_path / "other" / "photos.jsonl"
+    plan = run.Plan(mine, tmp_path / "out", evaluate_on=other)
+    plan.settle()
+    with pytest.raises(UserError, match=r"another hash of --evaluate-on \(\w{64}, now None\)"):
+        dataclasses.replace(plan, evaluate_on=None).settle()
+    with pytest.raises(UserError, match=r"another hash of --photos"):
+        dataclasses.replace(plan, photos=other).settle()
+
+
+def test_a_model_is_not_evaluated_on_what_it_was_taught(
+    tmp_path: Path, taken: list[photos.Photo]
+) -> None:
+    base = tmp_path / "base"
+    write_json(base / "teach.json", {"taught": [hash_file(taken[3].file)]})
+    photos.refuse_taught(taken[:3], str(base))
+    photos.refuse_taught(taken, "a/hub-name")
+    plan = run.Plan(tmp_path / "p.jsonl", tmp_path / "out", base=str(base))
+    with pytest.raises(UserError, match=r"was taught 1 of the 2 photographs .* --fold"):
+        run.write_data(plan, split_of(taken))
 
 
 def test_what_was_learned_from_is_not_evaluated_on(
@@ -86,12 +113,14 @@ def test_what_was_learned_from_is_not_evaluated_on(
 
 
 def test_another_list_is_evaluated_on(tmp_path: Path, taken: list[photos.Photo]) -> None:
-    Image.new("RGB", (40, 30), "blue").save(tmp_path / "new.png")
-    lines = [{"image_id": 0, "file": "new.png", "objects": ["dog"]}]
+    lines = []
+    for name in ("new", "newer"):
+        Image.new("RGB", (40, 30 + len(name)), "blue").save(tmp_path / f"{name}.png")
+        lines.append({"file": f"{name}.png", "objects": ["dog"]})
     write_jsonl(tmp_path / "other.jsonl", lines)
     plan = run.Plan(tmp_path, tmp_path / "out", evaluate_on=tmp_path / "other.jsonl")
     data = run.write_data(plan, split_of(taken))
-    assert read_json(data.objects) == {"new": ["dog"]}
+    assert read_json(data.objects) == {"new": ["dog"], "newer": ["dog"]}
 
 
 @pytest.mark.slow
@@ -126,6 +155,9 @@ def scores(value: float) -> dict[str, Any]:
 
 def test_the_table_has_every_arm_and_its_baselines(tmp_path: Path) -> None:
     plan = run.Plan(tmp_path, tmp_path)
+    for arm in ("sft", "bdhs"):
+        proof = {"name": "start", "passed": True, "applicable": arm == "bdhs"}
+        write_json(tmp_path / "train" / arm / "proofs.json", [proof])
     for arm in ("constant-1", "bdhs", "base-shuffled", "base"):
         folder = tmp_path / "eval" / arm
         write_json(folder / "chair" / "scores.json", {n: scores(0.5) for n in run.CHAIR})
@@ -136,23 +168,28 @@ def test_the_table_has_every_arm_and_its_baselines(tmp_path: Path) -> None:
     assert "0.50 [0.40, 0.60]" in table
     assert "| 21.5 |" in table
     assert "alone: 20.0" in table
+    assert "Proofs of sft: start does not apply.\nProofs of bdhs: start passed.\n" in table
 
 
 def test_power_shrinks_with_the_root_of_the_photographs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    low = {"chair_i": -0.1, "recall": -0.02, "accuracy": -9.0, "random/accuracy": -0.05}
+
     def compared(baseline: Path, arm: Path) -> list[dict[str, Any]]:
         assert (baseline.parent.name, arm.parent.name) == ("sft", "bdhs")
-        names = ["chair_i"] if arm.name == "chair" else ["accuracy", "random/accuracy"]
-        low = {"chair_i": -0.1, "accuracy": -9.0, "random/accuracy": -0.05}
+        # POPE has a recall, too.
+        own = {"chair": ["chair_i", "recall"], "pope": ["accuracy", "recall", "random/accuracy"]}
         return [
-            {"metric": name, "low": low[name], "high": -low[name], "clusters": 32} for name in names
+            {"metric": name, "low": low[name], "high": -low[name], "clusters": 32}
+            for name in own[arm.name]
         ]
 
-    monkeypatch.setattr(measure, "compare_runs", compared)
-    found = measure.power(run.Plan(tmp_path, tmp_path), 128)
+    monkeypatch.setattr(pooled, "compare_runs", compared)
+    found = pooled.power(tmp_path / "fold0-seed0", 128)
     # Half an interval is 1.96 errors; four times the photographs halve them.
     assert found["chair_i"]["standard_error"] == pytest.approx(0.1 / 1.96 / 2)
+    assert found["recall"]["standard_error"] == pytest.approx(0.02 / 1.96 / 2)
     assert found["random/accuracy"]["smallest_difference"] == pytest.approx(2.8 * 0.05 / 1.96 / 2)
 
 
@@ -180,68 +217,102 @@ def test_the_whole_way_on_a_few_photographs(test_data: Path, tmp_path: Path) -> 
     assert "data:image/jpeg;base64," in (tmp_path / "out" / "report.html").read_text()
 
 
-def answered(folder: Path, image: str, described: str, said: str) -> None:
-    """One photograph's evaluation, as `veridical eval` writes it."""
-    write_jsonl(folder / "chair" / "answers.jsonl", [{"image_id": image, "answer": described}])
-    row = {"question_id": "1", "question": "Is there a dog in the image?", "image_id": image,
-           "image": f"{image}.png", "split": "random", "label": "yes", "answer": said,
-           "margin": 1.0}  # fmt: skip
-    write_jsonl(folder / "pope" / "answers.jsonl", [row])
-    write_json(folder / "pope" / "scores.json", {measure.AUC: scores(0.75)})
+def answered(folder: Path, names: dict[str, str], right: bool) -> None:
+    """A cell's evaluation of photographs of one thing each, as `veridical eval` writes it."""
+    write_json(folder / "objects.json", {image: [name] for image, name in names.items()})
+    said = [
+        {"image_id": image, "answer": f"There is a {name if right else 'bus'}."}
+        for image, name in names.items()
+    ]
+    write_jsonl(folder / "said.jsonl", said)
+    eval_chair(folder / "objects.json", folder / "chair", answers=folder / "said.jsonl")
+    rows = [
+        {"question_id": f"{image}-{label}", "question": f"Is there a {asked} in the image?",
+         "image_id": image, "image": f"{image}.png", "split": "random", "label": label,
+         "answer": verdict.capitalize(), "parsed": verdict, "margin": margin}
+        for image, name in names.items()
+        for asked, label, verdict, margin in (
+            (name, "yes", "yes" if right else "no", 2.0 if right else -1.0),
+            ("bus", "no", "no", -1.0),
+        )
+    ]  # fmt: skip
+    write_jsonl(folder / "pope" / "answers.jsonl", rows)
+    write_json(folder / "pope" / "scores.json", {pooled.AUC: scores(1.0 if right else 0.5)})
+    write_json(folder / "pope" / "run.json", {"command": "eval pope"})
 
 
 def test_folds_and_seeds_are_pooled_by_photograph(
-    tmp_path: Path, taken: list[photos.Photo], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, taken: list[photos.Photo]
 ) -> None:
-    monkeypatch.setattr(measure, "FOLDS", 2)
-    lines = [{"image_id": p.id, "file": p.file.name, "objects": p.objects} for p in taken]
+    lines = [{"file": p.file.name, "objects": p.objects} for p in taken]
     write_jsonl(tmp_path / "photos.jsonl", lines)
-    plan = run.Plan(tmp_path / "photos.jsonl", tmp_path / "out")
     smallest = {"standard_error": 0.035, "smallest_difference": 0.099}
-    power = {"photographs": 4, "chair_i": smallest, "random/accuracy": smallest}
-    write_json(plan.out / "power.json", power)
-    for seed in (0, 1):
-        for fold in (0, 1):
-            folder = measure.cell(plan, fold, seed).out
-            for arm in (*run.ARMS, *measure.BASELINES):
-                # The photograph of either fold shows a dog; only DPO at seed 1 says so.
-                right = arm == "bdhs" and seed == 1
-                told = "There is a dog." if right else "There is a cup."
-                answered(folder / "eval" / arm, str(fold), told, "Yes." if right else "No.")
-                for benchmark in measure.BENCHMARKS:
-                    own = folder / "eval" / arm / benchmark
-                    write_json(own / "run.json", {"command": f"eval {benchmark}"})
-            write_json(folder / "text" / "base.json", {"perplexity": 20.0 + seed})
-    # The cells' own differences need whole evaluations; the pools here are what is looked at.
-    cells = measure.differences
-    monkeypatch.setattr(
-        measure, "differences", lambda own: cells(own) if "pooled" in str(own) else []
-    )
-    found = measure.summarise(plan, 2)
-    chair = [
-        one["scores"]["bdhs"]["chair"]["chair_i"] for one in (*found["each"], found["together"])
-    ]
+    power = {name: smallest for _, name in pooled.POWER}
+    write_json(tmp_path / "out" / "power.json", {"photographs": 4, **power})
+    cells = {(fold, seed): tmp_path / f"{fold}-{seed}" for seed in (0, 1) for fold in (0, 1)}
+    for (fold, seed), folder in cells.items():
+        names = {photo.id: photo.objects[0] for photo in taken[2 * fold : 2 * fold + 2]}
+        for arm in (*run.ARMS, *pooled.BASELINES):
+            # Only DPO at seed 1 sees.
+            answered(folder / "eval" / arm, names, right=arm == "bdhs" and seed == 1)
+        for name in ("base", "language_model_alone"):
+            write_json(folder / "text" / f"{name}.json", {"perplexity": 20.0 + seed})
+        proofs = [{"applicable": True, "passed": seed == 1}, {"applicable": False, "passed": False}]
+        write_json(folder / "train" / "bdhs" / "proofs.json", proofs)
+    found = pooled.sum_up(tmp_path / "photos.jsonl", cells, tmp_path / "out")
+    whole = (*found["each"], found["together"])
+    chair = [one["scores"]["bdhs"]["chair"]["chair_i"] for one in whole]
     assert [score["value"] for score in chair] == [1.0, 0.0, 0.5]
-    assert [score["clusters"] for score in chair] == [2, 2, 2]
-    assert found["together"]["scores"]["bdhs"]["pope"]["random/accuracy"]["value"] == 0.5
-    assert found["together"]["scores"]["sft"]["pope"][measure.AUC]["value"] == 0.75
-    assert found["together"]["perplexities"] == {"base": 20.5}
-    row = next(
-        r for r in found["together"]["differences"]
-        if (r["metric"], r["arm"], r["baseline"]) == ("chair_i", "bdhs", "sft")
-    )  # fmt: skip
-    assert row["value"] == -0.5
-    text = (plan.out / "measured.md").read_text()
+    assert [score["clusters"] for score in chair] == [4, 4, 4]
+    pope = [one["scores"]["bdhs"]["pope"] for one in whole]
+    assert [one["random/accuracy"]["value"] for one in pope] == [0.5, 1.0, 0.75]
+    assert [one[pooled.AUC]["value"] for one in pope] == [0.5, 1.0, 0.75]
+    assert found["together"]["perplexities"]["base"] == 20.5
+    told = {
+        (row["benchmark"], row["metric"]): row["value"]
+        for row in found["together"]["differences"]
+        if (row["arm"], row["baseline"]) == ("bdhs", "sft")
+    }
+    assert told["chair", "chair_i"] == -0.5
+    assert told["chair", "recall"] == 0.5
+    assert told["pope", pooled.AUC] == 0.25
+    text = (tmp_path / "out" / "measured.md").read_text()
     assert text.startswith("4 photographs.")
-    assert "0.099 in CHAIR_i" in text.splitlines()[0]
-    assert all(f"| {arm} |" in text for arm in measure.BASELINES)
+    assert "by the first cell's intervals: chair_i 0.099, recall 0.099" in text.splitlines()[0]
+    assert "2 of 4 proofs passed, in 4 trainings." in text
+    assert "alone: 20.5." in text
+    assert all(f"| {arm} |" in text for arm in pooled.BASELINES)
     assert "| seed 0 | seed 1 | together |" in text
-    assert "| 1 | 1 |  |  |  |" in text
+    # Two recalls, of CHAIR and of POPE, are not mixed up.
+    arms = [line for line in text.splitlines() if line.startswith("| bdhs | ")]
+    columns = text.splitlines()[4].split(" | ")
+    assert arms[0].split(" | ")[columns.index("chair/recall")].startswith("0.50")
+    assert sum("bdhs against sft | chair/recall" in line for line in text.splitlines()) == 1
+    assert "pope/recall" not in text
+    cell = next(line for line in text.splitlines() if line.startswith("| 1 | 1 | "))
+    assert cell.startswith("| 1 | 1 | -1.000 [-1.000, -1.000] p 0.5 | +1.000 ")
+
+
+def test_areas_of_folds_add_up_as_squares_and_of_seeds_as_they_are() -> None:
+    def row(value: float, half: float, arm: str, baseline: str) -> dict[str, Any]:
+        return {"benchmark": "pope", "metric": pooled.AUC, "arm": arm, "baseline": baseline,
+                "value": value, "low": value - half, "high": value + half}  # fmt: skip
+
+    halves = {(0, 0): 0.2, (0, 1): 0.4, (1, 0): 0.4, (1, 1): 0.4}
+    values = {(0, 0): 0.1, (0, 1): 0.3, (1, 0): 0.0, (1, 1): 0.0}
+    own = {
+        one: [row(values[one], halves[one], arm, base) for base, arm in pooled.PAIRS]
+        for one in halves
+    }
+    found = pooled.area_differences(own)[0]
+    assert found["value"] == pytest.approx(0.1)
+    # Fold 0: 0.3, fold 1: 0.4; together half of 0.5.
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(0.25)
 
 
 def test_a_later_seed_takes_over_what_does_not_depend_on_it(tmp_path: Path) -> None:
     first, own = tmp_path / "first", tmp_path / "own"
-    for arm in ("base", *measure.BASELINES):
+    for arm in ("base", *pooled.BASELINES):
         write_json(first / "eval" / arm / "chair" / "scores.json", {"arm": arm})
     write_json(first / "text" / "base.json", {"perplexity": 20.0})
     measure.take_over(first, own)
@@ -272,11 +343,13 @@ def test_development_rows_stand_beside_what_has_not_looked(
     assert found["constant-3"]["mean_length"]["value"] == 8
     row = {
         "mask": 0.5, "learning_rate": 3e-5, "steps": 24, "not looked": found,
-        "bdhs": found["constant-1"],
-        "differences": [{"metric": "chair_i", "value": 0.0, "low": -0.1, "high": 0.1}],
+        "bdhs": found["constant-1"], "fold": 0, "views": 2,
+        "change": {"value": 0.0, "low": -0.1, "high": 0.1, "p": 0.5},
     }  # fmt: skip
-    lines = choose.table([row]).splitlines()
+    lines = choose.table([{**row, "fold": 1}, row]).splitlines()
     assert len(lines) == 6  # heading, rule, three baselines, one row
     assert lines[2].startswith("| base, other photographs | 0.75 [")
     assert lines[-1].startswith("| mask 0.5, rate 3e-05, 24 steps | 0.50 [")
-    assert lines[-1].endswith("| +0.000 [-0.100, +0.100] |")
+    assert lines[-1].endswith("| +0.000 [-0.100, +0.100] p 0.5 |")
+    # Four photographs, not eight views.
+    assert found["constant-1"]["chair_i"]["clusters"] == 4

@@ -104,16 +104,25 @@ def test_a_list_of_photographs_is_read_and_its_faults_are_told(tmp_path: Path) -
     path.write_text(json.dumps(line | {"file": "8.jpg"}))
     with pytest.raises(UserError, match=r"there is no .*8\.jpg"):
         photos.read_photos(path)
+    (tmp_path / "text.jpg").write_text("no picture")
     wrong: list[tuple[dict[str, object], str]] = [
         ({"boxes": [["dog", 320, 240, 100, 100]]}, "not in pixels"),
         ({"boxes": [[0.5, 0.5, 0.1, 0.1]]}, "a box is"),
         ({"boxes": [["unicorn", 0.5, 0.5, 0.1, 0.1]]}, "'unicorn' is none of COCO's"),
         ({"chair_objects": ["dog", "unicorn"]}, "line 1: 'unicorn'"),
+        ({"chair_objects": None}, "'chair_objects' is a list, not None"),
+        ({"boxes": None}, "'boxes' is a list, not None"),
+        ({"boxes": [["car", 0.5, 0.5, 0.1, 0.1]]}, "a box of 'car', which is not among"),
+        ({"file": "text.jpg"}, r"text\.jpg can't be read as a picture"),
     ]
     for change, told in wrong:
         path.write_text(json.dumps(line | change))
         with pytest.raises(UserError, match=told):
             photos.read_photos(path)
+    (tmp_path / "8.jpg").write_bytes((tmp_path / "7.jpg").read_bytes())
+    path.write_text(json.dumps(line) + "\n" + json.dumps(line | {"file": "8.jpg"}))
+    with pytest.raises(UserError, match=r"line 2: .*8.jpg is the same picture as .*7.jpg"):
+        photos.read_photos(path)
     path.write_text(json.dumps(line) + "\n" + json.dumps(line))
     with pytest.raises(UserError, match=r"line 2: .*7.jpg has the name of"):
         photos.read_photos(path)
@@ -133,3 +142,5 @@ def test_shuffled_photographs_bear_each_others_names(tmp_path: Path) -> None:
         assert own == (tmp_path / f"{name}.png").read_bytes()
         moved = (tmp_path / "shuffled" / f"{name}.png").read_bytes()
         assert moved == (tmp_path / f"{other}.png").read_bytes()
+    with pytest.raises(UserError, match="One photograph can't be exchanged"):
+        photos.write_pictures(three[:1], tmp_path / "out", shuffled=True)
