@@ -28,6 +28,7 @@ from photos import (
 )
 from run import CHAIR, Data, Plan, Steps, align, always, cell_text, most_frequent, write_data
 
+from veridical.errors import UserError
 from veridical.eval.chair import chair_metrics, chair_sums, eval_chair
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl, write_text_atomic
 from veridical.statistics import ClusterSums, compare, estimate
@@ -50,7 +51,8 @@ def write_views(shown: Sequence[Photo], data: Data, views: int) -> None:
 def describe(steps: Steps, out: Path, model: str, data: Data) -> None:
     """Have the development views described."""
     steps.veridical(
-        f"chair {out.parent.name} {out.name}", out, "eval", "chair", model, "--images", data.images,
+        f"chair {out.parents[1].name} {out.name}", out, "eval", "chair", model,
+        "--images", data.images,
         "--objects", data.objects, "--prompt", DESCRIBE, "--max-new-tokens", 64, "--out", out,
     )  # fmt: skip
 
@@ -115,6 +117,8 @@ def choose(plan: Plan, shares: Sequence[float], views: int) -> list[dict[str, An
     split = split_photos(read_photos(plan.photos), plan.fold)
     half = len(split.paired) // 2
     own = Split(split.taught, split.paired[:half], split.paired[half:])
+    if len(own.held_out) < 2:
+        raise UserError("One photograph to describe can't be exchanged for another; give more.")
     refuse_taught(own.held_out, str(plan.base))
     seen = Data(plan.out / f"fold{plan.fold}-views{views}")
     if not seen.objects.exists():
@@ -147,6 +151,7 @@ def choose(plan: Plan, shares: Sequence[float], views: int) -> list[dict[str, An
         rows = [*(other for other in rows if other != row), row]
         write_json(file, rows)
         write_text_atomic(plan.out / "choice.md", table(rows))
+        print(table(rows), flush=True)
     return rows
 
 

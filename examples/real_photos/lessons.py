@@ -52,7 +52,7 @@ def lessons_of(
     """A description, a number, and questions of which yes and no count the same.
 
     Objects that are not there are drawn from what the batch's other pictures show, so that no
-    answer can be told from how common an object is; a fourth from all names. Numbers are asked
+    answer can be told from how common an object is; every fourth from all names. Numbers are asked
     for where there are boxes to count.
 
     Args:

@@ -17,7 +17,9 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from veridical.errors import UserError
+from veridical.eval.answers import IMAGE_SUFFIXES
 from veridical.files import hash_file, read_json, read_jsonl
+from veridical.images import open_image
 from veridical.randomness import generator
 from veridical.vocabulary import Vocabulary, read_vocabulary
 
@@ -203,11 +205,12 @@ def _list(row: dict[str, Any], name: str, where: str) -> list[Any]:
 
 
 def _refuse_unreadable(file: Path, where: str) -> None:
+    if file.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UserError(f"{where}: {file} has no suffix of {', '.join(IMAGE_SUFFIXES)}; rename it.")
     try:
-        with Image.open(file) as opened:
-            opened.load()
-    except OSError as error:
-        raise UserError(f"{where}: {file} can't be read as a picture ({error}).") from None
+        open_image(file)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _known(name: object, words: Vocabulary, where: str) -> str:
@@ -322,8 +325,7 @@ def view(
 
 def picture(shown: View) -> Image.Image:
     """What the model is shown."""
-    with Image.open(shown.photo.file) as opened:
-        image = ImageOps.exif_transpose(opened).convert("RGB")
+    image = open_image(shown.photo.file)
     width, height = image.size
     left, top, right, bottom = shown.frame
     cut = image.crop(

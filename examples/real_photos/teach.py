@@ -267,6 +267,10 @@ def teach(
             policy.processor.tokenizer, PROSE.read_text(encoding="utf-8"), course.text_tokens
         )
     )  # fmt: skip
+    if course.text_weight > 0 and not prose:
+        raise UserError(
+            f"--text-tokens {course.text_tokens} is more than {PROSE.name} has; give fewer."
+        )
     log: list[dict[str, float]] = []
     began = time.monotonic()
     for step in range(steps):

@@ -174,15 +174,16 @@ def test_the_table_has_every_arm_and_its_baselines(tmp_path: Path) -> None:
 def test_power_shrinks_with_the_root_of_the_photographs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    low = {"chair_i": -0.1, "recall": -0.02, "accuracy": -9.0, "random/accuracy": -0.05}
+    low = {
+        "chair": {"chair_i": -0.1, "recall": -0.02},
+        "pope": {"accuracy": -9.0, "recall": -7.0, "random/accuracy": -0.05},
+    }
 
     def compared(baseline: Path, arm: Path) -> list[dict[str, Any]]:
         assert (baseline.parent.name, arm.parent.name) == ("sft", "bdhs")
-        # POPE has a recall, too.
-        own = {"chair": ["chair_i", "recall"], "pope": ["accuracy", "recall", "random/accuracy"]}
         return [
-            {"metric": name, "low": low[name], "high": -low[name], "clusters": 32}
-            for name in own[arm.name]
+            {"metric": name, "low": end, "high": -end, "clusters": 32}
+            for name, end in low[arm.name].items()
         ]
 
     monkeypatch.setattr(pooled, "compare_runs", compared)
@@ -191,6 +192,9 @@ def test_power_shrinks_with_the_root_of_the_photographs(
     assert found["chair_i"]["standard_error"] == pytest.approx(0.1 / 1.96 / 2)
     assert found["recall"]["standard_error"] == pytest.approx(0.02 / 1.96 / 2)
     assert found["random/accuracy"]["smallest_difference"] == pytest.approx(2.8 * 0.05 / 1.96 / 2)
+    undefined = {"metric": "chair_i", "low": None, "high": None, "note": "a denominator is 0"}
+    with pytest.raises(UserError, match=r"chair_i has no interval \(a denominator is 0\)"):
+        pooled.standard_error(undefined)
 
 
 @pytest.mark.slow
@@ -219,7 +223,7 @@ def test_the_whole_way_on_a_few_photographs(test_data: Path, tmp_path: Path) -> 
 
 def answered(folder: Path, names: dict[str, str], right: bool) -> None:
     """A cell's evaluation of photographs of one thing each, as `veridical eval` writes it."""
-    write_json(folder / "objects.json", {image: [name] for image, name in names.items()})
+    write_json(folder / "objects.json", {image: [name, "car"] for image, name in names.items()})
     said = [
         {"image_id": image, "answer": f"There is a {name if right else 'bus'}."}
         for image, name in names.items()
@@ -244,7 +248,7 @@ def answered(folder: Path, names: dict[str, str], right: bool) -> None:
 def test_folds_and_seeds_are_pooled_by_photograph(
     tmp_path: Path, taken: list[photos.Photo]
 ) -> None:
-    lines = [{"file": p.file.name, "objects": p.objects} for p in taken]
+    lines = [{"file": p.file.name, "objects": [*p.objects, "car"]} for p in taken]
     write_jsonl(tmp_path / "photos.jsonl", lines)
     smallest = {"standard_error": 0.035, "smallest_difference": 0.099}
     power = {name: smallest for _, name in pooled.POWER}
@@ -274,23 +278,23 @@ def test_folds_and_seeds_are_pooled_by_photograph(
         if (row["arm"], row["baseline"]) == ("bdhs", "sft")
     }
     assert told["chair", "chair_i"] == -0.5
-    assert told["chair", "recall"] == 0.5
+    # Two recalls, of CHAIR (nobody names the car) and of POPE (nobody is asked about it).
+    assert (told["chair", "recall"], told["pope", "recall"]) == (0.25, 0.5)
     assert told["pope", pooled.AUC] == 0.25
     text = (tmp_path / "out" / "measured.md").read_text()
     assert text.startswith("4 photographs.")
-    assert "by the first cell's intervals: chair_i 0.099, recall 0.099" in text.splitlines()[0]
+    assert "by the first cell's intervals chair_i 0.099, recall 0.099" in text.splitlines()[0]
     assert "2 of 4 proofs passed, in 4 trainings." in text
     assert "alone: 20.5." in text
     assert all(f"| {arm} |" in text for arm in pooled.BASELINES)
     assert "| seed 0 | seed 1 | together |" in text
-    # Two recalls, of CHAIR and of POPE, are not mixed up.
     arms = [line for line in text.splitlines() if line.startswith("| bdhs | ")]
     columns = text.splitlines()[4].split(" | ")
-    assert arms[0].split(" | ")[columns.index("chair/recall")].startswith("0.50")
+    assert arms[0].split(" | ")[columns.index("chair/recall")].startswith("0.25")
     assert sum("bdhs against sft | chair/recall" in line for line in text.splitlines()) == 1
     assert "pope/recall" not in text
     cell = next(line for line in text.splitlines() if line.startswith("| 1 | 1 | "))
-    assert cell.startswith("| 1 | 1 | -1.000 [-1.000, -1.000] p 0.5 | +1.000 ")
+    assert cell.startswith("| 1 | 1 | -1.000 [-1.000, -1.000] p 0.5 | +0.500 ")
 
 
 def test_areas_of_folds_add_up_as_squares_and_of_seeds_as_they_are() -> None:

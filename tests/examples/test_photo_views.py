@@ -104,7 +104,8 @@ def test_a_list_of_photographs_is_read_and_its_faults_are_told(tmp_path: Path) -
     path.write_text(json.dumps(line | {"file": "8.jpg"}))
     with pytest.raises(UserError, match=r"there is no .*8\.jpg"):
         photos.read_photos(path)
-    (tmp_path / "text.jpg").write_text("no picture")
+    for name in ("text.jpg", "text.heic"):
+        (tmp_path / name).write_text(f"no picture: {name}")
     wrong: list[tuple[dict[str, object], str]] = [
         ({"boxes": [["dog", 320, 240, 100, 100]]}, "not in pixels"),
         ({"boxes": [[0.5, 0.5, 0.1, 0.1]]}, "a box is"),
@@ -113,7 +114,8 @@ def test_a_list_of_photographs_is_read_and_its_faults_are_told(tmp_path: Path) -
         ({"chair_objects": None}, "'chair_objects' is a list, not None"),
         ({"boxes": None}, "'boxes' is a list, not None"),
         ({"boxes": [["car", 0.5, 0.5, 0.1, 0.1]]}, "a box of 'car', which is not among"),
-        ({"file": "text.jpg"}, r"text\.jpg can't be read as a picture"),
+        ({"file": "text.jpg"}, r"line 1: .*text\.jpg: not an image of an allowed format"),
+        ({"file": "text.heic"}, r"text\.heic has no suffix of \.bmp"),
     ]
     for change, told in wrong:
         path.write_text(json.dumps(line | change))

@@ -62,7 +62,7 @@ def eval_compare(baseline: Path, candidate: Path, out: Path, seed: int = 0) -> l
     Writes `comparison.json`, {"differences": [{"metric", "arm", "baseline", "value", "low",
     "high", "p", ...}]}, and `run.json`. A difference is candidate minus baseline with a 95 %
     bootstrap interval over images; p is two-sided, by swapping the two models' answers image by
-    image.
+    image, and null for areas under the curve.
 
     Args:
         baseline: the folder of `veridical eval chair`, `eval pope` or `eval reward` to compare

@@ -75,8 +75,8 @@ def auc_estimate(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> Estimate:
     if len(images) < 2:
         note = "one cluster: an interval needs at least two"
         return Estimate(value, None, None, len(rows), len(images), note)
-    low, high = _interval(_areas(rows, images, _draws(len(images), seed)))
-    return Estimate(value, low, high, len(rows), len(images))
+    low, high, note = _interval(_areas(rows, images, _draws(len(images), seed)))
+    return Estimate(value, low, high, len(rows), len(images), note)
 
 
 def auc_difference(
@@ -84,7 +84,8 @@ def auc_difference(
 ) -> Difference:
     """Arm's area minus the baseline's; the interval is of draws of images that both keep.
 
-    There is no p: margins of two models can't be swapped, as only those of one model have an order.
+    There is no p: two models' margins are on different scales, so that swapping them image by image
+    would mix two rankings.
 
     Args:
         arm: rows as for `auc_estimate`.
@@ -99,8 +100,7 @@ def auc_difference(
         return Difference(None, None, None, None, None, None, len(images), note)
     value, low, high, note = ours - theirs, None, None, "one cluster: an interval needs two"
     if len(images) > 1:
-        low, high = _interval(_areas(arm, images, draws) - _areas(baseline, images, draws))
-        note = ""
+        low, high, note = _interval(_areas(arm, images, draws) - _areas(baseline, images, draws))
     return Difference(value, low, high, None, ours, theirs, len(images), note)
 
 
@@ -122,10 +122,15 @@ def _areas(
     return ratio(((counts @ wins) * counts).sum(axis=1), (counts @ yes) * (counts @ no))
 
 
-def _interval(drawn: FloatArray) -> tuple[float, float]:
+def _interval(drawn: FloatArray) -> tuple[float | None, float | None, str]:
+    """Percentiles; draws with only one of yes and no are left out, and counted in the note."""
     defined = drawn[~np.isnan(drawn)]
+    lost = len(drawn) - len(defined)
+    note = f"undefined in {lost} of {len(drawn)} resamples, which are left out" if lost else ""
+    if len(defined) < len(drawn) / 2:
+        return None, None, note
     low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return float(low), float(high), note
 
 
 def _won(
