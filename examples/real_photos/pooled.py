@@ -124,12 +124,13 @@ def _scores(cell: Path, arm: str) -> Row:
 
 
 def differences(folder: Path) -> list[Row]:
-    """Rows of `eval compare` for every pair of arms."""
+    """Rows of `eval compare` for every pair of arms, of what the tables show."""
     return [
         {**row, "arm": arm, "baseline": baseline, "benchmark": benchmark}
         for baseline, arm in PAIRS
         for benchmark in BENCHMARKS
         for row in compare_runs(folder / baseline / benchmark, folder / arm / benchmark)
+        if (benchmark, row["metric"]) in SHOWN
     ]
 
 
@@ -257,12 +258,10 @@ def _changes(each: Sequence[Row], whole: Row) -> list[str]:
     seeds = [f"seed {seed}" for seed in range(len(each))]
     lines = [_line("", "", *seeds, "together"), "|---" * (len(seeds) + 3) + "|"]
     for row in whole["differences"]:
-        about = (row["benchmark"], row["metric"])
-        if about in SHOWN:
-            pair = (row["arm"], row["baseline"])
-            own = [_find(one["differences"], *about, *pair) for one in (*each, whole)]
-            told = [cell_text(one, signed=True) for one in own]
-            lines.append(_line(" against ".join(pair), "/".join(about), *told))
+        about, pair = (row["benchmark"], row["metric"]), (row["arm"], row["baseline"])
+        own = [_find(one["differences"], *about, *pair) for one in (*each, whole)]
+        told = [cell_text(one, signed=True) for one in own]
+        lines.append(_line(" against ".join(pair), "/".join(about), *told))
     return lines
 
 

@@ -278,8 +278,9 @@ def test_folds_and_seeds_are_pooled_by_photograph(
         if (row["arm"], row["baseline"]) == ("bdhs", "sft")
     }
     assert told["chair", "chair_i"] == -0.5
-    # Two recalls, of CHAIR (nobody names the car) and of POPE (nobody is asked about it).
-    assert (told["chair", "recall"], told["pope", "recall"]) == (0.25, 0.5)
+    # CHAIR's recall, as nobody names the car; POPE's, which does not ask for it, rises by 0.5.
+    assert told["chair", "recall"] == 0.25
+    assert ("pope", "recall") not in told
     assert told["pope", pooled.AUC] == 0.25
     text = (tmp_path / "out" / "measured.md").read_text()
     assert text.startswith("4 photographs.")
