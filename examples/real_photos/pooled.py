@@ -110,7 +110,7 @@ def _pool_arm(arm: str, cells: Cells, out: Path) -> Row:
         folder / "pope", answers=[folder / "answers.jsonl"],
         questions=[folder / "questions.jsonl"],
     )  # fmt: skip
-    found: Row = {b: read_json(folder / b / "scores.json") for b in BENCHMARKS}
+    found = _scores(out, arm)
     areas = [_scores(cell, arm)["pope"].get(AUC) for cell in cells.values()]
     if all(areas):
         # Margins of different models can't be ranked together, so each cell has its own area.
@@ -120,7 +120,13 @@ def _pool_arm(arm: str, cells: Cells, out: Path) -> Row:
 
 
 def _scores(cell: Path, arm: str) -> Row:
-    return {b: read_json(cell / "eval" / arm / b / "scores.json") for b in BENCHMARKS}
+    """What the tables show of an arm's scores, by benchmark."""
+    found: Row = {}
+    for benchmark in BENCHMARKS:
+        scores = read_json(cell / "eval" / arm / benchmark / "scores.json")
+        found[benchmark] = {name: scores[name] for b, name in SHOWN
+                            if b == benchmark and name in scores}  # fmt: skip
+    return found
 
 
 def differences(folder: Path) -> list[Row]:
