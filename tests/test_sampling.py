@@ -8,13 +8,13 @@ from PIL import Image
 
 from veridical._masked_prompts import encode_prompts, masked_prompt_batch
 from veridical.models import Policy
+from veridical.probes import masking_refusal
 from veridical.records import user_message
 from veridical.rendering import render_prompt
 from veridical.sampling import (
     Decoding,
     Request,
     complete_masked,
-    masking_refusal,
     respond,
     sample_mask,
 )

@@ -13,6 +13,7 @@ from veridical.image_noise import add_noise
 from veridical.images import load_image
 from veridical.messages import Message, assistant_message
 from veridical.models import Policy
+from veridical.probes import masking_refusal
 from veridical.randomness import generator
 from veridical.rendering import RefusedRowError, render_prompt
 from veridical.sampling import (
@@ -20,7 +21,6 @@ from veridical.sampling import (
     Request,
     Response,
     complete_masked,
-    masking_refusal,
     respond,
 )
 from veridical.sentences import split_sentences, starts_with_yes_or_no, swap_yes_no

@@ -13,10 +13,11 @@ from torch import Tensor
 from veridical import _masked_prompts, batching
 from veridical.logprobs import response_logps, sharing
 from veridical.models import Policy
+from veridical.probes import masking_refusal
 from veridical.proofs import stock_logps
 from veridical.records import assistant_message, user_message
 from veridical.rendering import Group, render_group
-from veridical.sampling import Request, masking_refusal
+from veridical.sampling import Request
 
 
 @pytest.fixture(scope="module", params=["Qwen2.5-VL", "Qwen3-VL"])

@@ -23,6 +23,7 @@ from veridical.errors import UserError
 from veridical.logprobs import collate, response_logps, sharing
 from veridical.losses import dpo_loss
 from veridical.models import Policy, Tuning, load_policy, prepare_training
+from veridical.probes import masking_refusal
 from veridical.proofs import stock_logps
 from veridical.records import assistant_message, user_message
 from veridical.rendering import Group, render_group, render_prompt
@@ -31,7 +32,6 @@ from veridical.sampling import (
     Decoding,
     Request,
     complete_masked,
-    masking_refusal,
     never_sampled,
     respond,
 )
