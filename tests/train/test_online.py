@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,22 @@ def test_ties_and_what_is_unscored_are_counted_and_teach_nothing(
     assert sum(row.get("share_unscored", 0) for row in log) > 0
     fresh = read_json(out / "run.json")["results"]["fresh"]
     assert fresh["share_tie"] > 0.5 and "share_online" not in fresh
+
+
+def test_epochs_that_do_not_divide_evenly_run_to_their_end_and_resume(
+    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_judge(monkeypatch, longer)
+    # 6 prompts, 4 a step: two steps an epoch, the second with two prompts.
+    training = replace(TRAINING, max_steps=-1, epochs=3.0, batch_size=4, evaluations=1)
+    options: dict[str, Any] = {"judging": exactly(pairs), "sampling": SAMPLING}
+    out = tmp_path / "run"
+    for resume in (False, True):
+        train_online(saved, pairs, out, training=replace(training, resume=resume), **options)
+        log = [row for row in read_jsonl(out / "log.jsonl") if row["split"] == "train"]
+        assert [row["epoch"] for row in log] == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+        sizes = [len(read_jsonl(path)) for path in sorted((out / "rollouts").iterdir())]
+        assert sizes == [4, 2, 4, 2, 4, 2]
 
 
 @pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 2])

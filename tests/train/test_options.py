@@ -43,7 +43,7 @@ def test_what_is_trained() -> None:
 
 def test_steps_are_those_asked_for_or_enough_for_the_epochs() -> None:
     assert TRAINING.steps(100) == 4  # ceil(100 / (8 * 4))
-    assert replace(TRAINING, epochs=3.0).steps(100) == 10  # ceil(300 / 32)
+    assert replace(TRAINING, epochs=3.0).steps(100) == 12  # 3 times ceil(100 / 32)
     assert replace(TRAINING, epochs=3.0, max_steps=7).steps(100) == 7
     assert replace(TRAINING, epochs=0.01).steps(100) == 1
 

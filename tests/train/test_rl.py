@@ -158,6 +158,17 @@ def test_a_killed_run_resumes_bit_for_bit(
 
 
 @pytest.mark.parametrize("name", ["ppo", "rloo"])
+def test_epochs_that_do_not_divide_evenly_see_every_prompt_as_often(
+    name: str, saved: str, prompts: Path, tmp_path: Path
+) -> None:
+    # 8 prompts, 6 a step: an epoch is a step of 6 and one of 2.
+    training = replace(TRAINING, max_steps=-1, epochs=2.0, batch_size=6)
+    train(name, saved, prompts, tmp_path / "run", training=training)
+    log = read_jsonl(tmp_path / "run" / "log.jsonl")
+    assert [row["epoch"] for row in log] == [0.75, 1.0, 1.75, 2.0]
+
+
+@pytest.mark.parametrize("name", ["ppo", "rloo"])
 def test_neither_batch_nor_layout_changes_what_is_learned(
     name: str, saved: str, prompts: Path, tmp_path: Path
 ) -> None:

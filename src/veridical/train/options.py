@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from veridical import processes
 from veridical.cache import Cache, open_cache
 from veridical.errors import UserError
 from veridical.models import DtypeName, Tuning, TuningName
+from veridical.train.counting import rows_seen, total_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +117,11 @@ class Training:
 
     def steps(self, rows: int) -> int:
         """Optimiser steps that `rows` training rows give."""
-        if self.max_steps > 0:
-            return self.max_steps
-        return max(1, math.ceil(rows / self.rows_a_step() * self.epochs))
+        return total_steps(rows, self.rows_a_step(), self.epochs, self.max_steps)
+
+    def rows_seen(self, steps: int, rows: int) -> int:
+        """Rows that `steps` optimiser steps train on, each as often as it is seen."""
+        return rows_seen(steps, rows, self.rows_a_step())
 
     def rows_a_step(self) -> int:
         """Rows that an optimiser step sees, over all processes."""

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from veridical.train.counting import steps_an_epoch
+
 
 @dataclass(frozen=True)
 class Place:
@@ -63,8 +65,8 @@ class Shares(Sampler[list[Place]]):
             step: from 0, over all epochs.
             accumulation: whole batches a step; an epoch's last step may have fewer.
         """
-        epoch, number = divmod(step, math.ceil(len(self) / accumulation))
         rows = self.batch_size * self.processes * accumulation
+        epoch, number = divmod(step, steps_an_epoch(self.rows, rows))
         return self.order(epoch)[number * rows : (number + 1) * rows]
 
     def __iter__(self) -> Iterator[list[Place]]:

@@ -175,8 +175,9 @@ def train_ppo(
             learner.scheduler.step()
             log.write(
                 {
-                    "step": step + 1, "epoch": (step + 1) * len(indexes) / len(prompts),
-                    "split": "train", **measured, **learned, "explained_variance": foreseen,
+                    "step": step + 1, "split": "train",
+                    "epoch": training.rows_seen(step + 1, len(prompts)) / len(prompts),
+                    **measured, **learned, "explained_variance": foreseen,
                     "kl_coefficient": coefficient, "learning_rate": rate,
                     "samples": shown(experience),
                 }

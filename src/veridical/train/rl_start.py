@@ -229,7 +229,7 @@ def finish(
     files = save_result(actors.policy, model, training, run.folder)
     seconds = time.monotonic() - began
     steps = len(log.rows)
-    rows = steps * training.rows_a_step()
+    rows = training.rows_seen(steps, len(start.prompts))
     finished = {
         "steps": steps,
         "train_seconds": round(seconds, 1),

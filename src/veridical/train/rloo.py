@@ -132,8 +132,9 @@ def train_rloo(
             learner.scheduler.step()
             log.write(
                 {
-                    "step": step + 1, "epoch": (step + 1) * len(indexes) / len(prompts),
-                    "split": "train", **measured, **learned, "explained_variance": foreseen,
+                    "step": step + 1, "split": "train",
+                    "epoch": training.rows_seen(step + 1, len(prompts)) / len(prompts),
+                    **measured, **learned, "explained_variance": foreseen,
                     "kl_coefficient": rloo.kl_coefficient, "learning_rate": rate,
                     "samples": shown(experience),
                 }

@@ -81,7 +81,7 @@ def run_trainer(
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - began
     policy.model.eval()
-    rows = result.global_step * training.rows_a_step()
+    rows = training.rows_seen(result.global_step, len(train))
     return {
         "steps": result.global_step,
         "train_seconds": round(seconds, 1),

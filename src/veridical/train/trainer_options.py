@@ -97,7 +97,7 @@ def trainer_arguments(
         output_dir=str(out / "checkpoints"),
         learning_rate=training.learning_rate,
         num_train_epochs=training.epochs,
-        max_steps=training.max_steps,
+        max_steps=steps,
         per_device_train_batch_size=training.batch_size,
         per_device_eval_batch_size=training.batch_size,
         gradient_accumulation_steps=training.accumulation,
