@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from veridical.errors import UserError
 from veridical.models import (
+    DtypeName,
     Policy,
     Tuning,
     as_reference,
@@ -20,6 +22,8 @@ from veridical.models import (
     prepare_training,
     projector_parameters,
 )
+from veridical.proofs import stock_logps
+from veridical.rendering import Group
 
 
 @pytest.fixture
@@ -39,6 +43,23 @@ def test_the_embedded_model_loads_in_float32() -> None:
 def test_dtype_is_chosen(saved: Path) -> None:
     assert load_policy(str(saved), dtype="bfloat16").model.dtype == torch.bfloat16
     assert load_policy(str(saved)).model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_computes_what_transformers_computes(
+    saved: Path, groups: list[Group], dtype: DtypeName
+) -> None:
+    """Rotary frequencies stay in float32: in half precision, positions turn by wrong angles."""
+    policy = load_policy(str(saved), dtype=dtype)
+    stock = AutoModelForImageTextToText.from_pretrained(saved, dtype=getattr(torch, dtype))
+    frequencies = [b for n, b in policy.model.named_buffers() if n.endswith("inv_freq")]
+    assert frequencies and all(one.dtype == torch.float32 for one in frequencies)
+    with torch.no_grad():
+        ours, theirs = (
+            stock_logps(dataclasses.replace(policy, model=model), groups[0])
+            for model in (policy.model, stock.eval())
+        )
+    assert torch.equal(ours, theirs)
 
 
 def test_wrong_names_teach(tmp_path: Path) -> None:

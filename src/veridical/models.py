@@ -28,6 +28,7 @@ from transformers.utils import logging
 from veridical import processes
 from veridical.errors import UserError
 from veridical.hub import check_hub_name
+from veridical.precision import cast_weights
 
 EMBEDDED_MODEL = Path(__file__).parent / "world" / "weights"
 """The tiny model that ships with the package; its name is `embedded`."""
@@ -130,7 +131,7 @@ def load_policy(
     else:
         model = _load_model(source, name)
         wanted = _choose_dtype(dtype, model.dtype, chosen_device)
-        model = model.to(device=chosen_device, dtype=wanted)
+        model = (model if model.dtype == wanted else cast_weights(model, wanted)).to(chosen_device)
     policy = Policy(model.eval(), processor, name)
     return _merge_adapter(policy, init_adapter) if init_adapter else policy
 

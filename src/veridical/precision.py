@@ -1,0 +1,138 @@
+"""Half precision: how a model is cast to it, and a float32 copy that decides experiments.
+
+Rounding in half precision is as large as many faults, so an experiment there can pass whatever is
+wrong. The same experiment in float32 tells them apart.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from veridical.models import Policy
+
+HALF = (torch.float16, torch.bfloat16)
+EXACT_ATTENTION = ("sdpa", "eager")
+"""Attention that computes in float32 too; flash attention takes half precision alone."""
+SPARE_BYTES = 2**30
+"""Left free beside the copy, for the activations of a few rows (our choice)."""
+
+
+def is_half(policy: Policy) -> bool:
+    """Whether the model computes in float16 or bfloat16."""
+    return policy.model.dtype in HALF
+
+
+def cast_weights(model: Any, dtype: torch.dtype) -> Any:
+    """Cast parameters and saved buffers in place, and leave computed buffers as they are.
+
+    Transformers computes rotary frequencies in float32 and never saves them. In bfloat16 they would
+    turn token 1,000 by a wrong angle of up to a radian, which `model.to(dtype)` does.
+    """
+    for module in model.modules():
+        saved = [name for name in module._buffers if name not in module._non_persistent_buffers_set]
+        for name in saved:
+            value = module._buffers[name]
+            if value is not None and value.is_floating_point():
+                module._buffers[name] = value.to(dtype)
+        for parameter in module.parameters(recurse=False):
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
+    return model
+
+
+@contextmanager
+def exact(policy: Policy) -> Iterator[Policy | None]:
+    """The policy where it computes in float32 or more, else a float32 copy while it is needed.
+
+    The copy is made on the model's device if there is room, else on the CPU, and is freed after.
+    It reads pictures, never kept features, since these were computed in half precision.
+
+    Yields:
+        None where no copy can be had: there is no room, weights are quantized, or the attention
+        computes in half precision alone.
+    """
+    if not is_half(policy):
+        yield policy
+        return
+    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    copied = _float32_copy(policy)
+    try:
+        yield copied
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = convolution
+        if copied is not None:
+            _free(copied)
+
+
+def _float32_copy(policy: Policy) -> Policy | None:
+    model = policy.model
+    weights = {id(p): p for p in (*model.parameters(), *model.buffers())}
+    if not all(weight.is_floating_point() for weight in model.parameters()):
+        return None
+    if getattr(model, "quantization_method", None) or getattr(model, "is_quantized", False):
+        return None
+    if policy.core.config.get_text_config()._attn_implementation not in EXACT_ATTENTION:
+        return None
+    needed = 4 * sum(weight.numel() for weight in weights.values()) + SPARE_BYTES
+    places = dict.fromkeys((policy.device, torch.device("cpu")))
+    device = next((place for place in places if free_bytes(place) > needed), None)
+    if device is None:
+        return None
+    # `deepcopy` takes what it finds here for what it has copied already: there is never a second
+    # copy in half precision.
+    memo: dict[int, Any] = {key: _widened(weight, device) for key, weight in weights.items()}
+    copied = copy.deepcopy(model, memo).eval()
+    return dataclasses.replace(policy, model=copied, vision=None)
+
+
+def _free(policy: Policy) -> None:
+    """Give the weights' memory back, whoever still holds the policy."""
+    for weight in (*policy.model.parameters(), *policy.model.buffers()):
+        weight.data = weight.new_empty(0)
+    if policy.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _widened(weight: Tensor, device: torch.device) -> Tensor:
+    dtype = torch.float32 if weight.is_floating_point() else weight.dtype
+    wide = weight.detach().to(device, dtype, copy=True)
+    return nn.Parameter(wide, requires_grad=False) if isinstance(weight, nn.Parameter) else wide
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this process may still take on a device, in bytes.
+
+    On the CPU the memory of a container counts, and the processes of this machine divide it.
+    """
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
+    if device.type != "cpu":
+        return 0
+    free = int(psutil.virtual_memory().available)
+    limit = _number(Path("/sys/fs/cgroup/memory.max"))
+    used = _number(Path("/sys/fs/cgroup/memory.current"))
+    if limit is not None and used is not None:
+        free = min(free, limit - used)
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
