@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from veridical.errors import UserError
-from veridical.images import ImageError, open_image, resolve_image_path
+from veridical.images import FORMATS, decode_image, open_image, resolve_image_path, upright_size
+from veridical.pixels import ImageError
 
 RED = (255, 0, 0)
 
@@ -29,13 +30,13 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + data + piece(b"IEND", b"")
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16", "F"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16"])
 def test_every_mode_opens_as_rgb(mode: str, tmp_path: Path) -> None:
-    suffix = {"CMYK": "jpg", "YCbCr": "jpg", "F": "tif"}.get(mode, "png")
+    suffix = {"CMYK": "jpg", "YCbCr": "jpg"}.get(mode, "png")
     path = tmp_path / f"picture.{suffix}"
-    Image.new("RGB", (5, 3), "white").convert(mode if mode != "I;16" else "I").convert(mode).save(
-        path
-    )
+    white = Image.new("RGB", (5, 3), "white")
+    deep = Image.fromarray(np.full((3, 5), 65535, dtype=np.uint16))
+    (deep if mode == "I;16" else white.convert(mode)).save(path)
     image = open_image(path)
     assert (image.mode, image.size) == ("RGB", (5, 3))
 
@@ -138,3 +139,176 @@ def test_paths_inside_are_found(tmp_path: Path) -> None:
     path.write_bytes(b"")
     assert resolve_image_path("images/../images/a:b c.png", tmp_path) == path.resolve()
     assert resolve_image_path(str(path), tmp_path) == path.resolve()
+
+
+def encoded(image: Image.Image, format: str, **options: object) -> bytes:
+    memory = io.BytesIO()
+    image.save(memory, format=format, **options)
+    return memory.getvalue()
+
+
+def png_chunk(name: bytes, data: bytes, crc: int | None = None) -> bytes:
+    checksum = zlib.crc32(name + data) if crc is None else crc
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
+
+
+def png(
+    width: int, height: int, depth: int, color: int, rows: bytes, *more: bytes, late: bytes = b""
+) -> bytes:
+    """A PNG whose chunks `more` stand before its pixels and `late` behind them."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
+    data = png_chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(more) + data + late + png_chunk(b"IEND", b"")
+
+
+def grey_of(content: bytes) -> list[int]:
+    values: list[int] = np.asarray(open_image(content))[..., 0].ravel().tolist()
+    return values
+
+
+def test_floats_run_from_0_to_1() -> None:
+    samples = np.array([[0, 0.25, 0.5, 1]], dtype=np.float32)
+    assert grey_of(encoded(Image.fromarray(samples), "TIFF")) == [0, 64, 128, 255]
+    # A dark picture stays dark: nothing depends on what a picture happens to hold.
+    assert grey_of(encoded(Image.fromarray(samples / 10), "TIFF")) == [0, 6, 13, 26]
+
+
+@pytest.mark.parametrize(
+    ("samples", "reason"),
+    [
+        (np.array([[0, 255.0]], dtype=np.float32), "floats from 0 to 255"),
+        (np.array([[-0.5, 0.5]], dtype=np.float32), "floats from -0.5"),
+        (np.array([[np.nan, 0.5]], dtype=np.float32), "floats"),
+        (np.array([[0, 70_000]], dtype=np.int32), "integers"),
+    ],
+)
+def test_samples_without_a_known_white_are_refused(samples: np.ndarray, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        open_image(encoded(Image.fromarray(samples), "TIFF"))
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_12_bits_in_16_are_refused_and_not_made_black(format: str) -> None:
+    samples = np.linspace(0, 4095, 12).astype(np.uint16).reshape(3, 4)
+    with pytest.raises(UserError, match="may hold 12 bits"):
+        open_image(encoded(Image.fromarray(samples), format))
+    scaled = grey_of(encoded(Image.fromarray(samples * 16), format))
+    assert scaled[0] == 0 and scaled[-1] == 255
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_12_bits_in_16_bit_color_are_refused(alpha: bool) -> None:
+    def rows(scale: int) -> bytes:
+        color = [4095 * scale, 0, 2000 * scale] + ([65535] if alpha else [])
+        clear = [65535] * 3 + [0] if alpha else [0, 0, 0]
+        return b"\0" + struct.pack(f">{2 * len(color)}H", *color, *clear)
+
+    kind = 6 if alpha else 2
+    with pytest.raises(UserError, match="may hold 12 bits"):
+        open_image(png(2, 1, 16, kind, rows(1)))
+    assert open_image(png(2, 1, 16, kind, rows(16))).getpixel((0, 0)) == (255, 0, 125)
+
+
+def test_white_is_what_the_file_says() -> None:
+    assert grey_of(b"P5 3 1 1000\n" + struct.pack(">3H", 0, 100, 200)) == [0, 26, 51]
+    negative = encoded(
+        Image.fromarray(np.array([[0, 65535]], dtype=np.uint16)), "TIFF", tiffinfo={262: 0}
+    )
+    assert grey_of(negative) == [255, 0]
+
+
+def test_one_transparent_color_is_put_on_white() -> None:
+    rgb = png(2, 1, 8, 2, b"\0" + bytes([1, 2, 3, 4, 5, 6]),
+              png_chunk(b"tRNS", struct.pack(">3H", 1, 2, 3)))  # fmt: skip
+    assert [open_image(rgb).getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (4, 5, 6)]
+    deep = png(2, 1, 16, 2, b"\0" + struct.pack(">6H", 256, 512, 768, 65535, 0, 0),
+               png_chunk(b"tRNS", struct.pack(">3H", 256, 512, 768)))  # fmt: skip
+    assert [open_image(deep).getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (255, 0, 0)]
+    for depth, row, colour, expected in [
+        (8, bytes([7, 9]), 7, [255, 9]),
+        (4, bytes([0x3A]), 3, [255, 170]),
+        (2, bytes([0b01100000]), 1, [255, 170]),
+        (1, bytes([0b01000000]), 0, [255, 255]),
+        (16, struct.pack(">2H", 300, 51400), 300, [255, 200]),
+    ]:
+        grey = png(2, 1, depth, 0, b"\0" + row, png_chunk(b"tRNS", struct.pack(">H", colour)))
+        assert grey_of(grey) == expected, depth
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        png_chunk(b"zTXt", b"c\0\0" + zlib.compress(b" " * 3_000_000)),
+        png_chunk(b"zTXt", b"c\0\0broken"),
+        png_chunk(b"iCCP", b"p\0\0" + zlib.compress(b" " * 3_000_000)),
+        png_chunk(b"iCCP", b"p\0\x07broken"),
+        png_chunk(b"eXIf", b"not EXIF"),
+        png_chunk(b"tEXt", b"c\0wrong checksum", crc=1),
+        png_chunk(b"pHYs", b"1"),
+        png_chunk(b"gAMA", b"1"),
+        png_chunk(b"iTXt", b"no end"),
+    ],
+)
+def test_pixels_open_whatever_stands_beside_them(chunk: bytes, late: bool) -> None:
+    rows = b"\0" + bytes([9, 8, 7, 6, 5, 4])
+    whole = png(2, 1, 8, 2, rows, late=chunk) if late else png(2, 1, 8, 2, rows, chunk)
+    assert open_image(whole).getpixel((1, 0)) == (6, 5, 4)
+    assert upright_size(whole) == (2, 1)
+
+
+def test_torn_pixels_are_not_saved_by_leaving_chunks_out() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    whole = encoded(Image.fromarray(noise), "PNG", exif=Image.Exif().tobytes())
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        decode_image(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "MPO"])
+def test_sizes_are_those_of_the_upright_image(format: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(Image.new("RGB", (40, 20)), format, exif=exif)
+    assert upright_size(content) == open_image(content).size == (20, 40)
+
+
+def test_an_orientation_behind_the_pixels_is_seen() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    block = png_chunk(b"eXIf", exif.tobytes()[6:])
+    late = png(2, 1, 8, 2, b"\0" + bytes(6), late=block)
+    assert upright_size(late) == open_image(late).size == (1, 2)
+
+
+def test_broken_exif_leaves_a_photograph_as_it_lies() -> None:
+    content = encoded(Image.new("RGB", (4, 2)), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
+    assert open_image(content).size == upright_size(content) == (4, 2)
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
+def test_the_first_frame_of_an_animation_counts(format: str) -> None:
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
+    content = encoded(frames[0], format, save_all=True, append_images=frames[1:])
+    red, _, blue = open_image(content).getpixel((8, 8))  # type: ignore[misc]
+    assert red > 200 > 50 > blue
+
+
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow has no AVIF")
+def test_avif_opens() -> None:
+    content = encoded(Image.new("RGB", (16, 8), RED), "AVIF")
+    assert open_image(content).size == upright_size(content) == (16, 8)
+
+
+def test_heif_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="HEIF"):
+        open_image(b"\0\0\0\x18ftypheic" + bytes(40))
+
+
+def test_real_photographs_open_as_pillow_shows_them(test_data: Path) -> None:
+    files = sorted((test_data / "coco128" / "images").iterdir())
+    assert len(files) == 128
+    for file in files:
+        with Image.open(file) as image:
+            plain = ImageOps.exif_transpose(image).convert("RGB")
+        assert upright_size(file) == plain.size
+        assert open_image(file).tobytes() == plain.tobytes()

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from veridical._record_rows import Kind, RowError, content_id, normalise
-from veridical.images import ImageError, decode_image, resolve_image_path
+from veridical.images import decode_image, resolve_image_path
+from veridical.pixels import ImageError
 
 
 @dataclass(frozen=True)

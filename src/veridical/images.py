@@ -5,25 +5,31 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from veridical.errors import UserError
+from veridical.pixels import ImageError, orientation, upright_rgb
+from veridical.png_chunks import may_turn, only_pixels
 
 # Formats whose decoders are Pillow's own: EPS, for one, would start Ghostscript on a stranger's
-# file.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# file. JPEG includes MPO, which several phones write: its first picture counts.
+_ALWAYS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = (*_ALWAYS, "AVIF") if features.check("avif") else _ALWAYS
 PIXEL_LIMIT = 89_478_485  # Pillow's own default, kept even if somebody switched Pillow's off
 
+LARGE = 16_000_000
+_LARGE_AT_ONCE = threading.BoundedSemaphore(2)
+"""Rows are checked by many threads, and one picture of 89 megapixels takes a gigabyte meanwhile."""
+
+_HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")  # two letters or more, so that C:\ is none
-
-
-class ImageError(ValueError):
-    """Why an image cannot be used, as half a sentence that a row number can be put before."""
 
 
 def open_image(source: Path | str | bytes | Image.Image) -> Image.Image:
@@ -42,8 +48,7 @@ def open_image(source: Path | str | bytes | Image.Image) -> Image.Image:
     try:
         return decode_image(source)
     except ImageError as problem:
-        name = source if isinstance(source, (str, Path)) else "An image in memory"
-        raise UserError(f"{name}: {problem}. Give a whole PNG, JPEG or WebP file.") from problem
+        raise _user_error(source, problem) from problem
 
 
 def decode_image(source: Path | str | bytes | Image.Image) -> Image.Image:
@@ -52,25 +57,54 @@ def decode_image(source: Path | str | bytes | Image.Image) -> Image.Image:
     Raises:
         ImageError: as for `open_image`.
     """
+    if isinstance(source, Image.Image):
+        with _reasons():
+            return upright_rgb(source)
+    try:
+        return _decoded(source)
+    except ImageError as problem:
+        # What pixels do not need may be what is broken.
+        whole = only_pixels(source)
+        if whole is None:
+            raise
+        try:
+            return _decoded(whole)
+        except ImageError:
+            raise problem from None
+
+
+def upright_size(source: Path | str | bytes | Image.Image) -> tuple[int, int]:
+    """Width and height that `open_image` would give, from the file's header alone.
+
+    Raises:
+        UserError: as for `open_image`, as far as a header shows it.
+    """
     try:
         if isinstance(source, Image.Image):
-            return _upright_rgb(source)
-        if isinstance(source, bytes):
-            with _open_within_limit(io.BytesIO(source)) as image:
-                return _upright_rgb(image)
-        with Path(source).open("rb") as file, _open_within_limit(file) as image:
-            return _upright_rgb(image)
-    except ImageError:
-        raise
-    except FileNotFoundError as error:
-        raise ImageError("the file does not exist") from error
-    except UnidentifiedImageError as error:
-        raise ImageError("not an image of an allowed format") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"more than {PIXEL_LIMIT:,} pixels (decompression bomb)") from error
-    # Decoders meet broken files with whatever exception the broken byte leads to.
-    except Exception as error:
-        raise ImageError(f"cannot be decoded ({type(error).__name__}: {error})") from error
+            return _turned_size(source)
+        try:
+            with _opened(source) as image:
+                if image.format == "PNG" and not may_turn(source):
+                    return image.size
+                return _turned_size(image)
+        except ImageError:
+            whole = only_pixels(source)
+            if whole is None:
+                raise
+            with _opened(whole) as image:
+                return image.size
+    except ImageError as problem:
+        raise _user_error(source, problem) from problem
+
+
+def _turned_size(image: Image.Image) -> tuple[int, int]:
+    if orientation(image) < 5:
+        return image.size
+    if image.format == "TIFF":
+        image.load()  # some versions of Pillow turn it then, and say its size before
+        if orientation(image) < 5:
+            return image.size
+    return image.height, image.width
 
 
 def resolve_image_path(reference: str, root: Path) -> Path:
@@ -95,29 +129,61 @@ def resolve_image_path(reference: str, root: Path) -> Path:
     return path
 
 
-def _open_within_limit(file: io.BufferedReader | io.BytesIO) -> Image.Image:
-    image = Image.open(file, formats=FORMATS)
-    # Pillow only warns between its limit and twice that.
-    if image.width * image.height > PIXEL_LIMIT:
-        raise ImageError(f"more than {PIXEL_LIMIT:,} pixels (decompression bomb)")
-    return image
+def _user_error(source: object, problem: ImageError) -> UserError:
+    name = source if isinstance(source, (str, Path)) else "An image in memory"
+    return UserError(f"{name}: {problem}. Give a whole PNG, JPEG or WebP file.")
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):
-        # Converting 16 bits to 8 clips in Pillow, and nearly all would be white.
-        values = np.asarray(image).astype(np.int64)
-        shift = 8 if values.size and values.max() > 255 else 0
-        image = Image.fromarray(np.clip(values >> shift, 0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        opaque = image.convert("RGBA")
-        page = Image.new("RGBA", opaque.size, "white")
-        return Image.alpha_composite(page, opaque).convert("RGB")
-    return image.convert("RGB")
+def _decoded(source: Path | str | bytes) -> Image.Image:
+    with _opened(source) as image:
+        if image.width * image.height < LARGE:
+            return upright_rgb(image)
+        with _LARGE_AT_ONCE:
+            return upright_rgb(image)
+
+
+@contextmanager
+def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
+    """An image whose header was read, within the limit of pixels.
+
+    Raises:
+        ImageError: whatever went wrong with it, inside the block too.
+    """
+    with _reasons():
+        if isinstance(source, bytes):
+            _refuse_heif(source[:32])
+        else:
+            with Path(source).open("rb") as beginning:
+                _refuse_heif(beginning.read(32))
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=FORMATS) as image:
+            # Pillow only warns between its limit and twice that.
+            if image.width * image.height > PIXEL_LIMIT:
+                raise ImageError(f"more than {PIXEL_LIMIT:,} pixels (decompression bomb)")
+            yield image
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn whatever a decoder raises into half a sentence."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError("the file does not exist") from error
+    except UnidentifiedImageError as error:
+        raise ImageError("not an image of an allowed format") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"more than {PIXEL_LIMIT:,} pixels (decompression bomb)") from error
+    # Decoders meet broken files with whatever exception the broken byte leads to.
+    except Exception as error:
+        raise ImageError(f"cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def _refuse_heif(head: bytes) -> None:
+    if head[4:8] == b"ftyp" and any(brand in head[8:] for brand in _HEIF):
+        raise ImageError("HEIF (.heic) is not read; convert it to JPEG or PNG")
 
 
 @dataclass(frozen=True)
@@ -129,10 +195,16 @@ class RowImage:
     number: int
     column: str = "images"
 
+    def source(self) -> bytes | Path:
+        """The bytes of its file where the row holds them, else the file; of this image alone."""
+        cell = self.rows.with_format("arrow")[self.row].column(self.column)[0]
+        image = cell.values[self.number].as_py()
+        content: bytes | None = image["bytes"]
+        return content or Path(image["path"])
+
     def open(self) -> Image.Image:
         """Upright RGB."""
-        image: Image.Image = self.rows[self.row][self.column][self.number]
-        return image
+        return open_image(self.source())
 
     def content(self) -> bytes:
         """The bytes of its file.
@@ -140,11 +212,11 @@ class RowImage:
         Raises:
             UserError: its file is gone.
         """
-        row = self.rows.with_format("arrow")[self.row].to_pylist()[0]
-        raw = row[self.column][self.number]
+        source = self.source()
+        if isinstance(source, bytes):
+            return source
         try:
-            inside: bytes | None = raw["bytes"]
-            return Path(raw["path"]).read_bytes() if inside is None else inside
+            return source.read_bytes()
         except OSError as error:
             raise UserError(
                 f"Image {self.number + 1} of row {self.row + 1} can't be read any more ({error}). "
@@ -188,3 +260,8 @@ def image_bytes_key(image: ImageLike) -> str:
 def load_image(image: ImageLike) -> Image.Image:
     """Upright RGB, from wherever the image is."""
     return image.open() if isinstance(image, RowImage) else open_image(image)
+
+
+def size_of(image: ImageLike) -> tuple[int, int]:
+    """Width and height of the upright image; its pixels are not decoded."""
+    return upright_size(image.source() if isinstance(image, RowImage) else image)

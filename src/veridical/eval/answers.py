@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from veridical.errors import UserError
 from veridical.files import hash_file, hash_path, read_json, read_jsonl
-from veridical.images import ImageError, decode_image
+from veridical.images import decode_image
 from veridical.messages import Message
+from veridical.pixels import ImageError
 from veridical.progress import track
 from veridical.shares import ALL, CLAIM, Share, leave_to_others
 from veridical.steering import parse_steer, steered
