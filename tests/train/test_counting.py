@@ -70,7 +70,7 @@ def test_transformers_takes_the_steps_that_we_count() -> None:
             get_sp_size=lambda: 1,
             num_examples=lambda _, rows=rows: rows,
         )
-        found = Trainer.set_initial_training_values(counted, arguments, loader)  # type: ignore[arg-type]
+        found = Trainer.set_initial_training_values(counted, arguments, loader)
         epochs_there, an_epoch, *_, steps_there = found
         assert an_epoch == steps_an_epoch(rows, whole)
         assert steps_there == steps

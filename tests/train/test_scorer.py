@@ -68,7 +68,7 @@ def test_images_are_encoded_twice_where_that_differs(
     policy, _ = prepare(
         policy, "lora", train_projector=why == "projector", train_vision=why == "vision"
     )
-    scorer = Scorer(policy, frozen)
+    scorer = Scorer(policy, frozen, model_dropout=why == "noise")
     batch = collate(policy, groups[:2], True)
     seen = count_images(policy.core)
     scorer(batch, reference=True)
@@ -98,7 +98,7 @@ def test_switching_reaches_what_was_switched_below(policy: Policy) -> None:
     policy, _ = prepare(policy, "lora")
     assert policy.model.training  # as PEFT makes its wrapper, around a model that is not
     assert not policy.core.training
-    scorer = Scorer(policy).train()
+    scorer = Scorer(policy, model_dropout=True).train()
     assert all(module.training for module in scorer.modules())
     policy.core.eval()
     assert scorer.training

@@ -139,7 +139,8 @@ def train_dpo(
         features = keep_features(start, training.trained, store) if training.vision_cache else None
         policy = prepare_training(start, training.trained)
         in_step = reference == "in_step"
-        task = Task(Scorer(policy, frozen), objective(wanted_loss), len, shares.allowed, in_step)
+        scorer = Scorer(policy, frozen, model_dropout=training.model_dropout)
+        task = Task(scorer, objective(wanted_loss), len, shares.allowed, in_step)
         train_items = Items(train, logps[: len(train)])
         held_out_items = Items(evaluation, logps[len(train) :]) if evaluation else None
         if training.dry_run:

@@ -38,6 +38,7 @@ class Setting:
         batch_size: prompts at once, when responses are scored and learned from.
         share_prefix: the layout.
         engine: who samples, where that is not this process.
+        model_dropout: learn with the models' own dropout.
     """
 
     actors: Actors
@@ -48,6 +49,7 @@ class Setting:
     batch_size: int
     share_prefix: bool
     engine: Engine | None = None
+    model_dropout: bool = False
 
     def batch(self, groups: Sequence[Group]) -> Batch:
         """Prompts with their responses, laid out."""

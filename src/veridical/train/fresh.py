@@ -20,6 +20,7 @@ from veridical.similarity import Similarity
 from veridical.train.buffer import Row, Task
 from veridical.train.engine import Engine, sample
 from veridical.train.prompts import TrainingPrompt
+from veridical.train.rows import collapsed
 
 PairSource = Literal["online", "mixed", "bdhs"]
 
@@ -112,7 +113,9 @@ class Maker:
         for task, result in zip(tasks, found, strict=True):
             if "rejected" in result:
                 text = text_of(result["rejected"])
-                rows.append(self._row(task, kind="bdhs", text=text, source=result["source"]))
+                row = self._row(task, kind="bdhs", text=text, source=result["source"])
+                # The last try is kept as it comes, and may be the true answer again.
+                rows.append({**row, "kind": "tie"} if collapsed(self.group(row)) else row)
             else:
                 rows.append(self._row(task, kind="unscored", problem=result["reason"]))
         return rows

@@ -195,7 +195,9 @@ def train_online(
     judged_by = {} if pairs == "bdhs" else judging.inputs
     with start_training("train online", arguments, judged_by) as run:
         start = load_start(model, training)
-        prompts, rows = read_prompts(start, data, kind, training, sampling.max_new_tokens)
+        prompts, rows = read_prompts(
+            start, data, kind, training, sampling.max_new_tokens, pairs == "mixed"
+        )
         list_skipped(out, rows)
         frozen = frozen_copy(start) if training.tuning == "full" else None
         policy = prepare_training(start, training.trained)
@@ -224,7 +226,8 @@ def train_online(
         few = _proof_groups(policy, maker, buffer)
         layout = sharing(policy, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if layout.allowed else 'no, two rows'} ({layout.reason}).")
-        task = Task(Scorer(policy, frozen), objective(wanted_loss), len, layout.allowed, True)
+        scorer = Scorer(policy, frozen, model_dropout=training.model_dropout)
+        task = Task(scorer, objective(wanted_loss), len, layout.allowed, True)
         proofs: list[Proof] = []
         if training.prove_first:
             floor = noise_floor(policy, few)

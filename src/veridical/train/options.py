@@ -31,6 +31,8 @@ class Training:
             that is the start).
         train_projector: train the projector too.
         train_vision: train the vision tower too.
+        model_dropout: train with the dropout of the model's own configuration. The reference has
+            none, so preference, reward and reinforcement learning leave it off unless asked.
         projector_learning_rate: of the projector, if trained; the common one if not set.
         learning_rate: peak learning rate.
         epochs: passes over the rows.
@@ -69,6 +71,7 @@ class Training:
     init_adapter: Path | None = None
     train_projector: bool = False
     train_vision: bool = False
+    model_dropout: bool = False
     projector_learning_rate: float | None = None
     learning_rate: float
     epochs: float = 1.0

@@ -29,6 +29,7 @@ from veridical.rl import (
 from veridical.token_scores import token_values
 from veridical.train.actors import as_critic, build_actors
 from veridical.train.experience import Experience, Setting, gather_experience, minibatches
+from veridical.train.modes import learning
 from veridical.train.online import Sampling
 from veridical.train.options import Training
 from veridical.train.order import Shares
@@ -209,7 +210,6 @@ def learn(
     Losses are sums over tokens, divided by the tokens that all processes have in the minibatch, so
     that neither padding, nor the batch size, nor the number of processes changes them.
     """
-    actors = setting.actors
     sums = torch.zeros(6, dtype=torch.float64)
     lengths: list[float] = []
     for epoch in range(ppo.inner_epochs):
@@ -217,10 +217,8 @@ def learn(
             own = experience.mask[experience.rows(mine, setting.k)].sum().double()
             tokens = float(processes.total(own).clamp(min=1))
             seen = torch.zeros(6, dtype=torch.float64)
-            actors.policy.model.train(bool(learner.arguments.gradient_checkpointing))
             for chunk in chunks(mine, setting.batch_size):
                 seen += _one_batch(setting, experience, advantages, returns, ppo, chunk, tokens)
-            actors.policy.model.eval()
             lengths.append(learner.step())
             seen = processes.total(seen)
             sums += seen
@@ -242,15 +240,16 @@ def _one_batch(
     actors = setting.actors
     rows = experience.rows(chunk, setting.k)
     batch = setting.batch([experience.groups[i] for i in chunk])
-    now = setting.scores(actors.policy.model, batch)
-    width, mask = now.mask.shape[1], now.mask
-    old = experience.logps[rows, :width]
-    losses, clipped = clipped_policy_losses(now.logps, old, advantages[rows, :width], ppo.clip)
-    policy_loss = losses[mask].sum() / tokens
-    policy_loss.backward()
+    with learning(actors.policy.model, setting.model_dropout):
+        now = setting.scores(actors.policy.model, batch)
+        width, mask = now.mask.shape[1], now.mask
+        old = experience.logps[rows, :width]
+        losses, clipped = clipped_policy_losses(now.logps, old, advantages[rows, :width], ppo.clip)
+        policy_loss = losses[mask].sum() / tokens
+        policy_loss.backward()
     critic = actors.critic
     assert critic is not None
-    with as_critic(critic) as model:
+    with as_critic(critic) as model, learning(model, setting.model_dropout):
         values = token_values(model, critic.head, batch).to(old)
         errors, far = clipped_value_losses(
             values, experience.values[rows, :width], returns[rows, :width], ppo.value_clip

@@ -17,7 +17,13 @@ from veridical.models import Policy
 from veridical.rendering import Group, RefusedRowError, render_group, render_prompt
 from veridical.sampling import Request
 from veridical.train.options import Training
-from veridical.train.rows import Images, TrainingRows, pair_group, render_rows
+from veridical.train.rows import (
+    Images,
+    TrainingRows,
+    refuse_collapsed,
+    render_pair,
+    render_rows,
+)
 
 PromptKind = Literal["prompt", "conversation", "preference"]
 
@@ -56,9 +62,23 @@ class TrainingPrompt:
 
 
 def read_prompts(
-    policy: Policy, data: Path, kind: PromptKind, training: Training, max_new_tokens: int
+    policy: Policy,
+    data: Path,
+    kind: PromptKind,
+    training: Training,
+    max_new_tokens: int,
+    learns_pairs: bool = False,
 ) -> tuple[list[TrainingPrompt], TrainingRows]:
     """Every prompt that leaves room for `max_new_tokens`; the others are listed.
+
+    Args:
+        policy: whose template and tokenizer are used.
+        data: a file that `read_records` takes.
+        kind: of its records.
+        training: as for `read_training_rows`.
+        max_new_tokens: of a fresh response.
+        learns_pairs: whether the records' own pairs are learned too; then a prompt whose pair
+            can't be is listed.
 
     Raises:
         UserError: as for `read_training_rows`.
@@ -73,7 +93,9 @@ def read_prompts(
         pair = None
         if kind == "preference":
             limit = training.max_response_tokens
-            pair = pair_group(policy, row, images, branches, False, limit)
+            pair = render_pair(policy, row, images, branches, False, limit)
+            if learns_pairs:
+                refuse_collapsed(pair)
         found[row["id"]] = TrainingPrompt(
             Request(row["id"], pictures, prompt),
             text_of(known.get(kind) or []).strip(),

@@ -41,6 +41,7 @@ from veridical.train.rows import (
     TrainingRows,
     list_skipped,
     proof_rows,
+    refuse_collapsed,
     render_rows,
     same_prompt,
     split_held_out,
@@ -105,7 +106,8 @@ def train_reward(
         policy = without_language_head(prepare_training(start, training.trained))
         head = new_head(policy)
         few = [train[i] for i in proof_rows(train)]
-        task = Task(Scorer(policy, head=head), objective(centring), len, shares.allowed)
+        scorer = Scorer(policy, head=head, model_dropout=training.model_dropout)
+        task = Task(scorer, objective(centring), len, shares.allowed)
         train_items = Items(train, torch.zeros(len(train), 2))
         held_out_items = Items(evaluation, torch.zeros(len(evaluation), 2)) if evaluation else None
         if training.dry_run:
@@ -143,7 +145,7 @@ def read_pairs(start: Policy, data: Path, reading: Reading, training: Training) 
         rejected = [row["rejected"], *(row.get("more_rejected") or [])]
         distorted = images.of_rejected(count)
         told[bool(known)] += 1
-        return [
+        groups = [
             judged_group(
                 start, reading, row["id"] if number == 0 else f"{row['id']}/{number}",
                 images.of_prompt(count), row["prompt"], [row["chosen"], answer], known,
@@ -151,6 +153,9 @@ def read_pairs(start: Policy, data: Path, reading: Reading, training: Training) 
             )
             for number, answer in enumerate(rejected)
         ]  # fmt: skip
+        for group in groups:
+            refuse_collapsed(group)
+        return groups
 
     rows = render_rows(start, data, "preference", training, render)
     if reading.with_facts and not told[True]:

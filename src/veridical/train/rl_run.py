@@ -16,6 +16,7 @@ from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl, writing
 from veridical.progress import step_bar
 from veridical.train.checkpoints import write_manifest
+from veridical.train.modes import checkpoint_activations
 from veridical.train.options import Training
 from veridical.train.run import checkpoint_to_resume
 from veridical.train.trained import load_trained_weights, require_same_start, save_trained_weights
@@ -66,6 +67,12 @@ class Learner:
             arguments.lr_scheduler_type, self.optimizer, warmup, steps,
             arguments.lr_scheduler_kwargs or {},
         )  # fmt: skip
+        if arguments.activation_checkpointing:
+            for name, module in trained.named_children():
+                if name in ("policy", "value"):
+                    checkpoint_activations(
+                        module, training.model_dropout, arguments.activation_checkpointing_kwargs
+                    )
         self.every = max(1, steps // training.evaluations)
         require_same_start(trained)
 

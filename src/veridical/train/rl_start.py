@@ -112,7 +112,7 @@ class Start:
         engine = self.sampling.open_engine(self.model, training, self.out)
         return Setting(
             actors, self.prompts, rewarder, self.decoding, k, training.batch_size,
-            self.layout.allowed, engine,
+            self.layout.allowed, engine, training.model_dropout,
         )  # fmt: skip
 
     def _scale(self, actors: Actors, rewarder: Rewarder) -> Scale:

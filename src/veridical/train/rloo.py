@@ -22,6 +22,7 @@ from veridical.rl import (
 )
 from veridical.train.actors import build_actors
 from veridical.train.experience import Experience, Setting, gather_experience, minibatches
+from veridical.train.modes import learning
 from veridical.train.online import Sampling
 from veridical.train.options import Training
 from veridical.train.order import Shares
@@ -155,7 +156,6 @@ def learn(
     step: int,
 ) -> dict[str, Any]:
     """Passes over a step's responses; the loss is the mean over those of all processes."""
-    model = setting.actors.policy.model
     sums = torch.zeros(3, dtype=torch.float64)
     lengths: list[float] = []
     for epoch in range(rloo.inner_epochs):
@@ -163,10 +163,8 @@ def learn(
             own = torch.tensor(float(len(mine) * setting.k))
             responses = float(processes.total(own).clamp(min=1))
             seen = torch.zeros(3, dtype=torch.float64)
-            model.train(bool(learner.arguments.gradient_checkpointing))
             for chunk in chunks(mine, setting.batch_size):
                 seen += _one_batch(setting, experience, advantages, rloo, chunk, responses)
-            model.eval()
             lengths.append(learner.step())
             sums += processes.total(seen)
     steps = len(lengths)
@@ -188,11 +186,13 @@ def _one_batch(
     """The gradient on a few prompts' responses, and the sums that are logged."""
     rows = experience.rows(chunk, setting.k)
     batch = setting.batch([experience.groups[i] for i in chunk])
-    now = setting.scores(setting.actors.policy.model, batch).logps.sum(-1)
-    old = experience.logps[rows].sum(-1)
-    losses, clipped = clipped_policy_losses(now, old, advantages[rows].to(now), rloo.clip)
-    loss = losses.sum() / responses
-    loss.backward()
+    model = setting.actors.policy.model
+    with learning(model, setting.model_dropout):
+        now = setting.scores(model, batch).logps.sum(-1)
+        old = experience.logps[rows].sum(-1)
+        losses, clipped = clipped_policy_losses(now, old, advantages[rows].to(now), rloo.clip)
+        loss = losses.sum() / responses
+        loss.backward()
     moved = kl_terms(old, now.detach(), "k3").sum() / responses
     told = (loss, clipped.sum() / responses, moved)
     return torch.stack([value.detach().double().cpu() for value in told])

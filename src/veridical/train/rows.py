@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from veridical import processes
 from veridical.batching import check_lengths
 from veridical.errors import UserError
@@ -66,7 +68,9 @@ def read_training_rows(
     def render(row: dict[str, Any], images: Images) -> list[Group]:
         if kind == "conversation":
             return _conversation(policy, row, images, most_tokens)
-        return [pair_group(policy, row, images, branches, more_rejected, most_tokens)]
+        group = render_pair(policy, row, images, branches, more_rejected, most_tokens)
+        refuse_collapsed(group)
+        return [group]
 
     return render_rows(policy, data, kind, training, render)
 
@@ -220,7 +224,7 @@ def _conversation(
     return render_conversation(policy, row["id"], pictures, messages, max_response_tokens)
 
 
-def pair_group(
+def render_pair(
     policy: Policy,
     row: dict[str, Any],
     images: Images,
@@ -242,6 +246,41 @@ def pair_group(
         policy, row["id"], images.of_prompt(count), row["prompt"], responses,
         max_response_tokens, own,
     )  # fmt: skip
+
+
+def collapsed(group: Group) -> list[int]:
+    """The responses that are the first one again: the same tokens under the same images.
+
+    Answers that differ in a file may be equal once they are rendered, stripped and cut. Such a
+    pair teaches nothing, and would be counted as one of margin 0.
+    """
+
+    def seen(response: int) -> list[str]:
+        return [image_bytes_key(image) for image in group.images_of(response)]
+
+    first = group.response_ids[0]
+    equal = [i for i, ids in enumerate(group.response_ids) if i and torch.equal(ids, first)]
+    own = bool(group.response_images)
+    return [i for i in equal if not own or seen(i) == seen(0)]
+
+
+def refuse_collapsed(group: Group) -> None:
+    """Refuse a pair of which nothing is left.
+
+    Raises:
+        RefusedRowError: says which answer is the chosen one again, and why.
+    """
+    equal = collapsed(group)
+    if not equal:
+        return
+    which = "rejected" if equal[0] == 1 else f"more_rejected[{equal[0] - 2}]"
+    cut = group.cut[0] and group.cut[equal[0]]
+    why = (
+        f"in their first {len(group.response_ids[0])} tokens, where --max-response-tokens cuts"
+        if cut
+        else "once the chat template has rendered them"
+    )
+    raise RefusedRowError(f"chosen and {which} are the same {why}")
 
 
 def _even_out(groups: Sequence[Group]) -> list[Group]:

@@ -17,6 +17,7 @@ from veridical.batching import Batch, response_lengths
 from veridical.logprobs import response_logps
 from veridical.models import Policy, adapters_off, unwrap
 from veridical.rewards import response_rewards
+from veridical.train.modes import checkpoint_activations, set_training
 from veridical.train.seen import given_features, see_alike, watched_features
 
 
@@ -24,7 +25,11 @@ class Scorer(nn.Module):
     """Scores responses by the policy, or by the reference where that runs in the step."""
 
     def __init__(
-        self, policy: Policy, frozen: Policy | None = None, head: nn.Linear | None = None
+        self,
+        policy: Policy,
+        frozen: Policy | None = None,
+        head: nn.Linear | None = None,
+        model_dropout: bool = False,
     ) -> None:
         """Take the policy in.
 
@@ -33,20 +38,21 @@ class Scorer(nn.Module):
             frozen: the reference, if it is a model of its own; else it is the policy with its
                 adapters off.
             head: of a reward model, which is trained too: then scores are rewards.
+            model_dropout: train with the model's own dropout.
         """
         super().__init__()
         self.policy_model = policy.model
         self.head = head
         self.frozen_model = None if frozen is None else frozen.model.requires_grad_(False)
+        if frozen is not None:
+            frozen.model.eval()
+        self._model_dropout = model_dropout
         self._inside = list(policy.model.modules())
-        self._see_alike = see_alike(policy, frozen)
+        self._see_alike = see_alike(policy, frozen, model_dropout)
         self._seen: tuple[Batch, Any] | None = None
         # What Accelerate reads to shard layer by layer; families name layers that they may lack.
         there = {type(module).__name__ for module in policy.core.modules()}
         self._no_split_modules = sorted(there.intersection(policy.core._no_split_modules or ()))
-        for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):
-            if hasattr(policy.model, name):
-                setattr(self, name, getattr(policy.model, name))
 
     def forward(
         self, batch: Batch, blank: dict[str, Tensor] | None = None, reference: bool = False
@@ -79,13 +85,27 @@ class Scorer(nn.Module):
         return scores
 
     def train(self, mode: bool = True) -> Scorer:
-        """Switch the policy; a frozen reference never trains."""
-        if self.training == mode and all(module.training == mode for module in self._inside):
-            return self  # the Trainer asks at every step, and switching takes milliseconds
-        super().train(mode)
-        if self.frozen_model is not None:
-            self.frozen_model.eval()
+        """Switch the policy and the head; a frozen reference never trains.
+
+        Always down to the last module: others may have switched the model in between.
+        """
+        self.training = mode
+        if self.head is not None:
+            self.head.train(mode)
+        if mode:
+            set_training(self._inside, self._model_dropout)
+        else:
+            self.policy_model.eval()
         return self
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """What the Trainer calls for `trainer.activation_checkpointing`."""
+        wanted = {**(activation_checkpointing_kwargs or {}), **options}
+        checkpoint_activations(self.policy_model, self._model_dropout, wanted)
 
     def _score(
         self, model: Any, batch: Batch, blank: dict[str, Tensor] | None

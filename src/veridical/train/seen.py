@@ -16,7 +16,7 @@ from veridical import processes
 from veridical.models import Policy, trains_vision, unwrap
 
 
-def see_alike(policy: Policy, frozen: Policy | None) -> bool:
+def see_alike(policy: Policy, frozen: Policy | None, model_dropout: bool) -> bool:
     """Whether policy and reference make the same of a picture at every step, without noise.
 
     Processes that share the tower's weights out have to run it equally often, so there each runs
@@ -25,10 +25,7 @@ def see_alike(policy: Policy, frozen: Policy | None) -> bool:
     if processes.world_size() > 1 or trains_vision(policy):
         return False
     ours = _vision_side(policy.core)
-    noisy = any(isinstance(m, nn.Dropout) and m.p > 0 for m in ours.values())
-    vision = getattr(policy.core.config, "vision_config", None)
-    noisy |= getattr(vision, "attention_dropout", 0.0) > 0
-    if noisy or not hasattr(policy.core.model, "get_image_features"):
+    if model_dropout or not hasattr(policy.core.model, "get_image_features"):
         return False
     if frozen is None:
         return True

@@ -39,7 +39,7 @@ def train_sft(
     data: Path,
     out: Path,
     kind: Literal["conversation", "preference"] = "conversation",
-    training: Training = Training(learning_rate=2e-5),
+    training: Training = Training(learning_rate=2e-5, model_dropout=True),
 ) -> None:
     """Fine-tune MODEL on the answers in DATA and write the result to OUT.
 
@@ -92,7 +92,12 @@ def fine_tune(
     held_out_items = Items(evaluation, torch.zeros(len(evaluation), 1)) if evaluation else None
     train_items = Items(train, torch.zeros(len(train), 1))
     if training.dry_run:
-        task = Task(Scorer(policy), objective, count_tokens, shares.allowed)
+        task = Task(
+            Scorer(policy, model_dropout=training.model_dropout),
+            objective,
+            count_tokens,
+            shares.allowed,
+        )
         found = measure_memory(policy, task, training, train_items, None)
         tell_memory(found, 0, out)
         run.finish(dry_run=found)
@@ -104,7 +109,12 @@ def fine_tune(
     if features is not None:
         floor = noise_floor(policy, few)
         policy = with_features(policy, features, few, shares.allowed, floor)
-    task = Task(Scorer(policy), objective, count_tokens, shares.allowed)
+    task = Task(
+        Scorer(policy, model_dropout=training.model_dropout),
+        objective,
+        count_tokens,
+        shares.allowed,
+    )
     finished = run_trainer(policy, task, training, train_items, held_out_items, out)
     files = save_result(policy, model, training, out)
     counts = {"rows": len(train), "held-out rows": len(evaluation)}

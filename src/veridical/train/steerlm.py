@@ -27,7 +27,7 @@ def train_steerlm(
     model: str,
     data: Path,
     out: Path,
-    training: Training = Training(learning_rate=2e-5),
+    training: Training = Training(learning_rate=2e-5, model_dropout=True),
 ) -> None:
     """Fine-tune MODEL on every rated response in DATA, each behind the marks it got.
 

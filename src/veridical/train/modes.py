@@ -1,0 +1,98 @@
+"""Training without the model's own noise: dropout, dropped paths, dropped layers.
+
+Families name their noise differently (an `nn.Dropout`, a number that attention is given, a layer
+that is skipped), but all of it is off in evaluation mode. So a policy that is trained stays in
+evaluation mode. Two kinds of modules are the exception, since they read `training` for something
+else: layers that recompute their activations, and an adapter's dropout, which has an option of its
+own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+def set_training(modules: Sequence[nn.Module], model_dropout: bool) -> None:
+    """Put a policy's modules into training mode.
+
+    Args:
+        modules: of the policy, all of them.
+        model_dropout: train with the model's own noise, as `train()` does.
+    """
+    adapters = set() if model_dropout else _with_adapter_dropout(modules)
+    for module in modules:
+        # Not by `train()`, which walks the tree and takes milliseconds at every step.
+        vars(module)["training"] = model_dropout or _recomputes(module) or id(module) in adapters
+
+
+@contextmanager
+def learning(model: nn.Module, model_dropout: bool) -> Iterator[None]:
+    """Training mode for one forward and backward pass; evaluation mode afterwards."""
+    set_training(list(model.modules()), model_dropout)
+    try:
+        yield
+    finally:
+        model.eval()
+
+
+def checkpoint_activations(
+    model: Any, model_dropout: bool, options: Mapping[str, Any] | None
+) -> None:
+    """Let layers recompute their activations in the backward pass.
+
+    Args:
+        model: Transformers', or PEFT's around one.
+        model_dropout: leave the layers' own noise on.
+        options: `activation_checkpointing_kwargs` of TrainingArguments.
+    """
+    given = dict(options or {})
+    every_n_layers, offload = given.pop("every_n_layers", 1), given.pop("offload", False)
+    model.activation_checkpointing_enable(
+        activation_checkpointing_kwargs=given or None, every_n_layers=every_n_layers,
+        offload=offload,
+    )  # fmt: skip
+    if not model_dropout:
+        for layer in filter(_recomputes, model.modules()):
+            layer._gradient_checkpointing_func = _quiet(layer, layer._gradient_checkpointing_func)
+
+
+def _quiet(layer: nn.Module, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """Layers recompute only in training mode, in which some families' have dropout of their own."""
+
+    def act(forward: Callable[..., Any], *arguments: Any) -> Any:
+        def run(*given: Any) -> Any:
+            before = layer.training
+            vars(layer)["training"] = False
+            try:
+                return forward(*given)
+            finally:
+                vars(layer)["training"] = before
+
+        return checkpoint(run, *arguments)
+
+    return act
+
+
+def _recomputes(module: nn.Module) -> bool:
+    return isinstance(module, GradientCheckpointingLayer) and bool(module.gradient_checkpointing)
+
+
+def _with_adapter_dropout(modules: Sequence[nn.Module]) -> set[int]:
+    """Ids of adapters that have dropout, and of that."""
+    found: set[int] = set()
+    for layer in modules:
+        dropouts = getattr(layer, "lora_dropout", None) if _is_adapter(layer) else None
+        for dropout in (dropouts or {}).values():
+            if isinstance(dropout, nn.Dropout) and dropout.p > 0:
+                found |= {id(layer), id(dropout)}
+    return found
+
+
+def _is_adapter(module: nn.Module) -> bool:
+    return isinstance(module, BaseTunerLayer)

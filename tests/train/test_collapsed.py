@@ -1,0 +1,120 @@
+"""A pair whose answers are equal in what is trained on is listed, never trained at margin 0."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from veridical.errors import UserError
+from veridical.models import Policy
+from veridical.records import assistant_message, user_message, write_records
+from veridical.rewards import Reading
+from veridical.train.options import Training
+from veridical.train.prompts import read_prompts
+from veridical.train.reward import read_pairs
+from veridical.train.rows import TrainingRows, read_training_rows
+
+COMMON = "This is a park. There is a red cup at the top left. "
+TRAINING = Training(learning_rate=1.0, max_bad_fraction=0.9)
+
+
+def write(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    write_records(rows, folder / "pairs.parquet", "preference")
+    return folder / "pairs.parquet"
+
+
+def pair(number: int, picture: Image.Image, chosen: str, rejected: str, **more: Any) -> Any:
+    return {
+        "id": f"r{number}",
+        "images": [picture],
+        "prompt": [user_message("What do you see?")],
+        "chosen": [assistant_message(chosen)],
+        "rejected": [assistant_message(rejected)],
+        **more,
+    }
+
+
+def read(policy: Policy, data: Path, training: Training) -> TrainingRows:
+    branches = ("chosen", "rejected")
+    return read_training_rows(policy, data, "preference", branches, training, more_rejected=True)
+
+
+@pytest.fixture
+def late(tmp_path: Path, pictures: list[Image.Image]) -> Path:
+    """Pairs that differ late, but for one."""
+    rows = [
+        pair(i, pictures[i], COMMON + "There is a green chair.", COMMON + "There is a blue dog.")
+        for i in range(3)
+    ]
+    rows.append(pair(3, pictures[3], "There is a green chair.", "There is a blue dog."))
+    return write(tmp_path, rows)
+
+
+def test_what_the_limit_cuts_off_does_not_tell_answers_apart(policy: Policy, late: Path) -> None:
+    assert len(read(policy, late, TRAINING).groups) == 4
+    rows = read(policy, late, replace(TRAINING, max_response_tokens=8))
+    assert [group.id for group in rows.groups] == ["r3"]
+    assert {row["id"]: row["reason"] for row in rows.skipped} == {
+        f"r{i}": "chosen and rejected are the same in their first 8 tokens, where "
+        "--max-response-tokens cuts"
+        for i in range(3)
+    }
+    with pytest.raises(UserError, match="same in their first 8 tokens"):
+        read(policy, late, replace(TRAINING, max_response_tokens=8, max_bad_fraction=0.01))
+
+
+def test_prompts_stay_where_their_pairs_are_not_learned(policy: Policy, late: Path) -> None:
+    training = replace(TRAINING, max_response_tokens=8)
+    found, rows = read_prompts(policy, late, "preference", training, 8)
+    assert (len(found), len(rows.skipped)) == (4, 0)
+    found, rows = read_prompts(policy, late, "preference", training, 8, learns_pairs=True)
+    assert ([prompt.request.id for prompt in found], len(rows.skipped)) == (["r3"], 3)
+
+
+def test_what_the_template_strips_does_not_tell_answers_apart(
+    policy: Policy, tmp_path: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = policy.processor
+    stripping = processor.chat_template.replace("block['text']", "block['text'].strip('.')")
+    assert stripping != processor.chat_template
+    monkeypatch.setattr(processor, "chat_template", stripping)
+    rows = [
+        pair(0, pictures[0], "There is a green chair", "There is a green chair."),
+        pair(1, pictures[1], "There is a green chair", "There is a blue dog."),
+    ]
+    data = write(tmp_path, rows)
+    for found in (
+        read(policy, data, TRAINING),
+        read_pairs(policy, data, Reading(), TRAINING),
+    ):
+        assert [group.id for group in found.groups] == ["r1"]
+        assert "once the chat template has rendered them" in found.skipped[0]["reason"]
+
+
+def test_pictures_and_further_answers_count_too(
+    policy: Policy, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    long = COMMON + "There is a green chair."
+    other = COMMON + "There is a blue dog."
+    rows = [
+        pair(0, pictures[0], long, other, rejected_images=[pictures[1]]),
+        pair(1, pictures[0], long, other, rejected_images=[pictures[0]]),
+        pair(2, pictures[2], long, "No.", more_rejected=[[assistant_message(other)]]),
+        pair(3, pictures[3], "Yes.", "No.", more_rejected=[[assistant_message(other)]]),
+    ]
+    found = read(policy, write(tmp_path, rows), replace(TRAINING, max_response_tokens=8))
+    assert [group.id for group in found.groups] == ["r0", "r3"]
+    reasons = {row["id"]: row["reason"] for row in found.skipped}
+    assert reasons["r1"].startswith("chosen and rejected are")
+    assert reasons["r2"].startswith("chosen and more_rejected[0] are")
+
+
+def test_the_case_of_others(policy: Policy, test_data: Path) -> None:
+    data = test_data / "cases" / "collapsed-by-cut" / "pairs.jsonl"
+    assert len(read(policy, data, TRAINING).groups) == 12
+    with pytest.raises(UserError, match="12 of 12 rows"):
+        read(policy, data, replace(TRAINING, max_response_tokens=8))
