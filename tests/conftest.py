@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -18,6 +19,9 @@ from veridical.rendering import Group, render_group
 from veridical.world.model import build_model, build_processor
 
 os.environ["VERIDICAL_CACHE"] = "none"  # tests that want a cache name a folder of their own
+# The same examples everywhere, and no time limit on a busy machine.
+settings.register_profile("veridical", derandomize=True, deadline=None, database=None)
+settings.load_profile("veridical")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 

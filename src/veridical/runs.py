@@ -29,7 +29,7 @@ from veridical.errors import UserError
 from veridical.files import hash_path, write_json
 from veridical.local_code import imported_files
 
-PACKAGES = ("veridical", "torch", "transformers", "peft", "datasets")
+PACKAGES = ("veridical", "torch", "transformers", "peft", "datasets", "sentencex", "py3langid")
 SECRET = re.compile(r"(^|_)(api_?key|password|secret|credentials?|(access|auth|hf)_token)$", re.I)
 
 

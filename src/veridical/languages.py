@@ -1,0 +1,40 @@
+"""Which language a text is in: what its full stops mean depends on it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+DEFAULT = "en"
+"""The language of texts that are too short to tell."""
+GUESSED = (
+    "am", "ar", "bg", "bn", "ca", "cs", "da", "de", "el", "en", "es", "et", "fa", "fi", "fr", "gu",
+    "he", "hi", "hr", "hu", "hy", "it", "ja", "ka", "kk", "km", "kn", "ko", "lt", "lv", "ml", "mr",
+    "nl", "no", "pa", "pl", "pt", "ro", "ru", "sk", "sl", "sv", "ta", "te", "th", "tr", "uk", "ur",
+    "vi", "zh",
+)  # fmt: skip
+"""Languages that are told apart (ISO 639-1)."""
+_SURE = 0.5
+"""Probability from which a guess is taken. Our choice: of 7,005 English sentences of image captions
+none is taken for another language, even at 0.3."""
+_MOST = 2000
+
+
+@lru_cache(maxsize=4096)
+def guess_language(text: str) -> str:
+    """The ISO 639-1 code of the language of `text`; English where the guess is not sure.
+
+    By py3langid, among the languages of `GUESSED`, from the first 2,000 characters.
+    """
+    code, probability = _identifier().classify(text[:_MOST])
+    return str(code) if probability >= _SURE else DEFAULT
+
+
+@lru_cache(maxsize=1)
+def _identifier() -> Any:
+    # A second to load, so only where a text has to be split.
+    from py3langid import langid
+
+    identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+    identifier.set_languages(list(GUESSED))
+    return identifier
