@@ -34,7 +34,7 @@ from veridical.images import ImageLike, load_image
 from veridical.messages import user_message
 from veridical.models import Policy, image_token_id
 from veridical.progress import track
-from veridical.rendering import Group, render_prompt, tokenise_after
+from veridical.rendering import Group, render_prompt
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,8 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
     attention = inputs["attention_mask"]
     response_mask = torch.zeros_like(attention, dtype=torch.bool)
     for row, (group, index) in enumerate(flat):
-        whole = len(tokenise_after(policy, group.response_texts[index], group.prompt_text))
         kept = len(group.response_ids[index])
-        end = int(attention[row].sum())
-        start = end - whole
+        start = int(attention[row].sum()) - group.tokens_of(index)
         response_mask[row, start : start + kept] = group.learned_of(index)
         answer = inputs["input_ids"][row, start : start + kept].cpu()
         if not torch.equal(answer, group.response_ids[index]):

@@ -1,4 +1,4 @@
-"""The one error that a user can cause."""
+"""Errors that a user can cause: of a whole command, and of one row."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class UserError(Exception):
     The command line prints the message and exits with status 2; anything else that is
     raised is a bug and keeps its traceback.
     """
+
+
+class RefusedRowError(ValueError):
+    """A row that cannot be used as it is; the message says why. Callers list it."""

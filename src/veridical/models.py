@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import importlib.util
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,8 @@ class Policy:
     name: str
     vision: Any = None
     """A `vision_cache.VisionCache` that stands in for the vision side, or None."""
+    template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What `--template` gave: variables of the chat template, or its name (`chat_template`)."""
 
     @property
     def core(self) -> Any:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from veridical._tokens import Tokens, tokenise
+from veridical._turns import Rendered, locate, prepared
+from veridical.errors import RefusedRowError as RefusedRowError
 from veridical.images import ImageLike, load_image
 from veridical.messages import Message, assistant_message, count_images, user_message
 from veridical.models import Policy, end_token_ids
-
-
-class RefusedRowError(ValueError):
-    """A row that cannot be used as it is; the message says why. Callers list it."""
+from veridical.thoughts import is_empty_thought, opens_thought
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Group:
             turns do not); empty where all count.
         sampled: whether the tokens are those that a policy sampled, which another tokenisation of
             the same text need not be.
+        token_counts: how many tokens each response's text has, those that were cut off included;
+            empty where none were cut off.
     """
 
     id: str
@@ -48,6 +52,7 @@ class Group:
     response_images: tuple[tuple[ImageLike, ...] | None, ...] = ()
     learned: tuple[Tensor, ...] = ()
     sampled: bool = False
+    token_counts: tuple[int, ...] = ()
 
     def images_of(self, response: int) -> tuple[ImageLike, ...]:
         """What is seen when this response is judged."""
@@ -59,6 +64,12 @@ class Group:
         if self.learned:
             return self.learned[response]
         return torch.ones(len(self.response_ids[response]), dtype=torch.bool)
+
+    def tokens_of(self, response: int) -> int:
+        """How many tokens a response's text has, whether they are kept or not."""
+        if self.token_counts:
+            return self.token_counts[response]
+        return len(self.response_ids[response])
 
 
 def open_images(images: Sequence[ImageLike]) -> list[Image.Image]:
@@ -73,24 +84,30 @@ def render_prompt(policy: Policy, prompt: Sequence[Message], prefix: str = "") -
         policy: whose chat template is used.
         prompt: messages that end with a user turn.
         prefix: the beginning of the answer, which the model is to continue. It must not end in a
-            space: tokenisers attach the space to the next word.
+            space: tokenizers attach the space to the next word.
 
     Raises:
-        RefusedRowError: special tokens in the text, or a template that cannot hold the prefix.
+        RefusedRowError: special tokens in the text, or a template that refuses the conversation,
+            changes its texts or cannot hold the prefix.
     """
-    beginning: list[Message] = [assistant_message(prefix)] if prefix else []
-    _refuse_special_tokens(policy, [*prompt, *beginning])
-    template = policy.processor.apply_chat_template
-    text: str = template(list(prompt), add_generation_prompt=True, tokenize=False)
+    _refuse_special_tokens(policy, prompt)
+    text = locate(policy, prompt, generation=True).text
     if not prefix:
         return text
+    # White space at an answer's ends is no part of it.
+    prefix = prefix.lstrip()
+    beginning = assistant_message(prefix)
+    _refuse_special_tokens(policy, [beginning])
     if prefix != prefix.rstrip():
         raise RefusedRowError("the guided prefix ends in white space")
-    full: str = template([*prompt, *beginning], tokenize=False)
-    start = full.find(prefix, len(text))
-    if not full.startswith(text) or start < 0 or full[len(text) : start].strip():
-        raise RefusedRowError("the chat template does not keep the answer's beginning as it is")
-    return full[: start + len(prefix)]
+    if opens_thought(text):
+        raise RefusedRowError(
+            "the prompt begins a thought, so the answer's beginning can't be given; "
+            "set --template enable_thinking=false"
+        )
+    whole = locate(policy, [*prompt, beginning])
+    start, _ = _span(whole.spans[-1])
+    return text + whole.text[_joint(text, whole.text, start) : start] + prefix
 
 
 def render_group(
@@ -104,34 +121,31 @@ def render_group(
 ) -> Group:
     """Render one prompt and its responses, and find each response's tokens.
 
-    The boundary comes from the rendered conversation: the prompt's tokens must be a prefix of
-    the whole conversation's tokens, which is checked, never assumed.
+    The prompt is what the model is given when it answers. Prompt and response are tokenised
+    together, once, and the boundary between them is mapped onto the tokens.
 
     Args:
         policy: whose template and tokenizer are used.
         id: the row's id.
         images: in the order of the placeholders.
         prompt: messages that end with a user turn.
-        responses: for each response, its messages.
+        responses: for each response, its messages: one assistant turn.
         max_response_tokens: longer responses lose their end, end token included.
         response_images: images that a response has in place of `images`, if any has.
 
     Raises:
         RefusedRowError: images and placeholders differ in number, special tokens stand in the text,
-            or the template is not prefix-stable.
+            or the template does not render the prompt and the answers as they are.
     """
     _check_image_count(images, [prompt])
     prompt_text = render_prompt(policy, prompt)
-    texts, all_ids, cut = [], [], []
+    prompt_ids = tokenise(policy.processor.tokenizer, prompt_text).ids
+    parts = []
     for response in responses:
         _refuse_special_tokens(policy, response)
-        text, ids = _response_tokens(policy, prompt, prompt_text, response)
-        too_long = max_response_tokens is not None and len(ids) > max_response_tokens
-        texts.append(text)
-        all_ids.append(torch.tensor(ids[:max_response_tokens] if too_long else ids))
-        cut.append(too_long)
-    own = tuple(None if one is None else tuple(one) for one in response_images)
-    return Group(id, tuple(images), prompt_text, tuple(texts), tuple(all_ids), tuple(cut), own)
+        text, own = _after_prompt(policy, prompt_text, [*prompt, *response])
+        parts.append((text, _own_ids(prompt_text, prompt_ids, own)))
+    return _group(id, images, prompt_text, parts, max_response_tokens, response_images)
 
 
 def render_judged_group(
@@ -146,7 +160,8 @@ def render_judged_group(
     """A prompt with its responses, each followed by a question about it, up to where one answers.
 
     A reward model reads its score off the last token. No token counts as learned less than
-    another: there is no likelihood here.
+    another: there is no likelihood here. The prompt is what all responses have before them in the
+    rendered conversation; nothing is generated, so it need not be what a model is given to answer.
 
     Args:
         policy: whose template and tokenizer are used.
@@ -161,24 +176,29 @@ def render_judged_group(
         RefusedRowError: as for `render_group`.
     """
     _check_image_count(images, [prompt])
-    prompt_text = render_prompt(policy, prompt)
     after = user_message(question, images=0)
-    _refuse_special_tokens(policy, [after])
-    texts, all_ids = [], []
+    _refuse_special_tokens(policy, [*prompt, after])
+    asked = locate(policy, prompt, generation=True).text
+    wholes, bounds = [], []
     for response in responses:
         _refuse_special_tokens(policy, response)
-        whole = [*prompt, *response, after]
-        full: str = policy.processor.apply_chat_template(
-            whole, add_generation_prompt=True, tokenize=False
+        whole = locate(policy, [*prompt, *response, after], generation=True)
+        start, _ = _span(whole.spans[len(prompt)])
+        bounds.append(len(asked) if whole.text.startswith(asked) else _bare_end(whole.text, start))
+        wholes.append(whole.text)
+    prompt_text = wholes[0][: min(bounds)]
+    if not all(whole.startswith(prompt_text) for whole in wholes):
+        raise RefusedRowError("the chat template renders the prompt differently for each answer")
+    tokenizer = policy.processor.tokenizer
+    prompt_ids = tokenise(tokenizer, prompt_text).ids
+    parts = [
+        (
+            whole[len(prompt_text) :],
+            _own_ids(prompt_text, prompt_ids, tokenise(tokenizer, whole)),
         )
-        if not full.startswith(prompt_text):
-            raise RefusedRowError("the chat template renders the prompt differently later on")
-        text = full[len(prompt_text) :]
-        texts.append(text)
-        all_ids.append(torch.tensor(tokenise_after(policy, text, prompt_text)))
-    own = tuple(None if one is None else tuple(one) for one in response_images)
-    cut = (False,) * len(texts)
-    return Group(id, tuple(images), prompt_text, tuple(texts), tuple(all_ids), cut, own)
+        for whole in wholes
+    ]
+    return _group(id, images, prompt_text, parts, None, response_images)
 
 
 def render_conversation(
@@ -190,9 +210,11 @@ def render_conversation(
 ) -> list[Group]:
     """A conversation of which every assistant turn is learned, and nothing else.
 
-    What follows the first question is one response, whose user turns do not count. Only where a
-    later question brings an image of its own a second group begins, with all before it as its
-    prompt: image placeholders cannot stand in a response.
+    What follows the first question is one response, whose user turns do not count. A second group
+    begins, with all before it as its prompt, where a later question brings an image of its own
+    (image placeholders cannot stand in a response), and at every turn of a template that renders
+    an earlier turn otherwise than it asks for one (Qwen3.5 leaves the thought's place out): each
+    answer is learned after what the model is given when it answers.
 
     Args:
         policy: whose template and tokenizer are used.
@@ -208,92 +230,175 @@ def render_conversation(
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     groups = []
     for seen, turns in groupby(answers, key=lambda turn: count_images(messages[:turn])):
-        own = list(turns)
-        prompt, rest = messages[: own[0]], messages[own[0] : own[-1] + 1]
-        group = render_group(policy, id, images[:seen], prompt, [rest], max_response_tokens)
+        own, pictures = list(turns), images[:seen]
         if len(own) > 1:
-            learned = _learned(policy, messages, own, group)
-            group = dataclasses.replace(group, learned=(learned,))
-        groups.append(group)
+            together = _one_response(policy, id, pictures, messages, own, max_response_tokens)
+            if together is not None:
+                groups.append(together)
+                continue
+        groups += [
+            render_group(
+                policy, id, pictures, messages[:turn], [messages[turn : turn + 1]],
+                max_response_tokens,
+            )
+            for turn in own
+        ]  # fmt: skip
     return groups
 
 
-def _learned(
-    policy: Policy, messages: Sequence[Message], answers: Sequence[int], group: Group
-) -> Tensor:
-    """True at the tokens of the given assistant turns, each with its end token if it has one."""
-    template = policy.processor.apply_chat_template
-    ids, ends = group.response_ids[0].tolist(), end_token_ids(policy)
-    learned = torch.zeros(len(ids), dtype=torch.bool)
-    for turn in answers:
-        begin: str = template(list(messages[:turn]), add_generation_prompt=True, tokenize=False)
-        end: str = template(list(messages[: turn + 1]), tokenize=False)
-        start = _tokens_so_far(policy, begin, group, ids)
-        stop = _tokens_so_far(policy, end, group, ids)
-        last = [i for i in range(start, stop) if ids[i] in ends]
-        if turn == answers[-1]:
-            stop = len(ids)
-        learned[start : last[-1] + 1 if last else stop] = True
-    return learned
-
-
-def _tokens_so_far(policy: Policy, text: str, group: Group, ids: list[int]) -> int:
-    """How many tokens of the response a beginning of the conversation makes up."""
-    whole = group.prompt_text + group.response_texts[0]
-    # The last turn may end in white space that the response was stripped of.
-    text = text if whole.startswith(text) else text.rstrip()
-    if not (text.startswith(group.prompt_text) and whole.startswith(text)):
-        raise RefusedRowError(
-            "the chat template renders a turn differently once others follow, "
-            "so the answers' tokens can't be told apart"
-        )
-    tokens = tokenise_after(policy, text[len(group.prompt_text) :], group.prompt_text)
-    kept = min(len(tokens), len(ids))
-    if tokens[:kept] != ids[:kept]:
-        raise RefusedRowError(
-            "the tokenizer joins one turn's end with the next turn's beginning, "
-            "so the answers' tokens can't be told apart"
-        )
-    return kept
-
-
-def _response_tokens(
-    policy: Policy, prompt: Sequence[Message], prompt_text: str, response: Sequence[Message]
-) -> tuple[str, list[int]]:
-    full: str = policy.processor.apply_chat_template([*prompt, *response], tokenize=False)
-    if not full.startswith(prompt_text):
-        raise RefusedRowError(
-            "the chat template renders the prompt differently once the answer follows, "
-            "so the answer's tokens can't be told apart"
-        )
-    text = full[len(prompt_text) :]
-    ends = end_token_ids(policy)
-    ids = tokenise_after(policy, text, prompt_text)
-    last = max((i for i, token in enumerate(ids) if token in ends), default=None)
-    if last is None:
-        # Some templates (LLaVA-1.5's) leave the end token to the trainer.
-        if policy.processor.tokenizer.eos_token is None:
-            raise RefusedRowError("neither the template nor the tokenizer has an end token")
-        text = text.rstrip() + policy.processor.tokenizer.eos_token
-        return text, tokenise_after(policy, text, prompt_text)
-    kept = ids[: last + 1]
-    if len(kept) < len(ids):
-        text = text.rstrip()
-    return text, kept
-
-
 def tokenise_after(policy: Policy, text: str, after: str) -> list[int]:
-    """The tokens of `text` where it follows `after`, which must keep its own tokens."""
-    tokenizer = policy.processor.tokenizer
-    before = tokenizer(after, add_special_tokens=False)["input_ids"]
-    both = tokenizer(after + text, add_special_tokens=False)["input_ids"]
-    if both[: len(before)] != before:
+    """The tokens of `text` where it follows `after`: the two are tokenised as one.
+
+    Raises:
+        RefusedRowError: a token reaches from one into the other.
+    """
+    tokens = tokenise(policy.processor.tokenizer, after + text)
+    return tokens.ids[tokens.before(len(after)) :]
+
+
+def _one_response(
+    policy: Policy,
+    id: str,
+    images: Sequence[ImageLike],
+    messages: Sequence[Message],
+    answers: Sequence[int],
+    max_response_tokens: int | None,
+) -> Group | None:
+    """Several answers as one response; None where one would not follow what it is asked by."""
+    _refuse_special_tokens(policy, messages[: answers[-1] + 1])
+    whole = locate(policy, messages[: answers[-1] + 1])
+    asked = [locate(policy, messages[:turn], generation=True).text for turn in answers]
+    if not all(whole.text.startswith(text) for text in asked) or any(map(opens_thought, asked)):
+        return None
+    text, tokens = _ended(policy, whole.text, _span(whole.spans[answers[-1]])[1])
+    try:
+        learned = torch.zeros(len(tokens.ids), dtype=torch.bool)
+        for turn, before in zip(answers, asked, strict=True):
+            start = tokens.before(len(before))
+            learned[start : _answer_end(policy, whole, tokens, turn)] = True
+        # The last answer goes on to its end token, which the template may have left out.
+        learned[tokens.before(len(asked[-1])) :] = True
+        begin = tokens.before(len(asked[0]))
+        prompt_ids = tokenise(policy.processor.tokenizer, asked[0]).ids
+        ids = _own_ids(asked[0], prompt_ids, tokens)
+    except RefusedRowError:
+        # A token reaches across a turn's end: by themselves the answers may be told apart.
+        return None
+    group = _group(id, images, asked[0], [(text[len(asked[0]) :], ids)], max_response_tokens, ())
+    kept = len(group.response_ids[0])
+    return dataclasses.replace(group, learned=(learned[begin : begin + kept],))
+
+
+def _answer_end(policy: Policy, whole: Rendered, tokens: Tokens, turn: int) -> int:
+    """How many tokens there are up to the end of a turn's answer, with its end token if any."""
+    stop, ends = tokens.before(_span(whole.spans[turn])[1]), end_token_ids(policy)
+    # The end token stands before the next turn's text.
+    until = sum(end <= whole.next_text[turn] for end in tokens.ends)
+    closing = next((i for i in range(stop, until) if tokens.ids[i] in ends), None)
+    return stop if closing is None else closing + 1
+
+
+def _after_prompt(
+    policy: Policy, prompt_text: str, conversation: Sequence[Message]
+) -> tuple[str, Tokens]:
+    """What follows the prompt, up to its end token, and the tokens of prompt and response."""
+    whole = locate(policy, conversation)
+    start, stop = _span(whole.spans[-1])
+    thought = prepared(policy, conversation)[-1].get("reasoning_content")
+    if opens_thought(prompt_text) and not thought:
         raise RefusedRowError(
-            "the tokenizer joins the end of the prompt with the beginning of the answer, "
+            "the prompt begins a thought, and the answer has none; "
+            "set --template enable_thinking=false, or give answers with their thoughts"
+        )
+    if thought and not whole.text.startswith(prompt_text):
+        raise RefusedRowError(
+            "the answer has a thought, and thinking is switched off; "
+            "set --template enable_thinking=true, or give answers without thoughts"
+        )
+    joint = _joint(prompt_text, whole.text, start)
+    text = prompt_text + whole.text[joint:]
+    text, tokens = _ended(policy, text, len(prompt_text) + stop - joint)
+    return text[len(prompt_text) :], tokens
+
+
+def _joint(prompt_text: str, whole: str, start: int) -> int:
+    """From where on the whole conversation follows the prompt.
+
+    Templates may ask with other white space than they render a turn with (LLaVA-OneVision), or
+    with an empty thought that they leave out later: the answer then follows what is asked.
+    """
+    if whole.startswith(prompt_text) and len(prompt_text) <= start:
+        return len(prompt_text)
+    rendered = whole[:start].rstrip()
+    if rendered.split() == prompt_text.split():
+        return start
+    if prompt_text.startswith(rendered) and is_empty_thought(prompt_text[len(rendered) :]):
+        return start
+    raise RefusedRowError(
+        "the chat template renders the prompt differently once the answer follows, "
+        "so the answer's tokens can't be told apart"
+    )
+
+
+def _ended(policy: Policy, text: str, stop: int) -> tuple[str, Tokens]:
+    """The text up to the end token behind an answer, and its tokens.
+
+    One is put where the answer stops if the template leaves it to the trainer (LLaVA-1.5's).
+    """
+    tokenizer, ends = policy.processor.tokenizer, end_token_ids(policy)
+    tokens = tokenise(tokenizer, text)
+    for i in range(len(tokens.ids)):
+        begins = tokens.ends[i - 1] if i else 0
+        if tokens.ids[i] in ends and begins >= stop:
+            last = tokens.ends[i]
+            return text[:last], Tokens(tokens.ids[: i + 1], tokens.ends[: i + 1])
+    if tokenizer.eos_token is None:
+        raise RefusedRowError("neither the template nor the tokenizer has an end token")
+    text = text[:stop] + tokenizer.eos_token
+    return text, tokenise(tokenizer, text)
+
+
+def _own_ids(prompt_text: str, prompt_ids: list[int], whole: Tokens) -> list[int]:
+    """The response's tokens; those before it have to be the prompt's, as the model is asked."""
+    count = whole.before(len(prompt_text))
+    if whole.ids[:count] != prompt_ids:
+        raise RefusedRowError(
+            "the tokenizer reads the prompt differently once the answer follows, "
             "so the answer's tokens can't be told apart"
         )
-    tokens: list[int] = both[len(before) :]
-    return tokens
+    return whole.ids[count:]
+
+
+def _group(
+    id: str,
+    images: Sequence[ImageLike],
+    prompt_text: str,
+    parts: Sequence[tuple[str, list[int]]],
+    max_response_tokens: int | None,
+    response_images: Sequence[Sequence[ImageLike] | None],
+) -> Group:
+    limit = max_response_tokens
+    return Group(
+        id,
+        tuple(images),
+        prompt_text,
+        tuple(text for text, _ in parts),
+        tuple(torch.tensor(ids[:limit]) for _, ids in parts),
+        tuple(limit is not None and len(ids) > limit for _, ids in parts),
+        tuple(None if one is None else tuple(one) for one in response_images),
+        token_counts=tuple(len(ids) for _, ids in parts),
+    )
+
+
+def _bare_end(text: str, place: int) -> int:
+    """The end of what stands before a place, without white space: no token ends inside that."""
+    return len(text[:place].rstrip())
+
+
+def _span(span: tuple[int, int] | None) -> tuple[int, int]:
+    if span is None:
+        raise RefusedRowError("an answer is empty")
+    return span
 
 
 def _check_image_count(images: Sequence[ImageLike], turns: Sequence[Sequence[Message]]) -> None:
@@ -308,10 +413,11 @@ def _check_image_count(images: Sequence[ImageLike], turns: Sequence[Sequence[Mes
 
 
 def _refuse_special_tokens(policy: Policy, messages: Sequence[Message]) -> None:
-    special = _special_tokens(policy)
-    for message in messages:
-        for block in message["content"]:
-            found = next((t for t in special if t in block.get("text", "")), None)
+    special = special_tokens(policy)
+    for message in prepared(policy, messages):
+        texts = [block.get("text", "") for block in message["content"]]
+        for text in (*texts, message.get("reasoning_content", "")):
+            found = next((token for token in special if token in text), None)
             if found:
                 raise RefusedRowError(
                     f"the text holds {found!r}, which this model reads as a special token; "
@@ -319,7 +425,19 @@ def _refuse_special_tokens(policy: Policy, messages: Sequence[Message]) -> None:
                 )
 
 
-def _special_tokens(policy: Policy) -> list[str]:
-    tokenizer = policy.processor.tokenizer
-    image = getattr(policy.processor, "image_token", None)
-    return [token for token in {*tokenizer.all_special_tokens, image} if token]
+def special_tokens(policy: Policy) -> list[str]:
+    """Every token that text must not hold: listed as special, marked so, or the processor's own."""
+    tokenizer, processor = policy.processor.tokenizer, policy.processor
+    return _special_tokens(
+        tokenizer, processor, len(tokenizer), tuple(tokenizer.all_special_tokens)
+    )
+
+
+@lru_cache(maxsize=8)
+def _special_tokens(
+    tokenizer: Any, processor: Any, size: int, listed: tuple[str, ...]
+) -> list[str]:
+    marked = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+    own = [value for name, value in vars(processor).items() if name.endswith("_token")]
+    found = {*listed, *marked, *(token for token in own if isinstance(token, str))}
+    return sorted(token for token in found if token)

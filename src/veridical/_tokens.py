@@ -1,0 +1,77 @@
+"""A text's tokens with the place in the text where each ends.
+
+A text is tokenised once, as a whole, and boundaries in it are mapped onto its tokens. Tokenising
+a beginning by itself would be another text to a tokenizer.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from veridical.errors import RefusedRowError
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a tokenizer makes of a text.
+
+    Attributes:
+        ids: the tokens.
+        ends: where in the text each token ends, in characters, never falling. Each begins where
+            the one before it ends: some tokenizers leave the space before a word out of its span.
+    """
+
+    ids: list[int]
+    ends: list[int]
+
+    def before(self, place: int) -> int:
+        """How many tokens make up the text before a place.
+
+        Raises:
+            RefusedRowError: a token reaches across it.
+        """
+        count = bisect_right(self.ends, place)
+        if place and (count == 0 or self.ends[count - 1] != place):
+            raise RefusedRowError(
+                "the tokenizer joins the end of a turn's beginning with what follows, "
+                "so the answer's tokens can't be told apart"
+            )
+        return count
+
+
+def tokenise(tokenizer: Any, text: str) -> Tokens:
+    """Tokenise a rendered text, adding nothing to it.
+
+    A tokenizer that has no offsets (a slow one) tells where its tokens end by decoding: so many
+    tokens as give a beginning of the text end there. It has to give the whole text back.
+
+    Raises:
+        RefusedRowError: it has no offsets and does not give the text back.
+    """
+    if getattr(tokenizer, "is_fast", False):
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        spans = [int(end) for _, end in encoded["offset_mapping"]]
+        return Tokens(list(encoded["input_ids"]), list(accumulate(spans, max)))
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ends: list[int] = []
+    for count in range(1, len(ids) + 1):
+        written = _decoded(tokenizer, ids[:count])
+        if text.startswith(written):
+            # A character of several tokens ends with the last of them, and so do they all.
+            ends += [len(written)] * (count - len(ends))
+    if len(ends) != len(ids) or (ends[-1] if ends else 0) != len(text):
+        raise RefusedRowError(
+            "the tokenizer has no offsets and does not give this text back, "
+            "so the answer's tokens can't be told apart"
+        )
+    return Tokens(ids, ends)
+
+
+def _decoded(tokenizer: Any, ids: list[int]) -> str:
+    text: str = tokenizer.decode(
+        ids, skip_special_tokens=False, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    return text

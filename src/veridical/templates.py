@@ -1,0 +1,242 @@
+"""Chat templates: which one a model has, what it is given, and how it is rendered.
+
+Everything that renders a conversation comes through `render`. It always names the template, so
+that the same one counts wherever a model's files keep it, and it gives the template one moment as
+"now" for the whole run: a run that is resumed tomorrow renders the same prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from jinja2 import TemplateError
+
+from veridical.errors import RefusedRowError, UserError
+from veridical.messages import Message, assistant_message, user_message
+
+NAME = "chat_template"
+"""The key of `--template` that chooses among several named templates."""
+OWN = frozenset(
+    {"messages", "add_generation_prompt", "continue_final_message", "tokenize", "tools"}
+)
+PROBE = "a\"b'c\nd"
+"""Quotes of both kinds and a line break: whatever writes a block as code changes one of them."""
+
+_DIRECTIVES = tuple(f"%{letter}" for letter in "aAwdbBmyYHIpMSfzZjUWcxXGuVeFTDR")
+_DIRECTIVES += tuple(f"%-{letter}" for letter in "dmHIMSjy")
+_now: list[datetime] = []
+_verdicts: dict[tuple[str, str, str], bool] = {}
+
+
+def freeze_time(moment: datetime) -> None:
+    """Set what every template takes for the present, until this is called again."""
+    _now[:] = [moment]
+
+
+def frozen_time() -> datetime:
+    """What templates take for the present; the time of the first call if nobody has set it."""
+    if not _now:
+        freeze_time(datetime.now().replace(microsecond=0))
+    return _now[0]
+
+
+def template_text(processor: Any, variables: Mapping[str, Any]) -> str:
+    """The chat template of a processor, or of its tokenizer where it has none.
+
+    Args:
+        processor: of a vision-language model.
+        variables: `chat_template` among them chooses by name.
+
+    Raises:
+        UserError: there is none, or there are several and none is chosen.
+    """
+    found = getattr(processor, "chat_template", None)
+    found = found or getattr(processor.tokenizer, "chat_template", None)
+    if not found:
+        raise UserError(
+            "The model has no chat template, so a conversation can't be rendered. "
+            "Put its chat_template.jinja into the folder."
+        )
+    if isinstance(found, str):
+        return found
+    named: dict[str, str] = dict(found)
+    wanted = variables.get(NAME, next(iter(named)) if len(named) == 1 else "default")
+    if wanted not in named:
+        names = ", ".join(sorted(named))
+        raise UserError(
+            f"The model has several chat templates ({names}), and none is called {wanted}. "
+            f"Choose one with --template {NAME}=NAME."
+        )
+    return named[wanted]
+
+
+def check_variables(processor: Any, variables: Mapping[str, Any]) -> None:
+    """Refuse a `--template KEY=VALUE` that would change nothing.
+
+    Raises:
+        UserError: the template does not read a key, or the key is not the user's to set.
+    """
+    text = template_text(processor, variables)
+    for key in variables:
+        if key in OWN:
+            raise UserError(f"--template {key} can't be set: it is what the template is given.")
+        if key != NAME and not _reads(text, key):
+            raise UserError(
+                f"--template {key} has no effect: the model's chat template does not read it. "
+                "Leave it out, or name a variable of the template."
+            )
+
+
+def resolved_variables(processor: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template is given: `enable_thinking` is False where it is read and not set."""
+    text = template_text(processor, variables)
+    own = {key: value for key, value in variables.items() if key != NAME}
+    return ({"enable_thinking": False} if _reads(text, "enable_thinking") else {}) | own
+
+
+def render(
+    processor: Any,
+    variables: Mapping[str, Any],
+    messages: Sequence[Message],
+    generation: bool = False,
+) -> str:
+    """Render a conversation.
+
+    Args:
+        processor: whose template is used.
+        variables: what `--template` gave.
+        messages: with typed blocks; a template that takes only strings gets strings.
+        generation: end where the model is to answer.
+
+    Raises:
+        RefusedRowError: the template refuses it; in the template's words.
+        UserError: there is no template.
+    """
+    if any(block["type"] == "image" for message in messages for block in message["content"]):
+        _require_placeholder(processor, variables)
+    if not takes_blocks(processor, variables):
+        messages = [_as_string(processor, message) for message in messages]
+    return _apply(processor, variables, messages, generation)
+
+
+def takes_blocks(processor: Any, variables: Mapping[str, Any]) -> bool:
+    """Whether the template reads typed blocks; found by trying.
+
+    A template that expects strings writes a list of blocks as code, or fails.
+    """
+
+    def probe() -> bool:
+        typed = [user_message(PROBE, images=0)]
+        try:
+            if PROBE in _apply(processor, variables, typed, generation=True):
+                return True
+            return PROBE not in _apply(
+                processor, variables, [{"role": "user", "content": PROBE}], generation=True
+            )
+        except RefusedRowError:
+            return not _renders_string(processor, variables)
+
+    return _verdict(processor, variables, "blocks", probe)
+
+
+def keeps_thoughts(processor: Any, variables: Mapping[str, Any]) -> bool:
+    """Whether the template renders the thought of a last answer that is given apart from it."""
+
+    def probe() -> bool:
+        answer = {**assistant_message("answer"), "reasoning_content": "a thought apart"}
+        try:
+            rendered = render(processor, variables, [user_message("question", images=0), answer])
+        except RefusedRowError:
+            return False
+        return "a thought apart" in rendered
+
+    return _verdict(processor, variables, "thoughts", probe)
+
+
+def _require_placeholder(processor: Any, variables: Mapping[str, Any]) -> None:
+    def probe() -> bool:
+        if not takes_blocks(processor, variables):
+            return _placeholder(processor) is not None
+        with_image, without = (
+            _apply(processor, variables, [user_message("text", images=count)], True)
+            for count in (1, 0)
+        )
+        return with_image != without
+
+    if not _verdict(processor, variables, "image", probe):
+        raise RefusedRowError("the chat template leaves images out")
+
+
+def _renders_string(processor: Any, variables: Mapping[str, Any]) -> bool:
+    text = [{"role": "user", "content": PROBE}]
+    try:
+        return PROBE in _apply(processor, variables, text, generation=True)
+    except RefusedRowError:
+        return False
+
+
+def _verdict(processor: Any, variables: Mapping[str, Any], what: str, probe: Any) -> bool:
+    text = template_text(processor, variables)
+    given = json.dumps([dict(variables), _placeholder(processor)], sort_keys=True, default=str)
+    key = (what, text, given)
+    if key not in _verdicts:
+        _verdicts[key] = bool(probe())
+    return _verdicts[key]
+
+
+def _apply(
+    processor: Any, variables: Mapping[str, Any], messages: Sequence[Any], generation: bool
+) -> str:
+    text = _with_frozen_time(template_text(processor, variables))
+    try:
+        rendered: str = processor.apply_chat_template(
+            list(messages),
+            chat_template=text,
+            add_generation_prompt=generation,
+            tokenize=False,
+            **resolved_variables(processor, variables),
+        )
+    except (
+        TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError
+    ) as error:  # fmt: skip
+        words = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RefusedRowError(f"the chat template refuses it: {words}") from error
+    return rendered
+
+
+def _with_frozen_time(text: str) -> str:
+    if "strftime_now" not in text:
+        return text
+    moment = frozen_time()
+    parts = {directive: moment.strftime(directive) for directive in _DIRECTIVES}
+    # A macro of the same name is found before Transformers' function; the line break behind it
+    # is dropped, and keeps the template's own beginning the beginning of a line.
+    return (
+        "{% macro strftime_now(format) %}{% set found = namespace(text=format) %}"
+        f"{{% for directive, written in {parts!r}.items() %}}"
+        "{% set found.text = found.text | replace(directive, written) %}{% endfor %}"
+        "{{ found.text }}{% endmacro %}\n" + text
+    )
+
+
+def _reads(text: str, variable: str) -> bool:
+    return re.search(rf"\b{re.escape(variable)}\b", text) is not None
+
+
+def _placeholder(processor: Any) -> str | None:
+    """What stands for an image in text, where the template does not write it."""
+    for name in ("boi_token", "image_token"):
+        token = getattr(processor, name, None)
+        if isinstance(token, str) and token:
+            return token
+    return None
+
+
+def _as_string(processor: Any, message: Message) -> dict[str, Any]:
+    image = f"{_placeholder(processor)}\n"
+    parts = [image if b["type"] == "image" else b["text"] for b in message["content"]]
+    return {**message, "content": "".join(parts)}

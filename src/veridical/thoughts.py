@@ -1,0 +1,83 @@
+"""Tell the thought of a model that reasons first from its answer.
+
+The rule, everywhere: what is scored, judged, compared and put into a data set is the answer. The
+thought stays among the sampled tokens and is trained on only where thinking is switched on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MARKS = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|channel>thought", "<channel|>"),
+    ("◁think▷", "◁/think▷"),
+)
+"""How families open and close a thought: Qwen, GLM and DeepSeek; Mistral; Gemma 4; Kimi."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A model's text in its two parts.
+
+    Attributes:
+        thought: without its marks; None where there is none.
+        answer: what follows the thought, without white space at its ends where there is one; empty
+            while the thought has no end.
+        finished: whether the thought has an end, or there is none.
+    """
+
+    thought: str | None
+    answer: str
+    finished: bool = True
+
+
+def split_thought(text: str, begun: bool = False) -> Reply:
+    """Take a text apart.
+
+    A thought stands at the beginning. Some prompts end inside one, so that the text has no opening
+    mark: a closing mark without one ends a thought too.
+
+    Args:
+        text: what the model said, with the marks in it.
+        begun: whether the prompt ended inside a thought: then text without any mark is thought.
+    """
+    stripped = text.lstrip()
+    for opening, closing in MARKS:
+        opened = stripped.startswith(opening)
+        before, found, after = stripped.partition(closing)
+        if found and (opened or opening not in before):
+            thought = before.removeprefix(opening).strip()
+            return Reply(thought, after.strip())
+        if opened:
+            return Reply(stripped.removeprefix(opening).strip(), "", finished=False)
+    if begun:
+        return Reply(stripped.strip(), "", finished=False)
+    return Reply(None, text)
+
+
+def answer_of(text: str, begun: bool = False) -> str:
+    """What a text says after its thought; the text itself where it has none."""
+    return split_thought(text, begun).answer
+
+
+def opens_thought(prompt: str) -> bool:
+    """Whether a rendered prompt ends with a thought that has just begun."""
+    return prompt.rstrip().endswith(tuple(opening for opening, _ in MARKS))
+
+
+def is_empty_thought(text: str) -> bool:
+    """Whether a text is a thought without a word in it, as prompts have that switch thinking off.
+
+    Nothing at all is one too.
+    """
+    bare = text.strip()
+    if not bare:
+        return True
+    return any(
+        bare.startswith(opening)
+        and bare.endswith(closing)
+        and not bare.removeprefix(opening).removesuffix(closing).strip()
+        for opening, closing in MARKS
+    )
