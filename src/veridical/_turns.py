@@ -71,13 +71,19 @@ def prepared(policy: Policy, messages: Sequence[Message]) -> list[Message]:
     return result
 
 
-def locate(policy: Policy, messages: Sequence[Message], generation: bool = False) -> Rendered:
+def locate(
+    policy: Policy,
+    messages: Sequence[Message],
+    generation: bool = False,
+    answer_alone: bool = False,
+) -> Rendered:
     """Render a conversation and find each message's text.
 
     Args:
         policy: whose template is used.
         messages: the conversation.
         generation: end where the model is to answer.
+        answer_alone: only the last message's text has to be there.
 
     Raises:
         RefusedRowError: the template refuses it, or changes, repeats or leaves out a text.
@@ -92,7 +98,8 @@ def locate(policy: Policy, messages: Sequence[Message], generation: bool = False
     )
     text = render(policy.processor, policy.template, ready, generation)
     numbers = [int(number) for number in scaffold[1::2]]
-    _check_order(numbers, pieces, ready)
+    needed = range(len(ready) - 1 if answer_alone else 0, len(ready))
+    _check_order(numbers, pieces, ready, needed)
     between = scaffold[::2]
     if not text.startswith(between[0]):
         raise RefusedRowError("the chat template writes something else around other texts")
@@ -148,14 +155,17 @@ def _marked(messages: Sequence[Message], mark: str) -> tuple[list[Message], list
 
 
 def _check_order(
-    numbers: Sequence[int], pieces: Sequence[_Piece], messages: Sequence[Message]
+    numbers: Sequence[int],
+    pieces: Sequence[_Piece],
+    messages: Sequence[Message],
+    needed: range,
 ) -> None:
     for number, piece in enumerate(pieces):
         times = numbers.count(number)
         role = messages[piece.message]["role"]
         if times > 1:
             raise RefusedRowError(f"the chat template repeats the text of a turn ({role})")
-        if times == 0 and not piece.may_be_left_out:
+        if times == 0 and piece.message in needed and not piece.may_be_left_out:
             raise RefusedRowError(f"the chat template leaves out the text of a turn ({role})")
 
 

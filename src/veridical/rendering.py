@@ -91,23 +91,23 @@ def render_prompt(policy: Policy, prompt: Sequence[Message], prefix: str = "") -
             changes its texts or cannot hold the prefix.
     """
     _refuse_special_tokens(policy, prompt)
-    text = locate(policy, prompt, generation=True).text
+    asked = locate(policy, prompt, generation=True)
     if not prefix:
-        return text
+        return asked.text
     # White space at an answer's ends is no part of it.
     prefix = prefix.lstrip()
     beginning = assistant_message(prefix)
     _refuse_special_tokens(policy, [beginning])
     if prefix != prefix.rstrip():
         raise RefusedRowError("the guided prefix ends in white space")
-    if opens_thought(text):
+    if opens_thought(asked.text):
         raise RefusedRowError(
             "the prompt begins a thought, so the answer's beginning can't be given; "
             "set --template enable_thinking=false"
         )
-    whole = locate(policy, [*prompt, beginning])
+    whole = locate(policy, [*prompt, beginning], answer_alone=True)
     start, _ = _span(whole.spans[-1])
-    return text + whole.text[_joint(text, whole.text, start) : start] + prefix
+    return asked.text + whole.text[_joint(asked, whole) : start] + prefix
 
 
 def render_group(
@@ -138,14 +138,15 @@ def render_group(
             or the template does not render the prompt and the answers as they are.
     """
     _check_image_count(images, [prompt])
-    prompt_text = render_prompt(policy, prompt)
-    prompt_ids = tokenise(policy.processor.tokenizer, prompt_text).ids
+    _refuse_special_tokens(policy, prompt)
+    asked = locate(policy, prompt, generation=True)
+    prompt_ids = tokenise(policy.processor.tokenizer, asked.text).ids
     parts = []
     for response in responses:
         _refuse_special_tokens(policy, response)
-        text, own = _after_prompt(policy, prompt_text, [*prompt, *response])
-        parts.append((text, _own_ids(prompt_text, prompt_ids, own)))
-    return _group(id, images, prompt_text, parts, max_response_tokens, response_images)
+        text, own = _after_prompt(policy, asked, [*prompt, *response])
+        parts.append((text, _own_ids(asked.text, prompt_ids, own)))
+    return _group(id, images, asked.text, parts, max_response_tokens, response_images)
 
 
 def render_judged_group(
@@ -212,9 +213,10 @@ def render_conversation(
 
     What follows the first question is one response, whose user turns do not count. A second group
     begins, with all before it as its prompt, where a later question brings an image of its own
-    (image placeholders cannot stand in a response), and at every turn of a template that renders
-    an earlier turn otherwise than it asks for one (Qwen3.5 leaves the thought's place out): each
-    answer is learned after what the model is given when it answers.
+    (image placeholders cannot stand in a response). Every turn has a group of its own where the
+    template renders an earlier turn otherwise than it asks for one (Qwen3.5 leaves the thought's
+    place out) or without an end token (LLaVA-1.5): each answer is learned after what the model is
+    given when it answers, and with its end.
 
     Args:
         policy: whose template and tokenizer are used.
@@ -264,80 +266,93 @@ def _one_response(
     answers: Sequence[int],
     max_response_tokens: int | None,
 ) -> Group | None:
-    """Several answers as one response; None where one would not follow what it is asked by."""
+    """Several answers as one response.
+
+    None where one would not follow what the model is given when it answers, or lacks an end token.
+    """
     _refuse_special_tokens(policy, messages[: answers[-1] + 1])
-    whole = locate(policy, messages[: answers[-1] + 1])
-    asked = [locate(policy, messages[:turn], generation=True).text for turn in answers]
-    if not all(whole.text.startswith(text) for text in asked) or any(map(opens_thought, asked)):
-        return None
-    text, tokens = _ended(policy, whole.text, _span(whole.spans[answers[-1]])[1])
     try:
+        whole = locate(policy, messages[: answers[-1] + 1])
+        asked = [locate(policy, messages[:turn], generation=True).text for turn in answers]
+        if not all(whole.text.startswith(text) and not opens_thought(text) for text in asked):
+            return None
+        text, tokens = _ended(policy, whole.text, _span(whole.spans[answers[-1]])[1])
         learned = torch.zeros(len(tokens.ids), dtype=torch.bool)
-        for turn, before in zip(answers, asked, strict=True):
-            start = tokens.before(len(before))
-            learned[start : _answer_end(policy, whole, tokens, turn)] = True
-        # The last answer goes on to its end token, which the template may have left out.
+        for turn, before in zip(answers[:-1], asked, strict=False):
+            stop = _answer_end(policy, whole, tokens, turn)
+            if stop is None:
+                return None
+            learned[tokens.before(len(before)) : stop] = True
         learned[tokens.before(len(asked[-1])) :] = True
         begin = tokens.before(len(asked[0]))
         prompt_ids = tokenise(policy.processor.tokenizer, asked[0]).ids
         ids = _own_ids(asked[0], prompt_ids, tokens)
     except RefusedRowError:
-        # A token reaches across a turn's end: by themselves the answers may be told apart.
+        # By themselves the answers may be told apart; if not, that says why.
         return None
     group = _group(id, images, asked[0], [(text[len(asked[0]) :], ids)], max_response_tokens, ())
     kept = len(group.response_ids[0])
     return dataclasses.replace(group, learned=(learned[begin : begin + kept],))
 
 
-def _answer_end(policy: Policy, whole: Rendered, tokens: Tokens, turn: int) -> int:
-    """How many tokens there are up to the end of a turn's answer, with its end token if any."""
+def _answer_end(policy: Policy, whole: Rendered, tokens: Tokens, turn: int) -> int | None:
+    """How many tokens there are up to the end token of a turn's answer; None if it has none."""
     stop, ends = tokens.before(_span(whole.spans[turn])[1]), end_token_ids(policy)
     # The end token stands before the next turn's text.
     until = sum(end <= whole.next_text[turn] for end in tokens.ends)
     closing = next((i for i in range(stop, until) if tokens.ids[i] in ends), None)
-    return stop if closing is None else closing + 1
+    return None if closing is None else closing + 1
 
 
 def _after_prompt(
-    policy: Policy, prompt_text: str, conversation: Sequence[Message]
+    policy: Policy, asked: Rendered, conversation: Sequence[Message]
 ) -> tuple[str, Tokens]:
     """What follows the prompt, up to its end token, and the tokens of prompt and response."""
-    whole = locate(policy, conversation)
-    start, stop = _span(whole.spans[-1])
+    whole = locate(policy, conversation, answer_alone=True)
     thought = prepared(policy, conversation)[-1].get("reasoning_content")
-    if opens_thought(prompt_text) and not thought:
+    if opens_thought(asked.text) and not thought:
         raise RefusedRowError(
             "the prompt begins a thought, and the answer has none; "
             "set --template enable_thinking=false, or give answers with their thoughts"
         )
-    if thought and not whole.text.startswith(prompt_text):
+    if thought and not whole.text.startswith(asked.text):
         raise RefusedRowError(
             "the answer has a thought, and thinking is switched off; "
             "set --template enable_thinking=true, or give answers without thoughts"
         )
-    joint = _joint(prompt_text, whole.text, start)
-    text = prompt_text + whole.text[joint:]
-    text, tokens = _ended(policy, text, len(prompt_text) + stop - joint)
-    return text[len(prompt_text) :], tokens
+    joint = _joint(asked, whole)
+    text = asked.text + whole.text[joint:]
+    stop = len(asked.text) + _span(whole.spans[-1])[1] - joint
+    text, tokens = _ended(policy, text, stop)
+    return text[len(asked.text) :], tokens
 
 
-def _joint(prompt_text: str, whole: str, start: int) -> int:
+def _joint(asked: Rendered, whole: Rendered) -> int:
     """From where on the whole conversation follows the prompt.
 
-    Templates may ask with other white space than they render a turn with (LLaVA-OneVision), or
-    with an empty thought that they leave out later: the answer then follows what is asked.
+    The prompt is what the model is given, even where the template renders what precedes an answer
+    otherwise later on. But it has to ask with what the answer is rendered behind. Other white
+    space (LLaVA-OneVision) and an empty thought that is left out later make no difference.
     """
-    if whole.startswith(prompt_text) and len(prompt_text) <= start:
-        return len(prompt_text)
-    rendered = whole[:start].rstrip()
-    if rendered.split() == prompt_text.split():
+    turn = len(asked.spans)
+    start, _ = _span(whole.spans[turn])
+    if whole.text.startswith(asked.text) and len(asked.text) <= start:
+        return len(asked.text)
+    given = asked.text[_last_text(asked, turn) :]
+    rendered = whole.text[_last_text(whole, turn) : start].rstrip()
+    if rendered.split() == given.split():
         return start
-    if prompt_text.startswith(rendered) and is_empty_thought(prompt_text[len(rendered) :]):
+    if given.startswith(rendered) and is_empty_thought(given[len(rendered) :]):
         return start
     raise RefusedRowError(
         "the chat template renders the prompt differently once the answer follows, "
         "so the answer's tokens can't be told apart"
     )
+
+
+def _last_text(rendered: Rendered, turn: int) -> int:
+    """Where the last text before a turn ends."""
+    return max((span[1] for span in rendered.spans[:turn] if span), default=0)
 
 
 def _ended(policy: Policy, text: str, stop: int) -> tuple[str, Tokens]:

@@ -1,0 +1,204 @@
+"""Every family's chat template: what is learned is the answers with their end tokens, exactly.
+
+No model is built: a template, two kinds of tokenizer, and conversations of many shapes. A row that
+a template cannot hold is refused, and `REFUSED` states with which words.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import transformers
+from family_models import build_tokenizer
+from PIL import Image
+from real_templates import TEMPLATES, RealTemplate, read, template_of
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
+from transformers import PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from veridical.models import Policy
+from veridical.records import Message, assistant_message, user_message
+from veridical.rendering import (
+    RefusedRowError,
+    render_conversation,
+    render_group,
+    render_judged_group,
+    render_prompt,
+    tokenise_after,
+)
+
+PICTURE = Image.new("RGB", (8, 8))
+
+
+def system(text: str) -> Message:
+    return {"role": "system", "content": [{"type": "text", "text": text}]}
+
+
+def turns(*texts: str, images: int = 1) -> list[Message]:
+    """Question and answer in turn; the first question has the images."""
+    return [
+        user_message(text, images if i == 0 else 0) if i % 2 == 0 else assistant_message(text)
+        for i, text in enumerate(texts)
+    ]
+
+
+CASES: dict[str, list[Message]] = {
+    "one turn": turns("Is there a dog?", "Yes. There is a red dog."),
+    "multi-turn": turns("A dog?", "Yes.", "Yes.", "Yes.", "A cup, or Yes.?", "No. Yes."),
+    "system turn": [system("Answer in short."), *turns("A dog?", "Yes.", "A cup?", "No.")],
+    "system and text only": [system("Answer in short."), *turns("A dog?", "Yes.", images=0)],
+    "several images": turns("Compare the two pictures.", "One is red.", "More?", "No.", images=2),
+    "a later image": [
+        *turns("A dog?", "Yes.", "A cup?", "No."),
+        *turns("And in this one?", "A chair."),
+    ],
+    "text only": turns("What is a dog?", "An animal.", "And a cup?", "A thing.", images=0),
+    "white space": turns(" A dog? \n", "  Yes.\n\nIt is red. \n", " \nA cup? ", "\n\nNo. "),
+    "paragraphs": turns("List.", "- a dog\n- a cup\n\n```\n  x = 1\n```\n\nDone", "Why?", "So."),
+    "Chinese": turns("图中有什么？", "有一只狗。它是红色的。", "还有呢？", "没有了。"),
+    "emoji": turns("What is it? 🐕", "🐕‍🦺 A dog 👍🏽", "👍?", "👍🏽"),
+    "empty thought": turns("A dog?", "<think>\n\n</think>\n\nYes.", "A cup?", "No."),
+    "thought": turns("A dog?", "<think>\nIt barks.\n</think>\n\nYes."),
+}
+# What is learned of each answer, where it is not the answer as it stands there.
+ANSWERS = {
+    "white space": ["Yes.\n\nIt is red.", "No."],
+    "empty thought": ["Yes.", "No."],
+}
+AS_TEXT = {"empty thought": ["<think>\n\n</think>\n\nYes.", "No."]}
+# The other templates know no thoughts and keep one as it is written.
+KNOW_THOUGHTS = {
+    "Qwen3.5", "Qwen3.5 (thinking)", "Qwen3.6", "Qwen3.8", "LFM2.5-VL", "Gemma 4",
+}  # fmt: skip
+REWRITTEN = {
+    "LFM2.5-VL": "<think>It barks.</think>Yes.",
+    "Gemma 4": "<|channel>thought\nIt barks.\n<channel|>Yes.",
+}
+
+ENDS = {
+    "Gemma 3": "<end_of_turn>",
+    "Gemma 4": "<turn|>",
+    "Idefics2": "<end_of_utterance>",
+    "Idefics3": "<end_of_utterance>",
+    "Aya Vision": "<|END_RESPONSE|><|END_OF_TURN_TOKEN|>",
+    "Cohere2 Vision": "<|END_RESPONSE|><|END_OF_TURN_TOKEN|>",
+}
+THINKING_IS_OFF = "thinking is switched off"
+REFUSED = {
+    ("Qwen3.5", "thought"): THINKING_IS_OFF,
+    ("Qwen3.5 (thinking)", "thought"): THINKING_IS_OFF,
+    ("Qwen3.6", "thought"): THINKING_IS_OFF,
+    ("Qwen3.8", "thought"): THINKING_IS_OFF,
+    ("GLM-4V", "thought"): "changes the text of a turn",
+    ("GLM-4V", "empty thought"): "changes the text of a turn",
+    ("Llama 3.2 Vision", "system turn"): "incompatible with system messages",
+}
+
+
+def metaspace_tokenizer(special: list[str], bos: str | None, eos: str) -> Any:
+    """As Llama's: a space becomes a mark of the word behind it; bytes where no token fits."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    every = dict.fromkeys(["<unk>", "<pad>", eos, *([bos] if bos else []), *special])
+    trainer = trainers.BpeTrainer(
+        vocab_size=700,
+        special_tokens=[
+            *(AddedToken(token, special=True, normalized=False) for token in every),
+            *(AddedToken(f"<0x{byte:02X}>", normalized=False) for byte in range(256)),
+        ],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["Yes. There is a red dog. A cup? No.\n\n- a chair"], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token="<pad>",
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
+class WithoutOffsets:
+    """A tokenizer as slow ones are: the same tokens, and no word of where they are."""
+
+    is_fast = False
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.fast = tokenizer
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> Any:
+        return self.fast(text, add_special_tokens=add_special_tokens)
+
+    def __len__(self) -> int:
+        return len(self.fast)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.fast, name)
+
+
+def policy_of(template: RealTemplate, kind: str, **variables: Any) -> Policy:
+    special = list(dict.fromkeys([*template.special, *template.ends, template.image]))
+    if kind == "metaspace":
+        tokenizer = metaspace_tokenizer(special, template.bos, template.eos)
+    else:
+        tokenizer = build_tokenizer(special, template.bos, template.eos, "<pad>")
+    processor = transformers.LlavaProcessor(
+        CLIPImageProcessorPil(), tokenizer, chat_template=template.text, image_token=template.image
+    )
+    if kind == "without offsets":
+        processor.tokenizer = WithoutOffsets(tokenizer)
+    ends = [tokenizer.convert_tokens_to_ids(end) for end in (template.eos, *template.ends)]
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=ends))
+    return Policy(model, processor, template.name, template=variables)
+
+
+def learned(policy: Policy, conversation: list[Message]) -> list[str]:
+    """What every run of learned tokens decodes to."""
+    images = [PICTURE] * sum(
+        block["type"] == "image" for message in conversation for block in message["content"]
+    )
+    found = []
+    for group in render_conversation(policy, "row", images, conversation):
+        pairs = zip(group.response_ids[0].tolist(), group.learned_of(0).tolist(), strict=True)
+        for counts, run in groupby(pairs, key=lambda pair: pair[1]):
+            if counts:
+                ids = [token for token, _ in run]
+                found.append(policy.processor.tokenizer.decode(ids, skip_special_tokens=False))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["byte level", "metaspace", "without offsets"])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)
+def test_what_is_learned_is_the_answers_with_their_end_tokens(
+    template: RealTemplate, case: str, kind: str
+) -> None:
+    policy = policy_of(template, kind)
+    conversation = CASES[case]
+    if (template.name, case) in REFUSED:
+        with pytest.raises(RefusedRowError, match=REFUSED[template.name, case]):
+            learned(policy, conversation)
+        return
+    answers = [m["content"][0]["text"] for m in conversation if m["role"] == "assistant"]
+    answers = ANSWERS.get(case, answers)
+    if template.name not in KNOW_THOUGHTS:
+        answers = AS_TEXT.get(case, answers)
+    elif case == "thought":
+        answers = [REWRITTEN[template.name]]
+    end = ENDS.get(template.name, template.eos)
+    found = [text.lstrip() for text in learned(policy, conversation)]
+    assert found == [answer + end for answer in answers]
