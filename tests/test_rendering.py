@@ -10,7 +10,12 @@ from veridical.logprobs import collate, response_logps
 from veridical.models import Policy
 from veridical.proofs import stock_logps
 from veridical.records import Message, assistant_message, user_message
-from veridical.rendering import RefusedRowError, render_conversation, render_group
+from veridical.rendering import (
+    RefusedRowError,
+    render_conversation,
+    render_group,
+    render_prompt,
+)
 
 DIALOGUE = [
     user_message("Is there a dog in the image?"),
@@ -89,14 +94,31 @@ def test_text_only_dialogues(policy: Policy, pictures: list[Image.Image]) -> Non
     assert torch.allclose(mixed, stock, rtol=0, atol=1e-10)
 
 
-def test_a_template_that_changes_earlier_turns_is_refused(
+def test_a_template_that_changes_earlier_turns_gets_a_group_for_every_answer(
     policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As those do that strip the reasoning of earlier answers."""
     honest = policy.processor.chat_template
     changed = honest.replace("{% for", "{% set last = messages | length %}{% for", 1)
-    assert changed != honest
     changed = changed.replace("{% endfor %}", "{{ last }}{% endfor %}", 1)
+    assert "last }}" in changed
     monkeypatch.setattr(policy.processor, "chat_template", changed)
-    with pytest.raises(RefusedRowError):
+    groups = render_conversation(policy, "a", [pictures[0]], DIALOGUE)
+    asked = [render_prompt(policy, DIALOGUE[:turn]) for turn in (1, 3)]
+    assert [group.prompt_text for group in groups] == asked
+    decode = policy.processor.tokenizer.decode
+    texts = [decode(group.response_ids[0], skip_special_tokens=True) for group in groups]
+    assert [text.strip() for text in texts] == ["Yes.", "There is a red cup."]
+
+
+def test_a_template_that_asks_otherwise_than_it_renders_an_answer_is_refused(
+    policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = policy.processor.chat_template
+    monkeypatch.setattr(
+        policy.processor,
+        "chat_template",
+        honest.replace("{% if add_generation_prompt %}", "{% if add_generation_prompt %}Now: "),
+    )
+    with pytest.raises(RefusedRowError, match="differently once the answer follows"):
         render_conversation(policy, "a", [pictures[0]], DIALOGUE)

@@ -169,6 +169,7 @@ def rounding(logps: Tensor, dtype: torch.dtype, tokens: int) -> float:
 def _with_ids(group: Group, response_ids: tuple[Tensor, ...]) -> Group:
     texts = (group.response_texts[-1], *group.response_texts[1:])
     learned = (group.learned_of(len(response_ids) - 1), *group.learned[1:]) if group.learned else ()
+    counts = (group.tokens_of(len(response_ids) - 1), *group.token_counts[1:])
     return dataclasses.replace(
-        group, response_texts=texts, response_ids=response_ids, learned=learned
+        group, response_texts=texts, response_ids=response_ids, learned=learned, token_counts=counts
     )

@@ -250,8 +250,9 @@ def stock_logps(policy: Policy, group: Group) -> Tensor:
     sums = []
     for index, (text, ids) in enumerate(zip(group.response_texts, group.response_ids, strict=True)):
         images = open_images(group.images_of(index))
-        prompt = stock_inputs(policy, images, group.prompt_text)["input_ids"].shape[1]
         inputs = stock_inputs(policy, images, group.prompt_text + text)
+        # Counted from the end: a processor turns a prompt's placeholders into any number of tokens.
+        prompt = inputs["input_ids"].shape[1] - group.tokens_of(index)
         logits = policy.core(**inputs).logits[0, prompt - 1 : prompt - 1 + len(ids)]
         targets = inputs["input_ids"][0, prompt : prompt + len(ids)]
         learned = group.learned_of(index).to(logits.device)

@@ -6,6 +6,7 @@ a template cannot hold is refused, and `REFUSED` states with which words.
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import groupby
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import transformers
 from family_models import build_tokenizer
 from PIL import Image
-from real_templates import TEMPLATES, RealTemplate, read, template_of
+from real_templates import TEMPLATES, RealTemplate, template_of
 from tokenizers import (
     AddedToken,
     Tokenizer,
@@ -66,7 +67,7 @@ CASES: dict[str, list[Message]] = {
     "text only": turns("What is a dog?", "An animal.", "And a cup?", "A thing.", images=0),
     "white space": turns(" A dog? \n", "  Yes.\n\nIt is red. \n", " \nA cup? ", "\n\nNo. "),
     "paragraphs": turns("List.", "- a dog\n- a cup\n\n```\n  x = 1\n```\n\nDone", "Why?", "So."),
-    "Chinese": turns("图中有什么？", "有一只狗。它是红色的。", "还有呢？", "没有了。"),
+    "Chinese": turns("图中有什么", "有一只狗。它是红色的。", "还有呢", "没有了。"),
     "emoji": turns("What is it? 🐕", "🐕‍🦺 A dog 👍🏽", "👍?", "👍🏽"),
     "empty thought": turns("A dog?", "<think>\n\n</think>\n\nYes.", "A cup?", "No."),
     "thought": turns("A dog?", "<think>\nIt barks.\n</think>\n\nYes."),
@@ -201,4 +202,78 @@ def test_what_is_learned_is_the_answers_with_their_end_tokens(
         answers = [REWRITTEN[template.name]]
     end = ENDS.get(template.name, template.eos)
     found = [text.lstrip() for text in learned(policy, conversation)]
+    if kind == "metaspace":
+        # This tokenizer writes a space behind every special token.
+        found = [text.replace("<|channel> ", "<|channel>") for text in found]
+        found = [text.replace("<channel|> ", "<channel|>") for text in found]
     assert found == [answer + end for answer in answers]
+
+
+@pytest.mark.parametrize("kind", ["byte level", "metaspace", "without offsets"])
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)
+def test_an_answer_follows_what_the_model_is_given(template: RealTemplate, kind: str) -> None:
+    """Pairs, a given beginning of the answer, and a reward model's question after the answer."""
+    policy = policy_of(template, kind)
+    tokenizer = policy.processor.tokenizer
+    prompt = CASES["one turn"][:1]
+    asked = render_prompt(policy, prompt)
+    answers = [[assistant_message("Yes. A dog.")], [assistant_message("No.")]]
+    group = render_group(policy, "row", [PICTURE], prompt, answers)
+    assert group.prompt_text == asked
+    for text, ids in zip(group.response_texts, group.response_ids, strict=True):
+        whole = tokenizer(asked + text, add_special_tokens=False)["input_ids"]
+        assert whole[-len(ids) :] == ids.tolist()
+    begun = render_prompt(policy, prompt, "Yes. A")
+    assert begun.startswith(asked)
+    assert begun[len(asked) :].lstrip() == "Yes. A"
+    # The tokens of the beginning are those that the whole answer begins with.
+    beginning = tokenise_after(policy, begun[len(asked) :], asked)
+    assert group.response_ids[0].tolist()[: len(beginning)] == beginning
+    judged = render_judged_group(policy, "row", [PICTURE], prompt, answers, "Is this right?")
+    assert asked.rstrip().startswith(judged.prompt_text.rstrip())
+    for text, (answer,) in zip(judged.response_texts, answers, strict=True):
+        assert answer["content"][0]["text"] in text
+        assert "Is this right?" in text
+
+
+@pytest.mark.parametrize("name", ["Qwen3.5", "Qwen3.5 (thinking)", "Qwen3.6", "Qwen3.8"])
+def test_with_thinking_on_the_thought_is_learned_and_an_answer_without_one_refused(
+    name: str,
+) -> None:
+    policy = policy_of(template_of(name), "byte level", enable_thinking=True)
+    thought = "It barks.\n</think>\n\nYes.<|im_end|>"
+    assert learned(policy, CASES["thought"]) == [thought]
+    with pytest.raises(RefusedRowError, match="begins a thought, and the answer has none"):
+        learned(policy, CASES["one turn"])
+    with pytest.raises(RefusedRowError, match="begins a thought, and the answer has none"):
+        learned(policy, CASES["empty thought"])
+    with pytest.raises(RefusedRowError, match="the answer's beginning can't be given"):
+        render_prompt(policy, CASES["one turn"][:1], "Yes.")
+    # The thought of an earlier turn is not among what the model is given later on.
+    both = [*CASES["thought"], user_message("Why?", 0), assistant_message("<think>So.</think>So.")]
+    assert learned(policy, both) == [thought, "So.\n</think>\n\nSo.<|im_end|>"]
+
+
+def test_a_prompt_that_always_begins_a_thought() -> None:
+    policy = policy_of(replaced("thinking_always"), "byte level")
+    with pytest.raises(RefusedRowError, match="begins a thought, and the answer has none"):
+        learned(policy, CASES["one turn"])
+    with pytest.raises(RefusedRowError, match="changes the text of a turn"):
+        learned(policy, CASES["thought"])
+
+
+def replaced(file: str) -> RealTemplate:
+    """Another template with Qwen's tokens."""
+    return dataclasses.replace(template_of("Qwen3-VL"), name=file, file=file)
+
+
+@pytest.mark.parametrize("case", ["one turn", "multi-turn", "system turn", "text only", "emoji"])
+def test_a_template_that_takes_only_strings_gets_strings(case: str) -> None:
+    policy = policy_of(replaced("strings_only"), "byte level")
+    conversation = CASES[case]
+    answers = [m["content"][0]["text"] for m in conversation if m["role"] == "assistant"]
+    assert learned(policy, conversation) == [f"{answer}<|im_end|>" for answer in answers]
+    prompt = render_prompt(policy, turns('It\'s a "dog"?'))
+    assert prompt == (
+        '<|im_start|>user\n<|image_pad|>\nIt\'s a "dog"?<|im_end|>\n<|im_start|>assistant\n'
+    )

@@ -300,6 +300,7 @@ def _repeat_last(group: Group, times: int) -> Group:
         cut=group.cut + (False,) * times,
         response_images=own + own[-1:] * times,
         learned=group.learned + group.learned[-1:] * times,
+        token_counts=group.token_counts + group.token_counts[-1:] * times,
     )
 
 
