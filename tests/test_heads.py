@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from veridical import heads
 from veridical.batching import row_batch
 from veridical.heads import head_logps, logits_are_the_heads
-from veridical.logprobs import response_logps, sharing
+from veridical.logprobs import response_logps
 from veridical.losses import token_logps
 from veridical.models import Policy
+from veridical.prefix_sharing import sharing
 from veridical.proofs import stock_logps
 from veridical.rendering import Group
 from veridical.train.memory import LiveTensors

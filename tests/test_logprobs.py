@@ -8,11 +8,12 @@ import dataclasses
 import pytest
 import torch
 
-from veridical import batching, logprobs
+from veridical import batching, logprobs, prefix_sharing
 from veridical.batching import row_batch, shared_batch, shared_mask
-from veridical.logprobs import collate, response_logps, rounding, sharing
+from veridical.logprobs import collate, response_logps, rounding
 from veridical.losses import dpo_loss
 from veridical.models import Policy, Tuning, prepare_training
+from veridical.prefix_sharing import sharing
 from veridical.proofs import stock_logps
 from veridical.records import assistant_message, user_message
 from veridical.rendering import Group, render_group
@@ -126,17 +127,17 @@ def test_mask_cuts_the_block_between_responses() -> None:
     assert torch.equal(mask, expected)
 
 
-def test_sdpa_takes_the_added_mask_for_the_boolean_one(policy: Policy) -> None:
+def test_sdpa_takes_theadded_mask_for_the_boolean_one(policy: Policy) -> None:
     torch.manual_seed(0)
     mask = shared_mask(torch.tensor([[0, 0, 1, 1, 2], [0, 1, 2, -1, -1]]))
-    added = logprobs._added_mask(policy.core, mask)
+    added = logprobs.added_mask(policy.core, mask)
     assert added.dtype == policy.model.dtype == torch.float64
     assert torch.equal(added == 0, mask)
     assert torch.equal(added == -torch.inf, ~mask)
     states = torch.randn(2, 3, 5, 4, dtype=torch.float64)
     attend = torch.nn.functional.scaled_dot_product_attention
     assert torch.equal(attend(states, states, states, added), attend(states, states, states, mask))
-    by_kind = logprobs._added_mask(policy.core, {"one": mask, "other": mask.clone()})
+    by_kind = logprobs.added_mask(policy.core, {"one": mask, "other": mask.clone()})
     assert by_kind.keys() == {"one", "other"}
     assert torch.equal(by_kind["other"], added)
 
@@ -171,7 +172,7 @@ def test_probe_sees_responses_that_see_each_other(
         batch.inputs["attention_mask"] = causal.expand_as(batch.inputs["attention_mask"])
         return batch
 
-    monkeypatch.setattr(logprobs, "shared_batch", leaking)
+    monkeypatch.setattr(prefix_sharing, "shared_batch", leaking)
     assert not sharing(policy, groups).allowed
 
 

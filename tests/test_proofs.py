@@ -14,7 +14,8 @@ from veridical.batching import RowBatch, SharedBatch, row_batch, shared_batch
 from veridical.errors import UserError
 from veridical.logprobs import collate, response_logps
 from veridical.models import Policy
-from veridical.proofs import Proof, noise_floor, prove, prove_start, require
+from veridical.proofs import Proof, prove_start, require
+from veridical.proving import noise_floor, prove
 from veridical.rendering import Group
 
 Layout = Callable[[Sequence[Group]], SharedBatch | RowBatch]
@@ -26,7 +27,7 @@ def by_name(found: Sequence[Proof]) -> dict[str, Proof]:
 
 @pytest.mark.parametrize("share", [True, False])
 def test_an_honest_path_passes_all(policy: Policy, groups: list[Group], share: bool) -> None:
-    found = prove(policy, groups[:4], lambda rows: collate(policy, rows, share))
+    found = prove(policy, groups[:4], lambda some, rows: collate(some, rows, share))
     assert [proof.name for proof in found if not proof.passed] == []
     assert all(proof.applicable for proof in found)
     require(found)
@@ -34,7 +35,7 @@ def test_an_honest_path_passes_all(policy: Policy, groups: list[Group], share: b
 
 def test_limits_are_measured_in_float32(policy: Policy, groups: list[Group]) -> None:
     policy.model.float()
-    found = by_name(prove(policy, groups[:4], lambda rows: collate(policy, rows, True)))
+    found = by_name(prove(policy, groups[:4], lambda some, rows: collate(some, rows, True)))
     assert all(proof.passed for proof in found.values())
     assert 0 < found["path_parity"].limit < 0.01
     assert found["image_matters"].value > 100 * found["image_matters"].limit
@@ -43,7 +44,7 @@ def test_limits_are_measured_in_float32(policy: Policy, groups: list[Group]) -> 
 def test_cut_away_image_tokens(policy: Policy, groups: list[Group]) -> None:
     """As `keep_end` truncation does: the features stay, their placeholders go."""
 
-    def lay_out(rows: Sequence[Group]) -> RowBatch:
+    def lay_out(policy: Policy, rows: Sequence[Group]) -> RowBatch:
         batch = row_batch(policy, rows)
         ids = batch.inputs["input_ids"]
         image = policy.core.config.image_token_id
@@ -51,7 +52,7 @@ def test_cut_away_image_tokens(policy: Policy, groups: list[Group]) -> None:
             row[(row == image).nonzero()[:5, 0]] = policy.processor.tokenizer.unk_token_id
         return batch
 
-    placeholders = proofs.prove_placeholders(policy, lay_out(groups[:3]))
+    placeholders = proofs.prove_placeholders(policy, lay_out(policy, groups[:3]))
     assert not placeholders.passed
     assert placeholders.value == 5
     with pytest.raises(UserError, match="max-length"):
@@ -61,7 +62,7 @@ def test_cut_away_image_tokens(policy: Policy, groups: list[Group]) -> None:
 def test_the_pixels_of_another_row(policy: Policy, groups: list[Group]) -> None:
     """As when one row's pixels are sent for all."""
 
-    def lay_out(rows: Sequence[Group]) -> SharedBatch:
+    def lay_out(policy: Policy, rows: Sequence[Group]) -> SharedBatch:
         batch = shared_batch(policy, rows)
         pixels = batch.inputs["pixel_values"]
         batch.inputs["pixel_values"] = pixels[:1].expand_as(pixels)
@@ -74,7 +75,7 @@ def test_the_pixels_of_another_row(policy: Policy, groups: list[Group]) -> None:
 
 
 def test_no_pixels_at_all(policy: Policy, groups: list[Group]) -> None:
-    def lay_out(rows: Sequence[Group]) -> SharedBatch:
+    def lay_out(policy: Policy, rows: Sequence[Group]) -> SharedBatch:
         batch = shared_batch(policy, rows)
         batch.inputs["pixel_values"] = torch.zeros_like(batch.inputs["pixel_values"])
         return batch
@@ -87,7 +88,7 @@ def test_no_pixels_at_all(policy: Policy, groups: list[Group]) -> None:
 def test_crossed_padding_sides(policy: Policy, groups: list[Group]) -> None:
     """Rows padded on the left while mask and responses are those of padding on the right."""
 
-    def lay_out(rows: Sequence[Group]) -> RowBatch:
+    def lay_out(policy: Policy, rows: Sequence[Group]) -> RowBatch:
         batch = row_batch(policy, rows)
         lengths = batch.inputs["attention_mask"].sum(-1)
         ids = batch.inputs["input_ids"]
@@ -102,7 +103,7 @@ def test_crossed_padding_sides(policy: Policy, groups: list[Group]) -> None:
 
 
 def test_dropped_positions(policy: Policy, groups: list[Group]) -> None:
-    def lay_out(rows: Sequence[Group]) -> SharedBatch:
+    def lay_out(policy: Policy, rows: Sequence[Group]) -> SharedBatch:
         batch = shared_batch(policy, rows)
         batch.inputs.pop("position_ids")
         return batch
@@ -137,6 +138,6 @@ def test_a_loss_that_is_not_the_known_one(policy: Policy, groups: list[Group]) -
 def test_text_only_rows(policy: Policy, groups: list[Group]) -> None:
     text = groups[0].prompt_text.replace("<image>\n", "")
     rows = [dataclasses.replace(group, images=(), prompt_text=text) for group in groups[:3]]
-    found = by_name(prove(policy, rows, lambda some: collate(policy, some, True)))
+    found = by_name(prove(policy, rows, lambda p, some: collate(p, some, True)))
     assert not found["image_matters"].applicable
     assert all(proof.passed for proof in found.values())

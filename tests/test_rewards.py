@@ -16,7 +16,7 @@ from veridical.errors import UserError
 from veridical.logprobs import collate, response_logps
 from veridical.losses import reward_loss
 from veridical.models import Policy, Tuning, prepare_training
-from veridical.proofs import prove
+from veridical.proving import prove
 from veridical.records import assistant_message, user_message
 from veridical.rendering import Group
 from veridical.rewards import (
@@ -202,17 +202,17 @@ def test_the_proofs_see_what_a_new_head_hides(
 ) -> None:
     """They hold for what is right, and fail where the wrong token is read."""
     groups = groups_of(RewardModel(policy, new_head(policy), Reading("Is it so?")), pictures)
-    measure = reward_measure(policy)
-    proofs = prove(policy, groups, lambda rows: collate(policy, rows, True), measure)
+    proofs = prove(policy, groups, lambda some, rows: collate(some, rows, True), reward_measure)
     assert all(proof.passed for proof in proofs)
-    assert {proof.unit for proof in proofs if proof.name != "placeholders"} == {measure.unit}
+    unit = reward_measure(policy).unit
+    assert {proof.unit for proof in proofs if proof.name != "placeholders"} == {unit}
 
     def one_before(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         rows, places = last_tokens(batch)
         return rows, places - 1
 
     monkeypatch.setattr("veridical.rewards.last_tokens", one_before)
-    proofs = prove(policy, groups, lambda rows: collate(policy, rows, True), measure)
+    proofs = prove(policy, groups, lambda some, rows: collate(some, rows, True), reward_measure)
     assert [proof.name for proof in proofs if not proof.passed] == ["path_parity"]
 
 

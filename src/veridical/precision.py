@@ -33,6 +33,11 @@ def is_half(policy: Policy) -> bool:
     return policy.model.dtype in HALF
 
 
+def dtype_name(policy: Policy) -> str:
+    """The model's dtype as users write it."""
+    return str(policy.model.dtype).removeprefix("torch.")
+
+
 def cast_weights(model: Any, dtype: torch.dtype) -> Any:
     """Cast parameters and saved buffers in place, and leave computed buffers as they are.
 

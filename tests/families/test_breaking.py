@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from veridical import _masked_prompts, batching
-from veridical.logprobs import response_logps, sharing
+from veridical.logprobs import response_logps
 from veridical.models import Policy
+from veridical.prefix_sharing import sharing
 from veridical.probes import masking_refusal
 from veridical.proofs import stock_logps
 from veridical.records import assistant_message, user_message

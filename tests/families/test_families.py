@@ -20,9 +20,10 @@ from veridical._masked_prompts import encode_prompts, masked_prompt_batch
 from veridical.batching import placeholder_counts, row_batch, shared_batch
 from veridical.cache import open_cache
 from veridical.errors import UserError
-from veridical.logprobs import collate, response_logps, sharing
+from veridical.logprobs import collate, response_logps
 from veridical.losses import dpo_loss
 from veridical.models import Policy, Tuning, load_policy, prepare_training
+from veridical.prefix_sharing import sharing
 from veridical.probes import masking_refusal
 from veridical.proofs import stock_logps
 from veridical.records import assistant_message, user_message

@@ -31,8 +31,9 @@ def yes_margins(queries: Sequence[Query], settings: Settings) -> list[float]:
     # PyTorch takes seconds to import, and answers made elsewhere are scored without it.
     import torch
 
-    from veridical.logprobs import collate, response_logps, sharing
+    from veridical.logprobs import collate, response_logps
     from veridical.messages import assistant_message, user_message
+    from veridical.prefix_sharing import sharing
     from veridical.rendering import render_group
     from veridical.steering import steered
 

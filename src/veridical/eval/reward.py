@@ -11,8 +11,8 @@ from veridical.eval._reward_pairs import Seen, Told, about_pairs, facts_to_tell,
 from veridical.eval._reward_scores import score_rewards
 from veridical.eval.scores import print_scores, write_scores
 from veridical.files import require_file, write_jsonl
-from veridical.logprobs import Sharing, sharing
 from veridical.models import DtypeName
+from veridical.prefix_sharing import Sharing, sharing
 from veridical.progress import track
 from veridical.records import read_records
 from veridical.rendering import Group

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from veridical.judges.judging import Case, Cost, Judge, Verdict
-from veridical.logprobs import Sharing, sharing
 from veridical.messages import assistant_message
+from veridical.prefix_sharing import Sharing, sharing
 from veridical.rendering import Group, RefusedRowError
 from veridical.rewards import RewardModel, judged_group, own_adapter, score_groups
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from veridical import processes
 from veridical.files import write_text_atomic
-from veridical.proofs import Proof
+from veridical.proofs import Proof, verdict
 from veridical.runs import Run
 
 SHOWN = (
@@ -86,8 +86,7 @@ def _proof_lines(proofs: Sequence[Proof]) -> str:
     if not proofs:
         return "They were switched off for this run."
     return "\n".join(
-        f"- {proof.name}: {'holds' if proof.passed else 'FAILS'}, {proof.value:.3g} against "
-        f"{proof.limit:.3g} {proof.unit} ({proof.detail})"
+        f"- {proof.name}: {verdict(proof)} {proof.unit} ({proof.detail})"
         if proof.applicable
         else f"- {proof.name}: does not apply ({proof.detail})"
         for proof in proofs

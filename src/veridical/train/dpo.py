@@ -13,15 +13,11 @@ from torch import Tensor
 from veridical import processes
 from veridical.errors import UserError
 from veridical.files import read_json, write_json
-from veridical.logprobs import ResponseLogps, Sharing, collate, sharing
+from veridical.logprobs import ResponseLogps, collate
 from veridical.models import Policy, frozen_copy, load_policy, prepare_training
-from veridical.proofs import (
-    Proof,
-    noise_floor,
-    prove,
-    prove_declared_reference,
-    prove_start,
-)
+from veridical.prefix_sharing import Sharing, sharing
+from veridical.proofs import Proof, prove_declared_reference, prove_start
+from veridical.proving import noise_floor, prove
 from veridical.rendering import Group
 from veridical.train.card import write_cards
 from veridical.train.features import keep_features, with_features
@@ -211,7 +207,7 @@ def prove_run(
         start = prove_declared_reference(reference, declared, value, floor)
     proofs = [
         start,
-        *prove(policy, groups, lambda rows: collate(policy, rows, task.share_prefix)),
+        *prove(policy, groups, lambda some, rows: collate(some, rows, task.share_prefix)),
     ]
     processes.from_first(lambda: _same_start(out, policy_logps, groups, floor))
     if processes.is_first():

@@ -12,6 +12,7 @@ from veridical.cache import Cache
 from veridical.errors import UserError
 from veridical.logprobs import collate, response_logps
 from veridical.models import Policy, Tuning
+from veridical.probes import kept_features_refusal
 from veridical.proofs import MARGIN
 from veridical.rendering import Group
 from veridical.vision_cache import VisionCache
@@ -50,10 +51,15 @@ def with_features(
         floor: the noise floor, in nats.
 
     Raises:
-        UserError: log-probs differ by more than ten noise floors.
+        UserError: features are not those of the pictures, or log-probs differ by more than ten
+            noise floors.
     """
     kept = dataclasses.replace(policy, vision=features)
     policy.model.eval()
+    images, texts = [group.images for group in groups], [group.prompt_text for group in groups]
+    reason = kept_features_refusal(kept, images, texts)
+    if reason is not None:
+        raise UserError(f"{reason}. Leave --vision-cache off for {policy.name}.")
     ours, stock = (
         response_logps(policy.model, collate(each, groups, share_prefix)).sums
         for each in (kept, policy)

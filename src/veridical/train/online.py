@@ -17,9 +17,10 @@ from veridical.bdhs import BDHSSettings, check, require_masking
 from veridical.errors import UserError
 from veridical.files import read_jsonl
 from veridical.judges.named import NONE, Judging, Place, open_comparison
-from veridical.logprobs import sharing
 from veridical.models import Policy, frozen_copy, prepare_training, starts_from_adapter
-from veridical.proofs import Proof, noise_floor
+from veridical.prefix_sharing import sharing
+from veridical.proofs import Proof
+from veridical.proving import noise_floor
 from veridical.rendering import Group
 from veridical.sampling import Decoding
 from veridical.similarity import load_similarity

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from veridical import processes
 from veridical.errors import UserError
-from veridical.logprobs import ResponseLogps, collate, sharing
+from veridical.logprobs import ResponseLogps, collate
 from veridical.losses import reward_loss
 from veridical.models import Policy, prepare_training
-from veridical.proofs import Proof, noise_floor, prove
+from veridical.prefix_sharing import sharing
+from veridical.proofs import Proof
+from veridical.proving import noise_floor, prove
 from veridical.records import count_images
 from veridical.rendering import Group
 from veridical.rewards import (
@@ -208,10 +210,11 @@ def prove_run(policy: Policy, task: Task, few: Sequence[Group], out: Path) -> li
     with torch.no_grad():
         rewards, counts = task.scorer(collate(policy, few, task.share_prefix))
         loss = float(task.objective(ResponseLogps(rewards, counts), rewards).loss_sum) / len(few)
-    measure = reward_measure(policy)
     proofs = [
         prove_start(rewards, loss),
-        *prove(policy, few, lambda rows: collate(policy, rows, task.share_prefix), measure),
+        *prove(
+            policy, few, lambda some, rows: collate(some, rows, task.share_prefix), reward_measure
+        ),
     ]
     return conclude(proofs, out)
 

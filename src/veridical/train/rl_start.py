@@ -19,9 +19,10 @@ from veridical.files import read_json, write_json
 from veridical.judges.judging import Judge
 from veridical.judges.named import Judging, Place
 from veridical.judges.symbolic import Symbolic
-from veridical.logprobs import Sharing, sharing
 from veridical.models import Policy
-from veridical.proofs import Proof, noise_floor
+from veridical.prefix_sharing import Sharing, sharing
+from veridical.proofs import Proof
+from veridical.proving import noise_floor
 from veridical.rendering import Group
 from veridical.rollouts import roll_out
 from veridical.runs import Run

@@ -10,9 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from veridical.logprobs import ResponseLogps, collate, sharing
+from veridical.logprobs import ResponseLogps, collate
 from veridical.models import Policy, prepare_training
-from veridical.proofs import Proof, noise_floor, prove
+from veridical.prefix_sharing import sharing
+from veridical.proofs import Proof
+from veridical.proving import noise_floor, prove
 from veridical.rendering import Group
 from veridical.runs import Run
 from veridical.train.card import write_cards
@@ -104,7 +106,7 @@ def fine_tune(
         return
     proofs: list[Proof] = []
     if training.prove_first:
-        proofs = prove(policy, few, lambda groups: collate(policy, groups, shares.allowed))
+        proofs = prove(policy, few, lambda some, groups: collate(some, groups, shares.allowed))
         conclude(proofs, out)
     if features is not None:
         floor = noise_floor(policy, few)

@@ -14,8 +14,8 @@ from veridical import processes
 from veridical.allocator import give_back_freed_memory
 from veridical.errors import UserError
 from veridical.files import require_file, write_json
-from veridical.logprobs import Sharing
 from veridical.models import Policy, load_policy
+from veridical.prefix_sharing import Sharing
 from veridical.proofs import Proof, print_proofs, require
 from veridical.runs import Run, start_run
 from veridical.train.options import Training, flatten
