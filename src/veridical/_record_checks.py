@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,7 @@ class RowChecker:
         self._row_of_id: dict[str, int] = {}
         self._repeats: Counter[str] = Counter()
         self._good: dict[str, str] = {}  # images that were decoded: as named, and where
+        self._good_bytes: set[bytes] = set()  # hashes of others that were
 
     def usable(self, chunk: list[tuple[int, Any]]) -> list[dict[str, Any]]:
         """The rows of a chunk that are fit for use, in order; the others become problems."""
@@ -83,7 +85,11 @@ class RowChecker:
     def _checked_image(self, image: dict[str, Any], field: str) -> dict[str, Any]:
         try:
             if image["bytes"]:
-                decode_image(image["bytes"])
+                # Many rows of a set may ask about one image.
+                content = hashlib.sha256(image["bytes"]).digest()
+                if content not in self._good_bytes:
+                    decode_image(image["bytes"])
+                    self._good_bytes.add(content)
                 return image
             reference = image["path"]
             if reference not in self._good:

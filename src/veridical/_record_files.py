@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetInfo, Image, List
+from datasets import Dataset, DatasetInfo, Image, LargeList, List
 from datasets.table import InMemoryTable
 
 from veridical._record_rows import RowError
@@ -66,7 +66,8 @@ def _parquet_length(path: Path) -> int:
 
 def _parquet_rows(path: Path) -> Iterator[Any]:
     try:
-        with pq.ParquetFile(path) as file:
+        # Buffered ahead, every row group that was read would stay in memory to the end.
+        with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=ROWS_AT_A_TIME):
                 yield from plain_rows(pa.Table.from_batches([batch]))
     except pa.ArrowInvalid as error:
@@ -75,13 +76,22 @@ def _parquet_rows(path: Path) -> Iterator[Any]:
 
 def plain_rows(table: pa.Table) -> Iterator[Any]:
     """Rows as Python values: Datasets' own types decoded, except images."""
-    features = Dataset(InMemoryTable(table)).features
+    # Without a fingerprint Datasets would hash every byte.
+    features = Dataset(InMemoryTable(table), fingerprint="of no account").features
     for name, feature in features.items():
-        if isinstance(feature, Image):
-            features[name] = Image(decode=False)
-        elif isinstance(feature, List) and isinstance(feature.feature, Image):
-            features[name] = List(Image(decode=False))
-    yield from Dataset(InMemoryTable(table), info=DatasetInfo(features=features))
+        features[name] = _undecoded(feature)
+    info = DatasetInfo(features=features)
+    yield from Dataset(InMemoryTable(table), info=info, fingerprint="of no account")
+
+
+def _undecoded(feature: Any) -> Any:
+    if isinstance(feature, Image):
+        return Image(decode=False)
+    if isinstance(feature, List):
+        return List(_undecoded(feature.feature), length=feature.length)
+    if isinstance(feature, LargeList):
+        return LargeList(_undecoded(feature.feature))
+    return feature
 
 
 def write_parquet_records(

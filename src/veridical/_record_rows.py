@@ -32,6 +32,8 @@ OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
     "sample": ("ratings", "facts", "expected_answer", "source"),
 }
 _READ_INSTEAD = {"images": ("image",), "messages": ("conversations",)}
+# How PNG, JPEG, GIF, WebP and TIFF files begin, in base64.
+_BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkqA", "TU0AK")
 _LLAVA_ROLES = {"system": "system", "human": "user", "user": "user"} | dict.fromkeys(
     ("gpt", "assistant"), "assistant"
 )
@@ -136,13 +138,21 @@ def _image_references(row: Mapping[str, Any], field: str = "images") -> list[dic
 
 def _image_reference(value: Any, field: str) -> dict[str, Any]:
     if isinstance(value, str):
+        if len(value) > 100 and value.startswith(_BASE64):
+            raise RowError(field, "an image is base64 text; give a path, or decode it to bytes")
         return {"bytes": None, "path": value}
     if isinstance(value, bytes):
         return {"bytes": value, "path": None}
     if isinstance(value, Mapping):
         content, path = value.get("bytes"), value.get("path")
-        if isinstance(content, bytes | None) and isinstance(path, str | None) and (content or path):
-            return {"bytes": content, "path": path}
+        if isinstance(content, bytes | None) and isinstance(path, str | None):
+            if content or path:
+                return {"bytes": content, "path": path}
+            raise RowError(field, "an image has neither bytes nor a path")
+    if value is None:
+        raise RowError(field, "an image of the list is null")
+    if isinstance(value, list):
+        raise RowError(field, "an image is a list of numbers or lists; give the bytes of a file")
     raise RowError(field, f"an image must be a path or its bytes, not {type(value).__name__}")
 
 

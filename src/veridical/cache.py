@@ -170,10 +170,15 @@ def digest(*content: Content) -> str:
     return state.hexdigest()
 
 
-def evict(folder: Path, limit: float) -> float:
+def evict(folder: Path, limit: float, suffix: str = ".safetensors") -> float:
     """Remove the entries that were not used for longest, down to 90 % of a limit that is passed.
 
     Another process that is at it already is left alone.
+
+    Args:
+        folder: with the entries.
+        limit: in bytes.
+        suffix: of the files that are entries.
 
     Returns:
         What the folder holds afterwards, in bytes.
@@ -182,7 +187,7 @@ def evict(folder: Path, limit: float) -> float:
     for path in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):
             state = path.stat()
-            if path.suffix == ".safetensors":
+            if path.suffix == suffix:
                 entries.append((state.st_mtime, state.st_size, path))
             elif path.suffix == ".part" and time.time() - state.st_mtime > ABANDONED_SECONDS:
                 path.unlink()

@@ -27,7 +27,7 @@ from typing import Any, NotRequired, TypedDict, TypeVar
 
 import pyarrow as pa
 from datasets import Dataset, Features, Image, List, Value
-from datasets.table import InMemoryTable
+from datasets.table import InMemoryTable, Table
 from PIL import Image as PillowImage
 
 from veridical._record_checks import RowChecker, RowProblem
@@ -59,6 +59,14 @@ from veridical.messages import (
     user_message,
 )
 from veridical.progress import track
+from veridical.record_store import (
+    CheckedRows,
+    RowsWriter,
+    known_rows,
+    one_at_a_time,
+    store_key,
+    store_rows,
+)
 
 __all__ = [
     "ConversationRow",
@@ -179,8 +187,8 @@ def read_records(
     Every image is decoded once, so that a truncated one is found now and not in the middle of a
     run. A row without an id gets one from its content. Ids must be unique, except where they name
     images rather than rows (LLaVA's conversations) or come from content: there repeats get "-2",
-    "-3" and so on. A Parquet file's images stay in memory, compressed as they are in the file;
-    JSON Lines hold paths only.
+    "-3" and so on. A Parquet file's rows are converted to an Arrow file that is memory-mapped
+    (`record_store`); JSON Lines hold paths only, and stay in memory.
 
     Args:
         path: the file.
@@ -196,18 +204,12 @@ def read_records(
     if kind not in MESSAGE_FIELDS:
         raise UserError(f"No kind of record is called {kind!r}; choose of {list(MESSAGE_FIELDS)}.")
     root = Path(images_root) if images_root is not None else path.parent
-    checker = RowChecker(kind, root)
-    schema = features_of(kind).arrow_schema
-    tables = [schema.empty_table()]
-    total, rows = raw_rows(path)
-    if total >= SHOW_PROGRESS_FROM:
-        rows = track(rows, f"checking {path.name}", total)
-    for chunk in _chunks(rows):
-        tables.append(pa.Table.from_pylist(checker.usable(chunk), schema=schema))
-    problems = sorted(checker.problems, key=lambda problem: problem.row)
+    checked = _read_parquet(path, kind, root) if path.suffix == ".parquet" else None
+    checked = checked or _in_memory(path, kind, root)
+    problems, total = checked.problems, checked.total
     _refuse_bad_share(path, problems, total, max_bad_fraction)
-    ignored = tuple(sorted(checker.columns - known_fields(kind)))
-    return RecordSet(_as_dataset(pa.concat_tables(tables), kind, path), problems, total, ignored)
+    ignored = tuple(sorted(set(checked.columns) - known_fields(kind)))
+    return RecordSet(_as_dataset(checked.table, kind, path), problems, total, ignored)
 
 
 def write_records(
@@ -257,6 +259,48 @@ def features_of(kind: Kind, decode_images: bool = True) -> Features:
     return Features(columns | {field: types[field] for field in OPTIONAL_FIELDS[kind]})
 
 
+def _read_parquet(path: Path, kind: Kind, root: Path) -> CheckedRows | None:
+    if not path.is_file():
+        return None  # who reads it next says what is wrong
+    key = store_key(path, kind, root)
+    with one_at_a_time(key):
+        known = known_rows(key)
+        if known is not None:
+            return known
+
+        def fill(writer: RowsWriter) -> None:
+            checker, total, chunks = _checking(path, kind, root)
+            for chunk in chunks:
+                writer.write(chunk)
+            writer.problems, writer.total = _in_order(checker.problems), total
+            writer.columns = sorted(checker.columns)
+
+        return store_rows(key, features_of(kind).arrow_schema, fill)
+
+
+def _in_memory(path: Path, kind: Kind, root: Path) -> CheckedRows:
+    schema = features_of(kind).arrow_schema
+    checker, total, chunks = _checking(path, kind, root)
+    tables = [pa.Table.from_pylist(chunk, schema=schema) for chunk in chunks]
+    table = InMemoryTable(pa.concat_tables([schema.empty_table(), *tables]))
+    return CheckedRows(table, _in_order(checker.problems), total, sorted(checker.columns))
+
+
+def _checking(
+    path: Path, kind: Kind, root: Path
+) -> tuple[RowChecker, int, Iterator[list[dict[str, Any]]]]:
+    """Who checks a file's rows, their number, and the usable ones, some at a time."""
+    checker = RowChecker(kind, root)
+    total, rows = raw_rows(path)
+    if total >= SHOW_PROGRESS_FROM:
+        rows = track(rows, f"checking {path.name}", total)
+    return checker, total, (checker.usable(chunk) for chunk in _chunks(rows))
+
+
+def _in_order(problems: list[RowProblem]) -> list[RowProblem]:
+    return sorted(problems, key=lambda problem: problem.row)
+
+
 def _refuse_bad_share(
     path: Path, problems: list[RowProblem], total: int, max_bad_fraction: float
 ) -> None:
@@ -274,7 +318,7 @@ def _refuse_bad_share(
     )
 
 
-def _as_dataset(table: pa.Table, kind: Kind, path: Path) -> Dataset:
+def _as_dataset(table: Table, kind: Kind, path: Path) -> Dataset:
     unused = [
         field for field in OPTIONAL_FIELDS[kind] if table.column(field).null_count == table.num_rows
     ]
@@ -283,11 +327,11 @@ def _as_dataset(table: pa.Table, kind: Kind, path: Path) -> Dataset:
     features = features_of(kind, decode_images=False)
     for field in unused:
         del features[field]
-    table = table.drop_columns(unused).replace_schema_metadata(features.arrow_schema.metadata)
+    table = table.drop(unused).replace_schema_metadata(features.arrow_schema.metadata)
     # Datasets would hash every byte in memory for its own.
     stamp = f"{path.resolve()} {path.stat().st_mtime_ns} {path.stat().st_size} {kind}"
     fingerprint = hashlib.sha256(stamp.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    rows = Dataset(InMemoryTable(table), fingerprint=fingerprint)
+    rows = Dataset(table, fingerprint=fingerprint)
     return rows.with_transform(_on_access)
 
 
