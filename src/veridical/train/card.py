@@ -78,8 +78,13 @@ other kinds of images was not measured here; `veridical eval` measures it.
 def _best(finished: Mapping[str, Any]) -> str:
     if finished.get("best_step") is None:
         return ""
-    loss = finished["best_held_out_loss"]
-    return f"; the weights are those of step {finished['best_step']} (held-out loss {loss:.4f})"
+    loss, start = finished["best_held_out_loss"], finished.get("held_out_loss_at_start")
+    at_start = "" if start is None else f", {start:.4f} at the start"
+    worse = start is not None and loss >= start
+    return (
+        f"; the weights are those of step {finished['best_step']} (held-out loss {loss:.4f}"
+        f"{at_start}{', which no checkpoint improved on' if worse else ''})"
+    )
 
 
 def _proof_lines(proofs: Sequence[Proof]) -> str:

@@ -27,6 +27,7 @@ from veridical.models import Policy, projector_parameters, trains_vision
 from veridical.rendering import Group
 from veridical.train.checkpoints import whole_best
 from veridical.train.order import Batches, Place, Shares
+from veridical.train.schedule import schedule_for
 from veridical.train.scorer import Scorer
 from veridical.train.trained import (
     load_piece,
@@ -311,6 +312,16 @@ class GroupTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with writing(Path(str(self.args.output_dir)), "Make room, and go on with --resume true."):
             super()._save_checkpoint(model, trial)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> Any:
+        """The schedule of `schedule_for`."""
+        if self.lr_scheduler is None:
+            found = schedule_for(optimizer or self.optimizer, self.args, num_training_steps)
+            self.lr_scheduler: Any = found
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Give a trained projector its own learning rate, if one was asked for."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import get_scheduler
 
 from veridical import processes
 from veridical.errors import UserError
@@ -19,6 +18,7 @@ from veridical.train.checkpoints import write_manifest
 from veridical.train.modes import checkpoint_activations
 from veridical.train.options import Training
 from veridical.train.run import checkpoint_to_resume
+from veridical.train.schedule import schedule_for
 from veridical.train.trained import load_trained_weights, require_same_start, save_trained_weights
 from veridical.train.trainer_options import trainer_arguments
 
@@ -62,11 +62,7 @@ class Learner:
             eps=arguments.adam_epsilon,
             weight_decay=arguments.weight_decay,
         )
-        warmup = arguments.get_warmup_steps(steps)
-        self.scheduler = get_scheduler(
-            arguments.lr_scheduler_type, self.optimizer, warmup, steps,
-            arguments.lr_scheduler_kwargs or {},
-        )  # fmt: skip
+        self.scheduler = schedule_for(self.optimizer, arguments, steps)
         if arguments.activation_checkpointing:
             for name, module in trained.named_children():
                 if name in ("policy", "value"):

@@ -237,6 +237,7 @@ def finish(
         "rows_per_second": round(rows / seconds, 3) if not resumed_at else None,
         "best_step": None,
         "best_held_out_loss": None,
+        "held_out_loss_at_start": None,
         "resumed_from": f"checkpoint-{resumed_at}" if resumed_at else None,
         "processes": processes.world_size(),
     }

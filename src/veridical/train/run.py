@@ -81,6 +81,8 @@ def run_trainer(
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - began
     policy.model.eval()
+    start = _loss_at_start(trainer.state.log_history)
+    tell_best(start, trainer.state.best_metric, _step_of(trainer.state.best_model_checkpoint))
     rows = training.rows_seen(result.global_step, len(train))
     return {
         "steps": result.global_step,
@@ -88,6 +90,7 @@ def run_trainer(
         "rows_per_second": round(rows / seconds, 3) if checkpoint is None else None,
         "best_step": _step_of(trainer.state.best_model_checkpoint),
         "best_held_out_loss": trainer.state.best_metric,
+        "held_out_loss_at_start": start,
         "resumed_from": checkpoint.name if checkpoint else None,
         "processes": processes.world_size(),
     }
@@ -171,6 +174,28 @@ def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:
     if checkpoint is None:
         print("No whole checkpoint to resume from; starting from step 0.")
     return checkpoint
+
+
+def tell_best(at_start: float | None, best: float | None, step: int | None) -> None:
+    """Say so where no checkpoint is better on the held-out rows than the start was.
+
+    Args:
+        at_start: held-out loss at step 0, if rows were held out.
+        best: the lowest held-out loss of a checkpoint.
+        step: of that checkpoint.
+    """
+    if at_start is None or best is None or step is None or best < at_start:
+        return
+    print(
+        f"No checkpoint has a lower held-out loss than the start ({at_start:.4f} at step 0). The "
+        f"result is that of step {step} ({best:.4f}), which did not learn what the held-out rows "
+        "ask for. Try another --learning-rate, more steps, or look at the data."
+    )
+
+
+def _loss_at_start(history: Sequence[dict[str, Any]]) -> float | None:
+    found = [row["eval_loss"] for row in history if row["step"] == 0 and "eval_loss" in row]
+    return found[0] if found else None
 
 
 def _step_of(checkpoint: str | None) -> int | None:
