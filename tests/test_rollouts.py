@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical import _decoding, rollouts
 from veridical.batching import row_batch, shared_batch
 from veridical.logprobs import response_logps
 from veridical.models import Policy, end_token_ids
 from veridical.records import user_message
 from veridical.rollouts import roll_out, rollout_group
 from veridical.sampling import Decoding, Request, never_sampled, respond
+from veridical.sampling.cache import Rows
 
 PROMPT = [user_message("Describe the image.")]
 LONGER = [user_message("Is there a red cup at the top left of the image?")]
@@ -113,7 +113,7 @@ def test_the_image_is_encoded_once_and_ended_rows_leave(
     requests = requests_for(pictures)
     rows: list[int] = []
     encoded: list[int] = []
-    feed = _decoding.Continuation.feed
+    feed = Rows.feed
     tower = ending.core.model.vision_tower.forward
 
     def counted(self: Any, tokens: torch.Tensor) -> None:
@@ -124,7 +124,7 @@ def test_the_image_is_encoded_once_and_ended_rows_leave(
         encoded.append(len(pixel_values))
         return tower(pixel_values, **rest)
 
-    monkeypatch.setattr(_decoding.Continuation, "feed", counted)
+    monkeypatch.setattr(Rows, "feed", counted)
     monkeypatch.setattr(ending.core.model.vision_tower, "forward", seen)
     samples = roll_out(ending, requests, DECODING, k=4)
     assert sum(encoded) == len(requests)
@@ -133,16 +133,17 @@ def test_the_image_is_encoded_once_and_ended_rows_leave(
     assert sum(rows) == sum(length - 1 for length in lengths)
 
 
-def test_a_cache_without_rows_gives_the_same(
+def test_a_cache_that_takes_in_no_rows_gives_the_same(
     ending: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = requests_for(pictures)
-    shared = roll_out(ending, requests, DECODING, k=3)
-    monkeypatch.setattr(rollouts, "cache_has_rows", lambda policy: False)
-    monkeypatch.setattr(_decoding.Continuation, "keep", None)
-    apart = roll_out(ending, requests, DECODING, k=3)
+    decoding = Decoding(24, 1.0, seed=5, batch_size=4)
+    refilled = roll_out(ending, requests, decoding, k=3)
+    monkeypatch.setattr(Rows, "can_be_joined", lambda self: False)
+    monkeypatch.setattr(Rows, "join", None)
+    apart = roll_out(ending, requests, decoding, k=3)
     assert [[r.token_ids for r in row] for row in apart] == [
-        [r.token_ids for r in row] for row in shared
+        [r.token_ids for r in row] for row in refilled
     ]
 
 

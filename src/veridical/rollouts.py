@@ -5,26 +5,18 @@ Nothing here is ever tokenised again: another tokenisation of the same text woul
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from veridical._decoding import Continuation, cache_has_rows
-from veridical.batching import prompt_batch
-from veridical.models import Policy, end_token_ids
+from veridical.batching import PromptBatch, prompt_batch
+from veridical.models import Policy
 from veridical.progress import track
-from veridical.randomness import generator
 from veridical.rendering import Group, render_prompt
-from veridical.sampling import (
-    Decoding,
-    Reader,
-    Request,
-    StopReason,
-    choose_tokens,
-    never_sampled,
-)
+from veridical.sampling.loop import Draw, Said, decode
+from veridical.sampling.reader import Reader
+from veridical.sampling.requests import Decoding, Request, StopReason
 
 
 @dataclass(frozen=True)
@@ -75,27 +67,25 @@ def roll_out(
     Raises:
         RefusedRowError: a prompt that cannot be rendered.
     """
-    together = cache_has_rows(policy)
-    banned, ends = never_sampled(policy), end_token_ids(policy)
-    found: list[list[Rollout]] = [[] for _ in requests]
-    for places, numbers in _chunks(len(requests), k, decoding.batch_size, label):
-        chunk = [requests[place] for place in places]
-        # A cache that has no rows takes as many prompts as there are responses.
-        rows = chunk if together else [request for request in chunk for _ in numbers]
-        texts = [render_prompt(policy, row.prompt, row.prefix) for row in rows]
-        batch = prompt_batch(policy, [row.images for row in rows], texts)
-        named = [
-            dataclasses.replace(request, id=f"{request.id}/{number}")
-            for request in chunk
-            for number in numbers
-        ]
-        with torch.inference_mode():
-            continuation = Continuation(policy, batch, len(numbers) if together else 1)
-            said = _continue(continuation, named, decoding, banned, ends, together)
-        responses = iter(_read(policy, named, said, ends, version))
-        for place in places:
-            found[place] += [next(responses) for _ in numbers]
-    return found
+    texts = [render_prompt(policy, request.prompt, request.prefix) for request in requests]
+    draws = [
+        Draw(f"{request.id}/{number}", place)
+        for place, request in enumerate(requests)
+        for number in range(k)
+    ]
+
+    def read(places: list[int]) -> PromptBatch:
+        images = [requests[place].images for place in places]
+        return prompt_batch(policy, images, [texts[place] for place in places])
+
+    said = decode(policy, draws, read, decoding, with_logps=True)
+    found = dict(track(said, label, len(draws)) if label else said)
+    reader = Reader(policy.processor.tokenizer, [request.prefix for request in requests])
+    rollouts = [
+        _rollout(reader, draws[number].prompt, found[number], version)
+        for number in range(len(draws))
+    ]
+    return [rollouts[place * k : (place + 1) * k] for place in range(len(requests))]
 
 
 def rollout_group(policy: Policy, request: Request, rollouts: Sequence[Rollout]) -> Group:
@@ -116,62 +106,8 @@ def rollout_group(policy: Policy, request: Request, rollouts: Sequence[Rollout])
     )
 
 
-def _chunks(requests: int, k: int, batch_size: int, label: str) -> Iterator[tuple[range, range]]:
-    """Which requests, and which of their k responses, are made at once."""
-    prompts = max(1, batch_size // k)
-    starts = range(0, requests, prompts)
-    for start in track(starts, label) if label else starts:
-        for number in range(0, k, batch_size):
-            places = range(start, min(start + prompts, requests))
-            yield places, range(number, min(number + batch_size, k))
-
-
-def _continue(
-    continuation: Continuation,
-    requests: Sequence[Request],
-    decoding: Decoding,
-    banned: list[int],
-    ends: set[int],
-    leave: bool,
-) -> list[tuple[list[int], list[float]]]:
-    """Tokens and log-probs of every row; with `leave`, ended rows cost nothing from then on."""
-    streams = [generator(decoding.seed, "tokens", request.id) for request in requests]
-    said: list[tuple[list[int], list[float]]] = [([], []) for _ in requests]
-    alive = list(range(len(requests)))
-    for step in range(decoding.max_new_tokens):
-        noise = [streams[row] for row in alive]
-        tokens, logps = choose_tokens(continuation.logits, noise, decoding.temperature, banned)
-        going = []
-        for place, (row, token, logp) in enumerate(
-            zip(alive, tokens.tolist(), logps.tolist(), strict=True)
-        ):
-            ids, values = said[row]
-            if ids and ids[-1] in ends:
-                continue
-            ids.append(token)
-            values.append(logp)
-            if token not in ends:
-                going.append(place)
-        if not going or step == decoding.max_new_tokens - 1:
-            break
-        if leave and len(going) < len(alive):
-            kept = torch.tensor(going, device=tokens.device)
-            continuation.keep(kept)
-            tokens, alive = tokens[kept], [alive[place] for place in going]
-        continuation.feed(tokens)
-    return said
-
-
-def _read(
-    policy: Policy,
-    requests: Sequence[Request],
-    said: Sequence[tuple[list[int], list[float]]],
-    ends: set[int],
-    version: int,
-) -> Iterator[Rollout]:
-    tokenizer = policy.processor.tokenizer
-    prefixes = [tokenizer(r.prefix, add_special_tokens=False)["input_ids"] for r in requests]
-    reader = Reader(tokenizer, prefixes, ends)
-    for row, (ids, logps) in enumerate(said):
-        response = reader.response(row, ids, until_sentence_end=False)
-        yield Rollout(response.text, tuple(ids), tuple(logps), response.stop_reason, version)
+def _rollout(reader: Reader, place: int, said: Said, version: int) -> Rollout:
+    response = reader.response(place, said.token_ids, said.stop_reason, until_sentence_end=False)
+    return Rollout(
+        response.text, tuple(said.token_ids), tuple(said.logps), said.stop_reason, version
+    )

@@ -1,0 +1,66 @@
+"""Responses from a policy: plain, or guided by a given beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from veridical.batching import PromptBatch, prompt_batch
+from veridical.models import Policy
+from veridical.progress import track
+from veridical.rendering import render_prompt
+from veridical.sampling.loop import Draw, ReadPrompts, decode
+from veridical.sampling.reader import Reader
+from veridical.sampling.requests import Decoding, Request, Response
+
+
+def respond(
+    policy: Policy,
+    requests: Sequence[Request],
+    decoding: Decoding,
+    label: str = "answers",
+    until_sentence_end: bool = False,
+) -> list[Response]:
+    """Answer every request, in order.
+
+    Args:
+        policy: who answers.
+        requests: what is asked.
+        decoding: how tokens are chosen.
+        label: names the progress line; empty for none.
+        until_sentence_end: stop at the end of the first sentence and cut there.
+
+    Raises:
+        RefusedRowError: a prompt that cannot be rendered (special tokens in its text, ...).
+        UserError: the model's logits are NaN or infinite.
+    """
+    texts = [render_prompt(policy, r.prompt, r.prefix) for r in requests]
+
+    def read(numbers: list[int]) -> PromptBatch:
+        images = [requests[number].images for number in numbers]
+        return prompt_batch(policy, images, [texts[number] for number in numbers])
+
+    return responses(policy, requests, read, decoding, label, until_sentence_end)
+
+
+def responses(
+    policy: Policy,
+    requests: Sequence[Request],
+    read: ReadPrompts,
+    decoding: Decoding,
+    label: str,
+    until_sentence_end: bool,
+) -> list[Response]:
+    """One response to every request, in order, whose prompts `read` lays out."""
+    reader = Reader(policy.processor.tokenizer, [request.prefix for request in requests])
+    draws = [
+        Draw(request.id, number, reader.watch(number) if until_sentence_end else None)
+        for number, request in enumerate(requests)
+    ]
+    said = decode(policy, draws, read, decoding)
+    found = dict(track(said, label, len(draws)) if label else said)
+    return [
+        reader.response(
+            number, found[number].token_ids, found[number].stop_reason, until_sentence_end
+        )
+        for number in range(len(requests))
+    ]

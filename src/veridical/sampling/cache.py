@@ -1,0 +1,170 @@
+"""Prompts in a key/value cache, continued a token at a time, in a batch that changes.
+
+Beside `batching`, the only place that knows of padding and positions. Rows are padded on the left,
+so that every row's next token stands in the same column.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
+
+from veridical._positions import TOKEN_INPUTS, token_positions
+from veridical.batching import PromptBatch
+from veridical.heads import stock_logits
+
+REPEATED = frozenset({"cross_attention_mask"})
+"""What a processor says of every token beside `TOKEN_INPUTS`: the answer's tokens get what the
+prompt's last token had (Mllama: which image tiles a token may look at)."""
+
+
+APART: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Models of which an experiment has shown that rows can't come into a batch that has begun."""
+
+
+class Rows:
+    """Prompts that were read, and what was appended to each of them."""
+
+    def __init__(self, core: Any, batch: PromptBatch) -> None:
+        """Read the prompts, images included.
+
+        Args:
+            core: Transformers' model.
+            batch: left-padded prompts.
+        """
+        self.core = core
+        self.cache: Any = DynamicCache(config=core.config)
+        inputs = batch.inputs
+        given = "position_ids" in inputs
+        positions = inputs["position_ids"] if given else token_positions(core, inputs)
+        self.attention = inputs["attention_mask"]
+        self.lengths: list[int] = batch.lengths.tolist()
+        attended = positions.masked_fill(self.attention == 0, 0)
+        self.axes = attended.shape[:-2]
+        self.next = attended.amax(-1).reshape(-1, len(self.attention)).amax(0) + 1
+        self.text = sorted(TOKEN_INPUTS & inputs.keys() - {"input_ids", "attention_mask",
+                                                            "position_ids"})  # fmt: skip
+        self.repeated = {name: inputs[name][:, -1:] for name in REPEATED & inputs.keys()}
+        last = torch.tensor([self.attention.shape[1] - 1], device=self.attention.device)
+        read = {**inputs, "position_ids": positions, **self._cached()}
+        self._logits: Tensor | None = stock_logits(core, read, last)[:, 0]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def can_be_joined(self) -> bool:
+        """Whether other rows can come into this batch later, at other lengths.
+
+        Only for kinds of layers of which it is known where a row and a column stand; what other
+        layers keep is read together and left row by row.
+        """
+        known = (DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer)
+        chunks = getattr(self.core.config.get_text_config(), "attention_chunk_size", None)
+        if self.repeated or chunks or self.core in APART:
+            return False
+        return all(type(layer) in known for layer in self.cache.layers)
+
+    def take_logits(self) -> Tensor:
+        """Logits of the next token, once: whoever takes them may destroy them.
+
+        Returns:
+            Shape: (rows, vocabulary).
+        """
+        assert self._logits is not None, "feed a token first"
+        logits, self._logits = self._logits, None
+        return logits
+
+    def select(self, rows: list[int]) -> None:
+        """Go on with these rows, in this order; one may come several times."""
+        if rows == list(range(len(self))):
+            return
+        index = torch.tensor(rows, device=self.attention.device)
+        self.cache.reorder_cache(index)
+        self.attention, self.next = self.attention[index], self.next[index]
+        self._logits = None if self._logits is None else self._logits[index]
+        self.repeated = {name: value[index] for name, value in self.repeated.items()}
+        self.lengths = [self.lengths[row] for row in rows]
+
+    def join(self, other: Rows) -> None:
+        """Take in the rows of another batch of the same model, behind one's own."""
+        self.trim()
+        width = max(self.attention.shape[1], other.attention.shape[1])
+        self.attention = torch.cat([_wider(rows.attention, width) for rows in (self, other)])
+        self.next = torch.cat([self.next, other.next])
+        self._logits = torch.cat([self.take_logits(), other.take_logits()])
+        self.lengths = self.lengths + other.lengths
+        self.text = sorted({*self.text, *other.text})
+        for layer, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
+            _join_layer(layer, theirs)
+
+    def trim(self) -> None:
+        """Drop columns on the left in which every row is padded."""
+        empty = self.attention.shape[1] - max(self.lengths)
+        if empty <= 0 or not self.can_be_joined():
+            return
+        self.attention = self.attention[:, empty:]
+        for layer in self.cache.layers:
+            _trim_layer(layer, empty)
+
+    def feed(self, tokens: Tensor) -> None:
+        """Append a token to every row; the logits are then those of the one after it.
+
+        Args:
+            tokens: Shape: (rows,).
+        """
+        self.attention = torch.nn.functional.pad(self.attention, (0, 1), value=1)
+        column = tokens.unsqueeze(-1)
+        inputs = {
+            "input_ids": column,
+            "attention_mask": self.attention,
+            "position_ids": self.next.unsqueeze(-1).expand(*self.axes, -1, 1),
+            **{name: torch.zeros_like(column) for name in self.text},
+            **self.repeated,
+            **self._cached(),
+        }
+        self._logits = self.core(**inputs).logits[:, -1]
+        self.next = self.next + 1
+        self.lengths = [length + 1 for length in self.lengths]
+
+    def _cached(self) -> dict[str, Any]:
+        return {"past_key_values": self.cache, "use_cache": True}
+
+
+def _join_layer(ours: Any, theirs: Any) -> None:
+    if isinstance(ours, LinearAttentionLayer):
+        for states in ("conv_states", "recurrent_states"):
+            mine, others = getattr(ours, states), getattr(theirs, states)
+            for index, state in mine.items():
+                if state is not None:
+                    mine[index] = torch.cat([state, others[index]])
+        return
+    width = max(ours.keys.shape[-2], theirs.keys.shape[-2])
+    for name in ("keys", "values"):
+        pair = (getattr(ours, name), getattr(theirs, name))
+        setattr(ours, name, torch.cat([_longer(value, width) for value in pair]))
+    if isinstance(ours, DynamicSlidingWindowLayer):
+        ours.cumulative_length = max(ours.cumulative_length, theirs.cumulative_length)
+
+
+def _trim_layer(layer: Any, columns: int) -> None:
+    if isinstance(layer, LinearAttentionLayer):
+        return
+    left = layer.keys.shape[-2] - columns
+    if isinstance(layer, DynamicSlidingWindowLayer):
+        layer.cumulative_length -= columns
+        left = min(layer.keys.shape[-2], layer.cumulative_length)
+    layer.keys = layer.keys[..., layer.keys.shape[-2] - left :, :]
+    layer.values = layer.values[..., layer.values.shape[-2] - left :, :]
+
+
+def _wider(mask: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(mask, (width - mask.shape[1], 0))
+
+
+def _longer(states: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(states, (0, 0, width - states.shape[-2], 0))

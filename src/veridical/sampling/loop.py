@@ -1,0 +1,232 @@
+"""The loop in which everything that is sampled on this machine is sampled.
+
+A batch of rows is continued a token at a time. A row that ends leaves, and makes room for the next
+one that waits. What a row says depends on its prompt, on its own noise and on nothing beside it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+
+import torch
+from torch import Tensor
+
+from veridical.batching import PromptBatch
+from veridical.errors import UserError
+from veridical.finite import not_finite
+from veridical.models import Policy, end_token_ids
+from veridical.sampling.cache import Rows
+from veridical.sampling.choice import NO_NUMBER, choose, never_sampled, token_noise
+from veridical.sampling.parity import require_parity
+from veridical.sampling.reader import SentenceEnd
+from veridical.sampling.requests import Decoding, StopReason
+
+READ_EVERY = 4
+"""Steps between two looks at what was chosen, where looking makes an accelerator wait (our
+choice): a row runs on past its end for two steps on average."""
+
+REFILL = 4
+"""New rows come in when a batch is empty by one part in so many (our choice): reading prompts one
+by one would cost more than the places that stay empty."""
+
+ReadPrompts = Callable[[list[int]], PromptBatch]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One response to be made.
+
+    Attributes:
+        key: keys its noise.
+        prompt: the number of the prompt; draws with the same number that follow each other share
+            what is read of it.
+        sentence: follows the row to its first sentence's end, if it is to stop there.
+    """
+
+    key: str
+    prompt: int
+    sentence: SentenceEnd | None = None
+
+
+@dataclass
+class Said:
+    """What came out of a draw.
+
+    Attributes:
+        token_ids: with the end token, where there is one.
+        logps: of the tokens, if asked for.
+        stop_reason: why it ends.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+    stop_reason: StopReason = "length"
+
+
+def decode(
+    policy: Policy,
+    draws: Sequence[Draw],
+    read: ReadPrompts,
+    decoding: Decoding,
+    with_logps: bool = False,
+) -> Iterator[tuple[int, Said]]:
+    """Make every draw.
+
+    Args:
+        policy: who answers.
+        draws: what is to be made.
+        read: lays out the prompts with these numbers, padded on the left.
+        decoding: how tokens are chosen.
+        with_logps: compute the tokens' log-probabilities.
+
+    Yields:
+        The number of a draw and what came out, as soon as it is finished.
+
+    Raises:
+        UserError: the model's logits are NaN or infinite.
+    """
+    require_parity(policy)
+    waiting = deque(enumerate(draws))
+    table: _Table | None = None
+    while waiting or table:
+        with torch.inference_mode():
+            taken = _take(waiting, table, decoding.batch_size) if waiting else []
+            if taken:
+                new = _Table(policy, taken, read, decoding, with_logps)
+                table = new if table is None else table.joined(new)
+            assert table is not None
+            finished = table.step()
+        yield from finished
+        if not len(table):
+            table = None
+
+
+def _take(
+    waiting: deque[tuple[int, Draw]], table: _Table | None, size: int
+) -> list[tuple[int, Draw]]:
+    """The next draws that find room; a prompt's stay together unless they fill a batch alone."""
+    free = size - (len(table) if table else 0)
+    if table is not None and (free * REFILL < size or not table.rows.can_be_joined()):
+        return []
+    taken: list[tuple[int, Draw]] = []
+    while waiting:
+        _, same_prompt = next(groupby(waiting, key=_prompt))
+        same = list(islice(same_prompt, size))
+        if len(taken) + len(same) > free:
+            break
+        taken += same
+        for _ in same:
+            waiting.popleft()
+    return taken
+
+
+def _prompt(numbered: tuple[int, Draw]) -> int:
+    return numbered[1].prompt
+
+
+class _Table:
+    """Rows that are being continued, with whose they are."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        taken: Sequence[tuple[int, Draw]],
+        read: ReadPrompts,
+        decoding: Decoding,
+        with_logps: bool,
+    ) -> None:
+        self.policy, self.decoding, self.with_logps = policy, decoding, with_logps
+        prompts = list(dict.fromkeys(draw.prompt for _, draw in taken))
+        self.rows = Rows(policy.core, read(prompts))
+        place = {prompt: row for row, prompt in enumerate(prompts)}
+        self.rows.select([place[draw.prompt] for _, draw in taken])
+        self.numbers = [number for number, _ in taken]
+        self.sentences = [draw.sentence for _, draw in taken]
+        self.said = [Said() for _ in taken]
+        device, limit = policy.device, decoding.max_new_tokens
+        keys = [draw.key for _, draw in taken]
+        self.noise = token_noise(decoding.seed, keys, limit, device)
+        self.steps = torch.zeros(len(keys), dtype=torch.long, device=device)
+        self.banned = torch.tensor(never_sampled(policy), dtype=torch.long, device=device)
+        self.ends = end_token_ids(policy)
+        self.unread: list[tuple[Tensor, Tensor | None]] = []
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def joined(self, other: _Table) -> _Table:
+        """With another table's rows behind one's own."""
+        self.rows.join(other.rows)
+        self.numbers += other.numbers
+        self.sentences += other.sentences
+        self.said += other.said
+        self.noise = torch.cat([self.noise, other.noise])
+        self.steps = torch.cat([self.steps, other.steps])
+        return self
+
+    def step(self) -> list[tuple[int, Said]]:
+        """Choose a token for every row; those that are known to have ended leave and come back."""
+        last = self.noise.shape[-1] - 1
+        noise = self.noise.gather(-1, self.steps.clamp(max=last).unsqueeze(-1)).squeeze(-1)
+        chosen = choose(
+            self.rows.take_logits(), noise, self.decoding.temperature, self.banned, self.with_logps
+        )
+        self.steps = self.steps + 1
+        self.unread.append(chosen)
+        tokens = chosen.tokens.clamp(min=0)
+        finished: list[tuple[int, Said]] = []
+        if self._is_time_to_read():
+            going = self._read()
+            left = set(range(len(self))) - set(going)
+            finished = [(self.numbers[row], self.said[row]) for row in sorted(left)]
+            if left:
+                tokens = tokens[torch.tensor(going, dtype=torch.long, device=tokens.device)]
+                self._keep(going)
+        if len(self):
+            self.rows.feed(tokens)
+        return finished
+
+    def _is_time_to_read(self) -> bool:
+        """Where the host makes the numbers itself, it waits for nothing by reading them."""
+        every = 1 if self.policy.device.type == "cpu" else READ_EVERY
+        longest = max(len(said.token_ids) for said in self.said) + len(self.unread)
+        return len(self.unread) >= every or longest >= self.decoding.max_new_tokens
+
+    def _read(self) -> list[int]:
+        """Fetch what was chosen since; returns the rows that go on."""
+        tokens = torch.stack([tokens for tokens, _ in self.unread], -1).tolist()
+        given = [logps for _, logps in self.unread if logps is not None]
+        logps = torch.stack(given, -1).tolist() if given else [[]] * len(tokens)
+        self.unread = []
+        return [row for row in range(len(self)) if not self._ends(row, tokens[row], logps[row])]
+
+    def _ends(self, row: int, tokens: Sequence[int], logps: Sequence[float]) -> bool:
+        """Append new tokens to a row, up to its end; whether that was among them."""
+        said, sentence = self.said[row], self.sentences[row]
+        for place, token in enumerate(tokens):
+            if token == NO_NUMBER:
+                raise UserError(not_finite(self.policy, "logits"))
+            said.token_ids.append(token)
+            said.logps += logps[place : place + 1]
+            if token in self.ends:
+                said.stop_reason = "end"
+                return True
+            if sentence is not None and sentence.is_over(said.token_ids):
+                said.stop_reason = "sentence"
+                return True
+            if len(said.token_ids) == self.decoding.max_new_tokens:
+                return True
+        return False
+
+    def _keep(self, going: list[int]) -> None:
+        index = torch.tensor(going, dtype=torch.long, device=self.noise.device)
+        if going:
+            self.rows.select(going)
+            self.rows.trim()
+        self.noise, self.steps = self.noise[index], self.steps[index]
+        self.numbers = [self.numbers[row] for row in going]
+        self.sentences = [self.sentences[row] for row in going]
+        self.said = [self.said[row] for row in going]

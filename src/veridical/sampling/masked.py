@@ -1,0 +1,120 @@
+"""Responses while most of the image cannot be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from veridical._masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
+from veridical.batching import PromptBatch
+from veridical.images import image_key
+from veridical.models import Policy
+from veridical.randomness import generator
+from veridical.rendering import render_prompt
+from veridical.sampling.answers import responses
+from veridical.sampling.requests import Decoding, Request, Response
+
+
+def complete_masked(
+    policy: Policy,
+    requests: Sequence[Request],
+    mask_ids: Sequence[str],
+    threshold: float,
+    decoding: Decoding,
+    until_sentence_end: bool,
+    drop: bool = True,
+    label: str = "",
+) -> tuple[list[Response], list[float]]:
+    """Answer while most of the image cannot be seen (Amirloo et al. 2024, section 3.4.1).
+
+    Args:
+        policy: who answers.
+        requests: what is asked; neighbours that share images and prompt share one encoding.
+        mask_ids: for each request, the key of its mask; equal keys get the same mask.
+        threshold: rho_th; an image token survives with probability 1 - threshold.
+        decoding: how tokens are chosen.
+        until_sentence_end: stop at the end of the first sentence and cut there.
+        drop: leave masked tokens out of the prompt instead of masking them: the same
+            distribution from a far shorter prompt.
+        label: names the progress line; empty for none.
+
+    Returns:
+        The responses in order, and the share of image tokens that was masked for each.
+    """
+    prompts = _MaskedPrompts(policy, requests, mask_ids, threshold, decoding.seed, drop)
+    answers = responses(policy, requests, prompts.read, decoding, label, until_sentence_end)
+    return answers, [prompts.shares[number] for number in range(len(requests))]
+
+
+def sample_mask(tokens: int, threshold: float, seed: int, mask_id: str) -> Tensor:
+    """Which image tokens stay visible: rho_i ~ U(0, 1), visible where rho_i >= threshold.
+
+    Source: Amirloo et al. 2024, eq. 6. A threshold of 1 masks everything, 0 nothing.
+
+    Returns:
+        Boolean. Shape: (tokens,).
+    """
+    return torch.from_numpy(generator(seed, "mask", mask_id).random(tokens) >= threshold)
+
+
+_Key = tuple[tuple[str | int, ...], str]
+
+
+class _MaskedPrompts:
+    """Lays out masked prompts a few at a time, encoding neighbours' images once."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        requests: Sequence[Request],
+        mask_ids: Sequence[str],
+        threshold: float,
+        seed: int,
+        drop: bool,
+    ) -> None:
+        self.policy, self.requests, self.mask_ids = policy, requests, mask_ids
+        self.threshold, self.seed, self.drop = threshold, seed, drop
+        self.texts = [render_prompt(policy, request.prompt) for request in requests]
+        self.begun = [
+            render_prompt(policy, request.prompt, request.prefix)[len(text) :]
+            for request, text in zip(requests, self.texts, strict=True)
+        ]
+        self.keys: list[_Key] = [
+            (tuple(map(image_key, request.images)), text)
+            for request, text in zip(requests, self.texts, strict=True)
+        ]
+        self.shares: dict[int, float] = {}
+        self.known: dict[_Key, EncodedImages] = {}
+
+    def read(self, numbers: list[int]) -> PromptBatch:
+        """The prompts with these numbers, left-padded."""
+        encoded = self._encoded(numbers)
+        seen = [
+            sample_mask(
+                int(prompt.is_image.sum()), self.threshold, self.seed, self.mask_ids[number]
+            )
+            for number, prompt in zip(numbers, encoded, strict=True)
+        ]
+        self.shares |= {
+            number: float((~visible).float().mean()) if len(visible) else 0.0
+            for number, visible in zip(numbers, seen, strict=True)
+        }
+        return masked_prompt_batch(
+            self.policy, encoded, [self.begun[n] for n in numbers],
+            [self.texts[n] for n in numbers], seen, self.drop,
+        )  # fmt: skip
+
+    def _encoded(self, numbers: list[int]) -> list[EncodedImages]:
+        """Each image once; those of the last call are kept, since its answer may go on in this."""
+        first = {self.keys[number]: number for number in reversed(numbers)}
+        new = sorted(number for key, number in first.items() if key not in self.known)
+        made = encode_prompts(
+            self.policy,
+            [self.requests[number].images for number in new],
+            [self.texts[number] for number in new],
+        ) if new else []  # fmt: skip
+        fresh = {self.keys[number]: prompt for number, prompt in zip(new, made, strict=True)}
+        self.known = {key: fresh[key] if key in fresh else self.known[key] for key in first}
+        return [self.known[self.keys[number]] for number in numbers]

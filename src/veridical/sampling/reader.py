@@ -1,0 +1,99 @@
+"""From sampled tokens to text: with the spacing that they have behind the answer's beginning."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from veridical.sampling.requests import Response, StopReason
+from veridical.sentences import ends_sentence, first_sentence
+
+NEAR = 8
+"""Tokens of a given beginning that can have a say in how the next ones are spaced (our choice)."""
+
+STOPS = frozenset(".!?…\n\r")
+
+
+class Reader:
+    """Reads the responses of some requests."""
+
+    def __init__(self, tokenizer: Any, prefixes: Sequence[str]) -> None:
+        """Take the beginnings that were given, one a response."""
+        self.tokenizer = tokenizer
+        self.prefixes: list[list[int]] = [
+            tokenizer(prefix, add_special_tokens=False)["input_ids"] if prefix else []
+            for prefix in prefixes
+        ]
+        self.before = [self._decode(ids) for ids in self.prefixes]
+        self._may_end: dict[int, bool] = {}
+
+    def text(self, row: int, ids: Sequence[int]) -> str:
+        """What a row's tokens say, without special tokens."""
+        if not self.prefixes[row]:
+            return self._decode(ids).strip()
+        return self._decode([*self.prefixes[row], *ids])[len(self.before[row]) :]
+
+    def response(
+        self, row: int, ids: list[int], reason: StopReason, until_sentence_end: bool
+    ) -> Response:
+        """A row's tokens as a response; with `until_sentence_end`, its first sentence alone."""
+        text = self.text(row, ids)
+        if until_sentence_end:
+            # Where only the next word showed that the sentence was over, that word is cut off.
+            text = first_sentence(text, before=self.before[row])
+        return Response(text, ids, reason)
+
+    def watch(self, row: int) -> SentenceEnd:
+        """Follow one row as its tokens come."""
+        return SentenceEnd(self, row)
+
+    def may_end(self, token: int) -> bool:
+        """Whether a token holds a character that can end a sentence in some language."""
+        if token not in self._may_end:
+            self._may_end[token] = can_end(self._decode([token]))
+        return self._may_end[token]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+
+class SentenceEnd:
+    """Whether a row's first sentence is over, asked after every token.
+
+    The text is looked at only from the first character on that can end a sentence: what comes
+    before can't, and a full stop is often understood only by the words behind it.
+    """
+
+    def __init__(self, reader: Reader, row: int) -> None:
+        """Begin before the row's first token."""
+        self.reader = reader
+        self.near = reader.prefixes[row][-NEAR:]
+        self.near_text = reader._decode(self.near)
+        self.before = reader.before[row]
+        self.undecided = False
+
+    def is_over(self, ids: Sequence[int]) -> bool:
+        """Whether the sentence is over with these tokens, of which the last one is new."""
+        self.undecided = self.undecided or self.reader.may_end(ids[-1])
+        return self.undecided and ends_sentence(self._text(ids), before=self.before)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        if not self.near:
+            return self.reader._decode(ids).strip()
+        return self.reader._decode([*self.near, *ids])[len(self.near_text) :]
+
+
+def can_end(text: str) -> bool:
+    """Whether a text holds a character that ends a sentence in some language, or a part of one.
+
+    Every sign that Unicode lists as one that ends sentences is punctuation of its kind "other";
+    of those in ASCII, only three end sentences. Half a character may become any.
+    """
+    return any(
+        character in STOPS
+        or character == "\ufffd"
+        or (not character.isascii() and unicodedata.category(character) in ("Po", "Zl", "Zp", "Cc"))
+        for character in text
+    )

@@ -1,0 +1,61 @@
+"""What is asked of a policy, how tokens are chosen, and what it said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from veridical.images import ImageLike
+from veridical.messages import Message
+
+StopReason = Literal["end", "sentence", "length"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be answered.
+
+    Attributes:
+        id: keys the noise; distinct for distinct draws.
+        images: in the order of the prompt's image blocks.
+        prompt: messages that end with a user turn.
+        prefix: the beginning of the answer, which the policy continues; no space at its end.
+    """
+
+    id: str
+    images: Sequence[ImageLike]
+    prompt: Sequence[Message]
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen. Nothing else decides: a checkpoint's generation settings do not.
+
+    Attributes:
+        max_new_tokens: length limit, in tokens.
+        temperature: 0 takes the most likely token; 1 samples from the policy itself.
+        seed: of the sampling noise.
+        batch_size: responses made at once; it never changes them.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    seed: int = 0
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class Response:
+    """What the policy said.
+
+    Attributes:
+        text: without special tokens; after a prefix, what follows it, leading space included.
+        token_ids: as sampled, the end token included where there is one.
+        stop_reason: `end` (end token), `sentence` (asked to stop there) or `length`.
+    """
+
+    text: str
+    token_ids: list[int] = field(default_factory=list)
+    stop_reason: StopReason = "end"
