@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
+
+import regex
 
 from veridical.sampling.requests import Response, StopReason
 from veridical.sentences import ends_sentence, first_sentence
@@ -12,7 +13,8 @@ from veridical.sentences import ends_sentence, first_sentence
 NEAR = 8
 """Tokens of a given beginning that can have a say in how the next ones are spaced (our choice)."""
 
-STOPS = frozenset(".!?…\n\r")
+# A character whose bytes are several tokens is read as U+FFFD until the last of them is there.
+_STOPS = regex.compile(r"[\r\n\u2026\u2028\u2029\ufffd]|\p{Sentence_Terminal}")
 
 
 class Reader:
@@ -86,14 +88,5 @@ class SentenceEnd:
 
 
 def can_end(text: str) -> bool:
-    """Whether a text holds a character that ends a sentence in some language, or a part of one.
-
-    Every sign that Unicode lists as one that ends sentences is punctuation of its kind "other";
-    of those in ASCII, only three end sentences. Half a character may become any.
-    """
-    return any(
-        character in STOPS
-        or character == "\ufffd"
-        or (not character.isascii() and unicodedata.category(character) in ("Po", "Zl", "Zp", "Cc"))
-        for character in text
-    )
+    """Whether a text holds a character that ends a sentence in some language, or a part of one."""
+    return _STOPS.search(text) is not None
