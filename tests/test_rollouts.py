@@ -15,6 +15,7 @@ from veridical.records import user_message
 from veridical.rollouts import roll_out, rollout_group
 from veridical.sampling import Decoding, Request, never_sampled, respond
 from veridical.sampling.cache import Rows
+from veridical.sampling.parity import require_parity
 
 PROMPT = [user_message("Describe the image.")]
 LONGER = [user_message("Is there a red cup at the top left of the image?")]
@@ -110,6 +111,7 @@ def test_log_probs_are_those_of_a_forward_pass_with_the_pixels(
 def test_the_image_is_encoded_once_and_ended_rows_leave(
     ending: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    require_parity(ending)  # it encodes pictures of its own
     requests = requests_for(pictures)
     rows: list[int] = []
     encoded: list[int] = []
