@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import settings
 from PIL import Image
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from veridical import bdhs, sampling
 from veridical.models import Policy
 from veridical.records import assistant_message, user_message
 from veridical.rendering import Group, render_group
@@ -61,6 +64,22 @@ def keep_norms_exact(model: torch.nn.Module) -> None:
 def policy(tiny_model: Policy) -> Policy:
     """A copy of the tiny model, so that tests may change it."""
     return Policy(copy.deepcopy(tiny_model.model), tiny_model.processor, "tiny")
+
+
+@pytest.fixture
+def answers_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BDHS takes what a random model says as finished: it would nearly always reach its limit."""
+    masked, seen = sampling.complete_masked, sampling.respond
+
+    def complete(*given: Any) -> Any:
+        answers, shares = masked(*given)
+        return [dataclasses.replace(answer, stop_reason="end") for answer in answers], shares
+
+    def answer(*given: Any) -> Any:
+        return [dataclasses.replace(answer, stop_reason="end") for answer in seen(*given)]
+
+    monkeypatch.setattr(bdhs, "complete_masked", complete)
+    monkeypatch.setattr(bdhs, "respond", answer)
 
 
 @pytest.fixture(scope="session")

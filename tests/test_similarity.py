@@ -110,3 +110,9 @@ def tiny_sentence_model(folder: Path) -> Path:
     pooling = models.Pooling(16)
     SentenceTransformer(modules=[transformer, pooling]).save(str(folder / "model"))
     return folder / "model"
+
+
+def test_edit_tells_vowel_signs_apart_and_counts_characters_without_spaces() -> None:
+    assert edit_similarity("उसकी किताब", "उसका किताब") == 0.5
+    assert edit_similarity("一只狗在睡觉。", "一只猫在睡觉") == 1 - 1 / 6
+    assert edit_similarity("有一只狗。", "有一只狗") == 1.0

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from veridical.bdhs_cuts import Cut, Cutting, cut_sentences, join_completion, join_sentences
 from veridical.errors import UserError
 from veridical.image_noise import add_noise
 from veridical.images import load_image
+from veridical.languages import guess_language
 from veridical.messages import Message, assistant_message
 from veridical.models import Policy
 from veridical.probes import masking_refusal
-from veridical.randomness import generator
 from veridical.rendering import RefusedRowError, render_prompt
 from veridical.sampling import (
     Decoding,
@@ -23,7 +24,7 @@ from veridical.sampling import (
     complete_masked,
     respond,
 )
-from veridical.sentences import split_sentences, starts_with_yes_or_no, swap_yes_no
+from veridical.sentences import leading_yes_or_no
 from veridical.similarity import Similarity
 
 
@@ -40,10 +41,14 @@ class BDHSSettings:
         iterations: N_BDHS; the last one is unguided and taken as it comes (if there are several).
         yes_no_swap: probability that a sentence's leading yes or no is swapped.
         cut: `uniform` cuts a sentence after any number of its words, `beginning` within its
-            first `cut_words` words.
+            first `cut_words` words. In scripts without spaces the unit is the grapheme.
         cut_words: see `cut`.
+        language: of the answers (ISO 639-1), which decides where sentences end; `auto` guesses it
+            for each answer.
+        text_only: make pairs of records without an image too, of which nothing can be hidden.
         temperature: of sampling.
-        max_new_tokens: limit of one completion, in tokens.
+        max_new_tokens: limit of one completion, in tokens. An unguided answer may be longer, see
+            `whole_answer_limit`. What reaches its limit is no try.
         seed: of masks, cuts, swaps and sampling.
         drop_masked: leave masked tokens out of the prompt instead of masking them.
         batch_size: completions at once; no part of the result.
@@ -58,6 +63,8 @@ class BDHSSettings:
     yes_no_swap: float = 0.5
     cut: Literal["uniform", "beginning"] = "uniform"
     cut_words: int = 3
+    language: str = "auto"
+    text_only: bool = False
     temperature: float = 1.0
     max_new_tokens: int = 128
     seed: int = 0
@@ -73,7 +80,8 @@ class Source:
         id: the record's id.
         images: in the order of the prompt's placeholders.
         prompt: everything before the answer.
-        answer: the true answer, without white space around it.
+        answer: the true answer, as it was written. White space around it is not completed, and
+            stands around the rejected answer too.
     """
 
     id: str
@@ -81,32 +89,33 @@ class Source:
     prompt: Sequence[Message]
     answer: str
 
-
-@dataclass(frozen=True)
-class Cut:
-    """Where one sentence was cut.
-
-    Attributes:
-        before: the true text before the sentence, white space at its end included.
-        sentence: the true sentence, without the white space that follows it.
-        kept: what of it the model was given (after a swap of yes and no).
-        space: the white space after the sentence.
-    """
-
-    before: str
-    sentence: str
-    kept: str
-    space: str
+    @property
+    def text(self) -> str:
+        """The true answer without white space around it."""
+        return self.answer.strip()
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One iteration's answer, with where it came from."""
+    """One iteration's answer, with where it came from.
+
+    Attributes:
+        text: the answer, without white space around it.
+        iteration: from 1.
+        share_masked: of the image tokens.
+        cuts: for each sentence that was completed, what `source` tells of it.
+        cut_off: completions that ended by their limit; with one of them it is no attempt.
+        empty: completions that said nothing.
+        limit: of a completion, in tokens.
+    """
 
     text: str
     iteration: int
     share_masked: float
     cuts: list[dict[str, str]]
+    cut_off: int
+    empty: int
+    limit: int
 
 
 def require_masking(policy: Policy, sources: Sequence[Source]) -> None:
@@ -115,7 +124,7 @@ def require_masking(policy: Policy, sources: Sequence[Source]) -> None:
     Raises:
         UserError: the model's image tokens cannot be masked; says what to set instead.
     """
-    source = next((s for s in sources if s.images and refusal(policy, s) is None), None)
+    source = next((s for s in sources if s.images and _unusable(policy, s) is None), None)
     if source is None:
         return
     reason = masking_refusal(policy, Request(source.id, source.images, source.prompt))
@@ -152,12 +161,15 @@ def build_pairs(
     """Rejected answers for some true ones: Algorithm 1, over all sentences at once.
 
     Returns:
-        For each source {"index", "id", and either "rejected" and "source" or "reason"}.
+        For each source {"id", "tries", "language", "yes_no", and either "rejected" and "source" or
+        "reason"}. `tries` counts tries made, tries in which a text was cut off, and completions
+        that were empty; `yes_no` is the word that the true answer begins with, if one of them.
     """
     results: dict[int, dict[str, Any]] = {}
+    tries = [dict.fromkeys(("made", "cut_off", "empty"), 0) for _ in sources]
     open_sources = dict(enumerate(sources))
     for index, source in list(open_sources.items()):
-        reason = refusal(policy, source)
+        reason = refusal(policy, source, settings)
         if reason is not None:
             results[index] = {"id": source.id, "reason": reason}
             del open_sources[index]
@@ -166,43 +178,45 @@ def build_pairs(
             break
         last = iteration == settings.iterations
         attempts = _attempt(policy, open_sources, settings, iteration)
-        pairs = [(attempts[i].text, open_sources[i].answer) for i in open_sources]
-        scores = dict(zip(open_sources, measure.scores(pairs), strict=True))
+        for index, attempt in attempts.items():
+            tries[index]["made"] += 1
+            tries[index]["cut_off"] += bool(attempt.cut_off)
+            tries[index]["empty"] += attempt.empty
+        whole = [i for i in open_sources if attempts[i].text and not attempts[i].cut_off]
+        pairs = [(attempts[i].text, open_sources[i].text) for i in whole]
+        scores = dict(zip(whole, measure.scores(pairs), strict=True))
         for index in list(open_sources):
-            if scores[index] < settings.similarity_threshold or last:
+            score = scores.get(index)
+            if last or (score is not None and score < settings.similarity_threshold):
                 source = open_sources.pop(index)
-                results[index] = _result(source, attempts[index], scores[index], settings)
-    return [results[index] for index in range(len(sources))]
+                results[index] = _result(source, attempts[index], score, settings)
+    return [
+        {**results[number], "tries": tries[number], **_about(source, settings)}
+        for number, source in enumerate(sources)
+    ]
 
 
-def cut_sentences(source: Source, settings: BDHSSettings, iteration: int) -> list[Cut]:
-    """Swap and cut every sentence of a true answer, by the record's own noise.
+def cutting(settings: BDHSSettings) -> Cutting:
+    """How these settings cut sentences."""
+    return Cutting(settings.cut, settings.cut_words, settings.yes_no_swap, settings.seed)
 
-    The unit is the word, and the last word is never kept: a whole sentence leaves nothing to
-    complete (our choice; the paper names no unit).
+
+def language_of(source: Source, settings: BDHSSettings) -> str:
+    """The language of a true answer, ISO 639-1."""
+    return guess_language(source.text) if settings.language == "auto" else settings.language
+
+
+def whole_answer_limit(policy: Policy, source: Source, settings: BDHSSettings) -> int:
+    """How long an unguided answer may be, in tokens.
+
+    At least twice the true answer's length, so that what is cut off does not know how to end; the
+    limit of one completion, doubled until it is enough, so that few limits are in use.
     """
-    cuts, before = [], ""
-    for number, piece in enumerate(split_sentences(source.answer)):
-        noise = generator(settings.seed, "cut", source.id, iteration, number)
-        sentence = piece.strip()
-        swap, where = noise.random(), noise.random()
-        given = sentence
-        if starts_with_yes_or_no(sentence) and swap < settings.yes_no_swap:
-            given = swap_yes_no(sentence)
-        words = given.split(" ")
-        most = len(words) - 1
-        if settings.cut == "beginning":
-            most = min(most, settings.cut_words)
-        kept = " ".join(words[: int(where * (most + 1))]).rstrip()
-        lead = piece[: len(piece) - len(piece.lstrip())]
-        cuts.append(Cut(before + lead, sentence, kept, piece[len(piece.rstrip()) :]))
-        before += piece
-    return cuts
-
-
-def join_completion(cut: Cut, completion: str) -> str:
-    """The rejected sentence: what was kept, and what the model made of the rest."""
-    return (cut.kept + completion).strip() if cut.kept else completion.strip()
+    ids = policy.processor.tokenizer(source.text, add_special_tokens=False)["input_ids"]
+    limit = settings.max_new_tokens
+    while limit < 2 * len(ids):
+        limit *= 2
+    return limit
 
 
 def constants_of(settings: BDHSSettings) -> dict[str, Any]:
@@ -212,12 +226,26 @@ def constants_of(settings: BDHSSettings) -> dict[str, Any]:
     return constants
 
 
-def refusal(policy: Policy, source: Source) -> str | None:
+def refusal(policy: Policy, source: Source, settings: BDHSSettings) -> str | None:
     """Why a record can't be used, found before anything is sampled."""
-    if not source.answer:
+    if not source.images and settings.variant != "none" and not settings.text_only:
+        return "it has no image, so that nothing is hidden; --text-only true makes pairs of those"
+    return _unusable(policy, source)
+
+
+def _about(source: Source, settings: BDHSSettings) -> dict[str, str]:
+    """What the summary counts of a true answer."""
+    return {
+        "language": language_of(source, settings),
+        "yes_no": leading_yes_or_no(source.text) or "",
+    }
+
+
+def _unusable(policy: Policy, source: Source) -> str | None:
+    if not source.text:
         return "the true answer is empty"
     try:
-        render_prompt(policy, source.prompt, source.answer)
+        render_prompt(policy, source.prompt, source.text)
     except RefusedRowError as refused:
         return str(refused)
     return None
@@ -228,25 +256,34 @@ def _attempt(
 ) -> dict[int, Attempt]:
     """One iteration for every open source; all their sentences in one list of requests."""
     free = not settings.guided or (iteration == settings.iterations > 1)
-    requests: list[Request] = []
-    masks: list[str] = []
+    by_limit: dict[int, list[tuple[int, Request]]] = {}
     cuts: dict[int, list[Cut]] = {}
     for index, source in sources.items():
         images = _restricted_images(source, settings, iteration)
-        cuts[index] = [] if free else cut_sentences(source, settings, iteration)
-        prefixes = [""] if free else [(cut.before + cut.kept).rstrip() for cut in cuts[index]]
-        for number, prefix in enumerate(prefixes):
-            key = f"{source.id}/{iteration}/{number}"
-            requests.append(Request(key, images, source.prompt, prefix))
-            masks.append(f"{source.id}/{iteration}")
-    responses, shares = _complete(policy, requests, masks, settings, until_sentence_end=not free)
-    attempts, at = {}, 0
-    for index in sources:
-        count = len(cuts[index]) or 1
-        mine = responses[at : at + count]
-        attempts[index] = _join(cuts[index], mine, iteration, shares[at])
-        at += count
-    return attempts
+        cuts[index], prefixes = [], [""]
+        if not free:
+            keys, language = (source.id, iteration), language_of(source, settings)
+            cuts[index] = cut_sentences(source.text, cutting(settings), keys, language)
+            prefixes = [cut.prefix for cut in cuts[index] if not cut.copied]
+        limit = whole_answer_limit(policy, source, settings) if free else settings.max_new_tokens
+        by_limit.setdefault(limit, []).extend(
+            (index, Request(f"{source.id}/{iteration}/{number}", images, source.prompt, prefix))
+            for number, prefix in enumerate(prefixes)
+        )
+    said: dict[int, list[Response]] = {index: [] for index in sources}
+    shares = dict.fromkeys(sources, 0.0)
+    limits = dict.fromkeys(sources, settings.max_new_tokens)
+    for limit, asked in by_limit.items():
+        masks = [f"{sources[index].id}/{iteration}" for index, _ in asked]
+        requests = [request for _, request in asked]
+        responses, masked = _complete(policy, requests, masks, settings, limit, not free)
+        for (index, _), response, share in zip(asked, responses, masked, strict=True):
+            said[index].append(response)
+            shares[index], limits[index] = share, limit
+    return {
+        index: _join(cuts[index], said[index], iteration, shares[index], limits[index])
+        for index in sources
+    }
 
 
 def _complete(
@@ -254,11 +291,12 @@ def _complete(
     requests: Sequence[Request],
     masks: Sequence[str],
     settings: BDHSSettings,
+    limit: int,
     until_sentence_end: bool,
 ) -> tuple[list[Response], list[float]]:
-    decoding = Decoding(
-        settings.max_new_tokens, settings.temperature, settings.seed, settings.batch_size
-    )
+    if not requests:
+        return [], []
+    decoding = Decoding(limit, settings.temperature, settings.seed, settings.batch_size)
     if settings.variant == "mask":
         return complete_masked(
             policy, requests, masks, settings.mask_threshold, decoding, until_sentence_end,
@@ -280,27 +318,39 @@ def _restricted_images(source: Source, settings: BDHSSettings, iteration: int) -
 
 
 def _join(
-    cuts: Sequence[Cut], responses: Sequence[Response], iteration: int, share: float
+    cuts: Sequence[Cut], responses: Sequence[Response], iteration: int, share: float, limit: int
 ) -> Attempt:
+    cut_off = sum(response.stop_reason == "length" for response in responses)
+    empty = sum(not response.text.strip() for response in responses)
     if not cuts:
-        return Attempt(responses[0].text.strip(), iteration, share, [])
-    text = ""
-    told = []
-    for cut, response in zip(cuts, responses, strict=True):
-        sentence = join_completion(cut, response.text)
-        text += sentence + (cut.space or " ")
-        completion = sentence[len(cut.kept) :]
-        told.append({"sentence": cut.sentence, "kept": cut.kept, "completion": completion})
-    return Attempt(text.strip(), iteration, share, told)
+        text = responses[0].text.strip()
+        return Attempt(text, iteration, share, [], cut_off, empty, limit)
+    completions = iter(responses)
+    sentences, told = [], []
+    for cut in cuts:
+        completion = "" if cut.copied else next(completions).text
+        sentence = join_completion(cut, completion)
+        sentences.append(sentence)
+        if not cut.copied:
+            completed = sentence[len(cut.kept) :]
+            told.append({"sentence": cut.sentence, "kept": cut.kept, "completion": completed})
+    text = join_sentences(cuts, sentences)
+    return Attempt(text, iteration, share, told, cut_off, empty, limit)
 
 
 def _result(
-    source: Source, attempt: Attempt, similarity: float, settings: BDHSSettings
+    source: Source, attempt: Attempt, similarity: float | None, settings: BDHSSettings
 ) -> dict[str, Any]:
-    if not attempt.text:
-        return {"id": source.id, "reason": "the model said nothing in every try"}
-    if attempt.text == source.answer:
-        return {"id": source.id, "reason": "the model repeated the true answer in every try"}
+    if attempt.cut_off:
+        reason = f"the last try was cut off at {attempt.limit} tokens; raise --max-new-tokens"
+        return {"id": source.id, "reason": reason}
+    if similarity is None:
+        return {"id": source.id, "reason": "the model said nothing in the last try"}
+    if attempt.text == source.text:
+        reason = "the model repeated the true answer in the last try"
+        if settings.guided and settings.iterations == 1 and not attempt.cuts:
+            reason = "nothing in the true answer can be completed; an unguided try would do it"
+        return {"id": source.id, "reason": reason}
     constants = constants_of(settings)
     provenance = {
         "builder": "bdhs",
@@ -312,6 +362,12 @@ def _result(
     }
     return {
         "id": source.id,
-        "rejected": [assistant_message(attempt.text)],
+        "rejected": [assistant_message(_spaced_like(source.answer, attempt.text))],
         "source": json.dumps(provenance, ensure_ascii=False),
     }
+
+
+def _spaced_like(answer: str, text: str) -> str:
+    """A text with the white space that is around the true answer."""
+    lead = answer[: len(answer) - len(answer.lstrip())]
+    return lead + text + answer[len(answer.rstrip()) :]

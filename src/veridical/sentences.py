@@ -132,6 +132,12 @@ def starts_with_yes_or_no(sentence: str) -> bool:
     return _YES_NO.match(sentence) is not None
 
 
+def leading_yes_or_no(sentence: str) -> str | None:
+    """`yes` or `no`, if a sentence begins with one of them; else None."""
+    match = _YES_NO.match(sentence)
+    return None if match is None else match[2].lower()
+
+
 def swap_yes_no(sentence: str) -> str:
     """The sentence with Yes for No, or No for Yes, at its beginning; others stay as they are."""
     return str(_YES_NO.sub(lambda match: match[1] + _SWAPPED[match[2]], sentence))

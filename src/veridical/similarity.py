@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from veridical.errors import UserError
 from veridical.hub import check_hub_name
+from veridical.text_units import words_of
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -18,7 +18,6 @@ MPNET = "sentence-transformers/all-mpnet-base-v2"
 EMBEDDING_THRESHOLD = 0.97  # Amirloo et al. 2024, section 3.4.3
 EDIT_THRESHOLD = 0.99
 _ARTICLES = frozenset({"a", "an", "the"})
-_WORD = re.compile(r"\w+(?:['’.-]\w+)*")  # noqa: RUF001 - the typographic apostrophe is meant
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ def load_similarity(name_or_folder: str = "mpnet") -> Similarity:
       2024, section 3.4.3 and its footnote). Needs the extra `similarity` and the model's weights
       (its first 384 tokens count).
     - `edit`: 1 - (words to insert, delete or replace) / (words of the longer text), without
-      case, punctuation and articles. Threshold 0.99 (our choice): of two texts of up to 99
+      case, punctuation and articles; in scripts without spaces between words a character counts
+      as a word. Threshold 0.99 (our choice): of two texts of up to 99
       words a single changed word makes them different, and no change of case, punctuation or
       articles ever does.
     - a folder: another Sentence Transformers model, threshold 0.97.
@@ -68,7 +68,8 @@ def load_similarity(name_or_folder: str = "mpnet") -> Similarity:
 def edit_similarity(one: str, other: str) -> float:
     """Word-level edit similarity in [0, 1]; 1 for texts that differ in no word.
 
-    Case, punctuation and articles are no difference; an empty text is unlike any other.
+    Case, punctuation and articles are no difference; an empty text is unlike any other. Where
+    words are not told apart by spaces (Chinese, Thai, ...) each character is a word.
     """
     a, b = _words(one), _words(other)
     longer = max(len(a), len(b))
@@ -80,7 +81,7 @@ def _edit_scores(pairs: Pairs) -> list[float]:
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in _WORD.findall(text.casefold()) if word not in _ARTICLES]
+    return [word for word in words_of(text.casefold()) if word not in _ARTICLES]
 
 
 def _edit_distance(a: list[str], b: list[str]) -> int:

@@ -14,7 +14,7 @@ _LINE = regex.compile(r"[^\n\r\u2028\u2029]*(?:\r\n|[\n\r\u2028\u2029]|\Z)")
 _MARKS = regex.compile(
     r"""(?:
         [-*+\u2022\u2023\u25e6\u2043\u25aa\u25cf\u25cb\u2013\u2014\u00b7]\s+  # bullets, dashes
-      | [(\[\uff08]?(?:\d{1,3}|[A-Za-z])[.)\]\uff09]\s+      # 1. (2) a) [3]
+      | [(\[\uff08]?\d{1,3}[.)\]\uff09]\s+                   # 1. (2) [3]; letters may be answers
       | [(\uff08]?\d{1,3}(?:[\u3001\uff0e\uff09]\s*)         # the same in full width
       | [\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341]{1,3}\u3001\s*
       | [\u2460-\u2473]\s*                                   # circled numbers

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,12 @@ import torch
 from PIL import Image
 
 from veridical import bdhs as algorithm
-from veridical import sampling, vision_cache
+from veridical import vision_cache
 from veridical.bdhs import (
     BDHSSettings,
     Source,
     build_pairs,
     check,
-    cut_sentences,
-    join_completion,
 )
 from veridical.build import _parts, bdhs
 from veridical.build._parts import Parts, model_identity
@@ -35,6 +31,8 @@ from veridical.models import Policy, load_policy
 from veridical.records import read_records, user_message
 from veridical.similarity import load_similarity
 
+pytestmark = pytest.mark.usefixtures("answers_end")
+
 ANSWER = "This is a park. There is a red cup at the top left. There is a blue dog on the right."
 SETTINGS = BDHSSettings(max_new_tokens=12, similarity_threshold=0.99, batch_size=4)
 
@@ -43,59 +41,11 @@ def source(answer: str, id: str = "row", images: tuple[Any, ...] = ()) -> Source
     return Source(id, images, [user_message("Describe the image.", len(images))], answer)
 
 
-def test_cuts_fall_between_words_and_keep_true_context() -> None:
-    kept: Counter[int] = Counter()
-    for number in range(400):
-        cuts = cut_sentences(source(ANSWER, str(number)), SETTINGS, 1)
-        assert [cut.sentence for cut in cuts] == re.findall(r"[A-Z][^.]*\.", ANSWER)
-        for cut in cuts:
-            assert ANSWER.startswith(cut.before)
-            assert ANSWER.startswith(cut.before + cut.kept)
-            assert cut.kept == cut.kept.strip()
-            assert cut.kept != cut.sentence
-        kept[len(cuts[1].kept.split())] += 1
-    # Uniform over 0 to 8 words of the second sentence's nine.
-    assert set(kept) == set(range(9))
-    assert max(kept.values()) < 2 * 400 / 9
-
-
-def test_a_cut_at_the_beginning_keeps_few_words() -> None:
-    settings = dataclasses.replace(SETTINGS, cut="beginning", cut_words=2)
-    words = {
-        len(cut.kept.split())
-        for number in range(100)
-        for cut in cut_sentences(source(ANSWER, str(number)), settings, 1)
-    }
-    assert words == {0, 1, 2}
-
-
-def test_yes_and_no_are_swapped_half_of_the_time() -> None:
-    firsts = Counter(
-        cut_sentences(source("Yes there is a dog here.", str(i)), SETTINGS, 1)[0].kept.split(" ")[0]
-        for i in range(600)
-    )
-    assert 0.4 < firsts["No"] / (firsts["No"] + firsts["Yes"]) < 0.6
-    never = dataclasses.replace(SETTINGS, yes_no_swap=0.0)
-    kept = [cut_sentences(source("Yes it is.", str(i)), never, 1)[0].kept for i in range(50)]
-    assert not any(text.startswith("No") for text in kept)
-
-
-def test_every_iteration_cuts_anew() -> None:
-    cuts = [[c.kept for c in cut_sentences(source(ANSWER), SETTINGS, i)] for i in range(1, 5)]
-    assert len({tuple(kept) for kept in cuts}) == 4
-
-
-def test_a_completion_joins_what_was_kept() -> None:
-    cut = algorithm.Cut("", "There is a cup.", "There is", "")
-    assert join_completion(cut, " a dog.") == "There is a dog."
-    assert join_completion(dataclasses.replace(cut, kept=""), " A dog.") == "A dog."
-
-
 def test_accepted_as_soon_as_different_and_last_try_is_unguided(
     policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, str]] = []
-    honest = sampling.complete_masked
+    honest: Any = vars(algorithm)["complete_masked"]
 
     def spy(policy: Policy, requests: Any, masks: Any, *rest: Any) -> Any:
         seen.extend((request.id, request.prefix) for request in requests)
@@ -132,7 +82,7 @@ def test_one_mask_an_iteration_for_all_sentences(
     policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     masks: list[str] = []
-    honest = sampling.complete_masked
+    honest: Any = vars(algorithm)["complete_masked"]
 
     def spy(policy: Policy, requests: Any, ids: Any, *rest: Any) -> Any:
         masks.extend(ids)

@@ -239,6 +239,7 @@ def test_mixed_takes_each_prompts_own_pair_by_a_throw(
     assert_same_weights(tmp_path / "1.0", tmp_path / "dpo")
 
 
+@pytest.mark.usefixtures("answers_end")
 def test_online_bdhs_needs_no_judge_and_rejects_what_the_policy_says_now(
     saved: str, pairs: Path, tmp_path: Path
 ) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
+from veridical.build._bdhs_counts import summarize
 from veridical.build._parts import write_skipped
 from veridical.errors import UserError
 from veridical.files import write_json
 from veridical.records import RecordSet, write_records
+from veridical.shares import say
 
 
 def assemble(out: Path, results: Sequence[Mapping[str, Any]], records: RecordSet) -> dict[str, Any]:
@@ -33,8 +32,10 @@ def assemble(out: Path, results: Sequence[Mapping[str, Any]], records: RecordSet
             f"Not one pair came out of {len(results)} records; {out / 'skipped.jsonl'} says why."
         )
     write_records(_pairs(kept, records.rows), out / "pairs.parquet", "preference")
-    summary = _summary([json.loads(row["source"]) for _, row in kept], len(results), skipped)
+    summary = summarize(results, skipped)
     write_json(out / "summary.json", summary)
+    for warning in summary["warnings"]:
+        say(f"Warning: {warning}")
     return summary
 
 
@@ -51,15 +52,3 @@ def _pairs(kept: Sequence[tuple[int, Mapping[str, Any]]], rows: Any) -> Iterator
             "rejected": result["rejected"],
             "source": result["source"],
         }
-
-
-def _summary(sources: Sequence[dict[str, Any]], records: int, skipped: int) -> dict[str, Any]:
-    iterations = Counter(source["iteration"] for source in sources)
-    return {
-        "records": records,
-        "pairs": len(sources),
-        "skipped": skipped,
-        "pairs_by_iteration": {str(i): iterations[i] for i in sorted(iterations)},
-        "mean_similarity": round(fmean(source["similarity"] for source in sources), 4),
-        "mean_share_masked": round(fmean(source["share_masked"] for source in sources), 4),
-    }

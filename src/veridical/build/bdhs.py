@@ -48,6 +48,8 @@ def build_bdhs(
     yes_no_swap: float = 0.5,
     cut: Literal["uniform", "beginning"] = "uniform",
     cut_words: int = 3,
+    language: str = "auto",
+    text_only: bool = False,
     temperature: float = 1.0,
     max_new_tokens: int = 128,
     drop_masked: bool = True,
@@ -81,13 +83,17 @@ def build_bdhs(
             common, built in), or a folder with a sentence-transformers model.
         similarity_threshold: answers at least this similar to the true one are made again; the
             measure's own default if not set (0.97 for `mpnet`).
-        iterations: tries per answer (N_BDHS); the last is unguided and kept as it comes.
+        iterations: tries per answer (N_BDHS); the last is unguided, and kept however similar.
         yes_no_swap: probability that a sentence's leading yes or no is swapped.
         cut: `uniform`: cut a sentence after any number of its words; `beginning`: within its
-            first cut-words words.
+            first cut-words words. In scripts without spaces between words a character is the unit.
         cut_words: how many words `beginning` keeps at most.
+        language: of the answers (ISO 639-1: de, zh, ...), whose abbreviations decide where
+            sentences end; `auto` guesses it for each answer.
+        text_only: make pairs of records without an image too, where nothing can be hidden.
         temperature: of sampling; 1 samples from the model itself.
-        max_new_tokens: limit of one completion, in tokens.
+        max_new_tokens: limit of one completion, in tokens; of an unguided answer at least twice
+            the true one's length. What reaches its limit is no try.
         drop_masked: leave masked image tokens out of the prompt (same distribution, faster).
         limit: use only the first so many records.
         images_root: what image paths are relative to; the data file's folder if not set.
@@ -111,7 +117,7 @@ def build_bdhs(
     threshold = measure.default_threshold if similarity_threshold is None else similarity_threshold
     settings = BDHSSettings(
         variant, guided, mask_threshold, noise_steps, threshold, iterations, yes_no_swap, cut,
-        cut_words, temperature, max_new_tokens, seed, drop_masked, batch_size,
+        cut_words, language, text_only, temperature, max_new_tokens, seed, drop_masked, batch_size,
     )  # fmt: skip
     check(settings)
     store = open_cache(cache, cache_gigabytes)
@@ -157,6 +163,6 @@ def read_sources(rows: Any, limit: int | None) -> list[Source]:
         row = texts[index]
         prompt = row["messages"][:-1]
         images = row_images(pictures, index, count_images(prompt))
-        answer = text_of(row["messages"][-1]).strip()
+        answer = text_of(row["messages"][-1])
         sources.append(Source(row["id"], images, prompt, answer))
     return sources

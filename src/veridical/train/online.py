@@ -123,9 +123,11 @@ class OnlineBDHS:
             common, built in), or a folder with a sentence-transformers model.
         similarity_threshold: answers at least this similar to the true one are made again; the
             measure's own default if not set.
-        iterations: tries per answer (N_BDHS); the last is unguided and kept as it comes.
+        iterations: tries per answer (N_BDHS); the last is unguided, and kept however similar.
         cut: `uniform`: cut a sentence after any number of its words; `beginning`: within its first
             three words.
+        language: of the true answers (ISO 639-1); `auto` guesses it for each.
+        text_only: make pairs of prompts without an image too, where nothing can be hidden.
     """
 
     variant: Literal["mask", "noise", "none"] = "mask"
@@ -135,6 +137,8 @@ class OnlineBDHS:
     similarity_threshold: float | None = None
     iterations: int = 5
     cut: Literal["uniform", "beginning"] = "uniform"
+    language: str = "auto"
+    text_only: bool = False
 
 
 def train_online(
@@ -355,6 +359,8 @@ def _rejecting(
         similarity_threshold=measure.default_threshold if least is None else least,
         iterations=bdhs.iterations,
         cut=bdhs.cut,
+        language=bdhs.language,
+        text_only=bdhs.text_only,
         temperature=sampling.temperature,
         max_new_tokens=sampling.max_new_tokens,
         seed=seed,

@@ -1,0 +1,107 @@
+"""What a BDHS build says about its set of pairs, and what in it deserves a warning."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+LEAST_GUIDED = 0.5
+"""Share of guided sentences below which a warning is given (our choice: cut at random, sentences of
+three words keep a beginning in two cases of three)."""
+MOST_SHIFT = 0.05
+"""Shift of the share of Yes from which a warning is given (our choice)."""
+ENOUGH = 20
+"""Records that answer yes or no, from which their balance is compared (our choice)."""
+
+Results = Sequence[Mapping[str, Any]]
+
+
+def summarize(results: Results, skipped: int) -> dict[str, Any]:
+    """Counts and means of a set; `warnings` are sentences for the user.
+
+    Args:
+        results: of `build_pairs`, one for each record, at least one with a pair.
+        skipped: how many records are listed in `skipped.jsonl`.
+    """
+    pairs = [row for row in results if "rejected" in row]
+    sources = [json.loads(row["source"]) for row in pairs]
+    iterations = Counter(source["iteration"] for source in sources)
+    summary: dict[str, Any] = {
+        "records": len(results),
+        "pairs": len(pairs),
+        "skipped": skipped,
+        "skipped_for": dict(Counter(row["reason"] for row in results if "reason" in row)),
+        "pairs_by_iteration": {str(i): iterations[i] for i in sorted(iterations)},
+        "mean_similarity": round(fmean(source["similarity"] for source in sources), 4),
+        "mean_share_masked": round(fmean(source["share_masked"] for source in sources), 4),
+        **_tries(results),
+        **_guidance(sources),
+        "languages": dict(Counter(row["language"] for row in results if "language" in row)),
+        "yes_no": {"records": _yes_no(results), "pairs": _yes_no(pairs)},
+    }
+    return summary | {"warnings": warnings_of(summary)}
+
+
+def warnings_of(summary: Mapping[str, Any]) -> list[str]:
+    """What a user should know before training on the set."""
+    found = [_about_guidance(summary), _about_balance(summary["yes_no"]), _about_limits(summary)]
+    return [warning for warning in found if warning]
+
+
+def _tries(results: Results) -> dict[str, int]:
+    return {
+        "tries": sum(row["tries"]["made"] for row in results),
+        "tries_cut_off": sum(row["tries"]["cut_off"] for row in results),
+        "empty_completions": sum(row["tries"]["empty"] for row in results),
+    }
+
+
+def _guidance(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the sentences in guided pairs: how many the model was given the beginning of."""
+    kept = [bool(cut["kept"]) for source in sources for cut in source["cuts"]]
+    share = round(fmean(kept), 4) if kept else None
+    return {"sentences": len(kept), "guided_sentences": sum(kept), "share_guided": share}
+
+
+def _yes_no(results: Results) -> dict[str, int]:
+    counts = Counter(row.get("yes_no") for row in results)
+    return {word: counts[word] for word in ("yes", "no")}
+
+
+def _about_guidance(summary: Mapping[str, Any]) -> str:
+    share = summary["share_guided"]
+    if share is None or share >= LEAST_GUIDED:
+        return ""
+    return (
+        f"Only {share:.0%} of the sentences were completed from a beginning of the true one. Most "
+        "are one word long, or --language does not fit; such pairs differ in more than the image "
+        "can tell."
+    )
+
+
+def _about_balance(counts: Mapping[str, Mapping[str, int]]) -> str:
+    before, after = (sum(counts[name].values()) for name in ("records", "pairs"))
+    if before < ENOUGH:
+        return ""
+    if not after:
+        return f"None of the {before} records that answer yes or no gave a pair."
+    had, has = counts["records"]["yes"] / before, counts["pairs"]["yes"] / after
+    if abs(has - had) <= MOST_SHIFT:
+        return ""
+    return (
+        f"Yes is the true answer in {had:.0%} of the {before} records that answer yes or no, and "
+        f"in {has:.0%} of their {after} pairs: training would teach the model to say "
+        f"{'Yes' if has > had else 'No'} more often. Raise --yes-no-swap or --iterations."
+    )
+
+
+def _about_limits(summary: Mapping[str, Any]) -> str:
+    if summary["tries_cut_off"] <= summary["tries"] / 10:
+        return ""
+    return (
+        f"{summary['tries_cut_off']} of {summary['tries']} tries were thrown away because a text "
+        "reached its limit. Raise --max-new-tokens."
+    )
