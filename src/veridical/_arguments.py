@@ -102,6 +102,12 @@ def spell_out_one(
     if option.is_flag and given is None:
         follows = bool(rest) and rest[0].lower() in ("true", "false")
         return [f"--{name}={rest.pop(0).lower() if follows else 'true'}"]
+    if option.is_mapping and "." not in name:
+        # `--template KEY=VALUE` is `--template.KEY VALUE`.
+        word = given[0] if given else take_value(rest, name)
+        key, equals, value = word.partition("=")
+        entry = f"--{name}.{key}={value}" if equals and key.isidentifier() else f"--{name}={word}"
+        return [entry]
     if not option.is_list:
         return [f"--{name}={given[0] if given else take_value(rest, name)}"]
     values = given or [take_value(rest, name)]

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from veridical.errors import RefusedRowError
+from tokenizers.processors import TemplateProcessing
+
+from veridical.errors import RefusedRowError, UserError
 
 
 @dataclass(frozen=True)
@@ -75,3 +77,47 @@ def _decoded(tokenizer: Any, ids: list[int]) -> str:
         ids, skip_special_tokens=False, clean_up_tokenization_spaces=False,
     )  # fmt: skip
     return text
+
+
+def stop_adding_ends(tokenizer: Any, model: str) -> str:
+    """Keep a tokenizer from adding a token behind every text; what it adds before stays.
+
+    Args:
+        tokenizer: it is changed.
+        model: what the model is called in an error.
+
+    Returns:
+        What it added, as text; empty where it adds nothing.
+
+    Raises:
+        UserError: it can't be kept from it.
+    """
+    before, behind = _added(tokenizer)
+    if not behind:
+        return ""
+    if getattr(tokenizer, "add_eos_token", False):
+        tokenizer.add_eos_token = False
+    if _added(tokenizer)[1] and getattr(tokenizer, "is_fast", False):
+        names = tokenizer.convert_ids_to_tokens(before)
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=[*names, "$A"],
+            pair=[*names, "$A", "$B:1"],
+            special_tokens=list(zip(names, before, strict=True)),
+        )
+    if _added(tokenizer) != (before, []):
+        raise UserError(
+            f"The tokenizer of {model} adds {tokenizer.decode(behind)} behind every text, which "
+            "ends each answer before it begins, and can't be kept from it. Save it with "
+            "add_eos_token=False."
+        )
+    return str(tokenizer.decode(behind, skip_special_tokens=False))
+
+
+def _added(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The tokens that a tokenizer puts before and behind a text."""
+    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    whole = list(tokenizer("a")["input_ids"])
+    for start in range(len(whole) - len(plain) + 1):
+        if plain and whole[start : start + len(plain)] == plain:
+            return whole[:start], whole[start + len(plain) :]
+    return [], []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from veridical.errors import UserError
 from veridical.images import open_image
@@ -21,6 +21,7 @@ def ask(
     steer: str | None = None,
     dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto",
     device: str = "auto",
+    template: dict[str, Any] | None = None,
 ) -> str:
     """Ask a model one question about one image, and print the answer.
 
@@ -35,6 +36,8 @@ def ask(
             "Helpfulness:4,Correctness:4,Coherence:4,Complexity:2,Verbosity:1".
         dtype: Number format of the weights; `auto` keeps the checkpoint's, but float32 on a CPU.
         device: `auto` (CUDA, then MPS, then the CPU), or a PyTorch device such as `cuda:1`.
+        template: KEY=VALUE, given to the model's chat template, such as enable_thinking=true (false
+            where the template reads it and nothing is said); chat_template=NAME chooses one.
 
     Returns:
         The answer that was printed.
@@ -57,7 +60,7 @@ def ask(
     from veridical.rendering import RefusedRowError
     from veridical.sampling import Decoding, Request, respond
 
-    policy = load_policy(model, dtype=dtype, device=device)
+    policy = load_policy(model, dtype=dtype, device=device, template=template)
     prompt = steered([user_message(question)], steer, policy.processor)
     request = Request(id="ask", images=[picture], prompt=prompt)
     decoding = Decoding(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)

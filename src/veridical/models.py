@@ -26,9 +26,11 @@ from transformers import (
 from transformers.utils import logging
 
 from veridical import processes
+from veridical._tokens import stop_adding_ends
 from veridical.errors import UserError
 from veridical.hub import check_hub_name
 from veridical.precision import cast_weights
+from veridical.templates import check_template
 
 EMBEDDED_MODEL = Path(__file__).parent / "world" / "weights"
 """The tiny model that ships with the package; its name is `embedded`."""
@@ -95,6 +97,7 @@ def load_policy(
     device: str = "auto",
     init_adapter: Path | None = None,
     four_bit: bool = False,
+    template: Mapping[str, Any] | None = None,
 ) -> Policy:
     """Load a model and its processor.
 
@@ -108,9 +111,11 @@ def load_policy(
             reference of a run that starts here is exactly its start.
         four_bit: keep the language model's linear layers in four bits (NF4, their scales
             quantised too; Dettmers et al. 2023). Tower, projector and head stay as they are.
+        template: what its chat template is given (`--template`).
 
     Raises:
-        UserError: the name leads to nothing loadable, or a needed package is missing.
+        UserError: the name leads to nothing loadable, a needed package is missing, or the chat
+            template does not read what it is given.
     """
     folder = EMBEDDED_MODEL if name == "embedded" else Path(name)
     if four_bit and starts_from_adapter(str(folder), init_adapter):
@@ -120,21 +125,22 @@ def load_policy(
         )
     if (folder / "adapter_config.json").is_file():
         base = adapter_base(folder)
-        policy = load_policy(base, dtype, device, init_adapter=folder)
+        policy = load_policy(base, dtype, device, init_adapter=folder, template=template)
         return _merge_adapter(policy, init_adapter) if init_adapter else policy
     source = str(folder) if folder.is_dir() else name
     if not folder.is_dir():
         check_hub_name(name)
     logging.disable_progress_bar()  # it tells of milliseconds; downloads keep theirs
     chosen_device = _choose_device(device)
-    processor = _load_processor(source, name)
+    given = dict(template or {})
+    processor = _load_processor(source, name, given)
     if four_bit:
         model = _load_four_bit(source, name, dtype, chosen_device)
     else:
         model = _load_model(source, name)
         wanted = _choose_dtype(dtype, model.dtype, chosen_device)
         model = (model if model.dtype == wanted else cast_weights(model, wanted)).to(chosen_device)
-    policy = Policy(model.eval(), processor, name)
+    policy = Policy(model.eval(), processor, name, template=given)
     return _merge_adapter(policy, init_adapter) if init_adapter else policy
 
 
@@ -256,7 +262,7 @@ def adapters_off(model: Any) -> Iterator[None]:
 def frozen_copy(policy: Policy) -> Policy:
     """A copy of the policy that never trains: the reference of full fine-tuning."""
     model = copy.deepcopy(policy.model).eval().requires_grad_(False)
-    return Policy(model, policy.processor, policy.name)
+    return dataclasses.replace(policy, model=model, vision=None)
 
 
 def end_token_ids(policy: Policy) -> set[int]:
@@ -336,7 +342,7 @@ def _load_four_bit(source: str, name: str, dtype: DtypeName, device: torch.devic
         raise UserError(_cannot_load(name, "a model of four bits", error)) from error
 
 
-def _load_processor(source: str, name: str) -> Any:
+def _load_processor(source: str, name: str, template: Mapping[str, Any]) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(source)
     except ImportError as error:
@@ -348,12 +354,14 @@ def _load_processor(source: str, name: str) -> Any:
             f"{name} has no processor for images and text (found {type(processor).__name__}). "
             "Name a vision-language model, or save its processor into the folder."
         )
-    if processor.chat_template is None:
-        raise UserError(
-            f"{name} has no chat template, so a conversation can't be rendered. "
-            "Put its chat_template.jinja into the folder."
-        )
+    check_template(processor, template, name)
     tokenizer = processor.tokenizer
+    ending = stop_adding_ends(tokenizer, name)
+    if ending and processes.is_first():
+        print(
+            f"The tokenizer of {name} adds {ending} behind every text. That is switched off, here "
+            "and in what is saved: behind a prompt it would end the answer before it begins."
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return processor
@@ -410,7 +418,7 @@ def _merge_adapter(policy: Policy, adapter: Path) -> Policy:
         raise UserError(
             f"The adapter {adapter} does not fit {policy.name}: {reason}\nName its own base model."
         ) from error
-    return Policy(model.eval(), policy.processor, policy.name)
+    return dataclasses.replace(policy, model=model.eval(), vision=None)
 
 
 def _find_all(core: Any, names: tuple[str, ...]) -> list[tuple[str, nn.Module]]:

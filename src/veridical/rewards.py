@@ -279,7 +279,7 @@ def attach_reward_model(policy: Policy, folder: Path, name: str = "reward") -> R
             f"The reward model {folder} does not fit {policy.name}: {reason}\nIt has to be trained "
             "on the same base."
         ) from error
-    carrier = Policy(model, policy.processor, policy.name)
+    carrier = dataclasses.replace(policy, model=model, vision=None)
     head, reading = _load_head(folder, carrier)
     return RewardModel(carrier, head, reading, name)
 

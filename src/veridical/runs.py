@@ -26,8 +26,9 @@ import numpy as np
 
 from veridical import processes
 from veridical.errors import UserError
-from veridical.files import hash_path, write_json
+from veridical.files import hash_path, read_json, write_json
 from veridical.local_code import imported_files
+from veridical.templates import freeze_time
 
 PACKAGES = ("veridical", "torch", "transformers", "peft", "datasets", "sentencex", "py3langid")
 SECRET = re.compile(r"(^|_)(api_?key|password|secret|credentials?|(access|auth|hf)_token)$", re.I)
@@ -97,10 +98,12 @@ def start_run(
             finish says how it ended.
     """
     configuration = plain(configuration)
+    moment = _freeze_prompt_time(folder, any_process)
     record = {
         "command": command,
         "status": "running",
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "prompt_time": moment.isoformat(timespec="seconds"),
         "wall_time_seconds": None,
         "configuration": configuration,
         "seeds": dict(_seeds(configuration)),
@@ -115,6 +118,22 @@ def start_run(
     if writes:
         write_json(folder / "run.json", record)
     return Run(folder, record, time.monotonic(), writes)
+
+
+def _freeze_prompt_time(folder: Path, any_process: bool) -> datetime:
+    """What chat templates take for the present: when the folder's first run started.
+
+    So a run that goes on tomorrow has today's prompts.
+    """
+
+    def found() -> datetime:
+        with contextlib.suppress(UserError, OSError, ValueError, TypeError, AttributeError):
+            return datetime.fromisoformat(read_json(folder / "run.json").get("prompt_time"))
+        return datetime.now().replace(microsecond=0)
+
+    moment = found() if any_process else processes.from_first(found)
+    freeze_time(moment)
+    return moment
 
 
 def plain(value: Any) -> Any:

@@ -11,9 +11,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from veridical.errors import RefusedRowError, UserError
 from veridical.messages import Message, assistant_message, user_message
@@ -44,12 +47,13 @@ def frozen_time() -> datetime:
     return _now[0]
 
 
-def template_text(processor: Any, variables: Mapping[str, Any]) -> str:
+def template_text(processor: Any, variables: Mapping[str, Any], model: str = "The model") -> str:
     """The chat template of a processor, or of its tokenizer where it has none.
 
     Args:
         processor: of a vision-language model.
         variables: `chat_template` among them chooses by name.
+        model: what the model is called in an error.
 
     Raises:
         UserError: there is none, or there are several and none is chosen.
@@ -58,7 +62,7 @@ def template_text(processor: Any, variables: Mapping[str, Any]) -> str:
     found = found or getattr(processor.tokenizer, "chat_template", None)
     if not found:
         raise UserError(
-            "The model has no chat template, so a conversation can't be rendered. "
+            f"{model} has no chat template, so a conversation can't be rendered. "
             "Put its chat_template.jinja into the folder."
         )
     if isinstance(found, str):
@@ -68,19 +72,28 @@ def template_text(processor: Any, variables: Mapping[str, Any]) -> str:
     if wanted not in named:
         names = ", ".join(sorted(named))
         raise UserError(
-            f"The model has several chat templates ({names}), and none is called {wanted}. "
+            f"{model} has several chat templates ({names}), and none is called {wanted}. "
             f"Choose one with --template {NAME}=NAME."
         )
     return named[wanted]
 
 
-def check_variables(processor: Any, variables: Mapping[str, Any]) -> None:
-    """Refuse a `--template KEY=VALUE` that would change nothing.
+def check_template(processor: Any, variables: Mapping[str, Any], model: str) -> None:
+    """Refuse a model without a chat template, and a `--template KEY=VALUE` without effect.
 
     Raises:
-        UserError: the template does not read a key, or the key is not the user's to set.
+        UserError: there is no template, it can't be read as one, it does not read a key, or the
+            key is not the user's to set.
     """
-    text = template_text(processor, variables)
+    text = template_text(processor, variables, model)
+    try:
+        ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        ).parse(text)
+    except TemplateSyntaxError as error:
+        raise UserError(
+            f"The chat template of {model} can't be read: {error.message} (line {error.lineno})."
+        ) from error
     for key in variables:
         if key in OWN:
             raise UserError(f"--template {key} can't be set: it is what the template is given.")
@@ -206,6 +219,16 @@ def _apply(
         words = " ".join(str(error).split())[:200] or type(error).__name__
         raise RefusedRowError(f"the chat template refuses it: {words}") from error
     return rendered
+
+
+class _Generation(Extension):
+    """`{% generation %} ... {% endgeneration %}`, which Transformers reads as what is inside."""
+
+    tags: ClassVar[set[str]] = {"generation"}
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _with_frozen_time(text: str) -> str:

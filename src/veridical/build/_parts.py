@@ -137,7 +137,9 @@ class Parts:
 def model_identity(policy: Policy, name: str, store: Cache | None = None) -> dict[str, str]:
     """What of the model decides a build's result: its weights, whatever their name, and dtype."""
     weights = weights_hash(policy, name, None, store or open_cache(None, 50.0))
-    return {"weights": weights, "dtype": str(policy.model.dtype)}
+    given = {"template": json.dumps(dict(policy.template), sort_keys=True, default=str)}
+    known = {"weights": weights, "dtype": str(policy.model.dtype)}
+    return known | (given if policy.template else {})
 
 
 def _image_hashes(item: Named) -> list[str]:

@@ -62,6 +62,7 @@ def build_bdhs(
     vision_cache: bool = False,
     dtype: DtypeName = "auto",
     device: str = "auto",
+    template: dict[str, Any] | None = None,
     seed: int = 0,
     shard: str | None = None,
 ) -> None:
@@ -106,6 +107,8 @@ def build_bdhs(
             `--variant mask`.
         dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
         device: `auto`, `cpu`, `cuda`, ...
+        template: KEY=VALUE, given to the model's chat template, such as enable_thinking=true (false
+            where the template reads it and nothing is said); chat_template=NAME chooses one.
         seed: of masks, cuts, swaps and sampling.
         shard: make only this share, such as 2/8; who makes the last one writes the result. Under
             `torchrun` every process takes its own.
@@ -128,7 +131,7 @@ def build_bdhs(
         )
     inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
     with start_run(out, "build bdhs", configuration, inputs, any_process=True) as run:
-        policy = load_policy(model, dtype, device)
+        policy = load_policy(model, dtype, device, template=template)
         records = read_records(data, "conversation", images_root, max_bad_fraction)
         sources = read_sources(records.rows, limit)
         if vision_cache:

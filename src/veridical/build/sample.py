@@ -81,6 +81,7 @@ def build_sample(
     batch_size: int = 64,
     dtype: DtypeName = "auto",
     device: str = "auto",
+    template: dict[str, Any] | None = None,
     seed: int = 0,
     shard: str | None = None,
 ) -> None:
@@ -109,6 +110,8 @@ def build_sample(
         batch_size: responses at once.
         dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
         device: `auto`, `cpu`, `cuda`, ...
+        template: KEY=VALUE, given to the model's chat template, such as enable_thinking=true (false
+            where the template reads it and nothing is said); chat_template=NAME chooses one.
         seed: of sampling.
         shard: make only this share, such as 2/8; who makes the last one writes the result. Under
             `torchrun` every process takes its own.
@@ -124,7 +127,7 @@ def build_sample(
         records = read_records(data, kind, images_root, max_bad_fraction)
         prompts = read_prompts(records.rows, limit)
         if server is None:
-            policy = load_policy(model, dtype, device)
+            policy = load_policy(model, dtype, device, template=template)
             answerer = model_identity(policy, model)
         else:
             answerer = {"model": model, "server": server.address}

@@ -58,6 +58,7 @@ class Settings:
         share: which of the answers this process makes; it changes none of them.
         features: where to keep what the vision side makes of each image, so that an image is
             encoded once for all that is asked about it; None encodes it for each question.
+        template: what the chat template is given; a part of every answer's key.
     """
 
     model: str
@@ -70,14 +71,17 @@ class Settings:
     steer: str | None = None
     share: Share = ALL
     features: Cache | None = None
+    template: Mapping[str, Any] | None = None
 
     def decoding(self) -> dict[str, Any]:
         """What is written beside every answer, and is a part of its key."""
-        decoding = {
+        decoding: dict[str, Any] = {
             "max_new_tokens": self.max_new_tokens,
             "temperature": self.temperature,
             "seed": self.seed,
         }
+        if self.template:
+            decoding["template"] = dict(self.template)
         return decoding | ({"steer": parse_steer(self.steer)} if self.steer is not None else {})
 
 
@@ -167,6 +171,16 @@ def model_fingerprint(model: str) -> str:
     adapter = folder / "adapter_config.json"
     base = read_json(adapter).get("base_model_name_or_path") if adapter.is_file() else None
     return f"{own}+{model_fingerprint(base)}" if base else own
+
+
+def check_template_option(template: Mapping[str, Any] | None, model: str | None) -> None:
+    """Refuse a `--template` where no model is asked.
+
+    Raises:
+        UserError: there is no model to ask.
+    """
+    if template and model is None:
+        raise UserError("--template asks a model; answers made elsewhere are scored as they are.")
 
 
 def check_steer(steer: str | None, model: str | None) -> None:
@@ -273,7 +287,9 @@ def load_asked(settings: Settings) -> Policy:
     from veridical.models import load_policy
     from veridical.vision_cache import VisionCache
 
-    policy = load_policy(settings.model, settings.dtype, settings.device)
+    policy = load_policy(
+        settings.model, settings.dtype, settings.device, template=settings.template
+    )
     if settings.features is None:
         return policy
     return replace(policy, vision=VisionCache(policy, settings.features))

@@ -18,6 +18,7 @@ from veridical.eval.answers import (
     Query,
     Settings,
     check_steer,
+    check_template_option,
     find_images,
     forget_partial_answers,
     make_answers,
@@ -125,6 +126,7 @@ def eval_chair(
     batch_size: int = 32,
     dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto",
     device: str = "auto",
+    template: dict[str, Any] | None = None,
     shard: str | None = None,
 ) -> dict[str, Estimate]:
     """Have images described, or take descriptions made elsewhere, and count what is not there.
@@ -154,6 +156,8 @@ def eval_chair(
         batch_size: descriptions made at once; it changes none of them.
         dtype: the model's; auto keeps the checkpoint's (float32 on a CPU).
         device: cpu, cuda, mps, or auto.
+        template: KEY=VALUE, given to the model's chat template, such as enable_thinking=true (false
+            where the template reads it and nothing is said); chat_template=NAME chooses one.
         shard: make only this share of the answers, such as 2/8; who makes the last one writes the
             scores. Under `torchrun` every process takes its own.
 
@@ -170,9 +174,10 @@ def eval_chair(
     inputs = {"objects": objects, "vocabulary": vocabulary, "answers": answers, "images": images}
     given = {name: path for name, path in inputs.items() if path is not None}
     check_steer(steer, model)
+    check_template_option(template, model)
     settings = Settings(
         model or "", max_new_tokens, temperature, seed, batch_size, dtype, device, steer,
-        read_share(shard) if model else ALL,
+        read_share(shard) if model else ALL, template=template,
     )  # fmt: skip
     with start_run(out, "eval chair", configuration, given, any_process=True) as run:
         if answers is not None:

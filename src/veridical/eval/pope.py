@@ -12,6 +12,7 @@ from veridical.eval.answers import (
     Query,
     Settings,
     check_steer,
+    check_template_option,
     find_images,
     forget_partial_answers,
     make_answers,
@@ -185,6 +186,7 @@ def eval_pope(
     vision_cache: bool = False,
     dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto",
     device: str = "auto",
+    template: dict[str, Any] | None = None,
     shard: str | None = None,
 ) -> dict[str, Estimate]:
     """Ask yes/no questions about objects, or take answers made elsewhere, and score them.
@@ -224,6 +226,8 @@ def eval_pope(
         vision_cache: keep each image's features there instead of encoding it for every question.
         dtype: the model's; auto keeps the checkpoint's (float32 on a CPU).
         device: cpu, cuda, mps, or auto.
+        template: KEY=VALUE, given to the model's chat template, such as enable_thinking=true (false
+            where the template reads it and nothing is said); chat_template=NAME chooses one.
         shard: make only this share of the answers, such as 2/8; who makes the last one writes the
             scores. Under `torchrun` every process takes its own.
 
@@ -242,10 +246,11 @@ def eval_pope(
     if vision_cache and model is None:
         raise UserError("--vision-cache asks a model; answers made elsewhere look at no image.")
     check_steer(steer, model)
+    check_template_option(template, model)
     settings = Settings(
         model or "", max_new_tokens, temperature, seed, batch_size, dtype, device, steer,
         read_share(shard) if model else ALL,
-        _features(cache, cache_gigabytes) if vision_cache else None,
+        _features(cache, cache_gigabytes) if vision_cache else None, template,
     )  # fmt: skip
     with start_run(out, "eval pope", configuration, inputs, any_process=True) as run:
         if answers is not None:

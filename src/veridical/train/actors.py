@@ -196,7 +196,9 @@ def _own_critic(
     """A value model that shares nothing: the reward model's copy, or the start's."""
     base, head = start, None
     if reward_model is not None and _reads_the_same(policy, reward_model.policy):
-        base = Policy(copy.deepcopy(reward_model.policy.model), policy.processor, policy.name)
+        base = dataclasses.replace(
+            policy, model=copy.deepcopy(reward_model.policy.model), vision=None
+        )
         head = copy.deepcopy(reward_model.head).requires_grad_(True)
     plain = dataclasses.replace(training.trained, train_vision=False)
     prepared = without_language_head(prepare_training(base, plain))

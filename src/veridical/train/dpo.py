@@ -107,7 +107,11 @@ def train_dpo(
         held_to = start
         if reference_model:
             held_to = load_policy(
-                reference_model, training.dtype, training.device, four_bit=training.four_bit
+                reference_model,
+                training.dtype,
+                training.device,
+                four_bit=training.four_bit,
+                template=training.template,
             )
             require_same_inputs(start, held_to)
         shares = _sharing(start, held_to, train) if training.share_prefix else NOT_SHARED

@@ -125,7 +125,9 @@ def save_result(policy: Policy, model: str, training: Training, out: Path) -> li
     """
 
     def rebuild() -> Policy:
-        start = load_policy(model, training.dtype, "cpu", training.init_adapter)
+        start = load_policy(
+            model, training.dtype, "cpu", training.init_adapter, template=training.template
+        )
         return prepare_training(start, training.trained)
 
     policy = whole_policy(policy, rebuild)

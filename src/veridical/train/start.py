@@ -56,7 +56,12 @@ def start_training(
 def load_start(model: str, training: Training) -> Policy:
     """The model that training starts from."""
     policy = load_policy(
-        model, training.dtype, training.device, training.init_adapter, training.four_bit
+        model,
+        training.dtype,
+        training.device,
+        training.init_adapter,
+        training.four_bit,
+        training.template,
     )
     if policy.device.type == "cpu":
         # Before anything large is computed: what was freed until then stays in pieces.
