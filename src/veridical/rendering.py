@@ -19,6 +19,7 @@ from veridical.errors import RefusedRowError as RefusedRowError
 from veridical.images import ImageLike, load_image
 from veridical.messages import Message, assistant_message, count_images, user_message
 from veridical.models import Policy, end_token_ids
+from veridical.templates import begins_thoughts
 from veridical.thoughts import is_empty_thought, opens_thought
 
 
@@ -108,6 +109,11 @@ def render_prompt(policy: Policy, prompt: Sequence[Message], prefix: str = "") -
     whole = locate(policy, [*prompt, beginning], answer_alone=True)
     start, _ = _span(whole.spans[-1])
     return asked.text + whole.text[_joint(asked, whole) : start] + prefix
+
+
+def in_thought(policy: Policy) -> bool:
+    """Whether this policy's prompts end with a thought that has just begun."""
+    return begins_thoughts(policy.processor, policy.template)
 
 
 def render_group(

@@ -6,6 +6,7 @@ the policy does not see (captions, objects, options): factual augmentation, as i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass

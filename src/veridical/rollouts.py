@@ -13,7 +13,7 @@ import torch
 from veridical.batching import PromptBatch, prompt_batch
 from veridical.models import Policy
 from veridical.progress import track
-from veridical.rendering import Group, render_prompt
+from veridical.rendering import Group, in_thought, render_prompt
 from veridical.sampling.loop import Draw, Said, decode
 from veridical.sampling.reader import Reader
 from veridical.sampling.requests import Decoding, Request, StopReason
@@ -80,7 +80,8 @@ def roll_out(
 
     said = decode(policy, draws, read, decoding, with_logps=True)
     found = dict(track(said, label, len(draws)) if label else said)
-    reader = Reader(policy.processor.tokenizer, [request.prefix for request in requests])
+    prefixes = [request.prefix for request in requests]
+    reader = Reader(policy.processor.tokenizer, prefixes, in_thought(policy))
     rollouts = [
         _rollout(reader, draws[number].prompt, found[number], version)
         for number in range(len(draws))

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
@@ -20,6 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from veridical.errors import RefusedRowError, UserError
 from veridical.messages import Message, assistant_message, user_message
+from veridical.thoughts import opens_thought
 
 NAME = "chat_template"
 """The key of `--template` that chooses among several named templates."""
@@ -170,6 +171,18 @@ def keeps_thoughts(processor: Any, variables: Mapping[str, Any]) -> bool:
     return _verdict(processor, variables, "thoughts", probe)
 
 
+def begins_thoughts(processor: Any, variables: Mapping[str, Any]) -> bool:
+    """Whether a prompt ends with a thought that has just begun."""
+
+    def probe() -> bool:
+        return opens_thought(render(processor, variables, [user_message("text", images=0)], True))
+
+    try:
+        return _verdict(processor, variables, "begun", probe)
+    except RefusedRowError:
+        return False
+
+
 def _require_placeholder(processor: Any, variables: Mapping[str, Any]) -> None:
     def probe() -> bool:
         if not takes_blocks(processor, variables):
@@ -224,7 +237,7 @@ def _apply(
 class _Generation(Extension):
     """`{% generation %} ... {% endgeneration %}`, which Transformers reads as what is inside."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 (as its base class declares it)
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)

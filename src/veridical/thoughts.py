@@ -6,7 +6,10 @@ thought stays among the sampled tokens and is trained on only where thinking is 
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 MARKS = (
     ("<think>", "</think>"),
@@ -60,6 +63,27 @@ def split_thought(text: str, begun: bool = False) -> Reply:
 def answer_of(text: str, begun: bool = False) -> str:
     """What a text says after its thought; the text itself where it has none."""
     return split_thought(text, begun).answer
+
+
+def answer_tokens(tokenizer: Any, ids: Sequence[int], begun: bool = False) -> list[int]:
+    """The tokens of an answer, without those of the thought before it.
+
+    Where a family's marks are special tokens, text that is read without these has lost them.
+    """
+
+    def reply(count: int) -> Reply:
+        return split_thought(tokenizer.decode(list(ids[:count]), skip_special_tokens=False), begun)
+
+    whole = reply(len(ids))
+    if whole.thought is None:
+        return list(ids)
+    if not whole.finished:
+        return []
+    ended = bisect_left(
+        range(len(ids)), True, key=lambda count: reply(count).thought is not None
+        and reply(count).finished
+    )  # fmt: skip
+    return list(ids[ended:])
 
 
 def opens_thought(prompt: str) -> bool:

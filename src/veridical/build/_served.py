@@ -19,6 +19,7 @@ from veridical.judges.endpoint import endpoint_settings, endpoint_url, is_here, 
 from veridical.messages import Message
 from veridical.randomness import generator
 from veridical.sampling import StopReason
+from veridical.thoughts import answer_of
 
 PREFIX = "endpoint:"
 OPTIONS = ("url", "key_variable", "concurrency", "retries", "timeout")
@@ -146,7 +147,7 @@ class Server:
             return Said(refusal="the server's answer has no choice")
         choice = completion.choices[0]
         cut = choice.finish_reason == "length"
-        return Said((choice.message.content or "").strip(), "length" if cut else "end")
+        return Said(answer_of(choice.message.content or "").strip(), "length" if cut else "end")
 
     def _redacted(self, error: openai.APIError) -> str:
         """What the server said, without the key, which some quote."""

@@ -17,6 +17,7 @@ from veridical.pixels import ImageError
 from veridical.progress import track
 from veridical.shares import ALL, CLAIM, Share, leave_to_others
 from veridical.steering import parse_steer, steered
+from veridical.thoughts import answer_of
 
 if TYPE_CHECKING:
     from veridical.cache import Cache
@@ -272,7 +273,7 @@ def read_answer_rows(path: Path, id_field: str) -> list[dict[str, Any]]:
             raise UserError(
                 f'{path}, row {number}: needs {{"{id_field}": ..., "answer": "text"}}, has {has}.'
             )
-        rows.append({**row, id_field: str(row[id_field])})
+        rows.append({**row, id_field: str(row[id_field]), "answer": answer_of(row["answer"])})
     if not rows:
         raise UserError(f"{path} holds no answers.")
     return rows

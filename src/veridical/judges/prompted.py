@@ -11,6 +11,7 @@ from veridical.judges.criterion import Criterion
 from veridical.judges.judging import Case, Cost, Judge, Look, Looker, Verdict
 from veridical.judges.prompts import UnreadableError, question_messages, read_choice, read_marks
 from veridical.messages import Message, text_of
+from veridical.thoughts import answer_of
 
 SHOWN = 160
 """Characters of a reply that could not be read that the list of unscored records shows."""
@@ -147,7 +148,8 @@ def ask_until_read(
                 done[index] = Outcome(None, costs[index], reply.problem)
                 continue
             try:
-                done[index] = Outcome(read(index, reply), costs[index], "")
+                answered = replace(reply, text=answer_of(reply.text))
+                done[index] = Outcome(read(index, answered), costs[index], "")
             except UnreadableError as error:
                 shown = " ".join(reply.text.split())[:SHOWN]
                 problem = f"{attempt + 1} replies could not be read; the last: {error} ({shown!r})"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from veridical.batching import PromptBatch, prompt_batch
 from veridical.models import Policy
 from veridical.progress import track
-from veridical.rendering import render_prompt
+from veridical.rendering import in_thought, render_prompt
 from veridical.sampling.loop import Draw, ReadPrompts, decode
 from veridical.sampling.reader import Reader
 from veridical.sampling.requests import Decoding, Request, Response
@@ -51,7 +51,8 @@ def responses(
     until_sentence_end: bool,
 ) -> list[Response]:
     """One response to every request, in order, whose prompts `read` lays out."""
-    reader = Reader(policy.processor.tokenizer, [request.prefix for request in requests])
+    prefixes = [request.prefix for request in requests]
+    reader = Reader(policy.processor.tokenizer, prefixes, in_thought(policy))
     draws = [
         Draw(request.id, number, reader.watch(number) if until_sentence_end else None)
         for number, request in enumerate(requests)

@@ -9,6 +9,7 @@ import regex
 
 from veridical.sampling.requests import Response, StopReason
 from veridical.sentences import ends_sentence, first_sentence
+from veridical.thoughts import answer_tokens
 
 NEAR = 8
 """Tokens of a given beginning that can have a say in how the next ones are spaced (our choice)."""
@@ -18,11 +19,12 @@ _STOPS = regex.compile(r"[\r\n\u2026\u2028\u2029\ufffd]|\p{Sentence_Terminal}")
 
 
 class Reader:
-    """Reads the responses of some requests."""
+    """Reads the responses of some requests. A thought before an answer is no part of its text."""
 
-    def __init__(self, tokenizer: Any, prefixes: Sequence[str]) -> None:
-        """Take the beginnings that were given, one a response."""
+    def __init__(self, tokenizer: Any, prefixes: Sequence[str], in_thought: bool = False) -> None:
+        """Take the beginnings that were given, one a response, and if prompts begin a thought."""
         self.tokenizer = tokenizer
+        self.in_thought = in_thought
         self.prefixes: list[list[int]] = [
             tokenizer(prefix, add_special_tokens=False)["input_ids"] if prefix else []
             for prefix in prefixes
@@ -33,7 +35,7 @@ class Reader:
     def text(self, row: int, ids: Sequence[int]) -> str:
         """What a row's tokens say, without special tokens."""
         if not self.prefixes[row]:
-            return self._decode(ids).strip()
+            return self._decode(answer_tokens(self.tokenizer, ids, self.in_thought)).strip()
         return self._decode([*self.prefixes[row], *ids])[len(self.before[row]) :]
 
     def response(
