@@ -361,8 +361,8 @@ BAD = {
         "prompt: 0 image blocks for 1 images",
     ),
     "literal placeholder": (
-        change(prompt=[user_message("<image>\na", images=0)]),
-        "a literal <image> in text is no image block",
+        change(prompt=[user_message("<image>\na<image>", images=0)]),
+        "2 <image> tags for 1 images",
     ),
     "too many blocks": (change(images=[]), "prompt: 1 image blocks for 0 images"),
     "two image fields": (change(image="images/0.png"), "image: there is an `images` field"),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def test_a_started_run_is_running_with_everything_needed_to_repeat_it(tmp_path: 
     assert set(record["versions"]) == names
     assert record["hardware"]["cores"] >= 1
     assert record["started_utc"].endswith("+00:00")
+    assert datetime.fromisoformat(record["prompt_time"]) <= datetime.now()
 
 
 def test_finish_adds_results_and_wall_time(tmp_path: Path) -> None:

@@ -39,6 +39,10 @@ _LLAVA_ROLES = {"system": "system", "human": "user", "user": "user"} | dict.from
 )
 
 
+TAG = "<image>"
+"""What stands in a text where a picture belongs, in rows without image blocks."""
+
+
 class RowError(ValueError):
     """A row that cannot be used: the field and the reason."""
 
@@ -245,13 +249,27 @@ def _messages(row: Mapping[str, Any], field: str, images: int) -> list[Message]:
     for number, message in enumerate(value, start=1):
         _check_message(message, field, number)
     messages = clean_messages(value)
+    if not images or count_images(messages):
+        return messages
+    tags = sum(text_of(item).count(TAG) for item in messages if item["role"] == "user")
+    if tags:
+        if tags != images:
+            raise RowError(field, f"{tags} {TAG} tags for {images} images")
+        return [_with_tags_as_blocks(message) for message in messages]
     first = next((index for index, item in enumerate(value) if item["role"] == "user"), None)
     # As TRL reads them: images of plain-string messages stand before the first question.
-    plain = first is not None and isinstance(value[first]["content"], str)
-    if first is not None and plain and not count_images(messages):
+    if first is not None and isinstance(value[first]["content"], str):
         blocks = [{"type": "image"} for _ in range(images)]
         messages[first]["content"] = [*blocks, *messages[first]["content"]]
     return messages
+
+
+def _with_tags_as_blocks(message: Message) -> Message:
+    """A user's turn in which every `<image>` marks where a picture belongs."""
+    if message["role"] != "user":
+        return message
+    blocks = (_llava_blocks(block["text"]) for block in message["content"])
+    return {**message, "content": [part for blocks_of_one in blocks for part in blocks_of_one]}
 
 
 def _check_message(message: Any, field: str, number: int) -> None:
@@ -296,8 +314,7 @@ def _check_turns(field: str, messages: list[Message], last: str, images: int) ->
                 raise RowError(field, "an assistant turn is empty")
     blocks = count_images(messages)
     if blocks != images:
-        literal = "<image>" in text_of(messages)
-        hint = "; a literal <image> in text is no image block" if literal else ""
+        hint = f"; beside image blocks {TAG} in a text is no image" if TAG in str(messages) else ""
         raise RowError(field, f"{blocks} image blocks for {images} images{hint}")
 
 
@@ -312,7 +329,7 @@ def _llava_messages(conversations: Any, images: int) -> list[Message]:
         value = turn.get("value") if isinstance(turn, Mapping) else None
         if role is None or not isinstance(value, str):
             raise RowError(field, f"turn {number} must have from (human or gpt) and value (text)")
-        if role == "assistant" and "<image>" in value:
+        if role == "assistant" and TAG in value:
             raise RowError(field, f"turn {number}: an answer holds an <image> placeholder")
         messages.append({"role": role, "content": _llava_blocks(value)})
     placeholders = count_images(messages)
@@ -323,11 +340,11 @@ def _llava_messages(conversations: Any, images: int) -> list[Message]:
 
 def _llava_blocks(value: str) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
-    for number, part in enumerate(value.split("<image>")):
+    for number, part in enumerate(value.split(TAG)):
         if number:
             blocks.append({"type": "image"})
         # The line break beside a placeholder belongs to it; the chat template brings its own.
-        text = part.strip("\n") if "<image>" in value else part
+        text = part.strip("\n") if TAG in value else part
         if text:
             blocks.append({"type": "text", "text": text})
     return blocks

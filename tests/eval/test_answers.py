@@ -47,7 +47,7 @@ class Stub:
 def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     stub = Stub()
     monkeypatch.setattr(sampling, "respond", stub.respond)
-    monkeypatch.setattr(models, "load_policy", lambda *_: Policy(None, None, "stub"))
+    monkeypatch.setattr(models, "load_policy", lambda *_, **__: Policy(None, None, "stub"))
     return stub
 
 
