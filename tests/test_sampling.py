@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from PIL import Image
 
+from veridical import _decoder_inputs, _masked_prompts
 from veridical._masked_prompts import encode_prompts, masked_prompt_batch
-from veridical.models import Policy
+from veridical.models import Policy, image_token_id
 from veridical.probes import masking_refusal
 from veridical.records import user_message
 from veridical.rendering import render_prompt
@@ -152,7 +155,7 @@ def test_masking_is_admitted_by_experiment(
 ) -> None:
     request = Request("row", [pictures[0]], PROMPT)
     assert masking_refusal(policy, request) is None
-    honest = policy.core.get_image_features
+    honest = _decoder_inputs.decoder_inputs
     forward = type(policy.core).forward
 
     def counted(core: object, *, position_ids: object = None, **inputs: object) -> object:
@@ -162,10 +165,10 @@ def test_masking_is_admitted_by_experiment(
         patch.setattr(type(policy.core), "forward", counted)
         assert "dropping" in str(masking_refusal(policy, request))
 
-    def doubled(**inputs: object) -> object:
-        outputs = honest(**inputs)
-        outputs.pooler_output = [2 * features for features in outputs.pooler_output]
-        return outputs
+    def doubled(core: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        is_image = (inputs["input_ids"] == image_token_id(policy)).unsqueeze(-1)
+        given = honest(core, inputs)
+        return {**given, "inputs_embeds": given["inputs_embeds"] * (1 + is_image.long())}
 
-    monkeypatch.setattr(policy.core, "get_image_features", doubled)
+    monkeypatch.setattr(_masked_prompts, "decoder_inputs", doubled)
     assert "logits differ" in str(masking_refusal(policy, request))

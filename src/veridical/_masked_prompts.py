@@ -5,16 +5,17 @@ A part of `batching`, which alone knows of padding, image tokens and positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from veridical._positions import continued, token_positions, vision_inputs
-from veridical.batching import PromptBatch, process
+from veridical._decoder_inputs import decoder_inputs
+from veridical._positions import continued, token_positions
+from veridical.batching import PromptBatch, lookahead_kinds, process
 from veridical.images import ImageLike
 from veridical.models import Policy, image_token_id
 from veridical.rendering import tokenise_after
@@ -31,6 +32,8 @@ class EncodedImages:
         positions: of the tokens. Shape: (tokens,) or (3, tokens).
         deeper: features that are added to image tokens behind the first layers (Qwen3-VL's
             deepstack), a tensor a layer; mostly none. Shape of each: (image tokens, hidden).
+        kinds: what the processor says of each token, where image tokens see each other in both
+            directions; mostly nothing. Shape of each: (tokens,).
     """
 
     ids: Tensor
@@ -38,6 +41,7 @@ class EncodedImages:
     is_image: Tensor
     positions: Tensor
     deeper: tuple[Tensor, ...] = ()
+    kinds: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def encode_prompts(
@@ -49,14 +53,10 @@ def encode_prompts(
     ids = inputs["input_ids"]
     positions = token_positions(core, inputs)
     is_image = ids == image_token_id(policy)
-    embeddings = core.get_input_embeddings()(ids)
-    deeper: list[Tensor] = []
-    if is_image.any():
-        kept = policy.vision and policy.vision.output(policy, inputs)
-        vision = kept or core.get_image_features(**vision_inputs(inputs))
-        features = torch.cat(list(vision.pooler_output))
-        embeddings = embeddings.masked_scatter(is_image.unsqueeze(-1), features.to(embeddings))
-        deeper = [torch.cat(list(f)) for f in getattr(vision, "deepstack_features", None) or ()]
+    given = decoder_inputs(core, {**inputs, "position_ids": positions})
+    embeddings = given["inputs_embeds"]
+    deeper = [torch.as_tensor(layer) for layer in given.get("deepstack_visual_embeds") or ()]
+    kinds = lookahead_kinds(policy, inputs)
     counts = is_image.sum(-1).tolist()
     by_row = [layer.split(counts) for layer in deeper]
     return [
@@ -66,6 +66,7 @@ def encode_prompts(
             is_image[row, kept],
             positions[..., row, kept],
             tuple(layer[row] for layer in by_row),
+            {name: values[row, kept] for name, values in kinds.items()},
         )
         for row, kept in enumerate(inputs["attention_mask"].bool())
     ]
@@ -78,6 +79,7 @@ class _Row:
     positions: Tensor
     attention: Tensor
     features: tuple[Tensor, ...]
+    kinds: Mapping[str, Tensor]
 
 
 def masked_prompt_batch(
@@ -113,6 +115,8 @@ def masked_prompt_batch(
         "attention_mask": torch.stack([_pad_left(row.attention, width) for row in rows]),
         "position_ids": torch.stack([_pad_left(row.positions, width) for row in rows], dim=-2),
     }
+    for name in rows[0].kinds:
+        inputs[name] = torch.stack([_pad_left(row.kinds[name], width) for row in rows])
     if any(row.features for row in rows):
         # Only the model itself knows what to add to which layer: it is given what its vision
         # tower made, for the tokens that are left.
@@ -147,6 +151,7 @@ def _masked_row(
         positions[..., kept],
         visible[kept].long(),
         features,
+        {n: torch.cat([told, torch.zeros_like(ids)])[kept] for n, told in prompt.kinds.items()},
     )
 
 

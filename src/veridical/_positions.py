@@ -65,35 +65,29 @@ def window(core: Any) -> int | None:
     return int(size) if listed and size else None
 
 
-def image_blocks(inputs: Mapping[str, Tensor]) -> Tensor | None:
-    """Which image's tokens see each other in both directions (Gemma 3); None where none do.
-
-    Returns:
-        Numbers from 0, -1 where a token only looks back. Shape: (rows, length).
-    """
-    if "token_type_ids" not in inputs:
-        return None
-    is_image = inputs["token_type_ids"] == 1
-    starts = is_image & ~torch.nn.functional.pad(is_image, (1, 0))[:, :-1]
-    return torch.where(is_image, starts.cumsum(-1) - 1, -1)
+def layer_kinds(core: Any) -> tuple[str, ...]:
+    """The kinds of layers that take a mask of their own; one where all take the same."""
+    return ("full_attention",) if window(core) is None else ("full_attention", "sliding_attention")
 
 
 def masks_by_layer(
-    core: Any, mask: Tensor, positions: Tensor, device: torch.device
+    core: Any, masks: Mapping[str, Tensor], positions: Tensor, device: torch.device
 ) -> Tensor | dict[str, Tensor]:
     """The mask, or one for each kind of layer where some look through a window.
 
     Args:
         core: Transformers' model.
-        mask: for layers that look at everything. Shape: (rows, 1, length, length).
+        masks: for each of `layer_kinds`, without its window. Shape of each:
+            (rows, 1, length, length).
         positions: of each token in its own branch. Shape: (rows, length).
         device: where the model is.
     """
     size = window(core)
     if size is None:
-        return mask.to(device)
+        return masks["full_attention"].to(device)
     near = (positions[:, None, :, None] - positions[:, None, None, :]) < size
-    return {"full_attention": mask.to(device), "sliding_attention": (mask & near).to(device)}
+    windowed = (masks["sliding_attention"] & near).to(device)
+    return {"full_attention": masks["full_attention"].to(device), "sliding_attention": windowed}
 
 
 def continued(positions: Tensor, tokens: int) -> Tensor:

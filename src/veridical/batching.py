@@ -13,7 +13,7 @@ prompt with k responses:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +21,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from veridical._decoder_inputs import KINDS, Lookahead, blocks, find_lookahead, known_lookahead
 from veridical._positions import (
     TOKEN_INPUTS,
     continued,
-    image_blocks,
+    layer_kinds,
     masks_by_layer,
     token_positions,
     vision_inputs,
 )
 from veridical.errors import UserError
 from veridical.images import ImageLike, load_image
-from veridical.messages import user_message
-from veridical.models import Policy, image_token_id
+from veridical.messages import assistant_message, user_message
+from veridical.models import Policy, image_features, image_token_id
 from veridical.progress import track
 from veridical.rendering import Group, render_prompt
 
@@ -179,7 +180,8 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
         told = [prompts[name][row, :length].cpu() for row, length in enumerate(lengths)]
         inputs[name] = torch.stack([_pad(row, width, 0) for row in told])
     segments = torch.stack([_pad(row.segments, width, -1) for row in rows])
-    mask = shared_mask(segments, image_blocks(inputs))
+    blocks_of = image_blocks(policy, inputs)
+    masks = {kind: shared_mask(segments, blocks_of.get(kind)) for kind in layer_kinds(policy.core)}
     k = len(groups[0].response_ids)
     ends = torch.zeros(len(groups) * k, 2, dtype=torch.long)
     for number, (row, (i, responses)) in enumerate(zip(rows, prefixes, strict=True)):
@@ -191,7 +193,7 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
     return SharedBatch(
         {
             **{name: value.to(device) for name, value in inputs.items()},
-            "attention_mask": masks_by_layer(policy.core, mask, inputs["position_ids"], device),
+            "attention_mask": masks_by_layer(policy.core, masks, inputs["position_ids"], device),
         },
         torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(tokens)).to(device),
         torch.cat([row.sources for row in rows]).to(device),
@@ -201,6 +203,42 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
         k,
         ends.to(device),
     )
+
+
+def image_blocks(policy: Policy, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Which image tokens see each other in both directions, by the kind of layer.
+
+    Found once a model by an experiment: a conversation with two grey pictures, of which the model
+    makes its own masks.
+
+    Returns:
+        Numbers from 0, -1 where a token only looks back; nothing for a kind of layer in which all
+        do. Shape of each: (rows, length).
+    """
+    lookahead = _lookahead(policy, inputs)
+    return {kind: blocks(inputs[lookahead.name], rule) for kind, rule in lookahead.rules.items()}
+
+
+def lookahead_kinds(policy: Policy, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What tells the model which image tokens see each other in both directions, if any do."""
+    name = _lookahead(policy, inputs).name
+    return {name: inputs[name]} if name else {}
+
+
+def _lookahead(policy: Policy, inputs: Mapping[str, Tensor]) -> Lookahead:
+    if not any(name in inputs for name in KINDS):
+        return Lookahead({}, "")
+    return known_lookahead(policy.core) or _find_lookahead(policy)
+
+
+def _find_lookahead(policy: Policy) -> Lookahead:
+    """The rule by which image tokens look ahead, from two pictures with words between them."""
+    turns = [user_message("First."), assistant_message("Yes."), user_message("Second.")]
+    picture = Image.new("RGB", (64, 64), (127, 127, 127))
+    seeing = dataclasses.replace(policy, vision=None)
+    inputs = process(seeing, [[picture, picture]], [render_prompt(policy, turns)], "right")
+    inputs["position_ids"] = token_positions(policy.core, inputs)
+    return find_lookahead(policy.core, inputs)
 
 
 def last_tokens(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -254,7 +292,7 @@ def prompt_batch(
 
 
 def blank_vision(policy: Policy) -> dict[str, Tensor]:
-    """What the vision side takes for one grey picture: `get_image_features(**blank_vision(p))`."""
+    """What `image_features` takes for one grey picture."""
     text = render_prompt(policy, [user_message("", images=1)])
     picture = Image.new("RGB", (64, 64), (127, 127, 127))
     seeing = dataclasses.replace(policy, vision=None)
@@ -272,7 +310,7 @@ def placeholder_counts(policy: Policy, batch: Batch) -> tuple[list[int], list[in
     vision = vision_inputs(batch.inputs)
     if not vision:
         return placeholders, [0] * len(placeholders)
-    features = [len(f) for f in policy.core.get_image_features(**vision).pooler_output]
+    features = [len(f) for f in image_features(policy.core, vision).pooler_output]
     per_row = _images_per_row(placeholders, features)
     return placeholders, per_row
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.util
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,13 +23,16 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
+    PreTrainedModel,
 )
 from transformers.utils import logging
 
 from veridical import processes
 from veridical._tokens import stop_adding_ends
+from veridical.checkpoint_rest import watch_skipped
 from veridical.errors import UserError
 from veridical.hub import check_hub_name
+from veridical.lora_targets import describe, lora_targets
 from veridical.precision import cast_weights
 from veridical.templates import check_template
 
@@ -43,6 +47,12 @@ _VISION_TOWERS = ("vision_tower", "vision_model", "visual")
 _KEPT_WHOLE = ("lm_head", *_PROJECTORS, *_VISION_TOWERS)
 """What is never kept in four bits."""
 
+_PLACEHOLDER = re.compile(
+    r"^(.*_)?(image|video|audio|vision|visual|frame|boi|eoi|boa|eoa)_(.*_)?(token|patch)_"
+    r"(id|ids|index)$"
+)
+"""How configurations name the tokens that stand for what is not text, or go around it."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -54,6 +64,9 @@ class Policy:
     name: str
     vision: Any = None
     """A `vision_cache.VisionCache` that stands in for the vision side, or None."""
+    skipped: tuple[str, ...] = ()
+    """Tensors of the checkpoint that the model class does not load, such as multi-token
+    prediction heads."""
     template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What `--template` gave: variables of the chat template, or its name (`chat_template`)."""
 
@@ -114,8 +127,9 @@ def load_policy(
         template: what its chat template is given (`--template`).
 
     Raises:
-        UserError: the name leads to nothing loadable, a needed package is missing, or the chat
-            template does not read what it is given.
+        UserError: the name leads to nothing loadable, a needed package is missing, the chat
+            template does not read what it is given, or the model lacks what is needed of it
+            (`usable.require_usable`).
     """
     folder = EMBEDDED_MODEL if name == "embedded" else Path(name)
     if four_bit and starts_from_adapter(str(folder), init_adapter):
@@ -135,12 +149,18 @@ def load_policy(
     given = dict(template or {})
     processor = _load_processor(source, name, given)
     if four_bit:
-        model = _load_four_bit(source, name, dtype, chosen_device)
+        model, skipped = _load_four_bit(source, name, dtype, chosen_device), set[str]()
     else:
-        model = _load_model(source, name)
+        with watch_skipped() as skipped:
+            model = _load_model(source, name)
         wanted = _choose_dtype(dtype, model.dtype, chosen_device)
         model = (model if model.dtype == wanted else cast_weights(model, wanted)).to(chosen_device)
-    policy = Policy(model.eval(), processor, name, template=given)
+        if wanted == torch.float64:
+            use_plain_experts(model)
+    policy = Policy(model.eval(), processor, name, template=given, skipped=tuple(sorted(skipped)))
+    from veridical.usable import require_usable  # it stands on what stands on this module
+
+    require_usable(policy)
     return _merge_adapter(policy, init_adapter) if init_adapter else policy
 
 
@@ -192,13 +212,11 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
         ):
             module.requires_grad_(True)
         return policy
-    inside = {id(module) for root in trained for module in root.modules()}
-    head = core.get_output_embeddings()
-    names = [
-        name
-        for name, module in core.named_modules()
-        if isinstance(module, nn.Linear) and id(module) in inside and module is not head
-    ]
+    targets = lora_targets(core, trained, tuning.rank, tuning.dropout)
+    told = describe(targets)
+    if told is not None and processes.is_first():
+        print(told)
+    names = targets.modules
     if projector:
         names = [name for name in names if not name.startswith(projector[0] + ".")]
     config = LoraConfig(
@@ -207,6 +225,9 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
         lora_dropout=tuning.dropout,
         bias="none",
         target_modules=names,
+        target_parameters=targets.parameters or None,
+        rank_pattern=targets.rank_pattern(),
+        alpha_pattern=targets.alpha_pattern(tuning.alpha / tuning.rank),
         modules_to_save=[projector[0]] if projector else None,
     )
     return dataclasses.replace(policy, model=get_peft_model(core, config))
@@ -286,6 +307,38 @@ def image_token_id(policy: Policy) -> int:
         f"{policy.name} declares no image token, so its image placeholders can't be told from "
         "text. Set `image_token_id` in its config.json."
     )
+
+
+def placeholder_token_ids(config: Any) -> set[int]:
+    """Every token that a model's configuration names as standing for, or around, what is not text.
+
+    Some families put features at several of them (Ovis2), so none may be part of an answer.
+    """
+    found: set[int] = set()
+    for name, value in vars(config).items():
+        if _PLACEHOLDER.search(name):
+            found.update(
+                i for i in (value if isinstance(value, list) else [value]) if i is not None
+            )
+    return found
+
+
+def use_plain_experts(model: Any) -> None:
+    """Let mixtures of experts multiply one expert at a time: fast kernels know no float64."""
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and module._can_set_experts_implementation():
+            module.set_experts_implementation("eager")
+
+
+def image_features(core: Any, inputs: Mapping[str, Any]) -> Any:
+    """The features of images where they enter the language model, by the model's own method.
+
+    Args:
+        core: Transformers' model.
+        inputs: what its processor made of the images alone.
+    """
+    owner = core if hasattr(core, "get_image_features") else core.model
+    return owner.get_image_features(**inputs)
 
 
 def _choose_device(device: str) -> torch.device:
@@ -409,16 +462,41 @@ def _merge_adapter(policy: Policy, adapter: Path) -> Policy:
     if not (adapter / "adapter_config.json").is_file():
         raise UserError(f"{adapter} holds no PEFT adapter (adapter_config.json is missing).")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _watch_unplaced() as unplaced:
             # PEFT only warns of weights that it does not find, and goes on without them.
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
-            model = PeftModel.from_pretrained(policy.model, str(adapter)).merge_and_unload()
-    except (ValueError, RuntimeError, OSError, UserWarning) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+            adapted = PeftModel.from_pretrained(policy.model, str(adapter))
+    except (ValueError, RuntimeError, OSError, KeyError, UserWarning) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
             f"The adapter {adapter} does not fit {policy.name}: {reason}\nName its own base model."
         ) from error
+    if unplaced:
+        # PEFT drops these in silence.
+        raise UserError(
+            f"The adapter {adapter} does not fit {policy.name}: {len(unplaced)} of its tensors "
+            f"have no place there, {unplaced[0]} among them.\nName its own base model."
+        )
+    model = adapted.merge_and_unload()
     return dataclasses.replace(policy, model=model.eval(), vision=None)
+
+
+@contextmanager
+def _watch_unplaced() -> Iterator[list[str]]:
+    """Collect the names of an adapter's tensors that `PeftModel.from_pretrained` drops."""
+    found: list[str] = []
+    stock = PeftModel.load_adapter
+
+    def noting(self: Any, *arguments: Any, **named: Any) -> Any:
+        result = stock(self, *arguments, **named)
+        found.extend(sorted(result.unexpected_keys))
+        return result
+
+    PeftModel.load_adapter = noting
+    try:
+        yield found
+    finally:
+        PeftModel.load_adapter = stock
 
 
 def _find_all(core: Any, names: tuple[str, ...]) -> list[tuple[str, nn.Module]]:

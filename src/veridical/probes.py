@@ -13,7 +13,7 @@ from veridical._positions import special_layers, vision_inputs
 from veridical.batching import process, prompt_batch
 from veridical.controls import HALF_MARGIN, blind, other_kernel, rms
 from veridical.images import ImageLike
-from veridical.models import Policy, image_token_id
+from veridical.models import Policy, image_features, image_token_id
 from veridical.precision import dtype_name, exact
 from veridical.rendering import render_prompt
 from veridical.sampling import Request, sample_mask
@@ -36,8 +36,6 @@ def masking_refusal(policy: Policy, request: Request) -> str | None:
     the stock forward, and broken prompts have to be rejected at that limit; if one is not, the
     experiment is blind, which is a refusal. Kept features are compared with those of the picture.
     """
-    if not hasattr(policy.core, "get_image_features"):
-        return "it does not tell its image features"
     layers = special_layers(policy.core)
     if layers is not None:
         return f"it has layers for which dropping tokens is not masking them ({layers})"
@@ -189,7 +187,7 @@ def kept_features_refusal(
     if not any(len(row) for row in images):
         return None
     kept = _flat(policy.vision.output(policy, kept_inputs).pooler_output)
-    own = _flat(policy.core.get_image_features(**vision_inputs(inputs)).pooler_output)
+    own = _flat(image_features(policy.core, vision_inputs(inputs)).pooler_output)
     places = int((inputs["input_ids"] == image_token_id(policy)).sum())
     if not len(kept) == len(own) == places:
         return (

@@ -24,11 +24,12 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from veridical import batching
+from veridical._decoder_inputs import decoder_inputs
 from veridical._positions import TOKEN_INPUTS, vision_inputs
 from veridical.cache import Cache, digest
 from veridical.errors import UserError
 from veridical.images import ImageLike, image_bytes_key, image_key
-from veridical.models import Policy, find_projector, image_token_id
+from veridical.models import Policy, find_projector, image_features, image_token_id
 from veridical.records import user_message
 from veridical.rendering import render_prompt
 from veridical.weights import processor_hash, surroundings, tensors_hash
@@ -72,6 +73,7 @@ class VisionCache:
         words = tokenizer.to_str() if tokenizer else json.dumps(policy.processor.tokenizer.vocab)
         self.rows_kind = f"rows/{digest(words, processor_hash(policy), surroundings(policy))}"
         self._image_keys: dict[str | int, str] = {}
+        self._tried = False
         take_features(policy.core)
 
     def process(
@@ -124,6 +126,9 @@ class VisionCache:
         key = self._key(image)
         known = self.cache.get(self.features_kind, key)
         if known is None:
+            if not self._tried:
+                _require_taken(stock, self.trains_projector)
+                self._tried = True
             known = encode_image(stock, image, self.trains_projector)
             self.cache.put(self.features_kind, key, known)
         return known
@@ -142,7 +147,7 @@ def encode_image(policy: Policy, image: ImageLike, before_projector: bool) -> di
     training = core.training
     core.eval()
     with _watch(find_projector(core) if before_projector else None) as seen:
-        given = core.get_image_features(**inputs)
+        given = image_features(core, inputs)
     core.train(training)
     if getattr(given, "deepstack_features", None):
         raise UserError(
@@ -215,6 +220,37 @@ def vision_weights(policy: Policy, without_projector: bool = False) -> str:
     parts += [find_projector(core)] if without_projector else []
     language = {id(p) for part in parts if part is not None for p in part.parameters()}
     return tensors_hash((n, p) for n, p in core.named_parameters() if id(p) not in language)
+
+
+@torch.no_grad()
+def _require_taken(policy: Policy, before_projector: bool) -> None:
+    """Try a grey picture: with its features in the place of pixels, the same has to come in.
+
+    Raises:
+        UserError: the model does not take its own features, or makes something else of them.
+    """
+    picture = Image.new("RGB", (64, 64), (127, 127, 127))
+    text = render_prompt(policy, [user_message("", images=1)])
+    inputs = batching.process(policy, [[picture]], [text], "right")
+    kept = {n: v for n, v in inputs.items() if n not in vision_inputs(inputs)}
+    kept |= {n: v for n, v in vision_inputs(inputs).items() if not v.is_floating_point()}
+    features = encode_image(policy, picture, before_projector)
+    kept |= {name: value.to(policy.device) for name, value in features.items()}
+    try:
+        ours, theirs = (
+            decoder_inputs(policy.core, each)["inputs_embeds"] for each in (kept, inputs)
+        )
+    except (AttributeError, TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:
+        raise UserError(
+            f"{policy.name} takes more than features in the place of pictures "
+            f"({type(error).__name__}: {str(error)[:120]}). Leave --vision-cache off."
+        ) from error
+    moved = float((ours - theirs).abs().max())
+    if not moved <= 1e-2 * float(theirs.abs().max()):
+        raise UserError(
+            f"{policy.name} makes something else of kept features than of the picture "
+            f"(embeddings differ by {moved:.2g}). Leave --vision-cache off."
+        )
 
 
 def _give_features(module: Any, args: Any, inputs: dict[str, Any]) -> Any:

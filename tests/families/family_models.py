@@ -20,7 +20,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.utils import is_torchvision_available
 
-from veridical.models import Policy
+from veridical.models import Policy, use_plain_experts
 
 WORDS = [
     "Describe the image. What do you see? This is a park. There is a red cup at the top left.",
@@ -444,21 +444,26 @@ def finish(model: Any, processor: Any) -> Policy:
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.bos_token_id = tokenizer.bos_token_id
     model = model.double().eval()
+    use_plain_experts(model)
     keep_norms_exact(model)
     return Policy(model, processor, type(model).__name__)
 
 
 class ExactNorm(torch.nn.Module):
-    """The root-mean-square norm in the precision of what it is given."""
+    """A norm in the precision of what it is given: root-mean-square, or of the distance from it."""
 
     def __init__(self, norm: Any) -> None:
         super().__init__()
-        self.weight = norm.weight
+        self.weight = getattr(norm, "weight", torch.ones(()))
         self.eps = getattr(norm, "variance_epsilon", None) or norm.eps
         # What these families keep is the weight's distance from one.
-        self.offset = float(type(norm).__name__.startswith(("Gemma", "Qwen3_5RMSNorm")))
+        offset = ("GemmaRMSNorm", "Gemma3RMSNorm", "Qwen3_5RMSNorm")
+        self.offset = float(type(norm).__name__ in offset)
+        self.centred = type(norm).__name__.endswith("LayerNorm")
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.centred:
+            hidden = hidden - hidden.mean(-1, keepdim=True)
         scale = torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.eps)
         return torch.as_tensor(hidden * scale * (self.offset + self.weight))
 
@@ -467,7 +472,7 @@ def keep_norms_exact(model: torch.nn.Module) -> None:
     """Transformers' norms round to float32 inside, which would hide what float64 is to show."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child).__name__.endswith("RMSNorm"):
+            if type(child).__name__.endswith(("RMSNorm", "Cohere2LayerNorm")):
                 setattr(parent, name, ExactNorm(child))
 
 
@@ -482,6 +487,8 @@ class Family:
         shares: whether the probe admits a shared prefix; else a word of the reason.
         masks: whether image tokens can be masked; else a word of the reason.
         refused: None; for a family that cannot be trained at all, a word of the reason.
+        keeps: whether image features can be kept; else a word of the reason.
+        close: how equal numbers have to be; some round to float32 inside.
     """
 
     name: str
@@ -490,17 +497,19 @@ class Family:
     shares: str | None = None
     masks: str | None = None
     refused: str | None = None
+    keeps: str | None = None
+    close: float = 1e-10
 
 
 FAMILIES = [
     Family("LLaVA", llava),
     Family("LLaVA-NeXT", llava_next),
     Family("Qwen2.5-VL", qwen2_5_vl, torchvision=True),
-    Family("Qwen3-VL", qwen3_vl, torchvision=True),
+    Family("Qwen3-VL", qwen3_vl, torchvision=True, keeps="several of its layers"),
     Family("Idefics3", idefics3),
     Family("SmolVLM", smolvlm, torchvision=True),
     Family("InternVL", internvl, torchvision=True),
-    Family("LLaVA-OneVision", llava_onevision, torchvision=True),
+    Family("LLaVA-OneVision", llava_onevision, torchvision=True, keeps="beside others"),
     Family("Gemma 3", gemma3, masks="sliding_attention"),
     Family("PaliGemma", paligemma, refused="does not end row"),
     Family(

@@ -13,7 +13,7 @@ import pytest
 
 # Before anything imports Transformers, which looks for torchvision once.
 import torchvision_beside  # noqa: F401
-from family_models import FAMILIES
+from every_family import FAMILIES
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "families.md"

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from family_models import FAMILIES, can_be_built
+from every_family import FAMILIES
+from family_models import can_be_built
 from PIL import Image
 from torch import Tensor
 
-from veridical import _masked_prompts, batching
+from veridical import _decoder_inputs, _masked_prompts, batching
+from veridical._positions import window
 from veridical.logprobs import response_logps
 from veridical.models import Policy
 from veridical.prefix_sharing import sharing
@@ -71,18 +73,24 @@ def test_masking_notices_positions_of_one_dimension(
     assert "stock forward" in str(masking_refusal(qwen, request))
 
 
+@pytest.mark.parametrize("name", ["Gemma 3", "Gemma 4", "Molmo 2"])
 @pytest.mark.parametrize("broken", ["image_blocks", "masks_by_layer"])
 def test_the_probe_notices_a_mask_that_is_not_the_models_own(
-    broken: str, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+    name: str, broken: str, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = next(family for family in FAMILIES if family.name == "Gemma 3").build()
+    family = next(family for family in FAMILIES if family.name == name)
+    if not can_be_built(family):
+        pytest.skip("its processor wants torchvision: `make families` brings it")
+    policy = family.build()
+    if window(policy.core) is None and broken == "masks_by_layer":
+        pytest.skip("no layer of it looks through a window")
     answers = [[assistant_message("This is a park.")], [assistant_message("No.")]]
     prompt = [user_message("Describe the image.")]
     group = render_group(policy, "row", pictures[:1], prompt, answers)
     assert sharing(policy, [group]).allowed
     without = {
-        "image_blocks": lambda inputs: None,
-        "masks_by_layer": lambda core, mask, positions, device: mask,
+        "image_blocks": lambda policy, inputs: {},
+        "masks_by_layer": lambda core, masks, positions, device: masks["full_attention"],
     }
     monkeypatch.setattr(batching, broken, without[broken])
     assert "differ" in sharing(policy, [group]).reason
@@ -112,13 +120,11 @@ def test_masking_notices_features_that_are_left_out(
     if not can_be_built(family):
         pytest.skip("its processor wants torchvision: `make families` brings it")
     policy = family.build()
-    honest = policy.core.get_image_features
+    honest = _decoder_inputs.decoder_inputs
 
-    def shallow(**inputs: object) -> object:
-        outputs = honest(**inputs)
-        outputs.deepstack_features = None
-        return outputs
+    def shallow(core: object, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {**honest(core, inputs), "deepstack_visual_embeds": None}
 
     request = Request("row", pictures[:1], [user_message("Describe the image.")])
-    monkeypatch.setattr(policy.core, "get_image_features", shallow)
+    monkeypatch.setattr(_masked_prompts, "decoder_inputs", shallow)
     assert "stock forward" in str(masking_refusal(policy, request))

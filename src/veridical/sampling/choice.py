@@ -5,7 +5,6 @@ Everything runs where the logits are, and nothing waits for it: the caller decid
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,11 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veridical.models import Policy, end_token_ids, image_token_id
+from veridical.models import Policy, end_token_ids, image_token_id, placeholder_token_ids
 from veridical.randomness import generator
-
-PLACEHOLDER = re.compile(r"^(image|video|audio|vision|boi|eoi)_(.*_)?token_(id|index)$")
-"""How configurations name the tokens that stand for what is not text, or go around it."""
 
 BLOCK = 512
 """Tokens whose probabilities are summed together (our choice: near the square root of a large
@@ -44,7 +40,7 @@ def never_sampled(policy: Policy) -> list[int]:
     """Image, video, padding and begin tokens: a sampled one would break the next forward pass."""
     tokenizer, config = policy.processor.tokenizer, policy.core.config
     special = [image_token_id(policy), tokenizer.pad_token_id, tokenizer.bos_token_id]
-    special += [getattr(config, name) for name in vars(config) if PLACEHOLDER.search(name)]
+    special += placeholder_token_ids(config)
     size, ends = config.get_text_config().vocab_size, end_token_ids(policy)
     return sorted({i for i in special if isinstance(i, int) and 0 <= i < size and i not in ends})
 

@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import TrainerCallback
 
 from veridical import processes
+from veridical.checkpoint_rest import keep_skipped
 from veridical.errors import UserError
 from veridical.files import writing
 from veridical.models import (
@@ -27,6 +28,7 @@ from veridical.train.loop import GroupTrainer, Items, Task, dry_run
 from veridical.train.options import Training
 from veridical.train.trained import require_same_start, whole_policy
 from veridical.train.trainer_options import trainer_arguments
+from veridical.weights import weight_files
 
 
 def run_trainer(
@@ -135,7 +137,11 @@ def save_result(policy: Policy, model: str, training: Training, out: Path) -> li
         return []
     started_from_adapter = starts_from_adapter(model, training.init_adapter)
     with writing(out, "Make room, and go on with --resume true: the checkpoints are whole."):
-        return _save_result(policy, out, training.save_merged, started_from_adapter)
+        written = _save_result(policy, out, training.save_merged, started_from_adapter)
+        if "model" in written and policy.skipped:
+            files = weight_files(model, training.init_adapter) or []
+            print(keep_skipped(policy.skipped, files, out / "model"))
+        return written
 
 
 def _save_result(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from veridical.batching import Batch, response_lengths
 from veridical.logprobs import response_logps
-from veridical.models import Policy, adapters_off, unwrap
+from veridical.models import Policy, adapters_off, image_features, unwrap
 from veridical.rewards import response_rewards
 from veridical.train.modes import checkpoint_activations, set_training
 from veridical.train.seen import given_features, see_alike, watched_features
@@ -132,7 +132,7 @@ def _seeing(model: Any, blank: dict[str, Tensor]) -> Iterator[None]:
     model, whose first layer then has a gradient to pass on.
     """
     core = unwrap(model)
-    features = core.get_image_features(**blank).pooler_output
+    features = image_features(core, blank).pooler_output
     nothing = 0.0 * sum(feature.sum() for feature in features)
 
     def add(_: nn.Module, __: Any, embeddings: Tensor) -> Tensor:

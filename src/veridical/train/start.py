@@ -22,6 +22,7 @@ from veridical.train.options import Training, flatten
 from veridical.train.resume import check_folder
 from veridical.train.trainer_keys import Loop
 from veridical.train.trainer_options import trainer_arguments
+from veridical.usable import require_trainable
 
 NOT_SHARED = Sharing(False, "--share-prefix false")
 
@@ -66,6 +67,7 @@ def load_start(model: str, training: Training) -> Policy:
         training.four_bit,
         training.template,
     )
+    require_trainable(policy)
     if policy.device.type == "cpu":
         # Before anything large is computed: what was freed until then stays in pieces.
         give_back_freed_memory()

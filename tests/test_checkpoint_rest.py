@@ -1,0 +1,74 @@
+"""Tensors that a model class does not load come along when the model is saved again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from veridical.batching import row_batch
+from veridical.checkpoint_rest import add_to_checkpoint, keep_skipped
+from veridical.logprobs import response_logps
+from veridical.models import Policy, frozen_copy, load_policy
+from veridical.rendering import Group
+from veridical.train.options import Training
+from veridical.train.run import save_result
+from veridical.weights import weight_files
+
+HEADS = {f"mtp.layers.{n}.weight": torch.full((2, 3), float(n)) for n in range(2)}
+
+
+@pytest.fixture
+def base(policy: Policy, tmp_path: Path) -> Path:
+    policy.model.float().save_pretrained(tmp_path / "base")
+    policy.processor.save_pretrained(tmp_path / "base")
+    add_to_checkpoint(tmp_path / "base", HEADS)
+    return tmp_path / "base"
+
+
+def held(folder: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as content:
+            found.update({name: content.get_tensor(name) for name in content.keys()})  # noqa: SIM118
+    return found
+
+
+def test_they_are_in_the_saved_model_and_change_nothing(
+    base: Path, tmp_path: Path, groups: list[Group], capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = load_policy(str(base), device="cpu")
+    assert loaded.skipped == tuple(HEADS)
+    folders = save_result(
+        loaded, str(base), Training(learning_rate=1e-6, tuning="full"), tmp_path / "run"
+    )
+    assert folders == ["model"]
+    assert "2 tensors that Transformers does not load (mtp.layers.0.weight" in (
+        capsys.readouterr().out
+    )
+    kept = held(tmp_path / "run" / "model")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in HEADS.items())
+    again = load_policy(str(tmp_path / "run" / "model"), device="cpu")
+    assert again.skipped == tuple(HEADS)
+    ours, theirs = (response_logps(p.model, row_batch(p, groups[:1])).sums for p in (loaded, again))
+    assert torch.equal(ours, theirs)
+
+
+def test_a_model_in_several_files_takes_one_more(base: Path) -> None:
+    add_to_checkpoint(base, {"mtp.more": torch.ones(1)})
+    assert load_policy(str(base), device="cpu").skipped == (*HEADS, "mtp.more")
+
+
+def test_what_cannot_be_read_is_said(base: Path, tmp_path: Path, policy: Policy) -> None:
+    policy.model.save_pretrained(tmp_path / "saved")
+    names = [*HEADS, "mtp.elsewhere"]
+    said = keep_skipped(names, weight_files(str(base)) or [], tmp_path / "saved")
+    assert "1 could not be read and are missing there: mtp.elsewhere" in said
+    assert HEADS.keys() <= held(tmp_path / "saved").keys()
+
+
+def test_a_whole_model_has_none(policy: Policy) -> None:
+    assert load_policy("embedded", device="cpu").skipped == ()
+    assert frozen_copy(policy).skipped == ()
