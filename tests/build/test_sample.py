@@ -29,7 +29,7 @@ def scenes(tmp_path: Path) -> Path:
 
 
 def run(data: Path, out: Path, *more: str) -> int:
-    common = ["--max-new-tokens", "24", "--temperature", "1.2", "--k", "3"]
+    common = ["--max-new-tokens", "96", "--temperature", "1.2", "--k", "3"]
     return main(["build", "sample", "embedded", "--data", str(data), "--out", str(out), *common,
                  *more])  # fmt: skip
 
@@ -80,10 +80,9 @@ def test_what_is_written(scenes: Path, tmp_path: Path) -> None:
     assert rows[0]["images"][0].tobytes() == Image.open(scenes / truth["images"][0]).tobytes()
     source = json.loads(rows[0]["source"])
     assert source["settings"] == {
-        "model": "embedded", "k": 3, "temperature": 1.2, "max_new_tokens": 24, "seed": 0,
+        "model": "embedded", "k": 3, "temperature": 1.2, "max_new_tokens": 96, "seed": 0,
         "steer": None,
     }  # fmt: skip
-    assert len(source["stop_reasons"]) == 3
     summary = read_json(tmp_path / "out" / "summary.json")
     assert (summary["records"], summary["prompts"], summary["responses"]) == (2, 2, 6)
     assert read_json(tmp_path / "out" / "run.json")["status"] == "finished"
@@ -112,10 +111,29 @@ def test_repeats_and_empty_responses_are_counted(
     summary = read_json(tmp_path / "out" / "summary.json")
     assert summary["duplicates"] == 2
     assert summary["prompts_with_one_response"] == 1
-    # Of the prompts that are kept: one of six.
-    assert (summary["empty"], summary["responses"], summary["skipped"]) == (1, 5, 1)
+    assert (summary["empty"], summary["responses"], summary["skipped"]) == (4, 5, 1)
     (skipped,) = read_jsonl(tmp_path / "out" / "skipped.jsonl")
     assert skipped["reason"] == "every response is empty"
+
+
+def test_responses_that_were_cut_off_are_no_samples(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """What is trained on ends with an end token, which a cut text does not have."""
+    said = [("A dog.", "end"), ("A cat and", "length"), ("", "end"), *[("A b", "length")] * 3]
+
+    def roll_out(policy: Any, requests: Any, decoding: Any, k: int) -> list[list[Rollout]]:
+        rollouts = iter([Rollout(text, (), (), reason) for text, reason in said])  # type: ignore[arg-type]
+        return [[next(rollouts) for _ in range(k)] for _ in requests]
+
+    monkeypatch.setattr(sample, "roll_out", roll_out)
+    assert run(scenes / "conversations.jsonl", tmp_path / "out", "--limit", "2") == 0
+    assert responses(tmp_path / "out") == [["A dog."]]
+    summary = read_json(tmp_path / "out" / "summary.json")
+    assert (summary["cut_off"], summary["empty"], summary["responses"]) == (4, 1, 1)
+    assert "4 of 5 responses were cut off at --max-new-tokens" in capsys.readouterr().out
+    (skipped,) = read_jsonl(tmp_path / "out" / "skipped.jsonl")
+    assert skipped["reason"] == "3 of 3 responses were cut off at --max-new-tokens"
 
 
 def test_preference_and_prompt_rows_and_llavas_file_are_read(

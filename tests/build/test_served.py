@@ -35,6 +35,7 @@ class Talk:
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.statuses: list[int] = []
+        self.finish = "stop"
         self.most = self._now = 0
         lock = threading.Lock()
         talk = self
@@ -49,7 +50,7 @@ class Talk:
                     status = talk.statuses.pop(0) if talk.statuses else 200
                 time.sleep(0.02)
                 message = {"role": "assistant", "content": f" seed {body['seed']}"}
-                choice = {"index": 0, "finish_reason": "length", "message": message}
+                choice = {"index": 0, "finish_reason": talk.finish, "message": message}
                 about = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
                 found: dict[str, Any] = {**about, "choices": [choice]}
                 if status != 200:
@@ -86,6 +87,7 @@ def ask(number: int = 0) -> Ask:
 
 def test_what_is_sent(talk: Talk) -> None:
     earlier = [user_message("What is it?"), assistant_message("A cup."), user_message("Sure?", 0)]
+    talk.finish = "length"
     said = Server("m", {"url": talk.url}).respond(
         [Ask("row", ask().images, earlier)], temperature=0.7, max_new_tokens=9, seed=1
     )

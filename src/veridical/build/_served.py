@@ -22,6 +22,8 @@ from veridical.sampling import StopReason
 from veridical.thoughts import answer_of
 
 PREFIX = "endpoint:"
+CUT_OFF = ("length", "max_tokens", "content_filter")
+"""How servers call it that a text did not end by itself."""
 OPTIONS = ("url", "key_variable", "concurrency", "retries", "timeout")
 
 
@@ -146,7 +148,7 @@ class Server:
         if not completion.choices:
             return Said(refusal="the server's answer has no choice")
         choice = completion.choices[0]
-        cut = choice.finish_reason == "length"
+        cut = choice.finish_reason in CUT_OFF
         return Said(answer_of(choice.message.content or "").strip(), "length" if cut else "end")
 
     def _redacted(self, error: openai.APIError) -> str:

@@ -88,8 +88,9 @@ def build_sample(
     """Have MODEL answer every prompt several times.
 
     Interrupted and started again it goes on where it was; the result is the same, whatever the
-    batch size. Responses that are the same are all kept, and counted in `summary.json`; empty ones
-    are left out and counted.
+    batch size. Responses that are the same are all kept, and counted in `summary.json`; empty ones,
+    and those that max-new-tokens cut off, are left out and counted: in training a cut text would
+    be followed by an end.
 
     Args:
         model: hub name, folder, adapter folder or `embedded`; or `endpoint:MODEL`, its name at an
@@ -285,70 +286,82 @@ def assemble(
     Raises:
         UserError: not a single response came out.
     """
-    said = [any(row.get("responses", ())) for row in results]
+    finished = [_finished(row) for row in results]
     left_out = (
-        {
-            "id": row["id"],
-            "field": "prompt",
-            "reason": row.get("reason", "every response is empty"),
-        }
-        for row, something in zip(results, said, strict=True)
-        if not something
+        {"id": row["id"], "field": "prompt", "reason": row.get("reason") or _why_none(row)}
+        for row, texts in zip(results, finished, strict=True)
+        if not texts
     )
     skipped = write_skipped(out, records, left_out, "response")
-    kept = [index for index, something in enumerate(said) if something]
+    kept = [index for index, texts in enumerate(finished) if texts]
     if not kept:
         raise UserError(
             f"Not one response came out of {len(results)} records; {out / 'skipped.jsonl'} says "
             "why."
         )
-    rows = _sample_rows([(index, results[index]) for index in kept], records.rows, settings)
+    rows = _sample_rows([(index, finished[index]) for index in kept], records.rows, settings)
     write_records(rows, out / "samples.parquet", "sample")
-    summary = _summary([results[index] for index in kept], len(results), skipped)
+    answered = [row for row in results if "responses" in row]
+    summary = _summary(answered, [finished[index] for index in kept], len(results), skipped)
     write_json(out / "summary.json", summary)
+    if summary["cut_off"]:
+        say(
+            f"{summary['cut_off']} of {summary['cut_off'] + summary['responses']} responses were "
+            "cut off at --max-new-tokens and are left out."
+        )
     return summary
 
 
+def _finished(result: Mapping[str, Any]) -> list[str]:
+    """The responses that are something and that ended by themselves."""
+    pairs = zip(result.get("responses", ()), result.get("stop_reasons", ()), strict=True)
+    return [text for text, reason in pairs if text and reason != "length"]
+
+
+def _why_none(result: Mapping[str, Any]) -> str:
+    cut, count = result["stop_reasons"].count("length"), len(result["stop_reasons"])
+    if not cut:
+        return "every response is empty"
+    empty = "" if cut == count else ", the others are empty"
+    return f"{cut} of {count} responses were cut off at --max-new-tokens{empty}"
+
+
 def _sample_rows(
-    kept: Sequence[tuple[int, Mapping[str, Any]]], rows: Any, settings: Mapping[str, Any]
+    kept: Sequence[tuple[int, list[str]]], rows: Any, settings: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
     # In Arrow's form images are the bytes of their files, not decoded and packed again.
     raw = rows.with_format("arrow")
-    for index, result in kept:
+    provenance = json.dumps({"builder": "sample", "settings": settings}, ensure_ascii=False)
+    for index, texts in kept:
         row = raw[index].to_pylist()[0]
-        said = [
-            (text, reason)
-            for text, reason in zip(result["responses"], result["stop_reasons"], strict=True)
-            if text
-        ]
-        provenance = {
-            "builder": "sample",
-            "settings": settings,
-            "stop_reasons": [reason for _, reason in said],
-        }
         yield {
             "id": row["id"],
             "images": row["images"],
             "prompt": prompt_of(row),
-            "responses": [[assistant_message(text)] for text, _ in said],
+            "responses": [[assistant_message(text)] for text in texts],
             "facts": row.get("facts"),
             "expected_answer": row.get("expected_answer"),
-            "source": json.dumps(provenance, ensure_ascii=False),
+            "source": provenance,
         }
 
 
-def _summary(results: Sequence[Mapping[str, Any]], records: int, skipped: int) -> dict[str, Any]:
-    said = [[text for text in row["responses"] if text] for row in results]
-    texts = [text for row in said for text in row]
-    stops = [reason for row in results for reason in row["stop_reasons"]]
+def _summary(
+    answered: Sequence[Mapping[str, Any]],
+    finished: Sequence[Sequence[str]],
+    records: int,
+    skipped: int,
+) -> dict[str, Any]:
+    texts = [text for row in finished for text in row]
+    stops = [reason for row in answered for reason in row["stop_reasons"]]
+    cut_off = stops.count("length")
     return {
         "records": records,
-        "prompts": len(results),
+        "prompts": len(finished),
         "responses": len(texts),
-        "duplicates": sum(len(row) - len(set(row)) for row in said),
-        "prompts_with_one_response": sum(len(set(row)) == 1 for row in said),
-        "empty": len(stops) - len(texts),
-        "cut_off": stops.count("length"),
+        "duplicates": sum(len(row) - len(set(row)) for row in finished),
+        "prompts_with_one_response": sum(len(set(row)) == 1 for row in finished),
+        "empty": len(stops) - len(texts) - cut_off,
+        "cut_off": cut_off,
         "mean_words": round(fmean(len(text.split()) for text in texts), 2),
         "skipped": skipped,
     }
