@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from veridical._masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
-from veridical._positions import special_layers, vision_inputs
+from veridical._positions import special_layers, token_positions, vision_inputs
 from veridical.batching import process, prompt_batch
 from veridical.controls import HALF_MARGIN, blind, other_kernel, rms
 from veridical.images import ImageLike
@@ -29,7 +29,7 @@ def masking_refusal(policy: Policy, request: Request) -> str | None:
 
     Found by experiment on a real prompt: with every image token visible, what is masked or dropped
     must give the logits of the stock processor and forward; with half of them hidden, dropping
-    must give the logits of masking.
+    must give the logits of the stock forward with a mask over them.
 
     A model in half precision is tried as a float32 copy, and then has to be as near to that copy
     by this path as by its stock forward. Where no copy fits, the limit is what rounding does to
@@ -89,10 +89,22 @@ class _Trial:
         batch = prompt_batch(self.policy, [self.images] * len(texts), texts)
         return self._last(batch.inputs)
 
-    def masked(self, seen: Tensor, drop: bool, encoded: EncodedImages | None = None) -> Tensor:
-        """Logits of the masked path, with these image tokens visible."""
+    def hidden(self, seen: Tensor) -> Tensor:
+        """Logits of the stock forward with the other image tokens masked, at their own positions.
+
+        It is made without `masked_prompt_batch`, whose errors it is there to show.
+        """
+        inputs = process(self.policy, [self.images], [self.text], "right")
+        is_image = inputs["input_ids"] == image_token_id(self.policy)
+        positions = token_positions(self.policy.core, inputs)
+        attention = inputs["attention_mask"].clone()
+        attention[is_image] = seen.to(attention)
+        return self._last({**inputs, "attention_mask": attention, "position_ids": positions})
+
+    def dropped(self, seen: Tensor, encoded: EncodedImages | None = None) -> Tensor:
+        """Logits of the prompt without the image tokens that are not seen."""
         prompts = [encoded or self.encoded]
-        batch = masked_prompt_batch(self.policy, prompts, [""], [self.text], [seen], drop)
+        batch = masked_prompt_batch(self.policy, prompts, [""], [self.text], [seen], True)
         return self._last(batch.inputs)
 
     def _last(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -112,11 +124,11 @@ class _Trial:
 def _exactly(trial: _Trial) -> str | None:
     stock, stock_dtype = trial.stock(), trial.policy.model.dtype
     limit = 256 * torch.finfo(stock_dtype).eps * float(stock.abs().max().clamp(min=1.0))
-    whole = float((trial.masked(trial.every, True) - stock).abs().max())
+    whole = float((trial.dropped(trial.every) - stock).abs().max())
     if not whole <= limit:
         return f"its logits differ by {whole:.2g} from the stock forward's on that path"
     half = trial.half
-    hidden = float((trial.masked(half, True) - trial.masked(half, False)).abs().max())
+    hidden = float((trial.dropped(half) - trial.hidden(half)).abs().max())
     if not hidden <= limit:
         return f"dropping image tokens moves its logits by {hidden:.2g} from those of masking them"
     return None
@@ -127,10 +139,10 @@ def _near_the_copy(trial: _Trial, precise: _Trial) -> str | None:
     policy = trial.policy
     true = precise.stock().to(policy.device)
     floor = rms(trial.stock() - true)
-    half = precise.masked(precise.half, False).to(policy.device)
+    half = precise.hidden(precise.half).to(policy.device)
     found = {
-        "its logits differ": rms(trial.masked(trial.every, True) - true),
-        "dropping image tokens differs": rms(trial.masked(trial.half, True) - half),
+        "its logits differ": rms(trial.dropped(trial.every) - true),
+        "dropping image tokens differs": rms(trial.dropped(trial.half) - half),
     }
     for what, moved in found.items():
         if not moved <= HALF_MARGIN * floor:
@@ -147,15 +159,15 @@ def _by_noise(trial: _Trial) -> str | None:
     with other_kernel():
         rounded = trial.stock()
     limit = HALF_MARGIN * max(rms(trial.stock(1, " Yes") - stock), rms(rounded - stock))
-    whole = rms(trial.masked(trial.every, True) - stock)
+    whole = rms(trial.dropped(trial.every) - stock)
     if not whole <= limit:
         return f"its logits differ by {whole:.2g} from the stock forward's (limit {limit:.2g})"
     half = trial.half
-    hidden = rms(trial.masked(half, True) - trial.masked(half, False))
+    hidden = rms(trial.dropped(half) - trial.hidden(half))
     if not hidden <= limit:
         return f"dropping image tokens differs by {hidden:.2g} from masking (limit {limit:.2g})"
     for fault, broken in _broken(trial.encoded).items():
-        if not rms(trial.masked(trial.every, True, broken) - stock) > limit:
+        if not rms(trial.dropped(trial.every, broken) - stock) > limit:
             return blind(trial.policy, fault)
     return None
 

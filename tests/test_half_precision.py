@@ -1,0 +1,414 @@
+"""Faults in float32, bfloat16 and float16: probes and proofs reject each, or say they can't tell.
+
+Each is tried where a float32 copy of the model decides, and where none fits memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from veridical import controls, precision, prefix_sharing, probes, proving
+from veridical._masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
+from veridical.batching import Batch, PromptBatch, RowBatch, SharedBatch, row_batch, shared_batch
+from veridical.cache import open_cache
+from veridical.logprobs import collate, response_logps, rounding
+from veridical.models import Policy
+from veridical.precision import cast_weights, exact, free_bytes
+from veridical.prefix_sharing import sharing
+from veridical.probes import kept_features_refusal, masking_refusal
+from veridical.proofs import (
+    Layout,
+    MeasureOf,
+    Proof,
+    logps_measure,
+    print_proofs,
+    prove_declared_reference,
+    prove_start,
+)
+from veridical.proving import noise_floor, prove
+from veridical.records import user_message
+from veridical.rendering import Group, render_prompt
+from veridical.rewards import reward_measure
+from veridical.sampling import Request
+from veridical.vision_cache import VisionCache
+
+DTYPES = ["float32", "bfloat16", "float16"]
+HALVES = DTYPES[1:]
+PROMPT = [user_message("Describe the image.")]
+
+
+@pytest.fixture(params=DTYPES)
+def typed(request: pytest.FixtureRequest, policy: Policy) -> Policy:
+    cast_weights(policy.model, getattr(torch, request.param))
+    return policy
+
+
+@contextmanager
+def no_room(policy: Policy) -> Iterator[Policy | None]:
+    yield None
+
+
+@pytest.fixture(params=["copy", "no room"])
+def route(request: pytest.FixtureRequest, typed: Policy, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether a float32 copy fits memory."""
+    if request.param == "no room" and not precision.is_half(typed):
+        pytest.skip("a model in float32 needs no copy")
+    if request.param == "no room":
+        for module in (prefix_sharing, probes, proving):
+            monkeypatch.setattr(module, "exact", no_room)
+    return str(request.param)
+
+
+def pixels(batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+    inputs = {**batch.inputs, "pixel_values": change(batch.inputs["pixel_values"])}
+    return dataclasses.replace(batch, inputs=inputs)
+
+
+def lost_positions(batch: Batch) -> Batch:
+    """As if every token stood behind the one before it, other responses' too."""
+    ids = batch.inputs["input_ids"]
+    counted = torch.arange(ids.shape[1]).expand_as(ids)
+    return dataclasses.replace(batch, inputs={**batch.inputs, "position_ids": counted})
+
+
+def leak(batch: Batch) -> Batch:
+    assert isinstance(batch, SharedBatch)
+    return controls.leaking(batch)
+
+
+def crossed_padding(batch: Batch) -> Batch:
+    """Rows padded on the left while mask and responses are those of padding on the right."""
+    assert isinstance(batch, RowBatch)
+    lengths, ids = batch.inputs["attention_mask"].sum(-1).tolist(), batch.inputs["input_ids"]
+    crossed = [row.roll(ids.shape[1] - n) for row, n in zip(ids, lengths, strict=True)]
+    inputs = {**batch.inputs, "input_ids": torch.stack(crossed)}
+    return dataclasses.replace(batch, inputs=inputs)
+
+
+SHARED_FAULTS: dict[str, Callable[[Batch], Batch]] = {
+    "lost positions": lost_positions,
+    "positions one too high": controls.shifted,
+    "a leak between responses": leak,
+    "features in reverse": lambda batch: pixels(batch, lambda p: p.flip(-1, -2)),
+    "features zeroed": lambda batch: pixels(batch, torch.zeros_like),
+}
+
+
+def another_image(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
+    """The picture of another row."""
+    other = Image.radial_gradient("L").convert("RGB")
+    return shared_batch(policy, [dataclasses.replace(g, images=(other,)) for g in groups])
+
+
+@pytest.mark.parametrize("fault", [*SHARED_FAULTS, "another image"])
+def test_the_sharing_probe_rejects(
+    fault: str, typed: Policy, route: str, groups: list[Group], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(policy: Policy, rows: Sequence[Group]) -> Batch:
+        if fault == "another image":
+            return another_image(policy, rows)
+        return SHARED_FAULTS[fault](shared_batch(policy, rows))
+
+    monkeypatch.setattr(prefix_sharing, "shared_batch", broken)
+    assert not sharing(typed, groups[:2]).allowed
+
+
+def change_encoding(
+    change: Callable[[EncodedImages], EncodedImages],
+) -> Callable[..., PromptBatch]:
+    def broken(policy: Policy, prompts: Sequence[EncodedImages], *rest: Any) -> PromptBatch:
+        return masked_prompt_batch(policy, [change(prompt) for prompt in prompts], *rest)
+
+    return broken
+
+
+def with_features(
+    encoded: EncodedImages, change: Callable[[torch.Tensor], torch.Tensor]
+) -> EncodedImages:
+    embeddings = encoded.embeddings.clone()
+    embeddings[encoded.is_image] = change(embeddings[encoded.is_image])
+    return dataclasses.replace(encoded, embeddings=embeddings)
+
+
+def shifted_prompt(encoded: EncodedImages) -> EncodedImages:
+    behind = torch.arange(len(encoded.ids)) > encoded.is_image.nonzero().max()
+    return dataclasses.replace(encoded, positions=encoded.positions + behind.long())
+
+
+MASKING_FAULTS: dict[str, Callable[[EncodedImages], EncodedImages]] = {
+    "positions one too high": shifted_prompt,
+    "features in reverse": lambda e: with_features(e, lambda f: f.flip(0)),
+    "features shuffled": lambda e: with_features(e, lambda f: f.roll(7, 0)),
+    "features zeroed": lambda e: with_features(e, torch.zeros_like),
+}
+
+
+@pytest.mark.parametrize("fault", [*MASKING_FAULTS, "another image", "lost positions"])
+def test_the_masking_probe_rejects(
+    fault: str,
+    typed: Policy,
+    route: str,
+    pictures: list[Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def other(policy: Policy, images: object, texts: Sequence[str]) -> list[EncodedImages]:
+        return encode_prompts(policy, [[pictures[4]]], texts)
+
+    def counted(*given: Any) -> PromptBatch:
+        batch = masked_prompt_batch(*given)
+        mask = batch.inputs["attention_mask"]
+        batch.inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+        return batch
+
+    if fault == "another image":
+        monkeypatch.setattr(probes, "encode_prompts", other)
+    elif fault == "lost positions":
+        monkeypatch.setattr(probes, "masked_prompt_batch", counted)
+    else:
+        broken = change_encoding(MASKING_FAULTS[fault])
+        monkeypatch.setattr(probes, "masked_prompt_batch", broken)
+    assert masking_refusal(typed, Request("row", [pictures[0]], PROMPT)) is not None
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_healthy_models_in_half_precision_take_the_fast_paths(
+    dtype: str, policy: Policy, groups: list[Group], pictures: list[Image.Image]
+) -> None:
+    cast_weights(policy.model, getattr(torch, dtype))
+    assert sharing(policy, groups) == prefix_sharing.Sharing(
+        True, "equal to the two-row path on a probe row, as a float32 copy"
+    )
+    assert masking_refusal(policy, Request("row", [pictures[0]], PROMPT)) is None
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_an_error_of_half_precision_alone_is_seen(
+    dtype: str,
+    policy: Policy,
+    groups: list[Group],
+    pictures: list[Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a kernel that is wrong in one dtype; the float32 copy can't see it."""
+    cast_weights(policy.model, getattr(torch, dtype))
+
+    def shared(some: Policy, rows: Sequence[Group]) -> Batch:
+        batch = shared_batch(some, rows)
+        return controls.leaking(batch) if precision.is_half(some) else batch
+
+    def masked(some: Policy, *rest: Any) -> PromptBatch:
+        honest = masked_prompt_batch(some, *rest)
+        if precision.is_half(some):
+            honest.inputs["inputs_embeds"] = honest.inputs["inputs_embeds"].roll(1, 1)
+        return honest
+
+    monkeypatch.setattr(prefix_sharing, "shared_batch", shared)
+    monkeypatch.setattr(probes, "masked_prompt_batch", masked)
+    assert f"in {dtype}" in sharing(policy, groups).reason
+    refused = masking_refusal(policy, Request("row", [pictures[0]], PROMPT))
+    assert f"in {dtype}" in str(refused)
+    zeroed = prove(policy, groups[:2], half_zeroed)
+    assert [proof.name for proof in zeroed if not proof.passed] == ["path_parity"]
+
+
+def half_zeroed(policy: Policy, rows: Sequence[Group]) -> Batch:
+    batch = shared_batch(policy, rows)
+    return pixels(batch, torch.zeros_like) if precision.is_half(policy) else batch
+
+
+@pytest.mark.parametrize("measure", [logps_measure, reward_measure])
+@pytest.mark.parametrize("share", [True, False])
+def test_the_proofs_hold_for_healthy_models(
+    share: bool, measure: MeasureOf, typed: Policy, groups: list[Group]
+) -> None:
+    found = prove(typed, groups[:3], lambda p, rows: collate(p, rows, share), measure)
+    assert [proof for proof in found if not proof.passed or proof.blind] == []
+
+
+def row_pixels(policy: Policy, rows: Sequence[Group]) -> Batch:
+    """The first row's pixels for all."""
+    return pixels(shared_batch(policy, rows), lambda p: p[:1].expand_as(p))
+
+
+def broken_by(change: Callable[[Batch], Batch]) -> Layout:
+    return lambda policy, rows: change(shared_batch(policy, rows))
+
+
+PROOF_FAULTS: dict[str, Layout] = {
+    **{fault: broken_by(change) for fault, change in SHARED_FAULTS.items()},
+    "another row's image": row_pixels,
+    "wrong padding side": lambda policy, rows: crossed_padding(row_batch(policy, rows)),
+}
+EXPECTED = {
+    "features zeroed": {"image_matters", "path_parity"},
+    "another row's image": {"batch_invariance", "path_parity"},
+    "wrong padding side": {"batch_invariance", "path_parity"},
+}
+
+
+@pytest.mark.parametrize("measure", [logps_measure, reward_measure])
+@pytest.mark.parametrize("fault", PROOF_FAULTS)
+def test_the_proofs_reject(
+    fault: str, measure: MeasureOf, typed: Policy, groups: list[Group]
+) -> None:
+    found = prove(typed, groups[:2], PROOF_FAULTS[fault], measure)
+    failed = {proof.name for proof in found if not proof.passed}
+    assert failed == EXPECTED.get(fault, {"path_parity"})
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("fault", PROOF_FAULTS)
+def test_without_room_no_fault_is_proven_right(
+    fault: str,
+    dtype: str,
+    policy: Policy,
+    groups: list[Group],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cast_weights(policy.model, getattr(torch, dtype))
+    monkeypatch.setattr(proving, "exact", no_room)
+    found = prove(policy, groups[:2], PROOF_FAULTS[fault])
+    parity = next(proof for proof in found if proof.name == "path_parity")
+    assert parity.blind or not parity.passed
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_without_room_images_matter_by_a_paired_test(
+    dtype: str, policy: Policy, groups: list[Group], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cast_weights(policy.model, getattr(torch, dtype))
+    monkeypatch.setattr(proving, "exact", no_room)
+    found = prove(policy, groups[:4], lambda p, rows: collate(p, rows, False))
+    matters = next(proof for proof in found if proof.name == "image_matters")
+    assert matters.passed and not matters.blind
+    assert "p = " in matters.detail
+
+
+@pytest.mark.parametrize(
+    ("moved", "noise", "passed", "blind"),
+    [
+        # Twelve of twelve move more than rounding: p = 1 / 2^12.
+        ([0.3] * 12, [0.1] * 12, True, False),
+        # Half of them: the root mean square is larger, but the order may be chance.
+        ([0.9] * 6 + [0.0] * 6, [0.1] * 12, True, True),
+        ([0.0] * 12, [0.1] * 12, False, False),
+        ([0.0] * 12, [0.0] * 12, False, False),
+    ],
+)
+def test_the_paired_test(moved: list[float], noise: list[float], passed: bool, blind: bool) -> None:
+    proof = proving._image_matters_by_rank(torch.tensor(moved), torch.tensor(noise), "nats")
+    assert (proof.passed, proof.blind) == (passed, blind)
+
+
+def test_a_blind_proof_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    difference = torch.tensor([0.1, -0.1])
+    found = proving._by_controls("path_parity", difference, "answers", 0.5, 0.2, "nats")
+    assert found.passed and found.blind
+    print_proofs([found])
+    told = capsys.readouterr().out
+    assert "CAN'T TELL" in told and "--share-prefix false" in told
+    sees = proving._by_controls("path_parity", difference, "answers", 0.5, 0.7, "nats")
+    assert sees.passed and not sees.blind
+
+
+def test_the_start_is_not_some_other_model(typed: Policy, groups: list[Group]) -> None:
+    def proof(reference: torch.Tensor) -> Proof:
+        return prove_start(ours, reference, 0.7, 0.7, 0.1, floor)
+
+    with torch.no_grad():
+        floor = noise_floor(typed, groups[:4])
+        ours = response_logps(typed.model, collate(typed, groups[:4], True)).sums
+        alone = [response_logps(typed.model, collate(typed, [g], False)).sums for g in groups[:4]]
+        grey = [controls.with_grey_images(group) for group in groups[:4]]
+        unseen = response_logps(typed.model, collate(typed, grey, True)).sums
+        typed.core.lm_head.weight.mul_(1.1)
+        other = response_logps(typed.model, collate(typed, groups[:4], True)).sums
+    honest = proof(torch.cat(alone))
+    assert honest.passed and not honest.blind
+    assert not proof(other).passed
+    assert not proof(ours.roll(1, 0)).passed
+    assert not proof(unseen).passed
+    assert not prove_declared_reference(other, ours, 0.7, floor).passed
+
+
+def test_a_limit_wider_than_the_rows_range_is_blind() -> None:
+    logps = torch.tensor([[-3.0, -4.0], [-3.5, -2.0]])
+    assert prove_start(logps, logps.roll(1, 0), 0.7, 0.7, 0.1, 1.0).blind
+    assert not prove_start(logps, logps, 0.7, 0.7, 0.1, 0.1).blind
+
+
+@pytest.mark.parametrize("fault", [None, "reverse", "zeroed", "shuffled", "another image"])
+def test_kept_features(
+    fault: str | None,
+    typed: Policy,
+    pictures: list[Image.Image],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keeping = VisionCache(typed, open_cache(str(tmp_path), 1))
+    honest = keeping.output
+
+    def broken(policy: Policy, inputs: dict[str, torch.Tensor]) -> Any:
+        output = honest(policy, inputs)
+        rows = torch.cat(list(output.pooler_output))
+        changes = {
+            "reverse": rows.flip(0),
+            "zeroed": torch.zeros_like(rows),
+            "shuffled": rows.roll(3, 0),
+            "another image": features.to(rows),
+        }
+        output.pooler_output = [changes[str(fault)]]
+        return output
+
+    text = render_prompt(typed, PROMPT)
+    other = encode_prompts(typed, [[pictures[4]]], [text])[0]
+    features = other.embeddings[other.is_image].detach()
+    if fault is not None:
+        monkeypatch.setattr(keeping, "output", broken)
+    seeing = dataclasses.replace(typed, vision=keeping)
+    with torch.no_grad():
+        refused = kept_features_refusal(seeing, [[pictures[0]]], [text])
+        assert (refused is None) == (fault is None), refused
+        refused = masking_refusal(seeing, Request("row", [pictures[0]], PROMPT))
+    assert (refused is None) == (fault is None), refused
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_the_copy_is_the_model_in_float32_and_is_freed(dtype: str, policy: Policy) -> None:
+    cast_weights(policy.model, getattr(torch, dtype))
+    before = {name: weight.clone() for name, weight in policy.model.named_parameters()}
+    with exact(policy) as copied:
+        assert copied is not None and copied.model is not policy.model
+        for name, weight in copied.model.named_parameters():
+            assert weight.dtype == torch.float32
+            assert torch.equal(weight, before[name].float())
+    assert all(weight.numel() == 0 for weight in copied.model.parameters())
+    for name, weight in policy.model.named_parameters():
+        assert torch.equal(weight, before[name]) and weight.requires_grad
+
+
+def test_no_copy_where_none_is_needed_or_fits(
+    policy: Policy, groups: list[Group], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with exact(policy) as precise:
+        assert precise is policy
+    cast_weights(policy.model, torch.bfloat16)
+    monkeypatch.setattr(precision, "free_bytes", lambda device: 2**20)
+    with exact(policy) as precise:
+        assert precise is None
+    assert "can't tell" in sharing(policy, groups).reason
+    assert free_bytes(torch.device("cpu")) > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_no_limit_follows_from_half_precisions_unit(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match="measure it"):
+        rounding(torch.tensor([-900.0]), dtype, 4)
