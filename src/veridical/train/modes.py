@@ -15,6 +15,7 @@ from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers import TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
@@ -41,6 +42,17 @@ def learning(model: nn.Module, model_dropout: bool) -> Iterator[None]:
         model.eval()
 
 
+def checkpointing_asked_for(arguments: TrainingArguments) -> dict[str, Any] | None:
+    """The options of activation checkpointing; None where it is off.
+
+    Older releases of Transformers call it gradient checkpointing alone.
+    """
+    for name in ("activation_checkpointing", "gradient_checkpointing"):
+        if getattr(arguments, name, False):
+            return dict(getattr(arguments, f"{name}_kwargs") or {})
+    return None
+
+
 def checkpoint_activations(
     model: Any, model_dropout: bool, options: Mapping[str, Any] | None
 ) -> None:
@@ -52,11 +64,13 @@ def checkpoint_activations(
         options: `activation_checkpointing_kwargs` of TrainingArguments.
     """
     given = dict(options or {})
-    every_n_layers, offload = given.pop("every_n_layers", 1), given.pop("offload", False)
-    model.activation_checkpointing_enable(
-        activation_checkpointing_kwargs=given or None, every_n_layers=every_n_layers,
-        offload=offload,
-    )  # fmt: skip
+    beside = {name: given.pop(name) for name in ("every_n_layers", "offload") if name in given}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(
+            activation_checkpointing_kwargs=given or None, **beside
+        )
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=given or None, **beside)
     if not model_dropout:
         for layer in filter(_recomputes, model.modules()):
             layer._gradient_checkpointing_func = _quiet(layer, layer._gradient_checkpointing_func)

@@ -107,6 +107,12 @@ class Scorer(nn.Module):
         wanted = {**(activation_checkpointing_kwargs or {}), **options}
         checkpoint_activations(self.policy_model, self._model_dropout, wanted)
 
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The same, as older releases of Transformers call it."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
+
     def _score(
         self, model: Any, batch: Batch, blank: dict[str, Tensor] | None
     ) -> tuple[Tensor, Tensor]:
