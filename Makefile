@@ -7,6 +7,7 @@ EVIDENCE_FLAGS ?=
 METHODS_FLAGS ?=
 REWARDS_FLAGS ?=
 BENCHMARK_FLAGS ?=
+GPU_FLAGS ?=
 PYTEST_FLAGS ?=
 PHOTOS ?= $(VERIDICAL_TEST_DATA)/coco128/coco128.jsonl
 PHOTOS_FLAGS ?=
@@ -25,7 +26,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types imports unit families test-all evidence methods rewards \
-	benchmark real-photos clean
+	benchmark gpu real-photos clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
@@ -73,6 +74,9 @@ benchmark: $(DEVELOPMENT) $(TORCHVISION)  ## DPO beside TRL's, an ablation and B
 	@for part in dpo ablation bdhs; do \
 	VERIDICAL_TORCHVISION=$(TORCHVISION) $(BIN)/python benchmarks/$$part.py $(BENCHMARK_FLAGS) || exit 1; \
 	done
+
+gpu: $(DEVELOPMENT) $(TORCHVISION)  ## On one GPU: tests, and speed at 7B (9 minutes; without one, a try on the CPU).
+	VERIDICAL_TORCHVISION=$(TORCHVISION) $(BIN)/python benchmarks/gpu/run.py $(GPU_FLAGS)
 
 real-photos: $(RUNTIME) $(PHOTO_PARTS)  ## Real photographs, real weights (an hour; PHOTOS=list.jsonl).
 	@if [ ! -f "$(PHOTOS)" ]; then \

@@ -40,11 +40,11 @@ from veridical.world.scenes import sample_scenes
 LEARNING_RATE = 1e-5
 
 QWEN_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] }}"
     "{% for block in message['content'] %}{% if block['type'] == 'image' %}"
     "{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
-    "{% else %}{{ block['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% else %}{{ ' ' + block['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
 )
 
 

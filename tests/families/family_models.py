@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import transformers
-from real_templates import template_of
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -53,12 +52,28 @@ def build_tokenizer(special: list[str], bos: str | None, eos: str, pad: str, **n
     )
 
 
-PALIGEMMA_TEMPLATE = (
-    "{% for message in messages %}{% for block in message['content'] %}"
-    "{% if block['type'] == 'image' %}{{ '<image>' }}{% else %}{{ block['text'] }}{% endif %}"
-    "{% endfor %}{% endfor %}"
+TEMPLATE = (
+    "{{ 'BOS' }}{% for message in messages %}"
+    "{% set role = 'ASSISTANT' if message['role'] == 'assistant' else message['role'] %}"
+    "{{ 'TURN'.replace('ROLE', role) + 'GAP' }}"
+    "{% for block in message['content'] %}"
+    "{% if block['type'] == 'image' %}{{ 'IMAGE' }}{% else %}{{ block['text'] }}{% endif %}"
+    "{% endfor %}{{ 'END' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'TURN'.replace('ROLE', 'ASSISTANT') }}{% endif %}"
 )
-"""Of our own: the checkpoints have none."""
+
+
+def chat_template(
+    turn: str, image: str, end: str, bos: str = "", assistant: str = "assistant", gap: str = ""
+) -> str:
+    """A conversation in the family's own marks; a prompt is a prefix of its conversation."""
+    marks = {"TURN": turn, "GAP": gap, "IMAGE": image, "END": end, "BOS": bos}
+    marks["ASSISTANT"] = assistant
+    template = TEMPLATE
+    for name, mark in marks.items():
+        template = template.replace(f"'{name}'", repr(mark))
+    return template
+
 
 LANGUAGE: dict[str, Any] = {
     "hidden_size": 32,
@@ -97,6 +112,7 @@ QWEN_VISION: dict[str, Any] = {
     "initializer_range": 0.2,
 }
 QWEN_SIZE = {"shortest_edge": 16 * 16, "longest_edge": 48 * 48}
+CHATML = ("<|im_start|>ROLE\n", "<|im_end|>\n")
 
 
 def qwen_tokenizer() -> Any:
@@ -121,13 +137,18 @@ def qwen_ids(tokenizer: Any) -> dict[str, int]:
     }
 
 
+def qwen_template() -> str:
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    return chat_template(CHATML[0], image, CHATML[1])
+
+
 def qwen2_5_vl() -> Policy:
     tokenizer = qwen_tokenizer()
     processor = transformers.Qwen2_5_VLProcessor(
         transformers.Qwen2VLImageProcessor(size=QWEN_SIZE, patch_size=4, merge_size=2),
         tokenizer,
         transformers.Qwen2VLVideoProcessor(),
-        chat_template=template_of("Qwen2-VL, Qwen2.5-VL").text,
+        chat_template=qwen_template(),
     )
     config = transformers.Qwen2_5_VLConfig(
         text_config={
@@ -149,18 +170,18 @@ def qwen2_5_vl() -> Policy:
     return finish(transformers.Qwen2_5_VLForConditionalGeneration(config), processor)
 
 
-def qwen3_vl_processor(tokenizer: Any, template: str) -> Any:
+def qwen3_vl_processor(tokenizer: Any) -> Any:
     return transformers.Qwen3VLProcessor(
         transformers.Qwen2VLImageProcessor(size=QWEN_SIZE, patch_size=4, merge_size=2),
         tokenizer,
         transformers.Qwen3VLVideoProcessor(),
-        chat_template=template_of(template).text,
+        chat_template=qwen_template(),
     )
 
 
 def qwen3_vl() -> Policy:
     tokenizer = qwen_tokenizer()
-    processor = qwen3_vl_processor(tokenizer, "Qwen3-VL")
+    processor = qwen3_vl_processor(tokenizer)
     config = transformers.Qwen3VLConfig(
         text_config={
             **LANGUAGE,
@@ -182,7 +203,7 @@ def qwen3_vl() -> Policy:
 
 def qwen3_5() -> Policy:
     tokenizer = qwen_tokenizer()
-    processor = qwen3_vl_processor(tokenizer, "Qwen3.5")
+    processor = qwen3_vl_processor(tokenizer)
     config = transformers.Qwen3_5Config(
         text_config={
             **LANGUAGE,
@@ -218,6 +239,7 @@ SIGLIP_VISION = {
     "vision_use_head": False,
 }
 TILE = {"height": 16, "width": 16}
+LLAVA_TEMPLATE = chat_template("ROLE:", "<image>\n", " ", assistant="ASSISTANT", gap=" ")
 
 
 def llava() -> Policy:
@@ -228,7 +250,7 @@ def llava() -> Policy:
         patch_size=8,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=template_of("LLaVA-1.5").text,
+        chat_template=LLAVA_TEMPLATE,
     )
     config = transformers.LlavaConfig(
         vision_config=CLIP_VISION,
@@ -250,7 +272,7 @@ def llava_next() -> Policy:
         patch_size=8,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=template_of("LLaVA-NeXT (Mistral)").text,
+        chat_template=LLAVA_TEMPLATE,
     )
     config = transformers.LlavaNextConfig(
         vision_config=CLIP_VISION,
@@ -278,7 +300,7 @@ def llava_onevision() -> Policy:
         transformers.LlavaOnevisionVideoProcessor(size=TILE),
         num_image_tokens=16,
         vision_feature_select_strategy="full",
-        chat_template=template_of("LLaVA-OneVision").text,
+        chat_template=chat_template(CHATML[0], "<image>", CHATML[1]),
     )
     config = transformers.LlavaOnevisionConfig(
         vision_config=SIGLIP_VISION,
@@ -290,16 +312,19 @@ def llava_onevision() -> Policy:
     return finish(transformers.LlavaOnevisionForConditionalGeneration(config), processor)
 
 
-def idefics3_tokenizer(bos: str = "<|im_start|>") -> Any:
+def idefics3_tokenizer() -> Any:
     tiles = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
     return build_tokenizer(
         ["<fake_token_around_image>", "<image>", "<global-img>", *tiles],
-        bos,
+        "<|im_start|>",
         "<end_of_utterance>",
         "<|im_end|>",
     )
 
 
+IDEFICS3_TEMPLATE = chat_template(
+    "ROLE:", "<image>", "<end_of_utterance>\n", bos="<|im_start|>", assistant="Assistant", gap=" "
+)
 IDEFICS3_SIZES: dict[str, Any] = {
     "size": {"longest_edge": 32},
     "max_image_size": {"longest_edge": 16},
@@ -317,12 +342,12 @@ def idefics3_config(tokenizer: Any) -> dict[str, Any]:
 
 
 def idefics3() -> Policy:
-    tokenizer = idefics3_tokenizer("<|begin_of_text|>")
+    tokenizer = idefics3_tokenizer()
     processor = transformers.Idefics3Processor(
         Idefics3ImageProcessorPil(**IDEFICS3_SIZES),
         tokenizer,
         image_seq_len=4,
-        chat_template=template_of("Idefics3").text,
+        chat_template=IDEFICS3_TEMPLATE,
     )
     config = transformers.Idefics3Config(**idefics3_config(tokenizer))
     return finish(transformers.Idefics3ForConditionalGeneration(config), processor)
@@ -335,7 +360,7 @@ def smolvlm() -> Policy:
         tokenizer,
         transformers.SmolVLMVideoProcessor(),
         image_seq_len=4,
-        chat_template=template_of("SmolVLM").text,
+        chat_template=IDEFICS3_TEMPLATE,
     )
     shapes = idefics3_config(tokenizer)
     shapes["vision_config"]["model_type"] = "smolvlm_vision"
@@ -359,7 +384,7 @@ def internvl() -> Policy:
         tokenizer,
         transformers.InternVLVideoProcessor(size=TILE),
         image_seq_length=4,
-        chat_template=template_of("InternVL").text,
+        chat_template=chat_template(CHATML[0], "<IMG_CONTEXT>\n", CHATML[1]),
     )
     vision = {
         "hidden_size": 32,
@@ -394,7 +419,13 @@ def gemma3() -> Policy:
         Gemma3ImageProcessorPil(size=TILE),
         tokenizer,
         image_seq_length=4,
-        chat_template=template_of("Gemma 3").text,
+        chat_template=chat_template(
+            "<start_of_turn>ROLE\n",
+            "<start_of_image>",
+            "<end_of_turn>\n",
+            bos="<bos>",
+            assistant="model",
+        ),
     )
     config = transformers.Gemma3Config(
         vision_config=SIGLIP_VISION,
@@ -425,7 +456,7 @@ def paligemma() -> Policy:
     image_processor = SiglipImageProcessorPil(size=TILE)
     image_processor.image_seq_length = 16
     processor = transformers.PaliGemmaProcessor(
-        image_processor, tokenizer, chat_template=PALIGEMMA_TEMPLATE
+        image_processor, tokenizer, chat_template=chat_template("", "<image>", "")
     )
     config = transformers.PaliGemmaConfig(
         vision_config=SIGLIP_VISION,
