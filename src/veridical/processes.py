@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from veridical.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Value = TypeVar("Value")
@@ -82,12 +83,30 @@ def gather(value: Value) -> list[Value]:
 
 
 def total(tensor: Tensor) -> Tensor:
-    """The sum of every process's tensor, in all of them; a new one."""
+    """The sum of every process's tensor, in all of them; a new one, where the tensor is.
+
+    It is exchanged where the group can: NCCL takes nothing from the CPU.
+    """
     if not _joined():
         return tensor.clone()
-    summed: Tensor = tensor.clone()
+    summed: Tensor = tensor.to(_meeting_place(tensor.device), copy=True)
     _distributed().all_reduce(summed)
-    return summed
+    return summed.to(tensor.device)
+
+
+def _meeting_place(own: torch.device) -> torch.device:
+    """A device that the group exchanges tensors on: the tensor's own if that is one."""
+    import torch
+
+    group = _distributed().group.WORLD
+    kinds = [device.type for device in group._device_types]
+    if own.type in kinds:
+        return own
+    if not kinds:
+        return own
+    if kinds[0] == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device(kinds[0])
 
 
 def from_first(make: Callable[[], Value]) -> Value:

@@ -122,10 +122,14 @@ def test_ties_and_what_is_unscored_are_counted_and_teach_nothing(
 
     with_judge(monkeypatch, undecided)
     out = tmp_path / "run"
-    train_online(saved, pairs, out, judging=exactly(pairs), sampling=SAMPLING, training=TRAINING)
+    options: dict[str, Any] = {"judging": exactly(pairs), "sampling": SAMPLING}
+    with pytest.raises(UserError, match=r"prompts have no verdict .* no idea"):
+        train_online(saved, pairs, tmp_path / "strict", training=TRAINING, **options)
+    train_online(saved, pairs, out, training=replace(TRAINING, max_bad_fraction=1.0), **options)
     start = load_file(Path(saved) / "model.safetensors")
     assert all(torch.equal(value, start[name]) for name, value in weights(out).items())
     log = [row for row in read_jsonl(out / "log.jsonl") if row["split"] == "train"]
+    assert all(row["loss"] is None for row in log)
     assert all(row["share_tie"] + row.get("share_unscored", 0) == 1 for row in log)
     assert sum(row.get("share_unscored", 0) for row in log) > 0
     fresh = read_json(out / "run.json")["results"]["fresh"]

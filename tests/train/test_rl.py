@@ -27,7 +27,7 @@ from veridical.rollouts import Rollout, roll_out, rollout_group
 from veridical.sampling import Decoding, Request
 from veridical.token_scores import token_scores
 from veridical.train import actors as module
-from veridical.train import ppo, rewarding, rl_start, rloo
+from veridical.train import ppo, rewarding, rl_run, rl_start, rloo
 from veridical.train.actors import Actors, build_actors, drop_other_adapters
 from veridical.train.experience import Experience, Setting, gather_experience
 from veridical.train.online import Sampling
@@ -377,10 +377,51 @@ def test_what_the_judge_cannot_score_is_left_out_and_counted(
     monkeypatch.setattr(rewarding, "open_marks", lambda *_: odd)
     for name in ("ppo", "rloo"):
         out = tmp_path / name
-        train(name, saved, prompts, out, training=replace(TRAINING, batch_size=8))
+        training = replace(TRAINING, batch_size=8)
+        with pytest.raises(UserError, match=r"At step 1, 4 of 8 prompts have no verdict .* odd"):
+            train(name, saved, prompts, tmp_path / "strict", training=training)
+        train(name, saved, prompts, out, training=replace(training, max_bad_fraction=0.5))
         log = read_jsonl(out / "log.jsonl")
         assert [row["unscored"] for row in log] == [4] * 4
         assert all(sample["id"][4] in "0246" for row in log for sample in row["samples"])
+
+
+@pytest.mark.parametrize("name", ["ppo", "rloo"])
+def test_where_nothing_is_scored_nothing_moves_and_nothing_is_zero(
+    name: str, saved: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def fails_later(cases: Sequence[Case]) -> list[Verdict]:
+        asked.append(len(cases))
+        if len(asked) > 1:
+            return [Verdict(problem="odd") for _ in cases]
+        return [
+            Verdict(tuple({"points": float(len(text))} for text in case.responses))
+            for case in cases
+        ]
+
+    monkeypatch.setattr(rewarding, "open_marks", lambda *_: fails_later)
+    training = replace(TRAINING, batch_size=8, max_steps=3, max_bad_fraction=1.0, tuning="full")
+    options: dict[str, Any] = {"training": training}
+    if name == "ppo":
+        options["ppo"] = PPO(kl_target=0.5, kl_horizon=20)
+    steps = []
+    honest = rl_run.Learner.step
+
+    def counted(learner: rl_run.Learner) -> float:
+        steps.append(1)
+        return honest(learner)
+
+    monkeypatch.setattr(rl_run.Learner, "step", counted)
+    train(name, saved, prompts, tmp_path / "run", **options)
+    log = read_jsonl(tmp_path / "run" / "log.jsonl")
+    assert [row["unscored"] for row in log] == [0, 8, 8]
+    assert len(steps) == log[0]["inner_steps"]
+    for figure in ("reward", "judge_score", "kl_k1", "kl_k3", "entropy", "loss", "moved"):
+        assert log[0][figure] is not None
+        assert [row[figure] for row in log[1:]] == [None, None], figure
+    assert log[1]["kl_coefficient"] == log[2]["kl_coefficient"]
 
 
 def test_the_last_real_token_is_rewarded_whatever_the_padding(

@@ -31,6 +31,7 @@ class RolloutBuffer:
         rows_of_step: Callable[[int], Sequence[int]],
         steps: int,
         last: int,
+        check: Callable[[int, Sequence[Row]], None] | None = None,
     ) -> None:
         """Say how it is filled.
 
@@ -40,9 +41,11 @@ class RolloutBuffer:
             rows_of_step: the prompts that a step trains on.
             steps: how many optimiser steps one filling is for.
             last: how many steps there are.
+            check: raises if what was made from a step on is not fit to learn from.
         """
         self.folder, self.make, self.rows_of_step = folder, make, rows_of_step
         self.steps, self.last = steps, last
+        self.check = check
         self.rows: dict[Task, Row] = {}
         self.unread: list[Row] = []
 
@@ -68,6 +71,8 @@ class RolloutBuffer:
                     "what they began with. Start again in another --out."
                 )
             found = self._made(first)
+            if self.check is not None:
+                self.check(first, found)
             self.unread += found
             if processes.is_first():
                 write_jsonl(path, found)

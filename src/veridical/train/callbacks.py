@@ -46,7 +46,7 @@ class RunLog(TrainerCallback):
 
 
 def log_row(logs: dict[str, Any], step: int, epoch: float | None) -> dict[str, Any] | None:
-    """One row of `log.jsonl`; None for lines that hold no loss.
+    """One row of `log.jsonl`; None for lines that hold no loss. A loss over no row is null.
 
     Raises:
         UserError: the loss is no longer a number, so going on would only cost time.
@@ -54,7 +54,7 @@ def log_row(logs: dict[str, Any], step: int, epoch: float | None) -> dict[str, A
     if "mean_loss" not in logs:
         return None
     split = "eval" if any(name.startswith("eval_") for name in logs) else "train"
-    if not math.isfinite(logs["mean_loss"]):
+    if logs["mean_loss"] is not None and not math.isfinite(logs["mean_loss"]):
         raise UserError(
             f"The {split} loss at step {step} is {logs['mean_loss']}. Lower --learning-rate, or "
             "set --dtype float32 if the model runs in float16."
@@ -98,7 +98,7 @@ class Steps(TrainerCallback):
         **_: Any,
     ) -> None:
         """Show the newest loss."""
-        if self.bar is not None and logs and "mean_loss" in logs:
+        if self.bar is not None and logs and logs.get("mean_loss") is not None:
             self.bar.set_postfix(loss=f"{logs['mean_loss']:.4f}", refresh=False)
 
     def on_train_end(

@@ -22,7 +22,7 @@ from veridical.token_scores import TokenScores, token_scores, token_values
 from veridical.train.actors import Actors, as_critic
 from veridical.train.engine import Engine, sample
 from veridical.train.prompts import TrainingPrompt
-from veridical.train.rewarding import Rewarded, Rewarder, reward
+from veridical.train.rewarding import Rewarded, Rewarder, refuse_unscored, reward
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,24 @@ def gather_experience(setting: Setting, step: int, indexes: Sequence[int]) -> Ex
         unscored=len(prompts) - len(kept),
         problems=tuple(one.problem for one in earned if one.problem),
     )
+
+
+def count_scored(experience: Experience, step: int, asked: int, most: float) -> int:
+    """How many prompts of a step the judge could score, over all processes.
+
+    Args:
+        experience: of this process.
+        step: which, from 1.
+        asked: prompts of the step, over all processes.
+        most: `--max-bad-fraction`.
+
+    Raises:
+        UserError: too many could not be scored.
+    """
+    problems = [problem for own in processes.gather(experience.problems) for problem in own]
+    unscored = sum(processes.gather(experience.unscored))
+    refuse_unscored(step, unscored, asked, problems, most)
+    return asked - unscored
 
 
 @torch.no_grad()

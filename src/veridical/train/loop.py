@@ -146,6 +146,8 @@ class GroupTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         # Its printed dictionaries would bury what the command says; `log.jsonl` has them.
         self.remove_callback(PrinterCallback)
+        self.nothing_counts = False
+        self.add_callback(StayWhereNothingCounts(self))
 
     def collate_items(self, items: Sequence[Item]) -> dict[str, Any]:
         """Lay a batch out; everything the objective needs is in it."""
@@ -191,6 +193,7 @@ class GroupTrainer(Trainer):
     ) -> Tensor:
         count = torch.stack([sample["count"] for sample in batch_samples]).sum().to(device)
         total: Tensor = self.accelerator.gather(count).sum()
+        self.nothing_counts = not bool(total > 0)
         # Of fresh pairs a whole step's may be ties.
         return total.clamp(min=1)
 
@@ -239,7 +242,7 @@ class GroupTrainer(Trainer):
             logs = {**logs, **self._means("train"), **self.train_dataset.told()}
         super().log(logs, start_time)
 
-    def _means(self, split: str) -> dict[str, float]:
+    def _means(self, split: str) -> dict[str, Any]:
         """Means over the rows of all processes since the last call."""
         own = {
             name: (float(torch.cat(values).double().sum()), sum(map(len, values)))
@@ -253,8 +256,11 @@ class GroupTrainer(Trainer):
                 sums[name] = (before[0] + total, before[1] + rows)
         if not sums:
             return {}
-        means = {n: total / rows for n, (total, rows) in sums.items() if not n.startswith("_")}
-        means["mean_loss"] = sums["_loss_sum"][0] / max(sums["_count"][0], 1)
+        means: dict[str, Any] = {
+            n: total / rows for n, (total, rows) in sums.items() if not n.startswith("_")
+        }
+        counted = sums["_count"][0]
+        means["mean_loss"] = sums["_loss_sum"][0] / counted if counted else None
         return means
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -329,6 +335,18 @@ class GroupTrainer(Trainer):
         if self.projector_learning_rate is not None:
             split_projector(optimizer, self.policy, self.projector_learning_rate)
         return optimizer
+
+
+class StayWhereNothingCounts(TrainerCallback):
+    """Keeps an optimizer from moving on, by its momentum, after a step without a pair."""
+
+    def __init__(self, trainer: GroupTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """Take the gradients away: weights without one stay as they are."""
+        if self.trainer.nothing_counts:
+            self.trainer.model.zero_grad(set_to_none=True)
 
 
 def _see(groups: Sequence[Group]) -> bool:

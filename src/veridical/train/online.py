@@ -42,6 +42,7 @@ from veridical.train.options import Training
 from veridical.train.order import Place as Spot
 from veridical.train.order import Shares
 from veridical.train.prompts import PromptKind, TrainingPrompt, proof_group, read_prompts
+from veridical.train.rewarding import refuse_unscored
 from veridical.train.rows import PROOF_ROWS, list_skipped
 from veridical.train.run import checkpoint_to_resume, run_trainer, save_result
 from veridical.train.scorer import Scorer
@@ -224,6 +225,7 @@ def train_online(
             lambda step: shares.rows_of_step(step, training.accumulation),
             sampling.rollout_steps,
             training.steps(len(prompts)),
+            lambda first, made: _require_pairs(first, made, training.max_bad_fraction),
         )
         buffer.forget_from(_first_step(out, training.resume))
         buffer.fill(0)
@@ -370,6 +372,12 @@ def _rejecting(
     if bdhs.variant == "mask":
         require_masking(policy, [prompt.source() for prompt in prompts])
     return Rejecting(settings, measure)
+
+
+def _require_pairs(first: int, made: Sequence[Row], most: float) -> None:
+    """Refuse a filling of which too much could not be judged; ties are verdicts."""
+    problems = [str(row.get("problem", "")) for row in made if row["kind"] == "unscored"]
+    refuse_unscored(first + 1, len(problems), len(made), problems, most)
 
 
 def _first_step(out: Path, resume: bool) -> int:

@@ -28,7 +28,13 @@ from veridical.rl import (
 )
 from veridical.token_scores import token_values
 from veridical.train.actors import as_critic, build_actors
-from veridical.train.experience import Experience, Setting, gather_experience, minibatches
+from veridical.train.experience import (
+    Experience,
+    Setting,
+    count_scored,
+    gather_experience,
+    minibatches,
+)
 from veridical.train.modes import learning
 from veridical.train.online import Sampling
 from veridical.train.options import Training
@@ -39,6 +45,11 @@ from veridical.train.rl_run import Learner, Log, chunks
 from veridical.train.rl_start import begin, finish, refuse
 
 METHOD = "proximal policy optimisation (PPO)"
+FIGURES = (
+    "loss", "policy_loss", "value_loss", "clip_share", "value_clip_share", "moved", "inner_steps",
+    "stopped", "gradient_norm", "explained_variance",
+)  # fmt: skip
+"""What learning from a step's responses gives; null where nothing of a step was scored."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,34 +168,37 @@ def train_ppo(
             experience = gather_experience(setting, step, indexes)
             measured = measures_of(experience)
 
-            kl = kl_terms(experience.logps, experience.reference_logps, ppo.kl_estimator)
-            rewards = token_rewards(experience.rewards, kl, experience.mask, coefficient)
-            advantages = generalised_advantages(
-                rewards, experience.values, experience.mask, ppo.gamma, ppo.lam
-            )
-            returns = advantages + experience.values
-            foreseen = explained_variance(
-                experience.values, returns, experience.mask, processes.total
-            )
-            advantages = whitened(advantages, experience.mask, processes.total)
+            scored = count_scored(experience, step + 1, len(indexes), training.max_bad_fraction)
+            learned: dict[str, Any] = dict.fromkeys(FIGURES)
+            if scored:
+                kl = kl_terms(experience.logps, experience.reference_logps, ppo.kl_estimator)
+                rewards = token_rewards(experience.rewards, kl, experience.mask, coefficient)
+                advantages = generalised_advantages(
+                    rewards, experience.values, experience.mask, ppo.gamma, ppo.lam
+                )
+                returns = advantages + experience.values
+                learned["explained_variance"] = explained_variance(
+                    experience.values, returns, experience.mask, processes.total
+                )
+                advantages = whitened(advantages, experience.mask, processes.total)
 
-            learned = learn(
-                setting, experience, advantages, returns, learner, ppo, len(indexes),
-                training.seed, step,
-            )  # fmt: skip
+                learned |= learn(
+                    setting, experience, advantages, returns, learner, ppo, len(indexes),
+                    training.seed, step,
+                )  # fmt: skip
             rate = learner.scheduler.get_last_lr()[0]
             learner.scheduler.step()
             log.write(
                 {
                     "step": step + 1, "split": "train",
                     "epoch": training.rows_seen(step + 1, len(prompts)) / len(prompts),
-                    **measured, **learned, "explained_variance": foreseen,
+                    **measured, **learned,
                     "kl_coefficient": coefficient, "learning_rate": rate,
                     "samples": shown(experience),
                 }
             )  # fmt: skip
-            if ppo.kl_target is not None:
-                responses = len(indexes) * ppo.samples
+            if ppo.kl_target is not None and scored:
+                responses = scored * ppo.samples
                 moved = measured[f"kl_{ppo.kl_estimator}"]
                 coefficient = next_kl_coefficient(
                     coefficient, moved, ppo.kl_target, responses, ppo.kl_horizon
@@ -215,7 +229,9 @@ def learn(
     for epoch in range(ppo.inner_epochs):
         for mine in minibatches(experience, prompts, ppo.minibatches, seed, step, epoch):
             own = experience.mask[experience.rows(mine, setting.k)].sum().double()
-            tokens = float(processes.total(own).clamp(min=1))
+            tokens = float(processes.total(own))
+            if not tokens:
+                continue  # no prompt of it was scored; an optimizer would still move
             seen = torch.zeros(6, dtype=torch.float64)
             for chunk in chunks(mine, setting.batch_size):
                 seen += _one_batch(setting, experience, advantages, returns, ppo, chunk, tokens)
@@ -265,7 +281,7 @@ def _one_batch(
 
 
 def _told(sums: Tensor, lengths: Sequence[float], stopped: bool) -> dict[str, Any]:
-    steps, tokens = len(lengths), float(sums[5].clamp(min=1))
+    steps, tokens = max(1, len(lengths)), float(sums[5].clamp(min=1))
     policy_loss, value_loss, clipped, moved, far, _ = (float(value) for value in sums)
     return {
         "loss": (policy_loss + value_loss) / steps,
@@ -274,7 +290,7 @@ def _told(sums: Tensor, lengths: Sequence[float], stopped: bool) -> dict[str, An
         "clip_share": clipped / steps,
         "value_clip_share": far / steps,
         "moved": moved / tokens,
-        "inner_steps": steps,
+        "inner_steps": len(lengths),
         "stopped": stopped,
         "gradient_norm": sum(lengths) / steps,
     }

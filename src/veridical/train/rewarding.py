@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from veridical.errors import UserError
 from veridical.judges.judging import Case, Judge, Verdict
 from veridical.judges.named import Judging, Place, open_marks, total_score, truth
 from veridical.judges.symbolic import Symbolic, symbolic_reward
@@ -95,6 +96,30 @@ def reward(
     return [
         _rewarded(rewarder, *row) for row in zip(prompts, rollouts, verdicts, watched, strict=True)
     ]
+
+
+def refuse_unscored(
+    step: int, unscored: int, asked: int, problems: Sequence[str], most: float
+) -> None:
+    """Stop at a step of which too much has no verdict: nothing would be learned from it.
+
+    Args:
+        step: which, from 1.
+        unscored: its prompts without a verdict, over all processes.
+        asked: all its prompts.
+        problems: why.
+        most: `--max-bad-fraction`.
+
+    Raises:
+        UserError: says how many, and the first reasons.
+    """
+    if unscored <= most * asked:
+        return
+    first = "; ".join(dict.fromkeys(problems[:3]))
+    raise UserError(
+        f"At step {step}, {unscored} of {asked} prompts have no verdict to learn from; more than "
+        f"--max-bad-fraction {most:g} allows. {first}"
+    )
 
 
 def scores_of(judge: Judge, cases: Sequence[Case]) -> list[float]:

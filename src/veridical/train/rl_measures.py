@@ -16,16 +16,18 @@ from veridical.train.rl_run import SHOWN, mean_over_all
 def measures_of(experience: Experience) -> dict[str, Any]:
     """What was sampled and earned, before anything is learned from it.
 
+    A figure is None where no response counts.
+
     `reward` is what is optimised, `judge_score` the judge's own scale, `exact_score` truth's where
     it watches. `kl_k1` and `kl_k3` are nats a response, `entropy` nats a token.
     """
     mask, like = experience.mask, experience.rewards
     earned = experience.rewarded
 
-    def mean(values: list[float]) -> float:
+    def mean(values: list[float]) -> float | None:
         return mean_over_all(torch.tensor(values, dtype=torch.float64, device=like.device))
 
-    def by_response(tokens: Tensor) -> float:
+    def by_response(tokens: Tensor) -> float | None:
         return mean_over_all(torch.where(mask, tokens, 0.0).sum(-1))
 
     logps, reference = experience.logps, experience.reference_logps

@@ -156,7 +156,8 @@ class Log:
         self.rows.append(dict(row))
         if processes.is_first():
             write_jsonl(self.path, self.rows)
-        self.bar.set_postfix(reward=f"{row['reward']:.3f}", refresh=False)
+        reward = row["reward"]
+        self.bar.set_postfix(reward="-" if reward is None else f"{reward:.3f}", refresh=False)
         self.bar.update(1)
 
     def close(self) -> None:
@@ -170,11 +171,11 @@ def chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
         yield items[start : start + size]
 
 
-def mean_over_all(values: Tensor, mask: Tensor | None = None) -> float:
-    """The mean over what counts in all processes; 0 where nothing does."""
+def mean_over_all(values: Tensor, mask: Tensor | None = None) -> float | None:
+    """The mean over what counts in all processes; None where nothing does."""
     chosen = (values if mask is None else values[mask]).double()
     parts = processes.total(torch.stack([chosen.sum(), chosen.new_tensor(chosen.numel())]))
-    return float(parts[0] / parts[1]) if parts[1] > 0 else 0.0
+    return float(parts[0] / parts[1]) if parts[1] > 0 else None
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

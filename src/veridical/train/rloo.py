@@ -21,7 +21,13 @@ from veridical.rl import (
     leave_one_out_advantages,
 )
 from veridical.train.actors import build_actors
-from veridical.train.experience import Experience, Setting, gather_experience, minibatches
+from veridical.train.experience import (
+    Experience,
+    Setting,
+    count_scored,
+    gather_experience,
+    minibatches,
+)
 from veridical.train.modes import learning
 from veridical.train.online import Sampling
 from veridical.train.options import Training
@@ -32,6 +38,11 @@ from veridical.train.rl_run import Learner, Log, chunks
 from veridical.train.rl_start import begin, finish, refuse
 
 METHOD = "REINFORCE with a leave-one-out baseline (RLOO)"
+FIGURES = (
+    "loss", "policy_loss", "clip_share", "moved", "inner_steps", "gradient_norm",
+    "explained_variance",
+)  # fmt: skip
+"""What learning from a step's responses gives; null where nothing of a step was scored."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,25 +128,35 @@ def train_rloo(
             experience = gather_experience(setting, step, indexes)
             measured = measures_of(experience)
 
-            kl = kl_terms(experience.logps, experience.reference_logps, "k1").sum(-1)
-            earned = experience.rewards - rloo.kl_coefficient * kl.to(experience.rewards)
-            by_prompt = earned.view(-1, rloo.samples)
-            advantages = leave_one_out_advantages(by_prompt).flatten()
-            expected = by_prompt.flatten() - advantages
-            foreseen = explained_variance(
-                expected, earned, torch.ones_like(earned, dtype=torch.bool), processes.total
-            )
+            scored = count_scored(experience, step + 1, len(indexes), training.max_bad_fraction)
+            learned: dict[str, Any] = dict.fromkeys(FIGURES)
+            if scored:
+                kl = kl_terms(experience.logps, experience.reference_logps, "k1").sum(-1)
+                earned = experience.rewards - rloo.kl_coefficient * kl.to(experience.rewards)
+                by_prompt = earned.view(-1, rloo.samples)
+                advantages = leave_one_out_advantages(by_prompt).flatten()
+                expected = by_prompt.flatten() - advantages
+                learned["explained_variance"] = explained_variance(
+                    expected, earned, torch.ones_like(earned, dtype=torch.bool), processes.total
+                )
 
-            learned = learn(
-                setting, experience, advantages, learner, rloo, len(indexes), training.seed, step
-            )
+                learned |= learn(
+                    setting,
+                    experience,
+                    advantages,
+                    learner,
+                    rloo,
+                    len(indexes),
+                    training.seed,
+                    step,
+                )
             rate = learner.scheduler.get_last_lr()[0]
             learner.scheduler.step()
             log.write(
                 {
                     "step": step + 1, "split": "train",
                     "epoch": training.rows_seen(step + 1, len(prompts)) / len(prompts),
-                    **measured, **learned, "explained_variance": foreseen,
+                    **measured, **learned,
                     "kl_coefficient": rloo.kl_coefficient, "learning_rate": rate,
                     "samples": shown(experience),
                 }
@@ -161,17 +182,19 @@ def learn(
     for epoch in range(rloo.inner_epochs):
         for mine in minibatches(experience, prompts, rloo.minibatches, seed, step, epoch):
             own = torch.tensor(float(len(mine) * setting.k))
-            responses = float(processes.total(own).clamp(min=1))
+            responses = float(processes.total(own))
+            if not responses:
+                continue  # no prompt of it was scored; an optimizer would still move
             seen = torch.zeros(3, dtype=torch.float64)
             for chunk in chunks(mine, setting.batch_size):
                 seen += _one_batch(setting, experience, advantages, rloo, chunk, responses)
             lengths.append(learner.step())
             sums += processes.total(seen)
-    steps = len(lengths)
+    steps = max(1, len(lengths))
     loss, clipped, moved = (float(value) / steps for value in sums)
     return {
         "loss": loss, "policy_loss": loss, "clip_share": clipped, "moved": moved,
-        "inner_steps": steps, "gradient_norm": sum(lengths) / steps,
+        "inner_steps": len(lengths), "gradient_norm": sum(lengths) / steps,
     }  # fmt: skip
 
 
