@@ -13,7 +13,8 @@ prompt with k responses:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +32,41 @@ from veridical._positions import (
     vision_inputs,
 )
 from veridical.errors import UserError
-from veridical.images import ImageLike, load_image
+from veridical.image_checks import words_of
+from veridical.images import ImageLike, image_key, load_image
 from veridical.messages import assistant_message, user_message
 from veridical.models import Policy, image_features, image_token_id
-from veridical.progress import track
 from veridical.rendering import Group, render_prompt
+
+
+class RefusedRowsError(UserError):
+    """Rows of a batch that the model's processor refuses even alone.
+
+    Attributes:
+        reasons: by the row's place in the batch.
+    """
+
+    def __init__(self, model: str, reasons: dict[int, str], names: Sequence[str] = ()) -> None:
+        """Say which rows, by name where names are known."""
+        self.model, self.reasons = model, reasons
+        row, reason = next(iter(reasons.items()))
+        name = f"Row {names[row]}" if names else f"Row {row + 1} of a batch"
+        more = f" ({len(reasons) - 1} more of this batch too.)" if len(reasons) > 1 else ""
+        super().__init__(f"{name} can't be used by {model}: {reason}.{more} Leave it out.")
+
+    @property
+    def reason(self) -> str:
+        """The first row's."""
+        return next(iter(self.reasons.values()))
+
+
+@contextmanager
+def _named(names: Sequence[str]) -> Iterator[None]:
+    """Name the rows that are refused."""
+    try:
+        yield
+    except RefusedRowsError as error:
+        raise RefusedRowsError(error.model, error.reasons, names) from error.__cause__
 
 
 @dataclass(frozen=True)
@@ -105,7 +136,8 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
         return _appended_batch(policy, groups)
     flat = [(group, index) for group in groups for index in range(len(group.response_ids))]
     texts = [group.prompt_text + group.response_texts[index] for group, index in flat]
-    inputs = process(policy, [group.images_of(index) for group, index in flat], texts, "right")
+    with _named([group.id for group, _ in flat]):
+        inputs = process(policy, [group.images_of(index) for group, index in flat], texts, "right")
     attention = inputs["attention_mask"]
     response_mask = torch.zeros_like(attention, dtype=torch.bool)
     for row, (group, index) in enumerate(flat):
@@ -126,7 +158,8 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
 def _appended_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
     flat = [(group, index) for group in groups for index in range(len(group.response_ids))]
     texts = [group.prompt_text for group, _ in flat]
-    prompts = process(policy, [group.images_of(index) for group, index in flat], texts, "right")
+    with _named([group.id for group, _ in flat]):
+        prompts = process(policy, [group.images_of(index) for group, index in flat], texts, "right")
     lengths = prompts["attention_mask"].sum(-1).tolist()
     answers = [group.response_ids[index].to(policy.device) for group, index in flat]
     ends = [length + len(ids) for length, ids in zip(lengths, answers, strict=True)]
@@ -152,12 +185,13 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
     no prefix, so it has a row to itself.
     """
     prefixes = [(i, responses) for i, g in enumerate(groups) for responses in _sharing(g)]
-    prompts = process(
-        policy,
-        [groups[i].images_of(responses[0]) for i, responses in prefixes],
-        [groups[i].prompt_text for i, _ in prefixes],
-        "right",
-    )
+    with _named([groups[i].id for i, _ in prefixes]):
+        prompts = process(
+            policy,
+            [groups[i].images_of(responses[0]) for i, responses in prefixes],
+            [groups[i].prompt_text for i, _ in prefixes],
+            "right",
+        )
     lengths = prompts["attention_mask"].sum(-1).tolist()
     positions = token_positions(policy.core, prompts).cpu()
     rows = [
@@ -389,14 +423,43 @@ def process(
     """The stock processor on a batch; images of a row in the order of its placeholders.
 
     Where the policy has a cache of features, they come in the place of pixels.
+
+    Raises:
+        RefusedRowsError: the processor refuses rows of the batch even alone.
     """
     if policy.vision is not None:
         kept: dict[str, Tensor] = policy.vision.process(policy, images, texts, padding_side)
         return kept
-    processor = policy.processor
-    opened = [[load_image(image) for image in row] for row in images]
-    bos = processor.tokenizer.bos_token
-    encoded = processor(
+    opened = _loaded(images)
+    try:
+        encoded = _processed(policy, opened, texts, padding_side)
+    # Processors are others' code, and refuse a picture with whatever they meet.
+    except Exception as error:
+        reasons = _refused_alone(policy, opened, texts, padding_side)
+        if not reasons:
+            raise
+        raise RefusedRowsError(policy.name, reasons) from error
+    inputs = {name: value.to(policy.device) for name, value in encoded.items()}
+    dtype = policy.model.dtype
+    return {n: v.to(dtype) if v.is_floating_point() else v for n, v in inputs.items()}
+
+
+def _loaded(images: Sequence[Sequence[ImageLike]]) -> list[list[Image.Image]]:
+    """Every image decoded once, however many rows of the batch see it."""
+    opened: dict[str | int, Image.Image] = {}
+    for row in images:
+        for image in row:
+            key = image_key(image)
+            if key not in opened:
+                opened[key] = load_image(image)
+    return [[opened[image_key(image)] for image in row] for row in images]
+
+
+def _processed(
+    policy: Policy, opened: list[list[Image.Image]], texts: Sequence[str], padding_side: str
+) -> Any:
+    bos = policy.processor.tokenizer.bos_token
+    return policy.processor(
         # Row by row even where a row has none: some tell from it how to cut each image.
         images=opened if any(opened) else None,
         text=list(texts),
@@ -405,35 +468,22 @@ def process(
         padding_side=padding_side,
         add_special_tokens=not (bos and texts[0].startswith(bos)),
     )
-    inputs = {name: value.to(policy.device) for name, value in encoded.items()}
-    dtype = policy.model.dtype
-    return {n: v.to(dtype) if v.is_floating_point() else v for n, v in inputs.items()}
+
+
+def _refused_alone(
+    policy: Policy, opened: list[list[Image.Image]], texts: Sequence[str], padding_side: str
+) -> dict[int, str]:
+    """Which rows the processor refuses by themselves, and why."""
+    reasons = {}
+    for row, (own, text) in enumerate(zip(opened, texts, strict=True)):
+        try:
+            _processed(policy, [own], [text], padding_side)
+        except Exception as error:
+            sizes = ", ".join(f"{image.width} x {image.height}" for image in own)
+            seen = f" with images of {sizes} pixels" if own else ""
+            reasons[row] = f"the processor refuses it{seen}: {words_of(error)}"
+    return reasons
 
 
 def _pad(row: Tensor, width: int, value: int) -> Tensor:
     return torch.nn.functional.pad(row, (0, width - row.shape[-1]), value=value)
-
-
-def check_lengths(policy: Policy, groups: Sequence[Group], max_length: int) -> dict[str, str]:
-    """Groups whose prompt and longest response do not fit, with the reason; prompts are never cut.
-
-    Args:
-        policy: whose processor counts the image tokens.
-        groups: what is to be trained on.
-        max_length: in tokens, image tokens included.
-
-    Returns:
-        {group id: reason}.
-    """
-    refused = {}
-    for group in track(groups, "measuring prompts"):
-        seen = [group.images_of(i) for i in range(len(group.response_ids))]
-        distinct = [seen[0], *(images for images in seen[1:] if images is not seen[0])]
-        texts = [group.prompt_text] * len(distinct)
-        prompt = process(policy, distinct, texts, "right")["input_ids"].shape[1]
-        longest = max(len(ids) for ids in group.response_ids)
-        if prompt + longest > max_length:
-            refused[group.id] = (
-                f"prompt of {prompt} tokens and response of {longest} exceed {max_length} tokens"
-            )
-    return refused

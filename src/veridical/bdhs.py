@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from veridical.bdhs_cuts import Cut, Cutting, cut_sentences, join_completion, join_sentences
 from veridical.errors import UserError
+from veridical.image_checks import require_images
 from veridical.image_noise import add_noise
 from veridical.images import load_image
 from veridical.languages import guess_language
@@ -246,6 +247,7 @@ def _unusable(policy: Policy, source: Source) -> str | None:
         return "the true answer is empty"
     try:
         render_prompt(policy, source.prompt, source.text)
+        require_images(policy.processor, source.images)
     except RefusedRowError as refused:
         return str(refused)
     return None

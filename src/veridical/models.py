@@ -395,6 +395,18 @@ def _load_four_bit(source: str, name: str, dtype: DtypeName, device: torch.devic
         raise UserError(_cannot_load(name, "a model of four bits", error)) from error
 
 
+def load_processor(name: str) -> Any:
+    """The processor that `load_policy` would load, without the model.
+
+    Raises:
+        UserError: as for `load_policy`.
+    """
+    folder = EMBEDDED_MODEL if name == "embedded" else Path(name)
+    if (folder / "adapter_config.json").is_file():
+        return load_processor(adapter_base(folder))
+    return _load_processor(str(folder) if folder.is_dir() else name, name, {})
+
+
 def _load_processor(source: str, name: str, template: Mapping[str, Any]) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(source)

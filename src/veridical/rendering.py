@@ -16,6 +16,7 @@ from torch import Tensor
 from veridical._tokens import Tokens, tokenise
 from veridical._turns import Rendered, locate, prepared
 from veridical.errors import RefusedRowError as RefusedRowError
+from veridical.image_checks import require_images
 from veridical.images import ImageLike, load_image
 from veridical.messages import Message, assistant_message, count_images, user_message
 from veridical.models import Policy, end_token_ids
@@ -143,7 +144,7 @@ def render_group(
         RefusedRowError: images and placeholders differ in number, special tokens stand in the text,
             or the template does not render the prompt and the answers as they are.
     """
-    _check_image_count(images, [prompt])
+    _check_images(policy, images, [prompt])
     _refuse_special_tokens(policy, prompt)
     asked = locate(policy, prompt, generation=True)
     prompt_ids = tokenise(policy.processor.tokenizer, asked.text).ids
@@ -182,7 +183,7 @@ def render_judged_group(
     Raises:
         RefusedRowError: as for `render_group`.
     """
-    _check_image_count(images, [prompt])
+    _check_images(policy, images, [prompt])
     after = user_message(question, images=0)
     _refuse_special_tokens(policy, [*prompt, after])
     asked = locate(policy, prompt, generation=True).text
@@ -234,7 +235,7 @@ def render_conversation(
     Raises:
         RefusedRowError: as for `render_group`.
     """
-    _check_image_count(images, [messages])
+    _check_images(policy, images, [messages])
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     groups = []
     for seen, turns in groupby(answers, key=lambda turn: count_images(messages[:turn])):
@@ -422,7 +423,9 @@ def _span(span: tuple[int, int] | None) -> tuple[int, int]:
     return span
 
 
-def _check_image_count(images: Sequence[ImageLike], turns: Sequence[Sequence[Message]]) -> None:
+def _check_images(
+    policy: Policy, images: Sequence[ImageLike], turns: Sequence[Sequence[Message]]
+) -> None:
     blocks = sum(
         block["type"] == "image"
         for turn in turns
@@ -431,6 +434,7 @@ def _check_image_count(images: Sequence[ImageLike], turns: Sequence[Sequence[Mes
     )
     if blocks != len(images):
         raise RefusedRowError(f"{blocks} image blocks in the prompt, but {len(images)} images")
+    require_images(policy.processor, images)
 
 
 def _refuse_special_tokens(policy: Policy, messages: Sequence[Message]) -> None:

@@ -18,6 +18,8 @@ from veridical._masked_prompts import encode_prompts, masked_prompt_batch
 from veridical.batching import placeholder_counts, row_batch, shared_batch
 from veridical.cache import open_cache
 from veridical.errors import UserError
+from veridical.image_checks import size_refusal
+from veridical.lengths import counting, measured
 from veridical.logprobs import collate, response_logps
 from veridical.losses import dpo_loss
 from veridical.models import Policy, Tuning, load_policy, prepare_training
@@ -260,3 +262,33 @@ def test_what_is_not_supported_is_refused_by_name(refused: Family, tmp_path: Pat
     with pytest.raises(UserError, match=tmp_path.name) as caught:
         load_start(str(tmp_path), Training(learning_rate=1e-6, device="cpu"))
     assert str(refused.refused) in str(caught.value)
+
+
+# SmolVLM's processor has no such method, and LLaVA-OneVision's is not right for every size.
+COUNTS = {
+    "LLaVA", "LLaVA-NeXT", "Qwen2.5-VL", "Qwen3-VL", "Qwen3.5", "Idefics3", "InternVL", "Gemma 3",
+}  # fmt: skip
+SIDES = (5, 16, 17, 33, 48, 61, 90, 100, 257)
+
+
+def test_counted_prompts_are_as_long_as_the_processor_makes_them(
+    family: Family, policy: Policy
+) -> None:
+    sizes = [(width, height) for width in SIDES for height in SIDES]
+    pictures = [Image.new("RGB", size) for size in sizes]
+    usable = [p for p in pictures if not size_refusal(policy.processor, p.size)]
+    rows = [[p] for p in usable] + [[usable[i], usable[-i], usable[i]] for i in range(1, 9)] + [[]]
+    prompts = [
+        (tuple(row), render_prompt(policy, [user_message("What do you see?", images=len(row))]))
+        for row in rows
+    ]
+    counts = counting(policy, prompts)
+    assert (counts is not None) == (family.name in COUNTS)
+    if counts is None:
+        pytest.skip("its processor cannot count: prompts are measured")
+    wrong = [
+        (tuple(i.size for i in prompt[0]), counts.length(prompt), measured(policy, prompt))
+        for prompt in prompts
+        if counts.length(prompt) != measured(policy, prompt)
+    ]
+    assert not wrong, wrong[:5]

@@ -17,6 +17,7 @@ from veridical.build._parts import Parts, model_identity, write_skipped
 from veridical.build._served import PREFIX, Ask, Server
 from veridical.errors import UserError
 from veridical.files import require_file, write_json
+from veridical.image_checks import require_images
 from veridical.images import row_images
 from veridical.models import DtypeName, Policy, load_policy
 from veridical.records import (
@@ -215,6 +216,7 @@ def sample_responses(
         messages = steered(prompt.messages, settings.steer, policy.processor)
         try:
             render_prompt(policy, messages)
+            require_images(policy.processor, prompt.images)
         except RefusedRowError as problem:
             refused[index] = str(problem)
             continue

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from veridical.errors import UserError
 from veridical.files import hash_file, hash_path, read_json, read_jsonl
+from veridical.image_checks import is_unusual, size_refusal
 from veridical.images import decode_image
 from veridical.messages import Message
 from veridical.pixels import ImageError
@@ -220,14 +221,34 @@ def find_images(folder: Path) -> dict[str, Path]:
     return found
 
 
-def unreadable_images(files: Iterable[Path]) -> dict[Path, str]:
-    """The images that cannot be decoded, and why; found now and not in the middle of a run."""
-    problems = {}
+def unusable_images(files: Iterable[Path], model: str) -> dict[Path, str]:
+    """The images that cannot be decoded, or that the model's processor refuses, and why.
+
+    Found now and not in the middle of a run.
+
+    Args:
+        files: the images.
+        model: as for `load_policy`; its processor is loaded if an image is of an unusual size.
+    """
+    problems, unusual = {}, {}
     for file in files:
         try:
-            decode_image(file)
+            size = decode_image(file).size
         except ImageError as problem:
             problems[file] = str(problem)
+            continue
+        if is_unusual(size):
+            unusual[file] = size
+    if unusual:
+        from veridical.models import load_processor
+
+        processor = load_processor(model)
+        for file, (width, height) in unusual.items():
+            reason = size_refusal(processor, (width, height))
+            if reason:
+                problems[file] = (
+                    f"{width} x {height} pixels are refused by the model's processor: {reason}"
+                )
     return problems
 
 

@@ -24,7 +24,7 @@ from veridical.eval.answers import (
     make_answers,
     read_answer_rows,
     refuse_many,
-    unreadable_images,
+    unusable_images,
 )
 from veridical.eval.scores import print_scores, write_scores
 from veridical.files import write_jsonl
@@ -214,7 +214,7 @@ def _describe(
         raise UserError("With a model, --images must name the folder of images to describe.")
     found = dict(list(find_images(folder).items())[:limit])
     ids = {stem: match_image_id(stem, objects) for stem in found}
-    broken = unreadable_images(found.values())
+    broken = unusable_images(found.values(), settings.model)
     skipped = [
         {"id": stem, "field": "image", "reason": broken.get(path, NO_LIST)}
         for stem, path in found.items()

@@ -18,7 +18,7 @@ from veridical.eval.answers import (
     make_answers,
     read_answer_rows,
     refuse_many,
-    unreadable_images,
+    unusable_images,
 )
 from veridical.eval.pope_auc import auc_estimate, yes_margins
 from veridical.eval.pope_parsing import Parsing, Verdict, parse_answer
@@ -260,7 +260,7 @@ def eval_pope(
         else:
             found_images = find_images(images or Path())
             asked, skipped, results = _questions_to_ask(
-                questions, found_images, objects, per_image, seed, limit, names
+                questions, found_images, settings.model, objects, per_image, seed, limit, names
             )
             made = _ask(asked, found_images, instruction, settings, out, auc)
             if made is None:
@@ -320,6 +320,7 @@ def _names(vocabulary: Path | None, objects: Path | None) -> list[str]:
 def _questions_to_ask(
     paths: Sequence[Path] | None,
     images: Mapping[str, Path],
+    model: str,
     objects: Path | None,
     per_image: int,
     seed: int,
@@ -327,7 +328,7 @@ def _questions_to_ask(
     names: Sequence[str],
 ) -> tuple[list[Question], list[dict[str, str]], dict[str, int]]:
     """Questions, what was left out and why, and counts for `run.json`."""
-    broken = unreadable_images(images.values())
+    broken = unusable_images(images.values(), model)
     if objects is None:
         asked = _first_images(read_questions(paths or []), limit)
         reasons = {path.stem: reason for path, reason in broken.items()}

@@ -9,6 +9,7 @@ import torch
 
 from veridical.batching import row_batch
 from veridical.errors import UserError
+from veridical.image_checks import require_images
 from veridical.judges.judging import Case, Cost, Look, Looker
 from veridical.judges.prompted import Asker, Asking, Question, Reply
 from veridical.judges.prompts import question_messages
@@ -110,6 +111,7 @@ def verdict_group(policy: Policy, case: Case, asking: Asking) -> Group:
 def _refusal(policy: Policy, question: Question) -> str:
     try:
         render_prompt(policy, question.messages)
+        require_images(policy.processor, question.images)
     except RefusedRowError as problem:
         return str(problem)
     return ""

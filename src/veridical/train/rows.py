@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from veridical import processes
-from veridical.batching import check_lengths
 from veridical.errors import UserError
 from veridical.files import write_jsonl
 from veridical.images import RowImage, image_bytes_key, row_images
+from veridical.lengths import check_lengths
 from veridical.models import Policy
 from veridical.progress import track
 from veridical.randomness import generator

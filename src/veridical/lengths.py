@@ -1,0 +1,169 @@
+"""How long prompts are in tokens, images included, and which do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from veridical import processes
+from veridical.batching import RefusedRowsError, process
+from veridical.errors import UserError
+from veridical.images import ImageLike, size_of
+from veridical.models import Policy
+from veridical.progress import track
+from veridical.rendering import Group
+
+CHECKED = 6
+"""Prompts on which counting is compared with the processor, the oddest image sizes among them."""
+
+NEAR = 16
+"""Tokens, and as many more an image: a row that is this near to the limit is measured."""
+
+Prompt = tuple[tuple[ImageLike, ...], str]
+
+
+@dataclass(frozen=True)
+class Counting:
+    """How a prompt's tokens are counted without its pictures' pixels.
+
+    Attributes:
+        policy: whose processor counts.
+        extra: tokens an image adds beside those that the processor says: marks around it, less
+            the placeholder in the text.
+        by_size: image tokens by width and height, filled as sizes are met.
+    """
+
+    policy: Policy
+    extra: int
+    by_size: dict[tuple[int, int], int]
+
+    def length(self, prompt: Prompt) -> int:
+        """Tokens of a prompt."""
+        images, text = prompt
+        counted = sum(self._image(size_of(image)) for image in images)
+        return _text_tokens(self.policy, text) + counted + self.extra * len(images)
+
+    def _image(self, size: tuple[int, int]) -> int:
+        if size not in self.by_size:
+            self.by_size[size] = _image_tokens(self.policy, size)
+        return self.by_size[size]
+
+
+def check_lengths(policy: Policy, groups: Sequence[Group], max_length: int) -> dict[str, str]:
+    """Groups that cannot be trained on for their prompts, with the reason; prompts are never cut.
+
+    A prompt and its longest response must fit. Image tokens are counted from image sizes where the
+    model's processor can say them and a few rows confirm it; else, and near the limit, the
+    processor makes the prompt. Several processes share the work.
+
+    Args:
+        policy: whose processor counts the image tokens.
+        groups: what is to be trained on.
+        max_length: in tokens, image tokens included.
+
+    Returns:
+        {group id: reason}, of rows that are too long and of those that the processor refuses.
+    """
+    ranks = processes.gather(processes.rank())
+    mine = groups[ranks.index(processes.rank()) :: len(ranks)]
+    refused = _checked(policy, mine, max_length)
+    every = {name: why for part in processes.gather(refused) for name, why in part.items()}
+    return {group.id: every[group.id] for group in groups if group.id in every}
+
+
+def counting(policy: Policy, prompts: Sequence[Prompt]) -> Counting | None:
+    """How to count; None if the processor cannot, or a few prompts come out otherwise."""
+    if not hasattr(policy.processor, "_get_num_multimodal_tokens"):
+        return None
+    chosen = _oddest([prompt for prompt in prompts if prompt[0]])
+    if not chosen:
+        return Counting(policy, 0, {})
+    try:
+        first, *others = [(prompt, measured(policy, prompt)) for prompt in chosen]
+        plain = Counting(policy, 0, {})
+        extra, rest = divmod(first[1] - plain.length(first[0]), len(first[0][0]))
+        counts = Counting(policy, extra, plain.by_size)
+        right = rest == 0 and all(counts.length(prompt) == real for prompt, real in others)
+    # It is a private method of others' code; where it fails, prompts are measured.
+    except Exception:
+        return None
+    return counts if right else None
+
+
+def measured(policy: Policy, prompt: Prompt) -> int:
+    """Tokens of a prompt as the processor makes it.
+
+    Raises:
+        RefusedRowsError: it does not.
+    """
+    images, text = prompt
+    return int(process(policy, [images], [text], "right")["input_ids"].shape[1])
+
+
+def _checked(policy: Policy, groups: Sequence[Group], max_length: int) -> dict[str, str]:
+    counts = counting(policy, [prompt for group in groups for prompt in _prompts(group)])
+    refused = {}
+    for group in track(groups, "measuring prompts"):
+        longest = max(len(ids) for ids in group.response_ids)
+        room = max_length - longest
+        try:
+            length = max(_length(policy, counts, prompt, room) for prompt in _prompts(group))
+        except RefusedRowsError as error:
+            refused[group.id] = error.reason
+            continue
+        if length > room:
+            refused[group.id] = (
+                f"prompt of {length} tokens and response of {longest} exceed {max_length} tokens"
+            )
+    return refused
+
+
+def _length(policy: Policy, counts: Counting | None, prompt: Prompt, room: int) -> int:
+    if counts is not None:
+        try:
+            length = counts.length(prompt)
+        except UserError:
+            raise
+        except Exception:  # a size that it cannot count: the processor has the last word
+            length = room
+        if abs(length - room) > NEAR * (1 + len(prompt[0])):
+            return length
+    return measured(policy, prompt)
+
+
+def _prompts(group: Group) -> list[Prompt]:
+    """The distinct prompts of a group: responses with images of their own have their own."""
+    seen = [group.images_of(i) for i in range(len(group.response_ids))]
+    distinct = [seen[0], *(images for images in seen[1:] if images is not seen[0])]
+    return [(images, group.prompt_text) for images in distinct]
+
+
+def _oddest(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The first, and those with the smallest, largest, widest, tallest, and most images."""
+    if not prompts:
+        return []
+    firsts = [(size_of(images[0]), number) for number, (images, _) in enumerate(prompts)]
+    orders: Iterable[Any] = (
+        lambda item: item[0][0] * item[0][1],
+        lambda item: -item[0][0] * item[0][1],
+        lambda item: item[0][0] / item[0][1],
+        lambda item: item[0][1] / item[0][0],
+        lambda item: -len(prompts[item[1]][0]),
+    )
+    numbers = [0, *(min(firsts, key=order)[1] for order in orders)]
+    return [prompts[number] for number in dict.fromkeys(numbers)][:CHECKED]
+
+
+def _text_tokens(policy: Policy, text: str) -> int:
+    tokenizer = policy.processor.tokenizer
+    bos = tokenizer.bos_token
+    special = not (bos and text.startswith(bos))
+    return len(tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+def _image_tokens(policy: Policy, size: tuple[int, int]) -> int:
+    width, height = size
+    made = policy.processor._get_num_multimodal_tokens(image_sizes=[[height, width]])
+    (count,) = made["num_image_tokens"]
+    return int(count)
