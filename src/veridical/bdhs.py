@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from PIL import Image
+
 from veridical.bdhs_cuts import Cut, Cutting, cut_sentences, join_completion, join_sentences
 from veridical.errors import UserError
 from veridical.image_checks import require_images
-from veridical.image_noise import add_noise
+from veridical.image_noise import add_noise, deviation_left, shrunk
 from veridical.images import load_image
 from veridical.languages import guess_language
 from veridical.messages import Message, assistant_message
@@ -190,7 +192,8 @@ def build_pairs(
             score = scores.get(index)
             if last or (score is not None and score < settings.similarity_threshold):
                 source = open_sources.pop(index)
-                results[index] = _result(source, attempts[index], score, settings)
+                left = _noise_left(policy, source, settings, iteration)
+                results[index] = _result(source, attempts[index], score, settings, left)
     return [
         {**results[number], "tries": tries[number], **_about(source, settings)}
         for number, source in enumerate(sources)
@@ -261,7 +264,7 @@ def _attempt(
     by_limit: dict[int, list[tuple[int, Request]]] = {}
     cuts: dict[int, list[Cut]] = {}
     for index, source in sources.items():
-        images = _restricted_images(source, settings, iteration)
+        images = _restricted_images(policy, source, settings, iteration)
         cuts[index], prefixes = [], [""]
         if not free:
             keys, language = (source.id, iteration), language_of(source, settings)
@@ -308,15 +311,35 @@ def _complete(
     return answers, [0.0] * len(answers)
 
 
-def _restricted_images(source: Source, settings: BDHSSettings, iteration: int) -> Sequence[Any]:
+def _restricted_images(
+    policy: Policy, source: Source, settings: BDHSSettings, iteration: int
+) -> Sequence[Any]:
     if settings.variant != "noise":
         return source.images
+    return [noisy for _, noisy in _noisy_images(policy, source, settings, iteration)]
+
+
+def _noisy_images(
+    policy: Policy, source: Source, settings: BDHSSettings, iteration: int
+) -> list[tuple[Image.Image, Image.Image]]:
+    """Each picture at the size that the model sees, clean and with noise."""
+    clean = [shrunk(load_image(image), policy.processor) for image in source.images]
     return [
-        add_noise(
-            load_image(image), settings.noise_steps, settings.seed, f"{source.id}/{iteration}/{n}"
-        )
-        for n, image in enumerate(source.images)
+        (one, add_noise(one, settings.noise_steps, settings.seed, f"{source.id}/{iteration}/{n}"))
+        for n, one in enumerate(clean)
     ]
+
+
+def _noise_left(
+    policy: Policy, source: Source, settings: BDHSSettings, iteration: int
+) -> float | None:
+    """The least noise among a row's pictures, as the model was given it; None without noise."""
+    if settings.variant != "noise" or not source.images:
+        return None
+    pairs = _noisy_images(policy, source, settings, iteration)
+    left = [deviation_left(policy.processor, clean, noisy) for clean, noisy in pairs]
+    known = [one for one in left if one is not None]
+    return min(known) if known else None
 
 
 def _join(
@@ -341,7 +364,11 @@ def _join(
 
 
 def _result(
-    source: Source, attempt: Attempt, similarity: float | None, settings: BDHSSettings
+    source: Source,
+    attempt: Attempt,
+    similarity: float | None,
+    settings: BDHSSettings,
+    noise_left: float | None,
 ) -> dict[str, Any]:
     if attempt.cut_off:
         reason = f"the last try was cut off at {attempt.limit} tokens; raise --max-new-tokens"
@@ -362,6 +389,8 @@ def _result(
         "cuts": attempt.cuts,
         "settings": constants,
     }
+    if noise_left is not None:
+        provenance["noise_deviation"] = round(noise_left, 4)
     return {
         "id": source.id,
         "rejected": [assistant_message(_spaced_like(source.answer, attempt.text))],

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from veridical.build._parts import write_skipped
 from veridical.errors import UserError
 from veridical.files import require_file, write_json
-from veridical.image_noise import add_noise
+from veridical.image_noise import add_noise, shrunk
 from veridical.progress import track
 from veridical.records import RecordSet, count_images, read_records, write_records
 from veridical.runs import start_run
@@ -32,6 +32,9 @@ def build_distort(
     seed: int = 0,
 ) -> None:
     """Give the rejected branch of every pair a picture under diffusion noise.
+
+    Distorted pictures are at most 336 pixels on their shorter side, so that the noise is not
+    averaged away where a model's processor makes a large photograph small.
 
     Rows without an image are left out and listed: nothing could be distorted.
 
@@ -92,7 +95,7 @@ def _pairs(rows: Any, indices: list[int], steps: int, seed: int) -> Iterator[dic
         # In Arrow's form images are the bytes of their files, not decoded and packed again.
         pair["images"] = raw[index].to_pylist()[0]["images"]
         pair["rejected_images"] = [
-            add_noise(image, steps, seed, f"{row['id']}/{number}")
+            add_noise(shrunk(image), steps, seed, f"{row['id']}/{number}")
             for number, image in enumerate(row["images"])
         ]
         provenance = {"builder": "distort", "noise_steps": steps, "seed": seed}
