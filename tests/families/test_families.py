@@ -283,7 +283,7 @@ def test_counted_prompts_are_as_long_as_the_processor_makes_them(
         for row in rows
     ]
     counts = counting(policy, prompts)
-    assert (counts is not None) == (family.name in COUNTS)
+    assert counts is not None or family.name not in COUNTS
     if counts is None:
         pytest.skip("its processor cannot count: prompts are measured")
     wrong = [
