@@ -67,7 +67,7 @@ class Policy:
     skipped: tuple[str, ...] = ()
     """Tensors of the checkpoint that the model class does not load, such as multi-token
     prediction heads."""
-    template: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    template: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     """What `--template` gave: variables of the chat template, or its name (`chat_template`)."""
 
     @property

@@ -316,7 +316,10 @@ def _after_prompt(
 ) -> tuple[str, Tokens]:
     """What follows the prompt, up to its end token, and the tokens of prompt and response."""
     whole = locate(policy, conversation, answer_alone=True)
-    thought = prepared(policy, conversation)[-1].get("reasoning_content")
+    answer = prepared(policy, conversation)[-1]
+    thought = answer.get("reasoning_content")
+    if not any(block["text"].strip() for block in answer["content"]):
+        raise RefusedRowError("the answer is empty")
     if opens_thought(asked.text) and not thought:
         raise RefusedRowError(
             "the prompt begins a thought, and the answer has none; "
@@ -419,7 +422,7 @@ def _bare_end(text: str, place: int) -> int:
 
 def _span(span: tuple[int, int] | None) -> tuple[int, int]:
     if span is None:
-        raise RefusedRowError("an answer is empty")
+        raise RefusedRowError("the answer is empty")
     return span
 
 

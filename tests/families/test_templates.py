@@ -38,6 +38,7 @@ from veridical.rendering import (
     render_prompt,
     tokenise_after,
 )
+from veridical.train.engine import template_options
 
 PICTURE = Image.new("RGB", (8, 8))
 
@@ -249,9 +250,19 @@ def test_with_thinking_on_the_thought_is_learned_and_an_answer_without_one_refus
         learned(policy, CASES["empty thought"])
     with pytest.raises(RefusedRowError, match="the answer's beginning can't be given"):
         render_prompt(policy, CASES["one turn"][:1], "Yes.")
+    with pytest.raises(RefusedRowError, match="the answer is empty"):
+        learned(policy, turns("A dog?", "<think>It barks.</think>"))
     # The thought of an earlier turn is not among what the model is given later on.
     both = [*CASES["thought"], user_message("Why?", 0), assistant_message("<think>So.</think>So.")]
     assert learned(policy, both) == [thought, "So.\n</think>\n\nSo.<|im_end|>"]
+
+
+def test_a_server_is_told_what_the_template_is_given() -> None:
+    policy = policy_of(template_of("Qwen3.5 (thinking)"), "byte level")
+    assert template_options(policy) == {"chat_template_kwargs": {"enable_thinking": False}}
+    policy = policy_of(template_of("Qwen3.5 (thinking)"), "byte level", enable_thinking=True)
+    assert template_options(policy) == {"chat_template_kwargs": {"enable_thinking": True}}
+    assert template_options(policy_of(template_of("Qwen3-VL"), "byte level")) == {}
 
 
 def test_a_prompt_that_always_begins_a_thought() -> None:

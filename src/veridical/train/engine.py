@@ -27,9 +27,11 @@ from veridical.errors import UserError
 from veridical.judges.endpoint import endpoint_settings, endpoint_url, is_here, sent_messages
 from veridical.models import Policy, end_token_ids, image_token_id
 from veridical.randomness import generator
-from veridical.rendering import render_prompt
+from veridical.rendering import in_thought, render_prompt
 from veridical.rollouts import Rollout, roll_out, rollout_group
 from veridical.sampling import Decoding, Request, never_sampled
+from veridical.sampling.reader import Reader
+from veridical.templates import resolved_variables
 from veridical.token_scores import token_scores
 
 OPTIONS = ("url", "key_variable", "concurrency", "retries", "timeout", "name", "max_staleness")
@@ -145,9 +147,9 @@ class Engine:
             answers = list(pool.map(answer, asked))
         finally:
             pool.shutdown(cancel_futures=True)
-        texts = policy.processor.tokenizer.batch_decode(
-            [list(answer.token_ids) for answer in answers], skip_special_tokens=True
-        )
+        prefixes = [request.prefix for request, _ in asked]
+        reader = Reader(policy.processor.tokenizer, prefixes, in_thought(policy))
+        texts = [reader.text(row, answer.token_ids) for row, answer in enumerate(answers)]
         said = [
             Rollout(
                 text.strip(), answer.token_ids, (), "length" if answer.cut else "end",
@@ -169,7 +171,8 @@ class Engine:
                 temperature=decoding.temperature,
                 max_tokens=decoding.max_new_tokens,
                 seed=seed,
-                extra_body={"return_token_ids": True, "top_k": -1, "top_p": 1.0},
+                extra_body={"return_token_ids": True, "top_k": -1, "top_p": 1.0}
+                | template_options(policy),
             )
         except openai.APIError as error:
             raise UserError(
@@ -264,6 +267,12 @@ def recomputed(
             ]
         )  # fmt: skip
     return found
+
+
+def template_options(policy: Policy) -> dict[str, Any]:
+    """What a server has to give its chat template, to read the prompt that is read here."""
+    variables = resolved_variables(policy.processor, policy.template)
+    return {"chat_template_kwargs": variables} if variables else {}
 
 
 def _require_sane(policy: Policy, answer: Answer, request: Request, address: str) -> None:
