@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from veridical.batching import Batch, last_tokens, row_batch
 from veridical.errors import UserError
 from veridical.files import read_json, write_json
+from veridical.finite import require_finite
 from veridical.images import ImageLike
 from veridical.logprobs import collate
 from veridical.messages import Message
@@ -169,7 +170,9 @@ def score_groups(
     with own_adapter(reward_model):
         for chunk in _chunks_of_like_size(groups, batch_size):
             batch = collate(policy, chunk, share_prefix)
-            rewards += response_rewards(policy.model, reward_model.head, batch).tolist()
+            values = response_rewards(policy.model, reward_model.head, batch)
+            require_finite(policy, values, "rewards")
+            rewards += values.tolist()
     return rewards
 
 

@@ -26,11 +26,13 @@ def yes_margins(queries: Sequence[Query], settings: Settings) -> list[float]:
     """Log p("Yes") - log p("No") as the first token of the answer, in nats.
 
     Raises:
-        UserError: the model begins both words with the same token.
+        UserError: the model begins both words with the same token, or its log-probabilities are
+            NaN or infinite.
     """
     # PyTorch takes seconds to import, and answers made elsewhere are scored without it.
     import torch
 
+    from veridical.finite import require_finite
     from veridical.logprobs import collate, response_logps
     from veridical.messages import assistant_message, user_message
     from veridical.prefix_sharing import sharing
@@ -57,6 +59,7 @@ def yes_margins(queries: Sequence[Query], settings: Settings) -> list[float]:
         for start in track(range(0, len(groups), settings.batch_size), "margins"):
             batch = collate(policy, groups[start : start + settings.batch_size], share)
             sums = response_logps(policy.model, batch).sums.double()
+            require_finite(policy, sums, 'log-probabilities of "Yes" and "No"')
             margins += (sums[:, 0] - sums[:, 1]).tolist()
     return margins
 

@@ -9,6 +9,7 @@ import torch
 
 from veridical.batching import row_batch
 from veridical.errors import UserError
+from veridical.finite import require_finite
 from veridical.image_checks import require_images
 from veridical.judges.judging import Case, Cost, Look, Looker
 from veridical.judges.prompted import Asker, Asking, Question, Reply
@@ -76,6 +77,7 @@ def logprob_looker(policy: Policy, asking: Asking, batch_size: int) -> Looker:
             with torch.inference_mode():
                 batch = row_batch(policy, [group for _, group in chunk])
                 sums = response_logps(policy.model, batch).sums.double()
+            require_finite(policy, sums, "log-probabilities of the verdicts")
             for (index, _), margin in zip(chunk, (sums[:, 0] - sums[:, 1]).tolist(), strict=True):
                 better = None if margin == 0 else int(margin < 0)
                 looks[index] = Look(better, margin, cost=Cost(replies=1))

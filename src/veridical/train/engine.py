@@ -24,6 +24,7 @@ import torch
 from veridical import processes
 from veridical.batching import process, row_batch
 from veridical.errors import UserError
+from veridical.finite import require_finite
 from veridical.judges.endpoint import endpoint_settings, endpoint_url, is_here, sent_messages
 from veridical.models import Policy, end_token_ids, image_token_id
 from veridical.randomness import generator
@@ -259,6 +260,7 @@ def recomputed(
     for request, said in zip(requests, rows, strict=True):
         batch = row_batch(policy, [rollout_group(policy, request, said)])
         scores = token_scores(policy.model, batch, decoding.temperature, banned)
+        require_finite(policy, scores.logps, "log-probabilities")
         found.append(
             [
                 Rollout(r.text, r.token_ids, tuple(logps[: len(r.token_ids)].tolist()),

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from veridical import processes
 from veridical.batching import Batch
+from veridical.finite import require_finite
 from veridical.logprobs import collate
 from veridical.randomness import generator
 from veridical.rendering import Group
@@ -175,6 +176,9 @@ def _scored(setting: Setting, groups: Sequence[Group]) -> Iterator[tuple[list[Te
         if actors.critic is not None:
             with as_critic(actors.critic) as model:
                 values = token_values(model, actors.critic.head, batch).to(values)
+        require_finite(actors.policy, ours.logps, "log-probabilities")
+        require_finite(actors.policy, theirs.logps, "reference log-probabilities")
+        require_finite(actors.policy, values, "values")
         lengths = ours.mask.sum(-1).tolist()
         tensors = (ours.logps, theirs.logps, values, ours.entropies, ours.mask)
         yield tuple(

@@ -1,0 +1,259 @@
+"""The decode loop: a checkpoint has no say, rows come and go unseen, and NaN is an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import GenerationConfig
+
+from veridical.batching import prompt_batch
+from veridical.errors import UserError
+from veridical.models import Policy, load_policy
+from veridical.records import user_message
+from veridical.rendering import render_prompt
+from veridical.rollouts import roll_out
+from veridical.sampling import Decoding, Request, complete_masked, loop, never_sampled, respond
+from veridical.sampling.cache import Rows
+from veridical.sampling.parity import require_parity
+
+PROMPT = [user_message("Describe the image.")]
+LONGER = [user_message("Is there a red cup at the top left of the image?")]
+
+
+def requests_for(pictures: list[Image.Image]) -> list[Request]:
+    return [
+        Request("a", pictures[:1], PROMPT),
+        Request("b", pictures[1:2], LONGER),
+        Request("c", [], [user_message("What do you see?", images=0)]),
+        Request("d", pictures[2:3], PROMPT, "There is a red"),
+    ]
+
+
+def lively(policy: Policy) -> Policy:
+    """A policy whose answers end at many lengths and hold full stops."""
+    tokenizer = policy.processor.tokenizer
+    with torch.no_grad():
+        policy.core.lm_head.weight[tokenizer.eos_token_id] *= 3
+        policy.core.lm_head.weight[tokenizer.convert_tokens_to_ids(".")] *= 3
+    return policy
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "min_new_tokens": {"min_new_tokens": 12},
+    "min_length": {"min_length": 200},
+    "max_length": {"max_length": 3},
+    "max_time": {"max_time": 1e-6},
+    "return_dict_in_generate": {"return_dict_in_generate": True, "output_scores": True},
+    "stop_strings": {"stop_strings": ["the", "a"]},
+    "num_return_sequences": {"num_return_sequences": 3, "do_sample": True},
+    "num_beams": {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True},
+    "repetition_penalty": {"repetition_penalty": 1.8},
+    "no_repeat_ngram_size": {"no_repeat_ngram_size": 2},
+    "bad_words_ids": {"bad_words_ids": [[20], [21], [22]]},
+    "suppress_tokens": {"suppress_tokens": list(range(10, 200))},
+    "begin_suppress_tokens": {"begin_suppress_tokens": list(range(10, 200))},
+    "forced_bos_token_id": {"forced_bos_token_id": 30},
+    "forced_eos_token_id": {"forced_eos_token_id": 31},
+    "temperature": {"temperature": 0.1, "do_sample": True},
+    "top_k": {"top_k": 1, "top_p": 0.1, "min_p": 0.5, "typical_p": 0.2, "do_sample": True},
+    "guidance_scale": {"guidance_scale": 3.0},
+    "sequence_bias": {"sequence_bias": [[[25], 50.0]]},
+    "exponential_decay": {"exponential_decay_length_penalty": [2, 3.0]},
+    "watermarking": {"watermarking_config": {"bias": 5.0}},
+    "cache": {"cache_implementation": "static", "use_cache": False},
+    "prompt_lookup": {"prompt_lookup_num_tokens": 3},
+    "renormalize": {"renormalize_logits": True, "remove_invalid_values": True},
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    policy = lively(load_policy("embedded"))
+    policy.model.save_pretrained(folder)
+    policy.processor.save_pretrained(folder)
+    return folder
+
+
+def said_by(folder: Path, settings: dict[str, Any], pictures: list[Image.Image]) -> list[Any]:
+    """What a checkpoint with these generation settings answers, in every way there is."""
+    file = folder / "generation_config.json"
+    own = json.loads(file.read_text())
+    try:
+        file.write_text(json.dumps(own | settings))
+        policy = load_policy(str(folder))
+    finally:
+        file.write_text(json.dumps(own))
+    requests = requests_for(pictures)
+    seen = [request for request in requests if request.images]
+    return [
+        respond(policy, requests, Decoding(10), ""),
+        respond(policy, requests, Decoding(10, 1.0), "", until_sentence_end=True),
+        complete_masked(policy, seen, ["m"] * 3, 0.9, Decoding(6, 1.0), True),
+        roll_out(policy, requests[:2], Decoding(8, 1.0), k=2),
+    ]
+
+
+@pytest.fixture(scope="module")
+def plain(saved: Path, pictures: list[Image.Image]) -> list[Any]:
+    return said_by(saved, {}, pictures)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_generation_settings_of_a_checkpoint_change_nothing(
+    name: str, saved: Path, plain: list[Any], pictures: list[Image.Image]
+) -> None:
+    assert said_by(saved, SETTINGS[name], pictures) == plain
+
+
+@torch.no_grad()
+def test_greedy_answers_are_those_of_the_stock_generate(
+    policy: Policy, pictures: list[Image.Image]
+) -> None:
+    policy, requests = lively(policy), requests_for(pictures)
+    tokenizer = policy.processor.tokenizer
+    policy.core.generation_config = GenerationConfig()
+    settings = GenerationConfig(
+        max_new_tokens=20,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        suppress_tokens=never_sampled(policy),
+    )
+    for request, answer in zip(requests, respond(policy, requests, Decoding(20), ""), strict=True):
+        text = render_prompt(policy, request.prompt, request.prefix)
+        inputs = prompt_batch(policy, [request.images], [text]).inputs
+        stock = policy.core.generate(**inputs, generation_config=settings)
+        assert answer.token_ids == stock[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("every", [1, 3, 7])
+@pytest.mark.parametrize("size", [1, 3, 4, 50])
+def test_when_rows_come_and_are_read_changes_nothing(
+    policy: Policy,
+    pictures: list[Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+    every: int,
+    size: int,
+) -> None:
+    policy = lively(policy)
+    requests = [
+        Request(f"{one.id}{n}", one.images, one.prompt, one.prefix)
+        for n in range(4)
+        for one in requests_for(pictures)
+    ]
+    expected = [
+        respond(policy, [r], Decoding(12, 1.0), "", until_sentence_end=True)[0] for r in requests
+    ]
+    assert {answer.stop_reason for answer in expected} == {"end", "sentence", "length"}
+
+    def seldom(table: Any) -> bool:
+        longest = max(len(said.token_ids) for said in table.said) + len(table.unread)
+        return len(table.unread) >= every or longest >= 12
+
+    monkeypatch.setattr(loop._Table, "_is_time_to_read", seldom)
+    decoding = Decoding(12, 1.0, batch_size=size)
+    assert respond(policy, requests, decoding, "", until_sentence_end=True) == expected
+
+
+def test_places_that_become_free_are_taken(
+    policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, fed, widths = lively(policy), [], []
+    requests = [
+        Request(f"{one.id}{n}", one.images, one.prompt, one.prefix)
+        for n in range(8)
+        for one in requests_for(pictures)
+    ]
+    respond(policy, requests[:1], Decoding(1), "")
+    feed = Rows.feed
+
+    def counted(rows: Rows, tokens: torch.Tensor) -> None:
+        fed.append(len(tokens))
+        feed(rows, tokens)
+        widths.append(rows.cache.get_seq_length())
+
+    monkeypatch.setattr(Rows, "feed", counted)
+    answers = respond(policy, requests, Decoding(24, 1.0, batch_size=8), "")
+    assert sum(fed) == sum(len(answer.token_ids) - 1 for answer in answers)
+    # By batches of eight, one after the other, each as long as its longest answer.
+    apart = [max(len(a.token_ids) for a in answers[i : i + 8]) - 1 for i in range(0, 32, 8)]
+    assert len(fed) < 0.9 * sum(apart)
+    longest = max(prompt_batch(policy, [r.images], [render_prompt(policy, r.prompt, r.prefix)])
+                  .inputs["input_ids"].shape[1] for r in requests)  # fmt: skip
+    assert max(widths) <= longest + 24
+
+
+Break = Callable[[torch.nn.Module], Any]
+
+
+def broken_weight(core: Any) -> None:
+    core.lm_head.weight.data[7, 3] = float("nan")
+
+
+def overflow(core: Any) -> None:
+    core.lm_head.register_forward_hook(lambda _, __, out: out.index_fill(-1, torch.tensor([9]), torch.inf))  # fmt: skip  # noqa: E501
+
+
+def third_token(core: Any) -> None:
+    calls: list[int] = []
+
+    def spoil(_: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return out * float("nan") if len(calls) == 3 else out
+
+    core.lm_head.register_forward_hook(spoil)
+
+
+def one_row(core: Any) -> None:
+    def spoil(_: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
+        out = out.clone()
+        out[-1, -1, 5] = float("nan")
+        return out
+
+    core.lm_head.register_forward_hook(spoil)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("spoil", [broken_weight, overflow, third_token, one_row])
+@pytest.mark.parametrize("way", ["respond", "greedy", "sentence", "masked", "rollouts"])
+def test_no_token_is_taken_from_what_is_no_number(
+    policy: Policy, pictures: list[Image.Image], dtype: torch.dtype, spoil: Break, way: str
+) -> None:
+    policy.model.to(dtype)
+    require_parity(policy)
+    spoil(policy.core)
+    requests = [one for one in requests_for(pictures) if one.images]
+    ways: dict[str, Callable[[], Any]] = {
+        "respond": lambda: respond(policy, requests, Decoding(6, 1.0), ""),
+        "greedy": lambda: respond(policy, requests, Decoding(6), ""),
+        "sentence": lambda: respond(policy, requests, Decoding(6, 1.0), "", True),
+        "masked": lambda: complete_masked(
+            policy, requests, ["m"] * 3, 0.9, Decoding(6, 1.0), False
+        ),
+        "rollouts": lambda: roll_out(policy, requests, Decoding(6, 1.0), k=2),
+    }
+    with pytest.raises(UserError) as caught:
+        ways[way]()
+    said = str(caught.value)
+    assert f"The logits of tiny in {str(dtype).removeprefix('torch.')} are NaN or infinite" in said
+    if spoil is broken_weight:
+        assert "weight lm_head.weight" in said
+    elif dtype == torch.float16:
+        assert "Set --dtype bfloat16 or --dtype float32" in said
+    elif dtype == torch.bfloat16:
+        assert "Set --dtype float32" in said
+
+
+def test_a_model_that_gives_no_numbers_from_the_start_is_told_so(
+    policy: Policy, pictures: list[Image.Image]
+) -> None:
+    broken_weight(policy.core)
+    with pytest.raises(UserError, match="NaN or infinite"):
+        respond(policy, requests_for(pictures), Decoding(4), "")
