@@ -18,9 +18,16 @@ from veridical.models import Policy, load_policy
 from veridical.records import user_message
 from veridical.rendering import render_prompt
 from veridical.rollouts import roll_out
-from veridical.sampling import Decoding, Request, complete_masked, loop, never_sampled, respond
+from veridical.sampling import (
+    Decoding,
+    Request,
+    complete_masked,
+    loop,
+    never_sampled,
+    parity,
+    respond,
+)
 from veridical.sampling.cache import Rows
-from veridical.sampling.parity import require_parity
 
 PROMPT = [user_message("Describe the image.")]
 LONGER = [user_message("Is there a red cup at the top left of the image?")]
@@ -88,6 +95,7 @@ def said_by(folder: Path, settings: dict[str, Any], pictures: list[Image.Image])
     try:
         file.write_text(json.dumps(own | settings))
         policy = load_policy(str(folder))
+        parity._TRIED.add(policy.core)
     finally:
         file.write_text(json.dumps(own))
     requests = requests_for(pictures)
@@ -180,14 +188,14 @@ def test_places_that_become_free_are_taken(
         widths.append(rows.cache.get_seq_length())
 
     monkeypatch.setattr(Rows, "feed", counted)
-    answers = respond(policy, requests, Decoding(24, 1.0, batch_size=8), "")
+    answers = respond(policy, requests, Decoding(40, 1.0, batch_size=8), "", True)
     assert sum(fed) == sum(len(answer.token_ids) - 1 for answer in answers)
     # By batches of eight, one after the other, each as long as its longest answer.
     apart = [max(len(a.token_ids) for a in answers[i : i + 8]) - 1 for i in range(0, 32, 8)]
-    assert len(fed) < 0.9 * sum(apart)
+    assert len(fed) < sum(apart) - 10
     longest = max(prompt_batch(policy, [r.images], [render_prompt(policy, r.prompt, r.prefix)])
                   .inputs["input_ids"].shape[1] for r in requests)  # fmt: skip
-    assert max(widths) <= longest + 24
+    assert max(widths) <= longest + 40
 
 
 Break = Callable[[torch.nn.Module], Any]
@@ -227,7 +235,7 @@ def test_no_token_is_taken_from_what_is_no_number(
     policy: Policy, pictures: list[Image.Image], dtype: torch.dtype, spoil: Break, way: str
 ) -> None:
     policy.model.to(dtype)
-    require_parity(policy)
+    parity._TRIED.add(policy.core)
     spoil(policy.core)
     requests = [one for one in requests_for(pictures) if one.images]
     ways: dict[str, Callable[[], Any]] = {

@@ -76,7 +76,10 @@ class _MaskedPrompts:
     ) -> None:
         self.policy, self.requests, self.mask_ids = policy, requests, mask_ids
         self.threshold, self.seed, self.drop = threshold, seed, drop
-        self.texts = [render_prompt(policy, request.prompt) for request in requests]
+        # The sentences of one answer have one prompt.
+        prompts = {id(request.prompt): request.prompt for request in requests}
+        rendered = {key: render_prompt(policy, prompt) for key, prompt in prompts.items()}
+        self.texts = [rendered[id(request.prompt)] for request in requests]
         self.begun = [
             render_prompt(policy, request.prompt, request.prefix)[len(text) :]
             for request, text in zip(requests, self.texts, strict=True)
