@@ -75,6 +75,17 @@ def test_a_fault_is_refused_by_name_in_every_dtype(
     assert "not those of its own `generate`" in str(caught.value)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_stock_paths_that_differ_excuse_nothing(
+    policy: Policy, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy.model.to(dtype)
+    padding_seen(monkeypatch)
+    monkeypatch.setattr(parity, "_floor", lambda policy, examples: 0.94)
+    with pytest.raises(UserError, match="can't be sampled from here"):
+        require_parity(policy)
+
+
 def test_every_way_to_answer_asks_for_it(
     policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:

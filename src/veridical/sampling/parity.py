@@ -42,6 +42,10 @@ of the answer is counted one too far (our choice; tiny models of tested families
 FLOORS = 4.0
 """How many times the difference of two stock paths may be taken for rounding (our choice)."""
 
+ROUNDING = 0.3
+"""The largest difference of two stock paths, in units of the logits' spread, that is taken for
+rounding (our choice; half precision of running states makes 0.18): above it they differ."""
+
 QUESTION = "What is this?"
 
 _TRIED: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -194,8 +198,9 @@ def decoding_fault(policy: Policy, examples: Sequence[Example], late: bool) -> s
     half = policy.model.dtype in (torch.float16, torch.bfloat16)
     if half and found.value <= NEAR * broken:
         return None
-    rounding = FLOORS * _floor(policy, examples)
-    if found.value <= rounding:
+    floor = _floor(policy, examples) if half else 0.0
+    rounding = FLOORS * floor
+    if found.value <= rounding and floor <= ROUNDING:
         if broken <= rounding:
             print(
                 f"{type(policy.core).__name__}: in this dtype its own `generate` and forward are "
