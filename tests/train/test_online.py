@@ -19,11 +19,14 @@ from veridical.judges.judging import Case, Look, Looker
 from veridical.judges.named import Judging
 from veridical.models import Policy
 from veridical.records import assistant_message, user_message, write_records
-from veridical.train import buffer, online
+from veridical.rollouts import Rollout
+from veridical.sampling import Decoding, Request
+from veridical.train import buffer, fresh, online
 from veridical.train.dpo import train_dpo
 from veridical.train.online import OnlineBDHS, Sampling, train_online
 from veridical.train.options import Training
 from veridical.train.order import Shares
+from veridical.train.prompts import TrainingPrompt
 
 WORDS = ["red cup", "blue dog", "green chair", "black cat", "orange bus", "purple car"]
 TRAINING = Training(
@@ -31,6 +34,13 @@ TRAINING = Training(
     tuning="full", seed=1, trainer={"logging_steps": 1},
 )  # fmt: skip
 SAMPLING = Sampling(max_new_tokens=8, temperature=1.0)
+
+
+@pytest.fixture(autouse=True)
+def whole_answers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take answers as whole: random weights hardly ever end one. Not where that is the subject."""
+    if "cut_answer" not in request.node.name:
+        monkeypatch.setattr(fresh, "is_cut", lambda rollout: False)
 
 
 @pytest.fixture
@@ -96,9 +106,9 @@ def test_a_run_samples_judges_learns_and_keeps_what_it_saw(
     for step, (path, told) in enumerate(zip(kept, log, strict=True)):
         rows = read_jsonl(path)
         assert [row["step"] for row in rows] == [step] * 3
-        fresh = [row for row in rows if row["kind"] == "online"]
-        assert told["share_online"] == pytest.approx(len(fresh) / 3)
-        for row in fresh:
+        ranked = [row for row in rows if row["kind"] == "online"]
+        assert told.get("share_online", 0.0) == pytest.approx(len(ranked) / 3)
+        for row in ranked:
             sizes = [len(response["text"]) for response in row["responses"]]
             assert sizes[row["chosen"]] == max(sizes)
             assert all(r["version"] == step for r in row["responses"])
@@ -132,8 +142,8 @@ def test_ties_and_what_is_unscored_are_counted_and_teach_nothing(
     assert all(row["loss"] is None for row in log)
     assert all(row["share_tie"] + row.get("share_unscored", 0) == 1 for row in log)
     assert sum(row.get("share_unscored", 0) for row in log) > 0
-    fresh = read_json(out / "run.json")["results"]["fresh"]
-    assert fresh["share_tie"] > 0.5 and "share_online" not in fresh
+    shares = read_json(out / "run.json")["results"]["fresh"]
+    assert shares["share_tie"] > 0.5 and "share_online" not in shares
 
 
 def test_epochs_that_do_not_divide_evenly_run_to_their_end_and_resume(
@@ -303,3 +313,34 @@ def test_what_makes_no_sense_is_refused_before_anything_is_loaded(
     with pytest.raises(UserError, match=message):
         train_online("nothing", pairs, tmp_path / "out", **{"training": TRAINING, **options})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_cut_answer_is_never_the_better_one(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judge likes the longer text; what the limit cut may only be the worse one."""
+    said = [
+        [("ab", "end"), ("a", "end")],
+        [("ab", "length"), ("a", "end")],
+        [("ab", "end"), ("a", "length")],
+        [("ab", "length"), ("a", "length")],
+        [("a", "length"), ("a", "length")],
+    ]
+    rollouts: Any = [[Rollout(text, (1,), (0.0,), why) for text, why in pair] for pair in said]  # type: ignore[arg-type]
+    judged: list[Case] = []
+
+    def look(cases: Sequence[Case]) -> list[Look]:
+        judged.extend(cases)
+        return longer(cases)
+
+    monkeypatch.setattr(fresh, "sample", lambda *_: rollouts)
+    prompts = [
+        TrainingPrompt(Request(str(n), (), [user_message("?", 0)]), "", (), None, (), (), None)
+        for n in range(len(said))
+    ]
+    maker = fresh.Maker(policy, prompts, Decoding(), fresh.Comparing(look, False, 0.0))
+    rows = maker([(0, index) for index in range(len(said))], 0)
+    assert [row["kind"] for row in rows] == ["online", "cut", "online", "cut", "cut"]
+    assert len(judged) == 3
+    assert fresh.measures_of(rows)["share_cut"] == 0.6
+    assert [fresh.counts(row) for row in rows] == [True, False, True, False, False]

@@ -95,14 +95,22 @@ class Maker:
             self.prompts[index].case([rollout.text for rollout in pair])
             for (_, index), pair in zip(tasks, pairs, strict=True)
         ]
-        # Nothing tells two equal texts apart.
-        differ = [case for case in cases if len(set(case.responses)) == 2]
+        # Nothing tells two equal texts apart, and two that were cut off give no pair in any case.
+        asked = [
+            len(set(case.responses)) == 2 and not all(map(is_cut, pair))
+            for case, pair in zip(cases, pairs, strict=True)
+        ]
+        differ = [case for case, wanted in zip(cases, asked, strict=True) if wanted]
         compared = iter(compare(how.look, differ, how.swap, how.margin) if differ else [])
-        same = Comparison(tie="judge")
         rows = []
-        for task, case, pair in zip(tasks, cases, pairs, strict=True):
-            found = next(compared) if len(set(case.responses)) == 2 else same
-            rows.append(self._row(task, **_verdict(found), responses=list(map(vars, pair))))
+        for task, wanted, pair in zip(tasks, asked, pairs, strict=True):
+            verdict = _verdict(next(compared) if wanted else Comparison(tie="judge"))
+            better = verdict["chosen"]
+            # A text without an end must not be what is aimed at; as the rejected one it may stand,
+            # since its tokens are learned as they were sampled, without an end token.
+            if all(map(is_cut, pair)) or (better is not None and is_cut(pair[better])):
+                verdict["kind"] = "cut"
+            rows.append(self._row(task, **verdict, responses=list(map(vars, pair))))
         return rows
 
     def _rejected(self, tasks: Sequence[Task], how: Rejecting) -> list[Row]:
@@ -145,6 +153,11 @@ class Maker:
         return render_group(self.policy, asked.id, asked.images, asked.prompt, responses)
 
 
+def is_cut(rollout: Rollout) -> bool:
+    """Whether a response ended by its limit, not by itself."""
+    return rollout.stop_reason == "length"
+
+
 def counts(row: Row) -> bool:
     """Whether a row holds a pair to learn from."""
     return row["kind"] in ("offline", "online", "bdhs")
@@ -156,7 +169,7 @@ def measures_of(rows: Sequence[Row]) -> dict[str, float]:
         return {}
     told = {
         f"share_{kind}": sum(row["kind"] == kind for row in rows) / len(rows)
-        for kind in ("offline", "online", "bdhs", "tie", "unscored")
+        for kind in ("offline", "online", "bdhs", "tie", "cut", "unscored")
         if any(row["kind"] == kind for row in rows)
     }
     said = [response for row in rows for response in row.get("responses", ())]

@@ -166,8 +166,9 @@ def train_online(
     `online`: two samples of the current policy for each prompt, ranked by a judge. `mixed`: by a
     throw for each prompt and step the record's own pair, or a fresh one. `bdhs`: the record's true
     answer against what the current policy makes of it when it can hardly see the image; no judge.
-    Ties and what cannot be judged are counted and not learned from. What was sampled is kept in
-    `rollouts/`, and a run that is resumed goes on exactly.
+    Ties, pairs whose better answer max-new-tokens cut off, and what cannot be judged are counted
+    and not learned from. What was sampled is kept in `rollouts/`, and a run that is resumed goes
+    on exactly.
 
     Args:
         model: hub name, folder, adapter folder or `embedded`.
