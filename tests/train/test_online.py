@@ -263,7 +263,7 @@ def test_online_bdhs_needs_no_judge_and_rejects_what_the_policy_says_now(
         judging=Judging(judge="none"), bdhs=OnlineBDHS(similarity="edit", iterations=2),
     )  # fmt: skip
     rows = [row for path in sorted((out / "rollouts").iterdir()) for row in read_jsonl(path)]
-    assert {row["kind"] for row in rows} <= {"bdhs", "unscored"}
+    assert {row["kind"] for row in rows} <= {"bdhs", "no_pair", "tie"}
     settings = [json.loads(row["source"])["settings"] for row in rows if row["kind"] == "bdhs"]
     assert settings[0]["mask_threshold"] == 0.99
     # The same prompt at another step is another answer.

@@ -125,7 +125,7 @@ class Maker:
                 # The last try is kept as it comes, and may be the true answer again.
                 rows.append({**row, "kind": "tie"} if collapsed(self.group(row)) else row)
             else:
-                rows.append(self._row(task, kind="unscored", problem=result["reason"]))
+                rows.append(self._row(task, kind="no_pair", problem=result["reason"]))
         return rows
 
     def asked(self, task: Task) -> Request:
@@ -169,7 +169,7 @@ def measures_of(rows: Sequence[Row]) -> dict[str, float]:
         return {}
     told = {
         f"share_{kind}": sum(row["kind"] == kind for row in rows) / len(rows)
-        for kind in ("offline", "online", "bdhs", "tie", "cut", "unscored")
+        for kind in ("offline", "online", "bdhs", "tie", "cut", "no_pair", "unscored")
         if any(row["kind"] == kind for row in rows)
     }
     said = [response for row in rows for response in row.get("responses", ())]
