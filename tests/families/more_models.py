@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import transformers
 from family_models import (
-    CHATML,
     CLIP_VISION,
     LANGUAGE,
     MROPE,
@@ -16,13 +15,12 @@ from family_models import (
     SIGLIP_VISION,
     TILE,
     build_tokenizer,
-    chat_template,
     finish,
     ids,
     qwen_ids,
-    qwen_template,
     qwen_tokenizer,
 )
+from real_templates import template_of
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import (
     DeepseekVLImageProcessorPil,
@@ -36,6 +34,29 @@ from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImag
 
 from veridical.models import Policy
 
+CHATML = ("<|im_start|>ROLE\n", "<|im_end|>\n")
+TEMPLATE = (
+    "{{ 'BOS' }}{% for message in messages %}"
+    "{% set role = 'ASSISTANT' if message['role'] == 'assistant' else message['role'] %}"
+    "{{ 'TURN'.replace('ROLE', role) + 'GAP' }}"
+    "{% for block in message['content'] %}"
+    "{% if block['type'] == 'image' %}{{ 'IMAGE' }}{% else %}{{ block['text'] }}{% endif %}"
+    "{% endfor %}{{ 'END' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'TURN'.replace('ROLE', 'ASSISTANT') }}{% endif %}"
+)
+
+
+def chat_template(
+    turn: str, image: str, end: str, bos: str = "", assistant: str = "assistant", gap: str = ""
+) -> str:
+    """A conversation in the family's own marks; a prompt is a prefix of its conversation."""
+    marks = {"TURN": turn, "GAP": gap, "IMAGE": image, "END": end, "BOS": bos}
+    marks["ASSISTANT"] = assistant
+    template = TEMPLATE
+    for name, mark in marks.items():
+        template = template.replace(f"'{name}'", repr(mark))
+    return template
+
 
 def token_id(tokenizer: Any, token: str) -> int:
     return int(tokenizer.convert_tokens_to_ids(token))
@@ -47,7 +68,7 @@ def qwen2_vl() -> Policy:
         transformers.Qwen2VLImageProcessor(size=QWEN_SIZE, patch_size=4, merge_size=2),
         tokenizer,
         transformers.Qwen2VLVideoProcessor(),
-        chat_template=qwen_template(),
+        chat_template=template_of("Qwen2-VL, Qwen2.5-VL").text,
     )
     vision = {name: value for name, value in QWEN_VISION.items() if name != "out_hidden_size"}
     config = transformers.Qwen2VLConfig(
@@ -64,7 +85,7 @@ def qwen3_vl_moe() -> Policy:
         transformers.Qwen2VLImageProcessor(size=QWEN_SIZE, patch_size=4, merge_size=2),
         tokenizer,
         transformers.Qwen3VLVideoProcessor(),
-        chat_template=qwen_template(),
+        chat_template=template_of("Qwen3-VL").text,
     )
     config = transformers.Qwen3VLMoeConfig(
         text_config={
