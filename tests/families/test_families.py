@@ -5,7 +5,9 @@ Tiny random models of Transformers' own classes in float64, with each family's o
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from veridical.lengths import counting, measured
 from veridical.logprobs import collate, response_logps
 from veridical.losses import dpo_loss
 from veridical.models import Policy, Tuning, load_policy, prepare_training
+from veridical.precision import cast_weights
 from veridical.prefix_sharing import sharing
 from veridical.probes import masking_refusal
 from veridical.proofs import stock_logps
@@ -36,6 +39,7 @@ from veridical.sampling import (
     never_sampled,
     respond,
 )
+from veridical.sampling.parity import require_parity
 from veridical.token_scores import token_scores
 from veridical.train.options import Training
 from veridical.train.start import load_start
@@ -253,6 +257,41 @@ def test_save_and_load(policy: Policy, groups: list[Group], tmp_path: Path) -> N
     ours, theirs = (response_logps(p.model, row_batch(p, groups)).sums for p in (before, loaded))
     # The loaded model's norms round to float32.
     assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_our_decoding_is_the_models_own_generate(policy: Policy) -> None:
+    require_parity(policy)
+
+
+def test_dpo_learns_in_single_and_half_precision(
+    family: Family,
+    policy: Policy,
+    groups: list[Group],
+    record_property: Callable[[str, object], None],
+) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        start = dataclasses.replace(policy, model=cast_weights(copy.deepcopy(policy.model), dtype))
+        verdict = sharing(start, groups)
+        expected = family.shares is None
+        assert verdict.allowed == expected or dtype == torch.bfloat16, verdict.reason
+        if expected and not verdict.allowed:
+            record_property("refused", "bfloat16 in two rows")
+        trained = prepare_training(start, Tuning(kind="lora", rank=2, alpha=4))
+        weights = [p for p in trained.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(weights, lr=1e-2)
+        batch = collate(trained, groups[:1], verdict.allowed)
+        with torch.no_grad():
+            reference = response_logps(trained.model, batch).sums
+        margins: list[float] = []
+        for _ in range(4):
+            sums = response_logps(trained.model, batch).sums
+            loss = dpo_loss(sums[:, 0], sums[:, 1], reference[:, 0], reference[:, 1], 0.1)
+            margins.append(float((sums[0, 0] - sums[0, 1]).detach()))
+            optimizer.zero_grad()
+            loss.mean().backward()
+            optimizer.step()
+        assert all(map(math.isfinite, margins)), margins
+        assert margins[-1] > margins[0], margins
 
 
 def test_what_is_not_supported_is_refused_by_name(refused: Family, tmp_path: Path) -> None:
