@@ -61,7 +61,7 @@ def test_whatever_foreign_code_raises_is_a_reason(
 
     changed = type(policy.core.model if place == "forward" else policy.processor)
     monkeypatch.setattr(changed, "forward" if place == "forward" else "__call__", broken)
-    with pytest.raises(UserError, match="ZeroDivisionError: a fault of its own"):
+    with pytest.raises(UserError, match=r"can't be used: .*a fault of its own"):
         require_usable(policy)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from veridical.batching import row_batch
+from veridical.batching import RefusedRowsError, row_batch
 from veridical.errors import UserError
 from veridical.logprobs import response_logps
 from veridical.messages import assistant_message, user_message
@@ -33,6 +33,9 @@ def require_usable(policy: Policy) -> None:
         group = _group(policy, picture)
         if group is not None:
             _try(policy, group)
+    except RefusedRowsError as error:
+        reason = next(iter(error.reasons.values()))
+        raise UserError(f"{who} can't be used: on one question, {reason}\n{TESTED}") from error
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
