@@ -12,10 +12,25 @@ from veridical.runs import plain
 
 FREE = {
     "out", "resume", "cache", "cache_gigabytes", "vision_cache", "save_merged", "prove_first",
-    "device", "images_root", "max_bad_fraction", "model", "data",
+    "device", "images_root", "max_bad_fraction", "model", "data", "rollout_batch",
 }  # fmt: skip
 """Options that may differ when a run is resumed: they leave the result as it is, or what they name
 is compared by content (the file of rows, a model's folder)."""
+
+FREE_KEYS: Mapping[str, frozenset[str]] = {
+    "endpoint": frozenset({
+        "url", "key_variable", "concurrency", "retries", "timeout", "input_price", "output_price",
+        "max_dollars", "max_tokens", "cache", "cache_gigabytes",
+    }),
+    "engine": frozenset({"url", "key_variable", "concurrency", "retries", "timeout"}),
+    "trainer": frozenset({
+        "logging_steps", "logging_strategy", "logging_first_step", "log_level",
+        "log_level_replica", "save_total_limit", "debug", "torch_empty_cache_steps",
+        "ddp_find_unused_parameters", "ddp_bucket_cap_mb",
+    }),
+}  # fmt: skip
+"""Of options that are dictionaries, the keys that may differ: budgets, addresses, patience, and
+what is logged or kept."""
 
 
 def check_folder(
@@ -63,11 +78,21 @@ def changed_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
     Options that either version of the program does not know are left alone.
     """
     now = plain(new)
-    return [
-        f"--{name.replace('_', '-')} {_written(old[name])}, not {_written(now[name])}"
-        for name in old
-        if name in now and name not in FREE and old[name] != now[name]
-    ]
+    changed = []
+    for name in old:
+        if name not in now or name in FREE or old[name] == now[name]:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if name in FREE_KEYS:
+            before, after = old[name] or {}, now[name] or {}
+            changed += [
+                f"{option}.{key} {_written(before.get(key))}, not {_written(after.get(key))}"
+                for key in sorted({*before, *after} - FREE_KEYS[name])
+                if before.get(key) != after.get(key)
+            ]
+        else:
+            changed.append(f"{option} {_written(old[name])}, not {_written(now[name])}")
+    return changed
 
 
 def _changed_inputs(old: Mapping[str, Any], new: Mapping[str, Path]) -> list[str]:
