@@ -125,6 +125,9 @@ def train_fresh(
         training_of(budget, learning_rate, seed, folder), held_out=0.0,
         cache=str(out / "cache") if keeps else "none", vision_cache=keeps,
     )  # fmt: skip
+    if keeps:  # PPO and RLOO log every step
+        rest = {k: v for k, v in (training.trainer or {}).items() if k != "logging_steps"}
+        training = dataclasses.replace(training, trainer=rest)
     symbolic = Symbolic(no_end_penalty=NO_END_PENALTY)
     kind: PromptKind = "conversation" if fresh.pairs == "online" else "preference"
     if fresh.command == "online":

@@ -141,7 +141,10 @@ def measure_memory(
     chosen = batch * training.accumulation * STEPS
     rows = Items([train.groups[i] for i in chosen], train.reference_logps[chosen])
     with tempfile.TemporaryDirectory() as scratch:
-        two_steps = dataclasses.replace(training, max_steps=STEPS)
+        # A schedule takes no memory, and some follow held-out rows that are not read here.
+        rest = (training.trainer or {}).items()
+        trainer_options = {k: v for k, v in rest if not k.startswith("lr_scheduler")}
+        two_steps = dataclasses.replace(training, max_steps=STEPS, trainer=trainer_options)
         on_cpu = policy.device.type == "cpu"
         arguments = trainer_arguments(two_steps, Path(scratch), len(train), False, on_cpu)
         arguments.save_strategy = SaveStrategy.NO

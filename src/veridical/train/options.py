@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,16 +138,25 @@ class Training:
         """Refuse what makes no sense whatever the rows.
 
         Raises:
-            UserError: a count below 1, no learning rate, nothing to do, or no folder for a cache.
+            UserError: a count or rank below 1, no learning rate, nothing to do, or no folder for a
+                cache.
         """
         self.open_cache()
-        for name in ("batch_size", "accumulation", "evaluations"):
+        for name in ("batch_size", "accumulation", "evaluations", "lora_rank", "lora_alpha"):
             if getattr(self, name) < 1:
                 raise UserError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more."
                 )
-        if self.learning_rate <= 0:
-            raise UserError(f"--learning-rate is {self.learning_rate:g}; it must be above 0.")
+        for name in ("learning_rate", "projector_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 < rate < math.inf:
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} is {rate:g}; it must be above 0.")
+        if self.projector_learning_rate is not None and not self.train_projector:
+            raise UserError(
+                "--projector-learning-rate was given, but the projector is frozen. Set "
+                "--train-projector true as well."
+            )
         if self.max_steps <= 0 and self.epochs <= 0:
             raise UserError(
                 "Neither --epochs nor --max-steps is above 0: nothing would be trained."

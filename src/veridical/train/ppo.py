@@ -157,7 +157,7 @@ def train_ppo(
             (actors.policy_parameters(), training.learning_rate),
             (actors.value_parameters(), value_rate),
         ]
-        learner = Learner(actors.trained(), groups, training, out, len(prompts))
+        learner = Learner(actors, groups, training, out, len(prompts))
         kept = learner.resume(training)
         coefficient = kept.get("kl_coefficient", ppo.kl_coefficient)
         shares = Shares(len(prompts), training.batch_size, training.seed, 0, processes.world_size())

@@ -9,13 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import enable_full_determinism
 
 from veridical import processes
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl, writing
 from veridical.progress import step_bar
+from veridical.train.actors import Actors
 from veridical.train.checkpoints import write_manifest
-from veridical.train.modes import checkpoint_activations, checkpointing_asked_for
+from veridical.train.loop import split_projector
+from veridical.train.modes import checkpoint_activations
 from veridical.train.options import Training
 from veridical.train.run import checkpoint_to_resume
 from veridical.train.schedule import schedule_for
@@ -36,7 +40,7 @@ class Learner:
 
     def __init__(
         self,
-        trained: nn.Module,
+        actors: Actors,
         groups: Sequence[tuple[list[nn.Parameter], float]],
         training: Training,
         out: Path,
@@ -45,29 +49,33 @@ class Learner:
         """Make optimizer and schedule as Transformers' options ask for.
 
         Args:
-            trained: holds every trained weight, under the names that checkpoints have.
+            actors: the models.
             groups: parameters with their learning rates; each group's gradient is clipped by
                 itself, so that a value that is far off does not hold the policy back.
             training: the run's options.
             out: the run's folder.
             prompts: how many there are, which with the options gives the number of steps.
         """
-        arguments = self.arguments = trainer_arguments(training, out, prompts, False, True)
-        steps = self.steps = training.steps(prompts)
-        self.trained, self.out = trained, out
-        self.groups = [(parameters, rate) for parameters, rate in groups if parameters]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": parameters, "lr": rate} for parameters, rate in self.groups],
-            betas=(arguments.adam_beta1, arguments.adam_beta2),
-            eps=arguments.adam_epsilon,
-            weight_decay=arguments.weight_decay,
+        on_cpu = actors.policy.device.type == "cpu"
+        arguments = self.arguments = trainer_arguments(
+            training, out, prompts, False, on_cpu, "reinforcement"
         )
+        if arguments.full_determinism:
+            enable_full_determinism(training.seed)
+        steps = self.steps = training.steps(prompts)
+        trained = self.trained = actors.trained()
+        self.out = out
+        self.groups = [(parameters, rate) for parameters, rate in groups if parameters]
+        self.optimizer = make_optimizer(trained, self.groups, arguments)
+        if training.projector_learning_rate is not None:
+            split_projector(self.optimizer, actors.policy, training.projector_learning_rate)
         self.scheduler = schedule_for(self.optimizer, arguments, steps)
-        checkpointing = checkpointing_asked_for(arguments)
-        if checkpointing is not None:
+        if arguments.activation_checkpointing:
             for name, module in trained.named_children():
                 if name in ("policy", "value"):
-                    checkpoint_activations(module, training.model_dropout, checkpointing)
+                    checkpoint_activations(
+                        module, training.model_dropout, arguments.activation_checkpointing_kwargs
+                    )
         self.every = max(1, steps // training.evaluations)
         require_same_start(trained)
 
@@ -112,7 +120,7 @@ class Learner:
         return state
 
     def save(self, step: int, kept: Mapping[str, Any]) -> None:
-        """Write a checkpoint after so many steps, where one is due; the two newest stay."""
+        """Write a checkpoint after so many steps, where one is due; the newest stay."""
         if step % self.every and step < self.steps:
             return
         folder = self.out / "checkpoints"
@@ -127,7 +135,7 @@ class Learner:
                 torch.save(content, checkpoint / OPTIMIZER)
                 write_json(checkpoint / STATE, {"step": step, **kept})
                 write_manifest(checkpoint)
-                _forget_old(folder)
+                _forget_old(folder, self.arguments.save_total_limit)
         processes.wait_for_all()
 
 
@@ -165,6 +173,29 @@ class Log:
         self.bar.close()
 
 
+def make_optimizer(
+    trained: nn.Module,
+    groups: Sequence[tuple[list[nn.Parameter], float]],
+    arguments: TrainingArguments,
+) -> torch.optim.Optimizer:
+    """The optimizer that Transformers' options name, over groups with their learning rates.
+
+    Weight decay leaves norms and biases out, as in Transformers' Trainer.
+    """
+    decayed = set(Trainer.get_decay_parameter_names(None, trained))
+    names = {id(parameter): name for name, parameter in trained.named_parameters()}
+    content: list[dict[str, Any]] = []
+    for parameters, rate in groups:
+        for decay in (True, False):
+            own = [p for p in parameters if (names[id(p)] in decayed) == decay]
+            weight = arguments.weight_decay if decay else 0.0
+            if own:
+                content.append({"params": own, "lr": rate, "weight_decay": weight})
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    optimizer: torch.optim.Optimizer = kind(content, **options)
+    return optimizer
+
+
 def chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     """A few at a time."""
     for start in range(0, len(items), size):
@@ -188,7 +219,9 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
     return parameter.grad.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
-def _forget_old(folder: Path) -> None:
+def _forget_old(folder: Path, kept: int | None) -> None:
+    if kept is None:
+        return
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    for old in found[:-2]:
+    for old in found[: -max(1, kept)]:
         shutil.rmtree(old)

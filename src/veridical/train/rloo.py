@@ -118,7 +118,7 @@ def train_rloo(
         setting = start.see_from_cache(setting)
         steps, prompts = training.steps(len(setting.prompts)), setting.prompts
         groups = [(actors.policy_parameters(), training.learning_rate)]
-        learner = Learner(actors.trained(), groups, training, out, len(prompts))
+        learner = Learner(actors, groups, training, out, len(prompts))
         kept = learner.resume(training)
         shares = Shares(len(prompts), training.batch_size, training.seed, 0, processes.world_size())
         log, began = Log(out, kept["step"], steps), time.monotonic()

@@ -20,6 +20,7 @@ from veridical.proofs import Proof, print_proofs, require
 from veridical.runs import Run, start_run
 from veridical.train.options import Training, flatten
 from veridical.train.resume import check_folder
+from veridical.train.trainer_keys import Loop
 from veridical.train.trainer_options import trainer_arguments
 from veridical.usable import require_trainable
 
@@ -46,7 +47,9 @@ def start_training(
     join_processes(training.device)
     torch.manual_seed(training.seed)
     # Refuses a bad `trainer:` before any work.
-    trainer_arguments(training, out, 1, False, training.device == "cpu")
+    loop: Loop = "reinforcement" if command in ("train ppo", "train rloo") else "trainer"
+    on_cpu = training.device == "cpu"
+    trainer_arguments(training, out, 1, training.held_out > 0, on_cpu, loop)
     inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
     inputs |= {name: path for name, path in (more_inputs or {}).items() if path is not None}
     configuration = flatten(arguments)

@@ -11,63 +11,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
+import torch
+from transformers import Trainer, TrainingArguments
 
 from veridical.errors import UserError
 from veridical.train.options import Training
+from veridical.train.schedule import schedule_for
+from veridical.train.trainer_keys import (
+    HONOURED,
+    MEASURED_SCHEDULES,
+    STEERED_OPTIMIZERS,
+    Loop,
+    refusals,
+)
 
 SCALARS = (bool, int, float, str)
 
-ALWAYS_OWNED: Mapping[str, str] = {
-    "output_dir": "set --out",
-    "do_train": "the command decides it",
-    "do_eval": "the command decides it",
-    "do_predict": "the command decides it",
-    "seed": "set --seed",
-    "data_seed": "set --seed",
-    "remove_unused_columns": "it stays off, as images would be removed",
-    "label_names": "the losses decide it",
-    "prediction_loss_only": "the losses decide it",
-    "hub_token": "keys come from the environment (HF_TOKEN) and are never written",
-}
-"""What no training command lets `trainer:` set, and what to do instead."""
-
-
-OWNED: Mapping[str, str] = {
-    "learning_rate": "set --learning-rate",
-    "num_train_epochs": "set --epochs",
-    "max_steps": "set --max-steps",
-    "per_device_train_batch_size": "set --batch-size",
-    "per_device_eval_batch_size": "set --batch-size",
-    "gradient_accumulation_steps": "set --accumulation",
-    "eval_strategy": "set --evaluations",
-    "eval_steps": "set --evaluations",
-    "save_strategy": "set --evaluations",
-    "save_steps": "set --evaluations",
-    "load_best_model_at_end": "the best checkpoint is taken whenever --held-out is above 0",
-    "metric_for_best_model": "the loss on the held-out rows decides",
-    "greater_is_better": "the loss on the held-out rows decides",
-    "resume_from_checkpoint": "set --resume true",
-    "bf16": "set --dtype bfloat16",
-    "fp16": "set --dtype float16",
-    "bf16_full_eval": "set --dtype bfloat16",
-    "fp16_full_eval": "set --dtype float16",
-    "label_smoothing_factor": "the losses decide it (`train dpo` has --label-smoothing)",
-    "save_only_model": "checkpoints are kept to be resumed",
-    "dataloader_num_workers": "batches are laid out on the model's device",
-    "dataloader_pin_memory": "batches are laid out on the model's device",
-    "dataloader_drop_last": "every row counts",
-    "train_sampling_strategy": "the order is that of --seed",
-    "accelerator_config": "processes share each batch in one way only",
-    "eval_on_start": "held-out rows are evaluated at step 0 whenever --held-out is above 0",
-    "report_to": "the log is log.jsonl; `veridical report` draws it",
-    "use_cpu": "set --device cpu",
-}
-"""Options of Transformers' that ours stand for, where the Trainer runs the steps."""
-
 
 def trainer_arguments(
-    training: Training, out: Path, rows: int, held_out: bool, use_cpu: bool = False
+    training: Training,
+    out: Path,
+    rows: int,
+    held_out: bool,
+    use_cpu: bool = False,
+    loop: Loop = "trainer",
 ) -> TrainingArguments:
     """Transformers' arguments, with the passage `trainer:` worked in.
 
@@ -77,9 +44,11 @@ def trainer_arguments(
         rows: how many are trained on.
         held_out: whether others are evaluated on.
         use_cpu: even where there is something faster.
+        loop: who runs the steps.
 
     Raises:
-        UserError: an option makes no sense, or the passage sets what is ours.
+        UserError: an option makes no sense, or the passage sets what is ours, what would be
+            ignored, or what can't work here.
     """
     training.check()
     steps = training.steps(rows)
@@ -92,8 +61,10 @@ def trainer_arguments(
         "weight_decay": 0.0,
         "disable_tqdm": True,
     }
-    defaults |= resolve_trainer_options(training.trainer, OWNED)
-    return TrainingArguments(
+    given = resolve_trainer_options(training.trainer, loop)
+    defaults |= given
+    _check_schedule(defaults["lr_scheduler_type"], held_out, loop)
+    wanted: dict[str, Any] = dict(
         output_dir=str(out / "checkpoints"),
         learning_rate=training.learning_rate,
         num_train_epochs=training.epochs,
@@ -116,35 +87,77 @@ def trainer_arguments(
         seed=training.seed,
         **defaults,
     )
+    try:
+        arguments = TrainingArguments(**wanted)
+        if given:
+            _try(arguments, steps, loop)
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        if not given:
+            raise
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        names = ", ".join(f"trainer.{key}" for key in given)
+        raise UserError(
+            f"Transformers can't do here what {names} ask{'s' if len(given) == 1 else ''} for: "
+            f"{reason}."
+        ) from error
+    return arguments
 
 
-def resolve_trainer_options(
-    trainer: Mapping[str, Any] | None, owned: Mapping[str, str]
-) -> dict[str, Any]:
+def _try(arguments: TrainingArguments, steps: int, loop: Loop) -> None:
+    """Make the optimizer's class and the schedule, which fail late in Transformers."""
+    kind = str(getattr(arguments.optim, "value", arguments.optim))
+    steered = kind.startswith(STEERED_OPTIMIZERS)
+    if steered and loop == "reinforcement":
+        raise UserError(
+            f"trainer.optim {kind} is steered by Transformers' Trainer, and PPO and RLOO run a "
+            "loop of their own. Name another one, such as adamw_torch or paged_adamw_8bit."
+        )
+    if not steered:
+        Trainer.get_optimizer_cls_and_kwargs(arguments)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    schedule_for(torch.optim.SGD([weight], arguments.learning_rate), arguments, steps)
+
+
+def _check_schedule(kind: Any, held_out: bool, loop: Loop) -> None:
+    name = str(getattr(kind, "value", kind))
+    if name not in MEASURED_SCHEDULES or (held_out and loop == "trainer"):
+        return
+    instead = "Set --held-out above 0, or another" if loop == "trainer" else "Set another"
+    raise UserError(
+        f"trainer.lr_scheduler_type {name} follows the held-out loss, and no rows are held out. "
+        f"{instead} schedule, such as cosine."
+    )
+
+
+def resolve_trainer_options(trainer: Mapping[str, Any] | None, loop: Loop) -> dict[str, Any]:
     """The keyword arguments for TrainingArguments that the passage `trainer:` asks for.
 
     Args:
         trainer: keys and values, as in the configuration file; None is an empty passage.
-        owned: keys that the command sets itself, each with what to do instead, as a phrase
-            ("set --learning-rate"). `ALWAYS_OWNED` is added.
+        loop: who runs the steps.
 
     Returns:
         A new dictionary with the same keys and values.
 
     Raises:
-        UserError: a key that TrainingArguments doesn't have, one that we own, or a value of
-            another kind than it takes.
+        UserError: a key that TrainingArguments doesn't have, one that is ours or can't be
+            honoured, or a value of another kind than it takes.
     """
     hints = typing.get_type_hints(TrainingArguments)
     known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
-    instead = {**ALWAYS_OWNED, **owned}
+    instead = refusals(loop)
     for key, value in (trainer or {}).items():
         if key in instead:
-            raise UserError(f"trainer.{key} is not Transformers' to set here: {instead[key]}.")
+            raise UserError(f"trainer.{key} can't be set here: {instead[key]}.")
         if key not in known:
             raise UserError(
                 f"trainer.{key} is no option of Transformers' TrainingArguments"
                 f"{_nearest(key, known, instead)}."
+            )
+        if key not in HONOURED[loop]:
+            raise UserError(
+                f"trainer.{key} is new in this version of Transformers, and nobody has looked at "
+                "what it does here. Leave it out."
             )
         _check_value(key, value, hints[key])
     return dict(trainer or {})
