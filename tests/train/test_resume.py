@@ -18,7 +18,8 @@ FIXED = {
     "tuning", "lora_rank", "lora_alpha", "init_adapter", "train_projector", "train_vision",
     "model_dropout", "projector_learning_rate", "learning_rate", "epochs", "max_steps",
     "batch_size", "accumulation", "max_length", "max_response_tokens", "held_out", "evaluations",
-    "share_prefix", "dry_run", "dtype", "seed", "judge", "objects", "vocabulary", "criteria",
+    "share_prefix", "template",
+    "dry_run", "dtype", "seed", "judge", "objects", "vocabulary", "criteria",
     "judge_facts", "attempts", "judge_tokens", "temperature", "max_new_tokens", "rollout_steps",
 }  # fmt: skip
 
