@@ -112,7 +112,7 @@ def test_the_limit_holds_while_writing(tmp_path: Path) -> None:
 
 
 def test_abandoned_parts_are_swept(tmp_path: Path) -> None:
-    old, new = tmp_path / "old.part", tmp_path / "new.part"
+    old, new = tmp_path / "veridical-old.part", tmp_path / "veridical-new.part"
     old.write_bytes(b"x")
     new.write_bytes(b"x")
     os.utime(old, (1000, 1000))
@@ -146,6 +146,69 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Path, "replace", failing)
     Cache(tmp_path, 1e9).put("kind", digest("one"), VALUES)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def users_folder(folder: Path) -> dict[Path, bytes]:
+    """A model, a half-finished download and records that somebody keeps; all of them old."""
+    names = ("model.safetensors", "sub/deep/w.safetensors", "film.part", "records/data.arrow")
+    files = {folder / name: name.encode() for name in names}
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        os.utime(path, (1000, 1000))
+    return files
+
+
+def test_a_folder_with_anything_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = users_folder(tmp_path)
+    with pytest.raises(UserError, match=r"--cache .* is not a cache: it holds .*new or empty"):
+        open_cache(str(tmp_path), 1)
+    monkeypatch.setenv("VERIDICAL_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"VERIDICAL_CACHE=.* is not a cache"):
+        open_cache(None, 1)
+    with pytest.raises(UserError, match="is not a cache"):
+        Cache(tmp_path, 10).put("kind", digest("one"), VALUES)
+    assert {path: path.read_bytes() for path in files} == files
+    assert not (tmp_path / "kind").exists()
+
+
+def test_what_a_user_puts_into_a_cache_is_never_removed(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", 10)
+    cache.put("kind", digest("one"), VALUES)
+    files = users_folder(tmp_path / "cache")
+    for number in range(5):
+        cache.put("kind", digest(number), VALUES)  # each is beyond the limit: all of them go
+    evict(tmp_path / "cache", 0)
+    evict(tmp_path / "cache" / "records", 0, ".arrow")
+    assert cache.keys("kind") == []
+    assert {path: path.read_bytes() for path in files} == files
+    assert open_cache(str(tmp_path / "cache"), 1).folder is not None  # it has the mark
+
+
+def test_a_cache_of_before_the_mark_is_taken_over(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 1e9)
+    cache.put("vision/model", digest("one"), VALUES)
+    (tmp_path / "evicting.lock").touch()
+    (tmp_path / "CACHEDIR.TAG").unlink()
+    opened = open_cache(str(tmp_path), 1)
+    opened.put("kind", digest("two"), VALUES)
+    assert opened.get("vision/model", digest("one")) is not None
+    assert (tmp_path / "CACHEDIR.TAG").is_file()
+
+
+def test_another_programs_mark_is_none(tmp_path: Path) -> None:
+    (tmp_path / "CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55\n# pip\n")
+    with pytest.raises(UserError, match="is not a cache"):
+        open_cache(str(tmp_path), 1)
+
+
+def test_entries_are_private(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", 1e9)
+    cache.put("kind", digest("one"), VALUES)
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+    assert entry(cache, "kind", digest("one")).stat().st_mode & 0o777 == 0o600
 
 
 def _write_many(folder: str, first: int) -> None:

@@ -3,7 +3,9 @@
 An entry is a safetensors file under FOLDER/KIND, named by the hash of all that its content depends
 on. It is written under another name and renamed, so runs at once never see half of one; it is
 memory-mapped when read, and a checksum over its content tells flipped bits. The file's time of
-change is when it was last used: the entries that were not used for longest go first.
+change is when it was last used: the entries that were not used for longest go first. Nothing else
+in the folder is ever removed, and a folder that holds something else is refused
+(`cache_folder.py`).
 
 Our own files instead of a database (such as diskcache's): they can be mapped, they need no locks
 on network file systems, and nothing read from a folder that others may write to is unpickled.
@@ -15,7 +17,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from veridical.cache_folder import LOCK, check_folder, claim_folder, is_own, write_private
 from veridical.errors import UserError
 from veridical.files import hash_file
 
@@ -78,13 +80,18 @@ class Cache:
         return tensors
 
     def put(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep an entry. A folder that can't be written to is told once, and done without."""
+        """Keep an entry. A folder that can't be written to is told once, and done without.
+
+        Raises:
+            UserError: the folder holds something else.
+        """
         if self.folder is None or not self._writable:
             return
         path = self._path(kind, key)
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         data = save(content, {"sha256": _checksum(key, content)})
         try:
+            claim_folder(self.folder)
             _write(path, data)
             self._make_room(len(data))
         except OSError as error:
@@ -149,16 +156,16 @@ def open_cache(folder: str | None, gigabytes: float) -> Cache:
         gigabytes: what it may hold, in 10^9 bytes.
 
     Raises:
-        UserError: the folder is a file, or the limit is not above 0.
+        UserError: the folder is a file or holds something else, or the limit is not above 0.
     """
-    chosen = folder or os.environ.get(VARIABLE) or platformdirs.user_cache_dir("veridical", False)
+    by_variable = os.environ.get(VARIABLE)
+    chosen = folder or by_variable or platformdirs.user_cache_dir("veridical", False)
     if chosen == NONE:
         return Cache(None, 0)
     if gigabytes <= 0:
         raise UserError(f"--cache-gigabytes is {gigabytes:g}; give more than 0, or --cache none.")
     path = Path(chosen).expanduser()
-    if path.exists() and not path.is_dir():
-        raise UserError(f"--cache {path} is a file; name a folder, or `none`.")
+    check_folder(path, f"{VARIABLE}={path}" if by_variable and not folder else f"--cache {path}")
     return Cache(path, gigabytes * 1e9)
 
 
@@ -178,13 +185,13 @@ def evict(folder: Path, limit: float, suffix: str = ".safetensors") -> float:
     Args:
         folder: with the entries.
         limit: in bytes.
-        suffix: of the files that are entries.
+        suffix: of the files that are entries. Files that the cache did not write are left alone.
 
     Returns:
         What the folder holds afterwards, in bytes.
     """
     entries = []
-    for path in folder.rglob("*"):
+    for path in filter(is_own, folder.rglob("*")):
         with contextlib.suppress(FileNotFoundError):
             state = path.stat()
             if path.suffix == suffix:
@@ -194,7 +201,7 @@ def evict(folder: Path, limit: float, suffix: str = ".safetensors") -> float:
     total = float(sum(size for _, size, _ in entries))
     if total <= limit:
         return total
-    with contextlib.suppress(Timeout), FileLock(folder / "evicting.lock", timeout=0):
+    with contextlib.suppress(Timeout), FileLock(folder / LOCK, timeout=0):
         for _, size, path in sorted(entries):
             if total <= 0.9 * limit:
                 break
@@ -206,16 +213,7 @@ def evict(folder: Path, limit: float, suffix: str = ".safetensors") -> float:
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        # Not synced to the disk: what a power cut tears, the checksum finds.
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_private(path, data)
 
 
 def _read(path: Path, key: str) -> tuple[dict[str, Tensor], str | None]:

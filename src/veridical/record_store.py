@@ -24,6 +24,7 @@ from filelock import FileLock
 from veridical import _record_checks, _record_files, _record_rows, images, pixels, png_chunks
 from veridical._record_checks import RowProblem
 from veridical.cache import digest, evict, open_cache
+from veridical.cache_folder import claim_folder
 from veridical.errors import UserError
 from veridical.files import hash_file, read_json, write_json, writing
 
@@ -108,7 +109,8 @@ def one_at_a_time(key: str) -> Iterator[None]:
     lock = None
     if folder is not None:
         with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
+            claim_folder(folder.parent)
+            folder.mkdir(exist_ok=True)
             lock = FileLock(folder / f"{key}.lock")
             lock.acquire()
     try:
@@ -167,5 +169,6 @@ def _is_writable(folder: Path | None) -> bool:
     if folder is None:
         return False
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
+        claim_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
     return os.access(folder, os.W_OK)

@@ -33,6 +33,7 @@ class Stub:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.fail_after = 10**9
+        self.says = "Yes, a dog and a cat: {}"
 
     def respond(
         self, policy: Policy, requests: Sequence[Request], decoding: Decoding, label: str = ""
@@ -40,7 +41,7 @@ class Stub:
         if len(self.asked) + len(requests) > self.fail_after:
             raise KeyboardInterrupt
         self.asked += [request.id for request in requests]
-        return [Response(f"Yes, a dog and a cat: {request.id}") for request in requests]
+        return [Response(self.says.format(request.id)) for request in requests]
 
 
 @pytest.fixture
@@ -65,6 +66,27 @@ def queries(tmp_path: Path) -> list[Query]:
 
 
 SETTINGS = Settings("a/model", batch_size=2)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x1e", "\r", "\n"])
+def test_shards_finish_whatever_separates_the_lines_of_an_answer(
+    tmp_path: Path, stub: Stub, queries: list[Query], separator: str
+) -> None:
+    stub.says = f"A dog.{separator}A cat: {{}}"
+    first = dataclasses.replace(SETTINGS, share=Share(0, 2))
+    assert make_answers(queries, first, tmp_path, "test") is None
+    last = dataclasses.replace(SETTINGS, share=Share(1, 2))
+    answers = make_answers(queries, last, tmp_path, "test")
+    assert answers is not None
+    assert [answer.text for answer in answers] == [stub.says.format(i) for i in range(5)]
+    assert sorted(stub.asked) == ["0", "1", "2", "3", "4"]  # nothing is made twice
+
+
+def test_a_run_that_was_killed_within_a_character_continues(
+    tmp_path: Path, stub: Stub, queries: list[Query]
+) -> None:
+    (tmp_path / "answers.partial.jsonl").write_bytes('{"answer": "Où'.encode()[:-1])
+    assert make_answers(queries, SETTINGS, tmp_path, "test") is not None
 
 
 def test_an_interrupted_run_continues(tmp_path: Path, stub: Stub, queries: list[Query]) -> None:

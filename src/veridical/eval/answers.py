@@ -368,11 +368,12 @@ def _known_answers(folder: Path) -> dict[str, Answer]:
     known = {}
     for path in (folder / "answers.jsonl", *sorted(folder.glob(PARTIAL.format("*")))):
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            # Not splitlines: it also splits at U+2028, which an answer may hold.
+            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
         except FileNotFoundError:
             continue  # nothing is there yet, or the last share has just written all of it
         for line in lines:
-            # The last line of a run that was killed while writing is not whole: asked again.
+            # A line that a run was killed in may end within a character: asked again.
             row = _json_or_none(line)
             if isinstance(row, dict) and {"key", "answer", "stop_reason"} <= row.keys():
                 known[row["key"]] = Answer(row["answer"], row["stop_reason"], row["key"])

@@ -49,8 +49,8 @@ class Ledger:
         self._lock = threading.Lock()
         self.total = Cost()
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        for line in text.splitlines():
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        for line in text.split("\n"):  # not splitlines: it also splits at U+2028 within a text
             try:
                 self.total += Cost(**json.loads(line)["cost"])
             except (ValueError, KeyError, TypeError):
