@@ -61,8 +61,8 @@ def check_folder(folder: Path, named: str) -> None:
         ) from error
     if stranger is not None:
         raise UserError(
-            f"{named} is not a cache: it holds {stranger.relative_to(folder)}. A cache deletes what "
-            "was not used for long, so name a new or empty folder, or `none`."
+            f"{named} is not a cache: it holds {stranger.relative_to(folder)}. A cache deletes "
+            "what was not used for long, so name a new or empty folder, or `none`."
         )
 
 
