@@ -110,8 +110,6 @@ def _stranger(folder: Path) -> Path | None:
     for place, _, names in os.walk(folder):
         for name in names:
             path = Path(place, name)
-            if name != MARK and not is_own(path):
-                return path
-            if name == MARK and path.parent != folder:
+            if not is_own(path):
                 return path
     return None
