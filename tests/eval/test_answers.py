@@ -55,7 +55,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
 def draw_images(folder: Path, names: Sequence[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for shade, name in enumerate(names):
-        Image.new("RGB", (4, 4), (shade, 0, 0)).save(folder / name)
+        Image.new("RGB", (64, 64), (shade, 0, 0)).save(folder / name)
     return folder
 
 
