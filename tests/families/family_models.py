@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from real_templates import template_of
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -52,28 +53,12 @@ def build_tokenizer(special: list[str], bos: str | None, eos: str, pad: str, **n
     )
 
 
-TEMPLATE = (
-    "{{ 'BOS' }}{% for message in messages %}"
-    "{% set role = 'ASSISTANT' if message['role'] == 'assistant' else message['role'] %}"
-    "{{ 'TURN'.replace('ROLE', role) + 'GAP' }}"
-    "{% for block in message['content'] %}"
-    "{% if block['type'] == 'image' %}{{ 'IMAGE' }}{% else %}{{ block['text'] }}{% endif %}"
-    "{% endfor %}{{ 'END' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'TURN'.replace('ROLE', 'ASSISTANT') }}{% endif %}"
+PALIGEMMA_TEMPLATE = (
+    "{% for message in messages %}{% for block in message['content'] %}"
+    "{% if block['type'] == 'image' %}{{ '<image>' }}{% else %}{{ block['text'] }}{% endif %}"
+    "{% endfor %}{% endfor %}"
 )
-
-
-def chat_template(
-    turn: str, image: str, end: str, bos: str = "", assistant: str = "assistant", gap: str = ""
-) -> str:
-    """A conversation in the family's own marks; a prompt is a prefix of its conversation."""
-    marks = {"TURN": turn, "GAP": gap, "IMAGE": image, "END": end, "BOS": bos}
-    marks["ASSISTANT"] = assistant
-    template = TEMPLATE
-    for name, mark in marks.items():
-        template = template.replace(f"'{name}'", repr(mark))
-    return template
-
+"""Of our own: the checkpoints have none."""
 
 LANGUAGE: dict[str, Any] = {
     "hidden_size": 32,
@@ -112,7 +97,6 @@ QWEN_VISION: dict[str, Any] = {
     "initializer_range": 0.2,
 }
 QWEN_SIZE = {"shortest_edge": 16 * 16, "longest_edge": 48 * 48}
-CHATML = ("<|im_start|>ROLE\n", "<|im_end|>\n")
 
 
 def qwen_tokenizer() -> Any:
@@ -137,18 +121,13 @@ def qwen_ids(tokenizer: Any) -> dict[str, int]:
     }
 
 
-def qwen_template() -> str:
-    image = "<|vision_start|><|image_pad|><|vision_end|>"
-    return chat_template(CHATML[0], image, CHATML[1])
-
-
 def qwen2_5_vl() -> Policy:
     tokenizer = qwen_tokenizer()
     processor = transformers.Qwen2_5_VLProcessor(
         transformers.Qwen2VLImageProcessor(size=QWEN_SIZE, patch_size=4, merge_size=2),
         tokenizer,
         transformers.Qwen2VLVideoProcessor(),
-        chat_template=qwen_template(),
+        chat_template=template_of("Qwen2-VL, Qwen2.5-VL").text,
     )
     config = transformers.Qwen2_5_VLConfig(
         text_config={
@@ -170,18 +149,18 @@ def qwen2_5_vl() -> Policy:
     return finish(transformers.Qwen2_5_VLForConditionalGeneration(config), processor)
 
 
-def qwen3_vl_processor(tokenizer: Any) -> Any:
+def qwen3_vl_processor(tokenizer: Any, template: str) -> Any:
     return transformers.Qwen3VLProcessor(
         transformers.Qwen2VLImageProcessor(size=QWEN_SIZE, patch_size=4, merge_size=2),
         tokenizer,
         transformers.Qwen3VLVideoProcessor(),
-        chat_template=qwen_template(),
+        chat_template=template_of(template).text,
     )
 
 
 def qwen3_vl() -> Policy:
     tokenizer = qwen_tokenizer()
-    processor = qwen3_vl_processor(tokenizer)
+    processor = qwen3_vl_processor(tokenizer, "Qwen3-VL")
     config = transformers.Qwen3VLConfig(
         text_config={
             **LANGUAGE,
@@ -203,7 +182,7 @@ def qwen3_vl() -> Policy:
 
 def qwen3_5() -> Policy:
     tokenizer = qwen_tokenizer()
-    processor = qwen3_vl_processor(tokenizer)
+    processor = qwen3_vl_processor(tokenizer, "Qwen3.5")
     config = transformers.Qwen3_5Config(
         text_config={
             **LANGUAGE,
@@ -239,7 +218,6 @@ SIGLIP_VISION = {
     "vision_use_head": False,
 }
 TILE = {"height": 16, "width": 16}
-LLAVA_TEMPLATE = chat_template("ROLE:", "<image>\n", " ", assistant="ASSISTANT", gap=" ")
 
 
 def llava() -> Policy:
@@ -250,7 +228,7 @@ def llava() -> Policy:
         patch_size=8,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=LLAVA_TEMPLATE,
+        chat_template=template_of("LLaVA-1.5").text,
     )
     config = transformers.LlavaConfig(
         vision_config=CLIP_VISION,
@@ -272,7 +250,7 @@ def llava_next() -> Policy:
         patch_size=8,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=LLAVA_TEMPLATE,
+        chat_template=template_of("LLaVA-NeXT (Mistral)").text,
     )
     config = transformers.LlavaNextConfig(
         vision_config=CLIP_VISION,
@@ -300,7 +278,7 @@ def llava_onevision() -> Policy:
         transformers.LlavaOnevisionVideoProcessor(size=TILE),
         num_image_tokens=16,
         vision_feature_select_strategy="full",
-        chat_template=chat_template(CHATML[0], "<image>", CHATML[1]),
+        chat_template=template_of("LLaVA-OneVision").text,
     )
     config = transformers.LlavaOnevisionConfig(
         vision_config=SIGLIP_VISION,
@@ -312,19 +290,16 @@ def llava_onevision() -> Policy:
     return finish(transformers.LlavaOnevisionForConditionalGeneration(config), processor)
 
 
-def idefics3_tokenizer() -> Any:
+def idefics3_tokenizer(bos: str = "<|im_start|>") -> Any:
     tiles = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
     return build_tokenizer(
         ["<fake_token_around_image>", "<image>", "<global-img>", *tiles],
-        "<|im_start|>",
+        bos,
         "<end_of_utterance>",
         "<|im_end|>",
     )
 
 
-IDEFICS3_TEMPLATE = chat_template(
-    "ROLE:", "<image>", "<end_of_utterance>\n", bos="<|im_start|>", assistant="Assistant", gap=" "
-)
 IDEFICS3_SIZES: dict[str, Any] = {
     "size": {"longest_edge": 32},
     "max_image_size": {"longest_edge": 16},
@@ -342,12 +317,12 @@ def idefics3_config(tokenizer: Any) -> dict[str, Any]:
 
 
 def idefics3() -> Policy:
-    tokenizer = idefics3_tokenizer()
+    tokenizer = idefics3_tokenizer("<|begin_of_text|>")
     processor = transformers.Idefics3Processor(
         Idefics3ImageProcessorPil(**IDEFICS3_SIZES),
         tokenizer,
         image_seq_len=4,
-        chat_template=IDEFICS3_TEMPLATE,
+        chat_template=template_of("Idefics3").text,
     )
     config = transformers.Idefics3Config(**idefics3_config(tokenizer))
     return finish(transformers.Idefics3ForConditionalGeneration(config), processor)
@@ -360,7 +335,7 @@ def smolvlm() -> Policy:
         tokenizer,
         transformers.SmolVLMVideoProcessor(),
         image_seq_len=4,
-        chat_template=IDEFICS3_TEMPLATE,
+        chat_template=template_of("SmolVLM").text,
     )
     shapes = idefics3_config(tokenizer)
     shapes["vision_config"]["model_type"] = "smolvlm_vision"
@@ -384,7 +359,7 @@ def internvl() -> Policy:
         tokenizer,
         transformers.InternVLVideoProcessor(size=TILE),
         image_seq_length=4,
-        chat_template=chat_template(CHATML[0], "<IMG_CONTEXT>\n", CHATML[1]),
+        chat_template=template_of("InternVL").text,
     )
     vision = {
         "hidden_size": 32,
@@ -419,13 +394,7 @@ def gemma3() -> Policy:
         Gemma3ImageProcessorPil(size=TILE),
         tokenizer,
         image_seq_length=4,
-        chat_template=chat_template(
-            "<start_of_turn>ROLE\n",
-            "<start_of_image>",
-            "<end_of_turn>\n",
-            bos="<bos>",
-            assistant="model",
-        ),
+        chat_template=template_of("Gemma 3").text,
     )
     config = transformers.Gemma3Config(
         vision_config=SIGLIP_VISION,
@@ -456,7 +425,7 @@ def paligemma() -> Policy:
     image_processor = SiglipImageProcessorPil(size=TILE)
     image_processor.image_seq_length = 16
     processor = transformers.PaliGemmaProcessor(
-        image_processor, tokenizer, chat_template=chat_template("", "<image>", "")
+        image_processor, tokenizer, chat_template=PALIGEMMA_TEMPLATE
     )
     config = transformers.PaliGemmaConfig(
         vision_config=SIGLIP_VISION,
