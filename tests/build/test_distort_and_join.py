@@ -129,3 +129,55 @@ def test_sets_that_do_not_belong_together(tmp_path: Path) -> None:
     other = pairs(tmp_path, "other", {"a": "No, never."}, chosen="Sure.")
     with pytest.raises(UserError, match="Make both from the same records"):
         build_join(first, other, tmp_path / "out")
+
+
+def seen(
+    folder: Path, name: str, picture: Path, answer: str, question: str = "Is it?"
+) -> Path:
+    """One pair about a picture that is named by its path."""
+    row = {"id": "a", "images": [str(picture)], "prompt": [user_message(question)],
+           "chosen": [assistant_message("Yes.")], "rejected": [assistant_message(answer)]}
+    (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    return folder / f"{name}.jsonl"
+
+
+def test_join_compares_what_is_asked_and_what_is_seen(
+    tmp_path: Path, pictures: list[Image.Image], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An id alone says nothing: two sets may number their rows alike."""
+    for number in (0, 1):
+        pictures[number].save(tmp_path / f"{number}.png")
+    pictures[0].save(tmp_path / "again.bmp")
+    first = seen(tmp_path, "first", tmp_path / "0.png", "No.")
+    build_join(first, seen(tmp_path, "same", tmp_path / "again.bmp", "Never."), tmp_path / "out")
+    (row,) = read_records(tmp_path / "out/pairs.parquet", "preference").rows
+    assert [text_of(answer) for answer in row["more_rejected"]] == ["Never."]
+    other_picture = seen(tmp_path, "picture", tmp_path / "1.png", "Never.")
+    other_question = seen(tmp_path, "question", tmp_path / "0.png", "Never.", "Was it?")
+    equal = seen(tmp_path, "equal", tmp_path / "0.png", "Yes.")
+    for more, reason in (
+        (other_picture, "another picture as image 1"),
+        (other_question, "another prompt"),
+        (equal, "already"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            build_join(first, more, tmp_path / "wrong")
+
+
+def test_join_refuses_answers_with_an_image_of_their_own(
+    tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    pictures[0].save(tmp_path / "0.png")
+    first = seen(tmp_path, "first", tmp_path / "0.png", "No.")
+    build_distort(first, tmp_path / "noisy", kind="preference")
+    with pytest.raises(UserError, match="rejected_images"):
+        build_join(first, tmp_path / "noisy" / "pairs.parquet", tmp_path / "out")
+    # The other way round is well: a further answer goes with the image that the chosen one has.
+    more = seen(tmp_path, "more", tmp_path / "0.png", "No.")
+    build_join(tmp_path / "noisy" / "pairs.parquet", more, tmp_path / "both")
+    (row,) = read_records(tmp_path / "both/pairs.parquet", "preference").rows
+    assert row["rejected_images"] and text_of(row["more_rejected"][0]) == "No."
+    third = seen(tmp_path, "third", tmp_path / "0.png", "Never.")
+    build_join(tmp_path / "noisy" / "pairs.parquet", third, tmp_path / "three")
+    (row,) = read_records(tmp_path / "three/pairs.parquet", "preference").rows
+    assert row["rejected_images"] and text_of(row["more_rejected"][0]) == "Never."

@@ -12,50 +12,12 @@ from veridical.judges.judging import Case
 from veridical.judges.prompts import (
     UnreadableError,
     question_messages,
-    read_choice,
     read_marks,
 )
 from veridical.messages import assistant_message, count_images, text_of, user_message
 
 ASPECTS = {"Helpfulness": (0, 4), "Correctness": (0, 4)}
 GOOD = "One sees a dog.\nMARKS\nResponse 1: Helpfulness=1, Correctness=4\nResponse 2: {}"
-
-
-@pytest.mark.parametrize(
-    ("text", "winner"),
-    [
-        ("Response 2", 1),
-        ("**Response 1**\n\nIt does not invent anything, unlike Response 2.", 0),
-        ("Based on the image content, Response 2 is better and more helpful. Response 1 lies.", 1),
-        ("Response 1 because the other does not see the dog", 0),
-        ("I prefer Response 2 over Response 1.", 1),
-        ("Response 1 is better than Response 2: both see the dog, but ...", 0),
-        ("Tie. I find no difference.", None),
-    ],
-)
-def test_the_first_clause_names_the_better_one(text: str, winner: int | None) -> None:
-    assert read_choice(text, NAMES) == winner
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "I cannot tell.",
-        "Response 10 is better.",
-        "Response 1 has more hallucinations than Response 2.",
-        "Response 1 is worse than Response 2.",
-        "Response 1 is not better.",
-        "I don\u2019t think Response 1 is better.",
-        "Compared to Response 1, Response 2 is better.",
-        "Response 1 names a dog, but Response 2 is better.",
-        "Response 1: A dog.\nResponse 2: A cat.\nThe second is better.",
-        "Response 1 and Response 2 are equally good.",
-    ],
-)
-def test_a_choice_that_could_mean_the_opposite_is_not_read(text: str) -> None:
-    with pytest.raises(UnreadableError):
-        read_choice(text, NAMES)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from veridical.judges.criterion import Criterion
 from veridical.judges.judging import Case, Cost, Judge, Look, Looker, Verdict
-from veridical.judges.prompts import UnreadableError, question_messages, read_choice, read_marks
+from veridical.judges.prompts import UnreadableError, question_messages, read_marks
+from veridical.judges.verdicts import read_choice
 from veridical.messages import Message, text_of
 from veridical.thoughts import answer_of
 
@@ -107,7 +108,7 @@ def choosing_looker(ask: Asker, asking: Asking) -> Looker:
 
     def look(cases: Sequence[Case]) -> list[Look]:
         def read(index: int, reply: Reply) -> tuple[int | None, str]:
-            return read_choice(reply.text, names), reply.text
+            return read_choice(reply.text, names, reply.cut), reply.text
 
         outcomes = ask_until_read(ask, _questions(cases, asking), read, asking.attempts)
         return [

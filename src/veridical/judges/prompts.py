@@ -1,4 +1,4 @@
-"""What a judging model is asked, and how its reply is read: strictly, or not at all."""
+"""What a judging model is asked, and how its marks are read: strictly, or not at all."""
 
 from __future__ import annotations
 
@@ -15,20 +15,6 @@ TIE = "Tie"
 _HEADING = re.compile(rf"^\W*{HEADING}\W*$", re.M)
 _ROW = re.compile(r"response\s+(\d+)\s*[:|-]\s*(.+)", re.I)
 _MARK = re.compile(r"([A-Za-z_]\w*)\s*[:=]\s*([-+]?\d[\d./]*)")
-_BETTER = re.compile(
-    r"\b(better|best|superior|wins?|winner|winning|prefer\w*|choose|chose|chosen|pick|verdict"
-    r"|more (?:helpful|accurate|faithful|honest|truthful|correct|precise))\b",
-    re.I,
-)
-_OTHERWISE = re.compile(
-    r"\b(not|no|never|worse|worst|inferior|neither|nor|both|either|equal\w*|same|ties?|tied|loses"
-    r"|between|unlike|compared|than|but|while|whereas|though|although|however|if|cannot|\w+n't)\b",
-    re.I,
-)
-_THAN = re.compile(
-    r"\b(?:better than|superior to|preferable to|over|rather than)\s*(?:the )?$", re.I
-)
-_CLAUSE_END = re.compile(r"[.,;!?\n()\u2013\u2014]|\b(?:because|since|as)\b", re.I)
 
 
 class UnreadableError(ValueError):
@@ -145,45 +131,3 @@ def _read_row(number: int, text: str, aspects: Mapping[str, tuple[int, int]]) ->
         missing = [name for name in aspects if name not in marks]
         raise UnreadableError(f"Response {number} has no {', '.join(missing)}")
     return marks
-
-
-def read_choice(text: str, names: Sequence[str]) -> int | None:
-    """Which response a free text says is better: 0, 1, or None for a tie.
-
-    The first clause that names one decides: the bare name, or one that calls it better ("Based on
-    the image, Response 2 is better and ..."). A clause that could mean the opposite ("Response 1
-    invents more"), or that only repeats a response ("Response 1: A dog ..."), is not read.
-
-    Raises:
-        UnreadableError: no verdict stands first.
-    """
-    plain = re.sub(r"[*_`#\"\u201c\u201d'>]+(?!t\b)", " ", text.replace("\u2019", "'")).strip()
-    if re.match(rf"{TIE}\b", plain, re.I):
-        return None
-    spots = [
-        (match.start(), match.end(), number)
-        for number, name in enumerate(names)
-        for match in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", plain, re.I)
-    ]
-    if not spots:
-        raise UnreadableError(f"it names neither {names[0]} nor {names[1]}")
-    start, end, number = min(spots)
-    before = re.split(r"[.!?\n]", plain[:start])[-1]
-    rest = plain[end:]
-    if rest.lstrip().startswith(":"):
-        raise UnreadableError("it begins by repeating a response")
-    stop = _CLAUSE_END.search(rest)
-    after = rest[: stop.start()] if stop else rest
-    if re.search(r"\w", before + after) and not _says_better(before, after, names):
-        raise UnreadableError("its first words do not say clearly which is better")
-    return number
-
-
-def _says_better(before: str, after: str, names: Sequence[str]) -> bool:
-    others = [found.start() for n in names for found in re.finditer(re.escape(n), after, re.I)]
-    praised = after[: min(others)] if others else after
-    # "... is better than Response 1": what stands before the other name has to be just that.
-    if others and not _THAN.search(praised):
-        return False
-    doubtful = _OTHERWISE.search(f"{before} {_THAN.sub('', praised) if others else praised}")
-    return doubtful is None and _BETTER.search(f"{before} {praised}") is not None

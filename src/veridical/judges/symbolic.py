@@ -7,15 +7,43 @@ against the record's own label. Here the expected answer is the record's, whatev
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
+
+from veridical.thoughts import answer_of
 
 RIGHT_CHOICE = 1.0
 RIGHT_YES_NO = 0.5
 """Right minus wrong is worth the same for both: a choice is right or nothing (as in that code)."""
 
-_CHOICE = re.compile(r"\(?([A-Ha-h])\)?(?:[.):,]|\s|$)")
-_NAMED = re.compile(r"(?i:correct (?:option|answer) is|answer is|answer:)\s*\(?([A-H])\b")
-_YES_NO = re.compile(r"(yes|no)\b", re.IGNORECASE)
+_WHOLE_LETTER = re.compile(r"\(?([A-Ha-h])[).:]{0,2}")
+_YES_NO_EXPECTED = re.compile(r"(yes|no)(?:[.!]?$|\s*,)", re.I)
+_YES_NO_SAID = re.compile(
+    r"(yes|no)(?=$|[.!](?:\s+(?!\d)|$)|\s*[,;:\u2013\u2014]|\s-+\s|\n"
+    r"|\s+(?:it|there|i|he|she|they|we|you|this|that|these|those|because)\b)",
+    re.I,
+)
+_EITHER = re.compile(r"\byes\W+(?:or\W+|and\W+)?no\b|\bno\W+(?:or\W+|and\W+)?yes\b", re.I)
+_MARKUP = re.compile(r"[*_`#$\"\u201c\u201d{}\[\]]|</?\w+>")
+_LABEL = re.compile(
+    r"(?:\banswer|\b(?:correct|right|best)\s+(?:option|choice|one)"
+    r"|^\W*(?:final\s+)?(?:option|choice|verdict))"
+    r"\s*(?:is|would be|should be)?\s*(?::|\bis\b|(?<=is)|(?<=be))\s*"
+    r"|\bI(?:'d| would| will)?\s+(?:choose|pick|select|go with)\s+",
+    re.I | re.M,
+)
+_STATED = re.compile(
+    r"(?i:(?:option|choice|answer)\s+)?\(?([A-H])\)?"
+    r"(?=$|[.):,;!\n\u2013\u2014]|\s-+\s|\s+(?:because|since|is (?:correct|right|the))\b|\s*\n)"
+)
+_ANY_LETTER = re.compile(r"(?<![\w'])\(?([B-H](?![\w'])|A(?![\w'])(?!\s+(?!or\b|and\b|is\b)[a-z]))")
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_NUMBERS = {
+    word: str(number)
+    for number, word in enumerate(
+        "zero one two three four five six seven eight nine ten".split()  # noqa: SIM905
+    )
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +56,8 @@ class Symbolic:
         length_penalty: taken off for the longest response there may be, and off shorter ones by
             their share of its tokens; below 0 it rewards length.
         answer_reward: what saying the record's `expected_answer` is worth: a whole one for the
-            right letter of a multiple choice; for yes and no half of it, taken off if wrong.
+            right letter of a multiple choice and for the right short answer; for yes and no half
+            of it, taken off if wrong.
     """
 
     no_end_penalty: float = 0.0
@@ -58,21 +87,81 @@ def symbolic_reward(
 
 
 def answer_reward(text: str, expected: str) -> float:
-    """How right a short answer is: 1 or 0 for a letter, 0.5 or -0.5 for yes and no.
+    """How right a short answer is: 1 or 0, for yes and no 0.5 or -0.5, and 0 if it says neither.
 
-    An expected answer of another kind, and a response that can't be read as one, is worth 0.
+    What is expected decides how the response is read: as yes or no where that is all, or is
+    followed by a comma; as a choice where it is one letter from A to H and nothing else; else as a
+    short answer, which has to be the same after normalization (`normalized`).
     """
-    if wanted := _YES_NO.match(expected.strip()):
-        said = _YES_NO.match(text.strip())
-        if said is None:
+    wanted, said = _plain(expected), _plain(answer_of(text))
+    if yes_no := _YES_NO_EXPECTED.match(wanted):
+        verdict = said_yes_or_no(said)
+        if verdict is None:
             return 0.0
-        right = said[1].lower() == wanted[1].lower()
-        return RIGHT_YES_NO if right else -RIGHT_YES_NO
-    letter = _CHOICE.match(expected.strip())
-    if letter is None:
-        return 0.0
-    # "A dog ..." begins with an article, not with a choice.
-    begins = re.match(r"\(?([A-H])(?:[.):]|\)?\s*$)", text.strip())
-    found = _NAMED.search(text) or begins
-    right = found is not None and found[1].upper() == letter[1].upper()
-    return RIGHT_CHOICE if right else 0.0
+        return RIGHT_YES_NO if verdict == yes_no[1].lower() else -RIGHT_YES_NO
+    if letter := _WHOLE_LETTER.fullmatch(wanted):
+        return RIGHT_CHOICE if stated_letter(said) == letter[1].upper() else 0.0
+    goal = normalized(wanted)
+    labelled = re.sub(r"^(?:final\s+)?answer\s*:\s*", "", said, flags=re.I)
+    return RIGHT_CHOICE if goal and goal in (normalized(said), normalized(labelled)) else 0.0
+
+
+def said_yes_or_no(text: str) -> str | None:
+    """The yes or no that a text begins with or labels as its answer; None if it says neither.
+
+    "No parking" and "Yes or no" say neither.
+    """
+    labels = list(_LABEL.finditer(text))
+    for start in [*(label.end() for label in reversed(labels)), 0]:
+        if found := _YES_NO_SAID.match(text[start:]):
+            either = _EITHER.match(text[start:])
+            return None if either else found[1].lower()
+    return None
+
+
+def stated_letter(text: str) -> str | None:
+    """The one letter, A to H, that a text gives as its choice; None for none or for several.
+
+    A letter counts if it is all there is, or stands at the beginning or behind a label ("The answer
+    is") and is followed by a mark or a reason, as in "B.", "(B) a dog", "Option B", "B, because".
+    "A dog" begins with an article. A second letter beside it earns nothing.
+    """
+    if whole := re.fullmatch(r"\(?([A-Ha-h])[).:,!]{0,2}", text):
+        return whole[1].upper()
+    labels = list(_LABEL.finditer(text))
+    if labels:
+        stated = [_letters(re.split(r"[.!?](?:\s|$)|\n", text[one.end() :])[0]) for one in labels]
+        final = [said for said in stated if said]
+        return final[0][0] if final and all(said == final[0][:1] for said in final) else None
+    found = _STATED.match(text)
+    return found[1] if found and len(set(_letters(text))) == 1 else None
+
+
+def normalized(text: str) -> str:
+    """A short answer as it is compared: no case, punctuation, articles or extra white space.
+
+    Numbers from zero to ten become digits. This is the usual normalization of VQA and SQuAD. Marks
+    within numbers stay: 3.5 is not 35.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept = re.sub(r"[.,:](?!\d)|(?<!\d)[,:]", " ", folded)
+    kept = re.sub(r"(?<=\d),(?=\d{3}\b)", "", kept)
+    marks = [
+        " " if unicodedata.category(one)[0] == "P" and one not in ".,:%-'" else one for one in kept
+    ]
+    words = re.sub(r"(?<=[^\W\d])-|-(?!\d)", " ", "".join(marks)).replace("'", "")
+    found = _ARTICLES.sub(" ", words).split()
+    return " ".join(_NUMBERS.get(word, word) for word in found)
+
+
+def _letters(text: str) -> list[str]:
+    """The letters that a text names as choices; an article is none, and what is denied neither."""
+    if re.match(r"(?:\w+\s+)?(?:not|neither|never)\b", text.strip(), re.I):
+        return []
+    return list(dict.fromkeys(match[1] for match in _ANY_LETTER.finditer(text)))
+
+
+def _plain(text: str) -> str:
+    """A text without markup and without white space at its ends."""
+    boxed = re.sub(r"\\boxed\s*\{(?:\\text\s*\{)?([^{}]*)\}+", r"\nAnswer: \1\n", text)
+    return _MARKUP.sub("", boxed.replace("\u2019", "'")).strip()

@@ -1,0 +1,206 @@
+"""Replies of judges in many wordings, and which response each of them prefers."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from veridical.judges.criterion import NAMES
+from veridical.judges.prompts import UnreadableError
+from veridical.judges.verdicts import read_choice
+
+FIRST = [
+    "Response 1",
+    "response 1.",
+    "RESPONSE 1!",
+    "**Response 1**",
+    "`Response 1`",
+    "> Response 1",
+    "[[Response 1]]",
+    "\u201cResponse 1\u201d",
+    "Response 1\n\nIt names the dog.",
+    "**Response 1**\n\nIt does not invent anything, unlike Response 2.",
+    "Response 1 because the other does not see the dog",
+    "Response 1, because it sees the dog.",
+    "Response 1 - it sees the dog.",
+    "Response 1 \u2014 the other one invents a cat.",
+    "Response 1 (fewer hallucinations)",
+    "Response 1 is better.",
+    "Response 1 is the better one.",
+    "Response 1 is better than Response 2: both see the dog, but the second adds a cat.",
+    "Response 1 wins.",
+    "Response 1 wins with fewer hallucinations.",
+    "Response 1 is the winner because it has no errors.",
+    "Response 1 beats Response 2.",
+    "Response 1 is superior to Response 2.",
+    "I prefer Response 1 over Response 2.",
+    "I would choose Response 1.",
+    "I'd pick Response 1 here.",
+    "The better response is Response 1.",
+    "The best answer is **Response 1**, since it is right.",
+    "Between the two, Response 1 is better.",
+    "Compared to Response 2, Response 1 is better.",
+    "Response 2 names a dog, but Response 1 is better.",
+    "Response 2 names a dog. However, Response 1 is better.",
+    "Although Response 2 is better written, Response 1 wins.",
+    "While Response 2 is better at colors, Response 1 is better overall.",
+    "Response 2 is more detailed. Response 1 is better.",
+    "Response 2 invents a dog. Response 1 is better because it does not.",
+    "Response 2 is not better. Response 1 is better.",
+    "Is Response 2 better? No. Response 1 is better.",
+    "Answer: Response 1",
+    "Answer: Response 1.",
+    "**Answer:** Response 1",
+    "Answer:\nResponse 1",
+    "Final answer: Response 1",
+    "My final verdict: **Response 1**",
+    "Verdict - Response 1",
+    "The winner is: Response 1",
+    "The verdict is Response 1.",
+    "Better: Response 1",
+    "1. Accuracy: Response 2\n2. Detail: Response 2\nFinal: Response 1",
+    "Response 1 is better: Response 2 has three errors.",
+    "<answer>Response 1</answer>",
+    "\\boxed{Response 1}",
+    '{"better": "Response 1", "reason": "it is right"}',
+    "Response 2 is better at first sight.\nAnswer: Response 1",
+    "Response 2 is better at colors. Final answer: Response 1",
+    "Answer: Response 2\nNo, I read it once more.\nFinal answer: Response 1",
+    "Accuracy: Response 2\nHelpfulness: Response 2\nOverall: Response 1",
+    "Accuracy: Response 2 is better.\nHelpfulness: Response 1 is better.\nOverall, Response 1 wins.",
+    "In terms of accuracy, Response 2 is better. Overall, Response 1 is better.",
+    "On accuracy, Response 2 wins. On length, Response 2 wins. On balance, Response 1 wins.",
+    "Response 2 is more helpful, but Response 1 is better overall.",
+    "Response 2 is more accurate in its colors. All in all, Response 1.",
+    "Response 1: It sees the dog.\nResponse 2: It sees a cat.\nVerdict: Response 1",
+    "Response 1 is more accurate.",
+    "Response 1 is more accurate and more helpful.",
+    "Based on the image, Response 1 is more truthful.",
+    "<think>Response 2 is better.</think>Response 1",
+    "<think>\nResponse 2 looks better.\n</think>\n\nResponse 1 is better.",
+    "Response 2 is better, I thought.\n</think>\nResponse 1",
+    "[THINK]Response 2 is better.[/THINK]Response 1",
+    "<reasoning>Response 2 wins.</reasoning>\nResponse 1",
+    "<thinking>Answer: Response 2</thinking>\nResponse 1 is better.",
+    "I looked at both.\n\nResponse 1",
+    "Let us see. Both name the dog. Response 2 adds a hat. So Response 1 is better.",
+]
+
+TIES = [
+    "Tie",
+    "Tie. I find no difference.",
+    "**Tie**\nBoth are right.",
+    "A tie.",
+    "Answer: Tie",
+    "Verdict: a tie, since both are right.",
+    "<think>Response 1 is better.</think>Tie",
+    "Response 1 is more accurate. Response 2 is more helpful. Overall: Tie",
+]
+
+UNREAD = [
+    "",
+    "I cannot tell.",
+    "Response 10 is better.",
+    "Response 1.5 is better.",
+    "Response 1 has more hallucinations than Response 2.",
+    "Response 1 wins with three hallucinations.",
+    "Response 1 wins the prize for the most invented objects.",
+    "Response 1 is better at inventing things.",
+    "Response 1 is the winner, with three errors.",
+    "Response 1 is worse than Response 2.",
+    "Response 1 is not better.",
+    "Response 1 is hardly the best.",
+    "Response 1 is anything but better.",
+    "I don\u2019t think Response 1 is better.",
+    "It would be wrong to prefer Response 1.",
+    "Nobody would prefer Response 1.",
+    "If Response 1 had seen the dog, Response 1 would be better.",
+    "Some might say that Response 1 is better.",
+    "Is Response 1 better?",
+    "Response 1?",
+    "Response 1 or Response 2?",
+    "Response 1 / Response 2",
+    "Response 1, Response 2",
+    "Response 1 and Response 2",
+    "Response 1 and Response 2 are equally good.",
+    "Neither Response 1 nor Response 2 is better.",
+    "Response 1: A dog.\nResponse 2: A cat.\nThe second is better.",
+    "Response 1\nIt sees a dog.\n\nResponse 2\nIt sees a cat.",
+    "Response 1 is more accurate. Response 2 is more helpful.",
+    "Response 1 is more accurate, but Response 2 is more helpful.",
+    "Accuracy: Response 1 is better.\nHelpfulness: Response 2 is better.",
+    "On accuracy, Response 1 is better. On style, Response 2 is better.",
+    "Response 1 is better written, but it invents a dog.",
+    "Response 1 looks better, but it invents a dog.",
+    "Response 1 is better. Response 2 is better.",
+    "Response 1. No, wait, Response 2 is better.",
+    "Answer: Response 1\nAnswer: Response 2",
+    "Answer: Response 1 or Response 2",
+    "Answer: not Response 1",
+    "Tie-breaker needed: both name a dog.",
+    "Tie. But Response 2 is better.",
+    "<think>Response 1 is better.</think>",
+    "<think>Response 1 is better. But",
+    "<reasoning>Response 1 is better.",
+    "Accuracy: Response 1",
+    "Response 1 wins hands down: three invented objects!",
+    "Response 1 is better, except that it invents a dog.",
+    "Response 1 is better described as a hallucination.",
+    "Response 1 had better not be chosen.",
+    "Response 1 would win if it were right.",
+]
+
+
+def other(text: str) -> str:
+    """The same text with the two names exchanged."""
+    return (
+        text.replace("esponse 1", "esponse @")
+        .replace("ESPONSE 1", "ESPONSE @")
+        .replace("esponse 2", "esponse 1")
+        .replace("esponse @", "esponse 2")
+        .replace("ESPONSE @", "ESPONSE 2")
+    )
+
+
+@pytest.mark.parametrize("text", FIRST)
+def test_a_clear_verdict_is_read_whichever_response_it_is_for(text: str) -> None:
+    assert read_choice(text, NAMES) == 0
+    assert read_choice(other(text), NAMES) == 1
+
+
+@pytest.mark.parametrize("text", TIES)
+def test_a_tie(text: str) -> None:
+    assert read_choice(text, NAMES) is None
+    assert read_choice(other(text), NAMES) is None
+
+
+@pytest.mark.parametrize("text", UNREAD)
+def test_what_is_ambiguous_is_not_read(text: str) -> None:
+    for turned in (text, other(text)):
+        with pytest.raises(UnreadableError):
+            read_choice(turned, NAMES)
+
+
+def test_of_a_reply_that_was_cut_off_only_its_beginning_counts() -> None:
+    assert read_choice("Response 2\n\nIt sees the", NAMES, cut=True) == 1
+    for text in ("First, Response 1 is better at", "Response 1 is better.", "Accuracy: Response 1"):
+        with pytest.raises(UnreadableError, match="cut off"):
+            read_choice(text, NAMES, cut=True)
+
+
+def test_names_of_one_letter_are_not_articles() -> None:
+    assert read_choice("B is better because it sees a dog.", ("A", "B")) == 1
+    assert read_choice("A better answer is B.", ("A", "B")) == 1
+    assert read_choice("[[A]]", ("A", "B")) == 0
+
+
+def test_replies_of_judges_that_think_first() -> None:
+    folder = os.environ.get("VERIDICAL_TEST_DATA")
+    if not folder:
+        pytest.skip("VERIDICAL_TEST_DATA is not set")
+    case = json.loads((Path(folder) / "cases/thinking-judge/replies.json").read_text())
+    for text, winner in case["replies"]:
+        assert read_choice(text, case["names"]) == winner
