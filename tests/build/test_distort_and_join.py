@@ -131,12 +131,15 @@ def test_sets_that_do_not_belong_together(tmp_path: Path) -> None:
         build_join(first, other, tmp_path / "out")
 
 
-def seen(
-    folder: Path, name: str, picture: Path, answer: str, question: str = "Is it?"
-) -> Path:
+def seen(folder: Path, name: str, picture: Path, answer: str, question: str = "Is it?") -> Path:
     """One pair about a picture that is named by its path."""
-    row = {"id": "a", "images": [str(picture)], "prompt": [user_message(question)],
-           "chosen": [assistant_message("Yes.")], "rejected": [assistant_message(answer)]}
+    row = {
+        "id": "a",
+        "images": [str(picture)],
+        "prompt": [user_message(question)],
+        "chosen": [assistant_message("Yes.")],
+        "rejected": [assistant_message(answer)],
+    }
     (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     return folder / f"{name}.jsonl"
 

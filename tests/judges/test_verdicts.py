@@ -70,7 +70,7 @@ FIRST = [
     "Response 2 is better at colors. Final answer: Response 1",
     "Answer: Response 2\nNo, I read it once more.\nFinal answer: Response 1",
     "Accuracy: Response 2\nHelpfulness: Response 2\nOverall: Response 1",
-    "Accuracy: Response 2 is better.\nHelpfulness: Response 1 is better.\nOverall, Response 1 wins.",
+    "Accuracy: Response 2 is better.\nUse: Response 1 is better.\nOverall, Response 1 wins.",
     "In terms of accuracy, Response 2 is better. Overall, Response 1 is better.",
     "On accuracy, Response 2 wins. On length, Response 2 wins. On balance, Response 1 wins.",
     "Response 2 is more helpful, but Response 1 is better overall.",
