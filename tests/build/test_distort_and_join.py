@@ -157,7 +157,7 @@ def test_join_compares_what_is_asked_and_what_is_seen(
     assert [text_of(answer) for answer in row["more_rejected"]] == ["Never."]
     other_picture = seen(tmp_path, "picture", tmp_path / "1.png", "Never.")
     other_question = seen(tmp_path, "question", tmp_path / "0.png", "Never.", "Was it?")
-    equal = seen(tmp_path, "equal", tmp_path / "0.png", "Yes.")
+    equal = seen(tmp_path, "equal", tmp_path / "0.png", "No.")
     for more, reason in (
         (other_picture, "another picture as image 1"),
         (other_question, "another prompt"),
