@@ -21,13 +21,8 @@ from PIL import Image
 from veridical.cli import main
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl
-from veridical.judges.endpoint import (
-    Endpoint,
-    EndpointSettings,
-    Wording,
-    endpoint_settings,
-    is_here,
-)
+from veridical.judges.client import is_here
+from veridical.judges.endpoint import Endpoint, EndpointSettings, Wording, endpoint_settings
 from veridical.messages import text_of
 from veridical.records import read_records
 
@@ -308,10 +303,19 @@ def test_what_concerns_all_stops_at_once(
 def test_an_endpoint_that_is_down_ends_the_run_instead_of_listing_all(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.answer = lambda handler, number, before, text: handler.send(b"{}", 503)
+    """One that answered before gets 20 chances, one that never did gets five."""
+
+    def dies(handler: Handler, number: int, before: int, text: str) -> None:
+        good(handler, number, before, text) if number == 0 else handler.send(b"{}", 503)
+
     samples = write_samples(tmp_path, 30)
+    server.answer = lambda handler, number, before, text: handler.send(b"{}", 503)
+    assert run("annotate", samples, tmp_path / "new", server, "--endpoint.retries", 0) == 2
+    assert len(server.requests) == 5
+    server.answer = dies
+    server.requests.clear()
     assert run("annotate", samples, tmp_path / "out", server, "--endpoint.retries", 0) == 2
-    assert 20 <= len(server.requests) <= 22
+    assert 21 <= len(server.requests) <= 23
     assert not (tmp_path / "out" / "skipped.jsonl").exists()
 
 

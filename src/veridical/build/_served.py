@@ -1,30 +1,25 @@
 """Responses from a server that speaks OpenAI's chat completions (vLLM, SGLang, transformers serve).
 
-Time-outs, retries and back-off are the `openai` client's own.
+Time-outs, retries and what a reply may look like are in `judges.client`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
-
-import openai
 
 from veridical.errors import UserError
-from veridical.judges.endpoint import endpoint_settings, endpoint_url, is_here, sent_messages
+from veridical.judges.client import FailedError, StoppedError
+from veridical.judges.endpoint import CUT_OFF, endpoint_settings, open_client, sent_messages
 from veridical.messages import Message
 from veridical.randomness import generator
 from veridical.sampling import StopReason
 from veridical.thoughts import answer_of
 
 PREFIX = "endpoint:"
-CUT_OFF = ("length", "max_tokens", "content_filter")
-"""How servers call it that a text did not end by itself."""
-OPTIONS = ("url", "key_variable", "concurrency", "retries", "timeout")
+OPTIONS = ("url", "key_variable", "concurrency", "retries", "timeout", "max_wait")
 
 
 @dataclass(frozen=True)
@@ -70,30 +65,15 @@ class Server:
                 f"--endpoint.{other[0]} means nothing here; there is: {', '.join(OPTIONS)}."
             )
         settings = endpoint_settings(given)
-        self.model, self.address = model, endpoint_url(settings)
-        self.concurrency, self.key_variable = settings.concurrency, settings.key_variable
-        self.key = os.environ.get(self.key_variable, "")
-        if not self.key and not is_here(self.address):
-            raise UserError(
-                f"The variable {self.key_variable} holds no key for {self.address}. Set it, or "
-                "name another one with --endpoint.key_variable."
-            )
-        self.client = openai.OpenAI(
-            api_key=self.key or "none",
-            base_url=self.address,
-            timeout=settings.timeout,
-            max_retries=settings.retries,
-        )
+        self.model, self.concurrency = model, settings.concurrency
+        self.client = open_client(settings, malformed_again=True)
+        self.address = self.client.address.url
 
     def tell(self, images: int) -> None:
         """Say what leaves this machine, before anything does."""
-        if not is_here(self.address):
-            host = urlsplit(self.address)
-            plain = " They are not encrypted on the way." if host.scheme == "http" else ""
-            print(
-                f"Up to {images} images with their prompts leave this machine, for "
-                f"{host.hostname}.{plain}"
-            )
+        notice = self.client.notice(f"Up to {images} images with their prompts")
+        if notice:
+            print(notice, flush=True)
 
     def respond(
         self, asks: Sequence[Ask], temperature: float, max_new_tokens: int, seed: int
@@ -115,43 +95,34 @@ class Server:
             return self._answer(ask, temperature, max_new_tokens, own)
 
         pool = ThreadPoolExecutor(self.concurrency)
+        self.client.start()
         try:
             return list(pool.map(answer, asks))
+        except BaseException:
+            self.client.stop(now=True)
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
     def _answer(self, ask: Ask, temperature: float, max_new_tokens: int, seed: int) -> Said:
+        body = {
+            "model": self.model,
+            "messages": sent_messages(ask.messages, ask.images),
+            "temperature": temperature,
+            "max_tokens": max_new_tokens,
+            "seed": seed,
+        }
         try:
-            completion: Any = self.client.chat.completions.create(
-                model=self.model,
-                messages=sent_messages(ask.messages, ask.images),
-                temperature=temperature,
-                max_tokens=max_new_tokens,
-                seed=seed,
-            )
-        except (
-            openai.AuthenticationError,
-            openai.PermissionDeniedError,
-            openai.NotFoundError,
-        ) as error:
+            completion = self.client.complete(body)
+        except StoppedError:
+            return Said(refusal="not asked")
+        except FailedError as failed:
+            if failed.kind in ("refused", "malformed"):
+                return Said(refusal=failed.problem)
             raise UserError(
-                f"{self.address} refuses {self.model} with status {error.status_code}. Check the "
-                f"address, the model's name there, and the key in {self.key_variable}."
-            ) from None
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            return Said(refusal=f"the server refused it: {self._redacted(error)}")
-        except openai.APIError as error:
-            raise UserError(
-                f"{self.address} does not answer ({self._redacted(error)}). Start again when it "
-                "does: it goes on where it was."
-            ) from error
-        if not completion.choices:
-            return Said(refusal="the server's answer has no choice")
-        choice = completion.choices[0]
-        cut = choice.finish_reason in CUT_OFF
-        return Said(answer_of(choice.message.content or "").strip(), "length" if cut else "end")
-
-    def _redacted(self, error: openai.APIError) -> str:
-        """What the server said, without the key, which some quote."""
-        said = str(error.message)
-        return (said.replace(self.key, "(key)") if self.key else said)[:200]
+                f"{self.address} does not answer ({failed.problem}). Start again when it does: it "
+                "goes on where it was."
+            ) from failed
+        cut = completion.finish_reason in CUT_OFF
+        text = answer_of(self.client.redacted(completion.text)).strip()
+        return Said(text, "length" if cut else "end")

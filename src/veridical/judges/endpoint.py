@@ -1,8 +1,8 @@
 """Any endpoint that speaks OpenAI's chat completions with images, as a judge.
 
-vLLM, SGLang, Gemini and OpenAI say that they do. Retries with back-off and time-outs are the
-`openai` client's own; here are concurrency, limits, the cache of replies, and what is told
-before images leave the machine.
+vLLM, SGLang, Gemini and OpenAI say that they do. Time-outs, retries and what a reply may look like
+are in `judges.client`; here are the options, concurrency, limits, the cache of replies, and how
+images are sent.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-import ipaddress
 import json
+import math
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,25 +22,26 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import openai
 import torch
 
 from veridical.cache import Cache, digest, open_cache
 from veridical.errors import UserError
 from veridical.images import load_image
+from veridical.judges.client import Address, Client, FailedError, StoppedError, is_here
 from veridical.judges.judging import Cost
 from veridical.judges.ledger import Ledger, Limits
 from veridical.judges.prompted import Question, Reply
+from veridical.judges.replies import Completion
 from veridical.messages import Message, text_of
 
 OPENAI = "https://api.openai.com/v1"
 KIND = "replies"
 PNG_LIMIT = 1_000_000
 """Bytes above which an image is sent as JPEG: what a photograph takes as PNG, many hosts refuse."""
-SHORTEST_KEY = 8
-"""Characters from which a key is looked for in replies; a shorter one is a word by accident."""
-FAILURES = 20
-"""Questions that fail one after the other, until the endpoint is taken to be down (our choice)."""
+CUT_OFF = ("length", "max_tokens", "content_filter")
+"""How servers call it that a text did not end by itself."""
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+_KEY_WORD = re.compile(r"(^|_)(API)?(KEY|TOKEN|SECRET|PASSWORD)(_|$)")
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,13 @@ class EndpointSettings:
     Attributes:
         url: with the version, such as http://localhost:8000/v1; if not set, the variable
             OPENAI_BASE_URL, else OpenAI's own.
-        key_variable: the environment variable that holds the key.
+        key_variable: the environment variable that holds the key; its name, never the key.
         concurrency: questions under way at once.
         retries: how often the client tries again after a lost connection, a time-out, or status
-            408, 409, 429 or 5xx; waits grow from half a second to 8 seconds.
-        timeout: seconds without an answer after which a try is given up.
+            408, 409, 429 or 5xx; waits grow from half a second to 8 seconds, or are as long as the
+            server asks (`Retry-After`).
+        timeout: seconds that one try may take altogether.
+        max_wait: seconds that the server may ask to wait; if it asks for more, the run ends.
         input_price: dollars for a million tokens read.
         output_price: dollars for a million tokens written.
         max_dollars: stop when so much has been spent.
@@ -67,6 +71,7 @@ class EndpointSettings:
     concurrency: int = 8
     retries: int = 6
     timeout: float = 120.0
+    max_wait: float = 600.0
     input_price: float | None = None
     output_price: float | None = None
     max_dollars: float | None = None
@@ -99,64 +104,106 @@ class Wording:
     seed: int
 
 
-def endpoint_settings(given: Mapping[str, Any] | None) -> EndpointSettings:
+def endpoint_settings(
+    given: Mapping[str, Any] | None, option: str = "endpoint"
+) -> EndpointSettings:
     """Check what `--endpoint.NAME VALUE` said.
 
+    Args:
+        given: the values by name.
+        option: what the option is called, for messages.
+
     Raises:
-        UserError: an unknown name, or a value that makes no sense.
+        UserError: an unknown name, or a value that makes no sense or may be a secret, which
+            run.json would keep.
     """
     fields = {field.name: field for field in dataclasses.fields(EndpointSettings)}
     unknown = [name for name in given or {} if name not in fields]
     if unknown:
-        raise UserError(f"--endpoint.{unknown[0]} is unknown; there is: {', '.join(fields)}.")
+        raise UserError(f"--{option}.{unknown[0]} is unknown; there is: {', '.join(fields)}.")
     texts = ("url", "key_variable", "cache")
     for name, value in (given or {}).items():
         if name in texts and not (value is None or (isinstance(value, str) and value)):
-            raise UserError(f"--endpoint.{name} is {value!r}; give a text.")
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+            raise UserError(f"--{option}.{name} is {value!r}; give a text.")
+        number = type(value) in (int, float) and math.isfinite(value)
         if name not in texts and value is not None and not (number and value >= 0):
-            raise UserError(f"--endpoint.{name} is {value!r}; give a number from 0 up.")
+            raise UserError(f"--{option}.{name} is {value!r}; give a number from 0 up.")
     settings = EndpointSettings(**{name: v for name, v in (given or {}).items() if v is not None})
+    if settings.url:
+        endpoint_url(settings, option)
+    _require_name(settings.key_variable, option)
     for name in ("concurrency", "retries"):
         if type(getattr(settings, name)) is not int:
-            raise UserError(f"--endpoint.{name} has to be a whole number.")
+            raise UserError(f"--{option}.{name} has to be a whole number.")
     if settings.concurrency < 1 or settings.timeout <= 0:
-        raise UserError("--endpoint.concurrency and --endpoint.timeout have to be above 0.")
+        raise UserError(f"--{option}.concurrency and --{option}.timeout have to be above 0.")
     if settings.max_dollars is not None and None in (settings.input_price, settings.output_price):
         raise UserError(
-            "--endpoint.max_dollars needs the prices: --endpoint.input_price and "
-            "--endpoint.output_price, in dollars for a million tokens."
+            f"--{option}.max_dollars needs the prices: --{option}.input_price and "
+            f"--{option}.output_price, in dollars for a million tokens."
         )
     return settings
 
 
-def endpoint_url(settings: EndpointSettings) -> str:
+def _require_name(variable: str, option: str) -> None:
+    """Take a variable's name only: a key typed in its place would be written to run.json."""
+    if variable in os.environ:
+        return
+    if not _VARIABLE.fullmatch(variable) or not _KEY_WORD.search(variable):
+        raise UserError(
+            f"--{option}.key_variable has to be the name of an environment variable that is set, "
+            "such as OPENAI_API_KEY; the key itself stays in the environment."
+        )
+
+
+def endpoint_url(settings: EndpointSettings, option: str = "endpoint") -> str:
     """Where to ask.
 
     Raises:
         UserError: it is no address, or holds a password or key, which run.json would keep.
     """
     url = settings.url or os.environ.get("OPENAI_BASE_URL") or OPENAI
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises where it is no number
+    except ValueError:
+        raise UserError(f"--{option}.url is no address (its host or port).") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError("--endpoint.url has to begin with http:// or https:// and name a host.")
+        raise UserError(f"--{option}.url has to begin with http:// or https:// and name a host.")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UserError(
-            "--endpoint.url holds a name, password or query. Keys are read from the environment "
-            "only: put it there and name the variable with --endpoint.key_variable."
+            f"--{option}.url holds a name, password or query. Keys are read from the environment "
+            f"only: put it there and name the variable with --{option}.key_variable."
         )
     return url.rstrip("/")
 
 
-def is_here(url: str) -> bool:
-    """Whether an address is on this machine."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def open_client(
+    settings: EndpointSettings, option: str = "endpoint", malformed_again: bool = False
+) -> Client:
+    """The client that the settings ask for.
+
+    Args:
+        settings: where and how patiently.
+        option: what the option is called, for messages.
+        malformed_again: as for `Client`.
+
+    Raises:
+        UserError: no key for an endpoint elsewhere, or a bad address.
+    """
+    url, variable = endpoint_url(settings, option), settings.key_variable
+    key = os.environ.get(variable, "").strip()
+    if not key and not is_here(url):
+        raise UserError(
+            f"The variable {variable} holds no key for {url}. Set it, or name another one with "
+            f"--{option}.key_variable."
+        )
+    if not key.isascii() or not key.isprintable():
+        raise UserError(f"The variable {variable} holds characters that no key has.")
+    address = Address(
+        url, key, settings.retries, settings.timeout, settings.max_wait, option, variable
+    )
+    return Client(address, malformed_again)
 
 
 class Endpoint:
@@ -173,39 +220,18 @@ class Endpoint:
         Raises:
             UserError: no key for an endpoint elsewhere, or a bad address or cache.
         """
-        self.wording, self.settings, self.url = wording, settings, endpoint_url(settings)
-        self.key = os.environ.get(settings.key_variable, "")
-        if not self.key and not is_here(self.url):
-            raise UserError(
-                f"The variable {settings.key_variable} holds no key for {self.url}. Set it, or "
-                "name another one with --endpoint.key_variable."
-            )
+        self.wording, self.settings = wording, settings
+        self.client = open_client(settings)
+        self.url = self.client.address.url
         self.cache: Cache = open_cache(settings.cache, settings.cache_gigabytes)
         self.ledger = Ledger(spent, settings.limits)
-        self.client = openai.OpenAI(
-            api_key=self.key or "none",
-            base_url=self.url,
-            timeout=settings.timeout,
-            max_retries=settings.retries,
-            # On a connection that is used again, a reply that a server delivers twice would be
-            # taken for the reply to the next question.
-            default_headers={"Connection": "close"},
-        )
         self.from_cache = 0
         self._lock = threading.Lock()
-        self._failures = 0
         self._stopped = False
 
     def notice(self, images: int) -> str:
         """What has to be told before anything is sent; "" if nothing leaves this machine."""
-        if is_here(self.url):
-            return ""
-        parts = urlsplit(self.url)
-        plain = " They are not encrypted on the way." if parts.scheme == "http" else ""
-        return (
-            f"Up to {images} images with their prompts and responses leave this machine, for "
-            f"{parts.hostname}.{plain}"
-        )
+        return self.client.notice(f"Up to {images} images with their prompts and responses")
 
     def __call__(self, questions: Sequence[Question]) -> list[Reply]:
         """Ask them, `concurrency` at once.
@@ -217,8 +243,10 @@ class Endpoint:
         pool = ThreadPoolExecutor(self.settings.concurrency)
         try:
             return list(pool.map(self._reply, questions))
-        except BaseException:
+        except BaseException as error:
             self._stopped = True
+            # What is under way is paid for: unless somebody wants to leave, it is waited for.
+            self.client.stop(now=not isinstance(error, Exception))
             raise
         finally:
             pool.shutdown(cancel_futures=True)
@@ -237,8 +265,11 @@ class Endpoint:
         try:
             self.ledger.check()
             reply = self._send(question, request, pictures)
+        except StoppedError:
+            return Reply(problem="not asked")
         except UserError:
             self._stopped = True
+            self.client.stop()
             raise
         if reply.text and not reply.problem:
             kept = json.dumps({"text": reply.text, "cut": reply.cut}).encode()
@@ -263,64 +294,25 @@ class Endpoint:
         content = [*map(_image_block, pictures), {"type": "text", "text": request["text"]}]
         messages = [{"role": "user", "content": content}]
         try:
-            completion: Any = self.client.chat.completions.create(messages=messages, **options)
-        except (
-            openai.AuthenticationError,
-            openai.PermissionDeniedError,
-            openai.NotFoundError,
-        ) as error:
-            raise UserError(
-                f"{self.url} refuses {self.wording.model} with status {error.status_code}. Check "
-                f"the address, the model's name, and the key in {self.settings.key_variable}."
-            ) from None
-        except openai.APIStatusError as error:
-            return self._failed(f"the endpoint refused it: {self._redacted(error.message)}", error)
-        except openai.APITimeoutError as error:
-            return self._failed(f"no reply within {self.settings.timeout:g} s", error)
-        except openai.APIConnectionError as error:
-            return self._failed(f"the connection failed: {self._redacted(error.message)}", error)
-        except (openai.APIError, ValueError):
-            completion = None  # a body that is no JSON, or JSON of another kind
-        with self._lock:
-            self._failures = 0
+            completion = self.client.complete({"messages": messages, **options})
+        except FailedError as failed:
+            if failed.kind != "malformed":
+                return Reply(problem=failed.problem)
+            return Reply(fault=failed.problem, cost=self.ledger.add(question.id, 0, 0))
         return self._read(question.id, completion)
 
-    def _read(self, id: str, completion: Any) -> Reply:
-        usage = getattr(completion, "usage", None)
-        if usage is None and completion is not None and self.settings.limits.any:
+    def _read(self, id: str, completion: Completion) -> Reply:
+        usage = completion.usage
+        if usage is None and self.settings.limits.any:
             raise UserError(
                 f"{self.url} does not tell how many tokens it used, so a limit can't be kept. "
                 "Leave out endpoint.max_dollars and endpoint.max_tokens."
             )
         cost = self.ledger.add(
-            id,
-            getattr(usage, "prompt_tokens", None) or 0,
-            getattr(usage, "completion_tokens", None) or 0,
+            id, usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0
         )
-        choices = getattr(completion, "choices", None) or []
-        message = getattr(choices[0], "message", None) if choices else None
-        text = getattr(message, "content", None)
-        if not isinstance(text, str) or not text.strip():
-            return Reply(cut=True, cost=cost)
-        cut = getattr(choices[0], "finish_reason", None) == "length"
-        return Reply(self._redacted(text.strip()), cut, cost)
-
-    def _failed(self, problem: str, error: openai.APIError) -> Reply:
-        with self._lock:
-            # A refused question (status 4xx) says nothing of the next one.
-            status = getattr(error, "status_code", None)
-            lasting = status is None or status == 429 or status >= 500
-            self._failures = self._failures + 1 if lasting else 0
-            if self._failures >= FAILURES:
-                raise UserError(
-                    f"{FAILURES} questions in a row failed at {self.url}; the last: {problem}. "
-                    "Start again later: it goes on where it was."
-                ) from error
-        return Reply(problem=problem, cost=Cost())
-
-    def _redacted(self, text: str) -> str:
-        """A text without the key, which some servers quote."""
-        return text.replace(self.key, "(key)") if len(self.key) >= SHORTEST_KEY else text
+        text = self.client.redacted(completion.text).strip()
+        return Reply(text, not text or completion.finish_reason in CUT_OFF, cost)
 
 
 def encoded_image(image: Any) -> bytes:

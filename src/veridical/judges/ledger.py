@@ -1,11 +1,14 @@
-"""What an endpoint has been paid, on disk, so that a limit holds over interruptions."""
+"""What an endpoint has been paid, on disk: one limit for all processes, over interruptions."""
 
 from __future__ import annotations
 
 import json
+import math
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from veridical.errors import UserError
 from veridical.judges.judging import Cost
@@ -41,23 +44,26 @@ class Limits:
 
 
 class Ledger:
-    """The replies that were paid for, one JSON line each, in `spent.jsonl`; safe among threads."""
+    """The replies that were paid for, one JSON line each, in `spent.jsonl`.
+
+    Threads and processes share it under a lock: each one sees what all have spent before it asks.
+    Questions that are under way then are still paid.
+    """
 
     def __init__(self, path: Path, limits: Limits) -> None:
-        """Read what earlier runs into the same folder have spent."""
+        """Read what was spent so far, by earlier runs into the same folder too."""
         self.path, self.limits = path, limits
         self._lock = threading.Lock()
-        self.total = Cost()
+        self._total, self._read = Cost(), 0
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        for line in text.split("\n"):  # not splitlines: it also splits at U+2028 within a text
-            try:
-                self.total += Cost(**json.loads(line)["cost"])
-            except (ValueError, KeyError, TypeError):
-                continue  # a line that an interruption cut off
-        if text and not text.endswith("\n"):
-            with path.open("a", encoding="utf-8") as file:
-                file.write("\n")
+        self._shared = FileLock(f"{path}.lock", thread_local=False)
+        self._catch_up()
+
+    @property
+    def total(self) -> Cost:
+        """What all processes have spent."""
+        with self._lock, self._shared:
+            return self._catch_up()
 
     def check(self) -> None:
         """Refuse to go on once a limit is reached.
@@ -65,8 +71,10 @@ class Ledger:
         Raises:
             UserError: it is.
         """
-        dollars, tokens = self.total.dollars, self.total.input_tokens + self.total.output_tokens
-        limits = self.limits
+        if not self.limits.any:
+            return
+        total, limits = self.total, self.limits
+        dollars, tokens = total.dollars, total.input_tokens + total.output_tokens
         if limits.max_dollars is not None and dollars >= limits.max_dollars:
             raise UserError(
                 f"${dollars:.4f} have been spent, and endpoint.max_dollars is "
@@ -86,9 +94,34 @@ class Ledger:
         """
         dollars = self.limits.price(input_tokens, output_tokens)
         cost = Cost(input_tokens, output_tokens, dollars, 1)
-        line = json.dumps({"id": id, "cost": vars(cost)}, ensure_ascii=False)
-        with self._lock:
-            self.total += cost
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+        # In ASCII: an id that can't be encoded should not end a run after it was paid.
+        line = json.dumps({"id": id, "cost": vars(cost)}).encode() + b"\n"
+        with self._lock, self._shared:
+            self._catch_up()
+            with self.path.open("ab") as file:
+                # A line that an interruption cut off is ended first.
+                file.write(line if file.tell() == self._read else b"\n" + line)
         return cost
+
+    def _catch_up(self) -> Cost:
+        """Read the lines that were added since; those without an end are left for later."""
+        if self.path.is_file():
+            with self.path.open("rb") as file:
+                file.seek(self._read)
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            self._read += len(whole)
+            for line in whole.split(b"\n"):
+                self._total += _cost_of(line)
+        return self._total
+
+
+def _cost_of(line: bytes) -> Cost:
+    """The cost that a line tells; nothing where it was cut off."""
+    try:
+        told = json.loads(line)["cost"]
+        values = {name: told[name] for name in vars(Cost())}
+    except (ValueError, KeyError, TypeError):
+        return Cost()
+    good = all(type(one) in (int, float) and math.isfinite(one) for one in values.values())
+    return Cost(**values) if good and min(values.values()) >= 0 else Cost()

@@ -45,12 +45,14 @@ class Reply:
         cut: whether it ended because it was too long, or came incomplete.
         cost: of this reply.
         problem: why there is none, and asking again is of no use; "" if there is one.
+        fault: why what came is no text at all, where asking again may help; "" if it is one.
     """
 
     text: str = ""
     cut: bool = False
     cost: Cost = field(default_factory=Cost)
     problem: str = ""
+    fault: str = ""
 
 
 class Asker(Protocol):
@@ -149,6 +151,8 @@ def ask_until_read(
                 done[index] = Outcome(None, costs[index], reply.problem)
                 continue
             try:
+                if reply.fault:
+                    raise UnreadableError(reply.fault)
                 answered = replace(reply, text=answer_of(reply.text))
                 done[index] = Outcome(read(index, answered), costs[index], "")
             except UnreadableError as error:

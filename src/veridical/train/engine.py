@@ -10,22 +10,26 @@ version (`POST /v1/load_lora_adapter`), and that name has to come back with ever
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import openai
 import torch
 
 from veridical import processes
 from veridical.batching import process, row_batch
 from veridical.errors import UserError
 from veridical.finite import require_finite
-from veridical.judges.endpoint import endpoint_settings, endpoint_url, is_here, sent_messages
+from veridical.judges.client import FailedError, StoppedError
+from veridical.judges.endpoint import (
+    EndpointSettings,
+    endpoint_settings,
+    open_client,
+    sent_messages,
+)
+from veridical.judges.replies import Completion
 from veridical.models import Policy, end_token_ids, image_token_id
 from veridical.randomness import generator
 from veridical.rendering import in_thought, render_prompt
@@ -35,7 +39,9 @@ from veridical.sampling.reader import Reader
 from veridical.templates import resolved_variables
 from veridical.token_scores import token_scores
 
-OPTIONS = ("url", "key_variable", "concurrency", "retries", "timeout", "name", "max_staleness")
+OPTIONS = (
+    "url", "key_variable", "concurrency", "retries", "timeout", "max_wait", "name", "max_staleness",
+)  # fmt: skip
 NEEDS = "Start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True."
 
 
@@ -54,6 +60,19 @@ class Answer:
     version: int
 
 
+def engine_settings(given: Mapping[str, Any]) -> EndpointSettings:
+    """Check what `--engine.NAME VALUE` said of the server.
+
+    Raises:
+        UserError: an option that makes no sense here, or may be a secret.
+    """
+    other = [name for name in given if name not in OPTIONS]
+    if other:
+        raise UserError(f"--engine.{other[0]} is unknown; there is: {', '.join(OPTIONS)}.")
+    own = ("name", "max_staleness")
+    return endpoint_settings({n: v for n, v in given.items() if n not in own}, "engine")
+
+
 class Engine:
     """A server of OpenAI's chat completions that loads adapters."""
 
@@ -67,36 +86,22 @@ class Engine:
         Raises:
             UserError: an option that makes no sense, or no key for a server elsewhere.
         """
-        other = [name for name in given if name not in OPTIONS]
-        if other:
-            raise UserError(f"--engine.{other[0]} is unknown; there is: {', '.join(OPTIONS)}.")
-        own = ("name", "max_staleness")
-        settings = endpoint_settings({n: v for n, v in given.items() if n not in own})
+        settings = engine_settings(given)
         self.name = str(given.get("name", "veridical"))
         self.max_staleness = int(given.get("max_staleness", 0))
         if self.max_staleness < 0:
             raise UserError(f"--engine.max_staleness is {self.max_staleness}; give 0 or more.")
-        self.address, self.folder = endpoint_url(settings), folder
-        key = os.environ.get(settings.key_variable, "")
-        if not key and not is_here(self.address):
-            raise UserError(
-                f"The variable {settings.key_variable} holds no key for {self.address}. Set it, or "
-                "name another one with --engine.key_variable."
-            )
-        self.concurrency = settings.concurrency
-        self.client = openai.OpenAI(
-            api_key=key or "none", base_url=self.address, timeout=settings.timeout,
-            max_retries=settings.retries,
-        )  # fmt: skip
+        self.folder, self.concurrency = folder, settings.concurrency
+        self.client = open_client(settings, "engine", malformed_again=True)
+        self.address = self.client.address.url
         self.published: int | None = None
         self.compared = False
 
     def tell(self) -> None:
         """Say what leaves this machine, before anything does."""
-        if not is_here(self.address):
-            host = urlsplit(self.address)
-            plain = " They are not encrypted on the way." if host.scheme == "http" else ""
-            print(f"Images with their prompts leave this machine, for {host.hostname}.{plain}")
+        notice = self.client.notice("Images with their prompts")
+        if notice:
+            print(notice, flush=True)
 
     def publish(self, policy: Policy, version: int) -> None:
         """Hand the policy's adapter over as this version; all processes have to take part.
@@ -146,6 +151,9 @@ class Engine:
         pool = ThreadPoolExecutor(self.concurrency)
         try:
             answers = list(pool.map(answer, asked))
+        except BaseException:
+            self.client.stop(now=True)
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
         prefixes = [request.prefix for request, _ in asked]
@@ -165,33 +173,39 @@ class Engine:
         self, policy: Policy, request: Request, number: int, decoding: Decoding, version: int
     ) -> Answer:
         seed = int(generator(decoding.seed, "engine", f"{request.id}/{number}").integers(2**31))
-        try:
-            completion: Any = self.client.chat.completions.create(
-                model=self._called(version),
-                messages=sent_messages(request.prompt, request.images),
-                temperature=decoding.temperature,
-                max_tokens=decoding.max_new_tokens,
-                seed=seed,
-                extra_body={"return_token_ids": True, "top_k": -1, "top_p": 1.0}
-                | template_options(policy),
-            )
-        except openai.APIError as error:
-            raise UserError(
-                f"{self.address} does not answer row {request.id}: {str(error)[:200]}. Go on with "
-                "--resume true when it does."
-            ) from error
+        body = {
+            "model": self._called(version),
+            "messages": sent_messages(request.prompt, request.images),
+            "temperature": decoding.temperature,
+            "max_tokens": decoding.max_new_tokens,
+            "seed": seed,
+            "return_token_ids": True,
+            "top_k": -1,
+            "top_p": 1.0,
+            **template_options(policy),
+        }
+        completion = self._completed(body, request)
         choice = completion.choices[0]
-        ids = getattr(choice, "token_ids", None)
-        if not isinstance(ids, list) or not all(type(one) is int for one in ids) or not ids:
+        ids = choice.token_ids
+        if not ids:
             raise UserError(
                 f"{self.address} gives no token ids, and text tokenised again would be another "
                 "sample. Use a server that knows `return_token_ids` (vLLM 0.10.2 or later)."
             )
-        self._same_prompt(policy, request, getattr(completion, "prompt_token_ids", None))
+        self._same_prompt(policy, request, completion.prompt_token_ids)
         cut = choice.finish_reason == "length"
         found = Answer(tuple(ids), cut, self._version(completion.model, version))
         _require_sane(policy, found, request, self.address)
         return found
+
+    def _completed(self, body: Mapping[str, Any], request: Request) -> Completion:
+        try:
+            return self.client.complete(body)
+        except (FailedError, StoppedError) as error:
+            raise UserError(
+                f"{self.address} does not answer row {request.id}: {error}. Go on with "
+                "--resume true when it does."
+            ) from error
 
     def _version(self, stamp: Any, wanted: int) -> int:
         prefix, _, number = str(stamp).rpartition("-")
@@ -226,12 +240,12 @@ class Engine:
 
     def _post(self, path: str, **content: str) -> None:
         try:
-            self.client.post(f"/{path}", body=content, cast_to=object)
-        except openai.APIError as error:
+            self.client.post(path, content)
+        except FailedError as failed:
             raise UserError(
-                f"{self.address}/{path} fails: {str(error)[:200]}. {NEEDS} It has to see "
+                f"{self.address}/{path} fails: {failed.problem}. {NEEDS} It has to see "
                 f"{self.folder} too."
-            ) from error
+            ) from failed
 
 
 def sample(

@@ -27,7 +27,7 @@ from veridical.similarity import load_similarity
 from veridical.train.buffer import RolloutBuffer, Row
 from veridical.train.card import write_cards
 from veridical.train.dpo import prove_run
-from veridical.train.engine import Engine
+from veridical.train.engine import Engine, engine_settings
 from veridical.train.fresh import (
     Comparing,
     Maker,
@@ -92,6 +92,7 @@ class Sampling:
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
                 raise UserError(f"--{option} is {getattr(self, name)}; give 1 or more.")
+        engine_settings(self.engine or {})
 
     def open_engine(self, model: str, training: Training, out: Path) -> Engine | None:
         """The server that samples, if there is one.
