@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,43 @@ def test_a_missing_chat_template_is_named(saved: Path) -> None:
     (saved / "chat_template.jinja").unlink()
     with pytest.raises(UserError, match="chat template"):
         load_policy(str(saved))
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("part", ["lm_head", "multi_modal_projector", "vision_tower", "q_proj"])
+def test_a_checkpoint_without_some_of_its_weights_is_refused(saved: Path, part: str) -> None:
+    """Transformers fills them with random numbers and goes on."""
+
+    def lose(weights: dict[str, torch.Tensor]) -> None:
+        del weights[next(name for name in weights if part in name)]
+
+    change_weights(saved, lose)
+    with pytest.raises(UserError, match=f"lacks 1 of the weights of .*{part}"):
+        load_policy(str(saved), device="cpu")
+
+
+def test_weights_of_another_shape_are_refused(saved: Path) -> None:
+    def shorten(weights: dict[str, torch.Tensor]) -> None:
+        name = next(name for name in weights if "q_proj" in name)
+        weights[name] = weights[name][:2].clone()
+
+    change_weights(saved, shorten)
+    with pytest.raises(UserError, match=r"q_proj.weight has the shape \(2, "):
+        load_policy(str(saved), device="cpu")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("content", [b"", b'{"a": 1}', None])
+def test_damaged_files_are_said(saved: Path, file: str, content: bytes | None) -> None:
+    whole = (saved / file).read_bytes()
+    (saved / file).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(UserError):
+        load_policy(str(saved), device="cpu")
 
 
 def test_lora_stays_on_the_language_model(policy: Policy) -> None:

@@ -32,6 +32,7 @@ from veridical._tokens import stop_adding_ends
 from veridical.checkpoint_rest import watch_skipped
 from veridical.errors import UserError
 from veridical.hub import check_hub_name
+from veridical.image_checks import words_of
 from veridical.lora_targets import describe, lora_targets
 from veridical.precision import cast_weights
 from veridical.templates import check_template
@@ -41,6 +42,8 @@ EMBEDDED_MODEL = Path(__file__).parent / "world" / "weights"
 
 DtypeName = Literal["auto", "float64", "float32", "bfloat16", "float16"]
 TuningName = Literal["lora", "qlora", "full"]
+
+MODEL_KIND, FOUR_BIT_KIND = "an image-text-to-text model", "a model of four bits"
 
 _PROJECTORS = ("multi_modal_projector", "connector", "aligner", "merger", "embed_vision")
 _VISION_TOWERS = ("vision_tower", "vision_model", "visual")
@@ -152,7 +155,7 @@ def load_policy(
         model, skipped = _load_four_bit(source, name, dtype, chosen_device), set[str]()
     else:
         with watch_skipped() as skipped:
-            model = _load_model(source, name)
+            model = _load_model(source, name, dtype="auto")
         wanted = _choose_dtype(dtype, model.dtype, chosen_device)
         model = (model if model.dtype == wanted else cast_weights(model, wanted)).to(chosen_device)
         if wanted == torch.float64:
@@ -362,13 +365,45 @@ def _choose_dtype(name: DtypeName, own: torch.dtype, device: torch.device) -> to
     return torch.float32 if half and device.type == "cpu" else own
 
 
-def _load_model(source: str, name: str) -> Any:
+def _load_model(source: str, name: str, what: str = MODEL_KIND, **settings: Any) -> Any:
+    """Transformers' model with all of its weights from the checkpoint.
+
+    Raises:
+        UserError: it can't be loaded, or the checkpoint lacks a weight, which Transformers would
+            only warn of and fill with random numbers.
+    """
     try:
-        return AutoModelForImageTextToText.from_pretrained(source, dtype="auto")
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+        )
     except ImportError as error:
         raise UserError(_missing_package(name, error)) from error
-    except (OSError, ValueError) as error:
-        raise UserError(_cannot_load(name, "an image-text-to-text model", error)) from error
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    # A damaged file or a foreign configuration is met with whatever it leads to.
+    except Exception as error:
+        raise UserError(_cannot_load(name, what, error)) from error
+    _require_whole(name, type(model).__name__, found)
+    return model
+
+
+def _require_whole(name: str, kind: str, found: Mapping[str, Any]) -> None:
+    advice = (
+        "Download or save the checkpoint again, or correct its config.json; what is missing would "
+        "be random numbers."
+    )
+    odd = sorted(found["mismatched_keys"])
+    if odd:
+        weight, given, wanted = odd[0]
+        more = f" ({len(odd) - 1} more differ too)" if len(odd) > 1 else ""
+        raise UserError(
+            f"The weights of {name} do not fit {kind}: {weight} has the shape "
+            f"{tuple(given)}, and config.json asks for {tuple(wanted)}{more}.\n{advice}"
+        )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise UserError(f"{name} lacks {len(missing)} of the weights of {kind}: {names}.\n{advice}")
 
 
 def _load_four_bit(source: str, name: str, dtype: DtypeName, device: torch.device) -> Any:
@@ -379,20 +414,21 @@ def _load_four_bit(source: str, name: str, dtype: DtypeName, device: torch.devic
         )
     try:
         own = AutoConfig.from_pretrained(source).get_text_config().dtype or torch.float32
-        compute = _choose_dtype(dtype, own, device)
-        settings = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute,
-            # Patterns, matched from the start of a name.
-            llm_int8_skip_modules=[f".*{name}" for name in _KEPT_WHOLE],
-        )
-        return AutoModelForImageTextToText.from_pretrained(
-            source, dtype=compute, quantization_config=settings, device_map={"": device}
-        )
     except (OSError, ValueError) as error:
-        raise UserError(_cannot_load(name, "a model of four bits", error)) from error
+        raise UserError(_cannot_load(name, FOUR_BIT_KIND, error)) from error
+    compute = _choose_dtype(dtype, own, device)
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+        # Patterns, matched from the start of a name.
+        llm_int8_skip_modules=[f".*{name}" for name in _KEPT_WHOLE],
+    )
+    return _load_model(
+        source, name, FOUR_BIT_KIND,
+        dtype=compute, quantization_config=settings, device_map={"": device},
+    )  # fmt: skip
 
 
 def load_processor(name: str) -> Any:
@@ -412,7 +448,8 @@ def _load_processor(source: str, name: str, template: Mapping[str, Any]) -> Any:
         processor = AutoProcessor.from_pretrained(source)
     except ImportError as error:
         raise UserError(_missing_package(name, error)) from error
-    except (OSError, ValueError) as error:
+    # A damaged file is met with whatever it leads to.
+    except Exception as error:
         raise UserError(_cannot_load(name, "a processor", error)) from error
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         raise UserError(
@@ -443,7 +480,9 @@ def _missing_package(name: str, error: ImportError) -> str:
 
 
 def _cannot_load(name: str, what: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0][:200]
+    reason = words_of(error)
+    if not isinstance(error, OSError | ValueError):
+        reason = f"{type(error).__name__}: {reason}"
     return (
         f"{name} can't be loaded as {what}: {reason}\n"
         "Name a folder written by save_pretrained, a hub model, or `embedded`."
