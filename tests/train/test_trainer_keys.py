@@ -188,6 +188,27 @@ def test_rl_recomputes_activations(policy: Policy, tmp_path: Path) -> None:
     assert any(getattr(m, "gradient_checkpointing", False) for m in trained.model.modules())
 
 
+def test_rl_recomputes_activations_by_the_older_name(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Older:
+        """TrainingArguments of Transformers 5.17."""
+
+        def __init__(self, arguments: TrainingArguments) -> None:
+            self.gradient_checkpointing, self.gradient_checkpointing_kwargs = True, None
+            self._arguments = arguments
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("activation_checkpointing"):
+                raise AttributeError(name)
+            return getattr(self._arguments, name)
+
+    stock = rl_run.trainer_arguments
+    monkeypatch.setattr(rl_run, "trainer_arguments", lambda *given: Older(stock(*given)))
+    _, trained = learner_of(policy, tmp_path)
+    assert any(getattr(m, "gradient_checkpointing", False) for m in trained.model.modules())
+
+
 @pytest.mark.parametrize(("limit", "left"), [(1, [4]), (3, [2, 3, 4]), (None, [1, 2, 3, 4])])
 def test_rl_keeps_as_many_checkpoints_as_asked_for(
     policy: Policy, tmp_path: Path, limit: int | None, left: list[int]

@@ -19,7 +19,7 @@ from veridical.progress import step_bar
 from veridical.train.actors import Actors
 from veridical.train.checkpoints import write_manifest
 from veridical.train.loop import split_projector
-from veridical.train.modes import checkpoint_activations
+from veridical.train.modes import checkpoint_activations, checkpointing_asked_for
 from veridical.train.options import Training
 from veridical.train.run import checkpoint_to_resume
 from veridical.train.schedule import schedule_for
@@ -70,12 +70,11 @@ class Learner:
         if training.projector_learning_rate is not None:
             split_projector(self.optimizer, actors.policy, training.projector_learning_rate)
         self.scheduler = schedule_for(self.optimizer, arguments, steps)
-        if arguments.activation_checkpointing:
+        checkpointing = checkpointing_asked_for(arguments)
+        if checkpointing is not None:
             for name, module in trained.named_children():
                 if name in ("policy", "value"):
-                    checkpoint_activations(
-                        module, training.model_dropout, arguments.activation_checkpointing_kwargs
-                    )
+                    checkpoint_activations(module, training.model_dropout, checkpointing)
         self.every = max(1, steps // training.evaluations)
         require_same_start(trained)
 
