@@ -12,7 +12,14 @@ import pytest
 from PIL import Image, ImageOps
 
 from veridical.errors import UserError
-from veridical.images import FORMATS, decode_image, open_image, resolve_image_path, upright_size
+from veridical.images import (
+    FORMATS,
+    decode_image,
+    image_bytes_key,
+    open_image,
+    resolve_image_path,
+    upright_size,
+)
 from veridical.pixels import ImageError
 
 RED = (255, 0, 0)
@@ -312,3 +319,11 @@ def test_real_photographs_open_as_pillow_shows_them(test_data: Path) -> None:
             plain = ImageOps.exif_transpose(image).convert("RGB")
         assert upright_size(file) == plain.size
         assert open_image(file).tobytes() == plain.tobytes()
+
+
+def test_pictures_of_one_color_and_another_shape_have_other_keys() -> None:
+    grey = (127, 127, 127)
+    shapes = [("RGB", (64, 48), grey), ("RGB", (48, 64), grey), ("L", (96, 96), 127)]
+    keys = [image_bytes_key(Image.new(*shape)) for shape in shapes]
+    assert len(set(keys)) == 3
+    assert image_bytes_key(Image.new(*shapes[0])) == keys[0]

@@ -251,7 +251,8 @@ def image_bytes_key(image: ImageLike) -> str:
     if isinstance(image, RowImage):
         content = image.content()
     elif isinstance(image, Image.Image):
-        content = image.tobytes()
+        # The bytes alone are the same for pictures of one color and another shape.
+        content = f"{image.mode} {image.width} x {image.height} ".encode() + image.tobytes()
     else:
         content = Path(image).read_bytes()
     return hashlib.sha256(content).hexdigest()
