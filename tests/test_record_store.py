@@ -21,6 +21,7 @@ from PIL import Image
 from veridical import _record_checks, records
 from veridical.errors import UserError
 from veridical.images import RowImage, row_images
+from veridical.record_store import store_key
 from veridical.records import read_records
 
 
@@ -204,6 +205,28 @@ def test_images_named_by_path_are_checked_each_time(
     (tmp_path / "red.png").unlink()
     with pytest.raises(UserError, match="is no file"):
         read_records(tmp_path / "set.parquet", "preference")
+
+
+def test_a_row_without_its_file_is_usable_once_the_file_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VERIDICAL_CACHE", str(tmp_path / "cache"))
+    cells = pa.array([CELL, {"bytes": None, "path": "late.png"}], STRUCT)
+    columns = {"prompt": ["What?"] * 2, "chosen": ["A cat."] * 2, "rejected": ["A dog."] * 2}
+    pq.write_table(pa.table({**columns, "image": cells}), tmp_path / "set.parquet")
+    found = read_records(tmp_path / "set.parquet", "preference", max_bad_fraction=0.5)
+    assert len(found.rows) == 1 and len(found.problems) == 1
+    (tmp_path / "late.png").write_bytes(png("blue"))
+    found = read_records(tmp_path / "set.parquet", "preference")
+    assert found.rows[1]["images"][0].getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_other_columns_of_a_kind_are_another_key(tmp_path: Path) -> None:
+    write_set(tmp_path / "set.parquet", 2)
+    schema = pa.schema({"id": pa.string()})
+    wider = schema.append(pa.field("source", pa.string()))
+    keys = {store_key(tmp_path / "set.parquet", "prompt", tmp_path, s) for s in (schema, wider)}
+    assert len(keys) == 2
 
 
 def test_one_image_of_a_row_is_opened_alone() -> None:

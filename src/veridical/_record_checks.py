@@ -44,6 +44,7 @@ class RowChecker:
         self.root = root.resolve()
         self.columns: set[str] = set()
         self.problems: list[RowProblem] = []
+        self.reads_files = False  # whether any row names the file of an image
         self._row_of_id: dict[str, int] = {}
         self._repeats: Counter[str] = Counter()
         self._good: dict[str, str] = {}  # images that were decoded: as named, and where
@@ -91,7 +92,7 @@ class RowChecker:
                     decode_image(image["bytes"])
                     self._good_bytes.add(content)
                 return image
-            reference = image["path"]
+            reference, self.reads_files = image["path"], True
             if reference not in self._good:
                 path = resolve_image_path(reference, self.root)
                 _decode(path, reference)

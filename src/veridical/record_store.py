@@ -16,12 +16,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import PIL
 import pyarrow as pa
 from datasets.table import MemoryMappedTable, Table
 from filelock import FileLock
 
-from veridical import _record_checks, _record_files, _record_rows, images, pixels, png_chunks
+from veridical import (
+    _record_checks,
+    _record_files,
+    _record_rows,
+    images,
+    messages,
+    pixels,
+    png_chunks,
+)
 from veridical._record_checks import RowProblem
 from veridical.cache import digest, evict, open_cache
 from veridical.cache_folder import claim_folder
@@ -32,7 +41,7 @@ LIMIT = 50e9
 """What the converted data sets may take, in bytes; the ones not used for longest go first."""
 
 ADVICE = "Set VERIDICAL_CACHE to a folder with more room."
-_DECIDING = (_record_checks, _record_files, _record_rows, images, pixels, png_chunks)
+_DECIDING = (_record_checks, _record_files, _record_rows, images, messages, pixels, png_chunks)
 
 
 @dataclass(frozen=True)
@@ -61,13 +70,10 @@ class RowsWriter:
         self.problems: list[RowProblem] = []
         self.total = 0
         self.columns: list[str] = []
-        self.holds_images = True
+        self.reads_files = False
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Add rows; few at a time, since Arrow takes at most 2 GiB of image bytes in one go."""
-        for row in rows:
-            for image in (*row["images"], *(row.get("rejected_images") or ())):
-                self.holds_images &= bool(image["bytes"])
         self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
 
     def close(self) -> None:
@@ -75,13 +81,13 @@ class RowsWriter:
         self._writer.close()
 
 
-def store_key(path: Path, kind: str, root: Path) -> str:
+def store_key(path: Path, kind: str, root: Path, schema: pa.Schema) -> str:
     """A key that changes with the file, the kind, the images' root, and the code that checks."""
     state = path.stat()
     code = [hash_file(Path(str(module.__file__))) for module in _DECIDING]
     return digest(
         str(path.resolve()), state.st_mtime_ns, state.st_size, kind, str(root.resolve()), code,
-        PIL.__version__, pa.__version__,
+        str(schema), PIL.__version__, pa.__version__, datasets.__version__,
     )  # fmt: skip
 
 
@@ -123,13 +129,13 @@ def one_at_a_time(key: str) -> Iterator[None]:
 def store_rows(key: str, schema: pa.Schema, fill: Callable[[RowsWriter], None]) -> CheckedRows:
     """Rows in a file that is mapped into memory.
 
-    Rows that only name the files of their images are not kept for later runs: those files may
-    change.
+    Where a row names the file of an image, usable or not, nothing is kept for later runs: that file
+    may change, or be put there.
 
     Args:
         key: from `store_key`.
         schema: of the rows.
-        fill: writes them.
+        fill: writes them, and says what is to be known of the others.
 
     Raises:
         UserError: there is no room for them.
@@ -145,7 +151,7 @@ def store_rows(key: str, schema: pa.Schema, fill: Callable[[RowsWriter], None]) 
             fill(writer)
             writer.close()
         table = MemoryMappedTable.from_file(str(file))
-        if place == folder and writer.holds_images:
+        if place == folder and not writer.reads_files:
             about = {"rows": table.num_rows, "total": writer.total, "columns": writer.columns}
             problems = [asdict(problem) for problem in writer.problems]
             write_json(folder / f"{key}.json", about | {"problems": problems})

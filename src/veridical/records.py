@@ -262,7 +262,8 @@ def features_of(kind: Kind, decode_images: bool = True) -> Features:
 def _read_parquet(path: Path, kind: Kind, root: Path) -> CheckedRows | None:
     if not path.is_file():
         return None  # who reads it next says what is wrong
-    key = store_key(path, kind, root)
+    schema = features_of(kind).arrow_schema
+    key = store_key(path, kind, root, schema)
     with one_at_a_time(key):
         known = known_rows(key)
         if known is not None:
@@ -273,9 +274,9 @@ def _read_parquet(path: Path, kind: Kind, root: Path) -> CheckedRows | None:
             for chunk in chunks:
                 writer.write(chunk)
             writer.problems, writer.total = _in_order(checker.problems), total
-            writer.columns = sorted(checker.columns)
+            writer.columns, writer.reads_files = sorted(checker.columns), checker.reads_files
 
-        return store_rows(key, features_of(kind).arrow_schema, fill)
+        return store_rows(key, schema, fill)
 
 
 def _in_memory(path: Path, kind: Kind, root: Path) -> CheckedRows:
@@ -314,7 +315,7 @@ def _refuse_bad_share(
     more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
     raise UserError(
         f"{path}: {len(problems)} of {total} rows cannot be used, more than {limit}: "
-        f"{shown}{more}.\nMend them, or allow a larger share."
+        f"{shown}{more}.\nFix them, or set --max-bad-fraction higher."
     )
 
 
