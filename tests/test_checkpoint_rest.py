@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from transformers import PreTrainedModel
 
+from veridical import checkpoint_rest
 from veridical.batching import row_batch
-from veridical.checkpoint_rest import add_to_checkpoint, keep_skipped
+from veridical.checkpoint_rest import add_to_checkpoint, keep_skipped, watch_skipped
 from veridical.logprobs import response_logps
 from veridical.models import Policy, frozen_copy, load_policy
 from veridical.rendering import Group
@@ -26,6 +28,24 @@ def base(policy: Policy, tmp_path: Path) -> Path:
     policy.processor.save_pretrained(tmp_path / "base")
     add_to_checkpoint(tmp_path / "base", HEADS)
     return tmp_path / "base"
+
+
+def test_a_release_without_the_private_method_loads_as_ever(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_rest, "_PRIVATE", "_not_there")
+    assert load_policy(str(base)).skipped == ()
+
+
+def test_a_release_with_other_arguments_loads_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    def older(_: object, missing: set[str], unexpected: set[str]) -> tuple[set[str], set[str]]:
+        return missing, unexpected
+
+    monkeypatch.setattr(PreTrainedModel, checkpoint_rest._PRIVATE, older)
+    with watch_skipped() as found:
+        adjust = getattr(PreTrainedModel, checkpoint_rest._PRIVATE)
+        assert adjust(None, {"a"}, {"b"}) == ({"a"}, {"b"})
+    assert not found
 
 
 def held(folder: Path) -> dict[str, torch.Tensor]:

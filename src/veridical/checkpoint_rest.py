@@ -24,6 +24,10 @@ from veridical.files import write_json
 _DERIVED = re.compile(r"(inv_freq|position_ids|relative_position_index)$")
 """Buffers that older versions saved and that every model computes by itself."""
 
+_PRIVATE = "_adjust_missing_and_unexpected_keys"
+"""Transformers' own method that sees every name before a class's list of names to pass over. A
+release without it, or with other arguments, loads as ever, and nothing is found."""
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -34,17 +38,22 @@ def watch_skipped() -> Iterator[set[str]]:
     Those that a class asks to be skipped in silence are among them.
     """
     found: set[str] = set()
-    stock = PreTrainedModel._adjust_missing_and_unexpected_keys
+    stock = getattr(PreTrainedModel, _PRIVATE, None)
+    if stock is None:
+        yield found
+        return
 
-    def noting(model: Any, loading_info: Any) -> None:
-        found.update(n for n in loading_info.unexpected_keys if not _DERIVED.search(n))
-        stock(model, loading_info)
+    def noting(model: Any, *given: Any, **named: Any) -> Any:
+        for one in (*given, *named.values()):
+            unexpected = getattr(one, "unexpected_keys", ())
+            found.update(name for name in unexpected if not _DERIVED.search(name))
+        return stock(model, *given, **named)
 
-    PreTrainedModel._adjust_missing_and_unexpected_keys = noting
+    setattr(PreTrainedModel, _PRIVATE, noting)
     try:
         yield found
     finally:
-        PreTrainedModel._adjust_missing_and_unexpected_keys = stock
+        setattr(PreTrainedModel, _PRIVATE, stock)
 
 
 def keep_skipped(names: Sequence[str], files: Sequence[Path], folder: Path) -> str:
