@@ -203,8 +203,9 @@ def test_rl_recomputes_activations_by_the_older_name(
                 raise AttributeError(name)
             return getattr(self._arguments, name)
 
-    stock = rl_run.trainer_arguments
-    monkeypatch.setattr(rl_run, "trainer_arguments", lambda *given: Older(stock(*given)))
+    monkeypatch.setattr(
+        rl_run, "trainer_arguments", lambda *given: Older(trainer_arguments(*given))
+    )
     _, trained = learner_of(policy, tmp_path)
     assert any(getattr(m, "gradient_checkpointing", False) for m in trained.model.modules())
 
