@@ -409,6 +409,20 @@ def test_no_copy_where_none_is_needed_or_fits(
     assert free_bytes(torch.device("cpu")) > 0
 
 
+def test_a_copy_that_fails_leaves_no_setting_behind(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("no copy")
+
+    cast_weights(policy.model, torch.bfloat16)
+    monkeypatch.setattr(precision, "_widened", fails)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with pytest.raises(RuntimeError, match="no copy"), exact(policy):
+        pass
+    assert torch.backends.cudnn.allow_tf32
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_no_limit_follows_from_half_precisions_unit(dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match="measure it"):

@@ -73,8 +73,9 @@ def exact(policy: Policy) -> Iterator[Policy | None]:
     matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
-    copied = _float32_copy(policy)
+    copied = None
     try:
+        copied = _float32_copy(policy)
         yield copied
     finally:
         torch.set_float32_matmul_precision(matmul)
