@@ -28,19 +28,19 @@ def not_finite(policy: Policy, what: str) -> str:
     """Why a model's numbers are not finite, and what to set instead."""
     dtype = policy.model.dtype
     name = str(dtype).removeprefix("torch.")
-    told = f"The {what} of {policy.name} in {name} are NaN or infinite."
+    said = f"The {what} of {policy.name} in {name} are NaN or infinite."
     damaged = next((n for n, p in policy.model.named_parameters() if not _is_finite(p)), None)
     if damaged is not None:
         cause = "an earlier training run diverged, or the file is damaged"
         if dtype == torch.float16:
             cause = "the weights do not fit float16, or " + cause
-            return f"{told} So is its weight {damaged}: {cause}. Try --dtype bfloat16 or float32."
-        return f"{told} So is its weight {damaged}: {cause}. Use another checkpoint."
+            return f"{said} So is its weight {damaged}: {cause}. Try --dtype bfloat16 or float32."
+        return f"{said} So is its weight {damaged}: {cause}. Use another checkpoint."
     if dtype == torch.float16:
-        return f"{told} float16 ends at 65504. Set --dtype bfloat16 or --dtype float32."
+        return f"{said} float16 ends at 65504. Set --dtype bfloat16 or --dtype float32."
     if dtype == torch.bfloat16:
-        return f"{told} Set --dtype float32; if that does not help, check the checkpoint."
-    return f"{told} Its weights are finite, so check the checkpoint's configuration and the images."
+        return f"{said} Set --dtype float32; if that does not help, check the checkpoint."
+    return f"{said} Its weights are finite, so check the checkpoint's configuration and the images."
 
 
 def _is_finite(parameter: Tensor) -> bool:

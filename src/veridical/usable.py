@@ -9,6 +9,7 @@ from PIL import Image
 
 from veridical.batching import RefusedRowsError, row_batch
 from veridical.errors import UserError
+from veridical.finite import require_finite
 from veridical.logprobs import response_logps
 from veridical.messages import assistant_message, user_message
 from veridical.models import Policy, image_token_id
@@ -97,10 +98,4 @@ def _group(policy: Policy, picture: Image.Image) -> Group | None:
 @torch.no_grad()
 def _try(policy: Policy, group: Group) -> None:
     batch = row_batch(policy, [group])
-    logp = response_logps(policy.model, batch).sums
-    if not torch.isfinite(logp).all():
-        raise UserError(
-            f"{policy.name} gives log-probabilities that are not finite numbers in "
-            f"{str(policy.model.dtype).removeprefix('torch.')}. Set --dtype float32 (or bfloat16 "
-            "on a GPU); if that does not help, its weights are broken."
-        )
+    require_finite(policy, response_logps(policy.model, batch).sums, "log-probabilities")
