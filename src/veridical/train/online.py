@@ -244,10 +244,12 @@ def train_online(
             proofs = prove_run(policy, proved, task, wanted_loss, floor, out, None)
         finished = run_trainer(policy, task, training, items, None, out, [Follow(items)])
         files = save_result(policy, model, training, out)
-        write_cards(run, files, METHODS[pairs], {"prompts": len(prompts)}, proofs, finished)
+        fresh = _all_measures(out / ROLLOUTS)
+        counts = {"prompts": len(prompts)}
+        write_cards(run, files, METHODS[pairs], counts, proofs, finished, fresh)
         run.finish(
             prompts=len(prompts), skipped=len(rows.skipped),
-            prefix_sharing=dataclasses.asdict(layout), fresh=_all_measures(out / ROLLOUTS),
+            prefix_sharing=dataclasses.asdict(layout), fresh=fresh,
             **finished,
         )  # fmt: skip
         print(f"The aligned model is in {out / next(iter(files), 'model')}.")

@@ -48,6 +48,11 @@ from veridical.vision_cache import VisionCache, take_features, vision_weights
 SCALE = "rewards.json"
 SCALED_ON = 256
 """Prompts whose scores say what the judge's mean and deviation are, at most (our choice)."""
+CARD_FIGURES = (
+    "reward", "judge_score", "exact_score", "kl_k1", "kl_k3", "response_tokens", "response_cut",
+    "unscored",
+)  # fmt: skip
+"""What the model card tells of the last step."""
 
 
 def refuse(name: str, value: float, wrong: bool, advice: str) -> None:
@@ -241,8 +246,9 @@ def finish(
         "resumed_from": f"checkpoint-{resumed_at}" if resumed_at else None,
         "processes": processes.world_size(),
     }
-    write_cards(run, files, method, {"prompts": len(start.prompts)}, proofs, finished)
     last = log.rows[-1] if log.rows else {}
+    figures = {f"{name}, last step": last.get(name) for name in CARD_FIGURES}
+    write_cards(run, files, method, {"prompts": len(start.prompts)}, proofs, finished, figures)
     run.finish(
         prompts=len(start.prompts), skipped=len(start.rows.skipped),
         prefix_sharing=dataclasses.asdict(start.layout),
