@@ -25,6 +25,7 @@ from veridical.templates import freeze_time
 from veridical.train.resume import check_folder
 
 PROMPT = [user_message("Describe the image.")]
+PICTURE = Image.new("RGB", (96, 96), "red")
 DATED = "{{ strftime_now('%d %b %Y') }} {{ strftime_now('%H:' + '%M') }} "
 
 
@@ -153,7 +154,7 @@ def test_tokens_that_are_only_marked_as_special_are_refused_in_text(own: Policy)
         with pytest.raises(RefusedRowError, match="'<marked>', which this model reads as"):
             render_prompt(own, messages)
     with pytest.raises(RefusedRowError, match="'<marked>', which this model reads as"):
-        render_group(own, "a", ["x.png"], PROMPT, [[assistant_message("A <marked> dog.")]])
+        render_group(own, "a", [PICTURE], PROMPT, [[assistant_message("A <marked> dog.")]])
     # A token that is added as a word is one.
     tokenizer.add_tokens([AddedToken("zebra", special=False)])
     assert "zebra" in render_prompt(own, [user_message("Is this a zebra?")])
@@ -200,7 +201,7 @@ def test_what_a_template_does_to_a_row_is_the_rows_reason(
     with pytest.raises(RefusedRowError, match=reason):
         render_prompt(own, PROMPT)
     with pytest.raises(RefusedRowError, match=reason):
-        render_conversation(own, "a", ["x.png"], [*PROMPT, assistant_message("A dog.")])
+        render_conversation(own, "a", [PICTURE], [*PROMPT, assistant_message("A dog.")])
 
 
 @pytest.fixture(params=["template", "roberta"])

@@ -224,3 +224,19 @@ def shake(model: torch.nn.Module) -> None:
             if parameter.requires_grad:
                 drawn = torch.randn(parameter.shape, generator=noise)
                 parameter.add_(0.05 * drawn.to(parameter))
+
+
+def test_an_empty_answer_has_a_reward(
+    reward_model: RewardModel, pictures: list[Image.Image]
+) -> None:
+    group = judged_group(
+        reward_model.policy,
+        reward_model.reading,
+        "row",
+        [pictures[0]],
+        [user_message("Describe the image.")],
+        [[assistant_message("")], [assistant_message("A cup.")]],
+        FACTS,
+    )
+    (rewards,) = score_groups(reward_model, [group], 1, share_prefix=True)
+    assert all(map(math.isfinite, rewards))

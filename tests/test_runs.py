@@ -44,6 +44,7 @@ def test_a_started_run_is_running_with_everything_needed_to_repeat_it(tmp_path: 
     assert record["inputs"]["pairs"]["sha256"] == hashlib.sha256(b"{}\n").hexdigest()
     assert record["inputs"]["model"] == {"path": "someone/on-a-hub", "sha256": None}
     names = {"python", "veridical", "torch", "transformers", "peft", "datasets"}
+    names |= {"sentencex", "py3langid"}
     assert set(record["versions"]) == names
     assert record["hardware"]["cores"] >= 1
     assert record["started_utc"].endswith("+00:00")

@@ -76,7 +76,7 @@ def test_builds_are_the_same_bytes_however_they_are_shared(
 ) -> None:
     monkeypatch.setattr(_parts, "CHUNK", 2)  # 3 chunks
     data = ["--model", "embedded", "--data", str(scenes / "conversations.jsonl")]
-    words = [*command, *data, "--max-new-tokens", "12"]
+    words = [*command, *data, "--max-new-tokens", "48"]
     whole, shared = tmp_path / "whole", tmp_path / "shared"
     assert main([*words, "--out", str(whole)]) == 0
     for shard in ("3/3", "1/3", "2/3"):

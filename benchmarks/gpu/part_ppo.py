@@ -99,7 +99,7 @@ def step(settings: Settings, shape: Shape, parts: list[dict[str, Any]]) -> dict[
     )
     with tempfile.TemporaryDirectory() as folder:
         rates = [(actors.policy_parameters(), 1e-5), (actors.value_parameters(), 1e-5)]
-        learner = Learner(actors.trained(), rates, training, Path(folder), len(asked))
+        learner = Learner(actors, rates, training, Path(folder), len(asked))
         one_step(setting, learner, ppo, 0)
         start_peak(settings.device)
         clocks: dict[str, float] = defaultdict(float)

@@ -191,8 +191,10 @@ def render_judged_group(
     for response in responses:
         _refuse_special_tokens(policy, response)
         whole = locate(policy, [*prompt, *response, after], generation=True)
-        start, _ = _span(whole.spans[len(prompt)])
-        bounds.append(len(asked) if whole.text.startswith(asked) else _bare_end(whole.text, start))
+        if whole.text.startswith(asked):
+            bounds.append(len(asked))  # An empty answer has no place of its own, but a score.
+        else:
+            bounds.append(_bare_end(whole.text, _span(whole.spans[len(prompt)])[0]))
         wholes.append(whole.text)
     prompt_text = wholes[0][: min(bounds)]
     if not all(whole.startswith(prompt_text) for whole in wholes):
