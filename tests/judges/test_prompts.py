@@ -37,12 +37,16 @@ def test_marks_by_hand(row: str) -> None:
     ]
 
 
-def test_the_last_heading_counts() -> None:
-    draft = "MARKS\nResponse 1: Helpfulness=0, Correctness=0\nNo, once more.\n"
-    assert read_marks(draft + GOOD.format("Helpfulness=0, Correctness=2"), 2, ASPECTS)[1][0] == {
-        "Helpfulness": 1.0,
-        "Correctness": 4.0,
-    }
+def test_marks_that_are_given_twice_have_to_agree() -> None:
+    """A draft without all marks is none; whole ones that differ are not read."""
+    last = GOOD.format("Helpfulness=0, Correctness=2")
+    for draft in ("MARKS\nResponse 1: Helpfulness=0, Correctness=0\nOnce more.\n", f"{last}\n"):
+        assert read_marks(draft + last, 2, ASPECTS)[1][0] == {
+            "Helpfulness": 1.0,
+            "Correctness": 4.0,
+        }
+    with pytest.raises(UnreadableError, match="differ"):
+        read_marks(GOOD.format("Helpfulness=4, Correctness=4") + "\n" + last, 2, ASPECTS)
 
 
 @pytest.mark.parametrize(

@@ -92,13 +92,29 @@ def read_marks(
     before the last line `MARKS` is reasoning.
 
     Raises:
-        UnreadableError: anything else.
+        UnreadableError: anything else, and marks under several such lines that do not agree.
     """
     headings = list(_HEADING.finditer(text))
     if not headings:
         raise UnreadableError(f"no line says {HEADING}")
+    ends = [*(heading.start() for heading in headings[1:]), len(text)]
+    blocks = [text[one.end() : end] for one, end in zip(headings, ends, strict=True)]
+    marks = _read_block(blocks[-1], responses, aspects)
+    for earlier in blocks[:-1]:
+        try:
+            other = _read_block(earlier, responses, aspects)
+        except UnreadableError:
+            continue  # a draft that was not finished, or the form once more
+        if other != marks:
+            raise UnreadableError(f"it gives marks under several lines {HEADING} that differ")
+    return text[: headings[-1].start()].strip(), marks
+
+
+def _read_block(
+    text: str, responses: int, aspects: Mapping[str, tuple[int, int]]
+) -> list[dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
-    for line in text[headings[-1].end() :].splitlines():
+    for line in text.splitlines():
         row = _ROW.fullmatch(line.replace("*", "").replace("`", "").strip(" \t-|#>"))
         if row is None:
             continue
@@ -109,7 +125,7 @@ def read_marks(
     missing = [str(number) for number in range(1, responses + 1) if number not in found]
     if missing:
         raise UnreadableError(f"no marks for Response {', '.join(missing)}")
-    return text[: headings[-1].start()].strip(), [found[n] for n in range(1, responses + 1)]
+    return [found[number] for number in range(1, responses + 1)]
 
 
 def _read_row(number: int, text: str, aspects: Mapping[str, tuple[int, int]]) -> dict[str, float]:
