@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from family_models import Family
 from PIL import Image
 
+from veridical import probes
 from veridical.models import Policy
 from veridical.precision import cast_weights
 from veridical.prefix_sharing import sharing
@@ -30,3 +34,27 @@ def test_probes_decide_the_same_in(
     prompt = [user_message("Describe the image.")]
     refusal = masking_refusal(policy, Request("r", pictures[:1], prompt))
     assert (refusal is None) == (family.masks is None), refusal
+
+
+def tried(stock: float, hidden: float, whole: float, half: float) -> Any:
+    """A prompt whose logits are off by so much: by the stock forward, with a mask; by dropping."""
+    every, some = torch.ones(4, dtype=torch.bool), torch.tensor([True, False, True, False])
+    model = SimpleNamespace(dtype=torch.bfloat16)
+    return SimpleNamespace(
+        policy=SimpleNamespace(device=torch.device("cpu"), model=model),
+        every=every,
+        half=some,
+        stock=lambda: torch.full((2, 3), stock),
+        hidden=lambda seen: torch.full((2, 3), hidden),
+        dropped=lambda seen: torch.full((2, 3), whole if bool(seen.all()) else half),
+    )
+
+
+def test_a_router_that_chooses_otherwise_under_the_mask_is_no_reason_to_refuse() -> None:
+    precise = tried(0.0, 0.0, 0.0, 0.0)
+    assert probes._near_the_copy(tried(0.02, 0.18, 0.02, 0.18), precise) is None
+    assert probes._near_the_copy(tried(0.18, 0.02, 0.18, 0.02), precise) is None
+    refusal = probes._near_the_copy(tried(0.02, 0.02, 0.02, 0.18), precise)
+    assert "dropping image tokens differs by 0.18" in str(refusal)
+    refusal = probes._near_the_copy(tried(0.02, 0.02, 0.18, 0.02), precise)
+    assert "its logits differ by 0.18" in str(refusal)
