@@ -20,7 +20,7 @@ from veridical.image_checks import require_images
 from veridical.images import ImageLike, load_image
 from veridical.messages import Message, assistant_message, count_images, user_message
 from veridical.models import Policy, end_token_ids
-from veridical.templates import begins_thoughts
+from veridical.templates import begins_thoughts, keeps_thoughts, thinking_advice
 from veridical.thoughts import is_empty_thought, opens_thought
 
 
@@ -105,7 +105,7 @@ def render_prompt(policy: Policy, prompt: Sequence[Message], prefix: str = "") -
     if opens_thought(asked.text):
         raise RefusedRowError(
             "the prompt begins a thought, so the answer's beginning can't be given; "
-            "set --template enable_thinking=false"
+            + thinking_advice(policy.processor, policy.template, "false", "name another model")
         )
     whole = locate(policy, [*prompt, beginning], answer_alone=True)
     start, _ = _span(whole.spans[-1])
@@ -325,12 +325,21 @@ def _after_prompt(
     if opens_thought(asked.text) and not thought:
         raise RefusedRowError(
             "the prompt begins a thought, and the answer has none; "
-            "set --template enable_thinking=false, or give answers with their thoughts"
+            + thinking_advice(
+                policy.processor,
+                policy.template,
+                "false",
+                "give answers with their thoughts"
+                if keeps_thoughts(policy.processor, policy.template)
+                else "choose a chat template that keeps thoughts",
+            )
         )
     if thought and not whole.text.startswith(asked.text):
         raise RefusedRowError(
             "the answer has a thought, and thinking is switched off; "
-            "set --template enable_thinking=true, or give answers without thoughts"
+            + thinking_advice(
+                policy.processor, policy.template, "true", "give answers without thoughts"
+            )
         )
     joint = _joint(asked, whole)
     text = asked.text + whole.text[joint:]

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
@@ -88,9 +89,7 @@ def check_template(processor: Any, variables: Mapping[str, Any], model: str) -> 
     """
     text = template_text(processor, variables, model)
     try:
-        ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-        ).parse(text)
+        _environment().parse(text)
     except TemplateSyntaxError as error:
         raise UserError(
             f"The chat template of {model} can't be read: {error.message} (line {error.lineno})."
@@ -106,10 +105,40 @@ def check_template(processor: Any, variables: Mapping[str, Any], model: str) -> 
 
 
 def resolved_variables(processor: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template is given: `enable_thinking` is False where it is read and not set."""
-    text = template_text(processor, variables)
+    """What the template is given: its switch of thinking is False where nothing sets it."""
+    switch = thinking_switch(template_text(processor, variables))
     own = {key: value for key, value in variables.items() if key != NAME}
-    return ({"enable_thinking": False} if _reads(text, "enable_thinking") else {}) | own
+    return ({switch: False} if switch else {}) | own
+
+
+@lru_cache(maxsize=64)
+def thinking_switch(text: str) -> str | None:
+    """The variable by which a template switches thoughts off: `enable_thinking`, or `thinking`.
+
+    `thinking` is also an ordinary word, and a name that templates give to a thought of their own,
+    so it counts only where the template asks whether it is defined, or reads it and never sets it.
+    """
+    if _reads(text, "enable_thinking"):
+        return "enable_thinking"
+    try:
+        parsed = _environment().parse(text)
+    except TemplateSyntaxError:
+        return None
+    asked: list[nodes.Node | None] = [
+        test.node for test in parsed.find_all(nodes.Test) if "defined" in test.name
+    ]
+    asked += [found.node for found in parsed.find_all(nodes.Filter) if found.name == "default"]
+    names = [name for name in parsed.find_all(nodes.Name) if name.name == "thinking"]
+    never_set = bool(names) and all(name.ctx == "load" for name in names)
+    return "thinking" if never_set or any(name in asked for name in names) else None
+
+
+def thinking_advice(
+    processor: Any, variables: Mapping[str, Any], value: str, otherwise: str
+) -> str:
+    """How to switch thoughts on (`true`) or off (`false`), or what to do otherwise; in an error."""
+    switch = thinking_switch(template_text(processor, variables))
+    return f"set --template {switch}={value}, or {otherwise}" if switch else otherwise
 
 
 def render(
@@ -256,6 +285,12 @@ def _with_frozen_time(text: str) -> str:
         f"{{% for directive, written in {parts!r}.items() %}}"
         "{% set found.text = found.text | replace(directive, written) %}{% endfor %}"
         "{{ found.text }}{% endmacro %}\n" + text
+    )
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    return ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
 
 
