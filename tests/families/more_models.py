@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from family_models import (
     qwen_ids,
     qwen_tokenizer,
 )
-from real_templates import template_of
+from real_templates import RealTemplate, template_of
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import (
     DeepseekVLImageProcessorPil,
@@ -34,28 +35,22 @@ from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImag
 
 from veridical.models import Policy
 
-CHATML = ("<|im_start|>ROLE\n", "<|im_end|>\n")
-TEMPLATE = (
-    "{{ 'BOS' }}{% for message in messages %}"
-    "{% set role = 'ASSISTANT' if message['role'] == 'assistant' else message['role'] %}"
-    "{{ 'TURN'.replace('ROLE', role) + 'GAP' }}"
-    "{% for block in message['content'] %}"
-    "{% if block['type'] == 'image' %}{{ 'IMAGE' }}{% else %}{{ block['text'] }}{% endif %}"
-    "{% endfor %}{{ 'END' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'TURN'.replace('ROLE', 'ASSISTANT') }}{% endif %}"
-)
+
+def tokenizer_of(
+    template: RealTemplate, pad: str, further: Iterable[str] = (), **named: str
+) -> Any:
+    """A tokenizer with every special token that the template writes, and further ones."""
+    special = [*template.special, *template.ends, *further]
+    return build_tokenizer(special, template.bos, template.eos, pad, **named)
 
 
-def chat_template(
-    turn: str, image: str, end: str, bos: str = "", assistant: str = "assistant", gap: str = ""
-) -> str:
-    """A conversation in the family's own marks; a prompt is a prefix of its conversation."""
-    marks = {"TURN": turn, "GAP": gap, "IMAGE": image, "END": end, "BOS": bos}
-    marks["ASSISTANT"] = assistant
-    template = TEMPLATE
-    for name, mark in marks.items():
-        template = template.replace(f"'{name}'", repr(mark))
-    return template
+def finish_as(template: RealTemplate, model: Any, processor: Any) -> Policy:
+    """Finished, with every end token that the family's generation settings name."""
+    policy = finish(model, processor)
+    tokenizer = processor.tokenizer
+    ends = [token_id(tokenizer, end) for end in (template.eos, *template.ends)]
+    policy.model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
+    return policy
 
 
 def token_id(tokenizer: Any, token: str) -> int:
@@ -110,16 +105,15 @@ def qwen3_vl_moe() -> Policy:
 
 
 def llava_qwen2() -> Policy:
-    tokenizer = build_tokenizer(
-        ["<|im_start|>"], None, "<|im_end|>", "<|endoftext|>", image_token="<image>"
-    )
+    template = template_of("LLaVA-OneVision")
+    tokenizer = tokenizer_of(template, "<|endoftext|>", image_token="<image>")
     processor = transformers.LlavaProcessor(
         CLIPImageProcessorPil(size=TILE, crop_size=TILE, do_center_crop=False),
         tokenizer,
         patch_size=8,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=chat_template(CHATML[0], "<image>\n", CHATML[1]),
+        chat_template=template.text,
     )
     config = transformers.LlavaConfig(
         vision_config=CLIP_VISION,
@@ -141,20 +135,10 @@ PIXTRAL_VISION: dict[str, Any] = {
     "patch_size": 4,
     "initializer_range": 0.2,
 }
-MISTRAL_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'user' %}{{ '[INST]' }}{% endif %}"
-    "{% for block in message['content'] %}"
-    "{% if block['type'] == 'image' %}{{ '[IMG]' }}{% else %}{{ block['text'] }}{% endif %}"
-    "{% endfor %}"
-    "{{ '[/INST]' if message['role'] == 'user' else eos_token }}{% endfor %}"
-)
 
 
-def pixtral_processor(merge: int) -> Any:
-    tokenizer = build_tokenizer(
-        ["[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]"], "<s>", "</s>", "<pad>"
-    )
+def pixtral_processor(template: RealTemplate, merge: int) -> Any:
+    tokenizer = tokenizer_of(template, "<pad>", ["[IMG]", "[IMG_BREAK]", "[IMG_END]"])
     return transformers.PixtralProcessor(
         PixtralImageProcessorPil(
             size={"longest_edge": 24}, patch_size={"height": 4 * merge, "width": 4 * merge}
@@ -162,12 +146,12 @@ def pixtral_processor(merge: int) -> Any:
         tokenizer,
         patch_size=4,
         spatial_merge_size=merge,
-        chat_template=MISTRAL_TEMPLATE,
+        chat_template=template.text,
     )
 
 
 def pixtral() -> Policy:
-    processor = pixtral_processor(1)
+    processor = pixtral_processor(template_of("Pixtral"), 1)
     tokenizer = processor.tokenizer
     config = transformers.LlavaConfig(
         vision_config=PIXTRAL_VISION,
@@ -180,7 +164,7 @@ def pixtral() -> Policy:
 
 
 def mistral3() -> Policy:
-    processor = pixtral_processor(2)
+    processor = pixtral_processor(template_of("Mistral 3"), 2)
     tokenizer = processor.tokenizer
     config = transformers.Mistral3Config(
         vision_config=PIXTRAL_VISION,
@@ -198,21 +182,19 @@ def mistral3() -> Policy:
 
 
 def glm4v() -> Policy:
-    marks = [f"<|{edge}_of_{kind}|>" for edge in ("begin", "end") for kind in ("image", "video")]
-    tokenizer = build_tokenizer(
-        [*marks, "<|user|>", "<|assistant|>", "[gMASK]", "<sop>"],
-        None,
-        "<|user|>",
+    template = template_of("GLM-4V")
+    tokenizer = tokenizer_of(
+        template,
         "<|endoftext|>",
+        ["<|begin_of_video|>", "<|end_of_video|>"],
         image_token="<|image|>",
         video_token="<|video|>",
     )
-    image = "<|begin_of_image|><|image|><|end_of_image|>"
     processor = transformers.Glm4vProcessor(
         Glm4vImageProcessorPil(size=QWEN_SIZE, patch_size=4, merge_size=2),
         tokenizer,
         transformers.Glm4vVideoProcessor(),
-        chat_template=chat_template("<|ROLE|>\n", image, "", bos="[gMASK]<sop>"),
+        chat_template=template.text,
     )
     config = transformers.Glm4vConfig(
         text_config={**LANGUAGE, **ids(tokenizer), "rope_parameters": {**MROPE}},
@@ -224,14 +206,13 @@ def glm4v() -> Policy:
         video_start_token_id=token_id(tokenizer, "<|begin_of_video|>"),
         video_end_token_id=token_id(tokenizer, "<|end_of_video|>"),
     )
-    return finish(transformers.Glm4vForConditionalGeneration(config), processor)
+    return finish_as(template, transformers.Glm4vForConditionalGeneration(config), processor)
 
 
 def idefics2() -> Policy:
-    tokenizer = build_tokenizer(
-        ["<end_of_utterance>"],
-        "<s>",
-        "</s>",
+    template = template_of("Idefics2")
+    tokenizer = tokenizer_of(
+        template,
         "<unk>",
         image_token="<image>",
         image_boundary_token="<fake_token_around_image>",
@@ -240,9 +221,7 @@ def idefics2() -> Policy:
         Idefics2ImageProcessorPil(size={"shortest_edge": 12, "longest_edge": 24}),
         tokenizer,
         image_seq_len=4,
-        chat_template=chat_template(
-            "ROLE:", "<image>", "<end_of_utterance>\n", bos="<s>", assistant="Assistant", gap=" "
-        ),
+        chat_template=template.text,
     )
     vision = {n: v for n, v in CLIP_VISION.items() if n != "model_type"}
     config = transformers.Idefics2Config(
@@ -263,19 +242,7 @@ def idefics2() -> Policy:
         },
         image_token_id=token_id(tokenizer, "<image>"),
     )
-    policy = finish(transformers.Idefics2ForConditionalGeneration(config), processor)
-    end = token_id(tokenizer, "<end_of_utterance>")
-    policy.model.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
-    return policy
-
-
-COHERE_TURN = "<|START_OF_TURN_TOKEN|><|ROLE_TOKEN|>"
-COHERE_END = "<|END_OF_TURN_TOKEN|>"
-
-
-def cohere_template(image: str) -> str:
-    turn = "<|START_OF_TURN_TOKEN|><|ROLE|>"
-    return chat_template(turn, image, COHERE_END, bos="<BOS>", assistant="chatbot")
+    return finish_as(template, transformers.Idefics2ForConditionalGeneration(config), processor)
 
 
 def cohere_text(tokenizer: Any) -> dict[str, Any]:
@@ -292,31 +259,18 @@ def cohere_text(tokenizer: Any) -> dict[str, Any]:
 
 
 def aya_vision() -> Policy:
+    template = template_of("Aya Vision")
     tiles = [f"TILE_{n}" for n in range(1, 5)]
-    tokenizer = build_tokenizer(
-        [
-            "<|START_OF_TURN_TOKEN|>",
-            "<|user|>",
-            "<|chatbot|>",
-            "<image>",
-            "<|START_OF_IMG|>",
-            "<|END_OF_IMG|>",
-            "<|IMG_PATCH|>",
-            "<|IMG_LINE_BREAK|>",
-            "TILE_GLOBAL",
-            *tiles,
-        ],
-        "<BOS>",
-        COHERE_END,
-        "<PAD>",
-    )
+    marks = ["<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>"]
+    further = ["<image>", *marks, "TILE_GLOBAL", *tiles]
+    tokenizer = tokenizer_of(template, "<PAD>", further)
     processor = transformers.AyaVisionProcessor(
         transformers.GotOcr2ImageProcessor(size=TILE, max_patches=4),
         tokenizer,
         patch_size=4,
         img_size=16,
         downsample_factor=2,
-        chat_template=cohere_template("<image>"),
+        chat_template=template.text,
     )
     config = transformers.AyaVisionConfig(
         vision_config=SIGLIP_VISION,
@@ -327,10 +281,9 @@ def aya_vision() -> Policy:
 
 
 def cohere2_vision() -> Policy:
-    tokenizer = build_tokenizer(
-        ["<|START_OF_TURN_TOKEN|>", "<|user|>", "<|chatbot|>"],
-        "<BOS>",
-        COHERE_END,
+    template = template_of("Cohere2 Vision")
+    tokenizer = tokenizer_of(
+        template,
         "<PAD>",
         image_token="<|IMG_PATCH|>",
         boi_token="<|START_OF_IMG|>",
@@ -340,7 +293,7 @@ def cohere2_vision() -> Policy:
     processor = transformers.Cohere2VisionProcessor(
         transformers.Cohere2VisionImageProcessor(size=TILE, max_patches=4, patch_size=2),
         tokenizer,
-        chat_template=cohere_template("<|IMG_PATCH|>"),
+        chat_template=template.text,
     )
     config = transformers.Cohere2VisionConfig(
         vision_config=SIGLIP_VISION,
@@ -352,11 +305,11 @@ def cohere2_vision() -> Policy:
 
 
 def gemma4_of(bidirectional: str | None, shared_layers: int, per_layer: int) -> Policy:
-    tokenizer = build_tokenizer(
-        ["<|turn>", "<turn|>", "<|video|>"],
-        "<bos>",
-        "<turn|>",
+    template = template_of("Gemma 4")
+    tokenizer = tokenizer_of(
+        template,
         "<pad>",
+        ["<|video|>"],
         boi_token="<|image>",
         eoi_token="<image|>",
         image_token="<|image|>",
@@ -369,9 +322,7 @@ def gemma4_of(bidirectional: str | None, shared_layers: int, per_layer: int) -> 
         Gemma4ImageProcessorPil(max_soft_tokens=70, patch_size=2, pooling_kernel_size=2),
         tokenizer,
         transformers.Gemma4VideoProcessor(),
-        chat_template=chat_template(
-            "<|turn>ROLE\n", "<|image|>", "<turn|>\n", bos="<bos>", assistant="model"
-        ),
+        chat_template=template.text,
     )
     shared = {"num_hidden_layers": 2 + 2 * shared_layers, "num_kv_shared_layers": 2 * shared_layers}
     config = transformers.Gemma4Config(
@@ -409,7 +360,7 @@ def gemma4_of(bidirectional: str | None, shared_layers: int, per_layer: int) -> 
         boa_token_id=token_id(tokenizer, "<|audio>"),
         eoa_token_index=token_id(tokenizer, "<audio|>"),
     )
-    return finish(transformers.Gemma4ForConditionalGeneration(config), processor)
+    return finish_as(template, transformers.Gemma4ForConditionalGeneration(config), processor)
 
 
 def gemma4() -> Policy:
@@ -422,12 +373,12 @@ def gemma4_small() -> Policy:
 
 
 def lfm2_vl() -> Policy:
-    tokenizer = build_tokenizer(
-        ["<|im_start|>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>"]
-        + [f"<|img_row_{r}_col_{c}|>" for r in range(1, 4) for c in range(1, 4)],
-        "<|startoftext|>",
-        "<|im_end|>",
+    template = template_of("LFM2-VL")
+    tokenizer = tokenizer_of(
+        template,
         "<|pad|>",
+        ["<|image_start|>", "<|image_end|>", "<|img_thumbnail|>"]
+        + [f"<|img_row_{r}_col_{c}|>" for r in range(1, 4) for c in range(1, 4)],
         image_token="<image>",
     )
     processor = transformers.Lfm2VlProcessor(
@@ -442,7 +393,7 @@ def lfm2_vl() -> Policy:
             size=TILE,
         ),
         tokenizer,
-        chat_template=chat_template(CHATML[0], "<image>", CHATML[1], bos="<|startoftext|>"),
+        chat_template=template.text,
     )
     vision = {n: v for n, v in SIGLIP_VISION.items() if n not in ("image_size",)}
     config = transformers.Lfm2VlConfig(
@@ -463,14 +414,13 @@ def lfm2_vl() -> Policy:
 
 def ovis2() -> Policy:
     marks = ["<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"]
-    tokenizer = build_tokenizer(
-        ["<|im_start|>", "<image>", "<IMG_ATOM>", *marks], None, "<|im_end|>", "<|endoftext|>"
-    )
+    template = template_of("Ovis2")
+    tokenizer = tokenizer_of(template, "<|endoftext|>", ["<image>", "<IMG_ATOM>", *marks])
     processor = transformers.Ovis2Processor(
         Ovis2ImageProcessorPil(size=TILE, crop_to_patches=True, max_patches=4),
         tokenizer,
         image_seq_length=4,
-        chat_template=chat_template(CHATML[0], "<image>\n", CHATML[1]),
+        chat_template=template.text,
     )
     config = transformers.Ovis2Config(
         vision_config={
@@ -495,14 +445,13 @@ def ovis2() -> Policy:
 
 
 def deepseek_vl() -> Policy:
-    tokenizer = build_tokenizer([], "<bos>", "<eos>", "<pad>", image_token="<image_placeholder>")
+    template = template_of("DeepSeek-VL")
+    tokenizer = tokenizer_of(template, "<pad>", image_token="<image_placeholder>")
     processor = transformers.DeepseekVLProcessor(
         DeepseekVLImageProcessorPil(size=TILE),
         tokenizer,
         num_image_tokens=16,
-        chat_template=chat_template(
-            "ROLE:", "<image_placeholder>", "\n\n", bos="<bos>", assistant="Assistant", gap=" "
-        ),
+        chat_template=template.text,
     )
     config = transformers.DeepseekVLConfig(
         vision_config=SIGLIP_VISION,
@@ -514,21 +463,13 @@ def deepseek_vl() -> Policy:
 
 
 def mllama() -> Policy:
-    tokenizer = build_tokenizer(
-        ["<|start_header_id|>", "<|end_header_id|>", "<|python_tag|>", "<|image|>"],
-        "<|begin_of_text|>",
-        "<|eot_id|>",
-        "<|finetune_right_pad_id|>",
-    )
+    template = template_of("Llama 3.2 Vision")
+    further = ["<|python_tag|>", "<|image|>"]
+    tokenizer = tokenizer_of(template, "<|finetune_right_pad_id|>", further)
     processor = transformers.MllamaProcessor(
         MllamaImageProcessorPil(size=TILE, max_image_tiles=4),
         tokenizer,
-        chat_template=chat_template(
-            "<|start_header_id|>ROLE<|end_header_id|>\n\n",
-            "<|image|>",
-            "<|eot_id|>",
-            bos="<|begin_of_text|>",
-        ),
+        chat_template=template.text,
     )
     config = transformers.MllamaConfig(
         vision_config={
@@ -560,32 +501,17 @@ def mllama() -> Policy:
 
 
 def llama4() -> Policy:
-    tokenizer = build_tokenizer(
-        [
-            "<|header_start|>",
-            "<|header_end|>",
-            "<|image|>",
-            "<|image_start|>",
-            "<|image_end|>",
-            "<|patch|>",
-            "<|tile_x_separator|>",
-            "<|tile_y_separator|>",
-        ],
-        "<|begin_of_text|>",
-        "<|eot|>",
-        "<|finetune_right_pad|>",
+    template = template_of("Llama 4")
+    further = "image image_start image_end patch tile_x_separator tile_y_separator"
+    tokenizer = tokenizer_of(
+        template, "<|finetune_right_pad|>", [f"<|{mark}|>" for mark in further.split()]
     )
     processor = transformers.Llama4Processor(
         transformers.Llama4ImageProcessor(size=TILE, max_patches=4),
         tokenizer,
         patch_size=4,
         pixel_shuffle_ratio=0.5,
-        chat_template=chat_template(
-            "<|header_start|>ROLE<|header_end|>\n\n",
-            "<|image|>",
-            "<|eot|>",
-            bos="<|begin_of_text|>",
-        ),
+        chat_template=template.text,
     )
     config = transformers.Llama4Config(
         vision_config={
@@ -618,10 +544,9 @@ def llama4() -> Policy:
 
 
 def internvl3_5() -> Policy:
-    tokenizer = build_tokenizer(
-        ["<|im_start|>"],
-        None,
-        "<|im_end|>",
+    template = template_of("InternVL")
+    tokenizer = tokenizer_of(
+        template,
         "<|endoftext|>",
         start_image_token="<img>",
         end_image_token="</img>",
@@ -633,7 +558,7 @@ def internvl3_5() -> Policy:
         tokenizer,
         transformers.InternVLVideoProcessor(size=TILE),
         image_seq_length=4,
-        chat_template=chat_template(CHATML[0], "<IMG_CONTEXT>\n", CHATML[1]),
+        chat_template=template.text,
     )
     config = transformers.InternVLConfig(
         vision_config={
@@ -654,27 +579,18 @@ def internvl3_5() -> Policy:
 
 
 def kimi_k2_5() -> Policy:
-    tokenizer = build_tokenizer(
-        [
-            "<|im_user|>",
-            "<|im_assistant|>",
-            "<|im_middle|>",
-            "<|media_begin|>",
-            "<|media_end|>",
-            "<|media_content|>",
-        ],
-        "[BOS]",
-        "<|im_end|>",
+    template = template_of("Kimi K2.5")
+    tokenizer = tokenizer_of(
+        template,
         "[PAD]",
         image_token="<|media_pad|>",
         video_token="<|kimi_k25_video_placeholder|>",
     )
-    image = "<|media_begin|>image<|media_content|><|media_pad|><|media_end|>\n"
     processor = transformers.Kimi_K25Processor(
         transformers.Kimi_K25ImageProcessor(patch_size=4, merge_size=2, max_patches=36),
         tokenizer,
         transformers.Kimi_K25VideoProcessor(),
-        chat_template=chat_template("<|im_ROLE|>ROLE<|im_middle|>", image, "<|im_end|>"),
+        chat_template=template.text,
     )
     config = transformers.Kimi_K25Config(
         vision_config={
@@ -716,11 +632,11 @@ def kimi_k2_5() -> Policy:
 
 def molmo2() -> Policy:
     marks = "im_patch im_col im_start low_res_im_start frame_start im_end frame_end im_low"
-    tokenizer = build_tokenizer(
-        ["<|im_start|>", *(f"<{mark}>" for mark in marks.split())],
-        None,
-        "<|im_end|>",
+    template = template_of("Molmo 2")
+    tokenizer = tokenizer_of(
+        template,
         "<|endoftext|>",
+        [f"<{mark}>" for mark in marks.split()],
         image_token="<|image|>",
         video_token="<|video|>",
     )
@@ -730,7 +646,7 @@ def molmo2() -> Policy:
         ),
         transformers.Molmo2VideoProcessor(),
         tokenizer,
-        chat_template=chat_template(CHATML[0], "<|image|>", CHATML[1], bos="<|im_end|>"),
+        chat_template=template.text,
     )
     config = transformers.Molmo2Config(
         vision_config={
@@ -771,6 +687,16 @@ def molmo2() -> Policy:
     return finish(transformers.Molmo2ForConditionalGeneration(config), processor)
 
 
+MINICPM_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% for block in message['content'] %}"
+    "{{ '<|image_pad|>\\n' if block['type'] == 'image' else block['text'] }}"
+    "{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""Of our own, in ChatML: what the checkpoint's own writes is not known here."""
+
+
 def minicpmv4_6() -> Policy:
     tokenizer = build_tokenizer(
         ["<|im_start|>"],
@@ -794,7 +720,7 @@ def minicpmv4_6() -> Policy:
         MiniCPMV4_6ImageProcessorPil(max_slice_nums=4, scale_resolution=32, patch_size=4),
         transformers.MiniCPMV4_6VideoProcessor(),
         tokenizer,
-        chat_template=chat_template(CHATML[0], "<|image_pad|>\n", CHATML[1]),
+        chat_template=MINICPM_TEMPLATE,
     )
     config = transformers.MiniCPMV4_6Config(
         vision_config={

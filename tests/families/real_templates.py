@@ -55,6 +55,15 @@ COHERE = (
     "<|START_RESPONSE|>",
     "<|END_RESPONSE|>",
 )
+KIMI = (
+    "<|im_system|>",
+    "<|im_user|>",
+    "<|im_assistant|>",
+    "<|im_middle|>",
+    "<|media_begin|>",
+    "<|media_content|>",
+    "<|media_end|>",
+)
 IMAGE, PAD, END = "<image>", "<|image_pad|>", "<|im_end|>"
 
 TEMPLATES = [
@@ -134,11 +143,18 @@ TEMPLATES = [
     RealTemplate("DeepSeek-VL", "deepseek_vl", "<image_placeholder>", (), "<end>", bos="<begin>"),
     RealTemplate("Aya Vision", "aya_vision", IMAGE, COHERE, "<|END_OF_TURN_TOKEN|>", bos="<BOS>"),
     RealTemplate(
-        "Cohere2 Vision", "cohere2_vision", IMAGE, COHERE, "<|END_OF_TURN_TOKEN|>", bos="<BOS>"
+        "Cohere2 Vision",
+        "cohere2_vision",
+        "<|IMG_PATCH|>",
+        COHERE,
+        "<|END_OF_TURN_TOKEN|>",
+        bos="<BOS>",
     ),
     RealTemplate("LFM2-VL", "lfm2_vl", IMAGE, CHATML, END, bos="<|startoftext|>"),
     RealTemplate("LFM2.5-VL", "trl:lfm2_2_5_vl", IMAGE, CHATML, END, bos="<|startoftext|>"),
     RealTemplate("Ovis2", "ovis2", IMAGE, CHATML, END),
+    RealTemplate("Kimi K2.5", "kimi_k2_5", "<|media_pad|>", KIMI, END, bos="[BOS]"),
+    RealTemplate("Molmo 2", "molmo2", "<|image|>", CHATML, END),
 ]
 
 

@@ -105,6 +105,8 @@ REFUSED = {
     ("GLM-4V", "thought"): "changes the text of a turn",
     ("GLM-4V", "empty thought"): "changes the text of a turn",
     ("Llama 3.2 Vision", "system turn"): "incompatible with system messages",
+    ("Molmo 2", "system turn"): "roles must alternate",
+    ("Molmo 2", "system and text only"): "roles must alternate",
 }
 
 
@@ -263,11 +265,23 @@ def test_a_server_is_told_what_the_template_is_given() -> None:
     policy = policy_of(template_of("Qwen3.5 (thinking)"), "byte level", enable_thinking=True)
     assert template_options(policy) == {"chat_template_kwargs": {"enable_thinking": True}}
     assert template_options(policy_of(template_of("Qwen3-VL"), "byte level")) == {}
+    # Another name for the same switch; a local variable of this name is none.
+    policy = policy_of(template_of("Kimi K2.5"), "byte level")
+    assert template_options(policy) == {"chat_template_kwargs": {"thinking": False}}
+    assert template_options(policy_of(template_of("LFM2.5-VL"), "byte level")) == {}
+
+
+def test_the_advice_about_thoughts_names_the_templates_own_switch() -> None:
+    policy = policy_of(template_of("Kimi K2.5"), "byte level", thinking=True)
+    with pytest.raises(RefusedRowError, match="none; set --template thinking=false, or choose"):
+        learned(policy, CASES["thought"])
+    with pytest.raises(RefusedRowError, match="given; set --template thinking=false, or name"):
+        render_prompt(policy, CASES["one turn"][:1], "Yes.")
 
 
 def test_a_prompt_that_always_begins_a_thought() -> None:
     policy = policy_of(replaced("thinking_always"), "byte level")
-    with pytest.raises(RefusedRowError, match="begins a thought, and the answer has none"):
+    with pytest.raises(RefusedRowError, match="the answer has none; choose a chat template"):
         learned(policy, CASES["one turn"])
     with pytest.raises(RefusedRowError, match="changes the text of a turn"):
         learned(policy, CASES["thought"])
