@@ -46,10 +46,14 @@ def test_rollouts_have_the_log_probs_of_a_forward_pass(
     batch = row_batch(tried.exact, groups)
     scores = token_scores(tried.exact.model, batch, 1.0, never_sampled(tried.exact))
     samples = [sample for row in rolled for sample in row]
-    for row, sample in zip(scores.logps, samples, strict=True):
+    # A model in half precision may be further off by itself (tiny Qwen3.5: 0.56).
+    batch = row_batch(tried.policy, groups)
+    forward = token_scores(tried.policy.model, batch, 1.0, never_sampled(tried.policy))
+    for row, own, sample in zip(scores.logps, forward.logps, samples, strict=True):
         drawn = torch.tensor(sample.logps, dtype=torch.float64)
         off = float((row[: len(drawn)].cpu() - drawn).abs().max())
-        assert measured("off", off) < LENGTHENED * tried.bounds.logps
+        by_itself = float((row.cpu() - own.cpu().double()).abs().max())
+        assert measured("off", off) < LENGTHENED * max(tried.bounds.logps, by_itself)
 
 
 def test_bdhs_is_the_cpus(family: Family, tried: Tried, pictures: list[Image.Image]) -> None:
