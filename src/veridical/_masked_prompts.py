@@ -151,7 +151,7 @@ def _masked_row(
         positions[..., kept],
         visible[kept].long(),
         features,
-        {n: torch.cat([told, torch.zeros_like(ids)])[kept] for n, told in prompt.kinds.items()},
+        {n: torch.cat([kind, torch.zeros_like(ids)])[kept] for n, kind in prompt.kinds.items()},
     )
 
 

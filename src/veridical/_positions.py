@@ -1,4 +1,4 @@
-"""What a family's forward is told beside its tokens: positions, in as many dimensions as it has."""
+"""What a family's forward takes beside its tokens: positions, in as many dimensions as it has."""
 
 from __future__ import annotations
 

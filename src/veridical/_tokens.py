@@ -39,7 +39,7 @@ class Tokens:
         if place and (count == 0 or self.ends[count - 1] != place):
             raise RefusedRowError(
                 "the tokenizer joins the end of a turn's beginning with what follows, "
-                "so the answer's tokens can't be told apart"
+                "so the answer's tokens can't be found"
             )
         return count
 
@@ -47,8 +47,8 @@ class Tokens:
 def tokenise(tokenizer: Any, text: str) -> Tokens:
     """Tokenise a rendered text, adding nothing to it.
 
-    A tokenizer that has no offsets (a slow one) tells where its tokens end by decoding: so many
-    tokens as give a beginning of the text end there. It has to give the whole text back.
+    Where a tokenizer has no offsets (a slow one), decoding shows where its tokens end: tokens that
+    decode to a beginning of the text end where that does. It has to give the whole text back.
 
     Raises:
         RefusedRowError: it has no offsets and does not give the text back.
@@ -67,7 +67,7 @@ def tokenise(tokenizer: Any, text: str) -> Tokens:
     if len(ends) != len(ids) or (ends[-1] if ends else 0) != len(text):
         raise RefusedRowError(
             "the tokenizer has no offsets and does not give this text back, "
-            "so the answer's tokens can't be told apart"
+            "so the answer's tokens can't be found"
         )
     return Tokens(ids, ends)
 

@@ -148,7 +148,7 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
         if not torch.equal(answer, group.response_ids[index]):
             raise UserError(
                 f"The processor of {policy.name} does not end row {group.id} with the answer's "
-                "tokens, so they can't be told apart. This model is not supported yet."
+                "tokens, so they can't be found in it. This model is not supported yet."
             )
         attention[row, start + kept :] = 0
     inputs["position_ids"] = token_positions(policy.core, inputs)
@@ -166,9 +166,9 @@ def _appended_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
     inputs = vision_inputs(prompts)
     pad = policy.processor.tokenizer.pad_token_id
     for name in TOKEN_INPUTS & prompts.keys():
-        told = [prompts[name][row, :length] for row, length in enumerate(lengths)]
+        kept = [prompts[name][row, :length] for row, length in enumerate(lengths)]
         own = [torch.full_like(ids, int(name == "attention_mask")) for ids in answers]
-        rows = zip(told, answers if name == "input_ids" else own, strict=True)
+        rows = zip(kept, answers if name == "input_ids" else own, strict=True)
         filler = pad if name == "input_ids" else 0
         inputs[name] = torch.stack([_pad(torch.cat(pair), max(ends), filler) for pair in rows])
     inputs["position_ids"] = token_positions(policy.core, inputs)
@@ -211,8 +211,8 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
         "position_ids": torch.stack([_pad(row.positions, width, 0) for row in rows], dim=-2),
     }
     for name in TOKEN_INPUTS & prompts.keys() - inputs.keys():
-        told = [prompts[name][row, :length].cpu() for row, length in enumerate(lengths)]
-        inputs[name] = torch.stack([_pad(row, width, 0) for row in told])
+        kept = [prompts[name][row, :length].cpu() for row, length in enumerate(lengths)]
+        inputs[name] = torch.stack([_pad(row, width, 0) for row in kept])
     segments = torch.stack([_pad(row.segments, width, -1) for row in rows])
     blocks_of = image_blocks(policy, inputs)
     masks = {kind: shared_mask(segments, blocks_of.get(kind)) for kind in layer_kinds(policy.core)}

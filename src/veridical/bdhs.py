@@ -106,7 +106,7 @@ class Attempt:
         text: the answer, without white space around it.
         iteration: from 1.
         share_masked: of the image tokens.
-        cuts: for each sentence that was completed, what `source` tells of it.
+        cuts: for each sentence that was completed, what `source` says of it.
         cut_off: completions that ended by their limit; with one of them it is no attempt.
         empty: completions that said nothing.
         limit: of a completion, in tokens.
@@ -238,7 +238,7 @@ def refusal(policy: Policy, source: Source, settings: BDHSSettings) -> str | Non
 
 
 def _about(source: Source, settings: BDHSSettings) -> dict[str, str]:
-    """What the summary counts of a true answer."""
+    """What the summary counts about a true answer."""
     return {
         "language": language_of(source, settings),
         "yes_no": leading_yes_or_no(source.text) or "",
@@ -351,16 +351,16 @@ def _join(
         text = responses[0].text.strip()
         return Attempt(text, iteration, share, [], cut_off, empty, limit)
     completions = iter(responses)
-    sentences, told = [], []
+    sentences, completed = [], []
     for cut in cuts:
         completion = "" if cut.copied else next(completions).text
         sentence = join_completion(cut, completion)
         sentences.append(sentence)
         if not cut.copied:
-            completed = sentence[len(cut.kept) :]
-            told.append({"sentence": cut.sentence, "kept": cut.kept, "completion": completed})
+            said = sentence[len(cut.kept) :]
+            completed.append({"sentence": cut.sentence, "kept": cut.kept, "completion": said})
     text = join_sentences(cuts, sentences)
-    return Attempt(text, iteration, share, told, cut_off, empty, limit)
+    return Attempt(text, iteration, share, completed, cut_off, empty, limit)
 
 
 def _result(

@@ -80,7 +80,7 @@ class Cache:
         return tensors
 
     def put(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep an entry. A folder that can't be written to is told once, and done without.
+        """Keep an entry. A folder that can't be written to is reported once, and not used.
 
         Raises:
             UserError: the folder holds something else.

@@ -27,7 +27,7 @@ from veridical.rendering import Group
 
 @dataclass(frozen=True)
 class ResponseLogps:
-    """What a policy thinks of each response.
+    """Log-probability of each response.
 
     Attributes:
         sums: log-probability summed over the response's tokens. Shape: (groups, k).
@@ -81,9 +81,9 @@ def _shared_logps(model: Any, batch: SharedBatch) -> ResponseLogps:
 
 
 def added_mask(core: Any, mask: Any) -> Any:
-    """What SDPA makes of a boolean mask, made once.
+    """A boolean mask as SDPA adds it to the scores, made once.
 
-    Each layer would make its own and keep it for its backward pass: a number for every pair of
+    Each layer would convert its own and keep it for its backward pass: a number for every pair of
     tokens, in every layer.
     """
     if isinstance(mask, dict):

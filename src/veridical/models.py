@@ -216,9 +216,9 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
             module.requires_grad_(True)
         return policy
     targets = lora_targets(core, trained, tuning.rank, tuning.dropout)
-    told = describe(targets)
-    if told is not None and processes.is_first():
-        print(told)
+    described = describe(targets)
+    if described is not None and processes.is_first():
+        print(described)
     names = targets.modules
     if projector:
         names = [name for name in names if not name.startswith(projector[0] + ".")]
@@ -237,7 +237,7 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
 
 
 def find_projector(model: Any) -> Any:
-    """The module between vision tower and language model; None if it is not told apart."""
+    """The module between vision tower and language model; None if none is found."""
     found = _find_all(model, _PROJECTORS)
     return found[0][1] if found else None
 

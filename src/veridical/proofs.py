@@ -37,7 +37,7 @@ MARGIN = 10.0
 ADVICE: dict[str, str] = {
     "start": "The reference is not the policy that training starts from. Declare the right "
     "reference, or give the adapter to start from as --init-adapter so that both get it.",
-    "image_matters": "What the model thinks of the answers does not change with the image. Check "
+    "image_matters": "The answers' log-probabilities do not change with the image. Check "
     "that the rows' images are the right ones and that the model is a vision-language model.",
     "placeholders": "The prompt's image placeholders and the image features differ in number. "
     "Use the processor that was saved with this model, and a larger --max-length.",
@@ -57,7 +57,7 @@ class Proof:
         passed: whether it holds (True where it does not apply).
         applicable: False e.g. for `image_matters` on text-only rows.
         value: what was measured.
-        limit: what it is held against.
+        limit: what it is compared with.
         unit: of value and limit.
         detail: in words.
         blind: whether the experiment can't tell, since broken batches would pass too; `passed` is
@@ -120,8 +120,8 @@ def prove_start(
 ) -> Proof:
     """Where the reference is the starting policy, rewards are 0 and the loss is known.
 
-    Both are told in nats of log-probability: the largest log-ratio, and how much of one would
-    explain the loss.
+    The value is in nats of log-probability: the largest log-ratio, or the log-ratio that would
+    explain the loss, whichever is larger.
 
     Args:
         policy_logps: of the starting policy, in evaluation mode. Shape: (groups, k).

@@ -297,7 +297,7 @@ def _one_response(
         prompt_ids = tokenise(policy.processor.tokenizer, asked[0]).ids
         ids = _own_ids(asked[0], prompt_ids, tokens)
     except RefusedRowError:
-        # By themselves the answers may be told apart; if not, that says why.
+        # Answer by answer it may work; if not, that error says why.
         return None
     group = _group(id, images, asked[0], [(text[len(asked[0]) :], ids)], max_response_tokens, ())
     kept = len(group.response_ids[0])
@@ -367,7 +367,7 @@ def _joint(asked: Rendered, whole: Rendered) -> int:
         return start
     raise RefusedRowError(
         "the chat template renders the prompt differently once the answer follows, "
-        "so the answer's tokens can't be told apart"
+        "so the answer's tokens can't be found"
     )
 
 
@@ -400,7 +400,7 @@ def _own_ids(prompt_text: str, prompt_ids: list[int], whole: Tokens) -> list[int
     if whole.ids[:count] != prompt_ids:
         raise RefusedRowError(
             "the tokenizer reads the prompt differently once the answer follows, "
-            "so the answer's tokens can't be told apart"
+            "so the answer's tokens can't be found"
         )
     return whole.ids[count:]
 

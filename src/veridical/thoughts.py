@@ -1,4 +1,4 @@
-"""Tell the thought of a model that reasons first from its answer.
+"""Separate the thought of a model that reasons first from its answer.
 
 The rule, everywhere: what is scored, judged, compared and put into a data set is the answer. The
 thought stays among the sampled tokens and is trained on only where thinking is switched on.

@@ -181,7 +181,7 @@ def _generated(policy: Policy, images: list[Image.Image], text: str) -> tuple[Te
 
 
 def decoding_fault(policy: Policy, examples: Sequence[Example], late: bool) -> str | None:
-    """What is wrong with our decoding; None if nothing is, or if nothing can be told.
+    """What is wrong with our decoding; None if nothing is, or if the experiment can't tell.
 
     In half precision a fault is told from rounding by one that is made on purpose.
 

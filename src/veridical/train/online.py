@@ -164,9 +164,9 @@ def train_online(
 ) -> None:
     """Align MODEL on pairs that it makes itself while it learns, from the prompts in DATA.
 
-    `online`: two samples of the current policy for each prompt, ranked by a judge. `mixed`: by a
-    throw for each prompt and step the record's own pair, or a fresh one. `bdhs`: the record's true
-    answer against what the current policy makes of it when it can hardly see the image; no judge.
+    `online`: two samples of the current policy for each prompt, ranked by a judge. `mixed`: at
+    random for each prompt and step the record's own pair, or a fresh one. `bdhs`: the record's true
+    answer against what the current policy says when it can hardly see the image; no judge.
     Ties, pairs whose better answer max-new-tokens cut off, and what cannot be judged are counted
     and not learned from. What was sampled is kept in `rollouts/`, and a run that is resumed goes
     on exactly.

@@ -1,4 +1,4 @@
-"""What a training command can be told, whatever it trains by."""
+"""The options that all training commands share."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from veridical.train.counting import rows_seen, total_steps
 class Training:
     """Options of every training command.
 
-    What a command does if it is told nothing is the default of its parameter `training`; from
-    Python, one made anew has the defaults that stand here, and needs a learning rate.
+    A command's own defaults are those of its parameter `training`. One that is made in Python has
+    the defaults below, and needs a learning rate.
 
     Attributes:
         tuning: `lora` on the language model's linear layers, `qlora` (the same, on weights of

@@ -54,7 +54,7 @@ class RLOO:
         inner_epochs: passes over a step's responses.
         minibatches: optimiser steps that a pass is divided into.
         clip: how far a response's probability ratio may leave 1 and still be pushed on; in the
-            first pass, which is the only one unless told otherwise, it is 1.
+            first pass, which is the only one by default, it is 1.
         kl_coefficient: weight of the penalty, per nat of a response's log-ratio.
     """
 
@@ -94,7 +94,7 @@ def train_rloo(
     """Align MODEL by RLOO: several responses to each prompt in DATA, each against its siblings.
 
     A response is one action (Ahmadian et al. 2024): its reward, less the penalty for what the
-    policy has moved, is held against the mean of its siblings', and there is no value model.
+    policy has moved, is compared with the mean of its siblings', and there is no value model.
 
     Args:
         model: hub name, folder, adapter folder or `embedded`.
