@@ -259,3 +259,19 @@ def test_no_end_token_is_added_behind_a_prompt(
     shutil.copytree(tmp_path / "saved", tmp_path / "whole", dirs_exist_ok=True)
     load_policy(str(tmp_path / "whole"), device="cpu")
     assert "adds" not in capsys.readouterr().out
+
+
+def test_a_run_records_what_the_template_was_given(folder: Path, tmp_path: Path) -> None:
+    """The value that holds where nothing was said, too."""
+    path = folder / "chat_template.jinja"
+    path.write_text("{% if enable_thinking %}Think. {% endif %}" + path.read_text())
+    for given, used in ((None, False), ({"enable_thinking": True}, True)):
+        with start_run(tmp_path / "run", "ask", {}) as run:
+            load_policy(str(folder), device="cpu", template=given)
+            run.finish()
+        record = read_json(tmp_path / "run" / "run.json")
+        assert record["template_variables"] == {str(folder): {"enable_thinking": used}}
+    with start_run(tmp_path / "run", "ask", {}) as run:
+        load_policy("embedded", device="cpu")
+        run.finish()
+    assert "template_variables" not in read_json(tmp_path / "run" / "run.json")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from veridical import image_checks
 from veridical.logprobs import collate, response_logps
 from veridical.models import Policy
 from veridical.proofs import stock_logps
@@ -122,3 +123,18 @@ def test_a_template_that_asks_otherwise_than_it_renders_an_answer_is_refused(
     )
     with pytest.raises(RefusedRowError, match="differently once the answer follows"):
         render_conversation(policy, "a", [pictures[0]], DIALOGUE)
+
+
+def test_a_picture_of_the_rejected_answer_alone_is_tried_too(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(processor: object, size: tuple[int, int]) -> str:
+        return "too thin" if size == (300, 2) else ""
+
+    monkeypatch.setattr(image_checks, "size_refusal", refuses)
+    usual, thin = Image.new("RGB", (48, 48)), Image.new("RGB", (300, 2))
+    answers = [[assistant_message("Yes.")], [assistant_message("No.")]]
+    prompt = [user_message("A cup?")]
+    assert render_group(policy, "a", [usual], prompt, answers, None, [None, [usual]])
+    with pytest.raises(RefusedRowError, match=r"300 x 2 pixels.*too thin"):
+        render_group(policy, "a", [usual], prompt, answers, None, [None, [thin]])

@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from veridical.batching import Batch, last_tokens
 from veridical.errors import UserError
 from veridical.logprobs import collate, response_logps
 from veridical.losses import reward_loss
-from veridical.models import Policy, Tuning, prepare_training
+from veridical.models import Policy, Tuning, load_policy, prepare_training
 from veridical.proving import prove
 from veridical.records import assistant_message, user_message
-from veridical.rendering import Group
+from veridical.rendering import Group, render_prompt
 from veridical.rewards import (
     Reading,
     RewardModel,
@@ -179,6 +180,53 @@ def test_a_reward_adapter_shares_its_base(policy: Policy, tmp_path: Path) -> Non
     after = response_logps(mine.model, collate(mine, [group], True)).sums
     assert torch.equal(before, after)
     assert [name for name, p in mine.model.named_parameters() if p.requires_grad] == wanted
+
+
+def read_thinking(policy: Policy) -> None:
+    """Let a policy's template read whether to think."""
+    template = policy.processor.chat_template
+    policy.processor.chat_template = "{% if enable_thinking %}Think. {% endif %}" + template
+
+
+def test_a_reward_model_reads_the_template_it_was_trained_with(
+    policy: Policy, tmp_path: Path
+) -> None:
+    """Alone or on the policy's base, which is asked without thinking."""
+    read_thinking(policy)
+    policy.model.float().save_pretrained(tmp_path / "base")
+    policy.processor.save_pretrained(tmp_path / "base")
+    base = load_policy(str(tmp_path / "base"), device="cpu")
+    trained = prepare_training(copy.deepcopy(base), Tuning(rank=4, alpha=8))
+    trained.model.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    trained.model.save_pretrained(tmp_path / "adapter")
+    reading = Reading("Is it so?", template={"enable_thinking": True})
+    save_head(new_head(trained), reading, tmp_path / "adapter")
+    for judge in (
+        load_reward_model(tmp_path / "adapter", device="cpu"),
+        attach_reward_model(base, tmp_path / "adapter"),
+    ):
+        assert judge.reading == reading
+        assert render_prompt(judge.policy, [user_message("So?", images=0)]).startswith("Think. ")
+    assert not render_prompt(base, [user_message("So?", images=0)]).startswith("Think. ")
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("odd", ["lost", "left over"])
+def test_a_reward_adapter_has_to_fit_in_every_tensor(
+    policy: Policy, tmp_path: Path, odd: str, beside: bool
+) -> None:
+    trained = prepare_training(copy.deepcopy(policy), Tuning(rank=4, alpha=8))
+    trained.model.save_pretrained(tmp_path)
+    save_head(new_head(trained), Reading(), tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    name = next(iter(weights))
+    weights[name.replace("layers.0", "layers.9")] = weights[name].clone()
+    if odd == "lost":
+        del weights[name.replace("layers.0", "layers.9")], weights[name]
+    save_file(weights, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
+    own = prepare_training(policy, Tuning(rank=2, alpha=2)) if beside else policy
+    with pytest.raises(UserError, match=r"does not fit.*(\n.*)?trained on the same base"):
+        attach_reward_model(own, tmp_path)
 
 
 def test_what_is_no_adapter_or_of_another_base_is_refused(

@@ -35,7 +35,7 @@ from veridical.hub import check_hub_name
 from veridical.image_checks import words_of
 from veridical.lora_targets import describe, lora_targets
 from veridical.precision import cast_weights
-from veridical.templates import check_template
+from veridical.templates import check_template, note_variables
 
 EMBEDDED_MODEL = Path(__file__).parent / "world" / "weights"
 """The tiny model that ships with the package; its name is `embedded`."""
@@ -164,6 +164,7 @@ def load_policy(
     from veridical.usable import require_usable  # it stands on what stands on this module
 
     require_usable(policy)
+    note_variables(name, processor, given)
     return _merge_adapter(policy, init_adapter) if init_adapter else policy
 
 
@@ -512,40 +513,61 @@ def adapter_base(folder: Path) -> str:
 def _merge_adapter(policy: Policy, adapter: Path) -> Policy:
     if not (adapter / "adapter_config.json").is_file():
         raise UserError(f"{adapter} holds no PEFT adapter (adapter_config.json is missing).")
-    try:
-        with warnings.catch_warnings(), _watch_unplaced() as unplaced:
-            # PEFT only warns of weights that it does not find, and goes on without them.
-            warnings.filterwarnings("error", message=".*missing adapter keys.*")
-            adapted = PeftModel.from_pretrained(policy.model, str(adapter))
-    except (ValueError, RuntimeError, OSError, KeyError, UserWarning) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(
-            f"The adapter {adapter} does not fit {policy.name}: {reason}\nName its own base model."
-        ) from error
-    if unplaced:
-        # PEFT drops these in silence.
-        raise UserError(
-            f"The adapter {adapter} does not fit {policy.name}: {len(unplaced)} of its tensors "
-            f"have no place there, {unplaced[0]} among them.\nName its own base model."
-        )
+    with require_fitting_adapter(
+        f"The adapter {adapter} does not fit {policy.name}", "Name its own base model."
+    ):
+        adapted = PeftModel.from_pretrained(policy.model, str(adapter))
     model = adapted.merge_and_unload()
     return dataclasses.replace(policy, model=model.eval(), vision=None)
 
 
 @contextmanager
-def _watch_unplaced() -> Iterator[list[str]]:
-    """Collect the names of an adapter's tensors that `PeftModel.from_pretrained` drops."""
-    found: list[str] = []
+def require_fitting_adapter(trouble: str, advice: str) -> Iterator[None]:
+    """Refuse an adapter, loaded within, that does not fit in every tensor.
+
+    PEFT only warns of weights that it does not find, and drops those that have no place in silence.
+
+    Args:
+        trouble: how the error begins.
+        advice: how it ends.
+
+    Raises:
+        UserError: a tensor is missing, left over or of another shape.
+    """
+    try:
+        with _watch_adapters() as (lacking, unplaced):
+            yield
+    except (ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
+        raise UserError(f"{trouble}: {words_of(error)}.\n{advice}") from error
+    for names, what in (
+        (lacking, "it lacks {} tensors"),
+        (unplaced, "{} of its tensors have no place"),
+    ):
+        if names:
+            raise UserError(
+                f"{trouble}: {what.format(len(names))} ({names[0]} among them).\n{advice}"
+            )
+
+
+@contextmanager
+def _watch_adapters() -> Iterator[tuple[list[str], list[str]]]:
+    """Collect the names of tensors that adapters loaded within lack, and that have no place."""
+    lacking: list[str] = []
+    unplaced: list[str] = []
     stock = PeftModel.load_adapter
 
-    def noting(self: Any, *arguments: Any, **named: Any) -> Any:
-        result = stock(self, *arguments, **named)
-        found.extend(sorted(result.unexpected_keys))
+    def noting(self: Any, model_id: Any, adapter_name: str, *rest: Any, **named: Any) -> Any:
+        result = stock(self, model_id, adapter_name, *rest, **named)
+        # The base's own weights are "missing" too, and so are other adapters'.
+        lacking.extend(sorted(n for n in result.missing_keys if adapter_name in n.split(".")))
+        unplaced.extend(sorted(result.unexpected_keys))
         return result
 
     PeftModel.load_adapter = noting
     try:
-        yield found
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*missing adapter keys.*")
+            yield lacking, unplaced
     finally:
         PeftModel.load_adapter = stock
 

@@ -144,15 +144,16 @@ def render_group(
         RefusedRowError: images and placeholders differ in number, special tokens stand in the text,
             or the template does not render the prompt and the answers as they are.
     """
+    for messages in (prompt, *responses):
+        _refuse_special_tokens(policy, messages)
     _check_images(policy, images, [prompt])
-    _refuse_special_tokens(policy, prompt)
     asked = locate(policy, prompt, generation=True)
     prompt_ids = tokenise(policy.processor.tokenizer, asked.text).ids
     parts = []
     for response in responses:
-        _refuse_special_tokens(policy, response)
         text, own = _after_prompt(policy, asked, [*prompt, *response])
         parts.append((text, _own_ids(asked.text, prompt_ids, own)))
+    _require_every_image(policy, images, response_images)
     return _group(id, images, asked.text, parts, max_response_tokens, response_images)
 
 
@@ -208,6 +209,7 @@ def render_judged_group(
         )
         for whole in wholes
     ]
+    _require_every_image(policy, images, response_images)
     return _group(id, images, prompt_text, parts, None, response_images)
 
 
@@ -254,6 +256,7 @@ def render_conversation(
             )
             for turn in own
         ]  # fmt: skip
+    require_images(policy.processor, images)
     return groups
 
 
@@ -448,7 +451,16 @@ def _check_images(
     )
     if blocks != len(images):
         raise RefusedRowError(f"{blocks} image blocks in the prompt, but {len(images)} images")
-    require_images(policy.processor, images)
+
+
+def _require_every_image(
+    policy: Policy,
+    images: Sequence[ImageLike],
+    response_images: Sequence[Sequence[ImageLike] | None],
+) -> None:
+    """Those of the prompt, and those that a response has in their place."""
+    for own in (images, *response_images):
+        require_images(policy.processor, own or ())
 
 
 def _refuse_special_tokens(policy: Policy, messages: Sequence[Message]) -> None:

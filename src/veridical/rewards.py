@@ -7,9 +7,9 @@ the policy does not see (captions, objects, options): factual augmentation, as i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from veridical.finite import require_finite
 from veridical.images import ImageLike
 from veridical.logprobs import collate
 from veridical.messages import Message
-from veridical.models import DtypeName, Policy, load_policy, unwrap
+from veridical.models import DtypeName, Policy, load_policy, require_fitting_adapter, unwrap
 from veridical.proofs import Measure, stock_inputs
 from veridical.randomness import generator
 from veridical.rendering import Group, open_images, render_judged_group
@@ -47,11 +47,13 @@ class Reading:
         criterion: what a good response is, in a sentence or two.
         with_facts: whether the record's facts follow.
         seed: of their order, which is another for every record.
+        template: what the chat template is given.
     """
 
     criterion: str = CRITERION
     with_facts: bool = False
     seed: int = 0
+    template: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -243,8 +245,9 @@ def load_reward_model(folder: Path, dtype: DtypeName = "auto", device: str = "au
         UserError: the folder holds no reward head.
     """
     _require_head(folder)
-    policy = load_policy(str(folder), dtype, device)
-    head, reading = _load_head(folder, policy)
+    reading = _read_reading(folder)
+    policy = load_policy(str(folder), dtype, device, template=reading.template)
+    head = _load_head(folder, policy)
     return RewardModel(policy, head, reading)
 
 
@@ -269,22 +272,20 @@ def attach_reward_model(policy: Policy, folder: Path, name: str = "reward") -> R
             f"{folder} holds a whole reward model, no adapter that another model could carry. "
             "Train it with --tuning lora, or load it beside the policy."
         )
-    model = policy.model
-    try:
+    model, reading = policy.model, _read_reading(folder)
+    with require_fitting_adapter(
+        f"The reward model {folder} does not fit {policy.name}",
+        "It has to be trained on the same base.",
+    ):
         if isinstance(model, PeftModel):
             active = model.active_adapter
             model.load_adapter(str(folder), adapter_name=name)
             model.set_adapter(active)
         else:
             model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
-    except (ValueError, RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(
-            f"The reward model {folder} does not fit {policy.name}: {reason}\nIt has to be trained "
-            "on the same base."
-        ) from error
-    carrier = dataclasses.replace(policy, model=model, vision=None)
-    head, reading = _load_head(folder, carrier)
+    # It reads what it was trained to read, whatever the policy's template is given.
+    carrier = dataclasses.replace(policy, model=model, vision=None, template=reading.template)
+    head = _load_head(folder, carrier)
     return RewardModel(carrier, head, reading, name)
 
 
@@ -315,7 +316,16 @@ def _require_head(folder: Path) -> None:
         )
 
 
-def _load_head(folder: Path, policy: Policy) -> tuple[nn.Linear, Reading]:
+def _read_reading(folder: Path) -> Reading:
+    try:
+        return Reading(**read_json(folder / SETTINGS_FILE))
+    except TypeError as error:
+        raise UserError(
+            f"{folder / SETTINGS_FILE} is not what `train reward` of this version writes ({error})."
+        ) from error
+
+
+def _load_head(folder: Path, policy: Policy) -> nn.Linear:
     head = new_head(policy)
     weights = load_file(folder / HEAD_FILE)
     if weights["weight"].shape != head.weight.shape:
@@ -325,4 +335,4 @@ def _load_head(folder: Path, policy: Policy) -> tuple[nn.Linear, Reading]:
             "model was trained on."
         )
     head.load_state_dict(weights)
-    return head.requires_grad_(False), Reading(**read_json(folder / SETTINGS_FILE))
+    return head.requires_grad_(False)

@@ -28,7 +28,7 @@ from veridical import processes
 from veridical.errors import UserError
 from veridical.files import hash_path, read_json, write_json
 from veridical.local_code import imported_files
-from veridical.templates import freeze_time
+from veridical.templates import forget_variables, freeze_time, noted_variables
 
 PACKAGES = ("veridical", "torch", "transformers", "peft", "datasets", "sentencex", "py3langid")
 SECRET = re.compile(r"(^|_)(api_?key|password|secret|credentials?|(access|auth|hf)_token)$", re.I)
@@ -58,6 +58,8 @@ class Run:
     def _end(self, status: str, **additions: Any) -> None:
         seconds = round(time.monotonic() - self.started, 3)
         ending = {"status": status, "wall_time_seconds": seconds, **additions}
+        given = noted_variables()
+        ending |= {"template_variables": given} if given else {}
         if self.writes:
             write_json(self.folder / "run.json", {**self.record, **ending})
 
@@ -99,6 +101,7 @@ def start_run(
     """
     configuration = plain(configuration)
     moment = _freeze_prompt_time(folder, any_process)
+    forget_variables()
     record = {
         "command": command,
         "status": "running",

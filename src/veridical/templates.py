@@ -34,7 +34,24 @@ PROBE = "a\"b'c\nd"
 _DIRECTIVES = tuple(f"%{letter}" for letter in "aAwdbBmyYHIpMSfzZjUWcxXGuVeFTDR")
 _DIRECTIVES += tuple(f"%-{letter}" for letter in "dmHIMSjy")
 _now: list[datetime] = []
+_given: dict[str, dict[str, Any]] = {}
 _verdicts: dict[tuple[str, str, str], bool] = {}
+
+
+def note_variables(model: str, processor: Any, variables: Mapping[str, Any]) -> None:
+    """Remember what a loaded model's template is given, defaults included, for the run's record."""
+    named = {NAME: variables[NAME]} if NAME in variables else {}
+    _given[model] = resolved_variables(processor, variables) | named
+
+
+def noted_variables() -> dict[str, dict[str, Any]]:
+    """What the template of each model that was loaded is given; models without any are left out."""
+    return {model: dict(given) for model, given in _given.items() if given}
+
+
+def forget_variables() -> None:
+    """Begin a new run's record."""
+    _given.clear()
 
 
 def freeze_time(moment: datetime) -> None:

@@ -393,6 +393,19 @@ def test_a_local_judge_ranks_by_odds(tmp_path: Path) -> None:
         assert row["better"] == (0 if row["margin"] > 0 else 1)
 
 
+@pytest.mark.parametrize("command", ["rank", "annotate"])
+def test_a_local_judge_takes_template_variables(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They reach the judge's template; a judge elsewhere has its own."""
+    words = ["build", command, str(write_samples(tmp_path, 2)), "--out", str(tmp_path / "out")]
+    words += ["--template", "effort=low"]
+    assert main([*words, "--judge", "local:embedded"]) == 2
+    assert "--template effort has no effect" in capsys.readouterr().err
+    assert main([*words, "--judge", "endpoint:some"]) == 2
+    assert "--template is for --judge local:MODEL" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

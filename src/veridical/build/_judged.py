@@ -45,6 +45,7 @@ class Wanted:
     max_new_tokens: int
     facts: bool
     seed: int
+    template: Mapping[str, Any] | None = None
 
     @property
     def model(self) -> str:
@@ -109,6 +110,8 @@ def check_wanted(wanted: Wanted, kinds: Sequence[str]) -> None:
     for name, value in (("attempts", wanted.attempts), ("max-new-tokens", wanted.max_new_tokens)):
         if value < 1:
             raise UserError(f"--{name} is {value}; give 1 or more.")
+    if wanted.template and not wanted.is_local:
+        raise UserError(f"--template is for --judge local:MODEL, which {wanted.judge} is not.")
     if (wanted.temperature or 0) < 0 or wanted.retry_temperature < 0:
         raise UserError("--temperature and --retry-temperature can't be below 0.")
     if wanted.is_local and wanted.temperature is None:
@@ -133,7 +136,7 @@ def open_judge(
         UserError: neither can be had.
     """
     if wanted.is_local:
-        policy = load_policy(wanted.model, dtype, device)
+        policy = load_policy(wanted.model, dtype, device, template=wanted.template)
         decoding = Decoding(
             wanted.max_new_tokens, wanted.temperature or 0.0, wanted.seed, batch_size
         )

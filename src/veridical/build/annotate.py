@@ -54,6 +54,7 @@ def build_annotate(
     batch_size: int = 8,
     dtype: DtypeName = "auto",
     device: str = "auto",
+    template: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> None:
     """Have a model mark every response in SAMPLES, all responses to a prompt seen together.
@@ -86,11 +87,15 @@ def build_annotate(
         batch_size: replies at once, of a local model.
         dtype: of a local model's weights.
         device: of a local model: `auto`, `cpu`, `cuda`, ...
+        template: KEY=VALUE, given to a local model's chat template, such as enable_thinking=true
+            (false where the template reads it and nothing is said).
         seed: of the order and of sampling.
     """
     configuration = dict(locals())
     require_file(samples, "--samples")
-    wanted = Wanted(judge, attempts, temperature, retry_temperature, max_new_tokens, facts, seed)
+    wanted = Wanted(
+        judge, attempts, temperature, retry_temperature, max_new_tokens, facts, seed, template
+    )
     check_wanted(wanted, JUDGES)
     settings, criterion = endpoint_settings(endpoint), read_criterion(criteria, "marks")
     inputs = {"samples": samples}

@@ -65,6 +65,7 @@ def build_rank(
     batch_size: int = 8,
     dtype: DtypeName = "auto",
     device: str = "auto",
+    template: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> None:
     """Make preference pairs from SAMPLES by having a judge compare the responses two at a time.
@@ -104,11 +105,15 @@ def build_rank(
         batch_size: comparisons at once, of a local model.
         dtype: of a local model's weights.
         device: of a local model: `auto`, `cpu`, `cuda`, ...
+        template: KEY=VALUE, given to a local model's chat template, such as enable_thinking=true
+            (false where the template reads it and nothing is said).
         seed: of sampling.
     """
     configuration = dict(locals())
     require_file(samples, "--samples")
-    wanted = Wanted(judge, attempts, temperature, retry_temperature, max_new_tokens, facts, seed)
+    wanted = Wanted(
+        judge, attempts, temperature, retry_temperature, max_new_tokens, facts, seed, template
+    )
     check_wanted(wanted, JUDGES)
     settings = endpoint_settings(endpoint)
     asking = Asking(read_criterion(criteria, "choice"), attempts, facts)

@@ -47,6 +47,8 @@ class Judging:
             it was trained so.
         attempts: how often it is asked at most, until its reply can be read.
         judge_tokens: limit of one reply, in tokens.
+        judge_template: of `local:MODEL`: KEY=VALUE, given to its chat template, such as
+            enable_thinking=true. A reward model has what it was trained with.
         endpoint: of `endpoint:MODEL`: url, key_variable, concurrency, retries, timeout (seconds),
             input_price and output_price (dollars for a million tokens), max_dollars, max_tokens,
             cache, cache_gigabytes.
@@ -59,6 +61,7 @@ class Judging:
     judge_facts: bool = False
     attempts: int = 3
     judge_tokens: int = 256
+    judge_template: dict[str, Any] | None = None
     endpoint: dict[str, Any] | None = None
 
     @property
@@ -102,6 +105,8 @@ class Judging:
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
                 raise UserError(f"--{option} is {getattr(self, name)}; give 1 or more.")
+        if self.judge_template and self.kind != "local":
+            raise UserError(f"--judge-template is for --judge local:MODEL, not {self.judge}.")
         if self.endpoint and self.kind != "endpoint":
             raise UserError(f"--endpoint is for --judge endpoint:MODEL, not {self.judge}.")
         endpoint_settings(self.endpoint)
@@ -198,7 +203,9 @@ def score_looker(judge: Judge) -> Looker:
 
 def _asker(judging: Judging, place: Place) -> Asker:
     if judging.kind == "local":
-        policy = load_policy(judging.named, place.dtype, place.device)
+        policy = load_policy(
+            judging.named, place.dtype, place.device, template=judging.judge_template
+        )
         decoding = Decoding(judging.judge_tokens, 0.0, place.seed, place.batch_size)
         return local_asker(policy, decoding, RETRY_TEMPERATURE)
     wording = Wording(judging.named, judging.judge_tokens, 0.0, RETRY_TEMPERATURE, place.seed)

@@ -94,7 +94,7 @@ def train_reward(
         )
     with start_training("train reward", dict(locals())) as run:
         start = load_start(model, training)
-        reading = Reading(criterion, facts, training.seed)
+        reading = Reading(criterion, facts, training.seed, training.template or {})
         rows = read_pairs(start, data, reading, training)
         list_skipped(out, rows)
         prompts = same_prompt(rows.groups)
