@@ -9,6 +9,7 @@ REWARDS_FLAGS ?=
 BENCHMARK_FLAGS ?=
 GPU_FLAGS ?=
 PYTEST_FLAGS ?=
+WORKERS ?= 2
 PHOTOS ?= $(VERIDICAL_TEST_DATA)/coco128/coco128.jsonl
 PHOTOS_FLAGS ?=
 
@@ -22,6 +23,8 @@ RUNTIME := $(VENV)/.veridical-runtime
 DEVELOPMENT := $(VENV)/.veridical-development
 TORCHVISION := $(VENV)/torchvision-for-tests
 PHOTO_PARTS := $(VENV)/real-photos-parts
+# A thread for each worker: two threads in one process are slower than two processes.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --ignore=tests/families
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -50,7 +53,7 @@ imports: $(DEVELOPMENT)  ## Which floor may import which, by import-linter.
 	$(BIN)/lint-imports
 
 unit: $(DEVELOPMENT)  ## Unit tests: offline, on the CPU, in minutes.
-	$(BIN)/python -m pytest -q --ignore=tests/families $(PYTEST_FLAGS)
+	$(PYTEST) $(PYTEST_FLAGS)
 
 families: $(DEVELOPMENT) $(TORCHVISION)  ## Unit tests of model families, and the table made from them.
 	VERIDICAL_TORCHVISION=$(TORCHVISION) $(BIN)/python tests/families/table.py
@@ -59,7 +62,7 @@ test-all: $(DEVELOPMENT) families  ## Unit tests and the long ones; needs VERIDI
 	@if [ ! -d "$$VERIDICAL_TEST_DATA" ]; then \
 	echo "make test-all: set VERIDICAL_TEST_DATA to the folder with the test data" \
 	"(now: '$$VERIDICAL_TEST_DATA', which is not a folder)." >&2; exit 1; fi
-	$(BIN)/python -m pytest -q -m 'not gpu' --ignore=tests/families $(PYTEST_FLAGS)
+	$(PYTEST) -m 'not gpu' $(PYTEST_FLAGS)
 
 evidence: $(RUNTIME)  ## The three-seed study behind the README's figures (an hour; resumable).
 	$(BIN)/veridical evidence $(EVIDENCE_FLAGS)
