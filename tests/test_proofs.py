@@ -135,6 +135,15 @@ def test_a_loss_that_is_not_the_known_one(policy: Policy, groups: list[Group]) -
     assert math.isclose(proof.value, (0.7 - math.log(2)) / 0.1)
 
 
+def test_the_words_name_the_side_of_the_limit() -> None:
+    small = Proof("path_parity", True, True, 4e-6, 1.3e-4, "nats", "")
+    assert proofs.verdict(small) == "holds: 4e-06 nats, has to be at most 0.00013"
+    large = Proof("image_matters", True, True, 61.0, 1.3e-4, "nats", "")
+    assert proofs.verdict(large) == "holds: 61 nats, has to be above 0.00013"
+    with pytest.raises(UserError, match="fails: 0 nats, has to be above 0.00013"):
+        require([dataclasses.replace(large, passed=False, value=0.0)])
+
+
 def test_text_only_rows(policy: Policy, groups: list[Group]) -> None:
     text = groups[0].prompt_text.replace("<image>\n", "")
     rows = [dataclasses.replace(group, images=(), prompt_text=text) for group in groups[:3]]

@@ -71,7 +71,7 @@ def test_missing_package_names_the_alternative(monkeypatch: pytest.MonkeyPatch) 
 def test_missing_weights_name_the_alternative(tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers")
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="set similarity to edit"):
+    with pytest.raises(UserError, match="give --similarity edit"):
         load_similarity(str(tmp_path))
 
 

@@ -254,7 +254,11 @@ def _messages(row: Mapping[str, Any], field: str, images: int) -> list[Message]:
     tags = sum(text_of(item).count(TAG) for item in messages if item["role"] == "user")
     if tags:
         if tags != images:
-            raise RowError(field, f"{tags} {TAG} tags for {images} images")
+            raise RowError(
+                field,
+                f"{tags} {TAG} tags for {images} images; write the content as blocks, with "
+                f'{{"type": "image"}} for each image, if {TAG} is to be a part of the text',
+            )
         return [_with_tags_as_blocks(message) for message in messages]
     first = next((index for index, item in enumerate(value) if item["role"] == "user"), None)
     # As TRL reads them: images of plain-string messages stand before the first question.

@@ -273,7 +273,17 @@ def verdict(proof: Proof) -> str:
     if not proof.applicable:
         return "does not apply"
     word = "CAN'T TELL" if proof.blind else "holds" if proof.passed else "FAILS"
-    return f"{word}, {proof.value:.2g} to {proof.limit:.2g}"
+    return f"{word}: {figures(proof.name, proof.value, proof.limit, proof.unit)}"
+
+
+def figures(name: str, value: float, limit: float, unit: str) -> str:
+    """What was measured, and on which side of the limit it has to be."""
+    return f"{value:.2g} {unit}, has to be {bound(name)} {limit:.2g}"
+
+
+def bound(name: str) -> str:
+    """The side of a proof's limit on which its value has to be."""
+    return "above" if name == "image_matters" else "at most"
 
 
 def require(proofs: Sequence[Proof]) -> None:
@@ -285,6 +295,7 @@ def require(proofs: Sequence[Proof]) -> None:
     failed = next((proof for proof in proofs if not proof.passed), None)
     if failed is not None:
         raise UserError(
-            f"The proof '{failed.name}' fails: {failed.value:.3g} {failed.unit} against a limit of "
-            f"{failed.limit:.3g} ({failed.detail}).\n{ADVICE[failed.name]}"
+            f"The proof '{failed.name}' fails: "
+            f"{figures(failed.name, failed.value, failed.limit, failed.unit)} ({failed.detail}).\n"
+            f"{ADVICE[failed.name]}"
         )

@@ -20,6 +20,7 @@ from veridical.proofs import (
     MeasureOf,
     Proof,
     ProofName,
+    figures,
     logps_measure,
     prove_batch_invariance,
     prove_image_matters,
@@ -129,14 +130,15 @@ def _prove_precision(
     rows = own.ours(row_batch(policy, groups))
     limit = PRECISION_MARGIN * max(rms(stock - expected), rms(rows - expected))
     value = rms(own.ours(lay_out(policy, groups)) - expected)
-    detail = f"in {dtype_name(policy)} from float32, root mean square"
+    detail = f"distance of {dtype_name(policy)} from float32, root mean square"
     return Proof("path_parity", value <= limit, True, value, limit, own.unit, detail)
 
 
 def _both(exactly: Proof, native: Proof) -> Proof:
     if exactly.passed and not native.passed:
         return native
-    detail = f"{exactly.detail}; {native.detail} {native.value:.2g} to {native.limit:.2g}"
+    measured = figures(native.name, native.value, native.limit, native.unit)
+    detail = f"{exactly.detail}; {native.detail}: {measured}"
     return dataclasses.replace(exactly, detail=detail)
 
 

@@ -309,7 +309,7 @@ def _refuse_bad_share(
         raise UserError(f"{path} holds no rows.")
     if len(problems) <= max_bad_fraction * total and len(problems) < total:
         return
-    share = f"max_bad_fraction = {max_bad_fraction:g} allows"
+    share = f"--max-bad-fraction {max_bad_fraction:g} allows"
     limit = share if len(problems) < total else "can be left out"
     shown = "; ".join(str(problem) for problem in problems[:3])
     more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""

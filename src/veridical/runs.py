@@ -75,7 +75,7 @@ class Run:
         if kind is not None:
             # On a full disk what went wrong matters more than that it can't be written down.
             with contextlib.suppress(UserError, OSError):
-                self.fail(f"{kind.__name__}: {error}")
+                self.fail(f"{kind.__name__}: {error}".removesuffix(": "))
 
 
 def start_run(

@@ -102,7 +102,7 @@ def _embedding_similarity(name: str, model_name: str) -> Similarity:
     except ImportError as error:
         raise UserError(
             f"The similarity {name} needs the package sentence-transformers: install "
-            "veridical[similarity], or set similarity to edit (word-level, built in)."
+            "veridical[similarity], or give --similarity edit (word-level, built in)."
         ) from error
     if not Path(model_name).is_dir():
         check_hub_name(model_name)
@@ -112,7 +112,7 @@ def _embedding_similarity(name: str, model_name: str) -> Similarity:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"The similarity model {model_name} cannot be loaded ({reason}). Give the folder of a "
-            "downloaded one, or set similarity to edit (word-level, built in)."
+            "downloaded one, or give --similarity edit (word-level, built in)."
         ) from error
 
     def scores(pairs: Pairs) -> list[float]:

@@ -135,6 +135,15 @@ def test_what_is_missing_is_said(demo: Path, missing: str, said: str) -> None:
 
 
 @pytest.mark.usefixtures("no_plots")
+def test_a_proof_that_cannot_tell_is_not_shown_as_passed(demo: Path) -> None:
+    path = demo / "train" / "bdhs" / "proofs.json"
+    proofs = json.loads(path.read_text())
+    proofs[0] |= {"blind": True}
+    path.write_text(json.dumps(proofs))
+    assert "2 passed, 1 can't tell" in Page(write_report([demo])).text
+
+
+@pytest.mark.usefixtures("no_plots")
 def test_runs_without_a_summary_are_shown_together(demo: Path, tmp_path: Path) -> None:
     runs = [demo / "eval" / arm / "chair" for arm in ("base", "bdhs")]
     out = tmp_path / "both.html"

@@ -225,7 +225,7 @@ def eval_pope(
         cache_gigabytes: what that folder may hold, in 10^9 bytes; the longest unused goes first.
         vision_cache: keep each image's features there instead of encoding it for every question.
         dtype: the model's; auto keeps the checkpoint's (float32 on a CPU).
-        device: cpu, cuda, mps, or auto.
+        device: `auto`, `cpu`, `cuda`, ...
         template: KEY=VALUE, given to the model's chat template, such as enable_thinking=true (false
             where the template reads it and nothing is said); chat_template=NAME chooses one.
         shard: make only this share of the answers, such as 2/8; who makes the last one writes the

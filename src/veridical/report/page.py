@@ -218,7 +218,12 @@ def _proofs_summary(proofs: Sequence[Mapping[str, str]] | None) -> str:
     if not proofs:
         return "no proofs"
     counts = Counter(proof["state"] for proof in proofs)
-    words = {"passed": "passed", "failed": "failed", "skipped": "not applicable"}
+    words = {
+        "passed": "passed",
+        "failed": "failed",
+        "blind": "can't tell",
+        "skipped": "not applicable",
+    }
     return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
 
 
@@ -227,14 +232,17 @@ def _proof(proof: Mapping[str, Any]) -> dict[str, str]:
     unit = str(proof.get("unit", ""))
     applicable = proof.get("applicable", True)
     state = "skipped" if not applicable else "passed" if proof["passed"] else "failed"
-    bound = "at least" if proof["name"] == "image_matters" else "at most"
+    if applicable and proof.get("blind"):
+        state = "blind"
+    words = {"skipped": "does not apply", "blind": "can't tell"}
+    bound = "above" if proof["name"] == "image_matters" else "at most"
     return {
         "title": title,
         "meaning": meaning,
         "value": f"{_figure(proof.get('value'))} {unit}" if applicable else "\N{EM DASH}",
         "limit": f"{bound} {_figure(proof.get('limit'))} {unit}" if applicable else "\N{EM DASH}",
         "state": state,
-        "words": "does not apply" if state == "skipped" else state,
+        "words": words.get(state, state),
         "detail": str(proof.get("detail", "")),
     }
 

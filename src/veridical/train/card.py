@@ -244,7 +244,7 @@ def _proof_lines(proofs: Sequence[Proof]) -> str:
     if not proofs:
         return "They were switched off for this run."
     return "\n".join(
-        f"- {proof.name}: {verdict(proof)} {proof.unit} ({proof.detail})"
+        f"- {proof.name}: {verdict(proof)} ({proof.detail})"
         if proof.applicable
         else f"- {proof.name}: does not apply ({proof.detail})"
         for proof in proofs
