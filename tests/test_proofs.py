@@ -140,7 +140,7 @@ def test_the_words_name_the_side_of_the_limit() -> None:
     assert proofs.verdict(small) == "holds: 4e-06 nats, has to be at most 0.00013"
     large = Proof("image_matters", True, True, 61.0, 1.3e-4, "nats", "")
     assert proofs.verdict(large) == "holds: 61 nats, has to be above 0.00013"
-    with pytest.raises(UserError, match="fails: 0 nats, has to be above 0.00013"):
+    with pytest.raises(UserError, match=r"fails: 0 nats, has to be above 0\.00013"):
         require([dataclasses.replace(large, passed=False, value=0.0)])
 
 
