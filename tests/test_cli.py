@@ -301,7 +301,7 @@ def test_help_has_every_option_with_its_default(capsys: pytest.CaptureFixture[st
     for name in (
         "--learning-rate NUMBER",
         "--quick, --no-quick",
-        "--trainer.KEY VALUE",
+        "--trainer KEY=VALUE",
         "--config",
     ):
         assert name in page

@@ -36,7 +36,7 @@ def ask(
             "Helpfulness:4,Correctness:4,Coherence:4,Complexity:2,Verbosity:1".
         dtype: Number format of the weights; `auto` keeps the checkpoint's, but float32 on a CPU.
         device: `auto` (CUDA, then MPS, then the CPU), or a PyTorch device such as `cuda:1`.
-        template: KEY=VALUE, given to the model's chat template, such as enable_thinking=true (false
+        template: a variable of the model's chat template, such as enable_thinking=true (false
             where the template reads it and nothing is said); chat_template=NAME chooses one.
 
     Returns:

@@ -107,7 +107,7 @@ def build_bdhs(
             `--variant mask`.
         dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
         device: `auto`, `cpu`, `cuda`, ...
-        template: KEY=VALUE, given to the model's chat template, such as enable_thinking=true (false
+        template: a variable of the model's chat template, such as enable_thinking=true (false
             where the template reads it and nothing is said); chat_template=NAME chooses one.
         seed: of masks, cuts, swaps and sampling.
         shard: make only this share, such as 2/8; who makes the last one writes the result. Under

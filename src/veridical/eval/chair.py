@@ -156,7 +156,7 @@ def eval_chair(
         batch_size: descriptions made at once; it changes none of them.
         dtype: the model's; auto keeps the checkpoint's (float32 on a CPU).
         device: `auto`, `cpu`, `cuda`, ...
-        template: KEY=VALUE, given to the model's chat template, such as enable_thinking=true (false
+        template: a variable of the model's chat template, such as enable_thinking=true (false
             where the template reads it and nothing is said); chat_template=NAME chooses one.
         shard: make only this share of the answers, such as 2/8; who makes the last one writes the
             scores. Under `torchrun` every process takes its own.

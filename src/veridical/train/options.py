@@ -63,7 +63,7 @@ class Training:
         dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         seed: of order, adapters and held-out rows.
-        template: KEY=VALUE, given to the model's chat template, such as enable_thinking=true (false
+        template: a variable of the model's chat template, such as enable_thinking=true (false
             where the template reads it and nothing is said); chat_template=NAME chooses one.
         trainer: any other option of Transformers' TrainingArguments.
     """
