@@ -217,6 +217,7 @@ def test_equal_models_differ_by_nothing() -> None:
     sums = table([1, 0, 2, 1], [2, 2, 2, 2])
     found = compare(sums, sums, [SHARE])["share"]
     assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
+    assert "does not say how sure" in found.note
 
 
 def test_pairing_follows_names_not_order() -> None:

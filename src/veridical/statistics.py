@@ -62,6 +62,9 @@ class ClusterSums:
         return np.column_stack([self.columns[name] for name in self.columns])
 
 
+NO_WIDTH = "every resample gives this value, so the interval does not say how sure it is"
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A value with its 95 % interval; None where the data do not define it, and `note` why."""
@@ -290,7 +293,7 @@ def _interval(
     below = np.mean(defined < value - TIE)
     tied = np.mean(np.abs(defined - value) <= TIE)
     if tied == 1.0:
-        return value, value, note
+        return value, value, note or NO_WIDTH
     rank = np.clip(below + tied / 2, 0.5 / len(defined), 1 - 0.5 / len(defined))
     bias = norm.ppf(rank)
     ends = norm.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -78,7 +78,7 @@ def test_the_page_tells_the_whole_story(demo: Path) -> None:
     assert "Differences from sft" in text
     assert "Both rewards fall, which is normal here" in text
     assert "The start is neutral" in text
-    assert "at least 1.0 \N{MULTIPLICATION SIGN} 10" in text
+    assert "above 1.0 \N{MULTIPLICATION SIGN} 10" in text
     assert "9 pairs built; 1 row skipped." in text
     assert "too similar to the chosen answer" in text
     assert "99 % of the image hidden" in text

@@ -256,12 +256,14 @@ def refuse_many(count: int, total: int, what: str, skipped: Sequence[Mapping[str
     """Stop when more than 1 % had to be left out.
 
     Raises:
-        UserError: they are; the first is named with its reason.
+        UserError: they are; the first three are named with their reasons.
     """
     if count > MAX_SKIPPED * total:
+        named = "; ".join(f"{row['id']}, {row['reason']}" for row in skipped[:3])
+        more = f"; and {count - 3} more" if count > 3 else ""
         raise UserError(
-            f"{count} of {total} {what} cannot be used (the first: {skipped[0]['id']}, "
-            f"{skipped[0]['reason']}); at most {MAX_SKIPPED:.0%} may be left out."
+            f"{count} of {total} {what} cannot be used, more than the {MAX_SKIPPED:.0%} that may "
+            f"be left out: {named}{more}. Correct them, or take them out."
         )
 
 

@@ -15,7 +15,7 @@ from veridical.eval.pope_auc import auc_difference
 from veridical.eval.scores import number
 from veridical.files import read_json, read_jsonl, write_json
 from veridical.runs import start_run
-from veridical.statistics import ClusterSums, Metric, compare
+from veridical.statistics import NO_WIDTH, ClusterSums, Metric, compare
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
@@ -142,6 +142,8 @@ def print_differences(rows: Sequence[Mapping[str, Any]]) -> None:
             f"{row['metric']:<{width}}    {number(row['baseline_value'])}     "
             f"{number(row['arm_value'])}      {number(row['value'], sign=True)}  {interval}  {p}"
         )
+    if any(row.get("note") == NO_WIDTH for row in rows):
+        print(f"Where both ends of an interval are equal, {NO_WIDTH}.")
 
 
 def _parts(candidate: Path, baseline: Path) -> list[Part]:
