@@ -23,7 +23,7 @@ from veridical.rollouts import Rollout
 from veridical.sampling import Decoding, Request
 from veridical.train import buffer, fresh, online
 from veridical.train.dpo import train_dpo
-from veridical.train.online import OnlineBDHS, Sampling, train_online
+from veridical.train.online import OnlineBDHS, Sampling, nothing_learned, train_online
 from veridical.train.options import Training
 from veridical.train.order import Shares
 from veridical.train.prompts import TrainingPrompt
@@ -344,3 +344,10 @@ def test_a_cut_answer_is_never_the_better_one(
     assert len(judged) == 3
     assert fresh.measures_of(rows)["share_cut"] == 0.6
     assert [fresh.counts(row) for row in rows] == [True, False, True, False, False]
+
+
+def test_a_run_in_which_no_pair_counted_says_so() -> None:
+    said = nothing_learned({"share_tie": 0.75, "share_cut": 0.25, "response_tokens": 32.0})
+    assert "still those of the start (ties 75%, better answer cut off 25%)" in said
+    assert nothing_learned({"share_tie": 0.75, "share_online": 0.25}) == ""
+    assert nothing_learned({"share_tie": 0.75, "share_offline": 0.25}) == ""

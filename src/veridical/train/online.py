@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +54,12 @@ METHODS: dict[PairSource, str] = {
     "bdhs": "direct preference optimisation on online BDHS pairs (Online-BDHS)",
 }
 ROLLOUTS = "rollouts"
+WHY_NOT = {
+    "tie": "ties",
+    "cut": "better answer cut off",
+    "no_pair": "no rejected answer made",
+    "unscored": "no verdict of the judge",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +258,9 @@ def train_online(
             prefix_sharing=dataclasses.asdict(layout), fresh=fresh,
             **finished,
         )  # fmt: skip
+        warning = nothing_learned(_all_measures(out / ROLLOUTS))
+        if warning:
+            print(warning)
         print(f"The aligned model is in {out / next(iter(files), 'model')}.")
 
 
@@ -403,6 +412,26 @@ def _proof_groups(policy: Policy, maker: Maker, buffer: RolloutBuffer) -> list[G
         texts = said or [maker.prompts[row["index"]].answer, row.get("text", "")]
         groups.append(proof_group(policy, asked, texts))
     return groups
+
+
+def nothing_learned(measures: Mapping[str, float]) -> str:
+    """A warning if no pair of the run counted; nothing otherwise.
+
+    Args:
+        measures: of all pairs, as `measures_of` gives them.
+    """
+    shares = {
+        name.removeprefix("share_"): share
+        for name, share in measures.items()
+        if name.startswith("share_")
+    }
+    if not shares or any(shares.get(kind) for kind in ("offline", "online", "bdhs")):
+        return ""
+    why = ", ".join(f"{WHY_NOT[kind]} {share:.0%}" for kind, share in shares.items())
+    return (
+        f"No pair counted in any step, so the weights are still those of the start ({why}). Take "
+        "more prompts or steps, a higher --temperature, a larger --max-new-tokens, or another judge."
+    )
 
 
 def _all_measures(folder: Path) -> dict[str, float]:
