@@ -430,7 +430,7 @@ def nothing_learned(measures: Mapping[str, float]) -> str:
     why = ", ".join(f"{WHY_NOT[kind]} {share:.0%}" for kind, share in shares.items())
     return (
         f"No pair counted in any step, so the weights are still those of the start ({why}). Take "
-        "more prompts or steps, a higher --temperature, a larger --max-new-tokens, or another judge."
+        "more prompts or steps, a higher --temperature, larger --max-new-tokens, or another judge."
     )
 
 
