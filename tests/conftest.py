@@ -16,9 +16,13 @@ from PIL import Image
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from veridical import bdhs, sampling
+from veridical.cli import COMMANDS
+from veridical.files import read_json
 from veridical.models import Policy
 from veridical.records import assistant_message, user_message
 from veridical.rendering import Group, render_group
+from veridical.run_folders import WRITTEN
+from veridical.runs import Run
 from veridical.world.model import build_model, build_processor
 
 os.environ["VERIDICAL_CACHE"] = "none"  # tests that want a cache name a folder of their own
@@ -26,6 +30,21 @@ os.environ["VERIDICAL_CACHE"] = "none"  # tests that want a cache name a folder 
 settings.register_profile("veridical", derandomize=True, deadline=None, database=None)
 settings.load_profile("veridical")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+@pytest.fixture(autouse=True)
+def _names_that_runs_write_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run_folders.WRITTEN` has every name, or a user's file of that name could be replaced."""
+    end = Run._end
+
+    def checked(self: Run, status: str, **additions: Any) -> None:
+        end(self, status, **additions)
+        if self.writes and self.record["command"] in COMMANDS:
+            files = read_json(self.folder / "run.json")["files"]
+            names = {name.split("/")[0] for name in files if not name.endswith("/run.json")}
+            assert [name for name in names if not WRITTEN.fullmatch(name)] == []
+
+    monkeypatch.setattr(Run, "_end", checked)
 
 
 @pytest.fixture

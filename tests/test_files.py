@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from veridical.arms import refuse_other_run
+from veridical.demo import demo
 from veridical.errors import UserError
 from veridical.files import read_json, write_json
 from veridical.runs import start_run
@@ -30,4 +30,4 @@ def test_a_file_in_the_place_of_the_run_folder(tmp_path: Path, out: str) -> None
 def test_a_file_in_the_place_of_the_demo(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is a file"):
-        refuse_other_run(tmp_path / "file", "demo")
+        demo(tmp_path / "file")

@@ -14,6 +14,9 @@ from veridical.eval.chair import eval_chair
 from veridical.eval.compare import compare_runs
 from veridical.eval.pope import eval_pope
 from veridical.files import read_json
+from veridical.run_folders import claim_folder
+from veridical.run_record import RECORD, read_record
+from veridical.runs import Run, plain, start_run
 from veridical.train.dpo import train_dpo
 from veridical.train.options import Training
 from veridical.train.sft import train_sft
@@ -76,8 +79,7 @@ UNGUIDED = Arm("unguided", "dpo", "unguided", "mask", guided=False)
 
 def is_finished(folder: Path) -> bool:
     """Whether a run in this folder said that it finished."""
-    record = folder / "run.json"
-    return record.is_file() and read_json(record)["status"] == "finished"
+    return (folder / RECORD).is_file() and read_record(folder).status == "finished"
 
 
 def ensure_scenes(folder: Path, distribution: Distribution, count: int, seed: int) -> None:
@@ -212,24 +214,24 @@ def describe_change(rows: Sequence[Mapping[str, Any]], arm: str, baseline: str) 
     )
 
 
-def refuse_other_run(out: Path, command: str, same: Mapping[str, Any] | None = None) -> None:
-    """Refuse to write into a folder that holds something else.
+def begin_study(out: Path, command: str, configuration: Mapping[str, Any]) -> Run:
+    """Start a study of many runs, or go on with one that was begun with the same options.
+
+    Args:
+        out: the study's folder.
+        command: its word.
+        configuration: every option; `model` and `budget` have to stay what they were.
 
     Raises:
-        UserError: the folder is not empty and was not written by `command`, or with other values
-            of the options in `same`.
+        UserError: as for `start_run`, or the study was begun with another model or budget.
     """
-    if out.is_file():
-        raise UserError(f"{out} is a file; name a folder to write to.")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    record = out / "run.json"
-    if not record.is_file() or read_json(record)["command"] != command:
-        raise UserError(f"{out} holds something else already. Choose another --out.")
-    known = read_json(record)["configuration"]
-    for name, value in (same or {}).items():
-        if known.get(name) != value:
+    recorded = plain(configuration)
+    claim_folder(out, command, configuration, recorded, [Path(configuration["model"])])
+    known = read_record(out).configuration if (out / RECORD).is_file() else recorded
+    for name in ("model", "budget"):
+        if known.get(name) != recorded[name]:
             raise UserError(
-                f"{out} was begun with {name} = {known.get(name)}, not {value}. "
+                f"{out} was begun with {name} = {known.get(name)}, not {recorded[name]}. "
                 "Go on with the same, or choose another --out."
             )
+    return start_run(out, command, configuration)

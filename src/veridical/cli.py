@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from veridical import processes
+from veridical import interruptions, processes
 from veridical.errors import UserError
 from veridical.local_code import import_file, take_imports
 
 USER_ERROR_STATUS = 2
 FAILED_STATUS = 1
 INTERRUPTED_STATUS = 130
+TERMINATED_STATUS = 143
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bug and keeps its traceback. Of several processes one speaks: the first that failed.
     """
     try:
-        with processes.one_voice():
+        with interruptions.terminable(), processes.one_voice():
             run_command(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         if processes.reports_errors():
@@ -209,6 +210,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if processes.reports_errors():
             raise
         return FAILED_STATUS  # another process has told why; this one only lost its company
+    except interruptions.Terminated:
+        print("\nveridical: terminated by SIGTERM. What is finished is kept.", file=sys.stderr)
+        return TERMINATED_STATUS
     except KeyboardInterrupt:
         print("\nveridical: interrupted.", file=sys.stderr)
         return INTERRUPTED_STATUS
@@ -307,7 +311,8 @@ def overview(commands: dict[str, Command]) -> str:
             "",
             "`veridical COMMAND --help` documents a command's options. Every command also reads",
             "them from `--config FILE.yaml`; what the command line says wins. The model `embedded`",
-            "comes with the package. Exit status: 0 done, 2 something to correct, 130 interrupted.",
+            "comes with the package. Exit status: 0 done, 2 something to correct, 130 interrupted,",
+            "143 terminated (SIGTERM).",
         ]
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,14 @@ from veridical.arms import (
     ensure_scenes,
     ensure_trained,
     metrics_of,
-    refuse_other_run,
     trained_model,
 )
 from veridical.files import write_json
 from veridical.progress import track
 from veridical.report.page import write_report
-from veridical.runs import start_run
+from veridical.run_folders import claim_folder, remove_run
+from veridical.run_record import RECORD
+from veridical.runs import plain, start_run
 from veridical.workers import Job, run_jobs
 
 EVALUATION_SEED = 11
@@ -40,13 +40,14 @@ def demo(out: Path = Path("runs/demo"), model: str = "embedded", seed: int = 0) 
     All three are evaluated on scenes that break the habits of the training scenes.
 
     Args:
-        out: folder to write; an earlier demo there is replaced.
+        out: folder to write; the files of an earlier demo there are replaced.
         model: the model to start from.
         seed: of scenes for pairs, sampling and training.
     """
     configuration = dict(locals())
-    refuse_other_run(out, "demo")
-    shutil.rmtree(out, ignore_errors=True)
+    claim_folder(out, "demo", configuration, plain(configuration), [Path(model)])
+    if (out / RECORD).is_file():
+        remove_run(out)
     budget = Budget()
     began = time.monotonic()
     pair_scenes, eval_scenes = out / "data" / "pair_scenes", out / "data" / "eval_scenes"

@@ -17,19 +17,18 @@ from veridical.arms import (
     UNGUIDED,
     Arm,
     Budget,
+    begin_study,
     differences_of,
     ensure_evaluated,
     ensure_pairs,
     ensure_scenes,
     ensure_trained,
     metrics_of,
-    refuse_other_run,
     trained_model,
 )
 from veridical.files import write_json
 from veridical.progress import track
 from veridical.report.page import write_report
-from veridical.runs import start_run
 from veridical.workers import Job, run_jobs
 
 # Used for no choice: not of the model, nor of a learning rate, nor of a threshold.
@@ -67,10 +66,9 @@ def evidence(
     """
     configuration = dict(locals())
     budget = Budget()
-    refuse_other_run(out, "evidence", {"model": model, "budget": asdict(budget)})
     began = time.monotonic()
     scenes = out / "data" / "eval_scenes"
-    with start_run(out, "evidence", {**configuration, "budget": asdict(budget)}) as run:
+    with begin_study(out, "evidence", {**configuration, "budget": asdict(budget)}) as run:
         ensure_scenes(scenes, "counter", budget.scenes, EVALUATION_SEED)
         cases = [(seed, group) for seed in range(seeds) for group in GROUPS]
         jobs = [Job("base", ensure_evaluated, (model, scenes, out / "eval" / "base"))]

@@ -15,6 +15,8 @@ from typing import Any
 from veridical.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+JSON_ERRORS = (ValueError, RecursionError)
+"""What reading JSON raises; a ValueError too for a number of thousands of digits."""
 MAKE_ROOM = "Make room, and start again; a training run goes on with --resume true."
 
 
@@ -98,8 +100,10 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON: {error}. Check that it was copied whole.") from error
+    except JSON_ERRORS as error:
+        raise UserError(
+            f"{path} is not JSON: {_in_words(error)}. Check that it was copied whole."
+        ) from error
 
 
 def read_jsonl(path: Path) -> list[Any]:
@@ -114,9 +118,13 @@ def read_jsonl(path: Path) -> list[Any]:
             continue
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number} is not JSON: {error}.") from error
+        except JSON_ERRORS as error:
+            raise UserError(f"{path}, line {number} is not JSON: {_in_words(error)}.") from error
     return rows
+
+
+def _in_words(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def read_text(path: Path) -> str:

@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 from veridical.arms import (
     Budget,
+    begin_study,
     differences_of,
     ensure_evaluated,
     ensure_scenes,
     is_finished,
     metrics_of,
-    refuse_other_run,
     trained_model,
     training_of,
 )
@@ -43,7 +43,6 @@ from veridical.models import EMBEDDED_MODEL
 from veridical.progress import track
 from veridical.report.hacking import movement
 from veridical.report.page import write_report
-from veridical.runs import start_run
 from veridical.train.dpo import train_dpo
 from veridical.train.objectives import LossName
 from veridical.train.sft import train_sft
@@ -177,9 +176,8 @@ def methods(
     """
     configuration = dict(locals())
     budget = Budget()
-    refuse_other_run(out, "methods", {"model": model, "budget": asdict(budget)})
     began = time.monotonic()
-    with start_run(out, "methods", {**configuration, "budget": asdict(budget)}) as run:
+    with begin_study(out, "methods", {**configuration, "budget": asdict(budget)}) as run:
         ensure_scenes(out / "data" / "eval_scenes", "counter", budget.scenes, EVALUATION_SEED)
         ensure_scenes(out / "data" / "dev_scenes", "counter", DEVELOPMENT_SCENES, DEVELOPMENT_SEED)
         _run_all("data sets", _data_jobs(out, model, range(seeds), budget), out, workers)

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from veridical.arms import BDHS, Budget, ensure_pairs, is_finished, refuse_other_run
+from veridical.arms import BDHS, Budget, begin_study, ensure_pairs, is_finished
 from veridical.build.facts import build_facts
 from veridical.build.pairs import build_pairs
 from veridical.build.rate import build_rate
@@ -18,7 +18,6 @@ from veridical.eval.reward import eval_reward
 from veridical.files import read_json, write_json
 from veridical.method_sets import SAMPLES
 from veridical.progress import track
-from veridical.runs import start_run
 from veridical.train.options import Training
 from veridical.train.reward import train_reward
 from veridical.workers import Job, run_jobs
@@ -115,9 +114,8 @@ def reward_study(
     """
     configuration = dict(locals())
     budget = RewardBudget()
-    refuse_other_run(out, "rewards", {"model": model, "budget": asdict(budget)})
     began = time.monotonic()
-    with start_run(out, "rewards", {**configuration, "budget": asdict(budget)}) as run:
+    with begin_study(out, "rewards", {**configuration, "budget": asdict(budget)}) as run:
         jobs = [Job("held-out", make_held_out, (out, model, budget))]
         jobs += [Job(f"pairs{seed}", make_pairs, (out, seed, budget)) for seed in range(seeds)]
         _run_all("pairs", jobs, out, workers)

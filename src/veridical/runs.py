@@ -26,8 +26,10 @@ import numpy as np
 
 from veridical import processes
 from veridical.errors import UserError
-from veridical.files import hash_path, read_json, write_json
+from veridical.files import hash_path, write_json
 from veridical.local_code import imported_files
+from veridical.run_folders import claim_folder, written_files
+from veridical.run_record import RECORD, read_fields, this_process
 from veridical.templates import forget_variables, freeze_time, noted_variables
 
 PACKAGES = ("veridical", "torch", "transformers", "peft", "datasets", "sentencex", "py3langid")
@@ -38,14 +40,23 @@ SECRET = re.compile(r"(^|_)(api_?key|password|secret|credentials?|(access|auth|h
 class Run:
     """A run that has been started; `finish` or `fail` says how it ended.
 
-    As a context manager it writes "failed" when an exception (an interruption too) passes through
-    and leaves the exception alone; success is still said with `finish`.
+    As a context manager it writes "failed" when an exception passes through, "interrupted" when
+    that is Ctrl-C or a SIGTERM, and leaves the exception alone; success is still said with
+    `finish`.
+
+    Attributes:
+        folder: the run's own.
+        record: what `run.json` held when it started.
+        started: on the monotonic clock, in seconds.
+        writes: whether this process writes `run.json`.
+        foreign: names in the folder that are not the run's.
     """
 
     folder: Path
     record: Mapping[str, Any]
     started: float
     writes: bool = True
+    foreign: frozenset[str] = frozenset()
 
     def finish(self, **results: Any) -> None:
         """Write "finished", the wall time in seconds and `results` to `run.json`."""
@@ -55,13 +66,18 @@ class Run:
         """Write "failed", the wall time in seconds and why to `run.json`."""
         self._end("failed", reason=reason)
 
+    def interrupt(self, reason: str) -> None:
+        """Write "interrupted", the wall time in seconds and by what to `run.json`."""
+        self._end("interrupted", reason=reason)
+
     def _end(self, status: str, **additions: Any) -> None:
         seconds = round(time.monotonic() - self.started, 3)
         ending = {"status": status, "wall_time_seconds": seconds, **additions}
         given = noted_variables()
         ending |= {"template_variables": given} if given else {}
         if self.writes:
-            write_json(self.folder / "run.json", {**self.record, **ending})
+            files = written_files(self.folder, self.foreign)
+            write_json(self.folder / RECORD, {**self.record, **ending, "files": files})
 
     def __enter__(self) -> Run:
         return self
@@ -72,9 +88,11 @@ class Run:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            # On a full disk what went wrong matters more than that it can't be written down.
-            with contextlib.suppress(UserError, OSError):
+        # On a full disk what went wrong matters more than that it can't be written down.
+        with contextlib.suppress(UserError, OSError):
+            if isinstance(error, KeyboardInterrupt):
+                self.interrupt(str(error) or "Ctrl-C")
+            elif kind is not None:
                 self.fail(f"{kind.__name__}: {error}".removesuffix(": "))
 
 
@@ -98,8 +116,17 @@ def start_run(
             hub) is recorded without one.
         any_process: whether each of several processes writes, as they do not meet: the last to
             finish says how it ended.
+
+    Raises:
+        UserError: the folder is another run's, holds something else, or is read by this run.
     """
-    configuration = plain(configuration)
+    recorded = plain(configuration)
+
+    def claim() -> frozenset[str]:
+        read = (inputs or {}).values()
+        return claim_folder(folder, command, configuration, recorded, read, any_process)
+
+    foreign = claim() if any_process else processes.from_first(claim)
     moment = _freeze_prompt_time(folder, any_process)
     forget_variables()
     record = {
@@ -108,19 +135,20 @@ def start_run(
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "prompt_time": moment.isoformat(timespec="seconds"),
         "wall_time_seconds": None,
-        "configuration": configuration,
-        "seeds": dict(_seeds(configuration)),
+        "configuration": recorded,
+        "seeds": dict(_seeds(recorded)),
         "inputs": {
             name: _input(path) for name, path in {**(inputs or {}), **imported_files()}.items()
         },
         "versions": _versions(),
         **_git(Path(__file__).resolve()),
         "hardware": _hardware(),
+        "process": this_process(),
     }
     writes = any_process or processes.is_first()
     if writes:
-        write_json(folder / "run.json", record)
-    return Run(folder, record, time.monotonic(), writes)
+        write_json(folder / RECORD, record)
+    return Run(folder, record, time.monotonic(), writes, foreign)
 
 
 def _freeze_prompt_time(folder: Path, any_process: bool) -> datetime:
@@ -130,8 +158,8 @@ def _freeze_prompt_time(folder: Path, any_process: bool) -> datetime:
     """
 
     def found() -> datetime:
-        with contextlib.suppress(UserError, OSError, ValueError, TypeError, AttributeError):
-            return datetime.fromisoformat(read_json(folder / "run.json").get("prompt_time"))
+        with contextlib.suppress(UserError, OSError, KeyError):
+            return datetime.fromisoformat(read_fields(folder)["prompt_time"])
         return datetime.now().replace(microsecond=0)
 
     moment = found() if any_process else processes.from_first(found)

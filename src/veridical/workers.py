@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from veridical.interruptions import Terminated, terminable
+
 
 @dataclass(frozen=True)
 class Job:
@@ -41,8 +43,12 @@ def run_jobs(jobs: Sequence[Job], logs: Path, workers: int) -> Iterator[str]:
             for future in as_completed(futures):
                 future.result()
                 yield futures[future].name
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, Terminated):
+                # The signal reached this process alone; the others would go on to their end.
+                for child in multiprocessing.active_children():
+                    child.terminate()
             raise
 
 
@@ -51,6 +57,7 @@ def _run(job: Job, log: Path) -> None:
         log.open("a", encoding="utf-8") as file,
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
+        terminable(),
     ):
         job.function(*job.arguments)
 

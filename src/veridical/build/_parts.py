@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import shutil
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,11 +17,13 @@ from veridical.images import image_bytes_key
 from veridical.models import Policy
 from veridical.progress import track
 from veridical.records import RecordSet
-from veridical.shares import ALL, Share, leave_to_others
+from veridical.shares import ALL, CLAIM, Share, leave_to_others
 from veridical.weights import weights_hash
 
 CHUNK = 64
 """Records finished together, and written together; part of no result."""
+KEY = "key.json"
+CHUNK_NAME = re.compile(r"\d{8}\.jsonl")
 
 
 class Named(Protocol):
@@ -55,7 +58,7 @@ class Parts:
         """
         self.folder = out / "parts"
         self.key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        known = self.folder / "key.json"
+        known = self.folder / KEY
         if known.is_file() and read_json(known) != self.key:
             raise UserError(
                 f"{out} holds an unfinished build with other settings, model or data. "
@@ -83,7 +86,7 @@ class Parts:
         """Keep a finished chunk: a result for each record."""
         pairs = zip(items, results, strict=True)
         rows = [{**result, "image_hashes": _image_hashes(item)} for item, result in pairs]
-        write_json(self.folder / "key.json", self.key)
+        write_json(self.folder / KEY, self.key)
         write_jsonl(self.path(start), rows)
 
     def work_through(
@@ -130,8 +133,12 @@ class Parts:
         return None
 
     def forget(self) -> None:
-        """Remove the chunks, once the result is written."""
-        shutil.rmtree(self.folder)
+        """Remove the chunks, once the result is written; what else is in their folder stays."""
+        for path in (*self.folder.glob("[0-9]*.jsonl"), self.folder / KEY, self.folder / CLAIM):
+            if path.name in (KEY, CLAIM) or CHUNK_NAME.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
 
 def model_identity(policy: Policy, name: str, store: Cache | None = None) -> dict[str, str]:

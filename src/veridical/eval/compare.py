@@ -13,7 +13,8 @@ from veridical.eval.chair import chair_metrics, chair_sums
 from veridical.eval.pope import by_split, pope_metrics, pope_sums
 from veridical.eval.pope_auc import auc_difference
 from veridical.eval.scores import number
-from veridical.files import read_json, read_jsonl, write_json
+from veridical.files import read_jsonl, write_json
+from veridical.run_record import RECORD, read_fields
 from veridical.runs import start_run
 from veridical.statistics import NO_WIDTH, ClusterSums, Metric, compare
 
@@ -207,8 +208,8 @@ def _judged_file(folder: Path) -> Path:
 
 
 def _configuration(folder: Path) -> dict[str, Any]:
-    path = folder / "run.json"
-    found: dict[str, Any] = read_json(path).get("configuration", {}) if path.is_file() else {}
+    fields = read_fields(folder) if (folder / RECORD).is_file() else {}
+    found: dict[str, Any] = fields.get("configuration", {})
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl
+from veridical.run_record import RECORD, read_fields
 
 Record = Mapping[str, Any]
 Kind = Literal["build", "train", "eval", "compare", "summary", "other"]
@@ -109,8 +110,7 @@ def _walk(folder: Path, root: Path, depth: int = 0) -> Iterator[Part]:
         return
     kind = _kind(folder)
     if kind is not None:
-        run_file = folder / "run.json"
-        record = read_json(run_file) if run_file.is_file() else {}
+        record = read_fields(folder) if (folder / RECORD).is_file() else {}
         yield Part(folder, root, _name(folder, root), kind, record)
     if depth == DEEPEST:
         return

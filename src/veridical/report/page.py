@@ -11,7 +11,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from veridical.files import write_text_atomic
+from veridical.errors import UserError
+from veridical.files import read_text, write_text_atomic
 from veridical.report import sections, tables
 from veridical.report.figures import metric_plots
 from veridical.report.folders import Part, find_parts
@@ -20,6 +21,8 @@ from veridical.report.pictures import Examples, choose_examples
 from veridical.report.results import Results, collect_results
 from veridical.report.wording import ARMS, counted, joined, metric_name, scientific, show
 
+# What every page has in it, and no other file.
+KICKER = '<p class="kicker">Veridical report'
 EXAMPLES_SHOWN = 12
 # Runs and sets beyond these are folded: a study has dozens.
 TRAININGS_OPEN = 2
@@ -65,11 +68,13 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     """Write the page and return its path.
 
     Raises:
-        UserError: a run does not exist, is no run, or holds a file that cannot be read.
+        UserError: a run does not exist, is no run, or holds a file that cannot be read; or `out` is
+            something else than a report.
     """
-    parts = find_parts(runs)
     if out is None:
         out = runs[0] / "report.html" if len(runs) == 1 else Path("report.html")
+    _refuse_other_file(out)
+    parts = find_parts(runs)
     environment = Environment(
         loader=PackageLoader("veridical.report"),
         autoescape=True,
@@ -80,6 +85,18 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     template = environment.get_template("page.html.j2")
     write_text_atomic(out, template.render(page=_page(parts, runs)))
     return out
+
+
+def _refuse_other_file(out: Path) -> None:
+    """Refuse to write over anything but a report.
+
+    Raises:
+        UserError: there is something else.
+    """
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; name a file, such as {out / 'report.html'}.")
+    if out.exists() and not (out.is_file() and KICKER in read_text(out)):
+        raise UserError(f"{out} is not a report, and would be lost. Name another --out.")
 
 
 def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, Any]:

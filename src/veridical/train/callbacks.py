@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from veridical import processes
+from veridical import interruptions, processes
 from veridical.errors import UserError
 from veridical.files import read_jsonl, write_jsonl
 from veridical.progress import step_bar
@@ -118,3 +118,37 @@ class Manifests(TrainerCallback):
         processes.wait_for_all()
         if processes.is_first():
             write_manifest(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+
+
+class SaveWhenTerminated(TrainerCallback):
+    """On SIGTERM ends the step, saves a checkpoint, and stops; comes after `Manifests`.
+
+    Several processes would notice the signal at different steps, and wait for each other; there it
+    stops at once.
+    """
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """From here on there is something to save."""
+        if processes.world_size() == 1:
+            interruptions.defer()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ask for a checkpoint."""
+        control.should_save = control.should_save or interruptions.asked()
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Stop, as the checkpoint is whole."""
+        if interruptions.asked():
+            interruptions.stop()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """The result is written next; nothing of it is worth waiting for."""
+        interruptions.no_longer_defer()

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from veridical.errors import UserError
-from veridical.files import hash_path, read_json
+from veridical.files import hash_path
+from veridical.run_record import RECORD, read_fields
 from veridical.runs import plain
 
 FREE = {
@@ -58,9 +59,9 @@ def check_folder(
             f"{out} already holds a run's checkpoints. Set --resume true to go on with it, or "
             "choose another --out."
         )
-    if not (out / "run.json").is_file():
+    if not (out / RECORD).is_file():
         return
-    record = read_json(out / "run.json")
+    record = read_fields(out)
     if record.get("command") != command:
         raise UserError(f"{out} holds a run of `{record.get('command')}`; choose another --out.")
     changed = changed_options(record.get("configuration", {}), configuration)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import enable_full_determinism
 
-from veridical import processes
+from veridical import interruptions, processes
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl, writing
 from veridical.progress import step_bar
@@ -107,6 +107,9 @@ class Learner:
         Raises:
             UserError: there are checkpoints, and going on was not asked for.
         """
+        if processes.world_size() == 1:
+            # Several would notice a signal at different steps, and wait for each other.
+            interruptions.defer()
         folder = self.out / "checkpoints"
         found = processes.from_first(lambda: checkpoint_to_resume(folder, training.resume))
         if found is None:

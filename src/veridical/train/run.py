@@ -22,7 +22,7 @@ from veridical.models import (
     prepare_training,
     starts_from_adapter,
 )
-from veridical.train.callbacks import Manifests, RunLog, Steps
+from veridical.train.callbacks import Manifests, RunLog, SaveWhenTerminated, Steps
 from veridical.train.checkpoints import LastStep, newest_verified
 from veridical.train.loop import GroupTrainer, Items, Task, dry_run
 from veridical.train.options import Training
@@ -73,6 +73,7 @@ def run_trainer(
     checkpoint = processes.from_first(lambda: checkpoint_to_resume(folder, training.resume))
     arguments.eval_on_start = held_out is not None and checkpoint is None
     callbacks = [RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests(), *more]
+    callbacks.append(SaveWhenTerminated())
     require_same_start(task.scorer)
     trainer = GroupTrainer(
         policy, task, arguments, train, held_out, list(callbacks), training.projector_learning_rate

@@ -8,6 +8,7 @@ from typing import Any
 from veridical.errors import UserError
 from veridical.files import read_json, write_json, write_jsonl
 from veridical.progress import track
+from veridical.run_folders import require_new_folder
 from veridical.world.drawing import render
 from veridical.world.language import (
     DESCRIPTION_PROMPTS,
@@ -46,8 +47,7 @@ def write_scenes(
     Raises:
         UserError: `folder` holds files already, or the arguments make no sense.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty. Name a new folder for the scenes.")
+    require_new_folder(folder)
     scenes = sample_scenes(distribution, count, seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for scene in track(scenes, "scenes"):

@@ -22,10 +22,10 @@ import torch
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from veridical.errors import UserError
 from veridical.files import write_text_atomic
 from veridical.progress import track
 from veridical.randomness import generator, key
+from veridical.run_folders import require_new_folder
 from veridical.world.card import write_card
 from veridical.world.check import measure, out_of_bounds
 from veridical.world.language import DESCRIPTION_PROMPTS, sample_questions
@@ -64,8 +64,7 @@ def train_world(out: Path, seed: int = 0) -> None:
     Raises:
         UserError: `out` holds files already.
     """
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty. Name a new folder for the policy.")
+    require_new_folder(out)
     started = time.monotonic()
     recipe = Recipe()
     model, processor, results = follow(recipe, seed)
