@@ -122,8 +122,14 @@ class Learner:
         return state
 
     def save(self, step: int, kept: Mapping[str, Any]) -> None:
-        """Write a checkpoint after so many steps, where one is due; the newest stay."""
-        if step % self.every and step < self.steps:
+        """Write a checkpoint after so many steps, where one is due; the newest stay.
+
+        Raises:
+            Terminated: a SIGTERM asked to stop; the checkpoint is written.
+        """
+        if step >= self.steps:
+            interruptions.no_longer_defer()
+        elif step % self.every and not interruptions.asked():
             return
         folder = self.out / "checkpoints"
         checkpoint = folder / f"checkpoint-{step}"
@@ -139,6 +145,8 @@ class Learner:
                 write_manifest(checkpoint)
                 _forget_old(folder, self.arguments.save_total_limit)
         processes.wait_for_all()
+        if interruptions.asked():
+            interruptions.stop()
 
 
 class Log:
