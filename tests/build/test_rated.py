@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -129,6 +130,10 @@ def test_the_first_of_the_best_is_kept(rated: Path, tmp_path: Path) -> None:
     assert (source["response"], source["of"], source["aspects"]) == (1, 4, ["exact"])
     summary = read_json(tmp_path / "best" / "summary.json")
     assert summary["mean_of_best"] == pytest.approx((0.8995 - 0.0001) / 2, abs=1e-4)
+    # The prompts have four and two responses; each prompt counts once.
+    sums = [list(of(row, "exact").values()) for row in read_records(rated, "sample").rows]
+    assert [len(of_prompt) for of_prompt in sums] == [4, 2]
+    assert summary["mean_of_all"] == pytest.approx(fmean(map(fmean, sums)), abs=1e-4)
 
 
 def test_a_minimum_and_other_aspects(rated: Path, tmp_path: Path, capsys: Any) -> None:

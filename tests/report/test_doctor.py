@@ -153,6 +153,13 @@ def test_no_held_out_pairs_is_a_note_and_a_coin_too() -> None:
     assert find(diagnose(rows), "hardly told apart").level == "note"
 
 
+def test_one_held_out_pair_shows_nothing() -> None:
+    assert "carries over" in titles(diagnose(healthy(), held_out=20))
+    findings = diagnose(healthy(), held_out=1)
+    assert "carries over" not in titles(findings)
+    assert find(findings, "Too few pairs are held out").level == "note"
+
+
 def test_a_rising_held_out_loss_names_the_best_step() -> None:
     rows = healthy()
     for entry, loss in zip(rows[50:], [0.6, 0.5, 0.45, 0.5, 0.55], strict=True):

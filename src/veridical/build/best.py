@@ -67,12 +67,13 @@ def build_best(
             )
         conversations = [_conversation(*item, wanted) for item in best]
         write_records(conversations, out / "conversations.parquet", "conversation")
-        all_sums = [value for row in rows for value in row.qualities(wanted).values()]
+        # Each prompt counts once, as among the best: else prompts with more responses weigh more.
+        means = [fmean(row.qualities(wanted).values()) for row, _, _ in best]
         summary = {
             "conversations": len(best),
             "skipped": skipped,
             "aspects": wanted,
-            "mean_of_all": round(fmean(all_sums), 4),
+            "mean_of_all": round(fmean(means), 4),
             "mean_of_best": round(fmean(value for _, _, value in best), 4),
         }
         write_json(out / "summary.json", summary)

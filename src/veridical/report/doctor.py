@@ -33,6 +33,8 @@ FIGURES = (
 )
 # Fewer logged steps than this say little about a trend.
 FEWEST_STEPS = 10
+# Of fewer held-out pairs a share is off by more than ten points (one standard error) by chance.
+FEWEST_HELD_OUT = 20
 # A margin below this leaves the sigmoid loss within 0.025 of ln 2.
 STUCK_MARGIN = 0.05
 # Rewards nearer to zero than this after training are those of an unchanged policy.
@@ -58,6 +60,7 @@ def diagnose(
     algorithm: Literal["dpo", "sft", "rl", "reward"] = "dpo",
     beta: float | None = None,
     answer_lengths: tuple[float, float] | None = None,
+    held_out: int | None = None,
 ) -> list[Finding]:
     """Say what a training run's curves mean, gravest first.
 
@@ -67,6 +70,7 @@ def diagnose(
             "reward" how a reward model ranks.
         beta: DPO's beta; turns rewards into changes of log-probability. Unknown: skipped.
         answer_lengths: mean length of the answers before and after training, in words.
+        held_out: how many pairs were held out. Unknown: taken for enough.
     """
     train = [row for row in log if row.get("split", "train") == "train"]
     evaluation = [row for row in log if row.get("split") == "eval"]
@@ -79,12 +83,13 @@ def diagnose(
     if algorithm == "rl":
         found += reward_findings(train)
     elif algorithm == "reward":
-        found += _accuracy(train, evaluation)
+        found += _accuracy(train, evaluation, held_out)
     elif algorithm == "sft":
         found += sft_loss(train)
     else:
         found += _stuck(train) or _branches(train) + _chosen_falls(train, beta)
-        found += _margin_explodes(train) + _accuracy(train, evaluation) + pair_lengths(train)
+        found += _margin_explodes(train) + _accuracy(train, evaluation, held_out)
+        found += pair_lengths(train)
     found += eval_loss(evaluation) + answer_length_change(answer_lengths)
     order = {"warning": 0, "note": 1, "good": 2}
     return sorted(found, key=lambda finding: order[finding.level])
@@ -264,7 +269,7 @@ def _margin_explodes(train: Rows) -> list[Finding]:
     ]
 
 
-def _accuracy(train: Rows, evaluation: Rows) -> list[Finding]:
+def _accuracy(train: Rows, evaluation: Rows, count: int | None) -> list[Finding]:
     trained, held_out = _end(train, "rewards_accuracy"), series(evaluation, "rewards_accuracy")
     if trained is None:
         return []
@@ -283,6 +288,16 @@ def _accuracy(train: Rows, evaluation: Rows) -> list[Finding]:
         f"accuracy {percent(trained)} on training pairs, "
         f"{percent(last)} on held-out pairs at the end"
     )
+    if count is not None and count < FEWEST_HELD_OUT:
+        return [
+            Finding(
+                "note",
+                "Too few pairs are held out to judge by",
+                "On so few, neither accuracy nor the choice of a checkpoint says whether what was "
+                "learnt carries over. Build more pairs, or raise --held-out.",
+                f"{evidence}; held-out pairs: {count}, {FEWEST_HELD_OUT} are wanted",
+            )
+        ]
     if trained >= SATURATED_ACCURACY and trained - last >= ACCURACY_GAP:
         return [_overfits(evidence)]
     if last >= LEARNT_ACCURACY:

@@ -239,8 +239,9 @@ def _training(part: Part, results: Results) -> Training:
     if part.record.get("command") == "train reward":
         algorithm = "reward"
     beta = dict(_flatten(part.record.get("configuration") or {})).get("beta")
+    held_out = (part.record.get("results") or {}).get("held_out_pairs")
     findings = diagnose(
-        log, algorithm, float(beta) if beta else None, _answer_lengths(part, results)
+        log, algorithm, float(beta) if beta else None, _answer_lengths(part, results), held_out
     )
     proofs = part.json("proofs.json")
     last_step = max((int(row.get("step") or 0) for row in log), default=0)
