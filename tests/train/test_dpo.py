@@ -158,7 +158,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
     with pytest.raises(KeyboardInterrupt):
         train_dpo(saved, pairs, broken, training=training)
     monkeypatch.setattr(dpo, "objective", honest)
-    assert read_json(broken / "run.json")["status"] == "failed"
+    assert read_json(broken / "run.json")["status"] == "interrupted"
     with pytest.raises(UserError, match="--resume true"):
         train_dpo(saved, pairs, broken, training=training)
     newest = max((broken / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
