@@ -44,11 +44,13 @@ class RefusedRowsError(UserError):
 
     Attributes:
         reasons: by the row's place in the batch.
+        by_name: by the row's name, where names are known.
     """
 
     def __init__(self, model: str, reasons: dict[int, str], names: Sequence[str] = ()) -> None:
         """Say which rows, by name where names are known."""
         self.model, self.reasons = model, reasons
+        self.by_name = {names[place]: why for place, why in reasons.items()} if names else {}
         row, reason = next(iter(reasons.items()))
         name = f"Row {names[row]}" if names else f"Row {row + 1} of a batch"
         more = f" ({len(reasons) - 1} more of this batch too.)" if len(reasons) > 1 else ""
@@ -61,7 +63,7 @@ class RefusedRowsError(UserError):
 
 
 @contextmanager
-def _named(names: Sequence[str]) -> Iterator[None]:
+def naming_rows(names: Sequence[str]) -> Iterator[None]:
     """Name the rows that are refused."""
     try:
         yield
@@ -136,7 +138,7 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
         return _appended_batch(policy, groups)
     flat = [(group, index) for group in groups for index in range(len(group.response_ids))]
     texts = [group.prompt_text + group.response_texts[index] for group, index in flat]
-    with _named([group.id for group, _ in flat]):
+    with naming_rows([group.id for group, _ in flat]):
         inputs = process(policy, [group.images_of(index) for group, index in flat], texts, "right")
     attention = inputs["attention_mask"]
     response_mask = torch.zeros_like(attention, dtype=torch.bool)
@@ -158,7 +160,7 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
 def _appended_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
     flat = [(group, index) for group in groups for index in range(len(group.response_ids))]
     texts = [group.prompt_text for group, _ in flat]
-    with _named([group.id for group, _ in flat]):
+    with naming_rows([group.id for group, _ in flat]):
         prompts = process(policy, [group.images_of(index) for group, index in flat], texts, "right")
     lengths = prompts["attention_mask"].sum(-1).tolist()
     answers = [group.response_ids[index].to(policy.device) for group, index in flat]
@@ -185,7 +187,7 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
     no prefix, so it has a row to itself.
     """
     prefixes = [(i, responses) for i, g in enumerate(groups) for responses in _sharing(g)]
-    with _named([groups[i].id for i, _ in prefixes]):
+    with naming_rows([groups[i].id for i, _ in prefixes]):
         prompts = process(
             policy,
             [groups[i].images_of(responses[0]) for i, responses in prefixes],

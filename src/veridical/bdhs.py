@@ -19,6 +19,7 @@ from veridical.languages import guess_language
 from veridical.messages import Message, assistant_message
 from veridical.models import Policy
 from veridical.probes import masking_refusal
+from veridical.refused_rows import leave_out_refused
 from veridical.rendering import RefusedRowError, render_prompt
 from veridical.sampling import (
     Decoding,
@@ -180,7 +181,9 @@ def build_pairs(
         if not open_sources:
             break
         last = iteration == settings.iterations
-        attempts = _attempt(policy, open_sources, settings, iteration)
+        attempts, refused = _attempt_usable(policy, open_sources, settings, iteration)
+        for index, reason in refused.items():
+            results[index] = {"id": open_sources.pop(index).id, "reason": reason}
         for index, attempt in attempts.items():
             tries[index]["made"] += 1
             tries[index]["cut_off"] += bool(attempt.cut_off)
@@ -198,6 +201,21 @@ def build_pairs(
         {**results[number], "tries": tries[number], **_about(source, settings)}
         for number, source in enumerate(sources)
     ]
+
+
+def _attempt_usable(
+    policy: Policy, sources: dict[int, Source], settings: BDHSSettings, iteration: int
+) -> tuple[dict[int, Attempt], dict[int, str]]:
+    """An attempt for every source that the processor takes, and why it refuses the others."""
+    places = list(sources)
+    attempts, refused = leave_out_refused(
+        [source.id for source in sources.values()],
+        lambda left: _attempt(
+            policy, {places[n]: sources[places[n]] for n in left}, settings, iteration
+        ),
+        row_of=lambda request: request.rsplit("/", 2)[0],
+    )
+    return attempts, {places[n]: reason for n, reason in refused.items()}
 
 
 def cutting(settings: BDHSSettings) -> Cutting:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from veridical.batching import PromptBatch, prompt_batch
+from veridical.batching import PromptBatch, naming_rows, prompt_batch
 from veridical.models import Policy
 from veridical.progress import track
 from veridical.rendering import Group, in_thought, render_prompt
@@ -66,6 +66,7 @@ def roll_out(
 
     Raises:
         RefusedRowError: a prompt that cannot be rendered.
+        RefusedRowsError: the processor refuses requests; by their ids.
     """
     texts = [render_prompt(policy, request.prompt, request.prefix) for request in requests]
     draws = [
@@ -76,7 +77,8 @@ def roll_out(
 
     def read(places: list[int]) -> PromptBatch:
         images = [requests[place].images for place in places]
-        return prompt_batch(policy, images, [texts[place] for place in places])
+        with naming_rows([requests[place].id for place in places]):
+            return prompt_batch(policy, images, [texts[place] for place in places])
 
     said = decode(policy, draws, read, decoding, with_logps=True)
     found = dict(track(said, label, len(draws)) if label else said)

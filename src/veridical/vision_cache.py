@@ -86,10 +86,18 @@ class VisionCache:
         """What `batching.process` gives, with features where the pixels were.
 
         Raises:
+            RefusedRowsError: the processor refuses rows; by their places.
             UserError: an image beside others gives other features than alone.
         """
         stock = dataclasses.replace(policy, vision=None)
-        rows = [self._row(stock, own, text) for own, text in zip(images, texts, strict=True)]
+        rows, reasons = [], {}
+        for place, (own, text) in enumerate(zip(images, texts, strict=True)):
+            try:
+                rows.append(self._row(stock, own, text))
+            except batching.RefusedRowsError as error:
+                reasons[place] = error.reason
+        if reasons:
+            raise batching.RefusedRowsError(policy.name, reasons)
         inputs = _padded(rows, policy.processor.tokenizer.pad_token_id, padding_side)
         entries = [self._encoded(stock, image) for own in images for image in own]
         if entries:

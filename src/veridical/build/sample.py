@@ -28,6 +28,7 @@ from veridical.records import (
     read_records,
     write_records,
 )
+from veridical.refused_rows import leave_out_refused
 from veridical.rendering import RefusedRowError, render_prompt
 from veridical.rollouts import roll_out
 from veridical.runs import start_run
@@ -222,7 +223,13 @@ def sample_responses(
             continue
         requests.append(Request(prompt.id, prompt.images, messages))
     decoding = Decoding(settings.max_new_tokens, settings.temperature, settings.seed, batch_size)
-    answers = iter(roll_out(policy, requests, decoding, settings.k))
+    places = [index for index in range(len(prompts)) if index not in refused]
+    answered, late = leave_out_refused(
+        [request.id for request in requests],
+        lambda left: roll_out(policy, [requests[n] for n in left], decoding, settings.k),
+    )
+    refused |= {places[n]: reason for n, reason in late.items()}
+    answers = iter(answered)
     results: list[dict[str, Any]] = []
     for index, prompt in enumerate(prompts):
         if index in refused:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from veridical.batching import PromptBatch, prompt_batch
+from veridical.batching import PromptBatch, naming_rows, prompt_batch
 from veridical.models import Policy
 from veridical.progress import track
 from veridical.rendering import in_thought, render_prompt
@@ -31,13 +31,15 @@ def respond(
 
     Raises:
         RefusedRowError: a prompt that cannot be rendered (special tokens in its text, ...).
+        RefusedRowsError: the processor refuses requests; by their ids.
         UserError: the model's logits are NaN or infinite.
     """
     texts = [render_prompt(policy, r.prompt, r.prefix) for r in requests]
 
     def read(numbers: list[int]) -> PromptBatch:
         images = [requests[number].images for number in numbers]
-        return prompt_batch(policy, images, [texts[number] for number in numbers])
+        with naming_rows([requests[number].id for number in numbers]):
+            return prompt_batch(policy, images, [texts[number] for number in numbers])
 
     return responses(policy, requests, read, decoding, label, until_sentence_end)
 

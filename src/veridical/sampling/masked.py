@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from veridical._masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
-from veridical.batching import PromptBatch
+from veridical.batching import PromptBatch, naming_rows
 from veridical.images import image_key
 from veridical.models import Policy
 from veridical.randomness import generator
@@ -113,11 +113,12 @@ class _MaskedPrompts:
         """Each image once; those of the last call are kept, since its answer may go on in this."""
         first = {self.keys[number]: number for number in reversed(numbers)}
         new = sorted(number for key, number in first.items() if key not in self.known)
-        made = encode_prompts(
-            self.policy,
-            [self.requests[number].images for number in new],
-            [self.texts[number] for number in new],
-        ) if new else []  # fmt: skip
+        with naming_rows([self.requests[number].id for number in new]):
+            made = encode_prompts(
+                self.policy,
+                [self.requests[number].images for number in new],
+                [self.texts[number] for number in new],
+            ) if new else []  # fmt: skip
         fresh = {self.keys[number]: prompt for number, prompt in zip(new, made, strict=True)}
         self.known = {key: fresh[key] if key in fresh else self.known[key] for key in first}
         return [self.known[self.keys[number]] for number in numbers]
