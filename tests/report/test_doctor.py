@@ -153,6 +153,12 @@ def test_no_held_out_pairs_is_a_note_and_a_coin_too() -> None:
     assert find(diagnose(rows), "hardly told apart").level == "note"
 
 
+def test_a_run_without_a_pair_that_counted() -> None:
+    rows = [{"step": step, "split": "train", "loss": None, "share_tie": 1.0} for step in (1, 2)]
+    finding = find(diagnose(rows), "No pair counted")
+    assert finding.level == "warning" and "ties" in finding.evidence
+
+
 def test_one_held_out_pair_shows_nothing() -> None:
     assert "carries over" in titles(diagnose(healthy(), held_out=20))
     findings = diagnose(healthy(), held_out=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from veridical.report.curves import Rows, number, percent, series, start_and_end
 from veridical.report.findings import (
@@ -31,6 +31,8 @@ FIGURES = (
     "logps_rejected",
     "gradient_norm",
 )
+
+Algorithm: TypeAlias = Literal["dpo", "sft", "rl", "reward"]
 # Fewer logged steps than this say little about a trend.
 FEWEST_STEPS = 10
 # Of fewer held-out pairs a share is off by more than ten points (one standard error) by chance.
@@ -57,7 +59,7 @@ LEARNT_ACCURACY = 0.6
 
 def diagnose(
     log: Rows,
-    algorithm: Literal["dpo", "sft", "rl", "reward"] = "dpo",
+    algorithm: Algorithm = "dpo",
     beta: float | None = None,
     answer_lengths: tuple[float, float] | None = None,
     held_out: int | None = None,
@@ -86,6 +88,8 @@ def diagnose(
         found += _accuracy(train, evaluation, held_out)
     elif algorithm == "sft":
         found += sft_loss(train)
+    elif all(row.get("loss") is None for row in train):
+        found.append(_no_pair_counted(train))
     else:
         found += _stuck(train) or _branches(train) + _chosen_falls(train, beta)
         found += _margin_explodes(train) + _accuracy(train, evaluation, held_out)
@@ -107,6 +111,20 @@ def _nothing_logged() -> Finding:
         "The run stopped before its first step, or its log was not copied. Look at the status in "
         "run.json and start the run again.",
         "log.jsonl has no training row",
+    )
+
+
+def _no_pair_counted(train: Rows) -> Finding:
+    kinds = {"share_tie": "ties", "share_cut": "cut off", "share_unscored": "without a verdict"}
+    last = train[-1]
+    shares = [f"{percent(last[name])} {word}" for name, word in kinds.items() if last.get(name)]
+    return Finding(
+        "warning",
+        "No pair counted in any step",
+        "The weights are still those of the start. Ties and answers that were cut off are not "
+        "learned from. Take more prompts, a higher --temperature, a larger --max-new-tokens, or "
+        "another judge.",
+        "no step has a loss" + (f"; at the last one {', '.join(shares)}" if shares else ""),
     )
 
 

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow.dataset
 
@@ -14,7 +14,7 @@ from veridical.errors import UserError
 from veridical.messages import text_of
 from veridical.randomness import generator
 from veridical.report.curves import Rows, percent
-from veridical.report.doctor import diagnose
+from veridical.report.doctor import Algorithm, diagnose
 from veridical.report.figures import Plot, training_plots
 from veridical.report.findings import Finding
 from veridical.report.folders import Part, Record
@@ -42,7 +42,7 @@ class Training:
     """One training run: its curves, what they mean, and its proofs."""
 
     name: str
-    algorithm: Literal["dpo", "sft", "rl", "reward"]
+    algorithm: Algorithm
     last_step: int
     plots: list[Plot]
     findings: list[Finding]
@@ -75,6 +75,15 @@ class Pairs:
 
 # --- what was done -------------------------------------------------------------------------
 
+ALGORITHMS: dict[str, Algorithm] = {
+    "train dpo": "dpo",
+    "train online": "dpo",
+    "train sft": "sft",
+    "train steerlm": "sft",
+    "train ppo": "rl",
+    "train rloo": "rl",
+    "train reward": "reward",
+}
 FACTS = {
     "model": "model",
     "data": "data",
@@ -201,6 +210,9 @@ def _facts(configuration: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.pop("lora_rank", None)
     if found.get("max_steps", -1) != -1:
         found.pop("epochs", None)
+    if found.get("pairs") in ("online", "mixed"):
+        for key in ("variant", "mask_threshold", "noise_steps", "similarity", "iterations", "cut"):
+            found.pop(key, None)
     if found.get("variant", "noise") != "noise":
         found.pop("noise_steps", None)
     return [
@@ -229,15 +241,8 @@ def trainings(parts: Sequence[Part], results: Results) -> list[Training]:
 
 def _training(part: Part, results: Results) -> Training:
     log: Rows = part.jsonl("log.jsonl") or []
-    algorithm: Literal["dpo", "sft", "rl", "reward"] = (
-        "dpo" if any(row.get("rewards_margin") is not None for row in log) else "sft"
-    )
-    if any(row.get("reward") is not None for row in log):
-        algorithm = "rl"
-    if not log and "sft" not in str(part.record.get("command", "")):
-        algorithm = "dpo"
-    if part.record.get("command") == "train reward":
-        algorithm = "reward"
+    command = str(part.record.get("command", ""))
+    algorithm = ALGORITHMS.get(command) or _algorithm_of(log)
     beta = dict(_flatten(part.record.get("configuration") or {})).get("beta")
     held_out = (part.record.get("results") or {}).get("held_out_pairs")
     findings = diagnose(
@@ -246,6 +251,14 @@ def _training(part: Part, results: Results) -> Training:
     proofs = part.json("proofs.json")
     last_step = max((int(row.get("step") or 0) for row in log), default=0)
     return Training(part.name, algorithm, last_step, training_plots(log), findings, proofs)
+
+
+def _algorithm_of(log: Rows) -> Algorithm:
+    """What a log of unknown origin looks like."""
+    if any(row.get("reward") is not None for row in log):
+        return "rl"
+    pairs_seen = any(row.get("rewards_margin") is not None for row in log)
+    return "dpo" if pairs_seen or not log else "sft"
 
 
 def _answer_lengths(part: Part, results: Results) -> tuple[float, float] | None:
