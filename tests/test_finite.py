@@ -105,3 +105,16 @@ def test_log_probs_of_an_engines_answers(
     spoil(policy, dtype)
     with pytest.raises(UserError, match="The log-probabilities of tiny in"):
         recomputed(policy, [request], said, Decoding(4, 1.0))
+
+
+def test_numbers_too_large_for_float16_are_called_so(
+    policy: Policy, pictures: list[Image.Image]
+) -> None:
+    """The comparison with `generate` must not take them for a fault of the decoding."""
+    policy.model.to(torch.float16)
+    policy.core.lm_head.register_forward_hook(
+        lambda _, __, logits: logits.masked_fill(logits == logits.amax(-1, keepdim=True), torch.inf)
+    )
+    request = Request("r", pictures[:1], [user_message("Describe the image.")])
+    with pytest.raises(UserError, match="The logits of tiny in float16 are NaN or infinite"):
+        roll_out(policy, [request], Decoding(4, 1.0))

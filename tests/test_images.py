@@ -306,6 +306,15 @@ def test_avif_opens() -> None:
     assert open_image(content).size == upright_size(content) == (16, 8)
 
 
+def test_a_dark_picture_of_8_bits_in_16_is_not_taken_for_12() -> None:
+    """255 becomes 65535, so that what is white is known however dark the picture is."""
+    dark = np.array([[0, 7, 50]], dtype=np.uint16)
+    content = encoded(Image.fromarray(dark * 257), "PNG")
+    assert list(open_image(content).convert("L").tobytes()) == [0, 7, 50]
+    with pytest.raises(UserError, match="12 bits"):
+        open_image(encoded(Image.fromarray(dark * 257 + 1), "PNG"))
+
+
 def test_heif_is_refused_by_name() -> None:
     with pytest.raises(UserError, match="HEIF"):
         open_image(b"\0\0\0\x18ftypheic" + bytes(40))

@@ -12,6 +12,7 @@ from veridical.judges.criterion import read_criterion
 from veridical.judges.judging import Case
 from veridical.judges.prompted import Asking, Question, Reply, choosing_looker
 from veridical.messages import user_message
+from veridical.sampling import Request
 from veridical.sampling.reader import Reader
 from veridical.thoughts import (
     MARKS,
@@ -49,13 +50,14 @@ def test_a_text_without_a_thought_is_the_answer_as_it_is() -> None:
 
 def test_the_text_of_a_response_is_its_answer() -> None:
     tokenizer = Bytes()
-    reader = Reader(tokenizer, ["", ""])
+    nothing = Request("row", [], [])
+    reader = Reader(tokenizer, [nothing, nothing])
     for thought in ("<think>A dog?</think>", "<|channel>thought\nA dog?<channel|>"):
         ids = [*tokenizer.encode(f"{thought}\n\nA dog."), 0]
         response = reader.response(0, ids, "end", until_sentence_end=False)
         assert (response.text, response.token_ids) == ("A dog.", ids)
     assert reader.text(0, tokenizer.encode("<think>A dog?")) == ""
-    assert Reader(tokenizer, [""], True).text(0, tokenizer.encode("A d")) == ""
+    assert Reader(tokenizer, [nothing], True).text(0, tokenizer.encode("A d")) == ""
     ids = tokenizer.encode("A dog?</think>Yes.")
     assert tokenizer.decode(answer_tokens(tokenizer, ids, begun=True)) == "Yes."
 

@@ -16,7 +16,7 @@ from veridical.image_checks import require_images
 from veridical.image_noise import add_noise, deviation_left, shrunk
 from veridical.images import load_image
 from veridical.languages import guess_language
-from veridical.messages import Message, assistant_message
+from veridical.messages import Message, assistant_message, text_of
 from veridical.models import Policy
 from veridical.probes import masking_refusal
 from veridical.refused_rows import leave_out_refused
@@ -28,8 +28,8 @@ from veridical.sampling import (
     complete_masked,
     respond,
 )
-from veridical.sentences import leading_yes_or_no
 from veridical.similarity import Similarity
+from veridical.yes_no import leading_yes_or_no
 
 
 @dataclass(frozen=True)
@@ -224,8 +224,10 @@ def cutting(settings: BDHSSettings) -> Cutting:
 
 
 def language_of(source: Source, settings: BDHSSettings) -> str:
-    """The language of a true answer, ISO 639-1."""
-    return guess_language(source.text) if settings.language == "auto" else settings.language
+    """The language of a true answer, ISO 639-1; of a short one, that of its question."""
+    if settings.language != "auto":
+        return settings.language
+    return guess_language(source.text, text_of(source.prompt[-1]) if source.prompt else "")
 
 
 def whole_answer_limit(policy: Policy, source: Source, settings: BDHSSettings) -> int:
@@ -257,10 +259,8 @@ def refusal(policy: Policy, source: Source, settings: BDHSSettings) -> str | Non
 
 def _about(source: Source, settings: BDHSSettings) -> dict[str, str]:
     """What the summary counts about a true answer."""
-    return {
-        "language": language_of(source, settings),
-        "yes_no": leading_yes_or_no(source.text) or "",
-    }
+    language = language_of(source, settings)
+    return {"language": language, "yes_no": leading_yes_or_no(source.text, language) or ""}
 
 
 def _unusable(policy: Policy, source: Source) -> str | None:
@@ -283,15 +283,19 @@ def _attempt(
     cuts: dict[int, list[Cut]] = {}
     for index, source in sources.items():
         images = _restricted_images(policy, source, settings, iteration)
-        cuts[index], prefixes = [], [""]
+        language = language_of(source, settings)
+        cuts[index], given = [], [("", "")]
         if not free:
-            keys, language = (source.id, iteration), language_of(source, settings)
+            keys = (source.id, iteration)
             cuts[index] = cut_sentences(source.text, cutting(settings), keys, language)
-            prefixes = [cut.prefix for cut in cuts[index] if not cut.copied]
+            given = [(cut.prefix, cut.begun) for cut in cuts[index] if not cut.copied]
         limit = whole_answer_limit(policy, source, settings) if free else settings.max_new_tokens
         by_limit.setdefault(limit, []).extend(
-            (index, Request(f"{source.id}/{iteration}/{number}", images, source.prompt, prefix))
-            for number, prefix in enumerate(prefixes)
+            (
+                index,
+                Request(f"{source.id}/{iteration}/{number}", images, source.prompt, *one, language),
+            )
+            for number, one in enumerate(given)
         )
     said: dict[int, list[Response]] = {index: [] for index in sources}
     shares = dict.fromkeys(sources, 0.0)

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from veridical.languages import guess_language
 from veridical.randomness import generator
-from veridical.sentences import find_sentences, starts_with_yes_or_no, swap_yes_no
+from veridical.sentences import find_sentences
 from veridical.text_layout import has_words, marks_end
 from veridical.text_units import bare, cut_units
+from veridical.yes_no import starts_with_yes_or_no, swap_yes_no
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Cut:
         return (self.before + self.lead + self.kept).strip()
 
     @property
+    def begun(self) -> str:
+        """What of `prefix` belongs to the sentence, its list mark included."""
+        return (self.lead + self.kept).strip()
+
+    @property
     def rest(self) -> str:
         """What a completion stands in place of."""
         return self.given[len(self.kept) :]
@@ -77,7 +84,8 @@ def cut_sentences(
         language: of the answer (ISO 639-1); guessed if not given.
     """
     cuts, end = [], 0
-    for number, found in enumerate(find_sentences(answer, language)):
+    known = language or guess_language(answer)
+    for number, found in enumerate(find_sentences(answer, known)):
         before, lead = answer[:end], answer[end : found.body]
         sentence, end = answer[found.body : found.end], found.end
         if found.copied:
@@ -85,8 +93,8 @@ def cut_sentences(
             continue
         noise = generator(how.seed, "cut", *keys, number)
         swap, where = noise.random(), noise.random()
-        swapped = starts_with_yes_or_no(sentence) and swap < how.yes_no_swap
-        given = swap_yes_no(sentence) if swapped else sentence
+        swapped = starts_with_yes_or_no(sentence, known) and swap < how.yes_no_swap
+        given = swap_yes_no(sentence, known) if swapped else sentence
         kept = _kept(given, how, where, swapped)
         cuts.append(Cut(before, lead, sentence, given, kept))
     return cuts

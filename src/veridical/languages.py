@@ -20,14 +20,24 @@ none is taken for another language, even at 0.3."""
 _MOST = 2000
 
 
+def guess_language(*texts: str) -> str:
+    """The ISO 639-1 code of the language of the first text that tells it; English if none does.
+
+    Args:
+        texts: the one in question, then what is probably in the same language: an answer of one
+            word tells less than the question before it.
+    """
+    return next((known for known in map(sure_language, texts) if known is not None), DEFAULT)
+
+
 @lru_cache(maxsize=4096)
-def guess_language(text: str) -> str:
-    """The ISO 639-1 code of the language of `text`; English where the guess is not sure.
+def sure_language(text: str) -> str | None:
+    """The ISO 639-1 code of the language of `text`; None where the guess is not sure.
 
     By py3langid, among the languages of `GUESSED`, from the first 2,000 characters.
     """
     code, probability = _identifier().classify(text[:_MOST])
-    return str(code) if probability >= _SURE else DEFAULT
+    return str(code) if probability >= _SURE else None
 
 
 @lru_cache(maxsize=1)

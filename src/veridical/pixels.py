@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
+EIGHT_BITS = 257
+"""16-bit samples that are all multiples of this were 8 bits, scaled to 16 (255 becomes 65535)."""
 UNUSED_QUARTERS = 4
 """16-bit samples that all lie in the lowest quarter are refused (our choice): the top two bits are
 never used, so the samples may have 14, 12 or 10 bits, and what is white cannot be known."""
@@ -128,7 +130,9 @@ def _from_samples(image: Image.Image, white: float) -> Image.Image:
                 "to be black to white; scale them, or save it with 8 bits"
             )
     elif white == 65535 and image.format != "PPM":  # PPM says itself what its white is
-        _require_full_range(highest, white)
+        eight = image.mode == "I;16" and not (np.asarray(image) % EIGHT_BITS).any()
+        if not eight:  # a dark picture, of which white is known
+            _require_full_range(highest, white)
     scaled = (samples / white).clip(0, 1)
     if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:  # "white is zero"
         scaled = 1 - scaled

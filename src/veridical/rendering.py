@@ -92,16 +92,48 @@ def render_prompt(policy: Policy, prompt: Sequence[Message], prefix: str = "") -
         RefusedRowError: special tokens in the text, or a template that refuses the conversation,
             changes its texts or cannot hold the prefix.
     """
+    return _rendered(policy, prompt, [prefix])[0]
+
+
+def render_requests(policy: Policy, requests: Sequence[tuple[Sequence[Message], str]]) -> list[str]:
+    """What `render_prompt` gives for each prompt and prefix; a prompt object is rendered once.
+
+    Raises:
+        RefusedRowError: as for `render_prompt`.
+    """
+    places: dict[int, list[int]] = {}
+    for place, (prompt, _) in enumerate(requests):
+        places.setdefault(id(prompt), []).append(place)
+    texts = [""] * len(requests)
+    for same in places.values():
+        prefixes = [requests[place][1] for place in same]
+        rendered = _rendered(policy, requests[same[0]][0], prefixes)
+        for place, text in zip(same, rendered, strict=True):
+            texts[place] = text
+    return texts
+
+
+def _rendered(policy: Policy, prompt: Sequence[Message], prefixes: Sequence[str]) -> list[str]:
+    """A prompt with each of several beginnings of its answer."""
     _refuse_special_tokens(policy, prompt)
     asked = locate(policy, prompt, generation=True)
-    if not prefix:
-        return asked.text
+    between: dict[str, str] = {}  # what stands before each beginning that was rendered
     # White space at an answer's ends is no part of it.
-    prefix = prefix.lstrip()
+    bare = [prefix.lstrip() for prefix in prefixes]
+    for prefix in sorted(set(bare) - {""}, key=len, reverse=True):
+        if prefix != prefix.rstrip():
+            raise RefusedRowError("the guided prefix ends in white space")
+        longer = next((known for known in between if known.startswith(prefix)), None)
+        # What a template does with a text it does with the beginning of that text.
+        known = None if longer is None else between[longer]
+        between[prefix] = _between(policy, asked, prompt, prefix) if known is None else known
+    return [asked.text + (between[prefix] + prefix if prefix else "") for prefix in bare]
+
+
+def _between(policy: Policy, asked: Rendered, prompt: Sequence[Message], prefix: str) -> str:
+    """What the template puts between a prompt and the answer's beginning."""
     beginning = assistant_message(prefix)
     _refuse_special_tokens(policy, [beginning])
-    if prefix != prefix.rstrip():
-        raise RefusedRowError("the guided prefix ends in white space")
     if opens_thought(asked.text):
         raise RefusedRowError(
             "the prompt begins a thought, so the answer's beginning can't be given; "
@@ -109,7 +141,7 @@ def render_prompt(policy: Policy, prompt: Sequence[Message], prefix: str = "") -
         )
     whole = locate(policy, [*prompt, beginning], answer_alone=True)
     start, _ = _span(whole.spans[-1])
-    return asked.text + whole.text[_joint(asked, whole) : start] + prefix
+    return whole.text[_joint(asked, whole) : start]
 
 
 def in_thought(policy: Policy) -> bool:

@@ -82,8 +82,7 @@ def roll_out(
 
     said = decode(policy, draws, read, decoding, with_logps=True)
     found = dict(track(said, label, len(draws)) if label else said)
-    prefixes = [request.prefix for request in requests]
-    reader = Reader(policy.processor.tokenizer, prefixes, in_thought(policy))
+    reader = Reader(policy.processor.tokenizer, requests, in_thought(policy))
     rollouts = [
         _rollout(reader, draws[number].prompt, found[number], version)
         for number in range(len(draws))

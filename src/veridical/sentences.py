@@ -23,7 +23,7 @@ _CLOSE = r"[\p{Pe}\p{Pf}\"'*_`]*"
 # Full stops of their own scripts, which end a sentence wherever they stand. The library knows most
 # of them, but not in every language's rules.
 _WIDE = r"(?![.!?\u2024\u203c\u203d\u2047-\u2049\u2e2e\ufe52\uff0e])\p{Sentence_Terminal}"
-_WIDE_END = regex.compile(rf"(?:{_WIDE})+{_CLOSE}")
+_WIDE_END = regex.compile(rf"(?:{_WIDE})+[\p{{Pe}}\p{{Pf}}\"'`]*")
 _LAST_STOP = regex.compile(rf"(?P<stop>\p{{Sentence_Terminal}})(?P<close>{_CLOSE})\Z")
 # A letter of its own, or letters with stops between them.
 _ABBREVIATION = regex.compile(r"(?<![\p{L}\d])(\p{L}|MM|(?:\p{L}\.)+\p{L})\.\Z")
@@ -32,9 +32,23 @@ _UNSURE_WORD = regex.compile(r"[./@_\d]|\A\P{L}*(?!I\Z)\p{Lu}\Z|\A\P{L}*\p{Ll}\Z
 # the first letter is enough.
 _DECIDES = regex.compile(r"\s*\S+\s|\s*\n\s*\S|[^\S\n]*\n[^\S\n]*\n|[\p{Lo}\p{P}]")
 _NEXT_WORDS = (" and so", " The next", " 5 more")
-_PAIRS = ("()", "[]", "“”", "«»", "（）", "「」", "『』")  # noqa: RUF001 - full width is meant
-_YES_NO = regex.compile(r"^(\s*)(Yes|yes|No|no)(?![\w’'-])")  # noqa: RUF001 - a real apostrophe
-_SWAPPED = {"Yes": "No", "yes": "no", "No": "Yes", "no": "yes"}
+# Marks of emphasis right behind a sentence's end, as in "**Yes.** There is".
+_EMPHASIS = regex.compile(r"\*{1,3}|_{1,3}|~~")
+# Languages that write ordinals as digits with a full stop.
+_ORDINALS = frozenset(
+    ("cs", "da", "de", "et", "fi", "hr", "hu", "lt", "lv", "no", "pl", "sk", "sl", "tr")
+)
+_ORDINAL = regex.compile(r"(?<![\p{L}\d.,])\d{1,4}\.\Z")
+# Behind these a German number with a full stop is an ordinal: a count would have none.
+_GERMAN_ORDINAL = regex.compile(
+    r"\b(?:d(?:er|ie|as|em|en|es)|[aiv][mn]|vom|zum|zur|beim|ins|ans|jede[rsmn]?|diese[rsmn]?"
+    r"|(?:[kms]?ein|ihr|unser|euer)e?[rsmn]?)\s+\d{1,4}\.\Z",
+    regex.IGNORECASE,
+)
+PATIENCE = 4
+"""Sentence ends that are passed while a quotation or bracket is open (our choice); after that it is
+taken for one that is never closed."""
+_PAIRS = ("()", "[]", "‘’", "«»", "（）", "「」", "『』", "《》", "【】")  # noqa: RUF001 - full width is meant
 
 
 @dataclass(frozen=True)
@@ -96,14 +110,21 @@ def ends_sentence(text: str, before: str = "", language: str | None = None) -> b
     known = language or _language(before, text)
     before = before[_last_start(before, known) :]
     whole = before + text
+    start, passed = -1, 0
     for sentence in _sentences(whole, known, len(before)):
-        if sentence.copied or sentence.end <= len(before):
+        if sentence.copied:
+            continue
+        start = sentence.body if start < 0 else start
+        if sentence.end <= len(before):
             continue
         rest = whole[sentence.end :]
         if _DECIDES.match(rest):
+            if _goes_on(whole[start : sentence.end], rest) and passed < PATIENCE:
+                passed += 1
+                continue
             return True
         certain = not rest.strip() and not sentence.row
-        return certain and _certain(whole[sentence.body : sentence.end], known)
+        return certain and _certain(whole[start : sentence.end], known)
     return False
 
 
@@ -124,25 +145,6 @@ def first_sentence(text: str, before: str = "", language: str | None = None) -> 
     return text.rstrip()
 
 
-def starts_with_yes_or_no(sentence: str) -> bool:
-    """Whether a sentence begins with Yes, yes, No or no (Amirloo et al. 2024, section 3.4.2).
-
-    Our choice: as a whole word, so that "Nothing" and "Now" and "No-one" do not count.
-    """
-    return _YES_NO.match(sentence) is not None
-
-
-def leading_yes_or_no(sentence: str) -> str | None:
-    """`yes` or `no`, if a sentence begins with one of them; else None."""
-    match = _YES_NO.match(sentence)
-    return None if match is None else match[2].lower()
-
-
-def swap_yes_no(sentence: str) -> str:
-    """The sentence with Yes for No, or No for Yes, at its beginning; others stay as they are."""
-    return str(_YES_NO.sub(lambda match: match[1] + _SWAPPED[match[2]], sentence))
-
-
 def _language(before: str, text: str) -> str:
     # What was given changes at no token, so that its guess is made once.
     return guess_language(before if len(before) >= 40 else before + text)
@@ -150,9 +152,16 @@ def _language(before: str, text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _last_start(before: str, language: str) -> int:
-    """Where the last sentence of `before` starts: what is further back decides nothing."""
-    found = list(_sentences(before, language, 0))
-    return found[-1].start if found else 0
+    """Where the last sentence of `before` starts: what is further back decides nothing.
+
+    A quotation or bracket that is still open is one with it.
+    """
+    start, end = 0, 0
+    for sentence in _sentences(before, language, 0):
+        if sentence.copied or not _goes_on(before[start:end], before[end : sentence.end]):
+            start = sentence.start
+        end = sentence.end
+    return start
 
 
 def _sentences(text: str, language: str | None, after: int) -> Iterator[Sentence]:
@@ -183,10 +192,10 @@ def _of_block(text: str, block: Block, language: str) -> Iterator[Sentence]:
 @lru_cache(maxsize=4096)
 def _ends(line: str, language: str) -> tuple[int, ...]:
     """Offsets after each sentence of a block but the last, white space not included."""
-    found, at = {match.end() for match in _WIDE_END.finditer(line)}, 0
+    found, at = {_with_emphasis(line, match.end()) for match in _WIDE_END.finditer(line)}, 0
     for piece in sentencex.segment(language, line):
         at += len(piece)
-        found.add(len(line[:at].rstrip()))
+        found.add(_with_emphasis(line, len(line[:at].rstrip())))
     ends: list[int] = []
     for end in sorted(found):
         begin = ends[-1] if ends else 0
@@ -197,8 +206,21 @@ def _ends(line: str, language: str) -> tuple[int, ...]:
     return tuple(ends)
 
 
+def _with_emphasis(line: str, end: int) -> int:
+    """A sentence's end, behind the marks that close its emphasis."""
+    match = _EMPHASIS.match(line, end)
+    opened = match is not None and line[:end].count(match[0]) % 2
+    return match.end() if match is not None and opened else end
+
+
 def _abbreviated(line: str, end: int, language: str) -> bool:
-    """Whether the stop before `end` belongs to an abbreviation that the library does not know."""
+    """Whether the stop before `end` belongs to what the library does not know.
+
+    An abbreviation, or the number of an ordinal.
+    """
+    if language in _ORDINALS and _ORDINAL.search(line, max(0, end - 8), end):
+        small = line[end:].lstrip()[:1].islower()
+        return small or (language == "de" and bool(_GERMAN_ORDINAL.search(line[:end])))
     match = _ABBREVIATION.search(line, max(0, end - 12), end)
     if match is None:
         return False
@@ -223,7 +245,21 @@ def _certain(sentence: str, language: str) -> bool:
     return all(len(line) in _ends(line + word, language) for word in _NEXT_WORDS)
 
 
+def _goes_on(said: str, rest: str) -> bool:
+    """Whether a quotation or bracket that began in `said` may still be closed in the same line."""
+    space = rest[: len(rest) - len(rest.lstrip())]
+    return _quotes_open(said) and not regex.search(r"[\r\n\u2028\u2029]", space)
+
+
 def _is_open(sentence: str) -> bool:
-    """Whether a bracket or quotation is still open, so that its end may follow the stop."""
+    """Whether bracket, quotation or emphasis is still open, so that its end may follow the stop."""
+    emphasis = any(sentence.count(mark) % 2 for mark in ("**", "__", "~~", "*", "_"))
+    return emphasis or _quotes_open(sentence)
+
+
+def _quotes_open(sentence: str) -> bool:
     unpaired = any(sentence.count(pair[0]) > sentence.count(pair[1]) for pair in _PAIRS)
+    low, left, right = (sentence.count(mark) for mark in "„“”")
+    # The sign that opens in English closes in German.
+    unpaired = unpaired or (low > left + right if low else left > right)
     return bool(unpaired or sentence.count('"') % 2)

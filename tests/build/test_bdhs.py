@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from veridical import _turns, vision_cache
 from veridical import bdhs as algorithm
-from veridical import vision_cache
 from veridical.bdhs import (
     BDHSSettings,
     Source,
@@ -27,8 +27,11 @@ from veridical.build.bdhs import build_bdhs
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl, write_jsonl
 from veridical.image_noise import add_noise, kept_signal
+from veridical.images import RowImage
 from veridical.models import Policy, load_policy
 from veridical.records import read_records, user_message
+from veridical.rendering import render_prompt, render_requests
+from veridical.sampling import Decoding, Request, complete_masked
 from veridical.similarity import load_similarity
 
 pytestmark = pytest.mark.usefixtures("answers_end")
@@ -91,6 +94,50 @@ def test_one_mask_an_iteration_for_all_sentences(
     monkeypatch.setattr(algorithm, "complete_masked", spy)
     build_pairs(policy, [source(ANSWER, "x", (pictures[0],))], SETTINGS, load_similarity("edit"))
     assert masks[:3] == ["x/1"] * 3
+
+
+def test_sentences_are_completed_by_the_rules_of_the_answers_language(
+    policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    honest: Any = vars(algorithm)["complete_masked"]
+
+    def spy(policy: Policy, requests: Any, *rest: Any) -> Any:
+        asked.extend(requests)
+        return honest(policy, requests, *rest)
+
+    monkeypatch.setattr(algorithm, "complete_masked", spy)
+    answer = "Ja.\n\n- Im 3. Stock steht ein Hund.\n- Er schläft auf dem roten Sofa."
+    found = build_pairs(policy, [source(answer, "x", (pictures[0],))], SETTINGS,
+                        load_similarity("edit"))  # fmt: skip
+    first = [request for request in asked if request.id.startswith("x/1/")]
+    assert len(first) == 3 and {request.language for request in asked} == {"de"}
+    assert all(request.prefix.endswith(request.begun) for request in first)
+    assert first[2].begun.startswith("- Er") or first[2].begun == "-"
+    assert found[0]["yes_no"] == "yes"
+
+
+def test_a_prompt_is_rendered_once_for_all_sentences(
+    policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[int] = []
+    honest: Any = vars(_turns)["render"]
+
+    def counted(*given: Any) -> Any:
+        rendered.append(1)
+        return honest(*given)
+
+    monkeypatch.setattr(_turns, "render", counted)
+    texts = {}
+    for count in (1, 1, 8):  # first the comparison with `generate`, which renders too
+        rendered.clear()
+        whole = source(" ".join([ANSWER] * count), "x", (pictures[0],))
+        requests = [Request(str(n), whole.images, whole.prompt, whole.text[:n]) for n in (1, 4, 7)]
+        complete_masked(policy, requests * count, ["m"] * 3 * count, 0.9, Decoding(1), True)
+        texts[count] = len(rendered)
+    assert texts[1] == texts[8] == 4  # prompt and answer, each with its texts and with marks
+    each = [render_prompt(policy, whole.prompt, request.prefix) for request in requests]
+    assert each == render_requests(policy, [(r.prompt, r.prefix) for r in requests])
 
 
 @pytest.fixture
@@ -161,11 +208,12 @@ def test_kept_image_features_change_no_pair(
     common: dict[str, Any] = {"similarity": "edit", "max_new_tokens": 10, "iterations": 3}
     common |= {"similarity_threshold": 0.0, "cache": str(tmp_path / "cache")}  # every try is made
     build_bdhs(saved, data, tmp_path / "stock", **common)
-    encoded: list[Any] = []
+    encoded: list[Any] = []  # of the records; a grey picture is tried before
     honest = vision_cache.encode_image
 
     def counting(policy: Policy, image: Any, before_projector: bool) -> Any:
-        encoded.append(image)
+        if isinstance(image, RowImage):
+            encoded.append(image)
         return honest(policy, image, before_projector)
 
     monkeypatch.setattr(vision_cache, "encode_image", counting)
@@ -189,7 +237,7 @@ def test_features_that_are_not_those_of_the_picture_are_found(
     monkeypatch.setattr(vision_cache, "encode_image", wrong)
     common: dict[str, Any] = {"similarity": "edit", "vision_cache": True}
     common |= {"cache": str(tmp_path / "cache")}
-    with pytest.raises(UserError, match="can't be masked"):
+    with pytest.raises(UserError, match="--vision-cache off"):
         build_bdhs(saved, data, tmp_path / "out", **common)
     with pytest.raises(UserError, match="--variant noise masks nothing"):
         build_bdhs(saved, data, tmp_path / "out", variant="noise", **common)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,7 +142,7 @@ def test_log_probs_are_those_of_the_policy_with_the_pixels(
         ("stale", "with the weights of step 0 at step 3"),
         ("unnamed", "does not say which weights"),
         ("other-prompt", "reads another prompt"),
-        ("no-end", "ends by an end token though"),
+        ("no-end", "stopped by itself without an end token"),
     ],
 )
 def test_what_can_not_be_known_is_refused(
@@ -198,3 +199,35 @@ def test_what_no_server_could_load_is_refused(tmp_path: Path) -> None:
     far = Sampling(engine={"url": "http://elsewhere.example/v1", "key_variable": "NO_SUCH_KEY"})
     with pytest.raises(UserError, match="NO_SUCH_KEY holds no key"):
         far.open_engine("embedded", TRAINING, tmp_path)
+
+
+def answered(reason: str, ids: list[int]) -> Any:
+    choice = SimpleNamespace(finish_reason=reason, token_ids=ids)
+    return SimpleNamespace(choices=[choice], model="tiny-3", prompt_token_ids=None)
+
+
+@pytest.mark.parametrize("reason", ["length", "abort", "content_filter", "repetition"])
+def test_without_an_end_token_an_answer_is_cut_whatever_the_server_calls_it(
+    saved: str,
+    pictures: list[Image.Image],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str,
+) -> None:
+    policy, (request, _) = moved_policy(saved), requests_for(pictures)
+    engine = Engine({"url": "http://localhost:1/v1", "name": "tiny"}, tmp_path / "engine")
+    end, sent = min(end_token_ids(policy)), []
+
+    def complete(body: Any, _: Request) -> Any:
+        sent.append(body)
+        return answered(reason, ids)
+
+    monkeypatch.setattr(engine, "_completed", complete)
+    ids = [20, 21, 22]
+    assert engine._answer(policy, request, 0, Decoding(3, 0.9), 3).cut
+    ids = [20, 21, end]
+    assert not engine._answer(policy, request, 0, Decoding(3, 0.9), 3).cut
+    # What is not sent, a server takes from the checkpoint's generation settings.
+    (given, _) = sent
+    assert given["repetition_penalty"] == 1.0 and given["min_tokens"] == 0
+    assert given["top_k"] == -1 and given["min_p"] == 0.0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from veridical.batching import PromptBatch, naming_rows, prompt_batch
 from veridical.models import Policy
 from veridical.progress import track
-from veridical.rendering import in_thought, render_prompt
+from veridical.rendering import in_thought, render_requests
 from veridical.sampling.loop import Draw, ReadPrompts, decode
 from veridical.sampling.reader import Reader
 from veridical.sampling.requests import Decoding, Request, Response
@@ -34,7 +34,7 @@ def respond(
         RefusedRowsError: the processor refuses requests; by their ids.
         UserError: the model's logits are NaN or infinite.
     """
-    texts = [render_prompt(policy, r.prompt, r.prefix) for r in requests]
+    texts = render_requests(policy, [(request.prompt, request.prefix) for request in requests])
 
     def read(numbers: list[int]) -> PromptBatch:
         images = [requests[number].images for number in numbers]
@@ -53,8 +53,7 @@ def responses(
     until_sentence_end: bool,
 ) -> list[Response]:
     """One response to every request, in order, whose prompts `read` lays out."""
-    prefixes = [request.prefix for request in requests]
-    reader = Reader(policy.processor.tokenizer, prefixes, in_thought(policy))
+    reader = Reader(policy.processor.tokenizer, requests, in_thought(policy))
     draws = [
         Draw(request.id, number, reader.watch(number) if until_sentence_end else None)
         for number, request in enumerate(requests)

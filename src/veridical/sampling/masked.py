@@ -12,7 +12,7 @@ from veridical.batching import PromptBatch, naming_rows
 from veridical.images import image_key
 from veridical.models import Policy
 from veridical.randomness import generator
-from veridical.rendering import render_prompt
+from veridical.rendering import render_requests
 from veridical.sampling.answers import responses
 from veridical.sampling.requests import Decoding, Request, Response
 
@@ -76,14 +76,13 @@ class _MaskedPrompts:
     ) -> None:
         self.policy, self.requests, self.mask_ids = policy, requests, mask_ids
         self.threshold, self.seed, self.drop = threshold, seed, drop
-        # The sentences of one answer have one prompt.
-        prompts = {id(request.prompt): request.prompt for request in requests}
-        rendered = {key: render_prompt(policy, prompt) for key, prompt in prompts.items()}
-        self.texts = [rendered[id(request.prompt)] for request in requests]
-        self.begun = [
-            render_prompt(policy, request.prompt, request.prefix)[len(text) :]
-            for request, text in zip(requests, self.texts, strict=True)
+        asked = [
+            (request.prompt, prefix) for request in requests for prefix in ("", request.prefix)
         ]
+        rendered = render_requests(policy, asked)
+        self.texts, begun = rendered[::2], rendered[1::2]
+        pairs = zip(self.texts, begun, strict=True)
+        self.begun = [whole[len(text) :] for text, whole in pairs]
         self.keys: list[_Key] = [
             (tuple(map(image_key, request.images)), text)
             for request, text in zip(requests, self.texts, strict=True)

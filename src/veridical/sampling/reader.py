@@ -7,7 +7,7 @@ from typing import Any
 
 import regex
 
-from veridical.sampling.requests import Response, StopReason
+from veridical.sampling.requests import Request, Response, StopReason
 from veridical.sentences import ends_sentence, first_sentence
 from veridical.thoughts import answer_tokens
 
@@ -21,15 +21,25 @@ _STOPS = regex.compile(r"[\r\n\u2026\u2028\u2029\ufffd]|\p{Sentence_Terminal}")
 class Reader:
     """Reads the responses of some requests. A thought before an answer is no part of its text."""
 
-    def __init__(self, tokenizer: Any, prefixes: Sequence[str], in_thought: bool = False) -> None:
-        """Take the beginnings that were given, one a response, and if prompts begin a thought."""
+    def __init__(
+        self, tokenizer: Any, requests: Sequence[Request], in_thought: bool = False
+    ) -> None:
+        """Take what was asked, one request a response, and whether prompts begin a thought."""
         self.tokenizer = tokenizer
         self.in_thought = in_thought
         self.prefixes: list[list[int]] = [
-            tokenizer(prefix, add_special_tokens=False)["input_ids"] if prefix else []
-            for prefix in prefixes
+            tokenizer(request.prefix, add_special_tokens=False)["input_ids"]
+            if request.prefix
+            else []
+            for request in requests
         ]
         self.before = [self._decode(ids) for ids in self.prefixes]
+        # Of the sentence alone where it is known, since what is before it decides nothing.
+        self.begun = [
+            before if request.begun is None else request.begun
+            for request, before in zip(requests, self.before, strict=True)
+        ]
+        self.languages = [request.language for request in requests]
         self._may_end: dict[int, bool] = {}
 
     def text(self, row: int, ids: Sequence[int]) -> str:
@@ -45,7 +55,7 @@ class Reader:
         text = self.text(row, ids)
         if until_sentence_end:
             # Where only the next word showed that the sentence was over, that word is cut off.
-            text = first_sentence(text, before=self.before[row])
+            text = first_sentence(text, self.begun[row], self.languages[row])
         return Response(text, ids, reason)
 
     def watch(self, row: int) -> SentenceEnd:
@@ -75,13 +85,13 @@ class SentenceEnd:
         self.reader = reader
         self.near = reader.prefixes[row][-NEAR:]
         self.near_text = reader._decode(self.near)
-        self.before = reader.before[row]
+        self.begun, self.language = reader.begun[row], reader.languages[row]
         self.undecided = False
 
     def is_over(self, ids: Sequence[int]) -> bool:
         """Whether the sentence is over with these tokens, of which the last one is new."""
         self.undecided = self.undecided or self.reader.may_end(ids[-1])
-        return self.undecided and ends_sentence(self._text(ids), before=self.before)
+        return self.undecided and ends_sentence(self._text(ids), self.begun, self.language)
 
     def _text(self, ids: Sequence[int]) -> str:
         if not self.near:

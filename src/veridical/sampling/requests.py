@@ -21,12 +21,18 @@ class Request:
         images: in the order of the prompt's image blocks.
         prompt: messages that end with a user turn.
         prefix: the beginning of the answer, which the policy continues; no space at its end.
+        begun: what of `prefix` belongs to the sentence that is to be completed, its list mark
+            included; found in `prefix` if not given.
+        language: of the answer (ISO 639-1), which decides where its sentences end; guessed if not
+            given.
     """
 
     id: str
     images: Sequence[ImageLike]
     prompt: Sequence[Message]
     prefix: str = ""
+    begun: str | None = None
+    language: str | None = None
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,19 @@ from veridical.token_scores import token_scores
 OPTIONS = (
     "url", "key_variable", "concurrency", "retries", "timeout", "max_wait", "name", "max_staleness",
 )  # fmt: skip
+UNCHANGED: dict[str, Any] = {
+    "top_k": -1,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "min_tokens": 0,
+    "stop": [],
+    "bad_words": [],
+}
+"""Sampling settings that leave the policy's distribution as it is: a server takes what is not given
+from the checkpoint's generation settings (Qwen2.5-VL's have a repetition penalty)."""
 NEEDS = "Start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True."
 
 
@@ -51,7 +64,7 @@ class Answer:
 
     Attributes:
         token_ids: as sampled.
-        cut: whether the limit cut it.
+        cut: whether it has no end token: a limit, or whatever else the server stops for, cut it.
         version: of the weights that sampled.
     """
 
@@ -156,8 +169,8 @@ class Engine:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-        prefixes = [request.prefix for request, _ in asked]
-        reader = Reader(policy.processor.tokenizer, prefixes, in_thought(policy))
+        requests_of_rows = [request for request, _ in asked]
+        reader = Reader(policy.processor.tokenizer, requests_of_rows, in_thought(policy))
         texts = [reader.text(row, answer.token_ids) for row, answer in enumerate(answers)]
         said = [
             Rollout(
@@ -180,8 +193,7 @@ class Engine:
             "max_tokens": decoding.max_new_tokens,
             "seed": seed,
             "return_token_ids": True,
-            "top_k": -1,
-            "top_p": 1.0,
+            **UNCHANGED,
             **template_options(policy),
         }
         completion = self._completed(body, request)
@@ -193,7 +205,13 @@ class Engine:
                 "sample. Use a server that knows `return_token_ids` (vLLM 0.10.2 or later)."
             )
         self._same_prompt(policy, request, completion.prompt_token_ids)
-        cut = choice.finish_reason == "length"
+        # Servers have many reasons to stop; whether an answer is whole, only its end token tells.
+        cut = ids[-1] not in end_token_ids(policy)
+        if cut and choice.finish_reason == "stop":
+            raise UserError(
+                f"What {self.address} answered to row {request.id} stopped by itself without an "
+                "end token; it can't be used. Serve the model without stop strings of its own."
+            )
         found = Answer(tuple(ids), cut, self._version(completion.model, version))
         _require_sane(policy, found, request, self.address)
         return found
@@ -299,8 +317,6 @@ def _require_sane(policy: Policy, answer: Answer, request: Request, address: str
         wrong = "holds image, padding or begin tokens"
     elif ends & set(ids[:-1]):
         wrong = "goes on after its end token"
-    elif (ids[-1] in ends) == answer.cut:
-        wrong = "ends by an end token though it was cut, or the reverse"
     if wrong:
         raise UserError(f"What {address} answered to row {request.id} {wrong}; it can't be used.")
 
