@@ -55,7 +55,10 @@ VALUES: dict[str, Any] = {
 @pytest.mark.parametrize("loop", LOOPS)
 def test_every_key_has_one_fate(loop: Loop) -> None:
     refused, honoured = set(refusals(loop)), HONOURED[loop]
-    assert refused | honoured == set(KEYS)
+    assert set(KEYS) <= refused | honoured
+    # Transformers 5.17 has these under their older names alone.
+    newer = {"activation_checkpointing", "activation_checkpointing_kwargs"}
+    assert (refused | honoured) - set(KEYS) <= newer
     assert not refused & honoured
     assert not set(OURS) & set(REFUSED)
     assert honoured <= VALUES.keys()
