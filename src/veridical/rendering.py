@@ -258,8 +258,8 @@ def render_conversation(
     begins, with all before it as its prompt, where a later question brings an image of its own
     (image placeholders cannot stand in a response). Every turn has a group of its own where the
     template renders an earlier turn otherwise than it asks for one (Qwen3.5 leaves the thought's
-    place out) or without an end token (LLaVA-1.5): each answer is learned after what the model is
-    given when it answers, and with its end.
+    place out), without its thought (Gemma 4) or without an end token (LLaVA-1.5): each answer is
+    learned after what the model is given when it answers, and with its end.
 
     Args:
         policy: whose template and tokenizer are used.
@@ -320,6 +320,8 @@ def _one_response(
         asked = [locate(policy, messages[:turn], generation=True).text for turn in answers]
         if not all(whole.text.startswith(text) and not opens_thought(text) for text in asked):
             return None
+        if not _keeps_thoughts(policy, whole, messages, answers):
+            return None
         text, tokens = _ended(policy, whole.text, _span(whole.spans[answers[-1]])[1])
         learned = torch.zeros(len(tokens.ids), dtype=torch.bool)
         for turn, before in zip(answers[:-1], asked, strict=False):
@@ -337,6 +339,18 @@ def _one_response(
     group = _group(id, images, asked[0], [(text[len(asked[0]) :], ids)], max_response_tokens, ())
     kept = len(group.response_ids[0])
     return dataclasses.replace(group, learned=(learned[begin : begin + kept],))
+
+
+def _keeps_thoughts(
+    policy: Policy, whole: Rendered, messages: Sequence[Message], answers: Sequence[int]
+) -> bool:
+    """Whether every answer stands behind its thought: templates drop those of earlier turns."""
+    ready = prepared(policy, messages)
+    for turn in answers:
+        start, end = _span(whole.spans[turn])
+        if ready[turn].get("reasoning_content", "").strip() not in whole.text[start:end]:
+            return False
+    return True
 
 
 def _answer_end(policy: Policy, whole: Rendered, tokens: Tokens, turn: int) -> int | None:

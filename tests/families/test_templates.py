@@ -212,6 +212,24 @@ def test_what_is_learned_is_the_answers_with_their_end_tokens(
     assert found == [answer + end for answer in answers]
 
 
+@pytest.mark.parametrize(
+    ("name", "thought"),
+    [("Gemma 4", "<|channel>thought\n{}\n<channel|>"), ("LFM2.5-VL", "<think>{}</think>")],
+)
+def test_an_earlier_turns_thought_is_learned_too(name: str, thought: str) -> None:
+    """The template leaves it out once a later turn follows."""
+    policy = policy_of(template_of(name), "byte level")
+    first, second = ("<think>\nIt barks.\n</think>\n\nYes.", "<think>\nNone.\n</think>\n\nNo.")
+    end = ENDS.get(name, template_of(name).eos)
+    assert learned(policy, turns("A dog?", first, "A cup?", second)) == [
+        thought.format("It barks.") + "Yes." + end, thought.format("None.") + "No." + end,
+    ]  # fmt: skip
+    # Only the first has one.
+    assert learned(policy, turns("A dog?", first, "A cup?", "No."))[0].startswith(
+        thought.format("It barks.")
+    )
+
+
 @pytest.mark.parametrize("kind", ["byte level", "metaspace", "without offsets"])
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)
 def test_an_answer_follows_what_the_model_is_given(template: RealTemplate, kind: str) -> None:
