@@ -19,8 +19,9 @@ from veridical import controls, precision, prefix_sharing, probes, proving
 from veridical._masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
 from veridical.batching import Batch, PromptBatch, RowBatch, SharedBatch, row_batch, shared_batch
 from veridical.cache import open_cache
+from veridical.errors import UserError
 from veridical.logprobs import collate, response_logps, rounding
-from veridical.models import Policy
+from veridical.models import Policy, frozen_copy
 from veridical.precision import cast_weights, exact, free_bytes
 from veridical.prefix_sharing import sharing
 from veridical.probes import kept_features_refusal, masking_refusal
@@ -38,6 +39,10 @@ from veridical.records import user_message
 from veridical.rendering import Group, render_prompt
 from veridical.rewards import reward_measure
 from veridical.sampling import Request
+from veridical.train.dpo import prove_run
+from veridical.train.loop import Items, Task
+from veridical.train.objectives import PreferenceLoss, objective
+from veridical.train.scorer import Scorer
 from veridical.vision_cache import VisionCache
 
 DTYPES = ["float32", "bfloat16", "float16"]
@@ -337,6 +342,21 @@ def test_the_start_is_not_some_other_model(typed: Policy, groups: list[Group]) -
     assert not proof(ours.roll(1, 0)).passed
     assert not proof(unseen).passed
     assert not prove_declared_reference(other, ours, 0.7, floor).passed
+
+
+def test_a_reference_in_the_step_may_not_differ_from_the_start(
+    typed: Policy, groups: list[Group], tmp_path: Path
+) -> None:
+    """By rounding either: both read the same batch. The floor that is given is far too wide."""
+    frozen = frozen_copy(typed)
+    loss = PreferenceLoss()
+    task = Task(Scorer(typed, frozen), objective(loss), len, True, reference_in_step=True)
+    items = Items(groups[:4], torch.zeros(4, 2, dtype=torch.float64))
+    start = prove_run(typed, items, task, loss, 100.0, tmp_path / "honest", None)[0]
+    assert start.name == "start" and start.passed and not start.blind
+    frozen.core.lm_head.weight.data.mul_(1.01)
+    with pytest.raises(UserError, match="'start' fails"):
+        prove_run(typed, items, task, loss, 100.0, tmp_path / "other", None)
 
 
 def test_a_limit_wider_than_the_rows_range_is_blind() -> None:

@@ -110,6 +110,20 @@ def logps_measure(policy: Policy) -> Measure:
     )
 
 
+def repeat_noise(first: Tensor, again: Tensor) -> float:
+    """How much log-probs of one batch differ when the same model computes them twice, in nats.
+
+    Policy and reference read the same batch when the reference runs in the step. Then no dtype is a
+    reason for them to differ. A unit in the last place of a float32 sum is allowed.
+
+    Args:
+        first: log-probs of a batch. Shape: (groups, k).
+        again: the same, computed again. Shape: (groups, k).
+    """
+    unit = torch.finfo(torch.float32).eps * max(float(first.abs().max()), 1.0)
+    return max(float((first - again).abs().max()), unit)
+
+
 def prove_start(
     policy_logps: Tensor,
     reference_logps: Tensor,

@@ -16,7 +16,7 @@ from veridical.files import read_json, write_json
 from veridical.logprobs import ResponseLogps, collate
 from veridical.models import Policy, frozen_copy, load_policy, prepare_training
 from veridical.prefix_sharing import Sharing, sharing
-from veridical.proofs import Proof, prove_declared_reference, prove_start
+from veridical.proofs import Proof, prove_declared_reference, prove_start, repeat_noise
 from veridical.proving import noise_floor, prove
 from veridical.rendering import Group
 from veridical.train.card import write_cards
@@ -200,13 +200,17 @@ def prove_run(
     if task.reference_in_step:
         batch = collate(policy, groups, task.share_prefix)
         reference = task.scorer(batch, reference=True)[0].double().cpu()
+    start_floor = floor
+    if task.reference_in_step and declared is None:
+        again = compute_logps(policy, groups, task.share_prefix, len(groups))
+        start_floor = min(floor, repeat_noise(policy_logps, again))
     plain = objective(dataclasses.replace(loss, nll_weight=0.0))
     counts = torch.tensor([[int(g.learned_of(i).sum()) for i in _responses(g)] for g in groups])
     outcome = plain(ResponseLogps(policy_logps, counts), reference)
     value = float(outcome.loss_sum) / len(groups)
     if declared is None:
         known, slope = loss.at_start, loss.slope_at_start
-        start = prove_start(policy_logps, reference, value, known, slope, floor)
+        start = prove_start(policy_logps, reference, value, known, slope, start_floor)
     else:
         start = prove_declared_reference(reference, declared, value, floor)
     proofs = [
