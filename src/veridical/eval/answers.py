@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from veridical.cache import Cache
     from veridical.models import Policy
 
-MAX_SKIPPED = 0.01
 PARTIAL = "answers.partial{}.jsonl"
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -89,15 +88,24 @@ class Settings:
 
 @dataclass(frozen=True)
 class Answer:
-    """A text and the key of all that decided it, by which a later run finds it again."""
+    """A text and the key of all that decided it, by which a later run finds it again.
+
+    Attributes:
+        text: what the model said.
+        stop_reason: why it ended.
+        key: as `answer_key` makes it.
+        refused: why the model's processor refused the image; then there is no answer.
+    """
 
     text: str
     stop_reason: str
     key: str
+    refused: str = ""
 
     def as_json(self) -> dict[str, str]:
         """What a row of `answers.jsonl` says about the answer itself."""
-        return {"answer": self.text, "stop_reason": self.stop_reason, "key": self.key}
+        row = {"answer": self.text, "stop_reason": self.stop_reason, "key": self.key}
+        return row | ({"refused": self.refused} if self.refused else {})
 
 
 def make_answers(
@@ -116,7 +124,9 @@ def make_answers(
         label: names the progress line.
 
     Returns:
-        The answers, in the order of `queries`; None where another share puts them together.
+        The answers, in the order of `queries`; None where another share puts them together. One
+        whose image the model's processor refuses says why (`refused`); it is tried again when the
+        run is started again.
 
     Raises:
         UserError: the model cannot be loaded, or cannot be asked one of the prompts.
@@ -124,7 +134,7 @@ def make_answers(
     fingerprint = model_fingerprint(settings.model)
     keys = [answer_key(query, settings, fingerprint) for query in queries]
     known = _known_answers(folder)
-    missing = [place for place, key in enumerate(keys) if key not in known]
+    missing = [n for n, key in enumerate(keys) if key not in known or known[key].refused]
     if len(missing) < len(queries):
         print(f"{len(queries) - len(missing)} of {len(queries)} answers are here already.")
     # Whole batches, so that each is what it would be if one process made them all.
@@ -252,18 +262,22 @@ def unusable_images(files: Iterable[Path], model: str) -> dict[Path, str]:
     return problems
 
 
-def refuse_many(count: int, total: int, what: str, skipped: Sequence[Mapping[str, str]]) -> None:
-    """Stop when more than 1 % had to be left out.
+def refuse_many(
+    count: int, total: int, what: str, skipped: Sequence[Mapping[str, str]], most: float
+) -> None:
+    """Stop when more than the share `most` had to be left out, or all.
 
     Raises:
         UserError: they are; the first three are named with their reasons.
     """
-    if count > MAX_SKIPPED * total:
+    if count and (count > most * total or count == total):
         named = "; ".join(f"{row['id']}, {row['reason']}" for row in skipped[:3])
         more = f"; and {count - 3} more" if count > 3 else ""
         raise UserError(
-            f"{count} of {total} {what} cannot be used, more than the {MAX_SKIPPED:.0%} that may "
-            f"be left out: {named}{more}. Correct them, or take them out."
+            f"{count} of {total} {what} cannot be used, more than --max-bad-fraction {most:g} "
+            f"allows: {named}{more}. Correct them, take them out, or set --max-bad-fraction higher."
+            if count < total
+            else f"None of {total} {what} can be used: {named}{more}. Correct them."
         )
 
 
@@ -323,8 +337,9 @@ def _ask(
     queries: Sequence[Query], keys: Sequence[str], settings: Settings, folder: Path, label: str
 ) -> list[Answer]:
     from veridical.records import user_message
+    from veridical.refused_rows import leave_out_refused
     from veridical.rendering import RefusedRowError
-    from veridical.sampling import Decoding, Request, respond
+    from veridical.sampling import Decoding, Request, Response, respond
 
     policy = load_asked(settings)
     decoding = Decoding(
@@ -343,16 +358,25 @@ def _ask(
             requests = [
                 Request(query.id, [query.image], steered_question(query.prompt)) for query in batch
             ]
+
+            def ask(left: list[int], requests: list[Request] = requests) -> list[Response]:
+                some = [requests[n] for n in left]
+                return respond(policy, some, decoding, label="") if some else []
+
             try:
-                responses = respond(policy, requests, decoding, label="")
+                responses, refused = leave_out_refused([request.id for request in requests], ask)
             except RefusedRowError as refusal:
                 raise UserError(
                     f"{settings.model} cannot be asked {batch[0].prompt[:60]!r}: {refusal}."
                 ) from refusal
-            made = [
-                Answer(response.text, response.stop_reason, key)
-                for response, key in zip(responses, keys[start:], strict=False)
-            ]
+            said = iter(responses)
+            made = []
+            for place, key in enumerate(keys[start : start + len(batch)]):
+                if place in refused:
+                    made.append(Answer("", "refused", key, refused[place]))
+                else:
+                    response = next(said)
+                    made.append(Answer(response.text, response.stop_reason, key))
             file.writelines(
                 json.dumps(answer.as_json(), ensure_ascii=False) + "\n" for answer in made
             )
@@ -378,7 +402,8 @@ def _known_answers(folder: Path) -> dict[str, Answer]:
             # A line that a run was killed in may end within a character: asked again.
             row = _json_or_none(line)
             if isinstance(row, dict) and {"key", "answer", "stop_reason"} <= row.keys():
-                known[row["key"]] = Answer(row["answer"], row["stop_reason"], row["key"])
+                about = (row["answer"], row["stop_reason"], row["key"])
+                known[row["key"]] = Answer(*about, row.get("refused", ""))
     return known
 
 

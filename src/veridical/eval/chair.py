@@ -128,6 +128,7 @@ def eval_chair(
     device: str = "auto",
     template: dict[str, Any] | None = None,
     shard: str | None = None,
+    max_bad_fraction: float = 0.01,
 ) -> dict[str, Estimate]:
     """Have images described, or take descriptions made elsewhere, and count what is not there.
 
@@ -160,6 +161,7 @@ def eval_chair(
             where the template reads it and nothing is said); chat_template=NAME chooses one.
         shard: make only this share of the answers, such as 2/8; who makes the last one writes the
             scores. Under `torchrun` every process takes its own.
+        max_bad_fraction: share of unusable images or answers above which nothing is scored.
 
     Raises:
         UserError: neither or both of `model` and `answers`, or a file is not what it must be.
@@ -181,9 +183,9 @@ def eval_chair(
     )  # fmt: skip
     with start_run(out, "eval chair", configuration, given, any_process=True) as run:
         if answers is not None:
-            rows, skipped = _read_answers(answers, listed, images)
+            rows, skipped = _read_answers(answers, listed, images, max_bad_fraction)
         else:
-            described = _describe(images, listed, prompt, limit, settings, out)
+            described = _describe(images, listed, prompt, limit, settings, out, max_bad_fraction)
             if described is None:
                 return {}
             rows, skipped = described
@@ -205,6 +207,7 @@ def _describe(
     limit: int | None,
     settings: Settings,
     out: Path,
+    most: float,
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]] | None:
     """Rows of `answers.jsonl`, and the images left out with the reason.
 
@@ -220,7 +223,7 @@ def _describe(
         for stem, path in found.items()
         if ids[stem] is None or path in broken
     ]
-    refuse_many(len(skipped), len(found), "images", skipped)
+    refuse_many(len(skipped), len(found), "images", skipped, most)
     left_out = {row["id"] for row in skipped}
     queries = [
         Query(ids[stem] or stem, path, prompt)
@@ -230,6 +233,12 @@ def _describe(
     made = make_answers(queries, settings, out, "descriptions")
     if made is None:
         return None
+    skipped += [
+        {"id": query.image.stem, "field": "image", "reason": answer.refused}
+        for query, answer in zip(queries, made, strict=True)
+        if answer.refused
+    ]
+    refuse_many(len(skipped), len(found), "images", skipped, most)
     rows = [
         {
             "image_id": query.id,
@@ -239,12 +248,13 @@ def _describe(
             "decoding": settings.decoding(),
         }
         for query, answer in zip(queries, made, strict=True)
+        if not answer.refused
     ]
     return rows, skipped
 
 
 def _read_answers(
-    path: Path, objects: Mapping[str, Sequence[str]], folder: Path | None
+    path: Path, objects: Mapping[str, Sequence[str]], folder: Path | None, most: float
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Answers whose image has a list, and those left out with the reason."""
     rows = read_answer_rows(path, "image_id")
@@ -253,7 +263,7 @@ def _read_answers(
         for row in rows
         if row["image_id"] not in objects
     ]
-    refuse_many(len(skipped), len(rows), "answers", skipped)
+    refuse_many(len(skipped), len(rows), "answers", skipped, most)
     kept = [row for row in rows if row["image_id"] in objects]
     if folder is not None:
         files = {match_image_id(stem, objects): file for stem, file in find_images(folder).items()}

@@ -23,6 +23,7 @@ from veridical.eval.answers import (
 from veridical.eval.pope_auc import auc_estimate, yes_margins
 from veridical.eval.pope_parsing import Parsing, Verdict, parse_answer
 from veridical.eval.pope_questions import Question, build_questions, read_questions
+from veridical.eval.pope_refused import refuse_late, refused_rows
 from veridical.eval.scores import print_scores, write_scores
 from veridical.files import write_jsonl
 from veridical.object_lists import match_image_id, read_objects
@@ -188,6 +189,7 @@ def eval_pope(
     device: str = "auto",
     template: dict[str, Any] | None = None,
     shard: str | None = None,
+    max_bad_fraction: float = 0.01,
 ) -> dict[str, Estimate]:
     """Ask yes/no questions about objects, or take answers made elsewhere, and score them.
 
@@ -230,6 +232,8 @@ def eval_pope(
             where the template reads it and nothing is said); chat_template=NAME chooses one.
         shard: make only this share of the answers, such as 2/8; who makes the last one writes the
             scores. Under `torchrun` every process takes its own.
+        max_bad_fraction: share of unusable images (or of given questions about such) above which
+            nothing is scored.
 
     Raises:
         UserError: contradicting or missing options, or a file is not what it must be.
@@ -260,12 +264,18 @@ def eval_pope(
         else:
             found_images = find_images(images or Path())
             asked, skipped, results = _questions_to_ask(
-                questions, found_images, settings.model, objects, per_image, seed, limit, names
-            )
+                questions, found_images, settings.model, objects, per_image, seed, limit, names,
+                max_bad_fraction,
+            )  # fmt: skip
             made = _ask(asked, found_images, instruction, settings, out, auc)
             if made is None:
                 return {}
-            found = made
+            by_image = objects is not None
+            late = refused_rows(asked, made, by_image)
+            refuse_late(late, asked, skipped, by_image, max_bad_fraction)
+            skipped += late
+            kept = [place for place, row in enumerate(made) if "refused" not in row]
+            asked, found = [asked[n] for n in kept], [made[n] for n in kept]
         rows = judge_rows(asked, found, parsing)
         scores = score_pope(rows, seed)
         write_jsonl(out / "questions.jsonl", (question.as_json() for question in asked))
@@ -326,6 +336,7 @@ def _questions_to_ask(
     seed: int,
     limit: int | None,
     names: Sequence[str],
+    most: float,
 ) -> tuple[list[Question], list[dict[str, str]], dict[str, int]]:
     """Questions, what was left out and why, and counts for `run.json`."""
     broken = unusable_images(images.values(), model)
@@ -339,9 +350,9 @@ def _questions_to_ask(
             for question in asked
             if (stem := Path(question.image).stem) in reasons
         ]
-        refuse_many(len(skipped), len(asked), "questions", skipped)
+        refuse_many(len(skipped), len(asked), "questions", skipped, most)
         return [q for q in asked if Path(q.image).stem not in reasons], skipped, {}
-    return _build(images, broken, read_objects(objects), per_image, seed, limit, names)
+    return _build(images, broken, read_objects(objects), per_image, seed, limit, names, most)
 
 
 def _build(
@@ -352,6 +363,7 @@ def _build(
     seed: int,
     limit: int | None,
     names: Sequence[str],
+    most: float,
 ) -> tuple[list[Question], list[dict[str, str]], dict[str, int]]:
     used, files, skipped = {}, {}, []
     for stem, path in list(images.items())[:limit]:
@@ -361,7 +373,7 @@ def _build(
             skipped.append({"id": stem, "field": "image", "reason": reason})
         else:
             used[image_id], files[image_id] = listed[image_id], path.name
-    refuse_many(len(skipped), len(skipped) + len(used), "images", skipped)
+    refuse_many(len(skipped), len(skipped) + len(used), "images", skipped, most)
     built = build_questions(used, files, per_image, seed, names)
     reason = "nothing to ask: no object is there, or none is absent"
     skipped += [{"id": i, "field": "objects", "reason": reason} for i in built.skipped]
@@ -392,6 +404,8 @@ def _ask(
 ) -> list[dict[str, Any]] | None:
     """An answer for each question, with its margin if wanted; what several splits ask, once.
 
+    Where the image was refused, the reason (`refused`) is there instead.
+
     None where another share puts the answers together.
     """
     queries = {}
@@ -403,13 +417,14 @@ def _ask(
     if made is None:
         return None
     by_name = dict(zip(queries, made, strict=True))
-    values = yes_margins(list(queries.values()), settings) if auc else []
-    margins = dict(zip(queries, values, strict=False))
+    answered = {name: query for name, query in queries.items() if not by_name[name].refused}
+    values = yes_margins(list(answered.values()), settings) if auc else []
+    margins = dict(zip(answered, values, strict=False))
     found = []
     for question in questions:
         name = f"{question.image_id}/{question.text}"
         about = {"prompt": queries[name].prompt, "decoding": settings.decoding()}
-        margin = {"margin": margins[name]} if auc else {}
+        margin = {"margin": margins[name]} if name in margins else {}
         found.append({**by_name[name].as_json(), **margin, **about})
     return found
 
