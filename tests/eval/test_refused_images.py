@@ -12,10 +12,13 @@ from PIL import Image
 
 from veridical import models
 from veridical.errors import UserError
+from veridical.eval import reward
 from veridical.eval.chair import eval_chair
 from veridical.eval.pope import eval_pope
 from veridical.files import read_json, read_jsonl, write_json
 from veridical.models import Policy
+from veridical.records import assistant_message, user_message, write_records
+from veridical.rewards import Reading, RewardModel, new_head
 
 USUAL, REFUSED = (64, 64), (100, 80)
 
@@ -45,6 +48,8 @@ def folder(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     processor.image_processor = Refusing(processor.image_processor)
     picky = dataclasses.replace(policy, processor=processor)
     monkeypatch.setattr(models, "load_policy", lambda *_, **__: picky)
+    judge = RewardModel(picky, new_head(picky), Reading("Is this right?"))
+    monkeypatch.setattr(reward, "load_reward_model", lambda *_: judge)
     (tmp_path / "images").mkdir()
     for name in "abcd":
         size = REFUSED if name == "b" else USUAL
@@ -117,3 +122,29 @@ def test_nothing_left_is_an_error_whatever_is_allowed(folder: Path) -> None:
             folder / "objects.json", folder / "out", **OPTIONS,
             images=folder / "images", max_bad_fraction=1.0,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("share_prefix", [False, True])
+@pytest.mark.parametrize("refused", [0, 2])
+def test_reward_lists_the_refused_pair(folder: Path, refused: int, share_prefix: bool) -> None:
+    pairs = [
+        {
+            "id": f"row-{n}",
+            "images": [Image.new("RGB", REFUSED if n == refused else USUAL, (40 * n, 90, 10))],
+            "prompt": [user_message("Describe the image.")],
+            "chosen": [assistant_message("There is a red cup.")],
+            "rejected": [assistant_message("There is a blue dog at the top.")],
+        }
+        for n in range(4)
+    ]
+    path, out = folder / "pairs.parquet", folder / "out"
+    write_records(pairs, path, "preference")
+    options: dict[str, Any] = {"batch_size": 3, "share_prefix": share_prefix}
+    with pytest.raises(UserError, match=rf"1 of 4 pairs.*0.01 allows. row-{refused}: .*not this"):
+        reward.eval_reward(folder / "images", [path], out, **options)
+    scores = reward.eval_reward(folder / "images", [path], out, **options, max_bad_fraction=0.25)
+    assert scores["accuracy"].n == 3
+    scored = [row["id"] for row in read_jsonl(out / "rewards.jsonl")]
+    assert scored == [f"row-{n}" for n in range(4) if n != refused]
+    (skipped,) = read_jsonl(out / "skipped.jsonl")
+    assert (skipped["id"], skipped["field"]) == (f"row-{refused}", "images")

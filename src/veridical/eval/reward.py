@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from veridical.errors import UserError
 from veridical.eval._reward_pairs import Seen, Told, about_pairs, facts_to_tell, render_pairs
@@ -15,6 +15,7 @@ from veridical.models import DtypeName
 from veridical.prefix_sharing import Sharing, sharing
 from veridical.progress import track
 from veridical.records import read_records
+from veridical.refused_rows import leave_out_refused
 from veridical.rendering import Group
 from veridical.rewards import RewardModel, load_reward_model, score_groups
 from veridical.runs import start_run
@@ -22,6 +23,7 @@ from veridical.statistics import Estimate
 
 CHUNK = 64
 BY = "builder"
+Result = TypeVar("Result")
 
 
 def eval_reward(
@@ -86,11 +88,12 @@ def eval_reward(
             skipped += [
                 {"id": p.id, "field": p.field, "reason": p.reason} for p in records.problems
             ]
+            rewards, late = _rewards(reward_model, pairs, batch_size, share_prefix)
+            refused += [{"id": pairs[n].id, "field": "images", "reason": late[n]} for n in late]
+            _refuse_many(path, refused, len(pairs) - len(late), max_bad_fraction)
             skipped += refused
-            if not pairs:
-                raise UserError(f"Not one pair of {path} can be scored: {refused[0]['reason']}.")
+            pairs = {n: pair for n, pair in pairs.items() if n not in late}
             about = about_pairs(records, pairs, name, by or [BY], cluster)
-            rewards = _rewards(reward_model, pairs, batch_size, share_prefix)
             rows += [row | _judged(*both) for row, both in zip(about, rewards, strict=True)]
         scores = score_rewards(rows, seed)
         write_jsonl(out / "rewards.jsonl", rows)
@@ -116,16 +119,51 @@ def _names(data: Sequence[Path]) -> dict[str, Path]:
 
 def _rewards(
     reward_model: RewardModel, pairs: Mapping[int, Group], batch_size: int, share_prefix: bool
-) -> list[list[float]]:
-    groups = list(pairs.values())
+) -> tuple[list[list[float]], dict[int, str]]:
+    """Rewards of the pairs that the processor takes, in order; why others are refused."""
     shares = Sharing(False, "--share-prefix false")
-    if share_prefix:
-        shares = sharing(reward_model.policy, groups)
+
+    def decide(chosen: Sequence[Group]) -> Sharing:
+        return sharing(reward_model.policy, chosen) if chosen and share_prefix else shares
+
+    def score(chosen: Sequence[Group]) -> list[list[float]]:
+        return score_groups(reward_model, chosen, batch_size, shares.allowed)
+
+    shares, refused = _without_refused(pairs, decide)
     rewards: list[list[float]] = []
-    for start in track(range(0, len(groups), CHUNK), f"rewards, {CHUNK} pairs a step"):
-        chunk = groups[start : start + CHUNK]
-        rewards += score_groups(reward_model, chunk, batch_size, shares.allowed)
-    return rewards
+    places = [n for n in pairs if n not in refused]
+    for start in track(range(0, len(places), CHUNK), f"rewards, {CHUNK} pairs a step"):
+        chunk = {n: pairs[n] for n in places[start : start + CHUNK]}
+        values, late = _without_refused(chunk, score)
+        rewards += values
+        refused |= late
+    return rewards, refused
+
+
+def _without_refused(
+    pairs: Mapping[int, Group], work: Callable[[Sequence[Group]], Result]
+) -> tuple[Result, dict[int, str]]:
+    """`leave_out_refused` by the pairs' own places."""
+    places, groups = list(pairs), list(pairs.values())
+    result, refused = leave_out_refused(
+        [group.id for group in groups], lambda left: work([groups[n] for n in left])
+    )
+    return result, {places[n]: reason for n, reason in refused.items()}
+
+
+def _refuse_many(
+    path: Path, refused: Sequence[Mapping[str, str]], left: int, max_bad_fraction: float
+) -> None:
+    total = len(refused) + left
+    if not left:
+        first = f": {refused[0]['reason']}" if refused else ""
+        raise UserError(f"Not one pair of {path} can be scored{first}.")
+    if len(refused) > max_bad_fraction * total:
+        first = "; ".join(f"{row['id']}: {row['reason']}" for row in refused[:3])
+        raise UserError(
+            f"{path}: {len(refused)} of {total} pairs can't be scored; more than "
+            f"--max-bad-fraction {max_bad_fraction:g} allows. {first}"
+        )
 
 
 def _is_shown(name: str) -> bool:
