@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from veridical import batching
 from veridical.batching import prompt_batch
 from veridical.errors import UserError
 from veridical.judges import local
@@ -102,3 +103,32 @@ def test_a_real_reply_is_read_or_listed(policy: Policy, pictures: list[Image.Ima
     assert (look.better, look.cost.replies) == (None, 2)
     assert "2 replies could not be read" in look.problem
     assert render_prompt(policy, case.prompt)
+
+
+def test_a_case_whose_picture_the_processor_refuses_is_a_problem_of_its_own(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock, size = batching._processed, (100, 80)
+
+    def picky(policy: Policy, images: Any, *rest: Any) -> Any:
+        if any(image.size == size for row in images for image in row):
+            raise ValueError("not this one")
+        return stock(policy, images, *rest)
+
+    monkeypatch.setattr(batching, "_processed", picky)
+    prompt = [user_message("Describe the image.")]
+    cases = [
+        Case(f"case-{n}", prompt, ["A red cup.", "A dog."],
+             [Image.new("RGB", size if n in (1, 3) else (64, 64), (40 * n, 90, 10))])
+        for n in range(4)
+    ]  # fmt: skip
+    for batch_size in (1, 3):
+        look = logprob_looker(policy, Asking(NAMED), batch_size)
+        looks, others = look(cases), look([cases[0], cases[2]])
+        assert ["not this one" in one.problem for one in looks] == [False, True, False, True]
+        for one, other in zip([looks[0], looks[2]], others, strict=True):
+            assert one.margin == pytest.approx(other.margin, abs=1e-9)
+    ask = local_asker(policy, Decoding(max_new_tokens=4), 0.7)
+    looks = choosing_looker(ask, Asking(read_criterion("honesty", "choice"), 2))(cases)
+    assert ["not this one" in one.problem for one in looks] == [False, True, False, True]
+    assert [one.cost.replies for one in looks] == [2, 0, 2, 0]

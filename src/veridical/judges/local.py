@@ -17,8 +17,9 @@ from veridical.judges.prompts import question_messages
 from veridical.logprobs import response_logps
 from veridical.messages import assistant_message
 from veridical.models import Policy
+from veridical.refused_rows import leave_out_refused
 from veridical.rendering import Group, RefusedRowError, render_group, render_prompt
-from veridical.sampling import Decoding, Request, respond
+from veridical.sampling import Decoding, Request, Response, respond
 
 
 def local_asker(policy: Policy, decoding: Decoding, retry_temperature: float) -> Asker:
@@ -32,12 +33,20 @@ def local_asker(policy: Policy, decoding: Decoding, retry_temperature: float) ->
 
     def ask(questions: Sequence[Question]) -> list[Reply]:
         refused = {i: reason for i, q in enumerate(questions) if (reason := _refusal(policy, q))}
-        asked = [question for i, question in enumerate(questions) if i not in refused]
+        places = [i for i in range(len(questions)) if i not in refused]
+        asked = [questions[i] for i in places]
         requests = [Request(f"{q.id}/try-{q.attempt}", q.images, q.messages) for q in asked]
         again = any(question.attempt for question in asked)
         temperature = retry_temperature if again else decoding.temperature
         chosen = dataclasses.replace(decoding, temperature=temperature)
-        responses = iter(respond(policy, requests, chosen, label=""))
+
+        def answer(left: list[int]) -> list[Response]:
+            some = [requests[n] for n in left]
+            return respond(policy, some, chosen, label="") if some else []
+
+        said_by_left, late = leave_out_refused([request.id for request in requests], answer)
+        refused |= {places[n]: reason for n, reason in late.items()}
+        responses = iter(said_by_left)
         replies = []
         for index in range(len(questions)):
             if index in refused:
@@ -74,11 +83,11 @@ def logprob_looker(policy: Policy, asking: Asking, batch_size: int) -> Looker:
                 looks[index] = Look(problem=str(problem))
         for start in range(0, len(groups), batch_size):
             chunk = groups[start : start + batch_size]
-            with torch.inference_mode():
-                batch = row_batch(policy, [group for _, group in chunk])
-                sums = response_logps(policy.model, batch).sums.double()
-            require_finite(policy, sums, "log-probabilities of the verdicts")
-            for (index, _), margin in zip(chunk, (sums[:, 0] - sums[:, 1]).tolist(), strict=True):
+            margins, refused = _verdict_margins(policy, [group for _, group in chunk])
+            for place, reason in refused.items():
+                looks[chunk[place][0]] = Look(problem=reason)
+            seen = [index for place, (index, _) in enumerate(chunk) if place not in refused]
+            for index, margin in zip(seen, margins, strict=True):
                 better = None if margin == 0 else int(margin < 0)
                 looks[index] = Look(better, margin, cost=Cost(replies=1))
         return looks
@@ -108,6 +117,22 @@ def verdict_group(policy: Policy, case: Case, asking: Asking) -> Group:
     return dataclasses.replace(
         group, response_ids=tuple(ids[:end] for ids in group.response_ids), cut=(True, True)
     )
+
+
+def _verdict_margins(policy: Policy, groups: Sequence[Group]) -> tuple[list[float], dict[int, str]]:
+    """Margins of the groups that the processor takes, and why it refuses others, by place."""
+
+    def margins(left: list[int]) -> list[float]:
+        if not left:
+            return []
+        with torch.inference_mode():
+            batch = row_batch(policy, [groups[n] for n in left])
+            sums = response_logps(policy.model, batch).sums.double()
+        require_finite(policy, sums, "log-probabilities of the verdicts")
+        found: list[float] = (sums[:, 0] - sums[:, 1]).tolist()
+        return found
+
+    return leave_out_refused([group.id for group in groups], margins)
 
 
 def _refusal(policy: Policy, question: Question) -> str:
