@@ -70,3 +70,54 @@ def test_a_processor_in_its_own_layout_gets_the_usual_size() -> None:
     other = SimpleNamespace(image_processor=Other())
     assert view_size(other, (672, 672)) == (USUAL_VIEW, USUAL_VIEW)
     assert deviation_left(other, picture((9, 9)), picture((9, 9))) is None
+
+
+@pytest.mark.parametrize("name", ["one view", "tiles and a thumbnail"])
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 500), (31, 2000), (3000, 2)])
+def test_the_narrowest_pictures_get_noise_too(name: str, size: tuple[int, int]) -> None:
+    clean = shrunk(picture(size), processor(name))
+    assert 1 <= clean.width <= size[0] and 1 <= clean.height <= size[1]
+    left = deviation_left(processor(name), clean, add_noise(clean, 500, 0, "a"))
+    assert left is not None and left > 0.1
+
+
+class Thumbnail:
+    """Makes the longer side 64 pixels and keeps the shape, in one strip of patches if asked to."""
+
+    do_normalize = False
+
+    def __init__(self, patch: int | None = None) -> None:
+        self.patch = patch
+
+    def __call__(self, images: list[Image.Image], **_: Any) -> dict[str, Any]:
+        (image,) = images
+        scale = 64 / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC)) / 255
+        values = pixels.transpose(2, 0, 1)
+        if self.patch is not None:
+            rows = np.split(values, values.shape[1] // self.patch, axis=1)
+            values = np.concatenate(rows, axis=2)
+        return {"pixel_values": values[None]}
+
+
+@pytest.mark.parametrize("size", [(31, 2000), (2000, 31), (20, 5000)])
+def test_a_side_that_becomes_one_pixel_is_shrunk_like_the_other(size: tuple[int, int]) -> None:
+    thumbnail = SimpleNamespace(image_processor=Thumbnail())
+    view = view_size(thumbnail, size)
+    assert max(view) == pytest.approx(64, abs=2)
+    assert min(view) <= 2
+
+
+def test_rows_of_patches_that_lie_side_by_side_are_told_from_a_wide_picture() -> None:
+    strip = SimpleNamespace(image_processor=Thumbnail(patch=8))
+    assert view_size(strip, (1600, 1000)) == pytest.approx((64, 40), abs=4)
+
+
+def test_patches_of_three_crops_are_not_taken_for_three_colors() -> None:
+    class Crops:
+        def __call__(self, **_: Any) -> dict[str, Any]:
+            return {"pixel_values": np.linspace(0.96, 1, 3 * 9 * 588).reshape(3, 9, 588)}
+
+    crops = SimpleNamespace(image_processor=Crops())
+    assert view_size(crops, (672, 672)) == (USUAL_VIEW, USUAL_VIEW)

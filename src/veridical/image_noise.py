@@ -79,6 +79,8 @@ def view_size(processor: Any, size: tuple[int, int]) -> tuple[int, int]:
     if maker is None:
         return round(size[0] / usual), round(size[1] / usual)
     known = _views.setdefault(maker, {})
+    if max(size) == 1:
+        return size
     if size not in known:
         try:
             known[size] = _measured_view(maker, size)
@@ -123,8 +125,16 @@ def _measured_view(maker: Any, size: tuple[int, int]) -> tuple[int, int]:
         _largest_step(views[:, 0], inside, -1),
         _largest_step(views[:, 1], inside, -2),
     ]
-    # A ramp of n pixels has n - 1 steps.
-    found = [side / (side - 1) / step for side, step in zip(size, steps, strict=True)]
+    # A ramp of n pixels has n - 1 steps. A side of one pixel has none, here or in the view.
+    known = {
+        number: side / (side - 1) / step
+        for number, (side, step) in enumerate(zip(size, steps, strict=True))
+        if side > 1 and step > 0
+    }
+    if not known:
+        raise ValueError("pixels are laid out in an unknown way")
+    scale = max(view / size[number] for number, view in known.items())
+    found = [known.get(number, scale * side) for number, side in enumerate(size)]
     near = [abs(view - side) < 0.03 * side for view, side in zip(found, size, strict=True)]
     if all(near):
         return size
@@ -132,11 +142,19 @@ def _measured_view(maker: Any, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _largest_step(values: Tensor, inside: Tensor, axis: int) -> float:
-    """The mean step between neighbors along an axis, of the view where it is largest."""
+    """The mean step between neighbors along an axis, of the view where it is largest.
+
+    A step far back is none: there one row of patches ends, and the next begins beside it. 0 where
+    there are no steps at all.
+    """
     length = values.shape[axis]
     both = inside.narrow(axis, 1, length - 1) & inside.narrow(axis, 0, length - 1)
-    step = values.diff(dim=axis) * both
+    step = values.diff(dim=axis)
+    both = both & (step > -0.1)
+    step = step * both
     count = both.flatten(1).sum(1)
+    if not count.any():
+        return 0.0
     used = count > count.max() / 4  # a sliver of the picture tells little
     means = step.flatten(1).sum(1)[used] / count[used]
     # Patches of one view differ by rounding; tiles and thumbnails differ by far more.
@@ -149,7 +167,7 @@ def _channels(maker: Any, image: Image.Image) -> Tensor:
     if values.dim() == 2:  # Qwen's: a row a patch, of channels, frames, height and width
         side = int(maker.patch_size)
         values = values.view(len(values), 3, -1, side, side)[:, :, 0]
-    elif values.dim() < 3 or values.shape[-3] != 3:
+    elif values.dim() < 4 or values.shape[-3] != 3:
         raise ValueError("pixels are laid out in an unknown way")
     values = values.reshape(-1, *values.shape[-3:])
     if getattr(maker, "do_normalize", False):
