@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from veridical import batching
 from veridical.cli import main
 from veridical.files import read_json
 from veridical.judges.judging import Case
@@ -48,6 +49,31 @@ def test_verdicts_are_rewards(reward_model: RewardModel, pictures: list[Image.Im
         assert [rating["reward"] for rating in verdict.ratings] == pytest.approx(slow, abs=1e-10)
         assert verdict.cost.input_tokens == sum(map(len, group.response_ids))
     assert broken.ratings == () and "<image>" in broken.problem
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+def test_a_refused_picture_is_a_problem_of_its_case(
+    reward_model: RewardModel, monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    stock, size = batching._processed, (100, 80)
+
+    def picky(policy: Policy, images: Any, *rest: Any) -> Any:
+        if any(image.size == size for row in images for image in row):
+            raise ValueError("not this one")
+        return stock(policy, images, *rest)
+
+    monkeypatch.setattr(batching, "_processed", picky)
+    cases = [
+        case(f"row-{n}", Image.new("RGB", size if n == refused else (64, 64)), "Yes.", "No.")
+        for n in range(3)
+    ]
+    verdicts = reward_judge(reward_model, 2)(cases)
+    assert "not this one" in verdicts[refused].problem and not verdicts[refused].ratings
+    others = [one for n, one in enumerate(verdicts) if n != refused]
+    alone = reward_judge(reward_model, 2)([one for n, one in enumerate(cases) if n != refused])
+    for one, other in zip(others, alone, strict=True):
+        values = [rating["reward"] for rating in other.ratings]
+        assert [rating["reward"] for rating in one.ratings] == pytest.approx(values, abs=1e-10)
 
 
 def test_samples_are_rated_from_the_command_line(tmp_path: Path, capsys: Any) -> None:

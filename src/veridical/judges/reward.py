@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from veridical.judges.judging import Case, Cost, Judge, Verdict
 from veridical.messages import assistant_message
 from veridical.prefix_sharing import Sharing, sharing
+from veridical.refused_rows import leave_out_refused
 from veridical.rendering import Group, RefusedRowError
 from veridical.rewards import RewardModel, judged_group, own_adapter, score_groups
 
@@ -17,8 +18,8 @@ REWARD = "reward"
 def reward_judge(reward_model: RewardModel, batch_size: int = 8) -> Judge:
     """A judge by reward: the difference of two rewards is the log-odds that the first is better.
 
-    It rates the aspect `reward`. A case that cannot be rendered (a special token in a text, ...)
-    is unscored and says why.
+    It rates the aspect `reward`. A case that cannot be rendered (a special token in a text, ...),
+    or whose picture the model's processor refuses, is unscored and says why.
 
     Args:
         reward_model: from `load_reward_model` or `attach_reward_model`.
@@ -26,9 +27,7 @@ def reward_judge(reward_model: RewardModel, batch_size: int = 8) -> Judge:
     """
     shares: list[Sharing] = []
 
-    def judge(cases: Sequence[Case]) -> list[Verdict]:
-        rendered = [_render(reward_model, case) for case in cases]
-        groups = [group for group in rendered if isinstance(group, Group)]
+    def score(groups: Sequence[Group]) -> list[list[float]]:
         if groups and not shares:
             several = [group for group in groups if len(group.response_ids) > 1]
             with own_adapter(reward_model):
@@ -38,7 +37,18 @@ def reward_judge(reward_model: RewardModel, batch_size: int = 8) -> Judge:
                     else Sharing(False, "one response each")
                 )
         share = bool(shares) and shares[0].allowed
-        scores = iter(score_groups(reward_model, groups, batch_size, share))
+        return score_groups(reward_model, groups, batch_size, share)
+
+    def judge(cases: Sequence[Case]) -> list[Verdict]:
+        rendered = [_render(reward_model, case) for case in cases]
+        places = [place for place, one in enumerate(rendered) if isinstance(one, Group)]
+        groups = [one for one in rendered if isinstance(one, Group)]
+        scored, refused = leave_out_refused(
+            [group.id for group in groups], lambda left: score([groups[n] for n in left])
+        )
+        for number, reason in refused.items():
+            rendered[places[number]] = reason
+        scores = iter(scored)
         return [
             _verdict(one, next(scores)) if isinstance(one, Group) else Verdict(problem=one)
             for one in rendered
