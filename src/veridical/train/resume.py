@@ -16,7 +16,8 @@ FREE = {
     "device", "images_root", "max_bad_fraction", "model", "data", "rollout_batch",
 }  # fmt: skip
 """Options that may differ when a run is resumed: they leave the result as it is, or what they name
-is compared by content (the file of rows, a model's folder)."""
+is compared in its own way: the file of rows and a model's folder by content, other models by
+name."""
 
 FREE_KEYS: Mapping[str, frozenset[str]] = {
     "endpoint": frozenset({
@@ -66,6 +67,8 @@ def check_folder(
         raise UserError(f"{out} holds a run of `{record.get('command')}`; choose another --out.")
     changed = changed_options(record.get("configuration", {}), configuration)
     changed += _changed_inputs(record.get("inputs", {}), inputs)
+    if not ("model" in record.get("inputs", {}) and "model" in inputs):
+        changed += _changed_name(record.get("configuration", {}), configuration)
     if changed:
         raise UserError(
             f"{out} was started with {'; '.join(changed)}. Give what it was started with to "
@@ -102,6 +105,14 @@ def _changed_inputs(old: Mapping[str, Any], new: Mapping[str, Path]) -> list[str
         for name, entry in old.items()
         if name in new and entry.get("sha256") and hash_path(new[name]) != entry["sha256"]
     ]
+
+
+def _changed_name(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """A model that is not a folder, in one run or the other, has only its name to compare."""
+    before, now = old.get("model"), plain(new).get("model")
+    if before is None or now is None or before == now:
+        return []
+    return [f"--model {before}, not {now}"]
 
 
 def _written(value: Any) -> str:
