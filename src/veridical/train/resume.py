@@ -22,7 +22,7 @@ name."""
 FREE_KEYS: Mapping[str, frozenset[str]] = {
     "endpoint": frozenset({
         "url", "key_variable", "concurrency", "retries", "timeout", "input_price", "output_price",
-        "max_dollars", "max_tokens", "cache", "cache_gigabytes",
+        "max_dollars", "max_tokens", "max_wait", "cache", "cache_gigabytes",
     }),
     "engine": frozenset({"url", "key_variable", "concurrency", "retries", "timeout"}),
     "trainer": frozenset({
