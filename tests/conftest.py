@@ -81,8 +81,8 @@ def keep_norms_exact(model: torch.nn.Module) -> None:
 
 @pytest.fixture
 def policy(tiny_model: Policy) -> Policy:
-    """A copy of the tiny model, so that tests may change it."""
-    return Policy(copy.deepcopy(tiny_model.model), tiny_model.processor, "tiny")
+    """A copy of the tiny model and its processor, so that tests may change them."""
+    return Policy(copy.deepcopy(tiny_model.model), copy.deepcopy(tiny_model.processor), "tiny")
 
 
 @pytest.fixture

@@ -291,7 +291,10 @@ def test_errors_of_users_and_ours(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["train", "fake", "bug", *words])
 
 
-def test_help_has_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_every_option_with_its_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     assert cli.main(["train", "fake", "--help"]) == 0
     page = capsys.readouterr().out
     usage = "usage: veridical train fake MODEL [EXTRA ...] --data PATH --out PATH [options]"

@@ -32,10 +32,15 @@ def modules() -> Iterator[Any]:
     path, environment, known = list(sys.path), dict(os.environ), set(sys.modules)
     os.environ.pop("VERIDICAL_TORCHVISION", None)  # or other tests would find torchvision
     sys.path.insert(0, str(GPU))
+    # Other folders have a `run.py` too.
+    hidden = {file.stem: sys.modules.pop(file.stem, None) for file in GPU.glob("*.py")}
     yield importlib.import_module
     for name in sys.modules.keys() - known:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(GPU.parent)):
             del sys.modules[name]
+    for name in hidden:
+        sys.modules.pop(name, None)
+    sys.modules.update({name: module for name, module in hidden.items() if module})
     sys.path[:] = path
     os.environ.clear()
     os.environ.update(environment)

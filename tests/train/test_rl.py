@@ -379,7 +379,7 @@ def test_what_the_judge_cannot_score_is_left_out_and_counted(
         out = tmp_path / name
         training = replace(TRAINING, batch_size=8)
         with pytest.raises(UserError, match=r"At step 1, 4 of 8 prompts have no verdict .* odd"):
-            train(name, saved, prompts, tmp_path / "strict", training=training)
+            train(name, saved, prompts, tmp_path / f"strict-{name}", training=training)
         train(name, saved, prompts, out, training=replace(training, max_bad_fraction=0.5))
         log = read_jsonl(out / "log.jsonl")
         assert [row["unscored"] for row in log] == [4] * 4
