@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 GPU = ROOT / "benchmarks" / "gpu"
 PROVIDED = {
     "accelerate", "filelock", "huggingface_hub", "jinja2", "matplotlib", "numpy", "peft", "pillow",
-    "psutil", "pyarrow", "regex", "safetensors", "scipy", "torch", "tqdm", "transformers",
+    "psutil", "pyarrow", "pyyaml", "regex", "safetensors", "scipy", "tokenizers", "torch", "tqdm",
+    "transformers",
 }  # fmt: skip
 """What a machine for training has anyway."""
 
