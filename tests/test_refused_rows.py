@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from veridical import batching
 from veridical.batching import RefusedRowsError, row_batch
 from veridical.bdhs import BDHSSettings, Source, build_pairs
 from veridical.build.sample import Prompt, SampleSettings, sample_responses
@@ -97,3 +98,14 @@ def test_what_names_no_row_is_not_swallowed() -> None:
 
     with pytest.raises(RefusedRowsError, match="elsewhere"):
         leave_out_refused(["a", "b"], fail)
+
+
+def test_memory_that_runs_out_is_no_refusal_of_a_row(
+    policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(batching, "_processed", full)
+    with pytest.raises(MemoryError):
+        batching.process(policy, [[pictures[0]]], ["<image>"], "right")

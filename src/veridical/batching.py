@@ -435,6 +435,8 @@ def process(
     opened = _loaded(images)
     try:
         encoded = _processed(policy, opened, texts, padding_side)
+    except MemoryError:
+        raise  # of the machine, not of a row
     # Processors are others' code, and refuse a picture with whatever they meet.
     except Exception as error:
         reasons = _refused_alone(policy, opened, texts, padding_side)
@@ -480,6 +482,8 @@ def _refused_alone(
     for row, (own, text) in enumerate(zip(opened, texts, strict=True)):
         try:
             _processed(policy, [own], [text], padding_side)
+        except MemoryError:
+            raise
         except Exception as error:
             sizes = ", ".join(f"{image.width} x {image.height}" for image in own)
             seen = f" with images of {sizes} pixels" if own else ""

@@ -66,6 +66,8 @@ def size_refusal(processor: Any, size: tuple[int, int]) -> str:
 def _refusal(maker: Any, size: tuple[int, int]) -> str:
     try:
         maker(images=[Image.new("RGB", size, (127, 127, 127))], return_tensors="pt")
+    except MemoryError:
+        raise  # of the machine, not of a picture
     # Processors are others' code, and refuse a picture with whatever they meet.
     except Exception as error:
         return words_of(error)
