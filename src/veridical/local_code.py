@@ -23,6 +23,15 @@ def imported_files() -> dict[str, Path]:
     return {f"import/{path.name}": path for path in _imported.values()}
 
 
+def brings_code(name: str) -> str:
+    """The error for a checkpoint whose classes are Python files of its own."""
+    return (
+        f"{name} brings Python code of its own (auto_map), which is never run unread: your "
+        "Transformers has no class for it.\n"
+        f"Read its files, then name one that registers its classes: {OPTION} FILE.py."
+    )
+
+
 def take_imports(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
     """Take `--import FILE.py`, which every command has, out of a command's words.
 

@@ -33,6 +33,7 @@ from veridical.checkpoint_rest import watch_skipped
 from veridical.errors import UserError
 from veridical.hub import check_hub_name
 from veridical.image_checks import words_of
+from veridical.local_code import brings_code
 from veridical.lora_targets import describe, lora_targets
 from veridical.precision import cast_weights
 from veridical.templates import check_template, note_variables
@@ -375,7 +376,11 @@ def _load_model(source: str, name: str, what: str = MODEL_KIND, **settings: Any)
     """
     try:
         model, found = AutoModelForImageTextToText.from_pretrained(
-            source, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+            source,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **settings,
         )
     except ImportError as error:
         raise UserError(_missing_package(name, error)) from error
@@ -414,7 +419,8 @@ def _load_four_bit(source: str, name: str, dtype: DtypeName, device: torch.devic
             "--tuning lora."
         )
     try:
-        own = AutoConfig.from_pretrained(source).get_text_config().dtype or torch.float32
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        own = config.get_text_config().dtype or torch.float32
     except (OSError, ValueError) as error:
         raise UserError(_cannot_load(name, FOUR_BIT_KIND, error)) from error
     compute = _choose_dtype(dtype, own, device)
@@ -446,7 +452,7 @@ def load_processor(name: str) -> Any:
 
 def _load_processor(source: str, name: str, template: Mapping[str, Any]) -> Any:
     try:
-        processor = AutoProcessor.from_pretrained(source)
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     except ImportError as error:
         raise UserError(_missing_package(name, error)) from error
     # A damaged file is met with whatever it leads to.
@@ -481,6 +487,8 @@ def _missing_package(name: str, error: ImportError) -> str:
 
 
 def _cannot_load(name: str, what: str, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return brings_code(name)
     reason = words_of(error)
     if not isinstance(error, OSError | ValueError):
         reason = f"{type(error).__name__}: {reason}"

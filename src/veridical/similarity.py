@@ -10,6 +10,7 @@ import numpy as np
 
 from veridical.errors import UserError
 from veridical.hub import check_hub_name
+from veridical.local_code import brings_code
 from veridical.text_units import words_of
 
 Pairs = Sequence[tuple[str, str]]
@@ -107,8 +108,10 @@ def _embedding_similarity(name: str, model_name: str) -> Similarity:
     if not Path(model_name).is_dir():
         check_hub_name(model_name)
     try:
-        model = SentenceTransformer(model_name)
+        model = SentenceTransformer(model_name, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(brings_code(model_name)) from error
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"The similarity model {model_name} cannot be loaded ({reason}). Give the folder of a "

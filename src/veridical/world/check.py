@@ -40,8 +40,10 @@ def measure(folder: Path, count: int = 1000, seed: int = 101) -> dict[str, float
 
     Weights are computed with in 32-bit floats. The keys are those of `BOUNDS` and a few more.
     """
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False
+    ).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     metrics: dict[str, float] = {}
     distributions: tuple[Distribution, ...] = ("counter", "prior")
     for distribution in distributions:
