@@ -286,3 +286,21 @@ def test_contradicting_options_are_explained(tmp_path: Path) -> None:
         eval_pope(
             tmp_path / "out", model="embedded", images=tmp_path, objects=file, questions=[file]
         )
+
+
+@pytest.mark.parametrize(("unparsed", "said"), [(1, False), (2, True)])
+def test_many_unparsed_answers_suggest_an_instruction(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], unparsed: int, said: bool
+) -> None:
+    """1 of 20 is 5 %: nothing is said. 2 of 20 are more."""
+    questions = [
+        {"question_id": n, "image": f"{n}.png", "text": "Is there a dog in the image?",
+         "label": "yes"} for n in range(20)
+    ]  # fmt: skip
+    answers = [
+        {"question_id": n, "answer": "Not sure" if n < unparsed else "Yes"} for n in range(20)
+    ]
+    write_jsonl(tmp_path / "q.jsonl", questions)
+    write_jsonl(tmp_path / "a.jsonl", answers)
+    eval_pope(tmp_path / "run", questions=[tmp_path / "q.jsonl"], answers=[tmp_path / "a.jsonl"])
+    assert ("--instruction" in capsys.readouterr().out) is said

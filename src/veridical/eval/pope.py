@@ -43,6 +43,8 @@ from veridical.vocabulary import read_vocabulary
 if TYPE_CHECKING:
     from veridical.cache import Cache
 
+UNPARSED_WITHOUT_A_WORD = 0.05  # share of answers
+
 
 def pope_metrics() -> tuple[Metric, ...]:
     """The metrics as formulas on the columns of `pope_sums`; "yes" is the positive class.
@@ -154,7 +156,7 @@ def judge_rows(
             "question": question.text,
             "label": question.label,
             "answer": answer["answer"],
-            "parsed": parse_answer(answer["answer"], parsing),
+            "parsed": parse_answer(answer["answer"], parsing, question.text),
             **{name: answer[name] for name in _ABOUT_ANSWER if name in answer},
         }
         for question, answer in zip(questions, answers, strict=True)
@@ -214,7 +216,7 @@ def eval_pope(
         auc: also compute how likely "Yes" is against "No" as the first word, and report the area
             under the ROC curve, which does not depend on how readily a model says yes.
         instruction: put after each question on a line of its own, such as "Answer yes or no."
-        parsing: `strict` counts answers that are neither yes nor no as unparsed and wrong;
+        parsing: `strict` counts answers that say neither yes nor no as unparsed and wrong;
             `official` is POPE's own rule, which takes all but "no" and "not" for a yes.
         max_new_tokens: length limit of an answer, in tokens.
         temperature: of sampling; 0 takes the most likely token.
@@ -285,7 +287,28 @@ def eval_pope(
         forget_partial_answers(out)
         run.finish(questions=len(rows), skipped=len(skipped), **results)
     print_scores(scores)
+    suggest_instruction(rows, instruction)
     return scores
+
+
+def suggest_instruction(rows: Sequence[Mapping[str, Any]], instruction: str = "") -> None:
+    """Say what to do about answers that are neither yes nor no, when they are more than 5 %.
+
+    Args:
+        rows: as in `answers.jsonl`.
+        instruction: what was put after each question.
+    """
+    unparsed = [row["answer"] for row in rows if row["parsed"] is None]
+    if len(unparsed) <= UNPARSED_WITHOUT_A_WORD * len(rows):
+        return
+    some = ", ".join(repr(answer[:50]) for answer in dict.fromkeys(unparsed))
+    advice = "Ask for one of the two: --instruction 'Answer with yes or no.'"
+    if instruction:
+        advice = "Word --instruction so that the answer begins with yes or no"
+    print(
+        f"{len(unparsed)} of {len(rows)} answers say neither yes nor no and count as wrong: "
+        f"{some[:160]}. {advice} (answers made elsewhere have to be made again)."
+    )
 
 
 def _check_options(

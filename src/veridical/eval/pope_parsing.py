@@ -3,32 +3,178 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal, TypeAlias
+
+from veridical.vocabulary import Vocabulary, read_vocabulary
 
 Verdict: TypeAlias = Literal["yes", "no"]
 Parsing: TypeAlias = Literal["strict", "official"]
 
-_WORD = re.compile(r"[a-z]+(?:['\u2019][a-z]+)?")
-_NEGATIONS = frozenset({"no", "not", "none", "cannot"})
-_STATEMENT = re.compile(r"\bthere(?: is| are|['\u2019]s)\b")
+_ASKED = re.compile(r"^\s*(?:is|are) there (?:an? |any |some |the )?(.+?)(?: in | on |\?|$)", re.I)
+_YES = "yes|yeah|yep|yup|yea|yess|affirmative|correct|true|indeed"
+_NO = "no|nope|nah|negative|incorrect|false|none|nothing"
+# Layout, quotes, placeholders: "**Yes**", "\boxed{No}".
+_LAYOUT = re.compile(r"<[^<>]*>|\\boxed|[*_`\"#>\[\]{}\u201c\u201d]")
+# The options, repeated: "Yes/No", "Answer yes or no."
+_ECHO = re.compile(r"\b(?:yes\b\s*(?:/|\||,|or|and)\s*no|no\b\s*(?:/|\||,|or|and)\s*yes)\b")
+# What may stand before the word that decides: "1.", "a)", "Answer:", "The answer is", "Well,".
+_BEFORE = re.compile(
+    r"(?:(?:\(?\d+[.):]|\(?[a-d][.)]|a:"
+    r"|(?:the |my )?(?:final |correct |short )?(?:answer|response)(?: is|:| would be)"
+    r"|(?:well|so|ok|okay|hmm|oh|uh|um)\b(?! so)"
+    r"|i (?:would |'d )?(?:think|believe|say|guess)(?! so)"
+    r")[\s:,]*)+(?=\w)"
+)
+# "No doubt" and "no idea" begin with the word and do not say it.
+_LEADING = re.compile(
+    rf"(?P<word>{_YES}|{_NO})\b(?!['-]\w)(?!\.\s*\d)(?! (?:doubt|question|idea|clue|comment|way"
+    r"|problem|worries|matter|information|wonder|answer)\b)"
+)
+_CLOSING = re.compile(r"\b(yes|no)\b(?=\W*$|[,;:!])")
+_SURE = re.compile(
+    r"(?:(?:sure|certainly|absolutely|definitely|of course|for sure|without a doubt|exactly|right"
+    r"|no doubt|that is right|that's right)\b\W*)+"
+)
+_UNKNOWN = re.compile(
+    r"\b(?:not (?:\w+ )?(?:sure|certain|clear|possible|know|able|enough)|unsure|unclear|unknown"
+    r"|uncertain|(?:do|does|did)(?: not|n't) (?:\w+ )?(?:know|understand)|cannot|(?:can|could)"
+    r"(?: not|'t|n't)|no (?:idea|clue|way|answer|comment|information)|unable|impossible|sorry"
+    r"|(?:hard|difficult) to|maybe|perhaps|possibly|might|may|could be|either|depends)\b"
+)
+_IS = r"(?:is|are|was|were|does|do|did|has|have)"
+_NOT = rf"(?:{_IS} not|{_IS}n't|ain't|'s not|'re not)"
+_IT = r"(?:it|that|this|they|there|these|those|i|we)"
+# "It is not.", "There aren't any", "Not in this image", "I don't think so"; "It is", "I think so".
+_SHORT_NO = re.compile(
+    rf"(?:{_IT} ?{_NOT}(?: (?:any|one|so|there|at all))?"
+    r"|(?:(?:certainly|absolutely|definitely|probably|most|likely|of course|clearly) )*not"
+    r"(?: at all| really| likely| visible| present| there| here| in (?:the|this) \w+| that i see)?"
+    r"|i (?:don't|do not) (?:think|believe) so)\W*$"
+)
+_SHORT_YES = re.compile(rf"(?:{_IT} {_IS}(?: (?:one|some|so|indeed))?|i (?:think|believe) so)\W*$")
+_THERE = rf"\bthere(?: \w+ly)?(?: {_IS}|'s|'re| (?:appears?|seems?) to be)(?: \w+ly)?"
+_ABSENT = re.compile(
+    rf"^(?:not|no)\b|{_THERE} (?:no|not|none|nothing|never|neither|zero)\b|\bthere {_NOT}\b"
+    r"|\b(?:contains?|shows?|has|have|depicts?|includes?|see|find|features?|displays?) (?:no|none"
+    r"|nothing)\b|\b(?:do|does|did)(?: not|n't) (?:\w+ly )?(?:contain|show|see|have|depict|include"
+    r"|find|feature|display|appear|seem|notice|spot|observe|detect|exist|think|believe)\b"
+    r"|\b(?:is|are|was|were)(?: not|n't) (?:\w+ly )?(?:visible|present|there|shown|in|seen|found"
+    r"|detected|pictured|depicted|included|any|here|part|an?)\b|\b(?:is|are) (?:absent|missing)\b"
+)
+_PRESENT = re.compile(
+    rf"{_THERE}|\b(?:i|we) (?:can |do |\w+ly )*see\b"
+    r"|\b(?:is|are|can be) (?:\w+ly )?(?:visible|present|shown|seen)\b"
+    r"|\b(?:contains?|shows?|has|depicts?|includes?|features?|displays?)\b"
+)
+# "There is one", "There are several of them": what was asked for, by another word.
+_PRONOUN = re.compile(
+    rf"(?:{_THERE}|\bsee) (?:one|some|many|several|two|three|four|five|it|them)(?: of them)?\b"
+    r"(?! \w)"
+)
+_NEGATED_TURN = re.compile(r"\b(?:rather than|instead of|and not|but not)\b")
+_CLAUSE = re.compile(r"[,;:]|\bbut\b")
 
 
-def parse_answer(answer: str, parsing: Parsing = "strict") -> Verdict | None:
+def parse_answer(answer: str, parsing: Parsing = "strict", question: str = "") -> Verdict | None:
     """What an answer says.
 
     Official: the text before the first full stop, split at spaces with commas removed, is a no if
-    it has the word "No", "no" or "not" in it, and a yes otherwise, whatever it is. Strict (our
-    choice): in the first sentence, a leading yes or no decides; else a negation ("no", "not",
-    "isn't", ...) is a no; else "yes" or a statement "there is ..." is a yes; anything else is
-    None, unparsed.
+    it has the word "No", "no" or "not" in it, and a yes otherwise, whatever it is.
+
+    Strict (our choice) reads sentence by sentence until one decides:
+
+    - a word for yes or no at its beginning, or after "Answer:", "The answer is", "1." and the like;
+      the options repeated ("Yes/No") are neither;
+    - doubt ("not sure", "I cannot see", "perhaps") ends the reading without a result;
+    - "there is no ...", "... is not visible", "it isn't" are a no, "there is ...", "I see ..." a
+      yes. Where the question is "Is there a ...?", such a statement has to name what is asked for:
+      "There is a dog, not a cat." is a yes for a dog, a no for a cat and nothing for a bird.
+
+    Args:
+        answer: what the model said, without its thought.
+        parsing: which rule.
+        question: what it was asked; "" where that is not known.
     """
     if parsing == "official":
         words = set(answer.split(".")[0].replace(",", "").split(" "))
         return "no" if words & {"No", "no", "not"} else "yes"
-    sentence = re.split(r"[.!?\n]", answer.strip().lower(), maxsplit=1)[0]
-    found = _WORD.findall(sentence)
-    if found and found[0] in ("yes", "no"):
-        return "yes" if found[0] == "yes" else "no"
-    if any(word in _NEGATIONS or word.endswith(("n't", "n\u2019t")) for word in found):
+    asked = asked_object(question)
+    for sentence in _sentences(answer):
+        verdict = _leading(sentence)
+        if verdict is None and _UNKNOWN.search(sentence):
+            return None
+        verdict = verdict or _said(sentence, asked)
+        if verdict is not None:
+            return verdict
+    return None
+
+
+def asked_object(question: str) -> str:
+    """What "Is there a ... in the image?" asks for, in lower case; "" for another question."""
+    found = _ASKED.match(question)
+    return found[1].strip().lower() if found else ""
+
+
+def _sentences(answer: str) -> list[str]:
+    """Sentences in lower case, without layout and what may stand before the answer.
+
+    Those that only ask are left out.
+    """
+    text = _ECHO.sub(" ", _LAYOUT.sub(" ", answer.lower().replace("\u2019", "'")))
+    parts = re.split(r"(?<=[!?])\s*|(?<=[^\d\s]\.)\s+|\n+", text)
+    bare = (" ".join(part.split()).strip(" '-\u2013\u2014\u2022+:/,") for part in parts)
+    sentences = (_BEFORE.sub("", part, count=1) for part in bare if part)
+    return [part for part in sentences if not part.endswith("?") or _leading(part)]
+
+
+def _leading(sentence: str) -> Verdict | None:
+    found = _LEADING.match(sentence)
+    if found:
+        return "yes" if re.fullmatch(_YES, found["word"]) else "no"
+    letter = sentence.strip(" .)(!")
+    return "yes" if letter == "y" else "no" if letter == "n" else None
+
+
+def _said(sentence: str, asked: str) -> Verdict | None:
+    """What a sentence says that does not begin with yes or no."""
+    if _SHORT_NO.match(sentence):
         return "no"
-    return "yes" if "yes" in found or _STATEMENT.search(sentence) else None
+    sure = _SURE.match(sentence)
+    rest = sentence[sure.end() :] if sure else sentence
+    closing = set(_CLOSING.findall(rest))
+    if _SHORT_YES.match(rest) or (sure and not rest) or _leading(rest) == "yes":
+        return "yes"
+    if _leading(rest) == "no" or closing == {"no"}:
+        return "no"
+    return "yes" if closing == {"yes"} else _stated(rest, asked)
+
+
+def _stated(sentence: str, asked: str) -> Verdict | None:
+    """What a statement that things are there, or are not, says of what was asked for."""
+    verdicts: list[Verdict] = []
+    stated = False
+    for clause in _CLAUSE.split(_NEGATED_TURN.sub(", not", sentence)):
+        absent = bool(_ABSENT.search(clause.strip()))
+        # "I see a knot" says something only beside what was asked for.
+        present = _PRESENT.search(clause) if asked else re.search(_THERE, clause)
+        stated = stated or absent or bool(present)
+        general = re.search(r"\b(?:nothing|none)\b", clause) or _PRONOUN.search(clause)
+        if stated and (not asked or general or _names(clause, asked)):
+            verdicts.append("no" if absent else "yes")
+    if not verdicts or (not asked and len(set(verdicts)) > 1):
+        return None
+    return verdicts[0]
+
+
+def _names(clause: str, asked: str) -> bool:
+    """Whether a clause has the word that was asked for, or one for the same of COCO's objects."""
+    if re.search(rf"\b{re.escape(asked)}(?:e?s)?\b", clause):
+        return True
+    wanted = _coco().name_of(asked)
+    return wanted is not None and wanted in {mention.name for mention in _coco().mentions(clause)}
+
+
+@lru_cache(maxsize=1)
+def _coco() -> Vocabulary:
+    return read_vocabulary(None)
