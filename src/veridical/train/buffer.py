@@ -70,10 +70,16 @@ class RolloutBuffer:
                     f"{path} is gone, so steps {step} to {first + self.steps - 1} can't go on with "
                     "what they began with. Start again in another --out."
                 )
-            found = self._made(first)
+            found = self._made(first, first + self.steps)
             if self.check is not None:
                 self.check(first, found)
             self.unread += found
+            if processes.is_first():
+                write_jsonl(path, found)
+            processes.wait_for_all()
+        elif step < self.last and not any(row["step"] == step for row in found):
+            # The run ended within this filling, and was extended.
+            found = [*found, *self._made(step, first + self.steps)]
             if processes.is_first():
                 write_jsonl(path, found)
             processes.wait_for_all()
@@ -96,8 +102,8 @@ class RolloutBuffer:
         unread, self.unread = self.unread, []
         return unread
 
-    def _made(self, first: int) -> list[Row]:
-        steps = range(first, min(first + self.steps, self.last))
+    def _made(self, first: int, end: int) -> list[Row]:
+        steps = range(first, min(end, self.last))
         tasks = [(step, index) for step in steps for index in self.rows_of_step(step)]
         mine = self.make(tasks[processes.rank() :: processes.world_size()], first)
         made = {(row["step"], row["index"]): row for own in processes.gather(mine) for row in own}

@@ -27,7 +27,7 @@ from veridical.models import Policy, projector_parameters, trains_vision
 from veridical.rendering import Group
 from veridical.train.checkpoints import whole_best
 from veridical.train.order import Batches, Place, Shares
-from veridical.train.schedule import schedule_for
+from veridical.train.schedule import go_on, schedule_for
 from veridical.train.scorer import Scorer
 from veridical.train.trained import (
     load_piece,
@@ -286,12 +286,16 @@ class GroupTrainer(Trainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self.is_fsdp_enabled or checkpoint is None:
+        if checkpoint is None:
+            return
+        if not self.is_fsdp_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
+            go_on(self.lr_scheduler)
             return
         load_piece(self.optimizer, Path(checkpoint))
         schedule = torch.load(Path(checkpoint) / SCHEDULER, weights_only=True)
         self.lr_scheduler.load_state_dict(schedule)
+        go_on(self.lr_scheduler)
 
     def _run_epoch(self, **arguments: Any) -> None:
         """Take no step more when a run is resumed that had taken all of them."""

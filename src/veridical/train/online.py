@@ -44,7 +44,7 @@ from veridical.train.order import Shares
 from veridical.train.prompts import PromptKind, TrainingPrompt, proof_group, read_prompts
 from veridical.train.rewarding import refuse_unscored
 from veridical.train.rows import PROOF_ROWS, list_skipped
-from veridical.train.run import checkpoint_to_resume, run_trainer, save_result
+from veridical.train.run import checkpoint_to_resume, run_trainer, save_result, steps_of
 from veridical.train.scorer import Scorer
 from veridical.train.start import NOT_SHARED, load_start, start_training
 
@@ -396,7 +396,7 @@ def _require_pairs(first: int, made: Sequence[Row], most: float) -> None:
 def _first_step(out: Path, resume: bool) -> int:
     """The step that the run begins with or goes on from."""
     found = processes.from_first(lambda: checkpoint_to_resume(out / "checkpoints", resume))
-    return int(found.name.split("-")[1]) if found else 0
+    return steps_of(found) if found else 0
 
 
 def _proof_groups(policy: Policy, maker: Maker, buffer: RolloutBuffer) -> list[Group]:

@@ -50,6 +50,8 @@ class Training:
             image tokens, where the model allows it.
         prove_first: run the proofs before the first step and stop if one fails.
         resume: go on from the newest checkpoint in OUT that verifies.
+        extend: resume a run, finished or not, for another number of --epochs or --max-steps; the
+            learning rate goes on where the schedule of that many steps has it.
         dry_run: only find out how much memory a step takes, by part and device, and write it to
             `dry_run.json`.
         cache: folder that runs share for reference log-probs and image features, or `none`; if
@@ -88,6 +90,7 @@ class Training:
     share_prefix: bool = True
     prove_first: bool = True
     resume: bool = False
+    extend: bool = False
     dry_run: bool = False
     cache: str | None = None
     cache_gigabytes: float = 50.0
@@ -100,6 +103,11 @@ class Training:
     seed: int = 0
     template: dict[str, Any] | None = None
     trainer: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Extending is a way of resuming."""
+        if self.extend:
+            object.__setattr__(self, "resume", True)
 
     @property
     def trained(self) -> Tuning:

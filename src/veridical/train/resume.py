@@ -12,12 +12,15 @@ from veridical.run_record import RECORD, read_fields
 from veridical.runs import plain
 
 FREE = {
-    "out", "resume", "cache", "cache_gigabytes", "vision_cache", "save_merged", "prove_first",
-    "device", "images_root", "max_bad_fraction", "model", "data", "rollout_batch",
+    "out", "resume", "extend", "cache", "cache_gigabytes", "vision_cache", "save_merged",
+    "prove_first", "device", "images_root", "max_bad_fraction", "model", "data", "rollout_batch",
 }  # fmt: skip
 """Options that may differ when a run is resumed: they leave the result as it is, or what they name
 is compared in its own way: the file of rows and a model's folder by content, other models by
 name."""
+
+LENGTH = {"epochs", "max_steps"}
+"""Options that may differ as well where a run is extended, and only there."""
 
 FREE_KEYS: Mapping[str, frozenset[str]] = {
     "endpoint": frozenset({
@@ -72,7 +75,42 @@ def check_folder(
     if changed:
         raise UserError(
             f"{out} was started with {'; '.join(changed)}. Give what it was started with to "
-            "resume it, or choose another --out."
+            f"resume it, or choose another --out.{_how_to_extend(changed)}"
+        )
+
+
+def require_steps_left(done: int, steps: int, extend: bool) -> None:
+    """Compare how far a run is with how far it is to go.
+
+    Args:
+        done: optimizer steps of its newest checkpoint.
+        steps: of the whole run, as the options ask for.
+        extend: whether the number of steps may be another one than it was started with.
+
+    Raises:
+        UserError: it is further than that.
+    """
+    if extend and done > steps:
+        raise UserError(
+            f"--extend true: the run has {done} steps already, and --epochs or --max-steps asks "
+            f"for {steps} in all. Give more than it has."
+        )
+    if extend and done == steps:
+        print(f"The run has all of its {steps} steps; raise --epochs or --max-steps to extend it.")
+
+
+def tell_extension(done: int, steps: int, rate: float) -> None:
+    """Say where a run goes on that is extended.
+
+    Args:
+        done: optimizer steps so far.
+        steps: of the whole run now.
+        rate: learning rate of its next step.
+    """
+    if done < steps:
+        print(
+            f"Extending the run from step {done} to {steps}. The learning rate goes on at "
+            f"{rate:.3g}, where the schedule of {steps} steps has it."
         )
 
 
@@ -82,9 +120,10 @@ def changed_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
     Options that either version of the program does not know are left alone.
     """
     now = plain(new)
+    free = FREE | LENGTH if now.get("extend") else FREE
     changed = []
     for name in old:
-        if name not in now or name in FREE or old[name] == now[name]:
+        if name not in now or name in free or old[name] == now[name]:
             continue
         option = f"--{name.replace('_', '-')}"
         if name in FREE_KEYS:
@@ -113,6 +152,13 @@ def _changed_name(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if before is None or now is None or before == now:
         return []
     return [f"--model {before}, not {now}"]
+
+
+def _how_to_extend(changed: list[str]) -> str:
+    """What to add where nothing but the run's length differs."""
+    options = {f"--{name.replace('_', '-')}" for name in LENGTH}
+    lengths = all(line.split()[0] in options for line in changed)
+    return " Set --extend true to train it for another number of steps." if lengths else ""
 
 
 def _written(value: Any) -> str:

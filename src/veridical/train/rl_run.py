@@ -21,8 +21,9 @@ from veridical.train.checkpoints import write_manifest
 from veridical.train.loop import split_projector
 from veridical.train.modes import checkpoint_activations, checkpointing_asked_for
 from veridical.train.options import Training
-from veridical.train.run import checkpoint_to_resume
-from veridical.train.schedule import schedule_for
+from veridical.train.resume import require_steps_left, tell_extension
+from veridical.train.run import checkpoint_to_resume, steps_of
+from veridical.train.schedule import go_on, schedule_for
 from veridical.train.trained import load_trained_weights, require_same_start, save_trained_weights
 from veridical.train.trainer_options import trainer_arguments
 
@@ -114,10 +115,14 @@ class Learner:
         found = processes.from_first(lambda: checkpoint_to_resume(folder, training.resume))
         if found is None:
             return {"step": 0}
+        require_steps_left(steps_of(found), self.steps, training.extend)
         load_trained_weights(self.trained, found)
         content = torch.load(found / OPTIMIZER, map_location="cpu", weights_only=True)
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
+        go_on(self.scheduler)
+        if training.extend and processes.is_first():
+            tell_extension(steps_of(found), self.steps, float(self.scheduler.get_last_lr()[0]))
         state: dict[str, Any] = read_json(found / STATE)
         return state
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from veridical import processes
 from veridical.checkpoint_rest import keep_skipped
@@ -26,6 +26,7 @@ from veridical.train.callbacks import Manifests, RunLog, SaveWhenTerminated, Ste
 from veridical.train.checkpoints import LastStep, newest_verified
 from veridical.train.loop import GroupTrainer, Items, Task, dry_run
 from veridical.train.options import Training
+from veridical.train.resume import require_steps_left, tell_extension
 from veridical.train.trained import require_same_start, whole_policy
 from veridical.train.trainer_options import trainer_arguments
 from veridical.weights import weight_files
@@ -72,12 +73,16 @@ def run_trainer(
     folder = Path(str(arguments.output_dir))
     checkpoint = processes.from_first(lambda: checkpoint_to_resume(folder, training.resume))
     arguments.eval_on_start = held_out is not None and checkpoint is None
+    if checkpoint is not None:
+        require_steps_left(steps_of(checkpoint), training.steps(len(train)), training.extend)
     callbacks = [RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests(), *more]
     callbacks.append(SaveWhenTerminated())
     require_same_start(task.scorer)
     trainer = GroupTrainer(
         policy, task, arguments, train, held_out, list(callbacks), training.projector_learning_rate
     )
+    if training.extend and checkpoint is not None:
+        trainer.add_callback(Extending())
     trainer.add_callback(TryFirst(lambda: dry_run(trainer, train, held_out), training.seed))
     torch.manual_seed(training.seed)
     began = time.monotonic()
@@ -109,6 +114,18 @@ class TryFirst(TrainerCallback):
         """Try; the noise that it used is not missing afterwards."""
         self.attempt()
         torch.manual_seed(self.seed)
+
+
+class Extending(TrainerCallback):
+    """Says where a run goes on whose number of steps is another one now."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
+    ) -> None:
+        """Once everything is loaded."""
+        if processes.is_first():
+            rate = more["lr_scheduler"].get_last_lr()[0]
+            tell_extension(state.global_step, state.max_steps, rate)
 
 
 def save_result(policy: Policy, model: str, training: Training, out: Path) -> list[str]:
@@ -207,5 +224,10 @@ def _loss_at_start(history: Sequence[dict[str, Any]]) -> float | None:
     return found[0] if found else None
 
 
+def steps_of(checkpoint: Path) -> int:
+    """The optimizer steps that a checkpoint was made after."""
+    return int(checkpoint.name.split("-")[1])
+
+
 def _step_of(checkpoint: str | None) -> int | None:
-    return int(Path(checkpoint).name.split("-")[1]) if checkpoint else None
+    return steps_of(Path(checkpoint)) if checkpoint else None

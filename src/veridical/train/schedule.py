@@ -60,5 +60,25 @@ def begin_above_zero(scheduler: Any, warmup: int) -> None:
     scheduler._last_lr = list(rates)
 
 
+def go_on(scheduler: Any) -> None:
+    """Give the optimizer the rate that the schedule has at the step that was loaded into it.
+
+    What a checkpoint holds is the rate of the schedule that it was made under, whose number of
+    steps may have been another one (`--extend`).
+
+    Args:
+        scheduler: after `load_state_dict`; kinds that do not depend on the step alone are left.
+    """
+    if not isinstance(scheduler, LambdaLR):
+        return
+    rates = [
+        peak * act(scheduler.last_epoch)
+        for peak, act in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = list(rates)
+
+
 def _within(act: Callable[[Any], float], warmup: int, step: int) -> float:
     return act((step + 1) * warmup / (warmup + 1) if step < warmup else step)
