@@ -9,19 +9,30 @@ import numpy as np
 import pytest
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
 
-from veridical.image_noise import USUAL_VIEW, add_noise, deviation_left, shrunk, view_size
+from veridical.image_noise import (
+    USUAL_VIEW,
+    add_noise,
+    deviation_left,
+    measured_view,
+    shrunk,
+    view_size,
+)
 
 SQUARE = {"height": 96, "width": 96}
 PINPOINTS = [[96, 192], [192, 96], [192, 192]]
 
 
 def processor(name: str) -> Any:
-    if name == "one view":
-        maker: Any = CLIPImageProcessorPil(size={"shortest_edge": 96}, crop_size=SQUARE)
+    maker: Any
+    if name == "rows of patches, color last":
+        maker = Gemma4ImageProcessorPil(max_soft_tokens=70, patch_size=4, pooling_kernel_size=2)
+    elif name == "one view":
+        maker = CLIPImageProcessorPil(size={"shortest_edge": 96}, crop_size=SQUARE)
     else:
         maker = LlavaNextImageProcessorPil(
             size={"shortest_edge": 96}, crop_size=SQUARE, image_grid_pinpoints=PINPOINTS
@@ -34,7 +45,9 @@ def picture(size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize("name", ["one view", "tiles and a thumbnail"])
+@pytest.mark.parametrize(
+    "name", ["one view", "tiles and a thumbnail", "rows of patches, color last"]
+)
 @pytest.mark.parametrize("size", [(96, 96), (500, 500), (1600, 1200), (90, 700)])
 def test_noise_is_left_whatever_the_size(name: str, size: tuple[int, int]) -> None:
     clean = shrunk(picture(size), processor(name))
@@ -53,6 +66,9 @@ def test_the_smallest_view_of_the_whole_picture_is_found() -> None:
     assert view_size(processor("tiles and a thumbnail"), (800, 800)) == pytest.approx(
         (96, 96), abs=2
     )
+    # 280 patches of 4 x 4 pixels hold 20 x 12.
+    rows = processor("rows of patches, color last")
+    assert view_size(rows, (800, 500)) == pytest.approx((80, 48), abs=2)
     assert view_size(None, (4000, 3000)) == (448, USUAL_VIEW)
 
 
@@ -69,7 +85,32 @@ def test_a_processor_in_its_own_layout_gets_the_usual_size() -> None:
 
     other = SimpleNamespace(image_processor=Other())
     assert view_size(other, (672, 672)) == (USUAL_VIEW, USUAL_VIEW)
+    assert measured_view(other, (672, 672)) is None
     assert deviation_left(other, picture((9, 9)), picture((9, 9))) is None
+
+
+@pytest.mark.parametrize("color_last", [False, True])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_rows_of_patches_are_read_in_either_order_of_colors(color_last: bool, frames: int) -> None:
+    class Rows:
+        do_normalize = True
+        image_mean, image_std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+
+        def __call__(self, images: list[Image.Image], **_: Any) -> dict[str, Any]:
+            pixels = np.asarray(images[0].resize((64, 48), Image.Resampling.BICUBIC)) / 255
+            patches = (pixels - self.image_mean) / self.image_std
+            patches = patches.reshape(6, 8, 8, 8, 3).swapaxes(1, 2).reshape(48, 1, 8, 8, 3)
+            patches = patches.repeat(frames, axis=1)
+            if not color_last:
+                patches = np.moveaxis(patches, -1, 1)
+            rows = np.zeros((60, frames * 192))
+            rows[:48] = patches.reshape(48, -1)
+            return {"pixel_values": rows[None]}
+
+    rows = SimpleNamespace(image_processor=Rows())
+    assert measured_view(rows, (640, 480)) == pytest.approx((64, 48), abs=2)
+    white, black = (Image.new("RGB", (64, 48), color) for color in ("white", "black"))
+    assert deviation_left(rows, black, white) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["one view", "tiles and a thumbnail"])

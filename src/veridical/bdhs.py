@@ -355,13 +355,13 @@ def _noisy_images(
 def _noise_left(
     policy: Policy, source: Source, settings: BDHSSettings, iteration: int
 ) -> float | None:
-    """The least noise among a row's pictures, as the model was given it; None without noise."""
+    """The least noise among a row's pictures, as the model was given it; None if not known."""
     if settings.variant != "noise" or not source.images:
         return None
     pairs = _noisy_images(policy, source, settings, iteration)
     left = [deviation_left(policy.processor, clean, noisy) for clean, noisy in pairs]
     known = [one for one in left if one is not None]
-    return min(known) if known else None
+    return min(known) if len(known) == len(left) else None
 
 
 def _join(
@@ -411,8 +411,8 @@ def _result(
         "cuts": attempt.cuts,
         "settings": constants,
     }
-    if noise_left is not None:
-        provenance["noise_deviation"] = round(noise_left, 4)
+    if settings.variant == "noise" and source.images:
+        provenance["noise_deviation"] = None if noise_left is None else round(noise_left, 4)
     return {
         "id": source.id,
         "rejected": [assistant_message(_spaced_like(source.answer, attempt.text))],

@@ -209,3 +209,27 @@ def test_the_pair_differs_in_words_alone(
     summary = read_json(out / "summary.json")
     assert summary["pairs"] == 1 and summary["sentences"] == 4
     assert sum(summary["skipped_for"].values()) == 1
+
+
+def test_noise_that_cannot_be_measured_or_is_weak_is_said(
+    policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def say(policy: Any, requests: Any, *_: Any) -> list[Response]:
+        return [Response(" a dog.", [], "sentence") for _ in requests]
+
+    monkeypatch.setattr(bdhs, "respond", say)
+    settings = dataclasses.replace(SETTINGS, variant="noise")
+    sources = sources_of(["There is a red cup."] * 2, pictures[0])
+
+    def built(**changed: Any) -> dict[str, Any]:
+        results = build_pairs(policy, sources, dataclasses.replace(settings, **changed), EDIT)
+        return summarize(results, 0)
+
+    known = built()
+    assert known["mean_noise_deviation"] > 0.2 and known["noise_not_measured"] == 0
+    assert not [warning for warning in known["warnings"] if "oise" in warning]
+    assert any("by only 0.0" in warning for warning in built(noise_steps=10)["warnings"])
+    monkeypatch.setattr(bdhs, "deviation_left", lambda *_: None)
+    unknown = built()
+    assert unknown["mean_noise_deviation"] is None and unknown["noise_not_measured"] == 2
+    assert any("For 2 pairs it could not be measured" in text for text in unknown["warnings"])

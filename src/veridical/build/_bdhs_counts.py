@@ -13,6 +13,9 @@ LEAST_GUIDED = 0.5
 three words keep a beginning in two cases of three)."""
 MOST_SHIFT = 0.05
 """Shift of the share of Yes from which a warning is given (our choice)."""
+LEAST_NOISE = 0.1
+"""Mean `noise_deviation` below which a warning is given (our choice; 500 steps leave 0.36 of noise
+that is drawn at the size the model sees)."""
 ENOUGH = 20
 """Records that answer yes or no, from which their balance is compared (our choice)."""
 
@@ -39,6 +42,7 @@ def summarize(results: Results, skipped: int) -> dict[str, Any]:
         "mean_share_masked": round(fmean(source["share_masked"] for source in sources), 4),
         **_tries(results),
         **_guidance(sources),
+        **_noise(sources),
         "languages": dict(Counter(row["language"] for row in results if "language" in row)),
         "yes_no": {"records": _yes_no(results), "pairs": _yes_no(pairs)},
     }
@@ -47,7 +51,12 @@ def summarize(results: Results, skipped: int) -> dict[str, Any]:
 
 def warnings_of(summary: Mapping[str, Any]) -> list[str]:
     """What a user should know before training on the set."""
-    found = [_about_guidance(summary), _about_balance(summary["yes_no"]), _about_limits(summary)]
+    found = [
+        _about_guidance(summary),
+        _about_balance(summary["yes_no"]),
+        _about_limits(summary),
+        *_about_noise(summary),
+    ]
     return [warning for warning in found if warning]
 
 
@@ -64,6 +73,15 @@ def _guidance(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     kept = [bool(cut["kept"]) for source in sources for cut in source["cuts"]]
     share = round(fmean(kept), 4) if kept else None
     return {"sentences": len(kept), "guided_sentences": sum(kept), "share_guided": share}
+
+
+def _noise(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How far noise moved what the model was given; nothing where none was added."""
+    left = [source["noise_deviation"] for source in sources if "noise_deviation" in source]
+    known = [one for one in left if one is not None]
+    mean = round(fmean(known), 4) if known else None
+    measured = {"mean_noise_deviation": mean, "noise_not_measured": len(left) - len(known)}
+    return measured if left else {}
 
 
 def _yes_no(results: Results) -> dict[str, int]:
@@ -105,3 +123,20 @@ def _about_limits(summary: Mapping[str, Any]) -> str:
         f"{summary['tries_cut_off']} of {summary['tries']} tries were thrown away because a text "
         "reached its limit. Raise --max-new-tokens."
     )
+
+
+def _about_noise(summary: Mapping[str, Any]) -> list[str]:
+    unknown, left = summary.get("noise_not_measured", 0), summary.get("mean_noise_deviation")
+    found = []
+    if unknown:
+        found.append(
+            f"For {unknown} pairs it could not be measured how much of the noise reached the "
+            "model: the values of its image processor can't be read. Noise was drawn at 336 pixels "
+            "of the shorter side; look at some pairs, or use --variant mask."
+        )
+    if left is not None and left < LEAST_NOISE:
+        found.append(
+            f"The noise moved what the model was given by only {left:.2f} on average (pixel values "
+            "from 0 to 1), so most of each image could be seen. Raise --noise-steps."
+        )
+    return found
