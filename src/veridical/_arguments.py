@@ -19,6 +19,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from veridical._options import Option, as_arguments, describe, nearest, spelled
+from veridical._ranges import check_ranges
 from veridical.errors import UserError
 
 
@@ -32,7 +33,8 @@ def parse(
     """The keyword arguments for `function` that the configuration file and the words ask for.
 
     Raises:
-        UserError: an unknown option, a value of the wrong type, a missing or unreadable file.
+        UserError: an unknown option, a value of the wrong type or outside its range, a missing or
+            unreadable file.
     """
     parser = ArgumentParser(prog=program, exit_on_error=False, default_env=False)
     parser.add_argument("--config", action="config")
@@ -52,6 +54,10 @@ def parse(
     for name, option in options.items():
         if option.is_mapping and values[name] is not None:
             values[name] = plain(values[name])
+    try:
+        check_ranges(options, values)
+    except UserError as error:
+        raise UserError(f"{error} See `{program} --help`.") from None
     return as_arguments(function, values)
 
 

@@ -144,6 +144,12 @@ def without_none(hint: Any) -> tuple[Any, bool]:
     return (members[0] if len(members) == 1 else typing.Union[tuple(members)]), optional  # noqa: UP007
 
 
+def is_number(option: Option) -> bool:
+    """Whether it takes a number, or several."""
+    members = typing.get_args(option.hint) if option.is_list else (option.hint,)
+    return members[0] in (int, float)
+
+
 def nearest(name: str, options: Mapping[str, Option]) -> str:
     """A suggestion, or nothing."""
     matches = difflib.get_close_matches(name, list(options), n=1)

@@ -37,7 +37,7 @@ class Training:
         projector_learning_rate: of the projector, if trained; the common one if not set.
         learning_rate: peak learning rate.
         epochs: passes over the rows.
-        max_steps: optimiser steps; above 0 it overrides epochs.
+        max_steps: optimiser steps, 1 or more, instead of epochs; -1 for none.
         batch_size: rows on a device at once.
         accumulation: batches an optimiser step.
         max_length: prompt and response together, in tokens; longer rows are listed and left
@@ -165,6 +165,8 @@ class Training:
                 "--projector-learning-rate was given, but the projector is frozen. Set "
                 "--train-projector true as well."
             )
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise UserError(f"--max-steps is {self.max_steps}; give 1 or more, or -1 for none.")
         if self.max_steps <= 0 and self.epochs <= 0:
             raise UserError(
                 "Neither --epochs nor --max-steps is above 0: nothing would be trained."
