@@ -6,7 +6,6 @@ the whole global batch, so that accumulation and processes leave the result unch
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,6 @@ from veridical.train.trained import (
     load_trained_weights,
     save_piece,
     save_trained_weights,
-    whole,
 )
 
 SCHEDULER = "scheduler.pt"
@@ -81,10 +79,9 @@ class Items(Dataset[Item]):
     def __getitem__(self, place: Place) -> Item:
         return Item(self.groups[place.index], self.reference_logps[place.index], place.counts)
 
-    def longest(self, count: int) -> list[Item]:
-        """The rows that take the most memory, those first."""
-        order = sorted(range(len(self)), key=lambda i: -_length(self.groups[i]))
-        return [self[Place(index)] for index in order[:count]]
+    def to_try(self, number: int) -> Item:
+        """One of `groups`, which counts: what is tried is whether a step fits."""
+        return Item(self.groups[number], self.reference_logps[number])
 
     def told(self) -> dict[str, float]:
         """What a line of the log says of the rows since the last."""
@@ -375,45 +372,3 @@ def split_projector(optimizer: torch.optim.Optimizer, policy: Policy, learning_r
         if inside:
             group["params"] = [p for p in group["params"] if id(p) not in wanted]
             optimizer.add_param_group({**group, "params": inside, "lr": learning_rate})
-
-
-def dry_run(trainer: GroupTrainer, train: Items, held_out: Items | None) -> None:
-    """Two batches forward and backward, and one of the held-out rows, before the first step.
-
-    A model that runs out of memory or gives no finite loss fails here, in seconds. The longest
-    rows are taken; weights are not changed. It goes through whatever training wraps the model in,
-    once that is done.
-
-    Raises:
-        UserError: a loss or gradient is not finite, or nothing receives a gradient.
-    """
-    size = trainer.args.per_device_train_batch_size
-    longest = train.longest(2 * size)
-    model = trainer.model_wrapped.train()
-    for start in (0, min(size, max(len(longest) - size, 0))):
-        inputs = trainer.collate_items(longest[start : start + size])
-        loss = trainer.outcome(model, inputs).loss_sum / inputs["count"]
-        loss.backward()
-        norm = _gradient_norm(model)
-        model.zero_grad(set_to_none=True)
-        if not math.isfinite(float(loss.detach())) or not math.isfinite(norm):
-            raise UserError(
-                f"In the trial batch the loss is {float(loss.detach())}, its gradient norm {norm}. "
-                "Set --dtype float32 or bfloat16, and check the pairs for empty answers."
-            )
-        if norm == 0:
-            raise UserError("In the trial batch no trained weight receives a gradient.")
-    model.eval()
-    if held_out is not None:
-        with torch.no_grad():
-            items = [held_out[Place(i)] for i in range(min(size, len(held_out)))]
-            trainer.outcome(trainer.model, trainer.collate_items(items))
-
-
-def _length(group: Group) -> int:
-    return sum(len(ids) for ids in group.response_ids)
-
-
-def _gradient_norm(model: Any) -> float:
-    squares = [whole(p.grad).square().sum() for p in model.parameters() if p.grad is not None]
-    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0

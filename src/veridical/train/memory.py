@@ -25,19 +25,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
-from veridical.errors import UserError
 from veridical.files import write_json
-from veridical.logprobs import collate
 from veridical.models import Policy
-from veridical.progress import track
-from veridical.rendering import Group
 from veridical.train.loop import GroupTrainer, Items, Task
 from veridical.train.options import Training
 from veridical.train.trainer_options import trainer_arguments
+from veridical.train.trial import longest_rows, no_room
 
 STEPS = 2
-CANDIDATES = 64
-"""Rows whose images are laid out to find the longest (our choice: seconds)."""
 ENTRY_BYTES = 4096
 """What a pair's reference log-probs take on a disk: a block."""
 OVERHEAD = 0.1
@@ -155,27 +150,8 @@ def measure_memory(
                 trainer.train()
         except torch.OutOfMemoryError as error:
             used = ", ".join(f"{_total(p) / 1e9:.2f} GB on {d}" for d, p in live.peak.items())
-            raise UserError(
-                f"{policy.device} has not enough memory for a step: it failed with {used} in use. "
-                "Lower --batch-size or --max-length, or set trainer.gradient_checkpointing."
-            ) from error
+            raise no_room(policy, f": it failed with {used} in use") from error
     return {device: _with_total(parts) for device, parts in live.peak.items()}
-
-
-def longest_rows(
-    policy: Policy, groups: Sequence[Group], share_prefix: bool, count: int
-) -> list[int]:
-    """The rows that take most tokens, images included, among those with the longest texts."""
-    by_text = sorted(
-        range(len(groups)),
-        key=lambda i: -len(groups[i].prompt_text) - sum(map(len, groups[i].response_texts)),
-    )[: max(CANDIDATES, count)]
-    tokens = {
-        i: collate(policy, [groups[i]], share_prefix).inputs["input_ids"].numel()
-        for i in track(by_text, "measuring rows")
-    }
-    longest = sorted(tokens, key=lambda i: -tokens[i])
-    return [longest[i % len(longest)] for i in range(count)]
 
 
 class _Watch(TrainerCallback):

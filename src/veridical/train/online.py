@@ -282,13 +282,9 @@ class OnlineItems(Items):
     def __getitem__(self, place: Spot) -> Item:
         return self._item(self.buffer.row(self.state.global_step, place.index), place.counts)
 
-    def longest(self, count: int) -> list[Item]:
+    def to_try(self, number: int) -> Item:
         """Of the first filling."""
-        order = sorted(
-            range(len(self.first)), key=lambda i: -sum(map(len, self.groups[i].response_ids))
-        )
-        # All of them count: what is tried here is whether the step fits.
-        return [Item(self.groups[i], self.reference_logps[0]) for i in order[:count]]
+        return Item(self.groups[number], self.reference_logps[0])
 
     def told(self) -> dict[str, float]:
         """Shares and means of what was sampled since the last line."""

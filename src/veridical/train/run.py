@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from veridical.models import (
 )
 from veridical.train.callbacks import Manifests, RunLog, SaveWhenTerminated, Steps
 from veridical.train.checkpoints import LastStep, newest_verified
-from veridical.train.loop import GroupTrainer, Items, Task, dry_run
+from veridical.train.loop import GroupTrainer, Items, Task
 from veridical.train.options import Training
 from veridical.train.resume import require_steps_left, tell_extension
 from veridical.train.trained import require_same_start, whole_policy
 from veridical.train.trainer_options import trainer_arguments
+from veridical.train.trial import TryFirst
 from veridical.weights import weight_files
 
 
@@ -83,7 +84,7 @@ def run_trainer(
     )
     if training.extend and checkpoint is not None:
         trainer.add_callback(Extending())
-    trainer.add_callback(TryFirst(lambda: dry_run(trainer, train, held_out), training.seed))
+    trainer.add_callback(TryFirst(trainer, train, held_out))
     torch.manual_seed(training.seed)
     began = time.monotonic()
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -102,18 +103,6 @@ def run_trainer(
         "resumed_from": checkpoint.name if checkpoint else None,
         "processes": processes.world_size(),
     }
-
-
-class TryFirst(TrainerCallback):
-    """Tries a few batches when everything is wrapped and loaded, before the first step."""
-
-    def __init__(self, attempt: Callable[[], None], seed: int) -> None:
-        self.attempt, self.seed = attempt, seed
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Try; the noise that it used is not missing afterwards."""
-        self.attempt()
-        torch.manual_seed(self.seed)
 
 
 class Extending(TrainerCallback):
