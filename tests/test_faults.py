@@ -27,7 +27,7 @@ from veridical.files import read_json, read_jsonl
 from veridical.models import Policy
 from veridical.randomness import generator
 from veridical.records import assistant_message, user_message, write_records
-from veridical.train import loop, trained
+from veridical.train import loop, trained, trial
 from veridical.train.checkpoints import whole_best
 from veridical.train.dpo import train_dpo
 from veridical.train.options import Training
@@ -346,12 +346,12 @@ def test_an_image_deleted_before_training_is_listed(
 def test_an_image_deleted_while_training_is_named(
     saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = loop.dry_run
+    honest = trial.try_a_step
 
     def deleting(*given: Any) -> None:
         honest(*given)
         shutil.rmtree(tmp_path / "pairs_images")
 
-    monkeypatch.setattr("veridical.train.run.dry_run", deleting)
+    monkeypatch.setattr("veridical.train.trial.try_a_step", deleting)
     with pytest.raises(UserError, match=r"pairs_images/.*the file does not exist"):
         train_dpo(saved, pairs, tmp_path / "run", training=Training(**OPTIONS))

@@ -2,8 +2,9 @@
 
 It loads adapters that it is told of, sees the images that it is sent, and answers with token ids
 and with the name of the adapter that it used. `POST /v1/lie` says what it does wrong from then on:
-`none`, `no-ids`, `stale`, `unnamed`, `other-prompt` or `no-end`. It writes its address to standard
-output.
+`none`, `no-ids`, `stale`, `unnamed`, `other-prompt` or `no-end`. Like vLLM it refuses to load
+a name that it has, and to unload one that it has not; `POST /v1/loaded` lists them. It writes its
+address to standard output.
 """
 
 from __future__ import annotations
@@ -95,16 +96,21 @@ def main() -> None:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             found: Any = {}
+            status = 200
             if self.path.endswith("/lie"):
                 served.lie = body["lie"]
             elif self.path.endswith("/unload_lora_adapter"):
-                del served.adapters[body["lora_name"]]
+                known = served.adapters.pop(body["lora_name"], None)
+                status = 404 if known is None else 200
             elif self.path.endswith("/load_lora_adapter"):
+                status = 400 if body["lora_name"] in served.adapters else 200
                 served.load(body["lora_name"], body["lora_path"])
+            elif self.path.endswith("/loaded"):
+                found = sorted(served.adapters)
             else:
                 found = served.answer(body)
             text = json.dumps(found).encode()
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(text)))
             self.end_headers()

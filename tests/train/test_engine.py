@@ -132,7 +132,7 @@ def test_log_probs_are_those_of_the_policy_with_the_pixels(
             # The server had the same weights and the same pixels, but that is not relied on.
             assert rollout.logps == pytest.approx(theirs, abs=1e-3)
     assert len({rollout.token_ids for row in found for rollout in row}) > 2
-    assert (tmp_path / "engine" / "version-000003" / "adapter_config.json").is_file()
+    assert (tmp_path / "engine" / f"tiny-{engine.attempt}-3" / "adapter_config.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -184,8 +184,45 @@ def test_training_samples_there(
     assert first["kl_k1"] == pytest.approx(0, abs=1e-3)
     assert second["step"] == 2
     kept = sorted((tmp_path / "online" / "rollouts").iterdir())
+    assert not list((tmp_path / "ppo" / "engine").iterdir())
+    assert not list((tmp_path / "online" / "engine").iterdir())
     versions = [{r["version"] for row in read_jsonl(p) for r in row["responses"]} for p in kept]
     assert versions == [{0}, {1}]
+
+
+def loaded(url: str) -> list[str]:
+    request = urllib.request.Request(f"{url}/loaded", b"{}", method="POST")
+    found: list[str] = json.loads(urllib.request.urlopen(request).read())
+    return found
+
+
+def test_adapters_are_deleted_after_unloading_and_named_by_attempt(
+    saved: str, server: str, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    policy, requests, folder = moved_policy(saved), requests_for(pictures), tmp_path / "engine"
+    options = {"url": server, "name": "mine"}
+    first = Engine(options, folder)
+    for version in (0, 1):
+        first.sample(policy, requests, Decoding(4, 0.9), 1, version=version)
+        assert [path.name for path in folder.iterdir()] == [f"mine-{first.attempt}-{version}"]
+    # It is killed here; the next attempt finds the same version on the server under another name.
+    second = Engine(options, folder)
+    assert f"mine-{first.attempt}-1" in loaded(server)
+    found = second.sample(policy, requests, Decoding(4, 0.9), 1, version=1)
+    assert found[0][0].version == 1
+    assert [name for name in loaded(server) if name.startswith("mine-")] == [
+        f"mine-{second.attempt}-1"
+    ]
+    # What an earlier attempt's weights answered is not this one's.
+    with pytest.raises(UserError, match="does not say which weights answered"):
+        second._version(f"mine-{first.attempt}-1", 1)
+    second.close()
+    assert not list(folder.iterdir())
+    assert not [name for name in loaded(server) if name.startswith("mine-")]
+    # A server that was started anew does not know the name any more.
+    (folder / "mine-abc-7").mkdir()
+    Engine(options, folder).publish(policy, 2)
+    assert not (folder / "mine-abc-7").exists()
 
 
 def test_what_no_server_could_load_is_refused(tmp_path: Path) -> None:
@@ -201,9 +238,9 @@ def test_what_no_server_could_load_is_refused(tmp_path: Path) -> None:
         far.open_engine("embedded", TRAINING, tmp_path)
 
 
-def answered(reason: str, ids: list[int]) -> Any:
+def answered(engine: Engine, reason: str, ids: list[int]) -> Any:
     choice = SimpleNamespace(finish_reason=reason, token_ids=ids)
-    return SimpleNamespace(choices=[choice], model="tiny-3", prompt_token_ids=None)
+    return SimpleNamespace(choices=[choice], model=engine._called(3), prompt_token_ids=None)
 
 
 @pytest.mark.parametrize("reason", ["length", "abort", "content_filter", "repetition"])
@@ -220,7 +257,7 @@ def test_without_an_end_token_an_answer_is_cut_whatever_the_server_calls_it(
 
     def complete(body: Any, _: Request) -> Any:
         sent.append(body)
-        return answered(reason, ids)
+        return answered(engine, reason, ids)
 
     monkeypatch.setattr(engine, "_completed", complete)
     ids = [20, 21, 22]

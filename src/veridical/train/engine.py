@@ -5,11 +5,15 @@ that it sampled, and say which weights sampled them; weights that are too old ar
 log-probabilities are always computed here, by the policy with the pixels, never taken over.
 
 The policy's adapter is handed over as a folder that the server loads under a name of its own
-version (`POST /v1/load_lora_adapter`), and that name has to come back with every answer.
+attempt and version (`POST /v1/load_lora_adapter`), and that name has to come back with every
+answer. An adapter that is no longer asked for is unloaded, and its folder is deleted after that: a
+server may read it again as long as it has the name.
 """
 
 from __future__ import annotations
 
+import secrets
+import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -107,6 +111,8 @@ class Engine:
         self.folder, self.concurrency = folder, settings.concurrency
         self.client = open_client(settings, "engine", malformed_again=True)
         self.address = self.client.address.url
+        # A server may still have the names of another run, or of this one before it was killed.
+        self.attempt = processes.from_first(lambda: secrets.token_hex(3))
         self.published: int | None = None
         self.compared = False
 
@@ -125,14 +131,37 @@ class Engine:
         if self.published == version:
             return
         if processes.is_first():
-            adapter = self.folder / f"version-{version:06d}"
+            if self.published is None:
+                self._clean()
+            adapter = self.folder / self._called(version)
             policy.model.save_pretrained(str(adapter), selected_adapters=["default"])
             self._post("load_lora_adapter", lora_name=self._called(version),
                        lora_path=str(adapter.resolve()))  # fmt: skip
             if self.published is not None:
                 self._post("unload_lora_adapter", lora_name=self._called(self.published))
+                shutil.rmtree(self.folder / self._called(self.published))
         processes.wait_for_all()
         self.published = version
+
+    def close(self) -> None:
+        """Unload the last version, and delete its folder; the run needs it no more."""
+        if processes.is_first():
+            for problem in self._clean():
+                print(f"{self.address} does not unload an adapter: {problem}.")
+        self.published = None
+
+    def _clean(self) -> list[str]:
+        """Unload and delete every adapter in the folder; what the server said against it."""
+        problems = []
+        for adapter in sorted(self.folder.glob("*-*")) if self.folder.is_dir() else []:
+            try:
+                self.client.post("unload_lora_adapter", {"lora_name": adapter.name})
+            except (FailedError, UserError) as failed:
+                # It may have been started anew since, and so not have the name; anything else that
+                # is wrong stops the load that follows.
+                problems.append(str(failed))
+            shutil.rmtree(adapter)
+        return problems
 
     def sample(
         self,
@@ -227,7 +256,7 @@ class Engine:
 
     def _version(self, stamp: Any, wanted: int) -> int:
         prefix, _, number = str(stamp).rpartition("-")
-        if prefix != self.name or not number.isdigit():
+        if prefix != f"{self.name}-{self.attempt}" or not number.isdigit():
             raise UserError(
                 f"{self.address} does not say which weights answered (it says {str(stamp)[:60]!r}, "
                 f"not {self._called(wanted)!r})."
@@ -254,7 +283,7 @@ class Engine:
         self.compared = True
 
     def _called(self, version: int) -> str:
-        return f"{self.name}-{version}"
+        return f"{self.name}-{self.attempt}-{version}"
 
     def _post(self, path: str, **content: str) -> None:
         try:

@@ -52,6 +52,11 @@ class Setting:
     engine: Engine | None = None
     model_dropout: bool = False
 
+    def close(self) -> None:
+        """Let a server forget the policy."""
+        if self.engine is not None:
+            self.engine.close()
+
     def batch(self, groups: Sequence[Group]) -> Batch:
         """Prompts with their responses, laid out."""
         return collate(self.actors.policy, groups, self.share_prefix)

@@ -249,6 +249,8 @@ def train_online(
             proved = Items(few, torch.zeros(len(few), 2, dtype=torch.float64))
             proofs = prove_run(policy, proved, task, wanted_loss, floor, out, None)
         finished = run_trainer(policy, task, training, items, None, out, [Follow(items)])
+        if engine is not None:
+            engine.close()
         files = save_result(policy, model, training, out)
         fresh = _all_measures(out / ROLLOUTS)
         counts = {"prompts": len(prompts)}

@@ -205,6 +205,7 @@ def train_ppo(
                 )
             learner.save(step + 1, {"kl_coefficient": coefficient})
         log.close()
+        setting.close()
         finish(run, actors, model, training, METHOD, proofs, start, log, began, kept["step"])
 
 

@@ -163,6 +163,7 @@ def train_rloo(
             )  # fmt: skip
             learner.save(step + 1, {})
         log.close()
+        setting.close()
         finish(run, actors, model, training, METHOD, proofs, start, log, began, kept["step"])
 
 

@@ -166,7 +166,8 @@ def _plain_optimizer(trainer: GroupTrainer) -> torch.optim.Optimizer | None:
     kind = str(getattr(trainer.args.optim, "value", trainer.args.optim))
     if trainer.is_deepspeed_enabled or kind.startswith((*STEERED_OPTIMIZERS, "paged")):
         return None
-    found: torch.optim.Optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    found: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    assert isinstance(found, torch.optim.Optimizer)
     return found
 
 
