@@ -36,6 +36,7 @@ from veridical.image_checks import words_of
 from veridical.images import ImageLike, image_key, load_image
 from veridical.messages import assistant_message, user_message
 from veridical.models import Policy, image_features, image_token_id
+from veridical.precision import working_dtype
 from veridical.rendering import Group, render_prompt
 
 
@@ -444,7 +445,7 @@ def process(
             raise
         raise RefusedRowsError(policy.name, reasons) from error
     inputs = {name: value.to(policy.device) for name, value in encoded.items()}
-    dtype = policy.model.dtype
+    dtype = working_dtype(policy)
     return {n: v.to(dtype) if v.is_floating_point() else v for n, v in inputs.items()}
 
 

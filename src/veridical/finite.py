@@ -7,6 +7,7 @@ from torch import Tensor
 
 from veridical.errors import UserError
 from veridical.models import Policy
+from veridical.precision import working_dtype
 
 
 def require_finite(policy: Policy, values: Tensor, what: str) -> None:
@@ -26,7 +27,7 @@ def require_finite(policy: Policy, values: Tensor, what: str) -> None:
 
 def not_finite(policy: Policy, what: str) -> str:
     """Why a model's numbers are not finite, and what to set instead."""
-    dtype = policy.model.dtype
+    dtype = working_dtype(policy)
     name = str(dtype).removeprefix("torch.")
     said = f"The {what} of {policy.name} in {name} are NaN or infinite."
     damaged = next((n for n, p in policy.model.named_parameters() if not _is_finite(p)), None)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
@@ -35,7 +35,8 @@ from veridical.hub import check_hub_name
 from veridical.image_checks import words_of
 from veridical.local_code import brings_code
 from veridical.lora_targets import describe, lora_targets
-from veridical.precision import cast_weights
+from veridical.merging import merge_adapters
+from veridical.precision import HALF, cast_weights, dtype_name, is_half, widen
 from veridical.templates import check_template, note_variables
 
 EMBEDDED_MODEL = Path(__file__).parent / "world" / "weights"
@@ -205,10 +206,10 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
     if tuning.train_vision:
         trained.append(_find(core, _VISION_TOWERS, "vision tower")[1])
     if tuning.kind == "full":
-        if core.dtype in (torch.float16, torch.bfloat16):
+        if is_half(policy):
             raise UserError(
-                f"Full fine-tuning in {str(core.dtype).removeprefix('torch.')} would round most "
-                "updates away. Set --dtype float32, or --tuning lora (adapters stay in float32)."
+                f"Full fine-tuning in {dtype_name(policy)} would round most updates away. Set "
+                "--dtype float32, or --tuning lora (adapters stay in float32)."
             )
         for module in (
             *trained,
@@ -217,6 +218,7 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
         ):
             module.requires_grad_(True)
         return policy
+    widen_trained(policy, tuning)
     targets = lora_targets(core, trained, tuning.rank, tuning.dropout)
     described = describe(targets)
     if described is not None and processes.is_first():
@@ -235,7 +237,35 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
         alpha_pattern=targets.alpha_pattern(tuning.alpha / tuning.rank),
         modules_to_save=[projector[0]] if projector else None,
     )
-    return dataclasses.replace(policy, model=get_peft_model(core, config))
+    prepared = dataclasses.replace(policy, model=get_peft_model(core, config))
+    require_wide(prepared.model)
+    return prepared
+
+
+def widen_trained(policy: Policy, tuning: Tuning) -> None:
+    """Keep what is trained whole beside adapters in float32, in a model of half precision.
+
+    Before the reference is computed, so that it and the start of the policy are the same.
+
+    Raises:
+        UserError: a projector is asked for and none is found.
+    """
+    if tuning.kind != "full" and tuning.train_projector:
+        widen(_find(policy.core, _PROJECTORS, "projector")[1])
+
+
+def require_wide(model: Any) -> None:
+    """Refuse to train weights in half precision, which round small updates away.
+
+    Raises:
+        UserError: names a weight.
+    """
+    narrow = [n for n, p in model.named_parameters() if p.requires_grad and p.dtype in HALF]
+    if narrow:
+        raise UserError(
+            f"{narrow[0]} would be trained in half precision ({len(narrow)} weights in all), which "
+            "rounds most updates away. Set --dtype float32."
+        )
 
 
 def find_projector(model: Any) -> Any:
@@ -256,6 +286,23 @@ def trains_vision(policy: Policy) -> bool:
     sides = (core.get_decoder(), core.get_output_embeddings(), core.get_input_embeddings())
     language = {id(parameter) for side in sides for parameter in side.parameters()}
     return any(p.requires_grad and id(p) not in language for p in core.parameters())
+
+
+def adapter_parameters(model: Any, adapter: str) -> list[nn.Parameter]:
+    """The weights of one of several adapters, and of modules that it brings whole.
+
+    By the modules that hold them: layers of a model may be called what an adapter is called.
+    """
+    found: dict[int, nn.Parameter] = {}
+    for layer in model.modules():
+        if not isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            continue
+        for kind in layer.adapter_layer_names:
+            held = getattr(layer, kind, {})
+            own = held[adapter] if adapter in list(held) else None
+            many = own.parameters() if isinstance(own, nn.Module) else [own]
+            found |= {id(p): p for p in many if isinstance(p, nn.Parameter)}
+    return list(found.values())
 
 
 @contextmanager
@@ -504,8 +551,6 @@ def adapter_base(folder: Path) -> str:
     Raises:
         UserError: it names none.
     """
-    from peft import PeftConfig
-
     try:
         base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
     except (ValueError, KeyError, TypeError) as error:
@@ -524,9 +569,24 @@ def _merge_adapter(policy: Policy, adapter: Path) -> Policy:
     with require_fitting_adapter(
         f"The adapter {adapter} does not fit {policy.name}", "Name its own base model."
     ):
+        widen_saved_modules(policy.core, adapter)
         adapted = PeftModel.from_pretrained(policy.model, str(adapter))
-    model = adapted.merge_and_unload()
+    model = merge_adapters(adapted)
     return dataclasses.replace(policy, model=model.eval(), vision=None)
+
+
+def widen_saved_modules(core: Any, adapter: Path) -> None:
+    """Keep modules that an adapter brings whole in float32, or they are rounded when it is loaded.
+
+    Args:
+        core: Transformers' model.
+        adapter: folder of the adapter that is loaded next.
+    """
+    named = PeftConfig.from_pretrained(str(adapter)).__dict__.get("modules_to_save") or ()
+    for name, module in list(core.named_modules()):
+        wrapped = isinstance(module, AuxiliaryTrainingWrapper)
+        if name.endswith(tuple(named)) and named and not wrapped:
+            widen(module)
 
 
 @contextmanager

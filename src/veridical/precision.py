@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 if TYPE_CHECKING:
     from veridical.models import Policy
@@ -30,12 +31,18 @@ SPARE_BYTES = 2**30
 
 def is_half(policy: Policy) -> bool:
     """Whether the model computes in float16 or bfloat16."""
-    return policy.model.dtype in HALF
+    return working_dtype(policy) in HALF
+
+
+def working_dtype(policy: Policy) -> torch.dtype:
+    """The dtype that the model's layers hand to each other; single modules may have a wider one."""
+    dtype: torch.dtype = policy.core.get_input_embeddings().weight.dtype
+    return dtype
 
 
 def dtype_name(policy: Policy) -> str:
     """The model's dtype as users write it."""
-    return str(policy.model.dtype).removeprefix("torch.")
+    return str(working_dtype(policy)).removeprefix("torch.")
 
 
 def cast_weights(model: Any, dtype: torch.dtype) -> Any:
@@ -54,6 +61,70 @@ def cast_weights(model: Any, dtype: torch.dtype) -> Any:
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(dtype)
     return model
+
+
+class Boundary:
+    """Hooks of a module in float32 inside a model in half precision: cast its inputs and outputs.
+
+    Attributes:
+        home: the dtype of the model around it.
+    """
+
+    def __init__(self, home: torch.dtype) -> None:
+        """Take the dtype of the model around the module."""
+        self.home = home
+        self._outside: torch.dtype | None = None
+
+    def before(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Cast inputs in half precision to the module's own dtype."""
+        own = next(p.dtype for p in module.parameters() if p.is_floating_point())
+        leaves = tree_leaves((given, named))
+        found = [x.dtype for x in leaves if isinstance(x, Tensor) and x.dtype in HALF]
+        self._outside = found[0] if found else None
+        return tree_map(lambda x: _cast(x, HALF, own), (given, named))
+
+    def after(self, _: nn.Module, __: Any, result: Any) -> Any:
+        """Cast outputs back to the dtype of the inputs."""
+        outside = self._outside
+        if outside is None:
+            return result
+        return tree_map(lambda x: _cast(x, (torch.float32,), outside), result)
+
+
+def widen(module: nn.Module) -> None:
+    """Keep a module of a half-precision model in float32, so that small updates move its weights.
+
+    The model around it notices nothing: inputs and outputs are cast at the module's boundary. A
+    module in float32 or more stays as it is.
+    """
+    home = next((p.dtype for p in module.parameters() if p.dtype in HALF), None)
+    if home is None:
+        return
+    cast_weights(module, torch.float32)
+    boundary = Boundary(home)
+    module.register_forward_pre_hook(boundary.before, with_kwargs=True)
+    module.register_forward_hook(boundary.after)
+
+
+def narrow(module: nn.Module) -> torch.dtype | None:
+    """Take the boundary of a widened module off; its weights stay.
+
+    Returns:
+        The dtype of the model around it; None where the module was not widened.
+    """
+    home = None
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for number, hook in list(hooks.items()):
+            boundary = getattr(hook, "__self__", None)
+            if isinstance(boundary, Boundary):
+                home = boundary.home
+                del hooks[number]
+                module._forward_pre_hooks_with_kwargs.pop(number, None)
+    return home
+
+
+def _cast(value: Any, found: tuple[torch.dtype, ...], dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.dtype in found else value
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from veridical.controls import (
 from veridical.heads import logits_are_the_heads
 from veridical.logprobs import added_mask, response_logps, rounding
 from veridical.models import Policy
-from veridical.precision import dtype_name, exact
+from veridical.precision import dtype_name, exact, working_dtype
 from veridical.rendering import Group
 
 
@@ -84,7 +84,7 @@ def _exactly(policy: Policy, group: Group) -> Sharing:
     two_row = response_logps(policy.model, row_batch(policy, [group])).sums
     shared = response_logps(policy.model, shared_batch(policy, [group])).sums
     difference = float((shared - two_row).abs().max())
-    limit = 64 * rounding(two_row, policy.model.dtype, max(map(len, group.response_ids)))
+    limit = 64 * rounding(two_row, working_dtype(policy), max(map(len, group.response_ids)))
     if not difference <= limit:
         return Sharing(False, f"shared and two-row log-probs differ by {difference:.2g}")
     if group.response_ids[0].equal(group.response_ids[-1]):

@@ -14,7 +14,7 @@ from veridical.batching import process, prompt_batch
 from veridical.controls import HALF_MARGIN, blind, other_kernel, rms
 from veridical.images import ImageLike
 from veridical.models import Policy, image_features, image_token_id
-from veridical.precision import dtype_name, exact
+from veridical.precision import dtype_name, exact, working_dtype
 from veridical.rendering import render_prompt
 from veridical.sampling import Request, sample_mask
 
@@ -122,7 +122,7 @@ class _Trial:
 
 
 def _exactly(trial: _Trial) -> str | None:
-    stock, stock_dtype = trial.stock(), trial.policy.model.dtype
+    stock, stock_dtype = trial.stock(), working_dtype(trial.policy)
     limit = 256 * torch.finfo(stock_dtype).eps * float(stock.abs().max().clamp(min=1.0))
     whole = float((trial.dropped(trial.every) - stock).abs().max())
     if not whole <= limit:

@@ -26,6 +26,7 @@ from veridical.errors import UserError
 from veridical.logprobs import response_logps, rounding
 from veridical.losses import token_logps
 from veridical.models import Policy
+from veridical.precision import working_dtype
 from veridical.rendering import Group, open_images
 
 ProofName = Literal["start", "image_matters", "placeholders", "batch_invariance", "path_parity"]
@@ -100,7 +101,7 @@ def logps_measure(policy: Policy) -> Measure:
     def by_rounding(groups: Sequence[Group]) -> float:
         sums = response_logps(policy.model, row_batch(policy, groups)).sums
         longest = max(len(ids) for group in groups for ids in group.response_ids)
-        return rounding(sums, policy.model.dtype, longest)
+        return rounding(sums, working_dtype(policy), longest)
 
     return Measure(
         lambda batch: response_logps(policy.model, batch).sums,
@@ -262,7 +263,7 @@ def stock_inputs(policy: Policy, images: list[Image.Image], text: str) -> dict[s
         return_tensors="pt",
         add_special_tokens=not (bos and text.startswith(bos)),
     ).to(policy.device)
-    dtype = policy.model.dtype
+    dtype = working_dtype(policy)
     return {n: v.to(dtype) if v.is_floating_point() else v for n, v in inputs.items()}
 
 

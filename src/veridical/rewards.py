@@ -25,7 +25,15 @@ from veridical.finite import require_finite
 from veridical.images import ImageLike
 from veridical.logprobs import collate
 from veridical.messages import Message
-from veridical.models import DtypeName, Policy, load_policy, require_fitting_adapter, unwrap
+from veridical.models import (
+    DtypeName,
+    Policy,
+    load_policy,
+    require_fitting_adapter,
+    unwrap,
+    widen_saved_modules,
+)
+from veridical.precision import working_dtype
 from veridical.proofs import Measure, stock_inputs
 from veridical.randomness import generator
 from veridical.rendering import Group, open_images, render_judged_group
@@ -121,7 +129,7 @@ def new_head(policy: Policy) -> nn.Linear:
     It is kept in float32 at least.
     """
     size = policy.core.config.get_text_config().hidden_size
-    dtype = torch.promote_types(policy.model.dtype, torch.float32)
+    dtype = torch.promote_types(working_dtype(policy), torch.float32)
     head = nn.Linear(size, 1, device=policy.device, dtype=dtype)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -213,7 +221,7 @@ def reward_measure(policy: Policy, seed: int = 0) -> Measure:
 
     def rounding(groups: Sequence[Group]) -> float:
         longest = _last_states(policy.model, row_batch(policy, groups)).double().norm(dim=-1).max()
-        return float(longest) * torch.finfo(policy.model.dtype).eps
+        return float(longest) * torch.finfo(working_dtype(policy)).eps
 
     return Measure(ours, stock, rounding, "units of the last state")
 
@@ -277,6 +285,7 @@ def attach_reward_model(policy: Policy, folder: Path, name: str = "reward") -> R
         f"The reward model {folder} does not fit {policy.name}",
         "It has to be trained on the same base.",
     ):
+        widen_saved_modules(policy.core, folder)
         if isinstance(model, PeftModel):
             active = model.active_adapter
             model.load_adapter(str(folder), adapter_name=name)

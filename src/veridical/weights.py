@@ -70,7 +70,8 @@ def surroundings(policy: Policy) -> list[str]:
     attention = str(getattr(config, "_attn_implementation", None))
     bits = "four bits" if in_four_bits(policy) else "as loaded"
     kind = policy.device.type
-    return [*versions, str(policy.model.dtype), bits, kind, attention, torch.__version__]
+    dtypes = sorted({str(p.dtype) for p in policy.core.parameters() if p.is_floating_point()})
+    return [*versions, " and ".join(dtypes), bits, kind, attention, torch.__version__]
 
 
 def _files(folder: Path) -> list[Path]:

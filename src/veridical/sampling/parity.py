@@ -22,6 +22,7 @@ from veridical.batching import process, prompt_batch
 from veridical.errors import UserError
 from veridical.messages import user_message
 from veridical.models import Policy
+from veridical.precision import working_dtype
 from veridical.randomness import generator
 from veridical.rendering import RefusedRowError, render_prompt
 from veridical.sampling.cache import APART, REPEATED, Rows
@@ -192,10 +193,10 @@ def decoding_fault(policy: Policy, examples: Sequence[Example], late: bool) -> s
     """
     stock = [example.logits for example in examples]
     found = distance(our_logits(policy, examples, late), stock)
-    if policy.model.dtype in (torch.float32, torch.float64) and found.value <= EXACT:
+    if working_dtype(policy) in (torch.float32, torch.float64) and found.value <= EXACT:
         return None
     broken = distance(our_logits(policy, examples, late, shift=1), stock).value
-    half = policy.model.dtype in (torch.float16, torch.bfloat16)
+    half = working_dtype(policy) in (torch.float16, torch.bfloat16)
     if half and found.value <= NEAR * broken:
         return None
     floor = _floor(policy, examples) if half else 0.0

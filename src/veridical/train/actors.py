@@ -25,9 +25,11 @@ from veridical.models import (
     EMBEDDED_MODEL,
     Policy,
     adapter_base,
+    adapter_parameters,
     adapters_off,
     frozen_copy,
     prepare_training,
+    require_wide,
 )
 from veridical.rewards import (
     Reading,
@@ -85,12 +87,9 @@ class Actors:
         """What the value loss trains."""
         if self.critic is None:
             return []
-        own = [
-            parameter
-            for name, parameter in self.critic.policy.model.named_parameters()
-            if parameter.requires_grad and (not self.critic.adapter or f".{VALUE}." in name)
-        ]
-        return [*own, *self.critic.head.parameters()]
+        model, adapter = self.critic.policy.model, self.critic.adapter
+        own = adapter_parameters(model, adapter) if adapter else list(model.parameters())
+        return [*(p for p in own if p.requires_grad), *self.critic.head.parameters()]
 
     def policy_parameters(self) -> list[nn.Parameter]:
         """What the policy loss trains."""
@@ -143,7 +142,9 @@ def build_actors(
         value = _own_critic(own, policy, reward_model, training)
     if reward_model is not None and reward_model.adapter is None:
         reward_model.policy.model.requires_grad_(False)
-    return Actors(policy, frozen, reward_model, value)
+    actors = Actors(policy, frozen, reward_model, value)
+    require_wide(actors.trained())
+    return actors
 
 
 def drop_other_adapters(policy: Policy) -> None:
@@ -171,18 +172,18 @@ def _shared_critic(policy: Policy, reward_model: RewardModel | None) -> RewardMo
     model = policy.model
     inherits = reward_model is not None and reward_model.adapter is not None
     active = model.active_adapter
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     source = REWARD if inherits else active
     model.add_adapter(VALUE, copy.deepcopy(model.peft_config[source]))
+    own = adapter_parameters(model, VALUE)
     if inherits:
-        weights = dict(model.named_parameters())
         with torch.no_grad():
-            for name, parameter in weights.items():
-                if f".{VALUE}." in name:
-                    parameter.copy_(weights[name.replace(f".{VALUE}.", f".{REWARD}.")])
+            for parameter, given in zip(own, adapter_parameters(model, REWARD), strict=True):
+                parameter.copy_(given)
     model.set_adapter(active)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in trained or f".{VALUE}." in name)
+    trained |= {id(parameter) for parameter in own}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
     head = new_head(policy)
     if reward_model is not None and inherits:
         head.load_state_dict(reward_model.head.state_dict())

@@ -31,6 +31,7 @@ from veridical.train.reference import (
     require_same_inputs,
     write_reference,
 )
+from veridical.train.rounding import logps_of
 from veridical.train.rows import (
     list_skipped,
     proof_rows,
@@ -156,7 +157,7 @@ def train_dpo(
             policy = with_features(policy, features, few, shares.allowed, floor)
             take_features((frozen or policy).core)
         finished = run_trainer(policy, task, training, train_items, held_out_items, out)
-        files = save_result(policy, model, training, out)
+        files = save_result(policy, model, training, out, logps_of(few, shares.allowed))
         counts = {"pairs": len(train), "held-out pairs": len(evaluation)}
         write_cards(run, files, METHODS[loss], counts, proofs, finished)
         run.finish(

@@ -43,6 +43,7 @@ from veridical.train.order import Place as Spot
 from veridical.train.order import Shares
 from veridical.train.prompts import PromptKind, TrainingPrompt, proof_group, read_prompts
 from veridical.train.rewarding import refuse_unscored
+from veridical.train.rounding import logps_of
 from veridical.train.rows import PROOF_ROWS, list_skipped
 from veridical.train.run import checkpoint_to_resume, run_trainer, save_result, steps_of
 from veridical.train.scorer import Scorer
@@ -251,7 +252,7 @@ def train_online(
         finished = run_trainer(policy, task, training, items, None, out, [Follow(items)])
         if engine is not None:
             engine.close()
-        files = save_result(policy, model, training, out)
+        files = save_result(policy, model, training, out, logps_of(few, layout.allowed))
         fresh = _all_measures(out / ROLLOUTS)
         counts = {"prompts": len(prompts)}
         write_cards(run, files, METHODS[pairs], counts, proofs, finished, fresh)

@@ -7,13 +7,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from veridical import processes
 from veridical.cache import Cache, open_cache
 from veridical.errors import UserError
 from veridical.models import DtypeName, Tuning, TuningName
 from veridical.train.counting import rows_seen, total_steps
+
+SaveDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,8 @@ class Training:
         vision_cache: keep each image's features there instead of encoding it at every step; the
             vision tower has to be frozen.
         save_merged: also write the merged model (LoRA), not only the adapter.
+        save_dtype: of the weights in `model/`; `auto` is that of training. What rounding to half
+            precision costs is measured and printed.
         images_root: what image paths are relative to; the data file's folder if not set.
         max_bad_fraction: share of unusable rows above which the run does not start.
         dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
@@ -96,6 +100,7 @@ class Training:
     cache_gigabytes: float = 50.0
     vision_cache: bool = False
     save_merged: bool = True
+    save_dtype: SaveDtype = "auto"
     images_root: Path | None = None
     max_bad_fraction: float = 0.01
     dtype: DtypeName = "auto"

@@ -6,9 +6,11 @@ Trained by the Bradley-Terry loss on preference pairs, with the facts that the p
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from veridical.rewards import (
     Reading,
     judged_group,
     new_head,
+    response_rewards,
     reward_measure,
     save_head,
 )
@@ -122,7 +125,8 @@ def train_reward(
             floor = noise_floor(policy, few)
             policy = with_features(policy, features, few, shares.allowed, floor)
         finished = run_trainer(policy, task, training, train_items, held_out_items, out)
-        files = save_result(policy, model, training, out)
+        score = partial(_rewards, head, few, shares.allowed)
+        files = save_result(policy, model, training, out, score)
         save_beside(head, reading, out, files)
         counts = {"pairs": len(train), "held-out pairs": len(evaluation)}
         write_cards(run, files, METHOD, counts, proofs, finished)
@@ -131,6 +135,11 @@ def train_reward(
             prefix_sharing=dataclasses.asdict(shares), **finished,
         )  # fmt: skip
         print(f"The reward model is in {out / next(iter(files), 'model')}.")
+
+
+def _rewards(head: nn.Linear, groups: Sequence[Group], share: bool, policy: Policy) -> Tensor:
+    own = copy.deepcopy(head).to(policy.device)
+    return response_rewards(policy.model, own, collate(policy, groups, share)).double().cpu()
 
 
 def read_pairs(start: Policy, data: Path, reading: Reading, training: Training) -> TrainingRows:

@@ -39,6 +39,7 @@ from veridical.train.options import Training
 from veridical.train.prompts import PromptKind, TrainingPrompt, proof_group, read_prompts
 from veridical.train.rewarding import Rewarder, Scale, open_rewarder, scores_of
 from veridical.train.rl_run import Log
+from veridical.train.rounding import logps_of
 from veridical.train.rows import PROOF_ROWS, TrainingRows, list_skipped
 from veridical.train.run import save_result
 from veridical.train.scorer import Scorer
@@ -232,7 +233,8 @@ def finish(
 ) -> None:
     """Save the policy, write its card, and close the run."""
     drop_other_adapters(actors.policy)
-    files = save_result(actors.policy, model, training, run.folder)
+    score = logps_of(start.few, start.layout.allowed)
+    files = save_result(actors.policy, model, training, run.folder, score)
     seconds = time.monotonic() - began
     steps = len(log.rows)
     rows = training.rows_seen(steps, len(start.prompts))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,18 +17,22 @@ from veridical import processes
 from veridical.checkpoint_rest import keep_skipped
 from veridical.errors import UserError
 from veridical.files import writing
+from veridical.merging import merge_adapters, round_weights
 from veridical.models import (
+    DtypeName,
     Policy,
     in_four_bits,
     load_policy,
     prepare_training,
     starts_from_adapter,
 )
+from veridical.precision import HALF, dtype_name, working_dtype
 from veridical.train.callbacks import Manifests, RunLog, SaveWhenTerminated, Steps
 from veridical.train.checkpoints import LastStep, newest_verified
 from veridical.train.loop import GroupTrainer, Items, Task
-from veridical.train.options import Training
+from veridical.train.options import SaveDtype, Training
 from veridical.train.resume import require_steps_left, tell_extension
+from veridical.train.rounding import ROUNDING, Score, score_before, tell_rounding
 from veridical.train.trained import require_same_start, whole_policy
 from veridical.train.trainer_options import trainer_arguments
 from veridical.train.trial import TryFirst
@@ -117,56 +123,69 @@ class Extending(TrainerCallback):
             tell_extension(state.global_step, state.max_steps, rate)
 
 
-def save_result(policy: Policy, model: str, training: Training, out: Path) -> list[str]:
+def save_result(
+    policy: Policy, model: str, training: Training, out: Path, score: Score | None = None
+) -> list[str]:
     """Write the trained weights; the first name returned is what to load.
 
     LoRA writes `adapter/` and, if asked for, the merged `model/`; full tuning writes `model/`.
     An adapter trained on top of a merged one does not fit the base by itself, so then only the
     merged model is written. Of a base in four bits only the adapter is: merged into it, most of
     what was learned would be rounded away, and `load_policy` merges it into the full base.
+    What rounding `model/` to half precision costs is measured and printed.
     The first process writes; all of them have to take part.
 
     Args:
-        policy: as it was trained.
+        policy: as it was trained; adapters are merged in place.
         model: what was loaded to start from.
         training: the run's options.
         out: the run's folder.
+        score: gives the numbers by which the saved model is compared with the trained one.
     """
+    dtype = typing.cast(DtypeName, dtype_name(policy))
 
     def rebuild() -> Policy:
-        start = load_policy(
-            model, training.dtype, "cpu", training.init_adapter, template=training.template
-        )
+        start = load_policy(model, dtype, "cpu", training.init_adapter, template=training.template)
         return prepare_training(start, training.trained)
 
     policy = whole_policy(policy, rebuild)
     if not processes.is_first():
         return []
-    started_from_adapter = starts_from_adapter(model, training.init_adapter)
+    from_adapter = starts_from_adapter(model, training.init_adapter)
     with writing(out, "Make room, and go on with --resume true: the checkpoints are whole."):
-        written = _save_result(policy, out, training.save_merged, started_from_adapter)
-        if "model" in written and policy.skipped:
-            files = weight_files(model, training.init_adapter) or []
-            print(keep_skipped(policy.skipped, files, out / "model"))
-        return written
-
-
-def _save_result(
-    policy: Policy, out: Path, save_merged: bool, started_from_adapter: bool
-) -> list[str]:
-    written = []
-    model = policy.model
-    if isinstance(model, PeftModel):
-        if not started_from_adapter:
-            model.save_pretrained(str(out / "adapter"))
+        written = []
+        if isinstance(policy.model, PeftModel) and not from_adapter:
+            policy.model.save_pretrained(str(out / "adapter"))
             policy.processor.save_pretrained(str(out / "adapter"))
             written.append("adapter")
-        if in_four_bits(policy) or (not save_merged and not started_from_adapter):
+        adapter_alone = in_four_bits(policy) or not (training.save_merged or from_adapter)
+        if isinstance(policy.model, PeftModel) and adapter_alone:
             return written
-        model = model.merge_and_unload()
-    model.save_pretrained(str(out / "model"))
-    policy.processor.save_pretrained(str(out / "model"))
+        _save_model(policy, training.save_dtype, out, score)
+        if policy.skipped:
+            files = weight_files(model, training.init_adapter) or []
+            print(keep_skipped(policy.skipped, files, out / "model"))
     return ["model", *written]
+
+
+def _save_model(policy: Policy, save_dtype: SaveDtype, out: Path, score: Score | None) -> None:
+    """Merge and round in the policy itself, write `model/`, and measure what that cost."""
+    own = working_dtype(policy)
+    dtype: torch.dtype = own if save_dtype == "auto" else getattr(torch, save_dtype)
+    rounds = dtype in HALF and (isinstance(policy.model, PeftModel) or dtype != own)
+    (out / ROUNDING).unlink(missing_ok=True)
+    before = score_before(policy, score) if score is not None and rounds else None
+    if dtype.itemsize > own.itemsize:
+        policy.model.to("cpu")  # its memory holds more
+    if isinstance(policy.model, PeftModel):
+        merged = merge_adapters(policy.model, None if dtype == own else dtype)
+    else:
+        merged = round_weights(policy.model, dtype)
+    merged.save_pretrained(str(out / "model"))
+    policy.processor.save_pretrained(str(out / "model"))
+    if before is not None and score is not None:
+        saved = dataclasses.replace(policy, model=merged)
+        tell_rounding(before, saved, str(dtype).removeprefix("torch."), score, out)
 
 
 def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:

@@ -22,6 +22,7 @@ from veridical.train.features import keep_features, with_features
 from veridical.train.loop import Items, Outcome, Task
 from veridical.train.memory import measure_memory, tell_memory
 from veridical.train.options import Training
+from veridical.train.rounding import logps_of
 from veridical.train.rows import (
     TrainingRows,
     list_skipped,
@@ -118,7 +119,7 @@ def fine_tune(
         shares.allowed,
     )
     finished = run_trainer(policy, task, training, train_items, held_out_items, out)
-    files = save_result(policy, model, training, out)
+    files = save_result(policy, model, training, out, logps_of(few, shares.allowed))
     counts = {"rows": len(train), "held-out rows": len(evaluation)}
     write_cards(run, files, method, counts, proofs, finished)
     run.finish(

@@ -14,7 +14,7 @@ from veridical import processes
 from veridical.allocator import give_back_freed_memory
 from veridical.errors import UserError
 from veridical.files import require_file, write_json
-from veridical.models import Policy, load_policy
+from veridical.models import Policy, load_policy, widen_trained
 from veridical.prefix_sharing import Sharing
 from veridical.proofs import Proof, print_proofs, require
 from veridical.runs import Run, start_run
@@ -58,7 +58,7 @@ def start_training(
 
 
 def load_start(model: str, training: Training) -> Policy:
-    """The model that training starts from."""
+    """The model that training starts from; what is trained of it whole is in float32."""
     policy = load_policy(
         model,
         training.dtype,
@@ -68,6 +68,7 @@ def load_start(model: str, training: Training) -> Policy:
         training.template,
     )
     require_trainable(policy)
+    widen_trained(policy, training.trained)
     if policy.device.type == "cpu":
         # Before anything large is computed: what was freed until then stays in pieces.
         give_back_freed_memory()

@@ -1,0 +1,106 @@
+"""What rounding a saved model to half precision costs, measured on the rows of the proofs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from veridical.controls import rms
+from veridical.files import write_json
+from veridical.models import Policy, adapters_off
+from veridical.precision import exact
+from veridical.rendering import Group
+from veridical.train.reference import compute_logps
+
+Score = Callable[[Policy], Tensor]
+"""The numbers of a few rows' answers, such as their log-probabilities."""
+
+TOO_MUCH = 0.1
+"""Share of what training changed from which on rounding is too much (our choice)."""
+ROUNDING = "rounding.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A trained policy's numbers before it is merged and rounded.
+
+    Attributes:
+        start: with its adapters off; None where there are none. Shape: (rows, k).
+        trained: Shape: (rows, k).
+        in_float32: whether weights alone differ later, as both are computed in float32.
+    """
+
+    start: Tensor | None
+    trained: Tensor
+    in_float32: bool
+
+
+def logps_of(groups: Sequence[Group], share_prefix: bool) -> Score:
+    """Log-probabilities of these rows' answers, in nats."""
+    return lambda policy: compute_logps(policy, groups, share_prefix, len(groups))
+
+
+@torch.no_grad()
+def score_before(policy: Policy, score: Score) -> Scored:
+    """The numbers of a policy that is about to be saved, in float32 where a copy fits memory."""
+    with exact(policy) as precise:
+        chosen = policy if precise is None else precise
+        trained, start = score(chosen), None
+        if isinstance(chosen.model, PeftModel):
+            with adapters_off(chosen.model):
+                start = score(chosen)
+    return Scored(start, trained, precise is not None)
+
+
+@torch.no_grad()
+def tell_rounding(before: Scored, saved: Policy, dtype: str, score: Score, out: Path) -> None:
+    """Compare a saved model with the policy that was trained, print it and write `rounding.json`.
+
+    Args:
+        before: of the trained policy.
+        saved: as it was written.
+        dtype: its name.
+        score: the same as before.
+        out: the run's folder.
+    """
+    with exact(saved) as precise:
+        same_way = saved if precise is None or not before.in_float32 else precise
+        lost = rms(score(same_way) - before.trained)
+    moved = None if before.start is None else rms(before.trained - before.start)
+    write_json(
+        out / ROUNDING,
+        {
+            "dtype": dtype, "answers": before.trained.numel(), "lost": lost, "moved": moved,
+            "computed_in_float32": before.in_float32 and precise is not None,
+        },
+    )  # fmt: skip
+    print(describe(dtype, before.trained.numel(), lost, moved))
+
+
+def describe(dtype: str, answers: int, lost: float, moved: float | None) -> str:
+    """What rounding cost, in a line or two.
+
+    Args:
+        dtype: of the saved weights.
+        answers: how many were scored.
+        lost: root mean square between the saved model and the trained policy, in nats.
+        moved: the same between the trained policy and its start, where that is known.
+    """
+    line = (
+        f"model/ is rounded to {dtype}: the scores of {answers} answers differ from the trained "
+        f"policy's by {lost:.2g} (root mean square)"
+    )
+    if moved is None:
+        return line + "."
+    if lost <= TOO_MUCH * moved:
+        return f"{line}, where training changed them by {moved:.2g}."
+    return (
+        f"{line}, and training changed them by only {moved:.2g}.\nThat is more than "
+        f"{TOO_MUCH:.0%} of it. To keep what was trained, go on with --resume true --save-dtype "
+        "float32 (nothing is trained again), or load the adapter with --dtype float32."
+    )
