@@ -26,7 +26,7 @@ from veridical.train.dpo import train_dpo
 from veridical.train.objectives import objective
 from veridical.train.options import Training
 from veridical.train.reference import compute_logps
-from veridical.train.rows import read_training_rows, same_prompt, split_held_out
+from veridical.train.rows import read_training_rows, same_pictures, split_held_out
 from veridical.train.sft import train_sft
 
 
@@ -203,7 +203,7 @@ def test_the_best_checkpoint_is_what_is_saved(saved: str, pairs: Path, tmp_path:
     assert results["best_step"] == best["step"]
     policy = load_policy(str(out / "model"))
     rows = read_training_rows(policy, pairs, "preference", ("chosen", "rejected"), training).groups
-    prompts = same_prompt(rows)
+    prompts = same_pictures(rows)
     _, held_out = split_held_out(rows, 0.2, 0, by=prompts.__getitem__)
     logps = compute_logps(policy, held_out, True, 4)
     assert abs(float(logps[:, 0].mean()) - best["logps_chosen"]) < 1e-3

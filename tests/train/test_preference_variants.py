@@ -14,9 +14,12 @@ from PIL import Image
 from veridical._options import as_arguments
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl, write_json
+from veridical.images import load_image
 from veridical.models import Policy
 from veridical.records import assistant_message, user_message, write_records
+from veridical.rendering import Group
 from veridical.train import rows as training_rows
+from veridical.train import sft
 from veridical.train.dpo import train_dpo
 from veridical.train.options import Training
 from veridical.train.reference import precompute
@@ -130,6 +133,43 @@ def test_the_rejected_branch_sees_its_own_image(
     assert all(proof["passed"] for proof in read_json(tmp_path / "run" / "proofs.json"))
 
 
+def test_rows_that_share_a_picture_are_held_out_together(policy: Policy) -> None:
+    """By content: through rows with several pictures, and whatever is asked about them."""
+    a, b, c, d = (Image.new("RGB", (16, 16), color) for color in ("red", "blue", "green", "gray"))
+
+    def row(id: str, *images: Image.Image, text: str = "What?") -> Group:
+        return Group(id, images, text, ("",), (torch.zeros(1, dtype=torch.long),), (False,))
+
+    rows = [
+        row("1", a), row("2", a.copy(), text="Where?"), row("3", b), row("4", c, b), row("5", c),
+        row("6", d), row("7/0", text="x"), row("7/1", text="y"), row("8", text="x"),
+    ]  # fmt: skip
+    found = training_rows.same_pictures(rows, lambda id: id.partition("/")[0])
+    assert found == {
+        "1": "1", "2": "1", "3": "3", "4": "3", "5": "3", "6": "6", "7/0": "7/0", "7/1": "7/0",
+        "8": "7/0",
+    }  # fmt: skip
+    with pytest.raises(UserError, match="2 rows of 1 different pictures are too few"):
+        together = training_rows.same_pictures(rows[:2])
+        training_rows.split_held_out(rows[:2], 0.5, 0, by=together.__getitem__)
+
+
+def test_sft_trains_on_no_picture_that_it_holds_out(
+    saved: str, tmp_path: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [pair(i % 4, pictures) | {"id": f"pair-{i}"} for i in range(12)]
+    seen: list[set[bytes]] = []
+
+    def watched(run: Any, method: str, model: str, start: Any, rows: Any, *parts: Any) -> None:
+        for groups in parts[:2]:
+            seen.append({load_image(g.images[0]).tobytes() for g in groups})
+
+    monkeypatch.setattr(sft, "fine_tune", watched)
+    train_sft(saved, write(tmp_path, rows), tmp_path / "out", "preference",
+              training=replace(TRAINING, held_out=0.25))  # fmt: skip
+    assert seen[0] and seen[1] and not seen[0] & seen[1]
+
+
 def test_pairs_of_one_prompt_are_held_out_together(
     policy: Policy, tmp_path: Path, pictures: list[Image.Image]
 ) -> None:
@@ -137,7 +177,7 @@ def test_pairs_of_one_prompt_are_held_out_together(
     read = training_rows.read_training_rows(
         policy, write(tmp_path, rows), "preference", ("chosen", "rejected"), TRAINING
     )
-    prompts = training_rows.same_prompt(read.groups)
+    prompts = training_rows.same_pictures(read.groups)
     assert len(set(prompts.values())) == 4
     train, held_out = training_rows.split_held_out(read.groups, 0.25, 0, by=prompts.__getitem__)
     assert len(held_out) == 3

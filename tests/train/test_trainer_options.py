@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import TrainingArguments
 
 from veridical.errors import UserError
-from veridical.train.trainer_options import resolve_trainer_options
+from veridical.train.options import Training
+from veridical.train.trainer_keys import Loop
+from veridical.train.trainer_options import resolve_trainer_options, trainer_arguments
 
 
 def test_an_empty_passage() -> None:
@@ -54,3 +57,40 @@ def test_what_is_refused(passage: dict[str, Any], words: list[str]) -> None:
     assert all(word in str(error.value) for word in words)
     assert "secret" not in str(error.value)
     assert len(str(error.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize("loop", ["trainer", "reinforcement"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"lora_rank": 0}, "--lora-rank is 0; give 1 or more"),
+        ({"lora_alpha": 0}, "--lora-alpha is 0"),
+        ({"epochs": float("inf")}, "--epochs is inf"),
+        ({"epochs": float("nan")}, "--epochs is nan"),
+        ({"trainer": {"neftune_noise_alpha": 5.0}}, "trainer.neftune_noise_alpha can't be set"),
+        ({"trainer": {"tf32": True}}, "trainer.tf32 asks for"),
+        ({"trainer": {"lr_scheduler_type": "reduce_lr_on_plateau"}}, "no rows are held out"),
+        ({"trainer": {"push_to_hub": True}}, "trainer.push_to_hub can't be set"),
+        ({"trainer": {"auto_find_batch_size": True}}, "--dry-run true"),
+        ({"trainer": {"adam_beta1": 2.0}}, "Invalid beta parameter"),
+    ],
+)
+def test_nothing_that_can_be_set_ends_in_a_traceback(
+    options: dict[str, Any], words: str, loop: Loop, tmp_path: Path
+) -> None:
+    training = Training(**{"learning_rate": 1e-4, **options})
+    with pytest.raises(UserError, match=words):
+        trainer_arguments(training, tmp_path, 8, False, True, loop)
+
+
+@pytest.mark.parametrize(
+    ("optim", "package"),
+    [("galore_adamw", "galore_torch"), ("lomo", "lomo_optim"), ("apollo_adamw", "apollo_torch"),
+     ("schedule_free_adamw", "schedulefree")],
+)  # fmt: skip
+def test_an_optimizer_without_its_package_is_refused_before_anything_is_loaded(
+    optim: str, package: str, tmp_path: Path
+) -> None:
+    training = Training(learning_rate=1e-4, trainer={"optim": optim})
+    with pytest.raises(UserError, match=f"needs the package {package}"):
+        trainer_arguments(training, tmp_path, 8, False, True)

@@ -36,7 +36,7 @@ from veridical.train.rows import (
     list_skipped,
     proof_rows,
     read_training_rows,
-    same_prompt,
+    same_pictures,
     split_held_out,
 )
 from veridical.train.run import run_trainer, save_result
@@ -101,9 +101,9 @@ def train_dpo(
             start, data, "preference", ("chosen", "rejected"), training, more_rejected=gamma < 1
         )
         list_skipped(out, rows)
-        prompts = same_prompt(rows.groups)
+        pictures = same_pictures(rows.groups)
         train, evaluation = split_held_out(
-            rows.groups, training.held_out, training.seed, by=prompts.__getitem__
+            rows.groups, training.held_out, training.seed, by=pictures.__getitem__
         )
         held_to = start
         if reference_model:

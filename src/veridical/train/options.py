@@ -172,6 +172,8 @@ class Training:
             )
         if self.max_steps < 1 and self.max_steps != -1:
             raise UserError(f"--max-steps is {self.max_steps}; give 1 or more, or -1 for none.")
+        if not math.isfinite(self.epochs):
+            raise UserError(f"--epochs is {self.epochs:g}; give a number of passes.")
         if self.max_steps <= 0 and self.epochs <= 0:
             raise UserError(
                 "Neither --epochs nor --max-steps is above 0: nothing would be trained."

@@ -48,7 +48,7 @@ from veridical.train.rows import (
     proof_rows,
     refuse_collapsed,
     render_rows,
-    same_prompt,
+    same_pictures,
     split_held_out,
 )
 from veridical.train.run import run_trainer, save_result
@@ -100,9 +100,9 @@ def train_reward(
         reading = Reading(criterion, facts, training.seed, training.template or {})
         rows = read_pairs(start, data, reading, training)
         list_skipped(out, rows)
-        prompts = same_prompt(rows.groups)
+        pictures = same_pictures(rows.groups)
         train, evaluation = split_held_out(
-            rows.groups, training.held_out, training.seed, by=prompts.__getitem__
+            rows.groups, training.held_out, training.seed, by=pictures.__getitem__
         )
         shares = sharing(start, train) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if shares.allowed else 'no, two rows'} ({shares.reason}).")

@@ -154,7 +154,10 @@ def split_held_out(
     units = {by(group.id) for group in groups}
     count = 0 if share == 0 else max(1, round(share * len(units)))
     if count >= len(units):
-        raise UserError(f"{len(units)} rows are too few to hold any out; set --held-out 0.")
+        raise UserError(
+            f"{len(groups)} rows of {len(units)} different pictures are too few to hold any out, "
+            "as rows of the same picture stay together. Set --held-out 0."
+        )
     drawn = sorted(sorted(units), key=lambda unit: generator(seed, "held-out", unit).random())
     held_out = set(drawn[:count])
     train = [group for group in groups if by(group.id) not in held_out]
@@ -167,16 +170,32 @@ def proof_rows(groups: Sequence[Group]) -> list[int]:
     return order[:PROOF_ROWS]
 
 
-def same_prompt(groups: Sequence[Group]) -> dict[str, str]:
-    """A row's id to that of the first row, by id, with the same prompt and pictures.
+def same_pictures(groups: Sequence[Group], record: Callable[[str], str] = str) -> dict[str, str]:
+    """A row's id to that of the first row, by id, that it shares a picture with.
 
-    Several pairs may be made of one prompt; held out and trained on, they would tell of each other.
+    A picture may have many questions and many pairs. Held out and trained on, they would tell of
+    each other, so they stay together: by the pictures' content, however files are named, and over
+    rows with several pictures. Rows without one stay together where their prompts are the same.
+
+    Args:
+        groups: the rows.
+        record: a row's id to the record's that it is from; its rows stay together too.
     """
-    firsts: dict[tuple[str, ...], str] = {}
-    keys = {g.id: (g.prompt_text, *(image_bytes_key(image) for image in g.images)) for g in groups}
-    for row, key in sorted(keys.items()):
-        firsts.setdefault(key, row)
-    return {row: firsts[key] for row, key in keys.items()}
+    first_with: dict[str, str] = {}
+    first_of: dict[str, str] = {}
+
+    def first(row: str) -> str:
+        while first_of[row] != row:
+            row = first_of[row]
+        return row
+
+    for group in sorted(groups, key=lambda group: group.id):
+        first_of[group.id] = group.id
+        keys = [image_bytes_key(image) for image in group.images] or [f"text {group.prompt_text}"]
+        for key in (f"record {record(group.id)}", *keys):
+            one, other = sorted((first(group.id), first(first_with.setdefault(key, group.id))))
+            first_of[other] = one
+    return {row: first(row) for row in first_of}
 
 
 def list_skipped(out: Path, rows: TrainingRows) -> None:

@@ -28,6 +28,7 @@ from veridical.train.rows import (
     list_skipped,
     proof_rows,
     read_training_rows,
+    same_pictures,
     split_held_out,
 )
 from veridical.train.run import run_trainer, save_result
@@ -59,7 +60,10 @@ def train_sft(
     with start_training("train sft", dict(locals())) as run:
         start = load_start(model, training)
         rows = read_training_rows(start, data, kind, ("chosen",), training)
-        train, evaluation = split_held_out(rows.groups, training.held_out, training.seed)
+        pictures = same_pictures(rows.groups)
+        train, evaluation = split_held_out(
+            rows.groups, training.held_out, training.seed, by=pictures.__getitem__
+        )
         fine_tune(run, METHOD, model, start, rows, train, evaluation, training)
 
 

@@ -16,7 +16,7 @@ from veridical.records import count_images, response_name
 from veridical.rendering import Group, RefusedRowError, render_group
 from veridical.steering import ATTRIBUTES, MOST, Numerals, numerals_for, steer_prompt
 from veridical.train.options import Training
-from veridical.train.rows import Images, render_rows, split_held_out
+from veridical.train.rows import Images, render_rows, same_pictures, split_held_out
 from veridical.train.sft import fine_tune
 from veridical.train.start import load_start, start_training
 
@@ -49,8 +49,9 @@ def train_steerlm(
             return steered_groups(start, row, images, numerals, training.max_response_tokens)
 
         rows = render_rows(start, data, "sample", training, render)
+        pictures = same_pictures(rows.groups, prompt_id)
         train, evaluation = split_held_out(
-            rows.groups, training.held_out, training.seed, by=prompt_id
+            rows.groups, training.held_out, training.seed, by=pictures.__getitem__
         )
         fine_tune(run, METHOD, model, start, rows, train, evaluation, training)
 

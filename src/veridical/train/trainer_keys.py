@@ -151,8 +151,12 @@ REFUSED_IN_REINFORCEMENT: Mapping[str, str] = {
 }
 """The same, where only the loop of reinforcement learning lacks it."""
 
-STEERED_OPTIMIZERS = ("galore", "apollo", "lomo", "adalomo", "schedule_free")
-"""Beginnings of optimizers' names that Transformers' Trainer steers by hand."""
+STEERED_OPTIMIZERS: Mapping[str, str] = {
+    "galore": "galore_torch", "apollo": "apollo_torch", "lomo": "lomo_optim",
+    "adalomo": "lomo_optim", "schedule_free": "schedulefree",
+}  # fmt: skip
+"""Beginnings of optimizers' names that Transformers' Trainer steers by hand, with the packages that
+have them."""
 
 MEASURED_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 """Schedules that follow a held-out loss."""

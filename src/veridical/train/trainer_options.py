@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import importlib.util
 import types
 import typing
 from collections.abc import Mapping
@@ -106,16 +107,28 @@ def trainer_arguments(
 def _try(arguments: TrainingArguments, steps: int, loop: Loop) -> None:
     """Make the optimizer's class and the schedule, which fail late in Transformers."""
     kind = str(getattr(arguments.optim, "value", arguments.optim))
-    steered = kind.startswith(STEERED_OPTIMIZERS)
+    steered = kind.startswith(tuple(STEERED_OPTIMIZERS))
     if steered and loop == "reinforcement":
         raise UserError(
             f"trainer.optim {kind} is steered by Transformers' Trainer, and PPO and RLOO run a "
             "loop of their own. Name another one, such as adamw_torch or paged_adamw_8bit."
         )
-    if not steered:
-        Trainer.get_optimizer_cls_and_kwargs(arguments)
     weight = torch.nn.Parameter(torch.zeros(1))
+    if steered:
+        _require_package(kind)
+    else:
+        made, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        made([{"params": [weight], "lr": arguments.learning_rate}], **options)
     schedule_for(torch.optim.SGD([weight], arguments.learning_rate), arguments, steps)
+
+
+def _require_package(kind: str) -> None:
+    package = next(p for name, p in STEERED_OPTIMIZERS.items() if kind.startswith(name))
+    if importlib.util.find_spec(package) is None:
+        raise UserError(
+            f"trainer.optim {kind} needs the package {package}, which is not installed. Install it "
+            "with pip, or name another one, such as adamw_torch."
+        )
 
 
 def _check_schedule(kind: Any, held_out: bool, loop: Loop) -> None:
