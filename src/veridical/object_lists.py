@@ -43,6 +43,41 @@ def match_image_id(stem: str, known: Iterable[str] | Mapping[str, Any]) -> str |
     return short if short in names else None
 
 
+def match_image_ids(
+    stems: Iterable[str], known: Iterable[str] | Mapping[str, Any]
+) -> dict[str, str | None]:
+    """The id that each file name stands for, as `match_image_id`.
+
+    Raises:
+        UserError: two file names stand for one id; both are named.
+    """
+    names = known if isinstance(known, (set, frozenset, Mapping)) else set(known)
+    found = {stem: match_image_id(stem, names) for stem in stems}
+    stem_of: dict[str, str] = {}
+    for stem, image_id in found.items():
+        refuse_shared_id(stem_of, image_id, stem)
+    return found
+
+
+def refuse_shared_id(stem_of: dict[str, str], image_id: str | None, stem: str) -> None:
+    """Remember which file name stands for an id, and refuse a second one.
+
+    Args:
+        stem_of: id to file name, as seen up to now; it gets this one.
+        image_id: what `match_image_id` found.
+        stem: the file's name without suffix.
+
+    Raises:
+        UserError: another file name stands for the id; both are named.
+    """
+    if image_id is not None and stem_of.setdefault(image_id, stem) != stem:
+        raise UserError(
+            f"The images {stem_of[image_id]} and {stem} would both have the entry "
+            f'"{image_id}", by the last number of their names. Give each an entry under its '
+            "whole name, or take one of them out."
+        )
+
+
 def name_objects(
     objects: Mapping[str, Sequence[str]], vocabulary: Vocabulary
 ) -> dict[str, list[str]]:

@@ -16,8 +16,12 @@ MARKS = (
     ("[THINK]", "[/THINK]"),
     ("<|channel>thought", "<channel|>"),
     ("◁think▷", "◁/think▷"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
 )
-"""How families open and close a thought: Qwen, GLM and DeepSeek; Mistral; Gemma 4; Kimi."""
+"""How families open and close a thought: Qwen, GLM and DeepSeek; Mistral; Gemma 4; Kimi; and, last,
+prompts that ask for one."""
 
 
 @dataclass(frozen=True)

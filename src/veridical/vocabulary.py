@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from veridical.errors import UserError
-from veridical.files import read_json
+from veridical.files import hash_file, read_json
 
 COCO_VOCABULARY = Path(__file__).with_name("coco_vocabulary.json")
 """Our own short list of words for COCO's 80 classes. It is not CHAIR's: published figures are
@@ -142,6 +142,12 @@ def read_vocabulary(path: Path | None) -> Vocabulary:
             "or hold CHAIR's inverse_synonym_dict."
         )
     return vocabulary_of(content)
+
+
+def describe_vocabulary(path: Path | None) -> str:
+    """Which vocabulary a path names, with the hash of its content, for people and `scores.json`."""
+    name = "Veridical's own words for COCO's 80 classes" if path is None else str(path)
+    return f"{name} (sha256 {hash_file(COCO_VOCABULARY if path is None else path)[:12]})"
 
 
 def vocabulary_of(words: Mapping[str, Iterable[str]]) -> Vocabulary:

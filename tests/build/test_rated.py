@@ -194,3 +194,31 @@ def test_pairs_are_written(rated: Path, tmp_path: Path, capsys: Any) -> None:
     assert ids == ["row-a/1-0", "row-a/1-2", "row-a/2-0", "row-a/3-0", "row-a/3-2", "row-b/1-0"]
     assert run("build", "pairs", rated, "--out", tmp_path / "no", "--margin", "20") == 2
     assert "Lower --margin" in capsys.readouterr().err
+
+
+def test_objects_are_checked_before_the_records_are_read(
+    samples: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("the records were read")
+
+    monkeypatch.setattr("veridical.build.rate.read_records", fail)
+    write_json(samples.with_name("objects.json"), {"a": ["gizmo"]})
+    out = samples.with_name("rated")
+    objects = samples.with_name("objects.json")
+    assert run("build", "rate", samples, "--out", out, "--objects", objects) == 2
+    assert "gizmo" in capsys.readouterr().err
+
+
+def test_a_thought_in_a_response_is_not_rated(samples: Path) -> None:
+    """The hat is in the thought: nothing is invented, and the answer has two words."""
+    row = {"id": "row-a", "images": ["a.png"], "prompt": "What is there?",
+           "responses": ["<think>A hat?</think>A dog.", "A cat."]}  # fmt: skip
+    write_jsonl(samples, [row])
+    out, words = samples.with_name("rated"), samples.with_name("words.json")
+    objects = samples.with_name("objects.json")
+    options = ("--objects", objects, "--vocabulary", words)
+    assert run("build", "rate", samples, "--out", out, *options) == 0
+    records = read_records(out / "samples.parquet", "sample")
+    exact = [r["value"] for r in records.rows[0]["ratings"] if r["aspect"] == "exact"]
+    assert exact[0] == pytest.approx(0.9 / 2 - 2 / 10_000)

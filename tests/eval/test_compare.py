@@ -34,7 +34,8 @@ def test_chair_by_hand(tmp_path: Path) -> None:
     base = _chair(tmp_path, "base", BAD, OBJECTS)
     better = _chair(tmp_path, "bdhs", GOOD, OBJECTS)
     rows = {row["metric"]: row for row in eval_compare(base, better, tmp_path / "out")}
-    assert list(rows) == ["chair_i", "chair_s", "recall", "mean_length", "exact_score"]
+    names = ["chair_i", "chair_s", "recall", "mean_length", "exact_score", "empty"]
+    assert list(rows) == names
     # 0/6 against 5/11 mentions.
     found = rows["chair_i"]
     assert (found["arm"], found["baseline"]) == ("bdhs", "base")

@@ -304,3 +304,65 @@ def test_many_unparsed_answers_suggest_an_instruction(
     write_jsonl(tmp_path / "a.jsonl", answers)
     eval_pope(tmp_path / "run", questions=[tmp_path / "q.jsonl"], answers=[tmp_path / "a.jsonl"])
     assert ("--instruction" in capsys.readouterr().out) is said
+
+
+def _about(*images: str, split: str = "random") -> list[Question]:
+    return [
+        Question(str(n), f"{image}.png", image, split, "Is there a dog in the image?", "yes")
+        for n, image in enumerate(images)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"image": "b.png"}, r"question_id 0 is to the image 'b.png', .* 'a.png' \(random\)"),
+        ({"question": "Is there a cat in the image?"}, "to the question 'Is there a cat"),
+    ],
+)
+def test_an_answer_to_another_question_is_refused(own: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        match_answers(_about("a"), [{"question_id": "0", "answer": "Yes", **own}])
+
+
+def test_an_answer_that_says_the_same_is_taken() -> None:
+    own = {"image": "images/a.jpg", "question": "is there a dog in the image? "}
+    assert match_answers(_about("a"), [{"question_id": "0", "answer": "Yes", **own}])
+
+
+def test_a_split_in_some_answers_only_is_refused() -> None:
+    answers = [
+        {"question_id": "0", "answer": "Yes", "split": "random"},
+        {"question_id": "1", "answer": "Yes"},
+    ]
+    with pytest.raises(UserError, match=r"1 of 2 answers have a `split`.* such as 1"):
+        match_answers(_about("a", "b"), answers)
+
+
+def test_a_thought_before_the_answer_is_not_scored(tmp_path: Path) -> None:
+    """Every thought says the wrong word: the accuracy is 1, not 0."""
+    marks = [("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<thinking>", "</thinking>")]
+    rows = [
+        {"question_id": n, "answer": f"{opening}No, I think.{closing}\n\nYes"}
+        for n, (opening, closing) in enumerate(marks)
+    ]
+    write_jsonl(tmp_path / "q.jsonl", [q.as_json() for q in _about("a", "b", "c")])
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    scores = eval_pope(
+        tmp_path / "run", questions=[tmp_path / "q.jsonl"], answers=[tmp_path / "a.jsonl"]
+    )
+    assert scores["accuracy"].value == 1
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2)])
+def test_answers_in_files_of_another_order(
+    tmp_path: Path, test_data: Path, order: tuple[int, ...]
+) -> None:
+    folder = test_data / "cases" / "pope-misaligned"
+    answers = [folder / f"answers_{SPLITS[n]}.jsonl" for n in order]
+    questions = [folder / f"coco_pope_{split}.json" for split in SPLITS]
+    if order == (0, 1, 2):
+        assert eval_pope(tmp_path, questions=questions, answers=answers)["accuracy"].value
+        return
+    with pytest.raises(UserError, match="same order as --questions"):
+        eval_pope(tmp_path, questions=questions, answers=answers)

@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 
+from veridical.errors import UserError
 from veridical.judges.attributes import coherence, correctness, helpfulness
 from veridical.judges.exact import exact_judge, exact_score, judge_exactly
 from veridical.judges.judging import Case
@@ -57,7 +58,7 @@ def test_the_judge_finds_lists_by_image_then_by_id() -> None:
         [
             Case("row", prompt, ["A dog.", "A hat."], image_names=["COCO_000001"]),
             Case("2", prompt, ["A hat."]),
-            Case("both", prompt, ["A dog and a hat."], image_names=["1", "2"]),
+            Case("both", prompt, ["A dog and a hat."], image_names=["COCO_000001", "2"]),
             Case("row", prompt, ["A dog."], image_names=["9"]),
         ]
     )
@@ -113,3 +114,15 @@ def test_helpfulness_rounds_to_the_nearest() -> None:
 )
 def test_coherence(answer: str, expected: int) -> None:
     assert coherence(answer) == expected
+
+
+def test_two_images_that_would_share_a_list_are_refused() -> None:
+    """`train_1` and `val_1` both end in 1: one list for two pictures."""
+    judge = exact_judge(OBJECTS, WORDS, (1, 2, 3, 4))
+    cases = [
+        Case("a", [user_message("?")], ["A dog."], image_names=["train_1"]),
+        Case("b", [user_message("?")], ["A dog."], image_names=["val_1"]),
+    ]
+    judge(cases[:1])
+    with pytest.raises(UserError, match=r"train_1 and val_1 .*\"1\""):
+        judge(cases[1:])

@@ -20,6 +20,7 @@ from veridical.messages import clean_messages, count_images
 from veridical.models import DtypeName, Policy, load_policy
 from veridical.records import RecordSet
 from veridical.sampling import Decoding
+from veridical.thoughts import answer_of
 
 SPENT = "spent.jsonl"
 
@@ -173,9 +174,8 @@ def judged_samples(records: RecordSet, limit: int | None) -> list[JudgedSample]:
         images = row_images(pictures, index, count_images(prompt))
         names = [Path(image["path"] or "").stem for image in sample.row["images"]]
         facts = sample.row.get("facts") or ()
-        found.append(
-            JudgedSample(sample, Case(sample.id, prompt, sample.texts, images, names, facts))
-        )
+        said = tuple(answer_of(text) for text in sample.texts)
+        found.append(JudgedSample(sample, Case(sample.id, prompt, said, images, names, facts)))
     return found
 
 

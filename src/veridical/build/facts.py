@@ -9,7 +9,7 @@ from typing import Any, Literal
 from veridical.build._parts import write_skipped
 from veridical.errors import UserError
 from veridical.files import read_json, require_file, write_json
-from veridical.object_lists import match_image_id
+from veridical.object_lists import match_image_id, match_image_ids
 from veridical.records import RecordSet, read_records, write_records
 from veridical.runs import start_run
 
@@ -80,9 +80,11 @@ def _match(
     found: dict[str, list[str]] = {}
     left_out = []
     raw = records.rows.select_columns(["id", "images"]).with_format("arrow")
+    stems: set[str] = set()
     for index in range(len(records.rows)):
         row = raw[index].to_pylist()[0]
         names = [Path(image["path"] or "").stem for image in row["images"]]
+        stems |= set(names)
         keys = [key for name in names if (key := match_image_id(name, known)) is not None]
         keys = keys or [key for key in (match_image_id(row["id"], known),) if key is not None]
         lines = list(dict.fromkeys(line for key in keys for line in known[key]))
@@ -91,6 +93,7 @@ def _match(
         else:
             reason = "nothing is known of its images; it is kept without"
             left_out.append({"id": row["id"], "field": "facts", "reason": reason})
+    match_image_ids(sorted(stems), known)
     return found, left_out
 
 

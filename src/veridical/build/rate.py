@@ -19,7 +19,7 @@ from veridical.judges.exact import exact_judge
 from veridical.judges.judging import Judge
 from veridical.judges.reward import reward_judge
 from veridical.models import DtypeName
-from veridical.object_lists import name_objects, read_objects
+from veridical.object_lists import match_image_ids, name_objects, read_objects
 from veridical.records import read_records, response_name, write_records
 from veridical.rewards import load_reward_model
 from veridical.runs import start_run
@@ -70,18 +70,22 @@ def build_rate(
     require_file(samples, "--samples")
     _check_words(verbosity_words)
     folder = _reward_folder(judge, objects)
+    listed, known = {}, read_vocabulary(vocabulary)
+    if objects is not None:
+        listed = name_objects(read_objects(objects), known)
     given = {"samples": samples, "objects": objects, "vocabulary": vocabulary, "judge": folder}
     inputs = {name: path for name, path in given.items() if path is not None}
     with start_run(out, "build rate", configuration, inputs) as run:
         records = read_records(samples, "sample", images_root, max_bad_fraction)
         items = judged_samples(records, None)
+        match_image_ids({name for item in items for name in item.case.image_names}, listed)
         words: list[int] = []
         if folder is not None:
             opened = reward_judge(load_reward_model(folder, dtype, device), batch_size)
         else:
             texts = [text for item in items for text in item.case.responses]
             words = verbosity_words or length_points(texts)
-            opened = _by_truth(objects or Path(), vocabulary, words)
+            opened = exact_judge(listed, known, words)
         hashes = {name: entry["sha256"] for name, entry in run.record["inputs"].items()}
         parts = Parts(out, {**hashes, "words": words, "dtype": dtype})
         results = parts.work_through(items, lambda chunk: _judge(opened, chunk), "ratings")
@@ -118,11 +122,6 @@ def _reward_folder(judge: str, objects: Path | None) -> Path | None:
     if kind == "reward" and not Path(name).is_dir():
         raise UserError(f"--judge {judge}: {name} is no folder. Name what `train reward` wrote.")
     return Path(name) if kind == "reward" else None
-
-
-def _by_truth(objects: Path, vocabulary: Path | None, words: list[int]) -> Judge:
-    known = read_vocabulary(vocabulary)
-    return exact_judge(name_objects(read_objects(objects), known), known, words)
 
 
 def _judge(judge: Judge, items: Sequence[JudgedSample]) -> list[dict[str, Any]]:

@@ -293,24 +293,32 @@ def read_rows(path: Path) -> list[Any]:
     return read_jsonl(path)
 
 
+ANSWER_FIELDS = ("answer", "caption", "response", "output", "prediction", "text")
+"""What an answer is called in files of other programs, the plainest first."""
+
+
 def read_answer_rows(path: Path, id_field: str) -> list[dict[str, Any]]:
     """Read rows with `id_field` (text or number, made text) and `answer`.
+
+    An answer may also be called `caption` (as in COCO's result files), `response`, `output`,
+    `prediction` or `text` (as in LLaVA's). A thought before it is left out.
 
     Raises:
         UserError: a line lacks one of them; it is named.
     """
     rows = []
     for number, row in enumerate(read_rows(path), start=1):
-        if (
-            not isinstance(row, dict)
-            or id_field not in row
-            or not isinstance(row.get("answer"), str)
-        ):
+        given = row if isinstance(row, dict) else {}
+        # In a file of questions `text` is the question.
+        names = ANSWER_FIELDS[:-1] if "label" in given else ANSWER_FIELDS
+        answer = next((given[name] for name in names if name in given), None)
+        if given.get(id_field) is None or not isinstance(answer, str):
             has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
             raise UserError(
                 f'{path}, row {number}: needs {{"{id_field}": ..., "answer": "text"}}, has {has}.'
             )
-        rows.append({**row, id_field: str(row[id_field]), "answer": answer_of(row["answer"])})
+        identity = str(row[id_field]).strip()
+        rows.append({**row, id_field: identity, "answer": answer_of(answer)})
     if not rows:
         raise UserError(f"{path} holds no answers.")
     return rows

@@ -4,7 +4,8 @@ Per answer the vocabulary finds mentions of objects; a mention is hallucinated w
 list does not have the object. `chair_i` = hallucinated mentions / mentions, `chair_s` = answers
 with a hallucinated mention / answers, `recall` = distinct listed objects that are mentioned /
 listed objects, summed over images (Object HalBench's recall), `mean_length` = words per answer,
-`exact_score` = the mean of the exact judge's score (`judges.exact.exact_score`).
+`exact_score` = the mean of the exact judge's score (`judges.exact.exact_score`), `empty` = answers
+without a word / answers: they lower `chair_s` and say nothing.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from veridical.judges.exact import exact_score
 from veridical.object_lists import (
     count_objects,
     judge_answer,
-    match_image_id,
+    match_image_ids,
     name_objects,
     read_objects,
 )
 from veridical.runs import start_run
-from veridical.shares import ALL, read_share
+from veridical.shares import ALL, read_share, say
 from veridical.statistics import (
     ClusterSums,
     Estimate,
@@ -47,7 +48,7 @@ from veridical.statistics import (
     ratio,
     sum_by_cluster,
 )
-from veridical.vocabulary import Vocabulary, read_vocabulary
+from veridical.vocabulary import Vocabulary, describe_vocabulary, read_vocabulary
 
 DESCRIBE = "Describe this image in detail."
 NO_LIST = "the image has no object list"
@@ -61,6 +62,7 @@ def chair_metrics() -> tuple[Metric, ...]:
         Metric("recall", lambda sums: ratio(sums["recalled"], sums["objects"]), "objects"),
         Metric("mean_length", _mean("words"), "answers", fraction=False),
         Metric("exact_score", _mean("exact"), "answers", fraction=False),
+        Metric("empty", _mean("empty"), "answers"),
     )
 
 
@@ -133,10 +135,10 @@ def eval_chair(
     """Have images described, or take descriptions made elsewhere, and count what is not there.
 
     Writes `answers.jsonl`, `details.jsonl` (every mention with its place), `scores.json`
-    (chair_i, chair_s, recall, mean_length, exact_score with 95 % intervals clustered by image)
-    and `run.json`.
-    Run again with the same settings, it continues. An image whose name is no key of `objects` is
-    looked up by its last number without leading zeros, as COCO's are.
+    (chair_i, chair_s, recall, mean_length, exact_score, empty with 95 % intervals clustered by
+    image, and which vocabulary was used) and `run.json`. Run again with the same settings, it
+    continues. An image whose name is no key of `objects` is looked up by its last number without
+    leading zeros, as COCO's are; the same goes for an `image_id` in `answers`.
 
     Args:
         objects: JSON {image_id: [names of the objects in the image]}.
@@ -173,6 +175,7 @@ def eval_chair(
             + ("neither was given." if model is None else "both were.")
         )
     words, listed = read_vocabulary(vocabulary), read_objects(objects)
+    used = describe_vocabulary(vocabulary)
     inputs = {"objects": objects, "vocabulary": vocabulary, "answers": answers, "images": images}
     given = {name: path for name, path in inputs.items() if path is not None}
     check_steer(steer, model)
@@ -185,7 +188,9 @@ def eval_chair(
         if answers is not None:
             rows, skipped = _read_answers(answers, listed, images, max_bad_fraction)
         else:
-            described = _describe(images, listed, prompt, limit, settings, out, max_bad_fraction)
+            described = _describe(
+                images, listed, words, prompt, limit, settings, out, max_bad_fraction
+            )
             if described is None:
                 return {}
             rows, skipped = described
@@ -193,16 +198,30 @@ def eval_chair(
         write_jsonl(out / "answers.jsonl", rows)
         write_jsonl(out / "details.jsonl", details)
         write_jsonl(out / "skipped.jsonl", skipped)
-        write_scores(out, scores)
+        write_scores(out, scores, vocabulary=used)
         forget_partial_answers(out)
-        run.finish(answers=len(rows), skipped=len(skipped))
+        unanswered = sorted(listed.keys() - {row["image_id"] for row in rows})
+        empty = sum(not row["answer"].strip() for row in rows)
+        run.finish(answers=len(rows), skipped=len(skipped), empty=empty, unanswered=len(unanswered))
     print_scores(scores)
+    say(f"Vocabulary: {used}.")
+    if unanswered and answers is not None:
+        say(
+            f"{len(unanswered)} of the {len(listed)} images in {objects} have no answer and are "
+            f"not scored: {', '.join(unanswered[:5])}{', ...' if len(unanswered) > 5 else ''}."
+        )
+    if empty:
+        say(
+            f"{empty} of {len(rows)} answers are empty. They can't name what is not there, so they "
+            "lower chair_s: see `empty` beside it."
+        )
     return scores
 
 
 def _describe(
     folder: Path | None,
     objects: Mapping[str, Sequence[str]],
+    words: Vocabulary,
     prompt: str,
     limit: int | None,
     settings: Settings,
@@ -216,7 +235,9 @@ def _describe(
     if folder is None:
         raise UserError("With a model, --images must name the folder of images to describe.")
     found = dict(list(find_images(folder).items())[:limit])
-    ids = {stem: match_image_id(stem, objects) for stem in found}
+    ids = match_image_ids(found, objects)
+    # Now rather than after hours of describing.
+    name_objects({image: objects[image] for image in ids.values() if image is not None}, words)
     broken = unusable_images(found.values(), settings.model)
     skipped = [
         {"id": stem, "field": "image", "reason": broken.get(path, NO_LIST)}
@@ -258,15 +279,17 @@ def _read_answers(
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Answers whose image has a list, and those left out with the reason."""
     rows = read_answer_rows(path, "image_id")
+    ids = match_image_ids((row["image_id"] for row in rows), objects)
     skipped = [
         {"id": row["image_id"], "field": "image_id", "reason": NO_LIST}
         for row in rows
-        if row["image_id"] not in objects
+        if ids[row["image_id"]] is None
     ]
     refuse_many(len(skipped), len(rows), "answers", skipped, most)
-    kept = [row for row in rows if row["image_id"] in objects]
+    kept = [{**row, "image_id": own} for row in rows if (own := ids[row["image_id"]]) is not None]
     if folder is not None:
-        files = {match_image_id(stem, objects): file for stem, file in find_images(folder).items()}
+        found = find_images(folder)
+        files = {own: found[stem] for stem, own in match_image_ids(found, objects).items()}
         pictured = {
             row["image_id"]: str(files[row["image_id"]]) for row in kept if row["image_id"] in files
         }
@@ -284,5 +307,6 @@ def _counts(row: Mapping[str, Any]) -> dict[str, float]:
         "recalled": counts.recalled,
         "objects": counts.listed,
         "words": counts.words,
+        "empty": float(not counts.words),
         "exact": exact_score(counts),
     }

@@ -86,7 +86,19 @@ def eval_compare(baseline: Path, candidate: Path, out: Path, seed: int = 0) -> l
     for name, (ours, theirs) in differing.items():
         print(f"Note: {name} differs, {theirs!r} for the baseline and {ours!r} for the candidate.")
     print_differences(rows)
+    warn_of_empty(rows)
     return rows
+
+
+def warn_of_empty(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Say that models were compared of which one said nothing about some images."""
+    for row in rows:
+        if row["metric"] == "empty" and (row["arm_value"] or row["baseline_value"]):
+            print(
+                f"Warning: {row['baseline_value']:.1%} of the baseline's and "
+                f"{row['arm_value']:.1%} of the candidate's answers are empty. An empty answer "
+                "names nothing wrong, so chair_i and chair_s do not compare like with like."
+            )
 
 
 def compare_runs(

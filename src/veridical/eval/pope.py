@@ -26,7 +26,7 @@ from veridical.eval.pope_questions import Question, build_questions, read_questi
 from veridical.eval.pope_refused import refuse_late, refused_rows
 from veridical.eval.scores import print_scores, write_scores
 from veridical.files import write_jsonl
-from veridical.object_lists import match_image_id, read_objects
+from veridical.object_lists import match_image_ids, read_objects
 from veridical.runs import start_run
 from veridical.shares import ALL, read_share
 from veridical.statistics import (
@@ -114,9 +114,17 @@ def match_answers(
     it, and so on, in the order in which files and rows were given.
 
     Raises:
-        UserError: questions without an answer, or answers without a question.
+        UserError: questions without an answer, answers without a question, a `split` in some
+            answers only, or an answer whose own `question` or `image` is another.
     """
-    with_split = all("split" in row for row in answers)
+    splits = sum("split" in row for row in answers)
+    if 0 < splits < len(answers):
+        first = next(row["question_id"] for row in answers if "split" not in row)
+        raise UserError(
+            f"{splits} of {len(answers)} answers have a `split`, and the others, such as "
+            f"{first}, have none. Give it to all of them or to none."
+        )
+    with_split = splits > 0
 
     def key(split: str, question_id: str) -> tuple[str, str]:
         return (split if with_split else "", question_id)
@@ -140,7 +148,23 @@ def match_answers(
         name = key(question.split, question.question_id)
         matched.append(waiting[name][taken[name]])
         taken[name] += 1
+        _refuse_other(question, matched[-1])
     return matched
+
+
+def _refuse_other(question: Question, answer: Mapping[str, Any]) -> None:
+    """Refuse an answer that says itself that it is one to another question."""
+    asked = {"question": question.text, "image": Path(question.image).stem}
+    for field, wanted in asked.items():
+        own = answer.get(field)
+        said = Path(str(own)).stem if field == "image" else str(own).strip()
+        if own is not None and said.casefold() != wanted.strip().casefold():
+            shown = question.image if field == "image" else question.text
+            raise UserError(
+                f"The answer with question_id {question.question_id} is to the {field} {own!r}, "
+                f"but the question with that id has {shown!r} ({question.split}). Give --answers "
+                "in the same order as --questions, or a `split` in each answer."
+            )
 
 
 def judge_rows(
@@ -389,8 +413,10 @@ def _build(
     most: float,
 ) -> tuple[list[Question], list[dict[str, str]], dict[str, int]]:
     used, files, skipped = {}, {}, []
-    for stem, path in list(images.items())[:limit]:
-        image_id = match_image_id(stem, listed)
+    some = dict(list(images.items())[:limit])
+    ids = match_image_ids(some, listed)
+    for stem, path in some.items():
+        image_id = ids[stem]
         if image_id is None or path in broken:
             reason = broken.get(path, "the image has no object list")
             skipped.append({"id": stem, "field": "image", "reason": reason})

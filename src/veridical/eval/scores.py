@@ -10,12 +10,18 @@ from veridical.shares import say
 from veridical.statistics import Estimate
 
 
-def write_scores(folder: Path, scores: Mapping[str, Estimate]) -> None:
+def write_scores(folder: Path, scores: Mapping[str, Estimate], **about: str) -> None:
     """Write `scores.json`: `{metric: {"value", "low", "high", "n", "clusters"}}`.
 
     What the data leave undefined is null, and a `note` says why.
+
+    Args:
+        folder: the run's.
+        scores: by metric.
+        **about: texts that stand beside the metrics and say by what they were counted.
     """
-    write_json(folder / "scores.json", {name: score.as_json() for name, score in scores.items()})
+    metrics = {name: score.as_json() for name, score in scores.items()}
+    write_json(folder / "scores.json", {**metrics, **about})
 
 
 def print_scores(scores: Mapping[str, Estimate]) -> None:

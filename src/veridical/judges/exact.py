@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 from veridical.judges.attributes import EXACT, rate_attributes
 from veridical.judges.judging import Case, Judge, Verdict
-from veridical.object_lists import ObjectCounts, count_objects, judge_answer, match_image_id
+from veridical.object_lists import (
+    ObjectCounts,
+    count_objects,
+    judge_answer,
+    match_image_id,
+    refuse_shared_id,
+)
 from veridical.vocabulary import Vocabulary
 
 RECALL_WEIGHT = 0.9
@@ -80,8 +86,11 @@ def exact_judge(
         vocabulary: which words name which object.
         verbosity_words: the word counts from which Verbosity is 1, 2, 3, 4.
     """
+    stem_of: dict[str, str] = {}
 
     def judge(cases: Sequence[Case]) -> list[Verdict]:
+        for name in (name for case in cases for name in case.image_names):
+            refuse_shared_id(stem_of, match_image_id(name, objects), name)
         return [_verdict(case, objects, vocabulary, verbosity_words) for case in cases]
 
     return judge

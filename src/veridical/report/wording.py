@@ -49,6 +49,7 @@ METRICS = {
     "exact_score": MetricName(
         "Exact judge's score", "mean over answers", unit="number", better="higher"
     ),
+    "empty": MetricName("Empty answers", "of all answers", better="lower"),
     "pope/accuracy": MetricName(
         "Yes/no questions right", "POPE accuracy", better="higher", main=True
     ),
