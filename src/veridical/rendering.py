@@ -18,10 +18,15 @@ from veridical._turns import Rendered, locate, prepared
 from veridical.errors import RefusedRowError as RefusedRowError
 from veridical.image_checks import require_images
 from veridical.images import ImageLike, load_image
-from veridical.messages import Message, assistant_message, count_images, user_message
+from veridical.messages import Message, assistant_message, count_images, text_of, user_message
 from veridical.models import Policy, end_token_ids
-from veridical.templates import begins_thoughts, keeps_thoughts, thinking_advice
-from veridical.thoughts import is_empty_thought, opens_thought
+from veridical.templates import (
+    begins_thoughts,
+    keeps_thoughts,
+    thinking_advice,
+    thinking_is_on,
+)
+from veridical.thoughts import is_empty_thought, opens_thought, split_thought
 
 
 @dataclass(frozen=True)
@@ -322,6 +327,9 @@ def _one_response(
             return None
         if not _keeps_thoughts(policy, whole, messages, answers):
             return None
+        for turn in answers:
+            (answer,) = prepared(policy, messages[turn : turn + 1])
+            _require_thought_as_switched(policy, answer, begun=False)
         text, tokens = _ended(policy, whole.text, _span(whole.spans[answers[-1]])[1])
         learned = torch.zeros(len(tokens.ids), dtype=torch.bool)
         for turn, before in zip(answers[:-1], asked, strict=False):
@@ -371,9 +379,36 @@ def _after_prompt(
     thought = answer.get("reasoning_content")
     if not any(block["text"].strip() for block in answer["content"]):
         raise RefusedRowError("the answer is empty")
-    if opens_thought(asked.text) and not thought:
+    _require_thought_as_switched(policy, answer, opens_thought(asked.text))
+    if thought and not whole.text.startswith(asked.text):
+        raise RefusedRowError(_thinking_is_off(policy))
+    joint = _joint(asked, whole)
+    text = asked.text + whole.text[joint:]
+    stop = len(asked.text) + _span(whole.spans[-1])[1] - joint
+    text, tokens = _ended(policy, text, stop)
+    return text[len(asked.text) :], tokens
+
+
+def _require_thought_as_switched(policy: Policy, answer: Message, begun: bool) -> None:
+    """A thought before the answer where thinking is on, and none where it is off.
+
+    Args:
+        policy: whose template may have a switch.
+        answer: as `prepared` gives it.
+        begun: whether the prompt ends with a thought that has just begun.
+
+    Raises:
+        RefusedRowError: it is not so.
+    """
+    apart = answer.get("reasoning_content")
+    thought = apart or split_thought(text_of(answer)).thought
+    on = thinking_is_on(policy.processor, policy.template)
+    if thought and on is False:
+        raise RefusedRowError(_thinking_is_off(policy))
+    if (begun and not apart) or (on and not thought):
+        what = "the prompt begins a thought" if begun else "thinking is switched on"
         raise RefusedRowError(
-            "the prompt begins a thought, and the answer has none; "
+            f"{what}, and the answer has none; "
             + thinking_advice(
                 policy.processor,
                 policy.template,
@@ -383,18 +418,12 @@ def _after_prompt(
                 else "choose a chat template that keeps thoughts",
             )
         )
-    if thought and not whole.text.startswith(asked.text):
-        raise RefusedRowError(
-            "the answer has a thought, and thinking is switched off; "
-            + thinking_advice(
-                policy.processor, policy.template, "true", "give answers without thoughts"
-            )
-        )
-    joint = _joint(asked, whole)
-    text = asked.text + whole.text[joint:]
-    stop = len(asked.text) + _span(whole.spans[-1])[1] - joint
-    text, tokens = _ended(policy, text, stop)
-    return text[len(asked.text) :], tokens
+
+
+def _thinking_is_off(policy: Policy) -> str:
+    return "the answer has a thought, and thinking is switched off; " + thinking_advice(
+        policy.processor, policy.template, "true", "give answers without thoughts"
+    )
 
 
 def _joint(asked: Rendered, whole: Rendered) -> int:

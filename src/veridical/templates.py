@@ -150,6 +150,12 @@ def thinking_switch(text: str) -> str | None:
     return "thinking" if never_set or any(name in asked for name in names) else None
 
 
+def thinking_is_on(processor: Any, variables: Mapping[str, Any]) -> bool | None:
+    """What the template's switch of thinking is set to; None where it has none."""
+    switch = thinking_switch(template_text(processor, variables))
+    return bool(resolved_variables(processor, variables)[switch]) if switch else None
+
+
 def thinking_advice(
     processor: Any, variables: Mapping[str, Any], value: str, otherwise: str
 ) -> str:

@@ -102,6 +102,8 @@ REFUSED = {
     ("Qwen3.5 (thinking)", "thought"): THINKING_IS_OFF,
     ("Qwen3.6", "thought"): THINKING_IS_OFF,
     ("Qwen3.8", "thought"): THINKING_IS_OFF,
+    ("Gemma 4", "thought"): THINKING_IS_OFF,
+    ("Kimi K2.5", "thought"): THINKING_IS_OFF,
     ("GLM-4V", "thought"): "changes the text of a turn",
     ("GLM-4V", "empty thought"): "changes the text of a turn",
     ("Llama 3.2 Vision", "system turn"): "incompatible with system messages",
@@ -218,12 +220,15 @@ def test_what_is_learned_is_the_answers_with_their_end_tokens(
 )
 def test_an_earlier_turns_thought_is_learned_too(name: str, thought: str) -> None:
     """The template leaves it out once a later turn follows."""
-    policy = policy_of(template_of(name), "byte level")
+    on = {"enable_thinking": True} if name == "Gemma 4" else {}
+    policy = policy_of(template_of(name), "byte level", **on)
     first, second = ("<think>\nIt barks.\n</think>\n\nYes.", "<think>\nNone.\n</think>\n\nNo.")
     end = ENDS.get(name, template_of(name).eos)
     assert learned(policy, turns("A dog?", first, "A cup?", second)) == [
         thought.format("It barks.") + "Yes." + end, thought.format("None.") + "No." + end,
     ]  # fmt: skip
+    if on:
+        return
     # Only the first has one.
     assert learned(policy, turns("A dog?", first, "A cup?", "No."))[0].startswith(
         thought.format("It barks.")
@@ -275,6 +280,17 @@ def test_with_thinking_on_the_thought_is_learned_and_an_answer_without_one_refus
     # The thought of an earlier turn is not among what the model is given later on.
     both = [*CASES["thought"], user_message("Why?", 0), assistant_message("<think>So.</think>So.")]
     assert learned(policy, both) == [thought, "So.\n</think>\n\nSo.<|im_end|>"]
+
+
+def test_thinking_that_is_asked_for_in_the_system_turn_wants_a_thought_of_every_answer() -> None:
+    policy = policy_of(template_of("Gemma 4"), "byte level", enable_thinking=True)
+    thought = "<|channel>thought\nIt barks.\n<channel|>Yes.<turn|>"
+    assert learned(policy, CASES["thought"]) == [thought]
+    for case in ("one turn", "multi-turn", "empty thought"):
+        with pytest.raises(RefusedRowError, match="switched on, and the answer has none; set --t"):
+            learned(policy, CASES[case])
+    with pytest.raises(RefusedRowError, match="and the answer has none"):
+        learned(policy, [*CASES["thought"], user_message("Why?", 0), assistant_message("So.")])
 
 
 def test_a_server_is_told_what_the_template_is_given() -> None:
