@@ -76,6 +76,21 @@ def test_they_are_in_the_saved_model_and_change_nothing(
     assert torch.equal(ours, theirs)
 
 
+def test_they_are_found_in_pytorchs_own_format_too(base: Path, tmp_path: Path) -> None:
+    tensors = held(base)
+    for path in [*base.glob("*.safetensors"), base / "model.safetensors.index.json"]:
+        path.unlink()
+    torch.save(tensors, base / "pytorch_model.bin")
+    torch.save({"no": "weights"}, base / "training_args.bin")
+    loaded = load_policy(str(base), device="cpu")
+    assert loaded.skipped == tuple(HEADS)
+    loaded.model.save_pretrained(tmp_path / "saved")
+    said = keep_skipped(loaded.skipped, weight_files(str(base)) or [], tmp_path / "saved")
+    assert said.startswith("2 tensors") and "could not be read" not in said
+    kept = held(tmp_path / "saved")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in HEADS.items())
+
+
 def test_a_model_in_several_files_takes_one_more(base: Path) -> None:
     add_to_checkpoint(base, {"mtp.more": torch.ones(1)})
     assert load_policy(str(base), device="cpu").skipped == (*HEADS, "mtp.more")

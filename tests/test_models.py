@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,6 +189,20 @@ def test_foreign_and_broken_adapters_are_refused(
     config.write_text(json.dumps(content))
     with pytest.raises(UserError, match="does not name its base"):
         load_policy(str(tmp_path / "adapter"))
+
+
+def test_an_adapter_without_its_modules_to_save_is_refused(
+    policy: Policy, saved: Path, tmp_path: Path
+) -> None:
+    trained = prepare_training(policy, Tuning(rank=2, alpha=4, train_projector=True))
+    trained.model.save_pretrained(str(tmp_path / "adapter"))
+    load_policy(str(saved), init_adapter=tmp_path / "adapter")
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    whole = load_file(weights)
+    for name in [name for name in whole if "projector" in name]:
+        save_file({n: tensor for n, tensor in whole.items() if n != name}, weights)
+        with pytest.raises(UserError, match=f"it lacks the tensor {re.escape(name)}"):
+            load_policy(str(saved), init_adapter=tmp_path / "adapter")
 
 
 def test_a_processor_that_wants_torchvision_says_so(

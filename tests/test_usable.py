@@ -81,3 +81,26 @@ def test_log_probabilities_that_are_no_numbers_are_refused(policy: Policy) -> No
         policy.core.get_output_embeddings().weight.fill_(torch.nan)
     with pytest.raises(UserError, match=r"NaN or infinite.*lm_head"):
         require_usable(policy)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused(policy: Policy) -> None:
+    tokenizer = policy.processor.tokenizer
+    rows = len(policy.core.get_input_embeddings().weight)
+    spare = rows - len(tokenizer)
+    tokenizer.add_tokens([f"<row {n}>" for n in range(spare)])
+    require_usable(policy)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<never written>"]})
+    require_usable(policy)
+    tokenizer.add_tokens(["dogcat", "catdog"])
+    said = rf"has 2 tokens that the model has no row for \('dogcat' is number {rows + 1}, and there"
+    with pytest.raises(UserError, match=said):
+        require_usable(policy)
+
+
+def test_a_padding_token_without_a_row_is_refused(policy: Policy) -> None:
+    tokenizer = policy.processor.tokenizer
+    rows = len(policy.core.get_input_embeddings().weight)
+    tokenizer.add_tokens([f"<row {n}>" for n in range(rows - len(tokenizer))])
+    tokenizer.add_special_tokens({"pad_token": "<new pad>"})
+    with pytest.raises(UserError, match="'<new pad>' is number"):
+        require_usable(policy)

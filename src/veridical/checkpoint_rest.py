@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,6 +28,9 @@ _DERIVED = re.compile(r"(inv_freq|position_ids|relative_position_index)$")
 _PRIVATE = "_adjust_missing_and_unexpected_keys"
 """Transformers' own method that sees every name before a class's list of names to pass over. A
 release without it, or with other arguments, loads as ever, and nothing is found."""
+
+_OLDER = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
+"""How PyTorch's own format is named; other files with this ending hold no weights."""
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -85,6 +89,9 @@ def read_skipped(files: Sequence[Path], names: Sequence[str]) -> dict[str, Tenso
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as content:
                 found.update({n: content.get_tensor(n) for n in wanted & set(content.keys())})
+        elif _OLDER.fullmatch(path.name):
+            held = torch.load(path, map_location="cpu", weights_only=True)
+            found.update({n: held[n] for n in wanted & held.keys()})
     return found
 
 

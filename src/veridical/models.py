@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
@@ -606,7 +606,10 @@ def require_fitting_adapter(trouble: str, advice: str) -> Iterator[None]:
         with _watch_adapters() as (lacking, unplaced):
             yield
     except (ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
-        raise UserError(f"{trouble}: {words_of(error)}.\n{advice}") from error
+        # PEFT looks the tensors of `modules_to_save` up one by one.
+        lost = isinstance(error, KeyError) and str(error.args[0]).startswith("base_model.")
+        reason = f"it lacks the tensor {error.args[0]}" if lost else words_of(error)
+        raise UserError(f"{trouble}: {reason}.\n{advice}") from error
     for names, what in (
         (lacking, "it lacks {} tensors"),
         (unplaced, "{} of its tensors have no place"),
@@ -622,22 +625,23 @@ def _watch_adapters() -> Iterator[tuple[list[str], list[str]]]:
     """Collect the names of tensors that adapters loaded within lack, and that have no place."""
     lacking: list[str] = []
     unplaced: list[str] = []
-    stock = PeftModel.load_adapter
+    stock = peft_model.set_peft_model_state_dict
 
-    def noting(self: Any, model_id: Any, adapter_name: str, *rest: Any, **named: Any) -> Any:
-        result = stock(self, model_id, adapter_name, *rest, **named)
-        # The base's own weights are "missing" too, and so are other adapters'.
+    def noting(model: Any, tensors: Any, adapter_name: str = "default", **named: Any) -> Any:
+        result = stock(model, tensors, adapter_name, **named)
+        # The base's own weights are "missing" too, and so are other adapters'. PEFT's own list
+        # leaves modules out that are kept whole beside the adapters (`modules_to_save`).
         lacking.extend(sorted(n for n in result.missing_keys if adapter_name in n.split(".")))
         unplaced.extend(sorted(result.unexpected_keys))
         return result
 
-    PeftModel.load_adapter = noting
+    peft_model.set_peft_model_state_dict = noting
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*missing adapter keys.*")
             yield lacking, unplaced
     finally:
-        PeftModel.load_adapter = stock
+        peft_model.set_peft_model_state_dict = stock
 
 
 def _find_all(core: Any, names: tuple[str, ...]) -> list[tuple[str, nn.Module]]:

@@ -12,8 +12,8 @@ from veridical.errors import UserError
 from veridical.finite import require_finite
 from veridical.logprobs import response_logps
 from veridical.messages import assistant_message, user_message
-from veridical.models import Policy, image_token_id
-from veridical.rendering import Group, RefusedRowError, render_group
+from veridical.models import Policy, end_token_ids, image_token_id
+from veridical.rendering import Group, RefusedRowError, render_group, special_tokens
 
 TESTED = "docs/families.md lists the families that are tested; name a model of one of them."
 
@@ -29,6 +29,7 @@ def require_usable(policy: Policy) -> None:
     if missing is not None:
         raise UserError(f"{who} can't be used: {missing}. {TESTED}")
     image_token_id(policy)
+    _require_rows(policy, who)
     picture = Image.new("RGB", (64, 64), (127, 127, 127))
     try:
         group = _group(policy, picture)
@@ -84,6 +85,36 @@ def _missing(core: Any) -> str | None:
         if found is None:
             return f"it does not give {what} (`{accessor.__name__}`)"
     return None
+
+
+def _require_rows(policy: Policy, who: str) -> None:
+    """Refuse a tokenizer whose tokens reach past the rows of the model's embeddings or head.
+
+    Special tokens may, unless they pad or end: no text holds them, and what the template writes is
+    tried in a forward. Placeholders are replaced by features, which some models do by their id.
+
+    Raises:
+        UserError: names the first such token.
+    """
+    tokenizer = policy.processor.tokenizer
+    embeddings, head = policy.core.get_input_embeddings(), policy.core.get_output_embeddings()
+    rows = [
+        len(w) for w in (getattr(m, "weight", None) for m in (embeddings, head)) if w is not None
+    ]
+    needed = {tokenizer.pad_token_id, *end_token_ids(policy)} - {None}
+    special = set(special_tokens(policy)) - set(tokenizer.convert_ids_to_tokens(sorted(needed)))
+    beyond = sorted(
+        (number, token)
+        for token, number in tokenizer.get_vocab().items()
+        if rows and number >= min(rows) and token not in special
+    )
+    if beyond:
+        number, token = beyond[0]
+        raise UserError(
+            f"{who} can't be used: its tokenizer has {len(beyond)} tokens that the model has no "
+            f"row for ({token!r} is number {number}, and there are {min(rows)} rows). Save the "
+            "model after `resize_token_embeddings(len(tokenizer))`, or its own tokenizer with it."
+        )
 
 
 def _group(policy: Policy, picture: Image.Image) -> Group | None:
