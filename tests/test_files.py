@@ -8,7 +8,7 @@ import pytest
 
 from veridical.demo import demo
 from veridical.errors import UserError
-from veridical.files import read_json, write_json
+from veridical.files import read_json, read_jsonl, write_json
 from veridical.runs import start_run
 
 
@@ -31,3 +31,17 @@ def test_a_file_in_the_place_of_the_demo(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is a file"):
         demo(tmp_path / "file")
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"b": {"c": 1, "c": 2}}')
+    with pytest.raises(UserError, match=r"a\.json is not JSON: .*the key 'c' twice"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.jsonl").write_text('{"c": 1}\n{"c": 1, "c": 1}')
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2 .*the key 'c' twice"):
+        read_jsonl(tmp_path / "a.jsonl")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[1]", encoding="utf-8-sig")
+    assert read_json(tmp_path / "a.json") == read_jsonl(tmp_path / "a.json")[0] == [1]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from veridical._record_rows import Kind, RowError, content_id, normalise
+from veridical._record_names import looks_like_images, with_own_names
+from veridical._record_rows import Kind, RowError, content_id, known_fields, normalise
 from veridical.images import decode_image, resolve_image_path
 from veridical.pixels import ImageError
 
@@ -42,7 +43,10 @@ class RowChecker:
     def __init__(self, kind: Kind, root: Path) -> None:
         self.kind = kind
         self.root = root.resolve()
-        self.columns: set[str] = set()
+        self.ignored: set[str] = set()  # columns that some row has and none is read from
+        self.lost: set[str] = set()  # those of them that seem to hold images
+        self.has_images = False
+        self._used: set[str] = set()
         self.problems: list[RowProblem] = []
         self.reads_files = False  # whether any row names the file of an image
         self._row_of_id: dict[str, int] = {}
@@ -52,10 +56,9 @@ class RowChecker:
 
     def usable(self, chunk: list[tuple[int, Any]]) -> list[dict[str, Any]]:
         """The rows of a chunk that are fit for use, in order; the others become problems."""
-        for _, row in chunk:
-            self.columns |= set(row) if isinstance(row, Mapping) else set()
+        rows = [self._named(row) for _, row in chunk]
         with ThreadPoolExecutor() as pool:
-            results = list(pool.map(self._checked, (row for _, row in chunk)))
+            results = list(pool.map(self._checked, rows))
         good = []
         for (number, row), result in zip(chunk, results, strict=True):
             try:
@@ -69,6 +72,19 @@ class RowChecker:
                 identity = "" if name is None else str(name).encode(errors="replace").decode()
                 self.problems.append(RowProblem(number, identity, bad.field, bad.reason))
         return good
+
+    def _named(self, row: Any) -> Any:
+        """The row with its kind's names, after noting which columns are used and which not."""
+        if not isinstance(row, Mapping):
+            return row
+        named, used = with_own_names(row, self.kind)
+        self._used |= used
+        others = {name for name in row if row[name] is not None} - known_fields(self.kind) - used
+        self.ignored = (self.ignored | others) - self._used
+        self.lost |= {name for name in others if looks_like_images(name, row[name])}
+        self.lost -= self._used
+        self.has_images = self.has_images or bool(named.get("images") or named.get("image"))
+        return named
 
     def _checked(self, row: Any) -> dict[str, Any] | RowError:
         if isinstance(row, RowError):

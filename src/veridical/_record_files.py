@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,7 @@ from datasets.table import InMemoryTable
 
 from veridical._record_rows import RowError
 from veridical.errors import UserError
-from veridical.files import read_json, read_text, write_jsonl, writing
+from veridical.files import JSON_ERRORS, parse_json, read_json, read_text, write_jsonl, writing
 
 ROWS_AT_A_TIME = 64
 
@@ -34,14 +33,15 @@ def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, Any]]]:
         raise UserError(f"{path} is a folder; name a .parquet, .jsonl or .json file in it.")
     if not path.exists():
         raise UserError(f"{path} does not exist. Check the path.")
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         return _parquet_length(path), enumerate(_parquet_rows(path), start=1)
-    if path.suffix in (".jsonl", ".ndjson"):
+    if suffix in (".jsonl", ".ndjson"):
         # Not splitlines(): JSON texts may hold line separators of Unicode as they are.
-        texts = enumerate(read_text(path).removeprefix("\ufeff").split("\n"), start=1)
+        texts = enumerate(read_text(path).split("\n"), start=1)
         lines = [(number, line) for number, line in texts if line.strip()]
         return len(lines), ((number, _parsed(line)) for number, line in lines)
-    if path.suffix == ".json":
+    if suffix == ".json":
         rows = read_json(path)
         if isinstance(rows, list):
             return len(rows), enumerate(rows, start=1)
@@ -51,8 +51,8 @@ def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, Any]]]:
 
 def _parsed(line: str) -> Any:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
+        return parse_json(line)
+    except JSON_ERRORS as error:
         return RowError("row", f"is not JSON ({error})")
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from veridical._record_names import ROLES
 from veridical.messages import Message, assistant_message, clean_messages, count_images, text_of
 
 Kind = Literal["preference", "conversation", "prompt", "sample"]
@@ -34,10 +35,6 @@ OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
 _READ_INSTEAD = {"images": ("image",), "messages": ("conversations",)}
 # How PNG, JPEG, GIF, WebP and TIFF files begin, in base64.
 _BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkqA", "TU0AK")
-_LLAVA_ROLES = {"system": "system", "human": "user", "user": "user"} | dict.fromkeys(
-    ("gpt", "assistant"), "assistant"
-)
-
 
 TAG = "<image>"
 """What stands in a text where a picture belongs, in rows without image blocks."""
@@ -83,8 +80,8 @@ def normalise(row: Any, kind: Kind) -> dict[str, Any]:
     if kind == "sample":
         record["responses"] = _responses(row)
     record |= _optional(row, kind, len(images))
-    if kind == "sample":
-        _check_rated_answers(record)
+    if kind in ("preference", "sample"):
+        _check_answers(record)
     return record
 
 
@@ -177,7 +174,8 @@ def _preference(row: Mapping[str, Any], images: int) -> dict[str, Any]:
     }
     _check_turns("prompt", record["prompt"], last="user", images=images)
     distorted = row.get("rejected_images") is not None
-    if text_of(record["chosen"]) == text_of(record["rejected"]) and not distorted:
+    same = text_of(record["chosen"]).strip() == text_of(record["rejected"]).strip()
+    if same and not distorted:
         raise RowError("rejected", "is the same as chosen")
     return record
 
@@ -207,8 +205,15 @@ def _responses(row: Mapping[str, Any]) -> list[list[Message]]:
     return responses
 
 
-def _check_rated_answers(record: Mapping[str, Any]) -> None:
-    answers = {response_name(number) for number in range(len(record["responses"]))}
+def _check_answers(record: Mapping[str, Any]) -> None:
+    """Ratings are of answers that are there, and no further rejected answer is the chosen one."""
+    more = record.get("more_rejected", [])
+    answers = {"chosen", "rejected", *(f"more_rejected/{number}" for number in range(len(more)))}
+    if "responses" in record:
+        answers = {response_name(number) for number in range(len(record["responses"]))}
+    for number, answer in enumerate(more):
+        if text_of(answer).strip() == text_of(record["chosen"]).strip():
+            raise RowError("more_rejected", f"answer {number} is the same as chosen")
     for rating in record.get("ratings", []):
         if rating["answer"] not in answers:
             raise RowError(
@@ -329,7 +334,7 @@ def _llava_messages(conversations: Any, images: int) -> list[Message]:
         raise RowError(field, "must be a list of turns, and not an empty one")
     messages: list[Message] = []
     for number, turn in enumerate(conversations, start=1):
-        role = _LLAVA_ROLES.get(str(turn.get("from"))) if isinstance(turn, Mapping) else None
+        role = ROLES.get(str(turn.get("from"))) if isinstance(turn, Mapping) else None
         value = turn.get("value") if isinstance(turn, Mapping) else None
         if role is None or not isinstance(value, str):
             raise RowError(field, f"turn {number} must have from (human or gpt) and value (text)")

@@ -99,7 +99,7 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(read_text(path))
+        return parse_json(read_text(path))
     except JSON_ERRORS as error:
         raise UserError(
             f"{path} is not JSON: {_in_words(error)}. Check that it was copied whole."
@@ -117,10 +117,30 @@ def read_jsonl(path: Path) -> list[Any]:
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line))
         except JSON_ERRORS as error:
             raise UserError(f"{path}, line {number} is not JSON: {_in_words(error)}.") from error
     return rows
+
+
+def parse_json(text: str) -> Any:
+    """The value that a JSON text stands for.
+
+    Raises:
+        ValueError: it is not JSON, or an object has a key twice, of which readers take one or the
+            other.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_with_distinct_keys)
+
+
+def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"an object has the key {twice!r} twice")
+    return found
 
 
 def _in_words(error: Exception) -> str:
@@ -128,13 +148,13 @@ def _in_words(error: Exception) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text.
+    """Read a UTF-8 text, without the byte order mark that some editors put before it.
 
     Raises:
         UserError: the file is missing, is a folder or is not UTF-8 text.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist. Check the path.") from error
     except IsADirectoryError as error:

@@ -25,6 +25,7 @@ from filelock import FileLock
 from veridical import (
     _record_checks,
     _record_files,
+    _record_names,
     _record_rows,
     images,
     messages,
@@ -41,7 +42,16 @@ LIMIT = 50e9
 """What the converted data sets may take, in bytes; the ones not used for longest go first."""
 
 ADVICE = "Set VERIDICAL_CACHE to a folder with more room."
-_DECIDING = (_record_checks, _record_files, _record_rows, images, messages, pixels, png_chunks)
+_DECIDING = (
+    _record_checks,
+    _record_files,
+    _record_names,
+    _record_rows,
+    images,
+    messages,
+    pixels,
+    png_chunks,
+)
 
 
 @dataclass(frozen=True)
@@ -52,13 +62,13 @@ class CheckedRows:
         table: the usable rows, every column of their kind, images not decoded.
         problems: the rows left out, in order.
         total: rows in the file, usable or not.
-        columns: the columns that the file has.
+        ignored: columns of the file that nothing is read from.
     """
 
     table: Table
     problems: list[RowProblem]
     total: int
-    columns: list[str]
+    ignored: list[str]
 
 
 class RowsWriter:
@@ -69,7 +79,7 @@ class RowsWriter:
         self._writer, self._schema = pa.ipc.new_stream(file, schema), schema
         self.problems: list[RowProblem] = []
         self.total = 0
-        self.columns: list[str] = []
+        self.ignored: list[str] = []
         self.reads_files = False
 
     def write(self, rows: list[dict[str, Any]]) -> None:
@@ -105,7 +115,7 @@ def known_rows(key: str) -> CheckedRows | None:
     if table.num_rows != about["rows"]:
         return None
     problems = [RowProblem(**problem) for problem in about["problems"]]
-    return CheckedRows(table, problems, about["total"], about["columns"])
+    return CheckedRows(table, problems, about["total"], about["ignored"])
 
 
 @contextmanager
@@ -152,7 +162,7 @@ def store_rows(key: str, schema: pa.Schema, fill: Callable[[RowsWriter], None]) 
             writer.close()
         table = MemoryMappedTable.from_file(str(file))
         if place == folder and not writer.reads_files:
-            about = {"rows": table.num_rows, "total": writer.total, "columns": writer.columns}
+            about = {"rows": table.num_rows, "total": writer.total, "ignored": writer.ignored}
             problems = [asdict(problem) for problem in writer.problems]
             write_json(folder / f"{key}.json", about | {"problems": problems})
             file.replace(folder / f"{key}.arrow")
@@ -163,7 +173,7 @@ def store_rows(key: str, schema: pa.Schema, fill: Callable[[RowsWriter], None]) 
         with contextlib.suppress(OSError):
             file.unlink()
     pa.default_memory_pool().release_unused()
-    return CheckedRows(table, writer.problems, writer.total, writer.columns)
+    return CheckedRows(table, writer.problems, writer.total, writer.ignored)
 
 
 def _folder() -> Path | None:

@@ -12,7 +12,8 @@ blocks (`veridical.messages`).
   `expected_answer`, `source`.
 
 On reading, these are understood too: one `image` instead of `images`, plain strings instead of
-blocks, a prompt that only `chosen` and `rejected` begin with, and LLaVA's `conversations`.
+blocks, a prompt that only `chosen` and `rejected` begin with, LLaVA's `conversations`, and the
+names in `_record_names`. A column that nothing is read from is printed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from datasets import Dataset, Features, Image, List, Value
 from datasets.table import InMemoryTable, Table
 from PIL import Image as PillowImage
 
+from veridical import processes
 from veridical._record_checks import RowChecker, RowProblem
 from veridical._record_files import (
     ROWS_AT_A_TIME,
@@ -38,13 +40,13 @@ from veridical._record_files import (
     write_jsonl_records,
     write_parquet_records,
 )
+from veridical._record_names import IMAGES
 from veridical._record_rows import (
     MESSAGE_FIELDS,
     OPTIONAL_FIELDS,
     Kind,
     RowError,
     content_id,
-    known_fields,
     normalise,
     response_name,
 )
@@ -204,11 +206,13 @@ def read_records(
     if kind not in MESSAGE_FIELDS:
         raise UserError(f"No kind of record is called {kind!r}; choose of {list(MESSAGE_FIELDS)}.")
     root = Path(images_root) if images_root is not None else path.parent
-    checked = _read_parquet(path, kind, root) if path.suffix == ".parquet" else None
+    checked = _read_parquet(path, kind, root) if path.suffix.lower() == ".parquet" else None
     checked = checked or _in_memory(path, kind, root)
     problems, total = checked.problems, checked.total
     _refuse_bad_share(path, problems, total, max_bad_fraction)
-    ignored = tuple(sorted(set(checked.columns) - known_fields(kind)))
+    ignored = tuple(checked.ignored)
+    if ignored and processes.is_first():
+        print(f"{path}: not used, as a {kind} has no such column: {', '.join(ignored)}.")
     return RecordSet(_as_dataset(checked.table, kind, path), problems, total, ignored)
 
 
@@ -226,11 +230,11 @@ def write_records(
         UserError: a row is not of the kind (it is named), or the suffix is another.
     """
     path = Path(path)
-    if path.suffix not in (".parquet", ".jsonl"):
+    if path.suffix.lower() not in (".parquet", ".jsonl"):
         raise UserError(f"{path} must end in .parquet or .jsonl; that decides how it is written.")
     path.parent.mkdir(parents=True, exist_ok=True)
     checked = _checked_for_writing(_undecoded(rows), kind)
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         write_jsonl_records(checked, path)
     else:
         write_parquet_records(_chunks(checked), path, features_of(kind).arrow_schema)
@@ -274,7 +278,8 @@ def _read_parquet(path: Path, kind: Kind, root: Path) -> CheckedRows | None:
             for chunk in chunks:
                 writer.write(chunk)
             writer.problems, writer.total = _in_order(checker.problems), total
-            writer.columns, writer.reads_files = sorted(checker.columns), checker.reads_files
+            writer.ignored, writer.reads_files = sorted(checker.ignored), checker.reads_files
+            _refuse_lost_images(path, checker)
 
         return store_rows(key, schema, fill)
 
@@ -284,7 +289,19 @@ def _in_memory(path: Path, kind: Kind, root: Path) -> CheckedRows:
     checker, total, chunks = _checking(path, kind, root)
     tables = [pa.Table.from_pylist(chunk, schema=schema) for chunk in chunks]
     table = InMemoryTable(pa.concat_tables([schema.empty_table(), *tables]))
-    return CheckedRows(table, _in_order(checker.problems), total, sorted(checker.columns))
+    _refuse_lost_images(path, checker)
+    return CheckedRows(table, _in_order(checker.problems), total, sorted(checker.ignored))
+
+
+def _refuse_lost_images(path: Path, checker: RowChecker) -> None:
+    """Stop where rows seem to have images and would be used without any."""
+    if checker.lost and not checker.has_images:
+        one = min(checker.lost)
+        raise UserError(
+            f"{path}: no row has images, but the column {one!r} seems to hold some. Call it "
+            f"`images` (paths or bytes; {', '.join(IMAGES[1:6])}, ... are read too), or take it "
+            "out if the rows are to be used without images."
+        )
 
 
 def _checking(

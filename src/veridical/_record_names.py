@@ -1,0 +1,159 @@
+"""What others call the columns of a row, and which of their columns hold images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+IMAGES = (
+    "images", "image", "image_path", "image_paths", "image_file", "image_files", "image_bytes",
+    "file_name", "filename", "img", "imgs", "img_path", "img_paths", "picture", "pictures", "photo",
+    "photos",
+)  # fmt: skip
+"""Names of the column of images, the plainest first."""
+QUESTIONS = ("question", "instruction", "query")
+ANSWERS = ("answer", "response", "output", "completion", "caption", "text")
+ROLES = {"system": "system", "human": "user", "user": "user"} | dict.fromkeys(
+    ("gpt", "assistant"), "assistant"
+)
+_LOOKS_LIKE_IMAGES = re.compile(
+    r"(^|_)(image|img|picture|photo|pixel|video|frame|screenshot)s?(_|$)", re.I
+)
+_FILE = re.compile(r"\.(?:bmp|gif|jpe?g|png|tiff?|webp|avif|heic)$", re.I)
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
+
+
+def with_own_names(row: Mapping[str, Any], kind: str) -> tuple[dict[str, Any], set[str]]:
+    """A row with the names of its kind, and the columns of other names that were used for it.
+
+    Understood are, beside the names in `IMAGES`:
+
+    - `question` or `instruction` (with `input` and `system`) for the prompt;
+    - `chosen_response`, `rejected_response` and the like, `chosen` and `rejected` as one message;
+    - `messages` or `conversations` beside `rejected_response` or `rejected_conversations`;
+    - turns of `from` and `value` for `role` and `content`;
+    - a question with an `answer`, `response`, `output`, `completion`, `caption` or `text` for a
+      conversation.
+
+    A column of the kind's own name always comes first.
+    """
+    named, used = dict(row), set[str]()
+    if row.get("images") is None and row.get("image") is None:
+        _take(named, used, "images", IMAGES[2:])
+    if kind == "preference":
+        _name_pair(named, used)
+    if kind in ("preference", "prompt", "sample") and named.get("prompt") is None:
+        _name_prompt(named, used)
+    if kind == "conversation" and not {"messages", "conversations"} & _given(named):
+        _name_conversation(named, used)
+    for field in ("prompt", "messages", "chosen", "rejected"):
+        named[field] = _turns(named.get(field))
+    return named, used
+
+
+def looks_like_images(name: str, value: Any) -> bool:
+    """Whether a column that nothing reads seems to hold images."""
+    if value is None or value is False or value in ("", 0, [], {}):
+        return False
+    if _LOOKS_LIKE_IMAGES.search(name):
+        return True
+    first = value[0] if isinstance(value, list) and value else value
+    if isinstance(first, str):
+        return bool(_FILE.search(first.strip())) and "\n" not in first
+    if isinstance(first, bytes):
+        return first.startswith(_MAGIC)
+    return isinstance(first, Mapping) and isinstance(first.get("bytes"), bytes)
+
+
+def _given(row: Mapping[str, Any]) -> set[str]:
+    return {name for name, value in row.items() if value is not None}
+
+
+def _take(row: dict[str, Any], used: set[str], field: str, names: Sequence[str]) -> None:
+    """Fill a field that is not there from the first of other names that is."""
+    found = next((name for name in names if row.get(name) is not None), None)
+    if row.get(field) is None and found is not None:
+        row[field] = row[found]
+        used.add(found)
+
+
+def _name_pair(row: dict[str, Any], used: set[str]) -> None:
+    for field in ("chosen", "rejected"):
+        names = [f"{field}_{ending}" for ending in ("response", "answer", "text")]
+        names += [f"{field}_{ending}" for ending in ("messages", "conversations", "conversation")]
+        _take(row, used, field, names)
+        row[field] = _one_message(row.get(field))
+    if row.get("prompt") is not None:
+        _take(row, used, "chosen", ANSWERS[:-1])
+        return
+    turns = next((n for n in ("messages", "conversations") if row.get(n) is not None), None)
+    if turns is None or row.get("rejected") is None:
+        _take(row, used, "chosen", ANSWERS[:-1])
+        return
+    used.add(turns)
+    whole = _turns(row[turns])
+    if row.get("chosen") is not None:
+        row["prompt"] = whole
+    elif isinstance(row["rejected"], list) and len(row["rejected"]) > 1:
+        row["chosen"] = whole  # both are whole conversations, and begin alike
+    elif isinstance(whole, list):
+        row["prompt"], row["chosen"] = whole[:-1], whole[-1:]
+
+
+def _name_prompt(row: dict[str, Any], used: set[str]) -> None:
+    _take(row, used, "prompt", QUESTIONS)
+    question = row.get("prompt")
+    if not isinstance(question, str):
+        return
+    # As in Alpaca's and LLaMA-Factory's files.
+    more = row.get("input")
+    if "instruction" in used and isinstance(more, str):
+        used.add("input")
+        question = f"{question}\n{more}" if more.strip() else question
+    row["prompt"] = [{"role": "user", "content": question}]
+    if isinstance(row.get("system"), str):
+        used.add("system")
+        if row["system"].strip():
+            row["prompt"].insert(0, {"role": "system", "content": row["system"]})
+
+
+def _name_conversation(row: dict[str, Any], used: set[str]) -> None:
+    given = row.get("prompt")
+    if given is not None:
+        used.add("prompt")
+    else:
+        _name_prompt(row, used)
+    question = _turns(row.get("prompt"))
+    if isinstance(question, str):
+        question = [{"role": "user", "content": question}]
+    answer = next((name for name in ANSWERS if row.get(name) is not None), None)
+    if isinstance(question, list) and answer is not None:
+        used.add(answer)
+        said = _one_message(row[answer])
+        if isinstance(said, str):
+            said = [{"role": "assistant", "content": said}]
+        row["messages"] = [*question, *said] if isinstance(said, list) else None
+
+
+def _one_message(value: Any) -> Any:
+    """An answer that is one message, as a list of it; one that is `{"text": ...}`, as its text."""
+    if not isinstance(value, Mapping):
+        return value
+    if {"role", "content"} <= value.keys() or {"from", "value"} <= value.keys():
+        return [value]
+    texts = [value[name] for name in ("content", "value", *ANSWERS) if value.get(name) is not None]
+    return texts[0] if len(texts) == 1 and isinstance(texts[0], str) else value
+
+
+def _turns(value: Any) -> Any:
+    """Turns of `from` and `value` as messages; whatever else as it is."""
+    if not isinstance(value, list):
+        return value
+    return [_message(item) for item in value]
+
+
+def _message(item: Any) -> Any:
+    if not isinstance(item, Mapping) or "role" in item or not {"from", "value"} <= item.keys():
+        return item
+    return {"role": ROLES.get(str(item["from"]), item["from"]), "content": item["value"]}
