@@ -172,6 +172,17 @@ def test_lists_replace_the_default_and_keep_odd_names() -> None:
     assert run(*base, "--layers", "[5, 6]")["layers"] == [5, 6]
 
 
+def test_an_option_that_takes_several_may_be_repeated() -> None:
+    base = ("M", "--data", "d", "--out", "o")
+    assert run(*base, "--layers", "3", "--layers", "4", "5")["layers"] == [3, 4, 5]
+    assert run(*base, "--extra", "a", "--extra", "[b, c]")["extra"] == [
+        Path("a"),
+        Path("b"),
+        Path("c"),
+    ]
+    assert run(*base, "--trainer.x", "1", "--trainer.y", "2")["trainer"] == {"x": 1, "y": 2}
+
+
 def test_text_is_never_read_as_yaml() -> None:
     assert run("5", "--data", "true", "--out", "a: {b}")["model"] == "5"
     assert CALLS[-1]["data"] == Path("true")
@@ -233,6 +244,13 @@ def test_printed_configuration_can_be_read_back(
         (["M", "--data.x", "d"], "there is no option --data.x"),
         (["--config", "none.yaml"], "none.yaml does not exist"),
         (["--config"], "--config needs a value"),
+        (["M", "--data", "a", "--out", "o", "--data", "b"], "--data is given twice, 'a' and 'b'"),
+        (["M", "--data", "a", "--out", "o", "--model", "N"], "--model is given twice, 'M' and 'N'"),
+        (["M", "--data=a", "--out=o", "--quick", "--no-quick"], "--quick is given twice"),
+        (
+            ["M", "--data=a", "--out=o", "--trainer.x", "1", "--trainer.x", "2"],
+            "--trainer.x is given twice, '1' and '2'",
+        ),
     ],
 )
 def test_what_cannot_be_understood(
@@ -252,6 +270,8 @@ def test_what_cannot_be_understood(
         ("learning-rate: 1\n", "no option learning-rate (did you mean learning_rate?)"),
         ("- beta\n", "has to be a mapping"),
         ("beta: [\n", "is not YAML"),
+        ("beta: 1\nquick: true\nbeta: 2\n", "the key 'beta' is there twice (line 3)"),
+        ("trainer: {a: 1, a: 2}\n", "the key 'a' is there twice"),
     ],
 )
 def test_configuration_files_that_cannot_be_read(
@@ -449,3 +469,12 @@ def test_a_library_that_uses_an_old_name_of_another_is_not_the_users_concern() -
         warnings.warn("`is_gradient_checkpointing` is deprecated", FutureWarning, stacklevel=1)
         warnings.warn("something else", FutureWarning, stacklevel=1)
     assert [str(warning.message) for warning in caught] == ["something else"]
+
+
+def test_a_command_ends_with_the_place_of_its_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("M", "--data", "d", "--out", str(tmp_path))
+    assert capsys.readouterr().out.splitlines()[-1] == f"Results: {tmp_path}"
+    run("M", "--data", "d", "--out", str(tmp_path / "nothing"))
+    assert capsys.readouterr().out == ""

@@ -72,7 +72,8 @@ def spell_out(
     """Words as the parser takes them: `M --quick --runs a b` as `--model=M --quick=true ...`.
 
     Raises:
-        UserError: an unknown option, one without its value, or one bare word too many.
+        UserError: an unknown option, one without its value, one that is given twice and takes one
+            value, or one bare word too many.
     """
     files: list[str] = []
     words: list[str] = []
@@ -95,7 +96,28 @@ def spell_out(
         else:
             words += spell_out_one(name, options, [value] if equals else None, rest)
     # Later words override earlier ones, so files come first wherever they were written.
-    return files + assign_bare_words(options, positionals, bare) + words
+    return files + each_once(options, assign_bare_words(options, positionals, bare) + words)
+
+
+def each_once(options: Mapping[str, Option], words: Sequence[str]) -> list[str]:
+    """Words `--name=value` with every name once: the values of one that takes several are joined.
+
+    Raises:
+        UserError: an option that takes one value is given twice.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name, _, value = word.removeprefix("--").partition("=")
+        if name in found:
+            earlier = found[name].partition("=")[2]
+            if not (name in options and options[name].is_list):
+                raise UserError(
+                    f"{spelled(name)} is given twice, {earlier!r} and {value!r}; give it once."
+                )
+            both = (earlier.strip()[1:-1].strip(), value.strip()[1:-1].strip())
+            word = f"--{name}=[{', '.join(items for items in both if items)}]"
+        found[name] = word
+    return list(found.values())
 
 
 def spell_out_one(
@@ -171,6 +193,26 @@ def known_name(name: str, options: Mapping[str, Option]) -> str:
     raise UserError(f"there is no option {spelled(name)}{nearest(name, options)}.")
 
 
+class DistinctKeys(yaml.SafeLoader):
+    """YAML as `yaml.safe_load` reads it, but a key that a mapping has twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping.
+
+        Raises:
+            yaml.YAMLError: it has a key twice; the key and the line are named.
+        """
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise yaml.YAMLError(f"the key {key.value!r} is there twice (line {line})")
+                seen.add(key.value)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
 def check_config_files(options: Mapping[str, Option], words: Sequence[str]) -> None:
     """Read the configuration files once ahead, for errors that name the file and the key.
 
@@ -184,7 +226,7 @@ def check_config_files(options: Mapping[str, Option], words: Sequence[str]) -> N
         if not path.is_file():
             raise UserError(f"--config {path} does not exist or is not a file.")
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = yaml.load(path.read_text(encoding="utf-8-sig"), DistinctKeys)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
         if not isinstance(content, dict):

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from veridical import interruptions, processes
 from veridical.errors import UserError
@@ -254,7 +255,14 @@ def run_command(arguments: list[str]) -> None:
     for path in local_code:
         import_file(path)
     function(**given)
+    _say_where(given.get("out", given.get("folder")))
     processes.leave()
+
+
+def _say_where(place: object) -> None:
+    """Where the results are, as the last line of every command that writes some."""
+    if isinstance(place, Path) and place.exists() and processes.is_first():
+        print(f"Results: {place}")
 
 
 def find_command(arguments: list[str]) -> str | None:

@@ -13,6 +13,16 @@ from veridical import processes
 Item = TypeVar("Item")
 
 
+def counted(number: int, things: str) -> str:
+    """A number with what it counts: "3 held-out pairs", "1 held-out pair".
+
+    Args:
+        number: how many.
+        things: in the plural, which ends in s.
+    """
+    return f"{number} {things.removesuffix('s') if number == 1 else things}"
+
+
 def step_bar(total: int, done: int = 0) -> Any:
     """A line for steps that somebody else makes: call `update`, `set_postfix` and `close`."""
     return tqdm(

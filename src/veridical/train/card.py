@@ -11,6 +11,7 @@ from typing import Any
 
 from veridical import processes
 from veridical.files import write_text_atomic
+from veridical.progress import counted
 from veridical.proofs import Proof, verdict
 from veridical.runs import Run
 
@@ -59,7 +60,7 @@ def write_cards(
     if not processes.is_first():
         return
     command, configuration = run.record["command"], run.record["configuration"]
-    counts = ", ".join(f"{count} {name}" for name, count in rows.items())
+    counts = ", ".join(counted(count, name) for name, count in rows.items())
     model = str(configuration["model"])
     text = f"""# {Path(model).name}, {method}
 
