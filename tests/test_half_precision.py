@@ -40,7 +40,8 @@ from veridical.rendering import Group, render_prompt
 from veridical.rewards import reward_measure
 from veridical.sampling import Request
 from veridical.train.dpo import prove_run
-from veridical.train.loop import Items, Task
+from veridical.train.items import Items
+from veridical.train.loop import Task
 from veridical.train.objectives import PreferenceLoss, objective
 from veridical.train.scorer import Scorer
 from veridical.vision_cache import VisionCache

@@ -36,7 +36,8 @@ from veridical.models import Policy, Tuning, prepare_training
 from veridical.prefix_sharing import sharing
 from veridical.proving import prove
 from veridical.rendering import Group, render_group
-from veridical.train.loop import GroupTrainer, Items, Task
+from veridical.train.items import Items
+from veridical.train.loop import GroupTrainer, Task
 from veridical.train.memory import measure_memory
 from veridical.train.objectives import PreferenceLoss, objective
 from veridical.train.options import Training

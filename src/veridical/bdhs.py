@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from veridical.batching import RefusedRowsError
 from veridical.bdhs_cuts import Cut, Cutting, cut_sentences, join_completion, join_sentences
 from veridical.errors import UserError
 from veridical.image_checks import require_images
@@ -123,15 +125,18 @@ class Attempt:
 
 
 def require_masking(policy: Policy, sources: Sequence[Source]) -> None:
-    """Try the masked path on the first record that has an image.
+    """Try the masked path on the first record whose image the processor takes.
 
     Raises:
         UserError: the model's image tokens cannot be masked; says what to set instead.
     """
-    source = next((s for s in sources if s.images and _unusable(policy, s) is None), None)
-    if source is None:
-        return
-    reason = masking_refusal(policy, Request(source.id, source.images, source.prompt))
+    reason = None
+    for source in sources:
+        if not source.images or _unusable(policy, source) is not None:
+            continue
+        with contextlib.suppress(RefusedRowsError):
+            reason = masking_refusal(policy, Request(source.id, source.images, source.prompt))
+            break
     if reason is not None:
         instead = "Set --variant noise, which restricts the picture instead."
         if policy.vision is not None:
@@ -167,7 +172,8 @@ def build_pairs(
     Returns:
         For each source {"id", "tries", "language", "yes_no", and either "rejected" and "source" or
         "reason"}. `tries` counts tries made, tries in which a text was cut off, and completions
-        that were empty; `yes_no` is the word that the true answer begins with, if one of them.
+        that were empty; `yes_no` is the word that the true answer begins with, if one of them;
+        `refused` is there where the processor refuses the image.
     """
     results: dict[int, dict[str, Any]] = {}
     tries = [dict.fromkeys(("made", "cut_off", "empty"), 0) for _ in sources]
@@ -183,7 +189,8 @@ def build_pairs(
         last = iteration == settings.iterations
         attempts, refused = _attempt_usable(policy, open_sources, settings, iteration)
         for index, reason in refused.items():
-            results[index] = {"id": open_sources.pop(index).id, "reason": reason}
+            source = open_sources.pop(index)
+            results[index] = {"id": source.id, "reason": reason, "refused": True}
         for index, attempt in attempts.items():
             tries[index]["made"] += 1
             tries[index]["cut_off"] += bool(attempt.cut_off)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,12 +80,17 @@ def counting(policy: Policy, prompts: Sequence[Prompt]) -> Counting | None:
     chosen = _oddest([prompt for prompt in prompts if prompt[0]])
     if not chosen:
         return Counting(policy, 0, {})
+    real: dict[int, int] = {}
     try:
-        first, *others = [(prompt, measured(policy, prompt)) for prompt in chosen]
+        for number, prompt in enumerate(chosen):
+            # A picture that is refused says nothing of how others are counted.
+            with contextlib.suppress(RefusedRowsError):
+                real[number] = measured(policy, prompt)
+        first, *others = [(chosen[number], length) for number, length in real.items()]
         plain = Counting(policy, 0, {})
         extra, rest = divmod(first[1] - plain.length(first[0]), len(first[0][0]))
         counts = Counting(policy, extra, plain.by_size)
-        right = rest == 0 and all(counts.length(prompt) == real for prompt, real in others)
+        right = rest == 0 and all(counts.length(prompt) == length for prompt, length in others)
     # It is a private method of others' code; where it fails, prompts are measured.
     except Exception:
         return None
@@ -102,13 +108,13 @@ def measured(policy: Policy, prompt: Prompt) -> int:
 
 
 def _checked(policy: Policy, groups: Sequence[Group], max_length: int) -> dict[str, str]:
-    counts = counting(policy, [prompt for group in groups for prompt in _prompts(group)])
+    counts = counting(policy, [prompt for group in groups for prompt in prompts_of(group)])
     refused = {}
     for group in track(groups, "measuring prompts"):
         longest = max(len(ids) for ids in group.response_ids)
         room = max_length - longest
         try:
-            length = max(_length(policy, counts, prompt, room) for prompt in _prompts(group))
+            length = max(_length(policy, counts, prompt, room) for prompt in prompts_of(group))
         except RefusedRowsError as error:
             refused[group.id] = error.reason
             continue
@@ -132,7 +138,7 @@ def _length(policy: Policy, counts: Counting | None, prompt: Prompt, room: int) 
     return measured(policy, prompt)
 
 
-def _prompts(group: Group) -> list[Prompt]:
+def prompts_of(group: Group) -> list[Prompt]:
     """The distinct prompts of a group: responses with images of their own have their own."""
     seen = [group.images_of(i) for i in range(len(group.response_ids))]
     distinct = [seen[0], *(images for images in seen[1:] if images is not seen[0])]

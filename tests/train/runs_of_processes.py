@@ -2,7 +2,8 @@
 
 Cases are a list of {"command": "dpo", "options": {...}}. Where `accelerate launch` asks for FSDP,
 the model is sharded on the CPU, which Accelerate does on GPUs only; VERIDICAL_TEST_FAILS names a
-process that has to fail.
+process that has to fail, and with VERIDICAL_TEST_REFUSES the processor refuses pictures whose first
+pixel is black.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from transformers import CLIPImageProcessorPil
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from veridical import cli, processes
@@ -57,6 +59,19 @@ def fail_in_the_middle() -> None:
     loop.GroupTrainer.compute_loss = compute_loss  # type: ignore[method-assign]
 
 
+def refuse_marked_pictures() -> None:
+    """Let the processor raise on what a picture shows."""
+    stock = CLIPImageProcessorPil.preprocess
+
+    def preprocess(self: Any, images: Any, *rest: Any, **named: Any) -> Any:
+        rows = images if isinstance(images[0], list) else [images]
+        if any(image.getpixel((0, 0)) == (0, 0, 0) for row in rows for image in row):
+            raise ValueError("not this one")
+        return stock(self, images, *rest, **named)
+
+    CLIPImageProcessorPil.preprocess = preprocess
+
+
 def main() -> int:
     """Run every case; the first that fails ends it."""
     torch.set_num_threads(1)
@@ -66,6 +81,8 @@ def main() -> int:
         shard_on_the_cpu()
     if os.environ.get("VERIDICAL_TEST_FAILS") == os.environ["RANK"]:
         fail_in_the_middle()
+    if os.environ.get("VERIDICAL_TEST_REFUSES"):
+        refuse_marked_pictures()
     for case in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
         status = cli.main(["train", case["command"], *words(case["options"])])
         if status:

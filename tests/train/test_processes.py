@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 
 from veridical.files import read_json, read_jsonl, write_json
 from veridical.models import Policy
-from veridical.records import assistant_message, user_message, write_records
+from veridical.records import assistant_message, read_records, user_message, write_records
 from veridical.train.checkpoints import newest_verified
 
 pytestmark = pytest.mark.slow
@@ -101,6 +102,8 @@ def case(world: Path, name: str, out: Path, **changes: Any) -> dict[str, Any]:
     command = options.pop("command")
     if command == "dpo":
         options["cache"] = "none"
+    if command in ("ppo", "rloo"):
+        options.pop("trainer.logging_steps", None)  # every step has a line there
     return {"command": command, "options": options}
 
 
@@ -250,6 +253,52 @@ def test_two_processes_resume(world: Path, tmp_path: Path, way: str) -> None:
     )
     for name, weight in weights.items():
         assert torch.equal(weight, others[name]), name
+
+
+def test_pictures_that_are_refused_leave_the_same_rows_to_two_processes(
+    world: Path, tmp_path: Path
+) -> None:
+    """Steps of 4 rows, of which a process may have none that can be used; then a resumed run."""
+    pairs = read_records(world / "pairs.parquet", "preference").rows
+    refused = ["pair-4", "pair-7", "pair-8"]
+    rows = [
+        {**row, "images": [marked(row["id"] in refused)] if row["images"] else []} for row in pairs
+    ]
+    data = tmp_path / "marked.parquet"
+    write_records(rows, data, "preference")
+    changes = {"max_bad_fraction": 0.5, "max_steps": 6, "evaluations": 3}
+    names = [*CASES, "online", "bdhs", "ppo", "rloo"]
+    for way in ("one", "two", "resumed"):
+        settings = {**WAYS["one" if way == "one" else "two"], **changes}
+        processes = int(settings.pop("processes"))
+        if way == "resumed":
+            shutil.copytree(tmp_path / "two", tmp_path / "resumed")
+            settings["resume"] = "true"
+            for name in names:
+                checkpoints = (tmp_path / "resumed" / name / "checkpoints").iterdir()
+                newest = max(checkpoints, key=lambda path: int(path.name[11:]))
+                (newest / "trained.safetensors").write_bytes(b"torn")
+        cases = [case(world, name, tmp_path / way / name, **settings) for name in names]
+        for one_case in cases:
+            one_case["options"]["data"] = str(data)
+        succeed(start(cases, processes, tmp_path, VERIDICAL_TEST_REFUSES="1"))
+    for name in names:
+        one, two, resumed = (tmp_path / way / name for way in ("one", "two", "resumed"))
+        assert sorted(row["id"] for row in read_jsonl(one / "skipped.jsonl")) == refused
+        listed = [(folder / "skipped.jsonl").read_text() for folder in (one, two, resumed)]
+        assert listed[0] == listed[1] == listed[2]
+        assert read_json(resumed / "run.json")["results"]["resumed_from"] is not None
+        found = [load_file(f / "model" / "model.safetensors") for f in (one, two, resumed)]
+        for key, weight in found[0].items():
+            assert torch.allclose(weight, found[1][key], rtol=1e-6, atol=1e-8), (name, key)
+            assert torch.equal(found[1][key], found[2][key]), (name, key)
+
+
+def marked(refused: bool) -> Image.Image:
+    picture = Image.new("RGB", (48, 48), (200, 30, 60))
+    if refused:
+        picture.putpixel((0, 0), (0, 0, 0))
+    return picture
 
 
 @pytest.mark.parametrize("rank", [0, 1])

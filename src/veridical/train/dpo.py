@@ -21,7 +21,9 @@ from veridical.proving import noise_floor, prove
 from veridical.rendering import Group
 from veridical.train.card import write_cards
 from veridical.train.features import keep_features, with_features
-from veridical.train.loop import Items, Task
+from veridical.train.items import Items, usable_rows
+from veridical.train.left_out import LeftOut
+from veridical.train.loop import Task
 from veridical.train.memory import ENTRY_BYTES, measure_memory, tell_memory
 from veridical.train.objectives import LossName, PreferenceLoss, check_loss, objective
 from veridical.train.options import Training
@@ -33,7 +35,8 @@ from veridical.train.reference import (
 )
 from veridical.train.rounding import logps_of
 from veridical.train.rows import (
-    list_skipped,
+    PROOF_ROWS,
+    images_first,
     proof_rows,
     read_training_rows,
     same_pictures,
@@ -100,7 +103,7 @@ def train_dpo(
         rows = read_training_rows(
             start, data, "preference", ("chosen", "rejected"), training, more_rejected=gamma < 1
         )
-        list_skipped(out, rows)
+        left_out = LeftOut(out, rows, training)
         pictures = same_pictures(rows.groups)
         train, evaluation = split_held_out(
             rows.groups, training.held_out, training.seed, by=pictures.__getitem__
@@ -115,9 +118,9 @@ def train_dpo(
                 template=training.template,
             )
             require_same_inputs(start, held_to)
-        shares = _sharing(start, held_to, train) if training.share_prefix else NOT_SHARED
+        few = left_out.usable(start, images_first(train), PROOF_ROWS)
+        shares = _sharing(start, held_to, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if shares.allowed else 'no, two rows'} ({shares.reason}).")
-        few = [train[i] for i in proof_rows(train)]
         floor = noise_floor(start, few)
         everything = [*train, *evaluation]
         logps = torch.zeros(len(everything), len(train[0].response_ids), dtype=torch.float64)
@@ -129,7 +132,7 @@ def train_dpo(
             weights = weights_hash(held_to, reference_model or model, adapter, store)
             known = precompute(
                 held_to, everything, shares.allowed, 2 * training.batch_size, 10 * floor, store,
-                weights,
+                weights, left_out,
             )  # fmt: skip
             write_reference(out, everything, known)
             logps = known.logps
@@ -142,8 +145,10 @@ def train_dpo(
         in_step = reference == "in_step"
         scorer = Scorer(policy, frozen, model_dropout=training.model_dropout)
         task = Task(scorer, objective(wanted_loss), len, shares.allowed, in_step)
-        train_items = Items(train, logps[: len(train)])
-        held_out_items = Items(evaluation, logps[len(train) :]) if evaluation else None
+        train_items = Items(train, logps[: len(train)], left_out, few[0])
+        held_out_items = None
+        if evaluation:
+            held_out_items = Items(evaluation, logps[len(train) :], left_out, few[0])
         if training.dry_run:
             found = measure_memory(policy, task, training, train_items, frozen)
             stored = len(everything) if reference == "precomputed" else 0
@@ -158,10 +163,11 @@ def train_dpo(
             take_features((frozen or policy).core)
         finished = run_trainer(policy, task, training, train_items, held_out_items, out)
         files = save_result(policy, model, training, out, logps_of(few, shares.allowed))
-        counts = {"pairs": len(train), "held-out pairs": len(evaluation)}
+        used, held_out = usable_rows(train_items), usable_rows(held_out_items)
+        counts = {"pairs": used, "held-out pairs": held_out}
         write_cards(run, files, METHODS[loss], counts, proofs, finished)
         run.finish(
-            pairs=len(train), held_out_pairs=len(evaluation), skipped=len(rows.skipped),
+            pairs=used, held_out_pairs=held_out, skipped=len(left_out),
             cut_responses=rows.cut, prefix_sharing=dataclasses.asdict(shares), **finished,
         )  # fmt: skip
         print(f"The aligned model is in {out / next(iter(files), 'model')}.")
@@ -194,7 +200,7 @@ def prove_run(
         UserError: a proof fails.
     """
     policy.model.eval()
-    chosen = proof_rows(train.groups)
+    chosen = proof_rows(train.groups, train.left_out or ())
     groups = [train.groups[index] for index in chosen]
     policy_logps = compute_logps(policy, groups, task.share_prefix, len(groups))
     reference = train.reference_logps[chosen]

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from veridical import processes
-from veridical.batching import process, row_batch
+from veridical.batching import RefusedRowsError, process, row_batch
 from veridical.errors import UserError
 from veridical.finite import require_finite
 from veridical.judges.client import FailedError, StoppedError
@@ -273,7 +273,10 @@ class Engine:
         if self.compared or not isinstance(theirs, list):
             return
         text = render_prompt(policy, request.prompt)
-        ours = process(policy, [request.images], [text], "right")["input_ids"][0].tolist()
+        try:
+            ours = process(policy, [request.images], [text], "right")["input_ids"][0].tolist()
+        except RefusedRowsError:
+            return  # `recomputed` names it; another prompt is compared
         image = image_token_id(policy)
         if _once(ours, image) != _once(theirs, image):
             raise UserError(

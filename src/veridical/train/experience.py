@@ -18,10 +18,12 @@ from veridical.logprobs import collate
 from veridical.randomness import generator
 from veridical.rendering import Group
 from veridical.rollouts import Rollout, rollout_group
-from veridical.sampling import Decoding, never_sampled
+from veridical.sampling import Decoding, Request, never_sampled
 from veridical.token_scores import TokenScores, token_scores, token_values
 from veridical.train.actors import Actors, as_critic
 from veridical.train.engine import Engine, sample
+from veridical.train.fresh import sample_usable
+from veridical.train.left_out import LeftOut
 from veridical.train.prompts import TrainingPrompt
 from veridical.train.rewarding import Rewarded, Rewarder, refuse_unscored, reward
 
@@ -40,6 +42,7 @@ class Setting:
         share_prefix: the layout.
         engine: who samples, where that is not this process.
         model_dropout: learn with the models' own dropout.
+        left_out: takes the prompts whose images the processor refuses.
     """
 
     actors: Actors
@@ -51,6 +54,7 @@ class Setting:
     share_prefix: bool
     engine: Engine | None = None
     model_dropout: bool = False
+    left_out: LeftOut | None = None
 
     def close(self) -> None:
         """Let a server forget the policy."""
@@ -86,6 +90,7 @@ class Experience:
         rewards: of the responses. Shape: (responses,).
         unscored: prompts that the judge could not score, which are left out.
         problems: why.
+        refused: prompts whose images the processor refuses, which are left out as well.
     """
 
     places: list[int]
@@ -100,6 +105,7 @@ class Experience:
     rewards: Tensor
     unscored: int
     problems: tuple[str, ...]
+    refused: int = 0
 
     def rows(self, chosen: Sequence[int], k: int) -> Tensor:
         """The rows of some groups' responses."""
@@ -109,19 +115,17 @@ class Experience:
 def gather_experience(setting: Setting, step: int, indexes: Sequence[int]) -> Experience:
     """Sample, reward and score this process's share of a step's prompts.
 
+    All processes have to take part.
+
     Args:
         setting: models, prompts, rewards.
         step: keys the noise, together with each prompt's id.
         indexes: of the step's prompts, those of all processes.
     """
     policy = setting.actors.policy
-    mine = list(range(len(indexes)))[processes.rank() :: processes.world_size()]
+    share = list(range(len(indexes)))[processes.rank() :: processes.world_size()]
+    mine, asked, said = _sampled(setting, step, indexes, share)
     prompts = [setting.prompts[indexes[place]] for place in mine]
-    asked = [
-        dataclasses.replace(prompt.request, id=f"{prompt.request.id}/step-{step}")
-        for prompt in prompts
-    ]
-    said = sample(setting.engine, policy, asked, setting.decoding, setting.k, step)
     earned = reward(setting.rewarder, prompts, said) if prompts else []
     kept = [i for i, one in enumerate(earned) if not one.problem]
     groups = [rollout_group(policy, asked[i], said[i]) for i in kept]
@@ -147,7 +151,31 @@ def gather_experience(setting: Setting, step: int, indexes: Sequence[int]) -> Ex
         rewards=torch.tensor(rewards, dtype=empty.dtype, device=policy.device),
         unscored=len(prompts) - len(kept),
         problems=tuple(one.problem for one in earned if one.problem),
+        refused=len(share) - len(mine),
     )
+
+
+def _sampled(
+    setting: Setting, step: int, indexes: Sequence[int], share: Sequence[int]
+) -> tuple[list[int], list[Request], list[list[Rollout]]]:
+    """The places of a share whose images the processor takes, what is asked, and what is said."""
+    left_out = setting.left_out
+
+    def answer(requests: list[Request]) -> list[list[Rollout]]:
+        policy, engine = setting.actors.policy, setting.engine
+        return sample(engine, policy, requests, setting.decoding, setting.k, step)
+
+    open_places = [
+        place
+        for place in share
+        if left_out is None or not left_out.has_prompt(setting.prompts[indexes[place]].request.id)
+    ]
+    requests = [setting.prompts[indexes[place]].request for place in open_places]
+    asked = [dataclasses.replace(one, id=f"{one.id}/step-{step}") for one in requests]
+    said, kept = sample_usable(left_out, asked, answer)
+    if left_out is not None:
+        left_out.share()
+    return [open_places[n] for n in kept], [asked[n] for n in kept], said
 
 
 def count_scored(experience: Experience, step: int, asked: int, most: float) -> int:
@@ -164,8 +192,9 @@ def count_scored(experience: Experience, step: int, asked: int, most: float) -> 
     """
     problems = [problem for own in processes.gather(experience.problems) for problem in own]
     unscored = sum(processes.gather(experience.unscored))
+    refused = sum(processes.gather(experience.refused))
     refuse_unscored(step, unscored, asked, problems, most)
-    return asked - unscored
+    return asked - unscored - refused
 
 
 @torch.no_grad()

@@ -13,12 +13,14 @@ from veridical.judges.orders import Comparison, compare
 from veridical.messages import assistant_message, text_of
 from veridical.models import Policy
 from veridical.randomness import generator
+from veridical.refused_rows import leave_out_refused
 from veridical.rendering import Group, render_group
 from veridical.rollouts import Rollout, rollout_group
 from veridical.sampling import Decoding, Request
 from veridical.similarity import Similarity
 from veridical.train.buffer import Row, Task
 from veridical.train.engine import Engine, sample
+from veridical.train.left_out import LeftOut
 from veridical.train.prompts import TrainingPrompt
 from veridical.train.rows import collapsed
 
@@ -59,6 +61,7 @@ class Maker:
         how: whether two samples are compared, or a true answer gets a rejected one.
         offline: probability that a prompt's own pair is taken instead (Amirloo et al. 2024, eq. 4).
         engine: who samples, where that is not this process.
+        left_out: takes the prompts whose images the processor refuses.
     """
 
     policy: Policy
@@ -67,11 +70,13 @@ class Maker:
     how: Comparing | Rejecting
     offline: float = 0.0
     engine: Engine | None = None
+    left_out: LeftOut | None = None
 
     def __call__(self, tasks: Sequence[Task], version: int) -> list[Row]:
         """Rows for tasks; the model is left in the mode that it was in."""
         own = [task for task in tasks if self._draws_offline(task)]
-        fresh = [task for task in tasks if task not in set(own)]
+        open_tasks = [task for task in tasks if task not in set(own)]
+        fresh = [task for task in open_tasks if not self._is_left_out(task)]
         training = self.policy.model.training
         self.policy.model.eval()
         if isinstance(self.how, Comparing):
@@ -79,7 +84,17 @@ class Maker:
         else:
             rows = self._rejected(fresh, self.how)
         self.policy.model.train(training)
-        return [*rows, *(self._row(task, kind="offline") for task in own)]
+        offline = [self._row(task, kind="offline") for task in own]
+        # Those known before and those found here alike, so that a run that is resumed makes both.
+        refused = [
+            self._row(task, kind="refused") for task in open_tasks if self._is_left_out(task)
+        ]
+        made = {(row["step"], row["index"]): row for row in (*rows, *offline, *refused)}
+        return [made[task] for task in tasks]
+
+    def _is_left_out(self, task: Task) -> bool:
+        asked = self.prompts[task[1]].request
+        return self.left_out is not None and self.left_out.has_prompt(asked.id)
 
     def _draws_offline(self, task: Task) -> bool:
         if not self.offline:
@@ -89,8 +104,12 @@ class Maker:
         return bool(drawn.random() < self.offline)
 
     def _compared(self, tasks: Sequence[Task], version: int, how: Comparing) -> list[Row]:
-        requests = [self.asked(task) for task in tasks]
-        pairs = sample(self.engine, self.policy, requests, self.decoding, 2, version)
+        def answer(requests: list[Request]) -> list[list[Rollout]]:
+            return sample(self.engine, self.policy, requests, self.decoding, 2, version)
+
+        asked_of = [self.asked(task) for task in tasks]
+        pairs, kept = sample_usable(self.left_out, asked_of, answer)
+        tasks = [tasks[place] for place in kept]
         cases = [
             self.prompts[index].case([rollout.text for rollout in pair])
             for (_, index), pair in zip(tasks, pairs, strict=True)
@@ -119,7 +138,10 @@ class Maker:
         rows = []
         found = build_pairs(self.policy, sources, how.settings, how.measure)
         for task, result in zip(tasks, found, strict=True):
-            if "rejected" in result:
+            if result.get("refused") and self.left_out is not None:
+                asked_of = self.prompts[task[1]].request
+                self.left_out.note({(asked_of.id, len(asked_of.images)): result["reason"]})
+            elif "rejected" in result:
                 text = text_of(result["rejected"])
                 row = self._row(task, kind="bdhs", text=text, source=result["source"])
                 # The last try is kept as it comes, and may be the true answer again.
@@ -153,6 +175,36 @@ class Maker:
         return render_group(self.policy, asked.id, asked.images, asked.prompt, responses)
 
 
+def sample_usable(
+    left_out: LeftOut | None,
+    asked: Sequence[Request],
+    answer: Callable[[list[Request]], list[list[Rollout]]],
+) -> tuple[list[list[Rollout]], list[int]]:
+    """Responses to the requests whose images the processor takes.
+
+    Args:
+        left_out: takes the other prompts, of which nothing is sampled again.
+        asked: their ids are those of prompts, with the step behind a slash.
+        answer: samples.
+
+    Returns:
+        The responses, and the places of the requests that they answer.
+    """
+    if left_out is None:
+        return answer(list(asked)), list(range(len(asked)))
+    said, refused = leave_out_refused(
+        [request.id for request in asked], lambda left: answer([asked[place] for place in left])
+    )
+    for place, reason in refused.items():
+        left_out.note({(prompt_of(asked[place].id), len(asked[place].images)): reason})
+    return said, [place for place in range(len(asked)) if place not in refused]
+
+
+def prompt_of(asked: str) -> str:
+    """The id of the prompt that a request asks: the step that it is asked at follows a slash."""
+    return asked.rpartition("/")[0]
+
+
 def is_cut(rollout: Rollout) -> bool:
     """Whether a response ended by its limit, not by itself."""
     return rollout.stop_reason == "length"
@@ -169,7 +221,7 @@ def measures_of(rows: Sequence[Row]) -> dict[str, float]:
         return {}
     told = {
         f"share_{kind}": sum(row["kind"] == kind for row in rows) / len(rows)
-        for kind in ("offline", "online", "bdhs", "tie", "cut", "no_pair", "unscored")
+        for kind in ("offline", "online", "bdhs", "tie", "cut", "no_pair", "unscored", "refused")
         if any(row["kind"] == kind for row in rows)
     }
     said = [response for row in rows for response in row.get("responses", ())]

@@ -13,19 +13,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from veridical import processes
-from veridical.batching import blank_vision
+from veridical.batching import Batch, blank_vision
 from veridical.errors import UserError
 from veridical.files import writing
 from veridical.logprobs import ResponseLogps, collate
 from veridical.models import Policy, projector_parameters, trains_vision
 from veridical.rendering import Group
 from veridical.train.checkpoints import whole_best
-from veridical.train.order import Batches, Place, Shares
+from veridical.train.items import Item, Items
+from veridical.train.order import Batches, Shares
 from veridical.train.schedule import go_on, schedule_for
 from veridical.train.scorer import Scorer
 from veridical.train.trained import (
@@ -53,39 +53,6 @@ class Outcome:
 
 Objective = Callable[[ResponseLogps, Tensor], Outcome]
 """Takes the policy's log-probs and the reference's (groups, k); gives the outcome."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One training row: a group, and its reference log-probs where they were computed before.
-
-    One that does not count keeps a process busy that has no row of its own.
-    """
-
-    group: Group
-    reference_logps: Tensor
-    counts: bool = True
-
-
-class Items(Dataset[Item]):
-    """Rows by place, as the data loader wants them."""
-
-    def __init__(self, groups: Sequence[Group], reference_logps: Tensor) -> None:
-        self.groups, self.reference_logps = groups, reference_logps
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, place: Place) -> Item:
-        return Item(self.groups[place.index], self.reference_logps[place.index], place.counts)
-
-    def to_try(self, number: int) -> Item:
-        """One of `groups`, which counts: what is tried is whether a step fits."""
-        return Item(self.groups[number], self.reference_logps[number])
-
-    def told(self) -> dict[str, float]:
-        """What a line of the log says of the rows since the last."""
-        return {}
 
 
 @dataclass(frozen=True)
@@ -130,6 +97,7 @@ class GroupTrainer(Trainer):
         # waits where there is none.
         needed = arguments.world_size > 1 or trains_vision(policy)
         self.blank = blank_vision(policy) if needed and _see(rows) else None
+        self.left_out, self.stand_in = train.left_out, train.stand_in
         super().__init__(
             model=task.scorer,
             args=arguments,
@@ -147,17 +115,40 @@ class GroupTrainer(Trainer):
         self.add_callback(StayWhereNothingCounts(self))
 
     def collate_items(self, items: Sequence[Item]) -> dict[str, Any]:
-        """Lay a batch out; everything the objective needs is in it."""
-        counted = [item for item in items if item.counts]
-        items = counted or items[:1]
-        groups = [item.group for item in items]
-        count = self.task.count(groups) if counted else 0
+        """Lay a batch out; everything the objective needs is in it.
+
+        Rows that the processor refuses leave it; where none is left, one that does not count keeps
+        this process in step with the others.
+        """
+        batch, kept = self._laid_out([item for item in items if item.counts])
+        count = self.task.count([item.group for item in kept])
+        if batch is None:
+            batch, kept = self._idle(items[0])
         return {
-            "batch": collate(self.policy, groups, self.task.share_prefix),
-            "blank": None if _see(groups) else self.blank,
-            "reference_logps": torch.stack([item.reference_logps for item in items]),
+            "batch": batch,
+            "blank": None if _see([item.group for item in kept]) else self.blank,
+            "reference_logps": torch.stack([item.reference_logps for item in kept]),
             "count": torch.tensor(count),
         }
+
+    def _laid_out(self, items: Sequence[Item]) -> tuple[Batch | None, list[Item]]:
+        """A batch of the rows that the processor takes, and those rows."""
+        groups = [item.group for item in items]
+        if self.left_out is None:
+            return (self._lay_out(groups) if groups else None), list(items)
+        batch, places = self.left_out.lay_out(groups, self._lay_out)
+        return batch, [items[place] for place in places]
+
+    def _idle(self, item: Item) -> tuple[Batch, list[Item]]:
+        """A batch of one row, or of what stands in for it where the processor refuses that."""
+        batch, kept = self._laid_out([item])
+        if batch is not None:
+            return batch, kept
+        assert self.stand_in is not None  # who leaves rows out has found one that can be used
+        return self._lay_out([self.stand_in]), [Item(self.stand_in, item.reference_logps)]
+
+    def _lay_out(self, groups: Sequence[Group]) -> Batch:
+        return collate(self.policy, groups, self.task.share_prefix)
 
     def outcome(self, model: Any, inputs: dict[str, Any]) -> Outcome:
         """The objective on one batch; nothing of it counts where the batch only keeps step."""
@@ -188,8 +179,13 @@ class GroupTrainer(Trainer):
     def _get_num_items_in_batch(
         self, batch_samples: list[dict[str, Any]], device: torch.device
     ) -> Tensor:
-        count = torch.stack([sample["count"] for sample in batch_samples]).sum().to(device)
-        total: Tensor = self.accelerator.gather(count).sum()
+        count = torch.stack([sample["count"] for sample in batch_samples]).sum()
+        found = torch.tensor(len(self.left_out.found) if self.left_out is not None else 0)
+        own = torch.stack([count, found]).to(device)
+        total: Tensor
+        total, refused = self.accelerator.gather(own).view(-1, 2).sum(0)
+        if self.left_out is not None and refused > 0:
+            self.left_out.share()
         self.nothing_counts = not bool(total > 0)
         # Of fresh pairs a whole step's may be ties.
         return total.clamp(min=1)
@@ -222,6 +218,8 @@ class GroupTrainer(Trainer):
             inputs = self._prepare_inputs(inputs)
             with torch.no_grad():
                 self._keep("eval", self.outcome(self.model, inputs), inputs["count"])
+        if self.left_out is not None:
+            self.left_out.share()
         means = self._means("eval")
         metrics = {f"{metric_key_prefix}_loss": means["mean_loss"], **means}
         return EvalLoopOutput(None, None, metrics, dataloader.shares.rows)

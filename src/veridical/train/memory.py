@@ -25,9 +25,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
+from veridical.errors import UserError
 from veridical.files import write_json
 from veridical.models import Policy
-from veridical.train.loop import GroupTrainer, Items, Task
+from veridical.train.items import Items
+from veridical.train.loop import GroupTrainer, Task
 from veridical.train.options import Training
 from veridical.train.trainer_options import trainer_arguments
 from veridical.train.trial import longest_rows, no_room
@@ -132,9 +134,17 @@ def measure_memory(
     live.see_module(policy.model, "weights")
     if reference is not None:
         live.see_module(reference.model, "reference")
-    batch = longest_rows(policy, train.groups, task.share_prefix, training.batch_size)
+    batch = longest_rows(
+        policy, train.groups, task.share_prefix, training.batch_size, train.left_out
+    )
+    if not batch:
+        raise UserError(
+            f"The processor of {policy.name} refuses the longest rows, so what a step takes can't "
+            "be measured. Leave them out of the data."
+        )
     chosen = batch * training.accumulation * STEPS
-    rows = Items([train.groups[i] for i in chosen], train.reference_logps[chosen])
+    groups = [train.groups[i] for i in chosen]
+    rows = Items(groups, train.reference_logps[chosen], train.left_out, train.stand_in)
     with tempfile.TemporaryDirectory() as scratch:
         # A schedule takes no memory, and some follow held-out rows that are not read here.
         rest = (training.trainer or {}).items()

@@ -36,7 +36,9 @@ from veridical.train.fresh import (
     counts,
     measures_of,
 )
-from veridical.train.loop import Item, Items, Task
+from veridical.train.items import Item, Items
+from veridical.train.left_out import LeftOut
+from veridical.train.loop import Task
 from veridical.train.objectives import LossName, PreferenceLoss, check_loss, objective
 from veridical.train.options import Training
 from veridical.train.order import Place as Spot
@@ -44,7 +46,7 @@ from veridical.train.order import Shares
 from veridical.train.prompts import PromptKind, TrainingPrompt, proof_group, read_prompts
 from veridical.train.rewarding import refuse_unscored
 from veridical.train.rounding import logps_of
-from veridical.train.rows import PROOF_ROWS, list_skipped
+from veridical.train.rows import PROOF_ROWS
 from veridical.train.run import checkpoint_to_resume, run_trainer, save_result, steps_of
 from veridical.train.scorer import Scorer
 from veridical.train.start import NOT_SHARED, load_start, start_training
@@ -60,6 +62,7 @@ WHY_NOT = {
     "cut": "better answer cut off",
     "no_pair": "no rejected answer made",
     "unscored": "no verdict of the judge",
+    "refused": "image refused by the processor",
 }
 
 
@@ -213,7 +216,7 @@ def train_online(
         prompts, rows = read_prompts(
             start, data, kind, training, sampling.max_new_tokens, pairs == "mixed"
         )
-        list_skipped(out, rows)
+        left_out = LeftOut(out, rows, training)
         frozen = frozen_copy(start) if training.tuning == "full" else None
         policy = prepare_training(start, training.trained)
         decoding = Decoding(
@@ -226,7 +229,7 @@ def train_online(
         )
         share = offline if pairs == "mixed" else 0.0
         engine = sampling.open_engine(model, training, out)
-        maker = Maker(policy, prompts, decoding, how, share, engine)
+        maker = Maker(policy, prompts, decoding, how, share, engine, left_out)
         shares = Shares(len(prompts), training.batch_size, training.seed, 0, processes.world_size())
         buffer = RolloutBuffer(
             out / ROLLOUTS,
@@ -234,12 +237,12 @@ def train_online(
             lambda step: shares.rows_of_step(step, training.accumulation),
             sampling.rollout_steps,
             training.steps(len(prompts)),
-            lambda first, made: _require_pairs(first, made, training.max_bad_fraction),
+            lambda first, made: _require_pairs(first, made, training.max_bad_fraction, left_out),
         )
         buffer.forget_from(_first_step(out, training.resume))
         buffer.fill(0)
-        items = OnlineItems(maker, buffer)
-        few = _proof_groups(policy, maker, buffer)
+        few = _proof_groups(policy, maker, buffer, left_out)
+        items = OnlineItems(maker, buffer, left_out, few[0])
         layout = sharing(policy, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if layout.allowed else 'no, two rows'} ({layout.reason}).")
         scorer = Scorer(policy, frozen, model_dropout=training.model_dropout)
@@ -254,10 +257,11 @@ def train_online(
             engine.close()
         files = save_result(policy, model, training, out, logps_of(few, layout.allowed))
         fresh = _all_measures(out / ROLLOUTS)
-        counts = {"prompts": len(prompts)}
+        late = sum(left_out.has_prompt(prompt.request.id) for prompt in prompts)
+        counts = {"prompts": len(prompts) - late}
         write_cards(run, files, METHODS[pairs], counts, proofs, finished, fresh)
         run.finish(
-            prompts=len(prompts), skipped=len(rows.skipped),
+            prompts=len(prompts) - late, skipped=len(left_out),
             prefix_sharing=dataclasses.asdict(layout), fresh=fresh,
             **finished,
         )  # fmt: skip
@@ -270,13 +274,14 @@ def train_online(
 class OnlineItems(Items):
     """What the trainer asks for by place: the pair that was made for it at the step it is at."""
 
-    def __init__(self, maker: Maker, buffer: RolloutBuffer) -> None:
+    def __init__(
+        self, maker: Maker, buffer: RolloutBuffer, left_out: LeftOut, stand_in: Group
+    ) -> None:
         """Take what makes pairs, and what keeps them; its first filling has to be there."""
         self.maker, self.buffer = maker, buffer
         self.first = list(buffer.rows.values())
-        super().__init__(
-            [maker.group(row) for row in self.first], torch.zeros(len(maker.prompts), 2)
-        )
+        nothing = torch.zeros(len(maker.prompts), 2)
+        super().__init__([self._group(row) for row in self.first], nothing, left_out, stand_in)
         self.state = TrainerState()
 
     def __len__(self) -> int:
@@ -294,7 +299,11 @@ class OnlineItems(Items):
         return measures_of(self.buffer.take_unread())
 
     def _item(self, row: Row, wanted: bool) -> Item:
-        return Item(self.maker.group(row), self.reference_logps[0], wanted and counts(row))
+        return Item(self._group(row), self.reference_logps[0], wanted and counts(row))
+
+    def _group(self, row: Row) -> Group:
+        """A row's pair under its prompt's id, by which it is left out."""
+        return dataclasses.replace(self.maker.group(row), id=row["id"])
 
 
 class Follow(TrainerCallback):
@@ -386,8 +395,12 @@ def _rejecting(
     return Rejecting(settings, measure)
 
 
-def _require_pairs(first: int, made: Sequence[Row], most: float) -> None:
-    """Refuse a filling of which too much could not be judged; ties are verdicts."""
+def _require_pairs(first: int, made: Sequence[Row], most: float, left_out: LeftOut) -> None:
+    """List what was refused, and refuse a filling of which too much could not be judged.
+
+    Ties are verdicts.
+    """
+    left_out.share()
     problems = [str(row.get("problem", "")) for row in made if row["kind"] == "unscored"]
     refuse_unscored(first + 1, len(problems), len(made), problems, most)
 
@@ -398,19 +411,30 @@ def _first_step(out: Path, resume: bool) -> int:
     return steps_of(found) if found else 0
 
 
-def _proof_groups(policy: Policy, maker: Maker, buffer: RolloutBuffer) -> list[Group]:
-    """Pairs of the first step, by their texts: the stock path can't be given sampled tokens."""
+def _proof_groups(
+    policy: Policy, maker: Maker, buffer: RolloutBuffer, left_out: LeftOut
+) -> list[Group]:
+    """Pairs of the first step, by their texts: the stock path can't be given sampled tokens.
+
+    Another prompt where the processor refuses every image of that step.
+    """
 
     def blind(row: Row) -> bool:
         return not maker.prompts[row["index"]].request.images
 
-    groups = []
-    for row in sorted(buffer.rows.values(), key=blind)[:PROOF_ROWS]:
-        asked = maker.prompts[row["index"]].request
-        said = [response["text"] for response in row.get("responses", ())]
-        texts = said or [maker.prompts[row["index"]].answer, row.get("text", "")]
-        groups.append(proof_group(policy, asked, texts))
-    return groups
+    rows = [row for row in buffer.rows.values() if row["kind"] != "refused"]
+    if rows:
+        firsts = (_proof_group(policy, maker, row) for row in sorted(rows, key=blind))
+        return left_out.usable(policy, firsts, PROOF_ROWS)
+    others = (_proof_group(policy, maker, {"index": i}) for i in range(len(maker.prompts)))
+    return left_out.usable(policy, others, 1)
+
+
+def _proof_group(policy: Policy, maker: Maker, row: Row) -> Group:
+    prompt = maker.prompts[row["index"]]
+    said = [response["text"] for response in row.get("responses", ())]
+    texts = said or [prompt.answer, row.get("text", "")]
+    return proof_group(policy, prompt.request, texts)
 
 
 def nothing_learned(measures: Mapping[str, float]) -> str:

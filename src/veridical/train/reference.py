@@ -23,6 +23,7 @@ from veridical.logprobs import collate, response_logps
 from veridical.models import Policy
 from veridical.progress import track
 from veridical.rendering import Group
+from veridical.train.left_out import LeftOut
 from veridical.weights import processor_hash, surroundings
 
 SPOT_CHECKS = 2
@@ -87,8 +88,11 @@ def precompute(
     tolerance: float,
     cache: Cache,
     weights: str,
+    left_out: LeftOut | None = None,
 ) -> Reference:
     """The reference's log-probs; those of pairs that the cache knows are not computed again.
+
+    Pairs that the processor refuses have none: theirs are 0, and no use is made of them.
 
     Args:
         policy: the reference.
@@ -98,9 +102,10 @@ def precompute(
         tolerance: how far a few recomputed rows may be from the kept ones, in nats.
         cache: where they are kept.
         weights: hash of the reference's weights.
+        left_out: takes the pairs that the processor refuses; without it they are an error.
 
     Raises:
-        UserError: a log-prob is not finite.
+        UserError: a log-prob is not finite, or too many pairs are refused.
     """
     kind = f"reference/{reference_key(policy, share_prefix, weights)}"
     keys = [pair_key(policy, group) for group in groups]
@@ -122,23 +127,48 @@ def precompute(
     # Each machine may have a cache of its own; what the first process knows, all know.
     known = processes.from_first(look_up)
     missing = [index for index, key in enumerate(keys) if key not in known]
+    reused = len(keys) - len(missing)
+    # Pairs that are left out keep their place, so that a run that is resumed has the same batches.
     batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
     several = processes.world_size()
     block = max(1, BLOCK // (batch_size * several)) * several
     own: list[tuple[int, Tensor]] = []
     for number, part in enumerate(track(batches, "reference log-probs") if batches else []):
         if number % several == processes.rank():
-            logps = compute_logps(policy, [groups[i] for i in part], share_prefix, batch_size)
-            own += zip(part, logps, strict=True)
+            own += _computed(policy, groups, part, share_prefix, left_out)
         if (number + 1) % block == 0 or number + 1 == len(batches):
             done = sorted((pair for share in processes.gather(own) for pair in share), key=_index)
+            if left_out is not None:
+                left_out.share()
             _require_finite([groups[i].id for i, _ in done], [row for _, row in done])
             new = {keys[i]: row for i, row in done}
-            if processes.is_first():
+            if new and processes.is_first():
                 _keep(cache, kind, new)
             known |= new
             own = []
-    return Reference(torch.stack([known[key] for key in keys]), len(groups) - len(missing))
+    nothing = torch.zeros(len(groups[0].response_ids), dtype=torch.float64)
+    return Reference(torch.stack([known.get(key, nothing) for key in keys]), reused)
+
+
+def _computed(
+    policy: Policy,
+    groups: Sequence[Group],
+    part: Sequence[int],
+    share_prefix: bool,
+    left_out: LeftOut | None,
+) -> list[tuple[int, Tensor]]:
+    """The places of one batch with their log-probs, without those that the processor refuses."""
+    batch = [groups[i] for i in part]
+
+    def compute(own: Sequence[Group]) -> Tensor:
+        return compute_logps(policy, own, share_prefix, len(own))
+
+    if left_out is None:
+        return list(zip(part, compute(batch), strict=True))
+    logps, kept = left_out.lay_out(batch, compute)
+    if logps is None:
+        return []
+    return [(part[place], row) for place, row in zip(kept, logps, strict=True)]
 
 
 def write_reference(out: Path, groups: Sequence[Group], reference: Reference) -> None:

@@ -38,14 +38,16 @@ from veridical.rewards import (
 )
 from veridical.train.card import write_cards
 from veridical.train.features import keep_features, with_features
-from veridical.train.loop import Items, Objective, Outcome, Task
+from veridical.train.items import Items, usable_rows
+from veridical.train.left_out import LeftOut
+from veridical.train.loop import Objective, Outcome, Task
 from veridical.train.memory import measure_memory, tell_memory
 from veridical.train.options import Training
 from veridical.train.rows import (
+    PROOF_ROWS,
     Images,
     TrainingRows,
-    list_skipped,
-    proof_rows,
+    images_first,
     refuse_collapsed,
     render_rows,
     same_pictures,
@@ -99,22 +101,24 @@ def train_reward(
         start = load_start(model, training)
         reading = Reading(criterion, facts, training.seed, training.template or {})
         rows = read_pairs(start, data, reading, training)
-        list_skipped(out, rows)
+        left_out = LeftOut(out, rows, training)
         pictures = same_pictures(rows.groups)
         train, evaluation = split_held_out(
             rows.groups, training.held_out, training.seed, by=pictures.__getitem__
         )
-        shares = sharing(start, train) if training.share_prefix else NOT_SHARED
+        few = left_out.usable(start, images_first(train), PROOF_ROWS)
+        shares = sharing(start, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if shares.allowed else 'no, two rows'} ({shares.reason}).")
         store = training.open_cache()
         features = keep_features(start, training.trained, store) if training.vision_cache else None
         policy = without_language_head(prepare_training(start, training.trained))
         head = new_head(policy)
-        few = [train[i] for i in proof_rows(train)]
         scorer = Scorer(policy, head=head, model_dropout=training.model_dropout)
         task = Task(scorer, objective(centring), len, shares.allowed)
-        train_items = Items(train, torch.zeros(len(train), 2))
-        held_out_items = Items(evaluation, torch.zeros(len(evaluation), 2)) if evaluation else None
+        train_items = Items(train, torch.zeros(len(train), 2), left_out, few[0])
+        held_out_items = None
+        if evaluation:
+            held_out_items = Items(evaluation, torch.zeros(len(evaluation), 2), left_out, few[0])
         if training.dry_run:
             found = measure_memory(policy, task, training, train_items, None)
             tell_memory(found, 0, out)
@@ -128,10 +132,11 @@ def train_reward(
         score = partial(_rewards, head, few, shares.allowed)
         files = save_result(policy, model, training, out, score)
         save_beside(head, reading, out, files)
-        counts = {"pairs": len(train), "held-out pairs": len(evaluation)}
+        used, held_out = usable_rows(train_items), usable_rows(held_out_items)
+        counts = {"pairs": used, "held-out pairs": held_out}
         write_cards(run, files, METHOD, counts, proofs, finished)
         run.finish(
-            pairs=len(train), held_out_pairs=len(evaluation), skipped=len(rows.skipped),
+            pairs=used, held_out_pairs=held_out, skipped=len(left_out),
             prefix_sharing=dataclasses.asdict(shares), **finished,
         )  # fmt: skip
         print(f"The reward model is in {out / next(iter(files), 'model')}.")

@@ -42,6 +42,7 @@ def measures_of(experience: Experience) -> dict[str, Any]:
         "kl_k3": by_response(kl_terms(logps, reference, "k3")),
         "entropy": mean_over_all(experience.entropies, mask),
         "unscored": sum(processes.gather(experience.unscored)),
+        "refused": sum(processes.gather(experience.refused)),
     }
     if any(processes.gather(any(one.exact for one in earned))):
         row["exact_score"] = mean([score for one in earned for score in one.exact])

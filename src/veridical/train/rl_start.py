@@ -32,7 +32,10 @@ from veridical.train.card import write_cards
 from veridical.train.dpo import prove_run
 from veridical.train.experience import Setting
 from veridical.train.features import keep_features, with_features
-from veridical.train.loop import Items, Task
+from veridical.train.fresh import sample_usable
+from veridical.train.items import Items
+from veridical.train.left_out import LeftOut
+from veridical.train.loop import Task
 from veridical.train.objectives import PreferenceLoss, objective
 from veridical.train.online import Sampling, refuse_here
 from veridical.train.options import Training
@@ -40,7 +43,7 @@ from veridical.train.prompts import PromptKind, TrainingPrompt, proof_group, rea
 from veridical.train.rewarding import Rewarder, Scale, open_rewarder, scores_of
 from veridical.train.rl_run import Log
 from veridical.train.rounding import logps_of
-from veridical.train.rows import PROOF_ROWS, TrainingRows, list_skipped
+from veridical.train.rows import PROOF_ROWS
 from veridical.train.run import save_result
 from veridical.train.scorer import Scorer
 from veridical.train.start import NOT_SHARED, load_start, start_training
@@ -74,7 +77,7 @@ class Start:
         model: what was loaded.
         policy: the model that training starts from.
         prompts: what is answered.
-        rows: what was left out of the data.
+        left_out: the rows of the data that nothing is learned from.
         few: prompts with two answers, for proofs.
         layout: whether prefixes are shared.
         out: the run's folder.
@@ -88,7 +91,7 @@ class Start:
     model: str
     policy: Policy
     prompts: list[TrainingPrompt]
-    rows: TrainingRows
+    left_out: LeftOut
     few: list[Group]
     layout: Sharing
     out: Path
@@ -119,7 +122,7 @@ class Start:
         engine = self.sampling.open_engine(self.model, training, self.out)
         return Setting(
             actors, self.prompts, rewarder, self.decoding, k, training.batch_size,
-            self.layout.allowed, engine, training.model_dropout,
+            self.layout.allowed, engine, training.model_dropout, self.left_out,
         )  # fmt: skip
 
     def _scale(self, actors: Actors, rewarder: Rewarder) -> Scale:
@@ -130,11 +133,15 @@ class Start:
             if path.is_file() and self.training.resume:
                 known: dict[str, float] = read_json(path)
                 return known
-            found = scale_of(actors.policy, self.prompts, rewarder.judge, self.decoding)
+            found = scale_of(
+                actors.policy, self.prompts, rewarder.judge, self.decoding, self.left_out
+            )
             write_json(path, dataclasses.asdict(found))
             return dataclasses.asdict(found)
 
-        return Scale(**processes.from_first(find))
+        scale = Scale(**processes.from_first(find))
+        self.left_out.share()
+        return scale
 
     def prove(self, actors: Actors, setting: Setting) -> list[Proof]:
         """The five proofs: the policy starts as the reference, and what it reads is right.
@@ -206,15 +213,15 @@ def begin(
         prompts, rows = read_prompts(
             policy, arguments["data"], kind, training, sampling.max_new_tokens
         )
-        list_skipped(run.folder, rows)
-        few = _few(policy, prompts)
+        left_out = LeftOut(run.folder, rows, training)
+        few = _few(policy, prompts, left_out)
         layout = sharing(policy, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if layout.allowed else 'no'} ({layout.reason}).")
         features = None
         if training.vision_cache:
             features = keep_features(policy, training.trained, training.open_cache())
         yield run, Start(
-            arguments["model"], policy, prompts, rows, few, layout, run.folder, judging,
+            arguments["model"], policy, prompts, left_out, few, layout, run.folder, judging,
             arguments["symbolic"], sampling, training, features,
         )  # fmt: skip
 
@@ -250,9 +257,11 @@ def finish(
     }
     last = log.rows[-1] if log.rows else {}
     figures = {f"{name}, last step": last.get(name) for name in CARD_FIGURES}
-    write_cards(run, files, method, {"prompts": len(start.prompts)}, proofs, finished, figures)
+    late = sum(start.left_out.has_prompt(prompt.request.id) for prompt in start.prompts)
+    used = len(start.prompts) - late
+    write_cards(run, files, method, {"prompts": used}, proofs, finished, figures)
     run.finish(
-        prompts=len(start.prompts), skipped=len(start.rows.skipped),
+        prompts=used, skipped=len(start.left_out),
         prefix_sharing=dataclasses.asdict(start.layout),
         last={name: last.get(name) for name in ("reward", "judge_score", "exact_score", "kl_k1")},
         **finished,
@@ -261,7 +270,11 @@ def finish(
 
 
 def scale_of(
-    policy: Policy, prompts: Sequence[TrainingPrompt], judge: Judge, decoding: Decoding
+    policy: Policy,
+    prompts: Sequence[TrainingPrompt],
+    judge: Judge,
+    decoding: Decoding,
+    left_out: LeftOut | None = None,
 ) -> Scale:
     """What the judge gives on average, and how much that varies, before anything is learned.
 
@@ -271,7 +284,11 @@ def scale_of(
     Raises:
         UserError: all are worth the same, or none can be scored.
     """
-    few = prompts[:SCALED_ON]
+    few = [
+        prompt
+        for prompt in prompts
+        if left_out is None or not left_out.has_prompt(prompt.request.id)
+    ][:SCALED_ON]
     if all(prompt.pair is not None and prompt.texts for prompt in few):
         cases = [prompt.case(prompt.texts) for prompt in few]
     else:
@@ -279,10 +296,10 @@ def scale_of(
         asked = [
             dataclasses.replace(prompt.request, id=f"{prompt.request.id}/scale") for prompt in few
         ]
-        said = roll_out(policy, asked, decoding)
+        said, kept = sample_usable(left_out, asked, lambda own: roll_out(policy, own, decoding))
         cases = [
-            prompt.case([response.text for response in responses])
-            for prompt, responses in zip(few, said, strict=True)
+            few[place].case([response.text for response in responses])
+            for place, responses in zip(kept, said, strict=True)
         ]
     scores = scores_of(judge, cases)
     if len(set(scores)) < 2:
@@ -293,6 +310,7 @@ def scale_of(
     return Scale(fmean(scores), pstdev(scores))
 
 
-def _few(policy: Policy, prompts: Sequence[TrainingPrompt]) -> list[Group]:
-    chosen = sorted(prompts, key=lambda prompt: not prompt.request.images)[:PROOF_ROWS]
-    return [proof_group(policy, p.request, p.texts or (p.answer, "No.")) for p in chosen]
+def _few(policy: Policy, prompts: Sequence[TrainingPrompt], left_out: LeftOut) -> list[Group]:
+    ordered = sorted(prompts, key=lambda prompt: not prompt.request.images)
+    groups = (proof_group(policy, p.request, p.texts or (p.answer, "No.")) for p in ordered)
+    return left_out.usable(policy, groups, PROOF_ROWS)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from veridical import processes
 from veridical.errors import UserError
-from veridical.files import write_jsonl
 from veridical.images import RowImage, image_bytes_key, row_images
 from veridical.lengths import check_lengths
 from veridical.models import Policy
@@ -33,11 +31,13 @@ class TrainingRows:
         groups: usable rows, rendered and tokenised.
         skipped: {"id", "field", "reason"} for each row left out.
         cut: responses whose end was cut off by the length limit.
+        total: rows of the file.
     """
 
     groups: list[Group]
     skipped: list[dict[str, Any]]
     cut: int
+    total: int
 
 
 def read_training_rows(
@@ -129,7 +129,8 @@ def render_rows(
         ]
         groups = [group for group in groups if group.id not in too_long]
     _refuse(data, skipped, records.total, max_bad_fraction, len(groups))
-    return TrainingRows(groups, skipped, sum(sum(group.cut) for group in groups))
+    cut = sum(sum(group.cut) for group in groups)
+    return TrainingRows(groups, skipped, cut, records.total)
 
 
 def split_held_out(
@@ -164,10 +165,20 @@ def split_held_out(
     return train, [group for group in groups if by(group.id) in held_out]
 
 
-def proof_rows(groups: Sequence[Group]) -> list[int]:
-    """A few rows to prove things on; those with images come first."""
-    order = sorted(range(len(groups)), key=lambda index: not groups[index].images)
-    return order[:PROOF_ROWS]
+def proof_rows(groups: Sequence[Group], without: Container[Group] = ()) -> list[int]:
+    """A few rows to prove things on; those with images come first.
+
+    Args:
+        groups: all of them.
+        without: what can't be used.
+    """
+    places = [place for place, group in enumerate(groups) if group not in without]
+    return sorted(places, key=lambda place: not groups[place].images)[:PROOF_ROWS]
+
+
+def images_first(groups: Sequence[Group]) -> list[Group]:
+    """The same groups, those with images before the others."""
+    return sorted(groups, key=lambda group: not group.images)
 
 
 def same_pictures(groups: Sequence[Group], record: Callable[[str], str] = str) -> dict[str, str]:
@@ -196,16 +207,6 @@ def same_pictures(groups: Sequence[Group], record: Callable[[str], str] = str) -
             one, other = sorted((first(group.id), first(first_with.setdefault(key, group.id))))
             first_of[other] = one
     return {row: first(row) for row in first_of}
-
-
-def list_skipped(out: Path, rows: TrainingRows) -> None:
-    """Write `skipped.jsonl`, and say how many rows it holds."""
-    if processes.is_first():
-        write_jsonl(out / "skipped.jsonl", rows.skipped)
-    if rows.skipped:
-        print(f"{len(rows.skipped)} rows are left out; {out / 'skipped.jsonl'} says which and why.")
-    if rows.cut:
-        print(f"{rows.cut} responses were longer than allowed and lost their end.")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from veridical.models import (
 from veridical.precision import HALF, dtype_name, working_dtype
 from veridical.train.callbacks import Manifests, RunLog, SaveWhenTerminated, Steps
 from veridical.train.checkpoints import LastStep, newest_verified
-from veridical.train.loop import GroupTrainer, Items, Task
+from veridical.train.items import Items
+from veridical.train.loop import GroupTrainer, Task
 from veridical.train.options import SaveDtype, Training
 from veridical.train.resume import require_steps_left, tell_extension
 from veridical.train.rounding import ROUNDING, Score, score_before, tell_rounding

@@ -19,14 +19,16 @@ from veridical.rendering import Group
 from veridical.runs import Run
 from veridical.train.card import write_cards
 from veridical.train.features import keep_features, with_features
-from veridical.train.loop import Items, Outcome, Task
+from veridical.train.items import Items, usable_rows
+from veridical.train.left_out import LeftOut
+from veridical.train.loop import Outcome, Task
 from veridical.train.memory import measure_memory, tell_memory
 from veridical.train.options import Training
 from veridical.train.rounding import logps_of
 from veridical.train.rows import (
+    PROOF_ROWS,
     TrainingRows,
-    list_skipped,
-    proof_rows,
+    images_first,
     read_training_rows,
     same_pictures,
     split_held_out,
@@ -90,14 +92,16 @@ def fine_tune(
         training: the run's options.
     """
     out = run.folder
-    list_skipped(out, rows)
-    shares = sharing(start, train) if training.share_prefix else NOT_SHARED
+    left_out = LeftOut(out, rows, training)
+    few = left_out.usable(start, images_first(train), PROOF_ROWS)
+    shares = sharing(start, few) if training.share_prefix else NOT_SHARED
     store = training.open_cache()
     features = keep_features(start, training.trained, store) if training.vision_cache else None
     policy = prepare_training(start, training.trained)
-    few = [train[i] for i in proof_rows(train)]
-    held_out_items = Items(evaluation, torch.zeros(len(evaluation), 1)) if evaluation else None
-    train_items = Items(train, torch.zeros(len(train), 1))
+    train_items = Items(train, torch.zeros(len(train), 1), left_out, few[0])
+    held_out_items = None
+    if evaluation:
+        held_out_items = Items(evaluation, torch.zeros(len(evaluation), 1), left_out, few[0])
     if training.dry_run:
         task = Task(
             Scorer(policy, model_dropout=training.model_dropout),
@@ -124,10 +128,11 @@ def fine_tune(
     )
     finished = run_trainer(policy, task, training, train_items, held_out_items, out)
     files = save_result(policy, model, training, out, logps_of(few, shares.allowed))
-    counts = {"rows": len(train), "held-out rows": len(evaluation)}
+    used, held_out = usable_rows(train_items), usable_rows(held_out_items)
+    counts = {"rows": used, "held-out rows": held_out}
     write_cards(run, files, method, counts, proofs, finished)
     run.finish(
-        rows=len(train), held_out_rows=len(evaluation), skipped=len(rows.skipped),
+        rows=used, held_out_rows=held_out, skipped=len(left_out),
         cut_responses=rows.cut, prefix_sharing=dataclasses.asdict(shares), **finished,
     )  # fmt: skip
     print(f"The fine-tuned model is in {out / next(iter(files), 'model')}.")

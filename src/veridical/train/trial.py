@@ -19,7 +19,9 @@ from veridical.logprobs import collate
 from veridical.models import Policy
 from veridical.progress import track
 from veridical.rendering import Group
-from veridical.train.loop import GroupTrainer, Items
+from veridical.train.items import Item, Items
+from veridical.train.left_out import LeftOut
+from veridical.train.loop import GroupTrainer
 from veridical.train.order import Place
 from veridical.train.trained import whole
 from veridical.train.trainer_keys import STEERED_OPTIMIZERS
@@ -59,8 +61,12 @@ def try_a_step(trainer: GroupTrainer, train: Items, held_out: Items | None) -> N
     """
     arguments, policy = trainer.args, trainer.policy
     size = arguments.per_device_train_batch_size
-    longest = longest_rows(policy, train.groups, trainer.task.share_prefix, size)
+    longest = longest_rows(policy, train.groups, trainer.task.share_prefix, size, trainer.left_out)
     items = [train.to_try(number) for number in longest]
+    if not items and trainer.stand_in is not None:
+        items = size * [Item(trainer.stand_in, train.reference_logps[0])]
+    if trainer.left_out is not None:
+        trainer.left_out.share()
     model, made_state = trainer.model_wrapped.train(), False
     try:
         for last in (False, True):
@@ -81,7 +87,11 @@ def try_a_step(trainer: GroupTrainer, train: Items, held_out: Items | None) -> N
 
 
 def longest_rows(
-    policy: Policy, groups: Sequence[Group], share_prefix: bool, count: int
+    policy: Policy,
+    groups: Sequence[Group],
+    share_prefix: bool,
+    count: int,
+    left_out: LeftOut | None = None,
 ) -> list[int]:
     """The rows that take most tokens, images included.
 
@@ -92,13 +102,20 @@ def longest_rows(
         groups: the rows.
         share_prefix: the layout.
         count: how many are wanted; where there are fewer, they are taken again.
+        left_out: takes the candidates that the processor refuses; where it refuses all, none is
+            returned.
     """
-    tokens = {
-        i: collate(policy, [groups[i]], share_prefix).inputs["input_ids"].numel()
-        for i in track(_candidates(groups, max(CANDIDATES, count)), "measuring rows")
-    }
+
+    def measure(own: Sequence[Group]) -> int:
+        return int(collate(policy, own, share_prefix).inputs["input_ids"].numel())
+
+    tokens: dict[int, int] = {}
+    for i in track(_candidates(groups, max(CANDIDATES, count)), "measuring rows"):
+        one = [groups[i]]
+        found = measure(one) if left_out is None else left_out.lay_out(one, measure)[0]
+        tokens |= {} if found is None else {i: found}
     longest = sorted(tokens, key=lambda i: -tokens[i])
-    return [longest[i % len(longest)] for i in range(count)]
+    return [longest[i % len(longest)] for i in range(count)] if longest else []
 
 
 def no_room(policy: Policy, more: str = "") -> UserError:
