@@ -15,15 +15,15 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical import controls, precision, prefix_sharing, probes, proving
+from veridical import controls, precision, prefix_sharing, probes, processes, proving
 from veridical._masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
 from veridical.batching import Batch, PromptBatch, RowBatch, SharedBatch, row_batch, shared_batch
-from veridical.cache import open_cache
+from veridical.cache import Cache, open_cache
 from veridical.errors import UserError
 from veridical.logprobs import collate, response_logps, rounding
 from veridical.models import Policy, frozen_copy
 from veridical.precision import cast_weights, exact, free_bytes
-from veridical.prefix_sharing import sharing
+from veridical.prefix_sharing import Sharing, sharing, sharing_of_all
 from veridical.probes import kept_features_refusal, masking_refusal
 from veridical.proofs import (
     Layout,
@@ -43,6 +43,8 @@ from veridical.train.dpo import prove_run
 from veridical.train.items import Items
 from veridical.train.loop import Task
 from veridical.train.objectives import PreferenceLoss, objective
+from veridical.train.reference import compute_logps, precompute
+from veridical.train.rows import proof_rows
 from veridical.train.scorer import Scorer
 from veridical.vision_cache import VisionCache
 
@@ -58,7 +60,7 @@ def typed(request: pytest.FixtureRequest, policy: Policy) -> Policy:
 
 
 @contextmanager
-def no_room(policy: Policy) -> Iterator[Policy | None]:
+def no_room(policy: Policy, together: bool = False) -> Iterator[Policy | None]:
     yield None
 
 
@@ -358,6 +360,57 @@ def test_a_reference_in_the_step_may_not_differ_from_the_start(
     frozen.core.lm_head.weight.data.mul_(1.01)
     with pytest.raises(UserError, match="'start' fails"):
         prove_run(typed, items, task, loss, 100.0, tmp_path / "other", None)
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_a_stored_reference_may_not_differ_either(
+    typed: Policy, groups: list[Group], tmp_path: Path, declared: bool
+) -> None:
+    """Nor one that is declared. Rows are stored in other batches than those that prove them."""
+    loss = PreferenceLoss()
+    task = Task(Scorer(typed), objective(loss), len, True)
+    proof = proof_rows(groups)
+
+    def start_holds(reference: Policy, out: str) -> bool:
+        stored = precompute(reference, groups, True, 3, 1.0, Cache(None, 0), "w", proof=proof)
+        honest = compute_logps(typed, [groups[i] for i in proof], True, 4) if declared else None
+        try:
+            proofs = prove_run(
+                typed, Items(groups, stored.logps), task, loss, 100.0, tmp_path / out, honest
+            )
+        except UserError as refused:
+            assert "'start' fails" in str(refused)
+            return False
+        return proofs[0].name == "start" and proofs[0].passed and not proofs[0].blind
+
+    assert start_holds(typed, "honest")
+    layers = typed.core.get_decoder().layers
+    for number in range(10):
+        wrong = frozen_copy(typed)
+        layer = wrong.core.get_decoder().layers[number % len(layers)]
+        noise = torch.Generator().manual_seed(number)
+        for weight in layer.parameters():
+            weight.data *= 1 + 0.02 * torch.randn(weight.shape, generator=noise).to(weight)
+        assert not start_holds(wrong, f"wrong-{number}")
+
+
+def test_processes_have_a_copy_together_or_not_at_all(
+    policy: Policy, groups: list[Group], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cast_weights(policy.model, torch.bfloat16)
+    seen = []
+
+    def with_another(own: Any) -> list[Any]:
+        seen.append(own)
+        no = [False] * len(own) if isinstance(own, list) else Sharing(False, "no room there")
+        return [own, no]
+
+    monkeypatch.setattr(processes, "gather", with_another)
+    with exact(policy) as alone, exact(policy, together=True) as together:
+        assert alone is not None and together is None
+    assert sharing(policy, groups).allowed
+    assert sharing_of_all(policy, groups) == Sharing(False, "no room there")
+    assert [True] in seen
 
 
 def test_a_limit_wider_than_the_rows_range_is_blind() -> None:

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from veridical import processes
+
 if TYPE_CHECKING:
     from veridical.models import Policy
 
@@ -128,11 +130,16 @@ def _cast(value: Any, found: tuple[torch.dtype, ...], dtype: torch.dtype) -> Any
 
 
 @contextmanager
-def exact(policy: Policy) -> Iterator[Policy | None]:
+def exact(policy: Policy, together: bool = False) -> Iterator[Policy | None]:
     """The policy where it computes in float32 or more, else a float32 copy while it is needed.
 
     The copy is made on the model's device if there is room, else on the CPU, and is freed after.
     It reads pictures, never kept features, since these were computed in half precision.
+
+    Args:
+        policy: the model.
+        together: every process makes this experiment now, and none has a copy unless all have room:
+            else they would come to different verdicts.
 
     Yields:
         None where no copy can be had: there is no room, weights are quantized, or the attention
@@ -146,7 +153,7 @@ def exact(policy: Policy) -> Iterator[Policy | None]:
     torch.backends.cudnn.allow_tf32 = False
     copied = None
     try:
-        copied = _float32_copy(policy)
+        copied = _float32_copy(policy, together)
         yield copied
     finally:
         torch.set_float32_matmul_precision(matmul)
@@ -155,7 +162,7 @@ def exact(policy: Policy) -> Iterator[Policy | None]:
             _free(copied)
 
 
-def _float32_copy(policy: Policy) -> Policy | None:
+def _float32_copy(policy: Policy, together: bool) -> Policy | None:
     model = policy.model
     weights = {id(p): p for p in (*model.parameters(), *model.buffers())}
     if not all(weight.is_floating_point() for weight in model.parameters()):
@@ -165,8 +172,11 @@ def _float32_copy(policy: Policy) -> Policy | None:
     if policy.core.config.get_text_config()._attn_implementation not in EXACT_ATTENTION:
         return None
     needed = 4 * sum(weight.numel() for weight in weights.values()) + SPARE_BYTES
-    places = dict.fromkeys((policy.device, torch.device("cpu")))
-    device = next((place for place in places if free_bytes(place) > needed), None)
+    places = list(dict.fromkeys((policy.device, torch.device("cpu"))))
+    own = [free_bytes(place) > needed for place in places]
+    rooms = processes.gather(own) if together else [own]
+    for_all = [all(room[number] for room in rooms) for number in range(len(places))]
+    device = next((place for place, room in zip(places, for_all, strict=True) if room), None)
     if device is None:
         return None
     # `deepcopy` takes what it finds here for what it has copied already: there is never a second

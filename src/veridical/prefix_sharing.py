@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from veridical import processes
 from veridical._positions import special_layers, window
 from veridical.batching import Batch, RowBatch, row_batch, shared_batch
 from veridical.controls import (
@@ -35,7 +36,13 @@ class Sharing:
     reason: str
 
 
-def sharing(policy: Policy, groups: Sequence[Group]) -> Sharing:
+def sharing_of_all(policy: Policy, groups: Sequence[Group]) -> Sharing:
+    """`sharing` as all processes find it, which have to take part: one refusal is everybody's."""
+    every = processes.gather(sharing(policy, groups, together=True))
+    return next((one for one in every if not one.allowed), every[0])
+
+
+def sharing(policy: Policy, groups: Sequence[Group], together: bool = False) -> Sharing:
     """Decide by experiment whether this model computes the same with a shared prefix.
 
     The attention must be SDPA (others take no boolean mask, or take it wrongly), layers that look
@@ -50,6 +57,7 @@ def sharing(policy: Policy, groups: Sequence[Group]) -> Sharing:
     Args:
         policy: the model as it will be trained.
         groups: a few real rows with at least two responses.
+        together: every process asks this now, of the same rows.
     """
     attention = policy.core.config.get_text_config()._attn_implementation
     if attention != "sdpa":
@@ -61,7 +69,8 @@ def sharing(policy: Policy, groups: Sequence[Group]) -> Sharing:
         return Sharing(False, "its logits are more than its head's output")
     group = next((g for g in groups if g.images), groups[0])
     try:
-        return _probe(policy, group, next((g for g in groups if g is not group), group))
+        other = next((g for g in groups if g is not group), group)
+        return _probe(policy, group, other, together)
     except (AttributeError, TypeError) as error:
         if window(policy.core) is None:
             raise
@@ -69,9 +78,9 @@ def sharing(policy: Policy, groups: Sequence[Group]) -> Sharing:
 
 
 @torch.no_grad()
-def _probe(policy: Policy, group: Group, other: Group) -> Sharing:
+def _probe(policy: Policy, group: Group, other: Group, together: bool) -> Sharing:
     seeing = dataclasses.replace(policy, vision=None)
-    with exact(seeing) as precise:
+    with exact(seeing, together) as precise:
         if precise is None:
             return _by_noise(seeing, group, other)
         verdict = _exactly(precise, group)

@@ -27,6 +27,8 @@ in reverse order (our choice: rounding in bfloat16 makes about 0.01)."""
 def masking_refusal(policy: Policy, request: Request) -> str | None:
     """Why image tokens of this model cannot be masked; None if they can.
 
+    All processes have to take part.
+
     Found by experiment on a real prompt: with every image token visible, what is masked or dropped
     must give the logits of the stock processor and forward; with half of them hidden, dropping
     must give the logits of the stock forward with a mask over them.
@@ -41,7 +43,7 @@ def masking_refusal(policy: Policy, request: Request) -> str | None:
         return f"it has layers for which dropping tokens is not masking them ({layers})"
     text = render_prompt(policy, request.prompt)
     seeing = replace(policy, vision=None)
-    with exact(seeing) as precise:
+    with exact(seeing, together=True) as precise:
         if precise is None:
             reason = _by_noise(_Trial.of(seeing, request.images, text))
         else:

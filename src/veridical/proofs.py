@@ -169,7 +169,7 @@ def prove_declared_reference(
 
     Args:
         reference_logps: as the loss will use them. Shape: (groups, k).
-        declared_logps: by the declared model, two rows a pair. Shape: (groups, k).
+        declared_logps: by the declared model. Shape: (groups, k).
         loss: the mean loss of these rows, which has no known value then.
         floor: the noise floor, in nats.
     """

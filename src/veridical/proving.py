@@ -42,12 +42,14 @@ def noise_floor(
 ) -> float:
     """How much of a difference between two honest ways of computing these rows is noise.
 
+    All processes have to take part.
+
     It is what the stock path differs between a row alone and in a padded batch, and never below
     what rounding alone may do: in float32 a few units in the last place; in half precision how far
     (root mean square) these rows are from a float32 copy's, or where no copy fits, from those by
     another implementation of attention.
     """
-    with evaluating(policy), exact(policy) as precise:
+    with evaluating(policy), exact(policy, together=True) as precise:
         return _noise_floor(policy, precise, groups, measure)
 
 
@@ -83,7 +85,7 @@ def evaluating(policy: Policy) -> Iterator[None]:
 def prove(
     policy: Policy, groups: Sequence[Group], lay_out: Layout, measure: MeasureOf = logps_measure
 ) -> list[Proof]:
-    """Every proof that needs no reference, in evaluation mode.
+    """Every proof that needs no reference, in evaluation mode; all processes have to take part.
 
     Args:
         policy: the model as it will be trained.
@@ -91,7 +93,7 @@ def prove(
         lay_out: how training will lay them out, for the policy or its float32 copy.
         measure: what is looked at; log-probs if not given.
     """
-    with evaluating(policy), exact(policy) as precise:
+    with evaluating(policy), exact(policy, together=True) as precise:
         if precise is None:
             return _prove_by_noise(policy, groups, lay_out, measure(policy))
         proofs = _prove_exactly(precise, groups, lay_out, measure(precise))

@@ -152,7 +152,8 @@ def launch(
 
 
 def succeed(ended: list[subprocess.CompletedProcess[str]]) -> None:
-    assert [process.returncode for process in ended] == [0] * len(ended), ended[0].stderr[-3000:]
+    told = "\n\n".join(process.stderr[-3000:] for process in ended)
+    assert [process.returncode for process in ended] == [0] * len(ended), told
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -269,7 +270,7 @@ def test_pictures_that_are_refused_leave_the_same_rows_to_two_processes(
     changes = {"max_bad_fraction": 0.5, "max_steps": 6, "evaluations": 3}
     names = [*CASES, "online", "bdhs", "ppo", "rloo"]
     for way in ("one", "two", "resumed"):
-        settings = {**WAYS["one" if way == "one" else "two"], **changes}
+        settings: dict[str, Any] = {**WAYS["one" if way == "one" else "two"], **changes}
         processes = int(settings.pop("processes"))
         if way == "resumed":
             shutil.copytree(tmp_path / "two", tmp_path / "resumed")

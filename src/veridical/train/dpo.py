@@ -15,7 +15,7 @@ from veridical.errors import UserError
 from veridical.files import read_json, write_json
 from veridical.logprobs import ResponseLogps, collate
 from veridical.models import Policy, frozen_copy, load_policy, prepare_training
-from veridical.prefix_sharing import Sharing, sharing
+from veridical.prefix_sharing import Sharing, sharing_of_all
 from veridical.proofs import Proof, prove_declared_reference, prove_start, repeat_noise
 from veridical.proving import noise_floor, prove
 from veridical.rendering import Group
@@ -126,13 +126,13 @@ def train_dpo(
         logps = torch.zeros(len(everything), len(train[0].response_ids), dtype=torch.float64)
         declared = None
         if reference_model:
-            declared = compute_logps(held_to, few, False, len(few))
+            declared = compute_logps(held_to, few, shares.allowed, len(few))
         if reference == "precomputed" and not training.dry_run:
             adapter = None if reference_model else training.init_adapter
             weights = weights_hash(held_to, reference_model or model, adapter, store)
             known = precompute(
                 held_to, everything, shares.allowed, 2 * training.batch_size, 10 * floor, store,
-                weights, left_out,
+                weights, left_out, proof_rows(train, left_out),
             )  # fmt: skip
             write_reference(out, everything, known)
             logps = known.logps
@@ -193,8 +193,8 @@ def prove_run(
         loss: the same, by its settings.
         floor: the noise floor, in nats.
         out: the run's folder.
-        declared: log-probs of these rows by a reference that is not the start, computed by the
-            two-row path; None where the start is the reference. Shape: (proof rows, k).
+        declared: log-probs of these rows by a reference that is not the start, as one batch in the
+            run's layout; None where the start is the reference. Shape: (proof rows, k).
 
     Raises:
         UserError: a proof fails.
@@ -207,19 +207,19 @@ def prove_run(
     if task.reference_in_step:
         batch = collate(policy, groups, task.share_prefix)
         reference = task.scorer(batch, reference=True)[0].double().cpu()
-    start_floor = floor
-    if task.reference_in_step and declared is None:
-        again = compute_logps(policy, groups, task.share_prefix, len(groups))
-        start_floor = min(floor, repeat_noise(policy_logps, again))
+    # Stored or in the step, the reference has read this very batch, so that no dtype is a reason to
+    # differ.
+    again = compute_logps(policy, groups, task.share_prefix, len(groups))
+    same_batch = min(floor, repeat_noise(policy_logps, again))
     plain = objective(dataclasses.replace(loss, nll_weight=0.0))
     counts = torch.tensor([[int(g.learned_of(i).sum()) for i in _responses(g)] for g in groups])
     outcome = plain(ResponseLogps(policy_logps, counts), reference)
     value = float(outcome.loss_sum) / len(groups)
     if declared is None:
         known, slope = loss.at_start, loss.slope_at_start
-        start = prove_start(policy_logps, reference, value, known, slope, start_floor)
+        start = prove_start(policy_logps, reference, value, known, slope, same_batch)
     else:
-        start = prove_declared_reference(reference, declared, value, floor)
+        start = prove_declared_reference(reference, declared, value, same_batch)
     proofs = [
         start,
         *prove(policy, groups, lambda some, rows: collate(some, rows, task.share_prefix)),
@@ -237,10 +237,10 @@ def _responses(group: Group) -> range:
 
 def _sharing(start: Policy, reference: Policy, groups: Sequence[Group]) -> Sharing:
     """Policy and reference see the same batches, so both have to be able to share."""
-    shares = sharing(start, groups)
+    shares = sharing_of_all(start, groups)
     if not shares.allowed or reference is start:
         return shares
-    theirs = sharing(reference, groups)
+    theirs = sharing_of_all(reference, groups)
     return shares if theirs.allowed else Sharing(False, f"the reference can't: {theirs.reason}")
 
 

@@ -18,7 +18,7 @@ from veridical.errors import UserError
 from veridical.files import read_jsonl
 from veridical.judges.named import NONE, Judging, Place, open_comparison
 from veridical.models import Policy, frozen_copy, prepare_training, starts_from_adapter
-from veridical.prefix_sharing import sharing
+from veridical.prefix_sharing import sharing_of_all
 from veridical.proofs import Proof
 from veridical.proving import noise_floor
 from veridical.rendering import Group
@@ -243,7 +243,7 @@ def train_online(
         buffer.fill(0)
         few = _proof_groups(policy, maker, buffer, left_out)
         items = OnlineItems(maker, buffer, left_out, few[0])
-        layout = sharing(policy, few) if training.share_prefix else NOT_SHARED
+        layout = sharing_of_all(policy, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if layout.allowed else 'no, two rows'} ({layout.reason}).")
         scorer = Scorer(policy, frozen, model_dropout=training.model_dropout)
         task = Task(scorer, objective(wanted_loss), len, layout.allowed, True)

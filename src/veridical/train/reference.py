@@ -89,6 +89,7 @@ def precompute(
     cache: Cache,
     weights: str,
     left_out: LeftOut | None = None,
+    proof: Sequence[int] = (),
 ) -> Reference:
     """The reference's log-probs; those of pairs that the cache knows are not computed again.
 
@@ -103,6 +104,9 @@ def precompute(
         cache: where they are kept.
         weights: hash of the reference's weights.
         left_out: takes the pairs that the processor refuses; without it they are an error.
+        proof: places of pairs that the start is proven on. They are a batch of their own and come
+            from no cache, so that the very same batch can be computed again: in half precision the
+            noise between two batches is as large as the error of a reference that is wrong.
 
     Raises:
         UserError: a log-prob is not finite, or too many pairs are refused.
@@ -126,10 +130,12 @@ def precompute(
 
     # Each machine may have a cache of its own; what the first process knows, all know.
     known = processes.from_first(look_up)
-    missing = [index for index, key in enumerate(keys) if key not in known]
-    reused = len(keys) - len(missing)
+    reused = sum(key in known for key in keys)
+    first = {keys[index] for index in proof}
+    missing = [i for i, key in enumerate(keys) if key not in known and key not in first]
     # Pairs that are left out keep their place, so that a run that is resumed has the same batches.
     batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
+    batches = [list(proof), *batches] if proof else batches
     several = processes.world_size()
     block = max(1, BLOCK // (batch_size * several)) * several
     own: list[tuple[int, Tensor]] = []

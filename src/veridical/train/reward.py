@@ -22,7 +22,7 @@ from veridical.errors import UserError
 from veridical.logprobs import ResponseLogps, collate
 from veridical.losses import reward_loss
 from veridical.models import Policy, prepare_training
-from veridical.prefix_sharing import sharing
+from veridical.prefix_sharing import sharing_of_all
 from veridical.proofs import Proof
 from veridical.proving import noise_floor, prove
 from veridical.records import count_images
@@ -107,7 +107,7 @@ def train_reward(
             rows.groups, training.held_out, training.seed, by=pictures.__getitem__
         )
         few = left_out.usable(start, images_first(train), PROOF_ROWS)
-        shares = sharing(start, few) if training.share_prefix else NOT_SHARED
+        shares = sharing_of_all(start, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if shares.allowed else 'no, two rows'} ({shares.reason}).")
         store = training.open_cache()
         features = keep_features(start, training.trained, store) if training.vision_cache else None

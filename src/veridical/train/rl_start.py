@@ -20,7 +20,7 @@ from veridical.judges.judging import Judge
 from veridical.judges.named import Judging, Place
 from veridical.judges.symbolic import Symbolic
 from veridical.models import Policy
-from veridical.prefix_sharing import Sharing, sharing
+from veridical.prefix_sharing import Sharing, sharing_of_all
 from veridical.proofs import Proof
 from veridical.proving import noise_floor
 from veridical.rendering import Group
@@ -215,7 +215,7 @@ def begin(
         )
         left_out = LeftOut(run.folder, rows, training)
         few = _few(policy, prompts, left_out)
-        layout = sharing(policy, few) if training.share_prefix else NOT_SHARED
+        layout = sharing_of_all(policy, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if layout.allowed else 'no'} ({layout.reason}).")
         features = None
         if training.vision_cache:

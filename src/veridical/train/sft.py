@@ -12,7 +12,7 @@ from torch import Tensor
 
 from veridical.logprobs import ResponseLogps, collate
 from veridical.models import Policy, prepare_training
-from veridical.prefix_sharing import sharing
+from veridical.prefix_sharing import sharing_of_all
 from veridical.proofs import Proof
 from veridical.proving import noise_floor, prove
 from veridical.rendering import Group
@@ -94,7 +94,7 @@ def fine_tune(
     out = run.folder
     left_out = LeftOut(out, rows, training)
     few = left_out.usable(start, images_first(train), PROOF_ROWS)
-    shares = sharing(start, few) if training.share_prefix else NOT_SHARED
+    shares = sharing_of_all(start, few) if training.share_prefix else NOT_SHARED
     store = training.open_cache()
     features = keep_features(start, training.trained, store) if training.vision_cache else None
     policy = prepare_training(start, training.trained)
