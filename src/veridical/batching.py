@@ -117,16 +117,33 @@ Batch = RowBatch | SharedBatch
 
 
 @dataclass(frozen=True)
+class Branch:
+    """A prompt that begins as a row of a batch does, and goes on with text of its own.
+
+    Attributes:
+        row: of the batch.
+        shared: how many of that row's tokens it has, padding not counted; only text follows them.
+        tail: the tokens behind those; at least one.
+    """
+
+    row: int
+    shared: int
+    tail: list[int]
+
+
+@dataclass(frozen=True)
 class PromptBatch:
     """Left-padded prompts, ready to be continued.
 
     Attributes:
         inputs: what `generate` takes.
-        lengths: prompt lengths in tokens, padding not counted. Shape: (rows,).
+        lengths: lengths of the rows in tokens, padding not counted. Shape: (rows,).
+        branches: the prompts, where they are not just the rows.
     """
 
     inputs: dict[str, Tensor]
     lengths: Tensor
+    branches: tuple[Branch, ...] = ()
 
 
 def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:

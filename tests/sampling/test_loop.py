@@ -21,6 +21,7 @@ from veridical.rollouts import roll_out
 from veridical.sampling import (
     Decoding,
     Request,
+    beginnings,
     complete_masked,
     loop,
     never_sampled,
@@ -236,6 +237,7 @@ def test_no_token_is_taken_from_what_is_no_number(
 ) -> None:
     policy.model.to(dtype)
     parity._TRIED.add(policy.core)
+    beginnings._SHARES[policy.core] = True
     spoil(policy.core)
     requests = [one for one in requests_for(pictures) if one.images]
     ways: dict[str, Callable[[], Any]] = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from veridical.batching import PromptBatch, naming_rows, prompt_batch
+from veridical.batching import PromptBatch, naming_rows
 from veridical.models import Policy
 from veridical.progress import track
 from veridical.rendering import in_thought, render_requests
+from veridical.sampling.beginnings import shared_prompt_batch
 from veridical.sampling.loop import Draw, ReadPrompts, decode
 from veridical.sampling.reader import Reader
 from veridical.sampling.requests import Decoding, Request, Response
@@ -39,7 +40,7 @@ def respond(
     def read(numbers: list[int]) -> PromptBatch:
         images = [requests[number].images for number in numbers]
         with naming_rows([requests[number].id for number in numbers]):
-            return prompt_batch(policy, images, [texts[number] for number in numbers])
+            return shared_prompt_batch(policy, images, [texts[number] for number in numbers])
 
     return responses(policy, requests, read, decoding, label, until_sentence_end)
 

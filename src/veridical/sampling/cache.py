@@ -7,6 +7,7 @@ so that every row's next token stands in the same column.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
 
 from veridical._positions import TOKEN_INPUTS, token_positions
-from veridical.batching import PromptBatch
+from veridical.batching import Branch, PromptBatch
 from veridical.heads import stock_logits
 
 REPEATED = frozenset({"cross_attention_mask"})
@@ -31,7 +32,7 @@ class Rows:
     """Prompts that were read, and what was appended to each of them."""
 
     def __init__(self, core: Any, batch: PromptBatch) -> None:
-        """Read the prompts, images included.
+        """Read the prompts, images included; what several begin with is read once.
 
         Args:
             core: Transformers' model.
@@ -53,6 +54,8 @@ class Rows:
         last = torch.tensor([self.attention.shape[1] - 1], device=self.attention.device)
         read = {**inputs, "position_ids": positions, **self._cached()}
         self._logits: Tensor | None = stock_logits(core, read, last)[:, 0]
+        if batch.branches:
+            self._branch(batch.branches)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -68,6 +71,10 @@ class Rows:
         if self.repeated or chunks or self.core in APART:
             return False
         return all(type(layer) in known for layer in self.cache.layers)
+
+    def can_branch(self) -> bool:
+        """Whether the cache has a place for every token and layer, so that ends can be cut off."""
+        return not self.repeated and all(type(layer) is DynamicLayer for layer in self.cache.layers)
 
     def take_logits(self) -> Tensor:
         """Logits of the next token, once: whoever takes them may destroy them.
@@ -118,18 +125,50 @@ class Rows:
             tokens: Shape: (rows,).
         """
         self.attention = torch.nn.functional.pad(self.attention, (0, 1), value=1)
-        column = tokens.unsqueeze(-1)
+        self._read(tokens.unsqueeze(-1), self.next.unsqueeze(-1))
+        self.next = self.next + 1
+        self.lengths = [length + 1 for length in self.lengths]
+
+    def _branch(self, branches: Sequence[Branch]) -> None:
+        """Go on with these in the place of the rows: keep what each shares, read its own tail."""
+        device, width = self.attention.device, self.attention.shape[1]
+        rows = torch.tensor([branch.row for branch in branches], device=device)
+        lengths = torch.tensor(self.lengths, device=device)[rows]
+        shared = torch.tensor([branch.shared for branch in branches], device=device)
+        kept = max(branch.shared for branch in branches)
+        first = (width - lengths)[:, None]
+        columns = first + shared[:, None] - kept + torch.arange(kept, device=device)
+        attention = self.attention[rows[:, None], columns.clamp(min=0)] * (columns >= first)
+        for layer in self.cache.layers:
+            for name in ("keys", "values"):
+                states = getattr(layer, name)[rows[:, None], :, columns.clamp(min=0)]
+                setattr(layer, name, states.transpose(1, 2).contiguous())
+        longest = max(len(branch.tail) for branch in branches)
+        own = torch.tensor([len(branch.tail) for branch in branches], device=device)[:, None]
+        steps = torch.arange(longest, device=device) - longest + own
+        ids = [[branch.tail[0]] * (longest - len(branch.tail)) + branch.tail for branch in branches]
+        # Columns of no token may stand between the two: nobody looks at them.
+        self.attention = torch.cat([attention, (steps >= 0).to(attention)], -1)
+        positions = (self.next[rows] - lengths + shared)[:, None] + steps.clamp(min=0)
+        self._read(torch.tensor(ids, device=device), positions)
+        self.next = positions[:, -1] + 1
+        self.lengths = [branch.shared + longest for branch in branches]
+
+    def _read(self, tokens: Tensor, positions: Tensor) -> None:
+        """Read text tokens behind what is there. Shape of each: (rows, tokens)."""
         inputs = {
-            "input_ids": column,
+            "input_ids": tokens,
             "attention_mask": self.attention,
-            "position_ids": self.next.unsqueeze(-1).expand(*self.axes, -1, 1),
-            **{name: torch.zeros_like(column) for name in self.text},
+            "position_ids": positions.expand(*self.axes, *positions.shape),
+            **{name: torch.zeros_like(tokens) for name in self.text},
             **self.repeated,
             **self._cached(),
         }
-        self._logits = self.core(**inputs).logits[:, -1]
-        self.next = self.next + 1
-        self.lengths = [length + 1 for length in self.lengths]
+        if tokens.shape[1] == 1:
+            self._logits = self.core(**inputs).logits[:, -1]
+            return
+        last = torch.tensor([tokens.shape[1] - 1], device=tokens.device)
+        self._logits = stock_logits(self.core, inputs, last)[:, 0]
 
     def _cached(self) -> dict[str, Any]:
         return {"past_key_values": self.cache, "use_cache": True}

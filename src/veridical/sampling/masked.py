@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,8 +12,9 @@ from veridical.batching import PromptBatch, naming_rows
 from veridical.images import image_key
 from veridical.models import Policy
 from veridical.randomness import generator
-from veridical.rendering import render_requests
+from veridical.rendering import render_requests, tokenise_after
 from veridical.sampling.answers import responses
+from veridical.sampling.beginnings import can_share, plan, with_branches
 from veridical.sampling.requests import Decoding, Request, Response
 
 
@@ -91,22 +92,49 @@ class _MaskedPrompts:
         self.known: dict[_Key, EncodedImages] = {}
 
     def read(self, numbers: list[int]) -> PromptBatch:
-        """The prompts with these numbers, left-padded."""
-        encoded = self._encoded(numbers)
-        seen = [
-            sample_mask(
-                int(prompt.is_image.sum()), self.threshold, self.seed, self.mask_ids[number]
-            )
-            for number, prompt in zip(numbers, encoded, strict=True)
+        """The prompts with these numbers, left-padded; what sentences of an answer share, once."""
+        encoded, seen = self._encoded(numbers), self._masks(numbers)
+        tokens = [
+            [int(prompt.ids[-1]), *tokenise_after(self.policy, self.begun[n], self.texts[n])]
+            for n, prompt in zip(numbers, encoded, strict=True)
         ]
-        self.shares |= {
-            number: float((~visible).float().mean()) if len(visible) else 0.0
-            for number, visible in zip(numbers, seen, strict=True)
-        }
+        # With an image at a prompt's very end there is no text to begin the rest with.
+        families: list[Hashable] = [
+            (self.keys[n], self.mask_ids[n]) if not bool(prompt.is_image[-1]) else n
+            for n, prompt in zip(numbers, encoded, strict=True)
+        ]
+        before = [
+            len(prompt.ids) - 1 - (int((~visible).sum()) if self.drop else 0)
+            for prompt, visible in zip(encoded, seen, strict=True)
+        ]
+        found = plan(tokens, families, before)
+        if not found.shares or not can_share(self.policy):
+            return self._batch(numbers, encoded, seen)
+        whole = found.whole
+        batch = self._batch(
+            [numbers[n] for n in whole], [encoded[n] for n in whole], [seen[n] for n in whole]
+        )
+        return with_branches(batch, found, tokens)
+
+    def _batch(
+        self, numbers: list[int], encoded: list[EncodedImages], seen: list[Tensor]
+    ) -> PromptBatch:
         return masked_prompt_batch(
             self.policy, encoded, [self.begun[n] for n in numbers],
             [self.texts[n] for n in numbers], seen, self.drop,
         )  # fmt: skip
+
+    def _masks(self, numbers: list[int]) -> list[Tensor]:
+        """Which image tokens each prompt may see; notes the share that it may not."""
+        made: dict[tuple[_Key, str], Tensor] = {}
+        for number in numbers:
+            key, mask_id = self.keys[number], self.mask_ids[number]
+            if (key, mask_id) not in made:
+                tokens = int(self.known[key].is_image.sum())
+                made[key, mask_id] = sample_mask(tokens, self.threshold, self.seed, mask_id)
+            seen = made[key, mask_id]
+            self.shares[number] = float((~seen).float().mean()) if len(seen) else 0.0
+        return [made[self.keys[number], self.mask_ids[number]] for number in numbers]
 
     def _encoded(self, numbers: list[int]) -> list[EncodedImages]:
         """Each image once; those of the last call are kept, since its answer may go on in this."""
