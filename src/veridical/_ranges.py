@@ -94,6 +94,7 @@ RANGES: Mapping[str, Range] = {
     "length_penalty": ANY,
     "limit": COUNT,
     "lora_alpha": COUNT,
+    "lora_dropout": Range(0, 1, below=True),
     "lora_rank": COUNT,
     "margin": WEIGHT,
     "mask_threshold": SHARE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.util
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -34,7 +35,7 @@ from veridical.errors import UserError
 from veridical.hub import check_hub_name
 from veridical.image_checks import words_of
 from veridical.local_code import brings_code
-from veridical.lora_targets import describe, lora_targets
+from veridical.lora_targets import describe, lora_targets, refuse_on_experts
 from veridical.merging import merge_adapters
 from veridical.precision import HALF, cast_weights, dtype_name, is_half, widen
 from veridical.templates import check_template, note_variables
@@ -97,6 +98,9 @@ class Tuning:
         rank: LoRA rank.
         alpha: LoRA scaling numerator (the update is scaled by alpha / rank).
         dropout: LoRA dropout, a fraction.
+        targets: last parts of the names of the layers that get adapters; empty for all.
+        rslora: scale the update by alpha / sqrt(rank) instead.
+        dora: train each weight's magnitude apart from its direction.
         train_projector: also train the projector between vision tower and language model.
         train_vision: also train the vision tower (adapters under `lora`).
     """
@@ -107,6 +111,14 @@ class Tuning:
     dropout: float = 0.0
     train_projector: bool = False
     train_vision: bool = False
+    targets: tuple[str, ...] = ()
+    rslora: bool = False
+    dora: bool = False
+
+    @property
+    def scaling(self) -> float:
+        """What every adapter's update is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 def load_policy(
@@ -219,7 +231,9 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
             module.requires_grad_(True)
         return policy
     widen_trained(policy, tuning)
-    targets = lora_targets(core, trained, tuning.rank, tuning.dropout)
+    targets = lora_targets(core, trained, tuning.rank, tuning.targets)
+    if targets.parameters:
+        refuse_on_experts(core, tuning.dropout, tuning.dora)
     described = describe(targets)
     if described is not None and processes.is_first():
         print(described)
@@ -234,7 +248,9 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
         target_modules=names,
         target_parameters=targets.parameters or None,
         rank_pattern=targets.rank_pattern(),
-        alpha_pattern=targets.alpha_pattern(tuning.alpha / tuning.rank),
+        alpha_pattern=targets.alpha_pattern(tuning.scaling, tuning.rslora),
+        use_rslora=tuning.rslora,
+        use_dora=tuning.dora,
         modules_to_save=[projector[0]] if projector else None,
     )
     prepared = dataclasses.replace(policy, model=get_peft_model(core, config))

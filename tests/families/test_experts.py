@@ -64,5 +64,20 @@ def test_experts_are_reached_switched_off_merged_and_reloaded(
 
 
 def test_dropout_on_stacked_experts_is_refused(policy: Policy) -> None:
-    with pytest.raises(UserError, match="dropout of LoRA to 0"):
+    with pytest.raises(UserError, match="LoRA knows no dropout"):
         prepare_training(policy, Tuning(kind="lora", rank=4, alpha=8, dropout=0.1))
+    with pytest.raises(UserError, match="Leave --lora-dora out"):
+        prepare_training(policy, Tuning(kind="lora", rank=4, alpha=8, dora=True))
+    attention = ("q_proj", "v_proj")
+    prepare_training(policy, Tuning(kind="lora", rank=4, alpha=8, dora=True, targets=attention))
+
+
+def test_experts_are_scaled_as_everything_else_under_rslora(policy: Policy) -> None:
+    trained = prepare_training(policy, Tuning(kind="lora", rank=4, alpha=8, rslora=True))
+    scales = {
+        round(value, 6)
+        for module in trained.model.modules()
+        for value in getattr(module, "scaling", {}).values()
+        if isinstance(getattr(module, "scaling", None), dict)
+    }
+    assert scales == {4.0}

@@ -20,7 +20,8 @@ from veridical.train.trainer_keys import HONOURED
 
 FIXED = {
     # of every training command
-    "tuning", "lora_rank", "lora_alpha", "init_adapter", "train_projector", "train_vision",
+    "tuning", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora",
+    "lora_dora", "init_adapter", "train_projector", "train_vision",
     "model_dropout", "projector_learning_rate", "learning_rate",
     "batch_size", "accumulation", "max_length", "max_response_tokens", "held_out", "evaluations",
     "share_prefix", "template", "dry_run", "dtype", "seed",

@@ -44,7 +44,7 @@ from veridical.train.rows import (
 )
 from veridical.train.run import run_trainer, save_result
 from veridical.train.scorer import Scorer
-from veridical.train.start import NOT_SHARED, conclude, load_start, start_training
+from veridical.train.start import NOT_SHARED, conclude, load_start_beside_reference, start_training
 from veridical.vision_cache import take_features
 from veridical.weights import weights_hash
 
@@ -99,7 +99,7 @@ def train_dpo(
     check_loss(wanted_loss)
     store = training.open_cache()
     with start_training("train dpo", arguments) as run:
-        start = load_start(model, training)
+        start = load_start_beside_reference(model, training)
         rows = read_training_rows(
             start, data, "preference", ("chosen", "rejected"), training, more_rejected=gamma < 1
         )

@@ -49,7 +49,7 @@ from veridical.train.rounding import logps_of
 from veridical.train.rows import PROOF_ROWS
 from veridical.train.run import checkpoint_to_resume, run_trainer, save_result, steps_of
 from veridical.train.scorer import Scorer
-from veridical.train.start import NOT_SHARED, load_start, start_training
+from veridical.train.start import NOT_SHARED, load_start_beside_reference, start_training
 
 METHODS: dict[PairSource, str] = {
     "online": "online direct preference optimisation (Online-DPO)",
@@ -118,6 +118,8 @@ class Sampling:
                 "--engine takes adapters of the language model on the model's own weights. Set "
                 "--tuning lora without --train-projector, and start from a whole model."
             )
+        if training.lora_dora:
+            raise UserError("--engine: servers load no DoRA adapters. Leave --lora-dora out.")
         engine = Engine(self.engine, out / "engine")
         engine.tell()
         return engine
@@ -212,7 +214,7 @@ def train_online(
             raise UserError("--judge none compares nothing; name a judge, or set --pairs bdhs.")
     judged_by = {} if pairs == "bdhs" else judging.inputs
     with start_training("train online", arguments, judged_by) as run:
-        start = load_start(model, training)
+        start = load_start_beside_reference(model, training)
         prompts, rows = read_prompts(
             start, data, kind, training, sampling.max_new_tokens, pairs == "mixed"
         )

@@ -30,6 +30,11 @@ class Training:
             four bits), or `full`.
         lora_rank: rank of the adapters.
         lora_alpha: scaling of the adapters (the update is scaled by alpha / rank).
+        lora_dropout: of the adapters, a fraction. The reference, proofs and samples have none.
+        lora_targets: last parts of the names of the layers that get adapters, such as q_proj
+            v_proj; all linear layers if not set.
+        lora_rslora: scale the update by alpha / sqrt(rank) (rsLoRA).
+        lora_dora: train each weight's magnitude apart from its direction (DoRA).
         init_adapter: PEFT adapter to start from; it is merged (and is in the reference too, where
             that is the start).
         train_projector: train the projector too.
@@ -77,6 +82,10 @@ class Training:
     tuning: TuningName = "lora"
     lora_rank: int = 128
     lora_alpha: int = 256
+    lora_dropout: float = 0.0
+    lora_targets: list[str] | None = None
+    lora_rslora: bool = False
+    lora_dora: bool = False
     init_adapter: Path | None = None
     train_projector: bool = False
     train_vision: bool = False
@@ -118,8 +127,8 @@ class Training:
     def trained(self) -> Tuning:
         """Which weights are trained."""
         return Tuning(
-            self.tuning, self.lora_rank, self.lora_alpha, 0.0, self.train_projector,
-            self.train_vision,
+            self.tuning, self.lora_rank, self.lora_alpha, self.lora_dropout, self.train_projector,
+            self.train_vision, tuple(self.lora_targets or ()), self.lora_rslora, self.lora_dora,
         )  # fmt: skip
 
     @property
@@ -170,6 +179,16 @@ class Training:
                 "--projector-learning-rate was given, but the projector is frozen. Set "
                 "--train-projector true as well."
             )
+        if not 0 <= self.lora_dropout < 1:
+            raise UserError(f"--lora-dropout is {self.lora_dropout:g}; give 0 to below 1.")
+        if self.lora_targets is not None and not self.lora_targets:
+            raise UserError("--lora-targets names no layer. Name some, or leave it out for all.")
+        for name in ("lora_dropout", "lora_targets", "lora_rslora", "lora_dora"):
+            if self.tuning == "full" and getattr(self, name):
+                raise UserError(
+                    f"--{name.replace('_', '-')} means nothing under --tuning full, which trains "
+                    "the weights themselves. Leave it out, or set --tuning lora."
+                )
         if self.max_steps < 1 and self.max_steps != -1:
             raise UserError(f"--max-steps is {self.max_steps}; give 1 or more, or -1 for none.")
         if not math.isfinite(self.epochs):

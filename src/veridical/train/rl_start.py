@@ -46,7 +46,7 @@ from veridical.train.rounding import logps_of
 from veridical.train.rows import PROOF_ROWS
 from veridical.train.run import save_result
 from veridical.train.scorer import Scorer
-from veridical.train.start import NOT_SHARED, load_start, start_training
+from veridical.train.start import NOT_SHARED, load_start_beside_reference, start_training
 from veridical.vision_cache import VisionCache, take_features, vision_weights
 
 SCALE = "rewards.json"
@@ -208,8 +208,14 @@ def begin(
     sampling.check()
     refuse("rollout_steps", sampling.rollout_steps, sampling.rollout_steps != 1, "leave it at 1")
     refuse_here(training)
+    if training.lora_dropout:
+        raise UserError(
+            "--lora-dropout is not offered by this command: a step would compare log-probs with "
+            "dropout to those of the samples, made without, and take its noise for a change of the "
+            "policy. Leave it at 0."
+        )
     with start_training(command, arguments, judging.inputs) as run:
-        policy = load_start(arguments["model"], training)
+        policy = load_start_beside_reference(arguments["model"], training)
         prompts, rows = read_prompts(
             policy, arguments["data"], kind, training, sampling.max_new_tokens
         )

@@ -15,6 +15,7 @@ from veridical.allocator import give_back_freed_memory
 from veridical.errors import UserError
 from veridical.files import require_file, write_json
 from veridical.models import Policy, load_policy, widen_trained
+from veridical.precision import dtype_name, is_half
 from veridical.prefix_sharing import Sharing
 from veridical.proofs import Proof, print_proofs, require
 from veridical.runs import Run, start_run
@@ -72,6 +73,22 @@ def load_start(model: str, training: Training) -> Policy:
     if policy.device.type == "cpu":
         # Before anything large is computed: what was freed until then stays in pieces.
         give_back_freed_memory()
+    return policy
+
+
+def load_start_beside_reference(model: str, training: Training) -> Policy:
+    """The model that training starts from, which is its own reference.
+
+    Raises:
+        UserError: with these adapters the policy does not start as the reference.
+    """
+    policy = load_start(model, training)
+    if training.lora_dora and (is_half(policy) or training.four_bit):
+        raise UserError(
+            "--lora-dora rescales every weight from the first step on, which rounds them in "
+            f"{dtype_name(policy)}: the policy would not start as its reference. Set --dtype "
+            "float32, or leave --lora-dora out."
+        )
     return policy
 
 
