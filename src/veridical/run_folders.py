@@ -25,7 +25,7 @@ WRITTEN = re.compile(
     r"|(run|summary|scores|comparison|start|proofs|reference_logps|dry_run|rewards|rounding|tuning)\.json"
     r"|(skipped|answers|answers\.partial.*|questions|details|rewards|comparisons|log)\.jsonl"
     r"|spent\.jsonl(\.lock)?"
-    r"|parts|claimed|checkpoints|model|adapter|rollouts|engine"
+    r"|parts|claimed|checkpoints|model|adapter|rollouts|engine|tensorboard|wandb"
     r"|data|pairs|train|eval|logs|trials|cache|held_out|seed\d+"
 )
 """Every name that a command writes into its folder."""

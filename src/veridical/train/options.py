@@ -76,6 +76,8 @@ class Training:
         seed: of order, adapters and held-out rows.
         template: a variable of the model's chat template, such as enable_thinking=true (false
             where the template reads it and nothing is said); chat_template=NAME chooses one.
+        report_to: trackers that get the log's figures too: `tensorboard`, `trackio`, `wandb`; their
+            keys come from the environment alone.
         trainer: any other option of Transformers' TrainingArguments.
     """
 
@@ -116,6 +118,7 @@ class Training:
     device: str = "auto"
     seed: int = 0
     template: dict[str, Any] | None = None
+    report_to: list[str] | None = None
     trainer: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:

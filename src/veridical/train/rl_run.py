@@ -21,6 +21,7 @@ from veridical.train.checkpoints import write_manifest
 from veridical.train.loop import split_projector
 from veridical.train.modes import checkpoint_activations, checkpointing_asked_for
 from veridical.train.options import Training
+from veridical.train.reporting import Trackers
 from veridical.train.resume import require_steps_left, tell_extension
 from veridical.train.run import checkpoint_to_resume, steps_of
 from veridical.train.schedule import go_on, schedule_for
@@ -65,7 +66,7 @@ class Learner:
             enable_full_determinism(training.seed)
         steps = self.steps = training.steps(prompts)
         trained = self.trained = actors.trained()
-        self.out = out
+        self.out, self.core = out, actors.policy.core
         self.groups = [(parameters, rate) for parameters, rate in groups if parameters]
         self.optimizer = make_optimizer(trained, self.groups, arguments)
         if training.projector_learning_rate is not None:
@@ -78,6 +79,18 @@ class Learner:
                     checkpoint_activations(module, training.model_dropout, checkpointing)
         self.every = max(1, steps // training.evaluations)
         require_same_start(trained)
+
+    def open_log(self, done: int, training: Training) -> Log:
+        """The log of the run, with the trackers that were asked for.
+
+        Args:
+            done: steps so far.
+            training: the run's options.
+        """
+        trackers = None
+        if training.report_to:
+            trackers = Trackers(training.report_to, self.out, self.arguments)
+        return Log(self.out, done, self.steps, trackers, self.core)
 
     def step(self) -> float:
         """Sum the gradients over processes, clip them, and take one step.
@@ -157,8 +170,21 @@ class Learner:
 class Log:
     """`log.jsonl` and the line on the screen; written by the first process."""
 
-    def __init__(self, out: Path, done: int, steps: int) -> None:
-        """Keep what a checkpoint has seen of an interrupted run's log."""
+    def __init__(
+        self, out: Path, done: int, steps: int, trackers: Trackers | None = None, model: Any = None
+    ) -> None:
+        """Keep what a checkpoint has seen of an interrupted run's log.
+
+        Args:
+            out: the run's folder.
+            done: steps so far.
+            steps: of the whole run.
+            trackers: get the rows too.
+            model: Transformers' model, for them.
+        """
+        self.trackers, self.model = trackers, model
+        if trackers is not None:
+            trackers.begin(model, done)
         self.path = out / "log.jsonl"
         known = read_jsonl(self.path) if done and self.path.is_file() else []
         self.rows = [row for row in known if row["step"] <= done]
@@ -179,6 +205,8 @@ class Log:
         self.rows.append(dict(row))
         if processes.is_first():
             write_jsonl(self.path, self.rows)
+        if self.trackers is not None:
+            self.trackers.log(row, self.model)
         reward = row["reward"]
         self.bar.set_postfix(reward="-" if reward is None else f"{reward:.3f}", refresh=False)
         self.bar.update(1)
@@ -186,6 +214,8 @@ class Log:
     def close(self) -> None:
         """End the line on the screen."""
         self.bar.close()
+        if self.trackers is not None:
+            self.trackers.end(self.model)
 
 
 def make_optimizer(

@@ -34,7 +34,7 @@ from veridical.train.options import Training
 from veridical.train.order import Shares
 from veridical.train.prompts import PromptKind
 from veridical.train.rl_measures import measures_of, shown
-from veridical.train.rl_run import Learner, Log, chunks
+from veridical.train.rl_run import Learner, chunks
 from veridical.train.rl_start import begin, finish, refuse
 
 METHOD = "REINFORCE with a leave-one-out baseline (RLOO)"
@@ -121,7 +121,7 @@ def train_rloo(
         learner = Learner(actors, groups, training, out, len(prompts))
         kept = learner.resume(training)
         shares = Shares(len(prompts), training.batch_size, training.seed, 0, processes.world_size())
-        log, began = Log(out, kept["step"], steps), time.monotonic()
+        log, began = learner.open_log(kept["step"], training), time.monotonic()
         for step in range(kept["step"], steps):
             indexes = shares.rows_of_step(step, training.accumulation)
             actors.policy.model.eval()

@@ -32,6 +32,7 @@ from veridical.train.checkpoints import LastStep, newest_verified
 from veridical.train.items import Items
 from veridical.train.loop import GroupTrainer, Task
 from veridical.train.options import SaveDtype, Training
+from veridical.train.reporting import Report, Trackers
 from veridical.train.resume import require_steps_left, tell_extension
 from veridical.train.rounding import ROUNDING, Score, score_before, tell_rounding
 from veridical.train.trained import require_same_start, whole_policy
@@ -84,6 +85,8 @@ def run_trainer(
     if checkpoint is not None:
         require_steps_left(steps_of(checkpoint), training.steps(len(train)), training.extend)
     callbacks = [RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests(), *more]
+    if training.report_to:
+        callbacks.append(Report(Trackers(training.report_to, out, arguments), policy.core))
     callbacks.append(SaveWhenTerminated())
     require_same_start(task.scorer)
     trainer = GroupTrainer(

@@ -20,6 +20,7 @@ from veridical.prefix_sharing import Sharing
 from veridical.proofs import Proof, print_proofs, require
 from veridical.runs import Run, start_run
 from veridical.train.options import Training, flatten
+from veridical.train.reporting import check_trackers
 from veridical.train.resume import check_folder
 from veridical.train.trainer_keys import Loop
 from veridical.train.trainer_options import trainer_arguments
@@ -44,6 +45,7 @@ def start_training(
     """
     model, data, out = arguments["model"], arguments["data"], arguments["out"]
     training: Training = arguments["training"]
+    check_trackers(training.report_to)
     require_file(data, "--data")
     join_processes(training.device)
     torch.manual_seed(training.seed)

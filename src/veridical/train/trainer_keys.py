@@ -63,7 +63,7 @@ OURS: Mapping[str, str] = {
     "train_sampling_strategy": "the order is that of --seed",
     "length_column_name": "the order is that of --seed",
     "eval_on_start": "held-out rows are evaluated at step 0 whenever --held-out is above 0",
-    "report_to": "the log is log.jsonl; `veridical report` draws it",
+    "report_to": "set --report-to",
     "use_cpu": "set --device cpu",
     "disable_tqdm": "one line shows the steps",
 }
@@ -73,7 +73,7 @@ _WORKERS = "batches are laid out on the model's device, without workers"
 _EVALUATION = "held-out rows are evaluated for their mean losses alone"
 _LAUNCHER = "the launcher decides it: set it in its own configuration (`accelerate config`)"
 _HUB = "nothing is uploaded; push the finished folder with `hf upload`"
-_REPORT = "the log is log.jsonl; `veridical report` draws it"
+_REPORT = "set --report-to; WANDB_PROJECT, TRACKIO_PROJECT and TRACKIO_SPACE_ID say where"
 _COMPILED = "compiled models are not tested here"
 _LIGER = "Liger's kernels replace heads and norms whose results the proofs check"
 
