@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from veridical.losses import token_logps
+from veridical.precision import mixing
 
 CHUNK_LOGITS = 10_000_000
 """Logits that exist at once (our choice: 40 MB in float32, 65 positions of a 152k vocabulary; glibc
@@ -36,7 +37,8 @@ def head_logps(head: Any, hidden: Tensor, targets: Tensor, chunk: int | None = N
         pieces = zip(hidden.split(chunk), targets.split(chunk), strict=True)
         return torch.cat([token_logps(head(states), wanted) for states, wanted in pieces])
     if type(head) is nn.Linear and type(head.weight) is nn.Parameter and head.bias is None:
-        logps: Tensor = _HeadLogps.apply(hidden, head.weight, targets, chunk)
+        states = hidden.to(mixing(hidden.device) or hidden.dtype)
+        logps: Tensor = _HeadLogps.apply(states, head.weight, targets, chunk)
         return logps
 
     def piece(states: Tensor, wanted: Tensor) -> Tensor:
@@ -56,12 +58,14 @@ class _HeadLogps(torch.autograd.Function):
 
     The gradient of h is linear in the one number g that comes back for each token. So where W is
     frozen it is made in the forward pass, while the logits are there; where W is trained, the
-    logits are made a second time, and the normalisers are kept from the first.
+    logits are made a second time, and the normalisers are kept from the first. Under mixed
+    precision h is narrower than W, which is cast; what W learns adds up in its own dtype.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
         ctx.chunk = chunk
+        master, weight = weight, weight.to(hidden.dtype)
         frozen = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
         slopes = torch.empty_like(hidden) if frozen else None
         logps, normalisers = [], []
@@ -79,7 +83,7 @@ class _HeadLogps(torch.autograd.Function):
         if slopes is not None:
             ctx.save_for_backward(slopes)
         else:
-            ctx.save_for_backward(hidden, weight, targets, torch.cat(normalisers))
+            ctx.save_for_backward(hidden, master, targets, torch.cat(normalisers))
         ctx.frozen = frozen
         return torch.cat(logps)
 
@@ -89,9 +93,10 @@ class _HeadLogps(torch.autograd.Function):
         if ctx.frozen:
             (slopes,) = ctx.saved_tensors
             return slopes * gradient.unsqueeze(-1).to(slopes.dtype), None, None, None
-        hidden, weight, targets, normalisers = ctx.saved_tensors
+        hidden, master, targets, normalisers = ctx.saved_tensors
+        weight = master.to(hidden.dtype)
         hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        weight_gradient = torch.zeros_like(weight)
+        weight_gradient = torch.zeros_like(master)
         for start in range(0, len(hidden), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             logits = _logits(hidden[part], weight)
@@ -99,7 +104,10 @@ class _HeadLogps(torch.autograd.Function):
             residual = residual.mul_(gradient[part].unsqueeze(-1)).to(weight.dtype)
             if hidden_gradient is not None:
                 torch.mm(residual, weight, out=hidden_gradient[part])
-            weight_gradient.addmm_(residual.T, hidden[part])
+            if master.dtype == hidden.dtype:
+                weight_gradient.addmm_(residual.T, hidden[part])
+            else:
+                weight_gradient += residual.T @ hidden[part]
             del logits, residual
         return hidden_gradient, weight_gradient, None, None
 

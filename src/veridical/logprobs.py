@@ -21,7 +21,7 @@ from veridical.batching import (
 from veridical.heads import head_logps, logits_are_the_heads, stock_logits
 from veridical.losses import token_logps
 from veridical.models import Policy, unwrap
-from veridical.precision import HALF
+from veridical.precision import HALF, mixing
 from veridical.rendering import Group
 
 
@@ -88,7 +88,8 @@ def added_mask(core: Any, mask: Any) -> Any:
     """
     if isinstance(mask, dict):
         return {kind: added_mask(core, one) for kind, one in mask.items()}
-    zero = torch.zeros((), dtype=core.get_input_embeddings().weight.dtype, device=mask.device)
+    dtype = mixing(mask.device, core) or core.get_input_embeddings().weight.dtype
+    zero = torch.zeros((), dtype=dtype, device=mask.device)
     return torch.where(mask, zero, -torch.inf)
 
 

@@ -18,7 +18,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from veridical.precision import HALF, narrow
+from veridical.precision import HALF, narrow, unmixed
 from veridical.randomness import generator
 
 MANTISSA_BITS = {torch.bfloat16: 7, torch.float16: 10}
@@ -108,7 +108,8 @@ def _merge_layer(name: str, layer: Any) -> None:
     weights = dict(base.named_parameters(recurse=False))
     for short in narrow_weights:
         weights[short].data = weights[short].data.float()
-    layer.merge()
+    with unmixed():
+        layer.merge()
     weights = dict(base.named_parameters(recurse=False))
     for short, dtype in narrow_weights.items():
         weights[short].data = round_unbiased(weights[short].data, dtype, f"{name}.{short}")

@@ -37,7 +37,7 @@ from veridical.image_checks import words_of
 from veridical.local_code import brings_code
 from veridical.lora_targets import describe, lora_targets, refuse_on_experts
 from veridical.merging import merge_adapters
-from veridical.precision import HALF, cast_weights, dtype_name, is_half, widen
+from veridical.precision import HALF, cast_weights, widen, working_dtype
 from veridical.templates import check_template, note_variables
 
 EMBEDDED_MODEL = Path(__file__).parent / "world" / "weights"
@@ -218,10 +218,11 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
     if tuning.train_vision:
         trained.append(_find(core, _VISION_TOWERS, "vision tower")[1])
     if tuning.kind == "full":
-        if is_half(policy):
+        if working_dtype(policy) in HALF:
             raise UserError(
-                f"Full fine-tuning in {dtype_name(policy)} would round most updates away. Set "
-                "--dtype float32, or --tuning lora (adapters stay in float32)."
+                f"Full fine-tuning of {str(core.dtype).removeprefix('torch.')} weights would round "
+                "most updates away. Set --mixed-precision bf16 (float32 weights, computing in "
+                "bfloat16), --dtype float32, or --tuning lora (adapters stay in float32)."
             )
         for module in (
             *trained,

@@ -1,4 +1,4 @@
-"""Half precision: how a model is cast to it, and a float32 copy that decides experiments.
+"""Half and mixed precision: how a model is cast, and a float32 copy that decides experiments.
 
 Rounding in half precision is as large as many faults, so an experiment there can pass whatever is
 wrong. The same experiment in float32 tells them apart.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,61 @@ SPARE_BYTES = 2**30
 
 def is_half(policy: Policy) -> bool:
     """Whether the model computes in float16 or bfloat16."""
-    return working_dtype(policy) in HALF
+    return compute_dtype(policy) in HALF
+
+
+def compute_dtype(policy: Policy) -> torch.dtype:
+    """The dtype of matrix products: that of the weights, or another under mixed precision."""
+    return mixing(policy.device) or working_dtype(policy)
+
+
+@contextmanager
+def mixed_precision(name: str) -> Iterator[None]:
+    """Compute matrix products in bfloat16 for a while, whatever computes, with `bf16`.
+
+    Weights stay as they are, and are cast where they are used, by PyTorch's autocast. Its cache of
+    cast weights is off: it is emptied at the end only, and would outlive an optimizer's step.
+
+    Args:
+        name: `bf16`, or `no` to leave everything as it is.
+    """
+    with ExitStack() as stack:
+        for kind in _kinds_of_device() if name == "bf16" else ():
+            stack.enter_context(torch.autocast(kind, torch.bfloat16, cache_enabled=False))
+        yield
+
+
+@contextmanager
+def unmixed() -> Iterator[None]:
+    """Compute in the weights' own dtype for a while: merging, small heads, backward passes.
+
+    A backward pass follows the dtypes of its forward pass by itself.
+    """
+    with ExitStack() as stack:
+        for kind in _kinds_of_device():
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+def mixing(device: torch.device, model: Any = None) -> torch.dtype | None:
+    """The dtype of mixed precision; None where everything is computed in the weights' own.
+
+    Args:
+        device: on which it is computed.
+        model: what computes, which may be a view that mixed precision does not reach.
+    """
+    if getattr(model, "_is_unmixed", False):
+        return None
+    if not torch.is_autocast_enabled(device.type):
+        return None
+    dtype: torch.dtype = torch.get_autocast_dtype(device.type)
+    return dtype
+
+
+def _kinds_of_device() -> tuple[str, ...]:
+    found = torch.accelerator.current_accelerator()
+    return ("cpu",) if found is None else ("cpu", found.type)
 
 
 def working_dtype(policy: Policy) -> torch.dtype:
@@ -43,8 +98,8 @@ def working_dtype(policy: Policy) -> torch.dtype:
 
 
 def dtype_name(policy: Policy) -> str:
-    """The model's dtype as users write it."""
-    return str(working_dtype(policy)).removeprefix("torch.")
+    """The dtype that the model computes in, as users write it."""
+    return str(compute_dtype(policy)).removeprefix("torch.")
 
 
 def cast_weights(model: Any, dtype: torch.dtype) -> Any:
@@ -134,7 +189,8 @@ def exact(policy: Policy, together: bool = False) -> Iterator[Policy | None]:
     """The policy where it computes in float32 or more, else a float32 copy while it is needed.
 
     The copy is made on the model's device if there is room, else on the CPU, and is freed after.
-    It reads pictures, never kept features, since these were computed in half precision.
+    It reads pictures, never kept features, since these were computed in half precision. Under mixed
+    precision it shares the weights, which are in float32 already.
 
     Args:
         policy: the model.
@@ -153,8 +209,11 @@ def exact(policy: Policy, together: bool = False) -> Iterator[Policy | None]:
     torch.backends.cudnn.allow_tf32 = False
     copied = None
     try:
-        copied = _float32_copy(policy, together)
-        yield copied
+        if working_dtype(policy) in HALF:
+            copied = _float32_copy(policy, together)
+            yield copied
+        else:
+            yield _unmixed_view(policy)
     finally:
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.allow_tf32 = convolution
@@ -184,6 +243,28 @@ def _float32_copy(policy: Policy, together: bool) -> Policy | None:
     memo: dict[int, Any] = {key: _widened(weight, device) for key, weight in weights.items()}
     copied = copy.deepcopy(model, memo).eval()
     return dataclasses.replace(policy, model=copied, vision=None)
+
+
+def _unmixed_view(policy: Policy) -> Policy:
+    """A model of the same weights that mixed precision does not reach."""
+    model = policy.model
+    memo: dict[int, Any] = {
+        id(weight): weight for weight in (*model.parameters(), *model.buffers())
+    }
+    view = copy.deepcopy(model, memo).eval()
+    for module in view.modules():
+        module.forward = _without_mixing(module.forward)
+        module._is_unmixed = True
+    return dataclasses.replace(policy, model=view, vision=None)
+
+
+def _without_mixing(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(forward)
+    def compute(*given: Any, **named: Any) -> Any:
+        with unmixed():
+            return forward(*given, **named)
+
+    return compute
 
 
 def _free(policy: Policy) -> None:

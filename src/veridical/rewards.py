@@ -33,7 +33,7 @@ from veridical.models import (
     unwrap,
     widen_saved_modules,
 )
-from veridical.precision import working_dtype
+from veridical.precision import unmixed, working_dtype
 from veridical.proofs import Measure, stock_inputs
 from veridical.randomness import generator
 from veridical.rendering import Group, open_images, render_judged_group
@@ -147,7 +147,9 @@ def response_rewards(model: Any, head: nn.Linear, batch: Batch) -> Tensor:
     Returns:
         Shape: (groups, k).
     """
-    rewards: Tensor = head(_last_states(model, batch).to(head.weight.dtype)).squeeze(-1)
+    states = _last_states(model, batch)
+    with unmixed():
+        rewards: Tensor = head(states.to(head.weight.dtype)).squeeze(-1)
     return rewards.view(-1, batch.responses)
 
 

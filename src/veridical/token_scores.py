@@ -15,6 +15,7 @@ from veridical.batching import Batch, RowBatch
 from veridical.heads import CHUNK_LOGITS, logits_are_the_heads, stock_logits
 from veridical.losses import token_logps
 from veridical.models import unwrap
+from veridical.precision import unmixed
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ def token_values(model: Any, head: nn.Linear, batch: Batch) -> Tensor:
     """
     places = _places(batch)
     hidden = unwrap(model).model(**batch.inputs).last_hidden_state[places.rows, places.sources]
-    return _by_response(head(hidden.to(head.weight.dtype)).squeeze(-1), places)
+    with unmixed():
+        values = head(hidden.to(head.weight.dtype))
+    return _by_response(values.squeeze(-1), places)
 
 
 def _places(batch: Batch) -> _Places:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from veridical.cache import Cache, digest
 from veridical.models import EMBEDDED_MODEL, Policy, adapter_base, in_four_bits
+from veridical.precision import mixing
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.json")
 LIBRARIES = ("veridical", "torch", "transformers")
@@ -71,6 +72,8 @@ def surroundings(policy: Policy) -> list[str]:
     bits = "four bits" if in_four_bits(policy) else "as loaded"
     kind = policy.device.type
     dtypes = sorted({str(p.dtype) for p in policy.core.parameters() if p.is_floating_point()})
+    mixed = mixing(policy.device)
+    dtypes += [f"computed in {mixed}"] if mixed else []
     return [*versions, " and ".join(dtypes), bits, kind, attention, torch.__version__]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -320,3 +321,24 @@ def test_an_error_of_all_processes_is_told_once(world: Path, tmp_path: Path) -> 
     ended = start([bad], 2, tmp_path)
     assert [process.returncode for process in ended] == [2, 2]
     assert "".join(process.stderr for process in ended).count("veridical: ") == 1
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
+def test_mixed_precision_is_exact_at_the_start_and_near_one_process(
+    world: Path, tmp_path: Path, way: str
+) -> None:
+    options: dict[str, Any] = {"batch_size": 2, "accumulation": 1, "max_steps": 4, "evaluations": 1}
+    options |= {"dtype": "float32", "mixed_precision": "bf16", "learning_rate": 1e-4}
+    once = {**options, "batch_size": 4}
+    succeed(start([case(world, "full", tmp_path / "one", **once)], 1, tmp_path))
+    succeed(launch([case(world, "full", tmp_path / way, **options)], 2, tmp_path, way))
+    logs = [read_jsonl(tmp_path / name / "log.jsonl") for name in ("one", way)]
+    for row, same in zip(*logs, strict=True):
+        if row["split"] == "eval" and row["step"] == 0:
+            assert same["loss"] == pytest.approx(math.log(2), abs=1e-7)
+        assert same["loss"] == pytest.approx(row["loss"], abs=0.02)
+    weights, others = (
+        load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", way)
+    )
+    assert {weight.dtype for weight in others.values()} == {torch.float32}
+    assert all(torch.allclose(w, others[name], atol=2e-3) for name, w in weights.items())

@@ -22,7 +22,7 @@ from veridical.batching import process, prompt_batch
 from veridical.errors import UserError
 from veridical.messages import user_message
 from veridical.models import Policy
-from veridical.precision import working_dtype
+from veridical.precision import is_half
 from veridical.randomness import generator
 from veridical.rendering import RefusedRowError, render_prompt
 from veridical.sampling.cache import APART, REPEATED, Rows
@@ -193,10 +193,10 @@ def decoding_fault(policy: Policy, examples: Sequence[Example], late: bool) -> s
     """
     stock = [example.logits for example in examples]
     found = distance(our_logits(policy, examples, late), stock)
-    if working_dtype(policy) in (torch.float32, torch.float64) and found.value <= EXACT:
+    if not is_half(policy) and found.value <= EXACT:
         return None
     broken = distance(our_logits(policy, examples, late, shift=1), stock).value
-    half = working_dtype(policy) in (torch.float16, torch.bfloat16)
+    half = is_half(policy)
     if half and found.value <= NEAR * broken:
         return None
     floor = _floor(policy, examples) if half else 0.0

@@ -112,7 +112,7 @@ def train_dpo(
         if reference_model:
             held_to = load_policy(
                 reference_model,
-                training.dtype,
+                training.weights_dtype,
                 training.device,
                 four_bit=training.four_bit,
                 template=training.template,

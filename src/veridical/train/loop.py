@@ -22,6 +22,7 @@ from veridical.errors import UserError
 from veridical.files import writing
 from veridical.logprobs import ResponseLogps, collate
 from veridical.models import Policy, projector_parameters, trains_vision
+from veridical.precision import unmixed
 from veridical.rendering import Group
 from veridical.train.checkpoints import whole_best
 from veridical.train.items import Item, Items
@@ -109,6 +110,13 @@ class GroupTrainer(Trainer):
         )
         policy.core.config.use_cache = arguments.use_cache
         self.loss_is_scaled_for_ga = True
+        backward = self.accelerator.backward
+
+        def follow(loss: Tensor, **options: Any) -> None:
+            with unmixed():
+                backward(loss, **options)
+
+        self.accelerator.backward = follow
         # Its printed dictionaries would bury what the command says; `log.jsonl` has them.
         self.remove_callback(PrinterCallback)
         self.nothing_counts = False

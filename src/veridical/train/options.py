@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from veridical.models import DtypeName, Tuning, TuningName
 from veridical.train.counting import rows_seen, total_steps
 
 SaveDtype = Literal["auto", "float32", "bfloat16", "float16"]
+MixedPrecision = Literal["no", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,11 @@ class Training:
             precision costs is measured and printed.
         images_root: what image paths are relative to; the data file's folder if not set.
         max_bad_fraction: share of unusable rows above which the run does not start.
-        dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
+        dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU, and under
+            mixed precision).
+        mixed_precision: `bf16` keeps weights in float32 and computes matrix products in bfloat16,
+            in training, proofs, reference, sampling and evaluation; the way to train a checkpoint
+            of half precision in full. `fp16` would need its gradients scaled, and is refused.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         seed: of order, adapters and held-out rows.
         template: a variable of the model's chat template, such as enable_thinking=true (false
@@ -115,6 +121,7 @@ class Training:
     images_root: Path | None = None
     max_bad_fraction: float = 0.01
     dtype: DtypeName = "auto"
+    mixed_precision: MixedPrecision = "no"
     device: str = "auto"
     seed: int = 0
     template: dict[str, Any] | None = None
@@ -138,6 +145,11 @@ class Training:
     def four_bit(self) -> bool:
         """Whether the language model's weights are kept in four bits."""
         return self.tuning == "qlora"
+
+    @property
+    def weights_dtype(self) -> DtypeName:
+        """What models that are trained are loaded as."""
+        return "float32" if self.mixed_precision != "no" and self.dtype == "auto" else self.dtype
 
     def open_cache(self) -> Cache:
         """Where reference log-probs and image features are kept.
@@ -167,6 +179,7 @@ class Training:
                 cache.
         """
         self.open_cache()
+        check_mixing(self)
         for name in ("batch_size", "accumulation", "evaluations", "lora_rank", "lora_alpha"):
             if getattr(self, name) < 1:
                 raise UserError(
@@ -200,6 +213,39 @@ class Training:
             raise UserError(
                 "Neither --epochs nor --max-steps is above 0: nothing would be trained."
             )
+
+
+def check_mixing(training: Training) -> None:
+    """Refuse what does not go with mixed precision, and mixed precision from elsewhere.
+
+    Set elsewhere it would reach training alone: proofs, reference and sampling would compute
+    otherwise than the steps do.
+
+    Raises:
+        UserError: names the option or variable.
+    """
+    name = "ACCELERATE_MIXED_PRECISION"
+    outside = os.environ.get(name, "no").lower() or "no"
+    if outside != "no":
+        wanted = "bf16" if outside == "bf16" else "no"
+        raise UserError(
+            f"{name} is {outside} (from the environment, or the launcher's configuration), which "
+            f"proofs and reference would not see. Set it to no (`mixed_precision: 'no'` in the "
+            f"configuration), and give --mixed-precision {wanted}."
+        )
+    if training.mixed_precision == "no":
+        return
+    reason = None
+    if training.mixed_precision == "fp16":
+        reason = "float16 needs its gradients scaled, which the loops here do not do. Set bf16"
+    elif training.tuning == "qlora":
+        reason = "weights of four bits compute in --dtype. Leave it out, or set --tuning lora"
+    elif training.dtype not in ("auto", "float32"):
+        reason = f"it keeps weights in float32, not {training.dtype}. Leave one of the two out"
+    elif os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        reason = "DeepSpeed switches it off. Use FSDP2 (configs/), or leave it out"
+    if reason:
+        raise UserError(f"--mixed-precision {training.mixed_precision}: {reason}.")
 
 
 def flatten(arguments: Mapping[str, Any]) -> dict[str, Any]:

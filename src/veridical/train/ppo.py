@@ -15,6 +15,7 @@ from veridical import processes
 from veridical.errors import UserError
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
+from veridical.precision import unmixed
 from veridical.rl import (
     KLEstimator,
     clipped_policy_losses,
@@ -263,7 +264,8 @@ def _one_batch(
         old = experience.logps[rows, :width]
         losses, clipped = clipped_policy_losses(now.logps, old, advantages[rows, :width], ppo.clip)
         policy_loss = losses[mask].sum() / tokens
-        policy_loss.backward()
+        with unmixed():
+            policy_loss.backward()
     critic = actors.critic
     assert critic is not None
     with as_critic(critic) as model, learning(model, setting.model_dropout):
@@ -272,7 +274,8 @@ def _one_batch(
             values, experience.values[rows, :width], returns[rows, :width], ppo.value_clip
         )
         value_loss = ppo.value_weight * errors[mask].sum() / tokens
-        value_loss.backward()
+        with unmixed():
+            value_loss.backward()
     moved = kl_terms(old, now.logps.detach(), "k3")[mask].sum()
     told = (
         policy_loss, value_loss, clipped[mask].sum() / tokens, moved, far[mask].sum() / tokens,

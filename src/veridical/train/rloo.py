@@ -14,6 +14,7 @@ from torch import Tensor
 from veridical import processes
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
+from veridical.precision import unmixed
 from veridical.rl import (
     clipped_policy_losses,
     explained_variance,
@@ -216,7 +217,8 @@ def _one_batch(
         old = experience.logps[rows].sum(-1)
         losses, clipped = clipped_policy_losses(now, old, advantages[rows].to(now), rloo.clip)
         loss = losses.sum() / responses
-        loss.backward()
+        with unmixed():
+            loss.backward()
     moved = kl_terms(old, now.detach(), "k3").sum() / responses
     told = (loss, clipped.sum() / responses, moved)
     return torch.stack([value.detach().double().cpu() for value in told])

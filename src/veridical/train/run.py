@@ -26,7 +26,7 @@ from veridical.models import (
     prepare_training,
     starts_from_adapter,
 )
-from veridical.precision import HALF, dtype_name, working_dtype
+from veridical.precision import HALF, working_dtype
 from veridical.train.callbacks import Manifests, RunLog, SaveWhenTerminated, Steps
 from veridical.train.checkpoints import LastStep, newest_verified
 from veridical.train.items import Items
@@ -146,7 +146,7 @@ def save_result(
         out: the run's folder.
         score: gives the numbers by which the saved model is compared with the trained one.
     """
-    dtype = typing.cast(DtypeName, dtype_name(policy))
+    dtype = typing.cast(DtypeName, str(working_dtype(policy)).removeprefix("torch."))
 
     def rebuild() -> Policy:
         start = load_policy(model, dtype, "cpu", training.init_adapter, template=training.template)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from veridical.allocator import give_back_freed_memory
 from veridical.errors import UserError
 from veridical.files import require_file, write_json
 from veridical.models import Policy, load_policy, widen_trained
-from veridical.precision import dtype_name, is_half
+from veridical.precision import dtype_name, is_half, mixed_precision
 from veridical.prefix_sharing import Sharing
 from veridical.proofs import Proof, print_proofs, require
 from veridical.runs import Run, start_run
@@ -29,10 +30,13 @@ from veridical.usable import require_trainable
 NOT_SHARED = Sharing(False, "--share-prefix false")
 
 
+@contextmanager
 def start_training(
     command: str, arguments: Mapping[str, Any], more_inputs: Mapping[str, Path | None] | None = None
-) -> Run:
+) -> Iterator[Run]:
     """Meet the other processes, seed, refuse what can't be done, and write `run.json`.
+
+    Everything within computes in the precision that was asked for.
 
     Args:
         command: its words, such as "train dpo".
@@ -57,14 +61,18 @@ def start_training(
     inputs |= {name: path for name, path in (more_inputs or {}).items() if path is not None}
     configuration = flatten(arguments)
     processes.from_first(lambda: check_folder(out, command, configuration, inputs))
-    return start_run(out, command, configuration, inputs)
+    with (
+        start_run(out, command, configuration, inputs) as run,
+        mixed_precision(training.mixed_precision),
+    ):
+        yield run
 
 
 def load_start(model: str, training: Training) -> Policy:
     """The model that training starts from; what is trained of it whole is in float32."""
     policy = load_policy(
         model,
-        training.dtype,
+        training.weights_dtype,
         training.device,
         training.init_adapter,
         training.four_bit,

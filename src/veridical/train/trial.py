@@ -17,6 +17,7 @@ from veridical.errors import UserError
 from veridical.images import size_of
 from veridical.logprobs import collate
 from veridical.models import Policy
+from veridical.precision import unmixed
 from veridical.progress import track
 from veridical.rendering import Group
 from veridical.train.items import Item, Items
@@ -149,7 +150,8 @@ def _pixels(group: Group) -> int:
 def _forward_and_backward(trainer: GroupTrainer, model: Any, items: Sequence[Any]) -> None:
     inputs = trainer.collate_items(items)
     loss = trainer.outcome(model, inputs).loss_sum / inputs["count"]
-    loss.backward()
+    with unmixed():
+        loss.backward()
     norm = _gradient_norm(model)
     if not math.isfinite(float(loss.detach())) or not math.isfinite(norm):
         raise UserError(
