@@ -160,6 +160,7 @@ SHAPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "configuration": ("an object of options", _is_object),
     "seeds": ("an object", _is_object),
     "inputs": ("an object of {path, sha256}", _is_inputs),
+    "models": ("an object", _is_object),
     "versions": ("an object", _is_object),
     "hardware": ("an object", _is_object),
     "results": ("an object", _is_object),

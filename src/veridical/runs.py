@@ -46,17 +46,23 @@ class Run:
 
     Attributes:
         folder: the run's own.
-        record: what `run.json` held when it started.
+        record: what `run.json` holds while it runs.
         started: on the monotonic clock, in seconds.
         writes: whether this process writes `run.json`.
         foreign: names in the folder that are not the run's.
     """
 
     folder: Path
-    record: Mapping[str, Any]
+    record: dict[str, Any]
     started: float
     writes: bool = True
     foreign: frozenset[str] = frozenset()
+
+    def note(self, **fields: Any) -> None:
+        """Add fields to `run.json` at once: a run that is killed has them."""
+        self.record.update(plain(fields))
+        if self.writes:
+            write_json(self.folder / RECORD, self.record)
 
     def finish(self, **results: Any) -> None:
         """Write "finished", the wall time in seconds and `results` to `run.json`."""
@@ -102,6 +108,7 @@ def start_run(
     configuration: Mapping[str, Any],
     inputs: Mapping[str, Path] | None = None,
     any_process: bool = False,
+    kept: Mapping[str, Any] | None = None,
 ) -> Run:
     """Make `folder` and write its `run.json` with status "running".
 
@@ -116,6 +123,7 @@ def start_run(
             hub) is recorded without one.
         any_process: whether each of several processes writes, as they do not meet: the last to
             finish says how it ended.
+        kept: more fields, which an earlier record of the folder had.
 
     Raises:
         UserError: the folder is another run's, holds something else, or is read by this run.
@@ -144,6 +152,7 @@ def start_run(
         **_git(Path(__file__).resolve()),
         "hardware": _hardware(),
         "process": this_process(),
+        **(kept or {}),
     }
     writes = any_process or processes.is_first()
     if writes:

@@ -52,6 +52,39 @@ def weight_files(name: str, init_adapter: Path | None = None) -> list[Path] | No
     return [*base, *(file for adapter in adapters for file in _files(adapter))]
 
 
+def files_elsewhere(name: str, cache: Cache) -> dict[str, Any] | None:
+    """What tells a model's files that are not in the folder `name`: those of a hub, or of a base.
+
+    Args:
+        name: what was given for the model.
+        cache: remembers the hashes of files.
+
+    Returns:
+        `revision`, the commit that a hub's files are of, and `files`, a hash by name; None where
+        there are no such files, or none is found.
+    """
+    folder = Path(name)
+    if (folder / "adapter_config.json").is_file():
+        base = adapter_base(folder)
+        return {"base": base} | (
+            files_elsewhere(base, cache) or _told_apart(_files(Path(base)), cache)
+        )
+    files = None if folder.is_dir() or name == "embedded" else _hub_files(name)
+    return _told_apart(files, cache) if files else None
+
+
+def _told_apart(files: list[Path], cache: Cache) -> dict[str, Any]:
+    hashes, revisions = {}, set()
+    for file in files:
+        real = file.resolve()
+        in_hub = file.is_symlink() and real.parent.name == "blobs"
+        # The hub's cache names a file's content by its hash.
+        hashes[file.name] = real.name if in_hub else cache.file_hash(file)
+        revisions |= {file.parent.name} if in_hub else set()
+    revision = revisions.pop() if len(revisions) == 1 else None
+    return {"revision": revision, "files": hashes}
+
+
 def tensors_hash(named: Iterable[tuple[str, Tensor]]) -> str:
     """Hash of tensors in memory, with their names."""
     return digest([[name, tensor] for name, tensor in sorted(named, key=lambda pair: pair[0])])

@@ -119,6 +119,8 @@ def test_symbolic_rewards_add_up() -> None:
     # -10 - 8, and an answer that is wrong: 2 * -0.5
     assert symbolic_reward(rewards, "No, no, no", 64, 64, True, "yes") == pytest.approx(-19.0)
     assert symbolic_reward(rewards, "Yes.", 16, 64, False, None) == pytest.approx(-2.5)
-    assert symbolic_reward(Symbolic(), "Yes.", 64, 64, True, "no") == 0.0
+    # Nobody has to ask for it: what was cut is no whole answer.
+    assert symbolic_reward(Symbolic(), "Yes.", 64, 64, True, "no") == -1.0
+    assert symbolic_reward(Symbolic(), "Yes.", 64, 64, False, "no") == 0.0
     # Long answers may be what is wanted.
     assert symbolic_reward(Symbolic(length_penalty=-5.0), "", 32, 64, False, None) == 2.5

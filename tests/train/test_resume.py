@@ -5,17 +5,29 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from veridical import weights
 from veridical._options import Option, read_options
 from veridical.cli import COMMANDS
 from veridical.errors import UserError
-from veridical.files import hash_path
+from veridical.files import hash_path, read_json
 from veridical.judges.endpoint import EndpointSettings
-from veridical.train.resume import FREE, FREE_KEYS, LENGTH, changed_options, check_folder
+from veridical.runs import start_run
+from veridical.train.options import Training
+from veridical.train.resume import (
+    FREE,
+    FREE_KEYS,
+    LENGTH,
+    changed_options,
+    check_folder,
+    earlier_models,
+)
+from veridical.train.start import record_model
 from veridical.train.trainer_keys import HONOURED
 
 FIXED = {
@@ -128,3 +140,55 @@ def test_a_run_goes_on_with_the_model_that_it_began_with(
             check_folder(out, "train dpo", resumed, inputs(now))
     else:
         check_folder(out, "train dpo", resumed, inputs(now))
+
+
+def hub_model(folder: Path, commit: str, content: str) -> None:
+    """A snapshot as the hub's cache keeps it: links to files that are named by their content."""
+    blobs, snapshot = folder / "blobs", folder / "snapshots" / commit
+    for name in ("config.json", "model.safetensors"):
+        blob = blobs / f"{name}-{content}"
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_text(content)
+        snapshot.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).symlink_to(blob)
+
+
+@pytest.mark.parametrize(
+    ("commit", "content", "refused"),
+    [("one", "a", False), ("two", "b", True), ("readme-only", "a", False)],
+)
+def test_a_hubs_new_commit_is_told(
+    commit: str, content: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an adapter's base is the hub's model, whose folder has nothing of it."""
+    adapter, out = tmp_path / "adapter", tmp_path / "out"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    hub = tmp_path / "hub"
+    hub_model(hub, "one", "a")
+    if commit != "one":
+        hub_model(hub, commit, content)
+    today = "one"
+
+    def cached(name: str, file: str) -> str:
+        assert name == "org/base"
+        return str(hub / "snapshots" / today / file)
+
+    monkeypatch.setattr(weights, "try_to_load_from_cache", cached)
+    training = Training(learning_rate=1e-3, cache="none")
+    for name in ("org/base", str(adapter)):
+        run = start_run(out, "train sft", {"model": name, "out": out})
+        record_model(run, "model", name, training)
+        (out / "checkpoints" / "checkpoint-2").mkdir(parents=True)
+        (out / "checkpoints" / "checkpoint-2" / "state.json").write_text("{}")
+        run.fail("an error")
+        today = commit
+        again = start_run(out, "train sft", {"model": name, "out": out}, kept=earlier_models(out))
+        if refused:
+            with pytest.raises(UserError, match=r"other weights.*revision one, now two.*config"):
+                record_model(again, "model", name, training)
+        else:
+            record_model(again, "model", name, training)
+        assert read_json(out / "run.json")["models"]["model"]["revision"] == "one"
+        shutil.rmtree(out)
+        today = "one"

@@ -327,7 +327,7 @@ def test_ppo_on_a_reward_model_moves_policy_and_value_and_nothing_else(
     settings = PPO(one_base=one_base, value_weight=1.0)
     train(
         "ppo", saved, prompts, out, judging=judging, ppo=settings, standardise=True,
-        symbolic=Symbolic(), training=replace(TRAINING, tuning="lora"),
+        symbolic=Symbolic(no_end_penalty=0.0), training=replace(TRAINING, tuning="lora"),
     )  # fmt: skip
     log = read_jsonl(out / "log.jsonl")
     scale = read_json(out / "rewards.json")

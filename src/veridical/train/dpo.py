@@ -44,7 +44,13 @@ from veridical.train.rows import (
 )
 from veridical.train.run import run_trainer, save_result
 from veridical.train.scorer import Scorer
-from veridical.train.start import NOT_SHARED, conclude, load_start_beside_reference, start_training
+from veridical.train.start import (
+    NOT_SHARED,
+    conclude,
+    load_start_beside_reference,
+    record_model,
+    start_training,
+)
 from veridical.vision_cache import take_features
 from veridical.weights import weights_hash
 
@@ -99,7 +105,7 @@ def train_dpo(
     check_loss(wanted_loss)
     store = training.open_cache()
     with start_training("train dpo", arguments) as run:
-        start = load_start_beside_reference(model, training)
+        start = load_start_beside_reference(model, training, run)
         rows = read_training_rows(
             start, data, "preference", ("chosen", "rejected"), training, more_rejected=gamma < 1
         )
@@ -117,6 +123,7 @@ def train_dpo(
                 four_bit=training.four_bit,
                 template=training.template,
             )
+            record_model(run, "reference_model", reference_model, training)
             require_same_inputs(start, held_to)
         few = left_out.usable(start, images_first(train), PROOF_ROWS)
         shares = _sharing(start, held_to, few) if training.share_prefix else NOT_SHARED

@@ -49,7 +49,12 @@ from veridical.train.rounding import logps_of
 from veridical.train.rows import PROOF_ROWS
 from veridical.train.run import checkpoint_to_resume, run_trainer, save_result, steps_of
 from veridical.train.scorer import Scorer
-from veridical.train.start import NOT_SHARED, load_start_beside_reference, start_training
+from veridical.train.start import (
+    NOT_SHARED,
+    load_start_beside_reference,
+    record_judge,
+    start_training,
+)
 
 METHODS: dict[PairSource, str] = {
     "online": "online direct preference optimisation (Online-DPO)",
@@ -214,7 +219,7 @@ def train_online(
             raise UserError("--judge none compares nothing; name a judge, or set --pairs bdhs.")
     judged_by = {} if pairs == "bdhs" else judging.inputs
     with start_training("train online", arguments, judged_by) as run:
-        start = load_start_beside_reference(model, training)
+        start = load_start_beside_reference(model, training, run)
         prompts, rows = read_prompts(
             start, data, kind, training, sampling.max_new_tokens, pairs == "mixed"
         )
@@ -229,6 +234,8 @@ def train_online(
             if pairs == "bdhs"
             else Comparing(open_comparison(judging, _place(training, out)), swap, margin)
         )
+        if pairs != "bdhs":
+            record_judge(run, judging, training)
         share = offline if pairs == "mixed" else 0.0
         engine = sampling.open_engine(model, training, out)
         maker = Maker(policy, prompts, decoding, how, share, engine, left_out)

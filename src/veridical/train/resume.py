@@ -17,8 +17,8 @@ FREE = {
     "model", "data", "rollout_batch",
 }  # fmt: skip
 """Options that may differ when a run is resumed: they leave the result as it is, or what they name
-is compared in its own way: the file of rows and a model's folder by content, other models by
-name."""
+is compared in its own way: the file of rows and a model's folder by content, other models by name
+and by the files that are loaded."""
 
 LENGTH = {"epochs", "max_steps"}
 """Options that may differ as well where a run is extended, and only there."""
@@ -78,6 +78,42 @@ def check_folder(
             f"{out} was started with {'; '.join(changed)}. Give what it was started with to "
             f"resume it, or choose another --out.{_how_to_extend(changed)}"
         )
+
+
+def earlier_models(out: Path) -> dict[str, Any]:
+    """What `run.json` says of the models that a run with checkpoints was started with."""
+    if not any((out / "checkpoints").glob("checkpoint-*")) or not (out / RECORD).is_file():
+        return {}
+    known = read_fields(out).get("models")
+    return {"models": known} if known else {}
+
+
+def require_same_files(option: str, name: str, old: Mapping[str, Any], new: Any) -> None:
+    """Compare a model's files that no folder of the command line holds with those of the start.
+
+    Args:
+        option: that names the model.
+        name: what it says.
+        old: from `weights.files_elsewhere`, when the run was started.
+        new: the same now.
+
+    Raises:
+        UserError: a file has another content, as after a new commit on the hub.
+    """
+    if new is None or (old.get("revision") and old["revision"] == new.get("revision")):
+        return
+    files, now = old.get("files") or {}, new.get("files") or {}
+    changed = [file for file, content in files.items() if now.get(file) != content]
+    if not changed:
+        return
+    which = ""
+    if old.get("revision") and new.get("revision"):
+        which = f" (revision {old['revision'][:12]}, now {new['revision'][:12]})"
+    raise UserError(
+        f"The run was started with other weights of --{option} {name}{which}: "
+        f"{', '.join(changed[:3])} differ. Give the model that it was started with, as a folder "
+        "under its old name or in the hub's cache, or choose another --out."
+    )
 
 
 def require_steps_left(done: int, steps: int, extend: bool) -> None:

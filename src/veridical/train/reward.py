@@ -98,7 +98,7 @@ def train_reward(
             "as a whole one. Use --max-length, which leaves longer rows out."
         )
     with start_training("train reward", dict(locals())) as run:
-        start = load_start(model, training)
+        start = load_start(model, training, run)
         reading = Reading(criterion, facts, training.seed, training.template or {})
         rows = read_pairs(start, data, reading, training)
         left_out = LeftOut(out, rows, training)

@@ -46,12 +46,19 @@ from veridical.train.rounding import logps_of
 from veridical.train.rows import PROOF_ROWS
 from veridical.train.run import save_result
 from veridical.train.scorer import Scorer
-from veridical.train.start import NOT_SHARED, load_start_beside_reference, start_training
+from veridical.train.start import (
+    NOT_SHARED,
+    load_start_beside_reference,
+    record_judge,
+    start_training,
+)
 from veridical.vision_cache import VisionCache, take_features, vision_weights
 
 SCALE = "rewards.json"
 SCALED_ON = 256
 """Prompts whose scores say what the judge's mean and deviation are, at most (our choice)."""
+MUCH_CUT = 0.2
+"""Share of responses without an end from which on a run says so at its end (our choice)."""
 CARD_FIGURES = (
     "reward", "judge_score", "exact_score", "kl_k1", "kl_k3", "response_tokens", "response_cut",
     "unscored",
@@ -86,6 +93,7 @@ class Start:
         sampling: how responses are made.
         training: the run's options.
         features: kept in the place of pictures with `--vision-cache`, else None.
+        run: as it was begun.
     """
 
     model: str
@@ -100,6 +108,7 @@ class Start:
     sampling: Sampling
     training: Training
     features: VisionCache | None
+    run: Run
 
     @property
     def decoding(self) -> Decoding:
@@ -117,6 +126,7 @@ class Start:
         rewarder = open_rewarder(
             self.judging, place, self.symbolic, self.sampling.max_new_tokens, actors.reward_model
         )
+        record_judge(self.run, self.judging, training)
         if standardise:
             rewarder = dataclasses.replace(rewarder, scale=self._scale(actors, rewarder))
         engine = self.sampling.open_engine(self.model, training, self.out)
@@ -215,7 +225,7 @@ def begin(
             "policy. Leave it at 0."
         )
     with start_training(command, arguments, judging.inputs) as run:
-        policy = load_start_beside_reference(arguments["model"], training)
+        policy = load_start_beside_reference(arguments["model"], training, run)
         prompts, rows = read_prompts(
             policy, arguments["data"], kind, training, sampling.max_new_tokens
         )
@@ -228,7 +238,7 @@ def begin(
             features = keep_features(policy, training.trained, training.open_cache())
         yield run, Start(
             arguments["model"], policy, prompts, left_out, few, layout, run.folder, judging,
-            arguments["symbolic"], sampling, training, features,
+            arguments["symbolic"], sampling, training, features, run,
         )  # fmt: skip
 
 
@@ -263,6 +273,8 @@ def finish(
     }
     last = log.rows[-1] if log.rows else {}
     figures = {f"{name}, last step": last.get(name) for name in CARD_FIGURES}
+    shares = [row["response_cut"] for row in log.rows if row["response_cut"] is not None]
+    cut = fmean(shares) if shares else None
     late = sum(start.left_out.has_prompt(prompt.request.id) for prompt in start.prompts)
     used = len(start.prompts) - late
     write_cards(run, files, method, {"prompts": used}, proofs, finished, figures)
@@ -270,8 +282,14 @@ def finish(
         prompts=used, skipped=len(start.left_out),
         prefix_sharing=dataclasses.asdict(start.layout),
         last={name: last.get(name) for name in ("reward", "judge_score", "exact_score", "kl_k1")},
-        **finished,
+        response_cut=cut, **finished,
     )  # fmt: skip
+    if cut and cut > MUCH_CUT:
+        print(
+            f"{cut:.0%} of all responses were cut by --max-new-tokens "
+            f"{start.sampling.max_new_tokens} and judged without their end. Raise it, or "
+            f"--no-end-penalty ({start.symbolic.no_end_penalty:g}), which each of them lost."
+        )
     print(f"The aligned model is in {run.folder / next(iter(files), 'model')}.")
 
 

@@ -60,7 +60,7 @@ def train_sft(
         training: what every training command takes.
     """
     with start_training("train sft", dict(locals())) as run:
-        start = load_start(model, training)
+        start = load_start(model, training, run)
         rows = read_training_rows(start, data, kind, ("chosen",), training)
         pictures = same_pictures(rows.groups)
         train, evaluation = split_held_out(

@@ -15,6 +15,7 @@ from veridical import processes
 from veridical.allocator import give_back_freed_memory
 from veridical.errors import UserError
 from veridical.files import require_file, write_json
+from veridical.judges.named import Judging
 from veridical.models import Policy, load_policy, widen_trained
 from veridical.precision import dtype_name, is_half, mixed_precision
 from veridical.prefix_sharing import Sharing
@@ -22,10 +23,11 @@ from veridical.proofs import Proof, print_proofs, require
 from veridical.runs import Run, start_run
 from veridical.train.options import Training, flatten
 from veridical.train.reporting import check_trackers
-from veridical.train.resume import check_folder
+from veridical.train.resume import check_folder, earlier_models, require_same_files
 from veridical.train.trainer_keys import Loop
 from veridical.train.trainer_options import trainer_arguments
 from veridical.usable import require_trainable
+from veridical.weights import files_elsewhere
 
 NOT_SHARED = Sharing(False, "--share-prefix false")
 
@@ -59,17 +61,55 @@ def start_training(
     trainer_arguments(training, out, 1, training.held_out > 0, on_cpu, loop)
     inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
     inputs |= {name: path for name, path in (more_inputs or {}).items() if path is not None}
+    for name, given in (
+        ("init_adapter", training.init_adapter),
+        ("reference_model", arguments.get("reference_model")),
+    ):
+        inputs |= {name: Path(given)} if given and Path(given).is_dir() else {}
     configuration = flatten(arguments)
     processes.from_first(lambda: check_folder(out, command, configuration, inputs))
+    kept = processes.from_first(lambda: earlier_models(out)) if training.resume else {}
     with (
-        start_run(out, command, configuration, inputs) as run,
+        start_run(out, command, configuration, inputs, kept=kept) as run,
         mixed_precision(training.mixed_precision),
     ):
         yield run
 
 
-def load_start(model: str, training: Training) -> Policy:
-    """The model that training starts from; what is trained of it whole is in float32."""
+def record_model(run: Run, option: str, name: str, training: Training) -> None:
+    """Write down which files a model was loaded from, and compare them with a resumed run's own.
+
+    Folders that the command line names are compared before anything is loaded; this is for a hub's
+    files, which may be of another commit today, and for the base of an adapter.
+
+    Raises:
+        UserError: the run was started with others.
+    """
+    found = processes.from_first(lambda: files_elsewhere(name, training.open_cache()))
+    known = run.record.get("models", {})
+    if option in known:
+        require_same_files(option.replace("_", "-"), name, known[option], found)
+    elif found is not None:
+        run.note(models={**known, option: {"name": name, **found}})
+
+
+def record_judge(run: Run, judging: Judging, training: Training) -> None:
+    """The same for a judge that is a model, once it is loaded."""
+    if judging.kind in ("local", "reward"):
+        record_model(run, "judge", judging.named, training)
+
+
+def load_start(model: str, training: Training, run: Run | None = None) -> Policy:
+    """The model that training starts from; what is trained of it whole is in float32.
+
+    Args:
+        model: its name.
+        training: the run's options.
+        run: writes down which files it was.
+
+    Raises:
+        UserError: it can't be loaded or trained, or a resumed run was started with another.
+    """
     policy = load_policy(
         model,
         training.weights_dtype,
@@ -78,6 +118,8 @@ def load_start(model: str, training: Training) -> Policy:
         training.four_bit,
         training.template,
     )
+    if run is not None:
+        record_model(run, "model", model, training)
     require_trainable(policy)
     widen_trained(policy, training.trained)
     if policy.device.type == "cpu":
@@ -86,13 +128,14 @@ def load_start(model: str, training: Training) -> Policy:
     return policy
 
 
-def load_start_beside_reference(model: str, training: Training) -> Policy:
+def load_start_beside_reference(model: str, training: Training, run: Run) -> Policy:
     """The model that training starts from, which is its own reference.
 
     Raises:
-        UserError: with these adapters the policy does not start as the reference.
+        UserError: with these adapters the policy does not start as the reference, or as for
+            `load_start`.
     """
-    policy = load_start(model, training)
+    policy = load_start(model, training, run)
     if training.lora_dora and (is_half(policy) or training.four_bit):
         raise UserError(
             "--lora-dora rescales every weight from the first step on, which rounds them in "

@@ -42,7 +42,7 @@ def train_steerlm(
         training: what every training command takes.
     """
     with start_training("train steerlm", dict(locals())) as run:
-        start = load_start(model, training)
+        start = load_start(model, training, run)
         numerals = numerals_for(start.processor.tokenizer)
 
         def render(row: dict[str, Any], images: Images) -> list[Group]:
