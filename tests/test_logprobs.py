@@ -1,4 +1,7 @@
-"""The shared-prefix path against the two-row path and the stock forward, in float64."""
+"""The shared-prefix path against the two-row path and the stock forward.
+
+Most of it in float64 with norms that compute in it; what holds on the model that ships is last.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ import dataclasses
 
 import pytest
 import torch
+from PIL import Image
 
 from veridical import batching, logprobs, prefix_sharing
 from veridical.batching import row_batch, shared_batch, shared_mask
 from veridical.logprobs import collate, response_logps, rounding
 from veridical.losses import dpo_loss
-from veridical.models import Policy, Tuning, prepare_training
+from veridical.models import DtypeName, Policy, Tuning, load_policy, prepare_training
+from veridical.precision import cast_weights
 from veridical.prefix_sharing import sharing
 from veridical.proofs import stock_logps
 from veridical.records import assistant_message, user_message
@@ -234,3 +239,62 @@ def test_the_unit_of_rounding_covers_answers_near_to_certain() -> None:
     assert unit < 200 * naive
     # A long improbable answer is rounded as its sum is.
     assert rounding(torch.tensor([-900.0]), torch.float32, 4) == pytest.approx(900 * naive)
+
+
+def _gradient(policy: Policy, groups: list[Group], path: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs of these rows, and the gradient of all trained weights as one vector."""
+    policy.model.zero_grad()
+    if path == "stock":
+        sums = torch.stack([stock_logps(policy, group) for group in groups])
+    else:
+        sums = response_logps(policy.model, collate(policy, groups, path == "shared")).sums
+    zeros = torch.zeros(len(groups), dtype=sums.dtype)
+    dpo_loss(sums[:, 0], sums[:, 1], zeros, zeros - 1, 0.1).mean().backward()
+    found = [p.grad.double().flatten() for p in policy.model.parameters() if p.grad is not None]
+    return sums.detach().double(), torch.cat(found)
+
+
+def _shipped(dtype: DtypeName, pictures: list[Image.Image]) -> tuple[Policy, list[Group]]:
+    torch.manual_seed(0)
+    policy = prepare_training(load_policy("embedded", dtype, "cpu"), Tuning(rank=4, alpha=8))
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    prompt = [user_message("Describe the image.")]
+    said = [("There is a red cup.", "There is a blue dog on the left."), ("Yes.", "No, a cat.")]
+    groups = [
+        render_group(policy, f"{i}", [picture], prompt, [[assistant_message(t)] for t in texts])
+        for i, (picture, texts) in enumerate(zip(pictures, said * 2, strict=False))
+    ]
+    return policy, groups
+
+
+@pytest.mark.parametrize(
+    ("dtype", "logps", "gradients"), [("float64", 1e-10, 1e-6), ("float32", 1e-4, 1e-5)]
+)
+def test_what_is_equal_on_the_model_that_ships(
+    pictures: list[Image.Image], dtype: DtypeName, logps: float, gradients: float
+) -> None:
+    """Llama's norm computes in float32 in every dtype, so gradients are equal to its rounding."""
+    policy, groups = _shipped(dtype, pictures)
+    shared, gradient = _gradient(policy, groups, "shared")
+    for path in ("two-row", "stock"):
+        sums, other = _gradient(policy, groups, path)
+        assert float((sums - shared).abs().max()) < logps
+        assert float((other - gradient).norm()) < gradients * float(gradient.norm())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_half_precision_both_layouts_are_as_near_to_float32s_gradients(
+    pictures: list[Image.Image], dtype: DtypeName
+) -> None:
+    policy, groups = _shipped(dtype, pictures)
+    model = cast_weights(copy.deepcopy(policy.model), torch.float32)
+    exact = Policy(model, policy.processor, "exact")
+    _, true = _gradient(exact, groups, "stock")
+    away = {
+        path: float((_gradient(policy, groups, path)[1] - true).norm() / true.norm())
+        for path in ("shared", "two-row", "stock")
+    }
+    assert away["shared"] < 2 * max(away["two-row"], away["stock"])
+    assert away["shared"] < {"bfloat16": 0.2, "float16": 0.03}[dtype], away
