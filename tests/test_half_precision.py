@@ -483,6 +483,17 @@ def test_no_copy_where_none_is_needed_or_fits(
     assert free_bytes(torch.device("cpu")) > 0
 
 
+def test_files_that_can_be_dropped_are_free_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "CONTAINER", tmp_path)
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    assert free_bytes(torch.device("cpu")) == 100
+    (tmp_path / "memory.stat").write_text("active_file 50\ninactive_file 600\nslab 7\n")
+    assert free_bytes(torch.device("cpu")) == 700
+
+
 def test_a_copy_that_fails_leaves_no_setting_behind(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

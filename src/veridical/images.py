@@ -6,6 +6,7 @@ import hashlib
 import io
 import re
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -197,7 +198,7 @@ class RowImage:
 
     def source(self) -> bytes | Path:
         """The bytes of its file where the row holds them, else the file; of this image alone."""
-        cell = self.rows.with_format("arrow")[self.row].column(self.column)[0]
+        cell = _as_arrow(self.rows)[self.row].column(self.column)[0]
         image = cell.values[self.number].as_py()
         content: bytes | None = image["bytes"]
         return content or Path(image["path"])
@@ -225,6 +226,15 @@ class RowImage:
 
 
 ImageLike = Path | str | Image.Image | RowImage
+
+_arrow_views: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def _as_arrow(rows: Any) -> Any:
+    """Rows as Arrow tables; made once, since it copies all that is said about them."""
+    if rows not in _arrow_views:
+        _arrow_views[rows] = rows.with_format("arrow")
+    return _arrow_views[rows]
 
 
 def row_images(pictures: Any, row: int, count: int, column: str = "images") -> tuple[RowImage, ...]:

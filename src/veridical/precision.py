@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 HALF = (torch.float16, torch.bfloat16)
 EXACT_ATTENTION = ("sdpa", "eager")
 """Attention that computes in float32 too; flash attention takes half precision alone."""
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where Linux says what memory a container has."""
 SPARE_BYTES = 2**30
 """Left free beside the copy, for the activations of a few rows (our choice)."""
 
@@ -284,7 +287,8 @@ def _widened(weight: Tensor, device: torch.device) -> Tensor:
 def free_bytes(device: torch.device) -> int:
     """Memory that this process may still take on a device, in bytes.
 
-    On the CPU the memory of a container counts, and the processes of this machine divide it.
+    On the CPU the memory of a container counts, without files that its kernel may drop, and the
+    processes of this machine divide it.
     """
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -292,11 +296,20 @@ def free_bytes(device: torch.device) -> int:
     if device.type != "cpu":
         return 0
     free = int(psutil.virtual_memory().available)
-    limit = _number(Path("/sys/fs/cgroup/memory.max"))
-    used = _number(Path("/sys/fs/cgroup/memory.current"))
+    limit = _number(CONTAINER / "memory.max")
+    used = _number(CONTAINER / "memory.current")
     if limit is not None and used is not None:
-        free = min(free, limit - used)
+        free = min(free, limit - used + _droppable(CONTAINER / "memory.stat"))
     return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _droppable(path: Path) -> int:
+    """Bytes of files that are kept in memory and were not read lately."""
+    try:
+        found = re.search(r"^inactive_file (\d+)$", path.read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 def _number(path: Path) -> int | None:

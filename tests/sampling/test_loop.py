@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +268,103 @@ def test_a_model_that_gives_no_numbers_from_the_start_is_told_so(
     broken_weight(policy.core)
     with pytest.raises(UserError, match="NaN or infinite"):
         respond(policy, requests_for(pictures), Decoding(4), "")
+
+
+Memory = Callable[[pytest.MonkeyPatch], None]
+
+
+def ends_in(method: str, least: int) -> Memory:
+    """Memory that does not hold more than so many rows, where a method of `Rows` wants it."""
+
+    def limit(patch: pytest.MonkeyPatch) -> None:
+        own = getattr(Rows, method)
+
+        def limited(rows: Rows, *given: Any) -> None:
+            own(rows, *given)
+            if len(rows) > least:
+                raise torch.OutOfMemoryError(f"{len(rows)} rows")
+
+        patch.setattr(Rows, method, limited)
+
+    return limit
+
+
+def is_short(patch: pytest.MonkeyPatch) -> None:
+    """Memory that is full when the prompts are read."""
+    patch.setattr(loop, "free_bytes", lambda _: 1)
+
+
+def is_shorter(patch: pytest.MonkeyPatch) -> None:
+    """And runs out all the same."""
+    is_short(patch)
+    ends_in("feed", 4)(patch)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    "memory", [ends_in("__init__", 5), ends_in("feed", 3), ends_in("join", 6), is_short,
+               is_shorter],
+    ids=["reading", "feeding", "joining", "foreseen", "both"],
+)  # fmt: skip
+def test_memory_decides_how_many_are_made_at_once_and_nothing_else(
+    memory: Memory,
+    dtype: torch.dtype,
+    policy: Policy,
+    pictures: list[Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    policy = lively(policy)
+    policy.model.to(dtype)
+    requests = [
+        Request(f"{one.id}{n}", one.images, one.prompt, one.prefix)
+        for n in range(5)
+        for one in requests_for(pictures)
+        if one.images
+    ]
+
+    def say() -> list[Any]:
+        decoding = Decoding(12, 1.0, batch_size=8)
+        masks = [request.id for request in requests]
+        return [
+            respond(policy, requests, decoding, "", until_sentence_end=True),
+            complete_masked(policy, requests, masks, 0.9, decoding, True),
+            roll_out(policy, requests[:4], decoding, k=3),
+        ]
+
+    widest: list[int] = []
+    made: list[int] = []
+    step = loop._Table.step
+
+    def watched(table: Any) -> Any:
+        widest.append(len(table))
+        finished = step(table)
+        made.append(len(finished))
+        return finished
+
+    monkeypatch.setattr(loop._Table, "step", watched)
+    expected = say()
+    assert max(widest) == 8
+    widest.clear()
+    made.clear()
+    memory(monkeypatch)
+    found = say()
+    assert sum(made) == 15 + 15 + 12
+    assert found[:2] == expected[:2]
+    for ours, theirs in zip(*(chain(*said[2]) for said in (found, expected)), strict=True):
+        assert ours.token_ids == theirs.token_ids
+        assert ours.logps == pytest.approx(theirs.logps, abs=1e-4)
+    assert ("Memory ran out" in capsys.readouterr().out) == (memory is not is_short)
+    if memory is is_short:
+        assert max(widest) < 8
+
+
+def test_where_not_one_response_fits_it_is_said_what_to_set(
+    policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parity._TRIED.add(policy.core)
+    ends_in("feed", 0)(monkeypatch)
+    with pytest.raises(
+        UserError, match=r"one response of up to 9 tokens\. Set a smaller --max-new"
+    ):
+        respond(policy, requests_for(pictures), Decoding(9, 1.0), "")

@@ -76,6 +76,25 @@ class Rows:
         """Whether the cache has a place for every token and layer, so that ends can be cut off."""
         return not self.repeated and all(type(layer) is DynamicLayer for layer in self.cache.layers)
 
+    def fitting(self, columns: int, free: float) -> int:
+        """How many rows memory holds at a length.
+
+        Args:
+            columns: the length, in tokens.
+            free: memory that can be taken beside what the rows have, in bytes.
+        """
+        states = [
+            state
+            for layer in self.cache.layers if isinstance(layer, DynamicLayer)
+            for state in (layer.keys, layer.values)
+        ]  # fmt: skip
+        width = max((state.shape[-2] for state in states), default=0)
+        taken = sum(state.nbytes for state in states)
+        if not taken:
+            return len(self)
+        each = taken / len(self) / width
+        return min(len(self), int((free + taken) / (each * max(columns, width))))
+
     def take_logits(self) -> Tensor:
         """Logits of the next token, once: whoever takes them may destroy them.
 

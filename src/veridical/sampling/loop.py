@@ -6,10 +6,12 @@ one that waits. What a row says depends on its prompt, on its own noise and on n
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from veridical.batching import PromptBatch
 from veridical.errors import UserError
 from veridical.finite import not_finite
 from veridical.models import Policy, end_token_ids
+from veridical.precision import free_bytes
 from veridical.sampling.cache import Rows
 from veridical.sampling.choice import NO_NUMBER, choose, never_sampled, token_noise
 from veridical.sampling.parity import require_parity
@@ -31,6 +34,13 @@ choice): a row runs on past its end for two steps on average."""
 REFILL = 4
 """New rows come in when a batch is empty by one part in so many (our choice): reading prompts one
 by one would cost more than the places that stay empty."""
+
+FREE_SHARE = 0.8
+"""Of the free memory, how much the rows' keys and values may take until they end (our choice): the
+rest is for what a forward pass needs in between."""
+
+_ROOM: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+"""For models with which memory has run out, how many rows are tried."""
 
 ReadPrompts = Callable[[list[int]], PromptBatch]
 
@@ -86,22 +96,59 @@ def decode(
         The number of a draw and what came out, as soon as it is finished.
 
     Raises:
-        UserError: the model's logits are NaN or infinite.
+        UserError: the model's logits are NaN or infinite, or memory holds not even one row.
     """
     require_parity(policy)
     waiting = deque(enumerate(draws))
     table: _Table | None = None
+    new: _Table | None = None
+    size = min(decoding.batch_size, _ROOM.get(policy.core, decoding.batch_size))
     while waiting or table:
-        with torch.inference_mode():
-            taken = _take(waiting, table, decoding.batch_size) if waiting else []
-            if taken:
-                new = _Table(policy, taken, read, decoding, with_logps)
-                table = new if table is None else table.joined(new)
-            assert table is not None
-            finished = table.step()
+        taken = _take(waiting, table, size) if waiting else []
+        begun = sorted([*(table.numbers if table else []), *(number for number, _ in taken)])
+        finished: list[tuple[int, Said]] | None = None
+        try:
+            with torch.inference_mode():
+                if taken:
+                    new = _Table(policy, taken, read, decoding, with_logps)
+                    table = new if table is None else table.joined(new)
+                    new = None  # its cache is copied
+                    back = table.without_room(len(taken))
+                    size = len(table) if back else size
+                    begun = sorted(table.numbers)
+                    waiting.extendleft((number, draws[number]) for number in reversed(back))
+                assert table is not None
+                finished = table.step()
+        except torch.OutOfMemoryError as error:
+            if len(begun) == 1:
+                raise UserError(no_room(policy, decoding)) from error
+        # Only here do the error's frames hold nothing any more.
+        if finished is None:
+            # They say the same again, as their noise is the same.
+            new = table = None
+            size = _halved(policy, len(begun))
+            waiting.extendleft((number, draws[number]) for number in reversed(begun))
+            continue
         yield from finished
-        if not len(table):
-            table = None
+        table = table or None
+
+
+def no_room(policy: Policy, decoding: Decoding) -> str:
+    """What to do where not even one response fits."""
+    return (
+        f"The memory of {policy.device} does not hold {policy.name} and one response of up to "
+        f"{decoding.max_new_tokens} tokens. Set a smaller --max-new-tokens, --dtype bfloat16, or "
+        "another --device."
+    )
+
+
+def _halved(policy: Policy, rows: int) -> int:
+    """Take half as many rows from now on, in later calls too."""
+    size = _ROOM[policy.core] = rows // 2
+    print(f"Memory ran out with {rows} responses at once; {size} at once give the same ones.")
+    if policy.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return size
 
 
 def _take(
@@ -166,6 +213,26 @@ class _Table:
         self.noise = torch.cat([self.noise, other.noise])
         self.steps = torch.cat([self.steps, other.steps])
         return self
+
+    def without_room(self, new: int) -> list[int]:
+        """Let go of new rows that the memory would not hold to their ends; at least one row stays.
+
+        Args:
+            new: how many of the last rows are.
+
+        Returns:
+            The numbers of their draws.
+        """
+        free = free_bytes(self.policy.device)
+        if not free:
+            return []  # it is not known
+        longest = max(self.rows.lengths) + self.decoding.max_new_tokens
+        fits = self.rows.fitting(longest, FREE_SHARE * free)
+        kept = max(fits, len(self) - new, 1)
+        back = self.numbers[kept:]
+        if back:
+            self._keep(list(range(kept)))
+        return back
 
     def step(self) -> list[tuple[int, Said]]:
         """Choose a token for every row; those that are known to have ended leave and come back."""
