@@ -202,6 +202,34 @@ def test_batch_size_and_interruption_change_nothing(
     assert rejected(tmp_path / "cut") == rejected(tmp_path / "one")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_neither_shards_nor_an_interruption_change_a_pair_in_any_dtype(
+    dtype: str, data: Path, saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_parts, "CHUNK", 2)
+    common: dict[str, Any] = {"similarity": "edit", "max_new_tokens": 10, "dtype": dtype}
+    build_bdhs(saved, data, tmp_path / "one", **common)
+    expected = rejected(tmp_path / "one")
+    assert len(expected) > 2
+    for shard in ("2/2", "1/2"):
+        build_bdhs(saved, data, tmp_path / "shared", **common, shard=shard)
+    assert rejected(tmp_path / "shared") == expected
+
+    left = iter([True, False])
+    honest = build_pairs
+
+    def dies(*arguments: Any) -> Any:
+        if not next(left):
+            raise KeyboardInterrupt
+        return honest(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(bdhs, "build_pairs", dies)
+        build_bdhs(saved, data, tmp_path / "cut", **common)
+    build_bdhs(saved, data, tmp_path / "cut", **common)
+    assert rejected(tmp_path / "cut") == expected
+
+
 def test_kept_image_features_change_no_pair(
     data: Path, saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,18 @@ def test_batch_size_and_interruption_change_nothing(
     assert not (tmp_path / "cut" / "parts").exists()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_shards_change_no_response_in_any_dtype(
+    dtype: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_parts, "CHUNK", 2)
+    data = scenes / "conversations.jsonl"
+    assert run(data, tmp_path / "one", "--dtype", dtype) == 0
+    for shard in ("2/2", "1/2"):
+        assert run(data, tmp_path / "shared", "--dtype", dtype, "--shard", shard) == 0
+    assert responses(tmp_path / "shared") == responses(tmp_path / "one")
+
+
 def test_what_is_written(scenes: Path, tmp_path: Path) -> None:
     assert run(scenes / "conversations.jsonl", tmp_path / "out", "--limit", "2") == 0
     rows = read_records(tmp_path / "out" / "samples.parquet", "sample").rows

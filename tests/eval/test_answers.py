@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from veridical.eval.answers import (
 )
 from veridical.eval.chair import eval_chair
 from veridical.eval.pope import eval_pope
-from veridical.files import read_json, read_jsonl, write_json
+from veridical.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.models import Policy
 from veridical.rendering import RefusedRowError
 from veridical.sampling import Decoding, Request, Response
@@ -239,6 +240,19 @@ def test_pope_with_a_model_asks_a_shared_question_once(tmp_path: Path, stub: Stu
     )
     assert more["accuracy"].value == 0.5
     assert set(more) == set(scores)
+
+
+def test_questions_about_an_image_are_asked_together(tmp_path: Path, stub: Stub) -> None:
+    images = draw_images(tmp_path / "images", ["a.png", "b.png"])
+    rows = [
+        {"question_id": n, "image": f"{image}.png", "text": f"Is there a {name}?", "label": "no"}
+        for n, (name, image) in enumerate(product(["dog", "cat", "cup"], "ba"))
+    ]
+    write_jsonl(tmp_path / "q.jsonl", rows)
+    eval_pope(tmp_path / "out", model="a/model", images=images, questions=[tmp_path / "q.jsonl"])
+    assert [name[0] for name in stub.asked] == [*"aaabbb"]
+    answers = read_jsonl(tmp_path / "out" / "answers.jsonl")
+    assert [row["question_id"] for row in answers] == [str(n) for n in range(6)]
 
 
 def test_official_questions_about_images_that_are_not_there(tmp_path: Path, stub: Stub) -> None:

@@ -462,6 +462,8 @@ def _ask(
         prompt = f"{question.text}\n{instruction}" if instruction else question.text
         name = f"{question.image_id}/{question.text}"
         queries[name] = Query(name, images[Path(question.image).stem], prompt)
+    # What is asked about one image comes together, so that the image is read once.
+    queries = dict(sorted(queries.items(), key=lambda named: str(named[1].image)))
     made = make_answers(list(queries.values()), settings, out, "questions")
     if made is None:
         return None
