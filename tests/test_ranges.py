@@ -19,6 +19,7 @@ TAKES_MINUS_ONE = {
     "answer_reward", "length_penalty", "max_steps", "minimum", "similarity_threshold",
 }  # fmt: skip
 TAKES_ZERO = {
+    "lora_dropout", "min_score",
     "answer_reward", "centring", "gamma", "held_out", "kl_coefficient", "label_smoothing", "lam",
     "length_penalty", "margin", "mask_threshold", "max_bad_fraction", "minimum", "nll_weight",
     "no_end_penalty", "noise_steps", "offline", "retry_temperature", "seed",

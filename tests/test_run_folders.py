@@ -40,6 +40,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "build pairs": ["{data}/samples.jsonl"],
     "build distort": PAIRS,
     "build facts": ["{data}/conversations.jsonl", "--facts", "{data}/facts.json"],
+    "build objects": ["{data}/annotations.json"],
     "build join": ["{data}/pairs.jsonl", "{data}/more.jsonl"],
     "train dpo": [*EMBEDDED, *PAIRS],
     "train sft": [*EMBEDDED, *ROWS],
@@ -70,7 +71,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pairs.jsonl", "more.jsonl", "samples.jsonl", "parts/00000000.jsonl"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text('{"id": "1"}\n')
-    for name in ("model/model.safetensors", "more/scores.json", "summary.json", "answers.jsonl"):
+    for name in (
+        "model/model.safetensors",
+        "more/scores.json",
+        "summary.json",
+        "answers.jsonl",
+        "annotations.json",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("[]")
     for name in ("model", "more"):

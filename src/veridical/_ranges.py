@@ -103,6 +103,7 @@ RANGES: Mapping[str, Range] = {
     "max_new_tokens": COUNT,
     "max_response_tokens": COUNT,
     "max_steps": Range(1, or_else=-1),
+    "min_score": SHARE,
     "minibatches": COUNT,
     "minimum": ANY,
     "nll_weight": WEIGHT,

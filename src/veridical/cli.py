@@ -94,6 +94,11 @@ COMMANDS: dict[str, Command] = {
         "Put captions, objects or options beside records, for judges and reward models.",
         ("data",),
     ),
+    "build objects": Command(
+        "veridical.build.objects:build_objects",
+        "Turn annotations of COCO, of YOLO or of a detector into lists of objects.",
+        ("annotations",),
+    ),
     "build join": Command(
         "veridical.build.join:build_join",
         "Join two sets of pairs: several rejected answers to one chosen one.",

@@ -75,7 +75,8 @@ def test_chair_lists_the_refused_image(folder: Path, batch_size: int) -> None:
     (skipped,) = read_jsonl(out / "skipped.jsonl")
     assert (skipped["id"], skipped["field"]) == ("b", "image")
     assert "not this one" in skipped["reason"]
-    assert read_json(out / "run.json")["results"] == {"answers": 3, "skipped": 1}
+    results = read_json(out / "run.json")["results"]
+    assert (results["answers"], results["skipped"]) == (3, 1)
 
 
 def test_the_last_share_lists_what_another_was_refused(folder: Path) -> None:

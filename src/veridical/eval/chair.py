@@ -28,6 +28,7 @@ from veridical.eval.answers import (
     unusable_images,
 )
 from veridical.eval.scores import print_scores, write_scores
+from veridical.eval.trained_on import warn_of_training_images
 from veridical.files import write_jsonl
 from veridical.judges.exact import exact_score
 from veridical.object_lists import (
@@ -185,9 +186,12 @@ def eval_chair(
         read_share(shard) if model else ALL, template=template,
     )  # fmt: skip
     with start_run(out, "eval chair", configuration, given, any_process=True) as run:
+        trained_on: dict[str, int] = {}
         if answers is not None:
             rows, skipped = _read_answers(answers, listed, images, max_bad_fraction)
         else:
+            pictures = list(find_images(images).values())[:limit] if images else []
+            trained_on = {"trained_on": warn_of_training_images(settings.model, pictures)}
             described = _describe(
                 images, listed, words, prompt, limit, settings, out, max_bad_fraction
             )
@@ -202,7 +206,8 @@ def eval_chair(
         forget_partial_answers(out)
         unanswered = sorted(listed.keys() - {row["image_id"] for row in rows})
         empty = sum(not row["answer"].strip() for row in rows)
-        run.finish(answers=len(rows), skipped=len(skipped), empty=empty, unanswered=len(unanswered))
+        counts = {"answers": len(rows), "skipped": len(skipped), "empty": empty}
+        run.finish(**counts, unanswered=len(unanswered), **trained_on)
     print_scores(scores)
     say(f"Vocabulary: {used}.")
     if unanswered and answers is not None:

@@ -25,6 +25,7 @@ from veridical.eval.pope_parsing import Parsing, Verdict, parse_answer
 from veridical.eval.pope_questions import Question, build_questions, read_questions
 from veridical.eval.pope_refused import refuse_late, refused_rows
 from veridical.eval.scores import print_scores, write_scores
+from veridical.eval.trained_on import warn_of_training_images
 from veridical.files import write_jsonl
 from veridical.object_lists import match_image_ids, read_objects
 from veridical.runs import start_run
@@ -293,6 +294,9 @@ def eval_pope(
                 questions, found_images, settings.model, objects, per_image, seed, limit, names,
                 max_bad_fraction,
             )  # fmt: skip
+            about = {Path(question.image).stem for question in asked}
+            pictures = [file for stem, file in found_images.items() if stem in about]
+            results |= {"trained_on": warn_of_training_images(settings.model, pictures)}
             made = _ask(asked, found_images, instruction, settings, out, auc)
             if made is None:
                 return {}

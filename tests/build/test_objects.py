@@ -1,0 +1,197 @@
+"""Object lists from annotations as COCO, YOLO and detectors write them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from veridical.cli import main
+from veridical.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.object_lists import match_image_id
+
+# As in instances_val2014.json: numbers of categories have gaps, crowds count, licences are there.
+COCO: dict[str, Any] = {
+    "info": {"description": "COCO 2014 Dataset", "version": "1.0", "year": 2014},
+    "licenses": [{"id": 3, "name": "Attribution-NonCommercial-NoDerivs License", "url": "http"}],
+    "images": [
+        {"license": 3, "file_name": "COCO_val2014_000000391895.jpg", "height": 360, "width": 640,
+         "coco_url": "http", "date_captured": "2013-11-14 11:18:45", "id": 391895},
+        {"license": 3, "file_name": "COCO_val2014_000000060623.jpg", "height": 427, "width": 640,
+         "coco_url": "http", "date_captured": "2013-11-14 11:24:59", "id": 60623},
+        {"license": 3, "file_name": "photos/street.jpg", "height": 4, "width": 4, "id": 7},
+    ],
+    "annotations": [
+        {"segmentation": [[376.97, 176.91, 398.81, 176.91]], "area": 12190.44, "iscrowd": 0,
+         "image_id": 391895, "bbox": [359.17, 146.17, 112.45, 213.57], "category_id": 4,
+         "id": 151091},
+        {"segmentation": {"counts": [272, 2], "size": [360, 640]}, "area": 4.0, "iscrowd": 1,
+         "image_id": 391895, "bbox": [0, 0, 2, 2], "category_id": 1, "id": 900100391895},
+        {"segmentation": [[1.0, 2.0]], "area": 1.0, "iscrowd": 0, "image_id": 7,
+         "bbox": [0, 0, 1, 1], "category_id": 90, "id": 3},
+    ],
+    "categories": [
+        {"supercategory": "person", "id": 1, "name": "person"},
+        {"supercategory": "vehicle", "id": 4, "name": "motorcycle"},
+        {"supercategory": "indoor", "id": 90, "name": "toothbrush"},
+    ],
+}  # fmt: skip
+EXPECTED = {"391895": ["motorcycle", "person"], "60623": [], "street": ["toothbrush"]}
+
+
+def run(*words: object) -> int:
+    return main(["build", "objects", *map(str, words)])
+
+
+def objects(folder: Path, *words: object) -> Any:
+    assert run(*words, "--out", folder / "out") == 0
+    return read_json(folder / "out" / "objects.json")
+
+
+def test_instances_of_coco(tmp_path: Path) -> None:
+    write_json(tmp_path / "instances.json", COCO)
+    found = objects(tmp_path, tmp_path / "instances.json")
+    assert found == EXPECTED
+    # Both an image's file and its number lead to the list.
+    assert match_image_id("COCO_val2014_000000391895", found) == "391895"
+    assert read_json(tmp_path / "out" / "summary.json")["empty"] == 1
+
+
+def yolo(folder: Path, lines: dict[str, str], names: Any) -> Path:
+    labels = folder / "set" / "labels" / "train"
+    labels.mkdir(parents=True)
+    for name, text in lines.items():
+        (labels / f"{name}.txt").write_text(text)
+    content = {"path": "../set", "train": "images/train", "val": "images/train", "names": names}
+    (folder / "set" / "data.yaml").write_text(yaml.safe_dump(content))
+    return labels
+
+
+@pytest.mark.parametrize("names", [{0: "person", 45: "bowl"}, ["person", *["x"] * 44, "bowl"]])
+def test_labels_of_yolo_with_boxes_polygons_and_scores(tmp_path: Path, names: Any) -> None:
+    lines = {
+        "000000000009": "45 0.479492 0.688771 0.955609 0.5955\n45 0.7 0.2 0.4 0.4\n",
+        "polygon": "0 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2\n",
+        "predicted": "0 0.5 0.5 0.1 0.1 0.91\n45 0.5 0.5 0.1 0.1 0.31\n",
+        "background": "",
+    }
+    found = objects(tmp_path, yolo(tmp_path, lines, names))
+    assert found == {
+        "000000000009": ["bowl"], "background": [], "polygon": ["person"], "predicted": ["person"],
+    }  # fmt: skip
+    assert read_json(tmp_path / "out" / "summary.json")["below_min_score"] == 1
+
+
+DETECTIONS: dict[str, Any] = {
+    # COCO's result files, with the numbers of --names.
+    "results": [
+        {"image_id": 42, "category_id": 1, "bbox": [258.15, 41.29, 348.26, 243.78], "score": 0.936},
+        {"image_id": 42, "category_id": 4, "bbox": [1, 2, 3, 4], "score": 0.2},
+        {"image_id": 73, "category_id": 4, "bbox": [1, 2, 3, 4], "score": 0.7},
+    ],
+    # Transformers' object-detection pipeline, an image a row.
+    "pipeline": [
+        {"image": "a/42.jpg", "detections": [
+            {"score": 0.99, "label": "person", "box": {"xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4}},
+            {"score": 0.2, "label": "motorcycle", "box": {"xmin": 1}}]},
+        {"image": "a/73.jpg", "detections": [{"score": 0.8, "label": "motorcycle"}]},
+    ],
+    # Ultralytics' to_json, by image.
+    "by image": {
+        "42.jpg": [{"name": "person", "class": 0, "confidence": 0.9, "box": {"x1": 1}}],
+        "73.jpg": [{"name": "motorcycle", "class": 3, "confidence": 0.6, "box": {"x1": 1}}],
+    },
+    "parallel lists": [
+        {"file_name": "42.jpg", "labels": ["person", "motorcycle"], "scores": [0.9, 0.1]},
+        {"file_name": "73.jpg", "labels": ["motorcycle"], "scores": [0.9]},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+@pytest.mark.parametrize("content", DETECTIONS.values(), ids=DETECTIONS.keys())
+def test_what_detectors_write(tmp_path: Path, content: Any, suffix: str) -> None:
+    path = tmp_path / f"found.{suffix}"
+    if suffix == "jsonl":
+        if isinstance(content, dict):
+            pytest.skip("one object is no list of lines")
+        write_jsonl(path, content)
+    else:
+        write_json(path, content)
+    write_json(tmp_path / "instances.json", COCO)
+    found = objects(tmp_path, path, "--names", tmp_path / "instances.json")
+    assert found == {"42": ["person"], "73": ["motorcycle"]}
+    assert read_jsonl(tmp_path / "out" / "skipped.jsonl") == []
+
+
+def test_an_image_in_which_nothing_was_detected_has_an_empty_list(tmp_path: Path) -> None:
+    write_json(tmp_path / "found.json", [{"image": "1.jpg", "detections": []}])
+    assert objects(tmp_path, tmp_path / "found.json") == {"1": []}
+
+
+def test_names_that_the_vocabulary_does_not_know_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(tmp_path / "found.json", [{"image": "1.jpg", "label": "gizmo", "score": 1.0}])
+    objects(tmp_path, tmp_path / "found.json")
+    assert "does not know 1 of the names: gizmo" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([{"label": "dog"}], "row 1, names no image"),
+        ([{"image": "1", "category_id": 3}], "has no name that is known"),
+        ([{"image": "1", "label": "dog", "score": "high"}], "'high' is not a number"),
+        ({"images": [], "annotations": []}, "no list `categories`"),
+        ({**COCO, "images": [{"id": 1}]}, "images 1: needs id and file_name"),
+        ("dog", "must be a JSON list"),
+    ],
+)
+def test_what_is_no_annotation_is_said(
+    tmp_path: Path, content: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(tmp_path / "found.json", content)
+    assert run(tmp_path / "found.json", "--out", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_labels_of_yolo_need_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = yolo(tmp_path, {"a": "0 0.1 0.1 0.2 0.1\n"}, ["dog"])
+    (tmp_path / "set" / "data.yaml").unlink()
+    assert run(labels, "--out", tmp_path / "out") == 2
+    assert "--names" in capsys.readouterr().err
+
+
+def test_real_annotations_in_both_forms(test_data: Path, tmp_path: Path) -> None:
+    """COCO's first 128 training images: both forms give the objects of every image."""
+    rows = read_jsonl(test_data / "coco128" / "coco128.jsonl")
+    names = sorted({name for row in rows for name, *_ in row["boxes"]})
+    stems = [Path(row["file"]).stem for row in rows]
+    lines = {
+        stem: "".join(f"{names.index(n)} {' '.join(map(str, box))}\n" for n, *box in row["boxes"])
+        for stem, row in zip(stems, rows, strict=True)
+    }
+    wanted = [row["objects"] for row in rows]
+    found = objects(tmp_path / "yolo", yolo(tmp_path, lines, names))
+    assert [found[match_image_id(stem, found) or ""] for stem in stems] == wanted
+    content = {
+        "images": [{"id": row["image_id"], "file_name": Path(row["file"]).name} for row in rows],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names, 1)],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": row["image_id"],
+                "category_id": names.index(name) + 1,
+                "bbox": box,
+            }
+            for row in rows
+            for name, *box in row["boxes"]
+        ],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    found = objects(tmp_path / "coco", tmp_path / "instances.json")
+    assert [found[match_image_id(stem, found) or ""] for stem in stems] == wanted
