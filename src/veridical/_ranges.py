@@ -110,6 +110,7 @@ RANGES: Mapping[str, Range] = {
     "no_end_penalty": WEIGHT,
     "noise_steps": Range(0, 1000),
     "offline": SHARE,
+    "patience": COUNT,
     "per_image": COUNT,
     "projector_learning_rate": RATE,
     "questions": COUNT,

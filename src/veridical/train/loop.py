@@ -29,6 +29,7 @@ from veridical.train.items import Item, Items
 from veridical.train.order import Batches, Shares
 from veridical.train.schedule import go_on, schedule_for
 from veridical.train.scorer import Scorer
+from veridical.train.stopping import HIGHER_IS_BETTER
 from veridical.train.trained import (
     load_piece,
     load_trained_weights,
@@ -230,6 +231,15 @@ class GroupTrainer(Trainer):
             self.left_out.share()
         means = self._means("eval")
         metrics = {f"{metric_key_prefix}_loss": means["mean_loss"], **means}
+        selected = str(self.args.metric_for_best_model or "").removeprefix("eval_")
+        if selected and selected != "loss":
+            if selected not in means:
+                there = ", ".join(name for name in HIGHER_IS_BETTER if name in means)
+                raise UserError(
+                    f"--select-by {selected}: this command's held-out rows have no such figure. "
+                    f"There is: loss{there and ', '}{there}."
+                )
+            metrics[f"{metric_key_prefix}_{selected}"] = means[selected]
         return EvalLoopOutput(None, None, metrics, dataloader.shares.rows)
 
     def _keep(self, split: str, outcome: Outcome, count: Tensor) -> None:
@@ -301,8 +311,8 @@ class GroupTrainer(Trainer):
         go_on(self.lr_scheduler)
 
     def _run_epoch(self, **arguments: Any) -> None:
-        """Take no step more when a run is resumed that had taken all of them."""
-        if self.state.global_step >= self.state.max_steps:
+        """Take no step more when a run is resumed that had taken all of them, or had stopped."""
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             self.control.should_training_stop = True
             return
         super()._run_epoch(**arguments)

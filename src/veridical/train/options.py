@@ -55,6 +55,10 @@ class Training:
         held_out: share of rows kept for evaluation, 0 to below 1; the checkpoint with the
             lowest loss on them is the result.
         evaluations: how often the held-out rows are evaluated (and a checkpoint is kept).
+        select_by: figure of the held-out rows that chooses the best checkpoint: `loss`,
+            `rewards_accuracy` or `rewards_margin`.
+        patience: evaluations without a better one of it after which training stops; it never stops
+            early if not set.
         share_prefix: encode image and prompt once for all responses of a row, without logits for
             image tokens, where the model allows it.
         prove_first: run the proofs before the first step and stop if one fails.
@@ -108,6 +112,8 @@ class Training:
     max_response_tokens: int | None = None
     held_out: float = 0.05
     evaluations: int = 10
+    select_by: str = "loss"
+    patience: int | None = None
     share_prefix: bool = True
     prove_first: bool = True
     resume: bool = False

@@ -20,7 +20,7 @@ FREE = {
 is compared in its own way: the file of rows and a model's folder by content, other models by name
 and by the files that are loaded."""
 
-LENGTH = {"epochs", "max_steps"}
+LENGTH = {"epochs", "max_steps", "patience"}
 """Options that may differ as well where a run is extended, and only there."""
 
 FREE_KEYS: Mapping[str, frozenset[str]] = {

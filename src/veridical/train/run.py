@@ -35,6 +35,7 @@ from veridical.train.options import SaveDtype, Training
 from veridical.train.reporting import Report, Trackers
 from veridical.train.resume import require_steps_left, tell_extension
 from veridical.train.rounding import ROUNDING, Score, score_before, tell_rounding
+from veridical.train.stopping import StopEarly
 from veridical.train.trained import require_same_start, whole_policy
 from veridical.train.trainer_options import trainer_arguments
 from veridical.train.trial import TryFirst
@@ -87,6 +88,8 @@ def run_trainer(
     callbacks = [RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests(), *more]
     if training.report_to:
         callbacks.append(Report(Trackers(training.report_to, out, arguments), policy.core))
+    if training.patience is not None:
+        callbacks.append(StopEarly(training.select_by, training.patience))
     callbacks.append(SaveWhenTerminated())
     require_same_start(task.scorer)
     trainer = GroupTrainer(
@@ -100,15 +103,20 @@ def run_trainer(
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - began
     policy.model.eval()
-    start = _loss_at_start(trainer.state.log_history)
-    tell_best(start, trainer.state.best_metric, _step_of(trainer.state.best_model_checkpoint))
+    best_step = _step_of(trainer.state.best_model_checkpoint)
+    start = _at_step(trainer.state.log_history, 0)
+    best = _at_step(trainer.state.log_history, best_step)
+    if training.select_by == "loss":
+        tell_best(start, best, best_step)
     rows = training.rows_seen(result.global_step, len(train))
     return {
         "steps": result.global_step,
         "train_seconds": round(seconds, 1),
         "rows_per_second": round(rows / seconds, 3) if checkpoint is None else None,
-        "best_step": _step_of(trainer.state.best_model_checkpoint),
-        "best_held_out_loss": trainer.state.best_metric,
+        "best_step": best_step,
+        "selected_by": training.select_by,
+        "best_value": trainer.state.best_metric,
+        "best_held_out_loss": best,
         "held_out_loss_at_start": start,
         "resumed_from": checkpoint.name if checkpoint else None,
         "processes": processes.world_size(),
@@ -231,8 +239,9 @@ def tell_best(at_start: float | None, best: float | None, step: int | None) -> N
     )
 
 
-def _loss_at_start(history: Sequence[dict[str, Any]]) -> float | None:
-    found = [row["eval_loss"] for row in history if row["step"] == 0 and "eval_loss" in row]
+def _at_step(history: Sequence[dict[str, Any]], step: int | None) -> float | None:
+    """The held-out loss of a step, which may have been logged more than once."""
+    found = [row["eval_loss"] for row in history if row["step"] == step and "eval_loss" in row]
     return found[0] if found else None
 
 

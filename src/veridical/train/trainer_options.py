@@ -18,6 +18,7 @@ from transformers import Trainer, TrainingArguments
 from veridical.errors import UserError
 from veridical.train.options import Training
 from veridical.train.schedule import schedule_for
+from veridical.train.stopping import HIGHER_IS_BETTER
 from veridical.train.trainer_keys import (
     HONOURED,
     MEASURED_SCHEDULES,
@@ -78,8 +79,8 @@ def trainer_arguments(
         eval_steps=every,
         save_steps=every,
         load_best_model_at_end=held_out,
-        metric_for_best_model="eval_loss" if held_out else None,
-        greater_is_better=False if held_out else None,
+        metric_for_best_model=f"eval_{training.select_by}" if held_out else None,
+        greater_is_better=HIGHER_IS_BETTER[training.select_by] if held_out else None,
         remove_unused_columns=False,
         label_names=[],
         dataloader_pin_memory=False,

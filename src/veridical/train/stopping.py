@@ -1,0 +1,82 @@
+"""Which held-out figure decides: over the best checkpoint, and over when to stop early."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from veridical import processes
+from veridical.errors import UserError
+
+HIGHER_IS_BETTER = {"loss": False, "rewards_accuracy": True, "rewards_margin": True}
+"""Figures of held-out rows that may decide."""
+
+
+def check_selection(select_by: str, patience: int | None, held_out: float) -> None:
+    """Refuse what can't decide.
+
+    Raises:
+        UserError: an unknown figure, a patience below 1, or no held-out rows to be patient with.
+    """
+    if select_by not in HIGHER_IS_BETTER:
+        raise UserError(f"--select-by {select_by} is none of {', '.join(HIGHER_IS_BETTER)}.")
+    if patience is not None and patience < 1:
+        raise UserError(f"--patience is {patience}; give 1 or more evaluations.")
+    asked = "--patience" if patience is not None else "--select-by"
+    if (patience is not None or select_by != "loss") and not held_out:
+        raise UserError(
+            f"{asked} goes by held-out rows, and none are held out. Set --held-out above 0 with a "
+            "command that has it, or leave it out."
+        )
+
+
+def evaluations_since_best(values: Sequence[float], higher: bool) -> int:
+    """How many evaluations came after the best one; the first of equals counts.
+
+    Args:
+        values: at each evaluation, that of step 0 included.
+        higher: whether higher values are better.
+    """
+    best = (max if higher else min)(values)
+    return len(values) - 1 - list(values).index(best)
+
+
+class StopEarly(TrainerCallback):
+    """Ends training when a held-out figure was not improved on for some evaluations.
+
+    It has no state but the evaluations that a checkpoint keeps, so that a resumed run stops where
+    the run itself would have.
+    """
+
+    def __init__(self, select_by: str, patience: int) -> None:
+        self.name, self.patience = select_by, patience
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """A run that had stopped has nothing to go on with."""
+        self._look(state, control)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Stop where patience is at its end."""
+        self._look(state, control)
+
+    def _look(self, state: TrainerState, control: TrainerControl) -> None:
+        key = f"eval_{self.name}"
+        values = [row[key] for row in state.log_history if row.get(key) is not None]
+        if not values:
+            return
+        since = evaluations_since_best(values, HIGHER_IS_BETTER[self.name])
+        if since < self.patience or state.global_step >= state.max_steps:
+            return
+        control.should_training_stop = True
+        if processes.is_first():
+            print(
+                f"Stopped at step {state.global_step} of {state.max_steps}: {self.name} on the "
+                f"held-out rows was not improved on for {since} evaluations. --extend true with a "
+                "larger --patience goes on."
+            )

@@ -1,0 +1,76 @@
+"""Early stopping, and the held-out figure that chooses the checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from veridical.errors import UserError
+from veridical.files import read_json, read_jsonl
+from veridical.train.dpo import train_dpo
+from veridical.train.options import Training
+from veridical.train.sft import train_sft
+from veridical.train.stopping import check_selection, evaluations_since_best
+
+TRAINING = Training(
+    learning_rate=3e-1, max_steps=8, batch_size=4, accumulation=1, held_out=0.2, evaluations=8,
+    lora_rank=4, lora_alpha=8, trainer={"lr_scheduler_type": "constant", "logging_steps": 1},
+)  # fmt: skip
+
+
+def evaluated(out: Path) -> dict[int, dict[str, Any]]:
+    return {r["step"]: r for r in read_jsonl(out / "log.jsonl") if r["split"] == "eval"}
+
+
+def test_evaluations_are_counted_from_the_first_best() -> None:
+    assert evaluations_since_best([3, 2, 2, 4], False) == 2
+    assert evaluations_since_best([3, 2, 2, 4], True) == 0
+    assert evaluations_since_best([1], True) == 0
+
+
+def test_a_run_stops_when_nothing_is_gained_and_goes_on_when_asked(
+    saved: str, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rate that is far too high: the start stays the best."""
+    out = tmp_path / "run"
+    patient = replace(TRAINING, patience=2)
+    train_dpo(saved, pairs, out, training=patient)
+    told = capsys.readouterr().out
+    losses = {step: row["loss"] for step, row in evaluated(out).items()}
+    best = min(losses, key=lambda step: losses[step])
+    stopped = max(losses)
+    assert stopped == best + 2 < 8
+    assert f"Stopped at step {stopped} of 8: loss on the held-out rows" in told
+    assert read_json(out / "run.json")["results"]["steps"] == stopped
+    train_dpo(saved, pairs, out, training=replace(patient, resume=True))
+    assert max(evaluated(out)) == stopped
+    train_dpo(saved, pairs, out, training=replace(patient, extend=True, patience=99))
+    assert max(evaluated(out)) == 8
+
+
+def test_another_figure_chooses_the_checkpoint(saved: str, pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    training = replace(TRAINING, learning_rate=3e-2, select_by="rewards_margin")
+    train_dpo(saved, pairs, out, training=training)
+    found = evaluated(out)
+    margins = {step: row["rewards_margin"] for step, row in found.items() if step}
+    results = read_json(out / "run.json")["results"]
+    assert results["selected_by"] == "rewards_margin"
+    assert results["best_step"] == max(margins, key=lambda step: margins[step])
+    assert results["best_value"] == pytest.approx(max(margins.values()))
+    assert results["best_held_out_loss"] == pytest.approx(found[results["best_step"]]["loss"])
+
+
+def test_what_can_not_decide_is_refused(saved: str, pairs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--select-by chair is none of loss, rewards_accuracy"):
+        check_selection("chair", None, 0.1)
+    with pytest.raises(UserError, match="--patience goes by held-out rows"):
+        check_selection("loss", 2, 0.0)
+    with pytest.raises(UserError, match="--patience is 0"):
+        check_selection("loss", 0, 0.1)
+    with pytest.raises(UserError, match="have no such figure"):
+        train_sft(saved, pairs, tmp_path / "o", "preference",
+                  training=replace(TRAINING, select_by="rewards_margin"))  # fmt: skip
