@@ -77,6 +77,7 @@ RANGES: Mapping[str, Range] = {
     "clip": ABOVE_ZERO,
     "count": COUNT,
     "cut_words": COUNT,
+    "data_weights": ABOVE_ZERO,
     "epochs": ABOVE_ZERO,
     "evaluations": COUNT,
     "gamma": SHARE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def saved(policy: Policy, tmp_path: Path) -> str:
 def pairs(tmp_path: Path, pictures: list[Image.Image]) -> Path:
     """Twelve preference pairs."""
     return write_pairs(tmp_path / "pairs.parquet", pictures, 12)
+
+
+@pytest.fixture
+def write(pictures: list[Image.Image]) -> Callable[[Path, int], Path]:
+    """Writes so many pairs into a file, and gives the file."""
+    return lambda path, count: write_pairs(path, pictures, count)
 
 
 def write_pairs(path: Path, pictures: list[Image.Image], count: int, name: str = "pair") -> Path:

@@ -36,7 +36,7 @@ FIXED = {
     "lora_dora", "init_adapter", "train_projector", "train_vision",
     "model_dropout", "projector_learning_rate", "learning_rate",
     "batch_size", "accumulation", "max_length", "max_response_tokens", "held_out", "evaluations",
-    "select_by",
+    "more_data", "data_weights", "select_by",
     "share_prefix", "template", "dry_run", "dtype", "mixed_precision", "seed",
     # objectives
     "kind", "loss", "beta", "label_smoothing", "per_token", "gamma", "nll_weight", "reference",

@@ -41,6 +41,7 @@ from veridical.train.rows import (
     read_training_rows,
     same_pictures,
     split_held_out,
+    weighted,
 )
 from veridical.train.run import run_trainer, save_result
 from veridical.train.scorer import Scorer
@@ -114,6 +115,7 @@ def train_dpo(
         train, evaluation = split_held_out(
             rows.groups, training.held_out, training.seed, by=pictures.__getitem__
         )
+        train = weighted(rows, train, training)
         held_to = start
         if reference_model:
             held_to = load_policy(

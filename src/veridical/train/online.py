@@ -354,6 +354,11 @@ def refuse_here(training: Training, *refused: str) -> None:
             "--held-out means nothing here: rows are made from prompts on the way. Leave it at 0, "
             "and evaluate the result with `veridical eval`."
         )
+    if training.data_weights is not None:
+        raise UserError(
+            "--data-weights is not offered by this command, which would sample the same responses "
+            "to a prompt that comes twice. Leave it out; --more-data is taken."
+        )
     for name in ("dry_run", *refused):
         if getattr(training, name):
             raise UserError(

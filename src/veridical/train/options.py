@@ -15,6 +15,7 @@ from veridical.cache import Cache, open_cache
 from veridical.errors import UserError
 from veridical.models import DtypeName, Tuning, TuningName
 from veridical.train.counting import rows_seen, total_steps
+from veridical.train.mixing import check_weights
 
 SaveDtype = Literal["auto", "float32", "bfloat16", "float16"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
@@ -52,6 +53,10 @@ class Training:
         max_length: prompt and response together, in tokens; longer rows are listed and left
             out. The model's own limit if not set.
         max_response_tokens: longer responses lose their end (and are counted).
+        more_data: further files of the same kind as DATA; rows whose id is taken get another.
+        data_weights: share of an epoch's rows that each file gets, DATA's first, such as 0.7 0.3.
+            No row is dropped; those of a file that has too few are repeated. Each row once if not
+            set.
         held_out: share of rows kept for evaluation, 0 to below 1; the checkpoint with the
             lowest loss on them is the result.
         evaluations: how often the held-out rows are evaluated (and a checkpoint is kept).
@@ -110,6 +115,8 @@ class Training:
     accumulation: int = 4
     max_length: int | None = None
     max_response_tokens: int | None = None
+    more_data: list[Path] | None = None
+    data_weights: list[float] | None = None
     held_out: float = 0.05
     evaluations: int = 10
     select_by: str = "loss"
@@ -205,6 +212,7 @@ class Training:
             raise UserError(f"--lora-dropout is {self.lora_dropout:g}; give 0 to below 1.")
         if self.lora_targets is not None and not self.lora_targets:
             raise UserError("--lora-targets names no layer. Name some, or leave it out for all.")
+        check_weights(self.data_weights, 1 + len(self.more_data or ()))
         for name in ("lora_dropout", "lora_targets", "lora_rslora", "lora_dora"):
             if self.tuning == "full" and getattr(self, name):
                 raise UserError(

@@ -52,6 +52,7 @@ from veridical.train.rows import (
     render_rows,
     same_pictures,
     split_held_out,
+    weighted,
 )
 from veridical.train.run import run_trainer, save_result
 from veridical.train.scorer import Scorer
@@ -106,6 +107,7 @@ def train_reward(
         train, evaluation = split_held_out(
             rows.groups, training.held_out, training.seed, by=pictures.__getitem__
         )
+        train = weighted(rows, train, training)
         few = left_out.usable(start, images_first(train), PROOF_ROWS)
         shares = sharing_of_all(start, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if shares.allowed else 'no, two rows'} ({shares.reason}).")

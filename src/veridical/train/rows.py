@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from veridical.lengths import check_lengths
 from veridical.models import Policy
 from veridical.progress import track
 from veridical.randomness import generator
-from veridical.records import Kind, count_images, read_records
+from veridical.records import Kind, RecordSet, count_images, read_records
 from veridical.rendering import Group, RefusedRowError, render_conversation, render_group
+from veridical.train.mixing import mixed
 from veridical.train.options import Training
 
 PROOF_ROWS = 4
@@ -31,13 +32,15 @@ class TrainingRows:
         groups: usable rows, rendered and tokenised.
         skipped: {"id", "field", "reason"} for each row left out.
         cut: responses whose end was cut off by the length limit.
-        total: rows of the file.
+        total: rows of the files.
+        files: the number of the file that each group is from, by its id.
     """
 
     groups: list[Group]
     skipped: list[dict[str, Any]]
     cut: int
     total: int
+    files: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_training_rows(
@@ -102,24 +105,23 @@ def render_rows(
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; give 1 or more, or leave it out.")
     max_bad_fraction = training.max_bad_fraction
-    records = read_records(data, kind, training.images_root, max_bad_fraction)
-    skipped = [
-        {"id": problem.id, "field": problem.field, "reason": problem.reason}
-        for problem in records.problems
-    ]
+    skipped: list[dict[str, Any]] = []
     groups: list[Group] = []
-    columns = records.rows.column_names
-    texts = records.rows.remove_columns([name for name in columns if name.endswith("images")])
-    pictures = records.rows.select_columns(["images"])
-    distorted = None
-    if "rejected_images" in columns:
-        distorted = records.rows.select_columns(["rejected_images"])
-    for index in track(range(len(texts)), "reading rows"):
-        row = texts[index]
-        try:
-            groups += render(row, Images(index, pictures, distorted))
-        except RefusedRowError as refused:
-            skipped.append({"id": row["id"], "field": "messages", "reason": str(refused)})
+    files: dict[str, int] = {}
+    taken: set[str] = set()
+    total = 0
+    for number, path in enumerate([data, *(training.more_data or ())]):
+        records = read_records(path, kind, training.images_root, max_bad_fraction)
+        total += records.total
+        skipped += [
+            {"id": problem.id, "field": problem.field, "reason": problem.reason}
+            for problem in records.problems
+        ]
+        found, refused = _rendered(records, render, taken, number)
+        groups += found
+        skipped += refused
+        files |= {group.id: number for group in found}
+        taken |= {str(id) for id in records.rows["id"]}
     groups = _even_out(groups)
     limit = training.max_length or _own_limit(policy)
     if limit is not None:
@@ -128,9 +130,57 @@ def render_rows(
             {"id": id, "field": "length", "reason": reason} for id, reason in too_long.items()
         ]
         groups = [group for group in groups if group.id not in too_long]
-    _refuse(data, skipped, records.total, max_bad_fraction, len(groups))
+    _refuse(data, skipped, total, max_bad_fraction, len(groups))
     cut = sum(sum(group.cut) for group in groups)
-    return TrainingRows(groups, skipped, cut, records.total)
+    return TrainingRows(groups, skipped, cut, total, files)
+
+
+def _rendered(
+    records: RecordSet,
+    render: Callable[[dict[str, Any], Images], list[Group]],
+    taken: Set[str],
+    number: int,
+) -> tuple[list[Group], list[dict[str, Any]]]:
+    """The rows of one file, and those that can't be rendered; ids of other files are not used."""
+    groups: list[Group] = []
+    skipped: list[dict[str, Any]] = []
+    columns = records.rows.column_names
+    texts = records.rows.remove_columns([name for name in columns if name.endswith("images")])
+    pictures = records.rows.select_columns(["images"])
+    distorted = None
+    if "rejected_images" in columns:
+        distorted = records.rows.select_columns(["rejected_images"])
+    for index in track(range(len(texts)), "reading rows"):
+        row = texts[index]
+        if row["id"] in taken:
+            row = {**row, "id": f"{row['id']}@{number + 1}"}
+        try:
+            groups += render(row, Images(index, pictures, distorted))
+        except RefusedRowError as refused:
+            skipped.append({"id": row["id"], "field": "messages", "reason": str(refused)})
+    return groups, skipped
+
+
+def weighted(rows: TrainingRows, train: list[Group], training: Training) -> list[Group]:
+    """An epoch of what is trained on, by `--data-weights`; says what each file gives.
+
+    Raises:
+        UserError: nothing of a file is left.
+    """
+    count = 1 + len(training.more_data or ())
+    if count == 1:
+        return train
+    files = [rows.files[group.id] for group in train]
+    places = list(range(len(train)))
+    if training.data_weights is not None:
+        places = mixed(files, training.data_weights, training.seed)
+    for number in range(count):
+        own, seen = files.count(number), sum(files[place] == number for place in places)
+        print(
+            f"  file {number + 1}: {own} rows to train on, {seen} an epoch "
+            f"({seen / max(1, len(places)):.1%})"
+        )
+    return [train[place] for place in places]
 
 
 def split_held_out(

@@ -32,6 +32,7 @@ from veridical.train.rows import (
     read_training_rows,
     same_pictures,
     split_held_out,
+    weighted,
 )
 from veridical.train.run import run_trainer, save_result
 from veridical.train.scorer import Scorer
@@ -66,6 +67,7 @@ def train_sft(
         train, evaluation = split_held_out(
             rows.groups, training.held_out, training.seed, by=pictures.__getitem__
         )
+        train = weighted(rows, train, training)
         fine_tune(run, METHOD, model, start, rows, train, evaluation, training)
 
 

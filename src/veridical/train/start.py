@@ -61,7 +61,10 @@ def start_training(
     loop: Loop = "reinforcement" if command in ("train ppo", "train rloo") else "trainer"
     on_cpu = training.device == "cpu"
     trainer_arguments(training, out, 1, training.held_out > 0, on_cpu, loop)
-    inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
+    for path in training.more_data or ():
+        require_file(path, "--more-data")
+    further = {f"more_data_{n}": path for n, path in enumerate(training.more_data or ())}
+    inputs = {"data": data} | further | ({"model": Path(model)} if Path(model).is_dir() else {})
     inputs |= {name: path for name, path in (more_inputs or {}).items() if path is not None}
     for name, given in (
         ("init_adapter", training.init_adapter),

@@ -16,7 +16,7 @@ from veridical.records import count_images, response_name
 from veridical.rendering import Group, RefusedRowError, render_group
 from veridical.steering import ATTRIBUTES, MOST, Numerals, numerals_for, steer_prompt
 from veridical.train.options import Training
-from veridical.train.rows import Images, render_rows, same_pictures, split_held_out
+from veridical.train.rows import Images, render_rows, same_pictures, split_held_out, weighted
 from veridical.train.sft import fine_tune
 from veridical.train.start import load_start, start_training
 
@@ -53,6 +53,7 @@ def train_steerlm(
         train, evaluation = split_held_out(
             rows.groups, training.held_out, training.seed, by=pictures.__getitem__
         )
+        train = weighted(rows, train, training)
         fine_tune(run, METHOD, model, start, rows, train, evaluation, training)
 
 
