@@ -27,7 +27,8 @@ class Rollout:
         text: without special tokens.
         token_ids: as sampled; the last is an end token unless the length cut it.
         logps: log-probability of each token as it was drawn: at the sampling temperature, among
-            the tokens that may be sampled. In nats; as long as `token_ids`.
+            the tokens that may be sampled, those that top-p and top-k leave out included. In
+            nats; as long as `token_ids`.
         stop_reason: `end` (end token) or `length`.
         version: of the policy that said it: the training step whose weights it had.
     """

@@ -42,7 +42,8 @@ FIXED = {
     "kind", "loss", "beta", "label_smoothing", "per_token", "gamma", "nll_weight", "reference",
     "reference_model", "facts", "criterion", "centring",
     # fresh responses and who judges them
-    "temperature", "max_new_tokens", "rollout_steps", "judge", "judge_template", "objects",
+    "temperature", "top_p", "top_k", "min_new_tokens", "max_new_tokens", "rollout_steps",
+    "judge", "judge_template", "objects",
     "vocabulary", "criteria", "judge_facts", "attempts", "judge_tokens", "pairs", "offline", "swap",
     "margin", "answer_reward", "length_penalty", "no_end_penalty", "standardise",
     "variant", "mask_threshold", "noise_steps", "similarity", "similarity_threshold", "iterations",

@@ -33,6 +33,7 @@ from veridical.rendering import RefusedRowError, render_prompt
 from veridical.rollouts import roll_out
 from veridical.runs import start_run
 from veridical.sampling import Decoding, Request
+from veridical.sampling.truncation import check_truncation
 from veridical.shares import read_share, say
 from veridical.steering import parse_steer, steered
 
@@ -58,6 +59,9 @@ class SampleSettings:
         max_new_tokens: limit of one response, in tokens.
         seed: of the sampling noise.
         steer: what is asked for besides, see `veridical.steering`; None asks for nothing.
+        top_p: leave out tokens beyond this share of the probability.
+        top_k: leave out all but so many tokens; 0 leaves none out.
+        min_new_tokens: tokens before a response may end.
     """
 
     k: int
@@ -65,6 +69,16 @@ class SampleSettings:
     max_new_tokens: int
     seed: int
     steer: str | None
+    top_p: float = 1.0
+    top_k: int = 0
+    min_new_tokens: int = 0
+
+    def decoding(self, batch_size: int) -> Decoding:
+        """How tokens are chosen, so many responses at once."""
+        return Decoding(
+            self.max_new_tokens, self.temperature, self.seed, batch_size, self.top_p, self.top_k,
+            self.min_new_tokens,
+        )  # fmt: skip
 
 
 def build_sample(
@@ -74,7 +88,10 @@ def build_sample(
     kind: PromptKind = "conversation",
     k: int = 4,
     temperature: float = 0.7,
+    top_p: float = 1.0,
+    top_k: int = 0,
     max_new_tokens: int = 256,
+    min_new_tokens: int = 0,
     steer: str | None = None,
     limit: int | None = None,
     images_root: Path | None = None,
@@ -103,7 +120,10 @@ def build_sample(
         k: responses to each prompt.
         temperature: of sampling; 0.7 is what is told of Li et al. (2024), their released script
             has 1.2.
+        top_p: leave out tokens beyond this share of the probability; 1 leaves none out.
+        top_k: leave out all but so many tokens; 0 leaves none out.
         max_new_tokens: limit of one response, in tokens.
+        min_new_tokens: tokens before a response may end.
         steer: ask for attributes, for a model trained by `train steerlm`: all-4, or
             "Helpfulness:4,Correctness:4,Coherence:4,Complexity:2,Verbosity:1".
         limit: use only the first so many records.
@@ -122,7 +142,9 @@ def build_sample(
     configuration = dict(locals())
     require_file(data, "--data")
     share = read_share(shard)
-    settings = SampleSettings(k, temperature, max_new_tokens, seed, steer)
+    settings = SampleSettings(
+        k, temperature, max_new_tokens, seed, steer, top_p, top_k, min_new_tokens
+    )
     check(settings, batch_size)
     server = _server(model, endpoint, settings)
     inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
@@ -180,6 +202,7 @@ def check(settings: SampleSettings, batch_size: int) -> None:
         raise UserError(
             f"--temperature 0 gives the same response {settings.k} times. Set it above 0, or --k 1."
         )
+    check_truncation(settings.decoding(batch_size))
     if settings.steer is not None:
         parse_steer(settings.steer)
 
@@ -222,7 +245,7 @@ def sample_responses(
             refused[index] = str(problem)
             continue
         requests.append(Request(prompt.id, prompt.images, messages))
-    decoding = Decoding(settings.max_new_tokens, settings.temperature, settings.seed, batch_size)
+    decoding = settings.decoding(batch_size)
     places = [index for index in range(len(prompts)) if index not in refused]
     answered, late = leave_out_refused(
         [request.id for request in requests],
@@ -281,6 +304,11 @@ def _server(
         return None
     if settings.steer is not None:
         raise UserError("--steer needs the model's own tokens; load the model here instead.")
+    if settings.decoding(1).truncates or settings.min_new_tokens:
+        raise UserError(
+            "--top-p, --top-k and --min-new-tokens are not sent to a server, whose own settings "
+            "decide. Leave them out, or load the model here."
+        )
     return Server(model.removeprefix(PREFIX), endpoint)
 
 

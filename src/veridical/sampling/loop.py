@@ -22,10 +22,11 @@ from veridical.finite import not_finite
 from veridical.models import Policy, end_token_ids
 from veridical.precision import free_bytes
 from veridical.sampling.cache import Rows
-from veridical.sampling.choice import NO_NUMBER, choose, never_sampled, token_noise
+from veridical.sampling.choice import NO_NUMBER, Chosen, choose, never_sampled, token_noise
 from veridical.sampling.parity import require_parity
 from veridical.sampling.reader import SentenceEnd
 from veridical.sampling.requests import Decoding, StopReason
+from veridical.sampling.truncation import hold_ends, truncate, untruncated_logps
 
 READ_EVERY = 4
 """Steps between two looks at what was chosen, where looking makes an accelerator wait (our
@@ -234,13 +235,24 @@ class _Table:
             self._keep(list(range(kept)))
         return back
 
+    def _choose(self, noise: Tensor) -> Chosen:
+        decoding, banned = self.decoding, self.banned
+        logits = self.rows.take_logits()
+        logits = hold_ends(logits, self.steps, self.ends, decoding.min_new_tokens)
+        if not decoding.truncates:
+            return choose(logits, noise, decoding.temperature, banned, self.with_logps)
+        kept = truncate(logits, decoding, banned)
+        tokens = choose(kept, noise, decoding.temperature, banned).tokens
+        logps = None
+        if self.with_logps:
+            logps = untruncated_logps(logits, tokens, decoding.temperature, banned)
+        return Chosen(tokens, logps)
+
     def step(self) -> list[tuple[int, Said]]:
         """Choose a token for every row; those that are known to have ended leave and come back."""
         last = self.noise.shape[-1] - 1
         noise = self.noise.gather(-1, self.steps.clamp(max=last).unsqueeze(-1)).squeeze(-1)
-        chosen = choose(
-            self.rows.take_logits(), noise, self.decoding.temperature, self.banned, self.with_logps
-        )
+        chosen = self._choose(noise)
         self.steps = self.steps + 1
         self.unread.append(chosen)
         tokens = chosen.tokens.clamp(min=0)

@@ -44,12 +44,23 @@ class Decoding:
         temperature: 0 takes the most likely token; 1 samples from the policy itself.
         seed: of the sampling noise.
         batch_size: responses made at once; it never changes them.
+        top_p: leave out tokens beyond this share of the probability; 1 leaves none out.
+        top_k: leave out all but so many tokens; 0 leaves none out.
+        min_new_tokens: tokens before an answer may end.
     """
 
     max_new_tokens: int = 128
     temperature: float = 0.0
     seed: int = 0
     batch_size: int = 32
+    top_p: float = 1.0
+    top_k: int = 0
+    min_new_tokens: int = 0
+
+    @property
+    def truncates(self) -> bool:
+        """Whether unlikely tokens are left out."""
+        return self.top_p < 1 or self.top_k > 0
 
 
 @dataclass(frozen=True)

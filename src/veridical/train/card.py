@@ -22,7 +22,9 @@ SHOWN = (
     "epochs", "max_steps", "batch_size", "accumulation", "held_out", "seed",
 )  # fmt: skip
 JUDGED = ("judge", "criteria", "judge_facts", "objects", "vocabulary", "attempts")
-SAMPLED = ("temperature", "max_new_tokens", "rollout_steps")
+SAMPLED = (
+    "temperature", "top_p", "top_k", "min_new_tokens", "max_new_tokens", "rollout_steps",
+)  # fmt: skip
 REWARDED = (
     "standardise", "no_end_penalty", "length_penalty", "answer_reward", "samples", "inner_epochs",
     "minibatches", "clip", "value_clip", "value_weight", "value_learning_rate", "lam",

@@ -223,6 +223,7 @@ class Engine:
             "seed": seed,
             "return_token_ids": True,
             **UNCHANGED,
+            **truncation_options(decoding),
             **template_options(policy),
         }
         completion = self._completed(body, request)
@@ -333,6 +334,14 @@ def recomputed(
             ]
         )  # fmt: skip
     return found
+
+
+def truncation_options(decoding: Decoding) -> dict[str, Any]:
+    """What a server has to be told of tokens that are left out."""
+    return {
+        "top_p": decoding.top_p, "top_k": decoding.top_k or -1,
+        "min_tokens": decoding.min_new_tokens,
+    }  # fmt: skip
 
 
 def template_options(policy: Policy) -> dict[str, Any]:

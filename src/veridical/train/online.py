@@ -23,6 +23,7 @@ from veridical.proofs import Proof
 from veridical.proving import noise_floor
 from veridical.rendering import Group
 from veridical.sampling import Decoding
+from veridical.sampling.truncation import check_truncation
 from veridical.similarity import load_similarity
 from veridical.train.buffer import RolloutBuffer, Row
 from veridical.train.card import write_cards
@@ -77,7 +78,10 @@ class Sampling:
 
     Attributes:
         temperature: of sampling; 1 samples from the policy itself.
+        top_p: leave out tokens beyond this share of the probability; 1 leaves none out.
+        top_k: leave out all but so many tokens; 0 leaves none out.
         max_new_tokens: limit of one response, in tokens.
+        min_new_tokens: tokens before a response may end.
         rollout_steps: optimiser steps that one round of sampling is for; with 1 every response is
             the current weights' own.
         rollout_batch: responses made at once; it changes none of them.
@@ -87,7 +91,10 @@ class Sampling:
     """
 
     temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
     max_new_tokens: int = 128
+    min_new_tokens: int = 0
     rollout_steps: int = 1
     rollout_batch: int = 64
     engine: dict[str, Any] | None = None
@@ -107,7 +114,15 @@ class Sampling:
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
                 raise UserError(f"--{option} is {getattr(self, name)}; give 1 or more.")
+        check_truncation(self.decoding(0))
         engine_settings(self.engine or {})
+
+    def decoding(self, seed: int) -> Decoding:
+        """How tokens of fresh responses are chosen."""
+        return Decoding(
+            self.max_new_tokens, self.temperature, seed, self.rollout_batch, self.top_p,
+            self.top_k, self.min_new_tokens,
+        )  # fmt: skip
 
     def open_engine(self, model: str, training: Training, out: Path) -> Engine | None:
         """The server that samples, if there is one.
@@ -226,9 +241,7 @@ def train_online(
         left_out = LeftOut(out, rows, training)
         frozen = frozen_copy(start) if training.tuning == "full" else None
         policy = prepare_training(start, training.trained)
-        decoding = Decoding(
-            sampling.max_new_tokens, sampling.temperature, training.seed, sampling.rollout_batch
-        )
+        decoding = sampling.decoding(training.seed)
         how = (
             _rejecting(policy, prompts, bdhs, sampling, training.seed)
             if pairs == "bdhs"
@@ -338,6 +351,11 @@ def _check(
         raise UserError("--pairs bdhs needs true answers; set --kind conversation or preference.")
     if pairs == "bdhs" and sampling.engine is not None:
         raise UserError("--engine can't hide image tokens; leave it out with --pairs bdhs.")
+    if pairs == "bdhs" and (sampling.decoding(0).truncates or sampling.min_new_tokens):
+        raise UserError(
+            "--top-p, --top-k and --min-new-tokens are not offered with --pairs bdhs, which "
+            "samples ends of sentences. Leave them out."
+        )
     if not 0 <= offline <= 1:
         raise UserError(f"--offline is {offline:g}; give a probability.")
     refuse_here(training, "vision_cache")

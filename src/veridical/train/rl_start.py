@@ -113,11 +113,7 @@ class Start:
     @property
     def decoding(self) -> Decoding:
         """How responses are made."""
-        sampling = self.sampling
-        return Decoding(
-            sampling.max_new_tokens, sampling.temperature, self.training.seed,
-            sampling.rollout_batch,
-        )  # fmt: skip
+        return self.sampling.decoding(self.training.seed)
 
     def setting(self, actors: Actors, k: int, standardise: bool) -> Setting:
         """Everything that stays the same over all steps; the judge is loaded here."""
@@ -217,6 +213,12 @@ def begin(
     judging.check()
     sampling.check()
     refuse("rollout_steps", sampling.rollout_steps, sampling.rollout_steps != 1, "leave it at 1")
+    if sampling.decoding(0).truncates or sampling.min_new_tokens:
+        raise UserError(
+            "--top-p, --top-k and --min-new-tokens are not offered by this command: its losses are "
+            "right for samples of the policy itself, from which unlikely tokens and early ends are "
+            "not left out. Leave them out, or use `train online`."
+        )
     refuse_here(training)
     if training.lora_dropout:
         raise UserError(
