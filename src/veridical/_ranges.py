@@ -122,6 +122,7 @@ RANGES: Mapping[str, Range] = {
     "samples": COUNT,
     "seed": SEED,
     "seeds": COUNT,
+    "show_every": COUNT,
     "similarity_threshold": Range(-1, 1),
     "stop_kl": WEIGHT,
     "temperature": TEMPERATURE,

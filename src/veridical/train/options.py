@@ -93,6 +93,8 @@ class Training:
             where the template reads it and nothing is said); chat_template=NAME chooses one.
         report_to: trackers that get the log's figures too: `tensorboard`, `trackio`, `wandb`; their
             keys come from the environment alone.
+        show_every: steps between two times that the policy's answers to two prompts are printed,
+            and kept in `shown.jsonl`; never if not set.
         trainer: any other option of Transformers' TrainingArguments.
     """
 
@@ -139,6 +141,7 @@ class Training:
     seed: int = 0
     template: dict[str, Any] | None = None
     report_to: list[str] | None = None
+    show_every: int | None = None
     trainer: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:

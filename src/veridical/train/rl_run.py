@@ -25,6 +25,7 @@ from veridical.train.reporting import Trackers
 from veridical.train.resume import require_steps_left, tell_extension
 from veridical.train.run import checkpoint_to_resume, steps_of
 from veridical.train.schedule import go_on, schedule_for
+from veridical.train.showing import show
 from veridical.train.trained import load_trained_weights, require_same_start, save_trained_weights
 from veridical.train.trainer_options import trainer_arguments
 
@@ -90,7 +91,7 @@ class Learner:
         trackers = None
         if training.report_to:
             trackers = Trackers(training.report_to, self.out, self.arguments)
-        return Log(self.out, done, self.steps, trackers, self.core)
+        return Log(self.out, done, self.steps, trackers, self.core, training.show_every)
 
     def step(self) -> float:
         """Sum the gradients over processes, clip them, and take one step.
@@ -171,7 +172,13 @@ class Log:
     """`log.jsonl` and the line on the screen; written by the first process."""
 
     def __init__(
-        self, out: Path, done: int, steps: int, trackers: Trackers | None = None, model: Any = None
+        self,
+        out: Path,
+        done: int,
+        steps: int,
+        trackers: Trackers | None = None,
+        model: Any = None,
+        show_every: int | None = None,
     ) -> None:
         """Keep what a checkpoint has seen of an interrupted run's log.
 
@@ -181,8 +188,9 @@ class Log:
             steps: of the whole run.
             trackers: get the rows too.
             model: Transformers' model, for them.
+            show_every: steps between two times that samples are printed.
         """
-        self.trackers, self.model = trackers, model
+        self.trackers, self.model, self.show_every = trackers, model, show_every
         if trackers is not None:
             trackers.begin(model, done)
         self.path = out / "log.jsonl"
@@ -205,6 +213,8 @@ class Log:
         self.rows.append(dict(row))
         if processes.is_first():
             write_jsonl(self.path, self.rows)
+        if self.show_every and row["step"] % self.show_every == 0 and processes.is_first():
+            show(row["step"], [(one["id"], one["text"]) for one in row["samples"]])
         if self.trackers is not None:
             self.trackers.log(row, self.model)
         reward = row["reward"]

@@ -35,8 +35,9 @@ from veridical.train.options import SaveDtype, Training
 from veridical.train.reporting import Report, Trackers
 from veridical.train.resume import require_steps_left, tell_extension
 from veridical.train.rounding import ROUNDING, Score, score_before, tell_rounding
+from veridical.train.showing import ShowAnswers
 from veridical.train.stopping import StopEarly
-from veridical.train.trained import require_same_start, whole_policy
+from veridical.train.trained import is_shared_out, require_same_start, whole_policy
 from veridical.train.trainer_options import trainer_arguments
 from veridical.train.trial import TryFirst
 from veridical.weights import weight_files
@@ -88,6 +89,14 @@ def run_trainer(
     callbacks = [RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests(), *more]
     if training.report_to:
         callbacks.append(Report(Trackers(training.report_to, out, arguments), policy.core))
+    if training.show_every is not None:
+        if is_shared_out(policy.model):
+            raise UserError(
+                "--show-every needs the whole model in the first process, which FSDP and ZeRO-3 "
+                "share out. Leave it out."
+            )
+        groups = held_out.groups if held_out is not None else train.groups
+        callbacks.append(ShowAnswers(policy, groups, training.show_every, out))
     if training.patience is not None:
         callbacks.append(StopEarly(training.select_by, training.patience))
     callbacks.append(SaveWhenTerminated())

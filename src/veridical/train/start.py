@@ -24,6 +24,7 @@ from veridical.runs import Run, start_run
 from veridical.train.options import Training, flatten
 from veridical.train.reporting import check_trackers
 from veridical.train.resume import check_folder, earlier_models, require_same_files
+from veridical.train.showing import check_showing
 from veridical.train.stopping import check_selection
 from veridical.train.trainer_keys import Loop
 from veridical.train.trainer_options import trainer_arguments
@@ -53,6 +54,7 @@ def start_training(
     model, data, out = arguments["model"], arguments["data"], arguments["out"]
     training: Training = arguments["training"]
     check_trackers(training.report_to)
+    check_showing(training.show_every, command)
     check_selection(training.select_by, training.patience, training.held_out)
     require_file(data, "--data")
     join_processes(training.device)
