@@ -7,8 +7,11 @@ hyphens), and says in a line what is wrong.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
+import math
+import os
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +24,14 @@ from jsonargparse import ArgumentError, ArgumentParser
 from veridical._options import Option, as_arguments, describe, nearest, spelled
 from veridical._ranges import check_ranges
 from veridical.errors import UserError
+from veridical.files import read_text
+
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""In bytes, on every common file system."""
+LONG_NUMBER = re.compile(r"\d{4000}")
+"""Python reads no integer of more than 4,300 digits."""
+DEEPEST, LARGEST = 100, 100_000
+"""Brackets in a value, and values within one."""
 
 
 def parse(
@@ -43,6 +54,7 @@ def parse(
         parser.add_argument(f"--{name}", type=option.type, **given)
     try:
         words = spell_out(options, positionals, arguments)
+        check_words(words)
         check_config_files(options, words)
         namespace = parser.parse_args(words)
     except UserError as error:
@@ -55,6 +67,7 @@ def parse(
         if option.is_mapping and values[name] is not None:
             values[name] = plain(values[name])
     try:
+        check_values(options, values)
         check_ranges(options, values)
     except UserError as error:
         raise UserError(f"{error} See `{program} --help`.") from None
@@ -225,10 +238,7 @@ def check_config_files(options: Mapping[str, Option], words: Sequence[str]) -> N
         path = Path(word.removeprefix("--config="))
         if not path.is_file():
             raise UserError(f"--config {path} does not exist or is not a file.")
-        try:
-            content = yaml.load(path.read_text(encoding="utf-8-sig"), DistinctKeys)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+        content = read_yaml(read_text(path), str(path))
         if not isinstance(content, dict):
             raise UserError(f"{path} has to be a mapping of options, such as `seed: 1`.")
         for key in content:
@@ -236,6 +246,101 @@ def check_config_files(options: Mapping[str, Option], words: Sequence[str]) -> N
                 matches = difflib.get_close_matches(str(key), list(options), n=1)
                 suggestion = f" (did you mean {matches[0]}?)" if matches else ""
                 raise UserError(f"{path}: there is no option {key}{suggestion}.")
+
+
+def check_values(options: Mapping[str, Option], values: Mapping[str, Any]) -> None:
+    """Refuse what the parser lets pass: null for an option that takes none, and impossible paths.
+
+    Raises:
+        UserError: names the option.
+    """
+    for name, option in options.items():
+        value = values[name]
+        if value is None and not option.optional and option.default is not None:
+            raise UserError(f"{spelled(name)} takes {describe(option)}, not null.")
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, Path):
+                check_path(spelled(name), item)
+            elif isinstance(item, str) and "\0" in item:
+                raise UserError(f"{spelled(name)} has a null byte in it.")
+
+
+def check_path(option: str, path: Path) -> None:
+    """Refuse a path that no file can have.
+
+    Raises:
+        UserError: names the option.
+    """
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{option} is {str(path)!a}, which is not UTF-8 text.") from error
+    longest = max((len(part) for part in encoded.split(b"/")), default=0)
+    if b"\0" in encoded:
+        raise UserError(f"{option} has a null byte in it; no file's name can.")
+    if longest > LONGEST_NAME or len(encoded) > LONGEST_PATH:
+        raise UserError(
+            f"{option} is too long for a path: a name may have {LONGEST_NAME} bytes, all of it "
+            f"{LONGEST_PATH}."
+        )
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse values that would keep the parser busy for ever, or that it can't take.
+
+    Raises:
+        UserError: names the option.
+    """
+    for word in words:
+        name, _, value = word.partition("=")
+        option = spelled(name.removeprefix("--"))
+        if LONG_NUMBER.search(value):
+            raise UserError(f"{option} has a number of thousands of digits.")
+        if value.count("[") + value.count("{") > DEEPEST:
+            raise UserError(f"{option} is nested too deeply.")
+        if "&" in value and "*" in value:
+            with contextlib.suppress(yaml.YAMLError):
+                check_size(yaml.safe_load(value), option)
+
+
+def read_yaml(text: str, place: str) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        UserError: it is none, or its aliases make it endless or huge.
+    """
+    try:
+        content = yaml.load(text, DistinctKeys)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{place} is not YAML: {reason}.") from None
+    check_size(content, place)
+    return content
+
+
+def check_size(content: Any, place: str) -> None:
+    """Refuse a value whose aliases make it endless, or far larger than what was written.
+
+    Raises:
+        UserError: names the place.
+    """
+    sizes: dict[int, float] = {}
+
+    def size(value: Any) -> float:
+        if not isinstance(value, list | dict):
+            return 1
+        if id(value) not in sizes:
+            sizes[id(value)] = math.inf  # met again within itself, it has no end
+            inner = value.values() if isinstance(value, dict) else value
+            sizes[id(value)] = 1 + sum(size(item) for item in inner)
+        return sizes[id(value)]
+
+    try:
+        found = size(content)
+    except RecursionError:
+        found = math.inf
+    if found > LARGEST:
+        raise UserError(f"{place} is nested too deeply, or its aliases (*) stand for too much.")
 
 
 def explain(message: str, options: Mapping[str, Option], positionals: Sequence[str]) -> str:

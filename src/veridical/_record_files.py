@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -16,7 +17,17 @@ from datasets.table import InMemoryTable
 
 from veridical._record_rows import RowError
 from veridical.errors import UserError
-from veridical.files import JSON_ERRORS, parse_json, read_json, read_text, write_jsonl, writing
+from veridical.files import (
+    JSON_ERRORS,
+    check_file,
+    in_words,
+    parse_json,
+    read_json,
+    read_text,
+    write_jsonl,
+    writing,
+)
+from veridical.image_checks import words_of
 
 ROWS_AT_A_TIME = 64
 
@@ -31,8 +42,7 @@ def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, Any]]]:
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a .parquet, .jsonl or .json file in it.")
-    if not path.exists():
-        raise UserError(f"{path} does not exist. Check the path.")
+    check_file(path)
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _parquet_length(path), enumerate(_parquet_rows(path), start=1)
@@ -53,25 +63,35 @@ def _parsed(line: str) -> Any:
     try:
         return parse_json(line)
     except JSON_ERRORS as error:
-        return RowError("row", f"is not JSON ({error})")
+        return RowError("row", f"is not JSON ({in_words(error)})")
 
 
 def _parquet_length(path: Path) -> int:
-    try:
+    with _whole(path):
         rows: int = pq.read_metadata(path).num_rows
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not a whole Parquet file: {error}") from error
     return rows
 
 
-def _parquet_rows(path: Path) -> Iterator[Any]:
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Name the file in what is said of its damage, which can lead to anything.
+
+    Raises:
+        UserError: the file can't be read.
+    """
     try:
-        # Buffered ahead, every row group that was read would stay in memory to the end.
-        with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=ROWS_AT_A_TIME):
-                yield from plain_rows(pa.Table.from_batches([batch]))
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not a whole Parquet file: {error}") from error
+        yield
+    except (MemoryError, UserError):
+        raise
+    except Exception as error:
+        raise UserError(f"{path} is not a whole Parquet file: {words_of(error)}") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[Any]:
+    # Buffered ahead, every row group that was read would stay in memory to the end.
+    with _whole(path), pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+        for batch in file.iter_batches(batch_size=ROWS_AT_A_TIME):
+            yield from plain_rows(pa.Table.from_batches([batch]))
 
 
 def plain_rows(table: pa.Table) -> Iterator[Any]:

@@ -373,7 +373,10 @@ def _optional(row: Mapping[str, Any], kind: Kind, images: int) -> dict[str, Any]
         elif field == "facts":
             given[field] = _texts(value)
         elif field == "source" and not isinstance(value, str):
-            given[field] = json.dumps(value, ensure_ascii=False, sort_keys=True)
+            try:
+                given[field] = json.dumps(value, ensure_ascii=False, sort_keys=True)
+            except (TypeError, ValueError) as error:
+                raise RowError(field, f"can't be kept as JSON ({error})") from error
         elif field == "expected_answer":
             given[field] = str(value)
     return given

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import os
+import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from veridical import interruptions, processes
 from veridical.errors import UserError
+from veridical.files import FULL, full_disk
 from veridical.local_code import import_file, take_imports
 
 USER_ERROR_STATUS = 2
 FAILED_STATUS = 1
 INTERRUPTED_STATUS = 130
 TERMINATED_STATUS = 143
+LONG_WORD = re.compile(r"\S{400,}")
 
 
 @dataclass(frozen=True)
@@ -206,11 +210,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bug and keeps its traceback. Of several processes one speaks: the first that failed.
     """
     try:
-        with interruptions.terminable(), processes.one_voice():
+        with interruptions.terminable(), processes.one_voice(), files_as_asked():
             run_command(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         if processes.reports_errors():
-            print(f"veridical: {error}", file=sys.stderr)
+            print(f"veridical: {shortened(str(error))}", file=sys.stderr)
         return USER_ERROR_STATUS
     except Exception:
         if processes.reports_errors():
@@ -225,12 +229,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def files_as_asked() -> Iterator[None]:
+    """Turn what the system says of a file into an error of the user's.
+
+    A name that is too long, a folder that may not be written to, a disk that is full: whoever
+    opened the file need not foresee it.
+
+    Raises:
+        UserError: names the file and the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = full_disk(error) or error.strerror
+        if reason is None or (error.filename is None and error.errno not in FULL):
+            raise
+        place = "A file" if error.filename is None else ascii(error.filename)[1:-1]
+        raise UserError(f"{place} can't be read or written: {reason}.") from error
+
+
+def shortened(text: str) -> str:
+    """A message with the middle of very long words, which were given as values, left out."""
+    return LONG_WORD.sub(lambda found: f"{found[0][:80]}...{found[0][-40:]}", text)
+
+
 def run_command(arguments: list[str]) -> None:
     """Find the command that the first one or two words name, and call its function.
 
     Raises:
         UserError: no such command, or its options cannot be understood.
     """
+    for word in arguments:
+        if not word.isprintable() and not is_text(word):
+            raise UserError(f"{word!a} is not UTF-8 text. Rename the file, or correct it.")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview(COMMANDS))
         return
@@ -246,16 +278,22 @@ def run_command(arguments: list[str]) -> None:
     if processes.world_size() > 1 and not command.shared:
         raise UserError(f"`{name}` runs in one process; start it without a launcher.")
     calm_libraries()
-    module_name, function_name = command.function.split(":")
-    function = getattr(importlib.import_module(module_name), function_name)
+    program = f"veridical {name}"
 
     # Imported here, like the function, so that the list of commands comes at once.
-    from veridical import _arguments, _help, _options
+    from veridical import _help, _options
+    from veridical._stand_ins import without_libraries
 
-    program, options = f"veridical {name}", _options.read_options(function)
     if _help.asks_for_help(rest):
-        print(_help.help_text(program, function, options, command.positionals))
+        with without_libraries():
+            function = find_function(command)
+            options = _options.read_options(function)
+            print(_help.help_text(program, function, options, command.positionals))
         return
+    from veridical import _arguments
+
+    function = find_function(command)
+    options = _options.read_options(function)
     given = _arguments.parse(program, function, options, command.positionals, rest)
     for path in local_code:
         import_file(path)
@@ -268,6 +306,22 @@ def _say_where(place: object) -> None:
     """Where the results are, as the last line of every command that writes some."""
     if isinstance(place, Path) and place.exists() and processes.is_first():
         print(f"Results: {place}")
+
+
+def is_text(word: str) -> bool:
+    """Whether a word of the command line can be written down as UTF-8."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def find_function(command: Command) -> Callable[..., None]:
+    """Import a command's function."""
+    module, name = command.function.split(":")
+    function: Callable[..., None] = getattr(importlib.import_module(module), name)
+    return function
 
 
 def find_command(arguments: list[str]) -> str | None:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -102,7 +103,7 @@ def read_json(path: Path) -> Any:
         return parse_json(read_text(path))
     except JSON_ERRORS as error:
         raise UserError(
-            f"{path} is not JSON: {_in_words(error)}. Check that it was copied whole."
+            f"{path} is not JSON: {in_words(error)}. Check that it was copied whole."
         ) from error
 
 
@@ -119,7 +120,7 @@ def read_jsonl(path: Path) -> list[Any]:
         try:
             rows.append(parse_json(line))
         except JSON_ERRORS as error:
-            raise UserError(f"{path}, line {number} is not JSON: {_in_words(error)}.") from error
+            raise UserError(f"{path}, line {number} is not JSON: {in_words(error)}.") from error
     return rows
 
 
@@ -143,7 +144,8 @@ def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """One of `JSON_ERRORS` in words."""
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
@@ -151,33 +153,60 @@ def read_text(path: Path) -> str:
     """Read a UTF-8 text, without the byte order mark that some editors put before it.
 
     Raises:
-        UserError: the file is missing, is a folder or is not UTF-8 text.
+        UserError: the file is missing, is none (a folder, a pipe), can't be read or is not UTF-8
+            text.
     """
+    check_file(path)
     try:
         return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist. Check the path.") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder; name a file in it.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}.") from error
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}.") from error
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no file that could be read to its end: a pipe would be waited for.
+
+    Raises:
+        UserError: says what it is.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist. Check the path.") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"{path!s} can't be read: {reason}.") from error
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path} is a folder; name a file in it.")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path} is no file, but a pipe, a socket or a device.")
 
 
 def require_file(path: Path, option: str) -> None:
-    """Say at once that a file is missing, before a model is loaded for it.
+    """Say at once that a file can't be read, before a model is loaded for it.
 
     Raises:
-        UserError: there is none.
+        UserError: it is missing or no file.
     """
-    if not path.is_file():
-        kind = "is a folder; name a file in it" if path.is_dir() else "does not exist"
-        raise UserError(f"{option} {path} {kind}.")
+    try:
+        check_file(path)
+    except UserError as error:
+        raise UserError(f"{option} {error}") from error
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file's bytes, as 64 hex digits.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}.") from error
 
 
 def hash_path(path: Path) -> str:

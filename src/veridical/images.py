@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import stat
 import threading
 import weakref
 from collections.abc import Iterator
@@ -154,6 +155,8 @@ def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
         if isinstance(source, bytes):
             _refuse_heif(source[:32])
         else:
+            if not stat.S_ISREG(Path(source).stat().st_mode):
+                raise ImageError("it is no file, but a folder, a pipe or a device")
             with Path(source).open("rb") as beginning:
                 _refuse_heif(beginning.read(32))
         file = io.BytesIO(source) if isinstance(source, bytes) else source

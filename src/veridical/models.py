@@ -570,8 +570,10 @@ def adapter_base(folder: Path) -> str:
     """
     try:
         base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'adapter_config.json'} can't be read: {error}.") from error
+    # A damaged file is met with whatever it leads to.
+    except Exception as error:
+        reason = words_of(error)
+        raise UserError(f"{folder / 'adapter_config.json'} can't be read: {reason}.") from error
     if not base:
         raise UserError(
             f"{folder} is an adapter that does not name its base. "
@@ -622,7 +624,10 @@ def require_fitting_adapter(trouble: str, advice: str) -> Iterator[None]:
     try:
         with _watch_adapters() as (lacking, unplaced):
             yield
-    except (ValueError, RuntimeError, OSError, KeyError, TypeError) as error:
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    # A damaged file is met with whatever it leads to.
+    except Exception as error:
         # PEFT looks the tensors of `modules_to_save` up one by one.
         lost = isinstance(error, KeyError) and str(error.args[0]).startswith("base_model.")
         reason = f"it lacks the tensor {error.args[0]}" if lost else words_of(error)

@@ -20,9 +20,11 @@ def only_pixels(source: Path | str | bytes) -> bytes | None:
         source: a file, or the bytes of one.
     """
     try:
+        if not isinstance(source, bytes) and not Path(source).is_file():
+            return None  # who opens it says why
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError:
-        return None  # who opens it says why
+        return None
     if not content.startswith(_MAGIC):
         return None
     kept, dropped, at = [_MAGIC], False, len(_MAGIC)

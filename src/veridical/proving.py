@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from scipy.stats import wilcoxon
 from torch import Tensor
 
 from veridical.batching import row_batch
@@ -217,6 +216,8 @@ def _image_matters_by_rank(moved: Tensor, noise: Tensor, unit: str) -> Proof:
     value, limit = rms(moved), rms(noise)
     p = 1.0
     if value > limit:
+        from scipy.stats import wilcoxon  # a second at every start, else
+
         p = float(wilcoxon((moved - noise).double().cpu().numpy(), alternative="greater").pvalue)
     blind = value > limit and not p < SIGNIFICANT
     detail = f"{len(moved)} answers with grey and turned images against rounding, p = {p:.2g}"

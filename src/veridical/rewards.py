@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,6 +24,7 @@ from veridical.batching import Batch, last_tokens, row_batch
 from veridical.errors import UserError
 from veridical.files import read_json, write_json
 from veridical.finite import require_finite
+from veridical.image_checks import words_of
 from veridical.images import ImageLike
 from veridical.logprobs import collate
 from veridical.messages import Message
@@ -329,8 +332,10 @@ def _require_head(folder: Path) -> None:
 
 def _read_reading(folder: Path) -> Reading:
     try:
-        return Reading(**read_json(folder / SETTINGS_FILE))
-    except TypeError as error:
+        content = read_json(folder / SETTINGS_FILE)
+        Reading(**content)  # no field of another name
+        return TypeAdapter(Reading).validate_python(content)
+    except (TypeError, ValueError) as error:
         raise UserError(
             f"{folder / SETTINGS_FILE} is not what `train reward` of this version writes ({error})."
         ) from error
@@ -338,7 +343,15 @@ def _read_reading(folder: Path) -> Reading:
 
 def _load_head(folder: Path, policy: Policy) -> nn.Linear:
     head = new_head(policy)
-    weights = load_file(folder / HEAD_FILE)
+    try:
+        weights = load_file(folder / HEAD_FILE)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"The reward head {folder / HEAD_FILE} can't be read: {words_of(error)}. Copy or train "
+            "it again."
+        ) from error
+    if weights.keys() != head.state_dict().keys():
+        raise UserError(f"{folder / HEAD_FILE} holds no reward head; it has {sorted(weights)}.")
     if weights["weight"].shape != head.weight.shape:
         raise UserError(
             f"The reward head in {folder} is for states of size {weights['weight'].shape[-1]}, "

@@ -187,7 +187,8 @@ def _refuse_input(folder: Path, path: Path) -> None:
         if not path.exists():
             return
         inside = path.resolve().relative_to(folder.resolve())
-    except (OSError, ValueError):  # a text that can be no path; or it lies elsewhere
+    # A text that can be no path, links in a circle; or it lies elsewhere.
+    except (OSError, ValueError, RuntimeError):
         return
     above = [folder.joinpath(*inside.parts[:count]) for count in range(1, len(inside.parts) + 1)]
     if not any((place / RECORD).is_file() for place in above):

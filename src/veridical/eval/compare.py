@@ -13,7 +13,8 @@ from veridical.eval.chair import chair_metrics, chair_sums
 from veridical.eval.pope import by_split, pope_metrics, pope_sums
 from veridical.eval.pope_auc import auc_difference
 from veridical.eval.scores import number
-from veridical.files import read_jsonl, write_json
+from veridical.files import write_json
+from veridical.run_files import read_run_file
 from veridical.run_record import RECORD, read_fields
 from veridical.runs import start_run
 from veridical.statistics import NO_WIDTH, ClusterSums, Metric, compare
@@ -163,7 +164,7 @@ def _parts(candidate: Path, baseline: Path) -> list[Part]:
     kinds = [_judged_file(folder).name for folder in (candidate, baseline)]
     if kinds[0] != kinds[1]:
         raise UserError(f"{candidate} and {baseline} are evaluations by different benchmarks.")
-    ours, theirs = (read_jsonl(_judged_file(folder)) for folder in (candidate, baseline))
+    ours, theirs = (read_run_file(_judged_file(folder)) for folder in (candidate, baseline))
     if kinds[0] == "details.jsonl":
         _refuse_difference(ours, theirs, ("image_id", "objects"), "object lists")
         return [Part("", chair_metrics(), chair_sums(ours), chair_sums(theirs))]
@@ -198,7 +199,7 @@ def _refuse_difference(
             f"({', '.join(sorted(alone)[:5])}). Evaluate both models on the same images."
         )
     facts = [
-        sorted(str([row[field] for field in fields]) for row in rows) for rows in (ours, theirs)
+        sorted(str([row.get(field) for field in fields]) for row in rows) for rows in (ours, theirs)
     ]
     if facts[0] != facts[1]:
         raise UserError(
@@ -210,7 +211,7 @@ def _refuse_difference(
 def _judged_file(folder: Path) -> Path:
     for name, field in JUDGED.items():
         if (folder / name).is_file():
-            rows = read_jsonl(folder / name)
+            rows = read_run_file(folder / name)
             if rows and field in rows[0]:
                 return folder / name
     raise UserError(

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from veridical.errors import UserError
 from veridical.eval.answers import Query, Settings, load_asked
@@ -141,6 +140,8 @@ def _won(
     rows: Sequence[Mapping[str, Any]], place: Mapping[str, int]
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Pairs won by an image's yes questions against an image's no questions, and both counts."""
+    from scipy.stats import rankdata  # a second at every start, else
+
     order = rankdata([row["margin"] for row in rows], method="dense")
     wins = np.zeros((len(place), len(place)))
     yes, no = np.zeros(len(place)), np.zeros(len(place))

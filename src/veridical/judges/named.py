@@ -101,6 +101,10 @@ class Judging:
             path: Path | None = getattr(self, name)
             if path is not None:
                 require_file(path, f"--{name}")
+        if self.objects is not None:
+            truth(
+                self.objects, self.vocabulary
+            )  # a fault in them is found before a model is loaded
         for name in ("attempts", "judge_tokens"):
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl
+from veridical.run_files import read_run_file
 from veridical.run_record import RECORD, read_fields
 
 Record = Mapping[str, Any]
@@ -44,12 +44,12 @@ class Part:
     def json(self, name: str) -> Any:
         """A JSON file of the folder, None when it is missing."""
         path = self.folder / name
-        return read_json(path) if path.is_file() else None
+        return read_run_file(path) if path.is_file() else None
 
     def jsonl(self, name: str) -> list[Any] | None:
         """The rows of a JSON Lines file of the folder, None when it is missing."""
-        path = self.folder / name
-        return read_jsonl(path) if path.is_file() else None
+        rows: list[Any] | None = self.json(name)
+        return rows
 
 
 def find_parts(runs: Sequence[Path]) -> list[Part]:
@@ -129,7 +129,7 @@ def _kind(folder: Path) -> Kind | None:
     if (folder / "comparison.json").is_file():
         return "compare"
     summary = folder / "summary.json"
-    if summary.is_file() and isinstance(read_json(summary), dict) and "arms" in read_json(summary):
+    if summary.is_file() and "arms" in read_run_file(summary):
         return "summary"
     return "other" if (folder / "run.json").is_file() else None
 

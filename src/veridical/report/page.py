@@ -95,6 +95,8 @@ def _refuse_other_file(out: Path) -> None:
     """
     if out.is_dir():
         raise UserError(f"{out} is a folder; name a file, such as {out / 'report.html'}.")
+    if out.is_symlink() and not out.exists():
+        raise UserError(f"{out} is a link that leads nowhere. Name another --out.")
     if out.exists() and not (out.is_file() and KICKER in read_text(out)):
         raise UserError(f"{out} is not a report, and would be lost. Name another --out.")
 

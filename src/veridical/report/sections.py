@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.dataset
 
 from veridical.errors import UserError
+from veridical.files import JSON_ERRORS
 from veridical.messages import text_of
 from veridical.randomness import generator
 from veridical.report.curves import Rows, percent
@@ -245,8 +246,14 @@ def _training(part: Part, results: Results) -> Training:
     algorithm = ALGORITHMS.get(command) or _algorithm_of(log)
     beta = dict(_flatten(part.record.get("configuration") or {})).get("beta")
     held_out = (part.record.get("results") or {}).get("held_out_pairs")
+    held_out = held_out if isinstance(held_out, int) else None
+    beta = beta if isinstance(beta, int | float) else None
     findings = diagnose(
-        log, algorithm, float(beta) if beta else None, _answer_lengths(part, results), held_out
+        log,
+        algorithm,
+        beta if isinstance(beta, int | float) else None,
+        _answer_lengths(part, results),
+        held_out,
     )
     proofs = part.json("proofs.json")
     last_step = max((int(row.get("step") or 0) for row in log), default=0)
@@ -329,7 +336,7 @@ def _source(text: Any) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except JSON_ERRORS:
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -65,6 +65,7 @@ def train_world(out: Path, seed: int = 0) -> None:
         UserError: `out` holds files already.
     """
     require_new_folder(out)
+    out.mkdir(parents=True, exist_ok=True)  # not after an hour
     started = time.monotonic()
     recipe = Recipe()
     model, processor, results = follow(recipe, seed)

@@ -1,0 +1,797 @@
+"""Malformed input to every command: a clear line and status 2, never a traceback, never silence.
+
+About 2,200 generated cases run in this process. Where a model would be asked or a worker started,
+a command is stopped: it has accepted what it was given. The table of outcomes is printed at the end
+(`pytest -s`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import itertools
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_origin
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from veridical import cli, workers
+from veridical._options import Option, is_number, read_options, spelled
+from veridical.files import write_jsonl
+from veridical.models import EMBEDDED_MODEL
+from veridical.records import read_records, write_records
+from veridical.world.dataset import write_scenes
+
+LONGEST_SECONDS = 30
+GENERATED = settings(
+    phases=[Phase.generate],
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+WORDS = ["--objects", "{objects}", "--vocabulary", "{vocabulary}"]
+MODEL = ["--model", "embedded"]
+QUICK = ["--prove-first", "true", "--cache", "none"]
+JUDGED = ["--judge", "exact", *WORDS]
+COMMANDS: dict[str, list[str]] = {
+    "demo": MODEL,
+    "ask": ["embedded", "{image}", "What is there?"],
+    "build bdhs": [*MODEL, "--data", "{conversations}", "--similarity", "edit"],
+    "build sample": [*MODEL, "--data", "{conversations}"],
+    "build rate": ["{samples}", *WORDS],
+    "build annotate": ["{samples}", "--judge", "local:embedded"],
+    "build rank": ["{samples}", *JUDGED],
+    "build best": ["{rated}"],
+    "build pairs": ["{rated}"],
+    "build distort": ["--data", "{pairs}", "--kind", "preference"],
+    "build facts": ["{pairs}", "--facts", "{facts}"],
+    "build join": ["{pairs}", "{more}"],
+    "train dpo": [*MODEL, "--data", "{pairs}", *QUICK],
+    "train sft": [*MODEL, "--data", "{conversations}", *QUICK],
+    "train steerlm": [*MODEL, "--data", "{rated}", *QUICK],
+    "train online": [*MODEL, "--data", "{pairs}", *JUDGED, *QUICK],
+    "train reward": [*MODEL, "--data", "{pairs}", *QUICK],
+    "train ppo": [*MODEL, "--data", "{conversations}", "--kind", "conversation", *JUDGED, *QUICK],
+    "train rloo": [*MODEL, "--data", "{conversations}", "--kind", "conversation", *JUDGED, *QUICK],
+    "eval pope": ["--questions", "{questions}", "--answers", "{said}"],
+    "eval chair": ["--answers", "{answers}", *WORDS],
+    "eval reward": ["{reward_model}", "{pairs}"],
+    "eval compare": ["{chair_a}", "{chair_b}"],
+    "report": ["{chair_a}", "{chair_b}", "{trained}", "{built}", "{pope}", "{compared}"],
+    "world make": ["{out}", "--count", "1"],
+    "world pairs": ["{scenes}"],
+    "world train": [],
+    "evidence": MODEL,
+    "rewards": MODEL,
+    "methods": MODEL,
+}
+"""What each command needs to come as far as its work."""
+NO_OUT = ("ask", "world make")
+
+
+class TooLong(BaseException):
+    """A case took more than `LONGEST_SECONDS`."""
+
+
+class Accepted(BaseException):
+    """A command has come to its work: it took what it was given."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call.
+
+    Attributes:
+        kind: row of the table.
+        about: what was done to it.
+        words: the command line.
+        must_refuse: whether taking it would be wrong.
+        named: what the message has to name, if it is refused.
+    """
+
+    kind: str
+    about: str
+    words: list[str]
+    must_refuse: bool = False
+    named: str = ""
+
+
+@dataclass
+class Tally:
+    """What came of the cases."""
+
+    table: Counter[tuple[str, str]] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    slowest: float = 0.0
+
+    def run(self, case: Case) -> None:
+        began = time.monotonic()
+        outcome, text = outcome_of(case)
+        took = time.monotonic() - began
+        self.slowest = max(self.slowest, took)
+        self.table[case.kind, outcome] += 1
+        if outcome not in ("refused", "accepted"):
+            shown = " ".join(case.words)
+            self.wrong.append(f"{outcome}: {case.about}\n  {shown[:300]}\n  {text[-700:]}")
+
+
+def outcome_of(case: Case) -> tuple[str, str]:
+    """How one call ended, and what it said."""
+    out, err = (
+        io.TextIOWrapper(io.BytesIO(), "utf-8", errors=e) for e in ("strict", "backslashreplace")
+    )
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(LONGEST_SECONDS)
+    ending: str = ""
+    status: int | None = None
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = cli.main(case.words)
+    except Accepted:
+        status = 0
+    except TooLong:
+        ending = "over 30 s"
+    except (Exception, SystemExit):
+        ending = "traceback"
+        err.write(traceback.format_exc())
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        ending = "traceback"
+        err.write(traceback.format_exc())
+    finally:
+        signal.alarm(0)
+    said = [stream.buffer.getvalue().decode() for stream in _flushed(out, err)]  # type: ignore[attr-defined]
+    if ending:
+        return ending, said[1]
+    if status == 0:
+        told = re.search(r"skipped|left out|refused|ignored|unused|not used", said[0] + said[1])
+        return ("silent" if case.must_refuse and not told else "accepted"), said[0] + said[1]
+    line = said[1].rstrip().rpartition("veridical: ")[2]
+    if status != 2 or not line or len(line) > 3000 or line.count("\n") > 12:
+        return f"unclear (status {status})", said[1]
+    if case.named and case.named not in line:
+        return "unclear (names nothing)", said[1]
+    return "refused", line
+
+
+def _flushed(*streams: io.TextIOWrapper) -> Iterator[io.TextIOWrapper]:
+    for stream in streams:
+        stream.flush()
+        yield stream
+
+
+def _too_long(*_: Any) -> None:
+    raise TooLong
+
+
+@pytest.fixture(scope="module")
+def tally() -> Iterator[Tally]:
+    """Collects outcomes over the module's tests, and prints them."""
+    found = Tally()
+    yield found
+    kinds = sorted({kind for kind, _ in found.table})
+    outcomes = sorted({outcome for _, outcome in found.table})
+    with contextlib.redirect_stdout(sys.__stdout__):
+        print(f"\n{'':24}" + "".join(f"{outcome:>26}" for outcome in outcomes))
+        for kind in [*kinds, "all"]:
+            row = [
+                sum(n for (k, o), n in found.table.items() if o == outcome and kind in (k, "all"))
+                for outcome in outcomes
+            ]
+            print(f"{kind:24}" + "".join(f"{n:>26}" for n in row))
+        print(f"slowest: {found.slowest:.1f} s")
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small files that are right, by the names of `COMMANDS`."""
+    folder = tmp_path_factory.mktemp("ground")
+    scenes = folder / "scenes"
+    write_scenes(scenes, count=2, questions=2)
+    conversations = [json.loads(line) for line in (scenes / "conversations.jsonl").open()]
+    for row in conversations:
+        row["images"] = [f"scenes/{name}" for name in row["images"]]
+    pairs = [
+        {"id": row["id"], "images": row["images"], "prompt": row["messages"][:1],
+         "chosen": row["messages"][1:],
+         "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "A dog."}]}]}
+        for row in conversations
+    ]  # fmt: skip
+    samples = [
+        {"id": row["id"], "images": row["images"], "prompt": "What is there?",
+         "responses": ["There is a red cup.", "There is a blue dog."], "source": "mine"}
+        for row in conversations
+    ]  # fmt: skip
+    aspects = ("Helpfulness", "Correctness", "Coherence", "Complexity", "Verbosity")
+    ratings = [
+        {"aspect": aspect, "answer": f"responses/{k}", "value": 4.0 - 3 * k}
+        for k in range(2) for aspect in aspects
+    ]  # fmt: skip
+    write_jsonl(folder / "conversations.jsonl", conversations)
+    write_jsonl(folder / "pairs.jsonl", pairs)
+    more = [row | {"rejected": [{"role": "assistant", "content": "A cat."}]} for row in pairs]
+    write_jsonl(folder / "more.jsonl", more)
+    write_jsonl(folder / "samples.jsonl", samples)
+    write_jsonl(folder / "rated.jsonl", [row | {"ratings": ratings} for row in samples])
+    images = [row["id"] for row in conversations]
+    questions = [
+        {"question_id": n, "image": f"{image}.png", "text": f"Is there a {kind} in the image?",
+         "label": label}
+        for n, (image, kind, label) in enumerate(
+            (image, kind, label)
+            for image in images
+            for kind, label in (("cup", "yes"), ("dog", "no"))
+        )
+    ]  # fmt: skip
+    write_jsonl(folder / "questions.jsonl", questions)
+    write_jsonl(folder / "said.jsonl", [{"question_id": n, "answer": "Yes."} for n in range(4)])
+    write_jsonl(folder / "answers.jsonl", [{"image_id": i, "answer": "A red cup."} for i in images])
+    write_jsonl(folder / "other.jsonl", [{"image_id": i, "answer": "A blue dog."} for i in images])
+    names = ("conversations", "pairs", "more", "samples", "rated", "questions", "said", "answers")
+    found = {name: folder / f"{name}.jsonl" for name in names}
+    found |= {name: scenes / f"{name}.json" for name in ("objects", "vocabulary", "facts")}
+    found |= {"scenes": scenes, "image": scenes / "images" / f"{images[0]}.png", "folder": folder}
+    found |= _run_folders(folder, found)
+    return found
+
+
+def _run_folders(folder: Path, found: dict[str, Path]) -> dict[str, Path]:
+    runs = {
+        "chair_a": COMMANDS["eval chair"],
+        "chair_b": ["--answers", str(folder / "other.jsonl"), *WORDS],
+        "pope": COMMANDS["eval pope"],
+        "compared": ["{chair_a}", "{chair_b}"],
+        "built": ["{rated}"],
+        "trained": [*COMMANDS["train sft"], "--max-steps", "1", "--lora-rank", "1"],
+        "reward": [*COMMANDS["train reward"], "--max-steps", "1", "--tuning", "full"],
+    }
+    commands = {
+        "chair_a": "eval chair", "chair_b": "eval chair", "pope": "eval pope",
+        "compared": "eval compare", "built": "build pairs", "trained": "train sft",
+        "reward": "train reward",
+    }  # fmt: skip
+    made = dict(found)
+    for name, words in runs.items():
+        out = folder / "runs" / name
+        given = [word.format_map(made) for word in words]
+        assert cli.main([*commands[name].split(), *given, "--out", str(out)]) == 0
+        made[name] = out
+    made["reward_model"] = made["reward"] / "model"
+    made["adapter"] = made["trained"] / "adapter"
+    return made
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that comes to its work has accepted its input."""
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise Accepted
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", stop)
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", stop)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", stop)
+    for name in ("veridical.arms", "veridical.reward_study"):
+        monkeypatch.setattr(importlib.import_module(name), "write_scenes", stop)
+    monkeypatch.setattr("veridical.usable.require_usable", lambda policy: None)
+    monkeypatch.setattr("veridical.hub.can_look_up", lambda *_: False)
+
+
+def function_of(command: str) -> Callable[..., Any]:
+    module, name = cli.COMMANDS[command].function.split(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def options_of(command: str) -> dict[str, Option]:
+    return read_options(function_of(command))
+
+
+def call(
+    command: str, ground: dict[str, Path], folder: Path, *more: str, **instead: Path
+) -> list[str]:
+    """The words of a right call, with other files in place of some."""
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    given = ground | {"out": folder / "out"} | instead
+    words = [*command.split(), *(word.format_map(given) for word in COMMANDS[command])]
+    if command not in NO_OUT and "--out" not in more:
+        words += ["--out", str(folder / "out" / ("report.html" if command == "report" else "run"))]
+        (folder / "out").mkdir(exist_ok=True)
+    return [*words, *more]
+
+
+def slots(command: str) -> list[str]:
+    return [word[1:-1] for word in COMMANDS[command] if word.startswith("{") and word != "{out}"]
+
+
+def judge(tally: Tally) -> None:
+    """Fail with what went wrong since the last time."""
+    wrong, tally.wrong = tally.wrong, []
+    limit = int(os.environ.get("VERIDICAL_FUZZ_SHOWN", "10"))
+    assert not wrong, f"{len(wrong)} cases\n" + "\n".join(wrong[:limit])
+
+
+def test_right_calls_are_accepted(
+    ground: dict[str, Path], tmp_path: Path, tally: Tally, stopped: None
+) -> None:
+    """Else nothing that follows would mean anything."""
+    assert COMMANDS.keys() == cli.COMMANDS.keys()
+    for command in COMMANDS:
+        case = Case("right", command, call(command, ground, tmp_path))
+        assert outcome_of(case)[0] == "accepted", outcome_of(case)
+
+
+# --- options ---------------------------------------------------------------------------------
+
+TEXTS = [
+    "", "null", "x", "[1, 2]", "{a: 1}", "[[[[", "true", "1e999", "9" * 5000, "'", "\udcff",
+    "&a [*a]", "!!python/object/apply:os.system [ls]", "\N{PILE OF POO}", "a\nb", "$x", "=",
+    "n" * 300,
+    "[" * 3000, "{a: &a [1,1,1,1], b: &b [*a,*a,*a,*a], c: &c [*b,*b,*b,*b], d: [*c,*c,*c,*c]}",
+]  # fmt: skip
+VALUES: list[Any] = [
+    None, "", "x", -1, 0, 10**30, 1.5, True, [], [None], {}, {"a": 1}, [[1]], {"a": {"b": []}},
+    float("nan"), "\0", "n" * 300, ["\0"], "\N{PILE OF POO}",
+]  # fmt: skip
+
+
+def is_wrong_type(option: Option, value: Any) -> bool:
+    """Whether a value of YAML can't be one of the option's."""
+    if value is None:
+        return not option.optional
+    if option.is_flag:
+        return not isinstance(value, bool)
+    if is_number(option) and not option.is_list:
+        return not isinstance(value, int | float) or isinstance(value, bool)
+    if option.is_mapping:
+        return not isinstance(value, dict)
+    if option.is_list:
+        return not isinstance(value, list)
+    if get_origin(option.hint) is Literal:
+        return True
+    return isinstance(value, list | dict)
+
+
+def test_values_of_options(
+    ground: dict[str, Path], tmp_path: Path, tally: Tally, stopped: None
+) -> None:
+    """On the command line and in a YAML file."""
+    pairs = [(command, name) for command in COMMANDS for name in options_of(command)]
+
+    @seed(1)
+    @settings(GENERATED, max_examples=300)
+    @given(st.sampled_from(pairs), st.sampled_from(TEXTS))
+    def on_the_command_line(pair: tuple[str, str], text: str) -> None:
+        command, name = pair
+        option = options_of(command)[name]
+        wrong = text in ("x", "[[[[", "$x") and (option.is_flag or is_number(option))
+        more = [f"{spelled(name)}={text}"]
+        words = call(command, ground, tmp_path, *more)
+        tally.run(Case("option", f"{name}={text[:40]!r}", words, wrong))
+
+    @seed(2)
+    @settings(GENERATED, max_examples=300)
+    @given(st.sampled_from(pairs), st.sampled_from(VALUES))
+    def in_a_file(pair: tuple[str, str], value: Any) -> None:
+        command, name = pair
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump({name: value}, allow_unicode=True))
+        wrong = is_wrong_type(options_of(command)[name], value)
+        given_there = (
+            spelled(name) in COMMANDS[command] or name in cli.COMMANDS[command].positionals
+        )
+        words = call(command, ground, tmp_path, "--config", str(path))
+        words = words if not given_there and name != "out" else words[:-2]
+        must = wrong and not given_there and name != "out"
+        tally.run(Case("yaml", f"{command} {name}: {str(value)[:40]}", words, must))
+
+    on_the_command_line()
+    in_a_file()
+    judge(tally)
+
+
+# --- files -----------------------------------------------------------------------------------
+
+CONTENTS: dict[str, bytes] = {
+    "empty": b"",
+    "not UTF-8": b"\xff\xfe\x00broken\xff",
+    "zeros": bytes(1000),
+    "deep JSON": b"[" * 100_000 + b"]" * 100_000,
+    "deep in a row": b'{"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "a long number": b'{"id": ' + b"9" * 10_000 + b"}",
+    "a number": b"3",
+    "null": b"null",
+    "a text": b'"x"',
+    "a list of lists": b"[[]]",
+    "a list of nulls": b"[null]",
+    "an object of null": b'{"a": null}',
+    "an object of objects": b'{"a": {"b": {}}}',
+    "half a surrogate": b'{"id": "\\ud800", "answer": "\\ud800"}',
+    "a tar": b"ustar\0\0" * 100,
+}
+
+
+def odd_place(kind: str, folder: Path, name: str) -> Path:
+    """A path at which there is no file that could be read."""
+    place = folder / "odd" / name
+    shutil.rmtree(folder / "odd", ignore_errors=True)
+    place.parent.mkdir()
+    match kind:
+        case "missing":
+            return place
+        case "folder":
+            place.mkdir()
+        case "fifo":
+            os.mkfifo(place)
+        case "loop":
+            place.symlink_to(place)
+        case "unreadable":
+            place.symlink_to("/proc/self/mem")
+        case "long name":
+            return place.with_name("n" * 300 + place.suffix)
+        case "long path":
+            return folder / ("d/" * 3000) / name
+        case "null byte":
+            return Path(f"{folder}/a\0b{place.suffix}")
+        case "not UTF-8":
+            place = place.with_name(f"\udcff{place.suffix}")
+            place.write_bytes(b"\xff")
+        case "below a file":
+            place.write_bytes(b"x")
+            return place / name
+        case "device":
+            return Path("/dev/full")
+    return place
+
+
+PLACES = (
+    "missing", "folder", "fifo", "loop", "unreadable", "long name", "long path", "null byte",
+    "not UTF-8", "below a file", "device",
+)  # fmt: skip
+
+
+def test_files_and_places(
+    ground: dict[str, Path], tmp_path: Path, tally: Tally, stopped: None
+) -> None:
+    """Every file of every command, with every third fault in turn."""
+    turn = itertools.count()
+    for command in COMMANDS:
+        for slot in dict.fromkeys(slots(command)):
+            right = ground[slot]
+            for kind in PLACES:
+                if next(turn) % 2:
+                    continue
+                if kind == "folder" and right.is_dir():
+                    kind = "missing"
+                place = odd_place(kind, tmp_path, right.name)
+                words = call(command, ground, tmp_path, **{slot: place})
+                tally.run(Case("place", f"{slot}: {kind}", words, True))
+            if right.is_dir() or right.suffix == ".png":
+                continue
+            for kind, content in CONTENTS.items():
+                if next(turn) % 3:
+                    continue
+                path = tmp_path / right.name
+                path.write_bytes(content)
+                words = call(command, ground, tmp_path, **{slot: path})
+                tally.run(Case("content", f"{slot}: {kind}", words, True, path.name))
+    judge(tally)
+
+
+ODD_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+    | st.sampled_from([10**400, "\0", "\ud800", "n" * 300, -1, [None], {"type": "image"}]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
+    max_leaves=4,
+)  # fmt: skip
+
+
+def places_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths of everything in a JSON value."""
+    yield path
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    for key, item in inner:
+        yield from places_in(item, (*path, key))
+
+
+def changed(value: Any, path: tuple[Any, ...], new: Any, remove: bool) -> Any:
+    """A copy of a JSON value with another value at a place, or without that place."""
+    if not path:
+        return new
+    copy = value.copy()
+    if remove and len(path) == 1:
+        del copy[path[0]]
+    else:
+        copy[path[0]] = changed(value[path[0]], path[1:], new, remove)
+    return copy
+
+
+def change_file(draw: Callable[..., Any], source: Path, target: Path) -> str:
+    """Write a copy of a JSON or JSON Lines file with one value changed; tell what."""
+    text = source.read_text()
+    rows = source.suffix == ".jsonl"
+    value = [json.loads(line) for line in text.splitlines()] if rows else json.loads(text)
+    path = draw(st.sampled_from(list(places_in(value))[1:] or [()]))
+    new, remove = draw(ODD_JSON), draw(st.integers(0, 3)) == 0
+    after = changed(value, path, new, remove)
+    if rows and isinstance(after, list):
+        target.write_text("".join(json.dumps(row) + "\n" for row in after))
+    else:
+        target.write_text(json.dumps(after))
+    return f"{source.name} {list(path)} " + ("removed" if remove else f"= {str(new)[:60]!r}")
+
+
+def test_changed_values_in_files(
+    ground: dict[str, Path], tmp_path: Path, tally: Tally, stopped: None
+) -> None:
+    """A row's or a list's values, one at a time."""
+    pairs = [
+        (command, slot)
+        for command in COMMANDS
+        for slot in slots(command)
+        if ground[slot].suffix in (".json", ".jsonl")
+    ]
+
+    @seed(3)
+    @settings(GENERATED, max_examples=200)
+    @given(st.sampled_from(pairs), st.data())
+    def check(pair: tuple[str, str], data: st.DataObject) -> None:
+        command, slot = pair
+        target = ground["folder"] / f"changed-{ground[slot].name}"
+        about = change_file(data.draw, ground[slot], target)
+        words = call(command, ground, tmp_path, **{slot: target})
+        tally.run(Case("changed value", about, words))
+
+    check()
+    judge(tally)
+
+
+def test_parquet(ground: dict[str, Path], tmp_path: Path, tally: Tally, stopped: None) -> None:
+    """Pages and metadata with other bytes, and tables of other types."""
+    source = tmp_path / "pairs.parquet"
+    write_records_of(ground["pairs"], source)
+    content = source.read_bytes()
+    commands = ("build distort", "build join", "build facts", "train dpo", "eval reward")
+
+    @seed(4)
+    @settings(GENERATED, max_examples=120)
+    @given(st.sampled_from(commands), st.data())
+    def check(command: str, data: st.DataObject) -> None:
+        broken = bytearray(content)
+        # Images are most of the file; their bytes are the last to find anything.
+        for _ in range(data.draw(st.integers(1, 20))):
+            at = data.draw(st.integers(0, 400) | st.integers(len(content) - 4000, len(content) - 1))
+            broken[at] = data.draw(st.integers(0, 255))
+        if data.draw(st.integers(0, 4)) == 0:
+            del broken[data.draw(st.integers(0, len(broken))) :]
+        target = tmp_path / "broken.parquet"
+        target.write_bytes(broken)
+        tally.run(Case("parquet", "bytes", call(command, ground, tmp_path, pairs=target)))
+
+    check()
+    for number, column in enumerate(
+        [
+            [1, 2],
+            ["x", "y"],
+            [None, None],
+            [b"\xff", b"\0"],
+            [[1], [2]],
+            [{"a": 1}, {"a": 2}],
+            [1.5, 2],
+        ]
+    ):
+        for name in ("id", "images", "prompt", "chosen", "rejected", "source"):
+            table = pq.read_table(source)
+            place = table.column_names.index(name)
+            target = tmp_path / "other.parquet"
+            pq.write_table(table.set_column(place, name, pa.array(column)), target)
+            words = call(commands[number % 5], ground, tmp_path, pairs=target)
+            tally.run(Case("parquet", f"{name}: {column}", words))
+    judge(tally)
+
+
+def write_records_of(rows: Path, target: Path) -> None:
+    write_records(read_records(rows, "preference").rows, target, kind="preference")
+
+
+# --- folders ---------------------------------------------------------------------------------
+
+RUN_FILES = {
+    "chair_a": ("run.json", "scores.json", "answers.jsonl", "details.jsonl"),
+    "pope": ("run.json", "scores.json", "answers.jsonl", "questions.jsonl"),
+    "compared": ("run.json", "comparison.json"),
+    "built": ("run.json", "summary.json"),
+    "trained": ("run.json", "log.jsonl", "proofs.json"),
+}
+
+
+def copy_of(source: Path, target: Path) -> Path:
+    """A copy whose large files are links."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, copy_function=_link)
+    return target
+
+
+def _link(source: str, target: str) -> None:
+    if Path(source).stat().st_size > 100_000:
+        Path(target).symlink_to(source)
+    else:
+        shutil.copy(source, target)
+
+
+def readers(name: str) -> list[str]:
+    return ["report", *(["eval compare"] if name == "chair_a" else [])]
+
+
+def test_run_folders_changed_by_hand(
+    ground: dict[str, Path], tmp_path: Path, tally: Tally, stopped: None
+) -> None:
+    """Valid JSON of another shape, in every file that another command reads."""
+    trios = [
+        (command, name, file)
+        for name, files in RUN_FILES.items()
+        for file in files
+        if (ground[name] / file).is_file()
+        for command in readers(name)
+    ]
+    assert len(trios) >= 14
+
+    @seed(5)
+    @settings(GENERATED, max_examples=200)
+    @given(st.sampled_from(trios), st.data())
+    def check(trio: tuple[str, str, str], data: st.DataObject) -> None:
+        command, name, file = trio
+        folder = copy_of(ground[name], tmp_path / name)
+        about = change_file(data.draw, ground[name] / file, folder / file)
+        words = call(command, ground, tmp_path, **{name: folder})
+        tally.run(Case("run folder", f"{name} {about}", words))
+
+    check()
+    for command, name, file in trios:
+        for number, (kind, content) in enumerate(CONTENTS.items()):
+            if number % 2:
+                continue
+            folder = copy_of(ground[name], tmp_path / name)
+            (folder / file).write_bytes(content)
+            words = call(command, ground, tmp_path, **{name: folder})
+            tally.run(Case("run folder", f"{name}/{file}: {kind}", words))
+    judge(tally)
+
+
+def test_model_folders(
+    ground: dict[str, Path],
+    tmp_path: Path,
+    tally: Tally,
+    stopped: None,
+) -> None:
+    """Weights, configuration, tokenizer, template, adapter and reward head."""
+    models: dict[str, tuple[Path, Callable[[Path], list[str]]]] = {
+        "model": (EMBEDDED_MODEL, lambda f: ["ask", str(f), str(ground["image"]), "What?"]),
+        "adapter": (ground["adapter"], lambda f: ["ask", str(f), str(ground["image"]), "What?"]),
+        "reward": (
+            ground["reward_model"],
+            lambda f: ["eval", "reward", str(f), str(ground["pairs"]), "--out", f"{tmp_path}/o"],
+        ),
+    }  # fmt: skip
+    pickle = (
+        b"\x80\x04\x95\x1e\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94."
+    )
+    files = [
+        (name, file.name)
+        for name, (folder, _) in models.items()
+        for file in sorted(folder.iterdir())
+        if file.suffix in (".json", ".jinja", ".safetensors") and file.is_file()
+    ]
+
+    def check(name: str, file: str, kind: str, content: bytes, must_refuse: bool) -> None:
+        source, words = models[name]
+        folder = copy_of(source, tmp_path / name)
+        (folder / file).unlink()
+        (folder / file).write_bytes(content)
+        shutil.rmtree(tmp_path / "o", ignore_errors=True)
+        tally.run(Case("model", f"{name}/{file}: {kind}", words(folder), must_refuse))
+
+    for name, file in files:
+        whole = (models[name][0] / file).read_bytes()
+        needed = file.endswith(".safetensors") or file in ("config.json", "tokenizer.json")
+        needed = needed and (name, file) != ("adapter", "tokenizer.json")
+        for number, (kind, content) in enumerate(CONTENTS.items()):
+            if needed or number % 4 == 0:
+                check(name, file, kind, content, needed)
+        check(name, file, "half", whole[: len(whole) // 2], needed)
+        check(name, file, "pickle", pickle, needed)
+        check(name, file, "template", b"{{ raise_exception('no') }}{% for %}", needed)
+
+    @seed(6)
+    @settings(GENERATED, max_examples=100)
+    @given(st.sampled_from([each for each in files if each[1].endswith(".json")]), st.data())
+    def changed_value(each: tuple[str, str], data: st.DataObject) -> None:
+        name, file = each
+        source = models[name][0] / file
+        if source.stat().st_size > 50_000:
+            return
+        about = change_file(data.draw, source, tmp_path / file)
+        check(name, file, about, (tmp_path / file).read_bytes(), False)
+
+    changed_value()
+    judge(tally)
+
+
+def test_where_it_is_written(
+    ground: dict[str, Path], tmp_path: Path, tally: Tally, stopped: None
+) -> None:
+    """Outputs that can't be, and arms with odd names."""
+    for command in COMMANDS:
+        if command in NO_OUT:
+            continue
+        for kind in (
+            "fifo",
+            "loop",
+            "long name",
+            "long path",
+            "null byte",
+            "below a file",
+            "device",
+        ):
+            out = odd_place(kind, tmp_path, "run")
+            words = call(command, ground, tmp_path, "--out", str(out))
+            tally.run(Case("output", f"{command}: {kind}", words, True))
+    for name in ("a$b$", "$x^2", "n" * 200, "a b", "<b>", "\udcff", "{x}", "%s", "\\frac", "_"):
+        first = copy_of(ground["chair_a"], tmp_path / name)
+        second = copy_of(ground["chair_b"], tmp_path / "other")
+        words = ["report", str(first), str(second), "--out", str(tmp_path / "r.html")]
+        tally.run(Case("output", f"arm {name[:20]!r}", words))
+    (tmp_path / "folder.html").mkdir()
+    words = ["report", str(ground["chair_a"]), "--out", str(tmp_path / "folder.html")]
+    tally.run(Case("output", "report onto a folder", words, True))
+    judge(tally)
+
+
+def test_full_disks(ground: dict[str, Path], tmp_path: Path, tally: Tally, stopped: None) -> None:
+    """No file may grow beyond a few hundred bytes, or beyond what the first ones need."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for command in COMMANDS:
+            for size in (0, 100, 1000, 2500):
+                words = call(command, ground, tmp_path)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+                tally.run(Case("full disk", f"{command}: {size} bytes", words))
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    judge(tally)
+
+
+def test_enough_cases_were_run(tally: Tally) -> None:
+    assert sum(tally.table.values()) >= 1500

@@ -1,0 +1,64 @@
+"""Help comes at once: no library that works with models or figures is imported for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from veridical._stand_ins import HEAVY
+
+EVERY_HELP = """
+import contextlib, io, sys
+from veridical import cli
+
+pages = {}
+for name in cli.COMMANDS:
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert cli.main([*name.split(), "--help"]) == 0
+    pages[name] = said.getvalue()
+heavy = sys.argv[1].split() + ["jsonargparse", "sympy", "pandas"]
+assert [name for name in heavy if name in sys.modules] == []
+import torch  # from here on everything is real
+for name in cli.COMMANDS:
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        cli.main([*name.split(), "--help"])
+    assert said.getvalue() == pages[name], name
+"""
+
+
+def python(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_every_help_page_is_the_same_without_the_libraries() -> None:
+    done = python("-c", EVERY_HELP, " ".join(HEAVY))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"], ["trian"]])
+def test_the_list_of_commands_needs_no_library(words: list[str]) -> None:
+    done = python("-X", "importtime", "-m", "veridical", *words)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert imported.isdisjoint({*HEAVY, "yaml", "jsonargparse"})
+
+
+def test_a_broken_word_is_said_before_the_libraries_are_imported() -> None:
+    """The command is real afterwards: nothing of the help page stays."""
+    code = (
+        "import sys; from veridical import cli; cli.main(['eval', 'compare', '--help']); "
+        "assert cli.main(['eval', 'compare', 'a', 'b', '--out', 'c']) == 2; "
+        "import numpy; assert numpy.add(1, 1) == 2"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "no evaluation" in done.stderr or "does not exist" in done.stderr
+
+
+@pytest.mark.parametrize("module", ["train.dpo", "report.page"])
+def test_statistics_of_scipy_come_late(module: str) -> None:
+    code = f"import sys, veridical.{module}; assert 'scipy.stats' not in sys.modules"
+    assert python("-c", code).returncode == 0
