@@ -14,17 +14,23 @@ from safetensors.torch import load_file
 from transformers import CLIPImageProcessorPil
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from veridical.batching import SharedBatch
+from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl, write_json
 from veridical.judges.named import Judging
+from veridical.logprobs import collate
 from veridical.models import Policy
 from veridical.records import assistant_message, user_message, write_records
+from veridical.rendering import render_conversation
 from veridical.train import fresh, loop, rl_run
 from veridical.train.dpo import train_dpo
+from veridical.train.left_out import LeftOut
 from veridical.train.online import OnlineBDHS, Sampling, train_online
 from veridical.train.options import Training
 from veridical.train.ppo import PPO, train_ppo
 from veridical.train.reward import train_reward
 from veridical.train.rloo import train_rloo
+from veridical.train.rows import TrainingRows
 from veridical.train.sft import train_sft
 
 MARK = (1, 2, 3)
@@ -180,3 +186,36 @@ def test_the_row_is_listed_and_neither_batches_nor_a_kill_change_what_is_learned
     assert largest_difference(whole, broken) == 0
     assert log(whole) == log(broken)
     assert read_jsonl(broken / "skipped.jsonl") == [listed]
+
+
+def test_parts_of_a_conversation_are_refused_by_their_own_pictures(
+    policy: Policy, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    marked = pictures[0].copy()
+    marked.putpixel((0, 0), MARK)
+    turns = [
+        user_message("First.", images=1), assistant_message("Yes."),
+        user_message("Second.", images=1), assistant_message("No."),
+    ]  # fmt: skip
+    groups = render_conversation(policy, "row", [pictures[1], marked], turns)
+    assert [len(group.images) for group in groups] == [1, 2]
+    left_out = LeftOut(tmp_path, TrainingRows(groups, [], 0, 10), TRAINING)
+    assert left_out.usable(policy, reversed(groups), 1) == [groups[0]]
+    for order in (groups, groups[::-1]):
+        batch, places = left_out.lay_out(order, lambda own: collate(policy, own, True))
+        assert isinstance(batch, SharedBatch) and batch.groups == 1
+        assert [order[place] for place in places] == [groups[0]]
+    (listed,) = read_jsonl(tmp_path / "skipped.jsonl")
+    assert (listed["id"], listed["images"]) == ("row", 2)
+
+
+def test_too_many_refused_rows_end_the_run_and_are_listed(policy: Policy, tmp_path: Path) -> None:
+    left_out = LeftOut(tmp_path, TrainingRows([], [], 0, 10), TRAINING)
+    left_out.note({("a", 1): "odd", ("b", 1): "odd"})
+    left_out.share()  # 0.2 of 10 rows
+    left_out.note({("c", 1): "worse"})
+    with pytest.raises(UserError, match=r"3 of 10 rows .* c: worse.*--resume true"):
+        left_out.share()
+    resumed = LeftOut(tmp_path, TrainingRows([], [], 0, 10), replace(TRAINING, resume=True))
+    assert set(resumed.refused) == {("a", 1), ("b", 1), ("c", 1)}
+    assert len(LeftOut(tmp_path, TrainingRows([], [], 0, 10), TRAINING)) == 0
