@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,10 +109,10 @@ def case(world: Path, name: str, out: Path, **changes: Any) -> dict[str, Any]:
     return {"command": command, "options": options}
 
 
-def start(
+def begin(
     cases: list[dict[str, Any]], processes: int, folder: Path, **environment: str
-) -> list[subprocess.CompletedProcess[str]]:
-    """Run the cases in so many processes, as a launcher does; returns how each ended."""
+) -> list[subprocess.Popen[str]]:
+    """Start the cases in so many processes, as a launcher does."""
     listed = folder / f"cases-{processes}.json"
     listed.write_text(json.dumps(cases), encoding="utf-8")
     with socket.socket() as probe:
@@ -119,7 +120,7 @@ def start(
         port = str(probe.getsockname()[1])
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
     common |= {"LOCAL_WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1", **environment}
-    running = [
+    return [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), str(listed)],
             env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
@@ -127,12 +128,32 @@ def start(
         )
         for rank in range(processes)
     ]  # fmt: skip
+
+
+def start(
+    cases: list[dict[str, Any]], processes: int, folder: Path, **environment: str
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run the cases in so many processes; returns how each ended."""
+    running = begin(cases, processes, folder, **environment)
     try:
         ended = [(process, *process.communicate(timeout=1200)) for process in running]
     finally:
         for process in running:
             process.kill()
     return [subprocess.CompletedProcess("", p.returncode, out, err) for p, out, err in ended]
+
+
+def kill_at(running: list[subprocess.Popen[str]], checkpoint: Path) -> None:
+    """SIGKILL as soon as a checkpoint is being written."""
+    try:
+        until = time.monotonic() + 300
+        while not checkpoint.exists() and all(process.poll() is None for process in running):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
 
 
 def launch(
@@ -294,6 +315,30 @@ def test_pictures_that_are_refused_leave_the_same_rows_to_two_processes(
         for key, weight in found[0].items():
             assert torch.allclose(weight, found[1][key], rtol=1e-6, atol=1e-8), (name, key)
             assert torch.equal(found[1][key], found[2][key]), (name, key)
+
+
+@pytest.mark.parametrize(("name", "processes"), [("online", 1)])
+def test_killed_runs_go_on_to_the_same_weights_and_log(
+    world: Path, tmp_path: Path, name: str, processes: int
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    settings: dict[str, Any] = {"batch_size": 2, "accumulation": 1, "max_steps": 6}
+    settings |= {"evaluations": 6, "seed": processes + 4}
+    succeed(start([case(world, name, whole, **settings)], processes, tmp_path))
+    for number, options in ((2, {}), (4, {"resume": "true"})):
+        again = [case(world, name, broken, **settings, **options)]
+        kill_at(begin(again, processes, tmp_path), broken / "checkpoints" / f"checkpoint-{number}")
+        assert read_json(broken / "run.json")["status"] == "running"
+    again = [case(world, name, broken, **settings, resume="true")]
+    succeed(start(again, processes, tmp_path))
+    assert read_json(broken / "run.json")["results"]["resumed_from"] is not None
+    weights, others = (load_file(f / "model" / "model.safetensors") for f in (whole, broken))
+    assert all(torch.equal(weight, others[key]) for key, weight in weights.items())
+    logs = [read_jsonl(folder / "log.jsonl") for folder in (whole, broken)]
+    plain = [[{k: v for k, v in row.items() if "second" not in k} for row in log] for log in logs]
+    assert plain[0] == plain[1]
+    for path in (whole / "rollouts").glob("*.jsonl"):
+        assert read_jsonl(path) == read_jsonl(broken / "rollouts" / path.name)
 
 
 def marked(refused: bool) -> Image.Image:
