@@ -11,6 +11,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from veridical.progress import counted
 from veridical.runs import Run
 from veridical.train.card import hub_name, what_was_learned, write_cards
 
@@ -96,3 +97,8 @@ def test_names_on_the_hub(tmp_path: Path) -> None:
 def test_cells_stay_in_their_table(tmp_path: Path) -> None:
     text = card(tmp_path, "train ppo", criteria="a|b\nc")
     assert "| criteria | a\\|b c |" in text
+
+
+def test_one_thing_is_counted_in_the_singular() -> None:
+    assert counted(1, "held-out pairs") == "1 held-out pair"
+    assert [counted(n, "pairs") for n in (0, 2)] == ["0 pairs", "2 pairs"]

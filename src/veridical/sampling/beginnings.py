@@ -18,7 +18,7 @@ from torch import Tensor
 
 from veridical._positions import special_layers
 from veridical._tokens import tokenise
-from veridical.batching import Branch, PromptBatch, prompt_batch
+from veridical.batching import Branch, PromptBatch, RefusedRowsError, prompt_batch
 from veridical.images import ImageLike, image_key
 from veridical.messages import user_message
 from veridical.models import Policy, image_token_id
@@ -125,7 +125,13 @@ def shared_prompt_batch(
     found = plan(tokens, families, [0] * len(tokens))
     if not found.shares:
         return prompt_batch(policy, images, texts)
-    batch = prompt_batch(policy, [images[n] for n in found.whole], [texts[n] for n in found.whole])
+    try:
+        batch = prompt_batch(
+            policy, [images[n] for n in found.whole], [texts[n] for n in found.whole]
+        )
+    except RefusedRowsError:
+        # It counts the prompts that are read whole; all of them have to be told by their own place.
+        return prompt_batch(policy, images, texts)
     if not _ends_alike(policy, batch, found, tokens):
         return prompt_batch(policy, images, texts)
     return with_branches(batch, found, tokens)
