@@ -74,6 +74,14 @@ CASES: dict[str, list[str]] = {
     "open fence": ["Here:", "\n```\nA. B.\nC! D"],
     "formula": ["So:", "\n$$\na = 1. B\n$$", "\nIt holds."],
     "inline code": ["Call `a. B. c` first.", " Then stop."],
+    "code by its indentation": ["Do.", "\n\n    x = a. B", "\n\n    C! D.", "\n\nDone.", " Good."],
+    "code by a tab": ["Do so:", "\n\n\tx = a. B", "\n\tprint('C. D')", "\nDone.", " Good."],
+    "paragraph of an item": ["- A cup.", "\n\n    It is red.", " Yes.", "\n\n- A dog."],
+    "inline formula": ["Let $a. B$ be given.", " Then $x$ is.", " Stop."],
+    "inline formula in brackets": [r"The part \(a. B\) is it.", " Then stop."],
+    "money": ["It costs $5.", " The other costs $6.", " Both are red."],
+    "money behind": ["It costs 5$.", " The other 6$.", " Both are red."],
+    "variable of a shell": ["Set $HOME first.", " Then run it.", " Then stop."],
     "rule": ["A cup.", "\n\n---", "\n\nA dog."],
     "spaces": ["  A cup.", "   A ball.  \n"],
     "bold": ["**Yes.**", " There is a dog.", " *It sleeps.*", " Really."],
@@ -88,15 +96,34 @@ CASES: dict[str, list[str]] = {
     "German quotation": ["Er sagt: „Halt.“", " Sie geht weiter.", " Es regnet."],
     "German title": ["Hier stehen Dr. Müller und Frau Prof. Schmidt.", " Sie lachen."],
     "German ca": ["Das Brett ist ca. 5 m lang bzw. breit.", " Es ist aus Holz."],
+    "German enumeration": [
+        "Es gibt Tassen, Teller usw. hier.",
+        " Auch Gabeln usw.",
+        " Alles ist da.",
+    ],
+    "German numbers and months": ["Der Hund schläft.", " 5 Leute gehen.", " Mai ist es."],
+    "Czech number": ["Na fotce je velký pes.", " 5 lidí jde kolem."],
     "Spanish titles": ["El Sr. García está aquí con la Sra. López.", " Ellos comen."],
     "Spanish questions": ["¿Qué hay en la foto?", " ¡Un perro grande!", " Está durmiendo."],
     "French": ["Le chien regarde M. Dupont.", " Mme Martin est assise !", " Est-ce un chat ?"],
+    "French with stops": ["Mme. Martin est assise à côté de M. Dupont.", " Ils rient."],
+    "French year": ["Platon est mort en 347 av. J.-C. à Athènes.", " Il était vieux."],
+    "French enumeration": ["Des pommes, des poires, etc.", " Le chien dort sur le canapé."],
+    "Portuguese street": ["A Sra. Lima e o Prof. Souza estão na Av. Paulista.", " Chove muito."],
+    "Portuguese example": ["Há muitas frutas, p. ex. maçãs, na mesa.", " O cão está dormindo."],
     "Portuguese": ["O Sr. Silva está na praia com a Dra. Costa.", " Eles sorriem."],
     "Italian": ["Il sig. Rossi è seduto sulla panchina.", " Accanto c'è un cane."],
     "Dutch": ["Er liggt fruit, bijv. appels, op de tafel.", " De hond slaapt."],
     "Polish": ["Na stole leży owoc, np. jabłko.", " Pies śpi na kanapie."],
     "Russian": ["На столе лежат фрукты, т.е. яблоки.", " Собака спит."],
     "Russian with a gap": ["На столе лежат фрукты, т. е. яблоки.", " Собака спит."],
+    "Russian that is": ["Здесь лежит главный фрукт, т. е. Яблоко.", " Собака спит."],
+    "Russian year": ["Фото сделано в 1905 г. в Москве.", " Снято в 1906 г.", " Небо синее."],
+    "Russian city": ["На фото г. Москва, дом на ул. Ленина.", " Идёт дождь."],
+    "Russian enumeration": ["Яблоки и т. д. лежат здесь.", " Ещё груши и т. д.", " Собака спит."],
+    "Vietnamese city": ["Bức ảnh chụp ở TP. HCM vào ban đêm.", " Đường rất đông người."],
+    "Vietnamese titles": ["Ở đây TS. Nguyễn và PGS. Trần đang nói.", " Ông ấy cười."],
+    "Vietnamese enumeration": ["Có táo, cam, v.v. trên bàn.", " Con chó đang ngủ."],
     "Greek question": ["Τι υπάρχει στην εικόνα;", " Ένας σκύλος κοιμάται."],
     # other scripts
     "Chinese": ["一只狗。", "它在睡觉！", "真的吗？", "是的。"],
@@ -112,12 +139,16 @@ CASES: dict[str, list[str]] = {
     "Hindi": ["एक कुत्ता सोफे पर है।", " वह सो रहा है।", " क्या वह काला है?"],
     "Bengali": ["একটি কুকুর আছে।", " এটি ঘুমাচ্ছে।"],
     "Arabic": ["هل هذا كلب؟", " نعم، هذا كلب.", " إنه نائم!"],
+    "Arabic titles": ["وصل د. أحمد إلى المكتب مع أ. محمود.", " هو يبتسم."],
+    "Arabic year": ["توفي سنة 11 هـ. في المدينة المنورة.", " انتهى الأمر."],
+    "Hindi title": ["यहाँ डॉ. शर्मा बैठे हैं।", " वह हँस रहे हैं।"],
     "Urdu": ["یہ ایک کتا ہے۔", " وہ سو رہا ہے۔"],
     "Persian": ["آیا این سگ است؟", " بله، این یک سگ است."],
     "Hebrew": ["זה כלב גדול.", " הוא ישן על הספה."],
     "Armenian": ["Սա շուն է։", " Նա քնած է։"],
     "Amharic": ["ይህ ውሻ ነው።", " ተኝቷል።"],
     "Thai": ["มีสุนัขตัวหนึ่งกำลังนอนหลับอยู่บนโซฟา"],
+    "Thai year": ["ภาพนี้ถ่ายในปี พ.ศ. 2560 ที่กรุงเทพ"],
     "Khmer": ["មានឆ្កែមួយ។", " វាកំពុងដេក។"],
     "Burmese": ["ခွေးတစ်ကောင်ရှိသည်။", " အိပ်နေသည်။"],
 }
@@ -244,6 +275,17 @@ def test_generation_letter_by_letter_finds_the_ends_of_the_whole_text(
             stops = (m.end() for m in re.finditer(r"\w|\s|[^\w\s]+\w?", rest))
             stop = next((n for n in stops if ends_sentence(rest[:n], before, language)), None)
             assert before + first_sentence(rest[:stop], before, language) == text[: sentence.end]
+
+
+@pytest.mark.parametrize("following", [" Mai ist es.", " 5 Leute gehen.", " Er ist braun."])
+def test_a_completion_that_is_a_full_stop_ends_there_in_german(following: str) -> None:
+    completion = "." + following
+    stop = next(
+        n for n in range(len(completion)) if ends_sentence(completion[:n], "Der Hund", "de")
+    )
+    assert stop <= len(". Mai is")
+    assert first_sentence(completion[:stop], "Der Hund", "de") == "."
+    assert first_sentence(". Mai ist es. Ja.", "Das war am 3", "de") == ". Mai ist es."
 
 
 def test_a_quotation_that_is_never_closed_is_given_up() -> None:

@@ -6,6 +6,8 @@ has *certainly* ended while the next word is unknown, so it is asked several tim
 words behind what there is: where all of them leave an end, it is one.
 """
 
+# ruff: noqa: RUF001 - letters of other scripts, and full width, are meant
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from functools import lru_cache
 import regex
 import sentencex
 
-from veridical.languages import guess_language
+from veridical.languages import ABBREVIATIONS, guess_language
 from veridical.text_layout import Block, blocks, flat, has_words, marks_end
 
 _MAY_END = regex.compile(r"[\r\n\u2026\u2028\u2029]|\p{Sentence_Terminal}")
@@ -25,9 +27,21 @@ _CLOSE = r"[\p{Pe}\p{Pf}\"'*_`]*"
 _WIDE = r"(?![.!?\u2024\u203c\u203d\u2047-\u2049\u2e2e\ufe52\uff0e])\p{Sentence_Terminal}"
 _WIDE_END = regex.compile(rf"(?:{_WIDE})+[\p{{Pe}}\p{{Pf}}\"'`]*")
 _LAST_STOP = regex.compile(rf"(?P<stop>\p{{Sentence_Terminal}})(?P<close>{_CLOSE})\Z")
-# A letter of its own, or letters with stops between them.
-_ABBREVIATION = regex.compile(r"(?<![\p{L}\d])(\p{L}|MM|(?:\p{L}\.)+\p{L})\.\Z")
-_UNSURE_WORD = regex.compile(r"[./@_\d]|\A\P{L}*(?!I\Z)\p{Lu}\Z|\A\P{L}*\p{Ll}\Z")
+# A letter of its own, or letters with stops between them ("J.-C.").
+_ABBREVIATION = regex.compile(r"(?<![\p{L}\d])(?:\p{L}\u0640?|(?:\p{L}\.-?)+\p{L})\.\Z")
+# What ends an enumeration, and Russian years: before a capital they end a sentence too.
+_LAST_OF_MANY = regex.compile(
+    r"(?<!\p{L})(?:etc|usw|osv|enz|ecc|itd|itp|atd|v\.\s?v|т\.\s?[дп]|\d{3,4}\s?г)\.(?=\s+\p{Lu})"
+)
+# In these languages the library takes a number or month for the rest of a date, whatever the word
+# before it is. It is shown another letter in its place.
+_DATES_EVERYWHERE = frozenset(("cs", "da", "de", "fi", "kk", "sk"))
+_NO_DATE = regex.compile(r"(?<=\p{Ll}{2}\.\s+)[\p{Lu}\d]")
+# Inline formulas; a sum of money begins with a digit.
+_FORMULA_BEGIN = r"(?<![\w$\\])\$(?=[^\s\d$])"
+_FORMULA = regex.compile(_FORMULA_BEGIN + r"[^$\r\n]*(?<=[^\s\\])\$(?!\d)")
+_OPEN_FORMULA = regex.compile(_FORMULA_BEGIN + r"[^$]*\Z")
+_UNSURE_WORD = regex.compile(r"[./@_\d]|\A\P{L}*(?!I\Z)\p{Lu}\Z|\A\P{L}*[\p{Ll}\p{Lo}]\u0640?\Z")
 # What follows decides once its first word is whole ("3. M" may become "3. Mai"); in another line
 # the first letter is enough.
 _DECIDES = regex.compile(r"\s*\S+\s|\s*\n\s*\S|[^\S\n]*\n[^\S\n]*\n|[\p{Lo}\p{P}]")
@@ -48,7 +62,7 @@ _GERMAN_ORDINAL = regex.compile(
 PATIENCE = 4
 """Sentence ends that are passed while a quotation or bracket is open (our choice); after that it is
 taken for one that is never closed."""
-_PAIRS = ("()", "[]", "‘’", "«»", "（）", "「」", "『』", "《》", "【】")  # noqa: RUF001 - full width is meant
+_PAIRS = ("()", "[]", "‘’", "«»", "（）", "「」", "『』", "《》", "【】")
 
 
 @dataclass(frozen=True)
@@ -193,17 +207,25 @@ def _of_block(text: str, block: Block, language: str) -> Iterator[Sentence]:
 def _ends(line: str, language: str) -> tuple[int, ...]:
     """Offsets after each sentence of a block but the last, white space not included."""
     found, at = {_with_emphasis(line, match.end()) for match in _WIDE_END.finditer(line)}, 0
-    for piece in sentencex.segment(language, line):
+    found |= {match.end() for match in _LAST_OF_MANY.finditer(line)}
+    shown = _NO_DATE.sub("X", line) if language in _DATES_EVERYWHERE else line
+    for piece in sentencex.segment(language, shown):
         at += len(piece)
         found.add(_with_emphasis(line, len(line[:at].rstrip())))
     ends: list[int] = []
     for end in sorted(found):
         begin = ends[-1] if ends else 0
-        # Not a stop or an emoji without a sentence of its own, and not inside `inline code`.
+        # Not a stop or an emoji without a sentence of its own.
         whole = has_words(line[begin:end]) and has_words(line[end:])
-        if whole and line[:end].count("`") % 2 == 0 and not _abbreviated(line, end, language):
+        if whole and not _inside(line, end) and not _abbreviated(line, end, language):
             ends.append(end)
     return tuple(ends)
+
+
+def _inside(line: str, end: int) -> bool:
+    """Whether an offset lies inside `inline code`, or a $formula$."""
+    formulas = (match.span() for match in _FORMULA.finditer(line))
+    return line[:end].count("`") % 2 == 1 or any(begin < end < stop for begin, stop in formulas)
 
 
 def _with_emphasis(line: str, end: int) -> int:
@@ -221,11 +243,19 @@ def _abbreviated(line: str, end: int, language: str) -> bool:
     if language in _ORDINALS and _ORDINAL.search(line, max(0, end - 8), end):
         small = line[end:].lstrip()[:1].islower()
         return small or (language == "de" and bool(_GERMAN_ORDINAL.search(line[:end])))
-    match = _ABBREVIATION.search(line, max(0, end - 12), end)
-    if match is None:
-        return False
-    following = line[end:].lstrip()[:1]
-    return following.islower() or (language == "fr" and match[1] in ("M", "MM"))
+    following, around = line[end:].lstrip()[:1], (max(0, end - 16), end)
+    known = _known_abbreviation(language)
+    if following == "-" or (known is not None and known.search(line, *around)):
+        return True
+    # In a script without capitals nothing tells a name from a new sentence.
+    small = following.islower() or regex.match(r"\p{Lo}", following)
+    return bool(small and _ABBREVIATION.search(line, *around))
+
+
+@lru_cache(maxsize=64)
+def _known_abbreviation(language: str) -> regex.Pattern[str] | None:
+    words = ABBREVIATIONS.get(language)
+    return regex.compile(rf"(?<![\p{{L}}\p{{M}}])(?:{words})\.\Z") if words else None
 
 
 def _certain(sentence: str, language: str) -> bool:
@@ -262,4 +292,4 @@ def _quotes_open(sentence: str) -> bool:
     low, left, right = (sentence.count(mark) for mark in "„“”")
     # The sign that opens in English closes in German.
     unpaired = unpaired or (low > left + right if low else left > right)
-    return bool(unpaired or sentence.count('"') % 2)
+    return bool(unpaired or sentence.count('"') % 2 or _OPEN_FORMULA.search(sentence))

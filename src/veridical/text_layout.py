@@ -26,6 +26,7 @@ _MARKS = regex.compile(
 _FENCE = regex.compile(
     r"[^\S\r\n]*(?:(?:>|[-*+]|\d{1,3}[.)])[^\S\r\n]*)*(`{3,}(?!.*`)|~{3,}|\$\$(?!.*\$\$))"
 )
+_LISTED = regex.compile(r"(?:[-*+\u2022]|\d{1,3}[.)])\s")
 _WORDS = regex.compile(r"[\p{L}\p{N}]")
 
 
@@ -65,11 +66,12 @@ def blocks(text: str) -> list[Block]:
     """The blocks of `text`, in order; between them there is only white space.
 
     A line that begins with a small letter goes on the paragraph before. A fence that is not closed
-    runs to the end of the text.
+    runs to the end of the text. Behind an empty line, lines that are indented by four spaces or a
+    tab are code, but not in a list, where they go on an item.
     """
     found: list[Block] = []
-    open_fence, joins = "", False
-    for start, end in _lines(text):
+    open_fence, joins, after_empty, in_list, in_code = "", False, False, False, False
+    for line, start, end in _lines(text):
         if open_fence:
             last = found[-1]
             found[-1] = Block(last.start, last.start, max(end, last.end), "copied")
@@ -77,11 +79,19 @@ def blocks(text: str) -> list[Block]:
                 open_fence, joins = "", False
             continue
         if start == end:
-            joins = False
+            joins, after_empty = False, True
             continue
         fence = _FENCE.match(text, start, end)
         if fence is not None:
             open_fence = fence[1]
+            found.append(Block(start, start, end, "copied"))
+            continue
+        lead = text[line:start]
+        indented = len(lead.expandtabs(4)) >= 4
+        in_list = (in_list and bool(lead)) or _LISTED.match(text, start, end) is not None
+        in_code = indented and (in_code or (after_empty and bool(found) and not in_list))
+        after_empty = False
+        if in_code:
             found.append(Block(start, start, end, "copied"))
             continue
         if joins and text[start].islower() and marks_end(text, start) == start:
@@ -98,12 +108,12 @@ def flat(text: str) -> str:
     return str(regex.sub(r"[\r\n\u2028\u2029]", " ", text))
 
 
-def _lines(text: str) -> Iterator[tuple[int, int]]:
-    """Offsets of each line without the white space around it."""
+def _lines(text: str) -> Iterator[tuple[int, int, int]]:
+    """Offsets of each line, and of it without the white space around it."""
     for match in _LINE.finditer(text):
         line = match[0]
         start = match.start() + len(line) - len(line.lstrip())
-        yield start, max(start, match.start() + len(line.rstrip()))
+        yield match.start(), start, max(start, match.start() + len(line.rstrip()))
 
 
 def _block(text: str, start: int, end: int) -> Block:
