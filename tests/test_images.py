@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from veridical import images
 from veridical.errors import UserError
 from veridical.images import (
     FORMATS,
@@ -214,6 +215,73 @@ def test_12_bits_in_16_bit_color_are_refused(alpha: bool) -> None:
     with pytest.raises(UserError, match="may hold 12 bits"):
         open_image(png(2, 1, 16, kind, rows(1)))
     assert open_image(png(2, 1, 16, kind, rows(16))).getpixel((0, 0)) == (255, 0, 125)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_dark_color_of_16_bits_is_scaled_by_its_depth(alpha: bool) -> None:
+    """A photograph by night: its highest sample is 40 of 255."""
+    values = [40 * 257 + 3, 7 * 257, 0]
+    row = b"\0" + struct.pack(f">{4 if alpha else 3}H", *values, *([65535] if alpha else []))
+    assert open_image(png(1, 1, 16, 6 if alpha else 2, row)).getpixel((0, 0)) == (40, 7, 0)
+
+
+LOW = bytes([0b00011011])
+PALETTE = (
+    png_chunk(b"PLTE", bytes([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])),
+    png_chunk(b"tRNS", b"\0\xff"),
+)
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "grey"),
+    [(1, LOW, [0, 0, 0, 255]), (2, LOW, [0, 85, 170, 255]), (4, b"\x05\xaf", [0, 85, 170, 255])],
+)
+def test_samples_of_few_bits_fill_the_range(depth: int, row: bytes, grey: list[int]) -> None:
+    assert grey_of(png(4, 1, depth, 0, b"\0" + row)) == grey
+
+
+def test_a_palette_of_two_bits_with_transparent_entries() -> None:
+    opened = open_image(png(4, 1, 2, 3, b"\0" + LOW, *PALETTE))
+    assert [opened.getpixel((x, 0)) for x in range(4)] == [
+        (255, 255, 255), (0, 255, 0), (0, 0, 255), (9, 9, 9),
+    ]  # fmt: skip
+
+
+def test_grey_of_16_bits_with_alpha_and_transparent_cmyk_white() -> None:
+    row = b"\0" + struct.pack(">4H", 30000, 65535, 30000, 0)
+    assert grey_of(png(2, 1, 16, 4, row)) == [117, 255]
+    assert grey_of(encoded(Image.new("CMYK", (1, 1), (0, 0, 0, 0)), "JPEG")) == [255]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_signed_tiff_of_16_bits_is_refused_in_either_byte_order(order: str) -> None:
+    with pytest.raises(UserError, match="signed integers"):
+        open_image(signed_tiff(order))
+
+
+def signed_tiff(order: str) -> bytes:
+    """One row of three signed samples, the header written by hand."""
+    tags = [(256, 3), (257, 1), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1),
+            (279, 6), (339, 2)]  # fmt: skip
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 14)
+    entries = b"".join(struct.pack(order + "HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    count = struct.pack(order + "H", len(tags))
+    return head + struct.pack(order + "3h", -5, 0, 3000) + count + entries + bytes(4)
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "MPO"])
+def test_the_first_of_several_pictures_counts(format: str) -> None:
+    frames = [Image.new("RGB", (16, 16), color) for color in ((255, 0, 0), (0, 0, 255))]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, format, save_all=True, append_images=frames[1:])
+    red, _, blue = open_image(buffer.getvalue()).getpixel((3, 3))  # type: ignore[misc]
+    assert red > 240 and blue < 15
+
+
+def test_avif_without_its_decoder_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "FORMATS", ("PNG",))
+    with pytest.raises(UserError, match="does not read AVIF"):
+        open_image(b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miaf" + bytes(40))
 
 
 def test_white_is_what_the_file_says() -> None:

@@ -186,7 +186,12 @@ def _reasons() -> Iterator[None]:
 
 
 def _refuse_heif(head: bytes) -> None:
-    if head[4:8] == b"ftyp" and any(brand in head[8:] for brand in _HEIF):
+    if head[4:8] != b"ftyp":
+        return
+    if b"avif" in head[8:] or b"avis" in head[8:]:
+        if "AVIF" not in FORMATS:
+            raise ImageError("this build of Pillow does not read AVIF; convert it to JPEG or PNG")
+    elif any(brand in head[8:] for brand in _HEIF):
         raise ImageError("HEIF (.heic) is not read; convert it to JPEG or PNG")
 
 

@@ -11,9 +11,11 @@ from PIL import ExifTags, Image
 
 EIGHT_BITS = 257
 """16-bit samples that are all multiples of this were 8 bits, scaled to 16 (255 becomes 65535)."""
-UNUSED_QUARTERS = 4
-"""16-bit samples that all lie in the lowest quarter are refused (our choice): the top two bits are
-never used, so the samples may have 14, 12 or 10 bits, and what is white cannot be known."""
+UNUSED_GREY, UNUSED_COLOR = 4, 16
+"""16-bit samples that all lie in the lowest part in so many are refused (our choices): the top bits
+are never used, so the samples may have fewer bits, and what is white cannot be known. Grey images
+come from sensors of 14, 12 or 10 bits; color in 16 bits is nearly always scaled, and only what
+would be black either way is refused."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,7 +46,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
     Raises:
         ImageError: what is black or white in this image cannot be known: integers of 32 bits,
-            signed integers, floats outside [0, 1], 16-bit samples that use the lowest quarter.
+            signed integers, floats outside [0, 1], 16-bit samples that use the lowest part only.
     """
     stored = _raw_modes(image)  # before loading, which forgets it
     deep = image.mode in ("RGB", "RGBA", "LA") and any("16" in mode for mode in stored)
@@ -52,7 +54,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     image.load()
     turn = _TURNS.get(orientation(image))  # after loading, which turns some TIFF by itself
     if deep:
-        _require_full_range(_highest_seen(image), 255)
+        parts = UNUSED_GREY if image.mode == "LA" else UNUSED_COLOR
+        _require_full_range(_highest_seen(image), 255, parts)
     transparent = _transparent_pixels(image, stored, deep)
     plain = _over_white(image) if white is None else _from_samples(image, white)
     if transparent is not None:
@@ -132,15 +135,15 @@ def _from_samples(image: Image.Image, white: float) -> Image.Image:
     elif white == 65535 and image.format != "PPM":  # PPM says itself what its white is
         eight = image.mode == "I;16" and not (np.asarray(image) % EIGHT_BITS).any()
         if not eight:  # a dark picture, of which white is known
-            _require_full_range(highest, white)
+            _require_full_range(highest, white, UNUSED_GREY)
     scaled = (samples / white).clip(0, 1)
     if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:  # "white is zero"
         scaled = 1 - scaled
     return Image.fromarray((scaled * 255).round().astype(np.uint8)).convert("RGB")
 
 
-def _require_full_range(highest: float, white: float) -> None:
-    if 0 < highest < (white + 1) / UNUSED_QUARTERS:
+def _require_full_range(highest: float, white: float, parts: int) -> None:
+    if 0 < highest < (white + 1) / parts:
         raise ImageError(
             f"it has 16 bits a sample but none above {highest / white:.1%} of their range, so it "
             "may hold 12 bits (10, or 14) and would come out nearly black; scale it to the whole "
