@@ -461,7 +461,8 @@ def process(
         if not reasons:
             raise
         raise RefusedRowsError(policy.name, reasons) from error
-    inputs = {name: value.to(policy.device) for name, value in encoded.items()}
+    # With labels a forward computes a loss, and PaliGemma's processor always writes some.
+    inputs = {n: value.to(policy.device) for n, value in encoded.items() if n != "labels"}
     dtype = working_dtype(policy)
     return {n: v.to(dtype) if v.is_floating_point() else v for n, v in inputs.items()}
 

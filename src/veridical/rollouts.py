@@ -71,7 +71,7 @@ def roll_out(
     """
     texts = [render_prompt(policy, request.prompt, request.prefix) for request in requests]
     draws = [
-        Draw(f"{request.id}/{number}", place)
+        Draw(f"{request.id}/{number}", place, pictures=bool(request.images))
         for place, request in enumerate(requests)
         for number in range(k)
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import family_models
 import more_models
+import timm_models
 from family_models import Family
 
 FAMILIES = [
@@ -44,6 +45,8 @@ FAMILIES = [
     Family("Kimi K2.5", more_models.kimi_k2_5, torchvision=True, close=1e-6),
     Family("Molmo 2", more_models.molmo2, torchvision=True),
     Family("MiniCPM-V 4.6", more_models.minicpmv4_6, torchvision=True),
+    Family("FastVLM", timm_models.fast_vlm, torchvision=True, timm=True),
+    Family("PerceptionLM", timm_models.perception_lm, torchvision=True, timm=True),
     Family("Mllama", more_models.mllama, refused="cross-attention"),
     Family("Llama 4", more_models.llama4, torchvision=True, refused="no `model`"),
 ]

@@ -18,7 +18,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-from transformers.utils import is_torchvision_available
+from transformers.utils import is_timm_available, is_torchvision_available
 
 from veridical.models import Policy, use_plain_experts
 
@@ -484,6 +484,7 @@ class Family:
         name: as people write it.
         build: makes the tiny model with its processor.
         torchvision: whether its processor wants torchvision.
+        timm: whether its image encoder is timm's.
         shares: whether the probe admits a shared prefix; else a word of the reason.
         masks: whether image tokens can be masked; else a word of the reason.
         refused: None; for a family that cannot be trained at all, a word of the reason.
@@ -494,6 +495,7 @@ class Family:
     name: str
     build: Callable[[], Policy]
     torchvision: bool = False
+    timm: bool = False
     shares: str | None = None
     masks: str | None = None
     refused: str | None = None
@@ -519,4 +521,6 @@ FAMILIES = [
 
 
 def can_be_built(family: Family) -> bool:
+    if family.timm and not is_timm_available():
+        return False
     return not family.torchvision or bool(is_torchvision_available())

@@ -56,7 +56,12 @@ def responses(
     """One response to every request, in order, whose prompts `read` lays out."""
     reader = Reader(policy.processor.tokenizer, requests, in_thought(policy))
     draws = [
-        Draw(request.id, number, reader.watch(number) if until_sentence_end else None)
+        Draw(
+            request.id,
+            number,
+            reader.watch(number) if until_sentence_end else None,
+            bool(request.images),
+        )
         for number, request in enumerate(requests)
     ]
     said = decode(policy, draws, read, decoding)

@@ -21,7 +21,7 @@ from veridical.errors import UserError
 from veridical.finite import not_finite
 from veridical.models import Policy, end_token_ids
 from veridical.precision import free_bytes
-from veridical.sampling.cache import Rows
+from veridical.sampling.cache import UNMIXED, Rows
 from veridical.sampling.choice import NO_NUMBER, Chosen, choose, never_sampled, token_noise
 from veridical.sampling.parity import require_parity
 from veridical.sampling.reader import SentenceEnd
@@ -55,11 +55,13 @@ class Draw:
         prompt: the number of the prompt; draws with the same number that follow each other share
             what is read of it.
         sentence: follows the row to its first sentence's end, if it is to stop there.
+        pictures: whether the prompt has any.
     """
 
     key: str
     prompt: int
     sentence: SentenceEnd | None = None
+    pictures: bool = True
 
 
 @dataclass
@@ -100,6 +102,13 @@ def decode(
         UserError: the model's logits are NaN or infinite, or memory holds not even one row.
     """
     require_parity(policy)
+    if policy.core in UNMIXED and len({draw.pictures for draw in draws}) > 1:
+        for pictures in (True, False):
+            numbers = [n for n, draw in enumerate(draws) if draw.pictures is pictures]
+            part = [draws[number] for number in numbers]
+            for number, said in decode(policy, part, read, decoding, with_logps):
+                yield numbers[number], said
+        return
     waiting = deque(enumerate(draws))
     table: _Table | None = None
     new: _Table | None = None

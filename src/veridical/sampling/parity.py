@@ -18,14 +18,14 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from veridical._positions import TOKEN_INPUTS, token_positions
-from veridical.batching import process, prompt_batch
+from veridical.batching import RefusedRowsError, process, prompt_batch
 from veridical.errors import UserError
 from veridical.messages import user_message
 from veridical.models import Policy
 from veridical.precision import is_half
 from veridical.randomness import generator
 from veridical.rendering import RefusedRowError, render_prompt
-from veridical.sampling.cache import APART, REPEATED, Rows
+from veridical.sampling.cache import APART, REPEATED, UNMIXED, Rows
 from veridical.sampling.choice import never_sampled
 
 TOKENS = 8
@@ -113,6 +113,19 @@ def require_parity(policy: Policy) -> None:
         if fault is None:
             return
         again = _fault_or_error(policy, examples, late=False)
+        kinds = [[e for e in examples if bool(e.images) is pictures] for pictures in (True, False)]
+        if again is not None and all(kinds) and _differs_beside_others(policy, examples):
+            again = next(
+                (fault for kind in kinds if (fault := _fault_or_error(policy, kind, late=False))),
+                None,
+            )
+            if again is None:
+                UNMIXED.add(policy.core)
+                print(
+                    f"{type(policy.core).__name__}: in one batch, prompts without pictures are "
+                    "answered otherwise than alone, so they get batches of their own."
+                )
+                return
     if again is not None:
         raise UserError(
             f"{policy.name} ({type(policy.core).__name__}) can't be sampled from here: {again}. "
@@ -139,8 +152,8 @@ def stock_examples(policy: Policy) -> list[Example]:
         try:
             text = render_prompt(policy, [user_message(QUESTION, images=len(images))])
             tokens, logits = _generated(policy, images, text)
-        except RefusedRowError:
-            continue
+        except (RefusedRowError, RefusedRowsError):
+            continue  # PaliGemma's processor takes no prompt without a picture
         except Exception as error:  # a foreign `generate` may raise anything
             print(
                 f"{type(policy.core).__name__}: its own `generate` fails, so our decoding could "
@@ -285,6 +298,16 @@ def _floor(policy: Policy, examples: Sequence[Example]) -> float:
     except (ValueError, TypeError, IndexError, RuntimeError):
         return floor  # not all processors take such a batch
     return max(floor, distance(together, alone).value)
+
+
+def _differs_beside_others(policy: Policy, examples: Sequence[Example]) -> bool:
+    """Whether a stock forward of all prompts is far from those of each: no fault of ours."""
+    try:
+        together = _read_at_once(policy, examples)
+    except (ValueError, TypeError, IndexError, RuntimeError):
+        return False
+    alone = [_read_at_once(policy, [example])[0] for example in examples]
+    return distance(together, alone).value > ROUNDING
 
 
 def _read_at_once(policy: Policy, examples: Sequence[Example]) -> list[Tensor]:
