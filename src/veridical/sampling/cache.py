@@ -90,7 +90,7 @@ class Rows:
         states = [
             state
             for layer in self.cache.layers if isinstance(layer, DynamicLayer)
-            for state in (layer.keys, layer.values)
+            for state in (layer.keys, layer.values) if state is not None
         ]  # fmt: skip
         width = max((state.shape[-2] for state in states), default=0)
         taken = sum(state.nbytes for state in states)
