@@ -125,8 +125,8 @@ def test_decoding_of_families_that_are_only_asked_is_admitted_and_a_fault_seen(
         assert len(examples) >= 2
         exact = parity.our_logits
 
-        def shifted(*given: Any, shift: int = 0, **named: Any) -> Any:
-            return exact(*given, shift=shift + 1, **named)
+        def shifted(policy: Policy, examples: Any, late: bool, shift: int = 0) -> Any:
+            return exact(policy, examples, late, shift + 1)
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(parity, "our_logits", shifted)
