@@ -7,6 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def share_right(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """1 where the chosen response has more, 0 where it has less, and 1/2 where they are equal.
+
+    Before training all are equal: nothing is known, which is not to be wrong everywhere.
+
+    Args:
+        chosen: rewards. Shape: any.
+        rejected: rewards. Shape: the same.
+    """
+    return (chosen > rejected).double() + (chosen == rejected).double() / 2
+
+
 def dpo_loss(
     policy_chosen_logps: Tensor,
     policy_rejected_logps: Tensor,

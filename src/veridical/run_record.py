@@ -157,6 +157,7 @@ SHAPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "started_utc": ("a date and time", _is_moment),
     "prompt_time": ("a date and time", _is_moment),
     "wall_time_seconds": ("a number or null", _is_seconds),
+    "working_folder": ("a text", _is_text),
     "configuration": ("an object of options", _is_object),
     "seeds": ("an object", _is_object),
     "inputs": ("an object of {path, sha256}", _is_inputs),

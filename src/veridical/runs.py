@@ -143,6 +143,7 @@ def start_run(
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "prompt_time": moment.isoformat(timespec="seconds"),
         "wall_time_seconds": None,
+        "working_folder": str(Path.cwd()),
         "configuration": recorded,
         "seeds": dict(_seeds(recorded)),
         "inputs": {

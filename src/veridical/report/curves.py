@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,5 +43,7 @@ def number(value: float) -> str:
 def percent(share: float, form: str = ".0f") -> str:
     """A share in per cent, with a narrow space and a true minus sign."""
     text = f"{share * 100:{form}}"
+    if share < 1 and float(text) == 100:
+        text = f"{math.floor(share * 1000) / 10:.1f}"  # nearly all is not all
     text = text.lstrip("+-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
     return f"{text}\N{NARROW NO-BREAK SPACE}%"

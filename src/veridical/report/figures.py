@@ -66,6 +66,10 @@ class Curve:
     color: str
 
 
+LONGEST_LABEL = 20
+"""Of an arm beside its values, in letters."""
+
+
 @contextmanager
 def canvas(
     left: float, bottom: float, top: float, height: float = SIZE[1]
@@ -273,11 +277,18 @@ def metric_plots(results: Results) -> list[Plot]:
     return plots
 
 
+def arm_label(arm: str) -> str:
+    """An arm's name at an axis: without its middle where it is long, and never as a formula."""
+    half = LONGEST_LABEL // 2
+    short = arm if len(arm) <= LONGEST_LABEL else f"{arm[:half]}…{arm[-half:]}"
+    return short.replace("$", r"\$")
+
+
 def _metric_plot(metric: str, rows: Mapping[str, Sequence[Value]], results: Results) -> Plot:
     name = metric_name(metric)
     scale = 100.0 if name.unit == "percent" else 1.0
     words = []
-    left = min(0.2 + 0.075 * max(len(arm) for arm in rows), SIZE[0] / 2)
+    left = 0.2 + 0.075 * max(len(arm_label(arm)) for arm in rows)
     with canvas(left, bottom=0.46, top=0.05, height=0.6 + 0.3 * len(rows)) as (figure, axes):
         for place, (arm, values) in enumerate(rows.items()):
             color = GREY if arm == results.baseline else VERMILION
@@ -288,7 +299,7 @@ def _metric_plot(metric: str, rows: Mapping[str, Sequence[Value]], results: Resu
             first = values[0]
             range_ = interval(first.low, first.high, name.unit)
             words.append(f"{arm} {show(first.value, name.unit)} ({range_})")
-        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_yticks(range(len(rows)), [arm_label(arm) for arm in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
@@ -296,7 +307,7 @@ def _metric_plot(metric: str, rows: Mapping[str, Sequence[Value]], results: Resu
         axes.set_xlabel(
             {"percent": "per cent", "words": "words", "share": "", "number": ""}[name.unit]
         )
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
         axes.margins(x=0.08)
         return Plot(name.label, embed_svg(figure), f"{name.label}: {'; '.join(words)}.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,9 +115,15 @@ def _walk(folder: Path, root: Path, depth: int = 0) -> Iterator[Part]:
         yield Part(folder, root, _name(folder, root), kind, record)
     if depth == DEEPEST:
         return
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    for entry in sorted(os.scandir(folder), key=lambda entry: in_order(entry.name)):
         if entry.is_dir() and not entry.name.startswith((".", *SKIPPED)):
             yield from _walk(Path(entry.path), root, depth + 1)
+
+
+def in_order(name: str) -> list[tuple[int, str]]:
+    """A key by which 2 comes before 10."""
+    words = re.split(r"([0-9]+)", name)
+    return [(int(word) if word.isdecimal() else -1, word) for word in words]
 
 
 def _kind(folder: Path) -> Kind | None:

@@ -79,9 +79,19 @@ def _details(results: Results, arm: str, baseline: str, changes: Sequence[Change
         if len(changes) > 1:
             is_ = "The differences, paired by image, are"
         sentences[0] += f" {is_} {describe(changes, 'chair_i')}."
+    sentences += _which_arm(results, arm)
     sentences += _control(results, arm, baseline)
     sentences += _side_effects(results, arm, baseline)
     return sentences
+
+
+def _which_arm(results: Results, arm: str) -> list[str]:
+    """Which of several arms the title is about, and why that one."""
+    others = [other for other in results.arms if other not in (arm, results.baseline)]
+    if not others:
+        return []
+    why = "the arm trained on BDHS pairs" if arm.split("/")[-1] == "bdhs" else "the last in order"
+    return [f"The title is about {arm}, {why}; the table has {joined(others)} too."]
 
 
 def describe(changes: Sequence[Change], metric: str) -> str:

@@ -115,6 +115,8 @@ def find_image(reference: Any, part: Part) -> Path | None:
     named = [value for value in configuration.values() if isinstance(value, str) and value]
     bases = [Path(), part.folder, part.root, *(Path(value) for value in named)]
     bases += [Path(value).parent for value in named]
+    if where := part.record.get("working_folder"):
+        bases += [Path(where) / base for base in bases]
     for base in bases:
         if (base / reference).is_file():
             return base / reference

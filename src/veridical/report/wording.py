@@ -144,7 +144,7 @@ def show(value: float | None, unit: Unit, digits: int = 1) -> str:
     if value is None or not math.isfinite(value):
         return "\N{EM DASH}"
     if unit == "percent":
-        return f"{value * 100:.{digits}f}{THIN}%".replace("-", MINUS)
+        return f"{bare(value, unit, digits)}{THIN}%"
     if unit == "words":
         return f"{value:.{digits}f} words".replace("-", MINUS)
     if unit == "share":
@@ -157,6 +157,8 @@ def bare(value: float | None, unit: Unit, digits: int = 1, signed: bool = False)
     if value is None or not math.isfinite(value):
         return "\N{EM DASH}"
     scaled = value * 100 if unit == "percent" else value
+    if unit == "percent" and not signed and 99.9 < scaled < 100 and digits == 1:
+        scaled = 99.9  # nearly all is not all
     sign = "+" if signed else ""
     form = {"share": ".3f", "number": ".4g"}.get(unit, f".{digits}f")
     text = format(scaled, sign + form)
@@ -166,8 +168,8 @@ def bare(value: float | None, unit: Unit, digits: int = 1, signed: bool = False)
 
 
 def interval(low: float | None, high: float | None, unit: Unit, signed: bool = False) -> str:
-    """Both ends, such as 9.8 to 12.1, or nothing when there is none."""
-    if low is None or high is None:
+    """Both ends, such as 9.8 to 12.1, or nothing when there is none, or one of no width."""
+    if low is None or high is None or low == high:
         return ""
     return f"{bare(low, unit, signed=signed)} to {bare(high, unit, signed=signed)}"
 

@@ -18,6 +18,7 @@ from veridical.losses import (
     implicit_rewards,
     ipo_loss,
     mean_token_nll,
+    share_right,
     slic_loss,
 )
 from veridical.train.loop import Outcome
@@ -93,7 +94,7 @@ def objective(loss: PreferenceLoss) -> Callable[[ResponseLogps, Tensor], Outcome
             "rewards_chosen": rewards[:, 0],
             "rewards_rejected": rewards[:, 1],
             "rewards_margin": rewards[:, 0] - rewards[:, 1],
-            "rewards_accuracy": (rewards[:, 0] > rewards[:, 1]).double(),
+            "rewards_accuracy": share_right(rewards[:, 0], rewards[:, 1]),
             "logps_chosen": chosen,
             "logps_rejected": rejected,
             "chosen_tokens": policy.counts[:, 0],

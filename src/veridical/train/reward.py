@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from veridical import processes
 from veridical.errors import UserError
 from veridical.logprobs import ResponseLogps, collate
-from veridical.losses import reward_loss
+from veridical.losses import reward_loss, share_right
 from veridical.models import Policy, prepare_training
 from veridical.prefix_sharing import sharing_of_all
 from veridical.proofs import Proof
@@ -206,7 +206,7 @@ def objective(centring: float) -> Objective:
             "rewards_chosen": chosen,
             "rewards_rejected": rejected,
             "rewards_margin": chosen - rejected,
-            "rewards_accuracy": (chosen > rejected).double(),
+            "rewards_accuracy": share_right(chosen, rejected),
         }
         return Outcome(reward_loss(chosen, rejected, centring).sum(), measures)
 

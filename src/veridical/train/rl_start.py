@@ -263,10 +263,11 @@ def finish(
     seconds = time.monotonic() - began
     steps = len(log.rows)
     rows = training.rows_seen(steps, len(start.prompts))
+    rows -= training.rows_seen(resumed_at, len(start.prompts))
     finished = {
         "steps": steps,
         "train_seconds": round(seconds, 1),
-        "rows_per_second": round(rows / seconds, 3) if not resumed_at else None,
+        "rows_per_second": round(rows / seconds, 3),
         "best_step": None,
         "best_held_out_loss": None,
         "held_out_loss_at_start": None,

@@ -117,11 +117,13 @@ def run_trainer(
     best = _at_step(trainer.state.log_history, best_step)
     if training.select_by == "loss":
         tell_best(start, best, best_step)
+    begun = steps_of(checkpoint) if checkpoint else 0
     rows = training.rows_seen(result.global_step, len(train))
+    rows -= training.rows_seen(begun, len(train))
     return {
         "steps": result.global_step,
         "train_seconds": round(seconds, 1),
-        "rows_per_second": round(rows / seconds, 3) if checkpoint is None else None,
+        "rows_per_second": round(rows / seconds, 3),
         "best_step": best_step,
         "selected_by": training.select_by,
         "best_value": trainer.state.best_metric,
