@@ -193,9 +193,7 @@ def differences_of(
     """Paired differences in every metric, arm minus baseline."""
     rows = []
     for benchmark, prefix in (("chair", ""), ("pope", "pope/")):
-        found = compare_runs(
-            baseline_folder / benchmark, arm_folder / benchmark, baseline, arm, seed=0
-        )
+        found = compare_runs(baseline_folder / benchmark, arm_folder / benchmark, baseline, arm)
         rows += [{**row, "metric": prefix + row["metric"], "seed": seed} for row in found]
     return rows
 

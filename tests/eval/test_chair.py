@@ -106,7 +106,7 @@ def test_run_writes_everything(tmp_path: Path) -> None:
     metrics = ["chair_i", "chair_s", "recall", "mean_length", "exact_score", "empty"]
     assert list(scores) == [*metrics, "vocabulary"]
     assert re.fullmatch(r".*words\.json \(sha256 [0-9a-f]{12}\)", scores["vocabulary"])
-    assert set(scores["mean_length"]) == {"value", "low", "high", "n", "clusters"}
+    assert set(scores["mean_length"]) == {"value", "low", "high", "n", "clusters", "method"}
     assert [row["image_id"] for row in read_jsonl(out / "details.jsonl")] == ["1", "2", "3"]
     assert read_jsonl(out / "answers.jsonl")[0]["answer"] == ANSWERS[0]["answer"]
     assert read_json(out / "run.json")["results"] == {

@@ -15,11 +15,10 @@ from veridical.errors import UserError
 from veridical.eval.answers import Query, Settings
 from veridical.eval.compare import compare_runs
 from veridical.eval.pope import eval_pope
-from veridical.eval.pope_auc import auc_difference, auc_estimate, yes_margins
+from veridical.eval.pope_auc import area_of, auc_difference, auc_estimate, yes_margins
 from veridical.files import read_json, read_jsonl, write_json
 from veridical.messages import user_message
 from veridical.models import load_policy
-from veridical.randomness import generator
 from veridical.rendering import render_prompt
 
 
@@ -35,9 +34,13 @@ def test_auc_by_hand() -> None:
     assert (found.n, found.clusters) == (4, 2)
     assert found.low is not None
     assert found.high is not None
-    # Drawn twice, b has 2 = 2 alone; drawn twice, a is always right.
-    assert (found.low, found.high) == pytest.approx((0.5, 1.0))
-    assert auc_estimate(few, seed=1) == auc_estimate(few, seed=1)
+    # 3 beats both, 2 beats 1 and ties with 2: the yes questions lie above 1 and 3/4 of the no
+    # questions, which lie below 1 and 3/4 of them. Image a moves the area by 1/8 + 1/8 of half
+    # each, b by as much down.
+    area = area_of(few, ["a", "b"])
+    assert area.moved.tolist() == pytest.approx([1 / 8, -1 / 8])
+    assert (area.items, area.size) == (2, 1)
+    assert 0 <= found.low < 3.5 / 4 < found.high <= 1
 
 
 def test_auc_that_is_not_defined_says_so() -> None:
@@ -66,25 +69,37 @@ def test_the_difference_of_two_areas_keeps_their_draws_together() -> None:
     assert found.arm_value is not None
     assert found.baseline_value is not None
     assert found.value == found.arm_value - found.baseline_value
-    assert found.p is None
-    # The slow way: the very rows of the drawn images, ranked anew.
-    slow = []
-    for counts in generator(0, "auc").multinomial(10, np.full(10, 0.1), 10_000)[:300]:
+    # The slow way: each image left out, the rest ranked anew.
+    left_out = []
+    for image in sorted({row["image_id"] for row in arm}):
         areas = []
         for side in (arm, baseline):
-            taken = [row for row in side for _ in range(counts[int(row["image_id"])])]
+            taken = [row for row in side if row["image_id"] != image]
             yes = np.array([row["margin"] for row in taken if row["label"] == "yes"])
             no = np.array([row["margin"] for row in taken if row["label"] == "no"])
             areas.append((yes[:, None] > no).mean())
-        slow.append(areas[0] - areas[1])
-    low, high = np.quantile(slow, [0.025, 0.975])
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.03)
+        left_out.append(areas[0] - areas[1])
+    error = float(np.sqrt(9 / 10 * ((np.array(left_out) - np.mean(left_out)) ** 2).sum()))
+    assert found.low is not None
+    assert found.high is not None
+    half = (found.high - found.low) / 2 / 2.262
+    assert error < half < 1.35 * error
+    assert found.p is not None
+    assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
     same = auc_difference(arm, arm)
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-    # By itself the area is uncertain; paired with itself it is not.
-    assert own[0].low is not None
-    assert own[0].high is not None
-    assert own[0].high - own[0].low > 0.1
+    assert (same.value, same.p, same.differing) == (0, 1, 0)
+    # Ten images on which two models agree do not prove that they always will.
+    assert same.high is not None
+    assert 0 < same.high < 0.35
+
+
+def test_an_area_of_one_is_not_proven_by_ten_images() -> None:
+    seeing = rows(*((str(i), label, len(label)) for i in range(10) for label in ("yes", "no")))
+    found = auc_estimate(seeing)
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low is not None
+    assert 0.6 < found.low < 0.9
+    assert "not seen" in found.note
 
 
 def test_margins_are_the_models_own(tmp_path: Path) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from veridical.statistics import (
+    Bin,
     ClusterSums,
     Estimate,
     FloatArray,
+    Gap,
     Metric,
+    Ratio,
     Sums,
     estimate,
     ratio,
@@ -22,29 +25,24 @@ from veridical.statistics import (
 BINS = 10
 
 
-def score_rewards(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Estimate]:
+def score_rewards(rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
     """Every metric over all pairs, and of each group as "kind=colour/accuracy" and so on.
 
     Args:
         rows: as in `rewards.jsonl`.
-        seed: of the intervals' resamples.
     """
-    scores = estimate(reward_sums(rows), reward_metrics(), seed)
+    scores = estimate(reward_sums(rows), reward_metrics())
     groups = sorted({group for row in rows for group in row["groups"]})
     for group in groups:
         own = [row for row in rows if group in row["groups"]]
         if len(own) < len(rows):
-            found = estimate(reward_sums(own), reward_metrics(), seed)
+            found = estimate(reward_sums(own), reward_metrics())
             scores |= {f"{group}/{name}": score for name, score in found.items()}
     return scores
 
 
 def reward_metrics() -> tuple[Metric, ...]:
     """The metrics as formulas on the columns of `reward_sums`."""
-
-    def calibration(sums: Sums) -> FloatArray:
-        gaps = [np.abs(sums[f"right_{i}"] - sums[f"confidence_{i}"]) for i in range(BINS)]
-        return ratio(np.sum(gaps, axis=0), sums["pairs"])
 
     def correlation(sums: Sums) -> FloatArray:
         """Pearson's, from sums."""
@@ -57,17 +55,16 @@ def reward_metrics() -> tuple[Metric, ...]:
         scale = n**2 * sums["margin_squared"] * sums["words_squared"]
         return ratio(shared, np.sqrt(np.where(spread > 1e-12 * scale, spread, 0.0)))
 
-    def share(column: str, of: str = "pairs") -> Callable[[Sums], FloatArray]:
-        return lambda sums: ratio(sums[column], sums[of])
-
+    bins = [Bin(f"right_{i}", f"confidence_{i}", f"doubt_{i}") for i in range(BINS)]
     return (
-        Metric("accuracy", share("right"), "pairs"),
-        Metric("margin", share("margin"), "pairs", fraction=False),
-        Metric("log_loss", share("log_loss"), "pairs", fraction=False),
-        Metric("calibration_error", calibration, "pairs"),
-        Metric("length_correlation", correlation, "pairs", fraction=False),
-        Metric("longer_preferred", share("longer_preferred", "unequal"), "unequal"),
-        Metric("longer_chosen", share("longer_chosen", "unequal"), "unequal"),
+        Metric("accuracy", Ratio("right", "pairs"), "pairs"),
+        Metric("margin", Ratio("margin", "pairs"), "pairs", "mean"),
+        # A pair ranked wrongly costs at least log 2, and one ranked with confidence 1 and more.
+        Metric("log_loss", Ratio("log_loss", "pairs"), "pairs", "mean", limit=0.0, event=1.0),
+        Metric("calibration_error", Gap(bins, "pairs"), "pairs", "gap"),
+        Metric("length_correlation", correlation, "pairs", "correlation"),
+        Metric("longer_preferred", Ratio("longer_preferred", "unequal"), "unequal"),
+        Metric("longer_chosen", Ratio("longer_chosen", "unequal"), "unequal"),
     )
 
 
@@ -96,4 +93,5 @@ def _counts(margin: float, words: int) -> dict[str, float]:
         "longer_chosen": float(words > 0),
         **{f"right_{i}": right if i == place else 0.0 for i in range(BINS)},
         **{f"confidence_{i}": confidence if i == place else 0.0 for i in range(BINS)},
+        **{f"doubt_{i}": confidence * (1 - confidence) * (i == place) for i in range(BINS)},
     }

@@ -30,7 +30,7 @@ from veridical.eval.answers import (
 from veridical.eval.scores import print_scores, write_scores
 from veridical.eval.trained_on import warn_of_training_images
 from veridical.files import write_jsonl
-from veridical.judges.exact import exact_score
+from veridical.judges.exact import RECALL_WEIGHT, exact_score
 from veridical.object_lists import (
     count_objects,
     judge_answer,
@@ -43,10 +43,9 @@ from veridical.shares import ALL, read_share, say
 from veridical.statistics import (
     ClusterSums,
     Estimate,
-    Formula,
     Metric,
+    Ratio,
     estimate,
-    ratio,
     sum_by_cluster,
 )
 from veridical.vocabulary import Vocabulary, describe_vocabulary, read_vocabulary
@@ -58,17 +57,17 @@ NO_LIST = "the image has no object list"
 def chair_metrics() -> tuple[Metric, ...]:
     """The metrics as formulas on the columns of `chair_sums`."""
     return (
-        Metric("chair_i", lambda sums: ratio(sums["hallucinated"], sums["mentions"]), "mentions"),
-        Metric("chair_s", lambda sums: ratio(sums["wrong_answers"], sums["answers"]), "answers"),
-        Metric("recall", lambda sums: ratio(sums["recalled"], sums["objects"]), "objects"),
-        Metric("mean_length", _mean("words"), "answers", fraction=False),
-        Metric("exact_score", _mean("exact"), "answers", fraction=False),
-        Metric("empty", _mean("empty"), "answers"),
-    )
-
-
-def _mean(column: str) -> Formula:
-    return lambda sums: ratio(sums[column], sums["answers"])
+        Metric("chair_i", Ratio("hallucinated", "mentions"), "mentions"),
+        Metric("chair_s", Ratio("wrong_answers", "answers"), "answers"),
+        Metric("recall", Ratio("recalled", "objects"), "objects"),
+        Metric("mean_length", Ratio("words", "answers"), "answers", "mean", limit=0.0),
+        # One invented object costs 1, and no answer scores above the weight of full recall.
+        Metric(
+            "exact_score", Ratio("exact", "answers"), "answers", "mean",
+            limit=RECALL_WEIGHT, event=1.0,
+        ),
+        Metric("empty", Ratio("empty", "answers"), "answers"),
+    )  # fmt: skip
 
 
 def chair_sums(details: Sequence[Mapping[str, Any]]) -> ClusterSums:
@@ -80,7 +79,6 @@ def score_chair(
     answers: Sequence[Mapping[str, Any]],
     objects: Mapping[str, Sequence[str]],
     vocabulary: Vocabulary,
-    seed: int = 0,
 ) -> tuple[dict[str, Estimate], list[dict[str, Any]]]:
     """Score answers.
 
@@ -90,7 +88,6 @@ def score_chair(
         answers: rows with `image_id` (text or number) and `answer`.
         objects: image id to names of what is in the image; synonyms are mapped to names.
         vocabulary: which words name which object.
-        seed: of the intervals' resamples.
 
     Returns:
         The metrics, and a judged row for every answer, in order.
@@ -110,7 +107,7 @@ def score_chair(
         judge_answer(str(row["image_id"]), row["answer"], named[str(row["image_id"])], vocabulary)
         for row in answers
     ]
-    return estimate(chair_sums(details), chair_metrics(), seed), details
+    return estimate(chair_sums(details), chair_metrics()), details
 
 
 def eval_chair(
@@ -154,7 +151,7 @@ def eval_chair(
         limit: describe only so many images, the first by name. Default: all.
         max_new_tokens: length limit of a description, in tokens.
         temperature: of sampling; 0 takes the most likely token.
-        seed: of sampling and of the intervals.
+        seed: of sampling.
         steer: ask for attributes, for a model trained by `train steerlm`: all-4, or
             "Helpfulness:4,Correctness:4,Coherence:4,Complexity:2,Verbosity:1".
         batch_size: descriptions made at once; it changes none of them.
@@ -198,7 +195,7 @@ def eval_chair(
             if described is None:
                 return {}
             rows, skipped = described
-        scores, details = score_chair(rows, listed, words, seed)
+        scores, details = score_chair(rows, listed, words)
         write_jsonl(out / "answers.jsonl", rows)
         write_jsonl(out / "details.jsonl", details)
         write_jsonl(out / "skipped.jsonl", skipped)

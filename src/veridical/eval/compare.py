@@ -17,7 +17,7 @@ from veridical.files import write_json
 from veridical.run_files import read_run_file
 from veridical.run_record import RECORD, read_fields
 from veridical.runs import start_run
-from veridical.statistics import NO_WIDTH, ClusterSums, Metric, compare
+from veridical.statistics import ClusterSums, Metric, compare
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
@@ -58,20 +58,19 @@ class Part:
     margins: tuple[Rows, Rows] | None = None
 
 
-def eval_compare(baseline: Path, candidate: Path, out: Path, seed: int = 0) -> list[dict[str, Any]]:
+def eval_compare(baseline: Path, candidate: Path, out: Path) -> list[dict[str, Any]]:
     """Compare two evaluations by the same benchmark, paired by image.
 
     Writes `comparison.json`, {"differences": [{"metric", "arm", "baseline", "value", "low",
-    "high", "p", ...}]}, and `run.json`. A difference is candidate minus baseline with a 95 %
-    bootstrap interval over images; p is two-sided, by swapping the two models' answers image by
-    image, and null for areas under the curve.
+    "high", "p", ...}]}, and `run.json`. A difference is candidate minus baseline, paired by image.
+    Its 95 % interval and the two-sided p come from one test, so that the interval leaves 0 out
+    exactly where p is below 0.05.
 
     Args:
         baseline: the folder of `veridical eval chair`, `eval pope` or `eval reward` to compare
             with.
         candidate: the folder of the same benchmark for the other model.
         out: the folder to write.
-        seed: of resamples and relabellings.
 
     Raises:
         UserError: the folders are not of one benchmark, or do not judge the same images by the
@@ -80,7 +79,7 @@ def eval_compare(baseline: Path, candidate: Path, out: Path, seed: int = 0) -> l
     configuration = dict(locals())
     inputs = {"baseline": _judged_file(baseline), "candidate": _judged_file(candidate)}
     with start_run(out, "eval compare", configuration, inputs) as run:
-        rows = compare_runs(baseline, candidate, seed=seed)
+        rows = compare_runs(baseline, candidate)
         differing = settings_that_differ(baseline, candidate)
         write_json(out / "comparison.json", {"differences": rows, "settings": differing})
         run.finish(metrics=len(rows), settings_that_differ=sorted(differing))
@@ -107,7 +106,6 @@ def compare_runs(
     candidate: Path,
     baseline_name: str | None = None,
     arm_name: str | None = None,
-    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Rows {"metric", "arm", "baseline", "value", "low", "high", "p", "clusters", ...}.
 
@@ -117,7 +115,6 @@ def compare_runs(
         baseline_name: what to call it; by default the first part, from the end, in which the two
             paths differ.
         arm_name: what to call the candidate, likewise.
-        seed: of resamples and relabellings.
 
     Raises:
         UserError: as for `eval_compare`.
@@ -126,9 +123,9 @@ def compare_runs(
     arm_name, baseline_name = arm_name or names[0], baseline_name or names[1]
     rows = []
     for part in _parts(candidate, baseline):
-        found = compare(part.arm, part.baseline, part.metrics, seed)
+        found = compare(part.arm, part.baseline, part.metrics)
         if part.margins:
-            found["auc"] = auc_difference(*part.margins, seed)
+            found["auc"] = auc_difference(*part.margins)
         for name, difference in found.items():
             about = {"metric": part.prefix + name, "arm": arm_name, "baseline": baseline_name}
             rows.append({**about, **difference.as_json()})
@@ -146,7 +143,7 @@ def settings_that_differ(baseline: Path, candidate: Path) -> dict[str, tuple[Any
 
 
 def print_differences(rows: Sequence[Mapping[str, Any]]) -> None:
-    """A line for each metric: both values, the difference with its interval, and p."""
+    """A line for each metric: both values, the difference with its interval, p, and a note."""
     width = max(len(row["metric"]) for row in rows)
     print(f"{'metric':<{width}}  baseline  candidate  difference  95 % interval          p")
     for row in rows:
@@ -154,10 +151,9 @@ def print_differences(rows: Sequence[Mapping[str, Any]]) -> None:
         p = "-" if row["p"] is None else f"{row['p']:.4f}"
         print(
             f"{row['metric']:<{width}}    {number(row['baseline_value'])}     "
-            f"{number(row['arm_value'])}      {number(row['value'], sign=True)}  {interval}  {p}"
+            f"{number(row['arm_value'])}      {number(row['value'], sign=True)}  {interval}  "
+            f"{p:<6}  {row.get('note', '')}".rstrip()
         )
-    if any(row.get("note") == NO_WIDTH for row in rows):
-        print(f"Where both ends of an interval are equal, {NO_WIDTH}.")
 
 
 def _parts(candidate: Path, baseline: Path) -> list[Part]:

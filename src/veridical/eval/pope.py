@@ -33,10 +33,11 @@ from veridical.shares import ALL, read_share
 from veridical.statistics import (
     ClusterSums,
     Estimate,
+    FloatArray,
     Metric,
+    Ratio,
     Sums,
     estimate,
-    ratio,
     sum_by_cluster,
 )
 from veridical.vocabulary import read_vocabulary
@@ -54,22 +55,19 @@ def pope_metrics() -> tuple[Metric, ...]:
     was right; it is no "yes" for precision and yes_rate.
     """
 
-    def f1(sums: Sums) -> Any:
-        return ratio(2 * sums["true_yes"], sums["true_yes"] + sums["false_yes"] + sums["present"])
+    def twice_true(sums: Sums) -> FloatArray:
+        return 2 * sums["true_yes"]
 
-    def precision(sums: Sums) -> Any:
-        return ratio(sums["true_yes"], sums["true_yes"] + sums["false_yes"])
-
-    def yes_rate(sums: Sums) -> Any:
-        return ratio(sums["true_yes"] + sums["false_yes"], sums["questions"])
+    def said_or_present(sums: Sums) -> FloatArray:
+        return sums["said_yes"] + sums["present"]
 
     return (
-        Metric("accuracy", lambda sums: ratio(sums["right"], sums["questions"]), "questions"),
-        Metric("precision", precision, "said_yes"),
-        Metric("recall", lambda sums: ratio(sums["true_yes"], sums["present"]), "present"),
-        Metric("f1", f1, "questions"),
-        Metric("yes_rate", yes_rate, "questions"),
-        Metric("unparsed", lambda sums: ratio(sums["unparsed"], sums["questions"]), "questions"),
+        Metric("accuracy", Ratio("right", "questions"), "questions"),
+        Metric("precision", Ratio("true_yes", "said_yes"), "said_yes"),
+        Metric("recall", Ratio("true_yes", "present"), "present"),
+        Metric("f1", Ratio(twice_true, said_or_present), "questions"),
+        Metric("yes_rate", Ratio("said_yes", "questions"), "questions"),
+        Metric("unparsed", Ratio("unparsed", "questions"), "questions"),
     )
 
 
@@ -78,21 +76,20 @@ def pope_sums(rows: Sequence[Mapping[str, Any]]) -> ClusterSums:
     return sum_by_cluster((row["image_id"], _counts(row["label"], row["parsed"])) for row in rows)
 
 
-def score_pope(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Estimate]:
+def score_pope(rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
     """Metrics over all questions (pooled), and of each split as "random/accuracy" and so on.
 
     Args:
         rows: as in `answers.jsonl`; where all have a `margin`, there is an `auc`.
-        seed: of the intervals' resamples.
     """
-    scores = estimate(pope_sums(rows), pope_metrics(), seed)
+    scores = estimate(pope_sums(rows), pope_metrics())
     with_margins = bool(rows) and all("margin" in row for row in rows)
     if with_margins:
-        scores["auc"] = auc_estimate(rows, seed)
+        scores["auc"] = auc_estimate(rows)
     for split, own in by_split(rows).items():
-        found = estimate(pope_sums(own), pope_metrics(), seed)
+        found = estimate(pope_sums(own), pope_metrics())
         if with_margins:
-            found["auc"] = auc_estimate(own, seed)
+            found["auc"] = auc_estimate(own)
         scores |= {f"{split}/{name}": score for name, score in found.items()}
     return scores
 
@@ -245,7 +242,7 @@ def eval_pope(
             `official` is POPE's own rule, which takes all but "no" and "not" for a yes.
         max_new_tokens: length limit of an answer, in tokens.
         temperature: of sampling; 0 takes the most likely token.
-        seed: of built questions, of sampling and of the intervals.
+        seed: of built questions and of sampling.
         steer: ask for attributes, for a model trained by `train steerlm`: all-4, or
             "Helpfulness:4,Correctness:4,Coherence:4,Complexity:2,Verbosity:1".
         batch_size: answers made at once; it changes none of them.
@@ -307,7 +304,7 @@ def eval_pope(
             kept = [place for place, row in enumerate(made) if "refused" not in row]
             asked, found = [asked[n] for n in kept], [made[n] for n in kept]
         rows = judge_rows(asked, found, parsing)
-        scores = score_pope(rows, seed)
+        scores = score_pope(rows)
         write_jsonl(out / "questions.jsonl", (question.as_json() for question in asked))
         write_jsonl(out / "answers.jsonl", rows)
         write_jsonl(out / "skipped.jsonl", skipped)

@@ -7,18 +7,27 @@ larger margin of "Yes" over "No" than one whose answer is no.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from veridical.errors import UserError
 from veridical.eval.answers import Query, Settings, load_asked
 from veridical.progress import track
-from veridical.randomness import generator
-from veridical.statistics import LEVEL, RESAMPLES, Difference, Estimate, FloatArray, ratio
+from veridical.statistics import Difference, Estimate, FloatArray
+from veridical.statistics.intervals import degrees, share_interval
+from veridical.statistics.paired import Test, as_difference, test_of
+from veridical.statistics.single import BOUND, METHODS, ONE_CLUSTER
 
 WORDS = ("Yes", "No")
+ONE_LABEL = "undefined: only one of yes and no was asked for"
+BoolArray: TypeAlias = NDArray[np.bool_]
+IntArray: TypeAlias = NDArray[np.int64]
+SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 
 def yes_margins(queries: Sequence[Query], settings: Settings) -> list[float]:
@@ -63,97 +72,113 @@ def yes_margins(queries: Sequence[Query], settings: Settings) -> list[float]:
     return margins
 
 
-def auc_estimate(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> Estimate:
-    """Area under the ROC curve of `margin`, with a percentile bootstrap interval over images.
+@dataclass(frozen=True)
+class Area:
+    """The area, and what its interval is made of.
+
+    Attributes:
+        value: the area; NaN where only one of yes and no was asked for.
+        moved: how much each image moves it, (images,).
+        items: questions of the rarer kind: with one of them wrong, the area can fall by 1 / items.
+        size: how many of those an image has, on average over them.
+    """
+
+    value: float
+    moved: FloatArray
+    items: float
+    size: float
+
+
+def auc_estimate(rows: Sequence[Mapping[str, Any]]) -> Estimate:
+    """Area under the ROC curve of `margin`, with an interval clustered by image.
+
+    The variance is Obuchowski's (1997) of clustered areas; the interval, that of a share.
 
     Args:
         rows: `image_id`, `label` and `margin`; ties count half.
-        seed: of the resamples.
     """
     images = _images(rows)
-    value = float(_areas(rows, images, np.ones((1, len(images))))[0])
-    if np.isnan(value):
-        note = "undefined: only one of yes and no was asked for"
-        return Estimate(None, None, None, len(rows), len(images), note)
+    area = area_of(rows, images)
+    if np.isnan(area.value):
+        return Estimate(None, None, None, len(rows), len(images), ONE_LABEL)
     if len(images) < 2:
-        note = "one cluster: an interval needs at least two"
-        return Estimate(value, None, None, len(rows), len(images), note)
-    low, high, note = _interval(_areas(rows, images, _draws(len(images), seed)))
-    return Estimate(value, low, high, len(rows), len(images), note)
+        return Estimate(area.value, None, None, len(rows), len(images), ONE_CLUSTER)
+    low, high = area_interval(area)
+    note = BOUND if area.value in (0.0, 1.0) else ""
+    method = METHODS["area"]
+    return Estimate(area.value, low, high, len(rows), len(images), note, method)
 
 
 def auc_difference(
-    arm: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]], seed: int = 0
+    arm: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]
 ) -> Difference:
-    """Arm's area minus the baseline's; the interval is of draws of images that both keep.
-
-    There is no p: two models' margins are on different scales, so that swapping them image by image
-    would mix two rankings.
+    """Arm's area minus the baseline's, paired by image; interval and p are those of one test.
 
     Args:
         arm: rows as for `auc_estimate`.
         baseline: the other model's, of the same images.
-        seed: of the resamples.
     """
     images = _images(arm)
-    once, draws = np.ones((1, len(images))), _draws(len(images), seed)
-    ours, theirs = (float(_areas(rows, images, once)[0]) for rows in (arm, baseline))
-    if np.isnan(ours) or np.isnan(theirs):
-        note = "undefined: only one of yes and no was asked for"
-        return Difference(None, None, None, None, None, None, len(images), note)
-    value, low, high, note = ours - theirs, None, None, "one cluster: an interval needs two"
-    if len(images) > 1:
-        low, high, note = _interval(_areas(arm, images, draws) - _areas(baseline, images, draws))
-    return Difference(value, low, high, None, ours, theirs, len(images), note)
+    ours, theirs = area_of(arm, images), area_of(baseline, images)
+    if np.isnan(ours.value) or np.isnan(theirs.value):
+        return Difference(None, None, None, None, None, None, len(images), ONE_LABEL)
+    value, moved = ours.value - theirs.value, ours.moved - theirs.moved
+    if len(images) < 2:
+        return Difference(
+            value, None, None, None, ours.value, theirs.value, len(images), ONE_CLUSTER
+        )
+    test = area_test(ours, theirs)
+    differing = int(np.count_nonzero(np.abs(moved) > 1e-12))
+    return as_difference(test, ours.value, theirs.value, len(images), differing)
+
+
+def area_interval(area: Area) -> tuple[float, float]:
+    """Both ends for one area of two images or more."""
+    images = len(area.moved)
+    variance = (area.moved**2).sum() * images / (images - 1)
+    value, items, size = (np.array(x) for x in (area.value, area.items, area.size))
+    low, high = share_interval(value, variance, items, size, degrees(area.moved))
+    return float(low), float(high)
+
+
+def area_test(ours: Area, theirs: Area) -> Test:
+    """The test of two areas' difference on the same images."""
+    event = np.array(ours.size / ours.items)
+    test = test_of(np.array(ours.value - theirs.value), ours.moved - theirs.moved, event)
+    return Test(np.maximum(test.low, -1.0), np.minimum(test.high, 1.0), test.p)
+
+
+def area_of(rows: Sequence[Mapping[str, Any]], images: Sequence[str]) -> Area:
+    """The area of rows about these images, ties counted half."""
+    place = {image: number for number, image in enumerate(images)}
+    margins = np.array([float(row["margin"]) for row in rows])
+    owners = np.array([place[str(row["image_id"])] for row in rows])
+    yes = np.array([row["label"] == "yes" for row in rows])
+    return clustered_area(margins, yes, owners, len(images))
+
+
+def clustered_area(margins: FloatArray, yes: BoolArray, owners: IntArray, images: int) -> Area:
+    """The area of questions, in arrays: margin, whether yes is right, and number of the image."""
+    if not yes.any() or yes.all():
+        return Area(math.nan, np.zeros(images), 0.0, 0.0)
+    beaten = _share_below(margins[~yes], margins[yes])
+    beating = 1 - _share_below(margins[yes], margins[~yes])
+    value = float(beaten.mean())
+    moved = np.zeros(images)
+    for side, placed in ((yes, beaten), (~yes, beating)):
+        np.add.at(moved, owners[side], (placed - value) / side.sum())
+    counts = [np.bincount(owners[side], minlength=images) for side in (yes, ~yes)]
+    rarer = min(counts, key=lambda count: int(count.sum()))
+    items = float(rarer.sum())
+    return Area(value, moved, items, float((rarer**2).sum()) / items)
+
+
+def _share_below(values: FloatArray, bars: FloatArray) -> FloatArray:
+    """For each bar the share of values below it, ties counted half."""
+    ordered = np.sort(values)
+    ends = [np.searchsorted(ordered, bars, side) for side in SIDES]
+    return np.asarray((ends[0] + ends[1]) / (2 * len(values)), dtype=np.float64)
 
 
 def _images(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted({str(row["image_id"]) for row in rows})
-
-
-def _draws(images: int, seed: int) -> FloatArray:
-    """How often each image is drawn: (resamples, images)."""
-    shares = np.full(images, 1 / images)
-    return generator(seed, "auc").multinomial(images, shares, RESAMPLES).astype(np.float64)
-
-
-def _areas(
-    rows: Sequence[Mapping[str, Any]], images: Sequence[str], counts: FloatArray
-) -> FloatArray:
-    """The area for each row of counts by image; NaN where only one of yes and no is left."""
-    wins, yes, no = _won(rows, {image: place for place, image in enumerate(images)})
-    return ratio(((counts @ wins) * counts).sum(axis=1), (counts @ yes) * (counts @ no))
-
-
-def _interval(drawn: FloatArray) -> tuple[float | None, float | None, str]:
-    """Percentiles; draws with only one of yes and no are left out, and counted in the note."""
-    defined = drawn[~np.isnan(drawn)]
-    lost = len(drawn) - len(defined)
-    note = f"undefined in {lost} of {len(drawn)} resamples, which are left out" if lost else ""
-    if len(defined) < len(drawn) / 2:
-        return None, None, note
-    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high), note
-
-
-def _won(
-    rows: Sequence[Mapping[str, Any]], place: Mapping[str, int]
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Pairs won by an image's yes questions against an image's no questions, and both counts."""
-    from scipy.stats import rankdata  # a second at every start, else
-
-    order = rankdata([row["margin"] for row in rows], method="dense")
-    wins = np.zeros((len(place), len(place)))
-    yes, no = np.zeros(len(place)), np.zeros(len(place))
-    negatives = [(order[i], place[str(r["image_id"])]) for i, r in enumerate(rows)
-                 if r["label"] == "no"]  # fmt: skip
-    ranks = np.array([rank for rank, _ in negatives])
-    owners = np.array([owner for _, owner in negatives], dtype=np.int64)
-    np.add.at(no, owners, 1)
-    for number, row in enumerate(rows):
-        if row["label"] == "yes":
-            own = place[str(row["image_id"])]
-            yes[own] += 1
-            beaten = (order[number] > ranks) + 0.5 * (order[number] == ranks)
-            np.add.at(wins[own], owners, beaten)
-    return wins, yes, no

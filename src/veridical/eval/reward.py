@@ -69,7 +69,7 @@ def eval_reward(
         max_bad_fraction: share of unusable rows above which nothing is scored.
         dtype: of the weights.
         device: `auto`, `cpu`, `cuda`, ...
-        seed: of `facts other`, and of the intervals.
+        seed: of `facts other`.
     """
     configuration = dict(locals())
     for path in data:
@@ -95,7 +95,7 @@ def eval_reward(
             pairs = {n: pair for n, pair in pairs.items() if n not in late}
             about = about_pairs(records, pairs, name, by or [BY], cluster)
             rows += [row | _judged(*both) for row, both in zip(about, rewards, strict=True)]
-        scores = score_rewards(rows, seed)
+        scores = score_rewards(rows)
         write_jsonl(out / "rewards.jsonl", rows)
         write_jsonl(out / "skipped.jsonl", skipped)
         write_scores(out, scores)

@@ -11,7 +11,7 @@ from veridical.statistics import Estimate
 
 
 def write_scores(folder: Path, scores: Mapping[str, Estimate], **about: str) -> None:
-    """Write `scores.json`: `{metric: {"value", "low", "high", "n", "clusters"}}`.
+    """Write `scores.json`: `{metric: {"value", "low", "high", "n", "clusters", "method"}}`.
 
     What the data leave undefined is null, and a `note` says why.
 
@@ -30,10 +30,9 @@ def print_scores(scores: Mapping[str, Estimate]) -> None:
     say(f"{'metric':<{width}}   value   95 % interval         n  images")
     for name, score in scores.items():
         interval = f"[{number(score.low)}, {number(score.high)}]"
-        note = score.note if score.low is None else ""
         say(
             f"{name:<{width}}  {number(score.value)}  {interval}  "
-            f"{score.n:>6}  {score.clusters:>6}  {note}".rstrip()
+            f"{score.n:>6}  {score.clusters:>6}  {score.note}".rstrip()
         )
 
 

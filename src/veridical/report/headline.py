@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from veridical.report.results import Change, Results
 from veridical.report.wording import (
+    DISAGREE,
     bare,
     counted,
     interval,
@@ -101,6 +102,7 @@ def describe(changes: Sequence[Change], metric: str) -> str:
         change = changes[0]
         range_ = interval(change.low, change.high, unit, signed=True)
         inside = [f"95 % interval {range_}" if range_ else "", probability(change.p)]
+        inside.append(DISAGREE if change.disagrees else "")
         text = ", ".join(part for part in inside if part)
         return f"{bare(change.value, unit, signed=True)} {points(unit)} ({text})"
     each = [

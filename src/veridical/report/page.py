@@ -127,6 +127,7 @@ def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, Any]:
             for arms, rows in [tables.difference_rows(results, other)]
         ],
         "has_changes": bool(results.changes),
+        "old_intervals": _old_intervals(results),
         "several_seeds": any(len(values) > 1 for values in results.values.values()),
         "metric_plots": metric_plots(results),
         "examples": examples.chosen if examples else [],
@@ -141,6 +142,19 @@ def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, Any]:
         "version": importlib.metadata.version("veridical"),
         "sources": [str(run) for run in runs],
     }
+
+
+def _old_intervals(results: Results) -> str:
+    """A warning where intervals are of another method than today's; "" where none are."""
+    old = results.old_intervals
+    if not old:
+        return ""
+    which = "all arms" if len(old) == len(results.arms) else joined(old)
+    return (
+        f"The intervals of {which} are by an earlier version's bootstrap, which made them too "
+        "narrow where few images decide: run the evaluation or comparison again before comparing "
+        "them with others."
+    )
 
 
 def _subject(parts: Sequence[Part], runs: Sequence[Path]) -> str:

@@ -24,6 +24,7 @@ class Value:
     clusters: int
     note: str
     seed: int | None = None
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,19 @@ class Change:
     p: float | None
     baseline: str
     seed: int | None
+    method: str = ""
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether the interval excludes zero and p says otherwise, as earlier methods could."""
+        apart = self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        return apart and self.p is not None and self.p >= LARGEST_P
 
     @property
     def clear(self) -> bool:
         """Whether the 95 % interval excludes zero, and p, where there is one, agrees.
 
-        The two can differ where a handful of images decide; then nothing is claimed.
+        Where the two disagree (`disagrees`), nothing is claimed.
         """
         if self.low is None or self.high is None or (self.p is not None and self.p >= LARGEST_P):
             return False
@@ -79,6 +87,7 @@ class Results:
             int(score.get("clusters") or 0),
             str(score.get("note") or ""),
             seed,
+            str(score.get("method") or ""),
         )
         self.values.setdefault((arm, metric), []).append(value)
 
@@ -108,6 +117,17 @@ class Results:
         """An arm's differences from one baseline, one for each seed."""
         changes = self.changes.get((arm or "", metric), [])
         return [change for change in changes if change.baseline == baseline]
+
+    @property
+    def old_intervals(self) -> list[str]:
+        """Arms with intervals by the bootstrap of earlier versions, which named no method."""
+        old = [
+            arm
+            for found in (self.values, self.changes)
+            for (arm, _), entries in found.items()
+            if any(entry.low is not None and not entry.method for entry in entries)
+        ]
+        return [arm for arm in self.arms if arm in old]
 
     def mean(self, arm: str | None, metric: str) -> float | None:
         """The mean over seeds, None when the metric is missing or undefined."""
@@ -165,6 +185,7 @@ def _add_change(results: Results, entry: Mapping[str, Any]) -> None:
         entry.get("p"),
         str(entry.get("baseline", "")),
         entry.get("seed"),
+        str(entry.get("method") or ""),
     )
     key = (str(entry["arm"]), metric_key(str(entry["metric"])))
     results.changes.setdefault(key, []).append(change)

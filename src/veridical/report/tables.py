@@ -7,6 +7,7 @@ from typing import Any
 
 from veridical.report.results import Change, Results
 from veridical.report.wording import (
+    DISAGREE,
     bare,
     interval,
     metric_name,
@@ -131,6 +132,8 @@ def _change(changes: Sequence[Change], metric: str) -> dict[str, Any] | None:
         if len(changes) == 1:
             text = f"{text} {points(unit)}".strip()
             inside = ", ".join(part for part in (range_, probability(change.p)) if part)
+        if change.disagrees:
+            inside += f"; {DISAGREE}"
         lines.append(f"{text} ({inside})" if inside else text)
     verdict = _verdict(changes, metric)
     return {"lines": lines, "verdict": verdict, "words": VERDICTS[verdict]}

@@ -1,0 +1,326 @@
+"""How often the intervals hold the truth: a simulation in which it is known.
+
+    python benchmarks/coverage.py            (about ten minutes on one core)
+
+draws evaluations of two models in worlds whose rates are known, asks the product's own functions
+for intervals and p, and writes the tables of docs/statistics.md. Nothing depends on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from veridical.eval._reward_scores import BINS, reward_metrics
+from veridical.eval.chair import chair_metrics
+from veridical.eval.pope import pope_metrics
+from veridical.eval.pope_auc import area_interval, area_test, clustered_area
+from veridical.randomness import generator
+from veridical.statistics import FloatArray, Metric
+from veridical.statistics.paired import paired_test
+from veridical.statistics.single import interval
+from veridical.statistics.sums import totals
+
+IMAGES = (10, 24, 50, 128, 500)
+RATES = (0.5, 0.12, 0.02)
+# Per image, of one kind; as in `eval pope --per-image 3`.
+QUESTIONS = 3
+# One data set this large stands for the truth.
+TRUTH = 400_000
+PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
+
+Columns: TypeAlias = dict[str, FloatArray]
+World: TypeAlias = Callable[[np.random.Generator, tuple[int, int], float, "Case"], list[Columns]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """How the second model differs from the first.
+
+    Attributes:
+        label: for the tables.
+        anew: share of the answers that it gives anew; the others are the same.
+        mended: share of the errors that are gone from those.
+    """
+
+    label: str
+    anew: float
+    mended: float
+
+
+CASES = (
+    Case("all answers anew", 1.0, 0.0),
+    Case("5 % anew", 0.05, 0.0),
+    Case("2 % anew", 0.02, 0.0),
+    Case("20 % anew, half the errors gone", 0.2, 0.5),
+    Case("all anew, 30 % fewer errors", 1.0, 0.3),
+)
+
+
+def _rates(
+    random: np.random.Generator, shape: tuple[int, int], mean: float, tied: float
+) -> FloatArray:
+    """Each image's own rate: Beta, with this correlation between its answers."""
+    weight = (1 - tied) / tied
+    return random.beta(mean * weight, (1 - mean) * weight, shape)
+
+
+def _pope(tied: float, together: bool) -> World:
+    """POPE: rate = share of wrong answers; `together`: an image's answers change all at once."""
+
+    def world(
+        random: np.random.Generator, shape: tuple[int, int], rate: float, case: Case
+    ) -> list[Columns]:
+        wrong = _rates(random, shape, rate, tied)[..., None]
+        sides = [random.random((2, *shape, QUESTIONS)) < wrong]
+        after = random.random((2, *shape, QUESTIONS)) < wrong * (1 - case.mended)
+        drawn = random.random((*shape, 1) if together else (2, *shape, QUESTIONS))
+        sides.insert(0, np.where(drawn < case.anew, after, sides[0]))
+        return [_pope_columns(missed.sum(-1), invented.sum(-1)) for missed, invented in sides]
+
+    return world
+
+
+def _pope_columns(missed: FloatArray, invented: FloatArray) -> Columns:
+    all_present = np.full(missed.shape, float(QUESTIONS))
+    return {
+        "questions": 2 * all_present,
+        "right": 2 * all_present - missed - invented,
+        "present": all_present,
+        "true_yes": all_present - missed,
+        "false_yes": 1.0 * invented,
+        "said_yes": all_present - missed + invented,
+        # Half of what is missed says neither.
+        "unparsed": np.floor(missed / 2),
+    }
+
+
+def _chair(
+    random: np.random.Generator, shape: tuple[int, int], rate: float, case: Case
+) -> list[Columns]:
+    """CHAIR: rate = share of invented mentions; an answer is given anew as a whole."""
+    wrong = _rates(random, shape, rate, 0.1)
+    listed = 1 + random.poisson(2, shape)
+
+    def answers(rates: FloatArray) -> Columns:
+        mentions = 1 + random.poisson(2, shape)
+        invented = random.binomial(mentions, rates)
+        recalled = np.minimum(random.binomial(listed, 0.6), mentions - invented)
+        words = 6 + random.poisson(3 * mentions)
+        return {
+            "answers": np.ones(shape),
+            "wrong_answers": 1.0 * (invented > 0),
+            "mentions": 1.0 * mentions,
+            "hallucinated": 1.0 * invented,
+            "recalled": 1.0 * recalled,
+            "objects": 1.0 * listed,
+            "words": 1.0 * words,
+            "exact": 0.9 * recalled / listed - invented - words / 1e4,
+        }
+
+    before, after = answers(wrong), answers(wrong * (1 - case.mended))
+    drawn = random.random(shape) < case.anew
+    return [{name: np.where(drawn, after[name], before[name]) for name in before}, before]
+
+
+def _reward(
+    random: np.random.Generator, shape: tuple[int, int], rate: float, case: Case
+) -> list[Columns]:
+    """A reward model: rate = share of pairs ranked wrongly; one or two pairs an image."""
+    from scipy.special import ndtri
+
+    words = np.round(random.normal(1, 6, (*shape, 2)))
+    there = np.stack([np.ones(shape), random.random(shape) < 0.3], axis=-1)
+
+    def margins(wrong: float) -> FloatArray:
+        noise = 0.2 * (words - 1) / 6 + np.sqrt(0.8) * random.normal(size=words.shape)
+        return 1.5 * (-ndtri(wrong) + noise + 0.4 * random.normal(size=(*shape, 1)))
+
+    before, after = margins(rate), margins(rate * (1 - case.mended))
+    arm = np.where(random.random(words.shape) < case.anew, after, before)
+    return [_reward_columns(side, words, there) for side in (arm, before)]
+
+
+def _reward_columns(margin: FloatArray, words: FloatArray, there: FloatArray) -> Columns:
+    right, confidence = 1.0 * (margin > 0), 1 / (1 + np.exp(-np.abs(margin)))
+    place = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
+    rows = {
+        "pairs": np.ones(margin.shape),
+        "right": right,
+        "margin": margin,
+        "log_loss": np.logaddexp(0, -margin),
+        "words": words,
+        "margin_squared": margin**2,
+        "words_squared": words**2,
+        "margin_words": margin * words,
+        "unequal": 1.0 * (words != 0),
+        "longer_preferred": (words != 0) * ((margin > 0) == (words > 0)),
+        "longer_chosen": 1.0 * (words > 0),
+    }
+    for number in range(BINS):
+        here = place == number
+        rows[f"right_{number}"] = right * here
+        rows[f"confidence_{number}"] = confidence * here
+        rows[f"doubt_{number}"] = confidence * (1 - confidence) * here
+    return {name: (row * there).sum(-1) for name, row in rows.items()}
+
+
+WORLDS: Mapping[str, tuple[World, tuple[Metric, ...]]] = {
+    "POPE": (_pope(0.1, together=False), pope_metrics()),
+    "POPE, answers of an image alike": (_pope(0.4, together=True), pope_metrics()),
+    "CHAIR": (_chair, chair_metrics()),
+    "rewards": (_reward, reward_metrics()),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell of the grid: per cent of the data sets."""
+
+    world: str
+    metric: str
+    rate: float
+    case: Case | None
+    images: int
+    covered: float
+    # p below 0.05, where the two models are equally good.
+    rejected: float | None
+
+
+def simulate(
+    sets: int, images: tuple[int, ...] = IMAGES, seed: int = 0, large: int = TRUTH
+) -> Iterator[Row]:
+    """Every cell: coverage of single values (`case` None) and of differences, and p."""
+    for name, (world, metrics) in WORLDS.items():
+        for rate in RATES:
+            for case in CASES:
+                known = world(generator(seed, "truth", name), (1, large), rate, case)
+                truth = {metric.name: _truth(metric, known, case) for metric in metrics}
+                for count in images:
+                    random = generator(seed, name, str(rate), case.label, count)
+                    sides = world(random, (sets, count), rate, case)
+                    for metric in metrics:
+                        yield from _rows(name, metric, rate, case, sides, truth[metric.name])
+    yield from _areas(max(sets // 4, 1), images, seed)
+
+
+def _truth(metric: Metric, known: list[Columns], case: Case) -> tuple[float, float]:
+    ours, theirs = (float(metric.formula(totals(side))[0]) for side in known)
+    if metric.kind == "gap":
+        # Margins are logits of a model that is off by a known curve only in the large.
+        return ours, theirs
+    return (ours, theirs) if case.mended else ((ours + theirs) / 2,) * 2
+
+
+def _rows(
+    world: str,
+    metric: Metric,
+    rate: float,
+    case: Case,
+    sides: list[Columns],
+    truth: tuple[float, float],
+) -> Iterator[Row]:
+    images = sides[0]["words" if "words" in sides[0] else "questions"].shape[-1]
+    values = [metric.formula(totals(side)) for side in sides]
+    if case is CASES[0]:
+        low, high = interval(metric, sides[1])
+        covered = _covered(low, high, truth[1], values[1])
+        yield Row(world, metric.name, rate, None, images, covered, None)
+    test = paired_test(metric, *sides)
+    difference = values[0] - values[1]
+    covered = _covered(test.low, test.high, truth[0] - truth[1], difference)
+    known = ~np.isnan(difference)
+    rejected = None if case.mended else 100 * float(np.mean(test.p[known] < 0.05))
+    yield Row(world, metric.name, rate, case, images, covered, rejected)
+
+
+def _covered(low: FloatArray, high: FloatArray, truth: float, values: FloatArray) -> float:
+    """Per cent of the defined values whose interval holds the truth; one without ends holds it."""
+    holds = ~((low > truth + 1e-9) | (high < truth - 1e-9))
+    return 100 * float(np.mean(holds[~np.isnan(values)]))
+
+
+def _areas(sets: int, images: tuple[int, ...], seed: int) -> Iterator[Row]:
+    """POPE's area under the curve: rate = one minus the area."""
+    from scipy.special import ndtr, ndtri
+
+    for rate in RATES:
+        shift = float(np.sqrt(2) * ndtri(1 - rate))
+        for case in (*CASES[:2], Case("all anew, 30 % fewer errors", 1.0, 0.3)):
+            more = float(np.sqrt(2) * ndtri(1 - rate * (1 - case.mended)))
+            truths = [float(ndtr(moved / np.sqrt(2))) for moved in (more, shift)]
+            truths[0] = truths[1] if case.anew < 1 else truths[0]
+            for count in images:
+                random = generator(seed, "areas", str(rate), case.label, count)
+                held, held_alone, small = 0, 0, 0
+                owners = np.repeat(np.arange(count), 2 * QUESTIONS)
+                yes = np.tile(np.arange(2 * QUESTIONS) < QUESTIONS, count)
+                for _ in range(sets):
+                    own = np.sqrt(0.2) * random.normal(size=count)[owners]
+                    noise = np.sqrt(0.8) * random.normal(size=(2, len(owners)))
+                    new = random.random(len(owners)) < case.anew
+                    theirs = own + noise[1] + shift * yes
+                    ours = np.where(new, own + noise[0] + more * yes, theirs)
+                    areas = [clustered_area(side, yes, owners, count) for side in (ours, theirs)]
+                    test = area_test(*areas)
+                    held += bool(test.low - 1e-9 <= truths[0] - truths[1] <= test.high + 1e-9)
+                    small += bool(test.p < 0.05)
+                    low, high = area_interval(areas[1])
+                    held_alone += low - 1e-9 <= truths[1] <= high + 1e-9
+                if case is CASES[0]:
+                    alone = 100 * held_alone / sets
+                    yield Row("POPE", "auc", rate, None, count, alone, None)
+                rejected = None if case.mended else 100 * small / sets
+                yield Row("POPE", "auc", rate, case, count, 100 * held / sets, rejected)
+
+
+def tables(rows: list[Row]) -> str:
+    """Three Markdown tables: values, differences, p where nothing differs."""
+    alone = [row for row in rows if row.case is None]
+    paired = [row for row in rows if row.case is not None]
+    equal = [row for row in paired if row.rejected is not None]
+    return "\n\n".join(
+        [
+            "### Intervals of one model's values: per cent that hold the truth",
+            _table(alone, lambda row: row.covered),
+            "### Intervals of differences: per cent that hold the truth",
+            _table(paired, lambda row: row.covered),
+            "### Two equally good models: per cent with p below 0.05",
+            _table(equal, lambda row: row.rejected),
+        ]
+    )
+
+
+def _table(rows: list[Row], number: Callable[[Row], float | None]) -> str:
+    with_case = rows[0].case is not None
+    images = sorted({row.images for row in rows})
+    head = ["benchmark", "metric", "rate", *(["second model"] if with_case else [])]
+    lines = ["| " + " | ".join([*head, *(f"{count} images" for count in images)]) + " |"]
+    lines.append("|" + "---|" * (len(head) + len(images)))
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        key = (row.world, row.metric, f"{row.rate:g}", *([row.case.label] if row.case else []))
+        groups.setdefault(key, []).append(f"{number(row):.1f}")
+    lines += ["| " + " | ".join([*key, *cells]) + " |" for key, cells in groups.items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Simulate and write the page's tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sets", type=int, default=2000, help="data sets in each cell")
+    parser.add_argument("--page", type=Path, default=PAGE, help="where the tables are written")
+    arguments = parser.parse_args()
+    rows = list(simulate(arguments.sets))
+    begin = "<!-- tables: benchmarks/coverage.py -->\n"
+    text = arguments.page.read_text(encoding="utf-8")
+    arguments.page.write_text(text.split(begin)[0] + begin + "\n" + tables(rows) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
