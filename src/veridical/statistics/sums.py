@@ -110,5 +110,5 @@ def influence(formula: Formula, columns: Sums) -> FloatArray:
         return ratio(top - share * bottom, size)
     clusters = next(iter(columns.values())).shape[-1]
     without = formula({name: whole[name][..., None] - column for name, column in columns.items()})
-    moved: FloatArray = without.mean(axis=-1, keepdims=True) - without
-    return moved * ((clusters - 1) / clusters)
+    moved: FloatArray = (without.mean(axis=-1, keepdims=True) - without) * (1 - 1 / clusters)
+    return moved
