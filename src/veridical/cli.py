@@ -22,6 +22,10 @@ USER_ERROR_STATUS = 2
 FAILED_STATUS = 1
 INTERRUPTED_STATUS = 130
 TERMINATED_STATUS = 143
+KEPT = (
+    "Answers, pairs and checkpoints that were finished are kept; a training run before its first "
+    "checkpoint keeps only its log."
+)
 LONG_WORD = re.compile(r"\S{400,}")
 
 
@@ -221,10 +225,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return FAILED_STATUS  # another process has told why; this one only lost its company
     except interruptions.Terminated:
-        print("\nveridical: terminated by SIGTERM. What is finished is kept.", file=sys.stderr)
+        print(f"\nveridical: terminated by SIGTERM. {KEPT}", file=sys.stderr)
         return TERMINATED_STATUS
     except KeyboardInterrupt:
-        print("\nveridical: interrupted.", file=sys.stderr)
+        print(f"\nveridical: interrupted. {KEPT}", file=sys.stderr)
         return INTERRUPTED_STATUS
     return 0
 
