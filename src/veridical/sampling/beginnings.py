@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 from veridical._positions import special_layers
-from veridical._tokens import tokenise
 from veridical.batching import Branch, PromptBatch, RefusedRowsError, prompt_batch
 from veridical.images import ImageLike, image_key
 from veridical.messages import user_message
@@ -120,7 +119,7 @@ def shared_prompt_batch(
     """
     if len(texts) == 1 or not can_share(policy):
         return prompt_batch(policy, images, texts)
-    tokens = [tokenise(policy.processor.tokenizer, text).ids for text in texts]
+    tokens = _ids(policy, texts)
     families = [tuple(map(image_key, own)) for own in images]
     found = plan(tokens, families, [0] * len(tokens))
     if not found.shares:
@@ -135,6 +134,11 @@ def shared_prompt_batch(
     if not _ends_alike(policy, batch, found, tokens):
         return prompt_batch(policy, images, texts)
     return with_branches(batch, found, tokens)
+
+
+def _ids(policy: Policy, texts: Sequence[str]) -> list[list[int]]:
+    tokenizer = policy.processor.tokenizer
+    return [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
 
 
 def _ends_alike(
@@ -182,7 +186,7 @@ def _tried(policy: Policy) -> bool:
 
 
 def _is_near(policy: Policy, images: list[Image.Image], texts: list[str]) -> bool:
-    tokens = [tokenise(policy.processor.tokenizer, text).ids for text in texts]
+    tokens = _ids(policy, texts)
     found = plan(tokens, [0, 0], [0, 0])
     whole = prompt_batch(policy, [images], texts[:1])
     if not found.shares or not _ends_alike(policy, whole, found, tokens):
