@@ -115,6 +115,51 @@ def test_lengths_list_what_the_processor_refuses(picky: Policy) -> None:
     assert list(refused) == ["bad"] and "aspect ratio" in refused["bad"]
 
 
+@pytest.fixture
+def prompts(policy: Policy) -> list[lengths.Prompt]:
+    text = render_prompt(policy, [user_message("Describe the image.")])
+    return [((Image.new("RGB", size),), text) for size in ((48, 48), (96, 48), (40, 90))]
+
+
+@pytest.mark.parametrize(
+    ("counted", "said"),
+    [
+        (lambda *_, **__: {"other": 1}, "fails to count the tokens of an image of 48 x 48 (KeyErr"),
+        (lambda *_, image_sizes: {"num_image_tokens": [image_sizes[0][0]]}, "it would count "),
+        (None, "does not say how many tokens an image has"),
+    ],
+)
+def test_where_lengths_are_measured_the_log_says_why_once(
+    policy: Policy,
+    prompts: list[lengths.Prompt],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    counted: Any,
+    said: str,
+) -> None:
+    kind = type(policy.processor)
+    if counted is None:
+        owner = next(one for one in kind.__mro__ if "_get_num_multimodal_tokens" in vars(one))
+        monkeypatch.delattr(owner, "_get_num_multimodal_tokens")
+    else:
+        monkeypatch.setattr(kind, "_get_num_multimodal_tokens", staticmethod(counted))
+    assert counting(policy, prompts) is None
+    out = capsys.readouterr().out
+    assert out.count("Lengths are measured") == 1 and said in out
+
+
+def test_a_fault_of_our_own_is_not_taken_for_the_processors(
+    policy: Policy, prompts: list[lengths.Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> int:
+        raise ZeroDivisionError("a fault of ours")
+
+    for ours in ("_text_tokens", "measured", "size_of"):
+        with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError, match="of ours"):
+            patched.setattr(lengths, ours, broken)
+            counting(policy, prompts)
+
+
 def test_builders_list_the_row_and_go_on(picky: Policy) -> None:
     pictures = {"good": Image.new("RGB", (48, 48)), "bad": Image.new("RGB", STRIP)}
     prompt, answer = [user_message("Describe the image.")], "This is a park."

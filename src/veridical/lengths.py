@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from veridical import processes
 from veridical.batching import RefusedRowsError, process
-from veridical.errors import UserError
 from veridical.images import ImageLike, size_of
 from veridical.models import Policy
 from veridical.progress import track
@@ -24,6 +23,10 @@ NEAR = 16
 Prompt = tuple[tuple[ImageLike, ...], str]
 
 
+class CannotCountError(Exception):
+    """A processor cannot say how many tokens an image has; with its reason."""
+
+
 @dataclass(frozen=True)
 class Counting:
     """How a prompt's tokens are counted without its pictures' pixels.
@@ -33,19 +36,27 @@ class Counting:
         extra: tokens an image adds beside those that the processor says: marks around it, less
             the placeholder in the text.
         by_size: image tokens by width and height, filled as sizes are met.
+        refused: sizes of the images in prompts that were tried and refused.
     """
 
     policy: Policy
     extra: int
     by_size: dict[tuple[int, int], int]
+    refused: frozenset[tuple[int, int]] = frozenset()
 
     def length(self, prompt: Prompt) -> int:
-        """Tokens of a prompt."""
+        """Tokens of a prompt.
+
+        Raises:
+            CannotCountError: the processor cannot say, or refused an image of such a size.
+        """
         images, text = prompt
         counted = sum(self._image(size_of(image)) for image in images)
         return _text_tokens(self.policy, text) + counted + self.extra * len(images)
 
     def _image(self, size: tuple[int, int]) -> int:
+        if size in self.refused:
+            raise CannotCountError("its processor refused an image of that size")
         if size not in self.by_size:
             self.by_size[size] = _image_tokens(self.policy, size)
         return self.by_size[size]
@@ -74,27 +85,47 @@ def check_lengths(policy: Policy, groups: Sequence[Group], max_length: int) -> d
 
 
 def counting(policy: Policy, prompts: Sequence[Prompt]) -> Counting | None:
-    """How to count; None if the processor cannot, or a few prompts come out otherwise."""
+    """How to count; None if the processor cannot, or a few prompts come out otherwise.
+
+    Where it cannot, every prompt is measured, which the log says once with the reason.
+    """
     if not hasattr(policy.processor, "_get_num_multimodal_tokens"):
+        _say_measured("its processor does not say how many tokens an image has")
         return None
     chosen = _oddest([prompt for prompt in prompts if prompt[0]])
     if not chosen:
         return Counting(policy, 0, {})
-    real: dict[int, int] = {}
-    try:
-        for number, prompt in enumerate(chosen):
-            # A picture that is refused says nothing of how others are counted.
-            with contextlib.suppress(RefusedRowsError):
-                real[number] = measured(policy, prompt)
-        first, *others = [(chosen[number], length) for number, length in real.items()]
-        plain = Counting(policy, 0, {})
-        extra, rest = divmod(first[1] - plain.length(first[0]), len(first[0][0]))
-        counts = Counting(policy, extra, plain.by_size)
-        right = rest == 0 and all(counts.length(prompt) == length for prompt, length in others)
-    # It is a private method of others' code; where it fails, prompts are measured.
-    except Exception:
+    real: list[tuple[Prompt, int]] = []
+    refused: set[tuple[int, int]] = set()
+    for prompt in chosen:
+        # A picture that is refused says nothing of how others are counted.
+        try:
+            real.append((prompt, measured(policy, prompt)))
+        except RefusedRowsError:
+            refused.update(size_of(image) for image in prompt[0])
+    if not real:
+        _say_measured("its processor refuses every prompt that was tried")
         return None
-    return counts if right else None
+    first, length = real[0]
+    plain = Counting(policy, 0, {})
+    try:
+        extra, rest = divmod(length - plain.length(first), len(first[0]))
+        counts = Counting(policy, extra, plain.by_size)
+        wrong = [(counts.length(prompt), length) for prompt, length in real]
+    except CannotCountError as error:
+        _say_measured(str(error))
+        return None
+    wrong = [pair for pair in wrong if pair[0] != pair[1]]
+    if rest or wrong:
+        counted, there = wrong[0] if wrong else (length - rest, length)
+        _say_measured(f"it would count {counted} tokens where there are {there}")
+        return None
+    return dataclasses.replace(counts, refused=frozenset(refused))
+
+
+def _say_measured(why: str) -> None:
+    if processes.is_first():
+        print(f"Lengths are measured picture by picture, which takes longer: {why}.")
 
 
 def measured(policy: Policy, prompt: Prompt) -> int:
@@ -129,9 +160,7 @@ def _length(policy: Policy, counts: Counting | None, prompt: Prompt, room: int) 
     if counts is not None:
         try:
             length = counts.length(prompt)
-        except UserError:
-            raise
-        except Exception:  # a size that it cannot count: the processor has the last word
+        except CannotCountError:  # a size that it cannot count: the processor has the last word
             length = room
         if abs(length - room) > NEAR * (1 + len(prompt[0])):
             return length
@@ -170,6 +199,13 @@ def _text_tokens(policy: Policy, text: str) -> int:
 
 def _image_tokens(policy: Policy, size: tuple[int, int]) -> int:
     width, height = size
-    made = policy.processor._get_num_multimodal_tokens(image_sizes=[[height, width]])
-    (count,) = made["num_image_tokens"]
-    return int(count)
+    try:
+        made = policy.processor._get_num_multimodal_tokens(image_sizes=[[height, width]])
+        (count,) = made["num_image_tokens"]
+        return int(count)
+    # A private method of others' code, and nothing of ours.
+    except Exception as error:
+        raise CannotCountError(
+            f"its processor fails to count the tokens of an image of {width} x {height} "
+            f"({type(error).__name__}: {str(error)[:120]})"
+        ) from error
