@@ -36,7 +36,7 @@ from hypothesis import strategies as st
 
 from veridical import cli, workers
 from veridical._options import Option, is_number, read_options, spelled
-from veridical.files import write_jsonl
+from veridical.files import write_json, write_jsonl
 from veridical.models import EMBEDDED_MODEL
 from veridical.records import read_records, write_records
 from veridical.world.dataset import write_scenes
@@ -58,6 +58,7 @@ COMMANDS: dict[str, list[str]] = {
     "ask": ["embedded", "{image}", "What is there?"],
     "build bdhs": [*MODEL, "--data", "{conversations}", "--similarity", "edit"],
     "build sample": [*MODEL, "--data", "{conversations}"],
+    "build objects": ["{annotations}"],
     "build rate": ["{samples}", *WORDS],
     "build annotate": ["{samples}", "--judge", "local:embedded"],
     "build rank": ["{samples}", *JUDGED],
@@ -228,6 +229,13 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         {"aspect": aspect, "answer": f"responses/{k}", "value": 4.0 - 3 * k}
         for k in range(2) for aspect in aspects
     ]  # fmt: skip
+    boxes = [{"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "id": 1}]
+    coco = {
+        "images": [{"id": 1, "file_name": "1.png", "width": 9, "height": 9}],
+        "categories": [{"id": 1, "name": "cup"}],
+        "annotations": boxes,
+    }
+    write_json(folder / "annotations.json", coco)
     write_jsonl(folder / "conversations.jsonl", conversations)
     write_jsonl(folder / "pairs.jsonl", pairs)
     more = [row | {"rejected": [{"role": "assistant", "content": "A cat."}]} for row in pairs]
@@ -250,6 +258,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_jsonl(folder / "other.jsonl", [{"image_id": i, "answer": "A blue dog."} for i in images])
     names = ("conversations", "pairs", "more", "samples", "rated", "questions", "said", "answers")
     found = {name: folder / f"{name}.jsonl" for name in names}
+    found["annotations"] = folder / "annotations.json"
     found |= {name: scenes / f"{name}.json" for name in ("objects", "vocabulary", "facts")}
     found |= {"scenes": scenes, "image": scenes / "images" / f"{images[0]}.png", "folder": folder}
     found |= _run_folders(folder, found)
