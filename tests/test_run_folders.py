@@ -81,7 +81,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("[]")
     for name in ("model", "more"):
-        (folder / name / "details.jsonl").write_text('{"image_id": "1", "mentions": []}\n')
+        row = {"image_id": "1", "mentions": [], "objects": []}
+        (folder / name / "details.jsonl").write_text(json.dumps(row) + "\n")
     return folder
 
 
