@@ -11,6 +11,8 @@ from veridical.judges.symbolic import Symbolic, answer_reward, symbolic_reward
     ("text", "expected", "reward"),
     [
         ("B. a dog", "B", 1.0),
+        ("The correct answer is B) dog, not A) cat.", "B", 1.0),
+        ("The answer is B? No, C.", "B", 0.0),
         ("B. a dog", "(B) a dog", 1.0),
         ("(B)", "b", 1.0),
         ("It barks. So the correct option is B.", "B", 1.0),

@@ -13,6 +13,9 @@ from veridical.judges.prompts import UnreadableError
 from veridical.judges.verdicts import read_choice
 
 FIRST = [
+    '{"reason": "Response 2 is better at naming things", "winner": "Response 1"}',
+    '```json\n{"winner": "Response 1", "reason": "Response 2 wins on style."}\n```',
+    "On reflection, Response 1 is better.",
     "Response 1",
     "response 1.",
     "RESPONSE 1!",
@@ -151,6 +154,23 @@ UNREAD = [
     "Response 1 is better described as a hallucination.",
     "Response 1 had better not be chosen.",
     "Response 1 would win if it were right.",
+    "Response 1 (better grammar) is less faithful than the second one.",
+    "In the end, Response 1, which is longer, is the lesser one.",
+    "Response 1, which is longer, loses.",
+    "Response 1, because it invents a dog.",
+    "Response 1 wins, said nobody.",
+    "Response 1 wins the award for fiction.",
+    "The best thing about Response 1 is its length.",
+    "What Response 1 does best is guessing.",
+    "Response 1 should be more accurate.",
+    "Response 1 needs to be more accurate.",
+    "Response 1 tries to be better by adding a cat.",
+    "Response 1 is better avoided.",
+    "Response 1 was my first pick.",
+    "I was going to pick Response 1.",
+    "I used to prefer Response 1.",
+    "It is a stretch to call Response 1 better.",
+    "Answer: Response 1. Correction: Response 2",
 ]
 
 
@@ -195,6 +215,9 @@ def test_names_of_one_letter_are_not_articles() -> None:
     assert read_choice("B is better because it sees a dog.", ("A", "B")) == 1
     assert read_choice("A better answer is B.", ("A", "B")) == 1
     assert read_choice("[[A]]", ("A", "B")) == 0
+    with pytest.raises(UnreadableError):
+        read_choice("A clear winner: B", ("A", "B"))
+    assert read_choice("A is better than B.", ("A", "B")) == 0
 
 
 def test_replies_of_judges_that_think_first() -> None:

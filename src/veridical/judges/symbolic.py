@@ -36,7 +36,10 @@ _STATED = re.compile(
     r"(?i:(?:option|choice|answer)\s+)?\(?([A-H])\)?"
     r"(?=$|[.):,;!\n\u2013\u2014]|\s-+\s|\s+(?:because|since|is (?:correct|right|the))\b|\s*\n)"
 )
-_ANY_LETTER = re.compile(r"(?<![\w'])\(?([B-H](?![\w'])|A(?![\w'])(?!\s+(?!or\b|and\b|is\b)[a-z]))")
+_ANY_LETTER = re.compile(
+    r"(?<![\w'])(?<!\bnot )(?<!\bnot \()\(?"
+    r"([B-H](?![\w'])|A(?![\w'])(?!\s+(?!or\b|and\b|is\b)[a-z]))"
+)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NUMBERS = {
     word: str(number)
@@ -131,9 +134,12 @@ def stated_letter(text: str) -> str | None:
         return whole[1].upper()
     labels = list(_LABEL.finditer(text))
     if labels:
-        stated = [_letters(re.split(r"[.!?](?:\s|$)|\n", text[one.end() :])[0]) for one in labels]
-        final = [said for said in stated if said]
-        return final[0][0] if final and all(said == final[0][:1] for said in final) else None
+        said = [re.split(r"(?<=[.!?])(?:\s|$)|\n", text[one.end() :])[0] for one in labels]
+        if any(one.endswith("?") for one in said):
+            return None
+        stated = [_letters(one) for one in said]
+        final = [letters for letters in stated if letters]
+        return final[0][0] if final and all(one == final[0][:1] for one in final) else None
     found = _STATED.match(text)
     return found[1] if found and len(set(_letters(text))) == 1 else None
 

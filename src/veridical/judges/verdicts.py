@@ -73,7 +73,12 @@ _DOUBT = re.compile(
     r"|might|may|could|perhaps|maybe|hard|difficult|unclear|unsure|uncertain|unlikely|doubt\w*"
     r"|hardly|barely|rarely|scarcely|fails?|far from|at first|first (?:glance|sight)|initially"
     r"|thought|would (?:be|have)|less|least|refuse\w*|wrongly|says?|claims?|argue\w*|instead of"
-    r"|runner-up|second|almost|nearly|otherwise|only|apart from|except|until|before)\b",
+    r"|runner-up|second|almost|nearly|otherwise|only|apart from|except|until|before"
+    r"|tries|tried|trying|attempts?|attempted|pretends?|wants? to|needs?|had better|ought"
+    r"|should (?:have|be more|be better)|lacks?|lacking|lesser|avoided|ignored|discarded|rejected"
+    r"|better left|opposite|anything but|stretch|prize|award|used to|was going to"
+    r"|first (?:pick|choice|thought)|(?:best|better) (?:thing|part|bit|feature|aspect)"
+    r"|do(?:es)? best)\b",
     re.I,
 )
 _FAULT = re.compile(
@@ -105,6 +110,25 @@ _ANY_CONTRAST = re.compile(
 _CONCEDES = re.compile(
     r"^\W*(?:al|even )?though\b|^\W*(?:while|whereas|even if|if|despite|unless)\b", re.I
 )
+_ASIDE = re.compile(
+    r"\s*\([^)]*\)\s*[\w']"
+    r"|\s*(?:[,\u2013\u2014]|\s-+)\s*(?:which|who|the|an?|with|having|being)\b"
+    r"[^,\u2013\u2014]*?(?:,|[\u2013\u2014]|\s-+\s)\s*(?!not\b|so\b|and\b|while\b|but\b)[\w']",
+    re.I,
+)
+"""A remark between a name and what is said of it: "Response 1, which is longer, is worse"."""
+_GOES_ON = re.compile(r"\s*(?:which|who|with|being|having|is|was|has|the)\b", re.I)
+_NOBODY = re.compile(r"\b(?:nobody|no one)\b", re.I)
+_RETRACTION = re.compile(
+    r"\b(?:correction\b|scratch that|on second thoughts?|on reflection|i take (?:that|it) back"
+    r"|actually, no\b|no, wait|wait,|let me correct)",
+    re.I,
+)
+_LETTER_A = (
+    r"A(?!\s+(?!is\b|was\b|wins\b|has\b|gets\b|beats\b|over\b|because\b|since\b|as\b|or\b|and\b"
+    r"|does\b|names\b|describes\b|outperforms\b|more\b|better\b|to\b|invents\b|should\b)[a-z])"
+)
+"""The letter as a name; before other words in small letters it is an article."""
 _SEEMS = re.compile(r"\b(?:seems?|seemed|appears?|appeared|looks?|looked)\b", re.I)
 
 
@@ -136,6 +160,9 @@ def read_choice(text: str, names: Sequence[str], cut: bool = False) -> int | Non
         if beginning is None:
             raise UnreadableError("it is cut off before a verdict")
         return None if beginning == TIED else beginning
+    turn = _RETRACTION.search(plain)
+    if turn and _spots(plain[: turn.start()], names):
+        raise UnreadableError("it takes something back")
     found = list(_verdicts(plain, names))
     if not found:
         raise UnreadableError("it does not say clearly which is better")
@@ -154,6 +181,8 @@ def _plain(text: str) -> str:
     answer = _REASONING.sub("", answer_of(text)).replace("\u2019", "'")
     answer = re.sub(r"<(?:answer|verdict)>", "\nAnswer: ", answer, flags=re.I)
     answer = re.sub(r"\\boxed\s*\{", "\nFinal answer: ", answer)
+    # Of JSON every field is a line, so that reasons in one field are not read as the verdict.
+    answer = re.sub(r"[{,]?\s*\"([\w ]{1,40})\"\s*:\s*", r"\n\1: ", answer)
     lines = _MARKUP.sub(" ", answer).splitlines()
     return "\n".join(line for each in lines if (line := " ".join(each.split()).strip(" -|,>")))
 
@@ -207,7 +236,7 @@ def _clause(clause: str, lead: str, following: str, names: Sequence[str]) -> _Sa
         return None
     overall = _OVERALL.search(clause) or _OVERALL.search(lead.split(", ")[-1])
     alone = _bare(re.sub(r"^(?:but|and|so|thus|hence)\s+", "", clause, flags=re.I), names)
-    if overall and alone is not None:
+    if overall and alone is not None and not _GOES_ON.match(following):
         return _Said(LABELLED, alone)
     start, end, number = spots[0]
     before, after = clause[:start], clause[end:]
@@ -225,6 +254,8 @@ def _clause(clause: str, lead: str, following: str, names: Sequence[str]) -> _Sa
         return None
     blamed = _FAULT.search(_WITHOUT_FAULT.sub("", following)) and not _NOT_ITS.search(following)
     if blamed and not _names_other(following, number, names):
+        return None
+    if _NOBODY.search(following):
         return None
     turned = _CONTRAST.match(following) and not _names_other(following, number, names)
     if turned or (_SEEMS.search(looked) and _CONTRAST.match(following)):
@@ -263,6 +294,8 @@ def _spots(text: str, names: Sequence[str]) -> list[tuple[int, int, int]]:
 
 
 def _pattern(name: str) -> str:
+    if name == "A":
+        return _LETTER_A
     words = r"\s+".join(map(re.escape, name.split()))
     return words if len(name) <= SHORT_NAME else f"(?i:{words})"
 
@@ -299,5 +332,13 @@ def _bare(text: str, names: Sequence[str]) -> int | None:
         rest = sentence[len(clause) :]
         named_too = re.match(rf"\s*[,;]\s*(?:{_either(names)})(?!\w)", rest)
         faulty = _FAULT.search(_WITHOUT_FAULT.sub("", clause)) is not None
-        return None if named_too or faulty or sentence.rstrip().endswith("?") else number
+        blamed = _taken_back(rest) and not _spots(rest, names)
+        unsaid = named_too or faulty or blamed or _ASIDE.match(rest) or _NOBODY.search(rest)
+        return None if unsaid or sentence.rstrip().endswith("?") else number
     return None
+
+
+def _taken_back(reason: str) -> bool:
+    """Whether what follows a name blames it, and so is no reason to prefer it."""
+    blamed = _FAULT.search(_WITHOUT_FAULT.sub("", reason))
+    return bool(blamed) and not _NOT_ITS.search(reason)
