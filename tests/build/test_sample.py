@@ -29,7 +29,9 @@ def scenes(tmp_path: Path) -> Path:
 
 
 def run(data: Path, out: Path, *more: str) -> int:
-    common = ["--max-new-tokens", "96", "--temperature", "1.2", "--k", "3"]
+    common = ["--max-new-tokens", "96", "--temperature", "1.2"]
+    if "--k" not in more:
+        common += ["--k", "3"]
     return main(["build", "sample", "embedded", "--data", str(data), "--out", str(out), *common,
                  *more])  # fmt: skip
 
@@ -93,7 +95,7 @@ def test_what_is_written(scenes: Path, tmp_path: Path) -> None:
     source = json.loads(rows[0]["source"])
     assert source["settings"] == {
         "model": "embedded", "k": 3, "temperature": 1.2, "max_new_tokens": 96, "seed": 0,
-        "steer": None,
+        "steer": None, "top_p": 1.0, "top_k": 0, "min_new_tokens": 0,
     }  # fmt: skip
     summary = read_json(tmp_path / "out" / "summary.json")
     assert (summary["records"], summary["prompts"], summary["responses"]) == (2, 2, 6)
