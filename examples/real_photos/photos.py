@@ -17,8 +17,8 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from veridical.errors import UserError
-from veridical.eval.answers import IMAGE_SUFFIXES
 from veridical.files import hash_file, read_json, read_jsonl
+from veridical.image_checks import IMAGE_SUFFIXES
 from veridical.images import open_image
 from veridical.randomness import generator
 from veridical.vocabulary import Vocabulary, read_vocabulary

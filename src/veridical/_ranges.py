@@ -74,6 +74,8 @@ RANGES: Mapping[str, Range] = {
     "beta": ABOVE_ZERO,
     "cache_gigabytes": ABOVE_ZERO,
     "centring": WEIGHT,
+    "check_limit": COUNT,
+    "check_tokens": COUNT,
     "clip": ABOVE_ZERO,
     "count": COUNT,
     "cut_words": COUNT,

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from veridical.errors import RefusedRowError, UserError
-from veridical.images import ImageLike, size_of
+from veridical.images import ImageLike, decode_image, size_of
+from veridical.pixels import ImageError
 
 SHORT, LONG_RATIO, MANY_PIXELS = 64, 4.0, 20_000_000
 """What is tried: pictures with a side below 64 px, longer than four times their width (or the
 reverse), or of more than 20 megapixels (our choice). Others are taken without a trial."""
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Files of a folder that are its images."""
 
 _USUAL = (224, 224)
 _known: weakref.WeakKeyDictionary[Any, dict[tuple[int, int], str]] = weakref.WeakKeyDictionary()
@@ -78,3 +83,53 @@ def words_of(error: BaseException) -> str:
     """An exception's first line, or its type where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0][:200].rstrip(".") if lines else type(error).__name__
+
+
+def find_images(folder: Path) -> dict[str, Path]:
+    """The images of a folder, by file name without suffix, in order of their names.
+
+    Raises:
+        UserError: it is no folder, holds no image, or two images have one name.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder of images. Name one with --images.")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise UserError(
+            f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}). Name the folder itself; "
+            "folders in it are not searched."
+        )
+    found: dict[str, Path] = {}
+    for file in files:
+        if found.setdefault(file.stem, file) != file:
+            raise UserError(
+                f"{folder} has both {found[file.stem].name} and {file.name}: the name without "
+                "suffix is the image's id and must be unique."
+            )
+    return found
+
+
+def refused_files(files: Iterable[Path], load: Callable[[], Any]) -> dict[Path, str]:
+    """The images that cannot be decoded, or that a processor refuses, and why.
+
+    Args:
+        files: the images.
+        load: gives the processor; called once, and only if an image is of an unusual size.
+    """
+    problems, unusual = {}, {}
+    for file in files:
+        try:
+            size = decode_image(file).size
+        except ImageError as problem:
+            problems[file] = str(problem)
+            continue
+        if is_unusual(size):
+            unusual[file] = size
+    processor = load() if unusual else None
+    for file, (width, height) in unusual.items():
+        reason = size_refusal(processor, (width, height))
+        if reason:
+            problems[file] = (
+                f"{width} x {height} pixels are refused by the model's processor: {reason}"
+            )
+    return problems

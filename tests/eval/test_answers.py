@@ -15,13 +15,13 @@ from veridical.errors import UserError
 from veridical.eval.answers import (
     Query,
     Settings,
-    find_images,
     forget_partial_answers,
     make_answers,
 )
 from veridical.eval.chair import eval_chair
 from veridical.eval.pope import eval_pope
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.image_checks import find_images
 from veridical.models import Policy
 from veridical.rendering import RefusedRowError
 from veridical.sampling import Decoding, Request, Response

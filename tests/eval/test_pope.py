@@ -12,8 +12,9 @@ import pytest
 
 from veridical.errors import UserError
 from veridical.eval.pope import eval_pope, match_answers, score_pope
-from veridical.eval.pope_parsing import parse_answer
-from veridical.eval.pope_questions import (
+from veridical.eval.pope_questions import read_questions
+from veridical.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.object_questions import (
     SPLITS,
     Question,
     build_questions,
@@ -21,9 +22,8 @@ from veridical.eval.pope_questions import (
     by_frequency,
     negatives,
     question_text,
-    read_questions,
 )
-from veridical.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.yes_no_answers import parse_answer
 
 OBJECTS = {
     "a": ["dog", "cat"],

@@ -37,6 +37,7 @@ FIXED = {
     "model_dropout", "projector_learning_rate", "learning_rate",
     "batch_size", "accumulation", "max_length", "max_response_tokens", "held_out", "evaluations",
     "more_data", "data_weights", "select_by",
+    "check_images", "check_objects", "check_vocabulary", "check_by", "check_limit", "check_tokens",
     "share_prefix", "template", "dry_run", "dtype", "mixed_precision", "seed",
     # objectives
     "kind", "loss", "beta", "label_smoothing", "per_token", "gamma", "nll_weight", "reference",

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from veridical.errors import UserError
 from veridical.files import hash_file, hash_path, read_json, read_jsonl
-from veridical.image_checks import is_unusual, size_refusal
-from veridical.images import decode_image
+from veridical.image_checks import refused_files
 from veridical.messages import Message
-from veridical.pixels import ImageError
 from veridical.progress import track
 from veridical.shares import ALL, CLAIM, Share, leave_to_others
 from veridical.steering import parse_steer, steered
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from veridical.models import Policy
 
 PARTIAL = "answers.partial{}.jsonl"
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -207,30 +204,6 @@ def check_steer(steer: str | None, model: str | None) -> None:
             raise UserError("--steer asks a model; answers made elsewhere are scored as they are.")
 
 
-def find_images(folder: Path) -> dict[str, Path]:
-    """The images of a folder, by file name without suffix, in order of their names.
-
-    Raises:
-        UserError: it is no folder, holds no image, or two images have one name.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder of images. Name one with --images.")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise UserError(
-            f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}). Name the folder itself; "
-            "folders in it are not searched."
-        )
-    found: dict[str, Path] = {}
-    for file in files:
-        if found.setdefault(file.stem, file) != file:
-            raise UserError(
-                f"{folder} has both {found[file.stem].name} and {file.name}: the name without "
-                "suffix is the image's id and must be unique."
-            )
-    return found
-
-
 def unusable_images(files: Iterable[Path], model: str) -> dict[Path, str]:
     """The images that cannot be decoded, or that the model's processor refuses, and why.
 
@@ -240,26 +213,14 @@ def unusable_images(files: Iterable[Path], model: str) -> dict[Path, str]:
         files: the images.
         model: as for `load_policy`; its processor is loaded if an image is of an unusual size.
     """
-    problems, unusual = {}, {}
-    for file in files:
-        try:
-            size = decode_image(file).size
-        except ImageError as problem:
-            problems[file] = str(problem)
-            continue
-        if is_unusual(size):
-            unusual[file] = size
-    if unusual:
+
+    def load() -> Any:
+        # PyTorch takes seconds to import.
         from veridical.models import load_processor
 
-        processor = load_processor(model)
-        for file, (width, height) in unusual.items():
-            reason = size_refusal(processor, (width, height))
-            if reason:
-                problems[file] = (
-                    f"{width} x {height} pixels are refused by the model's processor: {reason}"
-                )
-    return problems
+        return load_processor(model)
+
+    return refused_files(files, load)
 
 
 def refuse_many(

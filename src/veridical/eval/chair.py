@@ -20,7 +20,6 @@ from veridical.eval.answers import (
     Settings,
     check_steer,
     check_template_option,
-    find_images,
     forget_partial_answers,
     make_answers,
     read_answer_rows,
@@ -30,6 +29,7 @@ from veridical.eval.answers import (
 from veridical.eval.scores import print_scores, write_scores
 from veridical.eval.trained_on import warn_of_training_images
 from veridical.files import write_jsonl
+from veridical.image_checks import find_images
 from veridical.judges.exact import RECALL_WEIGHT, exact_score
 from veridical.object_lists import (
     count_objects,
@@ -38,6 +38,7 @@ from veridical.object_lists import (
     name_objects,
     read_objects,
 )
+from veridical.object_scores import CHAIR, DESCRIBE, chair_counts
 from veridical.runs import start_run
 from veridical.shares import ALL, read_share, say
 from veridical.statistics import (
@@ -50,23 +51,22 @@ from veridical.statistics import (
 )
 from veridical.vocabulary import Vocabulary, describe_vocabulary, read_vocabulary
 
-DESCRIBE = "Describe this image in detail."
 NO_LIST = "the image has no object list"
 
 
 def chair_metrics() -> tuple[Metric, ...]:
     """The metrics as formulas on the columns of `chair_sums`."""
     return (
-        Metric("chair_i", Ratio("hallucinated", "mentions"), "mentions"),
-        Metric("chair_s", Ratio("wrong_answers", "answers"), "answers"),
-        Metric("recall", Ratio("recalled", "objects"), "objects"),
-        Metric("mean_length", Ratio("words", "answers"), "answers", "mean", limit=0.0),
+        Metric("chair_i", CHAIR["chair_i"], "mentions"),
+        Metric("chair_s", CHAIR["chair_s"], "answers"),
+        Metric("recall", CHAIR["recall"], "objects"),
+        Metric("mean_length", CHAIR["mean_length"], "answers", "mean", limit=0.0),
         # One invented object costs 1, and no answer scores above the weight of full recall.
         Metric(
             "exact_score", Ratio("exact", "answers"), "answers", "mean",
             limit=RECALL_WEIGHT, event=1.0,
         ),
-        Metric("empty", Ratio("empty", "answers"), "answers"),
+        Metric("empty", CHAIR["empty"], "answers"),
     )  # fmt: skip
 
 
@@ -301,14 +301,4 @@ def _read_answers(
 
 def _counts(row: Mapping[str, Any]) -> dict[str, float]:
     counts = count_objects(row)
-    return {
-        "answers": 1,
-        "wrong_answers": float(counts.hallucinated > 0),
-        "mentions": counts.mentions,
-        "hallucinated": counts.hallucinated,
-        "recalled": counts.recalled,
-        "objects": counts.listed,
-        "words": counts.words,
-        "empty": float(not counts.words),
-        "exact": exact_score(counts),
-    }
+    return {**chair_counts(counts), "exact": exact_score(counts)}

@@ -13,7 +13,6 @@ from veridical.eval.answers import (
     Settings,
     check_steer,
     check_template_option,
-    find_images,
     forget_partial_answers,
     make_answers,
     read_answer_rows,
@@ -21,26 +20,26 @@ from veridical.eval.answers import (
     unusable_images,
 )
 from veridical.eval.pope_auc import auc_estimate, yes_margins
-from veridical.eval.pope_parsing import Parsing, Verdict, parse_answer
-from veridical.eval.pope_questions import Question, build_questions, read_questions
+from veridical.eval.pope_questions import read_questions
 from veridical.eval.pope_refused import refuse_late, refused_rows
 from veridical.eval.scores import print_scores, write_scores
 from veridical.eval.trained_on import warn_of_training_images
 from veridical.files import write_jsonl
+from veridical.image_checks import find_images
 from veridical.object_lists import match_image_ids, read_objects
+from veridical.object_questions import Question, build_questions
+from veridical.object_scores import POPE, pope_counts
 from veridical.runs import start_run
 from veridical.shares import ALL, read_share
 from veridical.statistics import (
     ClusterSums,
     Estimate,
-    FloatArray,
     Metric,
-    Ratio,
-    Sums,
     estimate,
     sum_by_cluster,
 )
 from veridical.vocabulary import read_vocabulary
+from veridical.yes_no_answers import Parsing, parse_answer
 
 if TYPE_CHECKING:
     from veridical.cache import Cache
@@ -54,26 +53,15 @@ def pope_metrics() -> tuple[Metric, ...]:
     An unparsed answer is a wrong one: it counts against accuracy, and against recall where "yes"
     was right; it is no "yes" for precision and yes_rate.
     """
-
-    def twice_true(sums: Sums) -> FloatArray:
-        return 2 * sums["true_yes"]
-
-    def said_or_present(sums: Sums) -> FloatArray:
-        return sums["said_yes"] + sums["present"]
-
-    return (
-        Metric("accuracy", Ratio("right", "questions"), "questions"),
-        Metric("precision", Ratio("true_yes", "said_yes"), "said_yes"),
-        Metric("recall", Ratio("true_yes", "present"), "present"),
-        Metric("f1", Ratio(twice_true, said_or_present), "questions"),
-        Metric("yes_rate", Ratio("said_yes", "questions"), "questions"),
-        Metric("unparsed", Ratio("unparsed", "questions"), "questions"),
-    )
+    of = {"precision": "said_yes", "recall": "present"}
+    return tuple(Metric(name, formula, of.get(name, "questions")) for name, formula in POPE.items())
 
 
 def pope_sums(rows: Sequence[Mapping[str, Any]]) -> ClusterSums:
     """Counts of judged rows (`image_id`, `label`, `parsed`), added up by image."""
-    return sum_by_cluster((row["image_id"], _counts(row["label"], row["parsed"])) for row in rows)
+    return sum_by_cluster(
+        (row["image_id"], pope_counts(row["label"], row["parsed"])) for row in rows
+    )
 
 
 def score_pope(rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
@@ -479,15 +467,3 @@ def _ask(
         margin = {"margin": margins[name]} if name in margins else {}
         found.append({**by_name[name].as_json(), **margin, **about})
     return found
-
-
-def _counts(label: Verdict, parsed: Verdict | None) -> dict[str, float]:
-    return {
-        "questions": 1,
-        "right": float(parsed == label),
-        "present": float(label == "yes"),
-        "true_yes": float(parsed == label == "yes"),
-        "false_yes": float(parsed == "yes" and label == "no"),
-        "said_yes": float(parsed == "yes"),
-        "unparsed": float(parsed is None),
-    }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from veridical.eval.answers import refuse_many
-from veridical.eval.pope_questions import Question
+from veridical.object_questions import Question
 
 
 def refused_rows(

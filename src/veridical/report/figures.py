@@ -152,6 +152,23 @@ def training_plots(log: Rows) -> list[Plot]:
         ),
     ]
     plots = [_training_plot(log, title, curves, line) for title, curves, line in wanted]
+    checked = [
+        (
+            "CHAIR on the checked images",
+            [
+                Curve("chair_i", "mentions wrong", VERMILION),
+                Curve("chair_s", "answers wrong", BLUE),
+                Curve("chair_recall", "recall", GREEN),
+            ],
+        ),
+        (
+            "POPE on the checked images",
+            [Curve("pope_accuracy", "accuracy", BLUE), Curve("pope_yes_rate", "yes", VERMILION)],
+        ),
+    ]
+    # Evaluations alone have these figures: a curve of their own, not circles beside one.
+    asked = [{**row, "split": "train"} for row in log if row.get("split") == "eval"]
+    plots += [_training_plot(asked, title, curves, None) for title, curves in checked]
     return [plot for plot in (_hacking_plot(log), *plots) if plot is not None]
 
 

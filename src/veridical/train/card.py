@@ -14,12 +14,13 @@ from veridical.files import write_text_atomic
 from veridical.progress import counted
 from veridical.proofs import Proof, verdict
 from veridical.runs import Run
+from veridical.train.stopping import improves
 
 SHOWN = (
     "loss", "beta", "label_smoothing", "per_token", "gamma", "nll_weight", "reference",
     "reference_model", "facts", "criterion", "centring", "tuning", "lora_rank", "lora_alpha",
     "init_adapter", "train_projector", "train_vision", "projector_learning_rate", "learning_rate",
-    "epochs", "max_steps", "batch_size", "accumulation", "held_out", "seed",
+    "epochs", "max_steps", "batch_size", "accumulation", "held_out", "select_by", "seed",
 )  # fmt: skip
 JUDGED = ("judge", "criteria", "judge_facts", "objects", "vocabulary", "attempts")
 SAMPLED = (
@@ -234,11 +235,15 @@ def _limits(command: str) -> str:
 def _best(finished: Mapping[str, Any]) -> str:
     if finished.get("best_step") is None:
         return ""
-    loss, start = finished["best_held_out_loss"], finished.get("held_out_loss_at_start")
+    name = finished.get("selected_by", "loss")
+    best, start = finished["best_value"], finished.get("value_at_start")
+    if best is None:
+        return f"; the weights are those of step {finished['best_step']}"
+    shown = "held-out loss" if name == "loss" else name
     at_start = "" if start is None else f", {start:.4f} at the start"
-    worse = start is not None and loss >= start
+    worse = start is not None and not improves(best, start, name)
     return (
-        f"; the weights are those of step {finished['best_step']} (held-out loss {loss:.4f}"
+        f"; the weights are those of step {finished['best_step']} ({shown} {best:.4f}"
         f"{at_start}{', which no checkpoint improved on' if worse else ''})"
     )
 

@@ -6,7 +6,8 @@ the whole global batch, so that accumulation and processes leave the result unch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from veridical.logprobs import ResponseLogps, collate
 from veridical.models import Policy, projector_parameters, trains_vision
 from veridical.precision import unmixed
 from veridical.rendering import Group
+from veridical.train.checking import Check, show_figures
 from veridical.train.checkpoints import whole_best
 from veridical.train.items import Item, Items
 from veridical.train.order import Batches, Shares
@@ -104,7 +106,8 @@ class GroupTrainer(Trainer):
             model=task.scorer,
             args=arguments,
             train_dataset=train,
-            eval_dataset=held_out,
+            # Transformers asks for one where `--check-images` alone is evaluated.
+            eval_dataset=Items((), torch.zeros(0, 1)) if held_out is None else held_out,
             data_collator=self.collate_items,
             processing_class=policy.processor,
             callbacks=callbacks,
@@ -121,6 +124,7 @@ class GroupTrainer(Trainer):
         # Its printed dictionaries would bury what the command says; `log.jsonl` has them.
         self.remove_callback(PrinterCallback)
         self.nothing_counts = False
+        self.check: Check | None = None
         self.add_callback(StayWhereNothingCounts(self))
 
     def collate_items(self, items: Sequence[Item]) -> dict[str, Any]:
@@ -220,27 +224,43 @@ class GroupTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
+        means = self._evaluated(dataloader)
+        metrics = {f"{metric_key_prefix}_loss": means["mean_loss"]} if means else {}
+        figures = self.check.measure() if self.check is not None else {}
+        if figures:
+            show_figures(self.state.global_step, figures)
+        means = {"mean_loss": None, **means, **figures}
+        metrics |= means
+        selected = str(self.args.metric_for_best_model or "").removeprefix("eval_")
+        if selected and selected != "loss":
+            metrics[f"{metric_key_prefix}_{selected}"] = self._deciding(selected, means)
+        return EvalLoopOutput(None, None, metrics, len(self.eval_dataset))
+
+    def _deciding(self, selected: str, means: Mapping[str, Any]) -> float:
+        """The figure that chooses the checkpoint; the worst where there is nothing to count."""
+        if selected not in means:
+            there = ", ".join(name for name in HIGHER_IS_BETTER if name in means)
+            raise UserError(
+                f"--select-by {selected}: this command's held-out rows have no such figure. "
+                f"There is: loss{there and ', '}{there}."
+            )
+        worst = -math.inf if HIGHER_IS_BETTER[selected] else math.inf
+        return worst if means[selected] is None else float(means[selected])
+
+    def _evaluated(self, dataloader: Batches) -> dict[str, Any]:
+        """Means over the held-out rows; empty where none are held out."""
         # Not the wrapped model: a rank's gradients are no business of the others here. Under
         # FSDP2 the Trainer's model is the sharded one itself.
         self.model.eval()
+        if not len(self.eval_dataset):
+            return {}
         for inputs in dataloader:
             inputs = self._prepare_inputs(inputs)
             with torch.no_grad():
                 self._keep("eval", self.outcome(self.model, inputs), inputs["count"])
         if self.left_out is not None:
             self.left_out.share()
-        means = self._means("eval")
-        metrics = {f"{metric_key_prefix}_loss": means["mean_loss"], **means}
-        selected = str(self.args.metric_for_best_model or "").removeprefix("eval_")
-        if selected and selected != "loss":
-            if selected not in means:
-                there = ", ".join(name for name in HIGHER_IS_BETTER if name in means)
-                raise UserError(
-                    f"--select-by {selected}: this command's held-out rows have no such figure. "
-                    f"There is: loss{there and ', '}{there}."
-                )
-            metrics[f"{metric_key_prefix}_{selected}"] = means[selected]
-        return EvalLoopOutput(None, None, metrics, dataloader.shares.rows)
+        return self._means("eval")
 
     def _keep(self, split: str, outcome: Outcome, count: Tensor) -> None:
         kept = self._measures[split]

@@ -149,7 +149,9 @@ def measure_memory(
         # A schedule takes no memory, and some follow held-out rows that are not read here.
         rest = (training.trainer or {}).items()
         trainer_options = {k: v for k, v in rest if not k.startswith("lr_scheduler")}
-        two_steps = dataclasses.replace(training, max_steps=STEPS, trainer=trainer_options)
+        two_steps = dataclasses.replace(
+            training, max_steps=STEPS, trainer=trainer_options, check_images=None
+        )
         on_cpu = policy.device.type == "cpu"
         arguments = trainer_arguments(two_steps, Path(scratch), len(train), False, on_cpu)
         arguments.save_strategy = SaveStrategy.NO

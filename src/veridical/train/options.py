@@ -60,10 +60,19 @@ class Training:
         held_out: share of rows kept for evaluation, 0 to below 1; the checkpoint with the
             lowest loss on them is the result.
         evaluations: how often the held-out rows are evaluated (and a checkpoint is kept).
-        select_by: figure of the held-out rows that chooses the best checkpoint: `loss`,
-            `rewards_accuracy` or `rewards_margin`.
+        select_by: figure that chooses the best checkpoint: of the held-out rows `loss`,
+            `rewards_accuracy` or `rewards_margin`; of --check-images `chair_i`, `chair_s` (lower
+            is better), `chair_recall`, `pope_accuracy` or `pope_f1`.
         patience: evaluations without a better one of it after which training stops; it never stops
             early if not set.
+        check_images: folder of images that the policy is asked about at every evaluation; none if
+            not set. Take others than you train on, and others again for the final evaluation.
+        check_objects: JSON {image_id: [names of the objects in the image]} for them.
+        check_vocabulary: JSON as for `eval chair`; our own words for COCO's 80 classes if not set.
+        check_by: `chair` (describe them), `pope` (yes/no questions) or both; what --select-by
+            needs, else `chair`, if not set.
+        check_limit: images asked about, the first by name that have a list.
+        check_tokens: length limit of a description, in tokens.
         share_prefix: encode image and prompt once for all responses of a row, without logits for
             image tokens, where the model allows it.
         prove_first: run the proofs before the first step and stop if one fails.
@@ -123,6 +132,12 @@ class Training:
     evaluations: int = 10
     select_by: str = "loss"
     patience: int | None = None
+    check_images: Path | None = None
+    check_objects: Path | None = None
+    check_vocabulary: Path | None = None
+    check_by: list[str] | None = None
+    check_limit: int = 32
+    check_tokens: int = 128
     share_prefix: bool = True
     prove_first: bool = True
     resume: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import typing
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from veridical.models import (
 )
 from veridical.precision import HALF, working_dtype
 from veridical.train.callbacks import Manifests, RunLog, SaveWhenTerminated, Steps
+from veridical.train.checking import open_check
 from veridical.train.checkpoints import LastStep, newest_verified
 from veridical.train.items import Items
 from veridical.train.loop import GroupTrainer, Task
@@ -36,7 +38,7 @@ from veridical.train.reporting import Report, Trackers
 from veridical.train.resume import require_steps_left, tell_extension
 from veridical.train.rounding import ROUNDING, Score, score_before, tell_rounding
 from veridical.train.showing import ShowAnswers
-from veridical.train.stopping import StopEarly
+from veridical.train.stopping import CHECKED, HIGHER_IS_BETTER, StopEarly, improves
 from veridical.train.trained import is_shared_out, require_same_start, whole_policy
 from veridical.train.trainer_options import trainer_arguments
 from veridical.train.trial import TryFirst
@@ -51,6 +53,7 @@ def run_trainer(
     held_out: Items | None,
     out: Path,
     more: Sequence[TrainerCallback] = (),
+    steers: bool = False,
 ) -> dict[str, Any]:
     """Try two batches, train, and leave the best weights in the policy.
 
@@ -62,6 +65,7 @@ def run_trainer(
         held_out: rows that are evaluated on, if any.
         out: the run's folder.
         more: callbacks beside the usual ones.
+        steers: whether the policy learns to be asked for attributes.
 
     Returns:
         What goes into `run.json`: steps, seconds, pairs per second, losses.
@@ -83,18 +87,20 @@ def run_trainer(
             )
     folder = Path(str(arguments.output_dir))
     checkpoint = processes.from_first(lambda: checkpoint_to_resume(folder, training.resume))
-    arguments.eval_on_start = held_out is not None and checkpoint is None
+    evaluates = held_out is not None or training.check_images is not None
+    arguments.eval_on_start = evaluates and checkpoint is None
     if checkpoint is not None:
         require_steps_left(steps_of(checkpoint), training.steps(len(train)), training.extend)
     callbacks = [RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests(), *more]
     if training.report_to:
         callbacks.append(Report(Trackers(training.report_to, out, arguments), policy.core))
-    if training.show_every is not None:
-        if is_shared_out(policy.model):
+    for option in ("show_every", "check_images"):
+        if getattr(training, option) is not None and is_shared_out(policy.model):
             raise UserError(
-                "--show-every needs the whole model in the first process, which FSDP and ZeRO-3 "
-                "share out. Leave it out."
+                f"--{option.replace('_', '-')} needs the whole model in one process, which FSDP "
+                "and ZeRO-3 share out. Leave it out."
             )
+    if training.show_every is not None:
         groups = held_out.groups if held_out is not None else train.groups
         callbacks.append(ShowAnswers(policy, groups, training.show_every, out))
     if training.patience is not None:
@@ -104,6 +110,7 @@ def run_trainer(
     trainer = GroupTrainer(
         policy, task, arguments, train, held_out, list(callbacks), training.projector_learning_rate
     )
+    trainer.check = open_check(policy, training, steers)
     if training.extend and checkpoint is not None:
         trainer.add_callback(Extending())
     trainer.add_callback(TryFirst(trainer, train, held_out))
@@ -113,10 +120,10 @@ def run_trainer(
     seconds = time.monotonic() - began
     policy.model.eval()
     best_step = _step_of(trainer.state.best_model_checkpoint)
-    start = _at_step(trainer.state.log_history, 0)
-    best = _at_step(trainer.state.log_history, best_step)
-    if training.select_by == "loss":
-        tell_best(start, best, best_step)
+    history, selected = trainer.state.log_history, training.select_by
+    start, best = (_at_step(history, step, selected) for step in (0, best_step))
+    if arguments.load_best_model_at_end:
+        tell_best(start, best, best_step, selected)
     begun = steps_of(checkpoint) if checkpoint else 0
     rows = training.rows_seen(result.global_step, len(train))
     rows -= training.rows_seen(begun, len(train))
@@ -125,10 +132,11 @@ def run_trainer(
         "train_seconds": round(seconds, 1),
         "rows_per_second": round(rows / seconds, 3),
         "best_step": best_step,
-        "selected_by": training.select_by,
-        "best_value": trainer.state.best_metric,
-        "best_held_out_loss": best,
-        "held_out_loss_at_start": start,
+        "selected_by": selected,
+        "best_value": best,
+        "value_at_start": start,
+        "best_held_out_loss": _at_step(history, best_step, "loss"),
+        "held_out_loss_at_start": _at_step(history, 0, "loss"),
         "resumed_from": checkpoint.name if checkpoint else None,
         "processes": processes.world_size(),
     }
@@ -233,27 +241,41 @@ def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:
     return checkpoint
 
 
-def tell_best(at_start: float | None, best: float | None, step: int | None) -> None:
-    """Say so where no checkpoint is better on the held-out rows than the start was.
+def tell_best(
+    at_start: float | None, best: float | None, step: int | None, selected: str = "loss"
+) -> None:
+    """Say so where no checkpoint is better than the start was by the figure that chooses.
 
     Args:
-        at_start: held-out loss at step 0, if rows were held out.
-        best: the lowest held-out loss of a checkpoint.
+        at_start: the figure at step 0; None where it was not taken, or had nothing to count.
+        best: the best of a checkpoint; None where none had a value.
         step: of that checkpoint.
+        selected: which figure.
     """
-    if at_start is None or best is None or step is None or best < at_start:
+    name = "held-out loss" if selected == "loss" else selected
+    if step is None or best is None:
+        if selected in CHECKED:
+            print(
+                f"No checkpoint has a {name}: the answers to the checked images had nothing to "
+                "count. The result is the last step's weights."
+            )
         return
+    if at_start is None or improves(best, at_start, selected):
+        return
+    direction = "higher" if HIGHER_IS_BETTER[selected] else "lower"
+    asked = "checked images" if selected in CHECKED else "held-out rows"
     print(
-        f"No checkpoint has a lower held-out loss than the start ({at_start:.4f} at step 0). The "
-        f"result is that of step {step} ({best:.4f}), which did not learn what the held-out rows "
+        f"No checkpoint has a {direction} {name} than the start ({at_start:.4f} at step 0). The "
+        f"result is that of step {step} ({best:.4f}), which did not learn what the {asked} "
         "ask for. Try another --learning-rate, more steps, or look at the data."
     )
 
 
-def _at_step(history: Sequence[dict[str, Any]], step: int | None) -> float | None:
-    """The held-out loss of a step, which may have been logged more than once."""
-    found = [row["eval_loss"] for row in history if row["step"] == step and "eval_loss" in row]
-    return found[0] if found else None
+def _at_step(history: Sequence[dict[str, Any]], step: int | None, name: str) -> float | None:
+    """An evaluation's figure, which may have been logged more than once; None if it is none."""
+    key = f"eval_{name}"
+    found = [row[key] for row in history if row["step"] == step and row.get(key) is not None]
+    return found[0] if found and math.isfinite(found[0]) else None
 
 
 def steps_of(checkpoint: Path) -> int:

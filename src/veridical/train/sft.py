@@ -80,6 +80,7 @@ def fine_tune(
     train: list[Group],
     evaluation: list[Group],
     training: Training,
+    steers: bool = False,
 ) -> None:
     """Prove, train on the first response of each group, save, and end the run.
 
@@ -92,6 +93,7 @@ def fine_tune(
         train: what is learned.
         evaluation: what is held out; may be empty.
         training: the run's options.
+        steers: whether the model learns to be asked for attributes.
     """
     out = run.folder
     left_out = LeftOut(out, rows, training)
@@ -128,7 +130,7 @@ def fine_tune(
         count_tokens,
         shares.allowed,
     )
-    finished = run_trainer(policy, task, training, train_items, held_out_items, out)
+    finished = run_trainer(policy, task, training, train_items, held_out_items, out, (), steers)
     files = save_result(policy, model, training, out, logps_of(few, shares.allowed))
     used, held_out = usable_rows(train_items), usable_rows(held_out_items)
     counts = {"rows": used, "held-out rows": held_out}

@@ -21,6 +21,7 @@ from veridical.precision import dtype_name, is_half, mixed_precision
 from veridical.prefix_sharing import Sharing
 from veridical.proofs import Proof, print_proofs, require
 from veridical.runs import Run, start_run
+from veridical.train.checking import benchmarks, check_checking
 from veridical.train.options import Training, flatten
 from veridical.train.reporting import check_trackers
 from veridical.train.resume import check_folder, earlier_models, require_same_files
@@ -55,7 +56,8 @@ def start_training(
     training: Training = arguments["training"]
     check_trackers(training.report_to)
     check_showing(training.show_every, command)
-    check_selection(training.select_by, training.patience, training.held_out)
+    checked = check_checking(training, command)
+    check_selection(training.select_by, training.patience, training.held_out, benchmarks(training))
     require_file(data, "--data")
     join_processes(training.device)
     torch.manual_seed(training.seed)
@@ -66,7 +68,12 @@ def start_training(
     for path in training.more_data or ():
         require_file(path, "--more-data")
     further = {f"more_data_{n}": path for n, path in enumerate(training.more_data or ())}
-    inputs = {"data": data} | further | ({"model": Path(model)} if Path(model).is_dir() else {})
+    inputs = (
+        {"data": data}
+        | further
+        | checked
+        | ({"model": Path(model)} if Path(model).is_dir() else {})
+    )
     inputs |= {name: path for name, path in (more_inputs or {}).items() if path is not None}
     for name, given in (
         ("init_adapter", training.init_adapter),

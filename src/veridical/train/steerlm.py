@@ -54,7 +54,7 @@ def train_steerlm(
             rows.groups, training.held_out, training.seed, by=pictures.__getitem__
         )
         train = weighted(rows, train, training)
-        fine_tune(run, METHOD, model, start, rows, train, evaluation, training)
+        fine_tune(run, METHOD, model, start, rows, train, evaluation, training, True)
 
 
 def steered_groups(

@@ -10,26 +10,59 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from veridical import processes
 from veridical.errors import UserError
 
-HIGHER_IS_BETTER = {"loss": False, "rewards_accuracy": True, "rewards_margin": True}
-"""Figures of held-out rows that may decide."""
+CHECKED = {
+    "chair_i": "chair", "chair_s": "chair", "chair_recall": "chair",
+    "pope_accuracy": "pope", "pope_f1": "pope",
+}  # fmt: skip
+"""Figures of `--check-images` that may decide, and the benchmark that each is of."""
+
+HIGHER_IS_BETTER = {
+    "loss": False, "rewards_accuracy": True, "rewards_margin": True,
+    "chair_i": False, "chair_s": False, "chair_recall": True,
+    "pope_accuracy": True, "pope_f1": True,
+}  # fmt: skip
+"""Figures that may decide: of held-out rows, and those of `CHECKED`."""
 
 
-def check_selection(select_by: str, patience: int | None, held_out: float) -> None:
+def check_selection(
+    select_by: str, patience: int | None, held_out: float, checked: Sequence[str] = ()
+) -> None:
     """Refuse what can't decide.
 
+    Args:
+        select_by: the figure.
+        patience: evaluations.
+        held_out: share of rows.
+        checked: benchmarks that evaluations ask for: `chair`, `pope`.
+
     Raises:
-        UserError: an unknown figure, a patience below 1, or no held-out rows to be patient with.
+        UserError: an unknown figure, a patience below 1, no held-out rows to be patient with, or a
+            figure of images that are not asked about.
     """
     if select_by not in HIGHER_IS_BETTER:
         raise UserError(f"--select-by {select_by} is none of {', '.join(HIGHER_IS_BETTER)}.")
     if patience is not None and patience < 1:
         raise UserError(f"--patience is {patience}; give 1 or more evaluations.")
+    if select_by in CHECKED:
+        if CHECKED[select_by] not in checked:
+            missing = f"--check-by {' '.join([*checked, CHECKED[select_by]])}"
+            raise UserError(
+                f"--select-by {select_by} is counted on images with known objects. Give "
+                + (missing if checked else "--check-images and --check-objects")
+                + "."
+            )
+        return
     asked = "--patience" if patience is not None else "--select-by"
     if (patience is not None or select_by != "loss") and not held_out:
         raise UserError(
             f"{asked} goes by held-out rows, and none are held out. Set --held-out above 0 with a "
             "command that has it, or leave it out."
         )
+
+
+def improves(value: float, before: float, name: str) -> bool:
+    """Whether a figure is better than another one."""
+    return value > before if HIGHER_IS_BETTER[name] else value < before
 
 
 def evaluations_since_best(values: Sequence[float], higher: bool) -> int:
@@ -75,8 +108,9 @@ class StopEarly(TrainerCallback):
             return
         control.should_training_stop = True
         if processes.is_first():
+            asked = "checked images" if self.name in CHECKED else "held-out rows"
             print(
                 f"Stopped at step {state.global_step} of {state.max_steps}: {self.name} on the "
-                f"held-out rows was not improved on for {since} evaluations. --extend true with a "
+                f"{asked} was not improved on for {since} evaluations. --extend true with a "
                 "larger --patience goes on."
             )

@@ -18,7 +18,7 @@ from transformers import Trainer, TrainingArguments
 from veridical.errors import UserError
 from veridical.train.options import Training
 from veridical.train.schedule import schedule_for
-from veridical.train.stopping import HIGHER_IS_BETTER
+from veridical.train.stopping import CHECKED, HIGHER_IS_BETTER
 from veridical.train.trainer_keys import (
     HONOURED,
     MEASURED_SCHEDULES,
@@ -44,7 +44,7 @@ def trainer_arguments(
         training: the run's options.
         out: the run's folder.
         rows: how many are trained on.
-        held_out: whether others are evaluated on.
+        held_out: whether other rows are evaluated on.
         use_cpu: even where there is something faster.
         loop: who runs the steps.
 
@@ -65,7 +65,10 @@ def trainer_arguments(
     }
     given = resolve_trainer_options(training.trainer, loop)
     defaults |= given
-    _check_schedule(defaults["lr_scheduler_type"], held_out, loop)
+    # Those of `--check-images` need no held-out rows.
+    evaluates = held_out or (training.check_images is not None and loop == "trainer")
+    chooses = held_out or (evaluates and training.select_by in CHECKED)
+    _check_schedule(defaults["lr_scheduler_type"], chooses, loop)
     wanted: dict[str, Any] = dict(
         output_dir=str(out / "checkpoints"),
         learning_rate=training.learning_rate,
@@ -74,13 +77,13 @@ def trainer_arguments(
         per_device_train_batch_size=training.batch_size,
         per_device_eval_batch_size=training.batch_size,
         gradient_accumulation_steps=training.accumulation,
-        eval_strategy="steps" if held_out else "no",
+        eval_strategy="steps" if evaluates else "no",
         save_strategy="steps",
         eval_steps=every,
         save_steps=every,
-        load_best_model_at_end=held_out,
-        metric_for_best_model=f"eval_{training.select_by}" if held_out else None,
-        greater_is_better=HIGHER_IS_BETTER[training.select_by] if held_out else None,
+        load_best_model_at_end=chooses,
+        metric_for_best_model=f"eval_{training.select_by}" if chooses else None,
+        greater_is_better=HIGHER_IS_BETTER[training.select_by] if chooses else None,
         remove_unused_columns=False,
         label_names=[],
         dataloader_pin_memory=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from veridical.eval.pope_parsing import parse_answer
+from veridical.yes_no_answers import parse_answer
 
 QUESTION = "Is there a dog in the image?"
 
