@@ -230,6 +230,7 @@ def test_pope_with_a_model_asks_a_shared_question_once(tmp_path: Path, stub: Stu
     results = read_json(out / "run.json")["results"]
     assert results == {
         "questions": 12,
+        "trained_on": 0,
         "skipped": 1,
         "images_without_questions": 1,
         "images_asked_less": 2,
