@@ -78,7 +78,7 @@ def test_every_command_goes_by_the_table(command: str, tmp_path: Path) -> None:
     if command in ("train ppo", "train rloo"):
         options["judging"] = Judging(judge="none")
     if command == "train online":
-        (tmp_path / "objects.json").write_text("{}", encoding="utf-8")
+        (tmp_path / "objects.json").write_text('{"a": ["dog"]}', encoding="utf-8")
         options["judging"] = Judging(judge="exact", objects=tmp_path / "objects.json")
     for number, key in enumerate(sorted(refusals(loop))):
         trainer = {key: VALUES.get(key, True)}
@@ -91,9 +91,14 @@ def test_every_command_goes_by_the_table(command: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_what_is_honoured_arrives(loop: Loop, tmp_path: Path) -> None:
+def test_what_is_honoured_arrives(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("veridical.train.trainer_options._require_package", lambda kind: None)
+    readers = {"optim_args": "sgd", "optim_target_modules": "galore_adamw"}
     for key in sorted(HONOURED[loop]):
-        training = replace(TRAINING, trainer={key: VALUES[key]})
+        beside = {"optim": readers[key]} if key in readers else {}
+        training = replace(TRAINING, trainer={key: VALUES[key], **beside})
         found = trainer_arguments(training, tmp_path, 8, False, True, loop)
         value = getattr(found, key)
         if key.startswith("debug"):

@@ -94,3 +94,33 @@ def test_an_optimizer_without_its_package_is_refused_before_anything_is_loaded(
     training = Training(learning_rate=1e-4, trainer={"optim": optim})
     with pytest.raises(UserError, match=f"needs the package {package}"):
         trainer_arguments(training, tmp_path, 8, False, True)
+
+
+@pytest.mark.parametrize(
+    ("passage", "words"),
+    [
+        ({"optim_args": "nonsense=1"}, "changes nothing of trainer.optim adamw_torch"),
+        ({"optim_target_modules": "q_proj"}, "means nothing to trainer.optim adamw_torch"),
+        (
+            {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"nonsense": 1}},
+            "nonsense",
+        ),
+    ],
+)
+@pytest.mark.parametrize("loop", ["trainer", "reinforcement"])
+def test_what_nobody_would_read_is_refused(
+    loop: Loop, passage: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    training = Training(learning_rate=1e-4, max_steps=2, trainer=passage)
+    if loop == "reinforcement" and "optim_target_modules" in passage:
+        words = "own, which does not have it"
+    with pytest.raises(UserError, match=words):
+        trainer_arguments(training, tmp_path, 4, False, True, loop)
+
+
+def test_what_is_read_goes_through(tmp_path: Path) -> None:
+    passage = {"optim": "sgd", "optim_args": "momentum=0.9", "logging_strategy": False}
+    training = Training(learning_rate=1e-4, max_steps=2, trainer=passage)
+    arguments = trainer_arguments(training, tmp_path, 4, False, True)
+    assert arguments.optim_args == "momentum=0.9"
+    assert arguments.logging_strategy == "no"  # as the command line reads a bare `no`

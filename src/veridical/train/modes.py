@@ -13,10 +13,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+OF_LAYERS = ("every_n_layers", "offload")
+"""Options of activation checkpointing that Transformers reads, not PyTorch."""
 
 
 def set_training(modules: Sequence[nn.Module], model_dropout: bool) -> None:
@@ -53,6 +58,19 @@ def checkpointing_asked_for(arguments: TrainingArguments) -> dict[str, Any] | No
     return None
 
 
+def try_checkpointing(options: Mapping[str, Any]) -> None:
+    """Recompute one number, so that options that PyTorch does not know fail before any work.
+
+    Args:
+        options: `activation_checkpointing_kwargs` of TrainingArguments.
+
+    Raises:
+        ValueError, TypeError: PyTorch does not take them.
+    """
+    given = {"use_reentrant": False} | {k: v for k, v in options.items() if k not in OF_LAYERS}
+    checkpoint(torch.square, torch.zeros(1, requires_grad=True), **given)
+
+
 def checkpoint_activations(
     model: Any, model_dropout: bool, options: Mapping[str, Any] | None
 ) -> None:
@@ -64,7 +82,7 @@ def checkpoint_activations(
         options: `activation_checkpointing_kwargs` of TrainingArguments.
     """
     given = dict(options or {})
-    beside = {name: given.pop(name) for name in ("every_n_layers", "offload") if name in given}
+    beside = {name: given.pop(name) for name in OF_LAYERS if name in given}
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable(
             activation_checkpointing_kwargs=given or None, **beside
@@ -76,7 +94,7 @@ def checkpoint_activations(
             layer._gradient_checkpointing_func = _quiet(layer, layer._gradient_checkpointing_func)
 
 
-def _quiet(layer: nn.Module, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
+def _quiet(layer: nn.Module, recompute: Callable[..., Any]) -> Callable[..., Any]:
     """Layers recompute only in training mode, in which some families' have dropout of their own."""
 
     def act(forward: Callable[..., Any], *arguments: Any) -> Any:
@@ -88,7 +106,7 @@ def _quiet(layer: nn.Module, checkpoint: Callable[..., Any]) -> Callable[..., An
             finally:
                 vars(layer)["training"] = before
 
-        return checkpoint(run, *arguments)
+        return recompute(run, *arguments)
 
     return act
 

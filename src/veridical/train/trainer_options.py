@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import enum
@@ -16,6 +17,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from veridical.errors import UserError
+from veridical.train.modes import checkpointing_asked_for, try_checkpointing
 from veridical.train.options import Training
 from veridical.train.schedule import schedule_for
 from veridical.train.stopping import CHECKED, HIGHER_IS_BETTER
@@ -117,6 +119,9 @@ def _try(arguments: TrainingArguments, steps: int, loop: Loop) -> None:
             f"trainer.optim {kind} is steered by Transformers' Trainer, and PPO and RLOO run a "
             "loop of their own. Name another one, such as adamw_torch or paged_adamw_8bit."
         )
+    _refuse_unread(arguments, kind, steered)
+    if (options := checkpointing_asked_for(arguments)) is not None:
+        try_checkpointing(options)
     weight = torch.nn.Parameter(torch.zeros(1))
     if steered:
         _require_package(kind)
@@ -124,6 +129,26 @@ def _try(arguments: TrainingArguments, steps: int, loop: Loop) -> None:
         made, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
         made([{"params": [weight], "lr": arguments.learning_rate}], **options)
     schedule_for(torch.optim.SGD([weight], arguments.learning_rate), arguments, steps)
+
+
+def _refuse_unread(arguments: TrainingArguments, kind: str, steered: bool) -> None:
+    """Refuse what the optimizer that was chosen would not look at."""
+    if arguments.optim_target_modules is not None and not steered:
+        raise UserError(
+            f"trainer.optim_target_modules means nothing to trainer.optim {kind}. Leave it out, or "
+            "name an optimizer that reads it, such as galore_adamw."
+        )
+    if not arguments.optim_args or steered:
+        return
+    without = copy.copy(arguments)
+    without.optim_args = None
+    made, plain = (Trainer.get_optimizer_cls_and_kwargs(one)[1] for one in (arguments, without))
+    if made == plain:
+        raise UserError(
+            f"trainer.optim_args {arguments.optim_args!r} changes nothing of trainer.optim {kind}. "
+            "Leave it out; trainer.adam_beta1, adam_beta2, adam_epsilon and weight_decay have keys "
+            "of their own."
+        )
 
 
 def _require_package(kind: str) -> None:
@@ -177,7 +202,9 @@ def resolve_trainer_options(trainer: Mapping[str, Any] | None, loop: Loop) -> di
                 "what it does here. Leave it out."
             )
         _check_value(key, value, hints[key])
-    return dict(trainer or {})
+    # In YAML, and so on the command line, a bare `no` is false.
+    given = dict(trainer or {})
+    return given | {key: "no" for key in ("logging_strategy",) if given.get(key) is False}
 
 
 def _nearest(key: str, known: list[str], instead: Mapping[str, str]) -> str:
@@ -210,5 +237,7 @@ def _check_value(key: str, value: Any, hint: Any) -> None:
 
 def _check_name(key: str, value: Any, kind: type[enum.Enum]) -> None:
     names = [str(member.value) for member in kind]
+    if value is False and "no" in names:
+        return
     if value not in names and not isinstance(value, kind):
         raise UserError(f"trainer.{key} is one of {', '.join(names)}; not {value!r}.")
