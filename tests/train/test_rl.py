@@ -34,7 +34,7 @@ from veridical.train.online import Sampling
 from veridical.train.options import Training
 from veridical.train.ppo import PPO, train_ppo
 from veridical.train.prompts import TrainingPrompt
-from veridical.train.rewarding import Rewarder
+from veridical.train.rewarding import Rewarder, nothing_earned, refuse_no_reward
 from veridical.train.rloo import RLOO, train_rloo
 
 TRAINING = Training(
@@ -458,6 +458,39 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         train(name, saved, prompts, tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize("name", ["ppo", "rloo"])
+def test_where_all_earn_the_same_the_end_says_so(
+    name: str, saved: str, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The tiny model never says yes, so that no answer is right.
+    symbolic = Symbolic(no_end_penalty=0.0, answer_reward=1.0)
+    training = replace(TRAINING, max_steps=2)
+    train(name, saved, prompts, tmp_path / "run", symbolic=symbolic, training=training)
+    log = read_jsonl(tmp_path / "run" / "log.jsonl")
+    assert [row["reward_deviation"] for row in log] == [0.0, 0.0]
+    assert "No response earned more than another" in capsys.readouterr().out
+
+
+def test_what_moves_by_noise_alone_is_told() -> None:
+    step = {"gradient_norm": 0.1, "reward": 1.0, "reward_deviation": 0.0}
+    assert "noise of the value model" in nothing_earned([step, step])
+    assert nothing_earned([step, step | {"reward_deviation": 0.2}]) == ""
+    assert nothing_earned([step, step | {"reward": 2.0}]) == ""  # one response a step
+    assert nothing_earned([]) == ""
+    assert "was scored" in nothing_earned([{"gradient_norm": None, "reward": None}])
+
+
+def test_rewards_that_nobody_can_earn_are_refused() -> None:
+    silent, knowing = (SimpleNamespace(expected_answer=one) for one in (None, "yes"))
+    asked = Symbolic(answer_reward=1.0)
+    with pytest.raises(UserError, match="none of the 2 prompts has an `expected_answer`"):
+        refuse_no_reward(NOBODY, asked, [silent, silent])  # type: ignore[list-item]
+    refuse_no_reward(NOBODY, asked, [silent, knowing])  # type: ignore[list-item]
+    nothing = Symbolic(no_end_penalty=0.0)
+    with pytest.raises(UserError, match="--judge none: nothing else rewards"):
+        refuse_no_reward(NOBODY, nothing, [knowing])  # type: ignore[list-item]
 
 
 def test_the_scale_is_that_of_the_records_pairs(

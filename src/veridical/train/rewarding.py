@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from veridical.errors import UserError
 from veridical.judges.judging import Case, Judge, Verdict
-from veridical.judges.named import Judging, Place, open_marks, total_score, truth
+from veridical.judges.named import NONE, Judging, Place, open_marks, total_score, truth
 from veridical.judges.symbolic import Symbolic, symbolic_reward
 from veridical.rewards import RewardModel
 from veridical.rollouts import Rollout
@@ -120,6 +122,55 @@ def refuse_unscored(
         f"At step {step}, {unscored} of {asked} prompts have no verdict to learn from; more than "
         f"--max-bad-fraction {most:g} allows. {first}"
     )
+
+
+def refuse_no_reward(
+    judging: Judging, symbolic: Symbolic, prompts: Sequence[TrainingPrompt]
+) -> None:
+    """Refuse a run in which nothing can be earned, or not what was asked for.
+
+    Raises:
+        UserError: there is no judge and no symbolic reward, or answers are to be rewarded and no
+            prompt says what is expected.
+    """
+    if symbolic.answer_reward and all(prompt.expected_answer is None for prompt in prompts):
+        raise UserError(
+            f"--answer-reward is {symbolic.answer_reward:g}, and none of the {len(prompts)} prompts "
+            "has an `expected_answer`. Give the rows one, or leave the option at 0."
+        )
+    if judging.kind == NONE and not any(dataclasses.astuple(symbolic)):
+        raise UserError(
+            "--judge none: nothing else rewards a response, so nothing could be learned. Set "
+            "--answer-reward, --length-penalty or --no-end-penalty, or name a judge."
+        )
+
+
+def nothing_earned(steps: Sequence[Mapping[str, Any]]) -> str:
+    """A warning if no step had anything to learn from; "" otherwise.
+
+    Args:
+        steps: lines of the log.
+    """
+    if not steps:
+        return ""
+    advice = (
+        "Take more prompts or --samples, a higher --temperature, larger --max-new-tokens, or "
+        "another judge or reward."
+    )
+    earned = {row["reward"] for row in steps if row.get("reward") is not None}
+    if not earned:
+        return "No response of any step was scored, so the weights are still those of the start."
+    if not any(row.get("gradient_norm") for row in steps):
+        return (
+            "No response earned more than another in any step, so the weights are still those of "
+            f"the start. {advice}"
+        )
+    if len(earned) == 1 and not any(row.get("reward_deviation", True) for row in steps):
+        return (
+            "All responses of all steps earned the same, so the weights moved by the noise of the "
+            f"value model and by the penalty alone. {advice}"
+        )
+    return ""
 
 
 def scores_of(judge: Judge, cases: Sequence[Case]) -> list[float]:

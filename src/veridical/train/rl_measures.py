@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,13 +13,16 @@ from veridical.rl import kl_terms
 from veridical.train.experience import Experience
 from veridical.train.rl_run import SHOWN, mean_over_all
 
+ROUNDING = 1e-12
+"""Relative to the mean square: what float64 leaves of a sum of equal numbers."""
+
 
 def measures_of(experience: Experience) -> dict[str, Any]:
     """What was sampled and earned, before anything is learned from it.
 
     A figure is None where no response counts.
 
-    `reward` is what is optimised, `judge_score` the judge's own scale, `exact_score` truth's where
+    `reward` is what is optimised, `reward_deviation` how much it differs, `judge_score` the judge's own scale, `exact_score` truth's where
     it watches. `kl_k1` and `kl_k3` are nats a response, `entropy` nats a token.
     """
     mask, like = experience.mask, experience.rewards
@@ -33,8 +37,11 @@ def measures_of(experience: Experience) -> dict[str, Any]:
     logps, reference = experience.logps, experience.reference_logps
     lengths = [len(r.token_ids) for said in experience.rollouts for r in said]
     cut = [float(r.stop_reason == "length") for said in experience.rollouts for r in said]
+    rewards = experience.rewards.double()
+    average, square = mean_over_all(rewards), mean_over_all(rewards.square())
     row = {
-        "reward": mean_over_all(experience.rewards),
+        "reward": average,
+        "reward_deviation": _deviation(average, square),
         "judge_score": mean([score for one in earned for score in one.scores]),
         "response_tokens": mean([float(length) for length in lengths]),
         "response_cut": mean(cut),
@@ -47,6 +54,14 @@ def measures_of(experience: Experience) -> dict[str, Any]:
     if any(processes.gather(any(one.exact for one in earned))):
         row["exact_score"] = mean([score for one in earned for score in one.exact])
     return row
+
+
+def _deviation(mean: float | None, square: float | None) -> float | None:
+    """The standard deviation; 0 where all is rounding."""
+    if mean is None or square is None:
+        return None
+    spread = square - mean * mean
+    return math.sqrt(spread) if spread > ROUNDING * square else 0.0
 
 
 def shown(experience: Experience) -> list[dict[str, Any]]:

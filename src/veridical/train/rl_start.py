@@ -40,7 +40,14 @@ from veridical.train.objectives import PreferenceLoss, objective
 from veridical.train.online import Sampling, refuse_here
 from veridical.train.options import Training
 from veridical.train.prompts import PromptKind, TrainingPrompt, proof_group, read_prompts
-from veridical.train.rewarding import Rewarder, Scale, open_rewarder, scores_of
+from veridical.train.rewarding import (
+    Rewarder,
+    Scale,
+    nothing_earned,
+    open_rewarder,
+    refuse_no_reward,
+    scores_of,
+)
 from veridical.train.rl_run import Log
 from veridical.train.rounding import logps_of
 from veridical.train.rows import PROOF_ROWS
@@ -231,6 +238,7 @@ def begin(
         prompts, rows = read_prompts(
             policy, arguments["data"], kind, training, sampling.max_new_tokens
         )
+        refuse_no_reward(judging, arguments["symbolic"], prompts)
         left_out = LeftOut(run.folder, rows, training)
         few = _few(policy, prompts, left_out)
         layout = sharing_of_all(policy, few) if training.share_prefix else NOT_SHARED
@@ -293,6 +301,8 @@ def finish(
             f"{start.sampling.max_new_tokens} and judged without their end. Raise it, or "
             f"--no-end-penalty ({start.symbolic.no_end_penalty:g}), which each of them lost."
         )
+    if warning := nothing_earned(log.rows):
+        print(warning)
     print(f"The aligned model is in {run.folder / next(iter(files), 'model')}.")
 
 
