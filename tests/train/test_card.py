@@ -24,11 +24,13 @@ PLAIN = {
 FINISHED = {"steps": 7, "train_seconds": 12.3, "best_step": None}
 
 
-def card(folder: Path, command: str, saved: str = "model", **changes: Any) -> str:
+def card(
+    folder: Path, command: str, saved: str = "model", finished: Any = None, **changes: Any
+) -> str:
     run = Run(folder, {"command": command, "configuration": PLAIN | changes}, 0.0)
     measured = {"reward, last step": 0.123456789, "kl_k1, last step": None}
     (folder / saved).mkdir(exist_ok=True)
-    write_cards(run, [saved], "a method", {"prompts": 3}, [], FINISHED, measured)
+    write_cards(run, [saved], "a method", {"prompts": 3}, [], FINISHED | (finished or {}), measured)
     return (folder / saved / "README.md").read_text(encoding="utf-8")
 
 
@@ -56,6 +58,29 @@ def test_online_says_where_its_pairs_are_from(tmp_path: Path) -> None:
     bdhs = card(tmp_path, "train online", pairs="bdhs")
     assert "true answers" in bdhs and "No judge was asked" in bdhs
     assert "| judge |" not in bdhs and "| variant | mask |" in bdhs
+
+
+def test_the_figure_that_chose_the_checkpoint_is_told(tmp_path: Path) -> None:
+    finished = {
+        "best_step": 5, "selected_by": "rewards_accuracy", "best_value": 0.75,
+        "value_at_start": 0.5, "best_held_out_loss": 0.7, "held_out_loss_at_start": 0.6931,
+    }  # fmt: skip
+    text = card(tmp_path, "train dpo", finished=finished)
+    assert "(rewards_accuracy 0.7500, 0.5000 at the start)" in text
+    assert "improved on" not in text
+    text = card(tmp_path, "train dpo", finished=finished | {"best_value": 0.5})
+    assert "which no checkpoint improved on" in text
+
+
+def test_what_decided_the_result_is_told(tmp_path: Path) -> None:
+    text = card(
+        tmp_path, "train dpo", more_data=["more.parquet"], data_weights=[0.3, 0.7],
+        mixed_precision="bf16", lora_dora=True, trainer={"weight_decay": 0.1},
+    )  # fmt: skip
+    assert "of `rows.parquet`, `more.parquet`:" in text
+    for row in ("| data_weights | [0.3, 0.7] |", "| mixed_precision | bf16 |",
+                "| lora_dora | True |", "| trainer | {'weight_decay': 0.1} |"):  # fmt: skip
+        assert row in text
 
 
 def test_each_command_has_words_of_its_own(tmp_path: Path) -> None:

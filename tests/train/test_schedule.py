@@ -101,6 +101,10 @@ def test_who_learned_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None
     assert not capsys.readouterr().out
     tell_best(0.6931, 0.6931, 10)
     assert "No checkpoint has a lower held-out loss than the start" in capsys.readouterr().out
+    tell_best(0.5, 0.6, 10, "rewards_accuracy")
+    assert not capsys.readouterr().out
+    tell_best(0.5, 0.4, 10, "rewards_accuracy")
+    assert "a higher rewards_accuracy than the start (0.5000" in capsys.readouterr().out
 
 
 def write_pairs(path: Path, pictures: list[Image.Image], swapped: Sequence[int]) -> Path:

@@ -19,8 +19,11 @@ from veridical.train.stopping import improves
 SHOWN = (
     "loss", "beta", "label_smoothing", "per_token", "gamma", "nll_weight", "reference",
     "reference_model", "facts", "criterion", "centring", "tuning", "lora_rank", "lora_alpha",
-    "init_adapter", "train_projector", "train_vision", "projector_learning_rate", "learning_rate",
-    "epochs", "max_steps", "batch_size", "accumulation", "held_out", "select_by", "seed",
+    "lora_dropout", "lora_targets", "lora_rslora", "lora_dora", "init_adapter", "train_projector",
+    "train_vision", "model_dropout", "projector_learning_rate", "learning_rate", "epochs",
+    "max_steps", "batch_size", "accumulation", "max_length", "max_response_tokens", "more_data",
+    "data_weights", "held_out", "select_by", "patience", "dtype", "mixed_precision", "trainer",
+    "seed",
 )  # fmt: skip
 JUDGED = ("judge", "criteria", "judge_facts", "objects", "vocabulary", "attempts")
 SAMPLED = (
@@ -68,7 +71,7 @@ def write_cards(
     text = f"""# {Path(model).name}, {method}
 
 Made by Veridical {importlib.metadata.version("veridical")} from `{model}` with
-{counts} of `{configuration["data"]}`: {finished["steps"]} steps in
+{counts} of {_files(configuration)}: {finished["steps"]} steps in
 {finished["train_seconds"]:.0f} seconds{_best(finished)}.
 
 ## What was learned
@@ -88,6 +91,12 @@ Made by Veridical {importlib.metadata.version("veridical")} from `{model}` with
     for folder in folders:
         head = _metadata(command, model, folder)
         write_text_atomic(run.folder / folder / "README.md", f"{head}\n{text}")
+
+
+def _files(configuration: Mapping[str, Any]) -> str:
+    """The files that the rows are from."""
+    more = configuration.get("more_data") or ()
+    return ", ".join(f"`{path}`" for path in (configuration["data"], *more))
 
 
 def _metadata(command: str, model: str, folder: str) -> str:
