@@ -135,8 +135,8 @@ def refuse_no_reward(
     """
     if symbolic.answer_reward and all(prompt.expected_answer is None for prompt in prompts):
         raise UserError(
-            f"--answer-reward is {symbolic.answer_reward:g}, and none of the {len(prompts)} prompts "
-            "has an `expected_answer`. Give the rows one, or leave the option at 0."
+            f"--answer-reward is {symbolic.answer_reward:g}, and none of the {len(prompts)} "
+            "prompts has an `expected_answer`. Give the rows one, or leave the option at 0."
         )
     if judging.kind == NONE and not any(dataclasses.astuple(symbolic)):
         raise UserError(
