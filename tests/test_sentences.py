@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -343,3 +344,47 @@ def test_any_text_comes_apart_and_together(text: str, at: int) -> None:
 )
 def test_languages_are_guessed_and_short_texts_are_english(text: str, language: str) -> None:
     assert guess_language(text) == language
+
+
+LONG = {
+    "sentences": "A red cup stands there. ",
+    "formulas": "Here $x+y$ is. ",
+    "money": "A $cup is. ",
+    "code": "Here `a.b` is. ",
+    "emphasis": "**Yes.** So ",
+    "open emphasis": "**Yes. So ",
+    "quotations": '"Hi." So ',
+    "bullets": "- \n",
+    "numbers": "1. 2. ",
+    "signs": "!!! ",
+    "lines": "A cup.\n",
+    "ordinals": "am 3. Mai war der 4. ",
+    "rows": "| a. b |\n",
+    "Chinese": "你好。",
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_time_grows_with_the_length_of_a_text(kind: str, language: str) -> None:
+    """Eight times the text in about eight times the time: with the square it would be 64."""
+
+    def seconds(count: int) -> float:
+        found = []
+        for number in range(2):
+            text = LONG[kind] * count + "x" * number  # not what is remembered
+            began = time.process_time()
+            split_sentences(text, language)
+            found.append(time.process_time() - began)
+        return min(found)
+
+    assert seconds(24_000) < 24 * max(seconds(3_000), 0.002)
+
+
+def test_a_long_line_is_split_like_its_parts() -> None:
+    for unit in ("A red cup, e.g. a mug, stands there. ", "你好。", "Dr. Smith paid $2.99. "):
+        few = split_sentences(unit * 40)
+        many = split_sentences(unit * 4_000)
+        assert "".join(many) == unit * 4_000
+        assert len(many) == 100 * len(few)
+        assert set(many[:-1]) == set(few[:-1])

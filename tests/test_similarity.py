@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -55,6 +57,36 @@ def test_edit_accepts_one_changed_word_in_a_description(change: tuple[str, str])
 def test_order_of_a_pair_does_not_matter() -> None:
     one, other = "a red cup on a table", "a table with two red cups and a dog"
     assert edit_similarity(one, other) == edit_similarity(other, one)
+
+
+def test_distance_is_that_of_the_textbook() -> None:
+    """Also beyond the 64 words that the library compares at once."""
+
+    def distance(a: list[str], b: list[str]) -> int:
+        row = list(range(len(b) + 1))
+        for i, word in enumerate(a, start=1):
+            diagonal, row[0] = row[0], i
+            for j, other in enumerate(b, start=1):
+                replaced = diagonal + (word != other)
+                diagonal = row[j]
+                row[j] = min(replaced, row[j] + 1, row[j - 1] + 1)
+        return row[-1]
+
+    random = Random(0)
+    for length in (1, 3, 20, 63, 64, 65, 150):
+        for words in (2, 5, 50):
+            a, b = ([f"w{random.randrange(words)}" for _ in range(length)] for _ in range(2))
+            b = b[: random.randint(1, length)]
+            assert edit_similarity(" ".join(a), " ".join(b)) == 1 - distance(a, b) / length
+
+
+def test_long_answers_take_no_minutes() -> None:
+    """Word by word in Python, 20,000 words took more than a minute."""
+    random = Random(0)
+    one, other = (" ".join(random.choices(DESCRIPTION.split(), k=20_000)) for _ in range(2))
+    began = time.process_time()
+    assert 0 < edit_similarity(one, other) < 1
+    assert time.process_time() - began < 5
 
 
 def test_unknown_name_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,15 @@ def test_what_is_no_vocabulary_is_refused(tmp_path: Path, content: object) -> No
 )
 def test_our_own_list_invents_nothing(text: str, expected: list[str]) -> None:
     assert [mention.name for mention in read_vocabulary(None).mentions(text)] == expected
+
+
+def test_time_grows_with_the_length_of_an_answer() -> None:
+    """Each mention used to look through all words: 25 times the time for 5 times the words."""
+
+    def seconds(count: int) -> float:
+        began = time.process_time()
+        assert len(WORDS.mentions("a dog and a wine glass near " * count)) == 2 * count
+        return time.process_time() - began
+
+    few = min(seconds(4_000) for _ in range(2))
+    assert min(seconds(32_000) for _ in range(2)) < 24 * few

@@ -10,6 +10,7 @@ words behind what there is: where all of them leave an end, it is one.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -46,6 +47,9 @@ _UNSURE_WORD = regex.compile(r"[./@_\d]|\A\P{L}*(?!I\Z)\p{Lu}\Z|\A\P{L}*[\p{Ll}\
 # the first letter is enough.
 _DECIDES = regex.compile(r"\s*\S+\s|\s*\n\s*\S|[^\S\n]*\n[^\S\n]*\n|[\p{Lo}\p{P}]")
 _NEXT_WORDS = (" and so", " The next", " 5 more")
+_WORD = regex.compile(r"[\p{L}\p{N}]")
+_LAST_WORD = regex.compile(r"(?r)[\p{L}\p{N}]")
+_FOLLOWING = regex.compile(r"\s*+(\S)")
 # Marks of emphasis right behind a sentence's end, as in "**Yes.** There is".
 _EMPHASIS = regex.compile(r"\*{1,3}|_{1,3}|~~")
 # Languages that write ordinals as digits with a full stop.
@@ -62,6 +66,8 @@ _GERMAN_ORDINAL = regex.compile(
 PATIENCE = 4
 """Sentence ends that are passed while a quotation or bracket is open (our choice); after that it is
 taken for one that is never closed."""
+WINDOW = 5_000
+"""Characters of a long line that the library gets at once (our choice)."""
 _PAIRS = ("()", "[]", "‘’", "«»", "（）", "「」", "『』", "《》", "【】")
 
 
@@ -197,7 +203,7 @@ def _of_block(text: str, block: Block, language: str) -> Iterator[Sentence]:
     for end in [*_ends(flat(text[block.body : block.end]), language), block.end - block.body]:
         end += block.body
         start += len(text[start:end]) - len(text[start:end].lstrip())
-        body = block.body if first else min(marks_end(text, start), end)
+        body = block.body if first else marks_end(text, start, end)
         copied = not has_words(text[body:end])
         yield Sentence(start, start if copied else body, end, copied)
         start, first = end, False
@@ -205,34 +211,79 @@ def _of_block(text: str, block: Block, language: str) -> Iterator[Sentence]:
 
 @lru_cache(maxsize=4096)
 def _ends(line: str, language: str) -> tuple[int, ...]:
-    """Offsets after each sentence of a block but the last, white space not included."""
-    found, at = {_with_emphasis(line, match.end()) for match in _WIDE_END.finditer(line)}, 0
+    """Offsets after each sentence of a block but the last, white space not included.
+
+    Time grows with the length of the line: nothing looks at all of it for each sentence.
+    """
+    marks = _Marks(line)
+    found, at = {marks.after_emphasis(match.end()) for match in _WIDE_END.finditer(line)}, 0
     found |= {match.end() for match in _LAST_OF_MANY.finditer(line)}
     shown = _NO_DATE.sub("X", line) if language in _DATES_EVERYWHERE else line
-    for piece in sentencex.segment(language, shown):
+    for piece in _pieces(shown, language):
+        if said := len(piece.rstrip()):
+            found.add(marks.after_emphasis(at + said))
         at += len(piece)
-        found.add(_with_emphasis(line, len(line[:at].rstrip())))
     ends: list[int] = []
+    last = _LAST_WORD.search(line)
+    first = _next_word(line, 0)
     for end in sorted(found):
-        begin = ends[-1] if ends else 0
         # Not a stop or an emoji without a sentence of its own.
-        whole = has_words(line[begin:end]) and has_words(line[end:])
-        if whole and not _inside(line, end) and not _abbreviated(line, end, language):
+        whole = first < end and last is not None and end < last.end()
+        if whole and not marks.inside(end) and not _abbreviated(line, end, language):
             ends.append(end)
+            first = _next_word(line, end)
     return tuple(ends)
 
 
-def _inside(line: str, end: int) -> bool:
-    """Whether an offset lies inside `inline code`, or a $formula$."""
-    formulas = (match.span() for match in _FORMULA.finditer(line))
-    return line[:end].count("`") % 2 == 1 or any(begin < end < stop for begin, stop in formulas)
+def _pieces(line: str, language: str) -> Iterator[str]:
+    """The library's pieces of a line, whose concatenation it is.
+
+    The library's time grows with the square of a line without spaces, so from twice `WINDOW`
+    characters on it gets a part at a time. The last two pieces of a part belong to the next one,
+    as what decides them may be cut off.
+    """
+    start, width = 0, WINDOW
+    while len(line) - start > 2 * width:
+        found = sentencex.segment(language, line[start : start + width])[:-2]
+        if not found:
+            width *= 2
+            continue
+        yield from found
+        start, width = start + sum(map(len, found)), WINDOW
+    yield from sentencex.segment(language, line[start:])
 
 
-def _with_emphasis(line: str, end: int) -> int:
-    """A sentence's end, behind the marks that close its emphasis."""
-    match = _EMPHASIS.match(line, end)
-    opened = match is not None and line[:end].count(match[0]) % 2
-    return match.end() if match is not None and opened else end
+def _next_word(line: str, start: int) -> int:
+    match = _WORD.search(line, start)
+    return len(line) if match is None else int(match.start())
+
+
+class _Marks:
+    """Where a line has `inline code`, $formulas$ and emphasis; each is looked for once."""
+
+    def __init__(self, line: str) -> None:
+        self._line = line
+        self._ends: dict[str, list[int]] = {}
+        self._formulas = [match.span() for match in _FORMULA.finditer(line)]
+
+    def inside(self, end: int) -> bool:
+        """Whether an offset lies inside `inline code`, or a $formula$."""
+        if self._odd("`", end):
+            return True
+        place = bisect_left(self._formulas, (end, 0)) - 1
+        return place >= 0 and end < self._formulas[place][1]
+
+    def after_emphasis(self, end: int) -> int:
+        """A sentence's end, behind the marks that close its emphasis."""
+        match = _EMPHASIS.match(self._line, end)
+        return int(match.end()) if match is not None and self._odd(match[0], end) else end
+
+    def _odd(self, mark: str, end: int) -> bool:
+        """Whether `mark` stands an odd number of times before `end`."""
+        if mark not in self._ends:
+            found = regex.finditer(regex.escape(mark), self._line)
+            self._ends[mark] = [match.end() for match in found]
+        return bisect_right(self._ends[mark], end) % 2 == 1
 
 
 def _abbreviated(line: str, end: int, language: str) -> bool:
@@ -240,10 +291,12 @@ def _abbreviated(line: str, end: int, language: str) -> bool:
 
     An abbreviation, or the number of an ordinal.
     """
+    match = _FOLLOWING.match(line, end)
+    following = match[1] if match is not None else ""
     if language in _ORDINALS and _ORDINAL.search(line, max(0, end - 8), end):
-        small = line[end:].lstrip()[:1].islower()
-        return small or (language == "de" and bool(_GERMAN_ORDINAL.search(line[:end])))
-    following, around = line[end:].lstrip()[:1], (max(0, end - 16), end)
+        german = language == "de" and _GERMAN_ORDINAL.search(line, max(0, end - 40), end)
+        return following.islower() or bool(german)
+    around = (max(0, end - 16), end)
     known = _known_abbreviation(language)
     if following == "-" or (known is not None and known.search(line, *around)):
         return True

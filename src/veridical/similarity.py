@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 
 from veridical.errors import UserError
 from veridical.hub import check_hub_name
@@ -71,6 +72,9 @@ def edit_similarity(one: str, other: str) -> float:
 
     Case, punctuation and articles are no difference; an empty text is unlike any other. Where
     words are not told apart by spaces (Chinese, Thai, ...) each character is a word.
+
+    Exact at any length. Time grows with the product of the lengths: hundredths of a second for two
+    texts of 30,000 words, seconds from 300,000 on.
     """
     a, b = _words(one), _words(other)
     longer = max(len(a), len(b))
@@ -86,15 +90,13 @@ def _words(text: str) -> list[str]:
 
 
 def _edit_distance(a: list[str], b: list[str]) -> int:
-    """Levenshtein's distance between lists of words."""
-    row = list(range(len(b) + 1))
-    for i, word in enumerate(a, start=1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(b, start=1):
-            replaced = diagonal + (word != other)
-            diagonal = row[j]
-            row[j] = min(replaced, row[j] + 1, row[j - 1] + 1)
-    return row[-1]
+    """Levenshtein's distance between lists of words.
+
+    The library compares 64 words at once by their hashes, so each word gets a number of its own.
+    """
+    numbers: dict[str, int] = {}
+    one, other = ([numbers.setdefault(word, len(numbers)) for word in words] for words in (a, b))
+    return int(Levenshtein.distance(one, other))
 
 
 def _embedding_similarity(name: str, model_name: str) -> Similarity:

@@ -20,11 +20,11 @@ _MARKS = regex.compile(
       | [\u2460-\u2473]\s*                                   # circled numbers
       | \#{1,6}\s+ | >\s* | \|\s*
       | \[[ xX]\]\s+                                         # tasks
-    )+""",
+    )++""",
     regex.VERBOSE,
 )
 _FENCE = regex.compile(
-    r"[^\S\r\n]*(?:(?:>|[-*+]|\d{1,3}[.)])[^\S\r\n]*)*(`{3,}(?!.*`)|~{3,}|\$\$(?!.*\$\$))"
+    r"[^\S\r\n]*(?:(?:>|[-*+]|\d{1,3}[.)])[^\S\r\n]*+)*+(`{3,}(?!.*`)|~{3,}|\$\$(?!.*\$\$))"
 )
 _LISTED = regex.compile(r"(?:[-*+\u2022]|\d{1,3}[.)])\s")
 _WORDS = regex.compile(r"[\p{L}\p{N}]")
@@ -53,13 +53,20 @@ def has_words(text: str) -> bool:
     return _WORDS.search(text) is not None
 
 
-def marks_end(text: str, start: int = 0) -> int:
+def marks_end(text: str, start: int = 0, end: int | None = None) -> int:
     """Offset after the layout marks at `start`, the white space behind them included.
 
     `start` itself where there are none, or where nothing but marks is left.
+
+    Args:
+        text: any text.
+        start: where to look.
+        end: where what they belong to ends; the result is at most that. The end of `text` if None.
     """
-    match = _MARKS.match(text, start)
-    return start if match is None or match.end() == len(text) else match.end()
+    stop = len(text) if end is None else end
+    # A mark counts by the space behind it, which may be the first beyond the end.
+    match = _MARKS.match(text, start, min(len(text), stop + 1))
+    return start if match is None or match.end() == len(text) else min(match.end(), stop)
 
 
 def blocks(text: str) -> list[Block]:
@@ -94,7 +101,7 @@ def blocks(text: str) -> list[Block]:
         if in_code:
             found.append(Block(start, start, end, "copied"))
             continue
-        if joins and text[start].islower() and marks_end(text, start) == start:
+        if joins and text[start].islower() and marks_end(text, start, end) == start:
             last = found[-1]
             found[-1] = Block(last.start, last.body, end, last.kind)
             continue
@@ -117,7 +124,7 @@ def _lines(text: str) -> Iterator[tuple[int, int, int]]:
 
 
 def _block(text: str, start: int, end: int) -> Block:
-    body = min(marks_end(text, start), end)
+    body = marks_end(text, start, end)
     if not has_words(text[body:end]):
         return Block(start, start, end, "copied")
     return Block(start, body, end, "row" if text[start] == "|" else "prose")

@@ -83,6 +83,7 @@ class Vocabulary:
         """
         found = list(_WORD.finditer(answer))
         words = [self.base(match.group()) for match in found]
+        said = frozenset(words)
         mentions, place = [], 0
         while place < len(words):
             if words[place] not in self.words:
@@ -90,7 +91,7 @@ class Vocabulary:
                 continue
             room = _words_in_a_row(found, place, self.longest)
             length, name = self._form_at(words, place, room)
-            if name and self.silenced.get(words[place], "") not in words:
+            if name and self.silenced.get(words[place], "") not in said:
                 start, end = found[place].start(), _end(found[place + length - 1])
                 mentions.append(Mention(start, end, answer[start:end], name))
             place += length
