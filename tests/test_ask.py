@@ -9,6 +9,7 @@ from PIL import Image
 
 from veridical import models, sampling
 from veridical.ask import ask
+from veridical.batching import RefusedRowsError
 from veridical.errors import UserError
 
 
@@ -55,3 +56,16 @@ def test_the_answer_is_printed(
     answer = ask("a model", picture, "Is it red?", max_new_tokens=5, temperature=0.5, seed=3)
     assert answer == "Yes."
     assert capsys.readouterr().out == "Yes.\n"
+
+
+def test_a_picture_that_the_processor_refuses_is_called_by_its_name(
+    picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> list[sampling.Response]:
+        raise RefusedRowsError("a model", {0: "it is too wide"}, ["ask"])
+
+    monkeypatch.setattr(models, "load_policy", lambda *_, **__: models.Policy(None, None, "m"))
+    monkeypatch.setattr(sampling, "respond", refuse)
+    with pytest.raises(UserError) as caught:
+        ask("a model", picture, "Is it red?")
+    assert str(caught.value) == f"{picture} can't be used by a model: it is too wide."

@@ -214,3 +214,29 @@ def test_a_key_that_is_there_twice_is_a_bad_row(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(line.replace("{", '{"chosen": "A bird.", ', 1))
     with pytest.raises(UserError, match=r"row 1, row: is not JSON .*the key 'chosen' twice"):
         read_records(tmp_path / "rows.jsonl", "preference")
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "said"),
+    [
+        (
+            {"image": "a.png", "conversations": [ASKED, {"from": "gpt", "value": "A dog."}]},
+            "preference",
+            "preference records need prompt, chosen, rejected. The rows are conversation records",
+        ),
+        (
+            {"image": "a.png", "question": "What?", "good": "A dog.", "bad": "A cat."},
+            "preference",
+            "image, question, good, bad; preference records need prompt, chosen, rejected.",
+        ),
+        ({"image": "a.png", "good": "A dog."}, "prompt", "prompt records need prompt."),
+    ],
+)
+def test_a_file_of_another_kind_is_told_by_its_columns(
+    tmp_path: Path, row: Row, kind: Kind, said: str
+) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", [row, row])
+    with pytest.raises(UserError) as caught:
+        read_records(tmp_path / "rows.jsonl", kind)
+    assert said in str(caught.value)
+    assert "--max-bad-fraction" not in str(caught.value)

@@ -8,10 +8,18 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from veridical._record_files import raw_rows
 from veridical._record_names import looks_like_images, with_own_names
-from veridical._record_rows import Kind, RowError, content_id, known_fields, normalise
+from veridical._record_rows import (
+    MESSAGE_FIELDS,
+    Kind,
+    RowError,
+    content_id,
+    known_fields,
+    normalise,
+)
 from veridical.images import decode_image, resolve_image_path
 from veridical.pixels import ImageError
 
@@ -35,6 +43,37 @@ class RowProblem:
     def __str__(self) -> str:
         name = f" ({self.id})" if self.id else ""
         return f"row {self.row}{name}, {self.field}: {self.reason}"
+
+
+MISSING = "is missing"
+
+
+def what_columns_say(path: Path, kind: Kind) -> str:
+    """Name the columns of a file whose rows lack one, and the kind of record that they are.
+
+    Returns:
+        Sentences on a line of their own.
+    """
+    _, rows = raw_rows(path)
+    first = next((row for _, row in rows if isinstance(row, Mapping)), None)
+    if first is None:
+        return ""
+    columns = ", ".join(str(name) for name in first)
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    other = next((one for one in kinds if one != kind and _reads_as(first, one)), None)
+    needed = ", ".join(MESSAGE_FIELDS[kind])
+    told = f"\nThe columns are {columns}; {kind} records need {needed}."
+    if other is None:
+        return told
+    return f"{told} The rows are {other} records: try --kind {other} or another command."
+
+
+def _reads_as(row: Mapping[str, Any], kind: Kind) -> bool:
+    try:
+        normalise(with_own_names(row, kind)[0], kind)
+    except RowError:
+        return False
+    return True
 
 
 class RowChecker:

@@ -56,7 +56,7 @@ def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, Any]]]:
         if isinstance(rows, list):
             return len(rows), enumerate(rows, start=1)
         raise UserError(f"{path} must hold a JSON list; rows line by line are .jsonl.")
-    raise UserError(f"{path} must end in .parquet, .jsonl or .json.")
+    raise UserError(f"{path} must end in .parquet, .jsonl, .ndjson or .json.")
 
 
 def _parsed(line: str) -> Any:

@@ -56,6 +56,7 @@ def ask(
     picture = open_image(image)
 
     # Imported here, so that a wrong path is told at once and not after the model's libraries.
+    from veridical.batching import RefusedRowsError
     from veridical.models import load_policy
     from veridical.rendering import RefusedRowError
     from veridical.sampling import Decoding, Request, respond
@@ -68,5 +69,7 @@ def ask(
         answer = respond(policy, [request], decoding, label="")[0].text.strip()
     except RefusedRowError as error:
         raise UserError(f"the question cannot be asked: {error}.") from error
+    except RefusedRowsError as error:
+        raise UserError(f"{image} can't be used by {model}: {error.reason}.") from error
     print(answer)
     return answer

@@ -541,11 +541,12 @@ def _load_processor(source: str, name: str, template: Mapping[str, Any]) -> Any:
 
 
 def _missing_package(name: str, error: ImportError) -> str:
-    reason = str(error).strip().splitlines()[0][:200]
+    # Behind the first sentence Transformers says how to install it, over several lines.
+    reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")[:200]
     if "torchvision" in reason.lower():
         return (
             f"{name} wants torchvision, which is not installed or does not fit PyTorch: "
-            f"{reason}\nInstall the version that belongs to your PyTorch: pip install torchvision"
+            f"{reason}.\nInstall the version that belongs to your PyTorch: pip install torchvision"
         )
     return f"{name} needs a package that is not installed: {reason}"
 

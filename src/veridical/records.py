@@ -32,7 +32,7 @@ from datasets.table import InMemoryTable, Table
 from PIL import Image as PillowImage
 
 from veridical import processes
-from veridical._record_checks import RowChecker, RowProblem
+from veridical._record_checks import MISSING, RowChecker, RowProblem, what_columns_say
 from veridical._record_files import (
     ROWS_AT_A_TIME,
     plain_rows,
@@ -209,7 +209,7 @@ def read_records(
     checked = _read_parquet(path, kind, root) if path.suffix.lower() == ".parquet" else None
     checked = checked or _in_memory(path, kind, root)
     problems, total = checked.problems, checked.total
-    _refuse_bad_share(path, problems, total, max_bad_fraction)
+    _refuse_bad_share(path, kind, problems, total, max_bad_fraction)
     ignored = tuple(checked.ignored)
     if ignored and processes.is_first():
         print(f"{path}: not used, as a {kind} has no such column: {', '.join(ignored)}.")
@@ -320,7 +320,7 @@ def _in_order(problems: list[RowProblem]) -> list[RowProblem]:
 
 
 def _refuse_bad_share(
-    path: Path, problems: list[RowProblem], total: int, max_bad_fraction: float
+    path: Path, kind: Kind, problems: list[RowProblem], total: int, max_bad_fraction: float
 ) -> None:
     if total == 0:
         raise UserError(f"{path} holds no rows.")
@@ -330,10 +330,11 @@ def _refuse_bad_share(
     limit = share if len(problems) < total else "can be left out"
     shown = "; ".join(str(problem) for problem in problems[:3])
     more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-    raise UserError(
-        f"{path}: {len(problems)} of {total} rows cannot be used, more than {limit}: "
-        f"{shown}{more}.\nFix them, or set --max-bad-fraction higher."
-    )
+    found = f"{path}: {len(problems)} of {total} rows cannot be used, more than {limit}: "
+    if len(problems) == total and all(problem.reason.startswith(MISSING) for problem in problems):
+        raise UserError(f"{found}{shown}{more}.{what_columns_say(path, kind)}")
+    advice = "Fix them, or set --max-bad-fraction higher." if len(problems) < total else "Fix them."
+    raise UserError(f"{found}{shown}{more}.\n{advice}")
 
 
 def _as_dataset(table: Table, kind: Kind, path: Path) -> Dataset:

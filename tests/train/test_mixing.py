@@ -62,7 +62,7 @@ def test_files_are_read_one_after_the_other_and_ids_stay_apart(
     assert Counter(group.id for group in train) == {
         name: 2 if name.endswith("@2") else 1 for name in ids
     }
-    assert "file 2: 3 rows to train on, 6 an epoch (50.0%)" in capsys.readouterr().out
+    assert f"file 2 ({other}): 3 rows to train on, 6 an epoch (50.0%)" in capsys.readouterr().out
 
 
 def test_a_run_takes_them_and_resumes_with_the_same_alone(

@@ -54,7 +54,8 @@ class LeftOut:
             self.refused = processes.from_first(lambda: _refused_before(self.path))
         self._write()
         if len(self):
-            print(f"{len(self)} rows are left out; {self.path} says which and why.")
+            what = "row is" if len(self) == 1 else "rows are"
+            print(f"{len(self)} {what} left out; {self.path} says which and why.")
         if rows.cut:
             print(f"{rows.cut} responses were longer than allowed and lost their end.")
 
@@ -95,7 +96,8 @@ class LeftOut:
                 f"{self.most:g} allows. The last was {name}: {reason}. {self.path} lists all. "
                 "Leave them out, or set a higher --max-bad-fraction and go on with --resume true."
             )
-        print(f"{len(new)} more rows are left out; {self.path} says which and why.")
+        what = "row is" if len(new) == 1 else "rows are"
+        print(f"{len(new)} more {what} left out; {self.path} says which and why.")
 
     def lay_out(
         self, groups: Sequence[Group], work: Callable[[list[Group]], Result]
