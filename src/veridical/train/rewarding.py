@@ -174,8 +174,18 @@ def nothing_earned(steps: Sequence[Mapping[str, Any]]) -> str:
 
 
 def scores_of(judge: Judge, cases: Sequence[Case]) -> list[float]:
-    """The scores of every response of every case that can be scored."""
+    """The scores of every response of every case that can be scored.
+
+    Raises:
+        UserError: none can be; says why the first can't.
+    """
     verdicts = judge(cases)
+    problems = [verdict.problem for verdict in verdicts if verdict.problem]
+    if problems and len(problems) == len(verdicts):
+        raise UserError(
+            f"The judge can score none of the first {len(problems)} prompts ({cases[0].id}: "
+            f"{problems[0]}), so nothing can be learned from it."
+        )
     return [total_score(ratings) for verdict in verdicts for ratings in verdict.ratings]
 
 
