@@ -171,6 +171,16 @@ UNREAD = [
     "I used to prefer Response 1.",
     "It is a stretch to call Response 1 better.",
     "Answer: Response 1. Correction: Response 2",
+    "Response 1, not being grounded, loses.",
+    "Response 1, unlike Response 2, adds things.",
+    "Response 1, in short, is bad.",
+    "Response 1. This one is worse.",
+    "Response 1. But Response 2 is more accurate.",
+    "Response 1! Just kidding, Response 2.",
+    "Response 1 overall is worse.",
+    "Response 1 over-describes.",
+    "If you ignore the picture, Response 1 wins.",
+    "Pick Response 1 for fantasy, Response 2 for facts.",
 ]
 
 

@@ -119,6 +119,16 @@ _ASIDE = re.compile(
 """A remark between a name and what is said of it: "Response 1, which is longer, is worse"."""
 _GOES_ON = re.compile(r"\s*(?:which|who|with|being|having|is|was|has|the)\b", re.I)
 _NOBODY = re.compile(r"\b(?:nobody|no one)\b", re.I)
+_WORSE = re.compile(
+    r"\b(?:worse|worst|loses?|lost|fails?|failed|bad|poor|inferior|lesser|kidding"
+    r"|(?:invents?|fabricates?|hallucinates?)\b|more (?:invented|errors|mistakes))\b",
+    re.I,
+)
+_ABOUT_IT = re.compile(r"\s*[.!]?\s*(?:it|this|that|just|but|however)\b[^.!?\n]*", re.I)
+"""A sentence behind a name that begins with a pronoun, or takes the name back."""
+_SUPPOSED = re.compile(
+    r"^\W*(?:if|unless|ignoring|disregarding|supposing|assuming|at a glance)\b", re.I
+)
 _RETRACTION = re.compile(
     r"\b(?:correction\b|scratch that|on second thoughts?|on reflection|i take (?:that|it) back"
     r"|actually, no\b|no, wait|wait,|let me correct)",
@@ -170,7 +180,9 @@ def read_choice(text: str, names: Sequence[str], cut: bool = False) -> int | Non
     winners = {said.winner for said in found if said.weight == highest}
     if len(winners) > 1:
         raise UnreadableError("its verdicts do not agree")
-    if highest == RESPECT and _ANY_CONTRAST.search(plain):
+    other_respect = rf"(?:{_either(names)})\s+(?:for|on|in)\b"
+    weighs = len(re.findall(other_respect, plain)) > 1 or _ANY_CONTRAST.search(plain)
+    if highest == RESPECT and weighs:
         raise UnreadableError("it weighs respects without saying which response is better")
     winner = winners.pop()
     return None if winner == TIED else winner
@@ -232,7 +244,7 @@ def _sentences(line: str, names: Sequence[str]) -> Iterator[_Said]:
 def _clause(clause: str, lead: str, following: str, names: Sequence[str]) -> _Said | None:
     """What one clause says, with what stands before it in its sentence and the next clause."""
     spots = _spots(clause, names)
-    if _CONCEDES.match(clause) or not spots:
+    if _CONCEDES.match(clause) or _SUPPOSED.match(lead or clause) or not spots:
         return None
     overall = _OVERALL.search(clause) or _OVERALL.search(lead.split(", ")[-1])
     alone = _bare(re.sub(r"^(?:but|and|so|thus|hence)\s+", "", clause, flags=re.I), names)
@@ -319,8 +331,9 @@ def _bare(text: str, names: Sequence[str]) -> int | None:
     It has to end there, or be followed by a reason or by a new sentence.
     """
     after = (
-        r"\s*(?:$|[.!](?:\s|$)|\(|[,;]\s*(?!but|or\b|and\b|nor|not|yet|although|though|however|"
-        r"\d)|[\u2013\u2014]|\s-+\s|(?:because|since|as|overall|over)\b(?!\s+well))"
+        r"\s*(?:$|[.!](?:\s|$)|\(|[,;](?!\s*(?:but|or\b|and\b|nor|not|yet|although|though|however"
+        r"|\d|unlike\b|compared\b))|[\u2013\u2014]|\s-+\s|(?:because|since|as|over)\b(?!-|\s+well)"
+        r"|overall(?=\s*(?:$|[.,;!])))"
     )
     for number, name in [*enumerate(names), (TIED, TIE)]:
         wanted = f"(?i:(?:a )?{TIE})" if number == TIED else _pattern(name)
@@ -332,13 +345,26 @@ def _bare(text: str, names: Sequence[str]) -> int | None:
         rest = sentence[len(clause) :]
         named_too = re.match(rf"\s*[,;]\s*(?:{_either(names)})(?!\w)", rest)
         faulty = _FAULT.search(_WITHOUT_FAULT.sub("", clause)) is not None
-        blamed = _taken_back(rest) and not _spots(rest, names)
+        behind = text[match.start() + len(sentence) :]
+        about = _ABOUT_IT.match(behind)
+        turned = about is not None and _turned(about[0], names, number)
+        blamed = turned or (_taken_back(rest) and not _spots(rest, names))
         unsaid = named_too or faulty or blamed or _ASIDE.match(rest) or _NOBODY.search(rest)
         return None if unsaid or sentence.rstrip().endswith("?") else number
     return None
 
 
+def _turned(sentence: str, names: Sequence[str], number: int) -> bool:
+    """Whether the sentence behind a name blames it, or turns to praise of the other."""
+    if number == TIED:
+        return False
+    if re.match(r"\W*(?:just|but|however)\b", sentence, re.I):
+        return "kidding" in sentence or _names_other(sentence, number, names)
+    return _taken_back(sentence)
+
+
 def _taken_back(reason: str) -> bool:
     """Whether what follows a name blames it, and so is no reason to prefer it."""
-    blamed = _FAULT.search(_WITHOUT_FAULT.sub("", reason))
+    plain = _WITHOUT_FAULT.sub("", reason)
+    blamed = _FAULT.search(plain) or _WORSE.search(plain)
     return bool(blamed) and not _NOT_ITS.search(reason)
