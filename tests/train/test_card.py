@@ -47,6 +47,8 @@ def test_reinforcement_says_judge_reward_kl_and_samples(command: str, tmp_path: 
     alone = card(tmp_path, command, judge="none", answer_reward=1.0)
     assert "higher reward: `no_end_penalty` 8 and `answer_reward` 1." in alone
     assert "objects" not in alone
+    free = card(tmp_path, command, kl_coefficient=0.0)
+    assert "Nothing held it" in free and "It was held to" not in free
 
 
 def test_online_says_where_its_pairs_are_from(tmp_path: Path) -> None:
@@ -58,6 +60,8 @@ def test_online_says_where_its_pairs_are_from(tmp_path: Path) -> None:
     bdhs = card(tmp_path, "train online", pairs="bdhs")
     assert "true answers" in bdhs and "No judge was asked" in bdhs
     assert "| judge |" not in bdhs and "| variant | mask |" in bdhs
+    seeing = card(tmp_path, "train online", pairs="bdhs", variant="none")
+    assert "could see the whole image" in seeing and "little or nothing" not in seeing
 
 
 def test_the_figure_that_chose_the_checkpoint_is_told(tmp_path: Path) -> None:

@@ -137,15 +137,17 @@ def what_was_learned(command: str, configuration: Mapping[str, Any]) -> str:
         return (
             "The rows gave prompts alone. The model answered them itself, "
             f"{_samples(configuration)}, and was made to give answers of higher reward: "
-            f"{_reward(configuration)}. It was held to the model that it started from by the "
-            "penalty `kl_coefficient` on their KL divergence. No answer of the rows was learned."
+            f"{_reward(configuration)}. {_held(configuration)} No answer of the rows was learned."
         )
     if command == "train online":
         pairs = configuration.get("pairs")
         if pairs == "bdhs":
+            seeing = "could see little or nothing of the image"
+            if configuration.get("variant") == "none":
+                seeing = "could see the whole image"
             return (
                 "The model was made to prefer the rows' true answers to answers that it made "
-                "itself while it could see little or nothing of the image. No judge was asked."
+                f"itself while it {seeing}. No judge was asked."
             )
         own = (
             "The model answered the rows' prompts itself, and was made to prefer, of two such "
@@ -171,6 +173,15 @@ def what_was_learned(command: str, configuration: Mapping[str, Any]) -> str:
             "made to give the chosen answers of these rows a higher one than the rejected answers."
         ),
     }.get(command, "")
+
+
+def _held(configuration: Mapping[str, Any]) -> str:
+    if not configuration.get("kl_coefficient") and not configuration.get("kl_target"):
+        return "Nothing held it to the model that it started from (`kl_coefficient` 0)."
+    return (
+        "It was held to the model that it started from by the penalty `kl_coefficient` on their "
+        "KL divergence."
+    )
 
 
 def _samples(configuration: Mapping[str, Any]) -> str:
