@@ -26,9 +26,14 @@ def check_hub_name(name: str) -> None:
     """
     if looks_like_path(name):
         raise UserError(f"{name} does not exist. Check the path, or give a hub name (owner/model).")
-    host = urlsplit(constants.ENDPOINT).hostname
+    host = hub_host()
     if host and not constants.HF_HUB_OFFLINE and not can_look_up(host):
         constants.HF_HUB_OFFLINE = True
+
+
+def hub_host() -> str:
+    """The name of the machine that the hub's address leads to."""
+    return urlsplit(constants.ENDPOINT).hostname or ""
 
 
 def looks_like_path(name: str) -> bool:

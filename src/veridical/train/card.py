@@ -52,7 +52,7 @@ def write_cards(
     finished: Mapping[str, Any],
     measured: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write README.md into each saved folder; the first process does.
+    """Write README.md into each saved folder, and their names into `run.json`; the first does.
 
     Args:
         run: what was asked, and the folder.
@@ -65,6 +65,7 @@ def write_cards(
     """
     if not processes.is_first():
         return
+    run.note(saved=list(folders))
     command, configuration = run.record["command"], run.record["configuration"]
     counts = ", ".join(counted(count, name) for name, count in rows.items())
     model = str(configuration["model"])

@@ -89,6 +89,10 @@ class Training:
         save_merged: also write the merged model (LoRA), not only the adapter.
         save_dtype: of the weights in `model/`; `auto` is that of training. What rounding to half
             precision costs is measured and printed.
+        push_to_hub: repository OWNER/NAME on the Hugging Face hub that gets the finished model with
+            its card, in one commit; the token comes from the variable HF_TOKEN alone. Not pushed
+            if not set.
+        push_public: make that repository public; a new one is private otherwise.
         images_root: what image paths are relative to; the data file's folder if not set.
         max_bad_fraction: share of unusable rows above which the run does not start.
         dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU, and under
@@ -148,6 +152,8 @@ class Training:
     vision_cache: bool = False
     save_merged: bool = True
     save_dtype: SaveDtype = "auto"
+    push_to_hub: str | None = None
+    push_public: bool = False
     images_root: Path | None = None
     max_bad_fraction: float = 0.01
     dtype: DtypeName = "auto"

@@ -14,7 +14,7 @@ from veridical.runs import plain
 FREE = {
     "out", "resume", "extend", "cache", "cache_gigabytes", "vision_cache", "save_merged",
     "save_dtype", "prove_first", "report_to", "show_every", "device", "images_root",
-    "max_bad_fraction", "model", "data", "rollout_batch",
+    "max_bad_fraction", "model", "data", "rollout_batch", "push_to_hub", "push_public",
 }  # fmt: skip
 """Options that may differ when a run is resumed: they leave the result as it is, or what they name
 is compared in its own way: the file of rows and a model's folder by content, other models by name

@@ -23,6 +23,7 @@ from veridical.proofs import Proof, print_proofs, require
 from veridical.runs import Run, start_run
 from veridical.train.checking import benchmarks, check_checking
 from veridical.train.options import Training, flatten
+from veridical.train.pushing import check_push, push_result
 from veridical.train.reporting import check_trackers
 from veridical.train.resume import check_folder, earlier_models, require_same_files
 from veridical.train.showing import check_showing
@@ -60,6 +61,7 @@ def start_training(
     check_selection(training.select_by, training.patience, training.held_out, benchmarks(training))
     require_file(data, "--data")
     join_processes(training.device)
+    processes.from_first(lambda: check_push(training))
     torch.manual_seed(training.seed)
     # Refuses a bad `trainer:` before any work.
     loop: Loop = "reinforcement" if command in ("train ppo", "train rloo") else "trainer"
@@ -88,6 +90,8 @@ def start_training(
         mixed_precision(training.mixed_precision),
     ):
         yield run
+    # The run is finished: nothing that happens here changes that.
+    push_result(run, training)
 
 
 def record_model(run: Run, option: str, name: str, training: Training) -> None:
