@@ -205,6 +205,23 @@ def test_an_adapter_without_its_modules_to_save_is_refused(
             load_policy(str(saved), init_adapter=tmp_path / "adapter")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"eos_token_id": "x"}', "eos_token_id is 'x'"),
+        ('{"eos_token_id": [2, 1.5]}', r"eos_token_id is 1\.5"),
+        ("{", "is not JSON"),
+        ("[]", "has to be a JSON object"),
+    ],
+)
+def test_generation_settings_that_cannot_be_read_are_told(
+    saved: Path, text: str, message: str
+) -> None:
+    (saved / "generation_config.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_policy(str(saved))
+
+
 def test_a_processor_that_wants_torchvision_says_so(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,3 +54,9 @@ def test_what_is_no_object_list_is_refused(tmp_path: Path, content: object) -> N
     write_json(tmp_path / "objects.json", content)
     with pytest.raises(UserError, match="must be a JSON object"):
         read_objects(tmp_path / "objects.json")
+
+
+def test_a_file_name_with_its_suffix_stands_for_the_same_image() -> None:
+    assert match_image_id("COCO_val2014_000000000009.JPG", {"9"}) == "9"
+    assert match_image_id("9.5", {"9", "5"}) == "5"
+    assert match_image_id("a.jpg", {"a.jpg", "a"}) == "a.jpg"

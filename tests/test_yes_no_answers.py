@@ -282,3 +282,31 @@ def test_words_for_one_of_the_objects_of_coco_are_understood() -> None:
     question = "Is there a person in the image?"
     assert parse_answer("There is a man on a bench.", question=question) == "yes"
     assert parse_answer("There is no woman.", question=question) == "no"
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("There is no doubt that there is a dog.", "yes"),
+        ("There is no doubt that there is no dog.", "no"),
+        ("There is nothing else but a dog.", "yes"),
+        ("There is nothing but grass.", "no"),
+        ("There are no other animals besides a dog.", "yes"),
+        ("There is no other dog than the brown one.", "yes"),
+        ("There are no other animals besides a cat.", None),
+        ("There is no dog but a cat.", "no"),
+        ("There is a hot dog.", None),
+        ("There is a hot dog and a dog.", "yes"),
+        ("Neither yes nor no.", None),
+        ("I'm afraid not.", "no"),
+        ("It does not appear so.", "no"),
+    ],
+)
+def test_a_negative_word_need_not_deny_what_was_asked_for(reply: str, verdict: str | None) -> None:
+    assert parse_answer(reply, question=QUESTION) == verdict
+
+
+@pytest.mark.parametrize("question", ["Does the image show a dog?", "Can you see a dog?"])
+def test_a_statement_has_to_name_what_other_questions_ask_for(question: str) -> None:
+    assert parse_answer("There is a cat.", question=question) is None
+    assert parse_answer("There is a dog.", question=question) == "yes"

@@ -32,6 +32,7 @@ from veridical import processes
 from veridical._tokens import stop_adding_ends
 from veridical.checkpoint_rest import watch_skipped
 from veridical.errors import UserError
+from veridical.files import read_json
 from veridical.hub import check_hub_name
 from veridical.image_checks import words_of
 from veridical.local_code import brings_code
@@ -165,6 +166,7 @@ def load_policy(
     chosen_device = _choose_device(device)
     given = dict(template or {})
     processor = _load_processor(source, name, given)
+    _check_generation(folder)
     if four_bit:
         model, skipped = _load_four_bit(source, name, dtype, chosen_device), set[str]()
     else:
@@ -359,7 +361,14 @@ def end_token_ids(policy: Policy) -> set[int]:
     """Every token that ends an answer, from the generation settings and the tokenizer."""
     configured = policy.core.generation_config.eos_token_id
     many = configured if isinstance(configured, list) else [configured]
-    return {int(i) for i in (*many, policy.processor.tokenizer.eos_token_id) if i is not None}
+    ends = [i for i in (*many, policy.processor.tokenizer.eos_token_id) if i is not None]
+    odd = [i for i in ends if isinstance(i, bool) or not isinstance(i, int)]
+    if odd:
+        raise UserError(
+            f"The model's eos_token_id is {odd[0]!r}; it has to be a token's number or a list of "
+            "numbers. Correct it in its generation_config.json (or config.json)."
+        )
+    return set(ends)
 
 
 def image_token_id(policy: Policy) -> int:
@@ -455,6 +464,19 @@ def _load_model(source: str, name: str, what: str = MODEL_KIND, **settings: Any)
         raise UserError(_cannot_load(name, what, error)) from error
     _require_whole(name, type(model).__name__, found)
     return model
+
+
+def _check_generation(folder: Path) -> None:
+    """Read the generation settings, since Transformers goes on without a file that it can't read.
+
+    An answer would then end at other tokens than the model was published with.
+
+    Raises:
+        UserError: the file is there and is no JSON object.
+    """
+    path = folder / "generation_config.json"
+    if path.is_file() and not isinstance(read_json(path), dict):
+        raise UserError(f"{path} has to be a JSON object. Download or save it again.")
 
 
 def _require_whole(name: str, kind: str, found: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from veridical.errors import UserError
 from veridical.files import read_json
+from veridical.image_checks import IMAGE_SUFFIXES
 from veridical.vocabulary import Vocabulary
 
 
@@ -33,11 +34,14 @@ def match_image_id(stem: str, known: Iterable[str] | Mapping[str, Any]) -> str |
     """The id among `known` that an image's file name stands for, or None.
 
     The name itself, else its last number without leading zeros: COCO's annotations call
-    `COCO_val2014_000000310196.jpg` image 310196.
+    `COCO_val2014_000000310196.jpg` image 310196. The file's suffix may be there or not.
     """
     names = known if isinstance(known, (set, frozenset, Mapping)) else set(known)
     if stem in names:
         return stem
+    bare, dot, suffix = stem.rpartition(".")
+    if f"{dot}{suffix.lower()}" in IMAGE_SUFFIXES:
+        return match_image_id(bare, names)
     number = re.search(r"(\d+)$", stem)
     short = str(int(number.group(1))) if number else ""
     return short if short in names else None

@@ -58,6 +58,20 @@ def read_record(folder: Path) -> RunRecord:
     )
 
 
+def unfinished(fields: Mapping[str, Any]) -> str:
+    """Why what lies beside this record may be of an earlier run; empty where it is the run's own.
+
+    A run that goes on in its folder and then stops leaves the results there of the time before.
+    """
+    status = fields.get("status")
+    if status not in ("failed", "interrupted"):
+        return ""
+    reason = str(fields.get("reason", "")).strip()
+    return f"the last run there {'failed' if status == 'failed' else 'was interrupted'}" + (
+        f" ({reason})" if reason else ""
+    )
+
+
 def read_fields(folder: Path) -> dict[str, Any]:
     """Every field of `run.json`, with the shapes that runs write; some may be missing.
 

@@ -11,18 +11,27 @@ from veridical.vocabulary import Vocabulary, read_vocabulary
 Verdict: TypeAlias = Literal["yes", "no"]
 Parsing: TypeAlias = Literal["strict", "official"]
 
-_ASKED = re.compile(r"^\s*(?:is|are) there (?:an? |any |some |the )?(.+?)(?: in | on |\?|$)", re.I)
+_ASKED = re.compile(
+    r"^\s*(?:(?:is|are) there|(?:can|do) you see"
+    r"|(?:does|do) (?:the|this|these) \w+ (?:show|contain|have|depict|include))"
+    r" (?:an? |any |some |the )?(.+?)(?: in | on |\?|$)",
+    re.I,
+)
 _YES = "yes|yeah|yep|yup|yea|yess|affirmative|correct|true|indeed"
 _NO = "no|nope|nah|negative|incorrect|false|none|nothing"
 # Layout, quotes, placeholders: "**Yes**", "\boxed{No}".
 _LAYOUT = re.compile(r"<[^<>]*>|\\boxed|[*_`\"#>\[\]{}\u201c\u201d]")
 # The options, repeated: "Yes/No", "Answer yes or no."
-_ECHO = re.compile(r"\b(?:yes\b\s*(?:/|\||,|or|and)\s*no|no\b\s*(?:/|\||,|or|and)\s*yes)\b")
+_ECHO = re.compile(
+    r"\b(?:neither (?:yes nor no|no nor yes)"
+    r"|yes\b\s*(?:/|\||,|or|and)\s*no|no\b\s*(?:/|\||,|or|and)\s*yes)\b"
+)
 # What may stand before the word that decides: "1.", "a)", "Answer:", "The answer is", "Well,".
 _BEFORE = re.compile(
     r"(?:(?:\(?\d+[.):]|\(?[a-d][.)]|a:"
     r"|(?:the |my )?(?:final |correct |short )?(?:answer|response)(?: is|:| would be)"
     r"|(?:well|so|ok|okay|hmm|oh|uh|um)\b(?! so)"
+    r"|there(?: is|'s) no (?:doubt|question)(?: about it| that)?"
     r"|i (?:would |'d )?(?:think|believe|say|guess)(?! so)"
     r")[\s:,]*)+(?=\w)"
 )
@@ -50,10 +59,17 @@ _SHORT_NO = re.compile(
     rf"(?:{_IT} ?{_NOT}(?: (?:any|one|so|there|at all))?"
     r"|(?:(?:certainly|absolutely|definitely|probably|most|likely|of course|clearly) )*not"
     r"(?: at all| really| likely| visible| present| there| here| in (?:the|this) \w+| that i see)?"
-    r"|i (?:don't|do not) (?:think|believe) so)\W*$"
+    r"|i (?:don't|do not) (?:think|believe) so|i(?:'m| am) afraid not|it (?:seems|appears) not"
+    r"|(?:it )?(?:does not|doesn't) (?:appear|seem|look)(?: so| like it| that way))\W*$"
 )
 _SHORT_YES = re.compile(rf"(?:{_IT} {_IS}(?: (?:one|some|so|indeed))?|i (?:think|believe) so)\W*$")
 _THERE = rf"\bthere(?: \w+ly)?(?: {_IS}|'s|'re| (?:appears?|seems?) to be)(?: \w+ly)?"
+# "There is nothing but a dog" and "no other animals besides a dog" deny nothing of the dog.
+_ONLY = re.compile(
+    rf"{_THERE} (?:(?P<nothing>nothing)(?: else| here| there)?"
+    r"|no other (?P<kind>(?:\w+ ){0,2}\w+))"
+    r" (?:but|except(?: for)?|besides|other than|than|apart from)\b"
+)
 _ABSENT = re.compile(
     rf"^(?:not|no)\b|{_THERE} (?:no|not|none|nothing|never|neither|zero)\b|\bthere {_NOT}\b"
     r"|\b(?:contains?|shows?|has|have|depicts?|includes?|see|find|features?|displays?) (?:no|none"
@@ -140,6 +156,9 @@ def _said(sentence: str, asked: str) -> Verdict | None:
     """What a sentence says that does not begin with yes or no."""
     if _SHORT_NO.match(sentence):
         return "no"
+    only = _ONLY.search(sentence)
+    if only and asked:
+        return _said_by_exception(only, asked)
     sure = _SURE.match(sentence)
     rest = sentence[sure.end() :] if sure else sentence
     closing = set(_CLOSING.findall(rest))
@@ -167,12 +186,26 @@ def _stated(sentence: str, asked: str) -> Verdict | None:
     return verdicts[0]
 
 
+def _said_by_exception(only: re.Match[str], asked: str) -> Verdict | None:
+    """What "there is nothing but a dog" says: yes of a dog, no of a cat."""
+    if _names(only.string[only.end() :], asked) or _names(only["kind"] or "", asked):
+        return "yes"
+    return "no" if only["nothing"] else None
+
+
 def _names(clause: str, asked: str) -> bool:
-    """Whether a clause has the word that was asked for, or one for the same of COCO's objects."""
-    if re.search(rf"\b{re.escape(asked)}(?:e?s)?\b", clause):
+    """Whether a clause has the word that was asked for, or one for the same of COCO's objects.
+
+    As a part of another object's name the word does not count: a hot dog is no dog.
+    """
+    mentions, wanted = _coco().mentions(clause), _coco().name_of(asked)
+    if wanted is not None and any(mention.name == wanted for mention in mentions):
         return True
-    wanted = _coco().name_of(asked)
-    return wanted is not None and wanted in {mention.name for mention in _coco().mentions(clause)}
+    others = [mention for mention in mentions if len(mention.text.split()) > len(asked.split())]
+    return any(
+        not any(other.start <= found.start() and found.end() <= other.end for other in others)
+        for found in re.finditer(rf"\b{re.escape(asked)}(?:e?s)?\b", clause)
+    )
 
 
 @lru_cache(maxsize=1)

@@ -280,3 +280,12 @@ def test_shares_are_answered_apart_and_put_together_by_the_last(
     assert len(stub.asked) == 5
     forget_partial_answers(tmp_path)
     assert list(tmp_path.glob("answers*")) == [] and not (tmp_path / "claimed").exists()
+
+
+def test_answers_that_are_about_to_be_replaced_are_said(
+    tmp_path: Path, stub: Stub, queries: list[Query], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_answers(queries, SETTINGS, tmp_path, "test")
+    assert "replaced" not in capsys.readouterr().out
+    make_answers(queries, Settings("another/model"), tmp_path, "test")
+    assert "has 5 answers by another model" in capsys.readouterr().out

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from veridical.errors import UserError
 from veridical.eval.chair import eval_chair
@@ -114,3 +115,13 @@ def test_settings_that_differ_are_said(tmp_path: Path, capsys: pytest.CaptureFix
     write_json(better / "run.json", record)
     eval_compare(base, better, tmp_path / "out")
     assert "Note: prompt differs" in capsys.readouterr().out
+
+
+def test_rows_beside_a_run_that_failed_are_not_compared(tmp_path: Path) -> None:
+    base = _chair(tmp_path, "base", BAD, OBJECTS)
+    better = _chair(tmp_path, "bdhs", GOOD, OBJECTS)
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    with pytest.raises(UserError, match="does not exist"):
+        eval_chair(tmp_path / "base.json", better, model=str(tmp_path / "none"), images=tmp_path)
+    with pytest.raises(UserError, match=r"can't be compared: the last run there failed"):
+        compare_runs(base, better)

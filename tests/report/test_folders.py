@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from veridical.files import write_json
+import pytest
+
+from veridical.errors import UserError
+from veridical.files import hash_file, write_json
 from veridical.report.folders import find_parts
 from veridical.report.results import collect_results
 
@@ -39,3 +42,25 @@ def test_folders_that_say_nothing_are_told_apart_by_their_paths(tmp_path: Path) 
     scored(tmp_path / "x" / "eval" / "chair", CHAIR)
     found = collect_results(find_parts([tmp_path / "x"]))
     assert sorted(found.arms) == ["chair", "eval"]
+
+
+def test_a_comparison_of_rows_that_were_replaced_since_is_refused(tmp_path: Path) -> None:
+    read = tmp_path / "answers.jsonl"
+    read.write_text("one")
+    for role in ("base", "arm"):
+        scored(tmp_path / "x" / role, POPE)
+    row = {"metric": "accuracy", "arm": "arm", "baseline": "base", "value": 0.0}
+    (tmp_path / "x" / "c").mkdir()
+    write_json(tmp_path / "x" / "c" / "comparison.json", {"differences": [row]})
+    inputs = {"candidate": {"path": str(read), "sha256": hash_file(read)}}
+    write_json(tmp_path / "x" / "c" / "run.json", {"inputs": inputs})
+    assert collect_results(find_parts([tmp_path / "x"])).changes
+    read.write_text("another")
+    with pytest.raises(UserError, match="replaced since"):
+        collect_results(find_parts([tmp_path / "x"]))
+
+
+def test_scores_beside_a_run_that_failed_are_not_shown(tmp_path: Path) -> None:
+    scored(tmp_path / "x" / "arm", POPE)
+    write_json(tmp_path / "x" / "arm" / "run.json", {"status": "failed", "reason": "no model"})
+    assert not collect_results(find_parts([tmp_path / "x"])).arms

@@ -134,6 +134,11 @@ def make_answers(
     missing = [n for n, key in enumerate(keys) if key not in known or known[key].refused]
     if len(missing) < len(queries):
         print(f"{len(queries) - len(missing)} of {len(queries)} answers are here already.")
+    elif known:
+        print(
+            f"{folder} has {len(known)} answers by another model, or with other settings, prompts "
+            "or images: they are replaced. To keep them, stop now and choose another --out."
+        )
     # Whole batches, so that each is what it would be if one process made them all.
     mine = [place for place in missing if settings.share.has(place // settings.batch_size)]
     if mine:

@@ -15,7 +15,7 @@ from veridical.eval.pope_auc import auc_difference
 from veridical.eval.scores import number
 from veridical.files import write_json
 from veridical.run_files import read_run_file
-from veridical.run_record import RECORD, read_fields
+from veridical.run_record import RECORD, read_fields, unfinished
 from veridical.runs import start_run
 from veridical.statistics import ClusterSums, Metric, compare
 
@@ -209,11 +209,21 @@ def _judged_file(folder: Path) -> Path:
         if (folder / name).is_file():
             rows = read_run_file(folder / name)
             if rows and field in rows[0]:
+                _require_finished(folder)
                 return folder / name
     raise UserError(
         f"{folder} is no evaluation by chair, pope or reward: it has neither details.jsonl nor "
         "answers.jsonl with parsed answers nor rewards.jsonl."
     )
+
+
+def _require_finished(folder: Path) -> None:
+    fields = read_fields(folder) if (folder / RECORD).is_file() else {}
+    if trouble := unfinished(fields):
+        raise UserError(
+            f"{folder} can't be compared: {trouble}, so the rows may be of another model or other "
+            "settings than its run.json says. Evaluate again, to the end."
+        )
 
 
 def _configuration(folder: Path) -> dict[str, Any]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from veridical.errors import UserError
+from veridical.files import hash_file
 from veridical.report.folders import Part
 from veridical.report.wording import METRICS, metric_key
+from veridical.run_record import unfinished
 
 Verdict = Literal["better", "worse", "changed", "unclear"]
 LARGEST_P = 0.05
+COMPARED = ("baseline", "candidate")
 BASELINES = ("base", "baseline", "before")
 
 
@@ -150,15 +155,32 @@ def collect_results(parts: Sequence[Part]) -> Results:
     covered = [part.folder for part in summaries]
     rest = [part for part in parts if not any(folder in part.folder.parents for folder in covered)]
     for part in rest:
-        if part.kind == "eval":
+        # Scores beside a run that failed are of the one before it; the page says that it failed.
+        if part.kind == "eval" and not unfinished(part.record):
             for name, score in _with_benchmark(part.json("scores.json")).items():
                 results.add(part.name, name, score)
     for part in rest:
         if part.kind == "compare":
+            _refuse_stale(part)
             _add_comparison(results, part.json("comparison.json")["differences"])
     order = list(METRICS)
     results.metrics.sort(key=lambda key: order.index(key) if key in order else len(order))
     return results
+
+
+def _refuse_stale(part: Part) -> None:
+    """Refuse a comparison of rows that have been replaced since.
+
+    Raises:
+        UserError: an evaluation that it read says something else now.
+    """
+    for role, read in part.record.get("inputs", {}).items():
+        path = Path(part.record.get("working_folder", "")) / read["path"]
+        if role in COMPARED and path.is_file() and hash_file(path) != read["sha256"]:
+            raise UserError(
+                f"{part.folder} compares rows that have been replaced since: {path} is not what "
+                "its run.json says was read. Run `veridical eval compare` again, or leave it out."
+            )
 
 
 def _with_benchmark(scores: Mapping[str, Any]) -> dict[str, Any]:
