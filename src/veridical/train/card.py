@@ -177,7 +177,7 @@ def what_was_learned(command: str, configuration: Mapping[str, Any]) -> str:
 
 
 def _held(configuration: Mapping[str, Any]) -> str:
-    if not configuration.get("kl_coefficient") and not configuration.get("kl_target"):
+    if not configuration.get("kl_coefficient"):
         return "Nothing held it to the model that it started from (`kl_coefficient` 0)."
     return (
         "It was held to the model that it started from by the penalty `kl_coefficient` on their "

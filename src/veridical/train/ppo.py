@@ -110,6 +110,11 @@ class PPO:
             refuse(name, getattr(self, name), getattr(self, name) < 0, "it can't be negative")
         if self.kl_target is not None and self.kl_target <= 0:
             raise UserError(f"--kl-target is {self.kl_target:g}; it must be above 0.")
+        if self.kl_target is not None and not self.kl_coefficient:
+            raise UserError(
+                "--kl-target adapts --kl-coefficient by factors, and 0 stays 0. Give it a start "
+                "above 0, such as 0.1."
+            )
 
 
 def train_ppo(

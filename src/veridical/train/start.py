@@ -155,10 +155,13 @@ def load_start_beside_reference(model: str, training: Training, run: Run) -> Pol
     """
     policy = load_start(model, training, run)
     if training.lora_dora and (is_half(policy) or training.four_bit):
+        instead = "Set --dtype float32"
+        if training.mixed_precision != "no":
+            instead = "Set --mixed-precision no"
         raise UserError(
             "--lora-dora rescales every weight from the first step on, which rounds them in "
-            f"{dtype_name(policy)}: the policy would not start as its reference. Set --dtype "
-            "float32, or leave --lora-dora out."
+            f"{dtype_name(policy)}: the policy would not start as its reference. {instead}, or "
+            "leave --lora-dora out."
         )
     return policy
 
