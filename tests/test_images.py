@@ -284,6 +284,22 @@ def test_avif_without_its_decoder_is_refused_by_name(monkeypatch: pytest.MonkeyP
         open_image(b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miaf" + bytes(40))
 
 
+@pytest.mark.parametrize("kind", ["P5", "P6"])
+def test_12_bits_are_refused_where_a_pnm_names_white_for_16(kind: str) -> None:
+    samples = np.linspace(0, 4095, 12).astype(">u2")
+    head = f"{kind} {12 if kind == 'P5' else 4} 1 65535\n".encode()
+    with pytest.raises(UserError, match="may hold 12 bits"):
+        open_image(head + samples.tobytes())
+    assert np.asarray(open_image(head + (samples * 16).astype(">u2").tobytes())).max() == 255
+
+
+def test_signed_samples_of_8_bits_are_refused() -> None:
+    picture = encoded(Image.fromarray(np.array([[0, 127]], dtype=np.uint8)), "TIFF",
+                      tiffinfo={339: 2})  # fmt: skip
+    with pytest.raises(UserError, match="signed"):
+        open_image(picture)
+
+
 def test_white_is_what_the_file_says() -> None:
     assert grey_of(b"P5 3 1 1000\n" + struct.pack(">3H", 0, 100, 200)) == [0, 26, 51]
     negative = encoded(
@@ -330,6 +346,17 @@ def test_pixels_open_whatever_stands_beside_them(chunk: bytes, late: bool) -> No
     whole = png(2, 1, 8, 2, rows, late=chunk) if late else png(2, 1, 8, 2, rows, chunk)
     assert open_image(whole).getpixel((1, 0)) == (6, 5, 4)
     assert upright_size(whole) == (2, 1)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_whole_orientation_counts_beside_a_broken_text(late: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    broken = png_chunk(b"zTXt", b"c\0\0" + zlib.compress(b" " * 3_000_000))
+    both = broken + png_chunk(b"eXIf", exif.tobytes()[6:])
+    rows = b"\0" + bytes(6)
+    whole = png(2, 1, 8, 2, rows, late=both) if late else png(2, 1, 8, 2, rows, both)
+    assert upright_size(whole) == open_image(whole).size == (1, 2)
 
 
 def test_torn_pixels_are_not_saved_by_leaving_chunks_out() -> None:

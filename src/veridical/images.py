@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
@@ -66,13 +67,10 @@ def decode_image(source: Path | str | bytes | Image.Image) -> Image.Image:
         return _decoded(source)
     except ImageError as problem:
         # What pixels do not need may be what is broken.
-        whole = only_pixels(source)
-        if whole is None:
-            raise
-        try:
-            return _decoded(whole)
-        except ImageError:
-            raise problem from None
+        for whole in _without_the_rest(source):
+            with contextlib.suppress(ImageError):
+                return _decoded(whole)
+        raise problem from None
 
 
 def upright_size(source: Path | str | bytes | Image.Image) -> tuple[int, int]:
@@ -86,17 +84,27 @@ def upright_size(source: Path | str | bytes | Image.Image) -> tuple[int, int]:
             return _turned_size(source)
         try:
             with _opened(source) as image:
-                if image.format == "PNG" and not may_turn(source):
-                    return image.size
+                if image.format == "PNG":
+                    if not may_turn(source):
+                        return image.size
+                    if "exif" not in image.info:
+                        image.load()  # it may stand behind the pixels, and so may what is broken
                 return _turned_size(image)
         except ImageError:
-            whole = only_pixels(source)
-            if whole is None:
-                raise
-            with _opened(whole) as image:
-                return image.size
+            for whole in _without_the_rest(source):
+                with contextlib.suppress(ImageError), _opened(whole) as image:
+                    return _turned_size(image)
+            raise
     except ImageError as problem:
         raise _user_error(source, problem) from problem
+
+
+def _without_the_rest(source: Path | str | bytes) -> Iterator[bytes]:
+    """A PNG without what its pixels do not need: first with its orientation, then without."""
+    for with_exif in (True, False):
+        whole = only_pixels(source, with_exif)
+        if whole is not None:
+            yield whole
 
 
 def _turned_size(image: Image.Image) -> tuple[int, int]:

@@ -16,6 +16,8 @@ UNUSED_GREY, UNUSED_COLOR = 4, 16
 are never used, so the samples may have fewer bits, and what is white cannot be known. Grey images
 come from sensors of 14, 12 or 10 bits; color in 16 bits is nearly always scaled, and only what
 would be black either way is refused."""
+WHITE = 65535
+"""White of 16 bits."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -50,14 +52,17 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """
     stored = _raw_modes(image)  # before loading, which forgets it
     deep = image.mode in ("RGB", "RGBA", "LA") and any("16" in mode for mode in stored)
-    white = _white_of(image)
+    rounded = _is_deep_ppm(image)
+    _refuse_signed(image)
+    white, own_white = _white_of(image), _ppm_white(image)
     image.load()
     turn = _TURNS.get(orientation(image))  # after loading, which turns some TIFF by itself
-    if deep:
+    if deep or rounded:
         parts = UNUSED_GREY if image.mode == "LA" else UNUSED_COLOR
-        _require_full_range(_highest_seen(image), 255, parts)
+        # Of a PNG Pillow keeps the high bytes; samples of a PPM it rounds.
+        _require_full_range(_highest_seen(image) - rounded / 2, 255, parts)
     transparent = _transparent_pixels(image, stored, deep)
-    plain = _over_white(image) if white is None else _from_samples(image, white)
+    plain = _over_white(image) if white is None else _from_samples(image, white, own_white)
     if transparent is not None:
         pixels = np.array(plain)
         pixels[transparent] = 255
@@ -77,6 +82,34 @@ def orientation(image: Image.Image) -> int:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
         return value if isinstance(value, int) and 1 <= value <= 8 else 1
     return 1
+
+
+def _ppm_white(image: Image.Image) -> int:
+    """The white that a PPM or PGM names; 0 for another file."""
+    tiles = getattr(image, "tile", None) if image.format == "PPM" else None
+    arguments = tiles[0][3] if tiles else 0
+    if arguments == "I;16B":
+        return WHITE  # samples that Pillow takes as they are
+    last = arguments[-1] if isinstance(arguments, tuple) and arguments else 0
+    return last if isinstance(last, int) else 0
+
+
+def _is_deep_ppm(image: Image.Image) -> bool:
+    """Whether a color PPM names 65535 as its white, as writers do whatever the samples hold."""
+    return image.mode == "RGB" and _ppm_white(image) == WHITE
+
+
+def _refuse_signed(image: Image.Image) -> None:
+    kinds = np.atleast_1d(getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, 1))
+    if _SIGNED in kinds and image.mode != "I":  # whose own refusal says so too
+        raise ImageError(_unknown_white("signed integers"))
+
+
+def _unknown_white(kind: str) -> str:
+    return (
+        f"its samples are {kind}, and what is white among them cannot be known; save it with 8 "
+        "or 16 bits"
+    )
 
 
 def _raw_modes(image: Image.Image) -> list[str]:
@@ -115,14 +148,11 @@ def _white_of(image: Image.Image) -> float | None:
             return 65535.0
         signed = _SIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
         kind = "signed integers" if signed else "integers of 32 bits"
-        raise ImageError(
-            f"its samples are {kind}, and what is white among them cannot be known; save it with 8 "
-            "or 16 bits"
-        )
+        raise ImageError(_unknown_white(kind))
     return None
 
 
-def _from_samples(image: Image.Image, white: float) -> Image.Image:
+def _from_samples(image: Image.Image, white: float, own_white: int) -> Image.Image:
     samples = np.asarray(image).astype(np.float32)
     lowest, highest = samples.min(initial=white), samples.max(initial=0)
     if image.mode == "F":
@@ -132,7 +162,7 @@ def _from_samples(image: Image.Image, white: float) -> Image.Image:
                 f"its samples are floats from {lowest:g} to {highest:g}, and only 0 to 1 is known "
                 "to be black to white; scale them, or save it with 8 bits"
             )
-    elif white == 65535 and image.format != "PPM":  # PPM says itself what its white is
+    elif white == WHITE and own_white in (0, WHITE):  # below that, a PGM says what its white is
         eight = image.mode == "I;16" and not (np.asarray(image) % EIGHT_BITS).any()
         if not eight:  # a dark picture, of which white is known
             _require_full_range(highest, white, UNUSED_GREY)

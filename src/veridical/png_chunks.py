@@ -9,7 +9,10 @@ _MAGIC = b"\x89PNG\r\n\x1a\n"
 _NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
-def only_pixels(source: Path | str | bytes) -> bytes | None:
+_ORIENTED = b"eXIf"
+
+
+def only_pixels(source: Path | str | bytes, with_exif: bool = False) -> bytes | None:
     """The PNG with the chunks that make its pixels alone; None if nothing can be left out.
 
     Text, color profiles, EXIF blocks and private chunks never change what is decoded, but a
@@ -18,7 +21,9 @@ def only_pixels(source: Path | str | bytes) -> bytes | None:
 
     Args:
         source: a file, or the bytes of one.
+        with_exif: keep the EXIF block too: it may be whole where another chunk is broken.
     """
+    needed = (*_NEEDED, _ORIENTED) if with_exif else _NEEDED
     try:
         if not isinstance(source, bytes) and not Path(source).is_file():
             return None  # who opens it says why
@@ -33,7 +38,7 @@ def only_pixels(source: Path | str | bytes) -> bytes | None:
         end = at + 12 + length
         if end > len(content):
             return None  # torn: not a matter of the chunks that can be left out
-        if name in _NEEDED:
+        if name in needed:
             kept.append(content[at:end])
         else:
             dropped = True
