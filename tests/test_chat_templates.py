@@ -160,6 +160,45 @@ def test_tokens_that_are_only_marked_as_special_are_refused_in_text(own: Policy)
     assert "zebra" in render_prompt(own, [user_message("Is this a zebra?")])
 
 
+BLOCKS = (
+    "{% for message in messages %}{{ message.role + ':' }}{% for block in message.content %}"
+    "{% if block.type == 'image' %}IMAGE{% else %}{{ block.text }}{% endif %}{% endfor %}</s>"
+    "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("condition", "read"),
+    [
+        ("{% if loop.first %}<image>{% endif %}", [False, True, True]),
+        ("{% if message is sameas messages[0] %}<image>{% endif %}", [True, False, True]),
+        ("{% if message is sameas messages[-1] %}<image>{% endif %}", [True, False, True]),
+        ("<image>", [True, True, True]),
+    ],
+)
+def test_an_image_that_a_template_leaves_out_is_the_rows_reason(
+    condition: str, read: list[bool], own: Policy
+) -> None:
+    own.processor.chat_template = BLOCKS.replace("IMAGE", condition)
+    text = {"type": "text", "text": "What is this?"}
+    behind = {"role": "user", "content": [text, {"type": "image"}]}
+    turns = [user_message("One", 1), assistant_message("Yes."), user_message("Two", 1)]
+    prompts = [[behind], turns, [user_message("One", 1)]]
+    for prompt, taken in zip(prompts, read, strict=True):
+        if taken:
+            images = sum(str(message).count("'image'") for message in prompt)
+            assert render_prompt(own, prompt).count("<image>") == images
+        else:
+            with pytest.raises(RefusedRowError, match="leaves out an image"):
+                render_prompt(own, prompt)
+
+
+def test_a_template_that_calls_itself_is_the_rows_reason(own: Policy) -> None:
+    own.processor.chat_template = "{% macro r() %}{{ r() }}{% endmacro %}{{ r() }}"
+    with pytest.raises(RefusedRowError, match="refuses it"):
+        render_prompt(own, PROMPT)
+
+
 @pytest.mark.parametrize(
     ("template", "reason"),
     [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -184,6 +184,7 @@ def render(
     """
     if any(block["type"] == "image" for message in messages for block in message["content"]):
         _require_placeholder(processor, variables)
+        _require_each_image(processor, variables, messages)
     if not takes_blocks(processor, variables):
         messages = [_as_string(processor, message) for message in messages]
     return _apply(processor, variables, messages, generation)
@@ -249,6 +250,61 @@ def _require_placeholder(processor: Any, variables: Mapping[str, Any]) -> None:
         raise RefusedRowError("the chat template leaves images out")
 
 
+def _require_each_image(
+    processor: Any, variables: Mapping[str, Any], messages: Sequence[Message]
+) -> None:
+    """Every image block has to change what is rendered: some templates read only some places.
+
+    Tried once for each order of roles and blocks, without the rows' own texts.
+    """
+    shape = [(message["role"], [block["type"] for block in message["content"]])
+             for message in messages]  # fmt: skip
+    if not takes_blocks(processor, variables):
+        return  # each is written by us
+    generation = shape[-1][0] != "assistant"  # some templates ask for nothing behind an answer
+
+    def probe() -> bool:
+        plain = [_of_shape(role, kinds) for role, kinds in shape]
+        whole = _apply(processor, variables, plain, generation)
+        fewer = _without_one(shape)
+        return not any(_is_same(processor, variables, one, whole, generation) for one in fewer)
+
+    try:
+        read = _verdict(processor, variables, f"images of {shape}", probe)
+    except RefusedRowError:
+        return  # its own rendering says why
+    if not read:
+        raise RefusedRowError("the chat template leaves out an image of a turn")
+
+
+def _of_shape(role: str, kinds: Sequence[str]) -> Message:
+    content = [{"type": kind} if kind == "image" else {"type": kind, "text": "text"}
+               for kind in kinds]  # fmt: skip
+    return {"role": role, "content": content}
+
+
+def _without_one(shape: Sequence[tuple[str, list[str]]]) -> Iterator[list[Message]]:
+    """The conversation without one of its images, for each of them."""
+    for turn, (role, kinds) in enumerate(shape):
+        for place in (number for number, kind in enumerate(kinds) if kind == "image"):
+            plain = [_of_shape(*one) for one in shape]
+            plain[turn] = _of_shape(role, kinds[:place] + kinds[place + 1 :])
+            yield plain
+
+
+def _is_same(
+    processor: Any,
+    variables: Mapping[str, Any],
+    messages: Sequence[Message],
+    whole: str,
+    generation: bool,
+) -> bool:
+    try:
+        return _apply(processor, variables, messages, generation) == whole
+    except RefusedRowError:
+        return False  # it was read
+
+
 def _renders_string(processor: Any, variables: Mapping[str, Any]) -> bool:
     text = [{"role": "user", "content": PROBE}]
     try:
@@ -279,7 +335,8 @@ def _apply(
             **resolved_variables(processor, variables),
         )
     except (
-        TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError
+        TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError,
+        RecursionError,
     ) as error:  # fmt: skip
         words = " ".join(str(error).split())[:200] or type(error).__name__
         raise RefusedRowError(f"the chat template refuses it: {words}") from error
