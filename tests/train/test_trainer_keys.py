@@ -23,6 +23,7 @@ from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
 from veridical.train.reward import train_reward
 from veridical.train.rl_run import Learner
+from veridical.train.rl_run import _forget_old
 from veridical.train.rloo import train_rloo
 from veridical.train.sft import train_sft
 from veridical.train.steerlm import train_steerlm
@@ -236,3 +237,12 @@ def test_rl_makes_its_rounding_the_same_if_asked(
     monkeypatch.setattr(rl_run, "enable_full_determinism", seeds.append)
     learner_of(policy, tmp_path, trainer={"full_determinism": True})
     assert seeds == [TRAINING.seed]
+
+
+def test_no_limit_keeps_every_checkpoint_of_reinforcement(tmp_path: Path) -> None:
+    for limit, left in ((0, 3), (None, 3), (2, 2), (1, 1)):
+        for step in (1, 2, 10):
+            (tmp_path / f"checkpoint-{step}").mkdir(exist_ok=True)
+        _forget_old(tmp_path, limit)
+        assert len(list(tmp_path.iterdir())) == left
+    assert (tmp_path / "checkpoint-10").is_dir()

@@ -275,8 +275,8 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 
 def _forget_old(folder: Path, kept: int | None) -> None:
-    if kept is None:
+    if kept is None or kept < 1:  # all of them stay, as with Transformers' Trainer
         return
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    for old in found[: -max(1, kept)]:
+    for old in found[:-kept]:
         shutil.rmtree(old)
