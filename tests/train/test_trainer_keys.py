@@ -22,8 +22,7 @@ from veridical.train.online import train_online
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
 from veridical.train.reward import train_reward
-from veridical.train.rl_run import Learner
-from veridical.train.rl_run import _forget_old
+from veridical.train.rl_run import Learner, _forget_old
 from veridical.train.rloo import train_rloo
 from veridical.train.sft import train_sft
 from veridical.train.steerlm import train_steerlm
