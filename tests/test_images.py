@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
+from collections import Counter, OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
-from veridical import images
+from veridical import cli, images
 from veridical.errors import UserError
+from veridical.files import write_json, write_jsonl
 from veridical.images import (
     FORMATS,
     decode_image,
@@ -21,7 +24,7 @@ from veridical.images import (
     resolve_image_path,
     upright_size,
 )
-from veridical.pixels import ImageError
+from veridical.pixels import ImageError, upright_rgb
 
 RED = (255, 0, 0)
 
@@ -430,3 +433,89 @@ def test_pictures_of_one_color_and_another_shape_have_other_keys() -> None:
     flat = Image.new("L", (96, 96), "grey")  # as many bytes
     assert len({image_bytes_key(image) for image in (wide, tall, flat)}) == 3
     assert image_bytes_key(again) == image_bytes_key(wide)
+
+
+@pytest.fixture
+def decodes(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[int, int]]:
+    """How often files were decoded, by the size of the picture; all are taken for large ones."""
+    found: Counter[tuple[int, int]] = Counter()
+    upright = upright_rgb
+
+    def counted(image: Image.Image) -> Image.Image:
+        if isinstance(image, ImageFile.ImageFile):
+            found[image.size] += 1
+        return upright(image)
+
+    monkeypatch.setattr(images, "KEPT_FROM", 0)
+    monkeypatch.setattr(images, "upright_rgb", counted)
+    monkeypatch.setattr(images, "_kept", OrderedDict())
+    return found
+
+
+SIZES = [(61, 50), (62, 50)]
+QUICK = ["--model", "embedded", "--cache", "none"]
+SHORT = ["--held-out", "0", "--epochs", "3", "--lora-rank", "1"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["build", "bdhs", *QUICK, "--data", "{rows}", "--similarity", "edit", "--variant", "noise"],
+        ["eval", "chair", *QUICK[:2], "--images", "{images}", "--objects", "{objects}",
+         "--vocabulary", "{vocabulary}", "--max-new-tokens", "4"],
+        ["train", "sft", *QUICK, "--data", "{rows}", *SHORT],
+        ["train", "sft", *QUICK[:2], "--data", "{rows}", *SHORT, "--vision-cache", "true",
+         "--cache", "{cache}"],
+    ],
+)  # fmt: skip
+def test_a_command_decodes_a_large_picture_once(
+    words: list[str], tmp_path: Path, decodes: Counter[tuple[int, int]]
+) -> None:
+    """A picture of 89 megapixels takes a second each time."""
+    (tmp_path / "images").mkdir()
+    for number, size in enumerate(SIZES):
+        Image.effect_noise(size, 50).convert("RGB").save(tmp_path / f"images/{number}.jpg")
+    said = "There is a red cup. It stands on a table."
+    rows = [
+        {"id": f"{number}", "images": [f"images/{number}.jpg"], "messages": [
+            {"role": "user", "content": "What is there?"}, {"role": "assistant", "content": said}]}
+        for number in range(2)
+    ]  # fmt: skip
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    write_json(tmp_path / "objects.json", {"0": ["cup"], "1": ["cup"]})
+    write_json(tmp_path / "vocabulary.json", {"cup": ["mug"]})
+    names = {
+        "rows": tmp_path / "rows.jsonl", "images": tmp_path / "images",
+        "objects": tmp_path / "objects.json", "vocabulary": tmp_path / "vocabulary.json",
+        "cache": tmp_path / "cache",
+    }  # fmt: skip
+    given = [word.format_map(names) for word in words]
+    assert cli.main([*given, "--out", str(tmp_path / "out")]) == 0
+    assert decodes == dict.fromkeys(SIZES, 1)
+
+
+def test_what_is_kept_is_the_file_that_is_there(
+    tmp_path: Path, decodes: Counter[tuple[int, int]]
+) -> None:
+    file = tmp_path / "a.png"
+    Image.new("RGB", (4, 4), RED).save(file)
+    first = open_image(file)
+    first.paste((0, 0, 0), (0, 0, 4, 4))  # of no effect on the next one
+    assert open_image(file).getpixel((0, 0)) == RED
+    assert decodes == {(4, 4): 1}
+    assert open_image(file.read_bytes()).getpixel((0, 0)) == RED
+    Image.new("RGB", (4, 5), (0, 255, 0)).save(file)
+    assert open_image(file).getpixel((0, 0)) == (0, 255, 0)
+
+
+def test_no_more_than_some_pixels_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decodes: Counter[tuple[int, int]]
+) -> None:
+    monkeypatch.setattr(images, "KEPT_PIXELS", 33)
+    for width in (3, 4, 5, 5, 4, 3):
+        file = tmp_path / f"{width}.png"
+        Image.new("RGB", (width, 4)).save(file)
+        os.utime(file, (1, 1))
+        open_image(file)
+    # 12 + 16 = 28 pixels fit, with 20 more the two before go; then 4 and 3 come back.
+    assert decodes == {(3, 4): 2, (4, 4): 2, (5, 4): 1}

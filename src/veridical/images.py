@@ -9,6 +9,7 @@ import re
 import stat
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,14 @@ PIXEL_LIMIT = 89_478_485  # Pillow's own default, kept even if somebody switched
 LARGE = 16_000_000
 _LARGE_AT_ONCE = threading.BoundedSemaphore(2)
 """Rows are checked by many threads, and one picture of 89 megapixels takes a gigabyte meanwhile."""
+
+KEPT_FROM = 4_000_000
+KEPT_PIXELS = 2 * PIXEL_LIMIT
+"""Decoded pictures of at least 4 megapixels are kept, the latest up to this many pixels of 3 bytes
+(our choices): a command opens a picture at each check and each step."""
+_kept: OrderedDict[tuple[Any, ...], Image.Image] = OrderedDict()
+_KEPT_LOCK = threading.Lock()
+_DECODING = [threading.Lock() for _ in range(64)]
 
 _HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")  # two letters or more, so that C:\ is none
@@ -146,10 +155,41 @@ def _user_error(source: object, problem: ImageError) -> UserError:
 
 def _decoded(source: Path | str | bytes) -> Image.Image:
     with _opened(source) as image:
-        if image.width * image.height < LARGE:
+        if image.width * image.height < KEPT_FROM:
             return upright_rgb(image)
-        with _LARGE_AT_ONCE:
-            return upright_rgb(image)
+        key = _content_key(source)
+        # Threads that want the same picture wait for the one that decodes it.
+        with _DECODING[hash(key) % len(_DECODING)]:
+            with _KEPT_LOCK:
+                known = _kept.get(key)
+                if known is not None:
+                    _kept.move_to_end(key)
+            if known is None:
+                known = _decoded_large(image)
+                _keep(key, known)
+        return known.copy()
+
+
+def _decoded_large(image: Image.Image) -> Image.Image:
+    if image.width * image.height < LARGE:
+        return upright_rgb(image)
+    with _LARGE_AT_ONCE:
+        return upright_rgb(image)
+
+
+def _content_key(source: Path | str | bytes) -> tuple[Any, ...]:
+    """What changes when a file does."""
+    if isinstance(source, bytes):
+        return (hashlib.sha256(source).digest(),)
+    found = Path(source).stat()
+    return (str(Path(source).absolute()), found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _keep(key: tuple[Any, ...], image: Image.Image) -> None:
+    with _KEPT_LOCK:
+        _kept[key] = image
+        while len(_kept) > 1 and sum(i.width * i.height for i in _kept.values()) > KEPT_PIXELS:
+            _kept.popitem(last=False)
 
 
 @contextmanager
