@@ -45,3 +45,13 @@ def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[1]", encoding="utf-8-sig")
     assert read_json(tmp_path / "a.json") == read_jsonl(tmp_path / "a.json")[0] == [1]
+
+
+def test_half_a_surrogate_pair_is_refused_and_a_whole_one_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"answer": "\\ud83d\\udc15 dog"}')
+    assert read_json(path) == {"answer": "\U0001f415 dog"} == read_jsonl(path)[0]
+    path.write_text('{"answer": "\\ud83d dog"}')
+    for read in (read_json, read_jsonl):
+        with pytest.raises(UserError, match="half a surrogate pair"):
+            read(path)

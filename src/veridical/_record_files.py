@@ -52,7 +52,7 @@ def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, Any]]]:
         lines = [(number, line) for number, line in texts if line.strip()]
         return len(lines), ((number, _parsed(line)) for number, line in lines)
     if suffix == ".json":
-        rows = read_json(path)
+        rows = read_json(path, any_text=True)
         if isinstance(rows, list):
             return len(rows), enumerate(rows, start=1)
         raise UserError(f"{path} must hold a JSON list; rows line by line are .jsonl.")

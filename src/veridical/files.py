@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,8 @@ from typing import Any
 from veridical.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How JSON writes half a surrogate pair, or a whole one.
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 JSON_ERRORS = (ValueError, RecursionError)
 """What reading JSON raises; a ValueError too for a number of thousands of digits."""
 MAKE_ROOM = "Make room, and start again; a training run goes on with --resume true."
@@ -93,14 +96,19 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     write_text_atomic(path, "".join(line + "\n" for line in lines))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, any_text: bool = False) -> Any:
     """Read one JSON value.
+
+    Args:
+        path: the file.
+        any_text: take texts that can't be written again too, for who looks at each row.
 
     Raises:
         UserError: the file is missing or is not JSON.
     """
     try:
-        return parse_json(read_text(path))
+        text = read_text(path)
+        return parse_json(text) if any_text else _writable(parse_json(text), text)
     except JSON_ERRORS as error:
         raise UserError(
             f"{path} is not JSON: {in_words(error)}. Check that it was copied whole."
@@ -118,7 +126,7 @@ def read_jsonl(path: Path) -> list[Any]:
         if not line.strip():
             continue
         try:
-            rows.append(parse_json(line))
+            rows.append(_writable(parse_json(line), line))
         except JSON_ERRORS as error:
             raise UserError(f"{path}, line {number} is not JSON: {in_words(error)}.") from error
     return rows
@@ -133,6 +141,22 @@ def parse_json(text: str) -> Any:
         RecursionError: it is nested too deeply.
     """
     return json.loads(text, object_pairs_hook=_with_distinct_keys)
+
+
+def _writable(value: Any, text: str) -> Any:
+    """Refuse half a surrogate pair, which no file takes when it is written again.
+
+    Raises:
+        ValueError: a text or a key has one.
+    """
+    if not _HALF.search(text):
+        return value
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(f"a text has half a surrogate pair ({half!r}), no character") from None
+    return value
 
 
 def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -237,7 +237,8 @@ def _git(code: Path) -> dict[str, Any]:
 
 
 def _git_output(folder: Path, *words: str) -> str | None:
-    command = ["git", "-C", str(folder), *words]
+    # Without the lock that `git status` takes to refresh its index, and leaves on a full disk.
+    command = ["git", "--no-optional-locks", "-C", str(folder), *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
