@@ -178,6 +178,14 @@ def test_our_own_list_invents_nothing(text: str, expected: list[str]) -> None:
     assert [mention.name for mention in read_vocabulary(None).mentions(text)] == expected
 
 
+def test_a_phrase_with_a_plural_does_not_hide_the_plural_of_a_word() -> None:
+    words = vocabulary_of({"bear": [], "knife": [], "": ["bears the", "knives out"]})
+    found = words.mentions("Two bears, knives and a bear. The sign bears the word, knives out.")
+    assert [mention.text for mention in found] == ["bears", "knives", "bear"]
+    assert words.name_of("bears") == "bear"
+    assert words.name_of("bears the") is None
+
+
 def test_time_grows_with_the_length_of_an_answer() -> None:
     """Each mention used to look through all words: 25 times the time for 5 times the words."""
 

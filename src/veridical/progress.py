@@ -23,6 +23,17 @@ def counted(number: int, things: str) -> str:
     return f"{number} {things.removesuffix('s') if number == 1 else things}"
 
 
+def are_in(number: int, things: str, place: object) -> str:
+    """A command's last line: "3 pairs are in PLACE.", "1 pair is in PLACE.".
+
+    Args:
+        number: how many.
+        things: in the plural, which ends in s.
+        place: the file.
+    """
+    return f"{counted(number, things)} {'is' if number == 1 else 'are'} in {place}."
+
+
 def step_bar(total: int, done: int = 0) -> Any:
     """A line for steps that somebody else makes: call `update`, `set_postfix` and `close`."""
     return tqdm(

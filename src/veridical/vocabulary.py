@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class Vocabulary:
         return max((len(form) for form in self.forms), default=0)
 
     @cached_property
-    def _bases(self) -> dict[str, str]:
+    def _bases(self) -> dict[str, tuple[str, ...]]:
         """Words that were looked up before: answers use the same few over and over."""
         return {}
 
@@ -82,28 +83,33 @@ class Vocabulary:
         words. A negated object ("no dog") is a mention, as it is there.
         """
         found = list(_WORD.finditer(answer))
-        words = [self.base(match.group()) for match in found]
-        said = frozenset(words)
+        words = [self.bases(match.group()) for match in found]
+        said = frozenset(base for bases in words for base in bases)
         mentions, place = [], 0
         while place < len(words):
-            if words[place] not in self.words:
+            if words[place][0] not in self.words:
                 place += 1
                 continue
             room = _words_in_a_row(found, place, self.longest)
-            length, name = self._form_at(words, place, room)
-            if name and self.silenced.get(words[place], "") not in said:
-                start, end = found[place].start(), _end(found[place + length - 1])
+            form = self._form_at(words, place, room)
+            name = self.forms.get(form, "")
+            if name and self.silenced.get(form[0], "") not in said:
+                start, end = found[place].start(), _end(found[place + len(form) - 1])
                 mentions.append(Mention(start, end, answer[start:end], name))
-            place += length
+            place += len(form)
         return mentions
 
-    def base(self, word: str) -> str:
-        """The vocabulary's form of a word: itself, else its singular, else the word unchanged."""
+    def bases(self, word: str) -> tuple[str, ...]:
+        """The vocabulary's forms of a word: itself, then its singulars; else the word itself.
+
+        Several where a phrase has the plural and another form the singular ("bears the" a sign,
+        and "bear").
+        """
         known = self._bases.get(word)
         if known is None:
             lower = _POSSESSIVE.sub("", word.lower())
-            forms = (lower, *_singulars(lower))
-            known = next((form for form in forms if form in self.words), lower)
+            forms = dict.fromkeys((lower, *_singulars(lower)))
+            known = tuple(form for form in forms if form in self.words) or (lower,)
             self._bases[word] = known
         return known
 
@@ -111,15 +117,19 @@ class Vocabulary:
         """The object that `text` as a whole names, or None."""
         if text in self.names:
             return text
-        words = tuple(self.base(match.group()) for match in _WORD.finditer(text))
-        return self.forms.get(words) or None
+        words = [self.bases(match.group()) for match in _WORD.finditer(text)]
+        if len(words) > self.longest:
+            return None
+        form = next((form for form in product(*words) if form in self.forms), ())
+        return self.forms.get(form) or None
 
-    def _form_at(self, words: list[str], place: int, room: int) -> tuple[int, str]:
+    def _form_at(self, words: Sequence[tuple[str, ...]], place: int, room: int) -> tuple[str, ...]:
+        """The longest form at a place; the word alone where there is none."""
         for length in range(room, 0, -1):
-            name = self.forms.get(tuple(words[place : place + length]))
-            if name is not None:
-                return length, name
-        return 1, ""
+            for form in product(*words[place : place + length]):
+                if form in self.forms:
+                    return form
+        return words[place][:1]
 
 
 def read_vocabulary(path: Path | None) -> Vocabulary:

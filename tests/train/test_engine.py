@@ -268,3 +268,9 @@ def test_without_an_end_token_an_answer_is_cut_whatever_the_server_calls_it(
     (given, _) = sent
     assert given["repetition_penalty"] == 1.0 and given["min_tokens"] == 0
     assert given["top_k"] == -1 and given["min_p"] == 0.0
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 1.5, "x", True])
+def test_staleness_that_is_no_count_is_refused(value: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--engine\.max_staleness is .*whole number from 0 up"):
+        Engine({"url": "http://127.0.0.1:9", "max_staleness": value}, tmp_path)

@@ -48,6 +48,15 @@ def test_what_transformers_takes_goes_through_unchanged() -> None:
         ({"lr_scheduler_type": "cosin"}, ["is one of linear, cosine,", "not 'cosin'"]),
         ({"lr_scheduler_type": 3}, ["is one of linear, cosine,"]),
         ({"weight_decay": None}, ["takes float, not None"]),
+        ({"weight_decay": float("nan")}, ["trainer.weight_decay is nan"]),
+        ({"max_grad_norm": float("inf")}, ["trainer.max_grad_norm is inf"]),
+        ({"save_total_limit": -1}, ["trainer.save_total_limit is -1"]),
+        ({"adam_beta1": 1.0}, ["trainer.adam_beta1 is 1.0", "below 1"]),
+        ({"adam_beta2": -1}, ["trainer.adam_beta2 is -1"]),
+        (
+            {"lr_scheduler_kwargs": {"num_cycles": float("nan")}},
+            ["trainer.lr_scheduler_kwargs.num_cycles is nan"],
+        ),
         ({"hub_token": "secret"}, ["trainer.hub_token", "environment"]),
     ],
 )
@@ -75,7 +84,7 @@ def test_what_is_refused(passage: dict[str, Any], words: list[str]) -> None:
             "push_to_hub can't be set here: set --push-to-hub",
         ),
         ({"trainer": {"auto_find_batch_size": True}}, "--dry-run true"),
-        ({"trainer": {"adam_beta1": 2.0}}, "Invalid beta parameter"),
+        ({"trainer": {"adam_beta1": 2.0}}, r"trainer\.adam_beta1 is 2\.0"),
     ],
 )
 def test_nothing_that_can_be_set_ends_in_a_traceback(

@@ -27,6 +27,7 @@ from veridical.errors import UserError
 from veridical.files import require_file
 from veridical.images import row_images
 from veridical.models import DtypeName, load_policy
+from veridical.progress import are_in
 from veridical.records import count_images, read_records, text_of
 from veridical.runs import start_run
 from veridical.shares import read_share, say
@@ -154,7 +155,7 @@ def build_bdhs(
         parts.forget()
         summary["seconds"] = round(time.monotonic() - began, 1)
         run.finish(**summary)
-        say(f"{summary['pairs']} pairs are in {out / 'pairs.parquet'}.")
+        say(are_in(summary["pairs"], "pairs", out / "pairs.parquet"))
 
 
 def read_sources(rows: Any, limit: int | None) -> list[Source]:

@@ -15,6 +15,7 @@ from veridical.build._rated import QUALITY, RatedSample, rated_samples, require_
 from veridical.errors import UserError
 from veridical.files import require_file, write_json
 from veridical.judges.attributes import EXACT
+from veridical.progress import are_in
 from veridical.records import read_records, write_records
 from veridical.runs import start_run
 
@@ -78,7 +79,7 @@ def build_best(
         }
         write_json(out / "summary.json", summary)
         run.finish(**summary)
-        print(f"{len(best)} best responses are in {out / 'conversations.parquet'}.")
+        print(are_in(len(best), "best responses", out / "conversations.parquet"))
 
 
 def best_response(sample: RatedSample, aspects: list[str]) -> tuple[int, float] | None:

@@ -16,7 +16,7 @@ from veridical.build._parts import write_skipped
 from veridical.errors import UserError
 from veridical.files import require_file, write_json
 from veridical.image_noise import add_noise, shrunk
-from veridical.progress import track
+from veridical.progress import are_in, track
 from veridical.records import RecordSet, count_images, read_records, write_records
 from veridical.runs import start_run
 
@@ -67,7 +67,7 @@ def build_distort(
         summary = {"records": records.total, "pairs": len(seen), "skipped": skipped}
         write_json(out / "summary.json", summary)
         run.finish(**summary)
-        print(f"{len(seen)} pairs are in {out / 'pairs.parquet'}.")
+        print(are_in(len(seen), "pairs", out / "pairs.parquet"))
 
 
 def _by_sight(records: RecordSet, limit: int | None) -> tuple[list[str], list[int]]:

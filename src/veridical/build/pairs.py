@@ -12,6 +12,7 @@ from veridical.build._parts import write_skipped
 from veridical.build._rated import QUALITY, RatedSample, rated_samples, require_aspects
 from veridical.errors import UserError
 from veridical.files import require_file, write_json
+from veridical.progress import are_in
 from veridical.randomness import generator
 from veridical.records import read_records, write_records
 from veridical.runs import start_run
@@ -81,7 +82,7 @@ def build_pairs(
         }
         write_json(out / "summary.json", summary)
         run.finish(**summary)
-        print(f"{len(pairs)} pairs are in {out / 'pairs.parquet'}.")
+        print(are_in(len(pairs), "pairs", out / "pairs.parquet"))
 
 
 def choose_pairs(

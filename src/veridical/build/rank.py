@@ -33,6 +33,7 @@ from veridical.judges.orders import Comparison, compare
 from veridical.judges.prompted import Asking, choosing_looker
 from veridical.models import DtypeName
 from veridical.object_lists import name_objects, read_objects
+from veridical.progress import are_in
 from veridical.records import RecordSet, read_records, write_records
 from veridical.runs import start_run
 from veridical.vocabulary import read_vocabulary
@@ -147,7 +148,7 @@ def build_rank(
         write_json(out / "summary.json", summary)
         parts.forget()
         run.finish(**summary)
-        print(f"{summary['pairs']} pairs are in {out / 'pairs.parquet'}.")
+        print(are_in(summary["pairs"], "pairs", out / "pairs.parquet"))
 
 
 def _check(wanted: Wanted, by: By, margin: float, objects: Path | None) -> None:

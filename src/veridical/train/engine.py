@@ -105,9 +105,12 @@ class Engine:
         """
         settings = engine_settings(given)
         self.name = str(given.get("name", "veridical"))
-        self.max_staleness = int(given.get("max_staleness", 0))
-        if self.max_staleness < 0:
-            raise UserError(f"--engine.max_staleness is {self.max_staleness}; give 0 or more.")
+        staleness = given.get("max_staleness", 0)
+        if type(staleness) is not int or staleness < 0:
+            raise UserError(
+                f"--engine.max_staleness is {staleness!r}; give a whole number from 0 up."
+            )
+        self.max_staleness = staleness
         self.folder, self.concurrency = folder, settings.concurrency
         self.client = open_client(settings, "engine", malformed_again=True)
         self.address = self.client.address.url

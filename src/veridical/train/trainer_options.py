@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import enum
 import importlib.util
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ from veridical.train.trainer_keys import (
 )
 
 SCALARS = (bool, int, float, str)
+BELOW_ONE = ("adam_beta1", "adam_beta2")
 
 
 def trainer_arguments(
@@ -202,6 +204,7 @@ def resolve_trainer_options(trainer: Mapping[str, Any] | None, loop: Loop) -> di
                 "what it does here. Leave it out."
             )
         _check_value(key, value, hints[key])
+        _check_number(key, value)
     # In YAML, and so on the command line, a bare `no` is false.
     given = dict(trainer or {})
     return given | {key: "no" for key in ("logging_strategy",) if given.get(key) is False}
@@ -233,6 +236,22 @@ def _check_value(key: str, value: Any, hint: Any) -> None:
     if type(value) not in kinds and not fits_float:
         names = " or ".join(kind.__name__ for kind in kinds)
         raise UserError(f"trainer.{key} takes {names}, not {value!r}.")
+
+
+def _check_number(key: str, value: Any) -> None:
+    """Refuse a number that Transformers takes and trains wrongly with, or fails on later."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if type(inner) is float and not math.isfinite(inner):
+                raise UserError(f"trainer.{key}.{name} is {inner}; give a finite number.")
+    if type(value) not in (int, float):
+        return
+    if not math.isfinite(value):
+        raise UserError(f"trainer.{key} is {value}; give a finite number.")
+    if key in BELOW_ONE and not 0 <= value < 1:
+        raise UserError(f"trainer.{key} is {value}; give a number from 0 up, below 1.")
+    if value < 0:
+        raise UserError(f"trainer.{key} is {value}; give a number from 0 up.")
 
 
 def _check_name(key: str, value: Any, kind: type[enum.Enum]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from veridical.errors import UserError
 from veridical.files import write_json
+from veridical.progress import are_in
 from veridical.randomness import generator
 from veridical.records import assistant_message, user_message, write_records
 from veridical.runs import start_run
@@ -65,7 +66,7 @@ def write_wrong_facts(scenes: Path, out: Path, facts: Told = "all", seed: int = 
         summary = {"scenes": len(known), "pairs": len(rows)}
         write_json(out / "summary.json", summary)
         run.finish(**summary)
-        print(f"{len(rows)} pairs are in {out / 'pairs.parquet'}.")
+        print(are_in(len(rows), "pairs", out / "pairs.parquet"))
 
 
 def _rows(scene: Scene, folder: Path, told: Told, seed: int) -> Iterator[dict[str, Any]]:
