@@ -15,7 +15,7 @@ from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.images import image_bytes_key
 from veridical.models import Policy
-from veridical.progress import track
+from veridical.progress import counted, track
 from veridical.records import RecordSet
 from veridical.shares import ALL, CLAIM, Share, leave_to_others
 from veridical.weights import weights_hash
@@ -171,5 +171,7 @@ def write_skipped(
     skipped += [dict(row) for row in left_out]
     write_jsonl(out / "skipped.jsonl", skipped)
     if skipped:
-        print(f"{len(skipped)} records gave no {what}; {out / 'skipped.jsonl'} says why.")
+        print(
+            f"{counted(len(skipped), 'records')} gave no {what}; {out / 'skipped.jsonl'} says why."
+        )
     return len(skipped)
