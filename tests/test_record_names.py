@@ -148,6 +148,16 @@ LOST: dict[str, Any] = {
     "pixel_values": [[0.1, 0.2]],
     "jpg_path": "a.jpg",
     "picture_0": "a.png",
+    "metadata": {"source": "COCO", "image": "a.png"},
+    "info": {"files": [{"kind": "text"}, {"kind": "scan", "path": "scans/a.JPG"}]},
+    "extra": {"a": {"b": {"c": {"photo_url": "http://host/1"}}}},
+}
+
+
+PLACES = {
+    "metadata": "metadata.image",
+    "info": "info.files.path",
+    "extra": "extra.a.b.c.photo_url",
 }
 
 
@@ -162,12 +172,20 @@ def test_images_that_would_be_lost_stop_the_run(
         write_jsonl(path, rows)
     else:
         Dataset.from_list(rows).to_parquet(path)
-    with pytest.raises(UserError, match=f"no row has images, but the column '{name}'"):
+    place = PLACES.get(name, name)
+    with pytest.raises(UserError, match=f"no row has images, but the column '{place}'"):
         read_records(path, "preference")
 
 
 @pytest.mark.parametrize(
-    "more", [{"image_id": 3, "image": "a.png"}, {"image_size": None}, {"topic": "animals"}]
+    "more",
+    [
+        {"image_id": 3, "image": "a.png"},
+        {"image_size": None},
+        {"topic": "animals"},
+        {"metadata": {"source": "COCO", "image": None, "note": "Seen in a.png,\nthen lost."}},
+        {"metadata": {"image": "b.png"}, "image": "a.png"},
+    ],
 )
 def test_what_is_no_lost_image(tmp_path: Path, more: Row) -> None:
     assert read_one(tmp_path, PAIR | more, "preference")["chosen"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from veridical._record_files import raw_rows
-from veridical._record_names import looks_like_images, with_own_names
+from veridical._record_names import image_column, with_own_names
 from veridical._record_rows import (
     MESSAGE_FIELDS,
     Kind,
@@ -83,7 +83,7 @@ class RowChecker:
         self.kind = kind
         self.root = root.resolve()
         self.ignored: set[str] = set()  # columns that some row has and none is read from
-        self.lost: set[str] = set()  # those of them that seem to hold images
+        self.lost: dict[str, str] = {}  # those of them that seem to hold images, and where
         self.has_images = False
         self._used: set[str] = set()
         self.problems: list[RowProblem] = []
@@ -120,8 +120,11 @@ class RowChecker:
         self._used |= used
         others = {name for name in row if row[name] is not None} - known_fields(self.kind) - used
         self.ignored = (self.ignored | others) - self._used
-        self.lost |= {name for name in others if looks_like_images(name, row[name])}
-        self.lost -= self._used
+        for name in others - self.lost.keys():
+            place = image_column(name, row[name])
+            if place is not None:
+                self.lost[name] = place
+        self.lost = {name: place for name, place in self.lost.items() if name not in self._used}
         self.has_images = self.has_images or bool(named.get("images") or named.get("image"))
         return named
 

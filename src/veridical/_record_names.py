@@ -21,6 +21,8 @@ _LOOKS_LIKE_IMAGES = re.compile(
     r"(^|_)(image|img|picture|photo|pixel|video|frame|screenshot)s?(_|$)", re.I
 )
 _FILE = re.compile(r"\.(?:bmp|gif|jpe?g|png|tiff?|webp|avif|heic)$", re.I)
+DEEPEST = 8  # objects within objects
+FIRST_ITEMS = 16  # of a list
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 
 
@@ -52,11 +54,32 @@ def with_own_names(row: Mapping[str, Any], kind: str) -> tuple[dict[str, Any], s
     return named, used
 
 
-def looks_like_images(name: str, value: Any) -> bool:
-    """Whether a column that nothing reads seems to hold images."""
+def image_column(name: str, value: Any, depth: int = DEEPEST) -> str | None:
+    """The place in a column that nothing reads which seems to hold images ("metadata.image").
+
+    None where there is none. Objects in it are looked through, and of lists the first items.
+
+    Args:
+        name: of the column, or the place within it.
+        value: what a row has there.
+        depth: how many objects within objects are looked into.
+    """
+    if _looks_like_images(name, value):
+        return name
+    if depth and isinstance(value, Mapping):
+        inner = [(f"{name}.{key}", item) for key, item in value.items()]
+    elif depth and isinstance(value, list):
+        inner = [(name, item) for item in value[:FIRST_ITEMS] if isinstance(item, Mapping | list)]
+    else:
+        return None
+    found = (image_column(place, item, depth - 1) for place, item in inner)
+    return next((place for place in found if place is not None), None)
+
+
+def _looks_like_images(name: str, value: Any) -> bool:
     if value is None or value is False or value in ("", 0, [], {}):
         return False
-    if _LOOKS_LIKE_IMAGES.search(name):
+    if _LOOKS_LIKE_IMAGES.search(name.rpartition(".")[2]):
         return True
     first = value[0] if isinstance(value, list) and value else value
     if isinstance(first, str):

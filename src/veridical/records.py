@@ -296,7 +296,7 @@ def _in_memory(path: Path, kind: Kind, root: Path) -> CheckedRows:
 def _refuse_lost_images(path: Path, checker: RowChecker) -> None:
     """Stop where rows seem to have images and would be used without any."""
     if checker.lost and not checker.has_images:
-        one = min(checker.lost)
+        one = min(checker.lost.values())
         raise UserError(
             f"{path}: no row has images, but the column {one!r} seems to hold some. Call it "
             f"`images` (paths or bytes; {', '.join(IMAGES[1:6])}, ... are read too), or take it "
