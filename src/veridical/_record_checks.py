@@ -87,6 +87,7 @@ class RowChecker:
         self.has_images = False
         self._used: set[str] = set()
         self.problems: list[RowProblem] = []
+        self.numbers: list[int] = []  # of the usable rows, as `RowProblem.row` counts
         self.reads_files = False  # whether any row names the file of an image
         self._row_of_id: dict[str, int] = {}
         self._repeats: Counter[str] = Counter()
@@ -105,6 +106,7 @@ class RowChecker:
                     raise result
                 result["id"] = self._unique_id(number, row, result)
                 good.append(result)
+                self.numbers.append(number)
             except RowError as bad:
                 name = row.get("id") if isinstance(row, Mapping) else None
                 # Half a surrogate pair may be what is wrong, and no file takes it.

@@ -63,12 +63,15 @@ class CheckedRows:
         problems: the rows left out, in order.
         total: rows in the file, usable or not.
         ignored: columns of the file that nothing is read from.
+        numbers: of the usable rows, counted as the problems' are; None where every number from 1
+            to `total` is a row's.
     """
 
     table: Table
     problems: list[RowProblem]
     total: int
     ignored: list[str]
+    numbers: list[int] | None = None
 
 
 class RowsWriter:

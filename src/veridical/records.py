@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -170,12 +170,14 @@ class RecordSet:
         problems: the rows left out, in order.
         total: rows in the file, usable or not.
         ignored: columns of the file that its kind has no use for.
+        numbers: of the usable rows in the file, counted from 1; of JSON Lines those of the lines.
     """
 
     rows: Dataset
     problems: list[RowProblem]
     total: int
     ignored: tuple[str, ...] = ()
+    numbers: Sequence[int] = ()
 
 
 def read_records(
@@ -213,7 +215,18 @@ def read_records(
     ignored = tuple(checked.ignored)
     if ignored and processes.is_first():
         print(f"{path}: not used, as a {kind} has no such column: {', '.join(ignored)}.")
-    return RecordSet(_as_dataset(checked.table, kind, path), problems, total, ignored)
+    return RecordSet(
+        _as_dataset(checked.table, kind, path), problems, total, ignored, _numbers(checked)
+    )
+
+
+def _numbers(checked: CheckedRows) -> Sequence[int]:
+    if checked.numbers is not None:
+        return checked.numbers
+    if not checked.problems:
+        return range(1, checked.total + 1)
+    bad = {problem.row for problem in checked.problems}
+    return [number for number in range(1, checked.total + 1) if number not in bad]
 
 
 def write_records(
@@ -290,7 +303,9 @@ def _in_memory(path: Path, kind: Kind, root: Path) -> CheckedRows:
     tables = [pa.Table.from_pylist(chunk, schema=schema) for chunk in chunks]
     table = InMemoryTable(pa.concat_tables([schema.empty_table(), *tables]))
     _refuse_lost_images(path, checker)
-    return CheckedRows(table, _in_order(checker.problems), total, sorted(checker.ignored))
+    return CheckedRows(
+        table, _in_order(checker.problems), total, sorted(checker.ignored), checker.numbers
+    )
 
 
 def _refuse_lost_images(path: Path, checker: RowChecker) -> None:

@@ -80,11 +80,22 @@ class Proof(TypedDict):
     blind: NotRequired[bool]
 
 
+BESIDE_SCORES: Mapping[str, tuple[type, ...]] = {
+    "vocabulary": (str,),
+    "reached_max_new_tokens": (int, float),
+}
+"""Entries of `scores.json` that are no metrics, and their types."""
+
+
 def _scores_alone(content: Any) -> Any:
-    """`scores.json` without the one entry that is no score: which vocabulary was used."""
-    if not isinstance(content, dict) or not isinstance(content.get("vocabulary"), str):
+    """`scores.json` without the entries that are no scores."""
+    if not isinstance(content, dict):
         return content
-    return {name: score for name, score in content.items() if name != "vocabulary"}
+    return {
+        name: score
+        for name, score in content.items()
+        if not isinstance(score, BESIDE_SCORES.get(name, ()))
+    }
 
 
 def _logged(row: dict[str, Any]) -> dict[str, Any]:

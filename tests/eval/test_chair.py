@@ -15,6 +15,7 @@ from veridical.errors import UserError
 from veridical.eval.chair import eval_chair, score_chair
 from veridical.eval.compare import eval_compare
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.run_files import read_run_file
 from veridical.statistics import Estimate
 from veridical.vocabulary import read_vocabulary, vocabulary_of
 
@@ -256,6 +257,21 @@ def test_empty_answers_are_counted_and_said(
     _run(tmp_path / "full", [{"image_id": 3, "answer": "A dog."}] * 4)
     eval_compare(tmp_path / "out", tmp_path / "full" / "out", tmp_path / "compared")
     assert "50.0% of the baseline's" in capsys.readouterr().out
+
+
+def test_descriptions_cut_off_at_the_limit_are_counted_and_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of four was ended by the limit: 25 %, above the 5 % of the warning."""
+    reasons = ["end", "end", "length", "end"]
+    _run(tmp_path, [{"image_id": 3, "answer": "A dog.", "stop_reason": r} for r in reasons])
+    assert read_json(tmp_path / "out" / "scores.json")["reached_max_new_tokens"] == 0.25
+    assert "Warning: 25.0% of the descriptions reached" in capsys.readouterr().out
+    assert "reached_max_new_tokens" not in read_run_file(tmp_path / "out" / "scores.json")
+    (tmp_path / "older").mkdir()
+    _run(tmp_path / "older", [{"image_id": 3, "answer": "A dog."}] * 4)
+    assert "reached_max_new_tokens" not in read_json(tmp_path / "older" / "out" / "scores.json")
+    eval_compare(tmp_path / "older" / "out", tmp_path / "out", tmp_path / "compared")
 
 
 def test_two_files_for_one_list_are_refused(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -20,7 +23,7 @@ from veridical.files import read_json, read_jsonl, write_json
 from veridical.judges.named import Judging
 from veridical.logprobs import collate
 from veridical.models import Policy
-from veridical.records import assistant_message, user_message, write_records
+from veridical.records import assistant_message, read_records, user_message, write_records
 from veridical.rendering import render_conversation
 from veridical.train import fresh, loop, rl_run
 from veridical.train.dpo import train_dpo
@@ -30,7 +33,7 @@ from veridical.train.options import Training
 from veridical.train.ppo import PPO, train_ppo
 from veridical.train.reward import train_reward
 from veridical.train.rloo import train_rloo
-from veridical.train.rows import TrainingRows
+from veridical.train.rows import TrainingRows, read_training_rows
 from veridical.train.sft import train_sft
 
 MARK = (1, 2, 3)
@@ -158,6 +161,7 @@ def test_the_row_is_listed_and_neither_batches_nor_a_kill_change_what_is_learned
     (listed,) = read_jsonl(whole / "skipped.jsonl")
     assert listed["id"] == REFUSED and listed["field"] == "processor"
     assert "not this one" in listed["reason"]
+    assert (listed["file"], listed["row"]) == (str(pairs), 5)
     results = read_json(whole / "run.json")["results"]
     used = results.get("rows", results.get("pairs", results.get("prompts")))
     assert (used, results["skipped"]) == (9, 1)
@@ -219,3 +223,40 @@ def test_too_many_refused_rows_end_the_run_and_are_listed(policy: Policy, tmp_pa
     resumed = LeftOut(tmp_path, TrainingRows([], [], 0, 10), replace(TRAINING, resume=True))
     assert set(resumed.refused) == {("a", 1), ("b", 1), ("c", 1)}
     assert len(LeftOut(tmp_path, TrainingRows([], [], 0, 10), TRAINING)) == 0
+
+
+def test_rows_without_ids_are_named_by_file_line_and_image(
+    policy: Policy, pictures: list[Image.Image], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marked = pictures[0].copy()
+    marked.putpixel((0, 0), MARK)
+    marked.save(tmp_path / "wide.png")
+    pictures[1].save(tmp_path / "good.png")
+    good = {"image": "good.png", "prompt": "What?", "chosen": "A cup.", "rejected": "A dog."}
+    lines = ["", json.dumps(good), "not JSON", json.dumps({**good, "image": "wide.png"})]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("\n".join(lines))
+    training = replace(TRAINING, max_bad_fraction=0.7)
+    rows = read_training_rows(policy, data, "preference", ("chosen", "rejected"), training)
+    left_out = LeftOut(tmp_path, rows, training)
+    assert len(left_out.usable(policy, rows.groups, 2)) == 1
+    unread, refused = read_jsonl(tmp_path / "skipped.jsonl")
+    assert (unread["file"], unread["row"]) == (str(data), 3)
+    image = str(tmp_path / "wide.png")
+    assert (refused["file"], refused["row"], refused["image_files"]) == (str(data), 4, [image])
+    said = capsys.readouterr().out
+    assert f"{data} line 4 ({refused['id']}, image {image}): " in said
+    resumed = LeftOut(tmp_path, rows, replace(training, resume=True))
+    assert set(resumed.refused) == {(refused["id"], 1)}
+    assert rows.groups[1] in resumed and read_jsonl(tmp_path / "skipped.jsonl") == [unread, refused]
+
+
+def test_usable_rows_of_parquet_know_their_numbers(
+    pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.parquet"
+    texts = ["a", "", "b"]
+    table = {"prompt": ["What?"] * 3, "chosen": texts, "rejected": ["c"] * 3}
+    pq.write_table(pa.table(table), path)
+    for _ in range(2):  # the second time from what was kept
+        assert list(read_records(path, "preference", max_bad_fraction=0.5).numbers) == [1, 3]

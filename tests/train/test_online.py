@@ -26,7 +26,9 @@ from veridical.train.dpo import train_dpo
 from veridical.train.online import OnlineBDHS, Sampling, nothing_learned, train_online
 from veridical.train.options import Training
 from veridical.train.order import Shares
-from veridical.train.prompts import TrainingPrompt
+from veridical.train.ppo import train_ppo
+from veridical.train.prompts import TrainingPrompt, check_object_lists
+from veridical.train.rloo import train_rloo
 
 WORDS = ["red cup", "blue dog", "green chair", "black cat", "orange bus", "purple car"]
 TRAINING = Training(
@@ -351,3 +353,25 @@ def test_a_run_in_which_no_pair_counted_says_so() -> None:
     assert "still those of the start (ties 75%, better answer cut off 25%)" in said
     assert nothing_learned({"share_tie": 0.75, "share_online": 0.25}) == ""
     assert nothing_learned({"share_tie": 0.75, "share_offline": 0.25}) == ""
+
+
+def test_lists_that_do_not_cover_the_images_are_refused_before_the_model_is_loaded(
+    pairs: Path, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    """The model does not exist, so whoever loads it first says so instead."""
+    pictures[0].save(tmp_path / "kitchen.png")
+    row = {"id": "a", "image": "kitchen.png", "prompt": "What?"}
+    data = tmp_path / "prompts.jsonl"
+    data.write_text(json.dumps(row))
+    objects = pairs.parent / "objects.json"
+    told = r"1 of 1 prompts have an image without .*row 1 \(a, image kitchen\).*pair-0"
+    options: dict[str, Any] = {"judging": exactly(pairs), "kind": "prompt", "training": TRAINING}
+    for command in (train_online, train_ppo, train_rloo):
+        out = tmp_path / command.__name__
+        with pytest.raises(UserError, match=told):
+            command(str(tmp_path / "no model"), data, out, **options)
+        assert not (out / "model").exists()
+    write_json(objects, {"kitchen": ["cup"]})
+    check_object_lists(exactly(pairs), data, "prompt", TRAINING)
+    with pytest.raises(UserError, match="6 of 6 prompts"):
+        check_object_lists(exactly(pairs), pairs, "preference", TRAINING)

@@ -52,6 +52,8 @@ from veridical.statistics import (
 from veridical.vocabulary import Vocabulary, describe_vocabulary, read_vocabulary
 
 NO_LIST = "the image has no object list"
+MOST_CUT_OFF = 0.05
+"""Share of descriptions cut off at the length limit above which a warning is printed."""
 
 
 def chair_metrics() -> tuple[Metric, ...]:
@@ -134,7 +136,8 @@ def eval_chair(
 
     Writes `answers.jsonl`, `details.jsonl` (every mention with its place), `scores.json`
     (chair_i, chair_s, recall, mean_length, exact_score, empty with 95 % intervals clustered by
-    image, and which vocabulary was used) and `run.json`. Run again with the same settings, it
+    image, which vocabulary was used, and `reached_max_new_tokens`, the share of descriptions that
+    the length limit ended) and `run.json`. Run again with the same settings, it
     continues. An image whose name is no key of `objects` is looked up by its last number without
     leading zeros, as COCO's are; the same goes for an `image_id` in `answers`.
 
@@ -199,12 +202,14 @@ def eval_chair(
         write_jsonl(out / "answers.jsonl", rows)
         write_jsonl(out / "details.jsonl", details)
         write_jsonl(out / "skipped.jsonl", skipped)
-        write_scores(out, scores, vocabulary=used)
+        cut_share = share_cut_off(rows)
+        shares = {} if cut_share is None else {"reached_max_new_tokens": cut_share}
+        write_scores(out, scores, vocabulary=used, **shares)
         forget_partial_answers(out)
         unanswered = sorted(listed.keys() - {row["image_id"] for row in rows})
         empty = sum(not row["answer"].strip() for row in rows)
         counts = {"answers": len(rows), "skipped": len(skipped), "empty": empty}
-        run.finish(**counts, unanswered=len(unanswered), **trained_on)
+        run.finish(**counts, unanswered=len(unanswered), **trained_on, **shares)
     print_scores(scores)
     say(f"Vocabulary: {used}.")
     if unanswered and answers is not None:
@@ -217,7 +222,28 @@ def eval_chair(
             f"{empty} of {len(rows)} answers are empty. They can't name what is not there, so they "
             "lower chair_s: see `empty` beside it."
         )
+    if cut_share:
+        limit = f"--max-new-tokens {max_new_tokens}" if model else "their length limit"
+        advice = "Raise it, or compare only with descriptions of the same limit."
+        say(
+            f"{'Warning: ' if cut_share > MOST_CUT_OFF else ''}{cut_share:.1%} of the descriptions "
+            f"reached {limit} and were cut off there"
+            + (
+                f"; what they would have said later is not counted. {advice}"
+                if cut_share > MOST_CUT_OFF
+                else "."
+            )
+        )
     return scores
+
+
+def share_cut_off(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """The share of answers that the length limit ended, of those that say why they ended.
+
+    None where no answer has a `stop_reason`, as in answers made elsewhere.
+    """
+    reasons = [row["stop_reason"] for row in rows if row.get("stop_reason") is not None]
+    return sum(reason == "length" for reason in reasons) / len(reasons) if reasons else None
 
 
 def _describe(

@@ -10,7 +10,7 @@ from veridical.shares import say
 from veridical.statistics import Estimate
 
 
-def write_scores(folder: Path, scores: Mapping[str, Estimate], **about: str) -> None:
+def write_scores(folder: Path, scores: Mapping[str, Estimate], **about: str | float) -> None:
     """Write `scores.json`: `{metric: {"value", "low", "high", "n", "clusters", "method"}}`.
 
     What the data leave undefined is null, and a `note` says why.
@@ -18,7 +18,8 @@ def write_scores(folder: Path, scores: Mapping[str, Estimate], **about: str) -> 
     Args:
         folder: the run's.
         scores: by metric.
-        **about: texts that stand beside the metrics and say by what they were counted.
+        **about: what stands beside the metrics: by what they were counted, and plain shares. Each
+            name is one of `run_files.BESIDE_SCORES`.
     """
     metrics = {name: score.as_json() for name, score in scores.items()}
     write_json(folder / "scores.json", {**metrics, **about})

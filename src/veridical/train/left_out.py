@@ -23,6 +23,7 @@ from veridical.models import Policy
 from veridical.refused_rows import leave_out_refused
 from veridical.rendering import Group
 from veridical.train.options import Training
+from veridical.train.origins import place_in_words
 from veridical.train.rows import TrainingRows
 
 Result = TypeVar("Result")
@@ -47,6 +48,7 @@ class LeftOut:
                 was refused before stays left out.
         """
         self.path, self.listed, self.total = out / SKIPPED, rows.skipped, rows.total
+        self.origins = rows.origins
         self.most = training.max_bad_fraction
         self.refused: dict[Key, str] = {}
         self.found: dict[Key, str] = {}
@@ -90,14 +92,19 @@ class LeftOut:
             return
         self._write()
         if len(self) > self.most * self.total:
-            (name, _), reason = next(iter(new.items()))
+            listed = self._late(*next(iter(new.items())))
             raise UserError(
                 f"{len(self)} of {self.total} rows can't be used; more than --max-bad-fraction "
-                f"{self.most:g} allows. The last was {name}: {reason}. {self.path} lists all. "
+                f"{self.most:g} allows. The last was {place_in_words(listed)}: {listed['reason']}. "
+                f"{self.path} lists all. "
                 "Leave them out, or set a higher --max-bad-fraction and go on with --resume true."
             )
         what = "row is" if len(new) == 1 else "rows are"
-        print(f"{len(new)} more {what} left out; {self.path} says which and why.")
+        one = self._late(*next(iter(new.items())))
+        print(
+            f"{len(new)} more {what} left out; {self.path} says which and why. The first is "
+            f"{place_in_words(one)}: {one['reason']}."
+        )
 
     def lay_out(
         self, groups: Sequence[Group], work: Callable[[list[Group]], Result]
@@ -143,11 +150,17 @@ class LeftOut:
             raise UserError(f"The processor of {policy.name} refuses every row; see {self.path}.")
         return found
 
+    def _late(self, key: Key, reason: str) -> dict[str, Any]:
+        """A row of `skipped.jsonl`; `id` and `images` are what a resumed run knows it by."""
+        name, images = key
+        origin = self.origins.get(name)
+        listed = {"id": name, "field": PROCESSOR, "reason": reason}
+        if origin:
+            listed = origin.left_out(name, PROCESSOR, reason)
+        return {**listed, "images": images}
+
     def _write(self) -> None:
-        late = [
-            {"id": name, "field": PROCESSOR, "reason": reason, "images": images}
-            for (name, images), reason in sorted(self.refused.items())
-        ]
+        late = [self._late(key, reason) for key, reason in sorted(self.refused.items())]
         if processes.is_first():
             write_jsonl(self.path, [*self.listed, *late])
 

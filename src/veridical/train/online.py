@@ -44,7 +44,13 @@ from veridical.train.objectives import LossName, PreferenceLoss, check_loss, obj
 from veridical.train.options import Training
 from veridical.train.order import Place as Spot
 from veridical.train.order import Shares
-from veridical.train.prompts import PromptKind, TrainingPrompt, proof_group, read_prompts
+from veridical.train.prompts import (
+    PromptKind,
+    TrainingPrompt,
+    check_object_lists,
+    proof_group,
+    read_prompts,
+)
 from veridical.train.rewarding import refuse_unscored
 from veridical.train.rounding import logps_of
 from veridical.train.rows import PROOF_ROWS
@@ -234,6 +240,8 @@ def train_online(
             raise UserError("--judge none compares nothing; name a judge, or set --pairs bdhs.")
     judged_by = {} if pairs == "bdhs" else judging.inputs
     with start_training("train online", arguments, judged_by) as run:
+        if pairs != "bdhs":
+            check_object_lists(judging, data, kind, training)
         start = load_start_beside_reference(model, training, run)
         prompts, rows = read_prompts(
             start, data, kind, training, sampling.max_new_tokens, pairs == "mixed"

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow.compute as pc
 import torch
+from datasets import Dataset
 
 from veridical.bdhs import Source
 from veridical.errors import UserError
+from veridical.judges.exact import listed_objects
 from veridical.judges.judging import Case
+from veridical.judges.named import Judging
 from veridical.messages import Message, assistant_message, count_images, text_of
 from veridical.models import Policy
+from veridical.object_lists import read_objects
+from veridical.records import read_records
 from veridical.rendering import Group, RefusedRowError, render_group, render_prompt
 from veridical.sampling import Request
 from veridical.train.options import Training
@@ -59,6 +65,49 @@ class TrainingPrompt:
         """The prompt with its true answer."""
         asked = self.request
         return Source(asked.id, asked.images, asked.prompt, self.answer)
+
+
+def check_object_lists(judging: Judging, data: Path, kind: PromptKind, training: Training) -> None:
+    """Refuse prompts whose images the exact judge's lists do not cover, before a model is loaded.
+
+    Args:
+        judging: who judges; only `exact` needs lists.
+        data: a file that `read_records` takes.
+        kind: of its records.
+        training: more files, where images are, and how many rows may be unusable.
+
+    Raises:
+        UserError: more prompts than `--max-bad-fraction` allows have an image without a list.
+    """
+    if judging.kind != "exact" or judging.objects is None:
+        return
+    listed = read_objects(judging.objects)
+    total, without = 0, list[str]()
+    for path in (data, *(training.more_data or ())):
+        records = read_records(path, kind, training.images_root, training.max_bad_fraction)
+        total += len(records.rows)
+        for number, id, names in zip(
+            records.numbers, records.rows["id"], image_names(records.rows), strict=True
+        ):
+            if listed_objects(Case(id, (), (), image_names=names), listed) is None:
+                known = f", image {', '.join(names)}" if any(names) else ""
+                without.append(f"{path} row {number} ({id}{known})")
+    if without and len(without) > training.max_bad_fraction * total:
+        raise UserError(
+            f"--judge exact: {len(without)} of {total} prompts have an image without an object "
+            f"list in {judging.objects}, more than --max-bad-fraction "
+            f"{training.max_bad_fraction:g} allows. The first is {without[0]}; the lists are of "
+            f"{', '.join(list(listed)[:3])}{', ...' if len(listed) > 3 else ''}. A list is found "
+            "by the image's file name without suffix, by its last number, or by the row's id."
+        )
+
+
+def image_names(rows: Dataset) -> Iterator[list[str]]:
+    """The names of each row's images, without suffix; empty where an image has none."""
+    for chunk in rows.data.column("images").chunks:
+        paths = iter(pc.struct_field(chunk.flatten(), "path").to_pylist())
+        for length in chunk.value_lengths().to_pylist():
+            yield [Path(next(paths) or "").stem for _ in range(length or 0)]
 
 
 def read_prompts(

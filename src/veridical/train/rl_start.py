@@ -39,7 +39,13 @@ from veridical.train.loop import Task
 from veridical.train.objectives import PreferenceLoss, objective
 from veridical.train.online import Sampling, refuse_here
 from veridical.train.options import Training
-from veridical.train.prompts import PromptKind, TrainingPrompt, proof_group, read_prompts
+from veridical.train.prompts import (
+    PromptKind,
+    TrainingPrompt,
+    check_object_lists,
+    proof_group,
+    read_prompts,
+)
 from veridical.train.rewarding import (
     Rewarder,
     Scale,
@@ -234,6 +240,7 @@ def begin(
             "policy. Leave it at 0."
         )
     with start_training(command, arguments, judging.inputs) as run:
+        check_object_lists(judging, arguments["data"], kind, training)
         policy = load_start_beside_reference(arguments["model"], training, run)
         prompts, rows = read_prompts(
             policy, arguments["data"], kind, training, sampling.max_new_tokens

@@ -20,6 +20,7 @@ from veridical.records import Kind, RecordSet, count_images, read_records
 from veridical.rendering import Group, RefusedRowError, render_conversation, render_group
 from veridical.train.mixing import mixed
 from veridical.train.options import Training
+from veridical.train.origins import Origin, place_in_words
 
 PROOF_ROWS = 4
 
@@ -30,10 +31,11 @@ class TrainingRows:
 
     Attributes:
         groups: usable rows, rendered and tokenised.
-        skipped: {"id", "field", "reason"} for each row left out.
+        skipped: {"id", "file", "row", "field", "reason"} for each row left out.
         cut: responses whose end was cut off by the length limit.
         total: rows of the files.
         files: the number of the file that each group is from, by its id.
+        origins: where each group is from, by its id.
     """
 
     groups: list[Group]
@@ -41,6 +43,7 @@ class TrainingRows:
     cut: int
     total: int
     files: Mapping[str, int] = field(default_factory=dict)
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
 
 def read_training_rows(
@@ -108,41 +111,43 @@ def render_rows(
     skipped: list[dict[str, Any]] = []
     groups: list[Group] = []
     files: dict[str, int] = {}
+    origins: dict[str, Origin] = {}
     taken: set[str] = set()
     total = 0
     for number, path in enumerate([data, *(training.more_data or ())]):
         records = read_records(path, kind, training.images_root, max_bad_fraction)
         total += records.total
         skipped += [
-            {"id": problem.id, "field": problem.field, "reason": problem.reason}
-            for problem in records.problems
+            Origin(path, bad.row).left_out(bad.id, bad.field, bad.reason)
+            for bad in records.problems
         ]
-        found, refused = _rendered(records, render, taken, number)
-        groups += found
+        found, refused = _rendered(records, path, render, taken, number)
+        for group, origin in found:
+            groups.append(group)
+            origins[group.id] = origin
         skipped += refused
-        files |= {group.id: number for group in found}
+        files |= {group.id: number for group, _ in found}
         taken |= {str(id) for id in records.rows["id"]}
     groups = _even_out(groups)
     limit = training.max_length or _own_limit(policy)
     if limit is not None:
         too_long = check_lengths(policy, groups, limit)
-        skipped += [
-            {"id": id, "field": "length", "reason": reason} for id, reason in too_long.items()
-        ]
+        skipped += [origins[id].left_out(id, "length", why) for id, why in too_long.items()]
         groups = [group for group in groups if group.id not in too_long]
     _refuse(data, skipped, total, max_bad_fraction, len(groups))
     cut = sum(sum(group.cut) for group in groups)
-    return TrainingRows(groups, skipped, cut, total, files)
+    return TrainingRows(groups, skipped, cut, total, files, origins)
 
 
 def _rendered(
     records: RecordSet,
+    path: Path,
     render: Callable[[dict[str, Any], Images], list[Group]],
     taken: Set[str],
     number: int,
-) -> tuple[list[Group], list[dict[str, Any]]]:
-    """The rows of one file, and those that can't be rendered; ids of other files are not used."""
-    groups: list[Group] = []
+) -> tuple[list[tuple[Group, Origin]], list[dict[str, Any]]]:
+    """One file's rows with their origins, and those left out; no id of another file is used."""
+    groups: list[tuple[Group, Origin]] = []
     skipped: list[dict[str, Any]] = []
     columns = records.rows.column_names
     texts = records.rows.remove_columns([name for name in columns if name.endswith("images")])
@@ -154,10 +159,12 @@ def _rendered(
         row = texts[index]
         if row["id"] in taken:
             row = {**row, "id": f"{row['id']}@{number + 1}"}
+        origin = Origin(path, records.numbers[index], pictures, index)
         try:
-            groups += render(row, Images(index, pictures, distorted))
+            made = render(row, Images(index, pictures, distorted))
+            groups += [(group, origin) for group in made]
         except RefusedRowError as refused:
-            skipped.append({"id": row["id"], "field": "messages", "reason": str(refused)})
+            skipped.append(origin.left_out(row["id"], "messages", str(refused)))
     return groups, skipped
 
 
@@ -385,7 +392,7 @@ def _refuse(
 ) -> None:
     if left and len(skipped) <= max_bad_fraction * total:
         return
-    first = "; ".join(f"{row['id']}: {row['reason']}" for row in skipped[:3])
+    first = "; ".join(f"{place_in_words(row)}: {row['reason']}" for row in skipped[:3])
     raise UserError(
         f"{data}: {len(skipped)} of {total} rows can't be used, {left} are left; more than "
         f"--max-bad-fraction {max_bad_fraction:g} allows. {first}"

@@ -1,0 +1,54 @@
+"""Where a row is from: its file, its number there, and the files of its images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LINES = (".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a row is from. Ids may be hashes of content, by which nobody finds a row.
+
+    Attributes:
+        file: the file that was read.
+        row: its number there, counted from 1; of JSON Lines the number of the line.
+        pictures: the file's usable rows, with the column `images` alone; None for a row that
+            could not be read.
+        index: of the row in `pictures`.
+    """
+
+    file: Path
+    row: int
+    pictures: Any = None
+    index: int = 0
+
+    def image_files(self) -> list[str]:
+        """Names of the images' files, as far as the row has them; nothing is decoded."""
+        if self.pictures is None:
+            return []
+        cells = self.pictures.with_format("arrow")[self.index].to_pylist()[0]["images"]
+        return [str(cell["path"]) for cell in cells if cell["path"]]
+
+    def left_out(self, id: str, field: str, reason: str) -> dict[str, Any]:
+        """The row of `skipped.jsonl`: id, file, row, image_files (where known), field, reason."""
+        files = self.image_files()
+        place = {"file": str(self.file), "row": self.row}
+        known = {"image_files": files} if files else {}
+        return {"id": id, **place, **known, "field": field, "reason": reason}
+
+
+def place_in_words(listed: Mapping[str, Any]) -> str:
+    """A row of `skipped.jsonl` as `pairs.jsonl line 3 (its id, image a.jpg)`; else its id."""
+    if "file" not in listed:
+        return str(listed["id"])
+    file = Path(listed["file"])
+    unit = "line" if file.suffix.lower() in LINES else "row"
+    images = listed.get("image_files", [])
+    named = [f"image{'s' if len(images) > 1 else ''} {', '.join(images)}"] if images else []
+    about = ", ".join([str(listed["id"])] * bool(listed["id"]) + named)
+    return f"{file} {unit} {listed['row']}" + (f" ({about})" if about else "")
