@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,10 +29,11 @@ for name in cli.COMMANDS:
 """
 
 
-def python(*words: str) -> subprocess.CompletedProcess[str]:
+def python(*words: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, check=False, timeout=120
-    )
+        [sys.executable, *words],
+        capture_output=True, text=True, check=False, timeout=120, cwd=folder,
+    )  # fmt: skip
 
 
 def test_every_help_page_is_the_same_without_the_libraries() -> None:
@@ -62,3 +64,38 @@ def test_a_broken_word_is_said_before_the_libraries_are_imported() -> None:
 def test_statistics_of_scipy_come_late(module: str) -> None:
     code = f"import sys, veridical.{module}; assert 'scipy.stats' not in sys.modules"
     assert python("-c", code).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["build", "best", "x.parquet", "--out", "o"], "SAMPLES x.parquet does not exist"),
+        (["build", "pairs", "x.parquet", "--out", "o"], "SAMPLES x.parquet does not exist"),
+        (
+            ["train", "dpo", "m", "--data", "none.jsonl"],
+            "--data none.jsonl does not exist",
+        ),
+        (["train", "dpo", "m", "--data", "x.txt", "--out", "o"], "--data x.txt must end in .parq"),
+        (["train", "sft", "m", "--data", "e.jsonl", "--out", "o"], "e.jsonl is empty"),
+        (["train", "sft", "m", "--config", "c.yaml", "--out", "o"], "y.json does not exist"),
+        (["build", "join", "e.parquet", "b", "--out", "o"], "e.parquet is not a whole Parquet"),
+        (
+            ["train", "ppo", "m", "--objects", "n.json", "--data", "e.jsonl"],
+            "--objects n.json does",
+        ),
+    ],
+)
+def test_files_that_cannot_be_read_are_named_before_the_libraries_are_imported(
+    words: list[str], told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "x.txt").write_text("text")
+    (tmp_path / "e.jsonl").write_text("{}" if "ppo" in words else "")
+    (tmp_path / "e.parquet").write_text("text")
+    (tmp_path / "c.yaml").write_text("data: y.json\n")
+    code = (
+        "import sys; from veridical import cli; assert cli.main(sys.argv[1:]) == 2; "
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    done = python("-c", code, *words, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert told in done.stderr

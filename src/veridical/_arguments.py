@@ -24,7 +24,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from veridical._options import Option, as_arguments, describe, nearest, spelled
 from veridical._ranges import check_ranges
 from veridical.errors import UserError
-from veridical.files import read_text
+from veridical.files import read_text, require_file
 
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 """In bytes, on every common file system."""
@@ -72,6 +72,99 @@ def parse(
     except UserError as error:
         raise UserError(f"{error} See `{program} --help`.") from None
     return as_arguments(function, values)
+
+
+RECORDS = ("data", "more_data", "samples", "pairs", "more")
+FILES = (
+    *RECORDS, "objects", "vocabulary", "facts", "questions", "answers", "names", "check_objects",
+    "check_vocabulary",
+)  # fmt: skip
+PLACES = ("annotations", "image", "images", "images_root", "check_images", "scenes")
+RECORD_SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json")
+
+
+def check_named_files(
+    program: str,
+    options: Mapping[str, Option],
+    positionals: Sequence[str],
+    arguments: Sequence[str],
+) -> None:
+    """Refuse files to be read that are missing or of a type that nothing reads.
+
+    Values from a configuration file count as those on the command line do. Needs no library.
+
+    Raises:
+        UserError: names the option (or the positional, as in the help) and the file.
+    """
+    try:
+        words = spell_out(options, positionals, arguments)
+        check_words(words)
+        check_config_files(options, words)
+    except UserError as error:
+        raise UserError(f"{error} See `{program} --help`.") from None
+    for name, values in named_values(words).items():
+        if name in options and is_path(options[name]):
+            for value in values:
+                check_named_file(name, Path(value), label(name, positionals))
+
+
+def named_values(words: Sequence[str]) -> dict[str, list[str]]:
+    """The values of each option; later words replace those of configuration files."""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        name, _, value = word.removeprefix("--").partition("=")
+        if name == "config":
+            content = yaml.safe_load(read_text(Path(value)))
+            found |= {str(key): as_texts(item) for key, item in content.items()}
+        elif value.startswith("["):
+            with contextlib.suppress(yaml.YAMLError):  # the parser says what is wrong with it
+                found[name] = as_texts(yaml.safe_load(value))
+        else:
+            found[name] = as_texts(None if value == "null" else value)
+    return found
+
+
+def as_texts(value: Any) -> list[str]:
+    """The texts of a value or of a list; what is none is left to the parser."""
+    return [item for item in (value if isinstance(value, list) else [value]) if _is_name(item)]
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def is_path(option: Option) -> bool:
+    """Whether an option takes a path, or several."""
+    return option.hint is Path or Path in typing.get_args(option.hint)
+
+
+def check_named_file(name: str, path: Path, shown: str) -> None:
+    """Refuse a path that can't be what the option reads.
+
+    Raises:
+        UserError: it is missing, a folder where a file is read, or of a type that nothing reads.
+    """
+    check_path(shown, path)
+    if name in FILES:
+        require_file(path, shown)
+    elif name in PLACES and not path.exists():
+        raise UserError(f"{shown} {path} does not exist. Check the path.")
+    if name not in RECORDS:
+        return
+    suffix = path.suffix.lower()
+    if suffix not in RECORD_SUFFIXES:
+        raise UserError(f"{shown} {path} must end in {' or '.join(RECORD_SUFFIXES)}.")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if not start:
+        raise UserError(f"{shown} {path} is empty; it holds no rows.")
+    if suffix == ".parquet" and start != b"PAR1":
+        raise UserError(f"{shown} {path} is not a whole Parquet file: it does not start as one.")
+
+
+def label(name: str, positionals: Sequence[str]) -> str:
+    """An option as its command's help names it: SAMPLES for a bare word, else --samples."""
+    return name.upper() if name in positionals else spelled(name)
 
 
 def plain(value: Any) -> Any:
@@ -348,11 +441,11 @@ def explain(message: str, options: Mapping[str, Option], positionals: Sequence[s
     missing = re.search(r"arguments are required: (.*)|Key \"(\w+)\" is required", message)
     if missing:
         names = (missing.group(1) or missing.group(2)).split(", ")
-        shown = [name.upper() if name in positionals else spelled(name) for name in names]
+        shown = [label(name, positionals) for name in names]
         return f"{' and '.join(shown)} {'is' if len(shown) == 1 else 'are'} missing."
     key = re.search(r"[Pp]arser key \"([\w.]+)\"", message)
     if key and (option := options.get(key.group(1).split(".")[0])):
         value = re.findall(r"(?:Given|Got) value: (.*)", message)
         got = f", not {value[-1].strip()!r}" if value else ""
-        return f"{spelled(key.group(1))} takes {describe(option)}{got}."
+        return f"{label(key.group(1), positionals)} takes {describe(option)}{got}."
     return " ".join(message.split())

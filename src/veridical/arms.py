@@ -183,6 +183,7 @@ def trained_model(out: Path) -> str:
 def metrics_of(folder: Path) -> dict[str, Any]:
     """Every metric of an evaluated arm; POPE's carry "pope/"."""
     chair = read_json(folder / "chair" / "scores.json")
+    chair.pop("reached_max_new_tokens", None)  # a share without an interval
     pope = read_json(folder / "pope" / "scores.json")
     return {**chair, **{f"pope/{name}": score for name, score in pope.items()}}
 

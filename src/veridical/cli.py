@@ -213,9 +213,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A `UserError` becomes a line or two on standard error and status 2; any other exception is a
     bug and keeps its traceback. Of several processes one speaks: the first that failed.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with interruptions.terminable(), processes.one_voice(), files_as_asked():
-            run_command(list(sys.argv[1:] if arguments is None else arguments))
+            run_command(given)
     except UserError as error:
         if processes.reports_errors():
             print(f"veridical: {shortened(str(error))}", file=sys.stderr)
@@ -225,12 +226,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return FAILED_STATUS  # another process has told why; this one only lost its company
     except interruptions.Terminated:
-        print(f"\nveridical: terminated by SIGTERM. {KEPT}", file=sys.stderr)
+        print(f"\nveridical: terminated by SIGTERM. {kept_by(given)}", file=sys.stderr)
         return TERMINATED_STATUS
     except KeyboardInterrupt:
-        print(f"\nveridical: interrupted. {KEPT}", file=sys.stderr)
+        print(f"\nveridical: interrupted. {kept_by(given)}", file=sys.stderr)
         return INTERRUPTED_STATUS
     return 0
+
+
+def kept_by(arguments: Sequence[str]) -> str:
+    """What an interrupted command keeps, and how it goes on."""
+    if arguments[:1] == ["train"]:
+        return f"{KEPT} The same command with --resume true goes on from the last checkpoint."
+    return KEPT
 
 
 @contextlib.contextmanager
@@ -296,6 +304,10 @@ def run_command(arguments: list[str]) -> None:
         return
     from veridical import _arguments
 
+    # A file that is missing is named before the libraries are imported, which takes seconds.
+    with contextlib.nullcontext() if "torch" in sys.modules else without_libraries():
+        early = _options.read_options(find_function(command))
+    _arguments.check_named_files(program, early, command.positionals, rest)
     function = find_function(command)
     options = _options.read_options(function)
     given = _arguments.parse(program, function, options, command.positionals, rest)

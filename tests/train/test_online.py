@@ -365,7 +365,8 @@ def test_lists_that_do_not_cover_the_images_are_refused_before_the_model_is_load
     data.write_text(json.dumps(row))
     objects = pairs.parent / "objects.json"
     told = r"1 of 1 prompts have an image without .*row 1 \(a, image kitchen\).*pair-0"
-    options: dict[str, Any] = {"judging": exactly(pairs), "kind": "prompt", "training": TRAINING}
+    training = replace(TRAINING, trainer=None)
+    options: dict[str, Any] = {"judging": exactly(pairs), "kind": "prompt", "training": training}
     for command in (train_online, train_ppo, train_rloo):
         out = tmp_path / command.__name__
         with pytest.raises(UserError, match=told):

@@ -28,16 +28,19 @@ class Found:
     Attributes:
         objects: image id to names, each once.
         unsure: detections below the least score.
+        scored: objects that have a score.
         skipped: {"id", "field", "reason"} of what could not be used.
     """
 
     objects: dict[str, set[str]] = field(default_factory=dict)
     unsure: int = 0
+    scored: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, image: str, name: str, score: float | None, least: float) -> None:
         """Take an object unless its score is too low; the image is known from here on."""
         names = self.objects.setdefault(image, set())
+        self.scored += score is not None
         if score is not None and score < least:
             self.unsure += 1
         else:

@@ -72,9 +72,11 @@ def build_objects(
         }
         write_json(out / "summary.json", summary)
         run.finish(**summary)
+    low = f"{found.unsure} of {found.scored} detections had a lower score than {min_score:g}, "
+    low = low if found.scored else ""
     print(
         f"{summary['objects']} objects in {len(lists)} images are in {out / 'objects.json'}; "
-        f"{found.unsure} detections had a lower score than {min_score:g}, "
+        f"{low}"
         f"{len(found.skipped)} annotations are left out."
     )
     if unknown:

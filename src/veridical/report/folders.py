@@ -80,7 +80,8 @@ def _told_apart(parts: Sequence[Part]) -> list[Part]:
     alike: dict[tuple[str, frozenset[str]], list[Part]] = {}
     for part in parts:
         if part.kind == "eval":
-            measured = frozenset(part.json("scores.json"))
+            scores = part.json("scores.json")
+            measured = frozenset(n for n, score in scores.items() if isinstance(score, dict))
             alike.setdefault((part.name, measured), []).append(part)
     longer: dict[Path, str] = {}
     for same in alike.values():

@@ -61,7 +61,9 @@ def report(runs: list[Path], out: Path | None = None) -> None:
         runs: Run folders: a demo, a study, or single build, train and eval runs.
         out: The page to write; report.html in the run's folder, or here for several runs.
     """
-    print(write_report(runs, out))
+    path = write_report(runs, out)
+    if out is None:  # else the command line says so, as of every --out
+        print(f"Results: {path}")
 
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:

@@ -57,7 +57,12 @@ class LeftOut:
         self._write()
         if len(self):
             what = "row is" if len(self) == 1 else "rows are"
-            print(f"{len(self)} {what} left out; {self.path} says which and why.")
+            late = [self._late(*entry) for entry in sorted(self.refused.items())]
+            one = [*self.listed, *late][0]
+            print(
+                f"{len(self)} {what} left out; {self.path} says which and why. The first is "
+                f"{place_in_words(one)}: {one['reason']}."
+            )
         if rows.cut:
             print(f"{rows.cut} responses were longer than allowed and lost their end.")
 

@@ -75,7 +75,7 @@ def tell_rounding(before: Scored, saved: Policy, dtype: str, score: Score, out: 
     write_json(
         out / ROUNDING,
         {
-            "dtype": dtype, "answers": before.trained.numel(), "lost": lost, "moved": moved,
+            "dtype": dtype, "answers": before.trained.numel(), "lost": lost, "moved": moved, "unit": "nats",
             "computed_in_float32": before.in_float32 and precise is not None,
         },
     )  # fmt: skip
@@ -93,14 +93,17 @@ def describe(dtype: str, answers: int, lost: float, moved: float | None) -> str:
     """
     line = (
         f"model/ is rounded to {dtype}: the scores of {answers} answers differ from the trained "
-        f"policy's by {lost:.2g} (root mean square)"
+        f"policy's by {lost:.2g} nats (root mean square)"
     )
     if moved is None:
-        return line + "."
+        return (
+            f"{line}. How much training changed them is not known here: with --tuning full there "
+            "is no adapter to turn off."
+        )
     if lost <= TOO_MUCH * moved:
-        return f"{line}, where training changed them by {moved:.2g}."
+        return f"{line}, where training changed them by {moved:.2g} nats."
     return (
-        f"{line}, and training changed them by only {moved:.2g}.\nThat is more than "
+        f"{line}, and training changed them by only {moved:.2g} nats.\nThat is more than "
         f"{TOO_MUCH:.0%} of it. To keep what was trained, go on with --resume true --save-dtype "
         "float32 (nothing is trained again), or load the adapter with --dtype float32."
     )

@@ -111,6 +111,6 @@ class StopEarly(TrainerCallback):
             asked = "checked images" if self.name in CHECKED else "held-out rows"
             print(
                 f"Stopped at step {state.global_step} of {state.max_steps}: {self.name} on the "
-                f"{asked} was not improved on for {since} evaluations. --extend true with a "
-                "larger --patience goes on."
+                f"{asked} was not improved on for {since} evaluation{'s' if since > 1 else ''}. "
+                "--extend true with a larger --patience goes on."
             )

@@ -61,6 +61,22 @@ def write_scenes(
     write_json(folder / "facts.json", {scene.id: facts(scene) for scene in scenes})
     write_json(folder / "vocabulary.json", vocabulary())
     write_json(folder / "scenes.json", [scene_row(scene) for scene in scenes])
+    print(written(folder, len(scenes)))
+
+
+def written(folder: Path, count: int) -> str:
+    """The files of a folder of scenes and what takes them, a line for each."""
+    uses = {
+        "images/": f"{count} pictures, for --images",
+        "conversations.jsonl": "a prompt and the true description of each, for --data",
+        "questions.jsonl": "questions with answers, for `eval pope --questions`",
+        "objects.json": "what each picture holds, for --objects; give --vocabulary with it",
+        "vocabulary.json": "the words for each kind, for --vocabulary",
+        "facts.json": "true sentences about each, for `build facts`",
+        "scenes.json": "all there is to know, for `world pairs`",
+    }
+    width = max(map(len, uses))
+    return "\n".join([f"Written to {folder}:", *(f"  {n:<{width}}  {u}" for n, u in uses.items())])
 
 
 def image_path(scene: Scene) -> str:
