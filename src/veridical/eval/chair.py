@@ -223,18 +223,19 @@ def eval_chair(
             "lower chair_s: see `empty` beside it."
         )
     if cut_share:
-        limit = f"--max-new-tokens {max_new_tokens}" if model else "their length limit"
-        advice = "Raise it, or compare only with descriptions of the same limit."
-        say(
-            f"{'Warning: ' if cut_share > MOST_CUT_OFF else ''}{cut_share:.1%} of the descriptions "
-            f"reached {limit} and were cut off there"
-            + (
-                f"; what they would have said later is not counted. {advice}"
-                if cut_share > MOST_CUT_OFF
-                else "."
-            )
-        )
+        say(describe_cut_off(cut_share, f"--max-new-tokens {max_new_tokens}" if model else ""))
     return scores
+
+
+def describe_cut_off(share: float, limit: str) -> str:
+    """How many descriptions the length limit ended, as a warning where they are many."""
+    line = f"{share:.1%} of the descriptions reached {limit or 'their length limit'}"
+    if share <= MOST_CUT_OFF:
+        return f"{line} and were cut off there."
+    return (
+        f"Warning: {line}: what they would have said later is not counted. Raise the limit, or "
+        "compare only with descriptions of the same limit."
+    )
 
 
 def share_cut_off(rows: Sequence[Mapping[str, Any]]) -> float | None:

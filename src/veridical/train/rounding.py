@@ -75,7 +75,8 @@ def tell_rounding(before: Scored, saved: Policy, dtype: str, score: Score, out: 
     write_json(
         out / ROUNDING,
         {
-            "dtype": dtype, "answers": before.trained.numel(), "lost": lost, "moved": moved, "unit": "nats",
+            "dtype": dtype, "answers": before.trained.numel(), "lost": lost, "moved": moved,
+            "unit": "nats",
             "computed_in_float32": before.in_float32 and precise is not None,
         },
     )  # fmt: skip
