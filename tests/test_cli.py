@@ -447,7 +447,7 @@ def test_exit_statuses_of_the_process() -> None:
     assert veridical("--help").returncode == 0
     wrong = veridical("ask", "embedded", "missing.png", "What is it?")
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("veridical: missing.png")
+    assert wrong.stderr.startswith("veridical: IMAGE missing.png")
     assert len(wrong.stderr.splitlines()) <= 2
     assert "Traceback" not in wrong.stderr
 
@@ -478,3 +478,16 @@ def test_a_command_ends_with_the_place_of_its_results(
     assert capsys.readouterr().out.splitlines()[-1] == f"Results: {tmp_path}"
     run("M", "--data", "d", "--out", str(tmp_path / "nothing"))
     assert capsys.readouterr().out == ""
+
+
+def test_only_an_interrupted_training_command_is_told_to_resume(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(arguments: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_command", stopped)
+    assert cli.main(["train", "dpo"]) == cli.INTERRUPTED_STATUS
+    assert "--resume true" in capsys.readouterr().err
+    cli.main(["build", "pairs"])
+    assert "--resume true" not in capsys.readouterr().err

@@ -102,6 +102,8 @@ def check_named_files(
         check_config_files(options, words)
     except UserError as error:
         raise UserError(f"{error} See `{program} --help`.") from None
+    if any(word.startswith("--print_config") for word in words):
+        return  # nothing is read
     for name, values in named_values(words).items():
         if name in options and is_path(options[name]):
             for value in values:

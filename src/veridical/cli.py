@@ -304,10 +304,11 @@ def run_command(arguments: list[str]) -> None:
         return
     from veridical import _arguments
 
-    # A file that is missing is named before the libraries are imported, which takes seconds.
-    with contextlib.nullcontext() if "torch" in sys.modules else without_libraries():
-        early = _options.read_options(find_function(command))
-    _arguments.check_named_files(program, early, command.positionals, rest)
+    if "torch" not in sys.modules:
+        # A file that is missing is named before the libraries are imported, which takes seconds.
+        with without_libraries():
+            early = _options.read_options(find_function(command))
+        _arguments.check_named_files(program, early, command.positionals, rest)
     function = find_function(command)
     options = _options.read_options(function)
     given = _arguments.parse(program, function, options, command.positionals, rest)
