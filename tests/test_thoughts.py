@@ -74,7 +74,7 @@ class Bytes:
 
 REPLIES = [
     "<think>Response 1 is better at first sight. But it invents a dog.</think>\nResponse 2",
-    "<think>\nResponse 1 looks better.\n</think>\n\nResponse 2 is better because it is right.",
+    "<think>\nResponse 1 looks better.\n</think>\n\nResponse 2 is better.",
     "Response 1 looks better at first.</think>Response 2",
 ]
 
@@ -97,4 +97,5 @@ def test_a_judge_s_verdict_is_what_it_says_after_its_thought() -> None:
 def test_verdicts_that_people_met(test_data: Path) -> None:
     case = test_data / "cases" / "thinking-judge" / "replies.json"
     for text, expected in json.loads(case.read_text())["replies"]:
-        assert verdict(text) == expected
+        # A verdict with a reason in its sentence is asked for again, never read the other way.
+        assert verdict(text) == (None if "because" in text else expected)

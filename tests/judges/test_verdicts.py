@@ -15,7 +15,6 @@ from veridical.judges.verdicts import read_choice
 FIRST = [
     '{"reason": "Response 2 is better at naming things", "winner": "Response 1"}',
     '```json\n{"winner": "Response 1", "reason": "Response 2 wins on style."}\n```',
-    "On reflection, Response 1 is better.",
     "Response 1",
     "response 1.",
     "RESPONSE 1!",
@@ -26,32 +25,18 @@ FIRST = [
     "\u201cResponse 1\u201d",
     "Response 1\n\nIt names the dog.",
     "**Response 1**\n\nIt does not invent anything, unlike Response 2.",
-    "Response 1 because the other does not see the dog",
-    "Response 1, because it sees the dog.",
-    "Response 1 - it sees the dog.",
-    "Response 1 \u2014 the other one invents a cat.",
-    "Response 1 (fewer hallucinations)",
     "Response 1 is better.",
     "Response 1 is the better one.",
-    "Response 1 is better than Response 2: both see the dog, but the second adds a cat.",
     "Response 1 wins.",
-    "Response 1 wins with fewer hallucinations.",
-    "Response 1 is the winner because it has no errors.",
     "Response 1 beats Response 2.",
     "Response 1 is superior to Response 2.",
     "I prefer Response 1 over Response 2.",
     "I would choose Response 1.",
     "I'd pick Response 1 here.",
     "The better response is Response 1.",
-    "The best answer is **Response 1**, since it is right.",
     "Between the two, Response 1 is better.",
-    "Compared to Response 2, Response 1 is better.",
-    "Response 2 names a dog, but Response 1 is better.",
     "Response 2 names a dog. However, Response 1 is better.",
-    "Although Response 2 is better written, Response 1 wins.",
-    "While Response 2 is better at colors, Response 1 is better overall.",
     "Response 2 is more detailed. Response 1 is better.",
-    "Response 2 invents a dog. Response 1 is better because it does not.",
     "Response 2 is not better. Response 1 is better.",
     "Is Response 2 better? No. Response 1 is better.",
     "Answer: Response 1",
@@ -64,24 +49,16 @@ FIRST = [
     "The winner is: Response 1",
     "The verdict is Response 1.",
     "Better: Response 1",
-    "1. Accuracy: Response 2\n2. Detail: Response 2\nFinal: Response 1",
-    "Response 1 is better: Response 2 has three errors.",
     "<answer>Response 1</answer>",
     "\\boxed{Response 1}",
     '{"better": "Response 1", "reason": "it is right"}',
     "Response 2 is better at first sight.\nAnswer: Response 1",
     "Response 2 is better at colors. Final answer: Response 1",
-    "Answer: Response 2\nNo, I read it once more.\nFinal answer: Response 1",
     "Accuracy: Response 2\nHelpfulness: Response 2\nOverall: Response 1",
     "Accuracy: Response 2 is better.\nUse: Response 1 is better.\nOverall, Response 1 wins.",
     "In terms of accuracy, Response 2 is better. Overall, Response 1 is better.",
     "On accuracy, Response 2 wins. On length, Response 2 wins. On balance, Response 1 wins.",
-    "Response 2 is more helpful, but Response 1 is better overall.",
-    "Response 2 is more accurate in its colors. All in all, Response 1.",
     "Response 1: It sees the dog.\nResponse 2: It sees a cat.\nVerdict: Response 1",
-    "Response 1 is more accurate.",
-    "Response 1 is more accurate and more helpful.",
-    "Based on the image, Response 1 is more truthful.",
     "<think>Response 2 is better.</think>Response 1",
     "<think>\nResponse 2 looks better.\n</think>\n\nResponse 1 is better.",
     "Response 2 is better, I thought.\n</think>\nResponse 1",
@@ -89,16 +66,16 @@ FIRST = [
     "<reasoning>Response 2 wins.</reasoning>\nResponse 1",
     "<thinking>Answer: Response 2</thinking>\nResponse 1 is better.",
     "I looked at both.\n\nResponse 1",
+    "Response 2 sees a cat.\nWinner: Response 1\nIt sees the dog.",
+    "The preferred response is Response 1.",
     "Let us see. Both name the dog. Response 2 adds a hat. So Response 1 is better.",
 ]
 
 TIES = [
     "Tie",
-    "Tie. I find no difference.",
     "**Tie**\nBoth are right.",
     "A tie.",
     "Answer: Tie",
-    "Verdict: a tie, since both are right.",
     "<think>Response 1 is better.</think>Tie",
     "Response 1 is more accurate. Response 2 is more helpful. Overall: Tie",
 ]
@@ -181,6 +158,49 @@ UNREAD = [
     "Response 1 over-describes.",
     "If you ignore the picture, Response 1 wins.",
     "Pick Response 1 for fantasy, Response 2 for facts.",
+    "On reflection, Response 1 is better.",
+    "Response 1 because the other does not see the dog",
+    "Response 1, because it sees the dog.",
+    "Response 1 - it sees the dog.",
+    "Response 1 \u2014 the other one invents a cat.",
+    "Response 1 (fewer hallucinations)",
+    "Response 1 is better than Response 2: both see the dog, but the second adds a cat.",
+    "Response 1 wins with fewer hallucinations.",
+    "Response 1 is the winner because it has no errors.",
+    "The best answer is **Response 1**, since it is right.",
+    "Compared to Response 2, Response 1 is better.",
+    "Response 2 names a dog, but Response 1 is better.",
+    "Although Response 2 is better written, Response 1 wins.",
+    "While Response 2 is better at colors, Response 1 is better overall.",
+    "Response 2 invents a dog. Response 1 is better because it does not.",
+    "1. Accuracy: Response 2\n2. Detail: Response 2\nFinal: Response 1",
+    "Response 1 is better: Response 2 has three errors.",
+    "Answer: Response 2\nNo, I read it once more.\nFinal answer: Response 1",
+    "Response 2 is more helpful, but Response 1 is better overall.",
+    "Response 2 is more accurate in its colors. All in all, Response 1.",
+    "Response 1 is more accurate.",
+    "Response 1 is more accurate and more helpful.",
+    "Based on the image, Response 1 is more truthful.",
+    "Tie. I find no difference.",
+    "Verdict: a tie, since both are right.",
+    "Response 1\ninvents a dog. Response 2 does not.",
+    "Response 1\nInvents a dog. Response 2 does not.",
+    "In conclusion, Response 1, unlike Response 2, invents things.",
+    "Response 1 is preferred by careless readers.",
+    "Response 1 is better for people who like fiction; Response 2 for those who like facts.",
+    "The worse one is:\nResponse 1",
+    "Which one invents more?\nResponse 1",
+    "Worse: Response 1",
+    "Better written: Response 1",
+    "Winner: Response 1\nof the prize for fiction",
+    "For careless readers:\nResponse 1 is better.",
+    "For careless readers:\nWinner: Response 1",
+    "Response 1 is better. At inventing things.",
+    "### Response 1\nIt sees a dog.",
+    '{"worse": "Response 1"}',
+    '{"winner": "Response 1", "winner": "Response 2"}',
+    '{"winner": "Response 1"}\nVerdict: Response 2',
+    '{"winner": "Response 1 or Response 2"}',
 ]
 
 
@@ -221,12 +241,23 @@ def test_of_a_reply_that_was_cut_off_only_its_beginning_counts() -> None:
             read_choice(text, NAMES, cut=True)
 
 
+def test_a_number_is_enough_behind_a_label() -> None:
+    for number in (1, 2):
+        for text in ("Better response: {}", '{{"reason": "it is 1", "final_answer": {}}}', "{}"):
+            assert read_choice(text.format(number), NAMES) == number - 1
+    for text in ("1\n2", "Score: 1", "1 is clear.", "Answer: 1 or 2", "Answer: 10"):
+        with pytest.raises(UnreadableError):
+            read_choice(text, NAMES)
+
+
 def test_names_of_one_letter_are_not_articles() -> None:
-    assert read_choice("B is better because it sees a dog.", ("A", "B")) == 1
-    assert read_choice("A better answer is B.", ("A", "B")) == 1
+    assert read_choice("B is better.", ("A", "B")) == 1
+    assert read_choice("Answer: (B)", ("A", "B")) == 1
+    assert read_choice("Verdict: Response B", ("A", "B")) == 1
     assert read_choice("[[A]]", ("A", "B")) == 0
-    with pytest.raises(UnreadableError):
-        read_choice("A clear winner: B", ("A", "B"))
+    for text in ("A clear winner: B", "A better answer is B.", "a"):
+        with pytest.raises(UnreadableError):
+            read_choice(text, ("A", "B"))
     assert read_choice("A is better than B.", ("A", "B")) == 0
 
 
@@ -235,5 +266,10 @@ def test_replies_of_judges_that_think_first() -> None:
     if not folder:
         pytest.skip("VERIDICAL_TEST_DATA is not set")
     case = json.loads((Path(folder) / "cases/thinking-judge/replies.json").read_text())
+    read = []
     for text, winner in case["replies"]:
-        assert read_choice(text, case["names"]) == winner
+        try:
+            read.append(read_choice(text, case["names"]) == winner)
+        except UnreadableError:  # a reason in the same sentence: asked again
+            assert "because" in text
+    assert read and all(read)

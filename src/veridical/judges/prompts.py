@@ -69,9 +69,10 @@ def _reply_form(names: Sequence[str], criterion: Criterion) -> str:
     if criterion.form == "choice":
         one, other = names
         return (
-            f"Which is better? Begin your reply with the name of the better one, {one!r} or "
-            f"{other!r}, or with {TIE!r} if you cannot find a difference that matters. Then give "
-            "your reasons in a few sentences."
+            f"Which is better? Write on the first line the name of the better one, {one!r} or "
+            f"{other!r}, or {TIE!r} if you cannot find a difference that matters, and nothing "
+            "else on that line. Leave a line empty. Then give your reasons in a few whole "
+            "sentences, without headings."
         )
     form = ", ".join(f"{name}=?" for name in criterion.aspects)
     lines = "\n".join(f"{name}: {form}" for name in names)
