@@ -195,3 +195,17 @@ def test_real_annotations_in_both_forms(test_data: Path, tmp_path: Path) -> None
     (tmp_path / "instances.json").write_text(json.dumps(content))
     found = objects(tmp_path / "coco", tmp_path / "instances.json")
     assert [found[match_image_id(stem, found) or ""] for stem in stems] == wanted
+
+
+def test_scores_are_spoken_of_only_where_there_are_some(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(tmp_path / "instances.json", COCO)
+    assert main(["build", "objects", str(tmp_path / "instances.json"), "--out",
+                 str(tmp_path / "coco")]) == 0  # fmt: skip
+    assert "score" not in capsys.readouterr().out
+    rows = [{"image": "a.jpg", "label": "dog", "score": score} for score in (0.9, 0.2)]
+    write_jsonl(tmp_path / "found.jsonl", rows)
+    assert main(["build", "objects", str(tmp_path / "found.jsonl"), "--out",
+                 str(tmp_path / "found")]) == 0  # fmt: skip
+    assert "1 of 2 detections had a lower score than 0.5" in capsys.readouterr().out

@@ -38,3 +38,14 @@ def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep", encoding="utf-8")
     with pytest.raises(UserError, match="not empty"):
         write_scenes(tmp_path, "prior", 1)
+
+
+def test_every_file_that_was_written_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "scenes"
+    write_scenes(folder, "prior", 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"Written to {folder}:"
+    names = {line.split()[0].rstrip("/") for line in lines[1:]}
+    assert names == {path.name for path in folder.iterdir()}

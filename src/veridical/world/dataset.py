@@ -69,8 +69,8 @@ def written(folder: Path, count: int) -> str:
     uses = {
         "images/": f"{count} pictures, for --images",
         "conversations.jsonl": "a prompt and the true description of each, for --data",
-        "questions.jsonl": "questions with answers, for `eval pope --questions`",
-        "objects.json": "what each picture holds, for --objects; give --vocabulary with it",
+        "questions.jsonl": "yes/no, count, color and position questions with answers",
+        "objects.json": "what each picture holds, for --objects (always with --vocabulary)",
         "vocabulary.json": "the words for each kind, for --vocabulary",
         "facts.json": "true sentences about each, for `build facts`",
         "scenes.json": "all there is to know, for `world pairs`",
