@@ -193,7 +193,44 @@ def test_what_stands_before_a_sentence_never_ends_in_a_space() -> None:
     ],
 )
 def test_certain_ends(text: str) -> None:
-    assert ends_sentence(text)
+    assert ends_sentence(text + " ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "是！", "Yes!", "Yes?", "Well.", "'No.", "'No. It is not.", "A cup.", "一只狗。", "हाँ।",
+        "Yes!!",
+    ],
+)  # fmt: skip
+def test_right_behind_a_stop_another_may_come(text: str) -> None:
+    assert not ends_sentence(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("TP. Hồ Chí Minh", "en"),
+        ("TP. Hồ Chí Minh rất đẹp.", "vi"),
+        ("We see Ph.D. John.", "en"),
+        ("Das ist Ph. D. John.", "de"),
+    ],
+)
+def test_titles_of_any_language_end_no_sentence(text: str, language: str) -> None:
+    assert split_sentences(text, language) == [text]
+    assert not any(ends_sentence(text[:n], "", language) for n in range(len(text)))
+
+
+STOPS = st.sampled_from([".", "!", "?", "..", "...", "!!", "?!", "！？", "。", "！", "।", "؟", "…"])
+SAID = st.sampled_from(["Yes", "It is a dog", "a red cup", "这是狗", "No", "Well", "It's 3 cm"])
+QUOTES = st.sampled_from(["{}", "{}", "{}", '"{}"', "'{}'", "“{}”", "‘{}’", "({})", "「{}」"])
+QUOTED = st.tuples(QUOTES, SAID, STOPS).map(lambda parts: parts[0].format(parts[1] + parts[2]))
+
+
+@given(st.lists(QUOTED, min_size=1, max_size=4).map(" ".join))
+def test_a_text_by_the_letter_has_the_first_sentence_of_the_whole(text: str) -> None:
+    stop = next((n for n in range(len(text)) if ends_sentence(text[:n], "", "en")), None)
+    assert first_sentence(text[:stop], "", "en") == first_sentence(text, "", "en")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +275,7 @@ def test_a_given_beginning_counts_as_context_and_not_as_an_end() -> None:
     assert not ends_sentence(".", before="It is 3")
     assert not ends_sentence("5 cm", before="It is 3.")
     assert not ends_sentence(".", before="We see Dr")
-    assert ends_sentence(" table.", before="A cup on the")
+    assert ends_sentence(" table. ", before="A cup on the")
     assert first_sentence(". Smith waves. He", before="We see Dr") == ". Smith waves."
     assert first_sentence(" A dog. A cat.", before="A cup.") == " A dog."
 

@@ -30,6 +30,9 @@ ABBREVIATIONS = {
 }
 """What before a full stop ends no sentence, as regular expressions by language: titles, and what
 stands before names. Only what `sentencex` does not know."""
+EVERYWHERE = r"TP|Ph\. ?D"
+"""The same in every language: what a short text in one of another language would be split at, and
+degrees that stand before names."""
 _SURE = 0.5
 """Probability from which a guess is taken. Our choice: of 7,005 English sentences of image captions
 none is taken for another language, even at 0.3."""

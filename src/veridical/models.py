@@ -656,13 +656,14 @@ def require_fitting_adapter(trouble: str, advice: str) -> Iterator[None]:
         reason = f"it lacks the tensor {error.args[0]}" if lost else words_of(error)
         raise UserError(f"{trouble}: {reason}.\n{advice}") from error
     for names, what in (
-        (lacking, "it lacks {} tensors"),
-        (unplaced, "{} of its tensors have no place"),
+        (lacking, ("it lacks the tensor", "it lacks {} tensors")),
+        (unplaced, ("it has no place for the tensor", "it has no place for {} tensors")),
     ):
+        if len(names) == 1:
+            raise UserError(f"{trouble}: {what[0]} {names[0]}.\n{advice}")
         if names:
-            raise UserError(
-                f"{trouble}: {what.format(len(names))} ({names[0]} among them).\n{advice}"
-            )
+            many = what[1].format(len(names))
+            raise UserError(f"{trouble}: {many} ({names[0]} among them).\n{advice}")
 
 
 @contextmanager

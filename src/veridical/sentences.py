@@ -18,7 +18,7 @@ from functools import lru_cache
 import regex
 import sentencex
 
-from veridical.languages import ABBREVIATIONS, guess_language
+from veridical.languages import ABBREVIATIONS, EVERYWHERE, guess_language
 from veridical.text_layout import Block, blocks, flat, has_words, marks_end
 
 _MAY_END = regex.compile(r"[\r\n\u2026\u2028\u2029]|\p{Sentence_Terminal}")
@@ -42,6 +42,8 @@ _NO_DATE = regex.compile(r"(?<=\p{Ll}{2}\.\s+)[\p{Lu}\d]")
 _FORMULA_BEGIN = r"(?<![\w$\\])\$(?=[^\s\d$])"
 _FORMULA = regex.compile(_FORMULA_BEGIN + r"[^$\r\n]*(?<=[^\s\\])\$(?!\d)")
 _OPEN_FORMULA = regex.compile(_FORMULA_BEGIN + r"[^$]*\Z")
+# A straight single quote tells a quotation from an apostrophe only at a sentence's beginning.
+_OPEN_SINGLE = regex.compile(r"\A[\s*_]*'(?!.*[^\s]'(?![\p{L}\p{N}]))", regex.DOTALL)
 _UNSURE_WORD = regex.compile(r"[./@_\d]|\A\P{L}*(?!I\Z)\p{Lu}\Z|\A\P{L}*[\p{Ll}\p{Lo}]\u0640?\Z")
 # What follows decides once its first word is whole ("3. M" may become "3. Mai"); in another line
 # the first letter is enough.
@@ -117,7 +119,8 @@ def ends_sentence(text: str, before: str = "", language: str | None = None) -> b
     """Whether the text generated so far certainly holds a sentence's end after `before`.
 
     False whenever the next characters could show that it was none ("about 3.", "Dr.", "U.S.",
-    an ellipsis, an open bracket or quotation, code), so that generation goes on and they decide.
+    an ellipsis, an open bracket or quotation, code), so that generation goes on and they decide;
+    and always right behind a stop, where another stop or a closing quote may come.
     Made to be called at every token: microseconds while `text` holds no stop and no line break.
 
     Args:
@@ -143,7 +146,8 @@ def ends_sentence(text: str, before: str = "", language: str | None = None) -> b
                 passed += 1
                 continue
             return True
-        certain = not rest.strip() and not sentence.row
+        # Right behind a stop another may come, or the quotation's end: "?!", "..", "'No.'".
+        certain = rest[:1].isspace() and not sentence.row
         return certain and _certain(whole[start : sentence.end], known)
     return False
 
@@ -298,7 +302,7 @@ def _abbreviated(line: str, end: int, language: str) -> bool:
         return following.islower() or bool(german)
     around = (max(0, end - 16), end)
     known = _known_abbreviation(language)
-    if following == "-" or (known is not None and known.search(line, *around)):
+    if following == "-" or known.search(line, *around):
         return True
     # In a script without capitals nothing tells a name from a new sentence.
     small = following.islower() or regex.match(r"\p{Lo}", following)
@@ -306,9 +310,9 @@ def _abbreviated(line: str, end: int, language: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _known_abbreviation(language: str) -> regex.Pattern[str] | None:
-    words = ABBREVIATIONS.get(language)
-    return regex.compile(rf"(?<![\p{{L}}\p{{M}}])(?:{words})\.\Z") if words else None
+def _known_abbreviation(language: str) -> regex.Pattern[str]:
+    words = "|".join(filter(None, (ABBREVIATIONS.get(language), EVERYWHERE)))
+    return regex.compile(rf"(?<![\p{{L}}\p{{M}}])(?:{words})\.\Z")
 
 
 def _certain(sentence: str, language: str) -> bool:
@@ -345,4 +349,5 @@ def _quotes_open(sentence: str) -> bool:
     low, left, right = (sentence.count(mark) for mark in "„“”")
     # The sign that opens in English closes in German.
     unpaired = unpaired or (low > left + right if low else left > right)
+    unpaired = unpaired or _OPEN_SINGLE.match(sentence) is not None
     return bool(unpaired or sentence.count('"') % 2 or _OPEN_FORMULA.search(sentence))

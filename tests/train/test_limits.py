@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from veridical.cache import Cache
 from veridical.errors import UserError
+from veridical.files import write_jsonl
 from veridical.models import Policy
+from veridical.records import assistant_message, user_message
 from veridical.rendering import Group
 from veridical.train.options import Training
 from veridical.train.reference import precompute
@@ -59,3 +62,20 @@ def test_a_reference_that_is_no_number(policy: Policy, groups: list[Group], tmp_
     with pytest.raises(UserError, match=r"not finite .*pair-0"):
         precompute(policy, groups[:2], True, 2, 1e-6, Cache(tmp_path / "cache", 1e9), "weights")
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("good", [0, 1, 2])
+def test_what_is_left_is_counted_in_rows(policy: Policy, tmp_path: Path, good: int) -> None:
+    """A conversation with a picture in each of two turns is learned in two groups."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    data, rows = tmp_path / "rows.jsonl", []
+    for number in range(6):
+        answer = "Yes." if number < good else "Yes. " * 2000
+        first = [user_message("First.", images=1), assistant_message("No.")]
+        turns = [*first, user_message("Second.", images=1), assistant_message(answer)]
+        rows.append({"id": str(number), "messages": turns, "images": ["a.png", "a.png"]})
+    write_jsonl(data, rows)
+    training = replace(TRAINING, max_length=400, images_root=tmp_path)
+    left = ("so none is left", "1 is left; more", "2 are left; more")[good]
+    with pytest.raises(UserError, match=f"{6 - good} of 6 rows can't be used, {left}"):
+        read_training_rows(policy, data, "conversation", (), training)

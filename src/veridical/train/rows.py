@@ -14,7 +14,7 @@ from veridical.errors import UserError
 from veridical.images import RowImage, image_bytes_key, row_images
 from veridical.lengths import check_lengths
 from veridical.models import Policy
-from veridical.progress import track
+from veridical.progress import counted, track
 from veridical.randomness import generator
 from veridical.records import Kind, RecordSet, count_images, read_records
 from veridical.rendering import Group, RefusedRowError, render_conversation, render_group
@@ -134,7 +134,8 @@ def render_rows(
         too_long = check_lengths(policy, groups, limit)
         skipped += [origins[id].left_out(id, "length", why) for id, why in too_long.items()]
         groups = [group for group in groups if group.id not in too_long]
-    _refuse(data, skipped, total, max_bad_fraction, len(groups))
+    # A conversation may be learned in several groups.
+    _refuse(data, skipped, total, max_bad_fraction, len({group.id for group in groups}))
     cut = sum(sum(group.cut) for group in groups)
     return TrainingRows(groups, skipped, cut, total, files, origins)
 
@@ -214,8 +215,8 @@ def split_held_out(
     count = 0 if share == 0 else max(1, round(share * len(units)))
     if count >= len(units):
         raise UserError(
-            f"{len(groups)} rows of {len(units)} different pictures are too few to hold any out, "
-            "as rows of the same picture stay together. Set --held-out 0."
+            f"{len({group.id for group in groups})} rows of {len(units)} different pictures are "
+            "too few to hold any out, as rows of the same picture stay together. Set --held-out 0."
         )
     drawn = sorted(sorted(units), key=lambda unit: generator(seed, "held-out", unit).random())
     held_out = set(drawn[:count])
@@ -393,7 +394,10 @@ def _refuse(
     if left and len(skipped) <= max_bad_fraction * total:
         return
     first = "; ".join(f"{place_in_words(row)}: {row['reason']}" for row in skipped[:3])
+    found = f"{data}: {len(skipped)} of {counted(total, 'rows')} can't be used, "
+    if not left:
+        raise UserError(f"{found}so none is left. {first}")
     raise UserError(
-        f"{data}: {len(skipped)} of {total} rows can't be used, {left} are left; more than "
-        f"--max-bad-fraction {max_bad_fraction:g} allows. {first}"
+        f"{found}{left} {'is' if left == 1 else 'are'} left; more than --max-bad-fraction "
+        f"{max_bad_fraction:g} allows. {first}"
     )
