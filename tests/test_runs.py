@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 from dataclasses import dataclass
 from datetime import datetime
@@ -94,6 +95,12 @@ def test_git_hash_is_of_the_code_and_none_for_an_installed_copy(
     assert runs._git(code) == {"git_hash": git("rev-parse", "HEAD"), "git_dirty": False}
     code.write_text("x = 2\n")
     assert runs._git(code)["git_dirty"] is True
+    # A file that was touched alone makes a status refresh the index, which takes a lock.
+    code.write_text("x = 1\n")
+    os.utime(code, (1, 1))
+    index = (tmp_path / ".git" / "index").read_bytes()
+    assert runs._git(code)["git_dirty"] is False
+    assert (tmp_path / ".git" / "index").read_bytes() == index
     installed = tmp_path / ".venv" / "code.py"
     installed.parent.mkdir()
     installed.write_text("x = 1\n")
