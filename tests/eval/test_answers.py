@@ -20,6 +20,7 @@ from veridical.eval.answers import (
 )
 from veridical.eval.chair import eval_chair
 from veridical.eval.pope import eval_pope
+from veridical.eval.stored_answers import write_answers
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.image_checks import find_images
 from veridical.models import Policy
@@ -286,6 +287,34 @@ def test_answers_that_are_about_to_be_replaced_are_said(
     tmp_path: Path, stub: Stub, queries: list[Query], capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_answers(queries, SETTINGS, tmp_path, "test")
-    assert "replaced" not in capsys.readouterr().out
+    assert "replace" not in capsys.readouterr().out
+    make_answers(queries, SETTINGS, tmp_path, "test")
+    assert "replace" not in capsys.readouterr().out
+    make_answers(queries[:2], SETTINGS, tmp_path, "test")
+    assert "has 3 answers by another model" in capsys.readouterr().out
     make_answers(queries, Settings("another/model"), tmp_path, "test")
     assert "has 5 answers by another model" in capsys.readouterr().out
+
+
+def test_a_model_says_that_it_replaces_answers_made_elsewhere(
+    tmp_path: Path, stub: Stub, queries: list[Query], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_answers(tmp_path, [{"question_id": n, "answer": "Yes"} for n in range(3)], given=True)
+    assert "replace" not in capsys.readouterr().out
+    make_answers(queries, SETTINGS, tmp_path, "test")
+    assert "has 3 answers by another model" in capsys.readouterr().out
+
+
+def test_answers_made_elsewhere_say_which_they_replace(
+    tmp_path: Path, stub: Stub, queries: list[Query], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question_id": n, "answer": "Yes"} for n in range(3)]
+    for _ in range(2):
+        write_answers(tmp_path, rows, given=True)
+        assert "replace" not in capsys.readouterr().out
+    write_answers(tmp_path, [*rows[:2], {"question_id": 2, "answer": "No"}], given=True)
+    assert "do not have was replaced" in capsys.readouterr().out
+    make_answers(queries, SETTINGS, tmp_path, "test")  # left in its partial file
+    capsys.readouterr()
+    write_answers(tmp_path, rows, given=True)
+    assert "6 answers in" in capsys.readouterr().out

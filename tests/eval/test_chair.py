@@ -100,6 +100,16 @@ def _run(folder: Path, answers: Sequence[object]) -> dict[str, Estimate]:
     )
 
 
+def test_other_answers_in_a_folder_say_what_they_replace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run(tmp_path, ANSWERS)
+    _run(tmp_path, ANSWERS)
+    assert "replaced" not in capsys.readouterr().out
+    _run(tmp_path, [{**ANSWERS[0], "answer": "A hat."}, *ANSWERS[1:]])
+    assert "do not have was replaced" in capsys.readouterr().out
+
+
 def test_run_writes_everything(tmp_path: Path) -> None:
     _run(tmp_path, ANSWERS)
     out = tmp_path / "out"

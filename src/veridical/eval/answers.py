@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from veridical.errors import UserError
+from veridical.eval.stored_answers import PARTIAL, count_others, stored_rows
 from veridical.files import hash_file, hash_path, read_json, read_jsonl
 from veridical.image_checks import refused_files
 from veridical.messages import Message
-from veridical.progress import track
+from veridical.progress import counted, track
 from veridical.shares import ALL, CLAIM, Share, leave_to_others
 from veridical.steering import parse_steer, steered
 from veridical.thoughts import answer_of
@@ -21,8 +22,6 @@ from veridical.thoughts import answer_of
 if TYPE_CHECKING:
     from veridical.cache import Cache
     from veridical.models import Policy
-
-PARTIAL = "answers.partial{}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -134,10 +133,12 @@ def make_answers(
     missing = [n for n, key in enumerate(keys) if key not in known or known[key].refused]
     if len(missing) < len(queries):
         print(f"{len(queries) - len(missing)} of {len(queries)} answers are here already.")
-    elif known:
+    others = count_others(folder, keys)
+    if others:
         print(
-            f"{folder} has {len(known)} answers by another model, or with other settings, prompts "
-            "or images: they are replaced. To keep them, stop now and choose another --out."
+            f"{folder} has {counted(others, 'answers')} by another model, or with other settings, "
+            "prompts or images, or made elsewhere, which this run replaces. To keep what is there, "
+            "stop now and choose another --out."
         )
     # Whole batches, so that each is what it would be if one process made them all.
     mine = [place for place in missing if settings.share.has(place // settings.batch_size)]
@@ -365,20 +366,11 @@ def _partial(folder: Path, share: Share) -> Path:
 
 
 def _known_answers(folder: Path) -> dict[str, Answer]:
-    known = {}
-    for path in (folder / "answers.jsonl", *sorted(folder.glob(PARTIAL.format("*")))):
-        try:
-            # Not splitlines: it also splits at U+2028, which an answer may hold.
-            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-        except FileNotFoundError:
-            continue  # nothing is there yet, or the last share has just written all of it
-        for line in lines:
-            # A line that a run was killed in may end within a character: asked again.
-            row = _json_or_none(line)
-            if isinstance(row, dict) and {"key", "answer", "stop_reason"} <= row.keys():
-                about = (row["answer"], row["stop_reason"], row["key"])
-                known[row["key"]] = Answer(*about, row.get("refused", ""))
-    return known
+    return {
+        row["key"]: Answer(row["answer"], row["stop_reason"], row["key"], row.get("refused", ""))
+        for row in stored_rows(folder)
+        if {"key", "stop_reason"} <= row.keys()
+    }
 
 
 def _mend_last_line(path: Path) -> None:
@@ -386,10 +378,3 @@ def _mend_last_line(path: Path) -> None:
     if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
         with path.open("a", encoding="utf-8") as file:
             file.write("\n")
-
-
-def _json_or_none(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return None

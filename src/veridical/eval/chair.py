@@ -27,6 +27,7 @@ from veridical.eval.answers import (
     unusable_images,
 )
 from veridical.eval.scores import print_scores, write_scores
+from veridical.eval.stored_answers import write_answers
 from veridical.eval.trained_on import warn_of_training_images
 from veridical.files import write_jsonl
 from veridical.image_checks import find_images
@@ -199,7 +200,7 @@ def eval_chair(
                 return {}
             rows, skipped = described
         scores, details = score_chair(rows, listed, words)
-        write_jsonl(out / "answers.jsonl", rows)
+        write_answers(out, rows, given=answers is not None)
         write_jsonl(out / "details.jsonl", details)
         write_jsonl(out / "skipped.jsonl", skipped)
         cut_share = share_cut_off(rows)

@@ -23,6 +23,7 @@ from veridical.eval.pope_auc import auc_estimate, yes_margins
 from veridical.eval.pope_questions import read_questions
 from veridical.eval.pope_refused import refuse_late, refused_rows
 from veridical.eval.scores import print_scores, write_scores
+from veridical.eval.stored_answers import write_answers
 from veridical.eval.trained_on import warn_of_training_images
 from veridical.files import write_jsonl
 from veridical.image_checks import find_images
@@ -294,7 +295,7 @@ def eval_pope(
         rows = judge_rows(asked, found, parsing)
         scores = score_pope(rows)
         write_jsonl(out / "questions.jsonl", (question.as_json() for question in asked))
-        write_jsonl(out / "answers.jsonl", rows)
+        write_answers(out, rows, given=answers is not None)
         write_jsonl(out / "skipped.jsonl", skipped)
         write_scores(out, scores)
         forget_partial_answers(out)
