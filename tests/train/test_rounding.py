@@ -116,6 +116,13 @@ def test_full_tuning_and_reward_models_are_measured_too(
 
 
 def test_the_line_says_how_much_and_what_to_set() -> None:
-    assert "changed them by 0.5." in describe("bfloat16", 8, 0.01, 0.5)
+    assert "changed them by 0.5 nats." in describe("bfloat16", 8, 0.01, 0.5)
     assert "--save-dtype float32" in describe("bfloat16", 8, 0.1, 0.5)
     assert "--save-dtype" not in describe("bfloat16", 8, 0.1, None)
+
+
+def test_the_line_has_a_unit_and_says_where_there_is_no_comparison() -> None:
+    assert "by 0.02 nats (root mean square), where training changed them by 1 nats" in describe(
+        "bfloat16", 4, 0.02, 1.0
+    )
+    assert "not known here: with --tuning full" in describe("bfloat16", 4, 0.02, None)
