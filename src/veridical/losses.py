@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def share_right(chosen: Tensor, rejected: Tensor) -> Tensor:
+def share_right(chosen: Tensor, rejected: Tensor, rounding: Tensor | float = 0.0) -> Tensor:
     """1 where the chosen response has more, 0 where it has less, and 1/2 where they are equal.
 
     Before training all are equal: nothing is known, which is not to be wrong everywhere.
@@ -15,8 +15,10 @@ def share_right(chosen: Tensor, rejected: Tensor) -> Tensor:
     Args:
         chosen: rewards. Shape: any.
         rejected: rewards. Shape: the same.
+        rounding: up to which difference they count as equal. Shape: the same, or a number.
     """
-    return (chosen > rejected).double() + (chosen == rejected).double() / 2
+    margin = chosen - rejected
+    return (margin > rounding).double() + (margin.abs() <= rounding).double() / 2
 
 
 def dpo_loss(

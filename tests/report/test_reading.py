@@ -43,6 +43,7 @@ def test_a_long_name_keeps_both_ends_and_is_no_formula() -> None:
 def test_equal_rewards_are_half_right() -> None:
     chosen, rejected = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 1.0, 2.0])
     assert share_right(chosen, rejected).tolist() == [1.0, 0.0, 0.5]
+    assert share_right(chosen, rejected, torch.tensor([1.0, 0.5, 0])).tolist() == [0.5, 0.0, 0.5]
 
 
 def test_pictures_are_found_from_another_folder(

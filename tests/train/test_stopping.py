@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from veridical.errors import UserError
 from veridical.files import read_json, read_jsonl
+from veridical.logprobs import ResponseLogps
 from veridical.train.dpo import train_dpo
+from veridical.train.objectives import PreferenceLoss, objective
 from veridical.train.options import Training
+from veridical.train.reference import precompute
 from veridical.train.sft import train_sft
 from veridical.train.stopping import check_selection, evaluations_since_best
 
@@ -62,6 +66,39 @@ def test_another_figure_chooses_the_checkpoint(saved: str, pairs: Path, tmp_path
     assert results["best_step"] == max(margins, key=lambda step: margins[step])
     assert results["best_value"] == pytest.approx(max(margins.values()))
     assert results["best_held_out_loss"] == pytest.approx(found[results["best_step"]]["loss"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_before_the_first_step_accuracy_is_a_half_whatever_rounding_says(
+    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any
+) -> None:
+    """The reference's log-probs are off by what a batch of another shape may cost."""
+
+    def noisy(*given: Any) -> Any:
+        known = precompute(*given)
+        steps = torch.linspace(-1, 1, known.logps.numel(), dtype=torch.float64)
+        scale = 1e-4 if dtype == "float32" else 1e-1
+        return replace(known, logps=known.logps + scale * steps.view_as(known.logps) ** 3)
+
+    monkeypatch.setattr("veridical.train.dpo.precompute", noisy)
+    training = replace(
+        TRAINING, learning_rate=3e-2, select_by="rewards_accuracy", patience=3, dtype=dtype,
+        prove_first=False, max_steps=4, evaluations=4,
+    )  # fmt: skip
+    train_dpo(saved, pairs, tmp_path / "run", training=training)
+    log = list(read_jsonl(tmp_path / "run" / "log.jsonl"))
+    [start] = [row for row in log if row["split"] == "eval" and row["step"] == 0]
+    [first] = [row for row in log if row["split"] == "train" and row["step"] == 1]
+    assert start["rewards_margin"] != 0
+    assert (start["rewards_accuracy"], first["rewards_accuracy"]) == (0.5, 0.5)
+    assert any(row["rewards_accuracy"] != 0.5 for row in log if row["step"] > 1)
+
+
+def test_a_margin_of_rounding_is_a_tie_at_every_step() -> None:
+    logps = torch.tensor([[-100.0, -100.0], [-100.0, -100.0], [-100.0, -100.0]]).double()
+    policy = logps + torch.tensor([[5e-5, 0.0], [0.0, 5e-5], [5e-3, 0.0]])
+    found = objective(PreferenceLoss())(ResponseLogps(policy, torch.full((3, 2), 9)), logps)
+    assert found.measures["rewards_accuracy"].tolist() == [0.5, 0.5, 1.0]
 
 
 def test_what_can_not_decide_is_refused(saved: str, pairs: Path, tmp_path: Path) -> None:

@@ -153,7 +153,9 @@ def train_dpo(
         policy = prepare_training(start, training.trained)
         in_step = reference == "in_step"
         scorer = Scorer(policy, frozen, model_dropout=training.model_dropout)
-        task = Task(scorer, objective(wanted_loss), len, shares.allowed, in_step)
+        task = Task(
+            scorer, objective(wanted_loss), len, shares.allowed, in_step, not reference_model
+        )
         train_items = Items(train, logps[: len(train)], left_out, few[0])
         held_out_items = None
         if evaluation:

@@ -26,6 +26,10 @@ from veridical.train.loop import Outcome
 LossName = Literal["sigmoid", "ipo", "slic"]
 
 
+ROUNDING = 1e-6
+"""Part of the log-probs up to which two rewards are the same number."""
+
+
 @dataclass(frozen=True)
 class PreferenceLoss:
     """What is minimised.
@@ -90,11 +94,13 @@ def objective(loss: PreferenceLoss) -> Callable[[ResponseLogps, Tensor], Outcome
         if loss.nll_weight:
             losses = losses + loss.nll_weight * mean_token_nll(chosen, policy.counts[:, 0])
         rewards = implicit_rewards(policy.sums, reference, loss.beta)
+        sizes = torch.maximum(policy.sums.abs(), reference.abs())[:, :2].amax(-1).detach()
+        rounding = loss.beta * ROUNDING * sizes
         measures = {
             "rewards_chosen": rewards[:, 0],
             "rewards_rejected": rewards[:, 1],
             "rewards_margin": rewards[:, 0] - rewards[:, 1],
-            "rewards_accuracy": share_right(rewards[:, 0], rewards[:, 1]),
+            "rewards_accuracy": share_right(rewards[:, 0], rewards[:, 1], rounding),
             "logps_chosen": chosen,
             "logps_rejected": rejected,
             "chosen_tokens": policy.counts[:, 0],

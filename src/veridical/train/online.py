@@ -276,7 +276,7 @@ def train_online(
         layout = sharing_of_all(policy, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if layout.allowed else 'no, two rows'} ({layout.reason}).")
         scorer = Scorer(policy, frozen, model_dropout=training.model_dropout)
-        task = Task(scorer, objective(wanted_loss), len, layout.allowed, True)
+        task = Task(scorer, objective(wanted_loss), len, layout.allowed, True, True)
         proofs: list[Proof] = []
         if training.prove_first:
             floor = noise_floor(policy, few)
