@@ -152,6 +152,10 @@ def test_rows_that_share_a_picture_are_held_out_together(policy: Policy) -> None
     with pytest.raises(UserError, match="2 rows of 1 different pictures are too few"):
         together = training_rows.same_pictures(rows[:2])
         training_rows.split_held_out(rows[:2], 0.5, 0, by=together.__getitem__)
+    asked = r"--held-out 0.99 would hold out all 9 rows.*none to train on. Set --held-out 0.88 or"
+    with pytest.raises(UserError, match=asked):
+        training_rows.split_held_out(rows, 0.99, 0)
+    assert len(training_rows.split_held_out(rows, 0.88, 0)[0]) == 1
 
 
 def test_sft_trains_on_no_picture_that_it_holds_out(

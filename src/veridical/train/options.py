@@ -53,7 +53,8 @@ class Training:
         max_length: prompt and response together, in tokens; longer rows are listed and left
             out. The model's own limit if not set.
         max_response_tokens: longer responses lose their end (and are counted).
-        more_data: further files of the same kind as DATA; rows whose id is taken get another.
+        more_data: further files whose rows are the same kind of record as DATA's (pairs beside
+            pairs, prompts beside prompts); rows whose id is taken get another.
         data_weights: share of an epoch's rows that each file gets, DATA's first, such as 0.7 0.3.
             No row is dropped; those of a file that has too few are repeated. Each row once if not
             set.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Container, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,14 +215,26 @@ def split_held_out(
     units = {by(group.id) for group in groups}
     count = 0 if share == 0 else max(1, round(share * len(units)))
     if count >= len(units):
-        raise UserError(
-            f"{len({group.id for group in groups})} rows of {len(units)} different pictures are "
-            "too few to hold any out, as rows of the same picture stay together. Set --held-out 0."
-        )
+        raise UserError(_none_left(len(groups), len(units), share))
     drawn = sorted(sorted(units), key=lambda unit: generator(seed, "held-out", unit).random())
     held_out = set(drawn[:count])
     train = [group for group in groups if by(group.id) not in held_out]
     return train, [group for group in groups if by(group.id) in held_out]
+
+
+def _none_left(rows: int, pictures: int, share: float) -> str:
+    """Why a share can't be held out: there is one picture alone, or the share is too large."""
+    together = "as rows of the same picture stay together"
+    if pictures < 2:
+        return (
+            f"{rows} rows of {pictures} different pictures are too few to hold any out, "
+            f"{together}. Set --held-out 0."
+        )
+    most = math.floor(100 * (pictures - 1) / pictures) / 100
+    return (
+        f"--held-out {share:g} would hold out all {rows} rows, which have {pictures} different "
+        f"pictures ({together}), and leave none to train on. Set --held-out {most:g} or less."
+    )
 
 
 def proof_rows(groups: Sequence[Group], without: Container[Group] = ()) -> list[int]:
