@@ -85,6 +85,12 @@ Q: Is there a dog in the image?\\nA: Yes
 Yes or no: Yes
 Answer yes or no.\\nYes
 \\boxed{Yes}
+A dog is lying on the sofa.
+A puppy is sitting in the grass.
+Two dogs are running on the beach.
+That's correct.
+That is true.
+No cats, but there is a dog.
 Let me look at the picture. Yes, there is a dog.
 The image shows a kitchen. There is a dog under the table.
 <answer>Yes</answer>
@@ -171,6 +177,15 @@ I can find no dog.
 Is there a dog in the image? No.
 Yes/No: No
 Please answer yes or no.\\nNo
+The image lacks a dog.
+That's incorrect.
+That is not correct.
+Not that I can see.
+Not as far as I can tell.
+zero dogs
+There are zero dogs.
+A dog is not what I see.
+No, actually there is a cat.
 Let me look at the picture. No, there is no dog.
 The image shows a kitchen. There is no dog in it.
 """
@@ -235,6 +250,26 @@ Yesterday
 Nobel
 Norway is in the north.
 Sure, I can help with that.
+No, wait, yes.
+No, actually yes.
+No. Wait, there is a dog.
+Yes. Actually, no.
+Yes — sorry, no.
+No. 1 is a dog.
+No 1 is a dog.
+No. 1
+No one is in the image.
+No-one is there.
+Nobody is in the image.
+No one doubts that there is a dog.
+No cat is visible.
+Zero doubt about that dog.
+A dog toy is lying on the sofa.
+A toy dog is lying on the sofa.
+A hot dog is lying on the plate.
+A dog is being asked about.
+The image lacks a cat.
+The dog lacks a collar.
 The dog's owner is on the couch.
 0
 1
@@ -270,6 +305,11 @@ def test_the_table_is_long_and_says_nothing_twice() -> None:
 def test_what_a_statement_says_depends_on_the_question(asked: str, verdict: str | None) -> None:
     question = f"Is there {asked} in the image?"
     assert parse_answer("There is a dog, not a cat.", question=question) == verdict
+
+
+@pytest.mark.parametrize("reply", ["No one is in the image.", "There is no one.", "Nobody"])
+def test_nobody_is_no_person(reply: str) -> None:
+    assert parse_answer(reply, question="Is there a person in the image?") == "no"
 
 
 def test_without_a_question_a_statement_with_both_says_nothing() -> None:

@@ -38,7 +38,7 @@ _BEFORE = re.compile(
 # "No doubt" and "no idea" begin with the word and do not say it.
 _LEADING = re.compile(
     rf"(?P<word>{_YES}|{_NO})\b(?!['-]\w)(?!\.\s*\d)(?! (?:doubt|question|idea|clue|comment|way"
-    r"|problem|worries|matter|information|wonder|answer)\b)"
+    r"|problem|worries|matter|information|wonder|answer|one|\d+)\b)"
 )
 _CLOSING = re.compile(r"\b(yes|no)\b(?=\W*$|[,;:!])")
 _SURE = re.compile(
@@ -58,11 +58,16 @@ _IT = r"(?:it|that|this|they|there|these|those|i|we)"
 _SHORT_NO = re.compile(
     rf"(?:{_IT} ?{_NOT}(?: (?:any|one|so|there|at all))?"
     r"|(?:(?:certainly|absolutely|definitely|probably|most|likely|of course|clearly) )*not"
-    r"(?: at all| really| likely| visible| present| there| here| in (?:the|this) \w+| that i see)?"
+    r"(?: at all| really| likely| visible| present| there| here| in (?:the|this) \w+"
+    r"| (?:that|as far as) i (?:can )?(?:see|tell|notice))?"
+    r"|(?:that|this|it)(?:'s| is) (?:incorrect|false|wrong|not (?:correct|true|right|the case))"
     r"|i (?:don't|do not) (?:think|believe) so|i(?:'m| am) afraid not|it (?:seems|appears) not"
     r"|(?:it )?(?:does not|doesn't) (?:appear|seem|look)(?: so| like it| that way))\W*$"
 )
-_SHORT_YES = re.compile(rf"(?:{_IT} {_IS}(?: (?:one|some|so|indeed))?|i (?:think|believe) so)\W*$")
+_SHORT_YES = re.compile(
+    rf"(?:{_IT} {_IS}(?: (?:one|some|so|indeed))?|i (?:think|believe) so"
+    r"|(?:that|this|it)(?:'s| is) (?:correct|true|right))\W*$"
+)
 _THERE = rf"\bthere(?: \w+ly)?(?: {_IS}|'s|'re| (?:appears?|seems?) to be)(?: \w+ly)?"
 # "There is nothing but a dog" and "no other animals besides a dog" deny nothing of the dog.
 _ONLY = re.compile(
@@ -71,12 +76,14 @@ _ONLY = re.compile(
     r" (?:but|except(?: for)?|besides|other than|than|apart from)\b"
 )
 _ABSENT = re.compile(
-    rf"^(?:not|no)\b|{_THERE} (?:no|not|none|nothing|never|neither|zero)\b|\bthere {_NOT}\b"
+    rf"^(?:not|no(?!\.? ?\d|[- ]one))\b|^zero\b(?! (?:doubt|question|chance))"
+    rf"|{_THERE} (?:no|not|none|nothing|never|neither|zero)\b|\bthere {_NOT}\b"
     r"|\b(?:contains?|shows?|has|have|depicts?|includes?|see|find|features?|displays?) (?:no|none"
     r"|nothing)\b|\b(?:do|does|did)(?: not|n't) (?:\w+ly )?(?:contain|show|see|have|depict|include"
     r"|find|feature|display|appear|seem|notice|spot|observe|detect|exist|think|believe)\b"
     r"|\b(?:is|are|was|were)(?: not|n't) (?:\w+ly )?(?:visible|present|there|shown|in|seen|found"
-    r"|detected|pictured|depicted|included|any|here|part|an?)\b|\b(?:is|are) (?:absent|missing)\b"
+    r"|detected|pictured|depicted|included|any|here|part|what|an?)\b"
+    r"|\b(?:image|picture|photo|scene) lacks\b|\b(?:is|are) (?:absent|missing)\b"
 )
 _PRESENT = re.compile(
     rf"{_THERE}|\b(?:i|we) (?:can |do |\w+ly )*see\b"
@@ -89,6 +96,22 @@ _PRONOUN = re.compile(
     r"(?! \w)"
 )
 _NEGATED_TURN = re.compile(r"\b(?:rather than|instead of|and not|but not)\b")
+# "A dog is lying on the sofa": what was asked for, without an adjective ("a toy dog"), does it.
+_DOES = re.compile(
+    r"^(?:an?|one|two|three|four|five|several|some|many) (?P<what>\w+(?: \w+)?) (?:is|are)"
+    r" (?!being|missing|lacking|nothing)\w+ing (?:in|on|at|by|near|under|behind|beside|through)\b"
+)
+_NOBODY = re.compile(r"\b(?:no[- ]one|nobody)\b")
+_NOBODY_THERE = re.compile(
+    r"(?:there(?: is|'s) )?(?:no[- ]one|nobody)(?: is| there| visible| present)*"
+    r"(?: in (?:the|this) \w+)?\W*$"
+)
+# After a stop: "No, wait, yes."
+_TAKEN_BACK = re.compile(
+    r"[.,;:!?\n\u2026\u2013\u2014-]\s*(?:but |oh,? |hmm,? |no,? )?(?:wait|actually|sorry|i mean"
+    r"|scratch that|correction|on second thoughts?)\b",
+    re.I,
+)
 _CLAUSE = re.compile(r"[,;:]|\bbut\b")
 
 
@@ -105,7 +128,9 @@ def parse_answer(answer: str, parsing: Parsing = "strict", question: str = "") -
     - doubt ("not sure", "I cannot see", "perhaps") ends the reading without a result;
     - "there is no ...", "... is not visible", "it isn't" are a no, "there is ...", "I see ..." a
       yes. Where the question is "Is there a ...?", such a statement has to name what is asked for:
-      "There is a dog, not a cat." is a yes for a dog, a no for a cat and nothing for a bird.
+      "There is a dog, not a cat." is a yes for a dog, a no for a cat and nothing for a bird;
+      "A dog is lying on the sofa." is a yes for a dog;
+    - what is taken back ("No, wait, yes.") is neither, and "No one ..." is about people alone.
 
     Args:
         answer: what the model said, without its thought.
@@ -116,8 +141,18 @@ def parse_answer(answer: str, parsing: Parsing = "strict", question: str = "") -
         words = set(answer.split(".")[0].replace(",", "").split(" "))
         return "no" if words & {"No", "no", "not"} else "yes"
     asked = asked_object(question)
+    said = {_read(part, asked) for part in _TAKEN_BACK.split(answer)}
+    return None if {"yes", "no"} <= said else _read(answer, asked)
+
+
+def _read(answer: str, asked: str) -> Verdict | None:
+    """What the first sentence that decides says."""
     for sentence in _sentences(answer):
-        verdict = _leading(sentence)
+        if _NOBODY.search(sentence):
+            if _NOBODY_THERE.match(sentence) and _coco().name_of(asked) == "person":
+                return "no"
+            continue
+        verdict = _leading(sentence, asked)
         if verdict is None and _UNKNOWN.search(sentence):
             return None
         verdict = verdict or _said(sentence, asked)
@@ -138,33 +173,47 @@ def _sentences(answer: str) -> list[str]:
     Those that only ask are left out.
     """
     text = _ECHO.sub(" ", _LAYOUT.sub(" ", answer.lower().replace("\u2019", "'")))
-    parts = re.split(r"(?<=[!?])\s*|(?<=[^\d\s]\.)\s+|\n+", text)
+    # "No. 1 is a dog" is one sentence.
+    parts = re.split(r"(?<=[!?])\s*|(?<=[^\d\s]\.)(?!(?<=\bno\.)[ \t]+\d)\s+|\n+", text)
     bare = (" ".join(part.split()).strip(" '-\u2013\u2014\u2022+:/,") for part in parts)
     sentences = (_BEFORE.sub("", part, count=1) for part in bare if part)
     return [part for part in sentences if not part.endswith("?") or _leading(part)]
 
 
-def _leading(sentence: str) -> Verdict | None:
+def _leading(sentence: str, asked: str = "") -> Verdict | None:
     found = _LEADING.match(sentence)
+    if found and asked and _denies_another(sentence[found.end() :], asked):
+        return None
     if found:
         return "yes" if re.fullmatch(_YES, found["word"]) else "no"
     letter = sentence.strip(" .)(!")
     return "yes" if letter == "y" else "no" if letter == "n" else None
 
 
+def _denies_another(rest: str, asked: str) -> bool:
+    """Whether what follows "no" at once is another of COCO's objects: "No cats, but a dog"."""
+    mentions = _coco().mentions(rest) if rest[:1] == " " else []
+    if not mentions or mentions[0].start != 1:
+        return False
+    return not _names(mentions[0].text, asked)
+
+
 def _said(sentence: str, asked: str) -> Verdict | None:
     """What a sentence says that does not begin with yes or no."""
     if _SHORT_NO.match(sentence):
         return "no"
+    does = _DOES.match(sentence)
+    if does and asked and _is(does["what"], asked):
+        return "yes"
     only = _ONLY.search(sentence)
     if only and asked:
         return _said_by_exception(only, asked)
     sure = _SURE.match(sentence)
     rest = sentence[sure.end() :] if sure else sentence
     closing = set(_CLOSING.findall(rest))
-    if _SHORT_YES.match(rest) or (sure and not rest) or _leading(rest) == "yes":
+    if _SHORT_YES.match(rest) or (sure and not rest) or _leading(rest, asked) == "yes":
         return "yes"
-    if _leading(rest) == "no" or closing == {"no"}:
+    if _leading(rest, asked) == "no" or closing == {"no"}:
         return "no"
     return "yes" if closing == {"yes"} else _stated(rest, asked)
 
@@ -191,6 +240,13 @@ def _said_by_exception(only: re.Match[str], asked: str) -> Verdict | None:
     if _names(only.string[only.end() :], asked) or _names(only["kind"] or "", asked):
         return "yes"
     return "no" if only["nothing"] else None
+
+
+def _is(what: str, asked: str) -> bool:
+    """Whether a noun is the one that was asked for, or one for the same of COCO's objects."""
+    wanted = _coco().name_of(asked)
+    same = wanted is not None and _coco().name_of(what) == wanted
+    return same or what in (asked, f"{asked}s", f"{asked}es")
 
 
 def _names(clause: str, asked: str) -> bool:
