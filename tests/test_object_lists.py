@@ -45,7 +45,7 @@ def test_counts_by_hand() -> None:
 
 def test_lists_are_put_into_the_vocabularys_names() -> None:
     assert name_objects({"1": ["puppies", "dog", "cat"]}, WORDS) == {"1": ["cat", "dog"]}
-    with pytest.raises(UserError, match=r"does not know 1 of the listed objects \(unicorn\)"):
+    with pytest.raises(UserError, match=r"does not know 1 listed object: unicorn"):
         name_objects({"1": ["unicorn"]}, WORDS)
 
 
@@ -60,3 +60,13 @@ def test_a_file_name_with_its_suffix_stands_for_the_same_image() -> None:
     assert match_image_id("COCO_val2014_000000000009.JPG", {"9"}) == "9"
     assert match_image_id("9.5", {"9", "5"}) == "5"
     assert match_image_id("a.jpg", {"a.jpg", "a"}) == "a.jpg"
+
+
+def test_names_that_are_unknown_are_left_out_with_the_nearest_that_is_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lists = {"1": ["guard dog", "cat"], "2": ["hatt", "unicorn"]}
+    assert name_objects(lists, WORDS) == {"1": ["cat"], "2": []}
+    said = capsys.readouterr().out
+    assert "3 listed objects: guard dog (nearest: dog), hatt (nearest: hat), unicorn." in said
+    assert name_objects({"1": []}, WORDS) == {"1": []}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from veridical.errors import UserError
 from veridical.files import read_json
 from veridical.image_checks import IMAGE_SUFFIXES
+from veridical.progress import counted
 from veridical.vocabulary import Vocabulary
 
 
@@ -83,24 +85,59 @@ def refuse_shared_id(stem_of: dict[str, str], image_id: str | None, stem: str) -
 
 
 def name_objects(
-    objects: Mapping[str, Sequence[str]], vocabulary: Vocabulary
+    objects: Mapping[str, Sequence[str]], vocabulary: Vocabulary, warn: bool = True
 ) -> dict[str, list[str]]:
     """Object lists in the vocabulary's names, sorted, each once.
 
+    Names that the vocabulary does not know are left out and, with `warn`, printed.
+
     Raises:
-        UserError: objects that the vocabulary does not know; they are named.
+        UserError: the vocabulary knows none of the names.
     """
     listed = {name for names in objects.values() for name in names}
     found = {name: vocabulary.name_of(name) for name in listed}
-    unknown = sorted(name for name in listed if found[name] is None)
-    if unknown:
-        raise UserError(
-            f"The vocabulary does not know {len(unknown)} of the listed objects "
-            f"({', '.join(unknown[:8])}). Name one that does with --vocabulary."
+    unknown = unknown_names(listed, vocabulary)
+    if unknown and warn:
+        print(
+            f"{describe_unknown(unknown, vocabulary)} They are left out of the lists, so an answer "
+            "that names one by a known word counts as wrong: correct the names."
         )
     return {
-        image: sorted({found[name] or "" for name in names}) for image, names in objects.items()
+        image: sorted({own for name in names if (own := found[name]) is not None})
+        for image, names in objects.items()
     }
+
+
+def unknown_names(listed: Collection[str], vocabulary: Vocabulary) -> list[str]:
+    """The names, of the listed ones, that the vocabulary does not know, sorted.
+
+    Raises:
+        UserError: it knows none of them.
+    """
+    unknown = sorted(name for name in listed if vocabulary.name_of(name) is None)
+    if unknown and len(unknown) == len(listed):
+        raise UserError(
+            f"{describe_unknown(unknown, vocabulary)} It knows no other: name one that does with "
+            "--vocabulary."
+        )
+    return unknown
+
+
+def describe_unknown(unknown: Sequence[str], vocabulary: Vocabulary) -> str:
+    """Say which names the vocabulary does not know, and the nearest that it does."""
+    forms = {" ".join(form): name for form, name in vocabulary.forms.items() if name}
+
+    def with_nearest(name: str) -> str:
+        within = [mention.name for mention in vocabulary.mentions(name)]
+        alike = get_close_matches(name.lower(), forms, 1)
+        nearest = within or [forms[form] for form in alike]
+        return f"{name} (nearest: {nearest[-1]})" if nearest else name
+
+    more = ", ..." if len(unknown) > 8 else ""
+    return (
+        f"The vocabulary does not know {counted(len(unknown), 'listed objects')}: "
+        f"{', '.join(map(with_nearest, unknown[:8]))}{more}."
+    )
 
 
 def judge_answer(

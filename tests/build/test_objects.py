@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from veridical.cli import main
+from veridical.eval.chair import eval_chair
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.object_lists import match_image_id
 
@@ -135,9 +136,25 @@ def test_an_image_in_which_nothing_was_detected_has_an_empty_list(tmp_path: Path
 def test_names_that_the_vocabulary_does_not_know_are_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    rows = [{"image": "1.jpg", "label": name, "score": 1.0} for name in ("TV monitor", "dog")]
+    write_json(tmp_path / "found.json", rows)
+    assert objects(tmp_path, tmp_path / "found.json") == {"1": ["TV monitor", "dog"]}
+    said = "does not know 1 listed object: TV monitor (nearest: tv)"
+    assert said in capsys.readouterr().out
+    # An evaluation goes on without them too.
+    write_jsonl(tmp_path / "a.jsonl", [{"image_id": 1, "answer": "A dog."}])
+    lists = tmp_path / "out" / "objects.json"
+    eval_chair(lists, tmp_path / "eval", answers=tmp_path / "a.jsonl")
+    assert said in capsys.readouterr().out
+
+
+def test_names_of_which_the_vocabulary_knows_none_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_json(tmp_path / "found.json", [{"image": "1.jpg", "label": "gizmo", "score": 1.0}])
-    objects(tmp_path, tmp_path / "found.json")
-    assert "does not know 1 of the names: gizmo" in capsys.readouterr().out
+    assert run(tmp_path / "found.json", "--out", tmp_path / "out") == 2
+    assert "gizmo. It knows no other" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "objects.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from veridical.build._annotations import (
 )
 from veridical.errors import UserError
 from veridical.files import require_file, write_json, write_jsonl
+from veridical.object_lists import describe_unknown, unknown_names
 from veridical.runs import start_run
-from veridical.vocabulary import describe_vocabulary, read_vocabulary
+from veridical.vocabulary import read_vocabulary
 
 Form = Literal["auto", "coco", "yolo", "detections"]
 
@@ -35,7 +36,8 @@ def build_objects(
 
     That is JSON {image_id: [names of the objects in the image]}, what `eval chair`, `eval pope` and
     `build rate` call `--objects`. An image that the annotations list without an object has an empty
-    list. Names that the vocabulary does not know are printed: they can't be scored.
+    list. Names that the vocabulary does not know are printed: they can't be scored. If it knows
+    none, nothing is written.
 
     Args:
         annotations: COCO's instances (JSON), a folder of YOLO's label files (`.txt`), or what a
@@ -59,7 +61,7 @@ def build_objects(
         found = _read(annotations, form, names, min_score)
         _refuse(found, annotations, max_bad_fraction)
         lists = {image: sorted(objects) for image, objects in sorted(found.objects.items())}
-        unknown = sorted({n for own in lists.values() for n in own if known.name_of(n) is None})
+        unknown = unknown_names({name for own in lists.values() for name in own}, known)
         write_json(out / "objects.json", lists)
         write_jsonl(out / "skipped.jsonl", found.skipped)
         summary = {
@@ -81,9 +83,8 @@ def build_objects(
     )
     if unknown:
         print(
-            f"{describe_vocabulary(vocabulary)} does not know {len(unknown)} of the names: "
-            f"{', '.join(unknown[:8])}{', ...' if len(unknown) > 8 else ''}. Evaluate with a "
-            "--vocabulary that does."
+            f"{describe_unknown(unknown, known)} An evaluation leaves them out: correct the names, "
+            "or evaluate with a --vocabulary that knows them."
         )
 
 

@@ -82,6 +82,7 @@ def score_chair(
     answers: Sequence[Mapping[str, Any]],
     objects: Mapping[str, Sequence[str]],
     vocabulary: Vocabulary,
+    warn: bool = True,
 ) -> tuple[dict[str, Estimate], list[dict[str, Any]]]:
     """Score answers.
 
@@ -91,12 +92,14 @@ def score_chair(
         answers: rows with `image_id` (text or number) and `answer`.
         objects: image id to names of what is in the image; synonyms are mapped to names.
         vocabulary: which words name which object.
+        warn: print the listed objects that the vocabulary does not know; they are left out.
 
     Returns:
         The metrics, and a judged row for every answer, in order.
 
     Raises:
-        UserError: an answer's image has no list, or a listed object is not in the vocabulary.
+        UserError: an answer's image has no list, or the vocabulary knows none of the listed
+            objects.
     """
     wanted = {str(row["image_id"]) for row in answers}
     unlisted = sorted(wanted - objects.keys())
@@ -105,7 +108,7 @@ def score_chair(
             f"{len(unlisted)} images have answers but no object list ({', '.join(unlisted[:5])}). "
             "Give them a list ([] when nothing is there) or leave their answers out."
         )
-    named = name_objects({image: objects[image] for image in wanted}, vocabulary)
+    named = name_objects({image: objects[image] for image in wanted}, vocabulary, warn)
     details = [
         judge_answer(str(row["image_id"]), row["answer"], named[str(row["image_id"])], vocabulary)
         for row in answers
@@ -199,7 +202,7 @@ def eval_chair(
             if described is None:
                 return {}
             rows, skipped = described
-        scores, details = score_chair(rows, listed, words)
+        scores, details = score_chair(rows, listed, words, warn=answers is not None)
         write_answers(out, rows, given=answers is not None)
         write_jsonl(out / "details.jsonl", details)
         write_jsonl(out / "skipped.jsonl", skipped)
