@@ -87,6 +87,21 @@ def lost_positions(batch: Batch) -> Batch:
     return dataclasses.replace(batch, inputs={**batch.inputs, "position_ids": counted})
 
 
+def last_positions(batch: Batch) -> Batch:
+    """The positions of the last two tokens one too high."""
+    positions = batch.inputs["position_ids"].clone()
+    positions[..., -2:] += 1
+    return dataclasses.replace(batch, inputs={**batch.inputs, "position_ids": positions})
+
+
+def leak_of_one_token(batch: Batch) -> Batch:
+    """The last two tokens see the first of another response."""
+    assert isinstance(batch, SharedBatch)
+    mask = batch.inputs["attention_mask"].clone()
+    mask[..., -2:, int(batch.sources.min()) + 1] = True
+    return dataclasses.replace(batch, inputs={**batch.inputs, "attention_mask": mask})
+
+
 def leak(batch: Batch) -> Batch:
     assert isinstance(batch, SharedBatch)
     return controls.leaking(batch)
@@ -127,6 +142,37 @@ def test_the_sharing_probe_rejects(
 
     monkeypatch.setattr(prefix_sharing, "shared_batch", broken)
     assert not sharing(typed, groups[:2]).allowed
+
+
+@pytest.mark.parametrize("change", [last_positions, leak_of_one_token])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_without_room_a_fault_in_few_tokens_is_seen(
+    dtype: str,
+    change: Callable[[Batch], Batch],
+    policy: Policy,
+    groups: list[Group],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cast_weights(policy.model, getattr(torch, dtype))
+    monkeypatch.setattr(prefix_sharing, "exact", no_room)
+    healthy = sharing(policy, groups)
+    assert healthy.allowed or "can't tell" in healthy.reason
+
+    def broken(policy: Policy, rows: Sequence[Group]) -> Batch:
+        return change(shared_batch(policy, rows))
+
+    monkeypatch.setattr(prefix_sharing, "shared_batch", broken)
+    assert not sharing(policy, groups).allowed
+
+
+def test_a_difference_in_one_token_counts_as_much_as_one_in_all() -> None:
+    noise = torch.full((10, 4), 0.1)
+    one = torch.zeros(10, 4)
+    one[3] = 0.4
+    assert controls.excess(one, [noise]) == pytest.approx(4)
+    assert controls.rms(one) / controls.rms(noise) < 1.5
+    assert controls.excess(noise, [noise, noise / 2]) == pytest.approx(1)
+    assert controls.excess(one, [noise * 0]) == float("inf")
 
 
 def change_encoding(
@@ -318,13 +364,16 @@ def test_the_paired_test(moved: list[float], noise: list[float], passed: bool, b
 
 def test_a_blind_proof_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     difference = torch.tensor([0.1, -0.1])
-    found = proving._by_controls("path_parity", difference, "answers", 0.5, 0.2, "nats")
+    found = proving._by_controls("path_parity", difference, "answers", (0.5, 0.5), 0.9, "nats")
     assert found.passed and found.blind
     print_proofs([found])
     told = capsys.readouterr().out
     assert "CAN'T TELL" in told and "--share-prefix false" in told
-    sees = proving._by_controls("path_parity", difference, "answers", 0.5, 0.7, "nats")
+    sees = proving._by_controls("path_parity", difference, "answers", (0.5, 0.5), 1.1, "nats")
     assert sees.passed and not sees.blind
+    one = torch.tensor([0.6] + [0.0] * 9)
+    found = proving._by_controls("path_parity", one, "answers", (0.5, 0.5), 1.1, "nats")
+    assert not found.passed and "worst answer" in found.detail
 
 
 def test_the_start_is_not_some_other_model(typed: Policy, groups: list[Group]) -> None:

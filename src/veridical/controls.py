@@ -40,6 +40,27 @@ def rms(values: Tensor) -> float:
     return float(values.double().square().mean().sqrt())
 
 
+def excess(moved: Tensor, noise: Sequence[Tensor]) -> float:
+    """How many times its noise a difference is: of all tokens, or of the worst one if that is more.
+
+    A fault in one token of many is lost in a mean over all, so each has its own noise, which is
+    never taken for less than half of what it is over all.
+
+    Args:
+        moved: the difference. Shape: (tokens, width).
+        noise: differences between honest ways. Shape: (tokens, width) each.
+    """
+    floor = max(map(rms, noise))
+    if floor == 0:
+        return float("inf") if moved.any() else 0.0
+    own = torch.stack([_by_token(one) for one in noise]).amax(0).clamp(min=floor / 2)
+    return max(rms(moved) / floor, float((_by_token(moved) / own).max()))
+
+
+def _by_token(values: Tensor) -> Tensor:
+    return values.double().square().mean(-1).sqrt()
+
+
 def other_kernel() -> AbstractContextManager[Any]:
     """Another of PyTorch's implementations of attention, which rounds in other places."""
     manager: AbstractContextManager[Any] = sdpa_kernel(SDPBackend.MATH)
@@ -59,6 +80,13 @@ def shifted(batch: Batch) -> Batch:
         after = torch.arange(length, device=positions.device) > first.unsqueeze(-1)
     inputs = {**batch.inputs, "position_ids": positions + after.to(positions.dtype)}
     return dataclasses.replace(batch, inputs=inputs)
+
+
+def shifted_at_the_end(batch: SharedBatch) -> SharedBatch:
+    """The batch with the positions of the last two tokens that predict one too high."""
+    positions = batch.inputs["position_ids"].clone()
+    positions[..., batch.sources.max() - 1 : batch.sources.max() + 1] += 1
+    return dataclasses.replace(batch, inputs={**batch.inputs, "position_ids": positions})
 
 
 def leaking(batch: SharedBatch) -> SharedBatch:

@@ -15,10 +15,12 @@ from veridical.batching import Batch, RowBatch, row_batch, shared_batch
 from veridical.controls import (
     HALF_MARGIN,
     blind,
+    excess,
     leaking,
     other_kernel,
     rms,
     shifted,
+    shifted_at_the_end,
     with_images_turned,
 )
 from veridical.heads import logits_are_the_heads
@@ -51,8 +53,8 @@ def sharing(policy: Policy, groups: Sequence[Group], together: bool = False) -> 
 
     A model in half precision is tried as a float32 copy, and then has to be as near to that copy
     by this path as by the two-row path. Where no copy fits, the limit is what rounding does to the
-    two-row path, and broken batches have to be rejected at that limit; if one is not, the
-    experiment is blind and two rows are taken.
+    two-row path, over all tokens and at each of them, and broken batches have to be rejected at
+    that limit; if one is not, the experiment is blind and two rows are taken.
 
     Args:
         policy: the model as it will be trained.
@@ -124,21 +126,25 @@ def _by_noise(policy: Policy, group: Group, other: Group) -> Sharing:
     padded = _states(policy, row_batch(policy, [group, other]))[: len(two_row)]
     with other_kernel():
         rounded = _states(policy, alone)
-    floor = max(rms(padded - two_row), rms(rounded - two_row))
-    limit = HALF_MARGIN * floor
+    noise = (padded - two_row, rounded - two_row)
     batch = shared_batch(policy, [group])
-    difference = rms(_states(policy, batch) - two_row)
-    if not difference <= limit:
+    times = excess(_states(policy, batch) - two_row, noise)
+    if not times <= HALF_MARGIN:
         return Sharing(
-            False, f"shared and two-row states differ by {difference:.2g} (limit {limit:.2g})"
+            False,
+            f"shared and two-row states differ by {times:.2g} times what rounding does (limit "
+            f"{HALF_MARGIN:g})",
         )
-    broken: dict[str, Batch] = {"shifted positions": shifted(batch)}
+    broken: dict[str, Batch] = {
+        "shifted positions": shifted(batch),
+        "shifted positions of two tokens": shifted_at_the_end(batch),
+    }
     if len(group.response_ids) > 1:
         broken["responses that see each other"] = leaking(batch)
     if group.images:
         broken["images upside down"] = shared_batch(policy, [with_images_turned(group)])
     for fault, one in broken.items():
-        if not rms(_states(policy, one) - two_row) > limit:
+        if not excess(_states(policy, one) - two_row, noise) > HALF_MARGIN:
             return Sharing(False, blind(policy, fault))
     return Sharing(True, "equal to the two-row path on a probe row, within rounding")
 

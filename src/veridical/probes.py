@@ -11,7 +11,7 @@ from torch import Tensor
 from veridical._masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
 from veridical._positions import special_layers, token_positions, vision_inputs
 from veridical.batching import process, prompt_batch
-from veridical.controls import HALF_MARGIN, blind, other_kernel, rms
+from veridical.controls import HALF_MARGIN, blind, excess, other_kernel, rms
 from veridical.images import ImageLike
 from veridical.models import Policy, image_features, image_token_id
 from veridical.precision import dtype_name, exact, working_dtype
@@ -164,16 +164,20 @@ def _by_noise(trial: _Trial) -> str | None:
     stock = trial.stock()
     with other_kernel():
         rounded = trial.stock()
-    limit = HALF_MARGIN * max(rms(trial.stock(1, " Yes") - stock), rms(rounded - stock))
-    whole = rms(trial.dropped(trial.every) - stock)
-    if not whole <= limit:
-        return f"its logits differ by {whole:.2g} from the stock forward's (limit {limit:.2g})"
+    noise = (trial.stock(1, " Yes") - stock, rounded - stock)
+    limit = HALF_MARGIN * max(map(rms, noise))
+    whole = excess(trial.dropped(trial.every) - stock, noise)
+    if not whole <= HALF_MARGIN:
+        return (
+            f"its logits differ from the stock forward's by {whole:.2g} times what rounding does "
+            f"(limit {HALF_MARGIN:g})"
+        )
     half = trial.half
     hidden = rms(trial.dropped(half) - trial.hidden(half))
     if not hidden <= limit:
         return f"dropping image tokens differs by {hidden:.2g} from masking (limit {limit:.2g})"
     for fault, broken in _broken(trial.encoded).items():
-        if not rms(trial.dropped(trial.every, broken) - stock) > limit:
+        if not excess(trial.dropped(trial.every, broken) - stock, noise) > HALF_MARGIN:
             return blind(trial.policy, fault)
     return None
 

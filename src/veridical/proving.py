@@ -31,6 +31,9 @@ from veridical.rendering import Group
 PRECISION_MARGIN = 5.0
 """How much farther from float32 than the model's own forward our path may be in half precision (our
 choice: the root mean square of eight numbers varies by chance)."""
+CLEARLY = 2.0
+"""How many limits a broken batch has to differ by before a proof that holds says something (our
+choice): one that is barely rejected is no evidence that a smaller fault would be."""
 SIGNIFICANT = 0.01
 """Below this chance that rounding explains it, an image matters (our choice)."""
 
@@ -148,8 +151,9 @@ def _prove_by_noise(
 ) -> list[Proof]:
     """Where no float32 copy fits: against the stock path's own rounding, with controls.
 
-    Broken batches have to be rejected at the same limit: response positions one too high, and grey
-    images. Where one would pass, a proof that holds says nothing, and is called blind.
+    Broken batches have to differ by `CLEARLY` times the limit: response positions one too high, and
+    grey images. Where one does not, a proof that holds says little, and is called blind. No answer
+    may differ by more than `PRECISION_MARGIN` times what rounding does to the worst one.
     """
     stock = torch.stack([measure.stock(group) for group in groups])
     together = row_batch(policy, groups)
@@ -166,6 +170,7 @@ def _prove_by_noise(
     controls = [rms(measure.ours(shifted(batch)) - stock)]
     controls += [rms(grey - stock[seen])] if seen else []
     limit = PRECISION_MARGIN * floor
+    worst = PRECISION_MARGIN * max(_largest(rows - stock), _largest(rounded - stock))
     found: list[tuple[ProofName, Tensor, str]] = [
         ("batch_invariance", alone - ours, f"{len(groups)} rows alone against together"),
         ("path_parity", ours - stock, f"{stock.numel()} answers against the stock forward"),
@@ -175,7 +180,7 @@ def _prove_by_noise(
     return [
         prove_placeholders(policy, batch),
         _image_matters_by_rank(moved, noise, measure.unit),
-        *(_by_controls(*one, limit, min(controls), measure.unit) for one in found),
+        *(_by_controls(*one, (limit, worst), min(controls), measure.unit) for one in found),
     ]
 
 
@@ -193,12 +198,26 @@ def _changed(
 
 
 def _by_controls(
-    name: ProofName, difference: Tensor, detail: str, limit: float, control: float, unit: str
+    name: ProofName,
+    difference: Tensor,
+    detail: str,
+    limits: tuple[float, float],
+    control: float,
+    unit: str,
 ) -> Proof:
-    value = rms(difference)
-    blind = value <= limit and not control > limit
+    """One proof; `limits` are those of the root mean square and of the worst answer."""
+    value, (limit, of_worst) = rms(difference), limits
     detail += f", root mean square; a broken batch differs by {control:.2g}"
+    if value <= limit and not _largest(difference) <= of_worst:
+        return Proof(
+            name, False, True, _largest(difference), of_worst, unit, detail + "; the worst answer"
+        )
+    blind = value <= limit and not control > CLEARLY * limit
     return Proof(name, value <= limit, True, value, limit, unit, detail, blind)
+
+
+def _largest(difference: Tensor) -> float:
+    return float(difference.abs().max())
 
 
 def _image_matters_by_rank(moved: Tensor, noise: Tensor, unit: str) -> Proof:
