@@ -36,7 +36,8 @@ class Counting:
         extra: tokens an image adds beside those that the processor says: marks around it, less
             the placeholder in the text.
         by_size: image tokens by width and height, filled as sizes are met.
-        refused: sizes of the images in prompts that were tried and refused.
+        refused: sizes of the images in prompts that were tried and refused, where no prompt with
+            such an image was taken.
     """
 
     policy: Policy
@@ -62,7 +63,9 @@ class Counting:
         return self.by_size[size]
 
 
-def check_lengths(policy: Policy, groups: Sequence[Group], max_length: int) -> dict[str, str]:
+def check_lengths(
+    policy: Policy, groups: Sequence[Group], max_length: int
+) -> dict[str, tuple[str, str]]:
     """Groups that cannot be trained on for their prompts, with the reason; prompts are never cut.
 
     A prompt and its longest response must fit. Image tokens are counted from image sizes where the
@@ -75,7 +78,8 @@ def check_lengths(policy: Policy, groups: Sequence[Group], max_length: int) -> d
         max_length: in tokens, image tokens included.
 
     Returns:
-        {group id: reason}, of rows that are too long and of those that the processor refuses.
+        {group id: (field, reason)}: `length` for rows that are too long, `images` for those that
+        the processor refuses.
     """
     ranks = processes.gather(processes.rank())
     mine = groups[ranks.index(processes.rank()) :: len(ranks)]
@@ -120,7 +124,8 @@ def counting(policy: Policy, prompts: Sequence[Prompt]) -> Counting | None:
         counted, there = wrong[0] if wrong else (length - rest, length)
         _say_measured(f"it would count {counted} tokens where there are {there}")
         return None
-    return dataclasses.replace(counts, refused=frozenset(refused))
+    taken = {size_of(image) for prompt, _ in real for image in prompt[0]}
+    return dataclasses.replace(counts, refused=frozenset(refused - taken))
 
 
 def _say_measured(why: str) -> None:
@@ -138,20 +143,23 @@ def measured(policy: Policy, prompt: Prompt) -> int:
     return int(process(policy, [images], [text], "right")["input_ids"].shape[1])
 
 
-def _checked(policy: Policy, groups: Sequence[Group], max_length: int) -> dict[str, str]:
+def _checked(
+    policy: Policy, groups: Sequence[Group], max_length: int
+) -> dict[str, tuple[str, str]]:
     counts = counting(policy, [prompt for group in groups for prompt in prompts_of(group)])
-    refused = {}
+    refused: dict[str, tuple[str, str]] = {}
     for group in track(groups, "measuring prompts"):
         longest = max(len(ids) for ids in group.response_ids)
         room = max_length - longest
         try:
             length = max(_length(policy, counts, prompt, room) for prompt in prompts_of(group))
         except RefusedRowsError as error:
-            refused[group.id] = error.reason
+            refused[group.id] = ("images", error.reason)
             continue
         if length > room:
             refused[group.id] = (
-                f"prompt of {length} tokens and response of {longest} exceed {max_length} tokens"
+                "length",
+                f"prompt of {length} tokens and response of {longest} exceed {max_length} tokens",
             )
     return refused
 

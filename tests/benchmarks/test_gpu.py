@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).parents[2]
 GPU = ROOT / "benchmarks" / "gpu"
 PROVIDED = {
+    "typing_extensions",  # comes with PyTorch
     "accelerate", "filelock", "huggingface_hub", "jinja2", "matplotlib", "numpy", "peft", "pillow",
     "psutil", "pyarrow", "pyyaml", "regex", "safetensors", "scipy", "tokenizers", "torch", "tqdm",
     "transformers",

@@ -75,15 +75,15 @@ def test_prompts_stay_where_their_pairs_are_not_learned(policy: Policy, late: Pa
     assert ([prompt.request.id for prompt in found], len(rows.skipped)) == (["r3"], 3)
 
 
-def test_what_the_template_strips_does_not_tell_answers_apart(
+def test_what_the_template_makes_equal_does_not_tell_answers_apart(
     policy: Policy, tmp_path: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processor = policy.processor
-    stripping = processor.chat_template.replace("block['text']", "block['text'].strip()")
-    assert stripping != processor.chat_template
-    monkeypatch.setattr(processor, "chat_template", stripping)
+    narrow = processor.chat_template.replace("block['text']", "block['text'].replace('  ', ' ')")
+    assert narrow != processor.chat_template
+    monkeypatch.setattr(processor, "chat_template", narrow)
     rows = [
-        pair(0, pictures[0], "There is a green chair.", "There is a green chair.\n"),
+        pair(0, pictures[0], "There is a green chair.", "There is a  green chair."),
         pair(1, pictures[1], "There is a green chair.", "There is a blue dog."),
     ]
     data = write(tmp_path, rows)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl
+from veridical.files import read_json, read_jsonl, write_json
 from veridical.judges.judging import Case, Look
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
@@ -102,8 +102,10 @@ def test_a_filling_that_ended_early_is_filled_up(
         return [Look(None if a == b else int(a < b), float(a - b)) for a, b in sizes]
 
     monkeypatch.setattr(online, "open_comparison", lambda judging, place: longer)
+    objects = tmp_path / "objects.json"
+    write_json(objects, {f"pair-{number}": ["cup"] for number in range(12)})
     options: dict[str, Any] = {
-        "judging": Judging(judge="exact", objects=pairs),
+        "judging": Judging(judge="exact", objects=objects),
         "sampling": Sampling(max_new_tokens=6, rollout_steps=3),
     }
     out = tmp_path / "out"

@@ -132,9 +132,9 @@ def render_rows(
     groups = _even_out(groups)
     limit = training.max_length or _own_limit(policy)
     if limit is not None:
-        too_long = check_lengths(policy, groups, limit)
-        skipped += [origins[id].left_out(id, "length", why) for id, why in too_long.items()]
-        groups = [group for group in groups if group.id not in too_long]
+        unfit = check_lengths(policy, groups, limit)
+        skipped += [origins[id].left_out(id, field, why) for id, (field, why) in unfit.items()]
+        groups = [group for group in groups if group.id not in unfit]
     # A conversation may be learned in several groups.
     _refuse(data, skipped, total, max_bad_fraction, len({group.id for group in groups}))
     cut = sum(sum(group.cut) for group in groups)
