@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tokenizers.normalizers import Replace, Sequence
 
 from veridical.errors import UserError
 from veridical.models import Policy
@@ -75,15 +76,14 @@ def test_prompts_stay_where_their_pairs_are_not_learned(policy: Policy, late: Pa
     assert ([prompt.request.id for prompt in found], len(rows.skipped)) == (["r3"], 3)
 
 
-def test_what_the_template_makes_equal_does_not_tell_answers_apart(
+def test_what_the_tokenizer_makes_equal_does_not_tell_answers_apart(
     policy: Policy, tmp_path: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    processor = policy.processor
-    narrow = processor.chat_template.replace("block['text']", "block['text'].replace('  ', ' ')")
-    assert narrow != processor.chat_template
-    monkeypatch.setattr(processor, "chat_template", narrow)
+    backend = policy.processor.tokenizer.backend_tokenizer
+    before = [backend.normalizer] if backend.normalizer else []
+    monkeypatch.setattr(backend, "normalizer", Sequence([*before, Replace("GREEN", "green")]))
     rows = [
-        pair(0, pictures[0], "There is a green chair.", "There is a  green chair."),
+        pair(0, pictures[0], "There is a green chair.", "There is a GREEN chair."),
         pair(1, pictures[1], "There is a green chair.", "There is a blue dog."),
     ]
     data = write(tmp_path, rows)
@@ -92,7 +92,7 @@ def test_what_the_template_makes_equal_does_not_tell_answers_apart(
         read_pairs(policy, data, Reading(), TRAINING),
     ):
         assert [group.id for group in found.groups] == ["r1"]
-        assert "once the chat template has rendered them" in found.skipped[0]["reason"]
+        assert "once they are rendered and tokenized" in found.skipped[0]["reason"]
 
 
 def test_pictures_and_further_answers_count_too(

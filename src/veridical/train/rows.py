@@ -370,7 +370,7 @@ def refuse_collapsed(group: Group) -> None:
     why = (
         f"in their first {len(group.response_ids[0])} tokens, where --max-response-tokens cuts"
         if cut
-        else "once the chat template has rendered them"
+        else "once they are rendered and tokenized"
     )
     raise RefusedRowError(f"chosen and {which} are the same {why}")
 
