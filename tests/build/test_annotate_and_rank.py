@@ -166,8 +166,10 @@ def run(command: str, samples: Path, out: Path, server: Server, *more: object) -
     words: list[object] = [
         "build", command, samples, "--judge", "endpoint:m", "--out", out,
         "--endpoint.url", server.url, "--endpoint.cache", samples.parent / "cache",
-        "--endpoint.timeout", 2, "--endpoint.concurrency", 2, *more,
+        "--endpoint.timeout", 2, *more,
     ]  # fmt: skip
+    if "--endpoint.concurrency" not in more:
+        words += ["--endpoint.concurrency", 2]
     return main([str(word) for word in words])
 
 

@@ -28,6 +28,9 @@ FIRST = [
     "Response 1 is better.",
     "Response 1 is the better one.",
     "Response 1 wins.",
+    "Response 1 is the winner because it has no errors.",
+    "Response 2 invents a dog. Response 1 is better, because it does not.",
+    "I prefer Response 1 over Response 2 since it sees the dog, the cat and the bus.",
     "Response 1 beats Response 2.",
     "Response 1 is superior to Response 2.",
     "I prefer Response 1 over Response 2.",
@@ -157,6 +160,9 @@ UNREAD = [
     "Response 1 overall is worse.",
     "Response 1 over-describes.",
     "If you ignore the picture, Response 1 wins.",
+    "Response 1 is better because it is longer, but Response 2 is right.",
+    "Response 1 wins because some like fiction; however, it is wrong.",
+    "Response 1 is better because it is right.\nResponse 2 is better because it is right.",
     "Pick Response 1 for fantasy, Response 2 for facts.",
     "On reflection, Response 1 is better.",
     "Response 1 because the other does not see the dog",
@@ -166,13 +172,11 @@ UNREAD = [
     "Response 1 (fewer hallucinations)",
     "Response 1 is better than Response 2: both see the dog, but the second adds a cat.",
     "Response 1 wins with fewer hallucinations.",
-    "Response 1 is the winner because it has no errors.",
     "The best answer is **Response 1**, since it is right.",
     "Compared to Response 2, Response 1 is better.",
     "Response 2 names a dog, but Response 1 is better.",
     "Although Response 2 is better written, Response 1 wins.",
     "While Response 2 is better at colors, Response 1 is better overall.",
-    "Response 2 invents a dog. Response 1 is better because it does not.",
     "1. Accuracy: Response 2\n2. Detail: Response 2\nFinal: Response 1",
     "Response 1 is better: Response 2 has three errors.",
     "Answer: Response 2\nNo, I read it once more.\nFinal answer: Response 1",
@@ -266,10 +270,5 @@ def test_replies_of_judges_that_think_first() -> None:
     if not folder:
         pytest.skip("VERIDICAL_TEST_DATA is not set")
     case = json.loads((Path(folder) / "cases/thinking-judge/replies.json").read_text())
-    read = []
     for text, winner in case["replies"]:
-        try:
-            read.append(read_choice(text, case["names"]) == winner)
-        except UnreadableError:  # a reason in the same sentence: asked again
-            assert "because" in text
-    assert read and all(read)
+        assert read_choice(text, case["names"]) == winner, text

@@ -5,7 +5,8 @@ What counts as a verdict:
 1. a field of a JSON object: `{"winner": "Response 1"}`;
 2. a labeled sentence: "Verdict: Response 1", "The better response is Response 1.";
 3. a name alone as the whole reply, its first or its last line;
-4. a whole sentence of a closed list, "Response 1 is better.", as the first line or at the end.
+4. a whole sentence of a closed list, "Response 1 is better.", as the first line or at the end; a
+   reason may follow "because".
 
 All of them have to agree. Prose is not interpreted: what a sentence says besides makes it unread.
 """
@@ -44,6 +45,8 @@ _BETTER = (
 )
 _OVER = r"is better than|is superior to|is preferable to|is preferred over|beats|wins over"
 _CHOOSE = r"(?:(?:I|we)(?: would|'d)? (?:prefer|choose|pick|select)|I go with)"
+_AGAINST = r"(?:but|however|although|though|yet|unless|if|not sure)"
+_REASON = rf"(?:,? (?:because|since) (?:(?!\b{_AGAINST}\b).)+?)?"
 _CONTINUED = re.compile(
     r"(?-i:[a-z])|(?!(?:this|its|it's|thus|as|besides|yes|based)\b)[a-z]+(?:s|ed)\b", re.I
 )
@@ -243,11 +246,11 @@ def _forms(names: Sequence[str]) -> _Forms:
         ),
         re.compile(
             rf"{start}(?:({one}) (?i:{_BETTER})(?: overall)?|(?i:{_CHOOSE}) ({one})(?: here)?"
-            rf"|(?i:it is) ({tie})){end}"
+            rf"|(?i:it is) ({tie}))(?i:{_REASON}){end}"
         ),
         re.compile(
             rf"{start}(?:({one}) (?i:{_OVER}) ({one})|(?i:{_CHOOSE}) ({one}) (?:over|to) ({one}))"
-            rf"{end}"
+            rf"(?i:{_REASON}){end}"
         ),
         re.compile(rf"(?:{one})\s*(?:$|:|-)"),
     )
