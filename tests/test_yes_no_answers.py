@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from veridical.yes_no_answers import parse_answer
@@ -350,3 +352,9 @@ def test_a_negative_word_need_not_deny_what_was_asked_for(reply: str, verdict: s
 def test_a_statement_has_to_name_what_other_questions_ask_for(question: str) -> None:
     assert parse_answer("There is a cat.", question=question) is None
     assert parse_answer("There is a dog.", question=question) == "yes"
+
+
+def test_time_does_not_grow_with_the_square_of_empty_lines() -> None:
+    began = time.process_time()
+    assert parse_answer("\n" * 40_000 + "No", question=QUESTION) == "no"
+    assert time.process_time() - began < 1

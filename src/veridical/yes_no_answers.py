@@ -108,7 +108,7 @@ _NOBODY_THERE = re.compile(
 )
 # After a stop: "No, wait, yes."
 _TAKEN_BACK = re.compile(
-    r"[.,;:!?\n\u2026\u2013\u2014-]\s*(?:but |oh,? |hmm,? |no,? )?(?:wait|actually|sorry|i mean"
+    r"[.,;:!?\n\u2026\u2013\u2014-][ \t]*(?:but |oh,? |hmm,? |no,? )?(?:wait|actually|sorry|i mean"
     r"|scratch that|correction|on second thoughts?)\b",
     re.I,
 )
