@@ -48,6 +48,22 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def shares_out_weights() -> bool:
+    """Whether the launcher has no process hold the whole model while it trains.
+
+    FSDP and DeepSpeed's ZeRO-3 do. A DeepSpeed file of its own is taken for ZeRO-3.
+    """
+
+    def set_to_true(name: str) -> bool:
+        return os.environ.get(name, "").lower() == "true"
+
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
+    plain = stage in ("0", "1", "2") and "ACCELERATE_DEEPSPEED_CONFIG_FILE" not in os.environ
+    return set_to_true("ACCELERATE_USE_FSDP") or (
+        set_to_true("ACCELERATE_USE_DEEPSPEED") and not plain
+    )
+
+
 def join(on_cpu: bool) -> None:
     """Meet the other processes; from here on values can be exchanged.
 

@@ -69,3 +69,23 @@ def test_what_shows_nothing_is_refused(pairs: Path, tmp_path: Path) -> None:
         train_reward("m", pairs, tmp_path / "o", training=replace(TRAINING, show_every=1))
     with pytest.raises(UserError, match="--show-every is 0"):
         check_showing(0, "train dpo")
+
+
+@pytest.mark.parametrize("launcher", ["FSDP", "DEEPSPEED"])
+def test_weights_that_are_shared_out_answer_nothing_and_no_model_is_loaded(
+    launcher: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{launcher}", "true")
+    with pytest.raises(UserError, match="--show-every needs the whole model in one process"):
+        train_dpo("no-model", pairs, tmp_path / "o", training=replace(TRAINING, show_every=1))
+    objects = tmp_path / "objects.json"
+    checked = replace(TRAINING, check_images=tmp_path, check_objects=objects)
+    with pytest.raises(UserError, match="--check-images needs the whole model in one process"):
+        train_dpo("no-model", pairs, tmp_path / "o", training=checked)
+    check_showing(None, "train dpo")
+    if launcher == "DEEPSPEED":
+        monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+        check_showing(1, "train dpo")  # every process holds all weights
+        monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+        with pytest.raises(UserError, match="ZeRO-3"):
+            check_showing(1, "train dpo")

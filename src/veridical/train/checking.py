@@ -34,6 +34,7 @@ from veridical.sampling import Decoding, Request, Response, respond
 from veridical.statistics import FloatArray, Ratio
 from veridical.steering import ALL_HIGHEST, steered
 from veridical.train.options import Training
+from veridical.train.showing import refuse_shared_out
 from veridical.train.stopping import CHECKED
 from veridical.vocabulary import Vocabulary, read_vocabulary
 from veridical.yes_no_answers import parse_answer
@@ -199,6 +200,7 @@ def check_checking(training: Training, command: str) -> dict[str, Path]:
             "evaluations. Evaluate its checkpoints' results with `veridical eval`, or use `train "
             "online`."
         )
+    refuse_shared_out("check-images")
     for name in training.check_by or ():
         if name not in ("chair", "pope"):
             raise UserError(f"--check-by {name} is unknown; there is: chair, pope.")

@@ -39,7 +39,7 @@ from veridical.train.resume import require_steps_left, tell_extension
 from veridical.train.rounding import ROUNDING, Score, score_before, tell_rounding
 from veridical.train.showing import ShowAnswers
 from veridical.train.stopping import CHECKED, HIGHER_IS_BETTER, StopEarly, improves
-from veridical.train.trained import is_shared_out, require_same_start, whole_policy
+from veridical.train.trained import require_same_start, whole_policy
 from veridical.train.trainer_options import trainer_arguments
 from veridical.train.trial import TryFirst
 from veridical.weights import weight_files
@@ -94,12 +94,6 @@ def run_trainer(
     callbacks = [RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests(), *more]
     if training.report_to:
         callbacks.append(Report(Trackers(training.report_to, out, arguments), policy.core))
-    for option in ("show_every", "check_images"):
-        if getattr(training, option) is not None and is_shared_out(policy.model):
-            raise UserError(
-                f"--{option.replace('_', '-')} needs the whole model in one process, which FSDP "
-                "and ZeRO-3 share out. Leave it out."
-            )
     if training.show_every is not None:
         groups = held_out.groups if held_out is not None else train.groups
         callbacks.append(ShowAnswers(policy, groups, training.show_every, out))

@@ -26,7 +26,8 @@ def check_showing(every: int | None, command: str) -> None:
     """Refuse what shows nothing.
 
     Raises:
-        UserError: fewer than a step between two times, or a model that does not answer.
+        UserError: fewer than a step between two times, a model that does not answer, or weights
+            that no process holds all of.
     """
     if every is None:
         return
@@ -34,6 +35,22 @@ def check_showing(every: int | None, command: str) -> None:
         raise UserError(f"--show-every is {every}; give 1 step or more.")
     if command == "train reward":
         raise UserError("--show-every: a reward model says nothing. Leave it out.")
+    refuse_shared_out("show-every")
+
+
+def refuse_shared_out(option: str) -> None:
+    """Refuse what has the policy answer in one process, where none has all of its weights.
+
+    The launcher's word is taken, since the weights are shared out only when training begins.
+
+    Raises:
+        UserError: names the option.
+    """
+    if processes.shares_out_weights():
+        raise UserError(
+            f"--{option} needs the whole model in one process, which FSDP and ZeRO-3 share out. "
+            "Leave it out, or launch with plain data parallelism (configs/ddp.yaml)."
+        )
 
 
 def show(step: int, rows: Sequence[tuple[str, str]]) -> None:
