@@ -23,13 +23,14 @@ ABBREVIATIONS = {
     "hi": "डॉ|श्री|सुश्री|प्रो",
     "it": "sig|dott|prof|avv|ing|S",
     "pt": r"Sr|Sra|Srs|Srta|Dr|Dra|Prof|Profa|Exmo|Exma|Eng|Av|R|Sto|Sta|p\. ?ex",
-    "ru": r"т\. ?[екч]|им|ул|пр|просп|пл|пер|обл|стр|рис|см|проф|акад|гр|тов|св",
+    "ru": r"т\. ?[екч]|ул|пр|просп|пл|пер|обл|стр|проф|акад|гр|тов|св",
     "th": r"[พค]\.ศ|ด\.[ชญ]|น\.ส|ดร|นพ|พญ|ผศ|รศ|จ|อ|ต|ถ|ซ",
-    "uk": r"т\. ?[еч]|ім|вул|просп|пл|пров|обл|стор|рис|див|проф|акад|св",
+    "uk": r"т\. ?[еч]|ім|вул|просп|пл|пров|обл|стор|проф|акад|св",
     "vi": "TP|Tp|TX|TT|Q|P|TS|Ts|ThS|Ths|PGS|GS|BS|KS|LS|Tr|Th|Ô|Ts",
 }
 """What before a full stop ends no sentence, as regular expressions by language: titles, and what
-stands before names. Only what `sentencex` does not know."""
+stands before names. Only what `sentencex` does not know, and nothing that is a word or a unit too:
+it would hide the ends of sentences."""
 EVERYWHERE = r"TP|Ph\. ?D"
 """The same in every language: what a short text in one of another language would be split at, and
 degrees that stand before names."""

@@ -222,9 +222,10 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
     if tuning.kind == "full":
         if working_dtype(policy) in HALF:
             raise UserError(
-                f"Full fine-tuning of {str(core.dtype).removeprefix('torch.')} weights would round "
-                "most updates away. Set --mixed-precision bf16 (float32 weights, computing in "
-                "bfloat16), --dtype float32, or --tuning lora (adapters stay in float32)."
+                f"Full fine-tuning of {str(working_dtype(policy)).removeprefix('torch.')} weights "
+                "would round most updates away. Set --mixed-precision bf16 (float32 weights, "
+                "computing in bfloat16), --dtype float32, or --tuning lora (adapters stay in "
+                "float32)."
             )
         for module in (
             *trained,

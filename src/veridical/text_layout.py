@@ -26,6 +26,7 @@ _MARKS = regex.compile(
 _FENCE = regex.compile(
     r"[^\S\r\n]*(?:(?:>|[-*+]|\d{1,3}[.)])[^\S\r\n]*+)*+(`{3,}(?!.*`)|~{3,}|\$\$(?!.*\$\$))"
 )
+_INDENT = regex.compile(r" {0,3}\t| {4}")
 _LISTED = regex.compile(r"(?:[-*+\u2022]|\d{1,3}[.)])\s")
 _WORDS = regex.compile(r"[\p{L}\p{N}]")
 
@@ -90,11 +91,11 @@ def blocks(text: str) -> list[Block]:
             continue
         fence = _FENCE.match(text, start, end)
         if fence is not None:
-            open_fence = fence[1]
+            open_fence, after_empty, in_code = fence[1], False, False
             found.append(Block(start, start, end, "copied"))
             continue
         lead = text[line:start]
-        indented = len(lead.expandtabs(4)) >= 4
+        indented = _INDENT.match(lead) is not None
         in_list = (in_list and bool(lead)) or _LISTED.match(text, start, end) is not None
         in_code = indented and (in_code or (after_empty and bool(found) and not in_list))
         after_empty = False

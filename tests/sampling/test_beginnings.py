@@ -12,6 +12,7 @@ from PIL import Image
 from veridical import batching
 from veridical.batching import Branch, prompt_batch
 from veridical.models import Policy
+from veridical.precision import mixed_precision
 from veridical.records import user_message
 from veridical.rendering import render_prompt
 from veridical.sampling import Decoding, Request, beginnings, complete_masked, masked, respond
@@ -154,3 +155,25 @@ def test_a_model_that_reads_them_otherwise_reads_every_prompt_whole(
     assert not can_share(policy)
     monkeypatch.undo()
     assert said_by(policy, "sentences", pictures, 20)
+
+
+def test_mixed_precision_shares_what_half_precision_does(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy.model.to(torch.float32)
+    monkeypatch.setattr(beginnings, "EXACT", -1.0)  # no rounding passes for that of float32
+    with mixed_precision("bf16"):
+        assert can_share(policy)
+    assert not capsys.readouterr().out
+
+
+def test_memory_that_runs_out_says_nothing_of_the_model(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> bool:
+        raise torch.OutOfMemoryError("full")
+
+    with monkeypatch.context() as patched, pytest.raises(torch.OutOfMemoryError):
+        patched.setattr(beginnings, "_is_near", full)
+        can_share(policy)
+    assert can_share(policy)

@@ -59,8 +59,8 @@ def responses(
         Draw(
             request.id,
             number,
-            reader.watch(number) if until_sentence_end else None,
             bool(request.images),
+            reader.watch(number) if until_sentence_end else None,
         )
         for number, request in enumerate(requests)
     ]

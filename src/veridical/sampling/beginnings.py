@@ -21,6 +21,7 @@ from veridical.batching import Branch, PromptBatch, RefusedRowsError, prompt_bat
 from veridical.images import ImageLike, image_key
 from veridical.messages import user_message
 from veridical.models import Policy, image_token_id
+from veridical.precision import is_half
 from veridical.rendering import RefusedRowError, render_prompt
 from veridical.sampling.cache import Rows
 from veridical.sampling.parity import (
@@ -177,6 +178,8 @@ def _tried(policy: Policy) -> bool:
             return _is_near(policy, [picture(*SIZES[0])], texts)
     except RefusedRowError:
         return False
+    except torch.OutOfMemoryError:
+        raise  # it says nothing of the model: fewer rows are tried, and it is found out then
     except Exception as error:  # a foreign forward may raise anything
         print(
             f"{type(policy.core).__name__}: every prompt is read whole, since what prompts share "
@@ -199,7 +202,7 @@ def _is_near(policy: Policy, images: list[Image.Image], texts: list[str]) -> boo
     if not all(bool(logits.isfinite().any()) for logits in (*stock, *ours)):
         return False  # the first answer that is asked for says so, and why
     apart, limit = distance(ours, stock).value, EXACT
-    if policy.model.dtype in (torch.float16, torch.bfloat16):
+    if is_half(policy):
         together = _logits(policy, prompt_batch(policy, [images] * 2, texts))
         floor = distance(_split(together), stock).value
         broken = [replace(branch, shared=branch.shared - 1) for branch in batch.branches]

@@ -40,8 +40,8 @@ FREE_SHARE = 0.8
 """Of the free memory, how much the rows' keys and values may take until they end (our choice): the
 rest is for what a forward pass needs in between."""
 
-_ROOM: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-"""For models with which memory has run out, how many rows are tried."""
+_ROOM: weakref.WeakKeyDictionary[Any, dict[int, int]] = weakref.WeakKeyDictionary()
+"""For models with which memory has run out, how many rows are tried, by `max_new_tokens`."""
 
 ReadPrompts = Callable[[list[int]], PromptBatch]
 
@@ -54,14 +54,14 @@ class Draw:
         key: keys its noise.
         prompt: the number of the prompt; draws with the same number that follow each other share
             what is read of it.
-        sentence: follows the row to its first sentence's end, if it is to stop there.
         pictures: whether the prompt has any.
+        sentence: follows the row to its first sentence's end, if it is to stop there.
     """
 
     key: str
     prompt: int
+    pictures: bool
     sentence: SentenceEnd | None = None
-    pictures: bool = True
 
 
 @dataclass
@@ -112,7 +112,7 @@ def decode(
     waiting = deque(enumerate(draws))
     table: _Table | None = None
     new: _Table | None = None
-    size = min(decoding.batch_size, _ROOM.get(policy.core, decoding.batch_size))
+    size = _rows_to_try(policy, decoding)
     while waiting or table:
         taken = _take(waiting, table, size) if waiting else []
         begun = sorted([*(table.numbers if table else []), *(number for number, _ in taken)])
@@ -136,7 +136,7 @@ def decode(
         if finished is None:
             # They say the same again, as their noise is the same.
             new = table = None
-            size = _halved(policy, len(begun))
+            size = _halved(policy, decoding, len(begun))
             waiting.extendleft((number, draws[number]) for number in reversed(begun))
             continue
         yield from finished
@@ -152,9 +152,16 @@ def no_room(policy: Policy, decoding: Decoding) -> str:
     )
 
 
-def _halved(policy: Policy, rows: int) -> int:
-    """Take half as many rows from now on, in later calls too."""
-    size = _ROOM[policy.core] = rows // 2
+def _rows_to_try(policy: Policy, decoding: Decoding) -> int:
+    """The batch size, or what is left of it where memory ran out for responses no longer."""
+    known = _ROOM.get(policy.core, {}).items()
+    found = (rows for tokens, rows in known if tokens <= decoding.max_new_tokens)
+    return min((decoding.batch_size, *found))
+
+
+def _halved(policy: Policy, decoding: Decoding, rows: int) -> int:
+    """Take half as many rows from now on, in later calls for responses as long or longer too."""
+    size = _ROOM.setdefault(policy.core, {})[decoding.max_new_tokens] = rows // 2
     print(f"Memory ran out with {rows} responses at once; {size} at once give the same ones.")
     if policy.device.type == "cuda":
         torch.cuda.empty_cache()

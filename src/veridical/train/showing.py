@@ -113,7 +113,7 @@ def answers(policy: Policy, groups: Sequence[Group]) -> list[str]:
             [groups[place].prompt_text for place in places],
         )
 
-    draws = [Draw(group.id, place) for place, group in enumerate(groups)]
+    draws = [Draw(group.id, place, bool(group.images)) for place, group in enumerate(groups)]
     said = dict(decode(policy, draws, read, Decoding(TOKENS, batch_size=len(groups))))
     tokenizer = policy.processor.tokenizer
     return [
