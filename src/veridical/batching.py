@@ -446,6 +446,7 @@ def process(
 
     Raises:
         RefusedRowsError: the processor refuses rows of the batch even alone.
+        UserError: it takes each row alone, and not all together.
     """
     if policy.vision is not None:
         kept: dict[str, Tensor] = policy.vision.process(policy, images, texts, padding_side)
@@ -459,7 +460,10 @@ def process(
     except Exception as error:
         reasons = _refused_alone(policy, opened, texts, padding_side)
         if not reasons:
-            raise
+            raise UserError(
+                f"The processor of {policy.name} takes each of these {len(texts)} rows alone, but "
+                f"not together ({words_of(error)}). Set a smaller batch; 1 always works."
+            ) from error
         raise RefusedRowsError(policy.name, reasons) from error
     # With labels a forward computes a loss, and PaliGemma's processor always writes some.
     inputs = {n: value.to(policy.device) for n, value in encoded.items() if n != "labels"}
