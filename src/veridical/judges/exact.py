@@ -78,7 +78,7 @@ def exact_judge(
     """A judge by truth.
 
     It rates the aspect `exact` and the five attributes of `rate_attributes`. An answer about
-    several images is held against what is in any of them. A case is found by its images' names,
+    several images is compared with what is in any of them. A case is found by its images' names,
     else by its id.
 
     Args:
