@@ -99,3 +99,15 @@ def test_files_that_cannot_be_read_are_named_before_the_libraries_are_imported(
     done = python("-c", code, *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert told in done.stderr
+
+
+def test_no_package_keeps_a_module_of_a_help_page() -> None:
+    code = (
+        "import sys; from veridical import cli; cli.main(['eval', 'pope', '--help']); "
+        "kept = [(name, own) for name, module in list(sys.modules.items()) "
+        "if name.startswith('veridical') for own, value in vars(module).items() "
+        "if isinstance(value, type(sys)) and value.__name__.startswith('veridical.') "
+        "and value.__name__ not in sys.modules]; assert not kept, kept"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr

@@ -81,4 +81,13 @@ def without_libraries() -> Iterator[None]:
         sys.meta_path.remove(finder)
         for name in set(sys.modules) - known:
             if name.startswith(OWN) or name.partition(".")[0] in HEAVY:
-                del sys.modules[name]
+                _forget(name)
+
+
+def _forget(name: str) -> None:
+    """Take a module away, from the package it is in too: `from package import it` asks that."""
+    module = sys.modules.pop(name)
+    package, _, own = name.rpartition(".")
+    beside = vars(sys.modules[package]) if package in sys.modules else {}
+    if beside.get(own) is module:
+        del beside[own]

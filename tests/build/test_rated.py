@@ -222,3 +222,14 @@ def test_a_thought_in_a_response_is_not_rated(samples: Path) -> None:
     records = read_records(out / "samples.parquet", "sample")
     exact = [r["value"] for r in records.rows[0]["ratings"] if r["aspect"] == "exact"]
     assert exact[0] == pytest.approx(0.9 / 2 - 2 / 10_000)
+
+
+def test_the_images_that_share_a_list_are_named_in_the_same_order(
+    samples: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("veridical.build.rate.match_image_ids", lambda names, _: seen.append(names))
+    run("build", "rate", samples, "--out", samples.with_name("rated"),
+        "--objects", samples.with_name("objects.json"),
+        "--vocabulary", samples.with_name("words.json"))  # fmt: skip
+    assert seen == [sorted(seen[0])]

@@ -111,10 +111,12 @@ def test_settings_that_differ_are_said(tmp_path: Path, capsys: pytest.CaptureFix
     base = _chair(tmp_path, "base", BAD, OBJECTS)
     better = _chair(tmp_path, "bdhs", GOOD, OBJECTS)
     record = read_json(better / "run.json")
-    record["configuration"]["prompt"] = "Describe."
+    record["configuration"] |= {"prompt": "Describe.", "shard": "2/8"}
     write_json(better / "run.json", record)
     eval_compare(base, better, tmp_path / "out")
-    assert "Note: prompt differs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Note: prompt differs" in said
+    assert "shard" not in said  # who made an answer changes none
 
 
 def test_rows_beside_a_run_that_failed_are_not_compared(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from veridical.cli import main
 from veridical.errors import UserError
-from veridical.eval.pope import eval_pope, match_answers, score_pope
+from veridical.eval.pope import eval_pope, match_answers, score_pope, suggest_instruction
 from veridical.eval.pope_questions import read_questions
 from veridical.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.object_questions import (
@@ -366,3 +369,58 @@ def test_answers_in_files_of_another_order(
         return
     with pytest.raises(UserError, match="same order as --questions"):
         eval_pope(tmp_path, questions=questions, answers=answers)
+
+
+def test_the_word_coco_is_a_vocabulary_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+
+    def asked(*given: Any) -> Any:
+        names.extend(given[7])
+        raise UserError("far enough")
+
+    monkeypatch.setattr("veridical.eval.pope._questions_to_ask", asked)
+    (tmp_path / "a.png").touch()
+    write_json(tmp_path / "objects.json", OBJECTS)
+    words = ["eval", "pope", "embedded", "--images", str(tmp_path), "--out", str(tmp_path / "out")]
+    words += ["--objects", str(tmp_path / "objects.json"), "--vocabulary"]
+    assert main([*words, "coco"]) == 2
+    assert "far enough" in capsys.readouterr().err
+    assert len(names) == 80
+    assert main([*words, "other"]) == 2
+    assert "other does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"margin": "x"}, "margin 'x'; it has to be a finite number"),
+        ({"margin": None}, "margin None"),
+        ({"margin": True}, "margin True"),
+        ({"margin": float("inf")}, "margin inf"),
+        ({"prompt": ["x"]}, r"prompt \['x'\]; it has to be a text"),
+    ],
+)
+def test_a_margin_made_elsewhere_has_to_be_a_number(
+    tmp_path: Path, own: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions, answers = tmp_path / "questions.jsonl", tmp_path / "answers.jsonl"
+    write_jsonl(questions, [_question(1), _question(2, label="no")])
+    good = [{"question_id": n, "answer": "Yes", "margin": 2 - n} for n in (1, 2)]
+    write_jsonl(answers, good)
+    scores = eval_pope(tmp_path / "good", questions=[questions], answers=[answers])
+    assert scores["auc"].value == 1.0
+    given = [good[0], good[1] | own]
+    monkeypatch.setattr("veridical.eval.pope.read_answer_rows", lambda *_: given)
+    with pytest.raises(UserError, match=f"question_id 2 has the {message}"):
+        eval_pope(tmp_path / "bad", questions=[questions], answers=[answers])
+
+
+def test_the_advice_is_printed_by_whichever_process_had_the_last_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("veridical.processes.is_first", lambda: False)
+    monkeypatch.setattr(sys, "__stdout__", io.StringIO())
+    suggest_instruction([{"answer": "Well", "parsed": None}])
+    assert "neither yes nor no" in sys.__stdout__.getvalue()  # type: ignore[union-attr]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from veridical.cli import main
 from veridical.eval.trained_on import warn_of_training_images
-from veridical.files import write_json, write_jsonl
+from veridical.files import read_json, write_json, write_jsonl
 from veridical.records import read_records, write_records
 
 PAIR = {"prompt": "What is there?", "chosen": "A dog.", "rejected": "A cat."}
@@ -89,3 +89,28 @@ def test_evaluations_warn_before_they_ask(
              tmp_path / "objects.json", "--out", tmp_path / "out"]  # fmt: skip
     assert main([str(word) for word in words]) == 0
     assert "was trained on 1 of these 2 images" in capsys.readouterr().out
+
+
+def test_further_files_of_the_training_count_too(data: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "first.jsonl", [PAIR | {"image": "a.png"}])
+    model = trained(tmp_path, tmp_path / "first.jsonl")
+    record = read_json(Path(model).parent / "run.json")
+    record["configuration"]["more_data"] = [str(data)]
+    write_json(Path(model).parent / "run.json", record)
+    assert warn_of_training_images(model, [tmp_path / "test" / "1.png"]) == 1
+
+
+def test_relative_paths_begin_at_the_folder_in_which_it_was_trained(
+    data: Path, tmp_path: Path
+) -> None:
+    """The data, the images and the model before: all of them are written as they were given."""
+    (tmp_path / "sub").mkdir()
+    data.rename(tmp_path / "sub" / data.name)
+    trained(tmp_path, Path("sub") / data.name, name="first")
+    write_jsonl(tmp_path / "other.jsonl", [PAIR | {"image": "a.png"}])
+    last = trained(tmp_path, Path("other.jsonl"), "first/model", "last")
+    for name in ("first", "last"):
+        record = read_json(tmp_path / name / "run.json") | {"working_folder": str(tmp_path)}
+        record["configuration"]["images_root"] = "."
+        write_json(tmp_path / name / "run.json", record)
+    assert warn_of_training_images(last, [tmp_path / "test" / "1.png"]) == 1

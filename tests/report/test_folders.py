@@ -64,3 +64,11 @@ def test_scores_beside_a_run_that_failed_are_not_shown(tmp_path: Path) -> None:
     scored(tmp_path / "x" / "arm", POPE)
     write_json(tmp_path / "x" / "arm" / "run.json", {"status": "failed", "reason": "no model"})
     assert not collect_results(find_parts([tmp_path / "x"])).arms
+
+
+@pytest.mark.parametrize("content", [["arms"], {"arms": 3}, 7])
+def test_a_summary_of_another_program_stops_no_report(tmp_path: Path, content: object) -> None:
+    scored(tmp_path / "x" / "eval", CHAIR)
+    (tmp_path / "x" / "theirs").mkdir()
+    write_json(tmp_path / "x" / "theirs" / "summary.json", content)
+    assert [part.kind for part in find_parts([tmp_path / "x"])] == ["eval"]

@@ -78,7 +78,7 @@ def build_rate(
     with start_run(out, "build rate", configuration, inputs) as run:
         records = read_records(samples, "sample", images_root, max_bad_fraction)
         items = judged_samples(records, None)
-        match_image_ids({name for item in items for name in item.case.image_names}, listed)
+        match_image_ids(sorted({name for item in items for name in item.case.image_names}), listed)
         words: list[int] = []
         if folder is not None:
             opened = reward_judge(load_reward_model(folder, dtype, device), batch_size)

@@ -37,6 +37,7 @@ _OWN = frozenset(
         "images",
         "questions",
         "data",
+        "shard",
     }
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from veridical.object_lists import match_image_ids, read_objects
 from veridical.object_questions import Question, build_questions
 from veridical.object_scores import POPE, pope_counts
 from veridical.runs import start_run
-from veridical.shares import ALL, read_share
+from veridical.shares import ALL, read_share, say
 from veridical.statistics import (
     ClusterSums,
     Estimate,
@@ -174,6 +175,29 @@ def judge_rows(
     ]
 
 
+def _given_answers(path: Path) -> list[dict[str, Any]]:
+    """Answers made elsewhere, of which a margin is a number and a prompt a text.
+
+    Raises:
+        UserError: one is something else, or a row lacks its id or its answer.
+    """
+    rows = read_answer_rows(path, "question_id")
+    for row in rows:
+        margin, prompt = row.get("margin", 0.0), row.get("prompt")
+        is_number = isinstance(margin, int | float) and not isinstance(margin, bool)
+        if not is_number or not abs(margin) < math.inf:
+            what, wanted = f"margin {margin!r:.40}", "a finite number, log p(Yes) - log p(No)"
+        elif prompt is not None and not isinstance(prompt, str):
+            what, wanted = f"prompt {prompt!r:.40}", "a text"
+        else:
+            continue
+        raise UserError(
+            f"{path}: the answer with question_id {row['question_id']} has the {what}; it has to "
+            f"be {wanted}. Correct the field or leave it out of all answers."
+        )
+    return rows
+
+
 _ABOUT_ANSWER = ("margin", "prompt", "stop_reason", "key", "decoding")
 
 
@@ -259,7 +283,10 @@ def eval_pope(
     inputs = _named_inputs(questions, answers, images, objects)
     names = _names(vocabulary, objects)
     if auc and model is None:
-        raise UserError("--auc asks a model; answers made elsewhere have no margins.")
+        raise UserError(
+            "--auc asks a model. For answers made elsewhere leave it out and give each of them a "
+            "`margin`, log p(Yes) - log p(No): then the scores have an auc."
+        )
     if vision_cache and model is None:
         raise UserError("--vision-cache asks a model; answers made elsewhere look at no image.")
     check_steer(steer, model)
@@ -271,7 +298,7 @@ def eval_pope(
     )  # fmt: skip
     with start_run(out, "eval pope", configuration, inputs, any_process=True) as run:
         if answers is not None:
-            given = [row for path in answers for row in read_answer_rows(path, "question_id")]
+            given = [row for path in answers for row in _given_answers(path)]
             asked, skipped, results = read_questions(questions or []), [], {}
             found = match_answers(asked, given)
         else:
@@ -319,7 +346,7 @@ def suggest_instruction(rows: Sequence[Mapping[str, Any]], instruction: str = ""
     advice = "Ask for one of the two: --instruction 'Answer with yes or no.'"
     if instruction:
         advice = "Word --instruction so that the answer begins with yes or no"
-    print(
+    say(
         f"{len(unparsed)} of {len(rows)} answers say neither yes nor no and count as wrong: "
         f"{some[:160]}. {advice} (answers made elsewhere have to be made again)."
     )

@@ -67,14 +67,22 @@ def _training_data(model: str) -> Iterator[tuple[Path, Path | None]]:
         if not str(fields.get("command", "")).startswith("train "):
             return
         options: Mapping[str, Any] = fields.get("configuration", {})
+        base = Path(fields.get("working_folder", ""))  # what relative paths began at
         root = options.get("images_root")
-        given = options.get("data") or options.get("samples")
-        for data in given if isinstance(given, list) else [given]:
-            if isinstance(data, str):
-                yield Path(data), Path(root) if isinstance(root, str) else None
+        for data in _data_files(options):
+            yield base / data, base / root if isinstance(root, str) else None
         if not isinstance(options.get("model"), str) or options["model"] == model:
             return
-        model = options["model"]
+        before = base / options["model"]
+        model = str(before) if before.is_dir() else options["model"]
+
+
+def _data_files(options: Mapping[str, Any]) -> Iterator[str]:
+    """What a training read its images from, as it was written."""
+    for given in (options.get("data") or options.get("samples"), options.get("more_data")):
+        for data in given if isinstance(given, list) else [given]:
+            if isinstance(data, str):
+                yield data
 
 
 def _image_hashes(data: Path, root: Path | None, sizes: set[int]) -> Iterator[bytes]:

@@ -137,9 +137,9 @@ def _kind(folder: Path) -> Kind | None:
     if (folder / "comparison.json").is_file():
         return "compare"
     summary = folder / "summary.json"
-    if summary.is_file() and "arms" in read_run_file(summary):
-        return "summary"
-    return "other" if (folder / "run.json").is_file() else None
+    if not (folder / RECORD).is_file():  # a summary.json of another program may hold anything
+        return None
+    return "summary" if summary.is_file() and "arms" in read_run_file(summary) else "other"
 
 
 def _name(folder: Path, root: Path) -> str:
