@@ -13,6 +13,9 @@ from veridical.judges.prompts import UnreadableError
 from veridical.judges.verdicts import read_choice
 
 FIRST = [
+    "Response 1\n\nResponse 2 is mistaken about the color.",
+    "Response 1\n\nThe second one is mistaken: it needs a correction of the color.",
+    "Response 1\n\nThe dog looks the other way, which only this one says.",
     '{"reason": "Response 2 is better at naming things", "winner": "Response 1"}',
     '```json\n{"winner": "Response 1", "reason": "Response 2 wins on style."}\n```',
     "Response 1",
@@ -151,6 +154,11 @@ UNREAD = [
     "I used to prefer Response 1.",
     "It is a stretch to call Response 1 better.",
     "Answer: Response 1. Correction: Response 2",
+    "Response 1\n\nCorrection: it is worse.",
+    "Response 1\n\nI was mistaken about the color.",
+    "Response 1\n\nOn a second look I'm mistaken.",
+    "Response 1\n\nNo, it is the other way around.",
+    "Response 1\n\nIn fact the other way round.",
     "Response 1, not being grounded, loses.",
     "Response 1, unlike Response 2, adds things.",
     "Response 1, in short, is bad.",

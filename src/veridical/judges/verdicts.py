@@ -52,9 +52,9 @@ _CONTINUED = re.compile(
 )
 """How a line begins that goes on with the sentence before it: "invents a dog", "Invents a dog"."""
 _TAKEN_BACK = re.compile(
-    r"\b(?:correction\b|scratch that|on second thoughts?|on reflection|i take (?:that|it) back"
+    r"\b(?:correction:|scratch that|on second thoughts?|on reflection|i take (?:that|it) back"
     r"|actually,|wait(?:[,.!:]| -)|let me correct|kidding|i mean\b|sorry,|reconsider"
-    r"|i was wrong|mistaken\b|the other way)",
+    r"|i was wrong|i (?:was|am) mistaken\b|i'm mistaken\b|the other way (?:a)?round\b)",
     re.I,
 )
 
