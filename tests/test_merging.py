@@ -13,7 +13,7 @@ from veridical.batching import row_batch
 from veridical.logprobs import response_logps
 from veridical.merging import merge_adapters, round_unbiased
 from veridical.models import Policy, Tuning, adapters_off, load_policy, prepare_training
-from veridical.precision import cast_weights, narrow
+from veridical.precision import HALF, cast_weights, narrow
 from veridical.rendering import Group
 
 HALVES = ["bfloat16", "float16"]
@@ -116,3 +116,22 @@ def test_a_wider_result_holds_the_whole_update(
     assert {p.dtype for p in merged.parameters()} == {torch.float32}
     got = merged.get_decoder().layers[0].self_attn.q_proj.weight
     assert torch.allclose(got, want, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_result_in_the_other_half_precision_is_rounded_once(
+    policy: Policy, groups: list[Group], dtype: str
+) -> None:
+    base, other = (
+        getattr(torch, dtype),
+        next(half for half in HALF if half != getattr(torch, dtype)),
+    )
+    trained = adapted(policy, groups, dtype)
+    layer = trained.core.get_decoder().layers[0].self_attn.q_proj
+    core: Any = trained.model.base_model.model
+    name = next(name for name, module in core.named_modules() if module is layer)
+    assert layer.get_base_layer().weight.dtype == base
+    wide = layer.get_base_layer().weight.float() + layer.get_delta_weight("default")
+    merged = merge_adapters(trained.model, other)
+    got = merged.get_decoder().layers[0].self_attn.q_proj.weight
+    assert torch.equal(got, round_unbiased(wide, other, f"{name}.weight"))

@@ -68,7 +68,7 @@ def merge_adapters(model: PeftModel, dtype: torch.dtype | None = None) -> Any:
         round_weights(core, dtype)
     for name, layer in list(core.named_modules()):
         if isinstance(layer, BaseTunerLayer):
-            _merge_layer(name, layer)
+            _merge_layer(name, layer, dtype)
     merged = model.unload()
     for name, module in merged.named_modules():
         home = narrow(module)
@@ -97,8 +97,11 @@ def round_weights(model: Any, dtype: torch.dtype, prefix: str = "") -> Any:
     return model
 
 
-def _merge_layer(name: str, layer: Any) -> None:
-    """Merge one layer's adapter; nested layers (stacked experts) share one base."""
+def _merge_layer(name: str, layer: Any, dtype: torch.dtype | None) -> None:
+    """Merge one layer's adapter; nested layers (stacked experts) share one base.
+
+    A base in half precision is rounded to `dtype`, or to its own if that is None.
+    """
     base: nn.Module = layer.get_base_layer()
     narrow_weights = {
         short: parameter.dtype
@@ -111,5 +114,6 @@ def _merge_layer(name: str, layer: Any) -> None:
     with unmixed():
         layer.merge()
     weights = dict(base.named_parameters(recurse=False))
-    for short, dtype in narrow_weights.items():
-        weights[short].data = round_unbiased(weights[short].data, dtype, f"{name}.{short}")
+    for short, own in narrow_weights.items():
+        wide = weights[short].data
+        weights[short].data = round_unbiased(wide, dtype or own, f"{name}.{short}")

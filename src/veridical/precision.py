@@ -42,7 +42,7 @@ def is_half(policy: Policy) -> bool:
 
 def compute_dtype(policy: Policy) -> torch.dtype:
     """The dtype of matrix products: that of the weights, or another under mixed precision."""
-    return mixing(policy.device) or working_dtype(policy)
+    return mixing(policy.device, policy.model) or working_dtype(policy)
 
 
 @contextmanager

@@ -22,7 +22,15 @@ from veridical.judges.symbolic import Symbolic
 from veridical.logprobs import collate, response_logps
 from veridical.merging import merge_adapters
 from veridical.models import Policy, Tuning, prepare_training
-from veridical.precision import cast_weights, exact, is_half, mixed_precision, mixing, unmixed
+from veridical.precision import (
+    cast_weights,
+    dtype_name,
+    exact,
+    is_half,
+    mixed_precision,
+    mixing,
+    unmixed,
+)
 from veridical.records import assistant_message, user_message, write_records
 from veridical.rendering import Group
 from veridical.rewards import new_head, response_rewards
@@ -218,6 +226,7 @@ def test_the_float32_view_computes_in_float32_with_the_same_weights(
             mixed = response_logps(policy.model, batch).sums
             with exact(policy) as view:
                 assert view is not None and view is not policy
+                assert not is_half(view) and dtype_name(view) == "float32"
                 assert torch.equal(response_logps(view.model, batch).sums, plain)
                 ours = {id(p) for p in policy.model.parameters()}
                 assert {id(p) for p in view.model.parameters()} == ours
