@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from veridical.train import reporting
 from veridical.train.dpo import train_dpo
 from veridical.train.online import Sampling
 from veridical.train.options import Training
-from veridical.train.reporting import check_trackers
+from veridical.train.reporting import Report, check_trackers
 from veridical.train.rloo import train_rloo
 
 TRAINING = Training(
@@ -35,9 +36,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         "TENSORBOARD_LOGGING_DIR", "WANDB_API_KEY", "WANDB_MODE", "WANDB_LOG_MODEL", "WANDB_DIR",
         "WANDB_PROJECT", "TRACKIO_PROJECT", "TRACKIO_SPACE_ID",
     ):  # fmt: skip
-        # Set first, so that what a run sets is taken back too.
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
+        monkeypatch.delenv(name, raising=False)
 
 
 def figures(out: Path) -> dict[tuple[str, int], float]:
@@ -66,6 +65,26 @@ def test_tensorboards_files_have_what_the_log_has(saved: str, pairs: Path, tmp_p
     assert ("eval/loss", 0) in wanted and ("train/rewards_margin", 3) in wanted
     assert of_tensorboard(out) == pytest.approx(wanted, rel=1e-5)
     assert any(name.startswith("tensorboard/") for name in read_json(out / "run.json")["files"])
+
+
+def test_a_second_run_of_a_process_writes_into_its_own_folder(
+    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    training = replace(TRAINING, max_steps=1, held_out=0.0, report_to=["tensorboard"])
+    before = dict(os.environ)
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="no room"):
+        patched.setattr(Report, "on_log", refuse)
+        train_dpo(saved, pairs, tmp_path / "failed", training=training)
+    assert {name for name in os.environ if name.startswith(("TENSORBOARD", "WANDB"))} <= set(before)
+    for name in ("one", "two"):
+        train_dpo(saved, pairs, tmp_path / name, training=training)
+        assert of_tensorboard(tmp_path / name) == pytest.approx(figures(tmp_path / name), rel=1e-5)
+        assert len(list((tmp_path / name / "tensorboard").glob("events*"))) == 1
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise RuntimeError("no room")
 
 
 def test_so_do_those_of_reinforcement_learning(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,31 @@ def check_trackers(names: Sequence[str] | None) -> None:
         )
 
 
+@contextmanager
+def tracker_variables(names: Sequence[str] | None, out: Path) -> Iterator[None]:
+    """Have trackers write into the run's folder, until it ends or fails.
+
+    What the environment says already stays; the rest is taken back, or a second run of the same
+    process would write into the folder of the first.
+
+    Args:
+        names: of the trackers.
+        out: the run's folder.
+    """
+    wanted = {
+        "TENSORBOARD_LOGGING_DIR": str(out / "tensorboard"),
+        "WANDB_DIR": str(out),
+        "WANDB_PROJECT": "veridical",
+    }
+    added = {name: value for name, value in wanted.items() if names and name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
 class Trackers:
     """Transformers' callbacks, fed with rows of the log; the first process reports."""
 
@@ -77,9 +103,6 @@ class Trackers:
         self.callbacks: list[TrainerCallback] = []
         if not names or not processes.is_first():
             return
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "tensorboard"))
-        os.environ.setdefault("WANDB_DIR", str(out))
-        os.environ.setdefault("WANDB_PROJECT", "veridical")
         arguments.run_name = out.name
         arguments.project = os.environ.get("TRACKIO_PROJECT", "veridical")
         arguments.trackio_space_id = os.environ.get("TRACKIO_SPACE_ID")

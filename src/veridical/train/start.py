@@ -24,7 +24,7 @@ from veridical.runs import Run, start_run
 from veridical.train.checking import benchmarks, check_checking
 from veridical.train.options import Training, flatten
 from veridical.train.pushing import check_push, push_result
-from veridical.train.reporting import check_trackers
+from veridical.train.reporting import check_trackers, tracker_variables
 from veridical.train.resume import check_folder, earlier_models, require_same_files
 from veridical.train.showing import check_showing
 from veridical.train.stopping import check_selection
@@ -88,6 +88,7 @@ def start_training(
     with (
         start_run(out, command, configuration, inputs, kept=kept) as run,
         mixed_precision(training.mixed_precision),
+        tracker_variables(training.report_to, out),
     ):
         yield run
     # The run is finished: nothing that happens here changes that.
