@@ -62,7 +62,13 @@ class Items(Dataset[Item]):
 
 
 def usable_rows(items: Items | None) -> int:
-    """How many rows are not left out."""
+    """How many rows are not left out; one that comes more than once in an epoch counts once."""
     if items is None:
         return 0
-    return sum(items.left_out is None or group not in items.left_out for group in items.groups)
+    return len(
+        {
+            id(group)
+            for group in items.groups
+            if items.left_out is None or group not in items.left_out
+        }
+    )

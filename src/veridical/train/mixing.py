@@ -47,7 +47,10 @@ def mixed(files: Sequence[int], weights: Sequence[float], seed: int) -> list[int
         places[file].append(place)
     for file, own in enumerate(places):
         if not own:
-            raise UserError(f"File {file + 1} of --data has no row to train on, and weight.")
+            raise UserError(
+                f"--data-weights: file {file + 1} (--data, then --more-data) has no rows left to "
+                "train on."
+            )
     scale = max(len(own) / weight for own, weight in zip(places, weights, strict=True))
     found: list[int] = []
     for file, (own, weight) in enumerate(zip(places, weights, strict=True)):

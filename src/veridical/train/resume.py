@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -177,10 +178,15 @@ def changed_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
 
 def _changed_inputs(old: Mapping[str, Any], new: Mapping[str, Path]) -> list[str]:
     return [
-        f"another content of --{name} ({new[name]})"
+        f"another content of {_option_of(name)} ({new[name]})"
         for name, entry in old.items()
         if name in new and entry.get("sha256") and hash_path(new[name]) != entry["sha256"]
     ]
+
+
+def _option_of(name: str) -> str:
+    """The option that an input belongs to: `more_data_0` is the first file of `--more-data`."""
+    return "--" + re.sub(r"_\d+$", "", name).replace("_", "-")
 
 
 def _changed_name(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
