@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from veridical.files import read_jsonl
 from veridical.judges.named import Judging
+from veridical.judges.symbolic import Symbolic
 from veridical.logprobs import collate
 from veridical.models import Policy, Tuning, prepare_training
 from veridical.records import assistant_message, user_message, write_records
@@ -239,7 +240,7 @@ def test_a_policy_that_stays_where_it_is_has_not_moved(
     training = Training(**STILL, trainer=trainer)  # type: ignore[arg-type]
     options: dict[str, Any] = {
         "kind": "preference", "judging": Judging(judge="none"), "training": training,
-        "sampling": Sampling(max_new_tokens=6),
+        "symbolic": Symbolic(length_penalty=5.0), "sampling": Sampling(max_new_tokens=6),
     }  # fmt: skip
     if command == "ppo":
         train_ppo(saved, pairs, out, ppo=PPO(inner_epochs=1), **options)

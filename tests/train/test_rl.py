@@ -489,9 +489,10 @@ def test_rewards_that_nobody_can_earn_are_refused() -> None:
     with pytest.raises(UserError, match="none of the 2 prompts has an `expected_answer`"):
         refuse_no_reward(NOBODY, asked, [silent, silent])  # type: ignore[list-item]
     refuse_no_reward(NOBODY, asked, [silent, knowing])  # type: ignore[list-item]
-    nothing = Symbolic(no_end_penalty=0.0)
-    with pytest.raises(UserError, match="--judge none: nothing else rewards"):
-        refuse_no_reward(NOBODY, nothing, [knowing])  # type: ignore[list-item]
+    for nothing in (Symbolic(), Symbolic(no_end_penalty=0.0)):
+        with pytest.raises(UserError, match="--judge none: nothing else rewards"):
+            refuse_no_reward(NOBODY, nothing, [knowing])  # type: ignore[list-item]
+    refuse_no_reward(NOBODY, Symbolic(length_penalty=-1.0), [silent])  # type: ignore[list-item]
 
 
 def test_the_scale_is_that_of_the_records_pairs(

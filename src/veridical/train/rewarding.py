@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,18 +129,18 @@ def refuse_no_reward(
     """Refuse a run in which nothing can be earned, or not what was asked for.
 
     Raises:
-        UserError: there is no judge and no symbolic reward, or answers are to be rewarded and no
-            prompt says what is expected.
+        UserError: there is no judge and nothing rewards a response's answer or length, or
+            answers are to be rewarded and no prompt says what is expected.
     """
     if symbolic.answer_reward and all(prompt.expected_answer is None for prompt in prompts):
         raise UserError(
             f"--answer-reward is {symbolic.answer_reward:g}, and none of the {len(prompts)} "
             "prompts has an `expected_answer`. Give the rows one, or leave the option at 0."
         )
-    if judging.kind == NONE and not any(dataclasses.astuple(symbolic)):
+    if judging.kind == NONE and not (symbolic.answer_reward or symbolic.length_penalty):
         raise UserError(
-            "--judge none: nothing else rewards a response, so nothing could be learned. Set "
-            "--answer-reward, --length-penalty or --no-end-penalty, or name a judge."
+            "--judge none: nothing else rewards a response, so at most its end could be learned "
+            "(--no-end-penalty). Set --answer-reward or --length-penalty, or name a judge."
         )
 
 
