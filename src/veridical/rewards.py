@@ -1,4 +1,4 @@
-"""What a reward model thinks of responses: one number each, read off the last token.
+"""The rewards that a reward model gives responses: one number each, read off the last token.
 
 A response is followed by a question about its worth, which may tell facts about the image that
 the policy does not see (captions, objects, options): factual augmentation, as in Sun et al. 2023.

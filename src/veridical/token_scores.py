@@ -1,4 +1,4 @@
-"""What a policy or a value model thinks of every token of a response."""
+"""What a policy or a value model gives every token of a response: log-probs or values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reward model as a judge: what it thinks of each response, as one number."""
+"""A reward model as a judge: it gives each response one number."""
 
 from __future__ import annotations
 

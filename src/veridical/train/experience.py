@@ -1,4 +1,4 @@
-"""One step's experience: fresh responses, what everybody thinks of them, and what they earned."""
+"""One step's experience: fresh responses, their log-probs and values, and what they earned."""
 
 from __future__ import annotations
 

@@ -193,8 +193,8 @@ class Start:
         for other in [one for one in others if one is not None and one is not actors.policy]:
             if vision_weights(other, before) != vision_weights(policy, before):
                 raise UserError(
-                    "--vision-cache keeps what the policy's vision side makes of an image, and the "
-                    f"one of {other.name} is another. Leave it off, or use a reward model on the "
+                    "--vision-cache keeps the image features of the policy's vision encoder, and "
+                    f"{other.name} has another encoder. Leave it off, or use a reward model on the "
                     "same base."
                 )
             take_features(other.core)
