@@ -16,15 +16,17 @@ from veridical.sampling import Request
 from veridical.sampling.reader import Reader
 from veridical.thoughts import (
     MARKS,
+    PROMPTED_MARKS,
     answer_of,
     answer_tokens,
     is_empty_thought,
     opens_thought,
+    split_own_thought,
     split_thought,
 )
 
 
-@pytest.mark.parametrize(("opening", "closing"), MARKS)
+@pytest.mark.parametrize(("opening", "closing"), [*MARKS, *PROMPTED_MARKS])
 def test_a_thought_is_what_stands_before_the_answer(opening: str, closing: str) -> None:
     text = f"{opening}\nA dog, or a cat?\n{closing}\n\nA dog.\n"
     assert answer_of(text) == "A dog."
@@ -34,10 +36,23 @@ def test_a_thought_is_what_stands_before_the_answer(opening: str, closing: str) 
     assert answer_of(f"{opening}{closing}A dog.") == "A dog."
     unfinished = split_thought(f"{opening}A dog, or")
     assert (unfinished.thought, unfinished.answer, unfinished.finished) == ("A dog, or", "", False)
+
+
+@pytest.mark.parametrize(("opening", "closing"), MARKS)
+def test_a_family_s_marks_count_in_prompts_and_training_data(opening: str, closing: str) -> None:
+    assert split_own_thought(f"{opening}A dog?{closing}Yes.").thought == "A dog?"
     assert opens_thought(f"<user>What?<assistant>{opening}\n")
     assert not opens_thought(f"What is {opening} for?<assistant>")
     assert is_empty_thought(f"{opening}\n\n{closing}\n")
     assert not is_empty_thought(f"{opening}A dog.{closing}")
+
+
+@pytest.mark.parametrize(("opening", "closing"), PROMPTED_MARKS)
+def test_tags_that_a_prompt_asks_for_are_text_in_training_data(opening: str, closing: str) -> None:
+    text = f"{opening}A dog?{closing}Yes."
+    assert split_own_thought(text).thought is None and split_own_thought(text).answer == text
+    assert not opens_thought(f"Begin with {opening}")
+    assert not is_empty_thought(f"{opening}{closing}")
 
 
 def test_a_text_without_a_thought_is_the_answer_as_it_is() -> None:

@@ -15,7 +15,7 @@ from veridical.errors import RefusedRowError
 from veridical.messages import Message
 from veridical.models import Policy
 from veridical.templates import keeps_thoughts, render
-from veridical.thoughts import split_thought
+from veridical.thoughts import split_own_thought
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def prepared(policy: Policy, messages: Sequence[Message]) -> list[Message]:
         ready: Message = {"role": message["role"], "content": blocks}
         if message["role"] == "assistant" and len(blocks) == 1 and blocks[0]["type"] == "text":
             answer = blocks[0]["text"].strip()
-            reply = split_thought(answer)
+            reply = split_own_thought(answer)
             if reply.thought is not None and reply.finished:
                 if apart is None:
                     apart = keeps_thoughts(policy.processor, policy.template)

@@ -26,7 +26,7 @@ from veridical.templates import (
     thinking_advice,
     thinking_is_on,
 )
-from veridical.thoughts import is_empty_thought, opens_thought, split_thought
+from veridical.thoughts import is_empty_thought, opens_thought, split_own_thought
 
 
 @dataclass(frozen=True)
@@ -401,7 +401,7 @@ def _require_thought_as_switched(policy: Policy, answer: Message, begun: bool) -
         RefusedRowError: it is not so.
     """
     apart = answer.get("reasoning_content")
-    thought = apart or split_thought(text_of(answer)).thought
+    thought = apart or split_own_thought(text_of(answer)).thought
     on = thinking_is_on(policy.processor, policy.template)
     if thought and on is False:
         raise RefusedRowError(_thinking_is_off(policy))

@@ -16,12 +16,15 @@ MARKS = (
     ("[THINK]", "[/THINK]"),
     ("<|channel>thought", "<channel|>"),
     ("◁think▷", "◁/think▷"),
+)
+"""How families open and close a thought: Qwen, GLM and DeepSeek; Mistral; Gemma 4; Kimi."""
+PROMPTED_MARKS = (
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
     ("<reasoning>", "</reasoning>"),
 )
-"""How families open and close a thought: Qwen, GLM and DeepSeek; Mistral; Gemma 4; Kimi; and, last,
-prompts that ask for one."""
+"""How prompts ask for a thought. In what a model said they are marks as well; in training data they
+are text that the user wants to be learned."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Reply:
 
 
 def split_thought(text: str, begun: bool = False) -> Reply:
-    """Take a text apart.
+    """Take apart what a model said; a thought may have a family's marks or those of a prompt.
 
     A thought stands at the beginning. Some prompts end inside one, so that the text has no opening
     mark: a closing mark without one ends a thought too.
@@ -50,8 +53,17 @@ def split_thought(text: str, begun: bool = False) -> Reply:
         text: what the model said, with the marks in it.
         begun: whether the prompt ended inside a thought: then text without any mark is thought.
     """
+    return _split(text, begun, (*MARKS, *PROMPTED_MARKS))
+
+
+def split_own_thought(text: str) -> Reply:
+    """Take apart a turn of training data: only the families' marks make a thought there."""
+    return _split(text, False, MARKS)
+
+
+def _split(text: str, begun: bool, marks: Sequence[tuple[str, str]]) -> Reply:
     stripped = text.lstrip()
-    for opening, closing in MARKS:
+    for opening, closing in marks:
         opened = stripped.startswith(opening)
         before, found, after = stripped.partition(closing)
         if found and (opened or opening not in before):

@@ -72,6 +72,7 @@ CASES: dict[str, list[Message]] = {
     "emoji": turns("What is it? 🐕", "🐕‍🦺 A dog 👍🏽", "👍?", "👍🏽"),
     "empty thought": turns("A dog?", "<think>\n\n</think>\n\nYes.", "A cup?", "No."),
     "thought": turns("A dog?", "<think>\nIt barks.\n</think>\n\nYes."),
+    "tags of a prompt": turns("A dog?", "<thinking>\nIt barks.\n</thinking>\n\nYes."),
 }
 # What is learned of each answer, where it is not the answer as it stands there.
 ANSWERS = {

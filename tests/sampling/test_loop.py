@@ -368,3 +368,9 @@ def test_where_not_one_response_fits_it_is_said_what_to_set(
         UserError, match=r"one response of up to 9 tokens\. Set a smaller --max-new"
     ):
         respond(policy, requests_for(pictures), Decoding(9, 1.0), "")
+
+
+def test_room_is_remembered_for_responses_as_long_or_longer(policy: Policy) -> None:
+    assert loop._halved(policy, Decoding(1024, batch_size=16), 16) == 8
+    sizes = [loop._rows_to_try(policy, Decoding(n, batch_size=16)) for n in (16, 1024, 2048)]
+    assert sizes == [16, 8, 8]

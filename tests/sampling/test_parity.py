@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical.errors import UserError
+from veridical.errors import RefusedRowError, UserError
 from veridical.models import Policy
 from veridical.records import user_message
 from veridical.sampling import Decoding, Request, parity, respond
-from veridical.sampling.cache import APART, Rows
+from veridical.sampling.cache import APART, UNMIXED, Rows
 from veridical.sampling.parity import require_parity
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -131,3 +131,30 @@ def test_a_checkpoints_settings_do_not_reach_the_comparison(policy: Policy) -> N
     own.update(repetition_penalty=3.0, num_beams=4, min_new_tokens=30)
     require_parity(policy)
     assert policy.core.generation_config is own
+
+
+def test_a_model_that_takes_none_of_the_prompts_is_told(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuses(*_: Any) -> None:
+        raise RefusedRowError("no prompt of yours")
+
+    monkeypatch.setattr(parity, "_generated", refuses)
+    require_parity(policy)
+    said = capsys.readouterr().out
+    assert said.count("could not be compared") == 1 and "no prompt of yours" in said
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_batches_of_one_kind_are_tried_with_late_rows_too(
+    policy: Policy, joins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(_: Policy, examples: Any, late: bool) -> str | None:
+        pictures = {bool(example.images) for example in examples}
+        return "other logits" if len(pictures) > 1 or (late and not joins) else None
+
+    monkeypatch.setattr(parity, "_fault_or_error", fault)
+    monkeypatch.setattr(parity, "_differs_beside_others", lambda *_: True)
+    require_parity(policy)
+    assert policy.core in UNMIXED
+    assert (policy.core in APART) is not joins
