@@ -111,3 +111,12 @@ def test_no_package_keeps_a_module_of_a_help_page() -> None:
     )
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_word_coco_is_no_missing_file(tmp_path: Path) -> None:
+    """Files are checked before the libraries are there, so in a process of its own."""
+    (tmp_path / "objects.json").write_text('{"a": ["dog"]}')
+    words = ["-m", "veridical", "eval", "pope", "embedded", "--images", ".", "--out", "out"]
+    words += ["--objects", "objects.json", "--vocabulary"]
+    assert "holds no image" in python(*words, "coco", folder=tmp_path).stderr
+    assert "--vocabulary other does not exist" in python(*words, "other", folder=tmp_path).stderr

@@ -133,6 +133,66 @@ def test_an_image_in_which_nothing_was_detected_has_an_empty_list(tmp_path: Path
     assert objects(tmp_path, tmp_path / "found.json") == {"1": []}
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a.jpg": ["dog"], "b.jpg": []},
+        {"a.jpg": {"labels": ["dog", "cat"], "scores": [0.9, 0.1]}, "b.jpg": []},
+        [{"image": "a.jpg", "label": 1}, {"image": "b.jpg", "labels": []}],
+        [{"image": "a.jpg", "class_id": 1}, {"image": "b.jpg", "objects": []}],
+        [
+            {"image": "a.jpg", "boxes": [[0, 0, 2, 2]], "labels": ["dog"], "scores": [0.9]},
+            {"image": "b.jpg", "boxes": [], "labels": [], "scores": []},
+        ],
+        [{"image": "a.jpg", "label": "dog", "boxes": {"x1": 1}}, {"image": "b.jpg", "objects": []}],
+    ],
+)
+def test_names_and_numbers_alone_are_read(tmp_path: Path, content: Any) -> None:
+    write_json(tmp_path / "found.json", content)
+    write_json(tmp_path / "names.json", ["cat", "dog"])
+    names = ("--names", tmp_path / "names.json")
+    assert objects(tmp_path, tmp_path / "found.json", *names) == {"a": ["dog"], "b": []}
+
+
+def test_an_image_of_which_an_annotation_is_not_usable_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its list would be too short, and a true mention would count as invented."""
+    rows: list[Any] = [{"image": "a.jpg", "label": "dog"}, {"image": "a.jpg", "category_id": 9}]
+    # Annotations are counted, though the names are the same: 1 of 100 is no more than allowed.
+    rows += [{"image": "b.jpg", "label": "cat"}] * 98
+    write_json(tmp_path / "found.json", rows)
+    assert objects(tmp_path, tmp_path / "found.json") == {"b": ["cat"]}
+    skipped = read_jsonl(tmp_path / "out" / "skipped.jsonl")
+    assert [row["id"] for row in skipped] == ["row 2", "a"]
+    assert "1 annotations are left out, and the 1 images" in capsys.readouterr().out
+    coco = {**COCO, "annotations": [*COCO["annotations"] * 40,
+                                    {"id": 9, "image_id": 7, "category_id": 5}]}  # fmt: skip
+    write_json(tmp_path / "coco.json", coco)
+    assert "street" not in objects(tmp_path / "coco", tmp_path / "coco.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("names.txt", "person\n\nbowl\n", "line 2 is empty"),
+        ("names.yaml", "names: [a, {b", "is not YAML"),
+        ("names.yaml", "names: [person, null]", "class 1 has to be a text, not null"),
+        ("names.yaml", "names: {0: [a]}", "class 0 has to be a text"),
+        ("names.yaml", "", "has no names of classes"),
+        ("names.json", "[1]", "class 0 has to be a text, not 1"),
+    ],
+)
+def test_names_that_are_not_certain_are_refused(
+    tmp_path: Path, name: str, text: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(text)
+    write_json(tmp_path / "found.json", [{"image": "1.jpg", "label": "dog"}])
+    words = (tmp_path / "found.json", "--names", tmp_path / name, "--out", tmp_path / "out")
+    assert run(*words) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_names_that_the_vocabulary_does_not_know_are_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,6 +226,16 @@ def test_names_of_which_the_vocabulary_knows_none_are_refused(
         ({"images": [], "annotations": []}, "no list `categories`"),
         ({**COCO, "images": [{"id": 1}]}, "images 1: needs id and file_name"),
         ("dog", "must be a JSON list"),
+        ([{"image": "1", "class_id": 0}], "has no name that is known"),
+        ([{"image": "1", "label": 0}], "has no name that is known"),
+        ([{"image": "1", "found": ["dog"]}], "is neither a detection nor a list of them"),
+        (
+            [{"image": "1", "labels": ["dog", "cat"], "scores": [0.9]}],
+            "has 2 labels, which need as many",
+        ),
+        ([{"image": "1", "labels": ["dog"], "scores": 0.9}], "has 1 labels, which need as many"),
+        ([{"image": "1", "labels": ["dog"], "scores": []}], "has 1 labels, which need as many"),
+        ([{"image": f"{x}/1.jpg", "label": "dog"} for x in "xy"], "are both called 1"),
     ],
 )
 def test_what_is_no_annotation_is_said(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from veridical.build._annotations import (
     Found,
@@ -60,6 +60,10 @@ def build_objects(
     with start_run(out, "build objects", configuration, inputs) as run:
         found = _read(annotations, form, names, min_score)
         _refuse(found, annotations, max_bad_fraction)
+        bad = len(found.skipped)
+        found.leave_out_incomplete()
+        if not found.objects:
+            raise UserError(f"{annotations}: no image is left of which every annotation is usable.")
         lists = {image: sorted(objects) for image, objects in sorted(found.objects.items())}
         unknown = unknown_names({name for own in lists.values() for name in own}, known)
         write_json(out / "objects.json", lists)
@@ -69,7 +73,8 @@ def build_objects(
             "objects": sum(map(len, lists.values())),
             "empty": sum(not own for own in lists.values()),
             "below_min_score": found.unsure,
-            "skipped": len(found.skipped),
+            "skipped": bad,
+            "images_left_out": len(found.incomplete),
             "unknown_names": unknown,
         }
         write_json(out / "summary.json", summary)
@@ -79,7 +84,7 @@ def build_objects(
     print(
         f"{summary['objects']} objects in {len(lists)} images are in {out / 'objects.json'}; "
         f"{low}"
-        f"{len(found.skipped)} annotations are left out."
+        f"{bad} annotations are left out, and the {len(found.incomplete)} images they are about."
     )
     if unknown:
         print(
@@ -122,7 +127,7 @@ def _yolo_names(folder: Path) -> Path:
 
 
 def _refuse(found: Found, path: Path, most: float) -> None:
-    used: Any = sum(map(len, found.objects.values())) + found.unsure
+    used = found.used + found.unsure
     bad = len(found.skipped)
     if not found.objects or (bad and bad > most * (used + bad)):
         first = "; ".join(f"{row['id']}, {row['reason']}" for row in found.skipped[:3])
