@@ -193,6 +193,17 @@ def test_the_row_is_listed_and_neither_batches_nor_a_kill_change_what_is_learned
     assert read_jsonl(broken / "skipped.jsonl") == [listed]
 
 
+def test_answers_are_shown_to_the_first_rows_that_the_processor_takes(
+    saved: str, pairs: Path, tmp_path: Path
+) -> None:
+    # Behind a row of the same size, or it would be refused when lengths are looked at.
+    pq.write_table(pq.read_table(pairs).take([0, 4, 5, 6, 7, 8]), tmp_path / "late.parquet")
+    training = replace(TRAINING, max_steps=1, evaluations=1, show_every=1)
+    train("sft", saved, tmp_path / "late.parquet", tmp_path / "out", training)
+    shown = read_jsonl(tmp_path / "out" / "shown.jsonl")
+    assert [row["id"] for row in shown] == ["row-0", "row-5"] * 2
+
+
 def test_parts_of_a_conversation_are_refused_by_their_own_pictures(
     policy: Policy, pictures: list[Image.Image], tmp_path: Path
 ) -> None:

@@ -14,7 +14,13 @@ from veridical.files import read_json
 from veridical.models import Policy
 from veridical.train.mixing import check_weights, mixed
 from veridical.train.options import Training
-from veridical.train.rows import read_training_rows, weighted
+from veridical.train.rows import (
+    distinct,
+    images_first,
+    proof_rows,
+    read_training_rows,
+    weighted,
+)
 from veridical.train.sft import train_sft
 
 TRAINING = Training(
@@ -63,6 +69,21 @@ def test_files_are_read_one_after_the_other_and_ids_stay_apart(
         name: 2 if name.endswith("@2") else 1 for name in ids
     }
     assert f"file 2 ({other}): 3 rows to train on, 6 an epoch (50.0%)" in capsys.readouterr().out
+
+
+def test_rows_that_come_several_times_are_looked_at_once(
+    policy: Policy, tmp_path: Path, write: Callable[[Path, int], Path]
+) -> None:
+    one = write(tmp_path / "one.parquet", 1)
+    other = write(tmp_path / "other.parquet", 6)
+    training = replace(TRAINING, more_data=[other], data_weights=[1.0, 1.0])
+    rows = read_training_rows(policy, one, "preference", ("chosen", "rejected"), training)
+    train = weighted(rows, rows.groups, training)
+    assert [group.id for group in train[:4]] == ["pair-0"] * 4
+    wanted = ["pair-0", "pair-0@2", "pair-1", "pair-2"]
+    assert [group.id for group in images_first(train)][:4] == wanted
+    assert [train[place].id for place in proof_rows(train)] == wanted
+    assert [group.id for group in distinct(train)] == [group.id for group in rows.groups]
 
 
 def test_a_run_takes_them_and_resumes_with_the_same_alone(

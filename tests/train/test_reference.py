@@ -57,6 +57,16 @@ def test_other_subsets_orders_and_names_reuse_pairs(
     assert torch.allclose(second.logps, want.flip(0), atol=1e-10, rtol=0)
 
 
+def test_rows_that_come_several_times_are_computed_once(
+    policy: Policy, groups: list[Group], tmp_path: Path, computed: list[str]
+) -> None:
+    want = compute_logps(policy, groups, True, 6)
+    places = [0, 0, 0, 1, 2, 2]
+    found = run(policy, [groups[place] for place in places], tmp_path, proof=[0])
+    assert computed == ["pair-0", "pair-1", "pair-2"]
+    assert torch.allclose(found.logps, want[places], atol=1e-10, rtol=0)
+
+
 def test_what_changes_the_log_probs_changes_the_key(
     policy: Policy, groups: list[Group], tmp_path: Path, computed: list[str]
 ) -> None:

@@ -112,7 +112,10 @@ def precompute(
         UserError: a log-prob is not finite, or too many pairs are refused.
     """
     kind = f"reference/{reference_key(policy, share_prefix, weights)}"
-    keys = [pair_key(policy, group) for group in groups]
+    # Rows that an epoch has several times are the same objects.
+    once = {id(group): group for group in groups}
+    key_of = {number: pair_key(policy, group) for number, group in once.items()}
+    keys = [key_of[id(group)] for group in groups]
 
     def look_up() -> dict[str, Tensor]:
         known = _known(cache, kind)
@@ -132,7 +135,9 @@ def precompute(
     known = processes.from_first(look_up)
     reused = sum(key in known for key in keys)
     first = {keys[index] for index in proof}
-    missing = [i for i, key in enumerate(keys) if key not in known and key not in first]
+    # Rows of equal content but other names are asked for one by one: a refused one is named.
+    place_of = {id(group): i for i, group in reversed(list(enumerate(groups)))}
+    missing = sorted(i for i in place_of.values() if keys[i] not in known and keys[i] not in first)
     # Pairs that are left out keep their place, so that a run that is resumed has the same batches.
     batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
     batches = [list(proof), *batches] if proof else batches

@@ -238,19 +238,31 @@ def _none_left(rows: int, pictures: int, share: float) -> str:
 
 
 def proof_rows(groups: Sequence[Group], without: Container[Group] = ()) -> list[int]:
-    """A few rows to prove things on; those with images come first.
+    """A few rows to prove things on, by place; those with images come first, none comes twice.
 
     Args:
         groups: all of them.
         without: what can't be used.
     """
-    places = [place for place, group in enumerate(groups) if group not in without]
+    places = [place for place in _first_places(groups) if groups[place] not in without]
     return sorted(places, key=lambda place: not groups[place].images)[:PROOF_ROWS]
 
 
 def images_first(groups: Sequence[Group]) -> list[Group]:
-    """The same groups, those with images before the others."""
-    return sorted(groups, key=lambda group: not group.images)
+    """Each group once, however often an epoch has it; those with images before the others."""
+    return sorted(distinct(groups), key=lambda group: not group.images)
+
+
+def distinct(groups: Sequence[Group]) -> list[Group]:
+    """Each group once, in order: `--data-weights` puts copies of a row side by side."""
+    return [groups[place] for place in _first_places(groups)]
+
+
+def _first_places(groups: Sequence[Group]) -> list[int]:
+    first: dict[int, int] = {}
+    for place, group in enumerate(groups):
+        first.setdefault(id(group), place)
+    return list(first.values())
 
 
 def same_pictures(groups: Sequence[Group], record: Callable[[str], str] = str) -> dict[str, str]:

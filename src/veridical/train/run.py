@@ -37,7 +37,8 @@ from veridical.train.options import SaveDtype, Training
 from veridical.train.reporting import Report, Trackers
 from veridical.train.resume import require_steps_left, tell_extension
 from veridical.train.rounding import ROUNDING, Score, score_before, tell_rounding
-from veridical.train.showing import ShowAnswers
+from veridical.train.rows import distinct
+from veridical.train.showing import PROMPTS, ShowAnswers
 from veridical.train.stopping import CHECKED, HIGHER_IS_BETTER, StopEarly, improves
 from veridical.train.trained import require_same_start, whole_policy
 from veridical.train.trainer_options import trainer_arguments
@@ -95,7 +96,11 @@ def run_trainer(
     if training.report_to:
         callbacks.append(Report(Trackers(training.report_to, out, arguments), policy.core))
     if training.show_every is not None:
-        groups = held_out.groups if held_out is not None else train.groups
+        groups = distinct((held_out or train).groups)
+        if train.left_out is not None:
+            most = min(PROMPTS, len(groups))
+            spare = [train.stand_in] if train.stand_in is not None else []
+            groups = train.left_out.usable(policy, distinct([*groups, *spare]), most)
         callbacks.append(ShowAnswers(policy, groups, training.show_every, out))
     if training.patience is not None:
         callbacks.append(StopEarly(training.select_by, training.patience))
