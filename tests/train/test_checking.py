@@ -205,8 +205,9 @@ def test_processes_share_the_work_and_get_the_same(
     alone = check.measure()
     sums: list[Counter[str]] = []
 
-    def keep(own: Counter[str]) -> list[Counter[str]]:
-        sums.append(own)
+    def keep(own: Any) -> list[Any]:
+        if isinstance(own, Counter):
+            sums.append(own)
         return [own]
 
     monkeypatch.setattr(processes, "world_size", lambda: 3)
@@ -214,10 +215,32 @@ def test_processes_share_the_work_and_get_the_same(
     for rank in range(3):
         monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
         check.measure()
-    monkeypatch.setattr(processes, "gather", lambda own: sums)
+    monkeypatch.setattr(
+        processes, "gather", lambda own: sums if own.__class__ is Counter else [own]
+    )
     assert check.measure() == alone
     column, count = ("answers", 6) if by == ["chair"] else ("questions", 36)
     assert sum(own[column] for own in sums) == count and all(own[column] for own in sums)
+
+
+def test_images_that_any_process_was_refused_are_all_named(
+    saved: str, known: Training, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = open_check(load_policy(saved), known)
+    assert check is not None
+    others = {"p1": "too narrow", "p3": "too dark"}
+    monkeypatch.setattr(processes, "gather", lambda own: [own, others])
+    check.refused["p4"] = "too wide"
+    capsys.readouterr()
+    check._tell_refused()
+    told = capsys.readouterr().out
+    assert "3 of the checked images are not counted" in told
+    for image, why in {**others, "p4": "too wide"}.items():
+        assert f"{image}: {why}" in told
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    check.refused["p4"] = "too wide"
+    check._tell_refused()
+    assert not check.refused and not capsys.readouterr().out
 
 
 def test_nothing_to_count_is_null_and_never_the_best(

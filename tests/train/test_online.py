@@ -224,6 +224,14 @@ def test_fillings_after_the_checkpoint_are_made_again(tmp_path: Path) -> None:
         assert first.row(step, step + 1)["index"] == step + 1
     assert made == [0, 2, 4, 6]
     assert len(first.take_unread()) == 14 and not first.take_unread()
+    checked: list[tuple[int, int]] = []
+    longer = buffer.RolloutBuffer(
+        tmp_path, make, lambda step: [step, step + 1], 2, 8,
+        lambda step, rows: checked.append((step, len(rows))),
+    )  # fmt: skip
+    longer.row(7, 8)
+    # The extended run checks and tells of what it adds to the filling that the first ended in.
+    assert checked == [(7, 2)] and [row["step"] for row in longer.take_unread()] == [7, 7]
     fresh().forget_from(3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000.jsonl", "step-000002.jsonl"]
     fresh().forget_from(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -98,3 +99,17 @@ def test_large_pictures_are_candidates_however_short_their_texts(
     many[50] = replace(many[50], images=(large,), prompt_text=groups[0].prompt_text[:-1])
     assert 50 in trial._candidates(many, 4)
     assert len(trial.longest_rows(policy, many[:3], True, 7)) == 7
+
+
+def test_no_gradient_is_an_error_at_the_start_alone() -> None:
+    """A hinge that was learned has none: a run that is resumed there goes on."""
+    model = torch.nn.Linear(1, 1)
+    trainer: Any = SimpleNamespace(
+        collate_items=lambda items: {"count": 1},
+        outcome=lambda model, inputs: SimpleNamespace(loss_sum=(0 * model.weight).sum()),
+        state=SimpleNamespace(global_step=0),
+    )
+    with pytest.raises(UserError, match="no trained weight receives a gradient"):
+        trial._forward_and_backward(trainer, model, [])
+    trainer.state.global_step = 3
+    trial._forward_and_backward(trainer, model, [])

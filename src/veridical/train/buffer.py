@@ -79,7 +79,11 @@ class RolloutBuffer:
             processes.wait_for_all()
         elif step < self.last and not any(row["step"] == step for row in found):
             # The run ended within this filling, and was extended.
-            found = [*found, *self._made(step, first + self.steps)]
+            more = self._made(step, first + self.steps)
+            if self.check is not None:
+                self.check(step, more)
+            self.unread += more
+            found = [*found, *more]
             if processes.is_first():
                 write_jsonl(path, found)
             processes.wait_for_all()

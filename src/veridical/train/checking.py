@@ -160,10 +160,13 @@ class Check:
         return total
 
     def _tell_refused(self) -> None:
-        if self.refused and processes.is_first():
-            image, why = next(iter(self.refused.items()))
-            print(f"  {len(self.refused)} of the checked images are not counted: {image}, {why}.")
-            self.refused.clear()
+        """Name every image that any process could not ask about; all have to take part."""
+        every = {image: why for own in processes.gather(self.refused) for image, why in own.items()}
+        self.refused.clear()
+        if every and processes.is_first():
+            print(f"  {len(every)} of the checked images are not counted:")
+            for image, why in sorted(every.items()):
+                print(f"    {image}: {why}")
 
 
 def check_checking(training: Training, command: str) -> dict[str, Path]:
