@@ -269,7 +269,8 @@ def _areas(sets: int, images: tuple[int, ...], seed: int) -> Iterator[Row]:
                     theirs = own + noise[1] + shift * yes
                     ours = np.where(new, own + noise[0] + more * yes, theirs)
                     areas = [clustered_area(side, yes, owners, count) for side in (ours, theirs)]
-                    test = area_test(*areas)
+                    changed = len(np.unique(owners[ours != theirs]))
+                    test = area_test(areas[0], areas[1], changed)
                     held += bool(test.low - 1e-9 <= truths[0] - truths[1] <= test.high + 1e-9)
                     small += bool(test.p < 0.05)
                     low, high = area_interval(areas[1])

@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 
 from veridical.errors import UserError
+from veridical.eval.chair import chair_metrics
 from veridical.randomness import generator
 from veridical.statistics import (
     Bin,
@@ -163,9 +164,18 @@ def test_no_rows() -> None:
 
 
 def test_numbers_that_do_not_vary_have_no_interval() -> None:
-    found = estimate(table([7, 7, 7], [1, 1, 1]), [LENGTH])["length"]
-    assert (found.value, found.low, found.high) == (7.0, None, None)
-    assert "do not vary" in found.note
+    same = {"answers": np.ones(3), "words": np.full(3, 7.0)}
+    none = dict.fromkeys(
+        ("wrong_answers", "mentions", "hallucinated", "recalled", "objects", "exact", "empty"),
+        np.zeros(3),
+    )
+    chair = estimate(ClusterSums(("a", "b", "c"), same | none), chair_metrics())
+    mean = estimate(table([7, 7, 7], [1, 1, 1]), [LENGTH])["length"]
+    for found in (mean, chair["mean_length"]):
+        assert (found.value, found.low, found.high) == (7.0, None, None)
+        assert "do not vary" in found.note
+    # An invented object would have cost 1: what was not seen is known, and bounded.
+    assert None not in ends(chair["exact_score"])
 
 
 def test_every_interval_names_its_method() -> None:
@@ -226,6 +236,39 @@ def test_the_interval_excludes_zero_exactly_where_p_is_below_five_per_cent() -> 
             assert (low > 0 or high < 0) == (found.p < 0.05)
             seen.add(found.p < 0.05)
     assert seen == {True, False}
+
+
+@pytest.mark.parametrize("images", [5, 6, 10, 20, 35, 50])
+@pytest.mark.parametrize("differing", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("metric", [SHARE, LENGTH], ids=lambda metric: metric.kind)
+def test_fewer_than_six_changes_never_tell_two_models_apart(
+    images: int, differing: int, metric: Metric
+) -> None:
+    """All changes go one way: the exact sign test's p is 2^(1 - differing), 0.0625 for five."""
+    differing = min(differing, images)
+    gains = [1 - 0.01 * number for number in range(differing)]
+    ours = table([*gains, *([0.0] * (images - differing))], [1] * images)
+    found = compare(ours, table([0] * images, [1] * images), [metric])[metric.name]
+    assert found.differing == differing
+    assert found.value == pytest.approx(sum(gains) / images)
+    assert found.p is not None
+    low, high = ends(found)
+    assert (low > 0 or high < 0) == (found.p < 0.05)
+    if differing < 6:
+        assert found.p >= 0.5 ** (differing - 1)
+        assert low <= 0 <= high
+        assert "too few" in found.note
+    else:
+        assert found.p < 0.05
+        assert found.note == ""
+
+
+def test_five_images_that_all_gain_alike_are_five_images() -> None:
+    found = compare(table([9, 10, 10, 11, 10], [1] * 5), table([0] * 5, [1] * 5), [LENGTH])
+    assert found["length"].p == pytest.approx(0.0625)
+    # Student's quantile at 1 - 0.0625 / 2 is the difference over its error.
+    half = 10 * scipy.stats.t.ppf(0.975, 4) / scipy.stats.t.ppf(1 - 0.0625 / 2, 4)
+    assert ends(found["length"]) == pytest.approx((10 - half, 10 + half))
 
 
 def test_equal_models_may_still_differ() -> None:

@@ -51,12 +51,12 @@ def test_without_the_two_added_changes_it_shows(
 ) -> None:
     own = veridical.statistics.paired.test_of
 
-    def plain(value: Any, moved: Any, event: Any) -> Any:
+    def plain(value: Any, moved: Any, event: Any, differing: Any) -> Any:
         clusters = moved.shape[-1]
         variance = (moved**2).sum(axis=-1) * clusters / (clusters - 1)
         half = 2.07 * np.sqrt(variance)
         return veridical.statistics.paired.Test(
-            value - half, value + half, own(value, moved, event).p
+            value - half, value + half, own(value, moved, event, differing).p
         )
 
     monkeypatch.setattr(veridical.statistics.paired, "test_of", plain)

@@ -8,6 +8,7 @@ larger margin of "Yes" over "No" than one whose answer is no.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -122,13 +123,13 @@ def auc_difference(
     ours, theirs = area_of(arm, images), area_of(baseline, images)
     if np.isnan(ours.value) or np.isnan(theirs.value):
         return Difference(None, None, None, None, None, None, len(images), ONE_LABEL)
-    value, moved = ours.value - theirs.value, ours.moved - theirs.moved
+    value = ours.value - theirs.value
     if len(images) < 2:
         return Difference(
             value, None, None, None, ours.value, theirs.value, len(images), ONE_CLUSTER
         )
-    test = area_test(ours, theirs)
-    differing = int(np.count_nonzero(np.abs(moved) > 1e-12))
+    differing = _differing(arm, baseline)
+    test = area_test(ours, theirs, differing)
     return as_difference(test, ours.value, theirs.value, len(images), differing)
 
 
@@ -141,10 +142,20 @@ def area_interval(area: Area) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def area_test(ours: Area, theirs: Area) -> Test:
-    """The test of two areas' difference on the same images."""
+def _differing(arm: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]) -> int:
+    """How many images have other margins; one that changes moves the ranks of the others too."""
+    ours, theirs = (
+        Counter((str(row["image_id"]), row["label"], float(row["margin"])) for row in rows)
+        for rows in (arm, baseline)
+    )
+    return len({image for image, _, _ in (ours - theirs) + (theirs - ours)})
+
+
+def area_test(ours: Area, theirs: Area, differing: int) -> Test:
+    """The test of two areas' difference on the same images, of which so many differ."""
     event = np.array(ours.size / ours.items)
-    test = test_of(np.array(ours.value - theirs.value), ours.moved - theirs.moved, event)
+    value, moved = np.array(ours.value - theirs.value), ours.moved - theirs.moved
+    test = test_of(value, moved, event, np.array(float(differing)))
     return Test(np.maximum(test.low, -1.0), np.minimum(test.high, 1.0), test.p)
 
 

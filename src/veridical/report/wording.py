@@ -170,6 +170,7 @@ def bare(value: float | None, unit: Unit, digits: int = 1, signed: bool = False)
 
 def interval(low: float | None, high: float | None, unit: Unit, signed: bool = False) -> str:
     """Both ends, such as 9.8 to 12.1, or nothing when there is none, or one of no width."""
+    # Scores of earlier versions have ends of no width where numbers do not vary.
     if low is None or high is None or low == high:
         return ""
     return f"{bare(low, unit, signed=signed)} to {bare(high, unit, signed=signed)}"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtr
+from scipy.special import stdtr, stdtrit
 
 from veridical.errors import UserError
 from veridical.statistics.intervals import quantile
@@ -24,7 +24,7 @@ from veridical.statistics.sums import (
 )
 
 METHOD = "Student's t by image, a change each way added"
-# With fewer, all of them one way, p stays above 0.05.
+# With fewer, the exact sign test cannot fall below 0.05, even where all of them go one way.
 FEWEST_DIFFERING = 6
 
 
@@ -126,23 +126,27 @@ def paired_test(metric: Metric, ours: Sums, theirs: Sums) -> Test:
         item = (ratio(np.ones(()), sizes[0]) + ratio(np.ones(()), sizes[1])) / 2
         image = item * np.maximum((sizes[0] + sizes[1]) / 2 / clusters, 1.0)
         event = np.where(event > 0, np.maximum(event, item), image)
-    found = test_of(value, moved[0] - moved[1], event)
+    differing = _differs(metric, ours, theirs).sum(axis=-1)
+    found = test_of(value, moved[0] - moved[1], event, differing)
     bounded = metric.kind in ("share", "gap")
     most = 1.0 if bounded else 2.0 if metric.kind == "correlation" else np.inf
     return Test(np.maximum(found.low, -most), np.minimum(found.high, most), found.p)
 
 
-def test_of(value: FloatArray, moved: FloatArray, event: FloatArray) -> Test:
+def test_of(value: FloatArray, moved: FloatArray, event: FloatArray, differing: FloatArray) -> Test:
     """Student's test, its variance that of two more clusters: one event each way.
 
     Bonett and Price's interval of paired proportions (2012) for any metric. Without the two, a
     difference that a handful of images make has too narrow an interval, and none where all agree.
+    Where fewer than six clusters differ, p is at least the exact sign test's of changes that all
+    go one way, 2^(1 - differing), and the interval is wide enough to hold 0.
 
     Args:
         value: the difference.
         moved: how much each cluster moves it, (..., clusters).
         event: how far a change in one cluster moves it where none was seen; what was seen
             outweighs it soon.
+        differing: in how many clusters the two are not the same.
     """
     clusters = moved.shape[-1]
     squares = (moved**2).sum(axis=-1)
@@ -150,8 +154,13 @@ def test_of(value: FloatArray, moved: FloatArray, event: FloatArray) -> Test:
     size = ratio(cubes + PRIOR * event**3, squares + PRIOR * event**2)
     variance = squares * clusters / (clusters - 1) + 2 * size**2
     error = np.sqrt(np.where(variance > 0, variance, np.nan))
+    least = np.where(differing < FEWEST_DIFFERING, 0.5 ** np.maximum(differing - 1.0, 0.0), 0.0)
+    # The error at which Student's p is `least`; no error is large enough for the 1 of one change,
+    # whose interval is that of two.
+    enough = np.abs(value) / stdtrit(clusters - 1, 1 - np.minimum(least, 0.5) / 2)
+    error = np.maximum(error, enough)
     half = quantile(clusters) * error
-    p = 2 * stdtr(clusters - 1, -np.abs(value) / error)
+    p = np.maximum(2 * stdtr(clusters - 1, -np.abs(value) / error), least)
     return Test(value - half, value + half, p)
 
 

@@ -119,6 +119,8 @@ def interval(metric: Metric, columns: Sums) -> tuple[FloatArray, FloatArray]:
     side = 1.0 if np.all(value >= metric.limit) else -1.0
     largest = np.maximum((side * moved).max(axis=-1), metric.event / items)
     near, far = limited_interval(side * (value - metric.limit), variance, largest, clusters)
+    # Without a known event, numbers that do not vary say nothing of what was not seen.
+    near, far = (np.where(near < far, end, np.nan) for end in (near, far))
     ends = metric.limit + side * near, metric.limit + side * far
     return ends if side > 0 else ends[::-1]
 
