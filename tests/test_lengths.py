@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from veridical import image_checks, lengths
+from veridical import image_checks, lengths, processes
 from veridical.batching import process, row_batch, shared_batch
 from veridical.bdhs import BDHSSettings, Source, build_pairs
 from veridical.build.sample import Prompt, SampleSettings, sample_responses
@@ -144,9 +144,22 @@ def test_where_lengths_are_measured_the_log_says_why_once(
         monkeypatch.delattr(owner, "_get_num_multimodal_tokens")
     else:
         monkeypatch.setattr(kind, "_get_num_multimodal_tokens", staticmethod(counted))
-    assert counting(policy, prompts) is None
+    reason = counting(policy, prompts)
+    assert isinstance(reason, str) and said in reason
+    rows = [unchecked(policy, str(n), images[0]) for n, (images, _) in enumerate(prompts)]
+    check_lengths(policy, rows, 10_000)
     out = capsys.readouterr().out
     assert out.count("Lengths are measured") == 1 and said in out
+
+
+def test_the_reason_of_another_process_is_said_by_the_first(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = ["its processor fails", None, "it would count 3"]
+    monkeypatch.setattr(processes, "gather", lambda own: [own, *others] if own is None else [own])
+    rows = [group(policy, "a", Image.new("RGB", (48, 48)))]
+    check_lengths(policy, rows, 10_000)
+    assert capsys.readouterr().out.count("takes longer: its processor fails.") == 1
 
 
 def test_a_fault_of_our_own_is_not_taken_for_the_processors(
@@ -206,7 +219,7 @@ def test_counted_lengths_are_those_of_the_processor(
     groups = [group(policy, str(size), Image.new("RGB", size)) for size in sizes]
     prompts = [(one.images, one.prompt_text) for one in groups]
     counts = counting(policy, prompts)
-    assert counts is not None
+    assert isinstance(counts, lengths.Counting)
     assert [counts.length(p) for p in prompts] == [measured(policy, p) for p in prompts]
     made: list[Any] = []
     stock = lengths.measured
@@ -225,7 +238,7 @@ def test_a_processor_that_counts_wrongly_is_not_believed(
     groups = [group(policy, str(n), Image.new("RGB", (n, 50))) for n in (48, 90, 20)]
     prompts = [(one.images, one.prompt_text) for one in groups]
     monkeypatch.setattr(lengths, "_image_tokens", lambda policy, size: size[0])
-    assert counting(policy, prompts) is None
+    assert isinstance(counting(policy, prompts), str)
     limit = measured(policy, prompts[0]) + max(map(len, groups[0].response_ids))
     assert check_lengths(policy, groups, limit) == {}
 

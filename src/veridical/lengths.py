@@ -83,19 +83,17 @@ def check_lengths(
     """
     ranks = processes.gather(processes.rank())
     mine = groups[ranks.index(processes.rank()) :: len(ranks)]
-    refused = _checked(policy, mine, max_length)
+    counts = counting(policy, [prompt for group in mine for prompt in prompts_of(group)])
+    _say_measured(counts)
+    refused = _checked(policy, mine, max_length, counts)
     every = {name: why for part in processes.gather(refused) for name, why in part.items()}
     return {group.id: every[group.id] for group in groups if group.id in every}
 
 
-def counting(policy: Policy, prompts: Sequence[Prompt]) -> Counting | None:
-    """How to count; None if the processor cannot, or a few prompts come out otherwise.
-
-    Where it cannot, every prompt is measured, which the log says once with the reason.
-    """
+def counting(policy: Policy, prompts: Sequence[Prompt]) -> Counting | str:
+    """How to count; the reason if the processor cannot, or a few prompts come out otherwise."""
     if not hasattr(policy.processor, "_get_num_multimodal_tokens"):
-        _say_measured("its processor does not say how many tokens an image has")
-        return None
+        return "its processor does not say how many tokens an image has"
     chosen = _oddest([prompt for prompt in prompts if prompt[0]])
     if not chosen:
         return Counting(policy, 0, {})
@@ -108,8 +106,7 @@ def counting(policy: Policy, prompts: Sequence[Prompt]) -> Counting | None:
         except RefusedRowsError:
             refused.update(size_of(image) for image in prompt[0])
     if not real:
-        _say_measured("its processor refuses every prompt that was tried")
-        return None
+        return "its processor refuses every prompt that was tried"
     first, length = real[0]
     plain = Counting(policy, 0, {})
     try:
@@ -117,19 +114,20 @@ def counting(policy: Policy, prompts: Sequence[Prompt]) -> Counting | None:
         counts = Counting(policy, extra, plain.by_size)
         wrong = [(counts.length(prompt), length) for prompt, length in real]
     except CannotCountError as error:
-        _say_measured(str(error))
-        return None
+        return str(error)
     wrong = [pair for pair in wrong if pair[0] != pair[1]]
     if rest or wrong:
         counted, there = wrong[0] if wrong else (length - rest, length)
-        _say_measured(f"it would count {counted} tokens where there are {there}")
-        return None
+        return f"it would count {counted} tokens where there are {there}"
     taken = {size_of(image) for prompt, _ in real for image in prompt[0]}
     return dataclasses.replace(counts, refused=frozenset(refused - taken))
 
 
-def _say_measured(why: str) -> None:
-    if processes.is_first():
+def _say_measured(counts: Counting | str) -> None:
+    """Say once why any process measures; each has rows of its own, and may count them alone."""
+    found = processes.gather(counts if isinstance(counts, str) else None)
+    why = next((reason for reason in found if reason is not None), None)
+    if why is not None and processes.is_first():
         print(f"Lengths are measured picture by picture, which takes longer: {why}.")
 
 
@@ -144,9 +142,8 @@ def measured(policy: Policy, prompt: Prompt) -> int:
 
 
 def _checked(
-    policy: Policy, groups: Sequence[Group], max_length: int
+    policy: Policy, groups: Sequence[Group], max_length: int, counts: Counting | str
 ) -> dict[str, tuple[str, str]]:
-    counts = counting(policy, [prompt for group in groups for prompt in prompts_of(group)])
     refused: dict[str, tuple[str, str]] = {}
     for group in track(groups, "measuring prompts"):
         longest = max(len(ids) for ids in group.response_ids)
@@ -164,8 +161,8 @@ def _checked(
     return refused
 
 
-def _length(policy: Policy, counts: Counting | None, prompt: Prompt, room: int) -> int:
-    if counts is not None:
+def _length(policy: Policy, counts: Counting | str, prompt: Prompt, room: int) -> int:
+    if isinstance(counts, Counting):
         try:
             length = counts.length(prompt)
         except CannotCountError:  # a size that it cannot count: the processor has the last word

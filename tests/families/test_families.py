@@ -322,8 +322,8 @@ def test_counted_prompts_are_as_long_as_the_processor_makes_them(
         for row in rows
     ]
     counts = counting(policy, prompts)
-    assert counts is not None or family.name not in COUNTS
-    if counts is None:
+    assert not isinstance(counts, str) or family.name not in COUNTS
+    if isinstance(counts, str):
         pytest.skip("its processor cannot count: prompts are measured")
     wrong = [
         (tuple(i.size for i in prompt[0]), counts.length(prompt), measured(policy, prompt))
