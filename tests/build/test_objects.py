@@ -296,3 +296,14 @@ def test_scores_are_spoken_of_only_where_there_are_some(
     assert main(["build", "objects", str(tmp_path / "found.jsonl"), "--out",
                  str(tmp_path / "found")]) == 0  # fmt: skip
     assert "1 of 2 detections had a lower score than 0.5" in capsys.readouterr().out
+
+
+def test_where_no_image_is_left_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"image": "a.jpg", "label": "dog"}, {"image": "a.jpg", "category_id": 9}]
+    write_json(tmp_path / "found.json", rows)
+    words = ("--max-bad-fraction", 1, "--out", tmp_path / "out")
+    assert run(tmp_path / "found.json", *words) == 2
+    assert "no image is left" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "objects.json").exists()
