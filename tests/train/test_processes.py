@@ -219,6 +219,21 @@ def test_the_same_losses_and_weights(world: Path, one: Path, way: str) -> None:
     assert told.count("The aligned model is in") == len(aligned)
 
 
+def test_a_reward_model_is_measured_after_rounding_where_processes_share_its_head(
+    world: Path, tmp_path: Path
+) -> None:
+    settings = {
+        "batch_size": 2,
+        "accumulation": 1,
+        "max_steps": 2,
+        "evaluations": 1,
+        "held_out": 0.0,
+    }
+    run = case(world, "reward", tmp_path / "run", **settings, save_dtype="bfloat16")
+    succeed(launch([run], 2, tmp_path, "fsdp2"))
+    assert (tmp_path / "run" / "rounding.json").is_file()
+
+
 def test_fresh_responses_and_what_is_learned_are_those_of_one_process(
     world: Path, tmp_path: Path
 ) -> None:

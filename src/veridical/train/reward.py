@@ -131,9 +131,10 @@ def train_reward(
             floor = noise_floor(policy, few)
             policy = with_features(policy, features, few, shares.allowed, floor)
         finished = run_trainer(policy, task, training, train_items, held_out_items, out)
-        score = partial(_rewards, head, few, shares.allowed)
+        plain = plain_head(head)
+        score = partial(_rewards, plain, few, shares.allowed)
         files = save_result(policy, model, training, out, score)
-        save_beside(head, reading, out, files)
+        save_beside(plain, reading, out, files)
         used, held_out = usable_rows(train_items), usable_rows(held_out_items)
         counts = {"pairs": used, "held-out pairs": held_out}
         write_cards(run, files, METHOD, counts, proofs, finished)
@@ -248,12 +249,21 @@ def prove_start(rewards: Tensor, loss: float) -> Proof:
     return Proof("start", value <= limit, True, value, limit, "log-odds", detail)
 
 
-def save_beside(head: nn.Linear, reading: Reading, out: Path, files: Sequence[str]) -> None:
-    """Write the head into each saved folder; every process has to take part."""
+def plain_head(head: nn.Linear) -> nn.Linear:
+    """A copy of the head that one process can use alone; every process has to take part.
+
+    Under FSDP and ZeRO-3 each process holds pieces of the head, and a copy of pieces can't be used
+    by the first process by itself.
+    """
     weights = {name: whole(parameter) for name, parameter in head.named_parameters()}
-    if not processes.is_first():
-        return
     plain = nn.Linear(head.in_features, 1, dtype=weights["weight"].dtype)
     plain.load_state_dict(weights)
+    return plain
+
+
+def save_beside(head: nn.Linear, reading: Reading, out: Path, files: Sequence[str]) -> None:
+    """Write a whole head into each saved folder; the first process does."""
+    if not processes.is_first():
+        return
     for name in files:
-        save_head(plain, reading, out / name)
+        save_head(head, reading, out / name)
