@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from veridical.cli import main
 from veridical.errors import UserError
 from veridical.report import figures, write_report
-from veridical.report.page import report
 
 ATTACK = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 SECTIONS = ("results", "images", "training", "pairs", "proofs", "done")
@@ -222,8 +222,8 @@ def test_a_broken_parquet_file_is_named(demo: Path) -> None:
 def test_the_command_prints_where_the_page_is(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report([demo], tmp_path / "page.html")
-    assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
+    assert main(["report", str(demo), "--out", str(tmp_path / "page.html")]) == 0
+    assert capsys.readouterr().out == f"Results: {tmp_path / 'page.html'}\n"
     assert (tmp_path / "page.html").is_file()
 
 
