@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,8 @@ def test_the_losses_of_a_model_that_stays_where_it_is(
     elif command == "reward":
         train_reward(saved, pairs, out, training=training)
     elif command == "online":
-        (tmp_path / "objects.json").write_text('{"pair-0": ["cup"]}')
+        lists = {f"pair-{number}": ["cup"] for number in range(6)}
+        (tmp_path / "objects.json").write_text(json.dumps(lists))
         online = {"judging": Judging(judge="exact", objects=tmp_path / "objects.json")}
         sampling = Sampling(max_new_tokens=6)
         train_online(saved, pairs, out, "mixed", offline=1.0, sampling=sampling,

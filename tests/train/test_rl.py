@@ -201,7 +201,7 @@ def test_kept_features_are_refused_where_the_value_model_sees_otherwise(
 
     training = replace(TRAINING, tuning="full", vision_cache=True, cache=str(tmp_path / "cache"))
     monkeypatch.setattr(ppo, "build_actors", other_tower)
-    with pytest.raises(UserError, match="is another"):
+    with pytest.raises(UserError, match="has another encoder"):
         train("ppo", saved, prompts, tmp_path / "run", training=training)
 
 
