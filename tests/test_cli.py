@@ -491,3 +491,12 @@ def test_only_an_interrupted_training_command_is_told_to_resume(
     assert "--resume true" in capsys.readouterr().err
     cli.main(["build", "pairs"])
     assert "--resume true" not in capsys.readouterr().err
+
+
+def test_output_that_nobody_reads_ends_a_command_without_a_traceback() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "veridical", "--help"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")

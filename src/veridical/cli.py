@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import os
 import re
+import select
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ USER_ERROR_STATUS = 2
 FAILED_STATUS = 1
 INTERRUPTED_STATUS = 130
 TERMINATED_STATUS = 143
+CLOSED_STATUS = 141  # as the shell has it for a command that SIGPIPE ends
 KEPT = (
     "Answers, pairs and checkpoints that were finished are kept; a training run before its first "
     "checkpoint keeps only its log."
@@ -217,10 +219,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with interruptions.terminable(), processes.one_voice(), files_as_asked():
             run_command(given)
+            sys.stdout.flush()
     except UserError as error:
         if processes.reports_errors():
             print(f"veridical: {shortened(str(error))}", file=sys.stderr)
         return USER_ERROR_STATUS
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise
+        return CLOSED_STATUS
     except Exception:
         if processes.reports_errors():
             raise
@@ -232,6 +239,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\nveridical: interrupted. {kept_by(given)}", file=sys.stderr)
         return INTERRUPTED_STATUS
     return 0
+
+
+def _output_is_closed() -> bool:
+    """Whether nobody reads standard output any more (`| head`); then the rest goes nowhere."""
+    watched = select.poll()
+    watched.register(sys.stdout, select.POLLERR)
+    closed = any(event & select.POLLERR for _, event in watched.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
 
 
 def kept_by(arguments: Sequence[str]) -> str:
