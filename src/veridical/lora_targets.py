@@ -16,6 +16,9 @@ from veridical.errors import UserError
 WORTH_SAYING = 0.01
 """Share of the weights that adapters do not reach from which on it is said (our choice)."""
 
+EXPERTS_ARE_NO_MODULES = r"The following (rank|alpha)_pattern keys did not match"
+"""What PEFT warns of by mistake: it looks for these keys among modules, not parameters."""
+
 
 @dataclass(frozen=True)
 class LoraTargets:

@@ -36,7 +36,7 @@ from veridical.files import read_json
 from veridical.hub import check_hub_name
 from veridical.image_checks import words_of
 from veridical.local_code import brings_code
-from veridical.lora_targets import describe, lora_targets, refuse_on_experts
+from veridical.lora_targets import EXPERTS_ARE_NO_MODULES, describe, lora_targets, refuse_on_experts
 from veridical.merging import merge_adapters
 from veridical.precision import HALF, cast_weights, widen, working_dtype
 from veridical.templates import check_template, note_variables
@@ -257,7 +257,9 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
         use_dora=tuning.dora,
         modules_to_save=[projector[0]] if projector else None,
     )
-    prepared = dataclasses.replace(policy, model=get_peft_model(core, config))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=EXPERTS_ARE_NO_MODULES)
+        prepared = dataclasses.replace(policy, model=get_peft_model(core, config))
     require_wide(prepared.model)
     return prepared
 
@@ -686,6 +688,7 @@ def _watch_adapters() -> Iterator[tuple[list[str], list[str]]]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*missing adapter keys.*")
+            warnings.filterwarnings("ignore", message=EXPERTS_ARE_NO_MODULES)
             yield lacking, unplaced
     finally:
         peft_model.set_peft_model_state_dict = stock

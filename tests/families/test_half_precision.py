@@ -39,9 +39,10 @@ def test_probes_decide_the_same_in(
 def tried(stock: float, hidden: float, whole: float, half: float) -> Any:
     """A prompt whose logits are off by so much: by the stock forward, with a mask; by dropping."""
     every, some = torch.ones(4, dtype=torch.bool), torch.tensor([True, False, True, False])
-    model = SimpleNamespace(dtype=torch.bfloat16)
+    layer = torch.nn.Embedding(1, 1, dtype=torch.bfloat16)
+    core = SimpleNamespace(get_input_embeddings=lambda: layer)
     return SimpleNamespace(
-        policy=SimpleNamespace(device=torch.device("cpu"), model=model),
+        policy=SimpleNamespace(device=torch.device("cpu"), model=core, core=core),
         every=every,
         half=some,
         stock=lambda: torch.full((2, 3), stock),
