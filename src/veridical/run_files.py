@@ -98,13 +98,17 @@ def _scores_alone(content: Any) -> Any:
     }
 
 
+NO_MEASURES = ("split", "samples")
+"""Fields of a log's rows that hold no number."""
+
+
 def _logged(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `log.jsonl`: a step, a split, and measures, which may be NaN."""
+    """A row of `log.jsonl`: a step, a split, samples, and measures, which may be NaN."""
     if type(row.get("step")) is not int:
         raise ValueError(f"step has to be a whole number, not {_shown(row.get('step'))}")
     for name, value in row.items():
         try:
-            float(0 if value is None or name == "split" else value)
+            float(0 if value is None or name in NO_MEASURES else value)
         except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{name} has to be a number, not {_shown(value)}") from None
     return row

@@ -24,6 +24,7 @@ from veridical.records import user_message, write_records
 from veridical.rewards import Reading, RewardModel, new_head, save_head
 from veridical.rl import leave_one_out_advantages
 from veridical.rollouts import Rollout, roll_out, rollout_group
+from veridical.run_files import read_run_file
 from veridical.sampling import Decoding, Request
 from veridical.token_scores import token_scores
 from veridical.train import actors as module
@@ -122,6 +123,7 @@ def test_it_learns_what_is_rewarded_and_logs_how(
     assert record["configuration"]["length_penalty"] == 5.0
     assert record["results"]["steps"] == 14
     load_policy(str(out / "model"))
+    assert read_run_file(out / "log.jsonl") == log  # as `report` reads it, samples included
 
 
 @pytest.mark.parametrize("name", ["ppo", "rloo"])
