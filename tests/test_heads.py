@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from veridical import heads
 from veridical.batching import row_batch
-from veridical.heads import head_logps, logits_are_the_heads
+from veridical.heads import head_logps, logits_are_the_heads, token_logps
 from veridical.logprobs import response_logps
-from veridical.losses import token_logps
 from veridical.models import Policy
 from veridical.prefix_sharing import sharing
 from veridical.proofs import stock_logps
@@ -122,7 +121,7 @@ MEASURE = """
 import torch
 from pathlib import Path
 from veridical.heads import head_logps
-from veridical.losses import token_logps
+from veridical.heads import token_logps
 torch.set_num_threads(1)
 def resident(field):
     text = Path("/proc/self/status").read_text()

@@ -15,8 +15,8 @@ from PIL import Image
 from veridical import batching, logprobs, prefix_sharing
 from veridical.batching import row_batch, shared_batch, shared_mask
 from veridical.logprobs import collate, response_logps, rounding
-from veridical.losses import dpo_loss
 from veridical.models import DtypeName, Policy, Tuning, load_policy, prepare_training
+from veridical.objectives.dpo import dpo_loss
 from veridical.precision import cast_weights
 from veridical.prefix_sharing import sharing
 from veridical.proofs import stock_logps

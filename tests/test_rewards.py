@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from veridical.batching import Batch, last_tokens
 from veridical.errors import UserError
 from veridical.logprobs import collate, response_logps
-from veridical.losses import reward_loss
 from veridical.models import Policy, Tuning, load_policy, prepare_training
+from veridical.objectives.reward import reward_loss
 from veridical.proving import prove
 from veridical.records import assistant_message, user_message
 from veridical.rendering import Group, render_prompt

@@ -28,8 +28,13 @@ from shapes import Shape, build, image_tokens_of, missing, random_rows, shapes_o
 from veridical.judges.judging import Case, Verdict
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
+from veridical.objectives.reinforcement import (
+    generalised_advantages,
+    kl_terms,
+    token_rewards,
+    whitened,
+)
 from veridical.prefix_sharing import sharing
-from veridical.rl import generalised_advantages, kl_terms, token_rewards, whitened
 from veridical.sampling import Decoding, Request
 from veridical.train import experience as gathering
 from veridical.train import ppo as learning

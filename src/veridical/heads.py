@@ -11,12 +11,24 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from veridical.losses import token_logps
 from veridical.precision import mixing
 
 CHUNK_LOGITS = 10_000_000
 """Logits that exist at once (our choice: 40 MB in float32, 65 positions of a 152k vocabulary; glibc
 gives blocks back that are above 32 MiB)."""
+
+
+def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each target token, in at least float32.
+
+    Args:
+        logits: Shape: (..., vocabulary).
+        targets: token ids. Shape: (...,).
+    """
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    picked = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return picked - torch.logsumexp(logits, dim=-1)
 
 
 def head_logps(head: Any, hidden: Tensor, targets: Tensor, chunk: int | None = None) -> Tensor:

@@ -18,8 +18,7 @@ from veridical.batching import (
     row_batch,
     shared_batch,
 )
-from veridical.heads import head_logps, logits_are_the_heads, stock_logits
-from veridical.losses import token_logps
+from veridical.heads import head_logps, logits_are_the_heads, stock_logits, token_logps
 from veridical.models import Policy, unwrap
 from veridical.precision import HALF, mixing
 from veridical.rendering import Group

@@ -23,8 +23,8 @@ from torch import Tensor
 from veridical.batching import Batch, placeholder_counts, row_batch
 from veridical.controls import with_grey_images
 from veridical.errors import UserError
+from veridical.heads import token_logps
 from veridical.logprobs import response_logps, rounding
-from veridical.losses import token_logps
 from veridical.models import Policy
 from veridical.precision import working_dtype
 from veridical.rendering import Group, open_images

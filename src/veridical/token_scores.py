@@ -12,8 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from veridical.batching import Batch, RowBatch
-from veridical.heads import CHUNK_LOGITS, logits_are_the_heads, stock_logits
-from veridical.losses import token_logps
+from veridical.heads import CHUNK_LOGITS, logits_are_the_heads, stock_logits, token_logps
 from veridical.models import unwrap
 from veridical.precision import unmixed
 

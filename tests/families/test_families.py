@@ -23,8 +23,8 @@ from veridical.errors import UserError
 from veridical.image_checks import size_refusal
 from veridical.lengths import counting, measured
 from veridical.logprobs import collate, response_logps
-from veridical.losses import dpo_loss
 from veridical.models import Policy, Tuning, load_policy, prepare_training
+from veridical.objectives.dpo import dpo_loss
 from veridical.precision import cast_weights
 from veridical.prefix_sharing import sharing
 from veridical.probes import masking_refusal

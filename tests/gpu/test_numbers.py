@@ -18,15 +18,15 @@ from veridical import batching
 from veridical._masked_prompts import masked_prompt_batch
 from veridical.batching import Batch, row_batch
 from veridical.logprobs import collate, response_logps
-from veridical.losses import dpo_loss
 from veridical.models import Policy, Tuning, prepare_training
+from veridical.objectives.dpo import dpo_loss
+from veridical.objectives.reinforcement import clipped_policy_losses, clipped_value_losses
 from veridical.prefix_sharing import sharing
 from veridical.probes import masking_refusal
 from veridical.proofs import prove_start
 from veridical.proving import noise_floor, prove
 from veridical.rendering import Group
 from veridical.rewards import new_head
-from veridical.rl import clipped_policy_losses, clipped_value_losses
 from veridical.rollouts import roll_out, rollout_group
 from veridical.sampling import Decoding, Request, never_sampled
 from veridical.token_scores import token_scores, token_values

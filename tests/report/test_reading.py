@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from veridical.losses import share_right
+from veridical.objectives.comparison import pair_accuracy
 from veridical.report.curves import percent
 from veridical.report.figures import arm_label
 from veridical.report.folders import Part, in_order
@@ -42,8 +42,8 @@ def test_a_long_name_keeps_both_ends_and_is_no_formula() -> None:
 
 def test_equal_rewards_are_half_right() -> None:
     chosen, rejected = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 1.0, 2.0])
-    assert share_right(chosen, rejected).tolist() == [1.0, 0.0, 0.5]
-    assert share_right(chosen, rejected, torch.tensor([1.0, 0.5, 0])).tolist() == [0.5, 0.0, 0.5]
+    assert pair_accuracy(chosen, rejected).tolist() == [1.0, 0.0, 0.5]
+    assert pair_accuracy(chosen, rejected, torch.tensor([1.0, 0.5, 0])).tolist() == [0.5, 0.0, 0.5]
 
 
 def test_pictures_are_found_from_another_folder(

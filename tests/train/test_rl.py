@@ -20,9 +20,9 @@ from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
 from veridical.logprobs import collate
 from veridical.models import Policy, load_policy, prepare_training
+from veridical.objectives.reinforcement import leave_one_out_advantages
 from veridical.records import user_message, write_records
 from veridical.rewards import Reading, RewardModel, new_head, save_head
-from veridical.rl import leave_one_out_advantages
 from veridical.rollouts import Rollout, roll_out, rollout_group
 from veridical.run_files import read_run_file
 from veridical.sampling import Decoding, Request

@@ -12,15 +12,12 @@ from torch import Tensor
 
 from veridical.errors import UserError
 from veridical.logprobs import ResponseLogps
-from veridical.losses import (
-    averaged_loss,
-    dpo_loss,
-    implicit_rewards,
-    ipo_loss,
-    mean_token_nll,
-    share_right,
-    slic_loss,
-)
+from veridical.objectives.comparison import implicit_rewards, pair_accuracy
+from veridical.objectives.dpo import dpo_loss
+from veridical.objectives.ipo import ipo_loss
+from veridical.objectives.likelihood import mean_token_nll
+from veridical.objectives.several import averaged_loss
+from veridical.objectives.slic import slic_loss
 from veridical.train.loop import Outcome
 
 LossName = Literal["sigmoid", "ipo", "slic"]
@@ -100,7 +97,7 @@ def objective(loss: PreferenceLoss) -> Callable[[ResponseLogps, Tensor], Outcome
             "rewards_chosen": rewards[:, 0],
             "rewards_rejected": rewards[:, 1],
             "rewards_margin": rewards[:, 0] - rewards[:, 1],
-            "rewards_accuracy": share_right(rewards[:, 0], rewards[:, 1], rounding),
+            "rewards_accuracy": pair_accuracy(rewards[:, 0], rewards[:, 1], rounding),
             "logps_chosen": chosen,
             "logps_rejected": rejected,
             "chosen_tokens": policy.counts[:, 0],

@@ -15,8 +15,7 @@ from veridical import processes
 from veridical.errors import UserError
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
-from veridical.precision import unmixed
-from veridical.rl import (
+from veridical.objectives.reinforcement import (
     KLEstimator,
     clipped_policy_losses,
     clipped_value_losses,
@@ -27,6 +26,7 @@ from veridical.rl import (
     token_rewards,
     whitened,
 )
+from veridical.precision import unmixed
 from veridical.token_scores import token_values
 from veridical.train.actors import as_critic, build_actors
 from veridical.train.experience import (

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from veridical import processes
 from veridical.errors import UserError
 from veridical.logprobs import ResponseLogps, collate
-from veridical.losses import reward_loss, share_right
 from veridical.models import Policy, prepare_training
+from veridical.objectives.comparison import pair_accuracy
+from veridical.objectives.reward import reward_loss
 from veridical.prefix_sharing import sharing_of_all
 from veridical.proofs import Proof
 from veridical.proving import noise_floor, prove
@@ -207,7 +208,7 @@ def objective(centring: float) -> Objective:
             "rewards_chosen": chosen,
             "rewards_rejected": rejected,
             "rewards_margin": chosen - rejected,
-            "rewards_accuracy": share_right(chosen, rejected),
+            "rewards_accuracy": pair_accuracy(chosen, rejected),
         }
         return Outcome(reward_loss(chosen, rejected, centring).sum(), measures)
 

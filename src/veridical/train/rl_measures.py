@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from veridical import processes
-from veridical.rl import kl_terms
+from veridical.objectives.reinforcement import kl_terms
 from veridical.train.experience import Experience
 from veridical.train.rl_run import SHOWN, mean_over_all
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from veridical import processes
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
-from veridical.precision import unmixed
-from veridical.rl import (
+from veridical.objectives.reinforcement import (
     clipped_policy_losses,
     explained_variance,
     kl_terms,
     leave_one_out_advantages,
 )
+from veridical.precision import unmixed
 from veridical.train.actors import build_actors
 from veridical.train.experience import (
     Experience,

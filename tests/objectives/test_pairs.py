@@ -9,16 +9,14 @@ import pytest
 import torch
 
 from veridical.errors import UserError
+from veridical.heads import token_logps
 from veridical.logprobs import ResponseLogps
-from veridical.losses import (
-    averaged_loss,
-    dpo_loss,
-    implicit_rewards,
-    ipo_loss,
-    mean_token_nll,
-    slic_loss,
-    token_logps,
-)
+from veridical.objectives.comparison import implicit_rewards
+from veridical.objectives.dpo import dpo_loss
+from veridical.objectives.ipo import ipo_loss
+from veridical.objectives.likelihood import mean_token_nll
+from veridical.objectives.several import averaged_loss
+from veridical.objectives.slic import slic_loss
 from veridical.train.objectives import (
     LossName,
     PreferenceLoss,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from veridical.rl import (
+from veridical.objectives.reinforcement import (
     KLEstimator,
     Total,
     clipped_policy_losses,

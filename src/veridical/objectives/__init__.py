@@ -1,0 +1,1 @@
+"""Every loss: small pure functions of log-probabilities, one file an objective."""
