@@ -7,17 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from veridical import checkpoint_rest
 from veridical.batching import row_batch
-from veridical.checkpoint_rest import add_to_checkpoint, keep_skipped, watch_skipped
+from veridical.cache import Cache
+from veridical.checkpoint_rest import INDEX, add_to_checkpoint, keep_skipped, watch_skipped
+from veridical.files import read_json, write_json
 from veridical.logprobs import response_logps
 from veridical.models import Policy, frozen_copy, load_policy
 from veridical.rendering import Group
 from veridical.train.options import Training
 from veridical.train.run import save_result
-from veridical.weights import weight_files
+from veridical.weights import weight_files, weights_hash
 
 HEADS = {f"mtp.layers.{n}.weight": torch.full((2, 3), float(n)) for n in range(2)}
 
@@ -86,7 +89,7 @@ def test_they_are_found_in_pytorchs_own_format_too(base: Path, tmp_path: Path) -
     assert loaded.skipped == tuple(HEADS)
     loaded.model.save_pretrained(tmp_path / "saved")
     said = keep_skipped(loaded.skipped, weight_files(str(base)) or [], tmp_path / "saved")
-    assert said.startswith("2 tensors") and "could not be read" not in said
+    assert said.startswith("Copied unchanged into saved/: 2 tensors") and "Missing" not in said
     kept = held(tmp_path / "saved")
     assert all(torch.equal(kept[name], tensor) for name, tensor in HEADS.items())
 
@@ -96,11 +99,34 @@ def test_a_model_in_several_files_takes_one_more(base: Path) -> None:
     assert load_policy(str(base), device="cpu").skipped == (*HEADS, "mtp.more")
 
 
+def test_an_index_may_give_files_any_name(base: Path, tmp_path: Path) -> None:
+    index = read_json(base / INDEX)
+    for old, new in (("model-00001-of-00002", "outside"), ("model-00002-of-00002", "mtp")):
+        (base / f"{old}.safetensors").rename(base / f"{new}.safetensors")
+        for name, file in index["weight_map"].items():
+            if file == f"{old}.safetensors":
+                index["weight_map"][name] = f"{new}.safetensors"
+    write_json(base / INDEX, index)
+    loaded = load_policy(str(base), device="cpu")
+    save_result(loaded, str(base), Training(learning_rate=1e-6, tuning="full"), tmp_path / "run")
+    kept = held(tmp_path / "run" / "model")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in HEADS.items())
+    # What is kept between runs would be of other weights, else.
+    cache = Cache(tmp_path / "cache", 1e9)
+    before = weights_hash(loaded, str(base), None, cache)
+    weights = load_file(base / "outside.safetensors")
+    next(iter(weights.values())).view(-1)[0] += 1e-3
+    save_file(weights, base / "outside.safetensors", {"format": "pt"})
+    assert weights_hash(loaded, str(base), None, cache) != before
+
+
 def test_what_cannot_be_read_is_said(base: Path, tmp_path: Path, policy: Policy) -> None:
     policy.model.save_pretrained(tmp_path / "saved")
     names = [*HEADS, "mtp.elsewhere"]
     said = keep_skipped(names, weight_files(str(base)) or [], tmp_path / "saved")
-    assert "1 could not be read and are missing there: mtp.elsewhere" in said
+    assert "Copied unchanged into saved/: 2 tensors that Transformers does not load" in said
+    assert "Missing in saved/" in said and "1 tensor that" in said
+    assert said.endswith("(mtp.elsewhere).")
     assert HEADS.keys() <= held(tmp_path / "saved").keys()
 
 

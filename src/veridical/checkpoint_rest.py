@@ -75,11 +75,15 @@ def keep_skipped(names: Sequence[str], files: Sequence[Path], folder: Path) -> s
     if found:
         add_to_checkpoint(folder, found)
     lost = sorted(set(names) - found.keys())
-    text = f"{len(found)} tensors that Transformers does not load ({_few(names)}) were copied "
-    text += f"unchanged into {folder.name}/."
+    told = []
+    if found:
+        told.append(f"Copied unchanged into {folder.name}/: {_rest(sorted(found))}.")
     if lost:
-        text += f" {len(lost)} could not be read and are missing there: {_few(lost)}."
-    return text
+        told.append(
+            f"Missing in {folder.name}/, since the checkpoint's files name them otherwise: "
+            f"{_rest(lost)}."
+        )
+    return " ".join(told)
 
 
 def read_skipped(files: Sequence[Path], names: Sequence[str]) -> dict[str, Tensor]:
@@ -118,6 +122,11 @@ def add_to_checkpoint(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
+
+
+def _rest(names: Sequence[str]) -> str:
+    many = "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
+    return f"{many} that Transformers does not load ({_few(names)})"
 
 
 def _few(names: Sequence[str]) -> str:

@@ -80,9 +80,15 @@ def _refusal(maker: Any, size: tuple[int, int]) -> str:
 
 
 def words_of(error: BaseException) -> str:
-    """An exception's first line, or its type where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200].rstrip(".") if lines else type(error).__name__
+    """An exception's first line, or its type where it has none.
+
+    A first line that ends in a colon only announces the next, which is then told too.
+    """
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if not lines:
+        return type(error).__name__
+    told = " ".join(lines[:2])[:300] if lines[0].endswith(":") else lines[0][:200]
+    return told.rstrip(".:")
 
 
 def find_images(folder: Path) -> dict[str, Path]:

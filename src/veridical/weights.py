@@ -13,10 +13,13 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor
 
 from veridical.cache import Cache, digest
+from veridical.files import read_json
 from veridical.models import EMBEDDED_MODEL, Policy, adapter_base, in_four_bits
 from veridical.precision import mixing
 
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.json")
+OURS = ("config", "model", "pytorch_model", "adapter")
+"""How the names of files begin that hold a model, or say what is in which file."""
 LIBRARIES = ("veridical", "torch", "transformers")
 
 
@@ -112,8 +115,18 @@ def surroundings(policy: Policy) -> list[str]:
 
 def _files(folder: Path) -> list[Path]:
     found = {path for pattern in WEIGHT_FILES for path in folder.glob(pattern)}
-    ours = ("config", "model", "pytorch_model", "adapter")
-    return sorted(path for path in found if path.name.startswith(ours))
+    ours = {path for path in found if path.name.startswith(OURS)}
+    # An index may give a part of the weights any name, such as mtp.safetensors.
+    indexes = [path for path in ours if path.name.endswith(".index.json")]
+    named = {folder / file for index in indexes for file in _parts(index)}
+    return sorted(ours | {path for path in named if path.is_file()})
+
+
+def _parts(index: Path) -> set[str]:
+    """The files that an index says the weights are in."""
+    content = read_json(index)
+    parts = content.get("weight_map") if isinstance(content, dict) else None
+    return set(map(str, parts.values())) if isinstance(parts, dict) else set()
 
 
 def _hub_files(name: str) -> list[Path] | None:
