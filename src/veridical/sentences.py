@@ -28,12 +28,26 @@ _CLOSE = r"[\p{Pe}\p{Pf}\"'*_`]*"
 _WIDE = r"(?![.!?\u2024\u203c\u203d\u2047-\u2049\u2e2e\ufe52\uff0e])\p{Sentence_Terminal}"
 _WIDE_END = regex.compile(rf"(?:{_WIDE})+[\p{{Pe}}\p{{Pf}}\"'`]*")
 _LAST_STOP = regex.compile(rf"(?P<stop>\p{{Sentence_Terminal}})(?P<close>{_CLOSE})\Z")
-# A letter of its own, or letters with stops between them ("J.-C.").
-_ABBREVIATION = regex.compile(r"(?<![\p{L}\d])(?:\p{L}\u0640?|(?:\p{L}\.-?)+\p{L})\.\Z")
+# A letter of its own, or letters with stops between them ("J.-C.", "t.ex."). A letter behind a
+# vowel sign, or behind the double mark of a Hebrew abbreviation, is the end of a word.
+_LETTERS = r"(?:\p{L}\p{M}*){1,2}"
+_ABBREVIATION = regex.compile(
+    r"(?<![\p{L}\p{M}\d]|\p{L}[\"'\u05f3\u05f4])"
+    rf"(?:\p{{L}}\u0640?|(?:{_LETTERS}\.-?)+{_LETTERS})\.\Z"
+)
 # What ends an enumeration, and Russian years: before a capital they end a sentence too.
 _LAST_OF_MANY = regex.compile(
     r"(?<!\p{L})(?:etc|usw|osv|enz|ecc|itd|itp|atd|v\.\s?v|т\.\s?[дп]|\d{3,4}\s?г)\.(?=\s+\p{Lu})"
 )
+_SHORT = regex.compile(rf"(?<![\p{{L}}\p{{M}}\d]){_LETTERS}\.\Z")
+# Symbols of units have no full stop of their own, and what follows one with a capital is no part of
+# what was counted. In Arabic, م behind a year means AD.
+_UNITS = (
+    r"[mcdk]?m[²³]?|k?m/h|[mk]?g|t|[mcd]?l|s|h|°[CF]|ft|lbs?|oz|kr|zł"
+    r"|[мсдк]?м[²³]?|км/ч|м?г|кг|т|м?л|с|ч|руб|грн|коп|чел|шт|экз|тыс|млн|млрд"
+    r"|[εκ]κ|μ|χλμ|γρ|[سمك]م|كلم|كغ|كجم|جم|غم?|م?ل|(?<!\d{3}\s?)م"
+)
+_QUANTITY = regex.compile(rf"\d\s?(?:{_UNITS})\.(?=\s+(?:\p{{Lu}}|(?!{_WIDE})\p{{Lo}}))")
 # In these languages the library takes a number or month for the rest of a date, whatever the word
 # before it is. It is shown another letter in its place.
 _DATES_EVERYWHERE = frozenset(("cs", "da", "de", "fi", "kk", "sk"))
@@ -51,7 +65,7 @@ _DECIDES = regex.compile(r"\s*\S+\s|\s*\n\s*\S|[^\S\n]*\n[^\S\n]*\n|[\p{Lo}\p{P}
 _NEXT_WORDS = (" and so", " The next", " 5 more")
 _WORD = regex.compile(r"[\p{L}\p{N}]")
 _LAST_WORD = regex.compile(r"(?r)[\p{L}\p{N}]")
-_FOLLOWING = regex.compile(r"\s*+(\S)")
+_FOLLOWING = regex.compile(r"(\s*+)(\S)")
 # Marks of emphasis right behind a sentence's end, as in "**Yes.** There is".
 _EMPHASIS = regex.compile(r"\*{1,3}|_{1,3}|~~")
 # Languages that write ordinals as digits with a full stop.
@@ -202,10 +216,29 @@ def _sentences(text: str, language: str | None, after: int) -> Iterator[Sentence
         yield from _of_block(text, block, known)
 
 
+def _goes_on_small(text: str, start: int, end: int, language: str) -> bool:
+    """Whether a sentence that began with a capital goes on with a small letter behind its stop.
+
+    Who writes the one writes the other, so the stop is an abbreviation's. Not in English, most of
+    whose abbreviations are known, and where other marks than a full stop or a line break decide.
+    """
+    if not _may_go_on_small(text, start, end, language):
+        return False
+    space, following = _following(text, end)
+    return following.islower() and flat(space) == space
+
+
+def _may_go_on_small(text: str, start: int, end: int, language: str) -> bool:
+    first = _next_word(text, start)
+    return language != "en" and text[end - 1] == "." and text[first : first + 1].isupper()
+
+
 def _of_block(text: str, block: Block, language: str) -> Iterator[Sentence]:
     start, first = block.start, True
     for end in [*_ends(flat(text[block.body : block.end]), language), block.end - block.body]:
         end += block.body
+        if _goes_on_small(text, block.body if first else start, end, language):
+            continue
         start += len(text[start:end]) - len(text[start:end].lstrip())
         body = block.body if first else marks_end(text, start, end)
         copied = not has_words(text[body:end])
@@ -221,7 +254,8 @@ def _ends(line: str, language: str) -> tuple[int, ...]:
     """
     marks = _Marks(line)
     found, at = {marks.after_emphasis(match.end()) for match in _WIDE_END.finditer(line)}, 0
-    found |= {match.end() for match in _LAST_OF_MANY.finditer(line)}
+    certain = {match.end() for match in _QUANTITY.finditer(line)}
+    found |= certain | {match.end() for match in _LAST_OF_MANY.finditer(line)}
     shown = _NO_DATE.sub("X", line) if language in _DATES_EVERYWHERE else line
     for piece in _pieces(shown, language):
         if said := len(piece.rstrip()):
@@ -233,7 +267,9 @@ def _ends(line: str, language: str) -> tuple[int, ...]:
     for end in sorted(found):
         # Not a stop or an emoji without a sentence of its own.
         whole = first < end and last is not None and end < last.end()
-        if whole and not marks.inside(end) and not _abbreviated(line, end, language):
+        if not whole or marks.inside(end):
+            continue
+        if end in certain or not _abbreviated(line, end, language):
             ends.append(end)
             first = _next_word(line, end)
     return tuple(ends)
@@ -290,19 +326,26 @@ class _Marks:
         return bisect_right(self._ends[mark], end) % 2 == 1
 
 
+def _following(line: str, end: int) -> tuple[str, str]:
+    """The white space behind an offset and the sign behind that; both empty at the end."""
+    match = _FOLLOWING.match(line, end)
+    return (match[1], match[2]) if match is not None else ("", "")
+
+
 def _abbreviated(line: str, end: int, language: str) -> bool:
     """Whether the stop before `end` belongs to what the library does not know.
 
     An abbreviation, or the number of an ordinal.
     """
-    match = _FOLLOWING.match(line, end)
-    following = match[1] if match is not None else ""
+    space, following = _following(line, end)
     if language in _ORDINALS and _ORDINAL.search(line, max(0, end - 8), end):
         german = language == "de" and _GERMAN_ORDINAL.search(line, max(0, end - 40), end)
         return following.islower() or bool(german)
     around = (max(0, end - 16), end)
     known = _known_abbreviation(language)
     if following == "-" or known.search(line, *around):
+        return True
+    if not space and regex.match(r"\p{Lo}", following) and _SHORT.search(line, *around):
         return True
     # In a script without capitals nothing tells a name from a new sentence.
     small = following.islower() or regex.match(r"\p{Lo}", following)
@@ -327,6 +370,8 @@ def _certain(sentence: str, language: str) -> bool:
         return False
     word = body.split()[-1]
     if "://" in word or (match["stop"] == "." and _UNSURE_WORD.search(word)):
+        return False
+    if match["stop"] == "." and _may_go_on_small(sentence, 0, len(sentence), language):
         return False
     line = flat(sentence)
     return all(len(line) in _ends(line + word, language) for word in _NEXT_WORDS)
