@@ -6,6 +6,7 @@ a beginning by itself would be another text to a tokenizer.
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
@@ -56,7 +57,9 @@ def tokenise(tokenizer: Any, text: str) -> Tokens:
     if getattr(tokenizer, "is_fast", False):
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         spans = [int(end) for _, end in encoded["offset_mapping"]]
-        return Tokens(list(encoded["input_ids"]), list(accumulate(spans, max)))
+        tokens = Tokens(list(encoded["input_ids"]), list(accumulate(spans, max)))
+        _say_unknown(tokenizer, text, tokens)
+        return tokens
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     ends: list[int] = []
     for count in range(1, len(ids) + 1):
@@ -70,6 +73,32 @@ def tokenise(tokenizer: Any, text: str) -> Tokens:
             "so the answer's tokens can't be found"
         )
     return Tokens(ids, ends)
+
+
+def _say_unknown(tokenizer: Any, text: str, tokens: Tokens) -> None:
+    """Print, once for a tokenizer, which words of a text it does not know.
+
+    Only small vocabularies of whole words lack any, such as the embedded model's.
+    """
+    unknown, mark = getattr(tokenizer, "unk_token_id", None), getattr(tokenizer, "unk_token", "")
+    if unknown not in tokens.ids or tokenizer.name_or_path in _SAID:
+        return
+    starts = (0, *tokens.ends)
+    pieces = zip(tokens.ids, starts, tokens.ends, strict=False)
+    words = [text[start:end].strip() for token, start, end in pieces if token == unknown]
+    words = [word for word in dict.fromkeys(words) if word and word != mark]
+    if words:
+        _SAID.add(tokenizer.name_or_path)
+        named = ", ".join(map(repr, words[:3])) + (", ..." if len(words) > 3 else "")
+        print(
+            f"Note: the model's tokenizer does not know {named}: it reads {mark} there, and can "
+            "neither learn nor say such words. (The embedded model knows those of `veridical world "
+            "make`.) Other texts are not named.",
+            file=sys.stderr,
+        )
+
+
+_SAID: set[str] = set()
 
 
 def _decoded(tokenizer: Any, ids: list[int]) -> str:

@@ -119,7 +119,7 @@ def _require_rows(policy: Policy, who: str) -> None:
 
 def _group(policy: Policy, picture: Image.Image) -> Group | None:
     """A question with an answer; None where the template can't hold it, which rows will say."""
-    prompt, answer = [user_message("What do you see?")], [assistant_message("A wall.")]
+    prompt, answer = [user_message("What do you see?")], [assistant_message("A car.")]
     try:
         return render_group(policy, "one question", [picture], prompt, [answer])
     except RefusedRowError:

@@ -165,7 +165,7 @@ def test_an_image_of_which_an_annotation_is_not_usable_is_left_out(
     assert objects(tmp_path, tmp_path / "found.json") == {"b": ["cat"]}
     skipped = read_jsonl(tmp_path / "out" / "skipped.jsonl")
     assert [row["id"] for row in skipped] == ["row 2", "a"]
-    assert "1 annotations are left out, and the 1 images" in capsys.readouterr().out
+    assert "left out are 1 annotation and the 1 image they are about" in capsys.readouterr().out
     coco = {**COCO, "annotations": [*COCO["annotations"] * 40,
                                     {"id": 9, "image_id": 7, "category_id": 5}]}  # fmt: skip
     write_json(tmp_path / "coco.json", coco)
@@ -244,6 +244,27 @@ def test_what_is_no_annotation_is_said(
     write_json(tmp_path / "found.json", content)
     assert run(tmp_path / "found.json", "--out", tmp_path / "out") == 2
     assert message in capsys.readouterr().err
+
+
+def test_images_without_a_label_file_have_nothing_in_them_if_their_folder_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A line that is no box: that image is left out, not made empty.
+    lines = {f"{number:012}": "0 0.5 0.5 0.1 0.1\n" * 30 for number in range(1, 5)}
+    lines["broken"] = "0 0.5\n"
+    labels = yolo(tmp_path, lines, ["dog"])
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in (*lines, "background"):
+        (images / f"{name}.jpg").touch()
+    assert "background" not in objects(tmp_path / "a", labels)
+    capsys.readouterr()
+    found = objects(tmp_path / "b", labels, "--images", images)
+    assert found == {**{name: ["dog"] for name in lines if name != "broken"}, "background": []}
+    told = capsys.readouterr().out
+    assert "4 objects in 5 images; 1 of them without an annotation" in told
+    summary = read_json(tmp_path / "b" / "out" / "summary.json")
+    assert (summary["images_without_annotation"], summary["images_left_out"]) == (1, 1)
 
 
 def test_labels_of_yolo_need_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

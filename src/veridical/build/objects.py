@@ -16,7 +16,9 @@ from veridical.build._annotations import (
 )
 from veridical.errors import UserError
 from veridical.files import require_file, write_json, write_jsonl
-from veridical.object_lists import describe_unknown, unknown_names
+from veridical.image_checks import find_images
+from veridical.object_lists import describe_unknown, match_image_ids, unknown_names
+from veridical.progress import counted
 from veridical.runs import start_run
 from veridical.vocabulary import read_vocabulary
 
@@ -30,6 +32,7 @@ def build_objects(
     names: Path | None = None,
     min_score: float = 0.5,
     vocabulary: Path | None = None,
+    images: Path | None = None,
     max_bad_fraction: float = 0.01,
 ) -> None:
     """Turn ANNOTATIONS of COCO, of YOLO or of a detector into `objects.json`.
@@ -49,21 +52,27 @@ def build_objects(
             classes.txt beside or in the folder if not set.
         min_score: detections with a lower score are left out. A share in [0, 1].
         vocabulary: what the names are checked against, as in `eval chair`.
+        images: folder of the images. Those that the annotations do not have get an empty list, as
+            YOLO writes no label file for an image with nothing in it. Leave it out where images
+            are missing since nobody annotated them.
         max_bad_fraction: share of unusable annotations above which nothing is written.
     """
     configuration = dict(locals())
     if not annotations.is_dir():
         require_file(annotations, "--annotations")
     known = read_vocabulary(vocabulary)
+    stems = [] if images is None else list(find_images(images))
     given = {"annotations": annotations, "names": names, "vocabulary": vocabulary}
     inputs = {name: path for name, path in given.items() if path is not None}
     with start_run(out, "build objects", configuration, inputs) as run:
         found = _read(annotations, form, names, min_score)
         _refuse(found, annotations, max_bad_fraction)
         bad = len(found.skipped)
+        empty = _without_annotation(stems, found.objects)
         found.leave_out_incomplete()
         if not found.objects:
             raise UserError(f"{annotations}: no image is left of which every annotation is usable.")
+        found.objects.update({stem: set() for stem in empty})
         lists = {image: sorted(objects) for image, objects in sorted(found.objects.items())}
         unknown = unknown_names({name for own in lists.values() for name in own}, known)
         write_json(out / "objects.json", lists)
@@ -75,22 +84,40 @@ def build_objects(
             "below_min_score": found.unsure,
             "skipped": bad,
             "images_left_out": len(found.incomplete),
+            "images_without_annotation": len(empty),
             "unknown_names": unknown,
         }
         write_json(out / "summary.json", summary)
         run.finish(**summary)
-    low = f"{found.unsure} of {found.scored} detections had a lower score than {min_score:g}, "
-    low = low if found.scored else ""
-    print(
-        f"{summary['objects']} objects in {len(lists)} images are in {out / 'objects.json'}; "
-        f"{low}"
-        f"{bad} annotations are left out, and the {len(found.incomplete)} images they are about."
-    )
+    print(f"{_told(found, lists, empty, bad, min_score)} {out / 'objects.json'}")
     if unknown:
         print(
             f"{describe_unknown(unknown, known)} An evaluation leaves them out: correct the names, "
             "or evaluate with a --vocabulary that knows them."
         )
+
+
+def _without_annotation(stems: Sequence[str], known: Mapping[str, set[str]]) -> list[str]:
+    """Images, by their names without suffix, that the annotations do not have."""
+    return [stem for stem, image in match_image_ids(stems, known).items() if image is None]
+
+
+def _told(
+    found: Found, lists: Mapping[str, list[str]], empty: Sequence[str], bad: int, least: float
+) -> str:
+    """What was counted, in a line."""
+    objects = counted(sum(map(len, lists.values())), "objects")
+    parts = [f"{objects} in {counted(len(lists), 'images')}"]
+    if empty:
+        parts.append(f"{len(empty)} of them without an annotation, so with an empty list")
+    if found.scored:
+        parts.append(
+            f"{found.unsure} of {found.scored} detections had a lower score than {least:g}"
+        )
+    if bad:
+        about = counted(len(found.incomplete), "images")
+        parts.append(f"left out are {counted(bad, 'annotations')} and the {about} they are about")
+    return f"{'; '.join(parts)}:"
 
 
 def _read(annotations: Path, form: Form, names: Path | None, least: float) -> Found:
