@@ -20,7 +20,7 @@ from dpo import make_case, run_side, seconds_a_step
 from sides import Settings
 from switches import OFF
 
-from veridical.files import write_json
+from veridical.runtime.files import write_json
 
 STEPS = 3
 TOKENS = (144, 576, 1156, 2916)

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from cases import TINY, Size, llava, random_pairs
 
-from veridical.files import write_json
-from veridical.models import Policy
-from veridical.rendering import render_prompt
+from veridical.models.policy import Policy
+from veridical.models.rendering import render_prompt
+from veridical.runtime.files import write_json
 from veridical.sampling import Decoding, Request, complete_masked, sample_mask
 
 SENTENCES, TOKENS, SHARE = 4, 20, 0.99

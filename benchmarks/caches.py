@@ -26,13 +26,15 @@ import torch
 from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from veridical.cache import Cache
-from veridical.logprobs import collate, response_logps
-from veridical.models import Policy, Tuning, load_policy, prepare_training
-from veridical.records import assistant_message, user_message
-from veridical.rendering import Group, render_group
+from veridical.data.records import assistant_message, user_message
+from veridical.models.load import load_policy
+from veridical.models.logprobs import collate, response_logps
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group, render_group
+from veridical.models.tuning import Tuning, prepare_training
+from veridical.models.vision_cache import VisionCache
+from veridical.runtime.cache import Cache
 from veridical.sampling import Decoding, Request, complete_masked
-from veridical.vision_cache import VisionCache
 from veridical.world.model import build_processor
 
 BATCH = 2

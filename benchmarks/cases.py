@@ -29,9 +29,9 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from veridical.files import read_json
-from veridical.models import Policy
-from veridical.records import assistant_message, user_message, write_records
+from veridical.data.records import assistant_message, user_message, write_records
+from veridical.models.policy import Policy
+from veridical.runtime.files import read_json
 from veridical.world.dataset import conversation
 from veridical.world.drawing import render
 from veridical.world.model import CHAT_TEMPLATE, EOS, IMAGE, PAD, UNKNOWN

@@ -25,7 +25,7 @@ from typing import Any
 from cases import TINY, Size
 from sides import Settings
 
-from veridical.files import read_json, write_json
+from veridical.runtime.files import read_json, write_json
 
 CASES = {
     "llava": ("(a) LLaVA", Size(), {"trl": 2, "veridical": 4}),

@@ -122,7 +122,7 @@ def train_with_veridical(settings: Settings, folder: Path, watch: Stopwatch) -> 
     """`veridical train dpo`, as anybody runs it."""
     from switches import switch_off
 
-    from veridical import logprobs
+    from veridical.models import logprobs
     from veridical.train import dpo, loop, start
     from veridical.train.options import Training
 
@@ -172,8 +172,8 @@ def train_with_trl(settings: Settings, folder: Path, watch: Stopwatch) -> None:
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
 
-    from veridical.models import load_policy
-    from veridical.records import read_records
+    from veridical.data.records import read_records
+    from veridical.models.load import load_policy
 
     policy = load_policy(settings.model, "float32", "cpu")
     model = policy.model

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from veridical import heads, logprobs
-from veridical.models import unwrap
+from veridical.models import heads, logprobs
+from veridical.models.policy import unwrap
 
 OFF = (
     "prefix sharing",

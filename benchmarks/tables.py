@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from veridical.files import read_json, write_text_atomic
+from veridical.runtime.files import read_json, write_text_atomic
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 Row = dict[str, Any]

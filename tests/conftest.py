@@ -15,14 +15,15 @@ from hypothesis import settings
 from PIL import Image
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from veridical import bdhs, sampling
+from veridical import sampling
+from veridical.bdhs import algorithm
 from veridical.cli import COMMANDS
-from veridical.files import read_json
-from veridical.models import Policy
-from veridical.records import assistant_message, user_message
-from veridical.rendering import Group, render_group
-from veridical.run_folders import WRITTEN
-from veridical.runs import Run
+from veridical.data.records import assistant_message, user_message
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group, render_group
+from veridical.runtime.files import read_json
+from veridical.runtime.run_folders import WRITTEN
+from veridical.runtime.runs import Run
 from veridical.world.model import build_model, build_processor
 
 os.environ["VERIDICAL_CACHE"] = "none"  # tests that want a cache name a folder of their own
@@ -97,8 +98,8 @@ def answers_end(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(*given: Any) -> Any:
         return [dataclasses.replace(answer, stop_reason="end") for answer in seen(*given)]
 
-    monkeypatch.setattr(bdhs, "complete_masked", complete)
-    monkeypatch.setattr(bdhs, "respond", answer)
+    monkeypatch.setattr(algorithm, "complete_masked", complete)
+    monkeypatch.setattr(algorithm, "respond", answer)
 
 
 @pytest.fixture(scope="session")

@@ -22,11 +22,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl
-from veridical.models import Policy
-from veridical.randomness import generator
-from veridical.records import assistant_message, user_message, write_records
+from veridical.data.records import assistant_message, user_message, write_records
+from veridical.models.policy import Policy
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl
+from veridical.runtime.randomness import generator
 from veridical.train import loop, trained, trial
 from veridical.train.checkpoints import whole_best
 from veridical.train.dpo import train_dpo

@@ -34,11 +34,12 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from veridical import cli, workers
-from veridical._options import Option, is_number, read_options, spelled
-from veridical.files import write_json, write_jsonl
-from veridical.models import EMBEDDED_MODEL
-from veridical.records import read_records, write_records
+from veridical import cli
+from veridical.cli.signatures import Option, is_number, read_options, spelled
+from veridical.data.records import read_records, write_records
+from veridical.models.load import EMBEDDED_MODEL
+from veridical.runtime.files import write_json, write_jsonl
+from veridical.study import workers
 from veridical.world.dataset import write_scenes
 
 LONGEST_SECONDS = 30
@@ -301,10 +302,10 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.Linear, "forward", stop)
     monkeypatch.setattr(torch.nn.Conv2d, "forward", stop)
     monkeypatch.setattr(workers, "ProcessPoolExecutor", stop)
-    for name in ("veridical.arms", "veridical.reward_study"):
+    for name in ("veridical.study.arms", "veridical.study.reward_study"):
         monkeypatch.setattr(importlib.import_module(name), "write_scenes", stop)
-    monkeypatch.setattr("veridical.usable.require_usable", lambda policy: None)
-    monkeypatch.setattr("veridical.hub.can_look_up", lambda *_: False)
+    monkeypatch.setattr("veridical.models.usable.require_usable", lambda policy: None)
+    monkeypatch.setattr("veridical.runtime.hub.can_look_up", lambda *_: False)
 
 
 def function_of(command: str) -> Callable[..., Any]:

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from veridical.files import read_json, read_jsonl
+from veridical.runtime.files import read_json, read_jsonl
 
 PIXELS, PATCH = 96, 16
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]

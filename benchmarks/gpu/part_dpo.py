@@ -31,11 +31,12 @@ from shapes import Shape, build, image_tokens_of, missing, random_rows, shapes_o
 from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
-from veridical.logprobs import collate
-from veridical.models import Policy, Tuning, prepare_training
-from veridical.prefix_sharing import sharing
-from veridical.proving import prove
-from veridical.rendering import Group, render_group
+from veridical.checks.prefix_sharing import sharing
+from veridical.checks.proving import prove
+from veridical.models.logprobs import collate
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group, render_group
+from veridical.models.tuning import Tuning, prepare_training
 from veridical.train.items import Items
 from veridical.train.loop import GroupTrainer, Task
 from veridical.train.memory import measure_memory
@@ -244,7 +245,7 @@ def measure_trl(settings: Settings, figures: Figures, block: Block, end: float) 
     from sides import begin_with_bos
     from trl import DPOConfig, DPOTrainer
 
-    from veridical.records import read_records, write_records
+    from veridical.data.records import read_records, write_records
 
     start = build(block.shape, block.image_tokens, settings.device, settings.dtype)
     begin_with_bos(start.processor)

@@ -25,6 +25,7 @@ from measuring import (
 )
 from shapes import Shape, build, image_tokens_of, missing, random_rows, shapes_of
 
+from veridical.checks.prefix_sharing import sharing
 from veridical.judges.judging import Case, Verdict
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
@@ -34,7 +35,6 @@ from veridical.objectives.reinforcement import (
     token_rewards,
     whitened,
 )
-from veridical.prefix_sharing import sharing
 from veridical.sampling import Decoding, Request
 from veridical.train import experience as gathering
 from veridical.train import ppo as learning

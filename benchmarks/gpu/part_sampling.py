@@ -28,14 +28,14 @@ from shapes import (
 )
 from transformers import DynamicCache
 
-from veridical._positions import token_positions
-from veridical.bdhs import BDHSSettings, Source, build_pairs
-from veridical.models import Policy
-from veridical.records import user_message
-from veridical.rendering import render_prompt
-from veridical.rollouts import roll_out
+from veridical.bdhs.algorithm import BDHSSettings, Source, build_pairs
+from veridical.bdhs.similarity import load_similarity
+from veridical.data.records import user_message
+from veridical.models.policy import Policy
+from veridical.models.positions import token_positions
+from veridical.models.rendering import render_prompt
 from veridical.sampling import Decoding, Request, respond
-from veridical.similarity import load_similarity
+from veridical.sampling.rollouts import roll_out
 
 SHORT, LONG = 2, 66
 """New tokens of the short call, and of the long one at most."""

@@ -18,8 +18,8 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import is_torchvision_available
 
-from veridical.models import Policy
-from veridical.records import assistant_message, user_message
+from veridical.data.records import assistant_message, user_message
+from veridical.models.policy import Policy
 from veridical.world.model import CHAT_TEMPLATE, EOS, IMAGE, PAD
 
 END_WORD, FIRST_WORD = "end.", "So"

@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from veridical.local_code import import_file
-from veridical.models import load_policy
+from veridical.models.load import load_policy
+from veridical.runtime.local_code import import_file
 
 
 def keep_first_layers(model: str, layers: int, out: Path) -> None:

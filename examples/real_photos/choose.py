@@ -28,10 +28,16 @@ from photos import (
 )
 from run import CHAIR, Data, Plan, Steps, align, always, cell_text, most_frequent, write_data
 
-from veridical.errors import UserError
 from veridical.eval.chair import chair_metrics, chair_sums, eval_chair
-from veridical.files import read_json, read_jsonl, write_json, write_jsonl, write_text_atomic
-from veridical.statistics import ClusterSums, compare, estimate
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import (
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+    write_text_atomic,
+)
+from veridical.scoring.statistics import ClusterSums, compare, estimate
 
 SHARES = (0.5, 0.75, 0.9, 0.99)
 BASELINES = ("base", "base, other photographs", "constant-1", "constant-3")

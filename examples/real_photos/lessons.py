@@ -10,8 +10,8 @@ import torch
 from photos import DESCRIBE, View, description, how_many, is_there, number_word
 from torch import Tensor
 
-from veridical.batching import shared_mask
-from veridical.randomness import generator
+from veridical.models.batching import shared_mask
+from veridical.runtime.randomness import generator
 
 IGNORED = -100
 FEWEST = 3

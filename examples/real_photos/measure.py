@@ -19,8 +19,8 @@ from photos import read_photos, taught_errors
 from pooled import BASELINES, power, sum_up
 from run import Plan, Steps, measure_arms
 
-from veridical.errors import UserError
-from veridical.files import write_json
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import write_json
 
 FOLDS, SEEDS = 4, 3
 

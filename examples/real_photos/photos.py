@@ -16,12 +16,12 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from veridical.errors import UserError
-from veridical.files import hash_file, read_json, read_jsonl
-from veridical.image_checks import IMAGE_SUFFIXES
-from veridical.images import open_image
-from veridical.randomness import generator
-from veridical.vocabulary import Vocabulary, read_vocabulary
+from veridical.data.image_checks import IMAGE_SUFFIXES
+from veridical.data.images import open_image
+from veridical.data.vocabulary import Vocabulary, read_vocabulary
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_file, read_json, read_jsonl
+from veridical.runtime.randomness import generator
 
 DESCRIBE = "Describe the image."
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -14,11 +14,17 @@ from typing import Any, TypeAlias
 from photos import read_photos, write_objects
 from run import ARMS, CHAIR, POPE, cell_text
 
-from veridical.errors import UserError
 from veridical.eval.chair import eval_chair
 from veridical.eval.compare import compare_runs
 from veridical.eval.pope import eval_pope
-from veridical.files import read_json, read_jsonl, write_json, write_jsonl, write_text_atomic
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import (
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+    write_text_atomic,
+)
 
 Cells: TypeAlias = Mapping[tuple[int, int], Path]
 """The folder of each (fold, seed)."""

@@ -39,8 +39,8 @@ from photos import (
     write_pictures,
 )
 
-from veridical.errors import UserError
-from veridical.files import (
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import (
     hash_file,
     read_json,
     read_jsonl,

@@ -45,12 +45,12 @@ from text import chunks
 from torch import Tensor, nn
 from torch.nn import functional
 
-from veridical.errors import UserError
-from veridical.files import hash_file, write_json
-from veridical.local_code import import_file
-from veridical.models import load_policy
-from veridical.randomness import generator
-from veridical.vocabulary import read_vocabulary
+from veridical.data.vocabulary import read_vocabulary
+from veridical.models.load import load_policy
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_file, write_json
+from veridical.runtime.local_code import import_file
+from veridical.runtime.randomness import generator
 
 HERE = Path(__file__).parent
 PROSE = HERE / "prose.txt"

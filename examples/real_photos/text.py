@@ -18,9 +18,9 @@ import torch
 from photos import taught_errors
 from torch import Tensor
 
-from veridical.files import require_file, write_json
-from veridical.local_code import import_file
-from veridical.models import load_policy
+from veridical.models.load import load_policy
+from veridical.runtime.files import require_file, write_json
+from veridical.runtime.local_code import import_file
 
 HERE = Path(__file__).parent
 ENGLISH = HERE / "english.txt"

@@ -2,7 +2,7 @@
 
 import sys
 
-from veridical.cli import main
+from veridical.cli.dispatch import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from veridical import models, sampling
-from veridical.errors import UserError
+from veridical import sampling
+from veridical.data.image_checks import find_images
 from veridical.eval.answers import (
     Query,
     Settings,
@@ -21,12 +21,13 @@ from veridical.eval.answers import (
 from veridical.eval.chair import eval_chair
 from veridical.eval.pope import eval_pope
 from veridical.eval.stored_answers import write_answers
-from veridical.files import read_json, read_jsonl, write_json, write_jsonl
-from veridical.image_checks import find_images
-from veridical.models import Policy
-from veridical.rendering import RefusedRowError
+from veridical.models import load
+from veridical.models.policy import Policy
+from veridical.models.rendering import RefusedRowError
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.runtime.shards import Share
 from veridical.sampling import Decoding, Request, Response
-from veridical.shares import Share
 
 
 class Stub:
@@ -50,7 +51,7 @@ class Stub:
 def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     stub = Stub()
     monkeypatch.setattr(sampling, "respond", stub.respond)
-    monkeypatch.setattr(models, "load_policy", lambda *_, **__: Policy(None, None, "stub"))
+    monkeypatch.setattr(load, "load_policy", lambda *_, **__: Policy(None, None, "stub"))
     return stub
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from veridical.errors import UserError
+from veridical.data.vocabulary import read_vocabulary, vocabulary_of
 from veridical.eval.chair import eval_chair, score_chair
 from veridical.eval.compare import eval_compare
-from veridical.files import read_json, read_jsonl, write_json, write_jsonl
-from veridical.run_files import read_run_file
-from veridical.statistics import Estimate
-from veridical.vocabulary import read_vocabulary, vocabulary_of
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.runtime.run_files import read_run_file
+from veridical.scoring.statistics import Estimate
 
 WORDS = vocabulary_of({"dog": ["puppy"], "cat": [], "hat": []})
 OBJECTS = {"1": ["dog"], "2": ["cat", "hat"], "3": []}

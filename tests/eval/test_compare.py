@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from veridical.errors import UserError
 from veridical.eval.chair import eval_chair
 from veridical.eval.compare import compare_runs, eval_compare
 from veridical.eval.pope import eval_pope
-from veridical.files import read_json, write_json, write_jsonl
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, write_json, write_jsonl
 
 
 def _chair(

@@ -12,12 +12,8 @@ from typing import Any
 
 import pytest
 
-from veridical.cli import main
-from veridical.errors import UserError
-from veridical.eval.pope import eval_pope, match_answers, score_pope, suggest_instruction
-from veridical.eval.pope_questions import read_questions
-from veridical.files import read_json, read_jsonl, write_json, write_jsonl
-from veridical.object_questions import (
+from veridical.cli.dispatch import main
+from veridical.data.object_questions import (
     SPLITS,
     Question,
     build_questions,
@@ -26,7 +22,11 @@ from veridical.object_questions import (
     negatives,
     question_text,
 )
-from veridical.yes_no_answers import parse_answer
+from veridical.eval.pope import eval_pope, match_answers, score_pope, suggest_instruction
+from veridical.eval.pope_questions import read_questions
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.scoring.yes_no_answers import parse_answer
 
 OBJECTS = {
     "a": ["dog", "cat"],
@@ -420,7 +420,7 @@ def test_a_margin_made_elsewhere_has_to_be_a_number(
 def test_the_advice_is_printed_by_whichever_process_had_the_last_share(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("veridical.processes.is_first", lambda: False)
+    monkeypatch.setattr("veridical.runtime.processes.is_first", lambda: False)
     monkeypatch.setattr(sys, "__stdout__", io.StringIO())
     suggest_instruction([{"answer": "Well", "parsed": None}])
     assert "neither yes nor no" in sys.__stdout__.getvalue()  # type: ignore[union-attr]

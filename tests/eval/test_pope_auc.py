@@ -10,16 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical import vision_cache
-from veridical.errors import UserError
+from veridical.data.messages import user_message
 from veridical.eval.answers import Query, Settings
 from veridical.eval.compare import compare_runs
 from veridical.eval.pope import eval_pope
 from veridical.eval.pope_auc import area_of, auc_difference, auc_estimate, yes_margins
-from veridical.files import read_json, read_jsonl, write_json
-from veridical.messages import user_message
-from veridical.models import load_policy
-from veridical.rendering import render_prompt
+from veridical.models import vision_cache
+from veridical.models.load import load_policy
+from veridical.models.rendering import render_prompt
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl, write_json
 
 
 def rows(*triples: tuple[str, str, float]) -> list[dict[str, Any]]:

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from veridical import models
-from veridical.errors import UserError
+from veridical.data.records import assistant_message, user_message, write_records
 from veridical.eval import reward
 from veridical.eval.chair import eval_chair
 from veridical.eval.pope import eval_pope
-from veridical.files import read_json, read_jsonl, write_json
-from veridical.models import Policy
-from veridical.records import assistant_message, user_message, write_records
-from veridical.rewards import Reading, RewardModel, new_head
+from veridical.models import load
+from veridical.models.policy import Policy
+from veridical.models.reward_model import Reading, RewardModel, new_head
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl, write_json
 
 USUAL, REFUSED = (64, 64), (100, 80)
 
@@ -47,7 +47,7 @@ def folder(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     processor = copy.deepcopy(policy.processor)
     processor.image_processor = Refusing(processor.image_processor)
     picky = dataclasses.replace(policy, processor=processor)
-    monkeypatch.setattr(models, "load_policy", lambda *_, **__: picky)
+    monkeypatch.setattr(load, "load_policy", lambda *_, **__: picky)
     judge = RewardModel(picky, new_head(picky), Reading("Is this right?"))
     monkeypatch.setattr(reward, "load_reward_model", lambda *_: judge)
     (tmp_path / "images").mkdir()

@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical.cli import main
+from veridical.cli.dispatch import main
+from veridical.data.records import assistant_message, user_message, write_records
 from veridical.eval._reward_scores import BINS, reward_metrics, reward_sums, score_rewards
-from veridical.files import read_json, read_jsonl
-from veridical.models import load_policy
-from veridical.records import assistant_message, user_message, write_records
-from veridical.rewards import Reading, new_head, save_head
+from veridical.models.load import load_policy
+from veridical.models.reward_model import Reading, new_head, save_head
+from veridical.runtime.files import read_json, read_jsonl
 
 
 def rows(*pairs: tuple[float, int]) -> list[dict[str, Any]]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from veridical.cli import main
+from veridical.cli.dispatch import main
+from veridical.data.records import read_records, write_records
 from veridical.eval.trained_on import warn_of_training_images
-from veridical.files import read_json, write_json, write_jsonl
-from veridical.records import read_records, write_records
+from veridical.runtime.files import read_json, write_json, write_jsonl
 
 PAIR = {"prompt": "What is there?", "chosen": "A dog.", "rejected": "A cat."}
 

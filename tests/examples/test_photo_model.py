@@ -21,8 +21,9 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from veridical.messages import assistant_message, user_message
-from veridical.models import Policy, load_policy
+from veridical.data.messages import assistant_message, user_message
+from veridical.models.load import load_policy
+from veridical.models.policy import Policy
 
 REAL_PHOTOS = Path(tower.__file__).parent
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]

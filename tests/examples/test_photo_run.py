@@ -15,9 +15,9 @@ import pytest
 import run
 from PIL import Image
 
-from veridical.errors import UserError
 from veridical.eval.chair import eval_chair
-from veridical.files import hash_file, read_json, read_jsonl, write_json, write_jsonl
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_file, read_json, read_jsonl, write_json, write_jsonl
 
 
 @pytest.fixture

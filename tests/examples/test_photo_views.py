@@ -10,8 +10,8 @@ import photos
 import pytest
 from PIL import Image
 
-from veridical.errors import UserError
-from veridical.vocabulary import read_vocabulary
+from veridical.data.vocabulary import read_vocabulary
+from veridical.runtime.errors import UserError
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 

@@ -11,9 +11,9 @@ from every_family import FAMILIES
 from family_models import Family, can_be_built
 from PIL import Image
 
-from veridical.models import Policy
-from veridical.records import assistant_message, user_message
-from veridical.rendering import Group, render_group
+from veridical.data.records import assistant_message, user_message
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group, render_group
 
 SUPPORTED = [family for family in FAMILIES if family.refused is None]
 REFUSED = [family for family in FAMILIES if family.refused is not None]

@@ -20,7 +20,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.utils import is_timm_available, is_torchvision_available
 
-from veridical.models import Policy, use_plain_experts
+from veridical.models.load import use_plain_experts
+from veridical.models.policy import Policy
 
 WORDS = [
     "Describe the image. What do you see? This is a park. There is a red cup at the top left.",

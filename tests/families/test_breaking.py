@@ -11,15 +11,15 @@ from family_models import can_be_built
 from PIL import Image
 from torch import Tensor
 
-from veridical import _decoder_inputs, _masked_prompts, batching
-from veridical._positions import window
-from veridical.logprobs import response_logps
-from veridical.models import Policy
-from veridical.prefix_sharing import sharing
-from veridical.probes import masking_refusal
-from veridical.proofs import stock_logps
-from veridical.records import assistant_message, user_message
-from veridical.rendering import Group, render_group
+from veridical.checks.prefix_sharing import sharing
+from veridical.checks.probes import masking_refusal
+from veridical.data.records import assistant_message, user_message
+from veridical.models import batching, decoder_inputs, masked_prompts
+from veridical.models.logprobs import response_logps
+from veridical.models.measures import stock_logps
+from veridical.models.policy import Policy
+from veridical.models.positions import window
+from veridical.models.rendering import Group, render_group
 from veridical.sampling import Request
 
 
@@ -69,7 +69,7 @@ def test_masking_notices_positions_of_one_dimension(
 ) -> None:
     request = Request("row", pictures[:1], [user_message("Describe the image.")])
     assert masking_refusal(qwen, request) is None
-    monkeypatch.setattr(_masked_prompts, "token_positions", plain)
+    monkeypatch.setattr(masked_prompts, "token_positions", plain)
     assert "stock forward" in str(masking_refusal(qwen, request))
 
 
@@ -120,11 +120,11 @@ def test_masking_notices_features_that_are_left_out(
     if not can_be_built(family):
         pytest.skip("its processor wants torchvision: `make families` brings it")
     policy = family.build()
-    honest = _decoder_inputs.decoder_inputs
+    honest = decoder_inputs.decoder_inputs
 
     def shallow(core: object, inputs: dict[str, Any]) -> dict[str, Any]:
         return {**honest(core, inputs), "deepstack_visual_embeds": None}
 
     request = Request("row", pictures[:1], [user_message("Describe the image.")])
-    monkeypatch.setattr(_masked_prompts, "decoder_inputs", shallow)
+    monkeypatch.setattr(masked_prompts, "decoder_inputs", shallow)
     assert "stock forward" in str(masking_refusal(policy, request))

@@ -12,11 +12,11 @@ from every_family import FAMILIES
 from PIL import Image
 from transformers import GenerationConfig
 
-from veridical._positions import special_layers
-from veridical.batching import prompt_batch
-from veridical.models import Policy
-from veridical.records import user_message
-from veridical.rendering import render_prompt
+from veridical.data.records import user_message
+from veridical.models.batching import prompt_batch
+from veridical.models.policy import Policy
+from veridical.models.positions import special_layers
+from veridical.models.rendering import render_prompt
 from veridical.sampling import Decoding, Request, never_sampled, parity, respond
 from veridical.sampling.beginnings import can_share, shared_prompt_batch
 from veridical.sampling.cache import Rows

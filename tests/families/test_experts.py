@@ -12,10 +12,12 @@ from family_models import can_be_built
 from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 
-from veridical.batching import row_batch
-from veridical.errors import UserError
-from veridical.logprobs import response_logps
-from veridical.models import Policy, Tuning, as_reference, load_policy, prepare_training
+from veridical.models.batching import row_batch
+from veridical.models.load import load_policy
+from veridical.models.logprobs import response_logps
+from veridical.models.policy import Policy, as_reference
+from veridical.models.tuning import Tuning, prepare_training
+from veridical.runtime.errors import UserError
 
 
 @pytest.fixture(params=["Qwen3-VL-MoE", "Kimi K2.5"])

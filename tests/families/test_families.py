@@ -16,22 +16,25 @@ import torch
 from family_models import Family
 from PIL import Image
 
-from veridical._masked_prompts import encode_prompts, masked_prompt_batch
-from veridical.batching import placeholder_counts, row_batch, shared_batch
-from veridical.cache import open_cache
-from veridical.errors import UserError
-from veridical.image_checks import size_refusal
-from veridical.lengths import counting, measured
-from veridical.logprobs import collate, response_logps
-from veridical.models import Policy, Tuning, load_policy, prepare_training
+from veridical.checks.prefix_sharing import sharing
+from veridical.checks.probes import masking_refusal
+from veridical.data.image_checks import size_refusal
+from veridical.data.records import user_message
+from veridical.models.batching import placeholder_counts, row_batch, shared_batch
+from veridical.models.lengths import counting, measured
+from veridical.models.load import load_policy
+from veridical.models.logprobs import collate, response_logps
+from veridical.models.masked_prompts import encode_prompts, masked_prompt_batch
+from veridical.models.measures import stock_logps
+from veridical.models.policy import Policy
+from veridical.models.precision import cast_weights
+from veridical.models.rendering import Group, render_prompt
+from veridical.models.token_scores import token_scores
+from veridical.models.tuning import Tuning, prepare_training
+from veridical.models.vision_cache import VisionCache
 from veridical.objectives.dpo import dpo_loss
-from veridical.precision import cast_weights
-from veridical.prefix_sharing import sharing
-from veridical.probes import masking_refusal
-from veridical.proofs import stock_logps
-from veridical.records import user_message
-from veridical.rendering import Group, render_prompt
-from veridical.rollouts import roll_out, rollout_group
+from veridical.runtime.cache import open_cache
+from veridical.runtime.errors import UserError
 from veridical.sampling import (
     Decoding,
     Request,
@@ -40,10 +43,9 @@ from veridical.sampling import (
     respond,
 )
 from veridical.sampling.parity import require_parity
-from veridical.token_scores import token_scores
+from veridical.sampling.rollouts import roll_out, rollout_group
 from veridical.train.options import Training
 from veridical.train.start import load_start
-from veridical.vision_cache import VisionCache
 
 
 def equal(family: Family, one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -10,13 +10,13 @@ import torch
 from family_models import Family
 from PIL import Image
 
-from veridical import probes
-from veridical.models import Policy
-from veridical.precision import cast_weights
-from veridical.prefix_sharing import sharing
-from veridical.probes import masking_refusal
-from veridical.records import user_message
-from veridical.rendering import Group
+from veridical.checks import probes
+from veridical.checks.prefix_sharing import sharing
+from veridical.checks.probes import masking_refusal
+from veridical.data.records import user_message
+from veridical.models.policy import Policy
+from veridical.models.precision import cast_weights
+from veridical.models.rendering import Group
 from veridical.sampling import Request
 
 

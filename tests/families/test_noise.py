@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from veridical.image_noise import add_noise, deviation_left, measured_view, shrunk
-from veridical.models import Policy
+from veridical.bdhs.image_noise import add_noise, deviation_left, measured_view, shrunk
+from veridical.models.policy import Policy
 
 
 def test_noise_on_a_large_picture_reaches_the_model(built: Policy) -> None:

@@ -28,9 +28,9 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from veridical.models import Policy
-from veridical.records import Message, assistant_message, user_message
-from veridical.rendering import (
+from veridical.data.records import Message, assistant_message, user_message
+from veridical.models.policy import Policy
+from veridical.models.rendering import (
     RefusedRowError,
     render_conversation,
     render_group,

@@ -9,7 +9,7 @@ from more_models import token_id, tokenizer_of
 from real_templates import template_of
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from veridical.models import Policy
+from veridical.models.policy import Policy
 
 SIDE = {"height": 64, "width": 64}
 

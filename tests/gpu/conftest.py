@@ -17,10 +17,10 @@ import torch
 from family_models import FAMILIES, Family, can_be_built
 from PIL import Image
 
-from veridical.models import Policy
-from veridical.precision import cast_weights
-from veridical.records import assistant_message, user_message
-from veridical.rendering import Group, render_group
+from veridical.data.records import assistant_message, user_message
+from veridical.models.policy import Policy
+from veridical.models.precision import cast_weights
+from veridical.models.rendering import Group, render_group
 from veridical.sampling import Request
 
 HERE = Path(__file__).parent

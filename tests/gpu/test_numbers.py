@@ -14,22 +14,23 @@ from family_models import Family
 from PIL import Image
 from torch import Tensor
 
-from veridical import batching
-from veridical._masked_prompts import masked_prompt_batch
-from veridical.batching import Batch, row_batch
-from veridical.logprobs import collate, response_logps
-from veridical.models import Policy, Tuning, prepare_training
+from veridical.checks.prefix_sharing import sharing
+from veridical.checks.probes import masking_refusal
+from veridical.checks.proofs import prove_start
+from veridical.checks.proving import noise_floor, prove
+from veridical.models import batching
+from veridical.models.batching import Batch, row_batch
+from veridical.models.logprobs import collate, response_logps
+from veridical.models.masked_prompts import masked_prompt_batch
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group
+from veridical.models.reward_model import new_head
+from veridical.models.token_scores import token_scores, token_values
+from veridical.models.tuning import Tuning, prepare_training
 from veridical.objectives.dpo import dpo_loss
 from veridical.objectives.reinforcement import clipped_policy_losses, clipped_value_losses
-from veridical.prefix_sharing import sharing
-from veridical.probes import masking_refusal
-from veridical.proofs import prove_start
-from veridical.proving import noise_floor, prove
-from veridical.rendering import Group
-from veridical.rewards import new_head
-from veridical.rollouts import roll_out, rollout_group
 from veridical.sampling import Decoding, Request, never_sampled
-from veridical.token_scores import token_scores, token_values
+from veridical.sampling.rollouts import roll_out, rollout_group
 
 from .conftest import Tried, make_group
 
@@ -118,7 +119,7 @@ def test_the_masking_probe_finds_lost_positions(
         batch.inputs["position_ids"] = counted.expand_as(batch.inputs["position_ids"]).clone()
         return batch
 
-    monkeypatch.setattr("veridical.probes.masked_prompt_batch", restarted)
+    monkeypatch.setattr("veridical.checks.probes.masked_prompt_batch", restarted)
     assert masking_refusal(tried.policy, requests[0]) is not None
 
 

@@ -9,14 +9,14 @@ import torch
 from family_models import Family
 from PIL import Image
 
-from veridical.batching import row_batch
-from veridical.bdhs import BDHSSettings, Source, build_pairs
-from veridical.models import Policy
-from veridical.records import user_message
-from veridical.rollouts import roll_out, rollout_group
+from veridical.bdhs.algorithm import BDHSSettings, Source, build_pairs
+from veridical.bdhs.similarity import load_similarity
+from veridical.data.records import user_message
+from veridical.models.batching import row_batch
+from veridical.models.policy import Policy
+from veridical.models.token_scores import token_scores
 from veridical.sampling import Decoding, Request, complete_masked, never_sampled, respond
-from veridical.similarity import load_similarity
-from veridical.token_scores import token_scores
+from veridical.sampling.rollouts import roll_out, rollout_group
 
 from .conftest import Tried
 

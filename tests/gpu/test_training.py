@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from veridical.files import read_json, read_jsonl
+from veridical.data.records import write_records
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
-from veridical.models import DtypeName
-from veridical.records import write_records
+from veridical.models.load import DtypeName
+from veridical.runtime.files import read_json, read_jsonl
 from veridical.train.dpo import train_dpo
 from veridical.train.online import Sampling
 from veridical.train.options import Training

@@ -17,16 +17,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from veridical.build._served import Ask, Server
-from veridical.cli import main
-from veridical.errors import UserError
-from veridical.files import read_json, write_jsonl
+from veridical.builders._served import Ask, Server
+from veridical.cli.dispatch import main
+from veridical.data.messages import user_message
+from veridical.data.records import read_records
 from veridical.judges import client as client_module
 from veridical.judges.client import Client, FailedError, StoppedError, proxy_of, retry_after
 from veridical.judges.endpoint import endpoint_settings, open_client
 from veridical.judges.replies import MalformedError, encodable, error_message, read_completion
-from veridical.messages import user_message
-from veridical.records import read_records
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, write_jsonl
 
 KEY = "sk-a-secret-of-ours"
 QUESTION = {"model": "m", "messages": []}

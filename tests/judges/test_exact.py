@@ -6,14 +6,14 @@ from itertools import product
 
 import pytest
 
-from veridical.errors import UserError
+from veridical.data.messages import user_message
+from veridical.data.object_lists import ObjectCounts
+from veridical.data.steering import ATTRIBUTES
+from veridical.data.vocabulary import vocabulary_of
 from veridical.judges.attributes import coherence, correctness, helpfulness
 from veridical.judges.exact import exact_judge, exact_score, judge_exactly
 from veridical.judges.judging import Case
-from veridical.messages import user_message
-from veridical.object_lists import ObjectCounts
-from veridical.steering import ATTRIBUTES
-from veridical.vocabulary import vocabulary_of
+from veridical.runtime.errors import UserError
 
 WORDS = vocabulary_of({"dog": ["puppy"], "cat": [], "hat": []})
 OBJECTS = {"1": ["cat", "dog"], "2": ["hat"], "3": []}

@@ -9,18 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical import batching
-from veridical.batching import prompt_batch
-from veridical.errors import UserError
+from veridical.data.messages import user_message
 from veridical.judges import local
 from veridical.judges.criterion import parse_criterion, read_criterion
 from veridical.judges.judging import Case
 from veridical.judges.local import local_asker, logprob_looker, verdict_group
 from veridical.judges.orders import compare
 from veridical.judges.prompted import Asking, choosing_looker
-from veridical.messages import user_message
-from veridical.models import Policy
-from veridical.rendering import render_prompt
+from veridical.models import batching
+from veridical.models.batching import prompt_batch
+from veridical.models.policy import Policy
+from veridical.models.rendering import render_prompt
+from veridical.runtime.errors import UserError
 from veridical.sampling import Decoding, Request, Response
 
 # The tiny model's tokenizer knows whole words, and no digits.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from veridical.data.messages import user_message
 from veridical.judges.judging import Case, Cost, Look, Verdict
 from veridical.judges.orders import compare, mark
-from veridical.messages import user_message
 
 PROMPT = [user_message("What?")]
 CASE = Case("a", PROMPT, ["long answer", "short"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from veridical.errors import UserError
+from veridical.data.messages import assistant_message, count_images, text_of, user_message
 from veridical.judges.criterion import NAMES, parse_criterion, read_criterion
 from veridical.judges.judging import Case
 from veridical.judges.prompts import (
@@ -14,7 +14,7 @@ from veridical.judges.prompts import (
     question_messages,
     read_marks,
 )
-from veridical.messages import assistant_message, count_images, text_of, user_message
+from veridical.runtime.errors import UserError
 
 ASPECTS = {"Helpfulness": (0, 4), "Correctness": (0, 4)}
 GOOD = "One sees a dog.\nMARKS\nResponse 1: Helpfulness=1, Correctness=4\nResponse 2: {}"

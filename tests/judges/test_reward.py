@@ -9,14 +9,22 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical import batching
-from veridical.cli import main
-from veridical.files import read_json
+from veridical.cli.dispatch import main
+from veridical.data.records import assistant_message, read_records, user_message, write_records
 from veridical.judges.judging import Case
 from veridical.judges.reward import reward_judge
-from veridical.models import Policy, load_policy
-from veridical.records import assistant_message, read_records, user_message, write_records
-from veridical.rewards import Reading, RewardModel, judged_group, new_head, save_head, score_groups
+from veridical.models import batching
+from veridical.models.load import load_policy
+from veridical.models.policy import Policy
+from veridical.models.reward_model import (
+    Reading,
+    RewardModel,
+    judged_group,
+    new_head,
+    save_head,
+    score_groups,
+)
+from veridical.runtime.files import read_json
 
 PROMPT = [user_message("Describe the image.")]
 

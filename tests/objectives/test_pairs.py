@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from veridical.errors import UserError
-from veridical.heads import token_logps
-from veridical.logprobs import ResponseLogps
+from veridical.models.heads import token_logps
+from veridical.models.logprobs import ResponseLogps
 from veridical.objectives.comparison import implicit_rewards
 from veridical.objectives.dpo import dpo_loss
 from veridical.objectives.ipo import ipo_loss
 from veridical.objectives.likelihood import mean_token_nll
 from veridical.objectives.several import averaged_loss
 from veridical.objectives.slic import slic_loss
+from veridical.runtime.errors import UserError
 from veridical.train.objectives import (
     LossName,
     PreferenceLoss,

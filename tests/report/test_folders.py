@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from veridical.errors import UserError
-from veridical.files import hash_file, write_json
 from veridical.report.folders import find_parts
 from veridical.report.results import collect_results
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_file, write_json
 
 CHAIR = {"chair_i": {"value": 0.1, "low": 0.0, "high": 0.2, "clusters": 9}}
 POPE = {"accuracy": {"value": 0.9, "low": 0.8, "high": 1.0, "clusters": 9}}
@@ -26,15 +26,6 @@ def test_benchmarks_of_one_arm_share_its_name(tmp_path: Path) -> None:
     found = collect_results(find_parts([tmp_path]))
     assert found.arms == ["bdhs"]
     assert set(found.values) == {("bdhs", "chair_i"), ("bdhs", "pope/accuracy")}
-
-
-@pytest.mark.parametrize("file", ["pairs.parquet", "log.jsonl"])
-def test_a_folder_below_runs_has_its_own_name(tmp_path: Path, file: str) -> None:
-    for name in ("pairs", "train"):
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        (tmp_path / "runs" / name / file).touch()
-    found = find_parts([tmp_path / "runs" / "pairs", tmp_path / "runs" / "train"])
-    assert [part.name for part in found] == ["pairs", "train"]
 
 
 def test_arms_of_two_experiments_are_not_one(tmp_path: Path) -> None:

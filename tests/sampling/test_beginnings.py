@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical import batching
-from veridical.batching import Branch, prompt_batch
-from veridical.models import Policy
-from veridical.precision import mixed_precision
-from veridical.records import user_message
-from veridical.rendering import render_prompt
+from veridical.data.records import user_message
+from veridical.models import batching
+from veridical.models.batching import Branch, prompt_batch
+from veridical.models.policy import Policy
+from veridical.models.precision import mixed_precision
+from veridical.models.rendering import render_prompt
 from veridical.sampling import Decoding, Request, beginnings, complete_masked, masked, respond
 from veridical.sampling.beginnings import can_share, plan, shared_prompt_batch
 from veridical.sampling.cache import Rows

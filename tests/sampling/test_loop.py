@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig
 
-from veridical.batching import prompt_batch
-from veridical.errors import UserError
-from veridical.models import Policy, load_policy
-from veridical.records import user_message
-from veridical.rendering import render_prompt
-from veridical.rollouts import roll_out
+from veridical.data.records import user_message
+from veridical.models.batching import prompt_batch
+from veridical.models.load import load_policy
+from veridical.models.policy import Policy
+from veridical.models.rendering import render_prompt
+from veridical.runtime.errors import UserError
 from veridical.sampling import (
     Decoding,
     Request,
@@ -30,6 +30,7 @@ from veridical.sampling import (
     respond,
 )
 from veridical.sampling.cache import Rows
+from veridical.sampling.rollouts import roll_out
 
 PROMPT = [user_message("Describe the image.")]
 LONGER = [user_message("Is there a red cup at the top left of the image?")]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical.errors import RefusedRowError, UserError
-from veridical.models import Policy
-from veridical.records import user_message
+from veridical.data.records import user_message
+from veridical.models.policy import Policy
+from veridical.runtime.errors import RefusedRowError, UserError
 from veridical.sampling import Decoding, Request, parity, respond
 from veridical.sampling.cache import APART, UNMIXED, Rows
 from veridical.sampling.parity import require_parity

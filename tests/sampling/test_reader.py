@@ -12,9 +12,9 @@ import pytest
 import regex
 from family_models import build_tokenizer
 
+from veridical.data.text.sentences import ends_sentence, first_sentence
 from veridical.sampling.reader import Reader, can_end
 from veridical.sampling.requests import Request
-from veridical.sentences import ends_sentence, first_sentence
 from veridical.world.model import build_tokenizer as build_word_tokenizer
 
 TEXTS = [

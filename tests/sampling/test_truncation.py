@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from veridical.build.sample import build_sample
-from veridical.errors import UserError
+from veridical.builders.sample import build_sample
+from veridical.data.records import user_message
 from veridical.judges.named import Judging
-from veridical.models import Policy, end_token_ids
-from veridical.records import user_message
-from veridical.rollouts import roll_out
+from veridical.models.policy import Policy, end_token_ids
+from veridical.runtime.errors import UserError
 from veridical.sampling import Decoding, Request
+from veridical.sampling.rollouts import roll_out
 from veridical.sampling.truncation import check_truncation, truncate, untruncated_logps
 from veridical.train.engine import truncation_options
 from veridical.train.online import Sampling, train_online

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from veridical.models import Policy
-from veridical.records import assistant_message, user_message, write_records
+from veridical.data.records import assistant_message, user_message, write_records
+from veridical.models.policy import Policy
 
 WORDS = ["red cup", "blue dog", "green chair", "black cat", "orange bus", "purple car"]
 

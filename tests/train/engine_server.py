@@ -21,11 +21,12 @@ import torch
 from peft import PeftModel
 from PIL import Image
 
-from veridical.batching import process
-from veridical.models import Policy, end_token_ids, load_policy
-from veridical.rendering import render_prompt
-from veridical.rollouts import roll_out
+from veridical.models.batching import process
+from veridical.models.load import load_policy
+from veridical.models.policy import Policy, end_token_ids
+from veridical.models.rendering import render_prompt
 from veridical.sampling import Decoding, Request
+from veridical.sampling.rollouts import roll_out
 
 
 class Served:

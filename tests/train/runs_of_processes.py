@@ -20,8 +20,9 @@ from accelerate.utils import DistributedType
 from transformers import CLIPImageProcessorPil
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from veridical import cli, processes
-from veridical.errors import UserError
+from veridical import cli
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
 from veridical.train import loop
 
 

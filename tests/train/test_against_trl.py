@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical.logprobs import collate, response_logps
-from veridical.models import Policy
-from veridical.records import assistant_message, user_message
-from veridical.rendering import render_group
+from veridical.data.records import assistant_message, user_message
+from veridical.models.logprobs import collate, response_logps
+from veridical.models.policy import Policy
+from veridical.models.rendering import render_group
 from veridical.train import sft
 from veridical.train.objectives import PreferenceLoss, objective
 from veridical.world import model as world_model
@@ -83,7 +83,7 @@ def their_loss(folder: Path, name: str, beta: float, out: Path) -> float:
 
 
 def features() -> Any:
-    from veridical.records import features_of
+    from veridical.data.records import features_of
 
     wanted = ("images", "prompt", "chosen", "rejected")
     return datasets.Features({k: v for k, v in features_of("preference").items() if k in wanted})

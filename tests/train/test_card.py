@@ -11,8 +11,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from veridical.progress import counted
-from veridical.runs import Run
+from veridical.runtime.progress import counted
+from veridical.runtime.runs import Run
 from veridical.train.card import hub_name, what_was_learned, write_cards
 
 PLAIN = {

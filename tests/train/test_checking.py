@@ -14,18 +14,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from veridical import processes, sampling
-from veridical.errors import UserError
+from veridical import sampling
+from veridical.data.records import assistant_message, user_message, write_records
 from veridical.eval.chair import eval_chair
 from veridical.eval.pope import eval_pope
-from veridical.files import read_json, read_jsonl, write_json
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
-from veridical.models import load_policy
-from veridical.records import assistant_message, user_message, write_records
+from veridical.models.load import load_policy
 from veridical.report.figures import training_plots
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.sampling import Request
-from veridical.statistics import Estimate
+from veridical.scoring.statistics import Estimate
 from veridical.train import fresh, sft
 from veridical.train.checking import open_check
 from veridical.train.dpo import train_dpo
@@ -250,7 +251,7 @@ def test_nothing_to_count_is_null_and_never_the_best(
     def nothing(*_: Any) -> list[Any]:
         return []
 
-    monkeypatch.setattr("veridical.vocabulary.Vocabulary.mentions", nothing)
+    monkeypatch.setattr("veridical.data.vocabulary.Vocabulary.mentions", nothing)
     training = replace(known, select_by="chair_i", max_steps=2)
     train_dpo(saved, pairs, tmp_path / "out", training=training)
     results = read_json(tmp_path / "out" / "run.json")["results"]

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from tokenizers.normalizers import Replace, Sequence
 
-from veridical.errors import UserError
-from veridical.models import Policy
-from veridical.records import assistant_message, user_message, write_records
-from veridical.rewards import Reading
+from veridical.data.records import assistant_message, user_message, write_records
+from veridical.models.policy import Policy
+from veridical.models.reward_model import Reading
+from veridical.runtime.errors import UserError
 from veridical.train.options import Training
 from veridical.train.prompts import read_prompts
 from veridical.train.reward import read_pairs

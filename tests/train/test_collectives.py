@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from veridical import processes
+from veridical.runtime import processes
 
 
 def group_of(monkeypatch: pytest.MonkeyPatch, *kinds: str) -> list[torch.device]:

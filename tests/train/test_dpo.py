@@ -13,13 +13,14 @@ from peft import PeftModel
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from veridical import logprobs
-from veridical._options import as_arguments
-from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl
-from veridical.models import Policy, load_policy
-from veridical.records import assistant_message, user_message, write_records
-from veridical.rendering import Group
+from veridical.cli.signatures import as_arguments
+from veridical.data.records import assistant_message, user_message, write_records
+from veridical.models import logprobs
+from veridical.models.load import load_policy
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl
 from veridical.train import dpo
 from veridical.train.checkpoints import newest_verified
 from veridical.train.dpo import train_dpo

@@ -18,16 +18,18 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical.batching import row_batch
-from veridical.errors import UserError
-from veridical.files import read_jsonl, write_json
+from veridical.data.records import user_message, write_records
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
-from veridical.models import Policy, Tuning, end_token_ids, load_policy, prepare_training
-from veridical.records import user_message, write_records
-from veridical.rollouts import rollout_group
+from veridical.models.batching import row_batch
+from veridical.models.load import load_policy
+from veridical.models.policy import Policy, end_token_ids
+from veridical.models.token_scores import token_scores
+from veridical.models.tuning import Tuning, prepare_training
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_jsonl, write_json
 from veridical.sampling import Decoding, Request, never_sampled
-from veridical.token_scores import token_scores
+from veridical.sampling.rollouts import rollout_group
 from veridical.train.engine import Engine
 from veridical.train.online import Sampling, train_online
 from veridical.train.options import Training

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl, write_json
 from veridical.judges.judging import Case, Look
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.train import online
 from veridical.train.dpo import train_dpo
 from veridical.train.online import Sampling, train_online

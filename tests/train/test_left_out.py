@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from transformers import CLIPImageProcessorPil
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from veridical.batching import SharedBatch
-from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl, write_json
+from veridical.data.records import assistant_message, read_records, user_message, write_records
 from veridical.judges.named import Judging
-from veridical.logprobs import collate
-from veridical.models import Policy
-from veridical.records import assistant_message, read_records, user_message, write_records
-from veridical.rendering import render_conversation
+from veridical.models.batching import SharedBatch
+from veridical.models.logprobs import collate
+from veridical.models.policy import Policy
+from veridical.models.rendering import render_conversation
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.train import fresh, loop, rl_run
 from veridical.train.dpo import train_dpo
 from veridical.train.left_out import LeftOut

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical.cache import Cache
-from veridical.errors import UserError
-from veridical.files import write_jsonl
-from veridical.models import Policy
-from veridical.records import assistant_message, user_message
-from veridical.rendering import Group
+from veridical.data.records import assistant_message, user_message
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group
+from veridical.runtime.cache import Cache
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import write_jsonl
 from veridical.train.options import Training
 from veridical.train.reference import precompute
 from veridical.train.rows import read_training_rows

@@ -13,10 +13,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl
 from veridical.judges.named import Judging
-from veridical.models import Policy, Tuning, as_reference, load_policy, prepare_training
+from veridical.models.load import load_policy
+from veridical.models.policy import Policy, as_reference
+from veridical.models.tuning import Tuning, prepare_training
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl
 from veridical.train.dpo import train_dpo
 from veridical.train.online import Sampling
 from veridical.train.options import Training

@@ -14,9 +14,9 @@ import torch
 from PIL import Image as PilImage
 from torch import nn
 
-from veridical.files import read_json
-from veridical.models import load_policy
-from veridical.records import assistant_message, user_message, write_records
+from veridical.data.records import assistant_message, user_message, write_records
+from veridical.models.load import load_policy
+from veridical.runtime.files import read_json
 from veridical.train.dpo import train_dpo
 from veridical.train.memory import PARTS, LiveTensors
 from veridical.train.options import Training

@@ -13,16 +13,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from veridical import rollouts
-from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl, write_json
-from veridical.heads import head_logps
+from veridical.data.records import assistant_message, user_message, write_records
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
-from veridical.logprobs import collate, response_logps
-from veridical.merging import merge_adapters
-from veridical.models import Policy, Tuning, prepare_training
-from veridical.precision import (
+from veridical.models.heads import head_logps
+from veridical.models.logprobs import collate, response_logps
+from veridical.models.merging import merge_adapters
+from veridical.models.policy import Policy
+from veridical.models.precision import (
     cast_weights,
     dtype_name,
     exact,
@@ -31,11 +29,13 @@ from veridical.precision import (
     mixing,
     unmixed,
 )
-from veridical.records import assistant_message, user_message, write_records
-from veridical.rendering import Group
-from veridical.rewards import new_head, response_rewards
-from veridical.sampling import Decoding, Request
-from veridical.token_scores import token_values
+from veridical.models.rendering import Group
+from veridical.models.reward_model import new_head, response_rewards
+from veridical.models.token_scores import token_values
+from veridical.models.tuning import Tuning, prepare_training
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl, write_json
+from veridical.sampling import Decoding, Request, rollouts
 from veridical.train import experience, fresh, reference
 from veridical.train.dpo import train_dpo
 from veridical.train.loop import GroupTrainer

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from veridical.errors import UserError
-from veridical.files import read_json
-from veridical.models import Policy
+from veridical.models.policy import Policy
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json
 from veridical.train.mixing import check_weights, mixed
 from veridical.train.options import Training
 from veridical.train.rows import (

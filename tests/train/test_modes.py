@@ -15,13 +15,14 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from veridical.files import read_jsonl
+from veridical.data.records import assistant_message, user_message, write_records
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
-from veridical.logprobs import collate
-from veridical.models import Policy, Tuning, prepare_training
-from veridical.records import assistant_message, user_message, write_records
-from veridical.rendering import Group
+from veridical.models.logprobs import collate
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group
+from veridical.models.tuning import Tuning, prepare_training
+from veridical.runtime.files import read_jsonl
 from veridical.train.dpo import train_dpo
 from veridical.train.modes import checkpoint_activations, learning, set_training
 from veridical.train.online import Sampling, train_online

@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl, write_json
+from veridical.data.records import assistant_message, user_message, write_records
 from veridical.judges.judging import Case, Look, Looker
 from veridical.judges.named import Judging
-from veridical.models import Policy
-from veridical.records import assistant_message, user_message, write_records
-from veridical.rollouts import Rollout
+from veridical.models.policy import Policy
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.sampling import Decoding, Request
+from veridical.sampling.rollouts import Rollout
 from veridical.train import buffer, fresh, online
 from veridical.train.dpo import train_dpo
 from veridical.train.online import OnlineBDHS, Sampling, nothing_learned, train_online

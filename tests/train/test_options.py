@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from veridical import _options, cli
-from veridical.errors import UserError
-from veridical.models import Tuning
+from veridical import cli
+from veridical.cli import signatures
+from veridical.models.tuning import Tuning
+from veridical.runtime.errors import UserError
 from veridical.train.options import Training, flatten
 
 TRAINING = Training(learning_rate=1e-4)
@@ -29,7 +30,7 @@ def function_of(name: str) -> Callable[..., Any]:
 def test_what_run_json_keeps_are_the_options(name: str) -> None:
     function = function_of(name)
     arguments = {n: p.default for n, p in inspect.signature(function).parameters.items()}
-    options = _options.read_options(function)
+    options = signatures.read_options(function)
     assert flatten(arguments) == {n: option.default for n, option in options.items()}
     assert list(flatten(arguments)) == list(options)
 

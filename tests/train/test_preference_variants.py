@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical._options import as_arguments
-from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl, write_json
-from veridical.images import load_image
-from veridical.models import Policy
-from veridical.records import assistant_message, user_message, write_records
-from veridical.rendering import Group
+from veridical.cli.signatures import as_arguments
+from veridical.data.images import load_image
+from veridical.data.records import assistant_message, user_message, write_records
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.train import rows as training_rows
 from veridical.train import sft
 from veridical.train.dpo import train_dpo

@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from veridical.files import read_json, read_jsonl, write_json
-from veridical.models import Policy
-from veridical.records import assistant_message, read_records, user_message, write_records
+from veridical.data.records import assistant_message, read_records, user_message, write_records
+from veridical.models.policy import Policy
+from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.train.checkpoints import newest_verified
 
 pytestmark = pytest.mark.slow

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from veridical.errors import UserError
-from veridical.files import read_json
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json
 from veridical.train import pushing
 from veridical.train.dpo import train_dpo
 from veridical.train.options import Training

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from veridical.cache import Cache, digest
-from veridical.models import Policy
-from veridical.rendering import Group
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group
+from veridical.runtime.cache import Cache, digest
 from veridical.train import reference as module
 from veridical.train.reference import compute_logps, pair_key, precompute, reference_key
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl
 from veridical.train import reporting
 from veridical.train.dpo import train_dpo
 from veridical.train.online import Sampling

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from veridical import weights
-from veridical._options import Option, read_options
 from veridical.cli import COMMANDS
-from veridical.errors import UserError
-from veridical.files import hash_path, read_json
+from veridical.cli.signatures import Option, read_options
 from veridical.judges.endpoint import EndpointSettings
-from veridical.runs import start_run
+from veridical.models import fingerprint
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_path, read_json
+from veridical.runtime.runs import start_run
 from veridical.train.options import Training
 from veridical.train.resume import (
     FREE,
@@ -177,7 +177,7 @@ def test_a_hubs_new_commit_is_told(
         assert name == "org/base"
         return str(hub / "snapshots" / today / file)
 
-    monkeypatch.setattr(weights, "try_to_load_from_cache", cached)
+    monkeypatch.setattr(fingerprint, "try_to_load_from_cache", cached)
     training = Training(learning_rate=1e-3, cache="none")
     for name in ("org/base", str(adapter)):
         run = start_run(out, "train sft", {"model": name, "out": out})

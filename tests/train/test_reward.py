@@ -12,14 +12,20 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from veridical.cli import main
-from veridical.errors import UserError
+from veridical.cli.dispatch import main
+from veridical.data.records import assistant_message, user_message, write_records
 from veridical.eval.reward import eval_reward
-from veridical.files import read_json, read_jsonl
-from veridical.logprobs import ResponseLogps
-from veridical.models import Policy, load_policy
-from veridical.records import assistant_message, user_message, write_records
-from veridical.rewards import HEAD_FILE, attach_reward_model, load_reward_model, score_groups
+from veridical.models.load import load_policy
+from veridical.models.logprobs import ResponseLogps
+from veridical.models.policy import Policy
+from veridical.models.reward_model import (
+    HEAD_FILE,
+    attach_reward_model,
+    load_reward_model,
+    score_groups,
+)
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl
 from veridical.train.options import Training
 from veridical.train.reward import objective, read_pairs, train_reward, without_language_head
 
@@ -158,7 +164,7 @@ def test_a_resumed_run_ends_with_the_same_head(
 def test_several_rejected_answers_are_several_pairs(policy: Policy, tmp_path: Path) -> None:
     more = [[assistant_message("There is a bench.")], [assistant_message("This is a park.")]]
     data = write_pairs(tmp_path / "pairs.parquet", more_rejected=more)
-    from veridical.rewards import Reading
+    from veridical.models.reward_model import Reading
 
     rows = read_pairs(policy, data, Reading(QUESTION), SMALL)
     assert len(rows.groups) == 54

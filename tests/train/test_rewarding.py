@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from veridical.errors import UserError
+from veridical.data.messages import user_message
 from veridical.judges.judging import Case, Verdict
-from veridical.messages import user_message
+from veridical.runtime.errors import UserError
 from veridical.train.rewarding import scores_of
 
 CASES = [Case(name, [user_message("What?")], ["A dog."]) for name in ("a", "b")]

@@ -13,20 +13,22 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl, write_json
+from veridical.data.records import user_message, write_records
 from veridical.judges.judging import Case, Verdict
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
-from veridical.logprobs import collate
-from veridical.models import Policy, load_policy, prepare_training
+from veridical.models.load import load_policy
+from veridical.models.logprobs import collate
+from veridical.models.policy import Policy
+from veridical.models.reward_model import Reading, RewardModel, new_head, save_head
+from veridical.models.token_scores import token_scores
+from veridical.models.tuning import prepare_training
 from veridical.objectives.reinforcement import leave_one_out_advantages
-from veridical.records import user_message, write_records
-from veridical.rewards import Reading, RewardModel, new_head, save_head
-from veridical.rollouts import Rollout, roll_out, rollout_group
-from veridical.run_files import read_run_file
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl, write_json
+from veridical.runtime.run_files import read_run_file
 from veridical.sampling import Decoding, Request
-from veridical.token_scores import token_scores
+from veridical.sampling.rollouts import Rollout, roll_out, rollout_group
 from veridical.train import actors as module
 from veridical.train import ppo, rewarding, rl_run, rl_start, rloo
 from veridical.train.actors import Actors, build_actors, drop_other_adapters

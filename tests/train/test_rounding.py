@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from veridical import merging
-from veridical.files import read_json
-from veridical.models import Policy
-from veridical.precision import cast_weights
-from veridical.records import assistant_message, user_message, write_records
+from veridical.data.records import assistant_message, user_message, write_records
+from veridical.models import merging
+from veridical.models.policy import Policy
+from veridical.models.precision import cast_weights
+from veridical.runtime.files import read_json
 from veridical.train.dpo import train_dpo
 from veridical.train.options import Training
 from veridical.train.reward import train_reward

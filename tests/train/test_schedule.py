@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import TrainingArguments, get_scheduler
 
-from veridical.errors import UserError
-from veridical.files import read_json
-from veridical.models import Policy
-from veridical.randomness import generator
-from veridical.records import assistant_message, user_message, write_records
+from veridical.data.records import assistant_message, user_message, write_records
+from veridical.models.policy import Policy
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json
+from veridical.runtime.randomness import generator
 from veridical.train.dpo import train_dpo
 from veridical.train.options import Training
 from veridical.train.run import tell_best

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from veridical.logprobs import collate
-from veridical.models import Policy, Tuning, frozen_copy, prepare_training
-from veridical.rendering import Group
+from veridical.models.logprobs import collate
+from veridical.models.policy import Policy, frozen_copy
+from veridical.models.rendering import Group
+from veridical.models.tuning import Tuning, prepare_training
 from veridical.train.scorer import Scorer
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from veridical.errors import UserError
-from veridical.files import read_jsonl
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
-from veridical.models import load_policy
+from veridical.models.load import load_policy
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_jsonl
 from veridical.train.dpo import train_dpo
 from veridical.train.online import Sampling
 from veridical.train.options import Training

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from veridical.cli import main
-from veridical.files import read_json, read_jsonl, write_json, write_jsonl
-from veridical.messages import user_message
-from veridical.models import Policy
-from veridical.rendering import Group, RefusedRowError
-from veridical.steering import ATTRIBUTES, steer_prompt
+from veridical.cli.dispatch import main
+from veridical.data.messages import user_message
+from veridical.data.steering import ATTRIBUTES, steer_prompt
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group, RefusedRowError
+from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.train.rows import Images, split_held_out
 from veridical.train.steerlm import marks_of, prompt_id, steered_groups
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl
-from veridical.logprobs import ResponseLogps
+from veridical.models.logprobs import ResponseLogps
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl
 from veridical.train.dpo import train_dpo
 from veridical.train.objectives import PreferenceLoss, objective
 from veridical.train.options import Training

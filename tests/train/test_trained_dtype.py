@@ -9,24 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from veridical.batching import row_batch
-from veridical.errors import UserError
+from veridical.checks.proving import noise_floor, prove
 from veridical.judges.named import Judging
-from veridical.logprobs import collate, response_logps
-from veridical.models import (
-    Policy,
-    Tuning,
-    adapter_parameters,
-    adapters_off,
-    prepare_training,
-    require_wide,
-    widen_trained,
-)
-from veridical.precision import cast_weights
-from veridical.proofs import stock_logps
-from veridical.proving import noise_floor, prove
-from veridical.rendering import Group
-from veridical.rewards import own_adapter, response_rewards
+from veridical.models.adapters import adapter_parameters
+from veridical.models.batching import row_batch
+from veridical.models.logprobs import collate, response_logps
+from veridical.models.measures import stock_logps
+from veridical.models.policy import Policy, adapters_off
+from veridical.models.precision import cast_weights
+from veridical.models.rendering import Group
+from veridical.models.reward_model import own_adapter, response_rewards
+from veridical.models.tuning import Tuning, prepare_training, require_wide, widen_trained
+from veridical.runtime.errors import UserError
 from veridical.train.actors import VALUE, build_actors
 from veridical.train.options import Training
 

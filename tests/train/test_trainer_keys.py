@@ -12,9 +12,10 @@ import torch
 from transformers import TrainingArguments
 
 from veridical import cli
-from veridical.errors import UserError
 from veridical.judges.named import Judging
-from veridical.models import Policy, prepare_training
+from veridical.models.policy import Policy
+from veridical.models.tuning import prepare_training
+from veridical.runtime.errors import UserError
 from veridical.train import rl_run
 from veridical.train.actors import Actors
 from veridical.train.dpo import train_dpo

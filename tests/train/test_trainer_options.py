@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import TrainingArguments
 
-from veridical.errors import UserError
+from veridical.runtime.errors import UserError
 from veridical.train.options import Training
 from veridical.train.trainer_keys import Loop
 from veridical.train.trainer_options import resolve_trainer_options, trainer_arguments

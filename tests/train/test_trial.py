@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from veridical.errors import UserError
-from veridical.files import read_jsonl
-from veridical.models import Policy
-from veridical.records import assistant_message, user_message, write_records
+from veridical.data.records import assistant_message, user_message, write_records
+from veridical.models.policy import Policy
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_jsonl
 from veridical.train import trial
 from veridical.train.dpo import train_dpo
 from veridical.train.loop import GroupTrainer

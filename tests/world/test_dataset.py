@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl
 from veridical.world.dataset import write_scenes
 from veridical.world.drawing import render_array
 from veridical.world.language import describe

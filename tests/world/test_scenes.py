@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from veridical.errors import UserError
+from veridical.runtime.errors import UserError
 from veridical.world.scenes import (
     KINDS,
     KINDS_OF_SETTING,

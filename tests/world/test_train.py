@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from veridical.errors import UserError
+from veridical.runtime.errors import UserError
 from veridical.world.card import write_card
 from veridical.world.check import BOUNDS
 from veridical.world.model import HEADS, WIDTH, build_model, build_processor

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from veridical.cli import main
-from veridical.randomness import generator
-from veridical.records import read_records, text_of
+from veridical.cli.dispatch import main
+from veridical.data.records import read_records, text_of
+from veridical.runtime.randomness import generator
 from veridical.world.dataset import read_scenes, write_scenes
 from veridical.world.language import PLACES, describe, facts
 from veridical.world.scenes import SETTINGS, sample_scenes

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from veridical.errors import UserError
-from veridical.images import ImageLike, image_bytes_key, row_images
-from veridical.messages import clean_messages, count_images
-from veridical.randomness import generator
-from veridical.records import RecordSet, text_of
-from veridical.rendering import Group, RefusedRowError, open_images
-from veridical.rewards import RewardModel, judged_group
+from veridical.data.images import ImageLike, image_bytes_key, row_images
+from veridical.data.messages import clean_messages, count_images
+from veridical.data.records import RecordSet, text_of
+from veridical.models.rendering import Group, RefusedRowError, open_images
+from veridical.models.reward_model import RewardModel, judged_group
+from veridical.runtime.errors import UserError
+from veridical.runtime.randomness import generator
 
 Told = Literal["own", "none", "other"]
 Seen = Literal["own", "grey"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from veridical.statistics import (
+from veridical.scoring.statistics import (
     Bin,
     ClusterSums,
     Estimate,

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from veridical.errors import UserError
+from veridical.data.image_checks import refused_files
+from veridical.data.messages import Message
+from veridical.data.steering import parse_steer, steered
+from veridical.data.text.thoughts import answer_of
 from veridical.eval.stored_answers import PARTIAL, count_others, stored_rows
-from veridical.files import hash_file, hash_path, read_json, read_jsonl
-from veridical.image_checks import refused_files
-from veridical.messages import Message
-from veridical.progress import counted, track
-from veridical.shares import ALL, CLAIM, Share, leave_to_others
-from veridical.steering import parse_steer, steered
-from veridical.thoughts import answer_of
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_file, hash_path, read_json, read_jsonl
+from veridical.runtime.progress import counted, track
+from veridical.runtime.shards import ALL, CLAIM, Share, leave_to_others
 
 if TYPE_CHECKING:
-    from veridical.cache import Cache
-    from veridical.models import Policy
+    from veridical.models.policy import Policy
+    from veridical.runtime.cache import Cache
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Settings:
         batch_size: answers made at once; it changes none of them.
         dtype: as for `load_policy`.
         device: as for `load_policy`.
-        steer: the attributes asked for (`veridical.steering`); None asks for nothing.
+        steer: the attributes asked for (`veridical.data.steering`); None asks for nothing.
         share: which of the answers this process makes; it changes none of them.
         features: where to keep what the vision side makes of each image, so that an image is
             encoded once for all that is asked about it; None encodes it for each question.
@@ -177,7 +177,7 @@ def answer_key(query: Query, settings: Settings, fingerprint: str) -> str:
 def model_fingerprint(model: str) -> str:
     """A hash of the model's files; the name itself where it is not a folder here."""
     # PyTorch takes seconds to import, and answers made elsewhere are scored without it.
-    from veridical.models import EMBEDDED_MODEL
+    from veridical.models.load import EMBEDDED_MODEL
 
     folder = EMBEDDED_MODEL if model == "embedded" else Path(model)
     if not folder.is_dir():
@@ -222,7 +222,7 @@ def unusable_images(files: Iterable[Path], model: str) -> dict[Path, str]:
 
     def load() -> Any:
         # PyTorch takes seconds to import.
-        from veridical.models import load_processor
+        from veridical.models.load import load_processor
 
         return load_processor(model)
 
@@ -297,8 +297,8 @@ def load_asked(settings: Settings) -> Policy:
     Raises:
         UserError: it cannot be loaded, or takes no image features where they are to be kept.
     """
-    from veridical.models import load_policy
-    from veridical.vision_cache import VisionCache
+    from veridical.models.load import load_policy
+    from veridical.models.vision_cache import VisionCache
 
     policy = load_policy(
         settings.model, settings.dtype, settings.device, template=settings.template
@@ -311,9 +311,9 @@ def load_asked(settings: Settings) -> Policy:
 def _ask(
     queries: Sequence[Query], keys: Sequence[str], settings: Settings, folder: Path, label: str
 ) -> list[Answer]:
-    from veridical.records import user_message
-    from veridical.refused_rows import leave_out_refused
-    from veridical.rendering import RefusedRowError
+    from veridical.data.records import user_message
+    from veridical.models.refused_rows import leave_out_refused
+    from veridical.models.rendering import RefusedRowError
     from veridical.sampling import Decoding, Request, Response, respond
 
     policy = load_asked(settings)

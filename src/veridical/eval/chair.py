@@ -14,7 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from veridical.errors import UserError
+from veridical.data.image_checks import find_images
+from veridical.data.object_lists import (
+    count_objects,
+    judge_answer,
+    match_image_ids,
+    name_objects,
+    read_objects,
+)
+from veridical.data.vocabulary import Vocabulary, describe_vocabulary, read_vocabulary
 from veridical.eval.answers import (
     Query,
     Settings,
@@ -29,20 +37,13 @@ from veridical.eval.answers import (
 from veridical.eval.scores import print_scores, write_scores
 from veridical.eval.stored_answers import write_answers
 from veridical.eval.trained_on import warn_of_training_images
-from veridical.files import write_jsonl
-from veridical.image_checks import find_images
 from veridical.judges.exact import RECALL_WEIGHT, exact_score
-from veridical.object_lists import (
-    count_objects,
-    judge_answer,
-    match_image_ids,
-    name_objects,
-    read_objects,
-)
-from veridical.object_scores import CHAIR, DESCRIBE, chair_counts
-from veridical.runs import start_run
-from veridical.shares import ALL, read_share, say
-from veridical.statistics import (
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import write_jsonl
+from veridical.runtime.runs import start_run
+from veridical.runtime.shards import ALL, read_share, say
+from veridical.scoring.object_scores import CHAIR, DESCRIBE, chair_counts
+from veridical.scoring.statistics import (
     ClusterSums,
     Estimate,
     Metric,
@@ -50,7 +51,6 @@ from veridical.statistics import (
     estimate,
     sum_by_cluster,
 )
-from veridical.vocabulary import Vocabulary, describe_vocabulary, read_vocabulary
 
 NO_LIST = "the image has no object list"
 MOST_CUT_OFF = 0.05

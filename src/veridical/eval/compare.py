@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from veridical.errors import UserError
 from veridical.eval._reward_scores import reward_metrics, reward_sums
 from veridical.eval.chair import chair_metrics, chair_sums
 from veridical.eval.pope import by_split, pope_metrics, pope_sums
 from veridical.eval.pope_auc import auc_difference
 from veridical.eval.scores import number
-from veridical.files import write_json
-from veridical.run_files import read_run_file
-from veridical.run_record import RECORD, read_fields, unfinished
-from veridical.runs import start_run
-from veridical.statistics import ClusterSums, Metric, compare
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import write_json
+from veridical.runtime.run_files import read_run_file
+from veridical.runtime.run_record import RECORD, read_fields, unfinished
+from veridical.runtime.runs import start_run
+from veridical.scoring.statistics import ClusterSums, Metric, compare
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 

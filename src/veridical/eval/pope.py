@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from veridical.errors import UserError
+from veridical.data.image_checks import find_images
+from veridical.data.object_lists import match_image_ids, read_objects
+from veridical.data.object_questions import Question, build_questions
+from veridical.data.vocabulary import read_vocabulary
 from veridical.eval.answers import (
     Query,
     Settings,
@@ -26,25 +29,16 @@ from veridical.eval.pope_refused import refuse_late, refused_rows
 from veridical.eval.scores import print_scores, write_scores
 from veridical.eval.stored_answers import write_answers
 from veridical.eval.trained_on import warn_of_training_images
-from veridical.files import write_jsonl
-from veridical.image_checks import find_images
-from veridical.object_lists import match_image_ids, read_objects
-from veridical.object_questions import Question, build_questions
-from veridical.object_scores import POPE, pope_counts
-from veridical.runs import start_run
-from veridical.shares import ALL, read_share, say
-from veridical.statistics import (
-    ClusterSums,
-    Estimate,
-    Metric,
-    estimate,
-    sum_by_cluster,
-)
-from veridical.vocabulary import read_vocabulary
-from veridical.yes_no_answers import Parsing, parse_answer
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import write_jsonl
+from veridical.runtime.runs import start_run
+from veridical.runtime.shards import ALL, read_share, say
+from veridical.scoring.object_scores import POPE, pope_counts
+from veridical.scoring.statistics import ClusterSums, Estimate, Metric, estimate, sum_by_cluster
+from veridical.scoring.yes_no_answers import Parsing, parse_answer
 
 if TYPE_CHECKING:
-    from veridical.cache import Cache
+    from veridical.runtime.cache import Cache
 
 UNPARSED_WITHOUT_A_WORD = 0.05  # share of answers
 
@@ -455,7 +449,7 @@ def _first_images(questions: Sequence[Question], limit: int | None) -> list[Ques
 def _features(folder: str | None, gigabytes: float) -> Cache:
     """Where image features are kept."""
     # PyTorch takes seconds to import, and answers made elsewhere are scored without it.
-    from veridical.cache import open_cache
+    from veridical.runtime.cache import open_cache
 
     return open_cache(folder, gigabytes)
 

@@ -16,13 +16,13 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from veridical.errors import UserError
 from veridical.eval.answers import Query, Settings, load_asked
-from veridical.progress import track
-from veridical.statistics import Difference, Estimate, FloatArray
-from veridical.statistics.intervals import degrees, share_interval
-from veridical.statistics.paired import Test, as_difference, test_of
-from veridical.statistics.single import BOUND, METHODS, ONE_CLUSTER
+from veridical.runtime.errors import UserError
+from veridical.runtime.progress import track
+from veridical.scoring.statistics import Difference, Estimate, FloatArray
+from veridical.scoring.statistics.intervals import degrees, share_interval
+from veridical.scoring.statistics.paired import Test, as_difference, test_of
+from veridical.scoring.statistics.single import BOUND, METHODS, ONE_CLUSTER
 
 WORDS = ("Yes", "No")
 ONE_LABEL = "undefined: only one of yes and no was asked for"
@@ -41,12 +41,12 @@ def yes_margins(queries: Sequence[Query], settings: Settings) -> list[float]:
     # PyTorch takes seconds to import, and answers made elsewhere are scored without it.
     import torch
 
-    from veridical.finite import require_finite
-    from veridical.logprobs import collate, response_logps
-    from veridical.messages import assistant_message, user_message
-    from veridical.prefix_sharing import sharing
-    from veridical.rendering import render_group
-    from veridical.steering import steered
+    from veridical.checks.prefix_sharing import sharing
+    from veridical.data.messages import assistant_message, user_message
+    from veridical.data.steering import steered
+    from veridical.models.finite import require_finite
+    from veridical.models.logprobs import collate, response_logps
+    from veridical.models.rendering import render_group
 
     policy = load_asked(settings)
     answers = [[assistant_message(word)] for word in WORDS]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from veridical.errors import UserError
+from veridical.data.object_questions import SPLITS, Question
 from veridical.eval.answers import read_rows
-from veridical.object_questions import SPLITS, Question
+from veridical.runtime.errors import UserError
 
 
 def read_questions(paths: Sequence[Path]) -> list[Question]:

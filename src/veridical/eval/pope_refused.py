@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from veridical.data.object_questions import Question
 from veridical.eval.answers import refuse_many
-from veridical.object_questions import Question
 
 
 def refused_rows(

@@ -6,20 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from veridical.errors import UserError
+from veridical.checks.prefix_sharing import Sharing, sharing
+from veridical.data.records import read_records
 from veridical.eval._reward_pairs import Seen, Told, about_pairs, facts_to_tell, render_pairs
 from veridical.eval._reward_scores import score_rewards
 from veridical.eval.scores import print_scores, write_scores
-from veridical.files import require_file, write_jsonl
-from veridical.models import DtypeName
-from veridical.prefix_sharing import Sharing, sharing
-from veridical.progress import track
-from veridical.records import read_records
-from veridical.refused_rows import leave_out_refused
-from veridical.rendering import Group
-from veridical.rewards import RewardModel, load_reward_model, score_groups
-from veridical.runs import start_run
-from veridical.statistics import Estimate
+from veridical.models.load import DtypeName
+from veridical.models.refused_rows import leave_out_refused
+from veridical.models.rendering import Group
+from veridical.models.reward_model import RewardModel, load_reward_model, score_groups
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import require_file, write_jsonl
+from veridical.runtime.progress import track
+from veridical.runtime.runs import start_run
+from veridical.scoring.statistics import Estimate
 
 CHUNK = 64
 BY = "builder"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from veridical.files import write_json
-from veridical.shares import say
-from veridical.statistics import Estimate
+from veridical.runtime.files import write_json
+from veridical.runtime.shards import say
+from veridical.scoring.statistics import Estimate
 
 
 def write_scores(folder: Path, scores: Mapping[str, Estimate], **about: str | float) -> None:

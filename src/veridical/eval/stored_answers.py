@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from veridical.files import write_jsonl
-from veridical.progress import counted
-from veridical.shares import say
+from veridical.runtime.files import write_jsonl
+from veridical.runtime.progress import counted
+from veridical.runtime.shards import say
 
 PARTIAL = "answers.partial{}.jsonl"
 _IDENTITY = ("split", "question_id", "image_id", "answer")

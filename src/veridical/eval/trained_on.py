@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from veridical._record_files import raw_rows
-from veridical._record_names import with_own_names
-from veridical.errors import UserError
-from veridical.files import hash_file
-from veridical.run_record import RECORD, read_fields
+from veridical.data.record_files import raw_rows
+from veridical.data.record_names import with_own_names
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_file
+from veridical.runtime.run_record import RECORD, read_fields
 
 DEEPEST = 8
 """Trainings behind one another that are looked at."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from veridical.object_lists import ObjectCounts
-from veridical.sentences import split_sentences
-from veridical.steering import ATTRIBUTES, MOST
+from veridical.data.object_lists import ObjectCounts
+from veridical.data.steering import ATTRIBUTES, MOST
+from veridical.data.text.sentences import split_sentences
 
 EXACT = "exact"
 """The aspect that holds the exact judge's score."""

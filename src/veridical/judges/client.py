@@ -24,8 +24,8 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
-from veridical.errors import UserError
 from veridical.judges.replies import Completion, MalformedError, error_message, read_completion
+from veridical.runtime.errors import UserError
 
 MOST_BYTES = 16 * 1024 * 1024
 """Of one reply; long answers with the ids of their tokens take a hundredth of it (our choice)."""

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import yaml
 
-from veridical.errors import UserError
-from veridical.files import read_text
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_text
 
 SHIPPED = Path(__file__).parent / "criteria"
 NAMES = ("Response 1", "Response 2")

@@ -24,15 +24,15 @@ from urllib.parse import urlsplit
 
 import torch
 
-from veridical.cache import Cache, digest, open_cache
-from veridical.errors import UserError
-from veridical.images import load_image
+from veridical.data.images import load_image
+from veridical.data.messages import Message, text_of
 from veridical.judges.client import Address, Client, FailedError, StoppedError, is_here
 from veridical.judges.judging import Cost
 from veridical.judges.ledger import Ledger, Limits
 from veridical.judges.prompted import Question, Reply
 from veridical.judges.replies import Completion
-from veridical.messages import Message, text_of
+from veridical.runtime.cache import Cache, digest, open_cache
+from veridical.runtime.errors import UserError
 
 OPENAI = "https://api.openai.com/v1"
 KIND = "replies"

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from veridical.judges.attributes import EXACT, rate_attributes
-from veridical.judges.judging import Case, Judge, Verdict
-from veridical.object_lists import (
+from veridical.data.object_lists import (
     ObjectCounts,
     count_objects,
     judge_answer,
     match_image_id,
     refuse_shared_id,
 )
-from veridical.vocabulary import Vocabulary
+from veridical.data.vocabulary import Vocabulary
+from veridical.judges.attributes import EXACT, rate_attributes
+from veridical.judges.judging import Case, Judge, Verdict
 
 RECALL_WEIGHT = 0.9
 WORD_WEIGHT = 1 / 10_000

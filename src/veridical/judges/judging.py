@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from veridical.messages import Message
+from veridical.data.messages import Message
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from veridical.errors import UserError
 from veridical.judges.judging import Cost
+from veridical.runtime.errors import UserError
 
 MILLION = 1_000_000
 

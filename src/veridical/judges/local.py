@@ -7,18 +7,18 @@ from collections.abc import Sequence
 
 import torch
 
-from veridical.batching import row_batch
-from veridical.errors import UserError
-from veridical.finite import require_finite
-from veridical.image_checks import require_images
+from veridical.data.image_checks import require_images
+from veridical.data.messages import assistant_message
 from veridical.judges.judging import Case, Cost, Look, Looker
 from veridical.judges.prompted import Asker, Asking, Question, Reply
 from veridical.judges.prompts import question_messages
-from veridical.logprobs import response_logps
-from veridical.messages import assistant_message
-from veridical.models import Policy
-from veridical.refused_rows import leave_out_refused
-from veridical.rendering import Group, RefusedRowError, render_group, render_prompt
+from veridical.models.batching import row_batch
+from veridical.models.finite import require_finite
+from veridical.models.logprobs import response_logps
+from veridical.models.policy import Policy
+from veridical.models.refused_rows import leave_out_refused
+from veridical.models.rendering import Group, RefusedRowError, render_group, render_prompt
+from veridical.runtime.errors import UserError
 from veridical.sampling import Decoding, Request, Response, respond
 
 

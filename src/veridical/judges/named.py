@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from veridical.errors import UserError
-from veridical.files import require_file
+from veridical.data.object_lists import name_objects, read_objects
+from veridical.data.vocabulary import read_vocabulary
 from veridical.judges.attributes import EXACT
 from veridical.judges.criterion import read_criterion
 from veridical.judges.endpoint import Endpoint, Wording, endpoint_settings
@@ -17,11 +17,11 @@ from veridical.judges.judging import Case, Judge, Look, Looker, Verdict
 from veridical.judges.local import local_asker
 from veridical.judges.prompted import Asker, Asking, choosing_looker, marking_judge
 from veridical.judges.reward import REWARD, reward_judge
-from veridical.models import DtypeName, load_policy
-from veridical.object_lists import name_objects, read_objects
-from veridical.rewards import RewardModel, load_reward_model
+from veridical.models.load import DtypeName, load_policy
+from veridical.models.reward_model import RewardModel, load_reward_model
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import require_file
 from veridical.sampling import Decoding
-from veridical.vocabulary import read_vocabulary
 
 QUALITY = ("Helpfulness", "Correctness", "Coherence")
 """The marks that are added up where a criterion has them (Li et al. 2024)."""

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Literal
 
 from veridical.judges.judging import Case, Cost, Judge, Look, Looker, Verdict
-from veridical.randomness import generator
+from veridical.runtime.randomness import generator
 
 Tie = Literal["", "judge", "order"]
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from veridical.data.messages import Message, text_of
+from veridical.data.text.thoughts import answer_of
 from veridical.judges.criterion import Criterion
 from veridical.judges.judging import Case, Cost, Judge, Look, Looker, Verdict
 from veridical.judges.prompts import UnreadableError, question_messages, read_marks
 from veridical.judges.verdicts import read_choice
-from veridical.messages import Message, text_of
-from veridical.thoughts import answer_of
 
 SHOWN = 160
 """Characters of a reply that could not be read that the list of unscored records shows."""

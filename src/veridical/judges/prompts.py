@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from veridical.data.messages import Message, user_message
 from veridical.judges.criterion import Criterion
 from veridical.judges.judging import Case
-from veridical.messages import Message, user_message
 
 HEADING = "MARKS"
 TIE = "Tie"

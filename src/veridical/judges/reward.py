@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from veridical.checks.prefix_sharing import Sharing, sharing
+from veridical.data.messages import assistant_message
 from veridical.judges.judging import Case, Cost, Judge, Verdict
-from veridical.messages import assistant_message
-from veridical.prefix_sharing import Sharing, sharing
-from veridical.refused_rows import leave_out_refused
-from veridical.rendering import Group, RefusedRowError
-from veridical.rewards import RewardModel, judged_group, own_adapter, score_groups
+from veridical.models.refused_rows import leave_out_refused
+from veridical.models.rendering import Group, RefusedRowError
+from veridical.models.reward_model import RewardModel, judged_group, own_adapter, score_groups
 
 REWARD = "reward"
 """The aspect that holds a reward model's number; its unit is a log-odds."""

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from veridical.thoughts import answer_of
+from veridical.data.text.thoughts import answer_of
 
 RIGHT_CHOICE = 1.0
 RIGHT_YES_NO = 0.5

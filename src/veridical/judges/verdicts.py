@@ -18,8 +18,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from veridical.data.text.thoughts import answer_of
 from veridical.judges.prompts import TIE, UnreadableError
-from veridical.thoughts import answer_of
 
 TIED = -1
 SHORT_NAME = 2

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from veridical.errors import UserError
-from veridical.run_files import read_run_file
-from veridical.run_record import RECORD, read_fields
+from veridical.runtime.errors import UserError
+from veridical.runtime.run_files import read_run_file
+from veridical.runtime.run_record import RECORD, read_fields
 
 Record = Mapping[str, Any]
 Kind = Literal["build", "train", "eval", "compare", "summary", "other"]
@@ -113,7 +113,7 @@ def _walk(folder: Path, root: Path, depth: int = 0) -> Iterator[Part]:
     kind = _kind(folder)
     if kind is not None:
         record = read_fields(folder) if (folder / RECORD).is_file() else {}
-        yield Part(folder, root, _name(folder, root, kind), kind, record)
+        yield Part(folder, root, _name(folder, root), kind, record)
     if depth == DEEPEST:
         return
     for entry in sorted(os.scandir(folder), key=lambda entry: in_order(entry.name)):
@@ -142,12 +142,10 @@ def _kind(folder: Path) -> Kind | None:
     return "summary" if summary.is_file() and "arms" in read_run_file(summary) else "other"
 
 
-def _name(folder: Path, root: Path, kind: Kind) -> str:
+def _name(folder: Path, root: Path) -> str:
     """What tells this part from its siblings; the folder's own name when nothing else does."""
     inner = [word for word in folder.relative_to(root).parts if word not in GENERIC]
     if inner:
         return "/".join(inner)
-    own = folder.resolve()
-    above = next((word for word in own.parts[::-1] if word not in GENERIC), own.name)
-    # Pairs are of no arm, and a folder `runs` above says nothing.
-    return own.name if kind == "build" or above == "runs" else above
+    above = [word for word in folder.resolve().parts[::-1] if word not in GENERIC]
+    return above[0]

@@ -11,8 +11,6 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from veridical.errors import UserError
-from veridical.files import read_text, write_text_atomic
 from veridical.report import sections, tables
 from veridical.report.figures import metric_plots
 from veridical.report.folders import Part, find_parts
@@ -20,6 +18,8 @@ from veridical.report.headline import headline
 from veridical.report.pictures import Examples, choose_examples
 from veridical.report.results import Results, collect_results
 from veridical.report.wording import ARMS, counted, joined, metric_name, scientific, show
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_text, write_text_atomic
 
 # What every page has in it, and no other file.
 KICKER = '<p class="kicker">Veridical report'

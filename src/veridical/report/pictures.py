@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from veridical.errors import UserError
-from veridical.images import open_image
-from veridical.randomness import generator
+from veridical.data.images import open_image
 from veridical.report.folders import Part
+from veridical.runtime.errors import UserError
+from veridical.runtime.randomness import generator
 
 # A drawn scene this small is shown as it is, with its pixels enlarged; others become a JPEG.
 SMALL = 96

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from veridical.errors import UserError
-from veridical.files import hash_file
 from veridical.report.folders import Part
 from veridical.report.wording import METRICS, metric_key
-from veridical.run_record import unfinished
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_file
+from veridical.runtime.run_record import unfinished
 
 Verdict = Literal["better", "worse", "changed", "unclear"]
 LARGEST_P = 0.05

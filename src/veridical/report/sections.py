@@ -10,10 +10,7 @@ from typing import Any
 
 import pyarrow.dataset
 
-from veridical.errors import UserError
-from veridical.files import JSON_ERRORS
-from veridical.messages import text_of
-from veridical.randomness import generator
+from veridical.data.messages import text_of
 from veridical.report.curves import Rows, percent
 from veridical.report.doctor import Algorithm, diagnose
 from veridical.report.figures import Plot, training_plots
@@ -21,7 +18,10 @@ from veridical.report.findings import Finding
 from veridical.report.folders import Part, Record
 from veridical.report.pictures import Picture, Segment, embed, find_image, mark_completions
 from veridical.report.results import Results
-from veridical.report.wording import counted, duration, joined, scientific
+from veridical.report.wording import counted, duration, joined
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import JSON_ERRORS
+from veridical.runtime.randomness import generator
 
 PAIRS_SHOWN = 6
 
@@ -217,16 +217,10 @@ def _facts(configuration: Mapping[str, Any]) -> list[tuple[str, str]]:
     if found.get("variant", "noise") != "noise":
         found.pop("noise_steps", None)
     return [
-        (label, _fact(found[key]))
+        (label, str(found[key]))
         for key, label in FACTS.items()
         if found.get(key) not in (None, "", [], {}) and found[key] != IDLE.get(key)
     ]
-
-
-def _fact(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return scientific(value) if isinstance(value, float) else str(value)
 
 
 def _flatten(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

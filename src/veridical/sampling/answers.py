@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from veridical.batching import PromptBatch, naming_rows
-from veridical.models import Policy
-from veridical.progress import track
-from veridical.rendering import in_thought, render_requests
+from veridical.models.batching import PromptBatch, naming_rows
+from veridical.models.policy import Policy
+from veridical.models.rendering import in_thought, render_requests
+from veridical.runtime.progress import track
 from veridical.sampling.beginnings import shared_prompt_batch
 from veridical.sampling.loop import Draw, ReadPrompts, decode
 from veridical.sampling.reader import Reader

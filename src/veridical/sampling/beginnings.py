@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from veridical._positions import special_layers
-from veridical.batching import Branch, PromptBatch, RefusedRowsError, prompt_batch
-from veridical.images import ImageLike, image_key
-from veridical.messages import user_message
-from veridical.models import Policy, image_token_id
-from veridical.precision import is_half
-from veridical.rendering import RefusedRowError, render_prompt
+from veridical.data.images import ImageLike, image_key
+from veridical.data.messages import user_message
+from veridical.models.batching import Branch, PromptBatch, RefusedRowsError, prompt_batch
+from veridical.models.policy import Policy, image_token_id
+from veridical.models.positions import special_layers
+from veridical.models.precision import is_half
+from veridical.models.rendering import RefusedRowError, render_prompt
 from veridical.sampling.cache import Rows
 from veridical.sampling.parity import (
     EXACT,

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veridical.models import Policy, end_token_ids, image_token_id, placeholder_token_ids
-from veridical.randomness import generator
+from veridical.models.policy import Policy, end_token_ids, image_token_id, placeholder_token_ids
+from veridical.runtime.randomness import generator
 
 BLOCK = 512
 """Tokens whose probabilities are summed together (our choice: near the square root of a large

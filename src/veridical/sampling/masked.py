@@ -7,12 +7,12 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
-from veridical._masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
-from veridical.batching import PromptBatch, naming_rows
-from veridical.images import image_key
-from veridical.models import Policy
-from veridical.randomness import generator
-from veridical.rendering import render_requests, tokenise_after
+from veridical.data.images import image_key
+from veridical.models.batching import PromptBatch, naming_rows
+from veridical.models.masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
+from veridical.models.policy import Policy
+from veridical.models.rendering import render_requests, tokenise_after
+from veridical.runtime.randomness import generator
 from veridical.sampling.answers import responses
 from veridical.sampling.beginnings import can_share, plan, with_branches
 from veridical.sampling.requests import Decoding, Request, Response

@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import GenerationConfig
 
-from veridical._positions import TOKEN_INPUTS, token_positions
-from veridical.batching import RefusedRowsError, process, prompt_batch
-from veridical.errors import UserError
-from veridical.messages import user_message
-from veridical.models import Policy
-from veridical.precision import is_half
-from veridical.randomness import generator
-from veridical.rendering import RefusedRowError, render_prompt
+from veridical.data.messages import user_message
+from veridical.models.batching import RefusedRowsError, process, prompt_batch
+from veridical.models.policy import Policy
+from veridical.models.positions import TOKEN_INPUTS, token_positions
+from veridical.models.precision import is_half
+from veridical.models.rendering import RefusedRowError, render_prompt
+from veridical.runtime.errors import UserError
+from veridical.runtime.randomness import generator
 from veridical.sampling.cache import APART, REPEATED, UNMIXED, Rows
 from veridical.sampling.choice import never_sampled
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import regex
 
+from veridical.data.text.sentences import ends_sentence, first_sentence
+from veridical.data.text.thoughts import answer_tokens
 from veridical.sampling.requests import Request, Response, StopReason
-from veridical.sentences import ends_sentence, first_sentence
-from veridical.thoughts import answer_tokens
 
 NEAR = 8
 """Tokens of a given beginning that can have a say in how the next ones are spaced (our choice)."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from veridical.images import ImageLike
-from veridical.messages import Message
+from veridical.data.images import ImageLike
+from veridical.data.messages import Message
 
 StopReason = Literal["end", "sentence", "length"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from veridical.errors import UserError
+from veridical.runtime.errors import UserError
 from veridical.sampling.requests import Decoding
 
 

@@ -19,19 +19,11 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from veridical.errors import UserError
 from veridical.judges.named import Judging
-from veridical.models import (
-    EMBEDDED_MODEL,
-    Policy,
-    adapter_base,
-    adapter_parameters,
-    adapters_off,
-    frozen_copy,
-    prepare_training,
-    require_wide,
-)
-from veridical.rewards import (
+from veridical.models.adapters import adapter_base, adapter_parameters
+from veridical.models.load import EMBEDDED_MODEL
+from veridical.models.policy import Policy, adapters_off, frozen_copy
+from veridical.models.reward_model import (
     Reading,
     RewardModel,
     attach_reward_model,
@@ -39,6 +31,8 @@ from veridical.rewards import (
     new_head,
     own_adapter,
 )
+from veridical.models.tuning import prepare_training, require_wide
+from veridical.runtime.errors import UserError
 from veridical.train.options import Training
 from veridical.train.reference import require_same_inputs
 from veridical.train.reward import without_language_head

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from veridical import processes
-from veridical.errors import UserError
-from veridical.files import read_jsonl, write_jsonl
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_jsonl, write_jsonl
 
 Row = dict[str, Any]
 Task = tuple[int, int]

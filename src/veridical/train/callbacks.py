@@ -9,10 +9,10 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from veridical import interruptions, processes
-from veridical.errors import UserError
-from veridical.files import read_jsonl, write_jsonl
-from veridical.progress import step_bar
+from veridical.runtime import interruptions, processes
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_jsonl, write_jsonl
+from veridical.runtime.progress import step_bar
 from veridical.train.checkpoints import write_manifest
 
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from veridical import processes
-from veridical.files import write_text_atomic
-from veridical.progress import counted
-from veridical.proofs import Proof, verdict
-from veridical.runs import Run
+from veridical.checks.proofs import Proof, verdict
+from veridical.runtime import processes
+from veridical.runtime.files import write_text_atomic
+from veridical.runtime.progress import counted
+from veridical.runtime.runs import Run
 from veridical.train.stopping import improves
 
 SHOWN = (

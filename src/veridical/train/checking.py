@@ -13,31 +13,31 @@ from typing import Any
 
 import numpy as np
 
-from veridical import processes
-from veridical.errors import UserError
-from veridical.files import require_file
-from veridical.image_checks import find_images, refused_files
-from veridical.models import Policy
-from veridical.object_lists import (
+from veridical.data.image_checks import find_images, refused_files
+from veridical.data.object_lists import (
     count_objects,
     judge_answer,
     match_image_ids,
     name_objects,
     read_objects,
 )
-from veridical.object_questions import Question, build_questions
-from veridical.object_scores import CHAIR, DESCRIBE, POPE, chair_counts, pope_counts
-from veridical.records import user_message
-from veridical.refused_rows import leave_out_refused
-from veridical.rendering import RefusedRowError
+from veridical.data.object_questions import Question, build_questions
+from veridical.data.records import user_message
+from veridical.data.steering import ALL_HIGHEST, steered
+from veridical.data.vocabulary import Vocabulary, read_vocabulary
+from veridical.models.policy import Policy
+from veridical.models.refused_rows import leave_out_refused
+from veridical.models.rendering import RefusedRowError
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import require_file
 from veridical.sampling import Decoding, Request, Response, respond
-from veridical.statistics import FloatArray, Ratio
-from veridical.steering import ALL_HIGHEST, steered
+from veridical.scoring.object_scores import CHAIR, DESCRIBE, POPE, chair_counts, pope_counts
+from veridical.scoring.statistics import FloatArray, Ratio
+from veridical.scoring.yes_no_answers import parse_answer
 from veridical.train.options import Training
 from veridical.train.showing import refuse_shared_out
 from veridical.train.stopping import CHECKED
-from veridical.vocabulary import Vocabulary, read_vocabulary
-from veridical.yes_no_answers import parse_answer
 
 PER_IMAGE, ANSWER_TOKENS, AT_ONCE = 1, 32, 8
 """POPE's objects of either kind an image and split, tokens of an answer, and answers at least made

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from veridical.files import hash_file, write_json
+from veridical.runtime.files import hash_file, write_json
 
 MANIFEST = "manifest.json"
 

@@ -10,15 +10,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from veridical import processes
-from veridical.errors import UserError
-from veridical.files import read_json, write_json
-from veridical.logprobs import ResponseLogps, collate
-from veridical.models import Policy, frozen_copy, load_policy, prepare_training
-from veridical.prefix_sharing import Sharing, sharing_of_all
-from veridical.proofs import Proof, prove_declared_reference, prove_start, repeat_noise
-from veridical.proving import noise_floor, prove
-from veridical.rendering import Group
+from veridical.checks.prefix_sharing import Sharing, sharing_of_all
+from veridical.checks.proofs import Proof, prove_declared_reference, prove_start, repeat_noise
+from veridical.checks.proving import noise_floor, prove
+from veridical.models.fingerprint import weights_hash
+from veridical.models.load import load_policy
+from veridical.models.logprobs import ResponseLogps, collate
+from veridical.models.policy import Policy, frozen_copy
+from veridical.models.rendering import Group
+from veridical.models.tuning import prepare_training
+from veridical.models.vision_cache import take_features
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, write_json
 from veridical.train.card import write_cards
 from veridical.train.features import keep_features, with_features
 from veridical.train.items import Items, usable_rows
@@ -52,8 +56,6 @@ from veridical.train.start import (
     record_model,
     start_training,
 )
-from veridical.vision_cache import take_features
-from veridical.weights import weights_hash
 
 METHODS = {
     "sigmoid": "direct preference optimisation (DPO)",

@@ -22,10 +22,6 @@ from typing import Any
 
 import torch
 
-from veridical import processes
-from veridical.batching import RefusedRowsError, process, row_batch
-from veridical.errors import UserError
-from veridical.finite import require_finite
 from veridical.judges.client import FailedError, StoppedError
 from veridical.judges.endpoint import (
     EndpointSettings,
@@ -34,14 +30,18 @@ from veridical.judges.endpoint import (
     sent_messages,
 )
 from veridical.judges.replies import Completion
-from veridical.models import Policy, end_token_ids, image_token_id
-from veridical.randomness import generator
-from veridical.rendering import in_thought, render_prompt
-from veridical.rollouts import Rollout, roll_out, rollout_group
+from veridical.models.batching import RefusedRowsError, process, row_batch
+from veridical.models.finite import require_finite
+from veridical.models.policy import Policy, end_token_ids, image_token_id
+from veridical.models.rendering import in_thought, render_prompt
+from veridical.models.templates import resolved_variables
+from veridical.models.token_scores import token_scores
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
+from veridical.runtime.randomness import generator
 from veridical.sampling import Decoding, Request, never_sampled
 from veridical.sampling.reader import Reader
-from veridical.templates import resolved_variables
-from veridical.token_scores import token_scores
+from veridical.sampling.rollouts import Rollout, roll_out, rollout_group
 
 OPTIONS = (
     "url", "key_variable", "concurrency", "retries", "timeout", "max_wait", "name", "max_staleness",

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from veridical import processes
-from veridical.batching import Batch
-from veridical.finite import require_finite
-from veridical.logprobs import collate
-from veridical.randomness import generator
-from veridical.rendering import Group
-from veridical.rollouts import Rollout, rollout_group
+from veridical.models.batching import Batch
+from veridical.models.finite import require_finite
+from veridical.models.logprobs import collate
+from veridical.models.rendering import Group
+from veridical.models.token_scores import TokenScores, token_scores, token_values
+from veridical.runtime import processes
+from veridical.runtime.randomness import generator
 from veridical.sampling import Decoding, Request, never_sampled
-from veridical.token_scores import TokenScores, token_scores, token_values
+from veridical.sampling.rollouts import Rollout, rollout_group
 from veridical.train.actors import Actors, as_critic
 from veridical.train.engine import Engine, sample
 from veridical.train.fresh import sample_usable

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 
 import torch
 
-from veridical import processes
-from veridical.cache import Cache
-from veridical.errors import UserError
-from veridical.logprobs import collate, response_logps
-from veridical.models import Policy, Tuning
-from veridical.probes import kept_features_refusal
-from veridical.proofs import MARGIN
-from veridical.rendering import Group
-from veridical.vision_cache import VisionCache
+from veridical.checks.probes import kept_features_refusal
+from veridical.checks.proofs import MARGIN
+from veridical.models.logprobs import collate, response_logps
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group
+from veridical.models.tuning import Tuning
+from veridical.models.vision_cache import VisionCache
+from veridical.runtime import processes
+from veridical.runtime.cache import Cache
+from veridical.runtime.errors import UserError
 
 
 def keep_features(start: Policy, wanted: Tuning, store: Cache) -> VisionCache:

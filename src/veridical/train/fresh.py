@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from veridical.bdhs import BDHSSettings, Source, build_pairs
+from veridical.bdhs.algorithm import BDHSSettings, Source, build_pairs
+from veridical.bdhs.similarity import Similarity
+from veridical.data.messages import assistant_message, text_of
 from veridical.judges.judging import Looker
 from veridical.judges.orders import Comparison, compare
-from veridical.messages import assistant_message, text_of
-from veridical.models import Policy
-from veridical.randomness import generator
-from veridical.refused_rows import leave_out_refused
-from veridical.rendering import Group, render_group
-from veridical.rollouts import Rollout, rollout_group
+from veridical.models.policy import Policy
+from veridical.models.refused_rows import leave_out_refused
+from veridical.models.rendering import Group, render_group
+from veridical.runtime.randomness import generator
 from veridical.sampling import Decoding, Request
-from veridical.similarity import Similarity
+from veridical.sampling.rollouts import Rollout, rollout_group
 from veridical.train.buffer import Row, Task
 from veridical.train.engine import Engine, sample
 from veridical.train.left_out import LeftOut

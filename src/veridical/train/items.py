@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from veridical.rendering import Group
+from veridical.models.rendering import Group
 from veridical.train.left_out import LeftOut
 from veridical.train.order import Place
 

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from veridical import processes
-from veridical.batching import RefusedRowsError, process
-from veridical.errors import UserError
-from veridical.files import read_jsonl, write_jsonl
-from veridical.lengths import prompts_of
-from veridical.models import Policy
-from veridical.refused_rows import leave_out_refused
-from veridical.rendering import Group
+from veridical.models.batching import RefusedRowsError, process
+from veridical.models.lengths import prompts_of
+from veridical.models.policy import Policy
+from veridical.models.refused_rows import leave_out_refused
+from veridical.models.rendering import Group
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_jsonl, write_jsonl
 from veridical.train.options import Training
 from veridical.train.origins import place_in_words
 from veridical.train.rows import TrainingRows

@@ -17,14 +17,15 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from veridical import processes
-from veridical.batching import Batch, blank_vision
-from veridical.errors import UserError
-from veridical.files import writing
-from veridical.logprobs import ResponseLogps, collate
-from veridical.models import Policy, projector_parameters, trains_vision
-from veridical.precision import unmixed
-from veridical.rendering import Group
+from veridical.models.batching import Batch, blank_vision
+from veridical.models.logprobs import ResponseLogps, collate
+from veridical.models.policy import Policy
+from veridical.models.precision import unmixed
+from veridical.models.rendering import Group
+from veridical.models.tuning import projector_parameters, trains_vision
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import writing
 from veridical.train.checking import Check, show_figures
 from veridical.train.checkpoints import whole_best
 from veridical.train.items import Item, Items

@@ -25,9 +25,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
-from veridical.errors import UserError
-from veridical.files import write_json
-from veridical.models import Policy
+from veridical.models.policy import Policy
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import write_json
 from veridical.train.items import Items
 from veridical.train.loop import GroupTrainer, Task
 from veridical.train.options import Training

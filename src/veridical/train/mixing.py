@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from veridical.errors import UserError
-from veridical.randomness import generator
+from veridical.runtime.errors import UserError
+from veridical.runtime.randomness import generator
 
 
 def check_weights(weights: Sequence[float] | None, files: int) -> None:

@@ -10,14 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from veridical.errors import UserError
-from veridical.logprobs import ResponseLogps
+from veridical.models.logprobs import ResponseLogps
 from veridical.objectives.comparison import implicit_rewards, pair_accuracy
 from veridical.objectives.dpo import dpo_loss
 from veridical.objectives.ipo import ipo_loss
 from veridical.objectives.likelihood import mean_token_nll
 from veridical.objectives.several import averaged_loss
 from veridical.objectives.slic import slic_loss
+from veridical.runtime.errors import UserError
 from veridical.train.loop import Outcome
 
 LossName = Literal["sigmoid", "ipo", "slic"]

@@ -12,19 +12,21 @@ from typing import Any, Literal
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from veridical import processes
-from veridical.bdhs import BDHSSettings, check, require_masking
-from veridical.errors import UserError
-from veridical.files import read_jsonl
+from veridical.bdhs.algorithm import BDHSSettings, check, require_masking
+from veridical.bdhs.similarity import load_similarity
+from veridical.checks.prefix_sharing import sharing_of_all
+from veridical.checks.proofs import Proof
+from veridical.checks.proving import noise_floor
 from veridical.judges.named import NONE, Judging, Place, open_comparison
-from veridical.models import Policy, frozen_copy, prepare_training, starts_from_adapter
-from veridical.prefix_sharing import sharing_of_all
-from veridical.proofs import Proof
-from veridical.proving import noise_floor
-from veridical.rendering import Group
+from veridical.models.load import starts_from_adapter
+from veridical.models.policy import Policy, frozen_copy
+from veridical.models.rendering import Group
+from veridical.models.tuning import prepare_training
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_jsonl
 from veridical.sampling import Decoding
 from veridical.sampling.truncation import check_truncation
-from veridical.similarity import load_similarity
 from veridical.train.buffer import RolloutBuffer, Row
 from veridical.train.card import write_cards
 from veridical.train.dpo import prove_run

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from veridical import processes
-from veridical.cache import Cache, open_cache
-from veridical.errors import UserError
-from veridical.models import DtypeName, Tuning, TuningName
+from veridical.models.load import DtypeName
+from veridical.models.tuning import Tuning, TuningName
+from veridical.runtime import processes
+from veridical.runtime.cache import Cache, open_cache
+from veridical.runtime.errors import UserError
 from veridical.train.counting import rows_seen, total_steps
 from veridical.train.mixing import check_weights
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veridical import processes
-from veridical.errors import UserError
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
+from veridical.models.precision import unmixed
+from veridical.models.token_scores import token_values
 from veridical.objectives.reinforcement import (
     KLEstimator,
     clipped_policy_losses,
@@ -26,8 +26,8 @@ from veridical.objectives.reinforcement import (
     token_rewards,
     whitened,
 )
-from veridical.precision import unmixed
-from veridical.token_scores import token_values
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
 from veridical.train.actors import as_critic, build_actors
 from veridical.train.experience import (
     Experience,

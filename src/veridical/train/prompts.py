@@ -11,16 +11,16 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 
-from veridical.bdhs import Source
-from veridical.errors import UserError
+from veridical.bdhs.algorithm import Source
+from veridical.data.messages import Message, assistant_message, count_images, text_of
+from veridical.data.object_lists import read_objects
+from veridical.data.records import read_records
 from veridical.judges.exact import listed_objects
 from veridical.judges.judging import Case
 from veridical.judges.named import Judging
-from veridical.messages import Message, assistant_message, count_images, text_of
-from veridical.models import Policy
-from veridical.object_lists import read_objects
-from veridical.records import read_records
-from veridical.rendering import Group, RefusedRowError, render_group, render_prompt
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group, RefusedRowError, render_group, render_prompt
+from veridical.runtime.errors import UserError
 from veridical.sampling import Request
 from veridical.train.options import Training
 from veridical.train.rows import (

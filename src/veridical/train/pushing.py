@@ -12,12 +12,12 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from veridical import processes
-from veridical.errors import UserError
-from veridical.files import read_json, write_json
-from veridical.hub import can_look_up, hub_host
-from veridical.run_record import RECORD
-from veridical.runs import Run
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, write_json
+from veridical.runtime.hub import can_look_up, hub_host
+from veridical.runtime.run_record import RECORD
+from veridical.runtime.runs import Run
 from veridical.train.options import Training
 
 TOKEN = "HF_TOKEN"

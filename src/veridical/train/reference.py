@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veridical import processes
-from veridical.cache import Cache, digest
-from veridical.errors import UserError
-from veridical.files import write_json
-from veridical.images import image_bytes_key
-from veridical.logprobs import collate, response_logps
-from veridical.models import Policy
-from veridical.progress import track
-from veridical.rendering import Group
+from veridical.data.images import image_bytes_key
+from veridical.models.fingerprint import processor_hash, surroundings
+from veridical.models.logprobs import collate, response_logps
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group
+from veridical.runtime import processes
+from veridical.runtime.cache import Cache, digest
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import write_json
+from veridical.runtime.progress import track
 from veridical.train.left_out import LeftOut
-from veridical.weights import processor_hash, surroundings
 
 SPOT_CHECKS = 2
 BLOCK = 256

@@ -16,8 +16,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
-from veridical import processes
-from veridical.errors import UserError
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
 from veridical.train.callbacks import log_row
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from veridical.errors import UserError
-from veridical.files import hash_path
-from veridical.run_record import RECORD, read_fields
-from veridical.runs import plain
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_path
+from veridical.runtime.run_record import RECORD, read_fields
+from veridical.runtime.runs import plain
 
 FREE = {
     "out", "resume", "extend", "cache", "cache_gigabytes", "vision_cache", "save_merged",

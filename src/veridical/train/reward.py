@@ -17,18 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from veridical import processes
-from veridical.errors import UserError
-from veridical.logprobs import ResponseLogps, collate
-from veridical.models import Policy, prepare_training
-from veridical.objectives.comparison import pair_accuracy
-from veridical.objectives.reward import reward_loss
-from veridical.prefix_sharing import sharing_of_all
-from veridical.proofs import Proof
-from veridical.proving import noise_floor, prove
-from veridical.records import count_images
-from veridical.rendering import Group
-from veridical.rewards import (
+from veridical.checks.prefix_sharing import sharing_of_all
+from veridical.checks.proofs import Proof
+from veridical.checks.proving import noise_floor, prove
+from veridical.data.records import count_images
+from veridical.models.logprobs import ResponseLogps, collate
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group
+from veridical.models.reward_model import (
     CRITERION,
     Reading,
     judged_group,
@@ -37,6 +33,11 @@ from veridical.rewards import (
     reward_measure,
     save_head,
 )
+from veridical.models.tuning import prepare_training
+from veridical.objectives.comparison import pair_accuracy
+from veridical.objectives.reward import reward_loss
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
 from veridical.train.card import write_cards
 from veridical.train.features import keep_features, with_features
 from veridical.train.items import Items, usable_rows

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from veridical.errors import UserError
 from veridical.judges.judging import Case, Judge, Verdict
 from veridical.judges.named import NONE, Judging, Place, open_marks, total_score, truth
 from veridical.judges.symbolic import Symbolic, symbolic_reward
-from veridical.rewards import RewardModel
-from veridical.rollouts import Rollout
+from veridical.models.reward_model import RewardModel
+from veridical.runtime.errors import UserError
+from veridical.sampling.rollouts import Rollout
 from veridical.train.prompts import TrainingPrompt
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veridical import processes
 from veridical.objectives.reinforcement import kl_terms
+from veridical.runtime import processes
 from veridical.train.experience import Experience
 from veridical.train.rl_run import SHOWN, mean_over_all
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import enable_full_determinism
 
-from veridical import interruptions, processes
-from veridical.errors import UserError
-from veridical.files import read_json, read_jsonl, write_json, write_jsonl, writing
-from veridical.progress import step_bar
+from veridical.runtime import interruptions, processes
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl, writing
+from veridical.runtime.progress import step_bar
 from veridical.train.actors import Actors
 from veridical.train.checkpoints import write_manifest
 from veridical.train.loop import split_projector

@@ -13,20 +13,21 @@ from typing import Any
 
 import torch
 
-from veridical import processes
-from veridical.errors import UserError
-from veridical.files import read_json, write_json
+from veridical.checks.prefix_sharing import Sharing, sharing_of_all
+from veridical.checks.proofs import Proof
+from veridical.checks.proving import noise_floor
 from veridical.judges.judging import Judge
 from veridical.judges.named import Judging, Place
 from veridical.judges.symbolic import Symbolic
-from veridical.models import Policy
-from veridical.prefix_sharing import Sharing, sharing_of_all
-from veridical.proofs import Proof
-from veridical.proving import noise_floor
-from veridical.rendering import Group
-from veridical.rollouts import roll_out
-from veridical.runs import Run
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group
+from veridical.models.vision_cache import VisionCache, take_features, vision_weights
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, write_json
+from veridical.runtime.runs import Run
 from veridical.sampling import Decoding
+from veridical.sampling.rollouts import roll_out
 from veridical.train.actors import Actors, drop_other_adapters
 from veridical.train.card import write_cards
 from veridical.train.dpo import prove_run
@@ -65,7 +66,6 @@ from veridical.train.start import (
     record_judge,
     start_training,
 )
-from veridical.vision_cache import VisionCache, take_features, vision_weights
 
 SCALE = "rewards.json"
 SCALED_ON = 256

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veridical import processes
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
+from veridical.models.precision import unmixed
 from veridical.objectives.reinforcement import (
     clipped_policy_losses,
     explained_variance,
     kl_terms,
     leave_one_out_advantages,
 )
-from veridical.precision import unmixed
+from veridical.runtime import processes
 from veridical.train.actors import build_actors
 from veridical.train.experience import (
     Experience,

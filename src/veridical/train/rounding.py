@@ -10,11 +10,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from veridical.controls import rms
-from veridical.files import write_json
-from veridical.models import Policy, adapters_off
-from veridical.precision import exact
-from veridical.rendering import Group
+from veridical.checks.controls import rms
+from veridical.models.policy import Policy, adapters_off
+from veridical.models.precision import exact
+from veridical.models.rendering import Group
+from veridical.runtime.files import write_json
 from veridical.train.reference import compute_logps
 
 Score = Callable[[Policy], Tensor]

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from veridical.errors import UserError
-from veridical.images import RowImage, image_bytes_key, row_images
-from veridical.lengths import check_lengths
-from veridical.models import Policy
-from veridical.progress import counted, track
-from veridical.randomness import generator
-from veridical.records import Kind, RecordSet, count_images, read_records
-from veridical.rendering import Group, RefusedRowError, render_conversation, render_group
+from veridical.data.images import RowImage, image_bytes_key, row_images
+from veridical.data.records import Kind, RecordSet, count_images, read_records
+from veridical.models.lengths import check_lengths
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group, RefusedRowError, render_conversation, render_group
+from veridical.runtime.errors import UserError
+from veridical.runtime.progress import counted, track
+from veridical.runtime.randomness import generator
 from veridical.train.mixing import mixed
 from veridical.train.options import Training
 from veridical.train.origins import Origin, place_in_words

@@ -14,20 +14,16 @@ import torch
 from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from veridical import processes
-from veridical.checkpoint_rest import keep_skipped
-from veridical.errors import UserError
-from veridical.files import writing
-from veridical.merging import merge_adapters, round_weights
-from veridical.models import (
-    DtypeName,
-    Policy,
-    in_four_bits,
-    load_policy,
-    prepare_training,
-    starts_from_adapter,
-)
-from veridical.precision import HALF, working_dtype
+from veridical.models.checkpoint_rest import keep_skipped
+from veridical.models.fingerprint import weight_files
+from veridical.models.load import DtypeName, load_policy, starts_from_adapter
+from veridical.models.merging import merge_adapters, round_weights
+from veridical.models.policy import Policy, in_four_bits
+from veridical.models.precision import HALF, working_dtype
+from veridical.models.tuning import prepare_training
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import writing
 from veridical.train.callbacks import Manifests, RunLog, SaveWhenTerminated, Steps
 from veridical.train.checking import open_check
 from veridical.train.checkpoints import LastStep, newest_verified
@@ -43,7 +39,6 @@ from veridical.train.stopping import CHECKED, HIGHER_IS_BETTER, StopEarly, impro
 from veridical.train.trained import require_same_start, whole_policy
 from veridical.train.trainer_options import trainer_arguments
 from veridical.train.trial import TryFirst
-from veridical.weights import weight_files
 
 
 def run_trainer(

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainingArguments, get_scheduler
 
-from veridical.errors import UserError
+from veridical.runtime.errors import UserError
 
 
 def schedule_for(optimizer: Optimizer, arguments: TrainingArguments, steps: int) -> LRScheduler:

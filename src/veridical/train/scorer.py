@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from veridical.batching import Batch, response_lengths
-from veridical.logprobs import response_logps
-from veridical.models import Policy, adapters_off, image_features, unwrap
-from veridical.rewards import response_rewards
+from veridical.models.batching import Batch, response_lengths
+from veridical.models.logprobs import response_logps
+from veridical.models.policy import Policy, adapters_off, image_features, unwrap
+from veridical.models.reward_model import response_rewards
 from veridical.train.modes import checkpoint_activations, set_training
 from veridical.train.seen import given_features, see_alike, watched_features
 

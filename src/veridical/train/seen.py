@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from veridical import processes
-from veridical.models import Policy, trains_vision, unwrap
+from veridical.models.policy import Policy, unwrap
+from veridical.models.tuning import trains_vision
+from veridical.runtime import processes
 
 
 def see_alike(policy: Policy, frozen: Policy | None, model_dropout: bool) -> bool:

@@ -10,13 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from veridical.logprobs import ResponseLogps, collate
-from veridical.models import Policy, prepare_training
-from veridical.prefix_sharing import sharing_of_all
-from veridical.proofs import Proof
-from veridical.proving import noise_floor, prove
-from veridical.rendering import Group
-from veridical.runs import Run
+from veridical.checks.prefix_sharing import sharing_of_all
+from veridical.checks.proofs import Proof
+from veridical.checks.proving import noise_floor, prove
+from veridical.models.logprobs import ResponseLogps, collate
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group
+from veridical.models.tuning import prepare_training
+from veridical.runtime.runs import Run
 from veridical.train.card import write_cards
 from veridical.train.features import keep_features, with_features
 from veridical.train.items import Items, usable_rows

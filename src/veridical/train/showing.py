@@ -8,12 +8,12 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from veridical import processes
-from veridical.batching import PromptBatch, prompt_batch
-from veridical.errors import UserError
-from veridical.files import read_jsonl, write_jsonl
-from veridical.models import Policy
-from veridical.rendering import Group
+from veridical.models.batching import PromptBatch, prompt_batch
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_jsonl, write_jsonl
 from veridical.sampling import Decoding
 from veridical.sampling.loop import Draw, decode
 

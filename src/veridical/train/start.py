@@ -11,16 +11,20 @@ from typing import Any
 
 import torch
 
-from veridical import processes
-from veridical.allocator import give_back_freed_memory
-from veridical.errors import UserError
-from veridical.files import require_file, write_json
+from veridical.checks.prefix_sharing import Sharing
+from veridical.checks.proofs import Proof, print_proofs, require
 from veridical.judges.named import Judging
-from veridical.models import Policy, load_policy, widen_trained
-from veridical.precision import dtype_name, is_half, mixed_precision
-from veridical.prefix_sharing import Sharing
-from veridical.proofs import Proof, print_proofs, require
-from veridical.runs import Run, start_run
+from veridical.models.fingerprint import files_elsewhere
+from veridical.models.load import load_policy
+from veridical.models.policy import Policy
+from veridical.models.precision import dtype_name, is_half, mixed_precision
+from veridical.models.tuning import widen_trained
+from veridical.models.usable import require_trainable
+from veridical.runtime import processes
+from veridical.runtime.allocator import give_back_freed_memory
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import require_file, write_json
+from veridical.runtime.runs import Run, start_run
 from veridical.train.checking import benchmarks, check_checking
 from veridical.train.options import Training, flatten
 from veridical.train.pushing import check_push, push_result
@@ -30,8 +34,6 @@ from veridical.train.showing import check_showing
 from veridical.train.stopping import check_selection
 from veridical.train.trainer_keys import Loop
 from veridical.train.trainer_options import trainer_arguments
-from veridical.usable import require_trainable
-from veridical.weights import files_elsewhere
 
 NOT_SHARED = Sharing(False, "--share-prefix false")
 

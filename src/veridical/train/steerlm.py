@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from veridical.models import Policy
-from veridical.records import count_images, response_name
-from veridical.rendering import Group, RefusedRowError, render_group
-from veridical.steering import ATTRIBUTES, MOST, Numerals, numerals_for, steer_prompt
+from veridical.data.records import count_images, response_name
+from veridical.data.steering import ATTRIBUTES, MOST, Numerals, numerals_for, steer_prompt
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group, RefusedRowError, render_group
 from veridical.train.options import Training
 from veridical.train.rows import Images, render_rows, same_pictures, split_held_out, weighted
 from veridical.train.sft import fine_tune

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from veridical import processes
-from veridical.errors import UserError
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
 
 CHECKED = {
     "chair_i": "chair", "chair_s": "chair", "chair_recall": "chair",

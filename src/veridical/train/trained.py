@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from veridical import processes
-from veridical.errors import UserError
-from veridical.models import Policy
+from veridical.models.policy import Policy
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
 
 WEIGHTS = "trained.safetensors"
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments
 
-from veridical.errors import UserError
+from veridical.runtime.errors import UserError
 from veridical.train.modes import checkpointing_asked_for, try_checkpointing
 from veridical.train.options import Training
 from veridical.train.schedule import schedule_for

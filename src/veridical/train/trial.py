@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from veridical.errors import UserError
-from veridical.images import size_of
-from veridical.logprobs import collate
-from veridical.models import Policy
-from veridical.precision import unmixed
-from veridical.progress import track
-from veridical.rendering import Group
+from veridical.data.images import size_of
+from veridical.models.logprobs import collate
+from veridical.models.policy import Policy
+from veridical.models.precision import unmixed
+from veridical.models.rendering import Group
+from veridical.runtime.errors import UserError
+from veridical.runtime.progress import track
 from veridical.train.items import Item, Items
 from veridical.train.left_out import LeftOut
 from veridical.train.loop import GroupTrainer

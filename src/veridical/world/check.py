@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from veridical.progress import track
-from veridical.randomness import generator
+from veridical.runtime.progress import track
+from veridical.runtime.randomness import generator
 from veridical.world.drawing import render
 from veridical.world.language import (
     DESCRIPTION_PROMPTS,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from veridical.errors import UserError
-from veridical.files import read_json, write_json, write_jsonl
-from veridical.progress import track
-from veridical.run_folders import require_new_folder
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, write_json, write_jsonl
+from veridical.runtime.progress import track
+from veridical.runtime.run_folders import require_new_folder
 from veridical.world.drawing import render
 from veridical.world.language import (
     DESCRIPTION_PROMPTS,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from veridical.randomness import generator
+from veridical.runtime.randomness import generator
 from veridical.world.scenes import GRID, Scene
 
 CELL_PIXELS = 24

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from veridical.randomness import generator
+from veridical.runtime.randomness import generator
 from veridical.world.scenes import KINDS, PARTNER, SETTING_OF_KIND, Scene, Thing, explained_by_prior
 
 QuestionKind = Literal["existence", "count", "colour", "position"]

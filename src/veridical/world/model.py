@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from veridical.files import read_json, write_json, write_text_atomic
+from veridical.runtime.files import read_json, write_json, write_text_atomic
 from veridical.world.drawing import IMAGE_PIXELS
 from veridical.world.language import DESCRIPTION_PROMPTS, NUMBERS, PLACES, plural
 from veridical.world.scenes import COLOURS, KINDS, SETTINGS

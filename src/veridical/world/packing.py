@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from transformers import LlavaProcessor
 
-from veridical.randomness import generator
+from veridical.runtime.randomness import generator
 from veridical.world.drawing import render_array
 from veridical.world.language import DESCRIPTION_PROMPTS, Question, describe
 from veridical.world.model import IMAGE, PATCHES

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from veridical.randomness import key
+from veridical.runtime.randomness import key
 from veridical.world.scenes import Distribution, Scene, sample_scene
 
 

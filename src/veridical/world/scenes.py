@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from veridical.errors import UserError
-from veridical.randomness import generator
+from veridical.runtime.errors import UserError
+from veridical.runtime.randomness import generator
 
 Distribution = Literal["prior", "counter", "uniform"]
 DISTRIBUTIONS: tuple[Distribution, ...] = ("prior", "counter", "uniform")

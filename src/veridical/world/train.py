@@ -22,10 +22,10 @@ import torch
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from veridical.files import write_text_atomic
-from veridical.progress import track
-from veridical.randomness import generator, key
-from veridical.run_folders import require_new_folder
+from veridical.runtime.files import write_text_atomic
+from veridical.runtime.progress import track
+from veridical.runtime.randomness import generator, key
+from veridical.runtime.run_folders import require_new_folder
 from veridical.world.card import write_card
 from veridical.world.check import measure, out_of_bounds
 from veridical.world.language import DESCRIPTION_PROMPTS, sample_questions

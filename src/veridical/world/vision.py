@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from veridical.progress import track
-from veridical.randomness import generator
+from veridical.runtime.progress import track
+from veridical.runtime.randomness import generator
 from veridical.world.drawing import render_array
 from veridical.world.model import IMAGE, PATCHES, WIDTH
 from veridical.world.packing import pixels

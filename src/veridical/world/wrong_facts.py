@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from veridical.errors import UserError
-from veridical.files import write_json
-from veridical.progress import are_in
-from veridical.randomness import generator
-from veridical.records import assistant_message, user_message, write_records
-from veridical.runs import start_run
+from veridical.data.records import assistant_message, user_message, write_records
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import write_json
+from veridical.runtime.progress import are_in
+from veridical.runtime.randomness import generator
+from veridical.runtime.runs import start_run
 from veridical.world.dataset import image_path, read_scenes
 from veridical.world.language import (
     DESCRIPTION_PROMPTS,

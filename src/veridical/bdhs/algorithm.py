@@ -1,0 +1,433 @@
+"""Answers that come from a model's bias: Algorithm 1 of Amirloo et al. 2024, section 3.4."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from PIL import Image
+
+from veridical.bdhs.cuts import Cut, Cutting, cut_sentences, join_completion, join_sentences
+from veridical.bdhs.image_noise import add_noise, deviation_left, shrunk
+from veridical.bdhs.similarity import Similarity
+from veridical.checks.probes import masking_refusal
+from veridical.data.image_checks import require_images
+from veridical.data.images import load_image
+from veridical.data.messages import Message, assistant_message, text_of
+from veridical.data.text.languages import guess_language
+from veridical.data.text.leading_yes_no import leading_yes_or_no
+from veridical.models.batching import RefusedRowsError
+from veridical.models.policy import Policy
+from veridical.models.refused_rows import leave_out_refused
+from veridical.models.rendering import RefusedRowError, render_prompt
+from veridical.runtime.errors import UserError
+from veridical.sampling import (
+    Decoding,
+    Request,
+    Response,
+    complete_masked,
+    respond,
+)
+
+
+@dataclass(frozen=True)
+class BDHSSettings:
+    """The constants of the algorithm.
+
+    Attributes:
+        variant: how sight is restricted: `mask` (image tokens), `noise` (the picture) or `none`.
+        guided: begin each sentence with a part of the true one.
+        mask_threshold: rho_th; an image token stays visible with probability 1 - rho_th.
+        noise_steps: diffusion steps N of the `noise` variant, 0 to 1000.
+        similarity_threshold: eps_s; an answer at least this similar to the true one is redone.
+        iterations: N_BDHS; the last one is unguided and taken as it comes (if there are several).
+        yes_no_swap: probability that a sentence's leading yes or no is swapped.
+        cut: `uniform` cuts a sentence after any number of its words, `beginning` within its
+            first `cut_words` words. In scripts without spaces the unit is the grapheme.
+        cut_words: see `cut`.
+        language: of the answers (ISO 639-1), which decides where sentences end; `auto` guesses it
+            for each answer.
+        text_only: make pairs of records without an image too, of which nothing can be hidden.
+        temperature: of sampling.
+        max_new_tokens: limit of one completion, in tokens. An unguided answer may be longer, see
+            `whole_answer_limit`. What reaches its limit is no try.
+        seed: of masks, cuts, swaps and sampling.
+        drop_masked: leave masked tokens out of the prompt instead of masking them.
+        batch_size: completions at once; no part of the result.
+    """
+
+    variant: Literal["mask", "noise", "none"] = "mask"
+    guided: bool = True
+    mask_threshold: float = 0.99
+    noise_steps: int = 500
+    similarity_threshold: float = 0.97
+    iterations: int = 5
+    yes_no_swap: float = 0.5
+    cut: Literal["uniform", "beginning"] = "uniform"
+    cut_words: int = 3
+    language: str = "auto"
+    text_only: bool = False
+    temperature: float = 1.0
+    max_new_tokens: int = 128
+    seed: int = 0
+    drop_masked: bool = True
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Source:
+    """One true answer.
+
+    Attributes:
+        id: the record's id.
+        images: in the order of the prompt's placeholders.
+        prompt: everything before the answer.
+        answer: the true answer, as it was written. White space around it is not completed, and
+            stands around the rejected answer too.
+    """
+
+    id: str
+    images: Sequence[Any]
+    prompt: Sequence[Message]
+    answer: str
+
+    @property
+    def text(self) -> str:
+        """The true answer without white space around it."""
+        return self.answer.strip()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One iteration's answer, with where it came from.
+
+    Attributes:
+        text: the answer, without white space around it.
+        iteration: from 1.
+        share_masked: of the image tokens.
+        cuts: for each sentence that was completed, what `source` says of it.
+        cut_off: completions that ended by their limit; with one of them it is no attempt.
+        empty: completions that said nothing.
+        limit: of a completion, in tokens.
+    """
+
+    text: str
+    iteration: int
+    share_masked: float
+    cuts: list[dict[str, str]]
+    cut_off: int
+    empty: int
+    limit: int
+
+
+def require_masking(policy: Policy, sources: Sequence[Source]) -> None:
+    """Try the masked path on the first record whose image the processor takes.
+
+    Raises:
+        UserError: the model's image tokens cannot be masked; says what to set instead.
+    """
+    reason = None
+    for source in sources:
+        if not source.images or _unusable(policy, source) is not None:
+            continue
+        with contextlib.suppress(RefusedRowsError):
+            reason = masking_refusal(policy, Request(source.id, source.images, source.prompt))
+            break
+    if reason is not None:
+        instead = "Set --variant noise, which restricts the picture instead."
+        if policy.vision is not None:
+            instead = "Leave --vision-cache off; if it fails then too, set --variant noise."
+        raise UserError(f"The image tokens of {policy.name} can't be masked: {reason}. {instead}")
+
+
+def check(settings: BDHSSettings) -> None:
+    """Refuse constants that make no sense.
+
+    Raises:
+        UserError: names the option.
+    """
+    for name in ("mask_threshold", "yes_no_swap"):
+        if not 0 <= getattr(settings, name) <= 1:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} is {getattr(settings, name):g}; give a number in [0, 1].")
+    if not 0 <= settings.noise_steps <= 1000:
+        raise UserError(f"--noise-steps is {settings.noise_steps}; the schedule has 0 to 1000.")
+    for name in ("iterations", "cut_words", "max_new_tokens", "batch_size"):
+        if getattr(settings, name) < 1:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} is {getattr(settings, name)}; give 1 or more.")
+    if settings.temperature <= 0:
+        raise UserError("--temperature must be above 0: without noise every try is the same.")
+
+
+def build_pairs(
+    policy: Policy, sources: Sequence[Source], settings: BDHSSettings, measure: Similarity
+) -> list[dict[str, Any]]:
+    """Rejected answers for some true ones: Algorithm 1, over all sentences at once.
+
+    Returns:
+        For each source {"id", "tries", "language", "yes_no", and either "rejected" and "source" or
+        "reason"}. `tries` counts tries made, tries in which a text was cut off, and completions
+        that were empty; `yes_no` is the word that the true answer begins with, if one of them;
+        `refused` is there where the processor refuses the image.
+    """
+    results: dict[int, dict[str, Any]] = {}
+    tries = [dict.fromkeys(("made", "cut_off", "empty"), 0) for _ in sources]
+    open_sources = dict(enumerate(sources))
+    for index, source in list(open_sources.items()):
+        reason = refusal(policy, source, settings)
+        if reason is not None:
+            results[index] = {"id": source.id, "reason": reason}
+            del open_sources[index]
+    for iteration in range(1, settings.iterations + 1):
+        if not open_sources:
+            break
+        last = iteration == settings.iterations
+        attempts, refused = _attempt_usable(policy, open_sources, settings, iteration)
+        for index, reason in refused.items():
+            source = open_sources.pop(index)
+            results[index] = {"id": source.id, "reason": reason, "refused": True}
+        for index, attempt in attempts.items():
+            tries[index]["made"] += 1
+            tries[index]["cut_off"] += bool(attempt.cut_off)
+            tries[index]["empty"] += attempt.empty
+        whole = [i for i in open_sources if attempts[i].text and not attempts[i].cut_off]
+        pairs = [(attempts[i].text, open_sources[i].text) for i in whole]
+        scores = dict(zip(whole, measure.scores(pairs), strict=True))
+        for index in list(open_sources):
+            score = scores.get(index)
+            if last or (score is not None and score < settings.similarity_threshold):
+                source = open_sources.pop(index)
+                left = _noise_left(policy, source, settings, iteration)
+                results[index] = _result(source, attempts[index], score, settings, left)
+    return [
+        {**results[number], "tries": tries[number], **_about(source, settings)}
+        for number, source in enumerate(sources)
+    ]
+
+
+def _attempt_usable(
+    policy: Policy, sources: dict[int, Source], settings: BDHSSettings, iteration: int
+) -> tuple[dict[int, Attempt], dict[int, str]]:
+    """An attempt for every source that the processor takes, and why it refuses the others."""
+    places = list(sources)
+    attempts, refused = leave_out_refused(
+        [source.id for source in sources.values()],
+        lambda left: _attempt(
+            policy, {places[n]: sources[places[n]] for n in left}, settings, iteration
+        ),
+        row_of=lambda request: request.rsplit("/", 2)[0],
+    )
+    return attempts, {places[n]: reason for n, reason in refused.items()}
+
+
+def cutting(settings: BDHSSettings) -> Cutting:
+    """How these settings cut sentences."""
+    return Cutting(settings.cut, settings.cut_words, settings.yes_no_swap, settings.seed)
+
+
+def language_of(source: Source, settings: BDHSSettings) -> str:
+    """The language of a true answer, ISO 639-1; of a short one, that of its question."""
+    if settings.language != "auto":
+        return settings.language
+    return guess_language(source.text, text_of(source.prompt[-1]) if source.prompt else "")
+
+
+def whole_answer_limit(policy: Policy, source: Source, settings: BDHSSettings) -> int:
+    """How long an unguided answer may be, in tokens.
+
+    At least twice the true answer's length, so that what is cut off does not know how to end; the
+    limit of one completion, doubled until it is enough, so that few limits are in use.
+    """
+    ids = policy.processor.tokenizer(source.text, add_special_tokens=False)["input_ids"]
+    limit = settings.max_new_tokens
+    while limit < 2 * len(ids):
+        limit *= 2
+    return limit
+
+
+def constants_of(settings: BDHSSettings) -> dict[str, Any]:
+    """The settings that decide the result, for provenance."""
+    constants = dataclasses.asdict(settings)
+    del constants["batch_size"]
+    return constants
+
+
+def refusal(policy: Policy, source: Source, settings: BDHSSettings) -> str | None:
+    """Why a record can't be used, found before anything is sampled."""
+    if not source.images and settings.variant != "none" and not settings.text_only:
+        return "it has no image, so that nothing is hidden; --text-only true makes pairs of those"
+    return _unusable(policy, source)
+
+
+def _about(source: Source, settings: BDHSSettings) -> dict[str, str]:
+    """What the summary counts about a true answer."""
+    language = language_of(source, settings)
+    return {"language": language, "yes_no": leading_yes_or_no(source.text, language) or ""}
+
+
+def _unusable(policy: Policy, source: Source) -> str | None:
+    if not source.text:
+        return "the true answer is empty"
+    try:
+        render_prompt(policy, source.prompt, source.text)
+        require_images(policy.processor, source.images)
+    except RefusedRowError as refused:
+        return str(refused)
+    return None
+
+
+def _attempt(
+    policy: Policy, sources: dict[int, Source], settings: BDHSSettings, iteration: int
+) -> dict[int, Attempt]:
+    """One iteration for every open source; all their sentences in one list of requests."""
+    free = not settings.guided or (iteration == settings.iterations > 1)
+    by_limit: dict[int, list[tuple[int, Request]]] = {}
+    cuts: dict[int, list[Cut]] = {}
+    for index, source in sources.items():
+        images = _restricted_images(policy, source, settings, iteration)
+        language = language_of(source, settings)
+        cuts[index], given = [], [("", "")]
+        if not free:
+            keys = (source.id, iteration)
+            cuts[index] = cut_sentences(source.text, cutting(settings), keys, language)
+            given = [(cut.prefix, cut.begun) for cut in cuts[index] if not cut.copied]
+        limit = whole_answer_limit(policy, source, settings) if free else settings.max_new_tokens
+        by_limit.setdefault(limit, []).extend(
+            (
+                index,
+                Request(f"{source.id}/{iteration}/{number}", images, source.prompt, *one, language),
+            )
+            for number, one in enumerate(given)
+        )
+    said: dict[int, list[Response]] = {index: [] for index in sources}
+    shares = dict.fromkeys(sources, 0.0)
+    limits = dict.fromkeys(sources, settings.max_new_tokens)
+    for limit, asked in by_limit.items():
+        masks = [f"{sources[index].id}/{iteration}" for index, _ in asked]
+        requests = [request for _, request in asked]
+        responses, masked = _complete(policy, requests, masks, settings, limit, not free)
+        for (index, _), response, share in zip(asked, responses, masked, strict=True):
+            said[index].append(response)
+            shares[index], limits[index] = share, limit
+    return {
+        index: _join(cuts[index], said[index], iteration, shares[index], limits[index])
+        for index in sources
+    }
+
+
+def _complete(
+    policy: Policy,
+    requests: Sequence[Request],
+    masks: Sequence[str],
+    settings: BDHSSettings,
+    limit: int,
+    until_sentence_end: bool,
+) -> tuple[list[Response], list[float]]:
+    if not requests:
+        return [], []
+    decoding = Decoding(limit, settings.temperature, settings.seed, settings.batch_size)
+    if settings.variant == "mask":
+        return complete_masked(
+            policy, requests, masks, settings.mask_threshold, decoding, until_sentence_end,
+            settings.drop_masked,
+        )  # fmt: skip
+    answers = respond(policy, requests, decoding, "", until_sentence_end)
+    return answers, [0.0] * len(answers)
+
+
+def _restricted_images(
+    policy: Policy, source: Source, settings: BDHSSettings, iteration: int
+) -> Sequence[Any]:
+    if settings.variant != "noise":
+        return source.images
+    return [noisy for _, noisy in _noisy_images(policy, source, settings, iteration)]
+
+
+def _noisy_images(
+    policy: Policy, source: Source, settings: BDHSSettings, iteration: int
+) -> list[tuple[Image.Image, Image.Image]]:
+    """Each picture at the size that the model sees, clean and with noise."""
+    clean = [shrunk(load_image(image), policy.processor) for image in source.images]
+    return [
+        (one, add_noise(one, settings.noise_steps, settings.seed, f"{source.id}/{iteration}/{n}"))
+        for n, one in enumerate(clean)
+    ]
+
+
+def _noise_left(
+    policy: Policy, source: Source, settings: BDHSSettings, iteration: int
+) -> float | None:
+    """The least noise among a row's pictures, as the model was given it; None if not known."""
+    if settings.variant != "noise" or not source.images:
+        return None
+    pairs = _noisy_images(policy, source, settings, iteration)
+    left = [deviation_left(policy.processor, clean, noisy) for clean, noisy in pairs]
+    known = [one for one in left if one is not None]
+    return min(known) if len(known) == len(left) else None
+
+
+def _join(
+    cuts: Sequence[Cut], responses: Sequence[Response], iteration: int, share: float, limit: int
+) -> Attempt:
+    cut_off = sum(response.stop_reason == "length" for response in responses)
+    empty = sum(not response.text.strip() for response in responses)
+    if not cuts:
+        text = responses[0].text.strip()
+        return Attempt(text, iteration, share, [], cut_off, empty, limit)
+    completions = iter(responses)
+    sentences, completed = [], []
+    for cut in cuts:
+        completion = "" if cut.copied else next(completions).text
+        sentence = join_completion(cut, completion)
+        sentences.append(sentence)
+        if not cut.copied:
+            said = sentence[len(cut.kept) :]
+            completed.append({"sentence": cut.sentence, "kept": cut.kept, "completion": said})
+    text = join_sentences(cuts, sentences)
+    return Attempt(text, iteration, share, completed, cut_off, empty, limit)
+
+
+def _result(
+    source: Source,
+    attempt: Attempt,
+    similarity: float | None,
+    settings: BDHSSettings,
+    noise_left: float | None,
+) -> dict[str, Any]:
+    if attempt.cut_off:
+        reason = f"the last try was cut off at {attempt.limit} tokens; raise --max-new-tokens"
+        return {"id": source.id, "reason": reason}
+    if similarity is None:
+        return {"id": source.id, "reason": "the model said nothing in the last try"}
+    if attempt.text == source.text:
+        reason = "the model repeated the true answer in the last try"
+        if settings.guided and settings.iterations == 1 and not attempt.cuts:
+            reason = "nothing in the true answer can be completed; an unguided try would do it"
+        return {"id": source.id, "reason": reason}
+    constants = constants_of(settings)
+    provenance = {
+        "builder": "bdhs",
+        "iteration": attempt.iteration,
+        "similarity": round(similarity, 6),
+        "share_masked": round(attempt.share_masked, 6),
+        "cuts": attempt.cuts,
+        "settings": constants,
+    }
+    if settings.variant == "noise" and source.images:
+        provenance["noise_deviation"] = None if noise_left is None else round(noise_left, 4)
+    return {
+        "id": source.id,
+        "rejected": [assistant_message(_spaced_like(source.answer, attempt.text))],
+        "source": json.dumps(provenance, ensure_ascii=False),
+    }
+
+
+def _spaced_like(answer: str, text: str) -> str:
+    """A text with the white space that is around the true answer."""
+    lead = answer[: len(answer) - len(answer.lstrip())]
+    return lead + text + answer[len(answer.rstrip()) :]

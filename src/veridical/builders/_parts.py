@@ -1,0 +1,177 @@
+"""What a build has finished so far: chunks on disk, so that an interrupted one goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from veridical.data.images import image_bytes_key
+from veridical.data.records import RecordSet
+from veridical.models.fingerprint import weights_hash
+from veridical.models.policy import Policy
+from veridical.runtime.cache import Cache, open_cache
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.runtime.progress import counted, track
+from veridical.runtime.shards import ALL, CLAIM, Share, leave_to_others
+
+CHUNK = 64
+"""Records finished together, and written together; part of no result."""
+KEY = "key.json"
+CHUNK_NAME = re.compile(r"\d{8}\.jsonl")
+
+
+class Named(Protocol):
+    """Something with a record's id and images."""
+
+    @property
+    def id(self) -> str:
+        """The record's id."""
+        ...
+
+    @property
+    def images(self) -> Sequence[Any]:
+        """The record's images."""
+        ...
+
+
+Item = TypeVar("Item", bound=Named)
+
+
+class Parts:
+    """Finished chunks of a build, one file each, under `parts/`."""
+
+    def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
+        """Open the folder.
+
+        Args:
+            out: the run's folder.
+            identity: everything that decides the result, in JSON's types.
+
+        Raises:
+            UserError: it holds chunks of a build with another identity.
+        """
+        self.folder = out / "parts"
+        self.key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        known = self.folder / KEY
+        if known.is_file() and read_json(known) != self.key:
+            raise UserError(
+                f"{out} holds an unfinished build with other settings, model or data. "
+                "Choose another --out, or delete that folder."
+            )
+
+    def path(self, start: int) -> Path:
+        """The file of the chunk that begins at record `start`."""
+        return self.folder / f"{start:08d}.jsonl"
+
+    def has(self, start: int, items: Sequence[Named]) -> bool:
+        """Whether that chunk is finished, and of these very records and images.
+
+        `--limit` may have grown, and an image may have been replaced under its name.
+        """
+        path = self.path(start)
+        if not path.is_file():
+            return False
+        known = [(row["id"], row["image_hashes"]) for row in read_jsonl(path)]
+        return known == [(item.id, _image_hashes(item)) for item in items]
+
+    def write(
+        self, start: int, items: Sequence[Named], results: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Keep a finished chunk: a result for each record."""
+        pairs = zip(items, results, strict=True)
+        rows = [{**result, "image_hashes": _image_hashes(item)} for item, result in pairs]
+        write_json(self.folder / KEY, self.key)
+        write_jsonl(self.path(start), rows)
+
+    def work_through(
+        self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[dict[str, Any]]],
+        label: str,
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """Do what is not done yet, a chunk at a time; returns the results of all, in order."""
+        results = self.work_through_share(items, work, label, ALL)
+        assert results is not None  # nobody else puts them together
+        return results
+
+    def work_through_share(
+        self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[dict[str, Any]]],
+        label: str, share: Share,
+    ) -> list[dict[str, Any]] | None:  # fmt: skip
+        """Do what is not done yet of a share, a chunk at a time.
+
+        A chunk is the same whoever makes it, so the result does not depend on the shares.
+
+        Args:
+            items: the records.
+            work: a chunk to one result for each, with its `id`.
+            label: names the progress line.
+            share: which chunks are this process's.
+
+        Returns:
+            The results of all, in order; None where another share puts them together.
+        """
+        chunks = {start: items[start : start + CHUNK] for start in range(0, len(items), CHUNK)}
+        mine = [start for number, start in enumerate(chunks) if share.has(number)]
+        for start in track(mine, f"{label}, {CHUNK} records a step"):
+            if not self.has(start, chunks[start]):
+                self.write(start, chunks[start], work(chunks[start]))
+        done = sum(self.path(start).is_file() for start in chunks)
+        try:
+            whole = done == len(chunks) and all(self.has(s, chunk) for s, chunk in chunks.items())
+            if whole and share.claim(self.folder):
+                return [row for start in chunks for row in read_jsonl(self.path(start))]
+        except UserError:
+            # Whoever has put the result together was removing the chunks meanwhile.
+            if share.count == 1:
+                raise
+        leave_to_others(share, self.folder.parent, done, len(chunks))
+        return None
+
+    def forget(self) -> None:
+        """Remove the chunks, once the result is written; what else is in their folder stays."""
+        for path in (*self.folder.glob("[0-9]*.jsonl"), self.folder / KEY, self.folder / CLAIM):
+            if path.name in (KEY, CLAIM) or CHUNK_NAME.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+
+def model_identity(policy: Policy, name: str, store: Cache | None = None) -> dict[str, str]:
+    """What of the model decides a build's result: its weights, whatever their name, and dtype."""
+    weights = weights_hash(policy, name, None, store or open_cache(None, 50.0))
+    given = {"template": json.dumps(dict(policy.template), sort_keys=True, default=str)}
+    known = {"weights": weights, "dtype": str(policy.model.dtype)}
+    return known | (given if policy.template else {})
+
+
+def _image_hashes(item: Named) -> list[str]:
+    return [image_bytes_key(image) for image in item.images]
+
+
+def write_skipped(
+    out: Path, records: RecordSet, left_out: Iterable[Mapping[str, str]], what: str
+) -> int:
+    """Write `skipped.jsonl`: records that could not be read, then those that gave nothing.
+
+    Args:
+        out: the run's folder.
+        records: with their problems.
+        left_out: {"id", "field", "reason"} of each record that gave nothing.
+        what: what they did not give, for the line on the screen.
+
+    Returns:
+        How many there are.
+    """
+    skipped = [{"id": p.id, "field": p.field, "reason": p.reason} for p in records.problems]
+    skipped += [dict(row) for row in left_out]
+    write_jsonl(out / "skipped.jsonl", skipped)
+    if skipped:
+        print(
+            f"{counted(len(skipped), 'records')} gave no {what}; {out / 'skipped.jsonl'} says why."
+        )
+    return len(skipped)

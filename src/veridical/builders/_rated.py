@@ -1,0 +1,88 @@
+"""Samples with their ratings, as rejection sampling and pair rules need them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from veridical.data.records import response_name, text_of
+from veridical.runtime.errors import UserError
+
+QUALITY = ("Helpfulness", "Correctness", "Coherence")
+"""The attributes whose sum Li et al. (2024) choose by; Complexity and Verbosity do not count."""
+
+
+@dataclass(frozen=True)
+class RatedSample:
+    """A record of kind `sample`.
+
+    Attributes:
+        row: as it lies in Arrow: images are bytes or paths, not decoded.
+        texts: of the responses.
+        ratings: for each response, aspect to value.
+    """
+
+    row: dict[str, Any]
+    texts: tuple[str, ...]
+    ratings: tuple[Mapping[str, float], ...]
+
+    @property
+    def id(self) -> str:
+        """The record's id."""
+        return str(self.row["id"])
+
+    def qualities(self, aspects: Sequence[str]) -> dict[int, float]:
+        """The sum of the aspects for each response that is rated on all of them."""
+        return {
+            number: sum(ratings[aspect] for aspect in aspects)
+            for number, ratings in enumerate(self.ratings)
+            if all(aspect in ratings for aspect in aspects)
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """What `source` says, as an object."""
+        source = self.row.get("source")
+        try:
+            content = json.loads(source or "{}")
+        except json.JSONDecodeError:
+            content = {"source": source}
+        return content if isinstance(content, dict) else {"source": content}
+
+
+def rated_samples(rows: Any) -> Iterator[RatedSample]:
+    """The rows of a `RecordSet` of kind `sample`, in order."""
+    raw = rows.with_format("arrow")
+    for index in range(len(rows)):
+        row = raw[index].to_pylist()[0]
+        texts = tuple(text_of(response) for response in row["responses"])
+        by_name: dict[str, dict[str, float]] = {
+            response_name(number): {} for number in range(len(texts))
+        }
+        for rating in row.get("ratings") or []:
+            by_name[rating["answer"]][rating["aspect"]] = rating["value"]
+        yield RatedSample(row, texts, tuple(by_name.values()))
+
+
+def require_aspects(samples: Sequence[RatedSample], aspects: Sequence[str]) -> None:
+    """Refuse aspects that no response is rated on.
+
+    Raises:
+        UserError: names what there is.
+    """
+    there = sorted({name for sample in samples for ratings in sample.ratings for name in ratings})
+    missing = [aspect for aspect in aspects if aspect not in there]
+    if not aspects:
+        raise UserError("--aspects is empty; name one or more, or leave it out.")
+    if len(set(aspects)) < len(aspects):
+        raise UserError(f"--aspects names one twice: {', '.join(aspects)}.")
+    if missing:
+        raise UserError(
+            f"No response is rated on {', '.join(missing)}. "
+            + (
+                f"There is: {', '.join(there)}; choose with --aspects."
+                if there
+                else "The samples have no ratings: `veridical build rate` gives them."
+            )
+        )

@@ -1,0 +1,172 @@
+"""BDHS: preference pairs without an annotator (Amirloo et al. 2024, section 3.4).
+
+The chosen answer is the true one of a supervised set. The rejected one is what the model makes of
+it when it can hardly see the image: each true sentence is cut at a random place, and the model
+completes it while nearly all image tokens are masked. What it then says comes from its bias.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from veridical.bdhs.algorithm import (
+    BDHSSettings,
+    Source,
+    build_pairs,
+    check,
+    constants_of,
+    require_masking,
+)
+from veridical.bdhs.similarity import load_similarity
+from veridical.builders._bdhs_set import assemble
+from veridical.builders._parts import Parts, model_identity
+from veridical.data.images import row_images
+from veridical.data.records import count_images, read_records, text_of
+from veridical.models.load import DtypeName, load_policy
+from veridical.models.vision_cache import VisionCache
+from veridical.runtime.cache import open_cache
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import require_file
+from veridical.runtime.progress import are_in
+from veridical.runtime.runs import start_run
+from veridical.runtime.shards import read_share, say
+
+
+def build_bdhs(
+    model: str,
+    data: Path,
+    out: Path,
+    variant: Literal["mask", "noise", "none"] = "mask",
+    guided: bool = True,
+    mask_threshold: float = 0.99,
+    noise_steps: int = 500,
+    similarity: str = "mpnet",
+    similarity_threshold: float | None = None,
+    iterations: int = 5,
+    yes_no_swap: float = 0.5,
+    cut: Literal["uniform", "beginning"] = "uniform",
+    cut_words: int = 3,
+    language: str = "auto",
+    text_only: bool = False,
+    temperature: float = 1.0,
+    max_new_tokens: int = 128,
+    drop_masked: bool = True,
+    limit: int | None = None,
+    images_root: Path | None = None,
+    max_bad_fraction: float = 0.01,
+    batch_size: int = 64,
+    cache: str | None = None,
+    cache_gigabytes: float = 50.0,
+    vision_cache: bool = False,
+    dtype: DtypeName = "auto",
+    device: str = "auto",
+    template: dict[str, Any] | None = None,
+    seed: int = 0,
+    shard: str | None = None,
+) -> None:
+    """Make preference pairs from true answers alone, with MODEL as the source of its own errors.
+
+    Interrupted and started again it goes on where it was; the result is the same, whatever the
+    batch size.
+
+    Args:
+        model: hub name, folder, adapter folder or `embedded`.
+        data: conversations with true answers (Parquet, JSON Lines, or LLaVA's JSON).
+        out: folder for the run: `pairs.parquet`, `summary.json`, `skipped.jsonl`, `run.json`.
+        variant: how sight is restricted: `mask` most image tokens, `noise` the picture, or
+            `none` (plain samples).
+        guided: begin each sentence with a part of the true one.
+        mask_threshold: share of image tokens masked on average (rho_th), 0 to 1.
+        noise_steps: diffusion steps of the `noise` variant, 0 to 1000.
+        similarity: `mpnet` (sentence embeddings; needs the extra `similarity`), `edit` (words in
+            common, built in), or a folder with a sentence-transformers model.
+        similarity_threshold: answers at least this similar to the true one are made again; the
+            measure's own default if not set (0.97 for `mpnet`).
+        iterations: tries per answer (N_BDHS); the last is unguided, and kept however similar.
+        yes_no_swap: probability that a sentence's leading yes or no is swapped.
+        cut: `uniform`: cut a sentence after any number of its words; `beginning`: within its
+            first cut-words words. In scripts without spaces between words a character is the unit.
+        cut_words: how many words `beginning` keeps at most.
+        language: of the answers (ISO 639-1: de, zh, ...), whose abbreviations decide where
+            sentences end; `auto` guesses it for each answer.
+        text_only: make pairs of records without an image too, where nothing can be hidden.
+        temperature: of sampling; 1 samples from the model itself.
+        max_new_tokens: limit of one completion, in tokens; of an unguided answer at least twice
+            the true one's length. What reaches its limit is no try.
+        drop_masked: leave masked image tokens out of the prompt (same distribution, faster).
+        limit: use only the first so many records.
+        images_root: what image paths are relative to; the data file's folder if not set.
+        max_bad_fraction: share of unusable rows above which nothing is built.
+        batch_size: completions at once.
+        cache: folder that runs share for image features, or `none`; if not set, the variable
+            VERIDICAL_CACHE says, else it is the user's folder for caches.
+        cache_gigabytes: what that folder may hold, in 10^9 bytes; the longest unused goes first.
+        vision_cache: keep each image's features there instead of encoding it at every try; for
+            `--variant mask`.
+        dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
+        device: `auto`, `cpu`, `cuda`, ...
+        template: a variable of the model's chat template, such as enable_thinking=true (false
+            where the template reads it and nothing is said); chat_template=NAME chooses one.
+        seed: of masks, cuts, swaps and sampling.
+        shard: make only this share, such as 2/8; who makes the last one writes the result. Under
+            `torchrun` every process takes its own.
+    """
+    configuration = dict(locals())
+    require_file(data, "--data")
+    share = read_share(shard)
+    measure = load_similarity(similarity)
+    threshold = measure.default_threshold if similarity_threshold is None else similarity_threshold
+    settings = BDHSSettings(
+        variant, guided, mask_threshold, noise_steps, threshold, iterations, yes_no_swap, cut,
+        cut_words, language, text_only, temperature, max_new_tokens, seed, drop_masked, batch_size,
+    )  # fmt: skip
+    check(settings)
+    store = open_cache(cache, cache_gigabytes)
+    if vision_cache and variant != "mask":
+        raise UserError(
+            f"--vision-cache keeps what masked prompts are made of, and --variant {variant} masks "
+            "nothing. Leave it off."
+        )
+    inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
+    with start_run(out, "build bdhs", configuration, inputs, any_process=True) as run:
+        policy = load_policy(model, dtype, device, template=template)
+        records = read_records(data, "conversation", images_root, max_bad_fraction)
+        sources = read_sources(records.rows, limit)
+        if vision_cache:
+            policy = dataclasses.replace(policy, vision=VisionCache(policy, store))
+        if variant == "mask":
+            require_masking(policy, sources)
+        identity = {
+            "settings": constants_of(settings),
+            "similarity": similarity,
+            "data": run.record["inputs"]["data"]["sha256"],
+        }
+        parts = Parts(out, identity | model_identity(policy, model, store))
+        began = time.monotonic()
+        results = parts.work_through_share(
+            sources, lambda chunk: build_pairs(policy, chunk, settings, measure), "pairs", share
+        )
+        if results is None:
+            return
+        summary = assemble(out, results, records)
+        parts.forget()
+        summary["seconds"] = round(time.monotonic() - began, 1)
+        run.finish(**summary)
+        say(are_in(summary["pairs"], "pairs", out / "pairs.parquet"))
+
+
+def read_sources(rows: Any, limit: int | None) -> list[Source]:
+    """The last answer of each conversation, with what was before it as the prompt."""
+    texts, pictures = rows.remove_columns(["images"]), rows.select_columns(["images"])
+    count = len(rows) if limit is None else min(limit, len(rows))
+    sources = []
+    for index in range(count):
+        row = texts[index]
+        prompt = row["messages"][:-1]
+        images = row_images(pictures, index, count_images(prompt))
+        answer = text_of(row["messages"][-1])
+        sources.append(Source(row["id"], images, prompt, answer))
+    return sources

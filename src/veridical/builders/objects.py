@@ -1,0 +1,164 @@
+"""Object lists from the annotations of others, for evaluation and the exact judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from veridical.builders._annotations import (
+    Found,
+    read_coco,
+    read_detections,
+    read_names,
+    read_rows_of,
+    read_yolo,
+)
+from veridical.data.image_checks import find_images
+from veridical.data.object_lists import describe_unknown, match_image_ids, unknown_names
+from veridical.data.vocabulary import read_vocabulary
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import require_file, write_json, write_jsonl
+from veridical.runtime.progress import counted
+from veridical.runtime.runs import start_run
+
+Form = Literal["auto", "coco", "yolo", "detections"]
+
+
+def build_objects(
+    annotations: Path,
+    out: Path,
+    form: Form = "auto",
+    names: Path | None = None,
+    min_score: float = 0.5,
+    vocabulary: Path | None = None,
+    images: Path | None = None,
+    max_bad_fraction: float = 0.01,
+) -> None:
+    """Turn ANNOTATIONS of COCO, of YOLO or of a detector into `objects.json`.
+
+    That is JSON {image_id: [names of the objects in the image]}, what `eval chair`, `eval pope` and
+    `build rate` call `--objects`. An image that the annotations list without an object has an empty
+    list. Names that the vocabulary does not know are printed: they can't be scored. If it knows
+    none, nothing is written.
+
+    Args:
+        annotations: COCO's instances (JSON), a folder of YOLO's label files (`.txt`), or what a
+            detector wrote (JSON or JSON Lines: a row a detection or a row an image).
+        out: folder for the run: `objects.json`, `skipped.jsonl`, `summary.json`, `run.json`.
+        form: `coco`, `yolo` or `detections`; `auto` tells by the file.
+        names: names of the classes where annotations have numbers: a YOLO data.yaml, a text with a
+            name a line, or JSON (a list, or COCO's `categories`). For YOLO, data.yaml or
+            classes.txt beside or in the folder if not set.
+        min_score: detections with a lower score are left out. A share in [0, 1].
+        vocabulary: what the names are checked against, as in `eval chair`.
+        images: folder of the images. Those that the annotations do not have get an empty list, as
+            YOLO writes no label file for an image with nothing in it. Leave it out where images
+            are missing since nobody annotated them.
+        max_bad_fraction: share of unusable annotations above which nothing is written.
+    """
+    configuration = dict(locals())
+    if not annotations.is_dir():
+        require_file(annotations, "--annotations")
+    known = read_vocabulary(vocabulary)
+    stems = [] if images is None else list(find_images(images))
+    given = {"annotations": annotations, "names": names, "vocabulary": vocabulary}
+    inputs = {name: path for name, path in given.items() if path is not None}
+    with start_run(out, "build objects", configuration, inputs) as run:
+        found = _read(annotations, form, names, min_score)
+        _refuse(found, annotations, max_bad_fraction)
+        bad = len(found.skipped)
+        empty = _without_annotation(stems, found.objects)
+        found.leave_out_incomplete()
+        if not found.objects:
+            raise UserError(f"{annotations}: no image is left of which every annotation is usable.")
+        found.objects.update({stem: set() for stem in empty})
+        lists = {image: sorted(objects) for image, objects in sorted(found.objects.items())}
+        unknown = unknown_names({name for own in lists.values() for name in own}, known)
+        write_json(out / "objects.json", lists)
+        write_jsonl(out / "skipped.jsonl", found.skipped)
+        summary = {
+            "images": len(lists),
+            "objects": sum(map(len, lists.values())),
+            "empty": sum(not own for own in lists.values()),
+            "below_min_score": found.unsure,
+            "skipped": bad,
+            "images_left_out": len(found.incomplete),
+            "images_without_annotation": len(empty),
+            "unknown_names": unknown,
+        }
+        write_json(out / "summary.json", summary)
+        run.finish(**summary)
+    print(f"{_told(found, lists, empty, bad, min_score)} {out / 'objects.json'}")
+    if unknown:
+        print(
+            f"{describe_unknown(unknown, known)} An evaluation leaves them out: correct the names, "
+            "or evaluate with a --vocabulary that knows them."
+        )
+
+
+def _without_annotation(stems: Sequence[str], known: Mapping[str, set[str]]) -> list[str]:
+    """Images, by their names without suffix, that the annotations do not have."""
+    return [stem for stem, image in match_image_ids(stems, known).items() if image is None]
+
+
+def _told(
+    found: Found, lists: Mapping[str, list[str]], empty: Sequence[str], bad: int, least: float
+) -> str:
+    """What was counted, in a line."""
+    objects = counted(sum(map(len, lists.values())), "objects")
+    parts = [f"{objects} in {counted(len(lists), 'images')}"]
+    if empty:
+        parts.append(f"{len(empty)} of them without an annotation, so with an empty list")
+    if found.scored:
+        parts.append(
+            f"{found.unsure} of {found.scored} detections had a lower score than {least:g}"
+        )
+    if bad:
+        about = counted(len(found.incomplete), "images")
+        parts.append(f"left out are {counted(bad, 'annotations')} and the {about} they are about")
+    return f"{'; '.join(parts)}:"
+
+
+def _read(annotations: Path, form: Form, names: Path | None, least: float) -> Found:
+    if annotations.is_dir() or form == "yolo":
+        if form not in ("auto", "yolo") or not annotations.is_dir():
+            raise UserError(
+                f"--form {form} and {annotations} do not fit: YOLO's labels are a folder of .txt "
+                "files, the other forms a file."
+            )
+        return read_yolo(annotations, read_names(names or _yolo_names(annotations)), least)
+    content = read_rows_of(annotations)
+    is_coco = isinstance(content, Mapping) and "annotations" in content
+    if form == "coco" or (form == "auto" and is_coco):
+        if not isinstance(content, Mapping):
+            raise UserError(f"{annotations} must be a JSON object, as COCO's instances are.")
+        return read_coco(content, annotations)
+    if isinstance(content, Mapping):  # image to its detections
+        content = [{"image": image, "detections": own} for image, own in content.items()]
+    if not isinstance(content, Sequence) or isinstance(content, str):
+        raise UserError(f"{annotations} must be a JSON list or JSON Lines of detections.")
+    return read_detections(content, read_names(names) if names else {}, least)
+
+
+def _yolo_names(folder: Path) -> Path:
+    places = [base / name for base in (folder, folder.parent, folder.parent.parent)
+              for name in ("data.yaml", "classes.txt")]  # fmt: skip
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise UserError(
+            f"There is no data.yaml or classes.txt beside {folder}; say with --names what the "
+            "numbers of the classes mean."
+        )
+    return found
+
+
+def _refuse(found: Found, path: Path, most: float) -> None:
+    used = found.used + found.unsure
+    bad = len(found.skipped)
+    if not found.objects or (bad and bad > most * (used + bad)):
+        first = "; ".join(f"{row['id']}, {row['reason']}" for row in found.skipped[:3])
+        raise UserError(
+            f"{path}: {bad} annotations can't be used{': ' + first if first else ''}. Name the "
+            "classes with --names, say which --form it is, or set --max-bad-fraction higher."
+        )

@@ -1,0 +1,173 @@
+"""Whether a model may share prefixes: an experiment on a real row, decided in float32."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from veridical.checks.controls import (
+    HALF_MARGIN,
+    blind,
+    excess,
+    leaking,
+    other_kernel,
+    rms,
+    shifted,
+    shifted_at_the_end,
+    with_images_turned,
+)
+from veridical.models.batching import Batch, RowBatch, row_batch, shared_batch
+from veridical.models.heads import logits_are_the_heads
+from veridical.models.logprobs import added_mask, response_logps, rounding
+from veridical.models.policy import Policy
+from veridical.models.positions import special_layers, window
+from veridical.models.precision import dtype_name, exact, working_dtype
+from veridical.models.rendering import Group
+from veridical.runtime import processes
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Whether a model may share prefixes, and why not if it may not."""
+
+    allowed: bool
+    reason: str
+
+
+def sharing_of_all(policy: Policy, groups: Sequence[Group]) -> Sharing:
+    """`sharing` as all processes find it, which have to take part: one refusal is everybody's."""
+    every = processes.gather(sharing(policy, groups, together=True))
+    return next((one for one in every if not one.allowed), every[0])
+
+
+def sharing(policy: Policy, groups: Sequence[Group], together: bool = False) -> Sharing:
+    """Decide by experiment whether this model computes the same with a shared prefix.
+
+    The attention must be SDPA (others take no boolean mask, or take it wrongly), layers that look
+    through a window must be listed, none may recur, and on a real row the responses must not see
+    each other and must get the log-probs of the two-row path.
+
+    A model in half precision is tried as a float32 copy, and then has to be as near to that copy
+    by this path as by the two-row path. Where no copy fits, the limit is what rounding does to the
+    two-row path, over all tokens and at each of them, and broken batches have to be rejected at
+    that limit; if one is not, the experiment is blind and two rows are taken.
+
+    Args:
+        policy: the model as it will be trained.
+        groups: a few real rows with at least two responses.
+        together: every process asks this now, of the same rows.
+    """
+    attention = policy.core.config.get_text_config()._attn_implementation
+    if attention != "sdpa":
+        return Sharing(False, f"its attention is {attention!r}; only 'sdpa' takes a boolean mask")
+    layers = special_layers(policy.core)
+    if layers is not None and window(policy.core) is None:
+        return Sharing(False, f"it has layers that need a mask of their own ({layers})")
+    if not logits_are_the_heads(policy.core, groups[0].response_ids[0].to(policy.device)):
+        return Sharing(False, "its logits are more than its head's output")
+    group = next((g for g in groups if g.images), groups[0])
+    try:
+        other = next((g for g in groups if g is not group), group)
+        return _probe(policy, group, other, together)
+    except (AttributeError, TypeError) as error:
+        if window(policy.core) is None:
+            raise
+        return Sharing(False, f"its forward takes no mask for each kind of layer ({error})")
+
+
+@torch.no_grad()
+def _probe(policy: Policy, group: Group, other: Group, together: bool) -> Sharing:
+    seeing = dataclasses.replace(policy, vision=None)
+    with exact(seeing, together) as precise:
+        if precise is None:
+            return _by_noise(seeing, group, other)
+        verdict = _exactly(precise, group)
+        if verdict.allowed and precise is not seeing:
+            return _near_the_copy(seeing, precise, group)
+        return verdict
+
+
+def _exactly(policy: Policy, group: Group) -> Sharing:
+    two_row = response_logps(policy.model, row_batch(policy, [group])).sums
+    shared = response_logps(policy.model, shared_batch(policy, [group])).sums
+    difference = float((shared - two_row).abs().max())
+    limit = 64 * rounding(two_row, working_dtype(policy), max(map(len, group.response_ids)))
+    if not difference <= limit:
+        return Sharing(False, f"shared and two-row log-probs differ by {difference:.2g}")
+    if group.response_ids[0].equal(group.response_ids[-1]):
+        return Sharing(True, "equal to the two-row path on a probe row")
+    perturbed = (group.response_ids[-1], *group.response_ids[1:])
+    changed = shared_batch(policy, [_with_ids(group, perturbed)])
+    moved = float((response_logps(policy.model, changed).sums - shared)[0, 1:].abs().max())
+    if not moved <= limit:
+        return Sharing(False, f"a response's log-probs move by {moved:.2g} with its neighbour's")
+    return Sharing(True, "equal to the two-row path on a probe row")
+
+
+def _near_the_copy(policy: Policy, precise: Policy, group: Group) -> Sharing:
+    """Once the copy shares exactly: half precision itself must not add more than it always does."""
+    true = _states(precise, row_batch(precise, [group])).to(policy.device)
+    two_row = rms(_states(policy, row_batch(policy, [group])) - true)
+    shared = rms(_states(policy, shared_batch(policy, [group])) - true)
+    if not shared <= HALF_MARGIN * two_row:
+        reason = f"in {dtype_name(policy)} its states are {shared:.2g} from float32's, those of two"
+        return Sharing(False, f"{reason} rows {two_row:.2g}")
+    return Sharing(True, "equal to the two-row path on a probe row, as a float32 copy")
+
+
+def _by_noise(policy: Policy, group: Group, other: Group) -> Sharing:
+    """Where no float32 copy fits: against the two-row path's own rounding."""
+    alone = row_batch(policy, [group])
+    two_row = _states(policy, alone)
+    padded = _states(policy, row_batch(policy, [group, other]))[: len(two_row)]
+    with other_kernel():
+        rounded = _states(policy, alone)
+    noise = (padded - two_row, rounded - two_row)
+    batch = shared_batch(policy, [group])
+    times = excess(_states(policy, batch) - two_row, noise)
+    if not times <= HALF_MARGIN:
+        return Sharing(
+            False,
+            f"shared and two-row states differ by {times:.2g} times what rounding does (limit "
+            f"{HALF_MARGIN:g})",
+        )
+    broken: dict[str, Batch] = {
+        "shifted positions": shifted(batch),
+        "shifted positions of two tokens": shifted_at_the_end(batch),
+    }
+    if len(group.response_ids) > 1:
+        broken["responses that see each other"] = leaking(batch)
+    if group.images:
+        broken["images upside down"] = shared_batch(policy, [with_images_turned(group)])
+    for fault, one in broken.items():
+        if not excess(_states(policy, one) - two_row, noise) > HALF_MARGIN:
+            return Sharing(False, blind(policy, fault))
+    return Sharing(True, "equal to the two-row path on a probe row, within rounding")
+
+
+def _states(policy: Policy, batch: Batch) -> Tensor:
+    """Last hidden states that predict the responses' tokens. Shape: (tokens, hidden), in order."""
+    core = policy.core
+    if isinstance(batch, RowBatch):
+        rows, places = batch.response_mask[:, 1:].nonzero(as_tuple=True)
+        states = core.model(**batch.inputs).last_hidden_state[rows, places]
+        return torch.as_tensor(states).float()
+    mask = added_mask(core, batch.inputs["attention_mask"])
+    hidden = core.model(**{**batch.inputs, "attention_mask": mask}).last_hidden_state
+    order = batch.owners.argsort(stable=True)
+    return torch.as_tensor(hidden[batch.rows, batch.sources][order]).float()
+
+
+def _with_ids(group: Group, response_ids: tuple[Tensor, ...]) -> Group:
+    texts = (group.response_texts[-1], *group.response_texts[1:])
+    learned = (group.learned_of(len(response_ids) - 1), *group.learned[1:]) if group.learned else ()
+    counts: tuple[int, ...] = ()
+    if group.token_counts:
+        counts = (group.token_counts[-1], *group.token_counts[1:])
+    return dataclasses.replace(
+        group, response_texts=texts, response_ids=response_ids, learned=learned, token_counts=counts
+    )

@@ -1,0 +1,182 @@
+"""A file's rows checked one after another: which are fit for use, and why the others are not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from veridical.data.images import decode_image, resolve_image_path
+from veridical.data.pixels import ImageError
+from veridical.data.record_files import raw_rows
+from veridical.data.record_names import image_column, with_own_names
+from veridical.data.record_rows import (
+    MESSAGE_FIELDS,
+    Kind,
+    RowError,
+    content_id,
+    known_fields,
+    normalise,
+)
+
+
+@dataclass(frozen=True)
+class RowProblem:
+    """Why a row was left out.
+
+    Attributes:
+        row: counted from 1; for JSON Lines the number of the line.
+        id: the row's id, or "" if it has none.
+        field: the field that is wrong, or "row".
+        reason: half a sentence.
+    """
+
+    row: int
+    id: str
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        name = f" ({self.id})" if self.id else ""
+        return f"row {self.row}{name}, {self.field}: {self.reason}"
+
+
+MISSING = "is missing"
+
+
+def what_columns_say(path: Path, kind: Kind) -> str:
+    """Name the columns of a file whose rows lack one, and the kind of record that they are.
+
+    Returns:
+        Sentences on a line of their own.
+    """
+    _, rows = raw_rows(path)
+    first = next((row for _, row in rows if isinstance(row, Mapping)), None)
+    if first is None:
+        return ""
+    columns = ", ".join(str(name) for name in first)
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    other = next((one for one in kinds if one != kind and _reads_as(first, one)), None)
+    needed = ", ".join(MESSAGE_FIELDS[kind])
+    told = f"\nThe columns are {columns}; {kind} records need {needed}."
+    if other is None:
+        return told
+    return f"{told} The rows are {other} records: try --kind {other} or another command."
+
+
+def _reads_as(row: Mapping[str, Any], kind: Kind) -> bool:
+    try:
+        normalise(with_own_names(row, kind)[0], kind)
+    except RowError:
+        return False
+    return True
+
+
+class RowChecker:
+    """What must be remembered from row to row while a file is checked."""
+
+    def __init__(self, kind: Kind, root: Path) -> None:
+        self.kind = kind
+        self.root = root.resolve()
+        self.ignored: set[str] = set()  # columns that some row has and none is read from
+        self.lost: dict[str, str] = {}  # those of them that seem to hold images, and where
+        self.has_images = False
+        self._used: set[str] = set()
+        self.problems: list[RowProblem] = []
+        self.numbers: list[int] = []  # of the usable rows, as `RowProblem.row` counts
+        self.reads_files = False  # whether any row names the file of an image
+        self._row_of_id: dict[str, int] = {}
+        self._repeats: Counter[str] = Counter()
+        self._good: dict[str, str] = {}  # images that were decoded: as named, and where
+        self._good_bytes: set[bytes] = set()  # hashes of others that were
+
+    def usable(self, chunk: list[tuple[int, Any]]) -> list[dict[str, Any]]:
+        """The rows of a chunk that are fit for use, in order; the others become problems."""
+        rows = [self._named(row) for _, row in chunk]
+        with ThreadPoolExecutor() as pool:
+            results = list(pool.map(self._checked, rows))
+        good = []
+        for (number, row), result in zip(chunk, results, strict=True):
+            try:
+                if isinstance(result, RowError):
+                    raise result
+                result["id"] = self._unique_id(number, row, result)
+                good.append(result)
+                self.numbers.append(number)
+            except RowError as bad:
+                name = row.get("id") if isinstance(row, Mapping) else None
+                # Half a surrogate pair may be what is wrong, and no file takes it.
+                identity = "" if name is None else str(name).encode(errors="replace").decode()
+                self.problems.append(RowProblem(number, identity, bad.field, bad.reason))
+        return good
+
+    def _named(self, row: Any) -> Any:
+        """The row with its kind's names, after noting which columns are used and which not."""
+        if not isinstance(row, Mapping):
+            return row
+        named, used = with_own_names(row, self.kind)
+        self._used |= used
+        others = {name for name in row if row[name] is not None} - known_fields(self.kind) - used
+        self.ignored = (self.ignored | others) - self._used
+        for name in others - self.lost.keys():
+            place = image_column(name, row[name])
+            if place is not None:
+                self.lost[name] = place
+        self.lost = {name: place for name, place in self.lost.items() if name not in self._used}
+        self.has_images = self.has_images or bool(named.get("images") or named.get("image"))
+        return named
+
+    def _checked(self, row: Any) -> dict[str, Any] | RowError:
+        if isinstance(row, RowError):
+            return row
+        try:
+            record = normalise(row, self.kind)
+            record["content_id"] = content_id(record)
+            for field in ("images", "rejected_images"):
+                if field in record:
+                    record[field] = [self._checked_image(item, field) for item in record[field]]
+        except RowError as bad:
+            return bad
+        return record
+
+    def _checked_image(self, image: dict[str, Any], field: str) -> dict[str, Any]:
+        try:
+            if image["bytes"]:
+                # Many rows of a set may ask about one image.
+                content = hashlib.sha256(image["bytes"]).digest()
+                if content not in self._good_bytes:
+                    decode_image(image["bytes"])
+                    self._good_bytes.add(content)
+                return image
+            reference, self.reads_files = image["path"], True
+            if reference not in self._good:
+                path = resolve_image_path(reference, self.root)
+                _decode(path, reference)
+                self._good[reference] = str(path)
+        except ImageError as problem:
+            raise RowError(field, str(problem)) from problem
+        return {"bytes": None, "path": self._good[reference]}
+
+    def _unique_id(self, number: int, row: Mapping[str, Any], record: dict[str, Any]) -> str:
+        content = record.pop("content_id")
+        identity: str = record["id"] or content
+        if not record["id"] or row.get("conversations") is not None:
+            stem = identity
+            while identity in self._row_of_id:
+                self._repeats[stem] += 1
+                identity = f"{stem}-{self._repeats[stem] + 1}"
+        if identity in self._row_of_id:
+            raise RowError("id", f"is that of row {self._row_of_id[identity]} too")
+        self._row_of_id[identity] = number
+        return identity
+
+
+def _decode(path: Path, reference: str) -> None:
+    try:
+        decode_image(path)
+    except ImageError as problem:
+        raise ImageError(f"{reference}: {problem}") from problem

@@ -1,0 +1,179 @@
+"""Rows as they lie in files: Parquet, JSON Lines, a JSON list."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetInfo, Image, LargeList, List
+from datasets.table import InMemoryTable
+
+from veridical.data.image_checks import words_of
+from veridical.data.record_rows import RowError
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import (
+    JSON_ERRORS,
+    check_file,
+    in_words,
+    parse_json,
+    read_json,
+    read_text,
+    write_jsonl,
+    writing,
+)
+
+ROWS_AT_A_TIME = 64
+
+
+def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, Any]]]:
+    """How many rows there are, and each with its number, counted from 1.
+
+    A line that is not JSON comes as a `RowError`.
+
+    Raises:
+        UserError: the file is missing, of no known kind or not readable as what it claims to be.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a .parquet, .jsonl or .json file in it.")
+    check_file(path)
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet_length(path), enumerate(_parquet_rows(path), start=1)
+    if suffix in (".jsonl", ".ndjson"):
+        # Not splitlines(): JSON texts may hold line separators of Unicode as they are.
+        texts = enumerate(read_text(path).split("\n"), start=1)
+        lines = [(number, line) for number, line in texts if line.strip()]
+        return len(lines), ((number, _parsed(line)) for number, line in lines)
+    if suffix == ".json":
+        rows = read_json(path, any_text=True)
+        if isinstance(rows, list):
+            return len(rows), enumerate(rows, start=1)
+        raise UserError(f"{path} must hold a JSON list; rows line by line are .jsonl.")
+    raise UserError(f"{path} must end in .parquet, .jsonl, .ndjson or .json.")
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return parse_json(line)
+    except JSON_ERRORS as error:
+        return RowError("row", f"is not JSON ({in_words(error)})")
+
+
+def _parquet_length(path: Path) -> int:
+    with _whole(path):
+        rows: int = pq.read_metadata(path).num_rows
+    return rows
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Name the file in what is said of its damage, which can lead to anything.
+
+    Raises:
+        UserError: the file can't be read.
+    """
+    try:
+        yield
+    except (MemoryError, UserError):
+        raise
+    except Exception as error:
+        raise UserError(f"{path} is not a whole Parquet file: {words_of(error)}") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[Any]:
+    # Buffered ahead, every row group that was read would stay in memory to the end.
+    with _whole(path), pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+        for batch in file.iter_batches(batch_size=ROWS_AT_A_TIME):
+            yield from plain_rows(pa.Table.from_batches([batch]))
+
+
+def plain_rows(table: pa.Table) -> Iterator[Any]:
+    """Rows as Python values: Datasets' own types decoded, except images."""
+    # Without a fingerprint Datasets would hash every byte.
+    features = Dataset(InMemoryTable(table), fingerprint="of no account").features
+    for name, feature in features.items():
+        features[name] = _undecoded(feature)
+    info = DatasetInfo(features=features)
+    yield from Dataset(InMemoryTable(table), info=info, fingerprint="of no account")
+
+
+def _undecoded(feature: Any) -> Any:
+    if isinstance(feature, Image):
+        return Image(decode=False)
+    if isinstance(feature, List):
+        return List(_undecoded(feature.feature), length=feature.length)
+    if isinstance(feature, LargeList):
+        return LargeList(_undecoded(feature.feature))
+    return feature
+
+
+def write_parquet_records(
+    chunks: Iterable[list[dict[str, Any]]], path: Path, schema: pa.Schema
+) -> None:
+    """Write rows with their images' bytes; `path` gets the whole file or stays as it was."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with writing(path), os.fdopen(descriptor, "wb") as file:
+            with pq.ParquetWriter(file, schema) as writer:
+                for chunk in chunks:
+                    rows = [_with_image_bytes(row) for row in chunk]
+                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _with_image_bytes(row: dict[str, Any]) -> dict[str, Any]:
+    fields = [field for field in ("images", "rejected_images") if field in row]
+    return row | {field: [_embedded(image) for image in row[field]] for field in fields}
+
+
+def _embedded(image: dict[str, Any]) -> dict[str, Any]:
+    name = Path(image["path"]).name if image["path"] else None
+    return {"bytes": image["bytes"] or _file_bytes(image["path"]), "path": name}
+
+
+def write_jsonl_records(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """Write rows with paths relative to the file; images from elsewhere are copied beside it."""
+    write_jsonl(path, (_with_image_paths(row, path) for row in rows))
+
+
+def _with_image_paths(row: dict[str, Any], path: Path) -> dict[str, Any]:
+    fields = [field for field in ("images", "rejected_images") if field in row]
+    return row | {field: [_referred(image, path) for image in row[field]] for field in fields}
+
+
+def _referred(image: dict[str, Any], path: Path) -> str:
+    folder = path.parent.resolve()
+    if not image["bytes"]:
+        place = Path(image["path"]).resolve()
+        if place.is_relative_to(folder) and place.is_file():
+            return place.relative_to(folder).as_posix()
+    content = image["bytes"] or _file_bytes(image["path"])
+    suffix = Path(image["path"] or "").suffix or ".png"
+    copy = folder / f"{path.stem}_images" / f"{hashlib.sha256(content).hexdigest()[:20]}{suffix}"
+    if not copy.exists():
+        copy.parent.mkdir(exist_ok=True)
+        partial = copy.with_name(f".{copy.name}.part")
+        with writing(copy):
+            partial.write_bytes(content)
+        partial.replace(copy)
+    return copy.relative_to(folder).as_posix()
+
+
+def _file_bytes(reference: str) -> bytes:
+    try:
+        return Path(reference).read_bytes()
+    except OSError as error:
+        raise UserError(f"The image {reference} cannot be read: {error.strerror}.") from error

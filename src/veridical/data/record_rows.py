@@ -1,0 +1,414 @@
+"""One row, as somebody wrote it, into the form of its kind, or the reason why not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from veridical.data.messages import (
+    Message,
+    assistant_message,
+    clean_messages,
+    count_images,
+    text_of,
+)
+from veridical.data.record_names import ROLES
+
+Kind = Literal["preference", "conversation", "prompt", "sample"]
+
+MESSAGE_FIELDS: dict[str, tuple[str, ...]] = {
+    "preference": ("prompt", "chosen", "rejected"),
+    "conversation": ("messages",),
+    "prompt": ("prompt",),
+    "sample": ("prompt", "responses"),
+}
+OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
+    "preference": (
+        "rejected_images",
+        "more_rejected",
+        "ratings",
+        "facts",
+        "expected_answer",
+        "source",
+    ),
+    "conversation": ("source",),
+    "prompt": ("facts", "expected_answer", "source"),
+    "sample": ("ratings", "facts", "expected_answer", "source"),
+}
+_READ_INSTEAD = {"images": ("image",), "messages": ("conversations",)}
+# How PNG, JPEG, GIF, WebP and TIFF files begin, in base64.
+_BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkqA", "TU0AK")
+
+TAG = "<image>"
+"""What stands in a text where a picture belongs, in rows without image blocks."""
+
+
+class RowError(ValueError):
+    """A row that cannot be used: the field and the reason."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+def known_fields(kind: Kind) -> set[str]:
+    """The columns that a row of this kind is read from."""
+    fields = {"id", "images", *MESSAGE_FIELDS[kind], *OPTIONAL_FIELDS[kind]}
+    return fields | {other for field in fields for other in _READ_INSTEAD.get(field, ())}
+
+
+def normalise(row: Any, kind: Kind) -> dict[str, Any]:
+    """The row with typed blocks, `images` as a list of references and `id` as text or "".
+
+    Raises:
+        RowError: the first thing that is wrong with it.
+    """
+    if not isinstance(row, Mapping):
+        raise RowError("row", f"not a JSON object but {type(row).__name__}")
+    _check_unicode(row)
+    images = _image_references(row)
+    record: dict[str, Any] = {"id": _identity(row), "images": images}
+    if kind == "preference":
+        record |= _preference(row, len(images))
+    elif kind in ("prompt", "sample"):
+        record["prompt"] = _messages(row, "prompt", len(images))
+        _check_turns("prompt", record["prompt"], last="user", images=len(images))
+    elif row.get("messages") is None and row.get("conversations") is not None:
+        record["messages"] = _llava_messages(row["conversations"], len(images))
+    else:
+        record["messages"] = _messages(row, "messages", len(images))
+    if kind == "conversation":
+        _check_turns("messages", record["messages"], last="assistant", images=len(images))
+    if kind == "sample":
+        record["responses"] = _responses(row)
+    record |= _optional(row, kind, len(images))
+    if kind in ("preference", "sample"):
+        _check_answers(record)
+    return record
+
+
+def content_id(record: Mapping[str, Any]) -> str:
+    """An id for a row that has none: 16 hex digits of its messages and image references.
+
+    It stays the same when rows are reordered, added or removed.
+    """
+    images = [
+        hashlib.sha256(image["bytes"]).hexdigest() if image["bytes"] else image["path"]
+        for image in record["images"]
+    ]
+    fields = [record.get(name) for name in ("prompt", "chosen", "rejected", "messages")]
+    if "responses" in record:
+        fields.append(record["responses"])
+    text = json.dumps([images, fields], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check_unicode(value: Any) -> None:
+    """JSON may hold half a surrogate pair, which no file and no tokenizer takes."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise RowError("row", f"{value[:40]!a} is not whole Unicode text") from error
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            _check_unicode(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_unicode(item)
+
+
+def _identity(row: Mapping[str, Any]) -> str:
+    value = row.get("id")
+    if value is None:
+        return ""
+    if not isinstance(value, (str, int)) or isinstance(value, bool):
+        raise RowError("id", f"must be text or a whole number, not {type(value).__name__}")
+    return str(value)
+
+
+def _image_references(row: Mapping[str, Any], field: str = "images") -> list[dict[str, Any]]:
+    value = row.get(field)
+    if field == "images" and row.get("image") is not None:
+        if value is not None:
+            raise RowError("image", "there is an `images` field too; keep one of the two")
+        value = row["image"]
+    if value is None:
+        return []
+    values = value if isinstance(value, list) else [value]
+    return [_image_reference(item, field) for item in values]
+
+
+def _image_reference(value: Any, field: str) -> dict[str, Any]:
+    if isinstance(value, str):
+        if len(value) > 100 and value.startswith(_BASE64):
+            raise RowError(field, "an image is base64 text; give a path, or decode it to bytes")
+        return {"bytes": None, "path": value}
+    if isinstance(value, bytes):
+        return {"bytes": value, "path": None}
+    if isinstance(value, Mapping):
+        content, path = value.get("bytes"), value.get("path")
+        if isinstance(content, bytes | None) and isinstance(path, str | None):
+            if content or path:
+                return {"bytes": content, "path": path}
+            raise RowError(field, "an image has neither bytes nor a path")
+    if value is None:
+        raise RowError(field, "an image of the list is null")
+    if isinstance(value, list):
+        raise RowError(field, "an image is a list of numbers or lists; give the bytes of a file")
+    raise RowError(field, f"an image must be a path or its bytes, not {type(value).__name__}")
+
+
+def _preference(row: Mapping[str, Any], images: int) -> dict[str, Any]:
+    for field in ("chosen", "rejected"):
+        if row.get(field) is None:
+            raise RowError(field, "is missing")
+    if row.get("prompt") is None:
+        prompt, chosen, rejected = _split_implicit_prompt(row)
+    else:
+        prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    record = {
+        "prompt": _messages({"prompt": prompt}, "prompt", images),
+        "chosen": _answer(chosen, "chosen"),
+        "rejected": _answer(rejected, "rejected"),
+    }
+    _check_turns("prompt", record["prompt"], last="user", images=images)
+    distorted = row.get("rejected_images") is not None
+    same = text_of(record["chosen"]).strip() == text_of(record["rejected"]).strip()
+    if same and not distorted:
+        raise RowError("rejected", "is the same as chosen")
+    return record
+
+
+def _split_implicit_prompt(row: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    if isinstance(row["chosen"], str) or isinstance(row["rejected"], str):
+        raise RowError("prompt", "is missing, and plain text answers cannot hold it")
+    chosen, rejected = (list(_list(row[field], field)) for field in ("chosen", "rejected"))
+    shared = 0
+    for one, other in zip(chosen, rejected, strict=False):
+        if one != other:
+            break
+        shared += 1
+    if shared == len(chosen) == len(rejected):
+        raise RowError("rejected", "is the same as chosen")
+    if shared == 0:
+        raise RowError("prompt", "is missing, and chosen and rejected share no first turn")
+    return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _responses(row: Mapping[str, Any]) -> list[list[Message]]:
+    if row.get("responses") is None:
+        raise RowError("responses", "is missing")
+    responses = [_answer(answer, "responses") for answer in _list(row["responses"], "responses")]
+    if not responses:
+        raise RowError("responses", "is empty")
+    return responses
+
+
+def _check_answers(record: Mapping[str, Any]) -> None:
+    """Ratings are of answers that are there, and no further rejected answer is the chosen one."""
+    more = record.get("more_rejected", [])
+    answers = {"chosen", "rejected", *(f"more_rejected/{number}" for number in range(len(more)))}
+    if "responses" in record:
+        answers = {response_name(number) for number in range(len(record["responses"]))}
+    for number, answer in enumerate(more):
+        if text_of(answer).strip() == text_of(record["chosen"]).strip():
+            raise RowError("more_rejected", f"answer {number} is the same as chosen")
+    for rating in record.get("ratings", []):
+        if rating["answer"] not in answers:
+            raise RowError(
+                "ratings",
+                f"rates {rating['answer']!r}, but there is {', '.join(sorted(answers))}",
+            )
+
+
+def response_name(number: int) -> str:
+    """What a rating of kind `sample` calls a response, counted from 0."""
+    return f"responses/{number}"
+
+
+def _answer(value: Any, field: str) -> list[Message]:
+    if isinstance(value, str):
+        value = [assistant_message(value)]
+    messages = _messages({field: value}, field, images=0)
+    if [message["role"] for message in messages] != ["assistant"]:
+        roles = ", ".join(str(message["role"]) for message in messages) or "nothing"
+        raise RowError(field, f"must be one assistant turn, not {roles}")
+    if count_images(messages):
+        raise RowError(field, "an answer cannot hold image blocks")
+    if not text_of(messages).strip():
+        raise RowError(field, "is empty")
+    return messages
+
+
+def _messages(row: Mapping[str, Any], field: str, images: int) -> list[Message]:
+    value = row.get(field)
+    if value is None:
+        raise RowError(field, "is missing")
+    if isinstance(value, str) and field == "prompt":
+        value = [{"role": "user", "content": value}]
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise RowError(field, f"must be a list of messages, not {type(value).__name__}")
+    if not value:
+        raise RowError(field, "is empty")
+    for number, message in enumerate(value, start=1):
+        _check_message(message, field, number)
+    messages = clean_messages(value)
+    if not images or count_images(messages):
+        return messages
+    tags = sum(text_of(item).count(TAG) for item in messages if item["role"] == "user")
+    if tags:
+        if tags != images:
+            raise RowError(
+                field,
+                f"{tags} {TAG} tags for {images} images; write the content as blocks, with "
+                f'{{"type": "image"}} for each image, if {TAG} is to be a part of the text',
+            )
+        return [_with_tags_as_blocks(message) for message in messages]
+    first = next((index for index, item in enumerate(value) if item["role"] == "user"), None)
+    # As TRL reads them: images of plain-string messages stand before the first question.
+    if first is not None and isinstance(value[first]["content"], str):
+        blocks = [{"type": "image"} for _ in range(images)]
+        messages[first]["content"] = [*blocks, *messages[first]["content"]]
+    return messages
+
+
+def _with_tags_as_blocks(message: Message) -> Message:
+    """A user's turn in which every `<image>` marks where a picture belongs."""
+    if message["role"] != "user":
+        return message
+    blocks = (_llava_blocks(block["text"]) for block in message["content"])
+    return {**message, "content": [part for blocks_of_one in blocks for part in blocks_of_one]}
+
+
+def _check_message(message: Any, field: str, number: int) -> None:
+    if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+        raise RowError(field, f"message {number} must have a role and a content")
+    if message["role"] not in ("system", "user", "assistant"):
+        raise RowError(field, f"message {number} has the role {message['role']!r}")
+    content = message["content"]
+    if isinstance(content, str):
+        return
+    if not isinstance(content, Sequence):
+        raise RowError(field, f"message {number}: content must be a list of blocks")
+    for block in content:
+        if not isinstance(block, Mapping):
+            raise RowError(field, f"message {number}: a block must be an object with a type")
+        filled = {key for key, value in block.items() if value is not None}
+        if filled == {"type"} and block["type"] == "image":
+            continue
+        is_text = filled == {"type", "text"} and block["type"] == "text"
+        if is_text and isinstance(block["text"], str):
+            continue
+        raise RowError(
+            field,
+            f"message {number}: a block must be {{'type': 'image'}} (its picture in `images`) or "
+            f"{{'type': 'text', 'text': ...}}, not one with {', '.join(sorted(map(str, filled)))}",
+        )
+
+
+def _check_turns(field: str, messages: list[Message], last: str, images: int) -> None:
+    """Optional system, then user and assistant in turn up to `last`; one block per image."""
+    turns = messages[1:] if messages[0]["role"] == "system" else messages
+    expected = ["user" if index % 2 == 0 else "assistant" for index in range(len(turns))]
+    roles = [message["role"] for message in turns]
+    if not roles or roles != expected or roles[-1] != last:
+        order = ", ".join(roles) or "none"
+        raise RowError(field, f"roles must alternate from user to a last {last}, not: {order}")
+    for message in turns:
+        if message["role"] == "assistant":
+            if count_images([message]):
+                raise RowError(field, "an assistant turn cannot hold image blocks")
+            if not text_of(message).strip():
+                raise RowError(field, "an assistant turn is empty")
+    blocks = count_images(messages)
+    if blocks != images:
+        hint = f"; beside image blocks {TAG} in a text is no image" if TAG in str(messages) else ""
+        raise RowError(field, f"{blocks} image blocks for {images} images{hint}")
+
+
+def _llava_messages(conversations: Any, images: int) -> list[Message]:
+    """LLaVA's turns `{"from": "human"|"gpt", "value": text}`; `<image>` stands for an image."""
+    field = "conversations"
+    if not isinstance(conversations, list) or not conversations:
+        raise RowError(field, "must be a list of turns, and not an empty one")
+    messages: list[Message] = []
+    for number, turn in enumerate(conversations, start=1):
+        role = ROLES.get(str(turn.get("from"))) if isinstance(turn, Mapping) else None
+        value = turn.get("value") if isinstance(turn, Mapping) else None
+        if role is None or not isinstance(value, str):
+            raise RowError(field, f"turn {number} must have from (human or gpt) and value (text)")
+        if role == "assistant" and TAG in value:
+            raise RowError(field, f"turn {number}: an answer holds an <image> placeholder")
+        messages.append({"role": role, "content": _llava_blocks(value)})
+    placeholders = count_images(messages)
+    if placeholders != images:
+        raise RowError(field, f"{placeholders} <image> placeholders for {images} images")
+    return messages
+
+
+def _llava_blocks(value: str) -> list[dict[str, Any]]:
+    blocks: list[dict[str, Any]] = []
+    for number, part in enumerate(value.split(TAG)):
+        if number:
+            blocks.append({"type": "image"})
+        # The line break beside a placeholder belongs to it; the chat template brings its own.
+        text = part.strip("\n") if TAG in value else part
+        if text:
+            blocks.append({"type": "text", "text": text})
+    return blocks
+
+
+def _optional(row: Mapping[str, Any], kind: Kind, images: int) -> dict[str, Any]:
+    given = {name: row[name] for name in OPTIONAL_FIELDS[kind] if row.get(name) is not None}
+    for field, value in given.items():
+        if field == "rejected_images":
+            given[field] = _image_references(row, field)
+            if len(given[field]) != images:
+                raise RowError(field, f"{len(given[field])} images, but `images` has {images}")
+        elif field == "more_rejected":
+            given[field] = [_answer(answer, field) for answer in _list(value, field)]
+        elif field == "ratings":
+            given[field] = [_rating(rating) for rating in _list(value, field)]
+        elif field == "facts":
+            given[field] = _texts(value)
+        elif field == "source" and not isinstance(value, str):
+            try:
+                given[field] = json.dumps(value, ensure_ascii=False, sort_keys=True)
+            except (TypeError, ValueError) as error:
+                raise RowError(field, f"can't be kept as JSON ({error})") from error
+        elif field == "expected_answer":
+            given[field] = str(value)
+    return given
+
+
+def _list(value: Any, field: str) -> Sequence[Any]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise RowError(field, f"must be a list, not {type(value).__name__}")
+    return value
+
+
+def _texts(value: Any) -> list[str]:
+    values: Iterable[Any] = [value] if isinstance(value, str) else _list(value, "facts")
+    if not all(isinstance(item, str) for item in values):
+        raise RowError("facts", "must be a list of texts")
+    return list(values)
+
+
+def _rating(value: Any) -> dict[str, Any]:
+    names = {"answer", "aspect", "value"}
+    if not isinstance(value, Mapping) or not names <= value.keys():
+        raise RowError("ratings", "a rating must have an answer, an aspect and a value")
+    try:
+        number = float(value["value"])
+    except (TypeError, ValueError) as error:
+        raise RowError("ratings", f"{value['value']!r} is not a number") from error
+    if not math.isfinite(number):
+        raise RowError("ratings", f"{value['value']!r} is not finite")
+    return {"answer": str(value["answer"]), "aspect": str(value["aspect"]), "value": number}

@@ -1,0 +1,431 @@
+"""Records: the rows that the stages hand each other, read, checked and written.
+
+Four kinds, each a table with the columns below; content of messages is always a list of typed
+blocks (`veridical.data.messages`).
+
+- `preference`: `id`, `images`, `prompt`, `chosen`, `rejected` (TRL's vision preference format),
+  and if any row has them `rejected_images`, `more_rejected`, `ratings`, `facts`,
+  `expected_answer`, `source`.
+- `conversation` (what SFT trains on): `id`, `images`, `messages`, and `source`.
+- `prompt`: `id`, `images`, `prompt`, and `facts`, `expected_answer`, `source`.
+- `sample` (what a policy said): `id`, `images`, `prompt`, `responses`, and `ratings`, `facts`,
+  `expected_answer`, `source`.
+
+On reading, these are understood too: one `image` instead of `images`, plain strings instead of
+blocks, a prompt that only `chosen` and `rejected` begin with, LLaVA's `conversations`, and the
+names in `_record_names`. A column that nothing is read from is printed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict, TypeVar
+
+import pyarrow as pa
+from datasets import Dataset, Features, Image, List, Value
+from datasets.table import InMemoryTable, Table
+from PIL import Image as PillowImage
+
+from veridical.data.images import open_image
+from veridical.data.messages import (
+    Message,
+    assistant_message,
+    clean_messages,
+    count_images,
+    text_of,
+    user_message,
+)
+from veridical.data.record_checks import MISSING, RowChecker, RowProblem, what_columns_say
+from veridical.data.record_files import (
+    ROWS_AT_A_TIME,
+    plain_rows,
+    raw_rows,
+    write_jsonl_records,
+    write_parquet_records,
+)
+from veridical.data.record_names import IMAGES
+from veridical.data.record_rows import (
+    MESSAGE_FIELDS,
+    OPTIONAL_FIELDS,
+    Kind,
+    RowError,
+    content_id,
+    normalise,
+    response_name,
+)
+from veridical.data.record_store import (
+    CheckedRows,
+    RowsWriter,
+    known_rows,
+    one_at_a_time,
+    store_key,
+    store_rows,
+)
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
+from veridical.runtime.progress import track
+
+__all__ = [
+    "ConversationRow",
+    "Kind",
+    "Message",
+    "PreferenceRow",
+    "PromptRow",
+    "Rating",
+    "RecordSet",
+    "RowProblem",
+    "SampleRow",
+    "assistant_message",
+    "clean_messages",
+    "count_images",
+    "features_of",
+    "open_image",
+    "read_records",
+    "response_name",
+    "text_of",
+    "user_message",
+    "write_records",
+]
+
+Item = TypeVar("Item")
+
+# Rows that are decoded or written at a time; Arrow takes at most 2 GiB of image bytes in one go.
+CHUNK = 64
+SHOW_PROGRESS_FROM = 2000  # rows
+
+
+class Rating(TypedDict):
+    """One score of one answer.
+
+    `answer` is "chosen", "rejected" or "more_rejected/0", ..., in kind `sample` "responses/0", ...
+    """
+
+    answer: str
+    aspect: str
+    value: float
+
+
+class PreferenceRow(TypedDict):
+    """A row of kind `preference`; images are upright RGB Pillow images on access."""
+
+    id: str
+    images: list[PillowImage.Image]
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    rejected_images: NotRequired[list[PillowImage.Image] | None]
+    more_rejected: NotRequired[list[list[Message]] | None]
+    ratings: NotRequired[list[Rating] | None]
+    facts: NotRequired[list[str] | None]
+    expected_answer: NotRequired[str | None]
+    source: NotRequired[str | None]
+
+
+class ConversationRow(TypedDict):
+    """A row of kind `conversation`."""
+
+    id: str
+    images: list[PillowImage.Image]
+    messages: list[Message]
+    source: NotRequired[str | None]
+
+
+class PromptRow(TypedDict):
+    """A row of kind `prompt`; the prompt ends with a user's turn."""
+
+    id: str
+    images: list[PillowImage.Image]
+    prompt: list[Message]
+    facts: NotRequired[list[str] | None]
+    expected_answer: NotRequired[str | None]
+    source: NotRequired[str | None]
+
+
+class SampleRow(TypedDict):
+    """A row of kind `sample`: one or more responses to a prompt, each one assistant turn."""
+
+    id: str
+    images: list[PillowImage.Image]
+    prompt: list[Message]
+    responses: list[list[Message]]
+    ratings: NotRequired[list[Rating] | None]
+    facts: NotRequired[list[str] | None]
+    expected_answer: NotRequired[str | None]
+    source: NotRequired[str | None]
+
+
+@dataclass(frozen=True)
+class RecordSet:
+    """What a file held.
+
+    Attributes:
+        rows: the usable rows. On access messages are clean (no key that Arrow filled with None)
+            and images are decoded, to upright RGB; nothing is decoded before. All of a row is
+            read on access: take `rows.select_columns(["id"])` first for what needs no images.
+        problems: the rows left out, in order.
+        total: rows in the file, usable or not.
+        ignored: columns of the file that its kind has no use for.
+        numbers: of the usable rows in the file, counted from 1; of JSON Lines those of the lines.
+    """
+
+    rows: Dataset
+    problems: list[RowProblem]
+    total: int
+    ignored: tuple[str, ...] = ()
+    numbers: Sequence[int] = ()
+
+
+def read_records(
+    path: Path | str,
+    kind: Kind,
+    images_root: Path | str | None = None,
+    max_bad_fraction: float = 0.01,
+) -> RecordSet:
+    """Read and check Parquet (`.parquet`), JSON Lines (`.jsonl`) or a JSON list (`.json`).
+
+    Every image is decoded once, so that a truncated one is found now and not in the middle of a
+    run. A row without an id gets one from its content. Ids must be unique, except where they name
+    images rather than rows (LLaVA's conversations) or come from content: there repeats get "-2",
+    "-3" and so on. A Parquet file's rows are converted to an Arrow file that is memory-mapped
+    (`record_store`); JSON Lines hold paths only, and stay in memory.
+
+    Args:
+        path: the file.
+        kind: what its rows are.
+        images_root: the folder that image paths are relative to and must stay under; the file's
+            own folder by default.
+        max_bad_fraction: the share of unusable rows, in [0, 1], above which reading fails.
+
+    Raises:
+        UserError: the file cannot be read, no row is usable, or too many are not.
+    """
+    path = Path(path)
+    if kind not in MESSAGE_FIELDS:
+        raise UserError(f"No kind of record is called {kind!r}; choose of {list(MESSAGE_FIELDS)}.")
+    root = Path(images_root) if images_root is not None else path.parent
+    checked = _read_parquet(path, kind, root) if path.suffix.lower() == ".parquet" else None
+    checked = checked or _in_memory(path, kind, root)
+    problems, total = checked.problems, checked.total
+    _refuse_bad_share(path, kind, problems, total, max_bad_fraction)
+    ignored = tuple(checked.ignored)
+    if ignored and processes.is_first():
+        print(f"{path}: not used, as a {kind} has no such column: {', '.join(ignored)}.")
+    return RecordSet(
+        _as_dataset(checked.table, kind, path), problems, total, ignored, _numbers(checked)
+    )
+
+
+def _numbers(checked: CheckedRows) -> Sequence[int]:
+    if checked.numbers is not None:
+        return checked.numbers
+    if not checked.problems:
+        return range(1, checked.total + 1)
+    bad = {problem.row for problem in checked.problems}
+    return [number for number in range(1, checked.total + 1) if number not in bad]
+
+
+def write_records(
+    rows: Iterable[Mapping[str, Any]] | Dataset, path: Path | str, kind: Kind
+) -> None:
+    """Write rows of a kind as Parquet or JSON Lines, by the suffix of `path`.
+
+    Parquet holds the images' bytes and loads into TRL by `datasets.load_dataset("parquet", ...)`.
+    JSON Lines hold paths: images under the file's folder are referred to, others are copied to
+    `<stem>_images/` beside it. Images may be paths, Pillow images (stored as PNG), bytes, or
+    what Datasets makes of them.
+
+    Raises:
+        UserError: a row is not of the kind (it is named), or the suffix is another.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".parquet", ".jsonl"):
+        raise UserError(f"{path} must end in .parquet or .jsonl; that decides how it is written.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checked = _checked_for_writing(_undecoded(rows), kind)
+    if path.suffix.lower() == ".jsonl":
+        write_jsonl_records(checked, path)
+    else:
+        write_parquet_records(_chunks(checked), path, features_of(kind).arrow_schema)
+
+
+def features_of(kind: Kind, decode_images: bool = True) -> Features:
+    """Every column of a kind, with the types it has in Arrow and Parquet.
+
+    Args:
+        kind: the kind of record.
+        decode_images: whether Datasets decodes the images itself on access.
+    """
+    text, image = Value("string"), Image(decode=decode_images)
+    messages = List({"role": text, "content": List({"type": text, "text": text})})
+    types = {
+        "rejected_images": List(image),
+        "more_rejected": List(messages),
+        "responses": List(messages),
+        "ratings": List({"answer": text, "aspect": text, "value": Value("float64")}),
+        "facts": List(text),
+        "expected_answer": text,
+        "source": text,
+    }
+    columns = {"id": text, "images": List(image)}
+    columns |= {field: types.get(field, messages) for field in MESSAGE_FIELDS[kind]}
+    return Features(columns | {field: types[field] for field in OPTIONAL_FIELDS[kind]})
+
+
+def _read_parquet(path: Path, kind: Kind, root: Path) -> CheckedRows | None:
+    if not path.is_file():
+        return None  # who reads it next says what is wrong
+    schema = features_of(kind).arrow_schema
+    key = store_key(path, kind, root, schema)
+    with one_at_a_time(key):
+        known = known_rows(key)
+        if known is not None:
+            return known
+
+        def fill(writer: RowsWriter) -> None:
+            checker, total, chunks = _checking(path, kind, root)
+            for chunk in chunks:
+                writer.write(chunk)
+            writer.problems, writer.total = _in_order(checker.problems), total
+            writer.ignored, writer.reads_files = sorted(checker.ignored), checker.reads_files
+            _refuse_lost_images(path, checker)
+
+        return store_rows(key, schema, fill)
+
+
+def _in_memory(path: Path, kind: Kind, root: Path) -> CheckedRows:
+    schema = features_of(kind).arrow_schema
+    checker, total, chunks = _checking(path, kind, root)
+    tables = [pa.Table.from_pylist(chunk, schema=schema) for chunk in chunks]
+    table = InMemoryTable(pa.concat_tables([schema.empty_table(), *tables]))
+    _refuse_lost_images(path, checker)
+    return CheckedRows(
+        table, _in_order(checker.problems), total, sorted(checker.ignored), checker.numbers
+    )
+
+
+def _refuse_lost_images(path: Path, checker: RowChecker) -> None:
+    """Stop where rows seem to have images and would be used without any."""
+    if checker.lost and not checker.has_images:
+        one = min(checker.lost.values())
+        raise UserError(
+            f"{path}: no row has images, but the column {one!r} seems to hold some. Call it "
+            f"`images` (paths or bytes; {', '.join(IMAGES[1:6])}, ... are read too), or take it "
+            "out if the rows are to be used without images."
+        )
+
+
+def _checking(
+    path: Path, kind: Kind, root: Path
+) -> tuple[RowChecker, int, Iterator[list[dict[str, Any]]]]:
+    """Who checks a file's rows, their number, and the usable ones, some at a time."""
+    checker = RowChecker(kind, root)
+    total, rows = raw_rows(path)
+    if total >= SHOW_PROGRESS_FROM:
+        rows = track(rows, f"checking {path.name}", total)
+    return checker, total, (checker.usable(chunk) for chunk in _chunks(rows))
+
+
+def _in_order(problems: list[RowProblem]) -> list[RowProblem]:
+    return sorted(problems, key=lambda problem: problem.row)
+
+
+def _refuse_bad_share(
+    path: Path, kind: Kind, problems: list[RowProblem], total: int, max_bad_fraction: float
+) -> None:
+    if total == 0:
+        raise UserError(f"{path} holds no rows.")
+    if len(problems) <= max_bad_fraction * total and len(problems) < total:
+        return
+    share = f"--max-bad-fraction {max_bad_fraction:g} allows"
+    limit = share if len(problems) < total else "can be left out"
+    shown = "; ".join(str(problem) for problem in problems[:3])
+    more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+    found = f"{path}: {len(problems)} of {total} rows cannot be used, more than {limit}: "
+    if len(problems) == total and all(problem.reason.startswith(MISSING) for problem in problems):
+        raise UserError(f"{found}{shown}{more}.{what_columns_say(path, kind)}")
+    advice = "Fix them, or set --max-bad-fraction higher." if len(problems) < total else "Fix them."
+    raise UserError(f"{found}{shown}{more}.\n{advice}")
+
+
+def _as_dataset(table: Table, kind: Kind, path: Path) -> Dataset:
+    unused = [
+        field for field in OPTIONAL_FIELDS[kind] if table.column(field).null_count == table.num_rows
+    ]
+    # `_on_access` decodes: Datasets' own way decodes the first image of each row twice, and leaves
+    # CMYK, grey and transparent ones as they are.
+    features = features_of(kind, decode_images=False)
+    for field in unused:
+        del features[field]
+    table = table.drop(unused).replace_schema_metadata(features.arrow_schema.metadata)
+    # Datasets would hash every byte in memory for its own.
+    stamp = f"{path.resolve()} {path.stat().st_mtime_ns} {path.stat().st_size} {kind}"
+    fingerprint = hashlib.sha256(stamp.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    rows = Dataset(table, fingerprint=fingerprint)
+    return rows.with_transform(_on_access)
+
+
+def _on_access(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {name: [_value_on_access(name, value) for value in batch[name]] for name in batch}
+
+
+def _value_on_access(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if name in ("prompt", "chosen", "rejected", "messages"):
+        return clean_messages(value)
+    if name in ("more_rejected", "responses"):
+        return [clean_messages(messages) for messages in value]
+    if name in ("images", "rejected_images"):
+        return [open_image(image["bytes"] or image["path"]) for image in value]
+    return value
+
+
+def _undecoded(rows: Iterable[Mapping[str, Any]] | Dataset) -> Iterable[Mapping[str, Any]]:
+    """Rows of a Dataset with their images' bytes as they are, not decoded and packed again."""
+    if not isinstance(rows, Dataset):
+        yield from rows
+        return
+    for table in rows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME):
+        yield from plain_rows(table)
+
+
+def _checked_for_writing(rows: Iterable[Mapping[str, Any]], kind: Kind) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    for number, row in enumerate(rows, start=1):
+        try:
+            record = normalise({**row, **_portable_images(row)}, kind)
+            record["id"] = record["id"] or content_id(record)
+            if record["id"] in seen:
+                raise RowError("id", f"{record['id']} is that of an earlier row too")
+        except RowError as bad:
+            raise UserError(f"Row {number} cannot be written as {kind}: {bad}.") from bad
+        seen.add(record["id"])
+        yield record
+
+
+def _portable_images(row: Mapping[str, Any]) -> dict[str, Any]:
+    def portable(image: Any) -> Any:
+        if isinstance(image, Path):
+            return str(image)
+        if isinstance(image, PillowImage.Image):
+            memory = io.BytesIO()
+            open_image(image).save(memory, format="PNG")
+            return {"bytes": memory.getvalue(), "path": None}
+        return image
+
+    return {
+        name: [portable(image) for image in row[name]]
+        for name in ("images", "rejected_images")
+        if row.get(name) is not None
+    }
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, CHUNK)):
+        yield chunk

@@ -1,0 +1,54 @@
+"""The units that a sentence is cut between, and that texts are compared by.
+
+Words where a script has spaces between them, else graphemes: what readers take for one character.
+"""
+
+from __future__ import annotations
+
+import regex
+
+from veridical.data.text.layout import has_words
+
+# Scripts that are written without spaces between words.
+_SPACELESS = (
+    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+    r"\p{Tibetan}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}\p{Balinese}]"
+)
+_PIECE = regex.compile(rf"\s*(?:(?={_SPACELESS})\X|(?:(?!{_SPACELESS})\S)+)")
+_WORD = regex.compile(
+    rf"(?={_SPACELESS})\X"
+    rf"|(?:(?!{_SPACELESS})[\w\p{{M}}])+(?:['’.-](?:(?!{_SPACELESS})[\w\p{{M}}])+)*"  # noqa: RUF001
+)
+
+
+def cut_units(sentence: str) -> list[str]:
+    """Pieces of a sentence between which it may be cut; together they are the sentence.
+
+    Each begins with the white space before it, so that no beginning made of them ends in a space.
+    Each holds a letter or a digit: signs belong to the unit before them, at the start to the first.
+    """
+    units: list[str] = []
+    opening = ""
+    for match in _PIECE.finditer(sentence.rstrip()):
+        piece = match[0]
+        if has_words(piece):
+            units.append(opening + piece)
+            opening = ""
+        elif units:
+            units[-1] += piece
+        else:
+            opening += piece
+    if not units:
+        return [sentence] if sentence else []
+    units[-1] += opening + sentence[len(sentence.rstrip()) :]
+    return units
+
+
+def bare(unit: str) -> str:
+    """A unit without the signs behind its last letter or digit."""
+    return str(regex.sub(r"[^\p{L}\p{N}\p{M}]+\Z", "", unit))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in order, without punctuation; graphemes in scripts without spaces."""
+    return [match[0] for match in _WORD.finditer(text)]

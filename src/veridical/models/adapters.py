@@ -1,0 +1,153 @@
+"""Adapters on disk: their base, whether they fit, and how they are merged."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+
+from veridical.data.image_checks import words_of
+from veridical.models.lora_targets import (
+    EXPERTS_ARE_NO_MODULES,
+)
+from veridical.models.merging import merge_adapters
+from veridical.models.policy import Policy
+from veridical.models.precision import widen
+from veridical.runtime.errors import UserError
+
+
+def adapter_parameters(model: Any, adapter: str) -> list[nn.Parameter]:
+    """The weights of one of several adapters, and of modules that it brings whole.
+
+    By the modules that hold them: layers of a model may be called what an adapter is called.
+    """
+    found: dict[int, nn.Parameter] = {}
+    for layer in model.modules():
+        if not isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            continue
+        for kind in layer.adapter_layer_names:
+            held = getattr(layer, kind, {})
+            own = held[adapter] if adapter in list(held) else None
+            many = own.parameters() if isinstance(own, nn.Module) else [own]
+            found |= {id(p): p for p in many if isinstance(p, nn.Parameter)}
+    return list(found.values())
+
+
+def adapter_base(folder: Path) -> str:
+    """The name of the base that an adapter's folder names.
+
+    Raises:
+        UserError: it names none.
+    """
+    try:
+        base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    # A damaged file is met with whatever it leads to.
+    except Exception as error:
+        reason = words_of(error)
+        raise UserError(f"{folder / 'adapter_config.json'} can't be read: {reason}.") from error
+    if not base:
+        raise UserError(
+            f"{folder} is an adapter that does not name its base. "
+            "Load the base model and give the adapter as --init-adapter."
+        )
+    return str(base)
+
+
+def merge_adapter(policy: Policy, adapter: Path) -> Policy:
+    """Put an adapter's folder on a policy, and merge it into the weights.
+
+    Raises:
+        UserError: the folder holds no adapter, or one that does not fit in every tensor.
+    """
+    if not (adapter / "adapter_config.json").is_file():
+        raise UserError(f"{adapter} holds no PEFT adapter (adapter_config.json is missing).")
+    with require_fitting_adapter(
+        f"The adapter {adapter} does not fit {policy.name}", "Name its own base model."
+    ):
+        widen_saved_modules(policy.core, adapter)
+        adapted = PeftModel.from_pretrained(policy.model, str(adapter))
+    model = merge_adapters(adapted)
+    return dataclasses.replace(policy, model=model.eval(), vision=None)
+
+
+def widen_saved_modules(core: Any, adapter: Path) -> None:
+    """Keep modules that an adapter brings whole in float32, or they are rounded when it is loaded.
+
+    Args:
+        core: Transformers' model.
+        adapter: folder of the adapter that is loaded next.
+    """
+    named = PeftConfig.from_pretrained(str(adapter)).__dict__.get("modules_to_save") or ()
+    for name, module in list(core.named_modules()):
+        wrapped = isinstance(module, AuxiliaryTrainingWrapper)
+        if name.endswith(tuple(named)) and named and not wrapped:
+            widen(module)
+
+
+@contextmanager
+def require_fitting_adapter(trouble: str, advice: str) -> Iterator[None]:
+    """Refuse an adapter, loaded within, that does not fit in every tensor.
+
+    PEFT only warns of weights that it does not find, and drops those that have no place in silence.
+
+    Args:
+        trouble: how the error begins.
+        advice: how it ends.
+
+    Raises:
+        UserError: a tensor is missing, left over or of another shape.
+    """
+    try:
+        with _watch_adapters() as (lacking, unplaced):
+            yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    # A damaged file is met with whatever it leads to.
+    except Exception as error:
+        # PEFT looks the tensors of `modules_to_save` up one by one.
+        lost = isinstance(error, KeyError) and str(error.args[0]).startswith("base_model.")
+        reason = f"it lacks the tensor {error.args[0]}" if lost else words_of(error)
+        raise UserError(f"{trouble}: {reason}.\n{advice}") from error
+    for names, what in (
+        (lacking, ("it lacks the tensor", "it lacks {} tensors")),
+        (unplaced, ("it has no place for the tensor", "it has no place for {} tensors")),
+    ):
+        if len(names) == 1:
+            raise UserError(f"{trouble}: {what[0]} {names[0]}.\n{advice}")
+        if names:
+            many = what[1].format(len(names))
+            raise UserError(f"{trouble}: {many} ({names[0]} among them).\n{advice}")
+
+
+@contextmanager
+def _watch_adapters() -> Iterator[tuple[list[str], list[str]]]:
+    """Collect the names of tensors that adapters loaded within lack, and that have no place."""
+    lacking: list[str] = []
+    unplaced: list[str] = []
+    stock = peft_model.set_peft_model_state_dict
+
+    def noting(model: Any, tensors: Any, adapter_name: str = "default", **named: Any) -> Any:
+        result = stock(model, tensors, adapter_name, **named)
+        # The base's own weights are "missing" too, and so are other adapters'. PEFT's own list
+        # leaves modules out that are kept whole beside the adapters (`modules_to_save`).
+        lacking.extend(sorted(n for n in result.missing_keys if adapter_name in n.split(".")))
+        unplaced.extend(sorted(result.unexpected_keys))
+        return result
+
+    peft_model.set_peft_model_state_dict = noting
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*missing adapter keys.*")
+            warnings.filterwarnings("ignore", message=EXPERTS_ARE_NO_MODULES)
+            yield lacking, unplaced
+    finally:
+        peft_model.set_peft_model_state_dict = stock

@@ -1,0 +1,195 @@
+"""From hidden states to log-probabilities, without ever holding all logits."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from veridical.models.precision import mixing
+
+CHUNK_LOGITS = 10_000_000
+"""Logits that exist at once (our choice: 40 MB in float32, 65 positions of a 152k vocabulary; glibc
+gives blocks back that are above 32 MiB)."""
+
+
+def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each target token, in at least float32.
+
+    Args:
+        logits: Shape: (..., vocabulary).
+        targets: token ids. Shape: (...,).
+    """
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    picked = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return picked - torch.logsumexp(logits, dim=-1)
+
+
+def head_logps(head: Any, hidden: Tensor, targets: Tensor, chunk: int | None = None) -> Tensor:
+    """Log-probabilities of targets, a few positions at a time, in both directions.
+
+    Args:
+        head: the output embedding.
+        hidden: last hidden states. Shape: (tokens, hidden).
+        targets: Shape: (tokens,).
+        chunk: positions at a time; as many as `CHUNK_LOGITS` allows if not given.
+
+    Returns:
+        In at least float32. Shape: (tokens,).
+    """
+    if chunk is None:
+        chunk = max(1, CHUNK_LOGITS // _vocabulary(head))
+    if not torch.is_grad_enabled():
+        pieces = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        return torch.cat([token_logps(head(states), wanted) for states, wanted in pieces])
+    if type(head) is nn.Linear and type(head.weight) is nn.Parameter and head.bias is None:
+        states = hidden.to(mixing(hidden.device) or hidden.dtype)
+        logps: Tensor = _HeadLogps.apply(states, head.weight, targets, chunk)
+        return logps
+
+    def piece(states: Tensor, wanted: Tensor) -> Tensor:
+        return token_logps(head(states), wanted)
+
+    # Quantised, adapted or sharded heads: only they know how to multiply.
+    pieces = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    return torch.cat([checkpoint(piece, *pair, use_reentrant=False) for pair in pieces])
+
+
+def _vocabulary(head: Any) -> int:
+    return int(getattr(head, "out_features", 0) or head.weight.shape[0])
+
+
+class _HeadLogps(torch.autograd.Function):
+    """log softmax(h W^T)[y], with d/dh = g (W[y] - p W) and d/dW = sum of g (e_y - p) h^T.
+
+    The gradient of h is linear in the one number g that comes back for each token. So where W is
+    frozen it is made in the forward pass, while the logits are there; where W is trained, the
+    logits are made a second time, and the normalisers are kept from the first. Under mixed
+    precision h is narrower than W, which is cast; what W learns adds up in its own dtype.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+        ctx.chunk = chunk
+        master, weight = weight, weight.to(hidden.dtype)
+        frozen = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
+        slopes = torch.empty_like(hidden) if frozen else None
+        logps, normalisers = [], []
+        for start in range(0, len(hidden), chunk):
+            part = slice(start, start + chunk)
+            logits = _logits(hidden[part], weight)
+            normaliser = logits.logsumexp(-1, keepdim=True)
+            normalisers.append(normaliser)
+            logps.append((logits.gather(-1, targets[part].unsqueeze(-1)) - normaliser).squeeze(-1))
+            if slopes is not None:
+                residual = _residual(logits, normaliser, targets[part])
+                torch.mm(residual.to(weight.dtype), weight, out=slopes[part])
+                del residual
+            del logits  # or they would be there beside the next ones
+        if slopes is not None:
+            ctx.save_for_backward(slopes)
+        else:
+            ctx.save_for_backward(hidden, master, targets, torch.cat(normalisers))
+        ctx.frozen = frozen
+        return torch.cat(logps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        if ctx.frozen:
+            (slopes,) = ctx.saved_tensors
+            return slopes * gradient.unsqueeze(-1).to(slopes.dtype), None, None, None
+        hidden, master, targets, normalisers = ctx.saved_tensors
+        weight = master.to(hidden.dtype)
+        hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        weight_gradient = torch.zeros_like(master)
+        for start in range(0, len(hidden), ctx.chunk):
+            part = slice(start, start + ctx.chunk)
+            logits = _logits(hidden[part], weight)
+            residual = _residual(logits, normalisers[part], targets[part])
+            residual = residual.mul_(gradient[part].unsqueeze(-1)).to(weight.dtype)
+            if hidden_gradient is not None:
+                torch.mm(residual, weight, out=hidden_gradient[part])
+            if master.dtype == hidden.dtype:
+                weight_gradient.addmm_(residual.T, hidden[part])
+            else:
+                weight_gradient += residual.T @ hidden[part]
+            del logits, residual
+        return hidden_gradient, weight_gradient, None, None
+
+
+def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
+    logits = nn.functional.linear(hidden, weight)
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _residual(logits: Tensor, normaliser: Tensor, targets: Tensor) -> Tensor:
+    """One-hot minus probabilities, in the logits' own memory."""
+    negative = logits.sub_(normaliser).exp_().neg_()
+    ones = negative.new_ones(len(targets), 1)
+    return negative.scatter_add_(-1, targets.unsqueeze(-1), ones)
+
+
+def stock_logits(core: Any, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
+    """Logits of the stock forward at these positions of every row. Shape: (b, positions, v)."""
+    if "logits_to_keep" in inspect.signature(core.forward).parameters:
+        logits: Tensor = core(**inputs, logits_to_keep=positions).logits
+        return logits
+    return torch.as_tensor(core(**inputs).logits[:, positions])
+
+
+_PLAIN: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+
+def logits_are_the_heads(core: Any, tokens: Tensor) -> bool:
+    """Whether the model's logits are just its head on its last hidden states.
+
+    Some families scale or cap logits after the head (Gemma, Granite, Cohere), or scale hidden
+    states before it. It is found out by experiment, once a model: in a stock forward of a few
+    tokens the head's output is replaced by known large numbers, which have to come out as they
+    are, and what the head was given has to be the last hidden states.
+
+    Args:
+        core: Transformers' model.
+        tokens: ordinary tokens, at least one. Shape: (n,).
+    """
+    if core not in _PLAIN:
+        _PLAIN[core] = _try_head(core, tokens[:4].unsqueeze(0))
+        if not _PLAIN[core]:
+            print(
+                f"{type(core).__name__} scales or caps logits after its head, or hidden states "
+                "before it: its own forward makes them, all at once, which takes more memory."
+            )
+    return _PLAIN[core]
+
+
+@torch.no_grad()
+def _try_head(core: Any, ids: Tensor) -> bool:
+    states: list[Tensor] = []
+    planted: list[Tensor] = []
+
+    def plant(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        states.append(inputs[0])
+        steps = torch.linspace(-100, 100, output.numel(), device=output.device)
+        planted.append(steps.to(output.dtype).view_as(output))
+        return planted[-1]
+
+    training = core.training
+    core.eval()
+    hooks = (
+        core.model.register_forward_hook(lambda _, __, out: states.append(out.last_hidden_state)),
+        core.get_output_embeddings().register_forward_hook(plant),
+    )
+    logits = core(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    for hook in hooks:
+        hook.remove()
+    core.train(training)
+    if len(states) != 2 or len(planted) != 1 or not torch.equal(*states):
+        return False
+    return torch.equal(logits.to(planted[0].dtype), planted[0])

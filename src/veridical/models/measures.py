@@ -1,0 +1,86 @@
+"""What the proofs compare between our path and the stock forward: a number for each response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from veridical.models.batching import Batch, row_batch
+from veridical.models.heads import token_logps
+from veridical.models.logprobs import response_logps, rounding
+from veridical.models.policy import Policy
+from veridical.models.precision import working_dtype
+from veridical.models.rendering import Group, open_images
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What the proofs look at: one number for each response.
+
+    Attributes:
+        ours: of a batch, by the path that trains. Shape of what it returns: (groups, k).
+        stock: of one group, by the model's own processor and forward alone. Shape: (k,).
+        rounding: how much rounding alone may move any of these rows' numbers, in float32 or more.
+        unit: of the numbers.
+    """
+
+    ours: Callable[[Batch], Tensor]
+    stock: Callable[[Group], Tensor]
+    rounding: Callable[[Sequence[Group]], float]
+    unit: str
+
+
+MeasureOf = Callable[[Policy], Measure]
+
+
+def logps_measure(policy: Policy) -> Measure:
+    """Log-probabilities of the responses, in nats."""
+
+    def by_rounding(groups: Sequence[Group]) -> float:
+        sums = response_logps(policy.model, row_batch(policy, groups)).sums
+        longest = max(len(ids) for group in groups for ids in group.response_ids)
+        return rounding(sums, working_dtype(policy), longest)
+
+    return Measure(
+        lambda batch: response_logps(policy.model, batch).sums,
+        lambda group: stock_logps(policy, group),
+        by_rounding,
+        "nats",
+    )
+
+
+def stock_logps(policy: Policy, group: Group) -> Tensor:
+    """Log-probs by the model's own processor and forward alone, without any code of ours.
+
+    Returns:
+        Shape: (k,).
+    """
+    sums = []
+    for index, (text, ids) in enumerate(zip(group.response_texts, group.response_ids, strict=True)):
+        images = open_images(group.images_of(index))
+        inputs = stock_inputs(policy, images, group.prompt_text + text)
+        # Counted from the end: a processor turns a prompt's placeholders into any number of tokens.
+        prompt = inputs["input_ids"].shape[1] - group.tokens_of(index)
+        logits = policy.core(**inputs).logits[0, prompt - 1 : prompt - 1 + len(ids)]
+        targets = inputs["input_ids"][0, prompt : prompt + len(ids)]
+        learned = group.learned_of(index).to(logits.device)
+        sums.append(token_logps(logits, targets)[learned].sum())
+    return torch.stack(sums)
+
+
+def stock_inputs(policy: Policy, images: list[Image.Image], text: str) -> dict[str, Any]:
+    """One row as the model's own processor makes it, floats in the model's dtype."""
+    bos = policy.processor.tokenizer.bos_token
+    inputs = policy.processor(
+        images=[images] if images else None,
+        text=[text],
+        return_tensors="pt",
+        add_special_tokens=not (bos and text.startswith(bos)),
+    ).to(policy.device)
+    dtype = working_dtype(policy)
+    return {n: v.to(dtype) if v.is_floating_point() else v for n, v in inputs.items()}

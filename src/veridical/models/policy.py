@@ -1,0 +1,156 @@
+"""The policy: a vision-language model with its processor, and its special tokens."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+
+from veridical.runtime.errors import UserError
+
+_PLACEHOLDER = re.compile(
+    r"^(.*_)?(image|video|audio|vision|visual|frame|boi|eoi|boa|eoa)_(.*_)?(token|patch)_"
+    r"(id|ids|index)$"
+)
+"""How configurations name the tokens that stand for what is not text, or go around it."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model that answers questions about images, with the processor that feeds it."""
+
+    model: Any
+    """Transformers' image-text-to-text model, or a PEFT model around one."""
+    processor: Any
+    name: str
+    vision: Any = None
+    """A `vision_cache.VisionCache` that stands in for the vision side, or None."""
+    skipped: tuple[str, ...] = ()
+    """Tensors of the checkpoint that the model class does not load, such as multi-token
+    prediction heads."""
+    template: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    """What `--template` gave: variables of the chat template, or its name (`chat_template`)."""
+
+    @property
+    def core(self) -> Any:
+        """The Transformers model itself; adapters, if any, sit inside its layers."""
+        return unwrap(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+
+def in_four_bits(policy: Policy) -> bool:
+    """Whether the language model's weights are kept in four bits."""
+    return bool(getattr(policy.core, "is_loaded_in_4bit", False))
+
+
+def unwrap(model: Any) -> Any:
+    """The Transformers model under PEFT and under the wrappers of distributed training."""
+    while True:
+        if isinstance(model, PeftModel):
+            model = model.base_model.model
+        elif hasattr(model, "module") and not hasattr(model, "config"):
+            model = model.module
+        else:
+            return model
+
+
+@contextmanager
+def as_reference(policy: Policy) -> Iterator[Policy]:
+    """Switch the adapters (and modules trained beside them) off: the policy as it started."""
+    with adapters_off(policy.model):
+        yield policy
+
+
+@contextmanager
+def adapters_off(model: Any) -> Iterator[None]:
+    """Let a PEFT model compute what it did before it was adapted.
+
+    PEFT's own switch also switches off which weights are trained. FSDP2 keeps that mark in two
+    places, so it would come back in one only, and the adapters would be left out of what is saved.
+    """
+    if not isinstance(model, PeftModel):
+        raise TypeError("only an adapter can be switched off; copy the model with `frozen_copy`")
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    layers = [m for m in model.modules() if isinstance(m, kinds) and not m.disable_adapters]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+def frozen_copy(policy: Policy) -> Policy:
+    """A copy of the policy that never trains: the reference of full fine-tuning."""
+    model = copy.deepcopy(policy.model).eval().requires_grad_(False)
+    return dataclasses.replace(policy, model=model, vision=None)
+
+
+def end_token_ids(policy: Policy) -> set[int]:
+    """Every token that ends an answer, from the generation settings and the tokenizer."""
+    configured = policy.core.generation_config.eos_token_id
+    many = configured if isinstance(configured, list) else [configured]
+    ends = [i for i in (*many, policy.processor.tokenizer.eos_token_id) if i is not None]
+    odd = [i for i in ends if isinstance(i, bool) or not isinstance(i, int)]
+    if odd:
+        raise UserError(
+            f"The model's eos_token_id is {odd[0]!r}; it has to be a token's number or a list of "
+            "numbers. Correct it in its generation_config.json (or config.json)."
+        )
+    return set(ends)
+
+
+def image_token_id(policy: Policy) -> int:
+    """The id of the placeholder that image features replace.
+
+    Raises:
+        UserError: the model declares none.
+    """
+    config = policy.core.config
+    for name in ("image_token_id", "image_token_index"):
+        if getattr(config, name, None) is not None:
+            return int(getattr(config, name))
+    raise UserError(
+        f"{policy.name} declares no image token, so its image placeholders can't be told from "
+        "text. Set `image_token_id` in its config.json."
+    )
+
+
+def placeholder_token_ids(config: Any) -> set[int]:
+    """Every token that a model's configuration names as standing for, or around, what is not text.
+
+    Some families put features at several of them (Ovis2), so none may be part of an answer.
+    """
+    found: set[int] = set()
+    for name, value in vars(config).items():
+        if _PLACEHOLDER.search(name):
+            found.update(
+                i for i in (value if isinstance(value, list) else [value]) if i is not None
+            )
+    return found
+
+
+def image_features(core: Any, inputs: Mapping[str, Any]) -> Any:
+    """The features of images where they enter the language model, by the model's own method.
+
+    Args:
+        core: Transformers' model.
+        inputs: what its processor made of the images alone.
+    """
+    owner = core if hasattr(core, "get_image_features") else core.model
+    return owner.get_image_features(**inputs)

@@ -1,0 +1,130 @@
+"""What a policy or a value model gives every token of a response: log-probs or values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
+
+from veridical.models.batching import Batch, RowBatch
+from veridical.models.heads import CHUNK_LOGITS, logits_are_the_heads, stock_logits, token_logps
+from veridical.models.policy import unwrap
+from veridical.models.precision import unmixed
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """A policy's view of sampled responses, one row each, padded on the right with 0.
+
+    Attributes:
+        logps: log-probability of each token. Shape: (responses, tokens).
+        entropies: of the distribution that it was drawn from, without gradient, in nats.
+            Shape: (responses, tokens).
+        mask: True at real tokens. Shape: (responses, tokens).
+    """
+
+    logps: Tensor
+    entropies: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where a batch's response tokens are foretold, and whose they are; all of shape (tokens,)."""
+
+    rows: Tensor
+    sources: Tensor
+    targets: Tensor
+    owners: Tensor
+    responses: int
+
+
+def token_scores(
+    model: Any, batch: Batch, temperature: float = 1.0, banned: Sequence[int] = ()
+) -> TokenScores:
+    """Score every token by the distribution that it was sampled from.
+
+    Args:
+        model: Transformers' model, or a PEFT model around it.
+        batch: from `collate`.
+        temperature: of sampling, above 0.
+        banned: tokens that are never sampled, see `sampling.never_sampled`.
+    """
+    core, places = unwrap(model), _places(batch)
+    left_out = torch.tensor(list(banned), dtype=torch.long, device=places.targets.device)
+
+    def scored(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        logits = (logits / temperature).index_fill(-1, left_out, -torch.inf)
+        with torch.no_grad():
+            entropies = torch.special.entr(logits.softmax(-1)).sum(-1)
+        return token_logps(logits, wanted), entropies
+
+    if logits_are_the_heads(core, places.targets):
+        hidden = core.model(**batch.inputs).last_hidden_state[places.rows, places.sources]
+        logps, entropies = _by_chunks(core.get_output_embeddings(), scored, hidden, places.targets)
+    else:
+        kept, where = places.sources.unique(return_inverse=True)
+        logits = stock_logits(core, batch.inputs, kept)[places.rows, where]
+        logps, entropies = scored(logits, places.targets)
+    return TokenScores(
+        _by_response(logps, places),
+        _by_response(entropies, places),
+        _by_response(torch.ones_like(places.owners, dtype=torch.bool), places),
+    )
+
+
+def token_values(model: Any, head: nn.Linear, batch: Batch) -> Tensor:
+    """What is still expected before every token: the head on the state that foretells it.
+
+    Args:
+        model: Transformers' model, or a PEFT model around it.
+        head: hidden size to 1.
+        batch: from `collate`.
+
+    Returns:
+        Shape: (responses, tokens); 0 at padding.
+    """
+    places = _places(batch)
+    hidden = unwrap(model).model(**batch.inputs).last_hidden_state[places.rows, places.sources]
+    with unmixed():
+        values = head(hidden.to(head.weight.dtype))
+    return _by_response(values.squeeze(-1), places)
+
+
+def _places(batch: Batch) -> _Places:
+    if isinstance(batch, RowBatch):
+        rows, sources = batch.response_mask[:, 1:].nonzero(as_tuple=True)
+        targets = batch.inputs["input_ids"][:, 1:][rows, sources]
+        return _Places(rows, sources, targets, rows, len(batch.response_mask))
+    responses = batch.groups * batch.responses
+    return _Places(batch.rows, batch.sources, batch.targets, batch.owners, responses)
+
+
+def _by_response(flat: Tensor, places: _Places) -> Tensor:
+    """One row a response; a response's tokens stand together, in order, in every layout."""
+    counts = torch.bincount(places.owners, minlength=places.responses).tolist()
+    return pad_sequence(list(flat.split(counts)), batch_first=True)
+
+
+def _by_chunks(head: Any, scored: Any, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """A few positions at a time; their logits are made again for the backward pass."""
+    vocabulary = int(getattr(head, "out_features", 0) or head.weight.shape[0])
+    chunk = max(1, CHUNK_LOGITS // vocabulary)
+
+    def piece(states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = scored(head(states), wanted)
+        return found
+
+    pairs = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    if torch.is_grad_enabled():
+        pieces = [checkpoint(piece, *pair, use_reentrant=False) for pair in pairs]
+    else:
+        pieces = [piece(*pair) for pair in pairs]
+    return torch.cat([one for one, _ in pieces]), torch.cat([other for _, other in pieces])

@@ -1,0 +1,243 @@
+"""Whole files or none: everything is written to a temporary name, synced and renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from veridical.runtime.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How JSON writes half a surrogate pair, or a whole one.
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+JSON_ERRORS = (ValueError, RecursionError)
+"""What reading JSON raises; a ValueError too for a number of thousands of digits."""
+MAKE_ROOM = "Make room, and start again; a training run goes on with --resume true."
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write UTF-8 `text` so that `path` holds either its old content or all of the new.
+
+    Raises:
+        UserError: its folder is a file, or may not be written to, or the disk is full.
+    """
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{error.filename} is a file; name a folder to write to.") from error
+    except PermissionError as error:
+        raise UserError(f"{path.parent} may not be written to. Name another folder.") from error
+    try:
+        with writing(path), os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def writing(path: Path, advice: str = MAKE_ROOM) -> Iterator[None]:
+    """Turn the ways in which libraries report a full disk into one.
+
+    Args:
+        path: what is being written, for the message.
+        advice: what to do then.
+
+    Raises:
+        UserError: the disk, the quota or the largest size of a file is used up.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = full_disk(error)
+        if reason is None:
+            raise
+        raise UserError(f"{path} can't be written: {reason}. {advice}") from error
+
+
+def full_disk(error: BaseException) -> str | None:
+    """In words, if an error means that no more can be written; None for any other."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return os.strerror(error.errno)
+    text = str(error)
+    for number in FULL:
+        if f"os error {number})" in text:  # safetensors
+            return os.strerror(number)
+    # PyTorch's writer keeps the number to itself.
+    wrote = "PytorchStreamWriter" in text or (
+        "inline_container.cc" in text and "unexpected pos" in text
+    )
+    return "the disk seems to be full" if wrote else None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON; NaN and infinity are refused, as no reader agrees on them."""
+    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Write one JSON value a line."""
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
+    write_text_atomic(path, "".join(line + "\n" for line in lines))
+
+
+def read_json(path: Path, any_text: bool = False) -> Any:
+    """Read one JSON value.
+
+    Args:
+        path: the file.
+        any_text: take texts that can't be written again too, for who looks at each row.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    try:
+        text = read_text(path)
+        return parse_json(text) if any_text else _writable(parse_json(text), text)
+    except JSON_ERRORS as error:
+        raise UserError(
+            f"{path} is not JSON: {in_words(error)}. Check that it was copied whole."
+        ) from error
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """Read one JSON value a line; empty lines are allowed.
+
+    Raises:
+        UserError: the file is missing, or a line is not JSON (its number is named).
+    """
+    rows = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_writable(parse_json(line), line))
+        except JSON_ERRORS as error:
+            raise UserError(f"{path}, line {number} is not JSON: {in_words(error)}.") from error
+    return rows
+
+
+def parse_json(text: str) -> Any:
+    """The value that a JSON text stands for.
+
+    Raises:
+        ValueError: it is not JSON, or an object has a key twice, of which readers take one or the
+            other.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_with_distinct_keys)
+
+
+def _writable(value: Any, text: str) -> Any:
+    """Refuse half a surrogate pair, which no file takes when it is written again.
+
+    Raises:
+        ValueError: a text or a key has one.
+    """
+    if not _HALF.search(text):
+        return value
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(f"a text has half a surrogate pair ({half!r}), no character") from None
+    return value
+
+
+def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"an object has the key {twice!r} twice")
+    return found
+
+
+def in_words(error: Exception) -> str:
+    """One of `JSON_ERRORS` in words."""
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text, without the byte order mark that some editors put before it.
+
+    Raises:
+        UserError: the file is missing, is none (a folder, a pipe), can't be read or is not UTF-8
+            text.
+    """
+    check_file(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}.") from error
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}.") from error
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no file that could be read to its end: a pipe would be waited for.
+
+    Raises:
+        UserError: says what it is.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist. Check the path.") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"{path!s} can't be read: {reason}.") from error
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path} is a folder; name a file in it.")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path} is no file, but a pipe, a socket or a device.")
+
+
+def require_file(path: Path, option: str) -> None:
+    """Say at once that a file can't be read, before a model is loaded for it.
+
+    Raises:
+        UserError: it is missing or no file.
+    """
+    try:
+        check_file(path)
+    except UserError as error:
+        raise UserError(f"{option} {error}") from error
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}.") from error
+
+
+def hash_path(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's names and contents in sorted order."""
+    if path.is_file():
+        return hash_file(path)
+    digest = hashlib.sha256()
+    for file in sorted(item for item in path.rglob("*") if item.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{hash_file(file)}\n".encode())
+    return digest.hexdigest()

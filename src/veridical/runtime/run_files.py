@@ -1,0 +1,226 @@
+"""The files of a run that other commands read: one shape each, checked whenever they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+
+from pydantic import AfterValidator, BeforeValidator, FiniteFloat, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl
+
+Number = FiniteFloat | None
+
+
+class Score(TypedDict):
+    """One metric in `scores.json`: a value with its interval, and what it was counted on."""
+
+    value: Number
+    low: NotRequired[Number]
+    high: NotRequired[Number]
+    n: NotRequired[int]
+    clusters: NotRequired[int | None]
+    note: NotRequired[str]
+
+
+class Difference(TypedDict):
+    """An arm minus its baseline in one metric."""
+
+    metric: str
+    arm: str
+    baseline: str
+    value: Number
+    low: NotRequired[Number]
+    high: NotRequired[Number]
+    p: NotRequired[Number]
+    seed: NotRequired[int | None]
+    arm_value: NotRequired[Number]
+    baseline_value: NotRequired[Number]
+    clusters: NotRequired[int | None]
+    note: NotRequired[str | None]
+
+
+class ArmScores(TypedDict):
+    """One arm of a study, with one seed."""
+
+    name: str
+    metrics: dict[str, Score]
+    seed: NotRequired[int | None]
+
+
+class Comparison(TypedDict):
+    """`comparison.json`."""
+
+    differences: list[Difference]
+
+
+class Summary(TypedDict):
+    """`summary.json` of a study, or of a builder; each has more fields of its own."""
+
+    pairs_by_iteration: NotRequired[dict[str, int]]
+    mean_similarity: NotRequired[Number]
+    arms: NotRequired[list[ArmScores]]
+    differences: NotRequired[list[Difference]]
+
+
+class Proof(TypedDict):
+    """One entry of `proofs.json`."""
+
+    name: str
+    passed: bool
+    applicable: NotRequired[bool]
+    value: NotRequired[Number]
+    limit: NotRequired[Number]
+    unit: NotRequired[str]
+    detail: NotRequired[str]
+    blind: NotRequired[bool]
+
+
+BESIDE_SCORES: Mapping[str, tuple[type, ...]] = {
+    "vocabulary": (str,),
+    "reached_max_new_tokens": (int, float),
+}
+"""Entries of `scores.json` that are no metrics, and their types."""
+
+
+def _scores_alone(content: Any) -> Any:
+    """`scores.json` without the entries that are no scores."""
+    if not isinstance(content, dict):
+        return content
+    return {
+        name: score
+        for name, score in content.items()
+        if not isinstance(score, BESIDE_SCORES.get(name, ()))
+    }
+
+
+NO_MEASURES = ("split", "samples")
+"""Fields of a log's rows that hold no number."""
+
+
+def _logged(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `log.jsonl`: a step, a split, samples, and measures, which may be NaN."""
+    if type(row.get("step")) is not int:
+        raise ValueError(f"step has to be a whole number, not {_shown(row.get('step'))}")
+    for name, value in row.items():
+        try:
+            float(0 if value is None or name in NO_MEASURES else value)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"{name} has to be a number, not {_shown(value)}") from None
+    return row
+
+
+class Mention(TypedDict):
+    """An object that a description names."""
+
+    start: int
+    end: int
+    name: str
+    hallucinated: bool
+
+
+class Described(TypedDict):
+    """One row of CHAIR's `details.jsonl`."""
+
+    image_id: str
+    answer: NotRequired[str]
+    objects: list[str]
+    mentions: list[Mention]
+
+
+class Answered(TypedDict):
+    """One row of `answers.jsonl`; a yes/no benchmark's has the fields from `label` on."""
+
+    image_id: str
+    answer: str
+    image: NotRequired[str | None]
+    prompt: NotRequired[str | None]
+    split: NotRequired[str]
+    question: NotRequired[str]
+    label: NotRequired[str]
+    parsed: NotRequired[str | None]
+    margin: NotRequired[float]
+
+
+class Rewarded(TypedDict):
+    """One row of `rewards.jsonl`."""
+
+    image_id: str
+    margin: FiniteFloat
+    words: FiniteFloat
+    groups: NotRequired[list[str]]
+
+
+class Skipped(TypedDict):
+    """One row of `skipped.jsonl`."""
+
+    reason: NotRequired[str]
+
+
+SHAPES: Mapping[str, Any] = {
+    "scores.json": Annotated[dict[str, Score], BeforeValidator(_scores_alone)],
+    "comparison.json": Comparison,
+    "summary.json": Summary,
+    "proofs.json": list[Proof],
+    "log.jsonl": list[Annotated[dict[str, Any], AfterValidator(_logged)]],
+    "details.jsonl": list[Described],
+    "answers.jsonl": list[Answered],
+    "rewards.jsonl": list[Rewarded],
+    "skipped.jsonl": list[Skipped],
+}
+"""By the file's name; a file of another name may hold anything."""
+
+
+def read_run_file(path: Path) -> Any:
+    """The content of a run's JSON or JSON Lines file, of the shape that runs write.
+
+    Raises:
+        UserError: it is missing, is not JSON, or a field has another shape; the message names file
+            and field.
+    """
+    content = read_jsonl(path) if path.suffix == ".jsonl" else read_json(path)
+    if path.name in SHAPES:
+        check_shape(path, content)
+    return content
+
+
+def check_shape(path: Path, content: Any) -> None:
+    """Refuse content that is not of the shape that belongs to the file's name.
+
+    Raises:
+        UserError: names file and field.
+    """
+    try:
+        _adapter(path.name).validate_python(content, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = _place(first["loc"], path.suffix == ".jsonl")
+        what = first["msg"].removeprefix("Value error, ")
+        what = what[:1].lower() + what[1:]
+        if first["type"] not in ("missing", "value_error"):
+            what += f", not {_shown(first['input'])}"
+        raise UserError(
+            f"{path}: {place}{what}. The file was changed since the run wrote it; restore it."
+        ) from error
+
+
+def _place(location: tuple[int | str, ...], rows: bool) -> str:
+    if rows and location and isinstance(location[0], int):
+        place = f"row {location[0] + 1}" + "".join(f", {name}" for name in location[1:])
+    else:
+        place = ".".join(str(name) for name in location)
+    return f"{place}: " if place else ""
+
+
+def _shown(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(SHAPES[name])

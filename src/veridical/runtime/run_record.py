@@ -1,0 +1,190 @@
+"""`run.json` as it is read: every field that is there has the shape that runs write."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json
+
+RECORD = "run.json"
+STATUSES = ("running", "finished", "failed", "interrupted")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a folder's rule needs of `run.json`.
+
+    Attributes:
+        command: its words, such as "train dpo"; empty where the file has none.
+        status: one of `STATUSES`.
+        configuration: every option as resolved.
+        files: what the run wrote, relative to its folder; None while it runs, and where it was
+            killed.
+        process_id: the process that began it.
+        is_alive: whether that process runs now, on this machine.
+    """
+
+    command: str
+    status: str
+    configuration: Mapping[str, Any]
+    files: list[str] | None
+    process_id: int | None
+    is_alive: bool
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record of the run in a folder.
+
+    Raises:
+        UserError: it is missing, is not JSON, or a field has another shape.
+    """
+    fields = read_fields(folder)
+    process = fields.get("process") or {}
+    running = fields.get("status") == "running"
+    return RunRecord(
+        fields.get("command", ""),
+        fields.get("status", ""),
+        fields.get("configuration", {}),
+        None if running else fields.get("files"),
+        process.get("id"),
+        running and _is_another_alive(process),
+    )
+
+
+def unfinished(fields: Mapping[str, Any]) -> str:
+    """Why what lies beside this record may be of an earlier run; empty where it is the run's own.
+
+    A run that goes on in its folder and then stops leaves the results there of the time before.
+    """
+    status = fields.get("status")
+    if status not in ("failed", "interrupted"):
+        return ""
+    reason = str(fields.get("reason", "")).strip()
+    return f"the last run there {'failed' if status == 'failed' else 'was interrupted'}" + (
+        f" ({reason})" if reason else ""
+    )
+
+
+def read_fields(folder: Path) -> dict[str, Any]:
+    """Every field of `run.json`, with the shapes that runs write; some may be missing.
+
+    Raises:
+        UserError: it is missing, is not JSON, or a field has another shape; the message names file
+            and field.
+    """
+    path = folder / RECORD
+    fields = read_json(path)
+    if not isinstance(fields, dict):
+        raise UserError(f"{path} is no run's record: it has to be a JSON object.")
+    for name, (wanted, fits) in SHAPES.items():
+        if name in fields and not fits(fields[name]):
+            raise UserError(
+                f"{path}: {name} has to be {wanted}, not {_shown(fields[name])}. The file was "
+                "changed since the run wrote it; restore it."
+            )
+    return fields
+
+
+def this_process() -> dict[str, Any]:
+    """What tells this process from every other, of other machines and other times too."""
+    return {"host": socket.gethostname(), "id": os.getpid(), "began": _began(os.getpid())}
+
+
+def _is_another_alive(process: Mapping[str, Any]) -> bool:
+    if process.get("host") != socket.gethostname() or process.get("id") in (None, os.getpid()):
+        return False
+    try:
+        os.kill(process["id"], 0)
+    except (OSError, OverflowError):
+        return False
+    # Its number may have gone to another process since.
+    return process.get("began") == _began(process["id"])
+
+
+def _began(process_id: int) -> str | None:
+    """When a process began, in ticks since the machine did; None where that is not known."""
+    try:
+        text = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()[19]
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_moment(value: Any) -> bool:
+    try:
+        datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _is_inputs(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("path"), str)
+        and isinstance(entry.get("sha256"), str | None)
+        for entry in value.values()
+    )
+
+
+def _is_seconds(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _is_files(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(name, str)
+        and name != ""
+        and not PurePosixPath(name).is_absolute()
+        and ".." not in PurePosixPath(name).parts
+        for name in value
+    )
+
+
+def _is_process(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("host"), str)
+        and type(value.get("id")) is int
+        and value["id"] > 0
+    )
+
+
+SHAPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "command": ("a text", _is_text),
+    "status": (f"one of {', '.join(STATUSES)}", lambda value: value in STATUSES),
+    "started_utc": ("a date and time", _is_moment),
+    "prompt_time": ("a date and time", _is_moment),
+    "wall_time_seconds": ("a number or null", _is_seconds),
+    "working_folder": ("a text", _is_text),
+    "configuration": ("an object of options", _is_object),
+    "seeds": ("an object", _is_object),
+    "inputs": ("an object of {path, sha256}", _is_inputs),
+    "models": ("an object", _is_object),
+    "versions": ("an object", _is_object),
+    "hardware": ("an object", _is_object),
+    "results": ("an object", _is_object),
+    "reason": ("a text", _is_text),
+    "files": ("a list of files in the run's folder", _is_files),
+    "process": ("an object of host and id", _is_process),
+}
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

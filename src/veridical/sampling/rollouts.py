@@ -1,0 +1,116 @@
+"""Samples of the current policy, kept as what they were: tokens, log-probs, and why they ended.
+
+Nothing here is ever tokenised again: another tokenisation of the same text would be another sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from veridical.models.batching import PromptBatch, naming_rows, prompt_batch
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group, in_thought, render_prompt
+from veridical.runtime.progress import track
+from veridical.sampling.loop import Draw, Said, decode
+from veridical.sampling.reader import Reader
+from veridical.sampling.requests import Decoding, Request, StopReason
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One response of a policy.
+
+    Attributes:
+        text: without special tokens.
+        token_ids: as sampled; the last is an end token unless the length cut it.
+        logps: log-probability of each token as it was drawn: at the sampling temperature, among
+            the tokens that may be sampled, those that top-p and top-k leave out included. In
+            nats; as long as `token_ids`.
+        stop_reason: `end` (end token) or `length`.
+        version: of the policy that said it: the training step whose weights it had.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logps: tuple[float, ...]
+    stop_reason: StopReason
+    version: int = 0
+
+
+def roll_out(
+    policy: Policy,
+    requests: Sequence[Request],
+    decoding: Decoding,
+    k: int = 1,
+    version: int = 0,
+    label: str = "",
+) -> list[list[Rollout]]:
+    """Answer every request k times.
+
+    A prompt and its images are read once, and what is kept of them is shared by its k responses;
+    responses that have ended leave the batch. The noise of response number n is keyed by
+    `<request id>/<n>`, so that a response depends neither on its batch nor on k.
+
+    Args:
+        policy: who answers.
+        requests: what is asked.
+        decoding: how tokens are chosen; `batch_size` counts responses.
+        k: responses to each request.
+        version: of the policy, kept with what it says.
+        label: names the progress line; empty for none.
+
+    Returns:
+        For each request its k responses.
+
+    Raises:
+        RefusedRowError: a prompt that cannot be rendered.
+        RefusedRowsError: the processor refuses requests; by their ids.
+    """
+    texts = [render_prompt(policy, request.prompt, request.prefix) for request in requests]
+    draws = [
+        Draw(f"{request.id}/{number}", place, pictures=bool(request.images))
+        for place, request in enumerate(requests)
+        for number in range(k)
+    ]
+
+    def read(places: list[int]) -> PromptBatch:
+        images = [requests[place].images for place in places]
+        with naming_rows([requests[place].id for place in places]):
+            return prompt_batch(policy, images, [texts[place] for place in places])
+
+    said = decode(policy, draws, read, decoding, with_logps=True)
+    found = dict(track(said, label, len(draws)) if label else said)
+    reader = Reader(policy.processor.tokenizer, requests, in_thought(policy))
+    rollouts = [
+        _rollout(reader, draws[number].prompt, found[number], version)
+        for number in range(len(draws))
+    ]
+    return [rollouts[place * k : (place + 1) * k] for place in range(len(requests))]
+
+
+def rollout_group(policy: Policy, request: Request, rollouts: Sequence[Rollout]) -> Group:
+    """A prompt with sampled responses, ready to be laid out in batches.
+
+    Raises:
+        RefusedRowError: the prompt cannot be rendered.
+    """
+    decode = policy.processor.tokenizer.decode
+    return Group(
+        request.id,
+        tuple(request.images),
+        render_prompt(policy, request.prompt, request.prefix),
+        tuple(decode(list(rollout.token_ids)) for rollout in rollouts),
+        tuple(torch.tensor(rollout.token_ids) for rollout in rollouts),
+        tuple(rollout.stop_reason == "length" for rollout in rollouts),
+        sampled=True,
+    )
+
+
+def _rollout(reader: Reader, place: int, said: Said, version: int) -> Rollout:
+    response = reader.response(place, said.token_ids, said.stop_reason, until_sentence_end=False)
+    return Rollout(
+        response.text, tuple(said.token_ids), tuple(said.logps), said.stop_reason, version
+    )

@@ -1,0 +1,194 @@
+"""Two models' values on the same images, compared image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from veridical.runtime.errors import UserError
+from veridical.scoring.statistics.intervals import quantile
+from veridical.scoring.statistics.single import ONE_CLUSTER, usual_event
+from veridical.scoring.statistics.sums import (
+    ClusterSums,
+    FloatArray,
+    Metric,
+    Ratio,
+    Sums,
+    influence,
+    ratio,
+    totals,
+)
+
+METHOD = "Student's t by image, a change each way added"
+# With fewer, the exact sign test cannot fall below 0.05, even where all of them go one way.
+FEWEST_DIFFERING = 6
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Arm minus baseline, paired by cluster: interval and p come from one test.
+
+    `differing` counts the clusters in which the two are not the same.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    arm_value: float | None
+    baseline_value: float | None
+    clusters: int
+    note: str = ""
+    differing: int | None = None
+    method: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The numbers as a JSON object; what has nothing to say is left out."""
+        rows = asdict(self).items()
+        return {k: item for k, item in rows if k not in ("note", "method", "differing") or item}
+
+
+@dataclass(frozen=True)
+class Test:
+    """A difference's interval, and the p of the test that it inverts; any shape."""
+
+    low: FloatArray
+    high: FloatArray
+    p: FloatArray
+
+
+def compare(
+    arm: ClusterSums, baseline: ClusterSums, metrics: Sequence[Metric]
+) -> dict[str, Difference]:
+    """Arm minus baseline for every metric, paired by cluster.
+
+    The interval holds every difference that the test does not reject at 5 %, and p is the test's
+    for no difference; so the interval leaves 0 out exactly where p is below 0.05.
+
+    Raises:
+        UserError: the two do not cover the same clusters.
+    """
+    baseline = _in_order_of(arm, baseline)
+    if not arm.clusters:
+        nothing = Difference(None, None, None, None, None, None, 0, "no rows")
+        return {metric.name: nothing for metric in metrics}
+    return {metric.name: _compare(metric, arm.columns, baseline.columns) for metric in metrics}
+
+
+def _compare(metric: Metric, ours: Sums, theirs: Sums) -> Difference:
+    clusters = len(next(iter(ours.values())))
+    ours_now, theirs_now = (
+        None if np.isnan(value) else float(value)
+        for value in (metric.formula(totals(columns)) for columns in (ours, theirs))
+    )
+    if ours_now is None or theirs_now is None:
+        note = "undefined: a denominator is 0"
+        return Difference(None, None, None, None, ours_now, theirs_now, clusters, note)
+    value = ours_now - theirs_now
+    differing = int(np.count_nonzero(_differs(metric, ours, theirs)))
+    if clusters < 2:
+        return Difference(
+            value, None, None, None, ours_now, theirs_now, clusters, ONE_CLUSTER, differing
+        )
+    found = paired_test(metric, ours, theirs)
+    return as_difference(found, ours_now, theirs_now, clusters, differing)
+
+
+def as_difference(
+    test: Test, ours: float, theirs: float, clusters: int, differing: int
+) -> Difference:
+    """The numbers of one test, with a note where they say little."""
+    low, high, p = (float(number) for number in (test.low, test.high, test.p))
+    if np.isnan(low):
+        note = "no interval: the rows do not vary"
+        return Difference(
+            ours - theirs, None, None, None, ours, theirs, clusters, note, differing, METHOD
+        )
+    note = ""
+    if differing < FEWEST_DIFFERING:
+        images = "image differs" if differing == 1 else "images differ"
+        note = f"{differing or 'no'} {images}: too few to tell the two apart"
+    return Difference(ours - theirs, low, high, p, ours, theirs, clusters, note, differing, METHOD)
+
+
+def paired_test(metric: Metric, ours: Sums, theirs: Sums) -> Test:
+    """The test of a metric's difference, of columns (..., clusters) with two clusters or more."""
+    value = metric.formula(totals(ours)) - metric.formula(totals(theirs))
+    moved = influence(metric.formula, ours), influence(metric.formula, theirs)
+    clusters = moved[0].shape[-1]
+    event = usual_event(np.concatenate(moved, axis=-1))
+    if metric.kind == "share" and isinstance(metric.formula, Ratio):
+        sizes = [metric.formula.parts(totals(columns))[1] for columns in (ours, theirs)]
+        item = (ratio(np.ones(()), sizes[0]) + ratio(np.ones(()), sizes[1])) / 2
+        image = item * np.maximum((sizes[0] + sizes[1]) / 2 / clusters, 1.0)
+        event = np.where(event > 0, np.maximum(event, item), image)
+    differing = _differs(metric, ours, theirs).sum(axis=-1)
+    found = test_of(value, moved[0] - moved[1], event, differing)
+    bounded = metric.kind in ("share", "gap")
+    most = 1.0 if bounded else 2.0 if metric.kind == "correlation" else np.inf
+    return Test(np.maximum(found.low, -most), np.minimum(found.high, most), found.p)
+
+
+def test_of(value: FloatArray, moved: FloatArray, event: FloatArray, differing: FloatArray) -> Test:
+    """Student's test, its variance that of two more clusters: one event each way.
+
+    Bonett and Price's interval of paired proportions (2012) for any metric. Without the two, a
+    difference that a handful of images make has too narrow an interval, and none where all agree.
+    Where fewer than six clusters differ, p is at least the exact sign test's of changes that all
+    go one way, 2^(1 - differing), and the interval is wide enough to hold 0.
+
+    Args:
+        value: the difference.
+        moved: how much each cluster moves it, (..., clusters).
+        event: how far a change in one cluster moves it where none was seen; what was seen
+            outweighs it soon.
+        differing: in how many clusters the two are not the same.
+    """
+    clusters = moved.shape[-1]
+    squares = (moved**2).sum(axis=-1)
+    cubes = (np.abs(moved) ** 3).sum(axis=-1)
+    size = ratio(cubes + PRIOR * event**3, squares + PRIOR * event**2)
+    variance = squares * clusters / (clusters - 1) + 2 * size**2
+    error = np.sqrt(np.where(variance > 0, variance, np.nan))
+    least = np.where(differing < FEWEST_DIFFERING, 0.5 ** np.maximum(differing - 1.0, 0.0), 0.0)
+    # The error at which Student's p is `least`; no error is large enough for the 1 of one change,
+    # whose interval is that of two.
+    enough = np.abs(value) / stdtrit(clusters - 1, 1 - np.minimum(least, 0.5) / 2)
+    error = np.maximum(error, enough)
+    half = quantile(clusters) * error
+    p = np.maximum(2 * stdtr(clusters - 1, -np.abs(value) / error), least)
+    return Test(value - half, value + half, p)
+
+
+# How many events the assumed size of one weighs (our choice, measured).
+PRIOR = 1.0
+
+
+def _differs(metric: Metric, ours: Sums, theirs: Sums) -> FloatArray:
+    """Whether a cluster is not the same on both sides."""
+    if isinstance(metric.formula, Ratio):
+        sides = zip(metric.formula.parts(ours), metric.formula.parts(theirs), strict=True)
+        pairs = list(sides)
+    else:
+        pairs = [(ours[name], theirs[name]) for name in ours]
+    differs: FloatArray = np.any([np.abs(one - other) > 1e-12 for one, other in pairs], axis=0)
+    return differs
+
+
+def _in_order_of(arm: ClusterSums, baseline: ClusterSums) -> ClusterSums:
+    """`baseline` with its clusters in `arm`'s order."""
+    places = {cluster: place for place, cluster in enumerate(baseline.clusters)}
+    alone = set(arm.clusters) ^ set(baseline.clusters)
+    if alone:
+        some = ", ".join(sorted(map(str, alone))[:5])
+        raise UserError(
+            f"A paired comparison needs the same images on both sides, but {len(alone)} are on "
+            f"one side only ({some}). Evaluate both models on the same set."
+        )
+    order = [places[cluster] for cluster in arm.clusters]
+    columns = {name: baseline.columns[name][order] for name in arm.columns}
+    return ClusterSums(arm.clusters, columns)

@@ -1,0 +1,130 @@
+"""One model's values with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from veridical.scoring.statistics.gaps import Gap, gap_interval
+from veridical.scoring.statistics.intervals import (
+    correlation_interval,
+    degrees,
+    limited_interval,
+    mean_interval,
+    share_interval,
+)
+from veridical.scoring.statistics.sums import (
+    ClusterSums,
+    FloatArray,
+    Metric,
+    Ratio,
+    Sums,
+    influence,
+    ratio,
+    totals,
+)
+
+# What `scores.json` calls the interval of each kind.
+METHODS = {
+    "share": "mid-p binomial, design effect by image",
+    "mean": "Student's t by image, two events added",
+    "limited": "gamma by image, one event added",
+    "correlation": "Fisher's z by image",
+    "gap": "inverted folded normal by image",
+    "area": "mid-p binomial, design effect by image",
+}
+ONE_CLUSTER = "one cluster: an interval needs at least two"
+BOUND = "every row has the same value: the interval is a bound on what was not seen"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval; None where the data do not define it, and `note` why."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    clusters: int
+    note: str = ""
+    method: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The row of `scores.json`; what has nothing to say is left out."""
+        return {k: item for k, item in asdict(self).items() if k not in ("note", "method") or item}
+
+
+def estimate(sums: ClusterSums, metrics: Sequence[Metric]) -> dict[str, Estimate]:
+    """Values with 95 % intervals that count clusters, not rows.
+
+    A value that the data leave undefined (0/0) is None with a note, as is an interval from a
+    single cluster. Where every row says the same, the interval still has a width: ten right
+    answers out of ten do not prove that the next is right.
+
+    Args:
+        sums: what is added up, by cluster.
+        metrics: the formulas to evaluate.
+    """
+    if not sums.clusters:
+        return {metric.name: Estimate(None, None, None, 0, 0, "no rows") for metric in metrics}
+    return {metric.name: _estimate(metric, sums) for metric in metrics}
+
+
+def _estimate(metric: Metric, sums: ClusterSums) -> Estimate:
+    whole, clusters = totals(sums.columns), len(sums.clusters)
+    value, n = float(metric.formula(whole)), round(float(whole[metric.unit]))
+    if np.isnan(value):
+        return Estimate(None, None, None, n, clusters, "undefined: its denominator is 0")
+    if clusters < 2:
+        return Estimate(value, None, None, n, clusters, ONE_CLUSTER)
+    low, high = (float(end) for end in interval(metric, sums.columns))
+    if np.isnan(low) or np.isnan(high):
+        return Estimate(value, None, None, n, clusters, "no interval: the rows do not vary")
+    note = ""
+    if metric.kind == "share" and value in (0.0, 1.0):
+        note = BOUND
+    return Estimate(value, low, high, n, clusters, note, method_of(metric))
+
+
+def method_of(metric: Metric) -> str:
+    """What the interval is called."""
+    return METHODS["limited" if metric.limit is not None else metric.kind]
+
+
+def interval(metric: Metric, columns: Sums) -> tuple[FloatArray, FloatArray]:
+    """Both ends, of columns (..., clusters) with at least two clusters.
+
+    NaN where the value has none.
+    """
+    if isinstance(metric.formula, Gap):
+        return gap_interval(metric.formula, columns)
+    moved = influence(metric.formula, columns)
+    clusters = moved.shape[-1]
+    value = metric.formula(totals(columns))
+    variance = (moved**2).sum(axis=-1) * clusters / (clusters - 1)
+    if not isinstance(metric.formula, Ratio):
+        known = np.where(variance > 0, variance, np.nan)
+        return correlation_interval(value, known, clusters)
+    bottom = metric.formula.parts(columns)[1]
+    items = bottom.sum(axis=-1)
+    if metric.kind == "share":
+        size = ratio((bottom**2).sum(axis=-1), items)
+        return share_interval(value, variance, items, size, degrees(moved))
+    if metric.limit is None:
+        low, high = mean_interval(value, variance, usual_event(moved), clusters)
+        return np.where(variance > 0, low, np.nan), np.where(variance > 0, high, np.nan)
+    side = 1.0 if np.all(value >= metric.limit) else -1.0
+    largest = np.maximum((side * moved).max(axis=-1), metric.event / items)
+    near, far = limited_interval(side * (value - metric.limit), variance, largest, clusters)
+    # Without a known event, numbers that do not vary say nothing of what was not seen.
+    near, far = (np.where(near < far, end, np.nan) for end in (near, far))
+    ends = metric.limit + side * near, metric.limit + side * far
+    return ends if side > 0 else ends[::-1]
+
+
+def usual_event(moved: FloatArray) -> FloatArray:
+    """The size of what moves the value: the mean of its movers, weighted by their squares."""
+    return ratio((np.abs(moved) ** 3).sum(axis=-1), (moved**2).sum(axis=-1))

@@ -1,0 +1,236 @@
+"""What the demo and the evidence are made of: pairs, a trained arm, its evaluation, the summary."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from veridical.builders.bdhs import build_bdhs
+from veridical.eval.chair import eval_chair
+from veridical.eval.compare import compare_runs
+from veridical.eval.pope import eval_pope
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json
+from veridical.runtime.run_folders import claim_folder
+from veridical.runtime.run_record import RECORD, read_record
+from veridical.runtime.runs import Run, plain, start_run
+from veridical.train.dpo import train_dpo
+from veridical.train.options import Training
+from veridical.train.sft import train_sft
+from veridical.world.dataset import write_scenes
+from veridical.world.scenes import Distribution
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing to try, with everything else equal.
+
+    Attributes:
+        name: as in folders and tables.
+        method: `dpo` on the pairs, or `sft` on their chosen answers (the control).
+        pairs: name of the pair set it learns from.
+        variant: how sight is restricted where the pairs are made.
+        guided: whether sentences begin with true words there.
+    """
+
+    name: str
+    method: Literal["dpo", "sft"]
+    pairs: str
+    variant: Literal["mask", "noise", "none"] = "mask"
+    guided: bool = True
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every arm gets, the same for all; chosen on development scenes.
+
+    Attributes:
+        pairs: scenes that pairs are made from.
+        steps: optimiser steps.
+        batch: pairs a step.
+        learning_rate: peak.
+        beta: of DPO.
+        nll_weight: of the chosen answer.
+        scenes: counter-prior scenes that are evaluated on.
+        noise_steps: of the image noise variant.
+        train_projector: train the projector beside the language model.
+    """
+
+    pairs: int = 2400
+    steps: int = 100
+    batch: int = 32
+    learning_rate: float = 2e-4
+    beta: float = 0.1
+    nll_weight: float = 3.0
+    scenes: int = 1000
+    noise_steps: int = 500
+    train_projector: bool = True
+
+
+BDHS = Arm("bdhs", "dpo", "bdhs")
+SFT = Arm("sft", "sft", "bdhs")
+PLAIN = Arm("plain", "dpo", "plain", "none", guided=False)
+NOISE = Arm("noise", "dpo", "noise", "noise")
+UNGUIDED = Arm("unguided", "dpo", "unguided", "mask", guided=False)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run in this folder said that it finished."""
+    return (folder / RECORD).is_file() and read_record(folder).status == "finished"
+
+
+def ensure_scenes(folder: Path, distribution: Distribution, count: int, seed: int) -> None:
+    """Draw scenes unless they are there already."""
+    if (folder / "scenes.json").is_file():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    write_scenes(folder, distribution, count, seed, questions=0)
+
+
+def ensure_pairs(arm: Arm, model: str, scenes: Path, out: Path, budget: Budget, seed: int) -> None:
+    """Make the arm's pairs unless they are finished; an interrupted build goes on."""
+    if is_finished(out):
+        return
+    build_bdhs(
+        model,
+        data=scenes / "conversations.jsonl",
+        out=out,
+        variant=arm.variant,
+        guided=arm.guided,
+        noise_steps=budget.noise_steps,
+        similarity="edit",
+        cut="beginning",
+        max_new_tokens=80,
+        batch_size=256,
+        seed=seed,
+    )
+
+
+def ensure_trained(arm: Arm, model: str, pairs: Path, out: Path, budget: Budget, seed: int) -> None:
+    """Train the arm unless it is finished; an interrupted training goes on from a checkpoint."""
+    if is_finished(out):
+        return
+    training = training_of(budget, budget.learning_rate, seed, out)
+    if arm.method == "dpo":
+        train_dpo(
+            model, pairs, out, beta=budget.beta, nll_weight=budget.nll_weight, training=training
+        )
+    else:
+        train_sft(model, pairs, out, kind="preference", training=training)
+
+
+def training_of(budget: Budget, learning_rate: float, seed: int, out: Path) -> Training:
+    """How every arm is trained; where there are checkpoints in `out`, it goes on from them."""
+    return Training(
+        tuning="full",
+        train_projector=budget.train_projector,
+        learning_rate=learning_rate,
+        max_steps=budget.steps,
+        batch_size=budget.batch,
+        accumulation=1,
+        evaluations=4,
+        resume=(out / "checkpoints").is_dir(),
+        seed=seed,
+        trainer={"logging_steps": 2, "adam_beta2": 0.98},
+    )
+
+
+def ensure_evaluated(
+    model: str, scenes: Path, out: Path, steer: str | None = None, with_pope: bool = True
+) -> None:
+    """CHAIR and POPE on the scenes, unless they are finished.
+
+    Args:
+        model: the trained one.
+        scenes: the folder that `ensure_scenes` made.
+        out: gets `chair/` and `pope/`.
+        steer: attributes to ask for (of a SteerLM model).
+        with_pope: leave POPE out where it decides nothing.
+    """
+    if not is_finished(out / "chair"):
+        eval_chair(
+            objects=scenes / "objects.json",
+            out=out / "chair",
+            model=model,
+            images=scenes / "images",
+            vocabulary=scenes / "vocabulary.json",
+            prompt="Describe the image.",
+            max_new_tokens=80,
+            batch_size=100,
+            steer=steer,
+        )
+    if with_pope and not is_finished(out / "pope"):
+        eval_pope(
+            out=out / "pope",
+            model=model,
+            images=scenes / "images",
+            objects=scenes / "objects.json",
+            per_image=1,
+            max_new_tokens=4,
+            batch_size=200,
+            steer=steer,
+        )
+
+
+def trained_model(out: Path) -> str:
+    """What to load after `ensure_trained`."""
+    return str(out / "model")
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    """Every metric of an evaluated arm; POPE's carry "pope/"."""
+    chair = read_json(folder / "chair" / "scores.json")
+    chair.pop("reached_max_new_tokens", None)  # a share without an interval
+    pope = read_json(folder / "pope" / "scores.json")
+    return {**chair, **{f"pope/{name}": score for name, score in pope.items()}}
+
+
+def differences_of(
+    arm: str, baseline: str, arm_folder: Path, baseline_folder: Path, seed: int
+) -> list[dict[str, Any]]:
+    """Paired differences in every metric, arm minus baseline."""
+    rows = []
+    for benchmark, prefix in (("chair", ""), ("pope", "pope/")):
+        found = compare_runs(baseline_folder / benchmark, arm_folder / benchmark, baseline, arm)
+        rows += [{**row, "metric": prefix + row["metric"], "seed": seed} for row in found]
+    return rows
+
+
+def describe_change(rows: Sequence[Mapping[str, Any]], arm: str, baseline: str) -> str:
+    """One line: what happened to CHAIR_i and recall."""
+    by_metric = {
+        row["metric"]: row for row in rows if row["arm"] == arm and row["baseline"] == baseline
+    }
+    chair, recall = by_metric["chair_i"], by_metric["recall"]
+    return (
+        f"{arm} against {baseline}: CHAIR_i {100 * chair['baseline_value']:.1f} % -> "
+        f"{100 * chair['arm_value']:.1f} % (difference {100 * chair['value']:+.1f} "
+        f"[{100 * chair['low']:+.1f}, {100 * chair['high']:+.1f}]), recall "
+        f"{100 * recall['value']:+.1f} points"
+    )
+
+
+def begin_study(out: Path, command: str, configuration: Mapping[str, Any]) -> Run:
+    """Start a study of many runs, or go on with one that was begun with the same options.
+
+    Args:
+        out: the study's folder.
+        command: its word.
+        configuration: every option; `model` and `budget` have to stay what they were.
+
+    Raises:
+        UserError: as for `start_run`, or the study was begun with another model or budget.
+    """
+    recorded = plain(configuration)
+    claim_folder(out, command, configuration, recorded, [Path(configuration["model"])])
+    known = read_record(out).configuration if (out / RECORD).is_file() else recorded
+    for name in ("model", "budget"):
+        if known.get(name) != recorded[name]:
+            raise UserError(
+                f"{out} was begun with {name} = {known.get(name)}, not {recorded[name]}. "
+                "Go on with the same, or choose another --out."
+            )
+    return start_run(out, command, configuration)

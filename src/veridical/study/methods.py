@@ -1,0 +1,432 @@
+"""Every method from the same base, on the same scenes, at the same budget."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from veridical.models.load import EMBEDDED_MODEL
+from veridical.report.hacking import movement
+from veridical.report.page import write_report
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_path, read_json, read_jsonl, write_json
+from veridical.runtime.progress import track
+from veridical.study.arms import (
+    Budget,
+    begin_study,
+    differences_of,
+    ensure_evaluated,
+    ensure_scenes,
+    is_finished,
+    metrics_of,
+    trained_model,
+    training_of,
+)
+from veridical.study.fresh_methods import Fresh, learned_from, make_samples_and_rewards, train_fresh
+from veridical.study.method_sets import (
+    DataName,
+    data_file,
+    make_bdhs_and_plain,
+    make_noise,
+    make_unguided,
+    scenes_of,
+)
+from veridical.study.workers import Job, run_jobs
+from veridical.train.dpo import train_dpo
+from veridical.train.objectives import LossName
+from veridical.train.sft import train_sft
+from veridical.train.steerlm import train_steerlm
+
+# Used for no choice: not of the model, nor of a setting.
+EVALUATION_SEED = 60_221
+# What every method's setting is chosen on, and nothing else.
+DEVELOPMENT_SEED = 8_314
+DEVELOPMENT_SCENES = 300
+PAIR_SEED = 6_000
+TUNING_SEED = 0
+STEER = "all-4"
+UNSTEERED = "steerlm-unsteered"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting that a method is tried with."""
+
+    learning_rate: float
+    beta: float
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of learning.
+
+    Attributes:
+        name: as in folders and tables.
+        label: for tables in the docs.
+        trainer: the command it trains with.
+        data: the set it learns from; what `fresh` learns from says it itself.
+        trials: its settings; every method has three.
+        loss: of `dpo`.
+        label_smoothing: of `dpo`.
+        fresh: of `fresh`: which method.
+        tuned_as: another method whose choice of setting it takes over; "" if it has its own.
+    """
+
+    name: str
+    label: str
+    trainer: Literal["dpo", "sft", "steerlm", "fresh"]
+    data: DataName
+    trials: tuple[Trial, Trial, Trial]
+    loss: LossName = "sigmoid"
+    label_smoothing: float = 0.0
+    fresh: Fresh | None = None
+    tuned_as: str = ""
+
+
+def _rates(*rates: float) -> tuple[Trial, Trial, Trial]:
+    """Supervised methods have but the learning rate to choose."""
+    first, second, third = rates
+    return (Trial(first, 0.1), Trial(second, 0.1), Trial(third, 0.1))
+
+
+def _strengths(one: float, other: float) -> tuple[Trial, Trial, Trial]:
+    """Two strengths of the loss, and twice the learning rate for the first."""
+    return (Trial(2e-4, one), Trial(2e-4, other), Trial(4e-4, one))
+
+
+def _penalties(light: float, heavy: float) -> tuple[Trial, Trial, Trial]:
+    """Two weights of the KL penalty, and a higher learning rate with the lighter one."""
+    return (Trial(1e-4, light), Trial(1e-4, heavy), Trial(3e-4, light))
+
+
+def _fresh(name: str, label: str, fresh: Fresh) -> Method:
+    """One that learns from fresh responses.
+
+    With a reward model it takes the setting that was chosen for the same method with the exact
+    judge: chosen by the truth, a setting would hide how far a proxy can be driven from it.
+    """
+    trials = _strengths(0.1, 0.3) if fresh.command == "online" else _penalties(0.05, 0.2)
+    tuned_as = fresh.command if fresh.judge in ("reward", "facts") else ""
+    return Method(name, label, "fresh", "bdhs", trials, fresh=fresh, tuned_as=tuned_as)
+
+
+METHODS: tuple[Method, ...] = (
+    Method("sft", "continued SFT", "sft", "bdhs", _rates(2e-4, 4e-4, 8e-4)),
+    Method("rejection", "rejection sampling, best of 4", "sft", "best", _rates(1e-4, 2e-4, 4e-4)),
+    Method(
+        "steerlm", "SteerLM, all attributes at 4", "steerlm", "rated", _rates(4e-4, 8e-4, 16e-4)
+    ),
+    Method("dpo-plain", "DPO, plain samples", "dpo", "plain", _strengths(0.1, 0.3)),
+    Method("bdhs", "DPO, BDHS", "dpo", "bdhs", _strengths(0.1, 0.3)),
+    Method("unguided", "DPO, BDHS without guidance", "dpo", "unguided", _strengths(0.1, 0.3)),
+    Method("noise", "DPO, BDHS with image noise", "dpo", "noise", _strengths(0.1, 0.3)),
+    Method("averaged", "DPO, BDHS and plain, averaged", "dpo", "joined", _strengths(0.1, 0.3)),
+    Method("distorted", "DPO, distorted image", "dpo", "distorted", _strengths(0.1, 0.3)),
+    Method("ipo", "IPO, BDHS", "dpo", "bdhs", _strengths(1.0, 0.3), "ipo"),
+    Method("slic", "SLiC, BDHS", "dpo", "bdhs", _strengths(0.1, 0.03), "slic"),
+    Method("cdpo", "conservative DPO, BDHS", "dpo", "bdhs", _strengths(0.1, 0.3), "sigmoid", 0.1),
+    _fresh("online", "Online-DPO, exact judge", Fresh("online", "exact")),
+    _fresh("online-reward", "Online-DPO, reward model", Fresh("online", "reward")),
+    _fresh("mixed", "Mixed-DPO, BDHS and exact judge", Fresh("online", "exact", "mixed")),
+    _fresh("online-bdhs", "Online-BDHS", Fresh("online", "none", "bdhs")),
+    _fresh("ppo", "PPO, exact judge", Fresh("ppo", "exact")),
+    _fresh("ppo-reward", "PPO, reward model", Fresh("ppo", "reward")),
+    _fresh("ppo-facts", "PPO, reward model with facts", Fresh("ppo", "facts")),
+    _fresh("rloo", "RLOO, exact judge", Fresh("rloo", "exact")),
+)
+LABELS = {
+    "base": "the model as it ships",
+    **{method.name: method.label for method in METHODS},
+    UNSTEERED: "SteerLM, nothing asked for",
+}
+
+
+def methods(
+    out: Path = Path("runs/methods"),
+    model: str = "embedded",
+    seeds: int = 3,
+    workers: int = 2,
+) -> None:
+    """Compare every method, from the same base and at the same budget.
+
+    All learn from the same scenes, for the same number of steps in batches of the same size. Each
+    method is tried in three settings on development scenes, and the one with the best mean score of
+    the exact judge is taken; with a reward model, the one that was best with the exact judge. All
+    are evaluated on the same fresh scenes. A seed changes the scenes learned from, all sampling,
+    and the order of training. What is finished is not made again, unless what it depends on has
+    changed.
+
+    Args:
+        out: folder to write; a comparison that was interrupted there goes on.
+        model: the model to start from.
+        seeds: how many seeds.
+        workers: processes at once, one thread each.
+    """
+    configuration = dict(locals())
+    budget = Budget()
+    began = time.monotonic()
+    with begin_study(out, "methods", {**configuration, "budget": asdict(budget)}) as run:
+        ensure_scenes(out / "data" / "eval_scenes", "counter", budget.scenes, EVALUATION_SEED)
+        ensure_scenes(out / "data" / "dev_scenes", "counter", DEVELOPMENT_SCENES, DEVELOPMENT_SEED)
+        _run_all("data sets", _data_jobs(out, model, range(seeds), budget), out, workers)
+        _run_all("trials", _trial_jobs(out, model, budget), out, workers)
+        chosen = choose(out)
+        _run_all("methods", _method_jobs(out, model, range(seeds), chosen, budget), out, workers)
+        summary = summarise(out, range(seeds), chosen)
+        write_json(out / "summary.json", summary)
+        run.finish(seconds=round(time.monotonic() - began, 1))
+        page = write_report([out])
+    print(table(summary), hacking_table(summary), sep="\n\n")
+    print(f"Done in {time.monotonic() - began:.0f} seconds. Open {page}")
+
+
+def _run_all(label: str, jobs: Sequence[Job], out: Path, workers: int) -> None:
+    for _ in track(run_jobs(jobs, out / "logs", workers), label, len(jobs)):
+        pass
+
+
+def _data_jobs(out: Path, model: str, seeds: Sequence[int], budget: Budget) -> list[Job]:
+    jobs = [Job("base", ensure_evaluated, (model, out / "data/eval_scenes", out / "eval/base"))]
+    for seed in seeds:
+        # Scenes first, here: the jobs of a seed share them.
+        ensure_scenes(scenes_of(out, seed), "prior", budget.pairs, PAIR_SEED + seed)
+        for function in (make_samples_and_rewards, make_noise, make_bdhs_and_plain, make_unguided):
+            jobs.append(
+                Job(f"seed{seed}-{function.__name__}", function, (out, model, seed, budget))
+            )
+    return jobs
+
+
+def _trial_jobs(out: Path, model: str, budget: Budget) -> list[Job]:
+    return [
+        Job(f"trial-{method.name}-{number}", run_trial, (out, model, method, number, budget))
+        for method in METHODS
+        for number in range(len(method.trials))
+        if not method.tuned_as
+    ]
+
+
+def run_trial(out: Path, model: str, method: Method, number: int, budget: Budget) -> None:
+    """Train with one setting, and evaluate on the development scenes."""
+    folder = out / "trials" / f"{method.name}-{number}"
+    trial = method.trials[number]
+    key = arm_key(out, model, method, trial, TUNING_SEED, budget)
+    _forget_unless(folder / "key.json", key, [folder / "train", folder / "eval"])
+    ensure_trained(out, model, method, trial, TUNING_SEED, budget, folder / "train")
+    steer = STEER if method.trainer == "steerlm" else None
+    scenes = out / "data" / "dev_scenes"
+    model = trained_model(folder / "train")
+    ensure_evaluated(model, scenes, folder / "eval", steer, with_pope=False)
+
+
+def choose(out: Path) -> dict[str, int]:
+    """For every method the trial with the best mean exact score; written to `tuning.json`."""
+    chosen, told = {}, {}
+    for method in METHODS:
+        if method.tuned_as:
+            continue
+        scores = [
+            read_json(out / "trials" / f"{method.name}-{number}" / "eval/chair/scores.json")
+            for number in range(len(method.trials))
+        ]
+        values = [score["exact_score"]["value"] for score in scores]
+        chosen[method.name] = max(range(len(values)), key=values.__getitem__)
+        told[method.name] = [
+            {**asdict(trial), "exact_score": value, "chair_i": score["chair_i"]["value"]}
+            for trial, value, score in zip(method.trials, values, scores, strict=True)
+        ]
+    chosen |= {m.name: chosen[m.tuned_as] for m in METHODS if m.tuned_as}
+    write_json(out / "tuning.json", {"chosen": chosen, "trials": told})
+    return chosen
+
+
+def _method_jobs(
+    out: Path, model: str, seeds: Sequence[int], chosen: Mapping[str, int], budget: Budget
+) -> list[Job]:
+    return [
+        Job(
+            f"seed{seed}-{method.name}",
+            run_method,
+            (out, model, method, chosen[method.name], seed, budget),
+        )
+        for seed in seeds
+        for method in METHODS
+    ]
+
+
+def run_method(
+    out: Path, model: str, method: Method, number: int, seed: int, budget: Budget
+) -> None:
+    """Train with the chosen setting, and evaluate on the scenes that decided nothing."""
+    folder = out / f"seed{seed}"
+    trial = method.trials[number]
+    trained = folder / "train" / method.name
+    evaluated = {name: folder / "eval" / name for name, _ in evaluations(method)}
+    key = arm_key(out, model, method, trial, seed, budget)
+    _forget_unless(folder / "keys" / f"{method.name}.json", key, [trained, *evaluated.values()])
+    before = out / "trials" / f"{method.name}-{number}" / "train"
+    if seed == TUNING_SEED and not is_finished(trained) and is_finished(before):
+        shutil.copytree(before, trained, dirs_exist_ok=True)
+    ensure_trained(out, model, method, trial, seed, budget, trained)
+    scenes = out / "data" / "eval_scenes"
+    for name, steer in evaluations(method):
+        ensure_evaluated(trained_model(trained), scenes, evaluated[name], steer)
+
+
+def evaluations(method: Method) -> list[tuple[str, str | None]]:
+    """Under which names a method is evaluated, and what it is asked for besides."""
+    if method.trainer == "steerlm":
+        return [(method.name, STEER), (UNSTEERED, None)]
+    return [(method.name, None)]
+
+
+def ensure_trained(
+    out: Path, model: str, method: Method, trial: Trial, seed: int, budget: Budget, folder: Path
+) -> None:
+    """Train unless it is finished; an interrupted training goes on from a checkpoint."""
+    if is_finished(folder):
+        return
+    data = data_file(out, seed, method.data)
+    training = training_of(budget, trial.learning_rate, seed, folder)
+    if method.trainer == "dpo":
+        train_dpo(
+            model, data, folder, method.loss, trial.beta, method.label_smoothing,
+            per_token=method.loss == "ipo", nll_weight=budget.nll_weight, training=training,
+        )  # fmt: skip
+    elif method.trainer == "sft":
+        of_pairs = method.data == "bdhs"
+        train_sft(model, data, folder, "preference" if of_pairs else "conversation", training)
+    elif method.fresh is not None:
+        train_fresh(out, model, method.fresh, trial.learning_rate, trial.beta, seed, budget, folder)
+    else:
+        train_steerlm(model, data, folder, training)
+
+
+def arm_key(out: Path, model: str, method: Method, trial: Trial, seed: int, budget: Budget) -> str:
+    """Hash of what a trained arm depends on: base, data, method, setting, budget and seed."""
+    base = EMBEDDED_MODEL if model == "embedded" else Path(model)
+    fresh = method.fresh
+    read = learned_from(out, seed, fresh) if fresh else [data_file(out, seed, method.data)]
+    parts = {
+        "model": hash_path(base) if base.exists() else model,
+        "data": hash_path(read[0]),
+        "method": [method.trainer, method.loss, method.label_smoothing],
+        **({"fresh": [asdict(fresh), *map(hash_path, read[1:])]} if fresh else {}),
+        "trial": asdict(trial),
+        "budget": asdict(budget),
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _forget_unless(file: Path, key: str, folders: Sequence[Path]) -> None:
+    """Keep what was made of the same things, and delete it otherwise."""
+    if not (file.is_file() and read_json(file) == key):
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, key)
+
+
+def summarise(out: Path, seeds: Sequence[int], chosen: Mapping[str, int]) -> dict[str, Any]:
+    """`summary.json`: metrics, cost and settings of every arm, and differences from the base."""
+    base = out / "eval" / "base"
+    arms: list[dict[str, Any]] = [{"name": "base", "metrics": metrics_of(base)}]
+    differences = []
+    for seed in seeds:
+        for method in METHODS:
+            folder = out / f"seed{seed}"
+            results = read_json(folder / "train" / method.name / "run.json")["results"]
+            for name, _ in evaluations(method):
+                evaluated = folder / "eval" / name
+                arms.append(
+                    {
+                        "name": name,
+                        "seed": seed,
+                        "metrics": metrics_of(evaluated),
+                        "setting": asdict(method.trials[chosen[method.name]]),
+                        "seconds": results["train_seconds"],
+                        "rows_per_second": results["rows_per_second"],
+                        "watched": _watched(folder / "train" / method.name / "log.jsonl"),
+                    }
+                )
+                differences += differences_of(name, "base", evaluated, base, seed)
+    if len(arms) == 1:
+        raise UserError("--seeds is 0, so nothing was compared. Give 1 or more.")
+    return {"arms": arms, "differences": differences, "budget": asdict(Budget())}
+
+
+def _watched(log: Path) -> dict[str, list[float]]:
+    """Of reinforcement learning: reward, truth and length at its first and last tenth."""
+    rows = read_jsonl(log)
+    names = ("reward", "exact_score", "judge_score", "response_tokens", "kl_k1")
+    if not rows or "judge_score" not in rows[0] or "kl_k1" not in rows[0]:
+        return {}
+    found = {name: movement(rows, name) for name in names}
+    return {name: [*moved] for name, moved in found.items() if moved is not None}
+
+
+def hacking_table(summary: Mapping[str, Any]) -> str:
+    """Reward against truth while it is trained on, as a Markdown table: a line for each seed."""
+    lines = [
+        "| | seed | reward, in the judge's deviations | the exact score | tokens a response "
+        "| KL from the start, nats |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, label in LABELS.items():
+        for arm in summary["arms"]:
+            watched = arm.get("watched")
+            if arm["name"] != name or not watched:
+                continue
+            truth = watched.get("exact_score", watched["judge_score"])
+            cells = [_moved(watched["reward"]), _moved(truth, 3)]
+            cells += [_moved(watched["response_tokens"], 1), _moved(watched["kl_k1"], 1)]
+            lines.append(f"| {label} | {arm['seed']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _moved(movement_of: Sequence[float], digits: int = 2) -> str:
+    start, end, errors = movement_of
+    return f"{start:.{digits}f} to {end:.{digits}f} ({errors:+.1f} SE)"
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The comparison as a Markdown table: means over seeds, and each seed's change of CHAIR_i."""
+    lines = [
+        "| | CHAIR_i | its change from base, each seed | CHAIR_s | recall | words | POPE accuracy "
+        "| exact score | seconds | rows a second |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, label in LABELS.items():
+        found = [arm for arm in summary["arms"] if arm["name"] == name]
+        if not found:
+            continue
+        changes = [
+            f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+            for row in summary["differences"]
+            if (row["arm"], row["baseline"], row["metric"]) == (name, "base", "chair_i")
+        ]
+        shown = {
+            metric: fmean(arm["metrics"][metric]["value"] for arm in found)
+            for metric in (
+                "chair_i", "chair_s", "recall", "mean_length", "pope/accuracy", "exact_score",
+            )
+        }  # fmt: skip
+        trained = [arm for arm in found if arm.get("seconds") is not None]
+        speeds = [arm["rows_per_second"] for arm in trained if arm["rows_per_second"]]
+        seconds = f"{fmean(arm['seconds'] for arm in trained):.0f}" if trained else ""
+        lines.append(
+            f"| {label} | {100 * shown['chair_i']:.1f} % | {'; '.join(changes)} | "
+            f"{100 * shown['chair_s']:.1f} % | {100 * shown['recall']:.1f} % | "
+            f"{shown['mean_length']:.1f} | {100 * shown['pope/accuracy']:.1f} % | "
+            f"{shown['exact_score']:+.3f} | {seconds} | "
+            f"{f'{fmean(speeds):.1f}' if speeds else ''} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,192 @@
+"""Pairs with a distorted picture, and pairs with several rejected answers, from file to file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from veridical.builders.distort import build_distort
+from veridical.builders.join import build_join
+from veridical.cli.dispatch import main
+from veridical.data.records import (
+    assistant_message,
+    read_records,
+    text_of,
+    user_message,
+    write_records,
+)
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl
+
+
+def conversations(tmp_path: Path, pictures: list[Image.Image]) -> Path:
+    rows: list[dict[str, Any]] = [
+        {
+            "id": f"row-{i}",
+            "images": [pictures[i]] if i < 3 else [],
+            "messages": [
+                user_message("What is here?", images=int(i < 3)),
+                assistant_message(f"There is a red cup {i}."),
+            ],
+        }
+        for i in range(4)
+    ]
+    write_records(rows, tmp_path / "talk.parquet", "conversation")
+    return tmp_path / "talk.parquet"
+
+
+def pairs(tmp_path: Path, name: str, answers: dict[str, str], chosen: str = "Yes.") -> Path:
+    rows = [
+        {
+            "id": identity,
+            "images": [],
+            "prompt": [user_message("Is it?", images=0)],
+            "chosen": [assistant_message(chosen)],
+            "rejected": [assistant_message(answer)],
+        }
+        for identity, answer in answers.items()
+    ]
+    write_records(rows, tmp_path / f"{name}.parquet", "preference")
+    return tmp_path / f"{name}.parquet"
+
+
+def by_id(folder: Path) -> dict[str, Any]:
+    rows = read_records(folder / "pairs.parquet", "preference").rows
+    return {row["id"]: row for row in rows}
+
+
+def test_conversations_become_pairs_that_differ_in_the_picture(
+    tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    data = conversations(tmp_path, pictures)
+    assert main(["build", "distort", "--data", str(data), "--out", str(tmp_path / "a")]) == 0
+    rows = read_records(tmp_path / "a" / "pairs.parquet", "preference").rows
+    assert len(rows) == 3
+    for i, row in enumerate(rows):
+        assert row["chosen"] == row["rejected"] == [assistant_message(f"There is a red cup {i}.")]
+        clean, noisy = (
+            np.asarray(row[name][0], dtype=int) for name in ("images", "rejected_images")
+        )
+        assert np.array_equal(clean, np.asarray(pictures[i]))
+        assert clean.shape == noisy.shape
+        assert np.abs(clean - noisy).mean() > 10
+        assert json.loads(row["source"])["noise_steps"] == 500
+    assert read_jsonl(tmp_path / "a" / "skipped.jsonl")[0]["id"] == "row-3"
+    build_distort(data, tmp_path / "b")
+    again = read_records(tmp_path / "b" / "pairs.parquet", "preference").rows
+    assert again[1]["rejected_images"][0].tobytes() == rows[1]["rejected_images"][0].tobytes()
+
+
+def test_pairs_keep_their_rejected_answer(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    rows = [
+        {
+            "id": "a",
+            "images": [pictures[0]],
+            "prompt": [user_message("What?")],
+            "chosen": [assistant_message("A cup.")],
+            "rejected": [assistant_message("A dog.")],
+            "source": '{"builder": "bdhs"}',
+        }
+    ]
+    write_records(rows, tmp_path / "pairs.jsonl", "preference")
+    build_distort(tmp_path / "pairs.jsonl", tmp_path / "out", kind="preference", noise_steps=900)
+    row = read_records(tmp_path / "out" / "pairs.parquet", "preference").rows[0]
+    assert text_of(row["rejected"]) == "A dog."
+    assert json.loads(row["source"])["from"] == '{"builder": "bdhs"}'
+
+
+def test_what_cannot_be_distorted(tmp_path: Path) -> None:
+    data = pairs(tmp_path, "text", {"a": "No."})
+    with pytest.raises(UserError, match="1 to 1000"):
+        build_distort(data, tmp_path / "out", kind="preference", noise_steps=0)
+    with pytest.raises(UserError, match="nothing to distort"):
+        build_distort(data, tmp_path / "out", kind="preference")
+
+
+def test_join_adds_answers_by_id(tmp_path: Path) -> None:
+    first = pairs(tmp_path, "first", {"a": "No.", "b": "No.", "c": "No."})
+    second = pairs(tmp_path, "second", {"b": "Never.", "c": "No.", "d": "Never."})
+    assert main(["build", "join", str(first), str(second), "--out", str(tmp_path / "out")]) == 0
+    rows = {
+        row["id"]: row for row in read_records(tmp_path / "out/pairs.parquet", "preference").rows
+    }
+    assert list(rows) == ["a", "b", "c"]
+    assert [text_of(answer) for answer in rows["b"]["more_rejected"]] == ["Never."]
+    assert rows["a"]["more_rejected"] is None
+    skipped = {row["id"]: row["reason"] for row in read_jsonl(tmp_path / "out" / "skipped.jsonl")}
+    assert "already" in skipped["c"]
+    assert "no pair" in skipped["d"]
+    assert read_json(tmp_path / "out" / "summary.json") == {"pairs": 3, "joined": 1, "skipped": 2}
+    third = pairs(tmp_path, "third", {"b": "Perhaps."})
+    build_join(tmp_path / "out" / "pairs.parquet", third, tmp_path / "three")
+    rows = {
+        row["id"]: row for row in read_records(tmp_path / "three/pairs.parquet", "preference").rows
+    }
+    assert [text_of(a) for a in rows["b"]["more_rejected"]] == ["Never.", "Perhaps."]
+
+
+def test_sets_that_do_not_belong_together(tmp_path: Path) -> None:
+    first = pairs(tmp_path, "first", {"a": "No."})
+    other = pairs(tmp_path, "other", {"a": "No, never."}, chosen="Sure.")
+    with pytest.raises(UserError, match="Make both from the same records"):
+        build_join(first, other, tmp_path / "out")
+
+
+def seen(folder: Path, name: str, picture: Path, answer: str, question: str = "Is it?") -> Path:
+    """One pair about a picture that is named by its path."""
+    row = {
+        "id": "a",
+        "images": [str(picture)],
+        "prompt": [user_message(question)],
+        "chosen": [assistant_message("Yes.")],
+        "rejected": [assistant_message(answer)],
+    }
+    (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    return folder / f"{name}.jsonl"
+
+
+def test_join_compares_what_is_asked_and_what_is_seen(
+    tmp_path: Path, pictures: list[Image.Image], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An id alone says nothing: two sets may number their rows alike."""
+    for number in (0, 1):
+        pictures[number].save(tmp_path / f"{number}.png")
+    pictures[0].save(tmp_path / "again.bmp")
+    first = seen(tmp_path, "first", tmp_path / "0.png", "No.")
+    build_join(first, seen(tmp_path, "same", tmp_path / "again.bmp", "Never."), tmp_path / "out")
+    (row,) = read_records(tmp_path / "out/pairs.parquet", "preference").rows
+    assert [text_of(answer) for answer in row["more_rejected"]] == ["Never."]
+    other_picture = seen(tmp_path, "picture", tmp_path / "1.png", "Never.")
+    other_question = seen(tmp_path, "question", tmp_path / "0.png", "Never.", "Was it?")
+    equal = seen(tmp_path, "equal", tmp_path / "0.png", "No.")
+    for more, reason in (
+        (other_picture, "another picture as image 1"),
+        (other_question, "another prompt"),
+        (equal, "already"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            build_join(first, more, tmp_path / "wrong")
+
+
+def test_join_refuses_answers_with_an_image_of_their_own(
+    tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    pictures[0].save(tmp_path / "0.png")
+    first = seen(tmp_path, "first", tmp_path / "0.png", "No.")
+    build_distort(first, tmp_path / "noisy", kind="preference")
+    with pytest.raises(UserError, match="rejected_images"):
+        build_join(first, tmp_path / "noisy" / "pairs.parquet", tmp_path / "out")
+    # The other way round is well: a further answer goes with the image that the chosen one has.
+    more = seen(tmp_path, "more", tmp_path / "0.png", "No.")
+    build_join(tmp_path / "noisy" / "pairs.parquet", more, tmp_path / "both")
+    (row,) = read_records(tmp_path / "both/pairs.parquet", "preference").rows
+    assert row["rejected_images"] and text_of(row["more_rejected"][0]) == "No."
+    third = seen(tmp_path, "third", tmp_path / "0.png", "Never.")
+    build_join(tmp_path / "noisy" / "pairs.parquet", third, tmp_path / "three")
+    (row,) = read_records(tmp_path / "three/pairs.parquet", "preference").rows
+    assert row["rejected_images"] and text_of(row["more_rejected"][0]) == "Never."

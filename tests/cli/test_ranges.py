@@ -1,0 +1,116 @@
+"""Every numeric option of every command has a range, checked before anything loads."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from veridical import cli
+from veridical.cli.parsing import parse
+from veridical.cli.ranges import RANGES, Range
+from veridical.cli.signatures import Option, is_number, read_options, spelled
+from veridical.runtime.errors import UserError
+
+TAKES_MINUS_ONE = {
+    "answer_reward", "length_penalty", "max_steps", "minimum", "similarity_threshold",
+}  # fmt: skip
+TAKES_ZERO = {
+    "lora_dropout", "min_score",
+    "answer_reward", "centring", "gamma", "held_out", "kl_coefficient", "label_smoothing", "lam",
+    "length_penalty", "margin", "mask_threshold", "max_bad_fraction", "minimum", "nll_weight",
+    "min_new_tokens", "top_k",
+    "no_end_penalty", "noise_steps", "offline", "retry_temperature", "seed",
+    "similarity_threshold", "stop_kl", "temperature", "value_weight", "verbosity_words",
+    "yes_no_swap",
+}  # fmt: skip
+NEVER = ["nan", "inf", f"{10**30}"]
+NEVER_IN_A_FILE = [".nan", "-.inf"]
+
+
+def command_options(name: str) -> tuple[Callable[..., Any], dict[str, Option]]:
+    module, function = cli.COMMANDS[name].function.split(":")
+    found = getattr(importlib.import_module(module), function)
+    return found, read_options(found)
+
+
+def attempt(name: str, option: str, value: str, config: Path | None = None) -> str:
+    """What the command line says to one value; empty if it is taken."""
+    function, options = command_options(name)
+    words = [f"--{other}=x" for other, each in options.items() if each.required and other != option]
+    if config is None:
+        words.append(f"--{option}={value}")
+    else:
+        config.write_text(f"{option}: {value}\n")
+        words.append(f"--config={config}")
+    try:
+        parse("veridical", function, options, (), words)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def numeric() -> list[tuple[str, str]]:
+    return [
+        (command, name)
+        for command in cli.COMMANDS
+        for name, option in command_options(command)[1].items()
+        if is_number(option)
+    ]
+
+
+def test_every_numeric_option_has_a_range_and_every_range_an_option() -> None:
+    assert {name for _, name in numeric()} == set(RANGES)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_numbers_outside_the_range_are_refused_by_name(command: str, tmp_path: Path) -> None:
+    """Over all options of all commands, on the command line and in a file."""
+    wrong = []
+    for name, option in command_options(command)[1].items():
+        if not is_number(option):
+            continue
+        taken = {"-1": name in TAKES_MINUS_ONE, "0": name in TAKES_ZERO}
+        for value, may in {**taken, **dict.fromkeys([*NEVER, *NEVER_IN_A_FILE], False)}.items():
+            written = f"[{value}]" if option.is_list else value
+            config = tmp_path / "options.yaml" if value in NEVER_IN_A_FILE else None
+            said = attempt(command, name, written, config)
+            clear = spelled(name) in said and "\n" not in said and len(said) < 250
+            if (said != "") == may or (said and not clear):
+                wrong.append((name, value, said))
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("range_", "said"),
+    [
+        (Range(1), "1 or more (at most 1,000,000,000)"),
+        (Range(0, above=True), "above 0 (at most 1,000,000,000)"),
+        (Range(0, 0.5, below=True), "0 to below 0.5"),
+        (Range(0, 10, above=True), "above 0 to 10"),
+        (Range(1, or_else=-1), "1 or more (at most 1,000,000,000), or -1 for none"),
+    ],
+)
+def test_a_range_in_words(range_: Range, said: str) -> None:
+    assert str(range_) == said
+
+
+def test_defaults_are_in_their_ranges() -> None:
+    wrong = []
+    for command in cli.COMMANDS:
+        options: Mapping[str, Option] = command_options(command)[1]
+        for name, option in options.items():
+            if is_number(option) and isinstance(option.default, int | float):
+                wrong += [] if RANGES[name].holds(option.default) else [(command, name)]
+    assert wrong == []
+
+
+def test_nothing_is_loaded_for_a_training_of_no_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "sft", "embedded", "--data", "x", "--out", str(tmp_path / "o")]
+    assert cli.main([*words, "--max-steps", "0"]) == 2
+    assert "--max-steps is 0; give 1 or more" in capsys.readouterr().err

@@ -1,0 +1,335 @@
+"""Whose a folder is: an output is never an input, and a folder belongs to one run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from veridical import cli
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.runtime.run_folders import remove_run
+from veridical.runtime.run_record import this_process
+from veridical.runtime.runs import start_run
+from veridical.world.dataset import write_scenes
+
+EMBEDDED = ["--model", "{model}"]
+SCENES = ["--images", "{data}/images", "--objects", "{data}/objects.json"]
+WORDS = ["--objects", "{data}/objects.json", "--vocabulary", "{data}/vocabulary.json"]
+PAIRS = ["--data", "{data}/pairs.jsonl"]
+ROWS = ["--data", "{data}/conversations.jsonl"]
+JUDGED = ["--judge", "exact", *WORDS]
+ARGUMENTS: dict[str, list[str]] = {
+    "demo": EMBEDDED,
+    "build bdhs": [*EMBEDDED, *ROWS, "--similarity", "edit"],
+    "build sample": [*EMBEDDED, *ROWS],
+    "build rate": ["{data}/samples.jsonl", *WORDS],
+    "build annotate": ["{data}/samples.jsonl", "--judge", "local:embedded"],
+    "build rank": ["{data}/samples.jsonl", *JUDGED],
+    "build best": ["{data}/samples.jsonl"],
+    "build pairs": ["{data}/samples.jsonl"],
+    "build distort": PAIRS,
+    "build facts": ["{data}/conversations.jsonl", "--facts", "{data}/facts.json"],
+    "build objects": ["{data}/annotations.json"],
+    "build join": ["{data}/pairs.jsonl", "{data}/more.jsonl"],
+    "train dpo": [*EMBEDDED, *PAIRS],
+    "train sft": [*EMBEDDED, *ROWS],
+    "train steerlm": [*EMBEDDED, "--data", "{data}/samples.jsonl"],
+    "train online": [*EMBEDDED, *ROWS, *JUDGED],
+    "train reward": [*EMBEDDED, *PAIRS],
+    "train ppo": [*EMBEDDED, *ROWS, *JUDGED],
+    "train rloo": [*EMBEDDED, *ROWS, *JUDGED],
+    "eval pope": [*EMBEDDED, *SCENES],
+    "eval chair": [*EMBEDDED, *SCENES],
+    "eval reward": ["{data}/model", "{data}/pairs.jsonl"],
+    "eval compare": ["{data}/model", "{data}/more"],
+    "world pairs": ["{data}"],
+    "world train": [],
+    "evidence": EMBEDDED,
+    "rewards": EMBEDDED,
+    "methods": EMBEDDED,
+}
+"""What each command needs to come as far as its folder."""
+OTHERS = {"ask": "writes nothing", "report": "writes a file", "world make": "into a new folder"}
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files for every command, and files that a user keeps, under names that commands write."""
+    folder = tmp_path_factory.mktemp("data") / "data"
+    write_scenes(folder, count=2)
+    for name in ("pairs.jsonl", "more.jsonl", "samples.jsonl", "parts/00000000.jsonl"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text('{"id": "1"}\n')
+    for name in (
+        "model/model.safetensors",
+        "more/scores.json",
+        "summary.json",
+        "answers.jsonl",
+        "annotations.json",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("[]")
+    for name in ("model", "more"):
+        row = {"image_id": "1", "mentions": [], "objects": []}
+        (folder / name / "details.jsonl").write_text(json.dumps(row) + "\n")
+    return folder
+
+
+def words(command: str, data: Path, out: Path, model: str = "embedded") -> list[str]:
+    given = [word.format(data=data, model=model) for word in ARGUMENTS[command]]
+    return [*command.split(), *given, "--out", str(out)]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_every_command_that_writes_is_tested() -> None:
+    assert ARGUMENTS.keys() | OTHERS.keys() == cli.COMMANDS.keys()
+
+
+@pytest.mark.parametrize("command", ARGUMENTS)
+def test_a_folder_of_the_user_is_refused_and_stays_as_it_is(
+    command: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(data, mine)
+    assert cli.main(words(command, data, mine)) == 2
+    told = capsys.readouterr().err
+    assert "and no run. Name a new" in told or "is not empty. Name a new" in told
+    assert content(mine) == content(data)
+
+
+@pytest.mark.parametrize("command", ARGUMENTS)
+def test_a_folder_of_another_command_is_refused_and_stays_as_it_is(
+    command: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_run(tmp_path / "run", "another command", {}).finish()
+    before = content(tmp_path / "run")
+    assert cli.main(words(command, data, tmp_path / "run")) == 2
+    told = capsys.readouterr().err
+    assert "holds a run of `another command`" in told or "is not empty. Name a new" in told
+    assert content(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("command", [name for name in ARGUMENTS if ARGUMENTS[name]])
+def test_an_output_is_never_an_input(
+    command: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(data, both)
+    (both / "run.json").write_text(json.dumps({"command": command, "status": "finished"}))
+    before = content(both)
+    assert cli.main(words(command, both, both, str(both / "model"))) == 2
+    assert "An output is never an input" in capsys.readouterr().err
+    assert content(both) == before
+
+
+def test_an_input_in_a_run_within_the_folder_is_none_of_its_outputs(tmp_path: Path) -> None:
+    start_run(tmp_path / "all" / "pairs", "build bdhs", {}).finish()
+    pairs = tmp_path / "all" / "pairs" / "pairs.parquet"
+    pairs.touch()
+    start_run(tmp_path / "all", "train dpo", {"data": pairs}, {"data": pairs}).finish()
+    assert read_json(tmp_path / "all" / "run.json")["files"] == []
+
+
+@pytest.mark.parametrize("given", ["a question?", "x" * 5000, "a\0b", "", ".", "/", "../" * 3000])
+def test_a_text_that_is_no_path_is_no_input(tmp_path: Path, given: str) -> None:
+    start_run(tmp_path / "run", "ask", {"prompt": given, "more": [given, {"deep": given}]})
+
+
+def test_notes_and_logs_may_lie_in_a_new_folder(tmp_path: Path) -> None:
+    for name in ("slurm-1.out", "notes.md", "job.sh", "config.yaml", ".hidden", "report.html"):
+        (tmp_path / name).touch()
+    start_run(tmp_path, "train dpo", {}).finish()
+    assert read_json(tmp_path / "run.json")["files"] == []
+
+
+def test_the_record_names_what_was_written_and_a_second_run_replaces_only_that(
+    tmp_path: Path,
+) -> None:
+    run = start_run(tmp_path, "eval chair", {})
+    write_json(tmp_path / "scores.json", 1)
+    write_json(tmp_path / "parts" / "key.json", 1)
+    run.finish()
+    files = ["parts/key.json", "scores.json"]
+    assert read_json(tmp_path / "run.json")["files"] == files
+    (tmp_path / "plot.png").touch()
+    start_run(tmp_path, "eval chair", {}).finish()
+    assert read_json(tmp_path / "run.json")["files"] == files
+    (tmp_path / "details.jsonl").write_text("a user's own")
+    with pytest.raises(UserError, match=r"details\.jsonl was not written by the run"):
+        start_run(tmp_path, "eval chair", {})
+
+
+def test_another_process_that_is_writing_is_left_alone(tmp_path: Path) -> None:
+    start_run(tmp_path / "run", "eval chair", {"model": "a"}, any_process=True)
+    record = read_json(tmp_path / "run" / "run.json")
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        stat = Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(")")[2].split()
+        process = this_process() | {"id": sleeper.pid, "began": stat[19]}
+        write_json(tmp_path / "run" / "run.json", record | {"process": process})
+        with pytest.raises(UserError, match=rf"Process {sleeper.pid} is writing"):
+            start_run(tmp_path / "run", "eval chair", {"model": "b"}, any_process=True)
+        with pytest.raises(UserError, match=rf"Process {sleeper.pid} is writing"):
+            start_run(tmp_path / "run", "eval chair", {"model": "a"})
+        # Shares of one run, and a process that has only taken over the number.
+        start_run(tmp_path / "run", "eval chair", {"model": "a"}, any_process=True)
+        process["began"] = "1"
+        write_json(tmp_path / "run" / "run.json", record | {"process": process})
+        start_run(tmp_path / "run", "eval chair", {"model": "b"}, any_process=True)
+    finally:
+        sleeper.kill()
+
+
+def test_only_what_the_record_names_is_removed(tmp_path: Path) -> None:
+    demo = start_run(tmp_path / "demo", "demo", {})
+    inner = start_run(tmp_path / "demo" / "train" / "dpo", "train dpo", {})
+    write_json(tmp_path / "demo" / "train" / "dpo" / "model" / "config.json", 1)
+    inner.finish()
+    write_json(tmp_path / "demo" / "summary.json", 1)
+    demo.finish()
+    mine = {"notes.md", "train/dpo/mine.png", "eval/mine/run.json", "eval/mine/scores.json"}
+    for name in mine:
+        (tmp_path / "demo" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "demo" / name).write_text("{}")
+    remove_run(tmp_path / "demo")
+    assert content(tmp_path / "demo").keys() == mine
+
+
+def test_a_run_that_was_killed_is_not_removed_by_guessing(tmp_path: Path) -> None:
+    demo = start_run(tmp_path / "demo", "demo", {})
+    start_run(tmp_path / "demo" / "pairs", "build bdhs", {})  # and no word of its end
+    demo.finish()
+    before = content(tmp_path / "demo")
+    with pytest.raises(UserError, match=r"pairs/run\.json does not say which files"):
+        remove_run(tmp_path / "demo")
+    assert content(tmp_path / "demo") == before
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("command", 3),
+        ("command", None),
+        ("status", "done"),
+        ("status", []),
+        ("configuration", []),
+        ("inputs", {"data": "path"}),
+        ("inputs", {"data": {"path": 1, "sha256": None}}),
+        ("files", "all"),
+        ("files", ["../../home"]),
+        ("files", ["/etc/passwd"]),
+        ("results", 1),
+        ("process", {"host": "x", "id": "1"}),
+        ("process", {"host": "x", "id": -1}),
+        ("prompt_time", "yesterday"),
+        ("wall_time_seconds", "1"),
+    ],
+)
+def test_a_record_that_was_edited_names_file_and_field(
+    tmp_path: Path, field: str, value: Any
+) -> None:
+    start_run(tmp_path, "eval chair", {}).finish()
+    record = read_json(tmp_path / "run.json")
+    write_json(tmp_path / "run.json", record | {field: value})
+    with pytest.raises(UserError, match=rf"run\.json: {field} has to be"):
+        start_run(tmp_path, "eval chair", {})
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"x"', "{", "", "[" * 100_000, "9" * 5000])
+def test_a_record_that_is_none_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(UserError, match=r"run\.json is n"):
+        start_run(tmp_path, "eval chair", {})
+
+
+def test_a_report_replaces_nothing_but_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_run(tmp_path / "run", "eval chair", {}).finish()
+    (tmp_path / "thesis.html").write_text("<p>years of work")
+    told = []
+    for out in (tmp_path / "thesis.html", tmp_path / "run", tmp_path / "run" / "run.json"):
+        before = content(tmp_path)
+        assert cli.main(["report", str(tmp_path / "run"), "--out", str(out)]) == 2
+        assert content(tmp_path) == before
+        told.append(capsys.readouterr().err)
+    assert "is not a report" in told[0]
+    assert "is a folder" in told[1]
+    for _ in range(2):
+        assert cli.main(["report", str(tmp_path / "run")]) == 0
+
+
+def prompts(scenes: Path) -> Path:
+    """The scenes' questions without answers."""
+    rows = read_jsonl(scenes / "conversations.jsonl")
+    without = [{"prompt" if k == "messages" else k: v for k, v in row.items()} for row in rows]
+    write_jsonl(scenes / "prompts.jsonl", [row | {"prompt": row["prompt"][:1]} for row in without])
+    return scenes / "prompts.jsonl"
+
+
+TRAINING = ["--max-steps", "400", "--batch-size", "2", "--accumulation", "1"]
+RLOO = [*TRAINING, "--samples", "2", "--max-new-tokens", "8", *JUDGED]
+
+
+@pytest.mark.parametrize(
+    ("command", "ready", "kept"),
+    [
+        (["build", "sample", "--k", "8", "--max-new-tokens", "60"], "parts/0*", "parts/0*.jsonl"),
+        (["train", "sft", *TRAINING], "log.jsonl", "checkpoints/*/manifest.json"),
+        (["train", "rloo", *RLOO], "log.jsonl", "checkpoints/*/manifest.json"),
+    ],
+)
+def test_sigterm_says_interrupted_and_keeps_what_there_is(
+    command: list[str], ready: str, kept: str, tmp_path: Path
+) -> None:
+    scenes, out = tmp_path / "scenes", tmp_path / "run"
+    write_scenes(scenes, count=200)
+    rows = prompts(scenes) if "rloo" in command else scenes / "conversations.jsonl"
+    words = [word.format(data=scenes) for word in command]
+    words += ["--model", "embedded", "--data", str(rows), "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "veridical", *words],
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        env=os.environ | {"VERIDICAL_CACHE": "none"},
+    )  # fmt: skip
+    while process.poll() is None:
+        found = [path.read_text() for path in out.glob(ready)]
+        if any('"train"' in text or ready != "log.jsonl" for text in found):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 143, told
+    assert "SIGTERM" in told
+    assert "Traceback" not in told
+    record = read_json(out / "run.json")
+    assert (record["status"], record["reason"]) == ("interrupted", "SIGTERM")
+    assert list(out.glob(kept))
+    assert any(Path(name).match(kept) for name in record["files"])
+
+
+def test_a_thread_may_call_the_command_too() -> None:
+    import threading
+
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(cli.main(["--version"])))
+    thread.start()
+    thread.join()
+    assert statuses == [0]
+    with contextlib.suppress(ValueError):
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

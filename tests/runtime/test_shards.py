@@ -1,0 +1,125 @@
+"""Shares of a run: who makes what, and who puts it together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from veridical.bdhs.algorithm import Source
+from veridical.builders import _parts
+from veridical.builders._parts import Parts
+from veridical.cli.dispatch import main
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_file
+from veridical.runtime.shards import ALL, Share, read_share
+
+SCENES = 5
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """Five drawn scenes."""
+    folder = tmp_path / "scenes"
+    assert main(["world", "make", str(folder), "--count", str(SCENES), "--seed", "1"]) == 0
+    return folder
+
+
+def test_what_a_share_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_share(None) == ALL
+    assert read_share("2/8") == Share(1, 8)
+    for wrong in ("0/2", "3/2", "2", "a/b", "1/0"):
+        with pytest.raises(UserError, match="--shard"):
+            read_share(wrong)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    assert read_share(None) == Share(3, 4)
+    with pytest.raises(UserError, match="launcher"):
+        read_share("1/4")
+
+
+def test_every_piece_is_in_one_share() -> None:
+    for count in (1, 2, 3):
+        owners = [[Share(i, count).has(piece) for i in range(count)] for piece in range(10)]
+        assert all(sum(owner) == 1 for owner in owners)
+
+
+def test_one_of_those_that_finish_together_is_chosen(tmp_path: Path) -> None:
+    assert [Share(i, 2).claim(tmp_path) for i in (1, 0)] == [True, False]
+    assert ALL.claim(tmp_path)  # going on alone after a claimant has died
+    assert not Share(0, 2).claim(tmp_path / "removed")
+
+
+def test_a_share_without_chunks_leaves_nothing_behind(tmp_path: Path) -> None:
+    items = [Source("only", (), (), "answer")]
+    parts = Parts(tmp_path, {"settings": 1})
+    assert parts.work_through_share(items, lambda _: [], "test", Share(1, 2)) is None
+    assert not (tmp_path / "parts").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "results"),
+    [
+        (["build", "sample", "--k", "2"], ["samples.parquet", "summary.json", "skipped.jsonl"]),
+        (
+            ["build", "bdhs", "--similarity", "edit", "--iterations", "2"],
+            ["pairs.parquet", "summary.json", "skipped.jsonl"],
+        ),
+    ],
+)
+def test_builds_are_the_same_bytes_however_they_are_shared(
+    scenes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    results: list[str],
+) -> None:
+    monkeypatch.setattr(_parts, "CHUNK", 2)  # 3 chunks
+    data = ["--model", "embedded", "--data", str(scenes / "conversations.jsonl")]
+    words = [*command, *data, "--max-new-tokens", "48"]
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    assert main([*words, "--out", str(whole)]) == 0
+    for shard in ("3/3", "1/3", "2/3"):
+        assert not (shared / results[0]).exists()
+        assert main([*words, "--out", str(shared), "--shard", shard]) == 0
+    assert not (shared / "parts").exists()
+    for name in results:
+        assert hash_file(shared / name) == hash_file(whole / name), name
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "results"),
+    [
+        ("chair", ["answers.jsonl", "scores.json", "details.jsonl"]),
+        ("pope", ["answers.jsonl", "scores.json"]),
+    ],
+)
+def test_evaluations_are_the_same_bytes_however_they_are_shared(
+    scenes: Path, tmp_path: Path, benchmark: str, results: list[str]
+) -> None:
+    words = [
+        "eval",
+        benchmark,
+        "--model",
+        "embedded",
+        "--objects",
+        str(scenes / "objects.json"),
+        "--images",
+        str(scenes / "images"),
+        "--max-new-tokens",
+        "8",
+        "--batch-size",
+        "2",
+    ]
+    if benchmark == "chair":
+        words += ["--vocabulary", str(scenes / "vocabulary.json")]
+    else:
+        words += ["--per-image", "1"]
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    assert main([*words, "--out", str(whole)]) == 0
+    for shard in ("2/2", "1/2"):
+        assert not (shared / "scores.json").exists()
+        assert main([*words, "--out", str(shared), "--shard", shard]) == 0
+    for name in results:
+        assert hash_file(shared / name) == hash_file(whole / name), name
+    assert not list(shared.glob("*partial*"))

@@ -1,0 +1,319 @@
+"""Intervals that cover, p-values that agree with them, and both with figures worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from veridical.eval.chair import chair_metrics
+from veridical.runtime.errors import UserError
+from veridical.runtime.randomness import generator
+from veridical.scoring.statistics import (
+    Bin,
+    ClusterSums,
+    FloatArray,
+    Gap,
+    Metric,
+    Ratio,
+    Sums,
+    compare,
+    estimate,
+    ratio,
+    sum_by_cluster,
+)
+from veridical.scoring.statistics.intervals import binomial_interval, share_interval
+
+SHARE = Metric("share", Ratio("part", "whole"), "whole")
+LENGTH = Metric("length", Ratio("part", "whole"), "whole", "mean")
+LOSS = Metric("loss", Ratio("part", "whole"), "whole", "mean", limit=0.0, event=1.0)
+
+
+def table(part: Sequence[float], whole: Sequence[float]) -> ClusterSums:
+    columns = {"part": np.array(part, float), "whole": np.array(whole, float)}
+    return ClusterSums(tuple(range(len(part))), columns)
+
+
+def ends(found: object) -> tuple[float, float]:
+    low, high = getattr(found, "low"), getattr(found, "high")  # noqa: B009
+    assert isinstance(low, float)
+    assert isinstance(high, float)
+    return low, high
+
+
+def test_rows_are_added_up_by_cluster() -> None:
+    rows = [
+        ("a", {"part": 1.0, "whole": 2.0}),
+        ("b", {"part": 0.0, "whole": 1.0}),
+        ("a", {"part": 3.0, "whole": 4.0}),
+    ]
+    sums = sum_by_cluster(rows)
+    assert sums.clusters == ("a", "b")
+    assert sums.columns["part"].tolist() == [4.0, 0.0]
+    assert sums.columns["whole"].tolist() == [6.0, 1.0]
+
+
+def test_value_is_the_ratio_of_sums_not_the_mean_of_ratios() -> None:
+    # (1 + 0 + 1) / (1 + 9 + 2) = 2/12, whereas the mean of 1, 0, 1/2 would be 1/2.
+    found = estimate(table([1, 0, 1], [1, 9, 2]), [SHARE])["share"]
+    assert found.value == pytest.approx(2 / 12)
+    assert (found.n, found.clusters) == (12, 3)
+    low, high = ends(found)
+    assert 0 <= low <= 2 / 12 <= high <= 1
+
+
+def test_mid_p_interval_of_three_of_ten() -> None:
+    # Each end leaves 2.5 % beyond it, the observed count by half.
+    low, high = binomial_interval(np.array(3.0), np.array(10.0))
+    binomial = scipy.stats.binom
+    assert binomial.sf(3, 10, low) + binomial.pmf(3, 10, low) / 2 == pytest.approx(0.025)
+    assert binomial.cdf(2, 10, high) + binomial.pmf(3, 10, high) / 2 == pytest.approx(0.025)
+    # Inside Clopper and Pearson's, which count the observed count in full.
+    exact = scipy.stats.binomtest(3, 10).proportion_ci(method="exact")
+    assert exact.low < low < high < exact.high
+
+
+def test_many_single_rows_give_the_usual_binomial_interval() -> None:
+    """200 rows, each its own image: normal theory, 0.3 +- 1.96 sqrt(0.3 0.7 / 200)."""
+    found = estimate(table([1] * 60 + [0] * 140, [1] * 200), [SHARE])["share"]
+    half = 1.96 * math.sqrt(0.3 * 0.7 / 200)
+    assert ends(found) == pytest.approx((0.3 - half, 0.3 + half), abs=0.005)
+
+
+def test_ignoring_the_clusters_would_be_too_sure() -> None:
+    """Ten equal answers per image carry one image's information: sqrt(10) times wider."""
+    random = np.random.default_rng(3)
+    per_image = random.integers(0, 2, 100)
+    clustered = ends(estimate(table((per_image * 10).tolist(), [10.0] * 100), [SHARE])["share"])
+    alone = ends(estimate(table(np.repeat(per_image, 10).tolist(), [1.0] * 1000), [SHARE])["share"])
+    widths = (clustered[1] - clustered[0]) / (alone[1] - alone[0])
+    assert widths == pytest.approx(math.sqrt(10), rel=0.1)
+
+
+def test_balanced_answers_keep_a_width() -> None:
+    """yes_rate: every image has 3 of 6, so that the clusters' own variance is 0."""
+    low, high = ends(estimate(table([3] * 12, [6] * 12), [SHARE])["share"])
+    assert low < 0.5 < high
+    # Fewer than independent answers' (0.5 +- 0.115), and not as few as one answer's 1/72.
+    assert 1 / 72 < high - 0.5 < 0.115
+
+
+def test_nothing_seen_is_bounded_not_excluded() -> None:
+    found = estimate(table([0] * 10, [1] * 10), [SHARE])["share"]
+    # At least one of ten at share p has the chance 1 - (1 - p)^10; at the end, half of the
+    # rest is 2.5 %, with the ten made fewer by t's (1.96 / 2.26)^2 = 0.75.
+    rows = 10 * (scipy.stats.norm.ppf(0.975) / scipy.stats.t.ppf(0.975, 9)) ** 2
+    assert ends(found) == pytest.approx((0.0, 1 - 0.05 ** (1 / rows)))
+    assert "bound on what was not seen" in found.note
+    right = estimate(table([1] * 10, [1] * 10), [SHARE])["share"]
+    assert ends(right) == pytest.approx((0.05 ** (1 / rows), 1.0))
+
+
+def test_a_loss_that_skews_reaches_further_up_than_down() -> None:
+    low, high = ends(estimate(table([0.01] * 23 + [2.0], [1] * 24), [LOSS])["loss"])
+    mean = (0.23 + 2) / 24
+    assert 0 < low < mean < high
+    assert high - mean > 2 * (mean - low)
+
+
+def test_correlation_and_calibration_have_intervals() -> None:
+    def correlation(sums: Sums) -> FloatArray:
+        top = sums["n"] * sums["xy"] - sums["x"] * sums["y"]
+        spread = (sums["n"] * sums["xx"] - sums["x"] ** 2) * (
+            sums["n"] * sums["yy"] - sums["y"] ** 2
+        )
+        return ratio(top, np.sqrt(np.maximum(spread, 0)))
+
+    x, y = np.random.default_rng(1).normal(size=(2, 200))
+    y = 0.6 * x + 0.8 * y
+    columns = {"n": np.ones(200), "x": x, "y": y, "xy": x * y, "xx": x * x, "yy": y * y}
+    sums = ClusterSums(tuple(range(200)), columns)
+    found = estimate(sums, [Metric("r", correlation, "n", "correlation")])["r"]
+    theirs = scipy.stats.pearsonr(x, y).confidence_interval()
+    assert ends(found) == pytest.approx((theirs.low, theirs.high), abs=0.03)
+    # 50 answers at 0.7, of which 35 were right: no gap; of which 10 were right: a gap of 0.5.
+    for right, low, high in ((35, 0.0, 0.2), (10, 0.3, 0.7)):
+        seen = {"right": np.array([1.0] * right + [0.0] * (50 - right)), "sure": np.full(50, 0.7),
+                "doubt": np.full(50, 0.21), "n": np.ones(50)}  # fmt: skip
+        gap = Gap([Bin("right", "sure", "doubt")], "n")
+        sums = ClusterSums(tuple(range(50)), seen)
+        off = estimate(sums, [Metric("gap", gap, "n", "gap")])["gap"]
+        assert low <= ends(off)[0] <= 0.5 - 0.02 if low else ends(off)[0] == 0
+        assert ends(off)[1] < high
+
+
+def test_zero_denominator_is_none_with_a_reason() -> None:
+    found = estimate(table([0, 0], [0, 0]), [SHARE])["share"]
+    assert (found.value, found.low, found.high, found.n) == (None, None, None, 0)
+    assert "denominator" in found.note
+    assert "note" in found.as_json()
+
+
+def test_one_cluster_has_a_value_but_no_interval() -> None:
+    found = estimate(table([1], [4]), [SHARE])["share"]
+    assert (found.value, found.low, found.high) == (0.25, None, None)
+    assert "at least two" in found.note
+
+
+def test_no_rows() -> None:
+    found = estimate(sum_by_cluster([]), [SHARE])["share"]
+    assert (found.value, found.n, found.clusters) == (None, 0, 0)
+
+
+def test_numbers_that_do_not_vary_have_no_interval() -> None:
+    same = {"answers": np.ones(3), "words": np.full(3, 7.0)}
+    none = dict.fromkeys(
+        ("wrong_answers", "mentions", "hallucinated", "recalled", "objects", "exact", "empty"),
+        np.zeros(3),
+    )
+    chair = estimate(ClusterSums(("a", "b", "c"), same | none), chair_metrics())
+    mean = estimate(table([7, 7, 7], [1, 1, 1]), [LENGTH])["length"]
+    for found in (mean, chair["mean_length"]):
+        assert (found.value, found.low, found.high) == (7.0, None, None)
+        assert "do not vary" in found.note
+    # An invented object would have cost 1: what was not seen is known, and bounded.
+    assert None not in ends(chair["exact_score"])
+
+
+def test_every_interval_names_its_method() -> None:
+    found = estimate(table([1, 0, 1], [1, 1, 1]), [SHARE, LENGTH, LOSS])
+    methods = [row.as_json()["method"] for row in found.values()]
+    assert [method.split()[0] for method in methods] == ["mid-p", "Student's", "gamma"]
+    assert compare(table([1, 0], [1, 1]), table([0, 0], [1, 1]), [SHARE])["share"].method
+
+
+def test_difference_by_hand() -> None:
+    """100 images of one answer: 12 better, 2 worse. Bonett and Price: 14 changes and 2 more."""
+    ours, theirs = [1.0] * 12 + [0.0] * 88, [0.0] * 12 + [1.0] * 2 + [0.0] * 86
+    found = compare(table(ours, [1] * 100), table(theirs, [1] * 100), [SHARE])["share"]
+    # Sum of squared deviations 14 - 100 x 0.1^2 = 13, times 100/99; the two changes weigh the
+    # mean of cubes over that of squares, close to 1.
+    error = math.sqrt(13 * 100 / 99 + 2) / 100
+    assert found.value == pytest.approx(0.10)
+    low, high = ends(found)
+    half = scipy.stats.t.ppf(0.975, 99) * error
+    assert (low, high) == pytest.approx((0.1 - half, 0.1 + half), abs=0.003)
+    assert found.p == pytest.approx(2 * scipy.stats.t.sf(0.1 / error, 99), abs=0.003)
+    assert found.differing == 14
+
+
+def test_agrees_with_the_paired_t_test_where_many_differ() -> None:
+    gain = np.random.default_rng(2).normal(0.15, 1.0, 400)
+    found = compare(table(gain.tolist(), [1] * 400), table([0] * 400, [1] * 400), [LENGTH])[
+        "length"
+    ]
+    theirs = scipy.stats.ttest_1samp(gain, 0.0)
+    assert found.p == pytest.approx(theirs.pvalue, abs=0.01)
+    assert ends(found) == pytest.approx(tuple(theirs.confidence_interval()), abs=0.005)
+
+
+def test_p_is_close_to_mcnemars_where_few_differ() -> None:
+    for better, worse in ((6, 0), (9, 2), (15, 4), (12, 8)):
+        rest = 300 - better - worse
+        ours = [1.0] * better + [0.0] * worse + [1.0] * rest
+        theirs = [0.0] * better + [1.0] * worse + [1.0] * rest
+        found = compare(table(ours, [1] * 300), table(theirs, [1] * 300), [SHARE])["share"]
+        exact = scipy.stats.binomtest(better, better + worse).pvalue
+        # McNemar's mid-p: the observed split counts by half.
+        middle = exact - scipy.stats.binom.pmf(better, better + worse, 0.5)
+        assert found.p == pytest.approx(middle, abs=0.03)
+
+
+def test_the_interval_excludes_zero_exactly_where_p_is_below_five_per_cent() -> None:
+    random = np.random.default_rng(5)
+    seen = set()
+    for _ in range(300):
+        whole = random.integers(1, 5, 30)
+        theirs = random.binomial(whole, 0.4)
+        ours = np.where(random.random(30) < 0.3, random.binomial(whole, 0.7), theirs)
+        arm, base = (table(side.tolist(), whole.tolist()) for side in (ours, theirs))
+        for found in compare(arm, base, [SHARE, LENGTH]).values():
+            assert found.p is not None
+            low, high = ends(found)
+            assert (low > 0 or high < 0) == (found.p < 0.05)
+            seen.add(found.p < 0.05)
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("images", [5, 6, 10, 20, 35, 50])
+@pytest.mark.parametrize("differing", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("metric", [SHARE, LENGTH], ids=lambda metric: metric.kind)
+def test_fewer_than_six_changes_never_tell_two_models_apart(
+    images: int, differing: int, metric: Metric
+) -> None:
+    """All changes go one way: the exact sign test's p is 2^(1 - differing), 0.0625 for five."""
+    differing = min(differing, images)
+    gains = [1 - 0.01 * number for number in range(differing)]
+    ours = table([*gains, *([0.0] * (images - differing))], [1] * images)
+    found = compare(ours, table([0] * images, [1] * images), [metric])[metric.name]
+    assert found.differing == differing
+    assert found.value == pytest.approx(sum(gains) / images)
+    assert found.p is not None
+    low, high = ends(found)
+    assert (low > 0 or high < 0) == (found.p < 0.05)
+    if differing < 6:
+        assert found.p >= 0.5 ** (differing - 1)
+        assert low <= 0 <= high
+        assert "too few" in found.note
+    else:
+        assert found.p < 0.05
+        assert found.note == ""
+
+
+def test_five_images_that_all_gain_alike_are_five_images() -> None:
+    found = compare(table([9, 10, 10, 11, 10], [1] * 5), table([0] * 5, [1] * 5), [LENGTH])
+    assert found["length"].p == pytest.approx(0.0625)
+    # Student's quantile at 1 - 0.0625 / 2 is the difference over its error.
+    half = 10 * scipy.stats.t.ppf(0.975, 4) / scipy.stats.t.ppf(1 - 0.0625 / 2, 4)
+    assert ends(found["length"]) == pytest.approx((10 - half, 10 + half))
+
+
+def test_equal_models_may_still_differ() -> None:
+    sums = table([1, 0, 2, 1], [2, 2, 2, 2])
+    found = compare(sums, sums, [SHARE])["share"]
+    assert (found.value, found.p, found.differing) == (0.0, 1.0, 0)
+    low, high = ends(found)
+    assert low == pytest.approx(-high)
+    assert low < -0.1
+    assert found.note == "no images differ: too few to tell the two apart"
+
+
+def test_both_at_zero_keep_a_width_that_more_images_narrow() -> None:
+    widths = []
+    for images in (10, 100, 1000):
+        sums = table([0] * images, [3] * images)
+        low, high = ends(compare(sums, sums, [SHARE])["share"])
+        widths.append(high - low)
+    assert widths[0] > 5 * widths[1] > 25 * widths[2] > 0
+
+
+def test_pairing_follows_names_not_order() -> None:
+    arm = ClusterSums(("a", "b"), {"part": np.array([1.0, 0]), "whole": np.array([1.0, 1])})
+    base = ClusterSums(("b", "a"), {"part": np.array([0.0, 1]), "whole": np.array([1.0, 1])})
+    assert compare(arm, base, [SHARE])["share"].differing == 0
+
+
+def test_different_images_are_refused_by_name() -> None:
+    arm = ClusterSums(("a", "b"), {"part": np.array([1.0, 0]), "whole": np.array([1.0, 1])})
+    base = ClusterSums(("a", "c"), {"part": np.array([1.0, 0]), "whole": np.array([1.0, 1])})
+    with pytest.raises(UserError, match="2 are on one side only \\(b, c\\)"):
+        compare(arm, base, [SHARE])
+
+
+def test_ten_thousand_images_take_no_time() -> None:
+    """Closed forms: a comparison of 10,000 images is far below a second."""
+    random = generator(0, "speed")
+    whole = random.integers(1, 6, 10_000)
+    sides = [table(random.binomial(whole, 0.3).tolist(), whole.tolist()) for _ in range(2)]
+    first, again = (compare(sides[0], sides[1], [SHARE, LENGTH]) for _ in range(2))
+    assert first == again
+
+
+def test_a_share_of_a_million_rows_keeps_its_precision() -> None:
+    low, high = share_interval(
+        np.array(0.5), np.array(0.25 / 1e6), np.array(1e6), np.array(1.0), np.array(1e6)
+    )
+    assert (low, high) == pytest.approx((0.5 - 0.00098, 0.5 + 0.00098), abs=1e-6)
