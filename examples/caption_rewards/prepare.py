@@ -21,7 +21,7 @@ from typing import Any
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.runtime.files import read_jsonl, write_json
 from veridical.runtime.randomness import generator
-from veridical.scoring.statistics import Metric, estimate, ratio, sum_by_cluster
+from veridical.scoring.statistics import Metric, Ratio, estimate, sum_by_cluster
 
 Row = dict[str, Any]
 Guess = Callable[[Row], float]
@@ -65,7 +65,7 @@ def by_length(shorter: bool) -> Guess:
 def accuracy(rows: Sequence[Row], guess: Guess) -> dict[str, Any]:
     """With a 95 % interval clustered by image."""
     counted = ((row["image_id"], {"right": guess(row), "pairs": 1.0}) for row in rows)
-    metric = Metric("accuracy", lambda sums: ratio(sums["right"], sums["pairs"]), "pairs")
+    metric = Metric("accuracy", Ratio("right", "pairs"), "pairs")
     return estimate(sum_by_cluster(counted), [metric])["accuracy"].as_json()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +20,13 @@ SETS, IMAGES = 200, 24
 
 
 @pytest.fixture(scope="module")
-def coverage() -> ModuleType:
+def coverage() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        yield loaded()
+
+
+def loaded() -> ModuleType:
     spec = importlib.util.spec_from_file_location("coverage_of_intervals", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -41,7 +49,9 @@ def test_intervals_hold_the_truth_and_p_is_honest(coverage: ModuleType) -> None:
     rows = [row for row in rows_of(coverage) if row.metric != "auc"]
     assert too_low(rows) == []
     assert np.mean([row.covered for row in rows]) > 95
-    anew = [row.rejected for row in rows if row.case == coverage.CASES[0]]
+    assert not any(row.contradicting for row in rows)
+    anew = [row.rejected for row in rows if row.case == coverage.ANEW]
+    assert len(anew) > 50
     assert 1 < np.mean(anew) < 5
     assert max(anew) < 5 + 300 * np.sqrt(0.05 * 0.95 / SETS)
 
@@ -61,3 +71,17 @@ def test_without_the_two_added_changes_it_shows(
 
     monkeypatch.setattr(veridical.scoring.statistics.paired, "test_of", plain)
     assert len(too_low(rows_of(coverage))) > 20
+
+
+def test_the_page_shows_the_cells_that_are_kept(coverage: ModuleType, tmp_path: Path) -> None:
+    tables = importlib.import_module("coverage_tables")
+    page = tmp_path / "statistics.md"
+    page.write_text(coverage.PAGE.read_text("utf-8"), "utf-8")
+    rows = tables.read_rows()
+    tables.write_page(rows, page)
+    assert page.read_text("utf-8") == coverage.PAGE.read_text("utf-8")
+    # What the page says of all cells: none too low, and no interval beside a p that denies it.
+    assert min(row.covered for row in rows) >= 93
+    assert not any(row.contradicting for row in rows)
+    tables.write_rows(rows, tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_text("utf-8") == coverage.CELLS.read_text("utf-8")

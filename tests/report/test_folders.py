@@ -28,6 +28,15 @@ def test_benchmarks_of_one_arm_share_its_name(tmp_path: Path) -> None:
     assert set(found.values) == {("bdhs", "chair_i"), ("bdhs", "pope/accuracy")}
 
 
+@pytest.mark.parametrize("file", ["pairs.parquet", "log.jsonl"])
+def test_a_folder_below_runs_has_its_own_name(tmp_path: Path, file: str) -> None:
+    for name in ("pairs", "train"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / file).touch()
+    found = find_parts([tmp_path / "runs" / "pairs", tmp_path / "runs" / "train"])
+    assert [part.name for part in found] == ["pairs", "train"]
+
+
 def test_arms_of_two_experiments_are_not_one(tmp_path: Path) -> None:
     for experiment in ("one", "other"):
         scored(tmp_path / experiment / "bdhs" / "chair", CHAIR)

@@ -27,6 +27,8 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.references: list[str] = []
         self.handlers: list[str] = []
+        self.alternatives: list[str] = []
+        self.labels: list[str] = []
         self.ids: list[str] = []
         self.words: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
@@ -41,6 +43,10 @@ class Page(HTMLParser):
                 self.handlers.append(name)
             if name == "id":
                 self.ids.append(value or "")
+            if name == "alt":
+                self.alternatives.append(value or "")
+            if name == "aria-label":
+                self.labels.append(value or "")
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
@@ -83,6 +89,12 @@ def test_the_page_tells_the_whole_story(demo: Path) -> None:
     assert "too similar to the chosen answer" in text
     assert "99 % of the image hidden" in text
     assert "learning rate" in text
+    # Each picture, plot and card says what it is to those who cannot see it.
+    assert len(page.alternatives) == page.tags.count("img")
+    pictures = [words for words in page.alternatives if words.startswith("Image ")]
+    assert len(pictures) == 12 + 6
+    assert sum(label.startswith(("Image ", "Pair ")) for label in page.labels) == 12 + 6
+    assert not any(re.search(r"\de[-+]\d", words) for words in page.alternatives)
     # 12 examples and 6 pairs, and a plot for each curve and main metric.
     images = [r for r in page.references if r.startswith("data:image/png")]
     plots = [r for r in page.references if r.startswith("data:image/svg+xml")]

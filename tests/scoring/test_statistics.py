@@ -26,6 +26,7 @@ from veridical.scoring.statistics import (
     sum_by_cluster,
 )
 from veridical.scoring.statistics.intervals import binomial_interval, share_interval
+from veridical.scoring.statistics.sums import Kind
 
 SHARE = Metric("share", Ratio("part", "whole"), "whole")
 LENGTH = Metric("length", Ratio("part", "whole"), "whole", "mean")
@@ -143,6 +144,13 @@ def test_correlation_and_calibration_have_intervals() -> None:
         off = estimate(sums, [Metric("gap", gap, "n", "gap")])["gap"]
         assert low <= ends(off)[0] <= 0.5 - 0.02 if low else ends(off)[0] == 0
         assert ends(off)[1] < high
+
+
+@pytest.mark.parametrize("kind", ["share", "mean"])
+def test_a_share_or_mean_by_any_formula_is_refused(kind: Kind) -> None:
+    """Its interval would be that of a correlation, under the name of another method."""
+    with pytest.raises(TypeError, match="has to be a Ratio"):
+        Metric("share", lambda sums: ratio(sums["part"], sums["whole"]), "whole", kind)
 
 
 def test_zero_denominator_is_none_with_a_reason() -> None:

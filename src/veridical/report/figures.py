@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from veridical.report.curves import Rows, series
 from veridical.report.hacking import standardised
 from veridical.report.results import Results, Value
-from veridical.report.wording import interval, metric_name, show
+from veridical.report.wording import interval, metric_name, scientific, show
 
 # Okabe and Ito's palette, made for colour-blind readers; blue is what is preferred throughout.
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#5b6470"
@@ -191,7 +191,7 @@ def _hacking_plot(log: Rows) -> Plot | None:
         for curve in curves:
             points = series(log, curve.name)
             _draw_curve(axes, standardised(points), curve, several=True)
-            words.append(f"{curve.label} from {points[0][1]:.3g} to {points[-1][1]:.3g}")
+            words.append(f"{curve.label} {_ends([value for _, value in points])}")
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.margins(x=0.02)
@@ -248,7 +248,7 @@ def _draw_curve(
         values = running_mean(values, max(3, round(len(values) * SMOOTH_SHARE)))
     marker = "." if len(steps) < 3 else None
     axes.plot(steps, values, color=curve.color, linewidth=1.7, label=label, marker=marker)
-    return [f"{label} from {values[0]:.3g} to {values[-1]:.3g}"]
+    return [f"{label} {_ends(values)}"]
 
 
 def _draw_held_out(
@@ -270,7 +270,11 @@ def _draw_held_out(
         markeredgewidth=1.3,
     )
     which = f"{curve.label}, held out," if several else "held out"
-    return [f"{which} from {values[0]:.3g} to {values[-1]:.3g}"]
+    return [f"{which} {_ends(values)}"]
+
+
+def _ends(values: Sequence[float]) -> str:
+    return f"from {scientific(float(values[0]))} to {scientific(float(values[-1]))}"
 
 
 def running_mean(values: Any, width: int) -> Any:

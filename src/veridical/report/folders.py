@@ -113,7 +113,7 @@ def _walk(folder: Path, root: Path, depth: int = 0) -> Iterator[Part]:
     kind = _kind(folder)
     if kind is not None:
         record = read_fields(folder) if (folder / RECORD).is_file() else {}
-        yield Part(folder, root, _name(folder, root), kind, record)
+        yield Part(folder, root, _name(folder, root, kind), kind, record)
     if depth == DEEPEST:
         return
     for entry in sorted(os.scandir(folder), key=lambda entry: in_order(entry.name)):
@@ -142,10 +142,12 @@ def _kind(folder: Path) -> Kind | None:
     return "summary" if summary.is_file() and "arms" in read_run_file(summary) else "other"
 
 
-def _name(folder: Path, root: Path) -> str:
+def _name(folder: Path, root: Path, kind: Kind) -> str:
     """What tells this part from its siblings; the folder's own name when nothing else does."""
     inner = [word for word in folder.relative_to(root).parts if word not in GENERIC]
     if inner:
         return "/".join(inner)
-    above = [word for word in folder.resolve().parts[::-1] if word not in GENERIC]
-    return above[0]
+    own = folder.resolve()
+    above = next((word for word in own.parts[::-1] if word not in GENERIC), own.name)
+    # Pairs are of no arm, and a folder `runs` above says nothing.
+    return own.name if kind == "build" or above == "runs" else above

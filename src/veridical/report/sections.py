@@ -18,7 +18,7 @@ from veridical.report.findings import Finding
 from veridical.report.folders import Part, Record
 from veridical.report.pictures import Picture, Segment, embed, find_image, mark_completions
 from veridical.report.results import Results
-from veridical.report.wording import counted, duration, joined
+from veridical.report.wording import counted, duration, joined, scientific
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import JSON_ERRORS
 from veridical.runtime.randomness import generator
@@ -217,10 +217,16 @@ def _facts(configuration: Mapping[str, Any]) -> list[tuple[str, str]]:
     if found.get("variant", "noise") != "noise":
         found.pop("noise_steps", None)
     return [
-        (label, str(found[key]))
+        (label, _fact(found[key]))
         for key, label in FACTS.items()
         if found.get(key) not in (None, "", [], {}) and found[key] != IDLE.get(key)
     ]
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return scientific(value) if isinstance(value, float) else str(value)
 
 
 def _flatten(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

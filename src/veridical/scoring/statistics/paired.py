@@ -89,7 +89,7 @@ def _compare(metric: Metric, ours: Sums, theirs: Sums) -> Difference:
         note = "undefined: a denominator is 0"
         return Difference(None, None, None, None, ours_now, theirs_now, clusters, note)
     value = ours_now - theirs_now
-    differing = int(np.count_nonzero(_differs(metric, ours, theirs)))
+    differing = int(np.count_nonzero(differs(metric, ours, theirs)))
     if clusters < 2:
         return Difference(
             value, None, None, None, ours_now, theirs_now, clusters, ONE_CLUSTER, differing
@@ -126,7 +126,7 @@ def paired_test(metric: Metric, ours: Sums, theirs: Sums) -> Test:
         item = (ratio(np.ones(()), sizes[0]) + ratio(np.ones(()), sizes[1])) / 2
         image = item * np.maximum((sizes[0] + sizes[1]) / 2 / clusters, 1.0)
         event = np.where(event > 0, np.maximum(event, item), image)
-    differing = _differs(metric, ours, theirs).sum(axis=-1)
+    differing = differs(metric, ours, theirs).sum(axis=-1)
     found = test_of(value, moved[0] - moved[1], event, differing)
     bounded = metric.kind in ("share", "gap")
     most = 1.0 if bounded else 2.0 if metric.kind == "correlation" else np.inf
@@ -168,7 +168,7 @@ def test_of(value: FloatArray, moved: FloatArray, event: FloatArray, differing: 
 PRIOR = 1.0
 
 
-def _differs(metric: Metric, ours: Sums, theirs: Sums) -> FloatArray:
+def differs(metric: Metric, ours: Sums, theirs: Sums) -> FloatArray:
     """Whether a cluster is not the same on both sides."""
     if isinstance(metric.formula, Ratio):
         sides = zip(metric.formula.parts(ours), metric.formula.parts(theirs), strict=True)

@@ -105,7 +105,7 @@ def interval(metric: Metric, columns: Sums) -> tuple[FloatArray, FloatArray]:
     clusters = moved.shape[-1]
     value = metric.formula(totals(columns))
     variance = (moved**2).sum(axis=-1) * clusters / (clusters - 1)
-    if not isinstance(metric.formula, Ratio):
+    if not isinstance(metric.formula, Ratio):  # What is left is a correlation.
         known = np.where(variance > 0, variance, np.nan)
         return correlation_interval(value, known, clusters)
     bottom = metric.formula.parts(columns)[1]

@@ -68,6 +68,13 @@ class Metric:
     limit: float | None = None
     event: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.kind in ("share", "mean") and not isinstance(self.formula, Ratio):
+            raise TypeError(
+                f"Metric {self.name!r} is a {self.kind}, whose formula has to be a Ratio: its "
+                "interval counts what the denominator counts."
+            )
+
 
 @dataclass(frozen=True)
 class ClusterSums:
