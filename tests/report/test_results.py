@@ -156,6 +156,12 @@ def test_numbers_are_written_for_people() -> None:
     assert bare(0.002777, "share", signed=True) == "+0.003"
     assert bare(-0.0001384, "share", signed=True) == "0.000"
     assert probability(0.00002).endswith("0.001")
+    # On which side of 0.05 it lies is shown, since a change is called clear by it.
+    shown = {
+        p: probability(p).rpartition("\N{NARROW NO-BREAK SPACE}")[2]
+        for p in (0.0496, 0.04996, 0.05, 0.0504, 0.031)
+    }
+    assert list(shown.values()) == ["0.0496", "0.04996", "0.05", "0.05", "0.031"]
     thin = "\N{NARROW NO-BREAK SPACE}"
     assert scientific(1.44e-5) == f"1.4{thin}\N{MULTIPLICATION SIGN}{thin}10\u207b\u2075"
     assert scientific(46.5) == "46.5"

@@ -191,7 +191,11 @@ def probability(p: float | None) -> str:
         return ""
     if p < 0.001:
         return f"p{THIN}<{THIN}0.001"
-    return f"p{THIN}={THIN}{p:.2g}" if p < 0.1 else f"p{THIN}={THIN}{p:.2f}"
+    if p >= 0.1:
+        return f"p{THIN}={THIN}{p:.2f}"
+    # 0.0496 is not 0.05: as many digits as show on which side it is.
+    texts = (f"{p:.{digits}g}" for digits in range(2, 18))
+    return f"p{THIN}={THIN}{next(text for text in texts if (float(text) < 0.05) == (p < 0.05))}"
 
 
 def points(unit: Unit) -> str:
