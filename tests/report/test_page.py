@@ -251,3 +251,5 @@ def test_many_arms_have_a_row_each(demo: Path, no_plots: None) -> None:
     head = table[table.index("Arm Hallucinated mentions") : table.index("arm0")]
     assert "Objects found" in head
     assert "arm5" not in head
+    assert "the arm trained on BDHS pairs; the table has 7 other arms too." in page.text
+    assert "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}" in "".join(page.words)

@@ -19,6 +19,8 @@ from veridical.report.wording import (
 )
 
 CONTROL = "sft"
+# More arms than that are counted, not named.
+MOST_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ def _which_arm(results: Results, arm: str) -> list[str]:
     if not others:
         return []
     why = "the arm trained on BDHS pairs" if arm.split("/")[-1] == "bdhs" else "the last in order"
-    return [f"The title is about {arm}, {why}; the table has {joined(others)} too."]
+    rest = joined(others) if len(others) <= MOST_NAMED else counted(len(others), "other arm")
+    return [f"The title is about {arm}, {why}; the table has {rest} too."]
 
 
 def describe(changes: Sequence[Change], metric: str) -> str:

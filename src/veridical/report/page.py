@@ -29,7 +29,7 @@ TRAININGS_OPEN = 2
 PAIRS_OPEN = 1
 STEPS_OPEN = 12
 # A table with more arms than these has a row for each, not a column.
-MOST_COLUMNS = 6
+MOST_COLUMNS = 5
 PROOFS = {
     "start": (
         "The start is neutral",

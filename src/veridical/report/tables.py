@@ -134,6 +134,8 @@ def _change(changes: Sequence[Change], metric: str) -> dict[str, Any] | None:
             inside = ", ".join(part for part in (range_, probability(change.p)) if part)
         if change.disagrees:
             inside += f"; {DISAGREE}"
-        lines.append(f"{text} ({inside})" if inside else text)
+        # An interval is not torn in two, whatever the width of its column.
+        whole = inside.replace(" to ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")
+        lines.append(f"{text} ({whole})" if inside else text)
     verdict = _verdict(changes, metric)
     return {"lines": lines, "verdict": verdict, "words": VERDICTS[verdict]}
