@@ -1,1 +1,153 @@
-"""Preference alignment for vision-language models that proves what it did."""
+"""Preference alignment for vision-language models that proves what it did.
+
+Everything here is imported when it is first used, so that `import veridical` costs nothing. Other
+names inside the package are private: they may change without notice.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from veridical.builders.annotate import build_annotate
+    from veridical.builders.bdhs import build_bdhs
+    from veridical.builders.best import build_best
+    from veridical.builders.distort import build_distort
+    from veridical.builders.facts import build_facts
+    from veridical.builders.join import build_join
+    from veridical.builders.objects import build_objects
+    from veridical.builders.pairs import build_pairs
+    from veridical.builders.rank import build_rank
+    from veridical.builders.rate import build_rate
+    from veridical.builders.sample import build_sample
+    from veridical.data.records import read_records, write_records
+    from veridical.eval.chair import eval_chair
+    from veridical.eval.compare import eval_compare
+    from veridical.eval.pope import eval_pope
+    from veridical.eval.reward import eval_reward
+    from veridical.judges.named import Judging
+    from veridical.judges.symbolic import Symbolic
+    from veridical.models.load import load_policy
+    from veridical.models.policy import Policy
+    from veridical.models.reward_model import attach_reward_model, load_reward_model
+    from veridical.objectives.dpo import dpo_loss
+    from veridical.objectives.ipo import ipo_loss
+    from veridical.objectives.reward import reward_loss
+    from veridical.objectives.slic import slic_loss
+    from veridical.report.page import write_report
+    from veridical.runtime.errors import UserError
+    from veridical.sampling.ask import ask
+    from veridical.train.dpo import train_dpo
+    from veridical.train.online import OnlineBDHS, Sampling, train_online
+    from veridical.train.options import Training
+    from veridical.train.ppo import PPO, train_ppo
+    from veridical.train.reward import train_reward
+    from veridical.train.rloo import RLOO, train_rloo
+    from veridical.train.sft import train_sft
+    from veridical.train.steerlm import train_steerlm
+
+    __version__: str
+
+_HOMES = {
+    "builders.annotate": "build_annotate",
+    "builders.bdhs": "build_bdhs",
+    "builders.best": "build_best",
+    "builders.distort": "build_distort",
+    "builders.facts": "build_facts",
+    "builders.join": "build_join",
+    "builders.objects": "build_objects",
+    "builders.pairs": "build_pairs",
+    "builders.rank": "build_rank",
+    "builders.rate": "build_rate",
+    "builders.sample": "build_sample",
+    "data.records": "read_records write_records",
+    "eval.chair": "eval_chair",
+    "eval.compare": "eval_compare",
+    "eval.pope": "eval_pope",
+    "eval.reward": "eval_reward",
+    "judges.named": "Judging",
+    "judges.symbolic": "Symbolic",
+    "models.load": "load_policy",
+    "models.policy": "Policy",
+    "models.reward_model": "attach_reward_model load_reward_model",
+    "objectives.dpo": "dpo_loss",
+    "objectives.ipo": "ipo_loss",
+    "objectives.reward": "reward_loss",
+    "objectives.slic": "slic_loss",
+    "report.page": "write_report",
+    "runtime.errors": "UserError",
+    "sampling.ask": "ask",
+    "train.dpo": "train_dpo",
+    "train.online": "OnlineBDHS Sampling train_online",
+    "train.options": "Training",
+    "train.ppo": "PPO train_ppo",
+    "train.reward": "train_reward",
+    "train.rloo": "RLOO train_rloo",
+    "train.sft": "train_sft",
+    "train.steerlm": "train_steerlm",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = [
+    "Judging",
+    "OnlineBDHS",
+    "PPO",
+    "Policy",
+    "RLOO",
+    "Sampling",
+    "Symbolic",
+    "Training",
+    "UserError",
+    "__version__",
+    "ask",
+    "attach_reward_model",
+    "build_annotate",
+    "build_bdhs",
+    "build_best",
+    "build_distort",
+    "build_facts",
+    "build_join",
+    "build_objects",
+    "build_pairs",
+    "build_rank",
+    "build_rate",
+    "build_sample",
+    "dpo_loss",
+    "eval_chair",
+    "eval_compare",
+    "eval_pope",
+    "eval_reward",
+    "ipo_loss",
+    "load_policy",
+    "load_reward_model",
+    "read_records",
+    "reward_loss",
+    "slic_loss",
+    "train_dpo",
+    "train_online",
+    "train_ppo",
+    "train_reward",
+    "train_rloo",
+    "train_sft",
+    "train_steerlm",
+    "write_records",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name == "__version__":
+        return importlib.metadata.version("veridical")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'veridical' has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"veridical.{_HOME_OF[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """What the package offers."""
+    return list(__all__)
