@@ -28,7 +28,7 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import render_prompt, render_requests
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_jsonl
-from veridical.sampling import Decoding, Request, complete_masked
+from veridical.sampling import Decoding, Request, Response, complete_masked
 
 pytestmark = pytest.mark.usefixtures("answers_end")
 
@@ -75,6 +75,46 @@ def test_accepted_as_soon_as_different_and_last_try_is_unguided(
     assert not any(id.startswith(("b/2", "b/3")) for id, _ in seen)
     # Guided tries see the true sentences before, and never what was generated.
     assert all(ANSWER.startswith(prefix) for id, prefix in seen if id.startswith("b/"))
+
+
+@pytest.mark.parametrize(
+    ("true", "said", "pair"),
+    [
+        ("no", "No.", False),
+        ("Yes.", "**yes**!", False),
+        ("It is red, I think.", "it is red  I think", False),
+        ("一只狗。", "一只狗", False),
+        ("It is -5 degrees.", "It is 5 degrees.", True),
+        ("It is 3.5 m.", "It is 35 m.", True),
+        ("no", "Yes", True),
+    ],
+)
+def test_the_true_answer_in_another_form_is_no_rejected_one(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, true: str, said: str, pair: bool
+) -> None:
+    """Two answers that differ in form alone would teach the form, whatever their similarity."""
+
+    class Unlike:
+        default_threshold = 0.99
+
+        def scores(self, pairs: Any) -> list[float]:
+            return [0.1 for _ in pairs]
+
+    asked: list[str] = []
+
+    def says(policy: Policy, requests: Any, *rest: Any) -> Any:
+        asked.extend(request.id for request in requests)
+        return [Response(said) for _ in requests]
+
+    monkeypatch.setattr(algorithm, "respond", says)
+    settings = dataclasses.replace(
+        SETTINGS, variant="none", guided=False, iterations=3, text_only=True
+    )
+    (result,) = build_pairs(policy, [source(true)], settings, Unlike())  # type: ignore[arg-type]
+    assert ("rejected" in result) == pair
+    assert len(asked) == (1 if pair else 3)
+    if not pair:
+        assert result["reason"] == "the model repeated the true answer in the last try"
 
 
 def test_one_mask_an_iteration_for_all_sentences(

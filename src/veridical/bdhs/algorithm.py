@@ -20,6 +20,7 @@ from veridical.data.images import load_image
 from veridical.data.messages import Message, assistant_message, text_of
 from veridical.data.text.languages import guess_language
 from veridical.data.text.leading_yes_no import leading_yes_or_no
+from veridical.data.text.units import same_words
 from veridical.models.batching import RefusedRowsError
 from veridical.models.policy import Policy
 from veridical.models.refused_rows import leave_out_refused
@@ -200,7 +201,11 @@ def build_pairs(
         scores = dict(zip(whole, measure.scores(pairs), strict=True))
         for index in list(open_sources):
             score = scores.get(index)
-            if last or (score is not None and score < settings.similarity_threshold):
+            if last or (
+                score is not None
+                and score < settings.similarity_threshold
+                and not same_words(attempts[index].text, open_sources[index].text)
+            ):
                 source = open_sources.pop(index)
                 left = _noise_left(policy, source, settings, iteration)
                 results[index] = _result(source, attempts[index], score, settings, left)
@@ -404,7 +409,7 @@ def _result(
         return {"id": source.id, "reason": reason}
     if similarity is None:
         return {"id": source.id, "reason": "the model said nothing in the last try"}
-    if attempt.text == source.text:
+    if same_words(attempt.text, source.text):
         reason = "the model repeated the true answer in the last try"
         if settings.guided and settings.iterations == 1 and not attempt.cuts:
             reason = "nothing in the true answer can be completed; an unguided try would do it"

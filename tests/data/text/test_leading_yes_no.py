@@ -17,6 +17,8 @@ from veridical.data.text.leading_yes_no import leading_yes_or_no, starts_with_ye
         (" no, it is not.", " yes, it is not."),
         ("\nNo.", "\nYes."),
         ("yes", "no"),
+        ("YES", "NO"),
+        ("NO, there is not.", "YES, there is not."),
     ],
 )
 def test_yes_and_no_are_swapped_with_their_case(sentence: str, swapped: str) -> None:
@@ -25,7 +27,7 @@ def test_yes_and_no_are_swapped_with_their_case(sentence: str, swapped: str) -> 
     assert swap_yes_no(swapped) == sentence
 
 
-@pytest.mark.parametrize("sentence", ["Nothing.", "Now it rains.", "No-one.", "YES", "A yes.", ""])
+@pytest.mark.parametrize("sentence", ["Nothing.", "Now it rains.", "No-one.", "YESS", "A yes.", ""])
 def test_other_sentences_stay(sentence: str) -> None:
     assert not starts_with_yes_or_no(sentence)
     assert swap_yes_no(sentence) == sentence
@@ -36,6 +38,7 @@ def test_other_sentences_stay(sentence: str) -> None:
     [
         ("de", "Ja, da ist ein Hund.", "Nein, da ist ein Hund."),
         ("de", "nein.", "ja."),
+        ("de", "NEIN.", "JA."),
         ("es", "No, hay un gato.", "Sí, hay un gato."),
         ("it", "No.", "Sì."),
         ("fr", "Oui !", "Non !"),
@@ -75,6 +78,7 @@ def test_every_language_has_its_own_words(language: str, sentence: str, swapped:
         ("ka", "No."),
         ("en", "No. 5 is red."),
         ("en", "Yes/No"),
+        ("en", "NO PARKING"),
         ("en", "No_one"),
     ],
 )

@@ -9,6 +9,7 @@ own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import regex
@@ -80,8 +81,8 @@ def leading_yes_or_no(sentence: str, language: str = "en") -> str | None:
 def starts_with_yes_or_no(sentence: str, language: str = "en") -> bool:
     """Whether a sentence begins with yes or no.
 
-    In English as a whole word, capitalized or in small letters, as in the paper; in other languages
-    only where a sign, or nothing, follows it.
+    In English as a whole word, capitalized or in small letters, as in the paper. In capitals and in
+    other languages, only where a sign, or nothing, follows it.
     """
     return _match(sentence, language) is not None
 
@@ -111,9 +112,20 @@ def _pattern(language: str) -> tuple[regex.Pattern[str] | None, dict[str, tuple[
         for said, meant, other in ((yes, "yes", no), (no, "no", yes)):
             others.setdefault(said, (meant, other))
             others.setdefault(_small(said), (meant, _small(other)))
-    words = "|".join(sorted(map(regex.escape, others), key=len, reverse=True))
     after = _WHOLE if language == "en" else _WHOLE + _ALONE
-    return regex.compile(rf"{_OPENING}({words}){after}"), others
+    capitals = {
+        said.upper(): (meant, other.upper())
+        for said, (meant, other) in others.items()
+        if said.upper() not in others
+    }
+    words = rf"(?:{_any_of(others)}){after}"
+    if capitals:  # "NO" alone; not "NO PARKING"
+        words += rf"|(?:{_any_of(capitals)}){_WHOLE}{_ALONE}"
+    return regex.compile(rf"{_OPENING}({words})"), others | capitals
+
+
+def _any_of(words: Iterable[str]) -> str:
+    return "|".join(sorted(map(regex.escape, words), key=len, reverse=True))
 
 
 def _small(word: str) -> str:

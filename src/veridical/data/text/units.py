@@ -15,6 +15,7 @@ _SPACELESS = (
     r"\p{Tibetan}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}\p{Balinese}]"
 )
 _PIECE = regex.compile(rf"\s*(?:(?={_SPACELESS})\X|(?:(?!{_SPACELESS})\S)+)")
+_UNSPOKEN = regex.compile(r"(?![-\u2212]\d)\p{P}")
 _WORD = regex.compile(
     rf"(?={_SPACELESS})\X"
     rf"|(?:(?!{_SPACELESS})[\w\p{{M}}])+(?:['’.-](?:(?!{_SPACELESS})[\w\p{{M}}])+)*"  # noqa: RUF001
@@ -47,6 +48,18 @@ def cut_units(sentence: str) -> list[str]:
 def bare(unit: str) -> str:
     """A unit without the signs behind its last letter or digit."""
     return str(regex.sub(r"[^\p{L}\p{N}\p{M}]+\Z", "", unit))
+
+
+def same_words(one: str, other: str) -> bool:
+    """Whether two texts differ in nothing but case, punctuation, emphasis and white space.
+
+    The sign of a number counts: "-5" is not "5".
+    """
+    return _spoken(one) == _spoken(other)
+
+
+def _spoken(text: str) -> str:
+    return " ".join(_UNSPOKEN.sub(" ", text.casefold()).split())
 
 
 def words_of(text: str) -> list[str]:
