@@ -77,6 +77,29 @@ FIRST = [
     "Let us see. Both name the dog. Response 2 adds a hat. So Response 1 is better.",
 ]
 
+FIRST += [
+    "Response 1\n\nResponse 1 identifies the red cup on the table accurately, while Response 2 "
+    "incorrectly states that it is blue.",
+    "Response 1\n\nBoth responses describe the park well. However, Response 2 adds a bicycle that "
+    "is not present. Response 1 does not contain such hallucinations, making it more reliable.",
+    "Response 1\n\nWhile Response 2 is more detailed, it contains several inaccuracies, such as "
+    "the number of people. Response 1 is shorter but correct.",
+    "Response 1\n\nResponse 1 has one minor error (the color of the bus), but Response 2 "
+    "hallucinates three objects.",
+    "**Response 1**\n\n**Reasoning:** Response 1 is better because it names all objects. Response "
+    "2 misses the cat.",
+    "Response 1\n\n---\n\nRationale: The first one is grounded. The second one invents a kite.",
+    "Response 1\n\nResponse 2 mentions a dog that isn't visible in the image.",
+    "| | Response 1 | Response 2 |\n|---|---|---|\n| Detail | 3 | 5 |\n\n**Winner: Response 1**",
+    "| Criterion | Winner |\n|---|---|\n| Detail | Response 2 |\n\nOverall: Response 1",
+    '```json\n{"analysis": "Response 2 hallucinates.", "winner": "Response 1", "sure": 0.8}\n```',
+    '{"worse_response": "Response 2", "better_response": "Response 1"}',
+    "<think>\nResponse 2 says dog. The image shows a cat.\n</think>\nResponse 1\n\nThe image shows "
+    "a cat, which Response 1 names correctly; Response 2 wrongly calls it a dog.",
+    "Worse response: Response 2\nBetter response: Response 1",
+    "Better response: Response 1\nWorse response: Response 2",
+]
+
 TIES = [
     "Tie",
     "**Tie**\nBoth are right.",
@@ -215,9 +238,79 @@ UNREAD = [
     '{"winner": "Response 1 or Response 2"}',
 ]
 
+CONTRADICTED = [
+    "Response 1\n\nThis response is the worse one.",
+    "Response 1\n\nIt is worse.",
+    "Response 1\n\nResponse 1 is less accurate than Response 2.",
+    "Response 1\n\nThe other response is better in every respect.",
+    "Response 1\n\nResponse 2 is far better.",
+    "Response 1\n\nUnlike Response 2, this response is worse.",
+    "Response 1\n\nIt invents a dog that is not in the image.",
+    "Response 1\n\nResponse 2 is accurate and names the cup.",
+    "Response 1\n\nResponse 2 names the dog. This one is better.",
+    "Response 1\n\nReason: it hallucinates a dog, whereas Response 2 does not.",
+    "Response 1\n\nHallucinated objects: a dog and a cat.",
+    "Response 1\n\n(the worse one)",
+    "Response 1\n\n- more hallucinations\n- fewer details",
+    "Response 1\n\nIs the one to avoid.",
+    "Response 1\n\nShould not be chosen.",
+    "Response 1\n\nNot.",
+    "Response 1\n\nOr rather the second one.",
+    "Response 1\n\nI am not sure, though.",
+    "Response 1\n\nI cannot view images, so this is only what the texts suggest.",
+    "Response 1\n\nI'm unable to see the picture.",
+    "Response 1\n\nBoth are equally good.",
+    "Response 1\n\nScore: 3/10",
+    "Response 1\nScore: 3/10\nResponse 2: 9/10",
+    "Response 1\n\nDiese Antwort ist die schlechtere.",
+    "Response 1\n\nC'est la pire r\u00e9ponse.",
+    "Response 1\n\n\u8fd9\u4e2a\u56de\u7b54\u66f4\u5dee\u3002",
+    "Answer: Response 1\n\nThis response is the worse one.",
+    "Answer: Response 1\n\nResponse 2 is far better.",
+    "Response 1 is better.\n\nIt is the worse one of the two.",
+    "Chosen: Response 1\nRejected: Response 1",
+    "Tie\n\nResponse 1 is slightly better.",
+    "The question is which response is worse. Both are long.\nResponse 1",
+    '{"winner": "Response 1"}\n\nResponse 1 is the worse one.',
+    '{"winner": "Response 1", "reason": "Response 1 is the worse one."}',
+    '{"winner": "Response 1", "reason": "I can\'t see the image."}',
+    '{"answer": "Response 1", "reason": "Response 1 fabricates a dog."}',
+    '{"answer": "Response 1", "reasons": ["Response 1 fabricates a dog."]}',
+    '{"response_1": {"score": 3}, "response_2": {"score": 8}}\nResponse 1',
+    '{"loser": "Response 1"}',
+    "Which response contains more hallucinations?\n\nResponse 1\n\nIt mentions a dog.",
+    "Response 1\n\nIt has more hallucinations.",
+    "Response 1\n\nThe image shows a cat, as Response 2 says.",
+    "Response 1\n\nThere is no dog in the image. Response 1 claims there is one.",
+    "Response 1\n\nIt isn't as good as Response 2.",
+    "Response 1\n\nIt does not match the image.",
+    "Response 1\n\nIt talks about a dog, but there is none.",
+    "Response 1\n\nIt describes a beach, yet the image shows a kitchen.",
+    "Response 1\n\nThe description has nothing to do with the image.",
+    "Response 1\n\nIt names a dog which cannot be seen.",
+    "Response 1\n\nThe cup is red in the picture, and this response calls it blue.",
+    "Response 1\n\nThe response adds details that don't exist.",
+    "Response 1\n\nMuch worse than Response 2.",
+    "Response 1\n\nDie zweite Antwort ist genauer.",
+    "Answer: Response 1\n\nExplanation: Response 1 fabricates a dog; Response 2 does not.",
+    "Verdict: Response 1\nReason: It contains more fabricated details than Response 2.",
+    "Final answer: Response 1\n\nwhich has more errors",
+    "Assistant A\n\nAssistant A is more accurate.",
+    "The better response is Assistant A.",
+    "[[A]]\n\nAssistant B hallucinates.",
+    "Response 1 << Response 2",
+    "Ranking: Response 2 > Response 1",
+    "1. Response 2\n2. Response 1",
+    "I would reject Response 1.",
+    "I'm sorry, but I can't assist with comparing these images.",
+    "As an AI model I cannot determine which is better. If forced to choose: Response 1",
+]
+
 
 def other(text: str) -> str:
     """The same text with the two names exchanged."""
+    text = text.replace("first one", "@").replace("second one", "first one")
+    text = text.replace("@", "second one")
     return (
         text.replace("esponse 1", "esponse @")
         .replace("ESPONSE 1", "ESPONSE @")
@@ -239,7 +332,7 @@ def test_a_tie(text: str) -> None:
     assert read_choice(other(text), NAMES) is None
 
 
-@pytest.mark.parametrize("text", UNREAD)
+@pytest.mark.parametrize("text", [*UNREAD, *CONTRADICTED])
 def test_what_is_ambiguous_is_not_read(text: str) -> None:
     for turned in (text, other(text)):
         with pytest.raises(UnreadableError):

@@ -8,7 +8,8 @@ What counts as a verdict:
 4. a whole sentence of a closed list, "Response 1 is better.", as the first line or at the end; a
    reason may follow "because".
 
-All of them have to agree. Prose is not interpreted: what a sentence says besides makes it unread.
+All of them have to agree. Prose is not interpreted: what a sentence says besides makes it unread,
+and so do reasons that speak against the verdict (`contradictions.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from veridical.data.text.thoughts import answer_of
+from veridical.judges.contradictions import Rest, contradicts
 from veridical.judges.prompts import TIE, UnreadableError
 
 TIED = -1
@@ -47,6 +49,11 @@ _OVER = r"is better than|is superior to|is preferable to|is preferred over|beats
 _CHOOSE = r"(?:(?:I|we)(?: would|'d)? (?:prefer|choose|pick|select)|I go with)"
 _AGAINST = r"(?:but|however|although|though|yet|unless|if|not sure)"
 _REASON = rf"(?:,? (?:because|since) (?:(?!\b{_AGAINST}\b).)+?)?"
+_BETTER_ONE = re.compile(
+    r"\b(?:better|best|prefer\w*|winn\w+|wins|chosen|choose|pick|select|superior|beats|go with)\b",
+    re.I,
+)
+"""A verdict that says what it is; others, such as "Answer:", name a response and no more."""
 _CONTINUED = re.compile(
     r"(?-i:[a-z])|(?!(?:this|its|it's|thus|as|besides|yes|based)\b)[a-z]+(?:s|ed)\b", re.I
 )
@@ -64,6 +71,7 @@ class _Forms:
     """The patterns that one pair of names makes."""
 
     names: tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]
+    mentions: tuple[re.Pattern[str], re.Pattern[str]]
     only: re.Pattern[str]
     labelled: re.Pattern[str]
     plain: re.Pattern[str]
@@ -110,25 +118,31 @@ def read_choice(text: str, names: Sequence[str], cut: bool = False) -> int | Non
     """
     forms = _forms(names)
     answer = _REASONING.sub("", answer_of(text)).replace("\u2019", "'")
-    fields, prose = _fields(answer, forms)
+    fields, keys, values, prose = _fields(answer, forms)
     lines = _lines(prose)
     if cut and not (len(lines) > 1 and _short(lines[0], forms)):
         raise UnreadableError("it is cut off before a verdict")
     if _TAKEN_BACK.search(prose):
         raise UnreadableError("it takes something back")
-    found = {*fields, *_said(lines, forms)}
+    said, rest = _said(lines, forms)
+    found = {*fields, *said}
     if not found:
         raise UnreadableError("it does not say in the form asked for which is better")
     if len(found) > 1:
         raise UnreadableError("its verdicts do not agree")
-    winner = found.pop()
-    return None if winner == TIED else winner
+    winner = None if TIED in found else found.pop()
+    rest = Rest([*values, *rest.sentences], rest.bare and not _BETTER_ONE.search(keys))
+    if why := contradicts(rest, winner, forms.mentions):
+        raise UnreadableError(why)
+    return winner
 
 
-def _fields(answer: str, forms: _Forms) -> tuple[list[int], str]:
-    """The verdicts in JSON objects, and the text without these."""
+def _fields(answer: str, forms: _Forms) -> tuple[list[int], str, list[str], str]:
+    """The verdicts in JSON objects, their keys, the other texts, and the reply without objects."""
     decoder = json.JSONDecoder(object_pairs_hook=list)
-    found, prose, start = [], "", 0
+    found: list[int] = []
+    keys, values = "", list[str]()
+    prose, start = "", 0
     while (at := answer.find("{", start)) >= 0:
         prose += answer[start:at]
         try:
@@ -139,10 +153,14 @@ def _fields(answer: str, forms: _Forms) -> tuple[list[int], str]:
         # An object is a list of its pairs, so that a field that comes twice counts twice.
         for key, value in pairs:
             said = str(value).strip().rstrip(".")
-            is_label = re.fullmatch(_LABEL, re.sub(r"[_\W]+", " ", key), re.I)
+            label = re.sub(r"[_\W]+", " ", key)
+            is_label = re.fullmatch(_LABEL, label, re.I)
             if is_label and (match := forms.only.fullmatch(said)):
                 found.append(forms.number(match[1]))
-    return found, prose + answer[start:]
+                keys += f"{label} "
+            else:
+                values += _SENTENCE_END.split(f"{key}: {value}")
+    return found, keys, values, prose + answer[start:]
 
 
 def _lines(prose: str) -> list[str]:
@@ -154,27 +172,49 @@ def _lines(prose: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def _said(lines: Sequence[str], forms: _Forms) -> set[int]:
-    """All verdicts of the lines: what counts and, if anything does, what speaks against it."""
-    counted: set[int | None] = set()
+def _said(lines: Sequence[str], forms: _Forms) -> tuple[set[int], Rest]:
+    """All verdicts of the lines: what counts and, if anything does, what speaks against it.
+
+    Returns:
+        The verdicts, and what is said beside them: everything where all are names alone, else what
+        comes after the first.
+    """
+    counted: set[int] = set()
     mentioned: set[int | None] = set()
+    rest: list[str] = []
+    after: list[str] = []
+    alone = bare = True
     headed = any(forms.heading.match(line) for line in lines[1:-1]) or any(
-        ":" in line and forms.heading.match(line) for line in lines[:1]
+        ":" in line and forms.heading.match(line) for line in (*lines[:1], *lines[1:][-1:])
     )
     for place in _places(lines):
-        labelled = _labelled(place, forms)
-        bare, plain = _bare(place.sentence, forms), _plain(place.sentence, forms)
-        mentioned |= {plain, None if place.alone and not place.edge else bare}
-        asked = place.lead.endswith("?") or (place.lead.endswith(":") and not _is_label(place.lead))
-        if place.goes_on or asked:
+        only, plain = _bare(place.sentence, forms), _plain(place.sentence, forms)
+        mentioned |= {plain, None if place.alone and not place.edge else only}
+        found, is_name = _counted(place, forms, plain, None if headed else only)
+        if found is None:
+            rest.append(place.sentence)
+            after += [place.sentence] if counted else []
             continue
-        if labelled is not None:
-            counted.add(labelled)
-        elif place.edge:
-            ended = not place.lead or place.lead.endswith((".", "!"))
-            counted |= {plain, bare if place.alone and ended and not headed else None}
-    said = {one for one in counted if one is not None}
-    return said | {one for one in mentioned if one is not None} if said else said
+        counted.add(found)
+        alone = alone and is_name
+        bare = bare and (is_name or not _BETTER_ONE.search(f"{place.lead} {place.sentence}"))
+    said = Rest(rest if alone else after, bare)
+    return counted | {one for one in mentioned if one is not None} if counted else counted, said
+
+
+def _counted(
+    place: _Place, forms: _Forms, plain: int | None, only: int | None
+) -> tuple[int | None, bool]:
+    """The verdict of a sentence, and whether it is a name alone."""
+    asked = place.lead.endswith("?") or (place.lead.endswith(":") and not _is_label(place.lead))
+    if place.goes_on or asked:
+        return None, False
+    if (labelled := _labelled(place, forms)) is not None:
+        return labelled, False
+    if not place.edge or plain is not None:
+        return plain if place.edge else None, False
+    ended = not place.lead or place.lead.endswith((".", "!"))
+    return only if place.alone and ended else None, True
 
 
 def _places(lines: Sequence[str]) -> Iterator[_Place]:
@@ -240,6 +280,7 @@ def _forms(names: Sequence[str]) -> _Forms:
     start = rf"(?i:{_LEAD})"
     return _Forms(
         (re.compile(options[0]), re.compile(options[1]), re.compile(tie)),
+        (re.compile(rf"\b{wholes[0]}\b"), re.compile(rf"\b{wholes[1]}\b")),
         re.compile(rf"(?i:the )?\(?({any_one})\)?{end}"),
         re.compile(
             rf"{start}(?i:{_LABEL})(?: is:?|:| ?=| -+) \(?({any_one})\)?(?: is better| wins)?{end}"
