@@ -96,3 +96,28 @@ def test_curves_of_any_scale_fit_one_plot() -> None:
     assert {"Reward", "Entropy, nats a token"} <= {plot.title for plot in others}
     plain = [{name: row[name] for name in ("step", "loss", "reward")} for row in log()]
     assert not any("truth" in plot.title for plot in training_plots(plain))
+
+
+@pytest.mark.parametrize(
+    ("rewards", "prompts", "warned"),
+    [
+        ((0.0, 1.0, 0.2), 100, True),  # 0.8 below its best, where a mean of 100 is off by 0.1
+        ((0.0, 1.0, 0.2), 9, False),  # and one of 9 by 0.33
+        ((0.0, 0.2, 1.0), 100, False),
+        ((0.0, None, -0.1), 100, False),
+        ((1.0,), 100, False),
+    ],
+)
+def test_a_held_out_reward_that_falls_is_told_from_noise(
+    rewards: tuple[float | None, ...], prompts: int, warned: bool
+) -> None:
+    looks = [
+        {"step": 20 * n, "split": "eval", "reward": value, "reward_deviation": 1.0,
+         "prompts": prompts, "judge_score": 9.0, "exact_score": 9.0}
+        for n, value in enumerate(rewards)
+    ]  # fmt: skip
+    found = titles([*log(), *looks])
+    assert (("warning", "The held-out reward falls again") in found) == warned
+    # What is drawn of reward, truth and length is training's alone.
+    first, same = (training_plots(rows)[0].words for rows in ([*log(), *looks], log()))
+    assert first == same

@@ -19,7 +19,6 @@ from veridical.data.records import assistant_message, user_message, write_record
 from veridical.eval.chair import eval_chair
 from veridical.eval.pope import eval_pope
 from veridical.judges.named import Judging
-from veridical.judges.symbolic import Symbolic
 from veridical.models.load import load_policy
 from veridical.report.figures import training_plots
 from veridical.runtime import processes
@@ -33,7 +32,6 @@ from veridical.train.dpo import train_dpo
 from veridical.train.online import Sampling, train_online
 from veridical.train.options import Training
 from veridical.train.reward import train_reward
-from veridical.train.rloo import train_rloo
 from veridical.train.run import tell_best
 from veridical.train.sft import train_sft
 from veridical.train.steerlm import train_steerlm
@@ -317,9 +315,6 @@ def test_files_and_commands_that_can_not_be_checked_are_refused(
             dpo(replace(known, check_objects=objects, check_by=["pope"]))
     with pytest.raises(UserError, match="a reward model says nothing"):
         train_reward("/no/model", pairs, tmp_path / "out", training=known)
-    with pytest.raises(UserError, match="a loop of its own without evaluations"):
-        train_rloo("/no/model", pairs, tmp_path / "out", "preference", False,
-                   Judging(judge="none"), Symbolic(length_penalty=5.0), training=known)  # fmt: skip
     assert not (tmp_path / "out").exists()
 
 

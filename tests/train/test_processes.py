@@ -80,6 +80,11 @@ def world(
     ]
     write_records(rows, folder / "pairs.parquet", "preference")
     write_json(folder / "objects.json", {f"pair-{i}": ["cup", "dog"] for i in range(18)})
+    (folder / "seen").mkdir()
+    for number in range(5):
+        pictures[number].save(folder / "seen" / f"p{number}.png")
+    lists = {f"p{n}": ["cup", "dog"] if n % 2 else ["cat", "bus"] for n in range(5)}
+    write_json(folder / "seen.json", lists)
     return folder
 
 
@@ -91,7 +96,15 @@ FRESH: dict[str, dict[str, Any]] = {
     "ppo": {"command": "ppo", "kind": "preference", "judge": "exact", "stop_kl": "0.05"},
     "ppo-full": {"command": "ppo", "kind": "preference", "judge": "exact", "tuning": "full"},
     "rloo": {"command": "rloo", "kind": "preference", "judge": "exact"},
-}
+    "ppo-held-out": {
+        "command": "ppo", "kind": "preference", "judge": "none", "length_penalty": 5,
+        "held_out": 0.3, "select_by": "reward", "patience": 2, "evaluations": 6,
+    },
+    "rloo-checked": {
+        "command": "rloo", "kind": "preference", "judge": "exact", "held_out": 0.3,
+        "select_by": "chair_recall", "check_by": "[chair,pope]", "check_tokens": 8,
+    },
+}  # fmt: skip
 COMMON_FRESH: dict[str, Any] = {"held_out": 0.0, "max_steps": 6, "max_new_tokens": 10}
 
 
@@ -100,6 +113,8 @@ def case(world: Path, name: str, out: Path, **changes: Any) -> dict[str, Any]:
     options = {**COMMON, **known, **changes, "out": str(out)}
     if name in FRESH and known.get("judge") == "exact":
         options["objects"] = str(world / "objects.json")
+    if "check_by" in known:
+        options |= {"check_images": str(world / "seen"), "check_objects": str(world / "seen.json")}
     options |= {"model": str(world / "policy"), "data": str(world / "pairs.parquet")}
     command = options.pop("command")
     if command == "dpo":
@@ -252,6 +267,11 @@ def test_fresh_responses_and_what_is_learned_are_those_of_one_process(
                 tokens = [[r["token_ids"] for r in x.get("responses", ())] for x in (row, same)]
                 assert tokens[0] == tokens[1]
         logs = [read_jsonl(folder / "log.jsonl") for folder in (one, two)]
+        found, others = (read_json(folder / "run.json")["results"] for folder in (one, two))
+        assert found["best_step"] == others["best_step"] and found["steps"] == others["steps"]
+        if "held_out" in FRESH[name]:
+            looks = [row for row in logs[0] if row["split"] == "eval"]
+            assert len(looks) > 2 and found["best_step"] is not None
         for row, same in zip(*logs, strict=True):
             for figure in (
                 "loss",
@@ -260,6 +280,9 @@ def test_fresh_responses_and_what_is_learned_are_those_of_one_process(
                 "entropy",
                 "explained_variance",
                 "clip_share",
+                "chair_recall",
+                "chair_words",
+                "pope_accuracy",
             ):
                 if figure in row:
                     assert same[figure] == pytest.approx(row[figure], rel=1e-6, abs=1e-9), figure

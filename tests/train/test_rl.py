@@ -454,7 +454,6 @@ def test_the_last_real_token_is_rewarded_whatever_the_padding(
         ("ppo", {"ppo": PPO(kl_target=1.0, kl_coefficient=0.0)}, "0 stays 0"),
         ("ppo", {"sampling": Sampling(rollout_steps=2)}, "--rollout-steps is 2"),
         ("ppo", {"judging": Judging()}, "needs --objects"),
-        ("rloo", {"training": replace(TRAINING, held_out=0.1)}, "--held-out means nothing here"),
         ("rloo", {"standardise": True}, "same score"),
     ],
 )

@@ -243,6 +243,6 @@ def test_no_limit_keeps_every_checkpoint_of_reinforcement(tmp_path: Path) -> Non
     for limit, left in ((0, 3), (None, 3), (2, 2), (1, 1)):
         for step in (1, 2, 10):
             (tmp_path / f"checkpoint-{step}").mkdir(exist_ok=True)
-        _forget_old(tmp_path, limit)
+        _forget_old(tmp_path, limit, 10)
         assert len(list(tmp_path.iterdir())) == left
     assert (tmp_path / "checkpoint-10").is_dir()

@@ -83,7 +83,7 @@ def diagnose(
         return [_nothing_logged()]
     found = _short(train)
     if algorithm == "rl":
-        found += reward_findings(train)
+        found += reward_findings(train, evaluation)
     elif algorithm == "reward":
         found += _accuracy(train, evaluation, held_out)
     elif algorithm == "sft":

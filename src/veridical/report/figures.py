@@ -182,6 +182,7 @@ def _hacking_plot(log: Rows) -> Plot | None:
         Curve("exact_score", "what is true", GREEN),
         Curve("response_tokens", "length", VERMILION),
     ]
+    log = [row for row in log if row.get("split", "train") == "train"]
     if not (series(log, "judge_score") and series(log, "exact_score")):
         return None
     title = "Reward, truth and length, each in its own standard deviations"

@@ -24,11 +24,12 @@ CUT_SHARE = 0.2
 FEWEST_STEPS = 10
 
 
-def reward_findings(train: Rows) -> list[Finding]:
+def reward_findings(train: Rows, evaluation: Rows = ()) -> list[Finding]:
     """What the curves of a run of reinforcement learning mean, gravest first."""
+    held_out = _held_out(evaluation)
     if len(series(train, "reward")) < FEWEST_STEPS:
-        return []
-    found = _parted(train) + _collapsed(train) + _cut(train) + _unscored(train)
+        return held_out
+    found = _parted(train) + held_out + _collapsed(train) + _cut(train) + _unscored(train)
     return found or _risen(train)
 
 
@@ -100,6 +101,30 @@ def _parted(train: Rows) -> list[Finding]:
             "Train the reward model on more pairs, also of the policy's own responses, or give it "
             "facts.",
             evidence,
+        )
+    ]
+
+
+def _held_out(evaluation: Rows) -> list[Finding]:
+    """Whether the reward of held-out prompts has fallen from its best, by more than its noise."""
+    rows = [row for row in evaluation if row.get("reward") is not None and row.get("prompts")]
+    if len(rows) < 2:
+        return []
+    best, last = max(rows, key=lambda row: float(row["reward"])), rows[-1]
+    deviation = max(float(row.get("reward_deviation") or 0.0) for row in (best, last))
+    error = deviation / math.sqrt(last["prompts"])
+    if best["reward"] - last["reward"] <= MOVED * error:
+        return []
+    return [
+        Finding(
+            "warning",
+            "The held-out reward falls again",
+            "After its best step the policy answers prompts worse that it was not trained on. Use "
+            "the best checkpoint (--select-by reward) rather than the last, stop about there next "
+            "time (--patience), or lower the learning rate.",
+            f"held-out reward {number(best['reward'])} at step {best['step']} (best), "
+            f"{number(last['reward'])} at step {last['step']} (last), "
+            f"{last['prompts']} prompts",
         )
     ]
 

@@ -365,7 +365,7 @@ def summarise(out: Path, seeds: Sequence[int], chosen: Mapping[str, int]) -> dic
 
 def _watched(log: Path) -> dict[str, list[float]]:
     """Of reinforcement learning: reward, truth and length at its first and last tenth."""
-    rows = read_jsonl(log)
+    rows = [row for row in read_jsonl(log) if row.get("split") == "train"]
     names = ("reward", "exact_score", "judge_score", "response_tokens", "kl_k1")
     if not rows or "judge_score" not in rows[0] or "kl_k1" not in rows[0]:
         return {}

@@ -14,7 +14,7 @@ from veridical.runtime import processes
 from veridical.runtime.files import write_text_atomic
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import Run
-from veridical.train.stopping import improves
+from veridical.train.stopping import improves, in_words
 
 SHOWN = (
     "loss", "beta", "label_smoothing", "per_token", "gamma", "nll_weight", "reference",
@@ -260,7 +260,7 @@ def _best(finished: Mapping[str, Any]) -> str:
     best, start = finished["best_value"], finished.get("value_at_start")
     if best is None:
         return f"; the weights are those of step {finished['best_step']}"
-    shown = "held-out loss" if name == "loss" else name
+    shown = in_words(name)
     at_start = "" if start is None else f", {start:.4f} at the start"
     worse = start is not None and not improves(best, start, name)
     return (

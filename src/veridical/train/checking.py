@@ -197,12 +197,6 @@ def check_checking(training: Training, command: str) -> dict[str, Path]:
             )
     if command == "train reward":
         raise UserError("--check-images: a reward model says nothing. Leave it out.")
-    if command in ("train ppo", "train rloo"):
-        raise UserError(
-            "--check-images is not offered by this command, which runs a loop of its own without "
-            "evaluations. Evaluate its checkpoints' results with `veridical eval`, or use `train "
-            "online`."
-        )
     refuse_shared_out("check-images")
     for name in training.check_by or ():
         if name not in ("chair", "pope"):

@@ -112,19 +112,22 @@ class Experience:
         return torch.tensor([i * k + n for i in chosen for n in range(k)], dtype=torch.long)
 
 
-def gather_experience(setting: Setting, step: int, indexes: Sequence[int]) -> Experience:
+def gather_experience(
+    setting: Setting, step: int, indexes: Sequence[int], noise: str | None = None
+) -> Experience:
     """Sample, reward and score this process's share of a step's prompts.
 
     All processes have to take part.
 
     Args:
         setting: models, prompts, rewards.
-        step: keys the noise, together with each prompt's id.
+        step: how many were done before, which is the version of the policy.
         indexes: of the step's prompts, those of all processes.
+        noise: keys what is drawn, together with each prompt's id; the step does if not given.
     """
     policy = setting.actors.policy
     share = list(range(len(indexes)))[processes.rank() :: processes.world_size()]
-    mine, asked, said = _sampled(setting, step, indexes, share)
+    mine, asked, said = _sampled(setting, step, indexes, share, noise or f"step-{step}")
     prompts = [setting.prompts[indexes[place]] for place in mine]
     earned = reward(setting.rewarder, prompts, said) if prompts else []
     kept = [i for i, one in enumerate(earned) if not one.problem]
@@ -156,7 +159,7 @@ def gather_experience(setting: Setting, step: int, indexes: Sequence[int]) -> Ex
 
 
 def _sampled(
-    setting: Setting, step: int, indexes: Sequence[int], share: Sequence[int]
+    setting: Setting, step: int, indexes: Sequence[int], share: Sequence[int], noise: str
 ) -> tuple[list[int], list[Request], list[list[Rollout]]]:
     """The places of a share whose images the processor takes, what is asked, and what is said."""
     left_out = setting.left_out
@@ -171,14 +174,16 @@ def _sampled(
         if left_out is None or not left_out.has_prompt(setting.prompts[indexes[place]].request.id)
     ]
     requests = [setting.prompts[indexes[place]].request for place in open_places]
-    asked = [dataclasses.replace(one, id=f"{one.id}/step-{step}") for one in requests]
+    asked = [dataclasses.replace(one, id=f"{one.id}/{noise}") for one in requests]
     said, kept = sample_usable(left_out, asked, answer)
     if left_out is not None:
         left_out.share()
     return [open_places[n] for n in kept], [asked[n] for n in kept], said
 
 
-def count_scored(experience: Experience, step: int, asked: int, most: float) -> int:
+def count_scored(
+    experience: Experience, step: int, asked: int, most: float, held_out: bool = False
+) -> int:
     """How many prompts of a step the judge could score, over all processes.
 
     Args:
@@ -186,6 +191,7 @@ def count_scored(experience: Experience, step: int, asked: int, most: float) -> 
         step: which, from 1.
         asked: prompts of the step, over all processes.
         most: `--max-bad-fraction`.
+        held_out: whether these are the held-out prompts.
 
     Raises:
         UserError: too many could not be scored.
@@ -193,7 +199,7 @@ def count_scored(experience: Experience, step: int, asked: int, most: float) -> 
     problems = [problem for own in processes.gather(experience.problems) for problem in own]
     unscored = sum(processes.gather(experience.unscored))
     refused = sum(processes.gather(experience.refused))
-    refuse_unscored(step, unscored, asked, problems, most)
+    refuse_unscored(step, unscored, asked, problems, most, held_out)
     return asked - unscored - refused
 
 

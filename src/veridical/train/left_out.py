@@ -25,6 +25,7 @@ from veridical.runtime.files import read_jsonl, write_jsonl
 from veridical.train.options import Training
 from veridical.train.origins import place_in_words
 from veridical.train.rows import TrainingRows
+from veridical.train.stopping import CHECKED
 
 Result = TypeVar("Result")
 Key = tuple[str, int]
@@ -52,6 +53,7 @@ class LeftOut:
         self.most = training.max_bad_fraction
         self.refused: dict[Key, str] = {}
         self.found: dict[Key, str] = {}
+        self.told = False
         if training.resume:
             self.refused = processes.from_first(lambda: _refused_before(self.path))
         self._write()
@@ -110,6 +112,27 @@ class LeftOut:
             f"{len(new)} more {what} left out; {self.path} says which and why. The first is "
             f"{place_in_words(one)}: {one['reason']}."
         )
+
+    def require_held_out(self, rows: int, selected: str) -> None:
+        """Stop where the processor refuses all that is held out, or say so if nothing goes by it.
+
+        Args:
+            rows: how many are held out.
+            selected: the figure that chooses the checkpoint.
+
+        Raises:
+            UserError: it is one of theirs.
+        """
+        what = "the held-out row" if rows == 1 else f"all {rows} held-out rows"
+        if selected not in CHECKED:
+            raise UserError(
+                f"The processor refuses {what} ({self.path} says why), so nothing says which "
+                "checkpoint is the best one. Hold others out (a larger --held-out, another "
+                "--seed), set --held-out 0, or choose by --check-images."
+            )
+        if not self.told:
+            print(f"The processor refuses {what}: their figures are null. {selected} decides.")
+        self.told = True
 
     def lay_out(
         self, groups: Sequence[Group], work: Callable[[list[Group]], Result]

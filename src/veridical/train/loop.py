@@ -6,7 +6,6 @@ the whole global batch, so that accumulation and processes leave the result unch
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from veridical.train.items import Item, Items
 from veridical.train.order import Batches, Shares
 from veridical.train.schedule import go_on, schedule_for
 from veridical.train.scorer import Scorer
-from veridical.train.stopping import HIGHER_IS_BETTER
+from veridical.train.stopping import HIGHER_IS_BETTER, worst
 from veridical.train.trained import (
     load_piece,
     load_trained_weights,
@@ -127,7 +126,7 @@ class GroupTrainer(Trainer):
         self.accelerator.backward = follow
         # Its printed dictionaries would bury what the command says; `log.jsonl` has them.
         self.remove_callback(PrinterCallback)
-        self.nothing_counts = False
+        self.nothing_counts = self.best_is_torn = False
         self.check: Check | None = None
         self.add_callback(StayWhereNothingCounts(self))
 
@@ -233,7 +232,9 @@ class GroupTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         means = self._evaluated(dataloader)
-        metrics = {f"{metric_key_prefix}_loss": means["mean_loss"]} if means else {}
+        metrics = {}
+        if means.get("mean_loss") is not None:
+            metrics[f"{metric_key_prefix}_loss"] = means["mean_loss"]
         figures = self.check.measure() if self.check is not None else {}
         if figures:
             show_figures(self.state.global_step, figures)
@@ -252,8 +253,7 @@ class GroupTrainer(Trainer):
                 f"--select-by {selected}: this command's held-out rows have no such figure. "
                 f"There is: loss{there and ', '}{there}."
             )
-        worst = -math.inf if HIGHER_IS_BETTER[selected] else math.inf
-        return worst if means[selected] is None else float(means[selected])
+        return worst(selected) if means[selected] is None else float(means[selected])
 
     def _evaluated(self, dataloader: Batches) -> dict[str, Any]:
         """Means over the held-out rows; empty where none are held out."""
@@ -268,6 +268,10 @@ class GroupTrainer(Trainer):
                 self._keep("eval", self.outcome(self.model, inputs), inputs["count"])
         if self.left_out is not None:
             self.left_out.share()
+            groups = self.eval_dataset.groups
+            if all(group in self.left_out for group in groups):
+                selected = str(self.args.metric_for_best_model or "").removeprefix("eval_")
+                self.left_out.require_held_out(len(groups), selected)
         return self._means("eval")
 
     def _keep(self, split: str, outcome: Outcome, count: Tensor) -> None:
@@ -352,6 +356,7 @@ class GroupTrainer(Trainer):
         # By its name: the folder may have been moved since the checkpoint was written.
         path = Path(str(self.args.output_dir)) / Path(str(self.state.best_model_checkpoint)).name
         best = processes.from_first(lambda: whole_best(path))
+        self.best_is_torn = best is None
         self.state.best_model_checkpoint = str(best) if best else None
         if best is None:
             return

@@ -368,6 +368,11 @@ def _check(
         )
     if not 0 <= offline <= 1:
         raise UserError(f"--offline is {offline:g}; give a probability.")
+    if training.held_out:
+        raise UserError(
+            "--held-out means nothing here: rows are made from prompts on the way. Leave it at 0. "
+            "--check-images evaluates the policy on the way, and `veridical eval` the result."
+        )
     refuse_here(training, "vision_cache")
 
 
@@ -377,11 +382,6 @@ def refuse_here(training: Training, *refused: str) -> None:
     Raises:
         UserError: names the option.
     """
-    if training.held_out:
-        raise UserError(
-            "--held-out means nothing here: rows are made from prompts on the way. Leave it at 0, "
-            "and evaluate the result with `veridical eval`."
-        )
     if training.data_weights is not None:
         raise UserError(
             "--data-weights is not offered by this command, which would sample the same responses "

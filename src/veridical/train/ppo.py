@@ -41,6 +41,7 @@ from veridical.train.online import Sampling
 from veridical.train.options import Training
 from veridical.train.order import Shares
 from veridical.train.prompts import PromptKind
+from veridical.train.rl_evaluation import Evaluations
 from veridical.train.rl_measures import measures_of, shown
 from veridical.train.rl_run import Learner, chunks
 from veridical.train.rl_start import begin, finish, refuse
@@ -127,7 +128,7 @@ def train_ppo(
     symbolic: Symbolic = Symbolic(),
     sampling: Sampling = Sampling(),
     ppo: PPO = PPO(),
-    training: Training = Training(learning_rate=1e-5, held_out=0.0),
+    training: Training = Training(learning_rate=1e-5, held_out=0.0, select_by="reward"),
 ) -> None:
     """Align MODEL by PPO: answer the prompts in DATA, be rewarded, and learn from it.
 
@@ -157,7 +158,7 @@ def train_ppo(
         setting = start.setting(actors, ppo.samples, standardise)
         proofs = start.prove(actors, setting)
         setting = start.see_from_cache(setting)
-        steps, prompts = training.steps(len(setting.prompts)), setting.prompts
+        prompts = setting.prompts
         value_rate = ppo.value_learning_rate or training.learning_rate
         groups = [
             (actors.policy_parameters(), training.learning_rate),
@@ -168,7 +169,8 @@ def train_ppo(
         coefficient = kept.get("kl_coefficient", ppo.kl_coefficient)
         shares = Shares(len(prompts), training.batch_size, training.seed, 0, processes.world_size())
         log, began = learner.open_log(kept["step"], training), time.monotonic()
-        for step in range(kept["step"], steps):
+        looks = Evaluations(setting, start.held_out, training, learner, log, kept)
+        for step in looks.steps():
             indexes = shares.rows_of_step(step, training.accumulation)
             actors.policy.model.eval()
             experience = gather_experience(setting, step, indexes)
@@ -209,10 +211,15 @@ def train_ppo(
                 coefficient = next_kl_coefficient(
                     coefficient, moved, ppo.kl_target, responses, ppo.kl_horizon
                 )
-            learner.save(step + 1, {"kl_coefficient": coefficient})
+            looks.look(step + 1)
+            kept = {"kl_coefficient": coefficient} | looks.kept()
+            learner.save(step + 1, kept, looks.best_step())
         log.close()
         setting.close()
-        finish(run, actors, model, training, METHOD, proofs, start, log, began, kept["step"])
+        finish(
+            run, actors, model, training, METHOD, proofs, start, log, began, looks.done,
+            looks.take_best(),
+        )  # fmt: skip
 
 
 def learn(

@@ -100,7 +100,12 @@ def reward(
 
 
 def refuse_unscored(
-    step: int, unscored: int, asked: int, problems: Sequence[str], most: float
+    step: int,
+    unscored: int,
+    asked: int,
+    problems: Sequence[str],
+    most: float,
+    held_out: bool = False,
 ) -> None:
     """Stop at a step of which too much has no verdict: nothing would be learned from it.
 
@@ -110,6 +115,7 @@ def refuse_unscored(
         asked: all its prompts.
         problems: why.
         most: `--max-bad-fraction`.
+        held_out: whether these are the held-out prompts, which means are taken over.
 
     Raises:
         UserError: says how many, and the first reasons.
@@ -117,14 +123,20 @@ def refuse_unscored(
     if unscored <= most * asked:
         return
     first = "; ".join(dict.fromkeys(problems[:3]))
+    what = "prompts have no verdict to learn from"
+    if held_out:
+        what = "held-out prompts have no verdict"
     raise UserError(
-        f"At step {step}, {unscored} of {asked} prompts have no verdict to learn from; more than "
-        f"--max-bad-fraction {most:g} allows. {first}"
+        f"At step {step}, {unscored} of {asked} {what}; more than --max-bad-fraction {most:g} "
+        f"allows. {first}"
     )
 
 
 def refuse_no_reward(
-    judging: Judging, symbolic: Symbolic, prompts: Sequence[TrainingPrompt]
+    judging: Judging,
+    symbolic: Symbolic,
+    prompts: Sequence[TrainingPrompt],
+    held_out: Sequence[TrainingPrompt] = (),
 ) -> None:
     """Refuse a run in which nothing can be earned, or not what was asked for.
 
@@ -132,11 +144,12 @@ def refuse_no_reward(
         UserError: there is no judge and nothing rewards a response's answer or length, or
             answers are to be rewarded and no prompt says what is expected.
     """
-    if symbolic.answer_reward and all(prompt.expected_answer is None for prompt in prompts):
-        raise UserError(
-            f"--answer-reward is {symbolic.answer_reward:g}, and none of the {len(prompts)} "
-            "prompts has an `expected_answer`. Give the rows one, or leave the option at 0."
-        )
+    for some, what in ((prompts, "prompts"), (held_out, "held-out prompts")):
+        if symbolic.answer_reward and some and all(one.expected_answer is None for one in some):
+            raise UserError(
+                f"--answer-reward is {symbolic.answer_reward:g}, and none of the {len(some)} "
+                f"{what} has an `expected_answer`. Give the rows one, or leave the option at 0."
+            )
     if judging.kind == NONE and not (symbolic.answer_reward or symbolic.length_penalty):
         raise UserError(
             "--judge none: nothing else rewards a response, so at most its end could be learned "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -26,11 +27,12 @@ def measures_of(experience: Experience) -> dict[str, Any]:
     own scale, `exact_score` truth's where it watches. `kl_k1` and `kl_k3` are nats a response,
     `entropy` nats a token.
     """
-    mask, like = experience.mask, experience.rewards
-    earned = experience.rewarded
+    mask, earned = experience.mask, experience.rewarded
 
     def mean(values: list[float]) -> float | None:
-        return mean_over_all(torch.tensor(values, dtype=torch.float64, device=like.device))
+        # Summed exactly, so that two evaluations that are equal are so in any order of the prompts.
+        every = [value for own in processes.gather(values) for value in own]
+        return fmean(every) if every else None
 
     def by_response(tokens: Tensor) -> float | None:
         return mean_over_all(torch.where(mask, tokens, 0.0).sum(-1))
@@ -38,8 +40,8 @@ def measures_of(experience: Experience) -> dict[str, Any]:
     logps, reference = experience.logps, experience.reference_logps
     lengths = [len(r.token_ids) for said in experience.rollouts for r in said]
     cut = [float(r.stop_reason == "length") for said in experience.rollouts for r in said]
-    rewards = experience.rewards.double()
-    average, square = mean_over_all(rewards), mean_over_all(rewards.square())
+    rewards = [reward for one in earned for reward in one.rewards]
+    average, square = mean(rewards), mean([reward * reward for reward in rewards])
     row = {
         "reward": average,
         "reward_deviation": _deviation(average, square),

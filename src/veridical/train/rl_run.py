@@ -122,9 +122,6 @@ class Learner:
         Raises:
             UserError: there are checkpoints, and going on was not asked for.
         """
-        if processes.world_size() == 1:
-            # Several would notice a signal at different steps, and wait for each other.
-            interruptions.defer()
         folder = self.out / "checkpoints"
         found = processes.from_first(lambda: checkpoint_to_resume(folder, training.resume))
         if found is None:
@@ -140,15 +137,24 @@ class Learner:
         state: dict[str, Any] = read_json(found / STATE)
         return state
 
-    def save(self, step: int, kept: Mapping[str, Any]) -> None:
-        """Write a checkpoint after so many steps, where one is due; the newest stay.
+    def due(self, step: int) -> bool:
+        """Whether the run is evaluated after so many steps, and a checkpoint kept."""
+        return step >= self.steps or step % self.every == 0
+
+    def save(self, step: int, kept: Mapping[str, Any], best: int | None = None) -> None:
+        """Write a checkpoint after so many steps, where one is due; the newest and the best stay.
+
+        Args:
+            step: how many were done.
+            kept: what the loop needs to go on.
+            best: the step of the best checkpoint, which may be this one.
 
         Raises:
             Terminated: a SIGTERM asked to stop; the checkpoint is written.
         """
         if step >= self.steps:
             interruptions.no_longer_defer()
-        elif step % self.every and not interruptions.asked():
+        elif not self.due(step) and not interruptions.asked():
             return
         folder = self.out / "checkpoints"
         checkpoint = folder / f"checkpoint-{step}"
@@ -162,7 +168,7 @@ class Learner:
                 torch.save(content, checkpoint / OPTIMIZER)
                 write_json(checkpoint / STATE, {"step": step, **kept})
                 write_manifest(checkpoint)
-                _forget_old(folder, self.arguments.save_total_limit)
+                _forget_old(folder, self.arguments.save_total_limit, step, best)
         processes.wait_for_all()
         if interruptions.asked():
             interruptions.stop()
@@ -198,8 +204,26 @@ class Log:
         self.rows = [row for row in known if row["step"] <= done]
         self.bar = step_bar(steps, done)
 
+    @property
+    def train_rows(self) -> list[dict[str, Any]]:
+        """A row for each step; the others are of evaluations."""
+        return [row for row in self.rows if row["split"] == "train"]
+
     def write(self, row: Mapping[str, Any]) -> None:
         """One step more.
+
+        Raises:
+            UserError: a figure is no longer a number.
+        """
+        self.add(row)
+        if self.show_every and row["step"] % self.show_every == 0 and processes.is_first():
+            show(row["step"], [(one["id"], one["text"]) for one in row["samples"]])
+        reward = row["reward"]
+        self.bar.set_postfix(reward="-" if reward is None else f"{reward:.3f}", refresh=False)
+        self.bar.update(1)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """A row more, of a step or an evaluation.
 
         Raises:
             UserError: a figure is no longer a number.
@@ -213,13 +237,8 @@ class Log:
         self.rows.append(dict(row))
         if processes.is_first():
             write_jsonl(self.path, self.rows)
-        if self.show_every and row["step"] % self.show_every == 0 and processes.is_first():
-            show(row["step"], [(one["id"], one["text"]) for one in row["samples"]])
         if self.trackers is not None:
             self.trackers.log(row, self.model)
-        reward = row["reward"]
-        self.bar.set_postfix(reward="-" if reward is None else f"{reward:.3f}", refresh=False)
-        self.bar.update(1)
 
     def close(self) -> None:
         """End the line on the screen."""
@@ -274,9 +293,20 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
     return parameter.grad.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
-def _forget_old(folder: Path, kept: int | None) -> None:
+def _forget_old(folder: Path, kept: int | None, newest: int, best: int | None = None) -> None:
+    """Leave so many: the one just written, the best one, and the newest of the others.
+
+    The best one stays beside the newest even where one alone is asked for. What a run that was
+    resumed had written of later steps goes first.
+    """
     if kept is None or kept < 1:  # all of them stay, as with Transformers' Trainer
         return
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    for old in found[:-kept]:
+
+    def worth(path: Path) -> tuple[bool, bool, bool, int]:
+        step = steps_of(path)
+        return step == newest, step == best, step < newest, step
+
+    found = sorted(folder.glob("checkpoint-*"), key=worth)
+    needed = {newest, best} & {steps_of(path) for path in found}
+    for old in found[: -max(kept, len(needed))]:
         shutil.rmtree(old)

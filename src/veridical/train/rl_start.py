@@ -57,7 +57,7 @@ from veridical.train.rewarding import (
 )
 from veridical.train.rl_run import Log
 from veridical.train.rounding import logps_of
-from veridical.train.rows import PROOF_ROWS
+from veridical.train.rows import PROOF_ROWS, same_pictures, split_held_out
 from veridical.train.run import save_result
 from veridical.train.scorer import Scorer
 from veridical.train.start import (
@@ -96,7 +96,8 @@ class Start:
     Attributes:
         model: what was loaded.
         policy: the model that training starts from.
-        prompts: what is answered.
+        prompts: what is answered and learned from.
+        held_out: what is answered at evaluations alone.
         left_out: the rows of the data that nothing is learned from.
         few: prompts with two answers, for proofs.
         layout: whether prefixes are shared.
@@ -112,6 +113,7 @@ class Start:
     model: str
     policy: Policy
     prompts: list[TrainingPrompt]
+    held_out: list[TrainingPrompt]
     left_out: LeftOut
     few: list[Group]
     layout: Sharing
@@ -233,6 +235,11 @@ def begin(
             "not left out. Leave them out, or use `train online`."
         )
     refuse_here(training)
+    if training.select_by == "exact_score" and (judging.objects is None or judging.kind == "exact"):
+        raise UserError(
+            "--select-by exact_score is the exact judge's word beside another judge's: it needs "
+            "--objects and a --judge that is not exact. With --judge exact, choose by reward."
+        )
     if training.lora_dropout:
         raise UserError(
             "--lora-dropout is not offered by this command: a step would compare log-probs with "
@@ -245,7 +252,8 @@ def begin(
         prompts, rows = read_prompts(
             policy, arguments["data"], kind, training, sampling.max_new_tokens
         )
-        refuse_no_reward(judging, arguments["symbolic"], prompts)
+        prompts, held_out = hold_out(prompts, rows.groups, training)
+        refuse_no_reward(judging, arguments["symbolic"], prompts, held_out)
         left_out = LeftOut(run.folder, rows, training)
         few = _few(policy, prompts, left_out)
         layout = sharing_of_all(policy, few) if training.share_prefix else NOT_SHARED
@@ -254,8 +262,8 @@ def begin(
         if training.vision_cache:
             features = keep_features(policy, training.trained, training.open_cache())
         yield run, Start(
-            arguments["model"], policy, prompts, left_out, few, layout, run.folder, judging,
-            arguments["symbolic"], sampling, training, features, run,
+            arguments["model"], policy, prompts, held_out, left_out, few, layout, run.folder,
+            judging, arguments["symbolic"], sampling, training, features, run,
         )  # fmt: skip
 
 
@@ -270,34 +278,37 @@ def finish(
     log: Log,
     began: float,
     resumed_at: int,
+    best: Mapping[str, Any],
 ) -> None:
     """Save the policy, write its card, and close the run."""
     drop_other_adapters(actors.policy)
     score = logps_of(start.few, start.layout.allowed)
     files = save_result(actors.policy, model, training, run.folder, score)
     seconds = time.monotonic() - began
-    steps = len(log.rows)
+    learned = log.train_rows
+    steps = len(learned)
     rows = training.rows_seen(steps, len(start.prompts))
     rows -= training.rows_seen(resumed_at, len(start.prompts))
     finished = {
         "steps": steps,
         "train_seconds": round(seconds, 1),
         "rows_per_second": round(rows / seconds, 3),
-        "best_step": None,
+        **best,
         "best_held_out_loss": None,
         "held_out_loss_at_start": None,
         "resumed_from": f"checkpoint-{resumed_at}" if resumed_at else None,
         "processes": processes.world_size(),
     }
-    last = log.rows[-1] if log.rows else {}
+    last = learned[-1] if learned else {}
     figures = {f"{name}, last step": last.get(name) for name in CARD_FIGURES}
-    shares = [row["response_cut"] for row in log.rows if row["response_cut"] is not None]
+    figures |= held_out_figures(log.rows, best["best_step"])
+    shares = [row["response_cut"] for row in learned if row["response_cut"] is not None]
     cut = fmean(shares) if shares else None
-    late = sum(start.left_out.has_prompt(prompt.request.id) for prompt in start.prompts)
-    used = len(start.prompts) - late
-    write_cards(run, files, method, {"prompts": used}, proofs, finished, figures)
+    used, held_out = (_usable(some, start.left_out) for some in (start.prompts, start.held_out))
+    counts = {"prompts": used} | ({"held-out prompts": held_out} if held_out else {})
+    write_cards(run, files, method, counts, proofs, finished, figures)
     run.finish(
-        prompts=used, skipped=len(start.left_out),
+        prompts=used, held_out_prompts=held_out, skipped=len(start.left_out),
         prefix_sharing=dataclasses.asdict(start.layout),
         last={name: last.get(name) for name in ("reward", "judge_score", "exact_score", "kl_k1")},
         response_cut=cut, **finished,
@@ -308,9 +319,46 @@ def finish(
             f"{start.sampling.max_new_tokens} and judged without their end. Raise it, or "
             f"--no-end-penalty ({start.symbolic.no_end_penalty:g}), which each of them lost."
         )
-    if warning := nothing_earned(log.rows):
+    if warning := nothing_earned(learned):
         print(warning)
     print(f"The aligned model is in {run.folder / next(iter(files), 'model')}.")
+
+
+def held_out_figures(rows: Sequence[Mapping[str, Any]], step: int | None) -> dict[str, Any]:
+    """What the model card tells of the held-out prompts, by name.
+
+    Args:
+        rows: of the log.
+        step: of the weights that are the result; None for the last.
+    """
+    found = [row for row in rows if row["split"] == "eval" and step in (None, row["step"])]
+    if not found:
+        return {}
+    names = [name for name in CARD_FIGURES if found[-1].get(name) is not None]
+    at = f"held-out prompts, step {found[-1]['step']}"
+    return {f"{name}, {at}": found[-1][name] for name in names}
+
+
+def hold_out(
+    prompts: Sequence[TrainingPrompt], groups: Sequence[Group], training: Training
+) -> tuple[list[TrainingPrompt], list[TrainingPrompt]]:
+    """Prompts to learn from, and those set aside: as other commands do, by the pictures' content.
+
+    Args:
+        prompts: all of them.
+        groups: the same, with their pictures.
+        training: says which share, and the seed.
+
+    Raises:
+        UserError: nothing would be left to train on.
+    """
+    if not training.held_out:
+        return list(prompts), []
+    pictures = same_pictures(groups)
+    parts = split_held_out(groups, training.held_out, training.seed, by=pictures.__getitem__)
+    of = {prompt.request.id: prompt for prompt in prompts}
+    train, held_out = ([of[group.id] for group in part] for part in parts)
+    return train, held_out
 
 
 def scale_of(
@@ -352,6 +400,10 @@ def scale_of(
             "there is nothing to scale by. Set --standardise false."
         )
     return Scale(fmean(scores), pstdev(scores))
+
+
+def _usable(prompts: Sequence[TrainingPrompt], left_out: LeftOut) -> int:
+    return sum(not left_out.has_prompt(prompt.request.id) for prompt in prompts)
 
 
 def _few(policy: Policy, prompts: Sequence[TrainingPrompt], left_out: LeftOut) -> list[Group]:

@@ -34,6 +34,7 @@ from veridical.train.online import Sampling
 from veridical.train.options import Training
 from veridical.train.order import Shares
 from veridical.train.prompts import PromptKind
+from veridical.train.rl_evaluation import Evaluations
 from veridical.train.rl_measures import measures_of, shown
 from veridical.train.rl_run import Learner, chunks
 from veridical.train.rl_start import begin, finish, refuse
@@ -90,7 +91,7 @@ def train_rloo(
     symbolic: Symbolic = Symbolic(),
     sampling: Sampling = Sampling(),
     rloo: RLOO = RLOO(),
-    training: Training = Training(learning_rate=1e-5, held_out=0.0),
+    training: Training = Training(learning_rate=1e-5, held_out=0.0, select_by="reward"),
 ) -> None:
     """Align MODEL by RLOO: several responses to each prompt in DATA, each against its siblings.
 
@@ -117,13 +118,14 @@ def train_rloo(
         setting = start.setting(actors, rloo.samples, standardise)
         proofs = start.prove(actors, setting)
         setting = start.see_from_cache(setting)
-        steps, prompts = training.steps(len(setting.prompts)), setting.prompts
+        prompts = setting.prompts
         groups = [(actors.policy_parameters(), training.learning_rate)]
         learner = Learner(actors, groups, training, out, len(prompts))
         kept = learner.resume(training)
         shares = Shares(len(prompts), training.batch_size, training.seed, 0, processes.world_size())
         log, began = learner.open_log(kept["step"], training), time.monotonic()
-        for step in range(kept["step"], steps):
+        looks = Evaluations(setting, start.held_out, training, learner, log, kept)
+        for step in looks.steps():
             indexes = shares.rows_of_step(step, training.accumulation)
             actors.policy.model.eval()
             experience = gather_experience(setting, step, indexes)
@@ -162,10 +164,14 @@ def train_rloo(
                     "samples": shown(experience),
                 }
             )  # fmt: skip
-            learner.save(step + 1, {})
+            looks.look(step + 1)
+            learner.save(step + 1, looks.kept(), looks.best_step())
         log.close()
         setting.close()
-        finish(run, actors, model, training, METHOD, proofs, start, log, began, kept["step"])
+        finish(
+            run, actors, model, training, METHOD, proofs, start, log, began, looks.done,
+            looks.take_best(),
+        )  # fmt: skip
 
 
 def learn(

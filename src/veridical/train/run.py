@@ -35,7 +35,15 @@ from veridical.train.resume import require_steps_left, tell_extension
 from veridical.train.rounding import ROUNDING, Score, score_before, tell_rounding
 from veridical.train.rows import distinct
 from veridical.train.showing import PROMPTS, ShowAnswers
-from veridical.train.stopping import CHECKED, HIGHER_IS_BETTER, StopEarly, improves
+from veridical.train.stopping import (
+    CHECKED,
+    HIGHER_IS_BETTER,
+    OF_RESPONSES,
+    StopEarly,
+    asked_of,
+    improves,
+    in_words,
+)
 from veridical.train.trained import require_same_start, whole_policy
 from veridical.train.trainer_options import trainer_arguments
 from veridical.train.trial import TryFirst
@@ -116,7 +124,7 @@ def run_trainer(
     best_step = _step_of(trainer.state.best_model_checkpoint)
     history, selected = trainer.state.log_history, training.select_by
     start, best = (_at_step(history, step, selected) for step in (0, best_step))
-    if arguments.load_best_model_at_end:
+    if arguments.load_best_model_at_end and not trainer.best_is_torn:
         tell_best(start, best, best_step, selected)
     begun = steps_of(checkpoint) if checkpoint else 0
     rows = training.rows_seen(result.global_step, len(train))
@@ -246,18 +254,17 @@ def tell_best(
         step: of that checkpoint.
         selected: which figure.
     """
-    name = "held-out loss" if selected == "loss" else selected
+    name, asked = in_words(selected), asked_of(selected)
     if step is None or best is None:
-        if selected in CHECKED:
+        if selected in (*CHECKED, *OF_RESPONSES):
             print(
-                f"No checkpoint has a {name}: the answers to the checked images had nothing to "
+                f"No checkpoint has a {name}: the answers to the {asked} had nothing to "
                 "count. The result is the last step's weights."
             )
         return
     if at_start is None or improves(best, at_start, selected):
         return
     direction = "higher" if HIGHER_IS_BETTER[selected] else "lower"
-    asked = "checked images" if selected in CHECKED else "held-out rows"
     print(
         f"No checkpoint has a {direction} {name} than the start ({at_start:.4f} at step 0). The "
         f"result is that of step {step} ({best:.4f}), which did not learn what the {asked} "

@@ -60,13 +60,15 @@ def start_training(
     check_trackers(training.report_to)
     check_showing(training.show_every, command)
     checked = check_checking(training, command)
-    check_selection(training.select_by, training.patience, training.held_out, benchmarks(training))
+    loop: Loop = "reinforcement" if command in ("train ppo", "train rloo") else "trainer"
+    check_selection(
+        training.select_by, training.patience, training.held_out, benchmarks(training), loop
+    )
     require_file(data, "--data")
     join_processes(training.device)
     processes.from_first(lambda: check_push(training))
     torch.manual_seed(training.seed)
     # Refuses a bad `trainer:` before any work.
-    loop: Loop = "reinforcement" if command in ("train ppo", "train rloo") else "trainer"
     on_cpu = training.device == "cpu"
     trainer_arguments(training, out, 1, training.held_out > 0, on_cpu, loop)
     for path in training.more_data or ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
+from veridical.train.trainer_keys import Loop
 
 CHECKED = {
     "chair_i": "chair", "chair_s": "chair", "chair_recall": "chair",
@@ -16,16 +18,27 @@ CHECKED = {
 }  # fmt: skip
 """Figures of `--check-images` that may decide, and the benchmark that each is of."""
 
+OF_ROWS = ("loss", "rewards_accuracy", "rewards_margin")
+"""Figures of held-out rows, for the commands that learn answers of rows; the first by default."""
+
+OF_RESPONSES = ("reward", "exact_score")
+"""Figures of the responses to held-out prompts, for PPO and RLOO; the first by default."""
+
 HIGHER_IS_BETTER = {
     "loss": False, "rewards_accuracy": True, "rewards_margin": True,
+    "reward": True, "exact_score": True,
     "chair_i": False, "chair_s": False, "chair_recall": True,
     "pope_accuracy": True, "pope_f1": True,
 }  # fmt: skip
-"""Figures that may decide: of held-out rows, and those of `CHECKED`."""
+"""Figures that may decide: those of `OF_ROWS` or `OF_RESPONSES`, and of `CHECKED`."""
 
 
 def check_selection(
-    select_by: str, patience: int | None, held_out: float, checked: Sequence[str] = ()
+    select_by: str,
+    patience: int | None,
+    held_out: float,
+    checked: Sequence[str] = (),
+    loop: Loop = "trainer",
 ) -> None:
     """Refuse what can't decide.
 
@@ -34,13 +47,20 @@ def check_selection(
         patience: evaluations.
         held_out: share of rows.
         checked: benchmarks that evaluations ask for: `chair`, `pope`.
+        loop: who runs the steps, which says what held-out rows have.
 
     Raises:
-        UserError: an unknown figure, a patience below 1, no held-out rows to be patient with, or a
-            figure of images that are not asked about.
+        UserError: a figure that this command does not have, a patience below 1, no held-out rows to
+            be patient with, or a figure of images that are not asked about.
     """
-    if select_by not in HIGHER_IS_BETTER:
-        raise UserError(f"--select-by {select_by} is none of {', '.join(HIGHER_IS_BETTER)}.")
+    own = OF_RESPONSES if loop == "reinforcement" else OF_ROWS
+    # What a `Training` of Python has unless it says more decides nothing where nothing is held out.
+    idle = select_by == OF_ROWS[0] and patience is None and not held_out
+    if select_by not in (*own, *CHECKED) and not idle:
+        raise UserError(
+            f"--select-by {select_by} is none of {', '.join((*own, *CHECKED))}, which are "
+            "what evaluations of this command give."
+        )
     if patience is not None and patience < 1:
         raise UserError(f"--patience is {patience}; give 1 or more evaluations.")
     if select_by in CHECKED:
@@ -53,16 +73,33 @@ def check_selection(
             )
         return
     asked = "--patience" if patience is not None else "--select-by"
-    if (patience is not None or select_by != "loss") and not held_out:
+    if (patience is not None or select_by not in (own[0], OF_ROWS[0])) and not held_out:
         raise UserError(
-            f"{asked} goes by held-out rows, and none are held out. Set --held-out above 0 with a "
-            "command that has it, or leave it out."
+            f"{asked} goes by {asked_of(select_by)}, and none are held out. Set --held-out above 0 "
+            "with a command that has it, or leave it out."
         )
+
+
+def asked_of(name: str) -> str:
+    """What a figure that decides is measured on, in words."""
+    if name in CHECKED:
+        return "checked images"
+    return "held-out prompts" if name in OF_RESPONSES else "held-out rows"
+
+
+def in_words(name: str) -> str:
+    """A figure that decides, as messages and cards call it."""
+    return f"held-out {name}" if name in ("loss", *OF_RESPONSES) else name
 
 
 def improves(value: float, before: float, name: str) -> bool:
     """Whether a figure is better than another one."""
     return value > before if HIGHER_IS_BETTER[name] else value < before
+
+
+def worst(name: str) -> float:
+    """What a figure counts as where there was nothing to count."""
+    return -math.inf if HIGHER_IS_BETTER[name] else math.inf
 
 
 def evaluations_since_best(values: Sequence[float], higher: bool) -> int:
@@ -107,10 +144,21 @@ class StopEarly(TrainerCallback):
         if since < self.patience or state.global_step >= state.max_steps:
             return
         control.should_training_stop = True
-        if processes.is_first():
-            asked = "checked images" if self.name in CHECKED else "held-out rows"
-            print(
-                f"Stopped at step {state.global_step} of {state.max_steps}: {self.name} on the "
-                f"{asked} was not improved on for {since} evaluation{'s' if since > 1 else ''}. "
-                "--extend true with a larger --patience goes on."
-            )
+        tell_stop(state.global_step, state.max_steps, self.name, since)
+
+
+def tell_stop(step: int, steps: int, name: str, since: int) -> None:
+    """Say that patience is at its end; the first process does.
+
+    Args:
+        step: that the run stops at.
+        steps: that it would have had.
+        name: of the figure that decides.
+        since: evaluations since its best.
+    """
+    if processes.is_first():
+        print(
+            f"Stopped at step {step} of {steps}: {name} on the {asked_of(name)} was not improved "
+            f"on for {since} evaluation{'s' if since > 1 else ''}. "
+            "--extend true with a larger --patience goes on."
+        )

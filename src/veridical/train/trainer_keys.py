@@ -143,7 +143,7 @@ REFUSED_IN_REINFORCEMENT: Mapping[str, str] = {
     "logging_strategy": _EVERY_STEP,
     "logging_steps": _EVERY_STEP,
     "logging_first_step": _EVERY_STEP,
-    "eval_delay": "no rows are held out",
+    "eval_delay": "evaluations begin at step 0",
     "ddp_find_unused_parameters": _SUMS,
     "ddp_bucket_cap_mb": _SUMS,
     "ddp_broadcast_buffers": _SUMS,

@@ -48,7 +48,7 @@ def trainer_arguments(
         training: the run's options.
         out: the run's folder.
         rows: how many are trained on.
-        held_out: whether other rows are evaluated on.
+        held_out: whether other rows are evaluated on; by Transformers' Trainer alone.
         use_cpu: even where there is something faster.
         loop: who runs the steps.
 
@@ -69,6 +69,7 @@ def trainer_arguments(
     }
     given = resolve_trainer_options(training.trainer, loop)
     defaults |= given
+    held_out = held_out and loop == "trainer"
     # Those of `--check-images` need no held-out rows.
     evaluates = held_out or (training.check_images is not None and loop == "trainer")
     chooses = held_out or (evaluates and training.select_by in CHECKED)
@@ -164,12 +165,14 @@ def _require_package(kind: str) -> None:
 
 def _check_schedule(kind: Any, held_out: bool, loop: Loop) -> None:
     name = str(getattr(kind, "value", kind))
-    if name not in MEASURED_SCHEDULES or (held_out and loop == "trainer"):
+    if name not in MEASURED_SCHEDULES or held_out:
         return
-    instead = "Set --held-out above 0, or another" if loop == "trainer" else "Set another"
+    why = "which PPO and RLOO do not have. Set another"
+    if loop == "trainer":
+        why = "and no rows are held out. Set --held-out above 0, or another"
     raise UserError(
-        f"trainer.lr_scheduler_type {name} follows the held-out loss, and no rows are held out. "
-        f"{instead} schedule, such as cosine."
+        f"trainer.lr_scheduler_type {name} follows the held-out loss, {why} schedule, such as "
+        "cosine."
     )
 
 
