@@ -20,6 +20,7 @@ from veridical.judges.judging import Case, Verdict
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
 from veridical.models.policy import Policy
+from veridical.report.curves import number as in_digits
 from veridical.report.figures import training_plots
 from veridical.report.page import write_report
 from veridical.runtime.errors import UserError
@@ -42,6 +43,7 @@ TRAINING = Training(
 SHORT = Symbolic(length_penalty=5.0)
 NOBODY = Judging(judge="none")
 WATCHED = Judging(judge="none", objects=Path("objects.json"))
+LIGHT = PPO(samples=4, kl_coefficient=0.01, kl_target=20.0)
 MODULES = {"rloo": "rl_start", "dpo": "dpo"}
 NAMES = pytest.mark.parametrize("name", ["ppo", "rloo"])
 
@@ -90,7 +92,7 @@ def train(name: str, model: str, data: Path, out: Path, **options: Any) -> None:
         "training": TRAINING,
     }  # fmt: skip
     if name == "ppo":
-        train_ppo(model, data, out, **{"ppo": PPO(kl_target=0.5), **common, **options})
+        train_ppo(model, data, out, **{"ppo": LIGHT, **common, **options})
     else:
         light = {"standardise": False, "rloo": RLOO(kl_coefficient=0.05)}
         train_rloo(model, data, out, **{**light, **common, **options})
@@ -185,7 +187,7 @@ def test_the_best_checkpoint_is_the_result(
     rows, found = evaluated(out), results(out)
     rewards = {step: row["reward"] for step, row in rows.items() if step}
     best = max(rewards, key=lambda step: rewards[step])
-    assert found["best_step"] == best < 7, rewards
+    assert found["best_step"] == best < 7 and len(set(rewards.values())) > 2, rewards
     assert (found["selected_by"], found["best_value"]) == ("reward", rewards[best])
     assert found["value_at_start"] == rows[0]["reward"] and found["steps"] == 8
     left = {int(path.name.split("-")[1]) for path in (out / "checkpoints").iterdir()}
@@ -201,7 +203,8 @@ def test_the_best_checkpoint_is_the_result(
     texts = [[s["text"] for s in row["samples"]] for row in (rows[best], evaluated(again)[0])]
     assert texts[0] == texts[1]
     plots = {plot.title: plot.words for plot in training_plots(read_jsonl(out / "log.jsonl"))}
-    assert f"held out from {rows[0]['reward']:.3g} to {rows[8]['reward']:.3g}" in plots["Reward"]
+    first, last = (in_digits(rows[step]["reward"]) for step in (0, 8))
+    assert f"held out from {first} to {last}" in plots["Reward"]
     page = write_report([out], tmp_path / "report.html").read_text(encoding="utf-8")
     assert "reinforcement learning" in page
 
