@@ -123,6 +123,8 @@ def train_with_veridical(settings: Settings, folder: Path, watch: Stopwatch) -> 
     from switches import switch_off
 
     from veridical.models import logprobs
+    from veridical.objectives.dpo import DPO
+    from veridical.objectives.preference import AveragedPreference
     from veridical.train import dpo, loop, start
     from veridical.train.options import Training
 
@@ -140,7 +142,7 @@ def train_with_veridical(settings: Settings, folder: Path, watch: Stopwatch) -> 
         settings.model,
         Path(settings.data),
         folder / "run",
-        beta=BETA,
+        AveragedPreference(DPO(BETA)),
         reference="in_step" if settings.reference == "in_step" else "precomputed",
         training=Training(
             tuning="full" if settings.tuning == "full" else "lora",

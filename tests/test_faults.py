@@ -24,6 +24,8 @@ from safetensors.torch import load_file
 
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.models.policy import Policy
+from veridical.objectives.dpo import DPO
+from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.runtime.randomness import generator
@@ -323,7 +325,8 @@ def test_resuming_with_other_options_is_refused(saved: str, pairs: Path, tmp_pat
     train_dpo(saved, pairs, out, training=training)
     before = (out / "run.json").read_bytes()
     with pytest.raises(UserError, match=r"--beta 0\.1, not 0\.2.*--learning-rate 0\.003, not 0\.1"):
-        train_dpo(saved, pairs, out, beta=0.2, training=replace(again, learning_rate=0.1))
+        stronger = AveragedPreference(DPO(beta=0.2))
+        train_dpo(saved, pairs, out, stronger, training=replace(again, learning_rate=0.1))
     with pytest.raises(UserError, match="--resume true"):
         train_dpo(saved, pairs, out, training=training)
     other = tmp_path / "other.jsonl"

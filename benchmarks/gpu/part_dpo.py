@@ -37,11 +37,13 @@ from veridical.models.logprobs import collate
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group, render_group
 from veridical.models.tuning import Tuning, prepare_training
+from veridical.objectives.dpo import DPO
+from veridical.objectives.preference import Preference
 from veridical.train.items import Items
 from veridical.train.loop import GroupTrainer, Task
 from veridical.train.memory import measure_memory
-from veridical.train.objectives import PreferenceLoss, objective
 from veridical.train.options import Training
+from veridical.train.outcomes import outcome_of
 from veridical.train.reference import compute_logps
 from veridical.train.scorer import Scorer
 from veridical.train.trainer_options import trainer_arguments
@@ -416,7 +418,7 @@ def _task(
             "logging_steps": 1,
         },
     )
-    loss = objective(PreferenceLoss(beta=BETA))
+    loss = outcome_of(Preference(DPO(BETA)))
     task = Task(Scorer(policy), loss, len, shares.allowed, load.in_step)
     return task, training, Items(groups, reference)
 

@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     from veridical.models.load import load_policy
     from veridical.models.policy import Policy
     from veridical.models.reward_model import attach_reward_model, load_reward_model
-    from veridical.objectives.dpo import dpo_loss
-    from veridical.objectives.ipo import ipo_loss
+    from veridical.objectives.dpo import DPO, dpo_loss
+    from veridical.objectives.ipo import IPO, ipo_loss
+    from veridical.objectives.likelihood import Likelihood
+    from veridical.objectives.preference import AveragedPreference, Preference
     from veridical.objectives.reward import reward_loss
-    from veridical.objectives.slic import slic_loss
+    from veridical.objectives.slic import SLiC, slic_loss
     from veridical.report.page import write_report
     from veridical.runtime.errors import UserError
     from veridical.sampling.ask import ask
@@ -72,10 +74,12 @@ _HOMES = {
     "models.load": "load_policy",
     "models.policy": "Policy",
     "models.reward_model": "attach_reward_model load_reward_model",
-    "objectives.dpo": "dpo_loss",
-    "objectives.ipo": "ipo_loss",
+    "objectives.dpo": "DPO dpo_loss",
+    "objectives.ipo": "IPO ipo_loss",
+    "objectives.likelihood": "Likelihood",
+    "objectives.preference": "AveragedPreference Preference",
     "objectives.reward": "reward_loss",
-    "objectives.slic": "slic_loss",
+    "objectives.slic": "SLiC slic_loss",
     "report.page": "write_report",
     "runtime.errors": "UserError",
     "sampling.ask": "ask",
@@ -91,11 +95,17 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "AveragedPreference",
+    "DPO",
+    "IPO",
     "Judging",
+    "Likelihood",
     "OnlineBDHS",
     "PPO",
     "Policy",
+    "Preference",
     "RLOO",
+    "SLiC",
     "Sampling",
     "Symbolic",
     "Training",

@@ -44,14 +44,15 @@ from veridical.models.precision import cast_weights, exact, free_bytes
 from veridical.models.rendering import Group, render_prompt
 from veridical.models.reward_model import reward_measure
 from veridical.models.vision_cache import VisionCache
+from veridical.objectives.preference import Preference
 from veridical.runtime import processes
 from veridical.runtime.cache import Cache, open_cache
 from veridical.runtime.errors import UserError
 from veridical.sampling import Request
-from veridical.train.dpo import prove_run
 from veridical.train.items import Items
 from veridical.train.loop import Task
-from veridical.train.objectives import PreferenceLoss, objective
+from veridical.train.outcomes import outcome_of
+from veridical.train.pair_proofs import prove_run
 from veridical.train.reference import compute_logps, precompute
 from veridical.train.rows import proof_rows
 from veridical.train.scorer import Scorer
@@ -409,8 +410,8 @@ def test_a_reference_in_the_step_may_not_differ_from_the_start(
 ) -> None:
     """By rounding either: both read the same batch. The floor that is given is far too wide."""
     frozen = frozen_copy(typed)
-    loss = PreferenceLoss()
-    task = Task(Scorer(typed, frozen), objective(loss), len, True, reference_in_step=True)
+    loss = Preference()
+    task = Task(Scorer(typed, frozen), outcome_of(loss), len, True, reference_in_step=True)
     items = Items(groups[:4], torch.zeros(4, 2, dtype=torch.float64))
     start = prove_run(typed, items, task, loss, 100.0, tmp_path / "honest", None)[0]
     assert start.name == "start" and start.passed and not start.blind
@@ -424,8 +425,8 @@ def test_a_stored_reference_may_not_differ_either(
     typed: Policy, groups: list[Group], tmp_path: Path, declared: bool
 ) -> None:
     """Nor one that is declared. Rows are stored in other batches than those that prove them."""
-    loss = PreferenceLoss()
-    task = Task(Scorer(typed), objective(loss), len, True)
+    loss = Preference()
+    task = Task(Scorer(typed), outcome_of(loss), len, True)
     proof = proof_rows(groups)
 
     def start_holds(reference: Policy, out: str) -> bool:

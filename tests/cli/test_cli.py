@@ -11,13 +11,14 @@ import types
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 
 from veridical import cli
 from veridical.cli import dispatch, help_pages, signatures
 from veridical.runtime.errors import UserError
+from veridical.runtime.ranges import Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,72 @@ def needy(model: str, common: Common) -> None:
 
 def twice(model: str, rate: float = 1.0, common: Common = COMMON) -> None:
     """Ask for the rate twice."""
+
+
+@dataclass(frozen=True)
+class Sharp:
+    """Sharp way.
+
+    Attributes:
+        pull: How hard.
+        edge: How fine.
+    """
+
+    name: ClassVar[str] = "sharp"
+    pull: Annotated[float, Range(0, above=True)] = 0.1
+    edge: float = 0.0
+
+
+@dataclass(frozen=True)
+class Blunt:
+    """Blunt way.
+
+    Attributes:
+        pull: How hard it is.
+    """
+
+    name: ClassVar[str] = "blunt"
+    pull: float = 2.0
+
+
+@dataclass(frozen=True)
+class Added:
+    """What may be added.
+
+    Attributes:
+        added: How much.
+    """
+
+    added: float = 0.0
+
+    @property
+    def weight(self) -> float:
+        return self.added
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is aimed at.
+
+    Attributes:
+        way: Which way.
+        terms: What is added.
+        slow: Take time.
+    """
+
+    way: Sharp | Blunt = Sharp()
+    terms: tuple[Added, ...] = ()
+    slow: bool = False
+
+
+def chooses(model: str, goal: Goal = Goal(Sharp(edge=0.5))) -> None:
+    """Choose a way.
+
+    Args:
+        model: Name.
+        goal: What is aimed at.
+    """
+    CALLS.append(dict(locals()))
 
 
 def train(
@@ -106,10 +173,10 @@ CALLS: list[dict[str, Any]] = []
 def fake_command(monkeypatch: pytest.MonkeyPatch) -> None:
     CALLS.clear()
     module = types.ModuleType("fake_command")
-    for function in (train, flat, needy, twice):
+    for function in (train, flat, needy, twice, chooses):
         setattr(module, function.__name__, function)
     monkeypatch.setitem(sys.modules, "fake_command", module)
-    for name in ("flat", "needy", "twice"):
+    for name in ("flat", "needy", "twice", "chooses"):
         fake = cli.Command(f"fake_command:{name}", "Fake.", ("model",))
         monkeypatch.setitem(cli.COMMANDS, f"fake {name}", fake)
     command = cli.Command("fake_command:train", "Train.", ("model", "extra"))
@@ -412,6 +479,71 @@ def test_help_has_fields_under_their_own_heading(capsys: pytest.CaptureFixture[s
 def test_some_values_leave_the_others_what_they_are() -> None:
     arguments = signatures.as_arguments(flat, {"epochs": 9.0, "beta": 0.2})
     assert arguments == {"beta": 0.2, "common": Common(rate=0.5, epochs=9.0)}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", Goal(Sharp(0.1, 0.5))),
+        ("--pull 3", Goal(Sharp(3.0, 0.5))),
+        ("--way blunt", Goal(Blunt(2.0))),
+        ("--way blunt --pull 1 --slow", Goal(Blunt(1.0), slow=True)),
+        ("--way sharp --added 0.5", Goal(Sharp(0.1, 0.5), (Added(0.5),))),
+        ("--added 0", Goal(Sharp(0.1, 0.5))),
+    ],
+)
+def test_a_choice_brings_its_own_options_and_defaults(words: str, expected: Goal) -> None:
+    assert cli.main(["fake", "chooses", "M", *words.split()]) == 0
+    assert CALLS[-1]["goal"] == expected
+
+
+def test_a_choice_in_a_file_is_read_back_as_it_was_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.yaml"
+    with pytest.raises(SystemExit):
+        cli.main(["fake", "chooses", "M", "--way", "blunt", "--print-config"])
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[:3] == ["model: M", "way: blunt", "pull: 2.0"]
+    config.write_text(printed)
+    assert cli.main(["fake", "chooses", "--config", str(config)]) == 0
+    assert CALLS[-1]["goal"] == Goal(Blunt())
+    config.write_text("way: blunt\nedge: 1\n")
+    message = complaint(capsys, "fake", "chooses", "M", "--config", str(config))
+    assert "--edge belongs to --way sharp; blunt has none" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--way dull", "--way takes sharp|blunt, not 'dull'"),
+        ("--way blunt --edge 1", "--edge belongs to --way sharp; blunt has none. Leave it out."),
+        ("--pull 0", "--pull is 0.0; give above 0"),
+        ("--goal x", "there is no option --goal"),
+        ("--pul 1", "there is no option --pul (did you mean --pull?)"),
+    ],
+)
+def test_what_cannot_be_understood_of_a_choice(
+    words: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in complaint(capsys, "fake", "chooses", "M", *words.split())
+
+
+def test_help_says_which_choice_has_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fake", "chooses", "--help"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    for line in (
+        "--way sharp|blunt Which way. [default: sharp]",
+        "options of the chosen --way:",
+        "--pull NUMBER `sharp`: How hard (default 0.1). `blunt`: How hard it is (default 2.0).",
+        "--edge NUMBER `sharp`: How fine. [default: 0.5]",
+    ):
+        assert line in page
+
+
+def test_a_choice_by_values() -> None:
+    arguments = signatures.as_arguments(chooses, {"way": "blunt", "added": 1.0})
+    assert arguments == {"goal": Goal(Blunt(), (Added(1.0),))}
 
 
 REAL_COMMANDS = list(cli.COMMANDS)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Any
+from typing import get_args
 
 import pytest
 import torch
 
+from veridical.cli.signatures import documentation_of
 from veridical.models.heads import token_logps
-from veridical.models.logprobs import ResponseLogps
-from veridical.objectives.comparison import implicit_rewards
-from veridical.objectives.dpo import dpo_loss
-from veridical.objectives.ipo import ipo_loss
-from veridical.objectives.likelihood import mean_token_nll
-from veridical.objectives.several import averaged_loss
+from veridical.objectives.base import PairLogps, PairLoss, implicit_rewards
+from veridical.objectives.dpo import DPO, dpo_loss
+from veridical.objectives.ipo import IPO, ipo_loss
+from veridical.objectives.likelihood import Likelihood, mean_token_nll
+from veridical.objectives.preference import AveragedPreference, Preference, averaged_loss
 from veridical.objectives.slic import slic_loss
+from veridical.objectives.table import AnyPairLoss, AnyTerm
 from veridical.runtime.errors import UserError
-from veridical.train.objectives import (
-    LossName,
-    PreferenceLoss,
-    check_loss,
-    objective,
-    pair_losses,
-)
 
 
 def test_dpo_by_hand() -> None:
@@ -117,55 +112,98 @@ def slow_pair_loss(
         for new, before in zip((chosen, rejected), old, strict=True)
     ]
     h = ratios[0] - ratios[1]
-    if name == "sigmoid":
+    if name == "dpo":
         return math.log1p(math.exp(-beta * h))
     return (h - 1 / (2 * beta)) ** 2 if name == "ipo" else max(0.0, 1 - beta * h)
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "ipo", "slic"])
-def test_objectives_against_a_slow_reference(name: LossName) -> None:
+def losses_of(beta: float) -> list[PairLoss]:
+    return [loss(beta) for loss in get_args(AnyPairLoss)]
+
+
+@pytest.mark.parametrize("loss", losses_of(0.4), ids=lambda loss: loss.name)
+def test_objectives_against_a_slow_reference(loss: PairLoss) -> None:
     draw = torch.Generator().manual_seed(1)
     tokens = -torch.rand(4, 2, 7, generator=draw, dtype=torch.float64)  # pair, branch, token
     old = -torch.rand(4, 2, 7, generator=draw, dtype=torch.float64)
-    loss = PreferenceLoss(name, beta=0.4)
-    ours = pair_losses(loss, tokens.sum(-1), old.sum(-1))
+    ours = loss(PairLogps(tokens.sum(-1), old.sum(-1), torch.full((4, 2), 7)))
     for pair in range(4):
         chosen, rejected = tokens[pair].tolist()
-        slow = slow_pair_loss(name, chosen, rejected, old[pair].tolist(), 0.4)
-        assert math.isclose(float(ours[pair]), slow, rel_tol=1e-12)
+        slow = slow_pair_loss(loss.name, chosen, rejected, old[pair].tolist(), 0.4)
+        assert math.isclose(float(ours[pair, 0]), slow, rel_tol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "ipo", "slic"])
-def test_the_known_value_at_the_start_and_its_slope(name: LossName) -> None:
-    loss = PreferenceLoss(name, beta=0.3)
+@pytest.mark.parametrize("loss", losses_of(0.3), ids=lambda loss: loss.name)
+def test_the_known_value_at_the_start_and_its_slope(loss: PairLoss) -> None:
+    """Of every loss that knows it, beside a reference that is the policy."""
     logps = torch.tensor([[-3.0, -5.0]], dtype=torch.float64)
-    assert math.isclose(float(pair_losses(loss, logps, logps)), loss.at_start, rel_tol=1e-12)
+    counts = torch.tensor([[2, 3]])
+    if loss.at_start is None:
+        assert not loss.needs_reference
+        return
+    assert math.isclose(float(loss(PairLogps(logps, logps, counts))), loss.at_start, rel_tol=1e-12)
     step = torch.tensor([[1e-6, 0.0]], dtype=torch.float64)
-    change = float((pair_losses(loss, logps + step, logps) - loss.at_start).abs()) / 1e-6
-    assert change <= loss.slope_at_start * (1 + 1e-5)
+    moved = float(loss(PairLogps(logps + step, logps, counts)))
+    assert abs(moved - loss.at_start) / 1e-6 <= loss.slope_at_start * (1 + 1e-5)
+
+
+def one_pair(loss_of: Preference) -> float:
+    sums = torch.tensor([[-6.0, -4.0]], dtype=torch.float64)
+    old = torch.tensor([[-9.0, -2.0]], dtype=torch.float64)
+    return float(loss_of(PairLogps(sums, old, torch.tensor([[3, 2]]))))
 
 
 def test_per_token_divides_both_branches_by_their_length() -> None:
-    sums = torch.tensor([[-6.0, -4.0]], dtype=torch.float64)
-    old = torch.tensor([[-9.0, -2.0]], dtype=torch.float64)
-    counts = torch.tensor([[3, 2]])
-    outcome = objective(PreferenceLoss("ipo", 0.5, per_token=True))(
-        ResponseLogps(sums, counts), old
-    )
-    # (-2 + 3) - (-2 + 1) = 2; 2 - 1 = 1
-    assert math.isclose(float(outcome.loss_sum), 1.0)
+    """(-2 + 3) - (-2 + 1) = 2; 2 - 1 = 1."""
+    assert math.isclose(one_pair(Preference(IPO(0.5), per_token=True)), 1.0)
+
+
+def test_terms_add_up_with_their_weights() -> None:
+    """(5 - 1)^2 = 16, and 6 nats over 3 tokens, whatever `per_token` does to the loss."""
+    assert math.isclose(one_pair(Preference(IPO(0.5), (Likelihood(0.25),))), 16.5)
+    both = (Likelihood(0.25), Likelihood(1.0))
+    assert math.isclose(one_pair(Preference(IPO(0.5), both, per_token=True)), 1.0 + 2.5)
+
+
+def test_only_what_is_known_at_the_start_is_compared_there() -> None:
+    objective = Preference(DPO(0.1), (Likelihood(0.5),))
+    assert objective.at_start is None
+    assert objective.with_known_start() == Preference(DPO(0.1))
+    assert objective.with_known_start().at_start == math.log(2)
+
+
+def test_an_objective_describes_itself() -> None:
+    objective = AveragedPreference(IPO(0.9), (Likelihood(0.5),), per_token=True)
+    assert objective.describe() == {
+        "name": "ipo",
+        "title": "identity preference optimization (IPO)",
+        "options": {
+            "loss": "ipo", "beta": 0.9, "nll_weight": 0.5, "per_token": True,
+            "first_rejected_weight": 0.5,
+        },
+        "at_start": 1 / (4 * 0.81),
+    }  # fmt: skip
+    assert "nll_weight" not in Preference().describe()["options"]
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("objective", "message"),
     [
-        ({"beta": 0.0}, "--beta is 0"),
-        ({"label_smoothing": 0.5}, "below 0.5"),
-        ({"name": "ipo", "label_smoothing": 0.1}, "belongs to --loss sigmoid"),
-        ({"gamma": 1.5}, "--gamma is 1.5"),
-        ({"nll_weight": -1.0}, "can't be negative"),
+        (Preference(DPO(beta=0.0)), "--beta is 0.0; give above 0"),
+        (Preference(IPO(beta=math.inf)), "--beta is inf"),
+        (Preference(DPO(label_smoothing=0.5)), "--label-smoothing is 0.5; give 0 to below 0.5"),
+        (AveragedPreference(first_rejected_weight=1.5), "--first-rejected-weight is 1.5"),
+        (Preference(terms=(Likelihood(-1.0),)), "--nll-weight is -1.0; give 0 or more"),
     ],
 )
-def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
+def test_settings_that_make_no_sense(objective: Preference, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_loss(PreferenceLoss(**settings))
+        objective.check()
+
+
+def test_every_loss_and_term_documents_its_fields() -> None:
+    parts = (*get_args(AnyPairLoss), *get_args(tuple[AnyTerm]))
+    assert len({part.name for part in parts}) == len(parts)
+    for part in parts:
+        documented = documentation_of(part)
+        assert all(documented.get(field.name) for field in dataclasses.fields(part))

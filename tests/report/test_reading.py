@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from veridical.objectives.comparison import pair_accuracy
+from veridical.objectives.preference import pair_accuracy
 from veridical.report.curves import percent
 from veridical.report.figures import arm_label
 from veridical.report.folders import Part, in_order

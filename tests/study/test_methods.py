@@ -13,6 +13,7 @@ from veridical.study.arms import Budget, ensure_evaluated, ensure_scenes
 from veridical.study.fresh_methods import make_samples_and_rewards, train_fresh
 from veridical.study.method_sets import data_file, make_bdhs_and_plain, make_samples
 from veridical.study.methods import (
+    IPO_PER_TOKEN,
     METHODS,
     UNSTEERED,
     Method,
@@ -82,7 +83,7 @@ def test_what_an_arm_depends_on_is_in_its_key(tmp_path: Path) -> None:
     assert first == key(replace(method, label="another"), method.trials[0], TINY)
     others = {
         key(method, method.trials[1], TINY),
-        key(replace(method, loss="ipo"), method.trials[0], TINY),
+        key(replace(method, objective=IPO_PER_TOKEN), method.trials[0], TINY),
         key(method, method.trials[0], replace(TINY, steps=3)),
     }
     file.write_bytes(b"other pairs")

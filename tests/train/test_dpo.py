@@ -21,11 +21,11 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
-from veridical.train import dpo
+from veridical.train import dpo, pair_proofs
 from veridical.train.checkpoints import newest_verified
 from veridical.train.dpo import train_dpo
-from veridical.train.objectives import objective
 from veridical.train.options import Training
+from veridical.train.outcomes import outcome_of
 from veridical.train.reference import compute_logps
 from veridical.train.rows import read_training_rows, same_pictures, split_held_out
 from veridical.train.sft import train_sft
@@ -141,7 +141,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     training = Training(tuning="full", **COMMON)
     train_dpo(saved, pairs, whole, training=training)
-    honest = objective
+    honest = outcome_of
 
     def dying(settings: Any) -> Any:
         compute, calls = honest(settings), 0
@@ -155,10 +155,10 @@ def test_a_killed_run_resumes_to_the_same_weights(
 
         return counted
 
-    monkeypatch.setattr(dpo, "objective", dying)
+    monkeypatch.setattr(dpo, "outcome_of", dying)
     with pytest.raises(KeyboardInterrupt):
         train_dpo(saved, pairs, broken, training=training)
-    monkeypatch.setattr(dpo, "objective", honest)
+    monkeypatch.setattr(dpo, "outcome_of", honest)
     assert read_json(broken / "run.json")["status"] == "interrupted"
     with pytest.raises(UserError, match="--resume true"):
         train_dpo(saved, pairs, broken, training=training)
@@ -257,7 +257,7 @@ def test_a_broken_path_stops_the_run(
         batch.inputs["pixel_values"] = torch.zeros_like(batch.inputs["pixel_values"])
         return batch
 
-    monkeypatch.setattr(dpo, "collate", without_pixels)
+    monkeypatch.setattr(pair_proofs, "collate", without_pixels)
     with pytest.raises(UserError, match="image_matters"):
         train_dpo(saved, pairs, tmp_path / "run", training=Training(**COMMON))
     proofs = {proof["name"]: proof for proof in read_json(tmp_path / "run" / "proofs.json")}

@@ -16,6 +16,7 @@ from veridical.data.images import load_image
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
+from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.train import rows as training_rows
@@ -93,17 +94,18 @@ def test_each_loss_begins_where_it_must_and_falls(
 def test_two_rejected_answers_are_averaged(
     saved: str, tmp_path: Path, pictures: list[Image.Image]
 ) -> None:
-    """Gamma 1 = the first alone; a set whose second answer is the first again = the first alone."""
+    """Weight 1 = the first alone, and so is a set whose second answer is the first again."""
     plain = [pair(i, pictures) for i in range(8)]
     other = [assistant_message("There is a yellow kite.")]
     twice = [{**row, "more_rejected": [row["rejected"]]} for row in plain]
     mixed = [{**row, "more_rejected": [other] if i % 2 else None} for i, row in enumerate(plain)]
     losses = {}
-    for name, rows, gamma in (
+    for name, rows, weight in (
         ("plain", plain, 0.5), ("twice", twice, 0.3), ("mixed", mixed, 0.5), ("off", mixed, 1.0),
     ):  # fmt: skip
         data = write(tmp_path, rows, name)
-        train_dpo(saved, data, tmp_path / name, gamma=gamma, training=TRAINING)
+        objective = AveragedPreference(first_rejected_weight=weight)
+        train_dpo(saved, data, tmp_path / name, objective, training=TRAINING)
         losses[name] = torch.tensor(train_losses(tmp_path / name))
     assert torch.allclose(losses["plain"], losses["off"], atol=1e-6)
     assert torch.allclose(losses["plain"], losses["twice"], atol=1e-4)

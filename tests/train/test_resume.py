@@ -7,7 +7,7 @@ import importlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -15,6 +15,7 @@ from veridical.cli import COMMANDS
 from veridical.cli.signatures import Option, read_options
 from veridical.judges.endpoint import EndpointSettings
 from veridical.models import fingerprint
+from veridical.objectives.table import AnyPairLoss, AnyTerm
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_path, read_json
 from veridical.runtime.runs import start_run
@@ -40,8 +41,8 @@ FIXED = {
     "check_images", "check_objects", "check_vocabulary", "check_by", "check_limit", "check_tokens",
     "share_prefix", "template", "dry_run", "dtype", "mixed_precision", "seed",
     # objectives
-    "kind", "loss", "beta", "label_smoothing", "per_token", "gamma", "nll_weight", "reference",
-    "reference_model", "facts", "criterion", "centring",
+    "kind", "loss", "per_token", "first_rejected_weight", "reference", "reference_model", "facts",
+    "criterion", "centring",
     # fresh responses and who judges them
     "temperature", "top_p", "top_k", "min_new_tokens", "max_new_tokens", "rollout_steps",
     "judge", "judge_template", "objects",
@@ -51,8 +52,8 @@ FIXED = {
     "cut", "language", "text_only",
     # reinforcement learning
     "samples", "inner_epochs", "minibatches", "clip", "value_clip", "value_weight",
-    "value_learning_rate", "lam", "kl_coefficient", "kl_estimator", "kl_target", "kl_horizon",
-    "stop_kl", "one_base",
+    "value_learning_rate", "gamma", "lam", "kl_coefficient", "kl_estimator", "kl_target",
+    "kl_horizon", "stop_kl", "one_base",
 }  # fmt: skip
 
 
@@ -63,7 +64,13 @@ def test_every_option_of_training_is_free_or_fixed_or_goes_by_key() -> None:
             module, function = command.function.split(":")
             options |= read_options(getattr(importlib.import_module(module), function))
     free, by_key = FREE | LENGTH, FREE_KEYS.keys()
-    assert options.keys() == free | by_key | FIXED
+    of_objectives = {
+        field.name
+        for objective in (*get_args(AnyPairLoss), *get_args(tuple[AnyTerm]))
+        for field in dataclasses.fields(objective)
+    }
+    assert options.keys() == free | by_key | FIXED | of_objectives
+    assert not of_objectives & (free | by_key)
     assert not free & FIXED
     assert not by_key & (free | FIXED)
     # A dictionary that is not fixed as a whole goes by key.

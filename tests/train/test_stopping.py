@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from veridical.models.logprobs import ResponseLogps
+from veridical.objectives.preference import Preference
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.train.dpo import train_dpo
-from veridical.train.objectives import PreferenceLoss, objective
 from veridical.train.options import Training
+from veridical.train.outcomes import outcome_of
 from veridical.train.reference import precompute
 from veridical.train.sft import train_sft
 from veridical.train.stopping import check_selection, evaluations_since_best
@@ -97,7 +98,7 @@ def test_before_the_first_step_accuracy_is_a_half_whatever_rounding_says(
 def test_a_margin_of_rounding_is_a_tie_at_every_step() -> None:
     logps = torch.tensor([[-100.0, -100.0], [-100.0, -100.0], [-100.0, -100.0]]).double()
     policy = logps + torch.tensor([[5e-5, 0.0], [0.0, 5e-5], [5e-3, 0.0]])
-    found = objective(PreferenceLoss())(ResponseLogps(policy, torch.full((3, 2), 9)), logps)
+    found = outcome_of(Preference())(ResponseLogps(policy, torch.full((3, 2), 9)), logps)
     assert found.measures["rewards_accuracy"].tolist() == [0.5, 0.5, 1.0]
 
 

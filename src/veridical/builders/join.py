@@ -47,8 +47,8 @@ def build_join(
 
     The chosen answer has to be the same too. Images are the same if they have the same pixels,
     whatever their files are called. `train dpo` averages its loss over a pair's rejected answers
-    (`--gamma`). Pairs without a partner keep their one answer; MORE's without one are listed in
-    `skipped.jsonl`.
+    (`--first-rejected-weight`). Pairs without a partner keep their one answer; MORE's without one
+    are listed in `skipped.jsonl`.
 
     Args:
         pairs: preference pairs; images, prompts and provenance are taken from here.

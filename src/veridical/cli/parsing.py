@@ -22,7 +22,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from veridical.cli.ranges import check_ranges
-from veridical.cli.signatures import Option, as_arguments, describe, nearest, spelled
+from veridical.cli.signatures import Option, as_arguments, describe, narrowed, nearest, spelled
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text, require_file
 
@@ -47,16 +47,12 @@ def parse(
         UserError: an unknown option, a value of the wrong type or outside its range, a missing or
             unreadable file.
     """
-    parser = ArgumentParser(prog=program, exit_on_error=False, default_env=False)
-    parser.add_argument("--config", action="config")
-    for name, option in options.items():
-        given = {"required": True} if option.required else {"default": option.default}
-        parser.add_argument(f"--{name}", type=option.type, **given)
     try:
         words = spell_out(options, positionals, arguments)
         check_words(words)
         check_config_files(options, words)
-        namespace = parser.parse_args(words)
+        options = narrowed(options, named_values(words))
+        namespace = parser_of(program, options).parse_args(words)
     except UserError as error:
         raise UserError(f"{error} See `{program} --help`.") from None
     except ArgumentError as error:
@@ -72,6 +68,16 @@ def parse(
     except UserError as error:
         raise UserError(f"{error} See `{program} --help`.") from None
     return as_arguments(function, values)
+
+
+def parser_of(program: str, options: Mapping[str, Option]) -> ArgumentParser:
+    """A parser that takes these options."""
+    parser = ArgumentParser(prog=program, exit_on_error=False, default_env=False)
+    parser.add_argument("--config", action="config")
+    for name, option in options.items():
+        given = {"required": True} if option.required else {"default": option.default}
+        parser.add_argument(f"--{name}", type=option.type, **given)
+    return parser
 
 
 RECORDS = ("data", "more_data", "samples", "pairs", "more")

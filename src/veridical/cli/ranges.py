@@ -1,67 +1,18 @@
-"""The range of every numeric option, by name: one table, checked before a command does anything.
+"""The range of numeric options by name, checked before a command does anything.
 
-An option of the same name has the same range in every command. A command may ask for more (a
-temperature above 0, say); its own check says so.
+A field whose annotation declares a range has that one. All other options of the same name have the
+same range in every command. A command may ask for more (a temperature above 0, say); its own check
+says so.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from veridical.cli.signatures import Option, is_number, spelled
-from veridical.runtime.errors import UserError
+from veridical.cli.signatures import Option, is_number
+from veridical.runtime.ranges import ABOVE_ZERO, ANY, COUNT, SHARE, WEIGHT, Range
 
-MOST = 10**9
-"""Above any count or weight that means something, and far from what 64 bits and floats hold."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """The numbers that an option takes; never NaN or infinity.
-
-    Attributes:
-        low: the lowest.
-        high: the highest.
-        above: whether `low` itself is left out.
-        below: whether `high` itself is left out.
-        or_else: one number outside that stands for "not set"; None if there is none.
-    """
-
-    low: float = 0
-    high: float = MOST
-    above: bool = False
-    below: bool = False
-    or_else: int | None = None
-
-    def holds(self, value: float) -> bool:
-        """Whether `value` is in it."""
-        if value == self.or_else:
-            return True
-        if not math.isfinite(value):
-            return False
-        low = self.low < value if self.above else self.low <= value
-        return low and (value < self.high if self.below else value <= self.high)
-
-    def __str__(self) -> str:
-        if self.high < MOST:
-            left, right = "above " if self.above else "", "below " if self.below else ""
-            text = f"{left}{self.low:,g} to {right}{self.high:,}"
-        elif self.low <= -MOST:
-            text = f"{-MOST:,} to {MOST:,}"
-        else:
-            text = f"above {self.low:g}" if self.above else f"{self.low:g} or more"
-            text += f" (at most {MOST:,})"
-        return text if self.or_else is None else f"{text}, or {self.or_else} for none"
-
-
-COUNT = Range(1)
-WEIGHT = Range(0)
-ABOVE_ZERO = Range(0, above=True)
-SHARE = Range(0, 1)
-ANY = Range(-MOST)
 RATE = Range(0, 10, above=True)
 TEMPERATURE = Range(0, 100)
 SEED = Range(0, 2**32 - 1)
@@ -71,7 +22,6 @@ RANGES: Mapping[str, Range] = {
     "answer_reward": ANY,
     "attempts": COUNT,
     "batch_size": COUNT,
-    "beta": ABOVE_ZERO,
     "cache_gigabytes": ABOVE_ZERO,
     "centring": WEIGHT,
     "check_limit": COUNT,
@@ -91,7 +41,6 @@ RANGES: Mapping[str, Range] = {
     "kl_coefficient": WEIGHT,
     "kl_horizon": COUNT,
     "kl_target": ABOVE_ZERO,
-    "label_smoothing": Range(0, 0.5, below=True),
     "lam": SHARE,
     "learning_rate": RATE,
     "length_penalty": ANY,
@@ -110,7 +59,6 @@ RANGES: Mapping[str, Range] = {
     "min_new_tokens": Range(0),
     "minibatches": COUNT,
     "minimum": ANY,
-    "nll_weight": WEIGHT,
     "no_end_penalty": WEIGHT,
     "noise_steps": Range(0, 1000),
     "offline": SHARE,
@@ -151,10 +99,4 @@ def check_ranges(options: Mapping[str, Option], values: Mapping[str, Any]) -> No
         given = values[name] if isinstance(values[name], list | tuple) else [values[name]]
         for value in given:
             # A test finds every option here; other functions' options are finite.
-            if not (range_ := RANGES.get(name, ANY)).holds(value):
-                raise UserError(f"{spelled(name)} is {_shown(value)}; give {range_}.")
-
-
-def _shown(value: float) -> str:
-    text = str(value) if abs(value) < 10**15 or not math.isfinite(value) else f"{value:.3g}"
-    return text if len(text) <= 40 else f"{text[:37]}..."
+            (option.range or RANGES.get(name, ANY)).check(name, value)

@@ -2,6 +2,11 @@
 
 A parameter whose type is a dataclass stands for an option for each of its fields, so that what
 several commands have in common is written and documented once.
+
+A field whose type is a union of dataclasses, `loss: DPO | IPO`, is a choice: `--loss` takes their
+names (their attribute `name`), and the fields of the chosen one are options. A field that is a
+tuple of dataclasses, `terms: tuple[Likelihood, ...]`, has the fields of all of them as options;
+those that are left at weight 0 are not in it.
 """
 
 from __future__ import annotations
@@ -11,13 +16,16 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from docstring_parser import Docstring
 from docstring_parser import parse as parse_docstring
+
+from veridical.runtime.errors import UserError
+from veridical.runtime.ranges import Range, range_of
 
 TYPE_NAMES = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "true|false"}
 
@@ -32,6 +40,9 @@ class Option:
         default: its default, or `inspect.Parameter.empty` when it has to be given.
         help: its entry in the docstring.
         group: the first line of the dataclass's docstring; empty for a parameter.
+        range: the numbers that it takes, where its annotation says so.
+        choice: the option that decides whether there is this one; empty if there always is.
+        variants: for an option of a choice: how each chosen name that has it has it.
     """
 
     hint: Any
@@ -39,6 +50,9 @@ class Option:
     default: Any
     help: str
     group: str = ""
+    range: Range | None = None
+    choice: str = ""
+    variants: Mapping[str, Option] = dataclasses.field(default_factory=dict)
 
     @property
     def type(self) -> Any:
@@ -88,18 +102,85 @@ def read_options(function: Callable[..., Any]) -> dict[str, Option]:
 
 def read_fields(group: Any, instance: Any) -> dict[str, Option]:
     """The fields of a dataclass as options; where there is an `instance`, it has the defaults."""
-    hints, documented = typing.get_type_hints(group), documentation_of(group)
-    title = docstring_of(group).short_description or group.__name__
-    options = {}
+    hints = typing.get_type_hints(group, include_extras=True)
+    documented = documentation_of(group)
+    title = (docstring_of(group).short_description or group.__name__).rstrip(".")
+    options: dict[str, Option] = {}
     for field in dataclasses.fields(group):
-        default = getattr(instance, field.name, field.default)
+        default: Any = getattr(instance, field.name, field.default)
         if default is dataclasses.MISSING:
             default = inspect.Parameter.empty
-        hint, optional = without_none(hints[field.name])
-        options[field.name] = Option(
-            hint, optional, default, documented.get(field.name, ""), title.rstrip(".")
-        )
+        hint, help = hints[field.name], documented.get(field.name, "")
+        if choices := choices_of(hint):
+            names: Any = Literal.__getitem__(tuple(choices))
+            options[field.name] = Option(names, False, default.name, help, title)
+            options |= variant_options(field.name, choices, default)
+        elif members := members_of(hint):
+            for member in members:
+                options |= read_fields(member, _of_type(default, member))
+        else:
+            bare, optional = without_none(hint)
+            options[field.name] = Option(bare, optional, default, help, title, range_of(hint))
     return options
+
+
+def variant_options(choice: str, choices: Mapping[str, Any], instance: Any) -> dict[str, Option]:
+    """The options of all that can be chosen; one that several have stands once."""
+    found: dict[str, dict[str, Option]] = {}
+    for chosen, group in choices.items():
+        own = instance if type(instance) is group else None
+        for name, option in read_fields(group, own).items():
+            found.setdefault(name, {})[chosen] = option
+    return {name: _merged(choice, variants) for name, variants in found.items()}
+
+
+def _merged(choice: str, variants: Mapping[str, Option]) -> Option:
+    """One option for the help page, with what each chosen name says of it."""
+    first = next(iter(variants.values()))
+    same = all(option.default == first.default for option in variants.values())
+    helps = []
+    for chosen, option in variants.items():
+        default = "" if same else f" (default {option.default})"
+        helps.append(f"`{chosen}`: {option.help.rstrip('.')}{default}.")
+    return dataclasses.replace(
+        first,
+        default=first.default if same else None,
+        help=" ".join(helps),
+        group=f"options of the chosen {spelled(choice)}",
+        choice=choice,
+        variants=variants,
+    )
+
+
+def narrowed(
+    options: Mapping[str, Option], given: Mapping[str, Sequence[str]]
+) -> dict[str, Option]:
+    """The options that there are with what was chosen.
+
+    Args:
+        options: from `read_options`.
+        given: the values that were written, by option.
+
+    Raises:
+        UserError: an option is given that the chosen one does not have.
+    """
+    found: dict[str, Option] = {}
+    for name, option in options.items():
+        if not option.variants:
+            found[name] = option
+            continue
+        chosen = next(iter(given.get(option.choice, ())), options[option.choice].default)
+        if chosen in option.variants:
+            found[name] = option.variants[chosen]
+        elif chosen not in typing.get_args(options[option.choice].hint):
+            found[name] = option  # the parser refuses what was chosen
+        elif name in given:
+            of = " or ".join(option.variants)
+            raise UserError(
+                f"{spelled(name)} belongs to {spelled(option.choice)} {of}; {chosen} has none. "
+                "Leave it out."
+            )
+    return found
 
 
 def as_arguments(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,15 +192,52 @@ def as_arguments(function: Callable[..., Any], values: Mapping[str, Any]) -> dic
     arguments = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if dataclasses.is_dataclass(hints[name]):
-            names = [field.name for field in dataclasses.fields(hints[name])]
-            own = {field: values[field] for field in names if field in values}
             unset = parameter.default is inspect.Parameter.empty
-            arguments[name] = (
-                hints[name](**own) if unset else dataclasses.replace(parameter.default, **own)
-            )
+            instance = None if unset else parameter.default
+            arguments[name] = filled(hints[name], instance, values)
         elif name in values:
             arguments[name] = values[name]
     return arguments
+
+
+def filled(group: Any, instance: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass with the values of its options, the others as `instance` or by default."""
+    hints = typing.get_type_hints(group)
+    own = {}
+    for field in dataclasses.fields(group):
+        before = getattr(instance, field.name, field.default)
+        if choices := choices_of(hints[field.name]):
+            chosen = choices[values.get(field.name, before.name)]
+            own[field.name] = filled(chosen, before if type(before) is chosen else None, values)
+        elif members := members_of(hints[field.name]):
+            made = [filled(member, _of_type(before, member), values) for member in members]
+            own[field.name] = tuple(one for one in made if one.weight)
+        elif field.name in values:
+            own[field.name] = values[field.name]
+    return group(**own) if instance is None else dataclasses.replace(instance, **own)
+
+
+def choices_of(hint: Any) -> dict[str, Any]:
+    """The members of a union of dataclasses, by name; empty for other types."""
+    members = without_annotation(hint)
+    if typing.get_origin(members) not in (types.UnionType, typing.Union):
+        return {}
+    choices = typing.get_args(members)
+    return {one.name: one for one in choices} if all(map(dataclasses.is_dataclass, choices)) else {}
+
+
+def members_of(hint: Any) -> list[Any]:
+    """The dataclasses that a tuple of any of them may hold; empty for other types."""
+    if typing.get_origin(hint) is not tuple:
+        return []
+    inner = typing.get_args(hint)[0]
+    members = [inner] if isinstance(inner, type) else list(typing.get_args(inner))
+    return members if all(map(dataclasses.is_dataclass, members)) else []
+
+
+def _of_type(instances: Any, wanted: type) -> Any:
+    """The one of a tuple that is of a type; None if none is."""
+    return next((one for one in instances or () if type(one) is wanted), None)
 
 
 def docstring_of(documented: Any) -> Docstring:
@@ -135,8 +253,14 @@ def documentation_of(documented: Any) -> dict[str, str]:
     }
 
 
+def without_annotation(hint: Any) -> Any:
+    """`Annotated[int, ...]` as int."""
+    return typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+
+
 def without_none(hint: Any) -> tuple[Any, bool]:
     """`int | None` as (int, True)."""
+    hint = without_annotation(hint)
     if typing.get_origin(hint) not in (types.UnionType, typing.Union):
         return hint, False
     members = [member for member in typing.get_args(hint) if member is not types.NoneType]

@@ -2,8 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor
+
+from veridical.objectives.base import PairLogps, PairLoss
+from veridical.runtime.ranges import ABOVE_ZERO
+
+
+@dataclass(frozen=True)
+class SLiC(PairLoss):
+    """Sequence likelihood calibration (SLiC).
+
+    Attributes:
+        beta: the margin asked for is 1 / beta nats; 0.02 to 0.2 is usual.
+    """
+
+    name: ClassVar[str] = "slic"
+    beta: Annotated[float, ABOVE_ZERO] = 0.1
+
+    @property
+    def at_start(self) -> float:
+        """The loss where policy and reference agree."""
+        return 1.0
+
+    @property
+    def slope_at_start(self) -> float:
+        """How much one nat more between the branches changes the loss there, at most."""
+        return self.beta
+
+    def __call__(self, logps: PairLogps) -> Tensor:
+        """The loss against each rejected answer. Shape: (pairs, rejected)."""
+        return slic_loss(*logps.branches, self.beta)
 
 
 def slic_loss(

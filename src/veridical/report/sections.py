@@ -99,9 +99,6 @@ FACTS = {
     "similarity": "similarity",
     "iterations": "iterations",
     "cut": "cut",
-    "beta": "beta",
-    "nll_weight": "NLL weight",
-    "label_smoothing": "label smoothing",
     "tuning": "tuning",
     "lora_rank": "LoRA rank",
     "learning_rate": "learning rate",
@@ -114,7 +111,7 @@ FACTS = {
     "seeds": "seeds",
 }
 # Options that say nothing at this value, or that another option makes meaningless.
-IDLE = {"max_steps": -1, "nll_weight": 0.0, "label_smoothing": 0.0, "accumulation": 1}
+IDLE = {"max_steps": -1, "accumulation": 1}
 VERBS = {
     "build": "Preference pairs were built",
     "train dpo": "The model was aligned by DPO",
@@ -198,7 +195,7 @@ def _step(part: Part) -> Step:
     return Step(
         f"{command} \N{MIDDLE DOT} {part.name}",
         sentence,
-        _facts(record.get("configuration") or {}),
+        _facts(record.get("configuration") or {}) + _objective_facts(objective_of(record)),
         str(record.get("status", "")),
         str(record.get("reason", "")),
         record,
@@ -229,6 +226,25 @@ def _fact(value: object) -> str:
     return scientific(value) if isinstance(value, float) else str(value)
 
 
+def objective_of(record: Record) -> Mapping[str, Any]:
+    """The options of what was minimized, as `run.json` describes it; empty where it says nothing.
+
+    `loss` is its name.
+    """
+    described = record.get("objective")
+    options = described.get("options") if isinstance(described, Mapping) else None
+    return options if isinstance(options, Mapping) else {}
+
+
+def _objective_facts(objective: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """An objective's options that are not off."""
+    return [
+        (name.replace("_", " ").replace("nll", "NLL"), _fact(value))
+        for name, value in objective.items()
+        if value
+    ]
+
+
 def _flatten(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in configuration.items():
         if isinstance(value, Mapping):
@@ -250,7 +266,7 @@ def _training(part: Part, results: Results) -> Training:
     log: Rows = part.jsonl("log.jsonl") or []
     command = str(part.record.get("command", ""))
     algorithm = ALGORITHMS.get(command) or _algorithm_of(log)
-    beta = dict(_flatten(part.record.get("configuration") or {})).get("beta")
+    beta = objective_of(part.record).get("beta")
     held_out = (part.record.get("results") or {}).get("held_out_pairs")
     held_out = held_out if isinstance(held_out, int) else None
     beta = beta if isinstance(beta, int | float) else None

@@ -173,6 +173,7 @@ SHAPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "wall_time_seconds": ("a number or null", _is_seconds),
     "working_folder": ("a text", _is_text),
     "configuration": ("an object of options", _is_object),
+    "objective": ("an object", _is_object),
     "seeds": ("an object", _is_object),
     "inputs": ("an object of {path, sha256}", _is_inputs),
     "models": ("an object", _is_object),

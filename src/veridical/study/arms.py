@@ -12,6 +12,9 @@ from veridical.builders.bdhs import build_bdhs
 from veridical.eval.chair import eval_chair
 from veridical.eval.compare import compare_runs
 from veridical.eval.pope import eval_pope
+from veridical.objectives.dpo import DPO
+from veridical.objectives.likelihood import Likelihood
+from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
 from veridical.runtime.run_folders import claim_folder
@@ -115,9 +118,8 @@ def ensure_trained(arm: Arm, model: str, pairs: Path, out: Path, budget: Budget,
         return
     training = training_of(budget, budget.learning_rate, seed, out)
     if arm.method == "dpo":
-        train_dpo(
-            model, pairs, out, beta=budget.beta, nll_weight=budget.nll_weight, training=training
-        )
+        objective = AveragedPreference(DPO(budget.beta), (Likelihood(budget.nll_weight),))
+        train_dpo(model, pairs, out, objective, training=training)
     else:
         train_sft(model, pairs, out, kind="preference", training=training)
 

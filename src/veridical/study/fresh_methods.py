@@ -11,6 +11,9 @@ from veridical.builders.facts import build_facts
 from veridical.builders.pairs import build_pairs
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
+from veridical.objectives.dpo import DPO
+from veridical.objectives.likelihood import Likelihood
+from veridical.objectives.preference import Preference
 from veridical.study.arms import Budget, is_finished, training_of
 from veridical.study.method_sets import make_samples, scenes_of
 from veridical.train.fresh import PairSource
@@ -134,7 +137,8 @@ def train_fresh(
         # The chosen answer of a fresh pair is the model's own: there is no truth to hold it to.
         nll_weight = 0.0 if fresh.pairs == "online" else budget.nll_weight
         train_online(
-            model, data, folder, fresh.pairs, kind, beta=beta, nll_weight=nll_weight,
+            model, data, folder, fresh.pairs, kind,
+            objective=Preference(DPO(beta), (Likelihood(nll_weight),)),
             judging=judging, sampling=SAMPLING, bdhs=OnlineBDHS(similarity="edit", cut="beginning"),
             training=training,
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -13,6 +14,12 @@ from statistics import fmean
 from typing import Any, Literal
 
 from veridical.models.load import EMBEDDED_MODEL
+from veridical.objectives.base import options_of
+from veridical.objectives.dpo import DPO
+from veridical.objectives.ipo import IPO
+from veridical.objectives.likelihood import Likelihood
+from veridical.objectives.preference import AveragedPreference
+from veridical.objectives.slic import SLiC
 from veridical.report.hacking import movement
 from veridical.report.page import write_report
 from veridical.runtime.errors import UserError
@@ -40,7 +47,6 @@ from veridical.study.method_sets import (
 )
 from veridical.study.workers import Job, run_jobs
 from veridical.train.dpo import train_dpo
-from veridical.train.objectives import LossName
 from veridical.train.sft import train_sft
 from veridical.train.steerlm import train_steerlm
 
@@ -73,8 +79,7 @@ class Method:
         trainer: the command it trains with.
         data: the set it learns from; what `fresh` learns from says it itself.
         trials: its settings; every method has three.
-        loss: of `dpo`.
-        label_smoothing: of `dpo`.
+        objective: of `dpo`; its beta is the trial's, and its likelihood term the budget's.
         fresh: of `fresh`: which method.
         tuned_as: another method whose choice of setting it takes over; "" if it has its own.
     """
@@ -84,8 +89,7 @@ class Method:
     trainer: Literal["dpo", "sft", "steerlm", "fresh"]
     data: DataName
     trials: tuple[Trial, Trial, Trial]
-    loss: LossName = "sigmoid"
-    label_smoothing: float = 0.0
+    objective: AveragedPreference = AveragedPreference()
     fresh: Fresh | None = None
     tuned_as: str = ""
 
@@ -117,6 +121,10 @@ def _fresh(name: str, label: str, fresh: Fresh) -> Method:
     return Method(name, label, "fresh", "bdhs", trials, fresh=fresh, tuned_as=tuned_as)
 
 
+IPO_PER_TOKEN = AveragedPreference(IPO(), per_token=True)
+SLIC = AveragedPreference(SLiC())
+CONSERVATIVE = AveragedPreference(DPO(label_smoothing=0.1))
+
 METHODS: tuple[Method, ...] = (
     Method("sft", "continued SFT", "sft", "bdhs", _rates(2e-4, 4e-4, 8e-4)),
     Method("rejection", "rejection sampling, best of 4", "sft", "best", _rates(1e-4, 2e-4, 4e-4)),
@@ -129,9 +137,9 @@ METHODS: tuple[Method, ...] = (
     Method("noise", "DPO, BDHS with image noise", "dpo", "noise", _strengths(0.1, 0.3)),
     Method("averaged", "DPO, BDHS and plain, averaged", "dpo", "joined", _strengths(0.1, 0.3)),
     Method("distorted", "DPO, distorted image", "dpo", "distorted", _strengths(0.1, 0.3)),
-    Method("ipo", "IPO, BDHS", "dpo", "bdhs", _strengths(1.0, 0.3), "ipo"),
-    Method("slic", "SLiC, BDHS", "dpo", "bdhs", _strengths(0.1, 0.03), "slic"),
-    Method("cdpo", "conservative DPO, BDHS", "dpo", "bdhs", _strengths(0.1, 0.3), "sigmoid", 0.1),
+    Method("ipo", "IPO, BDHS", "dpo", "bdhs", _strengths(1.0, 0.3), IPO_PER_TOKEN),
+    Method("slic", "SLiC, BDHS", "dpo", "bdhs", _strengths(0.1, 0.03), SLIC),
+    Method("cdpo", "conservative DPO, BDHS", "dpo", "bdhs", _strengths(0.1, 0.3), CONSERVATIVE),
     _fresh("online", "Online-DPO, exact judge", Fresh("online", "exact")),
     _fresh("online-reward", "Online-DPO, reward model", Fresh("online", "reward")),
     _fresh("mixed", "Mixed-DPO, BDHS and exact judge", Fresh("online", "exact", "mixed")),
@@ -297,9 +305,16 @@ def ensure_trained(
     training = training_of(budget, trial.learning_rate, seed, folder)
     if method.trainer == "dpo":
         train_dpo(
-            model, data, folder, method.loss, trial.beta, method.label_smoothing,
-            per_token=method.loss == "ipo", nll_weight=budget.nll_weight, training=training,
-        )  # fmt: skip
+            model,
+            data,
+            folder,
+            dataclasses.replace(
+                method.objective,
+                loss=dataclasses.replace(method.objective.loss, beta=trial.beta),
+                terms=(Likelihood(budget.nll_weight),),
+            ),
+            training=training,
+        )
     elif method.trainer == "sft":
         of_pairs = method.data == "bdhs"
         train_sft(model, data, folder, "preference" if of_pairs else "conversation", training)
@@ -317,7 +332,7 @@ def arm_key(out: Path, model: str, method: Method, trial: Trial, seed: int, budg
     parts = {
         "model": hash_path(base) if base.exists() else model,
         "data": hash_path(read[0]),
-        "method": [method.trainer, method.loss, method.label_smoothing],
+        "method": [method.trainer, options_of(method.objective)],
         **({"fresh": [asdict(fresh), *map(hash_path, read[1:])]} if fresh else {}),
         "trial": asdict(trial),
         "budget": asdict(budget),

@@ -17,13 +17,12 @@ from veridical.runtime.runs import Run
 from veridical.train.stopping import improves, in_words
 
 SHOWN = (
-    "loss", "beta", "label_smoothing", "per_token", "gamma", "nll_weight", "reference",
-    "reference_model", "facts", "criterion", "centring", "tuning", "lora_rank", "lora_alpha",
-    "lora_dropout", "lora_targets", "lora_rslora", "lora_dora", "init_adapter", "train_projector",
-    "train_vision", "model_dropout", "projector_learning_rate", "learning_rate", "epochs",
-    "max_steps", "batch_size", "accumulation", "max_length", "max_response_tokens", "more_data",
-    "data_weights", "held_out", "select_by", "patience", "dtype", "mixed_precision", "trainer",
-    "seed",
+    "reference", "reference_model", "facts", "criterion", "centring", "tuning", "lora_rank",
+    "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora", "lora_dora", "init_adapter",
+    "train_projector", "train_vision", "model_dropout", "projector_learning_rate", "learning_rate",
+    "epochs", "max_steps", "batch_size", "accumulation", "max_length", "max_response_tokens",
+    "more_data", "data_weights", "held_out", "select_by", "patience", "dtype", "mixed_precision",
+    "trainer", "seed",
 )  # fmt: skip
 JUDGED = ("judge", "criteria", "judge_facts", "objects", "vocabulary", "attempts")
 SAMPLED = (
@@ -68,6 +67,7 @@ def write_cards(
     run.note(saved=list(folders))
     command, configuration = run.record["command"], run.record["configuration"]
     counts = ", ".join(counted(count, name) for name, count in rows.items())
+    objective = run.record.get("objective", {}).get("options", {})
     model = str(configuration["model"])
     text = f"""# {Path(model).name}, {method}
 
@@ -79,7 +79,7 @@ Made by Veridical {importlib.metadata.version("veridical")} from `{model}` with
 
 {what_was_learned(command, configuration)}
 
-{_table("option", _options(command, configuration))}
+{_table("option", _options(command, configuration, objective))}
 {_figures(measured or {})}
 ## Proofs
 
@@ -202,10 +202,17 @@ def _reward(configuration: Mapping[str, Any]) -> str:
     return f"the score of `{judge}`" + (f", with {' and '.join(symbolic)}" if symbolic else "")
 
 
-def _options(command: str, configuration: Mapping[str, Any]) -> dict[str, Any]:
+def _options(
+    command: str, configuration: Mapping[str, Any], own: Mapping[str, Any]
+) -> dict[str, Any]:
     """The options that decided the result; those that this command or choice does not use are not.
 
     `train online` on BDHS pairs has no judge, whatever the option says.
+
+    Args:
+        command: its words.
+        configuration: its options.
+        own: the objective's.
     """
     shown: tuple[str, ...] = ()
     if command in ("train ppo", "train rloo"):
@@ -217,7 +224,9 @@ def _options(command: str, configuration: Mapping[str, Any]) -> dict[str, Any]:
             shown = tuple(name for name in shown if name != "offline")
     if configuration.get("judge") == "none":
         shown = tuple(name for name in shown if name not in JUDGED[1:])
-    return {name: configuration[name] for name in (*shown, *SHOWN) if name in configuration}
+    rest = {name: configuration[name] for name in SHOWN if name in configuration}
+    chosen = {name: configuration[name] for name in shown if name in configuration}
+    return {**chosen, **own, **rest}
 
 
 def _figures(measured: Mapping[str, Any]) -> str:

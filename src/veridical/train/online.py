@@ -22,6 +22,7 @@ from veridical.models.load import starts_from_adapter
 from veridical.models.policy import Policy, frozen_copy
 from veridical.models.rendering import Group
 from veridical.models.tuning import prepare_training
+from veridical.objectives.preference import Preference
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl
@@ -29,7 +30,6 @@ from veridical.sampling import Decoding
 from veridical.sampling.truncation import check_truncation
 from veridical.train.buffer import RolloutBuffer, Row
 from veridical.train.card import write_cards
-from veridical.train.dpo import prove_run
 from veridical.train.engine import Engine, engine_settings
 from veridical.train.fresh import (
     Comparing,
@@ -42,10 +42,11 @@ from veridical.train.fresh import (
 from veridical.train.items import Item, Items
 from veridical.train.left_out import LeftOut
 from veridical.train.loop import Task
-from veridical.train.objectives import LossName, PreferenceLoss, check_loss, objective
 from veridical.train.options import Training
 from veridical.train.order import Place as Spot
 from veridical.train.order import Shares
+from veridical.train.outcomes import outcome_of
+from veridical.train.pair_proofs import prove_run
 from veridical.train.prompts import (
     PromptKind,
     TrainingPrompt,
@@ -66,9 +67,9 @@ from veridical.train.start import (
 )
 
 METHODS: dict[PairSource, str] = {
-    "online": "online direct preference optimisation (Online-DPO)",
-    "mixed": "mixed direct preference optimisation (Mixed-DPO)",
-    "bdhs": "direct preference optimisation on online BDHS pairs (Online-BDHS)",
+    "online": "online direct preference optimization (Online-DPO)",
+    "mixed": "mixed direct preference optimization (Mixed-DPO)",
+    "bdhs": "direct preference optimization on online BDHS pairs (Online-BDHS)",
 }
 ROLLOUTS = "rollouts"
 WHY_NOT = {
@@ -192,11 +193,7 @@ def train_online(
     offline: float = 0.5,
     swap: bool = True,
     margin: float = 0.0,
-    loss: LossName = "sigmoid",
-    beta: float = 0.1,
-    label_smoothing: float = 0.0,
-    per_token: bool = False,
-    nll_weight: float = 0.0,
+    objective: Preference = Preference(),
     judging: Judging = Judging(),
     sampling: Sampling = Sampling(),
     bdhs: OnlineBDHS = OnlineBDHS(),
@@ -222,19 +219,14 @@ def train_online(
         offline: for `mixed`: probability that a prompt's own pair is taken.
         swap: have a judge by words compare in both orders; verdicts that turn are ties.
         margin: points or log-odds up to which two responses are a tie.
-        loss: `sigmoid` (DPO), `ipo` or `slic` (a hinge).
-        beta: how strongly the policy is held to the reference.
-        label_smoothing: probability that a pair's label is wrong, 0 to below 0.5.
-        per_token: divide log-probs by their answer's length (usual for `ipo`).
-        nll_weight: weight of the chosen answer's negative log-likelihood, per token.
+        objective: what is minimized.
         judging: who ranks fresh responses.
         sampling: how they are made.
         bdhs: how true answers get rejected ones.
         training: what every training command takes.
     """
     arguments = dict(locals())
-    wanted_loss = PreferenceLoss(loss, beta, label_smoothing, per_token, 1.0, nll_weight)
-    check_loss(wanted_loss)
+    objective.check()
     _check(pairs, kind, offline, sampling, training)
     if pairs != "bdhs":
         judging.check()
@@ -242,6 +234,7 @@ def train_online(
             raise UserError("--judge none compares nothing; name a judge, or set --pairs bdhs.")
     judged_by = {} if pairs == "bdhs" else judging.inputs
     with start_training("train online", arguments, judged_by) as run:
+        run.note(objective=objective.describe())
         if pairs != "bdhs":
             check_object_lists(judging, data, kind, training)
         start = load_start_beside_reference(model, training, run)
@@ -249,7 +242,8 @@ def train_online(
             start, data, kind, training, sampling.max_new_tokens, pairs == "mixed"
         )
         left_out = LeftOut(out, rows, training)
-        frozen = frozen_copy(start) if training.tuning == "full" else None
+        copied = training.tuning == "full" and objective.needs_reference
+        frozen = frozen_copy(start) if copied else None
         policy = prepare_training(start, training.trained)
         decoding = sampling.decoding(training.seed)
         how = (
@@ -278,12 +272,13 @@ def train_online(
         layout = sharing_of_all(policy, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if layout.allowed else 'no, two rows'} ({layout.reason}).")
         scorer = Scorer(policy, frozen, model_dropout=training.model_dropout)
-        task = Task(scorer, objective(wanted_loss), len, layout.allowed, True, True)
+        compares = objective.needs_reference
+        task = Task(scorer, outcome_of(objective), len, layout.allowed, compares, compares)
         proofs: list[Proof] = []
         if training.prove_first:
             floor = noise_floor(policy, few)
             proved = Items(few, torch.zeros(len(few), 2, dtype=torch.float64))
-            proofs = prove_run(policy, proved, task, wanted_loss, floor, out, None)
+            proofs = prove_run(policy, proved, task, objective, floor, out, None)
         finished = run_trainer(policy, task, training, items, None, out, [Follow(items)])
         if engine is not None:
             engine.close()

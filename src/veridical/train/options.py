@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from veridical.models.load import DtypeName
 from veridical.models.tuning import Tuning, TuningName
+from veridical.objectives.base import options_of
 from veridical.runtime import processes
 from veridical.runtime.cache import Cache, open_cache
 from veridical.runtime.errors import UserError
@@ -296,7 +297,7 @@ def flatten(arguments: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in arguments.items():
         if dataclasses.is_dataclass(value):
-            flat |= {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            flat |= options_of(value)
         else:
             flat[name] = value
     return flat

@@ -34,7 +34,7 @@ from veridical.models.reward_model import (
     save_head,
 )
 from veridical.models.tuning import prepare_training
-from veridical.objectives.comparison import pair_accuracy
+from veridical.objectives.preference import pair_accuracy
 from veridical.objectives.reward import reward_loss
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError

@@ -22,6 +22,7 @@ from veridical.judges.symbolic import Symbolic
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.vision_cache import VisionCache, take_features, vision_weights
+from veridical.objectives.preference import Preference
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json
@@ -30,16 +31,16 @@ from veridical.sampling import Decoding
 from veridical.sampling.rollouts import roll_out
 from veridical.train.actors import Actors, drop_other_adapters
 from veridical.train.card import write_cards
-from veridical.train.dpo import prove_run
 from veridical.train.experience import Setting
 from veridical.train.features import keep_features, with_features
 from veridical.train.fresh import sample_usable
 from veridical.train.items import Items
 from veridical.train.left_out import LeftOut
 from veridical.train.loop import Task
-from veridical.train.objectives import PreferenceLoss, objective
 from veridical.train.online import Sampling, refuse_here
 from veridical.train.options import Training
+from veridical.train.outcomes import outcome_of
+from veridical.train.pair_proofs import prove_run
 from veridical.train.prompts import (
     PromptKind,
     TrainingPrompt,
@@ -174,9 +175,10 @@ class Start:
             return []
         floor = noise_floor(actors.policy, self.few)
         scorer = Scorer(actors.policy, actors.frozen)
-        task = Task(scorer, objective(PreferenceLoss()), len, setting.share_prefix, True)
+        objective = Preference()
+        task = Task(scorer, outcome_of(objective), len, setting.share_prefix, True)
         items = Items(self.few, torch.zeros(len(self.few), 2, dtype=torch.float64))
-        return prove_run(actors.policy, items, task, PreferenceLoss(), floor, self.out, None)
+        return prove_run(actors.policy, items, task, objective, floor, self.out, None)
 
     def see_from_cache(self, setting: Setting) -> Setting:
         """With `--vision-cache`, a setting whose models take kept features, proven equal.

@@ -1,0 +1,145 @@
+"""What an objective is: a frozen dataclass that turns log-probabilities of pairs into losses."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from veridical.runtime.ranges import check_ranges
+
+
+@dataclass(frozen=True)
+class PairLogps:
+    """Log-probabilities of the answers of some pairs.
+
+    The first column is the chosen answer; the others are rejected answers.
+
+    Attributes:
+        policy: summed over each answer's tokens. Shape: (pairs, 1 + rejected).
+        reference: the same under the reference; zeros where the objective needs none.
+        token_counts: answer lengths in tokens. The same shape.
+    """
+
+    policy: Tensor
+    reference: Tensor
+    token_counts: Tensor
+
+    @property
+    def branches(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The policy's chosen and rejected answers, then the reference's.
+
+        Shapes: (pairs, 1) of chosen answers and (pairs, rejected) of rejected ones.
+        """
+        policy, reference = self.policy, self.reference
+        return policy[:, :1], policy[:, 1:], reference[:, :1], reference[:, 1:]
+
+    def per_token(self) -> PairLogps:
+        """The same, each divided by its answer's length."""
+        return PairLogps(
+            self.policy / self.token_counts,
+            self.reference / self.token_counts,
+            self.token_counts,
+        )
+
+
+@dataclass(frozen=True)
+class Objective(ABC):
+    """A loss or a term of one, with its settings.
+
+    A subclass is one file: its fields are options of the command line, their help is its
+    docstring's, and their ranges are in their annotations.
+
+    Attributes:
+        name: as in `--loss NAME`.
+        needs_reference: whether the reference's log-probabilities are used.
+    """
+
+    name: ClassVar[str]
+    needs_reference: ClassVar[bool] = True
+
+    @abstractmethod
+    def __call__(self, logps: PairLogps) -> Tensor:
+        """The loss against each rejected answer; of the chosen answer alone, one column.
+
+        Shape: (pairs, rejected) or (pairs, 1).
+        """
+
+    @property
+    def at_start(self) -> float | None:
+        """The loss where policy and reference agree; None where it depends on the rows."""
+        return None
+
+    @property
+    def slope_at_start(self) -> float:
+        """How much one nat more between the branches changes the loss there, at most."""
+        return 0.0
+
+    def check(self) -> None:
+        """Refuse settings that make no sense.
+
+        Raises:
+            UserError: names the option.
+        """
+        check_ranges(self)
+
+    @property
+    def title(self) -> str:
+        """Its full name: the first line of the docstring, as part of a sentence."""
+        first = (type(self).__doc__ or self.name).strip().splitlines()[0].rstrip(".")
+        return first[:1].lower() + first[1:]
+
+
+@dataclass(frozen=True)
+class PairLoss(Objective):
+    """A loss of a chosen answer against a rejected one.
+
+    Attributes:
+        beta: scale of the rewards that are logged.
+    """
+
+    beta: float
+
+    def rewards(self, logps: PairLogps) -> Tensor:
+        """The reward that training gives each answer implicitly, without gradient.
+
+        Shape: (pairs, 1 + rejected).
+        """
+        return implicit_rewards(logps.policy, logps.reference, self.beta)
+
+
+@dataclass(frozen=True)
+class Term(Objective):
+    """What is added to a loss, times its weight."""
+
+    @property
+    @abstractmethod
+    def weight(self) -> float:
+        """What it is multiplied by; a term of weight 0 is left out."""
+
+
+def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, beta: float) -> Tensor:
+    """DPO's implicit reward, beta * log(policy / reference), without gradient. Shape as given."""
+    return beta * (policy_logps - reference_logps).detach()
+
+
+def options_of(settings: Any) -> dict[str, Any]:
+    """A dataclass's fields by option, as `run.json` keeps them.
+
+    A field that holds an objective is its name and its own fields; a field that holds several is
+    their fields.
+    """
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, Objective):
+            found |= {field.name: value.name, **options_of(value)}
+        elif isinstance(value, tuple) and any(isinstance(item, Objective) for item in value):
+            for item in value:
+                found |= options_of(item)
+        elif value != ():
+            found[field.name] = value
+    return found
