@@ -142,7 +142,81 @@ def test_ignored_columns_are_printed(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "a preference has no such column: score, split." in capsys.readouterr().out
 
 
+QUESTION = {"role": "user", "content": "What is there?"}
+DOG, CAT = ({"role": "assistant", "content": f"A {animal}."} for animal in ("dog", "cat"))
+HELD = {"role": "user", "content": [{"type": "image", "image": "a.png"},
+                                    {"type": "text", "text": "What is there?"}]}  # fmt: skip
+URL = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}},
+                                   {"type": "text", "text": "What is there?"}]}  # fmt: skip
+IN_TEXTS: dict[str, Row] = {
+    "images": {**PAIR, "images": '["a.png"]'},
+    "an object": {**PAIR, "image": '{"path": "a.png"}'},
+    "of another name": {**PAIR, "image_paths": ' ["a.png"]'},
+    "messages": {"image": "a.png", "prompt": json.dumps([QUESTION]),
+                 "chosen": json.dumps([DOG]), "rejected": json.dumps(CAT)},
+    "whole conversations": {"image": "a.png", "chosen": json.dumps([QUESTION, DOG]),
+                            "rejected": json.dumps([QUESTION, CAT])},
+    "turns": {"image": "a.png", "conversations": json.dumps([ASKED]),
+              "chosen": json.dumps({"from": "gpt", "value": "A dog."}), "rejected": "A cat."},
+    "blocks": {"image": "a.png", "chosen": "A dog.", "rejected": "A cat.", "prompt": [
+        {"role": "user", "content": json.dumps([IMAGE, {"type": "text", "text": "What is there?"}])}
+    ]},
+    "a block that holds its picture": {**PAIR, "prompt": [HELD]},
+    "an address in a block": {**PAIR, "prompt": [URL]},
+    "two conversations with the picture": {
+        "chosen": [HELD, assistant_message("A dog.")],
+        "rejected": [HELD, assistant_message("A cat.")],
+    },
+    "the same in a text": {"chosen": json.dumps([HELD, DOG]), "rejected": json.dumps([HELD, CAT])},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize("row", IN_TEXTS.values(), ids=IN_TEXTS.keys())
+def test_json_in_texts_and_pictures_in_blocks(tmp_path: Path, row: Row, suffix: str) -> None:
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "jsonl":
+        write_jsonl(path, [row, row | {"id": "2"}])
+    else:
+        Dataset.from_list([row, row | {"id": "2"}]).to_parquet(path)
+    found = read_records(path, "preference").rows[0]
+    assert [image.size for image in found["images"]] == [(8, 8)]
+    assert found["prompt"] == [user_message("What is there?")]
+    assert found["chosen"] == [assistant_message("A dog.")]
+    assert found["rejected"] == [assistant_message("A cat.")]
+
+
+def test_lists_of_a_sample_in_texts(tmp_path: Path) -> None:
+    rating = {"answer": "responses/1", "aspect": "x", "value": 1.0}
+    row = {"image": "a.png", "prompt": "What?", "responses": '["A dog.", "A cat."]',
+           "ratings": json.dumps([rating]), "facts": '["a dog"]'}  # fmt: skip
+    found = read_one(tmp_path, row, "sample")
+    assert found["responses"] == [[assistant_message("A dog.")], [assistant_message("A cat.")]]
+    assert (found["ratings"], found["facts"]) == ([rating], ["a dog"])
+
+
+@pytest.mark.parametrize(
+    "answer", ['{"text": "A dog."}', "[1, 2]", '{"role": "button"}', "{A dog}"]
+)
+def test_an_answer_in_json_is_an_answer(tmp_path: Path, answer: str) -> None:
+    row = PAIR | {"image": "a.png", "chosen": answer}
+    assert read_one(tmp_path, row, "preference")["chosen"] == [assistant_message(answer)]
+
+
+@pytest.mark.parametrize("field", ["prompt", "chosen", "rejected"])
+@pytest.mark.parametrize("printed", [str(DOG), str([DOG]), f"[{DOG}\n {CAT}]"])
+def test_messages_as_python_prints_them_are_refused(
+    tmp_path: Path, field: str, printed: str
+) -> None:
+    with pytest.raises(UserError, match=f"{field}: is messages in a text as Python prints them"):
+        read_one(tmp_path, PAIR | {"image": "a.png", field: printed}, "preference")
+
+
 LOST: dict[str, Any] = {
+    "media": '["a.png"]',
+    "meta": '{"a": {"image": "a.png"}}',
+    "link": "https://host/a.jpg?width=3",
+    "blob": "data:image/png;base64,iVBORw0KGgo=",
     "image_id": 391895,
     "source_image": "a.png",
     "pixel_values": [[0.1, 0.2]],
@@ -155,6 +229,7 @@ LOST: dict[str, Any] = {
 
 
 PLACES = {
+    "meta": "meta.a.image",
     "metadata": "metadata.image",
     "info": "info.files.path",
     "extra": "extra.a.b.c.photo_url",
@@ -189,6 +264,49 @@ def test_images_that_would_be_lost_stop_the_run(
 )
 def test_what_is_no_lost_image(tmp_path: Path, more: Row) -> None:
     assert read_one(tmp_path, PAIR | more, "preference")["chosen"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Picture 1: <img>a.png</img> What?",
+        "<|vision_start|><|image_pad|><|vision_end|>What?",
+        "![it](a.png) What?",
+        '<img src="a.png"> What?',
+    ],
+)
+def test_pictures_in_texts_stop_the_run_where_no_row_has_images(tmp_path: Path, text: str) -> None:
+    rows = [PAIR | {"prompt": text}, PAIR | {"prompt": text, "id": "1"}, PAIR | {"id": "2"}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(UserError, match="2 of 3 have text like"):
+        read_records(tmp_path / "rows.jsonl", "preference")
+    write_jsonl(tmp_path / "rows.jsonl", [*rows[1:], PAIR | {"id": "3"}])
+    assert len(read_records(tmp_path / "rows.jsonl", "preference").rows) == 3
+
+
+@pytest.mark.parametrize("text", ["<image>\nWhat?", "What? <image>", "Look:\n <image>\nWhat?"])
+def test_a_tag_without_an_image_is_a_bad_row(tmp_path: Path, text: str) -> None:
+    with pytest.raises(
+        UserError, match="<image> marks the place of an image, but the row has none"
+    ):
+        read_one(tmp_path, PAIR | {"prompt": text}, "preference")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_rows_without_images_beside_others_that_have_some_are_told(
+    tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"rows.{suffix}"
+    content = None if suffix == "jsonl" else (tmp_path / "a.png").read_bytes()
+    images = [{"bytes": content, "path": "a.png"}]
+    rows = [PAIR | {"images": images, "media": None}, PAIR | {"images": [], "media": '["a.png"]'}]
+    if suffix == "jsonl":
+        write_jsonl(path, rows)
+    else:
+        Dataset.from_list(rows).to_parquet(path)
+    for _ in range(2):  # the second time from the store
+        assert len(read_records(path, "preference").rows) == 2
+        assert "though the column 'media' seems to hold theirs" in capsys.readouterr().out
 
 
 # What a row must not say

@@ -423,7 +423,7 @@ def test_unreadable_files_are_user_errors(folder: Path) -> None:
     (folder / "object.json").write_text("{}")
     (folder / "table.csv").write_text("id")
     for name, reason in [
-        ("cut.parquet", "not a whole Parquet file"),
+        ("cut.parquet", "can.t be read as Parquet"),
         ("empty.jsonl", "holds no rows"),
         ("object.json", "must hold a JSON list"),
         ("table.csv", "must end in"),

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from veridical.data.images import decode_image, resolve_image_path
 from veridical.data.pixels import ImageError
 from veridical.data.record_files import raw_rows
-from veridical.data.record_names import image_column, with_own_names
+from veridical.data.record_names import image_column, image_marker, with_own_names
 from veridical.data.record_rows import (
     MESSAGE_FIELDS,
     Kind,
@@ -83,8 +83,10 @@ class RowChecker:
         self.kind = kind
         self.root = root.resolve()
         self.ignored: set[str] = set()  # columns that some row has and none is read from
-        self.lost: dict[str, str] = {}  # those of them that seem to hold images, and where
+        # Those of them that seem to hold images of rows that have none, and where.
+        self.lost: dict[str, str] = {}
         self.has_images = False
+        self.markers: list[str] = []  # of images, in the texts of rows that have none
         self._used: set[str] = set()
         self.problems: list[RowProblem] = []
         self.numbers: list[int] = []  # of the usable rows, as `RowProblem.row` counts
@@ -122,12 +124,16 @@ class RowChecker:
         self._used |= used
         others = {name for name in row if row[name] is not None} - known_fields(self.kind) - used
         self.ignored = (self.ignored | others) - self._used
+        if named.get("images") or named.get("image"):
+            self.has_images = True
+            return named
         for name in others - self.lost.keys():
             place = image_column(name, row[name])
             if place is not None:
                 self.lost[name] = place
         self.lost = {name: place for name, place in self.lost.items() if name not in self._used}
-        self.has_images = self.has_images or bool(named.get("images") or named.get("image"))
+        marker = image_marker(named)
+        self.markers += [] if marker is None else [marker]
         return named
 
     def _checked(self, row: Any) -> dict[str, Any] | RowError:

@@ -84,7 +84,7 @@ def _whole(path: Path) -> Iterator[None]:
     except (MemoryError, UserError):
         raise
     except Exception as error:
-        raise UserError(f"{path} is not a whole Parquet file: {words_of(error)}") from error
+        raise UserError(f"{path} can't be read as Parquet: {words_of(error)}") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[Any]:

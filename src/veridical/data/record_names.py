@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from veridical.runtime.files import JSON_ERRORS, parse_json
+
 IMAGES = (
     "images", "image", "image_path", "image_paths", "image_file", "image_files", "image_bytes",
     "file_name", "filename", "img", "imgs", "img_path", "img_paths", "picture", "pictures", "photo",
@@ -20,7 +22,17 @@ ROLES = {"system": "system", "human": "user", "user": "user"} | dict.fromkeys(
 _LOOKS_LIKE_IMAGES = re.compile(
     r"(^|_)(image|img|picture|photo|pixel|video|frame|screenshot)s?(_|$)", re.I
 )
-_FILE = re.compile(r"\.(?:bmp|gif|jpe?g|png|tiff?|webp|avif|heic)$", re.I)
+_FILE = re.compile(r"\.(?:bmp|gif|jpe?g|png|tiff?|webp|avif|heic)(?:[?#]\S*)?$", re.I)
+_FILE_NAME = r"[^\s)\"'<>]+\.(?:bmp|gif|jpe?g|png|tiff?|webp)"
+_MARKER = re.compile(
+    rf"<img>.*?</img>|<\|(?:image|image_pad|vision_start|image_[0-9]+)\|>|\[IMG\]"
+    rf"|!\[[^\]]*\]\({_FILE_NAME}|<img [^>]*src=.?{_FILE_NAME}",
+    re.I,
+)
+_CONVERSED = ("prompt", "messages", "chosen", "rejected")
+_LISTS = (*IMAGES, "rejected_images", "responses", "more_rejected", "ratings", "facts")
+# How PNG, JPEG, GIF, WebP and TIFF files begin, in base64.
+_BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkqA", "TU0AK")
 DEEPEST = 8  # objects within objects
 FIRST_ITEMS = 16  # of a list
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
@@ -35,12 +47,15 @@ def with_own_names(row: Mapping[str, Any], kind: str) -> tuple[dict[str, Any], s
     - `chosen_response`, `rejected_response` and the like, `chosen` and `rejected` as one message;
     - `messages` or `conversations` beside `rejected_response` or `rejected_conversations`;
     - turns of `from` and `value` for `role` and `content`;
+    - blocks that hold their picture (`{"type": "image", "image": "a.png"}`, `image_url`), where
+      the row has no column of images;
     - a question with an `answer`, `response`, `output`, `completion`, `caption` or `text` for a
       conversation.
 
-    A column of the kind's own name always comes first.
+    Messages that are JSON in a text, and lists of images, responses and the like that are, count as
+    what they stand for. A column of the kind's own name always comes first.
     """
-    named, used = dict(row), set[str]()
+    named, used = {name: _unpacked(name, value) for name, value in row.items()}, set[str]()
     if row.get("images") is None and row.get("image") is None:
         _take(named, used, "images", IMAGES[2:])
     if kind == "preference":
@@ -49,9 +64,26 @@ def with_own_names(row: Mapping[str, Any], kind: str) -> tuple[dict[str, Any], s
         _name_prompt(named, used)
     if kind == "conversation" and not {"messages", "conversations"} & _given(named):
         _name_conversation(named, used)
-    for field in ("prompt", "messages", "chosen", "rejected"):
+    for field in _CONVERSED:
         named[field] = _turns(named.get(field))
+    if named.get("images") is None and named.get("image") is None:
+        _lift_images(named)
     return named, used
+
+
+def image_marker(row: Mapping[str, Any]) -> str | None:
+    """What stands in a user's text of a named row where a program puts a picture, None if nothing.
+
+    Not `<image>`, of which `_record_rows` makes a picture's place.
+    """
+    for value in (row["prompt"], row["messages"]):
+        messages = value if isinstance(value, list) else [{"role": "user", "content": value}]
+        for message in messages:
+            if isinstance(message, Mapping) and message.get("role") == "user":
+                found = _MARKER.search(str(message.get("content")))
+                if found is not None:
+                    return found.group()
+    return None
 
 
 def image_column(name: str, value: Any, depth: int = DEEPEST) -> str | None:
@@ -66,10 +98,12 @@ def image_column(name: str, value: Any, depth: int = DEEPEST) -> str | None:
     """
     if _looks_like_images(name, value):
         return name
+    if isinstance(value, str):
+        value = _json_in(value)
     if depth and isinstance(value, Mapping):
         inner = [(f"{name}.{key}", item) for key, item in value.items()]
     elif depth and isinstance(value, list):
-        inner = [(name, item) for item in value[:FIRST_ITEMS] if isinstance(item, Mapping | list)]
+        inner = [(name, item) for item in value[:FIRST_ITEMS]]
     else:
         return None
     found = (image_column(place, item, depth - 1) for place, item in inner)
@@ -83,10 +117,43 @@ def _looks_like_images(name: str, value: Any) -> bool:
         return True
     first = value[0] if isinstance(value, list) and value else value
     if isinstance(first, str):
-        return bool(_FILE.search(first.strip())) and "\n" not in first
+        return is_base64(first) or bool(_FILE.search(first.strip()) and "\n" not in first)
     if isinstance(first, bytes):
         return first.startswith(_MAGIC)
     return isinstance(first, Mapping) and isinstance(first.get("bytes"), bytes)
+
+
+def is_base64(text: str) -> bool:
+    """Whether a text is an image in base64, or a `data:` URL of one."""
+    return text.startswith("data:image/") or (len(text) > 100 and text.startswith(_BASE64))
+
+
+def _unpacked(name: str, value: Any) -> Any:
+    """What a text stands for that is JSON of messages, or of a column's list; else the value."""
+    found = _json_in(value) if isinstance(value, str) else None
+    items = found if isinstance(found, list) else [found]
+    is_list = name in _LISTS and (isinstance(found, list) or (name in IMAGES and bool(found)))
+    if found and (is_list or all(_is_message(item) for item in items)):
+        return found
+    return value
+
+
+def _json_in(text: str) -> Any:
+    """The list or object that a text holds as JSON, None where it is another text."""
+    if text.lstrip()[:1] not in ("[", "{"):
+        return None
+    try:
+        return parse_json(text)
+    except JSON_ERRORS:
+        return None
+
+
+def _is_message(item: Any) -> bool:
+    return isinstance(item, Mapping) and ({"role", "content"} <= item.keys() or _is_turn(item))
+
+
+def _is_turn(item: Mapping[str, Any]) -> bool:
+    return {"from", "value"} <= item.keys()
 
 
 def _given(row: Mapping[str, Any]) -> set[str]:
@@ -163,7 +230,7 @@ def _one_message(value: Any) -> Any:
     """An answer that is one message, as a list of it; one that is `{"text": ...}`, as its text."""
     if not isinstance(value, Mapping):
         return value
-    if {"role", "content"} <= value.keys() or {"from", "value"} <= value.keys():
+    if _is_message(value):
         return [value]
     texts = [value[name] for name in ("content", "value", *ANSWERS) if value.get(name) is not None]
     return texts[0] if len(texts) == 1 and isinstance(texts[0], str) else value
@@ -177,6 +244,50 @@ def _turns(value: Any) -> Any:
 
 
 def _message(item: Any) -> Any:
-    if not isinstance(item, Mapping) or "role" in item or not {"from", "value"} <= item.keys():
+    if not isinstance(item, Mapping):
         return item
-    return {"role": ROLES.get(str(item["from"]), item["from"]), "content": item["value"]}
+    if "role" not in item and _is_turn(item):
+        item = {"role": ROLES.get(str(item["from"]), item["from"]), "content": item["value"]}
+    blocks = _json_in(item["content"]) if isinstance(item.get("content"), str) else None
+    return {**item, "content": blocks} if _are_blocks(blocks) else item
+
+
+def _are_blocks(value: Any) -> bool:
+    """Whether a list is of blocks of a message, of which one is an image."""
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        return False
+    types = [item.get("type") for item in value]
+    return set(types) <= {"image", "image_url", "text"} and set(types) != {"text"} and bool(types)
+
+
+def _lift_images(row: dict[str, Any]) -> None:
+    """Move pictures out of the blocks that hold them, into the row's images."""
+    lifted: list[list[Any]] = []
+    for field in _CONVERSED:
+        if isinstance(row[field], list):
+            found: list[Any] = []
+            row[field] = [_without_pictures(message, found) for message in row[field]]
+            lifted.append(found)
+    # Whole conversations that begin alike hold their pictures twice.
+    images = next((found for found in lifted if found), None)
+    if images is not None:
+        row["images"] = images
+
+
+def _without_pictures(message: Any, found: list[Any]) -> Any:
+    if not isinstance(message, Mapping) or not isinstance(message.get("content"), list):
+        return message
+    return {**message, "content": [_without_picture(block, found) for block in message["content"]]}
+
+
+def _without_picture(block: Any, found: list[Any]) -> Any:
+    if not isinstance(block, Mapping) or block.get("type") not in ("image", "image_url"):
+        return block
+    held = [block[name] for name in ("image", "image_url", "url", "path") if block.get(name)]
+    if len(held) != 1:
+        return block
+    picture = held[0]
+    if isinstance(picture, Mapping) and isinstance(picture.get("url"), str):
+        picture = picture["url"]
+    found.append(picture.removeprefix("file://") if isinstance(picture, str) else picture)
+    return {"type": "image"}

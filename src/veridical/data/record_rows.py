@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from veridical.data.messages import (
     count_images,
     text_of,
 )
-from veridical.data.record_names import ROLES
+from veridical.data.record_names import ROLES, is_base64
 
 Kind = Literal["preference", "conversation", "prompt", "sample"]
 
@@ -39,8 +40,9 @@ OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
     "sample": ("ratings", "facts", "expected_answer", "source"),
 }
 _READ_INSTEAD = {"images": ("image",), "messages": ("conversations",)}
-# How PNG, JPEG, GIF, WebP and TIFF files begin, in base64.
-_BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkqA", "TU0AK")
+_PLACE_OF_PICTURE = re.compile(r"^\s*<image>|<image>\s*$", re.M)
+# Messages as Python prints them, which is no JSON.
+_PRINTED = re.compile(r"\s*\[?\s*\{\s*'(?:role|from|content|value)'\s*:")
 
 TAG = "<image>"
 """What stands in a text where a picture belongs, in rows without image blocks."""
@@ -145,7 +147,7 @@ def _image_references(row: Mapping[str, Any], field: str = "images") -> list[dic
 
 def _image_reference(value: Any, field: str) -> dict[str, Any]:
     if isinstance(value, str):
-        if len(value) > 100 and value.startswith(_BASE64):
+        if is_base64(value):
             raise RowError(field, "an image is base64 text; give a path, or decode it to bytes")
         return {"bytes": None, "path": value}
     if isinstance(value, bytes):
@@ -171,6 +173,7 @@ def _preference(row: Mapping[str, Any], images: int) -> dict[str, Any]:
         prompt, chosen, rejected = _split_implicit_prompt(row)
     else:
         prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
+    _refuse_printed(prompt, "prompt")
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
     record = {
@@ -234,6 +237,7 @@ def response_name(number: int) -> str:
 
 
 def _answer(value: Any, field: str) -> list[Message]:
+    _refuse_printed(value, field)
     if isinstance(value, str):
         value = [assistant_message(value)]
     messages = _messages({field: value}, field, images=0)
@@ -251,6 +255,7 @@ def _messages(row: Mapping[str, Any], field: str, images: int) -> list[Message]:
     value = row.get(field)
     if value is None:
         raise RowError(field, "is missing")
+    _refuse_printed(value, field)
     if isinstance(value, str) and field == "prompt":
         value = [{"role": "user", "content": value}]
     if not isinstance(value, Sequence) or isinstance(value, str):
@@ -260,7 +265,12 @@ def _messages(row: Mapping[str, Any], field: str, images: int) -> list[Message]:
     for number, message in enumerate(value, start=1):
         _check_message(message, field, number)
     messages = clean_messages(value)
-    if not images or count_images(messages):
+    if count_images(messages):
+        return messages
+    if not images:
+        users = (item for item in messages if item["role"] == "user")
+        if any(_PLACE_OF_PICTURE.search(text_of(item)) for item in users):
+            raise RowError(field, f"{TAG} marks the place of an image, but the row has none")
         return messages
     tags = sum(text_of(item).count(TAG) for item in messages if item["role"] == "user")
     if tags:
@@ -285,6 +295,11 @@ def _with_tags_as_blocks(message: Message) -> Message:
         return message
     blocks = (_llava_blocks(block["text"]) for block in message["content"])
     return {**message, "content": [part for blocks_of_one in blocks for part in blocks_of_one]}
+
+
+def _refuse_printed(value: Any, field: str) -> None:
+    if isinstance(value, str) and _PRINTED.match(value):
+        raise RowError(field, "is messages in a text as Python prints them; write a list, or JSON")
 
 
 def _check_message(message: Any, field: str, number: int) -> None:

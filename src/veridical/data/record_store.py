@@ -63,6 +63,7 @@ class CheckedRows:
         problems: the rows left out, in order.
         total: rows in the file, usable or not.
         ignored: columns of the file that nothing is read from.
+        lost: those of them that seem to hold images of rows without any.
         numbers: of the usable rows, counted as the problems' are; None where every number from 1
             to `total` is a row's.
     """
@@ -71,6 +72,7 @@ class CheckedRows:
     problems: list[RowProblem]
     total: int
     ignored: list[str]
+    lost: list[str]
     numbers: list[int] | None = None
 
 
@@ -83,6 +85,7 @@ class RowsWriter:
         self.problems: list[RowProblem] = []
         self.total = 0
         self.ignored: list[str] = []
+        self.lost: list[str] = []
         self.reads_files = False
 
     def write(self, rows: list[dict[str, Any]]) -> None:
@@ -118,7 +121,7 @@ def known_rows(key: str) -> CheckedRows | None:
     if table.num_rows != about["rows"]:
         return None
     problems = [RowProblem(**problem) for problem in about["problems"]]
-    return CheckedRows(table, problems, about["total"], about["ignored"])
+    return CheckedRows(table, problems, about["total"], about["ignored"], about["lost"])
 
 
 @contextmanager
@@ -167,7 +170,8 @@ def store_rows(key: str, schema: pa.Schema, fill: Callable[[RowsWriter], None]) 
         if place == folder and not writer.reads_files:
             about = {"rows": table.num_rows, "total": writer.total, "ignored": writer.ignored}
             problems = [asdict(problem) for problem in writer.problems]
-            write_json(folder / f"{key}.json", about | {"problems": problems})
+            about |= {"lost": writer.lost, "problems": problems}
+            write_json(folder / f"{key}.json", about)
             file.replace(folder / f"{key}.arrow")
             evict(folder, LIMIT, ".arrow")
             table = MemoryMappedTable.from_file(str(folder / f"{key}.arrow"))
@@ -176,7 +180,7 @@ def store_rows(key: str, schema: pa.Schema, fill: Callable[[RowsWriter], None]) 
         with contextlib.suppress(OSError):
             file.unlink()
     pa.default_memory_pool().release_unused()
-    return CheckedRows(table, writer.problems, writer.total, writer.ignored)
+    return CheckedRows(table, writer.problems, writer.total, writer.ignored, writer.lost)
 
 
 def _folder() -> Path | None:

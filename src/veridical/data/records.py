@@ -215,6 +215,11 @@ def read_records(
     ignored = tuple(checked.ignored)
     if ignored and processes.is_first():
         print(f"{path}: not used, as a {kind} has no such column: {', '.join(ignored)}.")
+    if checked.lost and processes.is_first():
+        print(
+            f"{path}: some rows have no image and are used without, though the column "
+            f"{checked.lost[0]!r} seems to hold theirs; other rows have images of their own."
+        )
     return RecordSet(
         _as_dataset(checked.table, kind, path), problems, total, ignored, _numbers(checked)
     )
@@ -292,7 +297,7 @@ def _read_parquet(path: Path, kind: Kind, root: Path) -> CheckedRows | None:
                 writer.write(chunk)
             writer.problems, writer.total = _in_order(checker.problems), total
             writer.ignored, writer.reads_files = sorted(checker.ignored), checker.reads_files
-            _refuse_lost_images(path, checker)
+            writer.lost = _lost_images(path, checker, total)
 
         return store_rows(key, schema, fill)
 
@@ -302,21 +307,34 @@ def _in_memory(path: Path, kind: Kind, root: Path) -> CheckedRows:
     checker, total, chunks = _checking(path, kind, root)
     tables = [pa.Table.from_pylist(chunk, schema=schema) for chunk in chunks]
     table = InMemoryTable(pa.concat_tables([schema.empty_table(), *tables]))
-    _refuse_lost_images(path, checker)
+    lost = _lost_images(path, checker, total)
     return CheckedRows(
-        table, _in_order(checker.problems), total, sorted(checker.ignored), checker.numbers
+        table, _in_order(checker.problems), total, sorted(checker.ignored), lost, checker.numbers
     )
 
 
-def _refuse_lost_images(path: Path, checker: RowChecker) -> None:
-    """Stop where rows seem to have images and would be used without any."""
-    if checker.lost and not checker.has_images:
+def _lost_images(path: Path, checker: RowChecker, total: int) -> list[str]:
+    """Stop where rows seem to have images and would be used without any.
+
+    Returns:
+        Columns that seem to hold images of some rows that have none, where others have.
+    """
+    if checker.has_images:
+        return sorted(checker.lost.values())
+    if 2 * len(checker.markers) > total:
+        raise UserError(
+            f"{path}: no row has images, but {len(checker.markers)} of {total} have text like "
+            f"{checker.markers[0][:60]!r} where a picture seems to belong. Put the pictures' paths "
+            "into a column `images` and `<image>` there in the text, or take such text out."
+        )
+    if checker.lost:
         one = min(checker.lost.values())
         raise UserError(
             f"{path}: no row has images, but the column {one!r} seems to hold some. Call it "
             f"`images` (paths or bytes; {', '.join(IMAGES[1:6])}, ... are read too), or take it "
             "out if the rows are to be used without images."
         )
+    return []
 
 
 def _checking(
