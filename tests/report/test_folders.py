@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from veridical.report.folders import find_parts
@@ -81,3 +83,27 @@ def test_a_summary_of_another_program_stops_no_report(tmp_path: Path, content: o
     (tmp_path / "x" / "theirs").mkdir()
     write_json(tmp_path / "x" / "theirs" / "summary.json", content)
     assert [part.kind for part in find_parts([tmp_path / "x"])] == ["eval"]
+
+
+def test_files_of_other_programs_without_a_record_are_left_out_with_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scored(tmp_path / "x" / "eval", CHAIR)
+    theirs = tmp_path / "x" / "theirs"
+    foreign = {"scores.json": [1, 2], "comparison.json": {"a": 1}}
+    for name, content in foreign.items():
+        (theirs / name[:4]).mkdir(parents=True)
+        write_json(theirs / name[:4] / name, content)
+    (theirs / "log").mkdir()
+    (theirs / "log" / "log.jsonl").write_text('{"level": "info", "message": "begun"}\n')
+    (theirs / "broken").mkdir()
+    (theirs / "broken" / "scores.json").write_text("{")
+    (theirs / "pairs").mkdir()
+    pq.write_table(pa.table({"prompt": ["What?"]}), theirs / "pairs" / "pairs.parquet")
+    assert [part.kind for part in find_parts([tmp_path / "x"])] == ["eval"]
+    said = capsys.readouterr().out
+    assert said.count("is left out of the report: it has no run.json, and ") == 5
+    # With a record it is a run's, and may not have been changed.
+    write_json(theirs / "scor" / "run.json", {})
+    with pytest.raises(UserError, match=r"scores\.json: "):
+        collect_results(find_parts([tmp_path / "x"]))

@@ -53,7 +53,7 @@ class Settings:
         device: as for `load_policy`.
         steer: the attributes asked for (`veridical.data.steering`); None asks for nothing.
         share: which of the answers this process makes; it changes none of them.
-        features: where to keep what the vision side makes of each image, so that an image is
+        features: where to keep the image encoder's output for each image, so that an image is
             encoded once for all that is asked about it; None encodes it for each question.
         template: what the chat template is given; a part of every answer's key.
     """

@@ -360,7 +360,7 @@ def blank_vision(policy: Policy) -> dict[str, Tensor]:
 
 
 def placeholder_counts(policy: Policy, batch: Batch) -> tuple[list[int], list[int]]:
-    """Image placeholders in each row, and the features that the vision side makes for it.
+    """Image placeholders in each row, and the features that the image encoder makes for it.
 
     Returns:
         Two lists with one number a row; equal lists are what the model needs.

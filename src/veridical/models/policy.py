@@ -33,7 +33,7 @@ class Policy:
     processor: Any
     name: str
     vision: Any = None
-    """A `vision_cache.VisionCache` that stands in for the vision side, or None."""
+    """A `vision_cache.VisionCache` that stands in for the image encoder, or None."""
     skipped: tuple[str, ...] = ()
     """Tensors of the checkpoint that the model class does not load, such as multi-token
     prediction heads."""

@@ -1,6 +1,6 @@
 """Image features kept between steps and runs, in the place of pictures.
 
-What the vision side makes of an image never changes while it is frozen, so the image needs to be
+An image encoder's output for an image never changes while it is frozen, so the image needs to be
 decoded, preprocessed and encoded once. Kept are the features after the projector, or what goes into
 the projector where that is trained; per image, not per row. What the processor makes of a row's
 text beside them (its ids with the placeholders filled in) is kept too, since it takes the image's
@@ -45,13 +45,13 @@ projector; one by one, in a batch of one."""
 
 
 class VisionCache:
-    """What one model's vision side makes of images."""
+    """The outputs of one model's image encoder."""
 
     def __init__(self, policy: Policy, cache: Cache, trains_projector: bool = False) -> None:
         """Prepare the model to take features.
 
         Args:
-            policy: with the weights that the vision side keeps.
+            policy: with the weights that the image encoder keeps.
             cache: where the features are.
             trains_projector: keep what goes into the projector, not what comes out.
 
@@ -145,7 +145,7 @@ class VisionCache:
 
 @torch.no_grad()
 def encode_image(policy: Policy, image: ImageLike, before_projector: bool) -> dict[str, Tensor]:
-    """One image through the model's own processor and vision side, by itself.
+    """One image through the model's own processor and image encoder, by itself.
 
     Raises:
         UserError: what comes out of the projector is not yet what the language model takes.
@@ -193,7 +193,7 @@ def take_features(core: Any) -> None:
 
 
 def features_of(model: Any, inputs: dict[str, Tensor]) -> Any:
-    """The output that the vision side would have for what a batch holds.
+    """The output that the image encoder would have for what a batch holds.
 
     Args:
         model: Transformers' model.

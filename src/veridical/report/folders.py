@@ -9,8 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow.parquet as pq
+
+from veridical.data.image_checks import words_of
+from veridical.data.records import features_of
 from veridical.runtime.errors import UserError
-from veridical.runtime.run_files import read_run_file
+from veridical.runtime.run_files import read_run_file, refusal_of
 from veridical.runtime.run_record import RECORD, read_fields
 
 Record = Mapping[str, Any]
@@ -111,6 +115,9 @@ def _walk(folder: Path, root: Path, depth: int = 0) -> Iterator[Part]:
     if not folder.is_dir():
         return
     kind = _kind(folder)
+    if kind is not None and not (folder / RECORD).is_file() and (why := _foreign(folder, kind)):
+        print(f"{folder} is left out of the report: it has no {RECORD}, and {why}")
+        kind = None
     if kind is not None:
         record = read_fields(folder) if (folder / RECORD).is_file() else {}
         yield Part(folder, root, _name(folder, root, kind), kind, record)
@@ -140,6 +147,30 @@ def _kind(folder: Path) -> Kind | None:
     if not (folder / RECORD).is_file():  # a summary.json of another program may hold anything
         return None
     return "summary" if summary.is_file() and "arms" in read_run_file(summary) else "other"
+
+
+_RECOGNISED_BY = {"train": "log.jsonl", "eval": "scores.json", "compare": "comparison.json"}
+
+
+def _foreign(folder: Path, kind: Kind) -> str:
+    """Why a folder without a record seems to be another program's; "" where a run may have it."""
+    if kind == "build":
+        return pairs_fault(folder / "pairs.parquet")
+    name = _RECOGNISED_BY.get(kind)
+    return "" if name is None else refusal_of(folder / name)
+
+
+def pairs_fault(path: Path) -> str:
+    """What is wrong with a build's pairs, as far as their columns tell; "" if nothing is."""
+    try:
+        found = pq.read_schema(path)
+    except (OSError, ValueError) as error:
+        return f"{path} cannot be read as Parquet: {words_of(error)}."
+    wanted = features_of("preference").arrow_schema
+    for name in ("prompt", "chosen", "rejected"):
+        if name not in found.names or found.field(name).type != wanted.field(name).type:
+            return f"{path} has no column {name!r} of messages, as pairs that a run built have."
+    return ""
 
 
 def _name(folder: Path, root: Path, kind: Kind) -> str:

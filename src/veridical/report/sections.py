@@ -15,7 +15,7 @@ from veridical.report.curves import Rows, percent
 from veridical.report.doctor import Algorithm, diagnose
 from veridical.report.figures import Plot, training_plots
 from veridical.report.findings import Finding
-from veridical.report.folders import Part, Record
+from veridical.report.folders import Part, Record, pairs_fault
 from veridical.report.pictures import Picture, Segment, embed, find_image, mark_completions
 from veridical.report.results import Results
 from veridical.report.wording import counted, duration, joined, scientific
@@ -318,6 +318,8 @@ def _leads(name: str, results: Results) -> bool:
 def pairs(part: Part, count: int = PAIRS_SHOWN, seed: int = 0) -> Pairs:
     """The pairs of a build run; those shown are drawn by seed, never picked."""
     path = part.folder / "pairs.parquet"
+    if fault := pairs_fault(path):
+        raise UserError(f"{fault} Build them again.")
     try:
         table = pyarrow.dataset.dataset(str(path), format="parquet")
         total = int(table.count_rows())
@@ -336,6 +338,7 @@ def pairs(part: Part, count: int = PAIRS_SHOWN, seed: int = 0) -> Pairs:
 def _pair(row: Mapping[str, Any], part: Part) -> Pair:
     source = _source(row.get("source"))
     rejected = text_of(row["rejected"])
+    cuts = source.get("cuts") if isinstance(source.get("cuts"), list) else []
     facts = []
     if source.get("iteration") is not None:
         facts.append(f"iteration {source['iteration']}")
@@ -348,7 +351,7 @@ def _pair(row: Mapping[str, Any], part: Part) -> Pair:
         _pair_picture(row, part),
         text_of(row["prompt"]).strip(),
         text_of(row["chosen"]),
-        mark_completions(rejected, source.get("cuts") or []),
+        mark_completions(rejected, [cut for cut in cuts or [] if isinstance(cut, Mapping)]),
         facts,
     )
 

@@ -188,6 +188,15 @@ def read_run_file(path: Path) -> Any:
     return content
 
 
+def refusal_of(path: Path) -> str:
+    """What `read_run_file` would say against a file; "" if it takes it."""
+    try:
+        read_run_file(path)
+    except UserError as error:
+        return str(error).partition(" The file was changed")[0]
+    return ""
+
+
 def check_shape(path: Path, content: Any) -> None:
     """Refuse content that is not of the shape that belongs to the file's name.
 

@@ -24,16 +24,8 @@ from veridical.models.positions import special_layers
 from veridical.models.precision import is_half
 from veridical.models.rendering import RefusedRowError, render_prompt
 from veridical.sampling.cache import Rows
-from veridical.sampling.parity import (
-    EXACT,
-    FLOORS,
-    NEAR,
-    QUESTION,
-    ROUNDING,
-    SIZES,
-    distance,
-    picture,
-)
+from veridical.sampling.limits import EXACT, ROUNDING, allowed
+from veridical.sampling.parity import QUESTION, SIZES, distance, picture
 
 BEGUN, OTHER = "It shows a small red cup on a table.", "It shows a small dog."
 """Two answers that begin alike, for the experiment."""
@@ -208,7 +200,7 @@ def _is_near(policy: Policy, images: list[Image.Image], texts: list[str]) -> boo
         broken = [replace(branch, shared=branch.shared - 1) for branch in batch.branches]
         fault = _logits(policy, replace(batch, branches=tuple(broken)))
         moved = distance(_split(fault), stock).value
-        limit = max(NEAR * moved, min(FLOORS * floor, ROUNDING))
+        limit = allowed(True, floor, moved, most=ROUNDING)
     if not apart <= limit:
         print(
             f"{type(policy.core).__name__}: every prompt is read whole, since reading once what "

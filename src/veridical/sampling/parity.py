@@ -27,25 +27,11 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.randomness import generator
 from veridical.sampling.cache import APART, REPEATED, UNMIXED, Rows
 from veridical.sampling.choice import never_sampled
+from veridical.sampling.limits import EXACT, ROUNDING, allowed, rounding
 
 TOKENS = 8
 SIZES = ((64, 48), (90, 30))
 """Width and height of the pictures, in pixels: two shapes, small, so that it takes little time."""
-
-EXACT = 1e-3
-"""In float32 and float64, how far apart logits may be, in units of their own spread (our choice;
-tiny models of all tested families are below 1e-5)."""
-
-NEAR = 0.1
-"""In half precision, how near logits must be, as a share of how far they move when every position
-of the answer is counted one too far (our choice; tiny models of tested families: below 0.08)."""
-
-FLOORS = 4.0
-"""How many times the difference of two stock paths may be taken for rounding (our choice)."""
-
-ROUNDING = 0.3
-"""The largest difference of two stock paths, in units of the logits' spread, that is taken for
-rounding (our choice; half precision of running states makes 0.18): above it they differ."""
 
 QUESTION = "What is this?"
 
@@ -218,15 +204,14 @@ def decoding_fault(policy: Policy, examples: Sequence[Example], late: bool) -> s
         return None
     broken = distance(our_logits(policy, examples, late, shift=1), stock).value
     half = is_half(policy)
-    if half and found.value <= NEAR * broken:
+    if half and found.value <= allowed(half, 0.0, broken):
         return None
     floor = _floor(policy, examples) if half else 0.0
-    rounding = FLOORS * floor
-    if found.value <= rounding and floor <= ROUNDING:
-        if broken <= rounding:
+    if found.value <= rounding(floor):
+        if broken <= rounding(floor):
             print(
                 f"{type(policy.core).__name__}: in this dtype its own `generate` and forward are "
-                f"as far apart ({rounding / FLOORS:.2g} of the logits' spread) as a fault would "
+                f"as far apart ({floor:.2g} of the logits' spread) as a fault would "
                 "move them, so our decoding could not be compared with it."
             )
         return None

@@ -1,4 +1,4 @@
-"""What the vision side makes of a batch's pictures, made once for policy and reference.
+"""The image encoder's output for a batch's pictures, computed once for policy and reference.
 
 Where the reference runs in the step and the tower is frozen, both would make the same of them.
 """
@@ -51,7 +51,7 @@ def _vision_side(core: Any) -> dict[str, nn.Module]:
 
 @contextmanager
 def watched_features(model: Any) -> Iterator[list[Any]]:
-    """Collect what the vision side gives to the language model."""
+    """Collect what the image encoder gives to the language model."""
     core = unwrap(model).model
     found: list[Any] = []
     stock = getattr(core, "get_image_features", None)
@@ -73,7 +73,7 @@ def watched_features(model: Any) -> Iterator[list[Any]]:
 
 @contextmanager
 def given_features(model: Any, features: Any) -> Iterator[None]:
-    """Give the language model features that are known, instead of running the vision side."""
+    """Give the language model features that are known, instead of running the image encoder."""
     act = None if features is None else lambda *_, **__: features
     with _instead(unwrap(model).model, act):
         yield

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr
+import scipy
 
 from veridical.scoring.statistics.intervals import HALVINGS, quantile
 from veridical.scoring.statistics.sums import FloatArray, Sums, ratio, totals
@@ -72,7 +72,7 @@ def _folded(mean: FloatArray, spread: FloatArray) -> tuple[FloatArray, FloatArra
     """Mean and variance of |normal variable|."""
     safe = np.where(spread > 0, spread, 1.0)
     folded = spread * np.sqrt(2 / np.pi) * np.exp(-((mean / safe) ** 2) / 2) + mean * (
-        1 - 2 * ndtr(-mean / safe)
+        1 - 2 * scipy.special.ndtr(-mean / safe)
     )
     return np.where(spread > 0, folded, mean), np.maximum(mean**2 + spread**2 - folded**2, 0.0)
 

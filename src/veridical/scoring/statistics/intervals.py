@@ -7,7 +7,7 @@ sets at once. What they hold in is measured in docs/statistics.md.
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import betainc, gammaincinv, stdtrit
+import scipy
 
 from veridical.scoring.statistics.sums import LEVEL, FloatArray, ratio
 
@@ -24,7 +24,7 @@ HALVINGS = 50
 
 def quantile(clusters: int) -> float:
     """How many standard errors each way, of Student's t with clusters - 1 degrees of freedom."""
-    return float(stdtrit(clusters - 1, 1 - TAIL))
+    return float(scipy.special.stdtrit(clusters - 1, 1 - TAIL))
 
 
 def degrees(moved: FloatArray) -> FloatArray:
@@ -63,7 +63,9 @@ def _binomial_end(events: FloatArray, trials: FloatArray, tail: float) -> FloatA
 def _at_least(events: FloatArray, trials: FloatArray, share: FloatArray) -> FloatArray:
     """The chance of at least so many events."""
     tiny = 1e-12
-    chance = betainc(np.maximum(events, tiny), np.maximum(trials - events + 1, tiny), share)
+    chance = scipy.special.betainc(
+        np.maximum(events, tiny), np.maximum(trials - events + 1, tiny), share
+    )
     return np.where(events <= 0, 1.0, np.where(events > trials, 0.0, chance))
 
 
@@ -95,7 +97,7 @@ def share_interval(
     assumed = 1 + np.maximum(size - 1, 0.0) * ASSUMED_CORRELATION
     drawn = (events * effect + WEIGHT * assumed) / (events + WEIGHT)
     effect = np.where(floored >= binomial, drawn, effect)
-    worth = items / effect * (NORMAL / stdtrit(freedom, 1 - TAIL)) ** 2
+    worth = items / effect * (NORMAL / scipy.special.stdtrit(freedom, 1 - TAIL)) ** 2
     return binomial_interval(value * worth, worth)
 
 
@@ -137,7 +139,9 @@ def _gamma_end(mean: FloatArray, variance: FloatArray, chance: float) -> FloatAr
     """The quantile of the gamma distribution with this mean and variance."""
     known = (mean > 0) & (variance > 0)
     safe_mean, safe_variance = np.where(known, mean, 1.0), np.where(known, variance, 1.0)
-    end = gammaincinv(safe_mean**2 / safe_variance, chance) * safe_variance / safe_mean
+    end = (
+        scipy.special.gammaincinv(safe_mean**2 / safe_variance, chance) * safe_variance / safe_mean
+    )
     return np.where(known, end, mean)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+import scipy
 
 from veridical.runtime.errors import UserError
 from veridical.scoring.statistics.intervals import quantile
@@ -157,10 +157,10 @@ def test_of(value: FloatArray, moved: FloatArray, event: FloatArray, differing: 
     least = np.where(differing < FEWEST_DIFFERING, 0.5 ** np.maximum(differing - 1.0, 0.0), 0.0)
     # The error at which Student's p is `least`; no error is large enough for the 1 of one change,
     # whose interval is that of two.
-    enough = np.abs(value) / stdtrit(clusters - 1, 1 - np.minimum(least, 0.5) / 2)
+    enough = np.abs(value) / scipy.special.stdtrit(clusters - 1, 1 - np.minimum(least, 0.5) / 2)
     error = np.maximum(error, enough)
     half = quantile(clusters) * error
-    p = np.maximum(2 * stdtr(clusters - 1, -np.abs(value) / error), least)
+    p = np.maximum(2 * scipy.special.stdtr(clusters - 1, -np.abs(value) / error), least)
     return Test(value - half, value + half, p)
 
 
