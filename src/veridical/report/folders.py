@@ -115,7 +115,8 @@ def _walk(folder: Path, root: Path, depth: int = 0) -> Iterator[Part]:
     if not folder.is_dir():
         return
     kind = _kind(folder)
-    if kind is not None and not (folder / RECORD).is_file() and (why := _foreign(folder, kind)):
+    recorded = folder == root or (folder / RECORD).is_file()  # what is named is meant
+    if kind is not None and not recorded and (why := _foreign(folder, kind)):
         print(f"{folder} is left out of the report: it has no {RECORD}, and {why}")
         kind = None
     if kind is not None:
