@@ -67,7 +67,7 @@ def test_statistics_of_scipy_come_late(module: str) -> None:
 
 
 def test_intervals_load_the_functions_they_need_of_scipy_when_they_are_computed() -> None:
-    code = "import sys, veridical.statistics; assert 'scipy.special' not in sys.modules"
+    code = "import sys, veridical.scoring.statistics; assert 'scipy.special' not in sys.modules"
     assert python("-c", code).returncode == 0
 
 
