@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from veridical.builders.objects import build_objects
 from veridical.cli.dispatch import main
 from veridical.data.object_lists import match_image_id
 from veridical.eval.chair import eval_chair
+from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 
 # As in instances_val2014.json: numbers of categories have gaps, crowds count, licences are there.
@@ -69,6 +72,15 @@ def yolo(folder: Path, lines: dict[str, str], names: Any) -> Path:
     content = {"path": "../set", "train": "images/train", "val": "images/train", "names": names}
     (folder / "set" / "data.yaml").write_text(yaml.safe_dump(content))
     return labels
+
+
+def test_aliases_that_stand_for_too_much_are_refused(tmp_path: Path) -> None:
+    labels = yolo(tmp_path, {"a": "0 0.5 0.5 0.1 0.1\n"}, ["person"])
+    lines = ["a: &a [x,x,x,x,x,x,x,x,x]"]
+    lines += [f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in itertools.pairwise("abcdefghi")]
+    (tmp_path / "set" / "data.yaml").write_text("\n".join([*lines, "names: *i"]))
+    with pytest.raises(UserError, match=r"data\.yaml is nested too deeply, or its aliases"):
+        build_objects(labels, tmp_path / "out")
 
 
 @pytest.mark.parametrize("names", [{0: "person", 45: "bowl"}, ["person", *["x"] * 44, "bowl"]])

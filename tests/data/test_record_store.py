@@ -137,7 +137,7 @@ def write_set(path: Path, rows: int, size: int = 100) -> None:
 MEASURE = """
 import re, sys
 from pathlib import Path
-from veridical.records import read_records
+from veridical.data.records import read_records
 
 def own():  # memory of this process that no file backs
     status = Path("/proc/self/status").read_text()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +57,38 @@ def test_a_share_without_chunks_leaves_nothing_behind(tmp_path: Path) -> None:
     parts = Parts(tmp_path, {"settings": 1})
     assert parts.work_through_share(items, lambda _: [], "test", Share(1, 2)) is None
     assert not (tmp_path / "parts").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace("said", "sung"),
+        lambda text: text.replace('"id"', '"name"'),
+        lambda text: text.replace("{", "[", 1),
+        lambda text: text.partition("\n")[2],
+        lambda text: "[1]\n",
+        lambda text: "",
+    ],
+)
+def test_a_chunk_that_was_changed_is_worked_through_again(
+    tmp_path: Path, change: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = [Source(name, (), (), "answer") for name in ("a", "b")]
+    asked: list[int] = []
+
+    def work(chunk: Sequence[Source]) -> list[dict[str, Any]]:
+        asked.append(len(chunk))
+        return [{"id": item.id, "text": f"said {item.id}"} for item in chunk]
+
+    parts = Parts(tmp_path, {"settings": 1})
+    first = parts.work_through(items, work, "test")
+    assert parts.work_through(items, work, "test") == first
+    assert (asked, capsys.readouterr().out) == ([2], "")
+    parts.path(0).write_text(change(parts.path(0).read_text()))
+    assert parts.work_through(items, work, "test") == first
+    assert asked == [2, 2]
+    assert "was damaged or changed: its records are worked" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

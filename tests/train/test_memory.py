@@ -31,7 +31,7 @@ import torch
 import transformers.trainer
 from transformers import TrainerCallback
 from veridical.models import Policy
-from veridical.records import assistant_message, user_message, write_records
+from veridical.data.records import assistant_message, user_message, write_records
 from veridical.train import start
 from veridical.train.dpo import train_dpo
 from veridical.train.options import Training

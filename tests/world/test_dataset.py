@@ -49,3 +49,19 @@ def test_every_file_that_was_written_is_said(
     assert lines[0] == f"Written to {folder}:"
     names = {line.split()[0].rstrip("/") for line in lines[1:]}
     assert names == {path.name for path in folder.iterdir()}
+
+
+def test_an_interrupted_folder_can_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("facts", "render"):  # among the files, and among the pictures
+        with monkeypatch.context() as patched:
+            patched.setattr(f"veridical.world.dataset.{name}", stop)
+            with pytest.raises(KeyboardInterrupt):
+                write_scenes(tmp_path / "scenes", count=2)
+        assert not list((tmp_path / "scenes").iterdir())
+    write_scenes(tmp_path / "scenes", count=2)
+    assert len(list((tmp_path / "scenes" / "images").iterdir())) == 2

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from veridical.data.object_lists import match_image_id
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, read_text
+from veridical.runtime.yaml_text import read_yaml
 
 IMAGE_FIELDS = ("image_id", "image", "file_name", "filename", "file", "path", "image_path")
 NAME_FIELDS = ("label", "name", "class_name", "category", "category_name", "class", "text_label")
@@ -179,7 +178,11 @@ def read_names(path: Path) -> dict[int, str]:
                 "certain. Write the class's name there, or take the line out."
             )
         return {number: line.strip() for number, line in enumerate(lines)}
-    content = _yaml(path) if path.suffix.lower() in (".yaml", ".yml") else read_json(path)
+    content = (
+        read_yaml(read_text(path), str(path))
+        if path.suffix.lower() in (".yaml", ".yml")
+        else read_json(path)
+    )
     if isinstance(content, Mapping) and "categories" in content:
         return {r["id"]: r["name"] for r in _rows(content, "categories", path, ("id", "name"))}
     names = content.get("names", content) if isinstance(content, Mapping) else content
@@ -198,13 +201,6 @@ def read_names(path: Path) -> dict[int, str]:
                 "quotes around it if it is meant."
             )
     return found
-
-
-def _yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
 
 
 def read_rows_of(path: Path) -> Any:

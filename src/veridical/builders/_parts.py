@@ -16,7 +16,7 @@ from veridical.models.fingerprint import weights_hash
 from veridical.models.policy import Policy
 from veridical.runtime.cache import Cache, open_cache
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.runtime.files import read_json, read_text, write_json, write_jsonl, write_text_atomic
 from veridical.runtime.progress import counted, track
 from veridical.runtime.shards import ALL, CLAIM, Share, leave_to_others
 
@@ -77,7 +77,13 @@ class Parts:
         path = self.path(start)
         if not path.is_file():
             return False
-        known = [(row["id"], row["image_hashes"]) for row in read_jsonl(path)]
+        try:
+            rows = self._rows(start)
+        except UserError:
+            if path.is_file():  # else another share has put the result together
+                print(f"{path} was damaged or changed: its records are worked through again.")
+            return False
+        known = [(row["id"], row["image_hashes"]) for row in rows]
         return known == [(item.id, _image_hashes(item)) for item in items]
 
     def write(
@@ -87,7 +93,19 @@ class Parts:
         pairs = zip(items, results, strict=True)
         rows = [{**result, "image_hashes": _image_hashes(item)} for item, result in pairs]
         write_json(self.folder / KEY, self.key)
-        write_jsonl(self.path(start), rows)
+        text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        write_text_atomic(self.path(start), f"{_digest(text)}\n{text}")
+
+    def _rows(self, start: int) -> list[dict[str, Any]]:
+        """The results of a finished chunk.
+
+        Raises:
+            UserError: it is missing, or is not what was written.
+        """
+        digest, _, text = read_text(self.path(start)).partition("\n")
+        if digest != _digest(text):
+            raise UserError(f"{self.path(start)} is not as it was written.")
+        return [json.loads(line) for line in text.split("\n") if line]
 
     def work_through(
         self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[dict[str, Any]]],
@@ -124,7 +142,7 @@ class Parts:
         try:
             whole = done == len(chunks) and all(self.has(s, chunk) for s, chunk in chunks.items())
             if whole and share.claim(self.folder):
-                return [row for start in chunks for row in read_jsonl(self.path(start))]
+                return [row for start in chunks for row in self._rows(start)]
         except UserError:
             # Whoever has put the result together was removing the chunks meanwhile.
             if share.count == 1:
@@ -147,6 +165,10 @@ def model_identity(policy: Policy, name: str, store: Cache | None = None) -> dic
     given = {"template": json.dumps(dict(policy.template), sort_keys=True, default=str)}
     known = {"weights": weights, "dtype": str(policy.model.dtype)}
     return known | (given if policy.template else {})
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _image_hashes(item: Named) -> list[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
-import math
 import os
 import re
 import typing
@@ -25,12 +24,13 @@ from veridical.cli.ranges import check_ranges
 from veridical.cli.signatures import Option, as_arguments, describe, narrowed, nearest, spelled
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text, require_file
+from veridical.runtime.yaml_text import check_size, read_yaml
 
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 """In bytes, on every common file system."""
 LONG_NUMBER = re.compile(r"\d{4000}")
 """Python reads no integer of more than 4,300 digits."""
-DEEPEST, LARGEST = 100, 100_000
+DEEPEST = 100
 """Brackets in a value, and values within one."""
 
 
@@ -311,26 +311,6 @@ def known_name(name: str, options: Mapping[str, Option]) -> str:
     raise UserError(f"there is no option {spelled(name)}{nearest(name, options)}.")
 
 
-class DistinctKeys(yaml.SafeLoader):
-    """YAML as `yaml.safe_load` reads it, but a key that a mapping has twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping.
-
-        Raises:
-            yaml.YAMLError: it has a key twice; the key and the line are named.
-        """
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    line = key.start_mark.line + 1
-                    raise yaml.YAMLError(f"the key {key.value!r} is there twice (line {line})")
-                seen.add(key.value)
-        found: dict[Any, Any] = super().construct_mapping(node, deep)
-        return found
-
-
 def check_config_files(options: Mapping[str, Option], words: Sequence[str]) -> None:
     """Read the configuration files once ahead, for errors that name the file and the key.
 
@@ -406,46 +386,6 @@ def check_words(words: Sequence[str]) -> None:
         if "&" in value and "*" in value:
             with contextlib.suppress(yaml.YAMLError):
                 check_size(yaml.safe_load(value), option)
-
-
-def read_yaml(text: str, place: str) -> Any:
-    """The content of a YAML file.
-
-    Raises:
-        UserError: it is none, or its aliases make it endless or huge.
-    """
-    try:
-        content = yaml.load(text, DistinctKeys)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{place} is not YAML: {reason}.") from None
-    check_size(content, place)
-    return content
-
-
-def check_size(content: Any, place: str) -> None:
-    """Refuse a value whose aliases make it endless, or far larger than what was written.
-
-    Raises:
-        UserError: names the place.
-    """
-    sizes: dict[int, float] = {}
-
-    def size(value: Any) -> float:
-        if not isinstance(value, list | dict):
-            return 1
-        if id(value) not in sizes:
-            sizes[id(value)] = math.inf  # met again within itself, it has no end
-            inner = value.values() if isinstance(value, dict) else value
-            sizes[id(value)] = 1 + sum(size(item) for item in inner)
-        return sizes[id(value)]
-
-    try:
-        found = size(content)
-    except RecursionError:
-        found = math.inf
-    if found > LARGEST:
-        raise UserError(f"{place} is nested too deeply, or its aliases (*) stand for too much.")
 
 
 def explain(message: str, options: Mapping[str, Option], positionals: Sequence[str]) -> str:

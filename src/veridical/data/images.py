@@ -33,9 +33,9 @@ _LARGE_AT_ONCE = threading.BoundedSemaphore(2)
 """Rows are checked by many threads, and one picture of 89 megapixels takes a gigabyte meanwhile."""
 
 KEPT_FROM = 4_000_000
-KEPT_PIXELS = 2 * PIXEL_LIMIT
-"""Decoded pictures of at least 4 megapixels are kept, the latest up to this many pixels of 3 bytes
-(our choices): a command opens a picture at each check and each step."""
+KEPT_PIXELS = PIXEL_LIMIT
+"""Decoded pictures of at least 4 megapixels are kept, the latest up to this many pixels of 3 bytes,
+268 MB (our choices): a command opens a picture at each check and each step."""
 _kept: OrderedDict[tuple[Any, ...], Image.Image] = OrderedDict()
 _KEPT_LOCK = threading.Lock()
 _DECODING = [threading.Lock() for _ in range(64)]

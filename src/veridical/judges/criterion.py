@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text
+from veridical.runtime.yaml_text import read_yaml
 
 SHIPPED = Path(__file__).parent / "criteria"
 NAMES = ("Response 1", "Response 2")
@@ -84,10 +83,7 @@ def parse_criterion(name: str, text: str) -> Criterion:
             f"--criteria {name}: begin with `---`, the lines `form:` and `aspects:` or `names:`, "
             "and `---` again; then say what counts."
         )
-    try:
-        head = yaml.safe_load(parts[1])
-    except yaml.YAMLError as error:
-        raise UserError(f"--criteria {name}: its first passage is not YAML: {error}.") from error
+    head = read_yaml(parts[1], f"--criteria {name}: its first passage")
     head = head if isinstance(head, dict) else {}
     form = head.get("form")
     sha256 = hashlib.sha256(text.encode()).hexdigest()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from veridical.runtime.files import hash_file, write_json
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_file, read_json, write_json
 
 MANIFEST = "manifest.json"
 
@@ -25,17 +25,20 @@ def write_manifest(checkpoint: Path) -> None:
 
 def verify(checkpoint: Path) -> str | None:
     """None for a checkpoint that is whole, else what is wrong with it."""
-    try:
-        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (checkpoint / MANIFEST).exists():
         return "it has no manifest (it was not finished)"
-    except ValueError:
+    try:
+        files = read_json(checkpoint / MANIFEST)
+    except UserError:
         return "its manifest is not readable"
+    if not isinstance(files, dict) or not files:
+        return "its manifest names no files"
     for name, digest in files.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if hash_file(path) != digest:
+        try:
+            found = hash_file(checkpoint / name)
+        except (ValueError, UserError):  # missing, no file, or no name that a file can have
+            return f"{name[:80]} is missing"
+        if found != digest:
             return f"{name} is not what was written"
     return None
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, write_json, write_jsonl
+from veridical.runtime.files import read_json, write_json, write_jsonl, writing
 from veridical.runtime.progress import track
 from veridical.runtime.run_folders import require_new_folder
 from veridical.world.drawing import render
@@ -19,6 +22,12 @@ from veridical.world.language import (
     vocabulary,
 )
 from veridical.world.scenes import Distribution, Scene, Thing, sample_scenes
+
+WRITTEN = (
+    "conversations.jsonl", "questions.jsonl", "objects.json", "facts.json", "vocabulary.json",
+    "scenes.json",
+)  # fmt: skip
+"""The files of a folder of scenes, beside the pictures in `images/`."""
 
 
 def write_scenes(
@@ -49,9 +58,23 @@ def write_scenes(
     """
     require_new_folder(folder)
     scenes = sample_scenes(distribution, count, seed)
+    try:
+        _write_files(folder, scenes, questions, seed)
+    except BaseException:
+        # What is half there would be refused by the same command, and taken by others.
+        with contextlib.suppress(OSError):
+            shutil.rmtree(folder / "images")
+            for name in WRITTEN:
+                (folder / name).unlink(missing_ok=True)
+        raise
+    print(written(folder, len(scenes)))
+
+
+def _write_files(folder: Path, scenes: Sequence[Scene], questions: int, seed: int) -> None:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for scene in track(scenes, "scenes"):
-        render(scene).save(folder / image_path(scene))
+        with writing(folder / image_path(scene)):
+            render(scene).save(folder / image_path(scene))
     write_jsonl(folder / "conversations.jsonl", (conversation(scene) for scene in scenes))
     write_jsonl(
         folder / "questions.jsonl",
@@ -61,7 +84,6 @@ def write_scenes(
     write_json(folder / "facts.json", {scene.id: facts(scene) for scene in scenes})
     write_json(folder / "vocabulary.json", vocabulary())
     write_json(folder / "scenes.json", [scene_row(scene) for scene in scenes])
-    print(written(folder, len(scenes)))
 
 
 def written(folder: Path, count: int) -> str:
