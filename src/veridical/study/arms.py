@@ -16,7 +16,7 @@ from veridical.objectives.dpo import DPO
 from veridical.objectives.likelihood import Likelihood
 from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json
+from veridical.runtime.run_files import read_run_file
 from veridical.runtime.run_folders import claim_folder
 from veridical.runtime.run_record import RECORD, read_record
 from veridical.runtime.runs import Run, plain, start_run
@@ -183,11 +183,16 @@ def trained_model(out: Path) -> str:
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
-    """Every metric of an evaluated arm; POPE's carry "pope/"."""
-    chair = read_json(folder / "chair" / "scores.json")
-    chair.pop("reached_max_new_tokens", None)  # a share without an interval
-    pope = read_json(folder / "pope" / "scores.json")
-    return {**chair, **{f"pope/{name}": score for name, score in pope.items()}}
+    """Every metric of an evaluated arm; POPE's carry "pope/".
+
+    What stands beside them in `scores.json`, such as which vocabulary was used, is none.
+    """
+    return {
+        f"{prefix}{name}": score
+        for benchmark, prefix in (("chair", ""), ("pope", "pope/"))
+        for name, score in read_run_file(folder / benchmark / "scores.json").items()
+        if isinstance(score, dict)
+    }
 
 
 def differences_of(
