@@ -119,6 +119,14 @@ def test_key_and_value_on_the_command_line(
     assert cli.main([*words, "--template", "effort=low", "--template", "loud=false"]) == 0
 
 
+@pytest.mark.parametrize("form", ["%-d %h %e", "%C%y %^a %k:%M", "%D %F %T %s", "%_d.%0m.%G"])
+def test_every_directive_that_a_template_writes_is_that_of_strftime(own: Policy, form: str) -> None:
+    moment = datetime(2001, 2, 3, 4, 5)
+    freeze_time(moment)
+    own.processor.chat_template = f"{{{{ strftime_now('{form}') }}}}|" + own.processor.chat_template
+    assert render_prompt(own, PROMPT).startswith(moment.strftime(form) + "|")
+
+
 def test_a_run_that_goes_on_tomorrow_has_todays_prompts(own: Policy, tmp_path: Path) -> None:
     own.processor.chat_template = DATED + own.processor.chat_template
     run = start_run(tmp_path / "run", "train dpo", {})

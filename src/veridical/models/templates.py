@@ -33,6 +33,8 @@ PROBE = "a\"b'c\nd"
 
 _DIRECTIVES = tuple(f"%{letter}" for letter in "aAwdbBmyYHIpMSfzZjUWcxXGuVeFTDR")
 _DIRECTIVES += tuple(f"%-{letter}" for letter in "dmHIMSjy")
+"""For formats that are put together while rendering; those that a template writes are all known."""
+_DIRECTIVE = re.compile(r"%[-_0^#]?[A-Za-z]")
 _verdicts: dict[tuple[str, str, str], bool] = {}
 
 
@@ -333,7 +335,8 @@ def _with_frozen_time(text: str) -> str:
     if "strftime_now" not in text:
         return text
     moment = frozen_time()
-    parts = {directive: moment.strftime(directive) for directive in _DIRECTIVES}
+    directives = dict.fromkeys([*_DIRECTIVES, *_DIRECTIVE.findall(text)])
+    parts = {directive: moment.strftime(directive) for directive in directives}
     # A macro of the same name is found before Transformers' function; the line break behind it
     # is dropped, and keeps the template's own beginning the beginning of a line.
     return (
