@@ -155,6 +155,14 @@ class Rewarded(TypedDict):
     groups: NotRequired[list[str]]
 
 
+class Start(TypedDict):
+    """`start.json`: log-probs of the rows that prove a run, by row and response."""
+
+    ids: list[str]
+    logps: list[list[FiniteFloat]]
+    float32: list[list[FiniteFloat]] | None
+
+
 class Skipped(TypedDict):
     """One row of `skipped.jsonl`."""
 
@@ -171,6 +179,7 @@ SHAPES: Mapping[str, Any] = {
     "answers.jsonl": list[Answered],
     "rewards.jsonl": list[Rewarded],
     "skipped.jsonl": list[Skipped],
+    "start.json": Start,
 }
 """By the file's name; a file of another name may hold anything."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,11 +14,9 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.objectives.base import PairLogps
 from veridical.objectives.preference import Preference
-from veridical.runtime import processes
-from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, write_json
 from veridical.train.items import Items
 from veridical.train.loop import Task
+from veridical.train.recorded_start import recognize_start
 from veridical.train.reference import compute_logps
 from veridical.train.rows import proof_rows
 from veridical.train.start import conclude
@@ -69,10 +66,7 @@ def prove_run(
         _prove_start(objective.with_known_start(), logps, declared, same_batch),
         *prove(policy, groups, lambda some, rows: collate(some, rows, task.share_prefix)),
     ]
-    processes.from_first(lambda: _same_start(out, policy_logps, groups, floor))
-    if processes.is_first():
-        recorded = {"ids": [group.id for group in groups], "logps": policy_logps.tolist()}
-        write_json(out / "start.json", {**recorded, "objective": objective.describe()})
+    recognize_start(policy, groups, policy_logps, floor, out, objective.describe())
     return conclude(proofs, out)
 
 
@@ -92,22 +86,3 @@ def _prove_start(
 
 def _responses(group: Group) -> range:
     return range(len(group.response_ids))
-
-
-def _same_start(out: Path, logps: Tensor, groups: Sequence[Group], floor: float) -> None:
-    saved = out / "start.json"
-    checkpoints = list((out / "checkpoints").glob("checkpoint-*"))
-    if not saved.is_file() or not checkpoints:
-        return
-    content = read_json(saved)
-    if content["ids"] != [group.id for group in groups]:
-        raise UserError(
-            f"{out} was started on other pairs than these. Give the same data and seed to "
-            "resume it, or another --out."
-        )
-    moved = float((torch.tensor(content["logps"], dtype=torch.float64) - logps).abs().max())
-    if moved > 10 * floor:
-        raise UserError(
-            f"{out} was started from another model (log-probs of its first pairs differ "
-            f"by {moved:.3g}). Give the same model to resume it, or another --out."
-        )
