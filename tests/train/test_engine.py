@@ -176,14 +176,17 @@ def test_training_samples_there(
         sampling = Sampling(max_new_tokens=8, engine={"url": url})
         train_ppo(
             saved, data, tmp_path / "ppo", judging=judging, symbolic=Symbolic(length_penalty=1.0),
-            sampling=sampling, training=TRAINING,
+            sampling=sampling, training=replace(TRAINING, held_out=0.25, select_by="reward"),
         )  # fmt: skip
         train_online(
             saved, data, tmp_path / "online", kind="prompt", judging=judging, sampling=sampling,
             training=TRAINING,
         )  # fmt: skip
-    (first, second) = read_jsonl(tmp_path / "ppo" / "log.jsonl")
+    log = read_jsonl(tmp_path / "ppo" / "log.jsonl")
+    (first, second) = (row for row in log if row["split"] == "train")
+    looks = {row["step"]: row for row in log if row["split"] == "eval"}
     assert first["kl_k1"] == pytest.approx(0, abs=1e-3)
+    assert looks[0]["kl_k1"] == pytest.approx(0, abs=1e-3) and max(looks) == 2
     assert second["step"] == 2
     kept = sorted((tmp_path / "online" / "rollouts").iterdir())
     assert not list((tmp_path / "ppo" / "engine").iterdir())

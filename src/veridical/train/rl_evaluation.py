@@ -85,9 +85,7 @@ class Evaluations:
         for step in range(self.done, self.learner.steps):
             if self.stopped:
                 break
-            if processes.world_size() == 1:
-                # Several would notice a signal at different steps, and wait for each other.
-                interruptions.defer()
+            self.learner.begin(step)
             yield step
         interruptions.no_longer_defer()
 

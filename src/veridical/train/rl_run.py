@@ -16,6 +16,7 @@ from veridical.runtime import interruptions, processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl, writing
 from veridical.runtime.progress import step_bar
+from veridical.runtime.randomness import generator
 from veridical.train.actors import Actors
 from veridical.train.checkpoints import write_manifest
 from veridical.train.loop import split_projector
@@ -67,7 +68,7 @@ class Learner:
             enable_full_determinism(training.seed)
         steps = self.steps = training.steps(prompts)
         trained = self.trained = actors.trained()
-        self.out, self.core = out, actors.policy.core
+        self.out, self.core, self.seed = out, actors.policy.core, training.seed
         self.groups = [(parameters, rate) for parameters, rate in groups if parameters]
         self.optimizer = make_optimizer(trained, self.groups, arguments)
         if training.projector_learning_rate is not None:
@@ -92,6 +93,18 @@ class Learner:
         if training.report_to:
             trackers = Trackers(training.report_to, self.out, self.arguments)
         return Log(self.out, done, self.steps, trackers, self.core, training.show_every)
+
+    def begin(self, step: int) -> None:
+        """Begin a step: a SIGTERM waits for its end, and its dropout depends on nothing before it.
+
+        Args:
+            step: how many were done.
+        """
+        if processes.world_size() == 1:
+            # Several would notice a signal at different steps, and wait for each other.
+            interruptions.defer()
+        noise = generator(self.seed, "dropout", step, processes.rank())
+        torch.manual_seed(int(noise.integers(2**31)))
 
     def step(self) -> float:
         """Sum the gradients over processes, clip them, and take one step.
