@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from veridical.report.results import Change, Results
 from veridical.report.wording import (
     DISAGREE,
+    THIN,
     bare,
     counted,
     interval,
@@ -44,7 +45,11 @@ def headline(results: Results) -> Headline | None:
         range_ = interval(only.low, only.high, "percent")
         return Headline(
             f"{show(only.value, 'percent')} of the objects that {baseline} mentions are not there",
-            (f"95 % interval {range_}, on {counted(only.clusters, 'image')}." if range_ else "",),
+            (
+                f"95{THIN}% interval {range_}, on {counted(only.clusters, 'image')}."
+                if range_
+                else "",
+            ),
         )
     changes = results.changes_from(baseline, arm, metric)
     before, after = results.mean(baseline, metric), results.mean(arm, metric)
@@ -104,7 +109,7 @@ def describe(changes: Sequence[Change], metric: str) -> str:
     if len(changes) == 1:
         change = changes[0]
         range_ = interval(change.low, change.high, unit, signed=True)
-        inside = [f"95 % interval {range_}" if range_ else "", probability(change.p)]
+        inside = [f"95{THIN}% interval {range_}" if range_ else "", probability(change.p)]
         inside.append(DISAGREE if change.disagrees else "")
         text = ", ".join(part for part in inside if part)
         return f"{bare(change.value, unit, signed=True)} {points(unit)} ({text})"
@@ -114,7 +119,7 @@ def describe(changes: Sequence[Change], metric: str) -> str:
         for change in changes
     ]
     seeds = joined([str(change.seed) for change in changes])
-    return f"{joined(each)} {points(unit)} (95 % intervals) for seeds {seeds}"
+    return f"{joined(each)} {points(unit)} (95{THIN}% intervals) for seeds {seeds}"
 
 
 def _control(results: Results, arm: str, baseline: str) -> list[str]:
