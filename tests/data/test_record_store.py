@@ -18,7 +18,7 @@ from datasets import Dataset, Features, LargeList, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from veridical.data import record_checks, records
+from veridical.data import record_checks, record_files, records
 from veridical.data.images import RowImage, row_images
 from veridical.data.record_store import store_key
 from veridical.data.records import read_records
@@ -164,6 +164,37 @@ def test_a_parquet_set_takes_no_memory(tmp_path: Path) -> None:
     taken, rows = done.stdout.split()[:2]
     assert rows == "399" and float(taken) < 0.8 * megabytes
     assert not list(tmp_path.glob("veridical-rows-*")), "temporary files are gone"
+
+
+def test_rows_of_large_images_are_read_and_checked_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 rows of 32 photographs are gigabytes: their bytes count, not the rows alone."""
+    monkeypatch.setenv("VERIDICAL_CACHE", "none")
+    write_set(tmp_path / "set.parquet", 40, size=256)  # 197 kB each
+    read: list[int] = []
+    checked: list[int] = []
+    plain, usable = record_files.plain_rows, record_checks.RowChecker.usable
+
+    def plain_rows(table: Any) -> Any:
+        read.append(len(table))
+        return plain(table)
+
+    def counted(self: Any, chunk: Any) -> Any:
+        checked.append(len(chunk))
+        return usable(self, chunk)
+
+    monkeypatch.setattr(record_files, "plain_rows", plain_rows)
+    monkeypatch.setattr(record_checks.RowChecker, "usable", counted)
+    whole = read_records(tmp_path / "set.parquet", "preference", max_bad_fraction=0.5)
+    assert (read, checked) == ([32, 8], [40])  # the file has row groups of 32
+    read.clear()
+    checked.clear()
+    monkeypatch.setattr(record_files, "BYTES_AT_A_TIME", 1_000_000)
+    monkeypatch.setattr(records, "BYTES_AT_A_TIME", 1_000_000)
+    few = read_records(tmp_path / "set.parquet", "preference", max_bad_fraction=0.5)
+    assert max(read) <= 6 and max(checked) <= 6 and sum(read) == sum(checked) == 40
+    assert few.rows["id"][:] == whole.rows["id"][:] and few.problems == whole.problems
 
 
 def test_a_set_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

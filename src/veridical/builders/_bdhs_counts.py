@@ -14,8 +14,8 @@ three words keep a beginning in two cases of three)."""
 MOST_SHIFT = 0.05
 """Shift of the share of Yes from which a warning is given (our choice)."""
 LEAST_NOISE = 0.1
-"""Mean `noise_deviation` below which a warning is given (our choice; 500 steps leave 0.36 of noise
-that is drawn at the size the model sees)."""
+"""Mean `noise_deviation` below which a warning is given (our choice; 500 steps leave
+0.24 to 0.36 of noise that is drawn at the size the model sees, found to a pixel)."""
 ENOUGH = 20
 """Records that answer yes or no, from which their balance is compared (our choice)."""
 

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ from veridical.runtime.files import (
 )
 
 ROWS_AT_A_TIME = 64
+BYTES_AT_A_TIME = 64 * 2**20
+"""Of images, which are copied a few times on their way: 64 rows of 32 photographs are gigabytes,
+and more than Arrow converts in one go."""
 
 
 def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, Any]]]:
@@ -90,8 +93,24 @@ def _whole(path: Path) -> Iterator[None]:
 def _parquet_rows(path: Path) -> Iterator[Any]:
     # Buffered ahead, every row group that was read would stay in memory to the end.
     with _whole(path), pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
-        for batch in file.iter_batches(batch_size=ROWS_AT_A_TIME):
-            yield from plain_rows(pa.Table.from_batches([batch]))
+        for number in range(file.num_row_groups):
+            size = _rows_at_a_time(file.metadata.row_group(number))
+            for batch in file.iter_batches(batch_size=size, row_groups=[number]):
+                yield from plain_rows(pa.Table.from_batches([batch]))
+
+
+def _rows_at_a_time(group: pq.RowGroupMetaData) -> int:
+    each = max(1, int(group.total_byte_size) // max(1, int(group.num_rows)))
+    return max(1, min(ROWS_AT_A_TIME, BYTES_AT_A_TIME // each))
+
+
+def bytes_in(value: Any) -> int:
+    """How many bytes of files a row's values hold."""
+    if isinstance(value, bytes):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(bytes_in, value.values()))
+    return sum(map(bytes_in, value)) if isinstance(value, list | tuple) else 0
 
 
 def plain_rows(table: pa.Table) -> Iterator[Any]:

@@ -22,7 +22,6 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, TypeVar
 
@@ -42,7 +41,9 @@ from veridical.data.messages import (
 )
 from veridical.data.record_checks import MISSING, RowChecker, RowProblem, what_columns_say
 from veridical.data.record_files import (
+    BYTES_AT_A_TIME,
     ROWS_AT_A_TIME,
+    bytes_in,
     plain_rows,
     raw_rows,
     write_jsonl_records,
@@ -444,6 +445,13 @@ def _portable_images(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, CHUNK)):
+    chunk: list[Item] = []
+    held = 0
+    for item in items:
+        chunk.append(item)
+        held += bytes_in(item)
+        if len(chunk) >= CHUNK or held >= BYTES_AT_A_TIME:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
         yield chunk
