@@ -76,7 +76,7 @@ def test_a_tag_in_a_later_turn_is_an_image_block_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("tags", "images"), [(2, 1), (1, 2)])
 def test_tags_and_pictures_have_to_be_as_many(tmp_path: Path, tags: int, images: int) -> None:
-    with pytest.raises(UserError, match=f"{tags} <image> tags for {images} images"):
+    with pytest.raises(UserError, match=f"{tags} <image> tags? for {images} images?;"):
         read(tmp_path, pair("What? " + "<image>" * tags, images), "preference")
 
 

@@ -287,9 +287,9 @@ def test_llava_conversations(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "image", "reason"),
     [
-        ("What?", "images/0.png", "0 <image> placeholders for 1 images"),
-        ("<image>\nWhat?", None, "1 <image> placeholders for 0 images"),
-        ("<image><image>", "images/0.png", "2 <image> placeholders for 1 images"),
+        ("What?", "images/0.png", "0 <image> placeholders for 1 image"),
+        ("<image>\nWhat?", None, "1 <image> placeholder for 0 images"),
+        ("<image><image>", "images/0.png", "2 <image> placeholders for 1 image"),
     ],
 )
 def test_llava_placeholders_must_be_as_many_as_images(
@@ -358,13 +358,13 @@ BAD = {
     ),
     "too few blocks": (
         change(prompt=[user_message("a", images=0)]),
-        "prompt: 0 image blocks for 1 images",
+        "prompt: 0 image blocks for 1 image",
     ),
     "literal placeholder": (
         change(prompt=[user_message("<image>\na<image>", images=0)]),
-        "2 <image> tags for 1 images",
+        "2 <image> tags for 1 image",
     ),
-    "too many blocks": (change(images=[]), "prompt: 1 image blocks for 0 images"),
+    "too many blocks": (change(images=[]), "prompt: 1 image block for 0 images"),
     "two image fields": (change(image="images/0.png"), "image: there is an `images` field"),
     "not a path": (change(images=[3]), "images: an image must be a path"),
     "missing image": (change(images=["images/9.png"]), "images: images/9.png is no file"),

@@ -83,7 +83,7 @@ def test_listed_synonyms_are_mapped_and_unknown_objects_named() -> None:
 
 
 def test_an_image_without_a_list_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"1 images have answers but no object list \(9\)"):
+    with pytest.raises(UserError, match=r"No object list for 1 image with answers \(9\)"):
         score_chair([{"image_id": 9, "answer": "A dog."}], OBJECTS, WORDS)
 
 
@@ -262,7 +262,7 @@ def test_empty_answers_are_counted_and_said(
     answers = [{"image_id": 3, "answer": text} for text in ("A dog.", " ", "A cat.", "")]
     scores = _run(tmp_path, answers)
     assert (scores["chair_s"].value, scores["empty"].value) == (0.5, 0.5)
-    assert "2 of 4 answers are empty" in capsys.readouterr().out
+    assert "Empty: 2 of 4 answers." in capsys.readouterr().out
     (tmp_path / "full").mkdir()
     _run(tmp_path / "full", [{"image_id": 3, "answer": "A dog."}] * 4)
     eval_compare(tmp_path / "out", tmp_path / "full" / "out", tmp_path / "compared")

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from veridical.runtime.progress import counted
+
 LEAST_GUIDED = 0.5
 """Share of guided sentences below which a warning is given (our choice: cut at random, sentences of
 three words keep a beginning in two cases of three)."""
@@ -130,7 +132,8 @@ def _about_noise(summary: Mapping[str, Any]) -> list[str]:
     found = []
     if unknown:
         found.append(
-            f"For {unknown} pairs it could not be measured how much of the noise reached the "
+            f"For {counted(unknown, 'pairs')} it could not be measured how much of the noise "
+            "reached the "
             "model: the values of its image processor can't be read. Noise was drawn at 336 pixels "
             "of the shorter side; look at some pairs, or use --variant mask."
         )

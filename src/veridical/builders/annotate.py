@@ -31,6 +31,7 @@ from veridical.judges.prompted import Asking, marking_judge
 from veridical.models.load import DtypeName
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
+from veridical.runtime.progress import counted
 from veridical.runtime.runs import start_run
 
 JUDGES = ("local", "endpoint")
@@ -117,7 +118,10 @@ def build_annotate(
         write_json(out / "summary.json", summary)
         parts.forget()
         run.finish(**summary)
-        print(f"The marks of {summary['prompts']} prompts' responses are in {out}/samples.parquet.")
+        print(
+            f"The marks of responses to {counted(summary['prompts'], 'prompts')} are in "
+            f"{out}/samples.parquet."
+        )
 
 
 def mark_chunk(

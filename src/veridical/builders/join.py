@@ -14,6 +14,7 @@ from veridical.data.messages import clean_messages
 from veridical.data.records import Message, read_records, text_of, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
+from veridical.runtime.progress import counted
 from veridical.runtime.runs import start_run
 
 
@@ -144,7 +145,8 @@ def _difference(
     if theirs.own_picture:
         return "a rejected answer with an image of its own (rejected_images) can't be joined"
     if len(pictures) != len(theirs.pictures):
-        return f"the pair of this id has {len(pictures)} images, this one {len(theirs.pictures)}"
+        own = counted(len(pictures), "images")
+        return f"the pair of this id has {own}, this one {len(theirs.pictures)}"
     for number, (one, other) in enumerate(zip(pictures, theirs.pictures, strict=True), 1):
         if not _same_picture(one, other):
             return f"the pair of this id has another picture as image {number}"

@@ -159,6 +159,7 @@ def _refuse(found: Found, path: Path, most: float) -> None:
     if not found.objects or (bad and bad > most * (used + bad)):
         first = "; ".join(f"{row['id']}, {row['reason']}" for row in found.skipped[:3])
         raise UserError(
-            f"{path}: {bad} annotations can't be used{': ' + first if first else ''}. Name the "
+            f"{path}: {counted(bad, 'annotations')} can't be "
+            f"used{': ' + first if first else ''}. Name the "
             "classes with --names, say which --form it is, or set --max-bad-fraction higher."
         )

@@ -23,6 +23,7 @@ from veridical.models.load import DtypeName
 from veridical.models.reward_model import load_reward_model
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
+from veridical.runtime.progress import counted
 from veridical.runtime.runs import start_run
 
 VERBOSITY_SHARES = (0.2, 0.4, 0.6, 0.8)
@@ -109,7 +110,10 @@ def build_rate(
         write_json(out / "summary.json", summary)
         parts.forget()
         run.finish(**summary)
-        print(f"The ratings of {len(rated)} prompts' responses are in {out / 'samples.parquet'}.")
+        print(
+            f"The ratings of responses to {counted(len(rated), 'prompts')} are in "
+            f"{out / 'samples.parquet'}."
+        )
 
 
 def _reward_folder(judge: str, objects: Path | None) -> Path | None:

@@ -32,6 +32,7 @@ from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import RefusedRowError, render_prompt
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
+from veridical.runtime.progress import counted
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import read_share, say
 from veridical.sampling import Decoding, Request
@@ -179,7 +180,8 @@ def build_sample(
         summary["seconds"] = round(time.monotonic() - began, 1)
         run.finish(**summary)
         say(
-            f"{summary['responses']} responses to {summary['prompts']} prompts are in "
+            f"{counted(summary['responses'], 'responses')} to "
+            f"{counted(summary['prompts'], 'prompts')}: "
             f"{out / 'samples.parquet'}."
         )
 
@@ -201,7 +203,8 @@ def check(settings: SampleSettings, batch_size: int) -> None:
         raise UserError(f"--temperature is {settings.temperature:g}; it can't be below 0.")
     if settings.temperature == 0 and settings.k > 1:
         raise UserError(
-            f"--temperature 0 gives the same response {settings.k} times. Set it above 0, or --k 1."
+            f"--temperature 0 gives the same response {counted(settings.k, 'times')}. Set it "
+            "above 0, or --k 1."
         )
     check_truncation(settings.decoding(batch_size))
     if settings.steer is not None:

@@ -25,6 +25,7 @@ from veridical.models.measures import Measure
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.runtime.errors import UserError
+from veridical.runtime.progress import counted
 
 ProofName = Literal["start", "image_matters", "placeholders", "batch_invariance", "path_parity"]
 Layout = Callable[[Policy, Sequence[Group]], Batch]
@@ -173,14 +174,16 @@ def prove_image_matters(
     other = torch.cat([measure.ours(lay_out(policy, [group])) for group in grey])
     moved = (other - alone[with_images]).abs().amax(-1)
     median = float(moved.median())
-    detail = f"median over {len(with_images)} rows, with the image turned into plain grey"
+    detail = (
+        f"median over {counted(len(with_images), 'rows')}, with the image turned into plain grey"
+    )
     return Proof("image_matters", median > limit, True, median, limit, measure.unit, detail)
 
 
 def prove_batch_invariance(ours: Tensor, alone: Tensor, floor: float, measure: Measure) -> Proof:
     """A group alone = the group among others."""
     value = float((alone - ours).abs().max())
-    detail = f"{len(ours)} rows alone against together"
+    detail = f"{counted(len(ours), 'rows')} alone against together"
     limit = MARGIN * floor
     return Proof("batch_invariance", value <= limit, True, value, limit, measure.unit, detail)
 
@@ -191,7 +194,7 @@ def prove_path_parity(
     """Our path = the stock processor and the stock forward, one row at a time."""
     stock = torch.stack([measure.stock(group) for group in groups])
     value = float((stock - ours).abs().max())
-    detail = f"{stock.numel()} answers against the stock processor and forward"
+    detail = f"{counted(stock.numel(), 'answers')} against the stock processor and forward"
     limit = MARGIN * floor
     return Proof("path_parity", value <= limit, True, value, limit, measure.unit, detail)
 

@@ -31,6 +31,7 @@ from veridical.models.measures import Measure, MeasureOf, logps_measure
 from veridical.models.policy import Policy
 from veridical.models.precision import dtype_name, exact
 from veridical.models.rendering import Group
+from veridical.runtime.progress import counted
 
 PRECISION_MARGIN = 5.0
 """How much farther from float32 than the model's own forward our path may be in half precision (our
@@ -176,8 +177,16 @@ def _prove_by_noise(
     limit = PRECISION_MARGIN * floor
     worst = PRECISION_MARGIN * max(_largest(rows - stock), _largest(rounded - stock))
     found: list[tuple[ProofName, Tensor, str]] = [
-        ("batch_invariance", alone - ours, f"{len(groups)} rows alone against together"),
-        ("path_parity", ours - stock, f"{stock.numel()} answers against the stock forward"),
+        (
+            "batch_invariance",
+            alone - ours,
+            f"{counted(len(groups), 'rows')} alone against together",
+        ),
+        (
+            "path_parity",
+            ours - stock,
+            f"{counted(stock.numel(), 'answers')} against the stock forward",
+        ),
     ]
     moved = torch.cat([grey - alone[seen], turned - alone[seen]]).abs().flatten()
     noise = torch.cat([(rounded - stock)[seen], (rows - stock)[seen]]).abs().flatten()
@@ -243,5 +252,6 @@ def _image_matters_by_rank(moved: Tensor, noise: Tensor, unit: str) -> Proof:
 
         p = float(wilcoxon((moved - noise).double().cpu().numpy(), alternative="greater").pvalue)
     blind = value > limit and not p < SIGNIFICANT
-    detail = f"{len(moved)} answers with grey and turned images against rounding, p = {p:.2g}"
+    tried = counted(len(moved), "answers")
+    detail = f"{tried} with grey and turned images against rounding, p = {p:.2g}"
     return Proof("image_matters", value > limit, True, value, limit, unit, detail, blind)

@@ -17,6 +17,7 @@ from veridical.data.messages import (
     text_of,
 )
 from veridical.data.record_names import ROLES, is_base64
+from veridical.runtime.progress import counted
 
 Kind = Literal["preference", "conversation", "prompt", "sample"]
 
@@ -277,7 +278,8 @@ def _messages(row: Mapping[str, Any], field: str, images: int) -> list[Message]:
         if tags != images:
             raise RowError(
                 field,
-                f"{tags} {TAG} tags for {images} images; write the content as blocks, with "
+                f"{counted(tags, f'{TAG} tags')} for {counted(images, 'images')}; write the "
+                "content as blocks, with "
                 f'{{"type": "image"}} for each image, if {TAG} is to be a part of the text',
             )
         return [_with_tags_as_blocks(message) for message in messages]
@@ -345,7 +347,9 @@ def _check_turns(field: str, messages: list[Message], last: str, images: int) ->
     blocks = count_images(messages)
     if blocks != images:
         hint = f"; beside image blocks {TAG} in a text is no image" if TAG in str(messages) else ""
-        raise RowError(field, f"{blocks} image blocks for {images} images{hint}")
+        raise RowError(
+            field, f"{counted(blocks, 'image blocks')} for {counted(images, 'images')}{hint}"
+        )
 
 
 def _llava_messages(conversations: Any, images: int) -> list[Message]:
@@ -364,7 +368,10 @@ def _llava_messages(conversations: Any, images: int) -> list[Message]:
         messages.append({"role": role, "content": _llava_blocks(value)})
     placeholders = count_images(messages)
     if placeholders != images:
-        raise RowError(field, f"{placeholders} <image> placeholders for {images} images")
+        raise RowError(
+            field,
+            f"{counted(placeholders, '<image> placeholders')} for {counted(images, 'images')}",
+        )
     return messages
 
 
@@ -386,7 +393,9 @@ def _optional(row: Mapping[str, Any], kind: Kind, images: int) -> dict[str, Any]
         if field == "rejected_images":
             given[field] = _image_references(row, field)
             if len(given[field]) != images:
-                raise RowError(field, f"{len(given[field])} images, but `images` has {images}")
+                raise RowError(
+                    field, f"{counted(len(given[field]), 'images')}, but `images` has {images}"
+                )
         elif field == "more_rejected":
             given[field] = [_answer(answer, field) for answer in _list(value, field)]
         elif field == "ratings":

@@ -40,6 +40,7 @@ from veridical.eval.trained_on import warn_of_training_images
 from veridical.judges.exact import RECALL_WEIGHT, exact_score
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
+from veridical.runtime.progress import counted
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import ALL, read_share, say
 from veridical.scoring.object_scores import CHAIR, DESCRIBE, chair_counts
@@ -105,7 +106,8 @@ def score_chair(
     unlisted = sorted(wanted - objects.keys())
     if unlisted:
         raise UserError(
-            f"{len(unlisted)} images have answers but no object list ({', '.join(unlisted[:5])}). "
+            f"No object list for {counted(len(unlisted), 'images')} with answers "
+            f"({', '.join(unlisted[:5])}). "
             "Give them a list ([] when nothing is there) or leave their answers out."
         )
     named = name_objects({image: objects[image] for image in wanted}, vocabulary, warn)
@@ -218,12 +220,14 @@ def eval_chair(
     say(f"Vocabulary: {used}.")
     if unanswered and answers is not None:
         say(
-            f"{len(unanswered)} of the {len(listed)} images in {objects} have no answer and are "
-            f"not scored: {', '.join(unanswered[:5])}{', ...' if len(unanswered) > 5 else ''}."
+            f"Not scored, without an answer: {len(unanswered)} of the "
+            f"{counted(len(listed), 'images')} in {objects}: "
+            f"{', '.join(unanswered[:5])}{', ...' if len(unanswered) > 5 else ''}."
         )
     if empty:
         say(
-            f"{empty} of {len(rows)} answers are empty. They can't name what is not there, so they "
+            f"Empty: {empty} of {counted(len(rows), 'answers')}. They can't name what is not "
+            "there, so they "
             "lower chair_s: see `empty` beside it."
         )
     if cut_share:

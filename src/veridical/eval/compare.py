@@ -14,6 +14,7 @@ from veridical.eval.pope_auc import auc_difference
 from veridical.eval.scores import number
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
+from veridical.runtime.progress import counted
 from veridical.runtime.run_files import read_run_file
 from veridical.runtime.run_record import RECORD, read_fields, unfinished
 from veridical.runtime.runs import start_run
@@ -192,7 +193,7 @@ def _refuse_difference(
     alone = {row["image_id"] for row in ours} ^ {row["image_id"] for row in theirs}
     if alone:
         raise UserError(
-            f"{len(alone)} images are in one of the two evaluations only "
+            f"In one of the two evaluations only: {counted(len(alone), 'images')} "
             f"({', '.join(sorted(alone)[:5])}). Evaluate both models on the same images."
         )
     facts = [

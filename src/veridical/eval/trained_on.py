@@ -14,6 +14,7 @@ from veridical.data.record_files import raw_rows
 from veridical.data.record_names import with_own_names
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file
+from veridical.runtime.progress import counted
 from veridical.runtime.run_record import RECORD, read_fields
 
 DEEPEST = 8
@@ -50,7 +51,8 @@ def warn_of_training_images(model: str, files: Iterable[Path]) -> int:
     both = [file for file in wanted if seen and bytes.fromhex(hash_file(file)) in seen]
     if both:
         some = ", ".join(file.name for file in both[:3])
-        print(f"Warning: {model} was trained on {len(both)} of these {len(wanted)} images ({some}"
+        of = counted(len(wanted), "images")
+        print(f"Warning: {model} was trained on {len(both)} of these {of} ({some}"
             f"{', ...' if len(both) > 3 else ''}). What is measured on them says nothing about new "
             "images: evaluate on others.")  # fmt: skip
     return len(both)

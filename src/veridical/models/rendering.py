@@ -27,6 +27,7 @@ from veridical.models.templates import (
 from veridical.models.text_tokens import Tokens, tokenise
 from veridical.models.turns import Rendered, locate, prepared
 from veridical.runtime.errors import RefusedRowError as RefusedRowError
+from veridical.runtime.progress import counted
 
 
 @dataclass(frozen=True)
@@ -525,7 +526,9 @@ def _check_images(
         for block in message["content"]
     )
     if blocks != len(images):
-        raise RefusedRowError(f"{blocks} image blocks in the prompt, but {len(images)} images")
+        raise RefusedRowError(
+            f"{counted(blocks, 'image blocks')} in the prompt, but {counted(len(images), 'images')}"
+        )
 
 
 def _require_every_image(

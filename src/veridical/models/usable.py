@@ -14,6 +14,7 @@ from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy, end_token_ids, image_token_id
 from veridical.models.rendering import Group, RefusedRowError, render_group, special_tokens
 from veridical.runtime.errors import UserError
+from veridical.runtime.progress import counted
 
 TESTED = "docs/families.md lists the families that are tested; name a model of one of them."
 
@@ -111,7 +112,8 @@ def _require_rows(policy: Policy, who: str) -> None:
     if beyond:
         number, token = beyond[0]
         raise UserError(
-            f"{who} can't be used: its tokenizer has {len(beyond)} tokens that the model has no "
+            f"{who} can't be used: its tokenizer has {counted(len(beyond), 'tokens')} that the "
+            "model has no "
             f"row for ({token!r} is number {number}, and there are {min(rows)} rows). Save the "
             "model after `resize_token_embeddings(len(tokenizer))`, or its own tokenizer with it."
         )

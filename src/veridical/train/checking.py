@@ -31,6 +31,7 @@ from veridical.models.rendering import RefusedRowError
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
+from veridical.runtime.progress import counted
 from veridical.sampling import Decoding, Request, Response, respond
 from veridical.scoring.object_scores import CHAIR, DESCRIBE, POPE, chair_counts, pope_counts
 from veridical.scoring.statistics import FloatArray, Ratio
@@ -314,11 +315,17 @@ def _tell(pictures: Pictures, broken: Mapping[Path, str], by: Sequence[str], ask
     if not processes.is_first():
         return
     count = len(pictures.files)
-    what = [f"{count} descriptions (CHAIR)"] if "chair" in by else []
-    what += [f"{asked} questions (POPE)"] if asked else []
-    print(f"Each evaluation asks for {' and '.join(what)} of {count} images with known objects.")
+    what = [f"{counted(count, 'descriptions')} (CHAIR)"] if "chair" in by else []
+    what += [f"{counted(asked, 'questions')} (POPE)"] if asked else []
+    print(
+        f"Each evaluation asks for {' and '.join(what)} of {counted(count, 'images')} with known "
+        "objects."
+    )
     without = pictures.without_list
     if without:
-        print(f"  {len(without)} images have no object list and are not used, as {without[0]}.")
+        print(
+            f"  Not used, without an object list: {counted(len(without), 'images')}, as "
+            f"{without[0]}."
+        )
     for file, why in broken.items():
         print(f"  {file.name} is not used: {why}")

@@ -22,6 +22,7 @@ from veridical.models.rendering import Group
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_jsonl
+from veridical.runtime.progress import counted
 from veridical.train.options import Training
 from veridical.train.origins import place_in_words
 from veridical.train.rows import TrainingRows
@@ -66,7 +67,7 @@ class LeftOut:
                 f"{place_in_words(one)}: {one['reason']}."
             )
         if rows.cut:
-            print(f"{rows.cut} responses were longer than allowed and lost their end.")
+            print(f"Longer than allowed, and without their end: {counted(rows.cut, 'responses')}.")
 
     def __len__(self) -> int:
         """How many rows are left out."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from veridical.runtime.errors import UserError
+from veridical.runtime.progress import counted
 from veridical.runtime.randomness import generator
 
 
@@ -19,7 +20,8 @@ def check_weights(weights: Sequence[float] | None, files: int) -> None:
         return
     if len(weights) != files or files < 2:
         raise UserError(
-            f"--data-weights has {len(weights)} numbers for {files} files. Give one for --data and "
+            f"--data-weights has {counted(len(weights), 'numbers')} for "
+            f"{counted(files, 'files')}. Give one for --data and "
             "one for each file of --more-data."
         )
     for weight in weights:

@@ -9,6 +9,7 @@ from typing import Any
 
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_path
+from veridical.runtime.progress import counted
 from veridical.runtime.run_record import RECORD, read_fields
 from veridical.runtime.runs import plain
 
@@ -130,11 +131,15 @@ def require_steps_left(done: int, steps: int, extend: bool) -> None:
     """
     if extend and done > steps:
         raise UserError(
-            f"--extend true: the run has {done} steps already, and --epochs or --max-steps asks "
+            f"--extend true: the run has {counted(done, 'steps')} already, and --epochs or "
+            "--max-steps asks "
             f"for {steps} in all. Give more than it has."
         )
     if extend and done == steps:
-        print(f"The run has all of its {steps} steps; raise --epochs or --max-steps to extend it.")
+        print(
+            f"The run has all of its {counted(steps, 'steps')}; raise --epochs or --max-steps to "
+            "extend it."
+        )
 
 
 def tell_extension(done: int, steps: int, rate: float) -> None:

@@ -15,6 +15,7 @@ from veridical.models.policy import Policy, adapters_off
 from veridical.models.precision import exact
 from veridical.models.rendering import Group
 from veridical.runtime.files import write_json
+from veridical.runtime.progress import counted
 from veridical.train.reference import compute_logps
 
 Score = Callable[[Policy], Tensor]
@@ -93,7 +94,8 @@ def describe(dtype: str, answers: int, lost: float, moved: float | None) -> str:
         moved: the same between the trained policy and its start, where that is known.
     """
     line = (
-        f"model/ is rounded to {dtype}: the scores of {answers} answers differ from the trained "
+        f"model/ is rounded to {dtype}: the scores of {counted(answers, 'answers')} differ from "
+        "the trained "
         f"policy's by {lost:.2g} nats (root mean square)"
     )
     if moved is None:

@@ -187,7 +187,7 @@ def weighted(rows: TrainingRows, train: list[Group], training: Training) -> list
         name = f" ({training.more_data[number - 1]})" if number and training.more_data else ""
         own, seen = files.count(number), sum(files[place] == number for place in places)
         print(
-            f"  file {number + 1}{name}: {own} rows to train on, {seen} an epoch "
+            f"  file {number + 1}{name}: {counted(own, 'rows')} to train on, {seen} an epoch "
             f"({seen / max(1, len(places)):.1%})"
         )
     return [train[place] for place in places]

@@ -10,7 +10,7 @@ from typing import Any
 
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json, write_jsonl, writing
-from veridical.runtime.progress import track
+from veridical.runtime.progress import counted, track
 from veridical.runtime.run_folders import require_new_folder
 from veridical.world.drawing import render
 from veridical.world.language import (
@@ -89,7 +89,7 @@ def _write_files(folder: Path, scenes: Sequence[Scene], questions: int, seed: in
 def written(folder: Path, count: int) -> str:
     """The files of a folder of scenes and what takes them, a line for each."""
     uses = {
-        "images/": f"{count} pictures, for --images",
+        "images/": f"{counted(count, 'pictures')}, for --images",
         "conversations.jsonl": "a prompt and the true description of each, for --data",
         "questions.jsonl": "yes/no, count, color and position questions with answers",
         "objects.json": "what each picture holds, for --objects (always with --vocabulary)",
