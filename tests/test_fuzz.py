@@ -321,7 +321,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "ProcessPoolExecutor", stop)
     for name in ("veridical.study.arms", "veridical.study.reward_study"):
         monkeypatch.setattr(importlib.import_module(name), "write_scenes", stop)
-    monkeypatch.setattr("veridical.models.usable.require_usable", lambda policy: None)
+    monkeypatch.setattr("veridical.models.load.require_usable", lambda policy: None)
     monkeypatch.setattr("veridical.runtime.hub.can_look_up", lambda *_: False)
 
 
