@@ -106,7 +106,9 @@ def test_a_failure_of_the_batch_alone_is_not_blamed_on_a_row(
         lambda self, **more: stock(self, **more) if len(more["text"]) == 1 else fails(**more),
     )
     text = render_prompt(policy, [user_message("Hi", images=0)])
-    with pytest.raises(UserError, match=r"2 rows alone, but not together \(out of memory\)"):
+    with pytest.raises(
+        UserError, match=r"2 rows alone, but not together \(out of mem.*--batch-size 1"
+    ):
         process(policy, [[], []], [text, text], "right")
 
 

@@ -468,7 +468,10 @@ def process(
         if not reasons:
             raise UserError(
                 f"The processor of {policy.name} takes each of these {len(texts)} rows alone, but "
-                f"not together ({words_of(error)}). Set a smaller batch; 1 always works."
+                f"not together ({words_of(error)}). Set --batch-size 1, which "
+                "will do for sampling and evaluation; the proofs of a training run read up to 4 "
+                "rows together, so there set the processor to make equally many tiles of every "
+                "image."
             ) from error
         raise RefusedRowsError(policy.name, reasons) from error
     # With labels a forward computes a loss, and PaliGemma's processor always writes some.
