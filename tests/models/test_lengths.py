@@ -17,10 +17,10 @@ from veridical.bdhs.similarity import load_similarity
 from veridical.builders.sample import Prompt, SampleSettings, sample_responses
 from veridical.data import image_checks
 from veridical.data.image_checks import require_images
-from veridical.data.images import ImageLike
+from veridical.data.images import ImageLike, load_image
 from veridical.data.records import assistant_message, user_message
 from veridical.eval.answers import unusable_images
-from veridical.models import lengths
+from veridical.models import batching, lengths
 from veridical.models.batching import process, row_batch, shared_batch
 from veridical.models.lengths import check_lengths, counting, measured
 from veridical.models.policy import Policy
@@ -252,8 +252,8 @@ def test_an_image_seen_twice_in_a_batch_is_decoded_once(
 ) -> None:
     Image.new("RGB", (48, 48)).save(tmp_path / "a.png")
     opened: list[Any] = []
-    stock = __import__("veridical.models.batching").batching.load_image
-    monkeypatch.setattr("veridical.models.batching.load_image", noting(opened, stock))
+    stock = load_image
+    monkeypatch.setattr(batching, "load_image", noting(opened, stock))
     row_batch(policy, [unchecked(policy, "a", tmp_path / "a.png")])
     assert len(opened) == 1
 
