@@ -166,6 +166,49 @@ def refused(**change: Any) -> str:
     return str(found.value)
 
 
+def fine_grained(*scoped: tuple[str, str, list[str]]) -> dict[str, Any]:
+    """What the hub says of a fine-grained token."""
+    entities = [
+        {"entity": {"_id": "6", "type": type, "name": name}, "permissions": permissions}
+        for type, name, permissions in scoped
+    ]
+    rights = {"canReadGatedRepos": True, "global": ["discussion.write"], "scoped": entities}
+    return {"accessToken": {"displayName": "t", "role": "fineGrained", "fineGrained": rights}}
+
+
+READ_ONLY = ["repo.content.read", "inference.serverless.write"]
+
+
+@pytest.mark.parametrize(
+    "scoped",
+    [
+        [],
+        [("user", "somebody", READ_ONLY)],
+        [("org", "else", ["repo.write"]), ("user", "somebody", READ_ONLY)],
+        [("dataset", NAME, ["repo.write"])],
+        [("model", "somebody/other", ["repo.write"])],
+    ],
+)
+def test_a_fine_grained_token_that_may_not_write_is_refused(hub: Hub, scoped: Any) -> None:
+    hub.who["auth"] = fine_grained(*scoped)
+    assert "fine-grained token in HF_TOKEN may not write there" in refused()
+    assert not hub.created
+
+
+def test_a_fine_grained_token_that_may_write_is_taken(hub: Hub) -> None:
+    for one in (("user", "Somebody", ["repo.write"]), ("org", "somebody", ["repo.write"])):
+        hub.who["auth"] = fine_grained(one)
+        check_push(TRAINING)
+    # One repository alone: it has to be there.
+    hub.who["auth"] = fine_grained(("model", NAME, [*READ_ONLY, "repo.write"]))
+    assert "which does not exist" in refused()
+    hub.private = True
+    check_push(TRAINING)
+    # A hub that does not say what is granted is asked at the end.
+    hub.who["auth"] = {"accessToken": {"role": "fineGrained"}}
+    check_push(TRAINING)
+
+
 @pytest.mark.parametrize("name", ["model", "a/b/c", "a/b--c", "/tmp/model", "a/b c", ""])
 def test_what_is_no_repository_is_refused(name: str, hub: Hub) -> None:
     assert "is no repository" in refused(push_to_hub=name)

@@ -21,6 +21,8 @@ from veridical.runtime.runs import Run
 from veridical.train.options import Training
 
 TOKEN = "HF_TOKEN"
+WRITE = "repo.write"
+"""The hub's word for the right to make repositories and to write to them."""
 WAITS = (2.0, 10.0)
 """Seconds before the second and the third try of an upload (our choice)."""
 FAULTS: tuple[type[Exception], ...] = (HfHubHTTPError.__mro__[1], OSError)
@@ -142,11 +144,45 @@ def _check_rights(name: str, who: Any) -> None:
             f"--push-to-hub {name}: the token in {TOKEN} is that of {who['name']}, who can't "
             f"write to {owner}. Give one of {', '.join(sorted(owners))}, or another token."
         )
-    role = ((who.get("auth") or {}).get("accessToken") or {}).get("role")
-    if role == "read":
+    token = (who.get("auth") or {}).get("accessToken") or {}
+    if token.get("role") == "fineGrained":
+        _check_scopes(name, token.get("fineGrained"))
+    if token.get("role") == "read":
         raise UserError(
             f"--push-to-hub {name}: the token in {TOKEN} may only read. Set one that may write."
         )
+
+
+def _check_scopes(name: str, granted: Any) -> None:
+    """Refuse a fine-grained token that may not write to the repository or for its owner.
+
+    The hub lists what it grants: `{"scoped": [{"entity": {"type", "name"}, "permissions"}]}`; a
+    hub that does not list it is asked when the model is pushed.
+    """
+    if not isinstance(granted, dict) or not isinstance(granted.get("scoped"), list):
+        return
+    owner = name.split("/")[0]
+    wanted = {("user", owner.lower()), ("org", owner.lower()), ("model", name.lower())}
+    writes = {
+        (str(entity.get("type")), str(entity.get("name")).lower())
+        for one in granted["scoped"]
+        if WRITE in (one.get("permissions") or ()) and (entity := one.get("entity") or {})
+    }
+    if not writes & wanted:
+        raise UserError(
+            f"--push-to-hub {name}: the fine-grained token in {TOKEN} may not write there. Give it "
+            f"write access to repositories of {owner} on the hub's page of tokens, or set one "
+            "that may write."
+        )
+    if not writes & (wanted - {("model", name.lower())}):
+        try:
+            _api().repo_info(name)
+        except RepositoryNotFoundError as error:
+            raise UserError(
+                f"--push-to-hub {name}: the fine-grained token in {TOKEN} may write to this "
+                "repository alone, which does not exist. Make it on the hub first, or give the "
+                f"token write access to repositories of {owner}."
+            ) from error
 
 
 def _check_visibility(name: str, public: bool) -> None:
