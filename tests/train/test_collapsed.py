@@ -14,6 +14,8 @@ from veridical.data.records import assistant_message, user_message, write_record
 from veridical.models.policy import Policy
 from veridical.models.reward_model import Reading
 from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_jsonl
+from veridical.train.left_out import LeftOut
 from veridical.train.options import Training
 from veridical.train.prompts import read_prompts
 from veridical.train.reward import read_pairs
@@ -107,10 +109,44 @@ def test_pictures_and_further_answers_count_too(
         pair(3, pictures[3], "Yes.", "No.", more_rejected=[[assistant_message(other)]]),
     ]
     found = read(policy, write(tmp_path, rows), replace(TRAINING, max_response_tokens=8))
-    assert [group.id for group in found.groups] == ["r0", "r3"]
+    assert [group.id for group in found.groups] == ["r0", "r2", "r3"]
     reasons = {row["id"]: row["reason"] for row in found.skipped}
     assert reasons["r1"].startswith("chosen and rejected are")
-    assert reasons["r2"].startswith("chosen and more_rejected[0] are")
+
+
+def test_of_further_answers_only_those_that_are_the_chosen_one_go(
+    policy: Policy, tmp_path: Path, pictures: list[Image.Image],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    backend = policy.processor.tokenizer.backend_tokenizer
+    before = [backend.normalizer] if backend.normalizer else []
+    whole_texts = ("A green chair.", "No.", "Maybe.", "A GREEN chair.", "Never.")
+    monkeypatch.setattr(backend, "normalizer", Sequence([*before, Replace("GREEN", "green")]))
+    more = [[assistant_message(text)] for text in whole_texts[2:]]
+    rows = [
+        pair(
+            0, pictures[0], "A green chair.", "No.", more_rejected=more,
+            rejected_images=[pictures[1]],
+        ),
+        pair(1, pictures[1], "Yes.", "No."),
+    ]  # fmt: skip
+    data, training = write(tmp_path, rows), replace(TRAINING, max_bad_fraction=0.0)
+    found = read(policy, data, training)
+    first = found.groups[0]
+    kept = [whole_texts[i] for i in (0, 1, 2, 4)]
+    assert [text.strip().removesuffix("</s>") for text in first.response_texts] == kept
+    assert len(first.response_images) == len(first.cut) == len(first.token_counts) == 4
+    for rows_found in (found, read_pairs(policy, data, Reading(), training)):
+        assert not rows_found.skipped
+        [listed] = rows_found.answers
+        assert (listed["id"], listed["field"]) == ("r0", "more_rejected/1")
+        assert listed["reason"].startswith("chosen and more_rejected/1 are the same")
+        left_out = LeftOut(tmp_path, rows_found, training)
+        assert len(left_out) == 0
+        assert [row["field"] for row in read_jsonl(left_out.path)] == ["more_rejected/1"]
+        assert "1 further rejected answer is left out" in capsys.readouterr().out
+    pairs = read_pairs(policy, data, Reading(), training).groups
+    assert [group.id for group in pairs] == ["r0", "r0/1", "r0/3", "r1"]
 
 
 def test_the_case_of_others(policy: Policy, test_data: Path) -> None:

@@ -11,15 +11,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from veridical.checks.controls import rms
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.models import merging
+from veridical.models.load import load_policy
 from veridical.models.policy import Policy
 from veridical.models.precision import cast_weights
 from veridical.runtime.files import read_json
 from veridical.train.dpo import train_dpo
 from veridical.train.options import Training
+from veridical.train.reference import compute_logps
 from veridical.train.reward import train_reward
 from veridical.train.rounding import describe
+from veridical.train.rows import read_training_rows
 from veridical.train.sft import train_sft
 
 HALVES = ["bfloat16", "float16"]
@@ -103,16 +107,52 @@ def test_float32_has_nothing_to_say(saved: str, pairs: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_full_tuning_and_reward_models_are_measured_too(
-    saved: str, pairs: Path, tmp_path: Path, dtype: Any
+    saved: str, pairs: Path, tmp_path: Path, dtype: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     full = replace(COMMON, tuning="full", dtype="float32", save_dtype=dtype)
     train_sft(saved, pairs, tmp_path / "sft", "preference", training=full)
     assert dtypes(tmp_path / "sft" / "model") == {getattr(torch, dtype)}
     found = read_json(tmp_path / "sft" / "rounding.json")
-    assert found["moved"] is None and 0 < found["lost"] < 0.1
+    assert 0 < found["lost"] < 0.1 and found["unit"] == "nats"
+    assert found["moved"] > 0
     train_reward(saved, pairs, tmp_path / "rm", training=replace(COMMON, dtype=dtype))
     found = read_json(tmp_path / "rm" / "rounding.json")
-    assert found["moved"] > 0 and found["lost"] < 0.1
+    assert found["moved"] > 0 and found["lost"] < 0.1 and found["unit"] == "log-odds"
+    assert "log-odds (root mean square)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_what_training_changed_is_the_same_figure_however_it_is_found(
+    saved: str, pairs: Path, tmp_path: Path, tuning: Any
+) -> None:
+    """Measured here by hand: the saved model against the one that training started from."""
+    training = replace(COMMON, tuning=tuning, dtype="float32", save_dtype="bfloat16")
+    if tuning == "full":
+        training = replace(training, learning_rate=1e-5)
+    train_dpo(saved, pairs, tmp_path / "run", training=training)
+    found = read_json(tmp_path / "run" / "rounding.json")
+    known = read_json(tmp_path / "run" / "start.json")
+    policy = load_policy(str(tmp_path / "run" / "model"), "float32", "cpu")
+    groups = read_training_rows(policy, pairs, "preference", ("chosen", "rejected"), training)
+    own = {group.id: group for group in groups.groups}
+    logps = compute_logps(policy, [own[id] for id in known["ids"]], False, len(known["ids"]))
+    moved = rms(logps - torch.tensor(known["logps"], dtype=torch.float64))
+    assert found["moved"] == pytest.approx(moved, abs=2 * found["lost"]) and found["moved"] > 0
+
+
+def test_a_finished_run_that_is_saved_again_leaves_nothing_of_before(
+    saved: str, pairs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    training = replace(COMMON, dtype="bfloat16", max_steps=1)
+    train_dpo(saved, pairs, out, training=training)
+    assert (out / "model").is_dir() and (out / "rounding.json").exists()
+    (out / "model" / "model-00001-of-00002.safetensors").write_bytes(b"of another dtype")
+    train_dpo(saved, pairs, out, training=replace(training, resume=True))
+    assert not (out / "model" / "model-00001-of-00002.safetensors").exists()
+    train_dpo(saved, pairs, out, training=replace(training, resume=True, save_merged=False))
+    assert not (out / "model").exists() and not (out / "rounding.json").exists()
+    assert (out / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_the_line_says_how_much_and_what_to_set() -> None:
@@ -125,4 +165,6 @@ def test_the_line_has_a_unit_and_says_where_there_is_no_comparison() -> None:
     assert "by 0.02 nats (root mean square), where training changed them by 1 nats" in describe(
         "bfloat16", 4, 0.02, 1.0
     )
-    assert "not known here: with --tuning full" in describe("bfloat16", 4, 0.02, None)
+    assert "not known here" in describe("bfloat16", 4, 0.02, None)
+    told = describe("bfloat16", 4, 0.2, 1.0, "log-odds")
+    assert "by 0.2 log-odds" in told and "only 1 log-odds" in told and "nats" not in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def test_another_figure_chooses_the_checkpoint(saved: str, pairs: Path, tmp_path
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_before_the_first_step_accuracy_is_a_half_whatever_rounding_says(
+def test_before_the_first_step_rewards_are_equal_whatever_rounding_says(
     saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any
 ) -> None:
     """The reference's log-probs are off by what a batch of another shape may cost."""
@@ -90,8 +91,11 @@ def test_before_the_first_step_accuracy_is_a_half_whatever_rounding_says(
     log = list(read_jsonl(tmp_path / "run" / "log.jsonl"))
     [start] = [row for row in log if row["split"] == "eval" and row["step"] == 0]
     [first] = [row for row in log if row["split"] == "train" and row["step"] == 1]
-    assert start["rewards_margin"] != 0
-    assert (start["rewards_accuracy"], first["rewards_accuracy"]) == (0.5, 0.5)
+    for row in (start, first):
+        assert row["rewards_accuracy"] == 0.5
+        rewards = [row[f"rewards_{name}"] for name in ("chosen", "rejected", "margin")]
+        assert rewards == [0.0, 0.0, 0.0]
+    assert start["loss"] != pytest.approx(math.log(2), abs=1e-12)  # the noise is there
     assert any(row["rewards_accuracy"] != 0.5 for row in log if row["step"] > 1)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from veridical.data.records import assistant_message, user_message, write_records
+from veridical.models.logprobs import collate
 from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl
@@ -99,6 +100,18 @@ def test_large_pictures_are_candidates_however_short_their_texts(
     many[50] = replace(many[50], images=(large,), prompt_text=groups[0].prompt_text[:-1])
     assert 50 in trial._candidates(many, 4)
     assert len(trial.longest_rows(policy, many[:3], True, 7)) == 7
+
+
+def test_copies_of_a_row_do_not_take_the_place_of_others(policy: Policy, groups: list[Any]) -> None:
+    """As --data-weights lays an epoch out; all rows are of about one length."""
+    first, *others = groups[:4]
+    first = replace(first, prompt_text=first.prompt_text + " " * 8)
+    epoch = [first] * (2 * trial.CANDIDATES) + others
+    found = trial.longest_rows(policy, epoch, True, 4)
+    assert {id(epoch[place]) for place in found} == {id(row) for row in (first, *others)}
+    sizes = [collate(policy, [epoch[i]], True).inputs["input_ids"].numel() for i in found]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(trial.longest_rows(policy, epoch, True, 9)) == 9
 
 
 def test_no_gradient_is_an_error_at_the_start_alone() -> None:

@@ -35,7 +35,7 @@ from veridical.train.reference import (
     require_same_inputs,
     write_reference,
 )
-from veridical.train.rounding import logps_of
+from veridical.train.rounding import measure_logps
 from veridical.train.rows import (
     PROOF_ROWS,
     images_first,
@@ -162,8 +162,9 @@ def train_dpo(
         if features is not None:
             policy = with_features(policy, features, few, shares.allowed, floor)
             take_features((frozen or policy).core)
+        measure = measure_logps(policy, few, shares.allowed, training)
         finished = run_trainer(policy, task, training, train_items, held_out_items, out)
-        files = save_result(policy, model, training, out, logps_of(few, shares.allowed))
+        files = save_result(policy, model, training, out, measure)
         used, held_out = usable_rows(train_items), usable_rows(held_out_items)
         counts = {"pairs": used, "held-out pairs": held_out}
         write_cards(run, files, objective.loss.title, counts, proofs, finished)

@@ -50,6 +50,7 @@ class LeftOut:
                 was refused before stays left out.
         """
         self.path, self.listed, self.total = out / SKIPPED, rows.skipped, rows.total
+        self.answers = rows.answers
         self.origins = rows.origins
         self.most = training.max_bad_fraction
         self.refused: dict[Key, str] = {}
@@ -65,6 +66,14 @@ class LeftOut:
             print(
                 f"{len(self)} {what} left out; {self.path} says which and why. The first is "
                 f"{place_in_words(one)}: {one['reason']}."
+            )
+        if self.answers:
+            what = "answer is" if len(self.answers) == 1 else "answers are"
+            first = self.answers[0]
+            print(
+                f"{len(self.answers)} further rejected {what} left out, and the rest of the row is "
+                f"used; {self.path} lists them. The first is of {place_in_words(first)}: "
+                f"{first['reason']}."
             )
         if rows.cut:
             print(f"Longer than allowed, and without their end: {counted(rows.cut, 'responses')}.")
@@ -191,7 +200,7 @@ class LeftOut:
     def _write(self) -> None:
         late = [self._late(key, reason) for key, reason in sorted(self.refused.items())]
         if processes.is_first():
-            write_jsonl(self.path, [*self.listed, *late])
+            write_jsonl(self.path, [*self.listed, *self.answers, *late])
 
 
 def _key(group: Group) -> Key:

@@ -177,8 +177,10 @@ class GroupTrainer(Trainer):
         outcome = self.task.objective(ResponseLogps(sums, counts), reference.to(sums))
         if self.task.held_to_start and self.state.global_step == 0:
             # What differs is rounding, in half precision too much for a bound on the margin.
-            known = outcome.measures["rewards_accuracy"]
-            outcome.measures["rewards_accuracy"] = torch.full_like(known, 0.5)
+            known = {"rewards_accuracy": 0.5, "rewards_margin": 0.0}
+            known |= {"rewards_chosen": 0.0, "rewards_rejected": 0.0}
+            for name, value in known.items():
+                outcome.measures[name] = torch.full_like(outcome.measures[name], value)
         return outcome if inputs["count"] > 0 else Outcome(0.0 * outcome.loss_sum, {})
 
     def compute_loss(  # noqa: D102

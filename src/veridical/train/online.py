@@ -55,7 +55,7 @@ from veridical.train.prompts import (
     read_prompts,
 )
 from veridical.train.rewarding import refuse_unscored
-from veridical.train.rounding import logps_of
+from veridical.train.rounding import measure_logps
 from veridical.train.rows import PROOF_ROWS
 from veridical.train.run import checkpoint_to_resume, run_trainer, save_result, steps_of
 from veridical.train.scorer import Scorer
@@ -279,10 +279,11 @@ def train_online(
             floor = noise_floor(policy, few)
             proved = Items(few, torch.zeros(len(few), 2, dtype=torch.float64))
             proofs = prove_run(policy, proved, task, objective, floor, out, None)
+        measure = measure_logps(policy, few, layout.allowed, training)
         finished = run_trainer(policy, task, training, items, None, out, [Follow(items)])
         if engine is not None:
             engine.close()
-        files = save_result(policy, model, training, out, logps_of(few, layout.allowed))
+        files = save_result(policy, model, training, out, measure)
         fresh = _all_measures(out / ROLLOUTS)
         late = sum(left_out.has_prompt(prompt.request.id) for prompt in prompts)
         counts = {"prompts": len(prompts) - late}

@@ -45,16 +45,20 @@ from veridical.train.left_out import LeftOut
 from veridical.train.loop import Objective, Outcome, Task
 from veridical.train.memory import measure_memory, tell_memory
 from veridical.train.options import Training
+from veridical.train.rounding import Measure
 from veridical.train.rows import (
     PROOF_ROWS,
     Images,
     TrainingRows,
+    answer_field,
+    collapsed,
     images_first,
     refuse_collapsed,
     render_rows,
     same_pictures,
     split_held_out,
     weighted,
+    why_collapsed,
 )
 from veridical.train.run import run_trainer, save_result
 from veridical.train.scorer import Scorer
@@ -134,8 +138,13 @@ def train_reward(
             policy = with_features(policy, features, few, shares.allowed, floor)
         finished = run_trainer(policy, task, training, train_items, held_out_items, out)
         plain = plain_head(head)
-        score = partial(_rewards, plain, few, shares.allowed)
-        files = save_result(policy, model, training, out, score)
+        # A new head gives every response the reward 0.
+        measure = Measure(
+            partial(_rewards, plain, few, shares.allowed),
+            unit="log-odds",
+            start=torch.zeros(len(few), 2, dtype=torch.float64),
+        )
+        files = save_result(policy, model, training, out, measure)
         save_beside(plain, reading, out, files)
         used, held_out = usable_rows(train_items), usable_rows(held_out_items)
         counts = {"pairs": used, "held-out pairs": held_out}
@@ -174,11 +183,15 @@ def read_pairs(start: Policy, data: Path, reading: Reading, training: Training) 
             )
             for number, answer in enumerate(rejected)
         ]  # fmt: skip
-        for group in groups:
-            refuse_collapsed(group)
-        return groups
+        refuse_collapsed(groups[0])
+        further = {n: group for n, group in enumerate(groups) if n and collapsed(group)}
+        for number, group in further.items():
+            why = why_collapsed(group, 1, answer_field(number + 1))
+            without.append((row["id"], answer_field(number + 1), why))
+        return [group for number, group in enumerate(groups) if number not in further]
 
-    rows = render_rows(start, data, "preference", training, render)
+    without: list[tuple[str, str, str]] = []
+    rows = render_rows(start, data, "preference", training, render, without)
     if reading.with_facts and not told[True]:
         raise UserError(
             f"--facts true: no pair of {data} has facts. `veridical build facts` puts captions, "

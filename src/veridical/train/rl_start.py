@@ -57,7 +57,7 @@ from veridical.train.rewarding import (
     scores_of,
 )
 from veridical.train.rl_run import Log
-from veridical.train.rounding import logps_of
+from veridical.train.rounding import Measure, measure_logps
 from veridical.train.rows import PROOF_ROWS, same_pictures, split_held_out
 from veridical.train.run import save_result
 from veridical.train.scorer import Scorer
@@ -109,6 +109,7 @@ class Start:
         training: the run's options.
         features: kept in the place of pictures with `--vision-cache`, else None.
         run: as it was begun.
+        measure: by which the saved model is compared with the trained one.
     """
 
     model: str
@@ -125,6 +126,7 @@ class Start:
     training: Training
     features: VisionCache | None
     run: Run
+    measure: Measure
 
     @property
     def decoding(self) -> Decoding:
@@ -263,9 +265,10 @@ def begin(
         features = None
         if training.vision_cache:
             features = keep_features(policy, training.trained, training.open_cache())
+        measure = measure_logps(policy, few, layout.allowed, training)
         yield run, Start(
             arguments["model"], policy, prompts, held_out, left_out, few, layout, run.folder,
-            judging, arguments["symbolic"], sampling, training, features, run,
+            judging, arguments["symbolic"], sampling, training, features, run, measure,
         )  # fmt: skip
 
 
@@ -284,8 +287,7 @@ def finish(
 ) -> None:
     """Save the policy, write its card, and close the run."""
     drop_other_adapters(actors.policy)
-    score = logps_of(start.few, start.layout.allowed)
-    files = save_result(actors.policy, model, training, run.folder, score)
+    files = save_result(actors.policy, model, training, run.folder, start.measure)
     seconds = time.monotonic() - began
     learned = log.train_rows
     steps = len(learned)

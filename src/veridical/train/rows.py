@@ -37,6 +37,7 @@ class TrainingRows:
         total: rows of the files.
         files: the number of the file that each group is from, by its id.
         origins: where each group is from, by its id.
+        answers: the same as `skipped` for further rejected answers that their row goes on without.
     """
 
     groups: list[Group]
@@ -45,6 +46,7 @@ class TrainingRows:
     total: int
     files: Mapping[str, int] = field(default_factory=dict)
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    answers: list[dict[str, Any]] = field(default_factory=list)
 
 
 def read_training_rows(
@@ -77,9 +79,12 @@ def read_training_rows(
             return _conversation(policy, row, images, most_tokens)
         group = render_pair(policy, row, images, branches, more_rejected, most_tokens)
         refuse_collapsed(group)
-        return [group]
+        further = further_collapsed(group)
+        collapsed_answers.extend((group.id, answer_field(i), why) for i, why in further.items())
+        return [without_responses(group, further)]
 
-    return render_rows(policy, data, kind, training, render)
+    collapsed_answers: list[tuple[str, str, str]] = []
+    return render_rows(policy, data, kind, training, render, collapsed_answers)
 
 
 def render_rows(
@@ -88,6 +93,7 @@ def render_rows(
     kind: Kind,
     training: Training,
     render: Callable[[dict[str, Any], Images], list[Group]],
+    without: Sequence[tuple[str, str, str]] = (),
 ) -> TrainingRows:
     """Read every row of a kind, have it rendered, and check what came out.
 
@@ -98,6 +104,7 @@ def render_rows(
         training: as for `read_training_rows`.
         render: a row without its images, and those, to what is trained on; a row that it refuses
             (`RefusedRowError`) is listed.
+        without: id, field and reason of each further answer that `render` left out of a row.
 
     Raises:
         UserError: as for `read_training_rows`.
@@ -138,7 +145,9 @@ def render_rows(
     # A conversation may be learned in several groups.
     _refuse(data, skipped, total, max_bad_fraction, len({group.id for group in groups}))
     cut = sum(sum(group.cut) for group in groups)
-    return TrainingRows(groups, skipped, cut, total, files, origins)
+    left = {group.id for group in groups}
+    answers = [origins[id].left_out(id, at, why) for id, at, why in without if id in left]
+    return TrainingRows(groups, skipped, cut, total, files, origins, answers)
 
 
 def _rendered(
@@ -369,22 +378,53 @@ def collapsed(group: Group) -> list[int]:
 
 
 def refuse_collapsed(group: Group) -> None:
-    """Refuse a pair of which nothing is left.
+    """Refuse a pair whose rejected answer is the chosen one again: nothing is left of it.
 
     Raises:
-        RefusedRowError: says which answer is the chosen one again, and why.
+        RefusedRowError: says why.
     """
-    equal = collapsed(group)
-    if not equal:
-        return
-    which = "rejected" if equal[0] == 1 else f"more_rejected[{equal[0] - 2}]"
-    cut = group.cut[0] and group.cut[equal[0]]
+    if 1 in collapsed(group):
+        raise RefusedRowError(why_collapsed(group, 1, "rejected"))
+
+
+def further_collapsed(group: Group) -> dict[int, str]:
+    """The further rejected answers that are the chosen one again, and why."""
+    return {i: why_collapsed(group, i, answer_field(i)) for i in collapsed(group) if i > 1}
+
+
+def answer_field(response: int) -> str:
+    """What a record calls a response behind the first two, such as `more_rejected/0`."""
+    return f"more_rejected/{response - 2}"
+
+
+def why_collapsed(group: Group, response: int, which: str) -> str:
+    """Why a response, called so, is the chosen one again."""
+    cut = group.cut[0] and group.cut[response]
     why = (
         f"in their first {len(group.response_ids[0])} tokens, where --max-response-tokens cuts"
         if cut
         else "once they are rendered and tokenized"
     )
-    raise RefusedRowError(f"chosen and {which} are the same {why}")
+    return f"chosen and {which} are the same {why}"
+
+
+def without_responses(group: Group, dropped: Container[int]) -> Group:
+    """The group without some of its responses."""
+    kept = [i for i in range(len(group.response_ids)) if i not in dropped]
+    if len(kept) == len(group.response_ids):
+        return group
+    own = group.response_images
+    return dataclasses.replace(
+        group,
+        response_texts=tuple(group.response_texts[i] for i in kept),
+        response_ids=tuple(group.response_ids[i] for i in kept),
+        cut=tuple(group.cut[i] for i in kept),
+        response_images=tuple(own[i] for i in kept) if own else own,
+        learned=tuple(group.learned[i] for i in kept) if group.learned else group.learned,
+        token_counts=tuple(group.token_counts[i] for i in kept)
+        if group.token_counts
+        else group.token_counts,
+    )
 
 
 def _even_out(groups: Sequence[Group]) -> list[Group]:

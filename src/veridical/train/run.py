@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 import time
 import typing
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from veridical.train.loop import GroupTrainer, Task
 from veridical.train.options import SaveDtype, Training
 from veridical.train.reporting import Report, Trackers
 from veridical.train.resume import require_steps_left, tell_extension
-from veridical.train.rounding import ROUNDING, Score, score_before, tell_rounding
+from veridical.train.rounding import ROUNDING, Measure, score_before, tell_rounding
 from veridical.train.rows import distinct
 from veridical.train.showing import PROMPTS, ShowAnswers
 from veridical.train.stopping import (
@@ -157,7 +158,7 @@ class Extending(TrainerCallback):
 
 
 def save_result(
-    policy: Policy, model: str, training: Training, out: Path, score: Score | None = None
+    policy: Policy, model: str, training: Training, out: Path, measure: Measure | None = None
 ) -> list[str]:
     """Write the trained weights; the first name returned is what to load.
 
@@ -173,7 +174,7 @@ def save_result(
         model: what was loaded to start from.
         training: the run's options.
         out: the run's folder.
-        score: gives the numbers by which the saved model is compared with the trained one.
+        measure: by which the saved model is compared with the trained one.
     """
     dtype = typing.cast(DtypeName, str(working_dtype(policy)).removeprefix("torch."))
 
@@ -186,6 +187,7 @@ def save_result(
         return []
     from_adapter = starts_from_adapter(model, training.init_adapter)
     with writing(out, "Make room, and go on with --resume true: the checkpoints are whole."):
+        _remove_saved(out)
         written = []
         if isinstance(policy.model, PeftModel) and not from_adapter:
             policy.model.save_pretrained(str(out / "adapter"))
@@ -194,20 +196,27 @@ def save_result(
         adapter_alone = in_four_bits(policy) or not (training.save_merged or from_adapter)
         if isinstance(policy.model, PeftModel) and adapter_alone:
             return written
-        _save_model(policy, training.save_dtype, out, score)
+        _save_model(policy, training.save_dtype, out, measure)
         if policy.skipped:
             files = weight_files(model, training.init_adapter) or []
             print(keep_skipped(policy.skipped, files, out / "model"))
     return ["model", *written]
 
 
-def _save_model(policy: Policy, save_dtype: SaveDtype, out: Path, score: Score | None) -> None:
+def _remove_saved(out: Path) -> None:
+    """Remove what an earlier attempt saved, which may have files that are not wanted now."""
+    (out / ROUNDING).unlink(missing_ok=True)
+    for name in ("model", "adapter"):
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+
+
+def _save_model(policy: Policy, save_dtype: SaveDtype, out: Path, measure: Measure | None) -> None:
     """Merge and round in the policy itself, write `model/`, and measure what that cost."""
     own = working_dtype(policy)
     dtype: torch.dtype = own if save_dtype == "auto" else getattr(torch, save_dtype)
     rounds = dtype in HALF and (isinstance(policy.model, PeftModel) or dtype != own)
-    (out / ROUNDING).unlink(missing_ok=True)
-    before = score_before(policy, score) if score is not None and rounds else None
+    before = score_before(policy, measure) if measure is not None and rounds else None
     if dtype.itemsize > own.itemsize:
         policy.model.to("cpu")  # its memory holds more
     if isinstance(policy.model, PeftModel):
@@ -216,9 +225,9 @@ def _save_model(policy: Policy, save_dtype: SaveDtype, out: Path, score: Score |
         merged = round_weights(policy.model, dtype)
     merged.save_pretrained(str(out / "model"))
     policy.processor.save_pretrained(str(out / "model"))
-    if before is not None and score is not None:
+    if before is not None and measure is not None:
         saved = dataclasses.replace(policy, model=merged)
-        tell_rounding(before, saved, str(dtype).removeprefix("torch."), score, out)
+        tell_rounding(before, saved, str(dtype).removeprefix("torch."), measure, out)
 
 
 def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:

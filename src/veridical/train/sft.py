@@ -25,7 +25,7 @@ from veridical.train.left_out import LeftOut
 from veridical.train.loop import Outcome, Task
 from veridical.train.memory import measure_memory, tell_memory
 from veridical.train.options import Training
-from veridical.train.rounding import logps_of
+from veridical.train.rounding import measure_logps
 from veridical.train.rows import (
     PROOF_ROWS,
     TrainingRows,
@@ -131,8 +131,9 @@ def fine_tune(
         count_tokens,
         shares.allowed,
     )
+    measure = measure_logps(policy, few, shares.allowed, training)
     finished = run_trainer(policy, task, training, train_items, held_out_items, out, (), steers)
-    files = save_result(policy, model, training, out, logps_of(few, shares.allowed))
+    files = save_result(policy, model, training, out, measure)
     used, held_out = usable_rows(train_items), usable_rows(held_out_items)
     counts = {"rows": used, "held-out rows": held_out}
     write_cards(run, files, method, counts, proofs, finished)

@@ -94,7 +94,7 @@ def longest_rows(
     count: int,
     left_out: LeftOut | None = None,
 ) -> list[int]:
-    """The rows that take most tokens, images included.
+    """The rows that take most tokens, images included; those that differ come first.
 
     Candidates are those with the longest texts, the largest pictures, and the most of both.
 
@@ -111,7 +111,12 @@ def longest_rows(
         return int(collate(policy, own, share_prefix).inputs["input_ids"].numel())
 
     tokens: dict[int, int] = {}
-    for i in track(_candidates(groups, max(CANDIDATES, count)), "measuring rows"):
+    # An epoch may have the same row many times (`--data-weights`).
+    first = {id(group): i for i, group in reversed(list(enumerate(groups)))}
+    places = sorted(first.values())
+    different = [groups[i] for i in places]
+    found_places = [places[n] for n in _candidates(different, max(CANDIDATES, count))]
+    for i in track(found_places, "measuring rows"):
         one = [groups[i]]
         found = measure(one) if left_out is None else left_out.lay_out(one, measure)[0]
         tokens |= {} if found is None else {i: found}
