@@ -21,7 +21,7 @@ TAKES_MINUS_ONE = {
 }  # fmt: skip
 TAKES_ZERO = {
     "lora_dropout", "min_score",
-    "answer_reward", "centring", "gamma", "held_out", "kl_coefficient", "lam",
+    "answer_reward", "centering", "gamma", "held_out", "kl_coefficient", "lam",
     "length_penalty", "margin", "mask_threshold", "max_bad_fraction", "minimum",
     "min_new_tokens", "top_k",
     "no_end_penalty", "noise_steps", "offline", "retry_temperature", "seed",

@@ -133,8 +133,8 @@ def test_from_the_command_line(
     assert margins(tmp_path / "rows") == pytest.approx(margins(tmp_path / "one"), abs=1e-4)
     assert run(*common, tmp_path / "none", "--facts", "none") == 0
     assert run(*common, tmp_path / "other", "--facts", "other") == 0
-    assert run(*common, tmp_path / "grey", "--images", "grey") == 0
-    kinds = {name: margins(tmp_path / name) for name in ("one", "none", "other", "grey")}
+    assert run(*common, tmp_path / "gray", "--images", "gray") == 0
+    kinds = {name: margins(tmp_path / name) for name in ("one", "none", "other", "gray")}
     for name, found in kinds.items():
         others = [other for key, other in kinds.items() if key != name]
         assert all(found != pytest.approx(other, abs=1e-4) for other in others)

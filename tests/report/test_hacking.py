@@ -9,7 +9,7 @@ import pytest
 
 from veridical.report.doctor import diagnose
 from veridical.report.figures import training_plots
-from veridical.report.hacking import movement, standardised
+from veridical.report.hacking import movement, standardized
 
 STEPS = 60
 
@@ -86,10 +86,10 @@ def test_movement_is_held_against_the_noise_of_neighbours() -> None:
 def test_curves_of_any_scale_fit_one_plot() -> None:
     points = [(0.0, 10.0), (1.0, 20.0), (2.0, 30.0)]
     # Deviation sqrt(200 / 3) = 8.165
-    assert standardised(points) == [
+    assert standardized(points) == [
         (0.0, 0.0), (1.0, pytest.approx(1.2247, abs=1e-4)), (2.0, pytest.approx(2.4495, abs=1e-4)),
     ]  # fmt: skip
-    assert standardised([(0.0, 5.0), (1.0, 5.0)]) == [(0.0, 0.0), (1.0, 0.0)]
+    assert standardized([(0.0, 5.0), (1.0, 5.0)]) == [(0.0, 0.0), (1.0, 0.0)]
     (first, *others) = training_plots(log(judge_score=1.0, exact_score=-1.0))
     assert first.title.startswith("Reward, truth and length")
     assert "what is true from" in first.words

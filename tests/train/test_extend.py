@@ -76,7 +76,7 @@ def test_the_rate_goes_on_where_the_longer_schedule_has_it(
 
 def test_reinforcement_learning_is_extended_too(saved: str, pairs: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {
-        "kind": "preference", "standardise": False, "judging": Judging(judge="none"),
+        "kind": "preference", "standardize": False, "judging": Judging(judge="none"),
         "symbolic": Symbolic(length_penalty=5.0), "sampling": Sampling(max_new_tokens=6),
     }  # fmt: skip
     linear = replace(TRAINING, trainer={"lr_scheduler_type": "linear"})

@@ -154,7 +154,7 @@ def test_every_algorithm_computes_alike(
     else:
         sampled["symbolic"] = Symbolic(length_penalty=1.0)
         train = train_ppo if method == "ppo" else train_rloo
-        train(checkpoint, pairs, out, kind="preference", standardise=False, **sampled)
+        train(checkpoint, pairs, out, kind="preference", standardize=False, **sampled)
     assert seen.pop("backward") == {None}
     assert seen
     assert all(found == {torch.bfloat16} for found in seen.values()), seen

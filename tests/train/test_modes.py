@@ -248,6 +248,6 @@ def test_a_policy_that_stays_where_it_is_has_not_moved(
     if command == "ppo":
         train_ppo(saved, pairs, out, ppo=PPO(inner_epochs=1), **options)
     else:
-        train_rloo(saved, pairs, out, standardise=False, **options)
+        train_rloo(saved, pairs, out, standardize=False, **options)
     log = read_jsonl(out / "log.jsonl")
     assert all(row["moved"] < 1e-9 for row in log)

@@ -25,7 +25,7 @@ TRAINING = Training(
     lora_rank=4, lora_alpha=8, trainer={"logging_steps": 1},
 )  # fmt: skip
 REINFORCED: dict[str, Any] = {
-    "kind": "preference", "standardise": False, "judging": Judging(judge="none"),
+    "kind": "preference", "standardize": False, "judging": Judging(judge="none"),
     "symbolic": Symbolic(length_penalty=5.0), "sampling": Sampling(max_new_tokens=6),
 }  # fmt: skip
 

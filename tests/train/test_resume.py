@@ -42,12 +42,12 @@ FIXED = {
     "share_prefix", "template", "dry_run", "dtype", "mixed_precision", "seed",
     # objectives
     "kind", "loss", "per_token", "first_rejected_weight", "reference", "reference_model", "facts",
-    "criterion", "centring",
+    "criterion", "centering",
     # fresh responses and who judges them
     "temperature", "top_p", "top_k", "min_new_tokens", "max_new_tokens", "rollout_steps",
     "judge", "judge_template", "objects",
     "vocabulary", "criteria", "judge_facts", "attempts", "judge_tokens", "pairs", "offline", "swap",
-    "margin", "answer_reward", "length_penalty", "no_end_penalty", "standardise",
+    "margin", "answer_reward", "length_penalty", "no_end_penalty", "standardize",
     "variant", "mask_threshold", "noise_steps", "similarity", "similarity_threshold", "iterations",
     "cut", "language", "text_only",
     # reinforcement learning

@@ -191,8 +191,8 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path, capsys: Any) -> None:
     words = ["train", "reward", "embedded", "--data", str(data), "--out", str(tmp_path / "b")]
     assert main([*words, "--max-response-tokens", "3"]) == 2
     assert "would be judged as a whole one" in capsys.readouterr().err
-    assert main([*words, "--centring", "-1"]) == 2
-    assert "--centring is -1.0; give 0 or more" in capsys.readouterr().err
+    assert main([*words, "--centering", "-1"]) == 2
+    assert "--centering is -1.0; give 0 or more" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
 
 

@@ -81,7 +81,7 @@ def train(name: str, model: str, data: Path, out: Path, **options: Any) -> None:
     if name == "ppo":
         train_ppo(model, data, out, **{**common, **options})
     else:
-        train_rloo(model, data, out, **{"standardise": False, **common, **options})
+        train_rloo(model, data, out, **{"standardize": False, **common, **options})
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -330,7 +330,7 @@ def test_ppo_on_a_reward_model_moves_policy_and_value_and_nothing_else(
     judging = Judging(judge=f"reward:{reward_folder}", objects=prompts.parent / "objects.json")
     settings = PPO(one_base=one_base, value_weight=1.0)
     train(
-        "ppo", saved, prompts, out, judging=judging, ppo=settings, standardise=True,
+        "ppo", saved, prompts, out, judging=judging, ppo=settings, standardize=True,
         symbolic=Symbolic(no_end_penalty=0.0), training=replace(TRAINING, tuning="lora"),
     )  # fmt: skip
     log = read_jsonl(out / "log.jsonl")
@@ -454,7 +454,7 @@ def test_the_last_real_token_is_rewarded_whatever_the_padding(
         ("ppo", {"ppo": PPO(kl_target=1.0, kl_coefficient=0.0)}, "0 stays 0"),
         ("ppo", {"sampling": Sampling(rollout_steps=2)}, "--rollout-steps is 2"),
         ("ppo", {"judging": Judging()}, "needs --objects"),
-        ("rloo", {"standardise": True}, "same score"),
+        ("rloo", {"standardize": True}, "same score"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -94,7 +94,7 @@ def train(name: str, model: str, data: Path, out: Path, **options: Any) -> None:
     if name == "ppo":
         train_ppo(model, data, out, **{"ppo": LIGHT, **common, **options})
     else:
-        light = {"standardise": False, "rloo": RLOO(kl_coefficient=0.05)}
+        light = {"standardize": False, "rloo": RLOO(kl_coefficient=0.05)}
         train_rloo(model, data, out, **{**light, **common, **options})
 
 

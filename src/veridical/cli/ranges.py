@@ -23,7 +23,7 @@ RANGES: Mapping[str, Range] = {
     "attempts": COUNT,
     "batch_size": COUNT,
     "cache_gigabytes": ABOVE_ZERO,
-    "centring": WEIGHT,
+    "centering": WEIGHT,
     "check_limit": COUNT,
     "check_tokens": COUNT,
     "clip": ABOVE_ZERO,

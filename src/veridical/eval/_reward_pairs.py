@@ -17,7 +17,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.randomness import generator
 
 Told = Literal["own", "none", "other"]
-Seen = Literal["own", "grey"]
+Seen = Literal["own", "gray"]
 
 
 def facts_to_tell(records: RecordSet, told: Told, seed: int) -> list[list[str]]:
@@ -96,7 +96,7 @@ def render_pairs(
             cell = rejected_pictures.with_format("arrow")[index]["rejected_images"][0]
             if cell.is_valid:
                 own = [None, row_images(rejected_pictures, index, count, "rejected_images")]
-        if seen == "grey":
+        if seen == "gray":
             images = [Image.new("RGB", i.size, (127, 127, 127)) for i in open_images(images)]
         answers = [clean_messages(row["chosen"]), clean_messages(row["rejected"])]
         try:

@@ -61,7 +61,7 @@ def eval_reward(
             not set, the pictures do, or the prompts where there are none.
         facts: which facts a model that reads them is told: the record's `own`, `none`, or those
             of some `other` record with other images, drawn by seed.
-        images: `own`, or plain `grey` ones: what is right then, the words alone have told.
+        images: `own`, or plain `gray` ones: what is right then, the words alone have told.
         limit: only the first so many pairs of each file.
         batch_size: pairs at once.
         share_prefix: encode image and prompt once per pair, where the model allows it.

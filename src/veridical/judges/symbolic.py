@@ -56,7 +56,7 @@ class Symbolic:
     Attributes:
         no_end_penalty: taken off a response that has no end, because the limit cut it: the judge
             takes it for a whole one. 1 is one deviation of the judge's scores where these are
-            standardised (our choice; Sun et al. have 8, on the scale of their reward model).
+            standardized (our choice; Sun et al. have 8, on the scale of their reward model).
         length_penalty: taken off for the longest response there may be, and off shorter ones by
             their share of its tokens; below 0 it rewards length.
         answer_reward: what saying the record's `expected_answer` is worth: a whole one for the

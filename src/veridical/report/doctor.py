@@ -54,7 +54,7 @@ ACCURACY_GAP = 0.10
 EASY_ACCURACY = 0.99
 EASY_SHARE = 0.25
 # Held-out accuracy that beats a coin.
-LEARNT_ACCURACY = 0.6
+LEARNED_ACCURACY = 0.6
 
 
 def diagnose(
@@ -169,7 +169,7 @@ def _stuck(train: Rows) -> list[Finding]:
     evidence = f"margin {number(margin)} at the end, below {STUCK_MARGIN} in size; {cause}"
     return [
         Finding(
-            "warning", "Nothing was learnt: the loss stays where it began", explanation, evidence
+            "warning", "Nothing was learned: the loss stays where it began", explanation, evidence
         )
     ]
 
@@ -312,13 +312,13 @@ def _accuracy(train: Rows, evaluation: Rows, count: int | None) -> list[Finding]
                 "note",
                 "Too few pairs are held out to judge by",
                 "On so few, neither accuracy nor the choice of a checkpoint says whether what was "
-                "learnt carries over. Build more pairs, or raise --held-out.",
+                "learned carries over. Build more pairs, or raise --held-out.",
                 f"{evidence}; held-out pairs: {count}, {FEWEST_HELD_OUT} are wanted",
             )
         ]
     if trained >= SATURATED_ACCURACY and trained - last >= ACCURACY_GAP:
         return [_overfits(evidence)]
-    if last >= LEARNT_ACCURACY:
+    if last >= LEARNED_ACCURACY:
         return [_generalises(evidence), *_easy(held_out)]
     return [
         Finding(
@@ -334,7 +334,7 @@ def _accuracy(train: Rows, evaluation: Rows, count: int | None) -> list[Finding]
 def _overfits(evidence: str) -> Finding:
     return Finding(
         "warning",
-        "The pairs are being learnt by heart",
+        "The pairs are being learned by heart",
         "Training pairs are ranked almost perfectly, held-out pairs clearly worse. Build more "
         "pairs, make fewer passes over them, or lower the learning rate.",
         evidence,
@@ -362,7 +362,7 @@ def _easy(held_out: Sequence[tuple[float, float]]) -> list[Finding]:
 def _generalises(evidence: str) -> Finding:
     return Finding(
         "good",
-        "What was learnt carries over to held-out pairs",
+        "What was learned carries over to held-out pairs",
         "The model also ranks pairs that it was not trained on.",
         evidence,
     )

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from veridical.report.curves import Rows, series
-from veridical.report.hacking import standardised
+from veridical.report.hacking import standardized
 from veridical.report.results import Results, Value
 from veridical.report.wording import interval, metric_name, scientific, show
 
@@ -191,7 +191,7 @@ def _hacking_plot(log: Rows) -> Plot | None:
         axes.axhline(0.0, color="#9aa3ad", linewidth=1, linestyle=(0, (2, 2)))
         for curve in curves:
             points = series(log, curve.name)
-            _draw_curve(axes, standardised(points), curve, several=True)
+            _draw_curve(axes, standardized(points), curve, several=True)
             words.append(f"{curve.label} {_ends([value for _, value in points])}")
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))

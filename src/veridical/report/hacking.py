@@ -49,7 +49,7 @@ def movement(rows: Rows, name: str) -> tuple[float, float, float] | None:
     return *ends, distance / error if error > 0 else math.copysign(math.inf, distance or 0.0)
 
 
-def standardised(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def standardized(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """A curve in its own standard deviations, from where it started, so that several fit a plot."""
     values = [value for _, value in points]
     if not values:

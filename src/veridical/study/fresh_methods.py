@@ -144,7 +144,7 @@ def train_fresh(
         )  # fmt: skip
     elif fresh.command == "ppo":
         train_ppo(
-            model, data, folder, kind, standardise=True, judging=judging,
+            model, data, folder, kind, standardize=True, judging=judging,
             symbolic=symbolic, sampling=SAMPLING, training=training,
             ppo=PPO(kl_coefficient=beta, inner_epochs=PPO_PASSES),
         )  # fmt: skip

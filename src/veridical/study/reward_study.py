@@ -68,7 +68,7 @@ class Question:
     name: str
     data: str
     facts: Literal["own", "none", "other"] = "own"
-    images: Literal["own", "grey"] = "own"
+    images: Literal["own", "gray"] = "own"
     asks: tuple[bool, ...] = BOTH
 
     @property
@@ -82,8 +82,8 @@ QUESTIONS: tuple[Question, ...] = (
     Question("wrong", "wrong"),
     Question("samples", "samples"),
     Question("bdhs", "bdhs"),
-    Question("wrong, grey image", "wrong", images="grey"),
-    Question("samples, grey image", "samples", images="grey"),
+    Question("wrong, gray image", "wrong", images="gray"),
+    Question("samples, gray image", "samples", images="gray"),
     Question("wrong, half of the facts", "wrong-half", asks=WITH_FACTS),
     Question("wrong, no facts", "wrong", facts="none", asks=WITH_FACTS),
     Question("wrong, facts of another image", "wrong", facts="other", asks=WITH_FACTS),
@@ -103,7 +103,7 @@ def reward_study(
 
     They learn from pairs that differ by one wrong fact, and are asked about held-out pairs of that
     kind, about the base model's own samples ranked by the exact judge, and about BDHS pairs; with
-    facts that are true, missing or wrong, and with the picture greyed out. A seed changes the
+    facts that are true, missing or wrong, and with the picture grayed out. A seed changes the
     scenes learned from, what is wrong, and the order of training.
 
     Args:

@@ -17,7 +17,7 @@ from veridical.runtime.runs import Run
 from veridical.train.stopping import improves, in_words
 
 SHOWN = (
-    "reference", "reference_model", "facts", "criterion", "centring", "tuning", "lora_rank",
+    "reference", "reference_model", "facts", "criterion", "centering", "tuning", "lora_rank",
     "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora", "lora_dora", "init_adapter",
     "train_projector", "train_vision", "model_dropout", "projector_learning_rate", "learning_rate",
     "epochs", "max_steps", "batch_size", "accumulation", "max_length", "max_response_tokens",
@@ -29,7 +29,7 @@ SAMPLED = (
     "temperature", "top_p", "top_k", "min_new_tokens", "max_new_tokens", "rollout_steps",
 )  # fmt: skip
 REWARDED = (
-    "standardise", "no_end_penalty", "length_penalty", "answer_reward", "samples", "inner_epochs",
+    "standardize", "no_end_penalty", "length_penalty", "answer_reward", "samples", "inner_epochs",
     "minibatches", "clip", "value_clip", "value_weight", "value_learning_rate", "lam",
     "kl_coefficient", "kl_estimator", "kl_target", "stop_kl",
 )  # fmt: skip

@@ -123,7 +123,7 @@ def train_ppo(
     data: Path,
     out: Path,
     kind: PromptKind = "prompt",
-    standardise: bool = False,
+    standardize: bool = False,
     judging: Judging = Judging(),
     symbolic: Symbolic = Symbolic(),
     sampling: Sampling = Sampling(),
@@ -143,7 +143,7 @@ def train_ppo(
         data: prompts, Parquet or JSON Lines.
         out: folder for the run: `model/`, `log.jsonl`, `proofs.json`, `run.json`.
         kind: what DATA holds: `prompt`, `conversation` or `preference`; answers are not read.
-        standardise: shift and scale the judge's scores to mean 0 and deviation 1 over what DATA
+        standardize: shift and scale the judge's scores to mean 0 and deviation 1 over what DATA
             already holds, or the start's own responses.
         judging: who rewards.
         symbolic: what counts besides.
@@ -155,7 +155,7 @@ def train_ppo(
     arguments = dict(locals())
     with begin("train ppo", arguments, kind, judging, sampling, training) as (run, start):
         actors = build_actors(start.policy, model, judging, training, True, ppo.one_base)
-        setting = start.setting(actors, ppo.samples, standardise)
+        setting = start.setting(actors, ppo.samples, standardize)
         proofs = start.prove(actors, setting)
         setting = start.see_from_cache(setting)
         prompts = setting.prompts

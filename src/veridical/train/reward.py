@@ -74,7 +74,7 @@ def train_reward(
     out: Path,
     facts: bool = False,
     criterion: str = CRITERION,
-    centring: float = 0.001,
+    centering: float = 0.001,
     training: Training = Training(learning_rate=2e-5),
 ) -> None:
     """Train a reward model from MODEL on the preference pairs in DATA and write it to OUT.
@@ -93,12 +93,12 @@ def train_reward(
         facts: let it read the pairs' `facts` after the question, in an order drawn by seed; it is
             then told facts wherever it judges.
         criterion: the question, in words of yours.
-        centring: weight of the term that keeps rewards around 0 (of the squared sum of a pair's
+        centering: weight of the term that keeps rewards around 0 (of the squared sum of a pair's
             rewards); 0 leaves it out.
         training: what every training command takes.
     """
-    if centring < 0:
-        raise UserError(f"--centring is {centring:g}; it can't be negative.")
+    if centering < 0:
+        raise UserError(f"--centering is {centering:g}; it can't be negative.")
     if training.max_response_tokens is not None:
         raise UserError(
             "--max-response-tokens can't be set here: a response without its end would be judged "
@@ -122,7 +122,7 @@ def train_reward(
         policy = without_language_head(prepare_training(start, training.trained))
         head = new_head(policy)
         scorer = Scorer(policy, head=head, model_dropout=training.model_dropout)
-        task = Task(scorer, objective(centring), len, shares.allowed)
+        task = Task(scorer, objective(centering), len, shares.allowed)
         train_items = Items(train, torch.zeros(len(train), 2), left_out, few[0])
         held_out_items = None
         if evaluation:
@@ -213,7 +213,7 @@ def without_language_head(policy: Policy) -> Policy:
     return policy
 
 
-def objective(centring: float) -> Objective:
+def objective(centering: float) -> Objective:
     """Response 0 is chosen, response 1 rejected; scores are rewards, and there is no reference."""
 
     def compute(scores: ResponseLogps, _: Tensor) -> Outcome:
@@ -224,7 +224,7 @@ def objective(centring: float) -> Objective:
             "rewards_margin": chosen - rejected,
             "rewards_accuracy": pair_accuracy(chosen, rejected),
         }
-        return Outcome(reward_loss(chosen, rejected, centring).sum(), measures)
+        return Outcome(reward_loss(chosen, rejected, centering).sum(), measures)
 
     return compute
 

@@ -133,7 +133,7 @@ class Start:
         """How responses are made."""
         return self.sampling.decoding(self.training.seed)
 
-    def setting(self, actors: Actors, k: int, standardise: bool) -> Setting:
+    def setting(self, actors: Actors, k: int, standardize: bool) -> Setting:
         """Everything that stays the same over all steps; the judge is loaded here."""
         training = self.training
         place = Place(self.out, training.batch_size, training.dtype, training.device, training.seed)
@@ -141,7 +141,7 @@ class Start:
             self.judging, place, self.symbolic, self.sampling.max_new_tokens, actors.reward_model
         )
         record_judge(self.run, self.judging, training)
-        if standardise:
+        if standardize:
             rewarder = dataclasses.replace(rewarder, scale=self._scale(actors, rewarder))
         engine = self.sampling.open_engine(self.model, training, self.out)
         return Setting(
@@ -400,8 +400,8 @@ def scale_of(
     scores = scores_of(judge, cases)
     if len(set(scores)) < 2:
         raise UserError(
-            f"--standardise true: the judge gives {len(scores)} answers the same score or none, so "
-            "there is nothing to scale by. Set --standardise false."
+            f"--standardize true: the judge gives {len(scores)} answers the same score or none, so "
+            "there is nothing to scale by. Set --standardize false."
         )
     return Scale(fmean(scores), pstdev(scores))
 

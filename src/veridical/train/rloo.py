@@ -86,7 +86,7 @@ def train_rloo(
     data: Path,
     out: Path,
     kind: PromptKind = "prompt",
-    standardise: bool = True,
+    standardize: bool = True,
     judging: Judging = Judging(),
     symbolic: Symbolic = Symbolic(),
     sampling: Sampling = Sampling(),
@@ -103,7 +103,7 @@ def train_rloo(
         data: prompts, Parquet or JSON Lines.
         out: folder for the run: `model/`, `log.jsonl`, `proofs.json`, `run.json`.
         kind: what DATA holds: `prompt`, `conversation` or `preference`; answers are not learned.
-        standardise: shift and scale the judge's scores to mean 0 and deviation 1 over what DATA
+        standardize: shift and scale the judge's scores to mean 0 and deviation 1 over what DATA
             already holds (pairs), or the start's own responses.
         judging: who rewards.
         symbolic: what counts besides.
@@ -115,7 +115,7 @@ def train_rloo(
     arguments = dict(locals())
     with begin("train rloo", arguments, kind, judging, sampling, training) as (run, start):
         actors = build_actors(start.policy, model, judging, training, False, True)
-        setting = start.setting(actors, rloo.samples, standardise)
+        setting = start.setting(actors, rloo.samples, standardize)
         proofs = start.prove(actors, setting)
         setting = start.see_from_cache(setting)
         prompts = setting.prompts
