@@ -19,8 +19,8 @@ import numpy as np
 from coverage_tables import ANEW, CELLS, PAGE, Row, write_page, write_rows
 
 from veridical.eval._reward_scores import BINS, reward_metrics
-from veridical.eval.chair import chair_metrics
-from veridical.eval.pope import pope_metrics
+from veridical.eval.chair import BENCHMARK as CHAIR
+from veridical.eval.pope import BENCHMARK as POPE
 from veridical.eval.pope_auc import BoolArray, area_interval, area_test, clustered_area
 from veridical.runtime.randomness import generator
 from veridical.scoring.statistics import FloatArray, Metric
@@ -174,9 +174,9 @@ def _reward_columns(margin: FloatArray, words: FloatArray, there: FloatArray) ->
 
 
 WORLDS: Mapping[str, tuple[World, tuple[Metric, ...]]] = {
-    "POPE": (_pope(0.1, together=False), pope_metrics()),
-    "POPE, answers of an image alike": (_pope(0.4, together=True), pope_metrics()),
-    "CHAIR": (_chair, chair_metrics()),
+    "POPE": (_pope(0.1, together=False), POPE.formulas),
+    "POPE, answers of an image alike": (_pope(0.4, together=True), POPE.formulas),
+    "CHAIR": (_chair, CHAIR.formulas),
     "rewards": (_reward, reward_metrics()),
 }
 

@@ -28,7 +28,7 @@ from photos import (
 )
 from run import CHAIR, Data, Plan, Steps, align, always, cell_text, most_frequent, write_data
 
-from veridical.eval.chair import chair_metrics, chair_sums, eval_chair
+from veridical.eval.chair import BENCHMARK, chair_sums, eval_chair
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import (
     read_json,
@@ -71,7 +71,7 @@ def by_photograph(folder: Path) -> ClusterSums:
 
 def score(folder: Path) -> dict[str, Any]:
     """CHAIR of descriptions of views; intervals are over photographs."""
-    found = estimate(by_photograph(folder), chair_metrics())
+    found = estimate(by_photograph(folder), BENCHMARK.formulas)
     return {name: found[name].as_json() for name in CHAIR}
 
 
@@ -147,7 +147,7 @@ def choose(plan: Plan, shares: Sequence[float], views: int) -> list[dict[str, An
         log = read_jsonl(tried.out / "train" / "bdhs" / "log.jsonl")
         after = tried.out / "eval" / f"bdhs-{views}"
         describe(steps, after, models["bdhs"], seen)
-        change = compare(by_photograph(after), by_photograph(base), chair_metrics())
+        change = compare(by_photograph(after), by_photograph(base), BENCHMARK.formulas)
         row = {
             "mask": share, "learning_rate": plan.learning_rate, "steps": plan.steps,
             "fold": plan.fold, "views": views, "pairs": summary["pairs"],

@@ -17,6 +17,7 @@ from run import ARMS, CHAIR, POPE, cell_text
 from veridical.eval.chair import eval_chair
 from veridical.eval.compare import compare_runs
 from veridical.eval.pope import eval_pope
+from veridical.eval.scores import read_scores
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import (
     read_json,
@@ -129,7 +130,7 @@ def _scores(cell: Path, arm: str) -> Row:
     """What the tables show of an arm's scores, by benchmark."""
     found: Row = {}
     for benchmark in BENCHMARKS:
-        scores = read_json(cell / "eval" / arm / benchmark / "scores.json")
+        scores = read_scores(cell / "eval" / arm / benchmark)
         found[benchmark] = {name: scores[name] for b, name in SHOWN
                             if b == benchmark and name in scores}  # fmt: skip
     return found
@@ -138,7 +139,7 @@ def _scores(cell: Path, arm: str) -> Row:
 def differences(folder: Path) -> list[Row]:
     """Rows of `eval compare` for every pair of arms, of what the tables show."""
     return [
-        {**row, "arm": arm, "baseline": baseline, "benchmark": benchmark}
+        {**row, "arm": arm, "baseline": baseline}
         for baseline, arm in PAIRS
         for benchmark in BENCHMARKS
         for row in compare_runs(folder / baseline / benchmark, folder / arm / benchmark)

@@ -39,6 +39,7 @@ from photos import (
     write_pictures,
 )
 
+from veridical.eval.scores import read_scores
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import (
     hash_file,
@@ -374,7 +375,7 @@ def compare(plan: Plan, steps: Steps) -> None:
                 out, local_code=False,
             )  # fmt: skip
             differences += [
-                {**row, "arm": arm, "baseline": baseline, "benchmark": benchmark}
+                {**row, "arm": arm, "baseline": baseline}
                 for row in read_json(out / "comparison.json")["differences"]
             ]
     results = plan.out / "results.json"
@@ -399,7 +400,7 @@ def summarise(plan: Plan, perplexities: dict[str, float]) -> str:
     folders = sorted((plan.out / "eval").iterdir(), key=lambda f: (_rank(f.name), f.name))
     rows: list[dict[str, Any]] = []
     for folder in folders:
-        chair, pope = (read_json(folder / b / "scores.json") for b in ("chair", "pope"))
+        chair, pope = (read_scores(folder / b) for b in ("chair", "pope"))
         found = {name: chair[name] for name in CHAIR}
         found |= {f"pope/{name}": pope[name] for name in POPE if name in pope}
         rows.append(

@@ -113,10 +113,12 @@ def test_other_answers_in_a_folder_say_what_they_replace(
 def test_run_writes_everything(tmp_path: Path) -> None:
     _run(tmp_path, ANSWERS)
     out = tmp_path / "out"
-    scores = read_json(out / "scores.json")
+    written = read_json(out / "scores.json")
+    scores = written["scores"]
     metrics = ["chair_i", "chair_s", "recall", "mean_length", "exact_score", "empty"]
-    assert list(scores) == [*metrics, "vocabulary"]
-    assert re.fullmatch(r".*words\.json \(sha256 [0-9a-f]{12}\)", scores["vocabulary"])
+    assert list(scores) == metrics
+    assert written["benchmark"]["name"] == "chair"
+    assert re.fullmatch(r".*words\.json \(sha256 [0-9a-f]{12}\)", written["about"]["vocabulary"])
     assert set(scores["mean_length"]) == {"value", "low", "high", "n", "clusters", "method"}
     assert [row["image_id"] for row in read_jsonl(out / "details.jsonl")] == ["1", "2", "3"]
     assert read_jsonl(out / "answers.jsonl")[0]["answer"] == ANSWERS[0]["answer"]
@@ -266,7 +268,7 @@ def test_empty_answers_are_counted_and_said(
     (tmp_path / "full").mkdir()
     _run(tmp_path / "full", [{"image_id": 3, "answer": "A dog."}] * 4)
     eval_compare(tmp_path / "out", tmp_path / "full" / "out", tmp_path / "compared")
-    assert "50.0% of the baseline's" in capsys.readouterr().out
+    assert "Warning: empty answers: 50.0% for the baseline" in capsys.readouterr().out
 
 
 def test_descriptions_cut_off_at_the_limit_are_counted_and_warned_of(
@@ -275,12 +277,13 @@ def test_descriptions_cut_off_at_the_limit_are_counted_and_warned_of(
     """One of four was ended by the limit: 25 %, above the 5 % of the warning."""
     reasons = ["end", "end", "length", "end"]
     _run(tmp_path, [{"image_id": 3, "answer": "A dog.", "stop_reason": r} for r in reasons])
-    assert read_json(tmp_path / "out" / "scores.json")["reached_max_new_tokens"] == 0.25
+    assert read_json(tmp_path / "out" / "scores.json")["about"]["reached_max_new_tokens"] == 0.25
     assert "Warning: 25.0% of the descriptions reached" in capsys.readouterr().out
     read_run_file(tmp_path / "out" / "scores.json")  # its shape is one that a report reads
     (tmp_path / "older").mkdir()
     _run(tmp_path / "older", [{"image_id": 3, "answer": "A dog."}] * 4)
-    assert "reached_max_new_tokens" not in read_json(tmp_path / "older" / "out" / "scores.json")
+    older = read_json(tmp_path / "older" / "out" / "scores.json")
+    assert "reached_max_new_tokens" not in older["about"]
     eval_compare(tmp_path / "older" / "out", tmp_path / "out", tmp_path / "compared")
 
 

@@ -22,8 +22,10 @@ from veridical.data.object_questions import (
     negatives,
     question_text,
 )
-from veridical.eval.pope import eval_pope, match_answers, score_pope, suggest_instruction
+from veridical.eval.benchmark import score_rows
+from veridical.eval.pope import BENCHMARK, eval_pope, match_answers, suggest_instruction
 from veridical.eval.pope_questions import read_questions
+from veridical.eval.scores import read_scores
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.scoring.yes_no_answers import parse_answer
@@ -76,7 +78,7 @@ def test_metrics_by_hand() -> None:
         _row("yes", None, "3"),
         _row("no", None, "4"),
     ]
-    scores = score_pope(rows)
+    scores = score_rows(BENCHMARK, rows)
     value = {name: score.value for name, score in scores.items()}
     assert value["accuracy"] == pytest.approx(3 / 7)
     assert value["precision"] == pytest.approx(2 / 3)
@@ -92,7 +94,7 @@ def test_metrics_by_hand() -> None:
 
 
 def test_splits_are_scored_alone_and_together() -> None:
-    scores = score_pope([_row("yes", "yes"), _row("no", "yes", "2", "popular")])
+    scores = score_rows(BENCHMARK, [_row("yes", "yes"), _row("no", "yes", "2", "popular")])
     assert scores["random/accuracy"].value == 1.0
     assert scores["popular/accuracy"].value == 0.0
     assert scores["accuracy"].value == 0.5
@@ -100,7 +102,7 @@ def test_splits_are_scored_alone_and_together() -> None:
 
 
 def test_never_saying_yes_leaves_precision_undefined() -> None:
-    scores = score_pope([_row("yes", "no"), _row("no", "no", "2")])
+    scores = score_rows(BENCHMARK, [_row("yes", "no"), _row("no", "no", "2")])
     assert scores["precision"].value is None
     assert scores["f1"].value == 0.0
     assert scores["yes_rate"].value == 0.0
@@ -268,7 +270,7 @@ def test_run_on_answers_made_elsewhere(tmp_path: Path) -> None:
     answers = [{"question_id": i + 1, "answer": text} for i, text in enumerate(said)]
     write_jsonl(tmp_path / "a.jsonl", answers)
     eval_pope(tmp_path / "out", questions=[tmp_path / "q.jsonl"], answers=[tmp_path / "a.jsonl"])
-    scores = read_json(tmp_path / "out" / "scores.json")
+    scores = read_scores(tmp_path / "out")
     assert scores["accuracy"]["value"] == pytest.approx(2 / 3)
     assert scores["unparsed"]["value"] == pytest.approx(1 / 3)
     rows = read_jsonl(tmp_path / "out" / "answers.jsonl")

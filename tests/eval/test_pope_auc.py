@@ -15,11 +15,12 @@ from veridical.eval.answers import Query, Settings
 from veridical.eval.compare import compare_runs
 from veridical.eval.pope import eval_pope
 from veridical.eval.pope_auc import area_of, auc_difference, auc_estimate, yes_margins
+from veridical.eval.scores import read_scores
 from veridical.models import vision_cache
 from veridical.models.load import load_policy
 from veridical.models.rendering import render_prompt
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, read_jsonl, write_json
+from veridical.runtime.files import read_jsonl, write_json
 
 
 def rows(*triples: tuple[str, str, float]) -> list[dict[str, Any]]:
@@ -198,7 +199,7 @@ def test_evaluation_reports_auc_and_asks_for_names_that_no_image_has(tmp_path: P
         tmp_path / "out", objects=tmp_path / "objects.json", vocabulary=Path("coco"), auc=True,
         per_image=1, **options,
     )  # fmt: skip
-    scores = read_json(tmp_path / "out" / "scores.json")
+    scores = read_scores(tmp_path / "out")
     assert {"auc", "random/auc", "popular/auc", "adversarial/auc"} <= scores.keys()
     answers = read_jsonl(tmp_path / "out" / "answers.jsonl")
     assert all(isinstance(row["margin"], float) for row in answers)

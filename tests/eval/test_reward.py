@@ -14,7 +14,14 @@ from PIL import Image
 
 from veridical.cli.dispatch import main
 from veridical.data.records import assistant_message, user_message, write_records
-from veridical.eval._reward_scores import BINS, reward_metrics, reward_sums, score_rewards
+from veridical.eval._reward_scores import (
+    BENCHMARK,
+    BINS,
+    reward_metrics,
+    reward_sums,
+)
+from veridical.eval.benchmark import score_rows
+from veridical.eval.scores import read_scores
 from veridical.models.load import load_policy
 from veridical.models.reward_model import Reading, new_head, save_head
 from veridical.runtime.files import read_json, read_jsonl
@@ -28,7 +35,7 @@ def rows(*pairs: tuple[float, int]) -> list[dict[str, Any]]:
 
 
 def value(name: str, given: list[dict[str, Any]]) -> float:
-    found = score_rewards(given)[name].value
+    found = score_rows(BENCHMARK, given)[name].value
     assert found is not None
     return found
 
@@ -60,13 +67,16 @@ def test_length_correlation_is_pearsons() -> None:
     given = rows(*zip(margins.tolist(), words.tolist(), strict=True))
     expected = np.corrcoef(margins, words)[0, 1]
     assert value("length_correlation", given) == pytest.approx(expected)
-    assert score_rewards(rows((1.0, 2), (0.5, 2), (0.2, 2)))["length_correlation"].value is None
+    assert (
+        score_rows(BENCHMARK, rows((1.0, 2), (0.5, 2), (0.2, 2)))["length_correlation"].value
+        is None
+    )
 
 
 def test_groups_have_their_own_scores() -> None:
     given = rows((1.0, 1), (-1.0, 1))
     given[0]["groups"], given[1]["groups"] = ["kind=colour"], ["kind=count"]
-    scores = score_rewards(given)
+    scores = score_rows(BENCHMARK, given)
     assert (scores["kind=colour/accuracy"].value, scores["kind=count/accuracy"].value) == (1.0, 0.0)
     assert {metric.name for metric in reward_metrics()} < set(scores)
     assert len(reward_sums(given).clusters) == 2
@@ -123,7 +133,7 @@ def test_from_the_command_line(
     common = ("eval", "reward", reward_folder, pairs, "--by", "[kind]", "--out")
     assert run(*common, tmp_path / "one") == 0
     assert "kind=cup/accuracy" in capsys.readouterr().out
-    scores = read_json(tmp_path / "one" / "scores.json")
+    scores = read_scores(tmp_path / "one")
     assert scores["accuracy"]["n"] == 4 and scores["kind=dog/accuracy"]["n"] == 2
     details = list(read_jsonl(tmp_path / "one" / "rewards.jsonl"))
     assert all(row["margin"] == row["chosen"] - row["rejected"] for row in details)
@@ -140,7 +150,7 @@ def test_from_the_command_line(
         assert all(found != pytest.approx(other, abs=1e-4) for other in others)
     assert run("eval", "compare", tmp_path / "one", tmp_path / "none", "--out", tmp_path / "c") == 0
     told = {row["metric"]: row for row in read_json(tmp_path / "c/comparison.json")["differences"]}
-    expected = [read_json(tmp_path / name / "scores.json") for name in ("none", "one")]
+    expected = [read_scores(tmp_path / name) for name in ("none", "one")]
     change = expected[0]["margin"]["value"] - expected[1]["margin"]["value"]
     assert told["margin"]["value"] == pytest.approx(change)
     assert "facts differs" in capsys.readouterr().out
@@ -153,7 +163,7 @@ def test_a_key_of_the_source_clusters(
 ) -> None:
     common = ("eval", "reward", reward_folder, pairs, "--cluster")
     assert run(*common, "kind", "--out", tmp_path / "kind") == 0
-    scores = read_json(tmp_path / "kind" / "scores.json")
+    scores = read_scores(tmp_path / "kind")
     assert (scores["accuracy"]["n"], scores["accuracy"]["clusters"]) == (4, 2)
     assert run(*common, "image", "--out", tmp_path / "none") == 2
     assert "has no 'image'" in capsys.readouterr().err

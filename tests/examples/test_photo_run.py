@@ -15,9 +15,12 @@ import pytest
 import run
 from PIL import Image
 
+from veridical.eval import chair, pope
 from veridical.eval.chair import eval_chair
+from veridical.eval.scores import read_scores, write_scores
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, read_json, read_jsonl, write_json, write_jsonl
+from veridical.scoring.statistics import Estimate
 
 
 @pytest.fixture
@@ -141,16 +144,16 @@ def test_constant_answers_are_scored_by_the_public_commands(
     run.constants(plan, run.Steps(plan.out), taken, data)
     # Dog is the most frequent, then cup and person; the two photographs hold a cup and a person.
     one, three = (plan.out / "eval" / f"constant-{number}" for number in (1, 3))
-    assert read_json(one / "chair" / "scores.json")["chair_i"]["value"] == 1.0
-    assert read_json(one / "pope" / "scores.json")["random/accuracy"]["value"] == 0.4
+    assert read_scores(one / "chair")["chair_i"]["value"] == 1.0
+    assert read_scores(one / "pope")["random/accuracy"]["value"] == 0.4
     # "dog, cup, person" twice: 4 of 6 mentions are wrong, both objects are found.
-    assert read_json(three / "chair" / "scores.json")["chair_i"]["value"] == pytest.approx(4 / 6)
-    assert read_json(three / "chair" / "scores.json")["recall"]["value"] == 1.0
+    assert read_scores(three / "chair")["chair_i"]["value"] == pytest.approx(4 / 6)
+    assert read_scores(three / "chair")["recall"]["value"] == 1.0
     assert [row["answer"] for row in read_jsonl(three / "answers.jsonl")] == ["Yes."] * 4 + ["No."]
 
 
-def scores(value: float) -> dict[str, Any]:
-    return {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 2, "clusters": 2}
+def scores(value: float) -> Estimate:
+    return Estimate(value, value - 0.1, value + 0.1, 2, 2)
 
 
 def test_the_table_has_every_arm_and_its_baselines(tmp_path: Path) -> None:
@@ -160,8 +163,8 @@ def test_the_table_has_every_arm_and_its_baselines(tmp_path: Path) -> None:
         write_json(tmp_path / "train" / arm / "proofs.json", [proof])
     for arm in ("constant-1", "bdhs", "base-shuffled", "base"):
         folder = tmp_path / "eval" / arm
-        write_json(folder / "chair" / "scores.json", {n: scores(0.5) for n in run.CHAIR})
-        write_json(folder / "pope" / "scores.json", {n: scores(0.7) for n in run.POPE[:1]})
+        write_scores(folder / "chair", chair.BENCHMARK, {n: scores(0.5) for n in run.CHAIR})
+        write_scores(folder / "pope", pope.BENCHMARK, {n: scores(0.7) for n in run.POPE[:1]})
     table = run.summarise(plan, {"language model alone": 20.0, "base": 21.5})
     rows = [line.split(" | ")[0] for line in table.splitlines()[2:6]]
     assert rows == ["| base", "| bdhs", "| base-shuffled", "| constant-1"]
@@ -241,7 +244,7 @@ def answered(folder: Path, names: dict[str, str], right: bool) -> None:
         )
     ]  # fmt: skip
     write_jsonl(folder / "pope" / "answers.jsonl", rows)
-    write_json(folder / "pope" / "scores.json", {pooled.AUC: scores(1.0 if right else 0.5)})
+    write_scores(folder / "pope", pope.BENCHMARK, {pooled.AUC: scores(1.0 if right else 0.5)})
     write_json(folder / "pope" / "run.json", {"command": "eval pope"})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from PIL import Image
+
+from veridical.runtime.descriptions import BenchmarkDescription
+from veridical.scoring.object_scores import CHAIR, POPE
 
 KINDS = ["cup", "ball", "tree", "bench", "kite", "dog"]
 IMAGES = 40
@@ -141,9 +145,14 @@ def write_chair(demo: Path, arm: str, extra_every: int, minute: int) -> dict[str
         "recall": score(0.827, 0.01),
         "mean_length": score(27.0 + 9 * rate, 0.4),
     }
-    write_json(folder / "scores.json", scores)
+    write_json(folder / "scores.json", scored(CHAIR, scores))
     write_json(folder / "run.json", run_record("eval chair", minute, model=arm))
     return scores
+
+
+def scored(benchmark: BenchmarkDescription, scores: dict[str, Any]) -> dict[str, Any]:
+    """What `scores.json` holds."""
+    return {"benchmark": benchmark.as_json(), "scores": scores, "about": {}}
 
 
 def score(value: float, half: float) -> dict[str, Any]:
@@ -214,25 +223,29 @@ def write_demo(demo: Path, change: tuple[float, float, float] = (-0.06, -0.08, -
     for minute, (arm, every) in enumerate([("base", 2), ("sft", 3), ("bdhs", 5)], start=10):
         metrics = write_chair(demo, arm, every, minute)
         pope = {"accuracy": score(0.81, 0.02), "random/accuracy": score(0.9, 0.02)}
-        write_json(demo / "eval" / arm / "pope" / "scores.json", pope)
-        arms.append({"name": arm, "metrics": {**metrics, "pope/accuracy": pope["accuracy"]}})
+        write_json(demo / "eval" / arm / "pope" / "scores.json", scored(POPE, pope))
+        arms.append({"name": arm, "scores": {"chair": metrics, "pope": pope}})
     differences = [
         difference("chair_i", "bdhs", *change),
         difference("chair_i", "sft", -0.003, -0.01, 0.004),
         difference("chair_i", "bdhs", -0.052, -0.07, -0.03, baseline="sft"),
         difference("recall", "bdhs", 0.004, -0.006, 0.014),
         difference("mean_length", "bdhs", -0.4, -0.8, 0.1),
-        difference("pope/accuracy", "bdhs", 0.001, -0.01, 0.012),
+        difference("accuracy", "bdhs", 0.001, -0.01, 0.012, benchmark="pope"),
     ]
-    write_json(demo / "summary.json", {"arms": arms, "differences": differences})
+    benchmarks = [CHAIR.as_json(), replace(POPE, place=1).as_json()]
+    summary = {"benchmarks": benchmarks, "arms": arms, "differences": differences}
+    write_json(demo / "summary.json", summary)
     write_json(demo / "run.json", run_record("demo", 0, out="runs/demo", seed=0))
     return demo
 
 
 def difference(
-    metric: str, arm: str, value: float, low: float, high: float, baseline: str = "base"
-) -> dict[str, Any]:
+    metric: str, arm: str, value: float, low: float, high: float, baseline: str = "base",
+    benchmark: str = "chair",
+) -> dict[str, Any]:  # fmt: skip
     return {
+        "benchmark": benchmark,
         "metric": metric,
         "arm": arm,
         "baseline": baseline,

@@ -10,16 +10,19 @@ import pytest
 
 from veridical.report.folders import find_parts
 from veridical.report.results import collect_results
+from veridical.runtime.descriptions import BenchmarkDescription
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, write_json
+from veridical.scoring.object_scores import CHAIR, POPE
 
-CHAIR = {"chair_i": {"value": 0.1, "low": 0.0, "high": 0.2, "clusters": 9}}
-POPE = {"accuracy": {"value": 0.9, "low": 0.8, "high": 1.0, "clusters": 9}}
+SCORE = {"value": 0.9, "low": 0.8, "high": 1.0, "clusters": 9}
 
 
-def scored(folder: Path, scores: dict[str, dict[str, float]]) -> None:
+def scored(folder: Path, benchmark: BenchmarkDescription) -> None:
     folder.mkdir(parents=True)
-    write_json(folder / "scores.json", scores)
+    scores = {benchmark.headline: SCORE}
+    content = {"benchmark": benchmark.as_json(), "scores": scores, "about": {}}
+    write_json(folder / "scores.json", content)
 
 
 def test_benchmarks_of_one_arm_share_its_name(tmp_path: Path) -> None:
@@ -27,7 +30,7 @@ def test_benchmarks_of_one_arm_share_its_name(tmp_path: Path) -> None:
     scored(tmp_path / "eval" / "bdhs" / "pope", POPE)
     found = collect_results(find_parts([tmp_path]))
     assert found.arms == ["bdhs"]
-    assert set(found.values) == {("bdhs", "chair_i"), ("bdhs", "pope/accuracy")}
+    assert set(found.values) == {("bdhs", "chair/chair_i"), ("bdhs", "pope/accuracy")}
 
 
 @pytest.mark.parametrize("file", ["pairs.parquet", "log.jsonl"])
@@ -60,9 +63,18 @@ def test_a_comparison_of_rows_that_were_replaced_since_is_refused(tmp_path: Path
     read.write_text("one")
     for role in ("base", "arm"):
         scored(tmp_path / "x" / role, POPE)
-    row = {"metric": "accuracy", "arm": "arm", "baseline": "base", "value": 0.0}
+    row = {
+        "benchmark": "pope",
+        "metric": "accuracy",
+        "arm": "arm",
+        "baseline": "base",
+        "value": 0.0,
+    }
     (tmp_path / "x" / "c").mkdir()
-    write_json(tmp_path / "x" / "c" / "comparison.json", {"differences": [row]})
+    write_json(
+        tmp_path / "x" / "c" / "comparison.json",
+        {"benchmarks": [POPE.as_json()], "differences": [row]},
+    )
     inputs = {"candidate": {"path": str(read), "sha256": hash_file(read)}}
     write_json(tmp_path / "x" / "c" / "run.json", {"inputs": inputs})
     assert collect_results(find_parts([tmp_path / "x"])).changes

@@ -14,6 +14,7 @@ import pytest
 from veridical.cli.dispatch import main
 from veridical.report import figures, write_report
 from veridical.runtime.errors import UserError
+from veridical.scoring.object_scores import CHAIR
 
 ATTACK = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 SECTIONS = ("results", "images", "training", "pairs", "proofs", "done")
@@ -168,11 +169,15 @@ def test_runs_without_a_summary_are_shown_together(demo: Path, tmp_path: Path) -
 
 @pytest.mark.usefixtures("no_plots")
 def test_a_comparison_brings_the_differences(demo: Path, tmp_path: Path) -> None:
-    row = {"metric": "chair_i", "arm": "bdhs", "baseline": "base", "p": 0.01, "clusters": 40}
+    row: dict[str, Any] = {"benchmark": "chair", "metric": "chair_i"}
+    row |= {"arm": "bdhs", "baseline": "base"}
+    row |= {"p": 0.01, "clusters": 40}
     row |= {"value": -0.1, "low": -0.2, "high": -0.05, "arm_value": 0.1, "baseline_value": 0.2}
     folder = tmp_path / "comparison"
     folder.mkdir()
-    (folder / "comparison.json").write_text(json.dumps({"differences": [row]}))
+    (folder / "comparison.json").write_text(
+        json.dumps({"benchmarks": [CHAIR.as_json()], "differences": [row]})
+    )
     alone = Page(write_report([folder])).text
     assert "fell from 20.0" in alone
     runs = [demo / "eval" / arm / "chair" for arm in ("base", "bdhs")]
@@ -185,8 +190,8 @@ def test_a_comparison_brings_the_differences(demo: Path, tmp_path: Path) -> None
     [
         ("train/bdhs", "Training of bdhs: no warning from the run doctor"),
         ("pairs", "9 preference pairs built"),
-        ("eval/base/chair", "20.0\N{NARROW NO-BREAK SPACE}% of the objects that base mentions"),
-        ("eval/base/pope", "Yes/no questions right: base 81.0\N{NARROW NO-BREAK SPACE}%"),
+        ("eval/base/chair", "Hallucinated mentions: 20.0\N{NARROW NO-BREAK SPACE}% for base"),
+        ("eval/base/pope", "Yes/no questions right: 81.0\N{NARROW NO-BREAK SPACE}% for base"),
     ],
 )
 def test_a_single_part_has_a_page(demo: Path, part: str, title: str) -> None:

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from veridical.eval._reward_scores import REWARD
 from veridical.report import tables
 from veridical.report.headline import headline
 from veridical.report.results import Change, Results
 from veridical.report.wording import (
     bare,
     duration,
-    metric_key,
-    metric_name,
     probability,
     scientific,
     show,
 )
+from veridical.runtime.descriptions import (
+    BenchmarkDescription,
+    MetricDescription,
+    read_description,
+)
+from veridical.scoring.object_scores import CHAIR, POPE
+
+METRIC = "chair/chair_i"
 
 
 def results(*changes: tuple[float, float, float]) -> Results:
-    found = Results()
+    found = Results({"chair": CHAIR})
     score = {"low": 0.15, "high": 0.19, "n": 9, "clusters": 1000}
     for arm, value in (("base", 0.172), ("sft", 0.171), ("bdhs", 0.11)):
-        found.add(arm, "chair_i", {**score, "value": value})
-    found.changes["bdhs", "chair_i"] = [
+        found.add(arm, METRIC, {**score, "value": value})
+    found.changes["bdhs", METRIC] = [
         Change(value, low, high, 0.01, "base", seed)
         for seed, (value, low, high) in enumerate(changes)
     ]
@@ -64,7 +73,7 @@ def test_the_sentence_follows_the_interval(
 
 def test_an_undefined_interval_supports_nothing() -> None:
     found = results()
-    found.changes["bdhs", "chair_i"] = [Change(-0.06, None, None, None, "base", 0)]
+    found.changes["bdhs", METRIC] = [Change(-0.06, None, None, None, "base", 0)]
     assert sentence(found).startswith("No clear change")
 
 
@@ -76,7 +85,7 @@ def test_p_has_to_agree_with_the_interval() -> None:
 
 def test_bdhs_leads_and_the_named_baseline_is_the_baseline() -> None:
     found = results((-0.06, -0.08, -0.04))
-    found.add("noise", "chair_i", {"value": 0.1})
+    found.add("noise", METRIC, {"value": 0.1})
     assert found.headline_arm == "bdhs"
     assert found.baseline == "base"
     assert Results().baseline is None
@@ -85,8 +94,8 @@ def test_bdhs_leads_and_the_named_baseline_is_the_baseline() -> None:
 
 def test_differences_from_a_control_stay_apart_from_those_from_the_baseline() -> None:
     found = results((-0.06, -0.08, -0.04))
-    found.changes["bdhs", "chair_i"].insert(0, Change(0.01, -0.01, 0.03, 0.5, "sft", 0))
-    found.changes["sft", "chair_i"] = [Change(-0.001, -0.01, 0.01, 0.9, "base", 0)]
+    found.changes["bdhs", METRIC].insert(0, Change(0.01, -0.01, 0.03, 0.5, "sft", 0))
+    found.changes["sft", METRIC] = [Change(-0.001, -0.01, 0.01, 0.9, "base", 0)]
     assert found.baseline == "base"
     assert found.other_baselines == ["sft"]
     assert sentence(found).startswith("Hallucinated mentions fell")
@@ -112,11 +121,11 @@ def test_seeds_share_a_verdict_or_differ() -> None:
 
 
 def test_seeds_are_averaged_and_undefined_values_left_out() -> None:
-    found = Results()
+    found = Results({"chair": CHAIR})
     for value in (0.1, 0.2, None):
-        found.add("bdhs", "chair_i", {"value": value})
-    assert found.mean("bdhs", "chair_i") == pytest.approx(0.15)
-    assert found.mean("bdhs", "recall") is None
+        found.add("bdhs", METRIC, {"value": value})
+    assert found.mean("bdhs", METRIC) == pytest.approx(0.15)
+    assert found.mean("bdhs", "chair/recall") is None
 
 
 @pytest.mark.parametrize(
@@ -135,16 +144,39 @@ def test_better_needs_an_interval_without_zero(
     assert change.verdict(better) == verdict  # type: ignore[arg-type]
 
 
-def test_metrics_of_pope_are_told_from_those_of_chair() -> None:
-    assert metric_key("recall") == "recall"
-    assert metric_key("accuracy") == "pope/accuracy"
-    assert metric_key("pope_accuracy") == "pope/accuracy"
-    assert metric_key("random/recall") == "pope/random/recall"
-    assert metric_key("pope/random/f1") == "pope/random/f1"
-    assert metric_name("pope/random/f1").label == "Yes/no F1, random"
-    assert metric_name("something").unit == "number"
-    assert metric_key("reward/kind=colour/accuracy") == "reward/kind=colour/accuracy"
-    assert metric_name("reward/kind=colour/accuracy").label == "Pairs told apart, kind=colour"
+def test_metrics_of_groups_are_shown_like_those_of_the_whole() -> None:
+    pope, reward = Results({"pope": POPE}), Results({"reward": REWARD})
+    assert pope.describe("pope/random/f1").label == "Yes/no F1, random"
+    assert pope.describe("pope/random/f1").shown == "more"
+    assert pope.describe("pope/something").unit == "number"
+    of_kind = reward.describe("reward/kind=colour/accuracy")
+    assert of_kind.label == "Pairs told apart, kind=colour"
+
+
+def test_the_headline_is_that_of_the_first_benchmark_that_was_run() -> None:
+    found = Results({"pope": replace(POPE, place=1), "chair": CHAIR})
+    for arm, value in (("base", 0.8), ("dpo", 0.9)):
+        found.add(arm, "pope/accuracy", {"value": value})
+    assert sentence(found).startswith("Yes/no questions right: 80.0 % before, 90.0 % after")
+    found.add("base", METRIC, {"value": 0.2})
+    found.add("dpo", METRIC, {"value": 0.1})
+    assert sentence(found).startswith("Hallucinated mentions: 20.0 % before")
+    found.sort_metrics()
+    assert found.metrics == [METRIC, "pope/accuracy"]
+
+
+def test_a_benchmark_that_nobody_knows_is_shown_by_its_own_description() -> None:
+    told = MetricDescription("score", "Jokes understood", better="higher", shown="top")
+    jokes = BenchmarkDescription(
+        "jokes", "JOKES", "Jokes were told", (told,), "score", "the share of jokes", "laughs at"
+    )
+    found = Results({"jokes": read_description(jokes.as_json())})
+    for arm, value in (("base", 0.2), ("dpo", 0.5)):
+        found.add(arm, "jokes/score", {"value": value})
+    found.changes["dpo", "jokes/score"] = [Change(0.3, 0.2, 0.4, 0.001, "base", 0)]
+    assert sentence(found) == "Jokes understood rose from 20.0 % to 50.0 %"
+    [tile] = tables.tiles(found)
+    assert (tile["label"], tile["verdict"]) == ("Jokes understood", "better")
 
 
 def test_numbers_are_written_for_people() -> None:

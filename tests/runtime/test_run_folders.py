@@ -21,6 +21,7 @@ from veridical.runtime.files import read_json, read_jsonl, write_json, write_jso
 from veridical.runtime.run_folders import remove_run
 from veridical.runtime.run_record import this_process
 from veridical.runtime.runs import start_run
+from veridical.scoring.object_scores import CHAIR
 from veridical.world.dataset import write_scenes
 
 EMBEDDED = ["--model", "{model}"]
@@ -73,7 +74,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text('{"id": "1"}\n')
     for name in (
         "model/model.safetensors",
-        "more/scores.json",
         "summary.json",
         "answers.jsonl",
         "annotations.json",
@@ -81,8 +81,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("[]")
     for name in ("model", "more"):
+        (folder / name).mkdir(exist_ok=True)
         row = {"image_id": "1", "mentions": [], "objects": []}
         (folder / name / "details.jsonl").write_text(json.dumps(row) + "\n")
+        scores = {"benchmark": CHAIR.as_json(), "scores": {}, "about": {}}
+        write_json(folder / name / "scores.json", scores)
     return folder
 
 

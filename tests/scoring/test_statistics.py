@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from veridical.eval.chair import chair_metrics
+from veridical.eval.chair import BENCHMARK
 from veridical.runtime.errors import UserError
 from veridical.runtime.randomness import generator
 from veridical.scoring.statistics import (
@@ -177,7 +177,7 @@ def test_numbers_that_do_not_vary_have_no_interval() -> None:
         ("wrong_answers", "mentions", "hallucinated", "recalled", "objects", "exact", "empty"),
         np.zeros(3),
     )
-    chair = estimate(ClusterSums(("a", "b", "c"), same | none), chair_metrics())
+    chair = estimate(ClusterSums(("a", "b", "c"), same | none), BENCHMARK.formulas)
     mean = estimate(table([7, 7, 7], [1, 1, 1]), [LENGTH])["length"]
     for found in (mean, chair["mean_length"]):
         assert (found.value, found.low, found.high) == (7.0, None, None)

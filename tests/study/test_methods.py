@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from veridical.runtime.files import read_json, read_jsonl, write_json
+from veridical.eval.chair import BENCHMARK
+from veridical.eval.scores import write_scores
+from veridical.runtime.files import read_json, read_jsonl
+from veridical.scoring.statistics import Estimate
 from veridical.study import fresh_methods, methods
 from veridical.study.arms import Budget, ensure_evaluated, ensure_scenes
 from veridical.study.fresh_methods import make_samples_and_rewards, train_fresh
@@ -44,9 +47,13 @@ def test_the_trial_with_the_best_score_is_taken(
 ) -> None:
     monkeypatch.setattr(methods, "METHODS", (by_name("bdhs"),))
     for number, score in enumerate((0.1, 0.3, -0.2)):
-        write_json(
-            tmp_path / "trials" / f"bdhs-{number}" / "eval" / "chair" / "scores.json",
-            {"exact_score": {"value": score}, "chair_i": {"value": 0.1}},
+        write_scores(
+            tmp_path / "trials" / f"bdhs-{number}" / "eval" / "chair",
+            BENCHMARK,
+            {
+                "exact_score": Estimate(score, None, None, 4, 4),
+                "chair_i": Estimate(0.1, 0, 1, 4, 4),
+            },
         )
     assert choose(tmp_path) == {"bdhs": 1}
     told = read_json(tmp_path / "tuning.json")
@@ -62,9 +69,13 @@ def test_with_a_reward_model_the_setting_is_that_of_the_exact_judge(
         assert method.trials == by_name(method.tuned_as).trials
     monkeypatch.setattr(methods, "METHODS", (by_name("ppo"), *proxies[1:]))
     for number, score in enumerate((0.1, 0.3, 0.4)):
-        write_json(
-            tmp_path / "trials" / f"ppo-{number}" / "eval" / "chair" / "scores.json",
-            {"exact_score": {"value": score}, "chair_i": {"value": 0.1}},
+        write_scores(
+            tmp_path / "trials" / f"ppo-{number}" / "eval" / "chair",
+            BENCHMARK,
+            {
+                "exact_score": Estimate(score, None, None, 4, 4),
+                "chair_i": Estimate(0.1, 0, 1, 4, 4),
+            },
         )
     assert choose(tmp_path) == {"ppo": 2, "ppo-reward": 2, "ppo-facts": 2}
 

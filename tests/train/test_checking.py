@@ -22,6 +22,7 @@ from veridical.judges.named import Judging
 from veridical.models.load import load_policy
 from veridical.report.figures import training_plots
 from veridical.runtime import processes
+from veridical.runtime.descriptions import read_description
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.sampling import Request
@@ -67,7 +68,7 @@ def test_figures_are_those_of_eval_and_choose_the_checkpoint(
 ) -> None:
     """SFT learns to name objects: the descriptions' CHAIR moves from step to step."""
     out = tmp_path / "out"
-    training = replace(known, select_by="chair_recall", check_by=["chair", "pope"])
+    training = replace(known, select_by="chair/recall", check_by=["chair", "pope"])
     train_sft(saved, pairs, out, "preference", training=training)
     told = capsys.readouterr().out
     assert "6 descriptions (CHAIR) and " in told
@@ -75,16 +76,18 @@ def test_figures_are_those_of_eval_and_choose_the_checkpoint(
     rows, results = evaluated(out), read_json(out / "run.json")["results"]
     assert sorted(rows) == [0, 2, 4, 6, 8]
     assert all(row["loss"] is None for row in rows.values())
-    found = {step: row["chair_recall"] for step, row in rows.items() if step}
+    found = {step: row["chair/recall"] for step, row in rows.items() if step}
     assert len(set(found.values())) > 1
     assert results["best_step"] == max(found, key=lambda step: found[step])
     assert results["best_value"] == max(found.values())
-    assert results["value_at_start"] == rows[0]["chair_recall"]
-    assert results["selected_by"] == "chair_recall"
-    plots = {plot.title: plot.words for plot in training_plots(read_jsonl(out / "log.jsonl"))}
+    assert results["value_at_start"] == rows[0]["chair/recall"]
+    assert results["selected_by"] == "chair/recall"
+    log, checked = read_jsonl(out / "log.jsonl"), read_json(out / "checked.json")["benchmarks"]
+    described = [read_description(entry) for entry in checked]
+    plots = {plot.title: plot.words for plot in training_plots(log, described)}
     for title, label, name in (
-        ("CHAIR on the checked images", "recall", "chair_recall"),
-        ("POPE on the checked images", "accuracy", "pope_accuracy"),
+        ("CHAIR on the checked images", "recall", "chair/recall"),
+        ("POPE on the checked images", "accuracy", "pope/accuracy"),
     ):
         assert f"{label} from {rows[0][name]:.3g} to {rows[8][name]:.3g}" in plots[title]
     images, objects = known.check_images, known.check_objects
@@ -92,21 +95,20 @@ def test_figures_are_those_of_eval_and_choose_the_checkpoint(
     model, best = str(out / "model"), rows[results["best_step"]]
     (images / "p6.png").unlink()
     chair = values(eval_chair(objects, tmp_path / "chair", model, images, max_new_tokens=8))
-    names = {"recall": "chair_recall", "mean_length": "chair_words", "empty": "chair_empty"}
     for name in ("chair_i", "chair_s", "recall", "mean_length", "empty"):
-        assert best[names.get(name, name)] == pytest.approx(chair[name]), name
+        assert best[f"chair/{name}"] == pytest.approx(chair[name]), name
     pope = values(eval_pope(tmp_path / "pope", model, images=images, objects=objects, per_image=1))
     for name in ("accuracy", "recall", "yes_rate", "unparsed"):
-        assert best[f"pope_{name}"] == pytest.approx(pope[name]), name
+        assert best[f"pope/{name}"] == pytest.approx(pope[name]), name
     card = (out / "model" / "README.md").read_text(encoding="utf-8")
-    assert f"(chair_recall {results['best_value']:.4f}" in card
+    assert f"(chair/recall {results['best_value']:.4f}" in card
 
 
 def test_a_run_that_is_resumed_chooses_the_same(
     saved: str, pairs: Path, tmp_path: Path, known: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    training = replace(known, select_by="chair_s", learning_rate=1e-2, held_out=0.2)
+    training = replace(known, select_by="chair/chair_s", learning_rate=1e-2, held_out=0.2)
     train_sft(saved, pairs, whole, "preference", training=training)
     honest, calls = sft.objective, 0
 
@@ -157,14 +159,16 @@ def test_fresh_pairs_are_evaluated_without_held_out_rows(
     monkeypatch.setattr(fresh, "is_cut", lambda rollout: False)
     write_json(tmp_path / "cups.json", {f"pair-{i}": ["cup"] for i in range(12)})
     judging = Judging(judge="exact", objects=tmp_path / "cups.json")
-    training = replace(known, select_by="pope_accuracy", patience=1, max_steps=4, batch_size=3)
+    training = replace(known, select_by="pope/accuracy", patience=1, max_steps=4, batch_size=3)
     out = tmp_path / "out"
     train_online(saved, pairs, out, judging=judging, sampling=Sampling(max_new_tokens=8),
                  training=training)  # fmt: skip
     rows, results = evaluated(out), read_json(out / "run.json")["results"]
-    assert 0 in rows and results["selected_by"] == "pope_accuracy"
-    assert all("chair_i" not in row and row["pope_accuracy"] is not None for row in rows.values())
-    found = {step: row["pope_accuracy"] for step, row in rows.items() if step}
+    assert 0 in rows and results["selected_by"] == "pope/accuracy"
+    assert all(
+        "chair/chair_i" not in row and row["pope/accuracy"] is not None for row in rows.values()
+    )
+    found = {step: row["pope/accuracy"] for step, row in rows.items() if step}
     assert results["best_value"] == max(found.values())
 
 
@@ -251,23 +255,23 @@ def test_nothing_to_count_is_null_and_never_the_best(
         return []
 
     monkeypatch.setattr("veridical.data.vocabulary.Vocabulary.mentions", nothing)
-    training = replace(known, select_by="chair_i", max_steps=2)
+    training = replace(known, select_by="chair/chair_i", max_steps=2)
     train_dpo(saved, pairs, tmp_path / "out", training=training)
     results = read_json(tmp_path / "out" / "run.json")["results"]
-    assert {row["chair_i"] for row in evaluated(tmp_path / "out").values()} == {None}
+    assert {row["chair/chair_i"] for row in evaluated(tmp_path / "out").values()} == {None}
     assert (results["best_step"], results["best_value"]) == (None, None)
-    assert "No checkpoint has a chair_i" in capsys.readouterr().out
+    assert "No checkpoint has a chair/chair_i" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("selected", "start", "best", "words"),
     [
-        ("chair_i", 0.2, 0.2, "No checkpoint has a lower chair_i than the start"),
-        ("chair_i", 0.2, 0.1, ""),
-        ("pope_accuracy", 0.8, 0.7, "No checkpoint has a higher pope_accuracy than the start"),
-        ("pope_accuracy", 0.7, 0.8, ""),
+        ("chair/chair_i", 0.2, 0.2, "No checkpoint has a lower chair/chair_i than the start"),
+        ("chair/chair_i", 0.2, 0.1, ""),
+        ("pope/accuracy", 0.8, 0.7, "No checkpoint has a higher pope/accuracy than the start"),
+        ("pope/accuracy", 0.7, 0.8, ""),
         ("rewards_margin", 0.0, -0.1, "what the held-out rows ask for"),
-        ("chair_i", None, 0.2, ""),
+        ("chair/chair_i", None, 0.2, ""),
     ],
 )
 def test_no_better_than_the_start_is_said_of_every_figure(
@@ -284,7 +288,7 @@ def test_no_better_than_the_start_is_said_of_every_figure(
         ({"check_objects": None}, "--check-objects was not given"),
         ({"check_images": None, "check_objects": None, "check_by": ["pope"]}, "--check-images was"),
         ({"check_by": ["mme"]}, "--check-by mme is unknown"),
-        ({"select_by": "chair_i", "check_by": ["pope"]}, "Give --check-by pope chair"),
+        ({"select_by": "chair/chair_i", "check_by": ["pope"]}, "Give --check-by pope chair"),
         ({"select_by": "rewards_margin"}, "--select-by goes by held-out rows"),
         ({"check_limit": 0}, "--check-limit is 0"),
         ({"check_vocabulary": Path("nowhere.json")}, "--check-vocabulary nowhere.json"),
@@ -304,7 +308,7 @@ def test_files_and_commands_that_can_not_be_checked_are_refused(
         train_dpo("/no/model", pairs, tmp_path / "out", training=training)
 
     with pytest.raises(UserError, match="Give --check-images and --check-objects"):
-        dpo(replace(TRAINING, select_by="chair_i"))
+        dpo(replace(TRAINING, select_by="chair/chair_i"))
     objects = tmp_path / "other.json"
     for content, words in (
         ({"elsewhere": ["cup"]}, "No image of --check-images"),

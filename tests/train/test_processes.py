@@ -102,7 +102,7 @@ FRESH: dict[str, dict[str, Any]] = {
     },
     "rloo-checked": {
         "command": "rloo", "kind": "preference", "judge": "exact", "held_out": 0.3,
-        "select_by": "chair_recall", "check_by": "[chair,pope]", "check_tokens": 8,
+        "select_by": "chair/recall", "check_by": "[chair,pope]", "check_tokens": 8,
     },
 }  # fmt: skip
 COMMON_FRESH: dict[str, Any] = {"held_out": 0.0, "max_steps": 6, "max_new_tokens": 10}
@@ -280,9 +280,9 @@ def test_fresh_responses_and_what_is_learned_are_those_of_one_process(
                 "entropy",
                 "explained_variance",
                 "clip_share",
-                "chair_recall",
-                "chair_words",
-                "pope_accuracy",
+                "chair/recall",
+                "chair/mean_length",
+                "pope/accuracy",
             ):
                 if row.get(figure) is None:
                     assert same.get(figure) is None

@@ -23,6 +23,7 @@ from veridical.models.policy import Policy
 from veridical.report.curves import number as in_digits
 from veridical.report.figures import training_plots
 from veridical.report.page import write_report
+from veridical.runtime.descriptions import read_description
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.train import ppo, rewarding, rl_evaluation, rl_run, rloo
@@ -310,20 +311,22 @@ def test_checked_images_choose_without_held_out_prompts(
     out, blind = tmp_path / "out", tmp_path / "blind"
     plain = replace(TRAINING, held_out=0.0, learning_rate=1e-2)
     looking = checked(plain, tmp_path, pictures)
-    training = replace(looking, select_by="chair_recall", check_by=["chair", "pope"])
+    training = replace(looking, select_by="chair/recall", check_by=["chair", "pope"])
     train(name, saved, prompts, out, training=training)
     rows, found = evaluated(out), results(out)
     assert sorted(rows) == [0, 2, 4, 6] and not any("reward" in row for row in rows.values())
-    assert all("pope_accuracy" in row and row["chair_words"] is not None for row in rows.values())
-    recalls = {step: row["chair_recall"] for step, row in rows.items() if step}
+    assert all("pope/accuracy" in row for row in rows.values())
+    assert all(row["chair/mean_length"] is not None for row in rows.values())
+    recalls = {step: row["chair/recall"] for step, row in rows.items() if step}
     assert found["best_step"] == max(recalls, key=lambda step: recalls[step])
-    assert found["value_at_start"] == rows[0]["chair_recall"]
+    assert found["value_at_start"] == rows[0]["chair/recall"]
     images, objects = looking.check_images, looking.check_objects
     assert images is not None and objects is not None
     scores = eval_chair(objects, tmp_path / "chair", str(out / "model"), images, max_new_tokens=8)
-    for figure, key in (("recall", "chair_recall"), ("mean_length", "chair_words")):
+    for figure, key in (("recall", "chair/recall"), ("mean_length", "chair/mean_length")):
         assert rows[found["best_step"]][key] == pytest.approx(scores[figure].value), key
-    titles = [plot.title for plot in training_plots(read_jsonl(out / "log.jsonl"))]
+    described = [read_description(e) for e in read_json(out / "checked.json")["benchmarks"]]
+    titles = [plot.title for plot in training_plots(read_jsonl(out / "log.jsonl"), described)]
     assert "CHAIR on the checked images" in titles
     train(name, saved, prompts, blind, training=plain)
     last = max((out / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
@@ -341,7 +344,7 @@ def test_kept_features_serve_evaluations_too(
     train("ppo", saved, prompts, tmp_path / "kept", training=kept)
     train("ppo", saved, prompts, tmp_path / "plain", training=training)
     one, other = (evaluated(tmp_path / name)[0] for name in ("kept", "plain"))
-    assert one["chair_i"] == other["chair_i"] and one["reward"] == other["reward"]
+    assert one["chair/chair_i"] == other["chair/chair_i"] and one["reward"] == other["reward"]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -358,7 +361,7 @@ def test_half_precision_is_evaluated_too(
 @pytest.mark.parametrize(
     ("change", "judging", "words"),
     [
-        ({"select_by": "loss"}, NOBODY, "--select-by loss is none of reward, exact_score, chair_i"),
+        ({"select_by": "loss"}, NOBODY, "loss is none of reward, exact_score, chair/chair_i"),
         ({"select_by": "rewards_margin"}, NOBODY, "is none of reward"),
         ({"held_out": 0.0, "patience": 2}, NOBODY, "--patience goes by held-out prompts"),
         ({"held_out": 0.0, "patience": 2, "select_by": "loss"}, NOBODY, "loss is none of reward"),
@@ -368,7 +371,7 @@ def test_half_precision_is_evaluated_too(
             "--select-by goes by held-out prompts",
         ),
         ({"select_by": "exact_score"}, NOBODY, "needs --objects and a --judge that is not exact"),
-        ({"select_by": "chair_i"}, NOBODY, "Give --check-images and --check-objects"),
+        ({"select_by": "chair/chair_i"}, NOBODY, "Give --check-images and --check-objects"),
         ({"held_out": 1.0}, NOBODY, "--held-out is 1"),
         ({"held_out": 0.99}, NOBODY, "would hold out all 12 rows, which have 6 different pictures"),
         ({"trainer": {"lr_scheduler_type": "greedy"}}, NOBODY, "which PPO and RLOO do not have"),
@@ -501,8 +504,8 @@ def test_where_every_held_out_row_is_refused_the_run_says_so_before_the_first_st
     for number in held_out:
         (tmp_path / "images" / f"p{number % 6}.png").unlink(missing_ok=True)
     capsys.readouterr()
-    run(tmp_path / "by-images", replace(looking, select_by="chair_recall"))
-    assert capsys.readouterr().out.count("their figures are null. chair_recall decides") == 1
+    run(tmp_path / "by-images", replace(looking, select_by="chair/recall"))
+    assert capsys.readouterr().out.count("their figures are null. chair/recall decides") == 1
     figure = "reward" if name == "rloo" else "loss"
     rows = evaluated(tmp_path / "by-images")
     assert sorted(rows) == [0, 1, 2] and {row[figure] for row in rows.values()} == {None}

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from veridical.eval.benchmark import Benchmark, Rows
+from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.scoring.statistics import (
     Bin,
     ClusterSums,
-    Estimate,
     FloatArray,
     Gap,
     Metric,
     Ratio,
     Sums,
-    estimate,
     ratio,
     sum_by_cluster,
 )
@@ -25,20 +23,11 @@ from veridical.scoring.statistics import (
 BINS = 10
 
 
-def score_rewards(rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
-    """Every metric over all pairs, and of each group as "kind=colour/accuracy" and so on.
-
-    Args:
-        rows: as in `rewards.jsonl`.
-    """
-    scores = estimate(reward_sums(rows), reward_metrics())
-    groups = sorted({group for row in rows for group in row["groups"]})
-    for group in groups:
-        own = [row for row in rows if group in row["groups"]]
-        if len(own) < len(rows):
-            found = estimate(reward_sums(own), reward_metrics())
-            scores |= {f"{group}/{name}": score for name, score in found.items()}
-    return scores
+def by_group(rows: Rows) -> dict[str, Rows]:
+    """Pairs of each group that is not all of them, such as "kind=colour"."""
+    groups = sorted({group for row in rows for group in row.get("groups", ())})
+    found = {group: [row for row in rows if group in row.get("groups", ())] for group in groups}
+    return {group: own for group, own in found.items() if len(own) < len(rows)}
 
 
 def reward_metrics() -> tuple[Metric, ...]:
@@ -68,9 +57,50 @@ def reward_metrics() -> tuple[Metric, ...]:
     )
 
 
-def reward_sums(rows: Sequence[Mapping[str, Any]]) -> ClusterSums:
+def reward_sums(rows: Rows) -> ClusterSums:
     """What the metrics are made of, added up by image."""
     return sum_by_cluster((row["image_id"], _counts(row["margin"], row["words"])) for row in rows)
+
+
+REWARD = BenchmarkDescription(
+    name="reward",
+    title="reward model",
+    done="A reward model was asked about pairs",
+    headline="accuracy",
+    meaning="the share of pairs in which the reward model prefers the chosen answer",
+    asked="pairs about",
+    metrics=(
+        MetricDescription(
+            "accuracy", "Pairs told apart", "accuracy of the reward model",
+            better="higher", shown="table",
+        ),
+        MetricDescription(
+            "margin", "Margin", "mean difference of rewards", unit="number", shown="table"
+        ),
+        MetricDescription(
+            "calibration_error", "Confidence off by", "expected calibration error",
+            better="lower", shown="table",
+        ),
+        MetricDescription(
+            "length_correlation", "Correlation with length", "of margin and difference in words",
+            unit="number", shown="table",
+        ),
+        MetricDescription("log_loss", "Log loss", "in nats", unit="number", better="lower"),
+        MetricDescription("longer_preferred", "Longer answer preferred", "by the reward model"),
+        MetricDescription("longer_chosen", "Longer answer chosen", "in the pairs"),
+    ),
+)  # fmt: skip
+
+BENCHMARK = Benchmark(
+    description=REWARD,
+    judged="rewards.jsonl",
+    sums=reward_sums,
+    formulas=reward_metrics(),
+    groups=by_group,
+    same=("data", "id", "words"),
+    facts="pairs",
+    needs=("margin",),
+)
 
 
 def _counts(margin: float, words: int) -> dict[str, float]:

@@ -34,6 +34,7 @@ from veridical.eval.answers import (
     refuse_many,
     unusable_images,
 )
+from veridical.eval.benchmark import Benchmark, score_rows
 from veridical.eval.scores import print_scores, write_scores
 from veridical.eval.stored_answers import write_answers
 from veridical.eval.trained_on import warn_of_training_images
@@ -43,40 +44,48 @@ from veridical.runtime.files import write_jsonl
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import ALL, read_share, say
-from veridical.scoring.object_scores import CHAIR, DESCRIBE, chair_counts
-from veridical.scoring.statistics import (
-    ClusterSums,
-    Estimate,
-    Metric,
-    Ratio,
-    estimate,
-    sum_by_cluster,
-)
+from veridical.scoring.object_scores import CHAIR, CHAIR_FORMULAS, DESCRIBE, chair_counts
+from veridical.scoring.statistics import ClusterSums, Estimate, Metric, Ratio, sum_by_cluster
 
 NO_LIST = "the image has no object list"
 MOST_CUT_OFF = 0.05
 """Share of descriptions cut off at the length limit above which a warning is printed."""
 
 
-def chair_metrics() -> tuple[Metric, ...]:
-    """The metrics as formulas on the columns of `chair_sums`."""
-    return (
-        Metric("chair_i", CHAIR["chair_i"], "mentions"),
-        Metric("chair_s", CHAIR["chair_s"], "answers"),
-        Metric("recall", CHAIR["recall"], "objects"),
-        Metric("mean_length", CHAIR["mean_length"], "answers", "mean", limit=0.0),
-        # One invented object costs 1, and no answer scores above the weight of full recall.
-        Metric(
-            "exact_score", Ratio("exact", "answers"), "answers", "mean",
-            limit=RECALL_WEIGHT, event=1.0,
-        ),
-        Metric("empty", CHAIR["empty"], "answers"),
-    )  # fmt: skip
+FORMULAS = (
+    Metric("chair_i", CHAIR_FORMULAS["chair_i"], "mentions"),
+    Metric("chair_s", CHAIR_FORMULAS["chair_s"], "answers"),
+    Metric("recall", CHAIR_FORMULAS["recall"], "objects"),
+    Metric("mean_length", CHAIR_FORMULAS["mean_length"], "answers", "mean", limit=0.0),
+    # One invented object costs 1, and no answer scores above the weight of full recall.
+    Metric(
+        "exact_score", Ratio("exact", "answers"), "answers", "mean",
+        limit=RECALL_WEIGHT, event=1.0,
+    ),
+    Metric("empty", CHAIR_FORMULAS["empty"], "answers"),
+)  # fmt: skip
+"""The metrics as formulas on the columns of `chair_sums`."""
 
 
 def chair_sums(details: Sequence[Mapping[str, Any]]) -> ClusterSums:
     """Counts of judged answers, added up by image."""
     return sum_by_cluster((row["image_id"], _counts(row)) for row in details)
+
+
+def _counts(row: Mapping[str, Any]) -> dict[str, float]:
+    counts = count_objects(row)
+    return {**chair_counts(counts), "exact": exact_score(counts)}
+
+
+BENCHMARK = Benchmark(
+    description=CHAIR,
+    judged="details.jsonl",
+    sums=chair_sums,
+    formulas=FORMULAS,
+    same=("image_id", "objects"),
+    facts="object lists",
+    needs=("answer", "mentions"),
+)
 
 
 def score_chair(
@@ -115,7 +124,7 @@ def score_chair(
         judge_answer(str(row["image_id"]), row["answer"], named[str(row["image_id"])], vocabulary)
         for row in answers
     ]
-    return estimate(chair_sums(details), chair_metrics()), details
+    return score_rows(BENCHMARK, details), details
 
 
 def eval_chair(
@@ -210,7 +219,7 @@ def eval_chair(
         write_jsonl(out / "skipped.jsonl", skipped)
         cut_share = share_cut_off(rows)
         shares = {} if cut_share is None else {"reached_max_new_tokens": cut_share}
-        write_scores(out, scores, vocabulary=used, **shares)
+        write_scores(out, BENCHMARK, scores, {"vocabulary": used, **shares})
         forget_partial_answers(out)
         unanswered = sorted(listed.keys() - {row["image_id"] for row in rows})
         empty = sum(not row["answer"].strip() for row in rows)
@@ -332,8 +341,3 @@ def _read_answers(
         }
         kept = [{**row, "image": pictured.get(row["image_id"])} for row in kept]
     return kept, skipped
-
-
-def _counts(row: Mapping[str, Any]) -> dict[str, float]:
-    counts = count_objects(row)
-    return {**chair_counts(counts), "exact": exact_score(counts)}

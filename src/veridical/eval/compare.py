@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from veridical.eval._reward_scores import reward_metrics, reward_sums
-from veridical.eval.chair import chair_metrics, chair_sums
-from veridical.eval.pope import by_split, pope_metrics, pope_sums
-from veridical.eval.pope_auc import auc_difference
-from veridical.eval.scores import number
+from veridical.eval.benchmark import Benchmark, differences
+from veridical.eval.benchmarks import find_benchmark, place_of
+from veridical.eval.scores import SCORES, described, number
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
 from veridical.runtime.progress import counted
 from veridical.runtime.run_files import read_run_file
 from veridical.runtime.run_record import RECORD, read_fields, unfinished
 from veridical.runtime.runs import start_run
-from veridical.scoring.statistics import ClusterSums, Metric, compare
-
-Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
 # Options that may differ: who answered, and where files are (that what they say is the same is
 # checked on the judged rows).
@@ -42,64 +37,79 @@ _OWN = frozenset(
     }
 )
 
-# What each benchmark writes, with a field that tells it.
-JUDGED = {"details.jsonl": "mentions", "answers.jsonl": "parsed", "rewards.jsonl": "margin"}
-
 
 @dataclass(frozen=True)
-class Part:
-    """What is compared at once: metrics, a prefix for their names, and both sides' sums.
+class Pair:
+    """Two evaluations by one benchmark."""
 
-    `margins` are both sides' rows where each has a margin of yes over no, else None.
-    """
+    benchmark: Benchmark
+    baseline: Path
+    candidate: Path
 
-    prefix: str
-    metrics: Sequence[Metric]
-    arm: ClusterSums
-    baseline: ClusterSums
-    margins: tuple[Rows, Rows] | None = None
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """The files that are compared, by role."""
+        return {
+            "baseline": self.baseline / self.benchmark.judged,
+            "candidate": self.candidate / self.benchmark.judged,
+        }
 
 
 def eval_compare(baseline: Path, candidate: Path, out: Path) -> list[dict[str, Any]]:
-    """Compare two evaluations by the same benchmark, paired by image.
+    """Compare two evaluations by the same benchmark or benchmarks, paired by image.
 
-    Writes `comparison.json`, {"differences": [{"metric", "arm", "baseline", "value", "low",
-    "high", "p", ...}]}, and `run.json`. A difference is candidate minus baseline, paired by image.
-    Its 95 % interval and the two-sided p come from one test, so that the interval leaves 0 out
-    exactly where p is below 0.05.
+    Writes `comparison.json`, {"benchmarks": [...], "differences": [{"benchmark", "metric", "arm",
+    "baseline", "value", "low", "high", "p", ...}], "settings": {...}}, and `run.json`. A difference
+    is candidate minus baseline, paired by image. Its 95 % interval and the two-sided p come from
+    one test, so that the interval leaves 0 out exactly where p is below 0.05.
 
     Args:
-        baseline: the folder of `veridical eval chair`, `eval pope` or `eval reward` to compare
-            with.
-        candidate: the folder of the same benchmark for the other model.
+        baseline: the folder of a `veridical eval` command to compare with.
+        candidate: the folder of the same command for the other model.
         out: the folder to write.
 
     Raises:
-        UserError: the folders are not of one benchmark, or do not judge the same images by the
-            same lists.
+        UserError: the folders are not of the same benchmarks, or do not judge the same images by
+            the same facts.
     """
     configuration = dict(locals())
-    inputs = {"baseline": _judged_file(baseline), "candidate": _judged_file(candidate)}
+    pairs = find_pairs(baseline, candidate)
+    inputs = {
+        role if len(pairs) == 1 else f"{role}/{pair.benchmark.name}": path
+        for pair in pairs
+        for role, path in pair.inputs.items()
+    }
+    names = _names(candidate, baseline)
     with start_run(out, "eval compare", configuration, inputs) as run:
-        rows = compare_runs(baseline, candidate)
-        differing = settings_that_differ(baseline, candidate)
-        write_json(out / "comparison.json", {"differences": rows, "settings": differing})
+        rows = [row for pair in pairs for row in _differences(pair, *names)]
+        differing = {
+            name: sides
+            for pair in pairs
+            for name, sides in settings_that_differ(pair.baseline, pair.candidate).items()
+        }
+        described_ = [described(pair.benchmark) for pair in pairs]
+        content = {"benchmarks": described_, "differences": rows, "settings": differing}
+        write_json(out / "comparison.json", content)
         run.finish(metrics=len(rows), settings_that_differ=sorted(differing))
     for name, (ours, theirs) in differing.items():
         print(f"Note: {name} differs, {theirs!r} for the baseline and {ours!r} for the candidate.")
-    print_differences(rows)
-    warn_of_empty(rows)
+    for pair in pairs:
+        own = [row for row in rows if row["benchmark"] == pair.benchmark.name]
+        if len(pairs) > 1:
+            print(f"{pair.benchmark.description.title}:")
+        print_differences(own)
+        print_cautions(pair.benchmark, own)
     return rows
 
 
-def warn_of_empty(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Say that models were compared of which one said nothing about some images."""
+def print_cautions(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Say what a metric's description has to say where either side is above 0."""
     for row in rows:
-        if row["metric"] == "empty" and (row["arm_value"] or row["baseline_value"]):
+        metric = benchmark.description.metric(row["metric"])
+        if metric.caution and (row["arm_value"] or row["baseline_value"]):
             print(
-                f"Warning: {row['baseline_value']:.1%} of the baseline's and "
-                f"{row['arm_value']:.1%} of the candidate's answers are empty. An empty answer "
-                "names nothing wrong, so chair_i and chair_s do not compare like with like."
+                f"Warning: {metric.label.lower()}: {row['baseline_value']:.1%} for the baseline, "
+                f"{row['arm_value']:.1%} for the candidate. {metric.caution}"
             )
 
 
@@ -109,7 +119,7 @@ def compare_runs(
     baseline_name: str | None = None,
     arm_name: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows {"metric", "arm", "baseline", "value", "low", "high", "p", "clusters", ...}.
+    """Rows {"benchmark", "metric", "arm", "baseline", "value", "low", "high", "p", ...}.
 
     Args:
         baseline: an evaluation's folder.
@@ -122,16 +132,24 @@ def compare_runs(
         UserError: as for `eval_compare`.
     """
     names = _names(candidate, baseline)
-    arm_name, baseline_name = arm_name or names[0], baseline_name or names[1]
-    rows = []
-    for part in _parts(candidate, baseline):
-        found = compare(part.arm, part.baseline, part.metrics)
-        if part.margins:
-            found["auc"] = auc_difference(*part.margins)
-        for name, difference in found.items():
-            about = {"metric": part.prefix + name, "arm": arm_name, "baseline": baseline_name}
-            rows.append({**about, **difference.as_json()})
-    return rows
+    names = arm_name or names[0], baseline_name or names[1]
+    pairs = find_pairs(baseline, candidate)
+    return [row for pair in pairs for row in _differences(pair, *names)]
+
+
+def find_pairs(baseline: Path, candidate: Path) -> list[Pair]:
+    """The evaluations in two folders, or in the folders in them, benchmark by benchmark.
+
+    Raises:
+        UserError: there is none, one is not finished, or they are by different benchmarks.
+    """
+    ours, theirs = _evaluations(candidate), _evaluations(baseline)
+    if ours.keys() != theirs.keys():
+        raise UserError(
+            f"{candidate} and {baseline} are evaluations by different benchmarks: "
+            f"{', '.join(ours)}, and {', '.join(theirs)}. Name two folders of the same ones."
+        )
+    return [Pair(find_benchmark(name), theirs[name], ours[name]) for name in ours]
 
 
 def settings_that_differ(baseline: Path, candidate: Path) -> dict[str, tuple[Any, Any]]:
@@ -158,29 +176,27 @@ def print_differences(rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def _parts(candidate: Path, baseline: Path) -> list[Part]:
-    kinds = [_judged_file(folder).name for folder in (candidate, baseline)]
-    if kinds[0] != kinds[1]:
-        raise UserError(f"{candidate} and {baseline} are evaluations by different benchmarks.")
-    ours, theirs = (read_run_file(_judged_file(folder)) for folder in (candidate, baseline))
-    if kinds[0] == "details.jsonl":
-        _refuse_difference(ours, theirs, ("image_id", "objects"), "object lists")
-        return [Part("", chair_metrics(), chair_sums(ours), chair_sums(theirs))]
-    if kinds[0] == "rewards.jsonl":
-        _refuse_difference(ours, theirs, ("data", "id", "words"), "pairs")
-        return [Part("", reward_metrics(), reward_sums(ours), reward_sums(theirs))]
-    _refuse_difference(ours, theirs, ("split", "image_id", "question", "label"), "questions")
-    own, other = by_split(ours), by_split(theirs)
+def _differences(pair: Pair, arm: str, baseline: str) -> list[dict[str, Any]]:
+    ours, theirs = (_judged_rows(pair, role) for role in ("candidate", "baseline"))
+    _refuse_difference(ours, theirs, pair.benchmark.same, pair.benchmark.facts)
+    about = {"arm": arm, "baseline": baseline}
     return [
-        _pope_part("", ours, theirs),
-        *(_pope_part(f"{split}/", own[split], other[split]) for split in own),
+        {"benchmark": pair.benchmark.name, "metric": name, **about, **difference.as_json()}
+        for name, difference in differences(pair.benchmark, ours, theirs).items()
     ]
 
 
-def _pope_part(prefix: str, ours: Rows, theirs: Rows) -> Part:
-    known = all("margin" in row for rows in (ours, theirs) for row in rows)
-    sums = pope_sums(ours), pope_sums(theirs)
-    return Part(prefix, pope_metrics(), *sums, margins=(ours, theirs) if known else None)
+def _judged_rows(pair: Pair, role: str) -> list[dict[str, Any]]:
+    path, benchmark = pair.inputs[role], pair.benchmark
+    rows: list[dict[str, Any]] = read_run_file(path)
+    for number_, row in enumerate(rows, start=1):
+        for field in ("image_id", *benchmark.same, *benchmark.needs):
+            if field not in row:
+                raise UserError(
+                    f"{path}: row {number_} has no {field}, which {benchmark.name} is scored by. "
+                    "The file was changed since the run wrote it; restore it."
+                )
+    return rows
 
 
 def _refuse_difference(
@@ -206,17 +222,21 @@ def _refuse_difference(
         )
 
 
-def _judged_file(folder: Path) -> Path:
-    for name, field in JUDGED.items():
-        if (folder / name).is_file():
-            rows = read_run_file(folder / name)
-            if rows and field in rows[0]:
-                _require_finished(folder)
-                return folder / name
-    raise UserError(
-        f"{folder} is no evaluation by chair, pope or reward: it has neither details.jsonl nor "
-        "answers.jsonl with parsed answers nor rewards.jsonl."
-    )
+def _evaluations(folder: Path) -> dict[str, Path]:
+    """Folders of evaluations by their benchmarks' names: this one, or those in it."""
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    found: dict[str, Path] = {}
+    for place in [folder] if (folder / SCORES).is_file() else inside:
+        if not (place / SCORES).is_file():
+            continue
+        name = read_run_file(place / SCORES)["benchmark"]["name"]
+        if name in found:
+            raise UserError(f"{place} and {found[name]} are both evaluations by {name}. Name one.")
+        _require_finished(place)
+        found[name] = place
+    if not found:
+        raise UserError(f"{folder} is no evaluation: neither it nor a folder in it has {SCORES}.")
+    return dict(sorted(found.items(), key=lambda item: place_of(item[0])))
 
 
 def _require_finished(folder: Path) -> None:

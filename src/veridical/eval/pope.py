@@ -23,7 +23,8 @@ from veridical.eval.answers import (
     refuse_many,
     unusable_images,
 )
-from veridical.eval.pope_auc import auc_estimate, yes_margins
+from veridical.eval.benchmark import Benchmark, Row, Rows, Statistic, score_rows
+from veridical.eval.pope_auc import auc_difference, auc_estimate, yes_margins
 from veridical.eval.pope_questions import read_questions
 from veridical.eval.pope_refused import refuse_late, refused_rows
 from veridical.eval.scores import print_scores, write_scores
@@ -33,8 +34,8 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import ALL, read_share, say
-from veridical.scoring.object_scores import POPE, pope_counts
-from veridical.scoring.statistics import ClusterSums, Estimate, Metric, estimate, sum_by_cluster
+from veridical.scoring.object_scores import POPE, POPE_FORMULAS, pope_counts
+from veridical.scoring.statistics import ClusterSums, Estimate, Metric, sum_by_cluster
 from veridical.scoring.yes_no_answers import Parsing, parse_answer
 
 if TYPE_CHECKING:
@@ -43,47 +44,43 @@ if TYPE_CHECKING:
 UNPARSED_WITHOUT_A_WORD = 0.05  # share of answers
 
 
-def pope_metrics() -> tuple[Metric, ...]:
-    """The metrics as formulas on the columns of `pope_sums`; "yes" is the positive class.
-
-    An unparsed answer is a wrong one: it counts against accuracy, and against recall where "yes"
-    was right; it is no "yes" for precision and yes_rate.
-    """
-    of = {"precision": "said_yes", "recall": "present"}
-    return tuple(Metric(name, formula, of.get(name, "questions")) for name, formula in POPE.items())
-
-
-def pope_sums(rows: Sequence[Mapping[str, Any]]) -> ClusterSums:
+def pope_sums(rows: Rows) -> ClusterSums:
     """Counts of judged rows (`image_id`, `label`, `parsed`), added up by image."""
     return sum_by_cluster(
         (row["image_id"], pope_counts(row["label"], row["parsed"])) for row in rows
     )
 
 
-def score_pope(rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
-    """Metrics over all questions (pooled), and of each split as "random/accuracy" and so on.
-
-    Args:
-        rows: as in `answers.jsonl`; where all have a `margin`, there is an `auc`.
-    """
-    scores = estimate(pope_sums(rows), pope_metrics())
-    with_margins = bool(rows) and all("margin" in row for row in rows)
-    if with_margins:
-        scores["auc"] = auc_estimate(rows)
-    for split, own in by_split(rows).items():
-        found = estimate(pope_sums(own), pope_metrics())
-        if with_margins:
-            found["auc"] = auc_estimate(own)
-        scores |= {f"{split}/{name}": score for name, score in found.items()}
-    return scores
-
-
-def by_split(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def by_split(rows: Rows) -> dict[str, Rows]:
     """Rows of each split, in the order in which splits appear."""
-    splits: dict[str, list[Mapping[str, Any]]] = {}
+    splits: dict[str, list[Row]] = {}
     for row in rows:
         splits.setdefault(row["split"], []).append(row)
-    return splits
+    return {**splits}
+
+
+def have_margins(rows: Rows) -> bool:
+    """Whether every answer has a margin of yes over no."""
+    return bool(rows) and all("margin" in row for row in rows)
+
+
+# An unparsed answer is a wrong one: it counts against accuracy, and against recall where "yes" was
+# right; it is no "yes" for precision and yes_rate.
+COUNTED = {"precision": "said_yes", "recall": "present"}
+BENCHMARK = Benchmark(
+    description=POPE,
+    judged="answers.jsonl",
+    sums=pope_sums,
+    formulas=[
+        Metric(name, formula, COUNTED.get(name, "questions"))
+        for name, formula in POPE_FORMULAS.items()
+    ],
+    statistics=[Statistic("auc", have_margins, auc_estimate, auc_difference)],
+    groups=by_split,
+    same=("split", "image_id", "question", "label"),
+    facts="questions",
+    needs=("parsed",),
+)
 
 
 def match_answers(
@@ -314,11 +311,11 @@ def eval_pope(
             kept = [place for place, row in enumerate(made) if "refused" not in row]
             asked, found = [asked[n] for n in kept], [made[n] for n in kept]
         rows = judge_rows(asked, found, parsing)
-        scores = score_pope(rows)
+        scores = score_rows(BENCHMARK, rows)
         write_jsonl(out / "questions.jsonl", (question.as_json() for question in asked))
         write_answers(out, rows, given=answers is not None)
         write_jsonl(out / "skipped.jsonl", skipped)
-        write_scores(out, scores)
+        write_scores(out, BENCHMARK, scores)
         forget_partial_answers(out)
         run.finish(questions=len(rows), skipped=len(skipped), **results)
     print_scores(scores)

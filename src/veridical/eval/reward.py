@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from veridical.checks.prefix_sharing import Sharing, sharing
 from veridical.data.records import read_records
 from veridical.eval._reward_pairs import Seen, Told, about_pairs, facts_to_tell, render_pairs
-from veridical.eval._reward_scores import score_rewards
+from veridical.eval._reward_scores import BENCHMARK
+from veridical.eval.benchmark import score_rows
 from veridical.eval.scores import print_scores, write_scores
 from veridical.models.load import DtypeName
 from veridical.models.refused_rows import leave_out_refused
@@ -95,10 +96,10 @@ def eval_reward(
             pairs = {n: pair for n, pair in pairs.items() if n not in late}
             about = about_pairs(records, pairs, name, by or [BY], cluster)
             rows += [row | _judged(*both) for row, both in zip(about, rewards, strict=True)]
-        scores = score_rewards(rows)
+        scores = score_rows(BENCHMARK, rows)
         write_jsonl(out / "rewards.jsonl", rows)
         write_jsonl(out / "skipped.jsonl", skipped)
-        write_scores(out, scores)
+        write_scores(out, BENCHMARK, scores)
         run.finish(pairs=len(rows), skipped=len(skipped))
     print_scores({name: score for name, score in scores.items() if _is_shown(name)})
     return scores

@@ -3,26 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from veridical.eval.benchmark import Benchmark
+from veridical.eval.benchmarks import place_of
 from veridical.runtime.files import write_json
+from veridical.runtime.run_files import read_run_file
 from veridical.runtime.shards import say
 from veridical.scoring.statistics import Estimate
 
+SCORES = "scores.json"
 
-def write_scores(folder: Path, scores: Mapping[str, Estimate], **about: str | float) -> None:
-    """Write `scores.json`: `{metric: {"value", "low", "high", "n", "clusters", "method"}}`.
 
-    What the data leave undefined is null, and a `note` says why.
+def described(benchmark: Benchmark) -> dict[str, Any]:
+    """What files say of a benchmark, so that they can be shown without knowing it."""
+    description = benchmark.description
+    return replace(description, place=place_of(description.name)).as_json()
+
+
+def write_scores(
+    folder: Path,
+    benchmark: Benchmark,
+    scores: Mapping[str, Estimate],
+    about: Mapping[str, str | float] | None = None,
+) -> None:
+    """Write `scores.json`: the benchmark, its scores, and what stands beside them.
+
+    A score is {"value", "low", "high", "n", "clusters", "method"}. What the data leave undefined is
+    null, and a `note` says why.
 
     Args:
         folder: the run's.
+        benchmark: whose scores they are.
         scores: by metric.
-        **about: what stands beside the metrics: by what they were counted, and plain shares. Each
-            name is one of `run_files.BESIDE_SCORES`.
+        about: by what they were counted, and plain shares.
     """
-    metrics = {name: score.as_json() for name, score in scores.items()}
-    write_json(folder / "scores.json", {**metrics, **about})
+    content = {
+        "benchmark": described(benchmark),
+        "scores": {name: score.as_json() for name, score in scores.items()},
+        "about": dict(about or {}),
+    }
+    write_json(folder / SCORES, content)
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """The scores that `write_scores` wrote, by metric."""
+    scores: dict[str, Any] = read_run_file(folder / SCORES)["scores"]
+    return scores
 
 
 def print_scores(scores: Mapping[str, Estimate]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from matplotlib.ticker import MaxNLocator
 from veridical.report.curves import Rows, series
 from veridical.report.hacking import standardized
 from veridical.report.results import Results, Value
-from veridical.report.wording import interval, metric_name, scientific, show
+from veridical.report.wording import interval, scientific, show
+from veridical.runtime.descriptions import BenchmarkDescription
 
 # Okabe and Ito's palette, made for colour-blind readers; blue is what is preferred throughout.
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#5b6470"
@@ -97,8 +99,13 @@ def embed_svg(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def training_plots(log: Rows) -> list[Plot]:
-    """Rewards, margin, accuracy, loss and log-probabilities; those that were logged."""
+def training_plots(log: Rows, checked: Sequence[BenchmarkDescription] = ()) -> list[Plot]:
+    """Rewards, margin, accuracy, loss and log-probabilities; those that were logged.
+
+    Args:
+        log: the rows of `log.jsonl`.
+        checked: the benchmarks that it has figures of.
+    """
     wanted = [
         (
             "Rewards",
@@ -152,24 +159,22 @@ def training_plots(log: Rows) -> list[Plot]:
         ),
     ]
     plots = [_training_plot(log, title, curves, line) for title, curves, line in wanted]
-    checked = [
-        (
-            "CHAIR on the checked images",
-            [
-                Curve("chair_i", "mentions wrong", VERMILION),
-                Curve("chair_s", "answers wrong", BLUE),
-                Curve("chair_recall", "recall", GREEN),
-            ],
-        ),
-        (
-            "POPE on the checked images",
-            [Curve("pope_accuracy", "accuracy", BLUE), Curve("pope_yes_rate", "yes", VERMILION)],
-        ),
-    ]
     # Evaluations alone have these figures: a curve of their own, not circles beside one.
     asked = [{**row, "split": "train"} for row in log if row.get("split") == "eval"]
-    plots += [_training_plot(asked, title, curves, None) for title, curves in checked]
+    plots += [
+        _training_plot(asked, f"{benchmark.title} on the checked images", _curves(benchmark), None)
+        for benchmark in checked
+    ]
     return [plot for plot in (_hacking_plot(log), *plots) if plot is not None]
+
+
+def _curves(benchmark: BenchmarkDescription) -> list[Curve]:
+    drawn = [metric for metric in benchmark.metrics if metric.curve]
+    colors = itertools.cycle((BLUE, VERMILION, GREEN))
+    return [
+        Curve(f"{benchmark.name}/{metric.name}", metric.curve, color)
+        for metric, color in zip(drawn, colors, strict=False)
+    ]
 
 
 def _hacking_plot(log: Rows) -> Plot | None:
@@ -294,7 +299,7 @@ def metric_plots(results: Results) -> list[Plot]:
         rows = {arm: results.values.get((arm, metric), []) for arm in results.arms}
         rows = {arm: [v for v in values if v.value is not None] for arm, values in rows.items()}
         rows = {arm: values for arm, values in rows.items() if values}
-        if metric_name(metric).main and rows:
+        if results.describe(metric).shown != "more" and rows:
             plots.append(_metric_plot(metric, rows, results))
     return plots
 
@@ -307,7 +312,7 @@ def arm_label(arm: str) -> str:
 
 
 def _metric_plot(metric: str, rows: Mapping[str, Sequence[Value]], results: Results) -> Plot:
-    name = metric_name(metric)
+    name = results.describe(metric)
     scale = 100.0 if name.unit == "percent" else 1.0
     words = []
     left = 0.2 + 0.075 * max(len(arm_label(arm)) for arm in rows)

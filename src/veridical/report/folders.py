@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +23,8 @@ Kind = Literal["build", "train", "eval", "compare", "summary", "other"]
 # A run's parts lie at most this deep (seed/eval/arm/benchmark), and never in these folders.
 DEEPEST = 5
 SKIPPED = ("model", "images", "checkpoint", "adapter", "trials", "__pycache__")
-# Folder names that say what a part is, not whose it is.
-GENERIC = ("train", "eval", "chair", "pope", "pairs", "build")
+# Folder names that say what a part is, not whose it is; so do the names of benchmarks.
+GENERIC = ("train", "eval", "pairs", "build")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Part:
         folder: where it is.
         root: the folder that was given on the command line.
         name: whose it is: the folders between `root` and `folder` that say something, such as
-            "bdhs" for `eval/bdhs/chair`.
+            "bdhs" for `eval/bdhs/BENCHMARK`.
         kind: which file it was recognised by.
         record: `run.json`, empty when there is none.
     """
@@ -45,6 +45,11 @@ class Part:
     name: str
     kind: Kind
     record: Record
+
+    @property
+    def benchmark(self) -> str:
+        """The name of the benchmark of an evaluation; "" for any other part."""
+        return str(self.json("scores.json")["benchmark"]["name"]) if self.kind == "eval" else ""
 
     def json(self, name: str) -> Any:
         """A JSON file of the folder, None when it is missing."""
@@ -72,24 +77,24 @@ def find_parts(runs: Sequence[Path]) -> list[Part]:
             raise UserError(_no_run(root))
         parts += found
     unique = {part.folder.resolve(): part for part in parts}
-    told = _told_apart(list(unique.values()))
+    generic = {*GENERIC, *(part.benchmark for part in unique.values())}
+    named = [replace(part, name=_name(part, generic)) for part in unique.values()]
+    told = _told_apart(named, generic)
     return sorted(told, key=lambda part: str(part.record.get("started_utc", "~")))
 
 
-def _told_apart(parts: Sequence[Part]) -> list[Part]:
+def _told_apart(parts: Sequence[Part], generic: Set[str]) -> list[Part]:
     """Parts, where two evaluations by the same benchmark that share a name get longer ones.
 
-    One arm's CHAIR and POPE share its name rightly; two folders `bdhs` of two experiments do not.
+    Two benchmarks of one arm rightly share its name; two folders `bdhs` of two experiments do not.
     """
-    alike: dict[tuple[str, frozenset[str]], list[Part]] = {}
+    alike: dict[tuple[str, str], list[Part]] = {}
     for part in parts:
         if part.kind == "eval":
-            scores = part.json("scores.json")
-            measured = frozenset(n for n, score in scores.items() if isinstance(score, dict))
-            alike.setdefault((part.name, measured), []).append(part)
+            alike.setdefault((part.name, part.benchmark), []).append(part)
     longer: dict[Path, str] = {}
     for same in alike.values():
-        words = [[w for w in p.folder.resolve().parts if w not in GENERIC] for p in same]
+        words = [[w for w in p.folder.resolve().parts if w not in generic] for p in same]
         if len({tuple(own) for own in words}) < len(same):
             words = [list(part.folder.resolve().parts) for part in same]
         count = 1
@@ -121,7 +126,7 @@ def _walk(folder: Path, root: Path, depth: int = 0) -> Iterator[Part]:
         kind = None
     if kind is not None:
         record = read_fields(folder) if (folder / RECORD).is_file() else {}
-        yield Part(folder, root, _name(folder, root, kind), kind, record)
+        yield Part(folder, root, folder.name, kind, record)
     if depth == DEEPEST:
         return
     for entry in sorted(os.scandir(folder), key=lambda entry: in_order(entry.name)):
@@ -174,12 +179,12 @@ def pairs_fault(path: Path) -> str:
     return ""
 
 
-def _name(folder: Path, root: Path, kind: Kind) -> str:
+def _name(part: Part, generic: Set[str]) -> str:
     """What tells this part from its siblings; the folder's own name when nothing else does."""
-    inner = [word for word in folder.relative_to(root).parts if word not in GENERIC]
+    inner = [word for word in part.folder.relative_to(part.root).parts if word not in generic]
     if inner:
         return "/".join(inner)
-    own = folder.resolve()
-    above = next((word for word in own.parts[::-1] if word not in GENERIC), own.name)
+    own = part.folder.resolve()
+    above = next((word for word in own.parts[::-1] if word not in generic), own.name)
     # Pairs are of no arm, and a folder `runs` above says nothing.
-    return own.name if kind == "build" or above == "runs" else above
+    return own.name if part.kind == "build" or above == "runs" else above

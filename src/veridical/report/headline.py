@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from veridical.report.results import Change, Results
+from veridical.report.results import Change, Results, Value
 from veridical.report.wording import (
     DISAGREE,
     THIN,
@@ -13,11 +13,12 @@ from veridical.report.wording import (
     counted,
     interval,
     joined,
-    metric_name,
+    lower,
     points,
     probability,
     show,
 )
+from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription, Unit
 
 CONTROL = "sft"
 # More arms than that are counted, not named.
@@ -33,64 +34,75 @@ class Headline:
 
 
 def headline(results: Results) -> Headline | None:
-    """What happened to hallucination; None when it was not measured.
+    """What happened to the first benchmark's headline metric; None when none was measured.
 
     A fall or a rise is only said when it is clear (`Change.clear`), and in how many seeds.
     """
-    metric, arm, baseline = "chair_i", results.headline_arm, results.baseline
-    if baseline is None or results.mean(baseline, metric) is None:
+    benchmark, arm, baseline = results.headline_benchmark, results.headline_arm, results.baseline
+    if benchmark is None or baseline is None:
         return None
-    if arm is None or results.mean(arm, metric) is None:
-        only = results.values[baseline, metric][0]
-        range_ = interval(only.low, only.high, "percent")
-        return Headline(
-            f"{show(only.value, 'percent')} of the objects that {baseline} mentions are not there",
-            (
-                f"95{THIN}% interval {range_}, on {counted(only.clusters, 'image')}."
-                if range_
-                else "",
-            ),
-        )
-    changes = results.changes_from(baseline, arm, metric)
+    metric = f"{benchmark.name}/{benchmark.headline}"
+    shown = results.describe(metric)
     before, after = results.mean(baseline, metric), results.mean(arm, metric)
+    if arm is None or after is None:
+        return _alone(benchmark, shown, baseline, results.values[baseline, metric][0])
+    changes = results.changes_from(baseline, arm, metric)
     return Headline(
-        _sentence(changes, show(before, "percent"), show(after, "percent")),
-        tuple(_details(results, arm, baseline, changes)),
+        _sentence(shown.label, changes, show(before, shown.unit), show(after, shown.unit)),
+        tuple(_details(results, benchmark, arm, baseline)),
     )
 
 
-def _sentence(changes: Sequence[Change], before: str, after: str) -> str:
+def _alone(
+    benchmark: BenchmarkDescription, shown: MetricDescription, arm: str, value: Value
+) -> Headline:
+    range_ = interval(value.low, value.high, shown.unit)
+    details = [f"This is {benchmark.meaning}{_where(benchmark, value.clusters)}."]
+    details += [f"95{THIN}% interval {range_}."] if range_ else []
+    return Headline(
+        f"{shown.label}: {show(value.value, shown.unit)} for {arm}", (" ".join(details),)
+    )
+
+
+def _sentence(label: str, changes: Sequence[Change], before: str, after: str) -> str:
     falls = sum(change.clear and (change.value or 0) < 0 for change in changes)
     rises = sum(change.clear and (change.value or 0) > 0 for change in changes)
     seeds = f" in all {len(changes)} seeds" if len(changes) > 1 else ""
     if changes and falls == len(changes):
-        return f"Hallucinated mentions fell from {before} to {after}{seeds}"
+        return f"{label} fell from {before} to {after}{seeds}"
     if changes and rises == len(changes):
-        return f"Hallucinated mentions rose from {before} to {after}{seeds}"
+        return f"{label} rose from {before} to {after}{seeds}"
     if not changes:
-        return f"Hallucinated mentions: {before} before, {after} after, not tested as a pair"
+        return f"{label}: {before} before, {after} after, not tested as a pair"
     if falls or rises:
         word, count = ("fell", falls) if falls >= rises else ("rose", rises)
         return (
-            f"Hallucinated mentions clearly {word} in only {count} of {len(changes)} seeds: "
+            f"{label} clearly {word} in only {count} of {len(changes)} seeds: "
             f"{before} before, {after} after"
         )
-    return f"No clear change in hallucinated mentions: {before} before, {after} after"
+    return f"No clear change in {lower(label)}: {before} before, {after} after"
 
 
-def _details(results: Results, arm: str, baseline: str, changes: Sequence[Change]) -> list[str]:
-    images = results.values[arm, "chair_i"][0].clusters
-    where = f" over descriptions of {counted(images, 'image')}" if images else ""
-    sentences = [f"This is the share of mentioned objects that are not in the picture{where}."]
+def _details(
+    results: Results, benchmark: BenchmarkDescription, arm: str, baseline: str
+) -> list[str]:
+    metric = f"{benchmark.name}/{benchmark.headline}"
+    changes = results.changes_from(baseline, arm, metric)
+    where = _where(benchmark, results.values[arm, metric][0].clusters)
+    sentences = [f"This is {benchmark.meaning}{where}."]
     if changes:
         is_ = "The difference, paired by image, is"
         if len(changes) > 1:
             is_ = "The differences, paired by image, are"
-        sentences[0] += f" {is_} {describe(changes, 'chair_i')}."
+        sentences[0] += f" {is_} {describe(changes, results.describe(metric).unit)}."
     sentences += _which_arm(results, arm)
-    sentences += _control(results, arm, baseline)
-    sentences += _side_effects(results, arm, baseline)
+    sentences += _control(results, metric, arm, baseline)
+    sentences += _side_effects(results, metric, arm, baseline)
     return sentences
+
+
+def _where(benchmark: BenchmarkDescription, images: int) -> str:
+    return f" over {benchmark.asked} {counted(images, 'image')}" if images else ""
 
 
 def _which_arm(results: Results, arm: str) -> list[str]:
@@ -103,9 +115,8 @@ def _which_arm(results: Results, arm: str) -> list[str]:
     return [f"The title is about {arm}, {why}; the table has {rest} too."]
 
 
-def describe(changes: Sequence[Change], metric: str) -> str:
+def describe(changes: Sequence[Change], unit: Unit) -> str:
     """A difference with its interval and p; of several seeds, each with its interval."""
-    unit = metric_name(metric).unit
     if len(changes) == 1:
         change = changes[0]
         range_ = interval(change.low, change.high, unit, signed=True)
@@ -122,33 +133,30 @@ def describe(changes: Sequence[Change], metric: str) -> str:
     return f"{joined(each)} {points(unit)} (95{THIN}% intervals) for seeds {seeds}"
 
 
-def _control(results: Results, arm: str, baseline: str) -> list[str]:
-    changes = results.changes_from(baseline, CONTROL, "chair_i")
+def _control(results: Results, metric: str, arm: str, baseline: str) -> list[str]:
+    changes = results.changes_from(baseline, CONTROL, metric)
     if arm == CONTROL or not changes:
         return []
+    unit = results.describe(metric).unit
     sentence = (
         "The control, fine-tuned for as many steps on the same chosen answers without any "
-        f"rejected ones, changed by {describe(changes, 'chair_i')}."
+        f"rejected ones, changed by {describe(changes, unit)}."
     )
-    between = results.changes_from(CONTROL, arm, "chair_i")
+    between = results.changes_from(CONTROL, arm, metric)
     if between:
-        sentence += f" Against the control, {arm} differs by {describe(between, 'chair_i')}."
+        sentence += f" Against the control, {arm} differs by {describe(between, unit)}."
     return [sentence]
 
 
-def _side_effects(results: Results, arm: str, baseline: str) -> list[str]:
+def _side_effects(results: Results, headline_metric: str, arm: str, baseline: str) -> list[str]:
     phrases = []
-    for metric, noun in (
-        ("recall", "objects found"),
-        ("mean_length", "length of the answers"),
-        ("pope/accuracy", "yes/no questions right"),
-    ):
+    for metric in results.metrics:
+        shown = results.describe(metric)
         changes = results.changes_from(baseline, arm, metric)
         values = [change.value for change in changes if change.value is not None]
-        if values:
-            unit = metric_name(metric).unit
-            mean = bare(sum(values) / len(values), unit, signed=True)
+        if values and shown.shown == "top" and metric != headline_metric:
+            mean = bare(sum(values) / len(values), shown.unit, signed=True)
             sure = all(change.clear for change in changes)
             note = "" if sure else ", no clear change"
-            phrases.append(f"{noun} {mean} {points(unit)}{note}")
+            phrases.append(f"{lower(shown.label)} {mean} {points(shown.unit)}{note}")
     return [f"Beside it: {'; '.join(phrases)}."] if phrases else []

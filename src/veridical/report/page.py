@@ -17,7 +17,7 @@ from veridical.report.folders import Part, find_parts
 from veridical.report.headline import headline
 from veridical.report.pictures import Examples, choose_examples
 from veridical.report.results import Results, collect_results
-from veridical.report.wording import ARMS, counted, joined, metric_name, scientific, show
+from veridical.report.wording import ARMS, counted, joined, scientific, show
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text, write_text_atomic
 
@@ -180,14 +180,12 @@ def _headline(
     main = headline(results)
     if main is not None:
         return main.sentence, main.details
-    unmeasured = "No evaluation of descriptions is among these runs."
+    unmeasured = "No evaluation is among these runs."
     if results.metrics:
         metric = results.metrics[0]
-        values = [
-            f"{arm} {show(results.mean(arm, metric), metric_name(metric).unit)}"
-            for arm in results.arms
-        ]
-        return f"{metric_name(metric).label}: {joined(values)}", (unmeasured,)
+        shown = results.describe(metric)
+        values = [f"{arm} {show(results.mean(arm, metric), shown.unit)}" for arm in results.arms]
+        return f"{shown.label}: {joined(values)}", ()
     if trainings:
         names = joined([item.name for item in trainings])
         warnings = sum(f.level == "warning" for item in trainings for f in item.findings)
@@ -207,14 +205,19 @@ def _examples(parts: Sequence[Part], results: Results) -> tuple[str, Examples | 
         and (part.folder / "details.jsonl").is_file()
         and (part.folder / "answers.jsonl").is_file()
     ]
-    before = _of_arm(described, results.baseline)
-    after = _of_arm(described, results.headline_arm)
-    if before is None or after is None:
+    pairs = [
+        (_of_arm(own, results.baseline), _of_arm(own, results.headline_arm))
+        for benchmark in results.in_order
+        for own in [[part for part in described if part.benchmark == benchmark.name]]
+    ]
+    both = [(before, after) for before, after in pairs if before is not None and after is not None]
+    if not both:
         return (
             "Images are shown where these runs hold descriptions before and after "
-            "(answers.jsonl and details.jsonl of two runs of eval chair).",
+            "(answers.jsonl and details.jsonl of two evaluations).",
             None,
         )
+    before, after = both[0]
     examples = choose_examples(before, after, EXAMPLES_SHOWN)
     differing = sum(examples.differing.values())
     if not differing:

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from veridical.report.folders import Part
-from veridical.report.wording import METRICS, metric_key
+from veridical.runtime.descriptions import (
+    BenchmarkDescription,
+    MetricDescription,
+    read_description,
+)
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file
 from veridical.runtime.run_record import unfinished
@@ -71,16 +75,19 @@ class Change:
 
 @dataclass
 class Results:
-    """Values and differences by (arm, metric); several entries where there are several seeds."""
+    """Values and differences by (arm, metric); several entries where there are several seeds.
 
+    A metric is named after its benchmark, as "benchmark/metric".
+    """
+
+    benchmarks: dict[str, BenchmarkDescription] = field(default_factory=dict)
     arms: list[str] = field(default_factory=list)
     metrics: list[str] = field(default_factory=list)
     values: dict[tuple[str, str], list[Value]] = field(default_factory=dict)
     changes: dict[tuple[str, str], list[Change]] = field(default_factory=dict)
 
-    def add(self, arm: str, name: str, score: Mapping[str, Any], seed: int | None = None) -> None:
-        """Add one metric of one arm as `scores.json` has it."""
-        metric = metric_key(name)
+    def add(self, arm: str, metric: str, score: Mapping[str, Any], seed: int | None = None) -> None:
+        """Add one metric of one arm, with a score as `scores.json` has it."""
         if arm not in self.arms:
             self.arms.append(arm)
         if metric not in self.metrics:
@@ -95,6 +102,33 @@ class Results:
             str(score.get("method") or ""),
         )
         self.values.setdefault((arm, metric), []).append(value)
+
+    def describe(self, metric: str) -> MetricDescription:
+        """How a metric is shown."""
+        benchmark, _, name = metric.partition("/")
+        return self.benchmarks[benchmark].metric(name)
+
+    @property
+    def in_order(self) -> list[BenchmarkDescription]:
+        """The benchmarks as they are shown."""
+        return sorted(self.benchmarks.values(), key=lambda benchmark: benchmark.place)
+
+    @property
+    def headline_benchmark(self) -> BenchmarkDescription | None:
+        """The first whose headline metric the baseline has."""
+        return next(
+            (
+                benchmark
+                for benchmark in self.in_order
+                if self.mean(self.baseline, f"{benchmark.name}/{benchmark.headline}") is not None
+            ),
+            None,
+        )
+
+    def sort_metrics(self) -> None:
+        """Put metrics of whole benchmarks first, in their descriptions' order, then the rest."""
+        order = [f"{own.name}/{metric.name}" for own in self.in_order for metric in own.metrics]
+        self.metrics.sort(key=lambda key: order.index(key) if key in order else len(order))
 
     @property
     def baseline(self) -> str | None:
@@ -147,9 +181,11 @@ def collect_results(parts: Sequence[Part]) -> Results:
     summaries = [part for part in parts if part.kind == "summary"]
     for part in summaries:
         summary = part.json("summary.json")
+        _add_descriptions(results, summary.get("benchmarks", []))
         for arm in summary["arms"]:
-            for name, score in arm["metrics"].items():
-                results.add(arm["name"], name, score, arm.get("seed"))
+            for benchmark, scores in arm["scores"].items():
+                for name, score in scores.items():
+                    results.add(arm["name"], f"{benchmark}/{name}", score, arm.get("seed"))
         for entry in summary.get("differences", []):
             _add_change(results, entry)
     covered = [part.folder for part in summaries]
@@ -157,15 +193,23 @@ def collect_results(parts: Sequence[Part]) -> Results:
     for part in rest:
         # Scores beside a run that failed are of the one before it; the page says that it failed.
         if part.kind == "eval" and not unfinished(part.record):
-            for name, score in _with_benchmark(part.json("scores.json")).items():
-                results.add(part.name, name, score)
+            content = part.json("scores.json")
+            _add_descriptions(results, [content["benchmark"]])
+            for name, score in content["scores"].items():
+                results.add(part.name, f"{content['benchmark']['name']}/{name}", score)
     for part in rest:
         if part.kind == "compare":
             _refuse_stale(part)
-            _add_comparison(results, part.json("comparison.json")["differences"])
-    order = list(METRICS)
-    results.metrics.sort(key=lambda key: order.index(key) if key in order else len(order))
+            content = part.json("comparison.json")
+            _add_descriptions(results, content["benchmarks"])
+            _add_comparison(results, content["differences"])
+    results.sort_metrics()
     return results
+
+
+def _add_descriptions(results: Results, entries: Sequence[Mapping[str, Any]]) -> None:
+    for entry in entries:
+        results.benchmarks.setdefault(entry["name"], read_description(entry))
 
 
 def _refuse_stale(part: Part) -> None:
@@ -176,27 +220,26 @@ def _refuse_stale(part: Part) -> None:
     """
     for role, read in part.record.get("inputs", {}).items():
         path = Path(part.record.get("working_folder", "")) / read["path"]
-        if role in COMPARED and path.is_file() and hash_file(path) != read["sha256"]:
+        if role.split("/")[0] in COMPARED and path.is_file() and hash_file(path) != read["sha256"]:
             raise UserError(
                 f"{part.folder} compares rows that have been replaced since: {path} is not what "
                 "its run.json says was read. Run `veridical eval compare` again, or leave it out."
             )
 
 
-def _with_benchmark(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores by the page's names; benchmarks share some, such as "recall" and "accuracy"."""
-    prefix = "" if "chair_i" in scores else "reward/" if "longer_preferred" in scores else "pope/"
-    return {f"{prefix}{name}": score for name, score in scores.items() if isinstance(score, dict)}
-
-
 def _add_comparison(results: Results, rows: Sequence[Mapping[str, Any]]) -> None:
     """The differences of `veridical eval compare`, and its two values where no run has them."""
-    for name, row in _with_benchmark({row["metric"]: row for row in rows}).items():
+    for row in rows:
+        metric = _metric_of(row)
         for role, arm in (("baseline", row["baseline"]), ("arm", row["arm"])):
-            if (arm, metric_key(name)) not in results.values:
+            if (arm, metric) not in results.values:
                 clusters = row.get("clusters")
-                results.add(arm, name, {"value": row.get(f"{role}_value"), "clusters": clusters})
-        _add_change(results, {**row, "metric": name})
+                results.add(arm, metric, {"value": row.get(f"{role}_value"), "clusters": clusters})
+        _add_change(results, row)
+
+
+def _metric_of(row: Mapping[str, Any]) -> str:
+    return f"{row['benchmark']}/{row['metric']}"
 
 
 def _add_change(results: Results, entry: Mapping[str, Any]) -> None:
@@ -209,5 +252,5 @@ def _add_change(results: Results, entry: Mapping[str, Any]) -> None:
         entry.get("seed"),
         str(entry.get("method") or ""),
     )
-    key = (str(entry["arm"]), metric_key(str(entry["metric"])))
+    key = (str(entry["arm"]), _metric_of(entry))
     results.changes.setdefault(key, []).append(change)

@@ -19,6 +19,7 @@ from veridical.report.folders import Part, Record, pairs_fault
 from veridical.report.pictures import Picture, Segment, embed, find_image, mark_completions
 from veridical.report.results import Results
 from veridical.report.wording import counted, duration, joined, scientific
+from veridical.runtime.descriptions import read_description
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import JSON_ERRORS
 from veridical.runtime.randomness import generator
@@ -120,10 +121,8 @@ VERBS = {
     "train rloo": "The model was aligned by reinforcement learning (RLOO)",
     "train sft": "The model was fine-tuned (SFT)",
     "train reward": "A reward model was trained",
-    "eval reward": "A reward model was asked about pairs",
-    "eval pope": "Yes/no questions were asked (POPE)",
-    "eval chair": "Images were described (CHAIR)",
     "eval compare": "Two evaluations were compared",
+    "eval": "A model was evaluated",
     "demo": "The demo was run",
     "evidence": "The study was run",
     "world": "The embedded world was used",
@@ -187,6 +186,9 @@ def _step(part: Part) -> Step:
     record = part.record
     command = str(record.get("command", ""))
     verb = next((VERBS[key] for key in VERBS if command.startswith(key)), f"`{command}` was run")
+    if part.kind == "eval":
+        benchmark = read_description(part.json("scores.json")["benchmark"])
+        verb = f"{benchmark.done} ({benchmark.title})"
     hardware = record.get("hardware") or {}
     took = duration(record.get("wall_time_seconds"))
     where = f"{hardware.get('cores')} cores" if hardware.get("cores") else ""
@@ -279,7 +281,9 @@ def _training(part: Part, results: Results) -> Training:
     )
     proofs = part.json("proofs.json")
     last_step = max((int(row.get("step") or 0) for row in log), default=0)
-    return Training(part.name, algorithm, last_step, training_plots(log), findings, proofs)
+    described = (part.json("checked.json") or {"benchmarks": []})["benchmarks"]
+    plots = training_plots(log, [read_description(entry) for entry in described])
+    return Training(part.name, algorithm, last_step, plots, findings, proofs)
 
 
 def _algorithm_of(log: Rows) -> Algorithm:
@@ -294,9 +298,10 @@ def _answer_lengths(part: Part, results: Results) -> tuple[float, float] | None:
     """Mean length before and after: of this run's own arm and seed."""
     arm = part.name if part.name in results.arms else part.name.split("/")[-1]
     seed = (part.record.get("configuration") or {}).get("seed")
-    values = results.values.get((arm, "mean_length"), [])
+    metric = next((m for m in results.metrics if results.describe(m).unit == "words"), "")
+    values = results.values.get((arm, metric), [])
     own = [value.value for value in values if len(values) == 1 or value.seed == seed]
-    before = results.mean(results.baseline, "mean_length")
+    before = results.mean(results.baseline, metric)
     if arm == results.baseline or before is None or not own or own[0] is None:
         return None
     return before, own[0]

@@ -10,13 +10,12 @@ from veridical.report.wording import (
     DISAGREE,
     bare,
     interval,
-    metric_name,
     points,
     probability,
     show,
 )
+from veridical.runtime.descriptions import MetricDescription
 
-TILES = ("chair_i", "recall", "mean_length", "pope/accuracy")
 VERDICTS = {
     "better": "better",
     "worse": "worse",
@@ -29,8 +28,8 @@ VERDICTS = {
 def tiles(results: Results) -> list[dict[str, Any]]:
     """Before, after and the difference of the most important metrics."""
     found = []
-    for metric in TILES:
-        name, arm, baseline = metric_name(metric), results.headline_arm, results.baseline
+    for metric in (metric for metric in results.metrics if results.describe(metric).shown == "top"):
+        name, arm, baseline = results.describe(metric), results.headline_arm, results.baseline
         before, after = results.mean(baseline, metric), results.mean(arm, metric)
         if before is None or after is None:
             continue
@@ -40,16 +39,16 @@ def tiles(results: Results) -> list[dict[str, Any]]:
                 "label": name.label,
                 "before": bare(before, name.unit),
                 "after": show(after, name.unit),
-                "change": _mean_change(changes, metric),
-                "verdict": _verdict(changes, metric),
-                "words": VERDICTS[_verdict(changes, metric)] if changes else "",
+                "change": _mean_change(changes, name),
+                "verdict": _verdict(changes, name),
+                "words": VERDICTS[_verdict(changes, name)] if changes else "",
             }
         )
     return found
 
 
-def _mean_change(changes: Sequence[Change], metric: str) -> str:
-    unit = metric_name(metric).unit
+def _mean_change(changes: Sequence[Change], metric: MetricDescription) -> str:
+    unit = metric.unit
     values = [change.value for change in changes if change.value is not None]
     if not values:
         return ""
@@ -60,18 +59,18 @@ def _mean_change(changes: Sequence[Change], metric: str) -> str:
     return f"{text} ({range_})" if range_ else text
 
 
-def _verdict(changes: Sequence[Change], metric: str) -> str:
+def _verdict(changes: Sequence[Change], metric: MetricDescription) -> str:
     """The verdict that all seeds share."""
-    verdicts = {change.verdict(metric_name(metric).better) for change in changes}
+    verdicts = {change.verdict(metric.better) for change in changes}
     return verdicts.pop() if len(verdicts) == 1 else "differ" if verdicts else "unclear"
 
 
 def rows(results: Results, main: bool) -> list[dict[str, Any]]:
     """Every arm's value with its interval, and its difference from the baseline."""
     return [
-        _row(metric, [_cell(results, arm, metric) for arm in results.arms])
+        _row(results, metric, [_cell(results, arm, metric) for arm in results.arms])
         for metric in results.metrics
-        if metric_name(metric).main == main
+        if (results.describe(metric).shown != "more") == main
     ]
 
 
@@ -89,22 +88,24 @@ def difference_rows(results: Results, baseline: str) -> tuple[list[str], list[di
                 "arm": arm,
                 "value": "",
                 "intervals": [],
-                "change": _change(results.changes_from(baseline, arm, metric), metric),
+                "change": _change(
+                    results.changes_from(baseline, arm, metric), results.describe(metric)
+                ),
             }
             for arm in arms
         ]
-        if metric_name(metric).main:
-            found.append(_row(metric, cells))
+        if results.describe(metric).shown != "more":
+            found.append(_row(results, metric, cells))
     return arms, found
 
 
-def _row(metric: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
-    name = metric_name(metric)
-    return {"label": name.label, "technical": name.technical, "cells": cells}
+def _row(results: Results, metric: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
+    name = results.describe(metric)
+    return {"label": name.label, "detail": name.detail, "cells": cells}
 
 
 def _cell(results: Results, arm: str, metric: str) -> dict[str, Any]:
-    name = metric_name(metric)
+    name = results.describe(metric)
     values = results.values.get((arm, metric), [])
     lines = []
     for value in values:
@@ -116,15 +117,15 @@ def _cell(results: Results, arm: str, metric: str) -> dict[str, Any]:
         "arm": arm,
         "value": show(results.mean(arm, metric), name.unit),
         "intervals": [line for line in lines if line],
-        "change": _change(changes, metric),
+        "change": _change(changes, name),
     }
 
 
-def _change(changes: Sequence[Change], metric: str) -> dict[str, Any] | None:
+def _change(changes: Sequence[Change], metric: MetricDescription) -> dict[str, Any] | None:
     """A line for each seed, and the verdict they share."""
     if not changes:
         return None
-    unit, lines = metric_name(metric).unit, []
+    unit, lines = metric.unit, []
     for change in changes:
         range_ = interval(change.low, change.high, unit, signed=True)
         text = bare(change.value, unit, signed=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+
+from veridical.runtime.descriptions import Unit
 
 DISAGREE = "interval and p disagree, so nothing is claimed"
 MINUS = "\N{MINUS SIGN}"
@@ -14,75 +14,6 @@ SUPERSCRIPTS = str.maketrans(
     "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
 )
 
-Unit = Literal["percent", "words", "share", "number"]
-
-
-@dataclass(frozen=True)
-class MetricName:
-    """How a metric is shown.
-
-    Attributes:
-        label: what it measures, in words.
-        technical: what the literature calls it.
-        unit: fractions are shown as per cent, or as a `share` of 1 where that is usual.
-        better: the direction that is better; None where there is none.
-        main: shown in the main table rather than among all metrics.
-    """
-
-    label: str
-    technical: str
-    unit: Unit = "percent"
-    better: Literal["lower", "higher"] | None = None
-    main: bool = False
-
-
-METRICS = {
-    "chair_i": MetricName(
-        "Hallucinated mentions", "CHAIR_I: of all objects mentioned", better="lower", main=True
-    ),
-    "chair_s": MetricName(
-        "Answers with a hallucination", "CHAIR_S: of all answers", better="lower", main=True
-    ),
-    "recall": MetricName(
-        "Objects found", "recall: of all objects shown", better="higher", main=True
-    ),
-    "mean_length": MetricName("Length of the answers", "mean, in words", unit="words", main=True),
-    "exact_score": MetricName(
-        "Exact judge's score", "mean over answers", unit="number", better="higher"
-    ),
-    "empty": MetricName("Empty answers", "of all answers", better="lower"),
-    "pope/accuracy": MetricName(
-        "Yes/no questions right", "POPE accuracy", better="higher", main=True
-    ),
-    "pope/auc": MetricName(
-        "Yes told from no",
-        "POPE, area under the ROC curve",
-        unit="share",
-        better="higher",
-        main=True,
-    ),
-    "pope/f1": MetricName("Yes/no F1", "POPE F1", better="higher", main=True),
-    "pope/yes_rate": MetricName("Answers that are yes", "POPE yes-rate", main=True),
-    "pope/precision": MetricName("Yes/no precision", "POPE precision", better="higher"),
-    "pope/recall": MetricName("Yes/no recall", "POPE recall", better="higher"),
-    "pope/unparsed": MetricName(
-        "Answers neither yes nor no", "POPE, counted as wrong", better="lower"
-    ),
-    "reward/accuracy": MetricName(
-        "Pairs told apart", "accuracy of the reward model", better="higher", main=True
-    ),
-    "reward/margin": MetricName("Margin", "mean difference of rewards", unit="number", main=True),
-    "reward/calibration_error": MetricName(
-        "Confidence off by", "expected calibration error", better="lower", main=True
-    ),
-    "reward/length_correlation": MetricName(
-        "Correlation with length", "of margin and difference in words", unit="number", main=True
-    ),
-    "reward/log_loss": MetricName("Log loss", "in nats", unit="number", better="lower"),
-    "reward/longer_preferred": MetricName("Longer answer preferred", "by the reward model"),
-    "reward/longer_chosen": MetricName("Longer answer chosen", "in the pairs"),
-}
-POPE = ("accuracy", "precision", "recall", "f1", "yes_rate", "unparsed", "auc")
 ARMS = {
     "base": "before alignment",
     "sft": "control: fine-tuned on the chosen answers",
@@ -105,39 +36,6 @@ ARMS = {
     "slic": "SLiC on BDHS pairs",
     "cdpo": "conservative DPO on BDHS pairs",
 }
-
-
-def metric_key(name: str) -> str:
-    """The name the page uses: POPE's metrics carry "pope/", whatever the file called them."""
-    for prefix in ("chair/", "chair_scores/"):
-        name = name.removeprefix(prefix)
-    if name.startswith("reward/"):
-        return name
-    if name.startswith("pope_"):
-        return "pope/" + name.removeprefix("pope_")
-    ending = name.rpartition("/")[2]
-    ambiguous = name in METRICS
-    if not name.startswith("pope/") and ending in POPE and not ambiguous:
-        return f"pope/{name}"
-    return name
-
-
-def metric_name(key: str) -> MetricName:
-    """How to show a metric; unknown ones appear under their own name as plain numbers."""
-    if key in METRICS:
-        return METRICS[key]
-    group, _, ending = key.rpartition("/")
-    base = METRICS.get(f"pope/{ending}")
-    if group.startswith("pope/") and base is not None:
-        split = group.removeprefix("pope/")
-        return MetricName(
-            f"{base.label}, {split}", f"{base.technical}, {split}", better=base.better
-        )
-    own = METRICS.get(f"reward/{ending}")
-    if group.startswith("reward/") and own is not None:
-        of = group.removeprefix("reward/")
-        return MetricName(f"{own.label}, {of}", own.technical, own.unit, own.better)
-    return MetricName(key, "", unit="number")
 
 
 def show(value: float | None, unit: Unit, digits: int = 1) -> str:
@@ -220,6 +118,11 @@ def joined(words: list[str]) -> str:
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def lower(label: str) -> str:
+    """A label within a sentence; one that begins with an abbreviation stays as it is."""
+    return label if label[:2].isupper() else label[:1].lower() + label[1:]
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:

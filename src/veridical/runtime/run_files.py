@@ -7,9 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
-from pydantic import AfterValidator, BeforeValidator, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import AfterValidator, FiniteFloat, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from veridical.runtime.descriptions import Direction, Prominence, Unit
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 
@@ -27,9 +28,44 @@ class Score(TypedDict):
     note: NotRequired[str]
 
 
+class DescribedMetric(TypedDict):
+    """How a metric is shown (`descriptions.MetricDescription`)."""
+
+    name: str
+    label: str
+    detail: str
+    unit: Unit
+    better: Direction | None
+    shown: Prominence
+    curve: str
+    caution: str
+
+
+class DescribedBenchmark(TypedDict):
+    """What a benchmark is called (`descriptions.BenchmarkDescription`)."""
+
+    name: str
+    title: str
+    done: str
+    metrics: list[DescribedMetric]
+    headline: str
+    meaning: str
+    asked: str
+    place: int
+
+
+class Scores(TypedDict):
+    """`scores.json`: a benchmark, its scores, and what stands beside them."""
+
+    benchmark: DescribedBenchmark
+    scores: dict[str, Score]
+    about: dict[str, str | FiniteFloat]
+
+
 class Difference(TypedDict):
     """An arm minus its baseline in one metric."""
 
+    benchmark: str
     metric: str
     arm: str
     baseline: str
@@ -45,16 +81,27 @@ class Difference(TypedDict):
 
 
 class ArmScores(TypedDict):
-    """One arm of a study, with one seed."""
+    """One arm of a study, with one seed: scores by benchmark and metric."""
 
     name: str
-    metrics: dict[str, Score]
+    scores: dict[str, dict[str, Score]]
     seed: NotRequired[int | None]
+
+
+def _described(content: Any) -> Any:
+    """Scores and differences of benchmarks that are described beside them."""
+    known = {benchmark["name"] for benchmark in content.get("benchmarks", [])}
+    named = {row["benchmark"] for row in content.get("differences", [])}
+    named |= {name for arm in content.get("arms", []) for name in arm["scores"]}
+    if unknown := sorted(named - known):
+        raise ValueError(f"the benchmark {_shown(unknown[0])} is not among `benchmarks`")
+    return content
 
 
 class Comparison(TypedDict):
     """`comparison.json`."""
 
+    benchmarks: list[DescribedBenchmark]
     differences: list[Difference]
 
 
@@ -63,8 +110,15 @@ class Summary(TypedDict):
 
     pairs_by_iteration: NotRequired[dict[str, int]]
     mean_similarity: NotRequired[Number]
+    benchmarks: NotRequired[list[DescribedBenchmark]]
     arms: NotRequired[list[ArmScores]]
     differences: NotRequired[list[Difference]]
+
+
+class Checked(TypedDict):
+    """`checked.json`: the benchmarks that a training's log has beside its own figures."""
+
+    benchmarks: list[DescribedBenchmark]
 
 
 class Proof(TypedDict):
@@ -78,24 +132,6 @@ class Proof(TypedDict):
     unit: NotRequired[str]
     detail: NotRequired[str]
     blind: NotRequired[bool]
-
-
-BESIDE_SCORES: Mapping[str, tuple[type, ...]] = {
-    "vocabulary": (str,),
-    "reached_max_new_tokens": (int, float),
-}
-"""Entries of `scores.json` that are no metrics, and their types."""
-
-
-def _scores_alone(content: Any) -> Any:
-    """`scores.json` without the entries that are no scores."""
-    if not isinstance(content, dict):
-        return content
-    return {
-        name: score
-        for name, score in content.items()
-        if not isinstance(score, BESIDE_SCORES.get(name, ()))
-    }
 
 
 NO_MEASURES = ("split", "samples")
@@ -170,9 +206,10 @@ class Skipped(TypedDict):
 
 
 SHAPES: Mapping[str, Any] = {
-    "scores.json": Annotated[dict[str, Score], BeforeValidator(_scores_alone)],
-    "comparison.json": Comparison,
-    "summary.json": Summary,
+    "scores.json": Scores,
+    "comparison.json": Annotated[Comparison, AfterValidator(_described)],
+    "summary.json": Annotated[Summary, AfterValidator(_described)],
+    "checked.json": Checked,
     "proofs.json": list[Proof],
     "log.jsonl": list[Annotated[dict[str, Any], AfterValidator(_logged)]],
     "details.jsonl": list[Described],

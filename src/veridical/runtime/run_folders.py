@@ -22,7 +22,7 @@ HARMLESS = (".log", ".out", ".err", ".txt", ".md", ".yaml", ".yml", ".sh", ".sba
 """Kinds of files that no run writes beside its record: notes, job scripts, logs, reports."""
 WRITTEN = re.compile(
     r"(pairs|samples|records|conversations)\.parquet|\w+_images"
-    r"|(run|summary|scores|comparison|start|proofs|reference_logps|dry_run|rewards|rounding|tuning|objects)\.json"
+    r"|(run|summary|scores|comparison|checked|start|proofs|reference_logps|dry_run|rewards|rounding|tuning|objects)\.json"
     r"|(skipped|answers|answers\.partial.*|questions|details|rewards|comparisons|log|shown)\.jsonl"
     r"|spent\.jsonl(\.lock)?"
     r"|parts|claimed|checkpoints|model|adapter|rollouts|engine|tensorboard|wandb"

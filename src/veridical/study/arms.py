@@ -6,17 +6,19 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from veridical.builders.bdhs import build_bdhs
+from veridical.eval.benchmarks import find_benchmark
 from veridical.eval.chair import eval_chair
 from veridical.eval.compare import compare_runs
 from veridical.eval.pope import eval_pope
+from veridical.eval.scores import described, read_scores
 from veridical.objectives.dpo import DPO
 from veridical.objectives.likelihood import Likelihood
 from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
-from veridical.runtime.run_files import read_run_file
 from veridical.runtime.run_folders import claim_folder
 from veridical.runtime.run_record import RECORD, read_record
 from veridical.runtime.runs import Run, plain, start_run
@@ -25,6 +27,9 @@ from veridical.train.options import Training
 from veridical.train.sft import train_sft
 from veridical.world.dataset import write_scenes
 from veridical.world.scenes import Distribution
+
+EVALUATED = ("chair", "pope")
+"""The benchmarks that every arm is evaluated by; each has a folder of its name."""
 
 
 @dataclass(frozen=True)
@@ -182,34 +187,50 @@ def trained_model(out: Path) -> str:
     return str(out / "model")
 
 
-def metrics_of(folder: Path) -> dict[str, Any]:
-    """Every metric of an evaluated arm; POPE's carry "pope/".
-
-    What stands beside them in `scores.json`, such as which vocabulary was used, is none.
-    """
-    return {
-        f"{prefix}{name}": score
-        for benchmark, prefix in (("chair", ""), ("pope", "pope/"))
-        for name, score in read_run_file(folder / benchmark / "scores.json").items()
-        if isinstance(score, dict)
-    }
+def scores_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """The scores of an evaluated arm, by benchmark and metric."""
+    return {name: read_scores(folder / name) for name in EVALUATED}
 
 
 def differences_of(
     arm: str, baseline: str, arm_folder: Path, baseline_folder: Path, seed: int
 ) -> list[dict[str, Any]]:
     """Paired differences in every metric, arm minus baseline."""
-    rows = []
-    for benchmark, prefix in (("chair", ""), ("pope", "pope/")):
-        found = compare_runs(baseline_folder / benchmark, arm_folder / benchmark, baseline, arm)
-        rows += [{**row, "metric": prefix + row["metric"], "seed": seed} for row in found]
-    return rows
+    rows = [
+        row
+        for name in EVALUATED
+        for row in compare_runs(baseline_folder / name, arm_folder / name, baseline, arm)
+    ]
+    return [{**row, "seed": seed} for row in rows]
+
+
+def evaluated_by() -> list[dict[str, Any]]:
+    """The benchmarks that arms are evaluated by, as a summary describes them."""
+    return [described(find_benchmark(name)) for name in EVALUATED]
+
+
+def mean_score(arms: Sequence[Mapping[str, Any]], metric: str) -> float:
+    """The mean over a summary's arms of a metric that is named as "benchmark/metric"."""
+    benchmark, _, name = metric.partition("/")
+    return fmean(arm["scores"][benchmark][name]["value"] for arm in arms)
+
+
+def changes_from_base(summary: Mapping[str, Any], arm: str, metric: str) -> str:
+    """An arm's differences from the base in a metric, one for each seed, in percentage points."""
+    wanted = (arm, "base", *metric.split("/", 1))
+    return "; ".join(
+        f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+        for row in summary["differences"]
+        if (row["arm"], row["baseline"], row["benchmark"], row["metric"]) == wanted
+    )
 
 
 def describe_change(rows: Sequence[Mapping[str, Any]], arm: str, baseline: str) -> str:
     """One line: what happened to CHAIR_i and recall."""
     by_metric = {
-        row["metric"]: row for row in rows if row["arm"] == arm and row["baseline"] == baseline
+        row["metric"]: row
+        for row in rows
+        if (row["arm"], row["baseline"], row["benchmark"]) == (arm, baseline, "chair")
     }
     chair, recall = by_metric["chair_i"], by_metric["recall"]
     return (

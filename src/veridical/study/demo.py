@@ -23,7 +23,8 @@ from veridical.study.arms import (
     ensure_pairs,
     ensure_scenes,
     ensure_trained,
-    metrics_of,
+    evaluated_by,
+    scores_of,
     trained_model,
 )
 from veridical.study.workers import Job, run_jobs
@@ -86,14 +87,14 @@ def run_arm(arm: Arm, model: str, out: Path, scenes: Path, budget: Budget, seed:
 def summarise(out: Path, seed: int) -> dict[str, Any]:
     """`summary.json`: the metrics of every arm, and the paired differences."""
     folders = {name: out / "eval" / name for name in ("base", "sft", "bdhs")}
-    arms = [{"name": name, "metrics": metrics_of(folder)} for name, folder in folders.items()]
+    arms = [{"name": name, "scores": scores_of(folder)} for name, folder in folders.items()]
     compared = (("bdhs", "base"), ("sft", "base"), ("bdhs", "sft"))
     differences = [
         row
         for arm, baseline in compared
         for row in differences_of(arm, baseline, folders[arm], folders[baseline], seed)
     ]
-    return {"arms": arms, "differences": differences}
+    return {"benchmarks": evaluated_by(), "arms": arms, "differences": differences}
 
 
 def _say(step: int, began: float, what: str) -> None:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from veridical.report.page import write_report
@@ -21,12 +20,15 @@ from veridical.study.arms import (
     Arm,
     Budget,
     begin_study,
+    changes_from_base,
     differences_of,
     ensure_evaluated,
     ensure_pairs,
     ensure_scenes,
     ensure_trained,
-    metrics_of,
+    evaluated_by,
+    mean_score,
+    scores_of,
     trained_model,
 )
 from veridical.study.workers import Job, run_jobs
@@ -103,18 +105,23 @@ def run_group(out: Path, model: str, seed: int, group: Sequence[Arm], budget: Bu
 def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """`summary.json`: metrics of every arm and seed, and differences from base and from SFT."""
     base = out / "eval" / "base"
-    arms: list[dict[str, Any]] = [{"name": "base", "metrics": metrics_of(base)}]
+    arms: list[dict[str, Any]] = [{"name": "base", "scores": scores_of(base)}]
     differences = []
     for seed in seeds:
         folder = out / f"seed{seed}" / "eval"
         for arm in (arm for group in GROUPS for arm in group):
-            arms.append({"name": arm.name, "seed": seed, "metrics": metrics_of(folder / arm.name)})
+            arms.append({"name": arm.name, "seed": seed, "scores": scores_of(folder / arm.name)})
             differences += differences_of(arm.name, "base", folder / arm.name, base, seed)
             if arm is not SFT:
                 differences += differences_of(
                     arm.name, SFT.name, folder / arm.name, folder / SFT.name, seed
                 )
-    return {"arms": arms, "differences": differences, "budget": asdict(Budget())}
+    return {
+        "benchmarks": evaluated_by(),
+        "arms": arms,
+        "differences": differences,
+        "budget": asdict(Budget()),
+    }
 
 
 def table(summary: Mapping[str, Any]) -> str:
@@ -122,19 +129,15 @@ def table(summary: Mapping[str, Any]) -> str:
     head = "| | CHAIR_i | its change from base, each seed | recall | words | POPE accuracy |"
     lines = [head, "|---|---|---|---|---|---|"]
     for name, label in LABELS.items():
-        found = [arm["metrics"] for arm in summary["arms"] if arm["name"] == name]
-        changes = [
-            f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-            for row in summary["differences"]
-            if (row["arm"], row["baseline"], row["metric"]) == (name, "base", "chair_i")
-        ]
+        found = [arm for arm in summary["arms"] if arm["name"] == name]
+        changes = changes_from_base(summary, name, "chair/chair_i")
         shown = {
-            metric: fmean(metrics[metric]["value"] for metrics in found)
-            for metric in ("chair_i", "recall", "mean_length", "pope/accuracy")
+            metric: mean_score(found, metric)
+            for metric in ("chair/chair_i", "chair/recall", "chair/mean_length", "pope/accuracy")
         }
         lines.append(
-            f"| {label} | {100 * shown['chair_i']:.1f} % | {'; '.join(changes)} | "
-            f"{100 * shown['recall']:.1f} % | {shown['mean_length']:.1f} | "
+            f"| {label} | {100 * shown['chair/chair_i']:.1f} % | {changes} | "
+            f"{100 * shown['chair/recall']:.1f} % | {shown['chair/mean_length']:.1f} | "
             f"{100 * shown['pope/accuracy']:.1f} % |"
         )
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+from veridical.eval.scores import read_scores
 from veridical.models.load import EMBEDDED_MODEL
 from veridical.objectives.base import options_of
 from veridical.objectives.dpo import DPO
@@ -28,11 +29,14 @@ from veridical.runtime.progress import track
 from veridical.study.arms import (
     Budget,
     begin_study,
+    changes_from_base,
     differences_of,
     ensure_evaluated,
     ensure_scenes,
+    evaluated_by,
     is_finished,
-    metrics_of,
+    mean_score,
+    scores_of,
     trained_model,
     training_of,
 )
@@ -241,7 +245,7 @@ def choose(out: Path) -> dict[str, int]:
         if method.tuned_as:
             continue
         scores = [
-            read_json(out / "trials" / f"{method.name}-{number}" / "eval/chair/scores.json")
+            read_scores(out / "trials" / f"{method.name}-{number}" / "eval" / "chair")
             for number in range(len(method.trials))
         ]
         values = [score["exact_score"]["value"] for score in scores]
@@ -353,7 +357,7 @@ def _forget_unless(file: Path, key: str, folders: Sequence[Path]) -> None:
 def summarise(out: Path, seeds: Sequence[int], chosen: Mapping[str, int]) -> dict[str, Any]:
     """`summary.json`: metrics, cost and settings of every arm, and differences from the base."""
     base = out / "eval" / "base"
-    arms: list[dict[str, Any]] = [{"name": "base", "metrics": metrics_of(base)}]
+    arms: list[dict[str, Any]] = [{"name": "base", "scores": scores_of(base)}]
     differences = []
     for seed in seeds:
         for method in METHODS:
@@ -365,7 +369,7 @@ def summarise(out: Path, seeds: Sequence[int], chosen: Mapping[str, int]) -> dic
                     {
                         "name": name,
                         "seed": seed,
-                        "metrics": metrics_of(evaluated),
+                        "scores": scores_of(evaluated),
                         "setting": asdict(method.trials[chosen[method.name]]),
                         "seconds": results["train_seconds"],
                         "rows_per_second": results["rows_per_second"],
@@ -375,7 +379,12 @@ def summarise(out: Path, seeds: Sequence[int], chosen: Mapping[str, int]) -> dic
                 differences += differences_of(name, "base", evaluated, base, seed)
     if len(arms) == 1:
         raise UserError("--seeds is 0, so nothing was compared. Give 1 or more.")
-    return {"arms": arms, "differences": differences, "budget": asdict(Budget())}
+    return {
+        "benchmarks": evaluated_by(),
+        "arms": arms,
+        "differences": differences,
+        "budget": asdict(Budget()),
+    }
 
 
 def _watched(log: Path) -> dict[str, list[float]]:
@@ -423,25 +432,22 @@ def table(summary: Mapping[str, Any]) -> str:
         found = [arm for arm in summary["arms"] if arm["name"] == name]
         if not found:
             continue
-        changes = [
-            f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-            for row in summary["differences"]
-            if (row["arm"], row["baseline"], row["metric"]) == (name, "base", "chair_i")
-        ]
+        changes = changes_from_base(summary, name, "chair/chair_i")
         shown = {
-            metric: fmean(arm["metrics"][metric]["value"] for arm in found)
+            metric: mean_score(found, metric)
             for metric in (
-                "chair_i", "chair_s", "recall", "mean_length", "pope/accuracy", "exact_score",
+                "chair/chair_i", "chair/chair_s", "chair/recall", "chair/mean_length",
+                "pope/accuracy", "chair/exact_score",
             )
         }  # fmt: skip
         trained = [arm for arm in found if arm.get("seconds") is not None]
         speeds = [arm["rows_per_second"] for arm in trained if arm["rows_per_second"]]
         seconds = f"{fmean(arm['seconds'] for arm in trained):.0f}" if trained else ""
         lines.append(
-            f"| {label} | {100 * shown['chair_i']:.1f} % | {'; '.join(changes)} | "
-            f"{100 * shown['chair_s']:.1f} % | {100 * shown['recall']:.1f} % | "
-            f"{shown['mean_length']:.1f} | {100 * shown['pope/accuracy']:.1f} % | "
-            f"{shown['exact_score']:+.3f} | {seconds} | "
+            f"| {label} | {100 * shown['chair/chair_i']:.1f} % | {changes} | "
+            f"{100 * shown['chair/chair_s']:.1f} % | {100 * shown['chair/recall']:.1f} % | "
+            f"{shown['chair/mean_length']:.1f} | {100 * shown['pope/accuracy']:.1f} % | "
+            f"{shown['chair/exact_score']:+.3f} | {seconds} | "
             f"{f'{fmean(speeds):.1f}' if speeds else ''} |"
         )
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from veridical.builders.pairs import build_pairs
 from veridical.builders.rate import build_rate
 from veridical.builders.sample import build_sample
 from veridical.eval.reward import eval_reward
+from veridical.eval.scores import read_scores
 from veridical.runtime.files import read_json, write_json
 from veridical.runtime.progress import track
 from veridical.study.arms import BDHS, Budget, begin_study, ensure_pairs, is_finished
@@ -236,7 +237,7 @@ def summarise(out: Path, seeds: Sequence[int], budget: RewardBudget) -> dict[str
                         "seed": seed,
                         "facts": facts,
                         "asked": question.name,
-                        "scores": read_json(folder / "asked" / question.folder / "scores.json"),
+                        "scores": read_scores(folder / "asked" / question.folder),
                         "train_seconds": seconds,
                     }
                 )

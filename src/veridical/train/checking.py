@@ -30,20 +30,19 @@ from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import RefusedRowError
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import require_file
+from veridical.runtime.files import require_file, write_json
 from veridical.runtime.progress import counted
 from veridical.sampling import Decoding, Request, Response, respond
-from veridical.scoring.object_scores import CHAIR, DESCRIBE, POPE, chair_counts, pope_counts
+from veridical.scoring.object_scores import COUNTED, DESCRIBE, chair_counts, pope_counts
 from veridical.scoring.statistics import FloatArray, Ratio
 from veridical.scoring.yes_no_answers import parse_answer
 from veridical.train.options import Training
 from veridical.train.showing import refuse_shared_out
-from veridical.train.stopping import CHECKED
+from veridical.train.stopping import CHECKED, benchmark_of
 
 PER_IMAGE, ANSWER_TOKENS, AT_ONCE = 1, 32, 8
 """POPE's objects of either kind an image and split, tokens of an answer, and answers at least made
 at once (our choice: a check should take seconds)."""
-SHOWN = ("chair_i", "chair_s", "chair_recall", "pope_accuracy", "pope_yes_rate")
 
 Sums = Counter[str]
 
@@ -98,14 +97,11 @@ class Check:
         Raises:
             UserError: the model cannot be asked.
         """
+        counts = {"chair": self._describe, "pope": self._answer}
         figures: dict[str, float | None] = {}
-        if "chair" in self.by:
-            names = {"recall": "chair_recall", "mean_length": "chair_words", "empty": "chair_empty"}
-            found = _figures(CHAIR, self._summed(self._describe()))
-            figures |= {names.get(name, name): value for name, value in found.items()}
-        if "pope" in self.by:
-            found = _figures(POPE, self._summed(self._answer()))
-            figures |= {f"pope_{name}": value for name, value in found.items()}
+        for benchmark in (name for name in COUNTED if name in self.by):
+            found = _figures(COUNTED[benchmark][1], self._summed(counts[benchmark]()))
+            figures |= {f"{benchmark}/{name}": value for name, value in found.items()}
         self._tell_refused()
         return figures
 
@@ -200,8 +196,8 @@ def check_checking(training: Training, command: str) -> dict[str, Path]:
         raise UserError("--check-images: a reward model says nothing. Leave it out.")
     refuse_shared_out("check-images")
     for name in training.check_by or ():
-        if name not in ("chair", "pope"):
-            raise UserError(f"--check-by {name} is unknown; there is: chair, pope.")
+        if name not in COUNTED:
+            raise UserError(f"--check-by {name} is unknown; there is: {', '.join(COUNTED)}.")
     for name in ("check_objects", "check_vocabulary"):
         if name in inputs:
             require_file(inputs[name], f"--{name.replace('_', '-')}")
@@ -215,7 +211,8 @@ def benchmarks(training: Training) -> list[str]:
     """What evaluations ask for: `--check-by`, else what `--select-by` needs, else CHAIR."""
     if training.check_images is None:
         return []
-    return list(training.check_by or [CHECKED.get(training.select_by, "chair")])
+    needed = benchmark_of(training.select_by) if training.select_by in CHECKED else "chair"
+    return list(training.check_by or [needed])
 
 
 def pictures_to_check(training: Training) -> Pictures:
@@ -279,13 +276,26 @@ def open_check(policy: Policy, training: Training, steers: bool = False) -> Chec
     return Check(policy, pictures, by, decoding, questions, ALL_HIGHEST if steers else None)
 
 
+def write_descriptions(check: Check, folder: Path) -> None:
+    """Write `checked.json`, by which the report shows the figures; the first process does."""
+    if processes.is_first():
+        described = [COUNTED[name][0].as_json() for name in COUNTED if name in check.by]
+        write_json(folder / "checked.json", {"benchmarks": described})
+
+
 def show_figures(step: int, figures: Mapping[str, float | None]) -> None:
     """Print what a check found; the first process does."""
     if not processes.is_first():
         return
+    shown = [
+        f"{name}/{metric.name}"
+        for name, (description, _) in COUNTED.items()
+        for metric in description.metrics
+        if metric.curve
+    ]
     told = ", ".join(
         f"{name} {'-' if figures[name] is None else format(figures[name], '.3f')}"
-        for name in SHOWN
+        for name in shown
         if name in figures
     )
     print(f"  step {step}, checked images: {told}")

@@ -67,8 +67,8 @@ class Training:
         select_by: figure that chooses the best checkpoint: of the held-out rows `loss`,
             `rewards_accuracy` or `rewards_margin`; of the held-out prompts of `train ppo` and
             `train rloo` `reward` or `exact_score` (the exact judge's, beside another judge); of
-            --check-images `chair_i`, `chair_s` (lower is better), `chair_recall`, `pope_accuracy`
-            or `pope_f1`.
+            --check-images `chair/chair_i`, `chair/chair_s` (lower is better), `chair/recall`,
+            `pope/accuracy`, `pope/f1`, ...
         patience: evaluations without a better one of it after which training stops; it never stops
             early if not set.
         check_images: folder of images that the policy is asked about at every evaluation; none if

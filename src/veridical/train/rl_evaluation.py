@@ -14,7 +14,7 @@ from typing import Any
 
 from veridical.runtime import interruptions, processes
 from veridical.runtime.errors import UserError
-from veridical.train.checking import open_check, show_figures
+from veridical.train.checking import open_check, show_figures, write_descriptions
 from veridical.train.checkpoints import whole_best
 from veridical.train.experience import Setting, count_scored, gather_experience
 from veridical.train.options import Training
@@ -71,6 +71,8 @@ class Evaluations:
             setting, prompts=held_out, k=1, actors=dataclasses.replace(setting.actors, critic=None)
         )
         self.check = open_check(setting.actors.policy, training)
+        if self.check is not None:
+            write_descriptions(self.check, log.path.parent)
         chooses = bool(held_out) or (self.check is not None and training.select_by in CHECKED)
         self.selected = training.select_by if chooses else None
         self.found: list[Figure] = [(step, value) for step, value in kept.get("evaluations", ())]

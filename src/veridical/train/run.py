@@ -26,7 +26,7 @@ from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import writing
 from veridical.train.callbacks import Manifests, RunLog, SaveWhenTerminated, Steps
-from veridical.train.checking import open_check
+from veridical.train.checking import open_check, write_descriptions
 from veridical.train.checkpoints import LastStep, newest_verified
 from veridical.train.items import Items
 from veridical.train.loop import GroupTrainer, Task
@@ -114,6 +114,8 @@ def run_trainer(
         policy, task, arguments, train, held_out, list(callbacks), training.projector_learning_rate
     )
     trainer.check = open_check(policy, training, steers)
+    if trainer.check is not None:
+        write_descriptions(trainer.check, out)
     if training.extend and checkpoint is not None:
         trainer.add_callback(Extending())
     trainer.add_callback(TryFirst(trainer, train, held_out))

@@ -10,13 +10,16 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
+from veridical.scoring.object_scores import COUNTED
 from veridical.train.trainer_keys import Loop
 
 CHECKED = {
-    "chair_i": "chair", "chair_s": "chair", "chair_recall": "chair",
-    "pope_accuracy": "pope", "pope_f1": "pope",
-}  # fmt: skip
-"""Figures of `--check-images` that may decide, and the benchmark that each is of."""
+    f"{name}/{metric.name}": metric.better == "higher"
+    for name, (description, formulas) in COUNTED.items()
+    for metric in description.metrics
+    if metric.better is not None and metric.name in formulas
+}
+"""Figures of `--check-images` that may decide, and whether higher values are better."""
 
 OF_ROWS = ("loss", "rewards_accuracy", "rewards_margin")
 """Figures of held-out rows, for the commands that learn answers of rows; the first by default."""
@@ -27,10 +30,14 @@ OF_RESPONSES = ("reward", "exact_score")
 HIGHER_IS_BETTER = {
     "loss": False, "rewards_accuracy": True, "rewards_margin": True,
     "reward": True, "exact_score": True,
-    "chair_i": False, "chair_s": False, "chair_recall": True,
-    "pope_accuracy": True, "pope_f1": True,
+    **CHECKED,
 }  # fmt: skip
 """Figures that may decide: those of `OF_ROWS` or `OF_RESPONSES`, and of `CHECKED`."""
+
+
+def benchmark_of(figure: str) -> str:
+    """The benchmark that a figure of `CHECKED` is of."""
+    return figure.partition("/")[0]
 
 
 def check_selection(
@@ -46,7 +53,7 @@ def check_selection(
         select_by: the figure.
         patience: evaluations.
         held_out: share of rows.
-        checked: benchmarks that evaluations ask for: `chair`, `pope`.
+        checked: benchmarks that evaluations ask for, such as `chair`.
         loop: who runs the steps, which says what held-out rows have.
 
     Raises:
@@ -64,8 +71,9 @@ def check_selection(
     if patience is not None and patience < 1:
         raise UserError(f"--patience is {patience}; give 1 or more evaluations.")
     if select_by in CHECKED:
-        if CHECKED[select_by] not in checked:
-            missing = f"--check-by {' '.join([*checked, CHECKED[select_by]])}"
+        needed = benchmark_of(select_by)
+        if needed not in checked:
+            missing = f"--check-by {' '.join([*checked, needed])}"
             raise UserError(
                 f"--select-by {select_by} is counted on images with known objects. Give "
                 + (missing if checked else "--check-images and --check-objects")

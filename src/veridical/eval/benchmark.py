@@ -1,0 +1,109 @@
+"""What a benchmark is: how its rows become scores, and what two runs of it must have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from veridical.runtime.descriptions import BenchmarkDescription
+from veridical.scoring.statistics import (
+    ClusterSums,
+    Difference,
+    Estimate,
+    Metric,
+    compare,
+    estimate,
+)
+
+Row: TypeAlias = Mapping[str, Any]
+Rows: TypeAlias = Sequence[Row]
+
+
+def no_groups(rows: Rows) -> Mapping[str, Rows]:
+    """The groups of a benchmark that is only scored as a whole."""
+    del rows
+    return {}
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A metric that is no formula on sums over images.
+
+    Attributes:
+        name: as in `scores.json`.
+        applies: whether these rows have what it needs.
+        estimate: its value on judged rows, with an interval.
+        compare: candidate minus baseline, paired by image, with an interval and p.
+    """
+
+    name: str
+    applies: Callable[[Rows], bool]
+    estimate: Callable[[Rows], Estimate]
+    compare: Callable[[Rows, Rows], Difference]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark, from its judged rows on.
+
+    Attributes:
+        description: its name, and how its metrics are shown.
+        judged: the file of judged rows, each with an `image_id`: `answers.jsonl`, or
+            `details.jsonl` where the rows have the places of `mentions`, which the report marks.
+        sums: what the formulas are made of, added up by image.
+        formulas: the metrics that are formulas on those sums.
+        same: the fields of judged rows that must be equal for two runs to be compared.
+        facts: what these fields are, for messages.
+        needs: the other fields of judged rows that scores are made of.
+        statistics: the metrics that are no such formulas.
+        groups: parts of the rows that are also scored on their own.
+    """
+
+    description: BenchmarkDescription
+    judged: str
+    sums: Callable[[Rows], ClusterSums]
+    formulas: Sequence[Metric]
+    same: Sequence[str]
+    facts: str
+    needs: Sequence[str] = ()
+    statistics: Sequence[Statistic] = ()
+    groups: Callable[[Rows], Mapping[str, Rows]] = no_groups
+
+    @property
+    def name(self) -> str:
+        """As in `--benchmarks`, and the name of its folder."""
+        return self.description.name
+
+
+def score_rows(benchmark: Benchmark, rows: Rows) -> dict[str, Estimate]:
+    """Every metric of all judged rows, and of each group as "group/metric"."""
+    wanted = [statistic for statistic in benchmark.statistics if statistic.applies(rows)]
+    scores: dict[str, Estimate] = {}
+    for group, own in {"": rows, **benchmark.groups(rows)}.items():
+        found = estimate(benchmark.sums(own), benchmark.formulas)
+        found |= {statistic.name: statistic.estimate(own) for statistic in wanted}
+        scores |= {_in_group(group, name): value for name, value in found.items()}
+    return scores
+
+
+def differences(benchmark: Benchmark, candidate: Rows, baseline: Rows) -> dict[str, Difference]:
+    """Candidate minus baseline in every metric, of all judged rows and of the groups of both."""
+    wanted = [
+        statistic
+        for statistic in benchmark.statistics
+        if statistic.applies(candidate) and statistic.applies(baseline)
+    ]
+    ours, theirs = ({"": rows, **benchmark.groups(rows)} for rows in (candidate, baseline))
+    changes: dict[str, Difference] = {}
+    for group in (group for group in ours if group in theirs):
+        sides = ours[group], theirs[group]
+        arm, other = (benchmark.sums(rows) for rows in sides)
+        found = compare(arm, other, benchmark.formulas)
+        found |= {statistic.name: statistic.compare(*sides) for statistic in wanted}
+        changes |= {_in_group(group, name): change for name, change in found.items()}
+    return changes
+
+
+def _in_group(group: str, name: str) -> str:
+    return f"{group}/{name}" if group else name

@@ -1,0 +1,63 @@
+"""The table of benchmarks: a line each, in the order in which they are shown."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from veridical.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from veridical.eval.benchmark import Benchmark
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table, which is read without importing the benchmark.
+
+    Attributes:
+        module: has the benchmark as `BENCHMARK`, and the function of `veridical eval NAME` as
+            `eval_NAME`.
+        summary: what that command does, in one line.
+        positionals: its parameters that may be bare words.
+        shared: whether several processes of a launcher may do it together.
+    """
+
+    module: str
+    summary: str
+    positionals: tuple[str, ...] = ("model",)
+    shared: bool = True
+
+
+BENCHMARKS = {
+    "chair": Line(
+        "veridical.eval.chair", "Have images described, and count the objects that are not there."
+    ),
+    "pope": Line(
+        "veridical.eval.pope", "Ask yes/no questions about objects, and score the answers."
+    ),
+    "reward": Line(
+        "veridical.eval.reward",
+        "Find out how often a reward model is right, and what it goes by.",
+        ("model", "data"),
+        shared=False,
+    ),
+}
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """Import a benchmark.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if name not in BENCHMARKS:
+        raise UserError(f"There is no benchmark {name!r}; there is: {', '.join(BENCHMARKS)}.")
+    benchmark: Benchmark = importlib.import_module(BENCHMARKS[name].module).BENCHMARK
+    return benchmark
+
+
+def place_of(name: str) -> int:
+    """Where a benchmark stands in the table; one that is not in it comes last."""
+    return list(BENCHMARKS).index(name) if name in BENCHMARKS else len(BENCHMARKS)
