@@ -40,11 +40,11 @@ GROUPS: tuple[tuple[Arm, ...], ...] = ((BDHS, SFT), (PLAIN,), (NOISE,), (UNGUIDE
 """Arms that share their pairs, and so a process."""
 LABELS = {
     "base": "the model as it ships",
-    "sft": "control: SFT on the chosen answers",
+    "sft": "control: fine-tuned on the chosen answers alone",
     "bdhs": "**DPO on BDHS pairs**",
-    "plain": "DPO, plain samples as rejected",
-    "noise": "DPO, BDHS with image noise for the mask",
-    "unguided": "DPO, BDHS without guidance",
+    "plain": "DPO, rejected answers sampled from the full image",
+    "noise": "DPO on BDHS pairs, with image noise instead of the mask",
+    "unguided": "DPO, rejected answers written freely from the masked image",
 }
 
 
@@ -126,7 +126,10 @@ def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
 
 def table(summary: Mapping[str, Any]) -> str:
     """The study as a Markdown table: means over seeds, and each seed's change of CHAIR_i."""
-    head = "| | CHAIR_i | its change from base, each seed | recall | words | POPE accuracy |"
+    head = (
+        "| | invented objects | change from the start, each seed | objects found | words "
+        "| yes/no right |"
+    )
     lines = [head, "|---|---|---|---|---|---|"]
     for name, label in LABELS.items():
         found = [arm for arm in summary["arms"] if arm["name"] == name]
@@ -136,9 +139,9 @@ def table(summary: Mapping[str, Any]) -> str:
             for metric in ("chair/chair_i", "chair/recall", "chair/mean_length", "pope/accuracy")
         }
         lines.append(
-            f"| {label} | {100 * shown['chair/chair_i']:.1f} % | {changes} | "
-            f"{100 * shown['chair/recall']:.1f} % | {shown['chair/mean_length']:.1f} | "
-            f"{100 * shown['pope/accuracy']:.1f} % |"
+            f"| {label} | {100 * shown['chair/chair_i']:.1f}% | {changes} | "
+            f"{100 * shown['chair/recall']:.1f}% | {shown['chair/mean_length']:.1f} | "
+            f"{100 * shown['pope/accuracy']:.1f}% |"
         )
     return "\n".join(lines)
 
