@@ -21,10 +21,10 @@ from PIL import Image
 from veridical.cli.dispatch import main
 from veridical.data.messages import text_of
 from veridical.data.records import read_records
-from veridical.judges.client import is_here
 from veridical.judges.endpoint import Endpoint, EndpointSettings, Wording, endpoint_settings
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.sampling.engines.client import is_here
 
 KEY = "sk-a-secret-of-ours"
 Answer = Callable[["Handler", int, int, str], None]

@@ -38,7 +38,7 @@ from veridical.models.rendering import (
     render_prompt,
     tokenise_after,
 )
-from veridical.train.engine import template_options
+from veridical.sampling.engines.adapters import template_options
 
 PICTURE = Image.new("RGB", (8, 8))
 

@@ -17,8 +17,8 @@ from veridical.models.policy import Policy
 from veridical.models.reward_model import Reading, RewardModel, judged_group, new_head, score_groups
 from veridical.runtime.errors import UserError
 from veridical.sampling import Decoding, Request
+from veridical.sampling.engines.adapters import recomputed
 from veridical.sampling.rollouts import roll_out
-from veridical.train.engine import recomputed
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

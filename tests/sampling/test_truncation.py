@@ -17,9 +17,9 @@ from veridical.judges.named import Judging
 from veridical.models.policy import Policy, end_token_ids
 from veridical.runtime.errors import UserError
 from veridical.sampling import Decoding, Request
+from veridical.sampling.engines.adapters import truncation_options
 from veridical.sampling.rollouts import roll_out
 from veridical.sampling.truncation import check_truncation, truncate, untruncated_logps
-from veridical.train.engine import truncation_options
 from veridical.train.online import Sampling, train_online
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo

@@ -14,7 +14,6 @@ from statistics import fmean
 from typing import Any, Literal
 
 from veridical.builders._parts import Parts, model_identity, write_skipped
-from veridical.builders._served import PREFIX, Ask, Server
 from veridical.data.image_checks import require_images
 from veridical.data.images import row_images
 from veridical.data.records import (
@@ -36,6 +35,7 @@ from veridical.runtime.progress import counted
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import read_share, say
 from veridical.sampling import Decoding, Request
+from veridical.sampling.engines.chat import PREFIX, Server
 from veridical.sampling.rollouts import roll_out
 from veridical.sampling.truncation import check_truncation
 
@@ -280,12 +280,12 @@ def served_responses(
 
     A prompt that the server refuses is listed, not left out in silence.
     """
-    asks = [
-        Ask(f"{prompt.id}/{number}", prompt.images, prompt.messages)
+    requests = [
+        Request(f"{prompt.id}/{number}", prompt.images, prompt.messages)
         for prompt in prompts
         for number in range(settings.k)
     ]
-    said = server.respond(asks, settings.temperature, settings.max_new_tokens, settings.seed)
+    said = server.respond(requests, settings.temperature, settings.max_new_tokens, settings.seed)
     results: list[dict[str, Any]] = []
     for index, prompt in enumerate(prompts):
         mine = said[index * settings.k : (index + 1) * settings.k]

@@ -1,63 +1,41 @@
-"""Any endpoint that speaks OpenAI's chat completions with images, as a judge.
-
-vLLM, SGLang, Gemini and OpenAI say that they do. Time-outs, retries and what a reply may look like
-are in `judges.client`; here are the options, concurrency, limits, the cache of replies, and how
-images are sent.
-"""
+"""A server that speaks OpenAI's chat completions, as a judge: limits, a ledger, kept replies."""
 
 from __future__ import annotations
 
-import base64
-import dataclasses
-import io
 import json
-import math
-import os
-import re
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 
-from veridical.data.images import load_image
-from veridical.data.messages import Message, text_of
-from veridical.judges.client import Address, Client, FailedError, StoppedError, is_here
+from veridical.data.messages import text_of
 from veridical.judges.judging import Cost
 from veridical.judges.ledger import Ledger, Limits
 from veridical.judges.prompted import Question, Reply
-from veridical.judges.replies import Completion
 from veridical.runtime.cache import Cache, digest, open_cache
 from veridical.runtime.errors import UserError
+from veridical.sampling.engines.client import FailedError, StoppedError
+from veridical.sampling.engines.replies import Completion
+from veridical.sampling.engines.server import (
+    CUT_OFF,
+    ServerSettings,
+    encoded_image,
+    image_block,
+    open_client,
+    read_settings,
+)
 
-OPENAI = "https://api.openai.com/v1"
 KIND = "replies"
-PNG_LIMIT = 1_000_000
-"""Bytes above which an image is sent as JPEG: what a photograph takes as PNG, many hosts refuse."""
-CUT_OFF = ("length", "max_tokens", "content_filter")
-"""How servers call it that a text did not end by itself."""
-_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
-_KEY_WORD = re.compile(r"(^|_)(API)?(KEY|TOKEN|SECRET|PASSWORD)(_|$)")
 
 
 @dataclass(frozen=True)
-class EndpointSettings:
-    """Where to ask, how patiently, and for how much.
+class EndpointSettings(ServerSettings):
+    """Where a judge is asked, how patiently, and for how much.
 
     Attributes:
-        url: with the version, such as http://localhost:8000/v1; if not set, the variable
-            OPENAI_BASE_URL, else OpenAI's own.
-        key_variable: the environment variable that holds the key; its name, never the key.
-        concurrency: questions under way at once.
-        retries: how often the client tries again after a lost connection, a time-out, or status
-            408, 409, 429 or 5xx; waits grow from half a second to 8 seconds, or are as long as the
-            server asks (`Retry-After`).
-        timeout: seconds that one try may take altogether.
-        max_wait: seconds that the server may ask to wait; if it asks for more, the run ends.
         input_price: dollars for a million tokens read.
         output_price: dollars for a million tokens written.
         max_dollars: stop when so much has been spent.
@@ -66,12 +44,6 @@ class EndpointSettings:
         cache_gigabytes: what it may hold.
     """
 
-    url: str | None = None
-    key_variable: str = "OPENAI_API_KEY"
-    concurrency: int = 8
-    retries: int = 6
-    timeout: float = 120.0
-    max_wait: float = 600.0
     input_price: float | None = None
     output_price: float | None = None
     max_dollars: float | None = None
@@ -104,106 +76,19 @@ class Wording:
     seed: int
 
 
-def endpoint_settings(
-    given: Mapping[str, Any] | None, option: str = "endpoint"
-) -> EndpointSettings:
-    """Check what `--endpoint.NAME VALUE` said.
-
-    Args:
-        given: the values by name.
-        option: what the option is called, for messages.
+def endpoint_settings(given: Mapping[str, Any] | None) -> EndpointSettings:
+    """Check the values of `--endpoint.NAME VALUE`.
 
     Raises:
-        UserError: an unknown name, or a value that makes no sense or may be a secret, which
-            run.json would keep.
+        UserError: as for `read_settings`, or a limit in dollars without prices.
     """
-    fields = {field.name: field for field in dataclasses.fields(EndpointSettings)}
-    unknown = [name for name in given or {} if name not in fields]
-    if unknown:
-        raise UserError(f"--{option}.{unknown[0]} is unknown; there is: {', '.join(fields)}.")
-    texts = ("url", "key_variable", "cache")
-    for name, value in (given or {}).items():
-        if name in texts and not (value is None or (isinstance(value, str) and value)):
-            raise UserError(f"--{option}.{name} is {value!r}; give a text.")
-        number = type(value) in (int, float) and math.isfinite(value)
-        if name not in texts and value is not None and not (number and value >= 0):
-            raise UserError(f"--{option}.{name} is {value!r}; give a number from 0 up.")
-    settings = EndpointSettings(**{name: v for name, v in (given or {}).items() if v is not None})
-    if settings.url:
-        endpoint_url(settings, option)
-    _require_name(settings.key_variable, option)
-    for name in ("concurrency", "retries"):
-        if type(getattr(settings, name)) is not int:
-            raise UserError(f"--{option}.{name} has to be a whole number.")
-    if settings.concurrency < 1 or settings.timeout <= 0:
-        raise UserError(f"--{option}.concurrency and --{option}.timeout have to be above 0.")
+    settings = read_settings(EndpointSettings, given)
     if settings.max_dollars is not None and None in (settings.input_price, settings.output_price):
         raise UserError(
-            f"--{option}.max_dollars needs the prices: --{option}.input_price and "
-            f"--{option}.output_price, in dollars for a million tokens."
+            "--endpoint.max_dollars needs the prices: --endpoint.input_price and "
+            "--endpoint.output_price, in dollars for a million tokens."
         )
     return settings
-
-
-def _require_name(variable: str, option: str) -> None:
-    """Take a variable's name only: a key typed in its place would be written to run.json."""
-    if variable in os.environ:
-        return
-    if not _VARIABLE.fullmatch(variable) or not _KEY_WORD.search(variable):
-        raise UserError(
-            f"--{option}.key_variable has to be the name of an environment variable that is set, "
-            "such as OPENAI_API_KEY; the key itself stays in the environment."
-        )
-
-
-def endpoint_url(settings: EndpointSettings, option: str = "endpoint") -> str:
-    """Where to ask.
-
-    Raises:
-        UserError: it is no address, or holds a password or key, which run.json would keep.
-    """
-    url = settings.url or os.environ.get("OPENAI_BASE_URL") or OPENAI
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises where it is no number
-    except ValueError:
-        raise UserError(f"--{option}.url is no address (its host or port).") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"--{option}.url has to begin with http:// or https:// and name a host.")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise UserError(
-            f"--{option}.url holds a name, password or query. Keys are read from the environment "
-            f"only: put it there and name the variable with --{option}.key_variable."
-        )
-    return url.rstrip("/")
-
-
-def open_client(
-    settings: EndpointSettings, option: str = "endpoint", malformed_again: bool = False
-) -> Client:
-    """The client that the settings ask for.
-
-    Args:
-        settings: where and how patiently.
-        option: what the option is called, for messages.
-        malformed_again: as for `Client`.
-
-    Raises:
-        UserError: no key for an endpoint elsewhere, or a bad address.
-    """
-    url, variable = endpoint_url(settings, option), settings.key_variable
-    key = os.environ.get(variable, "").strip()
-    if not key and not is_here(url):
-        raise UserError(
-            f"The variable {variable} holds no key for {url}. Set it, or name another one with "
-            f"--{option}.key_variable."
-        )
-    if not key.isascii() or not key.isprintable():
-        raise UserError(f"The variable {variable} holds characters that no key has.")
-    address = Address(
-        url, key, settings.retries, settings.timeout, settings.max_wait, option, variable
-    )
-    return Client(address, malformed_again)
 
 
 class Endpoint:
@@ -240,16 +125,11 @@ class Endpoint:
             UserError: a limit is reached, the key or the model is refused, or nothing but failures
                 came for a while. What was replied before is kept.
         """
-        pool = ThreadPoolExecutor(self.settings.concurrency)
         try:
-            return list(pool.map(self._reply, questions))
-        except BaseException as error:
+            return self.client.ask_all(self._reply, questions, finish_paid=True)
+        except BaseException:
             self._stopped = True
-            # What is under way is paid for: unless somebody wants to leave, it is waited for.
-            self.client.stop(now=not isinstance(error, Exception))
             raise
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def _reply(self, question: Question) -> Reply:
         pictures = [encoded_image(image) for image in question.images]
@@ -291,7 +171,7 @@ class Endpoint:
         self, question: Question, request: Mapping[str, Any], pictures: Sequence[bytes]
     ) -> Reply:
         options = {name: value for name, value in request.items() if name != "text"}
-        content = [*map(_image_block, pictures), {"type": "text", "text": request["text"]}]
+        content = [*map(image_block, pictures), {"type": "text", "text": request["text"]}]
         messages = [{"role": "user", "content": content}]
         try:
             completion = self.client.complete({"messages": messages, **options})
@@ -313,39 +193,3 @@ class Endpoint:
         )
         text = self.client.redacted(completion.text).strip()
         return Reply(text, not text or completion.finish_reason in CUT_OFF, cost)
-
-
-def encoded_image(image: Any) -> bytes:
-    """An image's file as it is sent: upright RGB without metadata such as where it was taken."""
-    picture = load_image(image)
-    picture.info.clear()
-    memory = io.BytesIO()
-    picture.save(memory, format="PNG")
-    if memory.tell() > PNG_LIMIT:
-        memory = io.BytesIO()
-        picture.save(memory, format="JPEG", quality=95)
-    return memory.getvalue()
-
-
-def sent_messages(messages: Sequence[Message], images: Sequence[Any]) -> list[Any]:
-    """Messages as the protocol has them: images as data, in their places."""
-    left = iter(images)
-
-    def block(given: Mapping[str, Any]) -> dict[str, Any]:
-        if given["type"] == "image":
-            return _image_block(encoded_image(next(left)))
-        return {"type": "text", "text": given["text"]}
-
-    sent: list[Any] = []
-    for message in messages:
-        blocks = [block(given) for given in message["content"]]
-        only_text = len(blocks) == 1 and blocks[0]["type"] == "text"
-        content = blocks[0]["text"] if only_text else blocks
-        sent.append({"role": message["role"], "content": content})
-    return sent
-
-
-def _image_block(data: bytes) -> dict[str, Any]:
-    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
-    url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}

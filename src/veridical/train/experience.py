@@ -19,9 +19,9 @@ from veridical.models.token_scores import TokenScores, token_scores, token_value
 from veridical.runtime import processes
 from veridical.runtime.randomness import generator
 from veridical.sampling import Decoding, Request, never_sampled
+from veridical.sampling.engines.adapters import Engine, sample
 from veridical.sampling.rollouts import Rollout, rollout_group
 from veridical.train.actors import Actors, as_critic
-from veridical.train.engine import Engine, sample
 from veridical.train.fresh import sample_usable
 from veridical.train.left_out import LeftOut
 from veridical.train.prompts import TrainingPrompt

@@ -17,9 +17,9 @@ from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import Group, render_group
 from veridical.runtime.randomness import generator
 from veridical.sampling import Decoding, Request
+from veridical.sampling.engines.adapters import Engine, sample
 from veridical.sampling.rollouts import Rollout, rollout_group
 from veridical.train.buffer import Row, Task
-from veridical.train.engine import Engine, sample
 from veridical.train.left_out import LeftOut
 from veridical.train.prompts import TrainingPrompt
 from veridical.train.rows import collapsed

@@ -27,10 +27,10 @@ from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl
 from veridical.sampling import Decoding
+from veridical.sampling.engines.adapters import Engine, engine_settings
 from veridical.sampling.truncation import check_truncation
 from veridical.train.buffer import RolloutBuffer, Row
 from veridical.train.card import write_cards
-from veridical.train.engine import Engine, engine_settings
 from veridical.train.fresh import (
     Comparing,
     Maker,

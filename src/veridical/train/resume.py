@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from veridical.judges.endpoint import EndpointSettings
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_path
 from veridical.runtime.progress import counted
 from veridical.runtime.run_record import RECORD, read_fields
 from veridical.runtime.runs import plain
+from veridical.sampling.engines.server import ServerSettings
 
 FREE = {
     "out", "resume", "extend", "cache", "cache_gigabytes", "vision_cache", "save_merged",
@@ -26,11 +29,8 @@ LENGTH = {"epochs", "max_steps", "patience"}
 """Options that may differ as well where a run is extended, and only there."""
 
 FREE_KEYS: Mapping[str, frozenset[str]] = {
-    "endpoint": frozenset({
-        "url", "key_variable", "concurrency", "retries", "timeout", "input_price", "output_price",
-        "max_dollars", "max_tokens", "max_wait", "cache", "cache_gigabytes",
-    }),
-    "engine": frozenset({"url", "key_variable", "concurrency", "retries", "timeout"}),
+    "endpoint": frozenset(field.name for field in fields(EndpointSettings)),
+    "engine": frozenset(field.name for field in fields(ServerSettings)),
     "trainer": frozenset({
         "logging_steps", "logging_strategy", "logging_first_step", "log_level",
         "log_level_replica", "save_total_limit", "debug", "torch_empty_cache_steps",

@@ -17,16 +17,29 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from veridical.builders._served import Ask, Server
 from veridical.cli.dispatch import main
 from veridical.data.messages import user_message
 from veridical.data.records import read_records
-from veridical.judges import client as client_module
-from veridical.judges.client import Client, FailedError, StoppedError, proxy_of, retry_after
-from veridical.judges.endpoint import endpoint_settings, open_client
-from veridical.judges.replies import MalformedError, encodable, error_message, read_completion
+from veridical.judges.endpoint import endpoint_settings
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_jsonl
+from veridical.sampling import Request
+from veridical.sampling.engines import client as client_module
+from veridical.sampling.engines.chat import Server
+from veridical.sampling.engines.client import (
+    Client,
+    FailedError,
+    StoppedError,
+    proxy_of,
+    retry_after,
+)
+from veridical.sampling.engines.replies import (
+    MalformedError,
+    encodable,
+    error_message,
+    read_completion,
+)
+from veridical.sampling.engines.server import open_client
 
 KEY = "sk-a-secret-of-ours"
 QUESTION = {"model": "m", "messages": []}
@@ -124,7 +137,7 @@ def test_no_reply_ends_in_a_traceback_or_loses_others(reason: str, web: Web) -> 
     """The second of three questions is answered so: it is refused, the others are kept."""
     web.answer = lambda one, number: say(one, INSTEAD[reason] if number == 2 else reply())
     server = Server("m", {"url": web.url, "retries": 0, "concurrency": 1})
-    asks = [Ask(f"row/{number}", [], [user_message("What?", 0)]) for number in range(3)]
+    asks = [Request(f"row/{number}", [], [user_message("What?", 0)]) for number in range(3)]
     said = server.respond(asks, 1.0, 9, 0)
     assert [one.text for one in said] == ["A cup.", "", "A cup."]
     assert "answers with" in str(said[1].refusal)

@@ -29,8 +29,8 @@ from veridical.models.tuning import Tuning, prepare_training
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_json
 from veridical.sampling import Decoding, Request, never_sampled
+from veridical.sampling.engines.adapters import Engine
 from veridical.sampling.rollouts import rollout_group
-from veridical.train.engine import Engine
 from veridical.train.online import Sampling, train_online
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
@@ -106,7 +106,7 @@ def test_log_probs_are_those_of_the_policy_with_the_pixels(
     policy, requests = moved_policy(saved), requests_for(pictures)
     decoding = Decoding(10, 0.9, seed=2)
     with serving(server) as url:
-        engine = Engine({"url": url, "name": "tiny"}, tmp_path / "engine")
+        engine = Engine({"url": url, "name": "tiny", "concurrency": 1}, tmp_path / "engine")
         told: list[list[float]] = []
         tried = engine.client._tried
 
@@ -117,7 +117,6 @@ def test_log_probs_are_those_of_the_policy_with_the_pixels(
             return found
 
         monkeypatch.setattr(engine.client, "_tried", listen)
-        engine.concurrency = 1
         found = engine.sample(policy, requests, decoding, 2, version=3)
     ends = end_token_ids(policy)
     assert [len(row) for row in found] == [2, 2]

@@ -15,21 +15,12 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from veridical.judges.client import FailedError, StoppedError
-from veridical.judges.endpoint import (
-    EndpointSettings,
-    endpoint_settings,
-    open_client,
-    sent_messages,
-)
-from veridical.judges.replies import Completion
 from veridical.models.batching import RefusedRowsError, process, row_batch
 from veridical.models.finite import require_finite
 from veridical.models.policy import Policy, end_token_ids, image_token_id
@@ -39,13 +30,19 @@ from veridical.models.token_scores import token_scores
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.randomness import generator
-from veridical.sampling import Decoding, Request, never_sampled
+from veridical.sampling.choice import never_sampled
+from veridical.sampling.engines.client import FailedError, StoppedError
+from veridical.sampling.engines.replies import Completion
+from veridical.sampling.engines.server import (
+    ServerSettings,
+    open_client,
+    read_settings,
+    sent_messages,
+)
 from veridical.sampling.reader import Reader
+from veridical.sampling.requests import Decoding, Request
 from veridical.sampling.rollouts import Rollout, roll_out, rollout_group
 
-OPTIONS = (
-    "url", "key_variable", "concurrency", "retries", "timeout", "max_wait", "name", "max_staleness",
-)  # fmt: skip
 UNCHANGED: dict[str, Any] = {
     "top_k": -1,
     "top_p": 1.0,
@@ -77,17 +74,26 @@ class Answer:
     version: int
 
 
-def engine_settings(given: Mapping[str, Any]) -> EndpointSettings:
-    """Check what `--engine.NAME VALUE` said of the server.
+@dataclass(frozen=True)
+class EngineSettings(ServerSettings):
+    """Where the engine is, and what is taken from it.
+
+    Attributes:
+        name: what the adapters' names there begin with.
+        max_staleness: by how many steps the weights that sampled may be older than asked for.
+    """
+
+    name: str = "veridical"
+    max_staleness: int = 0
+
+
+def engine_settings(given: Mapping[str, Any]) -> EngineSettings:
+    """Check the values of `--engine.NAME VALUE`.
 
     Raises:
-        UserError: an option that makes no sense here, or may be a secret.
+        UserError: as for `read_settings`.
     """
-    other = [name for name in given if name not in OPTIONS]
-    if other:
-        raise UserError(f"--engine.{other[0]} is unknown; there is: {', '.join(OPTIONS)}.")
-    own = ("name", "max_staleness")
-    return endpoint_settings({n: v for n, v in given.items() if n not in own}, "engine")
+    return read_settings(EngineSettings, given, "engine")
 
 
 class Engine:
@@ -97,21 +103,15 @@ class Engine:
         """Get ready; nothing is sent yet.
 
         Args:
-            given: what `--engine.NAME VALUE` said, see `OPTIONS`.
+            given: what `--engine.NAME VALUE` said, see `EngineSettings`.
             folder: gets the adapters that are handed over; the server has to see it as well.
 
         Raises:
             UserError: an option that makes no sense, or no key for a server elsewhere.
         """
         settings = engine_settings(given)
-        self.name = str(given.get("name", "veridical"))
-        staleness = given.get("max_staleness", 0)
-        if type(staleness) is not int or staleness < 0:
-            raise UserError(
-                f"--engine.max_staleness is {staleness!r}; give a whole number from 0 up."
-            )
-        self.max_staleness = staleness
-        self.folder, self.concurrency = folder, settings.concurrency
+        self.name, self.max_staleness = settings.name, settings.max_staleness
+        self.folder = folder
         self.client = open_client(settings, "engine", malformed_again=True)
         self.address = self.client.address.url
         # A server may still have the names of another run, or of this one before it was killed.
@@ -193,14 +193,7 @@ class Engine:
         def answer(one: tuple[Request, int]) -> Answer:
             return self._answer(policy, one[0], one[1], decoding, version)
 
-        pool = ThreadPoolExecutor(self.concurrency)
-        try:
-            answers = list(pool.map(answer, asked))
-        except BaseException:
-            self.client.stop(now=True)
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+        answers = self.client.ask_all(answer, asked)
         requests_of_rows = [request for request, _ in asked]
         reader = Reader(policy.processor.tokenizer, requests_of_rows, in_thought(policy))
         texts = [reader.text(row, answer.token_ids) for row, answer in enumerate(answers)]

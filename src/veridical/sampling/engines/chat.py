@@ -1,40 +1,25 @@
-"""Responses from a server that speaks OpenAI's chat completions (vLLM, SGLang, transformers serve).
-
-Time-outs, retries and what a reply may look like are in `judges.client`.
-"""
+"""Responses from a server that speaks OpenAI's chat completions (vLLM, SGLang, ...)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from veridical.data.messages import Message
 from veridical.data.text.thoughts import answer_of
-from veridical.judges.client import FailedError, StoppedError
-from veridical.judges.endpoint import CUT_OFF, endpoint_settings, open_client, sent_messages
 from veridical.runtime.errors import UserError
 from veridical.runtime.randomness import generator
-from veridical.sampling import StopReason
+from veridical.sampling.engines.client import FailedError, StoppedError
+from veridical.sampling.engines.server import (
+    CUT_OFF,
+    ServerSettings,
+    open_client,
+    read_settings,
+    sent_messages,
+)
+from veridical.sampling.requests import Request, StopReason
 
 PREFIX = "endpoint:"
-OPTIONS = ("url", "key_variable", "concurrency", "retries", "timeout", "max_wait")
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One response that is wanted.
-
-    Attributes:
-        id: keys the seed; distinct for distinct draws.
-        images: in the order of the prompt's image blocks.
-        messages: the prompt.
-    """
-
-    id: str
-    images: Sequence[Any]
-    messages: Sequence[Message]
 
 
 @dataclass(frozen=True)
@@ -54,18 +39,13 @@ class Server:
 
         Args:
             model: its name there.
-            given: what `--endpoint.NAME VALUE` said; see `OPTIONS`.
+            given: what `--endpoint.NAME VALUE` said; see `ServerSettings`.
 
         Raises:
             UserError: an option that makes no sense here, or no key for a server elsewhere.
         """
-        other = [name for name in given or {} if name not in OPTIONS]
-        if other:
-            raise UserError(
-                f"--endpoint.{other[0]} means nothing here; there is: {', '.join(OPTIONS)}."
-            )
-        settings = endpoint_settings(given)
-        self.model, self.concurrency = model, settings.concurrency
+        settings = read_settings(ServerSettings, given)
+        self.model = model
         self.client = open_client(settings, malformed_again=True)
         self.address = self.client.address.url
 
@@ -76,12 +56,12 @@ class Server:
             print(notice, flush=True)
 
     def respond(
-        self, asks: Sequence[Ask], temperature: float, max_new_tokens: int, seed: int
+        self, requests: Sequence[Request], temperature: float, max_new_tokens: int, seed: int
     ) -> list[Said]:
         """Answer every request, in order, several at a time.
 
         Args:
-            asks: what is wanted.
+            requests: what is asked; without a prefix.
             temperature: of sampling.
             max_new_tokens: limit of one response, in tokens.
             seed: each request's own is drawn from it and its id; servers may ignore it.
@@ -90,24 +70,16 @@ class Server:
             UserError: the server is gone, or refuses the key or the model.
         """
 
-        def answer(ask: Ask) -> Said:
-            own = int(generator(seed, "server", ask.id).integers(2**31))
-            return self._answer(ask, temperature, max_new_tokens, own)
+        def answer(request: Request) -> Said:
+            own = int(generator(seed, "server", request.id).integers(2**31))
+            return self._answer(request, temperature, max_new_tokens, own)
 
-        pool = ThreadPoolExecutor(self.concurrency)
-        self.client.start()
-        try:
-            return list(pool.map(answer, asks))
-        except BaseException:
-            self.client.stop(now=True)
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return self.client.ask_all(answer, requests)
 
-    def _answer(self, ask: Ask, temperature: float, max_new_tokens: int, seed: int) -> Said:
+    def _answer(self, request: Request, temperature: float, max_new_tokens: int, seed: int) -> Said:
         body = {
             "model": self.model,
-            "messages": sent_messages(ask.messages, ask.images),
+            "messages": sent_messages(request.prompt, request.images),
             "temperature": temperature,
             "max_tokens": max_new_tokens,
             "seed": seed,

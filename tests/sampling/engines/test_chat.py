@@ -19,14 +19,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from veridical.builders._served import Ask, Server
 from veridical.cli.dispatch import main
 from veridical.data.messages import assistant_message, user_message
 from veridical.data.records import read_records
-from veridical.judges.endpoint import sent_messages
 from veridical.models.load import EMBEDDED_MODEL
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
+from veridical.sampling import Request
+from veridical.sampling.engines.chat import Server
+from veridical.sampling.engines.server import sent_messages
 
 
 class Talk:
@@ -80,16 +81,16 @@ def talk() -> Iterator[Talk]:
     server.http.server_close()
 
 
-def ask(number: int = 0) -> Ask:
+def ask(number: int = 0) -> Request:
     picture = Image.new("RGB", (4, 3), (255, 0, 0))
-    return Ask(f"row/{number}", [picture], [user_message("What is it?")])
+    return Request(f"row/{number}", [picture], [user_message("What is it?")])
 
 
 def test_what_is_sent(talk: Talk) -> None:
     earlier = [user_message("What is it?"), assistant_message("A cup."), user_message("Sure?", 0)]
     talk.finish = "length"
     said = Server("m", {"url": talk.url}).respond(
-        [Ask("row", ask().images, earlier)], temperature=0.7, max_new_tokens=9, seed=1
+        [Request("row", ask().images, earlier)], temperature=0.7, max_new_tokens=9, seed=1
     )
     body = talk.asked[0]
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("m", 0.7, 9)

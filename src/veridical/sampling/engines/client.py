@@ -1,4 +1,4 @@
-"""The one client for servers that speak OpenAI's chat completions: judges, samples, engines.
+"""The one client for servers that speak OpenAI's chat completions.
 
 A try has one limit of time for everything (a server that sends a byte a second does not hold it),
 and its reply a limit of size. Redirects are not followed. Loopback addresses are asked directly,
@@ -16,16 +16,21 @@ import json
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
-from veridical.judges.replies import Completion, MalformedError, error_message, read_completion
 from veridical.runtime.errors import UserError
+from veridical.sampling.engines.replies import (
+    Completion,
+    MalformedError,
+    error_message,
+    read_completion,
+)
 
 MOST_BYTES = 16 * 1024 * 1024
 """Of one reply; long answers with the ids of their tokens take a hundredth of it (our choice)."""
@@ -38,6 +43,8 @@ SHORTEST_KEY = 8
 TRIED_AGAIN = (408, 409, 429)
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
 """Seconds between tries where the server names none."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Kind = Literal["refused", "busy", "timeout", "connection", "malformed"]
 
 
@@ -48,6 +55,7 @@ class Address:
     Attributes:
         url: with the version, such as http://localhost:8000/v1.
         key: sent as bearer; "" for none.
+        concurrency: questions under way at once.
         retries: further tries after a failure that may pass.
         timeout: seconds that one try may take, from the connection to the last byte.
         max_wait: seconds that the server may ask to wait (`Retry-After`).
@@ -57,6 +65,7 @@ class Address:
 
     url: str
     key: str
+    concurrency: int
     retries: int
     timeout: float
     max_wait: float
@@ -128,6 +137,27 @@ class Client:
             if not self._succeeded:
                 return self._counted(body)
         return self._counted(body)
+
+    def ask_all(
+        self, ask: Callable[[Item], Result], items: Iterable[Item], finish_paid: bool = False
+    ) -> list[Result]:
+        """Ask about every item, in order, `concurrency` at once; the first error stops the others.
+
+        Args:
+            ask: one item to what was answered, by way of `complete`.
+            items: what is asked about.
+            finish_paid: after an error, wait for what is under way and paid for; otherwise, and
+                where somebody wants to leave (Ctrl-C), give it up.
+        """
+        pool = concurrent.futures.ThreadPoolExecutor(self.address.concurrency)
+        self.start()
+        try:
+            return list(pool.map(ask, items))
+        except BaseException as error:
+            self.stop(now=not (finish_paid and isinstance(error, Exception)))
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def post(self, path: str, body: Mapping[str, Any]) -> None:
         """Send something whose reply does not matter, as to load an adapter.

@@ -1,0 +1,1 @@
+"""Who samples, where that is not this process: servers that speak OpenAI's chat completions."""
