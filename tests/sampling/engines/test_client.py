@@ -349,7 +349,7 @@ def test_a_password_in_the_address_is_not_kept(
 SPENDER = """
 import sys
 from pathlib import Path
-from veridical.errors import UserError
+from veridical.runtime.errors import UserError
 from veridical.judges.ledger import Ledger, Limits
 ledger = Ledger(Path(sys.argv[1]), Limits(max_tokens=1000))
 try:
