@@ -113,6 +113,17 @@ def same_weights(one: Path, other: Path) -> bool:
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+def holds(model: Path, checkpoint: Path) -> bool:
+    """Whether a saved model has the policy's weights of a checkpoint, whatever they are called."""
+    saved = list(load_file(model / "model.safetensors").values())
+    kept = load_file(checkpoint / "trained.safetensors")
+    return all(
+        any(value.shape == other.shape and torch.equal(value, other) for other in saved)
+        for name, value in kept.items()
+        if name.startswith("policy.")
+    )
+
+
 def by_prompt(cases: Sequence[Case]) -> list[Verdict]:
     """Marks that are the same whatever is said, so that nothing of RLOO's moves."""
     return [Verdict(tuple({"points": float(case.id[4])} for _ in case.responses)) for case in cases]
@@ -193,6 +204,8 @@ def test_the_best_checkpoint_is_the_result(
     assert found["value_at_start"] == rows[0]["reward"] and found["steps"] == 8
     left = {int(path.name.split("-")[1]) for path in (out / "checkpoints").iterdir()}
     assert left == {best, 8}
+    assert holds(out / "model", out / "checkpoints" / f"checkpoint-{best}")
+    assert not holds(out / "model", out / "checkpoints" / "checkpoint-8")
     card = (out / "model" / "README.md").read_text(encoding="utf-8")
     assert f"step {best} (held-out reward {rewards[best]:.4f}" in card
     assert f"| reward, held-out prompts, step {best} | {rewards[best]:.6g} |" in card
