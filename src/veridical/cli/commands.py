@@ -25,7 +25,8 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "demo": Command(
-        "veridical.study.demo:demo", "See the whole story on the embedded model, in minutes."
+        "veridical.study.demo:demo",
+        "Build pairs, train and evaluate the embedded tiny model: minutes, no GPU.",
     ),
     "ask": Command(
         "veridical.sampling.ask:ask",
@@ -34,34 +35,34 @@ COMMANDS: dict[str, Command] = {
     ),
     "build bdhs": Command(
         "veridical.builders.bdhs:build_bdhs",
-        "Make preference pairs that need no annotator, by guided sampling.",
+        "Make preference pairs without an annotator, by hallucination sampling (BDHS).",
         ("model",),
         shared=True,
     ),
     "build sample": Command(
         "veridical.builders.sample:build_sample",
-        "Have a model answer every prompt several times.",
+        "Sample several responses to every prompt.",
         ("model",),
         shared=True,
     ),
     "build rate": Command(
         "veridical.builders.rate:build_rate",
-        "Rate sampled responses by what is known to be in the images, or by a reward model.",
+        "Rate sampled responses, by the images' object lists or by a reward model.",
         ("samples",),
     ),
     "build annotate": Command(
         "veridical.builders.annotate:build_annotate",
-        "Have a model mark sampled responses, on this machine or at an endpoint.",
+        "Rate sampled responses with a judging model, local or at an endpoint.",
         ("samples",),
     ),
     "build rank": Command(
         "veridical.builders.rank:build_rank",
-        "Make preference pairs by having a judge compare responses.",
+        "Make preference pairs: a judge compares sampled responses.",
         ("samples",),
     ),
     "build best": Command(
         "veridical.builders.best:build_best",
-        "Keep the best response to each prompt, to be learned by `train sft`.",
+        "Keep the best response to each prompt, for `train sft` (rejection sampling).",
         ("samples",),
     ),
     "build pairs": Command(
@@ -71,26 +72,26 @@ COMMANDS: dict[str, Command] = {
     ),
     "build distort": Command(
         "veridical.builders.distort:build_distort",
-        "Make pairs whose rejected branch sees a distorted picture.",
+        "Make pairs whose rejected answer is paired with a distorted image.",
     ),
     "build facts": Command(
         "veridical.builders.facts:build_facts",
-        "Put captions, objects or options beside records, for judges and reward models.",
+        "Add captions, objects or options to records, for judges and reward models.",
         ("data",),
     ),
     "build objects": Command(
         "veridical.builders.objects:build_objects",
-        "Turn annotations of COCO, of YOLO or of a detector into lists of objects.",
+        "Convert COCO, YOLO or detector annotations into lists of objects.",
         ("annotations",),
     ),
     "build join": Command(
         "veridical.builders.join:build_join",
-        "Join two sets of pairs: several rejected answers to one chosen one.",
+        "Join two sets of pairs, giving a chosen answer several rejected ones.",
         ("pairs", "more"),
     ),
     "train dpo": Command(
         "veridical.train.dpo:train_dpo",
-        "Align a model by direct preference optimisation on pairs.",
+        "Align a model by direct preference optimization (DPO) on pairs.",
         ("model",),
         shared=True,
     ),
@@ -102,19 +103,19 @@ COMMANDS: dict[str, Command] = {
     ),
     "train steerlm": Command(
         "veridical.train.steerlm:train_steerlm",
-        "Fine-tune a model on rated responses, so that it can be asked for good ones.",
+        "Fine-tune a model on rated responses, to be prompted with the ratings you want.",
         ("model",),
         shared=True,
     ),
     "train online": Command(
         "veridical.train.online:train_online",
-        "Align a model on pairs that it makes while it learns: Online-DPO, mixed, Online-BDHS.",
+        "Align a model on pairs that it samples during training (Online-DPO, Online-BDHS).",
         ("model",),
         shared=True,
     ),
     "train reward": Command(
         "veridical.train.reward:train_reward",
-        "Train a reward model on pairs: a judge that sees the image and is told facts.",
+        "Train a reward model on pairs; it sees the image, and facts if given.",
         ("model",),
         shared=True,
     ),
@@ -126,25 +127,25 @@ COMMANDS: dict[str, Command] = {
     ),
     "train rloo": Command(
         "veridical.train.rloo:train_rloo",
-        "Align a model by reinforcement learning (RLOO), each response against its siblings.",
+        "Align a model by reinforcement learning (RLOO) on a judge's rewards.",
         ("model",),
         shared=True,
     ),
     "eval pope": Command(
         "veridical.eval.pope:eval_pope",
-        "Ask yes/no questions about objects, and score the answers.",
+        "Score answers to yes/no questions about objects (POPE).",
         ("model",),
         shared=True,
     ),
     "eval chair": Command(
         "veridical.eval.chair:eval_chair",
-        "Have images described, and count the objects that are not there.",
+        "Score image descriptions: count mentioned objects that are not there (CHAIR).",
         ("model",),
         shared=True,
     ),
     "eval reward": Command(
         "veridical.eval.reward:eval_reward",
-        "Find out how often a reward model is right, and what it goes by.",
+        "Score a reward model on pairs: accuracy, calibration, effect of length.",
         ("model", "data"),
     ),
     "eval compare": Command(
@@ -154,17 +155,17 @@ COMMANDS: dict[str, Command] = {
     ),
     "report": Command(
         "veridical.report.page:report",
-        "Write the report of one or several runs as one page.",
+        "Write a report on one or several runs, as one HTML page.",
         ("runs",),
     ),
     "world make": Command(
         "veridical.world.dataset:write_scenes",
-        "Draw scenes, with descriptions, questions and what each picture holds.",
+        "Draw scenes, with descriptions, questions and object lists.",
         ("folder",),
     ),
     "world pairs": Command(
         "veridical.world.wrong_facts:write_wrong_facts",
-        "Make pairs that differ by one wrong fact, to train and to test reward models.",
+        "Make pairs that differ in one wrong fact, to train and test reward models.",
         ("scenes",),
     ),
     "world train": Command(
@@ -175,9 +176,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "rewards": Command(
         "veridical.study.reward_study:reward_study",
-        "Find out what reward models with and without facts are worth.",
+        "Compare reward models trained with and without facts.",
     ),
     "methods": Command(
-        "veridical.study.methods:methods", "Compare every method, from the same base and budget."
+        "veridical.study.methods:methods",
+        "Compare all methods, from the same base model and budget.",
     ),
 }

@@ -227,14 +227,14 @@ def overview(commands: dict[str, Command]) -> str:
         [
             "usage: veridical COMMAND [options]",
             "",
-            "Align vision-language models with preferences, so that they say what they see.",
+            "Train vision-language models on preferences, to describe what the image shows.",
             "",
             "commands:",
             *lines,
             "",
             "`veridical COMMAND --help` documents a command's options. Every command also reads",
-            "them from `--config FILE.yaml`; what the command line says wins. The model `embedded`",
-            "comes with the package. Exit status: 0 done, 2 something to correct, 130 interrupted,",
+            "them from `--config FILE.yaml`; the command line wins. The model `embedded`",
+            "comes with the package. Exit status: 0 done, 2 invalid input, 130 interrupted,",
             "143 terminated (SIGTERM).",
         ]
     )

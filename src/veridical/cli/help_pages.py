@@ -12,11 +12,11 @@ from veridical.cli.signatures import Option, docstring_of, spelled, type_name
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 CONFIG_HELP = (
-    "A YAML file with any of the options (with underscores); what the command line says wins."
+    "A YAML file with any of the options (with underscores). The command line takes precedence."
 )
 IMPORT_HELP = (
-    "A Python file to run first, such as one that registers a model class with Transformers; "
-    "may be given several times, and is kept in run.json."
+    "A Python file to run first, such as one that registers a model class with Transformers. "
+    "May be given several times; run.json records it."
 )
 PRINT_HELP = "Print the resolved options as YAML, for use as --config, and exit."
 

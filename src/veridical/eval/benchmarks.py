@@ -32,14 +32,13 @@ class Line:
 
 BENCHMARKS = {
     "chair": Line(
-        "veridical.eval.chair", "Have images described, and count the objects that are not there."
+        "veridical.eval.chair",
+        "Score image descriptions: count mentioned objects that are not there (CHAIR).",
     ),
-    "pope": Line(
-        "veridical.eval.pope", "Ask yes/no questions about objects, and score the answers."
-    ),
+    "pope": Line("veridical.eval.pope", "Score answers to yes/no questions about objects (POPE)."),
     "reward": Line(
         "veridical.eval.reward",
-        "Find out how often a reward model is right, and what it goes by.",
+        "Score a reward model on pairs: accuracy, calibration, effect of length.",
         ("model", "data"),
         shared=False,
     ),
