@@ -125,7 +125,9 @@ def train_with_veridical(settings: Settings, folder: Path, watch: Stopwatch) -> 
     from veridical.models import logprobs
     from veridical.objectives.dpo import DPO
     from veridical.objectives.preference import AveragedPreference
-    from veridical.train import dpo, loop, start
+    from veridical.train import dpo
+    from veridical.train.loop import start
+    from veridical.train.loop import trainer as loop
     from veridical.train.options import Training
 
     load = start.load_policy

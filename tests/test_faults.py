@@ -29,9 +29,10 @@ from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.runtime.randomness import generator
-from veridical.train import loop, trained, trial
-from veridical.train.checkpoints import whole_best
 from veridical.train.dpo import train_dpo
+from veridical.train.loop import trained, trial
+from veridical.train.loop import trainer as loop
+from veridical.train.loop.checkpoints import whole_best
 from veridical.train.options import Training
 
 DRIVER = """
@@ -355,6 +356,6 @@ def test_an_image_deleted_while_training_is_named(
         honest(*given)
         shutil.rmtree(tmp_path / "pairs_images")
 
-    monkeypatch.setattr("veridical.train.trial.try_a_step", deleting)
+    monkeypatch.setattr("veridical.train.loop.trial.try_a_step", deleting)
     with pytest.raises(UserError, match=r"pairs_images/.*the file does not exist"):
         train_dpo(saved, pairs, tmp_path / "run", training=Training(**OPTIONS))

@@ -39,14 +39,14 @@ from veridical.models.rendering import Group, render_group
 from veridical.models.tuning import Tuning, prepare_training
 from veridical.objectives.dpo import DPO
 from veridical.objectives.preference import Preference
-from veridical.train.items import Items
-from veridical.train.loop import GroupTrainer, Task
-from veridical.train.memory import measure_memory
+from veridical.train.loop.items import Items
+from veridical.train.loop.memory import measure_memory
+from veridical.train.loop.outcomes import outcome_of
+from veridical.train.loop.reference import compute_logps
+from veridical.train.loop.scorer import Scorer
+from veridical.train.loop.trainer import GroupTrainer, Task
+from veridical.train.loop.trainer_options import trainer_arguments
 from veridical.train.options import Training
-from veridical.train.outcomes import outcome_of
-from veridical.train.reference import compute_logps
-from veridical.train.scorer import Scorer
-from veridical.train.trainer_options import trainer_arguments
 
 BETA, LEARNING_RATE = 0.1, 1e-5
 STEPS = 3

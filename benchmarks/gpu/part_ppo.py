@@ -36,15 +36,15 @@ from veridical.objectives.reinforcement import (
     whitened,
 )
 from veridical.sampling import Decoding, Request
-from veridical.train import experience as gathering
 from veridical.train import ppo as learning
-from veridical.train.actors import build_actors
-from veridical.train.experience import Setting, gather_experience
 from veridical.train.options import Training
 from veridical.train.ppo import PPO, learn
 from veridical.train.prompts import TrainingPrompt, proof_group
-from veridical.train.rewarding import Rewarder
-from veridical.train.rl_run import Learner
+from veridical.train.rl import experience as gathering
+from veridical.train.rl.actors import build_actors
+from veridical.train.rl.experience import Setting, gather_experience
+from veridical.train.rl.rewarding import Rewarder
+from veridical.train.rl.run import Learner
 
 WATCHED: tuple[tuple[Any, str, str], ...] = (
     (gathering, "sample", "sample responses"),

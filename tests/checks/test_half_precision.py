@@ -49,13 +49,13 @@ from veridical.runtime import processes
 from veridical.runtime.cache import Cache, open_cache
 from veridical.runtime.errors import UserError
 from veridical.sampling import Request
-from veridical.train.items import Items
-from veridical.train.loop import Task
-from veridical.train.outcomes import outcome_of
-from veridical.train.pair_proofs import prove_run
-from veridical.train.reference import compute_logps, precompute
-from veridical.train.rows import proof_rows
-from veridical.train.scorer import Scorer
+from veridical.train.loop.items import Items
+from veridical.train.loop.outcomes import outcome_of
+from veridical.train.loop.pair_proofs import prove_run
+from veridical.train.loop.reference import compute_logps, precompute
+from veridical.train.loop.rows import proof_rows
+from veridical.train.loop.scorer import Scorer
+from veridical.train.loop.trainer import Task
 
 DTYPES = ["float32", "bfloat16", "float16"]
 HALVES = DTYPES[1:]

@@ -44,8 +44,8 @@ from veridical.sampling import (
 )
 from veridical.sampling.parity import require_parity
 from veridical.sampling.rollouts import roll_out, rollout_group
+from veridical.train.loop.start import load_start
 from veridical.train.options import Training
-from veridical.train.start import load_start
 
 
 def equal(family: Family, one: torch.Tensor, other: torch.Tensor) -> bool:

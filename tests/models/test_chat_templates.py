@@ -23,7 +23,7 @@ from veridical.runtime.files import read_json
 from veridical.runtime.rendering_record import freeze_time
 from veridical.runtime.runs import start_run
 from veridical.sampling import Decoding, Request, respond
-from veridical.train.resume import check_folder
+from veridical.train.loop.resume import check_folder
 
 PROMPT = [user_message("Describe the image.")]
 PICTURE = Image.new("RGB", (96, 96), "red")

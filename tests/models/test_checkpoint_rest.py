@@ -20,8 +20,8 @@ from veridical.models.policy import Policy, frozen_copy
 from veridical.models.rendering import Group
 from veridical.runtime.cache import Cache
 from veridical.runtime.files import read_json, write_json
+from veridical.train.loop.run import save_result
 from veridical.train.options import Training
-from veridical.train.run import save_result
 
 HEADS = {f"mtp.layers.{n}.weight": torch.full((2, 3), float(n)) for n in range(2)}
 

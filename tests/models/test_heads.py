@@ -20,7 +20,7 @@ from veridical.models.logprobs import response_logps
 from veridical.models.measures import stock_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
-from veridical.train.memory import LiveTensors
+from veridical.train.loop.memory import LiveTensors
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -27,8 +27,8 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import Group, render_group, render_prompt
 from veridical.runtime import processes
 from veridical.runtime.errors import RefusedRowError, UserError
+from veridical.train.loop.rows import read_training_rows
 from veridical.train.options import Training
-from veridical.train.rows import read_training_rows
 
 STRIP = (900, 4)
 

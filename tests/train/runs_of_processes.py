@@ -23,7 +23,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from veridical import cli
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
-from veridical.train import loop
+from veridical.train.loop import trainer as loop
 
 
 def exact_norm(self: Any, hidden: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from veridical.objectives.ipo import IPO
 from veridical.objectives.preference import Preference
 from veridical.objectives.slic import SLiC
 from veridical.train import sft
-from veridical.train.outcomes import outcome_of
+from veridical.train.loop.outcomes import outcome_of
 from veridical.world import model as world_model
 
 datasets = pytest.importorskip("datasets")

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 from transformers import TrainingArguments
 
-from veridical.train.modes import checkpoint_activations, checkpointing_asked_for
+from veridical.train.loop.modes import checkpoint_activations, checkpointing_asked_for
 
 
 class Recording(nn.Module):

@@ -15,11 +15,11 @@ from veridical.models.policy import Policy
 from veridical.models.reward_model import Reading
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl
-from veridical.train.left_out import LeftOut
+from veridical.train.loop.left_out import LeftOut
+from veridical.train.loop.rows import TrainingRows, read_training_rows
 from veridical.train.options import Training
 from veridical.train.prompts import read_prompts
 from veridical.train.reward import read_pairs
-from veridical.train.rows import TrainingRows, read_training_rows
 
 COMMON = "This is a park. There is a red cup at the top left. "
 TRAINING = Training(learning_rate=1.0, max_bad_fraction=0.9)

@@ -21,13 +21,14 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
-from veridical.train import dpo, pair_proofs
-from veridical.train.checkpoints import newest_verified
+from veridical.train import dpo
 from veridical.train.dpo import train_dpo
+from veridical.train.loop import pair_proofs
+from veridical.train.loop.checkpoints import newest_verified
+from veridical.train.loop.outcomes import outcome_of
+from veridical.train.loop.reference import compute_logps
+from veridical.train.loop.rows import read_training_rows, same_pictures, split_held_out
 from veridical.train.options import Training
-from veridical.train.outcomes import outcome_of
-from veridical.train.reference import compute_logps
-from veridical.train.rows import read_training_rows, same_pictures, split_held_out
 from veridical.train.sft import train_sft
 
 

@@ -15,11 +15,11 @@ from veridical.models.rendering import Group
 from veridical.runtime.cache import Cache
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
+from veridical.train.loop.reference import precompute
+from veridical.train.loop.rows import read_training_rows
+from veridical.train.loop.start import join_processes
+from veridical.train.loop.trainer_options import trainer_arguments
 from veridical.train.options import Training
-from veridical.train.reference import precompute
-from veridical.train.rows import read_training_rows
-from veridical.train.start import join_processes
-from veridical.train.trainer_options import trainer_arguments
 
 TRAINING = Training(learning_rate=1e-4, accumulation=1)
 

@@ -36,15 +36,17 @@ from veridical.models.tuning import Tuning, prepare_training
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.sampling import Decoding, Request, rollouts
-from veridical.train import experience, fresh, reference
+from veridical.train import fresh
 from veridical.train.dpo import train_dpo
-from veridical.train.loop import GroupTrainer
+from veridical.train.loop import reference
+from veridical.train.loop.scorer import Scorer
+from veridical.train.loop.trainer import GroupTrainer
 from veridical.train.online import Sampling, train_online
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
 from veridical.train.reward import train_reward
+from veridical.train.rl import experience
 from veridical.train.rloo import train_rloo
-from veridical.train.scorer import Scorer
 from veridical.train.sft import train_sft
 
 CPU = torch.device("cpu")

@@ -21,11 +21,12 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.sampling import Decoding, Request
 from veridical.sampling.rollouts import Rollout
-from veridical.train import buffer, fresh, online
+from veridical.train import fresh, online
 from veridical.train.dpo import train_dpo
+from veridical.train.loop import buffer
+from veridical.train.loop.order import Shares
 from veridical.train.online import OnlineBDHS, Sampling, nothing_learned, train_online
 from veridical.train.options import Training
-from veridical.train.order import Shares
 from veridical.train.ppo import train_ppo
 from veridical.train.prompts import TrainingPrompt, check_object_lists
 from veridical.train.rloo import train_rloo

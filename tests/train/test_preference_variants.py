@@ -19,11 +19,11 @@ from veridical.models.rendering import Group
 from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
-from veridical.train import rows as training_rows
 from veridical.train import sft
 from veridical.train.dpo import train_dpo
+from veridical.train.loop import rows as training_rows
+from veridical.train.loop.reference import precompute
 from veridical.train.options import Training
-from veridical.train.reference import precompute
 from veridical.train.sft import train_sft
 
 COMMON: dict[str, Any] = {

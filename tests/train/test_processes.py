@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from veridical.data.records import assistant_message, read_records, user_message, write_records
 from veridical.models.policy import Policy
 from veridical.runtime.files import read_json, read_jsonl, write_json
-from veridical.train.checkpoints import newest_verified
+from veridical.train.loop.checkpoints import newest_verified
 
 pytestmark = pytest.mark.slow
 

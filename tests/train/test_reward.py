@@ -137,7 +137,7 @@ def test_a_resumed_run_ends_with_the_same_head(
     class Killed(BaseException):
         pass
 
-    import veridical.train.loop as loop
+    import veridical.train.loop.trainer as loop
 
     step = loop.GroupTrainer.training_step
     taken = []

@@ -29,15 +29,18 @@ from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.runtime.run_files import read_run_file
 from veridical.sampling import Decoding, Request
 from veridical.sampling.rollouts import Rollout, roll_out, rollout_group
-from veridical.train import actors as module
-from veridical.train import ppo, rewarding, rl_run, rl_start, rloo
-from veridical.train.actors import Actors, build_actors, drop_other_adapters
-from veridical.train.experience import Experience, Setting, gather_experience
+from veridical.train import ppo, rloo
 from veridical.train.online import Sampling
 from veridical.train.options import Training
 from veridical.train.ppo import PPO, train_ppo
 from veridical.train.prompts import TrainingPrompt
-from veridical.train.rewarding import Rewarder, nothing_earned, refuse_no_reward
+from veridical.train.rl import actors as module
+from veridical.train.rl import rewarding
+from veridical.train.rl import run as rl_run
+from veridical.train.rl import start as rl_start
+from veridical.train.rl.actors import Actors, build_actors, drop_other_adapters
+from veridical.train.rl.experience import Experience, Setting, gather_experience
+from veridical.train.rl.rewarding import Rewarder, nothing_earned, refuse_no_reward
 from veridical.train.rloo import RLOO, train_rloo
 
 TRAINING = Training(

@@ -14,7 +14,7 @@ from veridical.data.steering import ATTRIBUTES, steer_prompt
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group, RefusedRowError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
-from veridical.train.rows import Images, split_held_out
+from veridical.train.loop.rows import Images, split_held_out
 from veridical.train.steerlm import marks_of, prompt_id, steered_groups
 
 

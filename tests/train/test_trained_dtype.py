@@ -21,8 +21,8 @@ from veridical.models.rendering import Group
 from veridical.models.reward_model import own_adapter, response_rewards
 from veridical.models.tuning import Tuning, prepare_training, require_wide, widen_trained
 from veridical.runtime.errors import UserError
-from veridical.train.actors import VALUE, build_actors
 from veridical.train.options import Training
+from veridical.train.rl.actors import VALUE, build_actors
 
 HALVES = ["bfloat16", "float16"]
 DTYPES = ["float32", *HALVES]

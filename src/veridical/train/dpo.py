@@ -20,23 +20,21 @@ from veridical.models.tuning import prepare_training
 from veridical.models.vision_cache import take_features
 from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
-from veridical.train.card import write_cards
-from veridical.train.features import keep_features, with_features
-from veridical.train.items import Items, usable_rows
-from veridical.train.left_out import LeftOut
-from veridical.train.loop import Task
-from veridical.train.memory import ENTRY_BYTES, measure_memory, tell_memory
-from veridical.train.options import Training
-from veridical.train.outcomes import outcome_of
-from veridical.train.pair_proofs import prove_run
-from veridical.train.reference import (
+from veridical.train.loop.card import write_cards
+from veridical.train.loop.features import keep_features, with_features
+from veridical.train.loop.items import Items, usable_rows
+from veridical.train.loop.left_out import LeftOut
+from veridical.train.loop.memory import ENTRY_BYTES, measure_memory, tell_memory
+from veridical.train.loop.outcomes import outcome_of
+from veridical.train.loop.pair_proofs import prove_run
+from veridical.train.loop.reference import (
     compute_logps,
     precompute,
     require_same_inputs,
     write_reference,
 )
-from veridical.train.rounding import measure_logps
-from veridical.train.rows import (
+from veridical.train.loop.rounding import measure_logps
+from veridical.train.loop.rows import (
     PROOF_ROWS,
     images_first,
     proof_rows,
@@ -45,14 +43,16 @@ from veridical.train.rows import (
     split_held_out,
     weighted,
 )
-from veridical.train.run import run_trainer, save_result
-from veridical.train.scorer import Scorer
-from veridical.train.start import (
+from veridical.train.loop.run import run_trainer, save_result
+from veridical.train.loop.scorer import Scorer
+from veridical.train.loop.start import (
     NOT_SHARED,
     load_start_beside_reference,
     record_model,
     start_training,
 )
+from veridical.train.loop.trainer import Task
+from veridical.train.options import Training
 
 
 def train_dpo(

@@ -29,8 +29,6 @@ from veridical.runtime.files import read_jsonl
 from veridical.sampling import Decoding
 from veridical.sampling.engines.adapters import Engine, engine_settings
 from veridical.sampling.truncation import check_truncation
-from veridical.train.buffer import RolloutBuffer, Row
-from veridical.train.card import write_cards
 from veridical.train.fresh import (
     Comparing,
     Maker,
@@ -39,14 +37,26 @@ from veridical.train.fresh import (
     counts,
     measures_of,
 )
-from veridical.train.items import Item, Items
-from veridical.train.left_out import LeftOut
-from veridical.train.loop import Task
+from veridical.train.loop.buffer import RolloutBuffer, Row
+from veridical.train.loop.card import write_cards
+from veridical.train.loop.items import Item, Items
+from veridical.train.loop.left_out import LeftOut
+from veridical.train.loop.order import Place as Spot
+from veridical.train.loop.order import Shares
+from veridical.train.loop.outcomes import outcome_of
+from veridical.train.loop.pair_proofs import prove_run
+from veridical.train.loop.rounding import measure_logps
+from veridical.train.loop.rows import PROOF_ROWS
+from veridical.train.loop.run import checkpoint_to_resume, run_trainer, save_result, steps_of
+from veridical.train.loop.scorer import Scorer
+from veridical.train.loop.start import (
+    NOT_SHARED,
+    load_start_beside_reference,
+    record_judge,
+    start_training,
+)
+from veridical.train.loop.trainer import Task
 from veridical.train.options import Training
-from veridical.train.order import Place as Spot
-from veridical.train.order import Shares
-from veridical.train.outcomes import outcome_of
-from veridical.train.pair_proofs import prove_run
 from veridical.train.prompts import (
     PromptKind,
     TrainingPrompt,
@@ -54,17 +64,7 @@ from veridical.train.prompts import (
     proof_group,
     read_prompts,
 )
-from veridical.train.rewarding import refuse_unscored
-from veridical.train.rounding import measure_logps
-from veridical.train.rows import PROOF_ROWS
-from veridical.train.run import checkpoint_to_resume, run_trainer, save_result, steps_of
-from veridical.train.scorer import Scorer
-from veridical.train.start import (
-    NOT_SHARED,
-    load_start_beside_reference,
-    record_judge,
-    start_training,
-)
+from veridical.train.rl.rewarding import refuse_unscored
 
 METHODS: dict[PairSource, str] = {
     "online": "online direct preference optimization (Online-DPO)",

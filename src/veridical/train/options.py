@@ -16,8 +16,8 @@ from veridical.objectives.base import options_of
 from veridical.runtime import processes
 from veridical.runtime.cache import Cache, open_cache
 from veridical.runtime.errors import UserError
-from veridical.train.counting import rows_seen, total_steps
-from veridical.train.mixing import check_weights
+from veridical.train.loop.counting import rows_seen, total_steps
+from veridical.train.loop.mixing import check_weights
 
 SaveDtype = Literal["auto", "float32", "bfloat16", "float16"]
 MixedPrecision = Literal["no", "bf16", "fp16"]

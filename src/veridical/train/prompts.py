@@ -22,14 +22,14 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import Group, RefusedRowError, render_group, render_prompt
 from veridical.runtime.errors import UserError
 from veridical.sampling import Request
-from veridical.train.options import Training
-from veridical.train.rows import (
+from veridical.train.loop.rows import (
     Images,
     TrainingRows,
     refuse_collapsed,
     render_pair,
     render_rows,
 )
+from veridical.train.options import Training
 
 PromptKind = Literal["prompt", "conversation", "preference"]
 

@@ -38,15 +38,13 @@ from veridical.objectives.preference import pair_accuracy
 from veridical.objectives.reward import reward_loss
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
-from veridical.train.card import write_cards
-from veridical.train.features import keep_features, with_features
-from veridical.train.items import Items, usable_rows
-from veridical.train.left_out import LeftOut
-from veridical.train.loop import Objective, Outcome, Task
-from veridical.train.memory import measure_memory, tell_memory
-from veridical.train.options import Training
-from veridical.train.rounding import Measure
-from veridical.train.rows import (
+from veridical.train.loop.card import write_cards
+from veridical.train.loop.features import keep_features, with_features
+from veridical.train.loop.items import Items, usable_rows
+from veridical.train.loop.left_out import LeftOut
+from veridical.train.loop.memory import measure_memory, tell_memory
+from veridical.train.loop.rounding import Measure
+from veridical.train.loop.rows import (
     PROOF_ROWS,
     Images,
     TrainingRows,
@@ -60,10 +58,12 @@ from veridical.train.rows import (
     weighted,
     why_collapsed,
 )
-from veridical.train.run import run_trainer, save_result
-from veridical.train.scorer import Scorer
-from veridical.train.start import NOT_SHARED, conclude, load_start, start_training
-from veridical.train.trained import whole
+from veridical.train.loop.run import run_trainer, save_result
+from veridical.train.loop.scorer import Scorer
+from veridical.train.loop.start import NOT_SHARED, conclude, load_start, start_training
+from veridical.train.loop.trained import whole
+from veridical.train.loop.trainer import Objective, Outcome, Task
+from veridical.train.options import Training
 
 METHOD = "a reward model (Bradley-Terry)"
 

@@ -21,23 +21,23 @@ from veridical.objectives.reinforcement import (
     leave_one_out_advantages,
 )
 from veridical.runtime import processes
-from veridical.train.actors import build_actors
-from veridical.train.experience import (
+from veridical.train.loop.modes import learning
+from veridical.train.loop.order import Shares
+from veridical.train.online import Sampling
+from veridical.train.options import Training
+from veridical.train.prompts import PromptKind
+from veridical.train.rl.actors import build_actors
+from veridical.train.rl.evaluation import Evaluations
+from veridical.train.rl.experience import (
     Experience,
     Setting,
     count_scored,
     gather_experience,
     minibatches,
 )
-from veridical.train.modes import learning
-from veridical.train.online import Sampling
-from veridical.train.options import Training
-from veridical.train.order import Shares
-from veridical.train.prompts import PromptKind
-from veridical.train.rl_evaluation import Evaluations
-from veridical.train.rl_measures import measures_of, shown
-from veridical.train.rl_run import Learner, chunks
-from veridical.train.rl_start import begin, finish, refuse
+from veridical.train.rl.measures import measures_of, shown
+from veridical.train.rl.run import Learner, chunks
+from veridical.train.rl.start import begin, finish, refuse
 
 METHOD = "REINFORCE with a leave-one-out baseline (RLOO)"
 FIGURES = (

@@ -18,15 +18,13 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.tuning import prepare_training
 from veridical.runtime.runs import Run
-from veridical.train.card import write_cards
-from veridical.train.features import keep_features, with_features
-from veridical.train.items import Items, usable_rows
-from veridical.train.left_out import LeftOut
-from veridical.train.loop import Outcome, Task
-from veridical.train.memory import measure_memory, tell_memory
-from veridical.train.options import Training
-from veridical.train.rounding import measure_logps
-from veridical.train.rows import (
+from veridical.train.loop.card import write_cards
+from veridical.train.loop.features import keep_features, with_features
+from veridical.train.loop.items import Items, usable_rows
+from veridical.train.loop.left_out import LeftOut
+from veridical.train.loop.memory import measure_memory, tell_memory
+from veridical.train.loop.rounding import measure_logps
+from veridical.train.loop.rows import (
     PROOF_ROWS,
     TrainingRows,
     images_first,
@@ -35,9 +33,11 @@ from veridical.train.rows import (
     split_held_out,
     weighted,
 )
-from veridical.train.run import run_trainer, save_result
-from veridical.train.scorer import Scorer
-from veridical.train.start import NOT_SHARED, conclude, load_start, start_training
+from veridical.train.loop.run import run_trainer, save_result
+from veridical.train.loop.scorer import Scorer
+from veridical.train.loop.start import NOT_SHARED, conclude, load_start, start_training
+from veridical.train.loop.trainer import Outcome, Task
+from veridical.train.options import Training
 
 METHOD = "supervised fine-tuning (SFT)"
 

@@ -1,0 +1,289 @@
+"""The model card: what was done to this model, so that it can be judged and repeated."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from veridical.checks.proofs import Proof, verdict
+from veridical.runtime import processes
+from veridical.runtime.files import write_text_atomic
+from veridical.runtime.progress import counted
+from veridical.runtime.runs import Run
+from veridical.train.loop.stopping import improves, in_words
+
+SHOWN = (
+    "reference", "reference_model", "facts", "criterion", "centering", "tuning", "lora_rank",
+    "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora", "lora_dora", "init_adapter",
+    "train_projector", "train_vision", "model_dropout", "projector_learning_rate", "learning_rate",
+    "epochs", "max_steps", "batch_size", "accumulation", "max_length", "max_response_tokens",
+    "more_data", "data_weights", "held_out", "select_by", "patience", "dtype", "mixed_precision",
+    "trainer", "seed",
+)  # fmt: skip
+JUDGED = ("judge", "criteria", "judge_facts", "objects", "vocabulary", "attempts")
+SAMPLED = (
+    "temperature", "top_p", "top_k", "min_new_tokens", "max_new_tokens", "rollout_steps",
+)  # fmt: skip
+REWARDED = (
+    "standardize", "no_end_penalty", "length_penalty", "answer_reward", "samples", "inner_epochs",
+    "minibatches", "clip", "value_clip", "value_weight", "value_learning_rate", "lam",
+    "kl_coefficient", "kl_estimator", "kl_target", "stop_kl",
+)  # fmt: skip
+PAIRED = ("pairs", "offline", "swap", "margin")
+BDHS = (
+    "variant", "mask_threshold", "noise_steps", "similarity", "similarity_threshold", "iterations",
+    "cut",
+)  # fmt: skip
+EMBEDDED = "embedded"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def write_cards(
+    run: Run,
+    folders: Sequence[str],
+    method: str,
+    rows: Mapping[str, int],
+    proofs: Sequence[Proof],
+    finished: Mapping[str, Any],
+    measured: Mapping[str, Any] | None = None,
+) -> None:
+    """Write README.md into each saved folder, and their names into `run.json`; the first does.
+
+    Args:
+        run: what was asked, and the folder.
+        folders: names of saved folders under that.
+        method: what was done, as in "direct preference optimisation (DPO)".
+        rows: counts by role, e.g. {"pairs": 1200, "held-out pairs": 60}.
+        proofs: of this run; empty if they were switched off.
+        finished: what the training loop reported.
+        measured: figures of the samples that were learned from, by name; None is left out.
+    """
+    if not processes.is_first():
+        return
+    run.note(saved=list(folders))
+    command, configuration = run.record["command"], run.record["configuration"]
+    counts = ", ".join(counted(count, name) for name, count in rows.items())
+    objective = run.record.get("objective", {}).get("options", {})
+    model = str(configuration["model"])
+    text = f"""# {Path(model).name}, {method}
+
+Made by Veridical {importlib.metadata.version("veridical")} from `{model}` with
+{counts} of {_files(configuration)}: {finished["steps"]} steps in
+{finished["train_seconds"]:.0f} seconds{_best(finished)}.
+
+## What was learned
+
+{what_was_learned(command, configuration)}
+
+{_table("option", _options(command, configuration, objective))}
+{_figures(measured or {})}
+## Proofs
+
+{_proof_lines(proofs)}
+
+## Limits
+
+{_limits(command)}
+"""
+    for folder in folders:
+        head = _metadata(command, model, folder)
+        write_text_atomic(run.folder / folder / "README.md", f"{head}\n{text}")
+
+
+def _files(configuration: Mapping[str, Any]) -> str:
+    """The files that the rows are from."""
+    more = configuration.get("more_data") or ()
+    return ", ".join(f"`{path}`" for path in (configuration["data"], *more))
+
+
+def _metadata(command: str, model: str, folder: str) -> str:
+    """What the hub reads: YAML between two lines of dashes."""
+    tag = "reward-model" if command == "train reward" else "preference-alignment"
+    library = "peft" if folder == "adapter" else "transformers"
+    lines = [f"library_name: {library}", f"tags: [veridical, vision-language, {tag}]"]
+    base = hub_name(model)
+    return "\n".join(["---", *lines, *([f"base_model: {base}"] if base else []), "---", ""])
+
+
+def hub_name(model: str) -> str | None:
+    """The name on the hub of the model that was trained; None for one that is only here.
+
+    An adapter folder has its base's. The hub refuses cards that name a model that it can't have.
+    """
+    settings = Path(model) / "adapter_config.json"
+    if settings.is_file():
+        try:
+            found = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return hub_name(found) if isinstance(found, str) and found != model else None
+    if model == EMBEDDED or Path(model).exists() or not _HUB_NAME.fullmatch(model):
+        return None
+    return model
+
+
+def what_was_learned(command: str, configuration: Mapping[str, Any]) -> str:
+    """What a training command makes a model do, in a few sentences that are true of that command.
+
+    Args:
+        command: its words.
+        configuration: its options.
+    """
+    judge = f"`{configuration.get('judge')}`"
+    if command in ("train ppo", "train rloo"):
+        return (
+            "The rows gave prompts alone. The model answered them itself, "
+            f"{_samples(configuration)}, and was made to give answers of higher reward: "
+            f"{_reward(configuration)}. {_held(configuration)} No answer of the rows was learned."
+        )
+    if command == "train online":
+        pairs = configuration.get("pairs")
+        if pairs == "bdhs":
+            seeing = "could see little or nothing of the image"
+            if configuration.get("variant") == "none":
+                seeing = "could see the whole image"
+            return (
+                "The model was made to prefer the rows' true answers to answers that it made "
+                f"itself while it {seeing}. No judge was asked."
+            )
+        own = (
+            "The model answered the rows' prompts itself, and was made to prefer, of two such "
+            f"answers, the one that {judge} found better."
+        )
+        mixed = (
+            " By a throw for each prompt and step, the row's own chosen and rejected answers took "
+            f"their place (with probability {configuration.get('offline')})."
+        )
+        return own + (mixed if pairs == "mixed" else " No answer of the rows was learned.")
+    return {
+        "train dpo": (
+            "The model was made to prefer the chosen answers of these rows to the rejected ones, "
+            "more than its reference does."
+        ),
+        "train sft": "The model was made to give the answers of these rows.",
+        "train steerlm": (
+            "The model was made to give the responses of these rows behind the marks that they "
+            "were rated with, good and bad ones. It has to be asked for marks (`--steer`)."
+        ),
+        "train reward": (
+            "This model does not answer: a linear head on it gives a response one number. It was "
+            "made to give the chosen answers of these rows a higher one than the rejected answers."
+        ),
+    }.get(command, "")
+
+
+def _held(configuration: Mapping[str, Any]) -> str:
+    if not configuration.get("kl_coefficient"):
+        return "Nothing held it to the model that it started from (`kl_coefficient` 0)."
+    return (
+        "It was held to the model that it started from by the penalty `kl_coefficient` on their "
+        "KL divergence."
+    )
+
+
+def _samples(configuration: Mapping[str, Any]) -> str:
+    samples = configuration.get("samples")
+    return "once each step" if samples == 1 else f"{samples} times each step"
+
+
+def _reward(configuration: Mapping[str, Any]) -> str:
+    symbolic = [
+        f"`{name}` {configuration[name]:g}"
+        for name in ("no_end_penalty", "length_penalty", "answer_reward")
+        if configuration.get(name)
+    ]
+    judge = configuration.get("judge")
+    if judge == "none":
+        return " and ".join(symbolic) or "none"
+    return f"the score of `{judge}`" + (f", with {' and '.join(symbolic)}" if symbolic else "")
+
+
+def _options(
+    command: str, configuration: Mapping[str, Any], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options that decided the result; those that this command or choice does not use are not.
+
+    `train online` on BDHS pairs has no judge, whatever the option says.
+
+    Args:
+        command: its words.
+        configuration: its options.
+        own: the objective's.
+    """
+    shown: tuple[str, ...] = ()
+    if command in ("train ppo", "train rloo"):
+        shown = (*JUDGED, *REWARDED, *SAMPLED)
+    elif command == "train online":
+        bdhs = configuration.get("pairs") == "bdhs"
+        shown = ("pairs", *BDHS, *SAMPLED) if bdhs else (*PAIRED, *JUDGED, *SAMPLED)
+        if configuration.get("pairs") != "mixed":
+            shown = tuple(name for name in shown if name != "offline")
+    if configuration.get("judge") == "none":
+        shown = tuple(name for name in shown if name not in JUDGED[1:])
+    rest = {name: configuration[name] for name in SHOWN if name in configuration}
+    chosen = {name: configuration[name] for name in shown if name in configuration}
+    return {**chosen, **own, **rest}
+
+
+def _figures(measured: Mapping[str, Any]) -> str:
+    known = {name: value for name, value in measured.items() if value is not None}
+    return f"\n## Samples\n\n{_table('figure', known)}\n" if known else ""
+
+
+def _table(head: str, values: Mapping[str, Any]) -> str:
+    lines = [f"| {head} | value |", "|---|---|"]
+    return "\n".join(lines + [f"| {name} | {_cell(value)} |" for name, value in values.items()])
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _limits(command: str) -> str:
+    if command == "train reward":
+        return (
+            "What it thinks of other kinds of responses was not measured here; `veridical eval "
+            "reward` measures it on other pairs."
+        )
+    more = ""
+    if command in ("train ppo", "train rloo", "train online"):
+        more = (
+            "What a judge likes more need not be better: look at responses, and at truth where "
+            "it is known. "
+        )
+    return (
+        f"{more}What the model says about other kinds of images was not measured here; `veridical "
+        "eval` measures it."
+    )
+
+
+def _best(finished: Mapping[str, Any]) -> str:
+    if finished.get("best_step") is None:
+        return ""
+    name = finished.get("selected_by", "loss")
+    best, start = finished["best_value"], finished.get("value_at_start")
+    if best is None:
+        return f"; the weights are those of step {finished['best_step']}"
+    shown = in_words(name)
+    at_start = "" if start is None else f", {start:.4f} at the start"
+    worse = start is not None and not improves(best, start, name)
+    return (
+        f"; the weights are those of step {finished['best_step']} ({shown} {best:.4f}"
+        f"{at_start}{', which no checkpoint improved on' if worse else ''})"
+    )
+
+
+def _proof_lines(proofs: Sequence[Proof]) -> str:
+    if not proofs:
+        return "They were switched off for this run."
+    return "\n".join(
+        f"- {proof.name}: {verdict(proof)} ({proof.detail})"
+        if proof.applicable
+        else f"- {proof.name}: does not apply ({proof.detail})"
+        for proof in proofs
+    )

@@ -1,0 +1,92 @@
+"""Which rows each process sees when: the same whole batches, however many processes there are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from veridical.train.loop.counting import steps_an_epoch
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row's index, and whether it counts; one that does not only keeps a process busy."""
+
+    index: int
+    counts: bool = True
+
+
+class Shares(Sampler[list[Place]]):
+    """One process's share of every whole batch.
+
+    A whole batch is `batch_size` rows for each process. The last one of an epoch may be smaller;
+    a process that it leaves nothing runs a row that does not count, since the others wait for it.
+    """
+
+    def __init__(
+        self, rows: int, batch_size: int, seed: int | None, process: int, processes: int
+    ) -> None:
+        """Say who this is.
+
+        Args:
+            rows: of the data.
+            batch_size: rows of a full share.
+            seed: of the order, which changes with the epoch; None keeps the rows' own.
+            process: which process this is, from 0.
+            processes: how many there are.
+        """
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.process, self.processes = process, processes
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(self.rows / (self.batch_size * self.processes))
+
+    def order(self, epoch: int) -> list[int]:
+        """The rows of an epoch, one after the other."""
+        if self.seed is None:
+            return list(range(self.rows))
+        noise = torch.Generator().manual_seed(self.seed + epoch)
+        return torch.randperm(self.rows, generator=noise).tolist()
+
+    def rows_of_step(self, step: int, accumulation: int) -> list[int]:
+        """What all processes together see in an optimiser step.
+
+        Args:
+            step: from 0, over all epochs.
+            accumulation: whole batches a step; an epoch's last step may have fewer.
+        """
+        rows = self.batch_size * self.processes * accumulation
+        epoch, number = divmod(step, steps_an_epoch(self.rows, rows))
+        return self.order(epoch)[number * rows : (number + 1) * rows]
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        order = self.order(self.epoch)
+        whole, start = self.batch_size * self.processes, self.process * self.batch_size
+        for first in range(0, self.rows, whole):
+            batch = order[first : first + whole]
+            mine = [Place(index) for index in batch[start : start + self.batch_size]]
+            yield mine or [Place(batch[0], counts=False)]
+
+
+class Batches(DataLoader[Any]):
+    """A data loader whose order follows the epoch that the Trainer tells it."""
+
+    def __init__(
+        self, data: Dataset[Any], shares: Shares, collate: Callable[[Sequence[Any]], dict[str, Any]]
+    ) -> None:
+        super().__init__(data, batch_sampler=shares, collate_fn=collate)
+        self.shares = shares
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.shares.set_epoch(epoch)

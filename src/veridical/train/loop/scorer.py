@@ -1,0 +1,165 @@
+"""A policy's log-probs, or a reward model's rewards, as one module that processes can wrap.
+
+DDP exchanges gradients, and FSDP2 gathers weights, where the forward of the module that they wrap
+is called; a call of the model inside passes them by without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from veridical.models.batching import Batch, response_lengths
+from veridical.models.logprobs import response_logps
+from veridical.models.policy import Policy, adapters_off, image_features, unwrap
+from veridical.models.reward_model import response_rewards
+from veridical.train.loop.modes import checkpoint_activations, set_training
+from veridical.train.loop.seen import given_features, see_alike, watched_features
+
+
+class Scorer(nn.Module):
+    """Scores responses by the policy, or by the reference where that runs in the step."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        frozen: Policy | None = None,
+        head: nn.Linear | None = None,
+        model_dropout: bool = False,
+    ) -> None:
+        """Take the policy in.
+
+        Args:
+            policy: what is trained.
+            frozen: the reference, if it is a model of its own; else it is the policy with its
+                adapters off.
+            head: of a reward model, which is trained too: then scores are rewards.
+            model_dropout: train with the model's own dropout.
+        """
+        super().__init__()
+        self.policy_model = policy.model
+        self.head = head
+        self.frozen_model = None if frozen is None else frozen.model.requires_grad_(False)
+        if frozen is not None:
+            frozen.model.eval()
+        self._model_dropout = model_dropout
+        self._inside = list(policy.model.modules())
+        self._see_alike = see_alike(policy, frozen, model_dropout)
+        self._seen: tuple[Batch, Any] | None = None
+        # What Accelerate reads to shard layer by layer; families name layers that they may lack.
+        there = {type(module).__name__ for module in policy.core.modules()}
+        self._no_split_modules = sorted(there.intersection(policy.core._no_split_modules or ()))
+
+    def forward(
+        self, batch: Batch, blank: dict[str, Tensor] | None = None, reference: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probability (with a head: reward) and length of every response.
+
+        Args:
+            batch: from `collate`.
+            blank: vision inputs of a picture that does not count, for a batch without images:
+                processes that exchange weights and gradients have to run the same modules.
+            reference: by the reference, without gradients.
+
+        Returns:
+            Sums in nats (with a head: rewards) and counts in tokens. Shape of each: (groups, k).
+        """
+        seen, self._seen = self._seen, None
+        if not reference:
+            known = seen[1] if seen is not None and seen[0] is batch else None
+            with given_features(self.policy_model, known):
+                return self._score(self.policy_model, batch, blank)
+        model = self.policy_model if self.frozen_model is None else self.frozen_model
+        with torch.no_grad(), watched_features(model) as found:
+            if self.frozen_model is None:
+                with _evaluating(self._inside), adapters_off(self.policy_model):
+                    scores = self._score(self.policy_model, batch, blank)
+            else:
+                scores = self._score(self.frozen_model, batch, blank)
+        if self._see_alike and len(found) == 1:
+            self._seen = (batch, found[0])
+        return scores
+
+    def train(self, mode: bool = True) -> Scorer:
+        """Switch the policy and the head; a frozen reference never trains.
+
+        Always down to the last module: others may have switched the model in between.
+        """
+        self.training = mode
+        if self.head is not None:
+            self.head.train(mode)
+        if mode:
+            set_training(self._inside, self._model_dropout)
+        else:
+            self.policy_model.eval()
+        return self
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """What the Trainer calls for `trainer.activation_checkpointing`."""
+        wanted = {**(activation_checkpointing_kwargs or {}), **options}
+        checkpoint_activations(self.policy_model, self._model_dropout, wanted)
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The same, as older releases of Transformers call it."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
+
+    def _score(
+        self, model: Any, batch: Batch, blank: dict[str, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        if blank is None:
+            return self._read(model, batch)
+        with _seeing(model, blank):
+            return self._read(model, batch)
+
+    def _read(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        if self.head is not None:
+            rewards = response_rewards(model, self.head, batch)
+            return rewards, response_lengths(batch)
+        logps = response_logps(model, batch)
+        return logps.sums.clone(), logps.counts
+
+
+@contextmanager
+def _seeing(model: Any, blank: dict[str, Tensor]) -> Iterator[None]:
+    """Encode a picture that does not count, and let the language model's input depend on it.
+
+    FSDP2 gathers weights and exchanges gradients in the order of use, and processes that differ
+    in it get each other's. So the picture goes where pictures go: before and into the language
+    model, whose first layer then has a gradient to pass on.
+    """
+    core = unwrap(model)
+    features = image_features(core, blank).pooler_output
+    nothing = 0.0 * sum(feature.sum() for feature in features)
+
+    def add(_: nn.Module, __: Any, embeddings: Tensor) -> Tensor:
+        with_it: Tensor = embeddings + nothing
+        return with_it
+
+    hook = core.get_input_embeddings().register_forward_hook(add)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
+    """What `eval()` and `train()` do, without looking for the modules or through `setattr`."""
+    training = [vars(module) for module in modules if module.training]
+    for attributes in training:
+        attributes["training"] = False
+    try:
+        yield
+    finally:
+        for attributes in training:
+            attributes["training"] = True

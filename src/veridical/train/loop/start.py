@@ -1,0 +1,199 @@
+"""What every training command begins with."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from veridical.checks.prefix_sharing import Sharing
+from veridical.checks.proofs import Proof, print_proofs, require
+from veridical.judges.named import Judging
+from veridical.models.fingerprint import files_elsewhere
+from veridical.models.load import load_policy
+from veridical.models.policy import Policy
+from veridical.models.precision import dtype_name, is_half, mixed_precision
+from veridical.models.tuning import widen_trained
+from veridical.models.usable import require_trainable
+from veridical.runtime import processes
+from veridical.runtime.allocator import give_back_freed_memory
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import require_file, write_json
+from veridical.runtime.runs import Run, start_run
+from veridical.train.loop.checking import benchmarks, check_checking
+from veridical.train.loop.pushing import check_push, push_result
+from veridical.train.loop.reporting import check_trackers, tracker_variables
+from veridical.train.loop.resume import check_folder, earlier_models, require_same_files
+from veridical.train.loop.showing import check_showing
+from veridical.train.loop.stopping import check_selection
+from veridical.train.loop.trainer_keys import Loop
+from veridical.train.loop.trainer_options import trainer_arguments
+from veridical.train.options import Training, flatten
+
+NOT_SHARED = Sharing(False, "--share-prefix false")
+
+
+@contextmanager
+def start_training(
+    command: str, arguments: Mapping[str, Any], more_inputs: Mapping[str, Path | None] | None = None
+) -> Iterator[Run]:
+    """Meet the other processes, seed, refuse what can't be done, and write `run.json`.
+
+    Everything within computes in the precision that was asked for.
+
+    Args:
+        command: its words, such as "train dpo".
+        arguments: the arguments of its function: `model`, `data`, `out` and `training` are among
+            them.
+        more_inputs: other files and folders that decide the result, by option; None is left out.
+
+    Raises:
+        UserError: an option makes no sense, there is no data, or the folder holds another run.
+    """
+    model, data, out = arguments["model"], arguments["data"], arguments["out"]
+    training: Training = arguments["training"]
+    check_trackers(training.report_to)
+    check_showing(training.show_every, command)
+    checked = check_checking(training, command)
+    loop: Loop = "reinforcement" if command in ("train ppo", "train rloo") else "trainer"
+    check_selection(
+        training.select_by, training.patience, training.held_out, benchmarks(training), loop
+    )
+    require_file(data, "--data")
+    join_processes(training.device)
+    processes.from_first(lambda: check_push(training))
+    torch.manual_seed(training.seed)
+    # Refuses a bad `trainer:` before any work.
+    on_cpu = training.device == "cpu"
+    trainer_arguments(training, out, 1, training.held_out > 0, on_cpu, loop)
+    for path in training.more_data or ():
+        require_file(path, "--more-data")
+    further = {f"more_data_{n}": path for n, path in enumerate(training.more_data or ())}
+    inputs = (
+        {"data": data}
+        | further
+        | checked
+        | ({"model": Path(model)} if Path(model).is_dir() else {})
+    )
+    inputs |= {name: path for name, path in (more_inputs or {}).items() if path is not None}
+    for name, given in (
+        ("init_adapter", training.init_adapter),
+        ("reference_model", arguments.get("reference_model")),
+    ):
+        inputs |= {name: Path(given)} if given and Path(given).is_dir() else {}
+    configuration = flatten(arguments)
+    processes.from_first(lambda: check_folder(out, command, configuration, inputs))
+    kept = processes.from_first(lambda: earlier_models(out)) if training.resume else {}
+    with (
+        start_run(out, command, configuration, inputs, kept=kept) as run,
+        mixed_precision(training.mixed_precision),
+        tracker_variables(training.report_to, out),
+    ):
+        yield run
+    # The run is finished: nothing that happens here changes that.
+    push_result(run, training)
+
+
+def record_model(run: Run, option: str, name: str, training: Training) -> None:
+    """Write down which files a model was loaded from, and compare them with a resumed run's own.
+
+    Folders that the command line names are compared before anything is loaded; this is for a hub's
+    files, which may be of another commit today, and for the base of an adapter.
+
+    Raises:
+        UserError: the run was started with others.
+    """
+    found = processes.from_first(lambda: files_elsewhere(name, training.open_cache()))
+    known = run.record.get("models", {})
+    if option in known:
+        require_same_files(option.replace("_", "-"), name, known[option], found)
+    elif found is not None:
+        run.note(models={**known, option: {"name": name, **found}})
+
+
+def record_judge(run: Run, judging: Judging, training: Training) -> None:
+    """The same for a judge that is a model, once it is loaded."""
+    if judging.kind in ("local", "reward"):
+        record_model(run, "judge", judging.named, training)
+
+
+def load_start(model: str, training: Training, run: Run | None = None) -> Policy:
+    """The model that training starts from; what is trained of it whole is in float32.
+
+    Args:
+        model: its name.
+        training: the run's options.
+        run: writes down which files it was.
+
+    Raises:
+        UserError: it can't be loaded or trained, or a resumed run was started with another.
+    """
+    policy = load_policy(
+        model,
+        training.weights_dtype,
+        training.device,
+        training.init_adapter,
+        training.four_bit,
+        training.template,
+    )
+    if run is not None:
+        record_model(run, "model", model, training)
+    require_trainable(policy)
+    widen_trained(policy, training.trained)
+    if policy.device.type == "cpu":
+        # Before anything large is computed: what was freed until then stays in pieces.
+        give_back_freed_memory()
+    return policy
+
+
+def load_start_beside_reference(model: str, training: Training, run: Run) -> Policy:
+    """The model that training starts from, which is its own reference.
+
+    Raises:
+        UserError: with these adapters the policy does not start as the reference, or as for
+            `load_start`.
+    """
+    policy = load_start(model, training, run)
+    if training.lora_dora and (is_half(policy) or training.four_bit):
+        instead = "Set --dtype float32"
+        if training.mixed_precision != "no":
+            instead = "Set --mixed-precision no"
+        raise UserError(
+            "--lora-dora rescales every weight from the first step on, which rounds them in "
+            f"{dtype_name(policy)}: the policy would not start as its reference. {instead}, or "
+            "leave --lora-dora out."
+        )
+    return policy
+
+
+def conclude(proofs: list[Proof], out: Path) -> list[Proof]:
+    """Write the proofs to `proofs.json`, print them, and stop if one fails.
+
+    Raises:
+        UserError: one fails.
+    """
+    if processes.is_first():
+        write_json(out / "proofs.json", [dataclasses.asdict(proof) for proof in proofs])
+    print_proofs(proofs)
+    require(proofs)
+    return proofs
+
+
+def join_processes(device: str) -> None:
+    """Meet the other processes of a launcher, before anything is read or written.
+
+    Raises:
+        UserError: the launcher asks for what would start processes from different weights.
+    """
+    efficient = os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower()
+    if efficient in ("true", "1") and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        raise UserError(
+            "With fsdp_cpu_ram_efficient_loading only one process would have the weights that the "
+            "proofs need. Set it to false in the launcher's configuration."
+        )
+    processes.join(on_cpu=device == "cpu" or not torch.cuda.is_available())

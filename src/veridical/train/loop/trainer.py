@@ -1,0 +1,425 @@
+"""The training loop that objectives over groups of responses share: Transformers' Trainer.
+
+An objective turns the log-probs of a batch into a sum of losses; the loop divides by the count of
+the whole global batch, so that accumulation and processes leave the result unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from veridical.models.batching import Batch, blank_vision
+from veridical.models.logprobs import ResponseLogps, collate
+from veridical.models.policy import Policy
+from veridical.models.precision import unmixed
+from veridical.models.rendering import Group
+from veridical.models.tuning import projector_parameters, trains_vision
+from veridical.runtime import processes
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import writing
+from veridical.train.loop.checking import Check, show_figures
+from veridical.train.loop.checkpoints import whole_best
+from veridical.train.loop.items import Item, Items
+from veridical.train.loop.order import Batches, Shares
+from veridical.train.loop.schedule import go_on, schedule_for
+from veridical.train.loop.scorer import Scorer
+from veridical.train.loop.stopping import HIGHER_IS_BETTER, worst
+from veridical.train.loop.trained import (
+    load_piece,
+    load_trained_weights,
+    save_piece,
+    save_trained_weights,
+)
+
+SCHEDULER = "scheduler.pt"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an objective makes of one batch.
+
+    Attributes:
+        loss_sum: summed over the batch's items. Shape: ().
+        measures: what is logged, one value a group. Shape of each: (groups,).
+    """
+
+    loss_sum: Tensor
+    measures: dict[str, Tensor]
+
+
+Objective = Callable[[ResponseLogps, Tensor], Outcome]
+"""Takes the policy's log-probs and the reference's (groups, k); gives the outcome."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is optimised.
+
+    Attributes:
+        scorer: the policy, and the reference where it runs in the step.
+        objective: from log-probs to losses.
+        count: how many items a batch of groups has: pairs, or tokens.
+        share_prefix: the layout.
+        reference_in_step: whether the reference runs in the step, or its log-probs come with the
+            items.
+        held_to_start: whether the reference is what training starts from, so that before the first
+            step no answer has more reward than another.
+    """
+
+    scorer: Scorer
+    objective: Objective
+    count: Callable[[Sequence[Group]], int]
+    share_prefix: bool
+    reference_in_step: bool = False
+    held_to_start: bool = False
+
+
+class GroupTrainer(Trainer):
+    """Transformers' Trainer over groups of responses."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        task: Task,
+        arguments: TrainingArguments,
+        train: Items,
+        held_out: Items | None,
+        callbacks: list[TrainerCallback],
+        projector_learning_rate: float | None,
+    ) -> None:
+        self.policy, self.task = policy, task
+        self.projector_learning_rate = projector_learning_rate
+        self._measures: dict[str, dict[str, list[Tensor]]] = {"train": {}, "eval": {}}
+        rows = [*train.groups, *(held_out.groups if held_out else [])]
+        # Processes have to run the same modules, and a trained projector has to get a gradient of
+        # zero from rows without images, whatever is beside them: Adam moves on for a zero, but
+        # waits where there is none.
+        needed = arguments.world_size > 1 or trains_vision(policy)
+        self.blank = blank_vision(policy) if needed and _see(rows) else None
+        self.left_out, self.stand_in = train.left_out, train.stand_in
+        super().__init__(
+            model=task.scorer,
+            args=arguments,
+            train_dataset=train,
+            # Transformers asks for one where `--check-images` alone is evaluated.
+            eval_dataset=Items((), torch.zeros(0, 1)) if held_out is None else held_out,
+            data_collator=self.collate_items,
+            processing_class=policy.processor,
+            callbacks=callbacks,
+        )
+        policy.core.config.use_cache = arguments.use_cache
+        self.loss_is_scaled_for_ga = True
+        backward = self.accelerator.backward
+
+        def follow(loss: Tensor, **options: Any) -> None:
+            with unmixed():
+                backward(loss, **options)
+
+        self.accelerator.backward = follow
+        # Its printed dictionaries would bury what the command says; `log.jsonl` has them.
+        self.remove_callback(PrinterCallback)
+        self.nothing_counts = self.best_is_torn = False
+        self.check: Check | None = None
+        self.add_callback(StayWhereNothingCounts(self))
+
+    def collate_items(self, items: Sequence[Item]) -> dict[str, Any]:
+        """Lay a batch out; everything the objective needs is in it.
+
+        Rows that the processor refuses leave it; where none is left, one that does not count keeps
+        this process in step with the others.
+        """
+        batch, kept = self._laid_out([item for item in items if item.counts])
+        count = self.task.count([item.group for item in kept])
+        if batch is None:
+            batch, kept = self._idle(items[0])
+        return {
+            "batch": batch,
+            "blank": None if _see([item.group for item in kept]) else self.blank,
+            "reference_logps": torch.stack([item.reference_logps for item in kept]),
+            "count": torch.tensor(count),
+        }
+
+    def _laid_out(self, items: Sequence[Item]) -> tuple[Batch | None, list[Item]]:
+        """A batch of the rows that the processor takes, and those rows."""
+        groups = [item.group for item in items]
+        if self.left_out is None:
+            return (self._lay_out(groups) if groups else None), list(items)
+        batch, places = self.left_out.lay_out(groups, self._lay_out)
+        return batch, [items[place] for place in places]
+
+    def _idle(self, item: Item) -> tuple[Batch, list[Item]]:
+        """A batch of one row, or of what stands in for it where the processor refuses that."""
+        batch, kept = self._laid_out([item])
+        if batch is not None:
+            return batch, kept
+        assert self.stand_in is not None  # who leaves rows out has found one that can be used
+        return self._lay_out([self.stand_in]), [Item(self.stand_in, item.reference_logps)]
+
+    def _lay_out(self, groups: Sequence[Group]) -> Batch:
+        return collate(self.policy, groups, self.task.share_prefix)
+
+    def outcome(self, model: Any, inputs: dict[str, Any]) -> Outcome:
+        """The objective on one batch; nothing of it counts where the batch only keeps step."""
+        batch, blank = inputs["batch"], inputs["blank"]
+        reference = inputs["reference_logps"]
+        if self.task.reference_in_step:
+            # First, while nothing is kept for the policy's backward pass.
+            reference, _ = model(batch, blank, reference=True)
+        sums, counts = model(batch, blank)
+        outcome = self.task.objective(ResponseLogps(sums, counts), reference.to(sums))
+        if self.task.held_to_start and self.state.global_step == 0:
+            # What differs is rounding, in half precision too much for a bound on the margin.
+            known = {"rewards_accuracy": 0.5, "rewards_margin": 0.0}
+            known |= {"rewards_chosen": 0.0, "rewards_rejected": 0.0}
+            for name, value in known.items():
+                outcome.measures[name] = torch.full_like(outcome.measures[name], value)
+        return outcome if inputs["count"] > 0 else Outcome(0.0 * outcome.loss_sum, {})
+
+    def compute_loss(  # noqa: D102
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        outcome = self.outcome(model, inputs)
+        self._keep("train", outcome, inputs["count"])
+        if num_items_in_batch is None:
+            num_items_in_batch = inputs["count"].to(outcome.loss_sum.device)
+        # Data-parallel training averages gradients over processes; the sum is wanted.
+        loss = outcome.loss_sum / num_items_in_batch * self.accelerator.num_processes
+        return (loss, {}) if return_outputs else loss
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[dict[str, Any]], device: torch.device
+    ) -> Tensor:
+        count = torch.stack([sample["count"] for sample in batch_samples]).sum()
+        found = torch.tensor(len(self.left_out.found) if self.left_out is not None else 0)
+        own = torch.stack([count, found]).to(device)
+        total: Tensor
+        total, refused = self.accelerator.gather(own).view(-1, 2).sum(0)
+        if self.left_out is not None and refused > 0:
+            self.left_out.share()
+        self.nothing_counts = not bool(total > 0)
+        # Of fresh pairs a whole step's may be ties.
+        return total.clamp(min=1)
+
+    def get_train_dataloader(self) -> Batches:
+        """Every row once an epoch, in the seed's order; this process's share of it."""
+        return self._batches(self.train_dataset, self.args.seed)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Batches:
+        """Every held-out row once, in its own order."""
+        return self._batches(self.eval_dataset, None)
+
+    def _batches(self, items: Any, seed: int | None) -> Batches:
+        size, arguments = self.args.per_device_train_batch_size, self.args
+        shares = Shares(len(items), size, seed, arguments.process_index, arguments.world_size)
+        return Batches(items, shares, self.collate_items)
+
+    def evaluation_loop(  # noqa: D102
+        self,
+        dataloader: Batches,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        means = self._evaluated(dataloader)
+        metrics = {}
+        if means.get("mean_loss") is not None:
+            metrics[f"{metric_key_prefix}_loss"] = means["mean_loss"]
+        figures = self.check.measure() if self.check is not None else {}
+        if figures:
+            show_figures(self.state.global_step, figures)
+        means = {"mean_loss": None, **means, **figures}
+        metrics |= means
+        selected = str(self.args.metric_for_best_model or "").removeprefix("eval_")
+        if selected and selected != "loss":
+            metrics[f"{metric_key_prefix}_{selected}"] = self._deciding(selected, means)
+        return EvalLoopOutput(None, None, metrics, len(self.eval_dataset))
+
+    def _deciding(self, selected: str, means: Mapping[str, Any]) -> float:
+        """The figure that chooses the checkpoint; the worst where there is nothing to count."""
+        if selected not in means:
+            there = ", ".join(name for name in HIGHER_IS_BETTER if name in means)
+            raise UserError(
+                f"--select-by {selected}: this command's held-out rows have no such figure. "
+                f"There is: loss{there and ', '}{there}."
+            )
+        return worst(selected) if means[selected] is None else float(means[selected])
+
+    def _evaluated(self, dataloader: Batches) -> dict[str, Any]:
+        """Means over the held-out rows; empty where none are held out."""
+        # Not the wrapped model: a rank's gradients are no business of the others here. Under
+        # FSDP2 the Trainer's model is the sharded one itself.
+        self.model.eval()
+        if not len(self.eval_dataset):
+            return {}
+        for inputs in dataloader:
+            inputs = self._prepare_inputs(inputs)
+            with torch.no_grad():
+                self._keep("eval", self.outcome(self.model, inputs), inputs["count"])
+        if self.left_out is not None:
+            self.left_out.share()
+            groups = self.eval_dataset.groups
+            if all(group in self.left_out for group in groups):
+                selected = str(self.args.metric_for_best_model or "").removeprefix("eval_")
+                self.left_out.require_held_out(len(groups), selected)
+        return self._means("eval")
+
+    def _keep(self, split: str, outcome: Outcome, count: Tensor) -> None:
+        kept = self._measures[split]
+        kept.setdefault("_loss_sum", []).append(outcome.loss_sum.detach().reshape(1).cpu())
+        kept.setdefault("_count", []).append(count.reshape(1).cpu())
+        for name, values in outcome.measures.items():
+            kept.setdefault(name, []).append(values.detach().cpu())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of every measure since the last line; evaluations bring theirs."""
+        if "loss" in logs:
+            logs = {**logs, **self._means("train"), **self.train_dataset.told()}
+        super().log(logs, start_time)
+
+    def _means(self, split: str) -> dict[str, Any]:
+        """Means over the rows of all processes since the last call."""
+        own = {
+            name: (float(torch.cat(values).double().sum()), sum(map(len, values)))
+            for name, values in self._measures[split].items()
+        }
+        self._measures[split] = {}
+        sums: dict[str, tuple[float, int]] = {}
+        for shared in processes.gather(own):
+            for name, (total, rows) in shared.items():
+                before = sums.get(name, (0.0, 0))
+                sums[name] = (before[0] + total, before[1] + rows)
+        if not sums:
+            return {}
+        means: dict[str, Any] = {
+            n: total / rows for n, (total, rows) in sums.items() if not n.startswith("_")
+        }
+        counted = sums["_count"][0]
+        means["mean_loss"] = sums["_loss_sum"][0] / counted if counted else None
+        return means
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Keep the trained weights under the names that they have in memory.
+
+        Transformers' own way renames some families' weights (LLaVA's) on saving, and does not
+        find them again when it resumes or takes the best checkpoint: it warns, and goes on with
+        what it has.
+        """
+        folder = Path(output_dir or str(self.args.output_dir))
+        save_trained_weights(self.task.scorer, folder)
+        if self.args.should_save:
+            torch.save(self.args, folder / "training_args.bin")
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # Transformers would add a second copy of the model, and does not find its way through
+        # a model with frozen weights.
+        save_piece(self.optimizer, Path(output_dir))
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        if not self.is_fsdp_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            go_on(self.lr_scheduler)
+            return
+        load_piece(self.optimizer, Path(checkpoint))
+        schedule = torch.load(Path(checkpoint) / SCHEDULER, weights_only=True)
+        self.lr_scheduler.load_state_dict(schedule)
+        go_on(self.lr_scheduler)
+
+    def _run_epoch(self, **arguments: Any) -> None:
+        """Take no step more when a run is resumed that had taken all of them, or had stopped."""
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**arguments)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_trained_weights(self.task.scorer, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        # By its name: the folder may have been moved since the checkpoint was written.
+        path = Path(str(self.args.output_dir)) / Path(str(self.state.best_model_checkpoint)).name
+        best = processes.from_first(lambda: whole_best(path))
+        self.best_is_torn = best is None
+        self.state.best_model_checkpoint = str(best) if best else None
+        if best is None:
+            return
+        if self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            load_trained_weights(self.task.scorer, best)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with writing(Path(str(self.args.output_dir)), "Make room, and go on with --resume true."):
+            super()._save_checkpoint(model, trial)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> Any:
+        """The schedule of `schedule_for`."""
+        if self.lr_scheduler is None:
+            found = schedule_for(optimizer or self.optimizer, self.args, num_training_steps)
+            self.lr_scheduler: Any = found
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Give a trained projector its own learning rate, if one was asked for."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if self.projector_learning_rate is not None:
+            split_projector(optimizer, self.policy, self.projector_learning_rate)
+        return optimizer
+
+
+class StayWhereNothingCounts(TrainerCallback):
+    """Keeps an optimizer from moving on, by its momentum, after a step without a pair."""
+
+    def __init__(self, trainer: GroupTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """Take the gradients away: weights without one stay as they are."""
+        if self.trainer.nothing_counts:
+            self.trainer.model.zero_grad(set_to_none=True)
+
+
+def _see(groups: Sequence[Group]) -> bool:
+    """Whether any row has an image."""
+    return any(g.images_of(i) for g in groups for i in range(len(g.response_ids)))
+
+
+def split_projector(optimizer: torch.optim.Optimizer, policy: Policy, learning_rate: float) -> None:
+    """Move the projector's parameters to groups of their own, with their own learning rate.
+
+    Raises:
+        UserError: no projector is trained.
+    """
+    wanted = {id(parameter) for parameter in projector_parameters(policy)}
+    if not wanted:
+        raise UserError(
+            "--projector-learning-rate was given, but the projector is frozen. "
+            "Set --train-projector true as well."
+        )
+    for group in list(optimizer.param_groups):
+        inside = [p for p in group["params"] if id(p) in wanted]
+        if inside:
+            group["params"] = [p for p in group["params"] if id(p) not in wanted]
+            optimizer.add_param_group({**group, "params": inside, "lr": learning_rate})

@@ -1,0 +1,87 @@
+"""What reinforcement learning logs of a step: means over the responses of all processes."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from veridical.objectives.reinforcement import kl_terms
+from veridical.runtime import processes
+from veridical.train.rl.experience import Experience
+from veridical.train.rl.run import SHOWN, mean_over_all
+
+ROUNDING = 1e-12
+"""Relative to the mean square: what float64 leaves of a sum of equal numbers."""
+
+
+def measures_of(experience: Experience) -> dict[str, Any]:
+    """What was sampled and earned, before anything is learned from it.
+
+    A figure is None where no response counts.
+
+    `reward` is what is optimised, `reward_deviation` how much it differs, `judge_score` the judge's
+    own scale, `exact_score` truth's where it watches. `kl_k1` and `kl_k3` are nats a response,
+    `entropy` nats a token.
+    """
+    mask, earned = experience.mask, experience.rewarded
+
+    def mean(values: list[float]) -> float | None:
+        # Summed exactly, so that two evaluations that are equal are so in any order of the prompts.
+        every = [value for own in processes.gather(values) for value in own]
+        return fmean(every) if every else None
+
+    def by_response(tokens: Tensor) -> float | None:
+        return mean_over_all(torch.where(mask, tokens, 0.0).sum(-1))
+
+    logps, reference = experience.logps, experience.reference_logps
+    lengths = [len(r.token_ids) for said in experience.rollouts for r in said]
+    cut = [float(r.stop_reason == "length") for said in experience.rollouts for r in said]
+    rewards = [reward for one in earned for reward in one.rewards]
+    average, square = mean(rewards), mean([reward * reward for reward in rewards])
+    row = {
+        "reward": average,
+        "reward_deviation": _deviation(average, square),
+        "judge_score": mean([score for one in earned for score in one.scores]),
+        "response_tokens": mean([float(length) for length in lengths]),
+        "response_cut": mean(cut),
+        "kl_k1": by_response(kl_terms(logps, reference, "k1")),
+        "kl_k3": by_response(kl_terms(logps, reference, "k3")),
+        "entropy": mean_over_all(experience.entropies, mask),
+        "unscored": sum(processes.gather(experience.unscored)),
+        "refused": sum(processes.gather(experience.refused)),
+    }
+    if any(processes.gather(any(one.exact for one in earned))):
+        row["exact_score"] = mean([score for one in earned for score in one.exact])
+    return row
+
+
+def _deviation(mean: float | None, square: float | None) -> float | None:
+    """The standard deviation; 0 where all is rounding."""
+    if mean is None or square is None:
+        return None
+    spread = square - mean * mean
+    return math.sqrt(spread) if spread > ROUNDING * square else 0.0
+
+
+def shown(experience: Experience) -> list[dict[str, Any]]:
+    """A few responses with what they earned: the step's first prompts, whoever sampled them."""
+    own: list[dict[str, Any]] = [
+        {
+            "place": place,
+            "id": group.id,
+            "text": said[0].text,
+            "reward": earned.rewards[0],
+            "score": earned.scores[0],
+            **({"exact": earned.exact[0]} if earned.exact else {}),
+        }
+        for place, group, said, earned in list(
+            zip(experience.places, experience.groups, experience.rollouts, experience.rewarded,
+                strict=True)
+        )[:SHOWN]
+    ]  # fmt: skip
+    found = [row for rows in processes.gather(own) for row in rows]
+    return sorted(found, key=lambda row: row["place"])[:SHOWN]

@@ -1,0 +1,204 @@
+"""What may differ when a run is resumed, option by option, keys of dictionaries included."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from veridical.cli import COMMANDS
+from veridical.cli.signatures import Option, read_options
+from veridical.judges.endpoint import EndpointSettings
+from veridical.models import fingerprint
+from veridical.objectives.table import AnyPairLoss, AnyTerm
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_path, read_json
+from veridical.runtime.runs import start_run
+from veridical.train.loop.resume import (
+    FREE,
+    FREE_KEYS,
+    LENGTH,
+    changed_options,
+    check_folder,
+    earlier_models,
+)
+from veridical.train.loop.start import record_model
+from veridical.train.loop.trainer_keys import HONOURED
+from veridical.train.options import Training
+
+FIXED = {
+    # of every training command
+    "tuning", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora",
+    "lora_dora", "init_adapter", "train_projector", "train_vision",
+    "model_dropout", "projector_learning_rate", "learning_rate",
+    "batch_size", "accumulation", "max_length", "max_response_tokens", "held_out", "evaluations",
+    "more_data", "data_weights", "select_by",
+    "check_images", "check_objects", "check_vocabulary", "check_by", "check_limit", "check_tokens",
+    "share_prefix", "template", "dry_run", "dtype", "mixed_precision", "seed",
+    # objectives
+    "kind", "loss", "per_token", "first_rejected_weight", "reference", "reference_model", "facts",
+    "criterion", "centering",
+    # fresh responses and who judges them
+    "temperature", "top_p", "top_k", "min_new_tokens", "max_new_tokens", "rollout_steps",
+    "judge", "judge_template", "objects",
+    "vocabulary", "criteria", "judge_facts", "attempts", "judge_tokens", "pairs", "offline", "swap",
+    "margin", "answer_reward", "length_penalty", "no_end_penalty", "standardize",
+    "variant", "mask_threshold", "noise_steps", "similarity", "similarity_threshold", "iterations",
+    "cut", "language", "text_only",
+    # reinforcement learning
+    "samples", "inner_epochs", "minibatches", "clip", "value_clip", "value_weight",
+    "value_learning_rate", "gamma", "lam", "kl_coefficient", "kl_estimator", "kl_target",
+    "kl_horizon", "stop_kl", "one_base",
+}  # fmt: skip
+
+
+def test_every_option_of_training_is_free_or_fixed_or_goes_by_key() -> None:
+    options: dict[str, Option] = {}
+    for name, command in COMMANDS.items():
+        if name.startswith("train "):
+            module, function = command.function.split(":")
+            options |= read_options(getattr(importlib.import_module(module), function))
+    free, by_key = FREE | LENGTH, FREE_KEYS.keys()
+    of_objectives = {
+        field.name
+        for objective in (*get_args(AnyPairLoss), *get_args(tuple[AnyTerm]))
+        for field in dataclasses.fields(objective)
+    }
+    assert options.keys() == free | by_key | FIXED | of_objectives
+    assert not of_objectives & (free | by_key)
+    assert not free & FIXED
+    assert not by_key & (free | FIXED)
+    # A dictionary that is not fixed as a whole goes by key.
+    assert {name for name, option in options.items() if option.is_mapping} - FIXED == set(by_key)
+    # What an endpoint is asked stands in other options.
+    assert FREE_KEYS["endpoint"] == {field.name for field in dataclasses.fields(EndpointSettings)}
+    assert FREE_KEYS["trainer"] <= HONOURED["trainer"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ({"endpoint": {"max_tokens": 10}}, {"endpoint": {"max_tokens": 99}}, []),
+        ({"endpoint": {"url": "http://a/v1"}}, {"endpoint": None}, []),
+        ({"trainer": None}, {"trainer": {"logging_steps": 5, "save_total_limit": 1}}, []),
+        ({"rollout_batch": 64}, {"rollout_batch": 8}, []),
+        ({"epochs": 1.0}, {"epochs": 2.0}, ["--epochs 1.0, not 2.0"]),
+        ({"epochs": 1.0, "max_steps": 9}, {"epochs": 2.0, "max_steps": 12, "extend": True}, []),
+        (
+            {"template": {"a": 1}},
+            {"template": {"a": 2}, "extend": True},
+            ["--template {'a': 1}, not {'a': 2}"],
+        ),
+        (
+            {"trainer": {"optim": "sgd", "logging_steps": 1}},
+            {"trainer": {"logging_steps": 2}},
+            ["--trainer.optim sgd, not (not set)"],
+        ),
+        (
+            {"engine": {"url": "http://a", "max_staleness": 0}},
+            {"engine": {"url": "http://b", "max_staleness": 2}},
+            ["--engine.max_staleness 0, not 2"],
+        ),
+        ({"learning_rate": 0.1}, {"learning_rate": 0.2}, ["--learning-rate 0.1, not 0.2"]),
+    ],
+)
+def test_what_is_told_apart(old: dict[str, Any], new: dict[str, Any], changed: list[str]) -> None:
+    assert changed_options(old, new) == changed
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "refused"),
+    [
+        ("one", "other", True),
+        ("one", "copy", False),
+        ("one", "embedded", True),
+        ("embedded", "one", True),
+        ("embedded", "org/model", True),
+        ("embedded", "embedded", False),
+    ],
+)
+def test_a_run_goes_on_with_the_model_that_it_began_with(
+    before: str, now: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("one", "1"), ("copy", "1"), ("other", "2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(content)
+    out = tmp_path / "out"
+    (out / "checkpoints" / "checkpoint-2").mkdir(parents=True)
+
+    def inputs(model: str) -> dict[str, Path]:
+        return {"model": Path(model)} if Path(model).is_dir() else {}
+
+    record = {
+        "command": "train dpo",
+        "configuration": {"model": before},
+        "inputs": {
+            name: {"path": str(path), "sha256": hash_path(path)}
+            for name, path in inputs(before).items()
+        },
+    }
+    (out / "run.json").write_text(json.dumps(record))
+    resumed = {"model": now, "resume": True}
+    if refused:
+        with pytest.raises(UserError, match="model"):
+            check_folder(out, "train dpo", resumed, inputs(now))
+    else:
+        check_folder(out, "train dpo", resumed, inputs(now))
+
+
+def hub_model(folder: Path, commit: str, content: str) -> None:
+    """A snapshot as the hub's cache keeps it: links to files that are named by their content."""
+    blobs, snapshot = folder / "blobs", folder / "snapshots" / commit
+    for name in ("config.json", "model.safetensors"):
+        blob = blobs / f"{name}-{content}"
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_text(content)
+        snapshot.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).symlink_to(blob)
+
+
+@pytest.mark.parametrize(
+    ("commit", "content", "refused"),
+    [("one", "a", False), ("two", "b", True), ("readme-only", "a", False)],
+)
+def test_a_hubs_new_commit_is_told(
+    commit: str, content: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an adapter's base is the hub's model, whose folder has nothing of it."""
+    adapter, out = tmp_path / "adapter", tmp_path / "out"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    hub = tmp_path / "hub"
+    hub_model(hub, "one", "a")
+    if commit != "one":
+        hub_model(hub, commit, content)
+    today = "one"
+
+    def cached(name: str, file: str) -> str:
+        assert name == "org/base"
+        return str(hub / "snapshots" / today / file)
+
+    monkeypatch.setattr(fingerprint, "try_to_load_from_cache", cached)
+    training = Training(learning_rate=1e-3, cache="none")
+    for name in ("org/base", str(adapter)):
+        run = start_run(out, "train sft", {"model": name, "out": out})
+        record_model(run, "model", name, training)
+        (out / "checkpoints" / "checkpoint-2").mkdir(parents=True)
+        (out / "checkpoints" / "checkpoint-2" / "state.json").write_text("{}")
+        run.fail("an error")
+        today = commit
+        again = start_run(out, "train sft", {"model": name, "out": out}, kept=earlier_models(out))
+        if refused:
+            with pytest.raises(UserError, match=r"other weights.*revision one, now two.*config"):
+                record_model(again, "model", name, training)
+        else:
+            record_model(again, "model", name, training)
+        assert read_json(out / "run.json")["models"]["model"]["revision"] == "one"
+        shutil.rmtree(out)
+        today = "one"

@@ -1,0 +1,170 @@
+"""What rounding a saved model costs is measured, printed and written down."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from veridical.checks.controls import rms
+from veridical.data.records import assistant_message, user_message, write_records
+from veridical.models import merging
+from veridical.models.load import load_policy
+from veridical.models.policy import Policy
+from veridical.models.precision import cast_weights
+from veridical.runtime.files import read_json
+from veridical.train.dpo import train_dpo
+from veridical.train.loop.reference import compute_logps
+from veridical.train.loop.rounding import describe
+from veridical.train.loop.rows import read_training_rows
+from veridical.train.options import Training
+from veridical.train.reward import train_reward
+from veridical.train.sft import train_sft
+
+HALVES = ["bfloat16", "float16"]
+COMMON = Training(
+    learning_rate=1e-4, max_steps=3, batch_size=4, accumulation=1, held_out=0.0, lora_rank=4,
+    lora_alpha=8, evaluations=1,
+)  # fmt: skip
+
+
+@pytest.fixture
+def saved(policy: Policy, tmp_path: Path) -> str:
+    folder = tmp_path / "policy"
+    cast_weights(policy.model, torch.float32).save_pretrained(folder)
+    policy.processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path, pictures: list[Image.Image]) -> Path:
+    words = ["red cup", "blue dog", "green chair", "black cat", "orange bus", "purple car"]
+    rows = [
+        {
+            "id": f"pair-{i}",
+            "images": [pictures[i % len(pictures)]],
+            "prompt": [user_message("Describe the image.")],
+            "chosen": [assistant_message(f"There is a {words[i % 6]}.")],
+            "rejected": [assistant_message(f"There is a {words[(i + 1) % 6]} on the left.")],
+        }
+        for i in range(8)
+    ]
+    write_records(rows, tmp_path / "pairs.parquet", "preference")
+    return tmp_path / "pairs.parquet"
+
+
+def dtypes(folder: Path) -> set[torch.dtype]:
+    return {weight.dtype for weight in load_file(folder / "model.safetensors").values()}
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("projector", [False, True])
+def test_a_run_says_what_rounding_cost_and_little_is_lost(
+    saved: str, pairs: Path, tmp_path: Path, dtype: Any, projector: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    training = replace(COMMON, dtype=dtype, train_projector=projector)
+    train_dpo(saved, pairs, out, training=training)
+    found = read_json(out / "rounding.json")
+    assert found["dtype"] == dtype and found["computed_in_float32"]
+    assert found["answers"] == 8
+    assert 0 < found["lost"] < 0.1 * found["moved"]
+    assert f"model/ is rounded to {dtype}" in capsys.readouterr().out
+    assert dtypes(out / "model") == {getattr(torch, dtype)}
+    if projector:
+        own = load_file(out / "adapter" / "adapter_model.safetensors")
+        assert {w.dtype for n, w in own.items() if "projector" in n} == {torch.float32}
+
+
+def test_rounding_that_costs_too_much_is_said_with_what_to_set(
+    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    training = replace(COMMON, dtype="bfloat16", learning_rate=1e-5)
+    with monkeypatch.context() as patch:
+        patch.setattr(merging, "round_unbiased", lambda values, dtype, _: values.to(dtype))
+        train_dpo(saved, pairs, out, training=training)
+    nearest = read_json(out / "rounding.json")
+    assert nearest["lost"] > 0.5 * nearest["moved"]
+    assert "--resume true --save-dtype float32" in capsys.readouterr().out
+    # As told: nothing is trained again, and what was trained is whole.
+    train_dpo(saved, pairs, out, training=replace(training, resume=True, save_dtype="float32"))
+    assert dtypes(out / "model") == {torch.float32}
+    assert not (out / "rounding.json").exists()
+
+
+def test_float32_has_nothing_to_say(saved: str, pairs: Path, tmp_path: Path) -> None:
+    train_dpo(saved, pairs, tmp_path / "run", training=replace(COMMON, dtype="float32"))
+    assert not (tmp_path / "run" / "rounding.json").exists()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_full_tuning_and_reward_models_are_measured_too(
+    saved: str, pairs: Path, tmp_path: Path, dtype: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = replace(COMMON, tuning="full", dtype="float32", save_dtype=dtype)
+    train_sft(saved, pairs, tmp_path / "sft", "preference", training=full)
+    assert dtypes(tmp_path / "sft" / "model") == {getattr(torch, dtype)}
+    found = read_json(tmp_path / "sft" / "rounding.json")
+    assert 0 < found["lost"] < 0.1 and found["unit"] == "nats"
+    assert found["moved"] > 0
+    train_reward(saved, pairs, tmp_path / "rm", training=replace(COMMON, dtype=dtype))
+    found = read_json(tmp_path / "rm" / "rounding.json")
+    assert found["moved"] > 0 and found["lost"] < 0.1 and found["unit"] == "log-odds"
+    assert "log-odds (root mean square)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_what_training_changed_is_the_same_figure_however_it_is_found(
+    saved: str, pairs: Path, tmp_path: Path, tuning: Any
+) -> None:
+    """Measured here by hand: the saved model against the one that training started from."""
+    training = replace(COMMON, tuning=tuning, dtype="float32", save_dtype="bfloat16")
+    if tuning == "full":
+        training = replace(training, learning_rate=1e-5)
+    train_dpo(saved, pairs, tmp_path / "run", training=training)
+    found = read_json(tmp_path / "run" / "rounding.json")
+    known = read_json(tmp_path / "run" / "start.json")
+    policy = load_policy(str(tmp_path / "run" / "model"), "float32", "cpu")
+    groups = read_training_rows(policy, pairs, "preference", ("chosen", "rejected"), training)
+    own = {group.id: group for group in groups.groups}
+    logps = compute_logps(policy, [own[id] for id in known["ids"]], False, len(known["ids"]))
+    moved = rms(logps - torch.tensor(known["logps"], dtype=torch.float64))
+    assert found["moved"] == pytest.approx(moved, abs=2 * found["lost"]) and found["moved"] > 0
+
+
+def test_a_finished_run_that_is_saved_again_leaves_nothing_of_before(
+    saved: str, pairs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    training = replace(COMMON, dtype="bfloat16", max_steps=1)
+    train_dpo(saved, pairs, out, training=training)
+    assert (out / "model").is_dir() and (out / "rounding.json").exists()
+    (out / "model" / "model-00001-of-00002.safetensors").write_bytes(b"of another dtype")
+    train_dpo(saved, pairs, out, training=replace(training, resume=True))
+    assert not (out / "model" / "model-00001-of-00002.safetensors").exists()
+    train_dpo(saved, pairs, out, training=replace(training, resume=True, save_merged=False))
+    assert not (out / "model").exists() and not (out / "rounding.json").exists()
+    assert (out / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_the_line_says_how_much_and_what_to_set() -> None:
+    assert "changed them by 0.5 nats." in describe("bfloat16", 8, 0.01, 0.5)
+    assert "--save-dtype float32" in describe("bfloat16", 8, 0.1, 0.5)
+    assert "--save-dtype" not in describe("bfloat16", 8, 0.1, None)
+
+
+def test_the_line_has_a_unit_and_says_where_there_is_no_comparison() -> None:
+    assert "by 0.02 nats (root mean square), where training changed them by 1 nats" in describe(
+        "bfloat16", 4, 0.02, 1.0
+    )
+    assert "not known here" in describe("bfloat16", 4, 0.02, None)
+    told = describe("bfloat16", 4, 0.2, 1.0, "log-odds")
+    assert "by 0.2 log-odds" in told and "only 1 log-odds" in told and "nats" not in told
