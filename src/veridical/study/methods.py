@@ -156,7 +156,7 @@ METHODS: tuple[Method, ...] = (
 LABELS = {
     "base": "the model as it ships",
     **{method.name: method.label for method in METHODS},
-    UNSTEERED: "SteerLM, nothing asked for",
+    UNSTEERED: "SteerLM, no ratings requested",
 }
 
 
