@@ -26,7 +26,7 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import RefusedRowError
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
-from veridical.runtime.shards import Share
+from veridical.runtime.shards import Shard
 from veridical.sampling import Decoding, Request, Response
 
 
@@ -76,9 +76,9 @@ def test_shards_finish_whatever_separates_the_lines_of_an_answer(
     tmp_path: Path, stub: Stub, queries: list[Query], separator: str
 ) -> None:
     stub.says = f"A dog.{separator}A cat: {{}}"
-    first = dataclasses.replace(SETTINGS, share=Share(0, 2))
+    first = dataclasses.replace(SETTINGS, shard=Shard(0, 2))
     assert make_answers(queries, first, tmp_path, "test") is None
-    last = dataclasses.replace(SETTINGS, share=Share(1, 2))
+    last = dataclasses.replace(SETTINGS, shard=Shard(1, 2))
     answers = make_answers(queries, last, tmp_path, "test")
     assert answers is not None
     assert [answer.text for answer in answers] == [stub.says.format(i) for i in range(5)]
@@ -269,7 +269,7 @@ def test_official_questions_about_images_that_are_not_there(tmp_path: Path, stub
 def test_shares_are_answered_apart_and_put_together_by_the_last(
     tmp_path: Path, stub: Stub, queries: list[Query]
 ) -> None:
-    first, second = (dataclasses.replace(SETTINGS, share=Share(i, 2)) for i in range(2))
+    first, second = (dataclasses.replace(SETTINGS, shard=Shard(i, 2)) for i in range(2))
     assert make_answers(queries, first, tmp_path, "test") is None
     # Batches of two: 0 1 | 2 3 | 4, of which every other one is the first share's.
     assert stub.asked == ["0", "1", "4"]

@@ -14,7 +14,7 @@ from veridical.builders._parts import Parts
 from veridical.cli.dispatch import main
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file
-from veridical.runtime.shards import ALL, Share, read_share
+from veridical.runtime.shards import ALL, Shard, read_shard
 
 SCENES = 5
 
@@ -28,34 +28,34 @@ def scenes(tmp_path: Path) -> Path:
 
 
 def test_what_a_share_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert read_share(None) == ALL
-    assert read_share("2/8") == Share(1, 8)
+    assert read_shard(None) == ALL
+    assert read_shard("2/8") == Shard(1, 8)
     for wrong in ("0/2", "3/2", "2", "a/b", "1/0"):
         with pytest.raises(UserError, match="--shard"):
-            read_share(wrong)
+            read_shard(wrong)
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "3")
-    assert read_share(None) == Share(3, 4)
+    assert read_shard(None) == Shard(3, 4)
     with pytest.raises(UserError, match="launcher"):
-        read_share("1/4")
+        read_shard("1/4")
 
 
 def test_every_piece_is_in_one_share() -> None:
     for count in (1, 2, 3):
-        owners = [[Share(i, count).has(piece) for i in range(count)] for piece in range(10)]
+        owners = [[Shard(i, count).has(piece) for i in range(count)] for piece in range(10)]
         assert all(sum(owner) == 1 for owner in owners)
 
 
 def test_one_of_those_that_finish_together_is_chosen(tmp_path: Path) -> None:
-    assert [Share(i, 2).claim(tmp_path) for i in (1, 0)] == [True, False]
+    assert [Shard(i, 2).claim(tmp_path) for i in (1, 0)] == [True, False]
     assert ALL.claim(tmp_path)  # going on alone after a claimant has died
-    assert not Share(0, 2).claim(tmp_path / "removed")
+    assert not Shard(0, 2).claim(tmp_path / "removed")
 
 
 def test_a_share_without_chunks_leaves_nothing_behind(tmp_path: Path) -> None:
     items = [Source("only", (), (), "answer")]
     parts = Parts(tmp_path, {"settings": 1})
-    assert parts.work_through_share(items, lambda _: [], "test", Share(1, 2)) is None
+    assert parts.work_through_shard(items, lambda _: [], "test", Shard(1, 2)) is None
     assert not (tmp_path / "parts").exists()
 
 

@@ -24,7 +24,7 @@ from veridical.sampling.rollouts import Rollout
 from veridical.train import fresh, online
 from veridical.train.dpo import train_dpo
 from veridical.train.loop import buffer
-from veridical.train.loop.order import Shares
+from veridical.train.loop.order import RankSampler
 from veridical.train.online import OnlineBDHS, Sampling, nothing_learned, train_online
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
@@ -291,14 +291,14 @@ def test_online_bdhs_needs_no_judge_and_rejects_what_the_policy_says_now(
 def test_a_steps_rows_are_those_that_the_loader_gives(
     rows: int, batch: int, accumulation: int
 ) -> None:
-    shares = Shares(rows, batch, 3, 0, 1)
+    sampler = RankSampler(rows, batch, 3, 0, 1)
     seen = []
     for epoch in range(3):
-        shares.set_epoch(epoch)
-        batches = [[place.index for place in one] for one in shares]
+        sampler.set_epoch(epoch)
+        batches = [[place.index for place in one] for one in sampler]
         for start in range(0, len(batches), accumulation):
             seen.append([index for one in batches[start : start + accumulation] for index in one])
-    assert seen == [shares.rows_of_step(step, accumulation) for step in range(len(seen))]
+    assert seen == [sampler.rows_of_step(step, accumulation) for step in range(len(seen))]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from veridical.runtime.cache import Cache, open_cache
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_text, write_json, write_jsonl, write_text_atomic
 from veridical.runtime.progress import counted, track
-from veridical.runtime.shards import ALL, CLAIM, Share, leave_to_others
+from veridical.runtime.shards import ALL, CLAIM, Shard, leave_to_others
 
 CHUNK = 64
 """Records finished together, and written together; part of no result."""
@@ -80,7 +80,7 @@ class Parts:
         try:
             rows = self._rows(start)
         except UserError:
-            if path.is_file():  # else another share has put the result together
+            if path.is_file():  # else another shard has put the result together
                 print(f"{path} was damaged or changed: its records are worked through again.")
             return False
         known = [(row["id"], row["image_hashes"]) for row in rows]
@@ -112,42 +112,42 @@ class Parts:
         label: str,
     ) -> list[dict[str, Any]]:  # fmt: skip
         """Do what is not done yet, a chunk at a time; returns the results of all, in order."""
-        results = self.work_through_share(items, work, label, ALL)
+        results = self.work_through_shard(items, work, label, ALL)
         assert results is not None  # nobody else puts them together
         return results
 
-    def work_through_share(
+    def work_through_shard(
         self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[dict[str, Any]]],
-        label: str, share: Share,
+        label: str, shard: Shard,
     ) -> list[dict[str, Any]] | None:  # fmt: skip
-        """Do what is not done yet of a share, a chunk at a time.
+        """Do what is not done yet of a shard, a chunk at a time.
 
-        A chunk is the same whoever makes it, so the result does not depend on the shares.
+        A chunk is the same whoever makes it, so the result does not depend on the shards.
 
         Args:
             items: the records.
             work: a chunk to one result for each, with its `id`.
             label: names the progress line.
-            share: which chunks are this process's.
+            shard: which chunks are this process's.
 
         Returns:
-            The results of all, in order; None where another share puts them together.
+            The results of all, in order; None where another shard puts them together.
         """
         chunks = {start: items[start : start + CHUNK] for start in range(0, len(items), CHUNK)}
-        mine = [start for number, start in enumerate(chunks) if share.has(number)]
+        mine = [start for number, start in enumerate(chunks) if shard.has(number)]
         for start in track(mine, f"{label}, {CHUNK} records a step"):
             if not self.has(start, chunks[start]):
                 self.write(start, chunks[start], work(chunks[start]))
         done = sum(self.path(start).is_file() for start in chunks)
         try:
             whole = done == len(chunks) and all(self.has(s, chunk) for s, chunk in chunks.items())
-            if whole and share.claim(self.folder):
+            if whole and shard.claim(self.folder):
                 return [row for start in chunks for row in self._rows(start)]
         except UserError:
             # Whoever has put the result together was removing the chunks meanwhile.
-            if share.count == 1:
+            if shard.count == 1:
                 raise
-        leave_to_others(share, self.folder.parent, done, len(chunks))
+        leave_to_others(shard, self.folder.parent, done, len(chunks))
         return None
 
     def forget(self) -> None:

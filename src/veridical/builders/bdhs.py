@@ -32,7 +32,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
 from veridical.runtime.progress import are_in
 from veridical.runtime.runs import start_run
-from veridical.runtime.shards import read_share, say
+from veridical.runtime.shards import read_shard, say
 
 
 def build_bdhs(
@@ -111,12 +111,12 @@ def build_bdhs(
         template: a variable of the model's chat template, such as enable_thinking=true (false
             where the template reads it and nothing is said); chat_template=NAME chooses one.
         seed: of masks, cuts, swaps and sampling.
-        shard: make only this share, such as 2/8; who makes the last one writes the result. Under
+        shard: make only this shard, such as 2/8; who makes the last one writes the result. Under
             `torchrun` every process takes its own.
     """
     configuration = dict(locals())
     require_file(data, "--data")
-    share = read_share(shard)
+    part = read_shard(shard)
     measure = load_similarity(similarity)
     threshold = measure.default_threshold if similarity_threshold is None else similarity_threshold
     settings = BDHSSettings(
@@ -146,8 +146,8 @@ def build_bdhs(
         }
         parts = Parts(out, identity | model_identity(policy, model, store))
         began = time.monotonic()
-        results = parts.work_through_share(
-            sources, lambda chunk: build_pairs(policy, chunk, settings, measure), "pairs", share
+        results = parts.work_through_shard(
+            sources, lambda chunk: build_pairs(policy, chunk, settings, measure), "pairs", part
         )
         if results is None:
             return

@@ -33,7 +33,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import start_run
-from veridical.runtime.shards import read_share, say
+from veridical.runtime.shards import read_shard, say
 from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.chat import PREFIX, Server
 from veridical.sampling.rollouts import roll_out
@@ -138,12 +138,12 @@ def build_sample(
         template: a variable of the model's chat template, such as enable_thinking=true (false
             where the template reads it and nothing is said); chat_template=NAME chooses one.
         seed: of sampling.
-        shard: make only this share, such as 2/8; who makes the last one writes the result. Under
+        shard: make only this shard, such as 2/8; who makes the last one writes the result. Under
             `torchrun` every process takes its own.
     """
     configuration = dict(locals())
     require_file(data, "--data")
-    share = read_share(shard)
+    part = read_shard(shard)
     settings = SampleSettings(
         k, temperature, max_new_tokens, seed, steer, top_p, top_k, min_new_tokens
     )
@@ -172,7 +172,7 @@ def build_sample(
         }
         parts = Parts(out, identity | answerer)
         began = time.monotonic()
-        results = parts.work_through_share(prompts, answer, "samples", share)
+        results = parts.work_through_shard(prompts, answer, "samples", part)
         if results is None:
             return
         summary = assemble(out, results, records, {"model": model, **vars(settings)})

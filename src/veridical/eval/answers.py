@@ -17,7 +17,7 @@ from veridical.eval.stored_answers import PARTIAL, count_others, stored_rows
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, hash_path, read_json, read_jsonl
 from veridical.runtime.progress import counted, track
-from veridical.runtime.shards import ALL, CLAIM, Share, leave_to_others
+from veridical.runtime.shards import ALL, CLAIM, Shard, leave_to_others
 
 if TYPE_CHECKING:
     from veridical.models.policy import Policy
@@ -52,7 +52,7 @@ class Settings:
         dtype: as for `load_policy`.
         device: as for `load_policy`.
         steer: the attributes asked for (`veridical.data.steering`); None asks for nothing.
-        share: which of the answers this process makes; it changes none of them.
+        shard: which of the answers this process makes; it changes none of them.
         features: where to keep the image encoder's output for each image, so that an image is
             encoded once for all that is asked about it; None encodes it for each question.
         template: what the chat template is given; a part of every answer's key.
@@ -66,7 +66,7 @@ class Settings:
     dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     steer: str | None = None
-    share: Share = ALL
+    shard: Shard = ALL
     features: Cache | None = None
     template: Mapping[str, Any] | None = None
 
@@ -120,7 +120,7 @@ def make_answers(
         label: names the progress line.
 
     Returns:
-        The answers, in the order of `queries`; None where another share puts them together. One
+        The answers, in the order of `queries`; None where another shard puts them together. One
         whose image the model's processor refuses says why (`refused`); it is tried again when the
         run is started again.
 
@@ -141,16 +141,16 @@ def make_answers(
             "stop now and choose another --out."
         )
     # Whole batches, so that each is what it would be if one process made them all.
-    mine = [place for place in missing if settings.share.has(place // settings.batch_size)]
+    mine = [place for place in missing if settings.shard.has(place // settings.batch_size)]
     if mine:
         waiting = [queries[place] for place in mine]
         made = _ask(waiting, [keys[place] for place in mine], settings, folder, label)
         known |= {answer.key: answer for answer in made}
-    if settings.share.count > 1:
+    if settings.shard.count > 1:
         known |= _known_answers(folder)
         done = sum(key in known for key in keys)
-        if done < len(keys) or not settings.share.claim(folder):
-            leave_to_others(settings.share, folder, done, len(keys))
+        if done < len(keys) or not settings.shard.claim(folder):
+            leave_to_others(settings.shard, folder, done, len(keys))
             return None
     return [known[key] for key in keys]
 
@@ -325,7 +325,7 @@ def _ask(
         return steered([user_message(question)], settings.steer, policy.processor)
 
     answers: list[Answer] = []
-    partial = _partial(folder, settings.share)
+    partial = _partial(folder, settings.shard)
     _mend_last_line(partial)
     with partial.open("a", encoding="utf-8") as file:
         for start in track(range(0, len(queries), settings.batch_size), label):
@@ -360,8 +360,8 @@ def _ask(
     return answers
 
 
-def _partial(folder: Path, share: Share) -> Path:
-    name = "" if share.count == 1 else f".{share.index + 1}-of-{share.count}"
+def _partial(folder: Path, shard: Shard) -> Path:
+    name = "" if shard.count == 1 else f".{shard.index + 1}-of-{shard.count}"
     return folder / PARTIAL.format(name)
 
 

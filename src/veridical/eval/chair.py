@@ -43,7 +43,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import start_run
-from veridical.runtime.shards import ALL, read_share, say
+from veridical.runtime.shards import ALL, read_shard, say
 from veridical.scoring.object_scores import CHAIR, CHAIR_FORMULAS, DESCRIBE, chair_counts
 from veridical.scoring.statistics import ClusterSums, Estimate, Metric, Ratio, sum_by_cluster
 
@@ -177,7 +177,7 @@ def eval_chair(
         device: `auto`, `cpu`, `cuda`, ...
         template: a variable of the model's chat template, such as enable_thinking=true (false
             where the template reads it and nothing is said); chat_template=NAME chooses one.
-        shard: make only this share of the answers, such as 2/8; who makes the last one writes the
+        shard: make only this shard of the answers, such as 2/8; who makes the last one writes the
             scores. Under `torchrun` every process takes its own.
         max_bad_fraction: share of unusable images or answers above which nothing is scored.
 
@@ -198,7 +198,7 @@ def eval_chair(
     check_template_option(template, model)
     settings = Settings(
         model or "", max_new_tokens, temperature, seed, batch_size, dtype, device, steer,
-        read_share(shard) if model else ALL, template=template,
+        read_shard(shard) if model else ALL, template=template,
     )  # fmt: skip
     with start_run(out, "eval chair", configuration, given, any_process=True) as run:
         trained_on: dict[str, int] = {}
@@ -276,7 +276,7 @@ def _describe(
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]] | None:
     """Rows of `answers.jsonl`, and the images left out with the reason.
 
-    None where another share puts the answers together.
+    None where another shard puts the answers together.
     """
     if folder is None:
         raise UserError("With a model, --images must name the folder of images to describe.")

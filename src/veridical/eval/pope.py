@@ -33,7 +33,7 @@ from veridical.eval.trained_on import warn_of_training_images
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
 from veridical.runtime.runs import start_run
-from veridical.runtime.shards import ALL, read_share, say
+from veridical.runtime.shards import ALL, read_shard, say
 from veridical.scoring.object_scores import POPE, POPE_FORMULAS, pope_counts
 from veridical.scoring.statistics import ClusterSums, Estimate, Metric, sum_by_cluster
 from veridical.scoring.yes_no_answers import Parsing, parse_answer
@@ -258,7 +258,7 @@ def eval_pope(
         device: `auto`, `cpu`, `cuda`, ...
         template: a variable of the model's chat template, such as enable_thinking=true (false
             where the template reads it and nothing is said); chat_template=NAME chooses one.
-        shard: make only this share of the answers, such as 2/8; who makes the last one writes the
+        shard: make only this shard of the answers, such as 2/8; who makes the last one writes the
             scores. Under `torchrun` every process takes its own.
         max_bad_fraction: share of unusable images (or of given questions about such) above which
             nothing is scored.
@@ -284,7 +284,7 @@ def eval_pope(
     check_template_option(template, model)
     settings = Settings(
         model or "", max_new_tokens, temperature, seed, batch_size, dtype, device, steer,
-        read_share(shard) if model else ALL,
+        read_shard(shard) if model else ALL,
         _features(cache, cache_gigabytes) if vision_cache else None, template,
     )  # fmt: skip
     with start_run(out, "eval pope", configuration, inputs, any_process=True) as run:
@@ -463,7 +463,7 @@ def _ask(
 
     Where the image was refused, the reason (`refused`) is there instead.
 
-    None where another share puts the answers together.
+    None where another shard puts the answers together.
     """
     queries = {}
     for question in questions:

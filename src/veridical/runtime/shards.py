@@ -1,6 +1,6 @@
 """Work that several processes or machines share by folder alone, without ever meeting.
 
-Each makes its share and leaves the pieces in the run's folder, which all of them see. Whoever finds
+Each makes its shard and leaves the pieces in the run's folder, which all of them see. Whoever finds
 every piece there puts the result together; so none waits for another, and one that failed is
 simply started again.
 """
@@ -19,11 +19,11 @@ CLAIM = "claimed"
 
 
 @dataclass(frozen=True)
-class Share:
-    """One process's share of numbered pieces.
+class Shard:
+    """One process's shard of numbered pieces.
 
     Attributes:
-        index: which share, from 0.
+        index: which shard, from 0.
         count: how many there are.
     """
 
@@ -31,7 +31,7 @@ class Share:
     count: int = 1
 
     def has(self, piece: int) -> bool:
-        """Whether this piece is in the share."""
+        """Whether this piece is in the shard."""
         return piece % self.count == self.index
 
     def claim(self, folder: Path) -> bool:
@@ -49,40 +49,40 @@ class Share:
         return True
 
 
-ALL = Share()
+ALL = Shard()
 """The whole of it: what a process that shares with nobody does."""
 
 
-def read_share(option: str | None) -> Share:
-    """The share that `--shard` names, else the one that a launcher gave this process.
+def read_shard(option: str | None) -> Shard:
+    """The shard that `--shard` names, else the one that a launcher gave this process.
 
     Args:
         option: such as "2/8", counted from 1.
 
     Raises:
-        UserError: it is no share, or a launcher has said something else.
+        UserError: it is no shard, or a launcher has said something else.
     """
-    launched = Share(processes.rank(), processes.world_size())
+    launched = Shard(processes.rank(), processes.world_size())
     if option is None:
         return launched
     found = re.fullmatch(r"(\d+)/(\d+)", option.strip())
-    share = Share(int(found[1]) - 1, int(found[2])) if found else None
-    if share is None or not 0 <= share.index < share.count:
+    shard = Shard(int(found[1]) - 1, int(found[2])) if found else None
+    if shard is None or not 0 <= shard.index < shard.count:
         raise UserError(f"--shard is {option!r}; give which of how many, as in 2/8 (1/8 to 8/8).")
     if launched.count > 1:
         raise UserError("A launcher has shared this run out already; leave --shard out.")
-    return share
+    return shard
 
 
-def leave_to_others(share: Share, folder: Path, done: int, total: int) -> None:
+def leave_to_others(shard: Shard, folder: Path, done: int, total: int) -> None:
     """Say that the rest is not here yet, and who will finish."""
     print(
-        f"Share {share.index + 1}/{share.count} of {folder} is done ({done} of {total} pieces are "
-        "there). The last share to finish writes the result; the same command without --shard "
+        f"Shard {shard.index + 1}/{shard.count} of {folder} is done ({done} of {total} pieces are "
+        "there). The last shard to finish writes the result; the same command without --shard "
         "makes what is missing and writes it too."
     )
 
 
 def say(line: str) -> None:
-    """Print a result, from whichever process had the last share."""
+    """Print a result, from whichever process had the last shard."""
     print(line, file=sys.stdout if processes.is_first() else sys.__stdout__)

@@ -42,7 +42,7 @@ from veridical.train.loop.card import write_cards
 from veridical.train.loop.items import Item, Items
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.order import Place as Spot
-from veridical.train.loop.order import Shares
+from veridical.train.loop.order import RankSampler
 from veridical.train.loop.outcomes import outcome_of
 from veridical.train.loop.pair_proofs import prove_run
 from veridical.train.loop.rounding import measure_logps
@@ -256,11 +256,13 @@ def train_online(
         share = offline if pairs == "mixed" else 0.0
         engine = sampling.open_engine(model, training, out)
         maker = Maker(policy, prompts, decoding, how, share, engine, left_out)
-        shares = Shares(len(prompts), training.batch_size, training.seed, 0, processes.world_size())
+        sampler = RankSampler(
+            len(prompts), training.batch_size, training.seed, 0, processes.world_size()
+        )
         buffer = RolloutBuffer(
             out / ROLLOUTS,
             maker,
-            lambda step: shares.rows_of_step(step, training.accumulation),
+            lambda step: sampler.rows_of_step(step, training.accumulation),
             sampling.rollout_steps,
             training.steps(len(prompts)),
             lambda first, made: _require_pairs(first, made, training.max_bad_fraction, left_out),

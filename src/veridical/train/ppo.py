@@ -29,7 +29,7 @@ from veridical.objectives.reinforcement import (
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.train.loop.modes import learning
-from veridical.train.loop.order import Shares
+from veridical.train.loop.order import RankSampler
 from veridical.train.online import Sampling
 from veridical.train.options import Training
 from veridical.train.prompts import PromptKind
@@ -167,11 +167,13 @@ def train_ppo(
         learner = Learner(actors, groups, training, out, len(prompts))
         kept = learner.resume(training)
         coefficient = kept.get("kl_coefficient", ppo.kl_coefficient)
-        shares = Shares(len(prompts), training.batch_size, training.seed, 0, processes.world_size())
+        sampler = RankSampler(
+            len(prompts), training.batch_size, training.seed, 0, processes.world_size()
+        )
         log, began = learner.open_log(kept["step"], training), time.monotonic()
         looks = Evaluations(setting, start.held_out, training, learner, log, kept)
         for step in looks.steps():
-            indexes = shares.rows_of_step(step, training.accumulation)
+            indexes = sampler.rows_of_step(step, training.accumulation)
             actors.policy.model.eval()
             experience = gather_experience(setting, step, indexes)
             measured = measures_of(experience)

@@ -12,7 +12,7 @@ import pytest
 from transformers import Trainer
 
 from veridical.train.loop.counting import rows_seen, steps_an_epoch, total_steps
-from veridical.train.loop.order import Batches, Shares
+from veridical.train.loop.order import Batches, RankSampler
 from veridical.train.loop.trainer_options import trainer_arguments
 from veridical.train.options import Training
 
@@ -40,12 +40,12 @@ def test_a_few_by_hand() -> None:
 @pytest.mark.parametrize("processes", PROCESSES)
 def test_every_step_has_rows_and_an_epoch_has_every_row_once(processes: int) -> None:
     for rows, batch, accumulation in itertools.product(ROWS, BATCHES, ACCUMULATIONS):
-        shares = Shares(rows, batch, 1, 0, processes)
+        sampler = RankSampler(rows, batch, 1, 0, processes)
         whole = batch * accumulation * processes
         an_epoch = steps_an_epoch(rows, whole)
         for epoch in range(2):
             steps = range(epoch * an_epoch, (epoch + 1) * an_epoch)
-            seen = [shares.rows_of_step(step, accumulation) for step in steps]
+            seen = [sampler.rows_of_step(step, accumulation) for step in steps]
             assert all(seen)
             assert sorted(itertools.chain(*seen)) == list(range(rows))
             assert rows_seen(steps.stop, rows, whole) == (epoch + 1) * rows
@@ -63,8 +63,8 @@ def test_transformers_takes_the_steps_that_we_count() -> None:
         arguments = SimpleNamespace(
             max_steps=steps, num_train_epochs=epochs, gradient_accumulation_steps=accumulation
         )
-        shares = Shares(rows, batch, 1, 0, processes)
-        loader = Batches(range(rows), shares, lambda _: {})  # type: ignore[arg-type]
+        sampler = RankSampler(rows, batch, 1, 0, processes)
+        loader = Batches(range(rows), sampler, lambda _: {})  # type: ignore[arg-type]
         counted: Any = SimpleNamespace(
             get_total_train_batch_size=lambda _, whole=whole: whole,
             get_sp_size=lambda: 1,

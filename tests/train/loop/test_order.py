@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from veridical.train.loop.order import Place, Shares
+from veridical.train.loop.order import Place, RankSampler
 
 
 def epoch(
     rows: int, size: int, seed: int | None, process: int, processes: int
 ) -> list[list[Place]]:
-    return list(Shares(rows, size, seed, process, processes))
+    return list(RankSampler(rows, size, seed, process, processes))
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,9 @@ def test_a_process_without_rows_repeats_one_that_does_not_count() -> None:
 
 
 def test_the_order_is_the_seeds_and_the_epochs() -> None:
-    shares = Shares(30, 30, 1, 0, 1)
-    first, again = next(iter(shares)), next(iter(shares))
-    shares.set_epoch(1)
+    sampler = RankSampler(30, 30, 1, 0, 1)
+    first, again = next(iter(sampler)), next(iter(sampler))
+    sampler.set_epoch(1)
     assert first == again
-    assert next(iter(shares)) != first
+    assert next(iter(sampler)) != first
     assert epoch(30, 30, 2, 0, 1)[0] != first

@@ -21,8 +21,8 @@ class Place:
     counts: bool = True
 
 
-class Shares(Sampler[list[Place]]):
-    """One process's share of every whole batch.
+class RankSampler(Sampler[list[Place]]):
+    """One rank's rows of every whole batch.
 
     A whole batch is `batch_size` rows for each process. The last one of an epoch may be smaller;
     a process that it leaves nothing runs a row that does not count, since the others wait for it.
@@ -35,7 +35,7 @@ class Shares(Sampler[list[Place]]):
 
         Args:
             rows: of the data.
-            batch_size: rows of a full share.
+            batch_size: rows of a full batch of this rank.
             seed: of the order, which changes with the epoch; None keeps the rows' own.
             process: which process this is, from 0.
             processes: how many there are.
@@ -82,11 +82,14 @@ class Batches(DataLoader[Any]):
     """A data loader whose order follows the epoch that the Trainer tells it."""
 
     def __init__(
-        self, data: Dataset[Any], shares: Shares, collate: Callable[[Sequence[Any]], dict[str, Any]]
+        self,
+        data: Dataset[Any],
+        rank_sampler: RankSampler,
+        collate: Callable[[Sequence[Any]], dict[str, Any]],
     ) -> None:
-        super().__init__(data, batch_sampler=shares, collate_fn=collate)
-        self.shares = shares
+        super().__init__(data, batch_sampler=rank_sampler, collate_fn=collate)
+        self.rank_sampler = rank_sampler
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
-        self.shares.set_epoch(epoch)
+        self.rank_sampler.set_epoch(epoch)

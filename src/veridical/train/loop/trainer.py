@@ -28,7 +28,7 @@ from veridical.runtime.files import writing
 from veridical.train.loop.checking import Check, show_figures
 from veridical.train.loop.checkpoints import whole_best
 from veridical.train.loop.items import Item, Items
-from veridical.train.loop.order import Batches, Shares
+from veridical.train.loop.order import Batches, RankSampler
 from veridical.train.loop.schedule import go_on, schedule_for
 from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.stopping import HIGHER_IS_BETTER, worst
@@ -213,7 +213,7 @@ class GroupTrainer(Trainer):
         return total.clamp(min=1)
 
     def get_train_dataloader(self) -> Batches:
-        """Every row once an epoch, in the seed's order; this process's share of it."""
+        """Every row once an epoch, in the seed's order; those of this rank."""
         return self._batches(self.train_dataset, self.args.seed)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Batches:
@@ -222,8 +222,8 @@ class GroupTrainer(Trainer):
 
     def _batches(self, items: Any, seed: int | None) -> Batches:
         size, arguments = self.args.per_device_train_batch_size, self.args
-        shares = Shares(len(items), size, seed, arguments.process_index, arguments.world_size)
-        return Batches(items, shares, self.collate_items)
+        sampler = RankSampler(len(items), size, seed, arguments.process_index, arguments.world_size)
+        return Batches(items, sampler, self.collate_items)
 
     def evaluation_loop(  # noqa: D102
         self,
