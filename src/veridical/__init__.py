@@ -42,9 +42,10 @@ if TYPE_CHECKING:
     from veridical.runtime.errors import UserError
     from veridical.sampling.ask import ask
     from veridical.train.dpo import train_dpo
-    from veridical.train.online import OnlineBDHS, Sampling, train_online
+    from veridical.train.online import OnlineBDHS, train_online
     from veridical.train.options import Training
     from veridical.train.ppo import PPO, train_ppo
+    from veridical.train.responses import Sampling
     from veridical.train.reward import train_reward
     from veridical.train.rloo import RLOO, train_rloo
     from veridical.train.sft import train_sft
@@ -84,9 +85,10 @@ _HOMES = {
     "runtime.errors": "UserError",
     "sampling.ask": "ask",
     "train.dpo": "train_dpo",
-    "train.online": "OnlineBDHS Sampling train_online",
+    "train.online": "OnlineBDHS train_online",
     "train.options": "Training",
     "train.ppo": "PPO train_ppo",
+    "train.responses": "Sampling",
     "train.reward": "train_reward",
     "train.rloo": "RLOO train_rloo",
     "train.sft": "train_sft",

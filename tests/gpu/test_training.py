@@ -14,9 +14,9 @@ from veridical.judges.symbolic import Symbolic
 from veridical.models.load import DtypeName
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.train.dpo import train_dpo
-from veridical.train.online import Sampling
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
+from veridical.train.responses import Sampling
 from veridical.train.sft import train_sft
 from veridical.world.dataset import conversation
 from veridical.world.drawing import render

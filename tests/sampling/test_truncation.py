@@ -20,9 +20,10 @@ from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.adapters import truncation_options
 from veridical.sampling.rollouts import roll_out
 from veridical.sampling.truncation import check_truncation, truncate, untruncated_logps
-from veridical.train.online import Sampling, train_online
+from veridical.train.online import train_online
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
+from veridical.train.responses import Sampling
 from veridical.train.rloo import train_rloo
 
 NONE = torch.tensor([], dtype=torch.long)

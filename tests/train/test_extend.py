@@ -17,8 +17,9 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.train import online
 from veridical.train.dpo import train_dpo
-from veridical.train.online import Sampling, train_online
+from veridical.train.online import train_online
 from veridical.train.options import Training
+from veridical.train.responses import Sampling
 from veridical.train.rloo import train_rloo
 
 TRAINING = Training(

@@ -20,9 +20,9 @@ from veridical.models.tuning import Tuning, prepare_training
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.train.dpo import train_dpo
-from veridical.train.online import Sampling
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
+from veridical.train.responses import Sampling
 from veridical.train.rloo import train_rloo
 from veridical.train.sft import train_sft
 

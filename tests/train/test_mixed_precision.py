@@ -41,9 +41,10 @@ from veridical.train.dpo import train_dpo
 from veridical.train.loop import reference
 from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.trainer import GroupTrainer
-from veridical.train.online import Sampling, train_online
+from veridical.train.online import train_online
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
+from veridical.train.responses import Sampling
 from veridical.train.reward import train_reward
 from veridical.train.rl import experience
 from veridical.train.rloo import train_rloo

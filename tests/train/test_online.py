@@ -25,10 +25,11 @@ from veridical.train import fresh, online
 from veridical.train.dpo import train_dpo
 from veridical.train.loop import buffer
 from veridical.train.loop.order import RankSampler
-from veridical.train.online import OnlineBDHS, Sampling, nothing_learned, train_online
+from veridical.train.online import OnlineBDHS, nothing_learned, train_online
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
 from veridical.train.prompts import TrainingPrompt, check_object_lists
+from veridical.train.responses import Sampling
 from veridical.train.rloo import train_rloo
 
 WORDS = ["red cup", "blue dog", "green chair", "black cat", "orange bus", "purple car"]

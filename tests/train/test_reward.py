@@ -24,10 +24,11 @@ from veridical.models.reward_model import (
     load_reward_model,
     score_groups,
 )
+from veridical.models.tuning import without_language_head
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.train.options import Training
-from veridical.train.reward import objective, read_pairs, train_reward, without_language_head
+from veridical.train.reward import objective, read_pairs, train_reward
 
 COLOURS = ("red", "blue", "green", "black", "orange", "purple")
 SMALL = Training(

@@ -30,10 +30,10 @@ from veridical.runtime.run_files import read_run_file
 from veridical.sampling import Decoding, Request
 from veridical.sampling.rollouts import Rollout, roll_out, rollout_group
 from veridical.train import ppo, rloo
-from veridical.train.online import Sampling
 from veridical.train.options import Training
 from veridical.train.ppo import PPO, train_ppo
 from veridical.train.prompts import TrainingPrompt
+from veridical.train.responses import Sampling
 from veridical.train.rl import actors as module
 from veridical.train.rl import rewarding
 from veridical.train.rl import run as rl_run

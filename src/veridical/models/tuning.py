@@ -131,6 +131,17 @@ def widen_trained(policy: Policy, tuning: Tuning) -> None:
         widen(_find(policy.core, PROJECTORS, "projector")[1])
 
 
+def without_language_head(policy: Policy) -> Policy:
+    """Freeze the head that makes words: none are made here, and it would get no gradient.
+
+    Where it shares its weights with the input's embeddings, these are trained as before.
+    """
+    head = policy.core.get_output_embeddings()
+    if head.weight is not policy.core.get_input_embeddings().weight:
+        head.requires_grad_(False)
+    return policy
+
+
 def require_wide(model: Any) -> None:
     """Refuse to train weights in half precision, which round small updates away.
 

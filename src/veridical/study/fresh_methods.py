@@ -17,10 +17,11 @@ from veridical.objectives.preference import Preference
 from veridical.study.arms import Budget, is_finished, training_of
 from veridical.study.method_sets import make_samples, scenes_of
 from veridical.train.fresh import PairSource
-from veridical.train.online import OnlineBDHS, Sampling, train_online
+from veridical.train.online import OnlineBDHS, train_online
 from veridical.train.options import Training
 from veridical.train.ppo import PPO, train_ppo
 from veridical.train.prompts import PromptKind
+from veridical.train.responses import Sampling
 from veridical.train.reward import train_reward
 from veridical.train.rloo import RLOO, train_rloo
 

@@ -13,7 +13,6 @@ from veridical.data.messages import assistant_message, text_of
 from veridical.judges.judging import Looker
 from veridical.judges.orders import Comparison, compare
 from veridical.models.policy import Policy
-from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import Group, render_group
 from veridical.runtime.randomness import generator
 from veridical.sampling import Decoding, Request
@@ -23,6 +22,7 @@ from veridical.train.loop.buffer import Row, Task
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.rows import collapsed
 from veridical.train.prompts import TrainingPrompt
+from veridical.train.responses import sample_usable
 
 PairSource = Literal["online", "mixed", "bdhs"]
 
@@ -173,36 +173,6 @@ class Maker:
         texts = (prompt.answer, row.get("text", prompt.answer))
         responses = [[assistant_message(text)] for text in texts]
         return render_group(self.policy, asked.id, asked.images, asked.prompt, responses)
-
-
-def sample_usable(
-    left_out: LeftOut | None,
-    asked: Sequence[Request],
-    answer: Callable[[list[Request]], list[list[Rollout]]],
-) -> tuple[list[list[Rollout]], list[int]]:
-    """Responses to the requests whose images the processor takes.
-
-    Args:
-        left_out: takes the other prompts, of which nothing is sampled again.
-        asked: their ids are those of prompts, with the step behind a slash.
-        answer: samples.
-
-    Returns:
-        The responses, and the places of the requests that they answer.
-    """
-    if left_out is None:
-        return answer(list(asked)), list(range(len(asked)))
-    said, refused = leave_out_refused(
-        [request.id for request in asked], lambda left: answer([asked[place] for place in left])
-    )
-    for place, reason in refused.items():
-        left_out.note({(prompt_of(asked[place].id), len(asked[place].images)): reason})
-    return said, [place for place in range(len(asked)) if place not in refused]
-
-
-def prompt_of(asked: str) -> str:
-    """The id of the prompt that a request asks: the step that it is asked at follows a slash."""
-    return asked.rpartition("/")[0]
 
 
 def is_cut(rollout: Rollout) -> bool:

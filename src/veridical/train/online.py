@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from veridical.checks.prefix_sharing import sharing_of_all
 from veridical.checks.proofs import Proof
 from veridical.checks.proving import noise_floor
 from veridical.judges.named import NONE, Judging, Place, open_comparison
-from veridical.models.load import starts_from_adapter
 from veridical.models.policy import Policy, frozen_copy
 from veridical.models.rendering import Group
 from veridical.models.tuning import prepare_training
@@ -26,9 +24,6 @@ from veridical.objectives.preference import Preference
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl
-from veridical.sampling import Decoding
-from veridical.sampling.engines.adapters import Engine, engine_settings
-from veridical.sampling.truncation import check_truncation
 from veridical.train.fresh import (
     Comparing,
     Maker,
@@ -64,7 +59,7 @@ from veridical.train.prompts import (
     proof_group,
     read_prompts,
 )
-from veridical.train.rl.rewarding import refuse_unscored
+from veridical.train.responses import Sampling, refuse_here, refuse_unscored
 
 METHODS: dict[PairSource, str] = {
     "online": "online direct preference optimization (Online-DPO)",
@@ -79,79 +74,6 @@ WHY_NOT = {
     "unscored": "no verdict of the judge",
     "refused": "image refused by the processor",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """Fresh responses.
-
-    Attributes:
-        temperature: of sampling; 1 samples from the policy itself.
-        top_p: leave out tokens beyond this share of the probability; 1 leaves none out.
-        top_k: leave out all but so many tokens; 0 leaves none out.
-        max_new_tokens: limit of one response, in tokens.
-        min_new_tokens: tokens before a response may end.
-        rollout_steps: optimiser steps that one round of sampling is for; with 1 every response is
-            the current weights' own.
-        rollout_batch: responses made at once; it changes none of them.
-        engine: have a server sample that loads adapters, such as vLLM: url, name (of the adapters
-            there), max_staleness (in steps), key_variable, concurrency, retries, timeout
-            (seconds). For adapters on a base that the server has.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_new_tokens: int = 128
-    min_new_tokens: int = 0
-    rollout_steps: int = 1
-    rollout_batch: int = 64
-    engine: dict[str, Any] | None = None
-
-    def check(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises:
-            UserError: names the option.
-        """
-        if self.temperature <= 0:
-            raise UserError(
-                f"--temperature is {self.temperature:g}; without noise all responses are the same. "
-                "Set it above 0."
-            )
-        for name in ("max_new_tokens", "rollout_steps", "rollout_batch"):
-            if getattr(self, name) < 1:
-                option = name.replace("_", "-")
-                raise UserError(f"--{option} is {getattr(self, name)}; give 1 or more.")
-        check_truncation(self.decoding(0))
-        engine_settings(self.engine or {})
-
-    def decoding(self, seed: int) -> Decoding:
-        """How tokens of fresh responses are chosen."""
-        return Decoding(
-            self.max_new_tokens, self.temperature, seed, self.rollout_batch, self.top_p,
-            self.top_k, self.min_new_tokens,
-        )  # fmt: skip
-
-    def open_engine(self, model: str, training: Training, out: Path) -> Engine | None:
-        """The server that samples, if there is one.
-
-        Raises:
-            UserError: what is trained is no adapter that a server could load.
-        """
-        if self.engine is None:
-            return None
-        odd = training.tuning == "full" or training.train_projector or training.train_vision
-        if odd or starts_from_adapter(model, training.init_adapter):
-            raise UserError(
-                "--engine takes adapters of the language model on the model's own weights. Set "
-                "--tuning lora without --train-projector, and start from a whole model."
-            )
-        if training.lora_dora:
-            raise UserError("--engine: servers load no DoRA adapters. Leave --lora-dora out.")
-        engine = Engine(self.engine, out / "engine")
-        engine.tell()
-        return engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,34 +294,6 @@ def _check(
             "--check-images evaluates the policy on the way, and `veridical eval` the result."
         )
     refuse_here(training, "vision_cache")
-
-
-def refuse_here(training: Training, *refused: str) -> None:
-    """Refuse options of training that mean nothing where rows are made on the way, and others.
-
-    Raises:
-        UserError: names the option.
-    """
-    if training.data_weights is not None:
-        raise UserError(
-            "--data-weights is not offered by this command, which would sample the same responses "
-            "to a prompt that comes twice. Leave it out; --more-data is taken."
-        )
-    for name in ("dry_run", *refused):
-        if getattr(training, name):
-            raise UserError(
-                f"--{name.replace('_', '-')} is not offered by this command, which samples "
-                "its rows. Leave it off."
-            )
-    sharded = any(
-        os.environ.get(name, "").lower() == "true"
-        for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
-    )
-    if sharded:
-        raise UserError(
-            "Sampling needs the whole model in every process. Launch with plain data parallelism "
-            "(torchrun, or accelerate without FSDP and DeepSpeed)."
-        )
 
 
 def _place(training: Training, out: Path) -> Place:

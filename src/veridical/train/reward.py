@@ -33,7 +33,7 @@ from veridical.models.reward_model import (
     reward_measure,
     save_head,
 )
-from veridical.models.tuning import prepare_training
+from veridical.models.tuning import prepare_training, without_language_head
 from veridical.objectives.preference import pair_accuracy
 from veridical.objectives.reward import reward_loss
 from veridical.runtime import processes
@@ -200,17 +200,6 @@ def read_pairs(start: Policy, data: Path, reading: Reading, training: Training) 
     if reading.with_facts and told[False]:
         print(f"{told[False]} of {sum(told)} pairs have no facts; they are read without.")
     return rows
-
-
-def without_language_head(policy: Policy) -> Policy:
-    """Freeze the head that makes words: none are made here, and it would get no gradient.
-
-    Where it shares its weights with the input's embeddings, these are trained as before.
-    """
-    head = policy.core.get_output_embeddings()
-    if head.weight is not policy.core.get_input_embeddings().weight:
-        head.requires_grad_(False)
-    return policy
 
 
 def objective(centering: float) -> Objective:

@@ -23,9 +23,9 @@ from veridical.objectives.reinforcement import (
 from veridical.runtime import processes
 from veridical.train.loop.modes import learning
 from veridical.train.loop.order import RankSampler
-from veridical.train.online import Sampling
 from veridical.train.options import Training
 from veridical.train.prompts import PromptKind
+from veridical.train.responses import Sampling
 from veridical.train.rl.actors import build_actors
 from veridical.train.rl.evaluation import Evaluations
 from veridical.train.rl.experience import (

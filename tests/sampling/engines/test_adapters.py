@@ -31,9 +31,10 @@ from veridical.runtime.files import read_jsonl, write_json
 from veridical.sampling import Decoding, Request, never_sampled
 from veridical.sampling.engines.adapters import Engine
 from veridical.sampling.rollouts import rollout_group
-from veridical.train.online import Sampling, train_online
+from veridical.train.online import train_online
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
+from veridical.train.responses import Sampling
 
 SERVER = Path(__file__).parent / "engine_server.py"
 TUNING = Tuning("lora", 4, 8)

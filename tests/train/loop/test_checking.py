@@ -31,8 +31,9 @@ from veridical.train import fresh, sft
 from veridical.train.dpo import train_dpo
 from veridical.train.loop.checking import open_check
 from veridical.train.loop.run import tell_best
-from veridical.train.online import Sampling, train_online
+from veridical.train.online import train_online
 from veridical.train.options import Training
+from veridical.train.responses import Sampling
 from veridical.train.reward import train_reward
 from veridical.train.sft import train_sft
 from veridical.train.steerlm import train_steerlm

@@ -30,9 +30,10 @@ from veridical.train.dpo import train_dpo
 from veridical.train.loop import trainer as loop
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.rows import TrainingRows, read_training_rows
-from veridical.train.online import OnlineBDHS, Sampling, train_online
+from veridical.train.online import OnlineBDHS, train_online
 from veridical.train.options import Training
 from veridical.train.ppo import PPO, train_ppo
+from veridical.train.responses import Sampling
 from veridical.train.reward import train_reward
 from veridical.train.rl import run as rl_run
 from veridical.train.rloo import train_rloo

@@ -26,9 +26,10 @@ from veridical.runtime.files import read_jsonl
 from veridical.train.dpo import train_dpo
 from veridical.train.loop.modes import checkpoint_activations, learning, set_training
 from veridical.train.loop.scorer import Scorer
-from veridical.train.online import Sampling, train_online
+from veridical.train.online import train_online
 from veridical.train.options import Training
 from veridical.train.ppo import PPO, train_ppo
+from veridical.train.responses import Sampling
 from veridical.train.reward import train_reward
 from veridical.train.rloo import train_rloo
 from veridical.train.sft import train_sft

@@ -16,8 +16,8 @@ from veridical.runtime.files import read_json, read_jsonl
 from veridical.train.dpo import train_dpo
 from veridical.train.loop import reporting
 from veridical.train.loop.reporting import Report, check_trackers
-from veridical.train.online import Sampling
 from veridical.train.options import Training
+from veridical.train.responses import Sampling
 from veridical.train.rloo import train_rloo
 
 TRAINING = Training(

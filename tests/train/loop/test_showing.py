@@ -17,8 +17,8 @@ from veridical.runtime.files import read_jsonl
 from veridical.train.dpo import train_dpo
 from veridical.train.loop.rows import read_training_rows
 from veridical.train.loop.showing import answers, check_showing
-from veridical.train.online import Sampling
 from veridical.train.options import Training
+from veridical.train.responses import Sampling
 from veridical.train.reward import train_reward
 from veridical.train.rloo import train_rloo
 

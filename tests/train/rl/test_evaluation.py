@@ -29,9 +29,9 @@ from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.train import ppo, rloo
 from veridical.train.dpo import train_dpo
 from veridical.train.loop.rows import split_held_out
-from veridical.train.online import Sampling
 from veridical.train.options import Training
 from veridical.train.ppo import PPO, train_ppo
+from veridical.train.responses import Sampling
 from veridical.train.rl import evaluation as rl_evaluation
 from veridical.train.rl import rewarding
 from veridical.train.rl import run as rl_run

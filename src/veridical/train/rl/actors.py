@@ -31,11 +31,10 @@ from veridical.models.reward_model import (
     new_head,
     own_adapter,
 )
-from veridical.models.tuning import prepare_training, require_wide
+from veridical.models.tuning import prepare_training, require_wide, without_language_head
 from veridical.runtime.errors import UserError
 from veridical.train.loop.reference import require_same_inputs
 from veridical.train.options import Training
-from veridical.train.reward import without_language_head
 
 REWARD, VALUE = "reward", "value"
 """What adapters are called on a shared base."""

@@ -21,11 +21,11 @@ from veridical.runtime.randomness import generator
 from veridical.sampling import Decoding, Request, never_sampled
 from veridical.sampling.engines.adapters import Engine, sample
 from veridical.sampling.rollouts import Rollout, rollout_group
-from veridical.train.fresh import sample_usable
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.prompts import TrainingPrompt
+from veridical.train.responses import refuse_unscored, sample_usable
 from veridical.train.rl.actors import Actors, as_critic
-from veridical.train.rl.rewarding import Rewarded, Rewarder, refuse_unscored, reward
+from veridical.train.rl.rewarding import Rewarded, Rewarder, reward
 
 
 @dataclass(frozen=True)

@@ -99,39 +99,6 @@ def reward(
     ]
 
 
-def refuse_unscored(
-    step: int,
-    unscored: int,
-    asked: int,
-    problems: Sequence[str],
-    most: float,
-    held_out: bool = False,
-) -> None:
-    """Stop at a step of which too much has no verdict: nothing would be learned from it.
-
-    Args:
-        step: which, from 1.
-        unscored: its prompts without a verdict, over all processes.
-        asked: all its prompts.
-        problems: why.
-        most: `--max-bad-fraction`.
-        held_out: whether these are the held-out prompts, which means are taken over.
-
-    Raises:
-        UserError: says how many, and the first reasons.
-    """
-    if unscored <= most * asked:
-        return
-    first = "; ".join(dict.fromkeys(problems[:3]))
-    what = "prompts have no verdict to learn from"
-    if held_out:
-        what = "held-out prompts have no verdict"
-    raise UserError(
-        f"At step {step}, {unscored} of {asked} {what}; more than --max-bad-fraction {most:g} "
-        f"allows. {first}"
-    )
-
-
 def refuse_no_reward(
     judging: Judging,
     symbolic: Symbolic,

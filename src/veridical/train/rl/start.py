@@ -29,7 +29,6 @@ from veridical.runtime.files import read_json, write_json
 from veridical.runtime.runs import Run
 from veridical.sampling import Decoding
 from veridical.sampling.rollouts import roll_out
-from veridical.train.fresh import sample_usable
 from veridical.train.loop.card import write_cards
 from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.items import Items
@@ -47,7 +46,6 @@ from veridical.train.loop.start import (
     start_training,
 )
 from veridical.train.loop.trainer import Task
-from veridical.train.online import Sampling, refuse_here
 from veridical.train.options import Training
 from veridical.train.prompts import (
     PromptKind,
@@ -56,6 +54,7 @@ from veridical.train.prompts import (
     proof_group,
     read_prompts,
 )
+from veridical.train.responses import Sampling, refuse_here, sample_usable
 from veridical.train.rl.actors import Actors, drop_other_adapters
 from veridical.train.rl.experience import Setting
 from veridical.train.rl.rewarding import (
