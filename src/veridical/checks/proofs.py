@@ -175,7 +175,7 @@ def prove_image_matters(
     moved = (other - alone[with_images]).abs().amax(-1)
     median = float(moved.median())
     detail = (
-        f"median over {counted(len(with_images), 'rows')}, with the image turned into plain grey"
+        f"median over {counted(len(with_images), 'rows')}, with the image replaced by plain gray"
     )
     return Proof("image_matters", median > limit, True, median, limit, measure.unit, detail)
 
