@@ -15,7 +15,7 @@ UNITS = {
     "model_flops_per_second": ("TFLOP/s", 1e-12),
     "bytes_per_second": ("GB/s", 1e-9),
     "peak_bytes": ("peak GB", 1e-9),
-    "foretold_bytes": ("foretold GB", 1e-9),
+    "foretold_bytes": ("predicted GB", 1e-9),
     "seconds_a_step": ("s a step", 1.0),
     "pairs_per_second": ("pairs/s", 1.0),
     "tokens_per_second": ("tokens/s", 1.0),
