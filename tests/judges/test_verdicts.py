@@ -101,6 +101,7 @@ FIRST += [
 ]
 
 TIES = [
+    "It's a tie.",
     "Tie",
     "**Tie**\nBoth are right.",
     "A tie.",
@@ -239,6 +240,11 @@ UNREAD = [
 ]
 
 CONTRADICTED = [
+    "Response 1\n\nThis response describes objects absent from the picture.",
+    "Response 1\n\nIt names phantom objects.",
+    "Response 1\n\nIt confuses the cat with a dog.",
+    "Final answer: Response 1\n\nEdit: Response 2.",
+    "Response 1 is better.\nI disagree with that.",
     "Response 1\n\nThis response is the worse one.",
     "Response 1\n\nIt is worse.",
     "Response 1\n\nResponse 1 is less accurate than Response 2.",

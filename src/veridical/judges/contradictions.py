@@ -34,6 +34,7 @@ _FAULT = (
     r"invent\w*|hallucinat\w*|fabricat\w*|made[- ]up|makes up|imagin\w*|miss(?:es|ed|ing)?|omits?"
     r"|fails?|failed|wrong(?:ly)?|incorrect(?:ly)?|inaccura\w*|mistak\w*|errors?|false(?:ly)?"
     r"|misidentif\w*|misread\w*|misses|contradicts?|unfaithful|ungrounded|nonexistent|non-existent"
+    r"|absent|phantom|fictional|fictitious|bogus|mislabel\w*|confus\w*"
     r"|unsupported|claims?|calls|adds|overlooks|ignores|exaggerates|violates|not as \w+ as"
 )
 _NOT = (

@@ -59,7 +59,8 @@ _CONTINUED = re.compile(
 )
 """How a line begins that goes on with the sentence before it: "invents a dog", "Invents a dog"."""
 _TAKEN_BACK = re.compile(
-    r"\b(?:correction:|scratch that|on second thoughts?|on reflection|i take (?:that|it) back"
+    r"\b(?:correction:|edit:|update:|i (?:strongly )?disagree\b"
+    r"|scratch that|on second thoughts?|on reflection|i take (?:that|it) back"
     r"|actually,|wait(?:[,.!:]| -)|let me correct|kidding|i mean\b|sorry,|reconsider"
     r"|i was wrong|i (?:was|am) mistaken\b|i'm mistaken\b|the other way (?:a)?round\b)",
     re.I,
@@ -287,7 +288,7 @@ def _forms(names: Sequence[str]) -> _Forms:
         ),
         re.compile(
             rf"{start}(?:({one}) (?i:{_BETTER})(?: overall)?|(?i:{_CHOOSE}) ({one})(?: here)?"
-            rf"|(?i:it is) ({tie}))(?i:{_REASON}){end}"
+            rf"|(?i:it is|it's) ({tie}))(?i:{_REASON}){end}"
         ),
         re.compile(
             rf"{start}(?:({one}) (?i:{_OVER}) ({one})|(?i:{_CHOOSE}) ({one}) (?:over|to) ({one}))"
