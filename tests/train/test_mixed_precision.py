@@ -192,6 +192,23 @@ def test_it_is_refused_from_elsewhere(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("section", ["bf16", "fp16", "bfloat16"])
+def test_it_is_refused_from_a_file_of_deepspeed(
+    section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, plain = tmp_path / "deepspeed.json", replace(MIXED, mixed_precision="no")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(file))
+    for value in (False, "auto"):  # `auto` is what the launcher says, which is no
+        write_json(file, {section: {"enabled": value}, "zero_optimization": {}})
+        plain.check()
+    write_json(file, {section: {"enabled": True}})
+    with pytest.raises(UserError, match=rf"deepspeed\.json switches {section} on"):
+        plain.check()
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")
+    plain.check()
+
+
 def test_a_run_is_resumed_in_its_own_precision(
     checkpoint: str, pairs: Path, tmp_path: Path
 ) -> None:

@@ -16,11 +16,13 @@ from veridical.objectives.base import options_of
 from veridical.runtime import processes
 from veridical.runtime.cache import Cache, open_cache
 from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json
 from veridical.train.loop.counting import rows_seen, total_steps
 from veridical.train.loop.mixing import check_weights
 
 SaveDtype = Literal["auto", "float32", "bfloat16", "float16"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
+DEEPSPEED_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +279,12 @@ def check_mixing(training: Training) -> None:
             f"proofs and reference would not see. Set it to no (`mixed_precision: 'no'` in the "
             f"configuration), and give --mixed-precision {wanted}."
         )
+    if switched_on := _mixing_of_deepspeed():
+        raise UserError(
+            f"{os.environ[DEEPSPEED_FILE]} switches {switched_on} on, which proofs and reference "
+            f'would not see. Set "enabled" of "{switched_on}" to false; with LoRA, --dtype '
+            "bfloat16 keeps the frozen weights in half precision."
+        )
     if training.mixed_precision == "no":
         return
     reason = None
@@ -290,6 +298,19 @@ def check_mixing(training: Training) -> None:
         reason = "DeepSpeed switches it off. Use FSDP2 (configs/), or leave it out"
     if reason:
         raise UserError(f"--mixed-precision {training.mixed_precision}: {reason}.")
+
+
+def _mixing_of_deepspeed() -> str | None:
+    """The half precision that the launcher's DeepSpeed file switches on; None if it does not."""
+    path = Path(os.environ.get(DEEPSPEED_FILE) or "none")
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() != "true" or not path.is_file():
+        return None
+    content = read_json(path)
+    for name in ("bf16", "bfloat16", "fp16") if isinstance(content, dict) else ():
+        section = content.get(name)
+        if isinstance(section, dict) and section.get("enabled") is True:
+            return name
+    return None
 
 
 def flatten(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,19 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from veridical.objectives.base import options_of
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import Run
-from veridical.train.loop.card import hub_name, what_was_learned, write_cards
+from veridical.train.dpo import train_dpo
+from veridical.train.loop.card import _options, hub_name, what_was_learned, write_cards
+from veridical.train.loop.resume import FREE
+from veridical.train.online import train_online
+from veridical.train.options import flatten
+from veridical.train.ppo import train_ppo
+from veridical.train.reward import train_reward
+from veridical.train.rloo import train_rloo
+from veridical.train.sft import train_sft
+from veridical.train.steerlm import train_steerlm
 
 PLAIN = {
     "model": "embedded", "data": "rows.parquet", "beta": 0.1, "learning_rate": 1e-5,
@@ -85,6 +97,28 @@ def test_what_decided_the_result_is_told(tmp_path: Path) -> None:
     for row in ("| data_weights | [0.3, 0.7] |", "| mixed_precision | bf16 |",
                 "| lora_dora | True |", "| trainer | {'weight_decay': 0.1} |"):  # fmt: skip
         assert row in text
+
+
+UNTOLD = {
+    "out", "dry_run", "evaluations", "kind", "one_base", "share_prefix", "endpoint", "engine",
+}  # fmt: skip
+"""What leaves the result as it is but for rounding and which checkpoints there are, what the data's
+file tells, and servers with their addresses."""
+
+
+@pytest.mark.parametrize(
+    "command", [train_dpo, train_sft, train_steerlm, train_reward, train_online, train_ppo,
+                train_rloo],
+)  # fmt: skip
+def test_every_option_that_decides_is_shown(command: Callable[..., None]) -> None:
+    parameters = inspect.signature(command).parameters
+    options = flatten({name: one.default for name, one in parameters.items()})
+    words = command.__name__.replace("_", " ")
+    own = options_of(parameters["objective"].default) if "objective" in parameters else {}
+    found: set[str] = set()
+    for pairs in ("mixed", "bdhs"):
+        found |= set(_options(words, {**options, "select_by": "chair_i", "pairs": pairs}, own))
+    assert set(options) - found - FREE - UNTOLD - set(own) == set()
 
 
 def test_each_command_has_words_of_its_own(tmp_path: Path) -> None:

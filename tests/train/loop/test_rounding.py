@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,22 @@ from safetensors.torch import load_file
 
 from veridical.checks.controls import rms
 from veridical.data.records import assistant_message, user_message, write_records
+from veridical.judges.named import Judging
+from veridical.judges.symbolic import Symbolic
 from veridical.models import merging
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
 from veridical.models.precision import cast_weights
-from veridical.runtime.files import read_json
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, write_json
 from veridical.train.dpo import train_dpo
+from veridical.train.loop import run
 from veridical.train.loop.reference import compute_logps
 from veridical.train.loop.rounding import describe
 from veridical.train.loop.rows import read_training_rows
+from veridical.train.online import Sampling, train_online
 from veridical.train.options import Training
+from veridical.train.ppo import train_ppo
 from veridical.train.reward import train_reward
 from veridical.train.sft import train_sft
 
@@ -121,6 +129,34 @@ def test_full_tuning_and_reward_models_are_measured_too(
     assert "log-odds (root mean square)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("method", ["ppo", "online"])
+def test_full_tuning_on_fresh_answers_is_saved_in_half_precision(
+    saved: str, pairs: Path, tmp_path: Path, method: str
+) -> None:
+    out = tmp_path / "run"
+    training = replace(
+        COMMON, tuning="full", dtype="float32", save_dtype="bfloat16", max_steps=2,
+        select_by="loss" if method == "online" else "reward",
+    )  # fmt: skip
+    sampling = Sampling(max_new_tokens=6)
+    if method == "ppo":
+        train_ppo(
+            saved, pairs, out, "preference", judging=Judging(judge="none"), sampling=sampling,
+            symbolic=Symbolic(length_penalty=5.0), training=training,
+        )  # fmt: skip
+    else:
+        lists = {f"pair-{number}": ["cup"] for number in range(8)}
+        write_json(tmp_path / "objects.json", lists)
+        judging = Judging(judge="exact", objects=tmp_path / "objects.json")
+        train_online(
+            saved, pairs, out, "mixed", offline=1.0, judging=judging, sampling=sampling,
+            training=training,
+        )  # fmt: skip
+    found = read_json(out / "rounding.json")
+    assert dtypes(out / "model") == {torch.bfloat16} and found["dtype"] == "bfloat16"
+    assert found["moved"] > 0 and found["lost"] < 0.1
+
+
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_what_training_changed_is_the_same_figure_however_it_is_found(
     saved: str, pairs: Path, tmp_path: Path, tuning: Any
@@ -155,10 +191,37 @@ def test_a_finished_run_that_is_saved_again_leaves_nothing_of_before(
     assert (out / "adapter" / "adapter_model.safetensors").is_file()
 
 
+def test_a_full_disk_leaves_what_was_saved_before(
+    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    training = replace(COMMON, dtype="bfloat16", max_steps=1)
+    train_dpo(saved, pairs, out, training=training)
+    names = ("model/model.safetensors", "adapter/adapter_model.safetensors", "rounding.json")
+    before = [(out / name).read_bytes() for name in names]
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "tell_rounding", full)  # which writes the last file
+        with pytest.raises(UserError, match=r"model and adapter and .* in it are still those"):
+            train_dpo(saved, pairs, out, training=replace(training, resume=True))
+    assert [(out / name).read_bytes() for name in names] == before
+    assert not (out / ".saving").exists()
+    (out / ".saving" / "model").mkdir(parents=True)  # as a killed run leaves it
+    (out / ".saving" / "model" / "odd.safetensors").touch()
+    train_dpo(saved, pairs, out, training=replace(training, resume=True))
+    assert not (out / ".saving").exists() and not (out / "model" / "odd.safetensors").exists()
+
+
 def test_the_line_says_how_much_and_what_to_set() -> None:
     assert "changed them by 0.5 nats." in describe("bfloat16", 8, 0.01, 0.5)
     assert "--save-dtype float32" in describe("bfloat16", 8, 0.1, 0.5)
     assert "--save-dtype" not in describe("bfloat16", 8, 0.1, None)
+    assert "changed none of them." in describe("bfloat16", 8, 0.1, 0.0)
+    told = describe("bfloat16", 8, 0.1, 0.5, adapter=False)
+    assert "--save-dtype float32" in told and "adapter" not in told
 
 
 def test_the_line_has_a_unit_and_says_where_there_is_no_comparison() -> None:

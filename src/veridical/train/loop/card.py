@@ -14,7 +14,7 @@ from veridical.runtime import processes
 from veridical.runtime.files import write_text_atomic
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import Run
-from veridical.train.loop.stopping import improves, in_words
+from veridical.train.loop.stopping import CHECKED, improves, in_words
 
 SHOWN = (
     "reference", "reference_model", "facts", "criterion", "centering", "tuning", "lora_rank",
@@ -22,22 +22,29 @@ SHOWN = (
     "train_projector", "train_vision", "model_dropout", "projector_learning_rate", "learning_rate",
     "epochs", "max_steps", "batch_size", "accumulation", "max_length", "max_response_tokens",
     "more_data", "data_weights", "held_out", "select_by", "patience", "dtype", "mixed_precision",
-    "trainer", "seed",
+    "template", "trainer", "seed",
 )  # fmt: skip
-JUDGED = ("judge", "criteria", "judge_facts", "objects", "vocabulary", "attempts")
+JUDGED = (
+    "judge", "criteria", "judge_facts", "objects", "vocabulary", "attempts", "judge_tokens",
+    "judge_template",
+)  # fmt: skip
 SAMPLED = (
     "temperature", "top_p", "top_k", "min_new_tokens", "max_new_tokens", "rollout_steps",
 )  # fmt: skip
 REWARDED = (
     "standardize", "no_end_penalty", "length_penalty", "answer_reward", "samples", "inner_epochs",
-    "minibatches", "clip", "value_clip", "value_weight", "value_learning_rate", "lam",
-    "kl_coefficient", "kl_estimator", "kl_target", "stop_kl",
+    "minibatches", "clip", "value_clip", "value_weight", "value_learning_rate", "gamma",
+    "lam", "kl_coefficient", "kl_estimator", "kl_target", "kl_horizon", "stop_kl",
 )  # fmt: skip
 PAIRED = ("pairs", "offline", "swap", "margin")
 BDHS = (
     "variant", "mask_threshold", "noise_steps", "similarity", "similarity_threshold", "iterations",
-    "cut",
+    "cut", "language", "text_only",
 )  # fmt: skip
+CHECKING = (
+    "check_images", "check_objects", "check_vocabulary", "check_by", "check_limit", "check_tokens",
+)  # fmt: skip
+"""Shown where a figure of checked images chose the checkpoint."""
 EMBEDDED = "embedded"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -155,7 +162,7 @@ def what_was_learned(command: str, configuration: Mapping[str, Any]) -> str:
             f"answers, the one that {judge} found better."
         )
         mixed = (
-            " By a throw for each prompt and step, the row's own chosen and rejected answers took "
+            " At random, for each prompt and step, the row's own chosen and rejected answers took "
             f"their place (with probability {configuration.get('offline')})."
         )
         return own + (mixed if pairs == "mixed" else " No answer of the rows was learned.")
@@ -224,7 +231,8 @@ def _options(
             shown = tuple(name for name in shown if name != "offline")
     if configuration.get("judge") == "none":
         shown = tuple(name for name in shown if name not in JUDGED[1:])
-    rest = {name: configuration[name] for name in SHOWN if name in configuration}
+    common = (*SHOWN, *CHECKING) if configuration.get("select_by") in CHECKED else SHOWN
+    rest = {name: configuration[name] for name in common if name in configuration}
     chosen = {name: configuration[name] for name in shown if name in configuration}
     return {**chosen, **own, **rest}
 

@@ -115,10 +115,18 @@ def tell_rounding(before: Scored, saved: Policy, dtype: str, measure: Measure, o
             "computed_in_float32": before.in_float32 and precise is not None,
         },
     )  # fmt: skip
-    print(describe(dtype, before.trained.numel(), lost, moved, measure.unit))
+    adapter = (out / "adapter").is_dir()
+    print(describe(dtype, before.trained.numel(), lost, moved, measure.unit, adapter))
 
 
-def describe(dtype: str, answers: int, lost: float, moved: float | None, unit: str = "nats") -> str:
+def describe(
+    dtype: str,
+    answers: int,
+    lost: float,
+    moved: float | None,
+    unit: str = "nats",
+    adapter: bool = True,
+) -> str:
     """What rounding cost, in a line or two.
 
     Args:
@@ -127,6 +135,7 @@ def describe(dtype: str, answers: int, lost: float, moved: float | None, unit: s
         lost: root mean square between the saved model and the trained policy.
         moved: the same between the trained policy and its start, where that is known.
         unit: of both.
+        adapter: whether the adapter was saved too.
     """
     line = (
         f"model/ is rounded to {dtype}: the scores of {counted(answers, 'answers')} differ from "
@@ -136,8 +145,11 @@ def describe(dtype: str, answers: int, lost: float, moved: float | None, unit: s
         return f"{line}. How much training changed them is not known here."
     if lost <= TOO_MUCH * moved:
         return f"{line}, where training changed them by {moved:.2g} {unit}."
+    if not moved:
+        return f"{line}, and training changed none of them."
+    other = ", or load the adapter with --dtype float32" if adapter else ""
     return (
         f"{line}, and training changed them by only {moved:.2g} {unit}.\nThat is more than "
         f"{TOO_MUCH:.0%} of it. To keep what was trained, go on with --resume true --save-dtype "
-        "float32 (nothing is trained again), or load the adapter with --dtype float32."
+        f"float32 (nothing is trained again){other}."
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import shutil
 import time
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,9 @@ from veridical.train.loop.trainer import GroupTrainer, Task
 from veridical.train.loop.trainer_options import trainer_arguments
 from veridical.train.loop.trial import TryFirst
 from veridical.train.options import SaveDtype, Training
+
+SAVED = ("model", "adapter", ROUNDING)
+"""What a training saves at its end, beside its record and card."""
 
 
 def run_trainer(
@@ -188,29 +192,52 @@ def save_result(
     if not processes.is_first():
         return []
     from_adapter = starts_from_adapter(model, training.init_adapter)
-    with writing(out, "Make room, and go on with --resume true: the checkpoints are whole."):
-        _remove_saved(out)
+    with replacing_saved(out) as fresh:
         written = []
         if isinstance(policy.model, PeftModel) and not from_adapter:
-            policy.model.save_pretrained(str(out / "adapter"))
-            policy.processor.save_pretrained(str(out / "adapter"))
+            policy.model.save_pretrained(str(fresh / "adapter"))
+            policy.processor.save_pretrained(str(fresh / "adapter"))
             written.append("adapter")
         adapter_alone = in_four_bits(policy) or not (training.save_merged or from_adapter)
         if isinstance(policy.model, PeftModel) and adapter_alone:
             return written
-        _save_model(policy, training.save_dtype, out, measure)
+        _save_model(policy, training.save_dtype, fresh, measure)
         if policy.skipped:
             files = weight_files(model, training.init_adapter) or []
-            print(keep_skipped(policy.skipped, files, out / "model"))
+            print(keep_skipped(policy.skipped, files, fresh / "model"))
     return ["model", *written]
 
 
-def _remove_saved(out: Path) -> None:
-    """Remove what an earlier attempt saved, which may have files that are not wanted now."""
-    (out / ROUNDING).unlink(missing_ok=True)
-    for name in ("model", "adapter"):
-        if (out / name).is_dir():
-            shutil.rmtree(out / name)
+@contextlib.contextmanager
+def replacing_saved(out: Path) -> Iterator[Path]:
+    """Replace what an earlier attempt saved, with all its files, once what is saved now is whole.
+
+    Args:
+        out: the run's folder.
+
+    Yields:
+        An empty folder in it to save to; what is there at the end is moved into the run's folder.
+
+    Raises:
+        UserError: the disk is full. What was saved before is still there.
+    """
+    earlier = [name for name in SAVED if (out / name).exists()]
+    advice = "Make room, and go on with --resume true: the checkpoints are whole."
+    if earlier:
+        advice += f" {' and '.join(earlier)} in it are still those saved before."
+    fresh = out / ".saving"
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        with writing(out, advice):
+            fresh.mkdir()
+            yield fresh
+        for name in earlier:
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in fresh.iterdir():
+            path.rename(out / path.name)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _save_model(policy: Policy, save_dtype: SaveDtype, out: Path, measure: Measure | None) -> None:

@@ -46,7 +46,7 @@ class Scorer(nn.Module):
         self.frozen_model = None if frozen is None else frozen.model.requires_grad_(False)
         if frozen is not None:
             frozen.model.eval()
-        self._model_dropout = model_dropout
+        self.model_dropout = model_dropout
         self._inside = list(policy.model.modules())
         self._see_alike = see_alike(policy, frozen, model_dropout)
         self._seen: tuple[Batch, Any] | None = None
@@ -93,7 +93,7 @@ class Scorer(nn.Module):
         if self.head is not None:
             self.head.train(mode)
         if mode:
-            set_training(self._inside, self._model_dropout)
+            set_training(self._inside, self.model_dropout)
         else:
             self.policy_model.eval()
         return self
@@ -105,7 +105,7 @@ class Scorer(nn.Module):
     ) -> None:
         """What the Trainer calls for `trainer.activation_checkpointing`."""
         wanted = {**(activation_checkpointing_kwargs or {}), **options}
-        checkpoint_activations(self.policy_model, self._model_dropout, wanted)
+        checkpoint_activations(self.policy_model, self.model_dropout, wanted)
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
