@@ -117,7 +117,9 @@ def test_every_option_that_decides_is_shown(command: Callable[..., None]) -> Non
     own = options_of(parameters["objective"].default) if "objective" in parameters else {}
     found: set[str] = set()
     for pairs in ("mixed", "bdhs"):
-        found |= set(_options(words, {**options, "select_by": "chair_i", "pairs": pairs}, own))
+        found |= set(
+            _options(words, {**options, "select_by": "chair/chair_i", "pairs": pairs}, own)
+        )
     assert set(options) - found - FREE - UNTOLD - set(own) == set()
 
 

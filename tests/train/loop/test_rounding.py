@@ -28,9 +28,10 @@ from veridical.train.loop import run
 from veridical.train.loop.reference import compute_logps
 from veridical.train.loop.rounding import describe
 from veridical.train.loop.rows import read_training_rows
-from veridical.train.online import Sampling, train_online
+from veridical.train.online import train_online
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
+from veridical.train.responses import Sampling
 from veridical.train.reward import train_reward
 from veridical.train.sft import train_sft
 
