@@ -28,7 +28,8 @@ from shapes import (
 )
 from transformers import DynamicCache
 
-from veridical.bdhs.algorithm import BDHSSettings, Source, build_pairs
+from veridical.bdhs.algorithm import Rejecting, Source, build_pairs
+from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.data.records import user_message
 from veridical.models.policy import Policy
@@ -231,18 +232,16 @@ def bdhs(settings: Settings, figures: Figures, shape: Shape, image_tokens: int) 
     sources = sources_of(shape, image_tokens, pairs)
     measure = load_similarity("edit")
     for drop in (True, False):
-        given = BDHSSettings(
-            mask_threshold=MASKED,
-            iterations=1,
-            max_new_tokens=SENTENCE_TOKENS,
-            drop_masked=drop,
-            batch_size=SENTENCES * pairs,
+        given = Rejecting(
+            BDHSSettings(mask_threshold=MASKED, iterations=1, drop_masked=drop),
+            Decoding(SENTENCE_TOKENS, 1.0, 0, SENTENCES * pairs),
+            measure,
         )
 
-        def rate(given: BDHSSettings = given) -> dict[str, Any]:
+        def rate(given: Rejecting = given) -> dict[str, Any]:
             def build_them(some: list[Source]) -> int:
                 # Random words hardly ever end a sentence, so the pairs come to nothing in the end.
-                return len(build_pairs(policy, some, given, measure))
+                return len(build_pairs(policy, some, given))
 
             build_them(sources[:1])
             made: list[int] = []

@@ -11,6 +11,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from veridical.bdhs.settings import BDHSSettings
     from veridical.builders.annotate import build_annotate
     from veridical.builders.bdhs import build_bdhs
     from veridical.builders.best import build_best
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from veridical.runtime.errors import UserError
     from veridical.sampling.ask import ask
     from veridical.train.dpo import train_dpo
-    from veridical.train.online import OnlineBDHS, train_online
+    from veridical.train.online import train_online
     from veridical.train.options import Training
     from veridical.train.ppo import PPO, train_ppo
     from veridical.train.responses import Sampling
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "bdhs.settings": "BDHSSettings",
     "builders.annotate": "build_annotate",
     "builders.bdhs": "build_bdhs",
     "builders.best": "build_best",
@@ -85,7 +87,7 @@ _HOMES = {
     "runtime.errors": "UserError",
     "sampling.ask": "ask",
     "train.dpo": "train_dpo",
-    "train.online": "OnlineBDHS train_online",
+    "train.online": "train_online",
     "train.options": "Training",
     "train.ppo": "PPO train_ppo",
     "train.responses": "Sampling",
@@ -102,7 +104,7 @@ __all__ = [
     "IPO",
     "Judging",
     "Likelihood",
-    "OnlineBDHS",
+    "BDHSSettings",
     "PPO",
     "Policy",
     "Preference",

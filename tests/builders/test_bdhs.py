@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from veridical.bdhs import algorithm
-from veridical.bdhs.algorithm import BDHSSettings, Source, build_pairs, check
+from veridical.bdhs.algorithm import Rejecting, Source, build_pairs
 from veridical.bdhs.image_noise import add_noise, kept_signal
+from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.builders import _parts, bdhs
 from veridical.builders._parts import Parts, model_identity
@@ -33,7 +34,20 @@ from veridical.sampling import Decoding, Request, Response, complete_masked
 pytestmark = pytest.mark.usefixtures("answers_end")
 
 ANSWER = "This is a park. There is a red cup at the top left. There is a blue dog on the right."
-SETTINGS = BDHSSettings(max_new_tokens=12, similarity_threshold=0.99, batch_size=4)
+EDIT = load_similarity("edit")
+HOW = Rejecting(BDHSSettings(similarity_threshold=0.99), Decoding(12, 1.0, 0, 4), EDIT)
+
+
+def changed(**values: Any) -> Rejecting:
+    """`HOW` with other settings, or another way to choose tokens."""
+    own = {field.name for field in dataclasses.fields(BDHSSettings)}
+    settings = {name: value for name, value in values.items() if name in own}
+    decoding = {name: value for name, value in values.items() if name not in own}
+    return dataclasses.replace(
+        HOW,
+        settings=dataclasses.replace(HOW.settings, **settings),
+        decoding=dataclasses.replace(HOW.decoding, **decoding),
+    )
 
 
 def source(answer: str, id: str = "row", images: tuple[Any, ...] = ()) -> Source:
@@ -61,12 +75,12 @@ def test_accepted_as_soon_as_different_and_last_try_is_unguided(
         def scores(self, pairs: Any) -> list[float]:
             return [1.0 if "kitchen" in true else 0.1 for _, true in pairs]
 
-    settings = dataclasses.replace(SETTINGS, iterations=3)
+    how = changed(iterations=3)
     sources = [
         source(ANSWER, "b", (pictures[0],)),
         source("A kitchen. It is red.", "a", (pictures[1],)),
     ]
-    results = build_pairs(policy, sources, settings, Likes())  # type: ignore[arg-type]
+    results = build_pairs(policy, sources, dataclasses.replace(how, measure=Likes()))  # type: ignore[arg-type]
     found = [json.loads(result["source"]) for result in results]
     assert [entry["iteration"] for entry in found] == [1, 3]
     assert found[1]["cuts"] == []
@@ -107,10 +121,12 @@ def test_the_true_answer_in_another_form_is_no_rejected_one(
         return [Response(said) for _ in requests]
 
     monkeypatch.setattr(algorithm, "respond", says)
-    settings = dataclasses.replace(
-        SETTINGS, variant="none", guided=False, iterations=3, text_only=True
+    how = changed(variant="none", guided=False, iterations=3, text_only=True)
+    (result,) = build_pairs(
+        policy,
+        [source(true)],
+        dataclasses.replace(how, measure=Unlike()),  # type: ignore[arg-type]
     )
-    (result,) = build_pairs(policy, [source(true)], settings, Unlike())  # type: ignore[arg-type]
     assert ("rejected" in result) == pair
     assert len(asked) == (1 if pair else 3)
     if not pair:
@@ -128,7 +144,7 @@ def test_one_mask_an_iteration_for_all_sentences(
         return honest(policy, requests, ids, *rest)
 
     monkeypatch.setattr(algorithm, "complete_masked", spy)
-    build_pairs(policy, [source(ANSWER, "x", (pictures[0],))], SETTINGS, load_similarity("edit"))
+    build_pairs(policy, [source(ANSWER, "x", (pictures[0],))], HOW)
     assert masks[:3] == ["x/1"] * 3
 
 
@@ -144,8 +160,7 @@ def test_sentences_are_completed_by_the_rules_of_the_answers_language(
 
     monkeypatch.setattr(algorithm, "complete_masked", spy)
     answer = "Ja.\n\n- Im 3. Stock steht ein Hund.\n- Er schläft auf dem roten Sofa."
-    found = build_pairs(policy, [source(answer, "x", (pictures[0],))], SETTINGS,
-                        load_similarity("edit"))  # fmt: skip
+    found = build_pairs(policy, [source(answer, "x", (pictures[0],))], HOW)
     first = [request for request in asked if request.id.startswith("x/1/")]
     assert len(first) == 3 and {request.language for request in asked} == {"de"}
     assert all(request.prefix.endswith(request.begun) for request in first)
@@ -207,15 +222,14 @@ def test_batch_size_and_interruption_change_nothing(
     data: Path, saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_parts, "CHUNK", 2)
-    common = {
+    common: dict[str, Any] = {
         "model": saved,
         "data": data,
-        "similarity": "edit",
+        "bdhs": BDHSSettings(similarity="edit", iterations=2),
         "max_new_tokens": 10,
-        "iterations": 2,
     }
-    build_bdhs(**common, out=tmp_path / "one", batch_size=1)  # type: ignore[arg-type]
-    build_bdhs(**common, out=tmp_path / "many", batch_size=64)  # type: ignore[arg-type]
+    build_bdhs(**common, out=tmp_path / "one", batch_size=1)
+    build_bdhs(**common, out=tmp_path / "many", batch_size=64)
     assert rejected(tmp_path / "one") == rejected(tmp_path / "many")
 
     finished = 0
@@ -230,10 +244,10 @@ def test_batch_size_and_interruption_change_nothing(
 
     monkeypatch.setattr(bdhs, "build_pairs", dies)
     with pytest.raises(KeyboardInterrupt):
-        build_bdhs(**common, out=tmp_path / "cut")  # type: ignore[arg-type]
+        build_bdhs(**common, out=tmp_path / "cut")
     with pytest.raises(UserError, match="other settings"):
-        build_bdhs(**common, out=tmp_path / "cut", seed=1)  # type: ignore[arg-type]
-    build_bdhs(**common, out=tmp_path / "cut")  # type: ignore[arg-type]
+        build_bdhs(**common, out=tmp_path / "cut", seed=1)
+    build_bdhs(**common, out=tmp_path / "cut")
     assert finished == 4  # one before, the one that died, and the two that were left
     assert rejected(tmp_path / "cut") == rejected(tmp_path / "one")
 
@@ -243,7 +257,11 @@ def test_neither_shards_nor_an_interruption_change_a_pair_in_any_dtype(
     dtype: str, data: Path, saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_parts, "CHUNK", 2)
-    common: dict[str, Any] = {"similarity": "edit", "max_new_tokens": 10, "dtype": dtype}
+    common: dict[str, Any] = {
+        "bdhs": BDHSSettings(similarity="edit"),
+        "max_new_tokens": 10,
+        "dtype": dtype,
+    }
     build_bdhs(saved, data, tmp_path / "one", **common)
     expected = rejected(tmp_path / "one")
     assert len(expected) > 2
@@ -269,8 +287,9 @@ def test_neither_shards_nor_an_interruption_change_a_pair_in_any_dtype(
 def test_kept_image_features_change_no_pair(
     data: Path, saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    common: dict[str, Any] = {"similarity": "edit", "max_new_tokens": 10, "iterations": 3}
-    common |= {"similarity_threshold": 0.0, "cache": str(tmp_path / "cache")}  # every try is made
+    settings = BDHSSettings(similarity="edit", iterations=3, similarity_threshold=0.0)
+    common: dict[str, Any] = {"bdhs": settings, "max_new_tokens": 10}  # every try is made
+    common |= {"cache": str(tmp_path / "cache")}
     build_bdhs(saved, data, tmp_path / "stock", **common)
     encoded: list[Any] = []  # of the records; a grey picture is tried before
     honest = vision_cache.encode_image
@@ -299,12 +318,12 @@ def test_features_that_are_not_those_of_the_picture_are_found(
         return {**entry, vision_cache.FEATURES: entry[vision_cache.FEATURES].flip(0)}
 
     monkeypatch.setattr(vision_cache, "encode_image", wrong)
-    common: dict[str, Any] = {"similarity": "edit", "vision_cache": True}
-    common |= {"cache": str(tmp_path / "cache")}
+    common: dict[str, Any] = {"vision_cache": True, "cache": str(tmp_path / "cache")}
     with pytest.raises(UserError, match="--vision-cache off"):
-        build_bdhs(saved, data, tmp_path / "out", **common)
+        build_bdhs(saved, data, tmp_path / "out", bdhs=BDHSSettings(similarity="edit"), **common)
     with pytest.raises(UserError, match="--variant noise masks nothing"):
-        build_bdhs(saved, data, tmp_path / "out", variant="noise", **common)
+        noise = BDHSSettings(similarity="edit", variant="noise")
+        build_bdhs(saved, data, tmp_path / "out", bdhs=noise, **common)
 
 
 def test_a_finished_chunk_counts_only_for_its_own_records(
@@ -336,7 +355,7 @@ def test_special_tokens_in_a_true_answer_are_refused_by_row(
     policy: Policy, pictures: list[Image.Image]
 ) -> None:
     bad = source("This is a park. There is an <image> on the wall.", "bad", (pictures[0],))
-    result = build_pairs(policy, [bad], SETTINGS, load_similarity("edit"))[0]
+    result = build_pairs(policy, [bad], HOW)[0]
     assert "<image>" in result["reason"]
 
 
@@ -345,7 +364,8 @@ def test_every_record_is_a_pair_or_is_listed(data: Path, saved: str, tmp_path: P
     rows[1]["messages"][0]["content"][1]["text"] = "What is <image> here?"
     write_jsonl(data, rows)
     out = tmp_path / "out"
-    build_bdhs(saved, data, out, similarity="edit", max_new_tokens=8, iterations=1)
+    settings = BDHSSettings(similarity="edit", iterations=1)
+    build_bdhs(saved, data, out, settings, max_new_tokens=8)
     summary = read_json(out / "summary.json")
     assert summary["pairs"] == 5
     assert summary["skipped"] == 1
@@ -365,10 +385,8 @@ def test_every_record_is_a_pair_or_is_listed(data: Path, saved: str, tmp_path: P
 
 @pytest.mark.parametrize("variant", ["noise", "none"])
 def test_variants_without_masks(policy: Policy, pictures: list[Image.Image], variant: Any) -> None:
-    settings = dataclasses.replace(SETTINGS, variant=variant, guided=variant == "noise")
-    results = build_pairs(
-        policy, [source(ANSWER, "x", (pictures[0],))], settings, load_similarity("edit")
-    )
+    how = changed(variant=variant, guided=variant == "noise")
+    results = build_pairs(policy, [source(ANSWER, "x", (pictures[0],))], how)
     entry = json.loads(results[0]["source"])
     assert entry["share_masked"] == 0
     assert bool(entry["cuts"]) == (variant == "noise")
@@ -401,4 +419,4 @@ def test_noise_is_keyed_and_bounded() -> None:
 )  # fmt: skip
 def test_constants_that_make_no_sense(name: str, value: float) -> None:
     with pytest.raises(UserError, match=name.replace("_", "-")):
-        check(dataclasses.replace(SETTINGS, **{name: value}))  # type: ignore[arg-type]
+        changed(**{name: value}).check()

@@ -12,17 +12,32 @@ import pytest
 from PIL import Image
 
 from veridical.bdhs import algorithm
-from veridical.bdhs.algorithm import BDHSSettings, Source, build_pairs, whole_answer_limit
+from veridical.bdhs.algorithm import Rejecting, Source, build_pairs, whole_answer_limit
+from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.builders._bdhs_counts import summarize
 from veridical.builders.bdhs import build_bdhs
 from veridical.data.records import assistant_message, read_records, text_of, user_message
 from veridical.models.policy import Policy
 from veridical.runtime.files import read_json, read_jsonl, write_jsonl
-from veridical.sampling import Request, Response
+from veridical.sampling import Decoding, Request, Response
 
-SETTINGS = BDHSSettings(max_new_tokens=16, similarity_threshold=0.99, iterations=5)
 EDIT = load_similarity("edit")
+HOW = Rejecting(BDHSSettings(similarity_threshold=0.99), Decoding(16, 1.0, 0, 64), EDIT)
+
+
+def changed(**values: Any) -> Rejecting:
+    """`HOW` with other settings, or another way to choose tokens."""
+    own = {field.name for field in dataclasses.fields(BDHSSettings)}
+    settings = {name: value for name, value in values.items() if name in own}
+    decoding = {name: value for name, value in values.items() if name not in own}
+    return dataclasses.replace(
+        HOW,
+        settings=dataclasses.replace(HOW.settings, **settings),
+        decoding=dataclasses.replace(HOW.decoding, **decoding),
+    )
+
+
 Script = Callable[[Request, int, bool], Response]
 """From what is asked, the limit in tokens, and whether it is guided, to what is said."""
 
@@ -60,7 +75,7 @@ def test_a_completion_that_its_limit_cuts_is_no_try(
 
     script(monkeypatch, say)
     (result,) = build_pairs(
-        policy, sources_of(["A cup is here. A hat is there."], pictures[0]), SETTINGS, EDIT
+        policy, sources_of(["A cup is here. A hat is there."], pictures[0]), HOW
     )
     assert json.loads(result["source"])["iteration"] == 2
     assert result["tries"] == {"made": 2, "cut_off": 1, "empty": 0}
@@ -73,7 +88,7 @@ def test_an_unguided_try_has_room_for_an_answer_as_long_as_the_true_one(
     answer = "There is a red cup at the top left of the table. " * 4
     (source,) = sources_of([answer], pictures[0])
     tokens = len(policy.processor.tokenizer(source.text, add_special_tokens=False)["input_ids"])
-    limit = whole_answer_limit(policy, source, SETTINGS)
+    limit = whole_answer_limit(policy, source, HOW)
     assert limit >= 2 * tokens > 16
     assert limit in {16 * 2**power for power in range(10)}
 
@@ -81,7 +96,7 @@ def test_an_unguided_try_has_room_for_an_answer_as_long_as_the_true_one(
         return Response(" it goes on and on", [], "length")
 
     asked = script(monkeypatch, rambles)
-    (result,) = build_pairs(policy, [source], SETTINGS, EDIT)
+    (result,) = build_pairs(policy, [source], HOW)
     assert "rejected" not in result
     assert f"cut off at {limit} tokens" in result["reason"]
     assert "--max-new-tokens" in result["reason"]
@@ -97,7 +112,7 @@ def test_saying_nothing_is_no_try(
         return Response("" if request.id.startswith("0/1/") and not request.prefix else " x.")
 
     script(monkeypatch, silent)
-    (result,) = build_pairs(policy, sources_of(["Two."], pictures[0]), SETTINGS, EDIT)
+    (result,) = build_pairs(policy, sources_of(["Two."], pictures[0]), HOW)
     assert json.loads(result["source"])["iteration"] == 2
     assert result["tries"]["empty"] == 1
 
@@ -115,19 +130,19 @@ def test_one_word_answers_give_pairs_of_both_kinds(
     sources = sources_of(answers, pictures[0])
     script(monkeypatch, says_no)
 
-    def pairs(settings: BDHSSettings) -> Any:
-        results = build_pairs(policy, sources, settings, EDIT)
+    def pairs(how: Rejecting) -> Any:
+        results = build_pairs(policy, sources, how)
         assert {rejected(row) for row in results if "rejected" in row} <= {"Yes.", "No."}
         return summarize(results, 0)
 
-    mended = pairs(SETTINGS)
+    mended = pairs(HOW)
     assert mended["yes_no"]["records"] == {"yes": 20, "no": 100}
     assert mended["yes_no"]["pairs"]["yes"] == 20
     # Four guided tries, each with a swap in half of the cases: 15 of 16.
     assert 85 <= mended["yes_no"]["pairs"]["no"] <= 100
     assert not mended["warnings"]
 
-    unbalanced = pairs(dataclasses.replace(SETTINGS, yes_no_swap=0.0))
+    unbalanced = pairs(changed(yes_no_swap=0.0))
     assert unbalanced["yes_no"]["pairs"] == {"yes": 20, "no": 0}
     assert "Yes is the true answer in 17% of the 120" in unbalanced["warnings"][-1]
     assert "in 100% of their 20 pairs" in unbalanced["warnings"][-1]
@@ -137,7 +152,7 @@ def test_a_low_share_of_guided_sentences_is_told(
     policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(monkeypatch, lambda *_: Response(" green.", [], "sentence"))
-    one_word = build_pairs(policy, sources_of(["Red.", "Blue."], pictures[0]), SETTINGS, EDIT)
+    one_word = build_pairs(policy, sources_of(["Red.", "Blue."], pictures[0]), HOW)
     summary = summarize(one_word, 0)
     assert (summary["sentences"], summary["guided_sentences"], summary["share_guided"]) == (2, 0, 0)
     assert "Only 0% of the sentences" in summary["warnings"][0]
@@ -145,7 +160,7 @@ def test_a_low_share_of_guided_sentences_is_told(
     monkeypatch.setattr(
         algorithm, "_unusable", lambda *_: None
     )  # the tiny tokenizer knows no Chinese
-    summary = summarize(build_pairs(policy, longer, SETTINGS, EDIT), 0)
+    summary = summarize(build_pairs(policy, longer, HOW), 0)
     assert summary["share_guided"] > 0.7
     assert summary["languages"] == {"zh": 20}
     assert not summary["warnings"]
@@ -156,13 +171,13 @@ def test_records_without_an_image_are_listed_unless_asked_for(
 ) -> None:
     script(monkeypatch, lambda *_: Response(" a dog.", [], "sentence"))
     sources = sources_of(["A cup is here."], None)
-    (result,) = build_pairs(policy, sources, SETTINGS, EDIT)
+    (result,) = build_pairs(policy, sources, HOW)
     assert "no image" in result["reason"] and "--text-only" in result["reason"]
     assert result["tries"]["made"] == 0
-    (result,) = build_pairs(policy, sources, dataclasses.replace(SETTINGS, text_only=True), EDIT)
+    (result,) = build_pairs(policy, sources, changed(text_only=True))
     assert "rejected" in result
     monkeypatch.setattr(algorithm, "respond", lambda *_: [Response(" a dog.", [], "sentence")])
-    (result,) = build_pairs(policy, sources, dataclasses.replace(SETTINGS, variant="none"), EDIT)
+    (result,) = build_pairs(policy, sources, changed(variant="none"))
     assert "rejected" in result
 
 
@@ -174,9 +189,9 @@ def test_code_alone_is_left_to_the_unguided_try(
     monkeypatch.setattr(
         algorithm, "_unusable", lambda *_: None
     )  # the tiny tokenizer has no backtick
-    (result,) = build_pairs(policy, sources, SETTINGS, EDIT)
+    (result,) = build_pairs(policy, sources, HOW)
     assert len(asked) == 1 and rejected(result) == "x = 2"
-    (result,) = build_pairs(policy, sources, dataclasses.replace(SETTINGS, iterations=1), EDIT)
+    (result,) = build_pairs(policy, sources, changed(iterations=1))
     assert "nothing in the true answer can be completed" in result["reason"]
 
 
@@ -201,7 +216,7 @@ def test_the_pair_differs_in_words_alone(
     out = tmp_path / "out"
     build_bdhs(
         str(tmp_path / "model"), tmp_path / "data.jsonl", out,
-        similarity="edit", cut="beginning", cut_words=1,
+        bdhs=BDHSSettings(similarity="edit", cut="beginning", cut_words=1),
     )  # fmt: skip
     pair = read_records(out / "pairs.parquet", "preference").rows.remove_columns(["images"])[0]
     assert text_of(pair["chosen"]) == answer
@@ -222,12 +237,10 @@ def test_noise_that_cannot_be_measured_or_is_weak_is_said(
         return [Response(" a dog.", [], "sentence") for _ in requests]
 
     monkeypatch.setattr(algorithm, "respond", say)
-    settings = dataclasses.replace(SETTINGS, variant="noise")
     sources = sources_of(["There is a red cup."] * 2, pictures[0])
 
-    def built(**changed: Any) -> dict[str, Any]:
-        results = build_pairs(policy, sources, dataclasses.replace(settings, **changed), EDIT)
-        return summarize(results, 0)
+    def built(**values: Any) -> dict[str, Any]:
+        return summarize(build_pairs(policy, sources, changed(variant="noise", **values)), 0)
 
     known = built()
     assert known["mean_noise_deviation"] > 0.2 and known["noise_not_measured"] == 0

@@ -9,7 +9,8 @@ import torch
 from family_models import Family
 from PIL import Image
 
-from veridical.bdhs.algorithm import BDHSSettings, Source, build_pairs
+from veridical.bdhs.algorithm import Rejecting, Source, build_pairs
+from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.data.records import user_message
 from veridical.models.batching import row_batch
@@ -21,7 +22,6 @@ from veridical.sampling.rollouts import roll_out, rollout_group
 from .conftest import Tried
 
 ANSWER = "This is a park. There is a red cup at the top left."
-SETTINGS = BDHSSettings(mask_threshold=0.5, iterations=1, max_new_tokens=6)
 LENGTHENED = 2.0
 """How much further than the mean a single token may be off."""
 
@@ -62,7 +62,8 @@ def test_bdhs_is_the_cpus(family: Family, tried: Tried, pictures: list[Image.Ima
     prompt = [user_message("Describe the image.")]
     asked = [Request(f"m{i}", [one], prompt, "This is") for i, one in enumerate(pictures)]
     sources = [Source(f"s{i}", [one], prompt, ANSWER) for i, one in enumerate(pictures)]
-    measure = load_similarity("edit")
+    settings = BDHSSettings(mask_threshold=0.5, iterations=1)
+    how = Rejecting(settings, Decoding(6, 1.0), load_similarity("edit"))
 
     def completed(policy: Policy, drop: bool) -> list[list[int]]:
         keys = [request.id for request in asked]
@@ -72,8 +73,8 @@ def test_bdhs_is_the_cpus(family: Family, tried: Tried, pictures: list[Image.Ima
     found = completed(tried.policy, True)
     assert found == completed(tried.policy, True)
     # Random words hardly ever end a sentence, so pairs may come to nothing, but by the same tries.
-    pairs = build_pairs(tried.policy, sources, SETTINGS, measure)
+    pairs = build_pairs(tried.policy, sources, how)
     assert all(pair["tries"]["made"] == 1 for pair in pairs)
     if not tried.half:
         assert found == completed(tried.policy, False) == completed(tried.exact, True)
-        assert pairs == build_pairs(tried.exact, sources, SETTINGS, measure)
+        assert pairs == build_pairs(tried.exact, sources, how)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from veridical.bdhs.algorithm import BDHSSettings, Source, build_pairs
+from veridical.bdhs.algorithm import Rejecting, Source, build_pairs
+from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.builders.sample import Prompt, SampleSettings, sample_responses
 from veridical.data import image_checks
@@ -27,6 +28,7 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import Group, render_group, render_prompt
 from veridical.runtime import processes
 from veridical.runtime.errors import RefusedRowError, UserError
+from veridical.sampling import Decoding
 from veridical.train.loop.rows import read_training_rows
 from veridical.train.options import Training
 
@@ -182,8 +184,8 @@ def test_builders_list_the_row_and_go_on(picky: Policy) -> None:
     pictures = {"good": Image.new("RGB", (48, 48)), "bad": Image.new("RGB", STRIP)}
     prompt, answer = [user_message("Describe the image.")], "This is a park."
     sources = [Source(id, [image], prompt, answer) for id, image in pictures.items()]
-    settings = BDHSSettings(max_new_tokens=3, iterations=1)
-    made = build_pairs(picky, sources, settings, load_similarity("edit"))
+    how = Rejecting(BDHSSettings(iterations=1), Decoding(3, 1.0), load_similarity("edit"))
+    made = build_pairs(picky, sources, how)
     assert "aspect ratio" in made[1]["reason"] and "aspect ratio" not in str(made[0])
     prompts = [Prompt(id, [image], prompt) for id, image in pictures.items()]
     said = sample_responses(picky, prompts, SampleSettings(1, 0.0, 3, 0, None), 4)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from veridical.bdhs.algorithm import BDHSSettings, Source, build_pairs
+from veridical.bdhs.algorithm import Rejecting, Source, build_pairs
+from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.builders.sample import Prompt, SampleSettings, sample_responses
 from veridical.data.records import assistant_message, user_message
@@ -21,6 +22,7 @@ from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import render_group
 from veridical.models.vision_cache import VisionCache
 from veridical.runtime.cache import open_cache
+from veridical.sampling import Decoding
 
 USUAL, REFUSED = (64, 64), (100, 80)
 QUESTION = [user_message("Describe the image.")]
@@ -70,8 +72,9 @@ def test_bdhs_lists_the_refused_row(picky: Policy, variant: Any) -> None:
         Source(f"row/{n}", [picture(n)], QUESTION, "There is a red cup. There is a blue dog.")
         for n in range(4)
     ]
-    settings = BDHSSettings(variant=variant, max_new_tokens=3, iterations=2)
-    rows = build_pairs(picky, sources, settings, load_similarity("edit"))
+    settings = BDHSSettings(variant=variant, iterations=2)
+    how = Rejecting(settings, Decoding(3, 1.0), load_similarity("edit"))
+    rows = build_pairs(picky, sources, how)
     assert [row["id"] for row in rows] == [source.id for source in sources]
     assert [n for n, row in enumerate(rows) if "not this one" in row.get("reason", "")] == [2]
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from veridical.bdhs.settings import BDHSSettings
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.judges.judging import Case, Look, Looker
 from veridical.judges.named import Judging
@@ -25,7 +26,7 @@ from veridical.train import fresh, online
 from veridical.train.dpo import train_dpo
 from veridical.train.loop import buffer
 from veridical.train.loop.order import RankSampler
-from veridical.train.online import OnlineBDHS, nothing_learned, train_online
+from veridical.train.online import nothing_learned, train_online
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
 from veridical.train.prompts import TrainingPrompt, check_object_lists
@@ -272,7 +273,7 @@ def test_online_bdhs_needs_no_judge_and_rejects_what_the_policy_says_now(
     out = tmp_path / "run"
     train_online(
         saved, pairs, out, pairs="bdhs", sampling=SAMPLING, training=TRAINING,
-        judging=Judging(judge="none"), bdhs=OnlineBDHS(similarity="edit", iterations=2),
+        judging=Judging(judge="none"), bdhs=BDHSSettings(similarity="edit", iterations=2),
     )  # fmt: skip
     rows = [row for path in sorted((out / "rollouts").iterdir()) for row in read_jsonl(path)]
     assert {row["kind"] for row in rows} <= {"bdhs", "no_pair", "tie"}

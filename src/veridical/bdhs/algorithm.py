@@ -7,12 +7,13 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
 from veridical.bdhs.cuts import Cut, Cutting, cut_sentences, join_completion, join_sentences
 from veridical.bdhs.image_noise import add_noise, deviation_left, shrunk
+from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import Similarity
 from veridical.checks.probes import masking_refusal
 from veridical.data.image_checks import require_images
@@ -33,50 +34,6 @@ from veridical.sampling import (
     complete_masked,
     respond,
 )
-
-
-@dataclass(frozen=True)
-class BDHSSettings:
-    """The constants of the algorithm.
-
-    Attributes:
-        variant: how sight is restricted: `mask` (image tokens), `noise` (the picture) or `none`.
-        guided: begin each sentence with a part of the true one.
-        mask_threshold: rho_th; an image token stays visible with probability 1 - rho_th.
-        noise_steps: diffusion steps N of the `noise` variant, 0 to 1000.
-        similarity_threshold: eps_s; an answer at least this similar to the true one is redone.
-        iterations: N_BDHS; the last one is unguided and taken as it comes (if there are several).
-        yes_no_swap: probability that a sentence's leading yes or no is swapped.
-        cut: `uniform` cuts a sentence after any number of its words, `beginning` within its
-            first `cut_words` words. In scripts without spaces the unit is the grapheme.
-        cut_words: see `cut`.
-        language: of the answers (ISO 639-1), which decides where sentences end; `auto` guesses it
-            for each answer.
-        text_only: make pairs of records without an image too, of which nothing can be hidden.
-        temperature: of sampling.
-        max_new_tokens: limit of one completion, in tokens. An unguided answer may be longer, see
-            `whole_answer_limit`. What reaches its limit is no try.
-        seed: of masks, cuts, swaps and sampling.
-        drop_masked: leave masked tokens out of the prompt instead of masking them.
-        batch_size: completions at once; no part of the result.
-    """
-
-    variant: Literal["mask", "noise", "none"] = "mask"
-    guided: bool = True
-    mask_threshold: float = 0.99
-    noise_steps: int = 500
-    similarity_threshold: float = 0.97
-    iterations: int = 5
-    yes_no_swap: float = 0.5
-    cut: Literal["uniform", "beginning"] = "uniform"
-    cut_words: int = 3
-    language: str = "auto"
-    text_only: bool = False
-    temperature: float = 1.0
-    max_new_tokens: int = 128
-    seed: int = 0
-    drop_masked: bool = True
-    batch_size: int = 64
 
 
 @dataclass(frozen=True)
@@ -125,6 +82,59 @@ class Attempt:
     limit: int
 
 
+@dataclass(frozen=True)
+class Rejecting:
+    """How true answers get rejected ones.
+
+    Attributes:
+        settings: of the algorithm.
+        decoding: of a completion; `max_new_tokens` is its limit. An unguided answer may be longer,
+            see `whole_answer_limit`. What reaches its limit is no try.
+        measure: how alike two answers are.
+    """
+
+    settings: BDHSSettings
+    decoding: Decoding
+    measure: Similarity
+
+    @property
+    def threshold(self) -> float:
+        """eps_s: an answer at least this similar to the true one is made again."""
+        given = self.settings.similarity_threshold
+        return self.measure.default_threshold if given is None else given
+
+    @property
+    def cutting(self) -> Cutting:
+        """How sentences are cut."""
+        settings = self.settings
+        return Cutting(settings.cut, settings.cut_words, settings.yes_no_swap, self.decoding.seed)
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """What decides the result, for provenance."""
+        decoding = self.decoding
+        return dataclasses.asdict(self.settings) | {
+            "similarity_threshold": self.threshold,
+            "temperature": decoding.temperature,
+            "max_new_tokens": decoding.max_new_tokens,
+            "seed": decoding.seed,
+        }
+
+    def check(self) -> None:
+        """Refuse values that make no sense.
+
+        Raises:
+            UserError: names the option.
+        """
+        self.settings.check()
+        for name in ("max_new_tokens", "batch_size"):
+            if getattr(self.decoding, name) < 1:
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} is {getattr(self.decoding, name)}; give 1 or more.")
+        if self.decoding.temperature <= 0:
+            raise UserError("--temperature must be above 0: without noise every try is the same.")
+
+
 def require_masking(policy: Policy, sources: Sequence[Source]) -> None:
     """Try the masked path on the first record whose image the processor takes.
 
@@ -145,29 +155,7 @@ def require_masking(policy: Policy, sources: Sequence[Source]) -> None:
         raise UserError(f"The image tokens of {policy.name} can't be masked: {reason}. {instead}")
 
 
-def check(settings: BDHSSettings) -> None:
-    """Refuse constants that make no sense.
-
-    Raises:
-        UserError: names the option.
-    """
-    for name in ("mask_threshold", "yes_no_swap"):
-        if not 0 <= getattr(settings, name) <= 1:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} is {getattr(settings, name):g}; give a number in [0, 1].")
-    if not 0 <= settings.noise_steps <= 1000:
-        raise UserError(f"--noise-steps is {settings.noise_steps}; the schedule has 0 to 1000.")
-    for name in ("iterations", "cut_words", "max_new_tokens", "batch_size"):
-        if getattr(settings, name) < 1:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} is {getattr(settings, name)}; give 1 or more.")
-    if settings.temperature <= 0:
-        raise UserError("--temperature must be above 0: without noise every try is the same.")
-
-
-def build_pairs(
-    policy: Policy, sources: Sequence[Source], settings: BDHSSettings, measure: Similarity
-) -> list[dict[str, Any]]:
+def build_pairs(policy: Policy, sources: Sequence[Source], how: Rejecting) -> list[dict[str, Any]]:
     """Rejected answers for some true ones: Algorithm 1, over all sentences at once.
 
     Returns:
@@ -180,15 +168,15 @@ def build_pairs(
     tries = [dict.fromkeys(("made", "cut_off", "empty"), 0) for _ in sources]
     open_sources = dict(enumerate(sources))
     for index, source in list(open_sources.items()):
-        reason = refusal(policy, source, settings)
+        reason = refusal(policy, source, how)
         if reason is not None:
             results[index] = {"id": source.id, "reason": reason}
             del open_sources[index]
-    for iteration in range(1, settings.iterations + 1):
+    for iteration in range(1, how.settings.iterations + 1):
         if not open_sources:
             break
-        last = iteration == settings.iterations
-        attempts, refused = _attempt_usable(policy, open_sources, settings, iteration)
+        last = iteration == how.settings.iterations
+        attempts, refused = _attempt_usable(policy, open_sources, how, iteration)
         for index, reason in refused.items():
             source = open_sources.pop(index)
             results[index] = {"id": source.id, "reason": reason, "refused": True}
@@ -198,80 +186,68 @@ def build_pairs(
             tries[index]["empty"] += attempt.empty
         whole = [i for i in open_sources if attempts[i].text and not attempts[i].cut_off]
         pairs = [(attempts[i].text, open_sources[i].text) for i in whole]
-        scores = dict(zip(whole, measure.scores(pairs), strict=True))
+        scores = dict(zip(whole, how.measure.scores(pairs), strict=True))
         for index in list(open_sources):
             score = scores.get(index)
             if last or (
                 score is not None
-                and score < settings.similarity_threshold
+                and score < how.threshold
                 and not same_words(attempts[index].text, open_sources[index].text)
             ):
                 source = open_sources.pop(index)
-                left = _noise_left(policy, source, settings, iteration)
-                results[index] = _result(source, attempts[index], score, settings, left)
+                left = _noise_left(policy, source, how, iteration)
+                results[index] = _result(source, attempts[index], score, how, left)
     return [
-        {**results[number], "tries": tries[number], **_about(source, settings)}
+        {**results[number], "tries": tries[number], **_about(source, how)}
         for number, source in enumerate(sources)
     ]
 
 
 def _attempt_usable(
-    policy: Policy, sources: dict[int, Source], settings: BDHSSettings, iteration: int
+    policy: Policy, sources: dict[int, Source], how: Rejecting, iteration: int
 ) -> tuple[dict[int, Attempt], dict[int, str]]:
     """An attempt for every source that the processor takes, and why it refuses the others."""
     places = list(sources)
     attempts, refused = leave_out_refused(
         [source.id for source in sources.values()],
         lambda left: _attempt(
-            policy, {places[n]: sources[places[n]] for n in left}, settings, iteration
+            policy, {places[n]: sources[places[n]] for n in left}, how, iteration
         ),
         row_of=lambda request: request.rsplit("/", 2)[0],
     )
     return attempts, {places[n]: reason for n, reason in refused.items()}
 
 
-def cutting(settings: BDHSSettings) -> Cutting:
-    """How these settings cut sentences."""
-    return Cutting(settings.cut, settings.cut_words, settings.yes_no_swap, settings.seed)
-
-
-def language_of(source: Source, settings: BDHSSettings) -> str:
+def language_of(source: Source, how: Rejecting) -> str:
     """The language of a true answer, ISO 639-1; of a short one, that of its question."""
-    if settings.language != "auto":
-        return settings.language
+    if how.settings.language != "auto":
+        return how.settings.language
     return guess_language(source.text, text_of(source.prompt[-1]) if source.prompt else "")
 
 
-def whole_answer_limit(policy: Policy, source: Source, settings: BDHSSettings) -> int:
+def whole_answer_limit(policy: Policy, source: Source, how: Rejecting) -> int:
     """How long an unguided answer may be, in tokens.
 
     At least twice the true answer's length, so that what is cut off does not know how to end; the
     limit of one completion, doubled until it is enough, so that few limits are in use.
     """
     ids = policy.processor.tokenizer(source.text, add_special_tokens=False)["input_ids"]
-    limit = settings.max_new_tokens
+    limit = how.decoding.max_new_tokens
     while limit < 2 * len(ids):
         limit *= 2
     return limit
 
 
-def constants_of(settings: BDHSSettings) -> dict[str, Any]:
-    """The settings that decide the result, for provenance."""
-    constants = dataclasses.asdict(settings)
-    del constants["batch_size"]
-    return constants
-
-
-def refusal(policy: Policy, source: Source, settings: BDHSSettings) -> str | None:
+def refusal(policy: Policy, source: Source, how: Rejecting) -> str | None:
     """Why a record can't be used, found before anything is sampled."""
-    if not source.images and settings.variant != "none" and not settings.text_only:
+    if not source.images and how.settings.variant != "none" and not how.settings.text_only:
         return "it has no image, so that nothing is hidden; --text-only true makes pairs of those"
     return _unusable(policy, source)
 
 
-def _about(source: Source, settings: BDHSSettings) -> dict[str, str]:
+def _about(source: Source, how: Rejecting) -> dict[str, str]:
     """What the summary counts about a true answer."""
-    language = language_of(source, settings)
+    language = language_of(source, how)
     return {"language": language, "yes_no": leading_yes_or_no(source.text, language) or ""}
 
 
@@ -287,21 +263,21 @@ def _unusable(policy: Policy, source: Source) -> str | None:
 
 
 def _attempt(
-    policy: Policy, sources: dict[int, Source], settings: BDHSSettings, iteration: int
+    policy: Policy, sources: dict[int, Source], how: Rejecting, iteration: int
 ) -> dict[int, Attempt]:
     """One iteration for every open source; all their sentences in one list of requests."""
-    free = not settings.guided or (iteration == settings.iterations > 1)
+    free = not how.settings.guided or (iteration == how.settings.iterations > 1)
     by_limit: dict[int, list[tuple[int, Request]]] = {}
     cuts: dict[int, list[Cut]] = {}
     for index, source in sources.items():
-        images = _restricted_images(policy, source, settings, iteration)
-        language = language_of(source, settings)
+        images = _restricted_images(policy, source, how, iteration)
+        language = language_of(source, how)
         cuts[index], given = [], [("", "")]
         if not free:
             keys = (source.id, iteration)
-            cuts[index] = cut_sentences(source.text, cutting(settings), keys, language)
+            cuts[index] = cut_sentences(source.text, how.cutting, keys, language)
             given = [(cut.prefix, cut.begun) for cut in cuts[index] if not cut.copied]
-        limit = whole_answer_limit(policy, source, settings) if free else settings.max_new_tokens
+        limit = whole_answer_limit(policy, source, how) if free else how.decoding.max_new_tokens
         by_limit.setdefault(limit, []).extend(
             (
                 index,
@@ -311,11 +287,11 @@ def _attempt(
         )
     said: dict[int, list[Response]] = {index: [] for index in sources}
     shares = dict.fromkeys(sources, 0.0)
-    limits = dict.fromkeys(sources, settings.max_new_tokens)
+    limits = dict.fromkeys(sources, how.decoding.max_new_tokens)
     for limit, asked in by_limit.items():
         masks = [f"{sources[index].id}/{iteration}" for index, _ in asked]
         requests = [request for _, request in asked]
-        responses, masked = _complete(policy, requests, masks, settings, limit, not free)
+        responses, masked = _complete(policy, requests, masks, how, limit, not free)
         for (index, _), response, share in zip(asked, responses, masked, strict=True):
             said[index].append(response)
             shares[index], limits[index] = share, limit
@@ -329,48 +305,51 @@ def _complete(
     policy: Policy,
     requests: Sequence[Request],
     masks: Sequence[str],
-    settings: BDHSSettings,
+    how: Rejecting,
     limit: int,
     until_sentence_end: bool,
 ) -> tuple[list[Response], list[float]]:
     if not requests:
         return [], []
-    decoding = Decoding(limit, settings.temperature, settings.seed, settings.batch_size)
-    if settings.variant == "mask":
+    decoding = dataclasses.replace(how.decoding, max_new_tokens=limit)
+    if how.settings.variant == "mask":
         return complete_masked(
-            policy, requests, masks, settings.mask_threshold, decoding, until_sentence_end,
-            settings.drop_masked,
+            policy, requests, masks, how.settings.mask_threshold, decoding, until_sentence_end,
+            how.settings.drop_masked,
         )  # fmt: skip
     answers = respond(policy, requests, decoding, "", until_sentence_end)
     return answers, [0.0] * len(answers)
 
 
 def _restricted_images(
-    policy: Policy, source: Source, settings: BDHSSettings, iteration: int
+    policy: Policy, source: Source, how: Rejecting, iteration: int
 ) -> Sequence[Any]:
-    if settings.variant != "noise":
+    if how.settings.variant != "noise":
         return source.images
-    return [noisy for _, noisy in _noisy_images(policy, source, settings, iteration)]
+    return [noisy for _, noisy in _noisy_images(policy, source, how, iteration)]
 
 
 def _noisy_images(
-    policy: Policy, source: Source, settings: BDHSSettings, iteration: int
+    policy: Policy, source: Source, how: Rejecting, iteration: int
 ) -> list[tuple[Image.Image, Image.Image]]:
     """Each picture at the size that the model sees, clean and with noise."""
     clean = [shrunk(load_image(image), policy.processor) for image in source.images]
     return [
-        (one, add_noise(one, settings.noise_steps, settings.seed, f"{source.id}/{iteration}/{n}"))
+        (
+            one,
+            add_noise(
+                one, how.settings.noise_steps, how.decoding.seed, f"{source.id}/{iteration}/{n}"
+            ),
+        )
         for n, one in enumerate(clean)
     ]
 
 
-def _noise_left(
-    policy: Policy, source: Source, settings: BDHSSettings, iteration: int
-) -> float | None:
+def _noise_left(policy: Policy, source: Source, how: Rejecting, iteration: int) -> float | None:
     """The least noise among a row's pictures, as the model was given it; None if not known."""
-    if settings.variant != "noise" or not source.images:
+    if how.settings.variant != "noise" or not source.images:
         return None
-    pairs = _noisy_images(policy, source, settings, iteration)
+    pairs = _noisy_images(policy, source, how, iteration)
     left = [deviation_left(policy.processor, clean, noisy) for clean, noisy in pairs]
     known = [one for one in left if one is not None]
     return min(known) if len(known) == len(left) else None
@@ -401,7 +380,7 @@ def _result(
     source: Source,
     attempt: Attempt,
     similarity: float | None,
-    settings: BDHSSettings,
+    how: Rejecting,
     noise_left: float | None,
 ) -> dict[str, Any]:
     if attempt.cut_off:
@@ -411,10 +390,10 @@ def _result(
         return {"id": source.id, "reason": "the model said nothing in the last try"}
     if same_words(attempt.text, source.text):
         reason = "the model repeated the true answer in the last try"
-        if settings.guided and settings.iterations == 1 and not attempt.cuts:
+        if how.settings.guided and how.settings.iterations == 1 and not attempt.cuts:
             reason = "nothing in the true answer can be completed; an unguided try would do it"
         return {"id": source.id, "reason": reason}
-    constants = constants_of(settings)
+    constants = how.constants
     provenance = {
         "builder": "bdhs",
         "iteration": attempt.iteration,
@@ -423,7 +402,7 @@ def _result(
         "cuts": attempt.cuts,
         "settings": constants,
     }
-    if settings.variant == "noise" and source.images:
+    if how.settings.variant == "noise" and source.images:
         provenance["noise_deviation"] = None if noise_left is None else round(noise_left, 4)
     return {
         "id": source.id,

@@ -10,16 +10,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from veridical.bdhs.algorithm import (
-    BDHSSettings,
-    Source,
-    build_pairs,
-    check,
-    constants_of,
-    require_masking,
-)
+from veridical.bdhs.algorithm import Rejecting, Source, build_pairs, require_masking
+from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.builders._bdhs_set import assemble
 from veridical.builders._parts import Parts, model_identity
@@ -33,27 +27,16 @@ from veridical.runtime.files import require_file
 from veridical.runtime.progress import are_in
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import read_shard, say
+from veridical.sampling import Decoding
 
 
 def build_bdhs(
     model: str,
     data: Path,
     out: Path,
-    variant: Literal["mask", "noise", "none"] = "mask",
-    guided: bool = True,
-    mask_threshold: float = 0.99,
-    noise_steps: int = 500,
-    similarity: str = "mpnet",
-    similarity_threshold: float | None = None,
-    iterations: int = 5,
-    yes_no_swap: float = 0.5,
-    cut: Literal["uniform", "beginning"] = "uniform",
-    cut_words: int = 3,
-    language: str = "auto",
-    text_only: bool = False,
+    bdhs: BDHSSettings = BDHSSettings(),
     temperature: float = 1.0,
     max_new_tokens: int = 128,
-    drop_masked: bool = True,
     limit: int | None = None,
     images_root: Path | None = None,
     max_bad_fraction: float = 0.01,
@@ -76,27 +59,10 @@ def build_bdhs(
         model: hub name, folder, adapter folder or `embedded`.
         data: conversations with true answers (Parquet, JSON Lines, or LLaVA's JSON).
         out: folder for the run: `pairs.parquet`, `summary.json`, `skipped.jsonl`, `run.json`.
-        variant: how sight is restricted: `mask` most image tokens, `noise` the picture, or
-            `none` (plain samples).
-        guided: begin each sentence with a part of the true one.
-        mask_threshold: share of image tokens masked on average (rho_th), 0 to 1.
-        noise_steps: diffusion steps of the `noise` variant, 0 to 1000.
-        similarity: `mpnet` (sentence embeddings; needs the extra `similarity`), `edit` (words in
-            common, built in), or a folder with a sentence-transformers model.
-        similarity_threshold: answers at least this similar to the true one are made again; the
-            measure's own default if not set (0.97 for `mpnet`).
-        iterations: tries per answer (N_BDHS); the last is unguided, and kept however similar.
-        yes_no_swap: probability that a sentence's leading yes or no is swapped.
-        cut: `uniform`: cut a sentence after any number of its words; `beginning`: within its
-            first cut-words words. In scripts without spaces between words a character is the unit.
-        cut_words: how many words `beginning` keeps at most.
-        language: of the answers (ISO 639-1: de, zh, ...), whose abbreviations decide where
-            sentences end; `auto` guesses it for each answer.
-        text_only: make pairs of records without an image too, where nothing can be hidden.
+        bdhs: how answers are made from the model's bias.
         temperature: of sampling; 1 samples from the model itself.
         max_new_tokens: limit of one completion, in tokens; of an unguided answer at least twice
             the true one's length. What reaches its limit is no try.
-        drop_masked: leave masked image tokens out of the prompt (same distribution, faster).
         limit: use only the first so many records.
         images_root: what image paths are relative to; the data file's folder if not set.
         max_bad_fraction: share of unusable rows above which nothing is built.
@@ -117,18 +83,14 @@ def build_bdhs(
     configuration = dict(locals())
     require_file(data, "--data")
     part = read_shard(shard)
-    measure = load_similarity(similarity)
-    threshold = measure.default_threshold if similarity_threshold is None else similarity_threshold
-    settings = BDHSSettings(
-        variant, guided, mask_threshold, noise_steps, threshold, iterations, yes_no_swap, cut,
-        cut_words, language, text_only, temperature, max_new_tokens, seed, drop_masked, batch_size,
-    )  # fmt: skip
-    check(settings)
+    decoding = Decoding(max_new_tokens, temperature, seed, batch_size)
+    how = Rejecting(bdhs, decoding, load_similarity(bdhs.similarity))
+    how.check()
     store = open_cache(cache, cache_gigabytes)
-    if vision_cache and variant != "mask":
+    if vision_cache and bdhs.variant != "mask":
         raise UserError(
-            f"--vision-cache keeps what masked prompts are made of, and --variant {variant} masks "
-            "nothing. Leave it off."
+            "--vision-cache keeps what masked prompts are made of, and --variant "
+            f"{bdhs.variant} masks nothing. Leave it off."
         )
     inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
     with start_run(out, "build bdhs", configuration, inputs, any_process=True) as run:
@@ -137,17 +99,16 @@ def build_bdhs(
         sources = read_sources(records.rows, limit)
         if vision_cache:
             policy = dataclasses.replace(policy, vision=VisionCache(policy, store))
-        if variant == "mask":
+        if bdhs.variant == "mask":
             require_masking(policy, sources)
         identity = {
-            "settings": constants_of(settings),
-            "similarity": similarity,
+            "settings": how.constants,
             "data": run.record["inputs"]["data"]["sha256"],
         }
         parts = Parts(out, identity | model_identity(policy, model, store))
         began = time.monotonic()
         results = parts.work_through_shard(
-            sources, lambda chunk: build_pairs(policy, chunk, settings, measure), "pairs", part
+            sources, lambda chunk: build_pairs(policy, chunk, how), "pairs", part
         )
         if results is None:
             return

@@ -128,6 +128,7 @@ def start_run(
     Raises:
         UserError: the folder is another run's, holds something else, or is read by this run.
     """
+    configuration = by_option(configuration)
     recorded = plain(configuration)
 
     def claim() -> frozenset[str]:
@@ -175,6 +176,17 @@ def _freeze_prompt_time(folder: Path, any_process: bool) -> datetime:
     moment = found() if any_process else processes.from_first(found)
     freeze_time(moment)
     return moment
+
+
+def by_option(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """A command's arguments by option: the fields of a group of options are options."""
+    found: dict[str, Any] = {}
+    for name, value in configuration.items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            found |= {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        else:
+            found[name] = value
+    return found
 
 
 def plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+from veridical.bdhs.settings import BDHSSettings
 from veridical.builders.bdhs import build_bdhs
 from veridical.eval.benchmarks import find_benchmark
 from veridical.eval.chair import eval_chair
@@ -106,11 +107,13 @@ def ensure_pairs(arm: Arm, model: str, scenes: Path, out: Path, budget: Budget, 
         model,
         data=scenes / "conversations.jsonl",
         out=out,
-        variant=arm.variant,
-        guided=arm.guided,
-        noise_steps=budget.noise_steps,
-        similarity="edit",
-        cut="beginning",
+        bdhs=BDHSSettings(
+            variant=arm.variant,
+            guided=arm.guided,
+            noise_steps=budget.noise_steps,
+            similarity="edit",
+            cut="beginning",
+        ),
         max_new_tokens=80,
         batch_size=256,
         seed=seed,

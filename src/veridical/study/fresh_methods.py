@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from veridical.bdhs.settings import BDHSSettings
 from veridical.builders.facts import build_facts
 from veridical.builders.pairs import build_pairs
 from veridical.judges.named import Judging
@@ -17,7 +18,7 @@ from veridical.objectives.preference import Preference
 from veridical.study.arms import Budget, is_finished, training_of
 from veridical.study.method_sets import make_samples, scenes_of
 from veridical.train.fresh import PairSource
-from veridical.train.online import OnlineBDHS, train_online
+from veridical.train.online import train_online
 from veridical.train.options import Training
 from veridical.train.ppo import PPO, train_ppo
 from veridical.train.prompts import PromptKind
@@ -140,8 +141,8 @@ def train_fresh(
         train_online(
             model, data, folder, fresh.pairs, kind,
             objective=Preference(DPO(beta), (Likelihood(nll_weight),)),
-            judging=judging, sampling=SAMPLING, bdhs=OnlineBDHS(similarity="edit", cut="beginning"),
-            training=training,
+            judging=judging, sampling=SAMPLING,
+            bdhs=BDHSSettings(similarity="edit", cut="beginning"), training=training,
         )  # fmt: skip
     elif fresh.command == "ppo":
         train_ppo(

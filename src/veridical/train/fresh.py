@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from veridical.bdhs.algorithm import BDHSSettings, Source, build_pairs
-from veridical.bdhs.similarity import Similarity
+from veridical.bdhs.algorithm import Rejecting, Source, build_pairs
 from veridical.data.messages import assistant_message, text_of
 from veridical.judges.judging import Looker
 from veridical.judges.orders import Comparison, compare
@@ -40,14 +39,6 @@ class Comparing:
     look: Looker
     swap: bool
     margin: float
-
-
-@dataclass(frozen=True)
-class Rejecting:
-    """How a true answer gets a rejected one (BDHS)."""
-
-    settings: BDHSSettings
-    measure: Similarity
 
 
 @dataclass(frozen=True)
@@ -136,7 +127,7 @@ class Maker:
         asked = [(self.asked(task), self.prompts[task[1]].answer) for task in tasks]
         sources = [Source(one.id, one.images, one.prompt, answer) for one, answer in asked]
         rows = []
-        found = build_pairs(self.policy, sources, how.settings, how.measure)
+        found = build_pairs(self.policy, sources, how)
         for task, result in zip(tasks, found, strict=True):
             if result.get("refused") and self.left_out is not None:
                 asked_of = self.prompts[task[1]].request

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from veridical.bdhs.algorithm import BDHSSettings, check, require_masking
+from veridical.bdhs.algorithm import Rejecting, require_masking
+from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.checks.prefix_sharing import sharing_of_all
 from veridical.checks.proofs import Proof
@@ -24,11 +24,11 @@ from veridical.objectives.preference import Preference
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl
+from veridical.sampling import Decoding
 from veridical.train.fresh import (
     Comparing,
     Maker,
     PairSource,
-    Rejecting,
     counts,
     measures_of,
 )
@@ -76,36 +76,6 @@ WHY_NOT = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class OnlineBDHS:
-    """Rejected answers of `--pairs bdhs`.
-
-    Attributes:
-        variant: how sight is restricted: `mask` most image tokens, `noise` the picture, or `none`.
-        mask_threshold: share of image tokens masked on average (rho_th), 0 to 1.
-        noise_steps: diffusion steps of the `noise` variant, 0 to 1000.
-        similarity: `mpnet` (sentence embeddings; needs the extra `similarity`), `edit` (words in
-            common, built in), or a folder with a sentence-transformers model.
-        similarity_threshold: answers at least this similar to the true one are made again; the
-            measure's own default if not set.
-        iterations: tries per answer (N_BDHS); the last is unguided, and kept however similar.
-        cut: `uniform`: cut a sentence after any number of its words; `beginning`: within its first
-            three words.
-        language: of the true answers (ISO 639-1); `auto` guesses it for each.
-        text_only: make pairs of prompts without an image too, where nothing can be hidden.
-    """
-
-    variant: Literal["mask", "noise", "none"] = "mask"
-    mask_threshold: float = 0.99
-    noise_steps: int = 500
-    similarity: str = "mpnet"
-    similarity_threshold: float | None = None
-    iterations: int = 5
-    cut: Literal["uniform", "beginning"] = "uniform"
-    language: str = "auto"
-    text_only: bool = False
-
-
 def train_online(
     model: str,
     data: Path,
@@ -118,7 +88,7 @@ def train_online(
     objective: Preference = Preference(),
     judging: Judging = Judging(),
     sampling: Sampling = Sampling(),
-    bdhs: OnlineBDHS = OnlineBDHS(),
+    bdhs: BDHSSettings = BDHSSettings(),
     training: Training = Training(learning_rate=1e-6, held_out=0.0),
 ) -> None:
     """Align MODEL on pairs that it makes itself while it learns, from the prompts in DATA.
@@ -303,30 +273,16 @@ def _place(training: Training, out: Path) -> Place:
 def _rejecting(
     policy: Policy,
     prompts: Sequence[TrainingPrompt],
-    bdhs: OnlineBDHS,
+    bdhs: BDHSSettings,
     sampling: Sampling,
     seed: int,
 ) -> Rejecting:
-    measure = load_similarity(bdhs.similarity)
-    least = bdhs.similarity_threshold
-    settings = BDHSSettings(
-        variant=bdhs.variant,
-        mask_threshold=bdhs.mask_threshold,
-        noise_steps=bdhs.noise_steps,
-        similarity_threshold=measure.default_threshold if least is None else least,
-        iterations=bdhs.iterations,
-        cut=bdhs.cut,
-        language=bdhs.language,
-        text_only=bdhs.text_only,
-        temperature=sampling.temperature,
-        max_new_tokens=sampling.max_new_tokens,
-        seed=seed,
-        batch_size=sampling.rollout_batch,
-    )
-    check(settings)
+    decoding = Decoding(sampling.max_new_tokens, sampling.temperature, seed, sampling.rollout_batch)
+    how = Rejecting(bdhs, decoding, load_similarity(bdhs.similarity))
+    how.check()
     if bdhs.variant == "mask":
         require_masking(policy, [prompt.source() for prompt in prompts])
-    return Rejecting(settings, measure)
+    return how
 
 
 def _require_pairs(first: int, made: Sequence[Row], most: float, left_out: LeftOut) -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import CLIPImageProcessorPil
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from veridical.bdhs.settings import BDHSSettings
 from veridical.data.records import assistant_message, read_records, user_message, write_records
 from veridical.judges.named import Judging
 from veridical.models.batching import SharedBatch
@@ -30,7 +31,7 @@ from veridical.train.dpo import train_dpo
 from veridical.train.loop import trainer as loop
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.rows import TrainingRows, read_training_rows
-from veridical.train.online import OnlineBDHS, train_online
+from veridical.train.online import train_online
 from veridical.train.options import Training
 from veridical.train.ppo import PPO, train_ppo
 from veridical.train.responses import Sampling
@@ -132,7 +133,7 @@ def train(command: str, model: str, data: Path, out: Path, training: Training) -
         train_dpo(model, data, out, reference=reference, training=training)
     elif command == "bdhs":
         train_online(
-            model, data, out, pairs="bdhs", bdhs=OnlineBDHS(similarity="edit"), **fresh_rows
+            model, data, out, pairs="bdhs", bdhs=BDHSSettings(similarity="edit"), **fresh_rows
         )
     elif command in ("online", "mixed"):
         pairs: Any = command
