@@ -28,7 +28,8 @@ from photos import (
 )
 from run import CHAIR, Data, Plan, Steps, align, always, cell_text, most_frequent, write_data
 
-from veridical.eval.chair import BENCHMARK, chair_sums, eval_chair
+from veridical.eval.chair import BENCHMARK, ChairOptions, chair_sums, eval_chair
+from veridical.eval.evaluation import Subject
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import (
     read_json,
@@ -113,7 +114,10 @@ def not_looked(
         out = folder / name.replace(", ", "_").replace(" ", "_")
         out.mkdir(parents=True, exist_ok=True)
         write_jsonl(out / "descriptions.jsonl", answers)
-        eval_chair(data.objects, out / "chair", answers=out / "descriptions.jsonl")
+        eval_chair(
+            ChairOptions(data.objects), out / "chair",
+            Subject(answers=[out / "descriptions.jsonl"]),
+        )  # fmt: skip
         found[name] = score(out / "chair")
     return found
 

@@ -14,9 +14,10 @@ from typing import Any, TypeAlias
 from photos import read_photos, write_objects
 from run import ARMS, CHAIR, POPE, cell_text
 
-from veridical.eval.chair import eval_chair
+from veridical.eval.chair import ChairOptions, eval_chair
 from veridical.eval.compare import compare_runs
-from veridical.eval.pope import eval_pope
+from veridical.eval.evaluation import Subject
+from veridical.eval.pope import PopeOptions, eval_pope
 from veridical.eval.scores import read_scores
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import (
@@ -112,10 +113,13 @@ def _pool_arm(arm: str, cells: Cells, out: Path) -> Row:
         ("descriptions", descriptions), ("answers", answers), ("questions", questions),
     ):  # fmt: skip
         write_jsonl(folder / f"{name}.jsonl", rows)
-    eval_chair(out / "objects.json", folder / "chair", answers=folder / "descriptions.jsonl")
+    eval_chair(
+        ChairOptions(out / "objects.json"), folder / "chair",
+        Subject(answers=[folder / "descriptions.jsonl"]),
+    )  # fmt: skip
     eval_pope(
-        folder / "pope", answers=[folder / "answers.jsonl"],
-        questions=[folder / "questions.jsonl"],
+        PopeOptions(questions=[folder / "questions.jsonl"]), folder / "pope",
+        Subject(answers=[folder / "answers.jsonl"]),
     )  # fmt: skip
     found = _scores(out, arm)
     areas = [_scores(cell, arm)["pope"].get(AUC) for cell in cells.values()]

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from veridical.builders.rate import build_rate
     from veridical.builders.sample import build_sample
     from veridical.data.records import read_records, write_records
-    from veridical.eval.chair import eval_chair
+    from veridical.eval.chair import ChairOptions, eval_chair
     from veridical.eval.compare import eval_compare
-    from veridical.eval.pope import eval_pope
+    from veridical.eval.evaluation import Asking, Subject
+    from veridical.eval.pope import PopeOptions, eval_pope
     from veridical.eval.reward import eval_reward
+    from veridical.eval.suite import evaluate
     from veridical.judges.named import Judging
     from veridical.judges.symbolic import Symbolic
     from veridical.models.load import load_policy
@@ -68,10 +70,12 @@ _HOMES = {
     "builders.rate": "build_rate",
     "builders.sample": "build_sample",
     "data.records": "read_records write_records",
-    "eval.chair": "eval_chair",
+    "eval.chair": "ChairOptions eval_chair",
     "eval.compare": "eval_compare",
-    "eval.pope": "eval_pope",
+    "eval.evaluation": "Asking Subject",
+    "eval.pope": "PopeOptions eval_pope",
     "eval.reward": "eval_reward",
+    "eval.suite": "evaluate",
     "judges.named": "Judging",
     "judges.symbolic": "Symbolic",
     "models.load": "load_policy",
@@ -99,7 +103,9 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "Asking",
     "AveragedPreference",
+    "ChairOptions",
     "DPO",
     "IPO",
     "Judging",
@@ -107,10 +113,12 @@ __all__ = [
     "BDHSSettings",
     "PPO",
     "Policy",
+    "PopeOptions",
     "Preference",
     "RLOO",
     "SLiC",
     "Sampling",
+    "Subject",
     "Symbolic",
     "Training",
     "UserError",
@@ -133,6 +141,7 @@ __all__ = [
     "eval_compare",
     "eval_pope",
     "eval_reward",
+    "evaluate",
     "ipo_loss",
     "load_policy",
     "load_reward_model",

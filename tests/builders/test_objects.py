@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
+from evaluating import eval_chair
 
 from veridical.builders.objects import build_objects
 from veridical.cli.dispatch import main
 from veridical.data.object_lists import match_image_id
-from veridical.eval.chair import eval_chair
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 

@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from evaluating import eval_chair, eval_pope
 from PIL import Image
 
 from veridical import sampling
@@ -18,8 +19,7 @@ from veridical.eval.answers import (
     forget_partial_answers,
     make_answers,
 )
-from veridical.eval.chair import eval_chair
-from veridical.eval.pope import eval_pope
+from veridical.eval.asked_model import AskedModel
 from veridical.eval.stored_answers import write_answers
 from veridical.models import load
 from veridical.models.policy import Policy
@@ -68,7 +68,7 @@ def queries(tmp_path: Path) -> list[Query]:
     return [Query(str(i), folder / f"{i}.png", "What is there?") for i in range(5)]
 
 
-SETTINGS = Settings("a/model", batch_size=2)
+SETTINGS = Settings(AskedModel("a/model"), batch_size=2)
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x1e", "\r", "\n"])
@@ -113,13 +113,13 @@ def test_another_batch_size_keeps_answers_other_settings_do_not(
     tmp_path: Path, stub: Stub, queries: list[Query]
 ) -> None:
     make_answers(queries, SETTINGS, tmp_path, "test")
-    make_answers(queries, Settings("a/model", batch_size=4), tmp_path, "test")
+    make_answers(queries, Settings(AskedModel("a/model"), batch_size=4), tmp_path, "test")
     assert len(stub.asked) == 5
     for changed in (
-        Settings("another/model"),
-        Settings("a/model", temperature=1.0),
-        Settings("a/model", max_new_tokens=5),
-        Settings("a/model", seed=1),
+        Settings(AskedModel("another/model")),
+        Settings(AskedModel("a/model"), temperature=1.0),
+        Settings(AskedModel("a/model"), max_new_tokens=5),
+        Settings(AskedModel("a/model"), seed=1),
     ):
         before = len(stub.asked)
         make_answers(queries, changed, tmp_path, "test")
@@ -132,16 +132,17 @@ def test_a_changed_image_prompt_or_model_file_is_asked_anew(
     model = tmp_path / "model"
     model.mkdir()
     (model / "weights").write_text("one")
-    settings = Settings(str(model))
+    settings, image = Settings(AskedModel(str(model))), queries[2].image
     make_answers(queries, settings, tmp_path, "test")
-    Image.new("RGB", (4, 4), "white").save(queries[2].image)
+    assert image is not None
+    Image.new("RGB", (4, 4), "white").save(image)
     make_answers(queries, settings, tmp_path, "test")
     assert stub.asked[5:] == ["2"]
     queries[1] = Query("1", queries[1].image, "What else?")
     make_answers(queries, settings, tmp_path, "test")
     assert stub.asked[6:] == ["1"]
     (model / "weights").write_text("two")
-    make_answers(queries, settings, tmp_path, "test")
+    make_answers(queries, Settings(AskedModel(str(model))), tmp_path, "test")
     assert stub.asked[7:] == ["0", "1", "2", "3", "4"]
 
 
@@ -231,7 +232,7 @@ def test_pope_with_a_model_asks_a_shared_question_once(tmp_path: Path, stub: Stu
     assert rows[0]["prompt"].endswith("in the image?\nAnswer yes or no.")
     results = read_json(out / "run.json")["results"]
     assert results == {
-        "questions": 12,
+        "answers": 12,
         "trained_on": 0,
         "skipped": 1,
         "images_without_questions": 1,
@@ -293,7 +294,7 @@ def test_answers_that_are_about_to_be_replaced_are_said(
     assert "replace" not in capsys.readouterr().out
     make_answers(queries[:2], SETTINGS, tmp_path, "test")
     assert "has 3 answers by another model" in capsys.readouterr().out
-    make_answers(queries, Settings("another/model"), tmp_path, "test")
+    make_answers(queries, Settings(AskedModel("another/model")), tmp_path, "test")
     assert "has 5 answers by another model" in capsys.readouterr().out
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from veridical import report
 from veridical.eval import compare
-from veridical.eval.benchmark import Benchmark, Statistic, differences, score_rows
-from veridical.eval.benchmarks import BENCHMARKS, find_benchmark
+from veridical.eval.benchmark import Benchmark, Statistic, differences, find_benchmark, score_rows
+from veridical.eval.benchmarks import BENCHMARKS
 from veridical.eval.scores import described, read_scores, write_scores
 from veridical.runtime.descriptions import (
     BenchmarkDescription,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from evaluating import eval_chair
 from PIL import Image
 
-from veridical.data.vocabulary import read_vocabulary, vocabulary_of
-from veridical.eval.chair import eval_chair, score_chair
+from veridical.data.vocabulary import Vocabulary, read_vocabulary, vocabulary_of
+from veridical.eval.benchmark import score_rows
+from veridical.eval.chair import BENCHMARK, judge_descriptions
 from veridical.eval.compare import eval_compare
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
@@ -33,6 +36,13 @@ PUBLISHED = [
     ("Instruction1_llava.json", 0.188, 0.627),
     ("Instruction2_mplug.json", 0.148, 0.254),
 ]
+
+
+def score_chair(
+    answers: Sequence[Mapping[str, Any]], objects: Mapping[str, Sequence[str]], words: Vocabulary
+) -> tuple[dict[str, Estimate], list[dict[str, Any]]]:
+    judged = judge_descriptions(answers, objects, words)
+    return score_rows(BENCHMARK, judged), judged
 
 
 def test_metrics_by_hand() -> None:
@@ -294,8 +304,11 @@ def test_two_files_for_one_list_are_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "objects.json", OBJECTS)
     with pytest.raises(UserError, match=r"images 1 and COCO_val2014_000000000001 .*\"1\""):
         eval_chair(
-            tmp_path / "objects.json", tmp_path / "out", "embedded", images=tmp_path / "images"
-        )
+            tmp_path / "objects.json",
+            tmp_path / "out",
+            model="embedded",
+            images=tmp_path / "images",
+        )  # fmt: skip
 
 
 def test_objects_are_checked_against_the_vocabulary_before_anything_is_asked(
@@ -307,8 +320,11 @@ def test_objects_are_checked_against_the_vocabulary_before_anything_is_asked(
     (tmp_path / "images").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "images" / "1.png")
     write_json(tmp_path / "objects.json", {"1": ["gizmo"]})
-    monkeypatch.setattr("veridical.eval.chair.make_answers", fail)
+    monkeypatch.setattr("veridical.eval.run.make_answers", fail)
     with pytest.raises(UserError, match="gizmo"):
         eval_chair(
-            tmp_path / "objects.json", tmp_path / "out", "embedded", images=tmp_path / "images"
-        )
+            tmp_path / "objects.json",
+            tmp_path / "out",
+            model="embedded",
+            images=tmp_path / "images",
+        )  # fmt: skip

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from evaluating import eval_chair, eval_pope
 from PIL import Image
 
-from veridical.eval.chair import eval_chair
 from veridical.eval.compare import compare_runs, eval_compare
-from veridical.eval.pope import eval_pope
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json, write_jsonl
 

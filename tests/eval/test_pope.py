@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluating import eval_pope
+from PIL import Image
 
 from veridical.cli.dispatch import main
 from veridical.data.object_questions import (
@@ -23,7 +25,8 @@ from veridical.data.object_questions import (
     question_text,
 )
 from veridical.eval.benchmark import score_rows
-from veridical.eval.pope import BENCHMARK, eval_pope, match_answers, suggest_instruction
+from veridical.eval.pope import BENCHMARK
+from veridical.eval.pope_matching import match_answers
 from veridical.eval.pope_questions import read_questions
 from veridical.eval.scores import read_scores
 from veridical.runtime.errors import UserError
@@ -275,7 +278,7 @@ def test_run_on_answers_made_elsewhere(tmp_path: Path) -> None:
     assert scores["unparsed"]["value"] == pytest.approx(1 / 3)
     rows = read_jsonl(tmp_path / "out" / "answers.jsonl")
     assert [row["parsed"] for row in rows] == ["yes", "no", None]
-    assert read_json(tmp_path / "out" / "run.json")["results"] == {"questions": 3, "skipped": 0}
+    assert read_json(tmp_path / "out" / "run.json")["results"] == {"answers": 3, "skipped": 0}
 
 
 def test_contradicting_options_are_explained(tmp_path: Path) -> None:
@@ -378,12 +381,12 @@ def test_the_word_coco_is_a_vocabulary_on_the_command_line(
 ) -> None:
     names: list[str] = []
 
-    def asked(*given: Any) -> Any:
-        names.extend(given[7])
+    def built(*given: Any) -> Any:
+        names.extend(given[4])
         raise UserError("far enough")
 
-    monkeypatch.setattr("veridical.eval.pope._questions_to_ask", asked)
-    (tmp_path / "a.png").touch()
+    monkeypatch.setattr("veridical.eval.pope.build_questions", built)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     write_json(tmp_path / "objects.json", OBJECTS)
     words = ["eval", "pope", "embedded", "--images", str(tmp_path), "--out", str(tmp_path / "out")]
     words += ["--objects", str(tmp_path / "objects.json"), "--vocabulary"]
@@ -414,15 +417,17 @@ def test_a_margin_made_elsewhere_has_to_be_a_number(
     scores = eval_pope(tmp_path / "good", questions=[questions], answers=[answers])
     assert scores["auc"].value == 1.0
     given = [good[0], good[1] | own]
-    monkeypatch.setattr("veridical.eval.pope.read_answer_rows", lambda *_: given)
+    monkeypatch.setattr("veridical.eval.pope_matching.read_answer_rows", lambda *_: given)
     with pytest.raises(UserError, match=f"question_id 2 has the {message}"):
         eval_pope(tmp_path / "bad", questions=[questions], answers=[answers])
 
 
 def test_the_advice_is_printed_by_whichever_process_had_the_last_share(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write_jsonl(tmp_path / "q.jsonl", [_question(1)])
+    write_jsonl(tmp_path / "a.jsonl", [{"question_id": 1, "answer": "Well"}])
     monkeypatch.setattr("veridical.runtime.processes.is_first", lambda: False)
     monkeypatch.setattr(sys, "__stdout__", io.StringIO())
-    suggest_instruction([{"answer": "Well", "parsed": None}])
+    eval_pope(tmp_path / "o", questions=[tmp_path / "q.jsonl"], answers=[tmp_path / "a.jsonl"])
     assert "neither yes nor no" in sys.__stdout__.getvalue()  # type: ignore[union-attr]

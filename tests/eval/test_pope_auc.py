@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from evaluating import eval_pope
 from PIL import Image
 
 from veridical.data.messages import user_message
 from veridical.eval.answers import Query, Settings
+from veridical.eval.asked_model import AskedModel
 from veridical.eval.compare import compare_runs
-from veridical.eval.pope import eval_pope
 from veridical.eval.pope_auc import area_of, auc_difference, auc_estimate, yes_margins
 from veridical.eval.scores import read_scores
 from veridical.models import vision_cache
@@ -125,14 +126,15 @@ def test_an_area_of_one_is_not_proven_by_ten_images() -> None:
 
 def test_margins_are_the_models_own(tmp_path: Path) -> None:
     Image.new("RGB", (96, 96), "green").save(tmp_path / "a.png")
-    query = Query("a", tmp_path / "a.png", "Is there a car in the image?")
-    (found,) = yes_margins([query], Settings("embedded", dtype="float64"))
+    image = tmp_path / "a.png"
+    query = Query("a", image, "Is there a car in the image?")
+    (found,) = yes_margins([query], Settings(AskedModel("embedded", "float64")))
     policy = load_policy("embedded", "float64")
     text = render_prompt(policy, [user_message(query.prompt)])
     processor = policy.processor
     bos = processor.tokenizer.bos_token
     inputs = processor(
-        images=[Image.open(query.image)], text=[text], return_tensors="pt",
+        images=[Image.open(image)], text=[text], return_tensors="pt",
         add_special_tokens=not (bos and text.startswith(bos)),
     )  # fmt: skip
     inputs["pixel_values"] = inputs["pixel_values"].double()

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluating import eval_chair, eval_pope
 from PIL import Image
 
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.eval import reward
-from veridical.eval.chair import eval_chair
-from veridical.eval.pope import eval_pope
 from veridical.models import load
 from veridical.models.policy import Policy
 from veridical.models.reward_model import Reading, RewardModel, new_head

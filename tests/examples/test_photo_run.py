@@ -13,10 +13,10 @@ import photos
 import pooled
 import pytest
 import run
+from evaluating import eval_chair
 from PIL import Image
 
 from veridical.eval import chair, pope
-from veridical.eval.chair import eval_chair
 from veridical.eval.scores import read_scores, write_scores
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, read_json, read_jsonl, write_json, write_jsonl

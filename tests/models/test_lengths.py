@@ -20,7 +20,7 @@ from veridical.data import image_checks
 from veridical.data.image_checks import require_images
 from veridical.data.images import ImageLike, load_image
 from veridical.data.records import assistant_message, user_message
-from veridical.eval.answers import unusable_images
+from veridical.eval.asked_model import AskedModel
 from veridical.models import batching, lengths
 from veridical.models.batching import process, row_batch, shared_batch
 from veridical.models.lengths import check_lengths, counting, measured
@@ -199,7 +199,7 @@ def test_evaluations_list_the_picture(
         Image.new("RGB", size).save(tmp_path / f"{name}.png")
     files = [tmp_path / "good.png", tmp_path / "bad.png"]
     monkeypatch.setattr("veridical.models.load.load_processor", lambda name: picky.processor)
-    found = unusable_images(files, "embedded")
+    found = AskedModel("embedded").unusable_images(files)
     assert list(found) == [tmp_path / "bad.png"] and "aspect ratio" in found[files[1]]
 
 

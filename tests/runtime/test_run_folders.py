@@ -50,6 +50,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "train reward": [*EMBEDDED, *PAIRS],
     "train ppo": [*EMBEDDED, *ROWS, *JUDGED],
     "train rloo": [*EMBEDDED, *ROWS, *JUDGED],
+    "eval": [*EMBEDDED, *SCENES, "--benchmarks", "pope"],
     "eval pope": [*EMBEDDED, *SCENES],
     "eval chair": [*EMBEDDED, *SCENES],
     "eval reward": ["{data}/model", "{data}/pairs.jsonl"],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from veridical.eval.benchmarks import BENCHMARKS
+
 
 @dataclass(frozen=True)
 class Command:
@@ -131,23 +133,18 @@ COMMANDS: dict[str, Command] = {
         ("model",),
         shared=True,
     ),
-    "eval pope": Command(
-        "veridical.eval.pope:eval_pope",
-        "Score answers to yes/no questions about objects (POPE).",
+    "eval": Command(
+        "veridical.eval.suite:evaluate",
+        "Score a model by several benchmarks; it is loaded once.",
         ("model",),
         shared=True,
     ),
-    "eval chair": Command(
-        "veridical.eval.chair:eval_chair",
-        "Score image descriptions: count mentioned objects that are not there (CHAIR).",
-        ("model",),
-        shared=True,
-    ),
-    "eval reward": Command(
-        "veridical.eval.reward:eval_reward",
-        "Score a reward model on pairs: accuracy, calibration, effect of length.",
-        ("model", "data"),
-    ),
+    **{
+        f"eval {name}": Command(
+            f"{line.module}:eval_{name}", line.summary, line.positionals, line.shared
+        )
+        for name, line in BENCHMARKS.items()
+    },
     "eval compare": Command(
         "veridical.eval.compare:eval_compare",
         "Compare two evaluations, paired by image.",

@@ -123,7 +123,10 @@ def run_command(arguments: list[str]) -> None:
     name = find_command(arguments)
     if name is None:
         print(overview({key: COMMANDS[key] for key in commands_of_group(arguments[0])}))
-        return
+        if arguments[0] not in COMMANDS:
+            return
+        print()
+        name = arguments[0]
     command = COMMANDS[name]
     rest, local_code = take_imports(arguments[len(name.split()) :])
     if processes.world_size() > 1 and not command.shared:
@@ -186,29 +189,27 @@ def find_command(arguments: list[str]) -> str | None:
     Raises:
         UserError: there is none; the message names the nearest.
     """
-    group = commands_of_group(arguments[0])
-    if arguments[0] in COMMANDS:
-        return arguments[0]
+    first, two = arguments[0], " ".join(arguments[:2])
+    group = commands_of_group(first)
+    if two in COMMANDS:
+        return two
+    if first in COMMANDS and not (group and arguments[1:] in ([], ["-h"], ["--help"])):
+        return first
     if not group:
-        suggestion = nearest(arguments[0], [name.split()[0] for name in COMMANDS])
-        raise UserError(
-            f"there is no command {arguments[0]!r}{suggestion}. `veridical --help` lists all."
-        )
+        suggestion = nearest(first, [name.split()[0] for name in COMMANDS])
+        raise UserError(f"there is no command {first!r}{suggestion}. `veridical --help` lists all.")
     if len(arguments) > 1 and arguments[1] in ("-h", "--help"):
         return None
+    commands = " | ".join(f"veridical {name}" for name in group)
     if len(arguments) == 1 or arguments[1].startswith("-"):
-        raise UserError(f"say which `{arguments[0]}`: veridical {' | veridical '.join(group)}.")
-    name = f"{arguments[0]} {arguments[1]}"
-    if name not in COMMANDS:
-        raise UserError(
-            f"there is no command {name!r}. There is: veridical {' | veridical '.join(group)}."
-        )
-    return name
+        raise UserError(f"say which `{first}`: {commands}.")
+    raise UserError(f"there is no command {two!r}. There is: {commands}.")
 
 
 def commands_of_group(group: str) -> list[str]:
-    """The two-word commands that start with `group`."""
-    return [name for name in COMMANDS if name.startswith(f"{group} ")]
+    """The commands that start with the word `group`, where there are several."""
+    found = [name for name in COMMANDS if name.split()[0] == group]
+    return found if len(found) > 1 else []
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

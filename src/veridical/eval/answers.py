@@ -4,39 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from veridical.data.image_checks import refused_files
 from veridical.data.messages import Message
 from veridical.data.steering import parse_steer, steered
 from veridical.data.text.thoughts import answer_of
+from veridical.eval.asked_model import AskedModel
 from veridical.eval.stored_answers import PARTIAL, count_others, stored_rows
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import hash_file, hash_path, read_json, read_jsonl
+from veridical.runtime.files import hash_file, read_json, read_jsonl
 from veridical.runtime.progress import counted, track
 from veridical.runtime.shards import ALL, CLAIM, Shard, leave_to_others
 
 if TYPE_CHECKING:
-    from veridical.models.policy import Policy
-    from veridical.runtime.cache import Cache
+    pass
 
 
 @dataclass(frozen=True)
 class Query:
-    """One question about one image.
+    """One question about one image, or about none.
 
     Attributes:
         id: keys the sampling noise; distinct within an evaluation.
-        image: the file.
+        image: the file; None for a question in words alone.
         prompt: the question's text.
     """
 
     id: str
-    image: Path
+    image: Path | None
     prompt: str
+
+    @property
+    def images(self) -> list[Path]:
+        """The image, or nothing."""
+        return [] if self.image is None else [self.image]
 
 
 @dataclass(frozen=True)
@@ -44,31 +48,22 @@ class Settings:
     """Everything that decides an answer besides the query.
 
     Attributes:
-        model: name or folder, as for `load_policy`.
+        model: who is asked.
         max_new_tokens: length limit, in tokens.
         temperature: 0 takes the most likely token.
         seed: of the sampling noise.
         batch_size: answers made at once; it changes none of them.
-        dtype: as for `load_policy`.
-        device: as for `load_policy`.
         steer: the attributes asked for (`veridical.data.steering`); None asks for nothing.
         shard: which of the answers this process makes; it changes none of them.
-        features: where to keep the image encoder's output for each image, so that an image is
-            encoded once for all that is asked about it; None encodes it for each question.
-        template: what the chat template is given; a part of every answer's key.
     """
 
-    model: str
+    model: AskedModel
     max_new_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
     batch_size: int = 32
-    dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto"
-    device: str = "auto"
     steer: str | None = None
     shard: Shard = ALL
-    features: Cache | None = None
-    template: Mapping[str, Any] | None = None
 
     def decoding(self) -> dict[str, Any]:
         """What is written beside every answer, and is a part of its key."""
@@ -77,8 +72,8 @@ class Settings:
             "temperature": self.temperature,
             "seed": self.seed,
         }
-        if self.template:
-            decoding["template"] = dict(self.template)
+        if self.model.template:
+            decoding["template"] = dict(self.model.template)
         return decoding | ({"steer": parse_steer(self.steer)} if self.steer is not None else {})
 
 
@@ -127,8 +122,7 @@ def make_answers(
     Raises:
         UserError: the model cannot be loaded, or cannot be asked one of the prompts.
     """
-    fingerprint = model_fingerprint(settings.model)
-    keys = [answer_key(query, settings, fingerprint) for query in queries]
+    keys = [answer_key(query, settings) for query in queries]
     known = _known_answers(folder)
     missing = [n for n, key in enumerate(keys) if key not in known or known[key].refused]
     if len(missing) < len(queries):
@@ -161,72 +155,17 @@ def forget_partial_answers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def answer_key(query: Query, settings: Settings, fingerprint: str) -> str:
+def answer_key(query: Query, settings: Settings) -> str:
     """32 hex digits that change with anything that decides the answer."""
     parts = [
-        fingerprint,
-        settings.dtype,
+        settings.model.fingerprint,
+        settings.model.dtype,
         settings.decoding(),
         query.id,
         query.prompt,
-        hash_file(query.image),
+        hash_file(query.image) if query.image is not None else None,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def model_fingerprint(model: str) -> str:
-    """A hash of the model's files; the name itself where it is not a folder here."""
-    # PyTorch takes seconds to import, and answers made elsewhere are scored without it.
-    from veridical.models.load import EMBEDDED_MODEL
-
-    folder = EMBEDDED_MODEL if model == "embedded" else Path(model)
-    if not folder.is_dir():
-        return model
-    own = hash_path(folder)
-    adapter = folder / "adapter_config.json"
-    base = read_json(adapter).get("base_model_name_or_path") if adapter.is_file() else None
-    return f"{own}+{model_fingerprint(base)}" if base else own
-
-
-def check_template_option(template: Mapping[str, Any] | None, model: str | None) -> None:
-    """Refuse a `--template` where no model is asked.
-
-    Raises:
-        UserError: there is no model to ask.
-    """
-    if template and model is None:
-        raise UserError("--template asks a model; answers made elsewhere are scored as they are.")
-
-
-def check_steer(steer: str | None, model: str | None) -> None:
-    """Refuse a `--steer` that cannot be followed.
-
-    Raises:
-        UserError: it cannot be read, or there is no model to ask.
-    """
-    if steer is not None:
-        parse_steer(steer)
-        if model is None:
-            raise UserError("--steer asks a model; answers made elsewhere are scored as they are.")
-
-
-def unusable_images(files: Iterable[Path], model: str) -> dict[Path, str]:
-    """The images that cannot be decoded, or that the model's processor refuses, and why.
-
-    Found now and not in the middle of a run.
-
-    Args:
-        files: the images.
-        model: as for `load_policy`; its processor is loaded if an image is of an unusual size.
-    """
-
-    def load() -> Any:
-        # PyTorch takes seconds to import.
-        from veridical.models.load import load_processor
-
-        return load_processor(model)
-
-    return refused_files(files, load)
 
 
 def refuse_many(
@@ -291,23 +230,6 @@ def read_answer_rows(path: Path, id_field: str) -> list[dict[str, Any]]:
     return rows
 
 
-def load_asked(settings: Settings) -> Policy:
-    """The model that is asked.
-
-    Raises:
-        UserError: it cannot be loaded, or takes no image features where they are to be kept.
-    """
-    from veridical.models.load import load_policy
-    from veridical.models.vision_cache import VisionCache
-
-    policy = load_policy(
-        settings.model, settings.dtype, settings.device, template=settings.template
-    )
-    if settings.features is None:
-        return policy
-    return replace(policy, vision=VisionCache(policy, settings.features))
-
-
 def _ask(
     queries: Sequence[Query], keys: Sequence[str], settings: Settings, folder: Path, label: str
 ) -> list[Answer]:
@@ -316,13 +238,14 @@ def _ask(
     from veridical.models.rendering import RefusedRowError
     from veridical.sampling import Decoding, Request, Response, respond
 
-    policy = load_asked(settings)
+    policy = settings.model.policy
     decoding = Decoding(
         settings.max_new_tokens, settings.temperature, settings.seed, settings.batch_size
     )
 
-    def steered_question(question: str) -> list[Message]:
-        return steered([user_message(question)], settings.steer, policy.processor)
+    def steered_question(query: Query) -> list[Message]:
+        message = user_message(query.prompt, len(query.images))
+        return steered([message], settings.steer, policy.processor)
 
     answers: list[Answer] = []
     partial = _partial(folder, settings.shard)
@@ -330,9 +253,7 @@ def _ask(
     with partial.open("a", encoding="utf-8") as file:
         for start in track(range(0, len(queries), settings.batch_size), label):
             batch = queries[start : start + settings.batch_size]
-            requests = [
-                Request(query.id, [query.image], steered_question(query.prompt)) for query in batch
-            ]
+            requests = [Request(query.id, query.images, steered_question(query)) for query in batch]
 
             def ask(left: list[int], requests: list[Request] = requests) -> list[Response]:
                 some = [requests[n] for n in left]
@@ -342,7 +263,7 @@ def _ask(
                 responses, refused = leave_out_refused([request.id for request in requests], ask)
             except RefusedRowError as refusal:
                 raise UserError(
-                    f"{settings.model} cannot be asked {batch[0].prompt[:60]!r}: {refusal}."
+                    f"{settings.model.name} cannot be asked {batch[0].prompt[:60]!r}: {refusal}."
                 ) from refusal
             said = iter(responses)
             made = []

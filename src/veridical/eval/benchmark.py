@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from veridical.eval.asks import Asks, Row
+from veridical.eval.benchmarks import BENCHMARKS
 from veridical.runtime.descriptions import BenchmarkDescription
+from veridical.runtime.errors import UserError
 from veridical.scoring.statistics import (
     ClusterSums,
     Difference,
@@ -16,7 +20,6 @@ from veridical.scoring.statistics import (
     estimate,
 )
 
-Row: TypeAlias = Mapping[str, Any]
 Rows: TypeAlias = Sequence[Row]
 
 
@@ -58,6 +61,7 @@ class Benchmark:
         needs: the other fields of judged rows that scores are made of.
         statistics: the metrics that are no such formulas.
         groups: parts of the rows that are also scored on their own.
+        asks: how it asks a model; None where a command of its own gets the judged rows.
     """
 
     description: BenchmarkDescription
@@ -69,11 +73,24 @@ class Benchmark:
     needs: Sequence[str] = ()
     statistics: Sequence[Statistic] = ()
     groups: Callable[[Rows], Mapping[str, Rows]] = no_groups
+    asks: Asks[Any] | None = None
 
     @property
     def name(self) -> str:
         """As in `--benchmarks`, and the name of its folder."""
         return self.description.name
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """Import a benchmark.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if name not in BENCHMARKS:
+        raise UserError(f"There is no benchmark {name!r}; there is: {', '.join(BENCHMARKS)}.")
+    benchmark: Benchmark = importlib.import_module(BENCHMARKS[name].module).BENCHMARK
+    return benchmark
 
 
 def score_rows(benchmark: Benchmark, rows: Rows) -> dict[str, Estimate]:

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from veridical.runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from veridical.eval.benchmark import Benchmark
 
 
 @dataclass(frozen=True)
@@ -43,18 +36,6 @@ BENCHMARKS = {
         shared=False,
     ),
 }
-
-
-def find_benchmark(name: str) -> Benchmark:
-    """Import a benchmark.
-
-    Raises:
-        UserError: there is none of this name.
-    """
-    if name not in BENCHMARKS:
-        raise UserError(f"There is no benchmark {name!r}; there is: {', '.join(BENCHMARKS)}.")
-    benchmark: Benchmark = importlib.import_module(BENCHMARKS[name].module).BENCHMARK
-    return benchmark
 
 
 def place_of(name: str) -> int:

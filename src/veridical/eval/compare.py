@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from veridical.eval.benchmark import Benchmark, differences
-from veridical.eval.benchmarks import find_benchmark, place_of
+from veridical.eval.benchmark import Benchmark, differences, find_benchmark
+from veridical.eval.benchmarks import place_of
 from veridical.eval.scores import SCORES, described, number
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json

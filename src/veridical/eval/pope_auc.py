@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from veridical.eval.answers import Query, Settings, load_asked
+from veridical.data.messages import Message
+from veridical.eval.answers import Query, Settings
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import track
 from veridical.scoring.statistics import Difference, Estimate, FloatArray
@@ -48,19 +49,24 @@ def yes_margins(queries: Sequence[Query], settings: Settings) -> list[float]:
     from veridical.models.logprobs import collate, response_logps
     from veridical.models.rendering import render_group
 
-    policy = load_asked(settings)
+    policy = settings.model.policy
+
+    def steered_question(query: Query) -> list[Message]:
+        message = user_message(query.prompt, len(query.images))
+        return steered([message], settings.steer, policy.processor)
+
     answers = [[assistant_message(word)] for word in WORDS]
     groups = [
         render_group(
-            policy, query.id, [query.image],
-            steered([user_message(query.prompt)], settings.steer, policy.processor), answers, 1,
+            policy, query.id, query.images,
+            steered_question(query), answers, 1,
         )
         for query in queries
     ]  # fmt: skip
     if groups and groups[0].response_ids[0].equal(groups[0].response_ids[1]):
         raise UserError(
-            f"{settings.model} begins {WORDS[0]!r} and {WORDS[1]!r} with the same token, so that "
-            "no margin can be had from it. Leave --auc out."
+            f"{settings.model.name} begins {WORDS[0]!r} and {WORDS[1]!r} with the same token, so "
+            "that no margin can be had from it. Leave --auc out."
         )
     margins: list[float] = []
     with torch.no_grad():

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from veridical.bdhs.settings import BDHSSettings
 from veridical.builders.bdhs import build_bdhs
-from veridical.eval.benchmarks import find_benchmark
-from veridical.eval.chair import eval_chair
+from veridical.eval.benchmark import find_benchmark
+from veridical.eval.chair import ChairOptions, eval_chair
 from veridical.eval.compare import compare_runs
-from veridical.eval.pope import eval_pope
+from veridical.eval.evaluation import Asking, Subject
+from veridical.eval.pope import PopeOptions, eval_pope
 from veridical.eval.scores import described, read_scores
 from veridical.objectives.dpo import DPO
 from veridical.objectives.likelihood import Likelihood
@@ -160,28 +161,21 @@ def ensure_evaluated(
         steer: attributes to ask for (of a SteerLM model).
         with_pope: leave POPE out where it decides nothing.
     """
+    subject = Subject(model, images=scenes / "images")
+    objects = scenes / "objects.json"
     if not is_finished(out / "chair"):
         eval_chair(
-            objects=scenes / "objects.json",
-            out=out / "chair",
-            model=model,
-            images=scenes / "images",
-            vocabulary=scenes / "vocabulary.json",
-            prompt="Describe the image.",
-            max_new_tokens=80,
-            batch_size=100,
-            steer=steer,
+            ChairOptions(objects, scenes / "vocabulary.json", "Describe the image."),
+            out / "chair",
+            subject,
+            Asking(max_new_tokens=80, batch_size=100, steer=steer),
         )
     if with_pope and not is_finished(out / "pope"):
         eval_pope(
-            out=out / "pope",
-            model=model,
-            images=scenes / "images",
-            objects=scenes / "objects.json",
-            per_image=1,
-            max_new_tokens=4,
-            batch_size=200,
-            steer=steer,
+            PopeOptions(objects=objects, per_image=1),
+            out / "pope",
+            subject,
+            Asking(max_new_tokens=4, batch_size=200, steer=steer),
         )
 
 

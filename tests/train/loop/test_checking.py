@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from evaluating import eval_chair, eval_pope
 from PIL import Image
 from safetensors.torch import load_file
 
 from veridical import sampling
 from veridical.data.records import assistant_message, user_message, write_records
-from veridical.eval.chair import eval_chair
-from veridical.eval.pope import eval_pope
 from veridical.judges.named import Judging
 from veridical.models.load import load_policy
 from veridical.report.figures import training_plots
@@ -95,10 +94,11 @@ def test_figures_are_those_of_eval_and_choose_the_checkpoint(
     assert images is not None and objects is not None
     model, best = str(out / "model"), rows[results["best_step"]]
     (images / "p6.png").unlink()
-    chair = values(eval_chair(objects, tmp_path / "chair", model, images, max_new_tokens=8))
+    given: dict[str, Any] = {"model": model, "images": images}
+    chair = values(eval_chair(objects, tmp_path / "chair", max_new_tokens=8, **given))
     for name in ("chair_i", "chair_s", "recall", "mean_length", "empty"):
         assert best[f"chair/{name}"] == pytest.approx(chair[name]), name
-    pope = values(eval_pope(tmp_path / "pope", model, images=images, objects=objects, per_image=1))
+    pope = values(eval_pope(tmp_path / "pope", objects=objects, per_image=1, **given))
     for name in ("accuracy", "recall", "yes_rate", "unparsed"):
         assert best[f"pope/{name}"] == pytest.approx(pope[name]), name
     card = (out / "model" / "README.md").read_text(encoding="utf-8")

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from evaluating import eval_chair
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPImageProcessorPil
 
 from veridical.data.images import image_bytes_key
 from veridical.data.records import assistant_message, user_message, write_records
-from veridical.eval.chair import eval_chair
 from veridical.judges.judging import Case, Verdict
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
@@ -338,7 +338,8 @@ def test_checked_images_choose_without_held_out_prompts(
     assert found["value_at_start"] == rows[0]["chair/recall"]
     images, objects = looking.check_images, looking.check_objects
     assert images is not None and objects is not None
-    scores = eval_chair(objects, tmp_path / "chair", str(out / "model"), images, max_new_tokens=8)
+    given: dict[str, Any] = {"model": str(out / "model"), "images": images, "max_new_tokens": 8}
+    scores = eval_chair(objects, tmp_path / "chair", **given)
     for figure, key in (("recall", "chair/recall"), ("mean_length", "chair/mean_length")):
         assert rows[found["best_step"]][key] == pytest.approx(scores[figure].value), key
     described = [read_description(e) for e in read_json(out / "checked.json")["benchmarks"]]

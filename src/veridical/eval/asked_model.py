@@ -1,0 +1,87 @@
+"""The model that an evaluation asks: loaded when it is first asked, and only once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from veridical.data.image_checks import refused_files
+from veridical.runtime.files import hash_path, read_json
+
+if TYPE_CHECKING:
+    from veridical.models.policy import Policy
+    from veridical.runtime.cache import Cache
+
+# PyTorch takes seconds to import, and answers made elsewhere are scored without it: whatever needs
+# it is imported where a model is asked.
+
+Dtype: TypeAlias = Literal["auto", "float64", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class AskedModel:
+    """A model that questions are put to.
+
+    Attributes:
+        name: a hub name, a folder, or `embedded`, as for `load_policy`.
+        dtype: as for `load_policy`.
+        device: as for `load_policy`.
+        template: what the chat template is given; a part of every answer's key.
+        features: where to keep the image encoder's output for each image, so that an image is
+            encoded once for all that is asked about it; None encodes it for each question.
+    """
+
+    name: str
+    dtype: Dtype = "auto"
+    device: str = "auto"
+    template: Mapping[str, Any] | None = None
+    features: Cache | None = None
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The loaded model.
+
+        Raises:
+            UserError: it cannot be loaded, or takes no image features where they are to be kept.
+        """
+        from veridical.models.load import load_policy
+        from veridical.models.vision_cache import VisionCache
+
+        policy = load_policy(self.name, self.dtype, self.device, template=self.template)
+        if self.features is None:
+            return policy
+        return replace(policy, vision=VisionCache(policy, self.features))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the model's files; the name itself where it is not a folder here."""
+        return _fingerprint(self.name)
+
+    def unusable_images(self, files: Iterable[Path]) -> dict[Path, str]:
+        """The images that cannot be decoded, or that the model's processor refuses, and why.
+
+        Found now and not in the middle of a run. The processor is loaded only if an image is of an
+        unusual size.
+        """
+
+        def load() -> Any:
+            from veridical.models.load import load_processor
+
+            return load_processor(self.name)
+
+        return refused_files(files, load)
+
+
+def _fingerprint(model: str) -> str:
+    from veridical.models.load import EMBEDDED_MODEL
+
+    folder = EMBEDDED_MODEL if model == "embedded" else Path(model)
+    if not folder.is_dir():
+        return model
+    own = hash_path(folder)
+    adapter = folder / "adapter_config.json"
+    base = read_json(adapter).get("base_model_name_or_path") if adapter.is_file() else None
+    return f"{own}+{_fingerprint(base)}" if base else own

@@ -1,0 +1,130 @@
+"""How a benchmark asks a model, or takes answers made elsewhere, and judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from veridical.eval.answers import Query
+from veridical.eval.evaluation import Evaluation
+
+Row: TypeAlias = Mapping[str, Any]
+Skipped: TypeAlias = Mapping[str, str]
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that is asked.
+
+    Attributes:
+        query: what the model is asked; items whose queries have the same id are asked once.
+        row: its fields in `answers.jsonl` besides the answer: `image_id` at least.
+        named: what `skipped.jsonl` calls it if its image is refused: an id and a field.
+    """
+
+    query: Query
+    row: Row
+    named: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What a model is asked.
+
+    Attributes:
+        items: in the order of the answers.
+        skipped: what can't be asked: rows {"id", "field", "reason"}.
+        unit: what `items` and `skipped` count, such as images.
+        empty: rows like `skipped`, of images about which there is nothing to ask; they do not
+            count as bad ones.
+        results: counts for `run.json`.
+    """
+
+    items: Sequence[Item]
+    skipped: Sequence[Skipped]
+    unit: str
+    empty: Sequence[Skipped] = ()
+    results: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Answers made elsewhere.
+
+    Attributes:
+        rows: as of `answers.jsonl`: `image_id` and `answer` at least.
+        skipped: answers that can't be scored: rows {"id", "field", "reason"}.
+        results: counts for `run.json`.
+    """
+
+    rows: Sequence[Row]
+    skipped: Sequence[Skipped] = ()
+    results: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """What stands beside the scores.
+
+    Attributes:
+        about: entries of `scores.json`: by what was counted, and plain shares.
+        results: entries of `run.json`.
+        lines: what is printed.
+        files: more files of rows, by name.
+    """
+
+    about: Mapping[str, str | float] = field(default_factory=dict)
+    results: Mapping[str, float] = field(default_factory=dict)
+    lines: Sequence[str] = ()
+    files: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+
+
+def nothing_to_check(options: Any, evaluation: Evaluation) -> None:
+    """The check of a benchmark any of whose options go together."""
+
+
+def nothing_more(
+    options: Any, evaluation: Evaluation, queries: Sequence[Query]
+) -> list[dict[str, float]]:
+    """What a benchmark measures that only reads answers."""
+    return [{} for _ in queries]
+
+
+def no_remarks(options: Any, evaluation: Evaluation, rows: Any, judged: Any) -> Remarks:
+    """What a benchmark says that has nothing to say."""
+    return Remarks()
+
+
+@dataclass(frozen=True)
+class Asks(Generic[Options]):
+    """How a benchmark gets its answers, and how they are judged.
+
+    Every function is given the benchmark's own options first, and then the evaluation.
+
+    Attributes:
+        options: the dataclass of its own options; those that are paths are recorded as inputs.
+        max_new_tokens: length limit of an answer where none is given.
+        label: names the progress line.
+        read: the questions for a model.
+        match: the answers made elsewhere, each with what its question knows.
+        judge: judged rows, one for each row of answers, in order.
+        check: refuses options that do not go together, before anything is read.
+        measure: what else is measured of each query, for its row.
+        remark: what stands beside the scores; it is given the answers' rows and the judged ones.
+        sees_images: whether `--images` has to be given with a model.
+    """
+
+    options: type[Options]
+    max_new_tokens: int
+    label: str
+    read: Callable[[Options, Evaluation], Questions]
+    match: Callable[[Options, Evaluation], Given]
+    judge: Callable[[Options, Evaluation, Sequence[Row]], Sequence[Row]]
+    check: Callable[[Options, Evaluation], None] = nothing_to_check
+    measure: Callable[[Options, Evaluation, Sequence[Query]], Sequence[Mapping[str, float]]] = (
+        nothing_more
+    )
+    remark: Callable[[Options, Evaluation, Sequence[Row], Sequence[Row]], Remarks] = no_remarks
+    sees_images: bool = True

@@ -1,0 +1,141 @@
+"""What every evaluation is given: whose answers, how a model is asked, where the scores go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from veridical.data.image_checks import find_images
+from veridical.data.steering import parse_steer
+from veridical.eval.answers import Settings
+from veridical.eval.asked_model import AskedModel, Dtype
+from veridical.runtime.errors import UserError
+from veridical.runtime.shards import read_shard
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Whose answers are scored, and about which images.
+
+    Attributes:
+        model: who answers: a hub name, a folder, or `embedded`. Not with `answers`.
+        answers: answers made elsewhere: JSON Lines or a JSON list, one or more files.
+        images: the folder of images, needed with `model`; with `answers` it only tells the report
+            where the pictures are.
+        limit: ask about only so many images, the first by name. Default: all.
+        max_bad_fraction: share of unusable images or questions above which nothing is scored.
+    """
+
+    model: str | None = None
+    answers: list[Path] | None = None
+    images: Path | None = None
+    limit: int | None = None
+    max_bad_fraction: float = 0.01
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked.
+
+    Attributes:
+        max_new_tokens: length limit of an answer, in tokens; the benchmark's own if not set.
+        temperature: of sampling; 0 takes the most likely token.
+        seed: of sampling, and of questions that are built.
+        steer: ask for attributes, for a model trained by `train steerlm`: all-4, or
+            "Helpfulness:4,Correctness:4,Coherence:4,Complexity:2,Verbosity:1".
+        batch_size: answers made at once; it changes none of them.
+        cache: folder that runs share for image features, or `none`; if not set, the variable
+            VERIDICAL_CACHE says, else it is the user's folder for caches.
+        cache_gigabytes: what that folder may hold, in 10^9 bytes; the longest unused goes first.
+        vision_cache: keep each image's features there instead of encoding it for every question.
+        dtype: the model's; auto keeps the checkpoint's (float32 on a CPU).
+        device: `auto`, `cpu`, `cuda`, ...
+        template: a variable of the model's chat template, such as enable_thinking=true (false
+            where the template reads it and nothing is said); chat_template=NAME chooses one.
+        shard: make only this shard of the answers, such as 2/8; who makes the last one writes the
+            scores. Under `torchrun` every process takes its own.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    seed: int = 0
+    steer: str | None = None
+    batch_size: int = 32
+    cache: str | None = None
+    cache_gigabytes: float = 50.0
+    vision_cache: bool = False
+    dtype: Dtype = "auto"
+    device: str = "auto"
+    template: dict[str, Any] | None = None
+    shard: str | None = None
+
+
+USUAL = Asking()
+"""How a model is asked where nothing is said."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation by one benchmark.
+
+    Attributes:
+        out: the folder that it writes.
+        subject: whose answers, and about which images.
+        asking: how the model is asked; its `max_new_tokens` is set.
+        model: the subject's model, which several evaluations may share; None for answers made
+            elsewhere.
+    """
+
+    out: Path
+    subject: Subject
+    asking: Asking
+    model: AskedModel | None = field(default=None, compare=False)
+
+    @property
+    def asked(self) -> AskedModel:
+        """The model of an evaluation that asks one."""
+        assert self.model is not None
+        return self.model
+
+    @property
+    def settings(self) -> Settings:
+        """What decides the model's answers besides the questions."""
+        asking = self.asking
+        assert asking.max_new_tokens is not None
+        return Settings(
+            self.asked, asking.max_new_tokens, asking.temperature, asking.seed, asking.batch_size,
+            asking.steer, read_shard(asking.shard),
+        )  # fmt: skip
+
+    def find_images(self) -> dict[str, Path]:
+        """The images in the subject's folder by their names without suffix; `limit` is not used."""
+        return find_images(self.subject.images) if self.subject.images else {}
+
+
+def open_model(subject: Subject, asking: Asking) -> AskedModel | None:
+    """The model that is asked, not loaded yet; None for answers made elsewhere.
+
+    Raises:
+        UserError: neither or both are given, or an option asks for a model where there is none.
+    """
+    model = subject.model
+    if (model is None) == (subject.answers is None):
+        found = "neither was given" if model is None else "both were"
+        raise UserError(f"Give either a model or --answers made elsewhere: {found}.")
+    if asking.steer is not None:
+        parse_steer(asking.steer)
+    if model is None:
+        for name in ("steer", "template", "vision_cache"):
+            if getattr(asking, name):
+                raise UserError(
+                    f"--{name.replace('_', '-')} asks a model; answers made elsewhere are scored "
+                    "as they are. Leave it out."
+                )
+        return None
+    plain = AskedModel(model, asking.dtype, asking.device, asking.template)
+    if not asking.vision_cache:
+        return plain
+    from veridical.runtime.cache import open_cache
+
+    return replace(plain, features=open_cache(asking.cache, asking.cache_gigabytes))

@@ -1,0 +1,220 @@
+"""One evaluation from end to end, the same for every benchmark."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veridical.eval.answers import (
+    Answer,
+    Query,
+    forget_partial_answers,
+    make_answers,
+    refuse_many,
+)
+from veridical.eval.asked_model import AskedModel
+from veridical.eval.asks import Asks, Questions, Row, Skipped
+from veridical.eval.benchmark import Benchmark, score_rows
+from veridical.eval.evaluation import Asking, Evaluation, Subject, open_model
+from veridical.eval.scores import print_scores, write_scores
+from veridical.eval.stored_answers import write_answers
+from veridical.eval.trained_on import warn_of_training_images
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import write_jsonl
+from veridical.runtime.runs import start_run
+from veridical.runtime.shards import say
+from veridical.scoring.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What was answered, ready to be judged.
+
+    Attributes:
+        rows: as of `answers.jsonl`.
+        skipped: what has no answer that can be scored.
+        results: counts for `run.json`.
+    """
+
+    rows: Sequence[Row]
+    skipped: Sequence[Skipped]
+    results: Mapping[str, int]
+
+
+def prepare(
+    benchmark: Benchmark,
+    options: Any,
+    out: Path,
+    subject: Subject,
+    asking: Asking,
+    model: AskedModel | None = None,
+) -> Evaluation:
+    """Check everything that can be checked before files are read and models loaded.
+
+    Args:
+        benchmark: which.
+        options: its own options.
+        out: the folder to write.
+        subject: whose answers, and about which images.
+        asking: how the model is asked.
+        model: the subject's, where several evaluations share it.
+
+    Raises:
+        UserError: options are missing or contradict one another.
+    """
+    asks = asks_of(benchmark)
+    opened = open_model(subject, asking)
+    if opened is not None and asks.sees_images and subject.images is None:
+        raise UserError("With a model, --images must name the folder of the images.")
+    limit = asks.max_new_tokens if asking.max_new_tokens is None else asking.max_new_tokens
+    settled = dataclasses.replace(asking, max_new_tokens=limit)
+    evaluation = Evaluation(out, subject, settled, model or opened)
+    asks.check(options, evaluation)
+    if evaluation.model is not None:
+        _ = evaluation.settings  # a --shard that is none is refused now
+    return evaluation
+
+
+def asks_of(benchmark: Benchmark) -> Asks[Any]:
+    """How a benchmark asks a model.
+
+    Raises:
+        UserError: it is none that asks one.
+    """
+    if benchmark.asks is None:
+        raise UserError(
+            f"{benchmark.name} asks no model that answers; `veridical eval {benchmark.name}` does "
+            "it on its own."
+        )
+    return benchmark.asks
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    options: Any,
+    out: Path,
+    subject: Subject,
+    asking: Asking,
+    model: AskedModel | None = None,
+) -> dict[str, Estimate]:
+    """Ask a model, or take answers made elsewhere, score them and write everything down.
+
+    Args:
+        benchmark: which.
+        options: its own options.
+        out: the folder to write.
+        subject: whose answers, and about which images.
+        asking: how the model is asked.
+        model: the subject's, where several evaluations share it.
+
+    Returns:
+        The scores; none where another process has the last shard of the answers.
+
+    Raises:
+        UserError: contradicting or missing options, or a file is not what it must be.
+    """
+    evaluation, asks = prepare(benchmark, options, out, subject, asking, model), asks_of(benchmark)
+    configuration = _configuration(options, evaluation)
+    inputs = dict(_inputs(configuration))
+    with start_run(out, f"eval {benchmark.name}", configuration, inputs, any_process=True) as run:
+        answered = _answered(asks, options, evaluation)
+        if answered is None:
+            return {}
+        judged = asks.judge(options, evaluation, answered.rows)
+        scores = score_rows(benchmark, judged)
+        remarks = asks.remark(options, evaluation, answered.rows, judged)
+        given = evaluation.model is None
+        write_answers(out, judged if benchmark.judged == ANSWERS else answered.rows, given=given)
+        if benchmark.judged != ANSWERS:
+            write_jsonl(out / benchmark.judged, judged)
+        for name, rows in remarks.files.items():
+            write_jsonl(out / name, rows)
+        write_jsonl(out / "skipped.jsonl", answered.skipped)
+        write_scores(out, benchmark, scores, remarks.about)
+        forget_partial_answers(out)
+        counts = {"answers": len(answered.rows), "skipped": len(answered.skipped)}
+        run.finish(**counts, **answered.results, **remarks.results)
+    print_scores(scores)
+    for line in remarks.lines:
+        say(line)
+    return scores
+
+
+ANSWERS = "answers.jsonl"
+
+
+def _configuration(options: Any, evaluation: Evaluation) -> dict[str, Any]:
+    """Every option by its name on the command line."""
+    groups = (options, evaluation.subject, evaluation.asking)
+    found: dict[str, Any] = {"out": evaluation.out}
+    for group in groups:
+        found |= {field.name: getattr(group, field.name) for field in dataclasses.fields(group)}
+    return found
+
+
+def _inputs(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """The files and folders that options name, by the options' names."""
+    for name, value in configuration.items():
+        if name == "out":
+            continue
+        if isinstance(value, Path):
+            yield name, value
+        elif isinstance(value, list):
+            yield from ((f"{name}/{path.name}", path) for path in value if isinstance(path, Path))
+
+
+def _answered(asks: Asks[Any], options: Any, evaluation: Evaluation) -> Answered | None:
+    """The answers; None where another shard puts them together."""
+    if evaluation.model is None:
+        given = asks.match(options, evaluation)
+        return Answered(given.rows, given.skipped, given.results)
+    questions = asks.read(options, evaluation)
+    most, before = evaluation.subject.max_bad_fraction, list(questions.skipped)
+    units = {item.named for item in questions.items}
+    total = len(units) + len(before) + len(questions.empty)
+    refuse_many(len(before), total, questions.unit, before, most)
+    pictures = {image for item in questions.items for image in item.query.images}
+    trained_on = warn_of_training_images(evaluation.asked.name, sorted(pictures))
+    queries = _distinct(questions)
+    answers = make_answers(queries, evaluation.settings, evaluation.out, asks.label)
+    if answers is None:
+        return None
+    by_query = {query.id: answer for query, answer in zip(queries, answers, strict=True)}
+    late = _refused(questions, by_query)
+    if late:
+        refuse_many(len(before) + len(late), total, questions.unit, [*before, *late], most)
+    answered = [query for query in queries if not by_query[query.id].refused]
+    more = asks.measure(options, evaluation, answered)
+    measured = {query.id: found for query, found in zip(answered, more, strict=True)}
+    rows = [
+        {
+            **item.row,
+            "prompt": item.query.prompt,
+            **by_query[item.query.id].as_json(),
+            **measured[item.query.id],
+            "decoding": evaluation.settings.decoding(),
+        }
+        for item in questions.items
+        if item.query.id in measured
+    ]
+    skipped = [*before, *questions.empty, *late]
+    return Answered(rows, skipped, {**questions.results, "trained_on": trained_on})
+
+
+def _distinct(questions: Questions) -> list[Query]:
+    """Every query once; those about one image together, so that it is read once."""
+    queries = {item.query.id: item.query for item in questions.items}
+    return sorted(queries.values(), key=lambda query: str(query.image or ""))
+
+
+def _refused(questions: Questions, answers: Mapping[str, Answer]) -> list[Skipped]:
+    """Rows of `skipped.jsonl` for what the model's processor refused when it was asked."""
+    reasons = {
+        item.named: answers[item.query.id].refused
+        for item in questions.items
+        if answers[item.query.id].refused
+    }
+    return [{"id": id, "field": name, "reason": why} for (id, name), why in reasons.items()]

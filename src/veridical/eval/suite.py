@@ -1,0 +1,172 @@
+"""Several benchmarks of one model, which is loaded once."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from veridical.eval.benchmark import Benchmark, find_benchmark
+from veridical.eval.benchmarks import BENCHMARKS
+from veridical.eval.evaluation import USUAL, Asking, Subject, open_model
+from veridical.eval.run import asks_of, prepare, run_benchmark
+from veridical.runtime.errors import UserError
+from veridical.runtime.runs import start_run
+from veridical.runtime.shards import say
+from veridical.scoring.statistics import Estimate
+
+
+def evaluate(
+    model: str,
+    benchmarks: list[str],
+    out: Path,
+    images: Path | None = None,
+    objects: Path | None = None,
+    vocabulary: Path | None = None,
+    limit: int | None = None,
+    max_bad_fraction: float = 0.01,
+    options: list[str] | None = None,
+    asking: Asking = USUAL,
+) -> dict[str, dict[str, Estimate]]:
+    """Evaluate a model by several benchmarks; it is loaded once.
+
+    Every benchmark writes into a folder of its own name in OUT, what its own command would write
+    there; `eval compare` takes two such folders, and `report` one or more. Run again with the same
+    settings, it continues.
+
+    Args:
+        model: who is asked: a hub name, a folder, or `embedded`.
+        benchmarks: which, such as pope,chair; `veridical eval --help` lists them.
+        out: the folder to write.
+        images: the folder of images.
+        objects: JSON {image_id: [names of the objects in the image]}, for the benchmarks that
+            take it.
+        vocabulary: which words name which object, for the benchmarks that take it.
+        limit: ask about only so many images, the first by name. Default: all.
+        max_bad_fraction: share of unusable images or questions above which nothing is scored.
+        options: options of single benchmarks, such as pope.per_image=1 chair.prompt="Say.".
+        asking: how the model is asked.
+
+    Returns:
+        The scores by benchmark and metric.
+
+    Raises:
+        UserError: an unknown benchmark or option, or what its own command refuses.
+    """
+    subject = Subject(model, None, images, limit, max_bad_fraction)
+    common = {"objects": objects, "vocabulary": vocabulary}
+    chosen = _chosen(benchmarks)
+    named_options = by_benchmark(options or [])
+    _refuse_others(chosen, named_options)
+    own = {
+        benchmark.name: benchmark_options(benchmark, common, named_options.get(benchmark.name, {}))
+        for benchmark in chosen
+    }
+    shared = open_model(subject, asking)
+    for benchmark in chosen:
+        folder = out / benchmark.name
+        prepare(benchmark, own[benchmark.name], folder, subject, asking, shared)
+    configuration = {
+        "model": model, "benchmarks": [benchmark.name for benchmark in chosen], "out": out,
+        "images": images, **common, "limit": limit, "max_bad_fraction": max_bad_fraction,
+        "options": options, **dataclasses.asdict(asking),
+    }  # fmt: skip
+    named = {"images": images, **common}
+    inputs = {name: path for name, path in named.items() if path is not None}
+    scores: dict[str, dict[str, Estimate]] = {}
+    with start_run(out, "eval", configuration, inputs, any_process=True) as run:
+        for benchmark in chosen:
+            say(f"{benchmark.description.title}:")
+            folder, its = out / benchmark.name, own[benchmark.name]
+            scores[benchmark.name] = run_benchmark(benchmark, its, folder, subject, asking, shared)
+        if all(scores.values()):  # else another process has the last shard of one
+            run.finish(benchmarks=len(chosen))
+    return scores
+
+
+def by_benchmark(options: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Options by the benchmark's name and their own, from texts such as "pope.per_image=1".
+
+    Raises:
+        UserError: one of them is not of that form, or is given twice.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for text in options:
+        name, equals, value = text.partition("=")
+        benchmark, dot, option = name.strip().partition(".")
+        if not (equals and dot and option):
+            raise UserError(f"--options {text!r} is not of the form pope.per_image=1.")
+        own = found.setdefault(benchmark, {})
+        if option in own:
+            raise UserError(f"--options has {benchmark}.{option} twice.")
+        try:
+            own[option] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(
+                f"--options {text!r}: the value is no YAML. Put it in quotes."
+            ) from error
+    return found
+
+
+def benchmark_options(
+    benchmark: Benchmark, common: Mapping[str, Any], given: Mapping[str, Any]
+) -> Any:
+    """A benchmark's own options, from those that several share and those that name it.
+
+    Args:
+        benchmark: which.
+        common: values by name; what it has no option for, or is None, is left out.
+        given: values by the option's name.
+
+    Raises:
+        UserError: an option that it does not have, one that is missing, or a value of another type.
+    """
+    kind = asks_of(benchmark).options
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name in given:
+        if name not in fields:
+            near = difflib.get_close_matches(name, list(fields), n=1)
+            meant = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UserError(
+                f"{benchmark.name} has no option {name!r}{meant}; it has {', '.join(fields)}."
+            )
+    values = {name: value for name, value in common.items() if name in fields and value is not None}
+    values |= given
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING:
+            where = f"--{name} or " if name in common else ""
+            raise UserError(
+                f"{benchmark.name} needs {where}--options {benchmark.name}.{name}=..., which is "
+                "not given."
+            )
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"--options {benchmark.name}.{place}: {first['msg']}.") from error
+
+
+def _chosen(names: Sequence[str]) -> list[Benchmark]:
+    """The benchmarks, each once, in the order of the table."""
+    wanted = {part.strip() for name in names for part in name.split(",") if part.strip()}
+    if not wanted:
+        raise UserError(f"--benchmarks names none; there is: {', '.join(BENCHMARKS)}.")
+    found = {name: find_benchmark(name) for name in sorted(wanted)}
+    for benchmark in found.values():
+        asks_of(benchmark)
+    return [found[name] for name in BENCHMARKS if name in found]
+
+
+def _refuse_others(chosen: Sequence[Benchmark], options: Mapping[str, Any]) -> None:
+    names = [benchmark.name for benchmark in chosen]
+    for name in options:
+        if name not in names:
+            raise UserError(
+                f"--options {name} is of no benchmark that is run here: {', '.join(names)}."
+            )

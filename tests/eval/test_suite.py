@@ -1,0 +1,113 @@
+"""Several benchmarks in one run, of a model that is loaded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluating import eval_chair, eval_pope
+
+from veridical.cli import main
+from veridical.eval.compare import eval_compare
+from veridical.eval.suite import by_benchmark, evaluate
+from veridical.models import load
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_file, read_json
+from veridical.world.dataset import write_scenes
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "scenes"
+    write_scenes(folder, count=3)
+    return folder
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The models that were loaded."""
+    names: list[str] = []
+    honest = load.load_policy
+
+    def counting(name: str, *given: Any, **more: Any) -> Any:
+        names.append(name)
+        return honest(name, *given, **more)
+
+    monkeypatch.setattr(load, "load_policy", counting)
+    return names
+
+
+def words(scenes: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "eval", "embedded", "--benchmarks", "pope,chair", "--images", str(scenes / "images"),
+        "--objects", str(scenes / "objects.json"), "--max-new-tokens", "8", "--out", str(out),
+        "--options", f"chair.vocabulary={scenes / 'vocabulary.json'}", "pope.per_image=1", *more,
+    ]  # fmt: skip
+
+
+def test_each_benchmark_writes_what_its_own_command_writes(
+    scenes: Path, tmp_path: Path, loaded: list[str]
+) -> None:
+    assert main(words(scenes, tmp_path / "all", "pope.auc=true")) == 0
+    assert loaded == ["embedded"]  # answers of both, and the margins too
+    common: dict[str, Any] = {
+        "model": "embedded", "images": scenes / "images", "max_new_tokens": 8,
+    }  # fmt: skip
+    objects = scenes / "objects.json"
+    vocabulary = scenes / "vocabulary.json"
+    eval_chair(objects, tmp_path / "one" / "chair", vocabulary=vocabulary, **common)
+    eval_pope(tmp_path / "one" / "pope", objects=objects, per_image=1, auc=True, **common)
+    for name in ("chair/scores.json", "chair/details.jsonl", "pope/scores.json"):
+        assert hash_file(tmp_path / "all" / name) == hash_file(tmp_path / "one" / name), name
+    record = read_json(tmp_path / "all" / "run.json")
+    assert record["status"] == "finished" and record["command"] == "eval"
+    assert record["configuration"]["benchmarks"] == ["chair", "pope"]
+    rows = eval_compare(tmp_path / "one", tmp_path / "all", tmp_path / "compared")
+    assert [row["benchmark"] for row in rows][:: len(rows) - 1] == ["chair", "pope"]
+    assert not any(row["value"] for row in rows)
+    # All answers are here: nothing is loaded to score them again.
+    loaded.clear()
+    assert main(words(scenes, tmp_path / "all", "pope.auc=false")) == 0
+    assert not loaded
+
+
+def test_options_go_to_the_benchmark_that_they_name() -> None:
+    assert by_benchmark(["pope.auc=true", "pope.per_image=1", "chair.prompt=What is a = b?"]) == {
+        "pope": {"auc": True, "per_image": 1},
+        "chair": {"prompt": "What is a = b?"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"benchmarks": ["mme"]}, "no benchmark 'mme'; there is: chair, pope"),
+        ({"benchmarks": [" , "]}, "--benchmarks names none"),
+        ({"benchmarks": ["reward"]}, "reward asks no model that answers"),
+        ({"objects": None}, "chair needs --objects or --options chair.objects="),
+        ({"images": None}, "--images must name the folder"),
+        ({"options": ["pope"]}, "not of the form pope.per_image=1"),
+        ({"options": ["pope.auc=1", "pope.auc=0"]}, "pope.auc twice"),
+        ({"options": ["pope.instruction=[1"]}, "no YAML"),
+        ({"options": ["pope.per_imag=1"]}, r"no option 'per_imag' \(did you mean 'per_image'\?"),
+        ({"options": ["pope.per_image=x"]}, "--options pope.per_image: .*integer"),
+        ({"options": ["mmhal.judge=x"]}, "of no benchmark that is run here: chair, pope"),
+    ],
+)
+def test_what_can_not_be_run_is_refused_before_anything_is_written(
+    tmp_path: Path, scenes: Path, change: dict[str, Any], message: str, loaded: list[str]
+) -> None:
+    given: dict[str, Any] = {
+        "benchmarks": ["pope,chair"], "images": scenes / "images",
+        "objects": scenes / "objects.json",
+    }  # fmt: skip
+    with pytest.raises(UserError, match=message):
+        evaluate("embedded", out=tmp_path / "out", **{**given, **change})
+    assert not loaded and not (tmp_path / "out").exists()
+
+
+def test_help_of_a_group_that_is_a_command_has_both(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--help"]) == 0
+    page = capsys.readouterr().out
+    assert "eval pope " in page and "--benchmarks" in page
