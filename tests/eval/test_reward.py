@@ -155,7 +155,7 @@ def test_from_the_command_line(
     assert told["margin"]["value"] == pytest.approx(change)
     assert "facts differs" in capsys.readouterr().out
     assert run("report", tmp_path / "one", "--out", tmp_path / "page.html") == 0
-    assert "Pairs told apart" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Pairs ranked correctly" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_key_of_the_source_clusters(

@@ -54,7 +54,7 @@ def titles(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
         (
             {"judge_score": 1.0, "exact_score": 1.0, "entropy": -1.95},
             "warning",
-            "The policy says nearly the same whatever it is asked",
+            "The policy gives nearly the same answer to every prompt",
         ),
     ],
 )

@@ -81,7 +81,7 @@ def test_the_page_tells_the_whole_story(demo: Path) -> None:
     assert "Hallucinated mentions fell from 20.0 % to 9.1 %" in text
     assert "\N{MINUS SIGN}6.0 points (95 % interval \N{MINUS SIGN}8.0 to \N{MINUS SIGN}4.0" in text
     assert "The control, fine-tuned for as many steps" in text
-    assert "Against the control, bdhs differs by \N{MINUS SIGN}5.2 points" in text
+    assert "Compared with the control, bdhs differs by \N{MINUS SIGN}5.2 points" in text
     assert "Differences from sft" in text
     assert "Both rewards fall, which is normal here" in text
     assert "The start is neutral" in text
@@ -127,13 +127,13 @@ def test_text_from_models_and_data_is_escaped(demo: Path) -> None:
 @pytest.mark.parametrize(
     ("missing", "said"),
     [
-        ("eval", "Images are shown where these runs hold descriptions"),
-        ("train", "No training run is here"),
-        ("pairs", "No set of pairs is here"),
+        ("eval", "Images are shown if these runs contain descriptions"),
+        ("train", "These runs contain no training"),
+        ("pairs", "These runs contain no preference pairs"),
         ("train/bdhs/proofs.json", "no proofs.json"),
         ("pairs/skipped.jsonl", "what was left out is not known"),
         ("data", "no image file for scene_"),
-        ("eval/base/chair/details.jsonl", "Images are shown where"),
+        ("eval/base/chair/details.jsonl", "Images are shown if"),
     ],
 )
 def test_what_is_missing_is_said(demo: Path, missing: str, said: str) -> None:
@@ -162,9 +162,9 @@ def test_runs_without_a_summary_are_shown_together(demo: Path, tmp_path: Path) -
     out = tmp_path / "both.html"
     text = Page(write_report(runs, out)).text
     assert "9.1" in text
-    assert "not tested as a pair" in text
+    assert "the difference was not tested" in text
     assert "veridical eval compare" in text
-    assert "with fewer things made up" in text
+    assert "with fewer invented objects" in text
 
 
 @pytest.mark.usefixtures("no_plots")
@@ -256,5 +256,5 @@ def test_many_arms_have_a_row_each(demo: Path, no_plots: None) -> None:
     head = table[table.index("Arm Hallucinated mentions") : table.index("arm0")]
     assert "Objects found" in head
     assert "arm5" not in head
-    assert "the arm trained on BDHS pairs; the table has 7 other arms too." in page.text
+    assert "the arm trained on BDHS pairs; the table also has 7 other arms." in page.text
     assert "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}" in "".join(page.words)

@@ -62,7 +62,7 @@ def sentence(found: Results) -> str:
             [(-0.06, -0.08, -0.04), (-0.02, -0.05, 0.01)],
             "Hallucinated mentions clearly fell in only 1 of 2 seeds: 17.2 % before, 11.0 % after",
         ),
-        ([], "Hallucinated mentions: 17.2 % before, 11.0 % after, not tested as a pair"),
+        ([], "Hallucinated mentions: 17.2 % before, 11.0 % after; the difference was not tested"),
     ],
 )
 def test_the_sentence_follows_the_interval(
@@ -150,7 +150,7 @@ def test_metrics_of_groups_are_shown_like_those_of_the_whole() -> None:
     assert pope.describe("pope/random/f1").shown == "more"
     assert pope.describe("pope/something").unit == "number"
     of_kind = reward.describe("reward/kind=colour/accuracy")
-    assert of_kind.label == "Pairs told apart, kind=colour"
+    assert of_kind.label == "Pairs ranked correctly, kind=colour"
 
 
 def test_the_headline_is_that_of_the_first_benchmark_that_was_run() -> None:

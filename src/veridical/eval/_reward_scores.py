@@ -71,14 +71,14 @@ REWARD = BenchmarkDescription(
     asked="pairs about",
     metrics=(
         MetricDescription(
-            "accuracy", "Pairs told apart", "accuracy of the reward model",
+            "accuracy", "Pairs ranked correctly", "accuracy of the reward model",
             better="higher", shown="table",
         ),
         MetricDescription(
             "margin", "Margin", "mean difference of rewards", unit="number", shown="table"
         ),
         MetricDescription(
-            "calibration_error", "Confidence off by", "expected calibration error",
+            "calibration_error", "Calibration error", "expected calibration error",
             better="lower", shown="table",
         ),
         MetricDescription(

@@ -155,8 +155,8 @@ def _short(train: Rows) -> list[Finding]:
         Finding(
             "note",
             "Too few steps to see a trend",
-            "What is said below rests on very few logged steps. Train longer or log more often.",
-            f"{len(train)} training steps logged, {FEWEST_STEPS} are wanted",
+            "The findings below are based on very few steps. Train longer or log more often.",
+            f"{len(train)} training steps logged, {FEWEST_STEPS} are needed",
         )
     ]
 
@@ -169,7 +169,10 @@ def _stuck(train: Rows) -> list[Finding]:
     evidence = f"margin {number(margin)} at the end, below {STUCK_MARGIN} in size; {cause}"
     return [
         Finding(
-            "warning", "Nothing was learned: the loss stays where it began", explanation, evidence
+            "warning",
+            "Nothing was learned: the loss stays at its first value",
+            explanation,
+            evidence,
         )
     ]
 
@@ -191,9 +194,9 @@ def _why_stuck(train: Rows) -> tuple[str, str]:
             "both log-probabilities are equal at every step",
         )
     return (
-        "The policy moves, but not so that the branches part. Most often the learning rate is too "
-        "small or the run too short; raise the learning rate three to ten times. If that does not "
-        "help, the pairs hold no signal: look at some of them.",
+        "The policy changes, but chosen and rejected answers do not separate. Most often the "
+        "learning rate is too small or the run too short; raise the learning rate three to ten "
+        "times. If that does not help, the pairs contain no signal: look at some of them.",
         "the rewards are not zero",
     )
 
@@ -212,9 +215,9 @@ def _branches(train: Rows) -> list[Finding]:
         return [
             Finding(
                 "good",
-                "The branches part as they should",
-                "The chosen answers have kept or gained probability against the reference while "
-                "the rejected ones have lost some.",
+                "Chosen and rejected answers separate as they should",
+                "Compared with the reference, the chosen answers have kept or gained probability "
+                "and the rejected ones have lost some.",
                 evidence,
             )
         ]
@@ -224,9 +227,9 @@ def _branches(train: Rows) -> list[Finding]:
 def _inverted(evidence: str) -> Finding:
     return Finding(
         "warning",
-        "The model learns the wrong way round",
-        "The rejected answers gain on the chosen ones. Either the two columns are swapped in the "
-        "data or the learning rate is so large that training diverges. Look at three pairs first.",
+        "The model learns in the wrong direction",
+        "The rejected answers gain more than the chosen ones. Either the columns are swapped "
+        "in the data, or the learning rate is so large that training diverges. Look at some pairs.",
         evidence,
     )
 
@@ -244,7 +247,7 @@ def _both_fall(chosen: float, rejected: float, evidence: str) -> Finding:
     return Finding(
         "note",
         "Both rewards fall, which is normal here",
-        "DPO only asks that the margin grows, and it does. Chosen and rejected answers share most "
+        "DPO only needs the margin to grow, and it does. Chosen and rejected answers share most "
         "of their words, so pushing one down drags the other along. It becomes worrying when the "
         "chosen reward falls by more than the margin gains; then add the NLL term on the chosen "
         "answer, raise beta, or lower the learning rate.",
@@ -279,7 +282,7 @@ def _margin_explodes(train: Rows) -> list[Finding]:
         Finding(
             "warning",
             "The margin explodes",
-            "The loss has been satisfied for long and training only drives the policy away from "
+            "The loss was satisfied long ago, and training only moves the policy away from "
             "its reference. Take an earlier checkpoint, train for fewer steps, lower the learning "
             "rate, or use label smoothing.",
             f"margin {number(margin)} at the end (limit {EXPLODED_MARGIN:g})",
@@ -296,8 +299,8 @@ def _accuracy(train: Rows, evaluation: Rows, count: int | None) -> list[Finding]
             Finding(
                 "note",
                 "No pairs were held out",
-                "Without them nothing here tells learning from learning by heart. Hold out a "
-                "share of the pairs for evaluation.",
+                "Without them, learning can't be distinguished from memorizing. Hold out some of "
+                "the pairs for evaluation.",
                 f"accuracy {percent(trained)} on the training pairs, none on held-out ones",
             )
         ]
@@ -310,22 +313,22 @@ def _accuracy(train: Rows, evaluation: Rows, count: int | None) -> list[Finding]
         return [
             Finding(
                 "note",
-                "Too few pairs are held out to judge by",
-                "On so few, neither accuracy nor the choice of a checkpoint says whether what was "
-                "learned carries over. Build more pairs, or raise --held-out.",
-                f"{evidence}; held-out pairs: {count}, {FEWEST_HELD_OUT} are wanted",
+                "Too few pairs are held out",
+                "With so few, neither accuracy nor the selected checkpoint shows whether the model "
+                "generalizes. Build more pairs, or raise --held-out.",
+                f"{evidence}; held-out pairs: {count}, {FEWEST_HELD_OUT} are needed",
             )
         ]
     if trained >= SATURATED_ACCURACY and trained - last >= ACCURACY_GAP:
         return [_overfits(evidence)]
     if last >= LEARNED_ACCURACY:
-        return [_generalises(evidence), *_easy(held_out)]
+        return [_generalizes(evidence), *_easy(held_out)]
     return [
         Finding(
             "note",
-            "Held-out pairs are hardly told apart",
-            "On pairs it was not trained on the model ranks little better than a coin. Build more "
-            "pairs, or train a little longer while the held-out loss still falls.",
+            "Held-out pairs are ranked little better than chance",
+            "The model has not learned to rank pairs that it was not trained on. Build more pairs, "
+            "or train a little longer while the held-out loss still falls.",
             evidence,
         )
     ]
@@ -334,7 +337,7 @@ def _accuracy(train: Rows, evaluation: Rows, count: int | None) -> list[Finding]
 def _overfits(evidence: str) -> Finding:
     return Finding(
         "warning",
-        "The pairs are being learned by heart",
+        "The model memorizes the training pairs",
         "Training pairs are ranked almost perfectly, held-out pairs clearly worse. Build more "
         "pairs, make fewer passes over them, or lower the learning rate.",
         evidence,
@@ -349,20 +352,20 @@ def _easy(held_out: Sequence[tuple[float, float]]) -> list[Finding]:
     return [
         Finding(
             "note",
-            "The pairs are easily told apart",
-            "Held-out pairs were ranked almost perfectly from early on, so accuracy says no more "
-            "about progress; margin and evaluation do. That is usual where the rejected answers "
-            "come from a model that could not see; otherwise look for a give-away such as length.",
+            "The pairs are easy to rank",
+            "Held-out pairs were ranked almost perfectly from early on, so accuracy no longer "
+            "measures progress; margin and evaluation do. That is usual if the rejected answers "
+            "come from a model that could not see. Otherwise look for a give-away such as length.",
             f"held-out accuracy {percent(dict(held_out)[reached[0]])} at step {reached[0]:g} "
             f"of {final:g}",
         )
     ]
 
 
-def _generalises(evidence: str) -> Finding:
+def _generalizes(evidence: str) -> Finding:
     return Finding(
         "good",
-        "What was learned carries over to held-out pairs",
+        "The model generalizes to held-out pairs",
         "The model also ranks pairs that it was not trained on.",
         evidence,
     )

@@ -91,7 +91,7 @@ def answer_length_change(lengths: tuple[float, float] | None) -> list[Finding]:
             Finding(
                 "good",
                 "The answers keep their length",
-                "Fewer hallucinations are not bought with shorter answers.",
+                "Shorter answers do not explain a change in hallucinations.",
                 evidence,
             )
         ]
@@ -101,8 +101,8 @@ def answer_length_change(lengths: tuple[float, float] | None) -> list[Finding]:
         Finding(
             level,
             f"The answers have become {word}",
-            "Short answers hallucinate less simply because they say less, long ones more. Compare "
-            "recall along with hallucination; balance the pairs' lengths or train for fewer steps.",
+            "Shorter answers hallucinate less just because they say less, and longer ones more. "
+            "Compare recall too; balance the pairs' lengths or train for fewer steps.",
             evidence,
         )
     ]

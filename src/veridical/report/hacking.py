@@ -75,9 +75,9 @@ def _parted(train: Rows) -> list[Finding]:
             Finding(
                 "warning",
                 "The reward rises and truth falls",
-                "The policy has found what the reward model likes rather than what is there. Stop "
-                "at the step where the two part, raise the KL penalty, or give the reward model "
-                "facts, and look at the samples.",
+                "The policy learns what the reward model scores highly, not what is in the image. "
+                "Stop at the step where the curves separate, raise the KL penalty, or give the "
+                "reward model facts, and look at the samples.",
                 evidence,
             )
         ]
@@ -88,8 +88,8 @@ def _parted(train: Rows) -> list[Finding]:
             Finding(
                 "warning",
                 "The reward rises with the length, and truth does not",
-                "Longer responses are what is learned. Take something off for length "
-                "(--length-penalty), or raise the KL penalty.",
+                "The policy learns to write longer responses. Set a --length-penalty, or raise the "
+                "KL penalty.",
                 evidence,
             )
         ]
@@ -97,9 +97,9 @@ def _parted(train: Rows) -> list[Finding]:
         Finding(
             "warning",
             "The reward rises and truth does not follow",
-            "What the reward model likes is learned, and nothing of it shows by the exact judge. "
-            "Train the reward model on more pairs, also of the policy's own responses, or give it "
-            "facts.",
+            "The policy learns what the reward model scores highly, but the exact judge's score "
+            "does not rise. Train the reward model on more pairs, the policy's own responses "
+            "included, or give it facts.",
             evidence,
         )
     ]
@@ -119,7 +119,7 @@ def _held_out(evaluation: Rows) -> list[Finding]:
         Finding(
             "warning",
             "The held-out reward falls again",
-            "After its best step the policy answers prompts worse that it was not trained on. Use "
+            "After its best step the policy gets worse on prompts it was not trained on. Use "
             "the best checkpoint (--select-by reward) rather than the last, stop about there next "
             "time (--patience), or lower the learning rate.",
             f"held-out reward {number(best['reward'])} at step {best['step']} (best), "
@@ -136,7 +136,7 @@ def _collapsed(train: Rows) -> list[Finding]:
     return [
         Finding(
             "warning",
-            "The policy says nearly the same whatever it is asked",
+            "The policy gives nearly the same answer to every prompt",
             "Its entropy is nearly gone, so there is little left to learn from. Lower the learning "
             "rate or raise the KL penalty, and take an earlier checkpoint.",
             f"entropy {number(entropy[0])} to {number(entropy[1])} nats a token",
@@ -152,7 +152,7 @@ def _cut(train: Rows) -> list[Finding]:
         Finding(
             "note",
             "Many responses are cut by the limit",
-            "They have no end to learn. Raise --max-new-tokens, or set --no-end-penalty.",
+            "They have no end token to learn. Raise --max-new-tokens, or set --no-end-penalty.",
             f"{percent(cut[1])} of responses at the end, {percent(cut[0])} at the start",
         )
     ]

@@ -73,7 +73,7 @@ def _sentence(label: str, changes: Sequence[Change], before: str, after: str) ->
     if changes and rises == len(changes):
         return f"{label} rose from {before} to {after}{seeds}"
     if not changes:
-        return f"{label}: {before} before, {after} after, not tested as a pair"
+        return f"{label}: {before} before, {after} after; the difference was not tested"
     if falls or rises:
         word, count = ("fell", falls) if falls >= rises else ("rose", rises)
         return (
@@ -112,7 +112,7 @@ def _which_arm(results: Results, arm: str) -> list[str]:
         return []
     why = "the arm trained on BDHS pairs" if arm.split("/")[-1] == "bdhs" else "the last in order"
     rest = joined(others) if len(others) <= MOST_NAMED else counted(len(others), "other arm")
-    return [f"The title is about {arm}, {why}; the table has {rest} too."]
+    return [f"The title is about {arm}, {why}; the table also has {rest}."]
 
 
 def describe(changes: Sequence[Change], unit: Unit) -> str:
@@ -144,7 +144,7 @@ def _control(results: Results, metric: str, arm: str, baseline: str) -> list[str
     )
     between = results.changes_from(CONTROL, arm, metric)
     if between:
-        sentence += f" Against the control, {arm} differs by {describe(between, unit)}."
+        sentence += f" Compared with the control, {arm} differs by {describe(between, unit)}."
     return [sentence]
 
 
@@ -159,4 +159,4 @@ def _side_effects(results: Results, headline_metric: str, arm: str, baseline: st
             sure = all(change.clear for change in changes)
             note = "" if sure else ", no clear change"
             phrases.append(f"{lower(shown.label)} {mean} {points(shown.unit)}{note}")
-    return [f"Beside it: {'; '.join(phrases)}."] if phrases else []
+    return [f"Also measured: {'; '.join(phrases)}."] if phrases else []

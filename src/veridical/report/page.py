@@ -37,7 +37,7 @@ PROOFS = {
     ),
     "image_matters": (
         "The image matters",
-        "With another image the answers' log-probabilities move far beyond the noise.",
+        "With a gray image, the answers' log-probabilities change far beyond the noise.",
     ),
     "placeholders": (
         "Placeholders match features",
@@ -153,9 +153,8 @@ def _old_intervals(results: Results) -> str:
         return ""
     which = "all arms" if len(old) == len(results.arms) else joined(old)
     return (
-        f"The intervals of {which} are by an earlier version's bootstrap, which made them too "
-        "narrow where few images decide: run the evaluation or comparison again before comparing "
-        "them with others."
+        f"The intervals of {which} are from an earlier version's bootstrap, and too narrow if few "
+        "images decide. Run the evaluation or comparison again before comparing them with others."
     )
 
 
@@ -213,7 +212,7 @@ def _examples(parts: Sequence[Part], results: Results) -> tuple[str, Examples | 
     both = [(before, after) for before, after in pairs if before is not None and after is not None]
     if not both:
         return (
-            "Images are shown where these runs hold descriptions before and after "
+            "Images are shown if these runs contain descriptions before and after training "
             "(answers.jsonl and details.jsonl of two evaluations).",
             None,
         )
@@ -225,10 +224,10 @@ def _examples(parts: Sequence[Part], results: Results) -> tuple[str, Examples | 
     groups = examples.differing
     return (
         f"Of {counted(examples.images, 'image')}, {differing:,} are described differently after "
-        f"alignment: {groups['fewer']:,} with fewer things made up, {groups['same']:,} with as "
+        f"alignment: {groups['fewer']:,} with fewer invented objects, {groups['same']:,} with as "
         f"many, {groups['more']:,} with more. The {len(examples.chosen)} below are drawn at random "
-        "from the three groups, in proportion to their size, at least one from each; so those "
-        "that got worse are here too."
+        "from these groups, in proportion to their size and at least one from each, so images "
+        "whose description got worse are included."
         + (f" The answers after are those of {after.name}." if "/" in after.name else ""),
         examples,
     )

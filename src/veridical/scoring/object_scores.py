@@ -106,7 +106,7 @@ POPE = BenchmarkDescription(
             better="higher", shown="top", curve="accuracy",
         ),
         MetricDescription(
-            "auc", "Yes told from no", "POPE, area under the ROC curve",
+            "auc", "Yes/no separation", "POPE, area under the ROC curve",
             unit="share", better="higher", shown="table",
         ),
         MetricDescription("f1", "Yes/no F1", "POPE F1", better="higher", shown="table"),
