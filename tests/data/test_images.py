@@ -100,7 +100,7 @@ def test_broken_files_say_why(tmp_path: Path) -> None:
     whole = memory.getvalue()
     for name, content, reason in [
         ("cut.png", whole[: len(whole) // 2], "cannot be decoded"),
-        ("empty.png", b"", "not an image"),
+        ("empty.png", b"", r"the file is empty \(0 bytes\)"),
         ("text.jpg", b"<html>404</html>", "not an image"),
         ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         ("bomb.png", bomb(60_000, 60_000), "decompression bomb"),

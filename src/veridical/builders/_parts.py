@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from veridical.data.images import image_bytes_key
+from veridical.data.origins import unread_rows, with_origins
 from veridical.data.records import RecordSet
 from veridical.models.fingerprint import weights_hash
 from veridical.models.policy import Policy
@@ -180,6 +181,8 @@ def write_skipped(
 ) -> int:
     """Write `skipped.jsonl`: records that could not be read, then those that gave nothing.
 
+    Each has its id, its file and row there, its images' files where known, field and reason.
+
     Args:
         out: the run's folder.
         records: with their problems.
@@ -189,8 +192,7 @@ def write_skipped(
     Returns:
         How many there are.
     """
-    skipped = [{"id": p.id, "field": p.field, "reason": p.reason} for p in records.problems]
-    skipped += [dict(row) for row in left_out]
+    skipped = [*unread_rows(records), *with_origins(records, left_out)]
     write_jsonl(out / "skipped.jsonl", skipped)
     if skipped:
         print(

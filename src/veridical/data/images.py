@@ -207,6 +207,8 @@ def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
                 raise ImageError("it is no file, but a folder, a pipe or a device")
             with Path(source).open("rb") as beginning:
                 _refuse_heif(beginning.read(32))
+        if not (len(source) if isinstance(source, bytes) else Path(source).stat().st_size):
+            raise ImageError("the file is empty (0 bytes)")
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=FORMATS) as image:
             # Pillow only warns between its limit and twice that.

@@ -172,6 +172,7 @@ class RecordSet:
         total: rows in the file, usable or not.
         ignored: columns of the file that its kind has no use for.
         numbers: of the usable rows in the file, counted from 1; of JSON Lines those of the lines.
+        file: what was read.
     """
 
     rows: Dataset
@@ -179,6 +180,7 @@ class RecordSet:
     total: int
     ignored: tuple[str, ...] = ()
     numbers: Sequence[int] = ()
+    file: Path = Path()
 
 
 def read_records(
@@ -222,7 +224,7 @@ def read_records(
             f"{checked.lost[0]!r} seems to hold theirs; other rows have images of their own."
         )
     return RecordSet(
-        _as_dataset(checked.table, kind, path), problems, total, ignored, _numbers(checked)
+        _as_dataset(checked.table, kind, path), problems, total, ignored, _numbers(checked), path
     )
 
 

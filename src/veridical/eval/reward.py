@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from veridical.checks.prefix_sharing import Sharing, sharing
+from veridical.data.origins import unread_rows, with_origins
 from veridical.data.records import read_records
 from veridical.eval._reward_pairs import Seen, Told, about_pairs, facts_to_tell, render_pairs
 from veridical.eval._reward_scores import BENCHMARK
@@ -81,18 +82,16 @@ def eval_reward(
     with start_run(out, "eval reward", configuration, inputs) as run:
         reward_model = load_reward_model(model, dtype, device)
         rows: list[dict[str, Any]] = []
-        skipped: list[dict[str, str]] = []
+        skipped: list[dict[str, Any]] = []
         for name, path in _names(data).items():
             records = read_records(path, "preference", images_root, max_bad_fraction)
             told = facts_to_tell(records, facts, seed)
             pairs, refused = render_pairs(reward_model, records, told, images, limit)
-            skipped += [
-                {"id": p.id, "field": p.field, "reason": p.reason} for p in records.problems
-            ]
+            skipped += unread_rows(records)
             rewards, late = _rewards(reward_model, pairs, batch_size, share_prefix)
             refused += [{"id": pairs[n].id, "field": "images", "reason": late[n]} for n in late]
             _refuse_many(path, refused, len(pairs) - len(late), max_bad_fraction)
-            skipped += refused
+            skipped += with_origins(records, refused)
             pairs = {n: pair for n, pair in pairs.items() if n not in late}
             about = about_pairs(records, pairs, name, by or [BY], cluster)
             rows += [row | _judged(*both) for row, both in zip(about, rewards, strict=True)]

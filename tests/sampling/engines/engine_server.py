@@ -35,6 +35,7 @@ class Served:
     def __init__(self, folder: str) -> None:
         self.folder, self.lie = folder, "none"
         self.adapters: dict[str, Policy] = {}
+        self.told_once = False
 
     def load(self, name: str, path: str) -> None:
         base = load_policy(self.folder)
@@ -83,6 +84,11 @@ class Served:
             found["model"] = "m"
         elif self.lie == "other-prompt":
             found["prompt_token_ids"] = ids[:-1]
+        elif self.lie == "other-prompt-later":
+            found["prompt_token_ids"] = ids[:-1] if self.told_once else ids
+            self.told_once = True
+        elif self.lie == "no-prompt":
+            del found["prompt_token_ids"]
         elif self.lie == "no-end":
             choice["finish_reason"] = "stop"
             choice["token_ids"] = [token for token in tokens if token not in ends]

@@ -144,6 +144,7 @@ def test_log_probs_are_those_of_the_policy_with_the_pixels(
         ("stale", "with the weights of step 0 at step 3"),
         ("unnamed", "does not say which weights"),
         ("other-prompt", "reads another prompt"),
+        ("other-prompt-later", "reads another prompt"),
         ("no-end", "stopped by itself without an end token"),
     ],
 )
@@ -159,6 +160,28 @@ def test_what_can_not_be_known_is_refused(
             lax = Engine({"url": url, "name": "tiny", "max_staleness": 3}, tmp_path / "lax")
             found = lax.sample(policy, requests, Decoding(10, 0.9), 1, version=3)
             assert {rollout.version for row in found for rollout in row} == {0}
+
+
+def test_every_round_compares_its_prompts(
+    saved: str, server: str, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    """A template that writes the date renders another prompt there after midnight."""
+    policy, requests = moved_policy(saved), requests_for(pictures)
+    engine = Engine({"url": server, "name": "tiny"}, tmp_path / "engine")
+    engine.sample(policy, requests, Decoding(4, 0.9), 1, version=0)
+    with serving(server, "other-prompt"), pytest.raises(UserError, match="keeps the date"):
+        engine.sample(policy, requests, Decoding(4, 0.9), 1, version=1)
+
+
+def test_a_server_that_does_not_give_its_prompt_is_reported_once(
+    saved: str, server: str, pictures: list[Image.Image], tmp_path: Path, capsys: Any
+) -> None:
+    policy, requests = moved_policy(saved), requests_for(pictures)
+    engine = Engine({"url": server, "name": "tiny"}, tmp_path / "engine")
+    with serving(server, "no-prompt"):
+        for version in (0, 1):
+            engine.sample(policy, requests, Decoding(4, 0.9), 1, version=version)
+    assert capsys.readouterr().out.count("is not checked: it does not give their tokens") == 1
 
 
 def test_training_samples_there(

@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from veridical.models.batching import RefusedRowsError, process, row_batch
+from veridical.models.batching import RowBatch, row_batch
 from veridical.models.finite import require_finite
 from veridical.models.policy import Policy, end_token_ids, image_token_id
-from veridical.models.rendering import in_thought, render_prompt
+from veridical.models.rendering import in_thought
 from veridical.models.templates import resolved_variables
 from veridical.models.token_scores import token_scores
 from veridical.runtime import processes
@@ -67,11 +67,13 @@ class Answer:
         token_ids: as sampled.
         cut: whether it has no end token: a limit, or whatever else the server stops for, cut it.
         version: of the weights that sampled.
+        prompt: the tokens that it answered to, if the server says.
     """
 
     token_ids: tuple[int, ...]
     cut: bool
     version: int
+    prompt: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Engine:
         # A server may still have the names of another run, or of this one before it was killed.
         self.attempt = processes.from_first(lambda: secrets.token_hex(3))
         self.published: int | None = None
-        self.compared = False
+        self.told = False
 
     def tell(self) -> None:
         """Say what leaves this machine, before anything does."""
@@ -205,7 +207,15 @@ class Engine:
             for text, answer in zip(texts, answers, strict=True)
         ]  # fmt: skip
         rows = [said[start : start + k] for start in range(0, len(said), k)]
-        return recomputed(policy, requests, rows, decoding)
+        prompts = [answer.prompt for answer in answers]
+        if None in prompts and not self.told:
+            print(f"Whether {self.address} reads the prompts read here is not checked: it does not "
+                  "give their tokens.")  # fmt: skip
+            self.told = True
+        return recomputed(
+            policy, requests, rows, decoding,
+            [prompts[start : start + k] for start in range(0, len(said), k)], self.address,
+        )  # fmt: skip
 
     def _answer(
         self, policy: Policy, request: Request, number: int, decoding: Decoding, version: int
@@ -230,7 +240,6 @@ class Engine:
                 f"{self.address} gives no token ids, and text tokenised again would be another "
                 "sample. Use a server that knows `return_token_ids` (vLLM 0.10.2 or later)."
             )
-        self._same_prompt(policy, request, completion.prompt_token_ids)
         # Servers have many reasons to stop; whether an answer is whole, only its end token tells.
         cut = ids[-1] not in end_token_ids(policy)
         if cut and choice.finish_reason == "stop":
@@ -238,7 +247,9 @@ class Engine:
                 f"What {self.address} answered to row {request.id} stopped by itself without an "
                 "end token; it can't be used. Serve the model without stop strings of its own."
             )
-        found = Answer(tuple(ids), cut, self._version(completion.model, version))
+        found = Answer(
+            tuple(ids), cut, self._version(completion.model, version), completion.prompt_token_ids
+        )
         _require_sane(policy, found, request, self.address)
         return found
 
@@ -264,23 +275,6 @@ class Engine:
                 f"--engine.max_staleness allows {self.max_staleness}."
             )
         return int(number)
-
-    def _same_prompt(self, policy: Policy, request: Request, theirs: Any) -> None:
-        """Compare the first prompt's tokens with ours; image places count as one each."""
-        if self.compared or not isinstance(theirs, list):
-            return
-        text = render_prompt(policy, request.prompt)
-        try:
-            ours = process(policy, [request.images], [text], "right")["input_ids"][0].tolist()
-        except RefusedRowsError:
-            return  # `recomputed` names it; another prompt is compared
-        image = image_token_id(policy)
-        if _once(ours, image) != _once(theirs, image):
-            raise UserError(
-                f"{self.address} reads another prompt than ours: its chat template or its "
-                "tokenizer differs. Serve the very model that is trained."
-            )
-        self.compared = True
 
     def _called(self, version: int) -> str:
         return f"{self.name}-{self.attempt}-{version}"
@@ -315,11 +309,28 @@ def recomputed(
     requests: Sequence[Request],
     rows: Sequence[Sequence[Rollout]],
     decoding: Decoding,
+    prompts: Sequence[Sequence[list[int] | None]] = (),
+    address: str = "",
 ) -> list[list[Rollout]]:
-    """The same responses with the log-probs that the policy here gives them, images included."""
+    """The same responses with the log-probs that the policy here gives them, images included.
+
+    Args:
+        policy: computes them.
+        requests: what was asked.
+        rows: the responses to each.
+        decoding: its temperature.
+        prompts: the tokens that each response answers to, where the server says.
+        address: the server's.
+
+    Raises:
+        UserError: a server read another prompt, or a log-prob is not finite.
+    """
     banned, found = never_sampled(policy), []
-    for request, said in zip(requests, rows, strict=True):
+    for place, (request, said) in enumerate(zip(requests, rows, strict=True)):
         batch = row_batch(policy, [rollout_group(policy, request, said)])
+        for row, theirs in enumerate(prompts[place] if prompts else ()):
+            if theirs is not None:
+                _require_same_prompt(policy, batch, row, theirs, request, address)
         scores = token_scores(policy.model, batch, decoding.temperature, banned)
         require_finite(policy, scores.logps, "log-probabilities")
         found.append(
@@ -330,6 +341,21 @@ def recomputed(
             ]
         )  # fmt: skip
     return found
+
+
+def _require_same_prompt(
+    policy: Policy, batch: RowBatch, row: int, theirs: Sequence[int], request: Request, address: str
+) -> None:
+    """Compare a prompt's tokens with ours; places of an image count as one."""
+    length = int(batch.response_mask[row].int().argmax())
+    ours = batch.inputs["input_ids"][row, :length].tolist()
+    image = image_token_id(policy)
+    if _once(ours, image) != _once(theirs, image):
+        raise UserError(
+            f"{address} reads another prompt than ours for row {request.id}: its chat template or "
+            "its tokenizer differs, or its template writes today's date and this run keeps the "
+            "date of its start. Serve the very model that is trained."
+        )
 
 
 def truncation_options(decoding: Decoding) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from veridical.data.origins import place_in_words
 from veridical.models.batching import RefusedRowsError, process
 from veridical.models.lengths import prompts_of
 from veridical.models.policy import Policy
@@ -23,7 +24,6 @@ from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_jsonl
 from veridical.runtime.progress import counted
-from veridical.train.loop.origins import place_in_words
 from veridical.train.loop.rows import TrainingRows
 from veridical.train.loop.stopping import CHECKED
 from veridical.train.options import Training

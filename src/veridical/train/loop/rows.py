@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from veridical.data.images import RowImage, image_bytes_key, row_images
+from veridical.data.origins import Origin, place_in_words, row_origins, unread_rows
 from veridical.data.records import Kind, RecordSet, count_images, read_records
 from veridical.models.lengths import check_lengths
 from veridical.models.policy import Policy
@@ -20,7 +21,6 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.progress import counted, track
 from veridical.runtime.randomness import generator
 from veridical.train.loop.mixing import mixed
-from veridical.train.loop.origins import Origin, place_in_words
 from veridical.train.options import Training
 
 PROOF_ROWS = 4
@@ -125,11 +125,8 @@ def render_rows(
     for number, path in enumerate([data, *(training.more_data or ())]):
         records = read_records(path, kind, training.images_root, max_bad_fraction)
         total += records.total
-        skipped += [
-            Origin(path, bad.row).left_out(bad.id, bad.field, bad.reason)
-            for bad in records.problems
-        ]
-        found, refused = _rendered(records, path, render, taken, number)
+        skipped += unread_rows(records)
+        found, refused = _rendered(records, render, taken, number)
         for group, origin in found:
             groups.append(group)
             origins[group.id] = origin
@@ -152,7 +149,6 @@ def render_rows(
 
 def _rendered(
     records: RecordSet,
-    path: Path,
     render: Callable[[dict[str, Any], Images], list[Group]],
     taken: Set[str],
     number: int,
@@ -166,11 +162,12 @@ def _rendered(
     distorted = None
     if "rejected_images" in columns:
         distorted = records.rows.select_columns(["rejected_images"])
+    origins = row_origins(records)
     for index in track(range(len(texts)), "reading rows"):
         row = texts[index]
         if row["id"] in taken:
             row = {**row, "id": f"{row['id']}@{number + 1}"}
-        origin = Origin(path, records.numbers[index], pictures, index)
+        origin = origins[index]
         try:
             made = render(row, Images(index, pictures, distorted))
             groups += [(group, origin) for group in made]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from veridical.data.records import RecordSet
 
 LINES = (".jsonl", ".ndjson")
 
@@ -40,6 +42,39 @@ class Origin:
         place = {"file": str(self.file), "row": self.row}
         known = {"image_files": files} if files else {}
         return {"id": id, **place, **known, "field": field, "reason": reason}
+
+
+def row_origins(records: RecordSet) -> list[Origin]:
+    """Where each usable row is from, in order."""
+    pictures = records.rows.select_columns(["images"])
+    return [
+        Origin(records.file, number, pictures, index)
+        for index, number in enumerate(records.numbers)
+    ]
+
+
+def unread_rows(records: RecordSet) -> list[dict[str, Any]]:
+    """The rows of `skipped.jsonl` for what could not be read."""
+    return [
+        Origin(records.file, bad.row).left_out(bad.id, bad.field, bad.reason)
+        for bad in records.problems
+    ]
+
+
+def with_origins(records: RecordSet, listed: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Put file, row and the images' files into rows of `skipped.jsonl` that have an id alone.
+
+    Args:
+        records: where the rows are from.
+        listed: id, field and reason of each row that could not be used; other ids stay as they are.
+    """
+    known = dict(zip(records.rows["id"], row_origins(records), strict=True))
+    return [
+        known[row["id"]].left_out(row["id"], row["field"], row["reason"])
+        if row["id"] in known
+        else dict(row)
+        for row in listed
+    ]
 
 
 def place_in_words(listed: Mapping[str, Any]) -> str:
