@@ -189,6 +189,24 @@ def test_foreign_and_broken_adapters_are_refused(
         load_policy(str(tmp_path / "adapter"))
 
 
+def test_an_adapter_that_changes_its_base_is_reported(
+    policy: Policy, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PEFT loads what else an adapter's file holds into the base."""
+    trained = prepare_training(policy, Tuning(rank=2, alpha=4))
+    trained.model.save_pretrained(str(tmp_path / "adapter"))
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    adapter, base = load_file(file), load_policy(str(saved)).model
+    name = next(n for n, _ in base.named_parameters() if n.endswith("norm.weight"))
+    for shift in (0.0, 1.0):
+        own = base.get_parameter(name).detach() + shift
+        save_file(adapter | {f"base_model.model.{name}": own}, file)
+        changed = load_policy(str(saved), init_adapter=tmp_path / "adapter").model
+        assert torch.equal(changed.get_parameter(name), own)
+        reported = "brings 1 weight of its base in another state ("
+        assert (reported in capsys.readouterr().out) == bool(shift)
+
+
 def test_an_adapter_without_its_modules_to_save_is_refused(
     policy: Policy, saved: Path, tmp_path: Path
 ) -> None:

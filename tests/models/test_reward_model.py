@@ -231,6 +231,26 @@ def test_a_reward_adapter_has_to_fit_in_every_tensor(
         attach_reward_model(own, tmp_path)
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_reward_adapter_may_not_change_the_shared_base(
+    policy: Policy, tmp_path: Path, beside: bool
+) -> None:
+    trained = prepare_training(copy.deepcopy(policy), Tuning(rank=4, alpha=8))
+    trained.model.save_pretrained(tmp_path)
+    save_head(new_head(trained), Reading(), tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    own = prepare_training(policy, Tuning(rank=2, alpha=2)) if beside else policy
+    name, norm = next((n, p) for n, p in policy.core.named_parameters() if "norm" in n)
+    same = {f"base_model.model.{name}": norm.detach().clone()}
+    moved = {f"base_model.model.{name}": norm.detach() + 1}
+    save_file(weights | moved, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="1 weight of the base in another state"):
+        attach_reward_model(own, tmp_path)
+    norm.data -= 1  # what the refused one did
+    save_file(weights | same, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
+    attach_reward_model(own, tmp_path, "again")
+
+
 def test_what_is_no_adapter_or_of_another_base_is_refused(
     reward_model: RewardModel, policy: Policy, tmp_path: Path
 ) -> None:

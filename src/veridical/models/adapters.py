@@ -13,7 +13,7 @@ import torch
 from peft import PeftConfig, PeftModel, peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from torch import nn
+from torch import Tensor, nn
 
 from veridical.data.image_checks import words_of
 from veridical.models.lora_targets import (
@@ -22,7 +22,9 @@ from veridical.models.lora_targets import (
 from veridical.models.merging import merge_adapters
 from veridical.models.policy import Policy
 from veridical.models.precision import widen
+from veridical.runtime import processes
 from veridical.runtime.errors import UserError
+from veridical.runtime.progress import counted
 
 
 def adapter_parameters(model: Any, adapter: str) -> list[nn.Parameter]:
@@ -94,7 +96,7 @@ def widen_saved_modules(core: Any, adapter: Path) -> None:
 
 
 @contextmanager
-def require_fitting_adapter(trouble: str, advice: str) -> Iterator[None]:
+def require_fitting_adapter(trouble: str, advice: str, shared: bool = False) -> Iterator[None]:
     """Refuse an adapter, loaded within, that does not fit in every tensor.
 
     PEFT only warns of weights that it does not find, and drops those that have no place in silence.
@@ -102,12 +104,14 @@ def require_fitting_adapter(trouble: str, advice: str) -> Iterator[None]:
     Args:
         trouble: how the error begins.
         advice: how it ends.
+        shared: whether other adapters work on the same base, which then may not change.
 
     Raises:
-        UserError: a tensor is missing, left over or of another shape.
+        UserError: a tensor is missing, left over or of another shape, or it would change a base
+            that is shared.
     """
     try:
-        with _watch_adapters() as (lacking, unplaced):
+        with _watch_adapters() as (lacking, unplaced, changed):
             yield
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
@@ -126,17 +130,32 @@ def require_fitting_adapter(trouble: str, advice: str) -> Iterator[None]:
         if names:
             many = what[1].format(len(names))
             raise UserError(f"{trouble}: {many} ({names[0]} among them).\n{advice}")
+    if changed and shared:
+        raise UserError(
+            f"{trouble}: it brings {counted(len(changed), 'weights')} of the base in another state "
+            f"({changed[0]}), which would change the other models on this base too.\n{advice}"
+        )
+    if changed and processes.is_first():
+        print(
+            f"The adapter brings {counted(len(changed), 'weights')} of its base in another state "
+            f"({', '.join(changed[:3])}), and the base gets them."
+        )
 
 
 @contextmanager
-def _watch_adapters() -> Iterator[tuple[list[str], list[str]]]:
-    """Collect the names of tensors that adapters loaded within lack, and that have no place."""
+def _watch_adapters() -> Iterator[tuple[list[str], list[str], list[str]]]:
+    """Collect what adapters loaded within lack, what has no place, and what changes the base."""
     lacking: list[str] = []
     unplaced: list[str] = []
+    changed: list[str] = []
     stock = peft_model.set_peft_model_state_dict
 
     def noting(model: Any, tensors: Any, adapter_name: str = "default", **named: Any) -> Any:
+        base = {n: w for n, w in model.state_dict().items() if adapter_name not in n.split(".")}
+        # PEFT saves the base's layer beside an adapter on an embedding; mostly it is as it was.
+        alike = {n for n, w in tensors.items() if n in base and _equal(base[n], w)}
         result = stock(model, tensors, adapter_name, **named)
+        changed.extend(sorted(base.keys() - set(result.missing_keys) - alike))
         # The base's own weights are "missing" too, and so are other adapters'. PEFT's own list
         # leaves modules out that are kept whole beside the adapters (`modules_to_save`).
         lacking.extend(sorted(n for n in result.missing_keys if adapter_name in n.split(".")))
@@ -148,6 +167,10 @@ def _watch_adapters() -> Iterator[tuple[list[str], list[str]]]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*missing adapter keys.*")
             warnings.filterwarnings("ignore", message=EXPERTS_ARE_NO_MODULES)
-            yield lacking, unplaced
+            yield lacking, unplaced, changed
     finally:
         peft_model.set_peft_model_state_dict = stock
+
+
+def _equal(held: Tensor, given: Tensor) -> bool:
+    return held.shape == given.shape and torch.equal(given.to(held.device, held.dtype), held)

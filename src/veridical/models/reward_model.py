@@ -283,7 +283,8 @@ def attach_reward_model(policy: Policy, folder: Path, name: str = "reward") -> R
     model, reading = policy.model, _read_reading(folder)
     with require_fitting_adapter(
         f"The reward model {folder} does not fit {policy.name}",
-        "It has to be trained on the same base.",
+        "It has to be trained on the same base, and to leave its weights as they are.",
+        shared=True,
     ):
         widen_saved_modules(policy.core, folder)
         if isinstance(model, PeftModel):
