@@ -153,6 +153,10 @@ def test_images_are_found_by_name(tmp_path: Path) -> None:
         "a": "a.JPG",
         "b": "b.png",
     }
+    # What can be opened is found, and what can't is found to be refused by name.
+    for name in ("c.avif", "d.ppm", "e.heic", "f.jfif"):
+        (folder / name).write_bytes(b"")
+    assert list(find_images(folder)) == ["a", "b", "c", "d", "e", "f"]
     draw_images(folder, ["a.png"])
     with pytest.raises(UserError, match=r"both a\.JPG and a\.png"):
         find_images(folder)

@@ -131,6 +131,28 @@ def test_what_cannot_be_read_is_said(base: Path, tmp_path: Path, policy: Policy)
     assert HEADS.keys() <= held(tmp_path / "saved").keys()
 
 
+def test_a_file_that_no_index_names_is_said(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"mtp.more": torch.ones(1)}, base / "model-mtp.safetensors")
+    save_file({"weight": torch.ones(1)}, base / "reward_head.safetensors")
+    loaded = load_policy(str(base), device="cpu")
+    assert loaded.skipped == tuple(HEADS)
+    settings = Training(learning_rate=1e-6, tuning="full")
+    said = "Not in model/, since Transformers does not read them: model-mtp.safetensors. Copy"
+    save_result(loaded, str(base), settings, tmp_path / "run")
+    assert said in capsys.readouterr().out
+    # One file of weights, and no index.
+    single = load_policy("embedded", device="cpu")
+    single.model.save_pretrained(tmp_path / "single")
+    single.processor.save_pretrained(tmp_path / "single")
+    save_result(single, str(tmp_path / "single"), settings, tmp_path / "run")
+    assert "Transformers does not read" not in capsys.readouterr().out
+    save_file({"mtp.more": torch.ones(1)}, tmp_path / "single" / "model-mtp.safetensors")
+    save_result(single, str(tmp_path / "single"), settings, tmp_path / "run")
+    assert said in capsys.readouterr().out
+
+
 def test_a_whole_model_has_none(policy: Policy) -> None:
     assert load_policy("embedded", device="cpu").skipped == ()
     assert frozen_copy(policy).skipped == ()

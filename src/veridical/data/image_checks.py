@@ -17,8 +17,11 @@ SHORT, LONG_RATIO, MANY_PIXELS = 64, 4.0, 20_000_000
 """What is tried: pictures with a side below 64 px, longer than four times their width (or the
 reverse), or of more than 20 megapixels (our choice). Others are taken without a trial."""
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Files of a folder that are its images."""
+IMAGE_SUFFIXES = (
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg",
+    ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+"""Files of a folder that are its images. HEIF is among them to be refused by name."""
 
 _USUAL = (224, 224)
 _known: weakref.WeakKeyDictionary[Any, dict[tuple[int, int], str]] = weakref.WeakKeyDictionary()

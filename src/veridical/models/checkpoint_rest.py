@@ -32,6 +32,9 @@ release without it, or with other arguments, loads as ever, and nothing is found
 _OLDER = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
 """How PyTorch's own format is named; other files with this ending hold no weights."""
 
+HEAD_ENDING = "_head.safetensors"
+"""How files of reward heads end, which are no part of the model."""
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -64,12 +67,12 @@ def keep_skipped(names: Sequence[str], files: Sequence[Path], folder: Path) -> s
     """Copy tensors that were not loaded from a model's files into a saved model.
 
     Args:
-        names: from `watch_skipped`.
+        names: from `watch_skipped`; may be none.
         files: what the model was loaded from.
         folder: where it was saved.
 
     Returns:
-        What was done, for the log.
+        What was done, for the log; "" if there was nothing to do.
     """
     found = read_skipped(files, names)
     if found:
@@ -83,7 +86,25 @@ def keep_skipped(names: Sequence[str], files: Sequence[Path], folder: Path) -> s
             f"Missing in {folder.name}/, since the checkpoint's files name them otherwise: "
             f"{_rest(lost)}."
         )
+    unread = _unread_files(files)
+    if unread:
+        told.append(
+            f"Not in {folder.name}/, since Transformers does not read them: {', '.join(unread)}. "
+            "Copy them if a server needs them."
+        )
     return " ".join(told)
+
+
+def _unread_files(files: Sequence[Path]) -> list[str]:
+    """Files of weights beside a model's own that nothing names, such as model-mtp.safetensors."""
+    found = []
+    for folder in {file.parent for file in files if file.name == "config.json"}:
+        index = folder / INDEX
+        single = (folder / WEIGHTS).is_file() or not index.is_file()
+        own = {WEIGHTS} if single else set(json.loads(index.read_text())["weight_map"].values())
+        others = {path.name for path in folder.glob("*.safetensors")} - own
+        found += sorted(name for name in others if not name.endswith(HEAD_ENDING))
+    return found
 
 
 def read_skipped(files: Sequence[Path], names: Sequence[str]) -> dict[str, Tensor]:

@@ -202,9 +202,9 @@ def save_result(
         if isinstance(policy.model, PeftModel) and adapter_alone:
             return written
         _save_model(policy, training.save_dtype, fresh, measure)
-        if policy.skipped:
-            files = weight_files(model, training.init_adapter) or []
-            print(keep_skipped(policy.skipped, files, fresh / "model"))
+        said = keep_skipped(policy.skipped, weight_files(model) or [], fresh / "model")
+        if said:
+            print(said)
     return ["model", *written]
 
 
