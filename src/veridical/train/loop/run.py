@@ -229,7 +229,7 @@ def replacing_saved(out: Path) -> Iterator[Path]:
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         with writing(out, advice):
-            fresh.mkdir()
+            fresh.mkdir(parents=True)
             yield fresh
         for name in earlier:
             path = out / name
