@@ -39,7 +39,7 @@ DRIVER = """
 import json, os, resource, signal, sys
 from pathlib import Path
 from transformers.trainer_callback import CallbackHandler
-from veridical.build import _parts, bdhs
+from veridical.builders import _parts, bdhs
 from veridical.cli import main
 
 fault, arguments = json.loads(sys.argv[1]), sys.argv[2:]

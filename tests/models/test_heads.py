@@ -120,8 +120,8 @@ def test_scaling_is_found_out(scaled: str) -> None:
 MEASURE = """
 import torch
 from pathlib import Path
-from veridical.heads import head_logps
-from veridical.heads import token_logps
+from veridical.models.heads import head_logps
+from veridical.models.heads import token_logps
 torch.set_num_threads(1)
 def resident(field):
     text = Path("/proc/self/status").read_text()

@@ -15,7 +15,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from veridical.allocator import give_back_freed_memory
+from veridical.runtime.allocator import give_back_freed_memory
 def resident():
     return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) * 1024
 large = torch.ones(7_000_000)  # once freed, glibc keeps blocks of up to its 28 MB for later

@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 import transformers.trainer
 from transformers import TrainerCallback
-from veridical.models import Policy
+from veridical.models.policy import Policy
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.train.loop import start
 from veridical.train.dpo import train_dpo
