@@ -169,6 +169,7 @@ def _letters(text: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """A text without markup and without white space at its ends."""
+    """A text without markup, wide letters and white space at its ends."""
+    text = unicodedata.normalize("NFKC", text).replace("\u3002", ".")
     boxed = re.sub(r"\\boxed\s*\{(?:\\text\s*\{)?([^{}]*)\}+", r"\nAnswer: \1\n", text)
     return _MARKUP.sub("", boxed.replace("\u2019", "'")).strip()
