@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from veridical.checks.proving import prove
@@ -122,6 +123,17 @@ def test_facts_come_in_an_order_of_the_record() -> None:
     assert all(fact in order for order in orders for fact in FACTS)
     assert question_about(Reading("Good?"), "row-1", FACTS) == "Good?"
     assert question_about(reading, "row-1", []) == "Good?"
+
+
+def test_a_full_disk_is_said_where_the_head_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+    monkeypatch.setattr("veridical.models.reward_model.save_file", full)
+    with pytest.raises(UserError, match=r"No space left on device\. Make room"):
+        save_head(torch.nn.Linear(4, 1), Reading(), tmp_path)
 
 
 def test_a_reward_model_is_found_again(reward_model: RewardModel, tmp_path: Path) -> None:

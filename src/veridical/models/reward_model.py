@@ -33,7 +33,7 @@ from veridical.models.policy import Policy, unwrap
 from veridical.models.precision import unmixed, working_dtype
 from veridical.models.rendering import Group, open_images, render_judged_group
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, write_json
+from veridical.runtime.files import read_json, write_json, writing
 from veridical.runtime.randomness import generator
 
 HEAD_FILE = "reward_head.safetensors"
@@ -237,8 +237,9 @@ def _stock_state(policy: Policy, group: Group, index: int) -> Tensor:
 def save_head(head: nn.Linear, reading: Reading, folder: Path) -> None:
     """Write the head and what it reads beside the model or adapter in `folder`."""
     weights = {n: w.detach().cpu().contiguous() for n, w in head.state_dict().items()}
-    save_file(weights, folder / HEAD_FILE)
-    write_json(folder / SETTINGS_FILE, asdict(reading))
+    with writing(folder, "Make room, and go on with --resume true."):
+        save_file(weights, folder / HEAD_FILE)
+        write_json(folder / SETTINGS_FILE, asdict(reading))
 
 
 def load_reward_model(folder: Path, dtype: DtypeName = "auto", device: str = "auto") -> RewardModel:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from veridical.data.records import user_message, write_records
 from veridical.judges.named import Judging
@@ -251,6 +252,18 @@ def test_adapters_are_deleted_after_unloading_and_named_by_attempt(
     (folder / "mine-abc-7").mkdir()
     Engine(options, folder).publish(policy, 2)
     assert not (folder / "mine-abc-7").exists()
+
+
+def test_a_full_disk_is_said(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = moved_policy(saved)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+    monkeypatch.setattr(policy.model, "save_pretrained", full)
+    engine = Engine({"url": "http://localhost:1/v1"}, tmp_path)
+    with pytest.raises(UserError, match=r"No space left on device\. Make room"):
+        engine.publish(policy, 0)
 
 
 def test_what_no_server_could_load_is_refused(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from veridical.models.templates import resolved_variables
 from veridical.models.token_scores import token_scores
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
+from veridical.runtime.files import writing
 from veridical.runtime.randomness import generator
 from veridical.sampling.choice import never_sampled
 from veridical.sampling.engines.client import FailedError, StoppedError
@@ -139,7 +140,8 @@ class Engine:
             if self.published is None:
                 self._clean()
             adapter = self.folder / self._called(version)
-            policy.model.save_pretrained(str(adapter), selected_adapters=["default"])
+            with writing(adapter, "Make room, and go on with --resume true."):
+                policy.model.save_pretrained(str(adapter), selected_adapters=["default"])
             self._post("load_lora_adapter", lora_name=self._called(version),
                        lora_path=str(adapter.resolve()))  # fmt: skip
             if self.published is not None:
