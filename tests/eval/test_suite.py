@@ -10,6 +10,7 @@ from evaluating import eval_chair, eval_pope
 
 from veridical.cli import main
 from veridical.eval.compare import eval_compare
+from veridical.eval.evaluation import Subject
 from veridical.eval.suite import by_benchmark, evaluate
 from veridical.models import load
 from veridical.runtime.errors import UserError
@@ -86,7 +87,8 @@ def test_options_go_to_the_benchmark_that_they_name() -> None:
         ({"benchmarks": [" , "]}, "--benchmarks names none"),
         ({"benchmarks": ["reward"]}, "reward asks no model that answers"),
         ({"objects": None}, "chair needs --objects or --options chair.objects="),
-        ({"images": None}, "--images must name the folder"),
+        ({"subject": Subject("embedded")}, "--images must name the folder"),
+        ({"subject": Subject(answers=[Path("a")])}, "--answers are of one benchmark"),
         ({"options": ["pope"]}, "not of the form pope.per_image=1"),
         ({"options": ["pope.auc=1", "pope.auc=0"]}, "pope.auc twice"),
         ({"options": ["pope.instruction=[1"]}, "no YAML"),
@@ -99,11 +101,11 @@ def test_what_can_not_be_run_is_refused_before_anything_is_written(
     tmp_path: Path, scenes: Path, change: dict[str, Any], message: str, loaded: list[str]
 ) -> None:
     given: dict[str, Any] = {
-        "benchmarks": ["pope,chair"], "images": scenes / "images",
-        "objects": scenes / "objects.json",
+        "benchmarks": ["pope,chair"], "objects": scenes / "objects.json",
+        "subject": Subject("embedded", images=scenes / "images"),
     }  # fmt: skip
     with pytest.raises(UserError, match=message):
-        evaluate("embedded", out=tmp_path / "out", **{**given, **change})
+        evaluate(out=tmp_path / "out", **{**given, **change})
     assert not loaded and not (tmp_path / "out").exists()
 
 

@@ -22,14 +22,11 @@ from veridical.scoring.statistics import Estimate
 
 
 def evaluate(
-    model: str,
     benchmarks: list[str],
     out: Path,
-    images: Path | None = None,
+    subject: Subject,
     objects: Path | None = None,
     vocabulary: Path | None = None,
-    limit: int | None = None,
-    max_bad_fraction: float = 0.01,
     options: list[str] | None = None,
     asking: Asking = USUAL,
 ) -> dict[str, dict[str, Estimate]]:
@@ -40,15 +37,12 @@ def evaluate(
     settings, it continues.
 
     Args:
-        model: who is asked: a hub name, a folder, or `embedded`.
         benchmarks: which, such as pope,chair; `veridical eval --help` lists them.
         out: the folder to write.
-        images: the folder of images.
+        subject: the model; answers made elsewhere are for the benchmarks' own commands.
         objects: JSON {image_id: [names of the objects in the image]}, for the benchmarks that
             take it.
         vocabulary: which words name which object, for the benchmarks that take it.
-        limit: ask about only so many images, the first by name. Default: all.
-        max_bad_fraction: share of unusable images or questions above which nothing is scored.
         options: options of single benchmarks, such as pope.per_image=1 chair.prompt="Say.".
         asking: how the model is asked.
 
@@ -58,32 +52,25 @@ def evaluate(
     Raises:
         UserError: an unknown benchmark or option, or what its own command refuses.
     """
-    subject = Subject(model, None, images, limit, max_bad_fraction)
+    if subject.answers is not None:
+        raise UserError("--answers are of one benchmark: score them by `veridical eval NAME`.")
     common = {"objects": objects, "vocabulary": vocabulary}
-    chosen = _chosen(benchmarks)
-    named_options = by_benchmark(options or [])
-    _refuse_others(chosen, named_options)
-    own = {
-        benchmark.name: benchmark_options(benchmark, common, named_options.get(benchmark.name, {}))
-        for benchmark in chosen
-    }
+    chosen = _chosen(benchmarks, common, options or [])
     shared = open_model(subject, asking)
-    for benchmark in chosen:
-        folder = out / benchmark.name
-        prepare(benchmark, own[benchmark.name], folder, subject, asking, shared)
+    for benchmark, own in chosen:
+        prepare(benchmark, own, out / benchmark.name, subject, asking, shared)
     configuration = {
-        "model": model, "benchmarks": [benchmark.name for benchmark in chosen], "out": out,
-        "images": images, **common, "limit": limit, "max_bad_fraction": max_bad_fraction,
-        "options": options, **dataclasses.asdict(asking),
+        "out": out, "benchmarks": [benchmark.name for benchmark, _ in chosen], **common,
+        "options": options, **dataclasses.asdict(subject), **dataclasses.asdict(asking),
     }  # fmt: skip
-    named = {"images": images, **common}
+    named = {"images": subject.images, **common}
     inputs = {name: path for name, path in named.items() if path is not None}
     scores: dict[str, dict[str, Estimate]] = {}
     with start_run(out, "eval", configuration, inputs, any_process=True) as run:
-        for benchmark in chosen:
+        for benchmark, own in chosen:
+            name = benchmark.name
             say(f"{benchmark.description.title}:")
-            folder, its = out / benchmark.name, own[benchmark.name]
-            scores[benchmark.name] = run_benchmark(benchmark, its, folder, subject, asking, shared)
+            scores[name] = run_benchmark(benchmark, own, out / name, subject, asking, shared)
         if all(scores.values()):  # else another process has the last shard of one
             run.finish(benchmarks=len(chosen))
     return scores
@@ -152,21 +139,19 @@ def benchmark_options(
         raise UserError(f"--options {benchmark.name}.{place}: {first['msg']}.") from error
 
 
-def _chosen(names: Sequence[str]) -> list[Benchmark]:
-    """The benchmarks, each once, in the order of the table."""
+def _chosen(
+    names: Sequence[str], common: Mapping[str, Any], options: Sequence[str]
+) -> list[tuple[Benchmark, Any]]:
+    """The benchmarks with their options, each once, in the order of the table."""
     wanted = {part.strip() for name in names for part in name.split(",") if part.strip()}
     if not wanted:
         raise UserError(f"--benchmarks names none; there is: {', '.join(BENCHMARKS)}.")
     found = {name: find_benchmark(name) for name in sorted(wanted)}
-    for benchmark in found.values():
-        asks_of(benchmark)
-    return [found[name] for name in BENCHMARKS if name in found]
-
-
-def _refuse_others(chosen: Sequence[Benchmark], options: Mapping[str, Any]) -> None:
-    names = [benchmark.name for benchmark in chosen]
-    for name in options:
-        if name not in names:
+    given = by_benchmark(options)
+    for name in given:
+        if name not in found:
             raise UserError(
-                f"--options {name} is of no benchmark that is run here: {', '.join(names)}."
+                f"--options {name} is of no benchmark that is run here: {', '.join(found)}."
             )
+    chosen = [found[name] for name in BENCHMARKS if name in found]
+    return [(one, benchmark_options(one, common, given.get(one.name, {}))) for one in chosen]
