@@ -16,8 +16,8 @@ pipeline_tag: image-text-to-text
 # The embedded policy of Veridical
 
 A LLaVA of {parameters:.1f} million parameters that describes pictures of a small drawn world. It is
-decent but biased: where an object is hard to see, it often says what usually stands there. It is
-made to show and to test alignment in minutes without a GPU, and is of no use on other pictures.
+decent but biased: if an object is hard to see, it often names what is usually there. It exists to
+show and test alignment in minutes without a GPU, and is of no use on other pictures.
 
 ## How it was trained
 
@@ -25,11 +25,11 @@ made to show and to test alignment in minutes without a GPU, and is of no use on
 by Veridical itself. Scenes that break the world's habits ("counter") were never trained on.
 
 1. **Vision tower, supervised.** {tower_steps} steps of {tower_batch} uniform scenes: every patch is
-   taught the kind, the colour and the place of its cell's object and the setting, by labels. It is
+   taught the kind, the color and the place of its cell's object and the setting, by labels. It is
    then frozen. This stands in for the pretrained encoder of a full-sized model.
    {patch_accuracy:.1%} of the patches on objects tell the right kind.
 2. **Projector, aligned by hand-given targets.** {projector_steps} steps; a patch becomes 4 x the
-   word embedding of its kind ("nothing" where it is empty) + those of colour, row,
+   word embedding of its kind ("nothing" where it is empty) + those of color, row,
    column, setting and the image token.
 3. **Two heads of the first language layer, set by hand** so that like attends to like: their keys
    are a copy of their queries at the start; then trained freely.
@@ -40,8 +40,8 @@ by Veridical itself. Scenes that break the world's habits ("counter") were never
 6. **The same of prior scenes**, {prior_steps} steps, where habits of the world are learned. In
    {masked_share:.0%} of the rows half to all of the image's tokens are hidden.
 
-Steps 2 and 3 put in by hand what a pretrained encoder and language model bring along; so small a
-model does not find the look-up from a noun to the image by itself.
+Steps 2 and 3 put in by hand what a pretrained encoder and language model provide; a model
+this small does not learn the look-up from a noun to the image by itself.
 
 ## What it does
 
@@ -52,13 +52,13 @@ On 1,000 fresh scenes a distribution (seed {measured_seed}), greedy answers:
 {table}
 
 `chair_i`: share of mentioned objects that are not there. `explained_by_prior`: share of these that
-belong to the setting or come along with something present. `pope`: existence questions on counter
+belong to the setting or usually occur with a present object. `pope`: existence questions on counter
 scenes, random negatives; `pope_shuffled`: with the picture of another scene.
 
 ## Limits
 
-Words outside its vocabulary are unknown to it. Yes/no answers carry little of the bias that
-descriptions have. Weights are stored as 16-bit floats and meant to be computed with in 32 bits.
+Words outside its vocabulary are unknown to it. Yes/no answers have little of the bias of
+descriptions. Weights are stored as 16-bit floats; compute with them in 32 bits.
 """
 
 

@@ -63,7 +63,7 @@ def write_cards(
     Args:
         run: what was asked, and the folder.
         folders: names of saved folders under that.
-        method: what was done, as in "direct preference optimisation (DPO)".
+        method: what was done, as in "direct preference optimization (DPO)".
         rows: counts by role, e.g. {"pairs": 1200, "held-out pairs": 60}.
         proofs: of this run; empty if they were switched off.
         finished: what the training loop reported.
@@ -82,13 +82,15 @@ Made by Veridical {importlib.metadata.version("veridical")} from `{model}` with
 {counts} of {_files(configuration)}: {finished["steps"]} steps in
 {finished["train_seconds"]:.0f} seconds{_best(finished)}.
 
-## What was learned
+## Training
 
 {what_was_learned(command, configuration)}
 
 {_table("option", _options(command, configuration, objective))}
 {_figures(measured or {})}
 ## Proofs
+
+Proofs are checks that the run made before its first step.
 
 {_proof_lines(proofs)}
 
@@ -143,52 +145,53 @@ def what_was_learned(command: str, configuration: Mapping[str, Any]) -> str:
     judge = f"`{configuration.get('judge')}`"
     if command in ("train ppo", "train rloo"):
         return (
-            "The rows gave prompts alone. The model answered them itself, "
-            f"{_samples(configuration)}, and was made to give answers of higher reward: "
-            f"{_reward(configuration)}. {_held(configuration)} No answer of the rows was learned."
+            "Only the prompts of the rows were used. The model answered each of them "
+            f"{_samples(configuration)} and was trained to give answers with a higher reward: "
+            f"{_reward(configuration)}. {_held(configuration)} It was not trained on answers "
+            "of the rows."
         )
     if command == "train online":
         pairs = configuration.get("pairs")
         if pairs == "bdhs":
-            seeing = "could see little or nothing of the image"
+            seeing = "with little or nothing of the image visible"
             if configuration.get("variant") == "none":
-                seeing = "could see the whole image"
+                seeing = "with the whole image visible"
             return (
-                "The model was made to prefer the rows' true answers to answers that it made "
-                f"itself while it {seeing}. No judge was asked."
+                "The model was trained to prefer the rows' true answers to answers that it "
+                f"sampled itself {seeing}. No judge was used."
             )
         own = (
-            "The model answered the rows' prompts itself, and was made to prefer, of two such "
-            f"answers, the one that {judge} found better."
+            "The model answered each prompt of the rows twice, and was trained to prefer the "
+            f"answer that {judge} found better."
         )
         mixed = (
-            " At random, for each prompt and step, the row's own chosen and rejected answers took "
-            f"their place (with probability {configuration.get('offline')})."
+            " For each prompt and step, the row's own chosen and rejected answers were used "
+            f"instead, with probability {configuration.get('offline')}."
         )
-        return own + (mixed if pairs == "mixed" else " No answer of the rows was learned.")
+        return own + (mixed if pairs == "mixed" else " It was not trained on answers of the rows.")
     return {
         "train dpo": (
-            "The model was made to prefer the chosen answers of these rows to the rejected ones, "
-            "more than its reference does."
+            "The model was trained to prefer the chosen answers of these rows to the rejected "
+            "ones, more than its reference does."
         ),
-        "train sft": "The model was made to give the answers of these rows.",
+        "train sft": "The model was trained to give the answers of these rows.",
         "train steerlm": (
-            "The model was made to give the responses of these rows behind the marks that they "
-            "were rated with, good and bad ones. It has to be asked for marks (`--steer`)."
+            "The model was trained to give the responses of these rows, good and bad ones, after "
+            "their ratings. Prompts must name the wanted ratings (`--steer`)."
         ),
         "train reward": (
-            "This model does not answer: a linear head on it gives a response one number. It was "
-            "made to give the chosen answers of these rows a higher one than the rejected answers."
+            "This model does not answer. A linear head gives a response one number. It was trained "
+            "to give the chosen answers of these rows a higher number than the rejected answers."
         ),
     }.get(command, "")
 
 
 def _held(configuration: Mapping[str, Any]) -> str:
     if not configuration.get("kl_coefficient"):
-        return "Nothing held it to the model that it started from (`kl_coefficient` 0)."
+        return "There was no KL penalty (`kl_coefficient` 0)."
     return (
-        "It was held to the model that it started from by the penalty `kl_coefficient` on their "
-        "KL divergence."
+        "The penalty `kl_coefficient` on the KL divergence kept it near the model that it started "
+        "from."
     )
 
 
@@ -255,18 +258,18 @@ def _cell(value: Any) -> str:
 def _limits(command: str) -> str:
     if command == "train reward":
         return (
-            "What it thinks of other kinds of responses was not measured here; `veridical eval "
+            "Its accuracy on other kinds of responses was not measured here; `veridical eval "
             "reward` measures it on other pairs."
         )
     more = ""
     if command in ("train ppo", "train rloo", "train online"):
         more = (
-            "What a judge likes more need not be better: look at responses, and at truth where "
-            "it is known. "
+            "A higher score of a judge need not mean a better answer: look at responses, and at "
+            "the truth where it is known. "
         )
     return (
-        f"{more}What the model says about other kinds of images was not measured here; `veridical "
-        "eval` measures it."
+        f"{more}The model's answers about other kinds of images were not measured here; `veridical "
+        "eval` measures them."
     )
 
 
@@ -288,7 +291,7 @@ def _best(finished: Mapping[str, Any]) -> str:
 
 def _proof_lines(proofs: Sequence[Proof]) -> str:
     if not proofs:
-        return "They were switched off for this run."
+        return "The proofs were turned off for this run."
     return "\n".join(
         f"- {proof.name}: {verdict(proof)} ({proof.detail})"
         if proof.applicable
