@@ -65,15 +65,15 @@ def test_reinforcement_says_judge_reward_kl_and_samples(command: str, tmp_path: 
 
 def test_online_says_where_its_pairs_are_from(tmp_path: Path) -> None:
     online = card(tmp_path, "train online")
-    assert "that `exact` found better" in online and "No answer of the rows" in online
+    assert "that `exact` found better" in online and "not trained on answers of the rows" in online
     assert "offline" not in online
     mixed = card(tmp_path, "train online", pairs="mixed")
-    assert "probability 0.5" in mixed and "No answer of the rows" not in mixed
+    assert "probability 0.5" in mixed and "not trained on answers of the rows" not in mixed
     bdhs = card(tmp_path, "train online", pairs="bdhs")
     assert "true answers" in bdhs and "No judge was used" in bdhs
     assert "| judge |" not in bdhs and "| variant | mask |" in bdhs
     seeing = card(tmp_path, "train online", pairs="bdhs", variant="none")
-    assert "could see the whole image" in seeing and "little or nothing" not in seeing
+    assert "with the whole image visible" in seeing and "little or nothing" not in seeing
 
 
 def test_the_figure_that_chose_the_checkpoint_is_told(tmp_path: Path) -> None:
