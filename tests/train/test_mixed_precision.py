@@ -181,7 +181,7 @@ def test_what_does_not_go_with_it_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("asked", ["no", "bf16"])
-@pytest.mark.parametrize("outside", ["bf16", "fp16", "BF16"])
+@pytest.mark.parametrize("outside", ["bf16", "fp16", "BF16", ""])
 def test_it_is_refused_from_elsewhere(
     checkpoint: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Any,
     outside: str,

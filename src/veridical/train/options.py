@@ -271,13 +271,13 @@ def check_mixing(training: Training) -> None:
         UserError: names the option or variable.
     """
     name = "ACCELERATE_MIXED_PRECISION"
-    outside = os.environ.get(name, "no").lower() or "no"
+    outside = os.environ.get(name, "no").lower()  # an empty one Accelerate takes for a value
     if outside != "no":
         wanted = "bf16" if outside == "bf16" else "no"
         raise UserError(
-            f"{name} is {outside} (from the environment, or the launcher's configuration), which "
-            f"proofs and reference would not see. Set it to no (`mixed_precision: 'no'` in the "
-            f"configuration), and give --mixed-precision {wanted}."
+            f"{name} is {outside or 'empty'} (from the environment, or the launcher's "
+            "configuration), which proofs and reference would not see. Set it to no "
+            f"(`mixed_precision: 'no'` in the configuration), and give --mixed-precision {wanted}."
         )
     if switched_on := _mixing_of_deepspeed():
         raise UserError(
