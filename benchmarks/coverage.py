@@ -239,12 +239,12 @@ def _per_cent(holds: BoolArray) -> float:
 
 
 def _contradicting(test: Test) -> float:
-    """Per cent of the tests whose interval and p disagree."""
+    """Percent of the tests whose interval and p disagree."""
     return _per_cent(((test.low > 0) | (test.high < 0)) != (test.p < 0.05))
 
 
 def _covered(low: FloatArray, high: FloatArray, truth: float, values: FloatArray) -> float:
-    """Per cent of the defined values whose interval holds the truth; one without ends holds it."""
+    """Percent of the defined values whose interval holds the truth; one without ends holds it."""
     holds = ~((low > truth + 1e-9) | (high < truth - 1e-9))
     return 100 * float(np.mean(holds[~np.isnan(values)]))
 

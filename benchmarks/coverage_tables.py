@@ -16,7 +16,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "statistics.md"
 CELLS = DOCS / "statistics" / "coverage.csv"
 BEGIN = "<!-- tables: benchmarks/coverage.py -->\n"
-# What is wanted of intervals, and of p where two models are equally good; per cent.
+# What is wanted of intervals, and of p where two models are equally good; percent.
 COVERED = (93.0, 97.0)
 REJECTED = (3.0, 6.0)
 # A cell in which fewer of the data sets can have a p below 0.05 says nothing of the test.
@@ -27,7 +27,7 @@ ANEW = "all answers anew"
 
 @dataclass(frozen=True)
 class Row:
-    """One cell of the grid: per cent of the data sets in which the value is defined.
+    """One cell of the grid: percent of the data sets in which the value is defined.
 
     Attributes:
         world: the benchmark and how its answers come about.
@@ -97,16 +97,16 @@ def tables(rows: Sequence[Row]) -> str:
     equal = [row for row in paired if row.rejected is not None]
     parts = [
         "### Intervals of one model's values",
-        "Per cent that hold the truth: the lowest and the highest of all rates and worlds.",
+        "Percent that hold the truth: the lowest and the highest of all rates and worlds.",
         _grid(alone, "metric", lambda row: row.name, _covered),
         _above(alone, "rate", lambda row: f"{row.rate:g}"),
         "### Intervals of differences",
-        "Per cent that hold the truth: the lowest and the highest of all rates, worlds and second "
+        "Percent that hold the truth: the lowest and the highest of all rates, worlds and second "
         "models.",
         _grid(paired, "metric", lambda row: row.name, _covered),
         _above(paired, "second model", lambda row: row.case),
         "### p of two equally good models",
-        "Per cent of the data sets with p below 0.05, where all answers are given anew: the lowest "
+        "Percent of the data sets with p below 0.05, where all answers are given anew: the lowest "
         "and the highest of all rates and worlds.",
         _grid([row for row in equal if row.case == ANEW], "metric", lambda row: row.name, _found),
         _reached(equal),

@@ -2,7 +2,7 @@
 
     make benchmark          (or: python benchmarks/dpo.py [--quick] [--cases llava world])
 
-Same model, pairs, optimiser and trained weights; float32, no dropout, no checkpointing, no
+Same model, pairs, optimizer and trained weights; float32, no dropout, no checkpointing, no
 truncation, vision tower and projector frozen. Each side trains in a process of its own; sides take
 turns, in an order that turns too; of every process the first step does not count. Memory is the
 high-water mark minus what is resident once the model is loaded. Figures go to
@@ -32,7 +32,7 @@ CASES = {
     "qwen": ("(b) Qwen2.5-VL, 152k words", Size(vocabulary=152_000), {"trl": 2, "veridical": 4}),
     "world": ("(c) embedded world", Size(), {"trl": 40, "veridical": 40}),
 }
-"""Title, sizes, steps a process. The second step has all of the peak: optimiser state is there."""
+"""Title, sizes, steps a process. The second step has all of the peak: optimizer state is there."""
 
 SIDES = (("trl", "in_step"), ("veridical", "precomputed"), ("veridical", "in_step"))
 

@@ -37,7 +37,7 @@ class Settings:
         data: the pairs.
         tuning: `full` or `lora`.
         reference: `precomputed` or `in_step`.
-        steps: optimiser steps of `batch` pairs, the first of which is warm-up.
+        steps: optimizer steps of `batch` pairs, the first of which is warm-up.
         batch: pairs.
         threads: of PyTorch.
         without: a technique that is switched off, see `switches.py`.
@@ -172,7 +172,7 @@ def train_with_veridical(settings: Settings, folder: Path, watch: Stopwatch) -> 
 
 
 def train_with_trl(settings: Settings, folder: Path, watch: Stopwatch) -> None:
-    """TRL's DPOTrainer; its weights, optimiser, order of pairs and logging are Veridical's."""
+    """TRL's DPOTrainer; its weights, optimizer, order of pairs and logging are Veridical's."""
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
 

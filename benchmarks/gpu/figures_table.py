@@ -20,7 +20,7 @@ UNITS = {
     "pairs_per_second": ("pairs/s", 1.0),
     "tokens_per_second": ("tokens/s", 1.0),
     "tokens_per_second_with_prompt": ("tokens/s, prompt included", 1.0),
-    "utilisation": ("MFU", 1.0),
+    "utilization": ("MFU", 1.0),
 }
 """How a figure is headed, and what it is multiplied by."""
 

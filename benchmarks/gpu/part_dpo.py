@@ -331,7 +331,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
 
 def groups_of(policy: Policy, block: Block, count: int) -> list[Group]:
-    """Pairs, rendered and tokenised."""
+    """Pairs, rendered and tokenized."""
     return [
         render_group(
             policy, row["id"], row["images"], row["prompt"], [row["chosen"], row["rejected"]]
@@ -378,7 +378,7 @@ def _measure_loads(
                 "pairs_per_second": load.batch / seconds,
                 "peak_bytes": watch.peak,
                 "model_flops_per_second": done,
-                "utilisation": done / settings.rate if settings.rate else None,
+                "utilization": done / settings.rate if settings.rate else None,
                 "first_loss": watch.losses[0] if watch.losses else None,
             }
 

@@ -30,7 +30,7 @@ from veridical.judges.judging import Case, Verdict
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
 from veridical.objectives.reinforcement import (
-    generalised_advantages,
+    generalized_advantages,
     kl_terms,
     token_rewards,
     whitened,
@@ -130,7 +130,7 @@ def one_step(setting: Setting, learner: Learner, ppo: PPO, number: int) -> tuple
     gathered = time.perf_counter() - began
     kl = kl_terms(found.logps, found.reference_logps, ppo.kl_estimator)
     rewards = token_rewards(found.rewards, kl, found.mask, ppo.kl_coefficient)
-    advantages = generalised_advantages(rewards, found.values, found.mask, ppo.gamma, ppo.lam)
+    advantages = generalized_advantages(rewards, found.values, found.mask, ppo.gamma, ppo.lam)
     returns = advantages + found.values
     advantages = whitened(advantages, found.mask, lambda value: value)
     learn(setting, found, advantages, returns, learner, ppo, len(indexes), 0, number)

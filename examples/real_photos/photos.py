@@ -1,7 +1,7 @@
 """Photographs with what is in them: split, cut into views, described and asked about.
 
 A photograph's line is `{"file", "objects"}`; it is known by its file's name. With `boxes` too,
-lines `[name, centre x, centre y, width, height]` in shares of the picture, it can be learned from:
+lines `[name, center x, center y, width, height]` in shares of the picture, it can be learned from:
 crops and flips are views of their own, whose labels are cut out of the boxes again.
 """
 
@@ -222,11 +222,11 @@ def _known(name: object, words: Vocabulary, where: str) -> str:
 
 def _box(row: Any, words: Vocabulary, where: str) -> Box:
     if not isinstance(row, list) or len(row) != 5:
-        raise UserError(f"{where}: a box is [name, centre x, centre y, width, height], not {row}.")
+        raise UserError(f"{where}: a box is [name, center x, center y, width, height], not {row}.")
     name, *shares = row
     if not all(isinstance(v, int | float) and -1 <= v <= 2 for v in shares):
         raise UserError(
-            f"{where}: the box of {name!r} has {shares}. Give centre, width and height as shares "
+            f"{where}: the box of {name!r} has {shares}. Give center, width and height as shares "
             "of the picture's width and height, from 0 to 1, not in pixels."
         )
     x, y, width, height = shares

@@ -1,7 +1,7 @@
 """EfficientNet-Lite as a vision tower of LLaVA: what `--import` needs to load the model.
 
 The published weights come under the names of another program, but in the order in which the
-network computes, so they are taken in that order (`load_published`). Batch normalisation always
+network computes, so they are taken in that order (`load_published`). Batch normalization always
 uses the published statistics: the tower is not trained.
 """
 
@@ -50,7 +50,7 @@ class EfficientNetLiteConfig(PreTrainedConfig):
 
 
 class Convolution(nn.Module):
-    """A convolution padded as TensorFlow's "SAME" is, and its batch normalisation."""
+    """A convolution padded as TensorFlow's "SAME" is, and its batch normalization."""
 
     def __init__(
         self, into: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1,
@@ -59,7 +59,7 @@ class Convolution(nn.Module):
         super().__init__()
         self.kernel, self.stride, self.clipped = kernel, stride, clipped
         self.convolution = nn.Conv2d(into, out, kernel, stride, groups=groups, bias=False)
-        self.normalisation = nn.BatchNorm2d(out, eps=EPSILON)
+        self.normalization = nn.BatchNorm2d(out, eps=EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, into, side, side) to (batch, out, side / stride, side / stride)."""
@@ -67,7 +67,7 @@ class Convolution(nn.Module):
         for side in (x.shape[-1], x.shape[-2]):
             missing = (-(-side // self.stride) - 1) * self.stride + self.kernel - side
             sides += [max(missing, 0) // 2, max(missing, 0) - max(missing, 0) // 2]
-        x = self.normalisation(self.convolution(functional.pad(x, sides)))
+        x = self.normalization(self.convolution(functional.pad(x, sides)))
         return functional.relu6(x) if self.clipped else x
 
 

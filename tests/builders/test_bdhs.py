@@ -291,7 +291,7 @@ def test_kept_image_features_change_no_pair(
     common: dict[str, Any] = {"bdhs": settings, "max_new_tokens": 10}  # every try is made
     common |= {"cache": str(tmp_path / "cache")}
     build_bdhs(saved, data, tmp_path / "stock", **common)
-    encoded: list[Any] = []  # of the records; a grey picture is tried before
+    encoded: list[Any] = []  # of the records; a gray picture is tried before
     honest = vision_cache.encode_image
 
     def counting(policy: Policy, image: Any, before_projector: bool) -> Any:

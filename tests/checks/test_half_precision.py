@@ -393,8 +393,8 @@ def test_the_start_is_not_some_other_model(typed: Policy, groups: list[Group]) -
         floor = noise_floor(typed, groups[:4])
         ours = response_logps(typed.model, collate(typed, groups[:4], True)).sums
         alone = [response_logps(typed.model, collate(typed, [g], False)).sums for g in groups[:4]]
-        grey = [controls.with_grey_images(group) for group in groups[:4]]
-        unseen = response_logps(typed.model, collate(typed, grey, True)).sums
+        gray = [controls.with_gray_images(group) for group in groups[:4]]
+        unseen = response_logps(typed.model, collate(typed, gray, True)).sums
         typed.core.lm_head.weight.mul_(1.1)
         other = response_logps(typed.model, collate(typed, groups[:4], True)).sums
     honest = proof(torch.cat(alone))

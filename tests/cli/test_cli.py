@@ -151,7 +151,7 @@ def train(
         extra: More files.
         beta: Pull towards the reference (no unit).
         learning_rate: Peak learning rate.
-        steps: Optimiser steps.
+        steps: Optimizer steps.
         quick: Leave things out.
         path: How pairs are computed.
         layers: Which layers.

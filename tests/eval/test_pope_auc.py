@@ -159,7 +159,7 @@ def test_an_image_is_encoded_once_for_all_its_questions(
     stock = vision_cache.encode_image
 
     def counted(policy: Any, image: Any, *given: Any) -> Any:
-        # The model is tried on grey pictures of its own first.
+        # The model is tried on gray pictures of its own first.
         if not isinstance(image, Image.Image):
             encoded.append(1)
         return stock(policy, image, *given)

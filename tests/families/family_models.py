@@ -460,10 +460,10 @@ class ExactNorm(torch.nn.Module):
         # What these families keep is the weight's distance from one.
         offset = ("GemmaRMSNorm", "Gemma3RMSNorm", "Qwen3_5RMSNorm")
         self.offset = float(type(norm).__name__ in offset)
-        self.centred = type(norm).__name__.endswith("LayerNorm")
+        self.centerd = type(norm).__name__.endswith("LayerNorm")
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        if self.centred:
+        if self.centerd:
             hidden = hidden - hidden.mean(-1, keepdim=True)
         scale = torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.eps)
         return torch.as_tensor(hidden * scale * (self.offset + self.weight))

@@ -36,7 +36,7 @@ from veridical.models.rendering import (
     render_group,
     render_judged_group,
     render_prompt,
-    tokenise_after,
+    tokenize_after,
 )
 from veridical.sampling.engines.adapters import template_options
 
@@ -254,7 +254,7 @@ def test_an_answer_follows_what_the_model_is_given(template: RealTemplate, kind:
     assert begun.startswith(asked)
     assert begun[len(asked) :].lstrip() == "Yes. A"
     # The tokens of the beginning are those that the whole answer begins with.
-    beginning = tokenise_after(policy, begun[len(asked) :], asked)
+    beginning = tokenize_after(policy, begun[len(asked) :], asked)
     assert group.response_ids[0].tolist()[: len(beginning)] == beginning
     judged = render_judged_group(policy, "row", [PICTURE], prompt, answers, "Is this right?")
     assert asked.rstrip().startswith(judged.prompt_text.rstrip())

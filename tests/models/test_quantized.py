@@ -1,4 +1,4 @@
-"""Weights in four bits: what is quantised, what equals what, and what is saved."""
+"""Weights in four bits: what is quantized, what equals what, and what is saved."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_an_adapter_is_not_merged_into_four_bits(tmp_path: Path) -> None:
 
 
 @needed
-def test_only_the_language_model_is_quantised_and_the_paths_stay_equal(
+def test_only_the_language_model_is_quantized_and_the_paths_stay_equal(
     pictures: list[Image.Image],
 ) -> None:
     policy = load_policy("embedded", four_bit=True)
     kinds = {name: type(module).__name__ for name, module in policy.core.named_modules()}
-    quantised = {name for name, kind in kinds.items() if kind == "Linear4bit"}
-    assert quantised
-    assert all("language_model" in name for name in quantised)
+    quantized = {name for name, kind in kinds.items() if kind == "Linear4bit"}
+    assert quantized
+    assert all("language_model" in name for name in quantized)
     assert kinds["lm_head"] == "Linear"
     policy = prepare_training(policy, Tuning("qlora", rank=4, alpha=8))
     trained = [name for name, weight in policy.model.named_parameters() if weight.requires_grad]

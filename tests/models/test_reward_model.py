@@ -64,11 +64,11 @@ def groups_of(reward_model: RewardModel, pictures: list[Image.Image]) -> list[Gr
 
 
 def test_reward_loss_by_hand() -> None:
-    """Rewards 2 and 1: -ln sigmoid(1) = 0.313262, and 0.1 * 9 for the centre."""
+    """Rewards 2 and 1: -ln sigmoid(1) = 0.313262, and 0.1 * 9 for the center."""
     loss = reward_loss(torch.tensor([2.0]), torch.tensor([1.0]))
     assert math.isclose(float(loss), 0.313262, abs_tol=1e-6)
-    centred = reward_loss(torch.tensor([2.0]), torch.tensor([1.0]), 0.1)
-    assert math.isclose(float(centred), 1.213262, abs_tol=1e-6)
+    centerd = reward_loss(torch.tensor([2.0]), torch.tensor([1.0]), 0.1)
+    assert math.isclose(float(centerd), 1.213262, abs_tol=1e-6)
     zero = torch.zeros(1)
     assert math.isclose(float(reward_loss(zero, zero, 0.1)), math.log(2), abs_tol=1e-6)
 

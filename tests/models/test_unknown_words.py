@@ -6,7 +6,7 @@ import pytest
 
 from veridical.models import text_tokens
 from veridical.models.load import load_policy
-from veridical.models.text_tokens import tokenise
+from veridical.models.text_tokens import tokenize
 
 
 def test_words_that_the_model_cannot_read_are_named_once(
@@ -14,10 +14,10 @@ def test_words_that_the_model_cannot_read_are_named_once(
 ) -> None:
     monkeypatch.setattr(text_tokens, "_SAID", set())
     tokenizer = load_policy("embedded", device="cpu").processor.tokenizer
-    tokenise(tokenizer, "<s>There is a red car.</s><unk>")
+    tokenize(tokenizer, "<s>There is a red car.</s><unk>")
     assert capsys.readouterr().err == ""
-    tokenise(tokenizer, "There is a giraffe beside a zebra, a giraffe, an elephant and a yak.")
+    tokenize(tokenizer, "There is a giraffe beside a zebra, a giraffe, an elephant and a yak.")
     said = capsys.readouterr().err
     assert "does not know 'giraffe', 'beside', 'zebra', ...: it reads <unk>" in said
-    tokenise(tokenizer, "There is a zebra.")
+    tokenize(tokenizer, "There is a zebra.")
     assert capsys.readouterr().err == ""

@@ -17,7 +17,7 @@ from veridical.objectives.reinforcement import (
     clipped_policy_losses,
     clipped_value_losses,
     explained_variance,
-    generalised_advantages,
+    generalized_advantages,
     kl_terms,
     leave_one_out_advantages,
     mean_and_variance,
@@ -57,10 +57,10 @@ def test_the_score_stands_at_the_last_real_token() -> None:
     assert torch.allclose(rewards, tensor([-0.1, -0.2, 9.7], [19.6, 0.0, 0.0]))
 
 
-def test_generalised_advantages_by_hand() -> None:
+def test_generalized_advantages_by_hand() -> None:
     rewards = tensor([0.0, 0.0, 1.0], [2.0, 7.0, 7.0])
     values = tensor([0.5, 0.2, 0.1], [0.3, 8.0, 8.0])
-    found = generalised_advantages(rewards, values, MASK, gamma=0.9, lam=0.5)
+    found = generalized_advantages(rewards, values, MASK, gamma=0.9, lam=0.5)
     # deltas: 0.9 * 0.2 - 0.5 = -0.32; 0.9 * 0.1 - 0.2 = -0.11; 1 - 0.1 = 0.9
     # third 0.9; second -0.11 + 0.45 * 0.9 = 0.295; first -0.32 + 0.45 * 0.295 = -0.18725
     assert torch.allclose(found, tensor([-0.18725, 0.295, 0.9], [1.7, 0.0, 0.0]))
@@ -68,11 +68,11 @@ def test_generalised_advantages_by_hand() -> None:
 
 def test_without_discount_an_advantage_is_what_comes_minus_what_was_expected() -> None:
     rewards, values = tensor([1.0, 2.0, 3.0], [4.0, 0, 0]), tensor([0.5, 0.25, 2.0], [1.0, 0, 0])
-    found = generalised_advantages(rewards, values, MASK, 1.0, 1.0)
+    found = generalized_advantages(rewards, values, MASK, 1.0, 1.0)
     assert torch.allclose(found, tensor([5.5, 4.75, 1.0], [3.0, 0, 0]))
     # What stands at padding changes nothing.
     dirty = torch.where(MASK, values, 1e6)
-    assert torch.equal(generalised_advantages(rewards, dirty, MASK, 1.0, 1.0), found)
+    assert torch.equal(generalized_advantages(rewards, dirty, MASK, 1.0, 1.0), found)
 
 
 def test_leave_one_out_by_hand() -> None:
@@ -104,7 +104,7 @@ def test_ppos_first_gradient_is_reinforces() -> None:
     logps = logits.log_softmax(-1)[range(3), tokens].unsqueeze(0)
     mask = torch.ones(1, 3, dtype=torch.bool)
     rewards = token_rewards(tensor(1.7), torch.zeros(1, 3, dtype=torch.float64), mask, 0.0)
-    advantages = generalised_advantages(rewards, torch.zeros_like(rewards), mask, 1.0, 1.0)
+    advantages = generalized_advantages(rewards, torch.zeros_like(rewards), mask, 1.0, 1.0)
     losses, clipped = clipped_policy_losses(logps, logps.detach(), advantages, math.inf)
     (ours,) = torch.autograd.grad(losses.sum(), logits, retain_graph=True)
     (reinforce,) = torch.autograd.grad(-1.7 * logps.sum(), logits)
@@ -133,7 +133,7 @@ def test_ppo_on_a_bandit_reaches_the_known_optimum(estimator: KLEstimator) -> No
             kl = kl_terms(old, reference.log(), "k1")[actions].unsqueeze(-1)
             rewards = token_rewards(reward[actions], kl, mask, beta)
             before = value.expand(2048, 1).clone()
-            advantages = generalised_advantages(rewards, before, mask, 1.0, 0.95)
+            advantages = generalized_advantages(rewards, before, mask, 1.0, 0.95)
             returns = advantages + before
         for _ in range(2):
             logps = theta.log_softmax(-1)[actions].unsqueeze(-1)

@@ -71,9 +71,9 @@ def test_what_was_cut_or_not_scored_is_told() -> None:
     assert "Some responses could not be scored" in found
 
 
-def test_movement_is_held_against_the_noise_of_neighbours() -> None:
+def test_movement_is_held_against_the_noise_of_neighbors() -> None:
     rows = [{"step": i, "x": float(i % 2)} for i in range(20)]
-    # Neighbours differ by 1: variance 1/2, so the error of two means of 2 is sqrt(1/2).
+    # Neighbors differ by 1: variance 1/2, so the error of two means of 2 is sqrt(1/2).
     start, end, distance = movement(rows, "x") or (9.0, 9.0, 9.0)
     assert (start, end, distance) == (0.5, 0.5, 0.0)
     rising = [{"step": i, "x": float(i)} for i in range(20)]

@@ -146,7 +146,7 @@ def test_a_model_that_reads_them_otherwise_reads_every_prompt_whole(
             positions = positions + 1
         elif fault == "another token":
             tokens = torch.full_like(tokens, 7)
-        else:  # the first branch sees its neighbour's beginning
+        else:  # the first branch sees its neighbor's beginning
             for layer in rows.cache.layers:
                 layer.keys, layer.values = layer.keys.roll(1, 0), layer.values.roll(1, 0)
         read(rows, tokens, positions)

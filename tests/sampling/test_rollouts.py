@@ -170,7 +170,7 @@ def test_what_would_break_the_next_pass_is_not_sampled(
             delattr(policy.core.config, name)
 
 
-def test_sampled_tokens_are_not_tokenised_again(
+def test_sampled_tokens_are_not_tokenized_again(
     policy: Policy, pictures: list[Image.Image]
 ) -> None:
     tokenizer = policy.processor.tokenizer

@@ -116,11 +116,11 @@ def test_the_rejected_branch_sees_its_own_image(
     saved: str, tmp_path: Path, pictures: list[Image.Image], policy: Policy
 ) -> None:
     """The same answer on both branches is a pair if the pictures differ."""
-    grey = Image.new("RGB", (48, 48), (127, 127, 127))
+    gray = Image.new("RGB", (48, 48), (127, 127, 127))
     rows = []
     for i in range(8):
         same = pair(i, pictures)["chosen"]
-        own = [grey] if i % 2 else None
+        own = [gray] if i % 2 else None
         rows.append(pair(i, pictures, rejected_images=own) | ({"rejected": same} if own else {}))
     data = write(tmp_path, rows)
     read = training_rows.read_training_rows(

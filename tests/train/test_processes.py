@@ -39,7 +39,7 @@ COMMON: dict[str, Any] = {
     "lora_alpha": 8,
     "trainer.logging_steps": 1,
 }
-# 1 x 4 rows, 1 x 2 rows twice, 2 x 2 rows: an optimiser step always sees 4.
+# 1 x 4 rows, 1 x 2 rows twice, 2 x 2 rows: an optimizer step always sees 4.
 WAYS = {
     "one": {"processes": 1, "batch_size": 4, "accumulation": 1},
     "accumulated": {"processes": 1, "batch_size": 2, "accumulation": 2},
@@ -307,7 +307,7 @@ def test_two_processes_resume(world: Path, tmp_path: Path, way: str) -> None:
     assert checkpoint is not None
     assert "trained.safetensors" in problems[0]
     assert (checkpoint / "rng_state_1.pth").is_file()  # the second process's own
-    # Sharded, the optimiser has a file for each process, and only then.
+    # Sharded, the optimizer has a file for each process, and only then.
     assert len(list(checkpoint.rglob("optimizer_*.pt"))) == (2 if way == "fsdp2" else 0)
     again = [case(world, "lora", broken, resume="true", **settings)]
     succeed(launch(again, 2, tmp_path, way))

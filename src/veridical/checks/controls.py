@@ -109,8 +109,8 @@ def with_images_turned(group: Group) -> Group:
     return _with_images(group, lambda image: image.transpose(Image.Transpose.ROTATE_180))
 
 
-def with_grey_images(group: Group) -> Group:
-    """The row with plain grey in place of its images."""
+def with_gray_images(group: Group) -> Group:
+    """The row with plain gray in place of its images."""
     return _with_images(group, lambda image: Image.new("RGB", image.size, (127, 127, 127)))
 
 

@@ -104,7 +104,7 @@ def _exactly(policy: Policy, group: Group) -> Sharing:
     changed = shared_batch(policy, [_with_ids(group, perturbed)])
     moved = float((response_logps(policy.model, changed).sums - shared)[0, 1:].abs().max())
     if not moved <= limit:
-        return Sharing(False, f"a response's log-probs move by {moved:.2g} with its neighbour's")
+        return Sharing(False, f"a response's log-probs move by {moved:.2g} with its neighbor's")
     return Sharing(True, "equal to the two-row path on a probe row")
 
 

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from veridical.checks.controls import with_grey_images
+from veridical.checks.controls import with_gray_images
 from veridical.models.batching import Batch, placeholder_counts
 from veridical.models.measures import Measure
 from veridical.models.policy import Policy
@@ -170,8 +170,8 @@ def prove_image_matters(
     if not with_images:
         detail = "no row has an image"
         return Proof("image_matters", True, False, 0.0, limit, measure.unit, detail)
-    grey = [with_grey_images(groups[i]) for i in with_images]
-    other = torch.cat([measure.ours(lay_out(policy, [group])) for group in grey])
+    gray = [with_gray_images(groups[i]) for i in with_images]
+    other = torch.cat([measure.ours(lay_out(policy, [group])) for group in gray])
     moved = (other - alone[with_images]).abs().amax(-1)
     median = float(moved.median())
     detail = (

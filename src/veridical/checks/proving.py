@@ -13,7 +13,7 @@ from veridical.checks.controls import (
     other_kernel,
     rms,
     shifted,
-    with_grey_images,
+    with_gray_images,
     with_images_turned,
 )
 from veridical.checks.proofs import (
@@ -157,7 +157,7 @@ def _prove_by_noise(
     """Where no float32 copy fits: against the stock path's own rounding, with controls.
 
     Broken batches have to differ by `CLEARLY` times the limit: response positions one too high, and
-    grey images. Where one does not, a proof that holds says little, and is called blind. No answer
+    gray images. Where one does not, a proof that holds says little, and is called blind. No answer
     may differ by more than `PRECISION_MARGIN` times what rounding does to the worst one.
     """
     stock = torch.stack([measure.stock(group) for group in groups])
@@ -171,9 +171,9 @@ def _prove_by_noise(
     alone = torch.cat([measure.ours(lay_out(policy, [group])) for group in groups])
     seen = [i for i, group in enumerate(groups) if group.images]
     turned = _changed(policy, groups, seen, lay_out, measure, with_images_turned)
-    grey = _changed(policy, groups, seen, lay_out, measure, with_grey_images)
+    gray = _changed(policy, groups, seen, lay_out, measure, with_gray_images)
     controls = [rms(measure.ours(shifted(batch)) - stock)]
-    controls += [rms(grey - stock[seen])] if seen else []
+    controls += [rms(gray - stock[seen])] if seen else []
     limit = PRECISION_MARGIN * floor
     worst = PRECISION_MARGIN * max(_largest(rows - stock), _largest(rounded - stock))
     found: list[tuple[ProofName, Tensor, str]] = [
@@ -188,7 +188,7 @@ def _prove_by_noise(
             f"{counted(stock.numel(), 'answers')} against the stock forward",
         ),
     ]
-    moved = torch.cat([grey - alone[seen], turned - alone[seen]]).abs().flatten()
+    moved = torch.cat([gray - alone[seen], turned - alone[seen]]).abs().flatten()
     noise = torch.cat([(rounded - stock)[seen], (rows - stock)[seen]]).abs().flatten()
     return [
         prove_placeholders(policy, batch),
@@ -239,7 +239,7 @@ def _image_matters_by_rank(moved: Tensor, noise: Tensor, unit: str) -> Proof:
     Short answers have few tokens, so that any one of them may move less than rounding does.
 
     Args:
-        moved: by how much each answer's number moves with grey and with turned images.
+        moved: by how much each answer's number moves with gray and with turned images.
         noise: by how much the same answers' numbers move with rounding.
         unit: of both.
     """
@@ -253,5 +253,5 @@ def _image_matters_by_rank(moved: Tensor, noise: Tensor, unit: str) -> Proof:
         p = float(wilcoxon((moved - noise).double().cpu().numpy(), alternative="greater").pvalue)
     blind = value > limit and not p < SIGNIFICANT
     tried = counted(len(moved), "answers")
-    detail = f"{tried} with grey and turned images against rounding, p = {p:.2g}"
+    detail = f"{tried} with gray and turned images against rounding, p = {p:.2g}"
     return Proof("image_matters", value > limit, True, value, limit, unit, detail, blind)

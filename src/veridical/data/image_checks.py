@@ -31,7 +31,7 @@ def require_images(processor: Any, images: Sequence[ImageLike]) -> None:
     """Refuse a row one of whose images the model's image processor does not take.
 
     All images are upright RGB, so it depends on their sizes alone. An unusual size is tried once,
-    with a grey picture; nothing is decoded.
+    with a gray picture; nothing is decoded.
 
     Raises:
         RefusedRowError: names the image's number and size, with the processor's words.

@@ -47,7 +47,7 @@ _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")  # two letters or more, so that 
 def open_image(source: Path | str | bytes | Image.Image) -> Image.Image:
     """Decode an image wholly, as upright RGB.
 
-    The EXIF orientation is applied; grey, CMYK, palette and 16-bit images are converted, and
+    The EXIF orientation is applied; gray, CMYK, palette and 16-bit images are converted, and
     what is transparent is put on white (our choice: what a page would show).
 
     Args:

@@ -11,9 +11,9 @@ from PIL import ExifTags, Image
 
 EIGHT_BITS = 257
 """16-bit samples that are all multiples of this were 8 bits, scaled to 16 (255 becomes 65535)."""
-UNUSED_GREY, UNUSED_COLOR = 4, 16
+UNUSED_GRAY, UNUSED_COLOR = 4, 16
 """16-bit samples that all lie in the lowest part in so many are refused (our choices): the top bits
-are never used, so the samples may have fewer bits, and what is white cannot be known. Grey images
+are never used, so the samples may have fewer bits, and what is white cannot be known. Gray images
 come from sensors of 14, 12 or 10 bits; color in 16 bits is nearly always scaled, and only what
 would be black either way is refused."""
 WHITE = 65535
@@ -58,7 +58,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     image.load()
     turn = _TURNS.get(orientation(image))  # after loading, which turns some TIFF by itself
     if deep or rounded:
-        parts = UNUSED_GREY if image.mode == "LA" else UNUSED_COLOR
+        parts = UNUSED_GRAY if image.mode == "LA" else UNUSED_COLOR
         # Of a PNG Pillow keeps the high bytes; samples of a PPM it rounds.
         _require_full_range(_highest_seen(image) - rounded / 2, 255, parts)
     transparent = _transparent_pixels(image, stored, deep)
@@ -165,7 +165,7 @@ def _from_samples(image: Image.Image, white: float, own_white: int) -> Image.Ima
     elif white == WHITE and own_white in (0, WHITE):  # below that, a PGM says what its white is
         eight = image.mode == "I;16" and not (np.asarray(image) % EIGHT_BITS).any()
         if not eight:  # a dark picture, of which white is known
-            _require_full_range(highest, white, UNUSED_GREY)
+            _require_full_range(highest, white, UNUSED_GRAY)
     scaled = (samples / white).clip(0, 1)
     if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:  # "white is zero"
         scaled = 1 - scaled

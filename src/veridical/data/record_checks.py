@@ -20,7 +20,7 @@ from veridical.data.record_rows import (
     RowError,
     content_id,
     known_fields,
-    normalise,
+    normalize,
 )
 
 
@@ -70,7 +70,7 @@ def what_columns_say(path: Path, kind: Kind) -> str:
 
 def _reads_as(row: Mapping[str, Any], kind: Kind) -> bool:
     try:
-        normalise(with_own_names(row, kind)[0], kind)
+        normalize(with_own_names(row, kind)[0], kind)
     except RowError:
         return False
     return True
@@ -140,7 +140,7 @@ class RowChecker:
         if isinstance(row, RowError):
             return row
         try:
-            record = normalise(row, self.kind)
+            record = normalize(row, self.kind)
             record["content_id"] = content_id(record)
             for field in ("images", "rejected_images"):
                 if field in record:

@@ -64,7 +64,7 @@ def known_fields(kind: Kind) -> set[str]:
     return fields | {other for field in fields for other in _READ_INSTEAD.get(field, ())}
 
 
-def normalise(row: Any, kind: Kind) -> dict[str, Any]:
+def normalize(row: Any, kind: Kind) -> dict[str, Any]:
     """The row with typed blocks, `images` as a list of references and `id` as text or "".
 
     Raises:

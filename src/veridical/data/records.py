@@ -56,7 +56,7 @@ from veridical.data.record_rows import (
     Kind,
     RowError,
     content_id,
-    normalise,
+    normalize,
     response_name,
 )
 from veridical.data.record_store import (
@@ -378,7 +378,7 @@ def _as_dataset(table: Table, kind: Kind, path: Path) -> Dataset:
         field for field in OPTIONAL_FIELDS[kind] if table.column(field).null_count == table.num_rows
     ]
     # `_on_access` decodes: Datasets' own way decodes the first image of each row twice, and leaves
-    # CMYK, grey and transparent ones as they are.
+    # CMYK, gray and transparent ones as they are.
     features = features_of(kind, decode_images=False)
     for field in unused:
         del features[field]
@@ -419,7 +419,7 @@ def _checked_for_writing(rows: Iterable[Mapping[str, Any]], kind: Kind) -> Itera
     seen: set[str] = set()
     for number, row in enumerate(rows, start=1):
         try:
-            record = normalise({**row, **_portable_images(row)}, kind)
+            record = normalize({**row, **_portable_images(row)}, kind)
             record["id"] = record["id"] or content_id(record)
             if record["id"] in seen:
                 raise RowError("id", f"{record['id']} is that of an earlier row too")

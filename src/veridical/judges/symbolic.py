@@ -106,8 +106,8 @@ def answer_reward(text: str, expected: str) -> float:
     if letter := _WHOLE_LETTER.fullmatch(wanted):
         return RIGHT_CHOICE if stated_letter(said) == letter[1].upper() else 0.0
     goal = normalized(wanted)
-    labelled = re.sub(r"^(?:final\s+)?answer\s*:\s*", "", said, flags=re.I)
-    return RIGHT_CHOICE if goal and goal in (normalized(said), normalized(labelled)) else 0.0
+    labeled = re.sub(r"^(?:final\s+)?answer\s*:\s*", "", said, flags=re.I)
+    return RIGHT_CHOICE if goal and goal in (normalized(said), normalized(labeled)) else 0.0
 
 
 def said_yes_or_no(text: str) -> str | None:

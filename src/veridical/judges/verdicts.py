@@ -74,7 +74,7 @@ class _Forms:
     names: tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]
     mentions: tuple[re.Pattern[str], re.Pattern[str]]
     only: re.Pattern[str]
-    labelled: re.Pattern[str]
+    labeled: re.Pattern[str]
     plain: re.Pattern[str]
     over: re.Pattern[str]
     heading: re.Pattern[str]
@@ -210,8 +210,8 @@ def _counted(
     asked = place.lead.endswith("?") or (place.lead.endswith(":") and not _is_label(place.lead))
     if place.goes_on or asked:
         return None, False
-    if (labelled := _labelled(place, forms)) is not None:
-        return labelled, False
+    if (labeled := _labeled(place, forms)) is not None:
+        return labeled, False
     if not place.edge or plain is not None:
         return plain if place.edge else None, False
     ended = not place.lead or place.lead.endswith((".", "!"))
@@ -232,10 +232,10 @@ def _places(lines: Sequence[str]) -> Iterator[_Place]:
             lead = sentence
 
 
-def _labelled(place: _Place, forms: _Forms) -> int | None:
+def _labeled(place: _Place, forms: _Forms) -> int | None:
     """The verdict of a sentence with its label, which may be the line before."""
     label = f"{place.lead} " if _is_label(place.lead) else ""
-    match = forms.labelled.fullmatch(f"{label}{place.sentence}")
+    match = forms.labeled.fullmatch(f"{label}{place.sentence}")
     return forms.number(match[1]) if match else None
 
 
@@ -261,7 +261,7 @@ def _is_label(sentence: str) -> bool:
 
 def _short(line: str, forms: _Forms) -> bool:
     """Whether a line is a name or a labeled one."""
-    return bool(forms.only.fullmatch(line) or forms.labelled.fullmatch(line))
+    return bool(forms.only.fullmatch(line) or forms.labeled.fullmatch(line))
 
 
 def _forms(names: Sequence[str]) -> _Forms:

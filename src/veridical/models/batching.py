@@ -156,7 +156,7 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> RowBatch:
     """Lay groups out as the stock processor does, a row for each response.
 
     All groups must have the same number of responses. Where any was sampled, the responses' tokens
-    are put behind the prompts' as they are, since their text might be tokenised differently.
+    are put behind the prompts' as they are, since their text might be tokenized differently.
     """
     if any(group.sampled for group in groups):
         return _appended_batch(policy, groups)
@@ -268,7 +268,7 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
 def image_blocks(policy: Policy, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Which image tokens see each other in both directions, by the kind of layer.
 
-    Found once a model by an experiment: a conversation with two grey pictures, of which the model
+    Found once a model by an experiment: a conversation with two gray pictures, of which the model
     makes its own masks.
 
     Returns:
@@ -352,7 +352,7 @@ def prompt_batch(
 
 
 def blank_vision(policy: Policy) -> dict[str, Tensor]:
-    """What `image_features` takes for one grey picture."""
+    """What `image_features` takes for one gray picture."""
     text = render_prompt(policy, [user_message("", images=1)])
     picture = Image.new("RGB", (64, 64), (127, 127, 127))
     seeing = dataclasses.replace(policy, vision=None)

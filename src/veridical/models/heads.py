@@ -56,7 +56,7 @@ def head_logps(head: Any, hidden: Tensor, targets: Tensor, chunk: int | None = N
     def piece(states: Tensor, wanted: Tensor) -> Tensor:
         return token_logps(head(states), wanted)
 
-    # Quantised, adapted or sharded heads: only they know how to multiply.
+    # Quantized, adapted or sharded heads: only they know how to multiply.
     pieces = zip(hidden.split(chunk), targets.split(chunk), strict=True)
     return torch.cat([checkpoint(piece, *pair, use_reentrant=False) for pair in pieces])
 
@@ -70,7 +70,7 @@ class _HeadLogps(torch.autograd.Function):
 
     The gradient of h is linear in the one number g that comes back for each token. So where W is
     frozen it is made in the forward pass, while the logits are there; where W is trained, the
-    logits are made a second time, and the normalisers are kept from the first. Under mixed
+    logits are made a second time, and the normalizers are kept from the first. Under mixed
     precision h is narrower than W, which is cast; what W learns adds up in its own dtype.
     """
 
@@ -80,22 +80,22 @@ class _HeadLogps(torch.autograd.Function):
         master, weight = weight, weight.to(hidden.dtype)
         frozen = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
         slopes = torch.empty_like(hidden) if frozen else None
-        logps, normalisers = [], []
+        logps, normalizers = [], []
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             logits = _logits(hidden[part], weight)
-            normaliser = logits.logsumexp(-1, keepdim=True)
-            normalisers.append(normaliser)
-            logps.append((logits.gather(-1, targets[part].unsqueeze(-1)) - normaliser).squeeze(-1))
+            normalizer = logits.logsumexp(-1, keepdim=True)
+            normalizers.append(normalizer)
+            logps.append((logits.gather(-1, targets[part].unsqueeze(-1)) - normalizer).squeeze(-1))
             if slopes is not None:
-                residual = _residual(logits, normaliser, targets[part])
+                residual = _residual(logits, normalizer, targets[part])
                 torch.mm(residual.to(weight.dtype), weight, out=slopes[part])
                 del residual
             del logits  # or they would be there beside the next ones
         if slopes is not None:
             ctx.save_for_backward(slopes)
         else:
-            ctx.save_for_backward(hidden, master, targets, torch.cat(normalisers))
+            ctx.save_for_backward(hidden, master, targets, torch.cat(normalizers))
         ctx.frozen = frozen
         return torch.cat(logps)
 
@@ -105,14 +105,14 @@ class _HeadLogps(torch.autograd.Function):
         if ctx.frozen:
             (slopes,) = ctx.saved_tensors
             return slopes * gradient.unsqueeze(-1).to(slopes.dtype), None, None, None
-        hidden, master, targets, normalisers = ctx.saved_tensors
+        hidden, master, targets, normalizers = ctx.saved_tensors
         weight = master.to(hidden.dtype)
         hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         weight_gradient = torch.zeros_like(master)
         for start in range(0, len(hidden), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             logits = _logits(hidden[part], weight)
-            residual = _residual(logits, normalisers[part], targets[part])
+            residual = _residual(logits, normalizers[part], targets[part])
             residual = residual.mul_(gradient[part].unsqueeze(-1)).to(weight.dtype)
             if hidden_gradient is not None:
                 torch.mm(residual, weight, out=hidden_gradient[part])
@@ -129,9 +129,9 @@ def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def _residual(logits: Tensor, normaliser: Tensor, targets: Tensor) -> Tensor:
+def _residual(logits: Tensor, normalizer: Tensor, targets: Tensor) -> Tensor:
     """One-hot minus probabilities, in the logits' own memory."""
-    negative = logits.sub_(normaliser).exp_().neg_()
+    negative = logits.sub_(normalizer).exp_().neg_()
     ones = negative.new_ones(len(targets), 1)
     return negative.scatter_add_(-1, targets.unsqueeze(-1), ones)
 

@@ -59,7 +59,7 @@ def load_policy(
         init_adapter: a PEFT adapter to start from. It is merged into the weights, so that the
             reference of a run that starts here is exactly its start.
         four_bit: keep the language model's linear layers in four bits (NF4, their scales
-            quantised too; Dettmers et al. 2023). Tower, projector and head stay as they are.
+            quantized too; Dettmers et al. 2023). Tower, projector and head stay as they are.
         template: what its chat template is given (`--template`).
 
     Raises:

@@ -18,7 +18,7 @@ from veridical.models.batching import PromptBatch, lookahead_kinds, process
 from veridical.models.decoder_inputs import decoder_inputs
 from veridical.models.policy import Policy, image_token_id
 from veridical.models.positions import continued, token_positions
-from veridical.models.rendering import tokenise_after
+from veridical.models.rendering import tokenize_after
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def masked_prompt_batch(
     for prompt, text, prompt_text, seen in zip(
         prompts, continuations, prompt_texts, visible, strict=True
     ):
-        ids = torch.tensor(tokenise_after(policy, text, prompt_text), dtype=torch.long)
+        ids = torch.tensor(tokenize_after(policy, text, prompt_text), dtype=torch.long)
         rows.append(_masked_row(policy, prompt, ids.to(policy.device), seen, drop))
     width = max(len(row.ids) for row in rows)
     # `generate` counts rows in whatever comes first, and positions may begin with another axis.

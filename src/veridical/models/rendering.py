@@ -24,7 +24,7 @@ from veridical.models.templates import (
     thinking_advice,
     thinking_is_on,
 )
-from veridical.models.text_tokens import Tokens, tokenise
+from veridical.models.text_tokens import Tokens, tokenize
 from veridical.models.turns import Rendered, locate, prepared
 from veridical.runtime.errors import RefusedRowError as RefusedRowError
 from veridical.runtime.progress import counted
@@ -32,7 +32,7 @@ from veridical.runtime.progress import counted
 
 @dataclass(frozen=True)
 class Group:
-    """One prompt with its k responses, rendered and tokenised, before any image is opened.
+    """One prompt with its k responses, rendered and tokenized, before any image is opened.
 
     Attributes:
         id: the row's id.
@@ -45,7 +45,7 @@ class Group:
             empty where all share them.
         learned: for each response, True at the tokens that count (a conversation's later user
             turns do not); empty where all count.
-        sampled: whether the tokens are those that a policy sampled, which another tokenisation of
+        sampled: whether the tokens are those that a policy sampled, which another tokenization of
             the same text need not be.
         token_counts: how many tokens each response's text has, those that were cut off included;
             empty where none were cut off.
@@ -166,7 +166,7 @@ def render_group(
 ) -> Group:
     """Render one prompt and its responses, and find each response's tokens.
 
-    The prompt is what the model is given when it answers. Prompt and response are tokenised
+    The prompt is what the model is given when it answers. Prompt and response are tokenized
     together, once, and the boundary between them is mapped onto the tokens.
 
     Args:
@@ -186,7 +186,7 @@ def render_group(
         _refuse_special_tokens(policy, messages)
     _check_images(policy, images, [prompt])
     asked = locate(policy, prompt, generation=True)
-    prompt_ids = tokenise(policy.processor.tokenizer, asked.text).ids
+    prompt_ids = tokenize(policy.processor.tokenizer, asked.text).ids
     parts = []
     for response in responses:
         text, own = _after_prompt(policy, asked, [*prompt, *response])
@@ -239,11 +239,11 @@ def render_judged_group(
     if not all(whole.startswith(prompt_text) for whole in wholes):
         raise RefusedRowError("the chat template renders the prompt differently for each answer")
     tokenizer = policy.processor.tokenizer
-    prompt_ids = tokenise(tokenizer, prompt_text).ids
+    prompt_ids = tokenize(tokenizer, prompt_text).ids
     parts = [
         (
             whole[len(prompt_text) :],
-            _own_ids(prompt_text, prompt_ids, tokenise(tokenizer, whole)),
+            _own_ids(prompt_text, prompt_ids, tokenize(tokenizer, whole)),
         )
         for whole in wholes
     ]
@@ -298,13 +298,13 @@ def render_conversation(
     return groups
 
 
-def tokenise_after(policy: Policy, text: str, after: str) -> list[int]:
-    """The tokens of `text` where it follows `after`: the two are tokenised as one.
+def tokenize_after(policy: Policy, text: str, after: str) -> list[int]:
+    """The tokens of `text` where it follows `after`: the two are tokenized as one.
 
     Raises:
         RefusedRowError: a token reaches from one into the other.
     """
-    tokens = tokenise(policy.processor.tokenizer, after + text)
+    tokens = tokenize(policy.processor.tokenizer, after + text)
     return tokens.ids[tokens.before(len(after)) :]
 
 
@@ -340,7 +340,7 @@ def _one_response(
             learned[tokens.before(len(before)) : stop] = True
         learned[tokens.before(len(asked[-1])) :] = True
         begin = tokens.before(len(asked[0]))
-        prompt_ids = tokenise(policy.processor.tokenizer, asked[0]).ids
+        prompt_ids = tokenize(policy.processor.tokenizer, asked[0]).ids
         ids = _own_ids(asked[0], prompt_ids, tokens)
     except RefusedRowError:
         # Answer by answer it may work; if not, that error says why.
@@ -461,7 +461,7 @@ def _ended(policy: Policy, text: str, stop: int) -> tuple[str, Tokens]:
     One is put where the answer stops if the template leaves it to the trainer (LLaVA-1.5's).
     """
     tokenizer, ends = policy.processor.tokenizer, end_token_ids(policy)
-    tokens = tokenise(tokenizer, text)
+    tokens = tokenize(tokenizer, text)
     for i in range(len(tokens.ids)):
         begins = tokens.ends[i - 1] if i else 0
         if tokens.ids[i] in ends and begins >= stop:
@@ -470,7 +470,7 @@ def _ended(policy: Policy, text: str, stop: int) -> tuple[str, Tokens]:
     if tokenizer.eos_token is None:
         raise RefusedRowError("neither the template nor the tokenizer has an end token")
     text = text[:stop] + tokenizer.eos_token
-    return text, tokenise(tokenizer, text)
+    return text, tokenize(tokenizer, text)
 
 
 def _own_ids(prompt_text: str, prompt_ids: list[int], whole: Tokens) -> list[int]:

@@ -1,6 +1,6 @@
 """A text's tokens with the place in the text where each ends.
 
-A text is tokenised once, as a whole, and boundaries in it are mapped onto its tokens. Tokenising
+A text is tokenized once, as a whole, and boundaries in it are mapped onto its tokens. Tokenizing
 a beginning by itself would be another text to a tokenizer.
 """
 
@@ -45,8 +45,8 @@ class Tokens:
         return count
 
 
-def tokenise(tokenizer: Any, text: str) -> Tokens:
-    """Tokenise a rendered text, adding nothing to it.
+def tokenize(tokenizer: Any, text: str) -> Tokens:
+    """Tokenize a rendered text, adding nothing to it.
 
     Where a tokenizer has no offsets (a slow one), decoding shows where its tokens end: tokens that
     decode to a beginning of the text end where that does. It has to give the whole text back.

@@ -20,7 +20,7 @@ TESTED = "docs/families.md lists the families that are tested; name a model of o
 
 
 def require_usable(policy: Policy) -> None:
-    """Try every accessor, then one forward of one question about a grey picture.
+    """Try every accessor, then one forward of one question about a gray picture.
 
     Raises:
         UserError: names the model and what it lacks, or what its own code raised.

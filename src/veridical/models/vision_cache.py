@@ -233,7 +233,7 @@ def vision_weights(policy: Policy, without_projector: bool = False) -> str:
 
 @torch.no_grad()
 def _require_taken(policy: Policy, before_projector: bool) -> None:
-    """Try a grey picture: with its features in the place of pixels, the same has to come in.
+    """Try a gray picture: with its features in the place of pixels, the same has to come in.
 
     Raises:
         UserError: the model does not take its own features, or makes something else of them.

@@ -50,10 +50,10 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, coefficient: float) 
     return rewards.scatter_add(-1, last, scores.to(rewards).unsqueeze(-1))
 
 
-def generalised_advantages(
+def generalized_advantages(
     rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float
 ) -> Tensor:
-    """Generalised advantage estimation (Schulman et al. 2016, eq. 16) over real tokens alone.
+    """Generalized advantage estimation (Schulman et al. 2016, eq. 16) over real tokens alone.
 
     After the last real token nothing comes: the value there is 0, whether the response ended by
     itself or was cut.

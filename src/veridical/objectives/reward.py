@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def reward_loss(chosen_rewards: Tensor, rejected_rewards: Tensor, centering: float = 0.0) -> Tensor:
-    """Bradley-Terry loss of a reward model (Sun et al. 2023), with a term that centres rewards.
+    """Bradley-Terry loss of a reward model (Sun et al. 2023), with a term that centers rewards.
 
     -log sigmoid(chosen - rejected) + centering * (chosen + rejected)^2. Differences alone leave
     open where zero is. The paper's code takes |mean of the sums over a batch|, which depends on

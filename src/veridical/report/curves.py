@@ -41,7 +41,7 @@ def number(value: float) -> str:
 
 
 def percent(share: float, form: str = ".0f") -> str:
-    """A share in per cent, with a narrow space and a true minus sign."""
+    """A share in percent, with a narrow space and a true minus sign."""
     text = f"{share * 100:{form}}"
     if share < 1 and float(text) == 100:
         text = f"{math.floor(share * 1000) / 10:.1f}"  # nearly all is not all

@@ -24,7 +24,7 @@ from veridical.report.wording import interval, scientific, show
 from veridical.runtime.descriptions import BenchmarkDescription
 
 # Okabe and Ito's palette, made for colour-blind readers; blue is what is preferred throughout.
-BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#5b6470"
+BLUE, VERMILION, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#5b6470"
 SIZE = (3.6, 2.45)
 # Above this many points the raw curve is drawn faint behind a running mean.
 SMOOTH_ABOVE = 30
@@ -36,13 +36,13 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#9aa3ad",
-    "axes.labelcolor": GREY,
+    "axes.labelcolor": GRAY,
     "axes.grid": True,
     "grid.color": "#e6e9ec",
     "grid.linewidth": 0.8,
     "axes.axisbelow": True,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
+    "xtick.color": GRAY,
+    "ytick.color": GRAY,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "svg.hashsalt": "veridical",
@@ -201,7 +201,7 @@ def _hacking_plot(log: Rows) -> Plot | None:
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.margins(x=0.02)
-        _legend(figure, axes, held_out_color=GREY)
+        _legend(figure, axes, held_out_color=GRAY)
         return Plot(title, embed_svg(figure), f"{title}: {'; '.join(words)}.")
 
 
@@ -224,7 +224,7 @@ def _training_plot(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.margins(x=0.02)
         if len(words) > 1:
-            _legend(figure, axes, held_out_color=VERMILION if len(curves) == 1 else GREY)
+            _legend(figure, axes, held_out_color=VERMILION if len(curves) == 1 else GRAY)
         return Plot(title, embed_svg(figure), f"{title}: {'; '.join(words)}.")
 
 
@@ -284,7 +284,7 @@ def _ends(values: Sequence[float]) -> str:
 
 
 def running_mean(values: Any, width: int) -> Any:
-    """Centred mean over `width` values, over fewer at both ends; the same length as `values`."""
+    """Centered mean over `width` values, over fewer at both ends; the same length as `values`."""
     half = width // 2
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
@@ -318,7 +318,7 @@ def _metric_plot(metric: str, rows: Mapping[str, Sequence[Value]], results: Resu
     left = 0.2 + 0.075 * max(len(arm_label(arm)) for arm in rows)
     with canvas(left, bottom=0.46, top=0.05, height=0.6 + 0.3 * len(rows)) as (figure, axes):
         for place, (arm, values) in enumerate(rows.items()):
-            color = GREY if arm == results.baseline else VERMILION
+            color = GRAY if arm == results.baseline else VERMILION
             color = BLUE if arm == results.headline_arm else color
             for index, value in enumerate(values):
                 shift = (index - (len(values) - 1) / 2) * 0.22
@@ -332,7 +332,7 @@ def _metric_plot(metric: str, rows: Mapping[str, Sequence[Value]], results: Resu
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(
-            {"percent": "per cent", "words": "words", "share": "", "number": ""}[name.unit]
+            {"percent": "percent", "words": "words", "share": "", "number": ""}[name.unit]
         )
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
         axes.margins(x=0.08)
@@ -340,8 +340,8 @@ def _metric_plot(metric: str, rows: Mapping[str, Sequence[Value]], results: Resu
 
 
 def _draw_value(axes: Axes, value: Value, place: float, scale: float, color: str) -> None:
-    centre = (value.value or 0.0) * scale
+    center = (value.value or 0.0) * scale
     if value.low is not None and value.high is not None:
         ends = [value.low * scale, value.high * scale]
         axes.plot(ends, [place, place], color=color, linewidth=2.2, solid_capstyle="butt")
-    axes.plot([centre], [place], marker="o", markersize=6.5, color=color)
+    axes.plot([center], [place], marker="o", markersize=6.5, color=color)

@@ -36,7 +36,7 @@ class Part:
         root: the folder that was given on the command line.
         name: whose it is: the folders between `root` and `folder` that say something, such as
             "bdhs" for `eval/bdhs/BENCHMARK`.
-        kind: which file it was recognised by.
+        kind: which file it was recognized by.
         record: `run.json`, empty when there is none.
     """
 
@@ -155,14 +155,14 @@ def _kind(folder: Path) -> Kind | None:
     return "summary" if summary.is_file() and "arms" in read_run_file(summary) else "other"
 
 
-_RECOGNISED_BY = {"train": "log.jsonl", "eval": "scores.json", "compare": "comparison.json"}
+_RECOGNIZED_BY = {"train": "log.jsonl", "eval": "scores.json", "compare": "comparison.json"}
 
 
 def _foreign(folder: Path, kind: Kind) -> str:
     """Why a folder without a record seems to be another program's; "" where a run may have it."""
     if kind == "build":
         return pairs_fault(folder / "pairs.parquet")
-    name = _RECOGNISED_BY.get(kind)
+    name = _RECOGNIZED_BY.get(kind)
     return "" if name is None else refusal_of(folder / name)
 
 

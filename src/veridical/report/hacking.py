@@ -1,6 +1,6 @@
 """Whether a reward that rises is worth it: the reward, truth and length of one run side by side.
 
-What is rewarded is a stand-in. Optimised for long enough, it goes up by whatever makes it go up:
+What is rewarded is a stand-in. Optimized for long enough, it goes up by whatever makes it go up:
 mostly longer responses, and claims that nobody checks. Thresholds are our choice.
 """
 
@@ -36,7 +36,7 @@ def reward_findings(train: Rows, evaluation: Rows = ()) -> list[Finding]:
 def movement(rows: Rows, name: str) -> tuple[float, float, float] | None:
     """A figure's mean over the first and the last tenth, and their distance in standard errors.
 
-    The noise is that of neighbouring steps against each other, so that a trend is none of it.
+    The noise is that of neighboring steps against each other, so that a trend is none of it.
     """
     ends = start_and_end(rows, name)
     values = [value for _, value in series(rows, name)]

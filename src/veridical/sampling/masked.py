@@ -11,7 +11,7 @@ from veridical.data.images import image_key
 from veridical.models.batching import PromptBatch, naming_rows
 from veridical.models.masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
 from veridical.models.policy import Policy
-from veridical.models.rendering import render_requests, tokenise_after
+from veridical.models.rendering import render_requests, tokenize_after
 from veridical.runtime.randomness import generator
 from veridical.sampling.answers import responses
 from veridical.sampling.beginnings import can_share, plan, with_branches
@@ -32,7 +32,7 @@ def complete_masked(
 
     Args:
         policy: who answers.
-        requests: what is asked; neighbours that share images and prompt share one encoding.
+        requests: what is asked; neighbors that share images and prompt share one encoding.
         mask_ids: for each request, the key of its mask; equal keys get the same mask.
         threshold: rho_th; an image token survives with probability 1 - threshold.
         decoding: how tokens are chosen.
@@ -64,7 +64,7 @@ _Key = tuple[tuple[str | int, ...], str]
 
 
 class _MaskedPrompts:
-    """Lays out masked prompts a few at a time, encoding neighbours' images once."""
+    """Lays out masked prompts a few at a time, encoding neighbors' images once."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class _MaskedPrompts:
         """The prompts with these numbers, left-padded; what sentences of an answer share, once."""
         encoded, seen = self._encoded(numbers), self._masks(numbers)
         tokens = [
-            [int(prompt.ids[-1]), *tokenise_after(self.policy, self.begun[n], self.texts[n])]
+            [int(prompt.ids[-1]), *tokenize_after(self.policy, self.begun[n], self.texts[n])]
             for n, prompt in zip(numbers, encoded, strict=True)
         ]
         # With an image at a prompt's very end there is no text to begin the rest with.

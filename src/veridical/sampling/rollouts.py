@@ -1,6 +1,6 @@
 """Samples of the current policy, kept as what they were: tokens, log-probs, and why they ended.
 
-Nothing here is ever tokenised again: another tokenisation of the same text would be another sample.
+Nothing here is ever tokenized again: another tokenization of the same text would be another sample.
 """
 
 from __future__ import annotations

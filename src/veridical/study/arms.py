@@ -59,7 +59,7 @@ class Budget:
 
     Attributes:
         pairs: scenes that pairs are made from.
-        steps: optimiser steps.
+        steps: optimizer steps.
         batch: pairs a step.
         learning_rate: peak.
         beta: of DPO.

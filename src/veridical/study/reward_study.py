@@ -39,7 +39,7 @@ class RewardBudget:
 
     Attributes:
         scenes: that pairs are learned from, four of each.
-        steps: optimiser steps.
+        steps: optimizer steps.
         batch: pairs a step.
         learning_rate: peak.
         evaluated: scenes that held-out pairs with a wrong fact are made from, four of each.

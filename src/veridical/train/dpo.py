@@ -1,4 +1,4 @@
-"""Align a model by direct preference optimisation, with the proofs that it was done right."""
+"""Align a model by direct preference optimization, with the proofs that it was done right."""
 
 from __future__ import annotations
 

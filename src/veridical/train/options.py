@@ -51,9 +51,9 @@ class Training:
         projector_learning_rate: of the projector, if trained; the common one if not set.
         learning_rate: peak learning rate.
         epochs: passes over the rows.
-        max_steps: optimiser steps, 1 or more, instead of epochs; -1 for none.
+        max_steps: optimizer steps, 1 or more, instead of epochs; -1 for none.
         batch_size: rows on a device at once.
-        accumulation: batches an optimiser step.
+        accumulation: batches an optimizer step.
         max_length: prompt and response together, in tokens; longer rows are listed and left
             out. The model's own limit if not set.
         max_response_tokens: longer responses lose their end (and are counted).
@@ -205,15 +205,15 @@ class Training:
         return open_cache(self.cache, self.cache_gigabytes)
 
     def steps(self, rows: int) -> int:
-        """Optimiser steps that `rows` training rows give."""
+        """Optimizer steps that `rows` training rows give."""
         return total_steps(rows, self.rows_a_step(), self.epochs, self.max_steps)
 
     def rows_seen(self, steps: int, rows: int) -> int:
-        """Rows that `steps` optimiser steps train on, each as often as it is seen."""
+        """Rows that `steps` optimizer steps train on, each as often as it is seen."""
         return rows_seen(steps, rows, self.rows_a_step())
 
     def rows_a_step(self) -> int:
-        """Rows that an optimiser step sees, over all processes."""
+        """Rows that an optimizer step sees, over all processes."""
         return self.batch_size * self.accumulation * processes.world_size()
 
     def check(self) -> None:

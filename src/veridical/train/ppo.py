@@ -1,4 +1,4 @@
-"""Proximal policy optimisation on rewards of fresh responses."""
+"""Proximal policy optimization on rewards of fresh responses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from veridical.objectives.reinforcement import (
     clipped_policy_losses,
     clipped_value_losses,
     explained_variance,
-    generalised_advantages,
+    generalized_advantages,
     kl_terms,
     next_kl_coefficient,
     token_rewards,
@@ -46,7 +46,7 @@ from veridical.train.rl.measures import measures_of, shown
 from veridical.train.rl.run import Learner, chunks
 from veridical.train.rl.start import begin, finish, refuse
 
-METHOD = "proximal policy optimisation (PPO)"
+METHOD = "proximal policy optimization (PPO)"
 FIGURES = (
     "loss", "policy_loss", "value_loss", "clip_share", "value_clip_share", "moved", "inner_steps",
     "stopped", "gradient_norm", "explained_variance",
@@ -56,18 +56,18 @@ FIGURES = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PPO:
-    """Proximal policy optimisation.
+    """Proximal policy optimization.
 
     Attributes:
         samples: responses to each prompt.
         inner_epochs: passes over a step's responses.
-        minibatches: optimiser steps that a pass is divided into.
+        minibatches: optimizer steps that a pass is divided into.
         clip: how far a token's probability ratio may leave 1 and still be pushed on.
         value_clip: how far a value may leave what it was.
         value_weight: of the value loss.
         value_learning_rate: of the value model; the policy's if not set.
         gamma: discount of what comes a token later.
-        lam: of generalised advantage estimation.
+        lam: of generalized advantage estimation.
         kl_coefficient: weight of the penalty, per nat.
         kl_estimator: `k1` (log ratio; may be negative) or `k3` (never negative, less noise).
         kl_target: nats a response that the coefficient is adapted to keep; fixed if not set.
@@ -183,7 +183,7 @@ def train_ppo(
             if scored:
                 kl = kl_terms(experience.logps, experience.reference_logps, ppo.kl_estimator)
                 rewards = token_rewards(experience.rewards, kl, experience.mask, coefficient)
-                advantages = generalised_advantages(
+                advantages = generalized_advantages(
                     rewards, experience.values, experience.mask, ppo.gamma, ppo.lam
                 )
                 returns = advantages + experience.values

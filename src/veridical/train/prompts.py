@@ -164,7 +164,7 @@ def read_prompts(
 
 
 def proof_group(policy: Policy, asked: Request, texts: Sequence[str]) -> Group:
-    """A prompt with two answers by their texts, for proofs: the stock path tokenises them itself.
+    """A prompt with two answers by their texts, for proofs: the stock path tokenizes them itself.
 
     Raises:
         UserError: it can't even be answered by yes or no in this model's chat template.

@@ -29,7 +29,7 @@ class Sampling:
         top_k: leave out all but so many tokens; 0 leaves none out.
         max_new_tokens: limit of one response, in tokens.
         min_new_tokens: tokens before a response may end.
-        rollout_steps: optimiser steps that one round of sampling is for; with 1 every response is
+        rollout_steps: optimizer steps that one round of sampling is for; with 1 every response is
             the current weights' own.
         rollout_batch: responses made at once; it changes none of them.
         engine: have a server sample that loads adapters, such as vLLM: url, name (of the adapters

@@ -343,7 +343,7 @@ def test_generation_letter_by_letter_finds_the_ends_of_the_whole_text(
             continue
         for begin in range(sentence.body, sentence.end):
             before, rest = text[:begin].rstrip(), text[len(text[:begin].rstrip()) :]
-            # Tokenisers join a full stop and the letters right behind it, as in ".jpg".
+            # Tokenizers join a full stop and the letters right behind it, as in ".jpg".
             stops = (m.end() for m in re.finditer(r"\w|\s|[^\w\s]+\w?", rest))
             stop = next((n for n in stops if ends_sentence(rest[:n], before, language)), None)
             assert before + first_sentence(rest[:stop], before, language) == text[: sentence.end]

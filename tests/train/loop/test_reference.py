@@ -74,10 +74,10 @@ def test_what_changes_the_log_probs_changes_the_key(
     for other in ({"share_prefix": False}, {"weights": digest("others")}):
         assert run(policy, groups[:2], tmp_path, **other).reused == 0
     group = groups[0]
-    grey = dataclasses.replace(group, images=(Image.new("RGB", (48, 48), (127, 127, 127)),))
+    gray = dataclasses.replace(group, images=(Image.new("RGB", (48, 48), (127, 127, 127)),))
     ids = dataclasses.replace(group, response_ids=(group.response_ids[0][1:], *group.response_ids))
     text = dataclasses.replace(group, prompt_text=group.prompt_text + " ")
-    keys = {pair_key(policy, each) for each in (group, grey, ids, text)}
+    keys = {pair_key(policy, each) for each in (group, gray, ids, text)}
     assert len(keys) == 4
     before = reference_key(policy, True, WEIGHTS)
     policy.model.float()

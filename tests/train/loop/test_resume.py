@@ -28,7 +28,7 @@ from veridical.train.loop.resume import (
     earlier_models,
 )
 from veridical.train.loop.start import record_model
-from veridical.train.loop.trainer_keys import HONOURED
+from veridical.train.loop.trainer_keys import HONORED
 from veridical.train.options import Training
 
 FIXED = {
@@ -77,7 +77,7 @@ def test_every_option_of_training_is_free_or_fixed_or_goes_by_key() -> None:
     assert {name for name, option in options.items() if option.is_mapping} - FIXED == set(by_key)
     # What an endpoint is asked stands in other options.
     assert FREE_KEYS["endpoint"] == {field.name for field in dataclasses.fields(EndpointSettings)}
-    assert FREE_KEYS["trainer"] <= HONOURED["trainer"]
+    assert FREE_KEYS["trainer"] <= HONORED["trainer"]
 
 
 @pytest.mark.parametrize(

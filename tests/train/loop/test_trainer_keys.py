@@ -1,4 +1,4 @@
-"""Every key of TrainingArguments, for every algorithm: honoured, ours, or refused by name."""
+"""Every key of TrainingArguments, for every algorithm: honored, ours, or refused by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from veridical.models.policy import Policy
 from veridical.models.tuning import prepare_training
 from veridical.runtime.errors import UserError
 from veridical.train.dpo import train_dpo
-from veridical.train.loop.trainer_keys import HONOURED, OURS, REFUSED, Loop, refusals
+from veridical.train.loop.trainer_keys import HONORED, OURS, REFUSED, Loop, refusals
 from veridical.train.loop.trainer_options import resolve_trainer_options, trainer_arguments
 from veridical.train.online import train_online
 from veridical.train.options import Training
@@ -55,14 +55,14 @@ VALUES: dict[str, Any] = {
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_every_key_has_one_fate(loop: Loop) -> None:
-    refused, honoured = set(refusals(loop)), HONOURED[loop]
-    assert set(KEYS) <= refused | honoured
+    refused, honored = set(refusals(loop)), HONORED[loop]
+    assert set(KEYS) <= refused | honored
     # Transformers 5.17 has these under their older names alone.
     newer = {"activation_checkpointing", "activation_checkpointing_kwargs"}
-    assert (refused | honoured) - set(KEYS) <= newer
-    assert not refused & honoured
+    assert (refused | honored) - set(KEYS) <= newer
+    assert not refused & honored
     assert not set(OURS) & set(REFUSED)
-    assert honoured <= VALUES.keys()
+    assert honored <= VALUES.keys()
 
 
 def test_these_are_all_training_commands() -> None:
@@ -92,12 +92,12 @@ def test_every_command_goes_by_the_table(command: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_what_is_honoured_arrives(
+def test_what_is_honored_arrives(
     loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("veridical.train.loop.trainer_options._require_package", lambda kind: None)
     readers = {"optim_args": "sgd", "optim_target_modules": "galore_adamw"}
-    for key in sorted(HONOURED[loop]):
+    for key in sorted(HONORED[loop]):
         beside = {"optim": readers[key]} if key in readers else {}
         training = replace(TRAINING, trainer={key: VALUES[key], **beside})
         found = trainer_arguments(training, tmp_path, 8, False, True, loop)
@@ -108,8 +108,8 @@ def test_what_is_honoured_arrives(
 
 
 def test_a_key_of_another_transformers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    fewer = {loop: keys - {"optim"} for loop, keys in HONOURED.items()}
-    monkeypatch.setattr("veridical.train.loop.trainer_options.HONOURED", fewer)
+    fewer = {loop: keys - {"optim"} for loop, keys in HONORED.items()}
+    monkeypatch.setattr("veridical.train.loop.trainer_options.HONORED", fewer)
     with pytest.raises(UserError, match=r"trainer\.optim is new in this version"):
         resolve_trainer_options({"optim": "sgd"}, "trainer")
 

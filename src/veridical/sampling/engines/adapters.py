@@ -239,7 +239,7 @@ class Engine:
         ids = choice.token_ids
         if not ids:
             raise UserError(
-                f"{self.address} gives no token ids, and text tokenised again would be another "
+                f"{self.address} gives no token ids, and text tokenized again would be another "
                 "sample. Use a server that knows `return_token_ids` (vLLM 0.10.2 or later)."
             )
         # Servers have many reasons to stop; whether an answer is whole, only its end token tells.

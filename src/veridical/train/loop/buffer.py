@@ -16,7 +16,7 @@ from veridical.runtime.files import read_jsonl, write_jsonl
 
 Row = dict[str, Any]
 Task = tuple[int, int]
-"""An optimiser step, and the index of a prompt that it trains on."""
+"""An optimizer step, and the index of a prompt that it trains on."""
 Make = Callable[[Sequence[Task], int], list[Row]]
 """Rows for tasks, by the policy as it is at a step; each with its `step` and `index`."""
 
@@ -39,7 +39,7 @@ class RolloutBuffer:
             folder: gets a file for each filling, named by its first step.
             make: makes rows.
             rows_of_step: the prompts that a step trains on.
-            steps: how many optimiser steps one filling is for.
+            steps: how many optimizer steps one filling is for.
             last: how many steps there are.
             check: raises if what was made from a step on is not fit to learn from.
         """

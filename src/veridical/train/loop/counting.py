@@ -1,4 +1,4 @@
-"""Number of optimiser steps, epochs and rows: counted here alone, for every training loop.
+"""Number of optimizer steps, epochs and rows: counted here alone, for every training loop.
 
 An epoch is every row once. Its last step has the rows that are left, so an epoch is a whole number
 of steps, and a run of several epochs has that number of steps for each.
@@ -10,7 +10,7 @@ import math
 
 
 def steps_an_epoch(rows: int, rows_a_step: int) -> int:
-    """Optimiser steps in which every row is seen once.
+    """Optimizer steps in which every row is seen once.
 
     Args:
         rows: of the data.
@@ -20,7 +20,7 @@ def steps_an_epoch(rows: int, rows_a_step: int) -> int:
 
 
 def total_steps(rows: int, rows_a_step: int, epochs: float, max_steps: int) -> int:
-    """Optimiser steps of a whole run.
+    """Optimizer steps of a whole run.
 
     Args:
         rows: of the data.

@@ -1,7 +1,7 @@
 """How much memory training takes, found by taking two steps and watching every tensor.
 
 No formula knows what an architecture keeps for its backward pass, so the real loop is run on the
-longest rows: two steps, since the optimiser's state comes with the first and is there beside the
+longest rows: two steps, since the optimizer's state comes with the first and is there beside the
 activations in the second. Every tensor that is made is seen when it is made and when it goes.
 What a kernel takes for itself while it runs is not seen; `OVERHEAD` stands for it.
 """
@@ -119,7 +119,7 @@ def measure_memory(
 
     Args:
         policy: as it will be trained.
-        task: what will be optimised.
+        task: what will be optimized.
         training: batch size, accumulation, and Transformers' options.
         train: the rows.
         reference: a second model that stays in memory beside it, if there is one.
@@ -167,7 +167,7 @@ def measure_memory(
 
 
 class _Watch(TrainerCallback):
-    """Tells gradients and the optimiser's state from activations."""
+    """Tells gradients and the optimizer's state from activations."""
 
     def __init__(self, live: LiveTensors) -> None:
         self.live = live
@@ -183,7 +183,7 @@ class _Watch(TrainerCallback):
             self.live.see(parameter.grad, "gradients", move=True)
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """What is made from here on is the optimiser's."""
+        """What is made from here on is the optimizer's."""
         self.live.making = "optimizer"
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:

@@ -59,7 +59,7 @@ class RankSampler(Sampler[list[Place]]):
         return torch.randperm(self.rows, generator=noise).tolist()
 
     def rows_of_step(self, step: int, accumulation: int) -> list[int]:
-        """What all processes together see in an optimiser step.
+        """What all processes together see in an optimizer step.
 
         Args:
             step: from 0, over all epochs.

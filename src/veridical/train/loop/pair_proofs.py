@@ -38,7 +38,7 @@ def prove_run(
     Args:
         policy: as it will be trained.
         train: the rows, with the reference's log-probs.
-        task: what will be optimised.
+        task: what will be optimized.
         objective: the same, with its settings.
         floor: the noise floor, in nats.
         out: the run's folder.

@@ -31,7 +31,7 @@ class TrainingRows:
     """What a data file gave.
 
     Attributes:
-        groups: usable rows, rendered and tokenised.
+        groups: usable rows, rendered and tokenized.
         skipped: {"id", "file", "row", "field", "reason"} for each row left out.
         cut: responses whose end was cut off by the length limit.
         total: rows of the files.
@@ -57,7 +57,7 @@ def read_training_rows(
     training: Training,
     more_rejected: bool = False,
 ) -> TrainingRows:
-    """Read, render, tokenise and check every row.
+    """Read, render, tokenize and check every row.
 
     Args:
         policy: whose template, tokenizer and processor are used.
@@ -342,7 +342,7 @@ def render_pair(
     further: bool,
     max_response_tokens: int | None,
 ) -> Group:
-    """A pair's prompt with its branches as responses, rendered and tokenised.
+    """A pair's prompt with its branches as responses, rendered and tokenized.
 
     Raises:
         RefusedRowError: as for `render_group`.

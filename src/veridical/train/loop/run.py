@@ -68,7 +68,7 @@ def run_trainer(
 
     Args:
         policy: what is trained.
-        task: what is optimised.
+        task: what is optimized.
         training: the run's options.
         train: the rows.
         held_out: rows that are evaluated on, if any.

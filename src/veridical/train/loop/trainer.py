@@ -61,7 +61,7 @@ Objective = Callable[[ResponseLogps, Tensor], Outcome]
 
 @dataclass(frozen=True)
 class Task:
-    """What is optimised.
+    """What is optimized.
 
     Attributes:
         scorer: the policy, and the reference where it runs in the step.

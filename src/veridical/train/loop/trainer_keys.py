@@ -1,4 +1,4 @@
-"""Every key of Transformers' TrainingArguments: honoured, ours, or refused, for both loops.
+"""Every key of Transformers' TrainingArguments: honored, ours, or refused, for both loops.
 
 A key that would be taken and ignored is worse than one that is refused, so each stands in a table
 with what happens to it. `tests/train/test_trainer_keys.py` goes through all of them.
@@ -12,21 +12,21 @@ from typing import Literal
 Loop = Literal["trainer", "reinforcement"]
 """Who runs the steps: Transformers' Trainer, or the loop of PPO and RLOO."""
 
-HONOURED_BY_BOTH = frozenset({
+HONORED_BY_BOTH = frozenset({
     "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args",
     "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "tf32",
     "activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing",
     "gradient_checkpointing_kwargs", "save_total_limit", "full_determinism",
 })  # fmt: skip
 
-HONOURED: Mapping[Loop, frozenset[str]] = {
-    "trainer": HONOURED_BY_BOTH | {
+HONORED: Mapping[Loop, frozenset[str]] = {
+    "trainer": HONORED_BY_BOTH | {
         "optim_target_modules", "torch_empty_cache_steps", "logging_strategy", "logging_steps",
         "logging_first_step", "log_level", "log_level_replica", "eval_delay", "debug",
         "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers",
         "ddp_static_graph",
     },
-    "reinforcement": HONOURED_BY_BOTH,
+    "reinforcement": HONORED_BY_BOTH,
 }  # fmt: skip
 """What goes through to the loop."""
 

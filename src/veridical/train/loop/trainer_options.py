@@ -22,7 +22,7 @@ from veridical.train.loop.modes import checkpointing_asked_for, try_checkpointin
 from veridical.train.loop.schedule import schedule_for
 from veridical.train.loop.stopping import CHECKED, HIGHER_IS_BETTER
 from veridical.train.loop.trainer_keys import (
-    HONOURED,
+    HONORED,
     MEASURED_SCHEDULES,
     STEERED_OPTIMIZERS,
     Loop,
@@ -188,7 +188,7 @@ def resolve_trainer_options(trainer: Mapping[str, Any] | None, loop: Loop) -> di
 
     Raises:
         UserError: a key that TrainingArguments doesn't have, one that is ours or can't be
-            honoured, or a value of another kind than it takes.
+            honored, or a value of another kind than it takes.
     """
     hints = typing.get_type_hints(TrainingArguments)
     known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
@@ -201,7 +201,7 @@ def resolve_trainer_options(trainer: Mapping[str, Any] | None, loop: Loop) -> di
                 f"trainer.{key} is no option of Transformers' TrainingArguments"
                 f"{_nearest(key, known, instead)}."
             )
-        if key not in HONOURED[loop]:
+        if key not in HONORED[loop]:
             raise UserError(
                 f"trainer.{key} is new in this version of Transformers, and nobody has looked at "
                 "what it does here. Leave it out."

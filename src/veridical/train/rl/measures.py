@@ -23,7 +23,7 @@ def measures_of(experience: Experience) -> dict[str, Any]:
 
     A figure is None where no response counts.
 
-    `reward` is what is optimised, `reward_deviation` how much it differs, `judge_score` the judge's
+    `reward` is what is optimized, `reward_deviation` how much it differs, `judge_score` the judge's
     own scale, `exact_score` truth's where it watches. `kl_k1` and `kl_k3` are nats a response,
     `entropy` nats a token.
     """

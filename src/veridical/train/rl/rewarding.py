@@ -33,7 +33,7 @@ class Rewarder:
     """Who rewards.
 
     Attributes:
-        judge: the proxy that is optimised.
+        judge: the proxy that is optimized.
         watch: the exact judge where it is another one, to see whether both agree.
         symbolic: rewards beside the judge's.
         limit: tokens that a response may have.
@@ -52,7 +52,7 @@ class Rewarded:
     """The rewards of one prompt's responses.
 
     Attributes:
-        rewards: what is optimised.
+        rewards: what is optimized.
         scores: the judge's alone, before scaling.
         exact: the exact judge's, where it watches.
         problem: why there is none; "" if there is.
