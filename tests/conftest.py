@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from hypothesis import settings
 from PIL import Image
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -46,6 +49,33 @@ def _names_that_runs_write_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
             assert [name for name in names if not WRITTEN.fullmatch(name)] == []
 
     monkeypatch.setattr(Run, "_end", checked)
+
+
+@pytest.fixture
+def commit(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, str, Mapping[str, bytes]], None]:
+    """An empty cache of a hub that can't be reached; a call adds a model's newest commit to it.
+
+    The call takes the model's name, the commit and its files.
+    """
+    cache = tmp_path_factory.mktemp("hub")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    def add(name: str, revision: str, files: Mapping[str, bytes]) -> None:
+        model = cache / f"models--{name.replace('/', '--')}"
+        snapshot = model / "snapshots" / revision
+        for folder in (snapshot, model / "blobs", model / "refs"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for file, content in files.items():
+            blob = model / "blobs" / hashlib.sha256(content).hexdigest()
+            blob.write_bytes(content)
+            (snapshot / file).unlink(missing_ok=True)
+            (snapshot / file).symlink_to(blob)
+        (model / "refs" / "main").write_text(revision)
+
+    return add
 
 
 @pytest.fixture

@@ -37,8 +37,8 @@ from hypothesis import strategies as st
 from veridical import cli
 from veridical.cli.signatures import Option, is_number, read_options, spelled
 from veridical.data.records import read_records, write_records
-from veridical.models.load import EMBEDDED_MODEL
 from veridical.runtime.files import write_json, write_jsonl
+from veridical.runtime.fingerprint import EMBEDDED_MODEL
 from veridical.study import workers
 from veridical.world.dataset import write_scenes
 

@@ -24,11 +24,12 @@ from veridical.builders.bdhs import build_bdhs
 from veridical.data.images import RowImage
 from veridical.data.records import read_records, user_message
 from veridical.models import turns, vision_cache
-from veridical.models.load import load_policy
+from veridical.models.load import DtypeName, load_policy
 from veridical.models.policy import Policy
 from veridical.models.rendering import render_prompt, render_requests
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_jsonl
+from veridical.runtime.runs import start_run
 from veridical.sampling import Decoding, Request, Response, complete_masked
 
 pytestmark = pytest.mark.usefixtures("answers_end")
@@ -341,14 +342,20 @@ def test_a_finished_chunk_counts_only_for_its_own_records(
 def test_the_identity_of_a_model_is_its_content(policy: Policy, saved: str, tmp_path: Path) -> None:
     copied = tmp_path / "copied"
     shutil.copytree(saved, copied)
-    one, same = load_policy(saved), load_policy(str(copied))
-    assert model_identity(one, saved) == model_identity(same, str(copied))
-    other = load_policy(saved, "float32")
-    assert model_identity(other, saved) != model_identity(one, saved)
+    run = start_run(tmp_path / "run", "build bdhs", {})
+
+    def identity(folder: str, dtype: DtypeName = "auto") -> dict[str, str]:
+        return model_identity(run, "model", load_policy(folder, dtype), folder)
+
+    first = identity(saved)
+    assert identity(str(copied)) == first
+    assert run.record["models"]["model"]["key"] == first["model"]
+    assert identity(saved, "float32") != first
+    same = load_policy(str(copied))
     with torch.no_grad():
         same.core.get_output_embeddings().weight.add_(1)
     same.model.save_pretrained(copied)
-    assert model_identity(load_policy(str(copied)), str(copied)) != model_identity(one, saved)
+    assert identity(str(copied)) != first
 
 
 def test_special_tokens_in_a_true_answer_are_refused_by_row(

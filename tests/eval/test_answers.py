@@ -131,7 +131,7 @@ def test_a_changed_image_prompt_or_model_file_is_asked_anew(
 ) -> None:
     model = tmp_path / "model"
     model.mkdir()
-    (model / "weights").write_text("one")
+    (model / "model.safetensors").write_text("one")
     settings, image = Settings(AskedModel(str(model))), queries[2].image
     make_answers(queries, settings, tmp_path, "test")
     assert image is not None
@@ -141,7 +141,7 @@ def test_a_changed_image_prompt_or_model_file_is_asked_anew(
     queries[1] = Query("1", queries[1].image, "What else?")
     make_answers(queries, settings, tmp_path, "test")
     assert stub.asked[6:] == ["1"]
-    (model / "weights").write_text("two")
+    (model / "model.safetensors").write_text("two")
     make_answers(queries, Settings(AskedModel(str(model))), tmp_path, "test")
     assert stub.asked[7:] == ["0", "1", "2", "3", "4"]
 

@@ -15,11 +15,12 @@ from tokenizers import AddedToken
 
 from veridical import cli
 from veridical.data.messages import assistant_message, user_message
-from veridical.models.load import EMBEDDED_MODEL, load_policy
+from veridical.models.load import load_policy
 from veridical.models.policy import Policy
 from veridical.models.rendering import render_conversation, render_group, render_prompt
 from veridical.runtime.errors import RefusedRowError, UserError
 from veridical.runtime.files import read_json
+from veridical.runtime.fingerprint import EMBEDDED_MODEL
 from veridical.runtime.rendering_record import freeze_time
 from veridical.runtime.runs import start_run
 from veridical.sampling import Decoding, Request, respond
@@ -147,9 +148,9 @@ def test_a_resumed_run_needs_the_same_template_variables(tmp_path: Path) -> None
     options = {"resume": True, "template": {"enable_thinking": True}}
     start_run(tmp_path, "train dpo", options)
     (tmp_path / "checkpoints" / "checkpoint-1").mkdir(parents=True)
-    check_folder(tmp_path, "train dpo", options, {})
+    check_folder(tmp_path, "train dpo", options, {}, {})
     with pytest.raises(UserError, match="--template"):
-        check_folder(tmp_path, "train dpo", {"resume": True, "template": None}, {})
+        check_folder(tmp_path, "train dpo", {"resume": True, "template": None}, {}, {})
 
 
 def test_tokens_that_are_only_marked_as_special_are_refused_in_text(own: Policy) -> None:

@@ -13,13 +13,13 @@ from transformers import PreTrainedModel
 from veridical.models import checkpoint_rest
 from veridical.models.batching import row_batch
 from veridical.models.checkpoint_rest import INDEX, add_to_checkpoint, keep_skipped, watch_skipped
-from veridical.models.fingerprint import weight_files, weights_hash
 from veridical.models.load import load_policy
 from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy, frozen_copy
 from veridical.models.rendering import Group
 from veridical.runtime.cache import Cache
 from veridical.runtime.files import read_json, write_json
+from veridical.runtime.fingerprint import fingerprint, weight_files
 from veridical.train.loop.run import save_result
 from veridical.train.options import Training
 
@@ -89,7 +89,7 @@ def test_they_are_found_in_pytorchs_own_format_too(base: Path, tmp_path: Path) -
     loaded = load_policy(str(base), device="cpu")
     assert loaded.skipped == tuple(HEADS)
     loaded.model.save_pretrained(tmp_path / "saved")
-    said = keep_skipped(loaded.skipped, weight_files(str(base)) or [], tmp_path / "saved")
+    said = keep_skipped(loaded.skipped, weight_files(str(base)), tmp_path / "saved")
     assert said.startswith("Copied unchanged into saved/: 2 tensors") and "Missing" not in said
     kept = held(tmp_path / "saved")
     assert all(torch.equal(kept[name], tensor) for name, tensor in HEADS.items())
@@ -114,17 +114,17 @@ def test_an_index_may_give_files_any_name(base: Path, tmp_path: Path) -> None:
     assert all(torch.equal(kept[name], tensor) for name, tensor in HEADS.items())
     # What is kept between runs would be of other weights, else.
     cache = Cache(tmp_path / "cache", 1e9)
-    before = weights_hash(loaded, str(base), None, cache)
+    before = fingerprint(str(base), cache=cache).key
     weights = load_file(base / "outside.safetensors")
     next(iter(weights.values())).view(-1)[0] += 1e-3
     save_file(weights, base / "outside.safetensors", {"format": "pt"})
-    assert weights_hash(loaded, str(base), None, cache) != before
+    assert fingerprint(str(base), cache=cache).key != before
 
 
 def test_what_cannot_be_read_is_said(base: Path, tmp_path: Path, policy: Policy) -> None:
     policy.model.save_pretrained(tmp_path / "saved")
     names = [*HEADS, "mtp.elsewhere"]
-    said = keep_skipped(names, weight_files(str(base)) or [], tmp_path / "saved")
+    said = keep_skipped(names, weight_files(str(base)), tmp_path / "saved")
     assert "Copied unchanged into saved/: 2 tensors that Transformers does not load" in said
     assert "Missing in saved/" in said and "1 tensor that" in said
     assert said.endswith("(mtp.elsewhere).")

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from veridical import cli
-from veridical.models.load import EMBEDDED_MODEL, load_policy, load_processor
+from veridical.models.load import load_policy, load_processor
 from veridical.runtime.errors import UserError
+from veridical.runtime.fingerprint import EMBEDDED_MODEL
 
 CODE = """
 from pathlib import Path

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from veridical import cli
-from veridical.models.load import EMBEDDED_MODEL
 from veridical.runtime.files import read_jsonl
+from veridical.runtime.fingerprint import EMBEDDED_MODEL
 from veridical.world.dataset import write_scenes
 
 FOR_SOME = "{% if 'row 0' in messages | string %}{{ raise_exception('never this') }}{% endif %}"

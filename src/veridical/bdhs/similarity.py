@@ -31,11 +31,13 @@ class Similarity:
         default_threshold: a pair is different enough if its score is below.
         scores: a score for each pair of texts, at most 1 (the same); the order of a pair does
             not matter.
+        model: the folder or hub name of the model behind it; "" where there is none.
     """
 
     name: str
     default_threshold: float
     scores: Callable[[Pairs], list[float]]
+    model: str = ""
 
 
 def load_similarity(name_or_folder: str = "mpnet") -> Similarity:
@@ -128,4 +130,4 @@ def _embedding_similarity(name: str, model_name: str) -> Similarity:
         vector_of = dict(zip(texts, np.asarray(vectors, dtype=np.float64), strict=True))
         return [float(vector_of[one] @ vector_of[other]) for one, other in pairs]
 
-    return Similarity(name, EMBEDDING_THRESHOLD, scores)
+    return Similarity(name, EMBEDDING_THRESHOLD, scores, model_name)

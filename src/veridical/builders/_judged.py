@@ -21,6 +21,8 @@ from veridical.judges.prompted import Asker
 from veridical.models.load import DtypeName, load_policy
 from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError
+from veridical.runtime.fingerprint import model_folders
+from veridical.runtime.runs import Run
 from veridical.sampling import Decoding
 
 SPENT = "spent.jsonl"
@@ -55,10 +57,9 @@ class Wanted:
         return self.judge.partition(":")[2]
 
     @property
-    def model_folder(self) -> Path | None:
-        """A local model's folder, if it is one."""
-        folder = Path(self.model)
-        return folder if self.is_local and folder.is_dir() else None
+    def folders(self) -> list[Path]:
+        """The folder that a model on this machine is loaded from, if it is one."""
+        return model_folders(self.model) if self.is_local else []
 
     @property
     def is_local(self) -> bool:
@@ -154,11 +155,11 @@ def open_judge(
     return Opened(endpoint, endpoint=endpoint)
 
 
-def identity(wanted: Wanted, criterion: Criterion, opened: Opened) -> dict[str, Any]:
+def identity(run: Run, wanted: Wanted, criterion: Criterion, opened: Opened) -> dict[str, Any]:
     """What decides the verdicts, besides the data and the command's own options."""
     where: dict[str, str] = {}
     if opened.policy is not None:
-        where = model_identity(opened.policy, wanted.model)
+        where = model_identity(run, "judge", opened.policy, wanted.model)
     elif opened.endpoint is not None:
         where = {"url": opened.endpoint.url}
     return {"wanted": vars(wanted), "criterion": criterion.sha256, **where}

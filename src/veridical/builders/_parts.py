@@ -13,12 +13,13 @@ from typing import Any, Protocol, TypeVar
 from veridical.data.images import image_bytes_key
 from veridical.data.origins import unread_rows, with_origins
 from veridical.data.records import RecordSet
-from veridical.models.fingerprint import weights_hash
 from veridical.models.policy import Policy
-from veridical.runtime.cache import Cache, open_cache
+from veridical.runtime.cache import Cache
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_text, write_json, write_jsonl, write_text_atomic
+from veridical.runtime.fingerprint import fingerprint
 from veridical.runtime.progress import counted, track
+from veridical.runtime.runs import Run
 from veridical.runtime.shards import ALL, CLAIM, Shard, leave_to_others
 
 CHUNK = 64
@@ -160,11 +161,22 @@ class Parts:
             self.folder.rmdir()
 
 
-def model_identity(policy: Policy, name: str, store: Cache | None = None) -> dict[str, str]:
-    """What of the model decides a build's result: its weights, whatever their name, and dtype."""
-    weights = weights_hash(policy, name, None, store or open_cache(None, 50.0))
+def model_identity(
+    run: Run, option: str, policy: Policy, name: str, cache: Cache | None = None
+) -> dict[str, str]:
+    """What of a model decides a build's result: its fingerprint, dtype and template's variables.
+
+    Args:
+        run: keeps the fingerprint in `run.json`.
+        option: that names the model.
+        policy: the model, loaded.
+        name: what it was loaded by.
+        cache: remembers the hashes of files; the user's own if not given.
+    """
+    found = fingerprint(name, cache=cache)
+    run.note_model(option, name, found)
     given = {"template": json.dumps(dict(policy.template), sort_keys=True, default=str)}
-    known = {"weights": weights, "dtype": str(policy.model.dtype)}
+    known = {option: found.key, "dtype": str(policy.model.dtype)}
     return known | (given if policy.template else {})
 
 

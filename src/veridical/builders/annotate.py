@@ -100,15 +100,14 @@ def build_annotate(
     check_wanted(wanted, JUDGES)
     settings, criterion = endpoint_settings(endpoint), read_criterion(criteria, "marks")
     inputs = {"samples": samples}
-    inputs |= {"judge": wanted.model_folder} if wanted.model_folder else {}
-    with start_run(out, "build annotate", configuration, inputs) as run:
+    with start_run(out, "build annotate", configuration, inputs, models=wanted.folders) as run:
         records = read_records(samples, "sample", images_root, max_bad_fraction)
         items = judged_samples(records, limit)
         opened = open_judge(wanted, settings, out, batch_size, dtype, device)
         tell(opened, items)
         marking = marking_judge(opened.ask, Asking(criterion, attempts, facts))
         whole = {"swap": swap, "data": run.record["inputs"]["samples"]["sha256"]}
-        parts = Parts(out, whole | identity(wanted, criterion, opened))
+        parts = Parts(out, whole | identity(run, wanted, criterion, opened))
         results = parts.work_through(
             items, lambda chunk: mark_chunk(marking, chunk, seed, swap), "marks"
         )

@@ -24,6 +24,7 @@ from veridical.models.vision_cache import VisionCache
 from veridical.runtime.cache import open_cache
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
+from veridical.runtime.fingerprint import fingerprint, model_folders
 from veridical.runtime.progress import are_in
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import read_shard, say
@@ -92,8 +93,11 @@ def build_bdhs(
             "--vision-cache keeps what masked prompts are made of, and --variant "
             f"{bdhs.variant} masks nothing. Leave it off."
         )
-    inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
-    with start_run(out, "build bdhs", configuration, inputs, any_process=True) as run:
+    compared_by = how.measure.model
+    folders = model_folders(model, compared_by)
+    with start_run(
+        out, "build bdhs", configuration, {"data": data}, any_process=True, models=folders
+    ) as run:
         policy = load_policy(model, dtype, device, template=template)
         records = read_records(data, "conversation", images_root, max_bad_fraction)
         sources = read_sources(records.rows, limit)
@@ -101,11 +105,15 @@ def build_bdhs(
             policy = dataclasses.replace(policy, vision=VisionCache(policy, store))
         if bdhs.variant == "mask":
             require_masking(policy, sources)
-        identity = {
+        identity: dict[str, Any] = {
             "settings": how.constants,
             "data": run.record["inputs"]["data"]["sha256"],
         }
-        parts = Parts(out, identity | model_identity(policy, model, store))
+        if compared_by:
+            found = fingerprint(compared_by, cache=store)
+            run.note_model("similarity", compared_by, found)
+            identity |= {"similarity_model": found.key}
+        parts = Parts(out, identity | model_identity(run, "model", policy, model, store))
         began = time.monotonic()
         results = parts.work_through_shard(
             sources, lambda chunk: build_pairs(policy, chunk, how), "pairs", part

@@ -121,9 +121,7 @@ def build_rank(
     _check(wanted, by, margin, objects)
     given = {"samples": samples, "objects": objects, "vocabulary": vocabulary}
     inputs = {name: path for name, path in given.items() if path is not None}
-    data = tuple(inputs)
-    inputs |= {"judge": wanted.model_folder} if wanted.model_folder else {}
-    with start_run(out, "build rank", configuration, inputs) as run:
+    with start_run(out, "build rank", configuration, inputs, models=wanted.folders) as run:
         records = read_records(samples, "sample", images_root, max_bad_fraction)
         items = judged_samples(records, limit)
         opened = None
@@ -132,10 +130,10 @@ def build_rank(
             look = exact_looker(objects, vocabulary)
         else:
             opened = open_judge(wanted, settings, out, batch_size, dtype, device)
-            whole |= identity(wanted, asking.criterion, opened)
+            whole |= identity(run, wanted, asking.criterion, opened)
             tell(opened, items)
             look = _asking_looker(opened, asking, by, batch_size)
-        whole |= {name: run.record["inputs"][name]["sha256"] for name in data}
+        whole |= {name: run.record["inputs"][name]["sha256"] for name in inputs}
         parts = Parts(out, whole)
         results = parts.work_through(
             items, lambda chunk: compare_chunk(look, chunk, swap, margin), "comparisons"

@@ -23,6 +23,7 @@ from veridical.models.load import DtypeName
 from veridical.models.reward_model import load_reward_model
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
+from veridical.runtime.fingerprint import fingerprint
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import start_run
 
@@ -74,9 +75,10 @@ def build_rate(
     listed, known = {}, read_vocabulary(vocabulary)
     if objects is not None:
         listed = name_objects(read_objects(objects), known)
-    given = {"samples": samples, "objects": objects, "vocabulary": vocabulary, "judge": folder}
+    given = {"samples": samples, "objects": objects, "vocabulary": vocabulary}
     inputs = {name: path for name, path in given.items() if path is not None}
-    with start_run(out, "build rate", configuration, inputs) as run:
+    folders = [folder] if folder else []
+    with start_run(out, "build rate", configuration, inputs, models=folders) as run:
         records = read_records(samples, "sample", images_root, max_bad_fraction)
         items = judged_samples(records, None)
         match_image_ids(sorted({name for item in items for name in item.case.image_names}), listed)
@@ -87,7 +89,11 @@ def build_rate(
             texts = [text for item in items for text in item.case.responses]
             words = verbosity_words or length_points(texts)
             opened = exact_judge(listed, known, words)
-        hashes = {name: entry["sha256"] for name, entry in run.record["inputs"].items()}
+        hashes = {name: run.record["inputs"][name]["sha256"] for name in inputs}
+        if folder is not None:
+            found = fingerprint(str(folder))
+            run.note_model("judge", str(folder), found)
+            hashes |= {"judge": found.key}
         parts = Parts(out, {**hashes, "words": words, "dtype": dtype})
         results = parts.work_through(items, lambda chunk: _judge(opened, chunk), "ratings")
         judged = list(zip(items, results, strict=True))

@@ -31,6 +31,7 @@ from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import RefusedRowError, render_prompt
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
+from veridical.runtime.fingerprint import model_folders
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import read_shard, say
@@ -149,13 +150,15 @@ def build_sample(
     )
     check(settings, batch_size)
     server = _server(model, endpoint, settings)
-    inputs = {"data": data} | ({"model": Path(model)} if Path(model).is_dir() else {})
-    with start_run(out, "build sample", configuration, inputs, any_process=True) as run:
+    folders = model_folders(model)
+    with start_run(
+        out, "build sample", configuration, {"data": data}, any_process=True, models=folders
+    ) as run:
         records = read_records(data, kind, images_root, max_bad_fraction)
         prompts = read_prompts(records.rows, limit)
         if server is None:
             policy = load_policy(model, dtype, device, template=template)
-            answerer = model_identity(policy, model)
+            answerer = model_identity(run, "model", policy, model)
         else:
             answerer = {"model": model, "server": server.address}
             server.tell(sum(len(prompt.images) for prompt in prompts))

@@ -106,7 +106,7 @@ def make_answers(
 
     New ones are appended to `answers.partial.jsonl`, a batch at a time, so that an interrupted
     run continues where it stopped. A key has the model's weights, the decoding settings, the
-    prompt and the image's bytes in it; a model named on a hub is known by its name alone.
+    prompt and the image's bytes in it, whatever the model's name.
 
     Args:
         queries: what to ask, with distinct ids.
@@ -158,7 +158,7 @@ def forget_partial_answers(folder: Path) -> None:
 def answer_key(query: Query, settings: Settings) -> str:
     """32 hex digits that change with anything that decides the answer."""
     parts = [
-        settings.model.fingerprint,
+        settings.model.fingerprint.key,
         settings.model.dtype,
         settings.decoding(),
         query.id,

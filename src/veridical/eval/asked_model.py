@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from veridical.data.image_checks import refused_files
-from veridical.runtime.files import hash_path, read_json
+from veridical.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from veridical.models.policy import Policy
     from veridical.runtime.cache import Cache
+    from veridical.runtime.fingerprint import Fingerprint
 
 # PyTorch takes seconds to import, and answers made elsewhere are scored without it: whatever needs
 # it is imported where a model is asked.
@@ -45,20 +46,31 @@ class AskedModel:
         """The loaded model.
 
         Raises:
-            UserError: it cannot be loaded, or takes no image features where they are to be kept.
+            UserError: it cannot be loaded, changed meanwhile, or takes no image features where they
+                are to be kept.
         """
         from veridical.models.load import load_policy
         from veridical.models.vision_cache import VisionCache
+        from veridical.runtime.fingerprint import fingerprint
 
         policy = load_policy(self.name, self.dtype, self.device, template=self.template)
+        if fingerprint(self.name).key != self.fingerprint.key:
+            raise UserError(f"{self.name} changed since it was looked at. Start again.")
         if self.features is None:
             return policy
         return replace(policy, vision=VisionCache(policy, self.features))
 
     @cached_property
-    def fingerprint(self) -> str:
-        """A hash of the model's files; the name itself where it is not a folder here."""
-        return _fingerprint(self.name)
+    def fingerprint(self) -> Fingerprint:
+        """Which model it is, known before it is loaded."""
+        from veridical.runtime.fingerprint import fingerprint
+
+        return fingerprint(self.name)
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folder that it is loaded from, which an evaluation must not write into."""
+        return [Path(self.name)] if Path(self.name).is_dir() else []
 
     def unusable_images(self, files: Iterable[Path]) -> dict[Path, str]:
         """The images that cannot be decoded, or that the model's processor refuses, and why.
@@ -73,15 +85,3 @@ class AskedModel:
             return load_processor(self.name)
 
         return refused_files(files, load)
-
-
-def _fingerprint(model: str) -> str:
-    from veridical.models.load import EMBEDDED_MODEL
-
-    folder = EMBEDDED_MODEL if model == "embedded" else Path(model)
-    if not folder.is_dir():
-        return model
-    own = hash_path(folder)
-    adapter = folder / "adapter_config.json"
-    base = read_json(adapter).get("base_model_name_or_path") if adapter.is_file() else None
-    return f"{own}+{_fingerprint(base)}" if base else own

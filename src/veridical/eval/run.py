@@ -119,7 +119,13 @@ def run_benchmark(
     evaluation, asks = prepare(benchmark, options, out, subject, asking, model), asks_of(benchmark)
     configuration = _configuration(options, evaluation)
     inputs = dict(_inputs(configuration))
-    with start_run(out, f"eval {benchmark.name}", configuration, inputs, any_process=True) as run:
+    asked = evaluation.model
+    folders = asked.folders if asked else []
+    with start_run(
+        out, f"eval {benchmark.name}", configuration, inputs, any_process=True, models=folders
+    ) as run:
+        if asked is not None:
+            run.note_model("model", asked.name, asked.fingerprint)
         answered = _answered(asks, options, evaluation)
         if answered is None:
             return {}

@@ -76,9 +76,13 @@ class Judging:
 
     @property
     def inputs(self) -> dict[str, Path | None]:
-        """The files and folders that its verdicts depend on, by option."""
-        folder = Path(self.named) if self.named and Path(self.named).is_dir() else None
-        return {"objects": self.objects, "vocabulary": self.vocabulary, "judge": folder}
+        """The files that its verdicts depend on, by option."""
+        return {"objects": self.objects, "vocabulary": self.vocabulary}
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The model that judges on this machine, by option."""
+        return {"judge": self.named} if self.kind in ("local", "reward") else {}
 
     def check(self) -> None:
         """Refuse what makes no sense, before anything is loaded.

@@ -29,11 +29,10 @@ from veridical.models.usable import require_usable
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
+from veridical.runtime.fingerprint import EMBEDDED_MODEL
 from veridical.runtime.hub import check_hub_name
 from veridical.runtime.local_code import brings_code
 
-EMBEDDED_MODEL = Path(__file__).parents[1] / "world" / "weights"
-"""The tiny model that ships with the package; its name is `embedded`."""
 DtypeName = Literal["auto", "float64", "float32", "bfloat16", "float16"]
 MODEL_KIND, FOUR_BIT_KIND = "an image-text-to-text model", "a model of four bits"
 _KEPT_WHOLE = ("lm_head", *PROJECTORS, *VISION_TOWERS)

@@ -26,8 +26,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from veridical.data.images import ImageLike, image_bytes_key, image_key
 from veridical.data.records import user_message
 from veridical.models import batching
+from veridical.models.cache_keys import processor_hash, surroundings, tensors_hash
 from veridical.models.decoder_inputs import decoder_inputs
-from veridical.models.fingerprint import processor_hash, surroundings, tensors_hash
 from veridical.models.policy import Policy, image_features, image_token_id
 from veridical.models.positions import TOKEN_INPUTS, vision_inputs
 from veridical.models.rendering import render_prompt

@@ -15,12 +15,12 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from veridical.runtime.local_code import imported_files
 from veridical.runtime.rendering_record import forget_variables, freeze_time, noted_variables
 from veridical.runtime.run_folders import claim_folder, written_files
 from veridical.runtime.run_record import RECORD, read_fields, this_process
+
+if TYPE_CHECKING:
+    from veridical.runtime.fingerprint import Fingerprint
 
 PACKAGES = ("veridical", "torch", "transformers", "peft", "datasets", "sentencex", "py3langid")
 SECRET = re.compile(r"(^|_)(api_?key|password|secret|credentials?|(access|auth|hf)_token)$", re.I)
@@ -63,6 +66,11 @@ class Run:
         self.record.update(plain(fields))
         if self.writes:
             write_json(self.folder / RECORD, self.record)
+
+    def note_model(self, option: str, name: str, found: Fingerprint) -> None:
+        """Add a model to those in `run.json`, by the option that names it."""
+        entry = {"name": name, **dataclasses.asdict(found)}
+        self.note(models={**self.record.get("models", {}), option: entry})
 
     def finish(self, **results: Any) -> None:
         """Write "finished", the wall time in seconds and `results` to `run.json`."""
@@ -109,6 +117,7 @@ def start_run(
     inputs: Mapping[str, Path] | None = None,
     any_process: bool = False,
     kept: Mapping[str, Any] | None = None,
+    models: Iterable[Path] = (),
 ) -> Run:
     """Make `folder` and write its `run.json` with status "running".
 
@@ -124,6 +133,8 @@ def start_run(
         any_process: whether each of several processes writes, as they do not meet: the last to
             finish says how it ended.
         kept: more fields, which an earlier record of the folder had.
+        models: folders that models are loaded from, which the run must not write into;
+            `Run.note_model` records them.
 
     Raises:
         UserError: the folder is another run's, holds something else, or is read by this run.
@@ -132,7 +143,7 @@ def start_run(
     recorded = plain(configuration)
 
     def claim() -> frozenset[str]:
-        read = (inputs or {}).values()
+        read = [*(inputs or {}).values(), *models]
         return claim_folder(folder, command, configuration, recorded, read, any_process)
 
     foreign = claim() if any_process else processes.from_first(claim)

@@ -14,7 +14,6 @@ from statistics import fmean
 from typing import Any, Literal
 
 from veridical.eval.scores import read_scores
-from veridical.models.load import EMBEDDED_MODEL
 from veridical.objectives.base import options_of
 from veridical.objectives.dpo import DPO
 from veridical.objectives.ipo import IPO
@@ -25,6 +24,7 @@ from veridical.report.hacking import movement
 from veridical.report.page import write_report
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_path, read_json, read_jsonl, write_json
+from veridical.runtime.fingerprint import fingerprint
 from veridical.runtime.progress import track
 from veridical.study.arms import (
     Budget,
@@ -330,11 +330,10 @@ def ensure_trained(
 
 def arm_key(out: Path, model: str, method: Method, trial: Trial, seed: int, budget: Budget) -> str:
     """Hash of what a trained arm depends on: base, data, method, setting, budget and seed."""
-    base = EMBEDDED_MODEL if model == "embedded" else Path(model)
     fresh = method.fresh
     read = learned_from(out, seed, fresh) if fresh else [data_file(out, seed, method.data)]
     parts = {
-        "model": hash_path(base) if base.exists() else model,
+        "model": fingerprint(model).key,
         "data": hash_path(read[0]),
         "method": [method.trainer, options_of(method.objective)],
         **({"fresh": [asdict(fresh), *map(hash_path, read[1:])]} if fresh else {}),

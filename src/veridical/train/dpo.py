@@ -12,7 +12,6 @@ import torch
 from veridical.checks.prefix_sharing import Sharing, sharing_of_all
 from veridical.checks.proofs import Proof
 from veridical.checks.proving import noise_floor
-from veridical.models.fingerprint import weights_hash
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy, frozen_copy
 from veridical.models.rendering import Group
@@ -20,6 +19,7 @@ from veridical.models.tuning import prepare_training
 from veridical.models.vision_cache import take_features
 from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
+from veridical.runtime.fingerprint import fingerprint
 from veridical.train.loop.card import write_cards
 from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.items import Items, usable_rows
@@ -129,7 +129,7 @@ def train_dpo(
         precomputed = objective.needs_reference and reference == "precomputed"
         if precomputed and not training.dry_run:
             adapter = None if reference_model else training.init_adapter
-            weights = weights_hash(held_to, reference_model or model, adapter, store)
+            weights = fingerprint(reference_model or model, adapter, store).key
             known = precompute(
                 held_to, everything, shares.allowed, 2 * training.batch_size, 10 * floor, store,
                 weights, left_out, proof_rows(train, left_out),

@@ -124,8 +124,9 @@ def train_online(
         judging.check()
         if judging.judge == NONE:
             raise UserError("--judge none compares nothing; name a judge, or set --pairs bdhs.")
-    judged_by = {} if pairs == "bdhs" else judging.inputs
-    with start_training("train online", arguments, judged_by) as run:
+    judged = pairs != "bdhs"
+    read = (judging.inputs, judging.models) if judged else ({}, {})
+    with start_training("train online", arguments, *read) as run:
         run.note(objective=objective.describe())
         if pairs != "bdhs":
             check_object_lists(judging, data, kind, training)

@@ -22,9 +22,9 @@ from PIL import Image
 from veridical.cli.dispatch import main
 from veridical.data.messages import assistant_message, user_message
 from veridical.data.records import read_records
-from veridical.models.load import EMBEDDED_MODEL
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
+from veridical.runtime.fingerprint import EMBEDDED_MODEL
 from veridical.sampling import Request
 from veridical.sampling.engines.chat import Server
 from veridical.sampling.engines.server import sent_messages

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,10 +15,10 @@ import pytest
 from veridical.cli import COMMANDS
 from veridical.cli.signatures import Option, read_options
 from veridical.judges.endpoint import EndpointSettings
-from veridical.models import fingerprint
 from veridical.objectives.table import AnyPairLoss, AnyTerm
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import hash_path, read_json
+from veridical.runtime.files import read_json
+from veridical.runtime.fingerprint import Fingerprint, fingerprint, is_here
 from veridical.runtime.runs import start_run
 from veridical.train.loop.resume import (
     FREE,
@@ -132,73 +133,53 @@ def test_a_run_goes_on_with_the_model_that_it_began_with(
     out = tmp_path / "out"
     (out / "checkpoints" / "checkpoint-2").mkdir(parents=True)
 
-    def inputs(model: str) -> dict[str, Path]:
-        return {"model": Path(model)} if Path(model).is_dir() else {}
+    def models(model: str) -> dict[str, Fingerprint]:
+        return {"model": fingerprint(model)} if is_here(model) else {}
 
     record = {
         "command": "train dpo",
         "configuration": {"model": before},
-        "inputs": {
-            name: {"path": str(path), "sha256": hash_path(path)}
-            for name, path in inputs(before).items()
-        },
+        "models": {name: dataclasses.asdict(found) for name, found in models(before).items()},
     }
     (out / "run.json").write_text(json.dumps(record))
     resumed = {"model": now, "resume": True}
     if refused:
         with pytest.raises(UserError, match="model"):
-            check_folder(out, "train dpo", resumed, inputs(now))
+            check_folder(out, "train dpo", resumed, {}, models(now))
     else:
-        check_folder(out, "train dpo", resumed, inputs(now))
-
-
-def hub_model(folder: Path, commit: str, content: str) -> None:
-    """A snapshot as the hub's cache keeps it: links to files that are named by their content."""
-    blobs, snapshot = folder / "blobs", folder / "snapshots" / commit
-    for name in ("config.json", "model.safetensors"):
-        blob = blobs / f"{name}-{content}"
-        blob.parent.mkdir(parents=True, exist_ok=True)
-        blob.write_text(content)
-        snapshot.mkdir(parents=True, exist_ok=True)
-        (snapshot / name).symlink_to(blob)
+        check_folder(out, "train dpo", resumed, {}, models(now))
 
 
 @pytest.mark.parametrize(
-    ("commit", "content", "refused"),
-    [("one", "a", False), ("two", "b", True), ("readme-only", "a", False)],
+    ("revision", "content", "refused"),
+    [("one", b"a", False), ("two", b"b", True), ("readme-only", b"a", False)],
 )
 def test_a_hubs_new_commit_is_told(
-    commit: str, content: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    revision: str,
+    content: bytes,
+    refused: bool,
+    tmp_path: Path,
+    commit: Callable[[str, str, Mapping[str, bytes]], None],
 ) -> None:
     """Also where an adapter's base is the hub's model, whose folder has nothing of it."""
     adapter, out = tmp_path / "adapter", tmp_path / "out"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
-    hub = tmp_path / "hub"
-    hub_model(hub, "one", "a")
-    if commit != "one":
-        hub_model(hub, commit, content)
-    today = "one"
-
-    def cached(name: str, file: str) -> str:
-        assert name == "org/base"
-        return str(hub / "snapshots" / today / file)
-
-    monkeypatch.setattr(fingerprint, "try_to_load_from_cache", cached)
     training = Training(learning_rate=1e-3, cache="none")
+    files = {"config.json": b"{}", "model.safetensors": content}
     for name in ("org/base", str(adapter)):
+        commit("org/base", "one", {"config.json": b"{}", "model.safetensors": b"a"})
         run = start_run(out, "train sft", {"model": name, "out": out})
         record_model(run, "model", name, training)
         (out / "checkpoints" / "checkpoint-2").mkdir(parents=True)
         (out / "checkpoints" / "checkpoint-2" / "state.json").write_text("{}")
         run.fail("an error")
-        today = commit
+        commit("org/base", revision, files)
         again = start_run(out, "train sft", {"model": name, "out": out}, kept=earlier_models(out))
         if refused:
-            with pytest.raises(UserError, match=r"other weights.*revision one, now two.*config"):
+            with pytest.raises(UserError, match=r"other weights.*revision one, now two.*model.saf"):
                 record_model(again, "model", name, training)
         else:
             record_model(again, "model", name, training)
         assert read_json(out / "run.json")["models"]["model"]["revision"] == "one"
         shutil.rmtree(out)
-        today = "one"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from veridical.data.images import image_bytes_key
-from veridical.models.fingerprint import processor_hash, surroundings
+from veridical.models.cache_keys import processor_hash, surroundings
 from veridical.models.logprobs import collate, response_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group

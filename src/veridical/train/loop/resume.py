@@ -11,6 +11,7 @@ from typing import Any
 from veridical.judges.endpoint import EndpointSettings
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_path
+from veridical.runtime.fingerprint import Fingerprint
 from veridical.runtime.progress import counted
 from veridical.runtime.run_record import RECORD, read_fields
 from veridical.runtime.runs import plain
@@ -22,8 +23,7 @@ FREE = {
     "max_bad_fraction", "model", "data", "rollout_batch", "push_to_hub", "push_public",
 }  # fmt: skip
 """Options that may differ when a run is resumed: they leave the result as it is, or what they name
-is compared in its own way: the file of rows and a model's folder by content, other models by name
-and by the files that are loaded."""
+is compared in its own way: the file of rows by content, models by their fingerprints."""
 
 LENGTH = {"epochs", "max_steps", "patience"}
 """Options that may differ as well where a run is extended, and only there."""
@@ -46,6 +46,7 @@ def check_folder(
     command: str,
     configuration: Mapping[str, Any],
     inputs: Mapping[str, Path],
+    models: Mapping[str, Fingerprint],
 ) -> None:
     """Before anything is written: may this run use the folder?
 
@@ -53,7 +54,8 @@ def check_folder(
         out: the run's folder.
         command: such as "train dpo".
         configuration: every option as resolved; `resume` is one of them.
-        inputs: files and folders that the run reads, as `start_run` takes them.
+        inputs: files that the run reads, as `start_run` takes them.
+        models: by option, those that are known before they are loaded.
 
     Raises:
         UserError: it holds checkpoints and `resume` is not asked for, or they are of a run with
@@ -73,13 +75,16 @@ def check_folder(
         raise UserError(f"{out} holds a run of `{record.get('command')}`; choose another --out.")
     changed = changed_options(record.get("configuration", {}), configuration)
     changed += _changed_inputs(record.get("inputs", {}), inputs)
-    if not ("model" in record.get("inputs", {}) and "model" in inputs):
+    known = record.get("models", {})
+    if not ("model" in known and "model" in models):
         changed += _changed_name(record.get("configuration", {}), configuration)
     if changed:
         raise UserError(
             f"{out} was started with {'; '.join(changed)}. Give what it was started with to "
             f"resume it, or choose another --out.{_how_to_extend(changed)}"
         )
+    for option in known.keys() & models.keys():
+        require_same_model(option, configuration.get(option), known[option], models[option])
 
 
 def earlier_models(out: Path) -> dict[str, Any]:
@@ -90,31 +95,28 @@ def earlier_models(out: Path) -> dict[str, Any]:
     return {"models": known} if known else {}
 
 
-def require_same_files(option: str, name: str, old: Mapping[str, Any], new: Any) -> None:
-    """Compare a model's files that no folder of the command line holds with those of the start.
+def require_same_model(option: str, name: Any, old: Mapping[str, Any], new: Fingerprint) -> None:
+    """Compare a model with that of the start.
 
     Args:
-        option: that names the model.
+        option: that names the model, as a parameter.
         name: what it says.
-        old: from `weights.files_elsewhere`, when the run was started.
-        new: the same now.
+        old: what `run.json` says of it.
+        new: the model today.
 
     Raises:
         UserError: a file has another content, as after a new commit on the hub.
     """
-    if new is None or (old.get("revision") and old["revision"] == new.get("revision")):
-        return
-    files, now = old.get("files") or {}, new.get("files") or {}
-    changed = [file for file, content in files.items() if now.get(file) != content]
+    changed = new.changed_files(old)
     if not changed:
         return
     which = ""
-    if old.get("revision") and new.get("revision"):
-        which = f" (revision {old['revision'][:12]}, now {new['revision'][:12]})"
+    if old.get("revision") and new.revision:
+        which = f" (revision {old['revision'][:12]}, now {new.revision[:12]})"
     raise UserError(
-        f"The run was started with other weights of --{option} {name}{which}: "
-        f"{', '.join(changed[:3])} differ. Give the model that it was started with, as a folder "
-        "under its old name or in the hub's cache, or choose another --out."
+        f"The run was started with other weights of --{option.replace('_', '-')} {name}{which}: "
+        f"{', '.join(changed[:3])} {'differs' if len(changed) == 1 else 'differ'}. Give the model "
+        "that it was started with, or choose another --out."
     )
 
 

@@ -17,7 +17,6 @@ from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from veridical.models.checkpoint_rest import keep_skipped
-from veridical.models.fingerprint import weight_files
 from veridical.models.load import DtypeName, load_policy, starts_from_adapter
 from veridical.models.merging import merge_adapters, round_weights
 from veridical.models.policy import Policy, in_four_bits
@@ -26,6 +25,7 @@ from veridical.models.tuning import prepare_training
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import writing
+from veridical.runtime.fingerprint import weight_files
 from veridical.train.loop.callbacks import Manifests, RunLog, SaveWhenTerminated, Steps
 from veridical.train.loop.checking import open_check, write_descriptions
 from veridical.train.loop.checkpoints import LastStep, newest_verified
@@ -202,7 +202,7 @@ def save_result(
         if isinstance(policy.model, PeftModel) and adapter_alone:
             return written
         _save_model(policy, training.save_dtype, fresh, measure)
-        said = keep_skipped(policy.skipped, weight_files(model) or [], fresh / "model")
+        said = keep_skipped(policy.skipped, weight_files(model), fresh / "model")
         if said:
             print(said)
     return ["model", *written]

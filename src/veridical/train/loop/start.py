@@ -14,7 +14,6 @@ import torch
 from veridical.checks.prefix_sharing import Sharing
 from veridical.checks.proofs import Proof, print_proofs, require
 from veridical.judges.named import Judging
-from veridical.models.fingerprint import files_elsewhere
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
 from veridical.models.precision import dtype_name, is_half, mixed_precision
@@ -24,11 +23,16 @@ from veridical.runtime import processes
 from veridical.runtime.allocator import give_back_freed_memory
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
+from veridical.runtime.fingerprint import Fingerprint, fingerprint, is_here, model_folders
 from veridical.runtime.runs import Run, start_run
 from veridical.train.loop.checking import benchmarks, check_checking
 from veridical.train.loop.pushing import check_push, push_result
 from veridical.train.loop.reporting import check_trackers, tracker_variables
-from veridical.train.loop.resume import check_folder, earlier_models, require_same_files
+from veridical.train.loop.resume import (
+    check_folder,
+    earlier_models,
+    require_same_model,
+)
 from veridical.train.loop.showing import check_showing
 from veridical.train.loop.stopping import check_selection
 from veridical.train.loop.trainer_keys import Loop
@@ -40,7 +44,10 @@ NOT_SHARED = Sharing(False, "--share-prefix false")
 
 @contextmanager
 def start_training(
-    command: str, arguments: Mapping[str, Any], more_inputs: Mapping[str, Path | None] | None = None
+    command: str,
+    arguments: Mapping[str, Any],
+    more_inputs: Mapping[str, Path | None] | None = None,
+    more_models: Mapping[str, str] | None = None,
 ) -> Iterator[Run]:
     """Meet the other processes, seed, refuse what can't be done, and write `run.json`.
 
@@ -50,7 +57,8 @@ def start_training(
         command: its words, such as "train dpo".
         arguments: the arguments of its function: `model`, `data`, `out` and `training` are among
             them.
-        more_inputs: other files and folders that decide the result, by option; None is left out.
+        more_inputs: other files that decide the result, by option; None is left out.
+        more_models: other models that do.
 
     Raises:
         UserError: an option makes no sense, there is no data, or the folder holds another run.
@@ -74,23 +82,19 @@ def start_training(
     for path in training.more_data or ():
         require_file(path, "--more-data")
     further = {f"more_data_{n}": path for n, path in enumerate(training.more_data or ())}
-    inputs = (
-        {"data": data}
-        | further
-        | checked
-        | ({"model": Path(model)} if Path(model).is_dir() else {})
-    )
+    inputs = {"data": data} | further | checked
     inputs |= {name: path for name, path in (more_inputs or {}).items() if path is not None}
-    for name, given in (
-        ("init_adapter", training.init_adapter),
-        ("reference_model", arguments.get("reference_model")),
-    ):
-        inputs |= {name: Path(given)} if given and Path(given).is_dir() else {}
+    models = {"model": model, "reference_model": arguments.get("reference_model")}
+    models |= more_models or {}
+    loaded = {option: str(name) for option, name in models.items() if name}
     configuration = flatten(arguments)
-    processes.from_first(lambda: check_folder(out, command, configuration, inputs))
+    resumed = loaded if training.resume else {}
+    here = processes.from_first(lambda: _fingerprints_here(resumed, training))
+    processes.from_first(lambda: check_folder(out, command, configuration, inputs, here))
     kept = processes.from_first(lambda: earlier_models(out)) if training.resume else {}
+    folders = model_folders(*loaded.values(), str(training.init_adapter or ""))
     with (
-        start_run(out, command, configuration, inputs, kept=kept) as run,
+        start_run(out, command, configuration, inputs, kept=kept, models=folders) as run,
         mixed_precision(training.mixed_precision),
         tracker_variables(training.report_to, out),
     ):
@@ -100,20 +104,34 @@ def start_training(
 
 
 def record_model(run: Run, option: str, name: str, training: Training) -> None:
-    """Write down which files a model was loaded from, and compare them with a resumed run's own.
+    """Write down which model was loaded, and compare it with that of a resumed run's start.
 
-    Folders that the command line names are compared before anything is loaded; this is for a hub's
-    files, which may be of another commit today, and for the base of an adapter.
+    Models in folders were compared before anything was written; a hub's may be of another commit
+    today.
 
     Raises:
-        UserError: the run was started with others.
+        UserError: the run was started with another.
     """
-    found = processes.from_first(lambda: files_elsewhere(name, training.open_cache()))
+    found = processes.from_first(lambda: _fingerprint(option, name, training))
     known = run.record.get("models", {})
     if option in known:
-        require_same_files(option.replace("_", "-"), name, known[option], found)
-    elif found is not None:
-        run.note(models={**known, option: {"name": name, **found}})
+        require_same_model(option, name, known[option], found)
+    else:
+        run.note_model(option, name, found)
+
+
+def _fingerprint(option: str, name: str, training: Training) -> Fingerprint:
+    adapter = training.init_adapter if option == "model" else None
+    return fingerprint(name, adapter, training.open_cache())
+
+
+def _fingerprints_here(models: Mapping[str, str], training: Training) -> dict[str, Fingerprint]:
+    """Of the models whose files are all here before they are loaded."""
+    return {
+        option: _fingerprint(option, name, training)
+        for option, name in models.items()
+        if is_here(name)
+    }
 
 
 def record_judge(run: Run, judging: Judging, training: Training) -> None:

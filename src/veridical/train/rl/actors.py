@@ -21,7 +21,6 @@ from torch import nn
 
 from veridical.judges.named import Judging
 from veridical.models.adapters import adapter_base, adapter_parameters
-from veridical.models.load import EMBEDDED_MODEL
 from veridical.models.policy import Policy, adapters_off, frozen_copy
 from veridical.models.reward_model import (
     Reading,
@@ -33,6 +32,7 @@ from veridical.models.reward_model import (
 )
 from veridical.models.tuning import prepare_training, require_wide, without_language_head
 from veridical.runtime.errors import UserError
+from veridical.runtime.fingerprint import EMBEDDED_MODEL
 from veridical.train.loop.reference import require_same_inputs
 from veridical.train.options import Training
 

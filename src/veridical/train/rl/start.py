@@ -249,7 +249,7 @@ def begin(
             "dropout to those of the samples, made without, and take its noise for a change of the "
             "policy. Leave it at 0."
         )
-    with start_training(command, arguments, judging.inputs) as run:
+    with start_training(command, arguments, judging.inputs, judging.models) as run:
         check_object_lists(judging, arguments["data"], kind, training)
         policy = load_start_beside_reference(arguments["model"], training, run)
         prompts, rows = read_prompts(
