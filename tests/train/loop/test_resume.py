@@ -33,6 +33,8 @@ from veridical.train.loop.trainer_keys import HONORED
 from veridical.train.options import Training
 
 FIXED = {
+    # of BDHS
+    "guided", "yes_no_swap", "cut_words", "drop_masked",
     # of every training command
     "tuning", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora",
     "lora_dora", "init_adapter", "train_projector", "train_vision",
