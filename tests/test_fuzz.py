@@ -1,6 +1,6 @@
 """Malformed input to every command: a clear line and status 2, never a traceback, never silence.
 
-About 2,200 generated cases run in this process. Where a model would be asked or a worker started,
+About 1,700 generated cases run in this process. Where a model would be asked or a worker started,
 a command is stopped: it has accepted what it was given. The table of outcomes is printed at the end
 (`pytest -s`).
 """
@@ -33,6 +33,7 @@ import torch
 import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from veridical import cli
 from veridical.cli.signatures import Option, is_number, read_options, spelled
@@ -76,6 +77,7 @@ COMMANDS: dict[str, list[str]] = {
     "train reward": [*MODEL, "--data", "{pairs}", *QUICK],
     "train ppo": [*MODEL, "--data", "{conversations}", "--kind", "conversation", *JUDGED, *QUICK],
     "train rloo": [*MODEL, "--data", "{conversations}", "--kind", "conversation", *JUDGED, *QUICK],
+    "eval": [*MODEL, "--benchmarks", "pope", "--images", "{images}", "--objects", "{objects}"],
     "eval pope": ["--questions", "{questions}", "--answers", "{said}"],
     "eval chair": ["--answers", "{answers}", *WORDS],
     "eval reward": ["{reward_model}", "{pairs}"],
@@ -125,13 +127,14 @@ class Tally:
 
     table: Counter[tuple[str, str]] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    seconds: Counter[str] = field(default_factory=Counter)
     slowest: float = 0.0
 
     def run(self, case: Case) -> None:
-        began = time.monotonic()
+        began, busy = time.monotonic(), time.process_time()
         outcome, text = outcome_of(case)
-        took = time.monotonic() - began
-        self.slowest = max(self.slowest, took)
+        self.slowest = max(self.slowest, time.monotonic() - began)
+        self.seconds[case.kind] += time.process_time() - busy
         self.table[case.kind, outcome] += 1
         if outcome not in ("refused", "accepted"):
             shown = " ".join(case.words)
@@ -168,9 +171,7 @@ def outcome_of(case: Case) -> tuple[str, str]:
     if ending:
         return ending, said[1]
     if status == 0:
-        told = re.search(
-            r"skipped|left out|refused|ignored|unused|not used|again", said[0] + said[1]
-        )
+        told = re.search(TOLD, said[0] + said[1])
         return ("silent" if case.must_refuse and not told else "accepted"), said[0] + said[1]
     line = said[1].rstrip().rpartition("veridical: ")[2]
     if status != 2 or not line or len(line) > 3000 or line.count("\n") > 12:
@@ -198,13 +199,14 @@ def tally() -> Iterator[Tally]:
     kinds = sorted({kind for kind, _ in found.table})
     outcomes = sorted({outcome for _, outcome in found.table})
     with contextlib.redirect_stdout(sys.__stdout__):
-        print(f"\n{'':24}" + "".join(f"{outcome:>26}" for outcome in outcomes))
+        print(f"\n{'':24}" + "".join(f"{o:>26}" for o in [*outcomes, "seconds of CPU"]))
         for kind in [*kinds, "all"]:
             row = [
                 sum(n for (k, o), n in found.table.items() if o == outcome and kind in (k, "all"))
                 for outcome in outcomes
             ]
-            print(f"{kind:24}" + "".join(f"{n:>26}" for n in row))
+            spent = found.seconds.total() if kind == "all" else found.seconds[kind]
+            print(f"{kind:24}" + "".join(f"{n:>26}" for n in row) + f"{spent:>26.1f}")
         print(f"slowest: {found.slowest:.1f} s")
 
 
@@ -264,6 +266,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {name: folder / f"{name}.jsonl" for name in names}
     found["annotations"] = folder / "annotations.json"
     found |= {name: scenes / f"{name}.json" for name in ("objects", "vocabulary", "facts")}
+    found |= {"images": scenes / "images"}
     found |= {"scenes": scenes, "image": scenes / "images" / f"{images[0]}.png", "folder": folder}
     found |= _run_folders(folder, found)
     return found
@@ -314,6 +317,9 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that comes to its work has accepted its input."""
 
     def stop(*_: Any, **__: Any) -> None:
+        # A command that asks the model while it loads it has not read its data yet.
+        callers = {frame.f_code.co_name for frame, _ in traceback.walk_stack(None)}
+        assert "load_policy" not in callers
         raise Accepted
 
     monkeypatch.setattr(torch.nn.Linear, "forward", stop)
@@ -680,9 +686,21 @@ def readers(name: str) -> list[str]:
 
 
 def test_run_folders_changed_by_hand(
-    ground: dict[str, Path], tmp_path: Path, tally: Tally, stopped: None
+    ground: dict[str, Path],
+    tmp_path: Path,
+    tally: Tally,
+    stopped: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Valid JSON of another shape, in every file that another command reads."""
+    draw, turn = Figure.savefig, itertools.count()
+
+    def draw_some(self: Figure, *given: Any, **named: Any) -> None:
+        # Plots are most of a report's time.
+        if next(turn) % 3 == 0:
+            draw(self, *given, **named)
+
+    monkeypatch.setattr(Figure, "savefig", draw_some)
     trios = [
         (command, name, file)
         for name, files in RUN_FILES.items()
@@ -693,7 +711,7 @@ def test_run_folders_changed_by_hand(
     assert len(trios) >= 14
 
     @seed(5)
-    @settings(GENERATED, max_examples=90)
+    @settings(GENERATED, max_examples=70)
     @given(st.sampled_from(trios), st.data())
     def check(trio: tuple[str, str, str], data: st.DataObject) -> None:
         command, name, file = trio
@@ -705,7 +723,7 @@ def test_run_folders_changed_by_hand(
     check()
     for command, name, file in trios:
         for number, (kind, content) in enumerate(CONTENTS.items()):
-            if number % 3:
+            if number % 4:
                 continue
             folder = copy_of(ground[name], tmp_path / name)
             (folder / file).write_bytes(content)
@@ -770,7 +788,7 @@ def test_folders_of_resumed_training_changed_by_hand(
         tally.run(Case("resumed", f"{file}: {about}", words))
 
     for number, (file, (kind, content)) in enumerate(itertools.product(files, CONTENTS.items())):
-        if number % 4 == 0:
+        if number % 6 == 0:
             check(file, kind, content)
 
     @seed(8)
@@ -833,7 +851,7 @@ def test_model_folders(
         check(name, file, "template", b"{{ raise_exception('no') }}{% for %}", needed)
 
     @seed(6)
-    @settings(GENERATED, max_examples=100)
+    @settings(GENERATED, max_examples=60)
     @given(st.sampled_from([each for each in files if each[1].endswith(".json")]), st.data())
     def changed_value(each: tuple[str, str], data: st.DataObject) -> None:
         name, file = each

@@ -177,7 +177,7 @@ def test_an_image_of_which_an_annotation_is_not_usable_is_left_out(
     assert objects(tmp_path, tmp_path / "found.json") == {"b": ["cat"]}
     skipped = read_jsonl(tmp_path / "out" / "skipped.jsonl")
     assert [row["id"] for row in skipped] == ["row 2", "a"]
-    assert "left out are 1 annotation and the 1 image they are about" in capsys.readouterr().out
+    assert "left out: 1 annotation and the 1 image it is about" in capsys.readouterr().out
     coco = {**COCO, "annotations": [*COCO["annotations"] * 40,
                                     {"id": 9, "image_id": 7, "category_id": 5}]}  # fmt: skip
     write_json(tmp_path / "coco.json", coco)

@@ -343,7 +343,7 @@ def test_a_split_in_some_answers_only_is_refused() -> None:
         {"question_id": "0", "answer": "Yes", "split": "random"},
         {"question_id": "1", "answer": "Yes"},
     ]
-    with pytest.raises(UserError, match=r"1 of 2 answers have a `split`.* such as 1"):
+    with pytest.raises(UserError, match=r"1 of 2 answers has a `split`.* such as 1"):
         match_answers(_about("a", "b"), answers)
 
 

@@ -117,7 +117,7 @@ def test_pope_lists_the_refused_image_or_the_questions_about_it(folder: Path, au
 def test_nothing_left_is_an_error_whatever_is_allowed(folder: Path) -> None:
     for name in "acd":
         (folder / "images" / f"{name}.png").unlink()
-    with pytest.raises(UserError, match="None of 1 images can be used: b"):
+    with pytest.raises(UserError, match="Nothing is left: 1 image cannot be used: b"):
         eval_chair(
             folder / "objects.json", folder / "out", **OPTIONS,
             images=folder / "images", max_bad_fraction=1.0,

@@ -375,7 +375,7 @@ def test_lists_that_do_not_cover_the_images_are_refused_before_the_model_is_load
     data = tmp_path / "prompts.jsonl"
     data.write_text(json.dumps(row))
     objects = pairs.parent / "objects.json"
-    told = r"1 of 1 prompts have an image without .*row 1 \(a, image kitchen\).*pair-0"
+    told = r"1 of 1 prompt has an image without .*row 1 \(a, image kitchen\).*pair-0"
     training = replace(TRAINING, trainer=None)
     options: dict[str, Any] = {"judging": exactly(pairs), "kind": "prompt", "training": training}
     for command in (train_online, train_ppo, train_rloo):

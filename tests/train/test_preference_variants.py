@@ -151,7 +151,7 @@ def test_rows_that_share_a_picture_are_held_out_together(policy: Policy) -> None
         "1": "1", "2": "1", "3": "3", "4": "3", "5": "3", "6": "6", "7/0": "7/0", "7/1": "7/0",
         "8": "7/0",
     }  # fmt: skip
-    with pytest.raises(UserError, match="2 rows of 1 different pictures are too few"):
+    with pytest.raises(UserError, match="2 rows of one picture: nothing can be held out"):
         together = training_rows.same_pictures(rows[:2])
         training_rows.split_held_out(rows[:2], 0.5, 0, by=together.__getitem__)
     asked = r"--held-out 0.99 would hold out all 9 rows.*none to train on. Set --held-out 0.88 or"

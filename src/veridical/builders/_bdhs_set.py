@@ -11,6 +11,7 @@ from veridical.builders._parts import write_skipped
 from veridical.data.records import RecordSet, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
+from veridical.runtime.progress import counted
 from veridical.runtime.shards import say
 
 
@@ -29,7 +30,8 @@ def assemble(out: Path, results: Sequence[Mapping[str, Any]], records: RecordSet
     kept = [(index, row) for index, row in enumerate(results) if "rejected" in row]
     if not kept:
         raise UserError(
-            f"Not one pair came out of {len(results)} records; {out / 'skipped.jsonl'} says why."
+            f"Not one pair came out of {counted(len(results), 'records')}; "
+            f"{out / 'skipped.jsonl'} says why."
         )
     write_records(_pairs(kept, records.rows), out / "pairs.parquet", "preference")
     summary = summarize(results, skipped)

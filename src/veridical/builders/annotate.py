@@ -166,7 +166,7 @@ def assemble(
     scored = [pair for pair in zip(items, results, strict=True) if not pair[1]["problem"]]
     if not scored:
         raise UserError(
-            f"Not one of {len(results)} records could be marked; {out / 'skipped.jsonl'} says why."
+            f"Not one record of {len(results)} could be marked; {out / 'skipped.jsonl'} says why."
         )
     rows = [_row(item, result, wanted, criterion) for item, result in scored]
     write_records(rows, out / "samples.parquet", "sample")

@@ -11,6 +11,7 @@ from veridical.data.object_lists import match_image_id, match_image_ids
 from veridical.data.records import RecordSet, read_records, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, require_file, write_json
+from veridical.runtime.progress import part_of
 from veridical.runtime.runs import start_run
 
 FactsKind = Literal["preference", "sample", "prompt", "conversation"]
@@ -54,7 +55,7 @@ def build_facts(
         summary = {"records": len(records.rows), "with_facts": len(found), "skipped": skipped}
         write_json(out / "summary.json", summary)
         run.finish(**summary)
-        print(f"{len(found)} of {len(records.rows)} records got facts.")
+        print(f"{part_of(len(found), len(records.rows), 'records')} got facts.")
 
 
 def read_facts(path: Path) -> dict[str, list[str]]:

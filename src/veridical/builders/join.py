@@ -14,7 +14,7 @@ from veridical.data.messages import clean_messages
 from veridical.data.records import Message, read_records, text_of, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
-from veridical.runtime.progress import counted
+from veridical.runtime.progress import counted, part_of
 from veridical.runtime.runs import start_run
 
 
@@ -76,7 +76,7 @@ def build_join(
         summary = {"pairs": len(ours.rows), "joined": len(joined), "skipped": skipped}
         write_json(out / "summary.json", summary)
         run.finish(**summary)
-        print(f"{len(joined)} of {len(ours.rows)} pairs got a further rejected answer.")
+        print(f"{part_of(len(joined), len(ours.rows), 'pairs')} got a further rejected answer.")
 
 
 def _answers(rows: Any) -> dict[str, Further]:

@@ -19,7 +19,7 @@ from veridical.data.object_lists import describe_unknown, match_image_ids, unkno
 from veridical.data.vocabulary import read_vocabulary
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json, write_jsonl
-from veridical.runtime.progress import counted
+from veridical.runtime.progress import counted, part_of
 from veridical.runtime.runs import start_run
 
 Form = Literal["auto", "coco", "yolo", "detections"]
@@ -112,11 +112,12 @@ def _told(
         parts.append(f"{len(empty)} of them without an annotation, so with an empty list")
     if found.scored:
         parts.append(
-            f"{found.unsure} of {found.scored} detections had a lower score than {least:g}"
+            f"{part_of(found.unsure, found.scored, 'detections')} had a lower score than {least:g}"
         )
     if bad:
-        about = counted(len(found.incomplete), "images")
-        parts.append(f"left out are {counted(bad, 'annotations')} and the {about} they are about")
+        images = counted(len(found.incomplete), "images")
+        about = "it is" if bad == 1 else "they are"
+        parts.append(f"left out: {counted(bad, 'annotations')} and the {images} {about} about")
     return f"{'; '.join(parts)}:"
 
 

@@ -35,7 +35,7 @@ from veridical.judges.prompted import Asking, choosing_looker
 from veridical.models.load import DtypeName
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json, write_jsonl
-from veridical.runtime.progress import are_in
+from veridical.runtime.progress import are_in, counted
 from veridical.runtime.runs import start_run
 
 JUDGES = ("exact", "local", "endpoint")
@@ -267,7 +267,8 @@ def assemble(
     skipped = write_skipped(out, records, left_out, "pair")
     if not any(chosen):
         raise UserError(
-            f"Not one pair came out of {len(results)} records; {out / 'skipped.jsonl'} says why."
+            f"Not one pair came out of {counted(len(results), 'records')}; "
+            f"{out / 'skipped.jsonl'} says why."
         )
     rows = (
         _pair(item, pair, result, rule, provenance)

@@ -24,7 +24,7 @@ from veridical.models.reward_model import load_reward_model
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
 from veridical.runtime.fingerprint import fingerprint
-from veridical.runtime.progress import counted
+from veridical.runtime.progress import counted, part_of
 from veridical.runtime.runs import start_run
 
 VERBOSITY_SHARES = (0.2, 0.4, 0.6, 0.8)
@@ -164,7 +164,7 @@ def _check_words(words: list[int] | None) -> None:
 def _refuse(count: int, total: int, max_bad_fraction: float, left_out: list[Any]) -> None:
     if count > max_bad_fraction * total or count == total:
         raise UserError(
-            f"{count} of {total} records can't be rated (the first: {left_out[0]['id']}, "
+            f"{part_of(count, total, 'records')} can't be rated (the first: {left_out[0]['id']}, "
             f"{left_out[0]['reason']}); more than --max-bad-fraction {max_bad_fraction:g} allows."
         )
 

@@ -32,7 +32,7 @@ from veridical.models.rendering import RefusedRowError, render_prompt
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
 from veridical.runtime.fingerprint import model_folders
-from veridical.runtime.progress import counted
+from veridical.runtime.progress import counted, part_of
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import read_shard, say
 from veridical.sampling import Decoding, Request
@@ -340,8 +340,8 @@ def assemble(
     kept = [index for index, texts in enumerate(finished) if texts]
     if not kept:
         raise UserError(
-            f"Not one response came out of {len(results)} records; {out / 'skipped.jsonl'} says "
-            "why."
+            f"Not one response came out of {counted(len(results), 'records')}; "
+            f"{out / 'skipped.jsonl'} says why."
         )
     rows = _sample_rows([(index, finished[index]) for index in kept], records.rows, settings)
     write_records(rows, out / "samples.parquet", "sample")
@@ -349,10 +349,9 @@ def assemble(
     summary = _summary(answered, [finished[index] for index in kept], len(results), skipped)
     write_json(out / "summary.json", summary)
     if summary["cut_off"]:
-        say(
-            f"{summary['cut_off']} of {summary['cut_off'] + summary['responses']} responses were "
-            "cut off at --max-new-tokens and are left out."
-        )
+        cut = summary["cut_off"]
+        told = part_of(cut, cut + summary["responses"], "responses", "was", "were")
+        say(f"{told} cut off at --max-new-tokens and left out.")
     return summary
 
 
@@ -367,7 +366,7 @@ def _why_none(result: Mapping[str, Any]) -> str:
     if not cut:
         return "every response is empty"
     empty = "" if cut == count else ", the others are empty"
-    return f"{cut} of {count} responses were cut off at --max-new-tokens{empty}"
+    return f"{part_of(cut, count, 'responses', 'was', 'were')} cut off at --max-new-tokens{empty}"
 
 
 def _sample_rows(

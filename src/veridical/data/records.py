@@ -69,7 +69,7 @@ from veridical.data.record_store import (
 )
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
-from veridical.runtime.progress import track
+from veridical.runtime.progress import part_of, track
 
 __all__ = [
     "ConversationRow",
@@ -366,7 +366,7 @@ def _refuse_bad_share(
     limit = share if len(problems) < total else "can be left out"
     shown = "; ".join(str(problem) for problem in problems[:3])
     more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-    found = f"{path}: {len(problems)} of {total} rows cannot be used, more than {limit}: "
+    found = f"{path}: {part_of(len(problems), total, 'rows')} cannot be used, more than {limit}: "
     if len(problems) == total and all(problem.reason.startswith(MISSING) for problem in problems):
         raise UserError(f"{found}{shown}{more}.{what_columns_say(path, kind)}")
     advice = "Fix them, or set --max-bad-fraction higher." if len(problems) < total else "Fix them."

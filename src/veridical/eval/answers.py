@@ -16,7 +16,7 @@ from veridical.eval.asked_model import AskedModel
 from veridical.eval.stored_answers import PARTIAL, count_others, stored_rows
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, read_json, read_jsonl
-from veridical.runtime.progress import counted, track
+from veridical.runtime.progress import counted, part_of, track
 from veridical.runtime.shards import ALL, CLAIM, Shard, leave_to_others
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ def make_answers(
     known = _known_answers(folder)
     missing = [n for n, key in enumerate(keys) if key not in known or known[key].refused]
     if len(missing) < len(queries):
-        print(f"{len(queries) - len(missing)} of {len(queries)} answers are here already.")
+        here = part_of(len(queries) - len(missing), len(queries), "answers", "is", "are")
+        print(f"{here} here already.")
     others = count_others(folder, keys)
     if others:
         print(
@@ -180,10 +181,10 @@ def refuse_many(
         named = "; ".join(f"{row['id']}, {row['reason']}" for row in skipped[:3])
         more = f"; and {count - 3} more" if count > 3 else ""
         raise UserError(
-            f"{count} of {total} {what} cannot be used, more than --max-bad-fraction {most:g} "
+            f"{part_of(count, total, what)} cannot be used, more than --max-bad-fraction {most:g} "
             f"allows: {named}{more}. Correct them, take them out, or set --max-bad-fraction higher."
             if count < total
-            else f"None of {total} {what} can be used: {named}{more}. Correct them."
+            else f"Nothing is left: {counted(total, what)} cannot be used: {named}{more}."
         )
 
 

@@ -19,6 +19,7 @@ from veridical.eval.pope_matching import match_answers, read_given_answers
 from veridical.eval.pope_questions import read_questions
 from veridical.eval.run import run_benchmark
 from veridical.runtime.errors import UserError
+from veridical.runtime.progress import part_of
 from veridical.scoring.object_scores import POPE, POPE_FORMULAS, pope_counts
 from veridical.scoring.statistics import ClusterSums, Estimate, Metric, sum_by_cluster
 from veridical.scoring.yes_no_answers import Parsing, parse_answer
@@ -245,7 +246,8 @@ def suggest_instruction(judged: Sequence[Row], instruction: str = "") -> list[st
     if instruction:
         advice = "Word --instruction so that the answer begins with yes or no"
     return [
-        f"{len(unparsed)} of {len(judged)} answers say neither yes nor no and count as wrong: "
+        f"{part_of(len(unparsed), len(judged), 'answers', 'says', 'say')} neither yes nor no; "
+        "counted as wrong: "
         f"{some[:160]}. {advice} (answers made elsewhere have to be made again)."
     ]
 

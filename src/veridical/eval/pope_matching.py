@@ -11,6 +11,7 @@ from typing import Any
 from veridical.data.object_questions import Question
 from veridical.eval.answers import read_answer_rows
 from veridical.runtime.errors import UserError
+from veridical.runtime.progress import part_of
 
 
 def read_given_answers(path: Path) -> list[dict[str, Any]]:
@@ -53,8 +54,8 @@ def match_answers(
     if 0 < splits < len(answers):
         first = next(row["question_id"] for row in answers if "split" not in row)
         raise UserError(
-            f"{splits} of {len(answers)} answers have a `split`, and the others, such as "
-            f"{first}, have none. Give it to all of them or to none."
+            f"{part_of(splits, len(answers), 'answers', 'has', 'have')} a `split`, and the "
+            f"others, such as {first}, lack it. Give it to all of them or to none."
         )
     with_split = splits > 0
 

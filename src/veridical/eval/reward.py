@@ -19,7 +19,7 @@ from veridical.models.rendering import Group
 from veridical.models.reward_model import RewardModel, load_reward_model, score_groups
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_jsonl
-from veridical.runtime.progress import track
+from veridical.runtime.progress import part_of, track
 from veridical.runtime.runs import start_run
 from veridical.scoring.statistics import Estimate
 
@@ -161,7 +161,7 @@ def _refuse_many(
     if len(refused) > max_bad_fraction * total:
         first = "; ".join(f"{row['id']}: {row['reason']}" for row in refused[:3])
         raise UserError(
-            f"{path}: {len(refused)} of {total} pairs can't be scored; more than "
+            f"{path}: {part_of(len(refused), total, 'pairs')} can't be scored; more than "
             f"--max-bad-fraction {max_bad_fraction:g} allows. {first}"
         )
 

@@ -23,6 +23,19 @@ def counted(number: int, things: str) -> str:
     return f"{number} {things.removesuffix('s') if number == 1 else things}"
 
 
+def part_of(part: int, whole: int, things: str, one: str = "", many: str = "") -> str:
+    """Some of all, with the verb that fits: "3 of 4 rows have", "1 of 1 row has".
+
+    Args:
+        part: how many.
+        whole: of how many.
+        things: in the plural, which ends in s.
+        one: the verb for one of them; none where it is the same for one and many.
+        many: the verb for several.
+    """
+    return f"{part} of {counted(whole, things)} {one if part == 1 else many}".rstrip()
+
+
 def are_in(number: int, things: str, place: object) -> str:
     """A command's last line: "3 pairs are in PLACE.", "1 pair is in PLACE.".
 

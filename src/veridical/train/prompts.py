@@ -21,6 +21,7 @@ from veridical.judges.named import Judging
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group, RefusedRowError, render_group, render_prompt
 from veridical.runtime.errors import UserError
+from veridical.runtime.progress import part_of
 from veridical.sampling import Request
 from veridical.train.loop.rows import (
     Images,
@@ -94,8 +95,8 @@ def check_object_lists(judging: Judging, data: Path, kind: PromptKind, training:
                 without.append(f"{path} row {number} ({id}{known})")
     if without and len(without) > training.max_bad_fraction * total:
         raise UserError(
-            f"--judge exact: {len(without)} of {total} prompts have an image without an object "
-            f"list in {judging.objects}, more than --max-bad-fraction "
+            f"--judge exact: {part_of(len(without), total, 'prompts', 'has', 'have')} an image "
+            f"without an object list in {judging.objects}, more than --max-bad-fraction "
             f"{training.max_bad_fraction:g} allows. The first is {without[0]}; the lists are of "
             f"{', '.join(list(listed)[:3])}{', ...' if len(listed) > 3 else ''}. A list is found "
             "by the image's file name without suffix, by its last number, or by the row's id."

@@ -11,6 +11,7 @@ from typing import Any
 from veridical.models.load import starts_from_adapter
 from veridical.models.refused_rows import leave_out_refused
 from veridical.runtime.errors import UserError
+from veridical.runtime.progress import part_of
 from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.adapters import Engine, engine_settings
 from veridical.sampling.rollouts import Rollout
@@ -174,10 +175,8 @@ def refuse_unscored(
     if unscored <= most * asked:
         return
     first = "; ".join(dict.fromkeys(problems[:3]))
-    what = "prompts have no verdict to learn from"
-    if held_out:
-        what = "held-out prompts have no verdict"
+    what, end = ("held-out prompts", "") if held_out else ("prompts", " to learn from")
     raise UserError(
-        f"At step {step}, {unscored} of {asked} {what}; more than --max-bad-fraction {most:g} "
-        f"allows. {first}"
+        f"At step {step}, {part_of(unscored, asked, what, 'has', 'have')} no verdict{end}; more "
+        f"than --max-bad-fraction {most:g} allows. {first}"
     )

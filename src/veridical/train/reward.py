@@ -38,6 +38,7 @@ from veridical.objectives.preference import pair_accuracy
 from veridical.objectives.reward import reward_loss
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
+from veridical.runtime.progress import part_of
 from veridical.train.loop.card import write_cards
 from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.items import Items, usable_rows
@@ -198,7 +199,8 @@ def read_pairs(start: Policy, data: Path, reading: Reading, training: Training) 
             "objects or options beside pairs."
         )
     if reading.with_facts and told[False]:
-        print(f"{told[False]} of {sum(told)} pairs have no facts; they are read without.")
+        without = part_of(told[False], sum(told), "pairs", "is", "are")
+        print(f"{without} read without facts, having none.")
     return rows
 
 

@@ -439,7 +439,7 @@ def test_held_out_prompts_that_can_not_be_scored_are_counted_and_refused(
 
     monkeypatch.setattr(rewarding, "open_marks", lambda *_: odd)
     bad = 1
-    with pytest.raises(UserError, match=r"At step 0, 1 of 4 held-out prompts have no verdict; m"):
+    with pytest.raises(UserError, match=r"At step 0, 1 of 4 held-out prompts has no verdict; m"):
         train("rloo", saved, prompts, tmp_path / "strict")
     lenient = replace(TRAINING, max_bad_fraction=0.5)
     train("rloo", saved, prompts, tmp_path / "out", training=lenient)

@@ -18,7 +18,7 @@ def test_a_judge_that_can_score_nothing_says_why() -> None:
     def judge(cases: Sequence[Case]) -> list[Verdict]:
         return [Verdict(problem=f"no list for {case.id}.jpg") for case in cases]
 
-    with pytest.raises(UserError, match=r"none of the first 2 prompts \(a: no list for a.jpg\)"):
+    with pytest.raises(UserError, match=r"no prompt of the first 2 \(a: no list for a.jpg\)"):
         scores_of(judge, CASES)
 
 

@@ -31,7 +31,7 @@ from veridical.models.rendering import RefusedRowError
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
-from veridical.runtime.progress import counted
+from veridical.runtime.progress import counted, part_of
 from veridical.sampling import Decoding, Request, Response, respond
 from veridical.scoring.object_scores import COUNTED, DESCRIBE, chair_counts, pope_counts
 from veridical.scoring.statistics import FloatArray, Ratio
@@ -316,7 +316,7 @@ def _refuse_many(broken: Mapping[Path, str], total: int, most: float) -> None:
     if len(broken) == total or len(broken) > most * total:
         named = "; ".join(f"{file.name}, {why}" for file, why in list(broken.items())[:3])
         raise UserError(
-            f"{len(broken)} of the {total} images in --check-images cannot be used, more than "
+            f"{part_of(len(broken), total, 'images')} in --check-images cannot be used, more than "
             f"--max-bad-fraction {most:g} allows: {named}. Correct them, or take them out."
         )
 

@@ -23,7 +23,7 @@ from veridical.models.rendering import Group
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_jsonl
-from veridical.runtime.progress import counted
+from veridical.runtime.progress import counted, part_of
 from veridical.train.loop.rows import TrainingRows
 from veridical.train.loop.stopping import CHECKED
 from veridical.train.options import Training
@@ -111,9 +111,9 @@ class LeftOut:
         if len(self) > self.most * self.total:
             listed = self._late(*next(iter(new.items())))
             raise UserError(
-                f"{len(self)} of {self.total} rows can't be used; more than --max-bad-fraction "
-                f"{self.most:g} allows. The last was {place_in_words(listed)}: {listed['reason']}. "
-                f"{self.path} lists all. "
+                f"{part_of(len(self), self.total, 'rows')} can't be used; more than "
+                f"--max-bad-fraction {self.most:g} allows. The last was "
+                f"{place_in_words(listed)}: {listed['reason']}. {self.path} lists all. "
                 "Leave them out, or set a higher --max-bad-fraction and go on with --resume true."
             )
         what = "row is" if len(new) == 1 else "rows are"

@@ -23,7 +23,7 @@ from veridical.runtime import processes
 from veridical.runtime.cache import Cache, digest
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
-from veridical.runtime.progress import track
+from veridical.runtime.progress import counted, part_of, track
 from veridical.train.loop.left_out import LeftOut
 
 SPOT_CHECKS = 2
@@ -191,7 +191,8 @@ def write_reference(out: Path, groups: Sequence[Group], reference: Reference) ->
             out / "reference_logps.json", {"ids": ids, "logps": logps, "reused": reference.reused}
         )
     if reference.reused:
-        print(f"Reference log-probs of {reference.reused} of {len(ids)} rows were in the cache.")
+        rows = part_of(reference.reused, len(ids), "rows")
+        print(f"Reference log-probs of {rows} were in the cache.")
 
 
 def reference_key(policy: Policy, share_prefix: bool, weights: str) -> str:
@@ -249,6 +250,6 @@ def _require_finite(ids: Sequence[str], logps: Sequence[Tensor]) -> None:
     odd = [id for id, row in zip(ids, logps, strict=True) if not row.isfinite().all()]
     if odd:
         raise UserError(
-            f"The reference's log-probs of {len(odd)} rows are not finite (first: {odd[0]}). "
-            "Set --dtype float32 or bfloat16, and check these rows' answers."
+            f"The reference's log-probs of {counted(len(odd), 'rows')} are not finite (first: "
+            f"{odd[0]}). Set --dtype float32 or bfloat16, and check these rows' answers."
         )

@@ -232,10 +232,8 @@ def _none_left(rows: int, pictures: int, share: float) -> str:
     """Why a share can't be held out: there is one picture alone, or the share is too large."""
     together = "as rows of the same picture stay together"
     if pictures < 2:
-        return (
-            f"{rows} rows of {pictures} different pictures are too few to hold any out, "
-            f"{together}. Set --held-out 0."
-        )
+        some = f"{counted(rows, 'rows')} of one picture"
+        return f"{some}: nothing can be held out, {together}. Set --held-out 0."
     most = math.floor(100 * (pictures - 1) / pictures) / 100
     return (
         f"--held-out {share:g} would hold out all {rows} rows, which have {pictures} different "

@@ -162,7 +162,7 @@ def scores_of(judge: Judge, cases: Sequence[Case]) -> list[float]:
     problems = [verdict.problem for verdict in verdicts if verdict.problem]
     if problems and len(problems) == len(verdicts):
         raise UserError(
-            f"The judge can score none of the first {len(problems)} prompts ({cases[0].id}: "
+            f"The judge can score no prompt of the first {len(problems)} ({cases[0].id}: "
             f"{problems[0]}), so nothing can be learned from it."
         )
     return [total_score(ratings) for verdict in verdicts for ratings in verdict.ratings]

@@ -26,6 +26,7 @@ from veridical.objectives.preference import Preference
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json
+from veridical.runtime.progress import counted
 from veridical.runtime.runs import Run
 from veridical.sampling import Decoding
 from veridical.sampling.rollouts import roll_out
@@ -399,8 +400,8 @@ def scale_of(
     scores = scores_of(judge, cases)
     if len(set(scores)) < 2:
         raise UserError(
-            f"--standardize true: the judge gives {len(scores)} answers the same score or none, so "
-            "there is nothing to scale by. Set --standardize false."
+            f"--standardize true: the judge gives {counted(len(scores), 'answers')} the same score "
+            "or none, so there is nothing to scale by. Set --standardize false."
         )
     return Scale(fmean(scores), pstdev(scores))
 
