@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from veridical import cli
+from veridical.runtime import runs
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
-from veridical.runtime.run_folders import remove_run
+from veridical.runtime.run_folders import claim_folder, remove_run, remove_written
 from veridical.runtime.run_record import this_process
 from veridical.runtime.runs import start_run
 from veridical.scoring.object_scores import CHAIR
@@ -178,13 +179,17 @@ def test_the_record_names_what_was_written_and_a_second_run_replaces_only_that(
         start_run(tmp_path, "eval chair", {})
 
 
+def _ticks(process: int) -> str:
+    """When a process began."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+
+
 def test_another_process_that_is_writing_is_left_alone(tmp_path: Path) -> None:
     start_run(tmp_path / "run", "eval chair", {"model": "a"}, any_process=True)
     record = read_json(tmp_path / "run" / "run.json")
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        stat = Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(")")[2].split()
-        process = this_process() | {"id": sleeper.pid, "began": stat[19]}
+        process = this_process() | {"id": sleeper.pid, "began": _ticks(sleeper.pid)}
         write_json(tmp_path / "run" / "run.json", record | {"process": process})
         with pytest.raises(UserError, match=rf"Process {sleeper.pid} is writing"):
             start_run(tmp_path / "run", "eval chair", {"model": "b"}, any_process=True)
@@ -197,6 +202,40 @@ def test_another_process_that_is_writing_is_left_alone(tmp_path: Path) -> None:
         start_run(tmp_path / "run", "eval chair", {"model": "b"}, any_process=True)
     finally:
         sleeper.kill()
+
+
+def test_of_two_commands_at_once_one_gets_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other begins between this one's look at the empty folder and its first word there."""
+    out, theirs = tmp_path / "run", this_process() | {"id": os.getppid()}
+    theirs["began"] = _ticks(os.getppid())
+
+    def claim(*given: Any) -> frozenset[str]:
+        found = claim_folder(*given)
+        if not out.exists():
+            record = {"command": "eval chair", "status": "running", "process": theirs}
+            write_json(out / "run.json", record)
+        return found
+
+    monkeypatch.setattr(runs, "claim_folder", claim)
+    with pytest.raises(UserError, match=rf"Process {os.getppid()} is writing"):
+        start_run(out, "eval chair", {})
+    assert read_json(out / "run.json")["process"] == theirs
+    assert [path.name for path in out.iterdir()] == ["run.json"]
+
+
+def test_a_run_that_can_not_read_its_inputs_leaves_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise UserError("unreadable")
+
+    monkeypatch.setattr(runs, "_input", fail)
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match="unreadable"):
+        start_run(out, "eval chair", {}, {"data": tmp_path})
+    assert not list(out.iterdir())
 
 
 def test_only_what_the_record_names_is_removed(tmp_path: Path) -> None:
@@ -212,6 +251,30 @@ def test_only_what_the_record_names_is_removed(tmp_path: Path) -> None:
         (tmp_path / "demo" / name).write_text("{}")
     remove_run(tmp_path / "demo")
     assert content(tmp_path / "demo").keys() == mine
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_a_user_puts_beside_a_saved_model_stays(tmp_path: Path, killed: bool) -> None:
+    def save() -> None:
+        remove_written(tmp_path, "model")
+        write_json(tmp_path / "model" / f"part-{len(list(tmp_path.rglob('*')))}.json", 1)
+
+    run = start_run(tmp_path, "train dpo", {})
+    save()
+    run.finish()
+    (tmp_path / "model" / "quantized").mkdir()
+    (tmp_path / "model" / "quantized" / "mine.gguf").write_text("hours of work")
+    if killed:
+        start_run(tmp_path, "train dpo", {})
+    run = start_run(tmp_path, "train dpo", {})
+    save()
+    run.finish()
+    files = read_json(tmp_path / "run.json")["files"]
+    assert len(files) == 1
+    assert files[0].startswith("model/part-")
+    assert content(tmp_path).keys() == {*files, "run.json", "model/quantized/mine.gguf"}
+    remove_run(tmp_path)
+    assert content(tmp_path).keys() == {"model/quantized/mine.gguf"}
 
 
 def test_a_run_that_was_killed_is_not_removed_by_guessing(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def claim_folder(
         shared: whether other processes may work on the same run there.
 
     Returns:
-        The names in the folder that are not the run's.
+        What is in the folder and not the run's: names, and files within the run's own folders.
 
     Raises:
         UserError: it may not; the message says what is in the way.
@@ -80,7 +80,7 @@ def claim_folder(
             "--out."
         )
     if record.files is None:  # it was killed, or is of a version that kept no list
-        return frozenset(name for name in names if not WRITTEN.fullmatch(name))
+        return frozenset(name for name in names if not WRITTEN.fullmatch(name)) | record.foreign
     own = {PurePosixPath(name).parts[0] for name in record.files} | {RECORD}
     foreign = {name for name in names - own if not _is_apart(folder / name)}
     if taken := sorted(name for name in foreign if WRITTEN.fullmatch(name)):
@@ -88,7 +88,8 @@ def claim_folder(
             f"{folder / taken[0]} was not written by the run in {folder}, which may replace it. "
             "Move it, or choose another --out."
         )
-    return frozenset(names - own)
+    added = set(written_files(folder, frozenset(names - own))) - set(record.files)
+    return frozenset(names - own) | added
 
 
 def written_files(folder: Path, foreign: frozenset[str]) -> list[str]:
@@ -98,7 +99,27 @@ def written_files(folder: Path, foreign: frozenset[str]) -> list[str]:
         for entry in _entries(folder)
         if entry.name not in foreign and entry.name != RECORD
         for path in _files(entry)
+        if path.relative_to(folder).as_posix() not in foreign
     )
+
+
+def remove_written(folder: Path, name: str) -> None:
+    """Remove what runs wrote in a folder of theirs, such as `model`; what a user put there stays.
+
+    Args:
+        folder: the run's own, with its record.
+        name: of the folder within it; it may be missing.
+    """
+    foreign = read_record(folder).foreign if (folder / RECORD).is_file() else frozenset()
+    inner = folder / name
+    if inner.is_symlink() or not inner.is_dir():
+        return
+    for path in list(_files(inner)):
+        if path.relative_to(folder).as_posix() not in foreign:
+            path.unlink(missing_ok=True)
+    for place in sorted(inner.rglob("*"), reverse=True):
+        if place.is_dir() and not place.is_symlink() and not any(place.iterdir()):
+            place.rmdir()
 
 
 def remove_run(folder: Path) -> None:

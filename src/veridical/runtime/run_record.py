@@ -27,6 +27,7 @@ class RunRecord:
         configuration: every option as resolved.
         files: what the run wrote, relative to its folder; None while it runs, and where it was
             killed.
+        foreign: what was in the folder before and is not the run's, as far as it was noted.
         process_id: the process that began it.
         is_alive: whether that process runs now, on this machine.
     """
@@ -35,6 +36,7 @@ class RunRecord:
     status: str
     configuration: Mapping[str, Any]
     files: list[str] | None
+    foreign: frozenset[str]
     process_id: int | None
     is_alive: bool
 
@@ -53,6 +55,7 @@ def read_record(folder: Path) -> RunRecord:
         fields.get("status", ""),
         fields.get("configuration", {}),
         None if running else fields.get("files"),
+        frozenset(fields.get("foreign", ())),
         process.get("id"),
         running and _is_another_alive(process),
     )
@@ -182,6 +185,7 @@ SHAPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "results": ("an object", _is_object),
     "reason": ("a text", _is_text),
     "files": ("a list of files in the run's folder", _is_files),
+    "foreign": ("a list of files in the run's folder", _is_files),
     "process": ("an object of host and id", _is_process),
 }
 

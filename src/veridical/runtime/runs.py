@@ -52,7 +52,7 @@ class Run:
         record: what `run.json` holds while it runs.
         started: on the monotonic clock, in seconds.
         writes: whether this process writes `run.json`.
-        foreign: names in the folder that are not the run's.
+        foreign: what is in the folder and not the run's.
     """
 
     folder: Path
@@ -146,9 +146,11 @@ def start_run(
         read = [*(inputs or {}).values(), *models]
         return claim_folder(folder, command, configuration, recorded, read, any_process)
 
+    was_there = (folder / RECORD).exists()
     foreign = claim() if any_process else processes.from_first(claim)
     moment = _freeze_prompt_time(folder, any_process)
     forget_variables()
+    writes = any_process or processes.is_first()
     record = {
         "command": command,
         "status": "running",
@@ -157,20 +159,46 @@ def start_run(
         "wall_time_seconds": None,
         "working_folder": str(Path.cwd()),
         "configuration": recorded,
-        "seeds": dict(_seeds(recorded)),
-        "inputs": {
-            name: _input(path) for name, path in {**(inputs or {}), **imported_files()}.items()
-        },
-        "versions": _versions(),
-        **_git(Path(__file__).resolve()),
-        "hardware": _hardware(),
         "process": this_process(),
-        **(kept or {}),
+        **({"foreign": sorted(foreign)} if foreign else {}),
     }
-    writes = any_process or processes.is_first()
-    if writes:
-        write_json(folder / RECORD, record)
+    is_new = writes and not was_there
+    # Hashing the inputs may take minutes, in which another command would find the folder free.
+    if is_new and not _write_first(folder, record):
+        is_new, foreign = False, claim()
+    try:
+        record |= {
+            "seeds": dict(_seeds(recorded)),
+            "inputs": {
+                name: _input(path) for name, path in {**(inputs or {}), **imported_files()}.items()
+            },
+            "versions": _versions(),
+            **_git(Path(__file__).resolve()),
+            "hardware": _hardware(),
+            **(kept or {}),
+        }
+        if writes:
+            write_json(folder / RECORD, record)
+    except BaseException:
+        if is_new:
+            (folder / RECORD).unlink()
+        raise
     return Run(folder, record, time.monotonic(), writes, foreign)
+
+
+def _write_first(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Write a record where there is none; False where another process has just written its own."""
+    draft = folder / f".{os.getpid()}.{RECORD}"
+    write_json(draft, record)
+    try:
+        (folder / RECORD).hardlink_to(draft)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links; the record is written in a moment
+        pass
+    finally:
+        draft.unlink()
+    return True
 
 
 def _freeze_prompt_time(folder: Path, any_process: bool) -> datetime:

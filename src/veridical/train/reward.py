@@ -199,8 +199,8 @@ def read_pairs(start: Policy, data: Path, reading: Reading, training: Training) 
             "objects or options beside pairs."
         )
     if reading.with_facts and told[False]:
-        without = part_of(told[False], sum(told), "pairs", "is", "are")
-        print(f"{without} read without facts, having none.")
+        lacking = part_of(told[False], sum(told), "pairs", "is", "are")
+        print(f"{lacking} read without facts, having none.")
     return rows
 
 

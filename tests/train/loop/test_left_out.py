@@ -270,6 +270,10 @@ def test_rows_without_ids_are_named_by_file_line_and_image(
     resumed = LeftOut(tmp_path, rows, replace(training, resume=True))
     assert set(resumed.refused) == {(refused["id"], 1)}
     assert rows.groups[1] in resumed and read_jsonl(tmp_path / "skipped.jsonl") == [unread, refused]
+    for changed in ("3", "null", json.dumps({**refused, "images": [1]})):
+        (tmp_path / "skipped.jsonl").write_text(f"{json.dumps(unread)}\n{changed}\n")
+        with pytest.raises(UserError, match=r"skipped\.jsonl, row 2 is not as the run wrote it"):
+            LeftOut(tmp_path, rows, replace(training, resume=True))
 
 
 def test_usable_rows_of_parquet_know_their_numbers(

@@ -216,5 +216,22 @@ def _prepare(policy: Policy, group: Group) -> None:
 
 
 def _refused_before(path: Path) -> dict[Key, str]:
-    known: list[dict[str, Any]] = read_jsonl(path) if path.is_file() else []
-    return {(row["id"], row["images"]): row["reason"] for row in known if "images" in row}
+    """What `skipped.jsonl` says of rows that the processor refused.
+
+    Raises:
+        UserError: a row is not as it was written.
+    """
+    refused: dict[Key, str] = {}
+    for number, row in enumerate(read_jsonl(path) if path.is_file() else [], start=1):
+        match row:
+            case {"id": str(name), "images": int(images), "reason": str(reason)}:
+                refused[name, images] = reason
+            case dict() if "images" not in row:
+                pass
+            case _:
+                raise UserError(
+                    f"{path}, row {number} is not as the run wrote it: id, images and reason have "
+                    "to be a text, a number and a text. Restore the file, or train in another "
+                    "--out."
+                )
+    return refused

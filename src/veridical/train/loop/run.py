@@ -26,6 +26,7 @@ from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import writing
 from veridical.runtime.fingerprint import weight_files
+from veridical.runtime.run_folders import remove_written
 from veridical.train.loop.callbacks import Manifests, RunLog, SaveWhenTerminated, Steps
 from veridical.train.loop.checking import open_check, write_descriptions
 from veridical.train.loop.checkpoints import LastStep, newest_verified
@@ -210,7 +211,7 @@ def save_result(
 
 @contextlib.contextmanager
 def replacing_saved(out: Path) -> Iterator[Path]:
-    """Replace what an earlier attempt saved, with all its files, once what is saved now is whole.
+    """Replace what an earlier attempt saved, file by file, once what is saved now is whole.
 
     Args:
         out: the run's folder.
@@ -233,9 +234,13 @@ def replacing_saved(out: Path) -> Iterator[Path]:
             yield fresh
         for name in earlier:
             path = out / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for path in fresh.iterdir():
-            path.rename(out / path.name)
+            remove_written(out, name) if path.is_dir() else path.unlink()
+        # What a user put into `model/` is still there, so files are moved, not folders.
+        for path in fresh.rglob("*"):
+            if path.is_file():
+                place = out / path.relative_to(fresh)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(place)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
