@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from veridical.data.vocabulary import read_vocabulary, vocabulary_of
+from veridical.data.vocabulary import describe_vocabulary, read_vocabulary, vocabulary_of
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
 
@@ -188,6 +188,14 @@ def test_what_is_no_vocabulary_is_refused(tmp_path: Path, content: object) -> No
 )
 def test_our_own_list_invents_nothing(text: str, expected: list[str]) -> None:
     assert [mention.name for mention in read_vocabulary(None).mentions(text)] == expected
+
+
+def test_the_word_coco_is_our_own_list(tmp_path: Path) -> None:
+    word = Path("coco")
+    assert read_vocabulary(word).names == read_vocabulary(None).names
+    assert describe_vocabulary(word) == describe_vocabulary(None)
+    with pytest.raises(UserError, match="does not exist"):
+        read_vocabulary(tmp_path / "coco")
 
 
 def test_a_phrase_with_a_plural_does_not_hide_the_plural_of_a_word() -> None:

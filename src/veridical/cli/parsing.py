@@ -86,7 +86,7 @@ FILES = (
     "check_vocabulary",
 )  # fmt: skip
 PLACES = ("annotations", "image", "images", "images_root", "check_images", "scenes")
-WORDS = {("vocabulary", "coco")}
+WORDS = {("vocabulary", "coco"), ("check_vocabulary", "coco")}
 """Values that are no path: who takes no such word says that there is no such file."""
 RECORD_SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json")
 

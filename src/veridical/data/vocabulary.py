@@ -133,7 +133,7 @@ class Vocabulary:
 
 
 def read_vocabulary(path: Path | None) -> Vocabulary:
-    """Read a vocabulary; None is our list for COCO's classes.
+    """Read a vocabulary; None and the word `coco` are our list for COCO's classes.
 
     Two forms are read. Ours: `{"cup": ["cup", "mug"], "": ["cup holder"]}`, where the name itself
     always counts and the entry "" lists phrases that are no object. CHAIR's synonym tables: an
@@ -143,7 +143,8 @@ def read_vocabulary(path: Path | None) -> Vocabulary:
     Raises:
         UserError: the file is neither.
     """
-    path = COCO_VOCABULARY if path is None else path
+    if path is None or _is_ours(path):
+        path = COCO_VOCABULARY
     content = read_json(path)
     if isinstance(content, dict) and "inverse_synonym_dict" in content:
         return _from_chair(content, path)
@@ -157,8 +158,15 @@ def read_vocabulary(path: Path | None) -> Vocabulary:
 
 def describe_vocabulary(path: Path | None) -> str:
     """Which vocabulary a path names, with the hash of its content, for people and `scores.json`."""
-    name = "Veridical's own words for COCO's 80 classes" if path is None else str(path)
-    return f"{name} (sha256 {hash_file(COCO_VOCABULARY if path is None else path)[:12]})"
+    if path is None or _is_ours(path):
+        name, path = "Veridical's own words for COCO's 80 classes", COCO_VOCABULARY
+    else:
+        name = str(path)
+    return f"{name} (sha256 {hash_file(path)[:12]})"
+
+
+def _is_ours(path: Path) -> bool:
+    return str(path) == "coco"
 
 
 def vocabulary_of(words: Mapping[str, Iterable[str]]) -> Vocabulary:
