@@ -40,7 +40,9 @@ def test_a_started_run_is_running_with_everything_needed_to_repeat_it(tmp_path: 
     assert record["wall_time_seconds"] is None
     assert record["command"] == "train dpo"
     assert record["configuration"]["model"] == str(tmp_path)
-    assert record["configuration"]["options"] == {"beta": 0.1, "output": "runs/x"}
+    # The fields of a group of options are options.
+    assert record["configuration"]["beta"] == 0.1
+    assert record["configuration"]["output"] == "runs/x"
     assert record["seeds"] == {"seed": 7, "data.split_seed": 3}
     assert record["inputs"]["pairs"]["sha256"] == hashlib.sha256(b"{}\n").hexdigest()
     assert record["inputs"]["model"] == {"path": "someone/on-a-hub", "sha256": None}

@@ -177,8 +177,7 @@ def _row(question: Question) -> dict[str, Any]:
 def _names(options: PopeOptions) -> list[str]:
     if options.vocabulary is None:
         return []
-    path = None if str(options.vocabulary) == "coco" else options.vocabulary
-    return sorted(read_vocabulary(path).names)
+    return sorted(read_vocabulary(options.vocabulary).names)
 
 
 def _first_images(questions: Sequence[Question], limit: int | None) -> list[Question]:
