@@ -29,20 +29,16 @@ from veridical.checks.prefix_sharing import sharing
 from veridical.judges.judging import Case, Verdict
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
-from veridical.objectives.reinforcement import (
-    generalized_advantages,
-    kl_terms,
-    token_rewards,
-    whitened,
-)
+from veridical.objectives.policy_gradient import Sampled
+from veridical.objectives.ppo import PPO
 from veridical.sampling import Decoding, Request
-from veridical.train import ppo as learning
 from veridical.train.options import Training
-from veridical.train.ppo import PPO, learn
 from veridical.train.prompts import TrainingPrompt, proof_group
 from veridical.train.rl import experience as gathering
+from veridical.train.rl import loop as learning
 from veridical.train.rl.actors import build_actors
 from veridical.train.rl.experience import Setting, gather_experience
+from veridical.train.rl.loop import Lesson, learn
 from veridical.train.rl.rewarding import Rewarder
 from veridical.train.rl.run import Learner
 
@@ -128,12 +124,9 @@ def one_step(setting: Setting, learner: Learner, ppo: PPO, number: int) -> tuple
     found = gather_experience(setting, number, indexes)
     synchronize()
     gathered = time.perf_counter() - began
-    kl = kl_terms(found.logps, found.reference_logps, ppo.kl_estimator)
-    rewards = token_rewards(found.rewards, kl, found.mask, ppo.kl_coefficient)
-    advantages = generalized_advantages(rewards, found.values, found.mask, ppo.gamma, ppo.lam)
-    returns = advantages + found.values
-    advantages = whitened(advantages, found.mask, lambda value: value)
-    learn(setting, found, advantages, returns, learner, ppo, len(indexes), 0, number)
+    sampled = Sampled(found.rewards, found.logps, found.reference_logps, found.values, found.mask)
+    estimate = ppo.advantages(sampled, ppo.kl_coefficient, lambda value: value)
+    learn(setting, Lesson(found, found.logps, estimate), learner, ppo, len(indexes), 0, number)
     synchronize()
     return time.perf_counter() - began, gathered, int(found.mask.sum())
 

@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from veridical.objectives.dpo import DPO, dpo_loss
     from veridical.objectives.ipo import IPO, ipo_loss
     from veridical.objectives.likelihood import Likelihood
+    from veridical.objectives.ppo import PPO
     from veridical.objectives.preference import AveragedPreference, Preference
-    from veridical.objectives.reward import reward_loss
+    from veridical.objectives.reward import BradleyTerry, reward_loss
+    from veridical.objectives.rloo import RLOO
     from veridical.objectives.slic import SLiC, slic_loss
     from veridical.report.page import write_report
     from veridical.runtime.errors import UserError
@@ -47,10 +49,10 @@ if TYPE_CHECKING:
     from veridical.train.dpo import train_dpo
     from veridical.train.online import train_online
     from veridical.train.options import Training
-    from veridical.train.ppo import PPO, train_ppo
+    from veridical.train.ppo import train_ppo
     from veridical.train.responses import Sampling
     from veridical.train.reward import train_reward
-    from veridical.train.rloo import RLOO, train_rloo
+    from veridical.train.rloo import train_rloo
     from veridical.train.sft import train_sft
     from veridical.train.steerlm import train_steerlm
 
@@ -85,7 +87,9 @@ _HOMES = {
     "objectives.ipo": "IPO ipo_loss",
     "objectives.likelihood": "Likelihood",
     "objectives.preference": "AveragedPreference Preference",
-    "objectives.reward": "reward_loss",
+    "objectives.ppo": "PPO",
+    "objectives.reward": "BradleyTerry reward_loss",
+    "objectives.rloo": "RLOO",
     "objectives.slic": "SLiC slic_loss",
     "report.page": "write_report",
     "runtime.errors": "UserError",
@@ -93,10 +97,10 @@ _HOMES = {
     "train.dpo": "train_dpo",
     "train.online": "train_online",
     "train.options": "Training",
-    "train.ppo": "PPO train_ppo",
+    "train.ppo": "train_ppo",
     "train.responses": "Sampling",
     "train.reward": "train_reward",
-    "train.rloo": "RLOO train_rloo",
+    "train.rloo": "train_rloo",
     "train.sft": "train_sft",
     "train.steerlm": "train_steerlm",
 }
@@ -105,6 +109,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split
 __all__ = [
     "Asking",
     "AveragedPreference",
+    "BradleyTerry",
     "ChairOptions",
     "DPO",
     "IPO",

@@ -21,7 +21,7 @@ TAKES_MINUS_ONE = {
 }  # fmt: skip
 TAKES_ZERO = {
     "lora_dropout", "min_score",
-    "answer_reward", "centering", "gamma", "held_out", "kl_coefficient", "lam",
+    "answer_reward", "gamma", "held_out", "kl_coefficient", "lam",
     "length_penalty", "margin", "mask_threshold", "max_bad_fraction", "minimum",
     "min_new_tokens", "top_k",
     "no_end_penalty", "noise_steps", "offline", "retry_temperature", "seed",
@@ -42,6 +42,8 @@ def attempt(name: str, option: str, value: str, config: Path | None = None) -> s
     """What the command line says to one value; empty if it is taken."""
     function, options = command_options(name)
     words = [f"--{other}=x" for other, each in options.items() if each.required and other != option]
+    if options[option].variants:
+        words.append(f"--{options[option].choice}={next(iter(options[option].variants))}")
     if config is None:
         words.append(f"--{option}={value}")
     else:

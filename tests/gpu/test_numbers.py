@@ -28,7 +28,8 @@ from veridical.models.reward_model import new_head
 from veridical.models.token_scores import token_scores, token_values
 from veridical.models.tuning import Tuning, prepare_training
 from veridical.objectives.dpo import dpo_loss
-from veridical.objectives.reinforcement import clipped_policy_losses, clipped_value_losses
+from veridical.objectives.policy_gradient import clipped_policy_losses
+from veridical.objectives.ppo import clipped_value_losses
 from veridical.sampling import Decoding, Request, never_sampled
 from veridical.sampling.rollouts import roll_out, rollout_group
 

@@ -182,6 +182,7 @@ def test_an_objective_describes_itself() -> None:
             "first_rejected_weight": 0.5,
         },
         "at_start": 1 / (4 * 0.81),
+        "needs_reference": True,
     }  # fmt: skip
     assert "nll_weight" not in Preference().describe()["options"]
 

@@ -11,20 +11,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from veridical.objectives.reinforcement import (
+from veridical.objectives.policy_gradient import (
     KLEstimator,
     Total,
     clipped_policy_losses,
-    clipped_value_losses,
     explained_variance,
-    generalized_advantages,
     kl_terms,
-    leave_one_out_advantages,
     mean_and_variance,
-    next_kl_coefficient,
-    token_rewards,
     whitened,
 )
+from veridical.objectives.ppo import (
+    adapted_kl_coefficient,
+    clipped_value_losses,
+    generalized_advantages,
+    token_rewards,
+)
+from veridical.objectives.rloo import leave_one_out_advantages
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 
@@ -217,7 +219,7 @@ def test_explained_variance() -> None:
 
 
 def test_the_adaptive_penalty_by_hand() -> None:
-    assert next_kl_coefficient(0.1, 6.0, 6.0, 64, 640) == pytest.approx(0.1)
+    assert adapted_kl_coefficient(0.1, 6.0, 6.0, 64, 640) == pytest.approx(0.1)
     # Twice too far: an error of 1 counts as 0.2, for a tenth of the horizon.
-    assert next_kl_coefficient(0.1, 12.0, 6.0, 64, 640) == pytest.approx(0.1 * 1.02)
-    assert next_kl_coefficient(0.1, 5.4, 6.0, 64, 640) == pytest.approx(0.1 * 0.99)
+    assert adapted_kl_coefficient(0.1, 12.0, 6.0, 64, 640) == pytest.approx(0.1 * 1.02)
+    assert adapted_kl_coefficient(0.1, 5.4, 6.0, 64, 640) == pytest.approx(0.1 * 0.99)

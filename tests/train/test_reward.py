@@ -25,10 +25,15 @@ from veridical.models.reward_model import (
     score_groups,
 )
 from veridical.models.tuning import without_language_head
+from veridical.objectives.reward import BradleyTerry
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.train.options import Training
-from veridical.train.reward import objective, read_pairs, train_reward
+from veridical.train.reward import (
+    outcome_of,
+    read_pairs,
+    train_reward,
+)
 
 COLOURS = ("red", "blue", "green", "black", "orange", "purple")
 SMALL = Training(
@@ -67,7 +72,7 @@ def pairs(tmp_path: Path) -> Path:
 def test_objective_by_hand() -> None:
     """Rewards (2, 1) and (0, 3): -ln sigmoid(1) - ln sigmoid(-3), and 0.1 * (9 + 9)."""
     scores = ResponseLogps(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.ones(2, 2))
-    outcome = objective(0.1)(scores, torch.zeros(2, 2))
+    outcome = outcome_of(BradleyTerry(0.1))(scores, torch.zeros(2, 2))
     expected = math.log(1 + math.exp(-1)) + math.log(1 + math.exp(3)) + 1.8
     assert float(outcome.loss_sum) == pytest.approx(expected, abs=1e-5)
     assert outcome.measures["rewards_accuracy"].tolist() == [1.0, 0.0]

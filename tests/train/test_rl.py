@@ -23,25 +23,29 @@ from veridical.models.policy import Policy
 from veridical.models.reward_model import Reading, RewardModel, new_head, save_head
 from veridical.models.token_scores import token_scores
 from veridical.models.tuning import prepare_training
-from veridical.objectives.reinforcement import leave_one_out_advantages
+from veridical.objectives.policy_gradient import Advantages
+from veridical.objectives.ppo import PPO
+from veridical.objectives.rloo import RLOO, leave_one_out_advantages
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.runtime.run_files import read_run_file
 from veridical.sampling import Decoding, Request
 from veridical.sampling.rollouts import Rollout, roll_out, rollout_group
-from veridical.train import ppo, rloo
+from veridical.train import ppo
 from veridical.train.options import Training
-from veridical.train.ppo import PPO, train_ppo
+from veridical.train.ppo import train_ppo
 from veridical.train.prompts import TrainingPrompt
 from veridical.train.responses import Sampling
 from veridical.train.rl import actors as module
+from veridical.train.rl import loop as rl_loop
 from veridical.train.rl import rewarding
 from veridical.train.rl import run as rl_run
 from veridical.train.rl import start as rl_start
 from veridical.train.rl.actors import Actors, build_actors, drop_other_adapters
 from veridical.train.rl.experience import Experience, Setting, gather_experience
+from veridical.train.rl.loop import Lesson, learn
 from veridical.train.rl.rewarding import Rewarder, nothing_earned, refuse_no_reward
-from veridical.train.rloo import RLOO, train_rloo
+from veridical.train.rloo import train_rloo
 
 TRAINING = Training(
     learning_rate=1e-2, max_steps=4, batch_size=4, accumulation=1, held_out=0.0, evaluations=2,
@@ -140,7 +144,6 @@ def test_a_killed_run_resumes_bit_for_bit(
     if name == "ppo":
         options["ppo"] = PPO(kl_target=0.5, kl_horizon=20)
     train(name, saved, prompts, whole, **options)
-    loop = ppo if name == "ppo" else rloo
     honest = gather_experience
 
     def dies(setting: Setting, step: int, indexes: Sequence[int]) -> Experience:
@@ -149,7 +152,7 @@ def test_a_killed_run_resumes_bit_for_bit(
         return honest(setting, step, indexes)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "gather_experience", dies)
+        patch.setattr(rl_loop, "gather_experience", dies)
         with pytest.raises(KeyboardInterrupt):
             train(name, saved, prompts, broken, **options)
     with pytest.raises(UserError, match="--resume true"):
@@ -246,9 +249,8 @@ def test_ppos_first_gradient_is_reinforces(
     setting = replace(setting, actors=replace(setting.actors, critic=critic))
     advantages = 1.7 * seen.mask.double()
     settings = PPO(inner_epochs=1, minibatches=1, value_weight=0.0)
-    learned = ppo.learn(
-        setting, seen, advantages, advantages, kept_gradient(policy), settings, 1, 0, 0
-    )
+    lesson = Lesson(seen, seen.logps, Advantages(advantages, advantages, 0.0))
+    learned = learn(setting, lesson, kept_gradient(policy), settings, 1, 0, 0)
     ours = policy.core.lm_head.weight.grad.clone()
     policy.model.zero_grad()
     scores = setting.scores(policy.model, setting.batch(seen.groups))
@@ -264,7 +266,8 @@ def test_rloos_first_gradient_is_reinforces_with_its_baseline(
     rewards = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
     advantages = torch.tensor([1 - 4.0, 2 - 3.5, 6 - 1.5], dtype=torch.float64)
     assert torch.equal(leave_one_out_advantages(rewards.unsqueeze(0))[0], advantages)
-    rloo.learn(setting, seen, advantages, kept_gradient(policy), RLOO(samples=3), 1, 0, 0)
+    lesson = Lesson(seen, seen.logps.sum(-1), Advantages(advantages, None, 0.0))
+    learn(setting, lesson, kept_gradient(policy), RLOO(samples=3), 1, 0, 0)
     ours = policy.core.lm_head.weight.grad.clone()
     policy.model.zero_grad()
     scores = setting.scores(policy.model, setting.batch(seen.groups))

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from veridical.cli.signatures import Option, is_number
-from veridical.runtime.ranges import ABOVE_ZERO, ANY, COUNT, SHARE, WEIGHT, Range
+from veridical.runtime.ranges import ABOVE_ZERO, ANY, COUNT, RATE, SHARE, WEIGHT, Range
 
-RATE = Range(0, 10, above=True)
 TEMPERATURE = Range(0, 100)
 SEED = Range(0, 2**32 - 1)
 
@@ -23,25 +22,17 @@ RANGES: Mapping[str, Range] = {
     "attempts": COUNT,
     "batch_size": COUNT,
     "cache_gigabytes": ABOVE_ZERO,
-    "centering": WEIGHT,
     "check_limit": COUNT,
     "check_tokens": COUNT,
-    "clip": ABOVE_ZERO,
     "count": COUNT,
     "cut_words": COUNT,
     "data_weights": ABOVE_ZERO,
     "epochs": ABOVE_ZERO,
     "evaluations": COUNT,
-    "gamma": SHARE,
     "held_out": Range(0, 1, below=True),
-    "inner_epochs": COUNT,
     "iterations": COUNT,
     "judge_tokens": COUNT,
     "k": COUNT,
-    "kl_coefficient": WEIGHT,
-    "kl_horizon": COUNT,
-    "kl_target": ABOVE_ZERO,
-    "lam": SHARE,
     "learning_rate": RATE,
     "length_penalty": ANY,
     "limit": COUNT,
@@ -57,7 +48,6 @@ RANGES: Mapping[str, Range] = {
     "max_steps": Range(1, or_else=-1),
     "min_score": SHARE,
     "min_new_tokens": Range(0),
-    "minibatches": COUNT,
     "minimum": ANY,
     "no_end_penalty": WEIGHT,
     "noise_steps": Range(0, 1000),
@@ -69,18 +59,13 @@ RANGES: Mapping[str, Range] = {
     "retry_temperature": TEMPERATURE,
     "rollout_batch": COUNT,
     "rollout_steps": COUNT,
-    "samples": COUNT,
     "seed": SEED,
     "seeds": COUNT,
     "show_every": COUNT,
     "similarity_threshold": Range(-1, 1),
-    "stop_kl": WEIGHT,
     "temperature": TEMPERATURE,
     "top_k": Range(0),
     "top_p": Range(0, 1, above=True),
-    "value_clip": ABOVE_ZERO,
-    "value_learning_rate": RATE,
-    "value_weight": WEIGHT,
     "verbosity_words": WEIGHT,
     "workers": COUNT,
     "yes_no_swap": SHARE,

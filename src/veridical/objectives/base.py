@@ -47,18 +47,55 @@ class PairLogps:
 
 
 @dataclass(frozen=True)
-class Objective(ABC):
-    """A loss or a term of one, with its settings.
+class Described(ABC):
+    """What training minimizes, as a dataclass that says of itself what others have to know.
 
-    A subclass is one file: its fields are options of the command line, their help is its
-    docstring's, and their ranges are in their annotations.
+    Its fields are options of the command line: their help is its docstring's, and their ranges are
+    in their annotations.
 
     Attributes:
-        name: as in `--loss NAME`.
-        needs_reference: whether the reference's log-probabilities are used.
+        name: in a word; of a loss, as in `--loss NAME`.
     """
 
     name: ClassVar[str]
+
+    @property
+    def title(self) -> str:
+        """Its full name: the first line of the docstring, as part of a sentence."""
+        first = (type(self).__doc__ or self.name).strip().splitlines()[0].rstrip(".")
+        return first[:1].lower() + first[1:]
+
+    @property
+    def at_start(self) -> float | None:
+        """The loss before the first step; None where it depends on the rows."""
+        return None
+
+    def check(self) -> None:
+        """Refuse settings that make no sense.
+
+        Raises:
+            UserError: names the option.
+        """
+        check_ranges(self)
+
+    def describe(self) -> dict[str, Any]:
+        """What `run.json`, the model card and the report say of it."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "options": options_of(self),
+            "at_start": self.at_start,
+        }
+
+
+@dataclass(frozen=True)
+class Objective(Described):
+    """A loss of pairs or a term of one, with its settings; a subclass is one file.
+
+    Attributes:
+        needs_reference: whether the reference's log-probabilities are used.
+    """
+
     needs_reference: ClassVar[bool] = True
 
     @abstractmethod
@@ -69,28 +106,9 @@ class Objective(ABC):
         """
 
     @property
-    def at_start(self) -> float | None:
-        """The loss where policy and reference agree; None where it depends on the rows."""
-        return None
-
-    @property
     def slope_at_start(self) -> float:
         """How much one nat more between the branches changes the loss there, at most."""
         return 0.0
-
-    def check(self) -> None:
-        """Refuse settings that make no sense.
-
-        Raises:
-            UserError: names the option.
-        """
-        check_ranges(self)
-
-    @property
-    def title(self) -> str:
-        """Its full name: the first line of the docstring, as part of a sentence."""
-        first = (type(self).__doc__ or self.name).strip().splitlines()[0].rstrip(".")
-        return first[:1].lower() + first[1:]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,11 @@ class Likelihood(Term):
         return mean_token_nll(logps.policy[:, :1], logps.token_counts[:, :1])
 
 
+def sequence_nll(logps: Tensor) -> Tensor:
+    """Negative log-likelihood of each response: supervised fine-tuning's loss. Shape as given."""
+    return -logps
+
+
 def mean_token_nll(logps: Tensor, token_counts: Tensor) -> Tensor:
     """Negative log-likelihood of each response, averaged over its tokens.
 

@@ -9,17 +9,17 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from veridical.objectives.base import PairLogps, options_of
+from veridical.objectives.base import Described, PairLogps, options_of
 from veridical.objectives.dpo import DPO
 from veridical.objectives.table import AnyPairLoss, AnyTerm
-from veridical.runtime.ranges import SHARE, check_ranges
+from veridical.runtime.ranges import SHARE
 
 ROUNDING = 1e-6
 """Part of the log-probs up to which two rewards are the same number."""
 
 
 @dataclass(frozen=True)
-class Preference:
+class Preference(Described):
     """What is minimized.
 
     Attributes:
@@ -42,6 +42,11 @@ class Preference:
     def _average(self, losses: Tensor) -> Tensor:
         """Over a pair's rejected answers: there is one."""
         return losses.squeeze(-1)
+
+    @property
+    def title(self) -> str:
+        """The loss's full name."""
+        return self.loss.title
 
     @property
     def needs_reference(self) -> bool:
@@ -74,7 +79,7 @@ class Preference:
         Raises:
             UserError: names the option.
         """
-        check_ranges(self)
+        super().check()
         for part in (self.loss, *self.terms):
             part.check()
 
@@ -101,9 +106,10 @@ class Preference:
         """What `run.json`, `start.json`, the model card and the report say of it."""
         return {
             "name": self.loss.name,
-            "title": self.loss.title,
+            "title": self.title,
             "options": options_of(self),
             "at_start": self.with_known_start().at_start,
+            "needs_reference": self.needs_reference,
         }
 
 

@@ -69,6 +69,7 @@ WEIGHT = Range(0)
 ABOVE_ZERO = Range(0, above=True)
 SHARE = Range(0, 1)
 ANY = Range(-MOST)
+RATE = Range(0, 10, above=True)
 
 
 def range_of(hint: Any) -> Range | None:

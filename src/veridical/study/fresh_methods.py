@@ -14,17 +14,19 @@ from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
 from veridical.objectives.dpo import DPO
 from veridical.objectives.likelihood import Likelihood
+from veridical.objectives.ppo import PPO
 from veridical.objectives.preference import Preference
+from veridical.objectives.rloo import RLOO
 from veridical.study.arms import Budget, is_finished, training_of
 from veridical.study.method_sets import make_samples, scenes_of
 from veridical.train.fresh import PairSource
 from veridical.train.online import train_online
 from veridical.train.options import Training
-from veridical.train.ppo import PPO, train_ppo
+from veridical.train.ppo import train_ppo
 from veridical.train.prompts import PromptKind
 from veridical.train.responses import Sampling
 from veridical.train.reward import train_reward
-from veridical.train.rloo import RLOO, train_rloo
+from veridical.train.rloo import train_rloo
 
 REWARD_STEPS = 180
 REWARD_RATE = 3e-4

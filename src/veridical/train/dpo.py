@@ -90,7 +90,6 @@ def train_dpo(
         )
     store = training.open_cache()
     with start_training("train dpo", arguments) as run:
-        run.note(objective=objective.describe())
         start = load_start_beside_reference(model, training, run)
         rows = read_training_rows(
             start,

@@ -127,7 +127,6 @@ def train_online(
     judged = pairs != "bdhs"
     read = (judging.inputs, judging.models) if judged else ({}, {})
     with start_training("train online", arguments, *read) as run:
-        run.note(objective=objective.describe())
         if pairs != "bdhs":
             check_object_lists(judging, data, kind, training)
         start = load_start_beside_reference(model, training, run)

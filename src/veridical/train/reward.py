@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -34,8 +33,7 @@ from veridical.models.reward_model import (
     save_head,
 )
 from veridical.models.tuning import prepare_training, without_language_head
-from veridical.objectives.preference import pair_accuracy
-from veridical.objectives.reward import reward_loss
+from veridical.objectives.reward import BradleyTerry
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import part_of
@@ -66,8 +64,6 @@ from veridical.train.loop.trained import whole
 from veridical.train.loop.trainer import Objective, Outcome, Task
 from veridical.train.options import Training
 
-METHOD = "a reward model (Bradley-Terry)"
-
 
 def train_reward(
     model: str,
@@ -75,7 +71,7 @@ def train_reward(
     out: Path,
     facts: bool = False,
     criterion: str = CRITERION,
-    centering: float = 0.001,
+    objective: BradleyTerry = BradleyTerry(),
     training: Training = Training(learning_rate=2e-5),
 ) -> None:
     """Train a reward model from MODEL on the preference pairs in DATA and write it to OUT.
@@ -94,12 +90,10 @@ def train_reward(
         facts: let it read the pairs' `facts` after the question, in an order drawn by seed; it is
             then told facts wherever it judges.
         criterion: the question, in words of yours.
-        centering: weight of the term that keeps rewards around 0 (of the squared sum of a pair's
-            rewards); 0 leaves it out.
+        objective: what is minimized.
         training: what every training command takes.
     """
-    if centering < 0:
-        raise UserError(f"--centering is {centering:g}; it can't be negative.")
+    objective.check()
     if training.max_response_tokens is not None:
         raise UserError(
             "--max-response-tokens can't be set here: a response without its end would be judged "
@@ -123,7 +117,7 @@ def train_reward(
         policy = without_language_head(prepare_training(start, training.trained))
         head = new_head(policy)
         scorer = Scorer(policy, head=head, model_dropout=training.model_dropout)
-        task = Task(scorer, objective(centering), len, shares.allowed)
+        task = Task(scorer, outcome_of(objective), len, shares.allowed)
         train_items = Items(train, torch.zeros(len(train), 2), left_out, few[0])
         held_out_items = None
         if evaluation:
@@ -133,7 +127,7 @@ def train_reward(
             tell_memory(found, 0, out)
             run.finish(dry_run=found)
             return
-        proofs = prove_run(policy, task, few, out) if training.prove_first else []
+        proofs = prove_run(policy, task, few, objective, out) if training.prove_first else []
         if features is not None:
             floor = noise_floor(policy, few)
             policy = with_features(policy, features, few, shares.allowed, floor)
@@ -149,7 +143,7 @@ def train_reward(
         save_beside(plain, reading, out, files)
         used, held_out = usable_rows(train_items), usable_rows(held_out_items)
         counts = {"pairs": used, "held-out pairs": held_out}
-        write_cards(run, files, METHOD, counts, proofs, finished)
+        write_cards(run, files, objective.title, counts, proofs, finished)
         run.finish(
             pairs=used, held_out_pairs=held_out, skipped=len(left_out),
             prefix_sharing=dataclasses.asdict(shares), **finished,
@@ -204,23 +198,19 @@ def read_pairs(start: Policy, data: Path, reading: Reading, training: Training) 
     return rows
 
 
-def objective(centering: float) -> Objective:
+def outcome_of(objective: BradleyTerry) -> Objective:
     """Response 0 is chosen, response 1 rejected; scores are rewards, and there is no reference."""
 
     def compute(scores: ResponseLogps, _: Tensor) -> Outcome:
         chosen, rejected = scores.sums[:, 0], scores.sums[:, 1]
-        measures = {
-            "rewards_chosen": chosen,
-            "rewards_rejected": rejected,
-            "rewards_margin": chosen - rejected,
-            "rewards_accuracy": pair_accuracy(chosen, rejected),
-        }
-        return Outcome(reward_loss(chosen, rejected, centering).sum(), measures)
+        return Outcome(objective(chosen, rejected).sum(), objective.measures(chosen, rejected))
 
     return compute
 
 
-def prove_run(policy: Policy, task: Task, few: Sequence[Group], out: Path) -> list[Proof]:
+def prove_run(
+    policy: Policy, task: Task, few: Sequence[Group], objective: BradleyTerry, out: Path
+) -> list[Proof]:
     """Run the five proofs on a few rows, write `proofs.json`, and stop if one fails.
 
     A new head gives every response 0, so that the loss is ln 2. What the head reads is proven on a
@@ -234,7 +224,7 @@ def prove_run(policy: Policy, task: Task, few: Sequence[Group], out: Path) -> li
         rewards, counts = task.scorer(collate(policy, few, task.share_prefix))
         loss = float(task.objective(ResponseLogps(rewards, counts), rewards).loss_sum) / len(few)
     proofs = [
-        prove_start(rewards, loss),
+        prove_start(rewards, loss, objective.at_start),
         *prove(
             policy, few, lambda some, rows: collate(some, rows, task.share_prefix), reward_measure
         ),
@@ -242,16 +232,18 @@ def prove_run(policy: Policy, task: Task, few: Sequence[Group], out: Path) -> li
     return conclude(proofs, out)
 
 
-def prove_start(rewards: Tensor, loss: float) -> Proof:
-    """Before the first step every reward is 0 and the loss is ln 2.
+def prove_start(rewards: Tensor, loss: float, expected_loss: float) -> Proof:
+    """Before the first step every reward is 0 and the loss is known.
 
     Args:
         rewards: of a few pairs. Shape: (pairs, 2).
         loss: their mean.
+        expected_loss: ln 2.
     """
-    value = max(float(rewards.abs().max()), abs(loss - math.log(2)))
+    value = max(float(rewards.abs().max()), abs(loss - expected_loss))
     limit = 10 * torch.finfo(torch.float32).eps
-    detail = f"largest reward {float(rewards.abs().max()):.3g}, loss {loss:.6f}, known 0.693147"
+    largest = f"largest reward {float(rewards.abs().max()):.3g}"
+    detail = f"{largest}, loss {loss:.6f}, known {expected_loss:.6f}"
     return Proof("start", value <= limit, True, value, limit, "log-odds", detail)
 
 

@@ -17,6 +17,7 @@ from veridical.models.logprobs import ResponseLogps, collate
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.tuning import prepare_training
+from veridical.objectives.likelihood import sequence_nll
 from veridical.runtime.runs import Run
 from veridical.train.loop.card import write_cards
 from veridical.train.loop.features import keep_features, with_features
@@ -148,7 +149,7 @@ def objective(policy: ResponseLogps, reference: Tensor) -> Outcome:
     """Negative log-likelihood, summed over tokens; there is no reference."""
     sums, counts = policy.sums[:, 0], policy.counts[:, 0]
     measures = {"logps_chosen": sums, "chosen_tokens": counts}
-    return Outcome(-sums.sum(), measures)
+    return Outcome(sequence_nll(sums).sum(), measures)
 
 
 def count_tokens(groups: Sequence[Group]) -> int:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from veridical.objectives.base import options_of
+from veridical.objectives.base import Described, options_of
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import Run
 from veridical.train.dpo import train_dpo
@@ -37,9 +37,17 @@ FINISHED = {"steps": 7, "train_seconds": 12.3, "best_step": None}
 
 
 def card(
-    folder: Path, command: str, saved: str = "model", finished: Any = None, **changes: Any
+    folder: Path,
+    command: str,
+    saved: str = "model",
+    finished: Any = None,
+    compares: bool = True,
+    **changes: Any,
 ) -> str:
-    run = Run(folder, {"command": command, "configuration": PLAIN | changes}, 0.0)
+    configuration = PLAIN | changes
+    own = {name: configuration[name] for name in ("beta", "samples", "kl_coefficient")}
+    record = {"command": command, "configuration": configuration}
+    run = Run(folder, {**record, "objective": {"options": own, "needs_reference": compares}}, 0.0)
     measured = {"reward, last step": 0.123456789, "kl_k1, last step": None}
     (folder / saved).mkdir(exist_ok=True)
     write_cards(run, [saved], "a method", {"prompts": 3}, [], FINISHED | (finished or {}), measured)
@@ -61,6 +69,14 @@ def test_reinforcement_says_judge_reward_kl_and_samples(command: str, tmp_path: 
     assert "objects" not in alone
     free = card(tmp_path, command, kl_coefficient=0.0)
     assert "There was no KL penalty" in free and "The penalty `kl_coefficient`" not in free
+
+
+def test_a_loss_without_a_reference_is_compared_with_none(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"reference": "precomputed", "reference_model": None}
+    with_it = card(tmp_path, "train dpo", **given)
+    assert "more than its reference does." in with_it and "| reference | precomputed |" in with_it
+    without = card(tmp_path, "train dpo", compares=False, **given)
+    assert "rejected ones." in without and "| reference" not in without
 
 
 def test_online_says_where_its_pairs_are_from(tmp_path: Path) -> None:
@@ -114,11 +130,16 @@ def test_every_option_that_decides_is_shown(command: Callable[..., None]) -> Non
     parameters = inspect.signature(command).parameters
     options = flatten({name: one.default for name, one in parameters.items()})
     words = command.__name__.replace("_", " ")
-    own = options_of(parameters["objective"].default) if "objective" in parameters else {}
+    described = [one.default for one in parameters.values() if isinstance(one.default, Described)]
+    own = options_of(described[0]) if described else {}
     found: set[str] = set()
     for pairs in ("mixed", "bdhs"):
         found |= set(
-            _options(words, {**options, "select_by": "chair/chair_i", "pairs": pairs}, own)
+            _options(
+                words,
+                {**options, "select_by": "chair/chair_i", "pairs": pairs},
+                {"options": own},
+            )
         )
     assert set(options) - found - FREE - UNTOLD - set(own) == set()
 

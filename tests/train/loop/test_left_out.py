@@ -24,6 +24,7 @@ from veridical.models.batching import SharedBatch
 from veridical.models.logprobs import collate
 from veridical.models.policy import Policy
 from veridical.models.rendering import render_conversation
+from veridical.objectives.ppo import PPO
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.train import fresh
@@ -33,7 +34,7 @@ from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.rows import TrainingRows, read_training_rows
 from veridical.train.online import train_online
 from veridical.train.options import Training
-from veridical.train.ppo import PPO, train_ppo
+from veridical.train.ppo import train_ppo
 from veridical.train.responses import Sampling
 from veridical.train.reward import train_reward
 from veridical.train.rl import run as rl_run

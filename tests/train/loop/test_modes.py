@@ -22,13 +22,14 @@ from veridical.models.logprobs import collate
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.tuning import Tuning, prepare_training
+from veridical.objectives.ppo import PPO
 from veridical.runtime.files import read_jsonl
 from veridical.train.dpo import train_dpo
 from veridical.train.loop.modes import checkpoint_activations, learning, set_training
 from veridical.train.loop.scorer import Scorer
 from veridical.train.online import train_online
 from veridical.train.options import Training
-from veridical.train.ppo import PPO, train_ppo
+from veridical.train.ppo import train_ppo
 from veridical.train.responses import Sampling
 from veridical.train.reward import train_reward
 from veridical.train.rloo import train_rloo

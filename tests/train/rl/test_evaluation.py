@@ -20,24 +20,26 @@ from veridical.judges.judging import Case, Verdict
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
 from veridical.models.policy import Policy
+from veridical.objectives.ppo import PPO
+from veridical.objectives.rloo import RLOO
 from veridical.report.curves import number as in_digits
 from veridical.report.figures import training_plots
 from veridical.report.page import write_report
 from veridical.runtime.descriptions import read_description
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
-from veridical.train import ppo, rloo
 from veridical.train.dpo import train_dpo
 from veridical.train.loop.rows import split_held_out
 from veridical.train.options import Training
-from veridical.train.ppo import PPO, train_ppo
+from veridical.train.ppo import train_ppo
 from veridical.train.responses import Sampling
 from veridical.train.rl import evaluation as rl_evaluation
+from veridical.train.rl import loop as rl_loop
 from veridical.train.rl import rewarding
 from veridical.train.rl import run as rl_run
 from veridical.train.rl.experience import Experience, gather_experience
 from veridical.train.rl.run import _forget_old
-from veridical.train.rloo import RLOO, train_rloo
+from veridical.train.rloo import train_rloo
 
 TRAINING = Training(
     learning_rate=1e-3, max_steps=6, batch_size=4, accumulation=1, held_out=0.34, evaluations=3,
@@ -170,7 +172,7 @@ def test_rows_of_a_picture_stay_on_one_side_as_with_every_command(
         return honest(setting, held_out, *rest)
 
     honest = rl_evaluation.Evaluations
-    monkeypatch.setattr(rloo, "Evaluations", spy)
+    monkeypatch.setattr(rl_loop, "Evaluations", spy)
     train("rloo", saved, prompts, tmp_path / "out", training=replace(TRAINING, max_steps=1))
     learned, held_out = (
         {image_bytes_key(image) for one in side for image in one.request.images} for side in sides
@@ -256,8 +258,7 @@ def test_a_killed_run_chooses_and_stops_as_one_that_was_not(
     honest = rl_run.Learner.save
     with monkeypatch.context() as patch:
         if place == "sampling":
-            loop = ppo if name == "ppo" else rloo
-            patch.setattr(loop, "gather_experience", dies_sampling)
+            patch.setattr(rl_loop, "gather_experience", dies_sampling)
         else:
             patch.setattr(rl_run.Learner, "save", dies_saving)
         with pytest.raises(KeyboardInterrupt):
@@ -287,7 +288,7 @@ def test_a_killed_run_has_the_dropout_of_one_that_was_not(
         return gather_experience(setting, step, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rloo, "gather_experience", dies)
+        patch.setattr(rl_loop, "gather_experience", dies)
         with pytest.raises(KeyboardInterrupt):
             train("rloo", saved, prompts, tmp_path / "broken", training=loud)
     train("rloo", saved, prompts, tmp_path / "broken", training=replace(loud, resume=True))

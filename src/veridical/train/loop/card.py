@@ -17,7 +17,7 @@ from veridical.runtime.runs import Run
 from veridical.train.loop.stopping import CHECKED, improves, in_words
 
 SHOWN = (
-    "reference", "reference_model", "facts", "criterion", "centering", "tuning", "lora_rank",
+    "reference", "reference_model", "facts", "criterion", "tuning", "lora_rank",
     "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora", "lora_dora", "init_adapter",
     "train_projector", "train_vision", "model_dropout", "projector_learning_rate", "learning_rate",
     "epochs", "max_steps", "batch_size", "accumulation", "max_length", "max_response_tokens",
@@ -31,11 +31,7 @@ JUDGED = (
 SAMPLED = (
     "temperature", "top_p", "top_k", "min_new_tokens", "max_new_tokens", "rollout_steps",
 )  # fmt: skip
-REWARDED = (
-    "standardize", "no_end_penalty", "length_penalty", "answer_reward", "samples", "inner_epochs",
-    "minibatches", "clip", "value_clip", "value_weight", "value_learning_rate", "gamma",
-    "lam", "kl_coefficient", "kl_estimator", "kl_target", "kl_horizon", "stop_kl",
-)  # fmt: skip
+REWARDED = ("standardize", "no_end_penalty", "length_penalty", "answer_reward")
 PAIRED = ("pairs", "offline", "swap", "margin")
 BDHS = (
     "variant", "mask_threshold", "noise_steps", "similarity", "similarity_threshold", "iterations",
@@ -74,7 +70,7 @@ def write_cards(
     run.note(saved=list(folders))
     command, configuration = run.record["command"], run.record["configuration"]
     counts = ", ".join(counted(count, name) for name, count in rows.items())
-    objective = run.record.get("objective", {}).get("options", {})
+    objective = run.record.get("objective", {})
     model = str(configuration["model"])
     text = f"""# {Path(model).name}, {method}
 
@@ -84,7 +80,7 @@ Made by Veridical {importlib.metadata.version("veridical")} from `{model}` with
 
 ## Training
 
-{what_was_learned(command, configuration)}
+{what_was_learned(command, configuration, objective)}
 
 {_table("option", _options(command, configuration, objective))}
 {_figures(measured or {})}
@@ -135,14 +131,18 @@ def hub_name(model: str) -> str | None:
     return model
 
 
-def what_was_learned(command: str, configuration: Mapping[str, Any]) -> str:
+def what_was_learned(
+    command: str, configuration: Mapping[str, Any], objective: Mapping[str, Any] | None = None
+) -> str:
     """What a training command makes a model do, in a few sentences that are true of that command.
 
     Args:
         command: its words.
         configuration: its options.
+        objective: what `run.json` says of it.
     """
     judge = f"`{configuration.get('judge')}`"
+    compares = (objective or {}).get("needs_reference", True)
     if command in ("train ppo", "train rloo"):
         return (
             "Only the prompts of the rows were used. The model answered each of them "
@@ -172,7 +172,7 @@ def what_was_learned(command: str, configuration: Mapping[str, Any]) -> str:
     return {
         "train dpo": (
             "The model was trained to prefer the chosen answers of these rows to the rejected "
-            "ones, more than its reference does."
+            f"ones{', more than its reference does' if compares else ''}."
         ),
         "train sft": "The model was trained to give the answers of these rows.",
         "train steerlm": (
@@ -213,7 +213,7 @@ def _reward(configuration: Mapping[str, Any]) -> str:
 
 
 def _options(
-    command: str, configuration: Mapping[str, Any], own: Mapping[str, Any]
+    command: str, configuration: Mapping[str, Any], objective: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The options that decided the result; those that this command or choice does not use are not.
 
@@ -222,8 +222,9 @@ def _options(
     Args:
         command: its words.
         configuration: its options.
-        own: the objective's.
+        objective: what `run.json` says of it.
     """
+    own = objective.get("options", {})
     shown: tuple[str, ...] = ()
     if command in ("train ppo", "train rloo"):
         shown = (*JUDGED, *REWARDED, *SAMPLED)
@@ -234,8 +235,9 @@ def _options(
             shown = tuple(name for name in shown if name != "offline")
     if configuration.get("judge") == "none":
         shown = tuple(name for name in shown if name not in JUDGED[1:])
+    unused = () if objective.get("needs_reference", True) else ("reference", "reference_model")
     common = (*SHOWN, *CHECKING) if configuration.get("select_by") in CHECKED else SHOWN
-    rest = {name: configuration[name] for name in common if name in configuration}
+    rest = {n: configuration[n] for n in common if n in configuration and n not in unused}
     chosen = {name: configuration[name] for name in shown if name in configuration}
     return {**chosen, **own, **rest}
 

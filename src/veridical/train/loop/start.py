@@ -19,6 +19,7 @@ from veridical.models.policy import Policy
 from veridical.models.precision import dtype_name, is_half, mixed_precision
 from veridical.models.tuning import widen_trained
 from veridical.models.usable import require_trainable
+from veridical.objectives.base import Described
 from veridical.runtime import processes
 from veridical.runtime.allocator import give_back_freed_memory
 from veridical.runtime.errors import UserError
@@ -98,6 +99,9 @@ def start_training(
         mixed_precision(training.mixed_precision),
         tracker_variables(training.report_to, out),
     ):
+        for value in arguments.values():
+            if isinstance(value, Described):
+                run.note(objective=value.describe())
         yield run
     # The run is finished: nothing that happens here changes that.
     push_result(run, training)

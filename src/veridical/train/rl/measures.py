@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veridical.objectives.reinforcement import kl_terms
+from veridical.objectives.policy_gradient import kl_terms
 from veridical.runtime import processes
 from veridical.train.rl.experience import Experience
 from veridical.train.rl.run import SHOWN, mean_over_all

@@ -215,7 +215,7 @@ def begin(
     judging: Judging,
     sampling: Sampling,
     training: Training,
-) -> Iterator[tuple[Run, Start]]:
+) -> Iterator[Start]:
     """Check options, open the run, load the model and read the prompts.
 
     Args:
@@ -266,7 +266,7 @@ def begin(
         if training.vision_cache:
             features = keep_features(policy, training.trained, training.open_cache())
         measure = measure_logps(policy, few, layout.allowed, training)
-        yield run, Start(
+        yield Start(
             arguments["model"], policy, prompts, held_out, left_out, few, layout, run.folder,
             judging, arguments["symbolic"], sampling, training, features, run, measure,
         )  # fmt: skip

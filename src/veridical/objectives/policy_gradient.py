@@ -1,0 +1,199 @@
+"""What policy gradients have in common: settings, log-ratios, clipped losses, sums over processes.
+
+Tensors of tokens are padded on the right; a mask says which of them are a response's. Nothing here
+ever counts padding.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from veridical.objectives.base import Described
+
+KLEstimator = Literal["k1", "k3"]
+Total = Callable[[Tensor], Tensor]
+"""Adds a tensor up over all processes; with one process it gives it back."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The responses that a step sampled, a row each.
+
+    Attributes:
+        scores: what each response earned. Shape: (responses,).
+        logps: by the policy that sampled. Shape: (responses, tokens).
+        reference_logps: by the reference. Shape: (responses, tokens).
+        values: expected before each token; 0 without a value model. Shape: (responses, tokens).
+        mask: True at real tokens. Shape: (responses, tokens).
+    """
+
+    scores: Tensor
+    logps: Tensor
+    reference_logps: Tensor
+    values: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """How much better than expected each action was.
+
+    Attributes:
+        advantages: Shape: of the actions.
+        returns: what a value model should have said; None without one. Shape: (responses, tokens).
+        explained_variance: the share of the returns' variance that was foreseen.
+    """
+
+    advantages: Tensor
+    returns: Tensor | None
+    explained_variance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyGradient(Described):
+    """Learns from sampled responses by how much better than expected they are.
+
+    Attributes:
+        samples: responses to each prompt.
+        inner_epochs: passes over a step's responses.
+        minibatches: optimizer steps that a pass is divided into.
+        clip: how far an action's probability ratio may leave 1 and still be pushed on.
+        kl_coefficient: weight of the penalty.
+    """
+
+    uses_values: ClassVar[bool]
+    samples: int
+    inner_epochs: int
+    minibatches: int
+    clip: float
+    kl_coefficient: float
+
+    @abstractmethod
+    def advantages(self, sampled: Sampled, kl_coefficient: float, total: Total) -> Advantages:
+        """Advantages of a step's actions.
+
+        Args:
+            sampled: the responses of this process.
+            kl_coefficient: the penalty's weight now.
+            total: adds up over processes.
+        """
+
+    @abstractmethod
+    def actions(self, logps: Tensor) -> Tensor:
+        """Log-probability of each action. Shape of `logps`: (responses, tokens)."""
+
+    @abstractmethod
+    def counted(self, mask: Tensor) -> Tensor:
+        """Which actions count, from a mask of tokens. Shape of `mask`: (responses, tokens)."""
+
+    def policy_losses(
+        self, logps: Tensor, old_logps: Tensor, advantages: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One loss an action, and where the clipped side decided. Shapes: the actions'."""
+        return clipped_policy_losses(logps, old_logps, advantages, self.clip)
+
+    def value_loss(
+        self, values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The value model's loss, weighted and summed, and where the clipped side decided.
+
+        Shapes: (responses, tokens), and () of the loss.
+
+        Raises:
+            NotImplementedError: there is no value model.
+        """
+        raise NotImplementedError(f"{self.name} has no value model")
+
+    def next_kl_coefficient(
+        self, coefficient: float, measured: Mapping[str, float], responses: int
+    ) -> float:
+        """The penalty's weight in the next step.
+
+        Args:
+            coefficient: now.
+            measured: of this step: `kl_k1` and `kl_k3`, in nats a response.
+            responses: that this step had.
+        """
+        return coefficient
+
+    def moved_too_far(self, moved: float) -> bool:
+        """Whether a step ends where the policy has moved so many nats an action within it."""
+        return False
+
+
+def kl_terms(policy_logps: Tensor, reference_logps: Tensor, estimator: KLEstimator) -> Tensor:
+    """For each sampled token an estimate of KL(policy || reference), unbiased under the policy.
+
+    With r = reference / policy: k1 = -log r, which may be negative; k3 = r - 1 - log r, which may
+    not, and varies less where both are near (Schulman 2020). Neither is cut off at 0, as that would
+    bias it.
+
+    Args:
+        policy_logps: of the policy that sampled. Any shape.
+        reference_logps: the same shape.
+        estimator: `k1` or `k3`.
+    """
+    log_ratio = reference_logps - policy_logps
+    return -log_ratio if estimator == "k1" else log_ratio.exp() - 1 - log_ratio
+
+
+def clipped_policy_losses(
+    policy_logps: Tensor, old_logps: Tensor, advantages: Tensor, clip: float
+) -> tuple[Tensor, Tensor]:
+    """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), one loss an action.
+
+    An action is a token for PPO, and a whole response for RLOO.
+
+    Args:
+        policy_logps: of the policy that is trained. Any shape.
+        old_logps: of the policy that sampled.
+        advantages: how much better than expected.
+        clip: how far the ratio may leave 1 and still be pushed on.
+
+    Returns:
+        Losses, and where the clipped side decided. The given shape.
+    """
+    ratio = (policy_logps - old_logps).exp()
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    return torch.maximum(plain, clipped), clipped > plain
+
+
+def mean_and_variance(values: Tensor, mask: Tensor, total: Total) -> tuple[Tensor, Tensor]:
+    """Over the real tokens of all processes; the variance is the biased one.
+
+    Args:
+        values: Any shape.
+        mask: True at what counts; at least one over all processes. The same shape.
+        total: adds up over processes.
+
+    Returns:
+        Two scalars, in float64.
+    """
+    chosen = values[mask].double()
+    parts = total(torch.stack([chosen.sum(), chosen.new_tensor(len(chosen))]))
+    mean = parts[0] / parts[1]
+    return mean, total((chosen - mean).square().sum()) / parts[1]
+
+
+def whitened(values: Tensor, mask: Tensor, total: Total) -> Tensor:
+    """Shifted and scaled to mean 0 and variance 1 over all processes; 0 at padding."""
+    mean, variance = mean_and_variance(values, mask, total)
+    white = (values - mean.to(values)) * (variance + 1e-8).rsqrt().to(values)
+    return torch.where(mask, white, 0.0)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor, total: Total) -> float:
+    """1 - Var(returns - values) / Var(returns): 1 foresees everything, 0 nothing.
+
+    Where all returns are equal there is nothing to explain, and it is 0.
+    """
+    _, variance = mean_and_variance(returns, mask, total)
+    _, left = mean_and_variance(returns - values, mask, total)
+    return float(1 - left / variance) if float(variance) > 0 else 0.0
