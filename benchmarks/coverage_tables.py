@@ -97,17 +97,17 @@ def tables(rows: Sequence[Row]) -> str:
     equal = [row for row in paired if row.rejected is not None]
     parts = [
         "### Intervals of one model's values",
-        "Percent that hold the truth: the lowest and the highest of all rates and worlds.",
+        "Percentage that contain the truth: lowest and highest over all rates and worlds.",
         _grid(alone, "metric", lambda row: row.name, _covered),
         _above(alone, "rate", lambda row: f"{row.rate:g}"),
         "### Intervals of differences",
-        "Percent that hold the truth: the lowest and the highest of all rates, worlds and second "
+        "Percentage that contain the truth: lowest and highest over all rates, worlds and second "
         "models.",
         _grid(paired, "metric", lambda row: row.name, _covered),
         _above(paired, "second model", lambda row: row.case),
         "### p of two equally good models",
-        "Percent of the data sets with p below 0.05, where all answers are given anew: the lowest "
-        "and the highest of all rates and worlds.",
+        "Percentage of data sets with p below 0.05, if all answers are new: lowest and highest "
+        "over all rates and worlds.",
         _grid([row for row in equal if row.case == ANEW], "metric", lambda row: row.name, _found),
         _reached(equal),
     ]
@@ -150,14 +150,14 @@ def _above(rows: Sequence[Row], head: str, key: Callable[[Row], str]) -> str:
         for row in rows
         if row.covered < low
     ]
-    told = f"Below {low:g} %: {'; '.join(below) if below else 'none'}."
+    told = f"Below {low:g}%: {'; '.join(below) if below else 'none'}."
     share = _grid(
         rows,
         head,
         key,
         lambda cells: f"{sum(row.covered > high for row in cells)} of {len(cells)}",
     )
-    return f"{told} Cells above {high:g} %:\n\n{share}"
+    return f"{told} Cells above {high:g}%:\n\n{share}"
 
 
 def _reached(rows: Sequence[Row]) -> str:
@@ -172,8 +172,8 @@ def _reached(rows: Sequence[Row]) -> str:
         return f"{fine} of {len(can)} ({len(cells) - len(can)})"
 
     return (
-        f"Above {high:g} %: {'; '.join(above) if above else 'none'}. Cells with {low:g} to "
-        f"{high:g} %, of those in which p can be below 0.05 in {MOSTLY:g} % of the data sets or "
+        f"Above {high:g}%: {'; '.join(above) if above else 'none'}. Cells with {low:g} to "
+        f"{high:g}%, of those in which p can be below 0.05 in {MOSTLY:g}% of the data sets or "
         "more, because six images differ; in parentheses, the cells in which it can't:\n\n"
         + _grid(rows, "second model", lambda row: row.case, counted)
     )

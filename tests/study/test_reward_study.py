@@ -22,8 +22,8 @@ def row(seed: int, asked: str, facts: bool, accuracy: float) -> dict[str, Any]:
 def test_the_table_has_means_and_ranges() -> None:
     rows = [row(0, "wrong", True, 0.9), row(1, "wrong", True, 0.8), row(0, "wrong", False, 0.7)]
     lines = table({"rows": rows}).splitlines()
-    assert lines[2].startswith("| wrong | 85.0 % (80.0 to 90.0) | 70.0 % (70.0 to 70.0) |")
-    assert lines[3].startswith("| - object | 85.0 %")
+    assert lines[2].startswith("| wrong | 85.0% (80.0 to 90.0) | 70.0% (70.0 to 70.0) |")
+    assert lines[3].startswith("| - object | 85.0%")
     about_wrong = sum(question.data.startswith("wrong") for question in QUESTIONS)
     assert len(lines) == 2 + len(QUESTIONS) + 4 * about_wrong
 

@@ -231,8 +231,8 @@ def describe_change(rows: Sequence[Mapping[str, Any]], arm: str, baseline: str) 
     }
     chair, recall = by_metric["chair_i"], by_metric["recall"]
     return (
-        f"{arm} against {baseline}: CHAIR_i {100 * chair['baseline_value']:.1f} % -> "
-        f"{100 * chair['arm_value']:.1f} % (difference {100 * chair['value']:+.1f} "
+        f"{arm} against {baseline}: CHAIR_i {100 * chair['baseline_value']:.1f}% -> "
+        f"{100 * chair['arm_value']:.1f}% (difference {100 * chair['value']:+.1f} "
         f"[{100 * chair['low']:+.1f}, {100 * chair['high']:+.1f}]), recall "
         f"{100 * recall['value']:+.1f} points"
     )

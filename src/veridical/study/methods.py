@@ -443,9 +443,9 @@ def table(summary: Mapping[str, Any]) -> str:
         speeds = [arm["rows_per_second"] for arm in trained if arm["rows_per_second"]]
         seconds = f"{fmean(arm['seconds'] for arm in trained):.0f}" if trained else ""
         lines.append(
-            f"| {label} | {100 * shown['chair/chair_i']:.1f} % | {changes} | "
-            f"{100 * shown['chair/chair_s']:.1f} % | {100 * shown['chair/recall']:.1f} % | "
-            f"{shown['chair/mean_length']:.1f} | {100 * shown['pope/accuracy']:.1f} % | "
+            f"| {label} | {100 * shown['chair/chair_i']:.1f}% | {changes} | "
+            f"{100 * shown['chair/chair_s']:.1f}% | {100 * shown['chair/recall']:.1f}% | "
+            f"{shown['chair/mean_length']:.1f} | {100 * shown['pope/accuracy']:.1f}% | "
             f"{shown['chair/exact_score']:+.3f} | {seconds} | "
             f"{f'{fmean(speeds):.1f}' if speeds else ''} |"
         )

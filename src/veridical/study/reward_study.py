@@ -268,4 +268,4 @@ def _spread(values: Sequence[float]) -> str:
     if not values:
         return ""
     low, high = min(values), max(values)
-    return f"{100 * fmean(values):.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{100 * fmean(values):.1f}% ({100 * low:.1f} to {100 * high:.1f})"
