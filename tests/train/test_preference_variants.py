@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from veridical.data.images import load_image
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
+from veridical.objectives.base import PairLogps, PairLoss
 from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
@@ -89,6 +90,36 @@ def test_each_loss_begins_where_it_must_and_falls(
     proofs = {proof["name"]: proof for proof in read_json(tmp_path / "run" / "proofs.json")}
     assert proofs["start"]["passed"]
     assert f"{start:.6f}"[:6] in proofs["start"]["detail"]
+
+
+@dataclass(frozen=True)
+class Likelier(PairLoss):
+    """A loss of the policy alone."""
+
+    name: ClassVar[str] = "likelier"
+    needs_reference: ClassVar[bool] = False
+    beta: float = 1.0
+
+    def __call__(self, logps: PairLogps) -> torch.Tensor:
+        means = logps.per_token().policy
+        return means[:, 1:] - means[:, :1]
+
+
+@pytest.mark.parametrize("reference", ["precomputed", "in_step"])
+def test_a_loss_without_a_reference_computes_none(
+    saved: str, tmp_path: Path, pictures: list[Image.Image], reference: Any
+) -> None:
+    data, out = write(tmp_path, [pair(i, pictures) for i in range(8)]), tmp_path / "run"
+    objective = AveragedPreference(Likelier())  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="--reference-model means nothing with --loss likelier"):
+        train_dpo(saved, data, out, objective, reference, saved, training=TRAINING)
+    train_dpo(saved, data, out, objective, reference, training=TRAINING)
+    start = next(proof for proof in read_json(out / "proofs.json") if proof["name"] == "start")
+    assert not start["applicable"] and "compares with no reference" in start["detail"]
+    assert not (out / "reference_logps.json").exists()
+    losses = train_losses(out)
+    assert losses[-1] < losses[0]
+    assert read_json(out / "start.json")["objective"]["needs_reference"] is False
 
 
 def test_two_rejected_answers_are_averaged(
