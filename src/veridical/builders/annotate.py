@@ -13,12 +13,9 @@ from typing import Any
 
 from veridical.builders._judged import (
     JudgedSample,
-    Wanted,
-    check_wanted,
     cost_summary,
     identity,
     judged_samples,
-    open_judge,
     tell,
 )
 from veridical.builders._parts import Parts, write_skipped
@@ -28,6 +25,7 @@ from veridical.judges.endpoint import endpoint_settings
 from veridical.judges.judging import Judge
 from veridical.judges.orders import Marked, mark
 from veridical.judges.prompted import Asking, marking_judge
+from veridical.judges.spec import JudgeSpec, open_judge
 from veridical.models.load import DtypeName
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
@@ -94,24 +92,24 @@ def build_annotate(
     """
     configuration = dict(locals())
     require_file(samples, "--samples")
-    wanted = Wanted(
+    spec = JudgeSpec(
         judge, attempts, temperature, retry_temperature, max_new_tokens, facts, seed, template
     )
-    check_wanted(wanted, JUDGES)
+    spec.check(JUDGES)
     settings, criterion = endpoint_settings(endpoint), read_criterion(criteria, "marks")
     inputs = {"samples": samples}
-    with start_run(out, "build annotate", configuration, inputs, models=wanted.folders) as run:
+    with start_run(out, "build annotate", configuration, inputs, models=spec.folders) as run:
         records = read_records(samples, "sample", images_root, max_bad_fraction)
         items = judged_samples(records, limit)
-        opened = open_judge(wanted, settings, out, batch_size, dtype, device)
+        opened = open_judge(spec, settings, out, batch_size, dtype, device)
         tell(opened, items)
         marking = marking_judge(opened.ask, Asking(criterion, attempts, facts))
         whole = {"swap": swap, "data": run.record["inputs"]["samples"]["sha256"]}
-        parts = Parts(out, whole | identity(run, wanted, criterion, opened))
+        parts = Parts(out, whole | identity(run, spec, criterion, opened))
         results = parts.work_through(
             items, lambda chunk: mark_chunk(marking, chunk, seed, swap), "marks"
         )
-        summary = assemble(out, items, results, records, wanted, criterion)
+        summary = assemble(out, items, results, records, spec, criterion)
         questions = len(results) * (2 if swap else 1)
         summary["cost"] = cost_summary([row["cost"] for row in results], questions, opened)
         write_json(out / "summary.json", summary)
@@ -149,7 +147,7 @@ def assemble(
     items: Sequence[JudgedSample],
     results: Sequence[Mapping[str, Any]],
     records: RecordSet,
-    wanted: Wanted,
+    spec: JudgeSpec,
     criterion: Criterion,
 ) -> dict[str, Any]:
     """Write `samples.parquet` and `skipped.jsonl`.
@@ -168,7 +166,7 @@ def assemble(
         raise UserError(
             f"Not one record of {len(results)} could be marked; {out / 'skipped.jsonl'} says why."
         )
-    rows = [_row(item, result, wanted, criterion) for item, result in scored]
+    rows = [_row(item, result, spec, criterion) for item, result in scored]
     write_records(rows, out / "samples.parquet", "sample")
     equal, compared = (sum(result["equal"][i] for _, result in scored) for i in (0, 1))
     ratings = [rating for _, result in scored for rating in result["ratings"]]
@@ -176,7 +174,7 @@ def assemble(
         "prompts": len(scored),
         "responses": len(ratings),
         "skipped": skipped,
-        "judge": wanted.judge,
+        "judge": spec.judge,
         "criteria": criterion.name,
         "means": {
             name: round(fmean(rating[name] for rating in ratings), 4) for name in criterion.aspects
@@ -186,7 +184,7 @@ def assemble(
 
 
 def _row(
-    item: JudgedSample, result: Mapping[str, Any], wanted: Wanted, criterion: Criterion
+    item: JudgedSample, result: Mapping[str, Any], spec: JudgeSpec, criterion: Criterion
 ) -> dict[str, Any]:
     ratings = [
         {"answer": response_name(number), "aspect": aspect, "value": value}
@@ -196,7 +194,7 @@ def _row(
         for aspect, value in {**old, **new}.items()
     ]
     rated = {
-        "judge": wanted.judge,
+        "judge": spec.judge,
         "criteria": criterion.name,
         "criteria_sha256": criterion.sha256,
         "orders": result["orders"],

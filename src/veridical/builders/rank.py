@@ -11,27 +11,21 @@ from typing import Any, Literal
 
 from veridical.builders._judged import (
     JudgedSample,
-    Opened,
-    Wanted,
-    check_wanted,
     cost_summary,
     identity,
     judged_samples,
-    open_judge,
     tell,
 )
 from veridical.builders._parts import Parts, write_skipped
-from veridical.data.object_lists import name_objects, read_objects
 from veridical.data.records import RecordSet, read_records, write_records
-from veridical.data.vocabulary import read_vocabulary
 from veridical.judges.criterion import read_criterion
 from veridical.judges.endpoint import endpoint_settings
-from veridical.judges.exact import exact_judge
 from veridical.judges.judging import Looker
 from veridical.judges.local import logprob_looker
-from veridical.judges.named import score_looker
+from veridical.judges.named import score_looker, truth
 from veridical.judges.orders import Comparison, compare
 from veridical.judges.prompted import Asking, choosing_looker
+from veridical.judges.spec import JudgeSpec, Opened, open_judge
 from veridical.models.load import DtypeName
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json, write_jsonl
@@ -112,25 +106,25 @@ def build_rank(
     """
     configuration = dict(locals())
     require_file(samples, "--samples")
-    wanted = Wanted(
+    spec = JudgeSpec(
         judge, attempts, temperature, retry_temperature, max_new_tokens, facts, seed, template
     )
-    check_wanted(wanted, JUDGES)
+    spec.check(JUDGES)
     settings = endpoint_settings(endpoint)
     asking = Asking(read_criterion(criteria, "choice"), attempts, facts)
-    _check(wanted, by, margin, objects)
+    _check(spec, by, margin, objects)
     given = {"samples": samples, "objects": objects, "vocabulary": vocabulary}
     inputs = {name: path for name, path in given.items() if path is not None}
-    with start_run(out, "build rank", configuration, inputs, models=wanted.folders) as run:
+    with start_run(out, "build rank", configuration, inputs, models=spec.folders) as run:
         records = read_records(samples, "sample", images_root, max_bad_fraction)
         items = judged_samples(records, limit)
         opened = None
         whole: dict[str, Any] = {"by": by, "swap": swap, "margin": margin}
         if objects is not None:
-            look = exact_looker(objects, vocabulary)
+            look = score_looker(truth(objects, vocabulary))
         else:
-            opened = open_judge(wanted, settings, out, batch_size, dtype, device)
-            whole |= identity(run, wanted, asking.criterion, opened)
+            opened = open_judge(spec, settings, out, batch_size, dtype, device)
+            whole |= identity(run, spec, asking.criterion, opened)
             tell(opened, items)
             look = _asking_looker(opened, asking, by, batch_size)
         whole |= {name: run.record["inputs"][name]["sha256"] for name in inputs}
@@ -149,22 +143,15 @@ def build_rank(
         print(are_in(summary["pairs"], "pairs", out / "pairs.parquet"))
 
 
-def _check(wanted: Wanted, by: By, margin: float, objects: Path | None) -> None:
-    if (wanted.judge == "exact") != (objects is not None):
+def _check(spec: JudgeSpec, by: By, margin: float, objects: Path | None) -> None:
+    if (spec.judge == "exact") != (objects is not None):
         raise UserError("--judge exact and --objects go together: set both or neither.")
-    if by == "logprob" and not wanted.is_local:
+    if by == "logprob" and not spec.is_local:
         raise UserError("--by logprob needs a model on this machine: --judge local:MODEL.")
     if margin < 0:
         raise UserError(f"--margin is {margin:g}; it can't be below 0.")
-    if margin > 0 and by == "words" and wanted.judge != "exact":
+    if margin > 0 and by == "words" and spec.judge != "exact":
         raise UserError("--margin needs numbers: --by logprob, or --judge exact.")
-
-
-def exact_looker(objects: Path, vocabulary: Path | None) -> Looker:
-    """Compare by what is known to be in the images; the margin is the difference in `exact`."""
-    words = read_vocabulary(vocabulary)
-    judge = exact_judge(name_objects(read_objects(objects), words), words, (0, 0, 0, 0))
-    return score_looker(judge)
 
 
 def _asking_looker(opened: Opened, asking: Asking, by: By, batch_size: int) -> Looker:

@@ -19,6 +19,7 @@ from veridical.data.vocabulary import read_vocabulary
 from veridical.judges.exact import exact_judge
 from veridical.judges.judging import Judge
 from veridical.judges.reward import reward_judge
+from veridical.judges.spec import check_kind
 from veridical.models.load import DtypeName
 from veridical.models.reward_model import load_reward_model
 from veridical.runtime.errors import UserError
@@ -124,9 +125,8 @@ def build_rate(
 
 def _reward_folder(judge: str, objects: Path | None) -> Path | None:
     """The reward model's folder; None for the exact judge."""
+    check_kind(judge, ("exact", "reward"))
     kind, _, name = judge.partition(":")
-    if kind not in ("exact", "reward") or (kind == "reward") != bool(name):
-        raise UserError(f"--judge {judge} is none of exact, reward:FOLDER.")
     if (kind == "exact") != (objects is not None):
         raise UserError("--judge exact and --objects go together: set both or neither.")
     if kind == "reward" and not Path(name).is_dir():

@@ -19,6 +19,7 @@ from veridical.models.rendering import Group
 from veridical.models.reward_model import RewardModel, load_reward_model, score_groups
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_jsonl
+from veridical.runtime.fingerprint import fingerprint
 from veridical.runtime.progress import part_of, track
 from veridical.runtime.runs import start_run
 from veridical.scoring.statistics import Estimate
@@ -78,9 +79,10 @@ def eval_reward(
         require_file(path, "--data")
     if len({path.resolve() for path in data}) < len(data):
         raise UserError("--data names a file twice.")
-    inputs = {"model": model} | {f"data/{name}": path for name, path in _names(data).items()}
-    with start_run(out, "eval reward", configuration, inputs) as run:
+    inputs = {f"data/{name}": path for name, path in _names(data).items()}
+    with start_run(out, "eval reward", configuration, inputs, models=[model]) as run:
         reward_model = load_reward_model(model, dtype, device)
+        run.note_model("model", str(model), fingerprint(str(model)))
         rows: list[dict[str, Any]] = []
         skipped: list[dict[str, Any]] = []
         for name, path in _names(data).items():

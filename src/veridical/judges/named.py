@@ -11,21 +11,19 @@ from veridical.data.object_lists import name_objects, read_objects
 from veridical.data.vocabulary import read_vocabulary
 from veridical.judges.attributes import EXACT
 from veridical.judges.criterion import read_criterion
-from veridical.judges.endpoint import Endpoint, Wording, endpoint_settings
+from veridical.judges.endpoint import endpoint_settings
 from veridical.judges.exact import exact_judge
 from veridical.judges.judging import Case, Judge, Look, Looker, Verdict
-from veridical.judges.local import local_asker
 from veridical.judges.prompted import Asker, Asking, choosing_looker, marking_judge
 from veridical.judges.reward import REWARD, reward_judge
-from veridical.models.load import DtypeName, load_policy
+from veridical.judges.spec import SHAPES, JudgeSpec, check_kind, open_judge
+from veridical.models.load import DtypeName
 from veridical.models.reward_model import RewardModel, load_reward_model
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
-from veridical.sampling import Decoding
 
 QUALITY = ("Helpfulness", "Correctness", "Coherence")
 """The marks that are added up where a criterion has them (Li et al. 2024)."""
-KINDS = ("exact", "reward", "local", "endpoint")
 NONE = "none"
 """No judge: symbolic rewards alone decide."""
 
@@ -90,13 +88,8 @@ class Judging:
         Raises:
             UserError: names the option.
         """
-        if self.judge != NONE and (
-            self.kind not in KINDS or (self.kind == "exact") == bool(self.named)
-        ):
-            raise UserError(
-                f"--judge {self.judge} is none of exact, reward:FOLDER, local:MODEL, "
-                "endpoint:MODEL."
-            )
+        if self.judge != NONE:
+            check_kind(self.judge, tuple(SHAPES))
         if self.kind == "exact" and self.objects is None:
             raise UserError("--judge exact needs --objects: which objects each image holds.")
         if self.kind == "reward" and not Path(self.named).is_dir():
@@ -210,15 +203,12 @@ def score_looker(judge: Judge) -> Looker:
 
 
 def _asker(judging: Judging, place: Place) -> Asker:
-    if judging.kind == "local":
-        policy = load_policy(
-            judging.named, place.dtype, place.device, template=judging.judge_template
-        )
-        decoding = Decoding(judging.judge_tokens, 0.0, place.seed, place.batch_size)
-        return local_asker(policy, decoding, RETRY_TEMPERATURE)
-    wording = Wording(judging.named, judging.judge_tokens, 0.0, RETRY_TEMPERATURE, place.seed)
+    spec = JudgeSpec(
+        judging.judge, judging.attempts, 0.0, RETRY_TEMPERATURE, judging.judge_tokens,
+        judging.judge_facts, place.seed, judging.judge_template,
+    )  # fmt: skip
     settings = endpoint_settings(judging.endpoint)
-    return Endpoint(wording, settings, place.out / "spent.jsonl")
+    return open_judge(spec, settings, place.out, place.batch_size, place.dtype, place.device).ask
 
 
 RETRY_TEMPERATURE = 0.7
