@@ -251,7 +251,7 @@ def test_a_judge_that_says_nothing_readable_gives_no_marks(
     words = ["build", "annotate", write_samples(tmp_path, 2), "--judge", "local:embedded",
              "--max-new-tokens", 4, "--attempts", 2, "--out", tmp_path / "out"]  # fmt: skip
     assert main([str(word) for word in words]) == 2
-    assert "Not one of 2 records could be marked" in capsys.readouterr().err
+    assert "Not one record of 2 could be marked" in capsys.readouterr().err
     assert [row["id"] for row in read_jsonl(tmp_path / "out" / "skipped.jsonl")] == [
         "row-0",
         "row-1",
