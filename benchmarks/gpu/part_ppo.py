@@ -29,18 +29,17 @@ from veridical.checks.prefix_sharing import sharing
 from veridical.judges.judging import Case, Verdict
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
-from veridical.objectives.policy_gradient import Sampled
 from veridical.objectives.ppo import PPO
 from veridical.sampling import Decoding, Request
 from veridical.train.options import Training
 from veridical.train.prompts import TrainingPrompt, proof_group
 from veridical.train.rl import experience as gathering
-from veridical.train.rl import loop as learning
+from veridical.train.rl import learning
 from veridical.train.rl.actors import build_actors
 from veridical.train.rl.experience import Setting, gather_experience
-from veridical.train.rl.loop import Lesson, learn
+from veridical.train.rl.learner import Learner
+from veridical.train.rl.learning import learn, lesson_of
 from veridical.train.rl.rewarding import Rewarder
-from veridical.train.rl.run import Learner
 
 WATCHED: tuple[tuple[Any, str, str], ...] = (
     (gathering, "sample", "sample responses"),
@@ -124,11 +123,10 @@ def one_step(setting: Setting, learner: Learner, ppo: PPO, number: int) -> tuple
     found = gather_experience(setting, number, indexes)
     synchronize()
     gathered = time.perf_counter() - began
-    sampled = Sampled(found.rewards, found.logps, found.reference_logps, found.values, found.mask)
-    estimate = ppo.advantages(sampled, ppo.kl_coefficient, lambda value: value)
-    learn(setting, Lesson(found, found.logps, estimate), learner, ppo, len(indexes), 0, number)
+    lesson = lesson_of(ppo, found, ppo.kl_coefficient)
+    learn(setting, lesson, learner, len(indexes), number)
     synchronize()
-    return time.perf_counter() - began, gathered, int(found.mask.sum())
+    return time.perf_counter() - began, gathered, int(found.sampled.mask.sum())
 
 
 @contextmanager

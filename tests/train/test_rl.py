@@ -23,7 +23,7 @@ from veridical.models.policy import Policy
 from veridical.models.reward_model import Reading, RewardModel, new_head, save_head
 from veridical.models.token_scores import token_scores
 from veridical.models.tuning import prepare_training
-from veridical.objectives.policy_gradient import Advantages
+from veridical.objectives.policy_gradient import Advantages, Sampled
 from veridical.objectives.ppo import PPO
 from veridical.objectives.rloo import RLOO, leave_one_out_advantages
 from veridical.runtime.errors import UserError
@@ -37,14 +37,20 @@ from veridical.train.ppo import train_ppo
 from veridical.train.prompts import TrainingPrompt
 from veridical.train.responses import Sampling
 from veridical.train.rl import actors as module
+from veridical.train.rl import learner as rl_learner
 from veridical.train.rl import loop as rl_loop
 from veridical.train.rl import rewarding
-from veridical.train.rl import run as rl_run
-from veridical.train.rl import start as rl_start
 from veridical.train.rl.actors import Actors, build_actors, drop_other_adapters
-from veridical.train.rl.experience import Experience, Setting, gather_experience
-from veridical.train.rl.loop import Lesson, learn
-from veridical.train.rl.rewarding import Rewarder, nothing_earned, refuse_no_reward
+from veridical.train.rl.experience import (
+    Answered,
+    Experience,
+    Setting,
+    gather_experience,
+)
+from veridical.train.rl.finish import nothing_earned
+from veridical.train.rl.learning import Lesson, learn
+from veridical.train.rl.rewarding import Rewarded, Rewarder, refuse_no_reward
+from veridical.train.rl.scale import scale_of
 from veridical.train.rloo import train_rloo
 
 TRAINING = Training(
@@ -228,16 +234,16 @@ def one_step(policy: Policy, pictures: list[Image.Image], k: int) -> tuple[Setti
         scores = setting.scores(policy.model, setting.batch(groups))
     zeros = torch.zeros_like(scores.logps)
     rewards = torch.zeros(k, dtype=torch.float64)
-    seen = Experience(
-        [0], groups, said, [], scores.logps, scores.logps, zeros, zeros, scores.mask, rewards, 0, ()
-    )
+    sampled = Sampled(rewards, scores.logps, scores.logps, zeros, scores.mask)
+    answered = Answered(0, asked, said[0], groups[0], Rewarded())
+    seen = Experience([answered], sampled, zeros)
     return setting, seen
 
 
 def kept_gradient(policy: Policy) -> Any:
     """A learner that leaves the gradients where they are."""
     arguments = SimpleNamespace(gradient_checkpointing=False)
-    return SimpleNamespace(arguments=arguments, step=lambda: 0.0)
+    return SimpleNamespace(arguments=arguments, seed=0, step=lambda: 0.0)
 
 
 def test_ppos_first_gradient_is_reinforces(
@@ -247,16 +253,16 @@ def test_ppos_first_gradient_is_reinforces(
     head = new_head(policy)
     critic = RewardModel(policy, head, Reading())
     setting = replace(setting, actors=replace(setting.actors, critic=critic))
-    advantages = 1.7 * seen.mask.double()
+    advantages = 1.7 * seen.sampled.mask.double()
     settings = PPO(inner_epochs=1, minibatches=1, value_weight=0.0)
-    lesson = Lesson(seen, seen.logps, Advantages(advantages, advantages, 0.0))
-    learned = learn(setting, lesson, kept_gradient(policy), settings, 1, 0, 0)
+    lesson = Lesson(settings, seen, seen.sampled.logps, Advantages(advantages, advantages, 0.0))
+    learned = learn(setting, lesson, kept_gradient(policy), 1, 0)
     ours = policy.core.lm_head.weight.grad.clone()
     policy.model.zero_grad()
-    scores = setting.scores(policy.model, setting.batch(seen.groups))
-    (-1.7 * scores.logps.sum() / int(seen.mask.sum())).backward()
+    scores = setting.scores(policy.model, setting.batch([one.group for one in seen.answered]))
+    (-1.7 * scores.logps.sum() / int(seen.sampled.mask.sum())).backward()
     assert torch.allclose(ours, policy.core.lm_head.weight.grad, rtol=0, atol=1e-12)
-    assert learned["clip_share"] == 0 and learned["moved"] == pytest.approx(0, abs=1e-12)
+    assert learned.clip_share == 0 and learned.moved == pytest.approx(0, abs=1e-12)
 
 
 def test_rloos_first_gradient_is_reinforces_with_its_baseline(
@@ -266,11 +272,13 @@ def test_rloos_first_gradient_is_reinforces_with_its_baseline(
     rewards = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
     advantages = torch.tensor([1 - 4.0, 2 - 3.5, 6 - 1.5], dtype=torch.float64)
     assert torch.equal(leave_one_out_advantages(rewards.unsqueeze(0))[0], advantages)
-    lesson = Lesson(seen, seen.logps.sum(-1), Advantages(advantages, None, 0.0))
-    learn(setting, lesson, kept_gradient(policy), RLOO(samples=3), 1, 0, 0)
+    lesson = Lesson(
+        RLOO(samples=3), seen, seen.sampled.logps.sum(-1), Advantages(advantages, None, 0.0)
+    )
+    learn(setting, lesson, kept_gradient(policy), 1, 0)
     ours = policy.core.lm_head.weight.grad.clone()
     policy.model.zero_grad()
-    scores = setting.scores(policy.model, setting.batch(seen.groups))
+    scores = setting.scores(policy.model, setting.batch([one.group for one in seen.answered]))
     (-(advantages * scores.logps.sum(-1)).mean()).backward()
     assert torch.allclose(ours, policy.core.lm_head.weight.grad, rtol=0, atol=1e-12)
 
@@ -417,13 +425,13 @@ def test_where_nothing_is_scored_nothing_moves_and_nothing_is_zero(
     if name == "ppo":
         options["ppo"] = PPO(kl_target=0.5, kl_horizon=20)
     steps = []
-    honest = rl_run.Learner.step
+    honest = rl_learner.Learner.step
 
-    def counted(learner: rl_run.Learner) -> float:
+    def counted(learner: rl_learner.Learner) -> float:
         steps.append(1)
         return honest(learner)
 
-    monkeypatch.setattr(rl_run.Learner, "step", counted)
+    monkeypatch.setattr(rl_learner.Learner, "step", counted)
     train(name, saved, prompts, tmp_path / "run", **options)
     log = read_jsonl(tmp_path / "run" / "log.jsonl")
     assert [row["unscored"] for row in log] == [0, 8, 8]
@@ -512,6 +520,6 @@ def test_the_scale_is_that_of_the_records_pairs(
 
     asked = Request("row", [pictures[0]], [user_message("Describe the image.")])
     prompt = TrainingPrompt(asked, "aaaa", ("aaaa", "aa"), SimpleNamespace(), (), (), None)  # type: ignore[arg-type]
-    found = rl_start.scale_of(policy, [prompt], count, Decoding(4, 1.0))
+    found = scale_of(policy, [prompt], count, Decoding(4, 1.0))
     # 4 and 2: mean 3, deviation 1.
     assert (found.mean, found.deviation) == (3.0, 1.0)

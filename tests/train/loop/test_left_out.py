@@ -37,7 +37,7 @@ from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
 from veridical.train.responses import Sampling
 from veridical.train.reward import train_reward
-from veridical.train.rl import run as rl_run
+from veridical.train.rl import learner as rl_learner
 from veridical.train.rloo import train_rloo
 from veridical.train.sft import train_sft
 
@@ -184,7 +184,7 @@ def test_the_row_is_listed_and_neither_batches_nor_a_kill_change_what_is_learned
         calls.append(None)
         return honest(*given, **named)
 
-    place: Any = rl_run.Learner if command in ("ppo", "rloo") else loop.GroupTrainer
+    place: Any = rl_learner.Learner if command in ("ppo", "rloo") else loop.GroupTrainer
     name = "step" if command in ("ppo", "rloo") else "compute_loss"
     honest = getattr(place, name)
     with monkeypatch.context() as patch:

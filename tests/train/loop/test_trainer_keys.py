@@ -23,9 +23,9 @@ from veridical.train.online import train_online
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
 from veridical.train.reward import train_reward
-from veridical.train.rl import run as rl_run
+from veridical.train.rl import learner as rl_learner
 from veridical.train.rl.actors import Actors
-from veridical.train.rl.run import Learner, _forget_old
+from veridical.train.rl.learner import Learner, LoopState, _forget_old
 from veridical.train.rloo import train_rloo
 from veridical.train.sft import train_sft
 from veridical.train.steerlm import train_steerlm
@@ -213,7 +213,7 @@ def test_rl_recomputes_activations_by_the_older_name(
             return getattr(self._arguments, name)
 
     monkeypatch.setattr(
-        rl_run, "trainer_arguments", lambda *given: Older(trainer_arguments(*given))
+        rl_learner, "trainer_arguments", lambda *given: Older(trainer_arguments(*given))
     )
     _, trained = learner_of(policy, tmp_path)
     assert any(getattr(m, "gradient_checkpointing", False) for m in trained.model.modules())
@@ -225,7 +225,7 @@ def test_rl_keeps_as_many_checkpoints_as_asked_for(
 ) -> None:
     learner, _ = learner_of(policy, tmp_path, trainer={"save_total_limit": limit})
     for step in range(1, 5):
-        learner.save(step, {})
+        learner.save(LoopState(step, 0.1))
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert names == {f"checkpoint-{step}" for step in left}
 
@@ -234,7 +234,7 @@ def test_rl_makes_its_rounding_the_same_if_asked(
     policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds: list[int] = []
-    monkeypatch.setattr(rl_run, "enable_full_determinism", seeds.append)
+    monkeypatch.setattr(rl_learner, "enable_full_determinism", seeds.append)
     learner_of(policy, tmp_path, trainer={"full_determinism": True})
     assert seeds == [TRAINING.seed]
 

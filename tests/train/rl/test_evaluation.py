@@ -34,11 +34,11 @@ from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
 from veridical.train.responses import Sampling
 from veridical.train.rl import evaluation as rl_evaluation
+from veridical.train.rl import learner as rl_learner
 from veridical.train.rl import loop as rl_loop
 from veridical.train.rl import rewarding
-from veridical.train.rl import run as rl_run
 from veridical.train.rl.experience import Experience, gather_experience
-from veridical.train.rl.run import _forget_old
+from veridical.train.rl.learner import _forget_old
 from veridical.train.rloo import train_rloo
 
 TRAINING = Training(
@@ -50,7 +50,7 @@ SHORT = Symbolic(length_penalty=5.0)
 NOBODY = Judging(judge="none")
 WATCHED = Judging(judge="none", objects=Path("objects.json"))
 LIGHT = PPO(samples=4, kl_coefficient=0.01, kl_target=20.0)
-MODULES = {"rloo": "rl_start", "dpo": "dpo"}
+MODULES = {"rloo": "rl.start", "dpo": "dpo"}
 NAMES = pytest.mark.parametrize("name", ["ppo", "rloo"])
 
 
@@ -188,15 +188,15 @@ def test_the_best_checkpoint_is_the_result(
     name: str, saved: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rate that breaks the policy half-way: what was best then is older than the last two."""
-    honest = rl_run.Learner.step
+    honest = rl_learner.Learner.step
 
-    def breaks(learner: rl_run.Learner) -> float:
+    def breaks(learner: rl_learner.Learner) -> float:
         if learner.scheduler.last_epoch >= 4:
             for group in learner.optimizer.param_groups:
                 group["lr"] = 0.3
         return honest(learner)
 
-    monkeypatch.setattr(rl_run.Learner, "step", breaks)
+    monkeypatch.setattr(rl_learner.Learner, "step", breaks)
     out, objects = tmp_path / "out", prompts.parent / "objects.json"
     training = replace(TRAINING, max_steps=8, evaluations=8)
     train(name, saved, prompts, out, training=training, judging=replace(NOBODY, objects=objects))
@@ -250,17 +250,17 @@ def test_a_killed_run_chooses_and_stops_as_one_that_was_not(
             raise KeyboardInterrupt
         return gather_experience(setting, step, *rest)
 
-    def dies_saving(learner: rl_run.Learner, step: int, *rest: Any) -> None:
-        if step == 3:
+    def dies_saving(learner: rl_learner.Learner, state: rl_learner.LoopState, *rest: Any) -> None:
+        if state.step == 3:
             raise KeyboardInterrupt
-        honest(learner, step, *rest)
+        honest(learner, state, *rest)
 
-    honest = rl_run.Learner.save
+    honest = rl_learner.Learner.save
     with monkeypatch.context() as patch:
         if place == "sampling":
             patch.setattr(rl_loop, "gather_experience", dies_sampling)
         else:
-            patch.setattr(rl_run.Learner, "save", dies_saving)
+            patch.setattr(rl_learner.Learner, "save", dies_saving)
         with pytest.raises(KeyboardInterrupt):
             train(name, saved, prompts, broken, training=training)
     train(name, saved, prompts, broken, training=replace(training, resume=True))

@@ -9,7 +9,7 @@ import pytest
 from veridical.data.messages import user_message
 from veridical.judges.judging import Case, Verdict
 from veridical.runtime.errors import UserError
-from veridical.train.rl.rewarding import scores_of
+from veridical.train.rl.scale import scores_of
 
 CASES = [Case(name, [user_message("What?")], ["A dog."]) for name in ("a", "b")]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from veridical.runtime import interruptions, processes
@@ -28,15 +29,30 @@ from veridical.train.loop.trained import load_trained_weights
 from veridical.train.options import Training
 from veridical.train.prompts import TrainingPrompt
 from veridical.train.rl.experience import Setting, count_scored, gather_experience
+from veridical.train.rl.learner import Evaluated, Learner, LoopState
+from veridical.train.rl.log import Log
 from veridical.train.rl.measures import measures_of, shown
-from veridical.train.rl.run import Learner, Log
 
 NOISE = "held-out"
 """Keys the noise of held-out prompts, which is that of no step."""
 TOLD = ("reward", "exact_score", "kl_k1", "response_tokens")
 
-Figure = tuple[int, float | None]
-"""The step of an evaluation, and the figure that chooses; None where there was nothing to count."""
+
+@dataclass(frozen=True)
+class Best:
+    """Which weights are the result, as `run.json` says it.
+
+    Attributes:
+        best_step: of the best checkpoint; None for the last weights.
+        selected_by: the figure that chose; None where none does.
+        best_value: of the figure, at the best checkpoint.
+        value_at_start: of the figure, before the first step.
+    """
+
+    best_step: int | None
+    selected_by: str | None
+    best_value: float | None
+    value_at_start: float | None
 
 
 class Evaluations:
@@ -49,7 +65,7 @@ class Evaluations:
         training: Training,
         learner: Learner,
         log: Log,
-        kept: Mapping[str, Any],
+        state: LoopState,
     ) -> None:
         """Take up what a checkpoint had found; at the start evaluate.
 
@@ -59,7 +75,7 @@ class Evaluations:
             training: the run's options.
             learner: says when an evaluation is due.
             log: gets a row for each.
-            kept: what `Learner.resume` gave.
+            state: what `Learner.resume` gave.
 
         Raises:
             UserError: as for `look`.
@@ -75,8 +91,7 @@ class Evaluations:
             write_descriptions(self.check, log.path.parent)
         chooses = bool(held_out) or (self.check is not None and training.select_by in CHECKED)
         self.selected = training.select_by if chooses else None
-        self.found: list[Figure] = [(step, value) for step, value in kept.get("evaluations", ())]
-        self.done, self.stopped = int(kept["step"]), False
+        self.found, self.done, self.stopped = list(state.evaluations), state.step, False
         if self.done:
             self._stop(self.done)
         else:
@@ -113,41 +128,27 @@ class Evaluations:
             row |= figures
         self.log.add(row)
         if self.selected is not None:
-            self.found.append((step, self._deciding(row, self.selected)))
+            self.found.append(Evaluated(step, self._deciding(row, self.selected)))
             self._stop(step)
-
-    def kept(self) -> dict[str, Any]:
-        """What a checkpoint has to keep."""
-        return {"evaluations": self.found}
 
     def best_step(self) -> int | None:
         """The step of the best checkpoint so far, the first of equals; None where there is none."""
         if self.selected is None:
             return None
-        of_checkpoints = [(step, value) for step, value in self.found if step]
-        counted = [(step, value) for step, value in of_checkpoints if value is not None]
+        counted = [(step, value) for step, value in self.found if step and value is not None]
         if not counted:
             return None
         sign = 1 if HIGHER_IS_BETTER[self.selected] else -1
         return max(counted, key=lambda one: (sign * one[1], -one[0]))[0]
 
-    def take_best(self) -> dict[str, Any]:
-        """Put the best checkpoint's weights into the models; where nothing chooses, leave the last.
-
-        Returns:
-            What `run.json` says of it.
-        """
+    def take_best(self) -> Best:
+        """Load the best checkpoint's weights; where nothing chooses, keep the last."""
         best, values = self.best_step(), dict(self.found)
         if self.selected is not None:
             tell_best(values.get(0), values.get(best or -1), best, self.selected)
         if best is not None and not self._load(best):
             best = None
-        return {
-            "best_step": best,
-            "selected_by": self.selected,
-            "best_value": values.get(best or -1),
-            "value_at_start": values.get(0),
-        }
+        return Best(best, self.selected, values.get(best or -1), values.get(0))
 
     def _load(self, best: int) -> bool:
         path = self.learner.out / "checkpoints" / f"checkpoint-{best}"

@@ -16,6 +16,7 @@ from veridical.models.finite import require_finite
 from veridical.models.logprobs import collate
 from veridical.models.rendering import Group
 from veridical.models.token_scores import TokenScores, token_scores, token_values
+from veridical.objectives.policy_gradient import Sampled
 from veridical.runtime import processes
 from veridical.runtime.randomness import generator
 from veridical.sampling import Decoding, Request, never_sampled
@@ -72,43 +73,74 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A prompt of a step with its responses.
+
+    Attributes:
+        place: among the step's prompts, all processes' together.
+        request: as it was asked.
+        responses: what the policy said.
+    """
+
+    place: int
+    request: Request
+    responses: list[Rollout]
+
+
+@dataclass(frozen=True)
+class Answered(Asked):
+    """The same, rewarded and ready to be learned from.
+
+    Attributes:
+        group: the prompt with its responses' tokens.
+        rewarded: what each response earned.
+    """
+
+    group: Group
+    rewarded: Rewarded
+
+
+@dataclass(frozen=True)
+class TokenFigures:
+    """What the models say of one response, a value for each of its tokens.
+
+    Attributes:
+        logps: by the policy that sampled. Shape: (tokens,), like all.
+        reference_logps: by the reference.
+        values: by the value model; 0 without one.
+        entropies: of the policy.
+    """
+
+    logps: Tensor
+    reference_logps: Tensor
+    values: Tensor
+    entropies: Tensor
+
+
+@dataclass(frozen=True)
 class Experience:
     """What one process has of a step.
 
-    Tensors have a row a response, in the groups' order, and are padded on the right.
+    Tensors have a row a response, in the prompts' order, and are padded on the right.
 
     Attributes:
-        places: of each group among the step's prompts, all processes' together.
-        groups: prompts with their sampled responses.
-        rollouts: the same responses, one list a group.
-        rewarded: what each group earned.
-        logps: by the policy that sampled. Shape: (responses, tokens).
-        reference_logps: by the reference. Shape: (responses, tokens).
-        values: by the value model as it was; 0 without one. Shape: (responses, tokens).
+        answered: prompts with their responses.
+        sampled: what advantages are computed from.
         entropies: of the policy. Shape: (responses, tokens).
-        mask: True at real tokens. Shape: (responses, tokens).
-        rewards: of the responses. Shape: (responses,).
         unscored: prompts that the judge could not score, which are left out.
         problems: why.
         refused: prompts whose images the processor refuses, which are left out as well.
     """
 
-    places: list[int]
-    groups: list[Group]
-    rollouts: list[list[Rollout]]
-    rewarded: list[Rewarded]
-    logps: Tensor
-    reference_logps: Tensor
-    values: Tensor
+    answered: list[Answered]
+    sampled: Sampled
     entropies: Tensor
-    mask: Tensor
-    rewards: Tensor
-    unscored: int
-    problems: tuple[str, ...]
+    unscored: int = 0
+    problems: tuple[str, ...] = ()
     refused: int = 0
 
     def rows(self, chosen: Sequence[int], k: int) -> Tensor:
-        """The rows of some groups' responses."""
+        """The rows of some prompts' responses."""
         return torch.tensor([i * k + n for i in chosen for n in range(k)], dtype=torch.long)
 
 
@@ -126,59 +158,69 @@ def gather_experience(
         noise: keys what is drawn, together with each prompt's id; the step does if not given.
     """
     policy = setting.actors.policy
-    share = list(range(len(indexes)))[processes.rank() :: processes.world_size()]
-    mine, asked, said = _sampled(setting, step, indexes, share, noise or f"step-{step}")
-    prompts = [setting.prompts[indexes[place]] for place in mine]
-    earned = reward(setting.rewarder, prompts, said) if prompts else []
-    kept = [i for i, one in enumerate(earned) if not one.problem]
-    groups = [rollout_group(policy, asked[i], said[i]) for i in kept]
-    scored = list(_scored(setting, groups))
-    rewards = [value for i in kept for value in earned[i].rewards]
+    mine = list(range(len(indexes)))[processes.rank() :: processes.world_size()]
+    asked = _sample(setting, step, indexes, mine, noise or f"step-{step}")
+    prompts = [setting.prompts[indexes[one.place]] for one in asked]
+    rewarded = reward(setting.rewarder, prompts, [one.responses for one in asked]) if asked else []
+    answered = [
+        Answered(
+            one.place,
+            one.request,
+            one.responses,
+            rollout_group(policy, one.request, one.responses),
+            earned,
+        )
+        for one, earned in zip(asked, rewarded, strict=True)
+        if not earned.problem
+    ]
+    figures = list(_token_figures(setting, [one.group for one in answered]))
     dtype = torch.promote_types(policy.model.dtype, torch.float32)
     empty = torch.zeros(0, 1, dtype=dtype, device=policy.device)
 
-    def stacked(number: int) -> Tensor:
-        rows = [row for piece in scored for row in piece[number]]
+    def padded(rows: list[Tensor]) -> Tensor:
         return pad_sequence(rows, batch_first=True) if rows else empty
 
+    earned_by_response = [value for one in answered for value in one.rewarded.rewards]
     return Experience(
-        places=[mine[i] for i in kept],
-        groups=groups,
-        rollouts=[said[i] for i in kept],
-        rewarded=[earned[i] for i in kept],
-        logps=stacked(0),
-        reference_logps=stacked(1),
-        values=stacked(2),
-        entropies=stacked(3),
-        mask=stacked(4).bool(),
-        rewards=torch.tensor(rewards, dtype=empty.dtype, device=policy.device),
-        unscored=len(prompts) - len(kept),
-        problems=tuple(one.problem for one in earned if one.problem),
-        refused=len(share) - len(mine),
+        answered,
+        Sampled(
+            scores=torch.tensor(earned_by_response, dtype=dtype, device=policy.device),
+            logps=padded([one.logps for one in figures]),
+            reference_logps=padded([one.reference_logps for one in figures]),
+            values=padded([one.values for one in figures]),
+            mask=padded([torch.ones_like(one.logps) for one in figures]).bool(),
+        ),
+        entropies=padded([one.entropies for one in figures]),
+        unscored=len(asked) - len(answered),
+        problems=tuple(one.problem for one in rewarded if one.problem),
+        refused=len(mine) - len(asked),
     )
 
 
-def _sampled(
-    setting: Setting, step: int, indexes: Sequence[int], share: Sequence[int], noise: str
-) -> tuple[list[int], list[Request], list[list[Rollout]]]:
-    """The places of a share whose images the processor takes, what is asked, and what is said."""
+def _sample(
+    setting: Setting, step: int, indexes: Sequence[int], places: Sequence[int], noise: str
+) -> list[Asked]:
+    """Responses to the prompts at some places, of those whose images the processor takes."""
     left_out = setting.left_out
 
     def answer(requests: list[Request]) -> list[list[Rollout]]:
         policy, engine = setting.actors.policy, setting.engine
         return sample(engine, policy, requests, setting.decoding, setting.k, step)
 
-    open_places = [
+    usable = [
         place
-        for place in share
+        for place in places
         if left_out is None or not left_out.has_prompt(setting.prompts[indexes[place]].request.id)
     ]
-    requests = [setting.prompts[indexes[place]].request for place in open_places]
-    asked = [dataclasses.replace(one, id=f"{one.id}/{noise}") for one in requests]
-    said, kept = sample_usable(left_out, asked, answer)
+    requests = [setting.prompts[indexes[place]].request for place in usable]
+    requests = [dataclasses.replace(one, id=f"{one.id}/{noise}") for one in requests]
+    said, kept = sample_usable(left_out, requests, answer)
     if left_out is not None:
         left_out.share()
-    return [open_places[n] for n in kept], [asked[n] for n in kept], said
+    return [
+        Asked(usable[number], requests[number], responses)
+        for number, responses in zip(kept, said, strict=True)
+    ]
 
 
 def count_scored(
@@ -204,8 +246,8 @@ def count_scored(
 
 
 @torch.no_grad()
-def _scored(setting: Setting, groups: Sequence[Group]) -> Iterator[tuple[list[Tensor], ...]]:
-    """Log-probs, the reference's, values, entropies and masks: a row a response."""
+def _token_figures(setting: Setting, groups: Sequence[Group]) -> Iterator[TokenFigures]:
+    """What policy, reference and value model say of each response to each prompt."""
     actors = setting.actors
     for start in range(0, len(groups), setting.batch_size):
         batch = setting.batch(groups[start : start + setting.batch_size])
@@ -219,18 +261,19 @@ def _scored(setting: Setting, groups: Sequence[Group]) -> Iterator[tuple[list[Te
         require_finite(actors.policy, ours.logps, "log-probabilities")
         require_finite(actors.policy, theirs.logps, "reference log-probabilities")
         require_finite(actors.policy, values, "values")
-        lengths = ours.mask.sum(-1).tolist()
-        tensors = (ours.logps, theirs.logps, values, ours.entropies, ours.mask)
-        yield tuple(
-            [row[:length] for row, length in zip(tensor, lengths, strict=True)]
-            for tensor in tensors
-        )
+        for row, length in enumerate(ours.mask.sum(-1).tolist()):
+            yield TokenFigures(
+                ours.logps[row, :length],
+                theirs.logps[row, :length],
+                values[row, :length],
+                ours.entropies[row, :length],
+            )
 
 
 def minibatches(
     experience: Experience, prompts: int, count: int, seed: int, step: int, epoch: int
 ) -> list[list[int]]:
-    """This process's groups in each minibatch; minibatches are drawn over all processes' prompts.
+    """This process's prompts in each minibatch; minibatches are drawn over all processes' prompts.
 
     Args:
         experience: of this process.
@@ -241,11 +284,11 @@ def minibatches(
         epoch: which pass over its experience.
 
     Returns:
-        Positions in `experience.groups`.
+        Positions in `experience.answered`.
     """
     order = generator(seed, "minibatches", step, epoch).permutation(prompts).tolist()
     count = min(count, prompts)
-    own = {place: position for position, place in enumerate(experience.places)}
+    own = {one.place: position for position, one in enumerate(experience.answered)}
     return [
         [own[place] for place in order[number::count] if place in own] for number in range(count)
     ]

@@ -12,8 +12,9 @@ from torch import Tensor
 from veridical.objectives.policy_gradient import kl_terms
 from veridical.runtime import processes
 from veridical.train.rl.experience import Experience
-from veridical.train.rl.run import SHOWN, mean_over_all
 
+SHOWN = 2
+"""Responses of a step that the log shows (our choice)."""
 ROUNDING = 1e-12
 """Relative to the mean square: what float64 leaves of a sum of equal numbers."""
 
@@ -27,7 +28,9 @@ def measures_of(experience: Experience) -> dict[str, Any]:
     own scale, `exact_score` truth's where it watches. `kl_k1` and `kl_k3` are nats a response,
     `entropy` nats a token.
     """
-    mask, earned = experience.mask, experience.rewarded
+    sampled, mask = experience.sampled, experience.sampled.mask
+    responses = [response for one in experience.answered for response in one.responses]
+    earned = [one.rewarded for one in experience.answered]
 
     def mean(values: list[float]) -> float | None:
         # Summed exactly, so that two evaluations that are equal are so in any order of the prompts.
@@ -37,9 +40,9 @@ def measures_of(experience: Experience) -> dict[str, Any]:
     def by_response(tokens: Tensor) -> float | None:
         return mean_over_all(torch.where(mask, tokens, 0.0).sum(-1))
 
-    logps, reference = experience.logps, experience.reference_logps
-    lengths = [len(r.token_ids) for said in experience.rollouts for r in said]
-    cut = [float(r.stop_reason == "length") for said in experience.rollouts for r in said]
+    logps, reference = sampled.logps, sampled.reference_logps
+    lengths = [len(response.token_ids) for response in responses]
+    cut = [float(response.stop_reason == "length") for response in responses]
     rewards = [reward for one in earned for reward in one.rewards]
     average, square = mean(rewards), mean([reward * reward for reward in rewards])
     row = {
@@ -59,6 +62,13 @@ def measures_of(experience: Experience) -> dict[str, Any]:
     return row
 
 
+def mean_over_all(values: Tensor, mask: Tensor | None = None) -> float | None:
+    """The mean over what counts in all processes; None where nothing does."""
+    chosen = (values if mask is None else values[mask]).double()
+    parts = processes.total(torch.stack([chosen.sum(), chosen.new_tensor(chosen.numel())]))
+    return float(parts[0] / parts[1]) if parts[1] > 0 else None
+
+
 def _deviation(mean: float | None, square: float | None) -> float | None:
     """The standard deviation; 0 where all is rounding."""
     if mean is None or square is None:
@@ -71,17 +81,14 @@ def shown(experience: Experience) -> list[dict[str, Any]]:
     """A few responses with what they earned: the step's first prompts, whoever sampled them."""
     own: list[dict[str, Any]] = [
         {
-            "place": place,
-            "id": group.id,
-            "text": said[0].text,
-            "reward": earned.rewards[0],
-            "score": earned.scores[0],
-            **({"exact": earned.exact[0]} if earned.exact else {}),
+            "place": one.place,
+            "id": one.group.id,
+            "text": one.responses[0].text,
+            "reward": one.rewarded.rewards[0],
+            "score": one.rewarded.scores[0],
+            **({"exact": one.rewarded.exact[0]} if one.rewarded.exact else {}),
         }
-        for place, group, said, earned in list(
-            zip(experience.places, experience.groups, experience.rollouts, experience.rewarded,
-                strict=True)
-        )[:SHOWN]
-    ]  # fmt: skip
+        for one in experience.answered[:SHOWN]
+    ]
     found = [row for rows in processes.gather(own) for row in rows]
     return sorted(found, key=lambda row: row["place"])[:SHOWN]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from veridical.judges.judging import Case, Judge, Verdict
+from veridical.judges.judging import Judge, Verdict
 from veridical.judges.named import NONE, Judging, Place, open_marks, total_score, truth
 from veridical.judges.symbolic import Symbolic, symbolic_reward
 from veridical.models.reward_model import RewardModel
@@ -122,50 +121,6 @@ def refuse_no_reward(
             "--judge none: nothing else rewards a response, so at most its end could be learned "
             "(--no-end-penalty). Set --answer-reward or --length-penalty, or name a judge."
         )
-
-
-def nothing_earned(steps: Sequence[Mapping[str, Any]]) -> str:
-    """A warning if no step had anything to learn from; "" otherwise.
-
-    Args:
-        steps: lines of the log.
-    """
-    if not steps:
-        return ""
-    advice = (
-        "Take more prompts or --samples, a higher --temperature, larger --max-new-tokens, or "
-        "another judge or reward."
-    )
-    earned = {row["reward"] for row in steps if row.get("reward") is not None}
-    if not earned:
-        return "No response of any step was scored, so the weights are still those of the start."
-    if not any(row.get("gradient_norm") for row in steps):
-        return (
-            "No response earned more than another in any step, so the weights are still those of "
-            f"the start. {advice}"
-        )
-    if len(earned) == 1 and not any(row.get("reward_deviation", True) for row in steps):
-        return (
-            "All responses of all steps earned the same, so the weights moved by the noise of the "
-            f"value model and by the penalty alone. {advice}"
-        )
-    return ""
-
-
-def scores_of(judge: Judge, cases: Sequence[Case]) -> list[float]:
-    """The scores of every response of every case that can be scored.
-
-    Raises:
-        UserError: none can be; says why the first can't.
-    """
-    verdicts = judge(cases)
-    problems = [verdict.problem for verdict in verdicts if verdict.problem]
-    if problems and len(problems) == len(verdicts):
-        raise UserError(
-            f"The judge can score no prompt of the first {len(problems)} ({cases[0].id}: "
-            f"{problems[0]}), so nothing can be learned from it."
-        )
-    return [total_score(ratings) for verdict in verdicts for ratings in verdict.ratings]
 
 
 def _rewarded(

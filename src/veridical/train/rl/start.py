@@ -1,14 +1,12 @@
-"""How a run of reinforcement learning begins and ends."""
+"""How a run of reinforcement learning begins."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, pstdev
 from typing import Any
 
 import torch
@@ -16,21 +14,15 @@ import torch
 from veridical.checks.prefix_sharing import Sharing, sharing_of_all
 from veridical.checks.proofs import Proof
 from veridical.checks.proving import noise_floor
-from veridical.judges.judging import Judge
 from veridical.judges.named import Judging, Place
 from veridical.judges.symbolic import Symbolic
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.vision_cache import VisionCache, take_features, vision_weights
 from veridical.objectives.preference import Preference
-from veridical.runtime import processes
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, write_json
-from veridical.runtime.progress import counted
 from veridical.runtime.runs import Run
 from veridical.sampling import Decoding
-from veridical.sampling.rollouts import roll_out
-from veridical.train.loop.card import write_cards
 from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.items import Items
 from veridical.train.loop.left_out import LeftOut
@@ -38,7 +30,6 @@ from veridical.train.loop.outcomes import outcome_of
 from veridical.train.loop.pair_proofs import prove_run
 from veridical.train.loop.rounding import Measure, measure_logps
 from veridical.train.loop.rows import PROOF_ROWS, same_pictures, split_held_out
-from veridical.train.loop.run import save_result
 from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.start import (
     NOT_SHARED,
@@ -55,39 +46,11 @@ from veridical.train.prompts import (
     proof_group,
     read_prompts,
 )
-from veridical.train.responses import Sampling, refuse_here, sample_usable
-from veridical.train.rl.actors import Actors, drop_other_adapters
+from veridical.train.responses import Sampling, refuse_here
+from veridical.train.rl.actors import Actors
 from veridical.train.rl.experience import Setting
-from veridical.train.rl.rewarding import (
-    Rewarder,
-    Scale,
-    nothing_earned,
-    open_rewarder,
-    refuse_no_reward,
-    scores_of,
-)
-from veridical.train.rl.run import Log
-
-SCALE = "rewards.json"
-SCALED_ON = 256
-"""Prompts whose scores say what the judge's mean and deviation are, at most (our choice)."""
-MUCH_CUT = 0.2
-"""Share of responses without an end from which on a run says so at its end (our choice)."""
-CARD_FIGURES = (
-    "reward", "judge_score", "exact_score", "kl_k1", "kl_k3", "response_tokens", "response_cut",
-    "unscored",
-)  # fmt: skip
-"""What the model card tells of the last step."""
-
-
-def refuse(name: str, value: float, wrong: bool, advice: str) -> None:
-    """Refuse an option.
-
-    Raises:
-        UserError: it is wrong; the message says what to give.
-    """
-    if wrong:
-        raise UserError(f"--{name.replace('_', '-')} is {value:g}; {advice}.")
+from veridical.train.rl.rewarding import open_rewarder, refuse_no_reward
+from veridical.train.rl.scale import find_scale
 
 
 @dataclass(frozen=True)
@@ -142,30 +105,16 @@ class Start:
         )
         record_judge(self.run, self.judging, training)
         if standardize:
-            rewarder = dataclasses.replace(rewarder, scale=self._scale(actors, rewarder))
+            scale = find_scale(
+                self.out, training.resume, actors.policy, self.prompts, rewarder.judge,
+                self.decoding, self.left_out,
+            )  # fmt: skip
+            rewarder = dataclasses.replace(rewarder, scale=scale)
         engine = self.sampling.open_engine(self.model, training, self.out)
         return Setting(
             actors, self.prompts, rewarder, self.decoding, k, training.batch_size,
             self.layout.allowed, engine, training.model_dropout, self.left_out,
         )  # fmt: skip
-
-    def _scale(self, actors: Actors, rewarder: Rewarder) -> Scale:
-        """The judge's mean and deviation, found once and kept for a run that is resumed."""
-        path = self.out / SCALE
-
-        def find() -> dict[str, float]:
-            if path.is_file() and self.training.resume:
-                known: dict[str, float] = read_json(path)
-                return known
-            found = scale_of(
-                actors.policy, self.prompts, rewarder.judge, self.decoding, self.left_out
-            )
-            write_json(path, dataclasses.asdict(found))
-            return dataclasses.asdict(found)
-
-        scale = Scale(**processes.from_first(find))
-        self.left_out.share()
-        return scale
 
     def prove(self, actors: Actors, setting: Setting) -> list[Proof]:
         """The five proofs: the policy starts as the reference, and what it reads is right.
@@ -229,27 +178,7 @@ def begin(
     Raises:
         UserError: an option makes no sense, or the data can't be used.
     """
-    judging.check()
-    sampling.check()
-    refuse("rollout_steps", sampling.rollout_steps, sampling.rollout_steps != 1, "leave it at 1")
-    if sampling.decoding(0).truncates or sampling.min_new_tokens:
-        raise UserError(
-            "--top-p, --top-k and --min-new-tokens are not offered by this command: its losses are "
-            "right for samples of the policy itself, from which unlikely tokens and early ends are "
-            "not left out. Leave them out, or use `train online`."
-        )
-    refuse_here(training)
-    if training.select_by == "exact_score" and (judging.objects is None or judging.kind == "exact"):
-        raise UserError(
-            "--select-by exact_score is the exact judge's word beside another judge's: it needs "
-            "--objects and a --judge that is not exact. With --judge exact, choose by reward."
-        )
-    if training.lora_dropout:
-        raise UserError(
-            "--lora-dropout is not offered by this command: a step would compare log-probs with "
-            "dropout to those of the samples, made without, and take its noise for a change of the "
-            "policy. Leave it at 0."
-        )
+    check_options(judging, sampling, training)
     with start_training(command, arguments, judging.inputs, judging.models) as run:
         check_object_lists(judging, arguments["data"], kind, training)
         policy = load_start_beside_reference(arguments["model"], training, run)
@@ -272,75 +201,34 @@ def begin(
         )  # fmt: skip
 
 
-def finish(
-    run: Run,
-    actors: Actors,
-    model: str,
-    training: Training,
-    method: str,
-    proofs: Sequence[Proof],
-    start: Start,
-    log: Log,
-    began: float,
-    resumed_at: int,
-    best: Mapping[str, Any],
-) -> None:
-    """Save the policy, write its card, and close the run."""
-    drop_other_adapters(actors.policy)
-    files = save_result(actors.policy, model, training, run.folder, start.measure)
-    seconds = time.monotonic() - began
-    learned = log.train_rows
-    steps = len(learned)
-    rows = training.rows_seen(steps, len(start.prompts))
-    rows -= training.rows_seen(resumed_at, len(start.prompts))
-    finished = {
-        "steps": steps,
-        "train_seconds": round(seconds, 1),
-        "rows_per_second": round(rows / seconds, 3),
-        **best,
-        "best_held_out_loss": None,
-        "held_out_loss_at_start": None,
-        "resumed_from": f"checkpoint-{resumed_at}" if resumed_at else None,
-        "processes": processes.world_size(),
-    }
-    last = learned[-1] if learned else {}
-    figures = {f"{name}, last step": last.get(name) for name in CARD_FIGURES}
-    figures |= held_out_figures(log.rows, best["best_step"])
-    shares = [row["response_cut"] for row in learned if row["response_cut"] is not None]
-    cut = fmean(shares) if shares else None
-    used, held_out = (_usable(some, start.left_out) for some in (start.prompts, start.held_out))
-    counts = {"prompts": used} | ({"held-out prompts": held_out} if held_out else {})
-    write_cards(run, files, method, counts, proofs, finished, figures)
-    run.finish(
-        prompts=used, held_out_prompts=held_out, skipped=len(start.left_out),
-        prefix_sharing=dataclasses.asdict(start.layout),
-        last={name: last.get(name) for name in ("reward", "judge_score", "exact_score", "kl_k1")},
-        response_cut=cut, **finished,
-    )  # fmt: skip
-    if cut and cut > MUCH_CUT:
-        print(
-            f"{cut:.0%} of all responses were cut by --max-new-tokens "
-            f"{start.sampling.max_new_tokens} and judged without their end. Raise it, or "
-            f"--no-end-penalty ({start.symbolic.no_end_penalty:g}), which each of them lost."
-        )
-    if warning := nothing_earned(learned):
-        print(warning)
-    print(f"The aligned model is in {run.folder / next(iter(files), 'model')}.")
+def check_options(judging: Judging, sampling: Sampling, training: Training) -> None:
+    """Refuse what reinforcement learning can't do.
 
-
-def held_out_figures(rows: Sequence[Mapping[str, Any]], step: int | None) -> dict[str, Any]:
-    """What the model card tells of the held-out prompts, by name.
-
-    Args:
-        rows: of the log.
-        step: of the weights that are the result; None for the last.
+    Raises:
+        UserError: names the option.
     """
-    found = [row for row in rows if row["split"] == "eval" and step in (None, row["step"])]
-    if not found:
-        return {}
-    names = [name for name in CARD_FIGURES if found[-1].get(name) is not None]
-    at = f"held-out prompts, step {found[-1]['step']}"
-    return {f"{name}, {at}": found[-1][name] for name in names}
+    judging.check()
+    sampling.check()
+    if sampling.rollout_steps != 1:
+        raise UserError(f"--rollout-steps is {sampling.rollout_steps}; leave it at 1.")
+    if sampling.decoding(0).truncates or sampling.min_new_tokens:
+        raise UserError(
+            "--top-p, --top-k and --min-new-tokens are not offered by this command: its losses are "
+            "right for samples of the policy itself, from which unlikely tokens and early ends are "
+            "not left out. Leave them out, or use `train online`."
+        )
+    refuse_here(training)
+    if training.select_by == "exact_score" and (judging.objects is None or judging.kind == "exact"):
+        raise UserError(
+            "--select-by exact_score is the exact judge's word beside another judge's: it needs "
+            "--objects and a --judge that is not exact. With --judge exact, choose by reward."
+        )
+    if training.lora_dropout:
+        raise UserError(
+            "--lora-dropout is not offered by this command: a step would compare log-probs with "
+            "dropout to those of the samples, made without, and take its noise for a change of the "
+            "policy. Leave it at 0."
+        )
 
 
 def hold_out(
@@ -363,51 +251,6 @@ def hold_out(
     of = {prompt.request.id: prompt for prompt in prompts}
     train, held_out = ([of[group.id] for group in part] for part in parts)
     return train, held_out
-
-
-def scale_of(
-    policy: Policy,
-    prompts: Sequence[TrainingPrompt],
-    judge: Judge,
-    decoding: Decoding,
-    left_out: LeftOut | None = None,
-) -> Scale:
-    """What the judge gives on average, and how much that varies, before anything is learned.
-
-    Over the answers that the prompts' records hold, where these are pairs (Amirloo et al. 2024
-    take the alignment set); else over a response of the start to each prompt.
-
-    Raises:
-        UserError: all are worth the same, or none can be scored.
-    """
-    few = [
-        prompt
-        for prompt in prompts
-        if left_out is None or not left_out.has_prompt(prompt.request.id)
-    ][:SCALED_ON]
-    if all(prompt.pair is not None and prompt.texts for prompt in few):
-        cases = [prompt.case(prompt.texts) for prompt in few]
-    else:
-        policy.model.eval()
-        asked = [
-            dataclasses.replace(prompt.request, id=f"{prompt.request.id}/scale") for prompt in few
-        ]
-        said, kept = sample_usable(left_out, asked, lambda own: roll_out(policy, own, decoding))
-        cases = [
-            few[place].case([response.text for response in responses])
-            for place, responses in zip(kept, said, strict=True)
-        ]
-    scores = scores_of(judge, cases)
-    if len(set(scores)) < 2:
-        raise UserError(
-            f"--standardize true: the judge gives {counted(len(scores), 'answers')} the same score "
-            "or none, so there is nothing to scale by. Set --standardize false."
-        )
-    return Scale(fmean(scores), pstdev(scores))
-
-
-def _usable(prompts: Sequence[TrainingPrompt], left_out: LeftOut) -> int:
-    return sum(not left_out.has_prompt(prompt.request.id) for prompt in prompts)
 
 
 def _few(policy: Policy, prompts: Sequence[TrainingPrompt], left_out: LeftOut) -> list[Group]:

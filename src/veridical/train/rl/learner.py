@@ -1,11 +1,13 @@
-"""What reinforcement learning's loops share: optimizer, checkpoints, log, sums over processes."""
+"""The optimizer of reinforcement learning, its checkpoints, and gradients summed over processes."""
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +15,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import enable_full_determinism
 
 from veridical.runtime import interruptions, processes
-from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl, writing
-from veridical.runtime.progress import step_bar
+from veridical.runtime.files import read_json, write_json, writing
 from veridical.runtime.randomness import generator
 from veridical.train.loop.checkpoints import write_manifest
 from veridical.train.loop.modes import checkpoint_activations, checkpointing_asked_for
@@ -23,7 +23,6 @@ from veridical.train.loop.reporting import Trackers
 from veridical.train.loop.resume import require_steps_left, tell_extension
 from veridical.train.loop.run import checkpoint_to_resume, steps_of
 from veridical.train.loop.schedule import go_on, schedule_for
-from veridical.train.loop.showing import show
 from veridical.train.loop.trained import (
     load_trained_weights,
     require_same_start,
@@ -33,10 +32,36 @@ from veridical.train.loop.trainer import split_projector
 from veridical.train.loop.trainer_options import trainer_arguments
 from veridical.train.options import Training
 from veridical.train.rl.actors import Actors
+from veridical.train.rl.log import Log
 
 STATE, OPTIMIZER = "state.json", "optimizer.pt"
-SHOWN = 2
-"""Responses of a step that the log shows (our choice)."""
+
+
+class Evaluated(NamedTuple):
+    """The figure that chooses a checkpoint, at one evaluation.
+
+    Attributes:
+        step: after which.
+        value: None where there was nothing to count.
+    """
+
+    step: int
+    value: float | None
+
+
+@dataclass(frozen=True)
+class LoopState:
+    """What the loop needs to go on from a checkpoint, besides weights and optimizer.
+
+    Attributes:
+        step: how many were done.
+        kl_coefficient: the penalty's weight in the next step.
+        evaluations: what has been found so far.
+    """
+
+    step: int
+    kl_coefficient: float
+    evaluations: tuple[Evaluated, ...] = ()
 
 
 class Learner:
@@ -130,11 +155,21 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return lengths[0]
 
-    def resume(self, training: Training) -> dict[str, Any]:
+    def end_step(self) -> float:
+        """Move the schedule on; the policy's learning rate of the step that ends."""
+        rate = float(self.scheduler.get_last_lr()[0])
+        self.scheduler.step()
+        return rate
+
+    def resume(self, training: Training, new: LoopState) -> LoopState:
         """Go on from the newest whole checkpoint, if that is asked for and there is one.
 
+        Args:
+            training: the run's options.
+            new: what a new run begins with.
+
         Returns:
-            What the loop had kept of itself; `step` is how many were done.
+            What the loop had kept of itself, or `new`.
 
         Raises:
             UserError: there are checkpoints, and going on was not asked for.
@@ -142,7 +177,7 @@ class Learner:
         folder = self.out / "checkpoints"
         found = processes.from_first(lambda: checkpoint_to_resume(folder, training.resume))
         if found is None:
-            return {"step": 0}
+            return new
         require_steps_left(steps_of(found), self.steps, training.extend)
         load_trained_weights(self.trained, found)
         content = torch.load(found / OPTIMIZER, map_location="cpu", weights_only=True)
@@ -151,24 +186,25 @@ class Learner:
         go_on(self.scheduler)
         if training.extend and processes.is_first():
             tell_extension(steps_of(found), self.steps, float(self.scheduler.get_last_lr()[0]))
-        state: dict[str, Any] = read_json(found / STATE)
-        return state
+        state = read_json(found / STATE)
+        evaluations = tuple(Evaluated(*one) for one in state.pop("evaluations"))
+        return LoopState(**state, evaluations=evaluations)
 
     def due(self, step: int) -> bool:
         """Whether the run is evaluated after so many steps, and a checkpoint kept."""
         return step >= self.steps or step % self.every == 0
 
-    def save(self, step: int, kept: Mapping[str, Any], best: int | None = None) -> None:
-        """Write a checkpoint after so many steps, where one is due; the newest and the best stay.
+    def save(self, state: LoopState, best: int | None = None) -> None:
+        """Write a checkpoint after a step, where one is due; the newest and the best stay.
 
         Args:
-            step: how many were done.
-            kept: what the loop needs to go on.
+            state: what the loop needs to go on.
             best: the step of the best checkpoint, which may be this one.
 
         Raises:
             Terminated: a SIGTERM asked to stop; the checkpoint is written.
         """
+        step = state.step
         if step >= self.steps:
             interruptions.no_longer_defer()
         elif not self.due(step) and not interruptions.asked():
@@ -183,85 +219,12 @@ class Learner:
                     "scheduler": self.scheduler.state_dict(),
                 }
                 torch.save(content, checkpoint / OPTIMIZER)
-                write_json(checkpoint / STATE, {"step": step, **kept})
+                write_json(checkpoint / STATE, dataclasses.asdict(state))
                 write_manifest(checkpoint)
                 _forget_old(folder, self.arguments.save_total_limit, step, best)
         processes.wait_for_all()
         if interruptions.asked():
             interruptions.stop()
-
-
-class Log:
-    """`log.jsonl` and the line on the screen; written by the first process."""
-
-    def __init__(
-        self,
-        out: Path,
-        done: int,
-        steps: int,
-        trackers: Trackers | None = None,
-        model: Any = None,
-        show_every: int | None = None,
-    ) -> None:
-        """Keep what a checkpoint has seen of an interrupted run's log.
-
-        Args:
-            out: the run's folder.
-            done: steps so far.
-            steps: of the whole run.
-            trackers: get the rows too.
-            model: Transformers' model, for them.
-            show_every: steps between two times that samples are printed.
-        """
-        self.trackers, self.model, self.show_every = trackers, model, show_every
-        if trackers is not None:
-            trackers.begin(model, done)
-        self.path = out / "log.jsonl"
-        known = read_jsonl(self.path) if done and self.path.is_file() else []
-        self.rows = [row for row in known if row["step"] <= done]
-        self.bar = step_bar(steps, done)
-
-    @property
-    def train_rows(self) -> list[dict[str, Any]]:
-        """A row for each step; the others are of evaluations."""
-        return [row for row in self.rows if row["split"] == "train"]
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """One step more.
-
-        Raises:
-            UserError: a figure is no longer a number.
-        """
-        self.add(row)
-        if self.show_every and row["step"] % self.show_every == 0 and processes.is_first():
-            show(row["step"], [(one["id"], one["text"]) for one in row["samples"]])
-        reward = row["reward"]
-        self.bar.set_postfix(reward="-" if reward is None else f"{reward:.3f}", refresh=False)
-        self.bar.update(1)
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """A row more, of a step or an evaluation.
-
-        Raises:
-            UserError: a figure is no longer a number.
-        """
-        for name, value in row.items():
-            if isinstance(value, float) and not abs(value) < float("inf"):
-                raise UserError(
-                    f"{name} is {value} at step {row['step']}. Lower --learning-rate, or set "
-                    "--dtype float32 if the model runs in float16."
-                )
-        self.rows.append(dict(row))
-        if processes.is_first():
-            write_jsonl(self.path, self.rows)
-        if self.trackers is not None:
-            self.trackers.log(row, self.model)
-
-    def close(self) -> None:
-        """End the line on the screen."""
-        self.bar.close()
-        if self.trackers is not None:
-            self.trackers.end(self.model)
 
 
 def make_optimizer(
@@ -285,19 +248,6 @@ def make_optimizer(
     kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
     optimizer: torch.optim.Optimizer = kind(content, **options)
     return optimizer
-
-
-def chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """A few at a time."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def mean_over_all(values: Tensor, mask: Tensor | None = None) -> float | None:
-    """The mean over what counts in all processes; None where nothing does."""
-    chosen = (values if mask is None else values[mask]).double()
-    parts = processes.total(torch.stack([chosen.sum(), chosen.new_tensor(chosen.numel())]))
-    return float(parts[0] / parts[1]) if parts[1] > 0 else None
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -1,0 +1,232 @@
+"""Learning from a step's responses: passes over minibatches, and the gradients of their losses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from veridical.models.batching import Batch
+from veridical.models.precision import unmixed
+from veridical.models.token_scores import token_values
+from veridical.objectives.policy_gradient import Advantages, PolicyGradient, kl_terms
+from veridical.runtime import processes
+from veridical.train.loop.modes import learning
+from veridical.train.rl.actors import as_critic
+from veridical.train.rl.experience import Experience, Setting, minibatches
+from veridical.train.rl.learner import Learner
+
+OF_VALUES = ("value_loss", "value_clip_share", "stopped")
+"""Figures of `Learned` that are logged only where there is a value model."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned from a step's responses.
+
+    Attributes:
+        objective: how.
+        experience: this process's responses.
+        old_logps: of the actions, by the policy that sampled.
+        estimate: the actions' advantages.
+    """
+
+    objective: PolicyGradient
+    experience: Experience
+    old_logps: Tensor
+    estimate: Advantages
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What the log says of learning from a step; None where no response of the step was scored.
+
+    Attributes:
+        loss: of policy and value model; a mean over optimizer steps, like the next four.
+        policy_loss: of the policy.
+        value_loss: of the value model, weighted.
+        clip_share: share of actions whose policy loss was clipped.
+        value_clip_share: share of tokens whose value loss was clipped.
+        moved: nats an action that the policy moved within the step.
+        inner_steps: optimizer steps.
+        stopped: whether the step ended because the policy had moved far enough.
+        gradient_norm: of the policy, before it was clipped; a mean over optimizer steps.
+        explained_variance: share of the returns' variance that was foreseen.
+    """
+
+    loss: float | None = None
+    policy_loss: float | None = None
+    value_loss: float | None = None
+    clip_share: float | None = None
+    value_clip_share: float | None = None
+    moved: float | None = None
+    inner_steps: int | None = None
+    stopped: bool | None = None
+    gradient_norm: float | None = None
+    explained_variance: float | None = None
+
+    def figures(self, with_values: bool) -> dict[str, Any]:
+        """By name; those of a value model where there is one."""
+        named = dataclasses.asdict(self)
+        return {
+            name: value for name, value in named.items() if with_values or name not in OF_VALUES
+        }
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over the actions of some responses, each a float64 scalar on the CPU.
+
+    Attributes:
+        policy_loss: divided by the actions of the whole minibatch, like the next three.
+        value_loss: the same of the value model.
+        clipped: actions whose policy loss was clipped.
+        values_clipped: tokens whose value loss was clipped.
+        moved: nats that the policy moved.
+        actions: how many.
+    """
+
+    policy_loss: Tensor
+    value_loss: Tensor
+    clipped: Tensor
+    values_clipped: Tensor
+    moved: Tensor
+    actions: Tensor
+
+    @classmethod
+    def none(cls) -> Sums:
+        """Of no response."""
+        return cls(*torch.zeros(len(dataclasses.fields(cls)), dtype=torch.float64))
+
+    def tensor(self) -> Tensor:
+        """All of them, in the order of the fields."""
+        values = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        return torch.stack([value.detach().double().cpu() for value in values])
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(*(self.tensor() + other.tensor()))
+
+    def over_processes(self) -> Sums:
+        """Added up over all processes."""
+        return Sums(*processes.total(self.tensor()))
+
+
+def lesson_of(objective: PolicyGradient, experience: Experience, kl_coefficient: float) -> Lesson:
+    """Compute the advantages of a step's responses; all processes have to take part."""
+    sampled = experience.sampled
+    estimate = objective.advantages(sampled, kl_coefficient, processes.total)
+    return Lesson(objective, experience, objective.actions(sampled.logps), estimate)
+
+
+def learn(setting: Setting, lesson: Lesson, learner: Learner, prompts: int, step: int) -> Learned:
+    """Some passes over a step's responses, in minibatches; what the losses were.
+
+    Losses are sums over actions, divided by the actions that all processes have in the minibatch,
+    so that neither padding, nor the batch size, nor the number of processes changes them.
+
+    Args:
+        setting: models and layout.
+        lesson: this process's responses.
+        learner: takes the optimizer steps.
+        prompts: of the step, over all processes.
+        step: how many were done before.
+    """
+    objective, experience = lesson.objective, lesson.experience
+    counted = objective.counted(experience.sampled.mask)
+    sums, norms = Sums.none(), []
+    for epoch in range(objective.inner_epochs):
+        for mine in minibatches(
+            experience, prompts, objective.minibatches, learner.seed, step, epoch
+        ):
+            own = counted[experience.rows(mine, setting.k)].sum().double()
+            actions = float(processes.total(own))
+            if not actions:
+                continue  # no prompt of it was scored; an optimizer would still move
+            seen = Sums.none()
+            for chunk in _chunks(mine, setting.batch_size):
+                seen += _learn_batch(setting, lesson, chunk, actions)
+            norms.append(learner.step())
+            seen = seen.over_processes()
+            sums += seen
+            if objective.moved_too_far(float(seen.moved) / actions):
+                return _learned(lesson, sums, norms, stopped=True)
+    return _learned(lesson, sums, norms, stopped=False)
+
+
+def _learn_batch(setting: Setting, lesson: Lesson, chunk: Sequence[int], actions: float) -> Sums:
+    """Gradients of the losses on a few prompts' responses, and the sums that are logged."""
+    objective, estimate = lesson.objective, lesson.estimate
+    rows = lesson.experience.rows(chunk, setting.k)
+    batch = setting.batch([lesson.experience.answered[i].group for i in chunk])
+    model = setting.actors.policy.model
+    with learning(model, setting.model_dropout):
+        scores = setting.scores(model, batch)
+        now, counted = objective.actions(scores.logps), objective.counted(scores.mask)
+        old = _as_wide(lesson.old_logps[rows], now)
+        advantages = _as_wide(estimate.advantages[rows], now).to(now)
+        losses, clipped = objective.policy_losses(now, old, advantages)
+        policy_loss = losses[counted].sum() / actions
+        with unmixed():
+            policy_loss.backward()
+    value_loss, values_clipped = torch.zeros(()), torch.zeros(())
+    if estimate.returns is not None:
+        value_loss, values_clipped = _learn_values(
+            setting, lesson, batch, rows, scores.mask, actions
+        )
+    return Sums(
+        policy_loss=policy_loss,
+        value_loss=value_loss,
+        clipped=clipped[counted].sum() / actions,
+        values_clipped=values_clipped,
+        moved=kl_terms(old, now.detach(), "k3")[counted].sum(),
+        actions=counted.sum(),
+    )
+
+
+def _learn_values(
+    setting: Setting, lesson: Lesson, batch: Batch, rows: Tensor, mask: Tensor, actions: float
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the value model's loss; the loss, and the share of values clipped."""
+    critic, returns = setting.actors.critic, lesson.estimate.returns
+    assert critic is not None and returns is not None
+    with as_critic(critic) as model, learning(model, setting.model_dropout):
+        values = token_values(model, critic.head, batch).to(lesson.old_logps)
+        old = _as_wide(lesson.experience.sampled.values[rows], values)
+        loss, clipped = lesson.objective.value_loss(
+            values, old, _as_wide(returns[rows], values), mask
+        )
+        value_loss = loss / actions
+        with unmixed():
+            value_loss.backward()
+    return value_loss, clipped[mask].sum() / actions
+
+
+def _as_wide(rows: Tensor, like: Tensor) -> Tensor:
+    """Rows of a step without the padding that a batch does not have."""
+    return rows[..., : like.shape[-1]]
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _learned(lesson: Lesson, sums: Sums, norms: Sequence[float], stopped: bool) -> Learned:
+    """Means over optimizer steps, and over actions."""
+    steps, actions = max(1, len(norms)), float(sums.actions.clamp(min=1))
+    return Learned(
+        loss=(float(sums.policy_loss) + float(sums.value_loss)) / steps,
+        policy_loss=float(sums.policy_loss) / steps,
+        value_loss=float(sums.value_loss) / steps,
+        clip_share=float(sums.clipped) / steps,
+        value_clip_share=float(sums.values_clipped) / steps,
+        moved=float(sums.moved) / actions,
+        inner_steps=len(norms),
+        stopped=stopped,
+        gradient_norm=sum(norms) / steps,
+        explained_variance=lesson.estimate.explained_variance,
+    )
