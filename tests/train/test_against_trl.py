@@ -18,7 +18,7 @@ from veridical.objectives.dpo import DPO
 from veridical.objectives.ipo import IPO
 from veridical.objectives.preference import Preference
 from veridical.objectives.slic import SLiC
-from veridical.train import sft
+from veridical.train.loop import fine_tuning
 from veridical.train.loop.outcomes import outcome_of
 from veridical.world import model as world_model
 
@@ -168,5 +168,7 @@ def test_the_same_sft_loss_as_trl(folder: Path, tmp_path: Path) -> None:
     ]
     with torch.no_grad():
         logps = response_logps(policy.model, collate(policy, groups, True))
-    found = float(sft.objective(logps, torch.zeros(3, 1)).loss_sum) / sft.count_tokens(groups)
+    found = float(
+        fine_tuning.objective(logps, torch.zeros(3, 1)).loss_sum
+    ) / fine_tuning.count_tokens(groups)
     assert found == pytest.approx(expected, rel=1e-5)

@@ -15,10 +15,10 @@ from veridical.data.records import count_images, response_name
 from veridical.data.steering import ATTRIBUTES, MOST, Numerals, numerals_for, steer_prompt
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group, RefusedRowError, render_group
+from veridical.train.loop.fine_tuning import fine_tune
 from veridical.train.loop.rows import Images, render_rows, same_pictures, split_held_out, weighted
 from veridical.train.loop.start import load_start, start_training
 from veridical.train.options import Training
-from veridical.train.sft import fine_tune
 
 METHOD = "SteerLM (fine-tuning on rated responses)"
 

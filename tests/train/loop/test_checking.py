@@ -26,8 +26,9 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.sampling import Request
 from veridical.scoring.statistics import Estimate
-from veridical.train import fresh, sft
+from veridical.train import fresh
 from veridical.train.dpo import train_dpo
+from veridical.train.loop import fine_tuning
 from veridical.train.loop.checking import open_check
 from veridical.train.loop.run import tell_best
 from veridical.train.online import train_online
@@ -111,7 +112,7 @@ def test_a_run_that_is_resumed_chooses_the_same(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     training = replace(known, select_by="chair/chair_s", learning_rate=1e-2, held_out=0.2)
     train_sft(saved, pairs, whole, "preference", training=training)
-    honest, calls = sft.objective, 0
+    honest, calls = fine_tuning.objective, 0
 
     def dying(*given: Any) -> Any:
         nonlocal calls
@@ -120,10 +121,10 @@ def test_a_run_that_is_resumed_chooses_the_same(
             raise KeyboardInterrupt
         return honest(*given)
 
-    monkeypatch.setattr(sft, "objective", dying)
+    monkeypatch.setattr(fine_tuning, "objective", dying)
     with pytest.raises(KeyboardInterrupt):
         train_sft(saved, pairs, broken, "preference", training=training)
-    monkeypatch.setattr(sft, "objective", honest)
+    monkeypatch.setattr(fine_tuning, "objective", honest)
     train_sft(saved, pairs, broken, "preference", training=replace(training, resume=True))
     one, other = (read_json(f / "run.json")["results"] for f in (whole, broken))
     assert other["resumed_from"] == "checkpoint-4"
