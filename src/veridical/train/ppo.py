@@ -12,7 +12,7 @@ from veridical.train.prompts import PromptKind
 from veridical.train.responses import Sampling
 from veridical.train.rl.actors import build_actors
 from veridical.train.rl.loop import reinforce
-from veridical.train.rl.start import begin
+from veridical.train.rl.start import Arguments, begin
 
 
 def train_ppo(
@@ -48,8 +48,9 @@ def train_ppo(
         ppo: how they are learned from.
         training: what every training command takes.
     """
-    ppo.check()
-    arguments = dict(locals())
-    with begin("train ppo", arguments, kind, judging, sampling, training) as start:
+    given = Arguments(
+        model, data, out, kind, standardize, judging, symbolic, sampling, ppo, training
+    )
+    with begin("train ppo", given) as start:
         actors = build_actors(start.policy, model, judging, training, True, ppo.one_base)
-        reinforce(start, actors, ppo, standardize, ppo.value_learning_rate)
+        reinforce(start, actors, ppo.value_learning_rate)

@@ -12,7 +12,7 @@ from veridical.train.prompts import PromptKind
 from veridical.train.responses import Sampling
 from veridical.train.rl.actors import build_actors
 from veridical.train.rl.loop import reinforce
-from veridical.train.rl.start import begin
+from veridical.train.rl.start import Arguments, begin
 
 
 def train_rloo(
@@ -45,8 +45,9 @@ def train_rloo(
         rloo: how they are learned from.
         training: what every training command takes.
     """
-    rloo.check()
-    arguments = dict(locals())
-    with begin("train rloo", arguments, kind, judging, sampling, training) as start:
+    given = Arguments(
+        model, data, out, kind, standardize, judging, symbolic, sampling, rloo, training
+    )
+    with begin("train rloo", given) as start:
         actors = build_actors(start.policy, model, judging, training, False, True)
-        reinforce(start, actors, rloo, standardize)
+        reinforce(start, actors)

@@ -31,7 +31,6 @@ CARD_FIGURES = (
 def finish(
     start: Start,
     actors: Actors,
-    method: str,
     proofs: Sequence[Proof],
     log: Log,
     began: float,
@@ -42,16 +41,15 @@ def finish(
     Args:
         start: what the run had before its loop.
         actors: the trained models.
-        method: what the model card calls the algorithm.
         proofs: of the start.
         log: of all steps.
         began: when the loop did, by the monotonic clock.
         evaluations: choose the weights that are saved.
     """
-    run, training = start.run, start.training
+    run, given = start.run, start.given
     best = evaluations.take_best()
     drop_other_adapters(actors.policy)
-    files = save_result(actors.policy, start.model, training, run.folder, start.measure)
+    files = save_result(actors.policy, given.model, given.training, run.folder, start.measure)
     finished = {
         **_pace(start, log, time.monotonic() - began, evaluations.done),
         **dataclasses.asdict(best),
@@ -68,7 +66,7 @@ def finish(
     cut = fmean(shares) if shares else None
     used, held_out = (_usable(some, start.left_out) for some in (start.prompts, start.held_out))
     counts = {"prompts": used} | ({"held-out prompts": held_out} if held_out else {})
-    write_cards(run, files, method, counts, proofs, finished, figures)
+    write_cards(run, files, given.objective.title, counts, proofs, finished, figures)
     run.finish(
         prompts=used, held_out_prompts=held_out, skipped=len(start.left_out),
         prefix_sharing=dataclasses.asdict(start.layout),
@@ -84,7 +82,8 @@ def finish(
 def _pace(start: Start, log: Log, seconds: float, resumed_at: int) -> dict[str, float]:
     """Steps of the whole run, and the prompts a second of what was trained here."""
     steps, prompts = len(log.train_rows), len(start.prompts)
-    rows = start.training.rows_seen(steps, prompts) - start.training.rows_seen(resumed_at, prompts)
+    rows_seen = start.given.training.rows_seen
+    rows = rows_seen(steps, prompts) - rows_seen(resumed_at, prompts)
     return {
         "steps": steps,
         "train_seconds": round(seconds, 1),
@@ -98,8 +97,8 @@ def much_cut(cut: float | None, start: Start) -> str:
         return ""
     return (
         f"{cut:.0%} of all responses were cut by --max-new-tokens "
-        f"{start.sampling.max_new_tokens} and judged without their end. Raise it, or "
-        f"--no-end-penalty ({start.symbolic.no_end_penalty:g}), which each of them lost."
+        f"{start.given.sampling.max_new_tokens} and judged without their end. Raise it, or "
+        f"--no-end-penalty ({start.given.symbolic.no_end_penalty:g}), which each of them lost."
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from veridical.objectives.policy_gradient import PolicyGradient
 from veridical.runtime import processes
 from veridical.train.loop.order import RankSampler
 from veridical.train.rl.actors import Actors
@@ -17,24 +16,16 @@ from veridical.train.rl.measures import measures_of, shown
 from veridical.train.rl.start import Start
 
 
-def reinforce(
-    start: Start,
-    actors: Actors,
-    objective: PolicyGradient,
-    standardize: bool,
-    value_learning_rate: float | None = None,
-) -> None:
+def reinforce(start: Start, actors: Actors, value_learning_rate: float | None = None) -> None:
     """Run the proofs, learn step by step, save the policy and end the run.
 
     Args:
         start: what the run has before its loop begins.
         actors: the models.
-        objective: how advantages and losses are computed.
-        standardize: shift and scale the judge's scores.
         value_learning_rate: of the value model; the policy's if not set.
     """
-    training = start.training
-    setting = start.setting(actors, objective.samples, standardize)
+    objective, training = start.given.objective, start.given.training
+    setting = start.setting(actors)
     proofs = start.prove(actors, setting)
     setting = start.see_from_cache(setting)
     groups = [
@@ -42,7 +33,7 @@ def reinforce(
         (actors.value_parameters(), value_learning_rate or training.learning_rate),
     ]
     prompts = len(setting.prompts)
-    learner = Learner(actors, groups, training, start.out, prompts)
+    learner = Learner(actors, groups, training, start.given.out, prompts)
     state = learner.resume(training, LoopState(0, objective.kl_coefficient))
     coefficient = state.kl_coefficient
     sampler = RankSampler(prompts, training.batch_size, training.seed, 0, processes.world_size())
@@ -75,4 +66,4 @@ def reinforce(
         learner.save(state, evaluations.best_step())
     log.close()
     setting.close()
-    finish(start, actors, objective.title, proofs, log, began, evaluations)
+    finish(start, actors, proofs, log, began, evaluations)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,10 +18,10 @@ from veridical.judges.symbolic import Symbolic
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.vision_cache import VisionCache, take_features, vision_weights
+from veridical.objectives.policy_gradient import PolicyGradient
 from veridical.objectives.preference import Preference
 from veridical.runtime.errors import UserError
 from veridical.runtime.runs import Run
-from veridical.sampling import Decoding
 from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.items import Items
 from veridical.train.loop.left_out import LeftOut
@@ -54,67 +53,100 @@ from veridical.train.rl.scale import find_scale
 
 
 @dataclass(frozen=True)
+class Arguments:
+    """What `train ppo` and `train rloo` are given.
+
+    Attributes:
+        model: what to load.
+        data: prompts.
+        out: the run's folder.
+        kind: of the data's records.
+        standardize: shift and scale the judge's scores.
+        judging: who rewards.
+        symbolic: what counts besides.
+        sampling: how responses are made.
+        objective: how they are learned from.
+        training: the run's options.
+    """
+
+    model: str
+    data: Path
+    out: Path
+    kind: PromptKind
+    standardize: bool
+    judging: Judging
+    symbolic: Symbolic
+    sampling: Sampling
+    objective: PolicyGradient
+    training: Training
+
+    def check(self) -> None:
+        """Refuse what reinforcement learning can't do.
+
+        Raises:
+            UserError: names the option.
+        """
+        self.objective.check()
+        self.judging.check()
+        check_sampling(self.sampling)
+        check_training(self.training, self.judging)
+
+
+@dataclass(frozen=True)
 class Start:
     """What a run has before its loop begins.
 
     Attributes:
-        model: what was loaded.
+        given: the command's arguments.
+        run: as it was begun.
         policy: the model that training starts from.
         prompts: what is answered and learned from.
         held_out: what is answered at evaluations alone.
         left_out: the rows of the data that nothing is learned from.
         few: prompts with two answers, for proofs.
         layout: whether prefixes are shared.
-        out: the run's folder.
-        judging: who rewards.
-        symbolic: what counts besides.
-        sampling: how responses are made.
-        training: the run's options.
         features: kept in the place of pictures with `--vision-cache`, else None.
-        run: as it was begun.
         measure: by which the saved model is compared with the trained one.
     """
 
-    model: str
+    given: Arguments
+    run: Run
     policy: Policy
     prompts: list[TrainingPrompt]
     held_out: list[TrainingPrompt]
     left_out: LeftOut
     few: list[Group]
     layout: Sharing
-    out: Path
-    judging: Judging
-    symbolic: Symbolic
-    sampling: Sampling
-    training: Training
     features: VisionCache | None
-    run: Run
     measure: Measure
 
-    @property
-    def decoding(self) -> Decoding:
-        """How responses are made."""
-        return self.sampling.decoding(self.training.seed)
-
-    def setting(self, actors: Actors, k: int, standardize: bool) -> Setting:
+    def setting(self, actors: Actors) -> Setting:
         """Everything that stays the same over all steps; the judge is loaded here."""
-        training = self.training
-        place = Place(self.out, training.batch_size, training.dtype, training.device, training.seed)
+        given, training, out = self.given, self.given.training, self.given.out
+        place = Place(out, training.batch_size, training.dtype, training.device, training.seed)
         rewarder = open_rewarder(
-            self.judging, place, self.symbolic, self.sampling.max_new_tokens, actors.reward_model
+            given.judging, place, given.symbolic, given.sampling.max_new_tokens, actors.reward_model
         )
-        record_judge(self.run, self.judging, training)
-        if standardize:
+        record_judge(self.run, given.judging, training)
+        decoding = given.sampling.decoding(training.seed)
+        if given.standardize:
             scale = find_scale(
-                self.out, training.resume, actors.policy, self.prompts, rewarder.judge,
-                self.decoding, self.left_out,
+                out, training.resume, actors.policy, self.prompts, rewarder.judge, decoding,
+                self.left_out,
             )  # fmt: skip
             rewarder = dataclasses.replace(rewarder, scale=scale)
-        engine = self.sampling.open_engine(self.model, training, self.out)
         return Setting(
-            actors, self.prompts, rewarder, self.decoding, k, training.batch_size,
-            self.layout.allowed, engine, training.model_dropout, self.left_out,
-        )  # fmt: skip
+            actors=actors,
+            prompts=self.prompts,
+            rewarder=rewarder,
+            decoding=decoding,
+            k=given.objective.samples,
+            batch_size=training.batch_size,
+            share_prefix=self.layout.allowed,
+            engine=given.sampling.open_engine(given.model, training, out),
+            model_dropout=training.model_dropout,
+            left_out=self.left_out,
+        )
 
     def prove(self, actors: Actors, setting: Setting) -> list[Proof]:
         """The five proofs: the policy starts as the reference, and what it reads is right.
@@ -122,14 +154,14 @@ class Start:
         Raises:
             UserError: one fails.
         """
-        if not self.training.prove_first:
+        if not self.given.training.prove_first:
             return []
         floor = noise_floor(actors.policy, self.few)
         scorer = Scorer(actors.policy, actors.frozen)
         objective = Preference()
         task = Task(scorer, outcome_of(objective), len, setting.share_prefix, True)
         items = Items(self.few, torch.zeros(len(self.few), 2, dtype=torch.float64))
-        return prove_run(actors.policy, items, task, objective, floor, self.out, None)
+        return prove_run(actors.policy, items, task, objective, floor, self.run.folder, None)
 
     def see_from_cache(self, setting: Setting) -> Setting:
         """With `--vision-cache`, a setting whose models take kept features, proven equal.
@@ -157,36 +189,26 @@ class Start:
 
 
 @contextmanager
-def begin(
-    command: str,
-    arguments: Mapping[str, Any],
-    kind: PromptKind,
-    judging: Judging,
-    sampling: Sampling,
-    training: Training,
-) -> Iterator[Start]:
+def begin(command: str, given: Arguments) -> Iterator[Start]:
     """Check options, open the run, load the model and read the prompts.
 
     Args:
         command: its words.
-        arguments: of its function.
-        kind: of the data's records.
-        judging: who rewards.
-        sampling: how responses are made.
-        training: the run's options.
+        given: its arguments.
 
     Raises:
         UserError: an option makes no sense, or the data can't be used.
     """
-    check_options(judging, sampling, training)
-    with start_training(command, arguments, judging.inputs, judging.models) as run:
-        check_object_lists(judging, arguments["data"], kind, training)
-        policy = load_start_beside_reference(arguments["model"], training, run)
+    given.check()
+    training, judging = given.training, given.judging
+    with start_training(command, vars(given), judging.inputs, judging.models) as run:
+        check_object_lists(judging, given.data, given.kind, training)
+        policy = load_start_beside_reference(given.model, training, run)
         prompts, rows = read_prompts(
-            policy, arguments["data"], kind, training, sampling.max_new_tokens
+            policy, given.data, given.kind, training, given.sampling.max_new_tokens
         )
         prompts, held_out = hold_out(prompts, rows.groups, training)
-        refuse_no_reward(judging, arguments["symbolic"], prompts, held_out)
+        refuse_no_reward(judging, given.symbolic, prompts, held_out)
         left_out = LeftOut(run.folder, rows, training)
         few = _few(policy, prompts, left_out)
         layout = sharing_of_all(policy, few) if training.share_prefix else NOT_SHARED
@@ -195,19 +217,15 @@ def begin(
         if training.vision_cache:
             features = keep_features(policy, training.trained, training.open_cache())
         measure = measure_logps(policy, few, layout.allowed, training)
-        yield Start(
-            arguments["model"], policy, prompts, held_out, left_out, few, layout, run.folder,
-            judging, arguments["symbolic"], sampling, training, features, run, measure,
-        )  # fmt: skip
+        yield Start(given, run, policy, prompts, held_out, left_out, few, layout, features, measure)
 
 
-def check_options(judging: Judging, sampling: Sampling, training: Training) -> None:
-    """Refuse what reinforcement learning can't do.
+def check_sampling(sampling: Sampling) -> None:
+    """Refuse to sample in a way that the losses are not right for.
 
     Raises:
         UserError: names the option.
     """
-    judging.check()
     sampling.check()
     if sampling.rollout_steps != 1:
         raise UserError(f"--rollout-steps is {sampling.rollout_steps}; leave it at 1.")
@@ -217,6 +235,14 @@ def check_options(judging: Judging, sampling: Sampling, training: Training) -> N
             "right for samples of the policy itself, from which unlikely tokens and early ends are "
             "not left out. Leave them out, or use `train online`."
         )
+
+
+def check_training(training: Training, judging: Judging) -> None:
+    """Refuse options of training that reinforcement learning does not have.
+
+    Raises:
+        UserError: names the option.
+    """
     refuse_here(training)
     if training.select_by == "exact_score" and (judging.objects is None or judging.kind == "exact"):
         raise UserError(
