@@ -21,12 +21,13 @@ from veridical.objectives.policy_gradient import (
     whitened,
 )
 from veridical.objectives.ppo import (
+    PPO,
     adapted_kl_coefficient,
     clipped_value_losses,
     generalized_advantages,
     token_rewards,
 )
-from veridical.objectives.rloo import leave_one_out_advantages
+from veridical.objectives.rloo import RLOO, leave_one_out_advantages
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 
@@ -223,3 +224,8 @@ def test_the_adaptive_penalty_by_hand() -> None:
     # Twice too far: an error of 1 counts as 0.2, for a tenth of the horizon.
     assert adapted_kl_coefficient(0.1, 12.0, 6.0, 64, 640) == pytest.approx(0.1 * 1.02)
     assert adapted_kl_coefficient(0.1, 5.4, 6.0, 64, 640) == pytest.approx(0.1 * 0.99)
+
+
+def test_titles_are_parts_of_a_sentence() -> None:
+    assert PPO().title == "proximal policy optimization (PPO)"
+    assert RLOO().title == "REINFORCE with a leave-one-out baseline (RLOO)"
