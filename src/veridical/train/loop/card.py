@@ -35,7 +35,7 @@ REWARDED = ("standardize", "no_end_penalty", "length_penalty", "answer_reward")
 PAIRED = ("pairs", "offline", "swap", "margin")
 BDHS = (
     "variant", "mask_threshold", "noise_steps", "similarity", "similarity_threshold", "iterations",
-    "cut", "language", "text_only",
+    "cut", "cut_words", "guided", "drop_masked", "yes_no_swap", "language", "text_only",
 )  # fmt: skip
 CHECKING = (
     "check_images", "check_objects", "check_vocabulary", "check_by", "check_limit", "check_tokens",
