@@ -275,6 +275,9 @@ def test_what_a_user_puts_beside_a_saved_model_stays(tmp_path: Path, killed: boo
     assert content(tmp_path).keys() == {*files, "run.json", "model/quantized/mine.gguf"}
     remove_run(tmp_path)
     assert content(tmp_path).keys() == {"model/quantized/mine.gguf"}
+    (tmp_path / "adapter" / "inner").mkdir(parents=True)
+    remove_written(tmp_path, "adapter")
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_a_run_that_was_killed_is_not_removed_by_guessing(tmp_path: Path) -> None:

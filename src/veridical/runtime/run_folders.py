@@ -117,7 +117,7 @@ def remove_written(folder: Path, name: str) -> None:
     for path in list(_files(inner)):
         if path.relative_to(folder).as_posix() not in foreign:
             path.unlink(missing_ok=True)
-    for place in sorted(inner.rglob("*"), reverse=True):
+    for place in [*sorted(inner.rglob("*"), reverse=True), inner]:
         if place.is_dir() and not place.is_symlink() and not any(place.iterdir()):
             place.rmdir()
 
