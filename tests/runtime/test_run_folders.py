@@ -184,6 +184,18 @@ def _ticks(process: int) -> str:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
 
 
+def test_a_finished_build_is_not_replaced_by_one_with_other_options(tmp_path: Path) -> None:
+    first = {"out": tmp_path / "b", "seed": 0, "limit": 4, "batch_size": 1}
+    with start_run(tmp_path / "b", "build bdhs", first) as run:
+        run.finish()
+    for other in ({"seed": 3}, {"limit": 3}):
+        name, value = next(iter(other.items()))
+        with pytest.raises(UserError, match=rf"another --{name} \(\d, now {value}\)"):
+            start_run(tmp_path / "b", "build bdhs", first | other)
+    for same in ({}, {"batch_size": 8}, {"limit": 5}, {"limit": None}):
+        start_run(tmp_path / "b", "build bdhs", first | same).finish()
+
+
 def test_another_process_that_is_writing_is_left_alone(tmp_path: Path) -> None:
     start_run(tmp_path / "run", "eval chair", {"model": "a"}, any_process=True)
     record = read_json(tmp_path / "run" / "run.json")

@@ -79,6 +79,8 @@ def claim_folder(
             f"Process {record.process_id} is writing to {folder}. Wait for it, or choose another "
             "--out."
         )
+    if command.startswith("build ") and record.status == "finished":
+        _refuse_other_options(folder, command, record.configuration, recorded)
     if record.files is None:  # it was killed, or is of a version that kept no list
         return frozenset(name for name in names if not WRITTEN.fullmatch(name)) | record.foreign
     own = {PurePosixPath(name).parts[0] for name in record.files} | {RECORD}
@@ -231,6 +233,25 @@ def _paths(configuration: Mapping[str, Any]) -> Iterator[Path]:
                 yield from _paths(item)
             elif isinstance(item, str) and os.sep in item and "\0" not in item:
                 yield Path(item.partition(":")[2] if item.startswith("local:") else item)
+
+
+def _refuse_other_options(
+    folder: Path, command: str, known: Mapping[str, Any], recorded: Mapping[str, Any]
+) -> None:
+    """Keep what was built: other options would replace it by another set under the same name."""
+    for name, value in recorded.items():
+        grows = (
+            name == "limit"
+            and known.get(name) is not None
+            and (value is None or value > known[name])
+        )
+        if name not in MAY_DIFFER and name in known and known[name] != value and not grows:
+            option = name.replace("_", "-")
+            raise UserError(
+                f"{folder} holds a finished `{command}` with another --{option} "
+                f"({known[name]!r}, now {value!r}). Choose another --out, or remove the folder to "
+                "build again in it."
+            )
 
 
 def _same(known: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:

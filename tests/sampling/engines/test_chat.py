@@ -194,7 +194,7 @@ def test_transformers_serve_with_the_embedded_model(tmp_path: Path) -> None:
         assert main(["world", "make", str(scenes), "--count", "2", "--seed", "1"]) == 0
         words = ["build", "sample", f"endpoint:{EMBEDDED_MODEL}",
                  "--data", str(scenes / "conversations.jsonl"), "--out", str(out), "--k", "2",
-                 "--max-new-tokens", "24", "--temperature", "1.0", "--limit", "2",
+                 "--max-new-tokens", "96", "--temperature", "1.0", "--limit", "2",
                  "--endpoint.url", f"http://127.0.0.1:{port}/v1",
                  "--endpoint.concurrency", "1"]  # fmt: skip
         assert main(words) == 0
