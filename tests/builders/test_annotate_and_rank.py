@@ -366,11 +366,12 @@ def test_ranking_by_truth(tmp_path: Path) -> None:
     write_json(tmp_path / "words.json", {"dog": [], "cat": [], "hat": []})
 
     def pairs(*more: str) -> list[str]:
+        out = tmp_path / "".join(["out", *more])
         words = ["build", "rank", "samples.jsonl", "--objects", "objects.json", "--vocabulary",
-                 "words.json", "--out", "out"]  # fmt: skip
-        paths = [str(tmp_path / word) if "." in word or word == "out" else word for word in words]
-        assert main([*paths, "--judge", "exact", *more]) == 0
-        found = read_records(tmp_path / "out" / "pairs.parquet", "preference").rows
+                 "words.json"]  # fmt: skip
+        paths = [str(tmp_path / word) if "." in word else word for word in words]
+        assert main([*paths, "--out", str(out), "--judge", "exact", *more]) == 0
+        found = read_records(out / "pairs.parquet", "preference").rows
         return [row["id"] for row in found]
 
     assert pairs() == ["one/1-0", "one/2-0", "one/3-0", "one/1-2", "one/1-3"]
