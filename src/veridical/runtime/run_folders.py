@@ -26,7 +26,7 @@ WRITTEN = re.compile(
     r"|(skipped|answers|answers\.partial.*|questions|details|rewards|comparisons|log|shown)\.jsonl"
     r"|spent\.jsonl(\.lock)?"
     r"|parts|claimed|checkpoints|model|adapter|rollouts|engine|tensorboard|wandb"
-    r"|data|pairs|train|eval|logs|trials|cache|held_out|seed\d+"
+    r"|data|pairs|train|eval|logs|trials|cache|held[-_]out|seed\d+"
 )
 """Every name that a command writes into its folder."""
 NOT_READ = ("out", "cache", "folder", "output_dir", "logging_dir")
