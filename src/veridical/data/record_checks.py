@@ -46,6 +46,13 @@ class RowProblem:
 
 
 MISSING = "is missing"
+READ_BY: dict[Kind, str] = {
+    "conversation": "`build bdhs`, `build sample` and `train sft`",
+    "preference": "`train dpo`, `train reward` and `train sft --kind preference`",
+    "prompt": "`build sample` and `train online --kind prompt`",
+    "sample": "`build rate`, `build annotate`, `build rank` and `build best`",
+}
+"""Commands that read records of a kind, for errors."""
 
 
 def what_columns_say(path: Path, kind: Kind) -> str:
@@ -65,7 +72,7 @@ def what_columns_say(path: Path, kind: Kind) -> str:
     told = f"\nThe columns are {columns}; {kind} records need {needed}."
     if other is None:
         return told
-    return f"{told} The rows are {other} records: try --kind {other} or another command."
+    return f"{told} The rows are {other} records, which {READ_BY[other]} read."
 
 
 def _reads_as(row: Mapping[str, Any], kind: Kind) -> bool:
