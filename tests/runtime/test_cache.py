@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from veridical.runtime import cache as module
+from veridical.runtime import cache_folder
 from veridical.runtime.cache import Cache, digest, evict, open_cache
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file
@@ -196,6 +197,21 @@ def test_a_cache_of_before_the_mark_is_taken_over(tmp_path: Path) -> None:
     opened.put("kind", digest("two"), VALUES)
     assert opened.get("vision/model", digest("one")) is not None
     assert (tmp_path / "CACHEDIR.TAG").is_file()
+
+
+def test_a_folder_that_another_process_marks_meanwhile_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    honest = cache_folder._stranger
+
+    def marked_before(place: Path) -> Path | None:
+        (place / cache_folder.MARK).write_text(cache_folder.MARKED)
+        return honest(place)
+
+    monkeypatch.setattr(cache_folder, "_stranger", marked_before)
+    cache_folder.claim_folder(folder)
 
 
 def test_another_programs_mark_is_none(tmp_path: Path) -> None:

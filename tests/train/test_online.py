@@ -138,7 +138,7 @@ def test_ties_and_what_is_unscored_are_counted_and_teach_nothing(
     with_judge(monkeypatch, undecided)
     out = tmp_path / "run"
     options: dict[str, Any] = {"judging": exactly(pairs), "sampling": SAMPLING}
-    with pytest.raises(UserError, match=r"prompts have no verdict .* no idea"):
+    with pytest.raises(UserError, match=r"1 of 3 prompts has no verdict .* no idea"):
         train_online(saved, pairs, tmp_path / "strict", training=TRAINING, **options)
     train_online(saved, pairs, out, training=replace(TRAINING, max_bad_fraction=1.0), **options)
     start = load_file(Path(saved) / "model.safetensors")

@@ -59,7 +59,8 @@ def check_folder(folder: Path, named: str) -> None:
         raise UserError(
             f"{named} can't be read ({error.strerror}). Name another folder, or `none`."
         ) from error
-    if stranger is not None:
+    # Another process may have marked a new folder meanwhile.
+    if stranger is not None and not _is_marked(folder):
         raise UserError(
             f"{named} is not a cache: it holds {stranger.relative_to(folder)}. A cache deletes "
             "what was not used for long, so name a new or empty folder, or `none`."
