@@ -78,7 +78,7 @@ benchmark: $(DEVELOPMENT) $(TORCHVISION)  ## DPO beside TRL's, an ablation and B
 	VERIDICAL_TORCHVISION=$(TORCHVISION) $(BIN)/python benchmarks/$$part.py $(BENCHMARK_FLAGS) || exit 1; \
 	done
 
-gpu: $(DEVELOPMENT) $(TORCHVISION)  ## On one GPU: tests, and speed at 7B (9 minutes; without one, a try on the CPU).
+gpu: $(DEVELOPMENT) $(TORCHVISION)  ## On one GPU: tests, and speed at 7B (without one, a try on the CPU).
 	VERIDICAL_TORCHVISION=$(TORCHVISION) $(BIN)/python benchmarks/gpu/run.py $(GPU_FLAGS)
 
 real-photos: $(RUNTIME) $(PHOTO_PARTS)  ## Real photographs, real weights (an hour; PHOTOS=list.jsonl).
