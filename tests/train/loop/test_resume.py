@@ -152,6 +152,18 @@ def test_a_run_goes_on_with_the_model_that_it_began_with(
         check_folder(out, "train dpo", resumed, {}, models(now))
 
 
+def test_a_folder_of_another_command_is_no_reason_to_resume(tmp_path: Path) -> None:
+    """`--resume true` would lead to the next error: `start_run` says whose folder it is."""
+    with start_run(tmp_path, "train dpo", {}) as run:
+        (tmp_path / "checkpoints" / "checkpoint-2").mkdir(parents=True)
+        run.finish()
+    with pytest.raises(UserError, match="already holds a run's checkpoints"):
+        check_folder(tmp_path, "train dpo", {"resume": False}, {}, {})
+    check_folder(tmp_path, "train sft", {"resume": False}, {}, {})
+    with pytest.raises(UserError, match="holds a run of `train dpo`"):
+        start_run(tmp_path, "train sft", {})
+
+
 @pytest.mark.parametrize(
     ("revision", "content", "refused"),
     [("one", b"a", False), ("two", b"b", True), ("readme-only", b"a", False)],

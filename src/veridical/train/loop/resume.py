@@ -13,7 +13,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_path
 from veridical.runtime.fingerprint import Fingerprint
 from veridical.runtime.progress import counted
-from veridical.runtime.run_record import RECORD, read_fields
+from veridical.runtime.run_record import RECORD, read_fields, read_record
 from veridical.runtime.runs import plain
 from veridical.sampling.engines.server import ServerSettings
 
@@ -64,6 +64,10 @@ def check_folder(
     if not any((out / "checkpoints").glob("checkpoint-*")):
         return
     if not configuration["resume"]:
+        if (out / RECORD).is_file():
+            found = read_record(out)
+            if found.command != command or found.is_alive:
+                return  # `start_run` says whose folder it is, or which process writes there
         raise UserError(
             f"{out} already holds a run's checkpoints. Set --resume true to go on with it, or "
             "choose another --out."
