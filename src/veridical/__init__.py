@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from veridical.objectives.slic import SLiC, slic_loss
     from veridical.report.page import write_report
     from veridical.runtime.errors import UserError
+    from veridical.runtime.options import CacheOptions, Loading, Reading
     from veridical.sampling.ask import ask
+    from veridical.sampling.requests import Decoding
     from veridical.train.dpo import train_dpo
     from veridical.train.online import train_online
     from veridical.train.options import Training
@@ -93,7 +95,9 @@ _HOMES = {
     "objectives.slic": "SLiC slic_loss",
     "report.page": "write_report",
     "runtime.errors": "UserError",
+    "runtime.options": "CacheOptions Loading Reading",
     "sampling.ask": "ask",
+    "sampling.requests": "Decoding",
     "train.dpo": "train_dpo",
     "train.online": "train_online",
     "train.options": "Training",
@@ -110,17 +114,21 @@ __all__ = [
     "Asking",
     "AveragedPreference",
     "BradleyTerry",
+    "CacheOptions",
     "ChairOptions",
     "DPO",
+    "Decoding",
     "IPO",
     "Judging",
     "Likelihood",
+    "Loading",
     "BDHSSettings",
     "PPO",
     "Policy",
     "PopeOptions",
     "Preference",
     "RLOO",
+    "Reading",
     "SLiC",
     "Sampling",
     "Subject",

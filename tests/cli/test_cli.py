@@ -18,7 +18,44 @@ import pytest
 from veridical import cli
 from veridical.cli import dispatch, help_pages, signatures
 from veridical.runtime.errors import UserError
+from veridical.runtime.options import by_option
 from veridical.runtime.ranges import Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    """Options of a group within a group.
+
+    Attributes:
+        depth: How deep.
+        colour: Which one.
+    """
+
+    depth: int = 1
+    colour: str = "red"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    """Options around a group.
+
+    Attributes:
+        height: How high.
+        inner: What is within.
+    """
+
+    height: int = 2
+    inner: Inner = Inner(depth=5)
+
+
+def nests(model: str, outer: Outer = Outer(height=3)) -> None:
+    """Have a group within a group.
+
+    Args:
+        model: Name.
+        outer: What is around.
+    """
+    CALLS.append(dict(locals()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,10 +210,10 @@ CALLS: list[dict[str, Any]] = []
 def fake_command(monkeypatch: pytest.MonkeyPatch) -> None:
     CALLS.clear()
     module = types.ModuleType("fake_command")
-    for function in (train, flat, needy, twice, chooses):
+    for function in (train, flat, needy, twice, chooses, nests):
         setattr(module, function.__name__, function)
     monkeypatch.setitem(sys.modules, "fake_command", module)
-    for name in ("flat", "needy", "twice", "chooses"):
+    for name in ("flat", "needy", "twice", "chooses", "nests"):
         fake = cli.Command(f"fake_command:{name}", "Fake.", ("model",))
         monkeypatch.setitem(cli.COMMANDS, f"fake {name}", fake)
     command = cli.Command("fake_command:train", "Train.", ("model", "extra"))
@@ -226,6 +263,17 @@ def test_spellings_of_one_option() -> None:
         False
     ] * 2
     assert run("--quick", *base)["model"] == "M"
+
+
+def test_a_group_within_a_group_is_written_flat(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("colour: blue\nheight: 7\n")
+    assert cli.main(["fake", "nests", "M", "--config", str(config), "--height", "8"]) == 0
+    outer = Outer(height=8, inner=Inner(depth=5, colour="blue"))
+    assert CALLS[-1] == {"model": "M", "outer": outer}
+    assert by_option(CALLS[-1]) == {"model": "M", "height": 8, "depth": 5, "colour": "blue"}
+    page = help_pages.sections(signatures.read_options(nests))
+    assert list(page) == ["required", "Options around a group", "Options of a group within a group"]
 
 
 def test_lists_replace_the_default_and_keep_odd_names() -> None:

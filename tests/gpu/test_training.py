@@ -11,8 +11,8 @@ import pytest
 from veridical.data.records import write_records
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
-from veridical.models.load import DtypeName
 from veridical.runtime.files import read_json, read_jsonl
+from veridical.runtime.options import DtypeName
 from veridical.train.dpo import train_dpo
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo

@@ -17,7 +17,7 @@ from veridical.checks.prefix_sharing import sharing
 from veridical.data.records import assistant_message, user_message
 from veridical.models import batching, logprobs
 from veridical.models.batching import row_batch, shared_batch, shared_mask
-from veridical.models.load import DtypeName, load_policy
+from veridical.models.load import load_policy
 from veridical.models.logprobs import collate, response_logps, rounding
 from veridical.models.measures import stock_logps
 from veridical.models.policy import Policy
@@ -25,6 +25,7 @@ from veridical.models.precision import cast_weights
 from veridical.models.rendering import Group, render_group
 from veridical.models.tuning import Tuning, prepare_training
 from veridical.objectives.dpo import dpo_loss
+from veridical.runtime.options import DtypeName
 
 
 def test_shared_prefix_equals_two_rows_equals_stock(policy: Policy, groups: list[Group]) -> None:

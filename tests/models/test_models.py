@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from veridical.models.load import DtypeName, load_policy
+from veridical.models.load import load_policy
 from veridical.models.measures import stock_logps
 from veridical.models.policy import Policy, as_reference, end_token_ids
 from veridical.models.rendering import Group
 from veridical.models.tuning import Tuning, prepare_training, projector_parameters
 from veridical.runtime.errors import UserError
+from veridical.runtime.options import DtypeName
 
 
 @pytest.fixture

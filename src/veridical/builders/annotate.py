@@ -26,9 +26,9 @@ from veridical.judges.judging import Judge
 from veridical.judges.orders import Marked, mark
 from veridical.judges.prompted import Asking, marking_judge
 from veridical.judges.spec import JudgeSpec, open_judge
-from veridical.models.load import DtypeName
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
+from veridical.runtime.options import DtypeName
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import start_run
 

@@ -19,12 +19,13 @@ from veridical.builders._bdhs_set import assemble
 from veridical.builders._parts import Parts, model_identity
 from veridical.data.images import row_images
 from veridical.data.records import count_images, read_records, text_of
-from veridical.models.load import DtypeName, load_policy
+from veridical.models.load import load_policy
 from veridical.models.vision_cache import VisionCache
 from veridical.runtime.cache import open_cache
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
 from veridical.runtime.fingerprint import fingerprint, model_folders
+from veridical.runtime.options import DtypeName
 from veridical.runtime.progress import are_in
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import read_shard, say

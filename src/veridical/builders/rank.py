@@ -26,9 +26,9 @@ from veridical.judges.named import score_looker, truth
 from veridical.judges.orders import Comparison, compare
 from veridical.judges.prompted import Asking, choosing_looker
 from veridical.judges.spec import JudgeSpec, Opened, open_judge
-from veridical.models.load import DtypeName
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json, write_jsonl
+from veridical.runtime.options import DtypeName
 from veridical.runtime.progress import are_in, counted
 from veridical.runtime.runs import start_run
 

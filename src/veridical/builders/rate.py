@@ -20,11 +20,11 @@ from veridical.judges.exact import exact_judge
 from veridical.judges.judging import Judge
 from veridical.judges.reward import reward_judge
 from veridical.judges.spec import check_kind
-from veridical.models.load import DtypeName
 from veridical.models.reward_model import load_reward_model
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
 from veridical.runtime.fingerprint import fingerprint
+from veridical.runtime.options import DtypeName
 from veridical.runtime.progress import counted, part_of
 from veridical.runtime.runs import start_run
 

@@ -25,13 +25,14 @@ from veridical.data.records import (
     write_records,
 )
 from veridical.data.steering import parse_steer, steered
-from veridical.models.load import DtypeName, load_policy
+from veridical.models.load import load_policy
 from veridical.models.policy import Policy
 from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import RefusedRowError, render_prompt
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
 from veridical.runtime.fingerprint import model_folders
+from veridical.runtime.options import DtypeName
 from veridical.runtime.progress import counted, part_of
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import read_shard, say

@@ -3,6 +3,8 @@
 A parameter whose type is a dataclass stands for an option for each of its fields, so that what
 several commands have in common is written and documented once.
 
+A field whose type is a dataclass stands for that one's fields in the same way.
+
 A field whose type is a union of dataclasses, `loss: DPO | IPO`, is a choice: `--loss` takes their
 names (their attribute `name`), and the fields of the chosen one are options. A field that is a
 tuple of dataclasses, `terms: tuple[Likelihood, ...]`, has the fields of all of them as options;
@@ -111,7 +113,9 @@ def read_fields(group: Any, instance: Any) -> dict[str, Option]:
         if default is dataclasses.MISSING:
             default = inspect.Parameter.empty
         hint, help = hints[field.name], documented.get(field.name, "")
-        if choices := choices_of(hint):
+        if is_group(hint):
+            options |= read_fields(without_annotation(hint), default)
+        elif choices := choices_of(hint):
             names: Any = Literal.__getitem__(tuple(choices))
             options[field.name] = Option(names, False, default.name, help, title)
             options |= variant_options(field.name, choices, default)
@@ -206,7 +210,10 @@ def filled(group: Any, instance: Any, values: Mapping[str, Any]) -> Any:
     own = {}
     for field in dataclasses.fields(group):
         before = getattr(instance, field.name, field.default)
-        if choices := choices_of(hints[field.name]):
+        if is_group(hints[field.name]):
+            inner = None if before is dataclasses.MISSING else before
+            own[field.name] = filled(hints[field.name], inner, values)
+        elif choices := choices_of(hints[field.name]):
             chosen = choices[values.get(field.name, before.name)]
             own[field.name] = filled(chosen, before if type(before) is chosen else None, values)
         elif members := members_of(hints[field.name]):
@@ -215,6 +222,11 @@ def filled(group: Any, instance: Any, values: Mapping[str, Any]) -> Any:
         elif field.name in values:
             own[field.name] = values[field.name]
     return group(**own) if instance is None else dataclasses.replace(instance, **own)
+
+
+def is_group(hint: Any) -> bool:
+    """Whether a type is one dataclass, whose fields are options."""
+    return dataclasses.is_dataclass(without_annotation(hint))
 
 
 def choices_of(hint: Any) -> dict[str, Any]:

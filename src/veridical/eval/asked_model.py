@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from veridical.data.image_checks import refused_files
 from veridical.runtime.errors import UserError
+from veridical.runtime.options import DtypeName
 
 if TYPE_CHECKING:
     from veridical.models.policy import Policy
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 # PyTorch takes seconds to import, and answers made elsewhere are scored without it: whatever needs
 # it is imported where a model is asked.
-
-Dtype: TypeAlias = Literal["auto", "float64", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class AskedModel:
     """
 
     name: str
-    dtype: Dtype = "auto"
+    dtype: DtypeName = "auto"
     device: str = "auto"
     template: Mapping[str, Any] | None = None
     features: Cache | None = None

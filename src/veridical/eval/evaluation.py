@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from veridical.data.image_checks import find_images
 from veridical.data.steering import parse_steer
 from veridical.eval.answers import Settings
-from veridical.eval.asked_model import AskedModel, Dtype
+from veridical.eval.asked_model import AskedModel
 from veridical.runtime.errors import UserError
+from veridical.runtime.options import CacheOptions, Loading, by_option
 from veridical.runtime.shards import read_shard
 
 
@@ -45,14 +45,8 @@ class Asking:
         steer: ask for attributes, for a model trained by `train steerlm`: all-4, or
             "Helpfulness:4,Correctness:4,Coherence:4,Complexity:2,Verbosity:1".
         batch_size: answers made at once; it changes none of them.
-        cache: folder that runs share for image features, or `none`; if not set, the variable
-            VERIDICAL_CACHE says, else it is the user's folder for caches.
-        cache_gigabytes: what that folder may hold, in 10^9 bytes; the longest unused goes first.
-        vision_cache: keep each image's features there instead of encoding it for every question.
-        dtype: the model's; auto keeps the checkpoint's (float32 on a CPU).
-        device: `auto`, `cpu`, `cuda`, ...
-        template: a variable of the model's chat template, such as enable_thinking=true (false
-            where the template reads it and nothing is said); chat_template=NAME chooses one.
+        caching: where image features are kept between questions.
+        loading: how the model is loaded.
         shard: make only this shard of the answers, such as 2/8; who makes the last one writes the
             scores. Under `torchrun` every process takes its own.
     """
@@ -62,12 +56,8 @@ class Asking:
     seed: int = 0
     steer: str | None = None
     batch_size: int = 32
-    cache: str | None = None
-    cache_gigabytes: float = 50.0
-    vision_cache: bool = False
-    dtype: Dtype = "auto"
-    device: str = "auto"
-    template: dict[str, Any] | None = None
+    caching: CacheOptions = CacheOptions()
+    loading: Loading = Loading()
     shard: str | None = None
 
 
@@ -126,16 +116,14 @@ def open_model(subject: Subject, asking: Asking) -> AskedModel | None:
     if asking.steer is not None:
         parse_steer(asking.steer)
     if model is None:
+        asked = by_option({"asking": asking})
         for name in ("steer", "template", "vision_cache"):
-            if getattr(asking, name):
+            if asked[name]:
                 raise UserError(
                     f"--{name.replace('_', '-')} asks a model; answers made elsewhere are scored "
                     "as they are. Leave it out."
                 )
         return None
-    plain = AskedModel(model, asking.dtype, asking.device, asking.template)
-    if not asking.vision_cache:
-        return plain
-    from veridical.runtime.cache import open_cache
-
-    return replace(plain, features=open_cache(asking.cache, asking.cache_gigabytes))
+    how = asking.loading
+    plain = AskedModel(model, how.dtype, how.device, how.template)
+    return replace(plain, features=asking.caching.open()) if asking.caching.vision_cache else plain

@@ -13,13 +13,13 @@ from veridical.eval._reward_pairs import Seen, Told, about_pairs, facts_to_tell,
 from veridical.eval._reward_scores import BENCHMARK
 from veridical.eval.benchmark import score_rows
 from veridical.eval.scores import print_scores, write_scores
-from veridical.models.load import DtypeName
 from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import Group
 from veridical.models.reward_model import RewardModel, load_reward_model, score_groups
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_jsonl
 from veridical.runtime.fingerprint import fingerprint
+from veridical.runtime.options import DtypeName
 from veridical.runtime.progress import part_of, track
 from veridical.runtime.runs import start_run
 from veridical.scoring.statistics import Estimate

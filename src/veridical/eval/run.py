@@ -24,6 +24,7 @@ from veridical.eval.stored_answers import write_answers
 from veridical.eval.trained_on import warn_of_training_images
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
+from veridical.runtime.options import by_option
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import say
 from veridical.scoring.statistics import Estimate
@@ -154,11 +155,8 @@ ANSWERS = "answers.jsonl"
 
 def _configuration(options: Any, evaluation: Evaluation) -> dict[str, Any]:
     """Every option by its name on the command line."""
-    groups = (options, evaluation.subject, evaluation.asking)
-    found: dict[str, Any] = {"out": evaluation.out}
-    for group in groups:
-        found |= {field.name: getattr(group, field.name) for field in dataclasses.fields(group)}
-    return found
+    groups = {"options": options, "subject": evaluation.subject, "asking": evaluation.asking}
+    return by_option({"out": evaluation.out, **groups})
 
 
 def _inputs(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:

@@ -16,6 +16,7 @@ from veridical.eval.benchmarks import BENCHMARKS
 from veridical.eval.evaluation import USUAL, Asking, Subject, open_model
 from veridical.eval.run import asks_of, prepare, run_benchmark
 from veridical.runtime.errors import UserError
+from veridical.runtime.options import by_option
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import say
 from veridical.scoring.statistics import Estimate
@@ -61,7 +62,7 @@ def evaluate(
         prepare(benchmark, own, out / benchmark.name, subject, asking, shared)
     configuration = {
         "out": out, "benchmarks": [benchmark.name for benchmark, _ in chosen], **common,
-        "options": options, **dataclasses.asdict(subject), **dataclasses.asdict(asking),
+        "options": options, **by_option({"subject": subject, "asking": asking}),
     }  # fmt: skip
     named = {"images": subject.images, **common}
     inputs = {name: path for name, path in named.items() if path is not None}

@@ -17,10 +17,10 @@ from veridical.judges.judging import Case, Judge, Look, Looker, Verdict
 from veridical.judges.prompted import Asker, Asking, choosing_looker, marking_judge
 from veridical.judges.reward import REWARD, reward_judge
 from veridical.judges.spec import SHAPES, JudgeSpec, check_kind, open_judge
-from veridical.models.load import DtypeName
 from veridical.models.reward_model import RewardModel, load_reward_model
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
+from veridical.runtime.options import DtypeName
 
 QUALITY = ("Helpfulness", "Correctness", "Coherence")
 """The marks that are added up where a criterion has them (Li et al. 2024)."""

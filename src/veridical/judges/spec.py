@@ -10,10 +10,11 @@ from typing import Any
 from veridical.judges.endpoint import Endpoint, EndpointSettings, Wording
 from veridical.judges.local import local_asker
 from veridical.judges.prompted import Asker
-from veridical.models.load import DtypeName, load_policy
+from veridical.models.load import load_policy
 from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError
 from veridical.runtime.fingerprint import model_folders
+from veridical.runtime.options import DtypeName
 from veridical.sampling import Decoding
 
 SPENT = "spent.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import (
@@ -32,8 +32,8 @@ from veridical.runtime.files import read_json
 from veridical.runtime.fingerprint import EMBEDDED_MODEL
 from veridical.runtime.hub import check_hub_name
 from veridical.runtime.local_code import brings_code
+from veridical.runtime.options import DtypeName
 
-DtypeName = Literal["auto", "float64", "float32", "bfloat16", "float16"]
 MODEL_KIND, FOUR_BIT_KIND = "an image-text-to-text model", "a model of four bits"
 _KEPT_WHOLE = ("lm_head", *PROJECTORS, *VISION_TOWERS)
 """What is never kept in four bits."""

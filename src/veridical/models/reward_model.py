@@ -26,7 +26,7 @@ from veridical.data.messages import Message
 from veridical.models.adapters import require_fitting_adapter, widen_saved_modules
 from veridical.models.batching import Batch, last_tokens, row_batch
 from veridical.models.finite import require_finite
-from veridical.models.load import DtypeName, load_policy
+from veridical.models.load import load_policy
 from veridical.models.logprobs import collate
 from veridical.models.measures import Measure, stock_inputs
 from veridical.models.policy import Policy, unwrap
@@ -34,6 +34,7 @@ from veridical.models.precision import unmixed, working_dtype
 from veridical.models.rendering import Group, open_images, render_judged_group
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json, writing
+from veridical.runtime.options import DtypeName
 from veridical.runtime.randomness import generator
 
 HEAD_FILE = "reward_head.safetensors"

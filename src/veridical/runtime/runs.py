@@ -28,6 +28,7 @@ from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_path, write_json
 from veridical.runtime.local_code import imported_files
+from veridical.runtime.options import by_option
 from veridical.runtime.rendering_record import forget_variables, freeze_time, noted_variables
 from veridical.runtime.run_folders import claim_folder, written_files
 from veridical.runtime.run_record import RECORD, read_fields, this_process
@@ -126,7 +127,8 @@ def start_run(
     Args:
         folder: where the run's files go; made when it is missing.
         command: the command's words, such as "train dpo".
-        configuration: every option as resolved; paths become strings.
+        configuration: every parameter of the command as it was resolved. The fields of a group
+            are recorded one by one (`by_option`); paths become strings.
         inputs: files or folders the run reads, by role; their SHA-256 is recorded, and so are
             those of local code that was imported. A path that does not exist (a model's name on a
             hub) is recorded without one.
@@ -215,17 +217,6 @@ def _freeze_prompt_time(folder: Path, any_process: bool) -> datetime:
     moment = found() if any_process else processes.from_first(found)
     freeze_time(moment)
     return moment
-
-
-def by_option(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """A command's arguments by option: the fields of a group of options are options."""
-    found: dict[str, Any] = {}
-    for name, value in configuration.items():
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            found |= {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        else:
-            found[name] = value
-    return found
 
 
 def plain(value: Any) -> Any:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
 
 from veridical.data.images import open_image
 from veridical.data.messages import user_message
 from veridical.data.steering import parse_steer, steered
 from veridical.runtime.errors import UserError
+from veridical.runtime.options import Loading
 
 
 def ask(
@@ -19,9 +19,7 @@ def ask(
     temperature: float = 0.0,
     seed: int = 0,
     steer: str | None = None,
-    dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto",
-    device: str = "auto",
-    template: dict[str, Any] | None = None,
+    loading: Loading = Loading(),
 ) -> str:
     """Ask a model one question about one image, and print the answer.
 
@@ -34,10 +32,7 @@ def ask(
         seed: Of the sampling noise; without effect at temperature 0.
         steer: Ask for attributes, for a model trained by `train steerlm`: all-4, or
             "Helpfulness:4,Correctness:4,Coherence:4,Complexity:2,Verbosity:1".
-        dtype: Number format of the weights; `auto` keeps the checkpoint's, but float32 on a CPU.
-        device: `auto` (CUDA, then MPS, then the CPU), or a PyTorch device such as `cuda:1`.
-        template: a variable of the model's chat template, such as enable_thinking=true (false
-            where the template reads it and nothing is said); chat_template=NAME chooses one.
+        loading: How the model is loaded.
 
     Returns:
         The answer that was printed.
@@ -61,7 +56,7 @@ def ask(
     from veridical.models.rendering import RefusedRowError
     from veridical.sampling import Decoding, Request, respond
 
-    policy = load_policy(model, dtype=dtype, device=device, template=template)
+    policy = load_policy(model, loading.dtype, loading.device, template=loading.template)
     prompt = steered([user_message(question)], steer, policy.processor)
     request = Request(id="ask", images=[picture], prompt=prompt)
     decoding = Decoding(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)

@@ -37,16 +37,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are chosen. Nothing else decides: a checkpoint's generation settings do not.
+    """How tokens are chosen.
+
+    Nothing else decides: a checkpoint's generation settings do not.
 
     Attributes:
-        max_new_tokens: length limit, in tokens.
+        max_new_tokens: length limit of one response, in tokens.
         temperature: 0 takes the most likely token; 1 samples from the policy itself.
         seed: of the sampling noise.
         batch_size: responses made at once; it never changes them.
         top_p: leave out tokens beyond this share of the probability; 1 leaves none out.
         top_k: leave out all but so many tokens; 0 leaves none out.
-        min_new_tokens: tokens before an answer may end.
+        min_new_tokens: tokens before a response may end.
     """
 
     max_new_tokens: int = 128

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from veridical.models.load import DtypeName
 from veridical.models.tuning import Tuning, TuningName
 from veridical.objectives.base import options_of
 from veridical.runtime import processes
 from veridical.runtime.cache import Cache, open_cache
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
+from veridical.runtime.options import DtypeName
 from veridical.train.loop.counting import rows_seen, total_steps
 from veridical.train.loop.mixing import check_weights
 

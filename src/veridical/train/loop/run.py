@@ -17,7 +17,7 @@ from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from veridical.models.checkpoint_rest import keep_skipped
-from veridical.models.load import DtypeName, load_policy, starts_from_adapter
+from veridical.models.load import load_policy, starts_from_adapter
 from veridical.models.merging import merge_adapters, round_weights
 from veridical.models.policy import Policy, in_four_bits
 from veridical.models.precision import HALF, working_dtype
@@ -26,6 +26,7 @@ from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import writing
 from veridical.runtime.fingerprint import weight_files
+from veridical.runtime.options import DtypeName
 from veridical.runtime.run_folders import remove_written
 from veridical.train.loop.callbacks import Manifests, RunLog, SaveWhenTerminated, Steps
 from veridical.train.loop.checking import open_check, write_descriptions
