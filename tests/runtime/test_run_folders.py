@@ -63,7 +63,12 @@ ARGUMENTS: dict[str, list[str]] = {
     "methods": EMBEDDED,
 }
 """What each command needs to come as far as its folder."""
-OTHERS = {"ask": "writes nothing", "report": "writes a file", "world make": "into a new folder"}
+OTHERS = {
+    "ask": "writes nothing",
+    "data import": "writes a file",
+    "report": "writes a file",
+    "world make": "into a new folder",
+}
 
 
 @pytest.fixture(scope="session")

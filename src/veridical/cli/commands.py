@@ -91,6 +91,11 @@ COMMANDS: dict[str, Command] = {
         "Join two sets of pairs, giving a chosen answer several rejected ones.",
         ("pairs", "more"),
     ),
+    "data import": Command(
+        "veridical.builders.data_import:data_import",
+        "Turn a published set, or another tool's, into records.",
+        ("source",),
+    ),
     "train dpo": Command(
         "veridical.train.dpo:train_dpo",
         "Align a model by direct preference optimization (DPO) on pairs.",

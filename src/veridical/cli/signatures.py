@@ -95,7 +95,8 @@ def read_options(function: Callable[..., Any]) -> dict[str, Option]:
             found = read_fields(hints[name], parameter.default)
         else:
             hint, optional = without_none(hints[name])
-            found = {name: Option(hint, optional, parameter.default, documented.get(name, ""))}
+            option = Option(hint, optional, parameter.default, documented.get(name, ""))
+            found = {name.rstrip("_"): option}  # `as_` is --as
         if twice := options.keys() & found.keys():
             raise ValueError(f"{function.__name__} has the option {min(twice)} twice.")
         options |= found
@@ -199,8 +200,8 @@ def as_arguments(function: Callable[..., Any], values: Mapping[str, Any]) -> dic
             unset = parameter.default is inspect.Parameter.empty
             instance = None if unset else parameter.default
             arguments[name] = filled(hints[name], instance, values)
-        elif name in values:
-            arguments[name] = values[name]
+        elif name.rstrip("_") in values:
+            arguments[name] = values[name.rstrip("_")]
     return arguments
 
 

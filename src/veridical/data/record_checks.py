@@ -13,7 +13,7 @@ from typing import Any, get_args
 from veridical.data.images import decode_image, resolve_image_path
 from veridical.data.pixels import ImageError
 from veridical.data.record_files import raw_rows
-from veridical.data.record_names import image_column, image_marker, with_own_names
+from veridical.data.record_names import IMAGES, image_column, image_marker, with_own_names
 from veridical.data.record_rows import (
     MESSAGE_FIELDS,
     Kind,
@@ -22,6 +22,7 @@ from veridical.data.record_rows import (
     known_fields,
     normalize,
 )
+from veridical.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,17 @@ def _reads_as(row: Mapping[str, Any], kind: Kind) -> bool:
 class RowChecker:
     """What must be remembered from row to row while a file is checked."""
 
-    def __init__(self, kind: Kind, root: Path) -> None:
+    def __init__(self, kind: Kind, root: Path, repeats: bool = False) -> None:
+        """Begin with a file's first row.
+
+        Args:
+            kind: of the rows.
+            root: the folder that image paths are relative to.
+            repeats: whether a repeated id gets "-2" and so on, as ids of foreign sets often name
+                images; otherwise its row can't be used.
+        """
         self.kind = kind
+        self.repeats = repeats
         self.root = root.resolve()
         self.ignored: set[str] = set()  # columns that some row has and none is read from
         # Those of them that seem to hold images of rows that have none, and where.
@@ -122,6 +132,33 @@ class RowChecker:
                 identity = "" if name is None else str(name).encode(errors="replace").decode()
                 self.problems.append(RowProblem(number, identity, bad.field, bad.reason))
         return good
+
+    def refuse_lost_images(self, name: str, total: int) -> None:
+        """Stop where rows seem to have images and would be used without any.
+
+        Args:
+            name: of the file, for the message.
+            total: how many rows it has.
+
+        Raises:
+            UserError: no row has images, but columns or texts say that they should.
+        """
+        if self.has_images:
+            return
+        if 2 * len(self.markers) > total:
+            raise UserError(
+                f"{name}: no row has images, but {len(self.markers)} of {total} have text like "
+                f"{self.markers[0][:60]!r} where a picture seems to belong. Put the pictures' "
+                "paths into a column `images` and `<image>` there in the text, or take such text "
+                "out."
+            )
+        if self.lost:
+            one = min(self.lost.values())
+            raise UserError(
+                f"{name}: no row has images, but the column {one!r} seems to hold some. Call it "
+                f"`images` (paths or bytes; {', '.join(IMAGES[1:6])}, ... are read too), or take "
+                "it out if the rows are to be used without images."
+            )
 
     def _named(self, row: Any) -> Any:
         """The row with its kind's names, after noting which columns are used and which not."""
@@ -177,7 +214,7 @@ class RowChecker:
     def _unique_id(self, number: int, row: Mapping[str, Any], record: dict[str, Any]) -> str:
         content = record.pop("content_id")
         identity: str = record["id"] or content
-        if not record["id"] or row.get("conversations") is not None:
+        if self.repeats or not record["id"] or row.get("conversations") is not None:
             stem = identity
             while identity in self._row_of_id:
                 self._repeats[stem] += 1

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, Image, LargeList, List
@@ -29,6 +30,7 @@ from veridical.runtime.files import (
     writing,
 )
 
+BOM = b"\xef\xbb\xbf"
 ROWS_AT_A_TIME = 64
 BYTES_AT_A_TIME = 64 * 2**20
 """Of images, which are copied a few times on their way: 64 rows of 32 photographs are gigabytes,
@@ -60,6 +62,55 @@ def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, Any]]]:
             return len(rows), enumerate(rows, start=1)
         raise UserError(f"{path} must hold a JSON list; rows line by line are .jsonl.")
     raise UserError(f"{path} must end in .parquet, .jsonl, .ndjson or .json.")
+
+
+def stream_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Each row with its number, counted from 1; never the whole file at once.
+
+    A JSON object instead of a list is read as rows by id: its keys become `id`.
+
+    Raises:
+        UserError: as `raw_rows`, but where it comes to what is wrong.
+    """
+    check_file(path)
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        yield from enumerate(_parquet_rows(path), start=1)
+    elif suffix in (".jsonl", ".ndjson"):
+        yield from _lines(path)
+    elif suffix == ".json":
+        yield from enumerate(_json_items(path), start=1)
+    else:
+        raise UserError(f"{path} must end in .parquet, .jsonl, .ndjson or .json.")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        # Only "\n" ends a line: JSON texts may hold line separators of Unicode as they are.
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _parsed(line)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}.") from error
+
+
+def _json_items(path: Path) -> Iterator[Any]:
+    with path.open("rb") as file:
+        start = file.read(4096).removeprefix(BOM).lstrip()[:1]
+        file.seek(len(BOM) if file.seek(0) == 0 and file.read(len(BOM)) == BOM else 0)
+        try:
+            if start == b"[":
+                yield from ijson.items(file, "item", use_float=True)
+            elif start == b"{":
+                for key, value in ijson.kvitems(file, "", use_float=True):
+                    row = {"id": key, "value": value}
+                    yield {"id": key, **value} if isinstance(value, Mapping) else row
+            else:
+                raise UserError(f"{path} must hold a JSON list or an object of rows by id.")
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            said = " ".join(words_of(error).split())
+            raise UserError(f"{path} is not JSON: {said}. Is it a whole copy?") from error
 
 
 def _parsed(line: str) -> Any:

@@ -49,7 +49,6 @@ from veridical.data.record_files import (
     write_jsonl_records,
     write_parquet_records,
 )
-from veridical.data.record_names import IMAGES
 from veridical.data.record_rows import (
     MESSAGE_FIELDS,
     OPTIONAL_FIELDS,
@@ -317,27 +316,9 @@ def _in_memory(path: Path, kind: Kind, root: Path) -> CheckedRows:
 
 
 def _lost_images(path: Path, checker: RowChecker, total: int) -> list[str]:
-    """Stop where rows seem to have images and would be used without any.
-
-    Returns:
-        Columns that seem to hold images of some rows that have none, where others have.
-    """
-    if checker.has_images:
-        return sorted(checker.lost.values())
-    if 2 * len(checker.markers) > total:
-        raise UserError(
-            f"{path}: no row has images, but {len(checker.markers)} of {total} have text like "
-            f"{checker.markers[0][:60]!r} where a picture seems to belong. Put the pictures' paths "
-            "into a column `images` and `<image>` there in the text, or take such text out."
-        )
-    if checker.lost:
-        one = min(checker.lost.values())
-        raise UserError(
-            f"{path}: no row has images, but the column {one!r} seems to hold some. Call it "
-            f"`images` (paths or bytes; {', '.join(IMAGES[1:6])}, ... are read too), or take it "
-            "out if the rows are to be used without images."
-        )
-    return []
+    """Columns that seem to hold images of some rows that have none, where others have."""
+    checker.refuse_lost_images(str(path), total)
+    return sorted(checker.lost.values()) if checker.has_images else []
 
 
 def _checking(

@@ -1,0 +1,264 @@
+"""Foreign sets as records: from a file, a folder or the hub, whatever their form."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from veridical.data.importers.convert import convert
+from veridical.data.importers.recognize import AUTO, FIRST_ROWS, Recognized, find_set
+from veridical.data.importers.rules import Rules
+from veridical.data.importers.sources import Place, Source, open_source
+from veridical.data.messages import text_of
+from veridical.data.record_checks import RowChecker
+from veridical.data.records import Kind, write_records
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_file, write_json, write_jsonl
+from veridical.runtime.progress import are_in, counted, part_of, track
+
+SHOWN = 5
+AT_A_TIME = 64
+_PARTICULAR = re.compile(r"\S*[\d/]\S*")
+
+
+def data_import(
+    source: str,
+    out: Path | None = None,
+    as_: str = AUTO,
+    kind: Kind | None = None,
+    images_root: Path | None = None,
+    rules: Rules = Rules(),  # noqa: B008
+    subset: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    limit: int | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Turn SOURCE, a set of others, into records that every command reads.
+
+    Rows are read and written a few at a time. Beside FILE come `FILE.import.json` (what was read,
+    its hash or revision, the rules, counts) and `FILE.skipped.jsonl`, which names every row that
+    was left out and why.
+
+    Args:
+        source: a file (`.parquet`, `.jsonl`, `.json`), a folder, or a name on the hub.
+        out: the file to write: `.parquet` holds the images' bytes; `.jsonl` holds paths, and copies
+            of images that are not under its folder. Not needed for --dry-run.
+        as_: what SOURCE is: a set or a shape of docs/data.md, or `auto`, which looks at the first
+            rows and says what it takes them for and why.
+        kind: of the records; as the set has it if not set.
+        images_root: the folder that paths of images are relative to; SOURCE's own if not set.
+        rules: how rows are converted.
+        subset: of a set with several (what Datasets calls a configuration).
+        split: of a folder or a set on the hub.
+        revision: of a set on the hub: a commit, a branch or a tag; the newest if not set.
+        limit: read only the first so many rows.
+        dry_run: write nothing; print counts, the mapping, five records, and what is left out.
+    """
+    rules.check()
+    if not dry_run:
+        out = _writable(out, source)
+    opened = open_source(source, subset, split, revision)
+    first = [row for _, row in islice(opened.rows(), FIRST_ROWS)]
+    if not first:
+        raise UserError(f"{source} holds no rows.")
+    found = find_set(as_, first)
+    work = Conversion(opened, found, rules, kind, images_root, limit)
+    _tell(found, work, first)
+    if dry_run or out is None:
+        shown = list(islice(work.records(), SHOWN))
+        _show(shown)
+        for _ in work.rest():
+            pass
+        _tell_counts(work)
+        return
+    write_records(work.records(), out, work.kind)
+    _tell_counts(work)
+    write_jsonl(_beside(out, "skipped.jsonl"), work.skipped)
+    write_json(_beside(out, "import.json"), work.recipe(as_, subset, split, images_root))
+    print(are_in(work.made, f"{work.kind} records", out))
+
+
+@dataclass
+class Conversion:
+    """The rows of a set on their way to records, with what is left out.
+
+    Attributes:
+        source: where the rows are.
+        found: what they were taken for.
+        given: the user's own rules.
+        wanted: the kind that was asked for.
+        images_root: what image paths are relative to, if not the source's folder.
+        limit: read only so many rows.
+        read: rows that were read so far.
+        made: records that came of them.
+        skipped: rows of `skipped.jsonl`.
+        ignored: columns that nothing is read from.
+    """
+
+    source: Source
+    found: Recognized
+    given: Rules
+    wanted: Kind | None = None
+    images_root: Path | None = None
+    limit: int | None = None
+    read: int = 0
+    made: int = 0
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    ignored: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.kind: Kind = self.wanted or self.found.taken_for.kind
+        self.rules = self.given.over(self.found.taken_for.rules)
+        self._records = self._convert()
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The records, each once, whoever asks.
+
+        Raises:
+            UserError: at their end, if there was none.
+        """
+        yield from self._records
+        if not self.made:
+            raise UserError(
+                f"{self.source.name}: no row can be used. {describe_skipped(self.skipped)}"
+            )
+
+    rest = records
+
+    def recipe(
+        self, asked: str, subset: str | None, split: str, root: Path | None
+    ) -> dict[str, Any]:
+        """What `import.json` says."""
+        one = self.found.taken_for
+        hashes = {str(path): hash_file(path) for path in self.source.files}
+        rules = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.rules).items()}
+        return {
+            "source": self.source.name,
+            "revision": self.source.revision,
+            "files": hashes,
+            "set": one.name,
+            "asked": asked,
+            "hub": one.hub,
+            "licence": one.licence,
+            "kind": self.kind,
+            "subset": subset,
+            "split": split,
+            "images_root": None if root is None else str(root),
+            "rules": rules,
+            "rows": self.read,
+            "records": self.made,
+            "left_out": len(self.skipped),
+        }
+
+    def _convert(self) -> Iterator[dict[str, Any]]:
+        root = self.images_root or self.source.root
+        checker = RowChecker(self.kind, root, repeats=True)
+        chunk: list[tuple[Place, Any]] = []
+        rows = islice(self.source.rows(), self.limit)
+        for place, row in track(rows, f"importing {self.source.name}", self.limit):
+            self.read += 1
+            made = convert(row, place, self.found.taken_for, self.rules, self.kind)
+            chunk += [(place, one) for one in made]
+            if len(chunk) >= AT_A_TIME:
+                yield from self._check(checker, chunk)
+                chunk = []
+        yield from self._check(checker, chunk)
+        self.ignored = checker.ignored
+        checker.refuse_lost_images(self.source.name, self.read)
+
+    def _check(
+        self, checker: RowChecker, chunk: Sequence[tuple[Place, Any]]
+    ) -> Iterator[dict[str, Any]]:
+        good = checker.usable([(number, made) for number, (_, made) in enumerate(chunk)])
+        for problem in checker.problems:
+            place = chunk[problem.row][0]
+            self.skipped.append(
+                {
+                    "id": problem.id,
+                    "file": place.file,
+                    "row": place.row,
+                    "field": problem.field,
+                    "reason": problem.reason,
+                }
+            )
+        checker.problems.clear()
+        checker.numbers.clear()
+        self.made += len(good)
+        yield from good
+
+
+def describe_skipped(skipped: Sequence[dict[str, Any]]) -> str:
+    """What was left out, by reason, with the first row of each."""
+    reasons: Counter[tuple[str, str]] = Counter()
+    example: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in skipped:
+        key = (row["field"], _PARTICULAR.sub("...", row["reason"]))
+        reasons[key] += 1
+        example.setdefault(key, row)
+    told = []
+    for key, count in reasons.most_common():
+        row = example[key]
+        told.append(f"{count} x {row['field']}: {row['reason']} (first: row {row['row']})")
+    return "; ".join(told[:SHOWN]) + (f"; and {len(told) - SHOWN} more" * (len(told) > SHOWN))
+
+
+def _writable(out: Path | None, source: str) -> Path:
+    if out is None:
+        raise UserError("--out is missing: the file to write, .parquet or .jsonl.")
+    if out.suffix.lower() not in (".parquet", ".jsonl"):
+        raise UserError(f"--out {out} must end in .parquet or .jsonl; that decides its form.")
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; name a file in it.")
+    if out.exists() and (
+        out.resolve() == Path(source).resolve() or not _beside(out, "import.json").is_file()
+    ):
+        raise UserError(f"--out {out} exists, and no import wrote it. Name a new file.")
+    return out
+
+
+def _beside(out: Path, ending: str) -> Path:
+    return out.with_name(f"{out.name}.{ending}")
+
+
+def _tell(found: Recognized, work: Conversion, first: Sequence[Any]) -> None:
+    one = found.taken_for
+    about = "" if found.reason == "as asked" else f", as {found.reason}"
+    note = f" Note: {one.note}." if one.note else ""
+    print(f"Taken for {one.name} ({one.shape}){about}; made into {work.kind} records.{note}")
+    for ours, theirs in (work.rules.columns or {}).items():
+        print(f"  {ours} is read from {theirs}")
+    columns = next((row for row in first if isinstance(row, dict)), {})
+    print(f"  columns: {', '.join(map(str, columns))}")
+
+
+def _tell_counts(work: Conversion) -> None:
+    print(f"{counted(work.read, 'rows')} gave {counted(work.made, 'records')}.")
+    if work.ignored:
+        print(f"Not used: {', '.join(sorted(work.ignored))}.")
+    if work.skipped:
+        total = work.made + len(work.skipped)
+        left = part_of(len(work.skipped), total, "records", "is", "are")
+        print(f"{left} left out: {describe_skipped(work.skipped)}.")
+
+
+def _show(records: Sequence[dict[str, Any]]) -> None:
+    for record in records:
+        told = {"id": record["id"], "images": [_image(one) for one in record["images"]]}
+        for name in ("prompt", "messages", "chosen", "rejected"):
+            if name in record:
+                told[name] = text_of(record[name])[:200]
+        if "responses" in record:
+            told["responses"] = [text_of(one)[:100] for one in record["responses"]]
+        print(json.dumps(told, ensure_ascii=False))
+
+
+def _image(image: dict[str, Any]) -> str:
+    held = image["bytes"]
+    return str(image["path"]) if not held else f"{len(held)} bytes"

@@ -1,0 +1,142 @@
+"""What is to be done with the rows of a foreign set: columns, placeholders, paths of images."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from veridical.data.record_rows import RowError
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json
+
+PATTERN_FIELDS = ("id", "name", "path", "stem")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What to do with the rows; what is not set is as the named set has it.
+
+    Attributes:
+        columns: OURS=THEIRS, such as `chosen=y_win`, for columns whose names are not understood;
+            `images=meta.file` looks inside an object. Ours: id, images, prompt, chosen, rejected,
+            messages, responses, context, severity, and the other columns of the kind.
+        placeholder: where the images of a question without `<image>` belong: `before` it or
+            `after` it.
+        image_path: how an image's path is made of what the row has, such as
+            `COCO_train2014_{id:012d}.jpg` or `train2014/{name}`. `{path}` is what the row has,
+            `{name}` its last part, `{stem}` that without its suffix, `{id}` a number.
+        image_table: a JSON file that has the path or URL of each image by its id (an object, or a
+            list of rows with `image_id` and `url` or `image_path`); of a URL the last two parts
+            are the path.
+        turn_marks: two texts that begin a user's and an assistant's turn in a prompt that holds
+            a whole chat template, such as `USER: ASSISTANT:`. What stands before the first, and
+            end tokens, are left out.
+        context: where a `context`, the beginning of the answer, goes: `answer` puts it before
+            both answers, which leaves DPO's loss as it is, `drop` leaves it out.
+        severity: what becomes of a `severity` of the rejected answer: a `rating`, or `drop`.
+        questions: questions for rows without one; of several, one is drawn by seed.
+    """
+
+    columns: dict[str, str] | None = None
+    placeholder: Literal["before", "after"] | None = None
+    image_path: str | None = None
+    image_table: Path | None = None
+    turn_marks: list[str] | None = None
+    context: Literal["answer", "drop"] | None = None
+    severity: Literal["rating", "drop"] | None = None
+    questions: list[str] | None = None
+
+    def over(self, default: Rules) -> Rules:
+        """These rules, and the default's where these say nothing; columns are merged."""
+        given = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) is not None
+        }
+        columns = {**(default.columns or {}), **(self.columns or {})}
+        return dataclasses.replace(default, **given | {"columns": columns})
+
+    def check(self) -> None:
+        """Refuse what can't work for any row.
+
+        Raises:
+            UserError: a pattern with an unknown field, or another number of marks than two.
+        """
+        if self.turn_marks is not None and len(self.turn_marks) != 2:
+            raise UserError("--turn-marks takes two texts, such as USER: ASSISTANT:.")
+        if self.image_path is None:
+            return
+        try:
+            fields = [name for _, name, _, _ in string.Formatter().parse(self.image_path)]
+            self.image_path.format(id=1, name="a.jpg", path="b/a.jpg", stem="a")
+        except (ValueError, KeyError, IndexError, AttributeError) as error:
+            raise UserError(
+                f"--image-path {self.image_path!r} is no pattern ({error}); use "
+                f"{', '.join('{' + name + '}' for name in PATTERN_FIELDS)}."
+            ) from error
+        if not any(fields):
+            raise UserError(f"--image-path {self.image_path!r} is the same for every image.")
+
+    @cached_property
+    def paths(self) -> Mapping[str, str]:
+        """Of `image_table`: the path of each image by id.
+
+        Raises:
+            UserError: the file is not of a form that is understood.
+        """
+        return {} if self.image_table is None else _read_table(self.image_table)
+
+    def locate(self, value: Any) -> Any:
+        """An image's reference as a path, by these rules; bytes stay as they are.
+
+        Raises:
+            RowError: the table has no such id, or the pattern needs a number.
+        """
+        if isinstance(value, Mapping):
+            held = value.get("path")
+            if value.get("bytes") or not isinstance(held, str):
+                return value
+            return {**value, "path": self.locate(held)}
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            return value
+        text = str(value)
+        if self.image_table is not None:
+            if text not in self.paths:
+                raise RowError("images", f"{self.image_table.name} has no image {text[:60]}")
+            text = self.paths[text]
+        if self.image_path is None:
+            return text
+        name = PurePosixPath(text).name
+        stem = PurePosixPath(name).stem
+        digits = "".join(filter(str.isdigit, stem.rpartition("_")[2])) or "-1"
+        number = int(digits)
+        if number < 0 and "{id" in self.image_path:
+            raise RowError("images", f"{text[:60]} has no number for --image-path")
+        return self.image_path.format(id=number, name=name, path=text, stem=stem)
+
+
+def _read_table(path: Path) -> dict[str, str]:
+    content = read_json(path)
+    if isinstance(content, list):
+        try:
+            rows = [(row["image_id"], row.get("url") or row["image_path"]) for row in content]
+        except (TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"{path}: each row needs image_id and url or image_path, not "
+                f"{json.dumps(content[0])[:80]}."
+            ) from error
+    elif isinstance(content, dict):
+        rows = list(content.items())
+    else:
+        raise UserError(f"{path} must be a JSON object of paths by id, or a list of rows.")
+    return {str(key): _relative(str(place)) for key, place in rows}
+
+
+def _relative(place: str) -> str:
+    return "/".join(place.split("/")[-2:]) if "://" in place else place

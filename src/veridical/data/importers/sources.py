@@ -1,0 +1,113 @@
+"""Where the rows of a foreign set are: a file, a folder, or a name on the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from huggingface_hub import HfApi
+
+from veridical.data.image_checks import words_of
+from veridical.data.record_files import stream_rows
+from veridical.runtime.errors import UserError
+from veridical.runtime.hub import can_look_up, hub_host, looks_like_path
+
+SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row is: its file (or the name on the hub) and its number there, from 1."""
+
+    file: str
+    row: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A foreign set.
+
+    Attributes:
+        name: as it was given.
+        rows: gives the rows with their places, from the first one on each time.
+        root: the folder that paths of images are relative to.
+        files: the local files that are read; none for a set on the hub.
+        revision: the commit on the hub; empty for local files.
+    """
+
+    name: str
+    rows: Callable[[], Iterator[tuple[Place, Any]]]
+    root: Path
+    files: tuple[Path, ...] = ()
+    revision: str = ""
+
+
+def open_source(name: str, config: str | None, split: str, revision: str | None) -> Source:
+    """Find a set; its rows are read when they are asked for, a few at a time.
+
+    Args:
+        name: a file, a folder, or a name on the hub.
+        config: of a set with several.
+        split: of a folder or a set on the hub.
+        revision: of a set on the hub; the newest if None.
+
+    Raises:
+        UserError: there is no such set, or nothing in it can be read.
+    """
+    path = Path(name)
+    if path.is_file():
+        if path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{path} must end in {', '.join(SUFFIXES)}, or be a folder.")
+        return Source(name, lambda: _of_file(path), path.parent, (path,))
+    if path.is_dir():
+        return _open_folder(path, config, split)
+    if looks_like_path(name):
+        raise UserError(f"{name} does not exist. Check the path, or give a hub name (owner/set).")
+    return _open_hub(name, config, split, revision)
+
+
+def _of_file(path: Path) -> Iterator[tuple[Place, Any]]:
+    for number, row in stream_rows(path):
+        yield Place(str(path), number), row
+
+
+def _open_folder(path: Path, config: str | None, split: str) -> Source:
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f"{path} holds no {', '.join(SUFFIXES)} file.")
+    if len(files) == 1 and config is None:
+        return Source(str(path), lambda: _of_file(files[0]), path, (files[0],))
+    return Source(str(path), lambda: _of_datasets(str(path), config, split, None), path, (*files,))
+
+
+def _open_hub(name: str, config: str | None, split: str, revision: str | None) -> Source:
+    host = hub_host()
+    if host and not can_look_up(host):
+        raise UserError(f"{name} is no file or folder here, and the hub ({host}) can't be reached.")
+    try:
+        commit = HfApi().dataset_info(name, revision=revision).sha or ""
+    except Exception as error:  # of the hub's client, or of the network
+        raise UserError(f"{name} can't be found on the hub: {words_of(error)}.") from error
+    return Source(
+        name, lambda: _of_datasets(name, config, split, commit), Path.cwd(), (), revision=commit
+    )
+
+
+def _of_datasets(
+    name: str, config: str | None, split: str, revision: str | None
+) -> Iterator[tuple[Place, Any]]:
+    """Rows as Datasets streams them; images are not decoded."""
+    try:
+        rows = datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)
+        for number, row in enumerate(rows.decode(False), start=1):
+            yield Place(name, number), row
+    except GeneratorExit:
+        raise
+    except Exception as error:  # of whatever the set's files lead to
+        raise UserError(
+            f"{name} can't be read by Datasets: {words_of(error)}. Set --split or --config, or "
+            "name the file itself."
+        ) from error
