@@ -67,6 +67,7 @@ COMMANDS: dict[str, list[str]] = {
     "build rank": ["{samples}", *JUDGED],
     "build best": ["{rated}"],
     "build pairs": ["{rated}"],
+    "build corrupt": ["{conversations}", *WORDS],
     "build distort": ["--data", "{pairs}", "--kind", "preference"],
     "build facts": ["{pairs}", "--facts", "{facts}"],
     "build join": ["{pairs}", "{more}"],

@@ -40,6 +40,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "build rank": ["{data}/samples.jsonl", *JUDGED],
     "build best": ["{data}/samples.jsonl"],
     "build pairs": ["{data}/samples.jsonl"],
+    "build corrupt": ROWS,
     "build distort": PAIRS,
     "build facts": ["{data}/conversations.jsonl", "--facts", "{data}/facts.json"],
     "build objects": ["{data}/annotations.json"],

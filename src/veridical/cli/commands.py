@@ -72,6 +72,12 @@ COMMANDS: dict[str, Command] = {
         "Make preference pairs from rated responses.",
         ("samples",),
     ),
+    "build corrupt": Command(
+        "veridical.builders.corrupt:build_corrupt",
+        "Make preference pairs from true answers by putting mistakes in, by rule or by a model.",
+        ("data",),
+        shared=True,
+    ),
     "build distort": Command(
         "veridical.builders.distort:build_distort",
         "Make pairs whose rejected answer is paired with a distorted image.",

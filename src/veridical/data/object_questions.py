@@ -156,6 +156,19 @@ def negatives(
     return chosen
 
 
+def count_together(
+    lists: Iterable[Sequence[str]],
+) -> tuple[dict[str, Counter[str]], Counter[str]]:
+    """In how many images two objects appear together, and each at all."""
+    together: dict[str, Counter[str]] = {}
+    frequent: Counter[str] = Counter()
+    for names in lists:
+        frequent.update(set(names))
+        for one, other in permutations(sorted(set(names)), 2):
+            together.setdefault(one, Counter())[other] += 1
+    return together, frequent
+
+
 def by_frequency(lists: Iterable[Sequence[str]]) -> list[str]:
     """All objects, those in most images first; ties by name."""
     counts = Counter(name for names in lists for name in set(names))
@@ -164,10 +177,7 @@ def by_frequency(lists: Iterable[Sequence[str]]) -> list[str]:
 
 def by_co_occurrence(lists: Iterable[Sequence[str]]) -> dict[str, list[str]]:
     """Object to the objects seen with it, those in most common images first; ties by name."""
-    counts: dict[str, Counter[str]] = {}
-    for names in lists:
-        for one, other in permutations(sorted(set(names)), 2):
-            counts.setdefault(one, Counter())[other] += 1
+    counts, _ = count_together(lists)
     return {
         one: sorted(others, key=lambda name: (-others[name], name))
         for one, others in counts.items()

@@ -1,0 +1,273 @@
+"""Pairs whose rejected answer is the true one with realistic mistakes put in.
+
+The construction of POVID's pairs and of the corrupted sets of Amirloo et al. (2024, section 5.3):
+the chosen answer stays, and the rejected one says something else of the image.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veridical.builders._answers import Answer, AnswerKind, read_answers, write_pairs
+from veridical.builders._parts import Parts, model_identity
+from veridical.builders.corrupting.asked import Wording, corrupt_by_asking
+from veridical.builders.corrupting.objects import Habits, habits_of, read_habits
+from veridical.builders.corrupting.rules import Rules, corrupt
+from veridical.data.object_lists import match_image_ids, name_objects, read_objects
+from veridical.data.reading import read
+from veridical.data.text.languages import guess_language
+from veridical.data.vocabulary import Vocabulary, read_vocabulary
+from veridical.judges.endpoint import endpoint_settings
+from veridical.judges.exact import listed_objects
+from veridical.judges.judging import Case, Cost
+from veridical.judges.spec import JudgeSpec, Opened, open_judge
+from veridical.runtime.cache import digest
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import require_file, write_json
+from veridical.runtime.options import Loading, Reading
+from veridical.runtime.progress import are_in
+from veridical.runtime.randomness import generator
+from veridical.runtime.runs import Run, start_run
+from veridical.runtime.shards import read_shard, say
+
+RULES = "rules"
+Work = Callable[[Sequence[Answer]], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of the images, and of images as such.
+
+    Attributes:
+        listed: image id to the vocabulary's names of what is there; None if nothing is known.
+        vocabulary: which words name which object.
+        habits: what usually appears, and with what.
+    """
+
+    listed: Mapping[str, Sequence[str]] | None
+    vocabulary: Vocabulary
+    habits: Habits
+
+    def of(self, answer: Answer) -> list[str] | None:
+        """What is in an answer's images; None if that is not known."""
+        if self.listed is None:
+            return None
+        case = Case(answer.record, answer.prompt, (), image_names=answer.image_names)
+        return listed_objects(case, self.listed)
+
+
+def build_corrupt(
+    data: Path,
+    out: Path,
+    by: str = RULES,
+    kind: AnswerKind = "conversation",
+    rules: Rules = Rules(),
+    objects: Path | None = None,
+    vocabulary: Path | None = None,
+    co_occurrence: Path | None = None,
+    wording: Wording = Wording(),
+    endpoint: dict[str, Any] | None = None,
+    batch_size: int = 8,
+    loading: Loading = Loading(),
+    reading: Reading = Reading(),
+    seed: int = 0,
+    shard: str | None = None,
+) -> None:
+    """Make preference pairs from true answers: the rejected one has mistakes put in.
+
+    Interrupted and started again it goes on where it was; the result is the same, whatever the
+    number of shards. Answers in which nothing can be changed are counted and listed.
+
+    Args:
+        data: conversations with true answers, preference pairs, or samples.
+        out: folder for the run: `pairs.parquet`, `summary.json`, `skipped.jsonl`, `run.json`, and
+            `spent.jsonl` for an endpoint.
+        by: `rules` (English answers, no model), or a model that sees the text alone: `local:MODEL`
+            (hub name, folder or `embedded`) or `endpoint:MODEL` (its name at an OpenAI-compatible
+            endpoint).
+        kind: what the rows are. The true answer is the last one of a `conversation`, the chosen one
+            of a `preference`, every response of a `sample`.
+        rules: which mistakes `rules` makes.
+        objects: JSON {image_id: [names of the objects in the image]}: no object that is there is
+            put in, and what usually appears together is counted. If not set, an answer is taken
+            to name all that is there.
+        vocabulary: as in `eval chair`; a short list of our own for COCO's 80 classes if not set.
+        co_occurrence: JSON {object: {other: count}}, or POPE's lists of others, the commonest
+            first; counted in the objects, else in the answers, if not set.
+        wording: how a model is asked.
+        endpoint: url, key_variable, concurrency, retries, timeout (seconds), input_price and
+            output_price (dollars for a million tokens), max_dollars, max_tokens, cache,
+            cache_gigabytes.
+        batch_size: answers at once, of a local model.
+        loading: how a local model is loaded.
+        reading: how the data is read.
+        seed: of the draws, and of sampling.
+        shard: make only this shard, such as 2/8; who makes the last one writes the result. Under
+            `torchrun` every process takes its own.
+    """
+    configuration = dict(locals())
+    require_file(data, "--data")
+    spec = _check(by, rules, wording, loading, seed)
+    settings, part = endpoint_settings(endpoint), read_shard(shard)
+    given = {"data": data, "objects": objects, "vocabulary": vocabulary,
+             "co_occurrence": co_occurrence, "prompt": wording.prompt}  # fmt: skip
+    inputs = {name: path for name, path in given.items() if path is not None}
+    folders = spec.folders if spec else []
+    with start_run(
+        out, "build corrupt", configuration, inputs, any_process=True, models=folders
+    ) as run:
+        records = read(data, kind, reading)
+        answers = read_answers(records.rows, kind)
+        whole = {"kind": kind, "seed": seed, "data": run.record["inputs"]["data"]["sha256"]}
+        opened = None
+        if spec is None:
+            truth = _truth(answers, objects, vocabulary, co_occurrence)
+            whole |= _rules_identity(rules, truth)
+            work = _by_rules(rules, truth, seed)
+        else:
+            opened = open_judge(spec, settings, out, batch_size, loading.dtype, loading.device)
+            whole |= _model_identity(run, spec, opened, wording)
+            _tell(opened, len(answers))
+            work = _by_model(opened, wording, by)
+        parts, began = Parts(out, whole), time.monotonic()
+        results = parts.work_through_shard(answers, work, "answers", part)
+        if results is None:
+            return
+        pairs, skipped = write_pairs(out, records, answers, results, "answer")
+        summary: dict[str, Any] = {"answers": len(answers), "pairs": pairs, "skipped": skipped}
+        summary |= {"by": by} | (_mistakes(results, rules) if spec is None else _cost(results))
+        write_json(out / "summary.json", summary)
+        parts.forget()
+        run.finish(**summary, seconds=round(time.monotonic() - began, 1))
+        say(are_in(pairs, "pairs", out / "pairs.parquet"))
+
+
+def _check(
+    by: str, rules: Rules, wording: Wording, loading: Loading, seed: int
+) -> JudgeSpec | None:
+    """Refuse what makes no sense; returns who is asked, if somebody is."""
+    way, _, model = by.partition(":")
+    if way not in (RULES, "local", "endpoint") or (way == RULES) == bool(model):
+        raise UserError(f"--by {by} is none of {RULES}, local:MODEL, endpoint:MODEL.")
+    if way == RULES:
+        rules.check()
+        return None
+    wording.check()
+    spec = JudgeSpec(
+        by, wording.attempts, wording.temperature, wording.retry_temperature,
+        wording.max_new_tokens, False, seed, loading.template,
+    )  # fmt: skip
+    spec.check(("local", "endpoint"))
+    return spec
+
+
+def _truth(
+    answers: Sequence[Answer], objects: Path | None, vocabulary: Path | None, together: Path | None
+) -> Truth:
+    known = read_vocabulary(vocabulary)
+    listed = None
+    if objects is not None:
+        listed = name_objects(read_objects(objects), known)
+        match_image_ids(sorted({name for one in answers for name in one.image_names}), listed)
+    if together is not None:
+        return Truth(listed, known, read_habits(together, known))
+    named = ([m.name for m in known.mentions(answer.text)] for answer in answers)
+    return Truth(listed, known, habits_of(listed.values() if listed else named, known))
+
+
+def _by_rules(rules: Rules, truth: Truth, seed: int) -> Work:
+    def work(chunk: Sequence[Answer]) -> list[dict[str, Any]]:
+        return [_ruled(answer, rules, truth, seed) for answer in chunk]
+
+    return work
+
+
+def _ruled(answer: Answer, rules: Rules, truth: Truth, seed: int) -> dict[str, Any]:
+    language = guess_language(answer.text, answer.question)
+    if language != "en":
+        reason = f"the answer seems to be in {language!r}, and the rules are for English"
+        return {"id": answer.id, "reason": reason}
+    listed, noise = truth.of(answer), generator(seed, "corrupt", answer.id)
+    done = corrupt(answer.text, listed, rules, truth.vocabulary, truth.habits, noise)
+    about = {"id": answer.id, "offered": list(done.offered), "listed": listed is not None}
+    if done.text is None:
+        wanted = [kind for kind, weight in rules.weights.items() if weight]
+        return about | {"reason": f"nothing in it can be changed by rule ({', '.join(wanted)})"}
+    changes = [change.as_json() for change in done.changes]
+    source = {"builder": "corrupt", "by": RULES, "changes": changes, "seed": seed}
+    return about | {"rejected": done.text, "source": source}
+
+
+def _by_model(opened: Opened, wording: Wording, by: str) -> Work:
+    source = {"builder": "corrupt", "by": by, "prompt_sha256": wording.sha256}
+
+    def work(chunk: Sequence[Answer]) -> list[dict[str, Any]]:
+        outcomes = corrupt_by_asking(opened.ask, chunk, wording)
+        return [
+            {"id": answer.id, "cost": vars(outcome.cost)}
+            | (
+                {"reason": outcome.problem}
+                if outcome.value is None
+                else {"rejected": outcome.value, "source": source}
+            )
+            for answer, outcome in zip(chunk, outcomes, strict=True)
+        ]
+
+    return work
+
+
+def _rules_identity(rules: Rules, truth: Truth) -> dict[str, Any]:
+    """What decides the mistakes, besides the answers."""
+    words = sorted((list(form), name) for form, name in truth.vocabulary.forms.items())
+    habits = (truth.habits.together, sorted(truth.habits.frequent.items()))
+    return {"rules": vars(rules), "truth": digest(repr((truth.listed, words, habits)))}
+
+
+def _model_identity(run: Run, spec: JudgeSpec, opened: Opened, wording: Wording) -> dict[str, Any]:
+    where: dict[str, str] = {}
+    if opened.policy is not None:
+        where = model_identity(run, "by", opened.policy, spec.model)
+    elif opened.endpoint is not None:
+        where = {"url": opened.endpoint.url}
+    return {
+        "by": vars(spec), "prompt": wording.sha256, "longest": wording.longest, **where,
+    }  # fmt: skip
+
+
+def _tell(opened: Opened, answers: int) -> None:
+    """Say what leaves the machine, before it does."""
+    if opened.endpoint is not None:
+        notice = opened.endpoint.client.notice(f"Up to {answers} answers with their questions")
+        if notice:
+            print(notice, flush=True)
+
+
+def _mistakes(results: Sequence[Mapping[str, Any]], rules: Rules) -> dict[str, Any]:
+    """How many mistakes of each kind were made and could have been, beside what was asked for."""
+    changes = [change for row in results for change in row.get("source", {}).get("changes", ())]
+    made = Counter(change["kind"] for change in changes)
+    offered = Counter(kind for row in results for kind in row.get("offered", ()))
+    total = sum(rules.weights.values())
+    return {
+        "mistakes": len(changes),
+        "answers_with_object_list": sum(row.get("listed", False) for row in results),
+        "kinds": {
+            kind: {
+                "asked_share": round(weight / total, 4),
+                "made_share": round(made[kind] / max(1, len(changes)), 4),
+                "made": made[kind],
+                "answers_that_offer_it": offered[kind],
+            }
+            for kind, weight in rules.weights.items()
+        },
+    }
+
+
+def _cost(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    total = sum((Cost(**row["cost"]) for row in results), Cost())
+    return {"cost": {**vars(total), "dollars": round(total.dollars, 6)}}

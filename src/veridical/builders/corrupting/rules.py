@@ -1,0 +1,121 @@
+"""Mistakes by rule: which of an answer's sites are changed, and into what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+import numpy as np
+
+from veridical.builders.corrupting.objects import Draw, Habits, object_sites
+from veridical.builders.corrupting.sites import KINDS, Change, Kind, Site, apply, overlap
+from veridical.builders.corrupting.words import word_sites
+from veridical.data.vocabulary import Vocabulary
+from veridical.runtime.errors import UserError
+from veridical.runtime.ranges import COUNT, WEIGHT, check_ranges
+
+Name = TypeVar("Name", bound=str)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Mistakes by rule.
+
+    A kind's share of all mistakes is its weight by the sum of the weights of the kinds that the
+    answer offers. The summary says what came out.
+
+    Attributes:
+        object_weight: of an object that is not there, in place of one that is; of COCO's classes
+            by one of the same group (an animal by an animal).
+        color_weight: of another color.
+        count_weight: of another number.
+        position_weight: of an opposite place (left, behind, on top of, ...).
+        yes_no_weight: of yes for no, with the rest of the sentence turned.
+        changes: mistakes in an answer at most.
+        draw: objects that are not there are drawn by how often they appear `together` with those
+            that are, by how `frequent` they are, or at `random`.
+    """
+
+    object_weight: Annotated[float, WEIGHT] = 1.0
+    color_weight: Annotated[float, WEIGHT] = 1.0
+    count_weight: Annotated[float, WEIGHT] = 1.0
+    position_weight: Annotated[float, WEIGHT] = 1.0
+    yes_no_weight: Annotated[float, WEIGHT] = 1.0
+    changes: Annotated[int, COUNT] = 1
+    draw: Draw = "together"
+
+    @property
+    def weights(self) -> dict[Kind, float]:
+        """Kind to weight."""
+        return {kind: float(getattr(self, f"{kind}_weight")) for kind in KINDS}
+
+    def check(self) -> None:
+        """Refuse values that make no sense.
+
+        Raises:
+            UserError: names the option.
+        """
+        check_ranges(self)
+        if not any(self.weights.values()):
+            raise UserError("All weights of mistakes are 0, so there is nothing to make.")
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """What became of a true answer.
+
+    Attributes:
+        text: the answer with its mistakes; None if there is none to make.
+        changes: the mistakes, in the order of the draw.
+        offered: kinds of which the answer has a site.
+    """
+
+    text: str | None
+    changes: tuple[Change, ...]
+    offered: tuple[Kind, ...]
+
+
+def corrupt(
+    answer: str,
+    listed: Sequence[str] | None,
+    rules: Rules,
+    vocabulary: Vocabulary,
+    habits: Habits,
+    noise: np.random.Generator,
+) -> Corrupted:
+    """Put mistakes into a true answer.
+
+    Args:
+        answer: English text.
+        listed: the vocabulary's names of what is in the image; None if that is not known.
+        rules: which mistakes, and how many.
+        vocabulary: which words name which object.
+        habits: what usually appears, and with what.
+        noise: of the draws; the same generator gives the same answer.
+    """
+    sites = object_sites(answer, listed, vocabulary, habits, rules.draw)
+    sites += word_sites(answer, vocabulary)
+    offered = tuple(kind for kind in KINDS if any(site.kind == kind for site in sites))
+    weights = rules.weights
+    left = [site for site in sites if weights[site.kind] > 0]
+    changes: list[Change] = []
+    while left and len(changes) < rules.changes:
+        kinds = {site.kind: weights[site.kind] for site in left}
+        kind = _drawn(kinds, noise)
+        own = [site for site in left if site.kind == kind]
+        site = own[int(noise.integers(len(own)))]
+        changes.append(Change(site, _drawn(_unused(site, changes), noise)))
+        left = [other for other in left if not overlap(site, other) and _unused(other, changes)]
+    return Corrupted(apply(answer, changes) if changes else None, tuple(changes), offered)
+
+
+def _unused(site: Site, changes: Sequence[Change]) -> dict[str, float]:
+    """Options that no change has taken: two objects do not become the same."""
+    used = {change.now for change in changes if change.site.kind == site.kind == "object"}
+    return {name: weight for name, weight in site.options.items() if name not in used}
+
+
+def _drawn(weights: Mapping[Name, float], noise: np.random.Generator) -> Name:
+    names, values = list(weights), np.array(list(weights.values()))
+    return names[int(noise.choice(len(names), p=values / values.sum()))]
