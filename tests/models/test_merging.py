@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import ModulesToSaveWrapper
 
 from veridical.models.batching import row_batch
-from veridical.models.load import load_policy
+from veridical.models.load import load_base, load_policy
 from veridical.models.logprobs import response_logps
+from veridical.models.merge_cost import RoundedWeight, merge_cost
 from veridical.models.merging import merge_adapters, round_unbiased
 from veridical.models.policy import Policy, adapters_off
 from veridical.models.precision import HALF, cast_weights, narrow
@@ -137,3 +140,85 @@ def test_a_result_in_the_other_half_precision_is_rounded_once(
     merged = merge_adapters(trained.model, other)
     got = merged.get_decoder().layers[0].self_attn.q_proj.weight
     assert torch.equal(got, round_unbiased(wide, other, f"{name}.weight"))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_the_cost_of_rounding_is_counted_by_hand(policy: Policy, dtype: str) -> None:
+    half = getattr(torch, dtype)
+    cast_weights(policy.model, half)
+    trained = prepare_training(policy, Tuning(rank=1, alpha=1))
+    layers = [m for m in trained.core.modules() if isinstance(m, BaseTunerLayer)]
+    place = next(name for name, m in trained.core.named_modules() if m is layers[0])
+    with torch.no_grad():
+        layers[0].lora_A["default"].weight.fill_(1.0)
+        layers[0].lora_B["default"].weight.fill_(1e-6)
+    before = layers[0].get_base_layer().weight.float().clone()
+    rounded: list[RoundedWeight] = []
+    merge_adapters(trained.model, rounded=rounded)
+    after = round_unbiased(before + 1e-6, half, f"{place}.weight").float()
+    # 1e-6 is added to every number, and the others' updates are zero.
+    cost = merge_cost("folder", half, rounded)
+    assert cost is not None and (cost.adapter, cost.dtype) == ("folder", dtype)
+    noise = float((after - before - 1e-6).square().mean().sqrt()) / 1e-6
+    assert cost.noise == pytest.approx(noise, rel=0.05)
+    assert cost.changed == pytest.approx(float((after != before).float().mean()))
+    # Noise of one number as a share of the norm of the update: sqrt(numbers) * 1e-6.
+    assert cost.lost == pytest.approx(noise / before.numel() ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["float32", *HALVES])
+@pytest.mark.parametrize("size", [1e-7, 1e-2])
+def test_loading_says_what_rounding_cost_and_what_to_set(
+    policy: Policy, tmp_path: Path, dtype: Any, size: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cast_weights(policy.model, getattr(torch, dtype)).save_pretrained(tmp_path / "base")
+    policy.processor.save_pretrained(tmp_path / "base")
+    start = load_policy(str(tmp_path / "base"), "float32", "cpu")
+    trained = prepare_training(start, Tuning(rank=4, alpha=4, train_projector=True))
+    for name, weight in trained.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=size)
+        elif weight.requires_grad and "lora" not in name:
+            weight.data += size * torch.randn(weight.shape)
+    trained.model.save_pretrained(str(tmp_path / "adapter"))
+    capsys.readouterr()
+    merged = load_policy(str(tmp_path / "adapter"), dtype, "cpu")
+    said = capsys.readouterr().out
+    if dtype == "float32":
+        assert merged.merges == () and "rounded" not in said
+        return
+    (cost,) = merged.merges
+    assert said.count(f"{tmp_path / 'adapter'} is merged and rounded to {dtype}") == 1
+    assert cost.is_too_much == (size == 1e-7) == ("set --dtype float32" in said)
+    assert (cost.changed > 0.5) == (size == 1e-2)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_module_that_an_adapter_brings_whole_is_counted_too(
+    policy: Policy, groups: list[Group], dtype: str
+) -> None:
+    trained = adapted(policy, groups, dtype, projector=True)
+    rounded: list[RoundedWeight] = []
+    layers = sum(isinstance(m, BaseTunerLayer) for m in trained.core.modules())
+    whole = [m for m in trained.core.modules() if isinstance(m, ModulesToSaveWrapper)]
+    parameters = sum(len(list(m.original_module.parameters())) for m in whole)
+    assert parameters
+    merge_adapters(trained.model, rounded=rounded)
+    assert sum(weight.update > 0 for weight in rounded) == layers + parameters
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_two_adapters_are_two_costs_and_the_base_is_found_again(
+    policy: Policy, groups: list[Group], tmp_path: Path, dtype: Any
+) -> None:
+    cast_weights(policy.model, torch.float32).save_pretrained(tmp_path / "base")
+    policy.processor.save_pretrained(tmp_path / "base")
+    trained = adapted(load_policy(str(tmp_path / "base"), dtype, "cpu"), groups, dtype)
+    for name in ("first", "second"):
+        trained.model.save_pretrained(str(tmp_path / name))
+    both = load_policy(str(tmp_path / "first"), dtype, "cpu", tmp_path / "second")
+    assert [Path(cost.adapter).name for cost in both.merges] == ["first", "second"]
+    base, want = load_base(both), load_policy(str(tmp_path / "base"), dtype, "cpu")
+    assert base.merges == ()
+    for name, weight in want.core.state_dict().items():
+        assert torch.equal(weight, base.core.state_dict()[name]), name

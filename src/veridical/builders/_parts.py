@@ -174,7 +174,7 @@ def model_identity(
         cache: remembers the hashes of files; the user's own if not given.
     """
     found = fingerprint(name, cache=cache)
-    run.note_model(option, name, found)
+    run.note_model(option, name, found, policy.merges)
     given = {"template": json.dumps(dict(policy.template), sort_keys=True, default=str)}
     known = {option: found.key, "dtype": str(policy.model.dtype)}
     return known | (given if policy.template else {})

@@ -85,7 +85,8 @@ def build_rate(
         match_image_ids(sorted({name for item in items for name in item.case.image_names}), listed)
         words: list[int] = []
         if folder is not None:
-            opened = reward_judge(load_reward_model(folder, dtype, device), batch_size)
+            reward_model = load_reward_model(folder, dtype, device)
+            opened = reward_judge(reward_model, batch_size)
         else:
             texts = [text for item in items for text in item.case.responses]
             words = verbosity_words or length_points(texts)
@@ -93,7 +94,7 @@ def build_rate(
         hashes = {name: run.record["inputs"][name]["sha256"] for name in inputs}
         if folder is not None:
             found = fingerprint(str(folder))
-            run.note_model("judge", str(folder), found)
+            run.note_model("judge", str(folder), found, reward_model.policy.merges)
             hashes |= {"judge": found.key}
         parts = Parts(out, {**hashes, "words": words, "dtype": dtype})
         results = parts.work_through(items, lambda chunk: _judge(opened, chunk), "ratings")

@@ -13,6 +13,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.options import DtypeName
 
 if TYPE_CHECKING:
+    from veridical.models.merge_cost import MergeCost
     from veridical.models.policy import Policy
     from veridical.runtime.cache import Cache
     from veridical.runtime.fingerprint import Fingerprint
@@ -58,6 +59,12 @@ class AskedModel:
         if self.features is None:
             return policy
         return replace(policy, vision=VisionCache(policy, self.features))
+
+    @property
+    def merges(self) -> tuple[MergeCost, ...]:
+        """What rounding cost of each adapter merged when it was loaded; none before that."""
+        loaded: Policy | None = vars(self).get("policy")
+        return () if loaded is None else loaded.merges
 
     @cached_property
     def fingerprint(self) -> Fingerprint:

@@ -82,7 +82,8 @@ def eval_reward(
     inputs = {f"data/{name}": path for name, path in _names(data).items()}
     with start_run(out, "eval reward", configuration, inputs, models=[model]) as run:
         reward_model = load_reward_model(model, dtype, device)
-        run.note_model("model", str(model), fingerprint(str(model)))
+        merges = reward_model.policy.merges
+        run.note_model("model", str(model), fingerprint(str(model)), merges)
         rows: list[dict[str, Any]] = []
         skipped: list[dict[str, Any]] = []
         for name, path in _names(data).items():

@@ -128,6 +128,8 @@ def run_benchmark(
         if asked is not None:
             run.note_model("model", asked.name, asked.fingerprint)
         answered = _answered(asks, options, evaluation)
+        if asked is not None and asked.merges:
+            run.note_model("model", asked.name, asked.fingerprint, asked.merges)
         if answered is None:
             return {}
         judged = asks.judge(options, evaluation, answered.rows)

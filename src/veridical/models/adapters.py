@@ -19,9 +19,10 @@ from veridical.data.image_checks import words_of
 from veridical.models.lora_targets import (
     EXPERTS_ARE_NO_MODULES,
 )
+from veridical.models.merge_cost import RoundedWeight, describe_merge, merge_cost
 from veridical.models.merging import merge_adapters
 from veridical.models.policy import Policy
-from veridical.models.precision import widen
+from veridical.models.precision import widen, working_dtype
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import counted
@@ -65,7 +66,7 @@ def adapter_base(folder: Path) -> str:
 
 
 def merge_adapter(policy: Policy, adapter: Path) -> Policy:
-    """Put an adapter's folder on a policy, and merge it into the weights.
+    """Put an adapter's folder on a policy, merge it into the weights, and say what rounding cost.
 
     Raises:
         UserError: the folder holds no adapter, or one that does not fit in every tensor.
@@ -77,8 +78,13 @@ def merge_adapter(policy: Policy, adapter: Path) -> Policy:
     ):
         widen_saved_modules(policy.core, adapter)
         adapted = PeftModel.from_pretrained(policy.model, str(adapter))
-    model = merge_adapters(adapted)
-    return dataclasses.replace(policy, model=model.eval(), vision=None)
+    rounded: list[RoundedWeight] = []
+    model = merge_adapters(adapted, rounded=rounded)
+    cost = merge_cost(str(adapter), working_dtype(policy), rounded)
+    if cost is not None and processes.is_first():
+        print(describe_merge(cost))
+    merges = policy.merges if cost is None else (*policy.merges, cost)
+    return dataclasses.replace(policy, model=model.eval(), vision=None, merges=merges)
 
 
 def widen_saved_modules(core: Any, adapter: Path) -> None:

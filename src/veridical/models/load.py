@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from veridical.data.image_checks import words_of
 from veridical.models.adapters import adapter_base, merge_adapter
 from veridical.models.checkpoint_rest import watch_skipped
 from veridical.models.policy import Policy
-from veridical.models.precision import cast_weights
+from veridical.models.precision import SPARE_BYTES, cast_weights, free_bytes, working_dtype
 from veridical.models.templates import check_template, note_variables
 from veridical.models.text_tokens import stop_adding_ends
 from veridical.models.tuning import PROJECTORS, VISION_TOWERS
@@ -35,6 +37,8 @@ from veridical.runtime.local_code import brings_code
 from veridical.runtime.options import DtypeName
 
 MODEL_KIND, FOUR_BIT_KIND = "an image-text-to-text model", "a model of four bits"
+BYTES_WITH_COPY = 6
+"""For each weight in half precision that is copied in float32."""
 _KEPT_WHOLE = ("lm_head", *PROJECTORS, *VISION_TOWERS)
 """What is never kept in four bits."""
 
@@ -56,7 +60,8 @@ def load_policy(
             CPU, where it is slow (our choice).
         device: `auto` takes CUDA, then MPS, then the CPU.
         init_adapter: a PEFT adapter to start from. It is merged into the weights, so that the
-            reference of a run that starts here is exactly its start.
+            reference of a run that starts here is exactly its start. In half precision, what
+            rounding costs is printed, and kept in the policy (`merges`).
         four_bit: keep the language model's linear layers in four bits (NF4, their scales
             quantized too; Dettmers et al. 2023). Tower, projector and head stay as they are.
         template: what its chat template is given (`--template`).
@@ -88,15 +93,28 @@ def load_policy(
         model, skipped = _load_four_bit(source, name, dtype, chosen_device), set[str]()
     else:
         with watch_skipped() as skipped:
-            model = _load_model(source, name, dtype="auto")
-        wanted = _choose_dtype(dtype, model.dtype, chosen_device)
-        model = (model if model.dtype == wanted else cast_weights(model, wanted)).to(chosen_device)
-        if wanted == torch.float64:
-            use_plain_experts(model)
+            model = _load_plain(source, name, dtype, chosen_device)
     policy = Policy(model.eval(), processor, name, template=given, skipped=tuple(sorted(skipped)))
     require_usable(policy)
     note_variables(name, processor, given)
     return merge_adapter(policy, init_adapter) if init_adapter else policy
+
+
+def load_base(policy: Policy) -> Policy:
+    """Load the model that adapters were merged into again, without them.
+
+    Args:
+        policy: as `load_policy` gave it, or with new adapters. The base is on its device if a
+            float32 copy has room there too, else on the CPU.
+    """
+    folder = EMBEDDED_MODEL if policy.name == "embedded" else Path(policy.name)
+    source = str(folder) if folder.is_dir() else policy.name
+    dtype = typing.cast(DtypeName, str(working_dtype(policy)).removeprefix("torch."))
+    wide = BYTES_WITH_COPY * sum(weight.numel() for weight in policy.model.parameters())
+    has_room = free_bytes(policy.device) > wide + SPARE_BYTES
+    device = policy.device if has_room else torch.device("cpu")
+    model = _load_plain(source, policy.name, dtype, device)
+    return dataclasses.replace(policy, model=model.eval(), vision=None, merges=())
 
 
 def starts_from_adapter(name: str, init_adapter: Path | None) -> bool:
@@ -130,6 +148,16 @@ def _choose_dtype(name: DtypeName, own: torch.dtype, device: torch.device) -> to
         return chosen
     half = own in (torch.float16, torch.bfloat16)
     return torch.float32 if half and device.type == "cpu" else own
+
+
+def _load_plain(source: str, name: str, dtype: DtypeName, device: torch.device) -> Any:
+    """Transformers' model in a dtype, on a device."""
+    model = _load_model(source, name, dtype="auto")
+    wanted = _choose_dtype(dtype, model.dtype, device)
+    model = (model if model.dtype == wanted else cast_weights(model, wanted)).to(device)
+    if wanted == torch.float64:
+        use_plain_experts(model)
+    return model
 
 
 def _load_model(source: str, name: str, what: str = MODEL_KIND, **settings: Any) -> Any:

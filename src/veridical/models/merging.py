@@ -11,13 +11,16 @@ gives the same model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 
+from veridical.models.merge_cost import RoundedWeight, rounded_weight
 from veridical.models.precision import HALF, narrow, unmixed
 from veridical.runtime.randomness import generator
 
@@ -50,7 +53,11 @@ def round_unbiased(values: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     return torch.where(rounded.isfinite() & wide.isfinite(), rounded, wide.to(dtype))
 
 
-def merge_adapters(model: PeftModel, dtype: torch.dtype | None = None) -> Any:
+def merge_adapters(
+    model: PeftModel,
+    dtype: torch.dtype | None = None,
+    rounded: list[RoundedWeight] | None = None,
+) -> Any:
     """Merge the active adapter into its base, a layer at a time, and take the adapters off.
 
     Each layer is added up in float32 and rounded once, so that memory holds the model and one
@@ -59,21 +66,28 @@ def merge_adapters(model: PeftModel, dtype: torch.dtype | None = None) -> Any:
     Args:
         model: it can't be used any more afterwards.
         dtype: of the result; as the base is kept if not given.
+        rounded: gets what rounding did to each weight tensor of a base in half precision.
 
     Returns:
         Transformers' model.
     """
     core = model.base_model.model
+    rounded = [] if rounded is None else rounded
     if dtype is not None and dtype not in HALF:
         round_weights(core, dtype)
     for name, layer in list(core.named_modules()):
         if isinstance(layer, BaseTunerLayer):
-            _merge_layer(name, layer, dtype)
+            rounded += _merge_layer(name, layer, dtype)
+    replaced = _replaced_weights(core)
     merged = model.unload()
     for name, module in merged.named_modules():
         home = narrow(module)
         if home is not None:
+            wide = {parameter: parameter.data for parameter in module.parameters()}
             round_weights(module, home if dtype is None else dtype, f"{name}.")
+            for parameter in wide.keys() & replaced.keys():
+                before = replaced[parameter]
+                rounded.append(rounded_weight(before, wide[parameter], parameter.data))
     return merged if dtype is None else round_weights(merged, dtype)
 
 
@@ -97,14 +111,26 @@ def round_weights(model: Any, dtype: torch.dtype, prefix: str = "") -> Any:
     return model
 
 
-def _merge_layer(name: str, layer: Any, dtype: torch.dtype | None) -> None:
+def _replaced_weights(core: Any) -> dict[nn.Parameter, Tensor]:
+    """The base's own weights, by those that an adapter brings in their place."""
+    found: dict[nn.Parameter, Tensor] = {}
+    for wrapper in core.modules():
+        if isinstance(wrapper, ModulesToSaveWrapper):
+            own = dict(wrapper.original_module.named_parameters())
+            for adapter in wrapper.active_adapters:
+                brought = wrapper.modules_to_save[adapter]
+                found |= {p: own[short].data for short, p in brought.named_parameters()}
+    return found
+
+
+def _merge_layer(name: str, layer: Any, dtype: torch.dtype | None) -> Iterator[RoundedWeight]:
     """Merge one layer's adapter; nested layers (stacked experts) share one base.
 
     A base in half precision is rounded to `dtype`, or to its own if that is None.
     """
     base: nn.Module = layer.get_base_layer()
     narrow_weights = {
-        short: parameter.dtype
+        short: parameter.data
         for short, parameter in base.named_parameters(recurse=False)
         if parameter.dtype in HALF
     }
@@ -114,6 +140,7 @@ def _merge_layer(name: str, layer: Any, dtype: torch.dtype | None) -> None:
     with unmixed():
         layer.merge()
     weights = dict(base.named_parameters(recurse=False))
-    for short, own in narrow_weights.items():
+    for short, before in narrow_weights.items():
         wide = weights[short].data
-        weights[short].data = round_unbiased(wide, dtype or own, f"{name}.{short}")
+        weights[short].data = round_unbiased(wide, dtype or before.dtype, f"{name}.{short}")
+        yield rounded_weight(before, wide, weights[short].data)

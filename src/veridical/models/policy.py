@@ -15,6 +15,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 
+from veridical.models.merge_cost import MergeCost
 from veridical.runtime.errors import UserError
 
 _PLACEHOLDER = re.compile(
@@ -39,6 +40,8 @@ class Policy:
     prediction heads."""
     template: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     """What `--template` gave: variables of the chat template, or its name (`chat_template`)."""
+    merges: tuple[MergeCost, ...] = ()
+    """What rounding cost of each adapter that was merged into weights of half precision."""
 
     @property
     def core(self) -> Any:

@@ -68,9 +68,20 @@ class Run:
         if self.writes:
             write_json(self.folder / RECORD, self.record)
 
-    def note_model(self, option: str, name: str, found: Fingerprint) -> None:
-        """Add a model to those in `run.json`, by the option that names it."""
+    def note_model(
+        self, option: str, name: str, found: Fingerprint, merges: Sequence[object] = ()
+    ) -> None:
+        """Add a model to those in `run.json`.
+
+        Args:
+            option: that names it.
+            name: what the option says.
+            found: which files it is.
+            merges: what rounding cost of each adapter that was merged when it was loaded.
+        """
         entry = {"name": name, **dataclasses.asdict(found)}
+        if merges:
+            entry["merges"] = merges
         self.note(models={**self.record.get("models", {}), option: entry})
 
     def finish(self, **results: Any) -> None:

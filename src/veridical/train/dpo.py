@@ -33,7 +33,7 @@ from veridical.train.loop.reference import (
     require_same_inputs,
     write_reference,
 )
-from veridical.train.loop.rounding import measure_logps
+from veridical.train.loop.rounding import measure_logps, tell_merged
 from veridical.train.loop.rows import (
     PROOF_ROWS,
     images_first,
@@ -114,11 +114,14 @@ def train_dpo(
                 four_bit=training.four_bit,
                 template=training.template,
             )
-            record_model(run, "reference_model", reference_model, training)
+            record_model(run, "reference_model", reference_model, training, held_to)
             require_same_inputs(start, held_to)
         few = left_out.usable(start, images_first(train), PROOF_ROWS)
         shares = _sharing(start, held_to, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if shares.allowed else 'no, two rows'} ({shares.reason}).")
+        tell_merged(run, "model", start, few, shares.allowed)
+        if reference_model:
+            tell_merged(run, "reference_model", held_to, few, shares.allowed)
         floor = noise_floor(start, few)
         everything = [*train, *evaluation]
         logps = torch.zeros(len(everything), len(train[0].response_ids), dtype=torch.float64)

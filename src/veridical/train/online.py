@@ -40,7 +40,7 @@ from veridical.train.loop.order import Place as Spot
 from veridical.train.loop.order import RankSampler
 from veridical.train.loop.outcomes import outcome_of
 from veridical.train.loop.pair_proofs import prove_run
-from veridical.train.loop.rounding import measure_logps
+from veridical.train.loop.rounding import measure_logps, tell_merged
 from veridical.train.loop.rows import PROOF_ROWS
 from veridical.train.loop.run import checkpoint_to_resume, run_trainer, save_result, steps_of
 from veridical.train.loop.scorer import Scorer
@@ -165,6 +165,7 @@ def train_online(
         items = OnlineItems(maker, buffer, left_out, few[0])
         layout = sharing_of_all(policy, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if layout.allowed else 'no, two rows'} ({layout.reason}).")
+        tell_merged(run, "model", policy, few, layout.allowed)
         scorer = Scorer(policy, frozen, model_dropout=training.model_dropout)
         compares = objective.needs_reference
         task = Task(scorer, outcome_of(objective), len, layout.allowed, compares, compares)

@@ -42,7 +42,7 @@ from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.items import Items, usable_rows
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.memory import measure_memory, tell_memory
-from veridical.train.loop.rounding import Measure
+from veridical.train.loop.rounding import Measure, tell_merged
 from veridical.train.loop.rows import (
     PROOF_ROWS,
     Images,
@@ -112,6 +112,7 @@ def train_reward(
         few = left_out.usable(start, images_first(train), PROOF_ROWS)
         shares = sharing_of_all(start, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if shares.allowed else 'no, two rows'} ({shares.reason}).")
+        tell_merged(run, "model", start, few, shares.allowed)
         store = training.open_cache()
         features = keep_features(start, training.trained, store) if training.vision_cache else None
         policy = without_language_head(prepare_training(start, training.trained))

@@ -18,16 +18,18 @@ from veridical.data.records import assistant_message, user_message, write_record
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
 from veridical.models import merging
+from veridical.models.adapters import merge_adapter
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
 from veridical.models.precision import cast_weights
+from veridical.models.tuning import Tuning, prepare_training
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json
 from veridical.train.dpo import train_dpo
 from veridical.train.loop import run
 from veridical.train.loop.reference import compute_logps
-from veridical.train.loop.rounding import describe
-from veridical.train.loop.rows import read_training_rows
+from veridical.train.loop.rounding import after_training, describe
+from veridical.train.loop.rows import PROOF_ROWS, images_first, read_training_rows
 from veridical.train.online import train_online
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
@@ -36,6 +38,7 @@ from veridical.train.reward import train_reward
 from veridical.train.sft import train_sft
 
 HALVES = ["bfloat16", "float16"]
+AFTER = after_training("bfloat16", adapter=True)
 COMMON = Training(
     learning_rate=1e-4, max_steps=3, batch_size=4, accumulation=1, held_out=0.0, lora_rank=4,
     lora_alpha=8, evaluations=1,
@@ -220,18 +223,89 @@ def test_a_full_disk_leaves_what_was_saved_before(
 
 
 def test_the_line_says_how_much_and_what_to_set() -> None:
-    assert "changed them by 0.5 nats." in describe("bfloat16", 8, 0.01, 0.5)
-    assert "--save-dtype float32" in describe("bfloat16", 8, 0.1, 0.5)
-    assert "--save-dtype" not in describe("bfloat16", 8, 0.1, None)
-    assert "changed none of them." in describe("bfloat16", 8, 0.1, 0.0)
-    told = describe("bfloat16", 8, 0.1, 0.5, adapter=False)
+    assert "changed them by 0.5 nats." in describe(AFTER, 8, 0.01, 0.5)
+    assert "--save-dtype float32" in describe(AFTER, 8, 0.1, 0.5)
+    assert "--save-dtype" not in describe(AFTER, 8, 0.1, None)
+    assert "changed none of them." in describe(AFTER, 8, 0.1, 0.0)
+    told = describe(after_training("bfloat16", False), 8, 0.1, 0.5)
     assert "--save-dtype float32" in told and "adapter" not in told
 
 
 def test_the_line_has_a_unit_and_says_where_there_is_no_comparison() -> None:
     assert "by 0.02 nats (root mean square), where training changed them by 1 nats" in describe(
-        "bfloat16", 4, 0.02, 1.0
+        AFTER, 4, 0.02, 1.0
     )
-    assert "not known here" in describe("bfloat16", 4, 0.02, None)
-    told = describe("bfloat16", 4, 0.2, 1.0, "log-odds")
+    assert "not known here" in describe(AFTER, 4, 0.02, None)
+    told = describe(AFTER, 4, 0.2, 1.0, "log-odds")
     assert "by 0.2 log-odds" in told and "only 1 log-odds" in told and "nats" not in told
+
+
+def shrunk_adapter(base: str, folder: Path, size: float) -> Path:
+    """An adapter of rank 1 whose update has about this size in every number."""
+    policy = prepare_training(load_policy(base, "float32", "cpu"), Tuning(rank=1, alpha=1))
+    noise = torch.Generator().manual_seed(3)
+    for name, weight in policy.model.named_parameters():
+        if "lora_" in name:
+            random = torch.randn(weight.shape, generator=noise)
+            weight.data = random * (size if "lora_B" in name else 1.0)
+    policy.model.save_pretrained(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "dtype"),
+    [
+        (train_dpo, "float32"),
+        (train_dpo, "bfloat16"),
+        (train_sft, "float16"),
+        (train_reward, "bfloat16"),
+    ],
+)
+def test_a_start_that_an_adapter_is_merged_into_is_measured_on_the_rows(
+    saved: str, pairs: Path, tmp_path: Path, dtype: Any, command: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    tiny = shrunk_adapter(saved, tmp_path / "tiny", 1e-8)
+    training = replace(COMMON, dtype=dtype, max_steps=1, init_adapter=tiny)
+    given = ("preference",) if command is train_sft else ()
+    command(saved, pairs, tmp_path / "run", *given, training=training)
+    said, record = capsys.readouterr().out, read_json(tmp_path / "run" / "run.json")
+    if dtype == "float32":
+        assert "rounded" not in said
+        assert "merged" not in record and "merges" not in record["models"]["model"]
+        return
+    found = record["merged"]["model"]
+    assert found["adapters"] == [str(tiny)] and found["dtype"] == dtype
+    assert found["answers"] == (4 if command is train_sft else 8)
+    # The update is far below the distance between two numbers: noise is most of it.
+    assert found["lost"] > 0.1 * found["moved"] > 0
+    assert f"{tiny} merged is rounded to {dtype}: the scores of" in said
+    assert "more than 10% of it. Set --dtype float32 to keep the whole update." in said
+    assert record["models"]["model"]["merges"][0]["lost"] > 0.1
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_merged_reference_is_measured_against_what_it_is_without_rounding(
+    saved: str, pairs: Path, tmp_path: Path, dtype: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = shrunk_adapter(saved, tmp_path / "large", 3e-2)
+    training = replace(COMMON, dtype=dtype, max_steps=1)
+    train_dpo(saved, pairs, tmp_path / "run", training=training, reference_model=str(large))
+    record = read_json(tmp_path / "run" / "run.json")
+    assert set(record["merged"]) == {"reference_model"}
+    found = record["merged"]["reference_model"]
+    # By hand: the same rows by the reference and by the adapter merged in float32.
+    half = load_policy(saved, dtype, "cpu")
+    start = replace(half, model=cast_weights(half.model, torch.float32))
+    rows = read_training_rows(start, pairs, "preference", ("chosen", "rejected"), training).groups
+    rows = images_first(rows)[:PROOF_ROWS]
+    before = compute_logps(start, rows, True, 8)
+    whole = compute_logps(merge_adapter(start, large), rows, True, 8)
+    rounded = load_policy(str(large), dtype, "cpu")
+    rounded = replace(rounded, model=cast_weights(rounded.model, torch.float32))
+    scores = compute_logps(rounded, rows, True, 8)
+    assert found["lost"] == pytest.approx(rms(scores - whole), rel=0.02)
+    assert found["moved"] == pytest.approx(rms(whole - before), rel=0.02)
+    assert found["lost"] < 0.1 * found["moved"]
+    assert "where the adapter changed them by" in capsys.readouterr().out
+    assert record["models"]["reference_model"]["merges"][0]["adapter"] == str(large)

@@ -22,7 +22,7 @@ from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.items import Items, usable_rows
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.memory import measure_memory, tell_memory
-from veridical.train.loop.rounding import measure_logps
+from veridical.train.loop.rounding import measure_logps, tell_merged
 from veridical.train.loop.rows import (
     PROOF_ROWS,
     TrainingRows,
@@ -63,6 +63,7 @@ def fine_tune(
     left_out = LeftOut(out, rows, training)
     few = left_out.usable(start, images_first(train), PROOF_ROWS)
     shares = sharing_of_all(start, few) if training.share_prefix else NOT_SHARED
+    tell_merged(run, "model", start, few, shares.allowed)
     store = training.open_cache()
     features = keep_features(start, training.trained, store) if training.vision_cache else None
     policy = prepare_training(start, training.trained)

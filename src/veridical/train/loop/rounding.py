@@ -1,4 +1,4 @@
-"""What rounding a saved model to half precision costs, measured on the rows of the proofs."""
+"""What rounding a saved or merged model costs, measured on the rows of the proofs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from peft import PeftModel
 from torch import Tensor
 
 from veridical.checks.controls import rms
+from veridical.models.adapters import merge_adapter
+from veridical.models.load import load_base
+from veridical.models.merge_cost import TOO_MUCH
 from veridical.models.policy import Policy, adapters_off
 from veridical.models.precision import exact
 from veridical.models.rendering import Group
+from veridical.runtime import processes
 from veridical.runtime.files import write_json
 from veridical.runtime.progress import counted
+from veridical.runtime.runs import Run
 from veridical.train.loop.reference import compute_logps
 from veridical.train.options import Training
 
 Score = Callable[[Policy], Tensor]
 """The numbers of a few rows' answers, such as their log-probabilities."""
 
-TOO_MUCH = 0.1
-"""Share of what training changed from which on rounding is too much (our choice)."""
 ROUNDING = "rounding.json"
 
 
@@ -115,41 +118,122 @@ def tell_rounding(before: Scored, saved: Policy, dtype: str, measure: Measure, o
             "computed_in_float32": before.in_float32 and precise is not None,
         },
     )  # fmt: skip
-    adapter = (out / "adapter").is_dir()
-    print(describe(dtype, before.trained.numel(), lost, moved, measure.unit, adapter))
+    print(describe(after_training(dtype, (out / "adapter").is_dir()), before.trained.numel(),
+                   lost, moved, measure.unit))  # fmt: skip
+
+
+@torch.no_grad()
+def tell_merged(
+    run: Run, option: str, policy: Policy, groups: Sequence[Group], share_prefix: bool
+) -> None:
+    """Compare a model that adapters were merged into with the same before rounding, and print it.
+
+    Nothing is done where nothing was rounded, or where no float32 copy fits memory. The first
+    process measures.
+
+    Args:
+        run: keeps the figures in `run.json`.
+        option: that names the model.
+        policy: as it was loaded, or with new adapters that change nothing yet.
+        groups: a few rows.
+        share_prefix: the layout.
+    """
+    if not policy.merges or not processes.is_first():
+        return
+    measure = Measure(lambda some: compute_logps(some, groups, share_prefix, len(groups)))
+    with exact(policy) as precise:
+        if precise is None:
+            return
+        rounded = measure.score(precise)
+    adapters = [merge.adapter for merge in policy.merges]
+    base = load_base(policy)
+    with exact(base) as wide:
+        if wide is None:
+            return
+        before = measure.score(wide)
+        for adapter in adapters:
+            wide = merge_adapter(wide, Path(adapter))
+        whole = measure.score(wide)
+    lost, moved = rms(rounded - whole), rms(whole - before)
+    dtype = policy.merges[-1].dtype
+    print(describe(after_merging(adapters, dtype), whole.numel(), lost, moved))
+    found = {"dtype": dtype, "answers": whole.numel(), "lost": lost, "moved": moved}
+    known = run.record.get("merged", {})
+    run.note(merged={**known, option: {"adapters": adapters, **found, "unit": measure.unit}})
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """How the cost of rounding is said.
+
+    Attributes:
+        rounded: what was rounded, and to what.
+        whole: whose scores are right.
+        cause: what changed the scores.
+        advice: what to set where too much is lost.
+    """
+
+    rounded: str
+    whole: str
+    cause: str
+    advice: str
+
+
+def after_training(dtype: str, adapter: bool) -> Words:
+    """For the model that a run saves.
+
+    Args:
+        dtype: of the saved weights.
+        adapter: whether the adapter was saved too.
+    """
+    other = ", or load the adapter with --dtype float32" if adapter else ""
+    return Words(
+        f"model/ is rounded to {dtype}",
+        "the trained policy's",
+        "training",
+        "To keep what was trained, go on with --resume true --save-dtype float32 (nothing is "
+        f"trained again){other}.",
+    )
+
+
+def after_merging(adapters: Sequence[str], dtype: str) -> Words:
+    """For a model that adapters were merged into when it was loaded.
+
+    Args:
+        adapters: their folders.
+        dtype: of the weights.
+    """
+    return Words(
+        f"{' and '.join(adapters)} merged is rounded to {dtype}",
+        "those without rounding",
+        "the adapter" if len(adapters) == 1 else "the adapters",
+        "Set --dtype float32 to keep the whole update.",
+    )
 
 
 def describe(
-    dtype: str,
-    answers: int,
-    lost: float,
-    moved: float | None,
-    unit: str = "nats",
-    adapter: bool = True,
+    words: Words, answers: int, lost: float, moved: float | None, unit: str = "nats"
 ) -> str:
     """What rounding cost, in a line or two.
 
     Args:
-        dtype: of the saved weights.
+        words: for what was rounded.
         answers: how many were scored.
-        lost: root mean square between the saved model and the trained policy.
-        moved: the same between the trained policy and its start, where that is known.
+        lost: root mean square between the rounded model and the one before rounding.
+        moved: the same between the latter and the model before any change, where that is known.
         unit: of both.
-        adapter: whether the adapter was saved too.
     """
     line = (
-        f"model/ is rounded to {dtype}: the scores of {counted(answers, 'answers')} differ from "
-        f"the trained policy's by {lost:.2g} {unit} (root mean square)"
+        f"{words.rounded}: the scores of {counted(answers, 'answers')} differ from "
+        f"{words.whole} by {lost:.2g} {unit} (root mean square)"
     )
     if moved is None:
-        return f"{line}. How much training changed them is not known here."
+        return f"{line}. How much {words.cause} changed them is not known here."
     if lost <= TOO_MUCH * moved:
-        return f"{line}, where training changed them by {moved:.2g} {unit}."
+        return f"{line}, where {words.cause} changed them by {moved:.2g} {unit}."
     if not moved:
-        return f"{line}, and training changed none of them."
-    other = ", or load the adapter with --dtype float32" if adapter else ""
+        return f"{line}, and {words.cause} changed none of them."
     return (
-        f"{line}, and training changed them by only {moved:.2g} {unit}.\nThat is more than "
-        f"{TOO_MUCH:.0%} of it. To keep what was trained, go on with --resume true --save-dtype "
-        f"float32 (nothing is trained again){other}."
+        f"{line}, and {words.cause} changed them by only {moved:.2g} {unit}.\nThat is more than "
+        f"{TOO_MUCH:.0%} of it. {words.advice}"
     )

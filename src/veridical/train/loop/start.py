@@ -107,11 +107,20 @@ def start_training(
     push_result(run, training)
 
 
-def record_model(run: Run, option: str, name: str, training: Training) -> None:
+def record_model(
+    run: Run, option: str, name: str, training: Training, policy: Policy | None = None
+) -> None:
     """Write down which model was loaded, and compare it with that of a resumed run's start.
 
     Models in folders were compared before anything was written; a hub's may be of another commit
     today.
+
+    Args:
+        run: keeps it in `run.json`.
+        option: that names the model.
+        name: what the option says.
+        training: the run's options.
+        policy: the model, which knows what merging its adapters cost.
 
     Raises:
         UserError: the run was started with another.
@@ -121,7 +130,7 @@ def record_model(run: Run, option: str, name: str, training: Training) -> None:
     if option in known:
         require_same_model(option, name, known[option], found)
     else:
-        run.note_model(option, name, found)
+        run.note_model(option, name, found, policy.merges if policy is not None else ())
 
 
 def _fingerprint(option: str, name: str, training: Training) -> Fingerprint:
@@ -164,7 +173,7 @@ def load_start(model: str, training: Training, run: Run | None = None) -> Policy
         training.template,
     )
     if run is not None:
-        record_model(run, "model", model, training)
+        record_model(run, "model", model, training, policy)
     require_trainable(policy)
     widen_trained(policy, training.trained)
     if policy.device.type == "cpu":

@@ -27,7 +27,7 @@ from veridical.train.loop.items import Items
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.outcomes import outcome_of
 from veridical.train.loop.pair_proofs import prove_run
-from veridical.train.loop.rounding import Measure, measure_logps
+from veridical.train.loop.rounding import Measure, measure_logps, tell_merged
 from veridical.train.loop.rows import PROOF_ROWS, same_pictures, split_held_out
 from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.start import (
@@ -213,6 +213,7 @@ def begin(command: str, given: Arguments) -> Iterator[Start]:
         few = _few(policy, prompts, left_out)
         layout = sharing_of_all(policy, few) if training.share_prefix else NOT_SHARED
         print(f"Prefix sharing: {'yes' if layout.allowed else 'no'} ({layout.reason}).")
+        tell_merged(run, "model", policy, few, layout.allowed)
         features = None
         if training.vision_cache:
             features = keep_features(policy, training.trained, training.open_cache())
