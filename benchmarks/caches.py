@@ -27,8 +27,9 @@ from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from veridical.data.records import assistant_message, user_message
+from veridical.models.batching import collate
 from veridical.models.load import load_policy
-from veridical.models.logprobs import collate, response_logps
+from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group, render_group
 from veridical.models.tuning import Tuning, prepare_training

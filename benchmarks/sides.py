@@ -126,8 +126,7 @@ def train_with_veridical(settings: Settings, folder: Path, watch: Stopwatch) -> 
     from veridical.objectives.dpo import DPO
     from veridical.objectives.preference import AveragedPreference
     from veridical.train import dpo
-    from veridical.train.loop import start
-    from veridical.train.loop import trainer as loop
+    from veridical.train.loop import scorer, start
     from veridical.train.options import Training
 
     load = start.load_policy
@@ -139,7 +138,7 @@ def train_with_veridical(settings: Settings, folder: Path, watch: Stopwatch) -> 
 
     start.load_policy = load_and_start
     switch_off(settings.without)
-    loop.response_logps = logprobs.response_logps
+    scorer.response_logps = logprobs.response_logps
     dpo.train_dpo(
         settings.model,
         Path(settings.data),

@@ -23,7 +23,7 @@ OFF = (
 def switch_off(technique: str) -> None:
     """Make the product do without a technique, in this process."""
     if technique == "head on response positions":
-        logprobs._shared_logps = _head_everywhere
+        logprobs.batch_logps = _head_everywhere
     elif technique == "head in chunks":
         logprobs.head_logps = _head_at_once
     elif technique == "image encoded once":
@@ -32,20 +32,14 @@ def switch_off(technique: str) -> None:
         logprobs.response_logps = _first(_want_pixel_gradients, logprobs.response_logps)
 
 
-def _head_everywhere(model: Any, batch: Any) -> Any:
-    core = unwrap(model)
-    hidden = core.model(**batch.inputs).last_hidden_state
+def _head_everywhere(model: Any, batch: Any) -> torch.Tensor:
+    hidden = logprobs.hidden_states(model, batch)
     others = torch.ones(hidden.shape[:2], dtype=torch.bool)
     others[batch.rows, batch.sources] = False
     states = torch.cat([hidden[others], hidden[batch.rows, batch.sources]])
     targets = torch.cat([batch.targets.new_zeros(int(others.sum())), batch.targets])
-    head = core.get_output_embeddings()
-    per_token = heads.head_logps(head, states, targets)[-len(batch.targets) :]
-    flat = per_token.new_zeros(batch.groups * batch.responses)
-    counts = torch.bincount(batch.owners, minlength=len(flat))
-    shape = (batch.groups, batch.responses)
-    sums = flat.index_add(0, batch.owners, per_token)
-    return logprobs.ResponseLogps(sums.view(shape), counts.view(shape))
+    head = unwrap(model).get_output_embeddings()
+    return heads.head_logps(head, states, targets)[-len(batch.targets) :]
 
 
 def _head_at_once(head: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -33,7 +33,8 @@ from transformers.trainer_utils import SaveStrategy
 
 from veridical.checks.prefix_sharing import sharing
 from veridical.checks.proving import prove
-from veridical.models.logprobs import collate
+from veridical.models.batching import collate
+from veridical.models.logprobs import compute_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group, render_group
 from veridical.models.tuning import Tuning, prepare_training
@@ -42,7 +43,6 @@ from veridical.objectives.preference import Preference
 from veridical.train.loop.items import Items
 from veridical.train.loop.memory import measure_memory
 from veridical.train.loop.outcomes import outcome_of
-from veridical.train.loop.reference import compute_logps
 from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.trainer import GroupTrainer, Task
 from veridical.train.loop.trainer_options import trainer_arguments

@@ -10,7 +10,7 @@ import torch
 from photos import DESCRIBE, View, description, how_many, is_there, number_word
 from torch import Tensor
 
-from veridical.models.batching import shared_mask
+from veridical.models.prefix_masks import shared_mask
 from veridical.runtime.randomness import generator
 
 IGNORED = -100

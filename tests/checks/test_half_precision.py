@@ -28,19 +28,13 @@ from veridical.checks.proofs import (
 from veridical.checks.proving import noise_floor, prove
 from veridical.data.records import user_message
 from veridical.models import precision
-from veridical.models.batching import (
-    Batch,
-    PromptBatch,
-    RowBatch,
-    SharedBatch,
-    row_batch,
-    shared_batch,
-)
-from veridical.models.logprobs import collate, response_logps, rounding
+from veridical.models.batching import Batch, collate, row_batch, shared_batch
+from veridical.models.logprobs import compute_logps, response_logps, rounding
 from veridical.models.masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
 from veridical.models.measures import MeasureOf, logps_measure
 from veridical.models.policy import Policy, frozen_copy
 from veridical.models.precision import cast_weights, exact, free_bytes
+from veridical.models.prompt_batches import PromptBatch
 from veridical.models.rendering import Group, render_prompt
 from veridical.models.reward_model import reward_measure
 from veridical.models.vision_cache import VisionCache
@@ -52,7 +46,7 @@ from veridical.sampling import Request
 from veridical.train.loop.items import Items
 from veridical.train.loop.outcomes import outcome_of
 from veridical.train.loop.pair_proofs import prove_run
-from veridical.train.loop.reference import compute_logps, precompute
+from veridical.train.loop.reference import precompute
 from veridical.train.loop.rows import proof_rows
 from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.trainer import Task
@@ -105,20 +99,20 @@ def last_positions(batch: Batch) -> Batch:
 
 def leak_of_one_token(batch: Batch) -> Batch:
     """The last two tokens see the first of another response."""
-    assert isinstance(batch, SharedBatch)
+    assert batch.shares_prefix
     mask = batch.inputs["attention_mask"].clone()
     mask[..., -2:, int(batch.sources.min()) + 1] = True
     return dataclasses.replace(batch, inputs={**batch.inputs, "attention_mask": mask})
 
 
 def leak(batch: Batch) -> Batch:
-    assert isinstance(batch, SharedBatch)
+    assert batch.shares_prefix
     return controls.leaking(batch)
 
 
 def crossed_padding(batch: Batch) -> Batch:
     """Rows padded on the left while mask and responses are those of padding on the right."""
-    assert isinstance(batch, RowBatch)
+    assert not batch.shares_prefix
     lengths, ids = batch.inputs["attention_mask"].sum(-1).tolist(), batch.inputs["input_ids"]
     crossed = [row.roll(ids.shape[1] - n) for row, n in zip(ids, lengths, strict=True)]
     inputs = {**batch.inputs, "input_ids": torch.stack(crossed)}
@@ -134,7 +128,7 @@ SHARED_FAULTS: dict[str, Callable[[Batch], Batch]] = {
 }
 
 
-def another_image(policy: Policy, groups: Sequence[Group]) -> SharedBatch:
+def another_image(policy: Policy, groups: Sequence[Group]) -> Batch:
     """The picture of another row."""
     other = Image.radial_gradient("L").convert("RGB")
     return shared_batch(policy, [dataclasses.replace(g, images=(other,)) for g in groups])

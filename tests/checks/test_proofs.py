@@ -12,13 +12,13 @@ import torch
 from veridical.checks import proofs
 from veridical.checks.proofs import Proof, prove_start, require
 from veridical.checks.proving import noise_floor, prove
-from veridical.models.batching import RowBatch, SharedBatch, row_batch, shared_batch
-from veridical.models.logprobs import collate, response_logps
+from veridical.models.batching import Batch, collate, row_batch, shared_batch
+from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.runtime.errors import UserError
 
-Layout = Callable[[Sequence[Group]], SharedBatch | RowBatch]
+Layout = Callable[[Sequence[Group]], Batch]
 
 
 def by_name(found: Sequence[Proof]) -> dict[str, Proof]:
@@ -44,7 +44,7 @@ def test_limits_are_measured_in_float32(policy: Policy, groups: list[Group]) -> 
 def test_cut_away_image_tokens(policy: Policy, groups: list[Group]) -> None:
     """As `keep_end` truncation does: the features stay, their placeholders go."""
 
-    def lay_out(policy: Policy, rows: Sequence[Group]) -> RowBatch:
+    def lay_out(policy: Policy, rows: Sequence[Group]) -> Batch:
         batch = row_batch(policy, rows)
         ids = batch.inputs["input_ids"]
         image = policy.core.config.image_token_id
@@ -62,7 +62,7 @@ def test_cut_away_image_tokens(policy: Policy, groups: list[Group]) -> None:
 def test_the_pixels_of_another_row(policy: Policy, groups: list[Group]) -> None:
     """As when one row's pixels are sent for all."""
 
-    def lay_out(policy: Policy, rows: Sequence[Group]) -> SharedBatch:
+    def lay_out(policy: Policy, rows: Sequence[Group]) -> Batch:
         batch = shared_batch(policy, rows)
         pixels = batch.inputs["pixel_values"]
         batch.inputs["pixel_values"] = pixels[:1].expand_as(pixels)
@@ -75,7 +75,7 @@ def test_the_pixels_of_another_row(policy: Policy, groups: list[Group]) -> None:
 
 
 def test_no_pixels_at_all(policy: Policy, groups: list[Group]) -> None:
-    def lay_out(policy: Policy, rows: Sequence[Group]) -> SharedBatch:
+    def lay_out(policy: Policy, rows: Sequence[Group]) -> Batch:
         batch = shared_batch(policy, rows)
         batch.inputs["pixel_values"] = torch.zeros_like(batch.inputs["pixel_values"])
         return batch
@@ -88,7 +88,7 @@ def test_no_pixels_at_all(policy: Policy, groups: list[Group]) -> None:
 def test_crossed_padding_sides(policy: Policy, groups: list[Group]) -> None:
     """Rows padded on the left while mask and responses are those of padding on the right."""
 
-    def lay_out(policy: Policy, rows: Sequence[Group]) -> RowBatch:
+    def lay_out(policy: Policy, rows: Sequence[Group]) -> Batch:
         batch = row_batch(policy, rows)
         lengths = batch.inputs["attention_mask"].sum(-1)
         ids = batch.inputs["input_ids"]
@@ -103,7 +103,7 @@ def test_crossed_padding_sides(policy: Policy, groups: list[Group]) -> None:
 
 
 def test_dropped_positions(policy: Policy, groups: list[Group]) -> None:
-    def lay_out(policy: Policy, rows: Sequence[Group]) -> SharedBatch:
+    def lay_out(policy: Policy, rows: Sequence[Group]) -> Batch:
         batch = shared_batch(policy, rows)
         batch.inputs.pop("position_ids")
         return batch

@@ -20,12 +20,13 @@ from veridical.checks.prefix_sharing import sharing
 from veridical.checks.probes import masking_refusal
 from veridical.data.image_checks import size_refusal
 from veridical.data.records import user_message
-from veridical.models.batching import placeholder_counts, row_batch, shared_batch
+from veridical.models.batching import collate, row_batch, shared_batch
 from veridical.models.lengths import counting, measured
 from veridical.models.load import load_policy
-from veridical.models.logprobs import collate, response_logps
+from veridical.models.logprobs import response_logps
 from veridical.models.masked_prompts import encode_prompts, masked_prompt_batch
 from veridical.models.measures import stock_logps
+from veridical.models.placeholders import placeholder_counts
 from veridical.models.policy import Policy
 from veridical.models.precision import cast_weights
 from veridical.models.rendering import Group, render_prompt

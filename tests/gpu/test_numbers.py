@@ -18,9 +18,9 @@ from veridical.checks.prefix_sharing import sharing
 from veridical.checks.probes import masking_refusal
 from veridical.checks.proofs import prove_start
 from veridical.checks.proving import noise_floor, prove
-from veridical.models import batching
-from veridical.models.batching import Batch, row_batch
-from veridical.models.logprobs import collate, response_logps
+from veridical.models import batching, prefix_masks
+from veridical.models.batching import Batch, collate, row_batch
+from veridical.models.logprobs import response_logps
 from veridical.models.masked_prompts import masked_prompt_batch
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
@@ -98,7 +98,7 @@ def test_the_sharing_probe_finds_a_leak(
     def leaky(segments: Tensor, blocks: Tensor | None = None) -> Tensor:
         return shared_mask(segments.clamp(max=0), blocks)  # all responses are the prompt's
 
-    shared_mask = batching.shared_mask
+    shared_mask = prefix_masks.shared_mask
     monkeypatch.setattr(batching, "shared_mask", leaky)
     assert not sharing(tried.policy, groups).allowed
 

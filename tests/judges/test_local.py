@@ -16,9 +16,9 @@ from veridical.judges.judging import Case
 from veridical.judges.local import local_asker, logprob_looker, verdict_group
 from veridical.judges.orders import compare
 from veridical.judges.prompted import Asking, choosing_looker
-from veridical.models import batching
-from veridical.models.batching import prompt_batch
+from veridical.models import processing
 from veridical.models.policy import Policy
+from veridical.models.prompt_batches import prompt_batch
 from veridical.models.rendering import render_prompt
 from veridical.runtime.errors import UserError
 from veridical.sampling import Decoding, Request, Response
@@ -108,14 +108,14 @@ def test_a_real_reply_is_read_or_listed(policy: Policy, pictures: list[Image.Ima
 def test_a_case_whose_picture_the_processor_refuses_is_a_problem_of_its_own(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stock, size = batching._processed, (100, 80)
+    stock, size = processing._processed, (100, 80)
 
     def picky(policy: Policy, images: Any, *rest: Any) -> Any:
         if any(image.size == size for row in images for image in row):
             raise ValueError("not this one")
         return stock(policy, images, *rest)
 
-    monkeypatch.setattr(batching, "_processed", picky)
+    monkeypatch.setattr(processing, "_processed", picky)
     prompt = [user_message("Describe the image.")]
     cases = [
         Case(f"case-{n}", prompt, ["A red cup.", "A dog."],

@@ -13,7 +13,7 @@ from veridical.cli.dispatch import main
 from veridical.data.records import assistant_message, read_records, user_message, write_records
 from veridical.judges.judging import Case
 from veridical.judges.reward import reward_judge
-from veridical.models import batching
+from veridical.models import processing
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
 from veridical.models.reward_model import (
@@ -63,14 +63,14 @@ def test_verdicts_are_rewards(reward_model: RewardModel, pictures: list[Image.Im
 def test_a_refused_picture_is_a_problem_of_its_case(
     reward_model: RewardModel, monkeypatch: pytest.MonkeyPatch, refused: int
 ) -> None:
-    stock, size = batching._processed, (100, 80)
+    stock, size = processing._processed, (100, 80)
 
     def picky(policy: Policy, images: Any, *rest: Any) -> Any:
         if any(image.size == size for row in images for image in row):
             raise ValueError("not this one")
         return stock(policy, images, *rest)
 
-    monkeypatch.setattr(batching, "_processed", picky)
+    monkeypatch.setattr(processing, "_processed", picky)
     cases = [
         case(f"row-{n}", Image.new("RGB", size if n == refused else (64, 64)), "Yes.", "No.")
         for n in range(3)

@@ -21,10 +21,11 @@ from veridical.data.image_checks import require_images
 from veridical.data.images import ImageLike, load_image
 from veridical.data.records import assistant_message, user_message
 from veridical.eval.asked_model import AskedModel
-from veridical.models import batching, lengths
-from veridical.models.batching import process, row_batch, shared_batch
+from veridical.models import lengths, processing
+from veridical.models.batching import row_batch, shared_batch
 from veridical.models.lengths import check_lengths, counting, measured
 from veridical.models.policy import Policy
+from veridical.models.processing import process
 from veridical.models.rendering import Group, render_group, render_prompt
 from veridical.runtime import processes
 from veridical.runtime.errors import RefusedRowError, UserError
@@ -255,7 +256,7 @@ def test_an_image_seen_twice_in_a_batch_is_decoded_once(
     Image.new("RGB", (48, 48)).save(tmp_path / "a.png")
     opened: list[Any] = []
     stock = load_image
-    monkeypatch.setattr(batching, "load_image", noting(opened, stock))
+    monkeypatch.setattr(processing, "load_image", noting(opened, stock))
     row_batch(policy, [unchecked(policy, "a", tmp_path / "a.png")])
     assert len(opened) == 1
 

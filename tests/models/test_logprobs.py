@@ -16,12 +16,13 @@ from veridical.checks import prefix_sharing
 from veridical.checks.prefix_sharing import sharing
 from veridical.data.records import assistant_message, user_message
 from veridical.models import batching, logprobs
-from veridical.models.batching import row_batch, shared_batch, shared_mask
+from veridical.models.batching import collate, row_batch, shared_batch
 from veridical.models.load import load_policy
-from veridical.models.logprobs import collate, response_logps, rounding
+from veridical.models.logprobs import response_logps, rounding
 from veridical.models.measures import stock_logps
 from veridical.models.policy import Policy
 from veridical.models.precision import cast_weights
+from veridical.models.prefix_masks import shared_mask
 from veridical.models.rendering import Group, render_group
 from veridical.models.tuning import Tuning, prepare_training
 from veridical.objectives.dpo import dpo_loss

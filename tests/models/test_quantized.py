@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from veridical.data.records import assistant_message, user_message, write_records
+from veridical.models.batching import collate
 from veridical.models.load import load_policy
-from veridical.models.logprobs import collate, response_logps
+from veridical.models.logprobs import response_logps
 from veridical.models.policy import as_reference
 from veridical.models.rendering import Group, render_group
 from veridical.models.tuning import Tuning, prepare_training

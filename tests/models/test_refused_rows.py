@@ -15,10 +15,10 @@ from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.builders.sample import Prompt, SampleSettings, sample_responses
 from veridical.data.records import assistant_message, user_message
-from veridical.models import batching
-from veridical.models.batching import RefusedRowsError, row_batch
+from veridical.models import processing
+from veridical.models.batching import row_batch
 from veridical.models.policy import Policy
-from veridical.models.refused_rows import leave_out_refused
+from veridical.models.refused_rows import RefusedRowsError, leave_out_refused
 from veridical.models.rendering import render_group
 from veridical.models.vision_cache import VisionCache
 from veridical.runtime.cache import open_cache
@@ -109,6 +109,6 @@ def test_memory_that_runs_out_is_no_refusal_of_a_row(
     def full(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(batching, "_processed", full)
+    monkeypatch.setattr(processing, "_processed", full)
     with pytest.raises(MemoryError):
-        batching.process(policy, [[pictures[0]]], ["<image>"], "right")
+        processing.process(policy, [[pictures[0]]], ["<image>"], "right")

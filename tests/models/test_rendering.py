@@ -8,7 +8,8 @@ from PIL import Image
 
 from veridical.data import image_checks
 from veridical.data.records import Message, assistant_message, user_message
-from veridical.models.logprobs import collate, response_logps
+from veridical.models.batching import collate
+from veridical.models.logprobs import response_logps
 from veridical.models.measures import stock_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import (

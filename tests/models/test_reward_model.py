@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from veridical.checks.proving import prove
 from veridical.data.records import assistant_message, user_message
-from veridical.models.batching import Batch, last_tokens
+from veridical.models.batching import Batch, collate
 from veridical.models.load import load_policy
-from veridical.models.logprobs import collate, response_logps
+from veridical.models.logprobs import hidden_states, response_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group, render_prompt
 from veridical.models.reward_model import (
@@ -108,7 +108,7 @@ def test_the_last_token_is_where_an_answer_would_begin(
     ends = [int(ids[-1]) for group in groups for ids in group.response_ids]
     for share in (True, False):
         batch = collate(policy, groups, share)
-        rows, places = last_tokens(batch)
+        rows, places = batch.ends.T
         assert batch.inputs["input_ids"][rows, places].tolist() == ends
     text = groups[0].response_texts[0]
     assert text.rstrip().endswith("ASSISTANT:")
@@ -289,11 +289,10 @@ def test_the_proofs_see_what_a_new_head_hides(
     unit = reward_measure(policy).unit
     assert {proof.unit for proof in proofs if proof.name != "placeholders"} == {unit}
 
-    def one_before(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        rows, places = last_tokens(batch)
-        return rows, places - 1
+    def one_before(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        return hidden_states(model, batch).roll(1, 1)
 
-    monkeypatch.setattr("veridical.models.reward_model.last_tokens", one_before)
+    monkeypatch.setattr("veridical.models.reward_model.hidden_states", one_before)
     proofs = prove(policy, groups, lambda some, rows: collate(some, rows, True), reward_measure)
     assert [proof.name for proof in proofs if not proof.passed] == ["path_parity"]
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from veridical.data.records import user_message
 from veridical.models import token_scores as module
-from veridical.models.batching import row_batch
-from veridical.models.logprobs import collate, response_logps
+from veridical.models.batching import collate, row_batch
+from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.token_scores import token_scores, token_values
@@ -61,11 +61,11 @@ def test_scores_are_what_was_sampled_and_gradients_those_of_the_stock_logits(
     logits = policy.core(**batch.inputs).logits[:, :-1] / temperature
     logits = logits.index_fill(-1, torch.tensor(banned), -torch.inf)
     distribution = logits.log_softmax(-1)
-    mask = batch.response_mask[:, 1:]
-    stock = distribution.gather(-1, batch.inputs["input_ids"][:, 1:, None]).squeeze(-1)[mask]
+    predicted = distribution.gather(-1, batch.inputs["input_ids"][:, 1:, None]).squeeze(-1)
+    stock = predicted[batch.rows, batch.sources]
     (stock * weights.view_as(scores.logps)[scores.mask]).sum().backward()
     assert torch.allclose(policy.core.lm_head.weight.grad, ours_gradient, atol=1e-9)
-    chosen = distribution[mask]
+    chosen = distribution[batch.rows, batch.sources]
     entropies = -(chosen.exp() * chosen.masked_fill(chosen.isinf(), 0)).sum(-1)
     assert torch.allclose(scores.entropies[scores.mask], entropies)
     assert not scores.entropies.requires_grad
@@ -95,7 +95,7 @@ def test_values_stand_on_the_state_before_each_token(
     for share in (False, True):
         values = token_values(policy.model, head, collate(policy, groups, share))
         for row, drawn in enumerate(logps):
-            before = batch.response_mask[row, 1:].nonzero().squeeze(-1)
+            before = batch.sources[batch.owners == row]
             expected = head(states[row, before]).squeeze(-1)
             assert torch.allclose(values[row, : len(drawn)], expected)
             assert not values[row, len(drawn) :].any()

@@ -13,10 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from veridical.data.records import assistant_message, user_message, write_records
-from veridical.models.batching import prompt_batch
-from veridical.models.logprobs import collate, response_logps
+from veridical.models.batching import collate
+from veridical.models.logprobs import response_logps
 from veridical.models.masked_prompts import encode_prompts
 from veridical.models.policy import Policy
+from veridical.models.prompt_batches import prompt_batch
 from veridical.models.rendering import Group, render_group, render_prompt
 from veridical.models.tuning import Tuning, prepare_training
 from veridical.models.vision_cache import VisionCache, vision_weights
@@ -40,7 +41,7 @@ def no_pixels(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> Any:
         def refuse(*_: Any, **__: Any) -> Any:
             raise AssertionError("an image was looked at")
 
-        monkeypatch.setattr("veridical.models.batching.load_image", refuse)
+        monkeypatch.setattr("veridical.models.processing.load_image", refuse)
         monkeypatch.setattr(policy.core.model.vision_tower, "forward", refuse)
 
     return forbid

@@ -9,8 +9,8 @@ from PIL import Image
 
 from veridical import sampling
 from veridical.models import load
-from veridical.models.batching import RefusedRowsError
 from veridical.models.policy import Policy
+from veridical.models.refused_rows import RefusedRowsError
 from veridical.runtime.errors import UserError
 from veridical.sampling.ask import ask
 

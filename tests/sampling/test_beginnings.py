@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from veridical.data.records import user_message
-from veridical.models import batching
-from veridical.models.batching import Branch, prompt_batch
+from veridical.models import processing, prompt_batches
 from veridical.models.policy import Policy
 from veridical.models.precision import mixed_precision
+from veridical.models.prompt_batches import Branch, prompt_batch
 from veridical.models.rendering import render_prompt
 from veridical.sampling import Decoding, Request, beginnings, complete_masked, masked, respond
 from veridical.sampling.beginnings import can_share, plan, shared_prompt_batch
@@ -65,14 +65,14 @@ def test_logits_are_those_of_each_prompt_alone(
     texts = [render_prompt(policy, r.prompt, r.prefix) for r in requests]
     images = [r.images for r in requests]
     processed: list[int] = []
-    process = batching.process
+    process = processing.process
 
     def counted(policy: Policy, images: Any, *rest: Any) -> Any:
         processed.append(sum(map(len, images)))
         return process(policy, images, *rest)
 
     assert can_share(policy)
-    monkeypatch.setattr(batching, "process", counted)
+    monkeypatch.setattr(prompt_batches, "process", counted)
     with torch.inference_mode():
         batch = shared_prompt_batch(policy, images, texts)
         assert processed == [3]  # every image once

@@ -14,9 +14,9 @@ from PIL import Image
 from transformers import GenerationConfig
 
 from veridical.data.records import user_message
-from veridical.models.batching import prompt_batch
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
+from veridical.models.prompt_batches import prompt_batch
 from veridical.models.rendering import render_prompt
 from veridical.runtime.errors import UserError
 from veridical.sampling import (

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from veridical.data.records import assistant_message, user_message
-from veridical.models.logprobs import collate, response_logps
+from veridical.models.batching import collate
+from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import render_group
 from veridical.objectives.dpo import DPO

@@ -15,8 +15,9 @@ from transformers import AutoModelForImageTextToText
 
 from veridical.cli.signatures import as_arguments
 from veridical.data.records import assistant_message, user_message, write_records
-from veridical.models import logprobs
+from veridical.models import batching
 from veridical.models.load import load_policy
+from veridical.models.logprobs import compute_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.runtime.errors import UserError
@@ -26,7 +27,6 @@ from veridical.train.dpo import train_dpo
 from veridical.train.loop import pair_proofs
 from veridical.train.loop.checkpoints import newest_verified
 from veridical.train.loop.outcomes import outcome_of
-from veridical.train.loop.reference import compute_logps
 from veridical.train.loop.rows import read_training_rows, same_pictures, split_held_out
 from veridical.train.options import Training
 from veridical.train.sft import train_sft
@@ -251,7 +251,7 @@ def test_a_start_from_an_adapter_is_its_own_reference(
 def test_a_broken_path_stops_the_run(
     saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = logprobs.collate
+    honest = batching.collate
 
     def without_pixels(policy: Policy, groups: list[Group], share: bool) -> Any:
         batch = honest(policy, groups, share)

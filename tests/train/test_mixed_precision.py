@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
+from veridical.models import logprobs
+from veridical.models.batching import collate
 from veridical.models.heads import head_logps
-from veridical.models.logprobs import collate, response_logps
+from veridical.models.logprobs import response_logps
 from veridical.models.merging import merge_adapters
 from veridical.models.policy import Policy
 from veridical.models.precision import (
@@ -38,7 +40,6 @@ from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.sampling import Decoding, Request, rollouts
 from veridical.train import fresh
 from veridical.train.dpo import train_dpo
-from veridical.train.loop import reference
 from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.trainer import GroupTrainer
 from veridical.train.online import train_online
@@ -99,7 +100,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[torch.dtype | None]]:
 
     watch(Scorer, "forward", "step")
     watch(GroupTrainer, "evaluation_loop", "evaluation")
-    watch(reference, "response_logps", "reference")
+    watch(logprobs, "response_logps", "reference")
     watch(fresh, "sample", "sampling")
     watch(experience, "sample", "sampling")
     watch(torch.Tensor, "backward", "backward")

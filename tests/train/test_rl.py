@@ -17,8 +17,8 @@ from veridical.data.records import user_message, write_records
 from veridical.judges.judging import Case, Verdict
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
+from veridical.models.batching import collate
 from veridical.models.load import load_policy
-from veridical.models.logprobs import collate
 from veridical.models.policy import Policy
 from veridical.models.reward_model import Reading, RewardModel, new_head, save_head
 from veridical.models.token_scores import token_scores

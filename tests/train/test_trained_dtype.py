@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from veridical.checks.proving import noise_floor, prove
 from veridical.judges.named import Judging
 from veridical.models.adapters import adapter_parameters
-from veridical.models.batching import row_batch
-from veridical.models.logprobs import collate, response_logps
+from veridical.models.batching import collate, row_batch
+from veridical.models.logprobs import response_logps
 from veridical.models.measures import stock_logps
 from veridical.models.policy import Policy, adapters_off
 from veridical.models.precision import cast_weights

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from veridical.data.images import ImageLike
-from veridical.models.batching import Batch, RowBatch, SharedBatch
+from veridical.models.batching import Batch
 from veridical.models.policy import Policy
 from veridical.models.precision import dtype_name
 from veridical.models.rendering import Group, open_images
@@ -70,26 +70,23 @@ def other_kernel() -> AbstractContextManager[Any]:
 def shifted(batch: Batch) -> Batch:
     """The batch with the positions of all response tokens one too high."""
     positions = batch.inputs["position_ids"]
-    if isinstance(batch, RowBatch):
-        after = batch.response_mask.cumsum(-1) > 0
-    else:
-        length = positions.shape[-1]
-        rows = len(batch.inputs["input_ids"])
-        first = torch.full((rows,), length, device=positions.device)
-        first = first.scatter_reduce(0, batch.rows, batch.sources, "amin")
-        after = torch.arange(length, device=positions.device) > first.unsqueeze(-1)
+    length = positions.shape[-1]
+    rows = len(batch.inputs["input_ids"])
+    first = torch.full((rows,), length, device=positions.device)
+    first = first.scatter_reduce(0, batch.rows, batch.sources, "amin")
+    after = torch.arange(length, device=positions.device) > first.unsqueeze(-1)
     inputs = {**batch.inputs, "position_ids": positions + after.to(positions.dtype)}
     return dataclasses.replace(batch, inputs=inputs)
 
 
-def shifted_at_the_end(batch: SharedBatch) -> SharedBatch:
+def shifted_at_the_end(batch: Batch) -> Batch:
     """The batch with the positions of the last two tokens that predict one too high."""
     positions = batch.inputs["position_ids"].clone()
     positions[..., batch.sources.max() - 1 : batch.sources.max() + 1] += 1
     return dataclasses.replace(batch, inputs={**batch.inputs, "position_ids": positions})
 
 
-def leaking(batch: SharedBatch) -> SharedBatch:
+def leaking(batch: Batch) -> Batch:
     """The batch with responses that see each other."""
     mask = batch.inputs["attention_mask"]
     opened = (

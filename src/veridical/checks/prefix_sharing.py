@@ -20,9 +20,9 @@ from veridical.checks.controls import (
     shifted_at_the_end,
     with_images_turned,
 )
-from veridical.models.batching import Batch, RowBatch, row_batch, shared_batch
+from veridical.models.batching import Batch, row_batch, shared_batch
 from veridical.models.heads import logits_are_the_heads
-from veridical.models.logprobs import added_mask, response_logps, rounding
+from veridical.models.logprobs import predicting_states, response_logps, rounding
 from veridical.models.policy import Policy
 from veridical.models.positions import special_layers, window
 from veridical.models.precision import dtype_name, exact, working_dtype
@@ -151,15 +151,7 @@ def _by_noise(policy: Policy, group: Group, other: Group) -> Sharing:
 
 def _states(policy: Policy, batch: Batch) -> Tensor:
     """Last hidden states that predict the responses' tokens. Shape: (tokens, hidden), in order."""
-    core = policy.core
-    if isinstance(batch, RowBatch):
-        rows, places = batch.response_mask[:, 1:].nonzero(as_tuple=True)
-        states = core.model(**batch.inputs).last_hidden_state[rows, places]
-        return torch.as_tensor(states).float()
-    mask = added_mask(core, batch.inputs["attention_mask"])
-    hidden = core.model(**{**batch.inputs, "attention_mask": mask}).last_hidden_state
-    order = batch.owners.argsort(stable=True)
-    return torch.as_tensor(hidden[batch.rows, batch.sources][order]).float()
+    return predicting_states(policy.model, batch).float()
 
 
 def _with_ids(group: Group, response_ids: tuple[Tensor, ...]) -> Group:

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from veridical.checks.controls import HALF_MARGIN, blind, excess, other_kernel, rms
 from veridical.data.images import ImageLike
-from veridical.models.batching import process, prompt_batch
 from veridical.models.masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
 from veridical.models.policy import Policy, image_features, image_token_id
 from veridical.models.positions import special_layers, token_positions, vision_inputs
 from veridical.models.precision import dtype_name, exact, working_dtype
+from veridical.models.processing import process
+from veridical.models.prompt_batches import prompt_batch
 from veridical.models.rendering import render_prompt
 from veridical.sampling import Request, sample_mask
 

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from veridical.checks.controls import with_gray_images
-from veridical.models.batching import Batch, placeholder_counts
+from veridical.models.batching import Batch
 from veridical.models.measures import Measure
+from veridical.models.placeholders import placeholder_counts
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.runtime.errors import UserError

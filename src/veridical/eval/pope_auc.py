@@ -45,8 +45,9 @@ def yes_margins(queries: Sequence[Query], settings: Settings) -> list[float]:
     from veridical.checks.prefix_sharing import sharing
     from veridical.data.messages import assistant_message, user_message
     from veridical.data.steering import steered
+    from veridical.models.batching import collate
     from veridical.models.finite import require_finite
-    from veridical.models.logprobs import collate, response_logps
+    from veridical.models.logprobs import response_logps
     from veridical.models.rendering import render_group
 
     policy = settings.model.policy

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from veridical.data.images import ImageLike, size_of
-from veridical.models.batching import RefusedRowsError, process
 from veridical.models.policy import Policy
+from veridical.models.processing import process
+from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import Group
 from veridical.runtime import processes
 from veridical.runtime.progress import track

@@ -1,4 +1,4 @@
-"""Log-probabilities of responses: the two-row path and the shared-prefix path, one function."""
+"""From a batch to hidden states, and to the log-probabilities of its responses."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veridical.models.batching import (
-    Batch,
-    RowBatch,
-    SharedBatch,
-    response_lengths,
-    row_batch,
-    shared_batch,
-)
+from veridical.models.batching import Batch, collate
 from veridical.models.heads import head_logps, logits_are_the_heads, stock_logits, token_logps
 from veridical.models.policy import Policy, unwrap
 from veridical.models.precision import HALF, mixing
@@ -37,11 +30,6 @@ class ResponseLogps:
     counts: Tensor
 
 
-def collate(policy: Policy, groups: Sequence[Group], share_prefix: bool) -> Batch:
-    """Lay groups out in the way that was decided for this model."""
-    return shared_batch(policy, groups) if share_prefix else row_batch(policy, groups)
-
-
 def response_logps(model: Any, batch: Batch) -> ResponseLogps:
     """Log-probability of every response of a batch, whichever way it is laid out.
 
@@ -49,34 +37,61 @@ def response_logps(model: Any, batch: Batch) -> ResponseLogps:
         model: Transformers' model, or a PEFT model around it.
         batch: from `collate`.
     """
-    if isinstance(batch, RowBatch):
-        return _row_logps(model, batch)
-    return _shared_logps(model, batch)
+    return ResponseLogps(batch.sum_by_response(batch_logps(model, batch)), batch.token_counts)
 
 
-def _row_logps(model: Any, batch: RowBatch) -> ResponseLogps:
+def batch_logps(model: Any, batch: Batch) -> Tensor:
+    """Log-probability of every response token of a batch. Shape: (tokens,).
+
+    Args:
+        model: Transformers' model, or a PEFT model around it.
+        batch: from `collate`.
+    """
     core = unwrap(model)
-    mask = batch.response_mask[:, 1:]
-    rows, positions = mask.nonzero(as_tuple=True)
-    targets = batch.inputs["input_ids"][:, 1:][rows, positions]
-    if logits_are_the_heads(core, targets):
-        hidden = core.model(**batch.inputs).last_hidden_state[rows, positions]
-        per_token = head_logps(core.get_output_embeddings(), hidden, targets)
-    else:
-        kept, where = positions.unique(return_inverse=True)
-        per_token = token_logps(stock_logits(core, batch.inputs, kept)[rows, where], targets)
-    sums = per_token.new_zeros(len(mask)).index_add(0, rows, per_token)
-    return ResponseLogps(sums.view(-1, batch.responses), response_lengths(batch))
+    if heads_logits_suffice(core, batch):
+        states = predicting_states(model, batch)
+        return head_logps(core.get_output_embeddings(), states, batch.targets)
+    kept, where = batch.sources.unique(return_inverse=True)
+    return token_logps(stock_logits(core, batch.inputs, kept)[batch.rows, where], batch.targets)
 
 
-def _shared_logps(model: Any, batch: SharedBatch) -> ResponseLogps:
-    core = unwrap(model)
-    inputs = {**batch.inputs, "attention_mask": added_mask(core, batch.inputs["attention_mask"])}
-    hidden = core.model(**inputs).last_hidden_state[batch.rows, batch.sources]
-    per_token = head_logps(core.get_output_embeddings(), hidden, batch.targets)
-    flat = per_token.new_zeros(batch.groups * batch.responses)
-    sums = flat.index_add(0, batch.owners, per_token).view(batch.groups, batch.responses)
-    return ResponseLogps(sums, response_lengths(batch))
+def hidden_states(model: Any, batch: Batch) -> Tensor:
+    """The last hidden states of a batch, in either layout. Shape: (rows, length, hidden).
+
+    Args:
+        model: Transformers' model, or a PEFT model around it.
+        batch: from `collate`.
+    """
+    core, inputs = unwrap(model), batch.inputs
+    if batch.shares_prefix:
+        inputs = {**inputs, "attention_mask": added_mask(core, inputs["attention_mask"])}
+    states: Tensor = core.model(**inputs).last_hidden_state
+    return states
+
+
+def predicting_states(model: Any, batch: Batch) -> Tensor:
+    """The hidden state that predicts each response token. Shape: (tokens, hidden)."""
+    return hidden_states(model, batch)[batch.rows, batch.sources]
+
+
+def heads_logits_suffice(core: Any, batch: Batch) -> bool:
+    """Whether the head on hidden states gives the model's logits; a prefix is shared only then."""
+    return batch.shares_prefix or logits_are_the_heads(core, batch.targets)
+
+
+@torch.no_grad()
+def compute_logps(
+    policy: Policy, groups: Sequence[Group], share_prefix: bool, batch_size: int
+) -> Tensor:
+    """Log-probs of every response, in evaluation mode. Shape: (groups, k), float64 on the CPU."""
+    training = policy.model.training
+    policy.model.eval()
+    sums = []
+    for start in range(0, len(groups), batch_size):
+        batch = collate(policy, groups[start : start + batch_size], share_prefix)
+        sums.append(response_logps(policy.model, batch).sums.double().cpu())
+    policy.model.train(training)
+    return torch.cat(sums)
 
 
 def added_mask(core: Any, mask: Any) -> Any:

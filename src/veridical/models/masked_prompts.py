@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from veridical.data.images import ImageLike
-from veridical.models.batching import PromptBatch, lookahead_kinds, process
 from veridical.models.decoder_inputs import decoder_inputs
 from veridical.models.policy import Policy, image_token_id
 from veridical.models.positions import continued, token_positions
+from veridical.models.prefix_masks import lookahead_kinds
+from veridical.models.processing import process
+from veridical.models.prompt_batches import PromptBatch
 from veridical.models.rendering import tokenize_after
 
 

@@ -1,13 +1,46 @@
-"""Going on without the rows that a model's processor refuses."""
+"""Rows that a model's processor refuses: their error, and going on without them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
-from veridical.models.batching import RefusedRowsError
+from veridical.runtime.errors import UserError
 
 Result = TypeVar("Result")
+
+
+class RefusedRowsError(UserError):
+    """Rows of a batch that the model's processor refuses even alone.
+
+    Attributes:
+        reasons: by the row's place in the batch.
+        by_name: by the row's name, where names are known.
+    """
+
+    def __init__(self, model: str, reasons: dict[int, str], names: Sequence[str] = ()) -> None:
+        """Say which rows, by name where names are known."""
+        self.model, self.reasons = model, reasons
+        self.by_name = {names[place]: why for place, why in reasons.items()} if names else {}
+        row, reason = next(iter(reasons.items()))
+        name = f"Row {names[row]}" if names else f"Row {row + 1} of a batch"
+        more = f" ({len(reasons) - 1} more of this batch too.)" if len(reasons) > 1 else ""
+        super().__init__(f"{name} can't be used by {model}: {reason}.{more} Leave it out.")
+
+    @property
+    def reason(self) -> str:
+        """The first row's."""
+        return next(iter(self.reasons.values()))
+
+
+@contextmanager
+def naming_rows(names: Sequence[str]) -> Iterator[None]:
+    """Name the rows that are refused."""
+    try:
+        yield
+    except RefusedRowsError as error:
+        raise RefusedRowsError(error.model, error.reasons, names) from error.__cause__
 
 
 def leave_out_refused(

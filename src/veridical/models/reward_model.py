@@ -24,12 +24,12 @@ from veridical.data.image_checks import words_of
 from veridical.data.images import ImageLike
 from veridical.data.messages import Message
 from veridical.models.adapters import require_fitting_adapter, widen_saved_modules
-from veridical.models.batching import Batch, last_tokens, row_batch
+from veridical.models.batching import Batch, collate, row_batch
 from veridical.models.finite import require_finite
 from veridical.models.load import load_policy
-from veridical.models.logprobs import collate
+from veridical.models.logprobs import hidden_states
 from veridical.models.measures import Measure, stock_inputs
-from veridical.models.policy import Policy, unwrap
+from veridical.models.policy import Policy
 from veridical.models.precision import unmixed, working_dtype
 from veridical.models.rendering import Group, open_images, render_judged_group
 from veridical.runtime.errors import UserError
@@ -154,9 +154,7 @@ def response_rewards(model: Any, head: nn.Linear, batch: Batch) -> Tensor:
 
 def _last_states(model: Any, batch: Batch) -> Tensor:
     """The last layer's state at each response's last token. Shape: (groups * k, hidden)."""
-    rows, places = last_tokens(batch)
-    states: Tensor = unwrap(model).model(**batch.inputs).last_hidden_state[rows, places]
-    return states
+    return hidden_states(model, batch)[batch.ends[:, 0], batch.ends[:, 1]]
 
 
 @torch.no_grad()
@@ -174,7 +172,7 @@ def score_groups(
         reward_model: who judges; its own adapter is switched on meanwhile.
         groups: from `judged_group`.
         batch_size: groups at once.
-        share_prefix: the layout, see `logprobs.sharing`.
+        share_prefix: the layout, see `checks.prefix_sharing`.
     """
     policy = reward_model.policy
     rewards: list[list[float]] = []

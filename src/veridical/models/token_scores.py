@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from veridical.models.batching import Batch, RowBatch
-from veridical.models.heads import CHUNK_LOGITS, logits_are_the_heads, stock_logits, token_logps
+from veridical.models.batching import Batch
+from veridical.models.heads import CHUNK_LOGITS, stock_logits, token_logps
+from veridical.models.logprobs import heads_logits_suffice, predicting_states
 from veridical.models.policy import unwrap
 from veridical.models.precision import unmixed
 
@@ -33,17 +34,6 @@ class TokenScores:
     mask: Tensor
 
 
-@dataclass(frozen=True)
-class _Places:
-    """Where a batch's response tokens are foretold, and whose they are; all of shape (tokens,)."""
-
-    rows: Tensor
-    sources: Tensor
-    targets: Tensor
-    owners: Tensor
-    responses: int
-
-
 def token_scores(
     model: Any, batch: Batch, temperature: float = 1.0, banned: Sequence[int] = ()
 ) -> TokenScores:
@@ -55,8 +45,8 @@ def token_scores(
         temperature: of sampling, above 0.
         banned: tokens that are never sampled, see `sampling.never_sampled`.
     """
-    core, places = unwrap(model), _places(batch)
-    left_out = torch.tensor(list(banned), dtype=torch.long, device=places.targets.device)
+    core, targets = unwrap(model), batch.targets
+    left_out = torch.tensor(list(banned), dtype=torch.long, device=targets.device)
 
     def scored(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         if logits.dtype in (torch.float16, torch.bfloat16):
@@ -66,17 +56,17 @@ def token_scores(
             entropies = torch.special.entr(logits.softmax(-1)).sum(-1)
         return token_logps(logits, wanted), entropies
 
-    if logits_are_the_heads(core, places.targets):
-        hidden = core.model(**batch.inputs).last_hidden_state[places.rows, places.sources]
-        logps, entropies = _by_chunks(core.get_output_embeddings(), scored, hidden, places.targets)
+    if heads_logits_suffice(core, batch):
+        states = predicting_states(model, batch)
+        logps, entropies = _by_chunks(core.get_output_embeddings(), scored, states, targets)
     else:
-        kept, where = places.sources.unique(return_inverse=True)
-        logits = stock_logits(core, batch.inputs, kept)[places.rows, where]
-        logps, entropies = scored(logits, places.targets)
+        kept, where = batch.sources.unique(return_inverse=True)
+        logits = stock_logits(core, batch.inputs, kept)[batch.rows, where]
+        logps, entropies = scored(logits, targets)
     return TokenScores(
-        _by_response(logps, places),
-        _by_response(entropies, places),
-        _by_response(torch.ones_like(places.owners, dtype=torch.bool), places),
+        _by_response(logps, batch),
+        _by_response(entropies, batch),
+        _by_response(torch.ones_like(batch.owners, dtype=torch.bool), batch),
     )
 
 
@@ -91,25 +81,15 @@ def token_values(model: Any, head: nn.Linear, batch: Batch) -> Tensor:
     Returns:
         Shape: (responses, tokens); 0 at padding.
     """
-    places = _places(batch)
-    hidden = unwrap(model).model(**batch.inputs).last_hidden_state[places.rows, places.sources]
+    states = predicting_states(model, batch)
     with unmixed():
-        values = head(hidden.to(head.weight.dtype))
-    return _by_response(values.squeeze(-1), places)
+        values = head(states.to(head.weight.dtype))
+    return _by_response(values.squeeze(-1), batch)
 
 
-def _places(batch: Batch) -> _Places:
-    if isinstance(batch, RowBatch):
-        rows, sources = batch.response_mask[:, 1:].nonzero(as_tuple=True)
-        targets = batch.inputs["input_ids"][:, 1:][rows, sources]
-        return _Places(rows, sources, targets, rows, len(batch.response_mask))
-    responses = batch.groups * batch.responses
-    return _Places(batch.rows, batch.sources, batch.targets, batch.owners, responses)
-
-
-def _by_response(flat: Tensor, places: _Places) -> Tensor:
-    """One row a response; a response's tokens stand together, in order, in every layout."""
-    counts = torch.bincount(places.owners, minlength=places.responses).tolist()
+def _by_response(flat: Tensor, batch: Batch) -> Tensor:
+    """One row a response, padded on the right with 0."""
+    counts = batch.token_counts.flatten().tolist()
     return pad_sequence(list(flat.split(counts)), batch_first=True)
 
 

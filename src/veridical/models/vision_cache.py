@@ -25,11 +25,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from veridical.data.images import ImageLike, image_bytes_key, image_key
 from veridical.data.records import user_message
-from veridical.models import batching
 from veridical.models.cache_keys import processor_hash, surroundings, tensors_hash
 from veridical.models.decoder_inputs import decoder_inputs
 from veridical.models.policy import Policy, image_features, image_token_id
 from veridical.models.positions import TOKEN_INPUTS, vision_inputs
+from veridical.models.processing import process
+from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import render_prompt
 from veridical.models.tuning import find_projector
 from veridical.runtime.cache import Cache, digest
@@ -84,7 +85,7 @@ class VisionCache:
         texts: Sequence[str],
         padding_side: str,
     ) -> dict[str, Tensor]:
-        """What `batching.process` gives, with features where the pixels were.
+        """What `processing.process` gives, with features where the pixels were.
 
         Raises:
             RefusedRowsError: the processor refuses rows; by their places.
@@ -95,10 +96,10 @@ class VisionCache:
         for place, (own, text) in enumerate(zip(images, texts, strict=True)):
             try:
                 rows.append(self._row(stock, own, text))
-            except batching.RefusedRowsError as error:
+            except RefusedRowsError as error:
                 reasons[place] = error.reason
         if reasons:
-            raise batching.RefusedRowsError(policy.name, reasons)
+            raise RefusedRowsError(policy.name, reasons)
         inputs = _padded(rows, policy.processor.tokenizer.pad_token_id, padding_side)
         entries = [self._encoded(stock, image) for own in images for image in own]
         if entries:
@@ -125,7 +126,7 @@ class VisionCache:
         key = digest(text, [self._key(image) for image in images])
         known = self.cache.get(self.rows_kind, key)
         if known is None:
-            made = batching.process(stock, [images], [text], "right")
+            made = process(stock, [images], [text], "right")
             known = {n: v.cpu() for n, v in made.items() if not v.is_floating_point()}
             known = {n: v for n, v in known.items() if not n.startswith("pixel")}
             self.cache.put(self.rows_kind, key, known)
@@ -151,7 +152,7 @@ def encode_image(policy: Policy, image: ImageLike, before_projector: bool) -> di
         UserError: what comes out of the projector is not yet what the language model takes.
     """
     text = render_prompt(policy, [user_message("", images=1)])
-    inputs = vision_inputs(batching.process(policy, [[image]], [text], "right"))
+    inputs = vision_inputs(process(policy, [[image]], [text], "right"))
     core = policy.core
     training = core.training
     core.eval()
@@ -240,7 +241,7 @@ def _require_taken(policy: Policy, before_projector: bool) -> None:
     """
     picture = Image.new("RGB", (64, 64), (127, 127, 127))
     text = render_prompt(policy, [user_message("", images=1)])
-    inputs = batching.process(policy, [[picture]], [text], "right")
+    inputs = process(policy, [[picture]], [text], "right")
     kept = {n: v for n, v in inputs.items() if n not in vision_inputs(inputs)}
     kept |= {n: v for n, v in vision_inputs(inputs).items() if not v.is_floating_point()}
     features = encode_image(policy, picture, before_projector)

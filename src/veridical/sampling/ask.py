@@ -51,8 +51,8 @@ def ask(
     picture = open_image(image)
 
     # Imported here, so that a wrong path is told at once and not after the model's libraries.
-    from veridical.models.batching import RefusedRowsError
     from veridical.models.load import load_policy
+    from veridical.models.refused_rows import RefusedRowsError
     from veridical.models.rendering import RefusedRowError
     from veridical.sampling import Decoding, Request, respond
 

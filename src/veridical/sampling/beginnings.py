@@ -18,10 +18,11 @@ from torch import Tensor
 
 from veridical.data.images import ImageLike, image_key
 from veridical.data.messages import user_message
-from veridical.models.batching import Branch, PromptBatch, RefusedRowsError, prompt_batch
 from veridical.models.policy import Policy, image_token_id
 from veridical.models.positions import special_layers
 from veridical.models.precision import is_half
+from veridical.models.prompt_batches import Branch, PromptBatch, prompt_batch
+from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import RefusedRowError, render_prompt
 from veridical.sampling.cache import Rows
 from veridical.sampling.limits import EXACT, ROUNDING, allowed

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veridical.models.batching import PromptBatch
 from veridical.models.finite import not_finite
 from veridical.models.policy import Policy, end_token_ids
 from veridical.models.precision import free_bytes
+from veridical.models.prompt_batches import PromptBatch
 from veridical.runtime.errors import UserError
 from veridical.sampling.cache import UNMIXED, Rows
 from veridical.sampling.choice import NO_NUMBER, Chosen, choose, never_sampled, token_noise

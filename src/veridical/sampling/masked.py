@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from veridical.data.images import image_key
-from veridical.models.batching import PromptBatch, naming_rows
 from veridical.models.masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
 from veridical.models.policy import Policy
+from veridical.models.prompt_batches import PromptBatch
+from veridical.models.refused_rows import naming_rows
 from veridical.models.rendering import render_requests, tokenize_after
 from veridical.runtime.randomness import generator
 from veridical.sampling.answers import responses

@@ -18,10 +18,12 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from veridical.data.messages import user_message
-from veridical.models.batching import RefusedRowsError, process, prompt_batch
 from veridical.models.policy import Policy
 from veridical.models.positions import TOKEN_INPUTS, token_positions
 from veridical.models.precision import is_half
+from veridical.models.processing import process
+from veridical.models.prompt_batches import prompt_batch
+from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import RefusedRowError, render_prompt
 from veridical.runtime.errors import UserError
 from veridical.runtime.randomness import generator

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from veridical.models.batching import PromptBatch, naming_rows, prompt_batch
 from veridical.models.policy import Policy
+from veridical.models.prompt_batches import PromptBatch, prompt_batch
+from veridical.models.refused_rows import naming_rows
 from veridical.models.rendering import Group, in_thought, render_prompt
 from veridical.runtime.progress import track
 from veridical.sampling.loop import Draw, Said, decode

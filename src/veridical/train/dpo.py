@@ -13,6 +13,7 @@ from veridical.checks.prefix_sharing import Sharing, sharing_of_all
 from veridical.checks.proofs import Proof
 from veridical.checks.proving import noise_floor
 from veridical.models.load import load_policy
+from veridical.models.logprobs import compute_logps
 from veridical.models.policy import Policy, frozen_copy
 from veridical.models.rendering import Group
 from veridical.models.tuning import prepare_training
@@ -27,12 +28,7 @@ from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.memory import ENTRY_BYTES, measure_memory, tell_memory
 from veridical.train.loop.outcomes import outcome_of
 from veridical.train.loop.pair_proofs import prove_run
-from veridical.train.loop.reference import (
-    compute_logps,
-    precompute,
-    require_same_inputs,
-    write_reference,
-)
+from veridical.train.loop.reference import precompute, require_same_inputs, write_reference
 from veridical.train.loop.rounding import measure_logps, tell_merged
 from veridical.train.loop.rows import (
     PROOF_ROWS,

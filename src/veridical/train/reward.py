@@ -20,7 +20,8 @@ from veridical.checks.prefix_sharing import sharing_of_all
 from veridical.checks.proofs import Proof
 from veridical.checks.proving import noise_floor, prove
 from veridical.data.records import count_images
-from veridical.models.logprobs import ResponseLogps, collate
+from veridical.models.batching import collate
+from veridical.models.logprobs import ResponseLogps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.reward_model import (

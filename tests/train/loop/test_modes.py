@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
-from veridical.models.logprobs import collate
+from veridical.models.batching import collate
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.tuning import Tuning, prepare_training

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from veridical.checks.proving import noise_floor
+from veridical.models.logprobs import compute_logps
 from veridical.models.policy import Policy
 from veridical.models.precision import cast_weights, is_half
 from veridical.models.rendering import Group
@@ -22,7 +23,6 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json
 from veridical.train.loop import recorded_start
 from veridical.train.loop.recorded_start import RECORDED, recognize_start
-from veridical.train.loop.reference import compute_logps
 
 DTYPES = ["float32", "bfloat16", "float16"]
 

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from veridical.models.logprobs import compute_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.runtime.cache import Cache, digest
 from veridical.train.loop import reference as module
-from veridical.train.loop.reference import compute_logps, pair_key, precompute, reference_key
+from veridical.train.loop.reference import pair_key, precompute, reference_key
 
 WEIGHTS = digest("weights")
 

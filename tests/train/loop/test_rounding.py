@@ -20,6 +20,7 @@ from veridical.judges.symbolic import Symbolic
 from veridical.models import merging
 from veridical.models.adapters import merge_adapter
 from veridical.models.load import load_policy
+from veridical.models.logprobs import compute_logps
 from veridical.models.policy import Policy
 from veridical.models.precision import cast_weights
 from veridical.models.tuning import Tuning, prepare_training
@@ -27,7 +28,6 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json
 from veridical.train.dpo import train_dpo
 from veridical.train.loop import run
-from veridical.train.loop.reference import compute_logps
 from veridical.train.loop.rounding import after_training, describe
 from veridical.train.loop.rows import PROOF_ROWS, images_first, read_training_rows
 from veridical.train.online import train_online

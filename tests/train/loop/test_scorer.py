@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from veridical.models.logprobs import collate
+from veridical.models.batching import collate
 from veridical.models.policy import Policy, frozen_copy
 from veridical.models.rendering import Group
 from veridical.models.tuning import Tuning, prepare_training

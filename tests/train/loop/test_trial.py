@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from veridical.data.records import assistant_message, user_message, write_records
-from veridical.models.logprobs import collate
+from veridical.models.batching import collate
 from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl

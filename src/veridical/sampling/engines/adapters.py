@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from veridical.models.batching import RowBatch, row_batch
+from veridical.models.batching import Batch, row_batch
 from veridical.models.finite import require_finite
 from veridical.models.policy import Policy, end_token_ids, image_token_id
 from veridical.models.rendering import in_thought
@@ -346,10 +346,10 @@ def recomputed(
 
 
 def _require_same_prompt(
-    policy: Policy, batch: RowBatch, row: int, theirs: Sequence[int], request: Request, address: str
+    policy: Policy, batch: Batch, row: int, theirs: Sequence[int], request: Request, address: str
 ) -> None:
     """Compare a prompt's tokens with ours; places of an image count as one."""
-    length = int(batch.response_mask[row].int().argmax())
+    length = int(batch.sources[batch.owners == row].min()) + 1
     ours = batch.inputs["input_ids"][row, :length].tolist()
     image = image_token_id(policy)
     if _once(ours, image) != _once(theirs, image):

@@ -9,7 +9,8 @@ import torch
 
 from veridical.checks.probes import kept_features_refusal
 from veridical.checks.proofs import MARGIN
-from veridical.models.logprobs import collate, response_logps
+from veridical.models.batching import collate
+from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.tuning import Tuning

@@ -11,7 +11,8 @@ from torch import Tensor
 from veridical.checks.prefix_sharing import sharing_of_all
 from veridical.checks.proofs import Proof
 from veridical.checks.proving import noise_floor, prove
-from veridical.models.logprobs import ResponseLogps, collate
+from veridical.models.batching import collate
+from veridical.models.logprobs import ResponseLogps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.tuning import prepare_training

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from veridical.data.origins import place_in_words
-from veridical.models.batching import RefusedRowsError, process
 from veridical.models.lengths import prompts_of
 from veridical.models.policy import Policy
-from veridical.models.refused_rows import leave_out_refused
+from veridical.models.processing import process
+from veridical.models.refused_rows import RefusedRowsError, leave_out_refused
 from veridical.models.rendering import Group
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError

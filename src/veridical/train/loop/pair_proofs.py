@@ -9,14 +9,14 @@ from torch import Tensor
 
 from veridical.checks.proofs import Proof, prove_declared_reference, prove_start, repeat_noise
 from veridical.checks.proving import prove
-from veridical.models.logprobs import collate
+from veridical.models.batching import collate
+from veridical.models.logprobs import compute_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.objectives.base import PairLogps
 from veridical.objectives.preference import Preference
 from veridical.train.loop.items import Items
 from veridical.train.loop.recorded_start import recognize_start
-from veridical.train.loop.reference import compute_logps
 from veridical.train.loop.rows import proof_rows
 from veridical.train.loop.start import conclude
 from veridical.train.loop.trainer import Task

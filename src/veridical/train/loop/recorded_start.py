@@ -11,6 +11,7 @@ from torch import Tensor
 
 from veridical.checks.proofs import MARGIN
 from veridical.checks.proving import noise_floor
+from veridical.models.logprobs import compute_logps
 from veridical.models.policy import Policy
 from veridical.models.precision import dtype_name, exact, is_half
 from veridical.models.rendering import Group
@@ -18,7 +19,6 @@ from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
 from veridical.runtime.run_files import read_run_file
-from veridical.train.loop.reference import compute_logps
 
 RECORDED = "start.json"
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from veridical.data.images import image_bytes_key
 from veridical.models.cache_keys import processor_hash, surroundings
-from veridical.models.logprobs import collate, response_logps
+from veridical.models.logprobs import compute_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.runtime import processes
@@ -63,21 +63,6 @@ def require_same_inputs(policy: Policy, reference: Policy) -> None:
             f"--reference-model {reference.name} can't judge what {policy.name} reads: their "
             f"{differ} differ. Name a model of the same family, as an earlier round's result."
         )
-
-
-@torch.no_grad()
-def compute_logps(
-    policy: Policy, groups: Sequence[Group], share_prefix: bool, batch_size: int
-) -> Tensor:
-    """Log-probs of every response, in evaluation mode. Shape: (groups, k), float64 on the CPU."""
-    training = policy.model.training
-    policy.model.eval()
-    sums = []
-    for start in range(0, len(groups), batch_size):
-        batch = collate(policy, groups[start : start + batch_size], share_prefix)
-        sums.append(response_logps(policy.model, batch).sums.double().cpu())
-    policy.model.train(training)
-    return torch.cat(sums)
 
 
 def precompute(

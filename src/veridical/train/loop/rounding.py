@@ -13,6 +13,7 @@ from torch import Tensor
 from veridical.checks.controls import rms
 from veridical.models.adapters import merge_adapter
 from veridical.models.load import load_base
+from veridical.models.logprobs import compute_logps
 from veridical.models.merge_cost import TOO_MUCH
 from veridical.models.policy import Policy, adapters_off
 from veridical.models.precision import exact
@@ -21,7 +22,6 @@ from veridical.runtime import processes
 from veridical.runtime.files import write_json
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import Run
-from veridical.train.loop.reference import compute_logps
 from veridical.train.options import Training
 
 Score = Callable[[Policy], Tensor]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from veridical.models.batching import Batch, response_lengths
+from veridical.models.batching import Batch
 from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy, adapters_off, image_features, unwrap
 from veridical.models.reward_model import response_rewards
@@ -124,7 +124,7 @@ class Scorer(nn.Module):
     def _read(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         if self.head is not None:
             rewards = response_rewards(model, self.head, batch)
-            return rewards, response_lengths(batch)
+            return rewards, batch.token_counts
         logps = response_logps(model, batch)
         return logps.sums.clone(), logps.counts
 

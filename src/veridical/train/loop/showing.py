@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from veridical.models.batching import PromptBatch, prompt_batch
 from veridical.models.policy import Policy
+from veridical.models.prompt_batches import PromptBatch, prompt_batch
 from veridical.models.rendering import Group
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError

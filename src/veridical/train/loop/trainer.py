@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from veridical.models.batching import Batch, blank_vision
-from veridical.models.logprobs import ResponseLogps, collate
+from veridical.models.batching import Batch, collate
+from veridical.models.logprobs import ResponseLogps
+from veridical.models.placeholders import blank_vision
 from veridical.models.policy import Policy
 from veridical.models.precision import unmixed
 from veridical.models.rendering import Group

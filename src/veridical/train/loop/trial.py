@@ -14,7 +14,7 @@ import torch
 from transformers import TrainerCallback
 
 from veridical.data.images import size_of
-from veridical.models.logprobs import collate
+from veridical.models.batching import collate
 from veridical.models.policy import Policy
 from veridical.models.precision import unmixed
 from veridical.models.rendering import Group

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from veridical.models.batching import Batch
+from veridical.models.batching import Batch, collate
 from veridical.models.finite import require_finite
-from veridical.models.logprobs import collate
 from veridical.models.rendering import Group
 from veridical.models.token_scores import TokenScores, token_scores, token_values
 from veridical.objectives.policy_gradient import Sampled
