@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import pytest
 from PIL import Image
 
 from veridical import cli
+from veridical.data.importers import sources
 from veridical.data.records import read_records, text_of
 from veridical.runtime.files import read_json, read_jsonl, write_jsonl
 
@@ -46,7 +50,9 @@ def test_a_known_set_is_named_with_the_reason(
 ) -> None:
     (row,) = import_rows(tmp_path, [rlaif_v(picture(tmp_path, "a.png"))])
     told = capsys.readouterr().out
-    assert "Taken for rlaif-v (flat), as its rows have chosen, ds_name, origin_dataset" in told
+    assert (
+        "Taken for rlaif-v (shape flat): its rows have chosen, origin_dataset, origin_split" in told
+    )
     assert text_of(row["prompt"]) == "What is this?"
     assert text_of(row["chosen"]) == "A cup."
     assert [image.size for image in row["images"]] == [(24, 20)]
@@ -94,3 +100,180 @@ def test_a_file_that_no_import_wrote_is_kept(
     assert cli.main(["data", "import", *given]) == 2
     assert "no import wrote it" in capsys.readouterr().err
     assert (tmp_path / "mine.jsonl").read_text() == "mine"
+
+
+def test_meta_json_joins_each_sets_root(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in ("one", "two"):
+        picture(tmp_path, f"images/{part}/a.png")
+        row = {"image": "a.png", "question": "<image>\nQ?", "chosen": part, "rejected": "B."}
+        write_jsonl(tmp_path / f"{part}.jsonl", [row])
+    several = {"image": ["a.png", "a.png"], "question": "Q?", "chosen": "A.", "rejected": "B."}
+    write_jsonl(tmp_path / "two.jsonl", [several, several | {"image": "gone.png"}])
+    meta = {
+        part: {
+            "root": part,
+            "annotation": f"{part}.jsonl",
+            "repeat_time": 2 if part == "two" else 1,
+        }
+        for part in ("one", "two")
+    }
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    out = tmp_path / "ours.parquet"
+    root = ["--images-root", str(tmp_path / "images")]
+    given = [str(tmp_path / "meta.json"), "--out", str(out), *root]
+    assert cli.main(["data", "import", *given]) == 0
+    told = capsys.readouterr().out
+    assert "Taken for mmpr" in told
+    assert "two x 2" in told
+    rows = list(read_records(out, "preference").rows)
+    assert [len(row["images"]) for row in rows] == [1, 2]
+    assert json.loads(rows[0]["source"])["columns"]["part"] == "one"
+    (left,) = read_jsonl(tmp_path / "ours.parquet.skipped.jsonl")
+    assert (left["file"], left["row"]) == (str(tmp_path / "two.jsonl"), 2)
+    assert "two/gone.png is no file under" in left["reason"]
+
+
+def test_an_object_by_image_id(tmp_path: Path) -> None:
+    picture(tmp_path, "VG_100K/7.png")
+    (tmp_path / "desc_data.json").write_text('{"7": {"chosen": ["A."], "rejected": ["B."]}}')
+    (tmp_path / "image_data.json").write_text('{"7": "https://a.b/c/VG_100K/7.png"}')
+    given = [str(tmp_path / "desc_data.json"), "--out", str(tmp_path / "ours.jsonl")]
+    given += ["--image-table", str(tmp_path / "image_data.json"), "--questions", "Describe it."]
+    assert cli.main(["data", "import", *given]) == 0
+    (row,) = read_records(tmp_path / "ours.jsonl", "preference").rows
+    assert text_of(row["prompt"]) == "Describe it."
+    assert row["id"] == "7/0-0"
+
+
+def parquet_folder(folder: Path) -> Path:
+    """As the hub has it: a file for each split, images as bytes."""
+    image = datasets.Image()
+    text = datasets.Value("string")
+    columns = dict.fromkeys(("question", "chosen", "rejected", "image_name"), text)
+    for split, count in (("train", 3), ("validation", 1)):
+        rows = [
+            {"image": Image.new("RGB", (9, 8)), "question": f"{split} {number}?"}
+            | {"chosen": "A.", "rejected": "B.", "image_name": "a.jpg"}
+            for number in range(count)
+        ]
+        made = datasets.Dataset.from_list(
+            rows, features=datasets.Features(columns | {"image": image})
+        )
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        made.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def test_a_folder_of_splits(tmp_path: Path) -> None:
+    folder = parquet_folder(tmp_path / "spa")
+    out = tmp_path / "ours.parquet"
+    given = [str(folder), "--split", "validation", "--out", str(out)]
+    assert cli.main(["data", "import", *given]) == 0
+    (row,) = read_records(out, "preference").rows
+    assert (text_of(row["prompt"]), row["images"][0].size) == ("validation 0?", (9, 8))
+    recipe = read_json(tmp_path / "ours.parquet.import.json")
+    assert (recipe["set"], recipe["records"], len(recipe["files"])) == ("spa-vl", 1, 2)
+
+
+def test_a_set_on_the_hub_is_streamed_at_its_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = parquet_folder(tmp_path / "spa")
+    asked: list[Any] = []
+    load = datasets.load_dataset
+
+    def stand_in(name: str, config: str | None, **options: Any) -> Any:
+        asked.append((name, options["revision"], options["streaming"]))
+        return load(str(folder), config, **options | {"revision": None})
+
+    class Hub:
+        def dataset_info(self, name: str, revision: str | None) -> Any:
+            assert (name, revision) == ("sqrti/SPA-VL", "main")
+            return SimpleNamespace(sha="c0ffee")
+
+    monkeypatch.setattr(sources, "HfApi", Hub)
+    monkeypatch.setattr(sources, "can_look_up", lambda host: True)
+    monkeypatch.setattr(datasets, "load_dataset", stand_in)
+    out = tmp_path / "ours.parquet"
+    given = ["sqrti/SPA-VL", "--out", str(out), "--limit", "2", "--revision", "main"]
+    assert cli.main(["data", "import", *given]) == 0
+    assert set(asked) == {("sqrti/SPA-VL", "c0ffee", True)}
+    assert len(read_records(out, "preference").rows) == 2
+    recipe = read_json(tmp_path / "ours.parquet.import.json")
+    assert (recipe["revision"], recipe["licence"]) == ("c0ffee", "CC BY 4.0")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["gone.jsonl", "--dry-run"], "can't be reached"),
+        (["./gone.jsonl", "--dry-run"], "does not exist"),
+        (["a.jsonl"], "--out is missing"),
+        (["a.jsonl", "--out", "b.txt"], "must end in .parquet or .jsonl"),
+        (["a.jsonl", "--dry-run", "--as", "nothing"], "is no known set or shape"),
+        (["a.jsonl", "--dry-run", "--image-path", "{"], "is no pattern"),
+        (["a.jsonl", "--dry-run", "--image-path", "{name.x}"], "is no pattern"),
+        (["a.jsonl", "--dry-run", "--image-path", "a.jpg"], "is the same for every image"),
+        (["a.jsonl", "--dry-run", "--turn-marks", "USER:"], "takes two texts"),
+        (["b.jsonl", "--dry-run"], "of no known shape. Their columns: x"),
+        (["c.json", "--dry-run"], "c.json is not JSON"),
+        (["d.jsonl", "--dry-run"], "holds no rows"),
+        (["e.jsonl", "--dry-run"], "no row can be used. 1 x chosen: is missing"),
+        (["f.jsonl", "--dry-run"], "the column 'screenshot' seems to hold some"),
+    ],
+)
+def test_what_cant_be_imported_is_said_in_a_line(
+    options: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sources, "can_look_up", lambda host: False)
+    pair = {"question": "Q?", "chosen": "A.", "rejected": "B."}
+    texts = {"a.jsonl": json.dumps(pair), "b.jsonl": '{"x": 1}', "c.json": '[{"a": 1}, {"b"'}
+    texts |= {"d.jsonl": "\n", "e.jsonl": '{"question": "Q?", "rejected": "B.", "chosen": null}'}
+    texts["f.jsonl"] = json.dumps(pair | {"screenshot": "a.png"})
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    if "e.jsonl" in options:
+        options = [*options, "--as", "flat", "--kind", "preference"]
+    assert cli.main(["data", "import", *options]) == 2
+    assert told in capsys.readouterr().err
+
+
+TEST_DATA = os.environ.get("VERIDICAL_TEST_DATA")
+
+
+@pytest.mark.skipif(not TEST_DATA, reason="needs VERIDICAL_TEST_DATA")
+def test_real_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Path(str(TEST_DATA)) / "benchmarks/vl_rewardbench/data.json"
+    out = tmp_path / "ours.parquet"
+    given = [str(bench), "--out", str(out), "--images", "drop"]
+    assert cli.main(["data", "import", *given]) == 0
+    assert "Taken for vl-rewardbench" in capsys.readouterr().out
+    read = json.loads(bench.read_text())
+    rows = list(read_records(out, "preference").rows)
+    skipped = read_jsonl(tmp_path / "ours.parquet.skipped.jsonl")
+    assert len(rows) + len(skipped) == len(read) == 1250
+    for row in rows:
+        one = read[json.loads(row["source"])["row"] - 1]
+        best = one["human_ranking"].index(0)
+        assert text_of(row["chosen"]) == one["response"][best]
+        assert text_of(row["rejected"]) == one["response"][1 - best]
+        assert text_of(row["prompt"]) == one["query"]
+
+
+@pytest.mark.skipif(not TEST_DATA, reason="needs VERIDICAL_TEST_DATA")
+def test_real_text_pairs_of_llama_factory(tmp_path: Path) -> None:
+    source = Path(str(TEST_DATA)) / "pairs/text_preference_300.json"
+    out = tmp_path / "ours.parquet"
+    assert cli.main(["data", "import", str(source), "--out", str(out)]) == 0
+    theirs = json.loads(source.read_text())
+    rows = list(read_records(out, "preference").rows)
+    assert read_json(tmp_path / "ours.parquet.import.json")["set"] == "sharegpt"
+    assert len(rows) + len(read_jsonl(tmp_path / "ours.parquet.skipped.jsonl")) == len(theirs)
+    assert len(rows) >= 290
+    chosen = {row["chosen"]["value"].strip() for row in theirs}
+    assert all(text_of(row["chosen"]).strip() in chosen for row in rows)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from veridical.data.importers.convert import convert
-from veridical.data.importers.recognize import AUTO, FIRST_ROWS, Recognized, find_set
+from veridical.data.importers.importing import imported
+from veridical.data.importers.recognize import (
+    AS_ASKED,
+    AUTO,
+    FIRST_ROWS,
+    Recognized,
+    find_set,
+    mapping,
+)
 from veridical.data.importers.rules import Rules
 from veridical.data.importers.sources import Place, Source, open_source
 from veridical.data.messages import text_of
 from veridical.data.record_checks import RowChecker
+from veridical.data.record_rows import RowError
 from veridical.data.records import Kind, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, write_json, write_jsonl
@@ -65,17 +73,16 @@ def data_import(
     if not dry_run:
         out = _writable(out, source)
     opened = open_source(source, subset, split, revision)
-    first = [row for _, row in islice(opened.rows(), FIRST_ROWS)]
+    first = list(islice(opened.rows(), FIRST_ROWS))
     if not first:
         raise UserError(f"{source} holds no rows.")
-    found = find_set(as_, first)
+    found = find_set(as_, [row for _, row in first])
     work = Conversion(opened, found, rules, kind, images_root, limit)
-    _tell(found, work, first)
+    _tell(work, first)
     if dry_run or out is None:
         shown = list(islice(work.records(), SHOWN))
         _show(shown)
-        for _ in work.rest():
-            pass
+        deque(work.records(), maxlen=0)
         _tell_counts(work)
         return
     write_records(work.records(), out, work.kind)
@@ -130,7 +137,10 @@ class Conversion:
                 f"{self.source.name}: no row can be used. {describe_skipped(self.skipped)}"
             )
 
-    rest = records
+    def made_of(self, row: Any) -> list[dict[str, Any] | RowError]:
+        """What comes of one row alone, not checked."""
+        one, place = self.found.taken_for, Place(self.source.name, 1)
+        return [made for _, made in imported([(place, row)], one, self.rules, self.kind)]
 
     def recipe(
         self, asked: str, subset: str | None, split: str, root: Path | None
@@ -161,17 +171,21 @@ class Conversion:
         root = self.images_root or self.source.root
         checker = RowChecker(self.kind, root, repeats=True)
         chunk: list[tuple[Place, Any]] = []
-        rows = islice(self.source.rows(), self.limit)
-        for place, row in track(rows, f"importing {self.source.name}", self.limit):
-            self.read += 1
-            made = convert(row, place, self.found.taken_for, self.rules, self.kind)
-            chunk += [(place, one) for one in made]
+        one = self.found.taken_for
+        for placed in imported(self._counted(), one, self.rules, self.kind):
+            chunk.append(placed)
             if len(chunk) >= AT_A_TIME:
                 yield from self._check(checker, chunk)
                 chunk = []
         yield from self._check(checker, chunk)
         self.ignored = checker.ignored
         checker.refuse_lost_images(self.source.name, self.read)
+
+    def _counted(self) -> Iterator[tuple[Place, Any]]:
+        rows = islice(self.source.rows(), self.limit)
+        for place, row in track(rows, f"importing {self.source.name}", self.limit):
+            self.read += 1
+            yield place, row
 
     def _check(
         self, checker: RowChecker, chunk: Sequence[tuple[Place, Any]]
@@ -227,15 +241,21 @@ def _beside(out: Path, ending: str) -> Path:
     return out.with_name(f"{out.name}.{ending}")
 
 
-def _tell(found: Recognized, work: Conversion, first: Sequence[Any]) -> None:
-    one = found.taken_for
-    about = "" if found.reason == "as asked" else f", as {found.reason}"
-    note = f" Note: {one.note}." if one.note else ""
-    print(f"Taken for {one.name} ({one.shape}){about}; made into {work.kind} records.{note}")
-    for ours, theirs in (work.rules.columns or {}).items():
-        print(f"  {ours} is read from {theirs}")
-    columns = next((row for row in first if isinstance(row, dict)), {})
-    print(f"  columns: {', '.join(map(str, columns))}")
+def _tell(work: Conversion, first: Sequence[tuple[Place, Any]]) -> None:
+    """Say what the set is taken for, why, and from which columns records are made."""
+    one, reason = work.found.taken_for, work.found.reason
+    note = f"\nNote: {one.note}." if one.note else ""
+    about = "" if reason == AS_ASKED else f": {reason}"
+    print(f"Taken for {one.name} (shape {one.shape}){about}. It becomes {work.kind} records.{note}")
+    rows = ((place, row) for place, row in first if isinstance(row, Mapping))
+    made = ((row, new) for _, row in rows for new in work.made_of(row) if isinstance(new, dict))
+    row, new = next(made, ({}, {}))
+    known = mapping(row, new) | (work.rules.columns or {})
+    if known:
+        told = [
+            ours if ours == theirs else f"{ours} from {theirs}" for ours, theirs in known.items()
+        ]
+        print(f"Read: {', '.join(told)}.")
 
 
 def _tell_counts(work: Conversion) -> None:

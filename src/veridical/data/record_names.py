@@ -44,7 +44,8 @@ def with_own_names(row: Mapping[str, Any], kind: str) -> tuple[dict[str, Any], s
     Understood are, beside the names in `IMAGES`:
 
     - `question` or `instruction` (with `input` and `system`) for the prompt;
-    - `chosen_response`, `rejected_response` and the like, `chosen` and `rejected` as one message;
+    - `chosen_response`, `rejected_response` and the like, `y_win`, `y_lose`, `reject`; `chosen` and
+      `rejected` as one message;
     - `messages` or `conversations` beside `rejected_response` or `rejected_conversations`;
     - turns of `from` and `value` for `role` and `content`;
     - blocks that hold their picture (`{"type": "image", "image": "a.png"}`, `image_url`), where
@@ -172,6 +173,7 @@ def _name_pair(row: dict[str, Any], used: set[str]) -> None:
     for field in ("chosen", "rejected"):
         names = [f"{field}_{ending}" for ending in ("response", "answer", "text")]
         names += [f"{field}_{ending}" for ending in ("messages", "conversations", "conversation")]
+        names += ["y_win"] if field == "chosen" else ["y_lose", "reject"]
         _take(row, used, field, names)
         row[field] = _one_message(row.get(field))
     if row.get("prompt") is not None:
@@ -193,7 +195,7 @@ def _name_pair(row: dict[str, Any], used: set[str]) -> None:
 
 def _name_prompt(row: dict[str, Any], used: set[str]) -> None:
     _take(row, used, "prompt", QUESTIONS)
-    question = row.get("prompt")
+    question = row["prompt"] = _one_message(row.get("prompt"))
     if not isinstance(question, str):
         return
     # As in Alpaca's and LLaMA-Factory's files.

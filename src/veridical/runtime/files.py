@@ -28,6 +28,15 @@ def write_text_atomic(path: Path, text: str) -> None:
     """Write UTF-8 `text` so that `path` holds either its old content or all of the new.
 
     Raises:
+        UserError: as for `write_texts_atomic`.
+    """
+    write_texts_atomic(path, (text,))
+
+
+def write_texts_atomic(path: Path, texts: Iterable[str]) -> None:
+    """`write_text_atomic` for a text in parts, which need not be in memory together.
+
+    Raises:
         UserError: its folder is a file, or may not be written to, or the disk is full.
     """
     try:
@@ -40,7 +49,7 @@ def write_text_atomic(path: Path, text: str) -> None:
         raise UserError(f"{path.parent} may not be written to. Name another folder.") from error
     try:
         with writing(path), os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+            file.writelines(texts)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
@@ -92,8 +101,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """Write one JSON value a line."""
-    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
-    write_text_atomic(path, "".join(line + "\n" for line in lines))
+    write_texts_atomic(
+        path, (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    )
 
 
 def read_json(path: Path, any_text: bool = False) -> Any:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from veridical.data.importers.extras import unpacked
 from veridical.data.importers.rules import Rules
 from veridical.data.importers.sets import NamedSet
 from veridical.data.importers.shapes import SHAPES
 from veridical.data.importers.sources import Place
-from veridical.data.record_names import image_column, with_own_names
+from veridical.data.importers.templates import without_template
+from veridical.data.record_names import IMAGES, image_column, with_own_names
 from veridical.data.record_rows import TAG, Kind, RowError, known_fields
 
 SHORT = 2000
 """Characters of a text that is kept in `source`."""
+VIDEOS = ("video", "videos")
+_STAY = ("id", "image_id")
+"""Columns that keep their own meaning when another is read from them."""
 
 
 def convert(
@@ -39,7 +45,12 @@ def convert(
         yield RowError(*one.leave_out)
         return
     try:
-        for made in SHAPES[one.shape].rows(renamed(row, rules.columns or {}), rules):
+        whole = renamed(unpacked(row), rules.columns or {})
+        if any(whole.get(name) for name in VIDEOS) and not any(whole.get(name) for name in IMAGES):
+            raise RowError("video", "videos are not read")
+        whole |= {name: _as_object(whole.get(name)) for name in one.printed}
+        _take_ratings(whole, one)
+        for made in SHAPES[one.shape].rows(whole, rules, kind):
             yield made if isinstance(made, RowError) else finished(made, place, one, rules, kind)
     except RowError as error:
         yield error
@@ -62,7 +73,8 @@ def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any
             if not isinstance(value, Mapping) or part not in value:
                 raise RowError(ours, f"the row has no column {theirs}")
             value = value[part]
-        found.pop(theirs, None)
+        if theirs not in _STAY:
+            found.pop(theirs, None)
         found[ours] = value
     return found
 
@@ -75,51 +87,112 @@ def finished(
     Raises:
         RowError: a rule can't be applied to it.
     """
+    _begin_answers(made, rules)
+    _rate_severity(made, rules)
     named, used = with_own_names(made, kind)
     row = {name: value for name, value in named.items() if name not in used}
-    images = _located(row, rules)
-    if images and rules.placeholder == "after":
-        _place_after(row, len(images))
-    if row.get("source") is None:
-        extra = {
-            name: value
-            for name, value in row.items()
-            if name not in known_fields(kind) and _is_short(value) and not image_column(name, value)
-        }
-        row = {name: value for name, value in row.items() if name not in extra}
-        told: dict[str, Any] = {"set": one.name, "file": place.file, "row": place.row}
-        row["source"] = json.dumps(
-            told | ({"columns": extra} if extra else {}), ensure_ascii=False, sort_keys=True
-        )
-    return row
+    if rules.turn_marks is not None:
+        row["prompt"] = without_template(row.get("prompt"), rules.turn_marks)
+    _locate(row, rules)
+    if row["images"] and rules.placeholder == "after":
+        _place_after(row)
+    row = {name: value for name, value in row.items() if value is not None}
+    if "source" in row:
+        return row
+    extra = {
+        name: value
+        for name, value in row.items()
+        if name not in known_fields(kind) and _is_short(value) and not image_column(name, value)
+    }
+    told: dict[str, Any] = {"set": one.name, "file": place.file, "row": place.row}
+    told |= {"columns": extra} if extra else {}
+    kept = {name: value for name, value in row.items() if name not in extra}
+    return kept | {"source": json.dumps(told, ensure_ascii=False, sort_keys=True)}
 
 
-def _located(row: dict[str, Any], rules: Rules) -> list[Any]:
-    field = "images" if row.get("images") is not None else "image"
-    value = row.pop(field, None)
-    row.pop("image", None)
-    values = value if isinstance(value, list) else [] if value in (None, "") else [value]
-    row["images"] = [rules.locate(item) for item in values]
-    return list(row["images"])
+def _as_object(value: Any) -> Any:
+    """What a text stands for that Python printed of an object; whatever else as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("{"):
+        return value
+    try:
+        return ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return value
 
 
-def _place_after(row: dict[str, Any], images: int) -> None:
-    """Put the tags of images behind the first question, where none has any."""
-    for field in ("prompt", "messages", "conversations"):
-        messages = row.get(field)
-        if not isinstance(messages, list):
-            continue
-        users = [
-            message
-            for message in messages
-            if isinstance(message, Mapping) and message.get("role") == "user"
-        ]
-        if not users or any(TAG in str(message.get("content")) for message in users):
-            return
-        if isinstance(users[0].get("content"), str):
-            tagged = {**users[0], "content": users[0]["content"] + "\n" + TAG * images}
-            row[field] = [tagged if message is users[0] else message for message in messages]
+def _take_ratings(row: dict[str, Any], one: NamedSet) -> None:
+    """Put a pair's columns of ratings into `ratings`; groups have done so with theirs."""
+    if one.together:
         return
+    ratings = [
+        {"answer": answer, "aspect": aspect, "value": row.pop(column)}
+        for column, (answer, aspect) in one.ratings.items()
+        if row.get(column) is not None
+    ]
+    if ratings:
+        row["ratings"] = [*(row.get("ratings") or []), *ratings]
+
+
+def _begin_answers(row: dict[str, Any], rules: Rules) -> None:
+    """Put a given beginning before both answers: what they share cancels out in DPO's loss."""
+    if rules.context is None:
+        return  # it may be anything
+    beginning = row.pop("context", None)
+    if rules.context == "drop" or not beginning:
+        return
+    for name in ("chosen", "rejected"):
+        if not isinstance(row.get(name), str) or not isinstance(beginning, str):
+            raise RowError("context", f"can't begin {name}, as one of them is no text")
+        row[name] = f"{beginning.rstrip()} {row[name].lstrip()}".lstrip()
+
+
+def _rate_severity(row: dict[str, Any], rules: Rules) -> None:
+    severity = row.pop("severity", None)
+    if severity is not None and rules.severity != "drop":
+        rating = {"answer": "rejected", "aspect": "severity", "value": severity}
+        row["ratings"] = [*(row.get("ratings") or []), rating]
+
+
+def _locate(row: dict[str, Any], rules: Rules) -> None:
+    """Put the images' references into `images`, as the rules have them."""
+    found = row.get("images") if row.get("images") is not None else row.get("image")
+    row.pop("image", None)
+    values = found if isinstance(found, list) else [] if found in (None, "") else [found]
+    if rules.images != "drop":
+        row["images"] = [rules.locate(value) for value in values]
+        return
+    row["images"] = []
+    for field in ("prompt", "messages", "conversations"):
+        row[field] = _without_tags(row.get(field))
+
+
+def _without_tags(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace(f"{TAG}\n", "").replace(f"\n{TAG}", "").replace(TAG, "")
+    if isinstance(value, list):
+        kept = [one for one in value if one != {"type": "image"}]
+        return [_without_tags(one) for one in kept]
+    if isinstance(value, Mapping):
+        texts = ("content", "value", "text")
+        return {name: _without_tags(one) if name in texts else one for name, one in value.items()}
+    return value
+
+
+def _place_after(row: dict[str, Any]) -> None:
+    """Put the tags of images behind the first question, where no question has any."""
+    field = next((name for name in ("prompt", "messages", "conversations") if row.get(name)), "")
+    if isinstance(row.get(field), str):
+        row[field] = [{"role": "user", "content": row[field]}]
+    messages = row.get(field)
+    if not isinstance(messages, list) or TAG in str(messages) or "'image'" in str(messages):
+        return
+    tags = TAG * len(row["images"])
+    for number, message in enumerate(messages):
+        name = "content" if "content" in message else "value"
+        if message.get("role", message.get("from")) in ("user", "human"):
+            changed = {**message, name: f"{message[name]}\n{tags}"}
+            row[field] = [*messages[:number], changed, *messages[number + 1 :]]
+            return
 
 
 def _is_short(value: Any) -> bool:

@@ -5,24 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from veridical.data.importers.rules import Rules
+from veridical.data.importers.rules import Fit, Rules
 from veridical.data.record_names import with_own_names
-from veridical.data.record_rows import RowError
+from veridical.data.record_rows import Kind, RowError
 
-SUMMARY = "question, chosen and rejected answer (or prompt and answer) in columns"
+SUMMARY = "question, chosen and rejected answer in columns of their own"
 
 
-def fits(row: Mapping[str, Any]) -> str | None:
+def fits(row: Mapping[str, Any]) -> Fit | None:
     """Why a row is of this shape."""
-    named, used = with_own_names(row, "preference")
-    have = [name for name in ("prompt", "chosen", "rejected") if named.get(name) is not None]
-    if "chosen" not in have or "rejected" not in have:
-        return None
-    told = "columns for " + ", ".join(have)
-    return told + (f" ({', '.join(sorted(used))})" if used else "")
+    if _has_answers(row, "responses"):
+        return Fit("it has a prompt and a list `responses`", "sample")
+    for kind, wanted in (("preference", ("chosen", "rejected")), ("conversation", ("messages",))):
+        named, used = with_own_names(row, kind)
+        if all(_is_answer(named.get(name)) for name in wanted):
+            theirs = sorted(used | {name for name in wanted if row.get(name) is not None})
+            return Fit(f"it has {', '.join(theirs)}", _kind(kind))
+    if with_own_names(row, "prompt")[0].get("prompt") is not None:
+        return Fit("it has a question and no answer", "prompt")
+    return None
 
 
-def rows(row: Mapping[str, Any], rules: Rules) -> Iterator[dict[str, Any] | RowError]:
+def rows(row: Mapping[str, Any], rules: Rules, kind: Kind) -> Iterator[dict[str, Any] | RowError]:
     """The row as it is: the reader of records understands such columns."""
-    del rules
+    del rules, kind
     yield dict(row)
+
+
+def _is_answer(value: Any) -> bool:
+    """A text, a message or messages; a list of texts is several answers."""
+    return bool(value) and not (isinstance(value, list) and isinstance(value[0], str))
+
+
+def _has_answers(row: Mapping[str, Any], name: str) -> bool:
+    return isinstance(row.get(name), list) and row.get("prompt") is not None
+
+
+def _kind(name: str) -> Kind:
+    return "preference" if name == "preference" else "conversation"

@@ -12,6 +12,7 @@ from veridical.runtime.errors import UserError
 
 FIRST_ROWS = 20
 AUTO = "auto"
+AS_ASKED = "as asked"
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,21 @@ def recognize(rows: Sequence[Any]) -> Recognized | None:
         return None
     columns = set.intersection(*({str(name) for name in row} for row in objects))
     for one in SETS.values():
-        if one.columns and one.columns <= columns and SHAPES[one.shape].fits(objects[0]):
+        if one.columns and one.columns <= columns and _fits(one, objects[0]):
             return Recognized(one, f"its rows have {', '.join(sorted(one.columns))}")
-    for shape in SHAPES.values():
-        reason = next((told for row in objects if (told := shape.fits(row))), None)
-        if reason is not None:
-            return Recognized(NamedSet(shape.name, shape.name, "preference"), reason)
-    return None
+    return next(filter(None, (_of_shape(name, objects) for name in SHAPES)), None)
+
+
+def _fits(one: NamedSet, row: Mapping[str, Any]) -> bool:
+    """Whether a row that has a set's columns holds what they should."""
+    if one.together or one.rules.columns:
+        return True  # only converted are they of the shape
+    return SHAPES[one.shape].fits(row) is not None
+
+
+def _of_shape(name: str, rows: Sequence[Mapping[str, Any]]) -> Recognized | None:
+    fit = next((fit for row in rows if (fit := SHAPES[name].fits(row))), None)
+    return None if fit is None else Recognized(NamedSet(name, name, fit.kind), fit.reason)
 
 
 def find_set(name: str, rows: Sequence[Any]) -> Recognized:
@@ -52,9 +61,11 @@ def find_set(name: str, rows: Sequence[Any]) -> Recognized:
         UserError: there is none of that name, or the rows are of no known shape.
     """
     if name in SETS:
-        return Recognized(SETS[name], "as asked")
+        return Recognized(SETS[name], AS_ASKED)
     if name in SHAPES:
-        return Recognized(NamedSet(name, name, "preference"), "as asked")
+        objects = [row for row in rows if isinstance(row, Mapping)]
+        found = _of_shape(name, objects)
+        return found or Recognized(NamedSet(name, name, "preference"), AS_ASKED)
     if name != AUTO:
         known = ", ".join([AUTO, *SETS, *SHAPES])
         raise UserError(f"--as {name} is no known set or shape; choose of {known}.")
@@ -67,3 +78,27 @@ def find_set(name: str, rows: Sequence[Any]) -> Recognized:
             "such as --columns prompt=QUESTION chosen=BETTER rejected=WORSE, and --as flat."
         )
     return found
+
+
+def mapping(row: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, str]:
+    """Which column of a foreign row each field of ours holds, as far as it holds one as it is.
+
+    Args:
+        row: as it lies in the file.
+        made: what it was converted to.
+    """
+    found = {}
+    for ours, value in made.items():
+        bare = _bare(value)
+        theirs = [name for name, other in row.items() if other in (value, bare) and bare]
+        if theirs and ours != "source":
+            found[ours] = ours if ours in theirs else theirs[0]
+    return found
+
+
+def _bare(value: Any) -> Any:
+    """A value that was put into a list or into a message."""
+    if isinstance(value, list) and len(value) == 1:
+        one = value[0]
+        return one.get("content", one) if isinstance(one, Mapping) else one
+    return value

@@ -11,11 +11,19 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from veridical.data.record_rows import RowError
+from veridical.data.record_rows import Kind, RowError
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
 
 PATTERN_FIELDS = ("id", "name", "path", "stem")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Why a row is of a shape, and the kind of record that it becomes."""
+
+    reason: str
+    kind: Kind
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,7 @@ class Rules:
         columns: OURS=THEIRS, such as `chosen=y_win`, for columns whose names are not understood;
             `images=meta.file` looks inside an object. Ours: id, images, prompt, chosen, rejected,
             messages, responses, context, severity, and the other columns of the kind.
+        images: `drop` reads the texts alone, of a set whose pictures you do not have.
         placeholder: where the images of a question without `<image>` belong: `before` it or
             `after` it.
         image_path: how an image's path is made of what the row has, such as
@@ -37,13 +46,14 @@ class Rules:
         turn_marks: two texts that begin a user's and an assistant's turn in a prompt that holds
             a whole chat template, such as `USER: ASSISTANT:`. What stands before the first, and
             end tokens, are left out.
-        context: where a `context`, the beginning of the answer, goes: `answer` puts it before
-            both answers, which leaves DPO's loss as it is, `drop` leaves it out.
+        context: what is done with a `context` that is the beginning of the answer: `answer` puts
+            it before both answers, where it cancels out in DPO's loss, `drop` leaves it out.
         severity: what becomes of a `severity` of the rejected answer: a `rating`, or `drop`.
         questions: questions for rows without one; of several, one is drawn by seed.
     """
 
     columns: dict[str, str] | None = None
+    images: Literal["keep", "drop"] | None = None
     placeholder: Literal["before", "after"] | None = None
     image_path: str | None = None
     image_table: Path | None = None

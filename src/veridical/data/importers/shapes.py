@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from veridical.data.importers import flat
-from veridical.data.importers.rules import Rules
-from veridical.data.record_rows import RowError
+from veridical.data.importers import flat, groups, lists, llava, sharegpt, text_json
+from veridical.data.importers.rules import Fit, Rules
+from veridical.data.record_rows import Kind, RowError
 
 
 @dataclass(frozen=True)
@@ -18,17 +18,25 @@ class Shape:
     Attributes:
         name: as in `--as NAME`.
         summary: what a row looks like, in half a sentence.
-        fits: a row to the reason why it is of this shape, None if it isn't.
+        fits: a row to why it is of this shape and the kind of its records, None if it isn't.
         rows: a row to rows under our own names, or to what is wrong with a part of it.
     """
 
     name: str
     summary: str
-    fits: Callable[[Mapping[str, Any]], str | None]
-    rows: Callable[[Mapping[str, Any], Rules], Iterable[dict[str, Any] | RowError]]
+    fits: Callable[[Mapping[str, Any]], Fit | None]
+    rows: Callable[[Mapping[str, Any], Rules, Kind], Iterable[dict[str, Any] | RowError]]
 
 
 SHAPES: dict[str, Shape] = {
-    shape.name: shape for shape in (Shape("flat", flat.SUMMARY, flat.fits, flat.rows),)
+    shape.name: shape
+    for shape in (
+        Shape("text-json", text_json.SUMMARY, text_json.fits, text_json.rows),
+        Shape("sharegpt", sharegpt.SUMMARY, sharegpt.fits, sharegpt.rows),
+        Shape("llava", llava.SUMMARY, llava.fits, llava.rows),
+        Shape("groups", groups.SUMMARY, groups.fits, groups.rows),
+        Shape("lists", lists.SUMMARY, lists.fits, lists.rows),
+        Shape("flat", flat.SUMMARY, flat.fits, flat.rows),
+    )
 }
-"""By name; `auto` tries them in this order."""
+"""By name; `auto` tries them in this order. A `meta.json` names files whose rows are of these."""

@@ -11,6 +11,7 @@ import datasets
 from huggingface_hub import HfApi
 
 from veridical.data.image_checks import words_of
+from veridical.data.importers import meta
 from veridical.data.record_files import stream_rows
 from veridical.runtime.errors import UserError
 from veridical.runtime.hub import can_look_up, hub_host, looks_like_path
@@ -61,6 +62,8 @@ def open_source(name: str, config: str | None, split: str, revision: str | None)
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
             raise UserError(f"{path} must end in {', '.join(SUFFIXES)}, or be a folder.")
+        if meta.is_meta(path):
+            return _open_meta(path)
         return Source(name, lambda: _of_file(path), path.parent, (path,))
     if path.is_dir():
         return _open_folder(path, config, split)
@@ -69,12 +72,29 @@ def open_source(name: str, config: str | None, split: str, revision: str | None)
     return _open_hub(name, config, split, revision)
 
 
+def _open_meta(path: Path) -> Source:
+    parts = meta.entries(path)
+    repeated = [f"{one.name} x {one.repeats:g}" for one in parts if one.repeats != 1]
+    if repeated:
+        print(f"{path} wants rows repeated; give train --data-weights: {', '.join(repeated)}.")
+
+    def rows() -> Iterator[tuple[Place, Any]]:
+        for one in parts:
+            for number, row in meta.rows_of(one):
+                yield Place(str(one.annotation), number), row
+
+    return Source(str(path), rows, path.parent, (path, *(one.annotation for one in parts)))
+
+
 def _of_file(path: Path) -> Iterator[tuple[Place, Any]]:
     for number, row in stream_rows(path):
         yield Place(str(path), number), row
 
 
 def _open_folder(path: Path, config: str | None, split: str) -> Source:
+    metas = [file for file in sorted(path.glob("*.json")) if meta.is_meta(file)]
+    if len(metas) == 1:
+        return _open_meta(metas[0])
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
     if not files:
         raise UserError(f"{path} holds no {', '.join(SUFFIXES)} file.")

@@ -1,0 +1,36 @@
+"""What another tool's format has no column for, in one column of JSON beside its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from veridical.data.record_rows import RowError
+from veridical.runtime.files import JSON_ERRORS, in_words, parse_json
+
+COLUMN = "veridical"
+
+
+def packed(values: Mapping[str, Any]) -> dict[str, str]:
+    """The column with the values that there are; other tools pass over it."""
+    there = {name: value for name, value in values.items() if value is not None}
+    return {COLUMN: json.dumps(there, ensure_ascii=False, sort_keys=True, allow_nan=False)}
+
+
+def unpacked(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with what the column holds in columns of its own.
+
+    Raises:
+        RowError: the column is not what `packed` writes.
+    """
+    held = row.get(COLUMN)
+    if held is None:
+        return dict(row)
+    try:
+        values = parse_json(held) if isinstance(held, str) else None
+    except JSON_ERRORS as error:
+        raise RowError(COLUMN, f"is not JSON ({in_words(error)})") from error
+    if not isinstance(values, dict):
+        raise RowError(COLUMN, "must hold an object as JSON")
+    return {name: value for name, value in row.items() if name != COLUMN} | values

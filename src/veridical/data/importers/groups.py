@@ -1,0 +1,112 @@
+"""Several rated responses to one prompt.
+
+VLFeedback's `completions` are a list of objects, or, as older Datasets hand them on, an object of
+lists; its ratings are texts. VL-RewardBench has a list `response` with `human_ranking` (0 is
+best). Rows of one response each, with a column for each rating, are put together before
+(`sets.NamedSet.together`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from veridical.data.importers.rules import Fit, Rules
+from veridical.data.record_rows import Kind, RowError, response_name
+
+SUMMARY = "several responses to a prompt, with ratings or a ranking"
+RANKINGS = ("human_ranking", "ranking")
+
+
+def fits(row: Mapping[str, Any]) -> Fit | None:
+    """Why a row is of this shape."""
+    if isinstance(row.get("completions"), list | Mapping):
+        return Fit("it has completions", "sample")
+    ranking = next((name for name in RANKINGS if row.get(name) is not None), None)
+    if ranking is not None and isinstance(row.get("response"), list):
+        return Fit(f"it has a list response and {ranking}", "preference")
+    return None
+
+
+def rows(row: Mapping[str, Any], rules: Rules, kind: Kind) -> Iterator[dict[str, Any] | RowError]:
+    """A record of kind `sample`, or a pair where the responses are ranked.
+
+    What is wrong with one response is yielded beside the record of the others.
+    """
+    del rules
+    ranking = next((name for name in RANKINGS if row.get(name) is not None), None)
+    if ranking is not None and isinstance(row.get("response"), list):
+        yield _ranked(row, ranking)
+        return
+    if kind != "sample":
+        raise RowError("completions", "become samples; `veridical build pairs` makes pairs of them")
+    rest = {name: value for name, value in row.items() if name != "completions"}
+    texts: list[str] = []
+    ratings: list[dict[str, Any]] = []
+    models: list[Any] = []
+    for number, one in enumerate(_completions(row.get("completions"))):
+        text = one.get("response")
+        if not isinstance(text, str) or not text.strip():
+            yield RowError("completions", f"response {number} is empty")
+            continue
+        name = response_name(len(texts))
+        for aspect, value in _ratings(one.get("annotations")).items():
+            rating = _number(value)
+            if rating is None:
+                yield RowError("ratings", f"response {number}, {aspect}: {value!r} is no number")
+            else:
+                ratings.append({"answer": name, "aspect": aspect, "value": rating})
+        texts.append(text)
+        models.append(one.get("model"))
+    if not texts:
+        raise RowError("completions", "no response has a text")
+    rest.setdefault("models", ", ".join(str(model) for model in models if model))
+    yield rest | {"responses": texts, "ratings": ratings}
+
+
+def _ranked(row: Mapping[str, Any], ranking: str) -> dict[str, Any]:
+    answers, ranks = row["response"], row[ranking]
+    if not isinstance(ranks, list) or len(ranks) != len(answers) or len(answers) < 2:
+        raise RowError(ranking, f"must rank the {len(answers)} responses")
+    if ranks.count(min(ranks)) != 1:
+        raise RowError(ranking, "has no single best response")
+    order = sorted(range(len(answers)), key=lambda number: ranks[number])
+    rest = {name: value for name, value in row.items() if name not in ("response", ranking)}
+    models = row.get("models")
+    if isinstance(models, list) and len(models) == len(answers):
+        rest["models"] = ", ".join(str(models[number]) for number in order)
+    pair = {"chosen": answers[order[0]], "rejected": answers[order[1]]}
+    more = [answers[number] for number in order[2:]]
+    return rest | pair | ({"more_rejected": more} if more else {})
+
+
+def _completions(value: Any) -> list[Mapping[str, Any]]:
+    if isinstance(value, Mapping):
+        try:
+            columns = {name: list(items) for name, items in value.items()}
+            count = len(columns["response"])
+            value = [{name: items[i] for name, items in columns.items()} for i in range(count)]
+        except (TypeError, KeyError, IndexError) as error:
+            raise RowError("completions", "its lists are not all as long") from error
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+        raise RowError("completions", "must be a list of objects, or an object of lists")
+    return value
+
+
+def _ratings(annotations: Any) -> dict[str, Any]:
+    """Aspect to rating, of `{aspect: {"Rating": ...}}` or of `{aspect: rating}`."""
+    if not isinstance(annotations, Mapping):
+        return {}
+    return {
+        str(aspect): value.get("Rating") if isinstance(value, Mapping) else value
+        for aspect, value in annotations.items()
+    }
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
