@@ -66,6 +66,7 @@ ARGUMENTS: dict[str, list[str]] = {
 """What each command needs to come as far as its folder."""
 OTHERS = {
     "ask": "writes nothing",
+    "data check": "writes a file",
     "data import": "writes a file",
     "report": "writes a file",
     "world make": "into a new folder",

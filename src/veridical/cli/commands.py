@@ -102,6 +102,11 @@ COMMANDS: dict[str, Command] = {
         "Turn a published set, or another tool's, into records.",
         ("source",),
     ),
+    "data check": Command(
+        "veridical.inspection.check:data_check",
+        "Check a data set: what is wrong with which row, and how to fix it.",
+        ("file",),
+    ),
     "train dpo": Command(
         "veridical.train.dpo:train_dpo",
         "Align a model by direct preference optimization (DPO) on pairs.",

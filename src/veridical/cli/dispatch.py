@@ -15,12 +15,13 @@ from pathlib import Path
 
 from veridical.cli.commands import COMMANDS, Command
 from veridical.runtime import interruptions, processes
-from veridical.runtime.errors import UserError
+from veridical.runtime.errors import FindingsError, UserError
 from veridical.runtime.files import FULL, full_disk
 from veridical.runtime.local_code import import_file, take_imports
 
 USER_ERROR_STATUS = 2
 FAILED_STATUS = 1
+FOUND_STATUS = 1  # of a check that has found something; as of grep, diff and linters
 INTERRUPTED_STATUS = 130
 TERMINATED_STATUS = 143
 CLOSED_STATUS = 141  # as the shell has it for a command that SIGPIPE ends
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if processes.reports_errors():
             print(f"veridical: {shortened(str(error))}", file=sys.stderr)
         return USER_ERROR_STATUS
+    except FindingsError:
+        return FOUND_STATUS
     except BrokenPipeError:
         if not _output_is_closed():
             raise
@@ -235,8 +238,8 @@ def overview(commands: dict[str, Command]) -> str:
             "",
             "`veridical COMMAND --help` documents a command's options. Every command also reads",
             "them from `--config FILE.yaml`; the command line wins. The model `embedded`",
-            "comes with the package. Exit status: 0 done, 2 invalid input, 130 interrupted,",
-            "143 terminated (SIGTERM).",
+            "comes with the package. Exit status: 0 done, 1 `data check` found errors,",
+            "2 invalid input, 130 interrupted, 143 terminated (SIGTERM).",
         ]
     )
 

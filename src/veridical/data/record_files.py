@@ -64,6 +64,22 @@ def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, Any]]]:
     raise UserError(f"{path} must end in .parquet, .jsonl, .ndjson or .json.")
 
 
+def count_rows(path: Path) -> int | None:
+    """How many rows `stream_rows` will give; None where only reading them would say.
+
+    Raises:
+        UserError: the file can't be read.
+    """
+    check_file(path)
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet_length(path)
+    if suffix in (".jsonl", ".ndjson"):
+        with path.open("rb") as file:
+            return sum(1 for line in file if line.strip())
+    return None
+
+
 def stream_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Each row with its number, counted from 1; never the whole file at once.
 

@@ -150,7 +150,9 @@ def _checked(
         longest = max(len(ids) for ids in group.response_ids)
         room = max_length - longest
         try:
-            length = max(_length(policy, counts, prompt, room) for prompt in prompts_of(group))
+            length = max(
+                prompt_length(policy, counts, prompt, room) for prompt in prompts_of(group)
+            )
         except RefusedRowsError as error:
             refused[group.id] = ("images", error.reason)
             continue
@@ -162,7 +164,18 @@ def _checked(
     return refused
 
 
-def _length(policy: Policy, counts: Counting | str, prompt: Prompt, room: int) -> int:
+def prompt_length(policy: Policy, counts: Counting | str, prompt: Prompt, room: int) -> int:
+    """Tokens of a prompt, counted where that is sure, and made by the processor near the limit.
+
+    Args:
+        policy: whose processor makes it.
+        counts: from `counting`.
+        prompt: images and rendered text.
+        room: the limit, in tokens.
+
+    Raises:
+        RefusedRowsError: the processor refuses it.
+    """
     if isinstance(counts, Counting):
         try:
             length = counts.length(prompt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import typing
@@ -15,6 +16,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
+    GenerationConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging
@@ -254,6 +256,29 @@ def load_processor(name: str) -> Any:
     if (folder / "adapter_config.json").is_file():
         return load_processor(adapter_base(folder))
     return _load_processor(str(folder) if folder.is_dir() else name, name, {})
+
+
+def load_without_weights(name: str) -> Policy:
+    """A policy that renders and counts tokens and can't compute: the model is on the meta device.
+
+    Raises:
+        UserError: as for `load_policy`.
+    """
+    folder = EMBEDDED_MODEL if name == "embedded" else Path(name)
+    if (folder / "adapter_config.json").is_file():
+        return load_without_weights(adapter_base(folder))
+    processor = load_processor(name)
+    source = str(folder) if folder.is_dir() else name
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    # A damaged file is met with whatever it leads to.
+    except Exception as error:
+        raise UserError(_cannot_load(name, MODEL_KIND, error)) from error
+    with contextlib.suppress(OSError):  # a checkpoint may have no generation settings
+        model.generation_config = GenerationConfig.from_pretrained(source)
+    return Policy(model.eval(), processor, name)
 
 
 def _load_processor(source: str, name: str, template: Mapping[str, Any]) -> Any:

@@ -11,5 +11,9 @@ class UserError(Exception):
     """
 
 
+class FindingsError(Exception):
+    """A check that has found what it looks for, and has said so: exit status 1, no message."""
+
+
 class RefusedRowError(ValueError):
     """A row that cannot be used as it is; the message says why. Callers list it."""

@@ -1,0 +1,175 @@
+"""Images and questions of benchmarks, from their own files, to find them in training data."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from veridical.data.image_checks import IMAGE_SUFFIXES
+from veridical.data.record_files import stream_rows
+from veridical.data.record_rows import RowError
+from veridical.inspection.near import BITS, NEIGHBORS
+from veridical.inspection.pictures import NO_HASH, Album, Picture
+from veridical.inspection.texts import without_form
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import JSON_ERRORS, parse_json, read_text
+from veridical.runtime.progress import track
+
+QUESTIONS = ("question", "text", "query", "prompt", "instruction", "Question")
+_COCO = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{12})")
+_USUAL_NAME = re.compile(r"(?:image|img|picture|photo|pic|frame|file|sample)?[-_ ]?\d{0,5}", re.I)
+
+
+@dataclass
+class Benchmark:
+    """What is known of a benchmark's images and questions.
+
+    Attributes:
+        name: of its file or folder.
+        names: of its images, see `name_key`.
+        questions: those that it asks once; what it asks of many images is asked elsewhere too.
+        asked: image name and question together.
+        contents: `Picture.key` of its images, where a folder has them.
+        looks: their perceptual hashes, by quarter.
+    """
+
+    name: str
+    names: set[str] = field(default_factory=set)
+    questions: set[str] = field(default_factory=set)
+    asked: set[tuple[str, str]] = field(default_factory=set)
+    contents: set[bytes] = field(default_factory=set)
+    looks: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+
+    def shows(self, picture: Picture) -> str:
+        """How an image is known to be one of the benchmark's, in words; "" where it is not."""
+        if picture.key in self.contents:
+            return "the same file"
+        if picture.look != NO_HASH and self._looks_like(picture.look):
+            return "an image that looks the same"
+        return "an image of the same name" if name_key(picture.name) in self.names else ""
+
+    def _looks_like(self, look: int) -> bool:
+        near = (other for key in _quarters(look) for other in self.looks.get(key, ()))
+        return any((look ^ other).bit_count() <= BITS for other in near)
+
+
+def read_benchmarks(paths: Sequence[Path]) -> list[Benchmark]:
+    """Benchmarks by the paths of their files: JSON, JSON Lines, or a folder of these and images.
+
+    Raises:
+        UserError: a file can't be read, or a path holds neither images nor questions.
+    """
+    return [_read_benchmark(path) for path in paths]
+
+
+def name_key(name: str) -> str:
+    """What names of one image have in common, "" where a name is too usual to tell.
+
+    COCO's images have a number of twelve digits, with and without the split before it.
+    """
+    stem = Path(name).stem
+    found = _COCO.fullmatch(stem)
+    if found is not None:
+        return f"coco {int(found.group(1))}"
+    return "" if _USUAL_NAME.fullmatch(stem) else stem.lower()
+
+
+def _read_benchmark(path: Path) -> Benchmark:
+    if not path.exists():
+        raise UserError(f"--benchmarks {path} does not exist. Check the path.")
+    benchmark = Benchmark(path.stem if path.is_file() else path.name)
+    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    asked: Counter[str] = Counter()
+    for file in files:
+        if file.suffix.lower() in (".json", ".jsonl", ".ndjson", ".parquet"):
+            for image, question in _entries(file):
+                _note(benchmark, asked, image, question)
+    pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    if pictures:
+        _add_pictures(benchmark, path if path.is_dir() else path.parent, pictures)
+    benchmark.questions = {question for question, times in asked.items() if times == 1}
+    if not (benchmark.names or asked or benchmark.contents):
+        raise UserError(
+            f"--benchmarks {path} holds neither images nor questions. Name the benchmark's JSON "
+            "or JSON Lines file, or a folder with its images."
+        )
+    return benchmark
+
+
+def _note(benchmark: Benchmark, asked: Counter[str], image: str, question: str) -> None:
+    key = name_key(image)
+    if key:
+        benchmark.names.add(key)
+    plain = without_form(question)
+    if plain:
+        asked[plain] += 1
+        if key:
+            benchmark.asked.add((key, plain))
+
+
+def _add_pictures(benchmark: Benchmark, root: Path, files: Sequence[Path]) -> None:
+    album = Album(root)
+    for file in track(files, f"reading {benchmark.name}"):
+        picture = album.look({"bytes": None, "path": str(file.relative_to(root))})
+        if picture.problem:
+            continue
+        benchmark.contents.add(picture.key)
+        benchmark.names.update({name_key(file.name)} - {""})
+        for key in _quarters(picture.look):
+            looks = benchmark.looks.setdefault(key, [])
+            if len(looks) < NEIGHBORS:
+                looks.append(picture.look)
+
+
+def _quarters(look: int) -> list[tuple[int, int]]:
+    return [(quarter, look >> 16 * quarter & 0xFFFF) for quarter in range(4)]
+
+
+def _entries(file: Path) -> Iterator[tuple[str, str]]:
+    """Image names and questions of a file, "" where one of the two is missing."""
+    if file.suffix.lower() == ".json":
+        text = read_text(file)
+        try:
+            values = [parse_json(text)]
+        except JSON_ERRORS:  # POPE's .json files hold JSON Lines
+            values = [_parsed(line, file) for line in text.split("\n") if line.strip()]
+    else:
+        values = [row for _, row in stream_rows(file)]
+        bad = next((row for row in values if isinstance(row, RowError)), None)
+        if bad is not None:
+            raise UserError(f"--benchmarks {file}: a line {bad.reason}.")
+    for value in values:
+        yield from _walk(value)
+
+
+def _parsed(line: str, file: Path) -> Any:
+    try:
+        return parse_json(line)
+    except JSON_ERRORS as error:
+        raise UserError(f"--benchmarks {file} is neither JSON nor JSON Lines: {error}.") from error
+
+
+def _walk(value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        texts = {key: item for key, item in value.items() if isinstance(item, str)}
+        image = next((item for item in texts.values() if _is_image_name(item)), "")
+        question = next((texts[key] for key in QUESTIONS if key in texts), "")
+        if image or question:
+            yield image, question
+        for item in value.values():
+            if not isinstance(item, str):
+                yield from _walk(item)
+    elif isinstance(value, list):
+        for item in value:
+            if isinstance(item, str) and _is_image_name(item):
+                yield item, ""
+            else:
+                yield from _walk(item)
+
+
+def _is_image_name(text: str) -> bool:
+    return len(text) < 300 and text.lower().endswith(IMAGE_SUFFIXES)

@@ -1,0 +1,162 @@
+"""`veridical data check`: what is wrong with which row of a set, before anything is trained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from veridical.data.record_rows import Kind
+from veridical.inspection.benchmark_files import read_benchmarks
+from veridical.inspection.checks.leakage import leakage_check
+from veridical.inspection.checks.truncation import truncation_check
+from veridical.inspection.extra import require_packages
+from veridical.inspection.findings import by_check
+from veridical.inspection.inspecting import Inspection, inspect_file, with_pictures
+from veridical.inspection.pictures import Album
+from veridical.inspection.repair import Change, write_repaired
+from veridical.inspection.rows import read_rows, recognize_kind
+from veridical.inspection.table import RowCheck
+from veridical.runtime.errors import FindingsError, UserError
+from veridical.runtime.files import check_file, write_jsonl
+from veridical.runtime.progress import counted
+
+SHOWN = 3
+"""Findings of a check that are printed; --out has all of them."""
+FORMS = {
+    ".parquet": "Parquet",
+    ".json": "a JSON list",
+    ".jsonl": "JSON Lines",
+    ".ndjson": "JSON Lines",
+}
+NAMES = {
+    "preference": "preference pairs",
+    "conversation": "conversations",
+    "prompt": "prompts",
+    "sample": "sampled responses",
+}
+
+
+def data_check(
+    file: Path,
+    kind: Literal["auto", "preference", "conversation", "prompt", "sample"] = "auto",
+    images_root: Path | None = None,
+    images: bool = True,
+    model: str | None = None,
+    max_length: int | None = None,
+    benchmarks: list[Path] | None = None,
+    fix: Path | None = None,
+    out: Path | None = None,
+    fail_on: Literal["error", "warning"] = "error",
+) -> None:
+    """Check a data set: its format, and what is wrong with which row.
+
+    Exit status: 0 where nothing was found, or warnings only; 1 where a row has an error, by which a
+    command would leave it out or a benchmark's score would be invalid; 2 where the file or an
+    option can't be used.
+
+    Args:
+        file: Records to check: Parquet, JSON Lines or a JSON list.
+        kind: What its rows are; `auto` looks at the first ones.
+        images_root: The folder that image paths are relative to; the file's own if not set.
+        images: Open every image. With false, images are told apart by name and not decoded.
+        model: Count tokens with this model's processor and template; its weights are not loaded.
+        max_length: The longest row in tokens, for --model; the model's own limit if not set.
+        benchmarks: Files of benchmarks (JSON, JSON Lines, or folders that have their images), whose
+            images and questions must not be in the data.
+        fix: Write a copy (.parquet or .jsonl) with what can be fixed safely, and say what changed.
+        out: Write all findings into this JSON Lines file.
+        fail_on: The lowest level of a finding that makes the exit status 1.
+    """
+    require_packages("veridical data check", ("datasketch", "imagehash"))
+    check_file(file)
+    _check_options(file, model, max_length, fix, out)
+    known = recognize_kind(file) if kind == "auto" else kind
+    root = images_root or file.parent
+    more: list[RowCheck] = []
+    if benchmarks:
+        more.append(leakage_check(read_benchmarks(benchmarks)))
+    if model is not None:
+        more.append(_truncation(file, known, root, model, max_length))
+    found = inspect_file(file, known, root, images, tuple(more))
+    print("\n".join(report_lines(file, found)))
+    if out is not None:
+        write_jsonl(out, (asdict(finding) for finding in found.findings))
+    if fix is not None:
+        print("\n".join(_changes(fix, *write_repaired(file, known, root, found.findings, fix))))
+    if any(fail_on in (finding.level, "warning") for finding in found.findings):
+        raise FindingsError
+
+
+def report_lines(file: Path, found: Inspection) -> Iterator[str]:
+    """What was found, for the terminal."""
+    form = FORMS[file.suffix.lower()]
+    yield f"{file}: {form}, {counted(found.rows, 'rows')} of {NAMES[found.kind]}."
+    yield f"  read from the columns {', '.join(sorted(found.columns))}"
+    if found.unread:
+        yield f"  not read: {', '.join(sorted(found.unread))}"
+    for (level, check), findings in by_check(found.findings).items():
+        yield ""
+        yield f"{level}: {check}, {counted(len(findings), 'findings')}"
+        yield from (f"  {finding.place}: {finding.what}" for finding in findings[:SHOWN])
+        if len(findings) > SHOWN:
+            yield f"  and {len(findings) - SHOWN:,} more"
+        yield from (f"  to fix: {fix}" for fix in dict.fromkeys(f.fix for f in findings[:SHOWN]))
+    yield ""
+    yield _summary(found)
+
+
+def _summary(found: Inspection) -> str:
+    if not found.findings:
+        return "Nothing was found."
+    levels = Counter(finding.level for finding in found.findings)
+    fixable = sum(bool(finding.repair) for finding in found.findings)
+    parts = [
+        f"{counted(levels['error'], 'errors')} in {counted(found.bad_rows, 'rows')}",
+        counted(levels["warning"], "warnings"),
+    ]
+    said = f"; --fix OUT would fix {fixable} of them" if fixable else ""
+    return f"{', '.join(parts)}{said}."
+
+
+def _changes(out: Path, written: int, changes: Sequence[Change]) -> Iterator[str]:
+    yield f"{counted(written, 'rows')} written to {out}. What changed is in {out}.changes.jsonl:"
+    counts = Counter((change.check, change.done.partition(":")[0]) for change in changes)
+    if not counts:
+        yield "  nothing"
+    for (check, done), number in counts.most_common():
+        what = "renamed" if check == "ids" else done
+        yield f"  {check}: {counted(number, 'rows')}, {what}"
+
+
+def _check_options(
+    file: Path, model: str | None, max_length: int | None, fix: Path | None, out: Path | None
+) -> None:
+    """Refuse what can't be done before anything is read."""
+    if max_length is not None and model is None:
+        raise UserError("--max-length is in tokens: name the --model that counts them.")
+    for option, path in (("--fix", fix), ("--out", out)):
+        if path is not None and path.resolve() == file.resolve():
+            raise UserError(f"{option} {path} is the file that is checked. Name another one.")
+    if fix is not None and fix.suffix.lower() not in (".parquet", ".jsonl"):
+        raise UserError(f"--fix {fix} must end in .parquet or .jsonl.")
+
+
+def _truncation(file: Path, kind: Kind, root: Path, model: str, max_length: int | None) -> RowCheck:
+    """The check of lengths; PyTorch and Transformers are imported for it alone."""
+    from veridical.inspection.lengths import FIRST, measuring, own_limit
+    from veridical.models.load import load_without_weights
+
+    policy = load_without_weights(model)
+    limit = max_length or own_limit(policy)
+    if limit is None:
+        raise UserError(f"{model} has no limit of its own. Set --max-length.")
+    rows = list(islice(with_pictures(read_rows(file, kind), Album(root)), FIRST))
+    usable = [row for row in rows if not any(picture.problem for picture in row.pictures)]
+    measure, slow = measuring(policy, usable, limit)
+    if slow:
+        print(f"Lengths are measured picture by picture, which takes longer: {slow}.")
+    return truncation_check(measure, limit, model)

@@ -1,0 +1,50 @@
+"""What a check found: in which row, what is wrong, and how to fix it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["error", "warning"]
+Repair = Literal["", "drop", "strip", "rename"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        check: the name of the check.
+        level: `error` where commands leave the row out, or a benchmark's scores would be invalid;
+            `warning` where the row can be used and deserves a look.
+        row: counted from 1, in JSON Lines the number of the line; 0 for the set as a whole.
+        id: the row's id, or "".
+        what: is wrong, half a sentence.
+        fix: what to do about it.
+        repair: what `--fix` does: drops the row, strips its answers' ends, or renames its id;
+            "" where nothing can be done safely.
+    """
+
+    check: str
+    level: Level
+    row: int
+    id: str
+    what: str
+    fix: str
+    repair: Repair = ""
+
+    @property
+    def place(self) -> str:
+        """The row in words."""
+        if not self.row:
+            return "the set"
+        return f"row {self.row}" + (f" ({self.id})" if self.id else "")
+
+
+def by_check(findings: Iterable[Finding]) -> dict[tuple[Level, str], list[Finding]]:
+    """Findings by level and check, errors first, in the order in which they were found."""
+    groups: dict[tuple[Level, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.level, finding.check), []).append(finding)
+    return dict(sorted(groups.items(), key=lambda item: item[0][0] != "error"))

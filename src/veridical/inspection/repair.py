@@ -1,0 +1,139 @@
+"""A copy of a set with everything fixed that can be fixed without knowing the images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veridical.data.images import resolve_image_path
+from veridical.data.messages import assistant_message, text_of
+from veridical.data.pixels import ImageError
+from veridical.data.record_rows import Kind
+from veridical.data.records import write_records
+from veridical.inspection.checks.formats import END_MARKS
+from veridical.inspection.findings import Finding
+from veridical.inspection.rows import Row, read_rows
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import write_jsonl
+
+ANSWERS = ("chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was done to a row.
+
+    Attributes:
+        row: its number in the file.
+        id: its id there.
+        check: whose finding it was.
+        done: in words.
+    """
+
+    row: int
+    id: str
+    check: str
+    done: str
+
+
+def write_repaired(
+    path: Path, kind: Kind, root: Path, findings: Sequence[Finding], out: Path
+) -> tuple[int, list[Change]]:
+    """Write the rows that can be used, as records, and beside them what was changed.
+
+    Rows with a finding to drop, and rows that no command could use, are left out. A repeated id
+    gets "-2", "-3" and so on. White space and end marks go from the ends of answers, in both
+    branches, where they tell the branches apart. Columns that nothing is read from are kept in
+    `source` where a row has none.
+
+    Args:
+        path: the file that was checked.
+        kind: of its rows.
+        root: the folder of its images.
+        findings: of that file.
+        out: the file to write, .parquet or .jsonl; the changes are in `OUT.changes.jsonl`.
+
+    Returns:
+        How many rows were written, and the changes.
+
+    Raises:
+        UserError: `out` is the file itself, or no row is left.
+    """
+    if out.resolve() == path.resolve():
+        raise UserError(f"--fix {out} is the file that is checked. Name another one.")
+    changes: list[Change] = []
+    written = 0
+
+    def repaired() -> Iterator[Mapping[str, Any]]:
+        nonlocal written
+        for record in _repaired(path, kind, root, findings, changes):
+            written += 1
+            yield record
+        if not written:
+            raise UserError(f"{path}: no row is left to write; {len(changes)} would be left out.")
+
+    write_records(repaired(), out, kind)
+    listed = [vars(change) for change in changes]
+    write_jsonl(out.with_name(f"{out.name}.changes.jsonl"), listed)
+    return written, changes
+
+
+def _repaired(
+    path: Path, kind: Kind, root: Path, findings: Sequence[Finding], changes: list[Change]
+) -> Iterator[Mapping[str, Any]]:
+    drops = {found.row: found for found in findings if found.repair == "drop" and found.row}
+    renamed = {found.row for found in findings if found.repair == "rename"}
+    strips = any(found.repair == "strip" for found in findings)
+    used: set[str] = set()
+    for row in read_rows(path, kind):
+        drop = drops.get(row.number)
+        if drop is not None or row.record is None:
+            check, why = ("form", str(row.refusal)) if drop is None else (drop.check, drop.what)
+            changes.append(Change(row.number, row.id, check, f"left out: {why}"))
+            continue
+        record = {**row.record, "images": [_found(image, root) for image in row.record["images"]]}
+        if row.others and record.get("source") is None:
+            record["source"] = json.dumps(row.others, ensure_ascii=False, default=str)
+        if row.number in renamed or record["id"] in used:
+            record["id"] = _free(record["id"], used)
+            done = f"the id {row.id!r} became {record['id']!r}"
+            changes.append(Change(row.number, row.id, "ids", done))
+        used |= {record["id"]} - {""}
+        if strips:
+            record |= _stripped(row, record, changes)
+        yield record
+
+
+def _found(image: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """An image as it can be read from anywhere."""
+    if image["bytes"]:
+        return dict(image)
+    try:
+        return {"bytes": None, "path": str(resolve_image_path(image["path"], root))}
+    except ImageError as problem:
+        raise UserError(
+            f"The image {image['path']} is gone since it was checked: {problem}."
+        ) from None
+
+
+def _free(id: str, used: set[str]) -> str:
+    number = 2
+    while f"{id}-{number}" in used:
+        number += 1
+    return f"{id}-{number}"
+
+
+def _stripped(row: Row, record: Mapping[str, Any], changes: list[Change]) -> dict[str, Any]:
+    new: dict[str, Any] = {}
+    for name in ANSWERS:
+        text = text_of(record[name])
+        bare = END_MARKS.sub("", text).strip()
+        if bare != text and bare:
+            new[name] = [assistant_message(bare)]
+    if new:
+        done = f"white space or an end mark taken off {' and '.join(new)}"
+        changes.append(Change(row.number, row.id, "format", done))
+    return new
