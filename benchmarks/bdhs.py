@@ -23,7 +23,7 @@ import torch
 from cases import TINY, Size, llava, random_pairs
 
 from veridical.models.policy import Policy
-from veridical.models.rendering import render_prompt
+from veridical.models.prompt_texts import render_prompt
 from veridical.runtime.files import write_json
 from veridical.sampling import Decoding, Request, complete_masked, sample_mask
 

@@ -34,7 +34,7 @@ from veridical.bdhs.similarity import load_similarity
 from veridical.data.records import user_message
 from veridical.models.policy import Policy
 from veridical.models.positions import token_positions
-from veridical.models.rendering import render_prompt
+from veridical.models.prompt_texts import render_prompt
 from veridical.sampling import Decoding, Request, respond
 from veridical.sampling.rollouts import roll_out
 

@@ -26,7 +26,7 @@ from veridical.data.records import read_records, user_message
 from veridical.models import turns, vision_cache
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
-from veridical.models.rendering import render_prompt, render_requests
+from veridical.models.prompt_texts import render_prompt, render_requests
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_jsonl
 from veridical.runtime.options import DtypeName

@@ -35,7 +35,8 @@ from veridical.models.measures import MeasureOf, logps_measure
 from veridical.models.policy import Policy, frozen_copy
 from veridical.models.precision import cast_weights, exact, free_bytes
 from veridical.models.prompt_batches import PromptBatch
-from veridical.models.rendering import Group, render_prompt
+from veridical.models.prompt_texts import render_prompt
+from veridical.models.rendering import Group
 from veridical.models.reward_model import reward_measure
 from veridical.models.vision_cache import VisionCache
 from veridical.objectives.preference import Preference

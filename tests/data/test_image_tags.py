@@ -11,7 +11,7 @@ from PIL import Image
 from veridical.data.messages import assistant_message, user_message
 from veridical.data.records import RecordSet, read_records
 from veridical.models.policy import Policy
-from veridical.models.rendering import render_prompt
+from veridical.models.prompt_texts import render_prompt
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
 

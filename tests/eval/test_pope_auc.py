@@ -19,7 +19,7 @@ from veridical.eval.pope_auc import area_of, auc_difference, auc_estimate, yes_m
 from veridical.eval.scores import read_scores
 from veridical.models import vision_cache
 from veridical.models.load import load_policy
-from veridical.models.rendering import render_prompt
+from veridical.models.prompt_texts import render_prompt
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_json
 

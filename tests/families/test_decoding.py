@@ -16,7 +16,7 @@ from veridical.data.records import user_message
 from veridical.models.policy import Policy
 from veridical.models.positions import special_layers
 from veridical.models.prompt_batches import prompt_batch
-from veridical.models.rendering import render_prompt
+from veridical.models.prompt_texts import render_prompt
 from veridical.sampling import Decoding, Request, never_sampled, parity, respond
 from veridical.sampling.beginnings import can_share, shared_prompt_batch
 from veridical.sampling.cache import Rows

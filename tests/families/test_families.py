@@ -29,7 +29,8 @@ from veridical.models.measures import stock_logps
 from veridical.models.placeholders import placeholder_counts
 from veridical.models.policy import Policy
 from veridical.models.precision import cast_weights
-from veridical.models.rendering import Group, render_prompt
+from veridical.models.prompt_texts import render_prompt
+from veridical.models.rendering import Group
 from veridical.models.token_scores import token_scores
 from veridical.models.tuning import Tuning, prepare_training
 from veridical.models.vision_cache import VisionCache

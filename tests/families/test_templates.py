@@ -29,15 +29,11 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from veridical.data.records import Message, assistant_message, user_message
+from veridical.models.conversations import render_conversation
+from veridical.models.judged_groups import render_judged_group
 from veridical.models.policy import Policy
-from veridical.models.rendering import (
-    RefusedRowError,
-    render_conversation,
-    render_group,
-    render_judged_group,
-    render_prompt,
-    tokenize_after,
-)
+from veridical.models.prompt_texts import render_prompt, tokenize_after
+from veridical.models.rendering import RefusedRowError, render_group
 from veridical.sampling.engines.adapters import template_options
 
 PICTURE = Image.new("RGB", (8, 8))

@@ -19,7 +19,7 @@ from veridical.judges.prompted import Asking, choosing_looker
 from veridical.models import processing
 from veridical.models.policy import Policy
 from veridical.models.prompt_batches import prompt_batch
-from veridical.models.rendering import render_prompt
+from veridical.models.prompt_texts import render_prompt
 from veridical.runtime.errors import UserError
 from veridical.sampling import Decoding, Request, Response
 

@@ -15,9 +15,11 @@ from tokenizers import AddedToken
 
 from veridical import cli
 from veridical.data.messages import assistant_message, user_message
+from veridical.models.conversations import render_conversation
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
-from veridical.models.rendering import render_conversation, render_group, render_prompt
+from veridical.models.prompt_texts import render_prompt
+from veridical.models.rendering import render_group
 from veridical.runtime.errors import RefusedRowError, UserError
 from veridical.runtime.files import read_json
 from veridical.runtime.fingerprint import EMBEDDED_MODEL

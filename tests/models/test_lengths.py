@@ -26,7 +26,8 @@ from veridical.models.batching import row_batch, shared_batch
 from veridical.models.lengths import check_lengths, counting, measured
 from veridical.models.policy import Policy
 from veridical.models.processing import process
-from veridical.models.rendering import Group, render_group, render_prompt
+from veridical.models.prompt_texts import render_prompt
+from veridical.models.rendering import Group, render_group
 from veridical.runtime import processes
 from veridical.runtime.errors import RefusedRowError, UserError
 from veridical.sampling import Decoding

@@ -9,15 +9,12 @@ from PIL import Image
 from veridical.data import image_checks
 from veridical.data.records import Message, assistant_message, user_message
 from veridical.models.batching import collate
+from veridical.models.conversations import render_conversation
 from veridical.models.logprobs import response_logps
 from veridical.models.measures import stock_logps
 from veridical.models.policy import Policy
-from veridical.models.rendering import (
-    RefusedRowError,
-    render_conversation,
-    render_group,
-    render_prompt,
-)
+from veridical.models.prompt_texts import render_prompt
+from veridical.models.rendering import RefusedRowError, render_group
 
 DIALOGUE = [
     user_message("Is there a dog in the image?"),

@@ -19,7 +19,8 @@ from veridical.models.batching import Batch, collate
 from veridical.models.load import load_policy
 from veridical.models.logprobs import hidden_states, response_logps
 from veridical.models.policy import Policy
-from veridical.models.rendering import Group, render_prompt
+from veridical.models.prompt_texts import render_prompt
+from veridical.models.rendering import Group
 from veridical.models.reward_model import (
     Reading,
     RewardModel,

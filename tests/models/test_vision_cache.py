@@ -18,7 +18,8 @@ from veridical.models.logprobs import response_logps
 from veridical.models.masked_prompts import encode_prompts
 from veridical.models.policy import Policy
 from veridical.models.prompt_batches import prompt_batch
-from veridical.models.rendering import Group, render_group, render_prompt
+from veridical.models.prompt_texts import render_prompt
+from veridical.models.rendering import Group, render_group
 from veridical.models.tuning import Tuning, prepare_training
 from veridical.models.vision_cache import VisionCache, vision_weights
 from veridical.runtime.cache import Cache

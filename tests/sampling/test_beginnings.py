@@ -14,7 +14,7 @@ from veridical.models import processing, prompt_batches
 from veridical.models.policy import Policy
 from veridical.models.precision import mixed_precision
 from veridical.models.prompt_batches import Branch, prompt_batch
-from veridical.models.rendering import render_prompt
+from veridical.models.prompt_texts import render_prompt
 from veridical.sampling import Decoding, Request, beginnings, complete_masked, masked, respond
 from veridical.sampling.beginnings import can_share, plan, shared_prompt_batch
 from veridical.sampling.cache import Rows

@@ -17,7 +17,7 @@ from veridical.data.records import user_message
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
 from veridical.models.prompt_batches import prompt_batch
-from veridical.models.rendering import render_prompt
+from veridical.models.prompt_texts import render_prompt
 from veridical.runtime.errors import UserError
 from veridical.sampling import (
     Decoding,

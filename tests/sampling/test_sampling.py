@@ -14,7 +14,7 @@ from veridical.data.text.sentences import first_sentence
 from veridical.models import decoder_inputs, masked_prompts
 from veridical.models.masked_prompts import encode_prompts, masked_prompt_batch
 from veridical.models.policy import Policy, image_token_id
-from veridical.models.rendering import render_prompt
+from veridical.models.prompt_texts import render_prompt
 from veridical.sampling import (
     Decoding,
     Request,

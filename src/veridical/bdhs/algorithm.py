@@ -23,8 +23,9 @@ from veridical.data.text.languages import guess_language
 from veridical.data.text.leading_yes_no import leading_yes_or_no
 from veridical.data.text.units import same_words
 from veridical.models.policy import Policy
+from veridical.models.prompt_texts import render_prompt
 from veridical.models.refused_rows import RefusedRowsError, leave_out_refused
-from veridical.models.rendering import RefusedRowError, render_prompt
+from veridical.models.rendering import RefusedRowError
 from veridical.runtime.errors import UserError
 from veridical.sampling import (
     Decoding,

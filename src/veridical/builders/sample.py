@@ -27,8 +27,9 @@ from veridical.data.records import (
 from veridical.data.steering import parse_steer, steered
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
+from veridical.models.prompt_texts import render_prompt
 from veridical.models.refused_rows import leave_out_refused
-from veridical.models.rendering import RefusedRowError, render_prompt
+from veridical.models.rendering import RefusedRowError
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
 from veridical.runtime.fingerprint import model_folders

@@ -16,7 +16,7 @@ from veridical.models.positions import special_layers, token_positions, vision_i
 from veridical.models.precision import dtype_name, exact, working_dtype
 from veridical.models.processing import process
 from veridical.models.prompt_batches import prompt_batch
-from veridical.models.rendering import render_prompt
+from veridical.models.prompt_texts import render_prompt
 from veridical.sampling import Request, sample_mask
 
 KEPT_SHARE = 0.1

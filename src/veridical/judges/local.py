@@ -16,8 +16,9 @@ from veridical.models.batching import row_batch
 from veridical.models.finite import require_finite
 from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy
+from veridical.models.prompt_texts import render_prompt
 from veridical.models.refused_rows import leave_out_refused
-from veridical.models.rendering import Group, RefusedRowError, render_group, render_prompt
+from veridical.models.rendering import Group, RefusedRowError, render_group
 from veridical.runtime.errors import UserError
 from veridical.sampling import Decoding, Request, Response, respond
 

@@ -20,7 +20,7 @@ from veridical.models.positions import continued, token_positions
 from veridical.models.prefix_masks import lookahead_kinds
 from veridical.models.processing import process
 from veridical.models.prompt_batches import PromptBatch
-from veridical.models.rendering import tokenize_after
+from veridical.models.prompt_texts import tokenize_after
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from veridical.models.batching import Batch
 from veridical.models.policy import Policy, image_features, image_token_id
 from veridical.models.positions import vision_inputs
 from veridical.models.processing import process
-from veridical.models.rendering import render_prompt
+from veridical.models.prompt_texts import render_prompt
 
 
 def placeholder_counts(policy: Policy, batch: Batch) -> tuple[list[int], list[int]]:

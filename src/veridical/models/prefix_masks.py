@@ -20,7 +20,7 @@ from veridical.models.decoder_inputs import (
 from veridical.models.policy import Policy
 from veridical.models.positions import token_positions
 from veridical.models.processing import process
-from veridical.models.rendering import render_prompt
+from veridical.models.prompt_texts import render_prompt
 
 
 def shared_mask(segments: Tensor, blocks: Tensor | None = None) -> Tensor:

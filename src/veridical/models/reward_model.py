@@ -26,12 +26,13 @@ from veridical.data.messages import Message
 from veridical.models.adapters import require_fitting_adapter, widen_saved_modules
 from veridical.models.batching import Batch, collate, row_batch
 from veridical.models.finite import require_finite
+from veridical.models.judged_groups import render_judged_group
 from veridical.models.load import load_policy
 from veridical.models.logprobs import hidden_states
 from veridical.models.measures import Measure, stock_inputs
 from veridical.models.policy import Policy
 from veridical.models.precision import unmixed, working_dtype
-from veridical.models.rendering import Group, open_images, render_judged_group
+from veridical.models.rendering import Group, open_images
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json, writing
 from veridical.runtime.options import DtypeName

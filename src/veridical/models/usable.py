@@ -9,11 +9,12 @@ from PIL import Image
 
 from veridical.data.messages import assistant_message, user_message
 from veridical.models.batching import row_batch
+from veridical.models.conversation_checks import special_tokens
 from veridical.models.finite import require_finite
 from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy, end_token_ids, image_token_id
 from veridical.models.refused_rows import RefusedRowsError
-from veridical.models.rendering import Group, RefusedRowError, render_group, special_tokens
+from veridical.models.rendering import Group, RefusedRowError, render_group
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import counted
 

@@ -30,8 +30,8 @@ from veridical.models.decoder_inputs import decoder_inputs
 from veridical.models.policy import Policy, image_features, image_token_id
 from veridical.models.positions import TOKEN_INPUTS, vision_inputs
 from veridical.models.processing import process
+from veridical.models.prompt_texts import render_prompt
 from veridical.models.refused_rows import RefusedRowsError
-from veridical.models.rendering import render_prompt
 from veridical.models.tuning import find_projector
 from veridical.runtime.cache import Cache, digest
 from veridical.runtime.errors import UserError

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from veridical.models.policy import Policy
 from veridical.models.prompt_batches import PromptBatch
+from veridical.models.prompt_texts import in_thought, render_requests
 from veridical.models.refused_rows import naming_rows
-from veridical.models.rendering import in_thought, render_requests
 from veridical.runtime.progress import track
 from veridical.sampling.beginnings import shared_prompt_batch
 from veridical.sampling.loop import Draw, ReadPrompts, decode

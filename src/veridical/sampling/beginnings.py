@@ -22,8 +22,9 @@ from veridical.models.policy import Policy, image_token_id
 from veridical.models.positions import special_layers
 from veridical.models.precision import is_half
 from veridical.models.prompt_batches import Branch, PromptBatch, prompt_batch
+from veridical.models.prompt_texts import render_prompt
 from veridical.models.refused_rows import RefusedRowsError
-from veridical.models.rendering import RefusedRowError, render_prompt
+from veridical.models.rendering import RefusedRowError
 from veridical.sampling.cache import Rows
 from veridical.sampling.limits import EXACT, ROUNDING, allowed
 from veridical.sampling.parity import QUESTION, SIZES, distance, picture

@@ -11,8 +11,8 @@ from veridical.data.images import image_key
 from veridical.models.masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
 from veridical.models.policy import Policy
 from veridical.models.prompt_batches import PromptBatch
+from veridical.models.prompt_texts import render_requests, tokenize_after
 from veridical.models.refused_rows import naming_rows
-from veridical.models.rendering import render_requests, tokenize_after
 from veridical.runtime.randomness import generator
 from veridical.sampling.answers import responses
 from veridical.sampling.beginnings import can_share, plan, with_branches

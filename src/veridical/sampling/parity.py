@@ -23,8 +23,9 @@ from veridical.models.positions import TOKEN_INPUTS, token_positions
 from veridical.models.precision import is_half
 from veridical.models.processing import process
 from veridical.models.prompt_batches import prompt_batch
+from veridical.models.prompt_texts import render_prompt
 from veridical.models.refused_rows import RefusedRowsError
-from veridical.models.rendering import RefusedRowError, render_prompt
+from veridical.models.rendering import RefusedRowError
 from veridical.runtime.errors import UserError
 from veridical.runtime.randomness import generator
 from veridical.sampling.cache import APART, REPEATED, UNMIXED, Rows

@@ -12,8 +12,9 @@ import torch
 
 from veridical.models.policy import Policy
 from veridical.models.prompt_batches import PromptBatch, prompt_batch
+from veridical.models.prompt_texts import in_thought, render_prompt
 from veridical.models.refused_rows import naming_rows
-from veridical.models.rendering import Group, in_thought, render_prompt
+from veridical.models.rendering import Group
 from veridical.runtime.progress import track
 from veridical.sampling.loop import Draw, Said, decode
 from veridical.sampling.reader import Reader

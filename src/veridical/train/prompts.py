@@ -19,7 +19,8 @@ from veridical.judges.exact import listed_objects
 from veridical.judges.judging import Case
 from veridical.judges.named import Judging
 from veridical.models.policy import Policy
-from veridical.models.rendering import Group, RefusedRowError, render_group, render_prompt
+from veridical.models.prompt_texts import render_prompt
+from veridical.models.rendering import Group, RefusedRowError, render_group
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import part_of
 from veridical.sampling import Request

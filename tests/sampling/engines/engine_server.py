@@ -24,7 +24,7 @@ from PIL import Image
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy, end_token_ids
 from veridical.models.processing import process
-from veridical.models.rendering import render_prompt
+from veridical.models.prompt_texts import render_prompt
 from veridical.sampling import Decoding, Request
 from veridical.sampling.rollouts import roll_out
 

@@ -21,8 +21,8 @@ from veridical.bdhs.settings import BDHSSettings
 from veridical.data.records import assistant_message, read_records, user_message, write_records
 from veridical.judges.named import Judging
 from veridical.models.batching import collate
+from veridical.models.conversations import render_conversation
 from veridical.models.policy import Policy
-from veridical.models.rendering import render_conversation
 from veridical.objectives.ppo import PPO
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json

@@ -24,7 +24,7 @@ import torch
 from veridical.models.batching import Batch, row_batch
 from veridical.models.finite import require_finite
 from veridical.models.policy import Policy, end_token_ids, image_token_id
-from veridical.models.rendering import in_thought
+from veridical.models.prompt_texts import in_thought
 from veridical.models.templates import resolved_variables
 from veridical.models.token_scores import token_scores
 from veridical.runtime import processes

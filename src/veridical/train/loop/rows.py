@@ -14,9 +14,10 @@ import torch
 from veridical.data.images import RowImage, image_bytes_key, row_images
 from veridical.data.origins import Origin, place_in_words, row_origins, unread_rows
 from veridical.data.records import Kind, RecordSet, count_images, read_records
+from veridical.models.conversations import render_conversation
 from veridical.models.lengths import check_lengths
 from veridical.models.policy import Policy
-from veridical.models.rendering import Group, RefusedRowError, render_conversation, render_group
+from veridical.models.rendering import Group, RefusedRowError, render_group
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import counted, track
 from veridical.runtime.randomness import generator
