@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -315,3 +316,26 @@ def test_without_an_end_token_an_answer_is_cut_whatever_the_server_calls_it(
 def test_staleness_that_is_no_count_is_refused(value: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--engine\.max_staleness is .*whole number from 0 up"):
         Engine({"url": "http://127.0.0.1:9", "max_staleness": value}, tmp_path)
+
+
+def test_a_server_started_anew_and_a_deleted_folder_do_not_end_the_run(
+    saved: str, server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy, engine = moved_policy(saved), Engine({"url": server, "name": "anew"}, tmp_path)
+    engine.publish(policy, 0)
+    engine.client.post("unload_lora_adapter", {"lora_name": engine._called(0)})
+    shutil.rmtree(tmp_path / engine._called(0))
+    engine.publish(policy, 1)
+    assert "does not unload an adapter" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == [engine._called(1)]
+    engine.close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["../../elsewhere", "team/mine", "/tmp/mine", ".", "a b", "x" * 65]
+)
+def test_a_name_that_leads_out_of_the_run_s_folder_is_refused(name: str, tmp_path: Path) -> None:
+    # Adapters are written to, and deleted from, a folder of this name.
+    with pytest.raises(UserError, match=r"--engine\.name is .*it names folders too"):
+        Engine({"url": "http://127.0.0.1:9", "name": name}, tmp_path)

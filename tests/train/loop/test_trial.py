@@ -102,6 +102,19 @@ def test_large_pictures_are_candidates_however_short_their_texts(
     assert len(trial.longest_rows(policy, many[:3], True, 7)) == 7
 
 
+def test_the_longest_row_is_that_of_most_tokens_not_of_most_characters(
+    policy: Policy, groups: list[Any]
+) -> None:
+    """As Chinese among English: a token a character there, one in four or five here."""
+    wordy = tuple(text + " " * 400 for text in groups[0].response_texts)
+    many = [
+        replace(groups[0], id=str(i), response_texts=wordy) for i in range(2 * trial.CANDIDATES)
+    ]
+    ids = tuple(torch.cat([own[:-1], own]) for own in groups[0].response_ids)
+    many[50] = replace(groups[0], id="50", response_ids=ids)
+    assert trial.longest_rows(policy, many, True, 1) == [50]
+
+
 def test_copies_of_a_row_do_not_take_the_place_of_others(policy: Policy, groups: list[Any]) -> None:
     """As --data-weights lays an epoch out; all rows are of about one length."""
     first, *others = groups[:4]

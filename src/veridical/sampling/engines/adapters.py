@@ -12,6 +12,7 @@ server may read it again as long as it has the name.
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -57,6 +58,7 @@ UNCHANGED: dict[str, Any] = {
 }
 """Sampling settings that leave the policy's distribution as it is: a server takes what is not given
 from the checkpoint's generation settings (Qwen2.5-VL's have a repetition penalty)."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NEEDS = "Start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True."
 
 
@@ -94,9 +96,15 @@ def engine_settings(given: Mapping[str, Any]) -> EngineSettings:
     """Check the values of `--engine.NAME VALUE`.
 
     Raises:
-        UserError: as for `read_settings`.
+        UserError: as for `read_settings`, or a name that can't name a folder.
     """
-    return read_settings(EngineSettings, given, "engine")
+    settings = read_settings(EngineSettings, given, "engine")
+    if not NAME.fullmatch(settings.name):
+        raise UserError(
+            f"--engine.name is {settings.name[:60]!r}; it names folders too. Give up to 64 "
+            "letters, digits, points, hyphens or underscores, a letter or digit first."
+        )
+    return settings
 
 
 class Engine:
@@ -145,8 +153,7 @@ class Engine:
             self._post("load_lora_adapter", lora_name=self._called(version),
                        lora_path=str(adapter.resolve()))  # fmt: skip
             if self.published is not None:
-                self._post("unload_lora_adapter", lora_name=self._called(self.published))
-                shutil.rmtree(self.folder / self._called(self.published))
+                self._tell_of(self._forget(self._called(self.published)))
         processes.wait_for_all()
         self.published = version
 
@@ -154,21 +161,29 @@ class Engine:
         """Unload the last version, and delete its folder; the run needs it no more."""
         if processes.is_first():
             for problem in self._clean():
-                print(f"{self.address} does not unload an adapter: {problem}.")
+                self._tell_of(problem)
         self.published = None
+
+    def _tell_of(self, problem: str | None) -> None:
+        if problem is not None:
+            print(f"{self.address} does not unload an adapter: {problem}.")
 
     def _clean(self) -> list[str]:
         """Unload and delete every adapter in the folder; what the server said against it."""
-        problems = []
-        for adapter in sorted(self.folder.glob("*-*")) if self.folder.is_dir() else []:
-            try:
-                self.client.post("unload_lora_adapter", {"lora_name": adapter.name})
-            except (FailedError, UserError) as failed:
-                # It may have been started anew since, and so not have the name; anything else that
-                # is wrong stops the load that follows.
-                problems.append(str(failed))
-            shutil.rmtree(adapter)
-        return problems
+        there = sorted(self.folder.glob("*-*")) if self.folder.is_dir() else []
+        return [problem for one in there if (problem := self._forget(one.name)) is not None]
+
+    def _forget(self, name: str) -> str | None:
+        """Unload an adapter and delete its folder; what the server said against it."""
+        problem = None
+        try:
+            self.client.post("unload_lora_adapter", {"lora_name": name})
+        except (FailedError, UserError) as failed:
+            # It may have been started anew since, and so not have the name; anything else that is
+            # wrong stops the next load or answer.
+            problem = str(failed)
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        return problem
 
     def sample(
         self,

@@ -29,8 +29,8 @@ from veridical.train.loop.trainer_keys import STEERED_OPTIMIZERS
 
 CANDIDATES = 32
 """Rows of each order that are laid out to find the longest (our choice: seconds)."""
-CHARACTERS, PIXELS = 4, 784
-"""What about a token is, of a text and of a picture: enough to put rows into an order."""
+BYTES, PIXELS = 4, 784
+"""What about a token is, of a prompt in UTF-8 and of a picture: enough to put rows in order."""
 
 
 class TryFirst(TrainerCallback):
@@ -134,11 +134,14 @@ def no_room(policy: Policy, more: str = "") -> UserError:
 
 
 def _candidates(groups: Sequence[Group], count: int) -> list[int]:
-    texts = [len(g.prompt_text) + sum(map(len, g.response_texts)) for g in groups]
-    pictures = [_pixels(group) for group in groups]
-    both = [
-        text / CHARACTERS + pixels / PIXELS for text, pixels in zip(texts, pictures, strict=True)
+    # Responses have their tokens: characters say little, as those of Chinese are one each, and a
+    # response may be cut.
+    texts = [
+        len(g.prompt_text.encode(errors="replace")) / BYTES + sum(map(len, g.response_ids))
+        for g in groups
     ]
+    pictures = [_pixels(group) for group in groups]
+    both = [text + pixels / PIXELS for text, pixels in zip(texts, pictures, strict=True)]
     found: list[int] = []
     for sizes in (both, texts, pictures):
         found += sorted(range(len(groups)), key=lambda i: -sizes[i])[:count]
