@@ -48,7 +48,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ]  # fmt: skip
     write_records(rows, tmp_path / "data" / "samples.parquet", "sample")
 
-    def stop(self: Parts, out: Path, identity: Mapping[str, Any]) -> None:
+    def stop(self: Parts[Any], out: Path, identity: Mapping[str, Any], kind: Any) -> None:
         raise KeyFoundError(repr(sorted(identity.items(), key=str)))
 
     def answer(

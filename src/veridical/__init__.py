@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from veridical.builders.facts import build_facts
     from veridical.builders.join import build_join
     from veridical.builders.objects import build_objects
+    from veridical.builders.options import ObjectFiles, Replies
     from veridical.builders.pairs import build_pairs
     from veridical.builders.rank import build_rank
     from veridical.builders.rate import build_rate
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from veridical.objectives.slic import SLiC, slic_loss
     from veridical.report.page import write_report
     from veridical.runtime.errors import UserError
-    from veridical.runtime.options import CacheOptions, Loading, Reading
+    from veridical.runtime.options import CacheOptions, Loading, Placement, Reading
     from veridical.sampling.ask import ask
     from veridical.sampling.requests import Decoding
     from veridical.train.dpo import train_dpo
@@ -69,6 +70,7 @@ _HOMES = {
     "builders.facts": "build_facts",
     "builders.join": "build_join",
     "builders.objects": "build_objects",
+    "builders.options": "ObjectFiles Replies",
     "builders.pairs": "build_pairs",
     "builders.rank": "build_rank",
     "builders.rate": "build_rate",
@@ -95,7 +97,7 @@ _HOMES = {
     "objectives.slic": "SLiC slic_loss",
     "report.page": "write_report",
     "runtime.errors": "UserError",
-    "runtime.options": "CacheOptions Loading Reading",
+    "runtime.options": "CacheOptions Loading Placement Reading",
     "sampling.ask": "ask",
     "sampling.requests": "Decoding",
     "train.dpo": "train_dpo",
@@ -123,12 +125,15 @@ __all__ = [
     "Likelihood",
     "Loading",
     "BDHSSettings",
+    "ObjectFiles",
     "PPO",
+    "Placement",
     "Policy",
     "PopeOptions",
     "Preference",
     "RLOO",
     "Reading",
+    "Replies",
     "SLiC",
     "Sampling",
     "Subject",

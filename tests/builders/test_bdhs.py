@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ from veridical.models.policy import Policy
 from veridical.models.prompt_texts import render_prompt, render_requests
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_jsonl
-from veridical.runtime.options import DtypeName
+from veridical.runtime.options import CacheOptions, DtypeName, Loading
 from veridical.runtime.runs import start_run
 from veridical.sampling import Decoding, Request, Response, complete_masked
 
@@ -262,7 +262,7 @@ def test_neither_shards_nor_an_interruption_change_a_pair_in_any_dtype(
     common: dict[str, Any] = {
         "bdhs": BDHSSettings(similarity="edit"),
         "max_new_tokens": 10,
-        "dtype": dtype,
+        "loading": Loading(dtype=cast(DtypeName, dtype)),
     }
     build_bdhs(saved, data, tmp_path / "one", **common)
     expected = rejected(tmp_path / "one")
@@ -291,8 +291,9 @@ def test_kept_image_features_change_no_pair(
 ) -> None:
     settings = BDHSSettings(similarity="edit", iterations=3, similarity_threshold=0.0)
     common: dict[str, Any] = {"bdhs": settings, "max_new_tokens": 10}  # every try is made
-    common |= {"cache": str(tmp_path / "cache")}
-    build_bdhs(saved, data, tmp_path / "stock", **common)
+    off = CacheOptions(cache=str(tmp_path / "cache"))
+    on = dataclasses.replace(off, vision_cache=True)
+    build_bdhs(saved, data, tmp_path / "stock", caching=off, **common)
     encoded: list[Any] = []  # of the records; a gray picture is tried before
     honest = vision_cache.encode_image
 
@@ -302,10 +303,10 @@ def test_kept_image_features_change_no_pair(
         return honest(policy, image, before_projector)
 
     monkeypatch.setattr(vision_cache, "encode_image", counting)
-    build_bdhs(saved, data, tmp_path / "kept", vision_cache=True, **common)
+    build_bdhs(saved, data, tmp_path / "kept", caching=on, **common)
     assert rejected(tmp_path / "kept") == rejected(tmp_path / "stock")
     assert len(encoded) == 6  # one a picture, over three tries of several sentences
-    build_bdhs(saved, data, tmp_path / "again", vision_cache=True, seed=1, **common)
+    build_bdhs(saved, data, tmp_path / "again", caching=on, seed=1, **common)
     assert len(encoded) == 6
     assert rejected(tmp_path / "again") != rejected(tmp_path / "stock")
 
@@ -320,7 +321,9 @@ def test_features_that_are_not_those_of_the_picture_are_found(
         return {**entry, vision_cache.FEATURES: entry[vision_cache.FEATURES].flip(0)}
 
     monkeypatch.setattr(vision_cache, "encode_image", wrong)
-    common: dict[str, Any] = {"vision_cache": True, "cache": str(tmp_path / "cache")}
+    common: dict[str, Any] = {
+        "caching": CacheOptions(vision_cache=True, cache=str(tmp_path / "cache"))
+    }
     with pytest.raises(UserError, match="--vision-cache off"):
         build_bdhs(saved, data, tmp_path / "out", bdhs=BDHSSettings(similarity="edit"), **common)
     with pytest.raises(UserError, match="--variant noise masks nothing"):
@@ -331,7 +334,7 @@ def test_features_that_are_not_those_of_the_picture_are_found(
 def test_a_finished_chunk_counts_only_for_its_own_records(
     tmp_path: Path, pictures: list[Image.Image]
 ) -> None:
-    parts = Parts(tmp_path, {"seed": 0})
+    parts = Parts(tmp_path, {"seed": 0}, dict)
     first, second = (source("Yes.", name, (pictures[0],)) for name in "ab")
     parts.write(0, [first], [{"id": "a", "reason": "empty"}])
     assert parts.has(0, [first])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from veridical.builders import sample
+from veridical.builders import _samples
 from veridical.cli import main
 from veridical.data.messages import text_of
 from veridical.data.records import read_records
@@ -37,7 +37,7 @@ def _sampled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         rows = [SAID[next(names)] for _ in requests]
         return [[Rollout(text, (), (), why) for text, why in row] for row in rows]  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sample, "roll_out", roll_out)
+    monkeypatch.setattr(_samples, "roll_out", roll_out)
     for name in SAID:
         Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
     rows = [{"id": name, "images": [f"{name}.png"], "prompt": "What is there?"} for name in SAID]
@@ -113,6 +113,7 @@ def test_the_judge_would_have_taken_the_cut_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """That the test above can fail: samples that keep cut texts give targets that have them."""
-    monkeypatch.setattr(sample, "_finished", lambda row: list(row["responses"]))
+    kept = property(lambda self: list(self.responses))
+    monkeypatch.setattr(_samples.Sampled, "finished", kept)
     _sampled(tmp_path, monkeypatch)
     assert build(tmp_path)["one"][0] == CUT != expected["one"][0]

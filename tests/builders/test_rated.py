@@ -202,7 +202,7 @@ def test_objects_are_checked_before_the_records_are_read(
     def fail(*_: object) -> None:
         raise AssertionError("the records were read")
 
-    monkeypatch.setattr("veridical.builders.rate.read_records", fail)
+    monkeypatch.setattr("veridical.builders.rate.read", fail)
     write_json(samples.with_name("objects.json"), {"a": ["gizmo"]})
     out = samples.with_name("rated")
     objects = samples.with_name("objects.json")

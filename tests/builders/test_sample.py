@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from veridical.builders import _parts, sample
-from veridical.builders.sample import SampleSettings, check, sample_responses
+from veridical.builders import _parts, _samples, sample
+from veridical.builders._samples import Prompt, SampleSettings, sample_responses
+from veridical.builders.sample import check
 from veridical.cli.dispatch import main
 from veridical.data.messages import assistant_message, text_of, user_message
 from veridical.data.records import read_records
@@ -18,6 +19,7 @@ from veridical.data.steering import REQUEST
 from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_jsonl
+from veridical.sampling import Decoding
 from veridical.sampling.rollouts import Rollout
 
 
@@ -54,7 +56,7 @@ def test_batch_size_and_interruption_change_nothing(
     assert len({text for row in found for text in row}) > 5
 
     calls = 0
-    honest = sample.sample_responses
+    honest = sample_responses
 
     def dies(*arguments: Any) -> Any:
         nonlocal calls
@@ -119,7 +121,7 @@ def test_repeats_and_empty_responses_are_counted(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ["A dog.", "A dog.", "", "A cat.", "A dog.", "A dog.", "", "", " "]
-    monkeypatch.setattr(sample, "roll_out", Says(texts))
+    monkeypatch.setattr(_samples, "roll_out", Says(texts))
     assert run(scenes / "conversations.jsonl", tmp_path / "out", "--limit", "3") == 0
     assert responses(tmp_path / "out") == [["A dog.", "A dog."], ["A cat.", "A dog.", "A dog."]]
     summary = read_json(tmp_path / "out" / "summary.json")
@@ -140,7 +142,7 @@ def test_responses_that_were_cut_off_are_no_samples(
         rollouts = iter([Rollout(text, (), (), reason) for text, reason in said])  # type: ignore[arg-type]
         return [[next(rollouts) for _ in range(k)] for _ in requests]
 
-    monkeypatch.setattr(sample, "roll_out", roll_out)
+    monkeypatch.setattr(_samples, "roll_out", roll_out)
     assert run(scenes / "conversations.jsonl", tmp_path / "out", "--limit", "2") == 0
     assert responses(tmp_path / "out") == [["A dog."]]
     summary = read_json(tmp_path / "out" / "summary.json")
@@ -154,7 +156,7 @@ def test_preference_and_prompt_rows_and_llavas_file_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Says(["A dog."])
-    monkeypatch.setattr(sample, "roll_out", asked)
+    monkeypatch.setattr(_samples, "roll_out", asked)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     row = {"id": "a", "images": ["a.png"], "prompt": "What is this?"}
     turns = [("human", "<image>\nHello?"), ("gpt", "Yes."), ("human", "And?"), ("gpt", "No.")]
@@ -180,7 +182,7 @@ def test_steering_is_asked_for_and_not_written_into_the_prompt(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Says(["A dog."] * 3)
-    monkeypatch.setattr(sample, "roll_out", asked)
+    monkeypatch.setattr(_samples, "roll_out", asked)
     more = ("--limit", "1", "--steer", "all-4,Verbosity:1")
     assert run(scenes / "conversations.jsonl", tmp_path / "out", *more) == 0
     assert f"\n{REQUEST}\nHelpfulness: four" in text_of(asked.asked[0].prompt)
@@ -190,26 +192,26 @@ def test_steering_is_asked_for_and_not_written_into_the_prompt(
 
 
 def test_a_prompt_that_cannot_be_rendered_is_listed(policy: Policy) -> None:
-    good = sample.Prompt("good", (), [user_message("Is there a dog?", 0)])
-    bad = sample.Prompt("bad", (), [user_message("What does </s> mean?", 0)])
-    settings = SampleSettings(2, 1.0, 4, 0, None)
-    found = sample_responses(policy, [bad, good], settings, batch_size=4)
-    assert [row["id"] for row in found] == ["bad", "good"]
-    assert "</s>" in found[0]["reason"] and len(found[1]["responses"]) == 2
-    assert assistant_message(found[1]["responses"][0])["role"] == "assistant"
+    good = Prompt("good", (), [user_message("Is there a dog?", 0)])
+    bad = Prompt("bad", (), [user_message("What does </s> mean?", 0)])
+    settings = SampleSettings(2, Decoding(4, 1.0, batch_size=4))
+    found = sample_responses(policy, [bad, good], settings)
+    assert [one.id for one in found] == ["bad", "good"]
+    assert "</s>" in found[0].refused and len(found[1].responses) == 2
+    assert assistant_message(found[1].responses[0])["role"] == "assistant"
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (SampleSettings(0, 0.7, 8, 0, None), "--k is 0"),
-        (SampleSettings(4, 0.0, 8, 0, None), "same response 4 times"),
-        (SampleSettings(4, -1.0, 8, 0, None), "--temperature is -1"),
-        (SampleSettings(4, 0.7, 0, 0, None), "--max-new-tokens is 0"),
-        (SampleSettings(4, 0.7, 8, 0, "all-9"), "--steer can't take 'all-9'"),
+        (SampleSettings(0, Decoding(8, 0.7)), "--k is 0"),
+        (SampleSettings(4, Decoding(8, 0.0)), "same response 4 times"),
+        (SampleSettings(4, Decoding(8, -1.0)), "--temperature is -1"),
+        (SampleSettings(4, Decoding(0, 0.7)), "--max-new-tokens is 0"),
+        (SampleSettings(4, Decoding(8, 0.7), "all-9"), "--steer can't take 'all-9'"),
     ],
 )
 def test_settings_that_make_no_sense(settings: SampleSettings, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check(settings, 1)
-    check(SampleSettings(1, 0.0, 8, 0, "all-4"), 1)
+        check(settings)
+    check(SampleSettings(1, Decoding(8, 0.0), "all-4"))

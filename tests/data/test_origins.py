@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from veridical.builders._parts import write_skipped
+from veridical.builders._rows import Skipped, write_skipped
 from veridical.data.origins import place_in_words
 from veridical.data.records import assistant_message, read_records, user_message, write_records
 from veridical.runtime.files import read_jsonl
@@ -25,7 +25,7 @@ def test_builders_list_file_and_row(tmp_path: Path) -> None:
     lines = [row("a", "a.png"), row("gone", "gone.png"), row("b", "b.png")]
     data.write_text("\n\n".join(map(json.dumps, lines)))  # every second line is empty
     records = read_records(data, "conversation", max_bad_fraction=0.5)
-    refused = [{"id": "b", "field": "messages", "reason": "no"}]
+    refused = [Skipped("b", "messages", "no")]
     assert write_skipped(tmp_path, records, refused, "pair") == 2
     unread, late = read_jsonl(tmp_path / "skipped.jsonl")
     assert (unread["id"], unread["file"], unread["row"]) == ("gone", str(data), 3)
@@ -44,6 +44,6 @@ def test_rows_of_a_parquet_file_are_counted_with_those_that_can_not_be_read(
     data = tmp_path / "conversations.parquet"
     write_records([row(n, str(tmp_path / f"{n}.png")) for n in ("a", "b")], data, "conversation")
     records = read_records(data, "conversation")
-    write_skipped(tmp_path, records, [{"id": "b", "field": "images", "reason": "no"}], "pair")
+    write_skipped(tmp_path, records, [Skipped("b", "images", "no")], "pair")
     (late,) = read_jsonl(tmp_path / "skipped.jsonl")
     assert (late["id"], late["file"], late["row"]) == ("b", str(data), 2)

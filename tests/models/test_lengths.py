@@ -15,7 +15,7 @@ from PIL import Image
 from veridical.bdhs.algorithm import Rejecting, Source, build_pairs
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
-from veridical.builders.sample import Prompt, SampleSettings, sample_responses
+from veridical.builders._samples import Prompt, SampleSettings, sample_responses
 from veridical.data import image_checks
 from veridical.data.image_checks import require_images
 from veridical.data.images import ImageLike, load_image
@@ -190,8 +190,8 @@ def test_builders_list_the_row_and_go_on(picky: Policy) -> None:
     made = build_pairs(picky, sources, how)
     assert "aspect ratio" in made[1]["reason"] and "aspect ratio" not in str(made[0])
     prompts = [Prompt(id, [image], prompt) for id, image in pictures.items()]
-    said = sample_responses(picky, prompts, SampleSettings(1, 0.0, 3, 0, None), 4)
-    assert "responses" in said[0] and "aspect ratio" in said[1]["reason"]
+    said = sample_responses(picky, prompts, SampleSettings(1, Decoding(3, batch_size=4)))
+    assert len(said[0].responses) == 1 and "aspect ratio" in said[1].refused
 
 
 def test_evaluations_list_the_picture(

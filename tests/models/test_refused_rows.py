@@ -13,7 +13,7 @@ from PIL import Image
 from veridical.bdhs.algorithm import Rejecting, Source, build_pairs
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
-from veridical.builders.sample import Prompt, SampleSettings, sample_responses
+from veridical.builders._samples import Prompt, SampleSettings, sample_responses
 from veridical.data.records import assistant_message, user_message
 from veridical.models import processing
 from veridical.models.batching import row_batch
@@ -58,11 +58,12 @@ def picture(number: int) -> Image.Image:
 
 
 def test_samples_are_the_same_without_the_refused_row(picky: Policy) -> None:
-    settings = SampleSettings(2, 1.0, 4, 0, None)
+    settings = SampleSettings(2, Decoding(4, 1.0, batch_size=4))
     prompts = [Prompt(f"row/{n}", [picture(n)], QUESTION) for n in range(4)]
-    rows = sample_responses(picky, prompts, settings, batch_size=4)
-    assert "not this one" in rows[2].pop("reason") and rows[2] == {"id": "row/2"}
-    others = sample_responses(picky, [*prompts[:2], prompts[3]], settings, batch_size=2)
+    rows = sample_responses(picky, prompts, settings)
+    assert rows[2].id == "row/2" and not rows[2].responses and "not this one" in rows[2].refused
+    fewer = SampleSettings(2, Decoding(4, 1.0, batch_size=2))
+    others = sample_responses(picky, [*prompts[:2], prompts[3]], fewer)
     assert [rows[0], rows[1], rows[3]] == others
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from veridical import cli
+from veridical.cli.dispatch import find_function
+from veridical.cli.signatures import read_options, spelled
 from veridical.runtime import runs
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
@@ -147,6 +149,33 @@ def test_an_output_is_never_an_input(
     assert cli.main(words(command, both, both, str(both / "model"))) == 2
     assert "An output is never an input" in capsys.readouterr().err
     assert content(both) == before
+
+
+class RecordedError(Exception):
+    """A command has come to its record."""
+
+
+@pytest.mark.parametrize("command", [name for name in ARGUMENTS if not name.startswith("train ")])
+def test_a_run_records_each_option_of_its_command_under_its_own_name(
+    command: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand, a parameter would be forgotten, and a finished build replaced by another."""
+    found: dict[str, Any] = {}
+
+    def claim(folder: Path, command: str, configuration: dict[str, Any], *_: object) -> None:
+        found.update(configuration)
+        raise RecordedError
+
+    monkeypatch.setattr(runs, "claim_folder", claim)
+    given = words(command, data, tmp_path / "out")
+    with pytest.raises(RecordedError):
+        cli.main(given)
+    options = read_options(find_function(cli.COMMANDS[command]))
+    assert found.keys() == options.keys()
+    left = {name for name in options if spelled(name) not in given} - {
+        *cli.COMMANDS[command].positionals
+    }
+    assert {name: found[name] for name in left} == {name: options[name].default for name in left}
 
 
 def test_an_input_in_a_run_within_the_folder_is_none_of_its_outputs(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_one_of_those_that_finish_together_is_chosen(tmp_path: Path) -> None:
 
 def test_a_share_without_chunks_leaves_nothing_behind(tmp_path: Path) -> None:
     items = [Source("only", (), (), "answer")]
-    parts = Parts(tmp_path, {"settings": 1})
+    parts = Parts(tmp_path, {"settings": 1}, dict)
     assert parts.work_through_shard(items, lambda _: [], "test", Shard(1, 2)) is None
     assert not (tmp_path / "parts").exists()
 
@@ -81,7 +81,7 @@ def test_a_chunk_that_was_changed_is_worked_through_again(
         asked.append(len(chunk))
         return [{"id": item.id, "text": f"said {item.id}"} for item in chunk]
 
-    parts = Parts(tmp_path, {"settings": 1})
+    parts = Parts(tmp_path, {"settings": 1}, dict)
     first = parts.work_through(items, work, "test")
     assert parts.work_through(items, work, "test") == first
     assert (asked, capsys.readouterr().out) == ([2], "")

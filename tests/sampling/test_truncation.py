@@ -122,7 +122,7 @@ def test_what_an_algorithm_can_not_use_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not offered with --pairs bdhs"):
         train_online("m", data, out, "bdhs", sampling=Sampling(top_p=0.9), training=training)
     with pytest.raises(UserError, match="not sent to a server"):
-        build_sample("endpoint:m", data, out, top_p=0.9)
+        build_sample("endpoint:m", data, out, decoding=Decoding(temperature=1.0, top_p=0.9))
 
 
 def test_a_server_is_told() -> None:

@@ -3,54 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from veridical.builders._bdhs_counts import summarize
-from veridical.builders._parts import write_skipped
-from veridical.data.records import RecordSet, write_records
-from veridical.runtime.errors import UserError
-from veridical.runtime.files import write_json
-from veridical.runtime.progress import counted
+from veridical.builders._rows import Pair, Skipped, sort_out, write_set
+from veridical.data.messages import Message
+from veridical.data.records import RecordSet
 from veridical.runtime.shards import say
 
 
+@dataclass(frozen=True)
+class Rejected:
+    """A rejected answer.
+
+    Attributes:
+        index: of its record among the usable ones.
+        messages: the answer.
+        source: how it was made, as JSON.
+    """
+
+    index: int
+    messages: Sequence[Message]
+    source: str
+
+
 def assemble(out: Path, results: Sequence[Mapping[str, Any]], records: RecordSet) -> dict[str, Any]:
-    """Write `pairs.parquet`, `skipped.jsonl` and `summary.json`.
+    """Write `pairs.parquet` and `skipped.jsonl`; returns the summary.
 
     Raises:
         UserError: not a single pair came out.
     """
-    left_out = (
-        {"id": row["id"], "field": "messages", "reason": row["reason"]}
-        for row in results
-        if "reason" in row
-    )
-    skipped = write_skipped(out, records, left_out, "pair")
-    kept = [(index, row) for index, row in enumerate(results) if "rejected" in row]
-    if not kept:
-        raise UserError(
-            f"Not one pair came out of {counted(len(results), 'records')}; "
-            f"{out / 'skipped.jsonl'} says why."
-        )
-    write_records(_pairs(kept, records.rows), out / "pairs.parquet", "preference")
+    outcome = sort_out(_rejected_or_skipped(results))
+    pairs = map(vars, _pairs(outcome.kept, records.rows))
+    skipped = write_set(out / "pairs.parquet", "preference", pairs, outcome, records, "pair")
     summary = summarize(results, skipped)
-    write_json(out / "summary.json", summary)
     for warning in summary["warnings"]:
         say(f"Warning: {warning}")
     return summary
 
 
-def _pairs(kept: Sequence[tuple[int, Mapping[str, Any]]], rows: Any) -> Iterator[dict[str, Any]]:
+def _rejected_or_skipped(results: Sequence[Mapping[str, Any]]) -> Iterator[Rejected | Skipped]:
+    for index, row in enumerate(results):
+        if "reason" in row:
+            yield Skipped(row["id"], "messages", row["reason"])
+        else:
+            yield Rejected(index, row["rejected"], row["source"])
+
+
+def _pairs(kept: Sequence[Rejected], rows: Any) -> Iterator[Pair]:
     # In Arrow's form images are the bytes of their files, not decoded and packed again.
     raw = rows.with_format("arrow")
-    for index, result in kept:
-        row = raw[index].to_pylist()[0]
-        yield {
-            "id": row["id"],
-            "images": row["images"],
-            "prompt": row["messages"][:-1],
-            "chosen": row["messages"][-1:],
-            "rejected": result["rejected"],
-            "source": result["source"],
-        }
+    for one in kept:
+        row = raw[one.index].to_pylist()[0]
+        yield Pair(
+            id=row["id"],
+            images=row["images"],
+            prompt=row["messages"][:-1],
+            chosen=row["messages"][-1:],
+            rejected=one.messages,
+            source=one.source,
+        )

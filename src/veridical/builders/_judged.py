@@ -2,21 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from veridical.builders._parts import model_identity
 from veridical.builders._rated import RatedSample, rated_samples
+from veridical.builders.options import Replies
 from veridical.data.images import row_images
 from veridical.data.messages import clean_messages, count_images
 from veridical.data.records import RecordSet
 from veridical.data.text.thoughts import answer_of
 from veridical.judges.criterion import Criterion
+from veridical.judges.endpoint import EndpointSettings, endpoint_settings
 from veridical.judges.judging import Case, Cost
-from veridical.judges.spec import JudgeSpec, Opened
+from veridical.judges.spec import JudgeSpec, Opened, open_judge
+from veridical.runtime.options import Loading
 from veridical.runtime.runs import Run
+
+
+@dataclass(frozen=True)
+class AskedJudge:
+    """A judge that is asked in words, before it is opened.
+
+    Attributes:
+        spec: which, and what decides its replies.
+        settings: of an endpoint.
+        batch_size: questions at once, of a local model.
+        loading: how a local model is loaded.
+    """
+
+    spec: JudgeSpec
+    settings: EndpointSettings
+    batch_size: int
+    loading: Loading
+
+    def open(self, out: Path, samples: Sequence[JudgedSample]) -> Opened:
+        """Load the model or get ready to ask the endpoint, and say what leaves the machine.
+
+        Raises:
+            UserError: neither can be had.
+        """
+        how = self.loading
+        opened = open_judge(self.spec, self.settings, out, self.batch_size, how.dtype, how.device)
+        if opened.endpoint is not None:
+            notice = opened.endpoint.notice(sum(len(one.case.images) for one in samples))
+            if notice:
+                print(notice, flush=True)
+        return opened
+
+    def identity(self, run: Run, criterion: Criterion, opened: Opened) -> dict[str, Any]:
+        """What decides the verdicts, besides the data and the command's own options."""
+        where: dict[str, str] = {}
+        if opened.policy is not None:
+            where = model_identity(run, "judge", opened.policy, self.spec.model)
+        elif opened.endpoint is not None:
+            where = {"url": opened.endpoint.url}
+        return {"judge": vars(self.spec), "criterion": criterion.sha256, **where}
+
+
+def asked_judge(judge: str, kinds: Sequence[str], replies: Replies, loading: Loading) -> AskedJudge:
+    """Check the options of a judge; nothing is loaded.
+
+    Args:
+        judge: the value of `--judge`.
+        kinds: those that the command takes.
+        replies: how it is asked.
+        loading: how a local model is loaded.
+
+    Raises:
+        UserError: names the option.
+    """
+    spec = JudgeSpec(
+        judge, replies.attempts, replies.temperature, replies.retry_temperature,
+        replies.max_new_tokens, replies.facts, replies.seed, loading.template,
+    )  # fmt: skip
+    spec.check(kinds)
+    return AskedJudge(spec, endpoint_settings(replies.endpoint), replies.batch_size, loading)
 
 
 @dataclass(frozen=True)
@@ -37,23 +100,11 @@ class JudgedSample:
         return self.case.images
 
 
-def identity(run: Run, spec: JudgeSpec, criterion: Criterion, opened: Opened) -> dict[str, Any]:
-    """What decides the verdicts, besides the data and the command's own options."""
-    where: dict[str, str] = {}
-    if opened.policy is not None:
-        where = model_identity(run, "judge", opened.policy, spec.model)
-    elif opened.endpoint is not None:
-        where = {"url": opened.endpoint.url}
-    return {"judge": vars(spec), "criterion": criterion.sha256, **where}
-
-
-def judged_samples(records: RecordSet, limit: int | None) -> list[JudgedSample]:
+def judged_samples(records: RecordSet) -> list[JudgedSample]:
     """The records as cases; images are opened when they are needed."""
     pictures = records.rows.select_columns(["images"])
     found = []
     for index, sample in enumerate(rated_samples(records.rows)):
-        if limit is not None and index >= limit:
-            break
         prompt = clean_messages(sample.row["prompt"])
         images = row_images(pictures, index, count_images(prompt))
         names = [Path(image["path"] or "").stem for image in sample.row["images"]]
@@ -63,18 +114,9 @@ def judged_samples(records: RecordSet, limit: int | None) -> list[JudgedSample]:
     return found
 
 
-def tell(opened: Opened, samples: Sequence[JudgedSample]) -> None:
-    """Say what leaves the machine, before it does."""
-    if opened.endpoint is None:
-        return
-    notice = opened.endpoint.notice(sum(len(sample.case.images) for sample in samples))
-    if notice:
-        print(notice, flush=True)
-
-
-def cost_summary(rows: Sequence[Mapping[str, Any]], questions: int, opened: Opened | None) -> Any:
+def cost_summary(costs: Sequence[Cost], questions: int, opened: Opened | None) -> dict[str, Any]:
     """Tokens, dollars and replies of all verdicts, and what was paid in this folder altogether."""
-    total = sum((Cost(**row) for row in rows), Cost())
+    total = sum(costs, Cost())
     summary: dict[str, Any] = {
         "questions": questions,
         **vars(total),

@@ -6,19 +6,19 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
+
+from pydantic import TypeAdapter
 
 from veridical.data.images import image_bytes_key
-from veridical.data.origins import unread_rows, with_origins
-from veridical.data.records import RecordSet
 from veridical.models.policy import Policy
 from veridical.runtime.cache import Cache
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, read_text, write_json, write_jsonl, write_text_atomic
+from veridical.runtime.files import read_json, read_text, write_json, write_text_atomic
 from veridical.runtime.fingerprint import fingerprint
-from veridical.runtime.progress import counted, track
+from veridical.runtime.progress import track
 from veridical.runtime.runs import Run
 from veridical.runtime.shards import ALL, CLAIM, Shard, leave_to_others
 
@@ -43,22 +43,25 @@ class Named(Protocol):
 
 
 Item = TypeVar("Item", bound=Named)
+Result = TypeVar("Result")
 
 
-class Parts:
+class Parts(Generic[Result]):
     """Finished chunks of a build, one file each, under `parts/`."""
 
-    def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, out: Path, identity: Mapping[str, Any], kind: type[Result]) -> None:
         """Open the folder.
 
         Args:
             out: the run's folder.
             identity: everything that decides the result, in JSON's types.
+            kind: what is made of a record: a dataclass of JSON's types, or a dictionary.
 
         Raises:
             UserError: it holds chunks of a build with another identity.
         """
         self.folder = out / "parts"
+        self.results = TypeAdapter(kind)
         self.key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         known = self.folder / KEY
         if known.is_file() and read_json(known) != self.key:
@@ -80,7 +83,7 @@ class Parts:
         if not path.is_file():
             return False
         try:
-            rows = self._rows(start)
+            rows = self._lines(start)
         except UserError:
             if path.is_file():  # else another shard has put the result together
                 print(f"{path} was damaged or changed: its records are worked through again.")
@@ -88,18 +91,25 @@ class Parts:
         known = [(row["id"], row["image_hashes"]) for row in rows]
         return known == [(item.id, _image_hashes(item)) for item in items]
 
-    def write(
-        self, start: int, items: Sequence[Named], results: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def write(self, start: int, items: Sequence[Named], results: Sequence[Result]) -> None:
         """Keep a finished chunk: a result for each record."""
-        pairs = zip(items, results, strict=True)
-        rows = [{**result, "image_hashes": _image_hashes(item)} for item, result in pairs]
+        rows = [
+            {"id": item.id, "image_hashes": _image_hashes(item), "result": self._plain(result)}
+            for item, result in zip(items, results, strict=True)
+        ]
         write_json(self.folder / KEY, self.key)
         text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         write_text_atomic(self.path(start), f"{_digest(text)}\n{text}")
 
-    def _rows(self, start: int) -> list[dict[str, Any]]:
-        """The results of a finished chunk.
+    def _plain(self, result: Result) -> Any:
+        return self.results.dump_python(result, mode="json")
+
+    def _made(self, start: int) -> list[Result]:
+        """The results of a finished chunk."""
+        return [self.results.validate_python(row["result"]) for row in self._lines(start)]
+
+    def _lines(self, start: int) -> list[dict[str, Any]]:
+        """A finished chunk as it was written: id, hashes of the images, and the result.
 
         Raises:
             UserError: it is missing, or is not what was written.
@@ -110,25 +120,24 @@ class Parts:
         return [json.loads(line) for line in text.split("\n") if line]
 
     def work_through(
-        self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[dict[str, Any]]],
-        label: str,
-    ) -> list[dict[str, Any]]:  # fmt: skip
+        self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[Result]], label: str
+    ) -> list[Result]:
         """Do what is not done yet, a chunk at a time; returns the results of all, in order."""
         results = self.work_through_shard(items, work, label, ALL)
         assert results is not None  # nobody else puts them together
         return results
 
     def work_through_shard(
-        self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[dict[str, Any]]],
-        label: str, shard: Shard,
-    ) -> list[dict[str, Any]] | None:  # fmt: skip
+        self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[Result]], label: str,
+        shard: Shard,
+    ) -> list[Result] | None:  # fmt: skip
         """Do what is not done yet of a shard, a chunk at a time.
 
         A chunk is the same whoever makes it, so the result does not depend on the shards.
 
         Args:
             items: the records.
-            work: a chunk to one result for each, with its `id`.
+            work: a chunk to one result for each.
             label: names the progress line.
             shard: which chunks are this process's.
 
@@ -144,7 +153,7 @@ class Parts:
         try:
             whole = done == len(chunks) and all(self.has(s, chunk) for s, chunk in chunks.items())
             if whole and shard.claim(self.folder):
-                return [row for start in chunks for row in self._rows(start)]
+                return [result for start in chunks for result in self._made(start)]
         except UserError:
             # Whoever has put the result together was removing the chunks meanwhile.
             if shard.count == 1:
@@ -188,26 +197,19 @@ def _image_hashes(item: Named) -> list[str]:
     return [image_bytes_key(image) for image in item.images]
 
 
-def write_skipped(
-    out: Path, records: RecordSet, left_out: Iterable[Mapping[str, str]], what: str
-) -> int:
-    """Write `skipped.jsonl`: records that could not be read, then those that gave nothing.
-
-    Each has its id, its file and row there, its images' files where known, field and reason.
+def finish(
+    run: Run, summary: Mapping[str, Any], parts: Parts[Any] | None = None,
+    seconds: float | None = None,
+) -> None:  # fmt: skip
+    """Write `summary.json`, remove the finished chunks, and end the run.
 
     Args:
-        out: the run's folder.
-        records: with their problems.
-        left_out: {"id", "field", "reason"} of each record that gave nothing.
-        what: what they did not give, for the line on the screen.
-
-    Returns:
-        How many there are.
+        run: the build's.
+        summary: its counts.
+        parts: its chunks, if it kept any.
+        seconds: how long the work took, for `run.json`.
     """
-    skipped = [*unread_rows(records), *with_origins(records, left_out)]
-    write_jsonl(out / "skipped.jsonl", skipped)
-    if skipped:
-        print(
-            f"{counted(len(skipped), 'records')} gave no {what}; {out / 'skipped.jsonl'} says why."
-        )
-    return len(skipped)
+    write_json(run.folder / "summary.json", summary)
+    if parts is not None:
+        parts.forget()
+    run.finish(**summary, **({} if seconds is None else {"seconds": round(seconds, 1)}))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from veridical.builders._rows import Pair, Sample
 from veridical.data.records import response_name, text_of
 from veridical.runtime.errors import UserError
 
@@ -49,6 +50,60 @@ class RatedSample:
         except json.JSONDecodeError:
             content = {"source": source}
         return content if isinstance(content, dict) else {"source": content}
+
+    def rated(self, marks: Sequence[Mapping[str, float]], by: Mapping[str, Any]) -> Sample:
+        """The sample with more ratings.
+
+        Args:
+            marks: for each response, aspect to value; they replace what it had of an aspect.
+            by: who rated, for `source`.
+        """
+        ratings = [
+            {"answer": response_name(number), "aspect": aspect, "value": value}
+            for number, (old, new) in enumerate(zip(self.ratings, marks, strict=True))
+            for aspect, value in {**old, **new}.items()
+        ]
+        return Sample(
+            id=self.id,
+            images=self.row["images"],
+            prompt=self.row["prompt"],
+            responses=self.row["responses"],
+            ratings=ratings,
+            facts=self.row.get("facts"),
+            expected_answer=self.row.get("expected_answer"),
+            source=as_source(self.provenance() | {"rated": by}),
+        )
+
+    def pair(self, better: int, worse: int, several: bool, made: Mapping[str, Any]) -> Pair:
+        """A pair of two responses, with their ratings.
+
+        Args:
+            better: number of the chosen response.
+            worse: number of the rejected one.
+            several: whether the record gives several pairs, so that their ids have to differ.
+            made: how it was made, for `source`.
+        """
+        ratings = [
+            {"answer": answer, "aspect": aspect, "value": value}
+            for answer, number in (("chosen", better), ("rejected", worse))
+            for aspect, value in self.ratings[number].items()
+        ]
+        return Pair(
+            id=f"{self.id}/{better}-{worse}" if several else self.id,
+            images=self.row["images"],
+            prompt=self.row["prompt"],
+            chosen=self.row["responses"][better],
+            rejected=self.row["responses"][worse],
+            ratings=ratings or None,
+            facts=self.row.get("facts"),
+            expected_answer=self.row.get("expected_answer"),
+            source=as_source({**self.provenance(), **made}),
+        )
+
+
+def as_source(content: Mapping[str, Any]) -> str:
+    """The text of a row's `source`."""
+    return json.dumps(content, ensure_ascii=False)
 
 
 def rated_samples(rows: Any) -> Iterator[RatedSample]:

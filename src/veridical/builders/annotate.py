@@ -5,30 +5,26 @@ Li et al. (2024) had a large model reason about every candidate first and then g
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 from veridical.builders._judged import (
     JudgedSample,
+    asked_judge,
     cost_summary,
-    identity,
     judged_samples,
-    tell,
 )
-from veridical.builders._parts import Parts, write_skipped
-from veridical.data.records import RecordSet, read_records, response_name, write_records
+from veridical.builders._marks import MarkedSample, Marks, marked_or_skipped, marks_of, means
+from veridical.builders._parts import Parts, finish
+from veridical.builders._rows import Sample, sort_out, write_set
+from veridical.builders.options import Replies
+from veridical.data.reading import read
 from veridical.judges.criterion import Criterion, read_criterion
-from veridical.judges.endpoint import endpoint_settings
 from veridical.judges.judging import Judge
-from veridical.judges.orders import Marked, mark
+from veridical.judges.orders import mark
 from veridical.judges.prompted import Asking, marking_judge
-from veridical.judges.spec import JudgeSpec, open_judge
-from veridical.runtime.errors import UserError
-from veridical.runtime.files import require_file, write_json
-from veridical.runtime.options import DtypeName
+from veridical.runtime.files import require_file
+from veridical.runtime.options import Loading, Reading
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import start_run
 
@@ -41,20 +37,9 @@ def build_annotate(
     out: Path,
     criteria: str = "five",
     swap: bool = False,
-    facts: bool = False,
-    attempts: int = 3,
-    temperature: float | None = 0.0,
-    retry_temperature: float = 0.7,
-    max_new_tokens: int = 1024,
-    limit: int | None = None,
-    images_root: Path | None = None,
-    max_bad_fraction: float = 0.01,
-    endpoint: dict[str, Any] | None = None,
-    batch_size: int = 8,
-    dtype: DtypeName = "auto",
-    device: str = "auto",
-    template: dict[str, Any] | None = None,
-    seed: int = 0,
+    replies: Replies = Replies(max_new_tokens=1024),
+    reading: Reading = Reading(),
+    loading: Loading = Loading(),
 ) -> None:
     """Have a model mark every response in SAMPLES, all responses to a prompt seen together.
 
@@ -72,133 +57,66 @@ def build_annotate(
             and `spent.jsonl` for an endpoint.
         criteria: `five` (0 to 4), `three` (1 to 5), or a Markdown file of your own.
         swap: ask a second time in the reversed order, and keep the mean of both marks.
-        facts: tell the judge the records' `facts`.
-        attempts: how often a prompt is asked at most, until the reply can be read.
-        temperature: of the first reply; null leaves it to the endpoint.
-        retry_temperature: of later replies.
-        max_new_tokens: limit of one reply, in tokens.
-        limit: use only the first so many records.
-        images_root: what image paths are relative to; the samples' own folder if not set.
-        max_bad_fraction: share of unusable rows above which nothing is rated.
-        endpoint: url, key_variable, concurrency, retries, timeout (seconds), input_price and
-            output_price (dollars for a million tokens), max_dollars, max_tokens, cache,
-            cache_gigabytes.
-        batch_size: replies at once, of a local model.
-        dtype: of a local model's weights.
-        device: of a local model: `auto`, `cpu`, `cuda`, ...
-        template: KEY=VALUE, given to a local model's chat template, such as enable_thinking=true
-            (false where the template reads it and nothing is said).
-        seed: of the order and of sampling.
+        replies: how the judge is asked.
+        reading: how SAMPLES is read.
+        loading: how a local model is loaded.
     """
-    configuration = dict(locals())
     require_file(samples, "--samples")
-    spec = JudgeSpec(
-        judge, attempts, temperature, retry_temperature, max_new_tokens, facts, seed, template
-    )
-    spec.check(JUDGES)
-    settings, criterion = endpoint_settings(endpoint), read_criterion(criteria, "marks")
+    asked = asked_judge(judge, JUDGES, replies, loading)
+    criterion = read_criterion(criteria, "marks")
+    options = {
+        "samples": samples, "judge": judge, "out": out, "criteria": criteria, "swap": swap,
+        "replies": replies, "reading": reading, "loading": loading,
+    }  # fmt: skip
     inputs = {"samples": samples}
-    with start_run(out, "build annotate", configuration, inputs, models=spec.folders) as run:
-        records = read_records(samples, "sample", images_root, max_bad_fraction)
-        items = judged_samples(records, limit)
-        opened = open_judge(spec, settings, out, batch_size, dtype, device)
-        tell(opened, items)
-        marking = marking_judge(opened.ask, Asking(criterion, attempts, facts))
+    with start_run(out, "build annotate", options, inputs, models=asked.spec.folders) as run:
+        records = read(samples, "sample", reading)
+        items = judged_samples(records)
+        opened = asked.open(out, items)
+        marking = marking_judge(opened.ask, Asking(criterion, replies.attempts, replies.facts))
         whole = {"swap": swap, "data": run.record["inputs"]["samples"]["sha256"]}
-        parts = Parts(out, whole | identity(run, spec, criterion, opened))
-        results = parts.work_through(
-            items, lambda chunk: mark_chunk(marking, chunk, seed, swap), "marks"
+        parts = Parts(out, whole | asked.identity(run, criterion, opened), Marks)
+        marks = parts.work_through(
+            items, lambda chunk: mark_chunk(marking, chunk, replies.seed, swap), "marks"
         )
-        summary = assemble(out, items, results, records, spec, criterion)
-        questions = len(results) * (2 if swap else 1)
-        summary["cost"] = cost_summary([row["cost"] for row in results], questions, opened)
-        write_json(out / "summary.json", summary)
-        parts.forget()
-        run.finish(**summary)
-        print(
-            f"The marks of responses to {counted(summary['prompts'], 'prompts')} are in "
-            f"{out}/samples.parquet."
+        outcome = sort_out(
+            marked_or_skipped(item, one, "responses")
+            for item, one in zip(items, marks, strict=True)
         )
+        rows = (vars(_sample(one, judge, criterion)) for one in outcome.kept)
+        nothing = (
+            f"Not one record of {len(items)} could be marked; {out / 'skipped.jsonl'} says why."
+        )
+        path = out / "samples.parquet"
+        skipped = write_set(path, "sample", rows, outcome, records, "marks", nothing)
+        equal, compared = (sum(one.marks.equal[i] for one in outcome.kept) for i in (0, 1))
+        questions = len(items) * (2 if swap else 1)
+        summary = {
+            "prompts": len(outcome.kept),
+            "responses": sum(len(one.marks.ratings) for one in outcome.kept),
+            "skipped": skipped,
+            "judge": judge,
+            "criteria": criterion.name,
+            "means": means(outcome.kept),
+            "equal_marks_in_both_orders": round(equal / compared, 4) if compared else None,
+            "cost": cost_summary([one.cost for one in marks], questions, opened),
+        }
+        finish(run, summary, parts)
+        print(f"The marks of responses to {counted(len(outcome.kept), 'prompts')} are in {path}.")
 
 
-def mark_chunk(
-    judge: Judge, items: Sequence[JudgedSample], seed: int, swap: bool
-) -> list[dict[str, Any]]:
-    """Mark some records; one result for each, in JSON's types."""
+def mark_chunk(judge: Judge, items: Sequence[JudgedSample], seed: int, swap: bool) -> list[Marks]:
+    """Mark some records."""
     marked = mark(judge, [item.case for item in items], seed, swap)
-    return [_result(item.id, one) for item, one in zip(items, marked, strict=True)]
+    return [marks_of(one.verdict, one.orders, one.equal) for one in marked]
 
 
-def _result(id: str, marked: Marked) -> dict[str, Any]:
-    verdict = marked.verdict
-    return {
-        "id": id,
-        "ratings": [dict(ratings) for ratings in verdict.ratings],
-        "reasons": list(verdict.reasons),
-        "orders": [list(order) for order in marked.orders],
-        "equal": list(marked.equal),
-        "cost": vars(verdict.cost),
-        "problem": verdict.problem,
-    }
-
-
-def assemble(
-    out: Path,
-    items: Sequence[JudgedSample],
-    results: Sequence[Mapping[str, Any]],
-    records: RecordSet,
-    spec: JudgeSpec,
-    criterion: Criterion,
-) -> dict[str, Any]:
-    """Write `samples.parquet` and `skipped.jsonl`.
-
-    Raises:
-        UserError: not one record has marks.
-    """
-    left_out = [
-        {"id": row["id"], "field": "responses", "reason": row["problem"]}
-        for row in results
-        if row["problem"]
-    ]
-    skipped = write_skipped(out, records, left_out, "marks")
-    scored = [pair for pair in zip(items, results, strict=True) if not pair[1]["problem"]]
-    if not scored:
-        raise UserError(
-            f"Not one record of {len(results)} could be marked; {out / 'skipped.jsonl'} says why."
-        )
-    rows = [_row(item, result, spec, criterion) for item, result in scored]
-    write_records(rows, out / "samples.parquet", "sample")
-    equal, compared = (sum(result["equal"][i] for _, result in scored) for i in (0, 1))
-    ratings = [rating for _, result in scored for rating in result["ratings"]]
-    return {
-        "prompts": len(scored),
-        "responses": len(ratings),
-        "skipped": skipped,
-        "judge": spec.judge,
-        "criteria": criterion.name,
-        "means": {
-            name: round(fmean(rating[name] for rating in ratings), 4) for name in criterion.aspects
-        },
-        "equal_marks_in_both_orders": round(equal / compared, 4) if compared else None,
-    }
-
-
-def _row(
-    item: JudgedSample, result: Mapping[str, Any], spec: JudgeSpec, criterion: Criterion
-) -> dict[str, Any]:
-    ratings = [
-        {"answer": response_name(number), "aspect": aspect, "value": value}
-        for number, (old, new) in enumerate(
-            zip(item.sample.ratings, result["ratings"], strict=True)
-        )
-        for aspect, value in {**old, **new}.items()
-    ]
-    rated = {
-        "judge": spec.judge,
+def _sample(one: MarkedSample, judge: str, criterion: Criterion) -> Sample:
+    by = {
+        "judge": judge,
         "criteria": criterion.name,
         "criteria_sha256": criterion.sha256,
-        "orders": result["orders"],
-        "reasons": result["reasons"],
+        "orders": one.marks.orders,
+        "reasons": one.marks.reasons,
     }
-    source = json.dumps(item.sample.provenance() | {"rated": rated}, ensure_ascii=False)
-    return item.sample.row | {"ratings": ratings, "source": source}
+    return one.item.sample.rated(one.marks.ratings, by)

@@ -5,19 +5,51 @@ Li et al. (2024) fine-tune on their model's own high-scoring samples, one for ea
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from veridical.builders._parts import write_skipped
-from veridical.builders._rated import QUALITY, RatedSample, rated_samples, require_aspects
-from veridical.data.records import read_records, write_records
+from veridical.builders._parts import finish
+from veridical.builders._rated import (
+    QUALITY,
+    RatedSample,
+    as_source,
+    rated_samples,
+    require_aspects,
+)
+from veridical.builders._rows import Conversation, Skipped, sort_out, write_set
+from veridical.data.reading import read
 from veridical.judges.attributes import EXACT
-from veridical.runtime.errors import UserError
-from veridical.runtime.files import require_file, write_json
+from veridical.runtime.files import require_file
+from veridical.runtime.options import Reading
 from veridical.runtime.progress import are_in
 from veridical.runtime.runs import start_run
+
+
+@dataclass(frozen=True)
+class Best:
+    """A sample's best response: its number, and the sum of its ratings."""
+
+    sample: RatedSample
+    number: int
+    sum: float
+
+    def conversation(self, aspects: list[str]) -> Conversation:
+        """The prompt with that response."""
+        made = {
+            "builder": "best",
+            "aspects": aspects,
+            "sum": self.sum,
+            "response": self.number,
+            "of": len(self.sample.texts),
+        }
+        row = self.sample.row
+        return Conversation(
+            id=self.sample.id,
+            images=row["images"],
+            messages=[*row["prompt"], *row["responses"][self.number]],
+            source=as_source(self.sample.provenance() | made),
+        )
 
 
 def build_best(
@@ -25,8 +57,7 @@ def build_best(
     out: Path,
     aspects: list[str] | None = None,
     minimum: float | None = None,
-    images_root: Path | None = None,
-    max_bad_fraction: float = 0.01,
+    reading: Reading = Reading(),
 ) -> None:
     """Keep the best response to each prompt in SAMPLES, as conversations for `train sft`.
 
@@ -38,72 +69,47 @@ def build_best(
             Helpfulness, Correctness and Coherence. The first response wins a tie.
         minimum: prompts whose best response has a lower sum are left out and listed; all are kept
             if not set.
-        images_root: what image paths are relative to; the samples' own folder if not set.
-        max_bad_fraction: share of unusable rows above which nothing is built.
+        reading: how SAMPLES is read.
     """
-    configuration = dict(locals())
     require_file(samples, "--samples")
-    with start_run(out, "build best", configuration, {"samples": samples}) as run:
-        records = read_records(samples, "sample", images_root, max_bad_fraction)
+    options = {
+        "samples": samples, "out": out, "aspects": aspects, "minimum": minimum, "reading": reading,
+    }  # fmt: skip
+    with start_run(out, "build best", options, {"samples": samples}) as run:
+        records = read(samples, "sample", reading)
         rows = list(rated_samples(records.rows))
         by_truth = any(EXACT in ratings for row in rows for ratings in row.ratings)
         wanted = aspects if aspects is not None else [EXACT] if by_truth else list(QUALITY)
         require_aspects(rows, wanted)
-        best, left_out = [], []
-        for row in rows:
-            found = best_response(row, wanted)
-            if found is None:
-                left_out.append(
-                    {"id": row.id, "field": "ratings", "reason": "no response is rated"}
-                )
-            elif minimum is not None and found[1] < minimum:
-                reason = f"its best response has {found[1]:g}, less than {minimum:g}"
-                left_out.append({"id": row.id, "field": "ratings", "reason": reason})
-            else:
-                best.append((row, *found))
-        skipped = write_skipped(out, records, left_out, "response")
-        if not best:
-            raise UserError(
-                f"Not one response is kept; {out / 'skipped.jsonl'} says why. Lower --minimum."
-            )
-        conversations = [_conversation(*item, wanted) for item in best]
-        write_records(conversations, out / "conversations.parquet", "conversation")
+        outcome = sort_out(best_response(row, wanted, minimum) for row in rows)
+        best, path = outcome.kept, out / "conversations.parquet"
+        conversations = (vars(one.conversation(wanted)) for one in best)
+        nothing = f"Not one response is kept; {out / 'skipped.jsonl'} says why. Lower --minimum."
+        skipped = write_set(
+            path, "conversation", conversations, outcome, records, "response", nothing
+        )
         # Each prompt counts once, as among the best: else prompts with more responses weigh more.
-        means = [fmean(row.qualities(wanted).values()) for row, _, _ in best]
+        of_all = [fmean(one.sample.qualities(wanted).values()) for one in best]
         summary = {
             "conversations": len(best),
             "skipped": skipped,
             "aspects": wanted,
-            "mean_of_all": round(fmean(means), 4),
-            "mean_of_best": round(fmean(value for _, _, value in best), 4),
+            "mean_of_all": round(fmean(of_all), 4),
+            "mean_of_best": round(fmean(one.sum for one in best), 4),
         }
-        write_json(out / "summary.json", summary)
-        run.finish(**summary)
-        print(are_in(len(best), "best responses", out / "conversations.parquet"))
+        finish(run, summary)
+        print(are_in(len(best), "best responses", path))
 
 
-def best_response(sample: RatedSample, aspects: list[str]) -> tuple[int, float] | None:
-    """The number of the response with the highest sum (the first of equals), and the sum."""
+def best_response(
+    sample: RatedSample, aspects: list[str], minimum: float | None = None
+) -> Best | Skipped:
+    """The response with the highest sum (the first of equals), unless that is below a minimum."""
     sums = sample.qualities(aspects)
     if not sums:
-        return None
+        return Skipped(sample.id, "ratings", "no response is rated")
     best = max(sums, key=lambda number: sums[number])
-    return best, sums[best]
-
-
-def _conversation(
-    sample: RatedSample, number: int, value: float, aspects: list[str]
-) -> dict[str, Any]:
-    source = sample.provenance() | {
-        "builder": "best",
-        "aspects": aspects,
-        "sum": value,
-        "response": number,
-        "of": len(sample.texts),
-    }
-    return {
-        "id": sample.id,
-        "images": sample.row["images"],
-        "messages": [*sample.row["prompt"], *sample.row["responses"][number]],
-        "source": json.dumps(source, ensure_ascii=False),
-    }
+    if minimum is not None and sums[best] < minimum:
+        reason = f"its best response has {sums[best]:g}, less than {minimum:g}"
+        return Skipped(sample.id, "ratings", reason)
+    return Best(sample, best, sums[best])

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from veridical.bdhs.image_noise import add_noise, shrunk
-from veridical.builders._parts import write_skipped
-from veridical.data.records import RecordSet, count_images, read_records, write_records
+from veridical.builders._parts import finish
+from veridical.builders._rows import Skipped, sort_out, write_set
+from veridical.data.reading import read
+from veridical.data.records import RecordSet, count_images
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import require_file, write_json
+from veridical.runtime.files import require_file
+from veridical.runtime.options import Reading
 from veridical.runtime.progress import are_in, track
 from veridical.runtime.runs import start_run
 
@@ -26,9 +29,7 @@ def build_distort(
     out: Path,
     kind: Literal["conversation", "preference"] = "conversation",
     noise_steps: int = 500,
-    limit: int | None = None,
-    images_root: Path | None = None,
-    max_bad_fraction: float = 0.01,
+    reading: Reading = Reading(),
     seed: int = 0,
 ) -> None:
     """Give the rejected branch of every pair a picture under diffusion noise.
@@ -43,45 +44,35 @@ def build_distort(
         out: folder for the run: `pairs.parquet`, `summary.json`, `skipped.jsonl`, `run.json`.
         kind: what the rows are; of a `conversation` the last answer is chosen and rejected alike.
         noise_steps: diffusion steps, 1 to 1000.
-        limit: use only the first so many records.
-        images_root: what image paths are relative to; the data file's folder if not set.
-        max_bad_fraction: share of unusable rows above which nothing is built.
+        reading: how DATA is read.
         seed: of the noise.
     """
-    configuration = dict(locals())
     require_file(data, "--data")
     if not 1 <= noise_steps <= 1000:
         raise UserError(f"--noise-steps is {noise_steps}; the schedule has 1 to 1000.")
-    with start_run(out, "build distort", configuration, {"data": data}) as run:
-        records = read_records(data, kind, images_root, max_bad_fraction)
-        blind, seen = _by_sight(records, limit)
-        reasons = (
-            {"id": name, "field": "images", "reason": "there is no image to distort"}
-            for name in blind
-        )
-        skipped = write_skipped(out, records, reasons, "pair")
-        if not seen:
-            raise UserError(f"No row of {data} has an image, so there is nothing to distort.")
-        pairs = _pairs(records.rows, seen, noise_steps, seed)
-        write_records(pairs, out / "pairs.parquet", "preference")
-        summary = {"records": records.total, "pairs": len(seen), "skipped": skipped}
-        write_json(out / "summary.json", summary)
-        run.finish(**summary)
-        print(are_in(len(seen), "pairs", out / "pairs.parquet"))
+    options = {
+        "data": data, "out": out, "kind": kind, "noise_steps": noise_steps, "reading": reading,
+        "seed": seed,
+    }  # fmt: skip
+    with start_run(out, "build distort", options, {"data": data}) as run:
+        records = read(data, kind, reading)
+        outcome = sort_out(_seen_or_skipped(records))
+        pairs = _pairs(records.rows, outcome.kept, noise_steps, seed)
+        nothing = f"No row of {data} has an image, so there is nothing to distort."
+        path = out / "pairs.parquet"
+        skipped = write_set(path, "preference", pairs, outcome, records, "pair", nothing)
+        summary = {"records": records.total, "pairs": len(outcome.kept), "skipped": skipped}
+        finish(run, summary)
+        print(are_in(len(outcome.kept), "pairs", path))
 
 
-def _by_sight(records: RecordSet, limit: int | None) -> tuple[list[str], list[int]]:
-    """Ids of the rows without an image, and indices of the others."""
-    texts = records.rows.remove_columns(["images"])
-    count = len(texts) if limit is None else min(limit, len(texts))
-    blind, seen = [], []
-    for index in range(count):
-        row = texts[index]
+def _seen_or_skipped(records: RecordSet) -> Iterator[int | Skipped]:
+    """The indices of the rows with an image."""
+    for index, row in enumerate(records.rows.remove_columns(["images"])):
         if count_images(row["messages"] if "messages" in row else row["prompt"]):
-            seen.append(index)
+            yield index
         else:
-            blind.append(row["id"])
-    return blind, seen
+            yield Skipped(row["id"], "images", "there is no image to distort")
 
 
 def _pairs(rows: Any, indices: list[int], steps: int, seed: int) -> Iterator[dict[str, Any]]:

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from veridical.builders._parts import write_skipped
+from veridical.builders._parts import finish
+from veridical.builders._rows import Skipped, write_skipped
 from veridical.data.object_lists import match_image_id, match_image_ids
-from veridical.data.records import RecordSet, read_records, write_records
+from veridical.data.reading import read
+from veridical.data.records import RecordSet, write_records
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, require_file, write_json
+from veridical.runtime.files import read_json, require_file
+from veridical.runtime.options import Reading
 from veridical.runtime.progress import part_of
 from veridical.runtime.runs import start_run
 
@@ -22,8 +25,7 @@ def build_facts(
     facts: Path,
     out: Path,
     kind: FactsKind = "preference",
-    images_root: Path | None = None,
-    max_bad_fraction: float = 0.01,
+    reading: Reading = Reading(),
 ) -> None:
     """Put what is known about each image beside the records in DATA, as their `facts`.
 
@@ -36,14 +38,13 @@ def build_facts(
             file name without suffix, else by the record's id.
         out: folder for the run: `records.parquet`, `summary.json`, `skipped.jsonl`, `run.json`.
         kind: what the records are.
-        images_root: what image paths are relative to; the data file's folder if not set.
-        max_bad_fraction: share of unusable rows above which nothing is built.
+        reading: how DATA is read.
     """
-    configuration = dict(locals())
     require_file(data, "--data")
     known = read_facts(facts)
-    with start_run(out, "build facts", configuration, {"data": data, "facts": facts}) as run:
-        records = read_records(data, kind, images_root, max_bad_fraction)
+    options = {"data": data, "facts": facts, "out": out, "kind": kind, "reading": reading}
+    with start_run(out, "build facts", options, {"data": data, "facts": facts}) as run:
+        records = read(data, kind, reading)
         found, left_out = _match(records, known)
         skipped = write_skipped(out, records, left_out, "new facts")
         if not found:
@@ -53,8 +54,7 @@ def build_facts(
             )
         write_records(_rows(records.rows, found), out / "records.parquet", kind)
         summary = {"records": len(records.rows), "with_facts": len(found), "skipped": skipped}
-        write_json(out / "summary.json", summary)
-        run.finish(**summary)
+        finish(run, summary)
         print(f"{part_of(len(found), len(records.rows), 'records')} got facts.")
 
 
@@ -76,7 +76,7 @@ def read_facts(path: Path) -> dict[str, list[str]]:
 
 def _match(
     records: RecordSet, known: Mapping[str, Sequence[str]]
-) -> tuple[dict[str, list[str]], list[dict[str, str]]]:
+) -> tuple[dict[str, list[str]], list[Skipped]]:
     """New facts by record, and the records for which there are none."""
     found: dict[str, list[str]] = {}
     left_out = []
@@ -93,7 +93,7 @@ def _match(
             found[row["id"]] = lines
         else:
             reason = "nothing is known of its images; it is kept without"
-            left_out.append({"id": row["id"], "field": "facts", "reason": reason})
+            left_out.append(Skipped(row["id"], "facts", reason))
     match_image_ids(sorted(stems), known)
     return found, left_out
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from veridical.builders._parts import write_skipped
+from veridical.builders._parts import finish
+from veridical.builders._rows import Skipped, write_skipped
 from veridical.data.images import RowImage, image_bytes_key, row_images
 from veridical.data.messages import clean_messages
-from veridical.data.records import Message, read_records, text_of, write_records
+from veridical.data.reading import read
+from veridical.data.records import Message, text_of, write_records
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import require_file, write_json
+from veridical.runtime.files import require_file
+from veridical.runtime.options import Reading
 from veridical.runtime.progress import counted, part_of
 from veridical.runtime.runs import start_run
 
@@ -41,8 +44,7 @@ def build_join(
     pairs: Path,
     more: Path,
     out: Path,
-    images_root: Path | None = None,
-    max_bad_fraction: float = 0.01,
+    reading: Reading = Reading(),
 ) -> None:
     """Add MORE's rejected answers to those pairs of PAIRS that have the same id, prompt and images.
 
@@ -55,27 +57,24 @@ def build_join(
         pairs: preference pairs; images, prompts and provenance are taken from here.
         more: preference pairs made from the same records.
         out: folder for the run: `pairs.parquet`, `summary.json`, `skipped.jsonl`, `run.json`.
-        images_root: what image paths are relative to; each data file's folder if not set.
-        max_bad_fraction: share of unusable rows above which nothing is built.
+        reading: how both are read.
     """
-    configuration = dict(locals())
     require_file(pairs, "--pairs")
     require_file(more, "--more")
-    with start_run(out, "build join", configuration, {"pairs": pairs, "more": more}) as run:
-        ours = read_records(pairs, "preference", images_root, max_bad_fraction)
-        theirs = read_records(more, "preference", images_root, max_bad_fraction)
-        answers = _answers(theirs.rows)
-        joined, reasons = _match(ours.rows, answers)
-        skipped = write_skipped(out, ours, reasons, "second rejected answer")
+    options = {"pairs": pairs, "more": more, "out": out, "reading": reading}
+    with start_run(out, "build join", options, {"pairs": pairs, "more": more}) as run:
+        ours = read(pairs, "preference", reading)
+        theirs = read(more, "preference", reading)
+        joined, left_out = _match(ours.rows, _answers(theirs.rows))
+        skipped = write_skipped(out, ours, left_out, "second rejected answer")
         if not joined:
             raise UserError(
                 f"Not one pair of {more} gives an answer to one of {pairs}: "
-                f"{_commonest(reasons)}. Make both from the same records."
+                f"{_commonest(left_out)}. Make both from the same records."
             )
         write_records(_rows(ours.rows, joined), out / "pairs.parquet", "preference")
         summary = {"pairs": len(ours.rows), "joined": len(joined), "skipped": skipped}
-        write_json(out / "summary.json", summary)
-        run.finish(**summary)
+        finish(run, summary)
         print(f"{part_of(len(joined), len(ours.rows), 'pairs')} got a further rejected answer.")
 
 
@@ -110,7 +109,7 @@ def _with_pictures(rows: Any) -> Iterator[tuple[dict[str, Any], tuple[RowImage, 
 
 def _match(
     rows: Any, answers: Mapping[str, Further]
-) -> tuple[dict[str, list[list[Message]]], list[dict[str, Any]]]:
+) -> tuple[dict[str, list[list[Message]]], list[Skipped]]:
     """What each pair gains, and why the rest of the answers are left out."""
     joined: dict[str, list[list[Message]]] = {}
     refused = dict.fromkeys(answers, "no pair has this id")
@@ -130,8 +129,7 @@ def _match(
             continue
         joined[row["id"]] = [*have, *further]
         del refused[row["id"]]
-    reasons = [{"id": name, "field": "id", "reason": reason} for name, reason in refused.items()]
-    return joined, reasons
+    return joined, [Skipped(name, "id", reason) for name, reason in refused.items()]
 
 
 def _difference(
@@ -164,9 +162,9 @@ def _same_picture(one: RowImage, other: RowImage) -> bool:
     return pixels[0] == pixels[1]
 
 
-def _commonest(reasons: list[dict[str, Any]]) -> str:
-    counted = [one["reason"] for one in reasons]
-    return max(counted, key=counted.count) if counted else "it holds no pairs"
+def _commonest(left_out: list[Skipped]) -> str:
+    reasons = [one.reason for one in left_out]
+    return max(reasons, key=reasons.count) if reasons else "it holds no pairs"
 
 
 def _rows(rows: Any, joined: Mapping[str, list[list[Message]]]) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from veridical.builders._annotations import (
     read_rows_of,
     read_yolo,
 )
+from veridical.builders._parts import finish
 from veridical.data.image_checks import find_images
 from veridical.data.object_lists import describe_unknown, match_image_ids, unknown_names
 from veridical.data.vocabulary import read_vocabulary
@@ -57,39 +59,26 @@ def build_objects(
             are missing since nobody annotated them.
         max_bad_fraction: share of unusable annotations above which nothing is written.
     """
-    configuration = dict(locals())
     if not annotations.is_dir():
         require_file(annotations, "--annotations")
     known = read_vocabulary(vocabulary)
     stems = [] if images is None else list(find_images(images))
+    options = {
+        "annotations": annotations, "out": out, "form": form, "names": names,
+        "min_score": min_score, "vocabulary": vocabulary, "images": images,
+        "max_bad_fraction": max_bad_fraction,
+    }  # fmt: skip
     given = {"annotations": annotations, "names": names, "vocabulary": vocabulary}
     inputs = {name: path for name, path in given.items() if path is not None}
-    with start_run(out, "build objects", configuration, inputs) as run:
+    with start_run(out, "build objects", options, inputs) as run:
         found = _read(annotations, form, names, min_score)
         _refuse(found, annotations, max_bad_fraction)
-        bad = len(found.skipped)
-        empty = _without_annotation(stems, found.objects)
-        found.leave_out_incomplete()
-        if not found.objects:
-            raise UserError(f"{annotations}: no image is left of which every annotation is usable.")
-        found.objects.update({stem: set() for stem in empty})
-        lists = {image: sorted(objects) for image, objects in sorted(found.objects.items())}
-        unknown = unknown_names({name for own in lists.values() for name in own}, known)
-        write_json(out / "objects.json", lists)
+        made = _lists(found, stems, annotations)
+        unknown = unknown_names({name for own in made.lists.values() for name in own}, known)
+        write_json(out / "objects.json", made.lists)
         write_jsonl(out / "skipped.jsonl", found.skipped)
-        summary = {
-            "images": len(lists),
-            "objects": sum(map(len, lists.values())),
-            "empty": sum(not own for own in lists.values()),
-            "below_min_score": found.unsure,
-            "skipped": bad,
-            "images_left_out": len(found.incomplete),
-            "images_without_annotation": len(empty),
-            "unknown_names": unknown,
-        }
-        write_json(out / "summary.json", summary)
-        run.finish(**summary)
-    print(f"{_told(found, lists, empty, bad, min_score)} {out / 'objects.json'}")
+        finish(run, {**_summary(found, made), "unknown_names": unknown})
+    print(f"{_told(found, made, min_score)} {out / 'objects.json'}")
     if unknown:
         print(
             f"{describe_unknown(unknown, known)} An evaluation leaves them out: correct the names, "
@@ -97,24 +86,61 @@ def build_objects(
         )
 
 
-def _without_annotation(stems: Sequence[str], known: Mapping[str, set[str]]) -> list[str]:
-    """Images, by their names without suffix, that the annotations do not have."""
-    return [stem for stem, image in match_image_ids(stems, known).items() if image is None]
+@dataclass(frozen=True)
+class ObjectLists:
+    """The lists that are written, by image.
+
+    Attributes:
+        lists: names of the objects in each image.
+        unannotated: the images that the annotations do not have, by their names without suffix.
+        skipped: how many annotations could not be used.
+    """
+
+    lists: Mapping[str, list[str]]
+    unannotated: Sequence[str]
+    skipped: int
 
 
-def _told(
-    found: Found, lists: Mapping[str, list[str]], empty: Sequence[str], bad: int, least: float
-) -> str:
+def _lists(found: Found, stems: Sequence[str], path: Path) -> ObjectLists:
+    """The lists of the images of which every annotation is usable.
+
+    Raises:
+        UserError: there is none.
+    """
+    skipped = len(found.skipped)
+    matched = match_image_ids(stems, found.objects)
+    unannotated = [stem for stem, image in matched.items() if image is None]
+    found.leave_out_incomplete()
+    if not found.objects:
+        raise UserError(f"{path}: no image is left of which every annotation is usable.")
+    found.objects.update({stem: set() for stem in unannotated})
+    lists = {image: sorted(objects) for image, objects in sorted(found.objects.items())}
+    return ObjectLists(lists, unannotated, skipped)
+
+
+def _summary(found: Found, made: ObjectLists) -> dict[str, int]:
+    return {
+        "images": len(made.lists),
+        "objects": sum(map(len, made.lists.values())),
+        "empty": sum(not own for own in made.lists.values()),
+        "below_min_score": found.unsure,
+        "skipped": made.skipped,
+        "images_left_out": len(found.incomplete),
+        "images_without_annotation": len(made.unannotated),
+    }
+
+
+def _told(found: Found, made: ObjectLists, least: float) -> str:
     """What was counted, in a line."""
-    objects = counted(sum(map(len, lists.values())), "objects")
-    parts = [f"{objects} in {counted(len(lists), 'images')}"]
-    if empty:
-        parts.append(f"{len(empty)} of them without an annotation, so with an empty list")
+    objects = counted(sum(map(len, made.lists.values())), "objects")
+    parts = [f"{objects} in {counted(len(made.lists), 'images')}"]
+    if empty := len(made.unannotated):
+        parts.append(f"{empty} of them without an annotation, so with an empty list")
     if found.scored:
         parts.append(
             f"{part_of(found.unsure, found.scored, 'detections')} had a lower score than {least:g}"
         )
-    if bad:
+    if bad := made.skipped:
         images = counted(len(found.incomplete), "images")
         about = "it is" if bad == 1 else "they are"
         parts.append(f"left out: {counted(bad, 'annotations')} and the {images} {about} about")

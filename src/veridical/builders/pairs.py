@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
-from veridical.builders._parts import write_skipped
+from veridical.builders._parts import finish
 from veridical.builders._rated import QUALITY, RatedSample, rated_samples, require_aspects
-from veridical.data.records import read_records, write_records
+from veridical.builders._rows import Pair, Skipped, sort_out, write_set
+from veridical.data.reading import read
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import require_file, write_json
+from veridical.runtime.files import require_file
+from veridical.runtime.options import Reading
 from veridical.runtime.progress import are_in
 from veridical.runtime.randomness import generator
 from veridical.runtime.runs import start_run
 
 Rule = Literal["random", "extremes", "all"]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Two responses of a sample: the numbers of the better and the worse one."""
+
+    sample: RatedSample
+    better: int
+    worse: int
+
+    def difference(self, aspects: Sequence[str]) -> float:
+        """How much better it is, in units of the sum."""
+        sums = self.sample.qualities(aspects)
+        return sums[self.better] - sums[self.worse]
+
+    def pair(self, aspects: Sequence[str], rule: Rule) -> Pair:
+        """The record of them."""
+        made = {
+            "builder": "pairs",
+            "rule": rule,
+            "aspects": list(aspects),
+            "responses": [self.better, self.worse],
+        }
+        return self.sample.pair(self.better, self.worse, rule == "all", made)
 
 
 def build_pairs(
@@ -26,8 +52,7 @@ def build_pairs(
     rule: Rule = "random",
     aspects: list[str] | None = None,
     margin: float = 2.0,
-    images_root: Path | None = None,
-    max_bad_fraction: float = 0.01,
+    reading: Reading = Reading(),
     seed: int = 0,
 ) -> None:
     """Make preference pairs from the rated responses in SAMPLES.
@@ -40,49 +65,47 @@ def build_pairs(
         aspects: the aspects whose sum decides; Helpfulness, Correctness and Coherence if not set.
         margin: how much worse a rejected response is at least, in units of the sum; 0 takes any
             difference. Equal responses never become a pair.
-        images_root: what image paths are relative to; the samples' own folder if not set.
-        max_bad_fraction: share of unusable rows above which nothing is built.
+        reading: how SAMPLES is read.
         seed: of the rule `random`.
     """
-    configuration = dict(locals())
     require_file(samples, "--samples")
     if margin < 0:
         raise UserError(f"--margin is {margin:g}; it can't be below 0.")
+    options = {
+        "samples": samples, "out": out, "rule": rule, "aspects": aspects, "margin": margin,
+        "reading": reading, "seed": seed,
+    }  # fmt: skip
     wanted = list(QUALITY) if aspects is None else aspects
-    with start_run(out, "build pairs", configuration, {"samples": samples}) as run:
-        records = read_records(samples, "sample", images_root, max_bad_fraction)
+    with start_run(out, "build pairs", options, {"samples": samples}) as run:
+        records = read(samples, "sample", reading)
         rows = list(rated_samples(records.rows))
         require_aspects(rows, wanted)
-        chosen = [(row, choose_pairs(row, wanted, rule, margin, seed)) for row in rows]
-        left_out = (
-            {"id": row.id, "field": "ratings", "reason": f"no two responses differ by {margin:g}"}
-            for row, pairs in chosen
-            if not pairs
+        outcome = sort_out(
+            one for row in rows for one in chosen_or_skipped(row, wanted, rule, margin, seed)
         )
-        skipped = write_skipped(out, records, left_out, "pair")
-        pairs = [
-            _pair(row, better, worse, wanted, rule)
-            for row, found in chosen
-            for better, worse in found
-        ]
-        if not pairs:
-            raise UserError(f"No two responses differ by {margin:g} in any record. Lower --margin.")
-        write_records(pairs, out / "pairs.parquet", "preference")
-        differences = [
-            row.qualities(wanted)[better] - row.qualities(wanted)[worse]
-            for row, found in chosen
-            for better, worse in found
-        ]
+        pairs = (vars(one.pair(wanted, rule)) for one in outcome.kept)
+        path = out / "pairs.parquet"
+        nothing = f"No two responses differ by {margin:g} in any record. Lower --margin."
+        skipped = write_set(path, "preference", pairs, outcome, records, "pair", nothing)
         summary = {
             "prompts": len(rows),
-            "pairs": len(pairs),
+            "pairs": len(outcome.kept),
             "skipped": skipped,
             "aspects": wanted,
-            "mean_difference": round(fmean(differences), 4),
+            "mean_difference": round(fmean(one.difference(wanted) for one in outcome.kept), 4),
         }
-        write_json(out / "summary.json", summary)
-        run.finish(**summary)
-        print(are_in(len(pairs), "pairs", out / "pairs.parquet"))
+        finish(run, summary)
+        print(are_in(len(outcome.kept), "pairs", path))
+
+
+def chosen_or_skipped(
+    sample: RatedSample, aspects: Sequence[str], rule: Rule, margin: float, seed: int
+) -> list[Chosen | Skipped]:
+    """What becomes pairs of a sample, or why nothing does."""
+    pairs = choose_pairs(sample, aspects, rule, margin, seed)
+    if not pairs:
+        return [Skipped(sample.id, "ratings", f"no two responses differ by {margin:g}")]
+    return [Chosen(sample, better, worse) for better, worse in pairs]
 
 
 def choose_pairs(
@@ -111,30 +134,3 @@ def choose_pairs(
     if rule == "extremes":
         return [min(against, key=lambda pair: sums[pair[1]])]
     return [against[int(generator(seed, "rejected", sample.id).integers(len(against)))]]
-
-
-def _pair(
-    sample: RatedSample, better: int, worse: int, aspects: list[str], rule: Rule
-) -> dict[str, Any]:
-    ratings = [
-        {"answer": answer, "aspect": aspect, "value": value}
-        for answer, number in (("chosen", better), ("rejected", worse))
-        for aspect, value in sample.ratings[number].items()
-    ]
-    source = sample.provenance() | {
-        "builder": "pairs",
-        "rule": rule,
-        "aspects": aspects,
-        "responses": [better, worse],
-    }
-    return {
-        "id": f"{sample.id}/{better}-{worse}" if rule == "all" else sample.id,
-        "images": sample.row["images"],
-        "prompt": sample.row["prompt"],
-        "chosen": sample.row["responses"][better],
-        "rejected": sample.row["responses"][worse],
-        "ratings": ratings,
-        "facts": sample.row.get("facts"),
-        "expected_answer": sample.row.get("expected_answer"),
-        "source": json.dumps(source, ensure_ascii=False),
-    }

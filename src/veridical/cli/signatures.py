@@ -259,10 +259,12 @@ def docstring_of(documented: Any) -> Docstring:
 
 
 def documentation_of(documented: Any) -> dict[str, str]:
-    """What its docstring says of each argument or attribute, by name."""
+    """What docstrings say of each argument or attribute, by name; a class has its bases' too."""
+    documents = reversed(documented.__mro__) if isinstance(documented, type) else [documented]
     return {
         entry.arg_name: " ".join((entry.description or "").split())
-        for entry in docstring_of(documented).params
+        for one in documents
+        for entry in docstring_of(one).params
     }
 
 

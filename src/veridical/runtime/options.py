@@ -21,18 +21,27 @@ DtypeName = Literal["auto", "float64", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loading:
-    """How the model is loaded.
+class Placement:
+    """Where a model computes, and in what numbers.
 
     Attributes:
         dtype: number format of the weights; `auto` keeps the checkpoint's own (float32 on a CPU).
         device: `auto` (CUDA, then MPS, then the CPU), or a PyTorch device such as `cpu`, `cuda:1`.
-        template: KEY=VALUE, a variable of the model's chat template, such as enable_thinking=true
-            (false where the template reads it and nothing is said); chat_template=NAME chooses one.
     """
 
     dtype: DtypeName = "auto"
     device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading(Placement):
+    """How the model is loaded.
+
+    Attributes:
+        template: KEY=VALUE, a variable of the model's chat template, such as enable_thinking=true
+            (false where the template reads it and nothing is said); chat_template=NAME chooses one.
+    """
+
     template: dict[str, Any] | None = None
 
 

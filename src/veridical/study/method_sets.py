@@ -8,8 +8,10 @@ from typing import Literal
 from veridical.builders.best import build_best
 from veridical.builders.distort import build_distort
 from veridical.builders.join import build_join
+from veridical.builders.options import ObjectFiles
 from veridical.builders.rate import build_rate
 from veridical.builders.sample import build_sample
+from veridical.sampling import Decoding
 from veridical.study.arms import (
     BDHS,
     NOISE,
@@ -35,13 +37,14 @@ def make_samples(out: Path, model: str, seed: int, budget: Budget) -> None:
     data = scenes / "conversations.jsonl"
     if not is_finished(sets / "samples"):
         build_sample(
-            model, data=data, out=sets / "samples", k=SAMPLES, max_new_tokens=80, batch_size=256,
-            seed=seed,
+            model, data=data, out=sets / "samples", k=SAMPLES,
+            decoding=Decoding(80, 0.7, seed, batch_size=256),
         )  # fmt: skip
     if not is_finished(sets / "rated"):
         build_rate(
-            sets / "samples" / "samples.parquet", sets / "rated", scenes / "objects.json",
-            vocabulary=scenes / "vocabulary.json",
+            sets / "samples" / "samples.parquet", sets / "rated", files=ObjectFiles(
+                objects=scenes / "objects.json", vocabulary=scenes / "vocabulary.json"
+            ),
         )  # fmt: skip
     if not is_finished(sets / "best"):
         build_best(sets / "rated" / "samples.parquet", sets / "best")

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from veridical.builders.facts import build_facts
+from veridical.builders.options import ObjectFiles
 from veridical.builders.pairs import build_pairs
 from veridical.builders.rate import build_rate
 from veridical.builders.sample import build_sample
@@ -17,6 +18,7 @@ from veridical.eval.reward import eval_reward
 from veridical.eval.scores import read_scores
 from veridical.runtime.files import read_json, write_json
 from veridical.runtime.progress import track
+from veridical.sampling import Decoding
 from veridical.study.arms import BDHS, Budget, begin_study, ensure_pairs, is_finished
 from veridical.study.method_sets import SAMPLES
 from veridical.study.workers import Job, run_jobs
@@ -175,12 +177,13 @@ def _ranked_samples(scenes: Path, folder: Path, model: str, seed: int) -> None:
     if not is_finished(folder / "sampled"):
         build_sample(
             model, data=scenes / "conversations.jsonl", out=folder / "sampled", k=SAMPLES,
-            max_new_tokens=80, batch_size=256, seed=seed,
+            decoding=Decoding(80, 0.7, seed, batch_size=256),
         )  # fmt: skip
     if not is_finished(folder / "rated"):
         build_rate(
-            folder / "sampled" / "samples.parquet", folder / "rated", scenes / "objects.json",
-            vocabulary=scenes / "vocabulary.json",
+            folder / "sampled" / "samples.parquet", folder / "rated", files=ObjectFiles(
+                objects=scenes / "objects.json", vocabulary=scenes / "vocabulary.json"
+            ),
         )  # fmt: skip
     if not is_finished(folder / "ranked"):
         build_pairs(

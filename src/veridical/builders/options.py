@@ -1,0 +1,66 @@
+"""Groups of options that several builders share, beside those of `runtime/options.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veridical.runtime.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replies:
+    """How a judging model is asked.
+
+    Attributes:
+        facts: tell it the records' `facts`.
+        attempts: how often it is asked at most about one thing, until its reply can be read.
+        temperature: of the first reply; null leaves it to the endpoint.
+        retry_temperature: of later replies.
+        max_new_tokens: limit of one reply, in tokens.
+        batch_size: replies at once, of a local model.
+        seed: of sampling, and of the order in which responses are shown.
+        endpoint: url, key_variable, concurrency, retries, timeout (seconds), input_price and
+            output_price (dollars for a million tokens), max_dollars, max_tokens, cache,
+            cache_gigabytes.
+    """
+
+    facts: bool = False
+    attempts: int = 3
+    temperature: float | None = 0.0
+    retry_temperature: float = 0.7
+    max_new_tokens: int = 256
+    batch_size: int = 8
+    seed: int = 0
+    endpoint: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectFiles:
+    """What the exact judge knows.
+
+    Attributes:
+        objects: JSON {image_id: [names of the objects in the image]}; an image is found by its
+            file name without suffix, else by the record's id.
+        vocabulary: JSON {name: [words]} or CHAIR's synonym tables; a short list of our own for
+            COCO's 80 classes if not set.
+    """
+
+    objects: Path | None = None
+    vocabulary: Path | None = None
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """The files that are given, by option."""
+        given = {"objects": self.objects, "vocabulary": self.vocabulary}
+        return {name: path for name, path in given.items() if path is not None}
+
+    def check(self, judge: str) -> None:
+        """Refuse an exact judge without objects, and objects for another judge.
+
+        Raises:
+            UserError: only one of the two is set.
+        """
+        if (judge == "exact") != (self.objects is not None):
+            raise UserError("--judge exact and --objects go together: set both or neither.")
