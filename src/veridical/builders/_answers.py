@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from veridical.builders._parts import write_skipped
+from veridical.builders._rows import Skipped, write_skipped
 from veridical.data.images import row_images
 from veridical.data.messages import (
     Message,
@@ -108,7 +108,7 @@ def write_pairs(
         UserError: not one pair came out.
     """
     left_out = (
-        {"id": answer.record, "field": field, "reason": result["reason"]}
+        Skipped(answer.record, field, result["reason"])
         for answer, result in zip(answers, results, strict=True)
         if "reason" in result
     )

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from veridical.builders._answers import Answer, AnswerKind, read_answers, write_pairs
-from veridical.builders._parts import Parts, model_identity
+from veridical.builders._parts import Parts, finish, model_identity
 from veridical.builders.corrupting.asked import Wording, corrupt_by_asking
 from veridical.builders.corrupting.objects import Habits, habits_of, read_habits
 from veridical.builders.corrupting.rules import Rules, corrupt
+from veridical.builders.options import ObjectFiles
 from veridical.data.object_lists import match_image_ids, name_objects, read_objects
 from veridical.data.reading import read
 from veridical.data.text.languages import guess_language
@@ -28,7 +29,7 @@ from veridical.judges.judging import Case, Cost
 from veridical.judges.spec import JudgeSpec, Opened, open_judge
 from veridical.runtime.cache import digest
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import require_file, write_json
+from veridical.runtime.files import require_file
 from veridical.runtime.options import Loading, Reading
 from veridical.runtime.progress import are_in
 from veridical.runtime.randomness import generator
@@ -67,14 +68,11 @@ def build_corrupt(
     by: str = RULES,
     kind: AnswerKind = "conversation",
     rules: Rules = Rules(),
-    objects: Path | None = None,
-    vocabulary: Path | None = None,
+    files: ObjectFiles = ObjectFiles(),
     co_occurrence: Path | None = None,
     wording: Wording = Wording(),
-    endpoint: dict[str, Any] | None = None,
-    batch_size: int = 8,
-    loading: Loading = Loading(),
     reading: Reading = Reading(),
+    loading: Loading = Loading(),
     seed: int = 0,
     shard: str | None = None,
 ) -> None:
@@ -93,57 +91,53 @@ def build_corrupt(
         kind: what the rows are. The true answer is the last one of a `conversation`, the chosen one
             of a `preference`, every response of a `sample`.
         rules: which mistakes `rules` makes.
-        objects: JSON {image_id: [names of the objects in the image]}: no object that is there is
-            put in, and what usually appears together is counted. If not set, an answer is taken
-            to name all that is there.
-        vocabulary: as in `eval chair`; a short list of our own for COCO's 80 classes if not set.
+        files: what is in the images. With --objects no object that is there is put in, and what
+            usually appears together is counted there; else an answer is taken to name all.
         co_occurrence: JSON {object: {other: count}}, or POPE's lists of others, the commonest
             first; counted in the objects, else in the answers, if not set.
         wording: how a model is asked.
-        endpoint: url, key_variable, concurrency, retries, timeout (seconds), input_price and
-            output_price (dollars for a million tokens), max_dollars, max_tokens, cache,
-            cache_gigabytes.
-        batch_size: answers at once, of a local model.
+        reading: how DATA is read.
         loading: how a local model is loaded.
-        reading: how the data is read.
         seed: of the draws, and of sampling.
         shard: make only this shard, such as 2/8; who makes the last one writes the result. Under
             `torchrun` every process takes its own.
     """
-    configuration = dict(locals())
     require_file(data, "--data")
     spec = _check(by, rules, wording, loading, seed)
-    settings, part = endpoint_settings(endpoint), read_shard(shard)
-    given = {"data": data, "objects": objects, "vocabulary": vocabulary,
-             "co_occurrence": co_occurrence, "prompt": wording.prompt}  # fmt: skip
-    inputs = {name: path for name, path in given.items() if path is not None}
+    settings, part = endpoint_settings(wording.endpoint), read_shard(shard)
+    options = {
+        "data": data, "out": out, "by": by, "kind": kind, "rules": rules, "files": files,
+        "co_occurrence": co_occurrence, "wording": wording, "reading": reading,
+        "loading": loading, "seed": seed, "shard": shard,
+    }  # fmt: skip
+    given = {"co_occurrence": co_occurrence, "prompt": wording.prompt}
+    named = {name: path for name, path in given.items() if path is not None}
+    inputs = {"data": data, **files.inputs, **named}
     folders = spec.folders if spec else []
-    with start_run(
-        out, "build corrupt", configuration, inputs, any_process=True, models=folders
-    ) as run:
+    with start_run(out, "build corrupt", options, inputs, any_process=True, models=folders) as run:
         records = read(data, kind, reading)
         answers = read_answers(records.rows, kind)
         whole = {"kind": kind, "seed": seed, "data": run.record["inputs"]["data"]["sha256"]}
         opened = None
         if spec is None:
-            truth = _truth(answers, objects, vocabulary, co_occurrence)
+            truth = _truth(answers, files, co_occurrence)
             whole |= _rules_identity(rules, truth)
             work = _by_rules(rules, truth, seed)
         else:
-            opened = open_judge(spec, settings, out, batch_size, loading.dtype, loading.device)
+            opened = open_judge(
+                spec, settings, out, wording.batch_size, loading.dtype, loading.device
+            )
             whole |= _model_identity(run, spec, opened, wording)
             _tell(opened, len(answers))
             work = _by_model(opened, wording, by)
-        parts, began = Parts(out, whole), time.monotonic()
+        parts, began = Parts(out, whole, dict), time.monotonic()
         results = parts.work_through_shard(answers, work, "answers", part)
         if results is None:
             return
         pairs, skipped = write_pairs(out, records, answers, results, "answer")
         summary: dict[str, Any] = {"answers": len(answers), "pairs": pairs, "skipped": skipped}
         summary |= {"by": by} | (_mistakes(results, rules) if spec is None else _cost(results))
-        write_json(out / "summary.json", summary)
-        parts.forget()
-        run.finish(**summary, seconds=round(time.monotonic() - began, 1))
+        finish(run, summary, parts, time.monotonic() - began)
         say(are_in(pairs, "pairs", out / "pairs.parquet"))
 
 
@@ -166,13 +160,11 @@ def _check(
     return spec
 
 
-def _truth(
-    answers: Sequence[Answer], objects: Path | None, vocabulary: Path | None, together: Path | None
-) -> Truth:
-    known = read_vocabulary(vocabulary)
+def _truth(answers: Sequence[Answer], files: ObjectFiles, together: Path | None) -> Truth:
+    known = read_vocabulary(files.vocabulary)
     listed = None
-    if objects is not None:
-        listed = name_objects(read_objects(objects), known)
+    if files.objects is not None:
+        listed = name_objects(read_objects(files.objects), known)
         match_image_ids(sorted({name for one in answers for name in one.image_names}), listed)
     if together is not None:
         return Truth(listed, known, read_habits(together, known))

@@ -38,7 +38,7 @@ class Replies:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectFiles:
-    """What the exact judge knows.
+    """What is known to be in the images.
 
     Attributes:
         objects: JSON {image_id: [names of the objects in the image]}; an image is found by its

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from veridical.builders._answers import Answer
 from veridical.data.messages import user_message
@@ -44,6 +44,10 @@ class Wording:
         max_new_tokens: limit of one reply, in tokens.
         longest: words of a corrupted answer by those of the true one, at most; at least the
             inverse. Answers of up to 8 words may change their length freely up to 8.
+        batch_size: answers at once, of a local model.
+        endpoint: url, key_variable, concurrency, retries, timeout (seconds), input_price and
+            output_price (dollars for a million tokens), max_dollars, max_tokens, cache,
+            cache_gigabytes.
     """
 
     prompt: Path | None = None
@@ -52,6 +56,8 @@ class Wording:
     retry_temperature: Annotated[float, Range(0, 100)] = 1.0
     max_new_tokens: Annotated[int, COUNT] = 1024
     longest: Annotated[float, ABOVE_ZERO] = 1.5
+    batch_size: Annotated[int, COUNT] = 8
+    endpoint: dict[str, Any] | None = None
 
     def check(self) -> None:
         """Refuse values that make no sense.
