@@ -11,8 +11,8 @@ from veridical.data.images import row_images
 from veridical.data.messages import Message, count_images
 from veridical.data.steering import steered
 from veridical.models.policy import Policy
-from veridical.models.refused_rows import leave_out_refused
 from veridical.models.prompt_texts import render_prompt
+from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import RefusedRowError
 from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.chat import Server
