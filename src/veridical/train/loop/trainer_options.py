@@ -58,45 +58,15 @@ def trainer_arguments(
     """
     training.check()
     steps = training.steps(rows)
-    every = max(1, steps // max(1, training.evaluations))
-    defaults: dict[str, Any] = {
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": max(1, round(0.03 * steps)),
-        "logging_steps": max(1, steps // 40),
-        "save_total_limit": 2,
-        "weight_decay": 0.0,
-        "disable_tqdm": True,
-    }
     given = resolve_trainer_options(training.trainer, loop)
-    defaults |= given
-    held_out = held_out and loop == "trainer"
-    # Those of `--check-images` need no held-out rows.
-    evaluates = held_out or (training.check_images is not None and loop == "trainer")
-    chooses = held_out or (evaluates and training.select_by in CHECKED)
-    _check_schedule(defaults["lr_scheduler_type"], chooses, loop)
-    wanted: dict[str, Any] = dict(
-        output_dir=str(out / "checkpoints"),
-        learning_rate=training.learning_rate,
-        num_train_epochs=training.epochs,
-        max_steps=steps,
-        per_device_train_batch_size=training.batch_size,
-        per_device_eval_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.accumulation,
-        eval_strategy="steps" if evaluates else "no",
-        save_strategy="steps",
-        eval_steps=every,
-        save_steps=every,
-        load_best_model_at_end=chooses,
-        metric_for_best_model=f"eval_{training.select_by}" if chooses else None,
-        greater_is_better=HIGHER_IS_BETTER[training.select_by] if chooses else None,
-        remove_unused_columns=False,
-        label_names=[],
-        dataloader_pin_memory=False,
-        report_to=[],
-        use_cpu=use_cpu,
-        seed=training.seed,
-        **defaults,
-    )
+    wanted = {
+        **_ours(training, steps, out),
+        **_evaluating(training, steps, held_out, loop),
+        **_defaults(steps),
+        **given,
+        "use_cpu": use_cpu,
+    }
+    _check_schedule(wanted["lr_scheduler_type"], wanted["load_best_model_at_end"], loop)
     try:
         arguments = TrainingArguments(**wanted)
         if given:
@@ -111,6 +81,54 @@ def trainer_arguments(
             f"{reason}."
         ) from error
     return arguments
+
+
+def _ours(training: Training, steps: int, out: Path) -> dict[str, Any]:
+    """What options of ours decide, and what the loops here need."""
+    return {
+        "output_dir": str(out / "checkpoints"),
+        "learning_rate": training.learning_rate,
+        "num_train_epochs": training.epochs,
+        "max_steps": steps,
+        "per_device_train_batch_size": training.batch_size,
+        "per_device_eval_batch_size": training.batch_size,
+        "gradient_accumulation_steps": training.accumulation,
+        "remove_unused_columns": False,
+        "label_names": [],
+        "dataloader_pin_memory": False,
+        "report_to": [],
+        "seed": training.seed,
+    }
+
+
+def _evaluating(training: Training, steps: int, held_out: bool, loop: Loop) -> dict[str, Any]:
+    """When the held-out rows are evaluated, and which figure chooses the checkpoint."""
+    every = max(1, steps // max(1, training.evaluations))
+    held_out = held_out and loop == "trainer"
+    # Those of `--check-images` need no held-out rows.
+    evaluates = held_out or (training.check_images is not None and loop == "trainer")
+    chooses = held_out or (evaluates and training.select_by in CHECKED)
+    return {
+        "eval_strategy": "steps" if evaluates else "no",
+        "save_strategy": "steps",
+        "eval_steps": every,
+        "save_steps": every,
+        "load_best_model_at_end": chooses,
+        "metric_for_best_model": f"eval_{training.select_by}" if chooses else None,
+        "greater_is_better": HIGHER_IS_BETTER[training.select_by] if chooses else None,
+    }
+
+
+def _defaults(steps: int) -> dict[str, Any]:
+    """What the `trainer:` section may set otherwise."""
+    return {
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": max(1, round(0.03 * steps)),
+        "logging_steps": max(1, steps // 40),
+        "save_total_limit": 2,
+        "weight_decay": 0.0,
+        "disable_tqdm": True,
+    }
 
 
 def _try(arguments: TrainingArguments, steps: int, loop: Loop) -> None:
