@@ -44,7 +44,8 @@ from veridical.train.loop.items import Items
 from veridical.train.loop.memory import measure_memory
 from veridical.train.loop.outcomes import outcome_of
 from veridical.train.loop.scorer import Scorer
-from veridical.train.loop.trainer import GroupTrainer, Task
+from veridical.train.loop.task import Task
+from veridical.train.loop.trainer import GroupTrainer
 from veridical.train.loop.trainer_options import trainer_arguments
 from veridical.train.options import Training
 

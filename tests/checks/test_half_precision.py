@@ -18,14 +18,9 @@ from PIL import Image
 from veridical.checks import controls, prefix_sharing, probes, proving
 from veridical.checks.prefix_sharing import Sharing, sharing, sharing_of_all
 from veridical.checks.probes import kept_features_refusal, masking_refusal
-from veridical.checks.proofs import (
-    Layout,
-    Proof,
-    print_proofs,
-    prove_declared_reference,
-    prove_start,
-)
+from veridical.checks.proofs import Layout, Proof, print_proofs
 from veridical.checks.proving import noise_floor, prove
+from veridical.checks.starts import prove_declared_reference, prove_start
 from veridical.data.records import user_message
 from veridical.models import precision
 from veridical.models.batching import Batch, collate, row_batch, shared_batch
@@ -46,11 +41,11 @@ from veridical.runtime.errors import UserError
 from veridical.sampling import Request
 from veridical.train.loop.items import Items
 from veridical.train.loop.outcomes import outcome_of
-from veridical.train.loop.pair_proofs import prove_run
-from veridical.train.loop.reference import precompute
-from veridical.train.loop.rows import proof_rows
+from veridical.train.loop.pair_proofs import check_pairs
+from veridical.train.loop.reference_cache import precompute
 from veridical.train.loop.scorer import Scorer
-from veridical.train.loop.trainer import Task
+from veridical.train.loop.task import Task
+from veridical.train.loop.training_set import proof_rows
 
 DTYPES = ["float32", "bfloat16", "float16"]
 HALVES = DTYPES[1:]
@@ -408,11 +403,11 @@ def test_a_reference_in_the_step_may_not_differ_from_the_start(
     loss = Preference()
     task = Task(Scorer(typed, frozen), outcome_of(loss), len, True, reference_in_step=True)
     items = Items(groups[:4], torch.zeros(4, 2, dtype=torch.float64))
-    start = prove_run(typed, items, task, loss, 100.0, tmp_path / "honest", None)[0]
+    start = check_pairs(typed, items, task, loss, 100.0, tmp_path / "honest", None)[0]
     assert start.name == "start" and start.passed and not start.blind
     frozen.core.lm_head.weight.data.mul_(1.01)
     with pytest.raises(UserError, match="'start' fails"):
-        prove_run(typed, items, task, loss, 100.0, tmp_path / "other", None)
+        check_pairs(typed, items, task, loss, 100.0, tmp_path / "other", None)
 
 
 @pytest.mark.parametrize("declared", [False, True])
@@ -428,7 +423,7 @@ def test_a_stored_reference_may_not_differ_either(
         stored = precompute(reference, groups, True, 3, 1.0, Cache(None, 0), "w", proof=proof)
         honest = compute_logps(typed, [groups[i] for i in proof], True, 4) if declared else None
         try:
-            proofs = prove_run(
+            proofs = check_pairs(
                 typed, Items(groups, stored.logps), task, loss, 100.0, tmp_path / out, honest
             )
         except UserError as refused:

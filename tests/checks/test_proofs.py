@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from veridical.checks import proofs
-from veridical.checks.proofs import Proof, prove_start, require
+from veridical.checks.proofs import Proof, require
 from veridical.checks.proving import noise_floor, prove
+from veridical.checks.starts import prove_start
 from veridical.models.batching import Batch, collate, row_batch, shared_batch
 from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from veridical.checks.prefix_sharing import sharing
 from veridical.checks.probes import masking_refusal
-from veridical.checks.proofs import prove_start
 from veridical.checks.proving import noise_floor, prove
+from veridical.checks.starts import prove_start
 from veridical.models import batching, prefix_masks
 from veridical.models.batching import Batch, collate, row_batch
 from veridical.models.logprobs import response_logps

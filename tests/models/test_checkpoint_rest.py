@@ -20,7 +20,7 @@ from veridical.models.rendering import Group
 from veridical.runtime.cache import Cache
 from veridical.runtime.files import read_json, write_json
 from veridical.runtime.fingerprint import fingerprint, weight_files
-from veridical.train.loop.run import save_result
+from veridical.train.loop.saving import save_result
 from veridical.train.options import Training
 
 HEADS = {f"mtp.layers.{n}.weight": torch.full((2, 3), float(n)) for n in range(2)}

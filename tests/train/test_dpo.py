@@ -13,6 +13,7 @@ from peft import PeftModel
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
+from veridical.checks import before_training
 from veridical.cli.signatures import as_arguments
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.models import batching
@@ -24,10 +25,10 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.train import dpo
 from veridical.train.dpo import train_dpo
-from veridical.train.loop import pair_proofs
 from veridical.train.loop.checkpoints import newest_verified
 from veridical.train.loop.outcomes import outcome_of
-from veridical.train.loop.rows import read_training_rows, same_pictures, split_held_out
+from veridical.train.loop.rows import read_training_rows
+from veridical.train.loop.training_set import same_pictures, split_held_out
 from veridical.train.options import Training
 from veridical.train.sft import train_sft
 
@@ -258,7 +259,7 @@ def test_a_broken_path_stops_the_run(
         batch.inputs["pixel_values"] = torch.zeros_like(batch.inputs["pixel_values"])
         return batch
 
-    monkeypatch.setattr(pair_proofs, "collate", without_pixels)
+    monkeypatch.setattr(before_training, "collate", without_pixels)
     with pytest.raises(UserError, match="image_matters"):
         train_dpo(saved, pairs, tmp_path / "run", training=Training(**COMMON))
     proofs = {proof["name"]: proof for proof in read_json(tmp_path / "run" / "proofs.json")}

@@ -15,7 +15,7 @@ from veridical.models.rendering import Group
 from veridical.runtime.cache import Cache
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
-from veridical.train.loop.reference import precompute
+from veridical.train.loop.reference_cache import precompute
 from veridical.train.loop.rows import read_training_rows
 from veridical.train.loop.start import join_processes
 from veridical.train.loop.trainer_options import trainer_arguments

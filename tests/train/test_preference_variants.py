@@ -22,8 +22,9 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.train import sft
 from veridical.train.dpo import train_dpo
-from veridical.train.loop import rows as training_rows
-from veridical.train.loop.reference import precompute
+from veridical.train.loop.reference_cache import precompute
+from veridical.train.loop.rows import read_training_rows
+from veridical.train.loop.training_set import same_pictures, split_held_out
 from veridical.train.options import Training
 from veridical.train.sft import train_sft
 
@@ -154,9 +155,7 @@ def test_the_rejected_branch_sees_its_own_image(
         own = [gray] if i % 2 else None
         rows.append(pair(i, pictures, rejected_images=own) | ({"rejected": same} if own else {}))
     data = write(tmp_path, rows)
-    read = training_rows.read_training_rows(
-        policy, data, "preference", ("chosen", "rejected"), TRAINING
-    )
+    read = read_training_rows(policy, data, "preference", ("chosen", "rejected"), TRAINING)
     own_images = {group.id: bool(group.response_images) for group in read.groups}
     assert [own_images[f"pair-{i}"] for i in range(4)] == [False, True, False, True]
     train_dpo(saved, data, tmp_path / "run", training=TRAINING)
@@ -177,18 +176,18 @@ def test_rows_that_share_a_picture_are_held_out_together(policy: Policy) -> None
         row("1", a), row("2", a.copy(), text="Where?"), row("3", b), row("4", c, b), row("5", c),
         row("6", d), row("7/0", text="x"), row("7/1", text="y"), row("8", text="x"),
     ]  # fmt: skip
-    found = training_rows.same_pictures(rows, lambda id: id.partition("/")[0])
+    found = same_pictures(rows, lambda id: id.partition("/")[0])
     assert found == {
         "1": "1", "2": "1", "3": "3", "4": "3", "5": "3", "6": "6", "7/0": "7/0", "7/1": "7/0",
         "8": "7/0",
     }  # fmt: skip
     with pytest.raises(UserError, match="2 rows of one picture: nothing can be held out"):
-        together = training_rows.same_pictures(rows[:2])
-        training_rows.split_held_out(rows[:2], 0.5, 0, by=together.__getitem__)
+        together = same_pictures(rows[:2])
+        split_held_out(rows[:2], 0.5, 0, by=together.__getitem__)
     asked = r"--held-out 0.99 would hold out all 9 rows.*none to train on. Set --held-out 0.88 or"
     with pytest.raises(UserError, match=asked):
-        training_rows.split_held_out(rows, 0.99, 0)
-    assert len(training_rows.split_held_out(rows, 0.88, 0)[0]) == 1
+        split_held_out(rows, 0.99, 0)
+    assert len(split_held_out(rows, 0.88, 0)[0]) == 1
 
 
 def test_sft_trains_on_no_picture_that_it_holds_out(
@@ -211,12 +210,12 @@ def test_pairs_of_one_prompt_are_held_out_together(
     policy: Policy, tmp_path: Path, pictures: list[Image.Image]
 ) -> None:
     rows = [pair(i % 4, pictures) | {"id": f"pair-{i}"} for i in range(12)]
-    read = training_rows.read_training_rows(
+    read = read_training_rows(
         policy, write(tmp_path, rows), "preference", ("chosen", "rejected"), TRAINING
     )
-    prompts = training_rows.same_pictures(read.groups)
+    prompts = same_pictures(read.groups)
     assert len(set(prompts.values())) == 4
-    train, held_out = training_rows.split_held_out(read.groups, 0.25, 0, by=prompts.__getitem__)
+    train, held_out = split_held_out(read.groups, 0.25, 0, by=prompts.__getitem__)
     assert len(held_out) == 3
     assert not {prompts[g.id] for g in train} & {prompts[g.id] for g in held_out}
 

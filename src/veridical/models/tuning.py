@@ -8,6 +8,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
@@ -192,3 +193,22 @@ def _find(core: Any, names: tuple[str, ...], what: str) -> tuple[str, nn.Module]
             f"{'projector' if what == 'projector' else 'vision'} off for this model."
         )
     return found[0]
+
+
+def split_projector(optimizer: torch.optim.Optimizer, policy: Policy, learning_rate: float) -> None:
+    """Move the projector's parameters to groups of their own, with their own learning rate.
+
+    Raises:
+        UserError: no projector is trained.
+    """
+    wanted = {id(parameter) for parameter in projector_parameters(policy)}
+    if not wanted:
+        raise UserError(
+            "--projector-learning-rate was given, but the projector is frozen. "
+            "Set --train-projector true as well."
+        )
+    for group in list(optimizer.param_groups):
+        inside = [p for p in group["params"] if id(p) in wanted]
+        if inside:
+            group["params"] = [p for p in group["params"] if id(p) not in wanted]
+            optimizer.add_param_group({**group, "params": inside, "lr": learning_rate})

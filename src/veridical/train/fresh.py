@@ -18,8 +18,8 @@ from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.adapters import Engine, sample
 from veridical.sampling.rollouts import Rollout, rollout_group
 from veridical.train.loop.buffer import Row, Task
+from veridical.train.loop.collapsed import collapsed
 from veridical.train.loop.left_out import LeftOut
-from veridical.train.loop.rows import collapsed
 from veridical.train.prompts import TrainingPrompt
 from veridical.train.responses import sample_usable
 

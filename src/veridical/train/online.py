@@ -13,17 +13,18 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from veridical.bdhs.algorithm import Rejecting, require_masking
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
-from veridical.checks.prefix_sharing import sharing_of_all
+from veridical.checks.prefix_sharing import Sharing
 from veridical.checks.proofs import Proof
 from veridical.checks.proving import noise_floor
 from veridical.judges.named import NONE, Judging, Place, open_comparison
-from veridical.models.policy import Policy, frozen_copy
+from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.tuning import prepare_training
 from veridical.objectives.preference import Preference
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl
+from veridical.runtime.runs import Run
 from veridical.sampling import Decoding
 from veridical.train.fresh import (
     Comparing,
@@ -34,23 +35,27 @@ from veridical.train.fresh import (
 )
 from veridical.train.loop.buffer import RolloutBuffer, Row
 from veridical.train.loop.card import write_cards
+from veridical.train.loop.finish import Trained
 from veridical.train.loop.items import Item, Items
+from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.order import Place as Spot
 from veridical.train.loop.order import RankSampler
 from veridical.train.loop.outcomes import outcome_of
-from veridical.train.loop.pair_proofs import prove_run
+from veridical.train.loop.pair_proofs import check_pairs
+from veridical.train.loop.reference import choose_reference
 from veridical.train.loop.rounding import measure_logps, tell_merged
-from veridical.train.loop.rows import PROOF_ROWS
-from veridical.train.loop.run import checkpoint_to_resume, run_trainer, save_result, steps_of
+from veridical.train.loop.run import checkpoint_to_resume, run_trainer, steps_of
+from veridical.train.loop.saving import save_result
 from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.start import (
-    NOT_SHARED,
+    Given,
     load_start_beside_reference,
     record_judge,
     start_training,
 )
-from veridical.train.loop.trainer import Task
+from veridical.train.loop.task import Task
+from veridical.train.loop.training_set import PROOF_ROWS
 from veridical.train.options import Training
 from veridical.train.prompts import (
     PromptKind,
@@ -117,81 +122,118 @@ def train_online(
         bdhs: how true answers get rejected ones.
         training: what every training command takes.
     """
-    arguments = dict(locals())
-    objective.check()
+    options = {
+        "pairs": pairs, "kind": kind, "offline": offline, "swap": swap, "margin": margin,
+        "objective": objective, "judging": judging, "sampling": sampling, "bdhs": bdhs,
+    }  # fmt: skip
     _check(pairs, kind, offline, sampling, training)
-    if pairs != "bdhs":
-        judging.check()
-        if judging.judge == NONE:
-            raise UserError("--judge none compares nothing; name a judge, or set --pairs bdhs.")
+    objective.check()
     judged = pairs != "bdhs"
-    read = (judging.inputs, judging.models) if judged else ({}, {})
-    with start_training("train online", arguments, *read) as run:
-        if pairs != "bdhs":
+    given = Given("train online", model, data, out, training, options, *_read(judging, judged))
+    with start_training(given) as run:
+        if judged:
             check_object_lists(judging, data, kind, training)
         start = load_start_beside_reference(model, training, run)
         prompts, rows = read_prompts(
             start, data, kind, training, sampling.max_new_tokens, pairs == "mixed"
         )
         left_out = LeftOut(out, rows, training)
-        copied = training.tuning == "full" and objective.needs_reference
-        frozen = frozen_copy(start) if copied else None
+        held_to = choose_reference(
+            start, model, objective.needs_reference, "in_step", None, training, run
+        )
+        second = held_to.second_model()
         policy = prepare_training(start, training.trained)
-        decoding = sampling.decoding(training.seed)
         how = (
-            _rejecting(policy, prompts, bdhs, sampling, training.seed)
-            if pairs == "bdhs"
-            else Comparing(open_comparison(judging, _place(training, out)), swap, margin)
+            Comparing(open_comparison(judging, _place(training, out)), swap, margin)
+            if judged
+            else _rejecting(policy, prompts, bdhs, sampling, training.seed)
         )
-        if pairs != "bdhs":
+        if judged:
             record_judge(run, judging, training)
-        share = offline if pairs == "mixed" else 0.0
         engine = sampling.open_engine(model, training, out)
-        maker = Maker(policy, prompts, decoding, how, share, engine, left_out)
-        sampler = RankSampler(
-            len(prompts), training.batch_size, training.seed, 0, processes.world_size()
+        maker = Maker(
+            policy, prompts, sampling.decoding(training.seed), how,
+            offline if pairs == "mixed" else 0.0, engine, left_out,
+        )  # fmt: skip
+        items, few = _first_pairs(maker, left_out, sampling.rollout_steps, training, out)
+        sharing = find_sharing(training, few, policy)
+        tell_merged(run, "model", policy, few, sharing.allowed)
+        scorer = Scorer(policy, second, model_dropout=training.model_dropout)
+        task = Task(
+            scorer, outcome_of(objective), len, sharing.allowed, held_to.in_step, held_to.is_start
         )
-        buffer = RolloutBuffer(
-            out / ROLLOUTS,
-            maker,
-            lambda step: sampler.rows_of_step(step, training.accumulation),
-            sampling.rollout_steps,
-            training.steps(len(prompts)),
-            lambda first, made: _require_pairs(first, made, training.max_bad_fraction, left_out),
-        )
-        buffer.forget_from(_first_step(out, training.resume))
-        buffer.fill(0)
-        few = _proof_groups(policy, maker, buffer, left_out)
-        items = OnlineItems(maker, buffer, left_out, few[0])
-        layout = sharing_of_all(policy, few) if training.share_prefix else NOT_SHARED
-        print(f"Prefix sharing: {'yes' if layout.allowed else 'no, two rows'} ({layout.reason}).")
-        tell_merged(run, "model", policy, few, layout.allowed)
-        scorer = Scorer(policy, frozen, model_dropout=training.model_dropout)
-        compares = objective.needs_reference
-        task = Task(scorer, outcome_of(objective), len, layout.allowed, compares, compares)
         proofs: list[Proof] = []
         if training.prove_first:
-            floor = noise_floor(policy, few)
             proved = Items(few, torch.zeros(len(few), 2, dtype=torch.float64))
-            proofs = prove_run(policy, proved, task, objective, floor, out, None)
-        measure = measure_logps(policy, few, layout.allowed, training)
-        finished = run_trainer(policy, task, training, items, None, out, [Follow(items)])
+            floor = noise_floor(policy, few)
+            proofs = check_pairs(policy, proved, task, objective, floor, out)
+        measure = measure_logps(policy, few, sharing.allowed, training)
+        figures = run_trainer(policy, task, training, items, None, out, [Follow(items)])
         if engine is not None:
             engine.close()
-        files = save_result(policy, model, training, out, measure)
-        fresh = _all_measures(out / ROLLOUTS)
-        late = sum(left_out.has_prompt(prompt.request.id) for prompt in prompts)
-        counts = {"prompts": len(prompts) - late}
-        write_cards(run, files, METHODS[pairs], counts, proofs, finished, fresh)
-        run.finish(
-            prompts=len(prompts) - late, skipped=len(left_out),
-            prefix_sharing=dataclasses.asdict(layout), fresh=fresh,
-            **finished,
-        )  # fmt: skip
-        warning = nothing_learned(_all_measures(out / ROLLOUTS))
-        if warning:
-            print(warning)
-        print(f"The aligned model is in {out / next(iter(files), 'model')}.")
+        trained = Trained(figures, save_result(policy, model, training, out, measure))
+        _finish(run, METHODS[pairs], items, sharing, proofs, trained)
+
+
+def _read(judging: Judging, judged: bool) -> tuple[dict[str, Path | None], dict[str, str | None]]:
+    """Files and models that the judge reads, by option.
+
+    Raises:
+        UserError: it makes no sense, or compares nothing.
+    """
+    if not judged:
+        return {}, {}
+    judging.check()
+    if judging.judge == NONE:
+        raise UserError("--judge none compares nothing; name a judge, or set --pairs bdhs.")
+    return dict(judging.inputs), dict(judging.models)
+
+
+def _first_pairs(
+    maker: Maker, left_out: LeftOut, rollout_steps: int, training: Training, out: Path
+) -> tuple[OnlineItems, list[Group]]:
+    """The pairs of the steps, the first of them made, and a few for the checks.
+
+    Raises:
+        UserError: too much could not be judged.
+    """
+    count = len(maker.prompts)
+    sampler = RankSampler(count, training.batch_size, training.seed, 0, processes.world_size())
+    buffer = RolloutBuffer(
+        out / ROLLOUTS,
+        maker,
+        lambda step: sampler.rows_of_step(step, training.accumulation),
+        rollout_steps,
+        training.steps(count),
+        lambda first, made: _require_pairs(first, made, training.max_bad_fraction, left_out),
+    )
+    buffer.forget_from(_first_step(out, training.resume))
+    buffer.fill(0)
+    few = _proof_groups(maker.policy, maker, buffer, left_out)
+    return OnlineItems(maker, buffer, left_out, few[0]), few
+
+
+def _finish(
+    run: Run,
+    method: str,
+    items: OnlineItems,
+    sharing: Sharing,
+    proofs: Sequence[Proof],
+    trained: Trained,
+) -> None:
+    """Write the model card and the run's results; warn if nothing was learned."""
+    left_out, fresh = items.left_out, _all_measures(run.folder / ROLLOUTS)
+    assert left_out is not None
+    used = sum(not left_out.has_prompt(prompt.request.id) for prompt in items.maker.prompts)
+    write_cards(run, trained.files, method, {"prompts": used}, proofs, trained.figures, fresh)
+    run.finish(
+        prompts=used, skipped=len(left_out), prefix_sharing=dataclasses.asdict(sharing),
+        fresh=fresh, **trained.figures,
+    )  # fmt: skip
+    warning = nothing_learned(fresh)
+    if warning:
+        print(warning)
+    print(f"The aligned model is in {run.folder / trained.name}.")
 
 
 class OnlineItems(Items):

@@ -24,13 +24,8 @@ from veridical.models.rendering import Group, RefusedRowError, render_group
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import part_of
 from veridical.sampling import Request
-from veridical.train.loop.rows import (
-    Images,
-    TrainingRows,
-    refuse_collapsed,
-    render_pair,
-    render_rows,
-)
+from veridical.train.loop.collapsed import refuse_collapsed
+from veridical.train.loop.rows import Images, TrainingRows, render_pair, render_rows
 from veridical.train.options import Training
 
 PromptKind = Literal["prompt", "conversation", "preference"]

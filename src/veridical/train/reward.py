@@ -7,7 +7,6 @@ Trained by the Bradley-Terry loss on preference pairs, with the facts that the p
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from veridical.checks.prefix_sharing import sharing_of_all
+from veridical.checks.before_training import check_before_training
 from veridical.checks.proofs import Proof
-from veridical.checks.proving import noise_floor, prove
+from veridical.checks.proving import noise_floor
+from veridical.checks.starts import reward_start
 from veridical.data.records import count_images
 from veridical.models.batching import collate
 from veridical.models.logprobs import ResponseLogps
@@ -38,31 +38,20 @@ from veridical.objectives.reward import BradleyTerry
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import part_of
-from veridical.train.loop.card import write_cards
+from veridical.train.loop.collapsed import answer_field, collapsed, refuse_collapsed, why_collapsed
 from veridical.train.loop.features import keep_features, with_features
-from veridical.train.loop.items import Items, usable_rows
-from veridical.train.loop.left_out import LeftOut
-from veridical.train.loop.memory import measure_memory, tell_memory
+from veridical.train.loop.finish import Trained, finish_run
+from veridical.train.loop.layout import find_sharing
+from veridical.train.loop.memory import finish_dry_run
 from veridical.train.loop.rounding import Measure, tell_merged
-from veridical.train.loop.rows import (
-    PROOF_ROWS,
-    Images,
-    TrainingRows,
-    answer_field,
-    collapsed,
-    images_first,
-    refuse_collapsed,
-    render_rows,
-    same_pictures,
-    split_held_out,
-    weighted,
-    why_collapsed,
-)
-from veridical.train.loop.run import run_trainer, save_result
+from veridical.train.loop.rows import Images, TrainingRows, render_rows
+from veridical.train.loop.run import run_trainer
+from veridical.train.loop.saving import save_result
 from veridical.train.loop.scorer import Scorer
-from veridical.train.loop.start import NOT_SHARED, conclude, load_start, start_training
+from veridical.train.loop.start import Given, load_start, start_training
+from veridical.train.loop.task import Objective, Outcome, Task
 from veridical.train.loop.trained import whole
-from veridical.train.loop.trainer import Objective, Outcome, Task
+from veridical.train.loop.training_set import training_set
 from veridical.train.options import Training
 
 
@@ -100,57 +89,41 @@ def train_reward(
             "--max-response-tokens can't be set here: a response without its end would be judged "
             "as a whole one. Use --max-length, which leaves longer rows out."
         )
-    with start_training("train reward", dict(locals())) as run:
+    options = {"facts": facts, "criterion": criterion, "objective": objective}
+    with start_training(Given("train reward", model, data, out, training, options)) as run:
         start = load_start(model, training, run)
         reading = Reading(criterion, facts, training.seed, training.template or {})
-        rows = read_pairs(start, data, reading, training)
-        left_out = LeftOut(out, rows, training)
-        pictures = same_pictures(rows.groups)
-        train, evaluation = split_held_out(
-            rows.groups, training.held_out, training.seed, by=pictures.__getitem__
-        )
-        train = weighted(rows, train, training)
-        few = left_out.usable(start, images_first(train), PROOF_ROWS)
-        shares = sharing_of_all(start, few) if training.share_prefix else NOT_SHARED
-        print(f"Prefix sharing: {'yes' if shares.allowed else 'no, two rows'} ({shares.reason}).")
-        tell_merged(run, "model", start, few, shares.allowed)
-        store = training.open_cache()
-        features = keep_features(start, training.trained, store) if training.vision_cache else None
+        rows = training_set(start, read_pairs(start, data, reading, training), training, out)
+        sharing = find_sharing(training, rows.few, start)
+        tell_merged(run, "model", start, rows.few, sharing.allowed)
+        features = keep_features(start, training)
         policy = without_language_head(prepare_training(start, training.trained))
         head = new_head(policy)
         scorer = Scorer(policy, head=head, model_dropout=training.model_dropout)
-        task = Task(scorer, outcome_of(objective), len, shares.allowed)
-        train_items = Items(train, torch.zeros(len(train), 2), left_out, few[0])
-        held_out_items = None
-        if evaluation:
-            held_out_items = Items(evaluation, torch.zeros(len(evaluation), 2), left_out, few[0])
+        task = Task(scorer, outcome_of(objective), len, sharing.allowed)
         if training.dry_run:
-            found = measure_memory(policy, task, training, train_items, None)
-            tell_memory(found, 0, out)
-            run.finish(dry_run=found)
+            finish_dry_run(run, policy, task, training, rows)
             return
-        proofs = prove_run(policy, task, few, objective, out) if training.prove_first else []
+        proofs: list[Proof] = []
+        if training.prove_first:
+            proofs = check_rewards(policy, task, rows.few, objective, out)
         if features is not None:
-            floor = noise_floor(policy, few)
-            policy = with_features(policy, features, few, shares.allowed, floor)
-        finished = run_trainer(policy, task, training, train_items, held_out_items, out)
+            floor = noise_floor(policy, rows.few)
+            policy = with_features(policy, features, rows.few, sharing.allowed, floor)
+        figures = run_trainer(policy, task, training, rows.train, rows.held_out, out)
         plain = plain_head(head)
-        # A new head gives every response the reward 0.
-        measure = Measure(
-            partial(_rewards, plain, few, shares.allowed),
-            unit="log-odds",
-            start=torch.zeros(len(few), 2, dtype=torch.float64),
-        )
-        files = save_result(policy, model, training, out, measure)
-        save_beside(plain, reading, out, files)
-        used, held_out = usable_rows(train_items), usable_rows(held_out_items)
-        counts = {"pairs": used, "held-out pairs": held_out}
-        write_cards(run, files, objective.title, counts, proofs, finished)
-        run.finish(
-            pairs=used, held_out_pairs=held_out, skipped=len(left_out),
-            prefix_sharing=dataclasses.asdict(shares), **finished,
-        )  # fmt: skip
-        print(f"The reward model is in {out / next(iter(files), 'model')}.")
+        measure = measure_rewards(plain, rows.few, sharing.allowed)
+        trained = Trained(figures, save_result(policy, model, training, out, measure))
+        save_beside(plain, reading, out, trained.files)
+        finish_run(run, objective.title, rows, sharing, proofs, trained)
+        print(f"The reward model is in {out / trained.name}.")
+
+
+def measure_rewards(head: nn.Linear, groups: Sequence[Group], share_prefix: bool) -> Measure:
+    """The rewards of a few rows, by which the saved model is compared with the trained one."""
+    # A new head gives every response the reward 0.
+    start = torch.zeros(len(groups), 2, dtype=torch.float64)
+    return Measure(partial(_rewards, head, groups, share_prefix), unit="log-odds", start=start)
 
 
 def _rewards(head: nn.Linear, groups: Sequence[Group], share: bool, policy: Policy) -> Tensor:
@@ -210,43 +183,23 @@ def outcome_of(objective: BradleyTerry) -> Objective:
     return compute
 
 
-def prove_run(
+def check_rewards(
     policy: Policy, task: Task, few: Sequence[Group], objective: BradleyTerry, out: Path
 ) -> list[Proof]:
-    """Run the five proofs on a few rows, write `proofs.json`, and stop if one fails.
+    """Check a run on a few rows, and stop if a check fails.
 
     A new head gives every response 0, so that the loss is ln 2. What the head reads is proven on a
     direction of its own, see `reward_measure`.
 
     Raises:
-        UserError: a proof fails.
+        UserError: a check fails.
     """
     policy.model.eval()
     with torch.no_grad():
         rewards, counts = task.scorer(collate(policy, few, task.share_prefix))
         loss = float(task.objective(ResponseLogps(rewards, counts), rewards).loss_sum) / len(few)
-    proofs = [
-        prove_start(rewards, loss, objective.at_start),
-        *prove(
-            policy, few, lambda some, rows: collate(some, rows, task.share_prefix), reward_measure
-        ),
-    ]
-    return conclude(proofs, out)
-
-
-def prove_start(rewards: Tensor, loss: float, expected_loss: float) -> Proof:
-    """Before the first step every reward is 0 and the loss is known.
-
-    Args:
-        rewards: of a few pairs. Shape: (pairs, 2).
-        loss: their mean.
-        expected_loss: ln 2.
-    """
-    value = max(float(rewards.abs().max()), abs(loss - expected_loss))
-    limit = 10 * torch.finfo(torch.float32).eps
-    largest = f"largest reward {float(rewards.abs().max()):.3g}"
-    detail = f"{largest}, loss {loss:.6f}, known {expected_loss:.6f}"
-    return Proof("start", value <= limit, True, value, limit, "log-odds", detail)
+    start = reward_start(rewards, loss, objective.at_start)
+    return check_before_training(policy, few, task.share_prefix, out, start, reward_measure)
 
 
 def plain_head(head: nn.Linear) -> nn.Linear:

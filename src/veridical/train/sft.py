@@ -6,13 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from veridical.train.loop.fine_tuning import fine_tune
-from veridical.train.loop.rows import (
-    read_training_rows,
-    same_pictures,
-    split_held_out,
-    weighted,
-)
-from veridical.train.loop.start import load_start, start_training
+from veridical.train.loop.rows import read_training_rows
+from veridical.train.loop.start import Given, load_start, start_training
+from veridical.train.loop.training_set import training_set
 from veridical.train.options import Training
 
 METHOD = "supervised fine-tuning (SFT)"
@@ -37,12 +33,7 @@ def train_sft(
         kind: what the rows are; of `preference` rows the chosen answers are learned.
         training: what every training command takes.
     """
-    with start_training("train sft", dict(locals())) as run:
+    with start_training(Given("train sft", model, data, out, training, {"kind": kind})) as run:
         start = load_start(model, training, run)
-        rows = read_training_rows(start, data, kind, ("chosen",), training)
-        pictures = same_pictures(rows.groups)
-        train, evaluation = split_held_out(
-            rows.groups, training.held_out, training.seed, by=pictures.__getitem__
-        )
-        train = weighted(rows, train, training)
-        fine_tune(run, METHOD, model, start, rows, train, evaluation, training)
+        read = read_training_rows(start, data, kind, ("chosen",), training)
+        fine_tune(run, METHOD, model, start, training_set(start, read, training, out), training)

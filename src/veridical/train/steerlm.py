@@ -16,8 +16,9 @@ from veridical.data.steering import ATTRIBUTES, MOST, Numerals, numerals_for, st
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group, RefusedRowError, render_group
 from veridical.train.loop.fine_tuning import fine_tune
-from veridical.train.loop.rows import Images, render_rows, same_pictures, split_held_out, weighted
-from veridical.train.loop.start import load_start, start_training
+from veridical.train.loop.rows import Images, render_rows
+from veridical.train.loop.start import Given, load_start, start_training
+from veridical.train.loop.training_set import training_set
 from veridical.train.options import Training
 
 METHOD = "SteerLM (fine-tuning on rated responses)"
@@ -41,20 +42,16 @@ def train_steerlm(
         out: folder for the run: `model/`, `log.jsonl`, `proofs.json`, `run.json`.
         training: what every training command takes.
     """
-    with start_training("train steerlm", dict(locals())) as run:
+    with start_training(Given("train steerlm", model, data, out, training, {})) as run:
         start = load_start(model, training, run)
         numerals = numerals_for(start.processor.tokenizer)
 
         def render(row: dict[str, Any], images: Images) -> list[Group]:
             return steered_groups(start, row, images, numerals, training.max_response_tokens)
 
-        rows = render_rows(start, data, "sample", training, render)
-        pictures = same_pictures(rows.groups, prompt_id)
-        train, evaluation = split_held_out(
-            rows.groups, training.held_out, training.seed, by=pictures.__getitem__
-        )
-        train = weighted(rows, train, training)
-        fine_tune(run, METHOD, model, start, rows, train, evaluation, training, True)
+        read = render_rows(start, data, "sample", training, render)
+        rows = training_set(start, read, training, out, prompt_id)
+        fine_tune(run, METHOD, model, start, rows, training, steers=True)
 
 
 def steered_groups(

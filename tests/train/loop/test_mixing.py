@@ -13,13 +13,8 @@ from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
 from veridical.train.loop.mixing import check_weights, mixed
-from veridical.train.loop.rows import (
-    distinct,
-    images_first,
-    proof_rows,
-    read_training_rows,
-    weighted,
-)
+from veridical.train.loop.rows import read_training_rows
+from veridical.train.loop.training_set import distinct, images_first, proof_rows, weighted
 from veridical.train.options import Training
 from veridical.train.sft import train_sft
 

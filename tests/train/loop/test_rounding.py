@@ -27,9 +27,10 @@ from veridical.models.tuning import Tuning, prepare_training
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json
 from veridical.train.dpo import train_dpo
-from veridical.train.loop import run
+from veridical.train.loop import saving
 from veridical.train.loop.rounding import after_training, describe
-from veridical.train.loop.rows import PROOF_ROWS, images_first, read_training_rows
+from veridical.train.loop.rows import read_training_rows
+from veridical.train.loop.training_set import PROOF_ROWS, images_first
 from veridical.train.online import train_online
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
@@ -211,7 +212,7 @@ def test_a_full_disk_leaves_what_was_saved_before(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "tell_rounding", full)  # which writes the last file
+        patch.setattr(saving, "tell_rounding", full)  # which writes the last file
         with pytest.raises(UserError, match=r"model and adapter and .* in it are still those"):
             train_dpo(saved, pairs, out, training=replace(training, resume=True))
     assert [(out / name).read_bytes() for name in names] == before

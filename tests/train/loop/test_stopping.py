@@ -16,7 +16,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.train.dpo import train_dpo
 from veridical.train.loop.outcomes import outcome_of
-from veridical.train.loop.reference import precompute
+from veridical.train.loop.reference_cache import precompute
 from veridical.train.loop.stopping import check_selection, evaluations_since_best
 from veridical.train.options import Training
 from veridical.train.sft import train_sft

@@ -29,7 +29,7 @@ from veridical.runtime.descriptions import read_description
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.train.dpo import train_dpo
-from veridical.train.loop.rows import split_held_out
+from veridical.train.loop.training_set import split_held_out
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
 from veridical.train.responses import Sampling

@@ -13,49 +13,58 @@ from veridical.models.batching import collate
 from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
-from veridical.models.tuning import Tuning
-from veridical.models.vision_cache import VisionCache
+from veridical.models.vision_cache import VisionCache, take_features
 from veridical.runtime import processes
-from veridical.runtime.cache import Cache
 from veridical.runtime.errors import UserError
+from veridical.train.options import Training
 
 
-def keep_features(start: Policy, wanted: Tuning, store: Cache) -> VisionCache:
-    """The cache of features for a policy that is about to be prepared for training.
+def keep_features(start: Policy, training: Training) -> VisionCache | None:
+    """The cache of features for a policy that is about to be prepared for training, if asked for.
 
     Raises:
         UserError: the vision tower is trained, its features can't be kept, or several processes
             would have to run it in step.
     """
+    if not training.vision_cache:
+        return None
     if processes.world_size() > 1:
         raise UserError(
             "--vision-cache works in one process so far; leave it off under a launcher."
         )
-    if wanted.train_vision:
+    if training.train_vision:
         raise UserError(
             "--vision-cache keeps what the vision tower makes of an image, and --train-vision "
             "changes that at every step. Set one of them only."
         )
-    return VisionCache(start, store, wanted.train_projector)
+    return VisionCache(start, training.open_cache(), training.train_projector)
 
 
 @torch.no_grad()
 def with_features(
-    policy: Policy, features: VisionCache, groups: Sequence[Group], share_prefix: bool, floor: float
+    policy: Policy,
+    features: VisionCache | None,
+    groups: Sequence[Group],
+    share_prefix: bool,
+    floor: float,
+    reference: Policy | None = None,
 ) -> Policy:
     """The policy that takes features in the place of pictures, once a few rows prove it equal.
 
     Args:
         policy: as it will be trained; the proofs have run on it.
-        features: from `keep_features`.
+        features: from `keep_features`; without them nothing changes.
         groups: a few rows.
         share_prefix: the layout.
         floor: the noise floor, in nats.
+        reference: another model that reads the same batches.
 
     Raises:
         UserError: features are not those of the pictures, or log-probs differ by more than ten
             noise floors.
     """
+    if features is None:
+        return policy
     kept = dataclasses.replace(policy, vision=features)
     policy.model.eval()
     images, texts = [group.images for group in groups], [group.prompt_text for group in groups]
@@ -73,4 +82,5 @@ def with_features(
             f"{MARGIN * floor:.3g}). Leave --vision-cache off for {policy.name}."
         )
     print(f"Image features are kept: log-probs differ by {moved:.2g} (limit {MARGIN * floor:.2g}).")
+    take_features((reference or policy).core)
     return kept

@@ -1,38 +1,29 @@
-"""Fine-tuning on responses alone, as SFT and SteerLM do: proofs, training, saving."""
+"""Fine-tuning on responses alone, as SFT and SteerLM do: checks, training, saving."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from veridical.checks.prefix_sharing import sharing_of_all
+from veridical.checks.before_training import check_before_training
 from veridical.checks.proofs import Proof
-from veridical.checks.proving import noise_floor, prove
-from veridical.models.batching import collate
+from veridical.checks.proving import noise_floor
 from veridical.models.logprobs import ResponseLogps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.tuning import prepare_training
 from veridical.objectives.likelihood import sequence_nll
 from veridical.runtime.runs import Run
-from veridical.train.loop.card import write_cards
 from veridical.train.loop.features import keep_features, with_features
-from veridical.train.loop.items import Items, usable_rows
-from veridical.train.loop.left_out import LeftOut
-from veridical.train.loop.memory import measure_memory, tell_memory
-from veridical.train.loop.rounding import measure_logps, tell_merged
-from veridical.train.loop.rows import (
-    PROOF_ROWS,
-    TrainingRows,
-    images_first,
-)
-from veridical.train.loop.run import run_trainer, save_result
+from veridical.train.loop.finish import finish_run
+from veridical.train.loop.layout import find_sharing
+from veridical.train.loop.memory import finish_dry_run
+from veridical.train.loop.rounding import tell_merged
+from veridical.train.loop.run import train_and_save
 from veridical.train.loop.scorer import Scorer
-from veridical.train.loop.start import NOT_SHARED, conclude
-from veridical.train.loop.trainer import Outcome, Task
+from veridical.train.loop.task import Outcome, Task
+from veridical.train.loop.training_set import TrainingSet
 from veridical.train.options import Training
 
 
@@ -41,72 +32,39 @@ def fine_tune(
     method: str,
     model: str,
     start: Policy,
-    rows: TrainingRows,
-    train: list[Group],
-    evaluation: list[Group],
+    rows: TrainingSet,
     training: Training,
     steers: bool = False,
 ) -> None:
-    """Prove, train on the first response of each group, save, and end the run.
+    """Check, train on the first response of each group, save, and end the run.
 
     Args:
         run: as started; its folder gets everything.
         method: what the model card calls it.
         model: what was loaded to start from.
         start: the policy that it gave.
-        rows: what was read, for its counts.
-        train: what is learned.
-        evaluation: what is held out; may be empty.
+        rows: what is learned and what is held out.
         training: the run's options.
         steers: whether the model learns to be asked for attributes.
     """
-    out = run.folder
-    left_out = LeftOut(out, rows, training)
-    few = left_out.usable(start, images_first(train), PROOF_ROWS)
-    shares = sharing_of_all(start, few) if training.share_prefix else NOT_SHARED
-    tell_merged(run, "model", start, few, shares.allowed)
-    store = training.open_cache()
-    features = keep_features(start, training.trained, store) if training.vision_cache else None
+    out, few = run.folder, rows.few
+    sharing = find_sharing(training, few, start)
+    tell_merged(run, "model", start, few, sharing.allowed)
+    features = keep_features(start, training)
     policy = prepare_training(start, training.trained)
-    train_items = Items(train, torch.zeros(len(train), 1), left_out, few[0])
-    held_out_items = None
-    if evaluation:
-        held_out_items = Items(evaluation, torch.zeros(len(evaluation), 1), left_out, few[0])
+    scorer = Scorer(policy, model_dropout=training.model_dropout)
+    task = Task(scorer, objective, count_tokens, sharing.allowed)
     if training.dry_run:
-        task = Task(
-            Scorer(policy, model_dropout=training.model_dropout),
-            objective,
-            count_tokens,
-            shares.allowed,
-        )
-        found = measure_memory(policy, task, training, train_items, None)
-        tell_memory(found, 0, out)
-        run.finish(dry_run=found)
+        finish_dry_run(run, policy, task, training, rows)
         return
     proofs: list[Proof] = []
     if training.prove_first:
-        proofs = prove(policy, few, lambda some, groups: collate(some, groups, shares.allowed))
-        conclude(proofs, out)
+        proofs = check_before_training(policy, few, sharing.allowed, out)
     if features is not None:
-        floor = noise_floor(policy, few)
-        policy = with_features(policy, features, few, shares.allowed, floor)
-    task = Task(
-        Scorer(policy, model_dropout=training.model_dropout),
-        objective,
-        count_tokens,
-        shares.allowed,
-    )
-    measure = measure_logps(policy, few, shares.allowed, training)
-    finished = run_trainer(policy, task, training, train_items, held_out_items, out, (), steers)
-    files = save_result(policy, model, training, out, measure)
-    used, held_out = usable_rows(train_items), usable_rows(held_out_items)
-    counts = {"rows": used, "held-out rows": held_out}
-    write_cards(run, files, method, counts, proofs, finished)
-    run.finish(
-        rows=used, held_out_rows=held_out, skipped=len(left_out),
-        cut_responses=rows.cut, prefix_sharing=dataclasses.asdict(shares), **finished,
-    )  # fmt: skip
-    print(f"The fine-tuned model is in {out / next(iter(files), 'model')}.")
+        policy = with_features(policy, features, few, sharing.allowed, noise_floor(policy, few))
+    trained = train_and_save(policy, model, task, training, rows, out, steers)
+    finish_run(run, method, rows, sharing, proofs, trained, "rows")
+    print(f"The fine-tuned model is in {out / trained.name}.")
 
 
 def objective(policy: ResponseLogps, reference: Tensor) -> Outcome:

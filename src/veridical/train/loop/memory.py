@@ -28,9 +28,13 @@ from transformers.trainer_utils import SaveStrategy
 from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
+from veridical.runtime.runs import Run
 from veridical.train.loop.items import Items
-from veridical.train.loop.trainer import GroupTrainer, Task
+from veridical.train.loop.reference import Reference
+from veridical.train.loop.task import Task
+from veridical.train.loop.trainer import GroupTrainer
 from veridical.train.loop.trainer_options import trainer_arguments
+from veridical.train.loop.training_set import TrainingSet
 from veridical.train.loop.trial import longest_rows, no_room
 from veridical.train.options import Training
 
@@ -106,6 +110,31 @@ class LiveTensors(TorchDispatchMode):
         """Count a module's weights."""
         for tensor in (*module.parameters(), *module.buffers()):
             self.see(tensor, part)
+
+
+def finish_dry_run(
+    run: Run,
+    policy: Policy,
+    task: Task,
+    training: Training,
+    rows: TrainingSet,
+    reference: Reference | None = None,
+) -> None:
+    """Measure what a step takes, say so, and end the run.
+
+    Args:
+        run: as started; its folder gets `dry_run.json`.
+        policy: as it will be trained.
+        task: what will be optimized.
+        training: the run's options.
+        rows: what would be trained on.
+        reference: what the policy is compared with, if anything.
+    """
+    second = reference.policy if reference is not None else None
+    found = measure_memory(policy, task, training, rows.train, second)
+    stored = len(rows.groups) if reference is not None and reference.source == "stored" else 0
+    tell_memory(found, stored * ENTRY_BYTES, run.folder)
+    run.finish(dry_run=found)
 
 
 def measure_memory(

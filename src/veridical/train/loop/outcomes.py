@@ -7,7 +7,7 @@ from torch import Tensor
 from veridical.models.logprobs import ResponseLogps
 from veridical.objectives.base import PairLogps
 from veridical.objectives.preference import Preference
-from veridical.train.loop.trainer import Objective, Outcome
+from veridical.train.loop.task import Objective, Outcome
 
 
 def outcome_of(objective: Preference) -> Objective:

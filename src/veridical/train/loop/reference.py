@@ -1,47 +1,168 @@
-"""Reference log-probs: computed once before training and kept, or in the step.
+"""The reference of a run: which model it is, and how its log-probabilities reach the loss.
 
-What is kept is one entry a pair, so that another subset, another seed or another arm of a study
-finds what it shares with this one.
+Chosen here and nowhere else. The start is the reference unless another model is declared.
+
+| source | where log-probabilities come from |
+| --- | --- |
+| `none` | the objective compares with nothing |
+| `stored` | computed once before training; the model is dropped afterwards |
+| `adapter_off` | in each step, from the trained model with its adapters off |
+| `frozen_copy` | in each step, from a second model, where the first changes as a whole |
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
-import torch
 from torch import Tensor
 
-from veridical.data.images import image_bytes_key
-from veridical.models.cache_keys import processor_hash, surroundings
+from veridical.models.load import load_policy
 from veridical.models.logprobs import compute_logps
-from veridical.models.policy import Policy
-from veridical.models.rendering import Group
-from veridical.runtime import processes
-from veridical.runtime.cache import Cache, digest
+from veridical.models.policy import Policy, frozen_copy
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import write_json
-from veridical.runtime.progress import counted, part_of, track
-from veridical.train.loop.left_out import LeftOut
+from veridical.runtime.fingerprint import fingerprint
+from veridical.runtime.runs import Run
+from veridical.train.loop.reference_cache import precompute, write_reference
+from veridical.train.loop.rounding import tell_merged
+from veridical.train.loop.start import record_model
+from veridical.train.loop.training_set import TrainingSet, proof_rows
+from veridical.train.options import Training
 
-SPOT_CHECKS = 2
-BLOCK = 256
-"""Pairs an entry of the cache: what an interruption may lose."""
+Source = Literal["none", "stored", "adapter_off", "frozen_copy"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Reference:
-    """The reference's log-probs.
+    """What the policy is compared with.
 
     Attributes:
-        logps: Shape: (groups, k), float64 on the CPU.
-        reused: how many rows came from the cache.
+        source: where its log-probabilities come from.
+        model: its name or folder.
+        is_start: whether it is the model that training starts from.
+        policy: the model; once `prepare_reference` is through, only where it is a second one that
+            runs in the step.
+        few_logps: of a declared reference: log-probabilities of the rows that are checked, as one
+            batch in the run's layout. Shape: (few, k).
     """
 
-    logps: Tensor
-    reused: int
+    source: Source
+    model: str
+    is_start: bool
+    policy: Policy | None
+    few_logps: Tensor | None = None
+
+    @property
+    def in_step(self) -> bool:
+        """Whether it runs in every step."""
+        return self.source in ("adapter_off", "frozen_copy")
+
+    def second_model(self) -> Policy | None:
+        """What stays in memory beside the trained model to run in the step, if anything does."""
+        if self.source != "frozen_copy" or self.policy is None:
+            return None
+        return frozen_copy(self.policy) if self.is_start else self.policy
+
+
+def choose_reference(
+    start: Policy,
+    model: str,
+    needed: bool,
+    when: Literal["precomputed", "in_step"],
+    declared: str | None,
+    training: Training,
+    run: Run,
+) -> Reference:
+    """Decide where the reference comes from, and load it if it is not the start.
+
+    Args:
+        start: the model that training starts from.
+        model: its name.
+        needed: whether the objective compares with a reference.
+        when: before training or in the step.
+        declared: another model than the start.
+        training: the run's options.
+        run: gets a note of which model was declared.
+
+    Raises:
+        UserError: the declared model can't be loaded, or would read the batches as something else.
+    """
+    if not needed:
+        return Reference("none", model, False, None)
+    policy = start
+    if declared:
+        policy = load_policy(
+            declared,
+            training.weights_dtype,
+            training.device,
+            four_bit=training.four_bit,
+            template=training.template,
+        )
+        record_model(run, "reference_model", declared, training, policy)
+        require_same_inputs(start, policy)
+    source: Source = "stored"
+    if when == "in_step":
+        source = "frozen_copy" if declared or training.tuning == "full" else "adapter_off"
+    return Reference(source, declared or model, not declared, policy)
+
+
+def prepare_reference(
+    reference: Reference,
+    rows: TrainingSet,
+    share_prefix: bool,
+    floor: float,
+    training: Training,
+    run: Run,
+) -> tuple[Reference, TrainingSet]:
+    """Compute what is stored, or copy what runs in the step, before the start is changed.
+
+    Args:
+        reference: from `choose_reference`.
+        rows: of the run.
+        share_prefix: the layout.
+        floor: the noise floor, in nats.
+        training: the run's options.
+        run: its folder gets what is stored.
+
+    Returns:
+        The reference, without a model that is needed no more; and the rows, with their
+        log-probabilities under it where they are stored.
+
+    Raises:
+        UserError: a log-probability is not finite, or too many pairs are refused.
+    """
+    policy = reference.policy
+    if policy is None:
+        return reference, rows
+    few = None
+    if not reference.is_start:
+        tell_merged(run, "reference_model", policy, rows.few, share_prefix)
+        few = compute_logps(policy, rows.few, share_prefix, len(rows.few))
+    if reference.source == "stored" and not training.dry_run:
+        rows = _with_stored(reference, policy, rows, share_prefix, floor, training, run)
+    second = reference.second_model()
+    return dataclasses.replace(reference, policy=second, few_logps=few), rows
+
+
+def _with_stored(
+    reference: Reference,
+    policy: Policy,
+    rows: TrainingSet,
+    share_prefix: bool,
+    floor: float,
+    training: Training,
+    run: Run,
+) -> TrainingSet:
+    cache = training.open_cache()
+    adapter = training.init_adapter if reference.is_start else None
+    known = precompute(
+        policy, rows.groups, share_prefix, 2 * training.batch_size, 10 * floor, cache,
+        fingerprint(reference.model, adapter, cache).key, rows.left_out,
+        proof_rows(rows.train.groups, rows.left_out),
+    )  # fmt: skip
+    write_reference(run.folder, rows.groups, known)
+    return rows.with_reference(known.logps)
 
 
 def require_same_inputs(policy: Policy, reference: Policy) -> None:
@@ -62,179 +183,4 @@ def require_same_inputs(policy: Policy, reference: Policy) -> None:
         raise UserError(
             f"--reference-model {reference.name} can't judge what {policy.name} reads: their "
             f"{differ} differ. Name a model of the same family, as an earlier round's result."
-        )
-
-
-def precompute(
-    policy: Policy,
-    groups: Sequence[Group],
-    share_prefix: bool,
-    batch_size: int,
-    tolerance: float,
-    cache: Cache,
-    weights: str,
-    left_out: LeftOut | None = None,
-    proof: Sequence[int] = (),
-) -> Reference:
-    """The reference's log-probs; those of pairs that the cache knows are not computed again.
-
-    Pairs that the processor refuses have none: theirs are 0, and no use is made of them.
-
-    Args:
-        policy: the reference.
-        groups: every row, held-out ones too.
-        share_prefix: the layout; part of the key.
-        batch_size: rows at once.
-        tolerance: how far a few recomputed rows may be from the kept ones, in nats.
-        cache: where they are kept.
-        weights: hash of the reference's weights.
-        left_out: takes the pairs that the processor refuses; without it they are an error.
-        proof: places of pairs that the start is proven on. They are a batch of their own and come
-            from no cache, so that the very same batch can be computed again: in half precision the
-            noise between two batches is as large as the error of a reference that is wrong.
-
-    Raises:
-        UserError: a log-prob is not finite, or too many pairs are refused.
-    """
-    kind = f"reference/{reference_key(policy, share_prefix, weights)}"
-    # Rows that an epoch has several times are the same objects.
-    once = {id(group): group for group in groups}
-    key_of = {number: pair_key(policy, group) for number, group in once.items()}
-    keys = [key_of[id(group)] for group in groups]
-
-    def look_up() -> dict[str, Tensor]:
-        known = _known(cache, kind)
-        known = {key: known[key] for key in keys if key in known}
-        found = [index for index, key in enumerate(keys) if key in known]
-        few = found[:: max(1, len(found) // SPOT_CHECKS)][:SPOT_CHECKS]
-        if few:
-            again = compute_logps(policy, [groups[i] for i in few], share_prefix, batch_size)
-            moved = float((again - torch.stack([known[keys[i]] for i in few])).abs().max())
-            if not moved <= tolerance:
-                print(f"The cached reference log-probs are off by {moved:.2g}; computed again.")
-                cache.forget(kind)
-                return {}
-        return known
-
-    # Each machine may have a cache of its own; what the first process knows, all know.
-    known = processes.from_first(look_up)
-    reused = sum(key in known for key in keys)
-    first = {keys[index] for index in proof}
-    # Rows of equal content but other names are asked for one by one: a refused one is named.
-    place_of = {id(group): i for i, group in reversed(list(enumerate(groups)))}
-    missing = sorted(i for i in place_of.values() if keys[i] not in known and keys[i] not in first)
-    # Pairs that are left out keep their place, so that a run that is resumed has the same batches.
-    batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
-    batches = [list(proof), *batches] if proof else batches
-    several = processes.world_size()
-    block = max(1, BLOCK // (batch_size * several)) * several
-    own: list[tuple[int, Tensor]] = []
-    for number, part in enumerate(track(batches, "reference log-probs") if batches else []):
-        if number % several == processes.rank():
-            own += _computed(policy, groups, part, share_prefix, left_out)
-        if (number + 1) % block == 0 or number + 1 == len(batches):
-            done = sorted((pair for share in processes.gather(own) for pair in share), key=_index)
-            if left_out is not None:
-                left_out.share()
-            _require_finite([groups[i].id for i, _ in done], [row for _, row in done])
-            new = {keys[i]: row for i, row in done}
-            if new and processes.is_first():
-                _keep(cache, kind, new)
-            known |= new
-            own = []
-    nothing = torch.zeros(len(groups[0].response_ids), dtype=torch.float64)
-    return Reference(torch.stack([known.get(key, nothing) for key in keys]), reused)
-
-
-def _computed(
-    policy: Policy,
-    groups: Sequence[Group],
-    part: Sequence[int],
-    share_prefix: bool,
-    left_out: LeftOut | None,
-) -> list[tuple[int, Tensor]]:
-    """The places of one batch with their log-probs, without those that the processor refuses."""
-    batch = [groups[i] for i in part]
-
-    def compute(own: Sequence[Group]) -> Tensor:
-        return compute_logps(policy, own, share_prefix, len(own))
-
-    if left_out is None:
-        return list(zip(part, compute(batch), strict=True))
-    logps, kept = left_out.lay_out(batch, compute)
-    if logps is None:
-        return []
-    return [(part[place], row) for place, row in zip(kept, logps, strict=True)]
-
-
-def write_reference(out: Path, groups: Sequence[Group], reference: Reference) -> None:
-    """Keep the run's own copy, `reference_logps.json`, and say what the cache spared."""
-    ids = [group.id for group in groups]
-    logps = reference.logps.tolist()
-    if processes.is_first():
-        write_json(
-            out / "reference_logps.json", {"ids": ids, "logps": logps, "reused": reference.reused}
-        )
-    if reference.reused:
-        rows = part_of(reference.reused, len(ids), "rows")
-        print(f"Reference log-probs of {rows} were in the cache.")
-
-
-def reference_key(policy: Policy, share_prefix: bool, weights: str) -> str:
-    """Hash of what all pairs' log-probs depend on: weights, dtype, layout, processor, versions."""
-    layout = "shared prefix" if share_prefix else "two rows"
-    return digest(weights, layout, processor_hash(policy), surroundings(policy))
-
-
-def pair_key(policy: Policy, group: Group) -> str:
-    """Hash of one pair: its token ids, texts and the bytes of its images; not its name."""
-    tokenizer = policy.processor.tokenizer
-    prompt_ids = tokenizer(group.prompt_text, add_special_tokens=False)["input_ids"]
-    parts: list[Any] = [torch.tensor(prompt_ids)]
-    for field in dataclasses.fields(group):
-        value = getattr(group, field.name)
-        if field.name == "id" or value is None:
-            continue
-        if "images" in field.name:
-            value = _image_keys(value)
-        parts.append([field.name, value])
-    return digest(parts)
-
-
-def _image_keys(images: Any) -> Any:
-    """The same nesting, with a hash of its bytes for each image."""
-    if images is None:
-        return None
-    return (
-        [_image_keys(i) for i in images] if isinstance(images, tuple) else image_bytes_key(images)
-    )
-
-
-def _index(pair: tuple[int, Tensor]) -> int:
-    return pair[0]
-
-
-def _known(cache: Cache, kind: str) -> dict[str, Tensor]:
-    known: dict[str, Tensor] = {}
-    for key in cache.keys(kind):
-        entry = cache.get(kind, key)
-        if entry is not None:
-            names = (bytes(row.tolist()).hex() for row in entry["keys"])
-            known |= dict(zip(names, entry["logps"], strict=True))
-    return known
-
-
-def _keep(cache: Cache, kind: str, block: Mapping[str, Tensor]) -> None:
-    """One entry for many pairs: a file each would be mostly empty disk blocks."""
-    names = torch.tensor([list(bytes.fromhex(key)) for key in block], dtype=torch.uint8)
-    logps = torch.stack(list(block.values()))
-    cache.put(kind, digest(names), {"keys": names, "logps": logps})
-
-
-def _require_finite(ids: Sequence[str], logps: Sequence[Tensor]) -> None:
-    odd = [id for id, row in zip(ids, logps, strict=True) if not row.isfinite().all()]
-    if odd:
-        raise UserError(
-            f"The reference's log-probs of {counted(len(odd), 'rows')} are not finite (first: "
-            f"{odd[0]}). Set --dtype float32 or bfloat16, and check these rows' answers."
         )

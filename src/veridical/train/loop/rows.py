@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Container, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from veridical.data.images import RowImage, image_bytes_key, row_images
+from veridical.data.images import RowImage, row_images
 from veridical.data.origins import Origin, place_in_words, row_origins, unread_rows
 from veridical.data.records import Kind, RecordSet, count_images, read_records
 from veridical.models.conversations import render_conversation
@@ -20,11 +17,13 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import Group, RefusedRowError, render_group
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import counted, track
-from veridical.runtime.randomness import generator
-from veridical.train.loop.mixing import mixed
+from veridical.train.loop.collapsed import (
+    answer_field,
+    further_collapsed,
+    refuse_collapsed,
+    without_responses,
+)
 from veridical.train.options import Training
-
-PROOF_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -177,127 +176,6 @@ def _rendered(
     return groups, skipped
 
 
-def weighted(rows: TrainingRows, train: list[Group], training: Training) -> list[Group]:
-    """An epoch of what is trained on, by `--data-weights`; says what each file gives.
-
-    Raises:
-        UserError: nothing of a file is left.
-    """
-    count = 1 + len(training.more_data or ())
-    if count == 1:
-        return train
-    files = [rows.files[group.id] for group in train]
-    places = list(range(len(train)))
-    if training.data_weights is not None:
-        places = mixed(files, training.data_weights, training.seed)
-    for number in range(count):
-        name = f" ({training.more_data[number - 1]})" if number and training.more_data else ""
-        own, seen = files.count(number), sum(files[place] == number for place in places)
-        print(
-            f"  file {number + 1}{name}: {counted(own, 'rows')} to train on, {seen} an epoch "
-            f"({seen / max(1, len(places)):.1%})"
-        )
-    return [train[place] for place in places]
-
-
-def split_held_out(
-    groups: Sequence[Group], share: float, seed: int, by: Callable[[str], str] = str
-) -> tuple[list[Group], list[Group]]:
-    """Set a share of the rows aside, the same ones whatever the order of the file.
-
-    Args:
-        groups: the rows.
-        share: of them, from 0 to below 1.
-        seed: of the draw.
-        by: a row's id to what it belongs to; what belongs together stays on one side.
-
-    Returns:
-        Rows to train on, rows held out (at least one, if the share is not 0).
-
-    Raises:
-        UserError: nothing would be left to train on.
-    """
-    if not 0 <= share < 1:
-        raise UserError(f"--held-out is {share:g}; give a share of the rows, from 0 to below 1.")
-    units = {by(group.id) for group in groups}
-    count = 0 if share == 0 else max(1, round(share * len(units)))
-    if count >= len(units):
-        raise UserError(_none_left(len(groups), len(units), share))
-    drawn = sorted(sorted(units), key=lambda unit: generator(seed, "held-out", unit).random())
-    held_out = set(drawn[:count])
-    train = [group for group in groups if by(group.id) not in held_out]
-    return train, [group for group in groups if by(group.id) in held_out]
-
-
-def _none_left(rows: int, pictures: int, share: float) -> str:
-    """Why a share can't be held out: there is one picture alone, or the share is too large."""
-    together = "as rows of the same picture stay together"
-    if pictures < 2:
-        some = f"{counted(rows, 'rows')} of one picture"
-        return f"{some}: nothing can be held out, {together}. Set --held-out 0."
-    most = math.floor(100 * (pictures - 1) / pictures) / 100
-    return (
-        f"--held-out {share:g} would hold out all {rows} rows, which have {pictures} different "
-        f"pictures ({together}), and leave none to train on. Set --held-out {most:g} or less."
-    )
-
-
-def proof_rows(groups: Sequence[Group], without: Container[Group] = ()) -> list[int]:
-    """A few rows to prove things on, by place; those with images come first, none comes twice.
-
-    Args:
-        groups: all of them.
-        without: what can't be used.
-    """
-    places = [place for place in _first_places(groups) if groups[place] not in without]
-    return sorted(places, key=lambda place: not groups[place].images)[:PROOF_ROWS]
-
-
-def images_first(groups: Sequence[Group]) -> list[Group]:
-    """Each group once, however often an epoch has it; those with images before the others."""
-    return sorted(distinct(groups), key=lambda group: not group.images)
-
-
-def distinct(groups: Sequence[Group]) -> list[Group]:
-    """Each group once, in order: `--data-weights` puts copies of a row side by side."""
-    return [groups[place] for place in _first_places(groups)]
-
-
-def _first_places(groups: Sequence[Group]) -> list[int]:
-    first: dict[int, int] = {}
-    for place, group in enumerate(groups):
-        first.setdefault(id(group), place)
-    return list(first.values())
-
-
-def same_pictures(groups: Sequence[Group], record: Callable[[str], str] = str) -> dict[str, str]:
-    """A row's id to that of the first row, by id, that it shares a picture with.
-
-    A picture may have many questions and many pairs. Held out and trained on, they would tell of
-    each other, so they stay together: by the pictures' content, however files are named, and over
-    rows with several pictures. Rows without one stay together where their prompts are the same.
-
-    Args:
-        groups: the rows.
-        record: a row's id to the record's that it is from; its rows stay together too.
-    """
-    first_with: dict[str, str] = {}
-    first_of: dict[str, str] = {}
-
-    def first(row: str) -> str:
-        while first_of[row] != row:
-            row = first_of[row]
-        return row
-
-    for group in sorted(groups, key=lambda group: group.id):
-        first_of[group.id] = group.id
-        keys = [image_bytes_key(image) for image in group.images] or [f"text {group.prompt_text}"]
-        for key in (f"record {record(group.id)}", *keys):
-            one, other = sorted((first(group.id), first(first_with.setdefault(key, group.id))))
-            first_of[other] = one
-    return {row: first(row) for row in first_of}
-
-
 @dataclass(frozen=True)
 class Images:
     """A row's pictures, none of them decoded yet."""
@@ -355,72 +233,6 @@ def render_pair(
         policy, row["id"], images.of_prompt(count), row["prompt"], responses,
         max_response_tokens, own,
     )  # fmt: skip
-
-
-def collapsed(group: Group) -> list[int]:
-    """The responses that are the first one again: the same tokens under the same images.
-
-    Answers that differ in a file may be equal once they are rendered, stripped and cut. Such a
-    pair teaches nothing, and would be counted as one of margin 0.
-    """
-
-    def seen(response: int) -> list[str]:
-        return [image_bytes_key(image) for image in group.images_of(response)]
-
-    first = group.response_ids[0]
-    equal = [i for i, ids in enumerate(group.response_ids) if i and torch.equal(ids, first)]
-    own = bool(group.response_images)
-    return [i for i in equal if not own or seen(i) == seen(0)]
-
-
-def refuse_collapsed(group: Group) -> None:
-    """Refuse a pair whose rejected answer is the chosen one again: nothing is left of it.
-
-    Raises:
-        RefusedRowError: says why.
-    """
-    if 1 in collapsed(group):
-        raise RefusedRowError(why_collapsed(group, 1, "rejected"))
-
-
-def further_collapsed(group: Group) -> dict[int, str]:
-    """The further rejected answers that are the chosen one again, and why."""
-    return {i: why_collapsed(group, i, answer_field(i)) for i in collapsed(group) if i > 1}
-
-
-def answer_field(response: int) -> str:
-    """What a record calls a response behind the first two, such as `more_rejected/0`."""
-    return f"more_rejected/{response - 2}"
-
-
-def why_collapsed(group: Group, response: int, which: str) -> str:
-    """Why a response, called so, is the chosen one again."""
-    cut = group.cut[0] and group.cut[response]
-    why = (
-        f"in their first {len(group.response_ids[0])} tokens, where --max-response-tokens cuts"
-        if cut
-        else "once they are rendered and tokenized"
-    )
-    return f"chosen and {which} are the same {why}"
-
-
-def without_responses(group: Group, dropped: Container[int]) -> Group:
-    """The group without some of its responses."""
-    kept = [i for i in range(len(group.response_ids)) if i not in dropped]
-    if len(kept) == len(group.response_ids):
-        return group
-    own = group.response_images
-    return dataclasses.replace(
-        group,
-        response_texts=tuple(group.response_texts[i] for i in kept),
-        response_ids=tuple(group.response_ids[i] for i in kept),
-        cut=tuple(group.cut[i] for i in kept),
-        response_images=tuple(own[i] for i in kept) if own else own,
-        learned=tuple(group.learned[i] for i in kept) if group.learned else group.learned,
-        token_counts=tuple(group.token_counts[i] for i in kept)
-        if group.token_counts
-        else group.token_counts,
-    )
 
 
 def _even_out(groups: Sequence[Group]) -> list[Group]:

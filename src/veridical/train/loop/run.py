@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import math
-import shutil
 import time
-import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from veridical.models.checkpoint_rest import keep_skipped
-from veridical.models.load import load_policy, starts_from_adapter
-from veridical.models.merging import merge_adapters, round_weights
-from veridical.models.policy import Policy, in_four_bits
-from veridical.models.precision import HALF, working_dtype
-from veridical.models.tuning import prepare_training
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import writing
-from veridical.runtime.fingerprint import weight_files
-from veridical.runtime.options import DtypeName
-from veridical.runtime.run_folders import remove_written
 from veridical.train.loop.callbacks import Manifests, RunLog, SaveWhenTerminated, Steps
 from veridical.train.loop.checking import open_check, write_descriptions
 from veridical.train.loop.checkpoints import LastStep, newest_verified
+from veridical.train.loop.finish import Trained
 from veridical.train.loop.items import Items
 from veridical.train.loop.reporting import Report, Trackers
 from veridical.train.loop.resume import require_steps_left, tell_extension
-from veridical.train.loop.rounding import ROUNDING, Measure, score_before, tell_rounding
-from veridical.train.loop.rows import distinct
+from veridical.train.loop.rounding import measure_logps
+from veridical.train.loop.saving import save_result
 from veridical.train.loop.showing import PROMPTS, ShowAnswers
 from veridical.train.loop.stopping import (
     CHECKED,
@@ -46,14 +34,38 @@ from veridical.train.loop.stopping import (
     improves,
     in_words,
 )
-from veridical.train.loop.trained import require_same_start, whole_policy
-from veridical.train.loop.trainer import GroupTrainer, Task
+from veridical.train.loop.task import Task
+from veridical.train.loop.trained import require_same_start
+from veridical.train.loop.trainer import GroupTrainer
 from veridical.train.loop.trainer_options import trainer_arguments
+from veridical.train.loop.training_set import TrainingSet, distinct
 from veridical.train.loop.trial import TryFirst
-from veridical.train.options import SaveDtype, Training
+from veridical.train.options import Training
 
-SAVED = ("model", "adapter", ROUNDING)
-"""What a training saves at its end, beside its record and card."""
+
+def train_and_save(
+    policy: Policy,
+    model: str,
+    task: Task,
+    training: Training,
+    rows: TrainingSet,
+    out: Path,
+    steers: bool = False,
+) -> Trained:
+    """Train a policy on rows, and save it.
+
+    Args:
+        policy: what is trained.
+        model: what was loaded to start from.
+        task: what is optimized.
+        training: the run's options.
+        rows: what is trained on, and what is held out.
+        out: the run's folder.
+        steers: whether the policy learns to be asked for attributes.
+    """
+    measure = measure_logps(policy, rows.few, task.share_prefix, training)
+    figures = run_trainer(policy, task, training, rows.train, rows.held_out, out, steers=steers)
+    return Trained(figures, save_result(policy, model, training, out, measure))
 
 
 def run_trainer(
@@ -85,6 +97,39 @@ def run_trainer(
         UserError: the folder holds another run's checkpoints, the processes start differently, or
             the loss is not a number.
     """
+    arguments = _arguments(policy, training, train, held_out, out)
+    folder = Path(str(arguments.output_dir))
+    checkpoint = processes.from_first(lambda: checkpoint_to_resume(folder, training.resume))
+    arguments.eval_on_start = checkpoint is None and _evaluates(held_out, training)
+    if checkpoint is not None:
+        require_steps_left(steps_of(checkpoint), training.steps(len(train)), training.extend)
+    callbacks = [RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests(), *more]
+    callbacks += _on_the_way(policy, training, arguments, train, held_out, out)
+    require_same_start(task.scorer)
+    trainer = GroupTrainer(
+        policy, task, arguments, train, held_out, callbacks, training.projector_learning_rate
+    )
+    trainer.check = open_check(policy, training, steers)
+    if trainer.check is not None:
+        write_descriptions(trainer.check, out)
+    if training.extend and checkpoint is not None:
+        trainer.add_callback(Extending())
+    trainer.add_callback(TryFirst(trainer, train, held_out))
+    torch.manual_seed(training.seed)
+    began = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.monotonic() - began
+    policy.model.eval()
+    return _figures(trainer, training, len(train), checkpoint, seconds)
+
+
+def _evaluates(held_out: Items | None, training: Training) -> bool:
+    return held_out is not None or training.check_images is not None
+
+
+def _arguments(
+    policy: Policy, training: Training, train: Items, held_out: Items | None, out: Path
+) -> TrainingArguments:
     on_cpu = policy.device.type == "cpu"
     arguments = trainer_arguments(training, out, len(train), held_out is not None, on_cpu)
     if policy.device.type == "cuda":
@@ -96,52 +141,54 @@ def run_trainer(
                 f"{arguments.device}. Set CUDA_VISIBLE_DEVICES={policy.device.index} and --device "
                 "cuda instead."
             )
-    folder = Path(str(arguments.output_dir))
-    checkpoint = processes.from_first(lambda: checkpoint_to_resume(folder, training.resume))
-    evaluates = held_out is not None or training.check_images is not None
-    arguments.eval_on_start = evaluates and checkpoint is None
-    if checkpoint is not None:
-        require_steps_left(steps_of(checkpoint), training.steps(len(train)), training.extend)
-    callbacks = [RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests(), *more]
+    return arguments
+
+
+def _on_the_way(
+    policy: Policy,
+    training: Training,
+    arguments: TrainingArguments,
+    train: Items,
+    held_out: Items | None,
+    out: Path,
+) -> list[TrainerCallback]:
+    """What is asked for by options: trackers, answers shown, early stopping."""
+    callbacks: list[TrainerCallback] = []
     if training.report_to:
         callbacks.append(Report(Trackers(training.report_to, out, arguments), policy.core))
     if training.show_every is not None:
-        groups = distinct((held_out or train).groups)
-        if train.left_out is not None:
-            most = min(PROMPTS, len(groups))
-            spare = [train.stand_in] if train.stand_in is not None else []
-            groups = train.left_out.usable(policy, distinct([*groups, *spare]), most)
-        callbacks.append(ShowAnswers(policy, groups, training.show_every, out))
+        shown = _shown(policy, train, held_out)
+        callbacks.append(ShowAnswers(policy, shown, training.show_every, out))
     if training.patience is not None:
         callbacks.append(StopEarly(training.select_by, training.patience))
-    callbacks.append(SaveWhenTerminated())
-    require_same_start(task.scorer)
-    trainer = GroupTrainer(
-        policy, task, arguments, train, held_out, list(callbacks), training.projector_learning_rate
-    )
-    trainer.check = open_check(policy, training, steers)
-    if trainer.check is not None:
-        write_descriptions(trainer.check, out)
-    if training.extend and checkpoint is not None:
-        trainer.add_callback(Extending())
-    trainer.add_callback(TryFirst(trainer, train, held_out))
-    torch.manual_seed(training.seed)
-    began = time.monotonic()
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = time.monotonic() - began
-    policy.model.eval()
-    best_step = _step_of(trainer.state.best_model_checkpoint)
-    history, selected = trainer.state.log_history, training.select_by
+    return [*callbacks, SaveWhenTerminated()]
+
+
+def _shown(policy: Policy, train: Items, held_out: Items | None) -> list[Group]:
+    """Prompts whose answers are shown: held-out ones, where there are any."""
+    groups = distinct((held_out or train).groups)
+    if train.left_out is None:
+        return groups
+    most = min(PROMPTS, len(groups))
+    spare = [train.stand_in] if train.stand_in is not None else []
+    return train.left_out.usable(policy, distinct([*groups, *spare]), most)
+
+
+def _figures(
+    trainer: GroupTrainer, training: Training, rows: int, checkpoint: Path | None, seconds: float
+) -> dict[str, Any]:
+    """What `run.json` says of a training that is over; tells where nothing got better."""
+    state, selected = trainer.state, training.select_by
+    best_step, history = _step_of(state.best_model_checkpoint), state.log_history
     start, best = (_at_step(history, step, selected) for step in (0, best_step))
-    if arguments.load_best_model_at_end and not trainer.best_is_torn:
+    if trainer.args.load_best_model_at_end and not trainer.best_is_torn:
         tell_best(start, best, best_step, selected)
     begun = steps_of(checkpoint) if checkpoint else 0
-    rows = training.rows_seen(result.global_step, len(train))
-    rows -= training.rows_seen(begun, len(train))
+    seen = training.rows_seen(state.global_step, rows) - training.rows_seen(begun, rows)
     return {
-        "steps": result.global_step,
+        "steps": state.global_step,
         "train_seconds": round(seconds, 1),
-        "rows_per_second": round(rows / seconds, 3),
+        "rows_per_second": round(seen / seconds, 3),
         "best_step": best_step,
         "selected_by": selected,
         "best_value": best,
@@ -163,106 +210,6 @@ class Extending(TrainerCallback):
         if processes.is_first():
             rate = more["lr_scheduler"].get_last_lr()[0]
             tell_extension(state.global_step, state.max_steps, rate)
-
-
-def save_result(
-    policy: Policy, model: str, training: Training, out: Path, measure: Measure | None = None
-) -> list[str]:
-    """Write the trained weights; the first name returned is what to load.
-
-    LoRA writes `adapter/` and, if asked for, the merged `model/`; full tuning writes `model/`.
-    An adapter trained on top of a merged one does not fit the base by itself, so then only the
-    merged model is written. Of a base in four bits only the adapter is: merged into it, most of
-    what was learned would be rounded away, and `load_policy` merges it into the full base.
-    What rounding `model/` to half precision costs is measured and printed.
-    The first process writes; all of them have to take part.
-
-    Args:
-        policy: as it was trained; adapters are merged in place.
-        model: what was loaded to start from.
-        training: the run's options.
-        out: the run's folder.
-        measure: by which the saved model is compared with the trained one.
-    """
-    dtype = typing.cast(DtypeName, str(working_dtype(policy)).removeprefix("torch."))
-
-    def rebuild() -> Policy:
-        start = load_policy(model, dtype, "cpu", training.init_adapter, template=training.template)
-        return prepare_training(start, training.trained)
-
-    policy = whole_policy(policy, rebuild)
-    if not processes.is_first():
-        return []
-    from_adapter = starts_from_adapter(model, training.init_adapter)
-    with replacing_saved(out) as fresh:
-        written = []
-        if isinstance(policy.model, PeftModel) and not from_adapter:
-            policy.model.save_pretrained(str(fresh / "adapter"))
-            policy.processor.save_pretrained(str(fresh / "adapter"))
-            written.append("adapter")
-        adapter_alone = in_four_bits(policy) or not (training.save_merged or from_adapter)
-        if isinstance(policy.model, PeftModel) and adapter_alone:
-            return written
-        _save_model(policy, training.save_dtype, fresh, measure)
-        said = keep_skipped(policy.skipped, weight_files(model), fresh / "model")
-        if said:
-            print(said)
-    return ["model", *written]
-
-
-@contextlib.contextmanager
-def replacing_saved(out: Path) -> Iterator[Path]:
-    """Replace what an earlier attempt saved, file by file, once what is saved now is whole.
-
-    Args:
-        out: the run's folder.
-
-    Yields:
-        An empty folder in it to save to; what is there at the end is moved into the run's folder.
-
-    Raises:
-        UserError: the disk is full. What was saved before is still there.
-    """
-    earlier = [name for name in SAVED if (out / name).exists()]
-    advice = "Make room, and go on with --resume true: the checkpoints are whole."
-    if earlier:
-        advice += f" {' and '.join(earlier)} in it are still those saved before."
-    fresh = out / ".saving"
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
-        with writing(out, advice):
-            fresh.mkdir(parents=True)
-            yield fresh
-        for name in earlier:
-            path = out / name
-            remove_written(out, name) if path.is_dir() else path.unlink()
-        # What a user put into `model/` is still there, so files are moved, not folders.
-        for path in fresh.rglob("*"):
-            if path.is_file():
-                place = out / path.relative_to(fresh)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(place)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _save_model(policy: Policy, save_dtype: SaveDtype, out: Path, measure: Measure | None) -> None:
-    """Merge and round in the policy itself, write `model/`, and measure what that cost."""
-    own = working_dtype(policy)
-    dtype: torch.dtype = own if save_dtype == "auto" else getattr(torch, save_dtype)
-    rounds = dtype in HALF and (isinstance(policy.model, PeftModel) or dtype != own)
-    before = score_before(policy, measure) if measure is not None and rounds else None
-    if dtype.itemsize > own.itemsize:
-        policy.model.to("cpu")  # its memory holds more
-    if isinstance(policy.model, PeftModel):
-        merged = merge_adapters(policy.model, None if dtype == own else dtype)
-    else:
-        merged = round_weights(policy.model, dtype)
-    merged.save_pretrained(str(out / "model"))
-    policy.processor.save_pretrained(str(out / "model"))
-    if before is not None and measure is not None:
-        saved = dataclasses.replace(policy, model=merged)
-        tell_rounding(before, saved, str(dtype).removeprefix("torch."), measure, out)
 
 
 def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from veridical.checks.prefix_sharing import Sharing
-from veridical.checks.proofs import Proof, print_proofs, require
 from veridical.judges.named import Judging
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
@@ -23,8 +21,9 @@ from veridical.objectives.base import Described
 from veridical.runtime import processes
 from veridical.runtime.allocator import give_back_freed_memory
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import require_file, write_json
+from veridical.runtime.files import require_file
 from veridical.runtime.fingerprint import Fingerprint, fingerprint, is_here, model_folders
+from veridical.runtime.options import by_option
 from veridical.runtime.runs import Run, start_run
 from veridical.train.loop.checking import benchmarks, check_checking
 from veridical.train.loop.pushing import check_push, push_result
@@ -38,34 +37,93 @@ from veridical.train.loop.showing import check_showing
 from veridical.train.loop.stopping import check_selection
 from veridical.train.loop.trainer_keys import Loop
 from veridical.train.loop.trainer_options import trainer_arguments
-from veridical.train.options import Training, flatten
+from veridical.train.options import Training
 
-NOT_SHARED = Sharing(False, "--share-prefix false")
+
+@dataclass(frozen=True)
+class Given:
+    """What a training command was given.
+
+    Attributes:
+        command: its words, such as "train dpo".
+        model: what to load.
+        data: the rows.
+        out: the run's folder.
+        training: the options of every training command.
+        options: its own, by parameter.
+        inputs: other files that decide the result, by option; None is left out.
+        models: other models that do.
+    """
+
+    command: str
+    model: str
+    data: Path
+    out: Path
+    training: Training
+    options: Mapping[str, Any]
+    inputs: Mapping[str, Path | None] = field(default_factory=dict)
+    models: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """Every option, as `run.json` keeps them."""
+        own = {"model": self.model, "data": self.data, "out": self.out, "training": self.training}
+        return by_option({**own, **self.options})
+
+    @property
+    def all_models(self) -> dict[str, str]:
+        """Every model that is loaded, by option."""
+        declared = self.options.get("reference_model")
+        models = {"model": self.model, "reference_model": declared, **self.models}
+        return {option: str(name) for option, name in models.items() if name}
+
+    def all_inputs(self, checked: Mapping[str, Path]) -> dict[str, Path]:
+        """Every file that decides the result, by option; `checked` are those of evaluations."""
+        more = {f"more_data_{n}": path for n, path in enumerate(self.training.more_data or ())}
+        other = {name: path for name, path in self.inputs.items() if path is not None}
+        return {"data": self.data} | more | dict(checked) | other
 
 
 @contextmanager
-def start_training(
-    command: str,
-    arguments: Mapping[str, Any],
-    more_inputs: Mapping[str, Path | None] | None = None,
-    more_models: Mapping[str, str] | None = None,
-) -> Iterator[Run]:
+def start_training(given: Given) -> Iterator[Run]:
     """Meet the other processes, seed, refuse what can't be done, and write `run.json`.
 
     Everything within computes in the precision that was asked for.
 
     Args:
-        command: its words, such as "train dpo".
-        arguments: the arguments of its function: `model`, `data`, `out` and `training` are among
-            them.
-        more_inputs: other files that decide the result, by option; None is left out.
-        more_models: other models that do.
+        given: the command and its options.
 
     Raises:
         UserError: an option makes no sense, there is no data, or the folder holds another run.
     """
-    model, data, out = arguments["model"], arguments["data"], arguments["out"]
-    training: Training = arguments["training"]
+    training, out = given.training, given.out
+    inputs = given.all_inputs(_refuse_early(given))
+    configuration, models = given.configuration, given.all_models
+    resumed = models if training.resume else {}
+    here = processes.from_first(lambda: _fingerprints_here(resumed, training))
+    processes.from_first(lambda: check_folder(out, given.command, configuration, inputs, here))
+    kept = processes.from_first(lambda: earlier_models(out)) if training.resume else {}
+    folders = model_folders(*models.values(), str(training.init_adapter or ""))
+    with (
+        start_run(out, given.command, configuration, inputs, kept=kept, models=folders) as run,
+        mixed_precision(training.mixed_precision),
+        tracker_variables(training.report_to, out),
+    ):
+        for value in given.options.values():
+            if isinstance(value, Described):
+                run.note(objective=value.describe())
+        yield run
+    # The run is finished: nothing that happens here changes that.
+    push_result(run, training)
+
+
+def _refuse_early(given: Given) -> dict[str, Path]:
+    """Refuse options before any work, and meet the other processes.
+
+    Returns:
+        The files that evaluations on the way read, by option.
+    """
+    training, command = given.training, given.command
     check_trackers(training.report_to)
     check_showing(training.show_every, command)
     checked = check_checking(training, command)
@@ -73,38 +131,15 @@ def start_training(
     check_selection(
         training.select_by, training.patience, training.held_out, benchmarks(training), loop
     )
-    require_file(data, "--data")
+    require_file(given.data, "--data")
     join_processes(training.device)
     processes.from_first(lambda: check_push(training))
     torch.manual_seed(training.seed)
-    # Refuses a bad `trainer:` before any work.
     on_cpu = training.device == "cpu"
-    trainer_arguments(training, out, 1, training.held_out > 0, on_cpu, loop)
+    trainer_arguments(training, given.out, 1, training.held_out > 0, on_cpu, loop)
     for path in training.more_data or ():
         require_file(path, "--more-data")
-    further = {f"more_data_{n}": path for n, path in enumerate(training.more_data or ())}
-    inputs = {"data": data} | further | checked
-    inputs |= {name: path for name, path in (more_inputs or {}).items() if path is not None}
-    models = {"model": model, "reference_model": arguments.get("reference_model")}
-    models |= more_models or {}
-    loaded = {option: str(name) for option, name in models.items() if name}
-    configuration = flatten(arguments)
-    resumed = loaded if training.resume else {}
-    here = processes.from_first(lambda: _fingerprints_here(resumed, training))
-    processes.from_first(lambda: check_folder(out, command, configuration, inputs, here))
-    kept = processes.from_first(lambda: earlier_models(out)) if training.resume else {}
-    folders = model_folders(*loaded.values(), str(training.init_adapter or ""))
-    with (
-        start_run(out, command, configuration, inputs, kept=kept, models=folders) as run,
-        mixed_precision(training.mixed_precision),
-        tracker_variables(training.report_to, out),
-    ):
-        for value in arguments.values():
-            if isinstance(value, Described):
-                run.note(objective=value.describe())
-        yield run
-    # The run is finished: nothing that happens here changes that.
-    push_result(run, training)
+    return checked
 
 
 def record_model(
@@ -200,19 +235,6 @@ def load_start_beside_reference(model: str, training: Training, run: Run) -> Pol
             "leave --lora-dora out."
         )
     return policy
-
-
-def conclude(proofs: list[Proof], out: Path) -> list[Proof]:
-    """Write the proofs to `proofs.json`, print them, and stop if one fails.
-
-    Raises:
-        UserError: one fails.
-    """
-    if processes.is_first():
-        write_json(out / "proofs.json", [dataclasses.asdict(proof) for proof in proofs])
-    print_proofs(proofs)
-    require(proofs)
-    return proofs
 
 
 def join_processes(device: str) -> None:

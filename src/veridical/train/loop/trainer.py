@@ -6,14 +6,12 @@ the whole global batch, so that accumulation and processes leave the result unch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from veridical.models.batching import Batch, collate
@@ -22,68 +20,19 @@ from veridical.models.placeholders import blank_vision
 from veridical.models.policy import Policy
 from veridical.models.precision import unmixed
 from veridical.models.rendering import Group
-from veridical.models.tuning import projector_parameters, trains_vision
-from veridical.runtime import processes
+from veridical.models.tuning import split_projector, trains_vision
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import writing
 from veridical.train.loop.checking import Check, show_figures
-from veridical.train.loop.checkpoints import whole_best
 from veridical.train.loop.items import Item, Items
 from veridical.train.loop.order import Batches, RankSampler
-from veridical.train.loop.schedule import go_on, schedule_for
-from veridical.train.loop.scorer import Scorer
+from veridical.train.loop.row_means import RowMeans
+from veridical.train.loop.saving_trainer import SavingTrainer
+from veridical.train.loop.schedule import schedule_for
 from veridical.train.loop.stopping import HIGHER_IS_BETTER, worst
-from veridical.train.loop.trained import (
-    load_piece,
-    load_trained_weights,
-    save_piece,
-    save_trained_weights,
-)
-
-SCHEDULER = "scheduler.pt"
+from veridical.train.loop.task import Outcome, Task
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What an objective makes of one batch.
-
-    Attributes:
-        loss_sum: summed over the batch's items. Shape: ().
-        measures: what is logged, one value a group. Shape of each: (groups,).
-    """
-
-    loss_sum: Tensor
-    measures: dict[str, Tensor]
-
-
-Objective = Callable[[ResponseLogps, Tensor], Outcome]
-"""Takes the policy's log-probs and the reference's (groups, k); gives the outcome."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is optimized.
-
-    Attributes:
-        scorer: the policy, and the reference where it runs in the step.
-        objective: from log-probs to losses.
-        count: how many items a batch of groups has: pairs, or tokens.
-        share_prefix: the layout.
-        reference_in_step: whether the reference runs in the step, or its log-probs come with the
-            items.
-        held_to_start: whether the reference is what training starts from, so that before the first
-            step no answer has more reward than another.
-    """
-
-    scorer: Scorer
-    objective: Objective
-    count: Callable[[Sequence[Group]], int]
-    share_prefix: bool
-    reference_in_step: bool = False
-    held_to_start: bool = False
-
-
-class GroupTrainer(Trainer):
+class GroupTrainer(SavingTrainer):
     """Transformers' Trainer over groups of responses."""
 
     def __init__(
@@ -96,9 +45,9 @@ class GroupTrainer(Trainer):
         callbacks: list[TrainerCallback],
         projector_learning_rate: float | None,
     ) -> None:
-        self.policy, self.task = policy, task
+        self.policy, self.task, self.scorer = policy, task, task.scorer
         self.projector_learning_rate = projector_learning_rate
-        self._measures: dict[str, dict[str, list[Tensor]]] = {"train": {}, "eval": {}}
+        self._means = {"train": RowMeans(), "eval": RowMeans()}
         rows = [*train.groups, *(held_out.groups if held_out else [])]
         # Processes have to run the same modules, and a trained projector has to get a gradient of
         # zero from rows without images, whatever is beside them: Adam moves on for a zero, but
@@ -127,7 +76,7 @@ class GroupTrainer(Trainer):
         self.accelerator.backward = follow
         # Its printed dictionaries would bury what the command says; `log.jsonl` has them.
         self.remove_callback(PrinterCallback)
-        self.nothing_counts = self.best_is_torn = False
+        self.nothing_counts = False
         self.check: Check | None = None
         self.add_callback(StayWhereNothingCounts(self))
 
@@ -193,7 +142,7 @@ class GroupTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         outcome = self.outcome(model, inputs)
-        self._keep("train", outcome, inputs["count"])
+        self._means["train"].add(outcome, inputs["count"])
         if num_items_in_batch is None:
             num_items_in_batch = inputs["count"].to(outcome.loss_sum.device)
         # Data-parallel training averages gradients over processes; the sum is wanted.
@@ -269,82 +218,20 @@ class GroupTrainer(Trainer):
         for inputs in dataloader:
             inputs = self._prepare_inputs(inputs)
             with torch.no_grad():
-                self._keep("eval", self.outcome(self.model, inputs), inputs["count"])
+                self._means["eval"].add(self.outcome(self.model, inputs), inputs["count"])
         if self.left_out is not None:
             self.left_out.share()
             groups = self.eval_dataset.groups
             if all(group in self.left_out for group in groups):
                 selected = str(self.args.metric_for_best_model or "").removeprefix("eval_")
                 self.left_out.require_held_out(len(groups), selected)
-        return self._means("eval")
-
-    def _keep(self, split: str, outcome: Outcome, count: Tensor) -> None:
-        kept = self._measures[split]
-        kept.setdefault("_loss_sum", []).append(outcome.loss_sum.detach().reshape(1).cpu())
-        kept.setdefault("_count", []).append(count.reshape(1).cpu())
-        for name, values in outcome.measures.items():
-            kept.setdefault(name, []).append(values.detach().cpu())
+        return self._means["eval"].take()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of every measure since the last line; evaluations bring theirs."""
         if "loss" in logs:
-            logs = {**logs, **self._means("train"), **self.train_dataset.told()}
+            logs = {**logs, **self._means["train"].take(), **self.train_dataset.told()}
         super().log(logs, start_time)
-
-    def _means(self, split: str) -> dict[str, Any]:
-        """Means over the rows of all processes since the last call."""
-        own = {
-            name: (float(torch.cat(values).double().sum()), sum(map(len, values)))
-            for name, values in self._measures[split].items()
-        }
-        self._measures[split] = {}
-        sums: dict[str, tuple[float, int]] = {}
-        for shared in processes.gather(own):
-            for name, (total, rows) in shared.items():
-                before = sums.get(name, (0.0, 0))
-                sums[name] = (before[0] + total, before[1] + rows)
-        if not sums:
-            return {}
-        means: dict[str, Any] = {
-            n: total / rows for n, (total, rows) in sums.items() if not n.startswith("_")
-        }
-        counted = sums["_count"][0]
-        means["mean_loss"] = sums["_loss_sum"][0] / counted if counted else None
-        return means
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Keep the trained weights under the names that they have in memory.
-
-        Transformers' own way renames some families' weights (LLaVA's) on saving, and does not
-        find them again when it resumes or takes the best checkpoint: it warns, and goes on with
-        what it has.
-        """
-        folder = Path(output_dir or str(self.args.output_dir))
-        save_trained_weights(self.task.scorer, folder)
-        if self.args.should_save:
-            torch.save(self.args, folder / "training_args.bin")
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.is_fsdp_enabled:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        # Transformers would add a second copy of the model, and does not find its way through
-        # a model with frozen weights.
-        save_piece(self.optimizer, Path(output_dir))
-        if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
-        if not self.is_fsdp_enabled:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            go_on(self.lr_scheduler)
-            return
-        load_piece(self.optimizer, Path(checkpoint))
-        schedule = torch.load(Path(checkpoint) / SCHEDULER, weights_only=True)
-        self.lr_scheduler.load_state_dict(schedule)
-        go_on(self.lr_scheduler)
 
     def _run_epoch(self, **arguments: Any) -> None:
         """Take no step more when a run is resumed that had taken all of them, or had stopped."""
@@ -352,26 +239,6 @@ class GroupTrainer(Trainer):
             self.control.should_training_stop = True
             return
         super()._run_epoch(**arguments)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_trained_weights(self.task.scorer, Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        # By its name: the folder may have been moved since the checkpoint was written.
-        path = Path(str(self.args.output_dir)) / Path(str(self.state.best_model_checkpoint)).name
-        best = processes.from_first(lambda: whole_best(path))
-        self.best_is_torn = best is None
-        self.state.best_model_checkpoint = str(best) if best else None
-        if best is None:
-            return
-        if self.is_deepspeed_enabled:
-            super()._load_best_model()
-        else:
-            load_trained_weights(self.task.scorer, best)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        with writing(Path(str(self.args.output_dir)), "Make room, and go on with --resume true."):
-            super()._save_checkpoint(model, trial)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -391,6 +258,11 @@ class GroupTrainer(Trainer):
         return optimizer
 
 
+def _see(groups: Sequence[Group]) -> bool:
+    """Whether any row has an image."""
+    return any(g.images_of(i) for g in groups for i in range(len(g.response_ids)))
+
+
 class StayWhereNothingCounts(TrainerCallback):
     """Keeps an optimizer from moving on, by its momentum, after a step without a pair."""
 
@@ -401,27 +273,3 @@ class StayWhereNothingCounts(TrainerCallback):
         """Take the gradients away: weights without one stay as they are."""
         if self.trainer.nothing_counts:
             self.trainer.model.zero_grad(set_to_none=True)
-
-
-def _see(groups: Sequence[Group]) -> bool:
-    """Whether any row has an image."""
-    return any(g.images_of(i) for g in groups for i in range(len(g.response_ids)))
-
-
-def split_projector(optimizer: torch.optim.Optimizer, policy: Policy, learning_rate: float) -> None:
-    """Move the projector's parameters to groups of their own, with their own learning rate.
-
-    Raises:
-        UserError: no projector is trained.
-    """
-    wanted = {id(parameter) for parameter in projector_parameters(policy)}
-    if not wanted:
-        raise UserError(
-            "--projector-learning-rate was given, but the projector is frozen. "
-            "Set --train-projector true as well."
-        )
-    for group in list(optimizer.param_groups):
-        inside = [p for p in group["params"] if id(p) in wanted]
-        if inside:
-            group["params"] = [p for p in group["params"] if id(p) not in wanted]
-            optimizer.add_param_group({**group, "params": inside, "lr": learning_rate})

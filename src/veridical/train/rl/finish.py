@@ -12,7 +12,7 @@ from veridical.checks.proofs import Proof
 from veridical.runtime import processes
 from veridical.train.loop.card import write_cards
 from veridical.train.loop.left_out import LeftOut
-from veridical.train.loop.run import save_result
+from veridical.train.loop.saving import save_result
 from veridical.train.prompts import TrainingPrompt
 from veridical.train.rl.actors import Actors, drop_other_adapters
 from veridical.train.rl.evaluation import Evaluations

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import enable_full_determinism
 
+from veridical.models.tuning import split_projector
 from veridical.runtime import interruptions, processes
 from veridical.runtime.files import read_json, write_json, writing
 from veridical.runtime.randomness import generator
@@ -28,7 +29,6 @@ from veridical.train.loop.trained import (
     require_same_start,
     save_trained_weights,
 )
-from veridical.train.loop.trainer import split_projector
 from veridical.train.loop.trainer_options import trainer_arguments
 from veridical.train.options import Training
 from veridical.train.rl.actors import Actors

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from veridical.checks.prefix_sharing import Sharing, sharing_of_all
+from veridical.checks.prefix_sharing import Sharing
 from veridical.checks.proofs import Proof
 from veridical.checks.proving import noise_floor
 from veridical.judges.named import Judging, Place
@@ -24,19 +24,20 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.runs import Run
 from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.items import Items
+from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.outcomes import outcome_of
-from veridical.train.loop.pair_proofs import prove_run
+from veridical.train.loop.pair_proofs import check_pairs
 from veridical.train.loop.rounding import Measure, measure_logps, tell_merged
-from veridical.train.loop.rows import PROOF_ROWS, same_pictures, split_held_out
 from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.start import (
-    NOT_SHARED,
+    Given,
     load_start_beside_reference,
     record_judge,
     start_training,
 )
-from veridical.train.loop.trainer import Task
+from veridical.train.loop.task import Task
+from veridical.train.loop.training_set import PROOF_ROWS, same_pictures, split_held_out
 from veridical.train.options import Training
 from veridical.train.prompts import (
     PromptKind,
@@ -161,7 +162,7 @@ class Start:
         objective = Preference()
         task = Task(scorer, outcome_of(objective), len, setting.share_prefix, True)
         items = Items(self.few, torch.zeros(len(self.few), 2, dtype=torch.float64))
-        return prove_run(actors.policy, items, task, objective, floor, self.run.folder, None)
+        return check_pairs(actors.policy, items, task, objective, floor, self.run.folder)
 
     def see_from_cache(self, setting: Setting) -> Setting:
         """With `--vision-cache`, a setting whose models take kept features, proven equal.
@@ -201,7 +202,7 @@ def begin(command: str, given: Arguments) -> Iterator[Start]:
     """
     given.check()
     training, judging = given.training, given.judging
-    with start_training(command, vars(given), judging.inputs, judging.models) as run:
+    with start_training(_given(command, given)) as run:
         check_object_lists(judging, given.data, given.kind, training)
         policy = load_start_beside_reference(given.model, training, run)
         prompts, rows = read_prompts(
@@ -211,14 +212,20 @@ def begin(command: str, given: Arguments) -> Iterator[Start]:
         refuse_no_reward(judging, given.symbolic, prompts, held_out)
         left_out = LeftOut(run.folder, rows, training)
         few = _few(policy, prompts, left_out)
-        layout = sharing_of_all(policy, few) if training.share_prefix else NOT_SHARED
-        print(f"Prefix sharing: {'yes' if layout.allowed else 'no'} ({layout.reason}).")
+        layout = find_sharing(training, few, policy)
         tell_merged(run, "model", policy, few, layout.allowed)
-        features = None
-        if training.vision_cache:
-            features = keep_features(policy, training.trained, training.open_cache())
+        features = keep_features(policy, training)
         measure = measure_logps(policy, few, layout.allowed, training)
         yield Start(given, run, policy, prompts, held_out, left_out, few, layout, features, measure)
+
+
+def _given(command: str, arguments: Arguments) -> Given:
+    own = {name: value for name, value in vars(arguments).items()
+           if name not in ("model", "data", "out", "training")}  # fmt: skip
+    return Given(
+        command, arguments.model, arguments.data, arguments.out, arguments.training, own,
+        arguments.judging.inputs, arguments.judging.models,
+    )  # fmt: skip
 
 
 def check_sampling(sampling: Sampling) -> None:

@@ -15,8 +15,8 @@ from veridical.models.logprobs import compute_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.runtime.cache import Cache, digest
-from veridical.train.loop import reference as module
-from veridical.train.loop.reference import pair_key, precompute, reference_key
+from veridical.train.loop import reference_cache as module
+from veridical.train.loop.reference_cache import pair_key, precompute, reference_key
 
 WEIGHTS = digest("weights")
 

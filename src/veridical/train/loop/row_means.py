@@ -1,0 +1,50 @@
+"""Means over the rows of all processes, of what is logged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from veridical.runtime import processes
+from veridical.train.loop.task import Outcome
+
+
+class RowMeans:
+    """Keeps what objectives measure, until it is asked for the means."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, list[Tensor]] = {}
+
+    def add(self, outcome: Outcome, count: Tensor) -> None:
+        """Keep a batch's loss, its count, and its measures."""
+        kept = self._kept
+        kept.setdefault("_loss_sum", []).append(outcome.loss_sum.detach().reshape(1).cpu())
+        kept.setdefault("_count", []).append(count.reshape(1).cpu())
+        for name, values in outcome.measures.items():
+            kept.setdefault(name, []).append(values.detach().cpu())
+
+    def take(self) -> dict[str, Any]:
+        """Means over the rows of all processes since the last call; empty where there were none.
+
+        All processes have to take part.
+        """
+        own = {
+            name: (float(torch.cat(values).double().sum()), sum(map(len, values)))
+            for name, values in self._kept.items()
+        }
+        self._kept = {}
+        sums: dict[str, tuple[float, int]] = {}
+        for shared in processes.gather(own):
+            for name, (total, rows) in shared.items():
+                before = sums.get(name, (0.0, 0))
+                sums[name] = (before[0] + total, before[1] + rows)
+        if not sums:
+            return {}
+        means: dict[str, Any] = {
+            n: total / rows for n, (total, rows) in sums.items() if not n.startswith("_")
+        }
+        counted = sums["_count"][0]
+        means["mean_loss"] = sums["_loss_sum"][0] / counted if counted else None
+        return means
