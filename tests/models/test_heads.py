@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from veridical.checks.prefix_sharing import sharing
 from veridical.models import heads
 from veridical.models.batching import row_batch
-from veridical.models.heads import head_logps, logits_are_the_heads, token_logps
+from veridical.models.heads import head_logps, token_logps
 from veridical.models.logprobs import response_logps
 from veridical.models.measures import stock_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
+from veridical.models.stock_logits import logits_are_the_heads
 from veridical.train.loop.memory import LiveTensors
 
 

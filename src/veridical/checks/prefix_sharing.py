@@ -21,12 +21,12 @@ from veridical.checks.controls import (
     with_images_turned,
 )
 from veridical.models.batching import Batch, row_batch, shared_batch
-from veridical.models.heads import logits_are_the_heads
 from veridical.models.logprobs import predicting_states, response_logps, rounding
 from veridical.models.policy import Policy
 from veridical.models.positions import special_layers, window
 from veridical.models.precision import dtype_name, exact, working_dtype
 from veridical.models.rendering import Group
+from veridical.models.stock_logits import logits_are_the_heads
 from veridical.runtime import processes
 
 

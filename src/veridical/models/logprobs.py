@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from veridical.models.batching import Batch, collate
-from veridical.models.heads import head_logps, logits_are_the_heads, stock_logits, token_logps
+from veridical.models.heads import head_logps, token_logps
 from veridical.models.policy import Policy, unwrap
 from veridical.models.precision import HALF, mixing
 from veridical.models.rendering import Group
+from veridical.models.stock_logits import logits_are_the_heads, stock_logits
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from veridical.models.batching import Batch
-from veridical.models.heads import CHUNK_LOGITS, stock_logits, token_logps
+from veridical.models.heads import CHUNK_LOGITS, token_logps
 from veridical.models.logprobs import heads_logits_suffice, predicting_states
 from veridical.models.policy import unwrap
 from veridical.models.precision import unmixed
+from veridical.models.stock_logits import stock_logits
 
 
 @dataclass(frozen=True)

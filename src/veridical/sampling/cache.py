@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
 
-from veridical.models.heads import stock_logits
 from veridical.models.positions import TOKEN_INPUTS, token_positions
 from veridical.models.prompt_batches import Branch, PromptBatch
+from veridical.models.stock_logits import stock_logits
 
 REPEATED = frozenset({"cross_attention_mask"})
 """What a processor says of every token beside `TOKEN_INPUTS`: the answer's tokens get what the
