@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,7 @@ class Batches(DataLoader[Any]):
         self,
         data: Dataset[Any],
         rank_sampler: RankSampler,
-        collate: Callable[[Sequence[Any]], dict[str, Any]],
+        collate: Callable[[Sequence[Any]], Mapping[str, object]],
     ) -> None:
         super().__init__(data, batch_sampler=rank_sampler, collate_fn=collate)
         self.rank_sampler = rank_sampler

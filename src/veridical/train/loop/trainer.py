@@ -6,7 +6,7 @@ the whole global batch, so that accumulation and processes leave the result unch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,16 +14,15 @@ from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from veridical.models.batching import Batch, collate
 from veridical.models.logprobs import ResponseLogps
 from veridical.models.placeholders import blank_vision
 from veridical.models.policy import Policy
 from veridical.models.precision import unmixed
-from veridical.models.rendering import Group
 from veridical.models.tuning import split_projector, trains_vision
 from veridical.runtime.errors import UserError
 from veridical.train.loop.checking import Check, show_figures
-from veridical.train.loop.items import Item, Items
+from veridical.train.loop.collator import Collator, StepInputs, have_images
+from veridical.train.loop.items import Items
 from veridical.train.loop.order import Batches, RankSampler
 from veridical.train.loop.row_means import RowMeans
 from veridical.train.loop.saving_trainer import SavingTrainer
@@ -48,13 +47,14 @@ class GroupTrainer(SavingTrainer):
         self.policy, self.task, self.scorer = policy, task, task.scorer
         self.projector_learning_rate = projector_learning_rate
         self._means = {"train": RowMeans(), "eval": RowMeans()}
+        self.left_out, self.stand_in = train.left_out, train.stand_in
         rows = [*train.groups, *(held_out.groups if held_out else [])]
         # Processes have to run the same modules, and a trained projector has to get a gradient of
         # zero from rows without images, whatever is beside them: Adam moves on for a zero, but
         # waits where there is none.
         needed = arguments.world_size > 1 or trains_vision(policy)
-        self.blank = blank_vision(policy) if needed and _see(rows) else None
-        self.left_out, self.stand_in = train.left_out, train.stand_in
+        blank = blank_vision(policy) if needed and have_images(rows) else None
+        self.collate_items = Collator(policy, task.share_prefix, task.count, train, blank)
         super().__init__(
             model=task.scorer,
             args=arguments,
@@ -80,43 +80,7 @@ class GroupTrainer(SavingTrainer):
         self.check: Check | None = None
         self.add_callback(StayWhereNothingCounts(self))
 
-    def collate_items(self, items: Sequence[Item]) -> dict[str, Any]:
-        """Lay a batch out; everything the objective needs is in it.
-
-        Rows that the processor refuses leave it; where none is left, one that does not count keeps
-        this process in step with the others.
-        """
-        batch, kept = self._laid_out([item for item in items if item.counts])
-        count = self.task.count([item.group for item in kept])
-        if batch is None:
-            batch, kept = self._idle(items[0])
-        return {
-            "batch": batch,
-            "blank": None if _see([item.group for item in kept]) else self.blank,
-            "reference_logps": torch.stack([item.reference_logps for item in kept]),
-            "count": torch.tensor(count),
-        }
-
-    def _laid_out(self, items: Sequence[Item]) -> tuple[Batch | None, list[Item]]:
-        """A batch of the rows that the processor takes, and those rows."""
-        groups = [item.group for item in items]
-        if self.left_out is None:
-            return (self._lay_out(groups) if groups else None), list(items)
-        batch, places = self.left_out.lay_out(groups, self._lay_out)
-        return batch, [items[place] for place in places]
-
-    def _idle(self, item: Item) -> tuple[Batch, list[Item]]:
-        """A batch of one row, or of what stands in for it where the processor refuses that."""
-        batch, kept = self._laid_out([item])
-        if batch is not None:
-            return batch, kept
-        assert self.stand_in is not None  # who leaves rows out has found one that can be used
-        return self._lay_out([self.stand_in]), [Item(self.stand_in, item.reference_logps)]
-
-    def _lay_out(self, groups: Sequence[Group]) -> Batch:
-        return collate(self.policy, groups, self.task.share_prefix)
-
-    def outcome(self, model: Any, inputs: dict[str, Any]) -> Outcome:
+    def outcome(self, model: Any, inputs: StepInputs) -> Outcome:
         """The objective on one batch; nothing of it counts where the batch only keeps step."""
         batch, blank = inputs["batch"], inputs["blank"]
         reference = inputs["reference_logps"]
@@ -137,7 +101,7 @@ class GroupTrainer(SavingTrainer):
     def compute_loss(  # noqa: D102
         self,
         model: Any,
-        inputs: dict[str, Any],
+        inputs: Any,
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
@@ -256,11 +220,6 @@ class GroupTrainer(SavingTrainer):
         if self.projector_learning_rate is not None:
             split_projector(optimizer, self.policy, self.projector_learning_rate)
         return optimizer
-
-
-def _see(groups: Sequence[Group]) -> bool:
-    """Whether any row has an image."""
-    return any(g.images_of(i) for g in groups for i in range(len(g.response_ids)))
 
 
 class StayWhereNothingCounts(TrainerCallback):
