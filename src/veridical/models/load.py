@@ -102,19 +102,24 @@ def load_policy(
     return merge_adapter(policy, init_adapter) if init_adapter else policy
 
 
-def load_base(policy: Policy) -> Policy:
+def load_base(policy: Policy) -> Policy | None:
     """Load the model that adapters were merged into again, without them.
 
     Args:
-        policy: as `load_policy` gave it, or with new adapters. The base is on its device if a
-            float32 copy has room there too, else on the CPU.
+        policy: as `load_policy` gave it, or with new adapters.
+
+    Returns:
+        The base, on the policy's device if a float32 copy has room there too, else on the CPU;
+        None where neither has room for both.
     """
     folder = EMBEDDED_MODEL if policy.name == "embedded" else Path(policy.name)
     source = str(folder) if folder.is_dir() else policy.name
     dtype = typing.cast(DtypeName, str(working_dtype(policy)).removeprefix("torch."))
     wide = BYTES_WITH_COPY * sum(weight.numel() for weight in policy.model.parameters())
-    has_room = free_bytes(policy.device) > wide + SPARE_BYTES
-    device = policy.device if has_room else torch.device("cpu")
+    places = (policy.device, torch.device("cpu"))
+    device = next((place for place in places if free_bytes(place) > wide + SPARE_BYTES), None)
+    if device is None:
+        return None
     model = _load_plain(source, policy.name, dtype, device)
     return dataclasses.replace(policy, model=model.eval(), vision=None, merges=())
 

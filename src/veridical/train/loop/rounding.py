@@ -147,6 +147,8 @@ def tell_merged(
         rounded = measure.score(precise)
     adapters = [merge.adapter for merge in policy.merges]
     base = load_base(policy)
+    if base is None:
+        return
     with exact(base) as wide:
         if wide is None:
             return
