@@ -23,7 +23,7 @@ SPEC = JudgeSpec("local:embedded", 3, 0.0, 0.7, 256, False, 0)
     ("judge", "kinds", "listed"),
     [
         ("reward:x", ("exact", "local", "endpoint"), "exact, local:MODEL, endpoint:MODEL"),
-        ("local:", tuple(SHAPES), "exact, reward:FOLDER, local:MODEL, endpoint:MODEL"),
+        ("local:", tuple(SHAPES), "exact, chair, reward:FOLDER, local:MODEL, endpoint:MODEL"),
         ("exact:x", ("exact", "reward"), "exact, reward:FOLDER"),
         ("gpt", ("local", "endpoint"), "local:MODEL, endpoint:MODEL"),
     ],

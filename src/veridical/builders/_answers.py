@@ -36,6 +36,7 @@ class Answer:
         image_names: names of their files, without suffix; "" where there is none.
         prompt: everything before the answer.
         message: the answer itself.
+        repeated: whether an earlier response of the record has the same text.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Answer:
     image_names: tuple[str, ...]
     prompt: Sequence[Message]
     message: Message
+    repeated: bool = False
 
     @property
     def text(self) -> str:
@@ -75,10 +77,12 @@ def read_answers(rows: Any, kind: AnswerKind) -> list[Answer]:
         names = tuple(Path(path or "").stem for path in paths)
         images = row_images(pictures, index, count_images(prompt))
         several = kind == "sample"
+        said = [text_of(message).strip() for message in messages]
         answers += [
             Answer(
                 f"{row['id']}/{number}" if several else row["id"],
                 row["id"], index, images, names, prompt, message,
+                said[number] in said[:number],
             )
             for number, message in enumerate(messages)
         ]  # fmt: skip

@@ -65,7 +65,7 @@ def build_join(
     with start_run(out, "build join", options, {"pairs": pairs, "more": more}) as run:
         ours = read(pairs, "preference", reading)
         theirs = read(more, "preference", reading)
-        joined, left_out = _match(ours.rows, _answers(theirs.rows))
+        joined, left_out = _match(ours.rows, further_answers(theirs.rows))
         skipped = write_skipped(out, ours, left_out, "second rejected answer")
         if not joined:
             raise UserError(
@@ -78,10 +78,10 @@ def build_join(
         print(f"{part_of(len(joined), len(ours.rows), 'pairs')} got a further rejected answer.")
 
 
-def _answers(rows: Any) -> dict[str, Further]:
-    """What each pair of a set gives, by id."""
+def further_answers(rows: Any) -> dict[str, Further]:
+    """The rejected answers that each pair of a set gives, by id."""
     found = {}
-    for row, pictures in _with_pictures(rows):
+    for row, pictures in with_pictures(rows):
         found[row["id"]] = Further(
             text_of(row["chosen"]),
             [row["rejected"], *(row.get("more_rejected") or [])],
@@ -92,7 +92,7 @@ def _answers(rows: Any) -> dict[str, Further]:
     return found
 
 
-def _with_pictures(rows: Any) -> Iterator[tuple[dict[str, Any], tuple[RowImage, ...]]]:
+def with_pictures(rows: Any) -> Iterator[tuple[dict[str, Any], tuple[RowImage, ...]]]:
     """Rows without their images, and these beside, none of them opened."""
     columns = [name for name in rows.column_names if name.endswith("images")]
     texts = rows.remove_columns(columns)
@@ -113,11 +113,11 @@ def _match(
     """What each pair gains, and why the rest of the answers are left out."""
     joined: dict[str, list[list[Message]]] = {}
     refused = dict.fromkeys(answers, "no pair has this id")
-    for row, pictures in _with_pictures(rows):
+    for row, pictures in with_pictures(rows):
         if row["id"] not in answers:
             continue
         theirs = answers[row["id"]]
-        reason = _difference(row, pictures, theirs)
+        reason = difference(row, pictures, theirs)
         have = list(row.get("more_rejected") or [])
         seen_alike = [] if row["own_picture"] else [row["rejected"]]
         known = {text_of(answer) for answer in (row["chosen"], *seen_alike, *have)}
@@ -132,7 +132,7 @@ def _match(
     return joined, [Skipped(name, "id", reason) for name, reason in refused.items()]
 
 
-def _difference(
+def difference(
     row: Mapping[str, Any], pictures: tuple[RowImage, ...], theirs: Further
 ) -> str | None:
     """Why a pair's answers do not belong to the pair of the same id; None if they do."""

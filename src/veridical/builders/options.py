@@ -57,10 +57,13 @@ class ObjectFiles:
         return {name: path for name, path in given.items() if path is not None}
 
     def check(self, judge: str) -> None:
-        """Refuse an exact judge without objects, and objects for another judge.
+        """Refuse a judge that needs objects without them, and objects for another judge.
 
         Raises:
             UserError: only one of the two is set.
         """
-        if (judge == "exact") != (self.objects is not None):
-            raise UserError("--judge exact and --objects go together: set both or neither.")
+        from veridical.judges.spec import BY_OBJECTS  # loads PyTorch, which no help page needs
+
+        if (judge in BY_OBJECTS) != (self.objects is not None):
+            named = judge if judge in BY_OBJECTS else "exact"
+            raise UserError(f"--judge {named} and --objects go together: set both or neither.")

@@ -21,19 +21,20 @@ from veridical.builders._parts import Parts, finish
 from veridical.builders._rows import sort_out, write_set
 from veridical.builders.options import ObjectFiles, Replies
 from veridical.data.reading import read
+from veridical.judges.chair import ChairWeights
 from veridical.judges.criterion import read_criterion
-from veridical.judges.judging import Looker
+from veridical.judges.judging import Judge, Looker
 from veridical.judges.local import logprob_looker
-from veridical.judges.named import score_looker, truth
+from veridical.judges.named import by_chair, score_looker, truth
 from veridical.judges.prompted import Asking, choosing_looker
-from veridical.judges.spec import JudgeSpec, Opened
+from veridical.judges.spec import BY_OBJECTS, JudgeSpec, Opened
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_jsonl
 from veridical.runtime.options import Loading, Reading
 from veridical.runtime.progress import are_in
 from veridical.runtime.runs import start_run
 
-JUDGES = ("exact", "local", "endpoint")
+JUDGES = (*BY_OBJECTS, "local", "endpoint")
 By = Literal["words", "logprob"]
 
 
@@ -44,6 +45,7 @@ def build_rank(
     criteria: str = "honesty",
     by: By = "words",
     swap: bool = True,
+    chair: ChairWeights = ChairWeights(),
     margin: float = 0.0,
     rule: Rule = "all",
     files: ObjectFiles = ObjectFiles(),
@@ -60,18 +62,20 @@ def build_rank(
 
     Args:
         samples: records of kind `sample`, as `build sample` writes them.
-        judge: `exact` (needs --objects), `local:MODEL` (hub name, folder or `embedded`), or
-            `endpoint:MODEL` (its name at an OpenAI-compatible endpoint).
+        judge: `exact` or `chair` (they need --objects), `local:MODEL` (hub name, folder or
+            `embedded`), or `endpoint:MODEL` (its name at an OpenAI-compatible endpoint).
         out: folder for the run: `pairs.parquet`, `comparisons.jsonl`, `summary.json`,
             `skipped.jsonl`, `run.json`, and `spent.jsonl` for an endpoint.
         criteria: `honesty` (fewer hallucinations, then help), or a Markdown file of your own.
         by: `words`: the judge names the better one; `logprob`: by the odds of both names, of a
             local model.
         swap: compare in both orders; without it, place and merit can't be told apart.
-        margin: log-odds (`logprob`) or points (`exact`) up to which two responses are a tie.
+        chair: of the judge `chair`.
+        margin: log-odds (`logprob`) or points (`exact`, `chair`) up to which two responses are
+            a tie.
         rule: `all`: every decided comparison is a pair; `extremes`: the response that won most
             against the one that won least, where these were compared and decided so.
-        files: what the exact judge knows.
+        files: what `exact` and `chair` know.
         replies: how a judging model is asked.
         reading: how SAMPLES is read.
         loading: how a local model is loaded.
@@ -83,8 +87,8 @@ def build_rank(
     _check(asked.spec, by, margin)
     options = {
         "samples": samples, "judge": judge, "out": out, "criteria": criteria, "by": by,
-        "swap": swap, "margin": margin, "rule": rule, "files": files, "replies": replies,
-        "reading": reading, "loading": loading,
+        "swap": swap, "chair": chair, "margin": margin, "rule": rule, "files": files,
+        "replies": replies, "reading": reading, "loading": loading,
     }  # fmt: skip
     inputs = {"samples": samples, **files.inputs}
     with start_run(out, "build rank", options, inputs, models=asked.spec.folders) as run:
@@ -93,7 +97,8 @@ def build_rank(
         opened = None
         identity: dict[str, Any] = {"by": by, "swap": swap, "margin": margin}
         if files.objects is not None:
-            look = score_looker(truth(files.objects, files.vocabulary))
+            look = score_looker(_by_objects(judge, files.objects, files.vocabulary, chair))
+            identity |= {"judge": judge} | (vars(chair) if judge == "chair" else {})
         else:
             opened = asked.open(out, items)
             identity |= asked.identity(run, asking.criterion, opened)
@@ -130,8 +135,14 @@ def _check(spec: JudgeSpec, by: By, margin: float) -> None:
         raise UserError("--by logprob needs a model on this machine: --judge local:MODEL.")
     if margin < 0:
         raise UserError(f"--margin is {margin:g}; it can't be below 0.")
-    if margin > 0 and by == "words" and spec.judge != "exact":
-        raise UserError("--margin needs numbers: --by logprob, or --judge exact.")
+    if margin > 0 and by == "words" and spec.judge not in BY_OBJECTS:
+        raise UserError("--margin needs numbers: --by logprob, or --judge exact or chair.")
+
+
+def _by_objects(judge: str, objects: Path, vocabulary: Path | None, chair: ChairWeights) -> Judge:
+    if judge == "chair":
+        return by_chair(objects, vocabulary, chair)
+    return truth(objects, vocabulary)
 
 
 def _asking_looker(opened: Opened, asking: Asking, by: By, batch_size: int) -> Looker:

@@ -72,6 +72,11 @@ COMMANDS: dict[str, Command] = {
         "Make preference pairs from rated responses.",
         ("samples",),
     ),
+    "build compose": Command(
+        "veridical.builders.compose:build_compose",
+        "Compose a set of pairs of others: subsample, mix, recombine, swap.",
+        ("sets",),
+    ),
     "build corrupt": Command(
         "veridical.builders.corrupt:build_corrupt",
         "Make preference pairs from true answers by putting mistakes in, by rule or by a model.",
@@ -81,6 +86,12 @@ COMMANDS: dict[str, Command] = {
     "build distort": Command(
         "veridical.builders.distort:build_distort",
         "Make pairs whose rejected answer is paired with a distorted image.",
+    ),
+    "build dropout": Command(
+        "veridical.builders.dropout:build_dropout",
+        "Make preference pairs from a model's own answers, continued without the image.",
+        ("model",),
+        shared=True,
     ),
     "build facts": Command(
         "veridical.builders.facts:build_facts",

@@ -32,6 +32,7 @@ RANGES: Mapping[str, Range] = {
     "held_out": Range(0, 1, below=True),
     "iterations": COUNT,
     "judge_tokens": COUNT,
+    "kept": Range(0, 1, above=True, below=True),
     "k": COUNT,
     "learning_rate": RATE,
     "length_penalty": ANY,

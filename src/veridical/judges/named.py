@@ -10,13 +10,14 @@ from typing import Any
 from veridical.data.object_lists import name_objects, read_objects
 from veridical.data.vocabulary import read_vocabulary
 from veridical.judges.attributes import EXACT
+from veridical.judges.chair import CHAIR, ChairWeights, chair_judge
 from veridical.judges.criterion import read_criterion
 from veridical.judges.endpoint import endpoint_settings
 from veridical.judges.exact import exact_judge
 from veridical.judges.judging import Case, Judge, Look, Looker, Verdict
 from veridical.judges.prompted import Asker, Asking, choosing_looker, marking_judge
 from veridical.judges.reward import REWARD, reward_judge
-from veridical.judges.spec import SHAPES, JudgeSpec, check_kind, open_judge
+from veridical.judges.spec import BY_OBJECTS, SHAPES, JudgeSpec, check_kind, open_judge
 from veridical.models.reward_model import RewardModel, load_reward_model
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
@@ -33,12 +34,12 @@ class Judging:
     """The judge of fresh responses.
 
     Attributes:
-        judge: `exact` (needs --objects), `reward:FOLDER` (what `train reward` wrote),
-            `local:MODEL`, `endpoint:MODEL` (its name at an OpenAI-compatible endpoint), or `none`
-            where symbolic rewards alone decide.
-        objects: JSON {image_id: [names of the objects in the image]}, for `exact`.
-        vocabulary: for `exact`: JSON {name: [words]}; a short list of our own for COCO's 80
-            classes if not set.
+        judge: `exact` or `chair` (they need --objects), `reward:FOLDER` (what `train reward`
+            wrote), `local:MODEL`, `endpoint:MODEL` (its name at an OpenAI-compatible endpoint), or
+            `none` where symbolic rewards alone decide.
+        objects: JSON {image_id: [names of the objects in the image]}, for `exact` and `chair`.
+        vocabulary: for `exact` and `chair`: JSON {name: [words]}; a short list of our own for
+            COCO's 80 classes if not set.
         criteria: what a model that judges goes by: `honesty` (comparisons), `five` (marks), or a
             Markdown file of your own; one that fits the command if not set.
         judge_facts: tell a model that judges the records' `facts`; a reward model reads them where
@@ -90,8 +91,8 @@ class Judging:
         """
         if self.judge != NONE:
             check_kind(self.judge, tuple(SHAPES))
-        if self.kind == "exact" and self.objects is None:
-            raise UserError("--judge exact needs --objects: which objects each image holds.")
+        if self.kind in BY_OBJECTS and self.objects is None:
+            raise UserError(f"--judge {self.kind} needs --objects: which objects each image holds.")
         if self.kind == "reward" and not Path(self.named).is_dir():
             raise UserError(f"--judge {self.judge}: there is no such folder.")
         for name in ("objects", "vocabulary"):
@@ -144,6 +145,8 @@ def open_marks(judging: Judging, place: Place, reward_model: RewardModel | None 
         return indifferent
     if judging.kind == "exact":
         return truth(judging.objects or Path(), judging.vocabulary)
+    if judging.kind == "chair":
+        return by_chair(judging.objects or Path(), judging.vocabulary)
     if judging.kind == "reward":
         model = reward_model or load_reward_model(Path(judging.named), place.dtype, place.device)
         return reward_judge(model, place.batch_size)
@@ -154,7 +157,7 @@ def open_marks(judging: Judging, place: Place, reward_model: RewardModel | None 
 
 def open_comparison(judging: Judging, place: Place) -> Looker:
     """The judge, comparing two responses; of one that gives marks, their difference decides."""
-    if judging.kind in ("exact", "reward"):
+    if judging.kind in (*BY_OBJECTS, "reward"):
         return score_looker(open_marks(judging, place))
     criterion = read_criterion(judging.criteria or "honesty", "choice")
     asking = Asking(criterion, judging.attempts, judging.judge_facts)
@@ -167,17 +170,25 @@ def truth(objects: Path, vocabulary: Path | None) -> Judge:
     return exact_judge(name_objects(read_objects(objects), words), words, (0, 0, 0, 0))
 
 
+def by_chair(
+    objects: Path, vocabulary: Path | None, weights: ChairWeights = ChairWeights()
+) -> Judge:
+    """The judge `chair`, from files."""
+    words = read_vocabulary(vocabulary)
+    return chair_judge(name_objects(read_objects(objects), words), words, weights)
+
+
 def indifferent(cases: Sequence[Case]) -> list[Verdict]:
     """No judge: every response is worth 0."""
     return [Verdict(tuple({NONE: 0.0} for _ in case.responses)) for case in cases]
 
 
 def total_score(ratings: Mapping[str, float]) -> float:
-    """One number of a response's marks: `exact` or `reward` where there is one, else their sum.
+    """One number of a response's marks: the judge's own score if there is one, else their sum.
 
     Of the five attributes only Helpfulness, Correctness and Coherence are added up.
     """
-    for aspect in (EXACT, REWARD):
+    for aspect in (EXACT, REWARD, CHAIR):
         if aspect in ratings:
             return ratings[aspect]
     counted = [aspect for aspect in QUALITY if aspect in ratings] or list(ratings)

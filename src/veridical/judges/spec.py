@@ -20,11 +20,14 @@ from veridical.sampling import Decoding
 SPENT = "spent.jsonl"
 SHAPES = {
     "exact": "exact",
+    "chair": "chair",
     "reward": "reward:FOLDER",
     "local": "local:MODEL",
     "endpoint": "endpoint:MODEL",
 }
 """How `--judge` names each kind."""
+BY_OBJECTS = ("exact", "chair")
+"""Kinds that need object lists, and no model."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def check_kind(judge: str, kinds: Sequence[str]) -> None:
         UserError: lists those that there are.
     """
     kind, _, model = judge.partition(":")
-    if kind not in kinds or (kind == "exact") == bool(model):
+    if kind not in kinds or (kind in BY_OBJECTS) == bool(model):
         raise UserError(f"--judge {judge} is none of {', '.join(SHAPES[one] for one in kinds)}.")
 
 

@@ -24,7 +24,7 @@ WRITTEN = re.compile(
     r"(pairs|samples|records|conversations)\.parquet|\w+_images"
     r"|(run|summary|scores|comparison|checked|start|proofs|reference_logps|dry_run|rewards|rounding|tuning|objects)\.json"
     r"|(skipped|answers|answers\.partial.*|questions|details|rewards|comparisons|log|shown)\.jsonl"
-    r"|spent\.jsonl(\.lock)?"
+    r"|spent\.jsonl(\.lock)?|recipe\.yaml"
     r"|parts|claimed|checkpoints|model|adapter|rollouts|engine|tensorboard|wandb"
     r"|data|pairs|train|eval|logs|trials|cache|held[-_]out|seed\d+"
 )

@@ -18,6 +18,7 @@ from veridical.data.records import read_records
 from veridical.judges.exact import listed_objects
 from veridical.judges.judging import Case
 from veridical.judges.named import Judging
+from veridical.judges.spec import BY_OBJECTS
 from veridical.models.policy import Policy
 from veridical.models.prompt_texts import render_prompt
 from veridical.models.rendering import Group, RefusedRowError, render_group
@@ -65,10 +66,10 @@ class TrainingPrompt:
 
 
 def check_object_lists(judging: Judging, data: Path, kind: PromptKind, training: Training) -> None:
-    """Refuse prompts whose images the exact judge's lists do not cover, before a model is loaded.
+    """Refuse prompts whose images the judge's lists do not cover, before a model is loaded.
 
     Args:
-        judging: who judges; only `exact` needs lists.
+        judging: who judges; only `exact` and `chair` need lists.
         data: a file that `read_records` takes.
         kind: of its records.
         training: more files, where images are, and how many rows may be unusable.
@@ -76,7 +77,7 @@ def check_object_lists(judging: Judging, data: Path, kind: PromptKind, training:
     Raises:
         UserError: more prompts than `--max-bad-fraction` allows have an image without a list.
     """
-    if judging.kind != "exact" or judging.objects is None:
+    if judging.kind not in BY_OBJECTS or judging.objects is None:
         return
     listed = read_objects(judging.objects)
     total, without = 0, list[str]()
@@ -91,8 +92,9 @@ def check_object_lists(judging: Judging, data: Path, kind: PromptKind, training:
                 without.append(f"{path} row {number} ({id}{known})")
     if without and len(without) > training.max_bad_fraction * total:
         raise UserError(
-            f"--judge exact: {part_of(len(without), total, 'prompts', 'has', 'have')} an image "
-            f"without an object list in {judging.objects}, more than --max-bad-fraction "
+            f"--judge {judging.kind}: "
+            f"{part_of(len(without), total, 'prompts', 'has', 'have')} an image without an object "
+            f"list in {judging.objects}, more than --max-bad-fraction "
             f"{training.max_bad_fraction:g} allows. The first is {without[0]}; the lists are of "
             f"{', '.join(list(listed)[:3])}{', ...' if len(listed) > 3 else ''}. A list is found "
             "by the image's file name without suffix, by its last number, or by the row's id."

@@ -1,0 +1,349 @@
+"""A set of pairs composed of others: subsampled, mixed, recombined, with label noise.
+
+For studies in which one thing about a set differs, as the controlled sets of Amirloo et al. (2024,
+section 5.3) and the label noise of Li et al. (2024, Table 5).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from veridical.builders._parts import finish
+from veridical.builders._rows import Skipped
+from veridical.builders.composing.flags import read_flagged
+from veridical.builders.composing.recipe import (
+    Amounts,
+    Candidate,
+    Factors,
+    draw,
+    entry,
+    quotas,
+    set_names,
+    source_of,
+    swapped_ids,
+)
+from veridical.builders.join import difference, further_answers, with_pictures
+from veridical.data.origins import unread_rows, with_origins
+from veridical.data.reading import read
+from veridical.data.records import RecordSet, write_records
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import require_file, write_jsonl, write_text_atomic
+from veridical.runtime.options import Reading, by_option
+from veridical.runtime.progress import are_in, counted, track
+from veridical.runtime.randomness import key
+from veridical.runtime.runs import start_run
+
+RECIPE = "recipe.yaml"
+Level = Literal["warning", "error"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is taken, and what came of the rest.
+
+    Attributes:
+        taken: in the order of the result.
+        left_out: for each set, the rows that can't be taken.
+        counts: for the summary, what was left out on purpose.
+    """
+
+    taken: list[Candidate]
+    left_out: list[list[Skipped]]
+    counts: dict[str, Any]
+
+
+def build_compose(
+    sets: list[Path],
+    out: Path,
+    factors: Factors = Factors(),
+    amounts: Amounts = Amounts(),
+    rejected_from: Path | None = None,
+    without_flagged: Path | None = None,
+    flagged_level: Level = "warning",
+    expect: list[str] | None = None,
+    reading: Reading = Reading(),
+    seed: int = 0,
+) -> None:
+    """Compose one set of pairs of SETS, and keep the recipe.
+
+    `recipe.yaml` has every option and the hash of every file. `veridical build compose --config
+    RECIPE --out FOLDER` makes the same bytes again, or says which file has changed. It takes one
+    pass: an interrupted run leaves no set, and is simply started again.
+
+    Args:
+        sets: preference pairs.
+        out: folder for the run: `pairs.parquet`, `recipe.yaml`, `summary.json`, `skipped.jsonl`,
+            `run.json`.
+        factors: what the sets are.
+        amounts: how many pairs.
+        rejected_from: pairs from which each rejected answer is taken: of the same id, prompt,
+            images and chosen answer. Pairs without a partner there are left out and listed.
+        without_flagged: leave out the rows listed here: JSON Lines with an `id`, as `data check
+            --out` and `skipped.jsonl` have them, a JSON list of ids, or a text with an id a line.
+        flagged_level: for rows with a `level`, the lowest that counts.
+        expect: SHA-256 of each set, then of rejected-from and without-flagged, as `recipe.yaml` has
+            them; other content is refused.
+        reading: how each set is read.
+        seed: of the draws, the swaps and the order.
+    """
+    _check(sets, factors, amounts)
+    names = set_names(sets)
+    inputs = {f"set {number}": path for number, path in enumerate(sets, start=1)}
+    given = {"rejected_from": rejected_from, "without_flagged": without_flagged}
+    inputs |= {name: path for name, path in given.items() if path is not None}
+    for name, path in inputs.items():
+        require_file(path, "SETS:" if name.startswith("set") else f"--{name.replace('_', '-')}")
+    flagged = read_flagged(without_flagged, flagged_level)
+    options = {
+        "sets": sets, "out": out, "factors": factors, "amounts": amounts,
+        "rejected_from": rejected_from, "without_flagged": without_flagged,
+        "flagged_level": flagged_level, "expect": expect, "reading": reading, "seed": seed,
+    }  # fmt: skip
+    with start_run(out, "build compose", options, inputs) as run:
+        hashes = [run.record["inputs"][name]["sha256"] for name in inputs]
+        _expect(list(inputs.values()), hashes, expect)
+        records = [read(path, "preference", reading) for path in sets]
+        other = read(rejected_from, "preference", reading) if rejected_from else None
+        choice = _choose(records, other, names, factors, amounts, flagged, seed)
+        skipped = _write_skipped(out, records, choice)
+        write_records(
+            _rows(choice, records, other, names, seed), out / "pairs.parquet", "preference"
+        )
+        write_text_atomic(out / RECIPE, _recipe(options, hashes))
+        summary = {"pairs": len(choice.taken), "skipped": skipped, **choice.counts}
+        finish(run, summary)
+        print(are_in(len(choice.taken), "pairs", out / "pairs.parquet"))
+        print(f"To make them again: veridical build compose --config {out / RECIPE} --out FOLDER")
+
+
+def _check(sets: Sequence[Path], factors: Factors, amounts: Amounts) -> None:
+    if not sets:
+        raise UserError("No set is named; give one or more files of pairs.")
+    if len({path.resolve() for path in sets}) < len(sets):
+        raise UserError("A set is named twice. Name each once, and give it a weight.")
+    factors.check(len(sets))
+    amounts.check(len(sets))
+
+
+def _expect(paths: Sequence[Path], hashes: Sequence[str], expect: Sequence[str] | None) -> None:
+    if expect is None:
+        return
+    if len(expect) != len(hashes):
+        raise UserError(f"--expect has {len(expect)} hashes, and there are {len(hashes)} files.")
+    changed = [str(p) for p, now, was in zip(paths, hashes, expect, strict=True) if now != was]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)}: not the content that the recipe was made with. Restore it, or "
+            "leave --expect out."
+        )
+
+
+def _choose(
+    records: Sequence[RecordSet],
+    other: RecordSet | None,
+    names: Sequence[str],
+    factors: Factors,
+    amounts: Amounts,
+    flagged: frozenset[str],
+    seed: int,
+) -> Choice:
+    left_out: list[list[Skipped]] = [[] for _ in records]
+    not_kept: Counter[str] = Counter()
+    partners = _Partners(other) if other is not None else None
+    able: list[list[Candidate]] = []
+    for number, one in enumerate(records):
+        found = _candidates(number, one, factors, not_kept)
+        unflagged = [row for row in found if row.id not in flagged]
+        left_out[number] += [
+            Skipped(row.id, "id", "--without-flagged lists it")
+            for row in found
+            if row.id in flagged
+        ]
+        if partners is not None:
+            unflagged, alone = partners.found_by(unflagged, one)
+            left_out[number] += alone
+        able.append(unflagged)
+    sizes = [len(rows) for rows in able]
+    if not any(sizes):
+        raise UserError(
+            "No pair is left to take: "
+            + ", ".join(f"{count} are not {name}" for name, count in not_kept.items())
+            + f", {sum(map(len, left_out))} are flagged or have no partner."
+        )
+    if amounts.weights and not all(sizes):
+        raise UserError(f"{names[sizes.index(0)]} has no pair to take. Leave it out.")
+    taken = [
+        row
+        for rows, quota in zip(able, quotas(sizes, amounts, names), strict=True)
+        for row in draw(rows, quota, seed)
+    ]
+    final = _swapped(taken, records, names, amounts.swap, seed)
+    counts: dict[str, Any] = {
+        "sets": {
+            name: {"rows": len(one.rows), "able": size, "taken": sum(r.set == n for r in final)}
+            for n, (name, one, size) in enumerate(zip(names, records, sizes, strict=True))
+        },
+        "swapped": sum(row.swap for row in final),
+        "not_kept": dict(not_kept),
+    }
+    return Choice(final, left_out, counts)
+
+
+def _candidates(
+    number: int, records: RecordSet, factors: Factors, not_kept: Counter[str]
+) -> list[Candidate]:
+    """The rows of a set that the conditions keep; others are counted by condition."""
+    columns = [name for name in ("id", "source") if name in records.rows.column_names]
+    found, wanted = [], factors.wanted()
+    for index, row in enumerate(records.rows.select_columns(columns).with_format("arrow")):
+        plain = row.to_pylist()[0]
+        source = source_of(plain.get("source"))
+        own = factors.of(number, source)
+        missed = [
+            name
+            for name, values in wanted.items()
+            if (own.get(name) or entry(source, name)) not in values
+        ]
+        if missed:
+            not_kept["=".join((missed[0], "|".join(sorted(wanted[missed[0]]))))] += 1
+        else:
+            found.append(Candidate(number, index, plain["id"], own))
+    return found
+
+
+class _Partners:
+    """The pairs from which rejected answers are taken, by id."""
+
+    def __init__(self, records: RecordSet) -> None:
+        self.answers = further_answers(records.rows)
+        self.places = {name: place for place, name in enumerate(records.rows["id"])}
+
+    def found_by(
+        self, rows: Sequence[Candidate], records: RecordSet
+    ) -> tuple[list[Candidate], list[Skipped]]:
+        """The rows that have a partner, and why the others have none."""
+        wanted, found, alone = {row.index: row for row in rows}, [], []
+        for index, (content, pictures) in enumerate(with_pictures(records.rows)):
+            if index not in wanted:
+                continue
+            row = wanted[index]
+            theirs = self.answers.get(row.id)
+            reason: str | None = "--rejected-from has no pair of this id"
+            if theirs is not None:
+                reason = difference(content, pictures, theirs)
+            if reason is None:
+                found.append(dataclasses.replace(row, partner=self.places[row.id]))
+            else:
+                alone.append(Skipped(row.id, "rejected", reason))
+        return found, alone
+
+
+def _swapped(
+    taken: Sequence[Candidate],
+    records: Sequence[RecordSet],
+    names: Sequence[str],
+    share: float,
+    seed: int,
+) -> list[Candidate]:
+    """The result's pairs in its order, with those to swap marked.
+
+    Raises:
+        UserError: a pair to swap has an answer or an image for its rejected branch alone.
+    """
+    ids = {(row.set, row.id): _name(row, names) for row in taken}
+    swap = swapped_ids(list(ids.values()), share, seed)
+    ordered = sorted(taken, key=lambda row: (key(seed, "order", ids[row.set, row.id]), row.set))
+    final = [dataclasses.replace(row, swap=ids[row.set, row.id] in swap) for row in ordered]
+    for row in (row for row in final if row.swap):
+        rows = records[row.set].rows
+        for column in ("rejected_images", "more_rejected"):
+            if (
+                column in rows.column_names
+                and rows.select_columns([column])
+                .with_format("arrow")[row.index][column][0]
+                .is_valid
+            ):
+                raise UserError(
+                    f"{names[row.set]}, pair {row.id}: a pair with {column} can't be swapped. "
+                    "Leave such pairs out, or set --swap 0."
+                )
+    return final
+
+
+def _name(row: Candidate, names: Sequence[str]) -> str:
+    return row.id if len(names) == 1 else f"{names[row.set]}/{row.id}"
+
+
+def _write_skipped(out: Path, records: Sequence[RecordSet], choice: Choice) -> int:
+    skipped = [
+        row
+        for one, left_out in zip(records, choice.left_out, strict=True)
+        for row in (*unread_rows(one), *with_origins(one, map(vars, left_out)))
+    ]
+    write_jsonl(out / "skipped.jsonl", skipped)
+    if skipped:
+        told = counted(len(skipped), "pairs")
+        print(f"{told} can't be taken; {out / 'skipped.jsonl'} says why.")
+    return len(skipped)
+
+
+def _rows(
+    choice: Choice,
+    records: Sequence[RecordSet],
+    other: RecordSet | None,
+    names: Sequence[str],
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    # In Arrow's form images are the bytes of their files, not decoded and packed again.
+    raw = [one.rows.with_format("arrow") for one in records]
+    theirs = other.rows.remove_columns(["images"]).with_format("arrow") if other else None
+    for one in track(choice.taken, "pairs"):
+        row = raw[one.set][one.index].to_pylist()[0]
+        source: dict[str, Any] = {"builder": "compose", "set": names[one.set], **one.factors,
+                                  "swapped": one.swap, "seed": seed}  # fmt: skip
+        if row.get("source"):
+            source["from"] = row["source"]
+        if theirs is not None and one.partner is not None:
+            partner = theirs[one.partner].to_pylist()[0]
+            row |= {"rejected": partner["rejected"], "more_rejected": None, "rejected_images": None,
+                    "ratings": _of_chosen(row.get("ratings"))}  # fmt: skip
+            source["rejected_from"] = partner.get("source")
+        if one.swap:
+            row |= {"chosen": row["rejected"], "rejected": row["chosen"],
+                    "ratings": _exchanged(row.get("ratings"))}  # fmt: skip
+        yield row | {"id": _name(one, names), "source": json.dumps(source, ensure_ascii=False)}
+
+
+def _of_chosen(ratings: Sequence[Mapping[str, Any]] | None) -> list[Mapping[str, Any]] | None:
+    return [one for one in ratings or () if one["answer"] == "chosen"] or None
+
+
+def _exchanged(ratings: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+    other = {"chosen": "rejected", "rejected": "chosen"}
+    return [
+        {**one, "answer": other.get(one["answer"], one["answer"])} for one in ratings or ()
+    ] or None
+
+
+def _recipe(given: Mapping[str, Any], hashes: Sequence[str]) -> str:
+    """The options as YAML that `--config` takes, with files by their whole paths."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value.resolve())
+        return [plain(item) for item in value] if isinstance(value, list) else value
+
+    options = {name: plain(value) for name, value in by_option(given).items()}
+    options |= {"expect": list(hashes)}
+    del options["out"]
+    known = {name: value for name, value in options.items() if value is not None}
+    head = "# veridical build compose --config THIS --out FOLDER makes the same set again.\n"
+    return head + yaml.safe_dump(known, sort_keys=True, allow_unicode=True)

@@ -1,0 +1,256 @@
+"""Sets of pairs composed of others: draws, mixtures, recombined answers, label noise, recipes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from veridical.builders.composing.recipe import Amounts, quotas, set_names, swapped_ids
+from veridical.cli import main
+from veridical.data.records import read_records, text_of
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
+
+
+def run(*words: object) -> int:
+    return main(["build", "compose", *map(str, words)])
+
+
+def pairs(folder: Path, name: str, count: int, **more: Any) -> Path:
+    """`count` pairs 0, 1, ... of one set, each with a red square and answers that name the set."""
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (4, 4), "red").save(folder / "red.png")
+    rows = [
+        {"id": str(n), "images": ["red.png"], "prompt": f"Question {n}?", "chosen": f"True {n}.",
+         "rejected": f"{name} {n}.",
+         "ratings": [{"answer": "chosen", "aspect": "x", "value": 1.0},
+                     {"answer": "rejected", "aspect": "x", "value": 0.0}],
+         "source": json.dumps({"judge": "odd" if n % 2 else "even", "columns": {"third": n % 3}})}
+        | more
+        for n in range(count)
+    ]  # fmt: skip
+    write_jsonl(folder / f"{name}.jsonl", rows)
+    return folder / f"{name}.jsonl"
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return list(read_records(folder / "pairs.parquet", "preference").rows)
+
+
+def ids_of(folder: Path) -> set[str]:
+    return {row["id"] for row in rows_of(folder)}
+
+
+def test_quotas_by_largest_remainder() -> None:
+    """10 at 1 : 1 : 1 are 4, 3, 3; 7 at 2 : 1 are 4.67 and 2.33, so 5 and 2."""
+    assert quotas([9, 9, 9], Amounts(size=10, weights=[1, 1, 1]), "abc") == [4, 3, 3]
+    assert quotas([9, 9], Amounts(size=7, weights=[2, 1]), "ab") == [5, 2]
+    # Without weights, in proportion to the sizes: 5 of 30 and 20 are 3 and 2.
+    assert quotas([30, 20], Amounts(size=5), "ab") == [3, 2]
+    assert quotas([30, 20], Amounts(), "ab") == [30, 20]
+    # Without a size, as many as keep the weights: 30 at 3 parts are 40 in all, so 10 of the other.
+    assert quotas([30, 20], Amounts(weights=[3, 1]), "ab") == [30, 10]
+    with pytest.raises(UserError, match="Set --size 40 or less"):
+        quotas([30, 20], Amounts(size=50, weights=[1, 1]), "ab")
+
+
+def test_a_smaller_draw_is_part_of_a_larger_one(tmp_path: Path) -> None:
+    data = pairs(tmp_path, "a", 40)
+    for size in (10, 20):
+        assert run(data, "--size", size, "--out", tmp_path / str(size)) == 0
+    small, large = ids_of(tmp_path / "10"), ids_of(tmp_path / "20")
+    assert (len(small), len(large)) == (10, 20)
+    assert small < large
+    assert run(data, "--size", 10, "--seed", 1, "--out", tmp_path / "other") == 0
+    assert ids_of(tmp_path / "other") != small
+
+
+def test_sets_are_mixed_by_weight_and_keep_where_each_pair_is_from(tmp_path: Path) -> None:
+    sets = (pairs(tmp_path, "a", 40), pairs(tmp_path, "b", 30))
+    assert run(*sets, "--size", 20, "--weights", 3, 1, "--chosen-by", "people", "-",
+               "--out", tmp_path / "out") == 0  # fmt: skip
+    rows = rows_of(tmp_path / "out")
+    sources = [json.loads(row["source"]) for row in rows]
+    assert Counter(source["set"] for source in sources) == {"a": 15, "b": 5}
+    for row, source in zip(rows, sources, strict=True):
+        name, number = row["id"].split("/")
+        assert (name, text_of(row["rejected"])) == (source["set"], f"{name} {number}.")
+        assert source.get("chosen_by") == ("people" if name == "a" else None)
+        assert source["judge"] == ("odd" if int(number) % 2 else "even")
+        assert json.loads(source["from"])["columns"] == {"third": int(number) % 3}
+    # Mixed, not one set behind the other; and both sets give the same prompts as far as they go.
+    assert {source["set"] for source in sources[:8]} == {"a", "b"}
+    numbers = {
+        name: {row["id"].split("/")[1] for row in rows if row["id"][0] == name} for name in "ab"
+    }
+    assert len(numbers["a"] & numbers["b"]) > 0
+
+
+def test_factors_select_by_declaration_and_by_what_rows_say(tmp_path: Path) -> None:
+    """Of 40, 20 are odd; of 0 to 39, 13 leave a rest of 1 by 3: 7 odd ones (1, 7, ..., 37)."""
+    data = pairs(tmp_path, "a", 40)
+    assert run(data, "--keep", "judge=odd", "--out", tmp_path / "odd") == 0
+    assert ids_of(tmp_path / "odd") == {str(n) for n in range(1, 40, 2)}
+    assert run(data, "--keep", "judge=odd", "columns.third=1", "--out", tmp_path / "both") == 0
+    assert ids_of(tmp_path / "both") == {str(n) for n in range(1, 40, 6)}
+    summary = read_json(tmp_path / "both" / "summary.json")
+    assert summary["not_kept"] == {"judge=odd": 20, "columns.third=1": 13}
+    assert run(data, "--keep", "columns.third=1", "columns.third=2", "--out", tmp_path / "any") == 0
+    assert len(ids_of(tmp_path / "any")) == 26
+    other = pairs(tmp_path, "b", 5)
+    assert run(data, other, "--prompts", "llava", "vg", "--keep", "prompts=vg",
+               "--out", tmp_path / "vg") == 0  # fmt: skip
+    assert ids_of(tmp_path / "vg") == {f"b/{n}" for n in range(5)}
+
+
+def test_rejected_answers_come_from_another_set_of_the_same_prompts(tmp_path: Path) -> None:
+    data = pairs(tmp_path, "a", 6)
+    other = pairs(tmp_path / "x", "b", 5)
+    changed = read_jsonl(other)
+    changed[1] |= {"prompt": "Another question?"}
+    changed[2] |= {"chosen": "Another answer."}
+    Image.new("RGB", (4, 4), "blue").save(other.parent / "blue.png")
+    changed[3] |= {"images": ["blue.png"]}
+    write_jsonl(other, changed)
+    assert run(data, "--rejected-from", other, "--out", tmp_path / "out") == 0
+    rows = {row["id"]: row for row in rows_of(tmp_path / "out")}
+    assert {name: text_of(row["rejected"]) for name, row in rows.items()} == {
+        "0": "b 0.",
+        "4": "b 4.",
+    }
+    assert [one["answer"] for one in rows["0"]["ratings"]] == ["chosen"]
+    reasons = {row["id"]: row["reason"] for row in read_jsonl(tmp_path / "out" / "skipped.jsonl")}
+    assert reasons == {
+        "1": "the pair of this id has another prompt",
+        "2": "the pair of this id has another chosen answer",
+        "3": "the pair of this id has another picture as image 1",
+        "5": "--rejected-from has no pair of this id",
+    }
+
+
+def test_label_noise_swaps_an_exact_share_and_more_noise_keeps_less(tmp_path: Path) -> None:
+    data = pairs(tmp_path, "a", 30)
+    swapped: dict[float, set[str]] = {}
+    for share, count in ((0.25, 8), (0.5, 15)):  # 7.5 is rounded up
+        out = tmp_path / str(share)
+        assert run(data, "--swap", share, "--out", out) == 0
+        swapped[share] = set()
+        for row in rows_of(out):
+            text = f"True {row['id']}."
+            turned = text_of(row["rejected"]) == text
+            assert json.loads(row["source"])["swapped"] is turned
+            assert turned or text_of(row["chosen"]) == text
+            values = {one["answer"]: one["value"] for one in row["ratings"]}
+            assert values == {"chosen": float(not turned), "rejected": float(turned)}
+            swapped[share] |= {row["id"]} if turned else set()
+        assert len(swapped[share]) == read_json(out / "summary.json")["swapped"] == count
+    assert swapped[0.25] < swapped[0.5]
+    assert swapped_ids(["a", "b"], 1.0, 0) == {"a", "b"}
+
+
+@pytest.mark.parametrize("form", ["findings.jsonl", "ids.json", "ids.txt"])
+def test_flagged_rows_are_left_out_and_listed(tmp_path: Path, form: str) -> None:
+    data = pairs(tmp_path, "a", 5)
+    path = tmp_path / form
+    if form == "findings.jsonl":
+        write_jsonl(
+            path, [{"id": "1", "level": "warning"}, {"id": "3", "level": "error"}, {"id": ""}]
+        )
+    elif form == "ids.json":
+        write_json(path, ["1", "3"])
+    else:
+        path.write_text("1\n3\n")
+    assert run(data, "--without-flagged", path, "--out", tmp_path / "out") == 0
+    assert ids_of(tmp_path / "out") == {"0", "2", "4"}
+    listed = read_jsonl(tmp_path / "out" / "skipped.jsonl")
+    assert [(row["id"], row["row"], row["reason"]) for row in listed] == [
+        ("1", 2, "--without-flagged lists it"),
+        ("3", 4, "--without-flagged lists it"),
+    ]
+    words = ("--without-flagged", path, "--flagged-level", "error", "--out", tmp_path / "errors")
+    assert run(data, *words) == 0
+    left = {"0", "1", "2", "4"} if form == "findings.jsonl" else {"0", "2", "4"}
+    assert ids_of(tmp_path / "errors") == left
+
+
+def test_the_recipe_makes_the_same_bytes_from_anywhere_and_notices_other_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pairs(tmp_path / "a", "pairs", 20)
+    pairs(tmp_path / "b", "pairs", 20)
+    (tmp_path / "bad.txt").write_text("3\n")
+    assert run("a/pairs.jsonl", "b/pairs.jsonl", "--size", 12, "--weights", 2, 1, "--swap", 0.25,
+               "--keep", "judge=odd", "--without-flagged", "bad.txt", "--seed", 3, "--judge", "-",
+               "people", "--keep", "judge=odd", "judge=people", "--out", "one") == 0  # fmt: skip
+    monkeypatch.chdir("/")
+    recipe = tmp_path / "one" / "recipe.yaml"
+    assert run("--config", recipe, "--out", tmp_path / "two") == 0
+    files = ("pairs.parquet", "summary.json", "recipe.yaml")
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert len(yaml.safe_load(recipe.read_text())["expect"]) == 3
+    assert {name.split("/")[0] for name in ids_of(tmp_path / "one")} == {"a", "b"}
+    pairs(tmp_path / "b", "pairs", 21)
+    capsys.readouterr()
+    assert run("--config", recipe, "--out", tmp_path / "three") == 2
+    assert "b/pairs.jsonl: not the content that the recipe was made with" in capsys.readouterr().err
+
+
+def test_a_composed_set_can_be_composed_again_by_its_factors(tmp_path: Path) -> None:
+    sets = (pairs(tmp_path, "a", 6), pairs(tmp_path, "b", 6))
+    assert run(*sets, "--chosen-by", "x", "y", "--out", tmp_path / "one") == 0
+    words = ("--keep", "chosen_by=y", "--out", tmp_path / "two")
+    assert run(tmp_path / "one" / "pairs.parquet", *words) == 0
+    assert ids_of(tmp_path / "two") == {f"b/{n}" for n in range(6)}
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--weights", 1, 2], "--weights has 2 numbers; give one for each of 1 sets"),
+        (["--weights", 0], "--weights"),
+        (["--chosen-by", "x", "y"], "--chosen-by has 2 texts"),
+        (["--keep", "judge"], "--keep judge: write NAME=VALUE"),
+        (["--keep", "judge=nobody"], "No pair is left to take: 3 are not judge=nobody"),
+        (["--size", 4], "Set --size 3 or less"),
+        (["--swap", 1.5], "--swap is 1.5"),
+        (["--expect", "abc"], "not the content that the recipe was made with"),
+        (["--without-flagged", "{bad}"], "is neither an id nor a row"),
+        (["{data}"], "A set is named twice"),
+        (["{missing}"], "SETS:"),
+    ],
+)
+def test_what_cannot_be_ends_in_a_line(
+    more: list[object], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = pairs(tmp_path, "a", 3)
+    write_jsonl(tmp_path / "bad.jsonl", [{"row": 1}])
+    names = {"{bad}": tmp_path / "bad.jsonl", "{data}": data, "{missing}": tmp_path / "no.jsonl"}
+    words = [names.get(str(word), word) for word in more]
+    assert run(data, *words, "--out", tmp_path / "out") == 2
+    said = capsys.readouterr().err.strip()
+    assert told in said
+    assert len(said.splitlines()) <= 2
+
+
+def test_a_pair_with_an_image_for_one_branch_is_not_swapped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = pairs(tmp_path, "a", 2, rejected_images=["red.png"])
+    assert run(data, "--swap", 0.5, "--out", tmp_path / "out") == 2
+    assert "a pair with rejected_images can't be swapped" in capsys.readouterr().err
+    assert run(data, "--out", tmp_path / "out") == 0
+    assert all(row["rejected_images"] for row in rows_of(tmp_path / "out"))
+
+
+def test_names_of_sets() -> None:
+    assert set_names([Path("x/a.jsonl"), Path("x/b.jsonl")]) == ["a", "b"]
+    assert set_names([Path("x/pairs.parquet"), Path("y/pairs.parquet")]) == ["x", "y"]
+    assert set_names([Path("x/1/p.parquet"), Path("y/1/p.parquet")]) == ["1", "2"]
