@@ -71,7 +71,7 @@ def test_a_completion_that_its_limit_cuts_is_no_try(
 ) -> None:
     def say(request: Request, limit: int, guided: bool) -> Response:
         cut = request.id.startswith("0/1/") and request.id.endswith("/1")
-        return Response(" a dog and" if cut else " a dog.", [], "length" if cut else "sentence")
+        return Response(" a dog and" if cut else " a dog.", (), (), "length" if cut else "sentence")
 
     script(monkeypatch, say)
     (result,) = build_pairs(
@@ -93,7 +93,7 @@ def test_an_unguided_try_has_room_for_an_answer_as_long_as_the_true_one(
     assert limit in {16 * 2**power for power in range(10)}
 
     def rambles(request: Request, limit: int, guided: bool) -> Response:
-        return Response(" it goes on and on", [], "length")
+        return Response(" it goes on and on", (), (), "length")
 
     asked = script(monkeypatch, rambles)
     (result,) = build_pairs(policy, [source], HOW)
@@ -119,7 +119,7 @@ def test_saying_nothing_is_no_try(
 
 def says_no(request: Request, limit: int, guided: bool) -> Response:
     """A model that answers No whatever it is asked, and ends a sentence that is given."""
-    return Response("." if request.prefix else "No.", [], "sentence")
+    return Response("." if request.prefix else "No.", (), (), "sentence")
 
 
 def test_one_word_answers_give_pairs_of_both_kinds(
@@ -151,7 +151,7 @@ def test_one_word_answers_give_pairs_of_both_kinds(
 def test_a_low_share_of_guided_sentences_is_told(
     policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script(monkeypatch, lambda *_: Response(" green.", [], "sentence"))
+    script(monkeypatch, lambda *_: Response(" green.", (), (), "sentence"))
     one_word = build_pairs(policy, sources_of(["Red.", "Blue."], pictures[0]), HOW)
     summary = summarize(one_word, 0)
     assert (summary["sentences"], summary["guided_sentences"], summary["share_guided"]) == (2, 0, 0)
@@ -169,14 +169,14 @@ def test_a_low_share_of_guided_sentences_is_told(
 def test_records_without_an_image_are_listed_unless_asked_for(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script(monkeypatch, lambda *_: Response(" a dog.", [], "sentence"))
+    script(monkeypatch, lambda *_: Response(" a dog.", (), (), "sentence"))
     sources = sources_of(["A cup is here."], None)
     (result,) = build_pairs(policy, sources, HOW)
     assert "no image" in result["reason"] and "--text-only" in result["reason"]
     assert result["tries"]["made"] == 0
     (result,) = build_pairs(policy, sources, changed(text_only=True))
     assert "rejected" in result
-    monkeypatch.setattr(algorithm, "respond", lambda *_: [Response(" a dog.", [], "sentence")])
+    monkeypatch.setattr(algorithm, "respond", lambda *_: [Response(" a dog.", (), (), "sentence")])
     (result,) = build_pairs(policy, sources, changed(variant="none"))
     assert "rejected" in result
 
@@ -184,7 +184,7 @@ def test_records_without_an_image_are_listed_unless_asked_for(
 def test_code_alone_is_left_to_the_unguided_try(
     policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = script(monkeypatch, lambda *_: Response("x = 2", [], "end"))
+    asked = script(monkeypatch, lambda *_: Response("x = 2", (), (), "end"))
     sources = sources_of(["```\nx = 1. \n```"], pictures[0])
     monkeypatch.setattr(
         algorithm, "_unusable", lambda *_: None
@@ -202,7 +202,7 @@ def test_the_pair_differs_in_words_alone(
     answer = "\n  A red cup.\n\n1. A hat.\n2. A dog is here.  It sleeps. \n"
 
     def say(request: Request, limit: int, guided: bool) -> Response:
-        return Response(" X." if guided else "X.", [], "sentence")
+        return Response(" X." if guided else "X.", (), (), "sentence")
 
     script(monkeypatch, say)
     monkeypatch.setattr("veridical.builders.bdhs.require_masking", lambda *_: None)
@@ -234,7 +234,7 @@ def test_noise_that_cannot_be_measured_or_is_weak_is_said(
     policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def say(policy: Any, requests: Any, *_: Any) -> list[Response]:
-        return [Response(" a dog.", [], "sentence") for _ in requests]
+        return [Response(" a dog.", (), (), "sentence") for _ in requests]
 
     monkeypatch.setattr(algorithm, "respond", say)
     sources = sources_of(["There is a red cup."] * 2, pictures[0])

@@ -14,7 +14,7 @@ from veridical.cli import main
 from veridical.data.messages import text_of
 from veridical.data.records import read_records
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
-from veridical.sampling.rollouts import Rollout
+from veridical.sampling.requests import Response
 
 CUT = "A dog and a cat, and"
 """By the judge the best of all: it names both objects and invents none."""
@@ -33,9 +33,9 @@ def run(*words: object) -> int:
 def _sampled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = iter(SAID)
 
-    def roll_out(policy: Any, requests: Any, decoding: Any, k: int) -> list[list[Rollout]]:
+    def roll_out(policy: Any, requests: Any, decoding: Any, k: int) -> list[list[Response]]:
         rows = [SAID[next(names)] for _ in requests]
-        return [[Rollout(text, (), (), why) for text, why in row] for row in rows]  # type: ignore[arg-type]
+        return [[Response(text, (), (), why) for text, why in row] for row in rows]  # type: ignore[arg-type]
 
     monkeypatch.setattr(_samples, "roll_out", roll_out)
     for name in SAID:

@@ -20,7 +20,7 @@ from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_jsonl
 from veridical.sampling import Decoding
-from veridical.sampling.rollouts import Rollout
+from veridical.sampling.requests import Response
 
 
 @pytest.fixture
@@ -111,9 +111,9 @@ class Says:
         self.texts = texts
         self.asked: list[Any] = []
 
-    def __call__(self, policy: Any, requests: Any, decoding: Any, k: int) -> list[list[Rollout]]:
+    def __call__(self, policy: Any, requests: Any, decoding: Any, k: int) -> list[list[Response]]:
         self.asked += requests
-        said = iter([Rollout(text, (), (), "end") for text in self.texts])
+        said = iter([Response(text, (), (), "end") for text in self.texts])
         return [[next(said) for _ in range(k)] for _ in requests]
 
 
@@ -138,8 +138,8 @@ def test_responses_that_were_cut_off_are_no_samples(
     """What is trained on ends with an end token, which a cut text does not have."""
     said = [("A dog.", "end"), ("A cat and", "length"), ("", "end"), *[("A b", "length")] * 3]
 
-    def roll_out(policy: Any, requests: Any, decoding: Any, k: int) -> list[list[Rollout]]:
-        rollouts = iter([Rollout(text, (), (), reason) for text, reason in said])  # type: ignore[arg-type]
+    def roll_out(policy: Any, requests: Any, decoding: Any, k: int) -> list[list[Response]]:
+        rollouts = iter([Response(text, (), (), reason) for text, reason in said])  # type: ignore[arg-type]
         return [[next(rollouts) for _ in range(k)] for _ in requests]
 
     monkeypatch.setattr(_samples, "roll_out", roll_out)

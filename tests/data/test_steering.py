@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from veridical.data.messages import assistant_message, text_of, user_message
+from veridical.data.messages import Block, Message, assistant_message, text_of, user_message
 from veridical.data.steering import (
     ATTRIBUTES,
     REQUEST,
@@ -65,7 +65,8 @@ def test_only_the_last_question_gets_the_request() -> None:
     assert steered_prompt[:2] == prompt[:2]
     assert text_of(steered_prompt[2]) == f"Sure?\n{steering_text(HIGHEST)}"
     assert text_of(prompt[2]) == "Sure?"
-    only_image = [{"role": "user", "content": [{"type": "text", "text": "Q"}, {"type": "image"}]}]
+    blocks: list[Block] = [{"type": "text", "text": "Q"}, {"type": "image"}]
+    only_image: list[Message] = [{"role": "user", "content": blocks}]
     last = steer_prompt(only_image, HIGHEST, "digits")[0]["content"]
     assert last == [*only_image[0]["content"], {"type": "text", "text": steering_text(HIGHEST)}]
 

@@ -15,7 +15,7 @@ from PIL import Image
 from veridical.models.batching import row_batch
 from veridical.models.load import load_policy
 from veridical.models.logprobs import response_logps
-from veridical.models.policy import Policy, as_reference
+from veridical.models.policy import Policy, adapters_off
 from veridical.models.tuning import Tuning, prepare_training
 from veridical.runtime.errors import UserError
 
@@ -57,7 +57,7 @@ def test_experts_are_reached_switched_off_merged_and_reloaded(
     moved = sums.detach()
     assert all(p.grad is not None and bool(p.grad.abs().max() > 0) for _, p in experts)
     assert float((moved - start).abs().max()) > 1e-3
-    with torch.no_grad(), as_reference(trained):
+    with torch.no_grad(), adapters_off(trained.model):
         again = response_logps(trained.model, row_batch(trained, [group])).sums
     assert torch.allclose(again, start, rtol=0, atol=1e-6)
     trained.model.save_pretrained(tmp_path / "adapter")

@@ -209,7 +209,7 @@ def test_rollouts_are_separate_answers_with_the_log_probs_of_a_forward_pass(
     apart = [dataclasses.replace(r, id=f"{r.id}/{n}") for r in asked for n in range(2)]
     slow = [respond(policy, [request], Decoding(8, 1.0), label="")[0] for request in apart]
     flat = [sample for row in rolled for sample in row]
-    assert [list(s.token_ids) for s in flat] == [s.token_ids for s in slow]
+    assert [s.token_ids for s in flat] == [s.token_ids for s in slow]
     groups = [rollout_group(policy, *pair) for pair in zip(asked, rolled, strict=True)]
     scores = token_scores(policy.model, row_batch(policy, groups), 1.0, never_sampled(policy))
     # A running state is kept in float32, and is made in another way of a whole row.

@@ -65,7 +65,7 @@ def test_bdhs_is_the_cpus(family: Family, tried: Tried, pictures: list[Image.Ima
     settings = BDHSSettings(mask_threshold=0.5, iterations=1)
     how = Rejecting(settings, Decoding(6, 1.0), load_similarity("edit"))
 
-    def completed(policy: Policy, drop: bool) -> list[list[int]]:
+    def completed(policy: Policy, drop: bool) -> list[tuple[int, ...]]:
         keys = [request.id for request in asked]
         given = (asked, keys, 0.5, Decoding(6, 1.0), False, drop)
         return [answer.token_ids for answer in complete_masked(policy, *given)[0]]

@@ -12,7 +12,7 @@ from inspected_rows import pair, photo, write_rows
 from PIL import Image
 
 from veridical import cli
-from veridical.data.records import read_records, text_of
+from veridical.data.records import assistant_message, read_records, text_of, user_message
 from veridical.inspection.benchmark_files import name_key, read_benchmarks
 from veridical.models.load import load_policy, load_without_weights
 from veridical.models.rendering import render_group
@@ -184,8 +184,7 @@ def test_lengths_are_those_of_the_model_without_its_weights(tmp_path: Path) -> N
     photo(tmp_path / "a.png", 1)
     whole, light = load_policy("embedded"), load_without_weights("embedded")
     assert all(parameter.is_meta for parameter in light.model.parameters())
-    prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
-    answer = [{"role": "assistant", "content": [{"type": "text", "text": "A red car."}]}]
+    prompt, answer = [user_message("What?")], [assistant_message("A red car.")]
     one, other = (
         render_group(policy, "x", [tmp_path / "a.png"], prompt, [answer])
         for policy in (whole, light)

@@ -48,7 +48,7 @@ def test_unreadable_replies_are_sampled_again_and_then_listed(
         asked.append(([request.id for request in requests], decoding.temperature))
         second = "Response 2 is better." if len(asked) == 3 else "Hard to say."
         texts = {"a": "Response 1 is better.", "b": second}
-        return [Response(texts[request.id[0]], [1, 2, 3]) for request in requests]
+        return [Response(texts[request.id[0]], (1, 2, 3)) for request in requests]
 
     monkeypatch.setattr(local, "respond", respond)
     ask = local_asker(policy, Decoding(temperature=0.0), retry_temperature=0.7)

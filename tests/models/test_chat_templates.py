@@ -14,7 +14,7 @@ from PIL import Image
 from tokenizers import AddedToken
 
 from veridical import cli
-from veridical.data.messages import assistant_message, user_message
+from veridical.data.messages import Message, assistant_message, text_block, user_message
 from veridical.models.conversations import render_conversation
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
@@ -159,10 +159,8 @@ def test_tokens_that_are_only_marked_as_special_are_refused_in_text(own: Policy)
     tokenizer = own.processor.tokenizer
     tokenizer.add_tokens([AddedToken("<marked>", special=True)])
     assert "<marked>" not in tokenizer.all_special_tokens
-    for messages in (
-        [user_message("Is this <marked>?")],
-        [{"role": "system", "content": [{"type": "text", "text": "<marked>"}]}, *PROMPT],
-    ):
+    system: Message = {"role": "system", "content": [text_block("<marked>")]}
+    for messages in ([user_message("Is this <marked>?")], [system, *PROMPT]):
         with pytest.raises(RefusedRowError, match="'<marked>', which this model reads as"):
             render_prompt(own, messages)
     with pytest.raises(RefusedRowError, match="'<marked>', which this model reads as"):
@@ -192,8 +190,7 @@ def test_an_image_that_a_template_leaves_out_is_the_rows_reason(
     condition: str, read: list[bool], own: Policy
 ) -> None:
     own.processor.chat_template = BLOCKS.replace("IMAGE", condition)
-    text = {"type": "text", "text": "What is this?"}
-    behind = {"role": "user", "content": [text, {"type": "image"}]}
+    behind: Message = {"role": "user", "content": [text_block("What is this?"), {"type": "image"}]}
     turns = [user_message("One", 1), assistant_message("Yes."), user_message("Two", 1)]
     prompts = [[behind], turns, [user_message("One", 1)]]
     for prompt, taken in zip(prompts, read, strict=True):

@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from veridical.models.load import load_policy
 from veridical.models.measures import stock_logps
-from veridical.models.policy import Policy, as_reference, end_token_ids
+from veridical.models.policy import Policy, adapters_off, end_token_ids
 from veridical.models.rendering import Group
 from veridical.models.tuning import Tuning, prepare_training, projector_parameters
 from veridical.runtime.errors import UserError
@@ -150,7 +150,7 @@ def test_a_trained_projector_switches_back_with_the_adapter(policy: Policy) -> N
     features = torch.randn(1, 3, before.shape[1], dtype=before.dtype)
     projector = trained.core.model.multi_modal_projector
     moved = projector(features)
-    with as_reference(trained):
+    with adapters_off(trained.model):
         back = projector(features)
     assert not torch.allclose(moved, back)
     assert torch.equal(back, projector.original_module(features))

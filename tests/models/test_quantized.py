@@ -13,7 +13,7 @@ from veridical.data.records import assistant_message, user_message, write_record
 from veridical.models.batching import collate
 from veridical.models.load import load_policy
 from veridical.models.logprobs import response_logps
-from veridical.models.policy import as_reference
+from veridical.models.policy import adapters_off
 from veridical.models.rendering import Group, render_group
 from veridical.models.tuning import Tuning, prepare_training
 from veridical.runtime.errors import UserError
@@ -56,7 +56,7 @@ def test_only_the_language_model_is_quantized_and_the_paths_stay_equal(
     with torch.no_grad():
         shared = response_logps(policy.model, collate(policy, groups, True)).sums
         rows = response_logps(policy.model, collate(policy, groups, False)).sums
-        with as_reference(policy):
+        with adapters_off(policy.model):
             reference = response_logps(policy.model, collate(policy, groups, True)).sums
     assert torch.allclose(shared, rows, rtol=0, atol=1e-3)
     assert torch.equal(shared, reference)  # a new adapter changes nothing

@@ -50,7 +50,7 @@ def test_k_samples_are_those_of_k_separate_answers(
         for number, sample in enumerate(samples):
             one = Request(f"{request.id}/{number}", request.images, request.prompt)
             (slow,) = respond(ending, [one], decoding, label="")
-            assert list(sample.token_ids) == slow.token_ids
+            assert sample.token_ids == slow.token_ids
             assert (sample.text, sample.stop_reason) == (slow.text, slow.stop_reason)
             assert sample.version == 7
     lengths = {len(sample.token_ids) for samples in fast for sample in samples}

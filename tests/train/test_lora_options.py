@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 from veridical.judges.named import Judging
 from veridical.models.load import load_policy
-from veridical.models.policy import Policy, as_reference
+from veridical.models.policy import Policy, adapters_off
 from veridical.models.tuning import Tuning, prepare_training
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
@@ -93,7 +93,7 @@ def test_the_reference_is_the_base_however_far_the_adapter_moved(
                 parameter.add_(0.1)
         policy.model.eval()
         assert not torch.allclose(policy.core(input_ids=text).logits, before)
-        with as_reference(policy):
+        with adapters_off(policy.model):
             assert torch.equal(policy.core(input_ids=text).logits, before)
 
 

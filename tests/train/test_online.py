@@ -21,7 +21,7 @@ from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.sampling import Decoding, Request
-from veridical.sampling.rollouts import Rollout
+from veridical.sampling.requests import Response
 from veridical.train import fresh, online
 from veridical.train.dpo import train_dpo
 from veridical.train.loop import buffer
@@ -339,7 +339,7 @@ def test_a_cut_answer_is_never_the_better_one(
         [("ab", "length"), ("a", "length")],
         [("a", "length"), ("a", "length")],
     ]
-    rollouts: Any = [[Rollout(text, (1,), (0.0,), why) for text, why in pair] for pair in said]  # type: ignore[arg-type]
+    rollouts: Any = [[Response(text, (1,), (0.0,), why) for text, why in pair] for pair in said]  # type: ignore[arg-type]
     judged: list[Case] = []
 
     def look(cases: Sequence[Case]) -> list[Look]:

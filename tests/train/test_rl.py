@@ -30,7 +30,8 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.runtime.run_files import read_run_file
 from veridical.sampling import Decoding, Request
-from veridical.sampling.rollouts import Rollout, roll_out, rollout_group
+from veridical.sampling.requests import Response
+from veridical.sampling.rollouts import roll_out, rollout_group
 from veridical.train import ppo
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
@@ -448,7 +449,7 @@ def test_the_last_real_token_is_rewarded_whatever_the_padding(
     """Scores of a short response do not depend on a long one beside it."""
     asked = Request("row", [pictures[0]], [user_message("Describe the image.")])
     tokens = [(5, 6, 7), (5, 6, 7, 8, 9, 10)]
-    said = [Rollout("", ids, (0.0,) * len(ids), "end") for ids in tokens]
+    said = [Response("", ids, (0.0,) * len(ids), "end") for ids in tokens]
     both = rollout_group(policy, asked, said)
     alone = rollout_group(policy, asked, said[:1])
     with torch.no_grad():

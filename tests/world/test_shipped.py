@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from veridical.runtime.fingerprint import EMBEDDED_MODEL
 from veridical.world.check import BOUNDS, measure, out_of_bounds
-from veridical.world.model import WEIGHTS
 
 
 def test_weights_and_card_are_there() -> None:
-    assert (WEIGHTS / "config.json").is_file()
-    size = sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file())
+    assert (EMBEDDED_MODEL / "config.json").is_file()
+    size = sum(file.stat().st_size for file in EMBEDDED_MODEL.rglob("*") if file.is_file())
     assert size <= 16 * 2**20
-    card = (WEIGHTS / "README.md").read_text(encoding="utf-8")
+    card = (EMBEDDED_MODEL / "README.md").read_text(encoding="utf-8")
     assert "supervised" in card and "by hand" in card
     assert all(name in card for name in BOUNDS)
 
 
 def test_decent_but_biased_on_a_small_sample() -> None:
     """Wider than `BOUNDS`, as 60 scenes are few; the card has the figures on 1,000."""
-    metrics = measure(Path(WEIGHTS), count=60, seed=3)
+    metrics = measure(EMBEDDED_MODEL, count=60, seed=3)
     assert 0.07 < metrics["counter/chair_i"] < 0.35
     assert metrics["counter/recall"] > 0.70
     assert metrics["counter/explained_by_prior"] > 0.45

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import weakref
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from veridical.runtime.randomness import generator
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, ProcessorMixin
 
 USUAL_VIEW = 336
 """Pixels of the shorter side where no processor says how large a picture is seen (our choice)."""
@@ -28,10 +31,10 @@ the picture covers at least: the rest is padding (our choice)."""
 _UNREADABLE = (ValueError, TypeError, KeyError, RuntimeError, IndexError, AttributeError)
 """What others' code raises, and ours where it lays pixels out in a way of its own."""
 
-_views: weakref.WeakKeyDictionary[Any, dict[tuple[int, int], tuple[int, int] | None]] = (
-    weakref.WeakKeyDictionary()
-)
-_layouts: weakref.WeakKeyDictionary[Any, Layout] = weakref.WeakKeyDictionary()
+_views: weakref.WeakKeyDictionary[
+    BaseImageProcessor, dict[tuple[int, int], tuple[int, int] | None]
+] = weakref.WeakKeyDictionary()
+_layouts: weakref.WeakKeyDictionary[BaseImageProcessor, Layout] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def kept_signal(steps: int) -> float:
     return float(np.prod(1 - betas))
 
 
-def shrunk(image: Image.Image, processor: Any = None) -> Image.Image:
+def shrunk(image: Image.Image, processor: ProcessorMixin | None = None) -> Image.Image:
     """The picture at the smallest size at which a model sees it; never enlarged.
 
     Args:
@@ -108,7 +111,7 @@ def shrunk(image: Image.Image, processor: Any = None) -> Image.Image:
     return image.resize(smaller, Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
-def view_size(processor: Any, size: tuple[int, int]) -> tuple[int, int]:
+def view_size(processor: ProcessorMixin, size: tuple[int, int]) -> tuple[int, int]:
     """Width and height, in pixels, of the smallest view that a processor makes of a whole picture.
 
     Where it cannot be measured, the size at which the shorter side has `USUAL_VIEW` pixels.
@@ -120,7 +123,7 @@ def view_size(processor: Any, size: tuple[int, int]) -> tuple[int, int]:
     return round(size[0] / usual), round(size[1] / usual)
 
 
-def measured_view(processor: Any, size: tuple[int, int]) -> tuple[int, int] | None:
+def measured_view(processor: ProcessorMixin, size: tuple[int, int]) -> tuple[int, int] | None:
     """`view_size` as measured; None where a processor is missing or its values cannot be read.
 
     Found by experiment, for any family: a picture that brightens evenly to the right (red) and
@@ -141,7 +144,9 @@ def measured_view(processor: Any, size: tuple[int, int]) -> tuple[int, int] | No
     return known[size]
 
 
-def deviation_left(processor: Any, clean: Image.Image, noisy: Image.Image) -> float | None:
+def deviation_left(
+    processor: ProcessorMixin, clean: Image.Image, noisy: Image.Image
+) -> float | None:
     """How far noise moves what the model is given, in pixel values from 0 to 1.
 
     Args:
@@ -165,7 +170,7 @@ def deviation_left(processor: Any, clean: Image.Image, noisy: Image.Image) -> fl
     return float(moved.square().mean().sqrt()) if len(moved) else 0.0
 
 
-def _measured_view(maker: Any, size: tuple[int, int]) -> tuple[int, int]:
+def _measured_view(maker: BaseImageProcessor, size: tuple[int, int]) -> tuple[int, int]:
     width, height = size
     ramp = np.full((height, width, 3), 255, dtype=np.uint8)
     ramp[..., 0] = np.linspace(0, 255, width).round()[None, :]
@@ -212,7 +217,7 @@ def _largest_step(values: Tensor, inside: Tensor, axis: int) -> float:
     return float(means.mean() if len(means) > 64 else means.max())
 
 
-def _channels(maker: Any, image: Image.Image) -> Tensor:
+def _channels(maker: BaseImageProcessor, image: Image.Image) -> Tensor:
     """What an image processor makes, in pixel values from 0 to 1.
 
     Returns:
@@ -226,7 +231,7 @@ def _channels(maker: Any, image: Image.Image) -> Tensor:
     return _pixel_values(maker, _layouts[maker].read(_made(maker, image)))
 
 
-def _found_layout(maker: Any) -> Layout:
+def _found_layout(maker: BaseImageProcessor) -> Layout:
     """The layout in which a blue picture comes out blue."""
     values = _made(maker, Image.new("RGB", (64, 64), (0, 0, 255)))
     blue = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1)
@@ -249,11 +254,11 @@ def _found_layout(maker: Any) -> Layout:
     return best
 
 
-def _made(maker: Any, image: Image.Image) -> Tensor:
+def _made(maker: BaseImageProcessor, image: Image.Image) -> Tensor:
     return torch.as_tensor(maker(images=[image], return_tensors="pt")["pixel_values"]).float()
 
 
-def _pixel_values(maker: Any, values: Tensor) -> Tensor:
+def _pixel_values(maker: BaseImageProcessor, values: Tensor) -> Tensor:
     """Undo the normalization. Shape, before and after: (..., 3, height, width)."""
     if not getattr(maker, "do_normalize", False):
         return values

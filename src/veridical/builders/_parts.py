@@ -13,11 +13,12 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import TypeAdapter
 
 from veridical.data.images import image_bytes_key
+from veridical.models.cache_keys import model_fingerprint
+from veridical.models.model_argument import Model, name_of
 from veridical.models.policy import Policy
 from veridical.runtime.cache import Cache
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_text, write_json, write_text_atomic
-from veridical.runtime.fingerprint import fingerprint
 from veridical.runtime.progress import track
 from veridical.runtime.runs import Run
 from veridical.runtime.shards import ALL, CLAIM, Shard, leave_to_others
@@ -171,7 +172,7 @@ class Parts(Generic[Result]):
 
 
 def model_identity(
-    run: Run, option: str, policy: Policy, name: str, cache: Cache | None = None
+    run: Run, option: str, policy: Policy, model: Model, cache: Cache | None = None
 ) -> dict[str, str]:
     """What of a model decides a build's result: its fingerprint, dtype and template's variables.
 
@@ -179,11 +180,11 @@ def model_identity(
         run: keeps the fingerprint in `run.json`.
         option: that names the model.
         policy: the model, loaded.
-        name: what it was loaded by.
+        model: what it was loaded by, or the loaded model that was given.
         cache: remembers the hashes of files; the user's own if not given.
     """
-    found = fingerprint(name, cache=cache)
-    run.note_model(option, name, found, policy.merges)
+    found = model_fingerprint(model, cache=cache)
+    run.note_model(option, name_of(model), found, policy.merges)
     given = {"template": json.dumps(dict(policy.template), sort_keys=True, default=str)}
     known = {option: found.key, "dtype": str(policy.model.dtype)}
     return known | (given if policy.template else {})

@@ -14,6 +14,7 @@ from veridical.data.records import RecordSet, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
 from veridical.runtime.progress import counted
+from veridical.runtime.run_files import SkippedRow
 
 Made = TypeVar("Made")
 FILES: Mapping[Kind, str] = {
@@ -168,10 +169,14 @@ def write_skipped(out: Path, records: RecordSet, left_out: Iterable[Skipped], wh
     Returns:
         How many there are.
     """
-    skipped = [*unread_rows(records), *with_origins(records, map(vars, left_out))]
+    skipped = [*unread_rows(records), *with_origins(records, map(_row, left_out))]
     write_jsonl(out / "skipped.jsonl", skipped)
     if skipped:
         print(
             f"{counted(len(skipped), 'records')} gave no {what}; {out / 'skipped.jsonl'} says why."
         )
     return len(skipped)
+
+
+def _row(left_out: Skipped) -> SkippedRow:
+    return {"id": left_out.id, "field": left_out.field, "reason": left_out.reason}

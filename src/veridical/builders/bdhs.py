@@ -21,6 +21,7 @@ from veridical.data.images import row_images
 from veridical.data.reading import read
 from veridical.data.records import count_images, text_of
 from veridical.models.load import load_policy
+from veridical.models.model_argument import Model, name_of
 from veridical.models.vision_cache import VisionCache
 from veridical.runtime.cache import Cache
 from veridical.runtime.errors import UserError
@@ -34,7 +35,7 @@ from veridical.sampling import Decoding
 
 
 def build_bdhs(
-    model: str,
+    model: Model,
     data: Path,
     out: Path,
     bdhs: BDHSSettings = BDHSSettings(),
@@ -53,7 +54,7 @@ def build_bdhs(
     batch size.
 
     Args:
-        model: hub name, folder, adapter folder or `embedded`.
+        model: hub name, folder, adapter folder or `embedded`; in Python also a loaded policy.
         data: conversations with true answers (Parquet, JSON Lines, or LLaVA's JSON).
         out: folder for the run: `pairs.parquet`, `summary.json`, `skipped.jsonl`, `run.json`.
         bdhs: how answers are made from the model's bias.
@@ -75,11 +76,11 @@ def build_bdhs(
     how.check()
     _check_caching(caching, bdhs)
     options = {
-        "model": model, "data": data, "out": out, "bdhs": bdhs, "temperature": temperature,
+        "model": name_of(model), "data": data, "out": out, "bdhs": bdhs, "temperature": temperature,
         "max_new_tokens": max_new_tokens, "batch_size": batch_size, "reading": reading,
         "caching": caching, "loading": loading, "seed": seed, "shard": shard,
     }  # fmt: skip
-    inputs, folders = {"data": data}, model_folders(model, how.measure.model)
+    inputs, folders = {"data": data}, model_folders(name_of(model), how.measure.model)
     with start_run(out, "build bdhs", options, inputs, any_process=True, models=folders) as run:
         policy = load_policy(model, loading.dtype, loading.device, template=loading.template)
         records = read(data, "conversation", reading)

@@ -25,10 +25,12 @@ from veridical.data.importers.sources import Place, Source, open_source
 from veridical.data.messages import text_of
 from veridical.data.record_checks import RowChecker
 from veridical.data.record_rows import RowError
+from veridical.data.record_types import CheckedRow, ImageCell
 from veridical.data.records import Kind, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, write_json, write_jsonl
 from veridical.runtime.progress import are_in, counted, part_of, track
+from veridical.runtime.run_files import SkippedRow
 
 SHOWN = 5
 AT_A_TIME = 64
@@ -117,7 +119,7 @@ class Conversion:
     limit: int | None = None
     read: int = 0
     made: int = 0
-    skipped: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[SkippedRow] = field(default_factory=list)
     ignored: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -125,7 +127,7 @@ class Conversion:
         self.rules = self.given.over(self.found.taken_for.rules)
         self._records = self._convert()
 
-    def records(self) -> Iterator[dict[str, Any]]:
+    def records(self) -> Iterator[CheckedRow]:
         """The records, each once, whoever asks.
 
         Raises:
@@ -167,7 +169,7 @@ class Conversion:
             "left_out": len(self.skipped),
         }
 
-    def _convert(self) -> Iterator[dict[str, Any]]:
+    def _convert(self) -> Iterator[CheckedRow]:
         root = self.images_root or self.source.root
         checker = RowChecker(self.kind, root, repeats=True)
         chunk: list[tuple[Place, Any]] = []
@@ -189,7 +191,7 @@ class Conversion:
 
     def _check(
         self, checker: RowChecker, chunk: Sequence[tuple[Place, Any]]
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[CheckedRow]:
         good = checker.usable([(number, made) for number, (_, made) in enumerate(chunk)])
         for problem in checker.problems:
             place = chunk[problem.row][0]
@@ -208,10 +210,10 @@ class Conversion:
         yield from good
 
 
-def describe_skipped(skipped: Sequence[dict[str, Any]]) -> str:
+def describe_skipped(skipped: Sequence[SkippedRow]) -> str:
     """What was left out, by reason, with the first row of each."""
     reasons: Counter[tuple[str, str]] = Counter()
-    example: dict[tuple[str, str], dict[str, Any]] = {}
+    example: dict[tuple[str, str], SkippedRow] = {}
     for row in skipped:
         key = (row["field"], _PARTICULAR.sub("...", row["reason"]))
         reasons[key] += 1
@@ -268,7 +270,7 @@ def _tell_counts(work: Conversion) -> None:
         print(f"{left} left out: {describe_skipped(work.skipped)}.")
 
 
-def _show(records: Sequence[dict[str, Any]]) -> None:
+def _show(records: Sequence[CheckedRow]) -> None:
     for record in records:
         told = {"id": record["id"], "images": [_image(one) for one in record["images"]]}
         for name in ("prompt", "messages", "chosen", "rejected"):
@@ -279,6 +281,6 @@ def _show(records: Sequence[dict[str, Any]]) -> None:
         print(json.dumps(told, ensure_ascii=False))
 
 
-def _image(image: dict[str, Any]) -> str:
+def _image(image: ImageCell) -> str:
     held = image["bytes"]
     return str(image["path"]) if not held else f"{len(held)} bytes"

@@ -23,6 +23,7 @@ from veridical.builders._samples import (
 from veridical.data.reading import read
 from veridical.data.steering import parse_steer
 from veridical.models.load import load_policy
+from veridical.models.model_argument import Model, name_of
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
 from veridical.runtime.fingerprint import model_folders
@@ -39,7 +40,7 @@ Answering = Callable[[Sequence[Prompt]], list[Sampled]]
 
 
 def build_sample(
-    model: str,
+    model: Model,
     data: Path,
     out: Path,
     kind: PromptKind = "conversation",
@@ -61,7 +62,8 @@ def build_sample(
 
     Args:
         model: hub name, folder, adapter folder or `embedded`; or `endpoint:MODEL`, its name at an
-            OpenAI-compatible server, which then has the last word on what a seed means.
+            OpenAI-compatible server, which then has the last word on what a seed means; in
+            Python also a loaded policy.
         data: Parquet, JSON Lines, or LLaVA's JSON.
         out: folder for the run: `samples.parquet`, `summary.json`, `skipped.jsonl`, `run.json`.
         kind: what the rows are; a `conversation` is answered in place of its last answer.
@@ -79,20 +81,21 @@ def build_sample(
     part = read_shard(shard)
     settings = SampleSettings(k, decoding, steer)
     check(settings)
-    server = _server(model, endpoint, settings)
+    name = name_of(model)
+    server = _server(name, endpoint, settings)
     options = {
-        "model": model, "data": data, "out": out, "kind": kind, "k": k, "decoding": decoding,
+        "model": name, "data": data, "out": out, "kind": kind, "k": k, "decoding": decoding,
         "steer": steer, "reading": reading, "endpoint": endpoint, "loading": loading,
         "shard": shard,
     }  # fmt: skip
-    inputs, folders = {"data": data}, model_folders(model)
+    inputs, folders = {"data": data}, model_folders(name)
     with start_run(out, "build sample", options, inputs, any_process=True, models=folders) as run:
         records = read(data, kind, reading)
         prompts = read_prompts(records.rows)
         if server is None:
             answer, answerer = _here(run, model, settings, loading)
         else:
-            answer, answerer = _elsewhere(server, model, settings)
+            answer, answerer = _elsewhere(server, name, settings)
             server.tell(sum(len(prompt.images) for prompt in prompts))
         identity = {
             "settings": settings.recorded(),
@@ -104,7 +107,7 @@ def build_sample(
         results = parts.work_through_shard(prompts, answer, "samples", part)
         if results is None:
             return
-        summary = assemble(out, results, records, {"model": model, **settings.recorded()})
+        summary = assemble(out, results, records, {"model": name, **settings.recorded()})
         finish(run, summary, parts, time.monotonic() - began)
         say(
             f"{counted(summary['responses'], 'responses')} to "
@@ -114,7 +117,7 @@ def build_sample(
 
 
 def _here(
-    run: Run, model: str, settings: SampleSettings, loading: Loading
+    run: Run, model: Model, settings: SampleSettings, loading: Loading
 ) -> tuple[Answering, dict[str, str]]:
     """What answers on this machine, and what of it decides the responses."""
     policy = load_policy(model, loading.dtype, loading.device, template=loading.template)

@@ -61,9 +61,9 @@ def _by_token(values: Tensor) -> Tensor:
     return values.double().square().mean(-1).sqrt()
 
 
-def other_kernel() -> AbstractContextManager[Any]:
+def other_kernel() -> AbstractContextManager[object]:
     """Another of PyTorch's implementations of attention, which rounds in other places."""
-    manager: AbstractContextManager[Any] = sdpa_kernel(SDPBackend.MATH)
+    manager: AbstractContextManager[object] = sdpa_kernel(SDPBackend.MATH)
     return manager
 
 

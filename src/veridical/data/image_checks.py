@@ -5,13 +5,16 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from veridical.data.images import ImageLike, decode_image, size_of
 from veridical.data.pixels import ImageError
-from veridical.runtime.errors import RefusedRowError, UserError
+from veridical.runtime.errors import RefusedRowError, UserError, reason_of
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, ProcessorMixin
 
 SHORT, LONG_RATIO, MANY_PIXELS = 64, 4.0, 20_000_000
 """What is tried: pictures with a side below 64 px, longer than four times their width (or the
@@ -24,10 +27,12 @@ IMAGE_SUFFIXES = (
 """Files of a folder that are its images. HEIF is among them to be refused by name."""
 
 _USUAL = (224, 224)
-_known: weakref.WeakKeyDictionary[Any, dict[tuple[int, int], str]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[BaseImageProcessor, dict[tuple[int, int], str]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
-def require_images(processor: Any, images: Sequence[ImageLike]) -> None:
+def require_images(processor: ProcessorMixin, images: Sequence[ImageLike]) -> None:
     """Refuse a row one of whose images the model's image processor does not take.
 
     All images are upright RGB, so it depends on their sizes alone. An unusual size is tried once,
@@ -55,7 +60,7 @@ def is_unusual(size: tuple[int, int]) -> bool:
     return shorter < SHORT or longer > LONG_RATIO * shorter or longer * shorter > MANY_PIXELS
 
 
-def size_refusal(processor: Any, size: tuple[int, int]) -> str:
+def size_refusal(processor: ProcessorMixin, size: tuple[int, int]) -> str:
     """Why the image processor takes no picture of this width and height; "" if it does."""
     if not is_unusual(size):
         return ""
@@ -71,27 +76,15 @@ def size_refusal(processor: Any, size: tuple[int, int]) -> str:
     return known[size]
 
 
-def _refusal(maker: Any, size: tuple[int, int]) -> str:
+def _refusal(maker: BaseImageProcessor, size: tuple[int, int]) -> str:
     try:
         maker(images=[Image.new("RGB", size, (127, 127, 127))], return_tensors="pt")
     except MemoryError:
         raise  # of the machine, not of a picture
     # Processors are others' code, and refuse a picture with whatever they meet.
     except Exception as error:
-        return words_of(error)
+        return reason_of(error)
     return ""
-
-
-def words_of(error: BaseException) -> str:
-    """An exception's first line, or its type where it has none.
-
-    A first line that ends in a colon only announces the next, which is then told too.
-    """
-    lines = [line.strip() for line in str(error).strip().splitlines()]
-    if not lines:
-        return type(error).__name__
-    told = " ".join(lines[:2])[:300] if lines[0].endswith(":") else lines[0][:200]
-    return told.rstrip(".:")
 
 
 def find_images(folder: Path) -> dict[str, Path]:
@@ -118,7 +111,7 @@ def find_images(folder: Path) -> dict[str, Path]:
     return found
 
 
-def refused_files(files: Iterable[Path], load: Callable[[], Any]) -> dict[Path, str]:
+def refused_files(files: Iterable[Path], load: Callable[[], object]) -> dict[Path, str]:
     """The images that cannot be decoded, or that a processor refuses, and why.
 
     Args:

@@ -14,13 +14,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError, features
 
 from veridical.data.pixels import ImageError, orientation, upright_rgb
 from veridical.data.png_chunks import may_turn, only_pixels
 from veridical.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # Formats whose decoders are Pillow's own: EPS, for one, would start Ghostscript on a stranger's
 # file. JPEG includes MPO, which several phones write: its first picture counts.
@@ -36,7 +39,7 @@ KEPT_FROM = 4_000_000
 KEPT_PIXELS = PIXEL_LIMIT
 """Decoded pictures of at least 4 megapixels are kept, the latest up to this many pixels of 3 bytes,
 268 MB (our choices): a command opens a picture at each check and each step."""
-_kept: OrderedDict[tuple[Any, ...], Image.Image] = OrderedDict()
+_kept: OrderedDict[tuple[object, ...], Image.Image] = OrderedDict()
 _KEPT_LOCK = threading.Lock()
 _DECODING = [threading.Lock() for _ in range(64)]
 
@@ -177,7 +180,7 @@ def _decoded_large(image: Image.Image) -> Image.Image:
         return upright_rgb(image)
 
 
-def _content_key(source: Path | str | bytes) -> tuple[Any, ...]:
+def _content_key(source: Path | str | bytes) -> tuple[object, ...]:
     """What changes when a file does."""
     if isinstance(source, bytes):
         return (hashlib.sha256(source).digest(),)
@@ -185,7 +188,7 @@ def _content_key(source: Path | str | bytes) -> tuple[Any, ...]:
     return (str(Path(source).absolute()), found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def _keep(key: tuple[Any, ...], image: Image.Image) -> None:
+def _keep(key: tuple[object, ...], image: Image.Image) -> None:
     with _KEPT_LOCK:
         _kept[key] = image
         while len(_kept) > 1 and sum(i.width * i.height for i in _kept.values()) > KEPT_PIXELS:
@@ -249,7 +252,7 @@ def _refuse_heif(head: bytes) -> None:
 class RowImage:
     """An image of a data set's row, decoded when it is needed and not before."""
 
-    rows: Any
+    rows: Dataset
     row: int
     number: int
     column: str = "images"
@@ -285,17 +288,19 @@ class RowImage:
 
 ImageLike = Path | str | Image.Image | RowImage
 
-_arrow_views: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_arrow_views: weakref.WeakKeyDictionary[Dataset, Dataset] = weakref.WeakKeyDictionary()
 
 
-def _as_arrow(rows: Any) -> Any:
+def _as_arrow(rows: Dataset) -> Dataset:
     """Rows as Arrow tables; made once, since it copies all that is said about them."""
     if rows not in _arrow_views:
         _arrow_views[rows] = rows.with_format("arrow")
     return _arrow_views[rows]
 
 
-def row_images(pictures: Any, row: int, count: int, column: str = "images") -> tuple[RowImage, ...]:
+def row_images(
+    pictures: Dataset, row: int, count: int, column: str = "images"
+) -> tuple[RowImage, ...]:
     """The `count` images of a row, none of them decoded yet.
 
     Args:

@@ -32,7 +32,7 @@ def read_objects(path: Path) -> dict[str, list[str]]:
     return content
 
 
-def match_image_id(stem: str, known: Iterable[str] | Mapping[str, Any]) -> str | None:
+def match_image_id(stem: str, known: Iterable[str] | Mapping[str, object]) -> str | None:
     """The id among `known` that an image's file name stands for, or None.
 
     The name itself, else its last number without leading zeros: COCO's annotations call

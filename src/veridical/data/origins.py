@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from datasets import Dataset
 
 from veridical.data.records import RecordSet
+from veridical.runtime.run_files import SkippedRow
 
 LINES = (".jsonl", ".ndjson")
 
@@ -26,7 +28,7 @@ class Origin:
 
     file: Path
     row: int
-    pictures: Any = None
+    pictures: Dataset | None = None
     index: int = 0
 
     def image_files(self) -> list[str]:
@@ -36,12 +38,13 @@ class Origin:
         cells = self.pictures.with_format("arrow")[self.index].to_pylist()[0]["images"]
         return [str(cell["path"]) for cell in cells if cell["path"]]
 
-    def left_out(self, id: str, field: str, reason: str) -> dict[str, Any]:
+    def left_out(self, id: str, field: str, reason: str) -> SkippedRow:
         """The row of `skipped.jsonl`: id, file, row, image_files (where known), field, reason."""
+        found: SkippedRow = {"id": id, "file": str(self.file), "row": self.row}
         files = self.image_files()
-        place = {"file": str(self.file), "row": self.row}
-        known = {"image_files": files} if files else {}
-        return {"id": id, **place, **known, "field": field, "reason": reason}
+        if files:
+            found["image_files"] = files
+        return {**found, "field": field, "reason": reason}
 
 
 def row_origins(records: RecordSet) -> list[Origin]:
@@ -53,7 +56,7 @@ def row_origins(records: RecordSet) -> list[Origin]:
     ]
 
 
-def unread_rows(records: RecordSet) -> list[dict[str, Any]]:
+def unread_rows(records: RecordSet) -> list[SkippedRow]:
     """The rows of `skipped.jsonl` for what could not be read."""
     return [
         Origin(records.file, bad.row).left_out(bad.id, bad.field, bad.reason)
@@ -61,7 +64,7 @@ def unread_rows(records: RecordSet) -> list[dict[str, Any]]:
     ]
 
 
-def with_origins(records: RecordSet, listed: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def with_origins(records: RecordSet, listed: Iterable[SkippedRow]) -> list[SkippedRow]:
     """Put file, row and the images' files into rows of `skipped.jsonl` that have an id alone.
 
     Args:
@@ -72,12 +75,12 @@ def with_origins(records: RecordSet, listed: Iterable[Mapping[str, Any]]) -> lis
     return [
         known[row["id"]].left_out(row["id"], row["field"], row["reason"])
         if row["id"] in known
-        else dict(row)
+        else row
         for row in listed
     ]
 
 
-def place_in_words(listed: Mapping[str, Any]) -> str:
+def place_in_words(listed: SkippedRow) -> str:
     """A row of `skipped.jsonl` as `pairs.jsonl line 3 (its id, image a.jpg)`; else its id."""
     if "file" not in listed:
         return str(listed["id"])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from veridical.data.images import decode_image, resolve_image_path
 from veridical.data.pixels import ImageError
@@ -22,6 +22,7 @@ from veridical.data.record_rows import (
     known_fields,
     normalize,
 )
+from veridical.data.record_types import CheckedRow, ImageCell
 from veridical.runtime.errors import UserError
 
 
@@ -76,7 +77,7 @@ def what_columns_say(path: Path, kind: Kind) -> str:
     return f"{told} The rows are {other} records, which {READ_BY[other]} read."
 
 
-def _reads_as(row: Mapping[str, Any], kind: Kind) -> bool:
+def _reads_as(row: Mapping[str, object], kind: Kind) -> bool:
     try:
         normalize(with_own_names(row, kind)[0], kind)
     except RowError:
@@ -113,7 +114,7 @@ class RowChecker:
         self._good: dict[str, str] = {}  # images that were decoded: as named, and where
         self._good_bytes: set[bytes] = set()  # hashes of others that were
 
-    def usable(self, chunk: list[tuple[int, Any]]) -> list[dict[str, Any]]:
+    def usable(self, chunk: list[tuple[int, object]]) -> list[CheckedRow]:
         """The rows of a chunk that are fit for use, in order; the others become problems."""
         rows = [self._named(row) for _, row in chunk]
         with ThreadPoolExecutor() as pool:
@@ -123,8 +124,10 @@ class RowChecker:
             try:
                 if isinstance(result, RowError):
                     raise result
-                result["id"] = self._unique_id(number, row, result)
-                good.append(result)
+                record, content = result
+                converses = isinstance(row, Mapping) and row.get("conversations") is not None
+                record["id"] = self._unique_id(number, record["id"], content, converses)
+                good.append(record)
                 self.numbers.append(number)
             except RowError as bad:
                 name = row.get("id") if isinstance(row, Mapping) else None
@@ -160,7 +163,7 @@ class RowChecker:
                 "it out if the rows are to be used without images."
             )
 
-    def _named(self, row: Any) -> Any:
+    def _named(self, row: object) -> object:
         """The row with its kind's names, after noting which columns are used and which not."""
         if not isinstance(row, Mapping):
             return row
@@ -180,20 +183,23 @@ class RowChecker:
         self.markers += [] if marker is None else [marker]
         return named
 
-    def _checked(self, row: Any) -> dict[str, Any] | RowError:
+    def _checked(self, row: object) -> tuple[CheckedRow, str] | RowError:
         if isinstance(row, RowError):
             return row
         try:
             record = normalize(row, self.kind)
-            record["content_id"] = content_id(record)
-            for field in ("images", "rejected_images"):
-                if field in record:
-                    record[field] = [self._checked_image(item, field) for item in record[field]]
+            content = content_id(record)
+            images = [self._checked_image(image, "images") for image in record["images"]]
+            record["images"] = images
+            if "rejected_images" in record:
+                others = record["rejected_images"]
+                images = [self._checked_image(image, "rejected_images") for image in others]
+                record["rejected_images"] = images
         except RowError as bad:
             return bad
-        return record
+        return record, content
 
-    def _checked_image(self, image: dict[str, Any], field: str) -> dict[str, Any]:
+    def _checked_image(self, image: ImageCell, field: str) -> ImageCell:
         try:
             if image["bytes"]:
                 # Many rows of a set may ask about one image.
@@ -202,7 +208,7 @@ class RowChecker:
                     decode_image(image["bytes"])
                     self._good_bytes.add(content)
                 return image
-            reference, self.reads_files = image["path"], True
+            reference, self.reads_files = str(image["path"]), True
             if reference not in self._good:
                 path = resolve_image_path(reference, self.root)
                 _decode(path, reference)
@@ -211,10 +217,9 @@ class RowChecker:
             raise RowError(field, str(problem)) from problem
         return {"bytes": None, "path": self._good[reference]}
 
-    def _unique_id(self, number: int, row: Mapping[str, Any], record: dict[str, Any]) -> str:
-        content = record.pop("content_id")
-        identity: str = record["id"] or content
-        if self.repeats or not record["id"] or row.get("conversations") is not None:
+    def _unique_id(self, number: int, own: str, content: str, may_repeat: bool) -> str:
+        identity = own or content
+        if self.repeats or not own or may_repeat:
             stem = identity
             while identity in self._row_of_id:
                 self._repeats[stem] += 1

@@ -6,9 +6,8 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import ijson
 import pyarrow as pa
@@ -16,9 +15,9 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, Image, LargeList, List
 from datasets.table import InMemoryTable
 
-from veridical.data.image_checks import words_of
 from veridical.data.record_rows import RowError
-from veridical.runtime.errors import UserError
+from veridical.data.record_types import CheckedRow, ImageCell
+from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.files import (
     JSON_ERRORS,
     check_file,
@@ -37,7 +36,7 @@ BYTES_AT_A_TIME = 64 * 2**20
 and more than Arrow converts in one go."""
 
 
-def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, Any]]]:
+def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, object]]]:
     """How many rows there are, and each with its number, counted from 1.
 
     A line that is not JSON comes as a `RowError`.
@@ -80,7 +79,7 @@ def count_rows(path: Path) -> int | None:
     return None
 
 
-def stream_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def stream_rows(path: Path) -> Iterator[tuple[int, object]]:
     """Each row with its number, counted from 1; never the whole file at once.
 
     A JSON object instead of a list is read as rows by id: its keys become `id`.
@@ -100,7 +99,7 @@ def stream_rows(path: Path) -> Iterator[tuple[int, Any]]:
         raise UserError(f"{path} must end in .parquet, .jsonl, .ndjson or .json.")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+def _lines(path: Path) -> Iterator[tuple[int, object]]:
     try:
         # Only "\n" ends a line: JSON texts may hold line separators of Unicode as they are.
         with path.open(encoding="utf-8-sig", newline="\n") as file:
@@ -111,7 +110,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
         raise UserError(f"{path} is not UTF-8 text: {error}.") from error
 
 
-def _json_items(path: Path) -> Iterator[Any]:
+def _json_items(path: Path) -> Iterator[object]:
     with path.open("rb") as file:
         start = file.read(4096).removeprefix(BOM).lstrip()[:1]
         file.seek(len(BOM) if file.seek(0) == 0 and file.read(len(BOM)) == BOM else 0)
@@ -125,11 +124,11 @@ def _json_items(path: Path) -> Iterator[Any]:
             else:
                 raise UserError(f"{path} must hold a JSON list or an object of rows by id.")
         except (ijson.JSONError, UnicodeDecodeError) as error:
-            said = " ".join(words_of(error).split())
+            said = " ".join(reason_of(error).split())
             raise UserError(f"{path} is not JSON: {said}. Is it a whole copy?") from error
 
 
-def _parsed(line: str) -> Any:
+def _parsed(line: str) -> object:
     try:
         return parse_json(line)
     except JSON_ERRORS as error:
@@ -154,10 +153,10 @@ def _whole(path: Path) -> Iterator[None]:
     except (MemoryError, UserError):
         raise
     except Exception as error:
-        raise UserError(f"{path} can't be read as Parquet: {words_of(error)}") from error
+        raise UserError(f"{path} can't be read as Parquet: {reason_of(error)}") from error
 
 
-def _parquet_rows(path: Path) -> Iterator[Any]:
+def _parquet_rows(path: Path) -> Iterator[object]:
     # Buffered ahead, every row group that was read would stay in memory to the end.
     with _whole(path), pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
         for number in range(file.num_row_groups):
@@ -171,7 +170,7 @@ def _rows_at_a_time(group: pq.RowGroupMetaData) -> int:
     return max(1, min(ROWS_AT_A_TIME, BYTES_AT_A_TIME // each))
 
 
-def bytes_in(value: Any) -> int:
+def bytes_in(value: object) -> int:
     """How many bytes of files a row's values hold."""
     if isinstance(value, bytes):
         return len(value)
@@ -180,7 +179,7 @@ def bytes_in(value: Any) -> int:
     return sum(map(bytes_in, value)) if isinstance(value, list | tuple) else 0
 
 
-def plain_rows(table: pa.Table) -> Iterator[Any]:
+def plain_rows(table: pa.Table) -> Iterator[Mapping[str, object]]:
     """Rows as Python values: Datasets' own types decoded, except images."""
     # Without a fingerprint Datasets would hash every byte.
     features = Dataset(InMemoryTable(table), fingerprint="of no account").features
@@ -190,7 +189,7 @@ def plain_rows(table: pa.Table) -> Iterator[Any]:
     yield from Dataset(InMemoryTable(table), info=info, fingerprint="of no account")
 
 
-def _undecoded(feature: Any) -> Any:
+def _undecoded(feature: object) -> object:
     if isinstance(feature, Image):
         return Image(decode=False)
     if isinstance(feature, List):
@@ -201,7 +200,7 @@ def _undecoded(feature: Any) -> Any:
 
 
 def write_parquet_records(
-    chunks: Iterable[list[dict[str, Any]]], path: Path, schema: pa.Schema
+    chunks: Iterable[Sequence[CheckedRow]], path: Path, schema: pa.Schema
 ) -> None:
     """Write rows with their images' bytes; `path` gets the whole file or stays as it was."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -209,7 +208,7 @@ def write_parquet_records(
         with writing(path), os.fdopen(descriptor, "wb") as file:
             with pq.ParquetWriter(file, schema) as writer:
                 for chunk in chunks:
-                    rows = [_with_image_bytes(row) for row in chunk]
+                    rows = [_with_images(row, _embedded) for row in chunk]
                     writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             file.flush()
             os.fsync(file.fileno())
@@ -220,29 +219,27 @@ def write_parquet_records(
         raise
 
 
-def _with_image_bytes(row: dict[str, Any]) -> dict[str, Any]:
-    fields = [field for field in ("images", "rejected_images") if field in row]
-    return row | {field: [_embedded(image) for image in row[field]] for field in fields}
+def _with_images(
+    row: CheckedRow, change: Callable[[ImageCell], ImageCell | str]
+) -> dict[str, object]:
+    own = {"images": row.get("images"), "rejected_images": row.get("rejected_images")}
+    changed = {name: [change(image) for image in cells] for name, cells in own.items() if cells}
+    return {**row, **changed}
 
 
-def _embedded(image: dict[str, Any]) -> dict[str, Any]:
+def _embedded(image: ImageCell) -> ImageCell:
     name = Path(image["path"]).name if image["path"] else None
     return {"bytes": image["bytes"] or _file_bytes(image["path"]), "path": name}
 
 
-def write_jsonl_records(rows: Iterable[dict[str, Any]], path: Path) -> None:
+def write_jsonl_records(rows: Iterable[CheckedRow], path: Path) -> None:
     """Write rows with paths relative to the file; images from elsewhere are copied beside it."""
-    write_jsonl(path, (_with_image_paths(row, path) for row in rows))
+    write_jsonl(path, (_with_images(row, lambda cell: _referred(cell, path)) for row in rows))
 
 
-def _with_image_paths(row: dict[str, Any], path: Path) -> dict[str, Any]:
-    fields = [field for field in ("images", "rejected_images") if field in row]
-    return row | {field: [_referred(image, path) for image in row[field]] for field in fields}
-
-
-def _referred(image: dict[str, Any], path: Path) -> str:
+def _referred(image: ImageCell, path: Path) -> str:
     folder = path.parent.resolve()
-    if not image["bytes"]:
+    if image["path"] and not image["bytes"]:
         place = Path(image["path"]).resolve()
         if place.is_relative_to(folder) and place.is_file():
             return place.relative_to(folder).as_posix()
@@ -258,8 +255,8 @@ def _referred(image: dict[str, Any], path: Path) -> str:
     return copy.relative_to(folder).as_posix()
 
 
-def _file_bytes(reference: str) -> bytes:
+def _file_bytes(reference: str | None) -> bytes:
     try:
-        return Path(reference).read_bytes()
+        return Path(reference or "").read_bytes()
     except OSError as error:
         raise UserError(f"The image {reference} cannot be read: {error.strerror}.") from error

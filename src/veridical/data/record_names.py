@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from veridical.runtime.files import JSON_ERRORS, parse_json
 
@@ -38,7 +37,7 @@ FIRST_ITEMS = 16  # of a list
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 
 
-def with_own_names(row: Mapping[str, Any], kind: str) -> tuple[dict[str, Any], set[str]]:
+def with_own_names(row: Mapping[str, object], kind: str) -> tuple[dict[str, object], set[str]]:
     """A row with the names of its kind, and the columns of other names that were used for it.
 
     Understood are, beside the names in `IMAGES`:
@@ -72,7 +71,7 @@ def with_own_names(row: Mapping[str, Any], kind: str) -> tuple[dict[str, Any], s
     return named, used
 
 
-def image_marker(row: Mapping[str, Any]) -> str | None:
+def image_marker(row: Mapping[str, object]) -> str | None:
     """What stands in a user's text of a named row where a program puts a picture, None if nothing.
 
     Not `<image>`, of which `_record_rows` makes a picture's place.
@@ -87,7 +86,7 @@ def image_marker(row: Mapping[str, Any]) -> str | None:
     return None
 
 
-def image_column(name: str, value: Any, depth: int = DEEPEST) -> str | None:
+def image_column(name: str, value: object, depth: int = DEEPEST) -> str | None:
     """The place in a column that nothing reads which seems to hold images ("metadata.image").
 
     None where there is none. Objects in it are looked through, and of lists the first items.
@@ -111,7 +110,7 @@ def image_column(name: str, value: Any, depth: int = DEEPEST) -> str | None:
     return next((place for place in found if place is not None), None)
 
 
-def _looks_like_images(name: str, value: Any) -> bool:
+def _looks_like_images(name: str, value: object) -> bool:
     if value is None or value is False or value in ("", 0, [], {}):
         return False
     if _LOOKS_LIKE_IMAGES.search(name.rpartition(".")[2]):
@@ -129,7 +128,7 @@ def is_base64(text: str) -> bool:
     return text.startswith("data:image/") or (len(text) > 100 and text.startswith(_BASE64))
 
 
-def _unpacked(name: str, value: Any) -> Any:
+def _unpacked(name: str, value: object) -> object:
     """What a text stands for that is JSON of messages, or of a column's list; else the value."""
     found = _json_in(value) if isinstance(value, str) else None
     items = found if isinstance(found, list) else [found]
@@ -139,7 +138,7 @@ def _unpacked(name: str, value: Any) -> Any:
     return value
 
 
-def _json_in(text: str) -> Any:
+def _json_in(text: str) -> object:
     """The list or object that a text holds as JSON, None where it is another text."""
     if text.lstrip()[:1] not in ("[", "{"):
         return None
@@ -149,19 +148,19 @@ def _json_in(text: str) -> Any:
         return None
 
 
-def _is_message(item: Any) -> bool:
+def _is_message(item: object) -> bool:
     return isinstance(item, Mapping) and ({"role", "content"} <= item.keys() or _is_turn(item))
 
 
-def _is_turn(item: Mapping[str, Any]) -> bool:
+def _is_turn(item: Mapping[str, object]) -> bool:
     return {"from", "value"} <= item.keys()
 
 
-def _given(row: Mapping[str, Any]) -> set[str]:
+def _given(row: Mapping[str, object]) -> set[str]:
     return {name for name, value in row.items() if value is not None}
 
 
-def _take(row: dict[str, Any], used: set[str], field: str, names: Sequence[str]) -> None:
+def _take(row: dict[str, object], used: set[str], field: str, names: Sequence[str]) -> None:
     """Fill a field that is not there from the first of other names that is."""
     found = next((name for name in names if row.get(name) is not None), None)
     if row.get(field) is None and found is not None:
@@ -169,7 +168,7 @@ def _take(row: dict[str, Any], used: set[str], field: str, names: Sequence[str])
         used.add(found)
 
 
-def _name_pair(row: dict[str, Any], used: set[str]) -> None:
+def _name_pair(row: dict[str, object], used: set[str]) -> None:
     for field in ("chosen", "rejected"):
         names = [f"{field}_{ending}" for ending in ("response", "answer", "text")]
         names += [f"{field}_{ending}" for ending in ("messages", "conversations", "conversation")]
@@ -193,7 +192,7 @@ def _name_pair(row: dict[str, Any], used: set[str]) -> None:
         row["prompt"], row["chosen"] = whole[:-1], whole[-1:]
 
 
-def _name_prompt(row: dict[str, Any], used: set[str]) -> None:
+def _name_prompt(row: dict[str, object], used: set[str]) -> None:
     _take(row, used, "prompt", QUESTIONS)
     question = row["prompt"] = _one_message(row.get("prompt"))
     if not isinstance(question, str):
@@ -203,14 +202,16 @@ def _name_prompt(row: dict[str, Any], used: set[str]) -> None:
     if "instruction" in used and isinstance(more, str):
         used.add("input")
         question = f"{question}\n{more}" if more.strip() else question
-    row["prompt"] = [{"role": "user", "content": question}]
-    if isinstance(row.get("system"), str):
+    turns = [{"role": "user", "content": question}]
+    system = row.get("system")
+    if isinstance(system, str):
         used.add("system")
-        if row["system"].strip():
-            row["prompt"].insert(0, {"role": "system", "content": row["system"]})
+        if system.strip():
+            turns.insert(0, {"role": "system", "content": system})
+    row["prompt"] = turns
 
 
-def _name_conversation(row: dict[str, Any], used: set[str]) -> None:
+def _name_conversation(row: dict[str, object], used: set[str]) -> None:
     given = row.get("prompt")
     if given is not None:
         used.add("prompt")
@@ -228,7 +229,7 @@ def _name_conversation(row: dict[str, Any], used: set[str]) -> None:
         row["messages"] = [*question, *said] if isinstance(said, list) else None
 
 
-def _one_message(value: Any) -> Any:
+def _one_message(value: object) -> object:
     """An answer that is one message, as a list of it; one that is `{"text": ...}`, as its text."""
     if not isinstance(value, Mapping):
         return value
@@ -238,14 +239,14 @@ def _one_message(value: Any) -> Any:
     return texts[0] if len(texts) == 1 and isinstance(texts[0], str) else value
 
 
-def _turns(value: Any) -> Any:
+def _turns(value: object) -> object:
     """Turns of `from` and `value` as messages; whatever else as it is."""
     if not isinstance(value, list):
         return value
     return [_message(item) for item in value]
 
 
-def _message(item: Any) -> Any:
+def _message(item: object) -> object:
     if not isinstance(item, Mapping):
         return item
     if "role" not in item and _is_turn(item):
@@ -254,7 +255,7 @@ def _message(item: Any) -> Any:
     return {**item, "content": blocks} if _are_blocks(blocks) else item
 
 
-def _are_blocks(value: Any) -> bool:
+def _are_blocks(value: object) -> bool:
     """Whether a list is of blocks of a message, of which one is an image."""
     if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
         return False
@@ -262,13 +263,14 @@ def _are_blocks(value: Any) -> bool:
     return set(types) <= {"image", "image_url", "text"} and set(types) != {"text"} and bool(types)
 
 
-def _lift_images(row: dict[str, Any]) -> None:
+def _lift_images(row: dict[str, object]) -> None:
     """Move pictures out of the blocks that hold them, into the row's images."""
-    lifted: list[list[Any]] = []
+    lifted: list[list[object]] = []
     for field in _CONVERSED:
-        if isinstance(row[field], list):
-            found: list[Any] = []
-            row[field] = [_without_pictures(message, found) for message in row[field]]
+        messages = row[field]
+        if isinstance(messages, list):
+            found: list[object] = []
+            row[field] = [_without_pictures(message, found) for message in messages]
             lifted.append(found)
     # Whole conversations that begin alike hold their pictures twice.
     images = next((found for found in lifted if found), None)
@@ -276,13 +278,13 @@ def _lift_images(row: dict[str, Any]) -> None:
         row["images"] = images
 
 
-def _without_pictures(message: Any, found: list[Any]) -> Any:
+def _without_pictures(message: object, found: list[object]) -> object:
     if not isinstance(message, Mapping) or not isinstance(message.get("content"), list):
         return message
     return {**message, "content": [_without_picture(block, found) for block in message["content"]]}
 
 
-def _without_picture(block: Any, found: list[Any]) -> Any:
+def _without_picture(block: object, found: list[object]) -> object:
     if not isinstance(block, Mapping) or block.get("type") not in ("image", "image_url"):
         return block
     held = [block[name] for name in ("image", "image_url", "url", "path") if block.get(name)]

@@ -6,10 +6,11 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from veridical.data.messages import (
+    Block,
     Message,
     assistant_message,
     clean_messages,
@@ -17,6 +18,7 @@ from veridical.data.messages import (
     text_of,
 )
 from veridical.data.record_names import ROLES, is_base64
+from veridical.data.record_types import CheckedRow, ImageCell, Rating
 from veridical.runtime.progress import counted
 
 Kind = Literal["preference", "conversation", "prompt", "sample"]
@@ -64,7 +66,7 @@ def known_fields(kind: Kind) -> set[str]:
     return fields | {other for field in fields for other in _READ_INSTEAD.get(field, ())}
 
 
-def normalize(row: Any, kind: Kind) -> dict[str, Any]:
+def normalize(row: object, kind: Kind) -> CheckedRow:
     """The row with typed blocks, `images` as a list of references and `id` as text or "".
 
     Raises:
@@ -74,7 +76,7 @@ def normalize(row: Any, kind: Kind) -> dict[str, Any]:
         raise RowError("row", f"not a JSON object but {type(row).__name__}")
     _check_unicode(row)
     images = _image_references(row)
-    record: dict[str, Any] = {"id": _identity(row), "images": images}
+    record: CheckedRow = {"id": _identity(row), "images": images}
     if kind == "preference":
         record |= _preference(row, len(images))
     elif kind in ("prompt", "sample"):
@@ -94,7 +96,7 @@ def normalize(row: Any, kind: Kind) -> dict[str, Any]:
     return record
 
 
-def content_id(record: Mapping[str, Any]) -> str:
+def content_id(record: CheckedRow) -> str:
     """An id for a row that has none: 16 hex digits of its messages and image references.
 
     It stays the same when rows are reordered, added or removed.
@@ -103,14 +105,15 @@ def content_id(record: Mapping[str, Any]) -> str:
         hashlib.sha256(image["bytes"]).hexdigest() if image["bytes"] else image["path"]
         for image in record["images"]
     ]
-    fields = [record.get(name) for name in ("prompt", "chosen", "rejected", "messages")]
+    turns = (record.get("prompt"), record.get("chosen"), record.get("rejected"))
+    fields: list[object] = [*turns, record.get("messages")]
     if "responses" in record:
         fields.append(record["responses"])
     text = json.dumps([images, fields], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _check_unicode(value: Any) -> None:
+def _check_unicode(value: object) -> None:
     """JSON may hold half a surrogate pair, which no file and no tokenizer takes."""
     if isinstance(value, str):
         try:
@@ -125,7 +128,7 @@ def _check_unicode(value: Any) -> None:
             _check_unicode(item)
 
 
-def _identity(row: Mapping[str, Any]) -> str:
+def _identity(row: Mapping[str, object]) -> str:
     value = row.get("id")
     if value is None:
         return ""
@@ -134,7 +137,7 @@ def _identity(row: Mapping[str, Any]) -> str:
     return str(value)
 
 
-def _image_references(row: Mapping[str, Any], field: str = "images") -> list[dict[str, Any]]:
+def _image_references(row: Mapping[str, object], field: str = "images") -> list[ImageCell]:
     value = row.get(field)
     if field == "images" and row.get("image") is not None:
         if value is not None:
@@ -146,7 +149,7 @@ def _image_references(row: Mapping[str, Any], field: str = "images") -> list[dic
     return [_image_reference(item, field) for item in values]
 
 
-def _image_reference(value: Any, field: str) -> dict[str, Any]:
+def _image_reference(value: object, field: str) -> ImageCell:
     if isinstance(value, str):
         if is_base64(value):
             raise RowError(field, "an image is base64 text; give a path, or decode it to bytes")
@@ -166,10 +169,13 @@ def _image_reference(value: Any, field: str) -> dict[str, Any]:
     raise RowError(field, f"an image must be a path or its bytes, not {type(value).__name__}")
 
 
-def _preference(row: Mapping[str, Any], images: int) -> dict[str, Any]:
+def _preference(row: Mapping[str, object], images: int) -> CheckedRow:
     for field in ("chosen", "rejected"):
         if row.get(field) is None:
             raise RowError(field, "is missing")
+    prompt: object
+    chosen: object
+    rejected: object
     if row.get("prompt") is None:
         prompt, chosen, rejected = _split_implicit_prompt(row)
     else:
@@ -177,7 +183,7 @@ def _preference(row: Mapping[str, Any], images: int) -> dict[str, Any]:
     _refuse_printed(prompt, "prompt")
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
-    record = {
+    record: CheckedRow = {
         "prompt": _messages({"prompt": prompt}, "prompt", images),
         "chosen": _answer(chosen, "chosen"),
         "rejected": _answer(rejected, "rejected"),
@@ -190,7 +196,9 @@ def _preference(row: Mapping[str, Any], images: int) -> dict[str, Any]:
     return record
 
 
-def _split_implicit_prompt(row: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any]]:
+def _split_implicit_prompt(
+    row: Mapping[str, object],
+) -> tuple[list[object], list[object], list[object]]:
     if isinstance(row["chosen"], str) or isinstance(row["rejected"], str):
         raise RowError("prompt", "is missing, and plain text answers cannot hold it")
     chosen, rejected = (list(_list(row[field], field)) for field in ("chosen", "rejected"))
@@ -206,7 +214,7 @@ def _split_implicit_prompt(row: Mapping[str, Any]) -> tuple[list[Any], list[Any]
     return chosen[:shared], chosen[shared:], rejected[shared:]
 
 
-def _responses(row: Mapping[str, Any]) -> list[list[Message]]:
+def _responses(row: Mapping[str, object]) -> list[list[Message]]:
     if row.get("responses") is None:
         raise RowError("responses", "is missing")
     responses = [_answer(answer, "responses") for answer in _list(row["responses"], "responses")]
@@ -215,7 +223,7 @@ def _responses(row: Mapping[str, Any]) -> list[list[Message]]:
     return responses
 
 
-def _check_answers(record: Mapping[str, Any]) -> None:
+def _check_answers(record: CheckedRow) -> None:
     """Ratings are of answers that are there, and no further rejected answer is the chosen one."""
     more = record.get("more_rejected", [])
     answers = {"chosen", "rejected", *(f"more_rejected/{number}" for number in range(len(more)))}
@@ -237,7 +245,7 @@ def response_name(number: int) -> str:
     return f"responses/{number}"
 
 
-def _answer(value: Any, field: str) -> list[Message]:
+def _answer(value: object, field: str) -> list[Message]:
     _refuse_printed(value, field)
     if isinstance(value, str):
         value = [assistant_message(value)]
@@ -252,7 +260,7 @@ def _answer(value: Any, field: str) -> list[Message]:
     return messages
 
 
-def _messages(row: Mapping[str, Any], field: str, images: int) -> list[Message]:
+def _messages(row: Mapping[str, object], field: str, images: int) -> list[Message]:
     value = row.get(field)
     if value is None:
         raise RowError(field, "is missing")
@@ -286,7 +294,7 @@ def _messages(row: Mapping[str, Any], field: str, images: int) -> list[Message]:
     first = next((index for index, item in enumerate(value) if item["role"] == "user"), None)
     # As TRL reads them: images of plain-string messages stand before the first question.
     if first is not None and isinstance(value[first]["content"], str):
-        blocks = [{"type": "image"} for _ in range(images)]
+        blocks: list[Block] = [{"type": "image"} for _ in range(images)]
         messages[first]["content"] = [*blocks, *messages[first]["content"]]
     return messages
 
@@ -299,12 +307,12 @@ def _with_tags_as_blocks(message: Message) -> Message:
     return {**message, "content": [part for blocks_of_one in blocks for part in blocks_of_one]}
 
 
-def _refuse_printed(value: Any, field: str) -> None:
+def _refuse_printed(value: object, field: str) -> None:
     if isinstance(value, str) and _PRINTED.match(value):
         raise RowError(field, "is messages in a text as Python prints them; write a list, or JSON")
 
 
-def _check_message(message: Any, field: str, number: int) -> None:
+def _check_message(message: object, field: str, number: int) -> None:
     if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
         raise RowError(field, f"message {number} must have a role and a content")
     if message["role"] not in ("system", "user", "assistant"):
@@ -352,7 +360,7 @@ def _check_turns(field: str, messages: list[Message], last: str, images: int) ->
         )
 
 
-def _llava_messages(conversations: Any, images: int) -> list[Message]:
+def _llava_messages(conversations: object, images: int) -> list[Message]:
     """LLaVA's turns `{"from": "human"|"gpt", "value": text}`; `<image>` stands for an image."""
     field = "conversations"
     if not isinstance(conversations, list) or not conversations:
@@ -375,8 +383,8 @@ def _llava_messages(conversations: Any, images: int) -> list[Message]:
     return messages
 
 
-def _llava_blocks(value: str) -> list[dict[str, Any]]:
-    blocks: list[dict[str, Any]] = []
+def _llava_blocks(value: str) -> list[Block]:
+    blocks: list[Block] = []
     for number, part in enumerate(value.split(TAG)):
         if number:
             blocks.append({"type": "image"})
@@ -387,45 +395,53 @@ def _llava_blocks(value: str) -> list[dict[str, Any]]:
     return blocks
 
 
-def _optional(row: Mapping[str, Any], kind: Kind, images: int) -> dict[str, Any]:
+def _optional(row: Mapping[str, object], kind: Kind, images: int) -> CheckedRow:
     given = {name: row[name] for name in OPTIONAL_FIELDS[kind] if row.get(name) is not None}
-    for field, value in given.items():
-        if field == "rejected_images":
-            given[field] = _image_references(row, field)
-            if len(given[field]) != images:
-                raise RowError(
-                    field, f"{counted(len(given[field]), 'images')}, but `images` has {images}"
-                )
-        elif field == "more_rejected":
-            given[field] = [_answer(answer, field) for answer in _list(value, field)]
-        elif field == "ratings":
-            given[field] = [_rating(rating) for rating in _list(value, field)]
-        elif field == "facts":
-            given[field] = _texts(value)
-        elif field == "source" and not isinstance(value, str):
-            try:
-                given[field] = json.dumps(value, ensure_ascii=False, sort_keys=True)
-            except (TypeError, ValueError) as error:
-                raise RowError(field, f"can't be kept as JSON ({error})") from error
-        elif field == "expected_answer":
-            given[field] = str(value)
-    return given
+    found: CheckedRow = {}
+    if "rejected_images" in given:
+        field = "rejected_images"
+        found["rejected_images"] = _image_references(row, field)
+        if len(found["rejected_images"]) != images:
+            own = counted(len(found["rejected_images"]), "images")
+            raise RowError(field, f"{own}, but `images` has {images}")
+    if "more_rejected" in given:
+        answers = _list(given["more_rejected"], "more_rejected")
+        found["more_rejected"] = [_answer(answer, "more_rejected") for answer in answers]
+    if "ratings" in given:
+        found["ratings"] = [_rating(rating) for rating in _list(given["ratings"], "ratings")]
+    if "facts" in given:
+        found["facts"] = _texts(given["facts"])
+    if "expected_answer" in given:
+        found["expected_answer"] = str(given["expected_answer"])
+    if "source" in given:
+        found["source"] = _source(given["source"])
+    return found
 
 
-def _list(value: Any, field: str) -> Sequence[Any]:
+def _source(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise RowError("source", f"can't be kept as JSON ({error})") from error
+
+
+def _list(value: object, field: str) -> Sequence[object]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise RowError(field, f"must be a list, not {type(value).__name__}")
     return value
 
 
-def _texts(value: Any) -> list[str]:
-    values: Iterable[Any] = [value] if isinstance(value, str) else _list(value, "facts")
-    if not all(isinstance(item, str) for item in values):
+def _texts(value: object) -> list[str]:
+    values = [value] if isinstance(value, str) else _list(value, "facts")
+    texts = [item for item in values if isinstance(item, str)]
+    if len(texts) < len(values):
         raise RowError("facts", "must be a list of texts")
-    return list(values)
+    return texts
 
 
-def _rating(value: Any) -> dict[str, Any]:
+def _rating(value: object) -> Rating:
     names = {"answer", "aspect", "value"}
     if not isinstance(value, Mapping) or not names <= value.keys():
         raise RowError("ratings", "a rating must have an answer, an aspect and a value")

@@ -10,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 import PIL
@@ -33,6 +32,7 @@ from veridical.data import (
     record_rows,
 )
 from veridical.data.record_checks import RowProblem
+from veridical.data.record_types import CheckedRow
 from veridical.runtime.cache import digest, evict, open_cache
 from veridical.runtime.cache_folder import claim_folder
 from veridical.runtime.errors import UserError
@@ -79,7 +79,7 @@ class CheckedRows:
 class RowsWriter:
     """Takes checked rows, and what is to be known of those left out."""
 
-    def __init__(self, file: Any, schema: pa.Schema) -> None:
+    def __init__(self, file: object, schema: pa.Schema) -> None:
         """Begin a file."""
         self._writer, self._schema = pa.ipc.new_stream(file, schema), schema
         self.problems: list[RowProblem] = []
@@ -88,7 +88,7 @@ class RowsWriter:
         self.lost: list[str] = []
         self.reads_files = False
 
-    def write(self, rows: list[dict[str, Any]]) -> None:
+    def write(self, rows: Sequence[CheckedRow]) -> None:
         """Add rows; few at a time, since Arrow takes at most 2 GiB of image bytes in one go."""
         self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
 

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 from datasets import Dataset, Features, Image, List, Value
@@ -66,6 +66,15 @@ from veridical.data.record_store import (
     store_key,
     store_rows,
 )
+from veridical.data.record_types import (
+    CheckedRow,
+    ConversationRow,
+    ImageCell,
+    PreferenceRow,
+    PromptRow,
+    Rating,
+    SampleRow,
+)
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import part_of, track
@@ -97,66 +106,6 @@ Item = TypeVar("Item")
 # Rows that are decoded or written at a time; Arrow takes at most 2 GiB of image bytes in one go.
 CHUNK = 64
 SHOW_PROGRESS_FROM = 2000  # rows
-
-
-class Rating(TypedDict):
-    """One score of one answer.
-
-    `answer` is "chosen", "rejected" or "more_rejected/0", ..., in kind `sample` "responses/0", ...
-    """
-
-    answer: str
-    aspect: str
-    value: float
-
-
-class PreferenceRow(TypedDict):
-    """A row of kind `preference`; images are upright RGB Pillow images on access."""
-
-    id: str
-    images: list[PillowImage.Image]
-    prompt: list[Message]
-    chosen: list[Message]
-    rejected: list[Message]
-    rejected_images: NotRequired[list[PillowImage.Image] | None]
-    more_rejected: NotRequired[list[list[Message]] | None]
-    ratings: NotRequired[list[Rating] | None]
-    facts: NotRequired[list[str] | None]
-    expected_answer: NotRequired[str | None]
-    source: NotRequired[str | None]
-
-
-class ConversationRow(TypedDict):
-    """A row of kind `conversation`."""
-
-    id: str
-    images: list[PillowImage.Image]
-    messages: list[Message]
-    source: NotRequired[str | None]
-
-
-class PromptRow(TypedDict):
-    """A row of kind `prompt`; the prompt ends with a user's turn."""
-
-    id: str
-    images: list[PillowImage.Image]
-    prompt: list[Message]
-    facts: NotRequired[list[str] | None]
-    expected_answer: NotRequired[str | None]
-    source: NotRequired[str | None]
-
-
-class SampleRow(TypedDict):
-    """A row of kind `sample`: one or more responses to a prompt, each one assistant turn."""
-
-    id: str
-    images: list[PillowImage.Image]
-    prompt: list[Message]
-    responses: list[list[Message]]
-    ratings: NotRequired[list[Rating] | None]
-    facts: NotRequired[list[str] | None]
-    expected_answer: NotRequired[str | None]
-    source: NotRequired[str | None]
 
 
 @dataclass(frozen=True)
@@ -237,7 +186,7 @@ def _numbers(checked: CheckedRows) -> Sequence[int]:
 
 
 def write_records(
-    rows: Iterable[Mapping[str, Any]] | Dataset, path: Path | str, kind: Kind
+    rows: Iterable[Mapping[str, object]] | Dataset, path: Path | str, kind: Kind
 ) -> None:
     """Write rows of a kind as Parquet or JSON Lines, by the suffix of `path`.
 
@@ -323,7 +272,7 @@ def _lost_images(path: Path, checker: RowChecker, total: int) -> list[str]:
 
 def _checking(
     path: Path, kind: Kind, root: Path
-) -> tuple[RowChecker, int, Iterator[list[dict[str, Any]]]]:
+) -> tuple[RowChecker, int, Iterator[list[CheckedRow]]]:
     """Who checks a file's rows, their number, and the usable ones, some at a time."""
     checker = RowChecker(kind, root)
     total, rows = raw_rows(path)
@@ -371,23 +320,35 @@ def _as_dataset(table: Table, kind: Kind, path: Path) -> Dataset:
     return rows.with_transform(_on_access)
 
 
-def _on_access(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    return {name: [_value_on_access(name, value) for value in batch[name]] for name in batch}
+def _on_access(batch: dict[str, list[object]]) -> dict[str, list[object]]:
+    return {
+        name: [None if value is None else _on_reading(name)(value) for value in batch[name]]
+        for name in batch
+    }
 
 
-def _value_on_access(name: str, value: Any) -> Any:
-    if value is None:
-        return None
-    if name in ("prompt", "chosen", "rejected", "messages"):
-        return clean_messages(value)
-    if name in ("more_rejected", "responses"):
-        return [clean_messages(messages) for messages in value]
-    if name in ("images", "rejected_images"):
-        return [open_image(image["bytes"] or image["path"]) for image in value]
+def _on_reading(column: str) -> Callable[..., object]:
+    """What is made of a column's values, which Arrow gives as they were checked."""
+    if column in ("prompt", "chosen", "rejected", "messages"):
+        return clean_messages
+    if column in ("more_rejected", "responses"):
+        return _clean_answers
+    return _opened if column in ("images", "rejected_images") else _as_it_is
+
+
+def _clean_answers(answers: Iterable[list[Message]]) -> list[list[Message]]:
+    return [clean_messages(messages) for messages in answers]
+
+
+def _opened(images: Iterable[ImageCell]) -> list[PillowImage.Image]:
+    return [open_image(image["bytes"] or image["path"] or "") for image in images]
+
+
+def _as_it_is(value: object) -> object:
     return value
 
 
-def _undecoded(rows: Iterable[Mapping[str, Any]] | Dataset) -> Iterable[Mapping[str, Any]]:
+def _undecoded(rows: Iterable[Mapping[str, object]] | Dataset) -> Iterable[Mapping[str, object]]:
     """Rows of a Dataset with their images' bytes as they are, not decoded and packed again."""
     if not isinstance(rows, Dataset):
         yield from rows
@@ -396,7 +357,7 @@ def _undecoded(rows: Iterable[Mapping[str, Any]] | Dataset) -> Iterable[Mapping[
         yield from plain_rows(table)
 
 
-def _checked_for_writing(rows: Iterable[Mapping[str, Any]], kind: Kind) -> Iterator[dict[str, Any]]:
+def _checked_for_writing(rows: Iterable[Mapping[str, object]], kind: Kind) -> Iterator[CheckedRow]:
     seen: set[str] = set()
     for number, row in enumerate(rows, start=1):
         try:
@@ -410,8 +371,8 @@ def _checked_for_writing(rows: Iterable[Mapping[str, Any]], kind: Kind) -> Itera
         yield record
 
 
-def _portable_images(row: Mapping[str, Any]) -> dict[str, Any]:
-    def portable(image: Any) -> Any:
+def _portable_images(row: Mapping[str, object]) -> dict[str, object]:
+    def portable(image: object) -> object:
         if isinstance(image, Path):
             return str(image)
         if isinstance(image, PillowImage.Image):
@@ -420,11 +381,12 @@ def _portable_images(row: Mapping[str, Any]) -> dict[str, Any]:
             return {"bytes": memory.getvalue(), "path": None}
         return image
 
-    return {
-        name: [portable(image) for image in row[name]]
-        for name in ("images", "rejected_images")
-        if row.get(name) is not None
-    }
+    found: dict[str, object] = {}
+    for name in ("images", "rejected_images"):
+        images = row.get(name)
+        if isinstance(images, Iterable):
+            found[name] = [portable(image) for image in images]
+    return found
 
 
 def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:

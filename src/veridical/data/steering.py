@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from veridical.data.messages import Message, clean_messages
+from veridical.data.messages import Message, clean_messages, text_block
 from veridical.runtime.errors import UserError
 
 Numerals: TypeAlias = Literal["digits", "words"]
@@ -102,9 +102,9 @@ def steer_prompt(
     *blocks, end = last["content"]
     text = steering_text(marks, numerals)
     if end["type"] == "text":
-        added = [{"type": "text", "text": f"{end['text']}\n{text}"}]
+        added = [text_block(f"{end['text']}\n{text}")]
     else:
-        added = [end, {"type": "text", "text": text}]
+        added = [end, text_block(text)]
     return [*before, {"role": last["role"], "content": [*blocks, *added]}]
 
 

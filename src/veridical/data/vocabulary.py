@@ -240,9 +240,9 @@ def _singulars(word: str) -> Iterator[str]:
         yield word[:-1]
 
 
-def _is_text_list(value: Any) -> bool:
+def _is_text_list(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _is_text_map(value: Any) -> bool:
+def _is_text_map(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())

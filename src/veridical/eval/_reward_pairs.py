@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from PIL import Image
 
@@ -15,6 +15,7 @@ from veridical.models.rendering import Group, RefusedRowError, open_images
 from veridical.models.reward_model import RewardModel, judged_group
 from veridical.runtime.errors import UserError
 from veridical.runtime.randomness import generator
+from veridical.runtime.run_files import SkippedRow
 
 Told = Literal["own", "none", "other"]
 Seen = Literal["own", "gray"]
@@ -76,7 +77,7 @@ def render_pairs(
     told: Sequence[Sequence[str]],
     seen: Seen,
     limit: int | None,
-) -> tuple[dict[int, Group], list[dict[str, str]]]:
+) -> tuple[dict[int, Group], list[SkippedRow]]:
     """Pairs by their place, as the model reads them; and what could not be rendered."""
     pictures = records.rows.select_columns(["images"])
     rejected_pictures = None
@@ -85,7 +86,7 @@ def render_pairs(
         rejected_pictures = records.rows.select_columns(["rejected_images"])
     texts = records.rows.remove_columns([name for name in columns if name.endswith("images")])
     pairs: dict[int, Group] = {}
-    refused = []
+    refused: list[SkippedRow] = []
     for index in range(min(len(texts), limit or len(texts))):
         row = texts[index]
         prompt = clean_messages(row["prompt"])
@@ -115,7 +116,7 @@ def about_pairs(
     name: str,
     by: Sequence[str],
     cluster: str | None,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     known = clusters(records, cluster)
     texts = records.rows.remove_columns(
         [column for column in records.rows.column_names if column.endswith("images")]
@@ -150,7 +151,7 @@ def _by_key(records: RecordSet, key: str) -> list[str]:
     return found
 
 
-def _provenance(source: str | None) -> dict[str, Any]:
+def _provenance(source: str | None) -> dict[str, object]:
     try:
         content = json.loads(source or "{}")
     except json.JSONDecodeError:

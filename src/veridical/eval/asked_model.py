@@ -33,6 +33,7 @@ class AskedModel:
         template: what the chat template is given; a part of every answer's key.
         features: where to keep the image encoder's output for each image, so that an image is
             encoded once for all that is asked about it; None encodes it for each question.
+        loaded: the model, where it was loaded before.
     """
 
     name: str
@@ -40,6 +41,7 @@ class AskedModel:
     device: str = "auto"
     template: Mapping[str, Any] | None = None
     features: Cache | None = None
+    loaded: Policy | None = None
 
     @cached_property
     def policy(self) -> Policy:
@@ -49,12 +51,13 @@ class AskedModel:
             UserError: it cannot be loaded, changed meanwhile, or takes no image features where they
                 are to be kept.
         """
+        from veridical.models.cache_keys import model_fingerprint
         from veridical.models.load import load_policy
         from veridical.models.vision_cache import VisionCache
-        from veridical.runtime.fingerprint import fingerprint
 
-        policy = load_policy(self.name, self.dtype, self.device, template=self.template)
-        if fingerprint(self.name).key != self.fingerprint.key:
+        model = self.loaded or self.name
+        policy = load_policy(model, self.dtype, self.device, template=self.template)
+        if model_fingerprint(model).key != self.fingerprint.key:
             raise UserError(f"{self.name} changed since it was looked at. Start again.")
         if self.features is None:
             return policy
@@ -69,6 +72,10 @@ class AskedModel:
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """Which model it is, known before it is loaded."""
+        if self.loaded is not None:
+            from veridical.models.cache_keys import model_fingerprint
+
+            return model_fingerprint(self.loaded)
         from veridical.runtime.fingerprint import fingerprint
 
         return fingerprint(self.name)
@@ -86,6 +93,8 @@ class AskedModel:
         """
 
         def load() -> Any:
+            if self.loaded is not None:
+                return self.loaded.processor
             from veridical.models.load import load_processor
 
             return load_processor(self.name)

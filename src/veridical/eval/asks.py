@@ -81,18 +81,18 @@ class Remarks:
     files: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
 
-def nothing_to_check(options: Any, evaluation: Evaluation) -> None:
+def nothing_to_check(options: object, evaluation: Evaluation) -> None:
     """The check of a benchmark any of whose options go together."""
 
 
 def nothing_more(
-    options: Any, evaluation: Evaluation, queries: Sequence[Query]
+    options: object, evaluation: Evaluation, queries: Sequence[Query]
 ) -> list[dict[str, float]]:
     """What a benchmark measures that only reads answers."""
     return [{} for _ in queries]
 
 
-def no_remarks(options: Any, evaluation: Evaluation, rows: Any, judged: Any) -> Remarks:
+def no_remarks(options: object, evaluation: Evaluation, rows: object, judged: object) -> Remarks:
     """What a benchmark says that has nothing to say."""
     return Remarks()
 

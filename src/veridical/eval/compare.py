@@ -152,7 +152,7 @@ def find_pairs(baseline: Path, candidate: Path) -> list[Pair]:
     return [Pair(find_benchmark(name), theirs[name], ours[name]) for name in ours]
 
 
-def settings_that_differ(baseline: Path, candidate: Path) -> dict[str, tuple[Any, Any]]:
+def settings_that_differ(baseline: Path, candidate: Path) -> dict[str, tuple[object, object]]:
     """Options of the two runs, besides the model, that are not the same: (candidate, baseline)."""
     ours, theirs = (_configuration(folder) for folder in (candidate, baseline))
     return {
@@ -176,7 +176,7 @@ def print_differences(rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def _differences(pair: Pair, arm: str, baseline: str) -> list[dict[str, Any]]:
+def _differences(pair: Pair, arm: str, baseline: str) -> list[dict[str, object]]:
     ours, theirs = (_judged_rows(pair, role) for role in ("candidate", "baseline"))
     _refuse_difference(ours, theirs, pair.benchmark.same, pair.benchmark.facts)
     about = {"arm": arm, "baseline": baseline}
@@ -186,7 +186,7 @@ def _differences(pair: Pair, arm: str, baseline: str) -> list[dict[str, Any]]:
     ]
 
 
-def _judged_rows(pair: Pair, role: str) -> list[dict[str, Any]]:
+def _judged_rows(pair: Pair, role: str) -> list[dict[str, object]]:
     path, benchmark = pair.inputs[role], pair.benchmark
     rows: list[dict[str, Any]] = read_run_file(path)
     for number_, row in enumerate(rows, start=1):
@@ -248,7 +248,7 @@ def _require_finished(folder: Path) -> None:
         )
 
 
-def _configuration(folder: Path) -> dict[str, Any]:
+def _configuration(folder: Path) -> dict[str, object]:
     fields = read_fields(folder) if (folder / RECORD).is_file() else {}
     found: dict[str, Any] = fields.get("configuration", {})
     return found

@@ -9,6 +9,7 @@ from veridical.data.image_checks import find_images
 from veridical.data.steering import parse_steer
 from veridical.eval.answers import Settings
 from veridical.eval.asked_model import AskedModel
+from veridical.models.model_argument import Model, name_of
 from veridical.runtime.errors import UserError
 from veridical.runtime.options import CacheOptions, Loading, by_option
 from veridical.runtime.shards import read_shard
@@ -19,7 +20,8 @@ class Subject:
     """Whose answers are scored, and about which images.
 
     Attributes:
-        model: who answers: a hub name, a folder, or `embedded`. Not with `answers`.
+        model: who answers: a hub name, a folder, or `embedded`; in Python also a loaded policy.
+            Not with `answers`.
         answers: answers made elsewhere: JSON Lines or a JSON list, one or more files.
         images: the folder of images, needed with `model`; with `answers` it only tells the report
             where the pictures are.
@@ -27,11 +29,15 @@ class Subject:
         max_bad_fraction: share of unusable images or questions above which nothing is scored.
     """
 
-    model: str | None = None
+    model: Model | None = None
     answers: list[Path] | None = None
     images: Path | None = None
     limit: int | None = None
     max_bad_fraction: float = 0.01
+
+    def named(self) -> Subject:
+        """The same with a loaded model's name in its place, as `run.json` keeps it."""
+        return self if self.model is None else replace(self, model=name_of(self.model))
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,6 @@ def open_model(subject: Subject, asking: Asking) -> AskedModel | None:
                     "as they are. Leave it out."
                 )
         return None
-    how = asking.loading
-    plain = AskedModel(model, how.dtype, how.device, how.template)
+    how, loaded = asking.loading, None if isinstance(model, str) else model
+    plain = AskedModel(name_of(model), how.dtype, how.device, how.template, loaded=loaded)
     return replace(plain, features=asking.caching.open()) if asking.caching.vision_cache else plain

@@ -198,5 +198,5 @@ def _share_below(values: FloatArray, bars: FloatArray) -> FloatArray:
     return np.asarray((ends[0] + ends[1]) / (2 * len(values)), dtype=np.float64)
 
 
-def _images(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _images(rows: Sequence[Mapping[str, object]]) -> list[str]:
     return sorted({str(row["image_id"]) for row in rows})

@@ -85,7 +85,7 @@ def match_answers(
     return matched
 
 
-def _refuse_other(question: Question, answer: Mapping[str, Any]) -> None:
+def _refuse_other(question: Question, answer: Mapping[str, object]) -> None:
     """Refuse an answer that says itself that it is one to another question."""
     asked = {"question": question.text, "image": Path(question.image).stem}
     for field, wanted in asked.items():

@@ -21,6 +21,7 @@ from veridical.runtime.files import require_file, write_jsonl
 from veridical.runtime.fingerprint import fingerprint
 from veridical.runtime.options import DtypeName
 from veridical.runtime.progress import part_of, track
+from veridical.runtime.run_files import SkippedRow
 from veridical.runtime.runs import start_run
 from veridical.scoring.statistics import Estimate
 
@@ -85,7 +86,7 @@ def eval_reward(
         merges = reward_model.policy.merges
         run.note_model("model", str(model), fingerprint(str(model)), merges)
         rows: list[dict[str, Any]] = []
-        skipped: list[dict[str, Any]] = []
+        skipped: list[SkippedRow] = []
         for name, path in _names(data).items():
             records = read_records(path, "preference", images_root, max_bad_fraction)
             told = facts_to_tell(records, facts, seed)
@@ -155,7 +156,7 @@ def _without_refused(
 
 
 def _refuse_many(
-    path: Path, refused: Sequence[Mapping[str, str]], left: int, max_bad_fraction: float
+    path: Path, refused: Sequence[SkippedRow], left: int, max_bad_fraction: float
 ) -> None:
     total = len(refused) + left
     if not left:

@@ -47,7 +47,7 @@ class Answered:
 
 def prepare(
     benchmark: Benchmark,
-    options: Any,
+    options: object,
     out: Path,
     subject: Subject,
     asking: Asking,
@@ -155,13 +155,17 @@ def run_benchmark(
 ANSWERS = "answers.jsonl"
 
 
-def _configuration(options: Any, evaluation: Evaluation) -> dict[str, Any]:
+def _configuration(options: object, evaluation: Evaluation) -> dict[str, object]:
     """Every option by its name on the command line."""
-    groups = {"options": options, "subject": evaluation.subject, "asking": evaluation.asking}
+    groups = {
+        "options": options,
+        "subject": evaluation.subject.named(),
+        "asking": evaluation.asking,
+    }
     return by_option({"out": evaluation.out, **groups})
 
 
-def _inputs(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+def _inputs(configuration: Mapping[str, object]) -> Iterator[tuple[str, Path]]:
     """The files and folders that options name, by the options' names."""
     for name, value in configuration.items():
         if name == "out":
@@ -172,7 +176,7 @@ def _inputs(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
             yield from ((f"{name}/{path.name}", path) for path in value if isinstance(path, Path))
 
 
-def _answered(asks: Asks[Any], options: Any, evaluation: Evaluation) -> Answered | None:
+def _answered(asks: Asks[object], options: object, evaluation: Evaluation) -> Answered | None:
     """The answers; None where another shard puts them together."""
     if evaluation.model is None:
         given = asks.match(options, evaluation)

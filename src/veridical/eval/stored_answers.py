@@ -38,7 +38,7 @@ def count_others(folder: Path, keys: Iterable[str]) -> int:
     return len({str(row.get("key") or _identity(row)) for row in others})
 
 
-def write_answers(folder: Path, rows: Sequence[Mapping[str, Any]], given: bool) -> None:
+def write_answers(folder: Path, rows: Sequence[Mapping[str, object]], given: bool) -> None:
     """Write `answers.jsonl`.
 
     Args:
@@ -59,11 +59,11 @@ def write_answers(folder: Path, rows: Sequence[Mapping[str, Any]], given: bool) 
     write_jsonl(folder / "answers.jsonl", rows)
 
 
-def _identity(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _identity(row: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(str(row.get(name)) for name in _IDENTITY)
 
 
-def _json_or_none(line: str) -> Any:
+def _json_or_none(line: str) -> object:
     try:
         return json.loads(line)
     except json.JSONDecodeError:

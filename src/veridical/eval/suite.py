@@ -62,7 +62,7 @@ def evaluate(
         prepare(benchmark, own, out / benchmark.name, subject, asking, shared)
     configuration = {
         "out": out, "benchmarks": [benchmark.name for benchmark, _ in chosen], **common,
-        "options": options, **by_option({"subject": subject, "asking": asking}),
+        "options": options, **by_option({"subject": subject.named(), "asking": asking}),
     }  # fmt: skip
     named = {"images": subject.images, **common}
     inputs = {name: path for name, path in named.items() if path is not None}
@@ -77,7 +77,7 @@ def evaluate(
     return scores
 
 
-def by_benchmark(options: Sequence[str]) -> dict[str, dict[str, Any]]:
+def by_benchmark(options: Sequence[str]) -> dict[str, dict[str, object]]:
     """Options by the benchmark's name and their own, from texts such as "pope.per_image=1".
 
     Raises:
@@ -141,8 +141,8 @@ def benchmark_options(
 
 
 def _chosen(
-    names: Sequence[str], common: Mapping[str, Any], options: Sequence[str]
-) -> list[tuple[Benchmark, Any]]:
+    names: Sequence[str], common: Mapping[str, object], options: Sequence[str]
+) -> list[tuple[Benchmark, object]]:
     """The benchmarks with their options, each once, in the order of the table."""
     wanted = {part.strip() for name in names for part in name.split(",") if part.strip()}
     if not wanted:

@@ -79,7 +79,7 @@ def _training_data(model: str) -> Iterator[tuple[Path, Path | None]]:
         model = str(before) if before.is_dir() else options["model"]
 
 
-def _data_files(options: Mapping[str, Any]) -> Iterator[str]:
+def _data_files(options: Mapping[str, object]) -> Iterator[str]:
     """What a training read its images from, as it was written."""
     for given in (options.get("data") or options.get("samples"), options.get("more_data")):
         for data in given if isinstance(given, list) else [given]:
@@ -102,7 +102,7 @@ def _image_hashes(data: Path, root: Path | None, sizes: set[int]) -> Iterator[by
                 yield bytes.fromhex(hash_file(file))
 
 
-def _images(data: Path) -> Iterator[Any]:
+def _images(data: Path) -> Iterator[object]:
     if data.suffix.lower() == ".parquet" and "images" in pq.read_schema(data).names:
         with pq.ParquetFile(data, memory_map=True, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=64, columns=["images"]):

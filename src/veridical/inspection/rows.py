@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from veridical.data.importers.recognize import recognize
-from veridical.data.messages import text_of
+from veridical.data.messages import Message, text_of
 from veridical.data.record_files import count_rows, stream_rows
 from veridical.data.record_names import with_own_names
 from veridical.data.record_rows import Kind, RowError, known_fields, normalize, response_name
@@ -95,7 +95,8 @@ def plain_text(value: object) -> str | None:
     if isinstance(value, str):
         return value
     try:
-        return text_of(value) if isinstance(value, Mapping | list) and value else None
+        whole = cast("Sequence[Message]", value)
+        return text_of(whole) if isinstance(value, Mapping | list) and value else None
     except (TypeError, KeyError, AttributeError):
         return None
 

@@ -156,7 +156,7 @@ class Endpoint:
             self.cache.put(KIND, key, {"reply": torch.tensor(list(kept), dtype=torch.uint8)})
         return reply
 
-    def _request(self, question: Question) -> dict[str, Any]:
+    def _request(self, question: Question) -> dict[str, object]:
         wording = self.wording
         again = question.attempt > 0
         temperature = wording.retry_temperature if again else wording.temperature
@@ -168,7 +168,7 @@ class Endpoint:
         } | ({} if temperature is None else {"temperature": temperature})
 
     def _send(
-        self, question: Question, request: Mapping[str, Any], pictures: Sequence[bytes]
+        self, question: Question, request: Mapping[str, object], pictures: Sequence[bytes]
     ) -> Reply:
         options = {name: value for name, value in request.items() if name != "text"}
         content = [*map(image_block, pictures), {"type": "text", "text": request["text"]}]

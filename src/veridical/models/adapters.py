@@ -15,7 +15,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
-from veridical.data.image_checks import words_of
 from veridical.models.lora_targets import (
     EXPERTS_ARE_NO_MODULES,
 )
@@ -24,7 +23,7 @@ from veridical.models.merging import merge_adapters
 from veridical.models.policy import Policy
 from veridical.models.precision import widen, working_dtype
 from veridical.runtime import processes
-from veridical.runtime.errors import UserError
+from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.progress import counted
 
 
@@ -55,7 +54,7 @@ def adapter_base(folder: Path) -> str:
         base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
     # A damaged file is met with whatever it leads to.
     except Exception as error:
-        reason = words_of(error)
+        reason = reason_of(error)
         raise UserError(f"{folder / 'adapter_config.json'} can't be read: {reason}.") from error
     if not base:
         raise UserError(
@@ -84,7 +83,9 @@ def merge_adapter(policy: Policy, adapter: Path) -> Policy:
     if cost is not None and processes.is_first():
         print(describe_merge(cost))
     merges = policy.merges if cost is None else (*policy.merges, cost)
-    return dataclasses.replace(policy, model=model.eval(), vision=None, merges=merges)
+    return dataclasses.replace(
+        policy, model=model.eval(), vision=None, merges=merges, adapter=str(adapter)
+    )
 
 
 def widen_saved_modules(core: Any, adapter: Path) -> None:
@@ -125,7 +126,7 @@ def require_fitting_adapter(trouble: str, advice: str, shared: bool = False) -> 
     except Exception as error:
         # PEFT looks the tensors of `modules_to_save` up one by one.
         lost = isinstance(error, KeyError) and str(error.args[0]).startswith("base_model.")
-        reason = f"it lacks the tensor {error.args[0]}" if lost else words_of(error)
+        reason = f"it lacks the tensor {error.args[0]}" if lost else reason_of(error)
         raise UserError(f"{trouble}: {reason}.\n{advice}") from error
     for names, what in (
         (lacking, ("it lacks the tensor", "it lacks {} tensors")),

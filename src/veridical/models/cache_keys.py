@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from veridical.models.model_argument import Model
 from veridical.models.policy import Policy, in_four_bits
 from veridical.models.precision import mixing
-from veridical.runtime.cache import digest
+from veridical.runtime.cache import Cache, digest
+from veridical.runtime.fingerprint import Fingerprint, fingerprint
 
 LIBRARIES = ("veridical", "torch", "transformers")
 
@@ -20,6 +23,28 @@ LIBRARIES = ("veridical", "torch", "transformers")
 def tensors_hash(named: Iterable[tuple[str, Tensor]]) -> str:
     """Hash of tensors in memory, with their names."""
     return digest([[name, tensor] for name, tensor in sorted(named, key=lambda pair: pair[0])])
+
+
+def model_fingerprint(
+    model: Model, init_adapter: Path | None = None, cache: Cache | None = None
+) -> Fingerprint:
+    """Tell which model it is: by its files, or a loaded one by its weights in memory.
+
+    A loaded model may have been changed since, so its name says nothing.
+
+    Args:
+        model: its name, or the loaded model.
+        init_adapter: an adapter's folder that is loaded on it.
+        cache: remembers the hashes of files; the user's own if not given.
+
+    Raises:
+        UserError: as for `fingerprint`.
+    """
+    if isinstance(model, str):
+        return fingerprint(model, init_adapter, cache)
+    weights = tensors_hash(model.core.state_dict().items())
+    files = {"weights in memory": weights, "processor in memory": processor_hash(model)}
+    return Fingerprint(digest(sorted(files.items())), None, files)
 
 
 def processor_hash(policy: Policy) -> str:

@@ -21,19 +21,19 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from veridical.data.image_checks import words_of
 from veridical.models.adapters import adapter_base, merge_adapter
 from veridical.models.checkpoint_rest import watch_skipped
-from veridical.models.policy import Policy
+from veridical.models.model_argument import Model
+from veridical.models.policy import Policy, in_four_bits
 from veridical.models.precision import SPARE_BYTES, cast_weights, free_bytes, working_dtype
 from veridical.models.templates import check_template, note_variables
 from veridical.models.text_tokens import stop_adding_ends
 from veridical.models.tuning import PROJECTORS, VISION_TOWERS
 from veridical.models.usable import require_usable
 from veridical.runtime import processes
-from veridical.runtime.errors import UserError
+from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.files import read_json
-from veridical.runtime.fingerprint import EMBEDDED_MODEL
+from veridical.runtime.fingerprint import named_folder
 from veridical.runtime.hub import check_hub_name
 from veridical.runtime.local_code import brings_code
 from veridical.runtime.options import DtypeName
@@ -46,7 +46,7 @@ _KEPT_WHOLE = ("lm_head", *PROJECTORS, *VISION_TOWERS)
 
 
 def load_policy(
-    name: str,
+    name: Model,
     dtype: DtypeName = "auto",
     device: str = "auto",
     init_adapter: Path | None = None,
@@ -57,7 +57,7 @@ def load_policy(
 
     Args:
         name: a hub name, a folder written by `save_pretrained`, a folder with a PEFT adapter
-            (loaded on its base and merged), or `embedded`.
+            (loaded on its base and merged), or `embedded`. A loaded policy is returned as it is.
         dtype: `auto` keeps the checkpoint's own, except that half precision becomes float32 on a
             CPU, where it is slow (our choice).
         device: `auto` takes CUDA, then MPS, then the CPU.
@@ -70,10 +70,12 @@ def load_policy(
 
     Raises:
         UserError: the name leads to nothing loadable, a needed package is missing, the chat
-            template does not read what it is given, or the model lacks what is needed of it
-            (`usable.require_usable`).
+            template does not read what it is given, the model lacks what is needed of it
+            (`usable.require_usable`), or a loaded one is not what the options ask for.
     """
-    folder = EMBEDDED_MODEL if name == "embedded" else Path(name)
+    if not isinstance(name, str):
+        return _as_asked(name, dtype, device, init_adapter, four_bit, template)
+    folder = named_folder(name) or Path(name)
     if four_bit and starts_from_adapter(str(folder), init_adapter):
         raise UserError(
             "An adapter can't be merged into weights of four bits without rounding it away. Start "
@@ -112,7 +114,7 @@ def load_base(policy: Policy) -> Policy | None:
         The base, on the policy's device if a float32 copy has room there too, else on the CPU;
         None where neither has room for both.
     """
-    folder = EMBEDDED_MODEL if policy.name == "embedded" else Path(policy.name)
+    folder = named_folder(policy.name) or Path(policy.name)
     source = str(folder) if folder.is_dir() else policy.name
     dtype = typing.cast(DtypeName, str(working_dtype(policy)).removeprefix("torch."))
     wide = BYTES_WITH_COPY * sum(weight.numel() for weight in policy.model.parameters())
@@ -121,7 +123,39 @@ def load_base(policy: Policy) -> Policy | None:
     if device is None:
         return None
     model = _load_plain(source, policy.name, dtype, device)
-    return dataclasses.replace(policy, model=model.eval(), vision=None, merges=())
+    return dataclasses.replace(policy, model=model.eval(), vision=None, merges=(), adapter="")
+
+
+def _as_asked(
+    policy: Policy,
+    dtype: DtypeName,
+    device: str,
+    init_adapter: Path | None,
+    four_bit: bool,
+    template: Mapping[str, Any] | None,
+) -> Policy:
+    """A loaded policy, if it is what the options ask for.
+
+    Raises:
+        UserError: it is not; names the option.
+    """
+    own, wanted = policy.device, None if device == "auto" else _choose_device(device)
+    differs = {
+        f"dtype {dtype}": dtype != "auto" and policy.core.dtype != getattr(torch, dtype),
+        f"device {device}": wanted is not None
+        and (wanted.type, wanted.index or 0) != (own.type, own.index or 0),
+        "four bits": four_bit and not in_four_bits(policy),
+        f"template {dict(template or {})}": template is not None
+        and dict(template) != dict(policy.template),
+        f"init_adapter {init_adapter}": init_adapter is not None,
+    }
+    for asked, is_other in differs.items():
+        if is_other:
+            raise UserError(
+                f"The loaded model {policy.name} is not what {asked} asks for. Load it so by "
+                "load_policy, or give its name."
+            )
+    return policy
 
 
 def starts_from_adapter(name: str, init_adapter: Path | None) -> bool:
@@ -257,7 +291,7 @@ def load_processor(name: str) -> Any:
     Raises:
         UserError: as for `load_policy`.
     """
-    folder = EMBEDDED_MODEL if name == "embedded" else Path(name)
+    folder = named_folder(name) or Path(name)
     if (folder / "adapter_config.json").is_file():
         return load_processor(adapter_base(folder))
     return _load_processor(str(folder) if folder.is_dir() else name, name, {})
@@ -269,7 +303,7 @@ def load_without_weights(name: str) -> Policy:
     Raises:
         UserError: as for `load_policy`.
     """
-    folder = EMBEDDED_MODEL if name == "embedded" else Path(name)
+    folder = named_folder(name) or Path(name)
     if (folder / "adapter_config.json").is_file():
         return load_without_weights(adapter_base(folder))
     processor = load_processor(name)
@@ -326,7 +360,7 @@ def _missing_package(name: str, error: ImportError) -> str:
 def _cannot_load(name: str, what: str, error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return brings_code(name)
-    reason = words_of(error)
+    reason = reason_of(error)
     if not isinstance(error, OSError | ValueError):
         reason = f"{type(error).__name__}: {reason}"
     return (

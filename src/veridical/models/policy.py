@@ -40,6 +40,8 @@ class Policy:
     prediction heads."""
     template: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     """What `--template` gave: variables of the chat template, or its name (`chat_template`)."""
+    adapter: str = ""
+    """The folder of the adapter that was merged into it last; loading that gives the same model."""
     merges: tuple[MergeCost, ...] = ()
     """What rounding cost of each adapter that was merged into weights of half precision."""
 
@@ -69,13 +71,6 @@ def unwrap(model: Any) -> Any:
             model = model.module
         else:
             return model
-
-
-@contextmanager
-def as_reference(policy: Policy) -> Iterator[Policy]:
-    """Switch the adapters (and modules trained beside them) off: the policy as it started."""
-    with adapters_off(policy.model):
-        yield policy
 
 
 @contextmanager

@@ -8,12 +8,11 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from veridical.data.image_checks import words_of
 from veridical.data.images import ImageLike, image_key, load_image
 from veridical.models.policy import Policy
 from veridical.models.precision import working_dtype
 from veridical.models.refused_rows import RefusedRowsError
-from veridical.runtime.errors import UserError
+from veridical.runtime.errors import UserError, reason_of
 
 
 def process(
@@ -44,7 +43,7 @@ def process(
         if not reasons:
             raise UserError(
                 f"The processor of {policy.name} takes each of these {len(texts)} rows alone, but "
-                f"not together ({words_of(error)}). Set --batch-size 1, which "
+                f"not together ({reason_of(error)}). Set --batch-size 1, which "
                 "will do for sampling and evaluation; the proofs of a training run read up to 4 "
                 "rows together, so there set the processor to make equally many tiles of every "
                 "image."
@@ -95,5 +94,5 @@ def _refused_alone(
         except Exception as error:
             sizes = ", ".join(f"{image.width} x {image.height}" for image in own)
             seen = f" with images of {sizes} pixels" if own else ""
-            reasons[row] = f"the processor refuses it{seen}: {words_of(error)}"
+            reasons[row] = f"the processor refuses it{seen}: {reason_of(error)}"
     return reasons

@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from veridical.data.image_checks import words_of
 from veridical.data.images import ImageLike
 from veridical.data.messages import Message
 from veridical.models.adapters import require_fitting_adapter, widen_saved_modules
@@ -33,7 +32,7 @@ from veridical.models.measures import Measure, stock_inputs
 from veridical.models.policy import Policy
 from veridical.models.precision import unmixed, working_dtype
 from veridical.models.rendering import Group, open_images
-from veridical.runtime.errors import UserError
+from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.files import read_json, write_json, writing
 from veridical.runtime.options import DtypeName
 from veridical.runtime.randomness import generator
@@ -344,8 +343,8 @@ def _load_head(folder: Path, policy: Policy) -> nn.Linear:
         weights = load_file(folder / HEAD_FILE)
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"The reward head {folder / HEAD_FILE} can't be read: {words_of(error)}. Copy or train "
-            "it again."
+            f"The reward head {folder / HEAD_FILE} can't be read: {reason_of(error)}. Copy or "
+            "train it again."
         ) from error
     if weights.keys() != head.state_dict().keys():
         raise UserError(f"{folder / HEAD_FILE} holds no reward head; it has {sorted(weights)}.")

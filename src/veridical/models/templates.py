@@ -18,7 +18,13 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from veridical.data.messages import Message, assistant_message, user_message
+from veridical.data.messages import (
+    Block,
+    Message,
+    assistant_message,
+    text_block,
+    user_message,
+)
 from veridical.data.text.thoughts import opens_thought
 from veridical.runtime.errors import RefusedRowError, UserError
 from veridical.runtime.rendering_record import frozen_time, note_given
@@ -164,7 +170,8 @@ def render(
         _require_placeholder(processor, variables)
         _require_each_image(processor, variables, messages)
     if not takes_blocks(processor, variables):
-        messages = [_as_string(processor, message) for message in messages]
+        strings = [_as_string(processor, message) for message in messages]
+        return _apply(processor, variables, strings, generation)
     return _apply(processor, variables, messages, generation)
 
 
@@ -192,7 +199,8 @@ def keeps_thoughts(processor: Any, variables: Mapping[str, Any]) -> bool:
     """Whether the template renders the thought of a last answer that is given apart from it."""
 
     def probe() -> bool:
-        answer = {**assistant_message("answer"), "reasoning_content": "a thought apart"}
+        answer = assistant_message("answer")
+        answer["reasoning_content"] = "a thought apart"
         try:
             rendered = render(processor, variables, [user_message("question", images=0), answer])
         except RefusedRowError:
@@ -256,9 +264,9 @@ def _require_each_image(
 
 
 def _of_shape(role: str, kinds: Sequence[str]) -> Message:
-    content = [{"type": kind} if kind == "image" else {"type": kind, "text": "text"}
-               for kind in kinds]  # fmt: skip
-    return {"role": role, "content": content}
+    image: Block = {"type": "image"}
+    blocks = [image if kind == "image" else text_block("text") for kind in kinds]
+    return {"role": role, "content": blocks}
 
 
 def _without_one(shape: Sequence[tuple[str, list[str]]]) -> Iterator[list[Message]]:
@@ -366,7 +374,7 @@ def _placeholder(processor: Any) -> str | None:
     return None
 
 
-def _as_string(processor: Any, message: Message) -> dict[str, Any]:
+def _as_string(processor: Any, message: Message) -> dict[str, object]:
     image = f"{_placeholder(processor)}\n"
     parts = [image if b["type"] == "image" else b["text"] for b in message["content"]]
     return {**message, "content": "".join(parts)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+import weakref
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -61,6 +62,15 @@ class Tuning:
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
+_TRAINED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Models that `prepare_training` has prepared: they are no longer what they were loaded as."""
+
+
+def was_trained(policy: Policy) -> bool:
+    """Whether this process has trained the model, which then is not what its name gives."""
+    return policy.core in _TRAINED
+
+
 def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
     """Freeze everything, then make what `tuning` asks for trainable.
 
@@ -69,6 +79,7 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
             half-precision weights.
     """
     core = policy.core
+    _TRAINED.add(core)
     core.requires_grad_(False)
     language_model = core.get_decoder()
     trained = [language_model]

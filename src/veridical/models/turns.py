@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from veridical.data.messages import Message
+from veridical.data.messages import Block, Message, text_block
 from veridical.data.text.thoughts import split_own_thought
 from veridical.models.policy import Policy
 from veridical.models.templates import keeps_thoughts, render
@@ -50,12 +50,12 @@ def prepared(policy: Policy, messages: Sequence[Message]) -> list[Message]:
     apart = None
     result = []
     for message in messages:
-        blocks: list[dict[str, str]] = []
+        blocks: list[Block] = []
         for block in message["content"]:
             if blocks and block["type"] == blocks[-1]["type"] == "text":
-                blocks[-1] = {"type": "text", "text": blocks[-1]["text"] + block["text"]}
+                blocks[-1] = text_block(blocks[-1]["text"] + block["text"])
             else:
-                blocks.append(dict(block))
+                blocks.append(block.copy())
         ready: Message = {"role": message["role"], "content": blocks}
         if message["role"] == "assistant" and len(blocks) == 1 and blocks[0]["type"] == "text":
             answer = blocks[0]["text"].strip()
@@ -66,7 +66,7 @@ def prepared(policy: Policy, messages: Sequence[Message]) -> list[Message]:
                 if apart:
                     answer = reply.answer
                     ready["reasoning_content"] = reply.thought
-            ready["content"] = [{"type": "text", "text": answer}]
+            ready["content"] = [text_block(answer)]
         result.append(ready)
     return result
 
@@ -137,17 +137,15 @@ def _marked(messages: Sequence[Message], mark: str) -> tuple[list[Message], list
         pieces.append(_Piece(number, text, may_be_left_out))
         return f"{mark}{len(pieces) - 1}z"
 
-    result = []
+    result: list[Message] = []
     for number, message in enumerate(messages):
-        copy = dict(message)
+        copy = message.copy()
         if "reasoning_content" in message:
             # Templates drop the thoughts of earlier turns, as the model will not see them either.
             thought = marked_text(number, message["reasoning_content"], number < last)
             copy["reasoning_content"] = thought
         copy["content"] = [
-            {**block, "text": marked_text(number, block["text"])}
-            if block["type"] == "text"
-            else block
+            text_block(marked_text(number, block["text"])) if block["type"] == "text" else block
             for block in message["content"]
         ]
         result.append(copy)

@@ -103,7 +103,7 @@ def _refuse_other_file(out: Path) -> None:
         raise UserError(f"{out} is not a report, and would be lost. Name another --out.")
 
 
-def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, Any]:
+def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, object]:
     """Everything the template names."""
     results = collect_results(parts)
     trainings = sections.trainings(parts, results)
@@ -245,7 +245,7 @@ def _of_arm(parts: Sequence[Part], arm: str | None) -> Part | None:
     return next(iter(exact or ending), None)
 
 
-def _training(item: sections.Training) -> dict[str, Any]:
+def _training(item: sections.Training) -> dict[str, object]:
     proofs = None if item.proofs is None else [_proof(proof) for proof in item.proofs]
     return {**vars(item), "proofs": proofs, "proofs_summary": _proofs_summary(proofs)}
 
@@ -264,7 +264,7 @@ def _proofs_summary(proofs: Sequence[Mapping[str, str]] | None) -> str:
     return ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
 
 
-def _proof(proof: Mapping[str, Any]) -> dict[str, str]:
+def _proof(proof: Mapping[str, object]) -> dict[str, str]:
     title, meaning = PROOFS.get(str(proof["name"]), (str(proof["name"]), ""))
     unit = str(proof.get("unit", ""))
     applicable = proof.get("applicable", True)
@@ -284,7 +284,7 @@ def _proof(proof: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _figure(value: Any) -> str:
+def _figure(value: object) -> str:
     return scientific(float(value)) if isinstance(value, int | float) else str(value)
 
 

@@ -238,7 +238,7 @@ def _add_comparison(results: Results, rows: Sequence[Mapping[str, Any]]) -> None
         _add_change(results, row)
 
 
-def _metric_of(row: Mapping[str, Any]) -> str:
+def _metric_of(row: Mapping[str, object]) -> str:
     return f"{row['benchmark']}/{row['metric']}"
 
 

@@ -247,7 +247,7 @@ def _objective_facts(objective: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _flatten(configuration: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _flatten(configuration: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     for key, value in configuration.items():
         if isinstance(value, Mapping):
             yield from _flatten(value)
@@ -361,7 +361,7 @@ def _pair(row: Mapping[str, Any], part: Part) -> Pair:
     )
 
 
-def _source(text: Any) -> dict[str, Any]:
+def _source(text: object) -> dict[str, Any]:
     if not isinstance(text, str) or not text:
         return {}
     try:

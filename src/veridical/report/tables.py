@@ -104,7 +104,7 @@ def _row(results: Results, metric: str, cells: list[dict[str, Any]]) -> dict[str
     return {"label": name.label, "detail": name.detail, "cells": cells}
 
 
-def _cell(results: Results, arm: str, metric: str) -> dict[str, Any]:
+def _cell(results: Results, arm: str, metric: str) -> dict[str, object]:
     name = results.describe(metric)
     values = results.values.get((arm, metric), [])
     lines = []
@@ -121,7 +121,7 @@ def _cell(results: Results, arm: str, metric: str) -> dict[str, Any]:
     }
 
 
-def _change(changes: Sequence[Change], metric: MetricDescription) -> dict[str, Any] | None:
+def _change(changes: Sequence[Change], metric: MetricDescription) -> dict[str, object] | None:
     """A line for each seed, and the verdict they share."""
     if not changes:
         return None

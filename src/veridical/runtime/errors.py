@@ -17,3 +17,15 @@ class FindingsError(Exception):
 
 class RefusedRowError(ValueError):
     """A row that cannot be used as it is; the message says why. Callers list it."""
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception's first line, or its type where it has none.
+
+    A first line that ends in a colon only announces the next, which is given too.
+    """
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if not lines:
+        return type(error).__name__
+    told = " ".join(lines[:2])[:300] if lines[0].endswith(":") else lines[0][:200]
+    return told.rstrip(".:")

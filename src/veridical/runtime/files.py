@@ -153,7 +153,7 @@ def parse_json(text: str) -> Any:
     return json.loads(text, object_pairs_hook=_with_distinct_keys)
 
 
-def _writable(value: Any, text: str) -> Any:
+def _writable(value: object, text: str) -> object:
     """Refuse half a surrogate pair, which no file takes when it is written again.
 
     Raises:
@@ -169,7 +169,7 @@ def _writable(value: Any, text: str) -> Any:
     return value
 
 
-def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _with_distinct_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]

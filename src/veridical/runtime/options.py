@@ -87,7 +87,7 @@ class CacheOptions:
         return open_cache(self.cache, self.cache_gigabytes)
 
 
-def by_option(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def by_option(arguments: Mapping[str, object]) -> dict[str, object]:
     """A command's arguments by option, as `run.json` keeps them.
 
     A group gives its fields. A field that is one of several dataclasses to choose from gives the
@@ -117,5 +117,5 @@ def _fields(group: Any) -> dict[str, Any]:
     return found
 
 
-def _is_group(value: Any) -> bool:
+def _is_group(value: object) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tqdm.auto import tqdm
 
@@ -47,7 +47,7 @@ def are_in(number: int, things: str, place: object) -> str:
     return f"{counted(number, things)} {'is' if number == 1 else 'are'} in {place}."
 
 
-def step_bar(total: int, done: int = 0) -> Any:
+def step_bar(total: int, done: int = 0) -> tqdm:
     """A line for steps that somebody else makes: call `update`, `set_postfix` and `close`."""
     return tqdm(
         desc="training",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import typing
 from dataclasses import dataclass
-from typing import Any
 
 from veridical.runtime.errors import UserError
 
@@ -72,7 +71,7 @@ ANY = Range(-MOST)
 RATE = Range(0, 10, above=True)
 
 
-def range_of(hint: Any) -> Range | None:
+def range_of(hint: object) -> Range | None:
     """The range that an annotation declares; None if it declares none."""
     for extra in getattr(hint, "__metadata__", ()):
         if isinstance(extra, Range):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 _now: list[datetime] = []
-_given: dict[str, dict[str, Any]] = {}
+_given: dict[str, dict[str, object]] = {}
 
 
-def note_given(model: str, variables: dict[str, Any]) -> None:
+def note_given(model: str, variables: dict[str, object]) -> None:
     """Remember what a loaded model's template is given, defaults included."""
     _given[model] = variables
 
 
-def noted_variables() -> dict[str, dict[str, Any]]:
+def noted_variables() -> dict[str, dict[str, object]]:
     """What the template of each model that was loaded is given; models without any are left out."""
     return {model: dict(given) for model, given in _given.items() if given}
 

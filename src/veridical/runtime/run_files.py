@@ -199,10 +199,16 @@ class Start(TypedDict):
     float32: list[list[FiniteFloat]] | None
 
 
-class Skipped(TypedDict):
-    """One row of `skipped.jsonl`."""
+class SkippedRow(TypedDict, total=False):
+    """One row of `skipped.jsonl`: what was left out, where it is from, and why."""
 
-    reason: NotRequired[str]
+    id: str
+    file: str
+    row: int
+    image_files: list[str]
+    images: int
+    field: str
+    reason: str
 
 
 SHAPES: Mapping[str, Any] = {
@@ -215,7 +221,7 @@ SHAPES: Mapping[str, Any] = {
     "details.jsonl": list[Described],
     "answers.jsonl": list[Answered],
     "rewards.jsonl": list[Rewarded],
-    "skipped.jsonl": list[Skipped],
+    "skipped.jsonl": list[SkippedRow],
     "start.json": Start,
 }
 """By the file's name; a file of another name may hold anything."""
@@ -243,7 +249,7 @@ def refusal_of(path: Path) -> str:
     return ""
 
 
-def check_shape(path: Path, content: Any) -> None:
+def check_shape(path: Path, content: object) -> None:
     """Refuse content that is not of the shape that belongs to the file's name.
 
     Raises:
@@ -271,7 +277,7 @@ def _place(location: tuple[int | str, ...], rows: bool) -> str:
     return f"{place}: " if place else ""
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

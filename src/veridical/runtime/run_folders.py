@@ -38,8 +38,8 @@ MAY_DIFFER = ("out", "shard", "device", "batch_size", "cache", "cache_gigabytes"
 def claim_folder(
     folder: Path,
     command: str,
-    configuration: Mapping[str, Any],
-    recorded: Mapping[str, Any],
+    configuration: Mapping[str, object],
+    recorded: Mapping[str, object],
     inputs: Iterable[Path],
     shared: bool = False,
 ) -> frozenset[str]:
@@ -221,7 +221,7 @@ def _refuse_input(folder: Path, path: Path) -> None:
         )
 
 
-def _paths(configuration: Mapping[str, Any]) -> Iterator[Path]:
+def _paths(configuration: Mapping[str, object]) -> Iterator[Path]:
     """Every path that options name to be read; a text with a separator may be one."""
     for name, value in configuration.items():
         if name in NOT_READ:
@@ -254,6 +254,6 @@ def _refuse_other_options(
             )
 
 
-def _same(known: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
+def _same(known: Mapping[str, object], recorded: Mapping[str, object]) -> bool:
     decided = [name for name in recorded if name not in MAY_DIFFER]
     return all(known.get(name) == recorded[name] for name in decided)

@@ -61,7 +61,7 @@ def read_record(folder: Path) -> RunRecord:
     )
 
 
-def unfinished(fields: Mapping[str, Any]) -> str:
+def unfinished(fields: Mapping[str, object]) -> str:
     """Why what lies beside this record may be of an earlier run; empty where it is the run's own.
 
     A run that goes on in its folder and then stops leaves the results there of the time before.
@@ -95,7 +95,7 @@ def read_fields(folder: Path) -> dict[str, Any]:
     return fields
 
 
-def this_process() -> dict[str, Any]:
+def this_process() -> dict[str, object]:
     """What tells this process from every other, of other machines and other times too."""
     return {"host": socket.gethostname(), "id": os.getpid(), "began": _began(os.getpid())}
 
@@ -120,11 +120,11 @@ def _began(process_id: int) -> str | None:
     return text.rpartition(")")[2].split()[19]
 
 
-def _is_object(value: Any) -> bool:
+def _is_object(value: object) -> bool:
     return isinstance(value, dict)
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
@@ -136,7 +136,7 @@ def _is_moment(value: Any) -> bool:
     return True
 
 
-def _is_inputs(value: Any) -> bool:
+def _is_inputs(value: object) -> bool:
     return isinstance(value, dict) and all(
         isinstance(entry, dict)
         and isinstance(entry.get("path"), str)
@@ -145,11 +145,11 @@ def _is_inputs(value: Any) -> bool:
     )
 
 
-def _is_seconds(value: Any) -> bool:
+def _is_seconds(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _is_files(value: Any) -> bool:
+def _is_files(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(name, str)
         and name != ""
@@ -159,7 +159,7 @@ def _is_files(value: Any) -> bool:
     )
 
 
-def _is_process(value: Any) -> bool:
+def _is_process(value: object) -> bool:
     return (
         isinstance(value, dict)
         and isinstance(value.get("host"), str)
@@ -190,6 +190,6 @@ SHAPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -96,7 +96,7 @@ class Run:
         """Write "interrupted", the wall time in seconds and by what to `run.json`."""
         self._end("interrupted", reason=reason)
 
-    def _end(self, status: str, **additions: Any) -> None:
+    def _end(self, status: str, **additions: object) -> None:
         seconds = round(time.monotonic() - self.started, 3)
         ending = {"status": status, "wall_time_seconds": seconds, **additions}
         given = noted_variables()
@@ -199,7 +199,7 @@ def start_run(
     return Run(folder, record, time.monotonic(), writes, foreign)
 
 
-def _write_first(folder: Path, record: Mapping[str, Any]) -> bool:
+def _write_first(folder: Path, record: Mapping[str, object]) -> bool:
     """Write a record where there is none; False where another process has just written its own."""
     draft = folder / f".{os.getpid()}.{RECORD}"
     write_json(draft, record)
@@ -255,7 +255,7 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def _seeds(configuration: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _seeds(configuration: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in configuration.items():
         if isinstance(value, Mapping):
             yield from _seeds(value, f"{prefix}{name}.")
@@ -277,7 +277,7 @@ def _versions() -> dict[str, str | None]:
     return versions
 
 
-def _git(code: Path) -> dict[str, Any]:
+def _git(code: Path) -> dict[str, object]:
     """The commit that holds `code` and whether the package differs from it; None for a wheel.
 
     Asking whether the file is tracked tells a checkout from a wheel that was installed into an
@@ -299,7 +299,7 @@ def _git_output(folder: Path, *words: str) -> str | None:
     return done.stdout.strip()
 
 
-def _hardware() -> dict[str, Any]:
+def _hardware() -> dict[str, object]:
     # Imported here because reading a run (the report) should not wait seconds for it.
     import torch
 

@@ -16,7 +16,7 @@ LARGEST = 100_000
 class DistinctKeys(yaml.SafeLoader):
     """YAML as `yaml.safe_load` reads it, but a key that a mapping has twice is an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         """The mapping.
 
         Raises:
@@ -48,7 +48,7 @@ def read_yaml(text: str, place: str) -> Any:
     return content
 
 
-def check_size(content: Any, place: str) -> None:
+def check_size(content: object, place: str) -> None:
     """Refuse a value whose aliases make it endless, or far larger than what was written.
 
     Raises:

@@ -7,12 +7,13 @@ from pathlib import Path
 from veridical.data.images import open_image
 from veridical.data.messages import user_message
 from veridical.data.steering import parse_steer, steered
+from veridical.models.model_argument import Model, name_of
 from veridical.runtime.errors import UserError
 from veridical.runtime.options import Loading
 
 
 def ask(
-    model: str,
+    model: Model,
     image: Path,
     question: str,
     max_new_tokens: int = 128,
@@ -24,7 +25,8 @@ def ask(
     """Ask a model one question about one image, and print the answer.
 
     Args:
-        model: Hub name or folder of an image-text-to-text model, or `embedded`.
+        model: Hub name or folder of an image-text-to-text model, or `embedded`; in Python also
+            a loaded policy.
         image: PNG, JPEG, WebP, BMP, GIF or TIFF file.
         question: What to ask, as a text.
         max_new_tokens: Longest answer, in tokens.
@@ -65,6 +67,6 @@ def ask(
     except RefusedRowError as error:
         raise UserError(f"the question cannot be asked: {error}.") from error
     except RefusedRowsError as error:
-        raise UserError(f"{image} can't be used by {model}: {error.reason}.") from error
+        raise UserError(f"{image} can't be used by {name_of(model)}: {error.reason}.") from error
     print(answer)
     return answer

@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any
 
 import torch
 from PIL import Image
@@ -32,7 +31,7 @@ from veridical.sampling.parity import QUESTION, SIZES, distance, picture
 BEGUN, OTHER = "It shows a small red cup on a table.", "It shows a small dog."
 """Two answers that begin alike, for the experiment."""
 
-_SHARES: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+_SHARES: weakref.WeakKeyDictionary[object, bool] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ REPEATED = frozenset({"cross_attention_mask"})
 prompt's last token had (Mllama: which image tiles a token may look at)."""
 
 
-APART: weakref.WeakSet[Any] = weakref.WeakSet()
+APART: weakref.WeakSet[object] = weakref.WeakSet()
 """Models of which an experiment has shown that rows can't come into a batch that has begun."""
 
-UNMIXED: weakref.WeakSet[Any] = weakref.WeakSet()
+UNMIXED: weakref.WeakSet[object] = weakref.WeakSet()
 """Models of which an experiment has shown that prompts without pictures are answered otherwise
 beside prompts with some (Mllama: their cross-attention is not masked wholly)."""
 

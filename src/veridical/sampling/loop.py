@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +39,7 @@ FREE_SHARE = 0.8
 """Of the free memory, how much the rows' keys and values may take until they end (our choice): the
 rest is for what a forward pass needs in between."""
 
-_ROOM: weakref.WeakKeyDictionary[Any, dict[int, int]] = weakref.WeakKeyDictionary()
+_ROOM: weakref.WeakKeyDictionary[object, dict[int, int]] = weakref.WeakKeyDictionary()
 """For models with which memory has run out, how many rows are tried, by `max_new_tokens`."""
 
 ReadPrompts = Callable[[list[int]], PromptBatch]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +37,7 @@ SIZES = ((64, 48), (90, 30))
 
 QUESTION = "What is this?"
 
-_TRIED: weakref.WeakSet[Any] = weakref.WeakSet()
+_TRIED: weakref.WeakSet[object] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Reader:
         if until_sentence_end:
             # Where only the next word showed that the sentence was over, that word is cut off.
             text = first_sentence(text, self.begun[row], self.languages[row])
-        return Response(text, ids, reason)
+        return Response(text, tuple(ids), stop_reason=reason)
 
     def watch(self, row: int) -> SentenceEnd:
         """Follow one row as its tokens come."""

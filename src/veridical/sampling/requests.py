@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from veridical.data.images import ImageLike
@@ -67,14 +67,20 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Response:
-    """What the policy said.
+    """What a policy said. It is never tokenized again: other tokens would be another sample.
 
     Attributes:
         text: without special tokens; after a prefix, what follows it, leading space included.
-        token_ids: as sampled, the end token included where there is one.
+        token_ids: as sampled; the last is an end token unless the length cut it.
+        logps: log-probability of each token as it was drawn: at the sampling temperature, among
+            the tokens that may be sampled, those that top-p and top-k leave out included. In
+            nats; as long as `token_ids`, or empty where nobody asked for them.
         stop_reason: `end` (end token), `sentence` (asked to stop there) or `length`.
+        version: of the policy that said it: the training step whose weights it had.
     """
 
     text: str
-    token_ids: list[int] = field(default_factory=list)
+    token_ids: tuple[int, ...] = ()
+    logps: tuple[float, ...] = ()
     stop_reason: StopReason = "end"
+    version: int = 0

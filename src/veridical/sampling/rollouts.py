@@ -6,7 +6,6 @@ Nothing here is ever tokenized again: another tokenization of the same text woul
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -18,28 +17,7 @@ from veridical.models.rendering import Group
 from veridical.runtime.progress import track
 from veridical.sampling.loop import Draw, Said, decode
 from veridical.sampling.reader import Reader
-from veridical.sampling.requests import Decoding, Request, StopReason
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """One response of a policy.
-
-    Attributes:
-        text: without special tokens.
-        token_ids: as sampled; the last is an end token unless the length cut it.
-        logps: log-probability of each token as it was drawn: at the sampling temperature, among
-            the tokens that may be sampled, those that top-p and top-k leave out included. In
-            nats; as long as `token_ids`.
-        stop_reason: `end` (end token) or `length`.
-        version: of the policy that said it: the training step whose weights it had.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    logps: tuple[float, ...]
-    stop_reason: StopReason
-    version: int = 0
+from veridical.sampling.requests import Decoding, Request, Response
 
 
 def roll_out(
@@ -49,7 +27,7 @@ def roll_out(
     k: int = 1,
     version: int = 0,
     label: str = "",
-) -> list[list[Rollout]]:
+) -> list[list[Response]]:
     """Answer every request k times.
 
     A prompt and its images are read once, and what is kept of them is shared by its k responses;
@@ -93,7 +71,7 @@ def roll_out(
     return [rollouts[place * k : (place + 1) * k] for place in range(len(requests))]
 
 
-def rollout_group(policy: Policy, request: Request, rollouts: Sequence[Rollout]) -> Group:
+def rollout_group(policy: Policy, request: Request, rollouts: Sequence[Response]) -> Group:
     """A prompt with sampled responses, ready to be laid out in batches.
 
     Raises:
@@ -111,8 +89,8 @@ def rollout_group(policy: Policy, request: Request, rollouts: Sequence[Rollout])
     )
 
 
-def _rollout(reader: Reader, place: int, said: Said, version: int) -> Rollout:
+def _rollout(reader: Reader, place: int, said: Said, version: int) -> Response:
     response = reader.response(place, said.token_ids, said.stop_reason, until_sentence_end=False)
-    return Rollout(
+    return Response(
         response.text, tuple(said.token_ids), tuple(said.logps), said.stop_reason, version
     )

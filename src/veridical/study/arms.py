@@ -184,14 +184,14 @@ def trained_model(out: Path) -> str:
     return str(out / "model")
 
 
-def scores_of(folder: Path) -> dict[str, dict[str, Any]]:
+def scores_of(folder: Path) -> dict[str, dict[str, object]]:
     """The scores of an evaluated arm, by benchmark and metric."""
     return {name: read_scores(folder / name) for name in EVALUATED}
 
 
 def differences_of(
     arm: str, baseline: str, arm_folder: Path, baseline_folder: Path, seed: int
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Paired differences in every metric, arm minus baseline."""
     rows = [
         row
@@ -201,7 +201,7 @@ def differences_of(
     return [{**row, "seed": seed} for row in rows]
 
 
-def evaluated_by() -> list[dict[str, Any]]:
+def evaluated_by() -> list[dict[str, object]]:
     """The benchmarks that arms are evaluated by, as a summary describes them."""
     return [described(find_benchmark(name)) for name in EVALUATED]
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from veridical.runtime.interruptions import Terminated, terminable
 
@@ -26,7 +25,7 @@ class Job:
 
     name: str
     function: Callable[..., None]
-    arguments: tuple[Any, ...]
+    arguments: tuple[object, ...]
 
 
 def run_jobs(jobs: Sequence[Job], logs: Path, workers: int) -> Iterator[str]:

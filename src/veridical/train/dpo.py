@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from veridical.checks.proving import noise_floor
+from veridical.models.model_argument import Model
 from veridical.models.tuning import prepare_training
 from veridical.objectives.preference import AveragedPreference, Preference
 from veridical.runtime.errors import UserError
@@ -27,12 +28,12 @@ from veridical.train.options import Training
 
 
 def train_dpo(
-    model: str,
+    model: Model,
     data: Path,
     out: Path,
     objective: AveragedPreference = AveragedPreference(),
     reference: Literal["precomputed", "in_step"] = "precomputed",
-    reference_model: str | None = None,
+    reference_model: Model | None = None,
     training: Training = Training(learning_rate=1e-6, epochs=3.0),
 ) -> None:
     """Align MODEL on the preference pairs in DATA and write the result to OUT.
@@ -42,7 +43,8 @@ def train_dpo(
     Usual learning rates are 1e-6 (full tuning) to 5e-5 (LoRA).
 
     Args:
-        model: hub name, folder, adapter folder or `embedded`.
+        model: hub name, folder, adapter folder or `embedded`; in Python also a loaded policy,
+            which is trained in place.
         data: preference pairs, Parquet or JSON Lines.
         out: folder for the run: `model/`, `log.jsonl`, `proofs.json`, `run.json`.
         objective: what is minimized.
@@ -52,7 +54,7 @@ def train_dpo(
             round; of the same family, with the same tokenizer.
         training: what every training command takes.
     """
-    check(objective, reference_model)
+    check(objective, model, reference_model)
     options = {
         "objective": objective, "reference": reference, "reference_model": reference_model,
     }  # fmt: skip
@@ -86,7 +88,7 @@ def train_dpo(
         print(f"The aligned model is in {out / trained.name}.")
 
 
-def check(objective: Preference, reference_model: str | None) -> None:
+def check(objective: Preference, model: Model, reference_model: Model | None) -> None:
     """Refuse options that make no sense together.
 
     Raises:
@@ -97,4 +99,9 @@ def check(objective: Preference, reference_model: str | None) -> None:
         raise UserError(
             f"--reference-model means nothing with --loss {objective.loss.name}, which compares "
             "with no reference. Leave it out."
+        )
+    if reference_model is model and not isinstance(model, str):
+        raise UserError(
+            "The reference would be trained with the policy, as it is the same loaded model. Leave "
+            "reference_model out: the reference is then the model as it starts."
         )

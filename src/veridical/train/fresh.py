@@ -16,7 +16,8 @@ from veridical.models.rendering import Group, render_group
 from veridical.runtime.randomness import generator
 from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.adapters import Engine, sample
-from veridical.sampling.rollouts import Rollout, rollout_group
+from veridical.sampling.requests import Response
+from veridical.sampling.rollouts import rollout_group
 from veridical.train.loop.buffer import Row, Task
 from veridical.train.loop.collapsed import collapsed
 from veridical.train.loop.left_out import LeftOut
@@ -95,7 +96,7 @@ class Maker:
         return bool(drawn.random() < self.offline)
 
     def _compared(self, tasks: Sequence[Task], version: int, how: Comparing) -> list[Row]:
-        def answer(requests: list[Request]) -> list[list[Rollout]]:
+        def answer(requests: list[Request]) -> list[list[Response]]:
             return sample(self.engine, self.policy, requests, self.decoding, 2, version)
 
         asked_of = [self.asked(task) for task in tasks]
@@ -158,7 +159,7 @@ class Maker:
         if row["kind"] == "offline" and prompt.pair is not None:
             return prompt.pair
         if "responses" in row:
-            rollouts = [Rollout(**response) for response in row["responses"]]
+            rollouts = [Response(**response) for response in row["responses"]]
             best = row["chosen"] or 0
             return rollout_group(self.policy, asked, [rollouts[best], rollouts[1 - best]])
         texts = (prompt.answer, row.get("text", prompt.answer))
@@ -166,7 +167,7 @@ class Maker:
         return render_group(self.policy, asked.id, asked.images, asked.prompt, responses)
 
 
-def is_cut(rollout: Rollout) -> bool:
+def is_cut(rollout: Response) -> bool:
     """Whether a response ended by its limit, not by itself."""
     return rollout.stop_reason == "length"
 

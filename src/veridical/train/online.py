@@ -17,6 +17,7 @@ from veridical.checks.prefix_sharing import Sharing
 from veridical.checks.proofs import Proof
 from veridical.checks.proving import noise_floor
 from veridical.judges.named import NONE, Judging, Place, open_comparison
+from veridical.models.model_argument import Model
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.tuning import prepare_training
@@ -82,7 +83,7 @@ WHY_NOT = {
 
 
 def train_online(
-    model: str,
+    model: Model,
     data: Path,
     out: Path,
     pairs: PairSource = "online",
@@ -106,7 +107,8 @@ def train_online(
     on exactly.
 
     Args:
-        model: hub name, folder, adapter folder or `embedded`.
+        model: hub name, folder, adapter folder or `embedded`; in Python also a loaded policy,
+            which is trained in place.
         data: prompts, Parquet or JSON Lines.
         out: folder for the run: `model/`, `log.jsonl`, `rollouts/`, `proofs.json`, `run.json`.
         pairs: where pairs come from: `online`, `mixed` (needs preference records) or `bdhs` (needs

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
+from veridical.models.model_argument import Model
 from veridical.objectives.ppo import PPO
 from veridical.train.options import Training
 from veridical.train.prompts import PromptKind
@@ -16,7 +17,7 @@ from veridical.train.rl.start import Arguments, begin
 
 
 def train_ppo(
-    model: str,
+    model: Model,
     data: Path,
     out: Path,
     kind: PromptKind = "prompt",
@@ -36,7 +37,8 @@ def train_ppo(
     length and a few responses of every step; with --objects truth is logged beside the reward.
 
     Args:
-        model: hub name, folder, adapter folder or `embedded`.
+        model: hub name, folder, adapter folder or `embedded`; in Python also a loaded policy,
+            which is trained in place.
         data: prompts, Parquet or JSON Lines.
         out: folder for the run: `model/`, `log.jsonl`, `proofs.json`, `run.json`.
         kind: what DATA holds: `prompt`, `conversation` or `preference`; answers are not read.

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from veridical.models.load import starts_from_adapter
+from veridical.models.model_argument import Model, name_of
 from veridical.models.refused_rows import leave_out_refused
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import part_of
 from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.adapters import Engine, engine_settings
-from veridical.sampling.rollouts import Rollout
+from veridical.sampling.requests import Response
 from veridical.sampling.truncation import check_truncation
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.options import Training
@@ -72,7 +73,7 @@ class Sampling:
             self.top_k, self.min_new_tokens,
         )  # fmt: skip
 
-    def open_engine(self, model: str, training: Training, out: Path) -> Engine | None:
+    def open_engine(self, model: Model, training: Training, out: Path) -> Engine | None:
         """The server that samples, if there is one.
 
         Raises:
@@ -81,7 +82,7 @@ class Sampling:
         if self.engine is None:
             return None
         odd = training.tuning == "full" or training.train_projector or training.train_vision
-        if odd or starts_from_adapter(model, training.init_adapter):
+        if odd or starts_from_adapter(name_of(model), training.init_adapter):
             raise UserError(
                 "--engine takes adapters of the language model on the model's own weights. Set "
                 "--tuning lora without --train-projector, and start from a whole model."
@@ -124,8 +125,8 @@ def refuse_here(training: Training, *refused: str) -> None:
 def sample_usable(
     left_out: LeftOut | None,
     asked: Sequence[Request],
-    answer: Callable[[list[Request]], list[list[Rollout]]],
-) -> tuple[list[list[Rollout]], list[int]]:
+    answer: Callable[[list[Request]], list[list[Response]]],
+) -> tuple[list[list[Response]], list[int]]:
     """Responses to the requests whose images the processor takes.
 
     Args:

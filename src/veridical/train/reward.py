@@ -22,6 +22,7 @@ from veridical.checks.starts import reward_start
 from veridical.data.records import count_images
 from veridical.models.batching import collate
 from veridical.models.logprobs import ResponseLogps
+from veridical.models.model_argument import Model
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.reward_model import (
@@ -56,7 +57,7 @@ from veridical.train.options import Training
 
 
 def train_reward(
-    model: str,
+    model: Model,
     data: Path,
     out: Path,
     facts: bool = False,
@@ -72,7 +73,8 @@ def train_reward(
     `eval reward` says how good it is.
 
     Args:
-        model: hub name, folder, adapter folder or `embedded`; the policy's own base, or another.
+        model: hub name, folder, adapter folder or `embedded`; in Python also a loaded policy,
+            which is trained in place; the policy's own base, or another.
         data: preference pairs, Parquet or JSON Lines; every one of several rejected answers makes
             a pair of its own.
         out: folder for the run: `model/` and `adapter/` with the head beside the weights,

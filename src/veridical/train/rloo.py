@@ -6,6 +6,7 @@ from pathlib import Path
 
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
+from veridical.models.model_argument import Model
 from veridical.objectives.rloo import RLOO
 from veridical.train.options import Training
 from veridical.train.prompts import PromptKind
@@ -16,7 +17,7 @@ from veridical.train.rl.start import Arguments, begin
 
 
 def train_rloo(
-    model: str,
+    model: Model,
     data: Path,
     out: Path,
     kind: PromptKind = "prompt",
@@ -33,7 +34,8 @@ def train_rloo(
     policy has moved, is compared with the mean of its siblings', and there is no value model.
 
     Args:
-        model: hub name, folder, adapter folder or `embedded`.
+        model: hub name, folder, adapter folder or `embedded`; in Python also a loaded policy,
+            which is trained in place.
         data: prompts, Parquet or JSON Lines.
         out: folder for the run: `model/`, `log.jsonl`, `proofs.json`, `run.json`.
         kind: what DATA holds: `prompt`, `conversation` or `preference`; answers are not learned.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from veridical.models.model_argument import Model
 from veridical.train.loop.fine_tuning import fine_tune
 from veridical.train.loop.rows import read_training_rows
 from veridical.train.loop.start import Given, load_start, start_training
@@ -15,7 +16,7 @@ METHOD = "supervised fine-tuning (SFT)"
 
 
 def train_sft(
-    model: str,
+    model: Model,
     data: Path,
     out: Path,
     kind: Literal["conversation", "preference"] = "conversation",
@@ -27,7 +28,8 @@ def train_sft(
     preference pairs, on the chosen answer.
 
     Args:
-        model: hub name, folder, adapter folder or `embedded`.
+        model: hub name, folder, adapter folder or `embedded`; in Python also a loaded policy,
+            which is trained in place.
         data: conversations or preference pairs, Parquet or JSON Lines.
         out: folder for the run: `model/`, `log.jsonl`, `proofs.json`, `run.json`.
         kind: what the rows are; of `preference` rows the chosen answers are learned.

@@ -13,6 +13,7 @@ from typing import Any
 
 from veridical.data.records import count_images, response_name
 from veridical.data.steering import ATTRIBUTES, MOST, Numerals, numerals_for, steer_prompt
+from veridical.models.model_argument import Model
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group, RefusedRowError, render_group
 from veridical.train.loop.fine_tuning import fine_tune
@@ -25,7 +26,7 @@ METHOD = "SteerLM (fine-tuning on rated responses)"
 
 
 def train_steerlm(
-    model: str,
+    model: Model,
     data: Path,
     out: Path,
     training: Training = Training(learning_rate=2e-5, model_dropout=True),
@@ -36,7 +37,8 @@ def train_steerlm(
     together or not at all.
 
     Args:
-        model: hub name, folder, adapter folder or `embedded`.
+        model: hub name, folder, adapter folder or `embedded`; in Python also a loaded policy,
+            which is trained in place.
         data: records of kind `sample`, each response rated on Helpfulness, Correctness, Coherence,
             Complexity and Verbosity in whole numbers 0 to 4, as `build rate` does.
         out: folder for the run: `model/`, `log.jsonl`, `proofs.json`, `run.json`.

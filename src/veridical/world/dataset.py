@@ -151,7 +151,7 @@ def read_scenes(folder: Path) -> list[Scene]:
     ]
 
 
-def scene_row(scene: Scene) -> dict[str, Any]:
+def scene_row(scene: Scene) -> dict[str, object]:
     """Everything about a scene."""
     return {
         "id": scene.id,

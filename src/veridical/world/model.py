@@ -23,7 +23,6 @@ from veridical.world.drawing import IMAGE_PIXELS
 from veridical.world.language import DESCRIPTION_PROMPTS, NUMBERS, PLACES, plural
 from veridical.world.scenes import COLOURS, KINDS, SETTINGS
 
-WEIGHTS = Path(__file__).parent / "weights"
 PATCH_PIXELS = 12
 PATCHES = (IMAGE_PIXELS // PATCH_PIXELS) ** 2
 WIDTH = 128

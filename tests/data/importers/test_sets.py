@@ -17,6 +17,7 @@ from veridical.data.importers.sources import Place
 from veridical.data.messages import text_of
 from veridical.data.record_names import with_own_names
 from veridical.data.record_rows import RowError, normalize
+from veridical.data.record_types import CheckedRow
 
 Row = dict[str, Any]
 
@@ -29,7 +30,7 @@ def gpt(text: str) -> Row:
     return {"from": "gpt", "value": text}
 
 
-def imported(name: str, *rows: Any, rules: Rules | None = None) -> list[Row | RowError]:
+def imported(name: str, *rows: Any, rules: Rules | None = None) -> list[Any]:
     """The records of rows, or what is wrong with them; images are not looked for."""
     one = find_set(name, rows).taken_for
     whole = (rules or Rules()).over(one.rules)
@@ -40,7 +41,7 @@ def imported(name: str, *rows: Any, rules: Rules | None = None) -> list[Row | Ro
     ]
 
 
-def checked(made: Row, kind: Any) -> Row | RowError:
+def checked(made: Row, kind: Any) -> CheckedRow | RowError:
     try:
         return normalize(with_own_names(made, kind)[0], kind)
     except RowError as error:

@@ -70,7 +70,7 @@ def test_the_text_of_a_response_is_its_answer() -> None:
     for thought in ("<think>A dog?</think>", "<|channel>thought\nA dog?<channel|>"):
         ids = [*tokenizer.encode(f"{thought}\n\nA dog."), 0]
         response = reader.response(0, ids, "end", until_sentence_end=False)
-        assert (response.text, response.token_ids) == ("A dog.", ids)
+        assert (response.text, response.token_ids) == ("A dog.", tuple(ids))
     assert reader.text(0, tokenizer.encode("<think>A dog?")) == ""
     assert Reader(tokenizer, [nothing], True).text(0, tokenizer.encode("A d")) == ""
     ids = tokenizer.encode("A dog?</think>Yes.")

@@ -21,6 +21,7 @@ import torch
 from peft import PeftModel
 from PIL import Image
 
+from veridical.data.messages import Block, Message, text_block
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy, end_token_ids
 from veridical.models.processing import process
@@ -45,16 +46,17 @@ class Served:
     def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
         name = asked["model"]
         policy = self.adapters[name]
-        images, prompt = [], []
+        images: list[Image.Image] = []
+        prompt: list[Message] = []
         for message in asked["messages"]:
             content = message["content"]
             blocks: list[dict[str, Any]] = content
             if isinstance(content, str):
                 blocks = [{"type": "text", "text": content}]
-            kept = []
+            kept: list[Block] = []
             for block in blocks:
                 if block["type"] == "text":
-                    kept.append(block)
+                    kept.append(text_block(block["text"]))
                     continue
                 data = base64.b64decode(block["image_url"]["url"].split(",", 1)[1])
                 images.append(Image.open(io.BytesIO(data)).convert("RGB"))

@@ -10,10 +10,9 @@ from typing import Any
 import datasets
 from huggingface_hub import HfApi
 
-from veridical.data.image_checks import words_of
 from veridical.data.importers import meta
 from veridical.data.record_files import stream_rows
-from veridical.runtime.errors import UserError
+from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.hub import can_look_up, hub_host, looks_like_path
 
 SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json")
@@ -110,7 +109,7 @@ def _open_hub(name: str, config: str | None, split: str, revision: str | None) -
     try:
         commit = HfApi().dataset_info(name, revision=revision).sha or ""
     except Exception as error:  # of the hub's client, or of the network
-        raise UserError(f"{name} can't be found on the hub: {words_of(error)}.") from error
+        raise UserError(f"{name} can't be found on the hub: {reason_of(error)}.") from error
     return Source(
         name, lambda: _of_datasets(name, config, split, commit), Path.cwd(), (), revision=commit
     )
@@ -128,6 +127,6 @@ def _of_datasets(
         raise
     except Exception as error:  # of whatever the set's files lead to
         raise UserError(
-            f"{name} can't be read by Datasets: {words_of(error)}. Set --split or --config, or "
+            f"{name} can't be read by Datasets: {reason_of(error)}. Set --split or --config, or "
             "name the file itself."
         ) from error

@@ -18,7 +18,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -42,10 +41,10 @@ from veridical.sampling.engines.server import (
     sent_messages,
 )
 from veridical.sampling.reader import Reader
-from veridical.sampling.requests import Decoding, Request
-from veridical.sampling.rollouts import Rollout, roll_out, rollout_group
+from veridical.sampling.requests import Decoding, Request, Response
+from veridical.sampling.rollouts import roll_out, rollout_group
 
-UNCHANGED: dict[str, Any] = {
+UNCHANGED: dict[str, object] = {
     "top_k": -1,
     "top_p": 1.0,
     "min_p": 0.0,
@@ -92,7 +91,7 @@ class EngineSettings(ServerSettings):
     max_staleness: int = 0
 
 
-def engine_settings(given: Mapping[str, Any]) -> EngineSettings:
+def engine_settings(given: Mapping[str, object]) -> EngineSettings:
     """Check the values of `--engine.NAME VALUE`.
 
     Raises:
@@ -110,7 +109,7 @@ def engine_settings(given: Mapping[str, Any]) -> EngineSettings:
 class Engine:
     """A server of OpenAI's chat completions that loads adapters."""
 
-    def __init__(self, given: Mapping[str, Any], folder: Path) -> None:
+    def __init__(self, given: Mapping[str, object], folder: Path) -> None:
         """Get ready; nothing is sent yet.
 
         Args:
@@ -192,7 +191,7 @@ class Engine:
         decoding: Decoding,
         k: int,
         version: int,
-    ) -> list[list[Rollout]]:
+    ) -> list[list[Response]]:
         """Answer every request k times, as `roll_out` does.
 
         Args:
@@ -217,7 +216,7 @@ class Engine:
         reader = Reader(policy.processor.tokenizer, requests_of_rows, in_thought(policy))
         texts = [reader.text(row, answer.token_ids) for row, answer in enumerate(answers)]
         said = [
-            Rollout(
+            Response(
                 text.strip(), answer.token_ids, (), "length" if answer.cut else "end",
                 answer.version,
             )
@@ -270,7 +269,7 @@ class Engine:
         _require_sane(policy, found, request, self.address)
         return found
 
-    def _completed(self, body: Mapping[str, Any], request: Request) -> Completion:
+    def _completed(self, body: Mapping[str, object], request: Request) -> Completion:
         try:
             return self.client.complete(body)
         except (FailedError, StoppedError) as error:
@@ -279,7 +278,7 @@ class Engine:
                 "--resume true when it does."
             ) from error
 
-    def _version(self, stamp: Any, wanted: int) -> int:
+    def _version(self, stamp: object, wanted: int) -> int:
         prefix, _, number = str(stamp).rpartition("-")
         if prefix != f"{self.name}-{self.attempt}" or not number.isdigit():
             raise UserError(
@@ -313,7 +312,7 @@ def sample(
     decoding: Decoding,
     k: int,
     version: int,
-) -> list[list[Rollout]]:
+) -> list[list[Response]]:
     """Answer every request k times, elsewhere if there is an engine, else here."""
     if engine is None:
         return roll_out(policy, requests, decoding, k, version)
@@ -324,11 +323,11 @@ def sample(
 def recomputed(
     policy: Policy,
     requests: Sequence[Request],
-    rows: Sequence[Sequence[Rollout]],
+    rows: Sequence[Sequence[Response]],
     decoding: Decoding,
     prompts: Sequence[Sequence[list[int] | None]] = (),
     address: str = "",
-) -> list[list[Rollout]]:
+) -> list[list[Response]]:
     """The same responses with the log-probs that the policy here gives them, images included.
 
     Args:
@@ -352,7 +351,7 @@ def recomputed(
         require_finite(policy, scores.logps, "log-probabilities")
         found.append(
             [
-                Rollout(r.text, r.token_ids, tuple(logps[: len(r.token_ids)].tolist()),
+                Response(r.text, r.token_ids, tuple(logps[: len(r.token_ids)].tolist()),
                         r.stop_reason, r.version)
                 for r, logps in zip(said, scores.logps, strict=True)
             ]
@@ -375,7 +374,7 @@ def _require_same_prompt(
         )
 
 
-def truncation_options(decoding: Decoding) -> dict[str, Any]:
+def truncation_options(decoding: Decoding) -> dict[str, object]:
     """What a server has to be told of tokens that are left out."""
     return {
         "top_p": decoding.top_p, "top_k": decoding.top_k or -1,
@@ -383,7 +382,7 @@ def truncation_options(decoding: Decoding) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def template_options(policy: Policy) -> dict[str, Any]:
+def template_options(policy: Policy) -> dict[str, object]:
     """What a server has to give its chat template, to read the prompt that is read here."""
     variables = resolved_variables(policy.processor, policy.template)
     return {"chat_template_kwargs": variables} if variables else {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from veridical.data.text.thoughts import answer_of
 from veridical.runtime.errors import UserError
@@ -34,7 +33,7 @@ class Said:
 class Server:
     """A model behind an address."""
 
-    def __init__(self, model: str, given: Mapping[str, Any] | None) -> None:
+    def __init__(self, model: str, given: Mapping[str, object] | None) -> None:
         """Get ready; nothing is sent yet.
 
         Args:

@@ -121,7 +121,7 @@ class Client:
         plain = " They are not encrypted on the way." if parts.scheme == "http" else ""
         return f"{what} leave this machine, for {parts.hostname}{through}.{plain}"
 
-    def complete(self, body: Mapping[str, Any]) -> Completion:
+    def complete(self, body: Mapping[str, object]) -> Completion:
         """Ask for a chat completion.
 
         Raises:
@@ -159,7 +159,7 @@ class Client:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> None:
+    def post(self, path: str, body: Mapping[str, object]) -> None:
         """Send something whose reply does not matter, as to load an adapter.
 
         Raises:
@@ -185,7 +185,7 @@ class Client:
         key = self.address.key
         return text.replace(key, "(key)") if key and len(key) >= least else text
 
-    def _counted(self, body: Mapping[str, Any]) -> Completion:
+    def _counted(self, body: Mapping[str, object]) -> Completion:
         try:
             completion = self._completed(body)
         except FailedError as failed:
@@ -214,7 +214,7 @@ class Client:
                 "takes, or start again later: it goes on where it was."
             ) from failed
 
-    def _completed(self, body: Mapping[str, Any]) -> Completion:
+    def _completed(self, body: Mapping[str, object]) -> Completion:
         for number in range(self.address.retries + 1):
             try:
                 return read_completion(self._tried("chat/completions", body))
@@ -226,7 +226,7 @@ class Client:
                 self._wait(_pause(number))
         raise AssertionError("there is always a try")
 
-    def _tried(self, path: str, body: Mapping[str, Any]) -> bytes:
+    def _tried(self, path: str, body: Mapping[str, object]) -> bytes:
         data = json.dumps(body).encode()
         for number in range(self.address.retries + 1):
             self._wait(self._not_before - time.monotonic())

@@ -173,16 +173,16 @@ def encoded_image(image: Any) -> bytes:
     return memory.getvalue()
 
 
-def sent_messages(messages: Sequence[Message], images: Sequence[Any]) -> list[Any]:
+def sent_messages(messages: Sequence[Message], images: Sequence[object]) -> list[object]:
     """Messages as the protocol has them: images as data, in their places."""
     left = iter(images)
 
-    def block(given: Mapping[str, Any]) -> dict[str, Any]:
+    def block(given: Mapping[str, object]) -> dict[str, object]:
         if given["type"] == "image":
             return image_block(encoded_image(next(left)))
         return {"type": "text", "text": given["text"]}
 
-    sent: list[Any] = []
+    sent: list[object] = []
     for message in messages:
         blocks = [block(given) for given in message["content"]]
         only_text = len(blocks) == 1 and blocks[0]["type"] == "text"
@@ -191,7 +191,7 @@ def sent_messages(messages: Sequence[Message], images: Sequence[Any]) -> list[An
     return sent
 
 
-def image_block(data: bytes) -> dict[str, Any]:
+def image_block(data: bytes) -> dict[str, object]:
     """A part of a message that holds an image's file."""
     kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
     url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -10,6 +10,7 @@ from veridical.checks.before_training import check_before_training
 from veridical.checks.proofs import Proof
 from veridical.checks.proving import noise_floor
 from veridical.models.logprobs import ResponseLogps
+from veridical.models.model_argument import Model
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.tuning import prepare_training
@@ -30,7 +31,7 @@ from veridical.train.options import Training
 def fine_tune(
     run: Run,
     method: str,
-    model: str,
+    model: Model,
     start: Policy,
     rows: TrainingSet,
     training: Training,

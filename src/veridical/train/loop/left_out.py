@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from veridical.data.origins import place_in_words
 from veridical.models.lengths import prompts_of
@@ -24,6 +24,7 @@ from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_jsonl
 from veridical.runtime.progress import counted, part_of
+from veridical.runtime.run_files import SkippedRow
 from veridical.train.loop.rows import TrainingRows
 from veridical.train.loop.stopping import CHECKED
 from veridical.train.options import Training
@@ -188,11 +189,11 @@ class LeftOut:
             raise UserError(f"The processor of {policy.name} refuses every row; see {self.path}.")
         return found
 
-    def _late(self, key: Key, reason: str) -> dict[str, Any]:
+    def _late(self, key: Key, reason: str) -> SkippedRow:
         """A row of `skipped.jsonl`; `id` and `images` are what a resumed run knows it by."""
         name, images = key
         origin = self.origins.get(name)
-        listed = {"id": name, "field": PROCESSOR, "reason": reason}
+        listed: SkippedRow = {"id": name, "field": PROCESSOR, "reason": reason}
         if origin:
             listed = origin.left_out(name, PROCESSOR, reason)
         return {**listed, "images": images}

@@ -18,11 +18,12 @@ from typing import Literal
 
 from torch import Tensor
 
+from veridical.models.cache_keys import model_fingerprint
 from veridical.models.load import load_policy
 from veridical.models.logprobs import compute_logps
+from veridical.models.model_argument import Model
 from veridical.models.policy import Policy, frozen_copy
 from veridical.runtime.errors import UserError
-from veridical.runtime.fingerprint import fingerprint
 from veridical.runtime.runs import Run
 from veridical.train.loop.reference_cache import precompute, write_reference
 from veridical.train.loop.rounding import tell_merged
@@ -48,7 +49,7 @@ class Reference:
     """
 
     source: Source
-    model: str
+    model: Model
     is_start: bool
     policy: Policy | None
     few_logps: Tensor | None = None
@@ -67,10 +68,10 @@ class Reference:
 
 def choose_reference(
     start: Policy,
-    model: str,
+    model: Model,
     needed: bool,
     when: Literal["precomputed", "in_step"],
-    declared: str | None,
+    declared: Model | None,
     training: Training,
     run: Run,
 ) -> Reference:
@@ -158,7 +159,7 @@ def _with_stored(
     adapter = training.init_adapter if reference.is_start else None
     known = precompute(
         policy, rows.groups, share_prefix, 2 * training.batch_size, 10 * floor, cache,
-        fingerprint(reference.model, adapter, cache).key, rows.left_out,
+        model_fingerprint(reference.model, adapter, cache).key, rows.left_out,
         proof_rows(rows.train.groups, rows.left_out),
     )  # fmt: skip
     write_reference(run.folder, rows.groups, known)

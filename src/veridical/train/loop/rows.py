@@ -17,6 +17,7 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import Group, RefusedRowError, render_group
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import counted, track
+from veridical.runtime.run_files import SkippedRow
 from veridical.train.loop.collapsed import (
     answer_field,
     further_collapsed,
@@ -41,12 +42,12 @@ class TrainingRows:
     """
 
     groups: list[Group]
-    skipped: list[dict[str, Any]]
+    skipped: list[SkippedRow]
     cut: int
     total: int
     files: Mapping[str, int] = field(default_factory=dict)
     origins: Mapping[str, Origin] = field(default_factory=dict)
-    answers: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[SkippedRow] = field(default_factory=list)
 
 
 def read_training_rows(
@@ -116,7 +117,7 @@ def render_rows(
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; give 1 or more, or leave it out.")
     max_bad_fraction = training.max_bad_fraction
-    skipped: list[dict[str, Any]] = []
+    skipped: list[SkippedRow] = []
     groups: list[Group] = []
     files: dict[str, int] = {}
     origins: dict[str, Origin] = {}
@@ -152,10 +153,10 @@ def _rendered(
     render: Callable[[dict[str, Any], Images], list[Group]],
     taken: Set[str],
     number: int,
-) -> tuple[list[tuple[Group, Origin]], list[dict[str, Any]]]:
+) -> tuple[list[tuple[Group, Origin]], list[SkippedRow]]:
     """One file's rows with their origins, and those left out; no id of another file is used."""
     groups: list[tuple[Group, Origin]] = []
-    skipped: list[dict[str, Any]] = []
+    skipped: list[SkippedRow] = []
     columns = records.rows.column_names
     texts = records.rows.remove_columns([name for name in columns if name.endswith("images")])
     pictures = records.rows.select_columns(["images"])
@@ -262,7 +263,7 @@ def _own_limit(policy: Policy) -> int | None:
 
 
 def _refuse(
-    data: Path, skipped: list[dict[str, Any]], total: int, max_bad_fraction: float, left: int
+    data: Path, skipped: list[SkippedRow], total: int, max_bad_fraction: float, left: int
 ) -> None:
     if left and len(skipped) <= max_bad_fraction * total:
         return

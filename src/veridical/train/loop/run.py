@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from veridical.models.model_argument import Model
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.runtime import processes
@@ -45,7 +46,7 @@ from veridical.train.options import Training
 
 def train_and_save(
     policy: Policy,
-    model: str,
+    model: Model,
     task: Task,
     training: Training,
     rows: TrainingSet,

@@ -15,6 +15,7 @@ from peft import PeftModel
 from veridical.models.checkpoint_rest import keep_skipped
 from veridical.models.load import load_policy, starts_from_adapter
 from veridical.models.merging import merge_adapters, round_weights
+from veridical.models.model_argument import Model, name_of
 from veridical.models.policy import Policy, in_four_bits
 from veridical.models.precision import HALF, working_dtype
 from veridical.models.tuning import prepare_training
@@ -32,7 +33,7 @@ SAVED = ("model", "adapter", ROUNDING)
 
 
 def save_result(
-    policy: Policy, model: str, training: Training, out: Path, measure: Measure | None = None
+    policy: Policy, model: Model, training: Training, out: Path, measure: Measure | None = None
 ) -> list[str]:
     """Write the trained weights; the first name returned is what to load.
 
@@ -50,16 +51,17 @@ def save_result(
         out: the run's folder.
         measure: by which the saved model is compared with the trained one.
     """
+    name = name_of(model)
     dtype = typing.cast(DtypeName, str(working_dtype(policy)).removeprefix("torch."))
 
     def rebuild() -> Policy:
-        start = load_policy(model, dtype, "cpu", training.init_adapter, template=training.template)
+        start = load_policy(name, dtype, "cpu", training.init_adapter, template=training.template)
         return prepare_training(start, training.trained)
 
     policy = whole_policy(policy, rebuild)
     if not processes.is_first():
         return []
-    from_adapter = starts_from_adapter(model, training.init_adapter)
+    from_adapter = starts_from_adapter(name, training.init_adapter)
     with replacing_saved(out) as fresh:
         written = []
         if isinstance(policy.model, PeftModel) and not from_adapter:
@@ -70,7 +72,7 @@ def save_result(
         if isinstance(policy.model, PeftModel) and adapter_alone:
             return written
         _save_model(policy, training.save_dtype, fresh, measure)
-        said = keep_skipped(policy.skipped, weight_files(model), fresh / "model")
+        said = keep_skipped(policy.skipped, weight_files(name), fresh / "model")
         if said:
             print(said)
     return ["model", *written]

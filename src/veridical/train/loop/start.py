@@ -12,17 +12,19 @@ from typing import Any
 import torch
 
 from veridical.judges.named import Judging
+from veridical.models.cache_keys import model_fingerprint
 from veridical.models.load import load_policy
+from veridical.models.model_argument import Model, name_of
 from veridical.models.policy import Policy
 from veridical.models.precision import dtype_name, is_half, mixed_precision
-from veridical.models.tuning import widen_trained
+from veridical.models.tuning import was_trained, widen_trained
 from veridical.models.usable import require_trainable
 from veridical.objectives.base import Described
 from veridical.runtime import processes
 from veridical.runtime.allocator import give_back_freed_memory
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
-from veridical.runtime.fingerprint import Fingerprint, fingerprint, is_here, model_folders
+from veridical.runtime.fingerprint import Fingerprint, is_here, model_folders
 from veridical.runtime.options import by_option
 from veridical.runtime.runs import Run, start_run
 from veridical.train.loop.checking import benchmarks, check_checking
@@ -56,26 +58,28 @@ class Given:
     """
 
     command: str
-    model: str
+    model: Model
     data: Path
     out: Path
     training: Training
     options: Mapping[str, Any]
     inputs: Mapping[str, Path | None] = field(default_factory=dict)
-    models: Mapping[str, str | None] = field(default_factory=dict)
+    models: Mapping[str, Model | None] = field(default_factory=dict)
 
     @property
     def configuration(self) -> dict[str, Any]:
         """Every option, as `run.json` keeps them."""
         own = {"model": self.model, "data": self.data, "out": self.out, "training": self.training}
-        return by_option({**own, **self.options})
+        given = {**own, **self.options}
+        loaded = {name: name_of(one) for name, one in given.items() if isinstance(one, Policy)}
+        return by_option(given | loaded)
 
     @property
-    def all_models(self) -> dict[str, str]:
+    def all_models(self) -> dict[str, Model]:
         """Every model that is loaded, by option."""
         declared = self.options.get("reference_model")
         models = {"model": self.model, "reference_model": declared, **self.models}
-        return {option: str(name) for option, name in models.items() if name}
+        return {option: model for option, model in models.items() if model}
 
     def all_inputs(self, checked: Mapping[str, Path]) -> dict[str, Path]:
         """Every file that decides the result, by option; `checked` are those of evaluations."""
@@ -103,7 +107,7 @@ def start_training(given: Given) -> Iterator[Run]:
     here = processes.from_first(lambda: _fingerprints_here(resumed, training))
     processes.from_first(lambda: check_folder(out, given.command, configuration, inputs, here))
     kept = processes.from_first(lambda: earlier_models(out)) if training.resume else {}
-    folders = model_folders(*models.values(), str(training.init_adapter or ""))
+    folders = model_folders(*map(name_of, models.values()), str(training.init_adapter or ""))
     with (
         start_run(out, given.command, configuration, inputs, kept=kept, models=folders) as run,
         mixed_precision(training.mixed_precision),
@@ -143,7 +147,7 @@ def _refuse_early(given: Given) -> dict[str, Path]:
 
 
 def record_model(
-    run: Run, option: str, name: str, training: Training, policy: Policy | None = None
+    run: Run, option: str, model: Model, training: Training, policy: Policy | None = None
 ) -> None:
     """Write down which model was loaded, and compare it with that of a resumed run's start.
 
@@ -153,14 +157,15 @@ def record_model(
     Args:
         run: keeps it in `run.json`.
         option: that names the model.
-        name: what the option says.
+        model: its name, or the loaded model.
         training: the run's options.
         policy: the model, which knows what merging its adapters cost.
 
     Raises:
         UserError: the run was started with another.
     """
-    found = processes.from_first(lambda: _fingerprint(option, name, training))
+    name = name_of(model)
+    found = processes.from_first(lambda: _fingerprint(option, model, training))
     known = run.record.get("models", {})
     if option in known:
         require_same_model(option, name, known[option], found)
@@ -168,17 +173,17 @@ def record_model(
         run.note_model(option, name, found, policy.merges if policy is not None else ())
 
 
-def _fingerprint(option: str, name: str, training: Training) -> Fingerprint:
+def _fingerprint(option: str, model: Model, training: Training) -> Fingerprint:
     adapter = training.init_adapter if option == "model" else None
-    return fingerprint(name, adapter, training.open_cache())
+    return model_fingerprint(model, adapter, training.open_cache())
 
 
-def _fingerprints_here(models: Mapping[str, str], training: Training) -> dict[str, Fingerprint]:
+def _fingerprints_here(models: Mapping[str, Model], training: Training) -> dict[str, Fingerprint]:
     """Of the models whose files are all here before they are loaded."""
     return {
-        option: _fingerprint(option, name, training)
-        for option, name in models.items()
-        if is_here(name)
+        option: _fingerprint(option, model, training)
+        for option, model in models.items()
+        if not isinstance(model, str) or is_here(model)
     }
 
 
@@ -188,17 +193,22 @@ def record_judge(run: Run, judging: Judging, training: Training) -> None:
         record_model(run, "judge", judging.named, training)
 
 
-def load_start(model: str, training: Training, run: Run | None = None) -> Policy:
+def load_start(model: Model, training: Training, run: Run | None = None) -> Policy:
     """The model that training starts from; what is trained of it whole is in float32.
 
     Args:
-        model: its name.
+        model: its name; a loaded model is trained in place.
         training: the run's options.
         run: writes down which files it was.
 
     Raises:
         UserError: it can't be loaded or trained, or a resumed run was started with another.
     """
+    if not isinstance(model, str) and was_trained(model):
+        raise UserError(
+            f"This model was trained in this process, and is no longer {model.name}. Give the "
+            "folder that was written, or load the model again."
+        )
     policy = load_policy(
         model,
         training.weights_dtype,
@@ -217,7 +227,7 @@ def load_start(model: str, training: Training, run: Run | None = None) -> Policy
     return policy
 
 
-def load_start_beside_reference(model: str, training: Training, run: Run) -> Policy:
+def load_start_beside_reference(model: Model, training: Training, run: Run) -> Policy:
     """The model that training starts from, which is its own reference.
 
     Raises:

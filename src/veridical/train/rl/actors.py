@@ -21,6 +21,7 @@ from torch import nn
 
 from veridical.judges.named import Judging
 from veridical.models.adapters import adapter_base, adapter_parameters
+from veridical.models.model_argument import Model, name_of
 from veridical.models.policy import Policy, adapters_off, frozen_copy
 from veridical.models.reward_model import (
     Reading,
@@ -32,7 +33,7 @@ from veridical.models.reward_model import (
 )
 from veridical.models.tuning import prepare_training, require_wide, without_language_head
 from veridical.runtime.errors import UserError
-from veridical.runtime.fingerprint import EMBEDDED_MODEL
+from veridical.runtime.fingerprint import named_folder
 from veridical.train.loop.reference import require_same_inputs
 from veridical.train.options import Training
 
@@ -95,7 +96,7 @@ class Actors:
 
 
 def build_actors(
-    start: Policy, model: str, judging: Judging, training: Training, critic: bool, one_base: bool
+    start: Policy, model: Model, judging: Judging, training: Training, critic: bool, one_base: bool
 ) -> Actors:
     """Load and prepare everybody.
 
@@ -115,7 +116,7 @@ def build_actors(
     """
     folder = Path(judging.named) if judging.kind == "reward" else None
     full = training.tuning == "full"
-    fits = folder is None or _fits(folder, model, training)
+    fits = folder is None or _fits(folder, name_of(model), training)
     shares = one_base and not full and fits
     # Copied before anything is changed in it.
     frozen = frozen_copy(start) if full else None
@@ -156,8 +157,8 @@ def _fits(folder: Path, model: str, training: Training) -> bool:
 
 
 def _resolved(name: str) -> str:
-    path = EMBEDDED_MODEL if name == "embedded" else Path(name)
-    return str(path.resolve()) if path.is_dir() else name
+    folder = named_folder(name)
+    return str(folder.resolve()) if folder else name
 
 
 def _shared_critic(policy: Policy, reward_model: RewardModel | None) -> RewardModel:

@@ -20,7 +20,8 @@ from veridical.runtime import processes
 from veridical.runtime.randomness import generator
 from veridical.sampling import Decoding, Request, never_sampled
 from veridical.sampling.engines.adapters import Engine, sample
-from veridical.sampling.rollouts import Rollout, rollout_group
+from veridical.sampling.requests import Response
+from veridical.sampling.rollouts import rollout_group
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.prompts import TrainingPrompt
 from veridical.train.responses import refuse_unscored, sample_usable
@@ -83,7 +84,7 @@ class Asked:
 
     place: int
     request: Request
-    responses: list[Rollout]
+    responses: list[Response]
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _sample(
     """Responses to the prompts at some places, of those whose images the processor takes."""
     left_out = setting.left_out
 
-    def answer(requests: list[Request]) -> list[list[Rollout]]:
+    def answer(requests: list[Request]) -> list[list[Response]]:
         policy, engine = setting.actors.policy, setting.engine
         return sample(engine, policy, requests, setting.decoding, setting.k, step)
 

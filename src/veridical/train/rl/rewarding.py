@@ -10,7 +10,7 @@ from veridical.judges.named import NONE, Judging, Place, open_marks, total_score
 from veridical.judges.symbolic import Symbolic, symbolic_reward
 from veridical.models.reward_model import RewardModel
 from veridical.runtime.errors import UserError
-from veridical.sampling.rollouts import Rollout
+from veridical.sampling.requests import Response
 from veridical.train.prompts import TrainingPrompt
 
 
@@ -79,7 +79,7 @@ def open_rewarder(
 
 
 def reward(
-    rewarder: Rewarder, prompts: Sequence[TrainingPrompt], rollouts: Sequence[Sequence[Rollout]]
+    rewarder: Rewarder, prompts: Sequence[TrainingPrompt], rollouts: Sequence[Sequence[Response]]
 ) -> list[Rewarded]:
     """Reward the responses to each prompt.
 
@@ -126,7 +126,7 @@ def refuse_no_reward(
 def _rewarded(
     rewarder: Rewarder,
     prompt: TrainingPrompt,
-    rollouts: Sequence[Rollout],
+    rollouts: Sequence[Response],
     verdict: Verdict,
     watched: Verdict,
 ) -> Rewarded:

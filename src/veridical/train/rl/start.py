@@ -15,6 +15,7 @@ from veridical.checks.proofs import Proof
 from veridical.checks.proving import noise_floor
 from veridical.judges.named import Judging, Place
 from veridical.judges.symbolic import Symbolic
+from veridical.models.model_argument import Model
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.vision_cache import VisionCache, take_features, vision_weights
@@ -70,7 +71,7 @@ class Arguments:
         training: the run's options.
     """
 
-    model: str
+    model: Model
     data: Path
     out: Path
     kind: PromptKind

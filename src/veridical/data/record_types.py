@@ -1,0 +1,94 @@
+"""What is in the rows of records: as they are checked, and as they are read."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+from PIL import Image
+
+from veridical.data.messages import Message
+
+
+class ImageCell(TypedDict):
+    """An image in a table: the bytes of its file, or where that is; one of them may be None."""
+
+    bytes: bytes | None
+    path: str | None
+
+
+class Rating(TypedDict):
+    """One score of one answer.
+
+    `answer` is "chosen", "rejected" or "more_rejected/0", ..., in kind `sample` "responses/0", ...
+    """
+
+    answer: str
+    aspect: str
+    value: float
+
+
+class CheckedRow(TypedDict, total=False):
+    """A row of any kind as it was checked and is stored: of its fields, those that it has."""
+
+    id: str
+    images: list[ImageCell]
+    prompt: list[Message]
+    messages: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    responses: list[list[Message]]
+    rejected_images: list[ImageCell]
+    more_rejected: list[list[Message]]
+    ratings: list[Rating]
+    facts: list[str]
+    expected_answer: str
+    source: str
+
+
+class PreferenceRow(TypedDict):
+    """A row of kind `preference`; images are upright RGB Pillow images on access."""
+
+    id: str
+    images: list[Image.Image]
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    rejected_images: NotRequired[list[Image.Image] | None]
+    more_rejected: NotRequired[list[list[Message]] | None]
+    ratings: NotRequired[list[Rating] | None]
+    facts: NotRequired[list[str] | None]
+    expected_answer: NotRequired[str | None]
+    source: NotRequired[str | None]
+
+
+class ConversationRow(TypedDict):
+    """A row of kind `conversation`."""
+
+    id: str
+    images: list[Image.Image]
+    messages: list[Message]
+    source: NotRequired[str | None]
+
+
+class PromptRow(TypedDict):
+    """A row of kind `prompt`; the prompt ends with a user's turn."""
+
+    id: str
+    images: list[Image.Image]
+    prompt: list[Message]
+    facts: NotRequired[list[str] | None]
+    expected_answer: NotRequired[str | None]
+    source: NotRequired[str | None]
+
+
+class SampleRow(TypedDict):
+    """A row of kind `sample`: one or more responses to a prompt, each one assistant turn."""
+
+    id: str
+    images: list[Image.Image]
+    prompt: list[Message]
+    responses: list[list[Message]]
+    ratings: NotRequired[list[Rating] | None]
+    facts: NotRequired[list[str] | None]
+    expected_answer: NotRequired[str | None]
+    source: NotRequired[str | None]
