@@ -28,6 +28,7 @@ from veridical.data.records import Kind, write_records
 from veridical.data.steering import ATTRIBUTES
 from veridical.models.cache_keys import model_fingerprint
 from veridical.runtime.files import read_json, read_jsonl
+from veridical.sampling import Decoding
 
 TRAINING = Training(
     tuning="full", dtype="float32", device="cpu", max_steps=2, batch_size=2, accumulation=1,
@@ -154,7 +155,10 @@ def test_a_reference_may_be_loaded_but_not_be_the_policy(
 
 @pytest.mark.parametrize(
     ("builder", "options"),
-    [("build_sample", {"k": 2}), ("build_bdhs", {"bdhs": EDIT})],
+    [
+        ("build_sample", {"k": 2, "decoding": Decoding(max_new_tokens=120, temperature=0.7)}),
+        ("build_bdhs", {"bdhs": EDIT, "max_new_tokens": 40}),
+    ],
 )
 def test_builders_take_a_loaded_policy(
     builder: str,
@@ -165,7 +169,7 @@ def test_builders_take_a_loaded_policy(
 ) -> None:
     loaded = load_last("embedded", monkeypatch)
     build: Callable[..., None] = getattr(veridical, builder)
-    build(loaded, data["conversation"], tmp_path / "run", max_new_tokens=120, **options)
+    build(loaded, data["conversation"], tmp_path / "run", **options)
     record = read_json(tmp_path / "run" / "run.json")
     assert (record["status"], record["configuration"]["model"]) == ("finished", "embedded")
     assert record["models"]["model"]["key"] == model_fingerprint(loaded).key
