@@ -169,7 +169,7 @@ def write_skipped(out: Path, records: RecordSet, left_out: Iterable[Skipped], wh
     Returns:
         How many there are.
     """
-    skipped = [*unread_rows(records), *with_origins(records, map(_row, left_out))]
+    skipped = [*unread_rows(records), *with_origins(records, map(as_row, left_out))]
     write_jsonl(out / "skipped.jsonl", skipped)
     if skipped:
         print(
@@ -178,5 +178,6 @@ def write_skipped(out: Path, records: RecordSet, left_out: Iterable[Skipped], wh
     return len(skipped)
 
 
-def _row(left_out: Skipped) -> SkippedRow:
+def as_row(left_out: Skipped) -> SkippedRow:
+    """Its row of `skipped.jsonl`, without where the record is from."""
     return {"id": left_out.id, "field": left_out.field, "reason": left_out.reason}

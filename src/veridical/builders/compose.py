@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from veridical.builders._parts import finish
-from veridical.builders._rows import Skipped
+from veridical.builders._rows import Skipped, as_row
 from veridical.builders.composing.flags import read_flagged
 from veridical.builders.composing.recipe import (
     Amounts,
@@ -286,7 +286,7 @@ def _write_skipped(out: Path, records: Sequence[RecordSet], choice: Choice) -> i
     skipped = [
         row
         for one, left_out in zip(records, choice.left_out, strict=True)
-        for row in (*unread_rows(one), *with_origins(one, map(vars, left_out)))
+        for row in (*unread_rows(one), *with_origins(one, map(as_row, left_out)))
     ]
     write_jsonl(out / "skipped.jsonl", skipped)
     if skipped:
