@@ -72,6 +72,7 @@ COMMANDS: dict[str, list[str]] = {
     "build distort": ["--data", "{pairs}", "--kind", "preference"],
     "build dropout": [*MODEL, "--data", "{samples}"],
     "build facts": ["{pairs}", "--facts", "{facts}"],
+    "build instruct": ["--llava", "{conversations}"],
     "build join": ["{pairs}", "{more}"],
     "train dpo": [*MODEL, "--data", "{pairs}", *QUICK],
     "train sft": [*MODEL, "--data", "{conversations}", *QUICK],

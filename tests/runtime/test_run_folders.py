@@ -48,6 +48,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "build dropout": [*EMBEDDED, "--data", "{data}/samples.jsonl"],
     "build facts": ["{data}/conversations.jsonl", "--facts", "{data}/facts.json"],
     "build objects": ["{data}/annotations.json"],
+    "build instruct": ["--llava", "{data}/conversations.jsonl"],
     "build join": ["{data}/pairs.jsonl", "{data}/more.jsonl"],
     "train dpo": [*EMBEDDED, *PAIRS],
     "train sft": [*EMBEDDED, *ROWS],

@@ -103,6 +103,10 @@ COMMANDS: dict[str, Command] = {
         "Convert COCO, YOLO or detector annotations into lists of objects.",
         ("annotations",),
     ),
+    "build instruct": Command(
+        "veridical.builders.instruct:build_instruct",
+        "Make the supervised mix of LLaVA-SFT+ from LLaVA-Instruct, VQA-v2, A-OKVQA and Flickr30k.",
+    ),
     "build join": Command(
         "veridical.builders.join:build_join",
         "Join two sets of pairs, giving a chosen answer several rejected ones.",
