@@ -19,8 +19,8 @@ BEGIN = "<!-- tables: benchmarks/coverage.py -->\n"
 # What is wanted of intervals, and of p where two models are equally good; percent.
 COVERED = (93.0, 97.0)
 REJECTED = (3.0, 6.0)
-# A cell in which fewer of the data sets can have a p below 0.05 says nothing of the test.
-MOSTLY = 95.0
+# At the edge, with so many images, rare events or differing images or fewer, up to this coverage.
+EDGE, AT_EDGE = 10, 99.0
 # The second model of `coverage.py` that says everything anew.
 ANEW = "all answers anew"
 
@@ -36,8 +36,11 @@ class Row:
         case: the second model; "" where one model's value is estimated.
         images: in each data set.
         covered: intervals that hold the truth.
+        count: on average, of a difference: images that differ; of a share: the rarer kind's
+            items; of any other single value: images.
+        attainable: the lowest coverage, not below the 93 wanted, that any interval can have here.
         rejected: p below 0.05, where the two models are equally good.
-        decidable: enough images differ for a p below 0.05.
+        possible: how often p can be below 0.05 in a test of flipped signs.
         contradicting: the interval leaves out 0 beside a p of 0.05 or more, or the reverse.
     """
 
@@ -47,9 +50,21 @@ class Row:
     case: str
     images: int
     covered: float
+    count: float
+    attainable: float
     rejected: float | None = None
-    decidable: float | None = None
+    possible: float | None = None
     contradicting: float | None = None
+
+    @property
+    def edge(self) -> bool:
+        """Whether few images or events decide, so that coverage up to 99 % is in order."""
+        return self.count < EDGE or self.images <= EDGE
+
+    @property
+    def most(self) -> float:
+        """The highest coverage that is wanted."""
+        return AT_EDGE if self.edge else COVERED[1]
 
     @property
     def name(self) -> str:
@@ -76,17 +91,11 @@ def read_rows(path: Path = CELLS) -> list[Row]:
 
 
 def _row(cells: dict[str, str]) -> Row:
-    measured = ("rejected", "decidable", "contradicting")
+    measured = ("rejected", "possible", "contradicting")
     numbers = {name: float(cells[name]) if cells[name] else None for name in measured}
-    return Row(
-        cells["world"],
-        cells["metric"],
-        float(cells["rate"]),
-        cells["case"],
-        int(cells["images"]),
-        float(cells["covered"]),
-        **numbers,
-    )
+    always = (float(cells[name]) for name in ("covered", "count", "attainable"))
+    place = cells["world"], cells["metric"], float(cells["rate"]), cells["case"]
+    return Row(*place, int(cells["images"]), *always, **numbers)
 
 
 def tables(rows: Sequence[Row]) -> str:
@@ -95,23 +104,101 @@ def tables(rows: Sequence[Row]) -> str:
     # How often the longer answer is the chosen one is the pairs' own, whichever model is asked.
     paired = [row for row in rows if row.case and row.metric != "longer_chosen"]
     equal = [row for row in paired if row.rejected is not None]
+    alike = [row for row in equal if row.case == ANEW]
     parts = [
+        "### Intervals, all cells",
+        _bands(
+            {
+                "one model's value": alone,
+                "difference of equally good models": equal,
+                "difference of unequal models": [row for row in paired if row.rejected is None],
+            }
+        ),
+        _outside([*alone, *paired]),
+        "### p of two equally good models, all cells",
+        _rates(equal),
         "### Intervals of one model's values",
         "Percentage that contain the truth: lowest and highest over all rates and worlds.",
         _grid(alone, "metric", lambda row: row.name, _covered),
-        _above(alone, "rate", lambda row: f"{row.rate:g}"),
         "### Intervals of differences",
         "Percentage that contain the truth: lowest and highest over all rates, worlds and second "
         "models.",
         _grid(paired, "metric", lambda row: row.name, _covered),
-        _above(paired, "second model", lambda row: row.case),
-        "### p of two equally good models",
+        "### p by metric",
         "Percentage of data sets with p below 0.05, if all answers are new: lowest and highest "
         "over all rates and worlds.",
-        _grid([row for row in equal if row.case == ANEW], "metric", lambda row: row.name, _found),
-        _reached(equal),
+        _grid(alike, "metric", lambda row: row.name, _found),
     ]
     return "\n\n".join(parts)
+
+
+def _by_count(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Rows by how many images or events decide."""
+    names = ("below 5", "5 to 10", "10 to 30", "30 or more")
+    groups: list[tuple[str, list[Row]]] = [(name, []) for name in names]
+    for row in rows:
+        groups[sum(row.count >= least for least in (5, 10, 30))][1].append(row)
+    return groups
+
+
+def _bands(kinds: dict[str, list[Row]]) -> str:
+    """How many cells lie in which band of coverage."""
+    low, high = COVERED
+    heads = f"below {low:g}%", f"{low:g} to {high:g}", f"{high:g} to {AT_EDGE:g}", "above"
+    lines = [
+        f"| interval of | count | {' | '.join(heads)} | above its target | of these, unreachable |",
+        "|" + "---|" * 8,
+    ]
+    for kind, rows in kinds.items():
+        for count, cells in _by_count(rows):
+            covered = [row.covered for row in cells]
+            over = [row for row in cells if row.covered > row.most]
+            numbers = (
+                sum(c < low for c in covered),
+                sum(low <= c <= high for c in covered),
+                sum(high < c <= AT_EDGE for c in covered),
+                sum(c > AT_EDGE for c in covered),
+                len(over),
+                sum(row.attainable > row.most for row in over),
+            )
+            lines.append(f"| {kind} | {count} | " + " | ".join(map(str, numbers)) + " |")
+    return "\n".join(lines)
+
+
+def _outside(rows: Sequence[Row]) -> str:
+    """Names each cell below the target."""
+    low = COVERED[0]
+    below = [f"{_label(row)} ({row.covered:.1f})" for row in rows if row.covered < low]
+    return f"Below {low:g}%: {'; '.join(below) if below else 'none'}."
+
+
+def _label(row: Row) -> str:
+    case = f", {row.case}" if row.case else ""
+    return f"{row.name}, rate {row.rate:g}{case}, {row.images} images"
+
+
+def _rates(rows: Sequence[Row]) -> str:
+    """How often p is below 0.05, by how many images differ."""
+    low, high = REJECTED
+    lines = [
+        f"| images that differ | below {low:g}% | of these, unreachable | {low:g} to {high:g} | "
+        f"above {high:g} |",
+        "|" + "---|" * 5,
+    ]
+    for count, cells in _by_count(rows):
+        few = [row for row in cells if (row.rejected or 0.0) < low]
+        above = sum((row.rejected or 0.0) > high for row in cells)
+        unreachable = sum((row.possible or 0.0) < low for row in few)
+        fine = len(cells) - len(few) - above
+        lines.append(f"| {count} | {len(few)} | {unreachable} | {fine} | {above} |")
+    over = [f"{_label(row)} ({row.rejected:.1f})" for row in rows if (row.rejected or 0.0) > high]
+    short = [f"{_label(row)} ({row.rejected:.1f})" for row in rows
+             if (row.rejected or 0.0) < low <= (row.possible or 0.0)]  # fmt: skip
+    told = (
+        f"Above {high:g}%: {'; '.join(over) if over else 'none'}. Below {low:g}% though counting "
+        f"does not rule {low:g}% out: {'; '.join(short) if short else 'none'}."
+    )
+    return "\n".join(lines) + "\n\n" + told
 
 
 def _grid(
@@ -139,44 +226,6 @@ def _covered(rows: list[Row]) -> str:
 
 def _found(rows: list[Row]) -> str:
     return _span([row.rejected for row in rows if row.rejected is not None])
-
-
-def _above(rows: Sequence[Row], head: str, key: Callable[[Row], str]) -> str:
-    """What lies outside of what is wanted: each cell below it, the share of those above."""
-    low, high = COVERED
-    below = [
-        f"{row.name}, rate {row.rate:g}{', ' + row.case if row.case else ''}, {row.images} images "
-        f"({row.covered:.1f})"
-        for row in rows
-        if row.covered < low
-    ]
-    told = f"Below {low:g}%: {'; '.join(below) if below else 'none'}."
-    share = _grid(
-        rows,
-        head,
-        key,
-        lambda cells: f"{sum(row.covered > high for row in cells)} of {len(cells)}",
-    )
-    return f"{told} Cells above {high:g}%:\n\n{share}"
-
-
-def _reached(rows: Sequence[Row]) -> str:
-    """In how many cells p is below 0.05 as often as is wanted, where it can be and where not."""
-    low, high = REJECTED
-    above = [f"{row.name}, {row.images} images ({row.rejected:.1f})" for row in rows
-             if (row.rejected or 0.0) > high]  # fmt: skip
-
-    def counted(cells: list[Row]) -> str:
-        can = [row for row in cells if (row.decidable or 0.0) >= MOSTLY]
-        fine = sum(low <= (row.rejected or 0.0) <= high for row in can)
-        return f"{fine} of {len(can)} ({len(cells) - len(can)})"
-
-    return (
-        f"Above {high:g}%: {'; '.join(above) if above else 'none'}. Cells with {low:g} to "
-        f"{high:g}%, of those in which p can be below 0.05 in {MOSTLY:g}% of the data sets or "
-        "more, because six images differ; in parentheses, the cells in which it can't:\n\n"
-        + _grid(rows, "second model", lambda row: row.case, counted)
-    )
 
 
 def write_page(rows: Sequence[Row], page: Path = PAGE) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import veridical.scoring.statistics.paired
+from veridical.scoring.statistics import paired, signs
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
 SETS, IMAGES = 200, 24
@@ -23,7 +23,9 @@ SETS, IMAGES = 200, 24
 def coverage() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SCRIPT.parent)
-        yield loaded()
+        module = loaded()
+        patch.setattr(module, "AGAIN", 0)
+        yield module
 
 
 def loaded() -> ModuleType:
@@ -50,27 +52,49 @@ def test_intervals_hold_the_truth_and_p_is_honest(coverage: ModuleType) -> None:
     assert too_low(rows) == []
     assert np.mean([row.covered for row in rows]) > 95
     assert not any(row.contradicting for row in rows)
-    anew = [row.rejected for row in rows if row.case == coverage.ANEW]
-    assert len(anew) > 50
-    assert 1 < np.mean(anew) < 5
-    assert max(anew) < 5 + 300 * np.sqrt(0.05 * 0.95 / SETS)
+    # 5 % where enough images differ; and no more than is possible where they do not.
+    found = [row.rejected for row in rows if row.rejected is not None and row.count > 8]
+    assert len(found) > 30
+    assert 3.5 < np.mean(found) < 5.7
+    assert max(found) < 5 + 400 * np.sqrt(0.05 * 0.95 / SETS)
+    few = [row for row in rows if row.rejected is not None and row.count < 3]
+    assert all(row.rejected <= row.possible + 300 * np.sqrt(0.05 / SETS) for row in few)
+    # What the page says of 4 in 5 of the cells, and of the few that are left.
+    enough = [row.covered for row in rows if row.case and row.count > 8]
+    assert np.mean(np.array(enough) > 99) < 0.1
 
 
-def test_without_the_two_added_changes_it_shows(
+@pytest.mark.parametrize(("differing", "rate"), [(4, 0), (5, 2 / 32), (6, 6 / 64), (7, 12 / 128)])
+def test_the_largest_rate_of_any_test_of_signs(
+    coverage: ModuleType, differing: int, rate: float
+) -> None:
+    """Two-sided tests reject k pairs of 2^d patterns: 2 k / 2^d, half of which is below 0.05."""
+    assert coverage.largest_rate(np.array([differing])) == pytest.approx([rate])
+
+
+def test_the_lowest_coverage_of_any_interval(coverage: ModuleType) -> None:
+    """Values 0, 1, 2 with 90, 6 and 4 %: an interval may miss 6 and not 4, and not 10 together."""
+    values = np.array([0.0] * 90 + [1.0] * 6 + [2.0] * 4)
+    assert coverage.lowest_coverage(values) == pytest.approx(96)
+    # Were no image to differ but where the value is 2, nothing changes: 0 is below the truth.
+    assert coverage.lowest_coverage(values, 0.5, 5 * (values == 2)) == pytest.approx(96)
+    # No image differs: 0 is in every interval, and with it the truth above.
+    assert coverage.lowest_coverage(values, 0.5, 0 * values) == pytest.approx(100)
+
+
+def test_a_plain_test_shows_as_too_narrow(
     coverage: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = veridical.scoring.statistics.paired.test_of
+    """Student's interval of the same gains: the cells with few changes lose the truth."""
 
-    def plain(value: Any, moved: Any, event: Any, differing: Any) -> Any:
-        clusters = moved.shape[-1]
-        variance = (moved**2).sum(axis=-1) * clusters / (clusters - 1)
-        half = 2.07 * np.sqrt(variance)
-        return veridical.scoring.statistics.paired.Test(
-            value - half, value + half, own(value, moved, event, differing).p
-        )
+    def plain(value: Any, gains: Any, event: Any, differing: Any) -> Any:
+        clusters = gains.shape[-1]
+        variance = (gains**2).sum(axis=-1) - value**2 / clusters
+        half = 2.07 * np.sqrt(variance * clusters / (clusters - 1))
+        return signs.Test(value - half, value + half, signs.sign_p(gains))
 
-    monkeypatch.setattr(veridical.scoring.statistics.paired, "test_of", plain)
-    assert len(too_low(rows_of(coverage))) > 20
+    monkeypatch.setattr(paired, "sign_test", plain)
+    assert len(too_low(rows_of(coverage))) > 10
 
 
 def test_the_page_shows_the_cells_that_are_kept(coverage: ModuleType, tmp_path: Path) -> None:

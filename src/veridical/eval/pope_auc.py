@@ -22,7 +22,8 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.progress import track
 from veridical.scoring.statistics import Difference, Estimate, FloatArray
 from veridical.scoring.statistics.intervals import degrees, share_interval
-from veridical.scoring.statistics.paired import Test, as_difference, test_of
+from veridical.scoring.statistics.paired import as_difference
+from veridical.scoring.statistics.signs import Test, sign_test
 from veridical.scoring.statistics.single import BOUND, METHODS, ONE_CLUSTER
 
 WORDS = ("Yes", "No")
@@ -161,8 +162,9 @@ def _differing(arm: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str,
 def area_test(ours: Area, theirs: Area, differing: int) -> Test:
     """The test of two areas' difference on the same images, of which so many differ."""
     event = np.array(ours.size / ours.items)
-    value, moved = np.array(ours.value - theirs.value), ours.moved - theirs.moved
-    test = test_of(value, moved, event, np.array(float(differing)))
+    value = np.array(ours.value - theirs.value)
+    gains = ours.moved - theirs.moved + value / len(ours.moved)
+    test = sign_test(value, gains, event, np.array(float(differing)))
     return Test(np.maximum(test.low, -1.0), np.minimum(test.high, 1.0), test.p)
 
 

@@ -16,7 +16,7 @@ TAIL = (1 - LEVEL) / 2
 NORMAL = 1.959963984540054
 # What a design effect is taken for before any event was seen: that of items in one image which
 # correlate by so much, with the weight of so many events (our choice, measured).
-ASSUMED_CORRELATION = 0.3
+ASSUMED_CORRELATION = 0.2
 WEIGHT = 2.0
 # Bisections: the interval's ends are found to 1e-15.
 HALVINGS = 50
@@ -97,7 +97,9 @@ def share_interval(
     assumed = 1 + np.maximum(size - 1, 0.0) * ASSUMED_CORRELATION
     drawn = (events * effect + WEIGHT * assumed) / (events + WEIGHT)
     effect = np.where(floored >= binomial, drawn, effect)
-    worth = items / effect * (NORMAL / scipy.special.stdtrit(freedom, 1 - TAIL)) ** 2
+    # Student's t is for a variance that was estimated, not for what was assumed.
+    student = (NORMAL / scipy.special.stdtrit(freedom, 1 - TAIL)) ** 2
+    worth = items / effect * (events * student + WEIGHT) / (events + WEIGHT)
     return binomial_interval(value * worth, worth)
 
 

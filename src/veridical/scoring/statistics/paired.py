@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import scipy
 
 from veridical.runtime.errors import UserError
-from veridical.scoring.statistics.intervals import quantile
+from veridical.scoring.statistics.signs import FEWEST_DIFFERING, Test, sign_test
 from veridical.scoring.statistics.single import ONE_CLUSTER, usual_event
 from veridical.scoring.statistics.sums import (
     ClusterSums,
@@ -23,9 +22,7 @@ from veridical.scoring.statistics.sums import (
     totals,
 )
 
-METHOD = "Student's t by image, a change each way added"
-# With fewer, the exact sign test cannot fall below 0.05, even where all of them go one way.
-FEWEST_DIFFERING = 6
+METHOD = "sign flips by image, mid-p, inverted"
 
 
 @dataclass(frozen=True)
@@ -50,15 +47,6 @@ class Difference:
         """The numbers as a JSON object; what has nothing to say is left out."""
         rows = asdict(self).items()
         return {k: item for k, item in rows if k not in ("note", "method", "differing") or item}
-
-
-@dataclass(frozen=True)
-class Test:
-    """A difference's interval, and the p of the test that it inverts; any shape."""
-
-    low: FloatArray
-    high: FloatArray
-    p: FloatArray
 
 
 def compare(
@@ -127,45 +115,31 @@ def paired_test(metric: Metric, ours: Sums, theirs: Sums) -> Test:
         image = item * np.maximum((sizes[0] + sizes[1]) / 2 / clusters, 1.0)
         event = np.where(event > 0, np.maximum(event, item), image)
     differing = differs(metric, ours, theirs).sum(axis=-1)
-    found = test_of(value, moved[0] - moved[1], event, differing)
+    found = sign_test(value, _gains(metric, ours, theirs), event, differing)
     bounded = metric.kind in ("share", "gap")
     most = 1.0 if bounded else 2.0 if metric.kind == "correlation" else np.inf
     return Test(np.maximum(found.low, -most), np.minimum(found.high, most), found.p)
 
 
-def test_of(value: FloatArray, moved: FloatArray, event: FloatArray, differing: FloatArray) -> Test:
-    """Student's test, its variance that of two more clusters: one event each way.
+def _gains(metric: Metric, ours: Sums, theirs: Sums) -> FloatArray:
+    """What each cluster adds to the difference, (..., clusters).
 
-    Bonett and Price's interval of paired proportions (2012) for any metric. Without the two, a
-    difference that a handful of images make has too narrow an interval, and none where all agree.
-    Where fewer than six clusters differ, p is at least the exact sign test's of changes that all
-    go one way, 2^(1 - differing), and the interval is wide enough to hold 0.
-
-    Args:
-        value: the difference.
-        moved: how much each cluster moves it, (..., clusters).
-        event: how far a change in one cluster moves it where none was seen; what was seen
-            outweighs it soon.
-        differing: in how many clusters the two are not the same.
+    Swapping the two models on one cluster flips its sign and changes nothing else, because what
+    both models say together stays. Of a ratio, the sum is the difference itself.
     """
-    clusters = moved.shape[-1]
-    squares = (moved**2).sum(axis=-1)
-    cubes = (np.abs(moved) ** 3).sum(axis=-1)
-    size = ratio(cubes + PRIOR * event**3, squares + PRIOR * event**2)
-    variance = squares * clusters / (clusters - 1) + 2 * size**2
-    error = np.sqrt(np.where(variance > 0, variance, np.nan))
-    least = np.where(differing < FEWEST_DIFFERING, 0.5 ** np.maximum(differing - 1.0, 0.0), 0.0)
-    # The error at which Student's p is `least`; no error is large enough for the 1 of one change,
-    # whose interval is that of two.
-    enough = np.abs(value) / scipy.special.stdtrit(clusters - 1, 1 - np.minimum(least, 0.5) / 2)
-    error = np.maximum(error, enough)
-    half = quantile(clusters) * error
-    p = np.maximum(2 * scipy.special.stdtr(clusters - 1, -np.abs(value) / error), least)
-    return Test(value - half, value + half, p)
-
-
-# How many events the assumed size of one weighs (our choice, measured).
-PRIOR = 1.0
+    formula = metric.formula
+    if not isinstance(formula, Ratio):
+        middle = {name: (ours[name] + theirs[name]).sum(-1, keepdims=True) / 2 for name in ours}
+        sides = [
+            formula({name: middle[name] + sign * (ours[name] - theirs[name]) for name in ours})
+            for sign in (0.5, -0.5)
+        ]
+        return np.nan_to_num(sides[0] - sides[1])
+    (top, bottom), (other_top, other_bottom) = formula.parts(ours), formula.parts(theirs)
+    size, other_size = (part.sum(axis=-1, keepdims=True) for part in (bottom, other_bottom))
+    together = ratio((top + other_top).sum(axis=-1, keepdims=True), size + other_size)
+    scale = ratio(2 * size * other_size, size + other_size)
+    return ratio(top - other_top - together * (bottom - other_bottom), scale)
 
 
 def differs(metric: Metric, ours: Sums, theirs: Sums) -> FloatArray:
