@@ -374,7 +374,7 @@ def _area_rows(
     truths = [float(ndtr(moved / np.sqrt(2))) for moved in (more, shift)]
     truths[0] = truths[1] if case.anew < 1 else truths[0]
     random = generator(seed, "areas", str(rate), case.label, count, turn)
-    held_alone, tests, found = 0, [], []
+    held_alone, ours_all, theirs_all, found = 0, [], [], []
     owners = np.repeat(np.arange(count), 2 * QUESTIONS)
     yes = np.tile(np.arange(2 * QUESTIONS) < QUESTIONS, count)
     for _ in range(sets):
@@ -383,21 +383,22 @@ def _area_rows(
         new = random.random(len(owners)) < case.anew
         theirs = own + noise[1] + shift * yes
         ours = np.where(new, own + noise[0] + more * yes, theirs)
-        areas = [clustered_area(side, yes, owners, count) for side in (ours, theirs)]
-        changed = len(np.unique(owners[ours != theirs]))
-        test = area_test(areas[0], areas[1], changed)
-        tests.append((test.low, test.high, test.p))
-        found.append((areas[0].value, areas[1].value, changed))
-        low, high = area_interval(areas[1])
+        arm, baseline = (clustered_area(side, yes, owners, count) for side in (ours, theirs))
+        ours_all.append(arm)
+        theirs_all.append(baseline)
+        found.append(len(np.unique(owners[ours != theirs])))
+        if case is not CASES[0]:
+            continue
+        low, high = area_interval(baseline)
         held_alone += low - 1e-9 <= truths[1] <= high + 1e-9
-    values = np.array(found, dtype=np.float64).T
+    values = np.array([[area.value for area in side] for side in (ours_all, theirs_all)])
     if case is CASES[0]:
         alone, best = 100 * held_alone / sets, lowest_coverage(values[1])
         yield Row("POPE", "auc", rate, "", count, alone, QUESTIONS * count * rate, best)
     yield _paired(
         Row("POPE", "auc", rate, case.label, count, 0.0, 0.0, 0.0),
-        Test(*np.array(tests).T),
-        values[0] - values[1], values[2], truths[0] - truths[1], not case.mended,
+        area_test(ours_all, theirs_all, found), values[0] - values[1],
+        np.array(found, dtype=np.float64), truths[0] - truths[1], not case.mended,
     )  # fmt: skip
 
 

@@ -137,7 +137,8 @@ def auc_difference(
             value, None, None, None, ours.value, theirs.value, len(images), ONE_CLUSTER
         )
     differing = _differing(arm, baseline)
-    test = area_test(ours, theirs, differing)
+    several = area_test([ours], [theirs], [differing])
+    test = Test(several.low[0], several.high[0], several.p[0])
     return as_difference(test, ours.value, theirs.value, len(images), differing)
 
 
@@ -159,12 +160,16 @@ def _differing(arm: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str,
     return len({image for image, _, _ in (ours - theirs) + (theirs - ours)})
 
 
-def area_test(ours: Area, theirs: Area, differing: int) -> Test:
-    """The test of two areas' difference on the same images, of which so many differ."""
-    event = np.array(ours.size / ours.items)
-    value = np.array(ours.value - theirs.value)
-    gains = ours.moved - theirs.moved + value / len(ours.moved)
-    test = sign_test(value, gains, event, np.array(float(differing)))
+def area_test(ours: Sequence[Area], theirs: Sequence[Area], differing: Sequence[int]) -> Test:
+    """The test of the difference of two areas on the same images, of which so many differ.
+
+    Of several such pairs at once, all of as many images; the numbers are arrays, (pairs,).
+    """
+    value = np.array([one.value - other.value for one, other in zip(ours, theirs, strict=True)])
+    moved = [one.moved - other.moved for one, other in zip(ours, theirs, strict=True)]
+    gains = np.array(moved) + value[:, None] / len(moved[0])
+    event = np.array([area.size / area.items for area in ours])
+    test = sign_test(value, gains, event, np.array(differing, dtype=np.float64))
     return Test(np.maximum(test.low, -1.0), np.minimum(test.high, 1.0), test.p)
 
 
