@@ -325,6 +325,7 @@ def test_fewer_than_five_changes_never_tell_two_models_apart(
     found = compare(ours, table([0] * images, [1] * images), [metric])[metric.name]
     assert found.differing == differing
     assert found.value == pytest.approx(sum(gains) / images)
+    assert found.p is not None
     assert found.p == pytest.approx(0.5**differing)
     low, high = ends(found)
     assert (low > 0 or high < 0) == (found.p < 0.05) == (differing >= 5)
