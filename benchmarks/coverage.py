@@ -1,6 +1,6 @@
 """How often the intervals hold the truth: a simulation in which it is known.
 
-    python benchmarks/coverage.py            (five minutes on an idle core)
+    python benchmarks/coverage.py            (seven minutes on an idle core)
 
 draws evaluations of two models in worlds whose rates are known, asks the product's own functions
 for intervals and p, writes every cell into docs/statistics/coverage.csv, and makes the tables of
