@@ -72,6 +72,7 @@ ARGUMENTS: dict[str, list[str]] = {
 OTHERS = {
     "ask": "writes nothing",
     "data check": "writes a file",
+    "data describe": "writes files",
     "data import": "writes a file",
     "report": "writes a file",
     "world make": "into a new folder",

@@ -122,6 +122,11 @@ COMMANDS: dict[str, Command] = {
         "Check a data set: what is wrong with which row, and how to fix it.",
         ("file",),
     ),
+    "data describe": Command(
+        "veridical.inspection.describe:data_describe",
+        "Describe sets of pairs side by side: lengths, differences, shortcuts, agreement.",
+        ("sets",),
+    ),
     "train dpo": Command(
         "veridical.train.dpo:train_dpo",
         "Align a model by direct preference optimization (DPO) on pairs.",

@@ -51,6 +51,7 @@ RANGES: Mapping[str, Range] = {
     "min_new_tokens": Range(0),
     "minimum": ANY,
     "no_end_penalty": WEIGHT,
+    "model_pairs": COUNT,
     "noise_steps": Range(0, 1000),
     "offline": SHARE,
     "patience": COUNT,

@@ -31,6 +31,7 @@ from veridical.runtime.files import (
 
 BOM = b"\xef\xbb\xbf"
 ROWS_AT_A_TIME = 64
+DEEPEST_JSON = 1000  # levels, about as many as Python's own parser takes
 BYTES_AT_A_TIME = 64 * 2**20
 """Of images, which are copied a few times on their way: 64 rows of 32 photographs are gigabytes,
 and more than Arrow converts in one go."""
@@ -112,20 +113,38 @@ def _lines(path: Path) -> Iterator[tuple[int, object]]:
 
 def _json_items(path: Path) -> Iterator[object]:
     with path.open("rb") as file:
-        start = file.read(4096).removeprefix(BOM).lstrip()[:1]
-        file.seek(len(BOM) if file.seek(0) == 0 and file.read(len(BOM)) == BOM else 0)
+        file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
         try:
-            if start == b"[":
-                yield from ijson.items(file, "item", use_float=True)
-            elif start == b"{":
-                for key, value in ijson.kvitems(file, "", use_float=True):
-                    row = {"id": key, "value": value}
-                    yield {"id": key, **value} if isinstance(value, Mapping) else row
-            else:
-                raise UserError(f"{path} must hold a JSON list or an object of rows by id.")
+            yield from _elements(ijson.basic_parse(file, use_float=True), path)
         except (ijson.JSONError, UnicodeDecodeError) as error:
             said = " ".join(reason_of(error).split())
             raise UserError(f"{path} is not JSON: {said}. Is it a whole copy?") from error
+
+
+def _elements(events: Iterator[tuple[str, object]], path: Path) -> Iterator[object]:
+    """Elements of a JSON list, or of an object with their keys as ids.
+
+    ijson's own `items` remembers where it is as one text for each level, which takes gigabytes for
+    a hundred kilobytes of opening brackets.
+    """
+    outer, key, level, builder = next(events)[0], None, 0, ijson.ObjectBuilder()
+    if outer not in ("start_array", "start_map"):
+        raise UserError(f"{path} must hold a JSON list or an object of rows by id.")
+    for event, value in events:
+        if level == 0 and event in ("map_key", "end_array", "end_map"):
+            key = value
+            continue
+        builder.event(event, value)
+        level += event.startswith("start_") - event.startswith("end_")
+        if level > DEEPEST_JSON:
+            raise UserError(f"{path} is not JSON of rows: it is nested too deeply.")
+        if level == 0:
+            row, builder = builder.value, ijson.ObjectBuilder()
+            yield row if outer == "start_array" else _with_id(key, row)
+
+
+def _with_id(key: object, row: object) -> object:
+    return {"id": key, **row} if isinstance(row, Mapping) else {"id": key, "value": row}
 
 
 def _parsed(line: str) -> object:

@@ -156,12 +156,12 @@ def read_row(number: int, raw: object, kind: Kind) -> Row:
         return Row(number, kind, {}, {}, None, raw)
     if not isinstance(raw, Mapping):
         return Row(number, kind, {}, {}, None, RowError("row", "is not a JSON object"))
-    first, columns = None, raw.keys()
+    first, given = None, {name for name, value in raw.items() if value is not None}
     if kind == "preference":
         raw, first = with_ranking(raw)
     named, used = with_own_names(raw, kind)
     unread = raw.keys() - known_fields(kind) - used
-    read = frozenset(columns - unread)
+    read = frozenset(given - unread)
     others = {name: raw[name] for name in raw if name in unread and raw[name] is not None}
     try:
         record = normalize(named, kind)

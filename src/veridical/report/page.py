@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from veridical.report import sections, tables
 from veridical.report.figures import metric_plots
 from veridical.report.folders import Part, find_parts
@@ -18,8 +16,7 @@ from veridical.report.headline import headline
 from veridical.report.pictures import Examples, choose_examples
 from veridical.report.results import Results, collect_results
 from veridical.report.wording import ARMS, counted, joined, scientific, show
-from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_text, write_text_atomic
+from veridical.runtime.pages import refuse_other_file, write_page
 
 # What every page has in it, and no other file.
 KICKER = '<p class="kicker">Veridical report'
@@ -75,32 +72,10 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     """
     if out is None:
         out = runs[0] / "report.html" if len(runs) == 1 else Path("report.html")
-    _refuse_other_file(out)
+    refuse_other_file(out, KICKER, "a report")
     parts = find_parts(runs)
-    environment = Environment(
-        loader=PackageLoader("veridical.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("page.html.j2")
-    write_text_atomic(out, template.render(page=_page(parts, runs)))
+    write_page(out, "veridical.report", "page.html.j2", _page(parts, runs))
     return out
-
-
-def _refuse_other_file(out: Path) -> None:
-    """Refuse to write over anything but a report.
-
-    Raises:
-        UserError: there is something else.
-    """
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; name a file, such as {out / 'report.html'}.")
-    if out.is_symlink() and not out.exists():
-        raise UserError(f"{out} is a link that leads nowhere. Name another --out.")
-    if out.exists() and not (out.is_file() and KICKER in read_text(out)):
-        raise UserError(f"{out} is not a report, and would be lost. Name another --out.")
 
 
 def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, object]:
