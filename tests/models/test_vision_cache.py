@@ -28,6 +28,12 @@ from veridical.train.dpo import train_dpo
 from veridical.train.options import Training
 
 
+def kind_of(policy: Policy) -> str:
+    """The folder that a policy's features are kept in."""
+    assert isinstance(policy.vision, VisionCache)
+    return policy.vision.features_kind
+
+
 def cached(policy: Policy, folder: Path, trains_projector: bool = False) -> Policy:
     return dataclasses.replace(
         policy, vision=VisionCache(policy, Cache(folder, 1e9), trains_projector)
@@ -121,23 +127,23 @@ def test_an_image_is_encoded_once_for_all_its_rows(
     kept = cached(policy, tmp_path)
     same = [dataclasses.replace(group, images=groups[0].images) for group in groups]
     collate(kept, same, False)
-    assert len(Cache(tmp_path, 1e9).keys(kept.vision.features_kind)) == 1
+    assert len(Cache(tmp_path, 1e9).keys(kind_of(kept))) == 1
 
 
 def test_what_changes_the_features_changes_the_key(policy: Policy, tmp_path: Path) -> None:
-    kinds = [cached(policy, tmp_path).vision.features_kind]
-    kinds.append(cached(policy, tmp_path, True).vision.features_kind)
+    kinds = [kind_of(cached(policy, tmp_path))]
+    kinds.append(kind_of(cached(policy, tmp_path, True)))
     before = vision_weights(policy)
     with torch.no_grad():
         policy.core.get_output_embeddings().weight.add_(1)
     assert vision_weights(policy) == before  # the language model is no part of it
     with torch.no_grad():
         next(policy.core.model.vision_tower.parameters()).add_(1)
-    kinds.append(cached(policy, tmp_path).vision.features_kind)
+    kinds.append(kind_of(cached(policy, tmp_path)))
     policy.processor.image_processor.image_mean = (0.1, 0.5, 0.5)
-    kinds.append(cached(policy, tmp_path).vision.features_kind)
+    kinds.append(kind_of(cached(policy, tmp_path)))
     policy.model.float()
-    kinds.append(cached(policy, tmp_path).vision.features_kind)
+    kinds.append(kind_of(cached(policy, tmp_path)))
     assert len(set(kinds)) == 5
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from datasets import Dataset
+
 from veridical.builders._rows import Skipped, write_skipped
 from veridical.data.images import row_images
 from veridical.data.messages import (
@@ -59,7 +61,7 @@ class Answer:
         return text_of(self.prompt[-1]).strip() if self.prompt else ""
 
 
-def read_answers(rows: Any, kind: AnswerKind) -> list[Answer]:
+def read_answers(rows: Dataset, kind: AnswerKind) -> list[Answer]:
     """The answers of some records.
 
     Args:
@@ -136,7 +138,9 @@ def _turns(row: Mapping[str, Any], kind: AnswerKind) -> tuple[list[Message], lis
     return clean_messages(row["prompt"]), [clean_messages(answer)[0] for answer in answers]
 
 
-def _pairs(kept: Sequence[tuple[Answer, Mapping[str, Any]]], rows: Any) -> Iterator[dict[str, Any]]:
+def _pairs(
+    kept: Sequence[tuple[Answer, Mapping[str, Any]]], rows: Dataset
+) -> Iterator[dict[str, Any]]:
     # In Arrow's form images are the bytes of their files, not decoded and packed again.
     raw = rows.with_format("arrow")
     for answer, result in kept:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from veridical.builders._bdhs_counts import summarize
 from veridical.builders._rows import Pair, Skipped, sort_out, write_set
 from veridical.data.messages import Message
@@ -52,7 +54,7 @@ def _rejected_or_skipped(results: Sequence[Mapping[str, Any]]) -> Iterator[Rejec
             yield Rejected(index, row["rejected"], row["source"])
 
 
-def _pairs(kept: Sequence[Rejected], rows: Any) -> Iterator[Pair]:
+def _pairs(kept: Sequence[Rejected], rows: Dataset) -> Iterator[Pair]:
     # In Arrow's form images are the bytes of their files, not decoded and packed again.
     raw = rows.with_format("arrow")
     for one in kept:

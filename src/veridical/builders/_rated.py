@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from datasets import Dataset
+
 from veridical.builders._rows import Pair, Sample
 from veridical.data.records import response_name, text_of
 from veridical.runtime.errors import UserError
@@ -106,7 +108,7 @@ def as_source(content: Mapping[str, Any]) -> str:
     return json.dumps(content, ensure_ascii=False)
 
 
-def rated_samples(rows: Any) -> Iterator[RatedSample]:
+def rated_samples(rows: Dataset) -> Iterator[RatedSample]:
     """The rows of a `RecordSet` of kind `sample`, in order."""
     raw = rows.with_format("arrow")
     for index in range(len(rows)):

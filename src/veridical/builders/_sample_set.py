@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from datasets import Dataset
+
 from veridical.builders._rows import Sample, Skipped, sort_out, write_set
 from veridical.builders._samples import Sampled, prompt_of
 from veridical.data.messages import assistant_message
@@ -57,7 +59,9 @@ def _why_none(one: Sampled) -> str:
     return f"{part_of(cut, count, 'responses', 'was', 'were')} cut off at --max-new-tokens{empty}"
 
 
-def _samples(kept: Sequence[Answered], rows: Any, settings: Mapping[str, Any]) -> Iterator[Sample]:
+def _samples(
+    kept: Sequence[Answered], rows: Dataset, settings: Mapping[str, Any]
+) -> Iterator[Sample]:
     # In Arrow's form images are the bytes of their files, not decoded and packed again.
     raw = rows.with_format("arrow")
     provenance = json.dumps({"builder": "sample", "settings": settings}, ensure_ascii=False)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from datasets import Dataset
+
 from veridical.data.image_checks import require_images
 from veridical.data.images import row_images
 from veridical.data.messages import Message, count_images
@@ -80,7 +82,7 @@ class Sampled:
         return [text for text, reason in pairs if text and reason != "length"]
 
 
-def read_prompts(rows: Any) -> list[Prompt]:
+def read_prompts(rows: Dataset) -> list[Prompt]:
     """The prompt of each record; of a conversation everything before its last answer."""
     texts, pictures = rows.remove_columns(["images"]), rows.select_columns(["images"])
     prompts = []

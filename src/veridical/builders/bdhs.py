@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from veridical.bdhs.algorithm import Rejecting, Source, build_pairs, require_masking
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
@@ -122,7 +124,7 @@ def _identity(run: Run, how: Rejecting, cache: Cache) -> dict[str, Any]:
     return data | {"similarity_model": found.key}
 
 
-def read_sources(rows: Any) -> list[Source]:
+def read_sources(rows: Dataset) -> list[Source]:
     """The last answer of each conversation, with what was before it as the prompt."""
     texts, pictures = rows.remove_columns(["images"]), rows.select_columns(["images"])
     sources = []

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from datasets import Dataset
+
 from veridical.bdhs.image_noise import add_noise, shrunk
 from veridical.builders._parts import finish
 from veridical.builders._rows import Skipped, sort_out, write_set
@@ -75,7 +77,7 @@ def _seen_or_skipped(records: RecordSet) -> Iterator[int | Skipped]:
             yield Skipped(row["id"], "images", "there is no image to distort")
 
 
-def _pairs(rows: Any, indices: list[int], steps: int, seed: int) -> Iterator[dict[str, Any]]:
+def _pairs(rows: Dataset, indices: list[int], steps: int, seed: int) -> Iterator[dict[str, Any]]:
     raw = rows.with_format("arrow")
     for index in track(indices, "pairs"):
         row = rows[index]

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from datasets import Dataset
+
 from veridical.builders._parts import finish
 from veridical.builders._rows import Skipped, write_skipped
 from veridical.data.object_lists import match_image_id, match_image_ids
@@ -98,7 +100,7 @@ def _match(
     return found, left_out
 
 
-def _rows(rows: Any, found: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
+def _rows(rows: Dataset, found: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
     raw = rows.with_format("arrow")
     for index in range(len(rows)):
         # In Arrow's form images are the bytes of their files, not decoded and packed again.

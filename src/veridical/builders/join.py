@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from veridical.builders._parts import finish
 from veridical.builders._rows import Skipped, write_skipped
 from veridical.data.images import RowImage, image_bytes_key, row_images
@@ -78,7 +80,7 @@ def build_join(
         print(f"{part_of(len(joined), len(ours.rows), 'pairs')} got a further rejected answer.")
 
 
-def further_answers(rows: Any) -> dict[str, Further]:
+def further_answers(rows: Dataset) -> dict[str, Further]:
     """The rejected answers that each pair of a set gives, by id."""
     found = {}
     for row, pictures in with_pictures(rows):
@@ -92,7 +94,7 @@ def further_answers(rows: Any) -> dict[str, Further]:
     return found
 
 
-def with_pictures(rows: Any) -> Iterator[tuple[dict[str, Any], tuple[RowImage, ...]]]:
+def with_pictures(rows: Dataset) -> Iterator[tuple[dict[str, Any], tuple[RowImage, ...]]]:
     """Rows without their images, and these beside, none of them opened."""
     columns = [name for name in rows.column_names if name.endswith("images")]
     texts = rows.remove_columns(columns)
@@ -108,7 +110,7 @@ def with_pictures(rows: Any) -> Iterator[tuple[dict[str, Any], tuple[RowImage, .
 
 
 def _match(
-    rows: Any, answers: Mapping[str, Further]
+    rows: Dataset, answers: Mapping[str, Further]
 ) -> tuple[dict[str, list[list[Message]]], list[Skipped]]:
     """What each pair gains, and why the rest of the answers are left out."""
     joined: dict[str, list[list[Message]]] = {}
@@ -167,7 +169,7 @@ def _commonest(left_out: list[Skipped]) -> str:
     return max(reasons, key=reasons.count) if reasons else "it holds no pairs"
 
 
-def _rows(rows: Any, joined: Mapping[str, list[list[Message]]]) -> Iterator[dict[str, Any]]:
+def _rows(rows: Dataset, joined: Mapping[str, list[list[Message]]]) -> Iterator[dict[str, Any]]:
     raw = rows.with_format("arrow")
     for index in range(len(rows)):
         # In Arrow's form images are the bytes of their files, not decoded and packed again.

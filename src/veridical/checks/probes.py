@@ -209,6 +209,7 @@ def kept_features_refusal(
     inputs = process(replace(policy, vision=None), images, texts, "right")
     if not any(len(row) for row in images):
         return None
+    assert policy.vision is not None
     kept = _flat(policy.vision.output(policy, kept_inputs).pooler_output)
     own = _flat(image_features(policy.core, vision_inputs(inputs)).pooler_output)
     places = int((inputs["input_ids"] == image_token_id(policy)).sum())

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from veridical.data.messages import Message, clean_messages, text_block
 from veridical.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 Numerals: TypeAlias = Literal["digits", "words"]
 
@@ -60,7 +63,7 @@ def parse_steer(steer: str) -> dict[str, int]:
     return {name: wanted[name] for name in ATTRIBUTES}
 
 
-def numerals_for(tokenizer: Any) -> Numerals:
+def numerals_for(tokenizer: PreTrainedTokenizerBase) -> Numerals:
     """How marks are written for a model: as digits, or as words where it cannot read digits.
 
     A tokenizer of whole words (the embedded model's) may know no digit, and all marks would be
@@ -108,7 +111,9 @@ def steer_prompt(
     return [*before, {"role": last["role"], "content": [*blocks, *added]}]
 
 
-def steered(prompt: Sequence[Message], steer: str | None, processor: Any) -> list[Message]:
+def steered(
+    prompt: Sequence[Message], steer: str | None, processor: ProcessorMixin
+) -> list[Message]:
     """A prompt with what `--steer` asked for; without it the prompt as it is.
 
     Raises:

@@ -14,6 +14,7 @@ from peft import PeftConfig, PeftModel, peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from veridical.models.lora_targets import (
     EXPERTS_ARE_NO_MODULES,
@@ -27,7 +28,7 @@ from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.progress import counted
 
 
-def adapter_parameters(model: Any, adapter: str) -> list[nn.Parameter]:
+def adapter_parameters(model: PreTrainedModel, adapter: str) -> list[nn.Parameter]:
     """The weights of one of several adapters, and of modules that it brings whole.
 
     By the modules that hold them: layers of a model may be called what an adapter is called.
@@ -88,7 +89,7 @@ def merge_adapter(policy: Policy, adapter: Path) -> Policy:
     )
 
 
-def widen_saved_modules(core: Any, adapter: Path) -> None:
+def widen_saved_modules(core: PreTrainedModel, adapter: Path) -> None:
     """Keep modules that an adapter brings whole in float32, or they are rounded when it is loaded.
 
     Args:
@@ -157,7 +158,9 @@ def _watch_adapters() -> Iterator[tuple[list[str], list[str], list[str]]]:
     changed: list[str] = []
     stock = peft_model.set_peft_model_state_dict
 
-    def noting(model: Any, tensors: Any, adapter_name: str = "default", **named: Any) -> Any:
+    def noting(
+        model: PreTrainedModel, tensors: Any, adapter_name: str = "default", **named: Any
+    ) -> Any:
         base = {n: w for n, w in model.state_dict().items() if adapter_name not in n.split(".")}
         # PEFT saves the base's layer beside an adapter on an embedding; mostly it is as it was.
         alike = {n for n, w in tensors.items() if n in base and _equal(base[n], w)}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from veridical.data.image_checks import require_images
 from veridical.data.images import ImageLike
@@ -49,7 +50,10 @@ def special_tokens(policy: Policy) -> list[str]:
 
 @lru_cache(maxsize=8)
 def _special_tokens(
-    tokenizer: Any, processor: Any, size: int, listed: tuple[str, ...]
+    tokenizer: PreTrainedTokenizerBase,
+    processor: ProcessorMixin,
+    size: int,
+    listed: tuple[str, ...],
 ) -> list[str]:
     marked = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
     own = [value for name, value in vars(processor).items() if name.endswith("_token")]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from veridical.runtime.errors import UserError
 
@@ -42,7 +43,7 @@ class _ReachedDecoderError(Exception):
 
 
 @torch.no_grad()
-def decoder_inputs(core: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def decoder_inputs(core: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments that a model's forward gives its language model.
 
     Args:
@@ -76,12 +77,12 @@ def decoder_inputs(core: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
 _LOOKAHEAD: weakref.WeakKeyDictionary[Any, Lookahead] = weakref.WeakKeyDictionary()
 
 
-def known_lookahead(core: Any) -> Lookahead | None:
+def known_lookahead(core: PreTrainedModel) -> Lookahead | None:
     """What `find_lookahead` found for this model."""
     return _LOOKAHEAD.get(core)
 
 
-def find_lookahead(core: Any, inputs: Mapping[str, Any]) -> Lookahead:
+def find_lookahead(core: PreTrainedModel, inputs: Mapping[str, Any]) -> Lookahead:
     """Find which image tokens look ahead, from the masks that the model makes of a prompt.
 
     The result is kept, since it never changes. Where no rule gives the model's own mask, none is

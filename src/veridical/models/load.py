@@ -163,7 +163,7 @@ def starts_from_adapter(name: str, init_adapter: Path | None) -> bool:
     return init_adapter is not None or (Path(name) / "adapter_config.json").is_file()
 
 
-def use_plain_experts(model: Any) -> None:
+def use_plain_experts(model: PreTrainedModel) -> None:
     """Let mixtures of experts multiply one expert at a time: fast kernels know no float64."""
     for module in model.modules():
         if isinstance(module, PreTrainedModel) and module._can_set_experts_implementation():

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from veridical.models.batching import Batch, collate
 from veridical.models.heads import head_logps, token_logps
@@ -31,7 +32,7 @@ class ResponseLogps:
     counts: Tensor
 
 
-def response_logps(model: Any, batch: Batch) -> ResponseLogps:
+def response_logps(model: PreTrainedModel, batch: Batch) -> ResponseLogps:
     """Log-probability of every response of a batch, whichever way it is laid out.
 
     Args:
@@ -41,7 +42,7 @@ def response_logps(model: Any, batch: Batch) -> ResponseLogps:
     return ResponseLogps(batch.sum_by_response(batch_logps(model, batch)), batch.token_counts)
 
 
-def batch_logps(model: Any, batch: Batch) -> Tensor:
+def batch_logps(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Log-probability of every response token of a batch. Shape: (tokens,).
 
     Args:
@@ -56,7 +57,7 @@ def batch_logps(model: Any, batch: Batch) -> Tensor:
     return token_logps(stock_logits(core, batch.inputs, kept)[batch.rows, where], batch.targets)
 
 
-def hidden_states(model: Any, batch: Batch) -> Tensor:
+def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """The last hidden states of a batch, in either layout. Shape: (rows, length, hidden).
 
     Args:
@@ -70,12 +71,12 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
     return states
 
 
-def predicting_states(model: Any, batch: Batch) -> Tensor:
+def predicting_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """The hidden state that predicts each response token. Shape: (tokens, hidden)."""
     return hidden_states(model, batch)[batch.rows, batch.sources]
 
 
-def heads_logits_suffice(core: Any, batch: Batch) -> bool:
+def heads_logits_suffice(core: PreTrainedModel, batch: Batch) -> bool:
     """Whether the head on hidden states gives the model's logits; a prefix is shared only then."""
     return batch.shares_prefix or logits_are_the_heads(core, batch.targets)
 
@@ -95,7 +96,7 @@ def compute_logps(
     return torch.cat(sums)
 
 
-def added_mask(core: Any, mask: Any) -> Any:
+def added_mask(core: PreTrainedModel, mask: Any) -> Any:
     """A boolean mask as SDPA adds it to the scores, made once.
 
     Each layer would convert its own and keep it for its backward pass: a number for every pair of

@@ -6,10 +6,10 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from transformers import PreTrainedModel
 
 from veridical.runtime.errors import UserError
 
@@ -51,7 +51,7 @@ class LoraTargets:
 
 
 def lora_targets(
-    core: Any, roots: Sequence[nn.Module], rank: int, wanted: Sequence[str] = ()
+    core: PreTrainedModel, roots: Sequence[nn.Module], rank: int, wanted: Sequence[str] = ()
 ) -> LoraTargets:
     """Find every weight matrix inside these parts that an adapter can sit on.
 
@@ -103,7 +103,7 @@ def lora_targets(
     )
 
 
-def refuse_on_experts(core: Any, dropout: float, dora: bool) -> None:
+def refuse_on_experts(core: PreTrainedModel, dropout: float, dora: bool) -> None:
     """Refuse what adapters on stacked weights can't do.
 
     Raises:
@@ -122,7 +122,7 @@ def _is_named(name: str, wanted: Sequence[str]) -> bool:
     return any(name == one or name.endswith(f".{one}") for one in wanted)
 
 
-def _require_there(core: Any, wanted: Sequence[str], names: Sequence[str]) -> None:
+def _require_there(core: PreTrainedModel, wanted: Sequence[str], names: Sequence[str]) -> None:
     absent = [one for one in wanted if not any(_is_named(name, [one]) for name in names)]
     if absent:
         there = ", ".join(sorted({name.rpartition(".")[2] for name in names}))

@@ -19,6 +19,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from veridical.models.merge_cost import RoundedWeight, rounded_weight
 from veridical.models.precision import HALF, narrow, unmixed
@@ -91,7 +92,7 @@ def merge_adapters(
     return merged if dtype is None else round_weights(merged, dtype)
 
 
-def round_weights(model: Any, dtype: torch.dtype, prefix: str = "") -> Any:
+def round_weights(model: PreTrainedModel, dtype: torch.dtype, prefix: str = "") -> Any:
     """Cast every floating parameter and saved buffer in place, a tensor at a time, without bias.
 
     Args:
@@ -111,7 +112,7 @@ def round_weights(model: Any, dtype: torch.dtype, prefix: str = "") -> Any:
     return model
 
 
-def _replaced_weights(core: Any) -> dict[nn.Parameter, Tensor]:
+def _replaced_weights(core: PreTrainedModel) -> dict[nn.Parameter, Tensor]:
     """The base's own weights, by those that an adapter brings in their place."""
     found: dict[nn.Parameter, Tensor] = {}
     for wrapper in core.modules():

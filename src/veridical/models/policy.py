@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from veridical.data.images import ImageLike
 from veridical.models.merge_cost import MergeCost
 from veridical.runtime.errors import UserError
 
@@ -25,20 +29,38 @@ _PLACEHOLDER = re.compile(
 """How configurations name the tokens that stand for what is not text, or go around it."""
 
 
+class VisionFeatures(Protocol):
+    """Features of images that are kept instead of computed; see `vision_cache.VisionCache`."""
+
+    def process(
+        self,
+        policy: Policy,
+        images: Sequence[Sequence[ImageLike]],
+        texts: Sequence[str],
+        padding_side: str,
+    ) -> dict[str, Tensor]:
+        """What the model takes for a batch, with features in place of pixels."""
+        ...
+
+    def output(self, policy: Policy, inputs: dict[str, Tensor]) -> BaseModelOutputWithPooling:
+        """What the model's `get_image_features` would give for such a batch."""
+        ...
+
+
 @dataclass(frozen=True)
 class Policy:
     """A model that answers questions about images, with the processor that feeds it."""
 
-    model: Any
+    model: PreTrainedModel | PeftModel
     """Transformers' image-text-to-text model, or a PEFT model around one."""
-    processor: Any
+    processor: ProcessorMixin
     name: str
-    vision: Any = None
-    """A `vision_cache.VisionCache` that stands in for the image encoder, or None."""
+    vision: VisionFeatures | None = None
+    """What stands in for the image encoder, or None."""
     skipped: tuple[str, ...] = ()
     """Tensors of the checkpoint that the model class does not load, such as multi-token
     prediction heads."""
-    template: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    template: Mapping[str, object] = dataclasses.field(default_factory=dict, hash=False)
     """What `--template` gave: variables of the chat template, or its name (`chat_template`)."""
     adapter: str = ""
     """The folder of the adapter that was merged into it last; loading that gives the same model."""
@@ -46,7 +68,7 @@ class Policy:
     """What rounding cost of each adapter that was merged into weights of half precision."""
 
     @property
-    def core(self) -> Any:
+    def core(self) -> PreTrainedModel:
         """The Transformers model itself; adapters, if any, sit inside its layers."""
         return unwrap(self.model)
 
@@ -62,19 +84,19 @@ def in_four_bits(policy: Policy) -> bool:
     return bool(getattr(policy.core, "is_loaded_in_4bit", False))
 
 
-def unwrap(model: Any) -> Any:
+def unwrap(model: nn.Module) -> PreTrainedModel:
     """The Transformers model under PEFT and under the wrappers of distributed training."""
     while True:
         if isinstance(model, PeftModel):
             model = model.base_model.model
         elif hasattr(model, "module") and not hasattr(model, "config"):
-            model = model.module
+            model = cast(nn.Module, model.module)
         else:
             return model
 
 
 @contextmanager
-def adapters_off(model: Any) -> Iterator[None]:
+def adapters_off(model: PreTrainedModel) -> Iterator[None]:
     """Let a PEFT model compute what it did before it was adapted.
 
     PEFT's own switch also switches off which weights are trained. FSDP2 keeps that mark in two
@@ -129,7 +151,7 @@ def image_token_id(policy: Policy) -> int:
     )
 
 
-def placeholder_token_ids(config: Any) -> set[int]:
+def placeholder_token_ids(config: PretrainedConfig) -> set[int]:
     """Every token that a model's configuration names as standing for, or around, what is not text.
 
     Some families put features at several of them (Ovis2), so none may be part of an answer.
@@ -143,7 +165,9 @@ def placeholder_token_ids(config: Any) -> set[int]:
     return found
 
 
-def image_features(core: Any, inputs: Mapping[str, Any]) -> Any:
+def image_features(
+    core: PreTrainedModel, inputs: Mapping[str, Tensor]
+) -> BaseModelOutputWithPooling:
     """The features of images where they enter the language model, by the model's own method.
 
     Args:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 TOKEN_INPUTS = frozenset(
     {"input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids"}
@@ -20,7 +20,7 @@ def vision_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in inputs.items() if name not in TOKEN_INPUTS}
 
 
-def token_positions(core: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+def token_positions(core: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
     """Where each token stands, as the model's own forward counts.
 
     Args:
@@ -39,7 +39,7 @@ def token_positions(core: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     return positions
 
 
-def special_layers(core: Any) -> str | None:
+def special_layers(core: PreTrainedModel) -> str | None:
     """Layers that do more than look at every earlier token; None where there are none.
 
     A window is counted in tokens and a state runs through them, so that both depend on tokens
@@ -53,7 +53,7 @@ def special_layers(core: Any) -> str | None:
     return "sliding_attention" if windowed and getattr(config, "sliding_window", None) else None
 
 
-def window(core: Any) -> int | None:
+def window(core: PreTrainedModel) -> int | None:
     """How many tokens back some layers look, where the rest look at all; None where that is not so.
 
     Only where the configuration lists its layers' kinds do they take a mask for each kind.
@@ -65,13 +65,13 @@ def window(core: Any) -> int | None:
     return int(size) if listed and size else None
 
 
-def layer_kinds(core: Any) -> tuple[str, ...]:
+def layer_kinds(core: PreTrainedModel) -> tuple[str, ...]:
     """The kinds of layers that take a mask of their own; one where all take the same."""
     return ("full_attention",) if window(core) is None else ("full_attention", "sliding_attention")
 
 
 def masks_by_layer(
-    core: Any, masks: Mapping[str, Tensor], positions: Tensor, device: torch.device
+    core: PreTrainedModel, masks: Mapping[str, Tensor], positions: Tensor, device: torch.device
 ) -> Tensor | dict[str, Tensor]:
     """The mask, or one for each kind of layer where some look through a window.
 

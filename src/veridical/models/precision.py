@@ -20,6 +20,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+from transformers import PreTrainedModel
 
 from veridical.runtime import processes
 
@@ -74,7 +75,7 @@ def unmixed() -> Iterator[None]:
         yield
 
 
-def mixing(device: torch.device, model: Any = None) -> torch.dtype | None:
+def mixing(device: torch.device, model: PreTrainedModel = None) -> torch.dtype | None:
     """The dtype of mixed precision; None where everything is computed in the weights' own.
 
     Args:
@@ -105,7 +106,7 @@ def dtype_name(policy: Policy) -> str:
     return str(compute_dtype(policy)).removeprefix("torch.")
 
 
-def cast_weights(model: Any, dtype: torch.dtype) -> Any:
+def cast_weights(model: PreTrainedModel, dtype: torch.dtype) -> Any:
     """Cast parameters and saved buffers in place, and leave computed buffers as they are.
 
     Transformers computes rotary frequencies in float32 and never saves them. In bfloat16 they would

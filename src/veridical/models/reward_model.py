@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from veridical.data.images import ImageLike
 from veridical.data.messages import Message
@@ -135,7 +136,7 @@ def new_head(policy: Policy) -> nn.Linear:
     return head
 
 
-def response_rewards(model: Any, head: nn.Linear, batch: Batch) -> Tensor:
+def response_rewards(model: PreTrainedModel, head: nn.Linear, batch: Batch) -> Tensor:
     """The reward of every response of a batch, whichever way it is laid out.
 
     Args:
@@ -152,7 +153,7 @@ def response_rewards(model: Any, head: nn.Linear, batch: Batch) -> Tensor:
     return rewards.view(-1, batch.responses)
 
 
-def _last_states(model: Any, batch: Batch) -> Tensor:
+def _last_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """The last layer's state at each response's last token. Shape: (groups * k, hidden)."""
     return hidden_states(model, batch)[batch.ends[:, 0], batch.ends[:, 1]]
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 
-def stock_logits(core: Any, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
+def stock_logits(core: PreTrainedModel, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
     """Logits of the stock forward at these positions of every row. Shape: (b, positions, v)."""
     if "logits_to_keep" in inspect.signature(core.forward).parameters:
         logits: Tensor = core(**inputs, logits_to_keep=positions).logits
@@ -21,7 +22,7 @@ def stock_logits(core: Any, inputs: dict[str, Tensor], positions: Tensor) -> Ten
 _PLAIN: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
-def logits_are_the_heads(core: Any, tokens: Tensor) -> bool:
+def logits_are_the_heads(core: PreTrainedModel, tokens: Tensor) -> bool:
     """Whether the model's logits are just its head on its last hidden states.
 
     Some families scale or cap logits after the head (Gemma, Granite, Cohere), or scale hidden
@@ -44,7 +45,7 @@ def logits_are_the_heads(core: Any, tokens: Tensor) -> bool:
 
 
 @torch.no_grad()
-def _try_head(core: Any, ids: Tensor) -> bool:
+def _try_head(core: PreTrainedModel, ids: Tensor) -> bool:
     states: list[Tensor] = []
     planted: list[Tensor] = []
 

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
@@ -29,6 +29,9 @@ from veridical.data.text.thoughts import opens_thought
 from veridical.runtime.errors import RefusedRowError, UserError
 from veridical.runtime.rendering_record import frozen_time, note_given
 
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
 NAME = "chat_template"
 """The key of `--template` that chooses among several named templates."""
 OWN = frozenset(
@@ -44,13 +47,15 @@ _DIRECTIVE = re.compile(r"%[-_0^#]?[A-Za-z]")
 _verdicts: dict[tuple[str, str, str], bool] = {}
 
 
-def note_variables(model: str, processor: Any, variables: Mapping[str, Any]) -> None:
+def note_variables(model: str, processor: ProcessorMixin, variables: Mapping[str, Any]) -> None:
     """Remember what a loaded model's template is given, defaults included, for the run's record."""
     named = {NAME: variables[NAME]} if NAME in variables else {}
     note_given(model, resolved_variables(processor, variables) | named)
 
 
-def template_text(processor: Any, variables: Mapping[str, Any], model: str = "The model") -> str:
+def template_text(
+    processor: ProcessorMixin, variables: Mapping[str, Any], model: str = "The model"
+) -> str:
     """The chat template of a processor, or of its tokenizer where it has none.
 
     Args:
@@ -81,7 +86,7 @@ def template_text(processor: Any, variables: Mapping[str, Any], model: str = "Th
     return named[wanted]
 
 
-def check_template(processor: Any, variables: Mapping[str, Any], model: str) -> None:
+def check_template(processor: ProcessorMixin, variables: Mapping[str, Any], model: str) -> None:
     """Refuse a model without a chat template, and a `--template KEY=VALUE` without effect.
 
     Raises:
@@ -105,7 +110,7 @@ def check_template(processor: Any, variables: Mapping[str, Any], model: str) -> 
             )
 
 
-def resolved_variables(processor: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
+def resolved_variables(processor: ProcessorMixin, variables: Mapping[str, Any]) -> dict[str, Any]:
     """What the template is given: its switch of thinking is False where nothing sets it."""
     switch = thinking_switch(template_text(processor, variables))
     own = {key: value for key, value in variables.items() if key != NAME}
@@ -134,14 +139,14 @@ def thinking_switch(text: str) -> str | None:
     return "thinking" if never_set or any(name in asked for name in names) else None
 
 
-def thinking_is_on(processor: Any, variables: Mapping[str, Any]) -> bool | None:
+def thinking_is_on(processor: ProcessorMixin, variables: Mapping[str, Any]) -> bool | None:
     """What the template's switch of thinking is set to; None where it has none."""
     switch = thinking_switch(template_text(processor, variables))
     return bool(resolved_variables(processor, variables)[switch]) if switch else None
 
 
 def thinking_advice(
-    processor: Any, variables: Mapping[str, Any], value: str, otherwise: str
+    processor: ProcessorMixin, variables: Mapping[str, Any], value: str, otherwise: str
 ) -> str:
     """How to switch thoughts on (`true`) or off (`false`), or what to do otherwise; in an error."""
     switch = thinking_switch(template_text(processor, variables))
@@ -149,7 +154,7 @@ def thinking_advice(
 
 
 def render(
-    processor: Any,
+    processor: ProcessorMixin,
     variables: Mapping[str, Any],
     messages: Sequence[Message],
     generation: bool = False,
@@ -175,7 +180,7 @@ def render(
     return _apply(processor, variables, messages, generation)
 
 
-def takes_blocks(processor: Any, variables: Mapping[str, Any]) -> bool:
+def takes_blocks(processor: ProcessorMixin, variables: Mapping[str, Any]) -> bool:
     """Whether the template reads typed blocks; found by trying.
 
     A template that expects strings writes a list of blocks as code, or fails.
@@ -195,7 +200,7 @@ def takes_blocks(processor: Any, variables: Mapping[str, Any]) -> bool:
     return _verdict(processor, variables, "blocks", probe)
 
 
-def keeps_thoughts(processor: Any, variables: Mapping[str, Any]) -> bool:
+def keeps_thoughts(processor: ProcessorMixin, variables: Mapping[str, Any]) -> bool:
     """Whether the template renders the thought of a last answer that is given apart from it."""
 
     def probe() -> bool:
@@ -210,7 +215,7 @@ def keeps_thoughts(processor: Any, variables: Mapping[str, Any]) -> bool:
     return _verdict(processor, variables, "thoughts", probe)
 
 
-def begins_thoughts(processor: Any, variables: Mapping[str, Any]) -> bool:
+def begins_thoughts(processor: ProcessorMixin, variables: Mapping[str, Any]) -> bool:
     """Whether a prompt ends with a thought that has just begun."""
 
     def probe() -> bool:
@@ -222,7 +227,7 @@ def begins_thoughts(processor: Any, variables: Mapping[str, Any]) -> bool:
         return False
 
 
-def _require_placeholder(processor: Any, variables: Mapping[str, Any]) -> None:
+def _require_placeholder(processor: ProcessorMixin, variables: Mapping[str, Any]) -> None:
     def probe() -> bool:
         if not takes_blocks(processor, variables):
             return _placeholder(processor) is not None
@@ -237,7 +242,7 @@ def _require_placeholder(processor: Any, variables: Mapping[str, Any]) -> None:
 
 
 def _require_each_image(
-    processor: Any, variables: Mapping[str, Any], messages: Sequence[Message]
+    processor: ProcessorMixin, variables: Mapping[str, Any], messages: Sequence[Message]
 ) -> None:
     """Every image block has to change what is rendered: some templates read only some places.
 
@@ -279,7 +284,7 @@ def _without_one(shape: Sequence[tuple[str, list[str]]]) -> Iterator[list[Messag
 
 
 def _is_same(
-    processor: Any,
+    processor: ProcessorMixin,
     variables: Mapping[str, Any],
     messages: Sequence[Message],
     whole: str,
@@ -291,7 +296,7 @@ def _is_same(
         return False  # it was read
 
 
-def _renders_string(processor: Any, variables: Mapping[str, Any]) -> bool:
+def _renders_string(processor: ProcessorMixin, variables: Mapping[str, Any]) -> bool:
     text = [{"role": "user", "content": PROBE}]
     try:
         return PROBE in _apply(processor, variables, text, generation=True)
@@ -299,7 +304,9 @@ def _renders_string(processor: Any, variables: Mapping[str, Any]) -> bool:
         return False
 
 
-def _verdict(processor: Any, variables: Mapping[str, Any], what: str, probe: Any) -> bool:
+def _verdict(
+    processor: ProcessorMixin, variables: Mapping[str, Any], what: str, probe: Any
+) -> bool:
     text = template_text(processor, variables)
     given = json.dumps([dict(variables), _placeholder(processor)], sort_keys=True, default=str)
     key = (what, text, given)
@@ -309,7 +316,10 @@ def _verdict(processor: Any, variables: Mapping[str, Any], what: str, probe: Any
 
 
 def _apply(
-    processor: Any, variables: Mapping[str, Any], messages: Sequence[Any], generation: bool
+    processor: ProcessorMixin,
+    variables: Mapping[str, Any],
+    messages: Sequence[Any],
+    generation: bool,
 ) -> str:
     text = _with_frozen_time(template_text(processor, variables))
     try:
@@ -365,7 +375,7 @@ def _reads(text: str, variable: str) -> bool:
     return re.search(rf"\b{re.escape(variable)}\b", text) is not None
 
 
-def _placeholder(processor: Any) -> str | None:
+def _placeholder(processor: ProcessorMixin) -> str | None:
     """What stands for an image in text, where the template does not write it."""
     for name in ("boi_token", "image_token"):
         token = getattr(processor, name, None)
@@ -374,7 +384,7 @@ def _placeholder(processor: Any) -> str | None:
     return None
 
 
-def _as_string(processor: Any, message: Message) -> dict[str, object]:
+def _as_string(processor: ProcessorMixin, message: Message) -> dict[str, object]:
     image = f"{_placeholder(processor)}\n"
     parts = [image if b["type"] == "image" else b["text"] for b in message["content"]]
     return {**message, "content": "".join(parts)}

@@ -10,11 +10,14 @@ import sys
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tokenizers.processors import TemplateProcessing
 
 from veridical.runtime.errors import RefusedRowError, UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Tokens:
         return count
 
 
-def tokenize(tokenizer: Any, text: str) -> Tokens:
+def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:
     """Tokenize a rendered text, adding nothing to it.
 
     Where a tokenizer has no offsets (a slow one), decoding shows where its tokens end: tokens that
@@ -75,7 +78,7 @@ def tokenize(tokenizer: Any, text: str) -> Tokens:
     return Tokens(ids, ends)
 
 
-def _say_unknown(tokenizer: Any, text: str, tokens: Tokens) -> None:
+def _say_unknown(tokenizer: PreTrainedTokenizerBase, text: str, tokens: Tokens) -> None:
     """Print, once for a tokenizer, which words of a text it does not know.
 
     Only small vocabularies of whole words lack any, such as the embedded model's.
@@ -101,14 +104,14 @@ def _say_unknown(tokenizer: Any, text: str, tokens: Tokens) -> None:
 _SAID: set[str] = set()
 
 
-def _decoded(tokenizer: Any, ids: list[int]) -> str:
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     text: str = tokenizer.decode(
         ids, skip_special_tokens=False, clean_up_tokenization_spaces=False,
     )  # fmt: skip
     return text
 
 
-def stop_adding_ends(tokenizer: Any, model: str) -> str:
+def stop_adding_ends(tokenizer: PreTrainedTokenizerBase, model: str) -> str:
     """Keep a tokenizer from adding a token behind every text; what it adds before stays.
 
     Args:
@@ -142,7 +145,7 @@ def stop_adding_ends(tokenizer: Any, model: str) -> str:
     return str(tokenizer.decode(behind, skip_special_tokens=False))
 
 
-def _added(tokenizer: Any) -> tuple[list[int], list[int]]:
+def _added(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """The tokens that a tokenizer puts before and behind a text."""
     plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     whole = list(tokenizer("a")["input_ids"])

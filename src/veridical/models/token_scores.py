@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from veridical.models.batching import Batch
 from veridical.models.heads import CHUNK_LOGITS, token_logps
@@ -36,7 +37,7 @@ class TokenScores:
 
 
 def token_scores(
-    model: Any, batch: Batch, temperature: float = 1.0, banned: Sequence[int] = ()
+    model: PreTrainedModel, batch: Batch, temperature: float = 1.0, banned: Sequence[int] = ()
 ) -> TokenScores:
     """Score every token by the distribution that it was sampled from.
 
@@ -71,7 +72,7 @@ def token_scores(
     )
 
 
-def token_values(model: Any, head: nn.Linear, batch: Batch) -> Tensor:
+def token_values(model: PreTrainedModel, head: nn.Linear, batch: Batch) -> Tensor:
     """What is still expected before every token: the head on the state that foretells it.
 
     Args:

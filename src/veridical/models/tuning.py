@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import PreTrainedModel
 
 from veridical.models.lora_targets import (
     EXPERTS_ARE_NO_MODULES,
@@ -154,7 +155,7 @@ def without_language_head(policy: Policy) -> Policy:
     return policy
 
 
-def require_wide(model: Any) -> None:
+def require_wide(model: PreTrainedModel) -> None:
     """Refuse to train weights in half precision, which round small updates away.
 
     Raises:
@@ -168,7 +169,7 @@ def require_wide(model: Any) -> None:
         )
 
 
-def find_projector(model: Any) -> Any:
+def find_projector(model: PreTrainedModel) -> Any:
     """The module between vision tower and language model; None if none is found."""
     found = _find_all(model, PROJECTORS)
     return found[0][1] if found else None
@@ -188,7 +189,7 @@ def trains_vision(policy: Policy) -> bool:
     return any(p.requires_grad and id(p) not in language for p in core.parameters())
 
 
-def _find_all(core: Any, names: tuple[str, ...]) -> list[tuple[str, nn.Module]]:
+def _find_all(core: PreTrainedModel, names: tuple[str, ...]) -> list[tuple[str, nn.Module]]:
     return [
         (path, module)
         for path, module in core.named_modules()
@@ -196,7 +197,7 @@ def _find_all(core: Any, names: tuple[str, ...]) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def _find(core: Any, names: tuple[str, ...], what: str) -> tuple[str, nn.Module]:
+def _find(core: PreTrainedModel, names: tuple[str, ...], what: str) -> tuple[str, nn.Module]:
     found = _find_all(core, names)
     if not found:
         raise UserError(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from PIL import Image
+from transformers import PreTrainedModel
 
 from veridical.data.messages import assistant_message, user_message
 from veridical.models.batching import row_batch
@@ -71,7 +70,7 @@ def require_trainable(policy: Policy) -> None:
         raise UserError(f"{who} can't be trained: {missing}. {TESTED}")
 
 
-def _missing(core: Any) -> str | None:
+def _missing(core: PreTrainedModel) -> str | None:
     """What a model's class or configuration lacks, in words; None if nothing."""
     if getattr(core, "model", None) is None:
         return "it has no `model` that gives hidden states without the head"

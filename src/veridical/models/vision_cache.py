@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from veridical.data.images import ImageLike, image_bytes_key, image_key
@@ -110,7 +111,7 @@ class VisionCache:
                 _require_all_places(policy, inputs)
         return {name: value.to(policy.device) for name, value in inputs.items()}
 
-    def output(self, policy: Policy, inputs: dict[str, Tensor]) -> Any:
+    def output(self, policy: Policy, inputs: dict[str, Tensor]) -> BaseModelOutputWithPooling:
         """What `get_image_features` would give for a batch of `process`."""
         return BaseModelOutputWithPooling(pooler_output=features_of(policy.core, inputs))
 
@@ -186,14 +187,14 @@ def encode_image(policy: Policy, image: ImageLike, before_projector: bool) -> di
     }
 
 
-def take_features(core: Any) -> None:
+def take_features(core: PreTrainedModel) -> None:
     """Let a model take what a batch holds in the place of pixels. Once is enough."""
     if not getattr(core.model, "_takes_kept_features", False):
         core.model._takes_kept_features = True
         core.model.register_forward_pre_hook(_give_features, with_kwargs=True)
 
 
-def features_of(model: Any, inputs: dict[str, Tensor]) -> Any:
+def features_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
     """The output that the image encoder would have for what a batch holds.
 
     Args:
@@ -214,7 +215,7 @@ def features_of(model: Any, inputs: dict[str, Tensor]) -> Any:
     return pieces if form & LIST else torch.cat(pieces)
 
 
-def as_model_inputs(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+def as_model_inputs(model: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Any]:
     """A batch's inputs with its kept features as Transformers takes them; others as they are."""
     if FEATURES not in inputs:
         return inputs

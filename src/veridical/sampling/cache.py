@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
 
 from veridical.models.positions import TOKEN_INPUTS, token_positions
@@ -35,7 +35,7 @@ beside prompts with some (Mllama: their cross-attention is not masked wholly).""
 class Rows:
     """Prompts that were read, and what was appended to each of them."""
 
-    def __init__(self, core: Any, batch: PromptBatch) -> None:
+    def __init__(self, core: PreTrainedModel, batch: PromptBatch) -> None:
         """Read the prompts, images included; what several begin with is read once.
 
         Args:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import regex
 
 from veridical.data.text.sentences import ends_sentence, first_sentence
 from veridical.data.text.thoughts import answer_tokens
 from veridical.sampling.requests import Request, Response, StopReason
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 NEAR = 8
 """Tokens of a given beginning that can have a say in how the next ones are spaced (our choice)."""
@@ -22,7 +25,10 @@ class Reader:
     """Reads the responses of some requests. A thought before an answer is no part of its text."""
 
     def __init__(
-        self, tokenizer: Any, requests: Sequence[Request], in_thought: bool = False
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        in_thought: bool = False,
     ) -> None:
         """Take what was asked, one request a response, and whether prompts begin a thought."""
         self.tokenizer = tokenizer

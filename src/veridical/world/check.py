@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
 
 from veridical.runtime.progress import track
 from veridical.runtime.randomness import generator
@@ -74,7 +74,7 @@ def judge_descriptions(answers: Sequence[str], scenes: Sequence[Scene]) -> dict[
 
 
 def measure_existence(
-    model: torch.nn.Module, processor: object, scenes: Sequence[Scene], seed: int
+    model: torch.nn.Module, processor: ProcessorMixin, scenes: Sequence[Scene], seed: int
 ) -> dict[str, float]:
     """POPE's random split: as many present as absent kinds a scene; and with images shuffled."""
     asked = [
@@ -108,7 +108,7 @@ def random_questions(scene: Scene, seed: int, count: int = 2) -> list[Question]:
 
 def answer(
     model: torch.nn.Module,
-    processor: object,
+    processor: ProcessorMixin,
     images: Sequence[Image.Image],
     prompts: Sequence[str],
     max_new_tokens: int,
@@ -119,7 +119,7 @@ def answer(
     answers: list[str] = []
     for start in track(range(0, len(texts), batch_size), "answers"):
         part = slice(start, start + batch_size)
-        inputs = processor(  # type: ignore[operator]
+        inputs = processor(
             images=list(images[part]), text=texts[part], return_tensors="pt", padding=True
         )
         with torch.inference_mode():
@@ -127,16 +127,14 @@ def answer(
                 **inputs, max_new_tokens=max_new_tokens, do_sample=False
             )
         written = tokens[:, inputs["input_ids"].shape[1] :]
-        answers += processor.batch_decode(  # type: ignore[attr-defined]
-            written, skip_special_tokens=True
-        )
+        answers += processor.batch_decode(written, skip_special_tokens=True)
     return answers
 
 
-def render_prompt(processor: object, text: str) -> str:
+def render_prompt(processor: ProcessorMixin, text: str) -> str:
     """The prompt of one user turn with an image, ready for the answer."""
     content = [{"type": "image"}, {"type": "text", "text": text}]
-    rendered = processor.apply_chat_template(  # type: ignore[attr-defined]
+    rendered = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True
     )
     return str(rendered)

@@ -9,7 +9,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MARKS = (
     ("<think>", "</think>"),
@@ -81,7 +84,9 @@ def answer_of(text: str, begun: bool = False) -> str:
     return split_thought(text, begun).answer
 
 
-def answer_tokens(tokenizer: Any, ids: Sequence[int], begun: bool = False) -> list[int]:
+def answer_tokens(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], begun: bool = False
+) -> list[int]:
     """The tokens of an answer, without those of the thought before it.
 
     Where a family's marks are special tokens, text that is read without these has lost them.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from veridical.models.policy import Policy
@@ -201,7 +201,7 @@ class _Watch(TrainerCallback):
     def __init__(self, live: LiveTensors) -> None:
         self.live = live
 
-    def on_train_begin(self, *_: Any, model: Any = None, **__: Any) -> None:
+    def on_train_begin(self, *_: Any, model: PreTrainedModel = None, **__: Any) -> None:
         """Hear of every gradient."""
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -17,7 +17,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 OF_LAYERS = ("every_n_layers", "offload")
@@ -72,7 +72,7 @@ def try_checkpointing(options: Mapping[str, Any]) -> None:
 
 
 def checkpoint_activations(
-    model: Any, model_dropout: bool, options: Mapping[str, Any] | None
+    model: PreTrainedModel, model_dropout: bool, options: Mapping[str, Any] | None
 ) -> None:
     """Let layers recompute their activations in the backward pass.
 

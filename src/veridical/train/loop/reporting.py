@@ -13,7 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.integrations import get_reporting_integration_callbacks
 
 from veridical.runtime import processes
@@ -113,13 +119,13 @@ class Trackers:
             )
         self.callbacks = [kind() for kind in get_reporting_integration_callbacks(list(names))]
 
-    def begin(self, model: Any, step: int) -> None:
+    def begin(self, model: PreTrainedModel, step: int) -> None:
         """Open them, when the model is there and the step that is gone on from is known."""
         self.state.global_step = step
         for callback in self.callbacks:
             callback.on_train_begin(self.arguments, self.state, self.control, model=model)
 
-    def log(self, row: Mapping[str, Any], model: Any) -> None:
+    def log(self, row: Mapping[str, Any], model: PreTrainedModel) -> None:
         """Report a row of the log; what is no number stays in the file."""
         self.state.global_step = row["step"]
         prefix = "eval_" if row["split"] == "eval" else ""
@@ -131,7 +137,7 @@ class Trackers:
         for callback in self.callbacks:
             callback.on_log(self.arguments, self.state, self.control, model=model, logs=figures)
 
-    def end(self, model: Any) -> None:
+    def end(self, model: PreTrainedModel) -> None:
         """Close them."""
         for callback in self.callbacks:
             callback.on_train_end(self.arguments, self.state, self.control, model=model)
@@ -140,7 +146,7 @@ class Trackers:
 class Report(TrainerCallback):
     """Lets the trackers hear what the Trainer logs."""
 
-    def __init__(self, trackers: Trackers, model: Any) -> None:
+    def __init__(self, trackers: Trackers, model: PreTrainedModel) -> None:
         self.trackers, self.model = trackers, model
 
     def on_train_begin(

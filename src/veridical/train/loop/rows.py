@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from veridical.data.images import RowImage, row_images
 from veridical.data.origins import Origin, place_in_words, row_origins, unread_rows
 from veridical.data.records import Kind, RecordSet, count_images, read_records
@@ -182,7 +184,7 @@ class Images:
     """A row's pictures, none of them decoded yet."""
 
     index: int
-    pictures: Any
+    pictures: Dataset
     distorted: Any
 
     def of_prompt(self, count: int) -> tuple[RowImage, ...]:

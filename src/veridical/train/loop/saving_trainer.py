@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from veridical.runtime import processes
 from veridical.runtime.files import writing
@@ -68,7 +68,9 @@ class SavingTrainer(Trainer):
         self.lr_scheduler.load_state_dict(schedule)
         go_on(self.lr_scheduler)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: PreTrainedModel | None = None
+    ) -> None:
         load_trained_weights(self.scorer, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
@@ -84,6 +86,6 @@ class SavingTrainer(Trainer):
         else:
             load_trained_weights(self.scorer, best)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+    def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
         with writing(Path(str(self.args.output_dir)), "Make room, and go on with --resume true."):
             super()._save_checkpoint(model, trial)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from veridical.models.batching import Batch
 from veridical.models.logprobs import response_logps
@@ -114,14 +115,14 @@ class Scorer(nn.Module):
         self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
 
     def _score(
-        self, model: Any, batch: Batch, blank: dict[str, Tensor] | None
+        self, model: PreTrainedModel, batch: Batch, blank: dict[str, Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         if blank is None:
             return self._read(model, batch)
         with _seeing(model, blank):
             return self._read(model, batch)
 
-    def _read(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _read(self, model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
         if self.head is not None:
             rewards = response_rewards(model, self.head, batch)
             return rewards, batch.token_counts
@@ -130,7 +131,7 @@ class Scorer(nn.Module):
 
 
 @contextmanager
-def _seeing(model: Any, blank: dict[str, Tensor]) -> Iterator[None]:
+def _seeing(model: PreTrainedModel, blank: dict[str, Tensor]) -> Iterator[None]:
     """Encode a picture that does not count, and let the language model's input depend on it.
 
     FSDP2 gathers weights and exchanges gradients in the order of use, and processes that differ

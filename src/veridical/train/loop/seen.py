@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from veridical.models.policy import Policy, unwrap
 from veridical.models.tuning import trains_vision
@@ -42,7 +43,7 @@ def see_alike(policy: Policy, frozen: Policy | None, model_dropout: bool) -> boo
     )
 
 
-def _vision_side(core: Any) -> dict[str, nn.Module]:
+def _vision_side(core: PreTrainedModel) -> dict[str, nn.Module]:
     """Every module that is no part of the language model, by its name."""
     sides = (core.get_decoder(), core.get_output_embeddings(), core.get_input_embeddings())
     language = {id(module) for side in sides for module in side.modules()}
@@ -50,7 +51,7 @@ def _vision_side(core: Any) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def watched_features(model: Any) -> Iterator[list[Any]]:
+def watched_features(model: PreTrainedModel) -> Iterator[list[Any]]:
     """Collect what the image encoder gives to the language model."""
     core = unwrap(model).model
     found: list[Any] = []
@@ -72,7 +73,7 @@ def watched_features(model: Any) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def given_features(model: Any, features: Any) -> Iterator[None]:
+def given_features(model: PreTrainedModel, features: Any) -> Iterator[None]:
     """Give the language model features that are known, instead of running the image encoder."""
     act = None if features is None else lambda *_, **__: features
     with _instead(unwrap(model).model, act):
@@ -80,7 +81,7 @@ def given_features(model: Any, features: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _instead(core: Any, act: Any) -> Iterator[None]:
+def _instead(core: PreTrainedModel, act: Any) -> Iterator[None]:
     if act is None:
         yield
         return

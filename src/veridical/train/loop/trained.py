@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
 
 from veridical.models.policy import Policy
 from veridical.runtime import processes
@@ -18,7 +19,7 @@ from veridical.runtime.errors import UserError
 WEIGHTS = "trained.safetensors"
 
 
-def trained_parameters(model: Any) -> dict[str, Any]:
+def trained_parameters(model: PreTrainedModel) -> dict[str, Any]:
     """Every parameter that is trained, by its name in memory."""
     # Wrappers, of FSDP2's activation checkpointing and our own, are no part of the name.
     return {
@@ -28,7 +29,7 @@ def trained_parameters(model: Any) -> dict[str, Any]:
     }
 
 
-def trained_weights(model: Any) -> dict[str, Tensor]:
+def trained_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     """Every weight that is trained, whole, on the CPU; all processes have to ask together."""
     return {name: whole(p).cpu().contiguous() for name, p in trained_parameters(model).items()}
 
@@ -47,12 +48,12 @@ def whole(parameter: Any) -> Tensor:
     return torch.as_tensor(value)
 
 
-def is_shared_out(model: Any) -> bool:
+def is_shared_out(model: PreTrainedModel) -> bool:
     """Whether no process holds the whole model (FSDP2, DeepSpeed ZeRO-3)."""
     return any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in model.parameters())
 
 
-def save_trained_weights(model: Any, folder: Path) -> None:
+def save_trained_weights(model: PreTrainedModel, folder: Path) -> None:
     """Write the trained weights; every process has to take part, the first one writes."""
     weights = trained_weights(model)
     if processes.is_first():
@@ -60,7 +61,7 @@ def save_trained_weights(model: Any, folder: Path) -> None:
         save_file(weights, folder / WEIGHTS)
 
 
-def load_trained_weights(model: Any, checkpoint: Path) -> None:
+def load_trained_weights(model: PreTrainedModel, checkpoint: Path) -> None:
     """Put a checkpoint's weights into the model.
 
     Raises:
@@ -156,7 +157,7 @@ def whole_policy(policy: Policy, rebuild: Callable[[], Policy]) -> Policy:
     return fresh
 
 
-def require_same_start(model: Any) -> None:
+def require_same_start(model: PreTrainedModel) -> None:
     """Compare the trained weights of all processes, which must start from the same.
 
     Raises:

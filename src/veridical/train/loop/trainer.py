@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from veridical.models.logprobs import ResponseLogps
@@ -80,7 +80,7 @@ class GroupTrainer(SavingTrainer):
         self.check: Check | None = None
         self.add_callback(StayWhereNothingCounts(self))
 
-    def outcome(self, model: Any, inputs: StepInputs) -> Outcome:
+    def outcome(self, model: PreTrainedModel, inputs: StepInputs) -> Outcome:
         """The objective on one batch; nothing of it counts where the batch only keeps step."""
         batch, blank = inputs["batch"], inputs["blank"]
         reference = inputs["reference_logps"]
@@ -100,7 +100,7 @@ class GroupTrainer(SavingTrainer):
 
     def compute_loss(  # noqa: D102
         self,
-        model: Any,
+        model: PreTrainedModel,
         inputs: Any,
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
@@ -214,7 +214,7 @@ class GroupTrainer(SavingTrainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: PreTrainedModel = None) -> torch.optim.Optimizer:
         """Give a trained projector its own learning rate, if one was asked for."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         if self.projector_learning_rate is not None:

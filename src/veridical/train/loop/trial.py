@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from veridical.data.images import size_of
 from veridical.models.batching import collate
@@ -155,7 +155,9 @@ def _pixels(group: Group) -> int:
     return sum(width * height for width, height in sizes)
 
 
-def _forward_and_backward(trainer: GroupTrainer, model: Any, items: Sequence[Any]) -> None:
+def _forward_and_backward(
+    trainer: GroupTrainer, model: PreTrainedModel, items: Sequence[Any]
+) -> None:
     inputs = trainer.collate_items(items)
     loss = trainer.outcome(model, inputs).loss_sum / inputs["count"]
     with unmixed():
@@ -172,7 +174,7 @@ def _forward_and_backward(trainer: GroupTrainer, model: Any, items: Sequence[Any
 
 
 @torch.no_grad()
-def _make_state(trainer: GroupTrainer, model: Any) -> bool:
+def _make_state(trainer: GroupTrainer, model: PreTrainedModel) -> bool:
     """Let a new optimizer make its state: a step at rate 0 with gradients of 0."""
     optimizer = _plain_optimizer(trainer)
     if optimizer is None or optimizer.state:
@@ -199,6 +201,6 @@ def _plain_optimizer(trainer: GroupTrainer) -> torch.optim.Optimizer | None:
     return found
 
 
-def _gradient_norm(model: Any) -> float:
+def _gradient_norm(model: PreTrainedModel) -> float:
     squares = [whole(p.grad).square().sum() for p in model.parameters() if p.grad is not None]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0

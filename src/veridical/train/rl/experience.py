@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from veridical.models.batching import Batch, collate
 from veridical.models.finite import require_finite
@@ -66,7 +66,7 @@ class Setting:
         """Prompts with their responses, laid out."""
         return collate(self.actors.policy, groups, self.share_prefix)
 
-    def scores(self, model: Any, batch: Batch) -> TokenScores:
+    def scores(self, model: PreTrainedModel, batch: Batch) -> TokenScores:
         """Every token by the distribution that it was sampled from."""
         banned = never_sampled(self.actors.policy)
         return token_scores(model, batch, self.decoding.temperature, banned)

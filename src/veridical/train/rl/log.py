@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
@@ -12,6 +12,9 @@ from veridical.runtime.files import read_jsonl, write_jsonl
 from veridical.runtime.progress import step_bar
 from veridical.train.loop.reporting import Trackers
 from veridical.train.loop.showing import show
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Log:
@@ -23,7 +26,7 @@ class Log:
         done: int,
         steps: int,
         trackers: Trackers | None = None,
-        model: Any = None,
+        model: PreTrainedModel = None,
         show_every: int | None = None,
     ) -> None:
         """Keep what a checkpoint has seen of an interrupted run's log.
