@@ -203,7 +203,7 @@ def read_names(path: Path) -> dict[int, str]:
     return found
 
 
-def read_rows_of(path: Path) -> Any:
+def read_rows_of(path: Path) -> object:
     """A JSON value, or the rows of JSON Lines, by the suffix."""
     return read_jsonl(path) if path.suffix.lower() in (".jsonl", ".ndjson") else read_json(path)
 
@@ -260,22 +260,22 @@ def _detections(row: Mapping[str, Any]) -> list[Any] | str:
     return f"is neither a detection nor a list of them: {_short(row)}"
 
 
-def _parallel(labels: list[Any], scores: Any) -> list[Any] | str:
+def _parallel(labels: list[object], scores: object) -> list[object] | str:
     scores = [None] * len(labels) if scores is None else scores
     if not isinstance(scores, list) or len(scores) != len(labels):
         return f"has {len(labels)} labels, which need as many scores, not {_short(scores)}"
     return [{"label": label, "score": own} for label, own in zip(labels, scores, strict=True)]
 
 
-def _is_class(value: Any) -> bool:
+def _is_class(value: object) -> bool:
     return isinstance(value, (str, int)) and not isinstance(value, bool)
 
 
-def _are_objects(value: Any) -> bool:
+def _are_objects(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
 
 
-def _named(detection: Any, names: Mapping[int, str]) -> str | None:
+def _named(detection: object, names: Mapping[int, str]) -> str | None:
     if not isinstance(detection, Mapping):
         return None
     said = [detection[name] for name in NAME_FIELDS if isinstance(detection.get(name), str)]
@@ -297,5 +297,5 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)[:60]

@@ -50,7 +50,7 @@ Result = TypeVar("Result")
 class Parts(Generic[Result]):
     """Finished chunks of a build, one file each, under `parts/`."""
 
-    def __init__(self, out: Path, identity: Mapping[str, Any], kind: type[Result]) -> None:
+    def __init__(self, out: Path, identity: Mapping[str, object], kind: type[Result]) -> None:
         """Open the folder.
 
         Args:
@@ -102,14 +102,14 @@ class Parts(Generic[Result]):
         text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         write_text_atomic(self.path(start), f"{_digest(text)}\n{text}")
 
-    def _plain(self, result: Result) -> Any:
+    def _plain(self, result: Result) -> object:
         return self.results.dump_python(result, mode="json")
 
     def _made(self, start: int) -> list[Result]:
         """The results of a finished chunk."""
         return [self.results.validate_python(row["result"]) for row in self._lines(start)]
 
-    def _lines(self, start: int) -> list[dict[str, Any]]:
+    def _lines(self, start: int) -> list[dict[str, object]]:
         """A finished chunk as it was written: id, hashes of the images, and the result.
 
         Raises:

@@ -322,7 +322,7 @@ def _rows(
         yield row | {"id": _name(one, names), "source": json.dumps(source, ensure_ascii=False)}
 
 
-def _of_chosen(ratings: Sequence[Mapping[str, Any]] | None) -> list[Mapping[str, Any]] | None:
+def _of_chosen(ratings: Sequence[Mapping[str, object]] | None) -> list[Mapping[str, object]] | None:
     return [one for one in ratings or () if one["answer"] == "chosen"] or None
 
 
@@ -333,7 +333,7 @@ def _exchanged(ratings: Sequence[Mapping[str, Any]] | None) -> list[dict[str, An
     ] or None
 
 
-def _recipe(given: Mapping[str, Any], hashes: Sequence[str]) -> str:
+def _recipe(given: Mapping[str, object], hashes: Sequence[str]) -> str:
     """The options as YAML that `--config` takes, with files by their whole paths."""
 
     def plain(value: Any) -> Any:

@@ -37,7 +37,7 @@ from veridical.runtime.runs import Run, start_run
 from veridical.runtime.shards import read_shard, say
 
 RULES = "rules"
-Work = Callable[[Sequence[Answer]], list[dict[str, Any]]]
+Work = Callable[[Sequence[Answer]], list[dict[str, object]]]
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _by_rules(rules: Rules, truth: Truth, seed: int) -> Work:
     return work
 
 
-def _ruled(answer: Answer, rules: Rules, truth: Truth, seed: int) -> dict[str, Any]:
+def _ruled(answer: Answer, rules: Rules, truth: Truth, seed: int) -> dict[str, object]:
     language = guess_language(answer.text, answer.question)
     if language != "en":
         reason = f"the answer seems to be in {language!r}, and the rules are for English"

@@ -139,14 +139,14 @@ class Conversion:
                 f"{self.source.name}: no row can be used. {describe_skipped(self.skipped)}"
             )
 
-    def made_of(self, row: Any) -> list[dict[str, Any] | RowError]:
+    def made_of(self, row: object) -> list[dict[str, object] | RowError]:
         """What comes of one row alone, not checked."""
         one, place = self.found.taken_for, Place(self.source.name, 1)
         return [made for _, made in imported([(place, row)], one, self.rules, self.kind)]
 
     def recipe(
         self, asked: str, subset: str | None, split: str, root: Path | None
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """What `import.json` says."""
         one = self.found.taken_for
         hashes = {str(path): hash_file(path) for path in self.source.files}
@@ -183,7 +183,7 @@ class Conversion:
         self.ignored = checker.ignored
         checker.refuse_lost_images(self.source.name, self.read)
 
-    def _counted(self) -> Iterator[tuple[Place, Any]]:
+    def _counted(self) -> Iterator[tuple[Place, object]]:
         rows = islice(self.source.rows(), self.limit)
         for place, row in track(rows, f"importing {self.source.name}", self.limit):
             self.read += 1
@@ -243,7 +243,7 @@ def _beside(out: Path, ending: str) -> Path:
     return out.with_name(f"{out.name}.{ending}")
 
 
-def _tell(work: Conversion, first: Sequence[tuple[Place, Any]]) -> None:
+def _tell(work: Conversion, first: Sequence[tuple[Place, object]]) -> None:
     """Say what the set is taken for, why, and from which columns records are made."""
     one, reason = work.found.taken_for, work.found.reason
     note = f"\nNote: {one.note}." if one.note else ""

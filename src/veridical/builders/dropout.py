@@ -135,7 +135,7 @@ def go_on(
     kept: float,
     attempts: int,
     decoding: Decoding,
-    source: dict[str, Any],
+    source: dict[str, object],
 ) -> list[dict[str, Any]]:
     """Continue some answers from their middle, without their images.
 

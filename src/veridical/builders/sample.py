@@ -166,7 +166,7 @@ def check(settings: SampleSettings) -> None:
 
 
 def _server(
-    model: str, endpoint: Mapping[str, Any] | None, settings: SampleSettings
+    model: str, endpoint: Mapping[str, object] | None, settings: SampleSettings
 ) -> Server | None:
     """The server that `endpoint:MODEL` names; None for a model that is loaded here."""
     if not model.startswith(PREFIX):

@@ -6,7 +6,6 @@ import re
 import shutil
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from veridical.cli.signatures import Option, docstring_of, spelled, type_name
 
@@ -29,7 +28,7 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
 
 def help_text(
     program: str,
-    function: Callable[..., Any],
+    function: Callable[..., object],
     options: Mapping[str, Option],
     positionals: Sequence[str],
 ) -> str:

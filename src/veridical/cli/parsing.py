@@ -36,11 +36,11 @@ DEEPEST = 100
 
 def parse(
     program: str,
-    function: Callable[..., Any],
+    function: Callable[..., object],
     options: Mapping[str, Option],
     positionals: Sequence[str],
     arguments: Sequence[str],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The keyword arguments for `function` that the configuration file and the words ask for.
 
     Raises:
@@ -139,7 +139,7 @@ def as_texts(value: Any) -> list[str]:
     return [item for item in (value if isinstance(value, list) else [value]) if _is_name(item)]
 
 
-def _is_name(value: Any) -> bool:
+def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(value)
 
 
@@ -333,7 +333,7 @@ def check_config_files(options: Mapping[str, Option], words: Sequence[str]) -> N
                 raise UserError(f"{path}: there is no option {key}{suggestion}.")
 
 
-def check_values(options: Mapping[str, Option], values: Mapping[str, Any]) -> None:
+def check_values(options: Mapping[str, Option], values: Mapping[str, object]) -> None:
     """Refuse what the parser lets pass: null for an option that takes none, and impossible paths.
 
     Raises:

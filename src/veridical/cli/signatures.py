@@ -82,7 +82,7 @@ class Option:
         return typing.get_origin(self.hint) is dict
 
 
-def read_options(function: Callable[..., Any]) -> dict[str, Option]:
+def read_options(function: Callable[..., object]) -> dict[str, Option]:
     """The options of `function` by name, with the help of docstrings.
 
     Raises:
@@ -129,7 +129,9 @@ def read_fields(group: Any, instance: Any) -> dict[str, Option]:
     return options
 
 
-def variant_options(choice: str, choices: Mapping[str, Any], instance: Any) -> dict[str, Option]:
+def variant_options(
+    choice: str, choices: Mapping[str, object], instance: object
+) -> dict[str, Option]:
     """The options of all that can be chosen; one that several have stands once."""
     found: dict[str, dict[str, Option]] = {}
     for chosen, group in choices.items():
@@ -225,12 +227,12 @@ def filled(group: Any, instance: Any, values: Mapping[str, Any]) -> Any:
     return group(**own) if instance is None else dataclasses.replace(instance, **own)
 
 
-def is_group(hint: Any) -> bool:
+def is_group(hint: object) -> bool:
     """Whether a type is one dataclass, whose fields are options."""
     return dataclasses.is_dataclass(without_annotation(hint))
 
 
-def choices_of(hint: Any) -> dict[str, Any]:
+def choices_of(hint: object) -> dict[str, Any]:
     """The members of a union of dataclasses, by name; empty for other types."""
     members = without_annotation(hint)
     if typing.get_origin(members) not in (types.UnionType, typing.Union):
@@ -239,7 +241,7 @@ def choices_of(hint: Any) -> dict[str, Any]:
     return {one.name: one for one in choices} if all(map(dataclasses.is_dataclass, choices)) else {}
 
 
-def members_of(hint: Any) -> list[Any]:
+def members_of(hint: object) -> list[Any]:
     """The dataclasses that a tuple of any of them may hold; empty for other types."""
     if typing.get_origin(hint) is not tuple:
         return []
@@ -253,12 +255,12 @@ def _of_type(instances: Any, wanted: type) -> Any:
     return next((one for one in instances or () if type(one) is wanted), None)
 
 
-def docstring_of(documented: Any) -> Docstring:
+def docstring_of(documented: object) -> Docstring:
     """The parsed docstring of a function or a class."""
     return parse_docstring(inspect.getdoc(documented) or "")
 
 
-def documentation_of(documented: Any) -> dict[str, str]:
+def documentation_of(documented: object) -> dict[str, str]:
     """What docstrings say of each argument or attribute, by name; a class has its bases' too."""
     documents = reversed(documented.__mro__) if isinstance(documented, type) else [documented]
     return {
@@ -268,7 +270,7 @@ def documentation_of(documented: Any) -> dict[str, str]:
     }
 
 
-def without_annotation(hint: Any) -> Any:
+def without_annotation(hint: object) -> object:
     """`Annotated[int, ...]` as int."""
     return typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
 

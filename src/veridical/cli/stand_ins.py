@@ -25,12 +25,12 @@ OWN = "veridical."
 class _Nothing(type):
     """The type of what stands in for a class, a function or a constant: it allows what any may."""
 
-    def __getattr__(cls, name: str) -> Any:
+    def __getattr__(cls, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
         return _nothing(name)
 
-    def __call__(cls, *given: Any, **named: Any) -> Any:
+    def __call__(cls, *given: object, **named: object) -> object:
         # As a decorator it gives back what is decorated.
         return given[0] if len(given) == 1 and callable(given[0]) and not named else _nothing("it")
 
@@ -38,7 +38,7 @@ class _Nothing(type):
         return cls
 
 
-def _nothing(name: str) -> Any:
+def _nothing(name: str) -> object:
     return _Nothing(name, (), {})
 
 
@@ -46,7 +46,7 @@ class _Finder(Loader):
     """Gives an empty module for every library in `HEAVY` and all of its parts."""
 
     @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name.partition(".")[0] not in HEAVY:
             return None
         return ModuleSpec(name, _Finder(), is_package=True)
@@ -60,7 +60,7 @@ class _Finder(Loader):
 
 
 class _EmptyModule(ModuleType):
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
         return _nothing(name)

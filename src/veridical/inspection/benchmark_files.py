@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from veridical.data.image_checks import IMAGE_SUFFIXES
 from veridical.data.record_files import stream_rows
@@ -146,14 +145,14 @@ def _entries(file: Path) -> Iterator[tuple[str, str]]:
         yield from _walk(value)
 
 
-def _parsed(line: str, file: Path) -> Any:
+def _parsed(line: str, file: Path) -> object:
     try:
         return parse_json(line)
     except JSON_ERRORS as error:
         raise UserError(f"--benchmarks {file} is neither JSON nor JSON Lines: {error}.") from error
 
 
-def _walk(value: Any) -> Iterator[tuple[str, str]]:
+def _walk(value: object) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         texts = {key: item for key, item in value.items() if isinstance(item, str)}
         image = next((item for item in texts.values() if _is_image_name(item)), "")

@@ -67,7 +67,7 @@ def write_repaired(
     changes: list[Change] = []
     written = 0
 
-    def repaired() -> Iterator[Mapping[str, Any]]:
+    def repaired() -> Iterator[Mapping[str, object]]:
         nonlocal written
         for record in _repaired(path, kind, root, findings, changes):
             written += 1

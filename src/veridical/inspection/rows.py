@@ -75,7 +75,7 @@ class Row:
         texts = {name: plain_text(value) for name, value in self._answers()}
         return {name: text for name, text in texts.items() if text is not None}
 
-    def _answers(self) -> Iterator[tuple[str, Any]]:
+    def _answers(self) -> Iterator[tuple[str, object]]:
         if self.kind == "preference":
             yield from ((name, self._field(name)) for name in ("chosen", "rejected"))
         elif self.kind == "sample":
@@ -86,7 +86,7 @@ class Row:
             messages = self._field("messages")
             yield "answer", messages[-1:] if isinstance(messages, list) else None
 
-    def _field(self, name: str) -> Any:
+    def _field(self, name: str) -> object:
         return self.named.get(name) if self.record is None else self.record.get(name)
 
 
@@ -118,7 +118,7 @@ def recognize_kind(path: Path) -> Kind:
     return best
 
 
-def _of_no_kind(path: Path, rows: Sequence[Any]) -> str:
+def _of_no_kind(path: Path, rows: Sequence[object]) -> str:
     """What rows are that no command reads, and what to do with them."""
     known = recognize(rows)
     if known is not None:
@@ -184,7 +184,7 @@ def read_rows(path: Path, kind: Kind) -> Iterator[Row]:
         raise UserError(f"{path} holds no rows.")
 
 
-def source_fields(row: Row) -> dict[str, Any]:
+def source_fields(row: Row) -> dict[str, object]:
     """What a row says of where it is from: its `source`, and columns that nothing is read from.
 
     Objects within are flattened: `{"judge": {"name": "x"}}` has the field `judge.name`.
@@ -199,7 +199,7 @@ def source_fields(row: Row) -> dict[str, Any]:
     return found | dict(_flat("", row.others))
 
 
-def _flat(stem: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _flat(stem: str, values: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(f"{stem}{name}.", value)

@@ -247,7 +247,7 @@ def _shared_row(
 
 def _joined_inputs(
     policy: Policy, prompts: dict[str, Tensor], lengths: Sequence[int], rows: Sequence[_Row]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The forward's inputs for rows of a prompt with its responses."""
     width = max(len(row.ids) for row in rows)
     pad = policy.processor.tokenizer.pad_token_id

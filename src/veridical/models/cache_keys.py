@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +66,7 @@ def surroundings(policy: Policy) -> list[str]:
     return [*versions, " and ".join(dtypes), bits, kind, attention, torch.__version__]
 
 
-def _plain(configuration: dict[str, Any]) -> str:
+def _plain(configuration: dict[str, object]) -> str:
     kept = {name: value for name, value in configuration.items() if name != "_name_or_path"}
     return json.dumps(kept, sort_keys=True, default=str)
 

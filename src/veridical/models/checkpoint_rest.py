@@ -50,7 +50,7 @@ def watch_skipped() -> Iterator[set[str]]:
         yield found
         return
 
-    def noting(model: PreTrainedModel, *given: Any, **named: Any) -> Any:
+    def noting(model: PreTrainedModel, *given: object, **named: object) -> object:
         for one in (*given, *named.values()):
             unexpected = getattr(one, "unexpected_keys", ())
             found.update(name for name in unexpected if not _DERIVED.search(name))

@@ -74,7 +74,7 @@ def decoder_inputs(core: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str
     return seen
 
 
-_LOOKAHEAD: weakref.WeakKeyDictionary[Any, Lookahead] = weakref.WeakKeyDictionary()
+_LOOKAHEAD: weakref.WeakKeyDictionary[object, Lookahead] = weakref.WeakKeyDictionary()
 
 
 def known_lookahead(core: PreTrainedModel) -> Lookahead | None:
@@ -136,7 +136,7 @@ def _pairs(kinds: Tensor, rule: Rule) -> Tensor:
     return ((own[:, :, None] == own[:, None, :]) & (own[:, None, :] >= 0)).triu(1)
 
 
-def _ahead(mask: Any) -> Tensor | None:
+def _ahead(mask: object) -> Tensor | None:
     """True where a query sees a later key, by a mask as a model makes it; None if it is causal."""
     if not isinstance(mask, Tensor) or mask.dim() != 4:
         return None

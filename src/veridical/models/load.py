@@ -132,7 +132,7 @@ def _as_asked(
     device: str,
     init_adapter: Path | None,
     four_bit: bool,
-    template: Mapping[str, Any] | None,
+    template: Mapping[str, object] | None,
 ) -> Policy:
     """A loaded policy, if it is what the options ask for.
 
@@ -285,7 +285,7 @@ def _load_four_bit(source: str, name: str, dtype: DtypeName, device: torch.devic
     )  # fmt: skip
 
 
-def load_processor(name: str) -> Any:
+def load_processor(name: str) -> object:
     """The processor that `load_policy` would load, without the model.
 
     Raises:
@@ -320,7 +320,7 @@ def load_without_weights(name: str) -> Policy:
     return Policy(model.eval(), processor, name)
 
 
-def _load_processor(source: str, name: str, template: Mapping[str, Any]) -> Any:
+def _load_processor(source: str, name: str, template: Mapping[str, object]) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     except ImportError as error:

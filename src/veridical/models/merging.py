@@ -92,7 +92,7 @@ def merge_adapters(
     return merged if dtype is None else round_weights(merged, dtype)
 
 
-def round_weights(model: PreTrainedModel, dtype: torch.dtype, prefix: str = "") -> Any:
+def round_weights(model: PreTrainedModel, dtype: torch.dtype, prefix: str = "") -> object:
     """Cast every floating parameter and saved buffer in place, a tensor at a time, without bias.
 
     Args:

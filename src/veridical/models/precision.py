@@ -75,7 +75,7 @@ def unmixed() -> Iterator[None]:
         yield
 
 
-def mixing(device: torch.device, model: PreTrainedModel = None) -> torch.dtype | None:
+def mixing(device: torch.device, model: PreTrainedModel | None = None) -> torch.dtype | None:
     """The dtype of mixed precision; None where everything is computed in the weights' own.
 
     Args:
@@ -184,7 +184,7 @@ def narrow(module: nn.Module) -> torch.dtype | None:
     return home
 
 
-def _cast(value: Any, found: tuple[torch.dtype, ...], dtype: torch.dtype) -> Any:
+def _cast(value: object, found: tuple[torch.dtype, ...], dtype: torch.dtype) -> object:
     return value.to(dtype) if isinstance(value, Tensor) and value.dtype in found else value
 
 
@@ -244,7 +244,7 @@ def _float32_copy(policy: Policy, together: bool) -> Policy | None:
         return None
     # `deepcopy` takes what it finds here for what it has copied already: there is never a second
     # copy in half precision.
-    memo: dict[int, Any] = {key: _widened(weight, device) for key, weight in weights.items()}
+    memo: dict[int, object] = {key: _widened(weight, device) for key, weight in weights.items()}
     copied = copy.deepcopy(model, memo).eval()
     return dataclasses.replace(policy, model=copied, vision=None)
 
@@ -252,7 +252,7 @@ def _float32_copy(policy: Policy, together: bool) -> Policy | None:
 def _unmixed_view(policy: Policy) -> Policy:
     """A model of the same weights that mixed precision does not reach."""
     model = policy.model
-    memo: dict[int, Any] = {
+    memo: dict[int, object] = {
         id(weight): weight for weight in (*model.parameters(), *model.buffers())
     }
     view = copy.deepcopy(model, memo).eval()
@@ -262,7 +262,7 @@ def _unmixed_view(policy: Policy) -> Policy:
     return dataclasses.replace(policy, model=view, vision=None)
 
 
-def _without_mixing(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _without_mixing(forward: Callable[..., object]) -> Callable[..., object]:
     @functools.wraps(forward)
     def compute(*given: Any, **named: Any) -> Any:
         with unmixed():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ def stock_logits(core: PreTrainedModel, inputs: dict[str, Tensor], positions: Te
     return torch.as_tensor(core(**inputs).logits[:, positions])
 
 
-_PLAIN: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+_PLAIN: weakref.WeakKeyDictionary[object, bool] = weakref.WeakKeyDictionary()
 
 
 def logits_are_the_heads(core: PreTrainedModel, tokens: Tensor) -> bool:
@@ -49,7 +48,7 @@ def _try_head(core: PreTrainedModel, ids: Tensor) -> bool:
     states: list[Tensor] = []
     planted: list[Tensor] = []
 
-    def plant(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def plant(_: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         states.append(inputs[0])
         steps = torch.linspace(-100, 100, output.numel(), device=output.device)
         planted.append(steps.to(output.dtype).view_as(output))

@@ -54,7 +54,7 @@ def note_variables(model: str, processor: ProcessorMixin, variables: Mapping[str
 
 
 def template_text(
-    processor: ProcessorMixin, variables: Mapping[str, Any], model: str = "The model"
+    processor: ProcessorMixin, variables: Mapping[str, object], model: str = "The model"
 ) -> str:
     """The chat template of a processor, or of its tokenizer where it has none.
 
@@ -86,7 +86,7 @@ def template_text(
     return named[wanted]
 
 
-def check_template(processor: ProcessorMixin, variables: Mapping[str, Any], model: str) -> None:
+def check_template(processor: ProcessorMixin, variables: Mapping[str, object], model: str) -> None:
     """Refuse a model without a chat template, and a `--template KEY=VALUE` without effect.
 
     Raises:
@@ -110,7 +110,9 @@ def check_template(processor: ProcessorMixin, variables: Mapping[str, Any], mode
             )
 
 
-def resolved_variables(processor: ProcessorMixin, variables: Mapping[str, Any]) -> dict[str, Any]:
+def resolved_variables(
+    processor: ProcessorMixin, variables: Mapping[str, object]
+) -> dict[str, object]:
     """What the template is given: its switch of thinking is False where nothing sets it."""
     switch = thinking_switch(template_text(processor, variables))
     own = {key: value for key, value in variables.items() if key != NAME}
@@ -139,14 +141,14 @@ def thinking_switch(text: str) -> str | None:
     return "thinking" if never_set or any(name in asked for name in names) else None
 
 
-def thinking_is_on(processor: ProcessorMixin, variables: Mapping[str, Any]) -> bool | None:
+def thinking_is_on(processor: ProcessorMixin, variables: Mapping[str, object]) -> bool | None:
     """What the template's switch of thinking is set to; None where it has none."""
     switch = thinking_switch(template_text(processor, variables))
     return bool(resolved_variables(processor, variables)[switch]) if switch else None
 
 
 def thinking_advice(
-    processor: ProcessorMixin, variables: Mapping[str, Any], value: str, otherwise: str
+    processor: ProcessorMixin, variables: Mapping[str, object], value: str, otherwise: str
 ) -> str:
     """How to switch thoughts on (`true`) or off (`false`), or what to do otherwise; in an error."""
     switch = thinking_switch(template_text(processor, variables))
@@ -155,7 +157,7 @@ def thinking_advice(
 
 def render(
     processor: ProcessorMixin,
-    variables: Mapping[str, Any],
+    variables: Mapping[str, object],
     messages: Sequence[Message],
     generation: bool = False,
 ) -> str:
@@ -180,7 +182,7 @@ def render(
     return _apply(processor, variables, messages, generation)
 
 
-def takes_blocks(processor: ProcessorMixin, variables: Mapping[str, Any]) -> bool:
+def takes_blocks(processor: ProcessorMixin, variables: Mapping[str, object]) -> bool:
     """Whether the template reads typed blocks; found by trying.
 
     A template that expects strings writes a list of blocks as code, or fails.
@@ -200,7 +202,7 @@ def takes_blocks(processor: ProcessorMixin, variables: Mapping[str, Any]) -> boo
     return _verdict(processor, variables, "blocks", probe)
 
 
-def keeps_thoughts(processor: ProcessorMixin, variables: Mapping[str, Any]) -> bool:
+def keeps_thoughts(processor: ProcessorMixin, variables: Mapping[str, object]) -> bool:
     """Whether the template renders the thought of a last answer that is given apart from it."""
 
     def probe() -> bool:
@@ -215,7 +217,7 @@ def keeps_thoughts(processor: ProcessorMixin, variables: Mapping[str, Any]) -> b
     return _verdict(processor, variables, "thoughts", probe)
 
 
-def begins_thoughts(processor: ProcessorMixin, variables: Mapping[str, Any]) -> bool:
+def begins_thoughts(processor: ProcessorMixin, variables: Mapping[str, object]) -> bool:
     """Whether a prompt ends with a thought that has just begun."""
 
     def probe() -> bool:
@@ -227,7 +229,7 @@ def begins_thoughts(processor: ProcessorMixin, variables: Mapping[str, Any]) -> 
         return False
 
 
-def _require_placeholder(processor: ProcessorMixin, variables: Mapping[str, Any]) -> None:
+def _require_placeholder(processor: ProcessorMixin, variables: Mapping[str, object]) -> None:
     def probe() -> bool:
         if not takes_blocks(processor, variables):
             return _placeholder(processor) is not None
@@ -242,7 +244,7 @@ def _require_placeholder(processor: ProcessorMixin, variables: Mapping[str, Any]
 
 
 def _require_each_image(
-    processor: ProcessorMixin, variables: Mapping[str, Any], messages: Sequence[Message]
+    processor: ProcessorMixin, variables: Mapping[str, object], messages: Sequence[Message]
 ) -> None:
     """Every image block has to change what is rendered: some templates read only some places.
 
@@ -285,7 +287,7 @@ def _without_one(shape: Sequence[tuple[str, list[str]]]) -> Iterator[list[Messag
 
 def _is_same(
     processor: ProcessorMixin,
-    variables: Mapping[str, Any],
+    variables: Mapping[str, object],
     messages: Sequence[Message],
     whole: str,
     generation: bool,
@@ -296,7 +298,7 @@ def _is_same(
         return False  # it was read
 
 
-def _renders_string(processor: ProcessorMixin, variables: Mapping[str, Any]) -> bool:
+def _renders_string(processor: ProcessorMixin, variables: Mapping[str, object]) -> bool:
     text = [{"role": "user", "content": PROBE}]
     try:
         return PROBE in _apply(processor, variables, text, generation=True)
@@ -317,8 +319,8 @@ def _verdict(
 
 def _apply(
     processor: ProcessorMixin,
-    variables: Mapping[str, Any],
-    messages: Sequence[Any],
+    variables: Mapping[str, object],
+    messages: Sequence[object],
     generation: bool,
 ) -> str:
     text = _with_frozen_time(template_text(processor, variables))

@@ -264,7 +264,7 @@ def _require_taken(policy: Policy, before_projector: bool) -> None:
         )
 
 
-def _give_features(module: Any, args: Any, inputs: dict[str, Any]) -> Any:
+def _give_features(module: object, args: object, inputs: dict[str, object]) -> object:
     """Before a forward: features as the model takes them."""
     return (args, as_model_inputs(module, inputs)) if FEATURES in inputs else None
 

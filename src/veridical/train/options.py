@@ -313,7 +313,7 @@ def _mixing_of_deepspeed() -> str | None:
     return None
 
 
-def flatten(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(arguments: Mapping[str, object]) -> dict[str, object]:
     """A command's arguments by option, as `run.json` keeps them: a dataclass's fields apart."""
     flat: dict[str, Any] = {}
     for name, value in arguments.items():

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from veridical.models.load import starts_from_adapter
 from veridical.models.model_argument import Model, name_of
@@ -46,7 +45,7 @@ class Sampling:
     min_new_tokens: int = 0
     rollout_steps: int = 1
     rollout_batch: int = 64
-    engine: dict[str, Any] | None = None
+    engine: dict[str, object] | None = None
 
     def check(self) -> None:
         """Refuse what makes no sense.

@@ -48,7 +48,7 @@ def train_steerlm(
         start = load_start(model, training, run)
         numerals = numerals_for(start.processor.tokenizer)
 
-        def render(row: dict[str, Any], images: Images) -> list[Group]:
+        def render(row: dict[str, object], images: Images) -> list[Group]:
             return steered_groups(start, row, images, numerals, training.max_response_tokens)
 
         read = render_rows(start, data, "sample", training, render)

@@ -60,7 +60,7 @@ def _counts(row: Any, lowest: str) -> bool:
     return LEVELS.get(str(level), LEVELS["error"]) >= LEVELS[lowest]
 
 
-def _json(text: str, path: Path) -> Any:
+def _json(text: str, path: Path) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

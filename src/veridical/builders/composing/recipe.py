@@ -137,7 +137,7 @@ def set_names(paths: Sequence[Path]) -> list[str]:
     return [str(number) for number in range(1, len(paths) + 1)]
 
 
-def source_of(text: str | None) -> dict[str, Any]:
+def source_of(text: str | None) -> dict[str, object]:
     """What a row's `source` says, as an object."""
     try:
         content = json.loads(text or "{}")

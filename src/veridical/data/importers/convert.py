@@ -24,8 +24,8 @@ _STAY = ("id", "image_id")
 
 
 def convert(
-    row: Any, place: Place, one: NamedSet, rules: Rules, kind: Kind
-) -> Iterator[dict[str, Any] | RowError]:
+    row: object, place: Place, one: NamedSet, rules: Rules, kind: Kind
+) -> Iterator[dict[str, object] | RowError]:
     """The rows of ours that a foreign row stands for, or why there is none.
 
     Args:
@@ -110,7 +110,7 @@ def finished(
     return kept | {"source": json.dumps(told, ensure_ascii=False, sort_keys=True)}
 
 
-def _as_object(value: Any) -> Any:
+def _as_object(value: object) -> object:
     """What a text stands for that Python printed of an object; whatever else as it is."""
     if not isinstance(value, str) or not value.lstrip().startswith("{"):
         return value
@@ -153,7 +153,7 @@ def _rate_severity(row: dict[str, Any], rules: Rules) -> None:
         row["ratings"] = [*(row.get("ratings") or []), rating]
 
 
-def _locate(row: dict[str, Any], rules: Rules) -> None:
+def _locate(row: dict[str, object], rules: Rules) -> None:
     """Put the images' references into `images`, as the rules have them."""
     found = row.get("images") if row.get("images") is not None else row.get("image")
     row.pop("image", None)
@@ -166,7 +166,7 @@ def _locate(row: dict[str, Any], rules: Rules) -> None:
         row[field] = _without_tags(row.get(field))
 
 
-def _without_tags(value: Any) -> Any:
+def _without_tags(value: object) -> object:
     if isinstance(value, str):
         return value.replace(f"{TAG}\n", "").replace(f"\n{TAG}", "").replace(TAG, "")
     if isinstance(value, list):
@@ -195,7 +195,7 @@ def _place_after(row: dict[str, Any]) -> None:
             return
 
 
-def _is_short(value: Any) -> bool:
+def _is_short(value: object) -> bool:
     if isinstance(value, str):
         return len(value) <= SHORT
     return isinstance(value, bool | int | float)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from veridical.data.record_rows import RowError
 from veridical.runtime.files import JSON_ERRORS, in_words, parse_json
@@ -12,13 +11,13 @@ from veridical.runtime.files import JSON_ERRORS, in_words, parse_json
 COLUMN = "veridical"
 
 
-def packed(values: Mapping[str, Any]) -> dict[str, str]:
+def packed(values: Mapping[str, object]) -> dict[str, str]:
     """The column with the values that there are; other tools pass over it."""
     there = {name: value for name, value in values.items() if value is not None}
     return {COLUMN: json.dumps(there, ensure_ascii=False, sort_keys=True, allow_nan=False)}
 
 
-def unpacked(row: Mapping[str, Any]) -> dict[str, Any]:
+def unpacked(row: Mapping[str, object]) -> dict[str, object]:
     """A row with what the column holds in columns of its own.
 
     Raises:

@@ -12,7 +12,7 @@ from veridical.data.record_rows import Kind, RowError
 SUMMARY = "question, chosen and rejected answer in columns of their own"
 
 
-def fits(row: Mapping[str, Any]) -> Fit | None:
+def fits(row: Mapping[str, object]) -> Fit | None:
     """Why a row is of this shape."""
     if _has_answers(row, "responses"):
         return Fit("it has a prompt and a list `responses`", "sample")
@@ -32,12 +32,12 @@ def rows(row: Mapping[str, Any], rules: Rules, kind: Kind) -> Iterator[dict[str,
     yield dict(row)
 
 
-def _is_answer(value: Any) -> bool:
+def _is_answer(value: object) -> bool:
     """A text, a message or messages; a list of texts is several answers."""
     return bool(value) and not (isinstance(value, list) and isinstance(value[0], str))
 
 
-def _has_answers(row: Mapping[str, Any], name: str) -> bool:
+def _has_answers(row: Mapping[str, object], name: str) -> bool:
     return isinstance(row.get(name), list) and row.get("prompt") is not None
 
 

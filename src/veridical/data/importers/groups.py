@@ -19,7 +19,7 @@ SUMMARY = "several responses to a prompt, with ratings or a ranking"
 RANKINGS = ("human_ranking", "ranking")
 
 
-def fits(row: Mapping[str, Any]) -> Fit | None:
+def fits(row: Mapping[str, object]) -> Fit | None:
     """Why a row is of this shape."""
     if isinstance(row.get("completions"), list | Mapping):
         return Fit("it has completions", "sample")
@@ -81,7 +81,7 @@ def _ranked(row: Mapping[str, Any], ranking: str) -> dict[str, Any]:
     return rest | pair | ({"more_rejected": more} if more else {})
 
 
-def _completions(value: Any) -> list[Mapping[str, Any]]:
+def _completions(value: object) -> list[Mapping[str, object]]:
     if isinstance(value, Mapping):
         try:
             columns = {name: list(items) for name, items in value.items()}
@@ -94,7 +94,7 @@ def _completions(value: Any) -> list[Mapping[str, Any]]:
     return value
 
 
-def _ratings(annotations: Any) -> dict[str, Any]:
+def _ratings(annotations: object) -> dict[str, object]:
     """Aspect to rating, of `{aspect: {"Rating": ...}}` or of `{aspect: rating}`."""
     if not isinstance(annotations, Mapping):
         return {}

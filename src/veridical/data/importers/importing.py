@@ -9,7 +9,6 @@ import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from veridical.data.importers.convert import convert, renamed
 from veridical.data.importers.rules import Rules
@@ -19,8 +18,8 @@ from veridical.data.record_rows import Kind, RowError
 
 
 def imported(
-    rows: Iterable[tuple[Place, Any]], one: NamedSet, rules: Rules, kind: Kind
-) -> Iterator[tuple[Place, dict[str, Any] | RowError]]:
+    rows: Iterable[tuple[Place, object]], one: NamedSet, rules: Rules, kind: Kind
+) -> Iterator[tuple[Place, dict[str, object] | RowError]]:
     """Rows for the reader of records, each with its place, or why there is none.
 
     Args:
@@ -38,8 +37,8 @@ def imported(
 
 
 def gathered(
-    rows: Iterable[tuple[Place, Any]], one: NamedSet, columns: Mapping[str, str]
-) -> Iterator[tuple[Place, Any]]:
+    rows: Iterable[tuple[Place, object]], one: NamedSet, columns: Mapping[str, str]
+) -> Iterator[tuple[Place, object]]:
     """One row for each prompt, with `completions`, in the order of their first responses.
 
     Rows of a prompt need not stand together: they wait in a temporary file, not in memory.
@@ -67,7 +66,7 @@ def gathered(
             yield from _groups(base, one)
 
 
-def _keyed(row: Any, one: NamedSet, columns: Mapping[str, str]) -> tuple[str, str] | RowError:
+def _keyed(row: object, one: NamedSet, columns: Mapping[str, str]) -> tuple[str, str] | RowError:
     if isinstance(row, RowError):
         return row
     if not isinstance(row, Mapping):
@@ -81,7 +80,7 @@ def _keyed(row: Any, one: NamedSet, columns: Mapping[str, str]) -> tuple[str, st
         return RowError("row", f"can't be put together with others ({error})")
 
 
-def _groups(base: sqlite3.Connection, one: NamedSet) -> Iterator[tuple[Place, Any]]:
+def _groups(base: sqlite3.Connection, one: NamedSet) -> Iterator[tuple[Place, object]]:
     for (key,) in base.execute("select key from first order by number"):
         found = base.execute("select place, row from rows where key = ? order by number", (key,))
         group = [(Place(*json.loads(place)), json.loads(text)) for place, text in found]
@@ -91,6 +90,6 @@ def _groups(base: sqlite3.Connection, one: NamedSet) -> Iterator[tuple[Place, An
         yield place, shared | {"completions": [_completion(row, one) for _, row in group]}
 
 
-def _completion(row: Mapping[str, Any], one: NamedSet) -> dict[str, Any]:
+def _completion(row: Mapping[str, object], one: NamedSet) -> dict[str, object]:
     rated = {aspect: row[column] for column, (_, aspect) in one.ratings.items() if column in row}
     return {"response": row.get("response"), "annotations": rated}

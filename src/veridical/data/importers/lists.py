@@ -16,7 +16,7 @@ SUMMARY = "lists of `chosen` and of `rejected` answers by the id of an image"
 _SIDES = ("chosen", "rejected")
 
 
-def fits(row: Mapping[str, Any]) -> Fit | None:
+def fits(row: Mapping[str, object]) -> Fit | None:
     """Why a row is of this shape."""
     if all(_are_texts(row.get(side)) for side in _SIDES):
         return Fit("its chosen and rejected are lists of texts", "preference")
@@ -50,5 +50,5 @@ def _question(identity: str, rules: Rules) -> str:
     return rules.questions[int(chosen)]
 
 
-def _are_texts(value: Any) -> bool:
+def _are_texts(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)

@@ -21,7 +21,7 @@ _WITH_EXPECTED = range(2, 8)
 7). Types 6 and 7 are each other's opposites in the released file, so the answer is the record's."""
 
 
-def fits(row: Mapping[str, Any]) -> Fit | None:
+def fits(row: Mapping[str, object]) -> Fit | None:
     """Why a row is of this shape."""
     if not _are_turns(row.get("conversations")):
         return None
@@ -89,7 +89,7 @@ def _two_outputs(
     return {"prompt": prompt, "chosen": answers[better], "rejected": answers[1 - better]}
 
 
-def _outputs(row: Mapping[str, Any]) -> tuple[str, str] | None:
+def _outputs(row: Mapping[str, object]) -> tuple[str, str] | None:
     return next((two for two in _OUTPUTS if all(row.get(name) is not None for name in two)), None)
 
 
@@ -99,23 +99,23 @@ def _turns(value: Any, field: str) -> list[Any]:
     return list(value)
 
 
-def _text(value: Any, field: str) -> str:
+def _text(value: object, field: str) -> str:
     text = value.get("value") if isinstance(value, Mapping) else value
     if not isinstance(text, str):
         raise RowError(field, "is no text, and no turn with one")
     return text
 
 
-def _role(turn: Mapping[str, Any]) -> str | None:
+def _role(turn: Mapping[str, object]) -> str | None:
     return ROLES.get(str(turn["from"]))
 
 
-def _bare(turn: Mapping[str, Any]) -> tuple[str | None, str]:
+def _bare(turn: Mapping[str, object]) -> tuple[str | None, str]:
     """Who says what, wherever a picture stands in it."""
     return _role(turn), str(turn["value"]).replace(TAG, "").strip()
 
 
-def _are_turns(value: Any) -> bool:
+def _are_turns(value: object) -> bool:
     return (
         isinstance(value, list)
         and bool(value)

@@ -74,7 +74,7 @@ def rows_of(entry: Entry) -> Iterator[tuple[int, Any]]:
         yield number, told | {"part": entry.name}
 
 
-def _below(root: str, value: Any) -> Any:
+def _below(root: str, value: object) -> object:
     if isinstance(value, list):
         return [_below(root, one) for one in value]
     return str(PurePosixPath(root) / value) if isinstance(value, str) and value else value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from veridical.data.importers.sets import SETS, NamedSet
 from veridical.data.importers.shapes import SHAPES
@@ -23,7 +22,7 @@ class Recognized:
     reason: str
 
 
-def recognize(rows: Sequence[Any]) -> Recognized | None:
+def recognize(rows: Sequence[object]) -> Recognized | None:
     """What the first rows of a file are, by their columns and by what these hold.
 
     Args:
@@ -42,19 +41,19 @@ def recognize(rows: Sequence[Any]) -> Recognized | None:
     return next(filter(None, (_of_shape(name, objects) for name in SHAPES)), None)
 
 
-def _fits(one: NamedSet, row: Mapping[str, Any]) -> bool:
+def _fits(one: NamedSet, row: Mapping[str, object]) -> bool:
     """Whether a row that has a set's columns holds what they should."""
     if one.together or one.rules.columns:
         return True  # only converted are they of the shape
     return SHAPES[one.shape].fits(row) is not None
 
 
-def _of_shape(name: str, rows: Sequence[Mapping[str, Any]]) -> Recognized | None:
+def _of_shape(name: str, rows: Sequence[Mapping[str, object]]) -> Recognized | None:
     fit = next((fit for row in rows if (fit := SHAPES[name].fits(row))), None)
     return None if fit is None else Recognized(NamedSet(name, name, fit.kind), fit.reason)
 
 
-def find_set(name: str, rows: Sequence[Any]) -> Recognized:
+def find_set(name: str, rows: Sequence[object]) -> Recognized:
     """The set or shape of a name; for `auto` what the rows are.
 
     Raises:
@@ -80,7 +79,7 @@ def find_set(name: str, rows: Sequence[Any]) -> Recognized:
     return found
 
 
-def mapping(row: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, str]:
+def mapping(row: Mapping[str, object], made: Mapping[str, object]) -> dict[str, str]:
     """Which column of a foreign row each field of ours holds, as far as it holds one as it is.
 
     Args:
@@ -96,7 +95,7 @@ def mapping(row: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _bare(value: Any) -> Any:
+def _bare(value: object) -> object:
     """A value that was put into a list or into a message."""
     if isinstance(value, list) and len(value) == 1:
         one = value[0]

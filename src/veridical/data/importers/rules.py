@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 from veridical.data.record_rows import Kind, RowError
 from veridical.runtime.errors import UserError
@@ -102,7 +102,7 @@ class Rules:
         """
         return {} if self.image_table is None else _read_table(self.image_table)
 
-    def locate(self, value: Any) -> Any:
+    def locate(self, value: object) -> object:
         """An image's reference as a path, by these rules; bytes stay as they are.
 
         Raises:

@@ -24,7 +24,7 @@ class Shape:
 
     name: str
     summary: str
-    fits: Callable[[Mapping[str, Any]], Fit | None]
+    fits: Callable[[Mapping[str, object]], Fit | None]
     rows: Callable[[Mapping[str, Any], Rules, Kind], Iterable[dict[str, Any] | RowError]]
 
 

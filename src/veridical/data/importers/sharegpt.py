@@ -15,7 +15,7 @@ SUMMARY = "turns that end with a question, with `chosen` and `rejected` as one t
 _TURNS = ("conversations", "messages")
 
 
-def fits(row: Mapping[str, Any]) -> Fit | None:
+def fits(row: Mapping[str, object]) -> Fit | None:
     """Why a row is of this shape."""
     turns = _turns(row)
     if turns is None or not isinstance(row[turns], list):
@@ -37,5 +37,5 @@ def rows(row: Mapping[str, Any], rules: Rules, kind: Kind) -> Iterator[dict[str,
     yield rest | {"prompt": [*first, *row[turns]]}
 
 
-def _turns(row: Mapping[str, Any]) -> str | None:
+def _turns(row: Mapping[str, object]) -> str | None:
     return next((name for name in _TURNS if row.get(name) is not None), None)

@@ -85,7 +85,7 @@ def _open_meta(path: Path) -> Source:
     return Source(str(path), rows, path.parent, (path, *(one.annotation for one in parts)))
 
 
-def _of_file(path: Path) -> Iterator[tuple[Place, Any]]:
+def _of_file(path: Path) -> Iterator[tuple[Place, object]]:
     for number, row in stream_rows(path):
         yield Place(str(path), number), row
 
@@ -117,7 +117,7 @@ def _open_hub(name: str, config: str | None, split: str, revision: str | None) -
 
 def _of_datasets(
     name: str, config: str | None, split: str, revision: str | None
-) -> Iterator[tuple[Place, Any]]:
+) -> Iterator[tuple[Place, object]]:
     """Rows as Datasets streams them; images are not decoded."""
     try:
         rows = datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)

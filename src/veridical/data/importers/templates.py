@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from veridical.data.record_rows import RowError
 
 _END = re.compile(r"\s*(</s>|<\|im_end\|>|<\|eot_id\|>|<end_of_turn>)\s*$")
 
 
-def without_template(prompt: Any, marks: Sequence[str]) -> list[dict[str, str]]:
+def without_template(prompt: object, marks: Sequence[str]) -> list[dict[str, str]]:
     """The turns of a prompt, without what a template put around them.
 
     Args:

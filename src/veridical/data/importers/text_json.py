@@ -12,7 +12,7 @@ from veridical.runtime.files import JSON_ERRORS, in_words, parse_json
 SUMMARY = "a column `text` that holds JSON with question, chosen and rejected"
 
 
-def fits(row: Mapping[str, Any]) -> Fit | None:
+def fits(row: Mapping[str, object]) -> Fit | None:
     """Why a row is of this shape."""
     try:
         held = _parsed(row.get("text"))
@@ -32,7 +32,7 @@ def rows(row: Mapping[str, Any], rules: Rules, kind: Kind) -> Iterator[dict[str,
     yield {name: value for name, value in row.items() if name != "text"} | wanted
 
 
-def _parsed(text: Any) -> Mapping[str, Any]:
+def _parsed(text: object) -> Mapping[str, object]:
     if not isinstance(text, str):
         raise RowError("text", "is no text")
     try:

@@ -24,7 +24,7 @@ class RunLog(TrainerCallback):
         self.rows: list[dict[str, Any]] = []
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """After an interruption, keep only what the resumed checkpoint has seen."""
         if processes.is_first() and state.global_step and self.path.is_file():
@@ -78,7 +78,7 @@ class Steps(TrainerCallback):
         self.bar: Any = None
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Open the line."""
         self.bar = step_bar(state.max_steps, state.global_step)
@@ -112,7 +112,7 @@ class Manifests(TrainerCallback):
     """Seals each checkpoint with a manifest once it is whole."""
 
     def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Hash every file of the newest checkpoint, once every process has written its own."""
         processes.wait_for_all()
@@ -128,20 +128,20 @@ class SaveWhenTerminated(TrainerCallback):
     """
 
     def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """From here on there is something to save."""
         if processes.world_size() == 1:
             interruptions.defer()
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Ask for a checkpoint."""
         control.should_save = control.should_save or interruptions.asked()
 
     def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Stop, as the checkpoint is whole."""
         if interruptions.asked():

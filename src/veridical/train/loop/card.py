@@ -51,8 +51,8 @@ def write_cards(
     method: str,
     rows: Mapping[str, int],
     proofs: Sequence[Proof],
-    finished: Mapping[str, Any],
-    measured: Mapping[str, Any] | None = None,
+    finished: Mapping[str, object],
+    measured: Mapping[str, object] | None = None,
 ) -> None:
     """Write README.md into each saved folder, and their names into `run.json`; the first does.
 
@@ -132,7 +132,7 @@ def hub_name(model: str) -> str | None:
 
 
 def what_was_learned(
-    command: str, configuration: Mapping[str, Any], objective: Mapping[str, Any] | None = None
+    command: str, configuration: Mapping[str, object], objective: Mapping[str, object] | None = None
 ) -> str:
     """What a training command makes a model do, in a few sentences that are true of that command.
 
@@ -186,7 +186,7 @@ def what_was_learned(
     }.get(command, "")
 
 
-def _held(configuration: Mapping[str, Any]) -> str:
+def _held(configuration: Mapping[str, object]) -> str:
     if not configuration.get("kl_coefficient"):
         return "There was no KL penalty (`kl_coefficient` 0)."
     return (
@@ -200,7 +200,7 @@ def _samples(configuration: Mapping[str, Any]) -> str:
     return "once each step" if samples == 1 else f"{samples} times each step"
 
 
-def _reward(configuration: Mapping[str, Any]) -> str:
+def _reward(configuration: Mapping[str, object]) -> str:
     symbolic = [
         f"`{name}` {configuration[name]:g}"
         for name in ("no_end_penalty", "length_penalty", "answer_reward")
@@ -242,17 +242,17 @@ def _options(
     return {**chosen, **own, **rest}
 
 
-def _figures(measured: Mapping[str, Any]) -> str:
+def _figures(measured: Mapping[str, object]) -> str:
     known = {name: value for name, value in measured.items() if value is not None}
     return f"\n## Samples\n\n{_table('figure', known)}\n" if known else ""
 
 
-def _table(head: str, values: Mapping[str, Any]) -> str:
+def _table(head: str, values: Mapping[str, object]) -> str:
     lines = [f"| {head} | value |", "|---|---|"]
     return "\n".join(lines + [f"| {name} | {_cell(value)} |" for name, value in values.items()])
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return " ".join(text.split()).replace("|", "\\|")
 

@@ -73,11 +73,11 @@ class LiveTensors(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., object],
         types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
@@ -201,7 +201,7 @@ class _Watch(TrainerCallback):
     def __init__(self, live: LiveTensors) -> None:
         self.live = live
 
-    def on_train_begin(self, *_: Any, model: PreTrainedModel = None, **__: Any) -> None:
+    def on_train_begin(self, *_: object, model: PreTrainedModel | None = None, **__: object) -> None:
         """Hear of every gradient."""
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -211,11 +211,11 @@ class _Watch(TrainerCallback):
         if parameter.grad is not None:
             self.live.see(parameter.grad, "gradients", move=True)
 
-    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+    def on_pre_optimizer_step(self, *_: object, **__: object) -> None:
         """What is made from here on is the optimizer's."""
         self.live.making = "optimizer"
 
-    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+    def on_optimizer_step(self, *_: object, **__: object) -> None:
         """Until here."""
         self.live.making = "activations"
 

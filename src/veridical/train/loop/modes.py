@@ -47,7 +47,7 @@ def learning(model: nn.Module, model_dropout: bool) -> Iterator[None]:
         model.eval()
 
 
-def checkpointing_asked_for(arguments: TrainingArguments) -> dict[str, Any] | None:
+def checkpointing_asked_for(arguments: TrainingArguments) -> dict[str, object] | None:
     """The options of activation checkpointing; None where it is off.
 
     Older releases of Transformers call it gradient checkpointing alone.
@@ -72,7 +72,7 @@ def try_checkpointing(options: Mapping[str, Any]) -> None:
 
 
 def checkpoint_activations(
-    model: PreTrainedModel, model_dropout: bool, options: Mapping[str, Any] | None
+    model: PreTrainedModel, model_dropout: bool, options: Mapping[str, object] | None
 ) -> None:
     """Let layers recompute their activations in the backward pass.
 
@@ -94,7 +94,7 @@ def checkpoint_activations(
             layer._gradient_checkpointing_func = _quiet(layer, layer._gradient_checkpointing_func)
 
 
-def _quiet(layer: nn.Module, recompute: Callable[..., Any]) -> Callable[..., Any]:
+def _quiet(layer: nn.Module, recompute: Callable[..., object]) -> Callable[..., object]:
     """Layers recompute only in training mode, in which some families' have dropout of their own."""
 
     def act(forward: Callable[..., Any], *arguments: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,9 +83,9 @@ class Batches(DataLoader[Any]):
 
     def __init__(
         self,
-        data: Dataset[Any],
+        data: Dataset[object],
         rank_sampler: RankSampler,
-        collate: Callable[[Sequence[Any]], Mapping[str, object]],
+        collate: Callable[..., Mapping[str, object]],
     ) -> None:
         super().__init__(data, batch_sampler=rank_sampler, collate_fn=collate)
         self.rank_sampler = rank_sampler

@@ -76,7 +76,7 @@ def push_result(run: Run, training: Training) -> None:
         return
     folder = run.folder / saved[0]
     print(f"Pushing {folder} to {name} ({'public' if training.push_public else 'private'}).")
-    pushed: dict[str, Any] = {"repository": name, "folder": saved[0]}
+    pushed: dict[str, object] = {"repository": name, "folder": saved[0]}
     try:
         pushed |= {"commit": _upload(name, folder, run, not training.push_public)}
         print(f"The model is at {constants.ENDPOINT}/{name}.")
@@ -153,7 +153,7 @@ def _check_rights(name: str, who: Any) -> None:
         )
 
 
-def _check_scopes(name: str, granted: Any) -> None:
+def _check_scopes(name: str, granted: object) -> None:
     """Refuse a fine-grained token that may not write to the repository or for its owner.
 
     The hub lists what it grants: `{"scoped": [{"entity": {"type", "name"}, "permissions"}]}`; a

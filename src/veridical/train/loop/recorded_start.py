@@ -76,7 +76,7 @@ def _in_float32(policy: Policy, groups: Sequence[Group]) -> tuple[Tensor | None,
         return logps, noise_floor(precise, groups)
 
 
-def _recorded(out: Path, groups: Sequence[Group], logps: Tensor) -> dict[str, Any] | None:
+def _recorded(out: Path, groups: Sequence[Group], logps: Tensor) -> dict[str, object] | None:
     """What step 0 wrote; None for a run that is not resumed."""
     path = out / RECORDED
     if not path.is_file() or not any((out / "checkpoints").glob("checkpoint-*")):
@@ -96,7 +96,7 @@ def _ids(groups: Sequence[Group]) -> list[str]:
     return [group.id for group in groups]
 
 
-def _moved(before: Any, now: Tensor) -> float:
+def _moved(before: object, now: Tensor) -> float:
     return float((torch.tensor(before, dtype=torch.float64) - now.double().cpu()).abs().max())
 
 

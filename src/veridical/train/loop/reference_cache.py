@@ -201,7 +201,7 @@ def pair_key(policy: Policy, group: Group) -> str:
     return digest(parts)
 
 
-def _image_keys(images: Any) -> Any:
+def _image_keys(images: Any) -> object:
     """The same nesting, with a hash of its bytes for each image."""
     if images is None:
         return None

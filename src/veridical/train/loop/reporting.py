@@ -150,7 +150,7 @@ class Report(TrainerCallback):
         self.trackers, self.model = trackers, model
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Open them."""
         self.trackers.begin(self.model, state.global_step)

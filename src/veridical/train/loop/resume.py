@@ -44,7 +44,7 @@ what is logged or kept."""
 def check_folder(
     out: Path,
     command: str,
-    configuration: Mapping[str, Any],
+    configuration: Mapping[str, object],
     inputs: Mapping[str, Path],
     models: Mapping[str, Fingerprint],
 ) -> None:
@@ -91,7 +91,7 @@ def check_folder(
         require_same_model(option, configuration.get(option), known[option], models[option])
 
 
-def earlier_models(out: Path) -> dict[str, Any]:
+def earlier_models(out: Path) -> dict[str, object]:
     """What `run.json` says of the models that a run with checkpoints was started with."""
     if not any((out / "checkpoints").glob("checkpoint-*")) or not (out / RECORD).is_file():
         return {}
@@ -200,7 +200,7 @@ def _option_of(name: str) -> str:
     return "--" + re.sub(r"_\d+$", "", name).replace("_", "-")
 
 
-def _changed_name(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _changed_name(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     """A model that is not a folder, in one run or the other, has only its name to compare."""
     before, now = old.get("model"), plain(new).get("model")
     if before is None or now is None or before == now:
@@ -215,7 +215,7 @@ def _how_to_extend(changed: list[str]) -> str:
     return " Set --extend true to train it for another number of steps." if lengths else ""
 
 
-def _written(value: Any) -> str:
+def _written(value: object) -> str:
     if value is None:
         return "(not set)"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -77,7 +77,7 @@ def read_training_rows(
     """
     most_tokens = training.max_response_tokens
 
-    def render(row: dict[str, Any], images: Images) -> list[Group]:
+    def render(row: dict[str, object], images: Images) -> list[Group]:
         if kind == "conversation":
             return _conversation(policy, row, images, most_tokens)
         group = render_pair(policy, row, images, branches, more_rejected, most_tokens)
@@ -95,7 +95,7 @@ def render_rows(
     data: Path,
     kind: Kind,
     training: Training,
-    render: Callable[[dict[str, Any], Images], list[Group]],
+    render: Callable[[dict[str, object], Images], list[Group]],
     without: Sequence[tuple[str, str, str]] = (),
 ) -> TrainingRows:
     """Read every row of a kind, have it rendered, and check what came out.
@@ -152,7 +152,7 @@ def render_rows(
 
 def _rendered(
     records: RecordSet,
-    render: Callable[[dict[str, Any], Images], list[Group]],
+    render: Callable[[dict[str, object], Images], list[Group]],
     taken: Set[str],
     number: int,
 ) -> tuple[list[tuple[Group, Origin]], list[SkippedRow]]:

@@ -78,7 +78,7 @@ def run_trainer(
     out: Path,
     more: Sequence[TrainerCallback] = (),
     steers: bool = False,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Try two batches, train, and leave the best weights in the policy.
 
     Args:
@@ -177,7 +177,7 @@ def _shown(policy: Policy, train: Items, held_out: Items | None) -> list[Group]:
 
 def _figures(
     trainer: GroupTrainer, training: Training, rows: int, checkpoint: Path | None, seconds: float
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What `run.json` says of a training that is over; tells where nothing got better."""
     state, selected = trainer.state, training.select_by
     best_step, history = _step_of(state.best_model_checkpoint), state.log_history

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel, Trainer
@@ -86,6 +85,6 @@ class SavingTrainer(Trainer):
         else:
             load_trained_weights(self.scorer, best)
 
-    def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
+    def _save_checkpoint(self, model: PreTrainedModel, trial: object) -> None:
         with writing(Path(str(self.args.output_dir)), "Make room, and go on with --resume true."):
             super()._save_checkpoint(model, trial)

@@ -50,7 +50,7 @@ class Scorer(nn.Module):
         self.model_dropout = model_dropout
         self._inside = list(policy.model.modules())
         self._see_alike = see_alike(policy, frozen, model_dropout)
-        self._seen: tuple[Batch, Any] | None = None
+        self._seen: tuple[Batch, object] | None = None
         # What Accelerate reads to shard layer by layer; families name layers that they may lack.
         there = {type(module).__name__ for module in policy.core.modules()}
         self._no_split_modules = sorted(there.intersection(policy.core._no_split_modules or ()))
@@ -101,15 +101,15 @@ class Scorer(nn.Module):
 
     def activation_checkpointing_enable(
         self,
-        activation_checkpointing_kwargs: dict[str, Any] | None = None,
-        **options: Any,
+        activation_checkpointing_kwargs: dict[str, object] | None = None,
+        **options: object,
     ) -> None:
         """What the Trainer calls for `trainer.activation_checkpointing`."""
         wanted = {**(activation_checkpointing_kwargs or {}), **options}
         checkpoint_activations(self.policy_model, self.model_dropout, wanted)
 
     def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+        self, gradient_checkpointing_kwargs: dict[str, object] | None = None, **options: object
     ) -> None:
         """The same, as older releases of Transformers call it."""
         self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)

@@ -51,7 +51,7 @@ def _vision_side(core: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def watched_features(model: PreTrainedModel) -> Iterator[list[Any]]:
+def watched_features(model: PreTrainedModel) -> Iterator[list[object]]:
     """Collect what the image encoder gives to the language model."""
     core = unwrap(model).model
     found: list[Any] = []
@@ -60,7 +60,7 @@ def watched_features(model: PreTrainedModel) -> Iterator[list[Any]]:
         yield found
         return
 
-    def watched(*arguments: Any, **named: Any) -> Any:
+    def watched(*arguments: object, **named: object) -> object:
         features = stock(*arguments, **named)
         for name in ("hidden_states", "attentions"):  # large, and nobody's business
             if getattr(features, name, None) is not None:
@@ -73,7 +73,7 @@ def watched_features(model: PreTrainedModel) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def given_features(model: PreTrainedModel, features: Any) -> Iterator[None]:
+def given_features(model: PreTrainedModel, features: object) -> Iterator[None]:
     """Give the language model features that are known, instead of running the image encoder."""
     act = None if features is None else lambda *_, **__: features
     with _instead(unwrap(model).model, act):
@@ -81,7 +81,7 @@ def given_features(model: PreTrainedModel, features: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _instead(core: PreTrainedModel, act: Any) -> Iterator[None]:
+def _instead(core: PreTrainedModel, act: object) -> Iterator[None]:
     if act is None:
         yield
         return

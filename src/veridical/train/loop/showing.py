@@ -74,7 +74,7 @@ class ShowAnswers(TrainerCallback):
         self.rows: list[dict[str, Any]] = []
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """After an interruption, keep what the checkpoint has seen; else show the start."""
         if not processes.is_first():
@@ -85,7 +85,7 @@ class ShowAnswers(TrainerCallback):
             self._answer(0)
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Every so many steps, and at the last."""
         due = state.global_step % self.every == 0 or state.global_step >= state.max_steps

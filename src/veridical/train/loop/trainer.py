@@ -69,7 +69,7 @@ class GroupTrainer(SavingTrainer):
         self.loss_is_scaled_for_ga = True
         backward = self.accelerator.backward
 
-        def follow(loss: Tensor, **options: Any) -> None:
+        def follow(loss: Tensor, **options: object) -> None:
             with unmixed():
                 backward(loss, **options)
 
@@ -131,7 +131,7 @@ class GroupTrainer(SavingTrainer):
         """Every row once an epoch, in the seed's order; those of this rank."""
         return self._batches(self.train_dataset, self.args.seed)
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Batches:
+    def get_eval_dataloader(self, eval_dataset: object = None) -> Batches:
         """Every held-out row once, in its own order."""
         return self._batches(self.eval_dataset, None)
 
@@ -172,7 +172,7 @@ class GroupTrainer(SavingTrainer):
             )
         return worst(selected) if means[selected] is None else float(means[selected])
 
-    def _evaluated(self, dataloader: Batches) -> dict[str, Any]:
+    def _evaluated(self, dataloader: Batches) -> dict[str, object]:
         """Means over the held-out rows; empty where none are held out."""
         # Not the wrapped model: a rank's gradients are no business of the others here. Under
         # FSDP2 the Trainer's model is the sharded one itself.
@@ -197,7 +197,7 @@ class GroupTrainer(SavingTrainer):
             logs = {**logs, **self._means["train"].take(), **self.train_dataset.told()}
         super().log(logs, start_time)
 
-    def _run_epoch(self, **arguments: Any) -> None:
+    def _run_epoch(self, **arguments: object) -> None:
         """Take no step more when a run is resumed that had taken all of them, or had stopped."""
         if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             self.control.should_training_stop = True
@@ -206,15 +206,15 @@ class GroupTrainer(SavingTrainer):
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> Any:
+    ) -> object:
         """The schedule of `schedule_for`."""
         if self.lr_scheduler is None:
             found = schedule_for(optimizer or self.optimizer, self.args, num_training_steps)
-            self.lr_scheduler: Any = found
+            self.lr_scheduler: object = found
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def create_optimizer(self, model: PreTrainedModel = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
         """Give a trained projector its own learning rate, if one was asked for."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         if self.projector_learning_rate is not None:
@@ -228,7 +228,7 @@ class StayWhereNothingCounts(TrainerCallback):
     def __init__(self, trainer: GroupTrainer) -> None:
         self.trainer = trainer
 
-    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+    def on_pre_optimizer_step(self, *_: object, **__: object) -> None:
         """Take the gradients away: weights without one stay as they are."""
         if self.trainer.nothing_counts:
             self.trainer.model.zero_grad(set_to_none=True)

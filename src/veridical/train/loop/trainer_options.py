@@ -194,7 +194,7 @@ def _check_schedule(kind: Any, held_out: bool, loop: Loop) -> None:
     )
 
 
-def resolve_trainer_options(trainer: Mapping[str, Any] | None, loop: Loop) -> dict[str, Any]:
+def resolve_trainer_options(trainer: Mapping[str, object] | None, loop: Loop) -> dict[str, Any]:
     """The keyword arguments for TrainingArguments that the passage `trainer:` asks for.
 
     Args:
@@ -240,7 +240,7 @@ def _nearest(key: str, known: list[str], instead: Mapping[str, str]) -> str:
     return f" (did you mean {matches[0]}?)"
 
 
-def _check_value(key: str, value: Any, hint: Any) -> None:
+def _check_value(key: str, value: object, hint: object) -> None:
     """Refuse a value of the wrong kind, where only names from a list or plain values are taken."""
     is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     members = typing.get_args(hint) if is_union else (hint,)
@@ -275,7 +275,7 @@ def _check_number(key: str, value: Any) -> None:
         raise UserError(f"trainer.{key} is {value}; give a number from 0 up.")
 
 
-def _check_name(key: str, value: Any, kind: type[enum.Enum]) -> None:
+def _check_name(key: str, value: object, kind: type[enum.Enum]) -> None:
     names = [str(member.value) for member in kind]
     if value is False and "no" in names:
         return

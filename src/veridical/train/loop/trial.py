@@ -39,7 +39,7 @@ class TryFirst(TrainerCallback):
     def __init__(self, trainer: GroupTrainer, train: Items, held_out: Items | None) -> None:
         self.trainer, self.train, self.held_out = trainer, train, held_out
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
+    def on_train_begin(self, *_: object, **__: object) -> None:
         """Try; the noise that it used is not missing afterwards."""
         try_a_step(self.trainer, self.train, self.held_out)
         torch.manual_seed(self.trainer.args.seed)

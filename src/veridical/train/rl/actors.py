@@ -59,7 +59,7 @@ class Actors:
     critic: RewardModel | None
 
     @contextmanager
-    def as_reference(self) -> Iterator[Any]:
+    def as_reference(self) -> Iterator[object]:
         """The reference's model, without gradients."""
         with torch.no_grad():
             if self.frozen is not None:

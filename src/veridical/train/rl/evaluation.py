@@ -157,7 +157,7 @@ class Evaluations:
             load_trained_weights(self.learner.trained, whole)
         return whole is not None
 
-    def _answered(self, step: int) -> dict[str, Any]:
+    def _answered(self, step: int) -> dict[str, object]:
         """What the policy earns on the held-out prompts, and how far it has moved on them."""
         count, most = len(self.asked.prompts), self.training.max_bad_fraction
         experience = gather_experience(self.asked, step, range(count), NOISE)

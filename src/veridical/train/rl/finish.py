@@ -102,7 +102,7 @@ def much_cut(cut: float | None, start: Start) -> str:
     )
 
 
-def held_out_figures(rows: Sequence[Mapping[str, Any]], step: int | None) -> dict[str, Any]:
+def held_out_figures(rows: Sequence[Mapping[str, object]], step: int | None) -> dict[str, Any]:
     """What the model card tells of the held-out prompts, by name.
 
     Args:
@@ -121,7 +121,7 @@ def _usable(prompts: Sequence[TrainingPrompt], left_out: LeftOut) -> int:
     return sum(not left_out.has_prompt(prompt.request.id) for prompt in prompts)
 
 
-def nothing_earned(steps: Sequence[Mapping[str, Any]]) -> str:
+def nothing_earned(steps: Sequence[Mapping[str, object]]) -> str:
     """A warning if no step had anything to learn from; "" otherwise.
 
     Args:

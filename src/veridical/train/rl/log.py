@@ -26,7 +26,7 @@ class Log:
         done: int,
         steps: int,
         trackers: Trackers | None = None,
-        model: PreTrainedModel = None,
+        model: PreTrainedModel | None = None,
         show_every: int | None = None,
     ) -> None:
         """Keep what a checkpoint has seen of an interrupted run's log.
