@@ -201,7 +201,7 @@ class _Watch(TrainerCallback):
     def __init__(self, live: LiveTensors) -> None:
         self.live = live
 
-    def on_train_begin(self, *_: object, model: PreTrainedModel | None = None, **__: object) -> None:
+    def on_train_begin(self, *_: object, model: PreTrainedModel, **__: object) -> None:
         """Hear of every gradient."""
         for parameter in model.parameters():
             if parameter.requires_grad:
