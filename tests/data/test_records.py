@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ FULL = {
     "ratings": [{"answer": "chosen", "aspect": "faithful", "value": 4.0}],
     "facts": ["There is a cup.", "It is red."],
     "expected_answer": "a cup",
+    "beta_factor": 0.5,
     "source": '{"builder": "bdhs"}',
 }
 
@@ -375,6 +377,9 @@ BAD = {
     "rejected images": (change(rejected_images=[]), "rejected_images: 0 images"),
     "rating": (change(ratings=[{"answer": "chosen"}]), "ratings: a rating must have"),
     "facts": (change(facts=[1]), "facts: must be"),
+    "no factor": (change(beta_factor="high"), "beta_factor: 'high' is not a number"),
+    "factor of 0": (change(beta_factor=0), "beta_factor: 0 is not above 0"),
+    "no number as a factor": (change(beta_factor=math.nan), "beta_factor: nan is not above 0"),
     "id": (change(id=1.5), "id: must be text"),
     "known id": (change(id="row1"), "id: is that of row 1 too"),
     "half a character": (

@@ -33,6 +33,23 @@ def test_dpo_by_hand() -> None:
     assert math.isclose(float(loss), 0.554355, abs_tol=1e-6)
 
 
+def test_a_pairs_factor_multiplies_beta() -> None:
+    """Log-ratios 2 and -1, beta 0.1, factors 1 and 2: logits 0.3 and 0.6, rewards 0.2 and 0.4."""
+    policy, reference = torch.tensor([[-10.0, -9.0]] * 2), torch.tensor([[-12.0, -8.0]] * 2)
+    factors, counts = torch.tensor([[1.0], [2.0]]), torch.ones(2, 2)
+    logps = PairLogps(policy, reference, counts, factors)
+    loss = Preference(DPO(0.1))
+    assert torch.allclose(loss(logps), torch.tensor([0.554355, 0.437488]), atol=1e-6)
+    measures = loss.measures(logps)
+    assert torch.allclose(measures["rewards_chosen"], torch.tensor([0.2, 0.4]))
+    assert torch.allclose(measures["rewards_margin"], torch.tensor([0.3, 0.6]))
+    assert measures["rewards_accuracy"].tolist() == [1.0, 1.0]
+    assert logps.per_token().beta_factors is factors
+    several = PairLogps(policy[:, [0, 1, 1]], reference[:, [0, 1, 1]], torch.ones(2, 3), factors)
+    averaged = AveragedPreference(DPO(0.1))(several)
+    assert torch.allclose(averaged, torch.tensor([0.554355, 0.437488]), atol=1e-6)
+
+
 def test_dpo_is_ln_2_where_policy_and_reference_agree() -> None:
     logps = torch.randn(5, dtype=torch.float64)
     other = torch.randn(5, dtype=torch.float64)

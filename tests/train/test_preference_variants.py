@@ -17,6 +17,8 @@ from veridical.data.records import assistant_message, user_message, write_record
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.objectives.base import PairLogps, PairLoss
+from veridical.objectives.dpo import DPO
+from veridical.objectives.ipo import IPO
 from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
@@ -142,6 +144,21 @@ def test_two_rejected_answers_are_averaged(
     assert torch.allclose(losses["plain"], losses["off"], atol=1e-6)
     assert torch.allclose(losses["plain"], losses["twice"], atol=1e-4)
     assert (losses["plain"] - losses["mixed"]).abs().max() > 1e-3
+
+
+def test_factors_on_beta_are_trained_with_and_refused_by_other_losses(
+    saved: str, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    """Factor 2 on every row, at beta 0.1, is beta 0.2."""
+    rows = [pair(i, pictures) for i in range(4)]
+    doubled = write(tmp_path, [{**row, "beta_factor": 2.0} for row in rows], "doubled")
+    training = replace(TRAINING, max_steps=2)
+    train_dpo(saved, doubled, tmp_path / "rows", AveragedPreference(DPO(0.1)), training=training)
+    plain = write(tmp_path, rows, "plain")
+    train_dpo(saved, plain, tmp_path / "all", AveragedPreference(DPO(0.2)), training=training)
+    assert train_losses(tmp_path / "rows") == train_losses(tmp_path / "all")
+    with pytest.raises(UserError, match="Row pair-0 has the beta_factor 2, and --loss ipo"):
+        train_dpo(saved, doubled, tmp_path / "ipo", AveragedPreference(IPO()), training=training)
 
 
 def test_the_rejected_branch_sees_its_own_image(

@@ -36,6 +36,7 @@ OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
         "ratings",
         "facts",
         "expected_answer",
+        "beta_factor",
         "source",
     ),
     "conversation": ("source",),
@@ -413,6 +414,8 @@ def _optional(row: Mapping[str, object], kind: Kind, images: int) -> CheckedRow:
         found["facts"] = _texts(given["facts"])
     if "expected_answer" in given:
         found["expected_answer"] = str(given["expected_answer"])
+    if "beta_factor" in given:
+        found["beta_factor"] = _factor(given["beta_factor"])
     if "source" in given:
         found["source"] = _source(given["source"])
     return found
@@ -439,6 +442,18 @@ def _texts(value: object) -> list[str]:
     if len(texts) < len(values):
         raise RowError("facts", "must be a list of texts")
     return texts
+
+
+def _factor(value: object) -> float:
+    if not isinstance(value, int | float | str):
+        raise RowError("beta_factor", f"{value!r} is not a number")
+    try:
+        number = float(value)
+    except (ValueError, OverflowError) as error:
+        raise RowError("beta_factor", f"{value!r} is not a number") from error
+    if not 0 < number < math.inf:
+        raise RowError("beta_factor", f"{value!r} is not above 0 and finite")
+    return number
 
 
 def _rating(value: object) -> Rating:

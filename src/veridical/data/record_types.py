@@ -42,6 +42,7 @@ class CheckedRow(TypedDict, total=False):
     ratings: list[Rating]
     facts: list[str]
     expected_answer: str
+    beta_factor: float
     source: str
 
 
@@ -58,6 +59,7 @@ class PreferenceRow(TypedDict):
     ratings: NotRequired[list[Rating] | None]
     facts: NotRequired[list[str] | None]
     expected_answer: NotRequired[str | None]
+    beta_factor: NotRequired[float | None]
     source: NotRequired[str | None]
 
 

@@ -5,7 +5,7 @@ blocks (`veridical.data.messages`).
 
 - `preference`: `id`, `images`, `prompt`, `chosen`, `rejected` (TRL's vision preference format),
   and if any row has them `rejected_images`, `more_rejected`, `ratings`, `facts`,
-  `expected_answer`, `source`.
+  `expected_answer`, `beta_factor`, `source`.
 - `conversation` (what SFT trains on): `id`, `images`, `messages`, and `source`.
 - `prompt`: `id`, `images`, `prompt`, and `facts`, `expected_answer`, `source`.
 - `sample` (what a policy said): `id`, `images`, `prompt`, `responses`, and `ratings`, `facts`,
@@ -225,6 +225,7 @@ def features_of(kind: Kind, decode_images: bool = True) -> Features:
         "ratings": List({"answer": text, "aspect": text, "value": Value("float64")}),
         "facts": List(text),
         "expected_answer": text,
+        "beta_factor": Value("float64"),
         "source": text,
     }
     columns = {"id": text, "images": List(image)}

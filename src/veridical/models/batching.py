@@ -53,6 +53,7 @@ class Batch:
             Shape: (groups * k, 2).
         groups: their number.
         responses: k.
+        beta_factors: of each group, where any has another than 1. Shape: (groups, 1), float64.
     """
 
     inputs: dict[str, Any]
@@ -64,6 +65,7 @@ class Batch:
     ends: Tensor
     groups: int
     responses: int
+    beta_factors: Tensor | None = None
 
     def sum_by_response(self, values: Tensor) -> Tensor:
         """Sum a value of each token over its response. Shape: (tokens,) to (groups, k)."""
@@ -96,7 +98,8 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> Batch:
     last = inputs["attention_mask"].sum(-1) - 1
     ends = torch.stack([torch.arange(len(last), device=last.device), last], dim=-1)
     k = len(groups[0].response_ids)
-    return Batch(inputs, False, rows, sources, targets, rows, ends, len(groups), k)
+    factors = _beta_factors(policy, groups)
+    return Batch(inputs, False, rows, sources, targets, rows, ends, len(groups), k, factors)
 
 
 def _stock_rows(policy: Policy, groups: Sequence[Group]) -> tuple[dict[str, Tensor], Tensor]:
@@ -189,6 +192,7 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> Batch:
         ends.to(device),
         len(groups),
         k,
+        _beta_factors(policy, groups),
     )
 
 
@@ -267,6 +271,13 @@ def _joined_inputs(
         **{name: value.to(device) for name, value in inputs.items()},
         "attention_mask": masks_by_layer(policy.core, masks, inputs["position_ids"], device),
     }
+
+
+def _beta_factors(policy: Policy, groups: Sequence[Group]) -> Tensor | None:
+    factors = [[group.beta_factor] for group in groups]
+    if all(factor == [1.0] for factor in factors):
+        return None
+    return torch.tensor(factors, dtype=torch.float64, device=policy.device)
 
 
 def _pad(row: Tensor, width: int, value: int) -> Tensor:

@@ -26,10 +26,13 @@ class ResponseLogps:
     Attributes:
         sums: log-probability summed over the response's tokens. Shape: (groups, k).
         counts: response lengths in tokens. Shape: (groups, k).
+        beta_factors: what a loss multiplies its beta by for each group; None where 1 for all.
+            Shape: (groups, 1).
     """
 
     sums: Tensor
     counts: Tensor
+    beta_factors: Tensor | None = None
 
 
 def response_logps(model: PreTrainedModel, batch: Batch) -> ResponseLogps:
@@ -39,7 +42,8 @@ def response_logps(model: PreTrainedModel, batch: Batch) -> ResponseLogps:
         model: Transformers' model, or a PEFT model around it.
         batch: from `collate`.
     """
-    return ResponseLogps(batch.sum_by_response(batch_logps(model, batch)), batch.token_counts)
+    sums = batch.sum_by_response(batch_logps(model, batch))
+    return ResponseLogps(sums, batch.token_counts, batch.beta_factors)
 
 
 def batch_logps(model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -42,6 +42,7 @@ class Group:
             turns do not); empty where all count.
         sampled: whether the tokens are those that a policy sampled, which another tokenization of
             the same text need not be.
+        beta_factor: what a preference loss multiplies its beta by for this pair.
         token_counts: how many tokens each response's text has, those that were cut off included;
             empty where none were cut off.
     """
@@ -56,6 +57,7 @@ class Group:
     learned: tuple[Tensor, ...] = ()
     sampled: bool = False
     token_counts: tuple[int, ...] = ()
+    beta_factor: float = 1.0
 
     def images_of(self, response: int) -> tuple[ImageLike, ...]:
         """What is seen when this response is judged."""

@@ -14,19 +14,25 @@ from veridical.runtime.ranges import check_ranges
 
 @dataclass(frozen=True)
 class PairLogps:
-    """Log-probabilities of the answers of some pairs.
+    """What an objective is called with: log-probabilities of the answers of some pairs.
 
-    The first column is the chosen answer; the others are rejected answers.
+    The first column is the chosen answer; the others are rejected answers. `policy` and
+    `token_counts` are always there. An objective declares what else it reads: `reference` by
+    `needs_reference`, `beta_factors` by `uses_beta_factors`. What a later objective needs besides,
+    such as log-probabilities of each token or of answers under other images, becomes a field here
+    with None for who does not declare it.
 
     Attributes:
         policy: summed over each answer's tokens. Shape: (pairs, 1 + rejected).
         reference: the same under the reference; zeros where the objective needs none.
         token_counts: answer lengths in tokens. The same shape.
+        beta_factors: what each pair multiplies beta by; None where none says so. Shape: (pairs, 1).
     """
 
     policy: Tensor
     reference: Tensor
     token_counts: Tensor
+    beta_factors: Tensor | None = None
 
     @property
     def branches(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -39,11 +45,15 @@ class PairLogps:
 
     def per_token(self) -> PairLogps:
         """The same, each divided by its answer's length."""
-        return PairLogps(
-            self.policy / self.token_counts,
-            self.reference / self.token_counts,
-            self.token_counts,
+        return dataclasses.replace(
+            self,
+            policy=self.policy / self.token_counts,
+            reference=self.reference / self.token_counts,
         )
+
+    def scaled(self, beta: float) -> float | Tensor:
+        """A loss's beta: a number, or of shape (pairs, 1) where pairs have factors."""
+        return beta if self.beta_factors is None else beta * self.beta_factors
 
 
 @dataclass(frozen=True)
@@ -117,8 +127,10 @@ class PairLoss(Objective):
 
     Attributes:
         beta: scale of the rewards that are logged.
+        uses_beta_factors: whether a pair's own factor on beta is used; else such pairs are refused.
     """
 
+    uses_beta_factors: ClassVar[bool] = False
     beta: float
 
     def rewards(self, logps: PairLogps) -> Tensor:
@@ -126,7 +138,7 @@ class PairLoss(Objective):
 
         Shape: (pairs, 1 + rejected).
         """
-        return implicit_rewards(logps.policy, logps.reference, self.beta)
+        return implicit_rewards(logps.policy, logps.reference, logps.scaled(self.beta))
 
 
 @dataclass(frozen=True)
@@ -139,7 +151,7 @@ class Term(Objective):
         """What it is multiplied by; a term of weight 0 is left out."""
 
 
-def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, beta: float) -> Tensor:
+def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, beta: float | Tensor) -> Tensor:
     """DPO's implicit reward, beta * log(policy / reference), without gradient. Shape as given."""
     return beta * (policy_logps - reference_logps).detach()
 

@@ -23,6 +23,7 @@ class DPO(PairLoss):
     """
 
     name: ClassVar[str] = "dpo"
+    uses_beta_factors: ClassVar[bool] = True
     beta: Annotated[float, ABOVE_ZERO] = 0.1
     label_smoothing: Annotated[float, Range(0, 0.5, below=True)] = 0.0
 
@@ -38,7 +39,7 @@ class DPO(PairLoss):
 
     def __call__(self, logps: PairLogps) -> Tensor:
         """The loss against each rejected answer. Shape: (pairs, rejected)."""
-        return dpo_loss(*logps.branches, self.beta, self.label_smoothing)
+        return dpo_loss(*logps.branches, logps.scaled(self.beta), self.label_smoothing)
 
 
 def dpo_loss(
@@ -46,7 +47,7 @@ def dpo_loss(
     policy_rejected_logps: Tensor,
     reference_chosen_logps: Tensor,
     reference_rejected_logps: Tensor,
-    beta: float,
+    beta: float | Tensor,
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """Direct preference optimization, sigmoid form (Rafailov et al. 2023; Amirloo et al. eq. 3).
@@ -59,7 +60,7 @@ def dpo_loss(
         policy_rejected_logps: the same of the rejected responses. Shape: (batch,).
         reference_chosen_logps: under the reference. Shape: (batch,).
         reference_rejected_logps: under the reference. Shape: (batch,).
-        beta: how strongly the policy is held to the reference; > 0.
+        beta: how strongly the policy is held to the reference; > 0; a number, or one for each pair.
         label_smoothing: probability that a label is wrong, in [0, 0.5).
 
     Returns:

@@ -90,7 +90,8 @@ class Preference(Described):
         """
         rewards = self.loss.rewards(logps)
         sizes = torch.maximum(logps.policy.abs(), logps.reference.abs())[:, :2].amax(-1).detach()
-        rounding = self.loss.beta * ROUNDING * sizes
+        beta = logps.scaled(self.loss.beta)
+        rounding = (beta.squeeze(-1) if isinstance(beta, Tensor) else beta) * ROUNDING * sizes
         return {
             "rewards_chosen": rewards[:, 0],
             "rewards_rejected": rewards[:, 1],

@@ -14,7 +14,7 @@ from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.finish import finish_run
 from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.memory import finish_dry_run
-from veridical.train.loop.outcomes import outcome_of
+from veridical.train.loop.outcomes import outcome_of, require_used
 from veridical.train.loop.pair_proofs import check_pairs
 from veridical.train.loop.reference import choose_reference, prepare_reference
 from veridical.train.loop.rounding import tell_merged
@@ -62,6 +62,7 @@ def train_dpo(
         start = load_start_beside_reference(model, training, run)
         more = objective.first_rejected_weight < 1
         read = read_training_rows(start, data, "preference", ("chosen", "rejected"), training, more)
+        require_used(objective, read.groups)
         rows = training_set(start, read, training, out)
         held_to = choose_reference(
             start, model, objective.needs_reference, reference, reference_model, training, run

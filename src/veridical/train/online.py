@@ -41,7 +41,7 @@ from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.order import Place as Spot
 from veridical.train.loop.order import RankSampler
-from veridical.train.loop.outcomes import outcome_of
+from veridical.train.loop.outcomes import outcome_of, require_used
 from veridical.train.loop.pair_proofs import check_pairs
 from veridical.train.loop.reference import choose_reference
 from veridical.train.loop.rounding import measure_logps, tell_merged
@@ -138,6 +138,7 @@ def train_online(
         prompts, rows = read_prompts(
             start, data, kind, training, sampling.max_new_tokens, pairs == "mixed"
         )
+        require_used(objective, [prompt.pair for prompt in prompts if prompt.pair is not None])
         left_out = LeftOut(out, rows, training)
         held_to = choose_reference(
             start, model, objective.needs_reference, "in_step", None, training, run

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from veridical.models.logprobs import ResponseLogps
+from veridical.models.rendering import Group
 from veridical.objectives.base import PairLogps
 from veridical.objectives.preference import Preference
+from veridical.runtime.errors import UserError
 from veridical.train.loop.task import Objective, Outcome
 
 
@@ -14,7 +18,31 @@ def outcome_of(objective: Preference) -> Objective:
     """Response 0 is chosen, the others are rejected; logged is the first rejected one."""
 
     def compute(policy: ResponseLogps, reference: Tensor) -> Outcome:
-        logps = PairLogps(policy.sums, reference, policy.counts)
+        logps = pair_logps(policy, reference)
         return Outcome(objective(logps).sum(), objective.measures(logps))
 
     return compute
+
+
+def pair_logps(policy: ResponseLogps, reference: Tensor) -> PairLogps:
+    """What an objective gets of a batch of pairs; the reference's of shape (pairs, k)."""
+    factors = policy.beta_factors
+    if factors is not None:
+        factors = factors.to(policy.sums)
+    return PairLogps(policy.sums, reference, policy.counts, factors)
+
+
+def require_used(objective: Preference, groups: Iterable[Group]) -> None:
+    """Refuse rows that say what the loss has no use for.
+
+    Raises:
+        UserError: a row has a factor on beta, and the loss takes none.
+    """
+    if objective.loss.uses_beta_factors:
+        return
+    found = next((group for group in groups if group.beta_factor != 1), None)
+    if found is not None:
+        raise UserError(
+            f"Row {found.id} has the beta_factor {found.beta_factor:g}, and --loss "
+            f"{objective.loss.name} takes none. Set --loss dpo, or leave the column out."
+        )

@@ -10,11 +10,11 @@ from veridical.checks.before_training import check_before_training
 from veridical.checks.proofs import Proof
 from veridical.checks.starts import pair_start, repeat_noise
 from veridical.models.batching import collate
-from veridical.models.logprobs import compute_logps
+from veridical.models.logprobs import ResponseLogps, compute_logps
 from veridical.models.policy import Policy
-from veridical.objectives.base import PairLogps
 from veridical.objectives.preference import Preference
 from veridical.train.loop.items import Items
+from veridical.train.loop.outcomes import pair_logps
 from veridical.train.loop.recorded_start import recognize_start
 from veridical.train.loop.task import Task
 from veridical.train.loop.training_set import proof_rows
@@ -57,7 +57,8 @@ def check_pairs(
     # Stored or in the step, the reference has read this very batch, so that no dtype is a reason to
     # differ.
     again = compute_logps(policy, groups, task.share_prefix, len(groups))
-    pairs = PairLogps(logps, reference, batch.token_counts.cpu())
+    counts, factors = batch.token_counts.cpu(), batch.beta_factors
+    pairs = pair_logps(ResponseLogps(logps, counts, factors), reference)
     start = pair_start(objective, pairs, declared, min(floor, repeat_noise(logps, again)))
     recognize_start(policy, groups, logps, floor, out, objective.describe())
     return check_before_training(policy, groups, task.share_prefix, out, start)

@@ -193,7 +193,8 @@ def pair_key(policy: Policy, group: Group) -> str:
     parts: list[Any] = [torch.tensor(prompt_ids)]
     for field in dataclasses.fields(group):
         value = getattr(group, field.name)
-        if field.name == "id" or value is None:
+        # The factor on beta is the loss's, not the reference's.
+        if field.name in ("id", "beta_factor") or value is None:
             continue
         if "images" in field.name:
             value = _image_keys(value)

@@ -232,10 +232,11 @@ def render_pair(
     responses += (row.get("more_rejected") or []) if further else []
     distorted = images.of_rejected(count) if "rejected" in branches else None
     own = [distorted if i == 1 else None for i in range(len(responses))] if distorted else []
-    return render_group(
+    group = render_group(
         policy, row["id"], images.of_prompt(count), row["prompt"], responses,
         max_response_tokens, own,
     )  # fmt: skip
+    return dataclasses.replace(group, beta_factor=row.get("beta_factor") or 1.0)
 
 
 def _even_out(groups: Sequence[Group]) -> list[Group]:

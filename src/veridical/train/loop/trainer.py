@@ -88,7 +88,8 @@ class GroupTrainer(SavingTrainer):
             # First, while nothing is kept for the policy's backward pass.
             reference, _ = model(batch, blank, reference=True)
         sums, counts = model(batch, blank)
-        outcome = self.task.objective(ResponseLogps(sums, counts), reference.to(sums))
+        logps = ResponseLogps(sums, counts, batch.beta_factors)
+        outcome = self.task.objective(logps, reference.to(sums))
         noisy = self.task.scorer.model_dropout and torch.is_grad_enabled()
         if self.task.held_to_start and self.state.global_step == 0 and not noisy:
             # What differs is rounding, in half precision too much for a bound on the margin.

@@ -1,0 +1,71 @@
+"""One batch, two layouts: where each response token is predicted, and what stands beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from PIL import Image
+
+from veridical.models.batching import collate
+from veridical.models.policy import Policy
+from veridical.models.rendering import Group
+from veridical.models.token_scores import token_scores
+
+
+def with_three_answers(groups: list[Group], own: int) -> list[Group]:
+    """Each group's answers and one more, that of another group; one of them has its own image."""
+    other = Image.radial_gradient("L").convert("RGB")
+    made = []
+    for i, group in enumerate(groups):
+        more = groups[(i + 1) % len(groups)]
+        images = [None, None, None]
+        made.append(
+            dataclasses.replace(
+                group,
+                response_texts=(*group.response_texts, more.response_texts[0]),
+                response_ids=(*group.response_ids, more.response_ids[0]),
+                cut=(*group.cut, False),
+                token_counts=(),
+                response_images=tuple((other,) if j == own else images[j] for j in range(3)),
+            )
+        )
+    return made
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("own", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_tokens_come_by_response_where_one_has_its_own_image(
+    own: int, dtype: torch.dtype, policy: Policy, groups: list[Group]
+) -> None:
+    """Its row comes behind the others', but not its tokens."""
+    policy.model.to(dtype)
+    three = with_three_answers(groups[:2], own)
+    shared, rows = (collate(policy, three, share) for share in (True, False))
+    assert (shared.shares_prefix, rows.shares_prefix) == (True, False)
+    lengths = [len(ids) for group in three for ids in group.response_ids]
+    for batch in (shared, rows):
+        assert batch.owners.tolist() == sorted(batch.owners.tolist())
+        assert batch.token_counts.flatten().tolist() == lengths
+        assert batch.targets.tolist() == [
+            int(t) for g in three for ids in g.response_ids for t in ids
+        ]
+        # The last token of each response is the one that `ends` points at.
+        ends = batch.inputs["input_ids"][batch.ends[:, 0], batch.ends[:, 1]]
+        assert ends.tolist() == [int(ids[-1]) for group in three for ids in group.response_ids]
+    one, other = (token_scores(policy.model, batch) for batch in (shared, rows))
+    assert one.mask.sum(-1).tolist() == lengths
+    limit = {torch.float64: 1e-9, torch.float16: 0.05, torch.bfloat16: 0.3}[dtype]
+    assert float((one.logps - other.logps).abs().max()) < limit
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_batch_has_factors_on_beta_where_a_row_has_one(
+    share: bool, policy: Policy, groups: list[Group]
+) -> None:
+    assert collate(policy, groups[:2], share).beta_factors is None
+    two = [groups[0], dataclasses.replace(groups[1], beta_factor=2.5)]
+    factors = collate(policy, two, share).beta_factors
+    assert factors is not None and factors.tolist() == [[1.0], [2.5]]
