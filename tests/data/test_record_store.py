@@ -191,7 +191,6 @@ def test_rows_of_large_images_are_read_and_checked_few_at_a_time(
     read.clear()
     checked.clear()
     monkeypatch.setattr(record_files, "BYTES_AT_A_TIME", 1_000_000)
-    monkeypatch.setattr(records, "BYTES_AT_A_TIME", 1_000_000)
     few = read_records(tmp_path / "set.parquet", "preference", max_bad_fraction=0.5)
     assert max(read) <= 6 and max(checked) <= 6 and sum(read) == sum(checked) == 40
     assert few.rows["id"][:] == whole.rows["id"][:] and few.problems == whole.problems

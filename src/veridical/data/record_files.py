@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import ijson
 import pyarrow as pa
@@ -28,6 +29,8 @@ from veridical.runtime.files import (
     write_jsonl,
     writing,
 )
+
+Item = TypeVar("Item")
 
 BOM = b"\xef\xbb\xbf"
 ROWS_AT_A_TIME = 64
@@ -279,3 +282,17 @@ def _file_bytes(reference: str | None) -> bytes:
         return Path(reference or "").read_bytes()
     except OSError as error:
         raise UserError(f"The image {reference} cannot be read: {error.strerror}.") from error
+
+
+def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Items some at a time; Arrow takes at most 2 GiB of image bytes in one go."""
+    chunk: list[Item] = []
+    held = 0
+    for item in items:
+        chunk.append(item)
+        held += bytes_in(item)
+        if len(chunk) >= ROWS_AT_A_TIME or held >= BYTES_AT_A_TIME:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk

@@ -19,14 +19,12 @@ names in `_record_names`. A column that nothing is read from is printed.
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import pyarrow as pa
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset
 from datasets.table import InMemoryTable, Table
 from PIL import Image as PillowImage
 
@@ -39,23 +37,17 @@ from veridical.data.messages import (
     text_of,
     user_message,
 )
-from veridical.data.record_checks import MISSING, RowChecker, RowProblem, what_columns_say
+from veridical.data.record_checks import RowChecker, RowProblem
+from veridical.data.record_columns import features_of
 from veridical.data.record_files import (
-    BYTES_AT_A_TIME,
-    ROWS_AT_A_TIME,
-    bytes_in,
-    plain_rows,
+    chunks,
     raw_rows,
-    write_jsonl_records,
-    write_parquet_records,
 )
+from veridical.data.record_refusals import lost_images, refuse_bad_share
 from veridical.data.record_rows import (
     MESSAGE_FIELDS,
     OPTIONAL_FIELDS,
     Kind,
-    RowError,
-    content_id,
-    normalize,
     response_name,
 )
 from veridical.data.record_store import (
@@ -75,9 +67,10 @@ from veridical.data.record_types import (
     Rating,
     SampleRow,
 )
+from veridical.data.record_writing import write_records
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
-from veridical.runtime.progress import part_of, track
+from veridical.runtime.progress import track
 
 __all__ = [
     "ConversationRow",
@@ -101,10 +94,6 @@ __all__ = [
     "write_records",
 ]
 
-Item = TypeVar("Item")
-
-# Rows that are decoded or written at a time; Arrow takes at most 2 GiB of image bytes in one go.
-CHUNK = 64
 SHOW_PROGRESS_FROM = 2000  # rows
 
 
@@ -162,7 +151,7 @@ def read_records(
     checked = _read_parquet(path, kind, root) if path.suffix.lower() == ".parquet" else None
     checked = checked or _in_memory(path, kind, root)
     problems, total = checked.problems, checked.total
-    _refuse_bad_share(path, kind, problems, total, max_bad_fraction)
+    refuse_bad_share(path, kind, problems, total, max_bad_fraction)
     ignored = tuple(checked.ignored)
     if ignored and processes.is_first():
         print(f"{path}: not used, as a {kind} has no such column: {', '.join(ignored)}.")
@@ -185,54 +174,6 @@ def _numbers(checked: CheckedRows) -> Sequence[int]:
     return [number for number in range(1, checked.total + 1) if number not in bad]
 
 
-def write_records(
-    rows: Iterable[Mapping[str, object]] | Dataset, path: Path | str, kind: Kind
-) -> None:
-    """Write rows of a kind as Parquet or JSON Lines, by the suffix of `path`.
-
-    Parquet holds the images' bytes and loads into TRL by `datasets.load_dataset("parquet", ...)`.
-    JSON Lines hold paths: images under the file's folder are referred to, others are copied to
-    `<stem>_images/` beside it. Images may be paths, Pillow images (stored as PNG), bytes, or
-    what Datasets makes of them.
-
-    Raises:
-        UserError: a row is not of the kind (it is named), or the suffix is another.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in (".parquet", ".jsonl"):
-        raise UserError(f"{path} must end in .parquet or .jsonl; that decides how it is written.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    checked = _checked_for_writing(_undecoded(rows), kind)
-    if path.suffix.lower() == ".jsonl":
-        write_jsonl_records(checked, path)
-    else:
-        write_parquet_records(_chunks(checked), path, features_of(kind).arrow_schema)
-
-
-def features_of(kind: Kind, decode_images: bool = True) -> Features:
-    """Every column of a kind, with the types it has in Arrow and Parquet.
-
-    Args:
-        kind: the kind of record.
-        decode_images: whether Datasets decodes the images itself on access.
-    """
-    text, image = Value("string"), Image(decode=decode_images)
-    messages = List({"role": text, "content": List({"type": text, "text": text})})
-    types = {
-        "rejected_images": List(image),
-        "more_rejected": List(messages),
-        "responses": List(messages),
-        "ratings": List({"answer": text, "aspect": text, "value": Value("float64")}),
-        "facts": List(text),
-        "expected_answer": text,
-        "beta_factor": Value("float64"),
-        "source": text,
-    }
-    columns = {"id": text, "images": List(image)}
-    columns |= {field: types.get(field, messages) for field in MESSAGE_FIELDS[kind]}
-    return Features(columns | {field: types[field] for field in OPTIONAL_FIELDS[kind]})
-
-
 def _read_parquet(path: Path, kind: Kind, root: Path) -> CheckedRows | None:
     if not path.is_file():
         return None  # who reads it next says what is wrong
@@ -249,7 +190,7 @@ def _read_parquet(path: Path, kind: Kind, root: Path) -> CheckedRows | None:
                 writer.write(chunk)
             writer.problems, writer.total = _in_order(checker.problems), total
             writer.ignored, writer.reads_files = sorted(checker.ignored), checker.reads_files
-            writer.lost = _lost_images(path, checker, total)
+            writer.lost = lost_images(path, checker, total)
 
         return store_rows(key, schema, fill)
 
@@ -259,16 +200,10 @@ def _in_memory(path: Path, kind: Kind, root: Path) -> CheckedRows:
     checker, total, chunks = _checking(path, kind, root)
     tables = [pa.Table.from_pylist(chunk, schema=schema) for chunk in chunks]
     table = InMemoryTable(pa.concat_tables([schema.empty_table(), *tables]))
-    lost = _lost_images(path, checker, total)
+    lost = lost_images(path, checker, total)
     return CheckedRows(
         table, _in_order(checker.problems), total, sorted(checker.ignored), lost, checker.numbers
     )
-
-
-def _lost_images(path: Path, checker: RowChecker, total: int) -> list[str]:
-    """Columns that seem to hold images of some rows that have none, where others have."""
-    checker.refuse_lost_images(str(path), total)
-    return sorted(checker.lost.values()) if checker.has_images else []
 
 
 def _checking(
@@ -279,29 +214,11 @@ def _checking(
     total, rows = raw_rows(path)
     if total >= SHOW_PROGRESS_FROM:
         rows = track(rows, f"checking {path.name}", total)
-    return checker, total, (checker.usable(chunk) for chunk in _chunks(rows))
+    return checker, total, (checker.usable(chunk) for chunk in chunks(rows))
 
 
 def _in_order(problems: list[RowProblem]) -> list[RowProblem]:
     return sorted(problems, key=lambda problem: problem.row)
-
-
-def _refuse_bad_share(
-    path: Path, kind: Kind, problems: list[RowProblem], total: int, max_bad_fraction: float
-) -> None:
-    if total == 0:
-        raise UserError(f"{path} holds no rows.")
-    if len(problems) <= max_bad_fraction * total and len(problems) < total:
-        return
-    share = f"--max-bad-fraction {max_bad_fraction:g} allows"
-    limit = share if len(problems) < total else "can be left out"
-    shown = "; ".join(str(problem) for problem in problems[:3])
-    more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-    found = f"{path}: {part_of(len(problems), total, 'rows')} cannot be used, more than {limit}: "
-    if len(problems) == total and all(problem.reason.startswith(MISSING) for problem in problems):
-        raise UserError(f"{found}{shown}{more}.{what_columns_say(path, kind)}")
-    advice = "Fix them, or set --max-bad-fraction higher." if len(problems) < total else "Fix them."
-    raise UserError(f"{found}{shown}{more}.\n{advice}")
 
 
 def _as_dataset(table: Table, kind: Kind, path: Path) -> Dataset:
@@ -347,57 +264,3 @@ def _opened(images: Iterable[ImageCell]) -> list[PillowImage.Image]:
 
 def _as_it_is(value: object) -> object:
     return value
-
-
-def _undecoded(rows: Iterable[Mapping[str, object]] | Dataset) -> Iterable[Mapping[str, object]]:
-    """Rows of a Dataset with their images' bytes as they are, not decoded and packed again."""
-    if not isinstance(rows, Dataset):
-        yield from rows
-        return
-    for table in rows.with_format("arrow").iter(batch_size=ROWS_AT_A_TIME):
-        yield from plain_rows(table)
-
-
-def _checked_for_writing(rows: Iterable[Mapping[str, object]], kind: Kind) -> Iterator[CheckedRow]:
-    seen: set[str] = set()
-    for number, row in enumerate(rows, start=1):
-        try:
-            record = normalize({**row, **_portable_images(row)}, kind)
-            record["id"] = record["id"] or content_id(record)
-            if record["id"] in seen:
-                raise RowError("id", f"{record['id']} is that of an earlier row too")
-        except RowError as bad:
-            raise UserError(f"Row {number} cannot be written as {kind}: {bad}.") from bad
-        seen.add(record["id"])
-        yield record
-
-
-def _portable_images(row: Mapping[str, object]) -> dict[str, object]:
-    def portable(image: object) -> object:
-        if isinstance(image, Path):
-            return str(image)
-        if isinstance(image, PillowImage.Image):
-            memory = io.BytesIO()
-            open_image(image).save(memory, format="PNG")
-            return {"bytes": memory.getvalue(), "path": None}
-        return image
-
-    found: dict[str, object] = {}
-    for name in ("images", "rejected_images"):
-        images = row.get(name)
-        if isinstance(images, Iterable):
-            found[name] = [portable(image) for image in images]
-    return found
-
-
-def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    chunk: list[Item] = []
-    held = 0
-    for item in items:
-        chunk.append(item)
-        held += bytes_in(item)
-        if len(chunk) >= CHUNK or held >= BYTES_AT_A_TIME:
-            yield chunk
-            chunk, held = [], 0
-    if chunk:
-        yield chunk

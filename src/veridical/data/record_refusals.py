@@ -1,0 +1,39 @@
+"""When a file of records is refused as a whole: too many bad rows, or images that seem lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from veridical.data.record_checks import MISSING, RowChecker, RowProblem, what_columns_say
+from veridical.data.record_rows import Kind
+from veridical.runtime.errors import UserError
+from veridical.runtime.progress import part_of
+
+
+def refuse_bad_share(
+    path: Path, kind: Kind, problems: list[RowProblem], total: int, max_bad_fraction: float
+) -> None:
+    """Refuse a file of which too many rows can't be used.
+
+    Raises:
+        UserError: names the first of them.
+    """
+    if total == 0:
+        raise UserError(f"{path} holds no rows.")
+    if len(problems) <= max_bad_fraction * total and len(problems) < total:
+        return
+    share = f"--max-bad-fraction {max_bad_fraction:g} allows"
+    limit = share if len(problems) < total else "can be left out"
+    shown = "; ".join(str(problem) for problem in problems[:3])
+    more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+    found = f"{path}: {part_of(len(problems), total, 'rows')} cannot be used, more than {limit}: "
+    if len(problems) == total and all(problem.reason.startswith(MISSING) for problem in problems):
+        raise UserError(f"{found}{shown}{more}.{what_columns_say(path, kind)}")
+    advice = "Fix them, or set --max-bad-fraction higher." if len(problems) < total else "Fix them."
+    raise UserError(f"{found}{shown}{more}.\n{advice}")
+
+
+def lost_images(path: Path, checker: RowChecker, total: int) -> list[str]:
+    """Columns that seem to hold images of some rows that have none, where others have."""
+    checker.refuse_lost_images(str(path), total)
+    return sorted(checker.lost.values()) if checker.has_images else []
