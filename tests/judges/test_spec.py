@@ -51,5 +51,7 @@ def test_training_opens_its_judge_where_builders_do(
         return load_policy(name)
 
     monkeypatch.setattr(module, "load_policy", load)
-    open_comparison(Judging(judge="local:embedded"), Place(tmp_path))
-    assert opened == ["embedded"]
+    told: list[Policy] = []
+    place = Place(tmp_path, on_model=told.append)
+    open_comparison(Judging(judge="local:embedded"), place)
+    assert opened == ["embedded"] and [policy.name for policy in told] == ["embedded"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from veridical.judges.judging import Case, Judge, Look, Looker, Verdict
 from veridical.judges.prompted import Asker, Asking, choosing_looker, marking_judge
 from veridical.judges.reward import REWARD, reward_judge
 from veridical.judges.spec import BY_OBJECTS, SHAPES, JudgeSpec, check_kind, open_judge
+from veridical.models.policy import Policy
 from veridical.models.reward_model import RewardModel, load_reward_model
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
@@ -124,6 +125,7 @@ class Place:
         dtype: of its weights.
         device: it runs on.
         seed: of its noise.
+        on_model: is given a judge that is a model on this machine, once it is loaded.
     """
 
     out: Path
@@ -131,6 +133,7 @@ class Place:
     dtype: DtypeName = "auto"
     device: str = "auto"
     seed: int = 0
+    on_model: Callable[[Policy], None] = lambda _: None
 
 
 def open_marks(judging: Judging, place: Place, reward_model: RewardModel | None = None) -> Judge:
@@ -149,6 +152,7 @@ def open_marks(judging: Judging, place: Place, reward_model: RewardModel | None 
         return by_chair(judging.objects or Path(), judging.vocabulary)
     if judging.kind == "reward":
         model = reward_model or load_reward_model(Path(judging.named), place.dtype, place.device)
+        place.on_model(model.policy)
         return reward_judge(model, place.batch_size)
     criterion = read_criterion(judging.criteria or "five", "marks")
     asking = Asking(criterion, judging.attempts, judging.judge_facts)
@@ -219,7 +223,10 @@ def _asker(judging: Judging, place: Place) -> Asker:
         judging.judge_facts, place.seed, judging.judge_template,
     )  # fmt: skip
     settings = endpoint_settings(judging.endpoint)
-    return open_judge(spec, settings, place.out, place.batch_size, place.dtype, place.device).ask
+    opened = open_judge(spec, settings, place.out, place.batch_size, place.dtype, place.device)
+    if opened.policy is not None:
+        place.on_model(opened.policy)
+    return opened.ask
 
 
 RETRY_TEMPERATURE = 0.7

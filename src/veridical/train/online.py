@@ -15,7 +15,7 @@ from veridical.bdhs.similarity import load_similarity
 from veridical.checks.prefix_sharing import Sharing
 from veridical.checks.proofs import Proof
 from veridical.checks.proving import noise_floor
-from veridical.judges.named import NONE, Judging, Place, open_comparison
+from veridical.judges.named import NONE, Judging, open_comparison
 from veridical.models.model_argument import Model
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
@@ -50,8 +50,8 @@ from veridical.train.loop.saving import save_result
 from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.start import (
     Given,
+    judge_place,
     load_start_beside_reference,
-    record_judge,
     start_training,
 )
 from veridical.train.loop.task import Task
@@ -146,12 +146,10 @@ def train_online(
         second = held_to.second_model()
         policy = prepare_training(start, training.trained)
         how = (
-            Comparing(open_comparison(judging, _place(training, out)), swap, margin)
+            Comparing(open_comparison(judging, judge_place(run, judging, training)), swap, margin)
             if judged
             else _rejecting(policy, prompts, bdhs, sampling, training.seed)
         )
-        if judged:
-            record_judge(run, judging, training)
         engine = sampling.open_engine(model, training, out)
         maker = Maker(
             policy, prompts, sampling.decoding(training.seed), how,
@@ -309,10 +307,6 @@ def _check(
             "--check-images evaluates the policy on the way, and `veridical eval` the result."
         )
     refuse_here(training, "vision_cache")
-
-
-def _place(training: Training, out: Path) -> Place:
-    return Place(out, training.batch_size, training.dtype, training.device, training.seed)
 
 
 def _rejecting(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from veridical.checks.controls import rms
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
-from veridical.models import merging
+from veridical.models import merging, precision
 from veridical.models.adapters import merge_adapter
 from veridical.models.load import load_policy
 from veridical.models.logprobs import compute_logps
@@ -27,7 +28,7 @@ from veridical.models.tuning import Tuning, prepare_training
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json
 from veridical.train.dpo import train_dpo
-from veridical.train.loop import saving
+from veridical.train.loop import rounding, saving
 from veridical.train.loop.rounding import after_training, describe
 from veridical.train.loop.rows import read_training_rows
 from veridical.train.loop.training_set import PROOF_ROWS, images_first
@@ -310,3 +311,47 @@ def test_a_merged_reference_is_measured_against_what_it_is_without_rounding(
     assert found["lost"] < 0.1 * found["moved"]
     assert "where the adapter changed them by" in capsys.readouterr().out
     assert record["models"]["reference_model"]["merges"][0]["adapter"] == str(large)
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_merge_that_can_not_be_measured_is_said(
+    saved: str, pairs: Path, tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    tiny = shrunk_adapter(saved, tmp_path / "tiny", 1e-8)
+    training = replace(COMMON, dtype="bfloat16", max_steps=1, init_adapter=tiny)
+    # No room for the copy of the merged model, or none for its base and that base's copy.
+    if room:
+        monkeypatch.setattr(rounding, "load_base", lambda _: None)
+    else:
+        monkeypatch.setattr(precision, "free_bytes", lambda _: 0)
+    train_dpo(saved, pairs, tmp_path / "run", training=training)
+    said = capsys.readouterr().out
+    assert said.count(f"What rounding cost of {tiny} is not measured") == 1
+    assert "merged" not in read_json(tmp_path / "run" / "run.json")
+
+
+@pytest.mark.parametrize(
+    ("command", "dtype"), [("online", "float32"), ("online", "float16"), ("ppo", "bfloat16")]
+)
+def test_the_merge_of_a_reward_models_adapter_is_recorded(
+    saved: str, pairs: Path, tmp_path: Path, dtype: Any, command: str
+) -> None:
+    """It has another base than the policy, so it is loaded by itself and merged."""
+    base, out = tmp_path / "other", tmp_path / "run"
+    shutil.copytree(saved, base)
+    # Its head starts at zero, so the first of these steps moves no adapter.
+    train_reward(str(base), pairs, tmp_path / "rm", training=replace(COMMON, dtype="float32"))
+    judging = Judging(judge=f"reward:{tmp_path / 'rm' / 'adapter'}")
+    train: Any = train_ppo if command == "ppo" else train_online
+    train(
+        saved, pairs, out, kind="preference", judging=judging,
+        training=replace(COMMON, dtype=dtype, max_steps=1), sampling=Sampling(max_new_tokens=4),
+    )  # fmt: skip
+    judge = read_json(out / "run.json")["models"]["judge"]
+    if dtype == "float32":
+        assert "merges" not in judge
+        return
+    (merge,) = judge["merges"]
+    assert (merge["adapter"], merge["dtype"]) == (str(tmp_path / "rm" / "adapter"), dtype)
+    assert merge["lost"] > 0

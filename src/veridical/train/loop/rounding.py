@@ -28,6 +28,11 @@ Score = Callable[[Policy], Tensor]
 """The numbers of a few rows' answers, such as their log-probabilities."""
 
 ROUNDING = "rounding.json"
+NOT_MEASURED = (
+    "What rounding cost of {} is not measured, only estimated from its weights: there is no memory "
+    "for a float32 copy of the model, or its attention computes in half precision alone. "
+    "--dtype float32 rounds nothing."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +133,8 @@ def tell_merged(
 ) -> None:
     """Compare a model that adapters were merged into with the same before rounding, and print it.
 
-    Nothing is done where nothing was rounded, or where no float32 copy fits memory. The first
-    process measures.
+    Nothing is done where nothing was rounded. Where no float32 copy can be had, it says so. The
+    first process measures.
 
     Args:
         run: keeps the figures in `run.json`.
@@ -140,28 +145,42 @@ def tell_merged(
     """
     if not policy.merges or not processes.is_first():
         return
-    measure = Measure(lambda some: compute_logps(some, groups, share_prefix, len(groups)))
-    with exact(policy) as precise:
-        if precise is None:
-            return
-        rounded = measure.score(precise)
     adapters = [merge.adapter for merge in policy.merges]
-    base = load_base(policy)
-    if base is None:
+    measure = Measure(lambda some: compute_logps(some, groups, share_prefix, len(groups)))
+    scores = _merged_scores(policy, adapters, measure)
+    if scores is None:
+        print(NOT_MEASURED.format(" and ".join(adapters)))
         return
-    with exact(base) as wide:
-        if wide is None:
-            return
-        before = measure.score(wide)
-        for adapter in adapters:
-            wide = merge_adapter(wide, Path(adapter))
-        whole = measure.score(wide)
+    rounded, before, whole = scores
     lost, moved = rms(rounded - whole), rms(whole - before)
     dtype = policy.merges[-1].dtype
     print(describe(after_merging(adapters, dtype), whole.numel(), lost, moved))
     found = {"dtype": dtype, "answers": whole.numel(), "lost": lost, "moved": moved}
     known = run.record.get("merged", {})
     run.note(merged={**known, option: {"adapters": adapters, **found, "unit": measure.unit}})
+
+
+def _merged_scores(
+    policy: Policy, adapters: Sequence[str], measure: Measure
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Of the merged and rounded model, of its base, and of the base with adapters unrounded.
+
+    All are computed in float32; None where no float32 copy can be had.
+    """
+    with exact(policy) as precise:
+        if precise is None:
+            return None
+        rounded = measure.score(precise)
+    base = load_base(policy)
+    if base is None:
+        return None
+    with exact(base) as wide:
+        if wide is None:
+            return None
+        before = measure.score(wide)
+        for adapter in adapters:
+            wide = merge_adapter(wide, Path(adapter))
+        return rounded, before, measure.score(wide)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from veridical.judges.named import Judging
+from veridical.judges.named import Judging, Place
 from veridical.models.cache_keys import model_fingerprint
 from veridical.models.load import load_policy
 from veridical.models.model_argument import Model, name_of
@@ -187,10 +187,18 @@ def _fingerprints_here(models: Mapping[str, Model], training: Training) -> dict[
     }
 
 
-def record_judge(run: Run, judging: Judging, training: Training) -> None:
-    """The same for a judge that is a model, once it is loaded."""
-    if judging.kind in ("local", "reward"):
-        record_model(run, "judge", judging.named, training)
+def judge_place(run: Run, judging: Judging, training: Training) -> Place:
+    """Where a run's judge works; one that is a model is recorded once it is loaded.
+
+    Opening it raises `UserError` where a resumed run was started with another.
+    """
+
+    def record(policy: Policy) -> None:
+        record_model(run, "judge", judging.named, training, policy)
+
+    return Place(
+        run.folder, training.batch_size, training.dtype, training.device, training.seed, record
+    )
 
 
 def load_start(model: Model, training: Training, run: Run | None = None) -> Policy:

@@ -13,7 +13,7 @@ import torch
 from veridical.checks.prefix_sharing import Sharing
 from veridical.checks.proofs import Proof
 from veridical.checks.proving import noise_floor
-from veridical.judges.named import Judging, Place
+from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
 from veridical.models.model_argument import Model
 from veridical.models.policy import Policy
@@ -33,8 +33,8 @@ from veridical.train.loop.rounding import Measure, measure_logps, tell_merged
 from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.start import (
     Given,
+    judge_place,
     load_start_beside_reference,
-    record_judge,
     start_training,
 )
 from veridical.train.loop.task import Task
@@ -125,11 +125,10 @@ class Start:
     def setting(self, actors: Actors) -> Setting:
         """Everything that stays the same over all steps; the judge is loaded here."""
         given, training, out = self.given, self.given.training, self.given.out
-        place = Place(out, training.batch_size, training.dtype, training.device, training.seed)
+        place = judge_place(self.run, given.judging, training)
         rewarder = open_rewarder(
             given.judging, place, given.symbolic, given.sampling.max_new_tokens, actors.reward_model
         )
-        record_judge(self.run, given.judging, training)
         decoding = given.sampling.decoding(training.seed)
         if given.standardize:
             scale = find_scale(
