@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     from veridical.builders.annotate import build_annotate
     from veridical.builders.bdhs import build_bdhs
     from veridical.builders.best import build_best
+    from veridical.builders.compose import build_compose
+    from veridical.builders.composing.recipe import Amounts, Factors
+    from veridical.builders.corrupt import build_corrupt
+    from veridical.builders.corrupting.asked import MistakeWording
+    from veridical.builders.corrupting.rules import MistakeRules
     from veridical.builders.distort import build_distort
+    from veridical.builders.dropout import build_dropout
     from veridical.builders.facts import build_facts
+    from veridical.builders.instruct import Mix, Published, build_instruct
     from veridical.builders.join import build_join
     from veridical.builders.objects import build_objects
     from veridical.builders.options import ObjectFiles, Replies
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
     from veridical.eval.pope import PopeOptions, eval_pope
     from veridical.eval.reward import eval_reward
     from veridical.eval.suite import evaluate
+    from veridical.judges.chair import ChairWeights
     from veridical.judges.named import Judging
     from veridical.judges.symbolic import Symbolic
     from veridical.models.load import load_policy
@@ -66,8 +74,15 @@ _HOMES = {
     "builders.annotate": "build_annotate",
     "builders.bdhs": "build_bdhs",
     "builders.best": "build_best",
+    "builders.compose": "build_compose",
+    "builders.composing.recipe": "Amounts Factors",
+    "builders.corrupt": "build_corrupt",
+    "builders.corrupting.asked": "MistakeWording",
+    "builders.corrupting.rules": "MistakeRules",
     "builders.distort": "build_distort",
+    "builders.dropout": "build_dropout",
     "builders.facts": "build_facts",
+    "builders.instruct": "Mix Published build_instruct",
     "builders.join": "build_join",
     "builders.objects": "build_objects",
     "builders.options": "ObjectFiles Replies",
@@ -82,6 +97,7 @@ _HOMES = {
     "eval.pope": "PopeOptions eval_pope",
     "eval.reward": "eval_reward",
     "eval.suite": "evaluate",
+    "judges.chair": "ChairWeights",
     "judges.named": "Judging",
     "judges.symbolic": "Symbolic",
     "models.load": "load_policy",
@@ -113,24 +129,31 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "Amounts",
     "Asking",
     "AveragedPreference",
     "BradleyTerry",
     "CacheOptions",
     "ChairOptions",
+    "ChairWeights",
     "DPO",
     "Decoding",
+    "Factors",
     "IPO",
     "Judging",
     "Likelihood",
     "Loading",
     "BDHSSettings",
+    "MistakeRules",
+    "MistakeWording",
+    "Mix",
     "ObjectFiles",
     "PPO",
     "Placement",
     "Policy",
     "PopeOptions",
     "Preference",
+    "Published",
     "RLOO",
     "Reading",
     "Replies",
@@ -146,8 +169,12 @@ __all__ = [
     "build_annotate",
     "build_bdhs",
     "build_best",
+    "build_compose",
+    "build_corrupt",
     "build_distort",
+    "build_dropout",
     "build_facts",
+    "build_instruct",
     "build_join",
     "build_objects",
     "build_pairs",

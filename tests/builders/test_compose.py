@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from veridical.builders import compose
 from veridical.builders.composing.recipe import Amounts, quotas, set_names, swapped_ids
 from veridical.cli import main
 from veridical.data.records import read_records, text_of
@@ -254,3 +255,25 @@ def test_names_of_sets() -> None:
     assert set_names([Path("x/a.jsonl"), Path("x/b.jsonl")]) == ["a", "b"]
     assert set_names([Path("x/pairs.parquet"), Path("y/pairs.parquet")]) == ["x", "y"]
     assert set_names([Path("x/1/p.parquet"), Path("y/1/p.parquet")]) == ["1", "2"]
+
+
+def test_what_was_killed_is_made_again_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = pairs(tmp_path, "a", 30), tmp_path / "killed"
+    assert run(data, "--size", 20, "--out", tmp_path / "whole") == 0
+    rows = compose._rows
+
+    def killed(*given: Any) -> Any:
+        for number, row in enumerate(rows(*given)):
+            if number == 10:
+                raise KeyboardInterrupt
+            yield row
+
+    monkeypatch.setattr(compose, "_rows", killed)
+    assert run(data, "--size", 20, "--out", out) == 130
+    assert not (out / "pairs.parquet").exists()
+    monkeypatch.undo()
+    assert run(data, "--size", 20, "--out", out) == 0
+    for name in ("pairs.parquet", "recipe.yaml", "summary.json", "skipped.jsonl"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -16,12 +17,16 @@ from PIL import Image
 
 from veridical.builders import corrupt
 from veridical.builders.corrupting.asked import PROMPT, read_corrupted
+from veridical.builders.corrupting.objects import habits_of
+from veridical.builders.corrupting.rules import MistakeRules
+from veridical.builders.corrupting.rules import corrupt as corrupt_answer
 from veridical.cli import main
 from veridical.data.object_lists import name_objects
 from veridical.data.records import read_records, text_of
 from veridical.data.vocabulary import read_vocabulary
 from veridical.judges.prompts import UnreadableError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
+from veridical.runtime.randomness import generator
 from veridical.world.dataset import write_scenes
 
 DATA = Path(os.environ.get("VERIDICAL_TEST_DATA", ""))
@@ -185,6 +190,47 @@ def test_photographs_never_gain_an_object_that_is_there(tmp_path: Path) -> None:
     # Only pictures of people alone offer nothing: people stay people.
     people = {row["id"] for row in read_jsonl(tmp_path / "out" / "skipped.jsonl")}
     assert {name for name in people if set(listed[name]) != {"person"}} == set()
+
+
+@needs_data
+@pytest.mark.slow
+def test_captions_of_a_real_model_gain_hallucinations_and_keep_their_grammar() -> None:
+    """500 captions by LLaVA with COCO's lists: CHAIR's own counts say what a mistake did."""
+    words = read_vocabulary(DATA / "chair" / "vocabulary.json")
+    listed = name_objects(
+        read_json(DATA / "chair" / "ground_truth_objects.json"), words, warn=False
+    )
+    habits = habits_of(listed.values(), words)
+    text = (DATA / "captions" / "Instruction2_llava.json").read_text()
+    rules = MistakeRules(color_weight=0, count_weight=0, position_weight=0, yes_no_weight=0)
+    made, wrong_before, wrong_after, all_after = 0, 0, 0, 0
+    for row in caption_rows(text, 500):
+        own, caption = listed[str(row["image_id"])], row["text"]
+        done = corrupt_answer(caption, own, rules, words, habits, generator(0, row["question_id"]))
+        if done.text is None:
+            continue
+        made += 1
+        (change,) = done.changes
+        assert change.now not in own
+        before, after = ([m.name for m in words.mentions(one)] for one in (caption, done.text))
+        assert change.now not in before
+        assert change.now in after
+        wrong_before += sum(name not in own for name in before)
+        wrong_after += sum(name not in own for name in after)
+        all_after += len(after)
+        for bad in (r"\ba [aeio]\w+", r"\ban [bcdfgjklmnpqrstvwxz]\w+"):
+            assert len(re.findall(bad, done.text)) <= len(re.findall(bad, caption))
+    assert made > 350  # people alone offer no object
+    assert wrong_after / all_after > 2 * wrong_before / all_after
+
+
+def caption_rows(text: str, count: int) -> Iterator[dict[str, Any]]:
+    """JSON objects that stand one behind the other."""
+    decoder, place = json.JSONDecoder(), 0
+    for _ in range(count):
+        row, place = decoder.raw_decode(text, place)
+        yield row
+        place += len(text[place:]) - len(text[place:].lstrip())
 
 
 def named(objects: list[str]) -> str:

@@ -27,7 +27,7 @@ AnswerKind = Literal["conversation", "preference", "sample"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class ChosenAnswer:
     """An answer that is to be the chosen one of a pair.
 
     Attributes:
@@ -61,7 +61,7 @@ class Answer:
         return text_of(self.prompt[-1]).strip() if self.prompt else ""
 
 
-def read_answers(rows: Dataset, kind: AnswerKind) -> list[Answer]:
+def read_answers(rows: Dataset, kind: AnswerKind) -> list[ChosenAnswer]:
     """The answers of some records.
 
     Args:
@@ -81,7 +81,7 @@ def read_answers(rows: Dataset, kind: AnswerKind) -> list[Answer]:
         several = kind == "sample"
         said = [text_of(message).strip() for message in messages]
         answers += [
-            Answer(
+            ChosenAnswer(
                 f"{row['id']}/{number}" if several else row["id"],
                 row["id"], index, images, names, prompt, message,
                 said[number] in said[:number],
@@ -94,7 +94,7 @@ def read_answers(rows: Dataset, kind: AnswerKind) -> list[Answer]:
 def write_pairs(
     out: Path,
     records: RecordSet,
-    answers: Sequence[Answer],
+    answers: Sequence[ChosenAnswer],
     results: Sequence[Mapping[str, Any]],
     field: str,
 ) -> tuple[int, int]:
@@ -139,7 +139,7 @@ def _turns(row: Mapping[str, Any], kind: AnswerKind) -> tuple[list[Message], lis
 
 
 def _pairs(
-    kept: Sequence[tuple[Answer, Mapping[str, Any]]], rows: Dataset
+    kept: Sequence[tuple[ChosenAnswer, Mapping[str, Any]]], rows: Dataset
 ) -> Iterator[dict[str, Any]]:
     # In Arrow's form images are the bytes of their files, not decoded and packed again.
     raw = rows.with_format("arrow")

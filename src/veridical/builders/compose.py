@@ -42,11 +42,11 @@ from veridical.runtime.randomness import key
 from veridical.runtime.runs import start_run
 
 RECIPE = "recipe.yaml"
-Level = Literal["warning", "error"]
+FlagLevel = Literal["warning", "error"]
 
 
 @dataclass(frozen=True)
-class Choice:
+class Composition:
     """What is taken, and what came of the rest.
 
     Attributes:
@@ -67,7 +67,7 @@ def build_compose(
     amounts: Amounts = Amounts(),
     rejected_from: Path | None = None,
     without_flagged: Path | None = None,
-    flagged_level: Level = "warning",
+    flagged_level: FlagLevel = "warning",
     expect: list[str] | None = None,
     reading: Reading = Reading(),
     seed: int = 0,
@@ -154,7 +154,7 @@ def _choose(
     amounts: Amounts,
     flagged: frozenset[str],
     seed: int,
-) -> Choice:
+) -> Composition:
     left_out: list[list[Skipped]] = [[] for _ in records]
     not_kept: Counter[str] = Counter()
     partners = _Partners(other) if other is not None else None
@@ -194,7 +194,7 @@ def _choose(
         "swapped": sum(row.swap for row in final),
         "not_kept": dict(not_kept),
     }
-    return Choice(final, left_out, counts)
+    return Composition(final, left_out, counts)
 
 
 def _candidates(
@@ -282,7 +282,7 @@ def _name(row: Candidate, names: Sequence[str]) -> str:
     return row.id if len(names) == 1 else f"{names[row.set]}/{row.id}"
 
 
-def _write_skipped(out: Path, records: Sequence[RecordSet], choice: Choice) -> int:
+def _write_skipped(out: Path, records: Sequence[RecordSet], choice: Composition) -> int:
     skipped = [
         row
         for one, left_out in zip(records, choice.left_out, strict=True)
@@ -296,7 +296,7 @@ def _write_skipped(out: Path, records: Sequence[RecordSet], choice: Choice) -> i
 
 
 def _rows(
-    choice: Choice,
+    choice: Composition,
     records: Sequence[RecordSet],
     other: RecordSet | None,
     names: Sequence[str],

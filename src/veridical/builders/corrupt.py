@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from veridical.builders._answers import Answer, AnswerKind, read_answers, write_pairs
+from veridical.builders._answers import AnswerKind, ChosenAnswer, read_answers, write_pairs
 from veridical.builders._parts import Parts, finish, model_identity
-from veridical.builders.corrupting.asked import Wording, corrupt_by_asking
+from veridical.builders.corrupting.asked import MistakeWording, corrupt_by_asking
 from veridical.builders.corrupting.objects import Habits, habits_of, read_habits
-from veridical.builders.corrupting.rules import Rules, corrupt
+from veridical.builders.corrupting.rules import MistakeRules, corrupt
 from veridical.builders.options import ObjectFiles
 from veridical.data.object_lists import match_image_ids, name_objects, read_objects
 from veridical.data.reading import read
@@ -37,7 +37,7 @@ from veridical.runtime.runs import Run, start_run
 from veridical.runtime.shards import read_shard, say
 
 RULES = "rules"
-Work = Callable[[Sequence[Answer]], list[dict[str, object]]]
+Work = Callable[[Sequence[ChosenAnswer]], list[dict[str, object]]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Truth:
     vocabulary: Vocabulary
     habits: Habits
 
-    def of(self, answer: Answer) -> list[str] | None:
+    def of(self, answer: ChosenAnswer) -> list[str] | None:
         """What is in an answer's images; None if that is not known."""
         if self.listed is None:
             return None
@@ -67,10 +67,10 @@ def build_corrupt(
     out: Path,
     by: str = RULES,
     kind: AnswerKind = "conversation",
-    rules: Rules = Rules(),
+    rules: MistakeRules = MistakeRules(),
     files: ObjectFiles = ObjectFiles(),
     co_occurrence: Path | None = None,
-    wording: Wording = Wording(),
+    wording: MistakeWording = MistakeWording(),
     reading: Reading = Reading(),
     loading: Loading = Loading(),
     seed: int = 0,
@@ -142,7 +142,7 @@ def build_corrupt(
 
 
 def _check(
-    by: str, rules: Rules, wording: Wording, loading: Loading, seed: int
+    by: str, rules: MistakeRules, wording: MistakeWording, loading: Loading, seed: int
 ) -> JudgeSpec | None:
     """Refuse what makes no sense; returns who is asked, if somebody is."""
     way, _, model = by.partition(":")
@@ -160,7 +160,7 @@ def _check(
     return spec
 
 
-def _truth(answers: Sequence[Answer], files: ObjectFiles, together: Path | None) -> Truth:
+def _truth(answers: Sequence[ChosenAnswer], files: ObjectFiles, together: Path | None) -> Truth:
     known = read_vocabulary(files.vocabulary)
     listed = None
     if files.objects is not None:
@@ -172,14 +172,14 @@ def _truth(answers: Sequence[Answer], files: ObjectFiles, together: Path | None)
     return Truth(listed, known, habits_of(listed.values() if listed else named, known))
 
 
-def _by_rules(rules: Rules, truth: Truth, seed: int) -> Work:
-    def work(chunk: Sequence[Answer]) -> list[dict[str, Any]]:
+def _by_rules(rules: MistakeRules, truth: Truth, seed: int) -> Work:
+    def work(chunk: Sequence[ChosenAnswer]) -> list[dict[str, Any]]:
         return [_ruled(answer, rules, truth, seed) for answer in chunk]
 
     return work
 
 
-def _ruled(answer: Answer, rules: Rules, truth: Truth, seed: int) -> dict[str, object]:
+def _ruled(answer: ChosenAnswer, rules: MistakeRules, truth: Truth, seed: int) -> dict[str, object]:
     language = guess_language(answer.text, answer.question)
     if language != "en":
         reason = f"the answer seems to be in {language!r}, and the rules are for English"
@@ -195,10 +195,10 @@ def _ruled(answer: Answer, rules: Rules, truth: Truth, seed: int) -> dict[str, o
     return about | {"rejected": done.text, "source": source}
 
 
-def _by_model(opened: Opened, wording: Wording, by: str) -> Work:
+def _by_model(opened: Opened, wording: MistakeWording, by: str) -> Work:
     source = {"builder": "corrupt", "by": by, "prompt_sha256": wording.sha256}
 
-    def work(chunk: Sequence[Answer]) -> list[dict[str, Any]]:
+    def work(chunk: Sequence[ChosenAnswer]) -> list[dict[str, Any]]:
         outcomes = corrupt_by_asking(opened.ask, chunk, wording)
         return [
             {"id": answer.id, "cost": vars(outcome.cost)}
@@ -213,14 +213,16 @@ def _by_model(opened: Opened, wording: Wording, by: str) -> Work:
     return work
 
 
-def _rules_identity(rules: Rules, truth: Truth) -> dict[str, Any]:
+def _rules_identity(rules: MistakeRules, truth: Truth) -> dict[str, Any]:
     """What decides the mistakes, besides the answers."""
     words = sorted((list(form), name) for form, name in truth.vocabulary.forms.items())
     habits = (truth.habits.together, sorted(truth.habits.frequent.items()))
     return {"rules": vars(rules), "truth": digest(repr((truth.listed, words, habits)))}
 
 
-def _model_identity(run: Run, spec: JudgeSpec, opened: Opened, wording: Wording) -> dict[str, Any]:
+def _model_identity(
+    run: Run, spec: JudgeSpec, opened: Opened, wording: MistakeWording
+) -> dict[str, Any]:
     where: dict[str, str] = {}
     if opened.policy is not None:
         where = model_identity(run, "by", opened.policy, spec.model)
@@ -239,7 +241,7 @@ def _tell(opened: Opened, answers: int) -> None:
             print(notice, flush=True)
 
 
-def _mistakes(results: Sequence[Mapping[str, Any]], rules: Rules) -> dict[str, Any]:
+def _mistakes(results: Sequence[Mapping[str, Any]], rules: MistakeRules) -> dict[str, Any]:
     """How many mistakes of each kind were made and could have been, beside what was asked for."""
     changes = [change for row in results for change in row.get("source", {}).get("changes", ())]
     made = Counter(change["kind"] for change in changes)

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from veridical.builders._answers import Answer, AnswerKind, read_answers, write_pairs
+from veridical.builders._answers import AnswerKind, ChosenAnswer, read_answers, write_pairs
 from veridical.builders._parts import Parts, finish, model_identity
 from veridical.data.messages import Message
 from veridical.data.reading import read
 from veridical.data.text.units import cut_units, same_words
 from veridical.models.load import load_policy
+from veridical.models.model_argument import Model, name_of
 from veridical.models.policy import Policy
 from veridical.models.prompt_texts import render_prompt
 from veridical.models.refused_rows import leave_out_refused
@@ -48,7 +49,7 @@ class Blind:
         prompt: without image blocks.
     """
 
-    answer: Answer
+    answer: ChosenAnswer
     beginning: str
     prompt: list[Message]
 
@@ -58,7 +59,7 @@ class Blind:
 
 
 def build_dropout(
-    model: str,
+    model: Model,
     data: Path,
     out: Path,
     kind: AnswerKind = "sample",
@@ -76,7 +77,7 @@ def build_dropout(
     started again it goes on where it was; the result is the same, whatever the batch size.
 
     Args:
-        model: hub name, folder, adapter folder or `embedded`.
+        model: hub name, folder, adapter folder or `embedded`; or a loaded policy.
         data: the model's samples, as `build sample` writes them; or true answers.
         out: folder for the run: `pairs.parquet`, `summary.json`, `skipped.jsonl`, `run.json`.
         kind: what the rows are. Chosen is every different response of a `sample`, the last answer
@@ -97,11 +98,11 @@ def build_dropout(
     if decoding.temperature <= 0 and attempts > 1:
         raise UserError("--temperature 0 gives the same again. Set it above 0, or --attempts 1.")
     options = {
-        "model": model, "data": data, "out": out, "kind": kind, "kept": kept,
+        "model": name_of(model), "data": data, "out": out, "kind": kind, "kept": kept,
         "attempts": attempts, "decoding": decoding, "loading": loading, "reading": reading,
         "shard": shard,
     }  # fmt: skip
-    folders, inputs = model_folders(model), {"data": data}
+    folders, inputs = model_folders(name_of(model)), {"data": data}
     with start_run(out, "build dropout", options, inputs, any_process=True, models=folders) as run:
         records = read(data, kind, reading)
         answers = read_answers(records.rows, kind)
@@ -113,7 +114,7 @@ def build_dropout(
                     "data": run.record["inputs"]["data"]["sha256"]}  # fmt: skip
         parts = Parts(out, identity | model_identity(run, "model", policy, model), dict)
         began = time.monotonic()
-        source = {"builder": "dropout", "model": model, **settings}
+        source = {"builder": "dropout", "model": name_of(model), **settings}
         results = parts.work_through_shard(
             answers,
             lambda chunk: go_on(policy, chunk, kept, attempts, decoding, source),
@@ -131,7 +132,7 @@ def build_dropout(
 
 def go_on(
     policy: Policy,
-    answers: Sequence[Answer],
+    answers: Sequence[ChosenAnswer],
     kept: float,
     attempts: int,
     decoding: Decoding,
@@ -179,7 +180,7 @@ def go_on(
     ]
 
 
-def _blind(policy: Policy, answer: Answer, kept: float) -> Blind | str:
+def _blind(policy: Policy, answer: ChosenAnswer, kept: float) -> Blind | str:
     """What is left to go on from, or why it can't be."""
     if answer.repeated:
         return "an earlier response of the record is the same"

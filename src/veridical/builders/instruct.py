@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from veridical.builders._parts import finish
 from veridical.builders.instructing.flickr import flickr_talks
-from veridical.builders.instructing.found import Found, Talk, open_images
+from veridical.builders.instructing.found import Gathered, Talk, open_images
 from veridical.builders.instructing.prompts import Prompts, read_prompts
 from veridical.builders.instructing.questions import aokvqa_talks, vqa_talks
 from veridical.data.messages import assistant_message, user_message
@@ -149,9 +149,9 @@ def build_instruct(
         print(are_in(len(taken), "conversations", out / "conversations.parquet"))
 
 
-def _found(published: Published, prompts: Prompts, most: float) -> dict[str, Found]:
+def _found(published: Published, prompts: Prompts, most: float) -> dict[str, Gathered]:
     """What the sets but LLaVA-Instruct give."""
-    found: dict[str, Found] = {}
+    found: dict[str, Gathered] = {}
     coco = open_images(published.coco_images) if published.coco_images else None
     if published.vqa_questions and published.vqa_annotations and coco:
         found["vqa"] = vqa_talks(published.vqa_questions, published.vqa_annotations, coco, prompts)
@@ -174,7 +174,7 @@ class Taken:
     content: int | Talk
 
 
-def _refuse(name: str, found: Found, most: float) -> None:
+def _refuse(name: str, found: Gathered, most: float) -> None:
     bad = len(found.skipped)
     if not found.talks or bad > most * found.rows:
         first = "; ".join(f"{row['id']}, {row['reason']}" for row in found.skipped[:2])
@@ -185,7 +185,7 @@ def _refuse(name: str, found: Found, most: float) -> None:
         )
 
 
-def _taken(llava: RecordSet | None, found: dict[str, Found], mix: Mix, seed: int) -> list[Taken]:
+def _taken(llava: RecordSet | None, found: dict[str, Gathered], mix: Mix, seed: int) -> list[Taken]:
     """The conversations of the result, in its order."""
     offered: dict[str, list[Taken]] = {
         name: [Taken(name, talk.id, talk) for talk in one.talks] for name, one in found.items()
@@ -228,7 +228,7 @@ def _row(talk: Talk) -> dict[str, Any]:
 
 
 def _counts(
-    llava: RecordSet | None, found: dict[str, Found], taken: Sequence[Taken], mix: Mix
+    llava: RecordSet | None, found: dict[str, Gathered], taken: Sequence[Taken], mix: Mix
 ) -> dict[str, dict[str, Any]]:
     offered = {name: len(one.talks) for name, one in found.items()}
     if llava is not None:

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from veridical.builders.corrupting.objects import Habits, habits_of, object_sites
-from veridical.builders.corrupting.rules import Rules, corrupt
-from veridical.builders.corrupting.sites import Change, Kind, Site, apply
+from veridical.builders.corrupting.rules import MistakeRules, corrupt
+from veridical.builders.corrupting.sites import Mistake, MistakeKind, Site, apply
 from veridical.builders.corrupting.words import (
     color_sites,
     count_sites,
@@ -26,7 +26,7 @@ NOTHING = Habits({}, {})
 
 
 def made(answer: str, site: Site, now: str | None = None) -> str:
-    return apply(answer, [Change(site, now or next(iter(site.options)))])
+    return apply(answer, [Mistake(site, now or next(iter(site.options)))])
 
 
 def test_habits_count_images_and_leave_out_what_is_there() -> None:
@@ -177,9 +177,9 @@ def test_a_yes_whose_rest_cannot_be_turned_is_left_alone(answer: str) -> None:
 
 def test_the_kinds_come_in_their_shares() -> None:
     """1,000 answers that offer both kinds, at 3 to 1: 750 and 250, within 4 sigma (55)."""
-    rules = Rules(color_weight=3, count_weight=1, object_weight=0)
+    rules = MistakeRules(color_weight=3, count_weight=1, object_weight=0)
     answer = "Two red cups."
-    made: Counter[Kind] = Counter()
+    made: Counter[MistakeKind] = Counter()
     for number in range(1000):
         done = corrupt(answer, None, rules, WORDS, NOTHING, generator(0, number))
         made.update(change.site.kind for change in done.changes)
@@ -193,7 +193,7 @@ def test_several_changes_do_not_touch_each_other_or_name_one_object_twice() -> N
     answer = "A fox beside an owl on the left and two red cups."
     for number in range(50):
         done = corrupt(
-            answer, ["fox", "owl"], Rules(changes=9), WORDS, habits, generator(0, number)
+            answer, ["fox", "owl"], MistakeRules(changes=9), WORDS, habits, generator(0, number)
         )
         assert [c.site.kind for c in done.changes].count("object") == 2
         assert len(done.changes) == 6  # fox, beside, owl, left, two, red
@@ -204,7 +204,7 @@ def test_several_changes_do_not_touch_each_other_or_name_one_object_twice() -> N
 
 
 def test_an_answer_without_a_site_gives_nothing() -> None:
-    done = corrupt("A quiet day.", None, Rules(), WORDS, NOTHING, generator(0))
+    done = corrupt("A quiet day.", None, MistakeRules(), WORDS, NOTHING, generator(0))
     assert (done.text, done.changes, done.offered) == (None, (), ())
     with pytest.raises(UserError, match="All weights of mistakes are 0"):
-        Rules(0, 0, 0, 0, 0).check()
+        MistakeRules(0, 0, 0, 0, 0).check()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from veridical.builders._answers import Answer
+from veridical.builders._answers import ChosenAnswer
 from veridical.data.messages import user_message
 from veridical.data.text.units import same_words, words_of
 from veridical.judges.prompted import Asker, Outcome, Question, Reply, ask_until_read
@@ -32,7 +32,7 @@ _TELLS = re.compile(
 
 
 @dataclass(frozen=True)
-class Wording:
+class MistakeWording:
     """How a model is asked for mistakes.
 
     Attributes:
@@ -92,7 +92,7 @@ class Wording:
 
 
 def corrupt_by_asking(
-    ask: Asker, answers: Sequence[Answer], wording: Wording
+    ask: Asker, answers: Sequence[ChosenAnswer], wording: MistakeWording
 ) -> list[Outcome[str]]:
     """Have a model corrupt some answers; a reply that can't be used is asked for again."""
     template = wording.text()
@@ -133,7 +133,7 @@ def read_corrupted(reply: str, true: str, longest: float) -> str:
     return text
 
 
-def _filled(template: str, answer: Answer) -> str:
+def _filled(template: str, answer: ChosenAnswer) -> str:
     # One pass, so that a slot's name within a text stays as it is.
     given = dict(zip(SLOTS, (answer.question, answer.text), strict=True))
     return re.sub("|".join(map(re.escape, SLOTS)), lambda slot: given[slot[0]], template)

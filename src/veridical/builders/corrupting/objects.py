@@ -16,7 +16,7 @@ from veridical.data.vocabulary import Mention, Vocabulary
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
 
-Draw = Literal["together", "frequent", "random"]
+ObjectDraw = Literal["together", "frequent", "random"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Habits:
     together: Mapping[str, Mapping[str, float]]
     frequent: Mapping[str, float]
 
-    def weights(self, name: str, there: Collection[str], draw: Draw) -> dict[str, float]:
+    def weights(self, name: str, there: Collection[str], draw: ObjectDraw) -> dict[str, float]:
         """The weight of every object that is not there and could be named instead of `name`.
 
         `together`: the images in which it appears with each object that is there, added up;
@@ -44,7 +44,7 @@ class Habits:
         found = {other: self._weight(other, there, draw) for other in absent}
         return found if any(found.values()) else dict.fromkeys(absent, 1.0)
 
-    def _weight(self, name: str, there: Collection[str], draw: Draw) -> float:
+    def _weight(self, name: str, there: Collection[str], draw: ObjectDraw) -> float:
         if draw == "random":
             return 1.0
         if draw == "frequent":
@@ -90,7 +90,11 @@ def read_habits(path: Path, vocabulary: Vocabulary) -> Habits:
 
 
 def object_sites(
-    answer: str, listed: Sequence[str] | None, vocabulary: Vocabulary, habits: Habits, draw: Draw
+    answer: str,
+    listed: Sequence[str] | None,
+    vocabulary: Vocabulary,
+    habits: Habits,
+    draw: ObjectDraw,
 ) -> list[Site]:
     """One site for each object that the answer names truly, at all places where it names it.
 

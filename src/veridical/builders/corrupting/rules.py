@@ -8,8 +8,8 @@ from typing import Annotated, TypeVar
 
 import numpy as np
 
-from veridical.builders.corrupting.objects import Draw, Habits, object_sites
-from veridical.builders.corrupting.sites import KINDS, Change, Kind, Site, apply, overlap
+from veridical.builders.corrupting.objects import Habits, ObjectDraw, object_sites
+from veridical.builders.corrupting.sites import KINDS, Mistake, MistakeKind, Site, apply, overlap
 from veridical.builders.corrupting.words import word_sites
 from veridical.data.vocabulary import Vocabulary
 from veridical.runtime.errors import UserError
@@ -19,7 +19,7 @@ Name = TypeVar("Name", bound=str)
 
 
 @dataclass(frozen=True)
-class Rules:
+class MistakeRules:
     """Mistakes by rule.
 
     A kind's share of all mistakes is its weight by the sum of the weights of the kinds that the
@@ -43,11 +43,11 @@ class Rules:
     position_weight: Annotated[float, WEIGHT] = 1.0
     yes_no_weight: Annotated[float, WEIGHT] = 1.0
     changes: Annotated[int, COUNT] = 1
-    draw: Draw = "together"
+    draw: ObjectDraw = "together"
 
     @property
-    def weights(self) -> dict[Kind, float]:
-        """Kind to weight."""
+    def weights(self) -> dict[MistakeKind, float]:
+        """Each kind of mistake to its weight."""
         return {kind: float(getattr(self, f"{kind}_weight")) for kind in KINDS}
 
     def check(self) -> None:
@@ -72,14 +72,14 @@ class Corrupted:
     """
 
     text: str | None
-    changes: tuple[Change, ...]
-    offered: tuple[Kind, ...]
+    changes: tuple[Mistake, ...]
+    offered: tuple[MistakeKind, ...]
 
 
 def corrupt(
     answer: str,
     listed: Sequence[str] | None,
-    rules: Rules,
+    rules: MistakeRules,
     vocabulary: Vocabulary,
     habits: Habits,
     noise: np.random.Generator,
@@ -99,18 +99,18 @@ def corrupt(
     offered = tuple(kind for kind in KINDS if any(site.kind == kind for site in sites))
     weights = rules.weights
     left = [site for site in sites if weights[site.kind] > 0]
-    changes: list[Change] = []
+    changes: list[Mistake] = []
     while left and len(changes) < rules.changes:
         kinds = {site.kind: weights[site.kind] for site in left}
         kind = _drawn(kinds, noise)
         own = [site for site in left if site.kind == kind]
         site = own[int(noise.integers(len(own)))]
-        changes.append(Change(site, _drawn(_unused(site, changes), noise)))
+        changes.append(Mistake(site, _drawn(_unused(site, changes), noise)))
         left = [other for other in left if not overlap(site, other) and _unused(other, changes)]
     return Corrupted(apply(answer, changes) if changes else None, tuple(changes), offered)
 
 
-def _unused(site: Site, changes: Sequence[Change]) -> dict[str, float]:
+def _unused(site: Site, changes: Sequence[Mistake]) -> dict[str, float]:
     """Options that no change has taken: two objects do not become the same."""
     used = {change.now for change in changes if change.site.kind == site.kind == "object"}
     return {name: weight for name, weight in site.options.items() if name not in used}

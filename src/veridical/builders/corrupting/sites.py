@@ -9,8 +9,8 @@ from typing import Literal
 
 from veridical.data.text.english import article, plural
 
-Kind = Literal["object", "color", "count", "position", "yes_no"]
-KINDS: tuple[Kind, ...] = ("object", "color", "count", "position", "yes_no")
+MistakeKind = Literal["object", "color", "count", "position", "yes_no"]
+KINDS: tuple[MistakeKind, ...] = ("object", "color", "count", "position", "yes_no")
 _ARTICLE = re.compile(r"\b(an?)(\s+)$", re.IGNORECASE)
 
 
@@ -40,14 +40,14 @@ class Site:
         options: what could be said instead, with the weight of each in the draw.
     """
 
-    kind: Kind
+    kind: MistakeKind
     was: str
     spans: tuple[Span, ...]
     options: Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Change:
+class Mistake:
     """A site with what is said there now."""
 
     site: Site
@@ -63,7 +63,7 @@ class Change:
         }
 
 
-def apply(answer: str, changes: Iterable[Change]) -> str:
+def apply(answer: str, changes: Iterable[Mistake]) -> str:
     """The answer with the changes made; `a` and `an` follow the new word."""
     edits = sorted(
         (_edit(answer, span, change.now) for change in changes for span in change.site.spans),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from veridical.builders.instructing.found import Found, Images, Talk, no_image
+from veridical.builders.instructing.found import Gathered, ImageFolder, Talk, no_image
 from veridical.builders.instructing.prompts import Prompts
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text
@@ -17,7 +17,7 @@ Box = tuple[float, float, float, float]
 _PHRASE = re.compile(r"\[/EN#(\d+)/\S+ ([^\]]+)\]")
 
 
-def flickr_talks(folder: Path, images: Images, prompts: Prompts) -> Found:
+def flickr_talks(folder: Path, images: ImageFolder, prompts: Prompts) -> Gathered:
     """A caption of each Flickr30k image with a box behind each thing that it names.
 
     Boxes are Shikra's (Chen et al. 2023): left, top, right and bottom as shares of the image,
@@ -36,7 +36,7 @@ def flickr_talks(folder: Path, images: Images, prompts: Prompts) -> Found:
         raise UserError(
             f"{folder} is not Flickr30k Entities: it needs Sentences/ and Annotations/."
         )
-    found = Found()
+    found = Gathered()
     for file in files:
         found.rows += 1
         name = file.stem

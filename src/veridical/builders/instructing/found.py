@@ -31,7 +31,7 @@ class Talk:
 
 
 @dataclass
-class Found:
+class Gathered:
     """What a set gave.
 
     Attributes:
@@ -52,7 +52,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageFolder:
     """The images of a folder, by name and by the number that their names end in."""
 
     folder: Path
@@ -66,7 +66,7 @@ class Images:
         return self.by_stem.get(str(id))
 
 
-def open_images(folder: Path) -> Images:
+def open_images(folder: Path) -> ImageFolder:
     """Find the images of a folder.
 
     Raises:
@@ -82,9 +82,9 @@ def open_images(folder: Path) -> Images:
                     f"{other.name} and {path.name} in {folder} have the same number. Name a folder "
                     "with one split's images."
                 )
-    return Images(folder, stems, numbers)
+    return ImageFolder(folder, stems, numbers)
 
 
-def no_image(id: object, images: Images) -> str:
+def no_image(id: object, images: ImageFolder) -> str:
     """Why a row without its image is left out."""
     return f"{images.folder} has no image {id}"

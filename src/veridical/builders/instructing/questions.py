@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from veridical.builders.instructing.found import Found, Images, Talk, no_image
+from veridical.builders.instructing.found import Gathered, ImageFolder, Talk, no_image
 from veridical.builders.instructing.prompts import Prompts
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
@@ -14,7 +14,9 @@ from veridical.runtime.files import read_json
 LETTERS = "ABCD"
 
 
-def vqa_talks(questions: Path, annotations: Path, images: Images, prompts: Prompts) -> Found:
+def vqa_talks(
+    questions: Path, annotations: Path, images: ImageFolder, prompts: Prompts
+) -> Gathered:
     """The yes/no questions of VQA-v2 about each image, as one conversation.
 
     Args:
@@ -26,7 +28,7 @@ def vqa_talks(questions: Path, annotations: Path, images: Images, prompts: Promp
     answers = {
         row.get("question_id"): row for row in _listed(annotations, "annotations") if _is_row(row)
     }
-    found, turns = Found(), dict[int, list[tuple[int, str, str]]]()
+    found, turns = Gathered(), dict[int, list[tuple[int, str, str]]]()
     for row in _listed(questions, "questions"):
         number = row.get("question_id") if _is_row(row) else None
         answer = answers.get(number)
@@ -57,7 +59,7 @@ def vqa_talks(questions: Path, annotations: Path, images: Images, prompts: Promp
     return found
 
 
-def aokvqa_talks(path: Path, images: Images, prompts: Prompts) -> Found:
+def aokvqa_talks(path: Path, images: ImageFolder, prompts: Prompts) -> Gathered:
     """The multiple-choice questions of A-OKVQA about each image, as one conversation.
 
     Args:
@@ -65,7 +67,7 @@ def aokvqa_talks(path: Path, images: Images, prompts: Prompts) -> Found:
         images: COCO's.
         prompts: what is asked.
     """
-    found, turns = Found(), dict[int, list[tuple[str, str]]]()
+    found, turns = Gathered(), dict[int, list[tuple[str, str]]]()
     for row in _listed(path, None):
         found.rows += 1
         number = row.get("question_id") if _is_row(row) else None
@@ -89,7 +91,7 @@ def aokvqa_talks(path: Path, images: Images, prompts: Prompts) -> Found:
     return found
 
 
-def _aokvqa_problem(row: Any, images: Images) -> tuple[str, str] | None:
+def _aokvqa_problem(row: Any, images: ImageFolder) -> tuple[str, str] | None:
     if not _is_row(row) or not _is_text(row.get("question")):
         return "question", "there is no question"
     choices, right = row.get("choices"), row.get("correct_choice_idx")
