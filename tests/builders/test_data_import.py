@@ -200,7 +200,7 @@ def test_a_set_on_the_hub_is_streamed_at_its_revision(
     assert set(asked) == {("sqrti/SPA-VL", "c0ffee", True)}
     assert len(read_records(out, "preference").rows) == 2
     recipe = read_json(tmp_path / "ours.parquet.import.json")
-    assert (recipe["revision"], recipe["licence"]) == ("c0ffee", "CC BY 4.0")
+    assert (recipe["revision"], recipe["license"]) == ("c0ffee", "CC BY 4.0")
 
 
 @pytest.mark.parametrize(

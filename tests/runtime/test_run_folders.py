@@ -73,6 +73,7 @@ OTHERS = {
     "ask": "writes nothing",
     "data check": "writes a file",
     "data describe": "writes files",
+    "data export": "into a new folder",
     "data import": "writes a file",
     "report": "writes a file",
     "world make": "into a new folder",

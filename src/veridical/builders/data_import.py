@@ -43,7 +43,7 @@ def data_import(
     as_: str = AUTO,
     kind: Kind | None = None,
     images_root: Path | None = None,
-    rules: Rules = Rules(),  # noqa: B008
+    rules: Rules = Rules(),
     subset: str | None = None,
     split: str = "train",
     revision: str | None = None,
@@ -158,7 +158,7 @@ class Conversion:
             "set": one.name,
             "asked": asked,
             "hub": one.hub,
-            "licence": one.licence,
+            "license": one.license,
             "kind": self.kind,
             "subset": subset,
             "split": split,

@@ -127,6 +127,11 @@ COMMANDS: dict[str, Command] = {
         "Describe sets of pairs side by side: lengths, differences, shortcuts, agreement.",
         ("sets",),
     ),
+    "data export": Command(
+        "veridical.builders.data_export:data_export",
+        "Write records in the format of another tool, or as a data set of the hub.",
+        ("data",),
+    ),
     "train dpo": Command(
         "veridical.train.dpo:train_dpo",
         "Align a model by direct preference optimization (DPO) on pairs.",

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from veridical.data.importers.extras import unpacked
+from veridical.data.importers.extras import COLUMN, unpacked
 from veridical.data.importers.rules import Rules
 from veridical.data.importers.sets import NamedSet
 from veridical.data.importers.shapes import SHAPES
@@ -45,13 +45,17 @@ def convert(
         yield RowError(*one.leave_out)
         return
     try:
-        whole = renamed(unpacked(row), rules.columns or {})
+        held = unpacked(row)
+        whole = renamed({n: v for n, v in row.items() if n != COLUMN}, rules.columns or {})
         if any(whole.get(name) for name in VIDEOS) and not any(whole.get(name) for name in IMAGES):
             raise RowError("video", "videos are not read")
         whole |= {name: _as_object(whole.get(name)) for name in one.printed}
         _take_ratings(whole, one)
         for made in SHAPES[one.shape].rows(whole, rules, kind):
-            yield made if isinstance(made, RowError) else finished(made, place, one, rules, kind)
+            if isinstance(made, RowError):
+                yield made
+            else:
+                yield finished(made, held, place, one, rules, kind)
     except RowError as error:
         yield error
 
@@ -80,9 +84,22 @@ def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any
 
 
 def finished(
-    made: dict[str, Any], place: Place, one: NamedSet, rules: Rules, kind: Kind
+    made: dict[str, Any],
+    held: Mapping[str, Any] | None,
+    place: Place,
+    one: NamedSet,
+    rules: Rules,
+    kind: Kind,
 ) -> dict[str, Any]:
-    """A row of ours with the rules applied, and a `source` where it has none.
+    """A row of ours with the rules applied, and a `source` where it was no record before.
+
+    Args:
+        made: the row.
+        held: what an export kept beside it; None where it is no export.
+        place: where the foreign row is.
+        one: what the set was taken for.
+        rules: to apply.
+        kind: of the record.
 
     Raises:
         RowError: a rule can't be applied to it.
@@ -96,9 +113,12 @@ def finished(
     _locate(row, rules)
     if row["images"] and rules.placeholder == "after":
         _place_after(row)
-    row = {name: value for name, value in row.items() if value is not None}
-    if "source" in row:
-        return row
+    own = held is not None or "source" in made
+    if row.get("expected_answer") == "" and "source" not in made:
+        del row["expected_answer"]  # other tools have no other way to say that there is none
+    row = {name: value for name, value in row.items() if value is not None} | dict(held or {})
+    if own:
+        return {name: value for name, value in row.items() if name in known_fields(kind)}
     extra = {
         name: value
         for name, value in row.items()

@@ -17,19 +17,19 @@ def packed(values: Mapping[str, object]) -> dict[str, str]:
     return {COLUMN: json.dumps(there, ensure_ascii=False, sort_keys=True, allow_nan=False)}
 
 
-def unpacked(row: Mapping[str, object]) -> dict[str, object]:
-    """A row with what the column holds in columns of its own.
+def unpacked(row: Mapping[str, object]) -> dict[str, object] | None:
+    """What the column of a row holds; None where there is no such column.
 
     Raises:
         RowError: the column is not what `packed` writes.
     """
     held = row.get(COLUMN)
     if held is None:
-        return dict(row)
+        return None
     try:
         values = parse_json(held) if isinstance(held, str) else None
     except JSON_ERRORS as error:
         raise RowError(COLUMN, f"is not JSON ({in_words(error)})") from error
     if not isinstance(values, dict):
         raise RowError(COLUMN, "must hold an object as JSON")
-    return {name: value for name, value in row.items() if name != COLUMN} | values
+    return values

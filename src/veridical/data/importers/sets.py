@@ -24,7 +24,7 @@ class NamedSet:
         columns: by which `auto` knows it: a row has all of them. None for what only a name tells.
         rules: what its rows need.
         hub: its name on the hub, where known.
-        licence: of the data.
+        license: of the data.
         note: what a user must know of it.
         leave_out: a column, and why rows in which it holds something are left out.
         together: columns that rows of one prompt share; they become one record. The column
@@ -40,7 +40,7 @@ class NamedSet:
     columns: frozenset[str] = frozenset()
     rules: Rules = field(default_factory=Rules)
     hub: str = ""
-    licence: str = NOT_STATED
+    license: str = NOT_STATED
     note: str = ""
     leave_out: tuple[str, str] | None = None
     together: tuple[str, ...] = ()
@@ -59,16 +59,16 @@ def _rules(**columns: str) -> Rules:
 _SETS = (
     NamedSet(
         "povid", "llava", "preference", _columns("conversations rejected_conversations"),
-        hub="YiyangAiLab/POVID_preference_data_for_VLLMs", licence="CC BY 4.0",
+        hub="YiyangAiLab/POVID_preference_data_for_VLLMs", license="CC BY 4.0",
     ),
     NamedSet(
         "rlhf-v", "text-json", "preference", _columns("text origin_dataset origin_split"),
-        hub="openbmb/RLHF-V-Dataset", licence=NON_COMMERCIAL,
+        hub="openbmb/RLHF-V-Dataset", license=NON_COMMERCIAL,
     ),
     NamedSet(
         "rlaif-v", "flat", "preference",
         _columns("question chosen rejected origin_dataset origin_split"),
-        hub="openbmb/RLAIF-V-Dataset", licence=NON_COMMERCIAL,
+        hub="openbmb/RLAIF-V-Dataset", license=NON_COMMERCIAL,
         note="the set of TPO has the same columns",
     ),
     NamedSet("tpo", "flat", "preference", hub="helehan/topic-overwrite"),
@@ -81,7 +81,7 @@ _SETS = (
     NamedSet(
         "llava-rlhf", "llava", "preference",
         _columns("conversations output_1 output_2 preference"),
-        hub="zhiqings/LLaVA-Human-Preference-10K", licence="Apache-2.0",
+        hub="zhiqings/LLaVA-Human-Preference-10K", license="Apache-2.0",
         note="the last answer in conversations is LLaVA-Instruct's, and is replaced",
     ),
     NamedSet(
@@ -92,7 +92,7 @@ _SETS = (
     ),
     NamedSet(
         "llava-critic", "llava", "conversation", _columns("id source conversations image"),
-        hub="lmms-lab/llava-critic-113k", licence="Apache-2.0",
+        hub="lmms-lab/llava-critic-113k", license="Apache-2.0",
         note="the answers to compare stand in the question: conversations to train a judge by, "
         "no pairs",
     ),
@@ -103,16 +103,16 @@ _SETS = (
     ),
     NamedSet(
         "llava-instruct", "llava", "conversation", _columns("id image conversations"),
-        hub="liuhaotian/LLaVA-Instruct-150K", licence="see its card",
+        hub="liuhaotian/LLaVA-Instruct-150K", license="see its card",
     ),
     NamedSet(
         "spa-vl", "flat", "preference", _columns("question chosen rejected image_name image"),
-        hub="sqrti/SPA-VL", licence="CC BY 4.0",
+        hub="sqrti/SPA-VL", license="CC BY 4.0",
         note="the test split has no answers: --kind prompt",
     ),
     NamedSet(
         "mmpr", "flat", "preference", _columns("part question chosen rejected"),
-        hub="OpenGVLab/MMPR", licence="MIT",
+        hub="OpenGVLab/MMPR", license="MIT",
         note="SOURCE is its meta.json, --images-root the folder that holds the roots",
     ),
     NamedSet(
@@ -123,7 +123,7 @@ _SETS = (
     NamedSet(
         "sentinel", "flat", "preference", _columns("question context y_win y_lose image_path"),
         rules=Rules(columns={"chosen": "y_win", "rejected": "y_lose"}, context="answer"),
-        hub="psp-dada/SENTINEL", licence="Apache-2.0 (of the code)",
+        hub="psp-dada/SENTINEL", license="Apache-2.0 (of the code)",
         note="context begins both answers",
     ),
     NamedSet(
@@ -151,13 +151,13 @@ _SETS = (
     ),
     NamedSet(
         "helpsteer", "groups", "sample", _columns(f"prompt response {' '.join(FIVE)}"),
-        hub="nvidia/HelpSteer", licence="CC BY 4.0", together=("prompt",),
+        hub="nvidia/HelpSteer", license="CC BY 4.0", together=("prompt",),
         ratings={name: ("", name.capitalize()) for name in FIVE},
         note="text only; HelpSteer2 has the same columns; `veridical build pairs` makes pairs",
     ),
     NamedSet(
         "helpsteer2", "groups", "sample",
-        hub="nvidia/HelpSteer2", licence="CC BY 4.0", together=("prompt",),
+        hub="nvidia/HelpSteer2", license="CC BY 4.0", together=("prompt",),
         ratings={name: ("", name.capitalize()) for name in FIVE},
     ),
     NamedSet(
@@ -180,10 +180,13 @@ _SETS = (
     ),
     NamedSet(
         "vl-rewardbench", "groups", "preference", _columns("query response human_ranking"),
-        hub="MMInstruction/VL-RewardBench", licence="MIT",
+        hub="MMInstruction/VL-RewardBench", license="MIT",
         note="a benchmark of reward models: not to train on",
     ),
-    NamedSet("openrlhf", "flat", "prompt", _columns("input label"), rules=_rules(prompt="input")),
+    NamedSet(
+        "openrlhf", "flat", "prompt", _columns("input label"),
+        rules=_rules(prompt="input", expected_answer="label"),
+    ),
     NamedSet(
         "verl", "flat", "prompt", _columns("data_source prompt reward_model"),
         rules=_rules(expected_answer="reward_model.ground_truth"),

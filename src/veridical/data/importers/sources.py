@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 from huggingface_hub import HfApi
 
-from veridical.data.importers import meta
+from veridical.data.importers import meta, webdataset
 from veridical.data.record_files import stream_rows
 from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.hub import can_look_up, hub_host, looks_like_path
 
-SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json")
+SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".tar")
+ABOUT = ("dataset_info.json", "export.json", "skipped.jsonl")
+"""Files of an exported folder that hold no rows."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Source:
     """
 
     name: str
-    rows: Callable[[], Iterator[tuple[Place, Any]]]
+    rows: Callable[[], Iterator[tuple[Place, object]]]
     root: Path
     files: tuple[Path, ...] = ()
     revision: str = ""
@@ -77,7 +78,7 @@ def _open_meta(path: Path) -> Source:
     if repeated:
         print(f"{path} wants rows repeated; give train --data-weights: {', '.join(repeated)}.")
 
-    def rows() -> Iterator[tuple[Place, Any]]:
+    def rows() -> Iterator[tuple[Place, object]]:
         for one in parts:
             for number, row in meta.rows_of(one):
                 yield Place(str(one.annotation), number), row
@@ -86,19 +87,27 @@ def _open_meta(path: Path) -> Source:
 
 
 def _of_file(path: Path) -> Iterator[tuple[Place, object]]:
-    for number, row in stream_rows(path):
+    rows = webdataset.rows_of if path.suffix.lower() == ".tar" else stream_rows
+    for number, row in rows(path):
         yield Place(str(path), number), row
+
+
+def _of_files(paths: Sequence[Path]) -> Iterator[tuple[Place, object]]:
+    for path in paths:
+        yield from _of_file(path)
 
 
 def _open_folder(path: Path, config: str | None, split: str) -> Source:
     metas = [file for file in sorted(path.glob("*.json")) if meta.is_meta(file)]
     if len(metas) == 1:
         return _open_meta(metas[0])
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    every = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+    files = [file for file in every if file.name not in ABOUT]
     if not files:
         raise UserError(f"{path} holds no {', '.join(SUFFIXES)} file.")
-    if len(files) == 1 and config is None:
-        return Source(str(path), lambda: _of_file(files[0]), path, (files[0],))
+    shards = all(file.suffix.lower() == ".tar" for file in files)
+    if (len(files) == 1 or shards) and config is None:
+        return Source(str(path), lambda: _of_files(files), path, (*files,))
     return Source(str(path), lambda: _of_datasets(str(path), config, split, None), path, (*files,))
 
 

@@ -1,0 +1,210 @@
+"""Records in the formats of other tools, and as a data set of the hub with its card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from veridical.builders._rows import Skipped, write_skipped
+from veridical.data.exporters import verl
+from veridical.data.exporters.card import describe_set, describe_source, write_card
+from veridical.data.exporters.formats import FORMATS, Format
+from veridical.data.exporters.push import push
+from veridical.data.exporters.writing import (
+    ImageFiles,
+    ImageMode,
+    content_of,
+    write_json_list,
+    write_parquet_parts,
+    write_shards,
+)
+from veridical.data.importers.recognize import recognize
+from veridical.data.messages import clean_messages
+from veridical.data.record_files import stream_rows
+from veridical.data.record_rows import Kind, RowError
+from veridical.data.records import RecordSet, features_of, read_records
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_file, write_json, write_jsonl
+from veridical.runtime.options import Reading
+from veridical.runtime.progress import counted, track
+
+Tool = Literal["trl", "llamafactory", "ms-swift", "llava", "openrlhf", "verl", "webdataset", "hub"]
+MESSAGES = ("prompt", "messages", "chosen", "rejected")
+ANSWERS = ("more_rejected", "responses")
+
+
+def data_export(
+    data: Path,
+    to: Tool,
+    out: Path,
+    kind: Kind | None = None,
+    images: ImageMode = "copy",
+    reading: Reading = Reading(),
+    repo: str | None = None,
+    private: bool = True,
+    license: str | None = None,
+) -> None:
+    """Write DATA in the format of another tool, into a new folder.
+
+    `veridical data import FOLDER` gives the same records back: what a format has no place for is
+    kept in a column `veridical` that its tool passes over. Records that a format can't hold are
+    listed in `skipped.jsonl`. `export.json` has counts and hashes.
+
+    Args:
+        data: records.
+        to: the tool: `trl`, `llamafactory`, `ms-swift`, `llava`; `openrlhf` and `verl` take
+            prompts (--kind prompt reads those of pairs); `webdataset` writes tar files; `hub`
+            writes Parquet with a data card.
+        out: a folder that does not exist or is empty.
+        kind: of the records; by their columns if not set.
+        images: `copy` puts images into `images/`; `refer` names files where they are (those that
+            DATA holds as bytes are copied all the same). Parquet and tar files hold the bytes.
+        reading: how DATA is read.
+        repo: with `hub`: push to this data set (owner/name). Texts and images leave this machine.
+        private: with --repo: whether the data set is created as a private one.
+        license: with `hub`: of the data, as the hub names it (cc-by-4.0); by its sources if not
+            set.
+    """
+    form = FORMATS[to]
+    if repo is not None and to != "hub":
+        raise UserError(f"--repo goes with --to hub, not with --to {to}.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} is not an empty folder. Name a new one.")
+    kind = kind or kind_of(data)
+    if kind not in form.kinds:
+        takes = " and ".join(form.kinds)
+        prompts = " --kind prompt exports their prompts." if "prompt" in form.kinds else ""
+        raise UserError(f"{to} has a form for {takes} records, not for {kind} records.{prompts}")
+    records = read_records(data, kind, reading.images_root, reading.max_bad_fraction)
+    out.mkdir(parents=True, exist_ok=True)
+    export = Export(form, kind, out, images)
+    written = export.write(records, reading.limit)
+    if not export.count:
+        raise UserError(f"{data}: {to} can hold none of its records. {export.first_refusal()}")
+    skipped = write_skipped(out, records, export.left_out, f"row for {to}")
+    about = {
+        "data": str(data),
+        "sha256": hash_file(data),
+        "kind": kind,
+        "to": to,
+        "records": export.count,
+        "left_out": skipped,
+        "files": {str(path.relative_to(out)): hash_file(path) for path in written},
+    }
+    write_json(out / "export.json", about)
+    told = form.use.format(file=written[0], folder=out)
+    print(f"{counted(export.count, f'{kind} records')} for {to}{': ' + told if told else '.'}")
+    if to != "hub":
+        return
+    described = describe_set(data, export.sources, about, license)
+    write_card(out / "README.md", described)
+    if repo is not None:
+        print(push(out, repo, private, described))
+
+
+def kind_of(path: Path) -> Kind:
+    """The kind of a file's records, by the columns of its first row.
+
+    Raises:
+        UserError: they say nothing.
+    """
+    first = next((row for _, row in stream_rows(path) if isinstance(row, Mapping)), None)
+    found = None if first is None else recognize([first])
+    if found is None:
+        raise UserError(f"{path}: its columns don't say of what kind its records are. Set --kind.")
+    return found.taken_for.kind
+
+
+class Export:
+    """Records on their way into a format's files."""
+
+    def __init__(self, form: Format, kind: Kind, out: Path, images: ImageMode) -> None:
+        self.form, self.kind, self.out = form, kind, out
+        self.files = ImageFiles(out, images)
+        self.count = 0
+        self.left_out: list[Skipped] = []
+        self.sources: dict[str, int] = {}
+
+    def write(self, records: RecordSet, limit: int | None) -> list[Path]:
+        """Write all files; gives those that hold rows."""
+        count = len(records.rows) if limit is None else min(limit, len(records.rows))
+        rows = self._rows(_records(records, count))
+        for name, content in self.form.beside(self.kind).items():
+            write_json(self.out / name, content)
+        return _WRITERS[self.form.container](self, rows)
+
+    def first_refusal(self) -> str:
+        """The first reason why a record has no row."""
+        return f"{self.left_out[0].reason}." if self.left_out else ""
+
+    def _rows(self, records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        by_path = self.form.container in ("jsonl", "json")
+        for record in records:
+            for field in ("images", "rejected_images"):
+                if record.get(field) is None:
+                    continue
+                if by_path:
+                    record[field] = [self.files.reference(one) for one in record[field]]
+                else:
+                    record[field] = [_embedded(one) for one in record[field]]
+            try:
+                row = self.form.row(record, self.kind)
+            except RowError as error:
+                self.left_out.append(Skipped(record["id"], error.field, error.reason))
+                continue
+            self.count += 1
+            name = describe_source(record.get("source"))
+            self.sources[name] = self.sources.get(name, 0) + 1
+            yield row
+
+
+def _embedded(image: Mapping[str, Any]) -> dict[str, Any]:
+    name = Path(image["path"]).name if image["path"] else None
+    return {"bytes": content_of(image), "path": name}
+
+
+def _records(records: RecordSet, count: int) -> Iterator[dict[str, Any]]:
+    """The rows, images as they lie in files; without columns that hold nothing."""
+    raw = records.rows.with_format("arrow")
+    for index in track(range(count), "exporting", count):
+        row = raw[index].to_pylist()[0]
+        record = {name: value for name, value in row.items() if value is not None}
+        for name in MESSAGES:
+            if name in record:
+                record[name] = clean_messages(record[name])
+        for name in ANSWERS:
+            if name in record:
+                record[name] = [clean_messages(answer) for answer in record[name]]
+        yield record
+
+
+def _write_jsonl(export: Export, rows: Iterable[dict[str, Any]]) -> list[Path]:
+    write_jsonl(export.out / "data.jsonl", rows)
+    return [export.out / "data.jsonl"]
+
+
+def _write_json(export: Export, rows: Iterable[dict[str, Any]]) -> list[Path]:
+    write_json_list(export.out / "data.json", rows)
+    return [export.out / "data.json"]
+
+
+def _write_records(export: Export, rows: Iterable[dict[str, Any]]) -> list[Path]:
+    return write_parquet_parts(export.out, rows, features_of(export.kind).arrow_schema)
+
+
+def _write_parquet(export: Export, rows: Iterable[dict[str, Any]]) -> list[Path]:
+    return write_parquet_parts(export.out, rows, verl.SCHEMA)
+
+
+def _write_shards(export: Export, rows: Iterable[dict[str, Any]]) -> list[Path]:
+    return write_shards(export.out, rows)
+
+
+_WRITERS: dict[str, Callable[[Export, Iterable[dict[str, Any]]], list[Path]]] = {
+    "jsonl": _write_jsonl,
+    "json": _write_json,
+    "records": _write_records,
+    "parquet": _write_parquet,
+    "shards": _write_shards,
+}

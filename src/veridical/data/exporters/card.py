@@ -1,0 +1,185 @@
+"""The data card of a set: where its rows are from, under which licenses, how it was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from veridical.data.importers.sets import NOT_STATED, SETS
+from veridical.runtime.files import read_json
+
+UNNAMED = "rows without a source"
+LICENSES = {
+    "CC BY 4.0": "cc-by-4.0",
+    "CC BY-NC 4.0": "cc-by-nc-4.0",
+    "MIT": "mit",
+    "Apache-2.0": "apache-2.0",
+}
+"""Names of licenses to the hub's."""
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+{{ records }} {{ kind }} records for vision-language models, in Parquet with the images' bytes.
+{% if kind == "preference" -%}
+The columns are those of TRL's vision preference format: `images`, `prompt`, `chosen`, `rejected`.
+{% endif %}
+## Sources
+
+| source | rows | on the hub | license |
+| --- | --- | --- | --- |
+{% for source in sources -%}
+| {{ source.name }} | {{ source.rows }} | {{ source.hub }} | {{ source.license }} |
+{% endfor %}
+Licenses are those that the sources' own pages state. Images have licenses of their own.
+
+## How it was made
+
+{% for step in recipe -%}
+- {{ step }}
+{% endfor %}
+## Files
+
+| file | SHA-256 |
+| --- | --- |
+{% for name, hash in files.items() -%}
+| `{{ name }}` | `{{ hash }}` |
+{% endfor %}
+Made with [Veridical](https://pypi.org/project/veridical/).
+"""
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """Where some rows are from.
+
+    Attributes:
+        name: a set that is known by name, a builder, or `UNNAMED`.
+        rows: how many.
+        hub: its name on the hub, where known.
+        license: as stated.
+    """
+
+    name: str
+    rows: int
+    hub: str
+    license: str
+
+
+@dataclass(frozen=True)
+class SetDescription:
+    """What a card says.
+
+    Attributes:
+        title: of the card.
+        kind: of the records.
+        records: how many.
+        license: of the whole, as the hub names it.
+        sources: where rows are from, the most first.
+        recipe: what was done, a step a line.
+        files: names to hashes.
+    """
+
+    title: str
+    kind: str
+    records: int
+    license: str
+    sources: tuple[SourceRows, ...]
+    recipe: tuple[str, ...]
+    files: Mapping[str, str]
+
+
+def describe_source(source: str | None) -> str:
+    """The set or the builder that a row's `source` names."""
+    try:
+        told = json.loads(source or "")
+    except ValueError:
+        return UNNAMED
+    names = (told.get(name) for name in ("set", "builder")) if isinstance(told, dict) else ()
+    return next((name for name in names if isinstance(name, str) and name), UNNAMED)
+
+
+def describe_set(
+    data: Path, sources: Mapping[str, int], about: Mapping[str, Any], license: str | None
+) -> SetDescription:
+    """What is known of a set: from its rows, and from the records beside its file.
+
+    Args:
+        data: the file of records; `FILE.import.json` or `run.json` beside it say how it was made.
+        sources: number of rows by what `describe_source` said.
+        about: what `export.json` holds.
+        license: of the whole; if None the sources' own, where they have the same, else "other".
+    """
+    rows = sorted(sources.items(), key=lambda item: (-item[1], item[0]))
+    found = tuple(_source(name, count) for name, count in rows)
+    known = {LICENSES.get(one.license, "other") for one in found}
+    return SetDescription(
+        title=data.stem,
+        kind=about["kind"],
+        records=about["records"],
+        license=license or (known.pop() if len(known) == 1 else "other"),
+        sources=found,
+        recipe=tuple(_recipe(data, about)),
+        files=about["files"],
+    )
+
+
+def write_card(path: Path, described: SetDescription) -> None:
+    """Write the card as the hub reads it: metadata, then Markdown."""
+    size = next((name for limit, name in SIZES if described.records < limit), "n>1M")
+    files = {"split": "train", "path": "*.parquet"}
+    data = DatasetCardData(
+        license=described.license,
+        task_categories=["image-text-to-text"],
+        tags=["veridical", described.kind],
+        size_categories=[size],
+        pretty_name=described.title,
+        configs=[{"config_name": "default", "data_files": [files]}],
+    )
+    told = {name: value for name, value in vars(described).items() if name != "license"}
+    DatasetCard.from_template(data, template_str=TEMPLATE, **told).save(path)
+
+
+def _source(name: str, rows: int) -> SourceRows:
+    one = SETS.get(name)
+    if one is None:
+        return SourceRows(name, rows, "", NOT_STATED)
+    hub = f"[{one.hub}](https://huggingface.co/datasets/{one.hub})" if one.hub else ""
+    return SourceRows(name, rows, hub, one.license)
+
+
+def _recipe(data: Path, about: Mapping[str, Any]) -> list[str]:
+    steps = []
+    imported = data.with_name(f"{data.name}.import.json")
+    run = data.parent / "run.json"
+    if imported.is_file():
+        one = read_json(imported)
+        revision = f" at {one['revision']}" if one["revision"] else ""
+        rules = {name: value for name, value in one["rules"].items() if value}
+        steps.append(
+            f"`veridical data import`: {one['rows']} rows of {Path(one['source']).name}{revision} "
+            f"taken for {one['set']}; {one['records']} records, {one['left_out']} left out"
+            + (f"; rules `{json.dumps(rules)}`" if rules else "")
+        )
+        steps += [f"read: `{Path(n).name}`, SHA-256 `{h}`" for n, h in one["files"].items()]
+    elif run.is_file():
+        record = read_json(run)
+        options = record.get("configuration", {})
+        plain = {n: v for n, v in options.items() if isinstance(v, str | int | float | bool)}
+        plain = {n: v for n, v in plain.items() if "/" not in str(v)}
+        steps.append(f"`veridical {record.get('command')}` with `{json.dumps(plain)}`")
+        steps += [
+            f"read: {name}, SHA-256 `{one['sha256']}`"
+            for name, one in record.get("inputs", {}).items()
+        ]
+    left = about["left_out"]
+    steps.append(f"`veridical data export`: {about['records']} records, {left} left out")
+    return [*steps, f"the file of records that was exported: SHA-256 `{about['sha256']}`"]

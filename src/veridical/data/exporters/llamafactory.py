@@ -1,0 +1,32 @@
+"""LLaMA-Factory's ShareGPT form, with the `dataset_info.json` that describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from veridical.data.exporters.tagged import refuse_rejected_images, rest, turns
+from veridical.data.record_rows import Kind
+
+USE = "dataset_dir: {folder} and dataset: veridical, in its YAML file"
+
+
+def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+    """A pair's turns up to the question with both answers, or a conversation's turns."""
+    refuse_rejected_images(record)
+    if kind == "conversation":
+        told: dict[str, Any] = {"conversations": turns(record["messages"])}
+    else:
+        told = {"conversations": turns(record["prompt"])}
+        told |= {name: turns(record[name])[0] for name in ("chosen", "rejected")}
+    return told | {"images": list(record["images"])} | rest(record, kind)
+
+
+def beside(kind: Kind) -> dict[str, Any]:
+    """What LLaMA-Factory is told of the file."""
+    columns = {"messages": "conversations", "images": "images"}
+    about: dict[str, Any] = {"file_name": "data.jsonl", "formatting": "sharegpt"}
+    if kind == "preference":
+        about |= {"ranking": True}
+        columns |= {"chosen": "chosen", "rejected": "rejected"}
+    return {"dataset_info.json": {"veridical": about | {"columns": columns}}}

@@ -1,0 +1,23 @@
+"""ms-swift's form: `messages` that end with the chosen answer, and `rejected_response`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from veridical.data.exporters.tagged import plain, rest, tagged
+from veridical.data.record_rows import Kind
+
+USE = "--dataset {file}, from the folder it is in"
+
+
+def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
+    """A pair, or a conversation."""
+    told: dict[str, Any] = {"images": list(record["images"])}
+    if kind == "conversation":
+        return told | {"messages": plain(record["messages"])} | rest(record, kind)
+    told |= {"messages": plain([*record["prompt"], *record["chosen"]])}
+    told |= {"rejected_response": tagged(record["rejected"][0])}
+    if record.get("rejected_images") is not None:
+        told |= {"rejected_images": list(record["rejected_images"])}
+    return told | rest(record, kind)
