@@ -17,6 +17,7 @@ RIGHT_YES_NO = 0.5
 """Right minus wrong is worth the same for both: a choice is right or nothing (as in that code)."""
 
 _WHOLE_LETTER = re.compile(r"\(?([A-Ha-h])[).:]{0,2}")
+_ALONE = re.compile(r"\(?([A-Ha-h])[).:,!]{0,2}")
 _YES_NO_EXPECTED = re.compile(r"(yes|no)(?:[.!]?$|\s*,)", re.I)
 _YES_NO_SAID = re.compile(
     r"(yes|no)(?=$|[.!](?:\s+(?!\d)|$)|\s*[,;:\u2013\u2014]|\s-+\s|\n"
@@ -130,7 +131,7 @@ def stated_letter(text: str) -> str | None:
     is") and is followed by a mark or a reason, as in "B.", "(B) a dog", "Option B", "B, because".
     "A dog" begins with an article. A second letter beside it earns nothing.
     """
-    if whole := re.fullmatch(r"\(?([A-Ha-h])[).:,!]{0,2}", text):
+    if whole := _ALONE.fullmatch(text):
         return whole[1].upper()
     labels = list(_LABEL.finditer(text))
     if labels:
@@ -163,6 +164,8 @@ def normalized(text: str) -> str:
 
 def _letters(text: str) -> list[str]:
     """The letters that a text names as choices; an article is none, and what is denied neither."""
+    if alone := _ALONE.fullmatch(text.strip()):
+        return [alone[1].upper()]
     if re.match(r"(?:\w+\s+)?(?:not|neither|never)\b", text.strip(), re.I):
         return []
     return list(dict.fromkeys(match[1] for match in _ANY_LETTER.finditer(text)))

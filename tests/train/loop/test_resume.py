@@ -7,6 +7,7 @@ import importlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +18,7 @@ from veridical.cli.signatures import Option, read_options
 from veridical.judges.endpoint import EndpointSettings
 from veridical.objectives.table import AnyPairLoss, AnyTerm
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json
+from veridical.runtime.files import hash_path, read_json
 from veridical.runtime.fingerprint import Fingerprint, fingerprint, is_here
 from veridical.runtime.runs import start_run
 from veridical.train.loop.resume import (
@@ -150,6 +151,70 @@ def test_a_run_goes_on_with_the_model_that_it_began_with(
             check_folder(out, "train dpo", resumed, {}, models(now))
     else:
         check_folder(out, "train dpo", resumed, {}, models(now))
+
+
+OBJECTS, MORE = {"objects": "a/one"}, {"more_data": ["a/one", "a/two"]}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "refused"),
+    [
+        (OBJECTS, {"objects": "b/one"}, None),
+        (OBJECTS, {"objects": "b/two"}, "another content of --objects"),
+        (OBJECTS, {"objects": None}, "--objects a/one, not"),
+        (MORE, {"more_data": ["b/one", "b/two"]}, None),
+        (MORE, {"more_data": ["b/two", "b/one"]}, "another content of --more-data"),
+        (MORE, {"more_data": ["b/one"]}, "--more-data"),
+        ({"reference_model": "a/m"}, {"reference_model": "b/m"}, None),
+        ({"reference_model": "a/m"}, {"reference_model": "b/n"}, "other weights of --reference"),
+        ({"reference_model": "a/m"}, {"reference_model": None}, "--reference-model a/m, not"),
+        ({"judge": "reward:a/m"}, {"judge": "reward:b/m"}, None),
+        ({"judge": "reward:a/m"}, {"judge": "reward:b/n"}, "other weights of --judge"),
+        ({"judge": "reward:a/m"}, {"judge": "local:b/m"}, "--judge reward:a/m, not local:b/m"),
+        ({"init_adapter": "a/m"}, {"init_adapter": "b/m"}, None),
+        ({"init_adapter": "a/m"}, {"init_adapter": "b/n"}, "other weights of --model"),
+        ({"init_adapter": "a/m"}, {"init_adapter": None}, "other weights of --model"),
+    ],
+)
+def test_files_and_models_may_move_and_stay_what_they_were(
+    before: dict[str, Any], now: dict[str, Any], refused: str | None, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        for model in ("m", "n", "base"):
+            (Path(folder) / model).mkdir(parents=True)
+            (Path(folder) / model / "config.json").write_text(model)
+        for name in ("one", "two"):
+            (Path(folder) / name).write_text(name)
+    out = tmp_path / "out"
+    (out / "checkpoints" / "checkpoint-2").mkdir(parents=True)
+
+    def inputs(options: dict[str, Any]) -> dict[str, Path]:
+        more = {f"more_data_{n}": Path(one) for n, one in enumerate(options.get("more_data", ()))}
+        return more | ({"objects": Path(options["objects"])} if options.get("objects") else {})
+
+    def models(options: dict[str, Any]) -> dict[str, Fingerprint]:
+        adapter = options.get("init_adapter")
+        found = {"model": fingerprint("a/base", Path(adapter) if adapter else None)}
+        for name in ("reference_model", "judge"):
+            if options.get(name):
+                found[name] = fingerprint(options[name].rpartition(":")[2])
+        return found
+
+    record = {
+        "command": "train ppo",
+        "configuration": {"model": "a/base", **before},
+        "inputs": {
+            name: {"path": str(path), "sha256": hash_path(path)}
+            for name, path in inputs(before).items()
+        },
+        "models": {name: dataclasses.asdict(one) for name, one in models(before).items()},
+    }
+    (out / "run.json").write_text(json.dumps(record))
+    resumed = {"model": "a/base", "resume": True, **now}
+    with pytest.raises(UserError, match=refused) if refused else nullcontext():
+        check_folder(out, "train ppo", resumed, inputs(now), models(now))
 
 
 def test_a_folder_of_another_command_is_no_reason_to_resume(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ FREE = {
     "max_bad_fraction", "model", "data", "rollout_batch", "push_to_hub", "push_public",
 }  # fmt: skip
 """Options that may differ when a run is resumed: they leave the result as it is, or what they name
-is compared in its own way: the file of rows by content, models by their fingerprints."""
+is compared in its own way: the file of rows by content, models by their fingerprints. Other files
+and models are free where both are there to be compared (`_compared`)."""
 
 LENGTH = {"epochs", "max_steps", "patience"}
 """Options that may differ as well where a run is extended, and only there."""
@@ -77,11 +78,13 @@ def check_folder(
     record = read_fields(out)
     if record.get("command") != command:
         raise UserError(f"{out} holds a run of `{record.get('command')}`; choose another --out.")
-    changed = changed_options(record.get("configuration", {}), configuration)
+    before, known = record.get("configuration", {}), record.get("models", {})
+    compared = _compared_files(record.get("inputs", {}), inputs)
+    compared |= _compared_models(before, configuration, known.keys() & models.keys())
+    changed = changed_options(before, configuration, compared)
     changed += _changed_inputs(record.get("inputs", {}), inputs)
-    known = record.get("models", {})
     if not ("model" in known and "model" in models):
-        changed += _changed_name(record.get("configuration", {}), configuration)
+        changed += _changed_name(before, configuration)
     if changed:
         raise UserError(
             f"{out} was started with {'; '.join(changed)}. Give what it was started with to "
@@ -163,13 +166,20 @@ def tell_extension(done: int, steps: int, rate: float) -> None:
         )
 
 
-def changed_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def changed_options(
+    old: Mapping[str, Any], new: Mapping[str, Any], compared: Set[str] = frozenset()
+) -> list[str]:
     """`--name old, not new` for each option that differs and could change the result.
 
     Options that either version of the program does not know are left alone.
+
+    Args:
+        old: every option of the run's start.
+        new: every option now.
+        compared: options that name what is compared by content, wherever it is now.
     """
     now = plain(new)
-    free = FREE | LENGTH if now.get("extend") else FREE
+    free = {*FREE, *compared, *(LENGTH if now.get("extend") else ())}
     changed = []
     for name in old:
         if name not in now or name in free or old[name] == now[name]:
@@ -185,6 +195,33 @@ def changed_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
         else:
             changed.append(f"{option} {_written(old[name])}, not {_written(now[name])}")
     return changed
+
+
+def _compared_files(old: Mapping[str, Any], new: Mapping[str, Path]) -> set[str]:
+    """Parameters that name files, as many as at the start, all of which have a hash."""
+
+    def parameter(name: str) -> str:
+        return re.sub(r"_\d+$", "", name)
+
+    found = set()
+    for option in {parameter(name) for name in new}:
+        before = {name for name in old if parameter(name) == option}
+        now = {name for name in new if parameter(name) == option}
+        if before == now and all(old[name].get("sha256") for name in before):
+            found.add(option)
+    return found
+
+
+def _compared_models(old: Mapping[str, Any], new: Mapping[str, Any], both: Set[str]) -> set[str]:
+    """Parameters that name models whose fingerprints are known of the start and of today.
+
+    A judge's kind stands before its name, and has to be the same.
+    """
+    found = set(both)
+    if "model" in both:
+        found.add("init_adapter")  # part of that model's fingerprint
+    kinds = {str(options.get("judge")).partition(":")[0] for options in (old, new)}
+    return found - {"judge"} if len(kinds) > 1 else found
 
 
 def _changed_inputs(old: Mapping[str, Any], new: Mapping[str, Path]) -> list[str]:
