@@ -16,6 +16,7 @@ from veridical.eval import reward
 from veridical.models import load
 from veridical.models.policy import Policy
 from veridical.models.reward_model import Reading, RewardModel, new_head
+from veridical.runtime import options as options_module
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 
@@ -142,7 +143,8 @@ def test_reward_lists_the_refused_pair(folder: Path, refused: int, share_prefix:
     options: dict[str, Any] = {"batch_size": 3, "share_prefix": share_prefix}
     with pytest.raises(UserError, match=rf"1 of 4 pairs.*0.01 allows. row-{refused}: .*not this"):
         reward.eval_reward(folder / "images", [path], out, **options)
-    scores = reward.eval_reward(folder / "images", [path], out, **options, max_bad_fraction=0.25)
+    reading = options_module.Reading(max_bad_fraction=0.25)
+    scores = reward.eval_reward(folder / "images", [path], out, **options, reading=reading)
     assert scores["accuracy"].n == 3
     scored = [row["id"] for row in read_jsonl(out / "rewards.jsonl")]
     assert scored == [f"row-{n}" for n in range(4) if n != refused]

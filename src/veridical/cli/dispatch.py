@@ -147,13 +147,13 @@ def run_command(arguments: list[str]) -> None:
             options = signatures.read_options(function)
             print(help_pages.help_text(program, function, options, command.positionals))
         return
-    from veridical.cli import parsing
+    from veridical.cli import named_files, parsing
 
     if "torch" not in sys.modules:
         # A file that is missing is named before the libraries are imported, which takes seconds.
         with without_libraries():
             early = signatures.read_options(find_function(command))
-        parsing.check_named_files(program, early, command.positionals, rest)
+        named_files.check_named_files(program, early, command.positionals, rest)
     function = find_function(command)
     options = signatures.read_options(function)
     given = parsing.parse(program, function, options, command.positionals, rest)

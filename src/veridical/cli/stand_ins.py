@@ -15,9 +15,9 @@ from types import ModuleType
 from typing import Any
 
 HEAVY = (
-    "accelerate", "datasets", "huggingface_hub", "httpx2", "matplotlib", "numpy", "peft", "PIL",
-    "py3langid", "pyarrow", "regex", "safetensors", "scipy", "sentencex", "tokenizers", "torch",
-    "tqdm", "transformers",
+    "accelerate", "datasets", "huggingface_hub", "httpx2", "jinja2", "matplotlib", "numpy", "peft",
+    "PIL", "py3langid", "pyarrow", "pydantic", "regex", "safetensors", "scipy", "sentencex",
+    "tokenizers", "torch", "tqdm", "transformers",
 )  # fmt: skip
 OWN = "veridical."
 

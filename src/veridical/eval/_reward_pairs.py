@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from PIL import Image
@@ -71,14 +72,22 @@ def clusters(records: RecordSet, key: str | None = None) -> list[str]:
     return found
 
 
+@dataclass(frozen=True)
+class Rendered:
+    """Pairs as a reward model reads them, by their place in the file; and what it can't read."""
+
+    kept: Mapping[int, Group]
+    refused: Sequence[SkippedRow]
+
+
 def render_pairs(
     reward_model: RewardModel,
     records: RecordSet,
     told: Sequence[Sequence[str]],
     seen: Seen,
     limit: int | None,
-) -> tuple[dict[int, Group], list[SkippedRow]]:
-    """Pairs by their place, as the model reads them; and what could not be rendered."""
+) -> Rendered:
+    """Pairs as the model reads them; a file's first `limit` if that is set."""
     pictures = records.rows.select_columns(["images"])
     rejected_pictures = None
     columns = records.rows.column_names
@@ -107,7 +116,7 @@ def render_pairs(
             )  # fmt: skip
         except RefusedRowError as reason:
             refused.append({"id": row["id"], "field": "messages", "reason": str(reason)})
-    return pairs, refused
+    return Rendered(pairs, refused)
 
 
 def about_pairs(

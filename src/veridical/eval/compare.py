@@ -72,7 +72,7 @@ def eval_compare(baseline: Path, candidate: Path, out: Path) -> list[dict[str, A
         UserError: the folders are not of the same benchmarks, or do not judge the same images by
             the same facts.
     """
-    configuration = dict(locals())
+    options = {"baseline": baseline, "candidate": candidate, "out": out}
     pairs = find_pairs(baseline, candidate)
     inputs = {
         role if len(pairs) == 1 else f"{role}/{pair.benchmark.name}": path
@@ -80,7 +80,7 @@ def eval_compare(baseline: Path, candidate: Path, out: Path) -> list[dict[str, A
         for role, path in pair.inputs.items()
     }
     names = _names(candidate, baseline)
-    with start_run(out, "eval compare", configuration, inputs) as run:
+    with start_run(out, "eval compare", options, inputs) as run:
         rows = [row for pair in pairs for row in _differences(pair, *names)]
         differing = {
             name: sides

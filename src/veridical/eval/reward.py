@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 from veridical.checks.prefix_sharing import Sharing, sharing
 from veridical.data.origins import unread_rows, with_origins
 from veridical.data.records import read_records
-from veridical.eval._reward_pairs import Seen, Told, about_pairs, facts_to_tell, render_pairs
+from veridical.eval._reward_pairs import (
+    Rendered,
+    Seen,
+    Told,
+    about_pairs,
+    facts_to_tell,
+    render_pairs,
+)
 from veridical.eval._reward_scores import BENCHMARK
 from veridical.eval.benchmark import score_rows
 from veridical.eval.scores import print_scores, write_scores
@@ -19,7 +26,7 @@ from veridical.models.reward_model import RewardModel, load_reward_model, score_
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_jsonl
 from veridical.runtime.fingerprint import fingerprint
-from veridical.runtime.options import DtypeName
+from veridical.runtime.options import Placement, Reading
 from veridical.runtime.progress import part_of, track
 from veridical.runtime.run_files import SkippedRow
 from veridical.runtime.runs import start_run
@@ -38,13 +45,10 @@ def eval_reward(
     cluster: str | None = None,
     facts: Told = "own",
     images: Seen = "own",
-    limit: int | None = None,
     batch_size: int = 8,
     share_prefix: bool = True,
-    images_root: Path | None = None,
-    max_bad_fraction: float = 0.01,
-    dtype: DtypeName = "auto",
-    device: str = "auto",
+    reading: Reading = Reading(),
+    placement: Placement = Placement(),
     seed: int = 0,
 ) -> dict[str, Estimate]:
     """Score the pairs in DATA by the reward model MODEL, and say how often it is right.
@@ -66,39 +70,43 @@ def eval_reward(
         facts: which facts a model that reads them is told: the record's `own`, `none`, or those
             of some `other` record with other images, drawn by seed.
         images: `own`, or plain `gray` ones: what is right then, the words alone have told.
-        limit: only the first so many pairs of each file.
         batch_size: pairs at once.
         share_prefix: encode image and prompt once per pair, where the model allows it.
-        images_root: what image paths are relative to; each data file's folder if not set.
-        max_bad_fraction: share of unusable rows above which nothing is scored.
-        dtype: of the weights.
-        device: `auto`, `cpu`, `cuda`, ...
+        reading: how DATA is read.
+        placement: number format and device of MODEL.
         seed: of `facts other`.
     """
-    configuration = dict(locals())
     for path in data:
         require_file(path, "--data")
     if len({path.resolve() for path in data}) < len(data):
         raise UserError("--data names a file twice.")
-    inputs = {f"data/{name}": path for name, path in _names(data).items()}
-    with start_run(out, "eval reward", configuration, inputs, models=[model]) as run:
-        reward_model = load_reward_model(model, dtype, device)
+    options = {
+        "model": model, "data": data, "out": out, "by": by, "cluster": cluster, "facts": facts,
+        "images": images, "batch_size": batch_size, "share_prefix": share_prefix,
+        "reading": reading, "placement": placement, "seed": seed,
+    }  # fmt: skip
+    names = _names(data)
+    inputs = {f"data/{name}": path for name, path in names.items()}
+    with start_run(out, "eval reward", options, inputs, models=[model]) as run:
+        reward_model = load_reward_model(model, placement.dtype, placement.device)
         merges = reward_model.policy.merges
         run.note_model("model", str(model), fingerprint(str(model)), merges)
         rows: list[dict[str, Any]] = []
         skipped: list[SkippedRow] = []
-        for name, path in _names(data).items():
-            records = read_records(path, "preference", images_root, max_bad_fraction)
+        for name, path in names.items():
+            root, most = reading.images_root, reading.max_bad_fraction
+            records = read_records(path, "preference", root, most)
+            # Facts of others are drawn from the whole file, whatever part of it is scored.
             told = facts_to_tell(records, facts, seed)
-            pairs, refused = render_pairs(reward_model, records, told, images, limit)
-            skipped += unread_rows(records)
-            rewards, late = _rewards(reward_model, pairs, batch_size, share_prefix)
-            refused += [{"id": pairs[n].id, "field": "images", "reason": late[n]} for n in late]
-            _refuse_many(path, refused, len(pairs) - len(late), max_bad_fraction)
-            skipped += with_origins(records, refused)
-            pairs = {n: pair for n, pair in pairs.items() if n not in late}
-            about = about_pairs(records, pairs, name, by or [BY], cluster)
-            rows += [row | _judged(*both) for row, both in zip(about, rewards, strict=True)]
+            found = render_pairs(reward_model, records, told, images, reading.limit)
+            rewards, left_out = _rewards(reward_model, found, batch_size, share_prefix)
+            _refuse_many(path, left_out, len(rewards), most)
+            skipped += [*unread_rows(records), *with_origins(records, left_out)]
+            scored = {place: found.kept[place] for place in rewards}
+            about = about_pairs(records, scored, name, by or [BY], cluster)
+            rows += [
+                row | _judged(*both) for row, both in zip(about, rewards.values(), strict=True)
+            ]
         scores = score_rows(BENCHMARK, rows)
         write_jsonl(out / "rewards.jsonl", rows)
         write_jsonl(out / "skipped.jsonl", skipped)
@@ -122,9 +130,9 @@ def _names(data: Sequence[Path]) -> dict[str, Path]:
 
 
 def _rewards(
-    reward_model: RewardModel, pairs: Mapping[int, Group], batch_size: int, share_prefix: bool
-) -> tuple[list[list[float]], dict[int, str]]:
-    """Rewards of the pairs that the processor takes, in order; why others are refused."""
+    reward_model: RewardModel, found: Rendered, batch_size: int, share_prefix: bool
+) -> tuple[dict[int, list[float]], list[SkippedRow]]:
+    """Rewards of the pairs that the processor takes, by place; and all pairs without any."""
     shares = Sharing(False, "--share-prefix false")
 
     def decide(chosen: Sequence[Group]) -> Sharing:
@@ -133,15 +141,19 @@ def _rewards(
     def score(chosen: Sequence[Group]) -> list[list[float]]:
         return score_groups(reward_model, chosen, batch_size, shares.allowed)
 
-    shares, refused = _without_refused(pairs, decide)
-    rewards: list[list[float]] = []
-    places = [n for n in pairs if n not in refused]
+    shares, refused = _without_refused(found.kept, decide)
+    rewards: dict[int, list[float]] = {}
+    places = [n for n in found.kept if n not in refused]
     for start in track(range(0, len(places), CHUNK), f"rewards, {CHUNK} pairs a step"):
-        chunk = {n: pairs[n] for n in places[start : start + CHUNK]}
+        chunk = {n: found.kept[n] for n in places[start : start + CHUNK]}
         values, late = _without_refused(chunk, score)
-        rewards += values
+        rewards |= dict(zip([n for n in chunk if n not in late], values, strict=True))
         refused |= late
-    return rewards, refused
+    late_rows = [
+        {"id": found.kept[n].id, "field": "images", "reason": reason}
+        for n, reason in refused.items()
+    ]
+    return rewards, [*found.refused, *late_rows]
 
 
 def _without_refused(

@@ -99,6 +99,60 @@ def embed_svg(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+@dataclass(frozen=True)
+class Panel:
+    """A plot of the log.
+
+    Attributes:
+        title: stands above it.
+        curves: what is drawn.
+        line: a level that means something, drawn across; None for none.
+    """
+
+    title: str
+    curves: tuple[Curve, ...]
+    line: float | None = None
+
+
+def _two(title: str, one: tuple[str, str], other: tuple[str, str], line: float | None) -> Panel:
+    """A panel of two figures, each by its name in the log and its label."""
+    return Panel(title, (Curve(*one, BLUE), Curve(*other, VERMILION)), line)
+
+
+PANELS = (
+    _two(
+        "Rewards", ("rewards_chosen", "chosen"), ("rewards_rejected", "rejected"), line=0.0
+    ),
+    Panel(
+        "Margin (chosen \N{MINUS SIGN} rejected)", (Curve("rewards_margin", "margin", BLUE),), 0.0
+    ),
+    Panel(
+        "Accuracy (pairs ranked rightly)", (Curve("rewards_accuracy", "accuracy", BLUE),), 0.5
+    ),
+    Panel("Loss", (Curve("loss", "loss", BLUE),)),
+    _two(
+        "Log-probability of the answers, in nats",
+        ("logps_chosen", "chosen"), ("logps_rejected", "rejected"), line=None,
+    ),
+    Panel("Reward", (Curve("reward", "reward", BLUE),)),
+    _two("Moved from the start, nats a response", ("kl_k1", "k1"), ("kl_k3", "k3"), line=0.0),
+    Panel("Entropy, nats a token", (Curve("entropy", "entropy", BLUE),)),
+    Panel("Length of sampled responses, tokens", (Curve("response_tokens", "tokens", BLUE),)),
+    _two(
+        "Shares of clipped ratios, and of variance explained",
+        ("clip_share", "clipped"), ("explained_variance", "explained"), line=0.0,
+    ),
+    Panel(
+        "Fresh pairs: share of prompts",
+        (
+            Curve("share_online", "decided", BLUE),
+            Curve("share_tie", "ties", VERMILION),
+            Curve("share_offline", "the record's own", GREEN),
+        ),
+    ),
+)  # fmt: skip
+
+
 def training_plots(log: Rows, checked: Sequence[BenchmarkDescription] = ()) -> list[Plot]:
     """Rewards, margin, accuracy, loss and log-probabilities; those that were logged.
 
@@ -106,75 +160,22 @@ def training_plots(log: Rows, checked: Sequence[BenchmarkDescription] = ()) -> l
         log: the rows of `log.jsonl`.
         checked: the benchmarks that it has figures of.
     """
-    wanted = [
-        (
-            "Rewards",
-            [
-                Curve("rewards_chosen", "chosen", BLUE),
-                Curve("rewards_rejected", "rejected", VERMILION),
-            ],
-            0.0,
-        ),
-        ("Margin (chosen \N{MINUS SIGN} rejected)", [Curve("rewards_margin", "margin", BLUE)], 0.0),
-        (
-            "Accuracy (pairs ranked rightly)",
-            [Curve("rewards_accuracy", "accuracy", BLUE)],
-            0.5,
-        ),
-        ("Loss", [Curve("loss", "loss", BLUE)], None),
-        (
-            "Log-probability of the answers, in nats",
-            [
-                Curve("logps_chosen", "chosen", BLUE),
-                Curve("logps_rejected", "rejected", VERMILION),
-            ],
-            None,
-        ),
-    ]
-    wanted += [
-        ("Reward", [Curve("reward", "reward", BLUE)], None),
-        (
-            "Moved from the start, nats a response",
-            [Curve("kl_k1", "k1", BLUE), Curve("kl_k3", "k3", VERMILION)],
-            0.0,
-        ),
-        ("Entropy, nats a token", [Curve("entropy", "entropy", BLUE)], None),
-        ("Length of sampled responses, tokens", [Curve("response_tokens", "tokens", BLUE)], None),
-        (
-            "Shares of clipped ratios, and of variance explained",
-            [
-                Curve("clip_share", "clipped", BLUE),
-                Curve("explained_variance", "explained", VERMILION),
-            ],
-            0.0,
-        ),
-        (
-            "Fresh pairs: share of prompts",
-            [
-                Curve("share_online", "decided", BLUE),
-                Curve("share_tie", "ties", VERMILION),
-                Curve("share_offline", "the record's own", GREEN),
-            ],
-            None,
-        ),
-    ]
-    plots = [_training_plot(log, title, curves, line) for title, curves, line in wanted]
+    plots = [_training_plot(log, panel) for panel in PANELS]
     # Evaluations alone have these figures: a curve of their own, not circles beside one.
     asked = [{**row, "split": "train"} for row in log if row.get("split") == "eval"]
-    plots += [
-        _training_plot(asked, f"{benchmark.title} on the checked images", _curves(benchmark), None)
-        for benchmark in checked
-    ]
+    for benchmark in checked:
+        title = f"{benchmark.title} on the checked images"
+        plots.append(_training_plot(asked, Panel(title, _curves(benchmark))))
     return [plot for plot in (_hacking_plot(log), *plots) if plot is not None]
 
 
-def _curves(benchmark: BenchmarkDescription) -> list[Curve]:
+def _curves(benchmark: BenchmarkDescription) -> tuple[Curve, ...]:
     drawn = [metric for metric in benchmark.metrics if metric.curve]
     colors = itertools.cycle((BLUE, VERMILION, GREEN))
-    return [
+    return tuple(
         Curve(f"{benchmark.name}/{metric.name}", metric.curve, color)
         for metric, color in zip(drawn, colors, strict=False)
-    ]
+    )
 
 
 def _hacking_plot(log: Rows) -> Plot | None:
@@ -205,18 +206,17 @@ def _hacking_plot(log: Rows) -> Plot | None:
         return Plot(title, embed_svg(figure), f"{title}: {'; '.join(words)}.")
 
 
-def _training_plot(
-    log: Rows, title: str, curves: Sequence[Curve], line: float | None
-) -> Plot | None:
+def _training_plot(log: Rows, panel: Panel) -> Plot | None:
     train = [row for row in log if row.get("split", "train") == "train"]
     held_out = [row for row in log if row.get("split") == "eval"]
+    several = len(panel.curves) > 1
     words = []
     with canvas(left=0.5, bottom=0.46, top=0.32) as (figure, axes):
-        if line is not None:
-            axes.axhline(line, color="#9aa3ad", linewidth=1, linestyle=(0, (2, 2)))
-        for curve in curves:
-            drawn = _draw_curve(axes, series(train, curve.name), curve, several=len(curves) > 1)
-            drawn += _draw_held_out(axes, series(held_out, curve.name), curve, len(curves) > 1)
+        if panel.line is not None:
+            axes.axhline(panel.line, color="#9aa3ad", linewidth=1, linestyle=(0, (2, 2)))
+        for curve in panel.curves:
+            drawn = _draw_curve(axes, series(train, curve.name), curve, several)
+            drawn += _draw_held_out(axes, series(held_out, curve.name), curve, several)
             words += drawn
         if not words:
             return None
@@ -224,8 +224,8 @@ def _training_plot(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.margins(x=0.02)
         if len(words) > 1:
-            _legend(figure, axes, held_out_color=VERMILION if len(curves) == 1 else GRAY)
-        return Plot(title, embed_svg(figure), f"{title}: {'; '.join(words)}.")
+            _legend(figure, axes, held_out_color=GRAY if several else VERMILION)
+        return Plot(panel.title, embed_svg(figure), f"{panel.title}: {'; '.join(words)}.")
 
 
 def _legend(figure: Figure, axes: Axes, held_out_color: str) -> None:

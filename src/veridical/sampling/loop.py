@@ -102,11 +102,7 @@ def decode(
     """
     require_parity(policy)
     if policy.core in UNMIXED and len({draw.pictures for draw in draws}) > 1:
-        for pictures in (True, False):
-            numbers = [n for n, draw in enumerate(draws) if draw.pictures is pictures]
-            part = [draws[number] for number in numbers]
-            for number, said in decode(policy, part, read, decoding, with_logps):
-                yield numbers[number], said
+        yield from _decode_apart(policy, draws, read, decoding, with_logps)
         return
     waiting = deque(enumerate(draws))
     table: _Table | None = None
@@ -140,6 +136,17 @@ def decode(
             continue
         yield from finished
         table = table or None
+
+
+def _decode_apart(
+    policy: Policy, draws: Sequence[Draw], read: ReadPrompts, decoding: Decoding, with_logps: bool
+) -> Iterator[tuple[int, Said]]:
+    """Make the draws with pictures, then those without: the model does not take both together."""
+    for pictures in (True, False):
+        numbers = [n for n, draw in enumerate(draws) if draw.pictures is pictures]
+        part = [draws[number] for number in numbers]
+        for number, said in decode(policy, part, read, decoding, with_logps):
+            yield numbers[number], said
 
 
 def no_room(policy: Policy, decoding: Decoding) -> str:

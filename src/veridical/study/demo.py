@@ -45,14 +45,14 @@ def demo(out: Path = Path("runs/demo"), model: str = "embedded", seed: int = 0) 
         model: the model to start from.
         seed: of scenes for pairs, sampling and training.
     """
-    configuration = dict(locals())
-    claim_folder(out, "demo", configuration, plain(configuration), [Path(model)])
+    options = {"out": out, "model": model, "seed": seed}
+    claim_folder(out, "demo", options, plain(options), [Path(model)])
     if (out / RECORD).is_file():
         remove_run(out)
     budget = Budget()
     began = time.monotonic()
     pair_scenes, eval_scenes = out / "data" / "pair_scenes", out / "data" / "eval_scenes"
-    with start_run(out, "demo", configuration) as run:
+    with start_run(out, "demo", options) as run:
         _say(1, began, f"drawing {budget.pairs} scenes for pairs, {budget.scenes} for evaluation")
         ensure_scenes(pair_scenes, "prior", budget.pairs, PAIR_SEED + seed)
         ensure_scenes(eval_scenes, "counter", budget.scenes, EVALUATION_SEED)

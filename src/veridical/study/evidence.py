@@ -66,11 +66,11 @@ def evidence(
         seeds: how many seeds.
         workers: processes at once, one thread each.
     """
-    configuration = dict(locals())
+    options = {"out": out, "model": model, "seeds": seeds, "workers": workers}
     budget = Budget()
     began = time.monotonic()
     scenes = out / "data" / "eval_scenes"
-    with begin_study(out, "evidence", {**configuration, "budget": asdict(budget)}) as run:
+    with begin_study(out, "evidence", {**options, "budget": asdict(budget)}) as run:
         ensure_scenes(scenes, "counter", budget.scenes, EVALUATION_SEED)
         cases = [(seed, group) for seed in range(seeds) for group in GROUPS]
         jobs = [Job("base", ensure_evaluated, (model, scenes, out / "eval" / "base"))]

@@ -181,10 +181,10 @@ def methods(
         seeds: how many seeds.
         workers: processes at once, one thread each.
     """
-    configuration = dict(locals())
+    options = {"out": out, "model": model, "seeds": seeds, "workers": workers}
     budget = Budget()
     began = time.monotonic()
-    with begin_study(out, "methods", {**configuration, "budget": asdict(budget)}) as run:
+    with begin_study(out, "methods", {**options, "budget": asdict(budget)}) as run:
         ensure_scenes(out / "data" / "eval_scenes", "counter", budget.scenes, EVALUATION_SEED)
         ensure_scenes(out / "data" / "dev_scenes", "counter", DEVELOPMENT_SCENES, DEVELOPMENT_SEED)
         _run_all("data sets", _data_jobs(out, model, range(seeds), budget), out, workers)

@@ -115,10 +115,10 @@ def reward_study(
         seeds: how many seeds.
         workers: processes at once, one thread each.
     """
-    configuration = dict(locals())
+    options = {"out": out, "model": model, "seeds": seeds, "workers": workers}
     budget = RewardBudget()
     began = time.monotonic()
-    with begin_study(out, "rewards", {**configuration, "budget": asdict(budget)}) as run:
+    with begin_study(out, "rewards", {**options, "budget": asdict(budget)}) as run:
         jobs = [Job("held-out", make_held_out, (out, model, budget))]
         jobs += [Job(f"pairs{seed}", make_pairs, (out, seed, budget)) for seed in range(seeds)]
         _run_all("pairs", jobs, out, workers)

@@ -56,9 +56,9 @@ def write_wrong_facts(scenes: Path, out: Path, facts: Told = "all", seed: int = 
             all of it, `wrong` in just what the rejected answer is wrong in.
         seed: of what is wrong, and of what is told.
     """
-    configuration = dict(locals())
+    options = {"scenes": scenes, "out": out, "facts": facts, "seed": seed}
     known = read_scenes(scenes)
-    with start_run(out, "world pairs", configuration, {"scenes": scenes}) as run:
+    with start_run(out, "world pairs", options, {"scenes": scenes}) as run:
         rows = [row for scene in known for row in _rows(scene, scenes, facts, seed)]
         if not rows:
             raise UserError(f"{scenes} holds no scenes to make pairs of.")

@@ -1,0 +1,110 @@
+"""Files that options name, checked before any library is imported, which takes seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from veridical.cli.signatures import Option
+from veridical.cli.values import check_config_files, check_path, check_words
+from veridical.cli.words import label, spell_out
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_text, require_file
+
+RECORDS = ("data", "more_data", "samples", "pairs", "more")
+FILES = (
+    *RECORDS, "objects", "vocabulary", "facts", "questions", "answers", "names", "check_objects",
+    "check_vocabulary",
+)  # fmt: skip
+PLACES = ("annotations", "image", "images", "images_root", "check_images", "scenes")
+WORDS = {("vocabulary", "coco"), ("check_vocabulary", "coco")}
+"""Values that are no path: who takes no such word says that there is no such file."""
+RECORD_SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json")
+
+
+def check_named_files(
+    program: str,
+    options: Mapping[str, Option],
+    positionals: Sequence[str],
+    arguments: Sequence[str],
+) -> None:
+    """Refuse files to be read that are missing or of a type that nothing reads.
+
+    Values from a configuration file count as those on the command line do. Needs no library.
+
+    Raises:
+        UserError: names the option (or the positional, as in the help) and the file.
+    """
+    try:
+        words = spell_out(options, positionals, arguments)
+        check_words(words)
+        check_config_files(options, words)
+    except UserError as error:
+        raise UserError(f"{error} See `{program} --help`.") from None
+    if any(word.startswith("--print_config") for word in words):
+        return  # nothing is read
+    for name, values in named_values(words).items():
+        if name in options and is_path(options[name]):
+            for value in values:
+                check_named_file(name, Path(value), label(name, positionals))
+
+
+def check_named_file(name: str, path: Path, shown: str) -> None:
+    """Refuse a path that can't be what the option reads.
+
+    Raises:
+        UserError: it is missing, a folder where a file is read, or of a type that nothing reads.
+    """
+    check_path(shown, path)
+    if (name, str(path)) in WORDS:
+        return
+    if name in FILES:
+        require_file(path, shown)
+    elif name in PLACES and not path.exists():
+        raise UserError(f"{shown} {path} does not exist. Check the path.")
+    if name not in RECORDS:
+        return
+    suffix = path.suffix.lower()
+    if suffix not in RECORD_SUFFIXES:
+        raise UserError(f"{shown} {path} must end in {' or '.join(RECORD_SUFFIXES)}.")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if not start:
+        raise UserError(f"{shown} {path} is empty; it holds no rows.")
+    if suffix == ".parquet" and start != b"PAR1":
+        raise UserError(f"{shown} {path} is not a whole Parquet file: it does not start as one.")
+
+
+def named_values(words: Sequence[str]) -> dict[str, list[str]]:
+    """The values of each option; later words replace those of configuration files."""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        name, _, value = word.removeprefix("--").partition("=")
+        if name == "config":
+            content = yaml.safe_load(read_text(Path(value)))
+            found |= {str(key): as_texts(item) for key, item in content.items()}
+        elif value.startswith("["):
+            with contextlib.suppress(yaml.YAMLError):  # the parser says what is wrong with it
+                found[name] = as_texts(yaml.safe_load(value))
+        else:
+            found[name] = as_texts(None if value == "null" else value)
+    return found
+
+
+def as_texts(value: Any) -> list[str]:
+    """The texts of a value or of a list; what is none is left to the parser."""
+    return [item for item in (value if isinstance(value, list) else [value]) if _is_name(item)]
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def is_path(option: Option) -> bool:
+    """Whether an option takes a path, or several."""
+    return option.hint is Path or Path in typing.get_args(option.hint)
