@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from veridical.builders.instruct import Mix, Published, build_instruct
     from veridical.builders.join import build_join
     from veridical.builders.objects import build_objects
-    from veridical.builders.options import ObjectFiles, Replies
+    from veridical.builders.options import Comparing, ObjectFiles, Replies
     from veridical.builders.pairs import build_pairs
     from veridical.builders.rank import build_rank
     from veridical.builders.rate import build_rate
@@ -85,7 +85,7 @@ _HOMES = {
     "builders.instruct": "Mix Published build_instruct",
     "builders.join": "build_join",
     "builders.objects": "build_objects",
-    "builders.options": "ObjectFiles Replies",
+    "builders.options": "Comparing ObjectFiles Replies",
     "builders.pairs": "build_pairs",
     "builders.rank": "build_rank",
     "builders.rate": "build_rate",
@@ -136,6 +136,7 @@ __all__ = [
     "CacheOptions",
     "ChairOptions",
     "ChairWeights",
+    "Comparing",
     "DPO",
     "Decoding",
     "Factors",

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 from veridical.builders._judged import JudgedSample
 from veridical.builders._rows import Pair, Skipped
+from veridical.builders.options import Rule
 from veridical.judges.judging import Cost, Looker
 from veridical.judges.orders import Comparison, Tie, compare
-
-Rule = Literal["all", "extremes"]
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def pairs_or_skipped(
             "margin": None if row.margin is None else abs(row.margin),
             "reasons": row.reasons,
         }
-        yield item.sample.pair(better, worse, rule == "all", {**made, **about})
+        yield item.sample.pair(better, worse, rule == "all", {**made, "rule": rule, **about})
 
 
 def agreement(rows: Sequence[ComparedTwo]) -> dict[str, Any]:

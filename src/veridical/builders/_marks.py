@@ -60,3 +60,10 @@ def means(kept: Sequence[MarkedSample]) -> dict[str, float]:
     """The mean of each aspect over all responses."""
     ratings: list[dict[str, Any]] = [rating for one in kept for rating in one.marks.ratings]
     return {name: round(fmean(row[name] for row in ratings), 4) for name in ratings[0]}
+
+
+def equal_share(kept: Sequence[MarkedSample]) -> float | None:
+    """The share of marks that were equal in both orders; None with one order."""
+    pairs = [one.marks.equal for one in kept]
+    compared = sum(of for _, of in pairs)
+    return round(sum(equal for equal, _ in pairs) / compared, 4) if compared else None

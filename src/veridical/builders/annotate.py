@@ -14,7 +14,14 @@ from veridical.builders._judged import (
     cost_summary,
     judged_samples,
 )
-from veridical.builders._marks import MarkedSample, Marks, marked_or_skipped, marks_of, means
+from veridical.builders._marks import (
+    MarkedSample,
+    Marks,
+    equal_share,
+    marked_or_skipped,
+    marks_of,
+    means,
+)
 from veridical.builders._parts import Parts, finish
 from veridical.builders._rows import Sample, sort_out, write_set
 from veridical.builders.options import Replies
@@ -89,7 +96,6 @@ def build_annotate(
         )
         path = out / "samples.parquet"
         skipped = write_set(path, "sample", rows, outcome, records, "marks", nothing)
-        equal, compared = (sum(one.marks.equal[i] for one in outcome.kept) for i in (0, 1))
         questions = len(items) * (2 if swap else 1)
         summary = {
             "prompts": len(outcome.kept),
@@ -98,7 +104,7 @@ def build_annotate(
             "judge": judge,
             "criteria": criterion.name,
             "means": means(outcome.kept),
-            "equal_marks_in_both_orders": round(equal / compared, 4) if compared else None,
+            "equal_marks_in_both_orders": equal_share(outcome.kept),
             "cost": cost_summary([one.cost for one in marks], questions, opened),
         }
         finish(run, summary, parts)

@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from veridical.runtime.errors import UserError
+
+
+By = Literal["words", "logprob"]
+Rule = Literal["all", "extremes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparing:
+    """How two responses are compared.
+
+    Attributes:
+        by: `words`: the judge names the better one; `logprob`: by the odds of both names, of a
+            local model.
+        swap: compare in both orders; without it, place and merit can't be told apart.
+        margin: log-odds (`logprob`) or points (`exact`, `chair`) up to which two responses are a
+            tie.
+        rule: `all`: every decided comparison is a pair; `extremes`: the response that won most
+            against the one that won least, where these were compared and decided so.
+    """
+
+    by: By = "words"
+    swap: bool = True
+    margin: float = 0.0
+    rule: Rule = "all"
 
 
 @dataclass(frozen=True, kw_only=True)

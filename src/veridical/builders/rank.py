@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from veridical.builders._comparisons import (
     Compared,
-    Rule,
     agreement,
     compare_chunk,
     pairs_or_skipped,
 )
 from veridical.builders._judged import (
+    AskedJudge,
+    JudgedSample,
     asked_judge,
     cost_summary,
     judged_samples,
 )
 from veridical.builders._parts import Parts, finish
 from veridical.builders._rows import sort_out, write_set
-from veridical.builders.options import ObjectFiles, Replies
+from veridical.builders.options import By, Comparing, ObjectFiles, Replies
 from veridical.data.reading import read
 from veridical.judges.chair import ChairWeights
 from veridical.judges.criterion import read_criterion
@@ -32,10 +35,9 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_jsonl
 from veridical.runtime.options import Loading, Reading
 from veridical.runtime.progress import are_in
-from veridical.runtime.runs import start_run
+from veridical.runtime.runs import Run, start_run
 
 JUDGES = (*BY_OBJECTS, "local", "endpoint")
-By = Literal["words", "logprob"]
 
 
 def build_rank(
@@ -43,11 +45,8 @@ def build_rank(
     judge: str,
     out: Path,
     criteria: str = "honesty",
-    by: By = "words",
-    swap: bool = True,
+    comparing: Comparing = Comparing(),
     chair: ChairWeights = ChairWeights(),
-    margin: float = 0.0,
-    rule: Rule = "all",
     files: ObjectFiles = ObjectFiles(),
     replies: Replies = Replies(),
     reading: Reading = Reading(),
@@ -67,14 +66,8 @@ def build_rank(
         out: folder for the run: `pairs.parquet`, `comparisons.jsonl`, `summary.json`,
             `skipped.jsonl`, `run.json`, and `spent.jsonl` for an endpoint.
         criteria: `honesty` (fewer hallucinations, then help), or a Markdown file of your own.
-        by: `words`: the judge names the better one; `logprob`: by the odds of both names, of a
-            local model.
-        swap: compare in both orders; without it, place and merit can't be told apart.
+        comparing: how two responses are compared, and which comparisons become a pair.
         chair: of the judge `chair`.
-        margin: log-odds (`logprob`) or points (`exact`, `chair`) up to which two responses are
-            a tie.
-        rule: `all`: every decided comparison is a pair; `extremes`: the response that won most
-            against the one that won least, where these were compared and decided so.
         files: what `exact` and `chair` know.
         replies: how a judging model is asked.
         reading: how SAMPLES is read.
@@ -84,53 +77,45 @@ def build_rank(
     asked = asked_judge(judge, JUDGES, replies, loading)
     asking = Asking(read_criterion(criteria, "choice"), replies.attempts, replies.facts)
     files.check(judge)
-    _check(asked.spec, by, margin)
+    _check(asked.spec, comparing)
     options = {
-        "samples": samples, "judge": judge, "out": out, "criteria": criteria, "by": by,
-        "swap": swap, "chair": chair, "margin": margin, "rule": rule, "files": files,
-        "replies": replies, "reading": reading, "loading": loading,
+        "samples": samples, "judge": judge, "out": out, "criteria": criteria,
+        "comparing": comparing, "chair": chair, "files": files, "replies": replies,
+        "reading": reading, "loading": loading,
     }  # fmt: skip
     inputs = {"samples": samples, **files.inputs}
     with start_run(out, "build rank", options, inputs, models=asked.spec.folders) as run:
         records = read(samples, "sample", reading)
         items = judged_samples(records)
-        opened = None
-        identity: dict[str, Any] = {"by": by, "swap": swap, "margin": margin}
         if files.objects is not None:
-            look = score_looker(_by_objects(judge, files.objects, files.vocabulary, chair))
-            identity |= {"judge": judge} | (vars(chair) if judge == "chair" else {})
+            judged = _by_objects(judge, files.objects, files.vocabulary, chair)
+            weights = vars(chair) if judge == "chair" else {}
+            ready = Ready(score_looker(judged), {"judge": judge, **weights})
         else:
-            opened = asked.open(out, items)
-            identity |= asked.identity(run, asking.criterion, opened)
-            look = _asking_looker(opened, asking, by, replies.batch_size)
-        identity |= {name: run.record["inputs"][name]["sha256"] for name in inputs}
-        parts = Parts(out, identity, Compared)
+            ready = _open(run, asked, asking, comparing.by, items)
+        hashes = {name: run.record["inputs"][name]["sha256"] for name in inputs}
+        by, swap, margin = comparing.by, comparing.swap, comparing.margin
+        own = {"by": by, "swap": swap, "margin": margin}
+        parts = Parts(out, {**own, **ready.identity, **hashes}, Compared)
         compared = parts.work_through(
-            items, lambda chunk: compare_chunk(look, chunk, swap, margin), "comparisons"
+            items, lambda chunk: compare_chunk(ready.look, chunk, swap, margin), "comparisons"
         )
         write_jsonl(out / "comparisons.jsonl", (row for one in compared for row in one.as_rows()))
-        made = {"builder": "rank", "judge": judge, "by": by, "criteria": criteria, "rule": rule}
+        made = {"builder": "rank", "judge": judge, "by": by, "criteria": criteria}
         outcome = sort_out(
             pair_or_skipped
             for item, one in zip(items, compared, strict=True)
-            for pair_or_skipped in pairs_or_skipped(item, one, rule, made)
+            for pair_or_skipped in pairs_or_skipped(item, one, comparing.rule, made)
         )
         rows = map(vars, outcome.kept)
         skipped = write_set(out / "pairs.parquet", "preference", rows, outcome, records, "pair")
-        comparisons = [row for one in compared for row in one.comparisons]
-        questions = sum(not row.same for row in comparisons) * (2 if swap else 1)
-        summary = {
-            "prompts": len(items),
-            "pairs": len(outcome.kept),
-            "skipped": skipped,
-            **agreement(comparisons),
-            "cost": cost_summary([row.cost for row in comparisons], questions, opened),
-        }
-        finish(run, summary, parts)
+        counts = {"prompts": len(items), "pairs": len(outcome.kept), "skipped": skipped}
+        finish(run, {**counts, **_summary(compared, swap, ready.opened)}, parts)
         print(are_in(len(outcome.kept), "pairs", out / "pairs.parquet"))
 
 
-def _check(spec: JudgeSpec, by: By, margin: float) -> None:
+def _check(spec: JudgeSpec, comparing: Comparing) -> None:
+    by, margin = comparing.by, comparing.margin
     if by == "logprob" and not spec.is_local:
         raise UserError("--by logprob needs a model on this machine: --judge local:MODEL.")
     if margin < 0:
@@ -145,7 +130,36 @@ def _by_objects(judge: str, objects: Path, vocabulary: Path | None, chair: Chair
     return truth(objects, vocabulary)
 
 
-def _asking_looker(opened: Opened, asking: Asking, by: By, batch_size: int) -> Looker:
+@dataclass(frozen=True)
+class Ready:
+    """A judge that compares, ready to.
+
+    Attributes:
+        look: compares two responses.
+        identity: what decides its verdicts, besides the files that options name.
+        opened: what it is asked through; None for the exact judge.
+    """
+
+    look: Looker
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    opened: Opened | None = None
+
+
+def _open(
+    run: Run, asked: AskedJudge, asking: Asking, by: By, items: Sequence[JudgedSample]
+) -> Ready:
+    """Load the model that judges, or get ready to ask the endpoint."""
+    opened = asked.open(run.folder, items)
     if by == "logprob" and opened.policy is not None:
-        return logprob_looker(opened.policy, asking, batch_size)
-    return choosing_looker(opened.ask, asking)
+        look = logprob_looker(opened.policy, asking, asked.batch_size)
+    else:
+        look = choosing_looker(opened.ask, asking)
+    return Ready(look, asked.identity(run, asking.criterion, opened), opened)
+
+
+def _summary(compared: Sequence[Compared], swap: bool, opened: Opened | None) -> dict[str, Any]:
+    """How the comparisons ended, and what they cost."""
+    comparisons = [row for one in compared for row in one.comparisons]
+    questions = sum(not row.same for row in comparisons) * (2 if swap else 1)
+    cost = cost_summary([row.cost for row in comparisons], questions, opened)
+    return {**agreement(comparisons), "cost": cost}

@@ -26,7 +26,7 @@ from veridical.runtime.files import require_file
 from veridical.runtime.fingerprint import fingerprint
 from veridical.runtime.options import Placement, Reading
 from veridical.runtime.progress import counted, part_of
-from veridical.runtime.runs import start_run
+from veridical.runtime.runs import Run, start_run
 
 VERBOSITY_SHARES = (0.2, 0.4, 0.6, 0.8)
 
@@ -79,14 +79,10 @@ def build_rate(
         identity = {name: run.record["inputs"][name]["sha256"] for name in inputs}
         words: list[int] = []
         if folder is not None:
-            reward_model = load_reward_model(folder, placement.dtype, placement.device)
-            opened = reward_judge(reward_model, batch_size)
-            found = fingerprint(str(folder))
-            run.note_model("judge", str(folder), found, reward_model.policy.merges)
-            identity |= {"judge": found.key}
+            opened, identity["judge"] = _reward_judge(run, folder, batch_size, placement)
         else:
-            texts = [text for item in items for text in item.case.responses]
-            words = verbosity_words or length_points(texts)
+            said = [text for item in items for text in item.case.responses]
+            words = verbosity_words or length_points(said)
             opened = exact_judge(listed, known, words)
         parts = Parts(out, {**identity, "words": words, "dtype": placement.dtype}, Marks)
         marks = parts.work_through(items, lambda chunk: _judge(opened, chunk), "ratings")
@@ -118,6 +114,16 @@ def _reward_folder(judge: str, files: ObjectFiles) -> Path | None:
     if kind == "reward" and not Path(name).is_dir():
         raise UserError(f"--judge {judge}: {name} is no folder. Name what `train reward` wrote.")
     return Path(name) if kind == "reward" else None
+
+
+def _reward_judge(
+    run: Run, folder: Path, batch_size: int, placement: Placement
+) -> tuple[Judge, str]:
+    """The reward model as a judge, and its fingerprint."""
+    model = load_reward_model(folder, placement.dtype, placement.device)
+    found = fingerprint(str(folder))
+    run.note_model("judge", str(folder), found, model.policy.merges)
+    return reward_judge(model, batch_size), found.key
 
 
 def _judge(judge: Judge, items: Sequence[JudgedSample]) -> list[Marks]:
