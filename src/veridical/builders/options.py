@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from veridical.runtime.errors import UserError
 
-
 By = Literal["words", "logprob"]
 Rule = Literal["all", "extremes"]
 

@@ -149,7 +149,7 @@ def _rewards(
         values, late = _without_refused(chunk, score)
         rewards |= dict(zip([n for n in chunk if n not in late], values, strict=True))
         refused |= late
-    late_rows = [
+    late_rows: list[SkippedRow] = [
         {"id": found.kept[n].id, "field": "images", "reason": reason}
         for n, reason in refused.items()
     ]
