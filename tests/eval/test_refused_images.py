@@ -15,10 +15,10 @@ from veridical.data.records import assistant_message, user_message, write_record
 from veridical.eval import reward
 from veridical.models import load
 from veridical.models.policy import Policy
-from veridical.models.reward_model import Reading, RewardModel, new_head
-from veridical.runtime import options as options_module
+from veridical.models.reward_model import RewardInputs, RewardModel, new_head
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
+from veridical.runtime.options import Reading
 
 USUAL, REFUSED = (64, 64), (100, 80)
 
@@ -48,7 +48,7 @@ def folder(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     processor.image_processor = Refusing(processor.image_processor)
     picky = dataclasses.replace(policy, processor=processor)
     monkeypatch.setattr(load, "load_policy", lambda *_, **__: picky)
-    judge = RewardModel(picky, new_head(picky), Reading("Is this right?"))
+    judge = RewardModel(picky, new_head(picky), RewardInputs("Is this right?"))
     monkeypatch.setattr(reward, "load_reward_model", lambda *_: judge)
     (tmp_path / "images").mkdir()
     for name in "abcd":
@@ -143,7 +143,7 @@ def test_reward_lists_the_refused_pair(folder: Path, refused: int, share_prefix:
     options: dict[str, Any] = {"batch_size": 3, "share_prefix": share_prefix}
     with pytest.raises(UserError, match=rf"1 of 4 pairs.*0.01 allows. row-{refused}: .*not this"):
         reward.eval_reward(folder / "images", [path], out, **options)
-    reading = options_module.Reading(max_bad_fraction=0.25)
+    reading = Reading(max_bad_fraction=0.25)
     scores = reward.eval_reward(folder / "images", [path], out, **options, reading=reading)
     assert scores["accuracy"].n == 3
     scored = [row["id"] for row in read_jsonl(out / "rewards.jsonl")]

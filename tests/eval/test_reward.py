@@ -23,7 +23,7 @@ from veridical.eval._reward_scores import (
 from veridical.eval.benchmark import score_rows
 from veridical.eval.scores import read_scores
 from veridical.models.load import load_policy
-from veridical.models.reward_model import Reading, new_head, save_head
+from veridical.models.reward_model import RewardInputs, new_head, save_head
 from veridical.runtime.files import read_json, read_jsonl
 
 
@@ -91,7 +91,7 @@ def reward_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     policy.processor.save_pretrained(folder)
     head = new_head(policy)
     torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
-    save_head(head, Reading("Is this what the image shows?", with_facts=True), folder)
+    save_head(head, RewardInputs("Is this what the image shows?", with_facts=True), folder)
     return folder
 
 

@@ -17,7 +17,7 @@ from veridical.models import processing
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
 from veridical.models.reward_model import (
-    Reading,
+    RewardInputs,
     RewardModel,
     judged_group,
     new_head,
@@ -33,7 +33,7 @@ PROMPT = [user_message("Describe the image.")]
 def reward_model(policy: Policy) -> RewardModel:
     head = new_head(policy)
     torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
-    return RewardModel(policy, head, Reading("Is it so?", with_facts=True))
+    return RewardModel(policy, head, RewardInputs("Is it so?", with_facts=True))
 
 
 def case(name: str, picture: Image.Image, *responses: str) -> Case:
@@ -91,7 +91,7 @@ def test_samples_are_rated_from_the_command_line(tmp_path: Path, capsys: Any) ->
     policy.processor.save_pretrained(folder)
     head = new_head(policy)
     torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
-    save_head(head, Reading("Is this what the image shows?"), folder)
+    save_head(head, RewardInputs("Is this what the image shows?"), folder)
     texts = ["There is a red cup.", "There is a blue dog at the top.", "This is a park."]
     write_records(
         [

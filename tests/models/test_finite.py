@@ -15,7 +15,13 @@ from veridical.eval.answers import Query, Settings
 from veridical.eval.asked_model import AskedModel
 from veridical.models.finite import not_finite, require_finite
 from veridical.models.policy import Policy
-from veridical.models.reward_model import Reading, RewardModel, judged_group, new_head, score_groups
+from veridical.models.reward_model import (
+    RewardInputs,
+    RewardModel,
+    judged_group,
+    new_head,
+    score_groups,
+)
 from veridical.runtime.errors import UserError
 from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.adapters import recomputed
@@ -80,11 +86,11 @@ def test_margins_of_yes_and_no(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rewards(policy: Policy, pictures: list[Image.Image], dtype: torch.dtype) -> None:
     policy.model.to(dtype)
-    model = RewardModel(policy, new_head(policy), Reading())
+    model = RewardModel(policy, new_head(policy), RewardInputs())
     prompt = [user_message("Describe the image.")]
     group = judged_group(
         policy,
-        Reading(),
+        RewardInputs(),
         "r",
         pictures[:1],
         prompt,

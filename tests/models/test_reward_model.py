@@ -22,7 +22,7 @@ from veridical.models.policy import Policy
 from veridical.models.prompt_texts import render_prompt
 from veridical.models.rendering import Group
 from veridical.models.reward_model import (
-    Reading,
+    RewardInputs,
     RewardModel,
     attach_reward_model,
     judged_group,
@@ -46,7 +46,7 @@ ANSWERS = (("There is a red cup.", "There is a blue dog. This is a park."), ("Ye
 def reward_model(policy: Policy) -> RewardModel:
     head = new_head(policy)
     torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
-    return RewardModel(policy, head, Reading("Is it so?", with_facts=True))
+    return RewardModel(policy, head, RewardInputs("Is it so?", with_facts=True))
 
 
 def groups_of(reward_model: RewardModel, pictures: list[Image.Image]) -> list[Group]:
@@ -75,7 +75,7 @@ def test_reward_loss_by_hand() -> None:
 
 
 def test_a_new_head_rewards_nothing(policy: Policy, pictures: list[Image.Image]) -> None:
-    reward_model = RewardModel(policy, new_head(policy), Reading())
+    reward_model = RewardModel(policy, new_head(policy), RewardInputs())
     batch = collate(policy, groups_of(reward_model, pictures), True)
     assert torch.equal(response_rewards(policy.model, reward_model.head, batch), torch.zeros(2, 2))
 
@@ -117,12 +117,12 @@ def test_the_last_token_is_where_an_answer_would_begin(
 
 
 def test_facts_come_in_an_order_of_the_record() -> None:
-    reading = Reading("Good?", with_facts=True)
+    reading = RewardInputs("Good?", with_facts=True)
     orders = {question_about(reading, f"row-{i}", FACTS) for i in range(40)}
     assert len(orders) > 10
     assert question_about(reading, "row-1", FACTS) == question_about(reading, "row-1", FACTS)
     assert all(fact in order for order in orders for fact in FACTS)
-    assert question_about(Reading("Good?"), "row-1", FACTS) == "Good?"
+    assert question_about(RewardInputs("Good?"), "row-1", FACTS) == "Good?"
     assert question_about(reading, "row-1", []) == "Good?"
 
 
@@ -134,7 +134,7 @@ def test_a_full_disk_is_said_where_the_head_is_written(
 
     monkeypatch.setattr("veridical.models.reward_model.save_file", full)
     with pytest.raises(UserError, match=r"No space left on device\. Make room"):
-        save_head(torch.nn.Linear(4, 1), Reading(), tmp_path)
+        save_head(torch.nn.Linear(4, 1), RewardInputs(), tmp_path)
 
 
 def test_a_reward_model_is_found_again(reward_model: RewardModel, tmp_path: Path) -> None:
@@ -175,8 +175,8 @@ def test_a_reward_adapter_shares_its_base(policy: Policy, tmp_path: Path) -> Non
     head = new_head(trained)
     torch.nn.init.normal_(head.weight)
     trained.model.save_pretrained(tmp_path)
-    save_head(head, Reading("Is it so?"), tmp_path)
-    alone = RewardModel(trained, head, Reading("Is it so?"))
+    save_head(head, RewardInputs("Is it so?"), tmp_path)
+    alone = RewardModel(trained, head, RewardInputs("Is it so?"))
     group = judged_group(
         policy, alone.reading, "a", [picture], [user_message("Describe the image.")],
         [[assistant_message("There is a red cup.")], [assistant_message("Yes.")]],
@@ -214,7 +214,7 @@ def test_a_reward_model_reads_the_template_it_was_trained_with(
     trained = prepare_training(copy.deepcopy(base), Tuning(rank=4, alpha=8))
     trained.model.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
     trained.model.save_pretrained(tmp_path / "adapter")
-    reading = Reading("Is it so?", template={"enable_thinking": True})
+    reading = RewardInputs("Is it so?", template={"enable_thinking": True})
     save_head(new_head(trained), reading, tmp_path / "adapter")
     for judge in (
         load_reward_model(tmp_path / "adapter", device="cpu"),
@@ -232,7 +232,7 @@ def test_a_reward_adapter_has_to_fit_in_every_tensor(
 ) -> None:
     trained = prepare_training(copy.deepcopy(policy), Tuning(rank=4, alpha=8))
     trained.model.save_pretrained(tmp_path)
-    save_head(new_head(trained), Reading(), tmp_path)
+    save_head(new_head(trained), RewardInputs(), tmp_path)
     weights = load_file(tmp_path / "adapter_model.safetensors")
     name = next(iter(weights))
     weights[name.replace("layers.0", "layers.9")] = weights[name].clone()
@@ -250,7 +250,7 @@ def test_a_reward_adapter_may_not_change_the_shared_base(
 ) -> None:
     trained = prepare_training(copy.deepcopy(policy), Tuning(rank=4, alpha=8))
     trained.model.save_pretrained(tmp_path)
-    save_head(new_head(trained), Reading(), tmp_path)
+    save_head(new_head(trained), RewardInputs(), tmp_path)
     weights = load_file(tmp_path / "adapter_model.safetensors")
     own = prepare_training(policy, Tuning(rank=2, alpha=2)) if beside else policy
     name, norm = next((n, p) for n, p in policy.core.named_parameters() if "norm" in n)
@@ -284,7 +284,7 @@ def test_the_proofs_see_what_a_new_head_hides(
     policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They hold for what is right, and fail where the wrong token is read."""
-    groups = groups_of(RewardModel(policy, new_head(policy), Reading("Is it so?")), pictures)
+    groups = groups_of(RewardModel(policy, new_head(policy), RewardInputs("Is it so?")), pictures)
     proofs = prove(policy, groups, lambda some, rows: collate(some, rows, True), reward_measure)
     assert all(proof.passed for proof in proofs)
     unit = reward_measure(policy).unit

@@ -12,7 +12,7 @@ from tokenizers.normalizers import Replace, Sequence
 
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.models.policy import Policy
-from veridical.models.reward_model import Reading
+from veridical.models.reward_model import RewardInputs
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl
 from veridical.train.loop.left_out import LeftOut
@@ -91,7 +91,7 @@ def test_what_the_tokenizer_makes_equal_does_not_tell_answers_apart(
     data = write(tmp_path, rows)
     for found in (
         read(policy, data, TRAINING),
-        read_pairs(policy, data, Reading(), TRAINING),
+        read_pairs(policy, data, RewardInputs(), TRAINING),
     ):
         assert [group.id for group in found.groups] == ["r1"]
         assert "once they are rendered and tokenized" in found.skipped[0]["reason"]
@@ -136,7 +136,7 @@ def test_of_further_answers_only_those_that_are_the_chosen_one_go(
     kept = [whole_texts[i] for i in (0, 1, 2, 4)]
     assert [text.strip().removesuffix("</s>") for text in first.response_texts] == kept
     assert len(first.response_images) == len(first.cut) == len(first.token_counts) == 4
-    for rows_found in (found, read_pairs(policy, data, Reading(), training)):
+    for rows_found in (found, read_pairs(policy, data, RewardInputs(), training)):
         assert not rows_found.skipped
         [listed] = rows_found.answers
         assert (listed["id"], listed["field"]) == ("r0", "more_rejected/1")
@@ -145,7 +145,7 @@ def test_of_further_answers_only_those_that_are_the_chosen_one_go(
         assert len(left_out) == 0
         assert [row["field"] for row in read_jsonl(left_out.path)] == ["more_rejected/1"]
         assert "1 further rejected answer is left out" in capsys.readouterr().out
-    pairs = read_pairs(policy, data, Reading(), training).groups
+    pairs = read_pairs(policy, data, RewardInputs(), training).groups
     assert [group.id for group in pairs] == ["r0", "r0/1", "r0/3", "r1"]
 
 

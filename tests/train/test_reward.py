@@ -170,9 +170,9 @@ def test_a_resumed_run_ends_with_the_same_head(
 def test_several_rejected_answers_are_several_pairs(policy: Policy, tmp_path: Path) -> None:
     more = [[assistant_message("There is a bench.")], [assistant_message("This is a park.")]]
     data = write_pairs(tmp_path / "pairs.parquet", more_rejected=more)
-    from veridical.models.reward_model import Reading
+    from veridical.models.reward_model import RewardInputs
 
-    rows = read_pairs(policy, data, Reading(QUESTION), SMALL)
+    rows = read_pairs(policy, data, RewardInputs(QUESTION), SMALL)
     assert len(rows.groups) == 54
     assert [group.id for group in rows.groups[:4]] == ["pair-0", "pair-0/1", "pair-0/2", "pair-1"]
     assert "There is a bench." in rows.groups[1].response_texts[1]

@@ -20,7 +20,7 @@ from veridical.judges.symbolic import Symbolic
 from veridical.models.batching import collate
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
-from veridical.models.reward_model import Reading, RewardModel, new_head, save_head
+from veridical.models.reward_model import RewardInputs, RewardModel, new_head, save_head
 from veridical.models.token_scores import token_scores
 from veridical.models.tuning import prepare_training
 from veridical.objectives.policy_gradient import Advantages, Sampled
@@ -252,7 +252,7 @@ def test_ppos_first_gradient_is_reinforces(
 ) -> None:
     setting, seen = one_step(policy, pictures, 1)
     head = new_head(policy)
-    critic = RewardModel(policy, head, Reading())
+    critic = RewardModel(policy, head, RewardInputs())
     setting = replace(setting, actors=replace(setting.actors, critic=critic))
     advantages = 1.7 * seen.sampled.mask.double()
     settings = PPO(inner_epochs=1, minibatches=1, value_weight=0.0)
@@ -299,7 +299,7 @@ def reward_folder(saved: str, tmp_path: Path) -> Path:
     folder = tmp_path / "reward"
     carrier.model.save_pretrained(str(folder))
     carrier.processor.save_pretrained(str(folder))
-    save_head(head, Reading(), folder)
+    save_head(head, RewardInputs(), folder)
     return folder
 
 

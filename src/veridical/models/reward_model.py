@@ -48,7 +48,7 @@ FACTS_LEAD = "What the image shows:"
 
 
 @dataclass(frozen=True)
-class Reading:
+class RewardInputs:
     """What a reward model reads beside the response; the same at training and at scoring.
 
     Attributes:
@@ -78,11 +78,11 @@ class RewardModel:
 
     policy: Policy
     head: nn.Linear
-    reading: Reading
+    reading: RewardInputs
     adapter: str | None = None
 
 
-def question_about(reading: Reading, id: str, facts: Sequence[str]) -> str:
+def question_about(reading: RewardInputs, id: str, facts: Sequence[str]) -> str:
     """The user's turn that follows a response.
 
     Facts stand in an order drawn from the record's id, so that none is always first.
@@ -96,7 +96,7 @@ def question_about(reading: Reading, id: str, facts: Sequence[str]) -> str:
 
 def judged_group(
     policy: Policy,
-    reading: Reading,
+    reading: RewardInputs,
     id: str,
     images: Sequence[ImageLike],
     prompt: Sequence[Message],
@@ -234,7 +234,7 @@ def _stock_state(policy: Policy, group: Group, index: int) -> Tensor:
     return last.double()
 
 
-def save_head(head: nn.Linear, reading: Reading, folder: Path) -> None:
+def save_head(head: nn.Linear, reading: RewardInputs, folder: Path) -> None:
     """Write the head and what it reads beside the model or adapter in `folder`."""
     weights = {n: w.detach().cpu().contiguous() for n, w in head.state_dict().items()}
     with writing(folder, "Make room, and go on with --resume true."):
@@ -327,11 +327,11 @@ def _require_head(folder: Path) -> None:
         )
 
 
-def _read_reading(folder: Path) -> Reading:
+def _read_reading(folder: Path) -> RewardInputs:
     try:
         content = read_json(folder / SETTINGS_FILE)
-        Reading(**content)  # no field of another name
-        return TypeAdapter(Reading).validate_python(content)
+        RewardInputs(**content)  # no field of another name
+        return TypeAdapter(RewardInputs).validate_python(content)
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{folder / SETTINGS_FILE} is not what `train reward` of this version writes ({error})."

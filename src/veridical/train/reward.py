@@ -27,7 +27,7 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.reward_model import (
     CRITERION,
-    Reading,
+    RewardInputs,
     judged_group,
     new_head,
     response_rewards,
@@ -94,7 +94,7 @@ def train_reward(
     options = {"facts": facts, "criterion": criterion, "objective": objective}
     with start_training(Given("train reward", model, data, out, training, options)) as run:
         start = load_start(model, training, run)
-        reading = Reading(criterion, facts, training.seed, training.template or {})
+        reading = RewardInputs(criterion, facts, training.seed, training.template or {})
         rows = training_set(start, read_pairs(start, data, reading, training), training, out)
         sharing = find_sharing(training, rows.few, start)
         tell_merged(run, "model", start, rows.few, sharing.allowed)
@@ -133,7 +133,9 @@ def _rewards(head: nn.Linear, groups: Sequence[Group], share: bool, policy: Poli
     return response_rewards(policy.model, own, collate(policy, groups, share)).double().cpu()
 
 
-def read_pairs(start: Policy, data: Path, reading: Reading, training: Training) -> TrainingRows:
+def read_pairs(
+    start: Policy, data: Path, reading: RewardInputs, training: Training
+) -> TrainingRows:
     """Every pair as the reward model reads it.
 
     Raises:
@@ -216,7 +218,7 @@ def plain_head(head: nn.Linear) -> nn.Linear:
     return plain
 
 
-def save_beside(head: nn.Linear, reading: Reading, out: Path, files: Sequence[str]) -> None:
+def save_beside(head: nn.Linear, reading: RewardInputs, out: Path, files: Sequence[str]) -> None:
     """Write a whole head into each saved folder; the first process does."""
     if not processes.is_first():
         return

@@ -24,7 +24,7 @@ from veridical.models.adapters import adapter_base, adapter_parameters
 from veridical.models.model_argument import Model, name_of
 from veridical.models.policy import Policy, adapters_off, frozen_copy
 from veridical.models.reward_model import (
-    Reading,
+    RewardInputs,
     RewardModel,
     attach_reward_model,
     load_reward_model,
@@ -182,7 +182,7 @@ def _shared_critic(policy: Policy, reward_model: RewardModel | None) -> RewardMo
     if reward_model is not None and inherits:
         head.load_state_dict(reward_model.head.state_dict())
         return RewardModel(policy, head, reward_model.reading, VALUE)
-    return RewardModel(policy, head, Reading(), VALUE)
+    return RewardModel(policy, head, RewardInputs(), VALUE)
 
 
 def _own_critic(
@@ -197,7 +197,7 @@ def _own_critic(
         head = copy.deepcopy(reward_model.head).requires_grad_(True)
     plain = dataclasses.replace(training.trained, train_vision=False)
     prepared = without_language_head(prepare_training(base, plain))
-    return RewardModel(prepared, head or new_head(prepared), Reading())
+    return RewardModel(prepared, head or new_head(prepared), RewardInputs())
 
 
 def _reads_the_same(policy: Policy, other: Policy) -> bool:
