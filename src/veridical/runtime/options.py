@@ -38,7 +38,7 @@ class Loading(Placement):
     """How the model is loaded.
 
     Attributes:
-        template: KEY=VALUE, a variable of the model's chat template, such as enable_thinking=true
+        template: a variable of the model's chat template, such as enable_thinking=true
             (false where the template reads it and nothing is said); chat_template=NAME chooses one.
     """
 
