@@ -75,7 +75,7 @@ def require_stock_answers(policy: Policy, pictures: list[Image.Image]) -> None:
         text = render_prompt(policy, request.prompt)
         inputs = prompt_batch(policy, [request.images], [text]).inputs
         stock = policy.core.generate(**inputs, generation_config=settings)
-        assert answer.token_ids == stock[0, inputs["input_ids"].shape[1] :].tolist()
+        assert [*answer.token_ids] == stock[0, inputs["input_ids"].shape[1] :].tolist()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -141,7 +141,7 @@ def test_greedy_answers_are_those_of_the_stock_generate(
         text = render_prompt(policy, request.prompt, request.prefix)
         inputs = prompt_batch(policy, [request.images], [text]).inputs
         stock = policy.core.generate(**inputs, generation_config=settings)
-        assert answer.token_ids == stock[0, inputs["input_ids"].shape[1] :].tolist()
+        assert [*answer.token_ids] == stock[0, inputs["input_ids"].shape[1] :].tolist()
 
 
 @pytest.mark.parametrize("every", [1, 3, 7])
