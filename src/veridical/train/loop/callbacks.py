@@ -14,6 +14,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_jsonl
 from veridical.runtime.progress import step_bar
 from veridical.train.loop.checkpoints import write_manifest
+from veridical.train.loop.counting import rows_seen
 
 
 class RunLog(TrainerCallback):
@@ -69,6 +70,20 @@ def log_row(logs: dict[str, Any], step: int, epoch: float | None) -> dict[str, A
         row["gradient_norm"] = logs.get("grad_norm")
     result: dict[str, Any] = json.loads(json.dumps(row, default=float))
     return result
+
+
+class Epochs(TrainerCallback):
+    """Counts epochs by rows: Transformers counts batches, the last of which may be smaller."""
+
+    def __init__(self, rows: int, rows_a_step: int) -> None:
+        """Take the rows of the data, and those of a full optimizer step."""
+        self.rows, self.rows_a_step = rows, rows_a_step
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Correct what the log and trackers are told next."""
+        state.epoch = rows_seen(state.global_step, self.rows, self.rows_a_step) / self.rows
 
 
 class Steps(TrainerCallback):

@@ -16,7 +16,7 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
-from veridical.train.loop.callbacks import Manifests, RunLog, SaveWhenTerminated, Steps
+from veridical.train.loop.callbacks import Epochs, Manifests, RunLog, SaveWhenTerminated, Steps
 from veridical.train.loop.checking import open_check, write_descriptions
 from veridical.train.loop.checkpoints import LastStep, newest_verified
 from veridical.train.loop.finish import Trained
@@ -104,7 +104,8 @@ def run_trainer(
     arguments.eval_on_start = checkpoint is None and _evaluates(held_out, training)
     if checkpoint is not None:
         require_steps_left(steps_of(checkpoint), training.steps(len(train)), training.extend)
-    callbacks = [RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests(), *more]
+    epochs = Epochs(len(train), training.rows_a_step())
+    callbacks = [epochs, RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests(), *more]
     callbacks += _on_the_way(policy, training, arguments, train, held_out, out)
     require_same_start(task.scorer)
     trainer = GroupTrainer(
