@@ -33,7 +33,7 @@ from veridical.data.records import assistant_message, user_message, write_record
 from veridical.models.policy import Policy
 from veridical.runtime.files import read_json
 from veridical.world.dataset import conversation
-from veridical.world.drawing import render
+from veridical.world.drawing import draw_scene
 from veridical.world.model import CHAT_TEMPLATE, EOS, IMAGE, PAD, UNKNOWN
 from veridical.world.scenes import sample_scenes
 
@@ -233,7 +233,7 @@ def world_pairs(count: int) -> Iterator[dict[str, Any]]:
     for index in range(count):
         yield {
             "id": scenes[index].id,
-            "images": [render(scenes[index])],
+            "images": [draw_scene(scenes[index])],
             "prompt": rows[index]["messages"][:1],
             "chosen": rows[index]["messages"][1:],
             "rejected": rows[index + 1]["messages"][1:],

@@ -73,7 +73,7 @@ def at(where, honest):
 
 CallbackHandler.on_step_end = at("step", CallbackHandler.on_step_end)
 CallbackHandler.on_save = at("save", CallbackHandler.on_save)
-build, built = bdhs.build_pairs, 0
+build, built = bdhs.reject_answers, 0
 
 
 def counted(*given):
@@ -84,7 +84,7 @@ def counted(*given):
     return build(*given)
 
 
-bdhs.build_pairs = counted
+bdhs.reject_answers = counted
 sys.exit(main(arguments))
 """
 OPTIONS: dict[str, Any] = {

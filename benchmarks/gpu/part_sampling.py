@@ -28,7 +28,7 @@ from shapes import (
 )
 from transformers import DynamicCache
 
-from veridical.bdhs.algorithm import Rejecting, Source, build_pairs
+from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.data.records import user_message
@@ -239,9 +239,9 @@ def bdhs(settings: Settings, figures: Figures, shape: Shape, image_tokens: int) 
         )
 
         def rate(given: Rejecting = given) -> dict[str, Any]:
-            def build_them(some: list[Source]) -> int:
+            def build_them(some: list[TrueAnswer]) -> int:
                 # Random words hardly ever end a sentence, so the pairs come to nothing in the end.
-                return len(build_pairs(policy, some, given))
+                return len(reject_answers(policy, some, given))
 
             build_them(sources[:1])
             made: list[int] = []
@@ -255,12 +255,12 @@ def bdhs(settings: Settings, figures: Figures, shape: Shape, image_tokens: int) 
         figures.attempt(label, 0.5 if settings.tiny else 4.0, rate)
 
 
-def sources_of(shape: Shape, image_tokens: int, count: int) -> list[Source]:
+def sources_of(shape: Shape, image_tokens: int, count: int) -> list[TrueAnswer]:
     """True answers of a few sentences of random words."""
     sentence = f"{FIRST_WORD} w1 w2 w3 w4 w5 {END_WORD}"
     answer = " ".join([sentence] * SENTENCES)
     return [
-        Source(f"source-{index}", [picture], [user_message("w7 w8 w9")], answer)
+        TrueAnswer(f"source-{index}", [picture], [user_message("w7 w8 w9")], answer)
         for index, picture in enumerate(pictures(shape, image_tokens, count))
     ]
 

@@ -24,7 +24,7 @@ from veridical.data.records import read_records
 from veridical.judges.endpoint import Endpoint, EndpointSettings, Wording, endpoint_settings
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
-from veridical.sampling.engines.client import is_here
+from veridical.sampling.engines.client import is_local_address
 
 KEY = "sk-a-secret-of-ours"
 Answer = Callable[["Handler", int, int, str], None]
@@ -446,5 +446,5 @@ def test_what_leaves_the_machine_is_told_and_keys_are_not_in_addresses(
     for url in ("https://me:secret@example.org/v1", "https://example.org/v1?key=x", "example.org"):
         with pytest.raises(UserError):
             opened(url)
-    assert not is_here("http://localhost.example.org/v1")
-    assert is_here("http://[::1]:80/v1")
+    assert not is_local_address("http://localhost.example.org/v1")
+    assert is_local_address("http://[::1]:80/v1")

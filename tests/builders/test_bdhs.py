@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from veridical.bdhs import algorithm
-from veridical.bdhs.algorithm import Rejecting, Source, build_pairs
+from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
 from veridical.bdhs.image_noise import add_noise, kept_signal
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
@@ -52,8 +52,8 @@ def changed(**values: Any) -> Rejecting:
     )
 
 
-def source(answer: str, id: str = "row", images: tuple[Any, ...] = ()) -> Source:
-    return Source(id, images, [user_message("Describe the image.", len(images))], answer)
+def source(answer: str, id: str = "row", images: tuple[Any, ...] = ()) -> TrueAnswer:
+    return TrueAnswer(id, images, [user_message("Describe the image.", len(images))], answer)
 
 
 def test_accepted_as_soon_as_different_and_last_try_is_unguided(
@@ -82,7 +82,7 @@ def test_accepted_as_soon_as_different_and_last_try_is_unguided(
         source(ANSWER, "b", (pictures[0],)),
         source("A kitchen. It is red.", "a", (pictures[1],)),
     ]
-    results = build_pairs(policy, sources, dataclasses.replace(how, measure=Likes()))  # type: ignore[arg-type]
+    results = reject_answers(policy, sources, dataclasses.replace(how, measure=Likes()))  # type: ignore[arg-type]
     found = [json.loads(result["source"]) for result in results]
     assert [entry["iteration"] for entry in found] == [1, 3]
     assert found[1]["cuts"] == []
@@ -124,7 +124,7 @@ def test_the_true_answer_in_another_form_is_no_rejected_one(
 
     monkeypatch.setattr(algorithm, "respond", says)
     how = changed(variant="none", guided=False, iterations=3, text_only=True)
-    (result,) = build_pairs(
+    (result,) = reject_answers(
         policy,
         [source(true)],
         dataclasses.replace(how, measure=Unlike()),  # type: ignore[arg-type]
@@ -146,7 +146,7 @@ def test_one_mask_an_iteration_for_all_sentences(
         return honest(policy, requests, ids, *rest)
 
     monkeypatch.setattr(algorithm, "complete_masked", spy)
-    build_pairs(policy, [source(ANSWER, "x", (pictures[0],))], HOW)
+    reject_answers(policy, [source(ANSWER, "x", (pictures[0],))], HOW)
     assert masks[:3] == ["x/1"] * 3
 
 
@@ -162,7 +162,7 @@ def test_sentences_are_completed_by_the_rules_of_the_answers_language(
 
     monkeypatch.setattr(algorithm, "complete_masked", spy)
     answer = "Ja.\n\n- Im 3. Stock steht ein Hund.\n- Er schläft auf dem roten Sofa."
-    found = build_pairs(policy, [source(answer, "x", (pictures[0],))], HOW)
+    found = reject_answers(policy, [source(answer, "x", (pictures[0],))], HOW)
     first = [request for request in asked if request.id.startswith("x/1/")]
     assert len(first) == 3 and {request.language for request in asked} == {"de"}
     assert all(request.prefix.endswith(request.begun) for request in first)
@@ -235,7 +235,7 @@ def test_batch_size_and_interruption_change_nothing(
     assert rejected(tmp_path / "one") == rejected(tmp_path / "many")
 
     finished = 0
-    honest = build_pairs
+    honest = reject_answers
 
     def dies(*arguments: Any) -> Any:
         nonlocal finished
@@ -244,7 +244,7 @@ def test_batch_size_and_interruption_change_nothing(
             raise KeyboardInterrupt
         return honest(*arguments)
 
-    monkeypatch.setattr(bdhs, "build_pairs", dies)
+    monkeypatch.setattr(bdhs, "reject_answers", dies)
     with pytest.raises(KeyboardInterrupt):
         build_bdhs(**common, out=tmp_path / "cut")
     with pytest.raises(UserError, match="other settings"):
@@ -272,7 +272,7 @@ def test_neither_shards_nor_an_interruption_change_a_pair_in_any_dtype(
     assert rejected(tmp_path / "shared") == expected
 
     left = iter([True, False])
-    honest = build_pairs
+    honest = reject_answers
 
     def dies(*arguments: Any) -> Any:
         if not next(left):
@@ -280,7 +280,7 @@ def test_neither_shards_nor_an_interruption_change_a_pair_in_any_dtype(
         return honest(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(bdhs, "build_pairs", dies)
+        patch.setattr(bdhs, "reject_answers", dies)
         build_bdhs(saved, data, tmp_path / "cut", **common)
     build_bdhs(saved, data, tmp_path / "cut", **common)
     assert rejected(tmp_path / "cut") == expected
@@ -366,7 +366,7 @@ def test_special_tokens_in_a_true_answer_are_refused_by_row(
     policy: Policy, pictures: list[Image.Image]
 ) -> None:
     bad = source("This is a park. There is an <image> on the wall.", "bad", (pictures[0],))
-    result = build_pairs(policy, [bad], HOW)[0]
+    result = reject_answers(policy, [bad], HOW)[0]
     assert "<image>" in result["reason"]
 
 
@@ -397,7 +397,7 @@ def test_every_record_is_a_pair_or_is_listed(data: Path, saved: str, tmp_path: P
 @pytest.mark.parametrize("variant", ["noise", "none"])
 def test_variants_without_masks(policy: Policy, pictures: list[Image.Image], variant: Any) -> None:
     how = changed(variant=variant, guided=variant == "noise")
-    results = build_pairs(policy, [source(ANSWER, "x", (pictures[0],))], how)
+    results = reject_answers(policy, [source(ANSWER, "x", (pictures[0],))], how)
     entry = json.loads(results[0]["source"])
     assert entry["share_masked"] == 0
     assert bool(entry["cuts"]) == (variant == "noise")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from veridical.bdhs import algorithm
-from veridical.bdhs.algorithm import Rejecting, Source, build_pairs, whole_answer_limit
+from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers, whole_answer_limit
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.builders._bdhs_counts import summarize
@@ -56,10 +56,10 @@ def script(monkeypatch: pytest.MonkeyPatch, say: Script) -> list[tuple[str, int]
     return asked
 
 
-def sources_of(answers: list[str], picture: Image.Image | None) -> list[Source]:
+def sources_of(answers: list[str], picture: Image.Image | None) -> list[TrueAnswer]:
     images = () if picture is None else (picture,)
     question = [user_message("What is it?", len(images))]
-    return [Source(str(n), images, question, answer) for n, answer in enumerate(answers)]
+    return [TrueAnswer(str(n), images, question, answer) for n, answer in enumerate(answers)]
 
 
 def rejected(result: dict[str, Any]) -> str:
@@ -74,7 +74,7 @@ def test_a_completion_that_its_limit_cuts_is_no_try(
         return Response(" a dog and" if cut else " a dog.", (), (), "length" if cut else "sentence")
 
     script(monkeypatch, say)
-    (result,) = build_pairs(
+    (result,) = reject_answers(
         policy, sources_of(["A cup is here. A hat is there."], pictures[0]), HOW
     )
     assert json.loads(result["source"])["iteration"] == 2
@@ -96,7 +96,7 @@ def test_an_unguided_try_has_room_for_an_answer_as_long_as_the_true_one(
         return Response(" it goes on and on", (), (), "length")
 
     asked = script(monkeypatch, rambles)
-    (result,) = build_pairs(policy, [source], HOW)
+    (result,) = reject_answers(policy, [source], HOW)
     assert "rejected" not in result
     assert f"cut off at {limit} tokens" in result["reason"]
     assert "--max-new-tokens" in result["reason"]
@@ -112,7 +112,7 @@ def test_saying_nothing_is_no_try(
         return Response("" if request.id.startswith("0/1/") and not request.prefix else " x.")
 
     script(monkeypatch, silent)
-    (result,) = build_pairs(policy, sources_of(["Two."], pictures[0]), HOW)
+    (result,) = reject_answers(policy, sources_of(["Two."], pictures[0]), HOW)
     assert json.loads(result["source"])["iteration"] == 2
     assert result["tries"]["empty"] == 1
 
@@ -131,7 +131,7 @@ def test_one_word_answers_give_pairs_of_both_kinds(
     script(monkeypatch, says_no)
 
     def pairs(how: Rejecting) -> Any:
-        results = build_pairs(policy, sources, how)
+        results = reject_answers(policy, sources, how)
         assert {rejected(row) for row in results if "rejected" in row} <= {"Yes.", "No."}
         return summarize(results, 0)
 
@@ -152,7 +152,7 @@ def test_a_low_share_of_guided_sentences_is_told(
     policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script(monkeypatch, lambda *_: Response(" green.", (), (), "sentence"))
-    one_word = build_pairs(policy, sources_of(["Red.", "Blue."], pictures[0]), HOW)
+    one_word = reject_answers(policy, sources_of(["Red.", "Blue."], pictures[0]), HOW)
     summary = summarize(one_word, 0)
     assert (summary["sentences"], summary["guided_sentences"], summary["share_guided"]) == (2, 0, 0)
     assert "Only 0% of the sentences" in summary["warnings"][0]
@@ -160,7 +160,7 @@ def test_a_low_share_of_guided_sentences_is_told(
     monkeypatch.setattr(
         algorithm, "_unusable", lambda *_: None
     )  # the tiny tokenizer knows no Chinese
-    summary = summarize(build_pairs(policy, longer, HOW), 0)
+    summary = summarize(reject_answers(policy, longer, HOW), 0)
     assert summary["share_guided"] > 0.7
     assert summary["languages"] == {"zh": 20}
     assert not summary["warnings"]
@@ -171,13 +171,13 @@ def test_records_without_an_image_are_listed_unless_asked_for(
 ) -> None:
     script(monkeypatch, lambda *_: Response(" a dog.", (), (), "sentence"))
     sources = sources_of(["A cup is here."], None)
-    (result,) = build_pairs(policy, sources, HOW)
+    (result,) = reject_answers(policy, sources, HOW)
     assert "no image" in result["reason"] and "--text-only" in result["reason"]
     assert result["tries"]["made"] == 0
-    (result,) = build_pairs(policy, sources, changed(text_only=True))
+    (result,) = reject_answers(policy, sources, changed(text_only=True))
     assert "rejected" in result
     monkeypatch.setattr(algorithm, "respond", lambda *_: [Response(" a dog.", (), (), "sentence")])
-    (result,) = build_pairs(policy, sources, changed(variant="none"))
+    (result,) = reject_answers(policy, sources, changed(variant="none"))
     assert "rejected" in result
 
 
@@ -189,9 +189,9 @@ def test_code_alone_is_left_to_the_unguided_try(
     monkeypatch.setattr(
         algorithm, "_unusable", lambda *_: None
     )  # the tiny tokenizer has no backtick
-    (result,) = build_pairs(policy, sources, HOW)
+    (result,) = reject_answers(policy, sources, HOW)
     assert len(asked) == 1 and rejected(result) == "x = 2"
-    (result,) = build_pairs(policy, sources, changed(iterations=1))
+    (result,) = reject_answers(policy, sources, changed(iterations=1))
     assert "nothing in the true answer can be completed" in result["reason"]
 
 
@@ -240,7 +240,7 @@ def test_noise_that_cannot_be_measured_or_is_weak_is_said(
     sources = sources_of(["There is a red cup."] * 2, pictures[0])
 
     def built(**values: Any) -> dict[str, Any]:
-        return summarize(build_pairs(policy, sources, changed(variant="noise", **values)), 0)
+        return summarize(reject_answers(policy, sources, changed(variant="noise", **values)), 0)
 
     known = built()
     assert known["mean_noise_deviation"] > 0.2 and known["noise_not_measured"] == 0

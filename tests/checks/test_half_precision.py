@@ -24,7 +24,7 @@ from veridical.checks.starts import prove_declared_reference, prove_start
 from veridical.data.records import user_message
 from veridical.models import precision
 from veridical.models.batching import Batch, collate, row_batch, shared_batch
-from veridical.models.logprobs import compute_logps, response_logps, rounding
+from veridical.models.logprobs import compute_logps, response_logps, rounding_of_logps
 from veridical.models.masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
 from veridical.models.measures import MeasureOf, logps_measure
 from veridical.models.policy import Policy, frozen_copy
@@ -559,4 +559,4 @@ def test_a_copy_that_fails_leaves_no_setting_behind(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_no_limit_follows_from_half_precisions_unit(dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match="measure it"):
-        rounding(torch.tensor([-900.0]), dtype, 4)
+        rounding_of_logps(torch.tensor([-900.0]), dtype, 4)

@@ -14,8 +14,8 @@ from PIL import Image
 from veridical import sampling
 from veridical.data.image_checks import find_images
 from veridical.eval.answers import (
+    AnswerSettings,
     Query,
-    Settings,
     forget_partial_answers,
     make_answers,
 )
@@ -68,7 +68,7 @@ def queries(tmp_path: Path) -> list[Query]:
     return [Query(str(i), folder / f"{i}.png", "What is there?") for i in range(5)]
 
 
-SETTINGS = Settings(AskedModel("a/model"), batch_size=2)
+SETTINGS = AnswerSettings(AskedModel("a/model"), batch_size=2)
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x1e", "\r", "\n"])
@@ -113,13 +113,13 @@ def test_another_batch_size_keeps_answers_other_settings_do_not(
     tmp_path: Path, stub: Stub, queries: list[Query]
 ) -> None:
     make_answers(queries, SETTINGS, tmp_path, "test")
-    make_answers(queries, Settings(AskedModel("a/model"), batch_size=4), tmp_path, "test")
+    make_answers(queries, AnswerSettings(AskedModel("a/model"), batch_size=4), tmp_path, "test")
     assert len(stub.asked) == 5
     for changed in (
-        Settings(AskedModel("another/model")),
-        Settings(AskedModel("a/model"), temperature=1.0),
-        Settings(AskedModel("a/model"), max_new_tokens=5),
-        Settings(AskedModel("a/model"), seed=1),
+        AnswerSettings(AskedModel("another/model")),
+        AnswerSettings(AskedModel("a/model"), temperature=1.0),
+        AnswerSettings(AskedModel("a/model"), max_new_tokens=5),
+        AnswerSettings(AskedModel("a/model"), seed=1),
     ):
         before = len(stub.asked)
         make_answers(queries, changed, tmp_path, "test")
@@ -132,7 +132,7 @@ def test_a_changed_image_prompt_or_model_file_is_asked_anew(
     model = tmp_path / "model"
     model.mkdir()
     (model / "model.safetensors").write_text("one")
-    settings, image = Settings(AskedModel(str(model))), queries[2].image
+    settings, image = AnswerSettings(AskedModel(str(model))), queries[2].image
     make_answers(queries, settings, tmp_path, "test")
     assert image is not None
     Image.new("RGB", (4, 4), "white").save(image)
@@ -142,7 +142,7 @@ def test_a_changed_image_prompt_or_model_file_is_asked_anew(
     make_answers(queries, settings, tmp_path, "test")
     assert stub.asked[6:] == ["1"]
     (model / "model.safetensors").write_text("two")
-    make_answers(queries, Settings(AskedModel(str(model))), tmp_path, "test")
+    make_answers(queries, AnswerSettings(AskedModel(str(model))), tmp_path, "test")
     assert stub.asked[7:] == ["0", "1", "2", "3", "4"]
 
 
@@ -298,7 +298,7 @@ def test_answers_that_are_about_to_be_replaced_are_said(
     assert "replace" not in capsys.readouterr().out
     make_answers(queries[:2], SETTINGS, tmp_path, "test")
     assert "has 3 answers by another model" in capsys.readouterr().out
-    make_answers(queries, Settings(AskedModel("another/model")), tmp_path, "test")
+    make_answers(queries, AnswerSettings(AskedModel("another/model")), tmp_path, "test")
     assert "has 5 answers by another model" in capsys.readouterr().out
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from veridical.cli.dispatch import main
 from veridical.data.object_questions import (
     SPLITS,
-    Question,
+    ObjectQuestion,
     build_questions,
     by_co_occurrence,
     by_frequency,
@@ -168,7 +168,7 @@ def test_nothing_to_ask_is_an_error() -> None:
 
 
 def _asked(
-    questions: Sequence[Question],
+    questions: Sequence[ObjectQuestion],
 ) -> dict[str, tuple[list[str], list[str]]]:
     """Image to the objects asked about: (present, absent)."""
     asked: dict[str, tuple[list[str], list[str]]] = {}
@@ -314,9 +314,9 @@ def test_many_unparsed_answers_suggest_an_instruction(
     assert ("--instruction" in capsys.readouterr().out) is said
 
 
-def _about(*images: str, split: str = "random") -> list[Question]:
+def _about(*images: str, split: str = "random") -> list[ObjectQuestion]:
     return [
-        Question(str(n), f"{image}.png", image, split, "Is there a dog in the image?", "yes")
+        ObjectQuestion(str(n), f"{image}.png", image, split, "Is there a dog in the image?", "yes")
         for n, image in enumerate(images)
     ]
 

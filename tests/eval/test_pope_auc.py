@@ -12,7 +12,7 @@ from evaluating import eval_pope
 from PIL import Image
 
 from veridical.data.messages import user_message
-from veridical.eval.answers import Query, Settings
+from veridical.eval.answers import AnswerSettings, Query
 from veridical.eval.asked_model import AskedModel
 from veridical.eval.compare import compare_runs
 from veridical.eval.pope_auc import area_of, auc_difference, auc_estimate, yes_margins
@@ -128,7 +128,7 @@ def test_margins_are_the_models_own(tmp_path: Path) -> None:
     Image.new("RGB", (96, 96), "green").save(tmp_path / "a.png")
     image = tmp_path / "a.png"
     query = Query("a", image, "Is there a car in the image?")
-    (found,) = yes_margins([query], Settings(AskedModel("embedded", "float64")))
+    (found,) = yes_margins([query], AnswerSettings(AskedModel("embedded", "float64")))
     policy = load_policy("embedded", "float64")
     text = render_prompt(policy, [user_message(query.prompt)])
     processor = policy.processor

@@ -19,7 +19,7 @@ from veridical.models.prompt_batches import prompt_batch
 from veridical.models.prompt_texts import render_prompt
 from veridical.sampling import Decoding, Request, never_sampled, parity, respond
 from veridical.sampling.beginnings import can_share, shared_prompt_batch
-from veridical.sampling.cache import Rows
+from veridical.sampling.cache import CacheRows
 from veridical.sampling.parity import distance, require_parity
 
 ONLY_ASKED = ("PaliGemma", "Mllama")
@@ -101,10 +101,10 @@ def test_prompts_that_begin_alike_are_answered_as_if_each_were_read_whole(
         record_property("shared", bool(batch.branches))
         assert bool(batch.branches) == can_share(policy)
         assert not batch.branches or not special_layers(policy.core)
-        ours = Rows(policy.core, batch).take_logits()
+        ours = CacheRows(policy.core, batch).take_logits()
         for number, logits in enumerate(ours):
             one = prompt_batch(policy, images[number : number + 1], texts[number : number + 1])
-            alone = Rows(policy.core, one).take_logits()
+            alone = CacheRows(policy.core, one).take_logits()
             apart = distance([logits[None]], [alone]).value
             assert apart < (1e-4 if dtype == "float32" else 0.15)
 

@@ -9,7 +9,7 @@ import torch
 from family_models import Family
 from PIL import Image
 
-from veridical.bdhs.algorithm import Rejecting, Source, build_pairs
+from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.data.records import user_message
@@ -61,7 +61,7 @@ def test_bdhs_is_the_cpus(family: Family, tried: Tried, pictures: list[Image.Ima
         pytest.skip(f"its image tokens can't be masked: {family.masks}")
     prompt = [user_message("Describe the image.")]
     asked = [Request(f"m{i}", [one], prompt, "This is") for i, one in enumerate(pictures)]
-    sources = [Source(f"s{i}", [one], prompt, ANSWER) for i, one in enumerate(pictures)]
+    sources = [TrueAnswer(f"s{i}", [one], prompt, ANSWER) for i, one in enumerate(pictures)]
     settings = BDHSSettings(mask_threshold=0.5, iterations=1)
     how = Rejecting(settings, Decoding(6, 1.0), load_similarity("edit"))
 
@@ -73,8 +73,8 @@ def test_bdhs_is_the_cpus(family: Family, tried: Tried, pictures: list[Image.Ima
     found = completed(tried.policy, True)
     assert found == completed(tried.policy, True)
     # Random words hardly ever end a sentence, so pairs may come to nothing, but by the same tries.
-    pairs = build_pairs(tried.policy, sources, how)
+    pairs = reject_answers(tried.policy, sources, how)
     assert all(pair["tries"]["made"] == 1 for pair in pairs)
     if not tried.half:
         assert found == completed(tried.policy, False) == completed(tried.exact, True)
-        assert pairs == build_pairs(tried.exact, sources, how)
+        assert pairs == reject_answers(tried.exact, sources, how)

@@ -19,7 +19,7 @@ from veridical.train.ppo import train_ppo
 from veridical.train.responses import Sampling
 from veridical.train.sft import train_sft
 from veridical.world.dataset import conversation
-from veridical.world.drawing import render
+from veridical.world.drawing import draw_scene
 from veridical.world.scenes import sample_scenes
 
 STEPS = 3
@@ -36,7 +36,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = [
         {
             "id": scene.id,
-            "images": [render(scene)],
+            "images": [draw_scene(scene)],
             "prompt": row["messages"][:1],
             "chosen": row["messages"][1:],
             "rejected": other["messages"][1:],

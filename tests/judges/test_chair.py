@@ -11,7 +11,7 @@ from veridical.data.records import read_records, text_of
 from veridical.data.vocabulary import vocabulary_of
 from veridical.judges.chair import ChairWeights, chair_judge
 from veridical.judges.judging import Case
-from veridical.judges.named import Judging, Place, open_marks, total_score
+from veridical.judges.named import JudgeRuntime, Judging, open_marks, total_score
 from veridical.runtime.files import read_json, write_json, write_jsonl
 
 WORDS = vocabulary_of({"dog": ["puppy"], "cat": [], "hat": [], "cup": []})
@@ -92,5 +92,5 @@ def test_training_opens_it_too(tmp_path: Path) -> None:
         judge="chair", objects=tmp_path / "objects.json", vocabulary=tmp_path / "words.json"
     )
     judging.check()
-    (verdict,) = open_marks(judging, Place(tmp_path))([Case("1", (), ("A dog and a hat.",))])
+    (verdict,) = open_marks(judging, JudgeRuntime(tmp_path))([Case("1", (), ("A dog and a hat.",))])
     assert total_score(verdict.ratings[0]) == pytest.approx(1 / 2 - 1 / 2)

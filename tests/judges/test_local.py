@@ -14,8 +14,8 @@ from veridical.judges import local
 from veridical.judges.criterion import parse_criterion, read_criterion
 from veridical.judges.judging import Case
 from veridical.judges.local import local_asker, logprob_looker, verdict_group
-from veridical.judges.orders import compare
-from veridical.judges.prompted import Asking, choosing_looker
+from veridical.judges.orders import compare_pairs
+from veridical.judges.prompted import Questioning, choosing_looker
 from veridical.models import processing
 from veridical.models.policy import Policy
 from veridical.models.prompt_batches import prompt_batch
@@ -53,7 +53,7 @@ def test_unreadable_replies_are_sampled_again_and_then_listed(
     monkeypatch.setattr(local, "respond", respond)
     ask = local_asker(policy, Decoding(temperature=0.0), retry_temperature=0.7)
     criterion = read_criterion("honesty", "choice")
-    looks = choosing_looker(ask, Asking(criterion, attempts=3))(cases_of(pictures))
+    looks = choosing_looker(ask, Questioning(criterion, attempts=3))(cases_of(pictures))
     assert [look.better for look in looks] == [0, 1, None]
     assert [look.cost.replies for look in looks] == [1, 3, 0]
     assert looks[1].cost.output_tokens == 9
@@ -62,7 +62,7 @@ def test_unreadable_replies_are_sampled_again_and_then_listed(
     assert len({id for ids, _ in asked for id in ids}) == 4
 
     asked.clear()
-    looks = choosing_looker(ask, Asking(criterion, attempts=2))(cases_of(pictures)[:2])
+    looks = choosing_looker(ask, Questioning(criterion, attempts=2))(cases_of(pictures)[:2])
     assert [look.better for look in looks] == [0, None]
     assert "2 replies could not be read" in looks[1].problem
     assert "Hard to say." in looks[1].problem
@@ -72,7 +72,7 @@ def test_the_margin_is_the_difference_of_two_logits(
     policy: Policy, pictures: list[Image.Image]
 ) -> None:
     """Both names are one token, so the log-odds are the difference of its logits."""
-    case, asking = cases_of(pictures)[0], Asking(NAMED)
+    case, asking = cases_of(pictures)[0], Questioning(NAMED)
     group = verdict_group(policy, case, asking)
     assert [len(ids) for ids in group.response_ids] == [1, 1]
     with torch.no_grad():
@@ -83,14 +83,14 @@ def test_the_margin_is_the_difference_of_two_logits(
     assert looks[0].margin == pytest.approx(float(logits[one] - logits[other]), abs=1e-9)
     assert looks[0].better == int(float(logits[one] - logits[other]) < 0)
     assert "special token" in looks[2].problem
-    [both] = compare(logprob_looker(policy, asking, 2), [case])
+    [both] = compare_pairs(logprob_looker(policy, asking, 2), [case])
     assert both.margin is not None
 
 
 def test_names_that_a_tokenizer_cannot_tell_apart_are_refused(
     policy: Policy, pictures: list[Image.Image]
 ) -> None:
-    asking = Asking(read_criterion("honesty", "choice"))
+    asking = Questioning(read_criterion("honesty", "choice"))
     with pytest.raises(UserError, match="does not tell Response 1 and Response 2 apart"):
         logprob_looker(policy, asking, 1)(cases_of(pictures)[:1])
 
@@ -99,7 +99,7 @@ def test_a_real_reply_is_read_or_listed(policy: Policy, pictures: list[Image.Ima
     """Random weights say nothing sensible: that has to end as a problem, not as a verdict."""
     ask = local_asker(policy, Decoding(max_new_tokens=4), 0.7)
     case = cases_of(pictures)[0]
-    [look] = choosing_looker(ask, Asking(read_criterion("honesty", "choice"), 2))([case])
+    [look] = choosing_looker(ask, Questioning(read_criterion("honesty", "choice"), 2))([case])
     assert (look.better, look.cost.replies) == (None, 2)
     assert "2 replies could not be read" in look.problem
     assert render_prompt(policy, case.prompt)
@@ -123,12 +123,12 @@ def test_a_case_whose_picture_the_processor_refuses_is_a_problem_of_its_own(
         for n in range(4)
     ]  # fmt: skip
     for batch_size in (1, 3):
-        look = logprob_looker(policy, Asking(NAMED), batch_size)
+        look = logprob_looker(policy, Questioning(NAMED), batch_size)
         looks, others = look(cases), look([cases[0], cases[2]])
         assert ["not this one" in one.problem for one in looks] == [False, True, False, True]
         for one, other in zip([looks[0], looks[2]], others, strict=True):
             assert one.margin == pytest.approx(other.margin, abs=1e-9)
     ask = local_asker(policy, Decoding(max_new_tokens=4), 0.7)
-    looks = choosing_looker(ask, Asking(read_criterion("honesty", "choice"), 2))(cases)
+    looks = choosing_looker(ask, Questioning(read_criterion("honesty", "choice"), 2))(cases)
     assert ["not this one" in one.problem for one in looks] == [False, True, False, True]
     assert [one.cost.replies for one in looks] == [2, 0, 2, 0]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from veridical.data.messages import user_message
-from veridical.judges.judging import Case, Cost, Look, Verdict
-from veridical.judges.orders import compare, mark
+from veridical.judges.judging import Case, Cost, PairwiseVerdict, Verdict
+from veridical.judges.orders import compare_pairs, mark
 
 PROMPT = [user_message("What?")]
 CASE = Case("a", PROMPT, ["long answer", "short"])
@@ -17,15 +17,15 @@ CASE = Case("a", PROMPT, ["long answer", "short"])
 def test_numbers_lose_the_bias_of_the_place() -> None:
     """Merit 0.5 for the second, 2 for whoever is first: 1.5 and 2.5; half the difference -0.5."""
 
-    def look(cases: Sequence[Case]) -> list[Look]:
+    def look(cases: Sequence[Case]) -> list[PairwiseVerdict]:
         margins = [2 + (0.5 if case.responses[0] == "short" else -0.5) for case in cases]
-        return [Look(0, margin, cost=Cost(output_tokens=1)) for margin in margins]
+        return [PairwiseVerdict(0, margin, cost=Cost(output_tokens=1)) for margin in margins]
 
-    [both] = compare(look, [CASE])
+    [both] = compare_pairs(look, [CASE])
     assert (both.margin, both.better, both.agreed) == (-0.5, 1, False)
     assert (both.first_won, both.cost.output_tokens) == ((True, True), 2)
-    assert compare(look, [CASE], swap=False)[0].better == 0
-    assert compare(look, [CASE], least_margin=0.5)[0].tie == "judge"
+    assert compare_pairs(look, [CASE], swap=False)[0].better == 0
+    assert compare_pairs(look, [CASE], least_margin=0.5)[0].tie == "judge"
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,16 @@ def test_numbers_lose_the_bias_of_the_place() -> None:
 def test_words_have_to_agree(
     verdicts: tuple[int | None, int | None], better: int | None, tie: str, agreed: bool
 ) -> None:
-    [found] = compare(lambda cases: [Look(verdict) for verdict in verdicts], [CASE])
+    [found] = compare_pairs(
+        lambda cases: [PairwiseVerdict(verdict) for verdict in verdicts], [CASE]
+    )
     assert (found.better, found.tie, found.agreed) == (better, tie, agreed)
 
 
 def test_a_problem_in_one_order_is_no_verdict() -> None:
-    [found] = compare(lambda cases: [Look(0), Look(problem="nonsense")], [CASE])
+    [found] = compare_pairs(
+        lambda cases: [PairwiseVerdict(0), PairwiseVerdict(problem="nonsense")], [CASE]
+    )
     assert (found.better, found.tie, found.agreed, found.problem) == (None, "", None, "nonsense")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from veridical.judges import spec as module
-from veridical.judges.named import Judging, Place, open_comparison
+from veridical.judges.named import JudgeRuntime, Judging, open_comparison
 from veridical.judges.spec import SHAPES, JudgeSpec, check_kind
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
@@ -52,6 +52,6 @@ def test_training_opens_its_judge_where_builders_do(
 
     monkeypatch.setattr(module, "load_policy", load)
     told: list[Policy] = []
-    place = Place(tmp_path, on_model=told.append)
+    place = JudgeRuntime(tmp_path, on_model=told.append)
     open_comparison(Judging(judge="local:embedded"), place)
     assert opened == ["embedded"] and [policy.name for policy in told] == ["embedded"]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from veridical.data.records import assistant_message, user_message
 from veridical.eval import pope_auc
-from veridical.eval.answers import Query, Settings
+from veridical.eval.answers import AnswerSettings, Query
 from veridical.eval.asked_model import AskedModel
 from veridical.models.finite import not_finite, require_finite
 from veridical.models.policy import Policy
@@ -77,10 +77,10 @@ def test_margins_of_yes_and_no(
     monkeypatch.setattr(AskedModel, "policy", policy)
     asked = [Query("q", tmp_path / "0.png", "Is there a dog?")]
     policy.model.to(dtype)
-    assert len(pope_auc.yes_margins(asked, Settings(AskedModel("tiny")))) == 1
+    assert len(pope_auc.yes_margins(asked, AnswerSettings(AskedModel("tiny")))) == 1
     spoil(policy, dtype)
     with pytest.raises(UserError, match='"Yes" and "No" of tiny in'):
-        pope_auc.yes_margins(asked, Settings(AskedModel("tiny")))
+        pope_auc.yes_margins(asked, AnswerSettings(AskedModel("tiny")))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

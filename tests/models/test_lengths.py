@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from veridical.bdhs.algorithm import Rejecting, Source, build_pairs
+from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.builders._samples import Prompt, SampleSettings, sample_responses
@@ -185,9 +185,9 @@ def test_a_fault_of_our_own_is_not_taken_for_the_processors(
 def test_builders_list_the_row_and_go_on(picky: Policy) -> None:
     pictures = {"good": Image.new("RGB", (48, 48)), "bad": Image.new("RGB", STRIP)}
     prompt, answer = [user_message("Describe the image.")], "This is a park."
-    sources = [Source(id, [image], prompt, answer) for id, image in pictures.items()]
+    sources = [TrueAnswer(id, [image], prompt, answer) for id, image in pictures.items()]
     how = Rejecting(BDHSSettings(iterations=1), Decoding(3, 1.0), load_similarity("edit"))
-    made = build_pairs(picky, sources, how)
+    made = reject_answers(picky, sources, how)
     assert "aspect ratio" in made[1]["reason"] and "aspect ratio" not in str(made[0])
     prompts = [Prompt(id, [image], prompt) for id, image in pictures.items()]
     said = sample_responses(picky, prompts, SampleSettings(1, Decoding(3, batch_size=4)))

@@ -18,7 +18,7 @@ from veridical.data.records import assistant_message, user_message
 from veridical.models import batching, logprobs
 from veridical.models.batching import collate, row_batch, shared_batch
 from veridical.models.load import load_policy
-from veridical.models.logprobs import response_logps, rounding
+from veridical.models.logprobs import response_logps, rounding_of_logps
 from veridical.models.measures import stock_logps
 from veridical.models.policy import Policy
 from veridical.models.precision import cast_weights
@@ -238,12 +238,12 @@ def test_the_unit_of_rounding_covers_answers_near_to_certain() -> None:
     sums, noisy = (x.log_softmax(-1)[..., 0].sum(-1) for x in (exact, exact * noise))
     assert sums.abs().max() < 1
     moved = (noisy - sums).abs()
-    unit = rounding(sums, torch.float32, 64)
+    unit = rounding_of_logps(sums, torch.float32, 64)
     naive = torch.finfo(torch.float32).eps
     assert float(moved.max()) < unit
     assert unit < 200 * naive
     # A long improbable answer is rounded as its sum is.
-    assert rounding(torch.tensor([-900.0]), torch.float32, 4) == pytest.approx(900 * naive)
+    assert rounding_of_logps(torch.tensor([-900.0]), torch.float32, 4) == pytest.approx(900 * naive)
 
 
 def _gradient(policy: Policy, groups: list[Group], path: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from veridical.report.folders import Part, find_parts
 from veridical.report.pictures import (
-    Segment,
+    TextSegment,
     choose_examples,
     embed,
     mark_completions,
@@ -29,11 +29,11 @@ def mention(start: int, end: int, made_up: bool) -> dict[str, Any]:
 
 def test_mentions_are_cut_out_at_their_places() -> None:
     assert mark_mentions("a cup, a dog.", [mention(9, 12, True), mention(2, 5, False)]) == [
-        Segment("a ", "plain"),
-        Segment("cup", "real"),
-        Segment(", a ", "plain"),
-        Segment("dog", "made_up"),
-        Segment(".", "plain"),
+        TextSegment("a ", "plain"),
+        TextSegment("cup", "real"),
+        TextSegment(", a ", "plain"),
+        TextSegment("dog", "made_up"),
+        TextSegment(".", "plain"),
     ]
 
 
@@ -42,12 +42,12 @@ def test_mentions_are_cut_out_at_their_places() -> None:
     [[], [mention(5, 90, True)], [mention(4, 4, True)], [mention(-1, 3, True)]],
 )
 def test_places_that_do_not_fit_leave_the_text_whole(mentions: list[dict[str, Any]]) -> None:
-    assert mark_mentions("a cup", mentions) == [Segment("a cup", "plain")]
+    assert mark_mentions("a cup", mentions) == [TextSegment("a cup", "plain")]
 
 
 def test_overlapping_mentions_never_repeat_text() -> None:
     segments = mark_mentions("hot dog", [mention(0, 7, True), mention(4, 7, False)])
-    assert segments == [Segment("hot dog", "made_up")]
+    assert segments == [TextSegment("hot dog", "made_up")]
 
 
 def test_completions_are_told_from_what_was_kept() -> None:
@@ -57,12 +57,12 @@ def test_completions_are_told_from_what_was_kept() -> None:
         {"sentence": "It is a day.", "kept": "It is", "completion": " a day in May."},
     ]
     assert mark_completions("A cat sits. A blue dog. It is a day in May.", cuts) == [
-        Segment("A cat sits. A ", "kept"),
-        Segment("blue dog.", "completed"),
-        Segment(" It is ", "kept"),
-        Segment("a day in May.", "completed"),
+        TextSegment("A cat sits. A ", "kept"),
+        TextSegment("blue dog.", "completed"),
+        TextSegment(" It is ", "kept"),
+        TextSegment("a day in May.", "completed"),
     ]
-    assert mark_completions("Plain text.", []) == [Segment("Plain text.", "kept")]
+    assert mark_completions("Plain text.", []) == [TextSegment("Plain text.", "kept")]
 
 
 def decoded(uri: str) -> Image.Image:

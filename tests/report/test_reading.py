@@ -12,7 +12,7 @@ from veridical.report.curves import percent
 from veridical.report.figures import arm_label
 from veridical.report.folders import Part, in_order
 from veridical.report.pictures import find_image
-from veridical.report.wording import interval, show
+from veridical.report.wording import interval_text, show
 
 
 def test_nearly_all_is_not_all() -> None:
@@ -24,8 +24,8 @@ def test_nearly_all_is_not_all() -> None:
 
 
 def test_an_interval_of_no_width_is_none() -> None:
-    assert interval(0.5, 0.5, "percent") == ""
-    assert interval(0.4, 0.5, "percent") == "40.0 to 50.0"
+    assert interval_text(0.5, 0.5, "percent") == ""
+    assert interval_text(0.4, 0.5, "percent") == "40.0 to 50.0"
 
 
 def test_two_comes_before_ten() -> None:

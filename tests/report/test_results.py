@@ -11,7 +11,7 @@ from veridical.report import tables
 from veridical.report.headline import headline
 from veridical.report.results import Change, Results
 from veridical.report.wording import (
-    bare,
+    bare_number,
     duration,
     probability,
     scientific,
@@ -182,11 +182,11 @@ def test_a_benchmark_that_nobody_knows_is_shown_by_its_own_description() -> None
 def test_numbers_are_written_for_people() -> None:
     assert show(0.1723, "percent") == "17.2\N{NARROW NO-BREAK SPACE}%"
     assert show(None, "percent") == "\N{EM DASH}"
-    assert bare(-0.062, "percent", signed=True) == "\N{MINUS SIGN}6.2"
-    assert bare(0.00001, "percent", signed=True) == "0.0"
+    assert bare_number(-0.062, "percent", signed=True) == "\N{MINUS SIGN}6.2"
+    assert bare_number(0.00001, "percent", signed=True) == "0.0"
     assert show(0.79524, "share") == "0.795"
-    assert bare(0.002777, "share", signed=True) == "+0.003"
-    assert bare(-0.0001384, "share", signed=True) == "0.000"
+    assert bare_number(0.002777, "share", signed=True) == "+0.003"
+    assert bare_number(-0.0001384, "share", signed=True) == "0.000"
     assert probability(0.00002).endswith("0.001")
     # On which side of 0.05 it lies is shown, since a change is called clear by it.
     shown = {

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from veridical.runtime import runs
-from veridical.runtime.runs import plain, start_run
+from veridical.runtime.runs import json_types, start_run
 
 
 @dataclass(frozen=True)
@@ -110,5 +110,5 @@ def test_git_hash_is_of_the_code_and_none_for_an_installed_copy(
 
 
 def test_plain_gives_json_types() -> None:
-    assert plain({"a": (Path("x"), {2, 1}, np.int64(3))}) == {"a": ["x", [1, 2], 3]}
-    assert plain([float("inf"), True, None]) == ["inf", True, None]
+    assert json_types({"a": (Path("x"), {2, 1}, np.int64(3))}) == {"a": ["x", [1, 2], 3]}
+    assert json_types([float("inf"), True, None]) == ["inf", True, None]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from veridical.bdhs.algorithm import Source
+from veridical.bdhs.algorithm import TrueAnswer
 from veridical.builders import _parts
 from veridical.builders._parts import Parts
 from veridical.cli.dispatch import main
@@ -53,7 +53,7 @@ def test_one_of_those_that_finish_together_is_chosen(tmp_path: Path) -> None:
 
 
 def test_a_share_without_chunks_leaves_nothing_behind(tmp_path: Path) -> None:
-    items = [Source("only", (), (), "answer")]
+    items = [TrueAnswer("only", (), (), "answer")]
     parts = Parts(tmp_path, {"settings": 1}, dict)
     assert parts.work_through_shard(items, lambda _: [], "test", Shard(1, 2)) is None
     assert not (tmp_path / "parts").exists()
@@ -74,10 +74,10 @@ def test_a_share_without_chunks_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_chunk_that_was_changed_is_worked_through_again(
     tmp_path: Path, change: Callable[[str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    items = [Source(name, (), (), "answer") for name in ("a", "b")]
+    items = [TrueAnswer(name, (), (), "answer") for name in ("a", "b")]
     asked: list[int] = []
 
-    def work(chunk: Sequence[Source]) -> list[dict[str, Any]]:
+    def work(chunk: Sequence[TrueAnswer]) -> list[dict[str, Any]]:
         asked.append(len(chunk))
         return [{"id": item.id, "text": f"said {item.id}"} for item in chunk]
 

@@ -17,7 +17,7 @@ from veridical.models.prompt_batches import Branch, prompt_batch
 from veridical.models.prompt_texts import render_prompt
 from veridical.sampling import Decoding, Request, beginnings, complete_masked, masked, respond
 from veridical.sampling.beginnings import can_share, plan, shared_prompt_batch
-from veridical.sampling.cache import Rows
+from veridical.sampling.cache import CacheRows
 
 PROMPT = [user_message("Describe the image.")]
 ANSWER = "This is a park. There is a red cup at the top left. There is a blue dog."
@@ -76,14 +76,16 @@ def test_logits_are_those_of_each_prompt_alone(
     with torch.inference_mode():
         batch = shared_prompt_batch(policy, images, texts)
         assert processed == [3]  # every image once
-        rows = Rows(policy.core, batch)
+        rows = CacheRows(policy.core, batch)
         assert len(rows) == len(requests)
         steps = [rows.take_logits()]
         for token in (20, 21, 22):
             rows.feed(torch.full((len(rows),), token))
             steps.append(rows.take_logits())
         for number in range(len(requests)):
-            one = Rows(policy.core, prompt_batch(policy, images[number:][:1], texts[number:][:1]))
+            one = CacheRows(
+                policy.core, prompt_batch(policy, images[number:][:1], texts[number:][:1])
+            )
             for step, token in zip(steps, (20, 21, 22, 23), strict=True):
                 alone = one.take_logits()[0]
                 assert torch.allclose(step[number], alone, rtol=0, atol=1e-9)
@@ -110,13 +112,13 @@ def test_samples_are_those_of_prompts_that_are_read_whole(
 ) -> None:
     policy.model.to(dtype)
     branches: list[int] = []
-    branch = Rows._branch
+    branch = CacheRows._branch
 
-    def counted(rows: Rows, given: Sequence[Branch]) -> None:
+    def counted(rows: CacheRows, given: Sequence[Branch]) -> None:
         branches.append(len(given))
         branch(rows, given)
 
-    monkeypatch.setattr(Rows, "_branch", counted)
+    monkeypatch.setattr(CacheRows, "_branch", counted)
     shared = [said_by(policy, way, pictures, size) for size in (1, 4, 50)]
     assert max(branches) > 4
     branches.clear()
@@ -139,9 +141,9 @@ def test_a_model_that_reads_them_otherwise_reads_every_prompt_whole(
     policy.model.to(dtype)
     assert can_share(policy)
     beginnings._SHARES.clear()
-    read = Rows._read
+    read = CacheRows._read
 
-    def spoiled(rows: Rows, tokens: torch.Tensor, positions: torch.Tensor) -> None:
+    def spoiled(rows: CacheRows, tokens: torch.Tensor, positions: torch.Tensor) -> None:
         if fault == "positions":
             positions = positions + 1
         elif fault == "another token":
@@ -151,7 +153,7 @@ def test_a_model_that_reads_them_otherwise_reads_every_prompt_whole(
                 layer.keys, layer.values = layer.keys.roll(1, 0), layer.values.roll(1, 0)
         read(rows, tokens, positions)
 
-    monkeypatch.setattr(Rows, "_read", spoiled)
+    monkeypatch.setattr(CacheRows, "_read", spoiled)
     assert not can_share(policy)
     monkeypatch.undo()
     assert said_by(policy, "sentences", pictures, 20)

@@ -29,7 +29,7 @@ from veridical.sampling import (
     parity,
     respond,
 )
-from veridical.sampling.cache import Rows
+from veridical.sampling.cache import CacheRows
 from veridical.sampling.rollouts import roll_out
 
 PROMPT = [user_message("Describe the image.")]
@@ -183,14 +183,14 @@ def test_places_that_become_free_are_taken(
         for one in requests_for(pictures)
     ]
     respond(policy, requests[:1], Decoding(1), "")
-    feed = Rows.feed
+    feed = CacheRows.feed
 
-    def counted(rows: Rows, tokens: torch.Tensor) -> None:
+    def counted(rows: CacheRows, tokens: torch.Tensor) -> None:
         fed.append(len(tokens))
         feed(rows, tokens)
         widths.append(rows.cache.get_seq_length())
 
-    monkeypatch.setattr(Rows, "feed", counted)
+    monkeypatch.setattr(CacheRows, "feed", counted)
     answers = respond(policy, requests, Decoding(40, 1.0, batch_size=8), "", True)
     assert sum(fed) == sum(len(answer.token_ids) - 1 for answer in answers)
     # By batches of eight, one after the other, each as long as its longest answer.
@@ -278,14 +278,14 @@ def ends_in(method: str, least: int) -> Memory:
     """Memory that does not hold more than so many rows, where a method of `Rows` wants it."""
 
     def limit(patch: pytest.MonkeyPatch) -> None:
-        own = getattr(Rows, method)
+        own = getattr(CacheRows, method)
 
-        def limited(rows: Rows, *given: Any) -> None:
+        def limited(rows: CacheRows, *given: Any) -> None:
             own(rows, *given)
             if len(rows) > least:
                 raise torch.OutOfMemoryError(f"{len(rows)} rows")
 
-        patch.setattr(Rows, method, limited)
+        patch.setattr(CacheRows, method, limited)
 
     return limit
 

@@ -13,44 +13,44 @@ from veridical.data.records import user_message
 from veridical.models.policy import Policy
 from veridical.runtime.errors import RefusedRowError, UserError
 from veridical.sampling import Decoding, Request, parity, respond
-from veridical.sampling.cache import APART, UNMIXED, Rows
+from veridical.sampling.cache import APART, UNMIXED, CacheRows
 from veridical.sampling.parity import require_parity
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 Patch = Callable[[pytest.MonkeyPatch], None]
 
-READ, FEED, SELECT, JOIN = Rows.__init__, Rows.feed, Rows.select, Rows.join
+READ, FEED, SELECT, JOIN = CacheRows.__init__, CacheRows.feed, CacheRows.select, CacheRows.join
 
 
 def positions_off(patch: pytest.MonkeyPatch) -> None:
-    def read(rows: Rows, *given: Any) -> None:
+    def read(rows: CacheRows, *given: Any) -> None:
         READ(rows, *given)
         rows.next = rows.next + 1
 
-    patch.setattr(Rows, "__init__", read)
+    patch.setattr(CacheRows, "__init__", read)
 
 
 def padding_seen(patch: pytest.MonkeyPatch) -> None:
-    def feed(rows: Rows, tokens: torch.Tensor) -> None:
+    def feed(rows: CacheRows, tokens: torch.Tensor) -> None:
         rows.attention = torch.ones_like(rows.attention)
         FEED(rows, tokens)
 
-    patch.setattr(Rows, "feed", feed)
+    patch.setattr(CacheRows, "feed", feed)
 
 
 def prompt_forgotten(patch: pytest.MonkeyPatch) -> None:
-    def feed(rows: Rows, tokens: torch.Tensor) -> None:
+    def feed(rows: CacheRows, tokens: torch.Tensor) -> None:
         rows.attention[:, :-4] = 0
         FEED(rows, tokens)
 
-    patch.setattr(Rows, "feed", feed)
+    patch.setattr(CacheRows, "feed", feed)
 
 
 def rows_mixed_up(patch: pytest.MonkeyPatch) -> None:
-    def feed(rows: Rows, tokens: torch.Tensor) -> None:
+    def feed(rows: CacheRows, tokens: torch.Tensor) -> None:
         FEED(rows, tokens.flip(0))
 
-    patch.setattr(Rows, "feed", feed)
+    patch.setattr(CacheRows, "feed", feed)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -101,14 +101,14 @@ def test_a_cache_that_takes_in_no_rows_is_noticed_and_done_without(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def join(rows: Rows, other: Rows) -> None:
+    def join(rows: CacheRows, other: CacheRows) -> None:
         other.next = other.next + 3
         JOIN(rows, other)
 
     asked = [Request(f"r{n}", pictures[:1], [user_message("What is it?")]) for n in range(6)]
     expected = respond(policy, asked, Decoding(8, 1.0), "")
     monkeypatch.setattr(parity, "_TRIED", type(parity._TRIED)())
-    monkeypatch.setattr(Rows, "join", join)
+    monkeypatch.setattr(CacheRows, "join", join)
     require_parity(policy)
     assert "rows can't come into a batch" in capsys.readouterr().out
     assert policy.core in APART

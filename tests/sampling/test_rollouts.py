@@ -13,7 +13,7 @@ from veridical.models.batching import row_batch, shared_batch
 from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy, end_token_ids
 from veridical.sampling import Decoding, Request, never_sampled, respond
-from veridical.sampling.cache import Rows
+from veridical.sampling.cache import CacheRows
 from veridical.sampling.parity import require_parity
 from veridical.sampling.rollouts import roll_out, rollout_group
 
@@ -117,7 +117,7 @@ def test_the_image_is_encoded_once_and_ended_rows_leave(
     requests = requests_for(pictures)
     rows: list[int] = []
     encoded: list[int] = []
-    feed = Rows.feed
+    feed = CacheRows.feed
     tower = ending.core.model.vision_tower.forward
 
     def counted(self: Any, tokens: torch.Tensor) -> None:
@@ -128,7 +128,7 @@ def test_the_image_is_encoded_once_and_ended_rows_leave(
         encoded.append(len(pixel_values))
         return tower(pixel_values, **rest)
 
-    monkeypatch.setattr(Rows, "feed", counted)
+    monkeypatch.setattr(CacheRows, "feed", counted)
     monkeypatch.setattr(ending.core.model.vision_tower, "forward", seen)
     samples = roll_out(ending, requests, DECODING, k=4)
     assert sum(encoded) == len(requests)
@@ -143,8 +143,8 @@ def test_a_cache_that_takes_in_no_rows_gives_the_same(
     requests = requests_for(pictures)
     decoding = Decoding(24, 1.0, seed=5, batch_size=4)
     refilled = roll_out(ending, requests, decoding, k=3)
-    monkeypatch.setattr(Rows, "can_be_joined", lambda self: False)
-    monkeypatch.setattr(Rows, "join", None)
+    monkeypatch.setattr(CacheRows, "can_be_joined", lambda self: False)
+    monkeypatch.setattr(CacheRows, "join", None)
     apart = roll_out(ending, requests, decoding, k=3)
     assert [[r.token_ids for r in row] for row in apart] == [
         [r.token_ids for r in row] for row in refilled

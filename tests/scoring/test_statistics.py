@@ -16,9 +16,9 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.randomness import generator
 from veridical.scoring.statistics import (
     Bin,
+    CalibrationGap,
     ClusterSums,
     FloatArray,
-    Gap,
     Metric,
     Ratio,
     Sums,
@@ -141,7 +141,7 @@ def test_correlation_and_calibration_have_intervals() -> None:
     for right, low, high in ((35, 0.0, 0.2), (10, 0.3, 0.7)):
         seen = {"right": np.array([1.0] * right + [0.0] * (50 - right)), "sure": np.full(50, 0.7),
                 "doubt": np.full(50, 0.21), "n": np.ones(50)}  # fmt: skip
-        gap = Gap([Bin("right", "sure", "doubt")], "n")
+        gap = CalibrationGap([Bin("right", "sure", "doubt")], "n")
         sums = ClusterSums(tuple(range(50)), seen)
         off = estimate(sums, [Metric("gap", gap, "n", "gap")])["gap"]
         assert low <= ends(off)[0] <= 0.5 - 0.02 if low else ends(off)[0] == 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from veridical.runtime.files import read_json
-from veridical.study.evidence import table
+from veridical.study.evidence import evidence_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ def changes(
 
 
 def test_the_readme_quotes_the_evidence(summary: dict[str, Any]) -> None:
-    assert table(summary) in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert evidence_table(summary) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_bdhs_lowers_hallucination_at_every_seed(summary: dict[str, Any]) -> None:

@@ -22,12 +22,12 @@ from veridical.study.methods import (
     Method,
     Trial,
     arm_key,
-    choose,
+    choose_trial,
     hacking_table,
+    methods_table,
     run_method,
     run_trial,
-    summarise,
-    table,
+    summarize_methods,
 )
 
 TINY = Budget(pairs=8, steps=2, batch=4, scenes=6)
@@ -55,7 +55,7 @@ def test_the_trial_with_the_best_score_is_taken(
                 "chair_i": Estimate(0.1, 0, 1, 4, 4),
             },
         )
-    assert choose(tmp_path) == {"bdhs": 1}
+    assert choose_trial(tmp_path) == {"bdhs": 1}
     told = read_json(tmp_path / "tuning.json")
     assert [trial["exact_score"] for trial in told["trials"]["bdhs"]] == [0.1, 0.3, -0.2]
 
@@ -77,7 +77,7 @@ def test_with_a_reward_model_the_setting_is_that_of_the_exact_judge(
                 "chair_i": Estimate(0.1, 0, 1, 4, 4),
             },
         )
-    assert choose(tmp_path) == {"ppo": 2, "ppo-reward": 2, "ppo-facts": 2}
+    assert choose_trial(tmp_path) == {"ppo": 2, "ppo-reward": 2, "ppo-facts": 2}
 
 
 def test_what_an_arm_depends_on_is_in_its_key(tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ def test_a_small_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         run_trial(tmp_path, "embedded", method, 1, TINY)
         run_method(tmp_path, "embedded", method, 1, 0, TINY)
     chosen = {method.name: 1 for method in few}
-    summary = summarise(tmp_path, [0], chosen)
+    summary = summarize_methods(tmp_path, [0], chosen)
     names = [arm["name"] for arm in summary["arms"]]
     assert names == ["base", "rejection", "steerlm", UNSTEERED, "averaged"]
     assert {row["arm"] for row in summary["differences"]} == set(names[1:])
-    lines = table(summary).splitlines()
+    lines = methods_table(summary).splitlines()
     assert len(lines) == 2 + len(names)
     # What was trained as a trial is taken over, not trained again.
     again = read_json(tmp_path / "seed0" / "train" / "averaged" / "run.json")
@@ -155,7 +155,7 @@ def test_the_page_quotes_what_was_found() -> None:
     folder = Path(__file__).parents[2] / "docs"
     summary = read_json(folder / "methods" / "summary.json")
     page = (folder / "methods.md").read_text(encoding="utf-8")
-    assert table(summary) in page
+    assert methods_table(summary) in page
     assert hacking_table(summary) in page
     assert {arm.get("seed") for arm in summary["arms"]} == {None, 0, 1, 2}
 

@@ -10,7 +10,7 @@ import pytest
 
 from veridical.runtime.files import read_json
 from veridical.study import reward_study
-from veridical.study.reward_study import QUESTIONS, RewardBudget, summarise, table
+from veridical.study.reward_study import QUESTIONS, RewardBudget, rewards_table, summarize_rewards
 from veridical.world.wrong_facts import WRONG_KINDS
 
 
@@ -22,7 +22,7 @@ def row(seed: int, asked: str, facts: bool, accuracy: float) -> dict[str, Any]:
 
 def test_the_table_has_means_and_ranges() -> None:
     rows = [row(0, "wrong", True, 0.9), row(1, "wrong", True, 0.8), row(0, "wrong", False, 0.7)]
-    lines = table({"rows": rows}).splitlines()
+    lines = rewards_table({"rows": rows}).splitlines()
     assert lines[2].startswith("| wrong | 85.0% (80.0 to 90.0) | 70.0% (70.0 to 70.0) |")
     assert lines[3].startswith("| - object | 85.0%")
     about_wrong = sum(question.data.startswith("wrong") for question in QUESTIONS)
@@ -38,7 +38,7 @@ def test_the_page_says_what_was_measured() -> None:
     """Every accuracy of the committed study that the page's first table shows, as it is shown."""
     docs = Path(__file__).parents[2] / "docs"
     page = (docs / "rewards.md").read_text(encoding="utf-8")
-    lines = table(read_json(docs / "rewards" / "summary.json")).splitlines()
+    lines = rewards_table(read_json(docs / "rewards" / "summary.json")).splitlines()
     cells = [line.split(" | ")[1:] for line in lines[2:]]
     named = {"wrong": "one wrong fact", "samples": "own samples", "bdhs": "BDHS pairs"}
     for line, values in zip(lines[2:], cells, strict=True):
@@ -64,4 +64,4 @@ def test_a_small_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     reward_study.reward_study(out, seeds=1, workers=1)
     after = (out / "seed0-facts/train/model/model.safetensors").stat().st_mtime_ns
     assert before == after
-    assert summarise(out, range(1), budget) == summary
+    assert summarize_rewards(out, range(1), budget) == summary

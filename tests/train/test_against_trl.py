@@ -88,10 +88,10 @@ def their_loss(folder: Path, name: str, beta: float, out: Path) -> float:
 
 
 def features() -> Any:
-    from veridical.data.records import features_of
+    from veridical.data.records import arrow_features
 
     wanted = ("images", "prompt", "chosen", "rejected")
-    return datasets.Features({k: v for k, v in features_of("preference").items() if k in wanted})
+    return datasets.Features({k: v for k, v in arrow_features("preference").items() if k in wanted})
 
 
 def load(folder: Path) -> Any:

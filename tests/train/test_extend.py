@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from veridical.judges.judging import Case, Look
+from veridical.judges.judging import Case, PairwiseVerdict
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
 from veridical.runtime.errors import UserError
@@ -98,9 +98,9 @@ def test_reinforcement_learning_is_extended_too(saved: str, pairs: Path, tmp_pat
 def test_a_filling_that_ended_early_is_filled_up(
     saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def longer(cases: list[Case]) -> list[Look]:
+    def longer(cases: list[Case]) -> list[PairwiseVerdict]:
         sizes = [(len(one), len(other)) for one, other in (case.responses for case in cases)]
-        return [Look(None if a == b else int(a < b), float(a - b)) for a, b in sizes]
+        return [PairwiseVerdict(None if a == b else int(a < b), float(a - b)) for a, b in sizes]
 
     monkeypatch.setattr(online, "open_comparison", lambda judging, place: longer)
     objects = tmp_path / "objects.json"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from veridical.bdhs.settings import BDHSSettings
 from veridical.data.records import assistant_message, user_message, write_records
-from veridical.judges.judging import Case, Look, Looker
+from veridical.judges.judging import Case, PairwiseJudge, PairwiseVerdict
 from veridical.judges.named import Judging
 from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError
@@ -77,13 +77,13 @@ def exactly(pairs: Path) -> Judging:
     return Judging(judge="exact", objects=pairs.parent / "objects.json")
 
 
-def longer(cases: Sequence[Case]) -> list[Look]:
+def longer(cases: Sequence[Case]) -> list[PairwiseVerdict]:
     """A judge that likes the longer text."""
     sizes = [(len(one), len(other)) for one, other in (case.responses for case in cases)]
-    return [Look(None if a == b else int(a < b), float(a - b)) for a, b in sizes]
+    return [PairwiseVerdict(None if a == b else int(a < b), float(a - b)) for a, b in sizes]
 
 
-def with_judge(monkeypatch: pytest.MonkeyPatch, look: Looker) -> None:
+def with_judge(monkeypatch: pytest.MonkeyPatch, look: PairwiseJudge) -> None:
     monkeypatch.setattr(online, "open_comparison", lambda judging, place: look)
 
 
@@ -132,8 +132,11 @@ def test_a_run_samples_judges_learns_and_keeps_what_it_saw(
 def test_ties_and_what_is_unscored_are_counted_and_teach_nothing(
     saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def undecided(cases: Sequence[Case]) -> list[Look]:
-        return [Look(problem="no idea") if "5" in case.id else Look() for case in cases]
+    def undecided(cases: Sequence[Case]) -> list[PairwiseVerdict]:
+        return [
+            PairwiseVerdict(problem="no idea") if "5" in case.id else PairwiseVerdict()
+            for case in cases
+        ]
 
     with_judge(monkeypatch, undecided)
     out = tmp_path / "run"
@@ -343,7 +346,7 @@ def test_a_cut_answer_is_never_the_better_one(
     rollouts: Any = [[Response(text, (1,), (0.0,), why) for text, why in pair] for pair in said]  # type: ignore[arg-type]
     judged: list[Case] = []
 
-    def look(cases: Sequence[Case]) -> list[Look]:
+    def look(cases: Sequence[Case]) -> list[PairwiseVerdict]:
         judged.extend(cases)
         return longer(cases)
 

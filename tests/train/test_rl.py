@@ -23,7 +23,7 @@ from veridical.models.policy import Policy
 from veridical.models.reward_model import RewardInputs, RewardModel, new_head, save_head
 from veridical.models.token_scores import token_scores
 from veridical.models.tuning import prepare_training
-from veridical.objectives.policy_gradient import Advantages, Sampled
+from veridical.objectives.policy_gradient import Advantages, SampledTokens
 from veridical.objectives.ppo import PPO
 from veridical.objectives.rloo import RLOO, leave_one_out_advantages
 from veridical.runtime.errors import UserError
@@ -235,7 +235,7 @@ def one_step(policy: Policy, pictures: list[Image.Image], k: int) -> tuple[Setti
         scores = setting.scores(policy.model, setting.batch(groups))
     zeros = torch.zeros_like(scores.logps)
     rewards = torch.zeros(k, dtype=torch.float64)
-    sampled = Sampled(rewards, scores.logps, scores.logps, zeros, scores.mask)
+    sampled = SampledTokens(rewards, scores.logps, scores.logps, zeros, scores.mask)
     answered = Answered(0, asked, said[0], groups[0], Rewarded())
     seen = Experience([answered], sampled, zeros)
     return setting, seen

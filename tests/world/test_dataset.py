@@ -12,7 +12,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.world.dataset import write_scenes
 from veridical.world.drawing import render_array
-from veridical.world.language import describe
+from veridical.world.language import describe_scene
 from veridical.world.scenes import sample_scenes
 
 
@@ -26,7 +26,7 @@ def test_scene_folder(tmp_path: Path) -> None:
         (name,) = row["images"]
         assert Path(name).stem == scene.id
         assert np.array_equal(np.asarray(Image.open(folder / name)), render_array(scene))
-        assert row["messages"][1]["content"] == [{"type": "text", "text": describe(scene)}]
+        assert row["messages"][1]["content"] == [{"type": "text", "text": describe_scene(scene)}]
     assert read_json(folder / "objects.json") == {scene.id: list(scene.kinds) for scene in scenes}
     assert read_json(folder / "vocabulary.json")["bus"] == ["bus", "buses"]
     questions = read_jsonl(folder / "questions.jsonl")
@@ -57,7 +57,7 @@ def test_an_interrupted_folder_can_be_made_again(
     def stop(_: object) -> None:
         raise KeyboardInterrupt
 
-    for name in ("facts", "render"):  # among the files, and among the pictures
+    for name in ("facts", "draw_scene"):  # among the files, and among the pictures
         with monkeypatch.context() as patched:
             patched.setattr(f"veridical.world.dataset.{name}", stop)
             with pytest.raises(KeyboardInterrupt):

@@ -9,7 +9,7 @@ from veridical.world.drawing import (
     GRAIN,
     IMAGE_PIXELS,
     STROKES_OF_KIND,
-    render,
+    draw_scene,
     render_array,
 )
 from veridical.world.scenes import COLOURS, KINDS, SETTINGS, Scene, Thing, sample_scenes
@@ -51,7 +51,7 @@ def test_an_object_stays_in_its_cell_and_faded_ones_are_faint() -> None:
 
 def test_same_scene_same_picture() -> None:
     scene = sample_scenes("prior", 1, 3)[0]
-    picture = render(scene)
+    picture = draw_scene(scene)
     assert picture.size == (IMAGE_PIXELS, IMAGE_PIXELS) and picture.mode == "RGB"
     assert np.array_equal(np.asarray(picture), render_array(scene))
     grain = render_array(Scene("a", "park", ())).astype(float) - render_array(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from veridical.world.language import (
-    describe,
+    describe_scene,
     existence_question,
     hallucinated_kinds,
     mentioned_kinds,
@@ -19,7 +19,7 @@ SCENE = Scene("x", "park", (Thing("apple", "red", 0, False), Thing("umbrella", "
 
 
 def test_description() -> None:
-    assert describe(SCENE) == (
+    assert describe_scene(SCENE) == (
         "This is a park. There is a red apple at the top left. "
         "There is an orange umbrella in the middle."
     )
@@ -27,8 +27,8 @@ def test_description() -> None:
 
 def test_a_true_description_never_hallucinates_and_misses_nothing() -> None:
     for scene in sample_scenes("counter", 100, 2):
-        assert hallucinated_kinds(describe(scene), scene) == []
-        assert mentioned_kinds(describe(scene)) == list(scene.kinds)
+        assert hallucinated_kinds(describe_scene(scene), scene) == []
+        assert mentioned_kinds(describe_scene(scene)) == list(scene.kinds)
 
 
 def test_the_judge_reads_plurals_and_case_but_no_parts_of_words() -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from veridical.world.drawing import render, render_array
-from veridical.world.language import describe, existence_question, sample_questions
+from veridical.world.drawing import draw_scene, render_array
+from veridical.world.language import describe_scene, existence_question, sample_questions
 from veridical.world.model import PATCHES, build_model, build_processor, save_policy
-from veridical.world.packing import Packer, Row, pixels, visible_patches
+from veridical.world.packing import PackedRow, Packer, pixels, visible_patches
 from veridical.world.scenes import KINDS, sample_scenes
 from veridical.world.train import text_loss
 
@@ -40,7 +40,7 @@ def _messages(prompt: str, answer: str | None = None) -> list[dict[str, Any]]:
 
 
 def test_text_round_trips(processor: Any) -> None:
-    texts = [describe(scene) for scene in SCENES]
+    texts = [describe_scene(scene) for scene in SCENES]
     texts += [q.text for scene in SCENES for q in sample_questions(scene, 5, 0)]
     texts += [existence_question(kind, SCENES[0]).text for kind in KINDS]
     for text in texts:
@@ -51,7 +51,7 @@ def test_text_round_trips(processor: Any) -> None:
 
 def test_template_and_tokens_are_prefix_stable(processor: Any) -> None:
     scene = SCENES[0]
-    answer = describe(scene)
+    answer = describe_scene(scene)
     prompt = processor.apply_chat_template(
         _messages("Describe the image."), add_generation_prompt=True
     )
@@ -69,7 +69,7 @@ def test_template_and_tokens_are_prefix_stable(processor: Any) -> None:
 
 def test_answer_tokens_decode_to_the_answer(processor: Any) -> None:
     prompt = processor.tokenizer("USER: <image>\nDescribe the image. ASSISTANT:").input_ids
-    text = describe(SCENES[0])
+    text = describe_scene(SCENES[0])
     whole = processor.tokenizer(
         f"USER: <image>\nDescribe the image. ASSISTANT: {text}</s>"
     ).input_ids
@@ -78,7 +78,7 @@ def test_answer_tokens_decode_to_the_answer(processor: Any) -> None:
 
 def test_the_processor_sees_what_training_saw(processor: Any) -> None:
     scene = SCENES[0]
-    inputs = processor(images=render(scene), text="USER: <image>\nHi", return_tensors="pt")
+    inputs = processor(images=draw_scene(scene), text="USER: <image>\nHi", return_tensors="pt")
     assert torch.equal(inputs["pixel_values"], pixels(render_array(scene)[None]))
     assert int((inputs["input_ids"] == processor.image_token_id).sum()) == PATCHES
 
@@ -90,7 +90,7 @@ def test_saved_policy_loads_with_auto_classes(processor: Any, model: Any, tmp_pa
     assert loaded.dtype == torch.float32
     text = "USER: <image>\nDescribe the image. ASSISTANT:"
     first, second = (
-        each(images=render(SCENES[0]), text=text, return_tensors="pt")
+        each(images=draw_scene(SCENES[0]), text=text, return_tensors="pt")
         for each in (processor, again)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -106,7 +106,9 @@ def test_packed_segments_are_what_they_would_be_alone(processor: Any, model: Any
     texts = [packer.description(scene), *map(packer.question, sample_questions(scene, 3, 0))]
     visible = visible_patches(scene, masked=False)
     with torch.no_grad():
-        batch = packer.batch([Row(scene, texts, visible), Row(SCENES[1], texts[:1], visible)])
+        batch = packer.batch(
+            [PackedRow(scene, texts, visible), PackedRow(SCENES[1], texts[:1], visible)]
+        )
         packed, _ = text_loss(model, batch)
         described: list[torch.Tensor] = []
         answered: list[torch.Tensor] = []
@@ -130,7 +132,7 @@ def test_hidden_patches_change_nothing(processor: Any, model: Any) -> None:
     visible = visible_patches(scene, masked=True)
     assert visible.sum() <= PATCHES / 2
     with torch.no_grad():
-        batch = packer.batch([Row(scene, [packer.description(scene)], visible)])
+        batch = packer.batch([PackedRow(scene, [packer.description(scene)], visible)])
         loss, _ = text_loss(model, batch)
         embeddings = model.get_input_embeddings().weight.clone()
         changed = batch.allowed.clone()

@@ -13,7 +13,7 @@ from veridical.cli.dispatch import main
 from veridical.data.records import read_records, text_of
 from veridical.runtime.randomness import generator
 from veridical.world.dataset import read_scenes, write_scenes
-from veridical.world.language import PLACES, describe, facts
+from veridical.world.language import PLACES, describe_scene, facts
 from veridical.world.scenes import SETTINGS, sample_scenes
 from veridical.world.wrong_facts import with_one_wrong
 
@@ -34,11 +34,11 @@ def test_scenes_are_read_back(scenes: Path) -> None:
     read = read_scenes(scenes)
     assert len(read) == 60 and all(scene.setting in SETTINGS for scene in read)
     assert json.loads((scenes / "facts.json").read_text())[read[5].id] == facts(read[5])
-    assert describe(read[5]) == " ".join(facts(read[5]))
+    assert describe_scene(read[5]) == " ".join(facts(read[5]))
 
 
 def test_each_pair_is_wrong_in_one_fact(scenes: Path, tmp_path: Path) -> None:
-    truths = {scene.id: describe(scene) for scene in read_scenes(scenes)}
+    truths = {scene.id: describe_scene(scene) for scene in read_scenes(scenes)}
     rows = rows_of(scenes, tmp_path / "pairs")
     assert len(rows) == 240
     for row in rows:
@@ -78,7 +78,7 @@ def test_numbers_are_as_often_right_as_wrong() -> None:
 
 
 def test_what_is_told(scenes: Path, tmp_path: Path) -> None:
-    truths = {scene.id: describe(scene) for scene in read_scenes(scenes)}
+    truths = {scene.id: describe_scene(scene) for scene in read_scenes(scenes)}
     half = rows_of(scenes, tmp_path / "half", "--facts", "half")
     told = sum(len(row["facts"] or []) for row in half)
     known = sum(len(facts_of(truths[row["id"].split("/")[0]])) for row in half)

@@ -37,7 +37,7 @@ from veridical.sampling import (
 
 
 @dataclass(frozen=True)
-class Source:
+class TrueAnswer:
     """One true answer.
 
     Attributes:
@@ -135,7 +135,7 @@ class Rejecting:
             raise UserError("--temperature must be above 0: without noise every try is the same.")
 
 
-def require_masking(policy: Policy, sources: Sequence[Source]) -> None:
+def require_masking(policy: Policy, sources: Sequence[TrueAnswer]) -> None:
     """Try the masked path on the first record whose image the processor takes.
 
     Raises:
@@ -155,7 +155,9 @@ def require_masking(policy: Policy, sources: Sequence[Source]) -> None:
         raise UserError(f"The image tokens of {policy.name} can't be masked: {reason}. {instead}")
 
 
-def build_pairs(policy: Policy, sources: Sequence[Source], how: Rejecting) -> list[dict[str, Any]]:
+def reject_answers(
+    policy: Policy, sources: Sequence[TrueAnswer], how: Rejecting
+) -> list[dict[str, Any]]:
     """Rejected answers for some true ones: Algorithm 1, over all sentences at once.
 
     Returns:
@@ -204,7 +206,7 @@ def build_pairs(policy: Policy, sources: Sequence[Source], how: Rejecting) -> li
 
 
 def _attempt_usable(
-    policy: Policy, sources: dict[int, Source], how: Rejecting, iteration: int
+    policy: Policy, sources: dict[int, TrueAnswer], how: Rejecting, iteration: int
 ) -> tuple[dict[int, Attempt], dict[int, str]]:
     """An attempt for every source that the processor takes, and why it refuses the others."""
     places = list(sources)
@@ -218,14 +220,14 @@ def _attempt_usable(
     return attempts, {places[n]: reason for n, reason in refused.items()}
 
 
-def language_of(source: Source, how: Rejecting) -> str:
+def language_of(source: TrueAnswer, how: Rejecting) -> str:
     """The language of a true answer, ISO 639-1; of a short one, that of its question."""
     if how.settings.language != "auto":
         return how.settings.language
     return guess_language(source.text, text_of(source.prompt[-1]) if source.prompt else "")
 
 
-def whole_answer_limit(policy: Policy, source: Source, how: Rejecting) -> int:
+def whole_answer_limit(policy: Policy, source: TrueAnswer, how: Rejecting) -> int:
     """How long an unguided answer may be, in tokens.
 
     At least twice the true answer's length, so that what is cut off does not know how to end; the
@@ -238,20 +240,20 @@ def whole_answer_limit(policy: Policy, source: Source, how: Rejecting) -> int:
     return limit
 
 
-def refusal(policy: Policy, source: Source, how: Rejecting) -> str | None:
+def refusal(policy: Policy, source: TrueAnswer, how: Rejecting) -> str | None:
     """Why a record can't be used, found before anything is sampled."""
     if not source.images and how.settings.variant != "none" and not how.settings.text_only:
         return "it has no image, so that nothing is hidden; --text-only true makes pairs of those"
     return _unusable(policy, source)
 
 
-def _about(source: Source, how: Rejecting) -> dict[str, str]:
+def _about(source: TrueAnswer, how: Rejecting) -> dict[str, str]:
     """What the summary counts about a true answer."""
     language = language_of(source, how)
     return {"language": language, "yes_no": leading_yes_or_no(source.text, language) or ""}
 
 
-def _unusable(policy: Policy, source: Source) -> str | None:
+def _unusable(policy: Policy, source: TrueAnswer) -> str | None:
     if not source.text:
         return "the true answer is empty"
     try:
@@ -263,7 +265,7 @@ def _unusable(policy: Policy, source: Source) -> str | None:
 
 
 def _attempt(
-    policy: Policy, sources: dict[int, Source], how: Rejecting, iteration: int
+    policy: Policy, sources: dict[int, TrueAnswer], how: Rejecting, iteration: int
 ) -> dict[int, Attempt]:
     """One iteration for every open source; all their sentences in one list of requests."""
     free = not how.settings.guided or (iteration == how.settings.iterations > 1)
@@ -322,7 +324,7 @@ def _complete(
 
 
 def _restricted_images(
-    policy: Policy, source: Source, how: Rejecting, iteration: int
+    policy: Policy, source: TrueAnswer, how: Rejecting, iteration: int
 ) -> Sequence[Any]:
     if how.settings.variant != "noise":
         return source.images
@@ -330,7 +332,7 @@ def _restricted_images(
 
 
 def _noisy_images(
-    policy: Policy, source: Source, how: Rejecting, iteration: int
+    policy: Policy, source: TrueAnswer, how: Rejecting, iteration: int
 ) -> list[tuple[Image.Image, Image.Image]]:
     """Each picture at the size that the model sees, clean and with noise."""
     clean = [shrunk(load_image(image), policy.processor) for image in source.images]
@@ -345,7 +347,7 @@ def _noisy_images(
     ]
 
 
-def _noise_left(policy: Policy, source: Source, how: Rejecting, iteration: int) -> float | None:
+def _noise_left(policy: Policy, source: TrueAnswer, how: Rejecting, iteration: int) -> float | None:
     """The least noise among a row's pictures, as the model was given it; None if not known."""
     if how.settings.variant != "noise" or not source.images:
         return None
@@ -377,7 +379,7 @@ def _join(
 
 
 def _result(
-    source: Source,
+    source: TrueAnswer,
     attempt: Attempt,
     similarity: float | None,
     how: Rejecting,

@@ -34,11 +34,11 @@ _UNREADABLE = (ValueError, TypeError, KeyError, RuntimeError, IndexError, Attrib
 _views: weakref.WeakKeyDictionary[
     BaseImageProcessor, dict[tuple[int, int], tuple[int, int] | None]
 ] = weakref.WeakKeyDictionary()
-_layouts: weakref.WeakKeyDictionary[BaseImageProcessor, Layout] = weakref.WeakKeyDictionary()
+_layouts: weakref.WeakKeyDictionary[BaseImageProcessor, PixelLayout] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
-class Layout:
+class PixelLayout:
     """How an image processor lays pixels out.
 
     Attributes:
@@ -231,16 +231,16 @@ def _channels(maker: BaseImageProcessor, image: Image.Image) -> Tensor:
     return _pixel_values(maker, _layouts[maker].read(_made(maker, image)))
 
 
-def _found_layout(maker: BaseImageProcessor) -> Layout:
+def _found_layout(maker: BaseImageProcessor) -> PixelLayout:
     """The layout in which a blue picture comes out blue."""
     values = _made(maker, Image.new("RGB", (64, 64), (0, 0, 255)))
     blue = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1)
-    shares: dict[Layout, float] = {}
+    shares: dict[PixelLayout, float] = {}
     length = values.shape[-1]
     sides = [math.isqrt(length // (3 * frames)) for frames in (1, 2)]
     fitting = [side for side, frames in zip(sides, (1, 2), strict=True)
                if side and 3 * frames * side**2 == length]  # fmt: skip
-    for layout in (Layout(side, last) for side in (None, *fitting) for last in (False, True)):
+    for layout in (PixelLayout(side, last) for side in (None, *fitting) for last in (False, True)):
         try:
             pixels = _pixel_values(maker, layout.read(values))
         except (RuntimeError, IndexError):

@@ -10,8 +10,8 @@ from typing import Any
 from veridical.builders._judged import JudgedSample
 from veridical.builders._rows import Pair, Skipped
 from veridical.builders.options import Rule
-from veridical.judges.judging import Cost, Looker
-from veridical.judges.orders import Comparison, Tie, compare
+from veridical.judges.judging import Cost, PairwiseJudge
+from veridical.judges.orders import Comparison, Tie, compare_pairs
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Compared:
 
 
 def compare_chunk(
-    look: Looker, items: Sequence[JudgedSample], swap: bool, margin: float
+    look: PairwiseJudge, items: Sequence[JudgedSample], swap: bool, margin: float
 ) -> list[Compared]:
     """Compare every two responses of some records; equal texts are ties that nobody is asked."""
     every = [
@@ -76,7 +76,7 @@ def compare_chunk(
         )
         for number, pair in asked
     ]
-    found = dict(zip(asked, compare(look, cases, swap, margin), strict=True))
+    found = dict(zip(asked, compare_pairs(look, cases, swap, margin), strict=True))
     results = [Compared(item.id, []) for item in items]
     for number, pair in every:
         results[number].comparisons.append(_compared_two(pair, found.get((number, pair))))

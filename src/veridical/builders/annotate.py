@@ -29,7 +29,7 @@ from veridical.data.reading import read
 from veridical.judges.criterion import Criterion, read_criterion
 from veridical.judges.judging import Judge
 from veridical.judges.orders import mark
-from veridical.judges.prompted import Asking, marking_judge
+from veridical.judges.prompted import Questioning, marking_judge
 from veridical.runtime.files import require_file
 from veridical.runtime.options import Loading, Reading
 from veridical.runtime.progress import counted
@@ -80,7 +80,7 @@ def build_annotate(
         records = read(samples, "sample", reading)
         items = judged_samples(records)
         opened = asked.open(out, items)
-        marking = marking_judge(opened.ask, Asking(criterion, replies.attempts, replies.facts))
+        marking = marking_judge(opened.ask, Questioning(criterion, replies.attempts, replies.facts))
         whole = {"swap": swap, "data": run.record["inputs"]["samples"]["sha256"]}
         parts = Parts(out, whole | asked.identity(run, criterion, opened), Marks)
         marks = parts.work_through(

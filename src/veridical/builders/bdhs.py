@@ -14,7 +14,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from veridical.bdhs.algorithm import Rejecting, Source, build_pairs, require_masking
+from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers, require_masking
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.builders._bdhs_set import assemble
@@ -96,7 +96,7 @@ def build_bdhs(
         parts = Parts(out, identity, dict)
         began = time.monotonic()
         results = parts.work_through_shard(
-            sources, lambda chunk: build_pairs(policy, chunk, how), "pairs", part
+            sources, lambda chunk: reject_answers(policy, chunk, how), "pairs", part
         )
         if results is None:
             return
@@ -124,7 +124,7 @@ def _identity(run: Run, how: Rejecting, cache: Cache) -> dict[str, Any]:
     return data | {"similarity_model": found.key}
 
 
-def read_sources(rows: Dataset) -> list[Source]:
+def read_sources(rows: Dataset) -> list[TrueAnswer]:
     """The last answer of each conversation, with what was before it as the prompt."""
     texts, pictures = rows.remove_columns(["images"]), rows.select_columns(["images"])
     sources = []
@@ -132,5 +132,5 @@ def read_sources(rows: Dataset) -> list[Source]:
         prompt = row["messages"][:-1]
         images = row_images(pictures, index, count_images(prompt))
         answer = text_of(row["messages"][-1])
-        sources.append(Source(row["id"], images, prompt, answer))
+        sources.append(TrueAnswer(row["id"], images, prompt, answer))
     return sources

@@ -23,7 +23,7 @@ from veridical.data.importers.recognize import recognize
 from veridical.data.messages import clean_messages
 from veridical.data.record_files import stream_rows
 from veridical.data.record_rows import Kind, RowError
-from veridical.data.records import RecordSet, features_of, read_records
+from veridical.data.records import RecordSet, arrow_features, read_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, write_json, write_jsonl
 from veridical.runtime.options import Reading
@@ -190,7 +190,7 @@ def _write_json(export: Export, rows: Iterable[dict[str, Any]]) -> list[Path]:
 
 
 def _write_records(export: Export, rows: Iterable[dict[str, Any]]) -> list[Path]:
-    return write_parquet_parts(export.out, rows, features_of(export.kind).arrow_schema)
+    return write_parquet_parts(export.out, rows, arrow_features(export.kind).arrow_schema)
 
 
 def _write_parquet(export: Export, rows: Iterable[dict[str, Any]]) -> list[Path]:

@@ -26,10 +26,10 @@ from veridical.builders.options import By, Comparing, ObjectFiles, Replies
 from veridical.data.reading import read
 from veridical.judges.chair import ChairWeights
 from veridical.judges.criterion import read_criterion
-from veridical.judges.judging import Judge, Looker
+from veridical.judges.judging import Judge, PairwiseJudge
 from veridical.judges.local import logprob_looker
 from veridical.judges.named import by_chair, score_looker, truth
-from veridical.judges.prompted import Asking, choosing_looker
+from veridical.judges.prompted import Questioning, choosing_looker
 from veridical.judges.spec import BY_OBJECTS, JudgeSpec, Opened
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_jsonl
@@ -75,7 +75,7 @@ def build_rank(
     """
     require_file(samples, "--samples")
     asked = asked_judge(judge, JUDGES, replies, loading)
-    asking = Asking(read_criterion(criteria, "choice"), replies.attempts, replies.facts)
+    asking = Questioning(read_criterion(criteria, "choice"), replies.attempts, replies.facts)
     files.check(judge)
     _check(asked.spec, comparing)
     options = {
@@ -140,13 +140,13 @@ class Ready:
         opened: what it is asked through; None for the exact judge.
     """
 
-    look: Looker
+    look: PairwiseJudge
     identity: Mapping[str, Any] = field(default_factory=dict)
     opened: Opened | None = None
 
 
 def _open(
-    run: Run, asked: AskedJudge, asking: Asking, by: By, items: Sequence[JudgedSample]
+    run: Run, asked: AskedJudge, asking: Questioning, by: By, items: Sequence[JudgedSample]
 ) -> Ready:
     """Load the model that judges, or get ready to ask the endpoint."""
     opened = asked.open(run.folder, items)

@@ -21,7 +21,7 @@ from veridical.checks.controls import (
     with_images_turned,
 )
 from veridical.models.batching import Batch, row_batch, shared_batch
-from veridical.models.logprobs import predicting_states, response_logps, rounding
+from veridical.models.logprobs import predicting_states, response_logps, rounding_of_logps
 from veridical.models.policy import Policy
 from veridical.models.positions import special_layers, window
 from veridical.models.precision import dtype_name, exact, working_dtype
@@ -95,7 +95,9 @@ def _exactly(policy: Policy, group: Group) -> Sharing:
     two_row = response_logps(policy.model, row_batch(policy, [group])).sums
     shared = response_logps(policy.model, shared_batch(policy, [group])).sums
     difference = float((shared - two_row).abs().max())
-    limit = 64 * rounding(two_row, working_dtype(policy), max(map(len, group.response_ids)))
+    limit = 64 * rounding_of_logps(
+        two_row, working_dtype(policy), max(map(len, group.response_ids))
+    )
     if not difference <= limit:
         return Sharing(False, f"shared and two-row log-probs differ by {difference:.2g}")
     if group.response_ids[0].equal(group.response_ids[-1]):

@@ -199,7 +199,7 @@ def find_command(arguments: list[str]) -> str | None:
     if first in COMMANDS and not (group and arguments[1:] in ([], ["-h"], ["--help"])):
         return first
     if not group:
-        suggestion = nearest(first, [name.split()[0] for name in COMMANDS])
+        suggestion = nearest_command(first, [name.split()[0] for name in COMMANDS])
         raise UserError(f"there is no command {first!r}{suggestion}. `veridical --help` lists all.")
     if len(arguments) > 1 and arguments[1] in ("-h", "--help"):
         return None
@@ -215,7 +215,7 @@ def commands_of_group(group: str) -> list[str]:
     return found if len(found) > 1 else []
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
+def nearest_command(word: str, known: Sequence[str]) -> str:
     """A suggestion, or nothing."""
     import difflib
 

@@ -15,7 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from veridical.cli.named_files import named_values
 from veridical.cli.ranges import check_ranges
-from veridical.cli.signatures import Option, as_arguments, describe, narrowed
+from veridical.cli.signatures import Option, as_arguments, describe_option, narrowed
 from veridical.cli.values import check_config_files, check_values, check_words
 from veridical.cli.words import label, spell_out
 from veridical.runtime.errors import UserError
@@ -83,5 +83,5 @@ def explain(message: str, options: Mapping[str, Option], positionals: Sequence[s
     if key and (option := options.get(key.group(1).split(".")[0])):
         value = re.findall(r"(?:Given|Got) value: (.*)", message)
         got = f", not {value[-1].strip()!r}" if value else ""
-        return f"{label(key.group(1), positionals)} takes {describe(option)}{got}."
+        return f"{label(key.group(1), positionals)} takes {describe_option(option)}{got}."
     return " ".join(message.split())

@@ -92,7 +92,7 @@ def read_options(function: Callable[..., object]) -> dict[str, Option]:
     options: dict[str, Option] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if dataclasses.is_dataclass(hints[name]):
-            found = read_fields(hints[name], parameter.default)
+            found = options_of_group(hints[name], parameter.default)
         else:
             hint, optional = without_none(hints[name])
             option = Option(hint, optional, parameter.default, documented.get(name, ""))
@@ -103,7 +103,7 @@ def read_options(function: Callable[..., object]) -> dict[str, Option]:
     return options
 
 
-def read_fields(group: Any, instance: Any) -> dict[str, Option]:
+def options_of_group(group: Any, instance: Any) -> dict[str, Option]:
     """The fields of a dataclass as options; where there is an `instance`, it has the defaults."""
     hints = typing.get_type_hints(group, include_extras=True)
     documented = documentation_of(group)
@@ -115,14 +115,14 @@ def read_fields(group: Any, instance: Any) -> dict[str, Option]:
             default = inspect.Parameter.empty
         hint, help = hints[field.name], documented.get(field.name, "")
         if is_group(hint):
-            options |= read_fields(without_annotation(hint), default)
+            options |= options_of_group(without_annotation(hint), default)
         elif choices := choices_of(hint):
             names: Any = Literal.__getitem__(tuple(choices))
             options[field.name] = Option(names, False, default.name, help, title)
             options |= variant_options(field.name, choices, default)
         elif members := members_of(hint):
             for member in members:
-                options |= read_fields(member, _of_type(default, member))
+                options |= options_of_group(member, _of_type(default, member))
         else:
             bare, optional = without_none(hint)
             options[field.name] = Option(bare, optional, default, help, title, range_of(hint))
@@ -136,7 +136,7 @@ def variant_options(
     found: dict[str, dict[str, Option]] = {}
     for chosen, group in choices.items():
         own = instance if type(instance) is group else None
-        for name, option in read_fields(group, own).items():
+        for name, option in options_of_group(group, own).items():
             found.setdefault(name, {})[chosen] = option
     return {name: _merged(choice, variants) for name, variants in found.items()}
 
@@ -302,7 +302,7 @@ def spelled(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def describe(option: Option) -> str:
+def describe_option(option: Option) -> str:
     """What an option takes, for people."""
     return type_name(option.hint) + (" or null" if option.optional else "")
 

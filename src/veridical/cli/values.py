@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from veridical.cli.signatures import Option, describe, spelled
+from veridical.cli.signatures import Option, describe_option, spelled
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text
 from veridical.runtime.yaml_text import check_size, read_yaml
@@ -73,7 +73,7 @@ def check_values(options: Mapping[str, Option], values: Mapping[str, object]) ->
     for name, option in options.items():
         value = values[name]
         if value is None and not option.optional and option.default is not None:
-            raise UserError(f"{spelled(name)} takes {describe(option)}, not null.")
+            raise UserError(f"{spelled(name)} takes {describe_option(option)}, not null.")
         for item in value if isinstance(value, list | tuple) else [value]:
             if isinstance(item, Path):
                 check_path(spelled(name), item)

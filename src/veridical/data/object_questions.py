@@ -22,7 +22,7 @@ SPLITS = ("random", "popular", "adversarial")
 
 
 @dataclass(frozen=True)
-class Question:
+class ObjectQuestion:
     """A yes/no question about one image.
 
     Attributes:
@@ -57,7 +57,7 @@ class QuestionSet:
         skipped: images that nothing can be asked about.
     """
 
-    questions: tuple[Question, ...]
+    questions: tuple[ObjectQuestion, ...]
     short: Mapping[str, int]
     skipped: tuple[str, ...]
 
@@ -91,7 +91,7 @@ def build_questions(
     frequent = by_frequency(objects.values())
     frequent += sorted(set(names) - set(frequent))
     together = by_co_occurrence(objects.values())
-    rows: dict[str, list[Question]] = {split: [] for split in SPLITS}
+    rows: dict[str, list[ObjectQuestion]] = {split: [] for split in SPLITS}
     short, skipped = {}, []
     for image_id in sorted(objects):
         present = sorted(set(objects[image_id]))
@@ -192,14 +192,14 @@ def question_text(name: str) -> str:
 
 def _built(
     image_id: str, file: str, split: str, name: str, label: Literal["yes", "no"] | str
-) -> Question:
+) -> ObjectQuestion:
     answer: Literal["yes", "no"] = "yes" if label == "yes" else "no"
-    return Question("", file, image_id, split, question_text(name), answer)
+    return ObjectQuestion("", file, image_id, split, question_text(name), answer)
 
 
-def _numbered(questions: Sequence[Question]) -> tuple[Question, ...]:
+def _numbered(questions: Sequence[ObjectQuestion]) -> tuple[ObjectQuestion, ...]:
     """Ids 1, 2, ... over all splits, so that one answers file can serve all."""
     return tuple(
-        Question(str(number), q.image, q.image_id, q.split, q.text, q.label)
+        ObjectQuestion(str(number), q.image, q.image_id, q.split, q.text, q.label)
         for number, q in enumerate(questions, start=1)
     )

@@ -7,7 +7,7 @@ from datasets import Features, Image, List, Value
 from veridical.data.record_rows import MESSAGE_FIELDS, OPTIONAL_FIELDS, Kind
 
 
-def features_of(kind: Kind, decode_images: bool = True) -> Features:
+def arrow_features(kind: Kind, decode_images: bool = True) -> Features:
     """Every column of a kind, with the types it has in Arrow and Parquet.
 
     Args:

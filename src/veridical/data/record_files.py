@@ -22,7 +22,7 @@ from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.files import (
     JSON_ERRORS,
     check_file,
-    in_words,
+    error_in_words,
     parse_json,
     read_json,
     read_text,
@@ -154,7 +154,7 @@ def _parsed(line: str) -> object:
     try:
         return parse_json(line)
     except JSON_ERRORS as error:
-        return RowError("row", f"is not JSON ({in_words(error)})")
+        return RowError("row", f"is not JSON ({error_in_words(error)})")
 
 
 def _parquet_length(path: Path) -> int:

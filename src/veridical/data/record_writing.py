@@ -10,7 +10,7 @@ from datasets import Dataset
 from PIL import Image as PillowImage
 
 from veridical.data.images import open_image
-from veridical.data.record_columns import features_of
+from veridical.data.record_columns import arrow_features
 from veridical.data.record_files import (
     ROWS_AT_A_TIME,
     chunks,
@@ -44,7 +44,7 @@ def write_records(
     if path.suffix.lower() == ".jsonl":
         write_jsonl_records(checked, path)
     else:
-        write_parquet_records(chunks(checked), path, features_of(kind).arrow_schema)
+        write_parquet_records(chunks(checked), path, arrow_features(kind).arrow_schema)
 
 
 def _undecoded(rows: Iterable[Mapping[str, object]] | Dataset) -> Iterable[Mapping[str, object]]:

@@ -38,7 +38,7 @@ from veridical.data.messages import (
     user_message,
 )
 from veridical.data.record_checks import RowChecker, RowProblem
-from veridical.data.record_columns import features_of
+from veridical.data.record_columns import arrow_features
 from veridical.data.record_files import (
     chunks,
     raw_rows,
@@ -85,7 +85,7 @@ __all__ = [
     "assistant_message",
     "clean_messages",
     "count_images",
-    "features_of",
+    "arrow_features",
     "open_image",
     "read_records",
     "response_name",
@@ -177,7 +177,7 @@ def _numbers(checked: CheckedRows) -> Sequence[int]:
 def _read_parquet(path: Path, kind: Kind, root: Path) -> CheckedRows | None:
     if not path.is_file():
         return None  # who reads it next says what is wrong
-    schema = features_of(kind).arrow_schema
+    schema = arrow_features(kind).arrow_schema
     key = store_key(path, kind, root, schema)
     with one_at_a_time(key):
         known = known_rows(key)
@@ -196,7 +196,7 @@ def _read_parquet(path: Path, kind: Kind, root: Path) -> CheckedRows | None:
 
 
 def _in_memory(path: Path, kind: Kind, root: Path) -> CheckedRows:
-    schema = features_of(kind).arrow_schema
+    schema = arrow_features(kind).arrow_schema
     checker, total, chunks = _checking(path, kind, root)
     tables = [pa.Table.from_pylist(chunk, schema=schema) for chunk in chunks]
     table = InMemoryTable(pa.concat_tables([schema.empty_table(), *tables]))
@@ -227,7 +227,7 @@ def _as_dataset(table: Table, kind: Kind, path: Path) -> Dataset:
     ]
     # `_on_access` decodes: Datasets' own way decodes the first image of each row twice, and leaves
     # CMYK, gray and transparent ones as they are.
-    features = features_of(kind, decode_images=False)
+    features = arrow_features(kind, decode_images=False)
     for field in unused:
         del features[field]
     table = table.drop(unused).replace_schema_metadata(features.arrow_schema.metadata)

@@ -10,9 +10,9 @@ from veridical.eval.benchmark import Benchmark, Rows
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.scoring.statistics import (
     Bin,
+    CalibrationGap,
     ClusterSums,
     FloatArray,
-    Gap,
     Metric,
     Ratio,
     Sums,
@@ -50,7 +50,7 @@ def reward_metrics() -> tuple[Metric, ...]:
         Metric("margin", Ratio("margin", "pairs"), "pairs", "mean"),
         # A pair ranked wrongly costs at least log 2, and one ranked with confidence 1 and more.
         Metric("log_loss", Ratio("log_loss", "pairs"), "pairs", "mean", limit=0.0, event=1.0),
-        Metric("calibration_error", Gap(bins, "pairs"), "pairs", "gap"),
+        Metric("calibration_error", CalibrationGap(bins, "pairs"), "pairs", "gap"),
         Metric("length_correlation", correlation, "pairs", "correlation"),
         Metric("longer_preferred", Ratio("longer_preferred", "unequal"), "unequal"),
         Metric("longer_chosen", Ratio("longer_chosen", "unequal"), "unequal"),

@@ -44,7 +44,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Settings:
+class AnswerSettings:
     """Everything that decides an answer besides the query.
 
     Attributes:
@@ -78,7 +78,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Answer:
+class KeyedAnswer:
     """A text and the key of all that decided it, by which a later run finds it again.
 
     Attributes:
@@ -100,8 +100,8 @@ class Answer:
 
 
 def make_answers(
-    queries: Sequence[Query], settings: Settings, folder: Path, label: str
-) -> list[Answer] | None:
+    queries: Sequence[Query], settings: AnswerSettings, folder: Path, label: str
+) -> list[KeyedAnswer] | None:
     """Ask the model; answers that `folder` has already for the same settings are kept.
 
     New ones are appended to `answers.partial.jsonl`, a batch at a time, so that an interrupted
@@ -156,7 +156,7 @@ def forget_partial_answers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def answer_key(query: Query, settings: Settings) -> str:
+def answer_key(query: Query, settings: AnswerSettings) -> str:
     """32 hex digits that change with anything that decides the answer."""
     parts = [
         settings.model.fingerprint.key,
@@ -232,8 +232,12 @@ def read_answer_rows(path: Path, id_field: str) -> list[dict[str, Any]]:
 
 
 def _ask(
-    queries: Sequence[Query], keys: Sequence[str], settings: Settings, folder: Path, label: str
-) -> list[Answer]:
+    queries: Sequence[Query],
+    keys: Sequence[str],
+    settings: AnswerSettings,
+    folder: Path,
+    label: str,
+) -> list[KeyedAnswer]:
     from veridical.data.records import user_message
     from veridical.models.refused_rows import leave_out_refused
     from veridical.models.rendering import RefusedRowError
@@ -248,7 +252,7 @@ def _ask(
         message = user_message(query.prompt, len(query.images))
         return steered([message], settings.steer, policy.processor)
 
-    answers: list[Answer] = []
+    answers: list[KeyedAnswer] = []
     partial = _partial(folder, settings.shard)
     _mend_last_line(partial)
     with partial.open("a", encoding="utf-8") as file:
@@ -270,10 +274,10 @@ def _ask(
             made = []
             for place, key in enumerate(keys[start : start + len(batch)]):
                 if place in refused:
-                    made.append(Answer("", "refused", key, refused[place]))
+                    made.append(KeyedAnswer("", "refused", key, refused[place]))
                 else:
                     response = next(said)
-                    made.append(Answer(response.text, response.stop_reason, key))
+                    made.append(KeyedAnswer(response.text, response.stop_reason, key))
             file.writelines(
                 json.dumps(answer.as_json(), ensure_ascii=False) + "\n" for answer in made
             )
@@ -287,9 +291,11 @@ def _partial(folder: Path, shard: Shard) -> Path:
     return folder / PARTIAL.format(name)
 
 
-def _known_answers(folder: Path) -> dict[str, Answer]:
+def _known_answers(folder: Path) -> dict[str, KeyedAnswer]:
     return {
-        row["key"]: Answer(row["answer"], row["stop_reason"], row["key"], row.get("refused", ""))
+        row["key"]: KeyedAnswer(
+            row["answer"], row["stop_reason"], row["key"], row.get("refused", "")
+        )
         for row in stored_rows(folder)
         if {"key", "stop_reason"} <= row.keys()
     }

@@ -10,12 +10,12 @@ from veridical.eval.answers import Query
 from veridical.eval.evaluation import Evaluation
 
 Row: TypeAlias = Mapping[str, Any]
-Skipped: TypeAlias = Mapping[str, str]
+SkippedQuestion: TypeAlias = Mapping[str, str]
 Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
-class Item:
+class AskedItem:
     """One thing that is asked.
 
     Attributes:
@@ -42,15 +42,15 @@ class Questions:
         results: counts for `run.json`.
     """
 
-    items: Sequence[Item]
-    skipped: Sequence[Skipped]
+    items: Sequence[AskedItem]
+    skipped: Sequence[SkippedQuestion]
     unit: str
-    empty: Sequence[Skipped] = ()
+    empty: Sequence[SkippedQuestion] = ()
     results: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenAnswers:
     """Answers made elsewhere.
 
     Attributes:
@@ -60,7 +60,7 @@ class Given:
     """
 
     rows: Sequence[Row]
-    skipped: Sequence[Skipped] = ()
+    skipped: Sequence[SkippedQuestion] = ()
     results: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -120,7 +120,7 @@ class Asks(Generic[Options]):
     max_new_tokens: int
     label: str
     read: Callable[[Options, Evaluation], Questions]
-    match: Callable[[Options, Evaluation], Given]
+    match: Callable[[Options, Evaluation], GivenAnswers]
     judge: Callable[[Options, Evaluation, Sequence[Row]], Sequence[Row]]
     check: Callable[[Options, Evaluation], None] = nothing_to_check
     measure: Callable[[Options, Evaluation, Sequence[Query]], Sequence[Mapping[str, float]]] = (

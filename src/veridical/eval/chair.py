@@ -26,7 +26,7 @@ from veridical.data.object_lists import (
 )
 from veridical.data.vocabulary import Vocabulary, describe_vocabulary, read_vocabulary
 from veridical.eval.answers import Query, read_answer_rows, refuse_many
-from veridical.eval.asks import Asks, Given, Item, Questions, Remarks, Row
+from veridical.eval.asks import AskedItem, Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.run import run_benchmark
@@ -120,7 +120,7 @@ def read_questions(options: ChairOptions, evaluation: Evaluation) -> Questions:
         if ids[stem] is None or path in broken
     ]
     items = [
-        Item(Query(own, path, options.prompt), {"image_id": own, "image": str(path)},
+        AskedItem(Query(own, path, options.prompt), {"image_id": own, "image": str(path)},
              (stem, "image"))
         for stem, path in found.items()
         if (own := ids[stem]) is not None and path not in broken
@@ -128,7 +128,7 @@ def read_questions(options: ChairOptions, evaluation: Evaluation) -> Questions:
     return Questions(items, skipped, "images")
 
 
-def match_answers(options: ChairOptions, evaluation: Evaluation) -> Given:
+def match_answers(options: ChairOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere whose image has a list; the others are left out."""
     subject = evaluation.subject
     rows = [row for path in subject.answers or () for row in read_answer_rows(path, "image_id")]
@@ -145,7 +145,7 @@ def match_answers(options: ChairOptions, evaluation: Evaluation) -> Given:
         files = {own: found[stem] for stem, own in match_image_ids(found, options.listed).items()}
         pictured = {own: str(file) for own, file in files.items()}
         kept = [{**row, "image": pictured.get(row["image_id"])} for row in kept]
-    return Given(kept, skipped)
+    return GivenAnswers(kept, skipped)
 
 
 def judge_rows(

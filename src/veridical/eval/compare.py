@@ -9,7 +9,7 @@ from typing import Any
 
 from veridical.eval.benchmark import Benchmark, differences, find_benchmark
 from veridical.eval.benchmarks import place_of
-from veridical.eval.scores import SCORES, described, number
+from veridical.eval.scores import SCORES, described, fixed_width
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
 from veridical.runtime.progress import counted
@@ -39,7 +39,7 @@ _OWN = frozenset(
 
 
 @dataclass(frozen=True)
-class Pair:
+class ComparedRuns:
     """Two evaluations by one benchmark."""
 
     benchmark: Benchmark
@@ -137,7 +137,7 @@ def compare_runs(
     return [row for pair in pairs for row in _differences(pair, *names)]
 
 
-def find_pairs(baseline: Path, candidate: Path) -> list[Pair]:
+def find_pairs(baseline: Path, candidate: Path) -> list[ComparedRuns]:
     """The evaluations in two folders, or in the folders in them, benchmark by benchmark.
 
     Raises:
@@ -149,7 +149,7 @@ def find_pairs(baseline: Path, candidate: Path) -> list[Pair]:
             f"{candidate} and {baseline} are evaluations by different benchmarks: "
             f"{', '.join(ours)}, and {', '.join(theirs)}. Name two folders of the same ones."
         )
-    return [Pair(find_benchmark(name), theirs[name], ours[name]) for name in ours]
+    return [ComparedRuns(find_benchmark(name), theirs[name], ours[name]) for name in ours]
 
 
 def settings_that_differ(baseline: Path, candidate: Path) -> dict[str, tuple[object, object]]:
@@ -167,16 +167,17 @@ def print_differences(rows: Sequence[Mapping[str, Any]]) -> None:
     width = max(len(row["metric"]) for row in rows)
     print(f"{'metric':<{width}}  baseline  candidate  difference  95 % interval          p")
     for row in rows:
-        interval = f"[{number(row['low'], sign=True)}, {number(row['high'], sign=True)}]"
+        interval = f"[{fixed_width(row['low'], sign=True)}, {fixed_width(row['high'], sign=True)}]"
         p = "-" if row["p"] is None else f"{row['p']:.4f}"
+        difference = fixed_width(row["value"], sign=True)
         print(
-            f"{row['metric']:<{width}}    {number(row['baseline_value'])}     "
-            f"{number(row['arm_value'])}      {number(row['value'], sign=True)}  {interval}  "
+            f"{row['metric']:<{width}}    {fixed_width(row['baseline_value'])}     "
+            f"{fixed_width(row['arm_value'])}      {difference}  {interval}  "
             f"{p:<6}  {row.get('note', '')}".rstrip()
         )
 
 
-def _differences(pair: Pair, arm: str, baseline: str) -> list[dict[str, object]]:
+def _differences(pair: ComparedRuns, arm: str, baseline: str) -> list[dict[str, object]]:
     ours, theirs = (_judged_rows(pair, role) for role in ("candidate", "baseline"))
     _refuse_difference(ours, theirs, pair.benchmark.same, pair.benchmark.facts)
     about = {"arm": arm, "baseline": baseline}
@@ -186,7 +187,7 @@ def _differences(pair: Pair, arm: str, baseline: str) -> list[dict[str, object]]
     ]
 
 
-def _judged_rows(pair: Pair, role: str) -> list[dict[str, object]]:
+def _judged_rows(pair: ComparedRuns, role: str) -> list[dict[str, object]]:
     path, benchmark = pair.inputs[role], pair.benchmark
     rows: list[dict[str, Any]] = read_run_file(path)
     for number_, row in enumerate(rows, start=1):

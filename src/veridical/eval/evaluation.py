@@ -7,7 +7,7 @@ from pathlib import Path
 
 from veridical.data.image_checks import find_images
 from veridical.data.steering import parse_steer
-from veridical.eval.answers import Settings
+from veridical.eval.answers import AnswerSettings
 from veridical.eval.asked_model import AskedModel
 from veridical.models.model_argument import Model, name_of
 from veridical.runtime.errors import UserError
@@ -95,11 +95,11 @@ class Evaluation:
         return self.model
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> AnswerSettings:
         """What decides the model's answers besides the questions."""
         asking = self.asking
         assert asking.max_new_tokens is not None
-        return Settings(
+        return AnswerSettings(
             self.asked, asking.max_new_tokens, asking.temperature, asking.seed, asking.batch_size,
             asking.steer, read_shard(asking.shard),
         )  # fmt: skip

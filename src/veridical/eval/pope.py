@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from veridical.data.object_lists import match_image_ids, read_objects
-from veridical.data.object_questions import Question, build_questions
+from veridical.data.object_questions import ObjectQuestion, build_questions
 from veridical.data.vocabulary import read_vocabulary
 from veridical.eval.answers import Query, refuse_many
-from veridical.eval.asks import Asks, Given, Item, Questions, Remarks, Row
+from veridical.eval.asks import AskedItem, Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows, Statistic
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.pope_auc import auc_difference, auc_estimate, yes_margins
@@ -154,15 +154,15 @@ def _build(
 
 
 def _item(
-    question: Question, images: Mapping[str, Path], instruction: str, named: tuple[str, str]
-) -> Item:
+    question: ObjectQuestion, images: Mapping[str, Path], instruction: str, named: tuple[str, str]
+) -> AskedItem:
     """A question as it is asked; one that is in several splits is asked once."""
     prompt = f"{question.text}\n{instruction}" if instruction else question.text
     name = f"{question.image_id}/{question.text}"
-    return Item(Query(name, images[Path(question.image).stem], prompt), _row(question), named)
+    return AskedItem(Query(name, images[Path(question.image).stem], prompt), _row(question), named)
 
 
-def _row(question: Question) -> dict[str, Any]:
+def _row(question: ObjectQuestion) -> dict[str, Any]:
     """What a row of `answers.jsonl` has of its question."""
     return {
         "question_id": question.question_id,
@@ -180,12 +180,12 @@ def _names(options: PopeOptions) -> list[str]:
     return sorted(read_vocabulary(options.vocabulary).names)
 
 
-def _first_images(questions: Sequence[Question], limit: int | None) -> list[Question]:
+def _first_images(questions: Sequence[ObjectQuestion], limit: int | None) -> list[ObjectQuestion]:
     kept = set(sorted({question.image_id for question in questions})[:limit])
     return [question for question in questions if question.image_id in kept]
 
 
-def match_given(options: PopeOptions, evaluation: Evaluation) -> Given:
+def match_given(options: PopeOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere, each with its question."""
     given = [row for path in evaluation.subject.answers or () for row in read_given_answers(path)]
     asked = read_questions(options.questions or [])
@@ -197,7 +197,7 @@ def match_given(options: PopeOptions, evaluation: Evaluation) -> Given:
         }
         for question, answer in zip(asked, match_answers(asked, given), strict=True)
     ]
-    return Given(rows)
+    return GivenAnswers(rows)
 
 
 def judge_rows(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veridical.data.messages import Message
-from veridical.eval.answers import Query, Settings
+from veridical.eval.answers import AnswerSettings, Query
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import track
 from veridical.scoring.statistics import Difference, Estimate, FloatArray
@@ -33,7 +33,7 @@ IntArray: TypeAlias = NDArray[np.int64]
 SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 
-def yes_margins(queries: Sequence[Query], settings: Settings) -> list[float]:
+def yes_margins(queries: Sequence[Query], settings: AnswerSettings) -> list[float]:
     """Log p("Yes") - log p("No") as the first token of the answer, in nats.
 
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from veridical.data.object_questions import Question
+from veridical.data.object_questions import ObjectQuestion
 from veridical.eval.answers import read_answer_rows
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import part_of
@@ -38,7 +38,7 @@ def read_given_answers(path: Path) -> list[dict[str, Any]]:
 
 
 def match_answers(
-    questions: Sequence[Question], answers: Sequence[Mapping[str, Any]]
+    questions: Sequence[ObjectQuestion], answers: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
     """The answer of each question.
 
@@ -85,7 +85,7 @@ def match_answers(
     return matched
 
 
-def _refuse_other(question: Question, answer: Mapping[str, object]) -> None:
+def _refuse_other(question: ObjectQuestion, answer: Mapping[str, object]) -> None:
     """Refuse an answer that says itself that it is one to another question."""
     asked = {"question": question.text, "image": Path(question.image).stem}
     for field, wanted in asked.items():

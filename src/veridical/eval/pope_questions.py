@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from veridical.data.object_questions import SPLITS, Question
+from veridical.data.object_questions import SPLITS, ObjectQuestion
 from veridical.eval.answers import read_rows
 from veridical.runtime.errors import UserError
 
 
-def read_questions(paths: Sequence[Path]) -> list[Question]:
+def read_questions(paths: Sequence[Path]) -> list[ObjectQuestion]:
     """Read POPE's files: JSON Lines {"question_id", "image", "text", "label"}.
 
     The split is the row's `split`, else the one that the file's name has in it
@@ -30,7 +30,7 @@ def read_questions(paths: Sequence[Path]) -> list[Question]:
     return questions
 
 
-def _question(row: Any, split: str, place: str) -> Question:
+def _question(row: Any, split: str, place: str) -> ObjectQuestion:
     fields = ("question_id", "image", "text", "label")
     if not isinstance(row, dict) or any(field not in row for field in fields):
         has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
@@ -39,7 +39,7 @@ def _question(row: Any, split: str, place: str) -> Question:
     if label not in ("yes", "no"):
         raise UserError(f"{place}: label must be yes or no, not {row['label']!r}.")
     image = str(row["image"])
-    return Question(
+    return ObjectQuestion(
         question_id=str(row["question_id"]),
         image=image,
         image_id=str(row.get("image_id", Path(image).stem)),

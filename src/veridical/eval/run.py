@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from veridical.eval.answers import (
-    Answer,
+    KeyedAnswer,
     Query,
     forget_partial_answers,
     make_answers,
     refuse_many,
 )
 from veridical.eval.asked_model import AskedModel
-from veridical.eval.asks import Asks, Questions, Row, Skipped
+from veridical.eval.asks import Asks, Questions, Row, SkippedQuestion
 from veridical.eval.benchmark import Benchmark, score_rows
 from veridical.eval.evaluation import Asking, Evaluation, Subject, open_model
 from veridical.eval.scores import print_scores, write_scores
@@ -31,7 +31,7 @@ from veridical.scoring.statistics import Estimate
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredQuestions:
     """What was answered, ready to be judged.
 
     Attributes:
@@ -41,7 +41,7 @@ class Answered:
     """
 
     rows: Sequence[Row]
-    skipped: Sequence[Skipped]
+    skipped: Sequence[SkippedQuestion]
     results: Mapping[str, int]
 
 
@@ -176,11 +176,13 @@ def _inputs(configuration: Mapping[str, object]) -> Iterator[tuple[str, Path]]:
             yield from ((f"{name}/{path.name}", path) for path in value if isinstance(path, Path))
 
 
-def _answered(asks: Asks[object], options: object, evaluation: Evaluation) -> Answered | None:
+def _answered(
+    asks: Asks[object], options: object, evaluation: Evaluation
+) -> AnsweredQuestions | None:
     """The answers; None where another shard puts them together."""
     if evaluation.model is None:
         given = asks.match(options, evaluation)
-        return Answered(given.rows, given.skipped, given.results)
+        return AnsweredQuestions(given.rows, given.skipped, given.results)
     questions = asks.read(options, evaluation)
     most, before = evaluation.subject.max_bad_fraction, list(questions.skipped)
     units = {item.named for item in questions.items}
@@ -211,7 +213,7 @@ def _answered(asks: Asks[object], options: object, evaluation: Evaluation) -> An
         if item.query.id in measured
     ]
     skipped = [*before, *questions.empty, *late]
-    return Answered(rows, skipped, {**questions.results, "trained_on": trained_on})
+    return AnsweredQuestions(rows, skipped, {**questions.results, "trained_on": trained_on})
 
 
 def _distinct(questions: Questions) -> list[Query]:
@@ -220,7 +222,7 @@ def _distinct(questions: Questions) -> list[Query]:
     return sorted(queries.values(), key=lambda query: str(query.image or ""))
 
 
-def _refused(questions: Questions, answers: Mapping[str, Answer]) -> list[Skipped]:
+def _refused(questions: Questions, answers: Mapping[str, KeyedAnswer]) -> list[SkippedQuestion]:
     """Rows of `skipped.jsonl` for what the model's processor refused when it was asked."""
     reasons = {
         item.named: answers[item.query.id].refused

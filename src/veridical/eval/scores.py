@@ -59,14 +59,14 @@ def print_scores(scores: Mapping[str, Estimate]) -> None:
     width = max(len(name) for name in scores)
     say(f"{'metric':<{width}}   value   95 % interval         n  images")
     for name, score in scores.items():
-        interval = f"[{number(score.low)}, {number(score.high)}]"
+        interval = f"[{fixed_width(score.low)}, {fixed_width(score.high)}]"
         say(
-            f"{name:<{width}}  {number(score.value)}  {interval}  "
+            f"{name:<{width}}  {fixed_width(score.value)}  {interval}  "
             f"{score.n:>6}  {score.clusters:>6}  {score.note}".rstrip()
         )
 
 
-def number(value: float | None, sign: bool = False) -> str:
+def fixed_width(value: float | None, sign: bool = False) -> str:
     """Six characters (seven with the sign); three decimals, or one for numbers from 10 on."""
     width = 7 if sign else 6
     if value is None:

@@ -14,7 +14,7 @@ import torch
 from veridical.data.messages import text_of
 from veridical.judges.judging import Cost
 from veridical.judges.ledger import Ledger, Limits
-from veridical.judges.prompted import Question, Reply
+from veridical.judges.prompted import JudgeQuestion, Reply
 from veridical.runtime.cache import Cache, digest, open_cache
 from veridical.runtime.errors import UserError
 from veridical.sampling.engines.client import FailedError, StoppedError
@@ -118,7 +118,7 @@ class Endpoint:
         """What has to be told before anything is sent; "" if nothing leaves this machine."""
         return self.client.notice(f"Up to {images} images with their prompts and responses")
 
-    def __call__(self, questions: Sequence[Question]) -> list[Reply]:
+    def __call__(self, questions: Sequence[JudgeQuestion]) -> list[Reply]:
         """Ask them, `concurrency` at once.
 
         Raises:
@@ -131,7 +131,7 @@ class Endpoint:
             self._stopped = True
             raise
 
-    def _reply(self, question: Question) -> Reply:
+    def _reply(self, question: JudgeQuestion) -> Reply:
         pictures = [encoded_image(image) for image in question.images]
         request = self._request(question)
         key = digest(self.url, json.dumps(request, sort_keys=True), question.attempt, pictures)
@@ -156,7 +156,7 @@ class Endpoint:
             self.cache.put(KIND, key, {"reply": torch.tensor(list(kept), dtype=torch.uint8)})
         return reply
 
-    def _request(self, question: Question) -> dict[str, object]:
+    def _request(self, question: JudgeQuestion) -> dict[str, object]:
         wording = self.wording
         again = question.attempt > 0
         temperature = wording.retry_temperature if again else wording.temperature
@@ -168,7 +168,7 @@ class Endpoint:
         } | ({} if temperature is None else {"temperature": temperature})
 
     def _send(
-        self, question: Question, request: Mapping[str, object], pictures: Sequence[bytes]
+        self, question: JudgeQuestion, request: Mapping[str, object], pictures: Sequence[bytes]
     ) -> Reply:
         options = {name: value for name, value in request.items() if name != "text"}
         content = [*map(image_block, pictures), {"type": "text", "text": request["text"]}]

@@ -90,7 +90,7 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
-class Look:
+class PairwiseVerdict:
     """What a judge says of two responses that it saw in one order.
 
     Attributes:
@@ -108,9 +108,9 @@ class Look:
     problem: str = ""
 
 
-class Looker(Protocol):
+class PairwiseJudge(Protocol):
     """A look at each case, in order; each case has two responses."""
 
-    def __call__(self, cases: Sequence[Case]) -> list[Look]:
+    def __call__(self, cases: Sequence[Case]) -> list[PairwiseVerdict]:
         """Compare the two responses of each case."""
         ...

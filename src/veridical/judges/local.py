@@ -9,8 +9,8 @@ import torch
 
 from veridical.data.image_checks import require_images
 from veridical.data.messages import assistant_message
-from veridical.judges.judging import Case, Cost, Look, Looker
-from veridical.judges.prompted import Asker, Asking, Question, Reply
+from veridical.judges.judging import Case, Cost, PairwiseJudge, PairwiseVerdict
+from veridical.judges.prompted import Asker, JudgeQuestion, Questioning, Reply
 from veridical.judges.prompts import question_messages
 from veridical.models.batching import row_batch
 from veridical.models.finite import require_finite
@@ -32,7 +32,7 @@ def local_asker(policy: Policy, decoding: Decoding, retry_temperature: float) ->
         retry_temperature: of later ones: at temperature 0 the same reply would come again.
     """
 
-    def ask(questions: Sequence[Question]) -> list[Reply]:
+    def ask(questions: Sequence[JudgeQuestion]) -> list[Reply]:
         refused = {i: reason for i, q in enumerate(questions) if (reason := _refusal(policy, q))}
         places = [i for i in range(len(questions)) if i not in refused]
         asked = [questions[i] for i in places]
@@ -61,7 +61,7 @@ def local_asker(policy: Policy, decoding: Decoding, retry_temperature: float) ->
     return ask
 
 
-def logprob_looker(policy: Policy, asking: Asking, batch_size: int) -> Looker:
+def logprob_looker(policy: Policy, asking: Questioning, batch_size: int) -> PairwiseJudge:
     """A looker by the odds of the first token in which the two verdicts differ.
 
     The margin is log p("Response 1" | question) - log p("Response 2" | question): tokens that
@@ -74,29 +74,29 @@ def logprob_looker(policy: Policy, asking: Asking, batch_size: int) -> Looker:
         batch_size: cases at once.
     """
 
-    def look(cases: Sequence[Case]) -> list[Look]:
-        looks: list[Look] = [Look(problem="not looked at")] * len(cases)
+    def look(cases: Sequence[Case]) -> list[PairwiseVerdict]:
+        looks: list[PairwiseVerdict] = [PairwiseVerdict(problem="not looked at")] * len(cases)
         groups: list[tuple[int, Group]] = []
         for index, case in enumerate(cases):
             try:
                 groups.append((index, verdict_group(policy, case, asking)))
             except RefusedRowError as problem:
-                looks[index] = Look(problem=str(problem))
+                looks[index] = PairwiseVerdict(problem=str(problem))
         for start in range(0, len(groups), batch_size):
             chunk = groups[start : start + batch_size]
             margins, refused = _verdict_margins(policy, [group for _, group in chunk])
             for place, reason in refused.items():
-                looks[chunk[place][0]] = Look(problem=reason)
+                looks[chunk[place][0]] = PairwiseVerdict(problem=reason)
             seen = [index for place, (index, _) in enumerate(chunk) if place not in refused]
             for index, margin in zip(seen, margins, strict=True):
                 better = None if margin == 0 else int(margin < 0)
-                looks[index] = Look(better, margin, cost=Cost(replies=1))
+                looks[index] = PairwiseVerdict(better, margin, cost=Cost(replies=1))
         return looks
 
     return look
 
 
-def verdict_group(policy: Policy, case: Case, asking: Asking) -> Group:
+def verdict_group(policy: Policy, case: Case, asking: Questioning) -> Group:
     """The question with both verdicts as answers, each cut after the token that tells them apart.
 
     Raises:
@@ -136,7 +136,7 @@ def _verdict_margins(policy: Policy, groups: Sequence[Group]) -> tuple[list[floa
     return leave_out_refused([group.id for group in groups], margins)
 
 
-def _refusal(policy: Policy, question: Question) -> str:
+def _refusal(policy: Policy, question: JudgeQuestion) -> str:
     try:
         render_prompt(policy, question.messages)
         require_images(policy.processor, question.images)

@@ -14,8 +14,8 @@ from veridical.judges.chair import CHAIR, ChairWeights, chair_judge
 from veridical.judges.criterion import read_criterion
 from veridical.judges.endpoint import endpoint_settings
 from veridical.judges.exact import exact_judge
-from veridical.judges.judging import Case, Judge, Look, Looker, Verdict
-from veridical.judges.prompted import Asker, Asking, choosing_looker, marking_judge
+from veridical.judges.judging import Case, Judge, PairwiseJudge, PairwiseVerdict, Verdict
+from veridical.judges.prompted import Asker, Questioning, choosing_looker, marking_judge
 from veridical.judges.reward import REWARD, reward_judge
 from veridical.judges.spec import BY_OBJECTS, SHAPES, JudgeSpec, check_kind, open_judge
 from veridical.models.policy import Policy
@@ -116,7 +116,7 @@ class Judging:
 
 
 @dataclass(frozen=True)
-class Place:
+class JudgeRuntime:
     """Where a judge works.
 
     Attributes:
@@ -136,7 +136,9 @@ class Place:
     on_model: Callable[[Policy], None] = lambda _: None
 
 
-def open_marks(judging: Judging, place: Place, reward_model: RewardModel | None = None) -> Judge:
+def open_marks(
+    judging: Judging, place: JudgeRuntime, reward_model: RewardModel | None = None
+) -> Judge:
     """The judge, giving each response marks of which `total_score` makes one number.
 
     Args:
@@ -155,16 +157,16 @@ def open_marks(judging: Judging, place: Place, reward_model: RewardModel | None 
         place.on_model(model.policy)
         return reward_judge(model, place.batch_size)
     criterion = read_criterion(judging.criteria or "five", "marks")
-    asking = Asking(criterion, judging.attempts, judging.judge_facts)
+    asking = Questioning(criterion, judging.attempts, judging.judge_facts)
     return marking_judge(_asker(judging, place), asking)
 
 
-def open_comparison(judging: Judging, place: Place) -> Looker:
+def open_comparison(judging: Judging, place: JudgeRuntime) -> PairwiseJudge:
     """The judge, comparing two responses; of one that gives marks, their difference decides."""
     if judging.kind in (*BY_OBJECTS, "reward"):
         return score_looker(open_marks(judging, place))
     criterion = read_criterion(judging.criteria or "honesty", "choice")
-    asking = Asking(criterion, judging.attempts, judging.judge_facts)
+    asking = Questioning(criterion, judging.attempts, judging.judge_facts)
     return choosing_looker(_asker(judging, place), asking)
 
 
@@ -199,25 +201,25 @@ def total_score(ratings: Mapping[str, float]) -> float:
     return sum(ratings[aspect] for aspect in counted)
 
 
-def score_looker(judge: Judge) -> Looker:
+def score_looker(judge: Judge) -> PairwiseJudge:
     """Compare by a judge's marks; the margin is the difference of the two scores."""
 
-    def look(cases: Sequence[Case]) -> list[Look]:
+    def look(cases: Sequence[Case]) -> list[PairwiseVerdict]:
         looks = []
         for verdict in judge(cases):
             if verdict.problem:
-                looks.append(Look(problem=verdict.problem, cost=verdict.cost))
+                looks.append(PairwiseVerdict(problem=verdict.problem, cost=verdict.cost))
                 continue
             one, other = (total_score(ratings) for ratings in verdict.ratings)
             better = None if one == other else int(one < other)
             reason = " | ".join(verdict.reasons)
-            looks.append(Look(better, one - other, reason, verdict.cost))
+            looks.append(PairwiseVerdict(better, one - other, reason, verdict.cost))
         return looks
 
     return look
 
 
-def _asker(judging: Judging, place: Place) -> Asker:
+def _asker(judging: Judging, place: JudgeRuntime) -> Asker:
     spec = JudgeSpec(
         judging.judge, judging.attempts, 0.0, RETRY_TEMPERATURE, judging.judge_tokens,
         judging.judge_facts, place.seed, judging.judge_template,

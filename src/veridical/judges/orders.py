@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Literal
 
-from veridical.judges.judging import Case, Cost, Judge, Look, Looker, Verdict
+from veridical.judges.judging import Case, Cost, Judge, PairwiseJudge, PairwiseVerdict, Verdict
 from veridical.runtime.randomness import generator
 
 Tie = Literal["", "judge", "order"]
@@ -39,8 +39,8 @@ class Comparison:
     problem: str = ""
 
 
-def compare(
-    look: Looker, cases: Sequence[Case], swap: bool = True, least_margin: float = 0.0
+def compare_pairs(
+    look: PairwiseJudge, cases: Sequence[Case], swap: bool = True, least_margin: float = 0.0
 ) -> list[Comparison]:
     """Compare the two responses of each case.
 
@@ -61,7 +61,7 @@ def compare(
     return [_by_both(one, other, least_margin) for one, other in halves]
 
 
-def _by_one(look: Look, least_margin: float) -> Comparison:
+def _by_one(look: PairwiseVerdict, least_margin: float) -> Comparison:
     small = look.margin is not None and abs(look.margin) <= least_margin
     better = None if small else look.better
     return Comparison(
@@ -75,7 +75,7 @@ def _by_one(look: Look, least_margin: float) -> Comparison:
     )
 
 
-def _by_both(one: Look, other: Look, least_margin: float) -> Comparison:
+def _by_both(one: PairwiseVerdict, other: PairwiseVerdict, least_margin: float) -> Comparison:
     cost, reasons = one.cost + other.cost, (one.reason, other.reason)
     if one.problem or other.problem:
         return Comparison(reasons=reasons, cost=cost, problem=one.problem or other.problem)
@@ -100,7 +100,7 @@ def _by_both(one: Look, other: Look, least_margin: float) -> Comparison:
     )
 
 
-def _first_won(look: Look) -> tuple[bool, ...]:
+def _first_won(look: PairwiseVerdict) -> tuple[bool, ...]:
     return () if look.better is None else (look.better == 0,)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from veridical.data.messages import Message, text_of
 from veridical.data.text.thoughts import answer_of
 from veridical.judges.criterion import Criterion
-from veridical.judges.judging import Case, Cost, Judge, Look, Looker, Verdict
+from veridical.judges.judging import Case, Cost, Judge, PairwiseJudge, PairwiseVerdict, Verdict
 from veridical.judges.prompts import UnreadableError, question_messages, read_marks
 from veridical.judges.verdicts import read_choice
 
@@ -20,7 +20,7 @@ Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
-class Question:
+class JudgeQuestion:
     """What a model is asked.
 
     Attributes:
@@ -58,13 +58,13 @@ class Reply:
 class Asker(Protocol):
     """A reply to each question, in order."""
 
-    def __call__(self, questions: Sequence[Question]) -> list[Reply]:
+    def __call__(self, questions: Sequence[JudgeQuestion]) -> list[Reply]:
         """Ask them."""
         ...
 
 
 @dataclass(frozen=True)
-class Asking:
+class Questioning:
     """How a model is asked.
 
     Attributes:
@@ -79,7 +79,7 @@ class Asking:
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Read]):
+class ReplyOutcome(Generic[Read]):
     """What came of a question: what was read, or a problem."""
 
     value: Read | None
@@ -87,7 +87,7 @@ class Outcome(Generic[Read]):
     problem: str
 
 
-def marking_judge(ask: Asker, asking: Asking) -> Judge:
+def marking_judge(ask: Asker, asking: Questioning) -> Judge:
     """A judge that sees all responses of a case and gives marks, after its reasoning."""
     criterion = asking.criterion
 
@@ -104,17 +104,17 @@ def marking_judge(ask: Asker, asking: Asking) -> Judge:
     return judge
 
 
-def choosing_looker(ask: Asker, asking: Asking) -> Looker:
+def choosing_looker(ask: Asker, asking: Questioning) -> PairwiseJudge:
     """A looker that has the better of two responses named, then why."""
     names = asking.criterion.names
 
-    def look(cases: Sequence[Case]) -> list[Look]:
+    def look(cases: Sequence[Case]) -> list[PairwiseVerdict]:
         def read(index: int, reply: Reply) -> tuple[int | None, str]:
             return read_choice(reply.text, names, reply.cut), reply.text
 
         outcomes = ask_until_read(ask, _questions(cases, asking), read, asking.attempts)
         return [
-            Look(*_choice(outcome.value), cost=outcome.cost, problem=outcome.problem)
+            PairwiseVerdict(*_choice(outcome.value), cost=outcome.cost, problem=outcome.problem)
             for outcome in outcomes
         ]
 
@@ -123,10 +123,10 @@ def choosing_looker(ask: Asker, asking: Asking) -> Looker:
 
 def ask_until_read(
     ask: Asker,
-    questions: Sequence[Question],
+    questions: Sequence[JudgeQuestion],
     read: Callable[[int, Reply], Read],
     attempts: int,
-) -> list[Outcome[Read]]:
+) -> list[ReplyOutcome[Read]]:
     """Ask, and ask those again whose reply cannot be read.
 
     Args:
@@ -139,7 +139,7 @@ def ask_until_read(
         For each question what was read, or what the last reply's problem was: never both, never
         neither.
     """
-    done: dict[int, Outcome[Read]] = {}
+    done: dict[int, ReplyOutcome[Read]] = {}
     costs = [Cost()] * len(questions)
     pending = list(range(len(questions)))
     for attempt in range(attempts):
@@ -148,17 +148,17 @@ def ask_until_read(
         for index, reply in zip(pending, replies, strict=True):
             costs[index] += reply.cost
             if reply.problem:
-                done[index] = Outcome(None, costs[index], reply.problem)
+                done[index] = ReplyOutcome(None, costs[index], reply.problem)
                 continue
             try:
                 if reply.fault:
                     raise UnreadableError(reply.fault)
                 answered = replace(reply, text=answer_of(reply.text))
-                done[index] = Outcome(read(index, answered), costs[index], "")
+                done[index] = ReplyOutcome(read(index, answered), costs[index], "")
             except UnreadableError as error:
                 shown = " ".join(reply.text.split())[:SHOWN]
                 problem = f"{attempt + 1} replies could not be read; the last: {error} ({shown!r})"
-                done[index] = Outcome(None, costs[index], problem)
+                done[index] = ReplyOutcome(None, costs[index], problem)
                 unread.append(index)
         pending = unread
         if not pending:
@@ -166,13 +166,13 @@ def ask_until_read(
     return [done[index] for index in range(len(questions))]
 
 
-def _questions(cases: Sequence[Case], asking: Asking) -> list[Question]:
+def _questions(cases: Sequence[Case], asking: Questioning) -> list[JudgeQuestion]:
     questions = []
     for case in cases:
         messages = question_messages(case, asking.criterion, asking.show_facts)
         # Both orders of a case, and its pairs, share an id; their noise must not.
         shown = hashlib.sha256(text_of(messages).encode()).hexdigest()[:16]
-        questions.append(Question(f"{case.id}/{shown}", case.images, messages))
+        questions.append(JudgeQuestion(f"{case.id}/{shown}", case.images, messages))
     return questions
 
 
@@ -180,7 +180,7 @@ def _choice(value: tuple[int | None, str] | None) -> tuple[int | None, None, str
     return (None, None, "") if value is None else (value[0], None, value[1])
 
 
-def _verdict(outcome: Outcome[tuple[str, list[dict[str, float]]]]) -> Verdict:
+def _verdict(outcome: ReplyOutcome[tuple[str, list[dict[str, float]]]]) -> Verdict:
     if outcome.value is None:
         return Verdict(cost=outcome.cost, problem=outcome.problem)
     reasoning, marks = outcome.value

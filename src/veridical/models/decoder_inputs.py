@@ -114,7 +114,7 @@ def _rule(ahead: Tensor | None, kinds: Tensor) -> Rule | None:
     return next((rule for rule in rules if torch.equal(_pairs(kinds, rule), ahead)), None)
 
 
-def blocks(kinds: Tensor, rule: Rule) -> Tensor:
+def decoder_blocks(kinds: Tensor, rule: Rule) -> Tensor:
     """The number of the block whose tokens all see each other, from 0; -1 for other tokens.
 
     Args:
@@ -132,7 +132,7 @@ def blocks(kinds: Tensor, rule: Rule) -> Tensor:
 
 def _pairs(kinds: Tensor, rule: Rule) -> Tensor:
     """True where a query sees a later key by this rule. Shape: (rows, length, length)."""
-    own = blocks(kinds, rule)
+    own = decoder_blocks(kinds, rule)
     return ((own[:, :, None] == own[:, None, :]) & (own[:, None, :] >= 0)).triu(1)
 
 

@@ -117,7 +117,7 @@ USUAL_LOGIT = 16.0
 """How large logits are in trained models, as a power of two."""
 
 
-def rounding(logps: Tensor, dtype: torch.dtype, tokens: int) -> float:
+def rounding_of_logps(logps: Tensor, dtype: torch.dtype, tokens: int) -> float:
     """How much rounding alone may move the largest of some summed log-probs, in nats (our choice).
 
     One unit in the last place of the sum, and of each token's logits, whose errors add up like a

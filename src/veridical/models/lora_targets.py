@@ -132,7 +132,7 @@ def _require_there(core: PreTrainedModel, wanted: Sequence[str], names: Sequence
         )
 
 
-def describe(targets: LoraTargets) -> str | None:
+def describe_targets(targets: LoraTargets) -> str | None:
     """What is special about where adapters go, for the log; None if nothing is."""
     lines = []
     if targets.asked:

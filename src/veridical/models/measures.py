@@ -12,7 +12,7 @@ from torch import Tensor
 
 from veridical.models.batching import Batch, row_batch
 from veridical.models.heads import token_logps
-from veridical.models.logprobs import response_logps, rounding
+from veridical.models.logprobs import response_logps, rounding_of_logps
 from veridical.models.policy import Policy
 from veridical.models.precision import working_dtype
 from veridical.models.rendering import Group, open_images
@@ -44,7 +44,7 @@ def logps_measure(policy: Policy) -> Measure:
     def by_rounding(groups: Sequence[Group]) -> float:
         sums = response_logps(policy.model, row_batch(policy, groups)).sums
         longest = max(len(ids) for group in groups for ids in group.response_ids)
-        return rounding(sums, working_dtype(policy), longest)
+        return rounding_of_logps(sums, working_dtype(policy), longest)
 
     return Measure(
         lambda batch: response_logps(policy.model, batch).sums,

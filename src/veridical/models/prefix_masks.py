@@ -13,7 +13,7 @@ from veridical.data.messages import assistant_message, user_message
 from veridical.models.decoder_inputs import (
     KINDS,
     Lookahead,
-    blocks,
+    decoder_blocks,
     find_lookahead,
     known_lookahead,
 )
@@ -56,7 +56,9 @@ def image_blocks(policy: Policy, inputs: Mapping[str, Tensor]) -> dict[str, Tens
         do. Shape of each: (rows, length).
     """
     lookahead = _lookahead(policy, inputs)
-    return {kind: blocks(inputs[lookahead.name], rule) for kind, rule in lookahead.rules.items()}
+    return {
+        kind: decoder_blocks(inputs[lookahead.name], rule) for kind, rule in lookahead.rules.items()
+    }
 
 
 def lookahead_kinds(policy: Policy, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

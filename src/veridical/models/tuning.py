@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from veridical.models.lora_targets import (
     EXPERTS_ARE_NO_MODULES,
-    describe,
+    describe_targets,
     lora_targets,
     refuse_on_experts,
 )
@@ -106,7 +106,7 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
     targets = lora_targets(core, trained, tuning.rank, tuning.targets)
     if targets.parameters:
         refuse_on_experts(core, tuning.dropout, tuning.dora)
-    described = describe(targets)
+    described = describe_targets(targets)
     if described is not None and processes.is_first():
         print(described)
     names = targets.modules

@@ -22,7 +22,7 @@ Total = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampledTokens:
     """The responses that a step sampled, a row each.
 
     Attributes:
@@ -75,7 +75,7 @@ class PolicyGradient(Described):
     kl_coefficient: float
 
     @abstractmethod
-    def advantages(self, sampled: Sampled, kl_coefficient: float, total: Total) -> Advantages:
+    def advantages(self, sampled: SampledTokens, kl_coefficient: float, total: Total) -> Advantages:
         """Advantages of a step's actions.
 
         Args:

@@ -13,7 +13,7 @@ from veridical.objectives.policy_gradient import (
     Advantages,
     KLEstimator,
     PolicyGradient,
-    Sampled,
+    SampledTokens,
     Total,
     explained_variance,
     kl_terms,
@@ -78,7 +78,7 @@ class PPO(PolicyGradient):
                 "above 0, such as 0.1."
             )
 
-    def advantages(self, sampled: Sampled, kl_coefficient: float, total: Total) -> Advantages:
+    def advantages(self, sampled: SampledTokens, kl_coefficient: float, total: Total) -> Advantages:
         """Generalized advantage estimation over tokens, whitened over all processes."""
         kl = kl_terms(sampled.logps, sampled.reference_logps, self.kl_estimator)
         rewards = token_rewards(sampled.scores, kl, sampled.mask, kl_coefficient)

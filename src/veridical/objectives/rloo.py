@@ -11,7 +11,7 @@ from torch import Tensor
 from veridical.objectives.policy_gradient import (
     Advantages,
     PolicyGradient,
-    Sampled,
+    SampledTokens,
     Total,
     explained_variance,
     kl_terms,
@@ -40,7 +40,7 @@ class RLOO(PolicyGradient):
     clip: Annotated[float, ABOVE_ZERO] = 0.2
     kl_coefficient: Annotated[float, WEIGHT] = 0.4
 
-    def advantages(self, sampled: Sampled, kl_coefficient: float, total: Total) -> Advantages:
+    def advantages(self, sampled: SampledTokens, kl_coefficient: float, total: Total) -> Advantages:
         """What a response earned, less the penalty, against the mean of its siblings."""
         kl = kl_terms(sampled.logps, sampled.reference_logps, "k1").sum(-1)
         earned = sampled.scores - kl_coefficient * kl.to(sampled.scores)

@@ -19,8 +19,8 @@ from matplotlib.ticker import MaxNLocator
 
 from veridical.report.curves import Rows, series
 from veridical.report.hacking import standardized
-from veridical.report.results import Results, Value
-from veridical.report.wording import interval, scientific, show
+from veridical.report.results import ArmValue, Results
+from veridical.report.wording import interval_text, scientific, show
 from veridical.runtime.descriptions import BenchmarkDescription
 
 # Okabe and Ito's palette, made for colour-blind readers; blue is what is preferred throughout.
@@ -311,7 +311,7 @@ def arm_label(arm: str) -> str:
     return short.replace("$", r"\$")
 
 
-def _metric_plot(metric: str, rows: Mapping[str, Sequence[Value]], results: Results) -> Plot:
+def _metric_plot(metric: str, rows: Mapping[str, Sequence[ArmValue]], results: Results) -> Plot:
     name = results.describe(metric)
     scale = 100.0 if name.unit == "percent" else 1.0
     words = []
@@ -324,7 +324,7 @@ def _metric_plot(metric: str, rows: Mapping[str, Sequence[Value]], results: Resu
                 shift = (index - (len(values) - 1) / 2) * 0.22
                 _draw_value(axes, value, place + shift, scale, color)
             first = values[0]
-            range_ = interval(first.low, first.high, name.unit)
+            range_ = interval_text(first.low, first.high, name.unit)
             words.append(f"{arm} {show(first.value, name.unit)} ({range_})")
         axes.set_yticks(range(len(rows)), [arm_label(arm) for arm in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -339,7 +339,7 @@ def _metric_plot(metric: str, rows: Mapping[str, Sequence[Value]], results: Resu
         return Plot(name.label, embed_svg(figure), f"{name.label}: {'; '.join(words)}.")
 
 
-def _draw_value(axes: Axes, value: Value, place: float, scale: float, color: str) -> None:
+def _draw_value(axes: Axes, value: ArmValue, place: float, scale: float, color: str) -> None:
     center = (value.value or 0.0) * scale
     if value.low is not None and value.high is not None:
         ends = [value.low * scale, value.high * scale]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-from veridical.data.records import features_of
+from veridical.data.records import arrow_features
 from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.run_files import read_run_file, refusal_of
 from veridical.runtime.run_record import RECORD, read_fields
@@ -171,7 +171,7 @@ def pairs_fault(path: Path) -> str:
         found = pq.read_schema(path)
     except (OSError, ValueError) as error:
         return f"{path} cannot be read as Parquet: {reason_of(error)}."
-    wanted = features_of("preference").arrow_schema
+    wanted = arrow_features("preference").arrow_schema
     for name in ("prompt", "chosen", "rejected"):
         if name not in found.names or found.field(name).type != wanted.field(name).type:
             return f"{path} has no column {name!r} of messages, as pairs that a run built have."

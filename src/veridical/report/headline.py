@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from veridical.report.results import Change, Results, Value
+from veridical.report.results import ArmValue, Change, Results
 from veridical.report.wording import (
     DISAGREE,
     THIN,
-    bare,
+    bare_number,
     counted,
-    interval,
+    interval_text,
     joined,
     lower,
     points,
@@ -54,9 +54,9 @@ def headline(results: Results) -> Headline | None:
 
 
 def _alone(
-    benchmark: BenchmarkDescription, shown: MetricDescription, arm: str, value: Value
+    benchmark: BenchmarkDescription, shown: MetricDescription, arm: str, value: ArmValue
 ) -> Headline:
-    range_ = interval(value.low, value.high, shown.unit)
+    range_ = interval_text(value.low, value.high, shown.unit)
     details = [f"This is {benchmark.meaning}{_where(benchmark, value.clusters)}."]
     details += [f"95{THIN}% interval {range_}."] if range_ else []
     return Headline(
@@ -119,14 +119,14 @@ def describe(changes: Sequence[Change], unit: Unit) -> str:
     """A difference with its interval and p; of several seeds, each with its interval."""
     if len(changes) == 1:
         change = changes[0]
-        range_ = interval(change.low, change.high, unit, signed=True)
+        range_ = interval_text(change.low, change.high, unit, signed=True)
         inside = [f"95{THIN}% interval {range_}" if range_ else "", probability(change.p)]
         inside.append(DISAGREE if change.disagrees else "")
         text = ", ".join(part for part in inside if part)
-        return f"{bare(change.value, unit, signed=True)} {points(unit)} ({text})"
+        return f"{bare_number(change.value, unit, signed=True)} {points(unit)} ({text})"
     each = [
-        f"{bare(change.value, unit, signed=True)} "
-        f"({interval(change.low, change.high, unit, signed=True)})"
+        f"{bare_number(change.value, unit, signed=True)} "
+        f"({interval_text(change.low, change.high, unit, signed=True)})"
         for change in changes
     ]
     seeds = joined([str(change.seed) for change in changes])
@@ -155,7 +155,7 @@ def _side_effects(results: Results, headline_metric: str, arm: str, baseline: st
         changes = results.changes_from(baseline, arm, metric)
         values = [change.value for change in changes if change.value is not None]
         if values and shown.shown == "top" and metric != headline_metric:
-            mean = bare(sum(values) / len(values), shown.unit, signed=True)
+            mean = bare_number(sum(values) / len(values), shown.unit, signed=True)
             sure = all(change.clear for change in changes)
             note = "" if sure else ", no clear change"
             phrases.append(f"{lower(shown.label)} {mean} {points(shown.unit)}{note}")

@@ -147,8 +147,8 @@ def _headers(arms: Sequence[str]) -> list[dict[str, str]]:
 
 def _headline(
     results: Results,
-    trainings: Sequence[sections.Training],
-    pair_sets: Sequence[sections.Pairs],
+    trainings: Sequence[sections.ShownTraining],
+    pair_sets: Sequence[sections.ShownPairs],
 ) -> tuple[str, tuple[str, ...]]:
     """The title and the paragraphs below it, by the furthest thing these runs hold."""
     main = headline(results)
@@ -220,7 +220,7 @@ def _of_arm(parts: Sequence[Part], arm: str | None) -> Part | None:
     return next(iter(exact or ending), None)
 
 
-def _training(item: sections.Training) -> dict[str, object]:
+def _training(item: sections.ShownTraining) -> dict[str, object]:
     proofs = None if item.proofs is None else [_proof(proof) for proof in item.proofs]
     return {**vars(item), "proofs": proofs, "proofs_summary": _proofs_summary(proofs)}
 

@@ -37,7 +37,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Segment:
+class TextSegment:
     """A stretch of an answer that is shown in one way."""
 
     text: str
@@ -45,14 +45,14 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Example:
+class ShownExample:
     """One image with the answers before and after."""
 
     image_id: str
     picture: Picture
     prompt: str
-    before: list[Segment]
-    after: list[Segment]
+    before: list[TextSegment]
+    after: list[TextSegment]
     hallucinated_before: int
     hallucinated_after: int
 
@@ -61,7 +61,7 @@ class Example:
 class Examples:
     """The chosen images, and what they were chosen from."""
 
-    chosen: list[Example]
+    chosen: list[ShownExample]
     images: int
     differing: dict[Trend, int]
 
@@ -86,24 +86,24 @@ def embed(source: Path | bytes | None, name: str = "") -> Picture:
     return Picture(uri, image.width, image.height, small)
 
 
-def mark_mentions(answer: str, mentions: Iterable[Mapping[str, Any]]) -> list[Segment]:
+def mark_mentions(answer: str, mentions: Iterable[Mapping[str, Any]]) -> list[TextSegment]:
     """Cut an answer at its mentions of objects: those that are there and those made up.
 
     Args:
         answer: the text that `start` and `end` count characters of.
         mentions: {"start", "end", "hallucinated"}; overlapping ones after the first are left out.
     """
-    segments: list[Segment] = []
+    segments: list[TextSegment] = []
     position = 0
     for mention in sorted(mentions, key=lambda item: int(item["start"])):
         start, end = int(mention["start"]), int(mention["end"])
         if not position <= start < end <= len(answer):
             continue
-        segments.append(Segment(answer[position:start], "plain"))
+        segments.append(TextSegment(answer[position:start], "plain"))
         kind: SegmentKind = "made_up" if mention["hallucinated"] else "real"
-        segments.append(Segment(answer[start:end], kind))
+        segments.append(TextSegment(answer[start:end], kind))
         position = end
-    segments.append(Segment(answer[position:], "plain"))
+    segments.append(TextSegment(answer[position:], "plain"))
     return [segment for segment in segments if segment.text]
 
 
@@ -180,9 +180,9 @@ def _example(
     before: Mapping[str, Mapping[str, Any]],
     after: Mapping[str, Mapping[str, Any]],
     part: Part,
-) -> Example:
+) -> ShownExample:
     first, second = before[image_id], after[image_id]
-    return Example(
+    return ShownExample(
         image_id,
         embed(find_image(first.get("image"), part), image_id),
         str(first.get("prompt") or ""),
@@ -193,12 +193,12 @@ def _example(
     )
 
 
-def mark_completions(rejected: str, cuts: Sequence[Mapping[str, Any]]) -> list[Segment]:
+def mark_completions(rejected: str, cuts: Sequence[Mapping[str, Any]]) -> list[TextSegment]:
     """Cut a rejected answer into what the guidance kept and what the model wrote without seeing.
 
     A completion that repeats the true sentence's own end made nothing up and counts as kept.
     """
-    segments: list[Segment] = []
+    segments: list[TextSegment] = []
     position = 0
     for cut in cuts:
         kept = str(cut.get("kept") or "").strip()
@@ -207,8 +207,8 @@ def mark_completions(rejected: str, cuts: Sequence[Mapping[str, Any]]) -> list[S
         start = rejected.find(completion, after_kept) if completion else -1
         if start < 0 or str(cut.get("sentence") or "").strip().endswith(completion):
             continue
-        segments.append(Segment(rejected[position:start], "kept"))
-        segments.append(Segment(rejected[start : start + len(completion)], "completed"))
+        segments.append(TextSegment(rejected[position:start], "kept"))
+        segments.append(TextSegment(rejected[start : start + len(completion)], "completed"))
         position = start + len(completion)
-    segments.append(Segment(rejected[position:], "kept"))
+    segments.append(TextSegment(rejected[position:], "kept"))
     return [segment for segment in segments if segment.text]

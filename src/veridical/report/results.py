@@ -17,14 +17,14 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file
 from veridical.runtime.run_record import unfinished
 
-Verdict = Literal["better", "worse", "changed", "unclear"]
+ChangeVerdict = Literal["better", "worse", "changed", "unclear"]
 LARGEST_P = 0.05
 COMPARED = ("baseline", "candidate")
 BASELINES = ("base", "baseline", "before")
 
 
 @dataclass(frozen=True)
-class Value:
+class ArmValue:
     """One arm's value of one metric, with its 95 % interval."""
 
     value: float | None
@@ -64,7 +64,7 @@ class Change:
             return False
         return self.low > 0 or self.high < 0
 
-    def verdict(self, better: Literal["lower", "higher"] | None) -> Verdict:
+    def verdict(self, better: Literal["lower", "higher"] | None) -> ChangeVerdict:
         """Better or worse only when the change is clear and the metric has a direction."""
         if not self.clear or self.value is None:
             return "unclear"
@@ -83,7 +83,7 @@ class Results:
     benchmarks: dict[str, BenchmarkDescription] = field(default_factory=dict)
     arms: list[str] = field(default_factory=list)
     metrics: list[str] = field(default_factory=list)
-    values: dict[tuple[str, str], list[Value]] = field(default_factory=dict)
+    values: dict[tuple[str, str], list[ArmValue]] = field(default_factory=dict)
     changes: dict[tuple[str, str], list[Change]] = field(default_factory=dict)
 
     def add(self, arm: str, metric: str, score: Mapping[str, Any], seed: int | None = None) -> None:
@@ -92,7 +92,7 @@ class Results:
             self.arms.append(arm)
         if metric not in self.metrics:
             self.metrics.append(metric)
-        value = Value(
+        value = ArmValue(
             score.get("value"),
             score.get("low"),
             score.get("high"),

@@ -16,7 +16,7 @@ from veridical.report.doctor import Algorithm, diagnose
 from veridical.report.figures import Plot, training_plots
 from veridical.report.findings import Finding
 from veridical.report.folders import Part, Record, pairs_fault
-from veridical.report.pictures import Picture, Segment, embed, find_image, mark_completions
+from veridical.report.pictures import Picture, TextSegment, embed, find_image, mark_completions
 from veridical.report.results import Results
 from veridical.report.wording import counted, duration, joined, scientific
 from veridical.runtime.descriptions import read_description
@@ -40,7 +40,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Training:
+class ShownTraining:
     """One training run: its curves, what they mean, and its proofs."""
 
     name: str
@@ -52,26 +52,26 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ShownPair:
     """A preference pair as it is shown."""
 
     pair_id: str
     picture: Picture
     prompt: str
     chosen: str
-    rejected: list[Segment]
+    rejected: list[TextSegment]
     facts: list[str]
 
 
 @dataclass(frozen=True)
-class Pairs:
+class ShownPairs:
     """What was built, and a few pairs of it."""
 
     name: str
     total: int
     skipped: list[tuple[str, int]] | None
     guided: bool
-    shown: list[Pair]
+    shown: list[ShownPair]
     summary: Mapping[str, Any]
 
 
@@ -134,7 +134,9 @@ def steps(parts: Sequence[Part]) -> list[Step]:
     return [_step(part) for part in parts if part.record]
 
 
-def story(parts: Sequence[Part], found: Sequence[Training], built_: Sequence[Pairs]) -> str:
+def story(
+    parts: Sequence[Part], found: Sequence[ShownTraining], built_: Sequence[ShownPairs]
+) -> str:
     """What was done, in a sentence or two; empty when nothing but a record is there."""
     phrases = []
     if built_:
@@ -258,13 +260,13 @@ def _flatten(configuration: Mapping[str, object]) -> Iterator[tuple[str, object]
 # --- training ------------------------------------------------------------------------------
 
 
-def trainings(parts: Sequence[Part], results: Results) -> list[Training]:
+def trainings(parts: Sequence[Part], results: Results) -> list[ShownTraining]:
     """Every training run, the headline's arm first."""
     found = [_training(part, results) for part in parts if part.kind == "train"]
     return sorted(found, key=lambda item: not _leads(item.name, results))
 
 
-def _training(part: Part, results: Results) -> Training:
+def _training(part: Part, results: Results) -> ShownTraining:
     log: Rows = part.jsonl("log.jsonl") or []
     command = str(part.record.get("command", ""))
     algorithm = ALGORITHMS.get(command) or _algorithm_of(log)
@@ -283,7 +285,7 @@ def _training(part: Part, results: Results) -> Training:
     last_step = max((int(row.get("step") or 0) for row in log), default=0)
     described = (part.json("checked.json") or {"benchmarks": []})["benchmarks"]
     plots = training_plots(log, [read_description(entry) for entry in described])
-    return Training(part.name, algorithm, last_step, plots, findings, proofs)
+    return ShownTraining(part.name, algorithm, last_step, plots, findings, proofs)
 
 
 def _algorithm_of(log: Rows) -> Algorithm:
@@ -310,7 +312,7 @@ def _answer_lengths(part: Part, results: Results) -> tuple[float, float] | None:
 # --- pairs ---------------------------------------------------------------------------------
 
 
-def pair_sets(parts: Sequence[Part], results: Results) -> list[Pairs]:
+def pair_sets(parts: Sequence[Part], results: Results) -> list[ShownPairs]:
     """Every set of pairs, the headline arm's first."""
     found = [pairs(part) for part in parts if part.kind == "build"]
     return sorted(found, key=lambda item: not _leads(item.name, results))
@@ -320,7 +322,7 @@ def _leads(name: str, results: Results) -> bool:
     return name.split("/")[-1] == (results.headline_arm or "").split("/")[-1]
 
 
-def pairs(part: Part, count: int = PAIRS_SHOWN, seed: int = 0) -> Pairs:
+def pairs(part: Part, count: int = PAIRS_SHOWN, seed: int = 0) -> ShownPairs:
     """The pairs of a build run; those shown are drawn by seed, never picked."""
     path = part.folder / "pairs.parquet"
     if fault := pairs_fault(path):
@@ -337,10 +339,10 @@ def pairs(part: Part, count: int = PAIRS_SHOWN, seed: int = 0) -> Pairs:
     reasons = None if skipped is None else Counter(str(row.get("reason", "")) for row in skipped)
     guided = any(segment.kind == "completed" for pair in shown for segment in pair.rejected)
     common = None if reasons is None else reasons.most_common()
-    return Pairs(part.name, total, common, guided, shown, part.json("summary.json") or {})
+    return ShownPairs(part.name, total, common, guided, shown, part.json("summary.json") or {})
 
 
-def _pair(row: Mapping[str, Any], part: Part) -> Pair:
+def _pair(row: Mapping[str, Any], part: Part) -> ShownPair:
     source = _source(row.get("source"))
     rejected = text_of(row["rejected"])
     cuts = source.get("cuts") if isinstance(source.get("cuts"), list) else []
@@ -351,7 +353,7 @@ def _pair(row: Mapping[str, Any], part: Part) -> Pair:
         facts.append(f"similarity {source['similarity']:.2f}")
     if isinstance(source.get("share_masked"), int | float):
         facts.append(f"{percent(source['share_masked'])} of the image hidden")
-    return Pair(
+    return ShownPair(
         str(row.get("id", "")),
         _pair_picture(row, part),
         text_of(row["prompt"]).strip(),
@@ -386,7 +388,7 @@ def _pair_picture(row: Mapping[str, Any], part: Part) -> Picture:
 # --- builds at a glance ----------------------------------------------------------------------
 
 
-def built(item: Pairs) -> str:
+def built(item: ShownPairs) -> str:
     """One sentence on a set of pairs."""
     sentence = f"{counted(item.total, 'pair')} built"
     if item.skipped is None:

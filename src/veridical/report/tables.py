@@ -8,8 +8,8 @@ from typing import Any
 from veridical.report.results import Change, Results
 from veridical.report.wording import (
     DISAGREE,
-    bare,
-    interval,
+    bare_number,
+    interval_text,
     points,
     probability,
     show,
@@ -37,7 +37,7 @@ def tiles(results: Results) -> list[dict[str, Any]]:
         found.append(
             {
                 "label": name.label,
-                "before": bare(before, name.unit),
+                "before": bare_number(before, name.unit),
                 "after": show(after, name.unit),
                 "change": _mean_change(changes, name),
                 "verdict": _verdict(changes, name),
@@ -52,10 +52,10 @@ def _mean_change(changes: Sequence[Change], metric: MetricDescription) -> str:
     values = [change.value for change in changes if change.value is not None]
     if not values:
         return ""
-    text = f"{bare(sum(values) / len(values), unit, signed=True)} {points(unit)}"
+    text = f"{bare_number(sum(values) / len(values), unit, signed=True)} {points(unit)}"
     if len(changes) > 1:
         return f"{text}, mean of {len(changes)} seeds"
-    range_ = interval(changes[0].low, changes[0].high, unit, signed=True)
+    range_ = interval_text(changes[0].low, changes[0].high, unit, signed=True)
     return f"{text} ({range_})" if range_ else text
 
 
@@ -109,9 +109,9 @@ def _cell(results: Results, arm: str, metric: str) -> dict[str, object]:
     values = results.values.get((arm, metric), [])
     lines = []
     for value in values:
-        text = interval(value.low, value.high, name.unit) or value.note
+        text = interval_text(value.low, value.high, name.unit) or value.note
         many = len(values) > 1
-        lines.append(f"{bare(value.value, name.unit)} ({text})" if many else text)
+        lines.append(f"{bare_number(value.value, name.unit)} ({text})" if many else text)
     changes = results.changes_from(results.baseline, arm, metric)
     return {
         "arm": arm,
@@ -127,8 +127,8 @@ def _change(changes: Sequence[Change], metric: MetricDescription) -> dict[str, o
         return None
     unit, lines = metric.unit, []
     for change in changes:
-        range_ = interval(change.low, change.high, unit, signed=True)
-        text = bare(change.value, unit, signed=True)
+        range_ = interval_text(change.low, change.high, unit, signed=True)
+        text = bare_number(change.value, unit, signed=True)
         inside = range_
         if len(changes) == 1:
             text = f"{text} {points(unit)}".strip()

@@ -43,15 +43,15 @@ def show(value: float | None, unit: Unit, digits: int = 1) -> str:
     if value is None or not math.isfinite(value):
         return "\N{EM DASH}"
     if unit == "percent":
-        return f"{bare(value, unit, digits)}{THIN}%"
+        return f"{bare_number(value, unit, digits)}{THIN}%"
     if unit == "words":
         return f"{value:.{digits}f} words".replace("-", MINUS)
     if unit == "share":
-        return bare(value, unit)
+        return bare_number(value, unit)
     return f"{value:.4g}".replace("-", MINUS)
 
 
-def bare(value: float | None, unit: Unit, digits: int = 1, signed: bool = False) -> str:
+def bare_number(value: float | None, unit: Unit, digits: int = 1, signed: bool = False) -> str:
     """A value in the unit's scale without the unit, such as an interval's end."""
     if value is None or not math.isfinite(value):
         return "\N{EM DASH}"
@@ -66,12 +66,12 @@ def bare(value: float | None, unit: Unit, digits: int = 1, signed: bool = False)
     return text.replace("-", MINUS)
 
 
-def interval(low: float | None, high: float | None, unit: Unit, signed: bool = False) -> str:
+def interval_text(low: float | None, high: float | None, unit: Unit, signed: bool = False) -> str:
     """Both ends, such as 9.8 to 12.1, or nothing when there is none, or one of no width."""
     # Scores of earlier versions have ends of no width where numbers do not vary.
     if low is None or high is None or low == high:
         return ""
-    return f"{bare(low, unit, signed=signed)} to {bare(high, unit, signed=signed)}"
+    return f"{bare_number(low, unit, signed=signed)} to {bare_number(high, unit, signed=signed)}"
 
 
 def scientific(value: float) -> str:

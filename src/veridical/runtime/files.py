@@ -121,7 +121,7 @@ def read_json(path: Path, any_text: bool = False) -> Any:
         return parse_json(text) if any_text else _writable(parse_json(text), text)
     except JSON_ERRORS as error:
         raise UserError(
-            f"{path} is not JSON: {in_words(error)}. Check that it was copied whole."
+            f"{path} is not JSON: {error_in_words(error)}. Check that it was copied whole."
         ) from error
 
 
@@ -138,7 +138,9 @@ def read_jsonl(path: Path) -> list[Any]:
         try:
             rows.append(_writable(parse_json(line), line))
         except JSON_ERRORS as error:
-            raise UserError(f"{path}, line {number} is not JSON: {in_words(error)}.") from error
+            raise UserError(
+                f"{path}, line {number} is not JSON: {error_in_words(error)}."
+            ) from error
     return rows
 
 
@@ -178,7 +180,7 @@ def _with_distinct_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def in_words(error: Exception) -> str:
+def error_in_words(error: Exception) -> str:
     """One of `JSON_ERRORS` in words."""
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 

@@ -17,7 +17,7 @@ from veridical.runtime.files import read_json, read_jsonl
 Number = FiniteFloat | None
 
 
-class Score(TypedDict):
+class ScoreEntry(TypedDict):
     """One metric in `scores.json`: a value with its interval, and what it was counted on."""
 
     value: Number
@@ -54,15 +54,15 @@ class DescribedBenchmark(TypedDict):
     place: int
 
 
-class Scores(TypedDict):
+class ScoresFile(TypedDict):
     """`scores.json`: a benchmark, its scores, and what stands beside them."""
 
     benchmark: DescribedBenchmark
-    scores: dict[str, Score]
+    scores: dict[str, ScoreEntry]
     about: dict[str, str | FiniteFloat]
 
 
-class Difference(TypedDict):
+class DifferenceRow(TypedDict):
     """An arm minus its baseline in one metric."""
 
     benchmark: str
@@ -84,7 +84,7 @@ class ArmScores(TypedDict):
     """One arm of a study, with one seed: scores by benchmark and metric."""
 
     name: str
-    scores: dict[str, dict[str, Score]]
+    scores: dict[str, dict[str, ScoreEntry]]
     seed: NotRequired[int | None]
 
 
@@ -98,30 +98,30 @@ def _described(content: Any) -> Any:
     return content
 
 
-class Comparison(TypedDict):
+class ComparisonFile(TypedDict):
     """`comparison.json`."""
 
     benchmarks: list[DescribedBenchmark]
-    differences: list[Difference]
+    differences: list[DifferenceRow]
 
 
-class Summary(TypedDict):
+class SummaryFile(TypedDict):
     """`summary.json` of a study, or of a builder; each has more fields of its own."""
 
     pairs_by_iteration: NotRequired[dict[str, int]]
     mean_similarity: NotRequired[Number]
     benchmarks: NotRequired[list[DescribedBenchmark]]
     arms: NotRequired[list[ArmScores]]
-    differences: NotRequired[list[Difference]]
+    differences: NotRequired[list[DifferenceRow]]
 
 
-class Checked(TypedDict):
+class CheckedFile(TypedDict):
     """`checked.json`: the benchmarks that a training's log has beside its own figures."""
 
     benchmarks: list[DescribedBenchmark]
 
 
-class Proof(TypedDict):
+class ProofRow(TypedDict):
     """One entry of `proofs.json`."""
 
     name: str
@@ -150,7 +150,7 @@ def _logged(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-class Mention(TypedDict):
+class MentionRow(TypedDict):
     """An object that a description names."""
 
     start: int
@@ -159,16 +159,16 @@ class Mention(TypedDict):
     hallucinated: bool
 
 
-class Described(TypedDict):
+class DescribedAnswerRow(TypedDict):
     """One row of CHAIR's `details.jsonl`."""
 
     image_id: str
     answer: NotRequired[str]
     objects: list[str]
-    mentions: list[Mention]
+    mentions: list[MentionRow]
 
 
-class Answered(TypedDict):
+class AnswerRow(TypedDict):
     """One row of `answers.jsonl`; a yes/no benchmark's has the fields from `label` on."""
 
     image_id: str
@@ -182,7 +182,7 @@ class Answered(TypedDict):
     margin: NotRequired[float]
 
 
-class Rewarded(TypedDict):
+class RewardRow(TypedDict):
     """One row of `rewards.jsonl`."""
 
     image_id: str
@@ -191,7 +191,7 @@ class Rewarded(TypedDict):
     groups: NotRequired[list[str]]
 
 
-class Start(TypedDict):
+class StartFile(TypedDict):
     """`start.json`: log-probs of the rows that prove a run, by row and response."""
 
     ids: list[str]
@@ -212,17 +212,17 @@ class SkippedRow(TypedDict, total=False):
 
 
 SHAPES: Mapping[str, Any] = {
-    "scores.json": Scores,
-    "comparison.json": Annotated[Comparison, AfterValidator(_described)],
-    "summary.json": Annotated[Summary, AfterValidator(_described)],
-    "checked.json": Checked,
-    "proofs.json": list[Proof],
+    "scores.json": ScoresFile,
+    "comparison.json": Annotated[ComparisonFile, AfterValidator(_described)],
+    "summary.json": Annotated[SummaryFile, AfterValidator(_described)],
+    "checked.json": CheckedFile,
+    "proofs.json": list[ProofRow],
     "log.jsonl": list[Annotated[dict[str, Any], AfterValidator(_logged)]],
-    "details.jsonl": list[Described],
-    "answers.jsonl": list[Answered],
-    "rewards.jsonl": list[Rewarded],
+    "details.jsonl": list[DescribedAnswerRow],
+    "answers.jsonl": list[AnswerRow],
+    "rewards.jsonl": list[RewardRow],
     "skipped.jsonl": list[SkippedRow],
-    "start.json": Start,
+    "start.json": StartFile,
 }
 """By the file's name; a file of another name may hold anything."""
 

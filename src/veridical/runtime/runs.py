@@ -64,7 +64,7 @@ class Run:
 
     def note(self, **fields: Any) -> None:
         """Add fields to `run.json` at once: a run that is killed has them."""
-        self.record.update(plain(fields))
+        self.record.update(json_types(fields))
         if self.writes:
             write_json(self.folder / RECORD, self.record)
 
@@ -86,7 +86,7 @@ class Run:
 
     def finish(self, **results: Any) -> None:
         """Write "finished", the wall time in seconds and `results` to `run.json`."""
-        self._end("finished", results=plain(results))
+        self._end("finished", results=json_types(results))
 
     def fail(self, reason: str) -> None:
         """Write "failed", the wall time in seconds and why to `run.json`."""
@@ -153,7 +153,7 @@ def start_run(
         UserError: the folder is another run's, holds something else, or is read by this run.
     """
     configuration = by_option(configuration)
-    recorded = plain(configuration)
+    recorded = json_types(configuration)
 
     def claim() -> frozenset[str]:
         read = [*(inputs or {}).values(), *models]
@@ -230,28 +230,28 @@ def _freeze_prompt_time(folder: Path, any_process: bool) -> datetime:
     return moment
 
 
-def plain(value: Any) -> Any:
+def json_types(value: Any) -> Any:
     """`value` in JSON's types: paths and non-finite numbers as strings, dataclasses as objects."""
     if isinstance(value, enum.Enum):
-        return plain(value.value)
+        return json_types(value.value)
     if isinstance(value, np.generic):
-        return plain(value.item())
+        return json_types(value.item())
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
-        return plain({field.name: getattr(value, field.name) for field in fields})
+        return json_types({field.name: getattr(value, field.name) for field in fields})
     if isinstance(value, Mapping):
         return {
-            str(name): "(not recorded)" if SECRET.search(str(name)) and item else plain(item)
+            str(name): "(not recorded)" if SECRET.search(str(name)) and item else json_types(item)
             for name, item in value.items()
         }
     if isinstance(value, AbstractSet):
-        return sorted(plain(item) for item in value)
+        return sorted(json_types(item) for item in value)
     if isinstance(value, Sequence) and not isinstance(value, bytes):
-        return [plain(item) for item in value]
+        return [json_types(item) for item in value]
     return str(value)
 
 

@@ -24,7 +24,7 @@ from veridical.models.prompt_batches import Branch, PromptBatch, prompt_batch
 from veridical.models.prompt_texts import render_prompt
 from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import RefusedRowError
-from veridical.sampling.cache import Rows
+from veridical.sampling.cache import CacheRows
 from veridical.sampling.limits import EXACT, ROUNDING, allowed
 from veridical.sampling.parity import QUESTION, SIZES, distance, picture
 
@@ -188,7 +188,7 @@ def _is_near(policy: Policy, images: list[Image.Image], texts: list[str]) -> boo
     if not found.shares or not _ends_alike(policy, whole, found, tokens):
         return False
     batch = with_branches(whole, found, tokens)
-    if not Rows(policy.core, whole).can_branch():
+    if not CacheRows(policy.core, whole).can_branch():
         return False
     alone = [_logits(policy, prompt_batch(policy, [images], [text])) for text in texts]
     stock, ours = _split(torch.cat(alone)), _split(_logits(policy, batch))
@@ -211,7 +211,7 @@ def _is_near(policy: Policy, images: list[Image.Image], texts: list[str]) -> boo
 
 
 def _logits(policy: Policy, batch: PromptBatch) -> Tensor:
-    return Rows(policy.core, batch).take_logits()
+    return CacheRows(policy.core, batch).take_logits()
 
 
 def _split(logits: Tensor) -> list[Tensor]:

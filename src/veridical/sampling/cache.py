@@ -32,7 +32,7 @@ UNMIXED: weakref.WeakSet[object] = weakref.WeakSet()
 beside prompts with some (Mllama: their cross-attention is not masked wholly)."""
 
 
-class Rows:
+class CacheRows:
     """Prompts that were read, and what was appended to each of them."""
 
     def __init__(self, core: PreTrainedModel, batch: PromptBatch) -> None:
@@ -120,7 +120,7 @@ class Rows:
         self.repeated = {name: value[index] for name, value in self.repeated.items()}
         self.lengths = [self.lengths[row] for row in rows]
 
-    def join(self, other: Rows) -> None:
+    def join(self, other: CacheRows) -> None:
         """Take in the rows of another batch of the same model, behind one's own."""
         self.trim()
         width = max(self.attention.shape[1], other.attention.shape[1])

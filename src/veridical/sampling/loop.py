@@ -20,7 +20,7 @@ from veridical.models.policy import Policy, end_token_ids
 from veridical.models.precision import free_bytes
 from veridical.models.prompt_batches import PromptBatch
 from veridical.runtime.errors import UserError
-from veridical.sampling.cache import UNMIXED, Rows
+from veridical.sampling.cache import UNMIXED, CacheRows
 from veridical.sampling.choice import NO_NUMBER, Chosen, choose, never_sampled, token_noise
 from veridical.sampling.parity import require_parity
 from veridical.sampling.reader import SentenceEnd
@@ -64,7 +64,7 @@ class Draw:
 
 
 @dataclass
-class Said:
+class DecodedTokens:
     """What came out of a draw.
 
     Attributes:
@@ -84,7 +84,7 @@ def decode(
     read: ReadPrompts,
     decoding: Decoding,
     with_logps: bool = False,
-) -> Iterator[tuple[int, Said]]:
+) -> Iterator[tuple[int, DecodedTokens]]:
     """Make every draw.
 
     Args:
@@ -111,7 +111,7 @@ def decode(
     while waiting or table:
         taken = _take(waiting, table, size) if waiting else []
         begun = sorted([*(table.numbers if table else []), *(number for number, _ in taken)])
-        finished: list[tuple[int, Said]] | None = None
+        finished: list[tuple[int, DecodedTokens]] | None = None
         try:
             with torch.inference_mode():
                 if taken:
@@ -126,7 +126,7 @@ def decode(
                 finished = table.step()
         except torch.OutOfMemoryError as error:
             if len(begun) == 1:
-                raise UserError(no_room(policy, decoding)) from error
+                raise UserError(no_room_to_sample(policy, decoding)) from error
         # Only here do the error's frames hold nothing any more.
         if finished is None:
             # They say the same again, as their noise is the same.
@@ -140,7 +140,7 @@ def decode(
 
 def _decode_apart(
     policy: Policy, draws: Sequence[Draw], read: ReadPrompts, decoding: Decoding, with_logps: bool
-) -> Iterator[tuple[int, Said]]:
+) -> Iterator[tuple[int, DecodedTokens]]:
     """Make the draws with pictures, then those without: the model does not take both together."""
     for pictures in (True, False):
         numbers = [n for n, draw in enumerate(draws) if draw.pictures is pictures]
@@ -149,7 +149,7 @@ def _decode_apart(
             yield numbers[number], said
 
 
-def no_room(policy: Policy, decoding: Decoding) -> str:
+def no_room_to_sample(policy: Policy, decoding: Decoding) -> str:
     """What to do where not even one response fits."""
     return (
         f"The memory of {policy.device} does not hold {policy.name} and one response of up to "
@@ -210,12 +210,12 @@ class _Table:
     ) -> None:
         self.policy, self.decoding, self.with_logps = policy, decoding, with_logps
         prompts = list(dict.fromkeys(draw.prompt for _, draw in taken))
-        self.rows = Rows(policy.core, read(prompts))
+        self.rows = CacheRows(policy.core, read(prompts))
         place = {prompt: row for row, prompt in enumerate(prompts)}
         self.rows.select([place[draw.prompt] for _, draw in taken])
         self.numbers = [number for number, _ in taken]
         self.sentences = [draw.sentence for _, draw in taken]
-        self.said = [Said() for _ in taken]
+        self.said = [DecodedTokens() for _ in taken]
         device, limit = policy.device, decoding.max_new_tokens
         keys = [draw.key for _, draw in taken]
         self.noise = token_noise(decoding.seed, keys, limit, device)
@@ -270,7 +270,7 @@ class _Table:
             logps = untruncated_logps(logits, tokens, decoding.temperature, banned)
         return Chosen(tokens, logps)
 
-    def step(self) -> list[tuple[int, Said]]:
+    def step(self) -> list[tuple[int, DecodedTokens]]:
         """Choose a token for every row; those that are known to have ended leave and come back."""
         last = self.noise.shape[-1] - 1
         noise = self.noise.gather(-1, self.steps.clamp(max=last).unsqueeze(-1)).squeeze(-1)
@@ -278,7 +278,7 @@ class _Table:
         self.steps = self.steps + 1
         self.unread.append(chosen)
         tokens = chosen.tokens.clamp(min=0)
-        finished: list[tuple[int, Said]] = []
+        finished: list[tuple[int, DecodedTokens]] = []
         if self._is_time_to_read():
             going = self._read()
             left = set(range(len(self))) - set(going)

@@ -27,7 +27,7 @@ from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import RefusedRowError
 from veridical.runtime.errors import UserError
 from veridical.runtime.randomness import generator
-from veridical.sampling.cache import APART, REPEATED, UNMIXED, Rows
+from veridical.sampling.cache import APART, REPEATED, UNMIXED, CacheRows
 from veridical.sampling.choice import never_sampled
 from veridical.sampling.limits import EXACT, ROUNDING, allowed, rounding
 
@@ -41,7 +41,7 @@ _TRIED: weakref.WeakSet[object] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
-class Example:
+class ParityExample:
     """A prompt, and what the model's own `generate` makes of it, alone and greedily.
 
     Attributes:
@@ -127,14 +127,14 @@ def require_parity(policy: Policy) -> None:
     )
 
 
-def _fault_or_error(policy: Policy, examples: Sequence[Example], late: bool) -> str | None:
+def _fault_or_error(policy: Policy, examples: Sequence[ParityExample], late: bool) -> str | None:
     try:
         return decoding_fault(policy, examples, late)
     except Exception as error:  # a foreign forward may raise anything
         return f"its forward raises {type(error).__name__} ({str(error)[:160]})"
 
 
-def stock_examples(policy: Policy) -> list[Example]:
+def stock_examples(policy: Policy) -> list[ParityExample]:
     """What the model's own `generate` says, one prompt at a time, with no settings but ours."""
     examples = []
     refusal = ""
@@ -151,7 +151,7 @@ def stock_examples(policy: Policy) -> list[Example]:
                 f"not be compared with it ({type(error).__name__}: {str(error)[:120]})."
             )
             return []
-        examples.append(Example(images, text, tokens, logits))
+        examples.append(ParityExample(images, text, tokens, logits))
     if not examples:
         print(
             f"{type(policy.core).__name__}: it takes none of the prompts of the comparison, so our "
@@ -190,7 +190,7 @@ def _generated(policy: Policy, images: list[Image.Image], text: str) -> tuple[Te
     return output.sequences[0, -TOKENS:], torch.cat(output.logits)
 
 
-def decoding_fault(policy: Policy, examples: Sequence[Example], late: bool) -> str | None:
+def decoding_fault(policy: Policy, examples: Sequence[ParityExample], late: bool) -> str | None:
     """What is wrong with our decoding; None if nothing is, or if the experiment can't tell.
 
     In half precision a fault is told from rounding by one that is made on purpose.
@@ -225,7 +225,7 @@ def decoding_fault(policy: Policy, examples: Sequence[Example], late: bool) -> s
 
 
 def our_logits(
-    policy: Policy, examples: Sequence[Example], late: bool, shift: int = 0
+    policy: Policy, examples: Sequence[ParityExample], late: bool, shift: int = 0
 ) -> list[Tensor]:
     """The logits of our decoding while it is fed the stock tokens.
 
@@ -267,14 +267,14 @@ def our_logits(
 
 
 def _that_can_be_read(
-    policy: Policy, examples: Sequence[Example], numbers: list[int]
-) -> list[tuple[Rows, list[int]]]:
+    policy: Policy, examples: Sequence[ParityExample], numbers: list[int]
+) -> list[tuple[CacheRows, list[int]]]:
     """One batch; some processors take no prompts without pictures beside others with some."""
 
-    def read(some: list[int]) -> tuple[Rows, list[int]]:
+    def read(some: list[int]) -> tuple[CacheRows, list[int]]:
         images = [examples[number].images for number in some]
         texts = [examples[number].text for number in some]
-        return Rows(policy.core, prompt_batch(policy, images, texts)), some
+        return CacheRows(policy.core, prompt_batch(policy, images, texts)), some
 
     try:
         return [read(numbers)]
@@ -284,7 +284,7 @@ def _that_can_be_read(
         return [read([number]) for number in numbers]
 
 
-def _floor(policy: Policy, examples: Sequence[Example]) -> float:
+def _floor(policy: Policy, examples: Sequence[ParityExample]) -> float:
     """How far apart stock paths are: `generate`, a forward pass, and one in a padded batch."""
     alone = [_read_at_once(policy, [example])[0] for example in examples]
     floor = distance(alone, [example.logits for example in examples]).value
@@ -295,7 +295,7 @@ def _floor(policy: Policy, examples: Sequence[Example]) -> float:
     return max(floor, distance(together, alone).value)
 
 
-def _differs_beside_others(policy: Policy, examples: Sequence[Example]) -> bool:
+def _differs_beside_others(policy: Policy, examples: Sequence[ParityExample]) -> bool:
     """Whether a stock forward of all prompts is far from those of each: no fault of ours."""
     try:
         together = _read_at_once(policy, examples)
@@ -305,7 +305,7 @@ def _differs_beside_others(policy: Policy, examples: Sequence[Example]) -> bool:
     return distance(together, alone).value > ROUNDING
 
 
-def _read_at_once(policy: Policy, examples: Sequence[Example]) -> list[Tensor]:
+def _read_at_once(policy: Policy, examples: Sequence[ParityExample]) -> list[Tensor]:
     """The stock forward's logits of the tokens, without a cache."""
     images, texts = [e.images for e in examples], [e.text for e in examples]
     inputs = process(policy, images, texts, "left")

@@ -15,7 +15,7 @@ from veridical.models.prompt_texts import in_thought, render_prompt
 from veridical.models.refused_rows import naming_rows
 from veridical.models.rendering import Group
 from veridical.runtime.progress import track
-from veridical.sampling.loop import Draw, Said, decode
+from veridical.sampling.loop import DecodedTokens, Draw, decode
 from veridical.sampling.reader import Reader
 from veridical.sampling.requests import Decoding, Request, Response
 
@@ -89,7 +89,7 @@ def rollout_group(policy: Policy, request: Request, rollouts: Sequence[Response]
     )
 
 
-def _rollout(reader: Reader, place: int, said: Said, version: int) -> Response:
+def _rollout(reader: Reader, place: int, said: DecodedTokens, version: int) -> Response:
     response = reader.response(place, said.token_ids, said.stop_reason, until_sentence_end=False)
     return Response(
         response.text, tuple(said.token_ids), tuple(said.logps), said.stop_reason, version

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from veridical.data.object_lists import ObjectCounts
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.scoring.statistics import FloatArray, Ratio, Sums
-from veridical.scoring.yes_no_answers import Verdict
+from veridical.scoring.yes_no_answers import YesNoVerdict
 
 DESCRIBE = "Describe this image in detail."
 """What is asked of a model whose description CHAIR counts."""
@@ -123,7 +123,7 @@ POPE = BenchmarkDescription(
 """What POPE is called, and how its metrics are shown."""
 
 
-def pope_counts(label: Verdict, parsed: Verdict | None) -> dict[str, float]:
+def pope_counts(label: YesNoVerdict, parsed: YesNoVerdict | None) -> dict[str, float]:
     """What one answer adds to each column of POPE's sums.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from veridical.data.vocabulary import Vocabulary, read_vocabulary
 
-Verdict: TypeAlias = Literal["yes", "no"]
+YesNoVerdict: TypeAlias = Literal["yes", "no"]
 Parsing: TypeAlias = Literal["strict", "official"]
 
 _ASKED = re.compile(
@@ -115,7 +115,9 @@ _TAKEN_BACK = re.compile(
 _CLAUSE = re.compile(r"[,;:]|\bbut\b")
 
 
-def parse_answer(answer: str, parsing: Parsing = "strict", question: str = "") -> Verdict | None:
+def parse_answer(
+    answer: str, parsing: Parsing = "strict", question: str = ""
+) -> YesNoVerdict | None:
     """What an answer says.
 
     Official: the text before the first full stop, split at spaces with commas removed, is a no if
@@ -145,7 +147,7 @@ def parse_answer(answer: str, parsing: Parsing = "strict", question: str = "") -
     return None if {"yes", "no"} <= said else _read(answer, asked)
 
 
-def _read(answer: str, asked: str) -> Verdict | None:
+def _read(answer: str, asked: str) -> YesNoVerdict | None:
     """What the first sentence that decides says."""
     for sentence in _sentences(answer):
         if _NOBODY.search(sentence):
@@ -180,7 +182,7 @@ def _sentences(answer: str) -> list[str]:
     return [part for part in sentences if not part.endswith("?") or _leading(part)]
 
 
-def _leading(sentence: str, asked: str = "") -> Verdict | None:
+def _leading(sentence: str, asked: str = "") -> YesNoVerdict | None:
     found = _LEADING.match(sentence)
     if found and asked and _denies_another(sentence[found.end() :], asked):
         return None
@@ -198,7 +200,7 @@ def _denies_another(rest: str, asked: str) -> bool:
     return not _names(mentions[0].text, asked)
 
 
-def _said(sentence: str, asked: str) -> Verdict | None:
+def _said(sentence: str, asked: str) -> YesNoVerdict | None:
     """What a sentence says that does not begin with yes or no."""
     if _SHORT_NO.match(sentence):
         return "no"
@@ -218,9 +220,9 @@ def _said(sentence: str, asked: str) -> Verdict | None:
     return "yes" if closing == {"yes"} else _stated(rest, asked)
 
 
-def _stated(sentence: str, asked: str) -> Verdict | None:
+def _stated(sentence: str, asked: str) -> YesNoVerdict | None:
     """What a statement that things are there, or are not, says of what was asked for."""
-    verdicts: list[Verdict] = []
+    verdicts: list[YesNoVerdict] = []
     stated = False
     for clause in _CLAUSE.split(_NEGATED_TURN.sub(", not", sentence)):
         absent = bool(_ABSENT.search(clause.strip()))
@@ -235,7 +237,7 @@ def _stated(sentence: str, asked: str) -> Verdict | None:
     return verdicts[0]
 
 
-def _said_by_exception(only: re.Match[str], asked: str) -> Verdict | None:
+def _said_by_exception(only: re.Match[str], asked: str) -> YesNoVerdict | None:
     """What "there is nothing but a dog" says: yes of a dog, no of a cat."""
     if _names(only.string[only.end() :], asked) or _names(only["kind"] or "", asked):
         return "yes"

@@ -23,7 +23,7 @@ from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
 from veridical.runtime.run_folders import claim_folder
 from veridical.runtime.run_record import RECORD, read_record
-from veridical.runtime.runs import Run, plain, start_run
+from veridical.runtime.runs import Run, json_types, start_run
 from veridical.train.dpo import train_dpo
 from veridical.train.options import Training
 from veridical.train.sft import train_sft
@@ -184,7 +184,7 @@ def trained_model(out: Path) -> str:
     return str(out / "model")
 
 
-def scores_of(folder: Path) -> dict[str, dict[str, object]]:
+def scores_by_benchmark(folder: Path) -> dict[str, dict[str, object]]:
     """The scores of an evaluated arm, by benchmark and metric."""
     return {name: read_scores(folder / name) for name in EVALUATED}
 
@@ -249,7 +249,7 @@ def begin_study(out: Path, command: str, configuration: Mapping[str, Any]) -> Ru
     Raises:
         UserError: as for `start_run`, or the study was begun with another model or budget.
     """
-    recorded = plain(configuration)
+    recorded = json_types(configuration)
     claim_folder(out, command, configuration, recorded, [Path(configuration["model"])])
     known = read_record(out).configuration if (out / RECORD).is_file() else recorded
     for name in ("model", "budget"):

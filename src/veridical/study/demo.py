@@ -11,7 +11,7 @@ from veridical.runtime.files import write_json
 from veridical.runtime.progress import track
 from veridical.runtime.run_folders import claim_folder, remove_run
 from veridical.runtime.run_record import RECORD
-from veridical.runtime.runs import plain, start_run
+from veridical.runtime.runs import json_types, start_run
 from veridical.study.arms import (
     BDHS,
     SFT,
@@ -24,7 +24,7 @@ from veridical.study.arms import (
     ensure_scenes,
     ensure_trained,
     evaluated_by,
-    scores_of,
+    scores_by_benchmark,
     trained_model,
 )
 from veridical.study.workers import Job, run_jobs
@@ -46,7 +46,7 @@ def demo(out: Path = Path("runs/demo"), model: str = "embedded", seed: int = 0) 
         seed: of scenes for pairs, sampling and training.
     """
     options = {"out": out, "model": model, "seed": seed}
-    claim_folder(out, "demo", options, plain(options), [Path(model)])
+    claim_folder(out, "demo", options, json_types(options), [Path(model)])
     if (out / RECORD).is_file():
         remove_run(out)
     budget = Budget()
@@ -60,15 +60,15 @@ def demo(out: Path = Path("runs/demo"), model: str = "embedded", seed: int = 0) 
         ensure_pairs(BDHS, model, pair_scenes, out / "pairs", budget, seed)
         _say(3, began, f"training DPO and its control; evaluating (details: {out / 'logs'})")
         jobs = [
-            Job("bdhs", run_arm, (BDHS, model, out, eval_scenes, budget, seed)),
-            Job("sft", run_arm, (SFT, model, out, eval_scenes, budget, seed)),
+            Job("bdhs", run_demo_arm, (BDHS, model, out, eval_scenes, budget, seed)),
+            Job("sft", run_demo_arm, (SFT, model, out, eval_scenes, budget, seed)),
             Job("base", ensure_evaluated, (model, eval_scenes, out / "eval" / "base")),
         ]
         done = track(run_jobs(jobs, out / "logs", workers=2), "trained and evaluated", len(jobs))
         for step, name in enumerate(done, start=4):
             _say(step, began, f"done: {name}")
         _say(7, began, "comparing, and writing the report")
-        summary = summarise(out, seed)
+        summary = summarize_demo(out, seed)
         write_json(out / "summary.json", summary)
         run.finish(seconds=round(time.monotonic() - began, 1))
         page = write_report([out])
@@ -77,17 +77,19 @@ def demo(out: Path = Path("runs/demo"), model: str = "embedded", seed: int = 0) 
     print(f"Done in {time.monotonic() - began:.0f} seconds. Open {page}")
 
 
-def run_arm(arm: Arm, model: str, out: Path, scenes: Path, budget: Budget, seed: int) -> None:
+def run_demo_arm(arm: Arm, model: str, out: Path, scenes: Path, budget: Budget, seed: int) -> None:
     """Train on the demo's pairs and evaluate."""
     trained = out / "train" / arm.name
     ensure_trained(arm, model, out / "pairs" / "pairs.parquet", trained, budget, seed)
     ensure_evaluated(trained_model(trained), scenes, out / "eval" / arm.name)
 
 
-def summarise(out: Path, seed: int) -> dict[str, Any]:
+def summarize_demo(out: Path, seed: int) -> dict[str, Any]:
     """`summary.json`: the metrics of every arm, and the paired differences."""
     folders = {name: out / "eval" / name for name in ("base", "sft", "bdhs")}
-    arms = [{"name": name, "scores": scores_of(folder)} for name, folder in folders.items()]
+    arms = [
+        {"name": name, "scores": scores_by_benchmark(folder)} for name, folder in folders.items()
+    ]
     compared = (("bdhs", "base"), ("sft", "base"), ("bdhs", "sft"))
     differences = [
         row

@@ -28,7 +28,7 @@ from veridical.study.arms import (
     ensure_trained,
     evaluated_by,
     mean_score,
-    scores_of,
+    scores_by_benchmark,
     trained_model,
 )
 from veridical.study.workers import Job, run_jobs
@@ -80,11 +80,11 @@ def evidence(
         ]
         for _ in track(run_jobs(jobs, out / "logs", workers), "evidence", len(jobs)):
             pass
-        summary = summarise(out, range(seeds))
+        summary = summarize_evidence(out, range(seeds))
         write_json(out / "summary.json", summary)
         run.finish(seconds=round(time.monotonic() - began, 1))
         page = write_report([out])
-    print(table(summary))
+    print(evidence_table(summary))
     print(f"Done in {time.monotonic() - began:.0f} seconds. Open {page}")
 
 
@@ -102,15 +102,17 @@ def run_group(out: Path, model: str, seed: int, group: Sequence[Arm], budget: Bu
         ensure_evaluated(trained_model(trained), out / "data" / "eval_scenes", evaluated)
 
 
-def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
+def summarize_evidence(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """`summary.json`: metrics of every arm and seed, and differences from base and from SFT."""
     base = out / "eval" / "base"
-    arms: list[dict[str, Any]] = [{"name": "base", "scores": scores_of(base)}]
+    arms: list[dict[str, Any]] = [{"name": "base", "scores": scores_by_benchmark(base)}]
     differences = []
     for seed in seeds:
         folder = out / f"seed{seed}" / "eval"
         for arm in (arm for group in GROUPS for arm in group):
-            arms.append({"name": arm.name, "seed": seed, "scores": scores_of(folder / arm.name)})
+            arms.append(
+                {"name": arm.name, "seed": seed, "scores": scores_by_benchmark(folder / arm.name)}
+            )
             differences += differences_of(arm.name, "base", folder / arm.name, base, seed)
             if arm is not SFT:
                 differences += differences_of(
@@ -124,7 +126,7 @@ def summarise(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def table(summary: Mapping[str, Any]) -> str:
+def evidence_table(summary: Mapping[str, Any]) -> str:
     """The study as a Markdown table: means over seeds, and each seed's change of CHAIR_i."""
     head = (
         "| | invented objects | change from the start, each seed | objects found | words "

@@ -36,7 +36,7 @@ from veridical.study.arms import (
     evaluated_by,
     is_finished,
     mean_score,
-    scores_of,
+    scores_by_benchmark,
     trained_model,
     training_of,
 )
@@ -189,13 +189,13 @@ def methods(
         ensure_scenes(out / "data" / "dev_scenes", "counter", DEVELOPMENT_SCENES, DEVELOPMENT_SEED)
         _run_all("data sets", _data_jobs(out, model, range(seeds), budget), out, workers)
         _run_all("trials", _trial_jobs(out, model, budget), out, workers)
-        chosen = choose(out)
+        chosen = choose_trial(out)
         _run_all("methods", _method_jobs(out, model, range(seeds), chosen, budget), out, workers)
-        summary = summarise(out, range(seeds), chosen)
+        summary = summarize_methods(out, range(seeds), chosen)
         write_json(out / "summary.json", summary)
         run.finish(seconds=round(time.monotonic() - began, 1))
         page = write_report([out])
-    print(table(summary), hacking_table(summary), sep="\n\n")
+    print(methods_table(summary), hacking_table(summary), sep="\n\n")
     print(f"Done in {time.monotonic() - began:.0f} seconds. Open {page}")
 
 
@@ -238,7 +238,7 @@ def run_trial(out: Path, model: str, method: Method, number: int, budget: Budget
     ensure_evaluated(model, scenes, folder / "eval", steer, with_pope=False)
 
 
-def choose(out: Path) -> dict[str, int]:
+def choose_trial(out: Path) -> dict[str, int]:
     """For every method the trial with the best mean exact score; written to `tuning.json`."""
     chosen, told = {}, {}
     for method in METHODS:
@@ -353,10 +353,10 @@ def _forget_unless(file: Path, key: str, folders: Sequence[Path]) -> None:
     write_json(file, key)
 
 
-def summarise(out: Path, seeds: Sequence[int], chosen: Mapping[str, int]) -> dict[str, Any]:
+def summarize_methods(out: Path, seeds: Sequence[int], chosen: Mapping[str, int]) -> dict[str, Any]:
     """`summary.json`: metrics, cost and settings of every arm, and differences from the base."""
     base = out / "eval" / "base"
-    arms: list[dict[str, Any]] = [{"name": "base", "scores": scores_of(base)}]
+    arms: list[dict[str, Any]] = [{"name": "base", "scores": scores_by_benchmark(base)}]
     differences = []
     for seed in seeds:
         for method in METHODS:
@@ -368,7 +368,7 @@ def summarise(out: Path, seeds: Sequence[int], chosen: Mapping[str, int]) -> dic
                     {
                         "name": name,
                         "seed": seed,
-                        "scores": scores_of(evaluated),
+                        "scores": scores_by_benchmark(evaluated),
                         "setting": asdict(method.trials[chosen[method.name]]),
                         "seconds": results["train_seconds"],
                         "rows_per_second": results["rows_per_second"],
@@ -420,7 +420,7 @@ def _moved(movement_of: Sequence[float], digits: int = 2) -> str:
     return f"{start:.{digits}f} to {end:.{digits}f} ({errors:+.1f} SE)"
 
 
-def table(summary: Mapping[str, Any]) -> str:
+def methods_table(summary: Mapping[str, Any]) -> str:
     """The comparison as a Markdown table: means over seeds, and each seed's change of CHAIR_i."""
     lines = [
         "| | CHAIR_i | its change from base, each seed | CHAIR_s | recall | words | POPE accuracy "

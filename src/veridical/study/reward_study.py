@@ -57,7 +57,7 @@ class RewardBudget:
 
 
 @dataclass(frozen=True)
-class Question:
+class StudyQuestion:
     """One evaluation of a reward model.
 
     Attributes:
@@ -81,18 +81,18 @@ class Question:
 
 
 WITH_FACTS = (True,)
-QUESTIONS: tuple[Question, ...] = (
-    Question("wrong", "wrong"),
-    Question("samples", "samples"),
-    Question("bdhs", "bdhs"),
-    Question("wrong, gray image", "wrong", images="gray"),
-    Question("samples, gray image", "samples", images="gray"),
-    Question("wrong, half of the facts", "wrong-half", asks=WITH_FACTS),
-    Question("wrong, no facts", "wrong", facts="none", asks=WITH_FACTS),
-    Question("wrong, facts of another image", "wrong", facts="other", asks=WITH_FACTS),
-    Question("wrong, facts wrong where the answer is", "wrong-wrong", asks=WITH_FACTS),
-    Question("samples, no facts", "samples", facts="none", asks=WITH_FACTS),
-    Question("samples, facts of another image", "samples", facts="other", asks=WITH_FACTS),
+QUESTIONS: tuple[StudyQuestion, ...] = (
+    StudyQuestion("wrong", "wrong"),
+    StudyQuestion("samples", "samples"),
+    StudyQuestion("bdhs", "bdhs"),
+    StudyQuestion("wrong, gray image", "wrong", images="gray"),
+    StudyQuestion("samples, gray image", "samples", images="gray"),
+    StudyQuestion("wrong, half of the facts", "wrong-half", asks=WITH_FACTS),
+    StudyQuestion("wrong, no facts", "wrong", facts="none", asks=WITH_FACTS),
+    StudyQuestion("wrong, facts of another image", "wrong", facts="other", asks=WITH_FACTS),
+    StudyQuestion("wrong, facts wrong where the answer is", "wrong-wrong", asks=WITH_FACTS),
+    StudyQuestion("samples, no facts", "samples", facts="none", asks=WITH_FACTS),
+    StudyQuestion("samples, facts of another image", "samples", facts="other", asks=WITH_FACTS),
 )
 
 
@@ -127,10 +127,10 @@ def reward_study(
             Job(arm_folder(out, *arm).name, run_arm, (out, model, *arm, budget)) for arm in arms
         ]
         _run_all("reward models", jobs, out, workers)
-        summary = summarise(out, range(seeds), budget)
+        summary = summarize_rewards(out, range(seeds), budget)
         write_json(out / "summary.json", summary)
         run.finish(seconds=round(time.monotonic() - began, 1))
-    print(table(summary))
+    print(rewards_table(summary))
 
 
 def _run_all(label: str, jobs: Sequence[Job], out: Path, workers: int) -> None:
@@ -225,7 +225,7 @@ def run_arm(out: Path, model: str, seed: int, facts: bool, budget: RewardBudget)
             )  # fmt: skip
 
 
-def summarise(out: Path, seeds: Sequence[int], budget: RewardBudget) -> dict[str, Any]:
+def summarize_rewards(out: Path, seeds: Sequence[int], budget: RewardBudget) -> dict[str, Any]:
     """Every score of every reward model."""
     rows = []
     for seed in seeds:
@@ -247,7 +247,7 @@ def summarise(out: Path, seeds: Sequence[int], budget: RewardBudget) -> dict[str
     return {"rows": rows, "budget": asdict(budget)}
 
 
-def table(summary: Mapping[str, Any]) -> str:
+def rewards_table(summary: Mapping[str, Any]) -> str:
     """Accuracy on held-out pairs, the mean over seeds and its range, as Markdown."""
     lines = ["| asked about | with facts | without |", "|---|---|---|"]
     kinds = [f"kind={kind}/accuracy" for kind in WRONG_KINDS]

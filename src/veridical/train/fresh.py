@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from veridical.bdhs.algorithm import Rejecting, Source, build_pairs
+from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
 from veridical.data.messages import assistant_message, text_of
-from veridical.judges.judging import Looker
-from veridical.judges.orders import Comparison, compare
+from veridical.judges.judging import PairwiseJudge
+from veridical.judges.orders import Comparison, compare_pairs
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group, render_group
 from veridical.runtime.randomness import generator
@@ -37,7 +37,7 @@ class Comparing:
         margin: up to which they are a tie.
     """
 
-    look: Looker
+    look: PairwiseJudge
     swap: bool
     margin: float
 
@@ -112,7 +112,7 @@ class Maker:
             for case, pair in zip(cases, pairs, strict=True)
         ]
         differ = [case for case, wanted in zip(cases, asked, strict=True) if wanted]
-        compared = iter(compare(how.look, differ, how.swap, how.margin) if differ else [])
+        compared = iter(compare_pairs(how.look, differ, how.swap, how.margin) if differ else [])
         rows = []
         for task, wanted, pair in zip(tasks, asked, pairs, strict=True):
             verdict = _verdict(next(compared) if wanted else Comparison(tie="judge"))
@@ -126,9 +126,9 @@ class Maker:
 
     def _rejected(self, tasks: Sequence[Task], how: Rejecting) -> list[Row]:
         asked = [(self.asked(task), self.prompts[task[1]].answer) for task in tasks]
-        sources = [Source(one.id, one.images, one.prompt, answer) for one, answer in asked]
+        sources = [TrueAnswer(one.id, one.images, one.prompt, answer) for one, answer in asked]
         rows = []
-        found = build_pairs(self.policy, sources, how)
+        found = reject_answers(self.policy, sources, how)
         for task, result in zip(tasks, found, strict=True):
             if result.get("refused") and self.left_out is not None:
                 asked_of = self.prompts[task[1]].request

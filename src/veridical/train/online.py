@@ -39,8 +39,7 @@ from veridical.train.loop.finish import Trained
 from veridical.train.loop.items import Item, Items
 from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.left_out import LeftOut
-from veridical.train.loop.order import Place as Spot
-from veridical.train.loop.order import RankSampler
+from veridical.train.loop.order import OrderedRow, RankSampler
 from veridical.train.loop.outcomes import outcome_of, require_used
 from veridical.train.loop.pair_proofs import check_pairs
 from veridical.train.loop.reference import choose_reference
@@ -252,7 +251,7 @@ class OnlineItems(Items):
     def __len__(self) -> int:
         return len(self.maker.prompts)
 
-    def __getitem__(self, place: Spot) -> Item:
+    def __getitem__(self, place: OrderedRow) -> Item:
         return self._item(self.buffer.row(self.state.global_step, place.index), place.counts)
 
     def to_try(self, number: int) -> Item:

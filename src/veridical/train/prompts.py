@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 
-from veridical.bdhs.algorithm import Source
+from veridical.bdhs.algorithm import TrueAnswer
 from veridical.data.messages import Message, assistant_message, count_images, text_of
 from veridical.data.object_lists import read_objects
 from veridical.data.records import read_records
@@ -59,10 +59,10 @@ class TrainingPrompt:
         asked = self.request
         return Case(asked.id, asked.prompt, responses, asked.images, self.image_names, self.facts)
 
-    def source(self) -> Source:
+    def source(self) -> TrueAnswer:
         """The prompt with its true answer."""
         asked = self.request
-        return Source(asked.id, asked.images, asked.prompt, self.answer)
+        return TrueAnswer(asked.id, asked.images, asked.prompt, self.answer)
 
 
 def check_object_lists(judging: Judging, data: Path, kind: PromptKind, training: Training) -> None:

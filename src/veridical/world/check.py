@@ -12,10 +12,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMi
 
 from veridical.runtime.progress import track
 from veridical.runtime.randomness import generator
-from veridical.world.drawing import render
+from veridical.world.drawing import draw_scene
 from veridical.world.language import (
     DESCRIPTION_PROMPTS,
-    Question,
+    SceneQuestion,
     existence_question,
     hallucinated_kinds,
     mentioned_kinds,
@@ -48,17 +48,17 @@ def measure(folder: Path, count: int = 1000, seed: int = 101) -> dict[str, float
     distributions: tuple[Distribution, ...] = ("counter", "prior")
     for distribution in distributions:
         scenes = sample_scenes(distribution, count, seed)
-        images = [render(scene) for scene in scenes]
+        images = [draw_scene(scene) for scene in scenes]
         prompts = [DESCRIPTION_PROMPTS[0]] * count
         answers = answer(model, processor, images, prompts, max_new_tokens=80)
-        for name, value in judge_descriptions(answers, scenes).items():
+        for name, value in judge_scene_descriptions(answers, scenes).items():
             metrics[f"{distribution}/{name}"] = value
     scenes = sample_scenes("counter", count, seed)
     metrics |= measure_existence(model, processor, scenes, seed)
     return metrics
 
 
-def judge_descriptions(answers: Sequence[str], scenes: Sequence[Scene]) -> dict[str, float]:
+def judge_scene_descriptions(answers: Sequence[str], scenes: Sequence[Scene]) -> dict[str, float]:
     """CHAIR by mention, object recall, and what habit explains of the hallucinations."""
     pairs = list(zip(answers, scenes, strict=True))
     mentions = sum(len(mentioned_kinds(text)) for text in answers)
@@ -82,8 +82,8 @@ def measure_existence(
         for number, scene in enumerate(scenes)
         for question in random_questions(scene, seed)
     ]
-    images = [render(scenes[number]) for number, _ in asked]
-    others = [render(scenes[(number + 1) % len(scenes)]) for number, _ in asked]
+    images = [draw_scene(scenes[number]) for number, _ in asked]
+    others = [draw_scene(scenes[(number + 1) % len(scenes)]) for number, _ in asked]
     texts = [question.text for _, question in asked]
     right = np.array([question.answer for _, question in asked])
     metrics = {}
@@ -94,7 +94,7 @@ def measure_existence(
     return metrics
 
 
-def random_questions(scene: Scene, seed: int, count: int = 2) -> list[Question]:
+def random_questions(scene: Scene, seed: int, count: int = 2) -> list[SceneQuestion]:
     """`count` present and `count` absent kinds, drawn at random."""
     rng = generator(seed, "existence", scene.id)
     absent = [kind for kind in KINDS if kind not in scene.kinds]
@@ -115,7 +115,7 @@ def answer(
     batch_size: int = 100,
 ) -> list[str]:
     """The policy's greedy answers; padded on the left where prompts differ in length."""
-    texts = [render_prompt(processor, prompt) for prompt in prompts]
+    texts = [prompt_text(processor, prompt) for prompt in prompts]
     answers: list[str] = []
     for start in track(range(0, len(texts), batch_size), "answers"):
         part = slice(start, start + batch_size)
@@ -131,7 +131,7 @@ def answer(
     return answers
 
 
-def render_prompt(processor: ProcessorMixin, text: str) -> str:
+def prompt_text(processor: ProcessorMixin, text: str) -> str:
     """The prompt of one user turn with an image, ready for the answer."""
     content = [{"type": "image"}, {"type": "text", "text": text}]
     rendered = processor.apply_chat_template(

@@ -12,10 +12,10 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json, write_jsonl, writing
 from veridical.runtime.progress import counted, track
 from veridical.runtime.run_folders import require_new_folder
-from veridical.world.drawing import render
+from veridical.world.drawing import draw_scene
 from veridical.world.language import (
     DESCRIPTION_PROMPTS,
-    describe,
+    describe_scene,
     facts,
     objects,
     sample_questions,
@@ -74,7 +74,7 @@ def _write_files(folder: Path, scenes: Sequence[Scene], questions: int, seed: in
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for scene in track(scenes, "scenes"):
         with writing(folder / image_path(scene)):
-            render(scene).save(folder / image_path(scene))
+            draw_scene(scene).save(folder / image_path(scene))
     write_jsonl(folder / "conversations.jsonl", (conversation(scene) for scene in scenes))
     write_jsonl(
         folder / "questions.jsonl",
@@ -116,7 +116,7 @@ def conversation(scene: Scene) -> dict[str, Any]:
                 "role": "user",
                 "content": [{"type": "image"}, {"type": "text", "text": DESCRIPTION_PROMPTS[0]}],
             },
-            {"role": "assistant", "content": [{"type": "text", "text": describe(scene)}]},
+            {"role": "assistant", "content": [{"type": "text", "text": describe_scene(scene)}]},
         ],
     }
 

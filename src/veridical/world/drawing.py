@@ -194,7 +194,7 @@ BOXES_OF_SETTING: dict[str, tuple[tuple[RGB, tuple[float, float, float, float]],
 }
 
 
-def render(scene: Scene) -> Image.Image:
+def draw_scene(scene: Scene) -> Image.Image:
     """The scene's picture, RGB, `IMAGE_PIXELS` square; the grain depends on the scene's id."""
     return Image.fromarray(render_array(scene))
 

@@ -36,7 +36,7 @@ _PLURALS = {"bench": "benches", "bus": "buses", "fish": "fishes"}
 
 
 @dataclass(frozen=True)
-class Question:
+class SceneQuestion:
     """A question about one scene and its only right answer."""
 
     kind: QuestionKind
@@ -45,7 +45,7 @@ class Question:
     about: str
 
 
-def describe(scene: Scene) -> str:
+def describe_scene(scene: Scene) -> str:
     """Several sentences: the setting, then one object a sentence in reading order."""
     return " ".join(facts(scene))
 
@@ -70,35 +70,35 @@ def plural(kind: str) -> str:
     return _PLURALS.get(kind, f"{kind}s")
 
 
-def existence_question(kind: str, scene: Scene) -> Question:
+def existence_question(kind: str, scene: Scene) -> SceneQuestion:
     """POPE's question form, with its answer."""
     answer = "Yes." if kind in scene.kinds else "No."
-    return Question("existence", f"Is there {with_article(kind)} in the image?", answer, kind)
+    return SceneQuestion("existence", f"Is there {with_article(kind)} in the image?", answer, kind)
 
 
-def count_question(scene: Scene) -> Question:
+def count_question(scene: Scene) -> SceneQuestion:
     """How many objects the scene holds."""
     answer = f"{NUMBERS[len(scene.objects)]}."
-    return Question("count", "How many objects are there in the image?", answer, "")
+    return SceneQuestion("count", "How many objects are there in the image?", answer, "")
 
 
-def colour_question(thing: Thing) -> Question:
+def colour_question(thing: Thing) -> SceneQuestion:
     """The colour of an object that is there."""
     answer = f"{thing.colour.capitalize()}."
-    return Question("colour", f"What colour is the {thing.kind}?", answer, thing.kind)
+    return SceneQuestion("colour", f"What colour is the {thing.kind}?", answer, thing.kind)
 
 
-def position_question(thing: Thing) -> Question:
+def position_question(thing: Thing) -> SceneQuestion:
     """The place of an object that is there."""
     place = PLACES[thing.cell]
-    return Question(
+    return SceneQuestion(
         "position", f"Where is the {thing.kind}?", f"{place[0].upper()}{place[1:]}.", thing.kind
     )
 
 
 def sample_questions(
     scene: Scene, count: int, seed: int, existence_share: float = 0.7, hard_share: float = 0.5
-) -> list[Question]:
+) -> list[SceneQuestion]:
     """Draw questions about a scene, keyed by its id.
 
     Existence questions are answered "Yes." half of the time; `hard_share` of the negatives ask

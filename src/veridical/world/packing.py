@@ -17,7 +17,7 @@ from transformers import LlavaProcessor
 
 from veridical.runtime.randomness import generator
 from veridical.world.drawing import render_array
-from veridical.world.language import DESCRIPTION_PROMPTS, Question, describe
+from veridical.world.language import DESCRIPTION_PROMPTS, SceneQuestion, describe_scene
 from veridical.world.model import IMAGE, PATCHES
 from veridical.world.scenes import Scene
 
@@ -35,7 +35,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Row:
+class PackedRow:
     """One scene, its segments, and which of its patches may be seen."""
 
     scene: Scene
@@ -44,7 +44,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Batch:
+class PackedBatch:
     """Tensors of a batch of rows; L counts prefix, segments and padding.
 
     pixel_values (B, 3, H, W); ids, positions, targets, roles (B, L); allowed (B, 1, L, L), true
@@ -74,10 +74,10 @@ class Packer:
 
     def description(self, scene: Scene, prompt: str = DESCRIPTION_PROMPTS[0]) -> Segment:
         """The description of a scene; every token of the answer is a target."""
-        ids, start = self._tokens(prompt, describe(scene))
+        ids, start = self._tokens(prompt, describe_scene(scene))
         return _segment(ids, start, DESCRIPTION)
 
-    def question(self, question: Question) -> Segment:
+    def question(self, question: SceneQuestion) -> Segment:
         """A question; the verdict on existence is asked early too: from the noun on.
 
         Without the early targets, the way from the answer over the noun to the image has two
@@ -93,7 +93,7 @@ class Packer:
                 segment.roles[early] = ANSWER
         return segment
 
-    def batch(self, rows: Sequence[Row]) -> Batch:
+    def batch(self, rows: Sequence[PackedRow]) -> PackedBatch:
         """Pack rows; shorter ones are padded on the right."""
         prefix = len(self.prefix)
         length = prefix + max(sum(len(s.ids) for s in row.segments) for row in rows)
@@ -119,7 +119,7 @@ class Packer:
                 owner[number, place] = index
                 begin = place.stop
         pictures = np.stack([render_array(row.scene) for row in rows])
-        return Batch(
+        return PackedBatch(
             pixel_values=pixels(pictures),
             ids=torch.from_numpy(ids),
             positions=torch.from_numpy(positions),

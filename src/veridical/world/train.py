@@ -41,9 +41,9 @@ from veridical.world.packing import (
     DESCRIPTION,
     IGNORED,
     VERDICT,
-    Batch,
+    PackedBatch,
+    PackedRow,
     Packer,
-    Row,
     visible_patches,
 )
 from veridical.world.recipe import Recipe, optimise, say, training_scenes
@@ -174,7 +174,9 @@ def train_texts(
     return mean
 
 
-def text_loss(model: LlavaForConditionalGeneration, batch: Batch) -> tuple[torch.Tensor, float]:
+def text_loss(
+    model: LlavaForConditionalGeneration, batch: PackedBatch
+) -> tuple[torch.Tensor, float]:
     """Mean loss of description tokens plus that of answer tokens; share of right verdicts."""
     with torch.no_grad():
         features = tower_features(model, batch.pixel_values)
@@ -199,23 +201,23 @@ def text_loss(model: LlavaForConditionalGeneration, batch: Batch) -> tuple[torch
     return torch.stack(parts).sum(), float(right)
 
 
-def _question_row(packer: Packer, scene: Scene, count: int, seed: int) -> Row:
+def _question_row(packer: Packer, scene: Scene, count: int, seed: int) -> PackedRow:
     questions = sample_questions(scene, count, seed)
-    return Row(
+    return PackedRow(
         scene, [packer.question(question) for question in questions], visible_patches(scene, False)
     )
 
 
-def _text_row(packer: Packer, scene: Scene, recipe: Recipe, seed: int, last: bool) -> Row:
+def _text_row(packer: Packer, scene: Scene, recipe: Recipe, seed: int, last: bool) -> PackedRow:
     rng = generator(seed, "row", scene.id)
     prompt = DESCRIPTION_PROMPTS[int(rng.integers(len(DESCRIPTION_PROMPTS)))]
     if rng.random() < 0.5:
         prompt = DESCRIPTION_PROMPTS[0]
     description = packer.description(scene, prompt)
     if last and rng.random() < recipe.masked_share:
-        return Row(scene, [description], visible_patches(scene, True))
+        return PackedRow(scene, [description], visible_patches(scene, True))
     beside = _question_row(packer, scene, recipe.questions_beside, seed)
-    return Row(scene, [description, *beside.segments], beside.visible)
+    return PackedRow(scene, [description, *beside.segments], beside.visible)
 
 
 def _warm_up(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:

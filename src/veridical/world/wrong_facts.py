@@ -23,7 +23,7 @@ from veridical.world.dataset import image_path, read_scenes
 from veridical.world.language import (
     DESCRIPTION_PROMPTS,
     count_question,
-    describe,
+    describe_scene,
     facts,
 )
 from veridical.world.scenes import (
@@ -73,7 +73,11 @@ def _rows(scene: Scene, folder: Path, told: Told, seed: int) -> Iterator[dict[st
     for kind in WRONG_KINDS:
         rng = generator(seed, "wrong fact", kind, scene.id)
         wrong = with_one_wrong(scene, kind, rng)
-        question, right, answer = DESCRIPTION_PROMPTS[0], describe(scene), describe(wrong)
+        question, right, answer = (
+            DESCRIPTION_PROMPTS[0],
+            describe_scene(scene),
+            describe_scene(wrong),
+        )
         if kind == "count":
             asked = count_question(scene)
             question, right, answer = asked.text, asked.answer, count_question(wrong).answer

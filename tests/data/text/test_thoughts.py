@@ -21,7 +21,7 @@ from veridical.data.text.thoughts import (
 )
 from veridical.judges.criterion import read_criterion
 from veridical.judges.judging import Case
-from veridical.judges.prompted import Asking, Question, Reply, choosing_looker
+from veridical.judges.prompted import JudgeQuestion, Questioning, Reply, choosing_looker
 from veridical.sampling import Request
 from veridical.sampling.reader import Reader
 
@@ -95,11 +95,11 @@ REPLIES = [
 
 
 def verdict(text: str) -> int | None:
-    def ask(questions: Sequence[Question]) -> list[Reply]:
+    def ask(questions: Sequence[JudgeQuestion]) -> list[Reply]:
         return [Reply(text) for _ in questions]
 
     case = Case("a", [user_message("What?", images=0)], ["A dog.", "A cat."])
-    (look,) = choosing_looker(ask, Asking(read_criterion("honesty", "choice"), 1))([case])
+    (look,) = choosing_looker(ask, Questioning(read_criterion("honesty", "choice"), 1))([case])
     return look.better
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from veridical.train.loop.order import Place, RankSampler
+from veridical.train.loop.order import OrderedRow, RankSampler
 
 
 def epoch(
     rows: int, size: int, seed: int | None, process: int, processes: int
-) -> list[list[Place]]:
+) -> list[list[OrderedRow]]:
     return list(RankSampler(rows, size, seed, process, processes))
 
 
@@ -31,8 +31,11 @@ def test_shares_of_all_processes_are_the_batches_of_one(
 
 def test_a_process_without_rows_repeats_one_that_does_not_count() -> None:
     # 5 rows in whole batches of 2 x 2: the last holds one row, which is the first process's.
-    assert epoch(5, 2, None, 0, 2) == [[Place(0), Place(1)], [Place(4)]]
-    assert epoch(5, 2, None, 1, 2) == [[Place(2), Place(3)], [Place(4, counts=False)]]
+    assert epoch(5, 2, None, 0, 2) == [[OrderedRow(0), OrderedRow(1)], [OrderedRow(4)]]
+    assert epoch(5, 2, None, 1, 2) == [
+        [OrderedRow(2), OrderedRow(3)],
+        [OrderedRow(4, counts=False)],
+    ]
 
 
 def test_the_order_is_the_seeds_and_the_epochs() -> None:

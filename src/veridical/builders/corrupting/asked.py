@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from veridical.builders._answers import ChosenAnswer
 from veridical.data.messages import user_message
 from veridical.data.text.units import same_words, words_of
-from veridical.judges.prompted import Asker, Outcome, Question, Reply, ask_until_read
+from veridical.judges.prompted import Asker, JudgeQuestion, Reply, ReplyOutcome, ask_until_read
 from veridical.judges.prompts import UnreadableError
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text, require_file
@@ -93,11 +93,11 @@ class MistakeWording:
 
 def corrupt_by_asking(
     ask: Asker, answers: Sequence[ChosenAnswer], wording: MistakeWording
-) -> list[Outcome[str]]:
+) -> list[ReplyOutcome[str]]:
     """Have a model corrupt some answers; a reply that can't be used is asked for again."""
     template = wording.text()
     questions = [
-        Question(answer.id, (), [user_message(_filled(template, answer), images=0)])
+        JudgeQuestion(answer.id, (), [user_message(_filled(template, answer), images=0)])
         for answer in answers
     ]
 

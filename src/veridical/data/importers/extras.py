@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from veridical.data.record_rows import RowError
-from veridical.runtime.files import JSON_ERRORS, in_words, parse_json
+from veridical.runtime.files import JSON_ERRORS, error_in_words, parse_json
 
 COLUMN = "veridical"
 
@@ -29,7 +29,7 @@ def unpacked(row: Mapping[str, object]) -> dict[str, object] | None:
     try:
         values = parse_json(held) if isinstance(held, str) else None
     except JSON_ERRORS as error:
-        raise RowError(COLUMN, f"is not JSON ({in_words(error)})") from error
+        raise RowError(COLUMN, f"is not JSON ({error_in_words(error)})") from error
     if not isinstance(values, dict):
         raise RowError(COLUMN, "must hold an object as JSON")
     return values

@@ -7,7 +7,7 @@ from typing import Any
 
 from veridical.data.importers.rules import Fit, Rules
 from veridical.data.record_rows import Kind, RowError
-from veridical.runtime.files import JSON_ERRORS, in_words, parse_json
+from veridical.runtime.files import JSON_ERRORS, error_in_words, parse_json
 
 SUMMARY = "a column `text` that holds JSON with question, chosen and rejected"
 
@@ -38,7 +38,7 @@ def _parsed(text: object) -> Mapping[str, object]:
     try:
         held = parse_json(text)
     except JSON_ERRORS as error:
-        raise RowError("text", f"is not JSON ({in_words(error)})") from error
+        raise RowError("text", f"is not JSON ({error_in_words(error)})") from error
     if not isinstance(held, Mapping):
         raise RowError("text", "is JSON, but no object")
     return held

@@ -11,7 +11,7 @@ from typing import Any
 from veridical.data.image_checks import IMAGE_SUFFIXES
 from veridical.data.record_rows import RowError
 from veridical.runtime.errors import UserError, reason_of
-from veridical.runtime.files import JSON_ERRORS, in_words, parse_json
+from veridical.runtime.files import JSON_ERRORS, error_in_words, parse_json
 
 _NUMBER = re.compile(r"\d+")
 
@@ -51,7 +51,7 @@ def _row(files: dict[str, bytes]) -> Any:
     try:
         row = parse_json(files["json"].decode()) if "json" in files else {}
     except JSON_ERRORS as error:
-        return RowError("row", f"its .json is not JSON ({in_words(error)})")
+        return RowError("row", f"its .json is not JSON ({error_in_words(error)})")
     if not isinstance(row, dict):
         return RowError("row", "its .json is no object")
     if "txt" in files:

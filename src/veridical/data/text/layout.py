@@ -32,7 +32,7 @@ _WORDS = regex.compile(r"[\p{L}\p{N}]")
 
 
 @dataclass(frozen=True)
-class Block:
+class TextBlock:
     """A part of a text that no sentence crosses.
 
     Attributes:
@@ -70,19 +70,19 @@ def marks_end(text: str, start: int = 0, end: int | None = None) -> int:
     return start if match is None or match.end() == len(text) else min(match.end(), stop)
 
 
-def blocks(text: str) -> list[Block]:
+def text_blocks(text: str) -> list[TextBlock]:
     """The blocks of `text`, in order; between them there is only white space.
 
     A line that begins with a small letter goes on the paragraph before. A fence that is not closed
     runs to the end of the text. Behind an empty line, lines that are indented by four spaces or a
     tab are code, but not in a list, where they go on an item.
     """
-    found: list[Block] = []
+    found: list[TextBlock] = []
     open_fence, joins, after_empty, in_list, in_code = "", False, False, False, False
     for line, start, end in _lines(text):
         if open_fence:
             last = found[-1]
-            found[-1] = Block(last.start, last.start, max(end, last.end), "copied")
+            found[-1] = TextBlock(last.start, last.start, max(end, last.end), "copied")
             if _closes(text[start:end], open_fence):
                 open_fence, joins = "", False
             continue
@@ -92,7 +92,7 @@ def blocks(text: str) -> list[Block]:
         fence = _FENCE.match(text, start, end)
         if fence is not None:
             open_fence, after_empty, in_code = fence[1], False, False
-            found.append(Block(start, start, end, "copied"))
+            found.append(TextBlock(start, start, end, "copied"))
             continue
         lead = text[line:start]
         indented = _INDENT.match(lead) is not None
@@ -100,11 +100,11 @@ def blocks(text: str) -> list[Block]:
         in_code = indented and (in_code or (after_empty and bool(found) and not in_list))
         after_empty = False
         if in_code:
-            found.append(Block(start, start, end, "copied"))
+            found.append(TextBlock(start, start, end, "copied"))
             continue
         if joins and text[start].islower() and marks_end(text, start, end) == start:
             last = found[-1]
-            found[-1] = Block(last.start, last.body, end, last.kind)
+            found[-1] = TextBlock(last.start, last.body, end, last.kind)
             continue
         found.append(_block(text, start, end))
         joins = found[-1].kind == "prose" and text[start] != "#"
@@ -124,11 +124,11 @@ def _lines(text: str) -> Iterator[tuple[int, int, int]]:
         yield match.start(), start, max(start, match.start() + len(line.rstrip()))
 
 
-def _block(text: str, start: int, end: int) -> Block:
+def _block(text: str, start: int, end: int) -> TextBlock:
     body = marks_end(text, start, end)
     if not has_words(text[body:end]):
-        return Block(start, start, end, "copied")
-    return Block(start, body, end, "row" if text[start] == "|" else "prose")
+        return TextBlock(start, start, end, "copied")
+    return TextBlock(start, body, end, "row" if text[start] == "|" else "prose")
 
 
 def _closes(line: str, fence: str) -> bool:

@@ -19,7 +19,7 @@ import regex
 import sentencex
 
 from veridical.data.text.languages import ABBREVIATIONS, EVERYWHERE, guess_language
-from veridical.data.text.layout import Block, blocks, flat, has_words, marks_end
+from veridical.data.text.layout import TextBlock, flat, has_words, marks_end, text_blocks
 
 _MAY_END = regex.compile(r"[\r\n\u2026\u2028\u2029]|\p{Sentence_Terminal}")
 _CLOSE = r"[\p{Pe}\p{Pf}\"'*_`]*"
@@ -205,7 +205,7 @@ def _last_start(before: str, language: str) -> int:
 def _sentences(text: str, language: str | None, after: int) -> Iterator[Sentence]:
     """The sentences of all blocks that end after an offset."""
     known = language
-    for block in blocks(text):
+    for block in text_blocks(text):
         if block.end <= after:
             continue
         if block.kind != "prose":
@@ -233,7 +233,7 @@ def _may_go_on_small(text: str, start: int, end: int, language: str) -> bool:
     return language != "en" and text[end - 1] == "." and text[first : first + 1].isupper()
 
 
-def _of_block(text: str, block: Block, language: str) -> Iterator[Sentence]:
+def _of_block(text: str, block: TextBlock, language: str) -> Iterator[Sentence]:
     start, first = block.start, True
     for end in [*_ends(flat(text[block.body : block.end]), language), block.end - block.body]:
         end += block.body

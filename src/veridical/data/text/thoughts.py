@@ -31,7 +31,7 @@ are text that the user wants to be learned."""
 
 
 @dataclass(frozen=True)
-class Reply:
+class SplitThought:
     """A model's text in its two parts.
 
     Attributes:
@@ -46,7 +46,7 @@ class Reply:
     finished: bool = True
 
 
-def split_thought(text: str, begun: bool = False) -> Reply:
+def split_thought(text: str, begun: bool = False) -> SplitThought:
     """Take apart what a model said; a thought may have a family's marks or those of a prompt.
 
     A thought stands at the beginning. Some prompts end inside one, so that the text has no opening
@@ -59,24 +59,24 @@ def split_thought(text: str, begun: bool = False) -> Reply:
     return _split(text, begun, (*MARKS, *PROMPTED_MARKS))
 
 
-def split_own_thought(text: str) -> Reply:
+def split_own_thought(text: str) -> SplitThought:
     """Take apart a turn of training data: only the families' marks make a thought there."""
     return _split(text, False, MARKS)
 
 
-def _split(text: str, begun: bool, marks: Sequence[tuple[str, str]]) -> Reply:
+def _split(text: str, begun: bool, marks: Sequence[tuple[str, str]]) -> SplitThought:
     stripped = text.lstrip()
     for opening, closing in marks:
         opened = stripped.startswith(opening)
         before, found, after = stripped.partition(closing)
         if found and (opened or opening not in before):
             thought = before.removeprefix(opening).strip()
-            return Reply(thought, after.strip())
+            return SplitThought(thought, after.strip())
         if opened:
-            return Reply(stripped.removeprefix(opening).strip(), "", finished=False)
+            return SplitThought(stripped.removeprefix(opening).strip(), "", finished=False)
     if begun:
-        return Reply(stripped.strip(), "", finished=False)
-    return Reply(None, text)
+        return SplitThought(stripped.strip(), "", finished=False)
+    return SplitThought(None, text)
 
 
 def answer_of(text: str, begun: bool = False) -> str:
@@ -92,7 +92,7 @@ def answer_tokens(
     Where a family's marks are special tokens, text that is read without these has lost them.
     """
 
-    def reply(count: int) -> Reply:
+    def reply(count: int) -> SplitThought:
         return split_thought(tokenizer.decode(list(ids[:count]), skip_special_tokens=False), begun)
 
     whole = reply(len(ids))

@@ -62,7 +62,7 @@ NEEDS = "Start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True
 
 
 @dataclass(frozen=True)
-class Answer:
+class EngineReply:
     """What the engine said, checked.
 
     Attributes:
@@ -208,7 +208,7 @@ class Engine:
         self.publish(policy, version)
         asked = [(request, number) for request in requests for number in range(k)]
 
-        def answer(one: tuple[Request, int]) -> Answer:
+        def answer(one: tuple[Request, int]) -> EngineReply:
             return self._answer(policy, one[0], one[1], decoding, version)
 
         answers = self.client.ask_all(answer, asked)
@@ -235,7 +235,7 @@ class Engine:
 
     def _answer(
         self, policy: Policy, request: Request, number: int, decoding: Decoding, version: int
-    ) -> Answer:
+    ) -> EngineReply:
         seed = int(generator(decoding.seed, "engine", f"{request.id}/{number}").integers(2**31))
         body = {
             "model": self._called(version),
@@ -263,7 +263,7 @@ class Engine:
                 f"What {self.address} answered to row {request.id} stopped by itself without an "
                 "end token; it can't be used. Serve the model without stop strings of its own."
             )
-        found = Answer(
+        found = EngineReply(
             tuple(ids), cut, self._version(completion.model, version), completion.prompt_token_ids
         )
         _require_sane(policy, found, request, self.address)
@@ -388,7 +388,7 @@ def template_options(policy: Policy) -> dict[str, object]:
     return {"chat_template_kwargs": variables} if variables else {}
 
 
-def _require_sane(policy: Policy, answer: Answer, request: Request, address: str) -> None:
+def _require_sane(policy: Policy, answer: EngineReply, request: Request, address: str) -> None:
     ends, banned = end_token_ids(policy), set(never_sampled(policy))
     ids = answer.token_ids
     wrong = ""

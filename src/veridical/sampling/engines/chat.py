@@ -22,7 +22,7 @@ PREFIX = "endpoint:"
 
 
 @dataclass(frozen=True)
-class Said:
+class ServerReply:
     """What the server answered, or why it would not."""
 
     text: str = ""
@@ -56,7 +56,7 @@ class Server:
 
     def respond(
         self, requests: Sequence[Request], temperature: float, max_new_tokens: int, seed: int
-    ) -> list[Said]:
+    ) -> list[ServerReply]:
         """Answer every request, in order, several at a time.
 
         Args:
@@ -69,13 +69,15 @@ class Server:
             UserError: the server is gone, or refuses the key or the model.
         """
 
-        def answer(request: Request) -> Said:
+        def answer(request: Request) -> ServerReply:
             own = int(generator(seed, "server", request.id).integers(2**31))
             return self._answer(request, temperature, max_new_tokens, own)
 
         return self.client.ask_all(answer, requests)
 
-    def _answer(self, request: Request, temperature: float, max_new_tokens: int, seed: int) -> Said:
+    def _answer(
+        self, request: Request, temperature: float, max_new_tokens: int, seed: int
+    ) -> ServerReply:
         body = {
             "model": self.model,
             "messages": sent_messages(request.prompt, request.images),
@@ -86,14 +88,14 @@ class Server:
         try:
             completion = self.client.complete(body)
         except StoppedError:
-            return Said(refusal="not asked")
+            return ServerReply(refusal="not asked")
         except FailedError as failed:
             if failed.kind in ("refused", "malformed"):
-                return Said(refusal=failed.problem)
+                return ServerReply(refusal=failed.problem)
             raise UserError(
                 f"{self.address} does not answer ({failed.problem}). Start again when it does: it "
                 "goes on where it was."
             ) from failed
         cut = completion.finish_reason in CUT_OFF
         text = answer_of(self.client.redacted(completion.text)).strip()
-        return Said(text, "length" if cut else "end")
+        return ServerReply(text, "length" if cut else "end")

@@ -114,7 +114,7 @@ class Client:
         Args:
             what: leaves, such as "Up to 3 images with their prompts".
         """
-        if is_here(self.address.url):
+        if is_local_address(self.address.url):
             return ""
         parts = urlsplit(self.address.url)
         through = f", through the proxy {urlsplit(self.proxy).hostname}" if self.proxy else ""
@@ -341,7 +341,7 @@ class Client:
         return self._loop
 
 
-def is_here(url: str) -> bool:
+def is_local_address(url: str) -> bool:
     """Whether an address is on this machine."""
     host = urlsplit(url).hostname or ""
     if host == "localhost":
@@ -355,7 +355,7 @@ def is_here(url: str) -> bool:
 def proxy_of(url: str) -> str | None:
     """The proxy that the environment names for an address; never one for this machine itself."""
     parts = urlsplit(url)
-    if is_here(url) or proxy_bypass(parts.netloc.rpartition("@")[2]):
+    if is_local_address(url) or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     named = getproxies()
     found = named.get(parts.scheme) or named.get("all")

@@ -33,16 +33,16 @@ class Usage(_Strict):
     completion_tokens: Count = 0
 
 
-class Message(_Strict):
+class ReplyMessage(_Strict):
     """What was said; nothing where there is only a refusal or a call of a tool."""
 
     content: str | None = None
 
 
-class Choice(_Strict):
+class ReplyChoice(_Strict):
     """One answer; the ids of its tokens where the server gives them."""
 
-    message: Message
+    message: ReplyMessage
     finish_reason: str | None = None
     token_ids: list[int] | None = None
 
@@ -50,7 +50,7 @@ class Choice(_Strict):
 class Completion(_Strict):
     """A chat completion."""
 
-    choices: Annotated[list[Choice], Field(min_length=1)]
+    choices: Annotated[list[ReplyChoice], Field(min_length=1)]
     usage: Usage | None = None
     model: str | None = None
     prompt_token_ids: list[int] | None = None

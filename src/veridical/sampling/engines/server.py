@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from veridical.data.images import load_image
 from veridical.data.messages import Message
 from veridical.runtime.errors import UserError
-from veridical.sampling.engines.client import Address, Client, is_here
+from veridical.sampling.engines.client import Address, Client, is_local_address
 
 OPENAI = "https://api.openai.com/v1"
 PNG_LIMIT = 1_000_000
@@ -147,7 +147,7 @@ def open_client(
     """
     url, variable = server_url(settings, option), settings.key_variable
     key = os.environ.get(variable, "").strip()
-    if not key and not is_here(url):
+    if not key and not is_local_address(url):
         raise UserError(
             f"The variable {variable} holds no key for {url}. Set it, or name another one with "
             f"--{option}.key_variable."

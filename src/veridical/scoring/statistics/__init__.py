@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from veridical.scoring.statistics.gaps import Bin, Gap
+from veridical.scoring.statistics.gaps import Bin, CalibrationGap
 from veridical.scoring.statistics.paired import Difference, compare
 from veridical.scoring.statistics.single import Estimate, estimate
 from veridical.scoring.statistics.sums import (
@@ -25,7 +25,7 @@ __all__ = [
     "Estimate",
     "FloatArray",
     "Formula",
-    "Gap",
+    "CalibrationGap",
     "Metric",
     "Ratio",
     "Sums",

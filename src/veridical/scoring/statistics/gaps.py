@@ -22,7 +22,7 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Gap:
+class CalibrationGap:
     """The formula sum of |seen - expected| over bins / `bottom`."""
 
     bins: Sequence[Bin]
@@ -34,7 +34,7 @@ class Gap:
         return ratio(np.sum(gaps, axis=0), sums[self.bottom])
 
 
-def gap_interval(formula: Gap, columns: Sums) -> tuple[FloatArray, FloatArray]:
+def gap_interval(formula: CalibrationGap, columns: Sums) -> tuple[FloatArray, FloatArray]:
     """From no gap at all, where chance explains what was seen, to the largest that it allows.
 
     With few rows in a bin the value is too high even where nothing is amiss. So the interval is

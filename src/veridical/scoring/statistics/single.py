@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from veridical.scoring.statistics.gaps import Gap, gap_interval
+from veridical.scoring.statistics.gaps import CalibrationGap, gap_interval
 from veridical.scoring.statistics.intervals import (
     correlation_interval,
     degrees,
@@ -99,7 +99,7 @@ def interval(metric: Metric, columns: Sums) -> tuple[FloatArray, FloatArray]:
 
     NaN where the value has none.
     """
-    if isinstance(metric.formula, Gap):
+    if isinstance(metric.formula, CalibrationGap):
         return gap_interval(metric.formula, columns)
     moved = influence(metric.formula, columns)
     clusters = moved.shape[-1]

@@ -21,7 +21,7 @@ from veridical.data.object_lists import (
     name_objects,
     read_objects,
 )
-from veridical.data.object_questions import Question, build_questions
+from veridical.data.object_questions import ObjectQuestion, build_questions
 from veridical.data.records import user_message
 from veridical.data.steering import ALL_HIGHEST, steered
 from veridical.data.vocabulary import Vocabulary, read_vocabulary
@@ -84,7 +84,7 @@ class Check:
     pictures: Pictures
     by: Sequence[str]
     decoding: Decoding
-    questions: Sequence[Question]
+    questions: Sequence[ObjectQuestion]
     steer: str | None
     refused: dict[str, str] = field(default_factory=dict)
 
@@ -242,7 +242,7 @@ def pictures_to_check(training: Training) -> Pictures:
     return Pictures(files, named, own, without, vocabulary)
 
 
-def questions_about(pictures: Pictures, seed: int) -> list[Question]:
+def questions_about(pictures: Pictures, seed: int) -> list[ObjectQuestion]:
     """POPE's three splits on these images."""
     return list(build_questions(pictures.listed, per_image=PER_IMAGE, seed=seed).questions)
 

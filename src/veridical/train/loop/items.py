@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from veridical.models.rendering import Group
 from veridical.train.loop.left_out import LeftOut
-from veridical.train.loop.order import Place
+from veridical.train.loop.order import OrderedRow
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Items(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, place: Place) -> Item:
+    def __getitem__(self, place: OrderedRow) -> Item:
         return Item(self.groups[place.index], self.reference_logps[place.index], place.counts)
 
     def to_try(self, number: int) -> Item:

@@ -14,14 +14,14 @@ from veridical.train.loop.counting import steps_an_epoch
 
 
 @dataclass(frozen=True)
-class Place:
+class OrderedRow:
     """A row's index, and whether it counts; one that does not only keeps a process busy."""
 
     index: int
     counts: bool = True
 
 
-class RankSampler(Sampler[list[Place]]):
+class RankSampler(Sampler[list[OrderedRow]]):
     """One rank's rows of every whole batch.
 
     A whole batch is `batch_size` rows for each process. The last one of an epoch may be smaller;
@@ -69,13 +69,13 @@ class RankSampler(Sampler[list[Place]]):
         epoch, number = divmod(step, steps_an_epoch(self.rows, rows))
         return self.order(epoch)[number * rows : (number + 1) * rows]
 
-    def __iter__(self) -> Iterator[list[Place]]:
+    def __iter__(self) -> Iterator[list[OrderedRow]]:
         order = self.order(self.epoch)
         whole, start = self.batch_size * self.processes, self.process * self.batch_size
         for first in range(0, self.rows, whole):
             batch = order[first : first + whole]
-            mine = [Place(index) for index in batch[start : start + self.batch_size]]
-            yield mine or [Place(batch[0], counts=False)]
+            mine = [OrderedRow(index) for index in batch[start : start + self.batch_size]]
+            yield mine or [OrderedRow(batch[0], counts=False)]
 
 
 class Batches(DataLoader[Any]):

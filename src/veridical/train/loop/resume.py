@@ -14,7 +14,7 @@ from veridical.runtime.files import hash_path
 from veridical.runtime.fingerprint import Fingerprint
 from veridical.runtime.progress import counted
 from veridical.runtime.run_record import RECORD, read_fields, read_record
-from veridical.runtime.runs import plain
+from veridical.runtime.runs import json_types
 from veridical.sampling.engines.server import ServerSettings
 
 FREE = {
@@ -178,7 +178,7 @@ def changed_options(
         new: every option now.
         compared: options that name what is compared by content, wherever it is now.
     """
-    now = plain(new)
+    now = json_types(new)
     free = {*FREE, *compared, *(LENGTH if now.get("extend") else ())}
     changed = []
     for name in old:
@@ -239,7 +239,7 @@ def _option_of(name: str) -> str:
 
 def _changed_name(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     """A model that is not a folder, in one run or the other, has only its name to compare."""
-    before, now = old.get("model"), plain(new).get("model")
+    before, now = old.get("model"), json_types(new).get("model")
     if before is None or now is None or before == now:
         return []
     return [f"--model {before}, not {now}"]

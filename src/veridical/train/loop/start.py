@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from veridical.judges.named import Judging, Place
+from veridical.judges.named import JudgeRuntime, Judging
 from veridical.models.cache_keys import model_fingerprint
 from veridical.models.load import load_policy
 from veridical.models.model_argument import Model, name_of
@@ -187,7 +187,7 @@ def _fingerprints_here(models: Mapping[str, Model], training: Training) -> dict[
     }
 
 
-def judge_place(run: Run, judging: Judging, training: Training) -> Place:
+def judge_place(run: Run, judging: Judging, training: Training) -> JudgeRuntime:
     """Where a run's judge works; one that is a model is recorded once it is loaded.
 
     Opening it raises `UserError` where a resumed run was started with another.
@@ -196,7 +196,7 @@ def judge_place(run: Run, judging: Judging, training: Training) -> Place:
     def record(policy: Policy) -> None:
         record_model(run, "judge", judging.named, training, policy)
 
-    return Place(
+    return JudgeRuntime(
         run.folder, training.batch_size, training.dtype, training.device, training.seed, record
     )
 

@@ -22,7 +22,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.progress import track
 from veridical.train.loop.items import Item, Items
 from veridical.train.loop.left_out import LeftOut
-from veridical.train.loop.order import Place
+from veridical.train.loop.order import OrderedRow
 from veridical.train.loop.trained import whole
 from veridical.train.loop.trainer import GroupTrainer
 from veridical.train.loop.trainer_keys import STEERED_OPTIMIZERS
@@ -81,7 +81,7 @@ def try_a_step(trainer: GroupTrainer, train: Items, held_out: Items | None) -> N
         model.eval()
         if held_out is not None:
             with torch.no_grad():
-                few = [held_out[Place(i)] for i in range(min(size, len(held_out)))]
+                few = [held_out[OrderedRow(i)] for i in range(min(size, len(held_out)))]
                 trainer.outcome(trainer.model, trainer.collate_items(few))
     except torch.OutOfMemoryError as error:
         raise no_room(policy) from error

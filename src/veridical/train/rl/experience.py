@@ -15,7 +15,7 @@ from veridical.models.batching import Batch, collate
 from veridical.models.finite import require_finite
 from veridical.models.rendering import Group
 from veridical.models.token_scores import TokenScores, token_scores, token_values
-from veridical.objectives.policy_gradient import Sampled
+from veridical.objectives.policy_gradient import SampledTokens
 from veridical.runtime import processes
 from veridical.runtime.randomness import generator
 from veridical.sampling import Decoding, Request, never_sampled
@@ -133,7 +133,7 @@ class Experience:
     """
 
     answered: list[Answered]
-    sampled: Sampled
+    sampled: SampledTokens
     entropies: Tensor
     unscored: int = 0
     problems: tuple[str, ...] = ()
@@ -183,7 +183,7 @@ def gather_experience(
     earned_by_response = [value for one in answered for value in one.rewarded.rewards]
     return Experience(
         answered,
-        Sampled(
+        SampledTokens(
             scores=torch.tensor(earned_by_response, dtype=dtype, device=policy.device),
             logps=padded([one.logps for one in figures]),
             reference_logps=padded([one.reference_logps for one in figures]),

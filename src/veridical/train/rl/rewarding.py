@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from veridical.judges.judging import Judge, Verdict
-from veridical.judges.named import NONE, Judging, Place, open_marks, total_score, truth
+from veridical.judges.named import NONE, JudgeRuntime, Judging, open_marks, total_score, truth
 from veridical.judges.symbolic import Symbolic, symbolic_reward
 from veridical.models.reward_model import RewardModel
 from veridical.runtime.errors import UserError
@@ -65,7 +65,7 @@ class Rewarded:
 
 def open_rewarder(
     judging: Judging,
-    place: Place,
+    place: JudgeRuntime,
     symbolic: Symbolic,
     limit: int,
     reward_model: RewardModel | None = None,
