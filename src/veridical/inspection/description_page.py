@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 MARK = '<p class="kicker">Veridical data description'
 MINUS, THIN = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
-CHANCE = 0.5
+CHANCE, HALF = 0.5, f"50{THIN}%"
 NOTES = {
     "Lengths and positions": "A judge that always takes the longer, the shorter or the first "
-    "answer is right this often. A trained model has to be compared with that, not with 50 %.",
+    f"answer is right this often. A trained model has to be compared with that, not with {HALF}.",
     "In what they differ": "Objects are COCO's 80 classes, by a short list of English words.",
     "Shortcuts: right without the image": "Each guess is a logistic regression on four fifths of "
-    "the images, tested on the pairs of the others. 50 % is chance; what is above it can be "
+    f"the images, tested on the pairs of the others. {HALF} is chance; what is above it can be "
     "learned without looking.",
     "Agreement between judges": "1 is full agreement, 0 what chance gives.",
 }
