@@ -16,7 +16,8 @@ from veridical.cli import signatures
 from veridical.models.tuning import Tuning
 from veridical.objectives.table import AnyTerm
 from veridical.runtime.errors import UserError
-from veridical.train.options import Training, flatten
+from veridical.runtime.options import by_option
+from veridical.train.options import Training
 
 TRAINING = Training(learning_rate=1e-4)
 COMMANDS = [name for name in cli.COMMANDS if name.startswith("train ")]
@@ -36,8 +37,8 @@ def test_what_run_json_keeps_are_the_options(name: str) -> None:
     # A term that is left out has no settings.
     off = {field.name for term in get_args(tuple[AnyTerm]) for field in dataclasses.fields(term)}
     kept = {n: option.default for n, option in options.items() if n not in off}
-    assert flatten(arguments) == kept
-    assert list(flatten(arguments)) == list(kept)
+    assert by_option(arguments) == kept
+    assert list(by_option(arguments)) == list(kept)
 
 
 def test_what_is_trained() -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from veridical.runtime.options import options_of
 from veridical.runtime.ranges import check_ranges
 
 
@@ -154,22 +155,3 @@ class Term(Objective):
 def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, beta: float | Tensor) -> Tensor:
     """DPO's implicit reward, beta * log(policy / reference), without gradient. Shape as given."""
     return beta * (policy_logps - reference_logps).detach()
-
-
-def options_of(settings: Any) -> dict[str, Any]:
-    """A dataclass's fields by option, as `run.json` keeps them.
-
-    A field that holds an objective is its name and its own fields; a field that holds several is
-    their fields.
-    """
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if isinstance(value, Objective):
-            found |= {field.name: value.name, **options_of(value)}
-        elif isinstance(value, tuple) and any(isinstance(item, Objective) for item in value):
-            for item in value:
-                found |= options_of(item)
-        elif value != ():
-            found[field.name] = value
-    return found

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from veridical.objectives.base import Described, PairLogps, options_of
+from veridical.objectives.base import Described, PairLogps
 from veridical.objectives.dpo import DPO
 from veridical.objectives.table import AnyPairLoss, AnyTerm
+from veridical.runtime.options import options_of
 from veridical.runtime.ranges import SHARE
 
 ROUNDING = 1e-6

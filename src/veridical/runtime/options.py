@@ -96,22 +96,22 @@ def by_option(arguments: Mapping[str, object]) -> dict[str, object]:
     found: dict[str, Any] = {}
     for name, value in arguments.items():
         if _is_group(value):
-            found |= by_option(_fields(value))
+            found |= by_option(options_of(value))
         else:
             found[name] = value
     return found
 
 
-def _fields(group: Any) -> dict[str, Any]:
+def options_of(group: Any) -> dict[str, Any]:
     """A group's fields; a choice among them is its name and its own fields."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(group):
         value = getattr(group, field.name)
         if _is_group(value) and hasattr(value, "name"):
-            found |= {field.name: value.name, **_fields(value)}
+            found |= {field.name: value.name, **options_of(value)}
         elif isinstance(value, tuple) and any(map(_is_group, value)):
             for item in value:
-                found |= _fields(item)
+                found |= options_of(item)
         elif value != ():
             found[field.name] = value
     return found

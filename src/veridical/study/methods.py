@@ -14,7 +14,6 @@ from statistics import fmean
 from typing import Any, Literal
 
 from veridical.eval.scores import read_scores
-from veridical.objectives.base import options_of
 from veridical.objectives.dpo import DPO
 from veridical.objectives.ipo import IPO
 from veridical.objectives.likelihood import Likelihood
@@ -25,6 +24,7 @@ from veridical.report.page import write_report
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_path, read_json, read_jsonl, write_json
 from veridical.runtime.fingerprint import fingerprint
+from veridical.runtime.options import options_of
 from veridical.runtime.progress import track
 from veridical.study.arms import (
     Budget,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from veridical.models.tuning import Tuning, TuningName
-from veridical.objectives.base import options_of
 from veridical.runtime import processes
 from veridical.runtime.cache import Cache, open_cache
 from veridical.runtime.errors import UserError
@@ -311,14 +308,3 @@ def _mixing_of_deepspeed() -> str | None:
         if isinstance(section, dict) and section.get("enabled") is True:
             return name
     return None
-
-
-def flatten(arguments: Mapping[str, object]) -> dict[str, object]:
-    """A command's arguments by option, as `run.json` keeps them: a dataclass's fields apart."""
-    flat: dict[str, Any] = {}
-    for name, value in arguments.items():
-        if dataclasses.is_dataclass(value):
-            flat |= options_of(value)
-        else:
-            flat[name] = value
-    return flat

@@ -13,14 +13,14 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from veridical.objectives.base import Described, options_of
+from veridical.objectives.base import Described
+from veridical.runtime.options import by_option, options_of
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import Run
 from veridical.train.dpo import train_dpo
 from veridical.train.loop.card import _options, hub_name, what_was_learned, write_cards
 from veridical.train.loop.resume import FREE
 from veridical.train.online import train_online
-from veridical.train.options import flatten
 from veridical.train.ppo import train_ppo
 from veridical.train.reward import train_reward
 from veridical.train.rloo import train_rloo
@@ -128,7 +128,7 @@ file tells, and servers with their addresses."""
 )  # fmt: skip
 def test_every_option_that_decides_is_shown(command: Callable[..., None]) -> None:
     parameters = inspect.signature(command).parameters
-    options = flatten({name: one.default for name, one in parameters.items()})
+    options = by_option({name: one.default for name, one in parameters.items()})
     words = command.__name__.replace("_", " ")
     described = [one.default for one in parameters.values() if isinstance(one.default, Described)]
     own = options_of(described[0]) if described else {}
