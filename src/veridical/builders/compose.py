@@ -203,9 +203,9 @@ def _candidates(
     """The rows of a set that the conditions keep; others are counted by condition."""
     columns = [name for name in ("id", "source") if name in records.rows.column_names]
     found, wanted = [], factors.wanted()
-    for index, row in enumerate(records.rows.select_columns(columns).with_format("arrow")):
-        plain = row.to_pylist()[0]
-        source = source_of(plain.get("source"))
+    table = records.rows.select_columns(columns).with_format("arrow")[:]
+    for index, row in enumerate(table.to_pylist()):
+        source = source_of(row.get("source"))
         own = factors.of(number, source)
         missed = [
             name
@@ -215,7 +215,7 @@ def _candidates(
         if missed:
             not_kept["=".join((missed[0], "|".join(sorted(wanted[missed[0]]))))] += 1
         else:
-            found.append(Candidate(number, index, plain["id"], own))
+            found.append(Candidate(number, index, row["id"], own))
     return found
 
 
@@ -286,7 +286,10 @@ def _write_skipped(out: Path, records: Sequence[RecordSet], choice: Composition)
     skipped = [
         row
         for one, left_out in zip(records, choice.left_out, strict=True)
-        for row in (*unread_rows(one), *with_origins(one, map(as_row, left_out)))
+        for row in (
+            *unread_rows(one),
+            *(with_origins(one, map(as_row, left_out)) if left_out else ()),
+        )
     ]
     write_jsonl(out / "skipped.jsonl", skipped)
     if skipped:
