@@ -277,3 +277,20 @@ def test_real_text_pairs_of_llama_factory(tmp_path: Path) -> None:
     assert len(rows) >= 290
     chosen = {row["chosen"]["value"].strip() for row in theirs}
     assert all(text_of(row["chosen"]).strip() in chosen for row in rows)
+
+
+def test_images_are_copied_or_named_where_they_are(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [rlaif_v(picture(tmp_path / "pictures", "b/a.png"))])
+    root = ["--images-root", str(tmp_path / "pictures")]
+    for mode, count in (("copy", 1), ("refer", 0)):
+        out = tmp_path / mode / "ours.jsonl"
+        out.parent.mkdir()
+        given = [str(tmp_path / "a.jsonl"), "--out", str(out), *root, "--images", mode]
+        assert cli.main(["data", "import", *given]) == 0
+        assert len(list(out.parent.rglob("*.png"))) == count
+    (row,) = read_jsonl(tmp_path / "refer/ours.jsonl")
+    assert row["images"] == ["b/a.png"]
+    again = read_records(tmp_path / "refer/ours.jsonl", "preference", tmp_path / "pictures")
+    assert again.rows[0]["images"][0].size == (24, 20)
+    given = [str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "a.parquet"), *root]
+    assert cli.main(["data", "import", *given, "--images", "refer"]) == 2

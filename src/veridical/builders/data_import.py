@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -74,6 +74,8 @@ def data_import(
     rules.check()
     if not dry_run:
         out = _writable(out, source)
+        if rules.images == "refer" and out.suffix.lower() != ".jsonl":
+            raise UserError("--images refer goes with a .jsonl file; Parquet holds the bytes.")
     opened = open_source(source, subset, split, revision)
     first = list(islice(opened.rows(), FIRST_ROWS))
     if not first:
@@ -87,7 +89,10 @@ def data_import(
         deque(work.records(), maxlen=0)
         _tell_counts(work)
         return
-    write_records(work.records(), out, work.kind)
+    if work.rules.images == "refer":
+        write_jsonl(out, _referring(work.records(), (images_root or opened.root).resolve()))
+    else:
+        write_records(work.records(), out, work.kind)
     _tell_counts(work)
     write_jsonl(_beside(out, "skipped.jsonl"), work.skipped)
     write_json(_beside(out, "import.json"), work.recipe(as_, subset, split, images_root))
@@ -223,6 +228,28 @@ def describe_skipped(skipped: Sequence[SkippedRow]) -> str:
         row = example[key]
         told.append(f"{count} x {row['field']}: {row['reason']} (first: row {row['row']})")
     return "; ".join(told[:SHOWN]) + (f"; and {len(told) - SHOWN} more" * (len(told) > SHOWN))
+
+
+def _referring(records: Iterable[CheckedRow], root: Path) -> Iterator[dict[str, object]]:
+    """Records whose images are paths below a folder.
+
+    Raises:
+        UserError: an image is bytes.
+    """
+    for record in records:
+        row: dict[str, object] = dict(record)
+        for name in ("images", "rejected_images"):
+            if name not in row:
+                continue
+            cells = record["images"] if name == "images" else record["rejected_images"]
+            paths = [cell["path"] for cell in cells if not cell["bytes"] and cell["path"]]
+            if len(paths) < len(cells):
+                raise UserError(
+                    f"{record['id']} holds an image's bytes, so no file can be named; set "
+                    "--images copy."
+                )
+            row[name] = [Path(path).relative_to(root).as_posix() for path in paths]
+        yield row
 
 
 def _writable(out: Path | None, source: str) -> Path:

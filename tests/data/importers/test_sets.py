@@ -471,3 +471,30 @@ def test_rows_that_are_no_objects_are_named(row: Any) -> None:
 def test_the_page_names_every_set_and_shape() -> None:
     page = (Path(__file__).parents[3] / "docs/data.md").read_text()
     assert [name for name in (*SETS, *SHAPES) if f"`{name}`" not in page] == []
+
+
+ODD: tuple[Any, ...] = (
+    None, "", " ", "text", "<image>", "[", "{}", '{"a": 1}', 0, -1, 2.5, float("nan"), True,
+    [], {}, [None], [1, 2], [[]], ["a", 1], [{}], [{"from": "human"}], {"a": {"b": []}},
+    {"from": "gpt", "value": 3}, [{"from": 3, "value": None}], [{"role": "user", "content": None}],
+    [{"role": "user", "content": [{"type": "image"}]}], {"Rating": []}, {"response": 3}, "\ud800",
+    b"bytes", {"bytes": None, "path": None}, {"bytes": b"", "path": 3}, ["<image>", "b"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIRST.keys() | {"ha-dpo", "sharegpt", "llava", "groups", "lists"})
+def test_odd_values_become_records_or_reasons_and_nothing_else(name: str) -> None:
+    lists = {"image_id": 3, "chosen": ["A."], "rejected": ["B."], "question": "Q?"}
+    share = {"conversations": [human("Q?")], "chosen": gpt("A."), "rejected": gpt("B.")}
+    others: dict[str, Row] = {"ha-dpo": lists, "lists": lists, "sharegpt": share}
+    others |= {"llava": POVID, "groups": VLFEEDBACK}
+    row = FIRST.get(name) or others[name]
+    rules = (Rules(placeholder="after"), Rules(images="drop", context="answer"))
+    columns = [*row, "video", "image", "source", "veridical", "severity", "context", "system"]
+    if SETS.get(name, SETS["povid"]).together:
+        columns = columns[:3]  # each try has a temporary file
+    for column in columns:
+        for value in ODD:
+            for one in rules:
+                for record in imported(name, row | {column: value}, rules=one):
+                    assert isinstance(record, dict | RowError)

@@ -208,8 +208,11 @@ def _place_after(row: dict[str, Any]) -> None:
         return
     tags = TAG * len(row["images"])
     for number, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            return  # the reader says what is wrong with it
         name = "content" if "content" in message else "value"
-        if message.get("role", message.get("from")) in ("user", "human"):
+        is_user = message.get("role", message.get("from")) in ("user", "human")
+        if is_user and isinstance(message.get(name), str):
             changed = {**message, name: f"{message[name]}\n{tags}"}
             row[field] = [*messages[:number], changed, *messages[number + 1 :]]
             return

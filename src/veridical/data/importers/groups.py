@@ -69,6 +69,8 @@ def _ranked(row: Mapping[str, Any], ranking: str) -> dict[str, Any]:
     answers, ranks = row["response"], row[ranking]
     if not isinstance(ranks, list) or len(ranks) != len(answers) or len(answers) < 2:
         raise RowError(ranking, f"must rank the {len(answers)} responses")
+    if not all(isinstance(rank, int | float) for rank in ranks):
+        raise RowError(ranking, "must be of numbers")
     if ranks.count(min(ranks)) != 1:
         raise RowError(ranking, "has no single best response")
     order = sorted(range(len(answers)), key=lambda number: ranks[number])

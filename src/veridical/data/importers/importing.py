@@ -51,6 +51,8 @@ def gathered(
     with tempfile.TemporaryDirectory(prefix="veridical-import-") as folder:
         base = sqlite3.connect(Path(folder) / "rows")
         with contextlib.closing(base):
+            base.execute("pragma journal_mode = off")  # the file is gone with the process
+            base.execute("pragma synchronous = off")
             base.execute("create table rows (key text, number integer, place text, row text)")
             base.execute("create table first (key text primary key, number integer)")
             for number, (place, row) in enumerate(rows):

@@ -34,7 +34,10 @@ class Rules:
         columns: OURS=THEIRS, such as `chosen=y_win`, for columns whose names are not understood;
             `images=meta.file` looks inside an object. Ours: id, images, prompt, chosen, rejected,
             messages, responses, context, severity, and the other columns of the kind.
-        images: `drop` reads the texts alone, of a set whose pictures you do not have.
+        images: `copy` stores bytes in Parquet, and beside `.jsonl` copies of what is not under its
+            folder; `refer` lets a `.jsonl` name files where they are, below --images-root (which
+            reading it needs again); `drop` reads the texts alone, of a set whose pictures you do
+            not have. `copy` if not set.
         placeholder: where the images of a question without `<image>` belong: `before` it or
             `after` it.
         image_path: how an image's path is made of what the row has, such as
@@ -53,7 +56,7 @@ class Rules:
     """
 
     columns: dict[str, str] | None = None
-    images: Literal["keep", "drop"] | None = None
+    images: Literal["copy", "refer", "drop"] | None = None
     placeholder: Literal["before", "after"] | None = None
     image_path: str | None = None
     image_table: Path | None = None
