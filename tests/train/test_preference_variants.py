@@ -213,9 +213,9 @@ def test_sft_trains_on_no_picture_that_it_holds_out(
     rows = [pair(i % 4, pictures) | {"id": f"pair-{i}"} for i in range(12)]
     seen: list[set[bytes]] = []
 
-    def watched(run: Any, method: str, model: str, start: Any, rows: Any, *parts: Any) -> None:
-        for groups in parts[:2]:
-            seen.append({load_image(g.images[0]).tobytes() for g in groups})
+    def watched(run: Any, method: str, model: str, start: Any, rows: Any, *_: Any) -> None:
+        for part in (rows.train, rows.held_out):
+            seen.append({load_image(g.images[0]).tobytes() for g in part.groups})
 
     monkeypatch.setattr(sft, "fine_tune", watched)
     train_sft(saved, write(tmp_path, rows), tmp_path / "out", "preference",
@@ -268,7 +268,7 @@ def test_a_declared_reference_that_is_not_used_is_found(
             policy.core.lm_head.weight.mul_(1.01)
         return precompute(policy, *arguments)
 
-    monkeypatch.setattr("veridical.train.dpo.precompute", wrong)
+    monkeypatch.setattr("veridical.train.loop.reference.precompute", wrong)
     model = str(tmp_path / "first" / "model")
     training = replace(TRAINING, cache="none")
     with pytest.raises(UserError, match="'start' fails"):

@@ -82,7 +82,7 @@ def test_before_the_first_step_rewards_are_equal_whatever_rounding_says(
         scale = 1e-4 if dtype == "float32" else 1e-1
         return replace(known, logps=known.logps + scale * steps.view_as(known.logps) ** 3)
 
-    monkeypatch.setattr("veridical.train.dpo.precompute", noisy)
+    monkeypatch.setattr("veridical.train.loop.reference.precompute", noisy)
     training = replace(
         TRAINING, learning_rate=3e-2, select_by="rewards_accuracy", patience=3, dtype=dtype,
         prove_first=False, max_steps=4, evaluations=4,
