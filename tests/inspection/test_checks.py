@@ -195,6 +195,13 @@ def test_columns_of_no_kind_are_named(tmp_path: Path) -> None:
         recognize_kind(write_rows(tmp_path / "rows.jsonl", [{"a": 1, "b": 2}]))
 
 
+def test_a_question_with_rated_completions_is_no_mere_prompt(tmp_path: Path) -> None:
+    rated = [{"response": text, "annotations": {"Help": {"Rating": "5"}}} for text in ("a", "b")]
+    file = write_rows(tmp_path / "rows.jsonl", [{"prompt": "What?", "completions": rated}])
+    with pytest.raises(UserError, match="Bring them in first: veridical data import"):
+        recognize_kind(file)
+
+
 def test_two_responses_and_a_ranking_become_a_pair() -> None:
     row = {"query": "What?", "response": ["one", "two"], "human_ranking": [1, 0],
            "models": ["a", "b"]}  # fmt: skip

@@ -113,7 +113,8 @@ def recognize_kind(path: Path) -> Kind:
     kinds: tuple[Kind, ...] = get_args(Kind)
     fits = {kind: sum(_fit(row, kind) for row in first) for kind in kinds}
     best = max(kinds, key=lambda kind: fits[kind])
-    if not fits[best]:
+    known = recognize(first) if best == "prompt" or fits[best] <= len(first) / 2 else None
+    if not fits[best] or (known is not None and known.taken_for.shape != "flat"):
         raise UserError(f"{path}: {_of_no_kind(path, first)}")
     return best
 
