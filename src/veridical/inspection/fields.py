@@ -90,7 +90,7 @@ class Fields:
         }
 
 
-def branch_values(found: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def branch_values(found: Mapping[str, object]) -> dict[str, tuple[Any, Any]]:
     """Fields that say something of each answer: `*_model` of `chosen_model` and `rejected_model`.
 
     A list of two is of the chosen and of the rejected answer, as `with_ranking` orders it.

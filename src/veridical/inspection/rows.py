@@ -44,7 +44,7 @@ class Row:
 
     number: int
     kind: Kind
-    named: Mapping[str, Any]
+    named: Mapping[str, object]
     others: Mapping[str, Any]
     record: Mapping[str, Any] | None
     refusal: RowError | None

@@ -48,7 +48,7 @@ def describe_shortcuts(pairs: Pairs, groups: NDArray[np.int64], seed: int = 0) -
     return facts
 
 
-def _guess(label: str, features: Any, groups: NDArray[np.int64], seed: int, note: str) -> Fact:
+def _guess(label: str, features: object, groups: NDArray[np.int64], seed: int, note: str) -> Fact:
     if len(groups) < FEWEST or len(np.unique(groups)) < FEWEST:
         return Fact(SECTION, label, None, note=f"fewer than {FEWEST} groups of images")
     return share(SECTION, label, held_out(features, groups, seed).tolist(), groups.tolist(), note)
@@ -73,7 +73,7 @@ def held_out(features: Any, groups: NDArray[np.int64], seed: int) -> NDArray[np.
     return right
 
 
-def _fitted(features: Any, seed: int) -> float:
+def _fitted(features: object, seed: int) -> float:
     """Accuracy on the pairs that were learned from."""
     return float(_right(features, _weights(features, seed)).mean())
 
@@ -100,7 +100,7 @@ def _one_hot(codes: Sequence[int], number: int) -> Any:
     return scipy.sparse.csr_matrix((ones, (rows, codes)), (len(codes), number))
 
 
-def _lengths(pairs: Pairs) -> Any:
+def _lengths(pairs: Pairs) -> object:
     """Differences of lengths, each in units of its spread; and their signs."""
     found = np.array(
         [

@@ -156,7 +156,7 @@ def _source(name: str, rows: int) -> SourceRows:
     return SourceRows(name, rows, hub, one.license)
 
 
-def _recipe(data: Path, about: Mapping[str, Any]) -> list[str]:
+def _recipe(data: Path, about: Mapping[str, object]) -> list[str]:
     steps = []
     imported = data.with_name(f"{data.name}.import.json")
     run = data.parent / "run.json"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from veridical.data.exporters import llamafactory, llava, ms_swift, openrlhf, trl, verl
 from veridical.data.record_rows import Kind
 
 Container = Literal["jsonl", "json", "parquet", "records", "shards"]
-RowMaker = Callable[[Mapping[str, Any], Kind], dict[str, Any]]
+RowMaker = Callable[[Mapping[str, object], Kind], dict[str, object]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Format:
     kinds: tuple[Kind, ...]
     container: Container
     row: RowMaker = trl.row
-    beside: Callable[[Kind], dict[str, Any]] = lambda kind: {}
+    beside: Callable[[Kind], dict[str, object]] = lambda kind: {}
     use: str = ""
 
 

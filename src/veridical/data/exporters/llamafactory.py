@@ -22,10 +22,10 @@ def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     return told | {"images": list(record["images"])} | rest(record, kind)
 
 
-def beside(kind: Kind) -> dict[str, Any]:
+def beside(kind: Kind) -> dict[str, object]:
     """What LLaMA-Factory is told of the file."""
     columns = {"messages": "conversations", "images": "images"}
-    about: dict[str, Any] = {"file_name": "data.jsonl", "formatting": "sharegpt"}
+    about: dict[str, object] = {"file_name": "data.jsonl", "formatting": "sharegpt"}
     if kind == "preference":
         about |= {"ranking": True}
         columns |= {"chosen": "chosen", "rejected": "rejected"}

@@ -68,7 +68,7 @@ def rest(record: Mapping[str, Any], kind: Kind, held: Sequence[str] = ()) -> dic
     return packed(values | changed)
 
 
-def refuse_rejected_images(record: Mapping[str, Any]) -> None:
+def refuse_rejected_images(record: Mapping[str, object]) -> None:
     """Refuse a pair whose rejected answer has images of its own.
 
     Raises:

@@ -75,7 +75,7 @@ def suffix_of(content: bytes) -> str:
         return known.get(str(image.format), f".{str(image.format).lower()}")
 
 
-def write_json_list(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_json_list(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write a JSON list, a row a line."""
 
     def texts() -> Iterator[str]:
@@ -88,7 +88,7 @@ def write_json_list(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_parquet_parts(
-    folder: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema
+    folder: Path, rows: Iterable[Mapping[str, object]], schema: pa.Schema
 ) -> list[Path]:
     """Write `train-00000.parquet` and so on, with the images' bytes."""
     written = []
@@ -99,7 +99,7 @@ def write_parquet_parts(
     return written
 
 
-def write_shards(folder: Path, rows: Iterable[Mapping[str, Any]]) -> list[Path]:
+def write_shards(folder: Path, rows: Iterable[Mapping[str, object]]) -> list[Path]:
     """Write `train-000000.tar` and so on: `KEY.json` and `KEY.0.jpg`, ... for each row."""
     written, key = [], 0
     for number, part in enumerate(_parts(rows)):
@@ -129,12 +129,12 @@ def _add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(about, io.BytesIO(content))
 
 
-def _parts(rows: Iterable[Mapping[str, Any]]) -> Iterator[Iterator[Mapping[str, Any]]]:
+def _parts(rows: Iterable[Mapping[str, object]]) -> Iterator[Iterator[Mapping[str, object]]]:
     """Rows in parts of a limited size; each part has to be used up before the next."""
     waiting = iter(rows)
     first = next(waiting, None)
 
-    def part(row: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    def part(row: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
         nonlocal first
         held, count, one = 0, 0, row
         while True:
@@ -150,8 +150,8 @@ def _parts(rows: Iterable[Mapping[str, Any]]) -> Iterator[Iterator[Mapping[str, 
         yield part(first)
 
 
-def _chunks(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    chunk: list[dict[str, Any]] = []
+def _chunks(rows: Iterable[Mapping[str, object]]) -> Iterator[list[dict[str, object]]]:
+    chunk: list[dict[str, object]] = []
     held = 0
     for row in rows:
         chunk.append(dict(row))

@@ -84,13 +84,13 @@ def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any
 
 
 def finished(
-    made: dict[str, Any],
-    held: Mapping[str, Any] | None,
+    made: dict[str, object],
+    held: Mapping[str, object] | None,
     place: Place,
     one: NamedSet,
     rules: Rules,
     kind: Kind,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A row of ours with the rules applied, and a `source` where it was no record before.
 
     Args:
@@ -124,7 +124,7 @@ def finished(
         for name, value in row.items()
         if name not in known_fields(kind) and _is_short(value) and not image_column(name, value)
     }
-    told: dict[str, Any] = {"set": one.name, "file": place.file, "row": place.row}
+    told: dict[str, object] = {"set": one.name, "file": place.file, "row": place.row}
     told |= {"columns": extra} if extra else {}
     kept = {name: value for name, value in row.items() if name not in extra}
     return kept | {"source": json.dumps(told, ensure_ascii=False, sort_keys=True)}

@@ -44,7 +44,7 @@ def rows(row: Mapping[str, Any], rules: Rules, kind: Kind) -> Iterator[dict[str,
     rest = {name: value for name, value in row.items() if name != "completions"}
     texts: list[str] = []
     ratings: list[dict[str, Any]] = []
-    models: list[Any] = []
+    models: list[object] = []
     for number, one in enumerate(_completions(row.get("completions"))):
         text = one.get("response")
         if not isinstance(text, str) or not text.strip():

@@ -29,7 +29,7 @@ def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
         raise UserError(f"{path} can't be read as a tar file: {reason_of(error)}.") from error
 
 
-def _rows(tar: tarfile.TarFile) -> Iterator[Any]:
+def _rows(tar: tarfile.TarFile) -> Iterator[object]:
     key, files = "", dict[str, bytes]()
     for member in tar:
         if not member.isfile():
@@ -47,7 +47,7 @@ def _rows(tar: tarfile.TarFile) -> Iterator[Any]:
         yield _row(files)
 
 
-def _row(files: dict[str, bytes]) -> Any:
+def _row(files: dict[str, bytes]) -> object:
     try:
         row = parse_json(files["json"].decode()) if "json" in files else {}
     except JSON_ERRORS as error:
