@@ -138,10 +138,12 @@ def _merge_layer(name: str, layer: Any, dtype: torch.dtype | None) -> Iterator[R
     weights = dict(base.named_parameters(recurse=False))
     for short in narrow_weights:
         weights[short].data = weights[short].data.float()
+    ranks = getattr(layer, "r", {})
+    rank = sum(ranks[adapter] for adapter in layer.active_adapters if adapter in ranks) or None
     with unmixed():
         layer.merge()
     weights = dict(base.named_parameters(recurse=False))
     for short, before in narrow_weights.items():
         wide = weights[short].data
         weights[short].data = round_unbiased(wide, dtype or before.dtype, f"{name}.{short}")
-        yield rounded_weight(before, wide, weights[short].data)
+        yield rounded_weight(before, wide, weights[short].data, rank)
