@@ -33,7 +33,10 @@ def test_plurals(noun: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("noun", "expected"),
     [
-        *[(noun, True) for noun in ("buses", "men", "Wine glasses", "skis", "mice", "benches")],
+        *[
+            (noun, True)
+            for noun in ("buses", "men", "bananas", "Wine glasses", "skis", "mice", "benches")
+        ],
         *[(noun, False) for noun in ("bus", "wine glass", "man", "tennis", "mouse", "dress")],
     ],
 )

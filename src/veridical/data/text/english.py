@@ -17,7 +17,7 @@ _IRREGULAR = {
 }  # fmt: skip
 _PLURALS = frozenset(_IRREGULAR.values())
 _AN = re.compile(r"(?!uni|use|eu|one\b|ukulele)[aeiou]|hour|honest|heir")
-_SINGULAR_S = re.compile(r".*(?:ss|us|is|[nv]as|lens|gas)")
+_SINGULAR_S = re.compile(r".*(?:ss|us|is|canvas|lens|gas|atlas)")
 """Singulars that end in s: glass, bus, tennis, canvas, lens."""
 
 
