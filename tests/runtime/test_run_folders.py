@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from amber_files import write_amber
 
 from veridical import cli
 from veridical.cli.dispatch import find_function
@@ -33,6 +34,7 @@ WORDS = ["--objects", "{data}/objects.json", "--vocabulary", "{data}/vocabulary.
 PAIRS = ["--data", "{data}/pairs.jsonl"]
 ROWS = ["--data", "{data}/conversations.jsonl"]
 JUDGED = ["--judge", "exact", *WORDS]
+AMBER = ["--data", "{data}/amber", "--halves", "yes_no"]
 ARGUMENTS: dict[str, list[str]] = {
     "demo": EMBEDDED,
     "build bdhs": [*EMBEDDED, *ROWS, "--similarity", "edit"],
@@ -60,6 +62,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "eval": [*EMBEDDED, *SCENES, "--benchmarks", "pope"],
     "eval pope": [*EMBEDDED, *SCENES],
     "eval chair": [*EMBEDDED, *SCENES],
+    "eval amber": [*EMBEDDED, "--images", "{data}/images", *AMBER],
     "eval reward": ["{data}/model", "{data}/pairs.jsonl"],
     "eval compare": ["{data}/model", "{data}/more"],
     "world pairs": ["{data}"],
@@ -85,6 +88,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files for every command, and files that a user keeps, under names that commands write."""
     folder = tmp_path_factory.mktemp("data") / "data"
     write_scenes(folder, count=2)
+    write_amber(folder / "amber")
     for name in ("pairs.jsonl", "more.jsonl", "samples.jsonl", "parts/00000000.jsonl"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text('{"id": "1"}\n')

@@ -61,6 +61,7 @@ class Benchmark:
         needs: the other fields of judged rows that scores are made of.
         statistics: the metrics that are no such formulas.
         groups: parts of the rows that are also scored on their own.
+        in_groups: the formulas that say something of a group; all of them if not set.
         asks: how it asks a model; None where a command of its own gets the judged rows.
     """
 
@@ -73,12 +74,19 @@ class Benchmark:
     needs: Sequence[str] = ()
     statistics: Sequence[Statistic] = ()
     groups: Callable[[Rows], Mapping[str, Rows]] = no_groups
+    in_groups: Sequence[str] | None = None
     asks: Asks[Any] | None = None
 
     @property
     def name(self) -> str:
         """As in `--benchmarks`, and the name of its folder."""
         return self.description.name
+
+    def formulas_of(self, group: str) -> list[Metric]:
+        """The formulas that are computed of a group, or of all rows ("")."""
+        if not group or self.in_groups is None:
+            return list(self.formulas)
+        return [formula for formula in self.formulas if formula.name in self.in_groups]
 
 
 def find_benchmark(name: str) -> Benchmark:
@@ -98,7 +106,7 @@ def score_rows(benchmark: Benchmark, rows: Rows) -> dict[str, Estimate]:
     wanted = [statistic for statistic in benchmark.statistics if statistic.applies(rows)]
     scores: dict[str, Estimate] = {}
     for group, own in {"": rows, **benchmark.groups(rows)}.items():
-        found = estimate(benchmark.sums(own), benchmark.formulas)
+        found = estimate(benchmark.sums(own), benchmark.formulas_of(group))
         found |= {statistic.name: statistic.estimate(own) for statistic in wanted}
         scores |= {_in_group(group, name): value for name, value in found.items()}
     return scores
@@ -116,7 +124,7 @@ def differences(benchmark: Benchmark, candidate: Rows, baseline: Rows) -> dict[s
     for group in (group for group in ours if group in theirs):
         sides = ours[group], theirs[group]
         arm, other = (benchmark.sums(rows) for rows in sides)
-        found = compare(arm, other, benchmark.formulas)
+        found = compare(arm, other, benchmark.formulas_of(group))
         found |= {statistic.name: statistic.compare(*sides) for statistic in wanted}
         changes |= {_in_group(group, name): change for name, change in found.items()}
     return changes

@@ -29,6 +29,10 @@ BENCHMARKS = {
         "Score image descriptions: count mentioned objects that are not there (CHAIR).",
     ),
     "pope": Line("veridical.eval.pope", "Score answers to yes/no questions about objects (POPE)."),
+    "amber": Line(
+        "veridical.eval.amber",
+        "Score descriptions and yes/no answers on objects, attributes and relations (AMBER).",
+    ),
     "reward": Line(
         "veridical.eval.reward",
         "Score a reward model on pairs: accuracy, calibration, effect of length.",

@@ -116,7 +116,7 @@ def paired_test(metric: Metric, ours: Sums, theirs: Sums) -> Test:
         event = np.where(event > 0, np.maximum(event, item), image)
     differing = differs(metric, ours, theirs).sum(axis=-1)
     found = sign_test(value, _gains(metric, ours, theirs), event, differing)
-    bounded = metric.kind in ("share", "gap")
+    bounded = metric.kind in ("share", "gap", "combination")
     most = 1.0 if bounded else 2.0 if metric.kind == "correlation" else np.inf
     return Test(np.maximum(found.low, -most), np.minimum(found.high, most), found.p)
 

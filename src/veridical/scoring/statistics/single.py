@@ -34,6 +34,7 @@ METHODS = {
     "limited": "gamma by image, one event added",
     "correlation": "Fisher's z by image",
     "gap": "inverted folded normal by image",
+    "combination": "Student's t on the jackknife by image, two events added",
     "area": "mid-p binomial, design effect by image",
 }
 ONE_CLUSTER = "one cluster: an interval needs at least two"
@@ -105,6 +106,10 @@ def interval(metric: Metric, columns: Sums) -> tuple[FloatArray, FloatArray]:
     clusters = moved.shape[-1]
     value = metric.formula(totals(columns))
     variance = (moved**2).sum(axis=-1) * clusters / (clusters - 1)
+    if metric.kind == "combination":
+        low, high = mean_interval(value, variance, usual_event(moved), clusters)
+        low, high = (np.where(variance > 0, np.clip(end, 0, 1), np.nan) for end in (low, high))
+        return low, high
     if not isinstance(metric.formula, Ratio):  # What is left is a correlation.
         known = np.where(variance > 0, variance, np.nan)
         return correlation_interval(value, known, clusters)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 FloatArray: TypeAlias = NDArray[np.float64]
 Sums: TypeAlias = Mapping[str, FloatArray]
 Formula: TypeAlias = Callable[[Sums], FloatArray]
-Kind: TypeAlias = Literal["share", "mean", "correlation", "gap"]
+Kind: TypeAlias = Literal["share", "mean", "correlation", "gap", "combination"]
 
 LEVEL = 0.95
 
@@ -56,7 +56,8 @@ class Metric:
             it is undefined. Shares and means are a `Ratio`.
         unit: the column whose total is reported as `n`.
         kind: what the value is, which decides its interval: a `share` of items, a `mean` of
-            numbers, a `correlation`, or a `gap` (a sum of absolute differences, see `gap`).
+            numbers, a `correlation`, a `gap` (a sum of absolute differences, see `gap`), or a
+            `combination` of shares, in [0, 1].
         limit: of a mean: a number that no row can pass, such as 0 for a loss.
         event: of a mean with a limit: how far from it a single rare row can lie.
     """

@@ -1,0 +1,249 @@
+"""AMBER: descriptions, and questions on objects, attributes and relations (Wang et al. 2023).
+
+Descriptions: `chair` = nouns that are not in the image / nouns, `cover` = listed objects that are
+mentioned / listed objects, `hal` = descriptions with a wrong noun / descriptions, `cog` = objects
+that annotators expected to be invented and that are mentioned / those expected. Yes/no questions:
+accuracy, and precision, recall and F1 of "no". `score` = (1 - chair + f1) / 2.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from veridical.eval.amber_files import (
+    GENERATIVE,
+    AmberQuestion,
+    Halves,
+    read_amber,
+    read_lists,
+)
+from veridical.eval.amber_metrics import (
+    AMBER,
+    FORMULAS,
+    IN_GROUPS,
+    amber_sums,
+    by_kind,
+    official_figures,
+)
+from veridical.eval.amber_words import Vectors, find_nouns, open_vectors, words_used
+from veridical.eval.answers import Query, read_answer_rows, refuse_many
+from veridical.eval.asks import Asks, Given, Item, Questions, Remarks, Row
+from veridical.eval.benchmark import Benchmark
+from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
+from veridical.eval.run import run_benchmark
+from veridical.runtime.errors import UserError
+from veridical.runtime.progress import part_of
+from veridical.scoring.amber_rules import Rule, WordLists, judge_description, read_verdict
+from veridical.scoring.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class AmberOptions:
+    """What AMBER asks, and how answers are judged.
+
+    Attributes:
+        data: the folder of AMBER's files, as its repository has them in `data/`.
+        halves: `generative` asks for descriptions, `yes_no` asks the questions, `both` does both.
+        rule: `corrected` is the published rule without its defects (see docs/benchmarks.md);
+            `official` is the published one, to compare with published figures.
+        vectors: the word vectors that say which nouns are near: a spaCy pipeline, or a text file
+            with a line for each word. AMBER's figures are those of en_core_web_lg.
+        instruction: put after each yes/no question on a line of its own, such as "Answer yes or
+            no." AMBER has none, and its scorer takes for an answer "Yes" or "No" alone.
+    """
+
+    data: Path
+    halves: Halves = "both"
+    rule: Rule = "corrected"
+    vectors: str = "en_core_web_lg"
+    instruction: str = ""
+
+    @cached_property
+    def lists(self) -> WordLists:
+        """Associated and safe words."""
+        return read_lists(self.data)
+
+    @cached_property
+    def questions(self) -> list[AmberQuestion]:
+        """The questions, in the order of the files."""
+        return read_amber(self.data, self.halves, self.lists)
+
+    @cached_property
+    def words(self) -> Vectors:
+        """The word vectors."""
+        return open_vectors(self.vectors)
+
+
+def check_options(options: AmberOptions, evaluation: Evaluation) -> None:
+    """Read the files, and find nouns in a word, before anything is asked.
+
+    Raises:
+        UserError: a file is not what it must be, or what descriptions are read with is missing.
+    """
+    if any(question.type == GENERATIVE for question in options.questions):
+        find_nouns(["A dog."], lower=True)
+        _ = options.words
+
+
+def read_questions(options: AmberOptions, evaluation: Evaluation) -> Questions:
+    """The questions about the first images by name."""
+    images = evaluation.find_images()
+    broken = evaluation.asked.unusable_images(images.values())
+    reasons = {path.stem: reason for path, reason in broken.items()}
+    listed = sorted({question.image_id for question in options.questions})
+    asked = set(listed[: evaluation.subject.limit])
+    absent = "the folder has no such image"
+    items, skipped = [], []
+    for question in (one for one in options.questions if one.image_id in asked):
+        stem = question.image_id
+        if stem in images and stem not in reasons:
+            items.append(_item(question, images[stem], options.instruction))
+        else:
+            reason = reasons.get(stem, absent)
+            place = {"id": question.question_id, "field": question.image}
+            skipped.append({**place, "reason": reason})
+    return Questions(items, skipped, "questions")
+
+
+def _item(question: AmberQuestion, image: Path, instruction: str) -> Item:
+    added = f"\n{instruction}" if instruction and question.type != GENERATIVE else ""
+    query = Query(question.question_id, image, question.text + added)
+    return Item(query, _row(question), (question.question_id, question.image))
+
+
+def _row(question: AmberQuestion) -> dict[str, Any]:
+    """What a row of `answers.jsonl` has of its question."""
+    return {
+        "question_id": question.question_id,
+        "image_id": question.image_id,
+        "image": question.image,
+        "type": question.type,
+        "question": question.text,
+        "expected": question.expected,
+    }
+
+
+def match_answers(options: AmberOptions, evaluation: Evaluation) -> Given:
+    """Answers made elsewhere, each with its question.
+
+    Raises:
+        UserError: an id is no question's or is there twice, or too many questions have no answer.
+    """
+    paths = evaluation.subject.answers or []
+    given = [row for path in paths for row in read_answer_rows(path, "id")]
+    questions = {question.question_id: question for question in options.questions}
+    twice = [id for id, count in Counter(row["id"] for row in given).items() if count > 1]
+    if twice:
+        raise UserError(f"Several answers have the same id: {', '.join(twice[:5])}. Keep one each.")
+    unknown = [row["id"] for row in given if row["id"] not in questions]
+    if unknown:
+        raise UserError(
+            f"{part_of(len(unknown), len(given), 'answers', 'is', 'are')} to no question: "
+            f"{', '.join(unknown[:5])}. --halves {options.halves} has {len(questions)} questions."
+        )
+    answers = {row["id"]: row["answer"] for row in given}
+    skipped = [
+        {"id": id, "field": question.image, "reason": "no answer"}
+        for id, question in questions.items()
+        if id not in answers
+    ]
+    most = evaluation.subject.max_bad_fraction
+    refuse_many(len(skipped), len(questions), "questions", skipped, most)
+    rows = [
+        {**_row(question), "answer": answers[id]}
+        for id, question in questions.items()
+        if id in answers
+    ]
+    return Given(rows, skipped)
+
+
+def judge_rows(
+    options: AmberOptions, evaluation: Evaluation, rows: Sequence[Row]
+) -> list[dict[str, Any]]:
+    """The rows, with what each answer says."""
+    described = [row for row in rows if row["type"] == GENERATIVE]
+    nouns = find_nouns([row["answer"] for row in described], lower=options.rule == "corrected")
+    by_id = {row["question_id"]: found for row, found in zip(described, nouns, strict=True)}
+    return [
+        {**row, "rule": options.rule, **_judged(options, row, by_id.get(row["question_id"], []))}
+        for row in rows
+    ]
+
+
+def _judged(options: AmberOptions, row: Row, nouns: Sequence[str]) -> dict[str, Any]:
+    if row["type"] != GENERATIVE:
+        return {"parsed": read_verdict(row["answer"], options.rule, row["question"])}
+    truth, hallu = row["expected"]["truth"], row["expected"]["hallu"]
+    similar = options.words.similar
+    return asdict(judge_description(nouns, truth, hallu, options.lists, similar, options.rule))
+
+
+def remark(
+    options: AmberOptions, evaluation: Evaluation, rows: Sequence[Row], judged: Sequence[Row]
+) -> Remarks:
+    """The rule, what nouns were read with, and the figures as the published scorer prints them."""
+    about: dict[str, str | float] = {"rule": options.rule}
+    if any(row["type"] == GENERATIVE for row in rows):
+        about |= words_used(options.words)
+    lines = [f"Rule: {options.rule}."]
+    if options.rule == "official":
+        figures = official_figures(judged)
+        about |= {f"printed/{name}": value for name, value in figures.items()}
+        shown = ", ".join(f"{name} {value:g}" for name, value in figures.items() if "/" not in name)
+        lines.append(f"As AMBER's scorer prints them, in percent: {shown}.")
+    return Remarks(about, lines=lines)
+
+
+BENCHMARK = Benchmark(
+    description=AMBER,
+    judged="answers.jsonl",
+    sums=amber_sums,
+    formulas=FORMULAS,
+    groups=by_kind,
+    in_groups=IN_GROUPS,
+    same=("question_id", "type", "expected", "rule"),
+    facts="questions or rules",
+    asks=Asks(
+        options=AmberOptions,
+        max_new_tokens=512,
+        label="questions",
+        check=check_options,
+        read=read_questions,
+        match=match_answers,
+        judge=judge_rows,
+        remark=remark,
+    ),
+)
+
+
+def eval_amber(
+    amber: AmberOptions,
+    out: Path,
+    subject: Subject,
+    asking: Asking = USUAL,
+) -> dict[str, Estimate]:
+    """Have images described and yes/no questions answered, or take answers, and score by AMBER.
+
+    Writes `answers.jsonl` (with the nouns of each description, and those that are not in the
+    image), `scores.json` (score; of descriptions chair, cover, hal, cog, without_nouns; of yes/no
+    questions accuracy, precision, recall, f1, unparsed, also by type; 95 % intervals clustered by
+    image, and what nouns were found and compared with) and `run.json`. Run again with the same
+    settings, it continues. Answers have at most 512 tokens if not set. Answers made elsewhere are
+    those of AMBER's own form, a JSON list of {"id", "response"}, or JSON Lines. Descriptions need
+    the extra `amber`, NLTK's data and the word vectors.
+
+    Args:
+        amber: what is asked, and how answers are judged.
+        out: the folder to write.
+        subject: whose answers.
+        asking: how the model is asked.
+
+    Raises:
+        UserError: a file is not what it must be, or what descriptions are read with is missing.
+    """
+    return run_benchmark(BENCHMARK, amber, out, subject, asking)

@@ -1,0 +1,136 @@
+"""AMBER's published files: queries, annotations, associated and safe words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_text
+from veridical.scoring.amber_rules import WordLists
+
+Halves: TypeAlias = Literal["both", "generative", "yes_no"]
+
+GENERATIVE = "generative"
+KINDS: Mapping[str, tuple[str, ...]] = {
+    GENERATIVE: (GENERATIVE,),
+    "discriminative-hallucination": ("existence",),
+    "discriminative-attribute-state": ("attribute", "state"),
+    "discriminative-attribute-number": ("attribute", "number"),
+    "discriminative-attribute-action": ("attribute", "action"),
+    "discriminative-relation": ("relation",),
+    "relation": ("relation",),
+}
+"""The groups in which a question of each `type` counts; the last two are one to the scorer."""
+
+QUERIES = {
+    "generative": ("query_generative.json",),
+    "yes_no": (
+        "query_discriminative-existence.json",
+        "query_discriminative-attribute.json",
+        "query_discriminative-relation.json",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class AmberQuestion:
+    """One query with its annotation.
+
+    Attributes:
+        question_id: AMBER's own number.
+        image: the image's file name.
+        type: one of `KINDS`.
+        text: what is asked.
+        expected: `yes` or `no`; of a description, the objects in the image (`truth`) and those that
+            annotators expected to be invented (`hallu`).
+    """
+
+    question_id: str
+    image: str
+    type: str
+    text: str
+    expected: str | Mapping[str, Sequence[str]]
+
+    @property
+    def image_id(self) -> str:
+        """The image's name without suffix."""
+        return Path(self.image).stem
+
+
+def read_lists(folder: Path) -> WordLists:
+    """Associated and safe words.
+
+    Raises:
+        UserError: a file is missing or is not what it must be.
+    """
+    path = folder / "relation.json"
+    associated = read_json(path)
+    if not isinstance(associated, dict) or not all(map(_is_names, associated.values())):
+        raise UserError(f'{path} must be JSON {{"word": ["associated word", ...]}}.')
+    safe = read_text(folder / "safe_words.txt").splitlines()
+    return WordLists(associated, frozenset(safe))
+
+
+def read_amber(folder: Path, halves: Halves, lists: WordLists) -> list[AmberQuestion]:
+    """The questions of AMBER's files, in their order.
+
+    Args:
+        folder: has the files of AMBER's `data/`.
+        halves: which questions.
+        lists: the words that annotations may name.
+
+    Raises:
+        UserError: a file is missing or is not what it must be.
+    """
+    annotations = _read_annotations(folder / "annotations.json", lists)
+    names = [name for half, own in QUERIES.items() if halves in ("both", half) for name in own]
+    questions = []
+    for name in names:
+        for number, row in enumerate(_rows(folder / name), start=1):
+            place = f"{folder / name}, row {number}"
+            if not all(isinstance(row.get(field), str) for field in ("image", "query")):
+                raise UserError(f"{place}: a query has id, image and query.")
+            found = annotations.get(str(row.get("id")))
+            if found is None:
+                raise UserError(f"{place}: annotations.json has no id {row.get('id')!r}.")
+            type, label = found
+            questions.append(AmberQuestion(str(row["id"]), row["image"], type, row["query"], label))
+    return questions
+
+
+def _read_annotations(
+    path: Path, lists: WordLists
+) -> dict[str, tuple[str, str | Mapping[str, Sequence[str]]]]:
+    found: dict[str, tuple[str, str | Mapping[str, Sequence[str]]]] = {}
+    for number, row in enumerate(_rows(path), start=1):
+        place, type, truth = f"{path}, row {number}", row.get("type"), row.get("truth")
+        if type not in KINDS:
+            raise UserError(f"{place}: type is {type!r:.40}, but has to be {', '.join(KINDS)}.")
+        if type != GENERATIVE:
+            if truth not in ("yes", "no"):
+                raise UserError(f"{place}: truth must be yes or no, not {truth!r:.40}.")
+            found[str(row.get("id"))] = type, truth
+            continue
+        label = {"truth": truth, "hallu": row.get("hallu")}
+        for field, names in label.items():
+            if not _is_names(names):
+                raise UserError(f"{place}: {field} must be a list of names.")
+            unknown = next((name for name in names if name not in lists.associated), None)
+            if unknown is not None:
+                raise UserError(f"{place}: {field} names {unknown!r}, which relation.json lacks.")
+        found[str(row.get("id"))] = type, label
+    return found
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows = read_json(path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} must be a JSON list of objects.")
+    return rows
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
