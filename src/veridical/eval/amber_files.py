@@ -96,8 +96,10 @@ def read_amber(folder: Path, halves: Halves, lists: WordLists) -> list[AmberQues
             found = annotations.get(str(row.get("id")))
             if found is None:
                 raise UserError(f"{place}: annotations.json has no id {row.get('id')!r}.")
-            type, label = found
-            questions.append(AmberQuestion(str(row["id"]), row["image"], type, row["query"], label))
+            type, expected = found
+            questions.append(
+                AmberQuestion(str(row["id"]), row["image"], type, row["query"], expected)
+            )
     return questions
 
 
@@ -106,23 +108,30 @@ def _read_annotations(
 ) -> dict[str, tuple[str, str | Mapping[str, Sequence[str]]]]:
     found: dict[str, tuple[str, str | Mapping[str, Sequence[str]]]] = {}
     for number, row in enumerate(_rows(path), start=1):
-        place, type, truth = f"{path}, row {number}", row.get("type"), row.get("truth")
-        if type not in KINDS:
+        place, id, type = f"{path}, row {number}", str(row.get("id")), row.get("type")
+        if not isinstance(type, str) or type not in KINDS:
             raise UserError(f"{place}: type is {type!r:.40}, but has to be {', '.join(KINDS)}.")
-        if type != GENERATIVE:
-            if truth not in ("yes", "no"):
-                raise UserError(f"{place}: truth must be yes or no, not {truth!r:.40}.")
-            found[str(row.get("id"))] = type, truth
-            continue
-        label = {"truth": truth, "hallu": row.get("hallu")}
-        for field, names in label.items():
-            if not _is_names(names):
-                raise UserError(f"{place}: {field} must be a list of names.")
-            unknown = next((name for name in names if name not in lists.associated), None)
-            if unknown is not None:
-                raise UserError(f"{place}: {field} names {unknown!r}, which relation.json lacks.")
-        found[str(row.get("id"))] = type, label
+        found[id] = type, _expected(row, type, lists, place)
     return found
+
+
+def _expected(
+    row: Mapping[str, Any], type: str, lists: WordLists, place: str
+) -> str | Mapping[str, Sequence[str]]:
+    """What is right: yes, no, or the objects of a description."""
+    truth: Any = row.get("truth")
+    if type != GENERATIVE:
+        if truth not in ("yes", "no"):
+            raise UserError(f"{place}: truth must be yes or no, not {truth!r:.40}.")
+        return str(truth)
+    objects: dict[str, Any] = {"truth": truth, "hallu": row.get("hallu")}
+    for field, names in objects.items():
+        if not _is_names(names):
+            raise UserError(f"{place}: {field} must be a list of names.")
+        unknown = next((name for name in names if name not in lists.associated), None)
+        if unknown is not None:
+            raise UserError(f"{place}: {field} names {unknown!r}, which relation.json lacks.")
+    return objects
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
