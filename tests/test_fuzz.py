@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from amber_files import write_amber
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -83,6 +84,7 @@ COMMANDS: dict[str, list[str]] = {
     "train rloo": [*MODEL, "--data", "{conversations}", "--kind", "conversation", *JUDGED, *QUICK],
     "eval": [*MODEL, "--benchmarks", "pope", "--images", "{images}", "--objects", "{objects}"],
     "eval pope": ["--questions", "{questions}", "--answers", "{said}"],
+    "eval amber": ["--answers", "{replies}", "--data", "{amber}", "--halves", "yes_no"],
     "eval chair": ["--answers", "{answers}", *WORDS],
     "eval reward": ["{reward_model}", "{pairs}"],
     "eval compare": ["{chair_a}", "{chair_b}"],
@@ -266,11 +268,13 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_jsonl(folder / "said.jsonl", [{"question_id": n, "answer": "Yes."} for n in range(4)])
     write_jsonl(folder / "answers.jsonl", [{"image_id": i, "answer": "A red cup."} for i in images])
     write_jsonl(folder / "other.jsonl", [{"image_id": i, "answer": "A blue dog."} for i in images])
-    names = ("conversations", "pairs", "more", "samples", "rated", "questions", "said", "answers")
+    write_jsonl(folder / "replies.jsonl", [{"id": n, "response": "No"} for n in (4, 5, 6)])
+    names = ("conversations", "pairs", "more", "samples", "rated", "questions", "said", "answers",
+             "replies")  # fmt: skip
     found = {name: folder / f"{name}.jsonl" for name in names}
     found["annotations"] = folder / "annotations.json"
     found |= {name: scenes / f"{name}.json" for name in ("objects", "vocabulary", "facts")}
-    found |= {"images": scenes / "images"}
+    found |= {"images": scenes / "images", "amber": write_amber(folder / "amber")}
     found |= {"scenes": scenes, "image": scenes / "images" / f"{images[0]}.png", "folder": folder}
     found |= _run_folders(folder, found)
     return found

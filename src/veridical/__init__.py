@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from veridical.builders.rate import build_rate
     from veridical.builders.sample import build_sample
     from veridical.data.records import read_records, write_records
+    from veridical.eval.amber import AmberOptions, eval_amber
     from veridical.eval.chair import ChairOptions, eval_chair
     from veridical.eval.compare import eval_compare
     from veridical.eval.evaluation import Asking, Subject
@@ -91,6 +92,7 @@ _HOMES = {
     "builders.rate": "build_rate",
     "builders.sample": "build_sample",
     "data.records": "read_records write_records",
+    "eval.amber": "AmberOptions eval_amber",
     "eval.chair": "ChairOptions eval_chair",
     "eval.compare": "eval_compare",
     "eval.evaluation": "Asking Subject",
@@ -129,6 +131,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "AmberOptions",
     "Amounts",
     "Asking",
     "AveragedPreference",
@@ -183,6 +186,7 @@ __all__ = [
     "build_rate",
     "build_sample",
     "dpo_loss",
+    "eval_amber",
     "eval_chair",
     "eval_compare",
     "eval_pope",

@@ -32,7 +32,7 @@ from veridical.eval.amber_metrics import (
 )
 from veridical.eval.amber_words import Vectors, find_nouns, open_vectors, words_used
 from veridical.eval.answers import Query, read_answer_rows, refuse_many
-from veridical.eval.asks import Asks, Given, Item, Questions, Remarks, Row
+from veridical.eval.asks import AskedItem, Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.run import run_benchmark
@@ -110,10 +110,10 @@ def read_questions(options: AmberOptions, evaluation: Evaluation) -> Questions:
     return Questions(items, skipped, "questions")
 
 
-def _item(question: AmberQuestion, image: Path, instruction: str) -> Item:
+def _item(question: AmberQuestion, image: Path, instruction: str) -> AskedItem:
     added = f"\n{instruction}" if instruction and question.type != GENERATIVE else ""
     query = Query(question.question_id, image, question.text + added)
-    return Item(query, _row(question), (question.question_id, question.image))
+    return AskedItem(query, _row(question), (question.question_id, question.image))
 
 
 def _row(question: AmberQuestion) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _row(question: AmberQuestion) -> dict[str, Any]:
     }
 
 
-def match_answers(options: AmberOptions, evaluation: Evaluation) -> Given:
+def match_answers(options: AmberOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere, each with its question.
 
     Raises:
@@ -159,7 +159,7 @@ def match_answers(options: AmberOptions, evaluation: Evaluation) -> Given:
         for id, question in questions.items()
         if id in answers
     ]
-    return Given(rows, skipped)
+    return GivenAnswers(rows, skipped)
 
 
 def judge_rows(

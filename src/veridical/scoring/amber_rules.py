@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from veridical.scoring.yes_no_answers import Verdict, parse_answer
+from veridical.scoring.yes_no_answers import YesNoVerdict, parse_answer
 
 Rule: TypeAlias = Literal["corrected", "official"]
 Similar: TypeAlias = Callable[[str, str], float]
@@ -173,13 +173,13 @@ def _nearest(noun: str, words: Sequence[Entry], similar: Similar) -> tuple[float
     return best, {place for value, place in found if value == best}
 
 
-def read_verdict(answer: str, rule: Rule, question: str) -> Verdict | None:
+def read_verdict(answer: str, rule: Rule, question: str) -> YesNoVerdict | None:
     """What an answer to a yes/no question says; None if it says neither.
 
     The published scorer reads "Yes" and "No", written exactly so, and nothing else.
     """
     if rule == "official":
-        exact: Mapping[str, Verdict] = {"Yes": "yes", "No": "no"}
+        exact: Mapping[str, YesNoVerdict] = {"Yes": "yes", "No": "no"}
         return exact.get(answer)
     return parse_answer(answer, "strict", question)
 
