@@ -482,7 +482,9 @@ ODD: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FIRST.keys() | {"ha-dpo", "sharegpt", "llava", "groups", "lists"})
+@pytest.mark.parametrize(
+    "name", sorted(FIRST.keys() | {"ha-dpo", "sharegpt", "llava", "groups", "lists"})
+)
 def test_odd_values_become_records_or_reasons_and_nothing_else(name: str) -> None:
     lists = {"image_id": 3, "chosen": ["A."], "rejected": ["B."], "question": "Q?"}
     share = {"conversations": [human("Q?")], "chosen": gpt("A."), "rejected": gpt("B.")}
