@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from veridical.eval.benchmark import Benchmark, Rows, Statistic
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.pope_auc import auc_difference, auc_estimate, yes_margins
 from veridical.eval.pope_matching import match_answers, read_given_answers
-from veridical.eval.pope_questions import read_questions
+from veridical.eval.pope_questions import Relabels, read_questions, read_relabels
 from veridical.eval.run import run_benchmark
 from veridical.runtime.errors import UserError
-from veridical.runtime.progress import part_of
+from veridical.runtime.progress import counted, part_of
 from veridical.scoring.object_scores import POPE, POPE_FORMULAS, pope_counts
 from veridical.scoring.statistics import ClusterSums, Estimate, Metric, sum_by_cluster
 from veridical.scoring.yes_no_answers import Parsing, parse_answer
@@ -45,6 +46,8 @@ class PopeOptions:
         instruction: put after each question on a line of its own, such as "Answer yes or no."
         parsing: `strict` counts answers that say neither yes nor no as unparsed and wrong;
             `official` is POPE's own rule, which takes all but "no" and "not" for a yes.
+        relabeled: RePOPE's files, corrected labels of the same `questions`: the same answers are
+            scored by them too, as repope/accuracy and, by split, repope_random/accuracy.
     """
 
     questions: list[Path] | None = None
@@ -54,6 +57,12 @@ class PopeOptions:
     auc: bool = False
     instruction: str = ""
     parsing: Parsing = "strict"
+    relabeled: list[Path] | None = None
+
+    @cached_property
+    def relabels(self) -> Relabels:
+        """The corrected labels; a question without one was taken out."""
+        return read_relabels(self.relabeled or [], read_questions(self.questions or []))
 
 
 def pope_sums(rows: Rows) -> ClusterSums:
@@ -64,10 +73,14 @@ def pope_sums(rows: Rows) -> ClusterSums:
 
 
 def by_split(rows: Rows) -> dict[str, Rows]:
-    """Rows of each split, in the order in which splits appear."""
+    """Rows of each split, in the order in which splits appear, and then by corrected labels."""
     splits: dict[str, list[Row]] = {}
     for row in rows:
         splits.setdefault(row["split"], []).append(row)
+    for row in rows:
+        if row.get("relabeled") is not None:
+            for name in ("repope", f"repope_{row['split']}"):
+                splits.setdefault(name, []).append({**row, "label": row["relabeled"]})
     return {**splits}
 
 
@@ -93,6 +106,10 @@ def check_options(options: PopeOptions, evaluation: Evaluation) -> None:
     elif (options.questions is None) == (options.objects is None):
         found = "neither was given" if options.questions is None else "both were"
         raise UserError(f"Give either --questions, or --objects to build questions from: {found}.")
+    if options.relabeled:
+        if not options.questions:
+            raise UserError("--relabeled corrects the labels of --questions; name their files too.")
+        _ = options.relabels
     if options.vocabulary is not None:
         if options.objects is None:
             raise UserError("--vocabulary is for questions that are built from --objects.")
@@ -203,11 +220,18 @@ def match_given(options: PopeOptions, evaluation: Evaluation) -> GivenAnswers:
 def judge_rows(
     options: PopeOptions, evaluation: Evaluation, rows: Sequence[Row]
 ) -> list[dict[str, Any]]:
-    """The rows, with what each answer says."""
-    return [
+    """The rows, with what each answer says, and with the corrected label where one is asked for.
+
+    It is None where the question was taken out.
+    """
+    judged = [
         {**row, "parsed": parse_answer(row["answer"], options.parsing, row["question"])}
         for row in rows
     ]
+    if not options.relabeled:
+        return judged
+    labels = options.relabels
+    return [{**row, "relabeled": labels.get((row["split"], row["question_id"]))} for row in judged]
 
 
 def measure_margins(
@@ -227,7 +251,23 @@ def remark(
              "split": "split", "question": "text", "label": "label"}  # fmt: skip
     asked = [{there: row[own] for own, there in names.items()} for row in rows]
     advice = suggest_instruction(judged, options.instruction)
-    return Remarks(lines=advice, files={"questions.jsonl": asked})
+    return Remarks(lines=[*advice, *describe_relabels(judged)], files={"questions.jsonl": asked})
+
+
+def describe_relabels(judged: Sequence[Row]) -> list[str]:
+    """How many labels the corrected files change, and how many questions they take out."""
+    rows = [row for row in judged if "relabeled" in row]
+    if not rows:
+        return []
+    out = sum(row["relabeled"] is None for row in rows)
+    turned = {
+        label: sum(row["label"] == label and row["relabeled"] == other for row in rows)
+        for label, other in (("yes", "no"), ("no", "yes"))
+    }
+    return [
+        f"RePOPE: of {counted(len(rows), 'questions')} {out} are taken out, {turned['yes']} turn "
+        f"from yes to no and {turned['no']} from no to yes."
+    ]
 
 
 def suggest_instruction(judged: Sequence[Row], instruction: str = "") -> list[str]:

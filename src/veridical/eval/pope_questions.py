@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from veridical.data.object_questions import SPLITS, ObjectQuestion
 from veridical.eval.answers import read_rows
@@ -28,6 +28,32 @@ def read_questions(paths: Sequence[Path]) -> list[ObjectQuestion]:
     if not questions:
         raise UserError(f"No questions in {', '.join(map(str, paths))}.")
     return questions
+
+
+Relabels: TypeAlias = Mapping[tuple[str, str], str]
+"""Other labels, by split and question id."""
+
+
+def read_relabels(paths: Sequence[Path], questions: Sequence[ObjectQuestion]) -> Relabels:
+    """Read corrected labels of the same questions: RePOPE's files, which have POPE's form.
+
+    A question that they lack was taken out.
+
+    Raises:
+        UserError: a line is not of that form, or is another question than the one of its id.
+    """
+    asked = {(question.split, question.question_id): question for question in questions}
+    found = {}
+    for label in read_questions(paths):
+        question = asked.get((label.split, label.question_id))
+        own = label.text, label.image
+        if question is None or own != (question.text, question.image):
+            raise UserError(
+                f"--relabeled has question {label.question_id} ({label.split}), {label.text!r} on "
+                f"{label.image}, which --questions lacks. Give the files of the same splits."
+            )
+        found[label.split, label.question_id] = label.label
+    return found
 
 
 def _question(row: Any, split: str, place: str) -> ObjectQuestion:
