@@ -84,7 +84,7 @@ COMMANDS: dict[str, list[str]] = {
     "train rloo": [*MODEL, "--data", "{conversations}", "--kind", "conversation", *JUDGED, *QUICK],
     "eval": [*MODEL, "--benchmarks", "pope", "--images", "{images}", "--objects", "{objects}"],
     "eval pope": ["--questions", "{questions}", "--answers", "{said}"],
-    "eval amber": ["--answers", "{replies}", "--data", "{amber}", "--halves", "yes_no"],
+    "eval amber": ["--answers", "{replies}", "--files", "{amber}", "--halves", "yes_no"],
     "eval chair": ["--answers", "{answers}", *WORDS],
     "eval reward": ["{reward_model}", "{pairs}"],
     "eval compare": ["{chair_a}", "{chair_b}"],

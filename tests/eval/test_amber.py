@@ -73,7 +73,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def words(files: Path, *more: str) -> list[str]:
-    return ["eval", "amber", "--answers", str(files / "answers.json"), "--data",
+    return ["eval", "amber", "--answers", str(files / "answers.json"), "--files",
             str(files / "amber"), "--vectors", str(files / "vectors.txt"), "--out",
             str(files / "out"), *more]  # fmt: skip
 
@@ -106,7 +106,7 @@ def test_answers_made_elsewhere_by_the_corrected_rule(files: Path, nltk: ModuleT
     assert about["rule"] == "corrected" and about["nouns"].startswith("NLTK 0")
     assert "vectors.txt, sha256" in about["vectors"]
     inputs = read_json(files / "out" / "run.json")["inputs"]
-    assert {"data", "answers/answers.json"} <= inputs.keys()
+    assert {"files", "answers/answers.json"} <= inputs.keys()
 
 
 def test_the_official_rule_and_its_printed_figures(files: Path, nltk: ModuleType) -> None:

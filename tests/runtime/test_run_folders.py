@@ -34,7 +34,7 @@ WORDS = ["--objects", "{data}/objects.json", "--vocabulary", "{data}/vocabulary.
 PAIRS = ["--data", "{data}/pairs.jsonl"]
 ROWS = ["--data", "{data}/conversations.jsonl"]
 JUDGED = ["--judge", "exact", *WORDS]
-AMBER = ["--data", "{data}/amber", "--halves", "yes_no"]
+AMBER = ["--files", "{data}/amber", "--halves", "yes_no"]
 ARGUMENTS: dict[str, list[str]] = {
     "demo": EMBEDDED,
     "build bdhs": [*EMBEDDED, *ROWS, "--similarity", "edit"],

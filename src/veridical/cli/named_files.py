@@ -18,10 +18,10 @@ from veridical.runtime.files import read_text, require_file
 
 RECORDS = ("data", "more_data", "samples", "pairs", "more")
 FILES = (
-    *RECORDS, "objects", "vocabulary", "facts", "questions", "answers", "names", "check_objects",
+    *RECORDS, "objects", "vocabulary", "facts", "questions", "relabeled", "answers", "names", "check_objects",
     "check_vocabulary",
 )  # fmt: skip
-PLACES = ("annotations", "image", "images", "images_root", "check_images", "scenes")
+PLACES = ("annotations", "files", "image", "images", "images_root", "check_images", "scenes")
 WORDS = {("vocabulary", "coco"), ("check_vocabulary", "coco")}
 """Values that are no path: who takes no such word says that there is no such file."""
 RECORD_SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json")

@@ -47,7 +47,7 @@ class AmberOptions:
     """What AMBER asks, and how answers are judged.
 
     Attributes:
-        data: the folder of AMBER's files, as its repository has them in `data/`.
+        files: the folder of AMBER's files, as its repository has them in `data/`.
         halves: `generative` asks for descriptions, `yes_no` asks the questions, `both` does both.
         rule: `corrected` is the published rule without its defects (see docs/benchmarks.md);
             `official` is the published one, to compare with published figures.
@@ -57,7 +57,7 @@ class AmberOptions:
             no." AMBER has none, and its scorer takes for an answer "Yes" or "No" alone.
     """
 
-    data: Path
+    files: Path
     halves: Halves = "both"
     rule: Rule = "corrected"
     vectors: str = "en_core_web_lg"
@@ -66,12 +66,12 @@ class AmberOptions:
     @cached_property
     def lists(self) -> WordLists:
         """Associated and safe words."""
-        return read_lists(self.data)
+        return read_lists(self.files)
 
     @cached_property
     def questions(self) -> list[AmberQuestion]:
         """The questions, in the order of the files."""
-        return read_amber(self.data, self.halves, self.lists)
+        return read_amber(self.files, self.halves, self.lists)
 
     @cached_property
     def words(self) -> Vectors:
