@@ -18,8 +18,8 @@ from veridical.runtime.files import read_text, require_file
 
 RECORDS = ("data", "more_data", "samples", "pairs", "more")
 FILES = (
-    *RECORDS, "objects", "vocabulary", "facts", "questions", "relabeled", "answers", "names", "check_objects",
-    "check_vocabulary",
+    *RECORDS, "objects", "vocabulary", "facts", "questions", "relabeled", "answers", "names",
+    "check_objects", "check_vocabulary",
 )  # fmt: skip
 PLACES = ("annotations", "files", "image", "images", "images_root", "check_images", "scenes")
 WORDS = {("vocabulary", "coco"), ("check_vocabulary", "coco")}
