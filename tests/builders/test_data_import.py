@@ -85,10 +85,45 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_columns_of_any_name_are_mapped(tmp_path: Path) -> None:
     rows = [{"meta": {"file": picture(tmp_path, "a.png")}, "q": "Why?", "good": "A.", "bad": "B."}]
+    rows.append(rows[0] | {"meta": None})
     columns = ["images=meta.file", "prompt=q", "chosen=good", "rejected=bad"]
-    options = [word for column in columns for word in ("--columns", column)]
-    (row,) = import_rows(tmp_path, rows, "--as", "flat", *options)
-    assert (text_of(row["chosen"]), len(row["images"])) == ("A.", 1)
+    repeated = [word for column in columns for word in ("--columns", column)]
+    for options in (["--columns", *columns], repeated):
+        row, without = import_rows(tmp_path, rows, "--as", "flat", *options)
+        assert (text_of(row["chosen"]), len(row["images"])) == ("A.", 1)
+        assert (text_of(without["chosen"]), len(without["images"])) == ("A.", 0)
+
+
+def test_the_command_that_unknown_columns_are_answered_with_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"QUESTION": "Why?", "BETTER": "A.", "WORSE": "B."}]
+    write_jsonl(tmp_path / "theirs.jsonl", rows)
+    assert cli.main(["data", "import", str(tmp_path / "theirs.jsonl"), "--dry-run"]) == 2
+    words = "--columns prompt=QUESTION chosen=BETTER rejected=WORSE"
+    assert words in capsys.readouterr().err
+    (row,) = import_rows(tmp_path, rows, "--as", "flat", *words.split())
+    assert text_of(row["rejected"]) == "B."
+
+
+def test_a_rating_that_is_no_number_is_not_counted_as_a_record_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rated = [{"Helpfulness": {"Rating": rating}} for rating in ("4", "N/A")]
+    answers = [{"response": f"R{n}", "annotations": one} for n, one in enumerate(rated)]
+    rows = [
+        {"prompt": "Q?", "models": [], "completions": answers},
+        {"prompt": "Q?", "models": [], "completions": []},
+    ]
+    assert len(import_rows(tmp_path, rows, "--as", "vlfeedback")) == 1
+    told = capsys.readouterr().out
+    assert "1 of 2 records is left out: 1 x completions" in told
+    assert (
+        "Records are made without 1 of their responses or ratings: 1 x ratings: response 1" in told
+    )
+    recipe = read_json(tmp_path / "ours.parquet.import.json")
+    assert (recipe["left_out"], recipe["parts_left_out"]) == (1, 1)
+    assert [one[:2] for one in skipped(tmp_path)] == [(2, "completions"), (1, "ratings")]
 
 
 def test_a_file_that_no_import_wrote_is_kept(

@@ -297,6 +297,7 @@ def test_an_option_that_takes_several_may_be_repeated() -> None:
         Path("c"),
     ]
     assert run(*base, "--trainer.x", "1", "--trainer.y", "2")["trainer"] == {"x": 1, "y": 2}
+    assert run(*base, "--trainer", "x=1", "y=2")["trainer"] == {"x": 1, "y": 2}
 
 
 def test_text_is_never_read_as_yaml() -> None:
@@ -440,7 +441,7 @@ def test_help_has_every_option_with_its_default(
     for name in (
         "--learning-rate NUMBER",
         "--quick, --no-quick",
-        "--trainer KEY=VALUE",
+        "--trainer KEY=VALUE ...",
         "--config",
     ):
         assert name in page

@@ -24,7 +24,7 @@ from veridical.data.importers.rules import Rules
 from veridical.data.importers.sources import Place, Source, open_source
 from veridical.data.messages import text_of
 from veridical.data.record_checks import RowChecker
-from veridical.data.record_rows import RowError
+from veridical.data.record_rows import PartError, RowError
 from veridical.data.record_types import CheckedRow, ImageCell
 from veridical.data.records import Kind, write_records
 from veridical.runtime.errors import UserError
@@ -94,7 +94,7 @@ def data_import(
     else:
         write_records(work.records(), out, work.kind)
     _tell_counts(work)
-    write_jsonl(_beside(out, "skipped.jsonl"), work.skipped)
+    write_jsonl(_beside(out, "skipped.jsonl"), work.skipped + work.parts)
     write_json(_beside(out, "import.json"), work.recipe(as_, subset, split, images_root))
     print(are_in(work.made, f"{work.kind} records", out))
 
@@ -112,7 +112,8 @@ class Conversion:
         limit: read only so many rows.
         read: rows that were read so far.
         made: records that came of them.
-        skipped: rows of `skipped.jsonl`.
+        skipped: rows of `skipped.jsonl` that stand for a record that is left out.
+        parts: those that stand for a response or a rating that a record was made without.
         ignored: columns that nothing is read from.
     """
 
@@ -125,6 +126,7 @@ class Conversion:
     read: int = 0
     made: int = 0
     skipped: list[SkippedRow] = field(default_factory=list)
+    parts: list[SkippedRow] = field(default_factory=list)
     ignored: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -141,7 +143,8 @@ class Conversion:
         yield from self._records
         if not self.made:
             raise UserError(
-                f"{self.source.name}: no row can be used. {describe_skipped(self.skipped)}"
+                f"{self.source.name}: no row can be used. "
+                f"{describe_skipped(self.skipped + self.parts)}"
             )
 
     def made_of(self, row: object) -> list[dict[str, object] | RowError]:
@@ -172,6 +175,7 @@ class Conversion:
             "rows": self.read,
             "records": self.made,
             "left_out": len(self.skipped),
+            "parts_left_out": len(self.parts),
         }
 
     def _convert(self) -> Iterator[CheckedRow]:
@@ -200,7 +204,8 @@ class Conversion:
         good = checker.usable([(number, made) for number, (_, made) in enumerate(chunk)])
         for problem in checker.problems:
             place = chunk[problem.row][0]
-            self.skipped.append(
+            is_part = isinstance(chunk[problem.row][1], PartError)
+            (self.parts if is_part else self.skipped).append(
                 {
                     "id": problem.id,
                     "file": place.file,
@@ -295,6 +300,11 @@ def _tell_counts(work: Conversion) -> None:
         total = work.made + len(work.skipped)
         left = part_of(len(work.skipped), total, "records", "is", "are")
         print(f"{left} left out: {describe_skipped(work.skipped)}.")
+    if work.parts:
+        print(
+            f"Records are made without {len(work.parts)} of their responses or ratings: "
+            f"{describe_skipped(work.parts)}."
+        )
 
 
 def _show(records: Sequence[CheckedRow]) -> None:

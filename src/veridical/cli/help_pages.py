@@ -84,7 +84,7 @@ def invocation(name: str, option: Option, positionals: Sequence[str]) -> str:
     if option.is_flag:
         return f"{spelled(name)}, {spelled('no_' + name)}"
     if option.is_mapping:
-        return f"{spelled(name)} KEY=VALUE"
+        return f"{spelled(name)} KEY=VALUE ..."
     return f"{spelled(name)} {type_name(option.hint)}"
 
 

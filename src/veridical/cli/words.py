@@ -78,16 +78,22 @@ def spell_out_one(
         return [f"--{name}={rest.pop(0).lower() if follows else 'true'}"]
     if option.is_mapping and "." not in name:
         # `--template KEY=VALUE` is `--template.KEY VALUE`.
-        word = given[0] if given else take_value(rest, name)
-        key, equals, value = word.partition("=")
-        entry = f"--{name}.{key}={value}" if equals and key.isidentifier() else f"--{name}={word}"
-        return [entry]
+        entries = given or [take_value(rest, name)]
+        while given is None and rest and is_entry(rest[0]) and is_entry(entries[0]):
+            entries.append(rest.pop(0))
+        return [f"--{name}.{word}" if is_entry(word) else f"--{name}={word}" for word in entries]
     if not option.is_list:
         return [f"--{name}={given[0] if given else take_value(rest, name)}"]
     values = given or [take_value(rest, name)]
     while given is None and rest and not rest[0].startswith("--"):
         values.append(rest.pop(0))
     return [list_word(name, option, values)]
+
+
+def is_entry(word: str) -> bool:
+    """Whether a word is KEY=VALUE."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and key.isidentifier()
 
 
 def list_word(name: str, option: Option, values: Sequence[str]) -> str:

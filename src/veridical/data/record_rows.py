@@ -61,6 +61,10 @@ class RowError(ValueError):
         self.reason = reason
 
 
+class PartError(RowError):
+    """Something that a record is made without: the field and the reason. The record stays."""
+
+
 def known_fields(kind: Kind) -> set[str]:
     """The columns that a row of this kind is read from."""
     fields = {"id", "images", *MESSAGE_FIELDS[kind], *OPTIONAL_FIELDS[kind]}

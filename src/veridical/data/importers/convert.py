@@ -65,7 +65,8 @@ def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any
 
     Args:
         row: as it lies in the file.
-        columns: ours to theirs; a theirs of `a.b` is `b` within the object `a`.
+        columns: ours to theirs; a theirs of `a.b` is `b` within the object `a`, and
+            null where `a` is.
 
     Raises:
         RowError: it has no such column.
@@ -74,6 +75,8 @@ def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any
     for ours, theirs in columns.items():
         value: Any = row
         for part in [theirs] if theirs in row else theirs.split("."):
+            if value is None:
+                break  # an object that is null has nothing in it
             if not isinstance(value, Mapping) or part not in value:
                 raise RowError(ours, f"the row has no column {theirs}")
             value = value[part]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from veridical.data.importers.rules import Fit, Rules
-from veridical.data.record_rows import Kind, RowError, response_name
+from veridical.data.record_rows import Kind, PartError, RowError, response_name
 
 SUMMARY = "several responses to a prompt, with ratings or a ranking"
 RANKINGS = ("human_ranking", "ranking")
@@ -48,13 +48,13 @@ def rows(row: Mapping[str, Any], rules: Rules, kind: Kind) -> Iterator[dict[str,
     for number, one in enumerate(_completions(row.get("completions"))):
         text = one.get("response")
         if not isinstance(text, str) or not text.strip():
-            yield RowError("completions", f"response {number} is empty")
+            yield PartError("completions", f"response {number} is empty")
             continue
         name = response_name(len(texts))
         for aspect, value in _ratings(one.get("annotations")).items():
             rating = _number(value)
             if rating is None:
-                yield RowError("ratings", f"response {number}, {aspect}: {value!r} is no number")
+                yield PartError("ratings", f"response {number}, {aspect}: {value!r} is no number")
             else:
                 ratings.append({"answer": name, "aspect": aspect, "value": rating})
         texts.append(text)
