@@ -84,8 +84,8 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_columns_of_any_name_are_mapped(tmp_path: Path) -> None:
-    rows = [{"meta": {"file": picture(tmp_path, "a.png")}, "q": "Why?", "good": "A.", "bad": "B."}]
-    rows.append(rows[0] | {"meta": None})
+    texts = {"q": "Why?", "good": "A.", "bad": "B."}
+    rows = [{"meta": {"file": picture(tmp_path, "a.png")}} | texts, {"meta": None} | texts]
     columns = ["images=meta.file", "prompt=q", "chosen=good", "rejected=bad"]
     repeated = [word for column in columns for word in ("--columns", column)]
     for options in (["--columns", *columns], repeated):

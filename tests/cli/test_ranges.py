@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
@@ -41,7 +41,11 @@ def command_options(name: str) -> tuple[Callable[..., Any], dict[str, Option]]:
 def attempt(name: str, option: str, value: str, config: Path | None = None) -> str:
     """What the command line says to one value; empty if it is taken."""
     function, options = command_options(name)
-    words = [f"--{other}=x" for other, each in options.items() if each.required and other != option]
+    words = [
+        f"--{other}={get_args(each.hint)[0] if get_origin(each.hint) is Literal else 'x'}"
+        for other, each in options.items()
+        if each.required and other != option
+    ]
     if options[option].variants:
         words.append(f"--{options[option].choice}={next(iter(options[option].variants))}")
     if config is None:

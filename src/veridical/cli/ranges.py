@@ -71,6 +71,7 @@ RANGES: Mapping[str, Range] = {
     "verbosity_words": WEIGHT,
     "workers": COUNT,
     "yes_no_swap": SHARE,
+    "weights": ABOVE_ZERO,
 }
 
 
