@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 
 from veridical.data.records import assistant_message, read_records, user_message, write_records
 from veridical.models.policy import Policy
-from veridical.runtime.files import read_json, read_jsonl, write_json
+from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.train.loop.checkpoints import newest_verified
 
 pytestmark = pytest.mark.slow
@@ -316,6 +317,36 @@ def test_two_processes_resume(world: Path, tmp_path: Path, way: str) -> None:
     )
     for name, weight in weights.items():
         assert torch.equal(weight, others[name]), name
+
+
+def test_two_processes_resume_with_the_pictures_that_they_began_with(
+    world: Path, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    """Both end with one refusal; neither waits for the other."""
+    (tmp_path / "images").mkdir()
+    for number in range(18):
+        pictures[0].rotate(5 * number).save(tmp_path / "images" / f"{number}.png")
+    texts = {"prompt": "Describe the image.", "chosen": "A red cup.", "rejected": "A blue dog."}
+    rows = [{"id": f"pair-{i}", "images": [f"{i}.png"], **texts} for i in range(18)]
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    settings = {"batch_size": 2, "accumulation": 1, "max_steps": 2, "evaluations": 1}
+    one = case(world, "lora", tmp_path / "run", **settings)
+    one["options"] |= {
+        "data": str(tmp_path / "pairs.jsonl"),
+        "images_root": str(tmp_path / "images"),
+    }
+    succeed(start([one], 2, tmp_path))
+    one["options"]["resume"] = "true"
+    kept = (tmp_path / "images" / "17.png").read_bytes()
+    pictures[0].rotate(180).save(tmp_path / "images" / "17.png")
+    ended = start([one], 2, tmp_path)
+    told = "".join(process.stderr for process in ended)
+    assert [process.returncode for process in ended] == [2, 2], told
+    assert re.search("veridical: .*pair-17, image .* has other images", told), told
+    (tmp_path / "images" / "17.png").write_bytes(kept)
+    (tmp_path / "images").rename(tmp_path / "moved")
+    one["options"]["images_root"] = str(tmp_path / "moved")
+    succeed(start([one], 2, tmp_path))
 
 
 def test_pictures_that_are_refused_leave_the_same_rows_to_two_processes(

@@ -199,6 +199,14 @@ class StartFile(TypedDict):
     float32: list[list[FiniteFloat]] | None
 
 
+class PictureRow(TypedDict):
+    """One row of `pictures.jsonl`: which data file, which row there, and its pictures' hashes."""
+
+    data: int
+    row: int
+    sha256: list[str]
+
+
 class SkippedRow(TypedDict, total=False):
     """One row of `skipped.jsonl`: what was left out, where it is from, and why."""
 
@@ -223,6 +231,7 @@ SHAPES: Mapping[str, Any] = {
     "rewards.jsonl": list[RewardRow],
     "skipped.jsonl": list[SkippedRow],
     "start.json": StartFile,
+    "pictures.jsonl": list[PictureRow],
 }
 """By the file's name; a file of another name may hold anything."""
 

@@ -42,6 +42,7 @@ from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.order import OrderedRow, RankSampler
 from veridical.train.loop.outcomes import outcome_of, require_used
 from veridical.train.loop.pair_proofs import check_pairs
+from veridical.train.loop.pictures import recognize_pictures
 from veridical.train.loop.reference import choose_reference
 from veridical.train.loop.rounding import measure_logps, tell_merged
 from veridical.train.loop.run import checkpoint_to_resume, run_trainer, steps_of
@@ -138,6 +139,7 @@ def train_online(
             start, data, kind, training, sampling.max_new_tokens, pairs == "mixed"
         )
         require_used(objective, [prompt.pair for prompt in prompts if prompt.pair is not None])
+        recognize_pictures(out, rows.pictures)
         left_out = LeftOut(out, rows, training)
         held_to = choose_reference(
             start, model, objective.needs_reference, "in_step", None, training, run

@@ -26,6 +26,7 @@ from veridical.train.loop.collapsed import (
     refuse_collapsed,
     without_responses,
 )
+from veridical.train.loop.pictures import NO_PICTURES, Pictures, named_pictures
 from veridical.train.options import Training
 
 
@@ -41,6 +42,7 @@ class TrainingRows:
         files: the number of the file that each group is from, by its id.
         origins: where each group is from, by its id.
         answers: the same as `skipped` for further rejected answers that their row goes on without.
+        pictures: those that rows name by file, with their hashes.
     """
 
     groups: list[Group]
@@ -50,6 +52,7 @@ class TrainingRows:
     files: Mapping[str, int] = field(default_factory=dict)
     origins: Mapping[str, Origin] = field(default_factory=dict)
     answers: list[SkippedRow] = field(default_factory=list)
+    pictures: Pictures = NO_PICTURES
 
 
 def read_training_rows(
@@ -124,9 +127,11 @@ def render_rows(
     files: dict[str, int] = {}
     origins: dict[str, Origin] = {}
     taken: set[str] = set()
+    read: list[RecordSet] = []
     total = 0
     for number, path in enumerate([data, *(training.more_data or ())]):
         records = read_records(path, kind, training.images_root, max_bad_fraction)
+        read.append(records)
         total += records.total
         skipped += unread_rows(records)
         found, refused = _rendered(records, render, taken, number)
@@ -147,7 +152,8 @@ def render_rows(
     cut = sum(sum(group.cut) for group in groups)
     left = {group.id for group in groups}
     answers = [origins[id].left_out(id, at, why) for id, at, why in without if id in left]
-    return TrainingRows(groups, skipped, cut, total, files, origins, answers)
+    pictures = named_pictures(read)
+    return TrainingRows(groups, skipped, cut, total, files, origins, answers, pictures)
 
 
 def _rendered(

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from veridical.data.images import image_bytes_key
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.runtime.errors import UserError
@@ -20,6 +19,7 @@ from veridical.runtime.randomness import generator
 from veridical.train.loop.items import Items
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.mixing import mixed
+from veridical.train.loop.pictures import NO_PICTURES, Pictures, recognize_pictures
 from veridical.train.loop.rows import TrainingRows
 from veridical.train.options import Training
 
@@ -78,8 +78,9 @@ def training_set(
     Raises:
         UserError: nothing would be left to train on, or the processor refuses too much.
     """
+    recognize_pictures(out, rows.pictures)
     left_out = LeftOut(out, rows, training)
-    pictures = same_pictures(rows.groups, record)
+    pictures = same_pictures(rows.groups, record, rows.pictures)
     train, held_out = split_held_out(
         rows.groups, training.held_out, training.seed, by=pictures.__getitem__
     )
@@ -184,7 +185,11 @@ def _first_places(groups: Sequence[Group]) -> list[int]:
     return list(first.values())
 
 
-def same_pictures(groups: Sequence[Group], record: Callable[[str], str] = str) -> dict[str, str]:
+def same_pictures(
+    groups: Sequence[Group],
+    record: Callable[[str], str] = str,
+    pictures: Pictures = NO_PICTURES,
+) -> dict[str, str]:
     """A row's id to that of the first row, by id, that it shares a picture with.
 
     A picture may have many questions and many pairs. Held out and trained on, they would tell of
@@ -194,6 +199,7 @@ def same_pictures(groups: Sequence[Group], record: Callable[[str], str] = str) -
     Args:
         groups: the rows.
         record: a row's id to the record's that it is from; its rows stay together too.
+        pictures: those whose hashes are known.
     """
     first_with: dict[str, str] = {}
     first_of: dict[str, str] = {}
@@ -205,7 +211,7 @@ def same_pictures(groups: Sequence[Group], record: Callable[[str], str] = str) -
 
     for group in sorted(groups, key=lambda group: group.id):
         first_of[group.id] = group.id
-        keys = [image_bytes_key(image) for image in group.images] or [f"text {group.prompt_text}"]
+        keys = [pictures.key(image) for image in group.images] or [f"text {group.prompt_text}"]
         for key in (f"record {record(group.id)}", *keys):
             one, other = sorted((first(group.id), first(first_with.setdefault(key, group.id))))
             first_of[other] = one

@@ -29,7 +29,9 @@ from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.outcomes import outcome_of
 from veridical.train.loop.pair_proofs import check_pairs
+from veridical.train.loop.pictures import recognize_pictures
 from veridical.train.loop.rounding import Measure, measure_logps, tell_merged
+from veridical.train.loop.rows import TrainingRows
 from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.start import (
     Given,
@@ -208,7 +210,8 @@ def begin(command: str, given: Arguments) -> Iterator[Start]:
         prompts, rows = read_prompts(
             policy, given.data, given.kind, training, given.sampling.max_new_tokens
         )
-        prompts, held_out = hold_out(prompts, rows.groups, training)
+        recognize_pictures(run.folder, rows.pictures)
+        prompts, held_out = hold_out(prompts, rows, training)
         refuse_no_reward(judging, given.symbolic, prompts, held_out)
         left_out = LeftOut(run.folder, rows, training)
         few = _few(policy, prompts, left_out)
@@ -266,13 +269,13 @@ def check_training(training: Training, judging: Judging) -> None:
 
 
 def hold_out(
-    prompts: Sequence[TrainingPrompt], groups: Sequence[Group], training: Training
+    prompts: Sequence[TrainingPrompt], rows: TrainingRows, training: Training
 ) -> tuple[list[TrainingPrompt], list[TrainingPrompt]]:
     """Prompts to learn from, and those set aside: as other commands do, by the pictures' content.
 
     Args:
         prompts: all of them.
-        groups: the same, with their pictures.
+        rows: the same, with their pictures.
         training: says which share, and the seed.
 
     Raises:
@@ -280,8 +283,8 @@ def hold_out(
     """
     if not training.held_out:
         return list(prompts), []
-    pictures = same_pictures(groups)
-    parts = split_held_out(groups, training.held_out, training.seed, by=pictures.__getitem__)
+    pictures = same_pictures(rows.groups, pictures=rows.pictures)
+    parts = split_held_out(rows.groups, training.held_out, training.seed, by=pictures.__getitem__)
     of = {prompt.request.id: prompt for prompt in prompts}
     train, held_out = ([of[group.id] for group in part] for part in parts)
     return train, held_out
