@@ -51,7 +51,7 @@ def test_a_known_set_is_named_with_the_reason(
     (row,) = import_rows(tmp_path, [rlaif_v(picture(tmp_path, "a.png"))])
     told = capsys.readouterr().out
     assert (
-        "Taken for rlaif-v (shape flat): its rows have chosen, origin_dataset, origin_split" in told
+        "Read as rlaif-v (shape flat): its rows have chosen, origin_dataset, origin_split" in told
     )
     assert text_of(row["prompt"]) == "What is this?"
     assert text_of(row["chosen"]) == "A cup."
@@ -158,7 +158,7 @@ def test_meta_json_joins_each_sets_root(tmp_path: Path, capsys: pytest.CaptureFi
     given = [str(tmp_path / "meta.json"), "--out", str(out), *root]
     assert cli.main(["data", "import", *given]) == 0
     told = capsys.readouterr().out
-    assert "Taken for mmpr" in told
+    assert "Read as mmpr" in told
     assert "two x 2" in told
     rows = list(read_records(out, "preference").rows)
     assert [len(row["images"]) for row in rows] == [1, 2]
@@ -287,7 +287,7 @@ def test_real_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "ours.parquet"
     given = [str(bench), "--out", str(out), "--images", "drop"]
     assert cli.main(["data", "import", *given]) == 0
-    assert "Taken for vl-rewardbench" in capsys.readouterr().out
+    assert "Read as vl-rewardbench" in capsys.readouterr().out
     read = json.loads(bench.read_text())
     rows = list(read_records(out, "preference").rows)
     skipped = read_jsonl(tmp_path / "ours.parquet.skipped.jsonl")

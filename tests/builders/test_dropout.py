@@ -121,7 +121,7 @@ def test_the_share_that_is_kept_can_be_set(
     ("more", "told"),
     [
         (["--kept", 1], "--kept is 1"),
-        (["--temperature", 0], "--temperature 0 gives the same again"),
+        (["--temperature", 0], "--temperature 0 repeats the same continuation"),
         (["--attempts", 0], "--attempts is 0"),
         (["--kind", "prompt"], "--kind"),
     ],

@@ -180,7 +180,7 @@ def test_prompts_can_be_replaced(sets: Path) -> None:
         ),
         (
             ["--aokvqa", "{ok}", "--coco-images", "{coco}", "--aokvqa-count", "0"],
-            "Not one conversation",
+            "The counts of all given sets are 0",
         ),
         (["--aokvqa", "{ok}", "--coco-images", "{other}"], "2 of 2 rows can't be used"),
     ],

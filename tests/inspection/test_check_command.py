@@ -26,7 +26,7 @@ def check(file: Path, *options: Any) -> int:
 def test_the_exit_status_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_rows(tmp_path / "pairs.jsonl", [pair(1), pair(2)])
     assert check(file) == 0
-    assert "Nothing was found." in capsys.readouterr().out
+    assert "No findings." in capsys.readouterr().out
     write_rows(file, [pair(1), pair(2, chosen="As an AI, I can't tell.")])
     assert check(file) == 0  # a warning
     assert check(file, "--fail-on", "warning") == 1
@@ -79,7 +79,7 @@ def test_what_is_fixed_is_said_and_the_copy_is_sound(
     assert json.loads(fixed[12]["source"]) == {"author": "me"}
     capsys.readouterr()
     assert check(out) == 0
-    assert "Nothing was found." in capsys.readouterr().out
+    assert "No findings." in capsys.readouterr().out
 
 
 def test_a_set_is_never_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,11 +72,11 @@ def build_compose(
     reading: Reading = Reading(),
     seed: int = 0,
 ) -> None:
-    """Compose one set of pairs of SETS, and keep the recipe.
+    """Compose one set of pairs from SETS, with a recipe that repeats it.
 
     `recipe.yaml` has every option and the hash of every file. `veridical build compose --config
-    RECIPE --out FOLDER` makes the same bytes again, or says which file has changed. It takes one
-    pass: an interrupted run leaves no set, and is simply started again.
+    RECIPE --out FOLDER` makes the same bytes again, or names the file that has changed. An
+    interrupted run leaves no set; start it again.
 
     Args:
         sets: preference pairs.
@@ -84,15 +84,16 @@ def build_compose(
             `run.json`.
         factors: what the sets are.
         amounts: how many pairs.
-        rejected_from: pairs from which each rejected answer is taken: of the same id, prompt,
-            images and chosen answer. Pairs without a partner there are left out and listed.
-        without_flagged: leave out the rows listed here: JSON Lines with an `id`, as `data check
-            --out` and `skipped.jsonl` have them, a JSON list of ids, or a text with an id a line.
-        flagged_level: for rows with a `level`, the lowest that counts.
-        expect: SHA-256 of each set, then of rejected-from and without-flagged, as `recipe.yaml` has
-            them; other content is refused.
+        rejected_from: take rejected answers from this set: those of the pair with the same id,
+            prompt, images and chosen answer. Pairs without a match are left out and listed.
+        without_flagged: leave out the rows listed in this file: JSON Lines with an `id` (from
+            `data check --out`, or a `skipped.jsonl`), a JSON list of ids, or a text file with one
+            id per line.
+        flagged_level: lowest `level` at which a listed row is left out.
+        expect: expected SHA-256 of each set, then of rejected-from and without-flagged, as in
+            `recipe.yaml`; other content is refused.
         reading: how each set is read.
-        seed: of the draws, the swaps and the order.
+        seed: seed of the draws, the swaps and the order.
     """
     _check(sets, factors, amounts)
     names = set_names(sets)

@@ -78,27 +78,28 @@ def build_corrupt(
 ) -> None:
     """Make preference pairs from true answers: the rejected one has mistakes put in.
 
-    Interrupted and started again it goes on where it was; the result is the same, whatever the
-    number of shards. Answers in which nothing can be changed are counted and listed.
+    An interrupted run continues when the command is given again. The number of shards does not
+    change the result. Answers in which nothing can be changed are counted and listed.
 
     Args:
         data: conversations with true answers, preference pairs, or samples.
         out: folder for the run: `pairs.parquet`, `summary.json`, `skipped.jsonl`, `run.json`, and
             `spent.jsonl` for an endpoint.
-        by: `rules` (English answers, no model), or a model that sees the text alone: `local:MODEL`
+        by: `rules` (English answers, no model), or a model that sees only the text: `local:MODEL`
             (hub name, folder or `embedded`) or `endpoint:MODEL` (its name at an OpenAI-compatible
             endpoint).
         kind: what the rows are. The true answer is the last one of a `conversation`, the chosen one
             of a `preference`, every response of a `sample`.
         rules: which mistakes `rules` makes.
-        files: what is in the images. With --objects no object that is there is put in, and what
-            usually appears together is counted there; else an answer is taken to name all.
-        co_occurrence: JSON {object: {other: count}}, or POPE's lists of others, the commonest
-            first; counted in the objects, else in the answers, if not set.
+        files: what is in the images. With --objects, objects of the image are never put in, and
+            co-occurrence is counted there; without it, only the objects that an answer mentions
+            are known.
+        co_occurrence: JSON {object: {other: count}}, or POPE's lists of others, the most common
+            first. If not set, counted in --objects or, without it, in the answers.
         wording: how a model is asked.
         reading: how DATA is read.
         loading: how a local model is loaded.
-        seed: of the draws, and of sampling.
+        seed: seed of the draws and of sampling.
         shard: make only this shard, such as 2/8; who makes the last one writes the result. Under
             `torchrun` every process takes its own.
     """

@@ -47,8 +47,8 @@ def data_export(
 ) -> None:
     """Write DATA in the format of another tool, into a new folder.
 
-    `veridical data import FOLDER` gives the same records back: what a format has no place for is
-    kept in a column `veridical` that its tool passes over. Records that a format can't hold are
+    `veridical data import FOLDER` gives the same records back: fields that a format lacks are
+    kept in a column `veridical` that the tool ignores. Records that a format can't hold are
     listed in `skipped.jsonl`. `export.json` has counts and hashes.
 
     Args:
@@ -57,14 +57,14 @@ def data_export(
             prompts (--kind prompt reads those of pairs); `webdataset` writes tar files; `hub`
             writes Parquet with a data card.
         out: a folder that does not exist or is empty.
-        kind: of the records; by their columns if not set.
-        images: `copy` puts images into `images/`; `refer` names files where they are (those that
-            DATA holds as bytes are copied all the same). Parquet and tar files hold the bytes.
+        kind: kind of the records; recognized by their columns if not set.
+        images: `copy` puts images into `images/`; `refer` points to the original files (images
+            that DATA holds as bytes are still copied). Parquet and tar files hold the bytes.
         reading: how DATA is read.
         repo: with `hub`: push to this data set (owner/name). Texts and images leave this machine.
-        private: with --repo: whether the data set is created as a private one.
-        license: with `hub`: of the data, as the hub names it (cc-by-4.0); by its sources if not
-            set.
+        private: with --repo: create the data set as a private one.
+        license: with `hub`: license of the data, as the hub names it (cc-by-4.0); taken from its
+            sources if not set.
     """
     form = FORMATS[to]
     if repo is not None and to != "hub":

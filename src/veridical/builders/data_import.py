@@ -50,26 +50,26 @@ def data_import(
     limit: int | None = None,
     dry_run: bool = False,
 ) -> None:
-    """Turn SOURCE, a set of others, into records that every command reads.
+    """Convert SOURCE, a published set or another tool's file, into records for all commands.
 
-    Rows are read and written a few at a time. Beside FILE come `FILE.import.json` (what was read,
-    its hash or revision, the rules, counts) and `FILE.skipped.jsonl`, which names every row that
-    was left out and why.
+    Rows are read and written a few at a time. `FILE.import.json` (the source, its hash or
+    revision, the rules, counts) and `FILE.skipped.jsonl` (every row left out, with the reason)
+    are written beside the output FILE.
 
     Args:
         source: a file (`.parquet`, `.jsonl`, `.json`), a folder, or a name on the hub.
         out: the file to write: `.parquet` holds the images' bytes; `.jsonl` holds paths, and copies
             of images that are not under its folder. Not needed for --dry-run.
-        as_: what SOURCE is: a set or a shape of docs/data.md, or `auto`, which looks at the first
-            rows and says what it takes them for and why.
-        kind: of the records; as the set has it if not set.
-        images_root: the folder that paths of images are relative to; SOURCE's own if not set.
+        as_: a set or a shape of docs/data.md; `auto` recognizes it by the first rows and prints
+            the reason.
+        kind: kind of the records; the set's own kind if not set.
+        images_root: the folder that image paths are relative to; SOURCE's own if not set.
         rules: how rows are converted.
-        subset: of a set with several (what Datasets calls a configuration).
-        split: of a folder or a set on the hub.
-        revision: of a set on the hub: a commit, a branch or a tag; the newest if not set.
-        limit: read only the first so many rows.
-        dry_run: write nothing; print counts, the mapping, five records, and what is left out.
+        subset: subset of a set on the hub (a configuration, in Datasets' words).
+        split: split of a folder or of a set on the hub.
+        revision: commit, branch or tag of a set on the hub; the newest if not set.
+        limit: read only the first N rows.
+        dry_run: write nothing; print counts, the mapping, five records, and the rows left out.
     """
     rules.check()
     if not dry_run:
@@ -250,7 +250,7 @@ def _referring(records: Iterable[CheckedRow], root: Path) -> Iterator[dict[str, 
             paths = [cell["path"] for cell in cells if not cell["bytes"] and cell["path"]]
             if len(paths) < len(cells):
                 raise UserError(
-                    f"{record['id']} holds an image's bytes, so no file can be named; set "
+                    f"--images refer: {record['id']} has an image as bytes, not as a file. Set "
                     "--images copy."
                 )
             row[name] = [Path(path).relative_to(root).as_posix() for path in paths]
@@ -276,11 +276,11 @@ def _beside(out: Path, ending: str) -> Path:
 
 
 def _tell(work: Conversion, first: Sequence[tuple[Place, object]]) -> None:
-    """Say what the set is taken for, why, and from which columns records are made."""
+    """Print what the set is read as, why, and from which columns records are made."""
     one, reason = work.found.taken_for, work.found.reason
     note = f"\nNote: {one.note}." if one.note else ""
     about = "" if reason == AS_ASKED else f": {reason}"
-    print(f"Taken for {one.name} (shape {one.shape}){about}. It becomes {work.kind} records.{note}")
+    print(f"Read as {one.name} (shape {one.shape}){about}. It becomes {work.kind} records.{note}")
     rows = ((place, row) for place, row in first if isinstance(row, Mapping))
     made = ((row, new) for _, row in rows for new in work.made_of(row) if isinstance(new, dict))
     row, new = next(made, ({}, {}))

@@ -70,21 +70,21 @@ def build_dropout(
     reading: Reading = Reading(),
     shard: str | None = None,
 ) -> None:
-    """Make preference pairs from MODEL's own answers: the rejected one goes on without the image.
+    """Make preference pairs from MODEL's answers: the rejected one is continued without the image.
 
-    The answer is cut at half of its words and MODEL continues it from the question's text alone. A
-    continuation that is cut off, empty or the same as before is sampled again. Interrupted and
-    started again it goes on where it was; the result is the same, whatever the batch size.
+    The answer is cut at half of its words, and MODEL continues it from the question's text alone. A
+    continuation that is cut off, empty or equal to the answer is sampled again. An interrupted run
+    continues when the command is given again. The batch size does not change the result.
 
     Args:
         model: hub name, folder, adapter folder or `embedded`; or a loaded policy.
         data: the model's samples, as `build sample` writes them; or true answers.
         out: folder for the run: `pairs.parquet`, `summary.json`, `skipped.jsonl`, `run.json`.
-        kind: what the rows are. Chosen is every different response of a `sample`, the last answer
-            of a `conversation`, the chosen one of a `preference`.
-        kept: share of the answer's words before the cut, rounded down; at least one word stays. In
-            scripts without spaces between words a character is the unit.
-        attempts: how often a continuation is sampled at most.
+        kind: what the rows are. The chosen answers are all different responses of a `sample`, the
+            last answer of a `conversation`, or the chosen one of a `preference`.
+        kept: share of the answer's words before the cut, rounded down; at least one word stays.
+            Scripts without spaces between words are cut by characters.
+        attempts: most tries for one continuation.
         decoding: how continuations are sampled.
         loading: how the model is loaded.
         reading: how the data is read.
@@ -96,7 +96,9 @@ def build_dropout(
     if not 0 < kept < 1:
         raise UserError(f"--kept is {kept:g}; give a share between 0 and 1.")
     if decoding.temperature <= 0 and attempts > 1:
-        raise UserError("--temperature 0 gives the same again. Set it above 0, or --attempts 1.")
+        raise UserError(
+            "--temperature 0 repeats the same continuation. Set it above 0, or --attempts 1."
+        )
     options = {
         "model": name_of(model), "data": data, "out": out, "kind": kind, "kept": kept,
         "attempts": attempts, "decoding": decoding, "loading": loading, "reading": reading,

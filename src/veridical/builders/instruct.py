@@ -29,13 +29,13 @@ _AT_MOST = Range(0)
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """Conversations of each set at most; by default the numbers of LLaVA-SFT+.
+    """Most conversations from each set; by default the numbers of LLaVA-SFT+.
 
     Attributes:
-        llava_count: of LLaVA-Instruct.
-        vqa_count: of VQA-v2, one for each image.
-        aokvqa_count: of A-OKVQA, one for each image.
-        flickr_count: of Flickr30k, one for each image.
+        llava_count: from LLaVA-Instruct.
+        vqa_count: from VQA-v2, one for each image.
+        aokvqa_count: from A-OKVQA, one for each image.
+        flickr_count: from Flickr30k, one for each image.
     """
 
     llava_count: Annotated[int, _AT_MOST] = 98_000
@@ -50,14 +50,14 @@ class Mix:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """The sets as their authors publish them; those that are not given are left out.
+    """The published files of each set; sets that are not given are left out.
 
     Attributes:
         llava: LLaVA-Instruct (JSON), or any conversations.
         llava_images: what its image paths are relative to; its own folder if not set.
         vqa_questions: VQA-v2's questions (JSON).
         vqa_annotations: VQA-v2's annotations (JSON).
-        aokvqa: A-OKVQA (JSON), with the right choices.
+        aokvqa: A-OKVQA (JSON), with the correct choices.
         coco_images: folder of COCO's images, for VQA-v2 and A-OKVQA.
         flickr: folder of Flickr30k Entities, with Sentences/ and Annotations/.
         flickr_images: folder of Flickr30k's images.
@@ -108,18 +108,18 @@ def build_instruct(
 ) -> None:
     """Make conversations for `train sft` from LLaVA-Instruct, VQA-v2, A-OKVQA and Flickr30k.
 
-    VQA-v2's yes/no questions and A-OKVQA's multiple choice become one conversation for each image,
-    a Flickr30k caption one with boxes. Of a set that has more than is asked for, conversations are
-    drawn by seed. It takes one pass: an interrupted run leaves no set, and is simply started again.
+    VQA-v2's yes/no questions and A-OKVQA's multiple choice become one conversation for each image;
+    a Flickr30k caption becomes one with boxes. From a set with more conversations than its limit,
+    some are drawn by seed. An interrupted run leaves no set; start it again.
 
     Args:
         out: folder for the run: `conversations.parquet`, `summary.json`, `skipped.jsonl`,
             `run.json`.
         published: the sets.
         mix: how many of each.
-        prompts: YAML with the texts that are asked; those that ship with the package if not set.
+        prompts: YAML file with the prompts; the package's own if not set.
         max_bad_fraction: share of a set's unusable rows above which nothing is built.
-        seed: of the draws, the prompts and the order.
+        seed: seed of the draws, the prompts and the order.
     """
     published.check()
     check_ranges(mix)
@@ -199,7 +199,7 @@ def _taken(llava: RecordSet | None, found: dict[str, Gathered], mix: Mix, seed: 
         for one in sorted(all, key=lambda one: key(seed, "draw", one.id))[: mix.of(name)]
     ]
     if not drawn:
-        raise UserError("Not one conversation is left to take. Set a count above 0.")
+        raise UserError("The counts of all given sets are 0. Set one above 0.")
     return sorted(drawn, key=lambda one: key(seed, "order", one.id))
 
 

@@ -74,7 +74,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "build compose": Command(
         "veridical.builders.compose:build_compose",
-        "Compose a set of pairs of others: subsample, mix, recombine, swap.",
+        "Compose a set of pairs from other sets: subsample, mix, recombine, swap.",
         ("sets",),
     ),
     "build corrupt": Command(
@@ -114,7 +114,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "data import": Command(
         "veridical.builders.data_import:data_import",
-        "Turn a published set, or another tool's, into records.",
+        "Convert a published set, or another tool's file, into records.",
         ("source",),
     ),
     "data check": Command(

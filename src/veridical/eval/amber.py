@@ -47,14 +47,14 @@ class AmberOptions:
     """What AMBER asks, and how answers are judged.
 
     Attributes:
-        files: the folder of AMBER's files, as its repository has them in `data/`.
+        files: the folder `data/` of AMBER's repository.
         halves: `generative` asks for descriptions, `yes_no` asks the questions, `both` does both.
         rule: `corrected` is the published rule without its defects (see docs/benchmarks.md);
             `official` is the published one, to compare with published figures.
-        vectors: the word vectors that say which nouns are near: a spaCy pipeline, or a text file
-            with a line for each word. AMBER's figures are those of en_core_web_lg.
-        instruction: put after each yes/no question on a line of its own, such as "Answer yes or
-            no." AMBER has none, and its scorer takes for an answer "Yes" or "No" alone.
+        vectors: word vectors that decide which nouns are similar: a spaCy pipeline, or a text file
+            with one word and its numbers per line. AMBER's figures use en_core_web_lg.
+        instruction: text added after each yes/no question on its own line, such as "Answer yes or
+            no." AMBER adds none, and its scorer accepts only "Yes" and "No".
     """
 
     files: Path
@@ -227,15 +227,15 @@ def eval_amber(
     subject: Subject,
     asking: Asking = USUAL,
 ) -> dict[str, Estimate]:
-    """Have images described and yes/no questions answered, or take answers, and score by AMBER.
+    """Score image descriptions and yes/no answers by AMBER; the answers are MODEL's or given.
 
     Writes `answers.jsonl` (with the nouns of each description, and those that are not in the
     image), `scores.json` (score; of descriptions chair, cover, hal, cog, without_nouns; of yes/no
     questions accuracy, precision, recall, f1, unparsed, also by type; 95 % intervals clustered by
-    image, and what nouns were found and compared with) and `run.json`. Run again with the same
-    settings, it continues. Answers have at most 512 tokens if not set. Answers made elsewhere are
-    those of AMBER's own form, a JSON list of {"id", "response"}, or JSON Lines. Descriptions need
-    the extra `amber`, NLTK's data and the word vectors.
+    image; the tagger and word vectors that were used) and `run.json`. Run again with the same
+    settings, it continues. The default length limit is 512 tokens. Answers made elsewhere have
+    AMBER's own form, a JSON list of {"id", "response"}, or are JSON Lines. Descriptions need the
+    extra `amber`, NLTK's data and the word vectors.
 
     Args:
         amber: what is asked, and how answers are judged.

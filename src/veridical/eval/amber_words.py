@@ -62,7 +62,7 @@ def nouns_of(text: str, lower: bool) -> list[str]:
     except LookupError as error:
         names = " ".join(NLTK_DATA)
         raise UserError(
-            "AMBER's descriptions need NLTK's data, of which some is not installed: run "
+            "AMBER's descriptions need NLTK's data, and some of it is not installed. Run "
             f"python -m nltk.downloader {names}"
         ) from error
 

@@ -54,15 +54,15 @@ def data_check(
 ) -> None:
     """Check a data set: its format, and what is wrong with which row.
 
-    Exit status: 0 where nothing was found, or warnings only; 1 where a row has an error, by which a
-    command would leave it out or a benchmark's score would be invalid; 2 where the file or an
-    option can't be used.
+    Exit status: 0 without findings or with warnings only; 1 if a row has an error (commands would
+    leave it out, or it would make a benchmark's score invalid); 2 if the file or an option can't
+    be used.
 
     Args:
         file: Records to check: Parquet, JSON Lines or a JSON list.
         kind: What its rows are; `auto` looks at the first ones.
         images_root: The folder that image paths are relative to; the file's own if not set.
-        images: Open every image. With false, images are told apart by name and not decoded.
+        images: Open every image. With false, images are compared by name and not decoded.
         model: Count tokens with this model's processor and template; its weights are not loaded.
         max_length: The longest row in tokens, for --model; the model's own limit if not set.
         benchmarks: Files of benchmarks (JSON, JSON Lines, or folders that have their images), whose
@@ -111,7 +111,7 @@ def report_lines(file: Path, found: Inspection) -> Iterator[str]:
 
 def _summary(found: Inspection) -> str:
     if not found.findings:
-        return "Nothing was found."
+        return "No findings."
     levels = Counter(finding.level for finding in found.findings)
     fixable = sum(bool(finding.repair) for finding in found.findings)
     parts = [

@@ -62,9 +62,9 @@ def data_describe(
         out: The page to write; the numbers go into the same name with .json.
         images_root: The folder that image paths are relative to; each file's own if not set.
         model: Measure log-probability gaps under this model, with the image and with plain gray.
-        model_pairs: Pairs that are drawn for --model.
+        model_pairs: Number of pairs drawn for --model.
         loading: How the model is loaded.
-        seed: Seed of what is drawn.
+        seed: Seed of all random draws.
     """
     require_packages("veridical data describe", ("krippendorff", "sklearn"))
     for path in sets:

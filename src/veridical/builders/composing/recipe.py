@@ -18,18 +18,18 @@ AS_ROWS_SAY = "-"
 
 @dataclass(frozen=True, kw_only=True)
 class Factors:
-    """What the sets are: one text for each set.
+    """Where the sets are from: one text for each set.
 
-    `-` stands for what a row's own `source` says.
+    `-` takes the value from each row's `source`.
 
     Attributes:
         prompts: where the prompts are from.
         chosen_by: who wrote the chosen answers.
         rejected_by: who wrote the rejected answers.
         judge: who decided which is which.
-        keep: NAME=VALUE ...: take only pairs of which one of the four above, or an entry of
-            `source` (a dotted path, such as columns.model), is that. Of one name several times,
-            any.
+        keep: NAME=VALUE ...: take only pairs with this value of one of the four above, or of an
+            entry of `source` (a dotted path, such as columns.model). A name may be given several
+            times, for several values.
     """
 
     prompts: list[str] | None = None
@@ -83,8 +83,9 @@ class Amounts:
     """How many pairs.
 
     Attributes:
-        size: pairs of the result. If not set, all; with --weights as many as keep the weights.
-        weights: share of each set in the result, relative to each other; its size if not set.
+        size: number of pairs in the result. If not set, all; with --weights, the most that keep
+            the weights.
+        weights: relative share of each set in the result; in proportion to its size if not set.
         swap: share of pairs whose chosen and rejected answers are exchanged (label noise).
     """
 

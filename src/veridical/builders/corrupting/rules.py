@@ -22,19 +22,19 @@ Name = TypeVar("Name", bound=str)
 class MistakeRules:
     """Mistakes by rule.
 
-    A kind's share of all mistakes is its weight by the sum of the weights of the kinds that the
-    answer offers. The summary says what came out.
+    A kind's probability is its weight divided by the sum of the weights of all kinds that the
+    answer allows. `summary.json` has the resulting shares.
 
     Attributes:
-        object_weight: of an object that is not there, in place of one that is; of COCO's classes
-            by one of the same group (an animal by an animal).
-        color_weight: of another color.
-        count_weight: of another number.
-        position_weight: of an opposite place (left, behind, on top of, ...).
-        yes_no_weight: of yes for no, with the rest of the sentence turned.
-        changes: mistakes in an answer at most.
-        draw: objects that are not there are drawn by how often they appear `together` with those
-            that are, by how `frequent` they are, or at `random`.
+        object_weight: weight of replacing an object by one that is not in the image; COCO's
+            classes by one of the same group (an animal by an animal).
+        color_weight: weight of another color.
+        count_weight: weight of another number.
+        position_weight: weight of the opposite position (left, behind, on top of, ...).
+        yes_no_weight: weight of swapping yes and no, with the rest of the sentence negated to fit.
+        changes: most mistakes in one answer.
+        draw: draw new objects by how often they appear `together` with the image's objects, by
+            how `frequent` they are, or at `random`.
     """
 
     object_weight: Annotated[float, WEIGHT] = 1.0

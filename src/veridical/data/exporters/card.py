@@ -166,7 +166,7 @@ def _recipe(data: Path, about: Mapping[str, object]) -> list[str]:
         rules = {name: value for name, value in one["rules"].items() if value}
         steps.append(
             f"`veridical data import`: {one['rows']} rows of {Path(one['source']).name}{revision} "
-            f"taken for {one['set']}; {one['records']} records, {one['left_out']} left out"
+            f"read as {one['set']}; {one['records']} records, {one['left_out']} left out"
             + (f"; rules `{json.dumps(rules)}`" if rules else "")
         )
         steps += [f"read: `{Path(n).name}`, SHA-256 `{h}`" for n, h in one["files"].items()]

@@ -28,31 +28,30 @@ class Fit:
 
 @dataclass(frozen=True)
 class Rules:
-    """What to do with the rows; what is not set is as the named set has it.
+    """How rows are converted; unset options follow the named set.
 
     Attributes:
-        columns: OURS=THEIRS, such as `chosen=y_win`, for columns whose names are not understood;
+        columns: OURS=THEIRS, such as `chosen=y_win`, for column names that are not known;
             `images=meta.file` looks inside an object. Ours: id, images, prompt, chosen, rejected,
             messages, responses, context, severity, and the other columns of the kind.
-        images: `copy` stores bytes in Parquet, and beside `.jsonl` copies of what is not under its
-            folder; `refer` lets a `.jsonl` name files where they are, below --images-root (which
-            reading it needs again); `drop` reads the texts alone, of a set whose pictures you do
-            not have. `copy` if not set.
-        placeholder: where the images of a question without `<image>` belong: `before` it or
-            `after` it.
-        image_path: how an image's path is made of what the row has, such as
-            `COCO_train2014_{id:012d}.jpg` or `train2014/{name}`. `{path}` is what the row has,
+        images: `copy` stores bytes in Parquet, and copies files beside a `.jsonl` unless they are
+            under its folder; `refer` makes a `.jsonl` point to the original files below
+            --images-root (set it again to read the file); `drop` reads only the texts, for a set
+            whose pictures you do not have. `copy` if not set.
+        placeholder: put images `before` or `after` a question without `<image>`.
+        image_path: pattern that builds an image's path from the row, such as
+            `COCO_train2014_{id:012d}.jpg` or `train2014/{name}`. `{path}` is the row's own path,
             `{name}` its last part, `{stem}` that without its suffix, `{id}` a number.
         image_table: a JSON file that has the path or URL of each image by its id (an object, or a
             list of rows with `image_id` and `url` or `image_path`); of a URL the last two parts
             are the path.
         turn_marks: two texts that begin a user's and an assistant's turn in a prompt that holds
-            a whole chat template, such as `USER: ASSISTANT:`. What stands before the first, and
-            end tokens, are left out.
-        context: what is done with a `context` that is the beginning of the answer: `answer` puts
-            it before both answers, where it cancels out in DPO's loss, `drop` leaves it out.
-        severity: what becomes of a `severity` of the rejected answer: a `rating`, or `drop`.
-        questions: questions for rows without one; of several, one is drawn by seed.
+            a whole chat template, such as `USER: ASSISTANT:`. Text before the first mark, and
+            end tokens, are removed.
+        context: use of a `context` that begins the answer: `answer` puts it before both
+            answers, where it cancels out in DPO's loss; `drop` leaves it out.
+        severity: keep a rejected answer's `severity` as a `rating`, or `drop` it.
+        questions: questions for rows without one; if several, one is drawn by seed.
     """
 
     columns: dict[str, str] | None = None
