@@ -59,7 +59,7 @@ def check_equal(row: Row) -> Iterator[Finding]:
         "chosen and rejected are the same"
         if same
         else "chosen and rejected differ only in case, white space, punctuation or Markdown",
-        "take the row out: it prefers nothing that an image could show",
+        "take the row out: its answers do not differ in anything that an image shows",
         "drop",
     )
 

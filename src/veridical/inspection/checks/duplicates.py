@@ -43,8 +43,8 @@ def check_near_texts(traces: Traces) -> Iterator[Finding]:
             NEAR_TEXT, "warning", traces.numbers[one], traces.ids[one],
             f"about {100 * similarity:.0f} % of its phrases are those of "
             f"row {traces.numbers[other]}",
-            "look at both; texts of a template teach the template, and copies of one image's text "
-            "for another image teach what is not there",
+            "look at both: a model learns a template that many texts share, and one image's text "
+            "copied to another image teaches hallucinations",
         )  # fmt: skip
 
 

@@ -31,5 +31,5 @@ def check_form(row: Row) -> Iterator[Finding]:
     field, reason = row.refusal.field, row.refusal.reason
     fix = _FIXES.get(field, "write the field as docs/data.md describes it")
     if reason == MISSING and field in ("chosen", "rejected", "prompt", "messages"):
-        fix += "; a column of another name is named by `veridical data import --columns`"
+        fix += "; if the column has another name, set it with `veridical data import --columns`"
     yield Finding(NAME, "error", row.number, row.id, f"{field}: {reason}", fix, "drop")

@@ -78,7 +78,7 @@ def check_formats(traces: Traces) -> Iterator[Finding]:
             "",
             f"only one answer {mark.words} in {seen:,} of {traces.rows:,} pairs, the {side} one in "
             f"{100 * max(only) / seen:.0f} % of them",
-            "write both answers in the same form; a model can learn the form in place of the image",
+            "write both answers in the same form; a model can learn the form instead of the image",
             mark.repair,
         )
 
