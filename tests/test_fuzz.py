@@ -89,6 +89,10 @@ COMMANDS: dict[str, list[str]] = {
     "eval reward": ["{reward_model}", "{pairs}"],
     "eval compare": ["{chair_a}", "{chair_b}"],
     "report": ["{chair_a}", "{chair_b}", "{trained}", "{built}", "{pope}", "{compared}"],
+    "data import": ["{pairs}"],
+    "data export": ["{pairs}", "--to", "trl"],
+    "data check": ["{pairs}"],
+    "data describe": ["{pairs}"],
     "world make": ["{out}", "--count", "1"],
     "world pairs": ["{scenes}"],
     "world train": [],
@@ -98,6 +102,13 @@ COMMANDS: dict[str, list[str]] = {
 }
 """What each command needs to come as far as its work."""
 NO_OUT = ("ask", "world make")
+OUT_FILES = {
+    "report": "report.html",
+    "data import": "records.parquet",
+    "data check": "findings.json",
+    "data describe": "page.html",
+}
+"""The commands whose `--out` is a file."""
 
 
 class TooLong(BaseException):
@@ -179,6 +190,8 @@ def outcome_of(case: Case) -> tuple[str, str]:
     if status == 0:
         told = re.search(TOLD, said[0] + said[1])
         return ("silent" if case.must_refuse and not told else "accepted"), said[0] + said[1]
+    if status == 1 and case.words[:2] == ["data", "check"]:
+        return "refused", said[0] + said[1]  # Its report says what is wrong with which row.
     line = said[1].rstrip().rpartition("veridical: ")[2]
     if status != 2 or not line or len(line) > 3000 or line.count("\n") > 12:
         return f"unclear (status {status})", said[1]
@@ -357,7 +370,7 @@ def call(
     given = ground | {"out": folder / "out"} | instead
     words = [*command.split(), *(word.format_map(given) for word in COMMANDS[command])]
     if command not in NO_OUT and "--out" not in more:
-        words += ["--out", str(folder / "out" / ("report.html" if command == "report" else "run"))]
+        words += ["--out", str(folder / "out" / OUT_FILES.get(command, "run"))]
         (folder / "out").mkdir(exist_ok=True)
     return [*words, *more]
 

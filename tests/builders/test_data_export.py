@@ -211,7 +211,7 @@ def test_a_card_has_sources_licenses_recipe_and_hashes(tmp_path: Path) -> None:
     card = (out / "README.md").read_text()
     assert "license: cc-by-nc-4.0" in card
     assert "openbmb/RLAIF-V-Dataset) | CC BY-NC 4.0 |" in card
-    assert "1 rows of theirs.jsonl read as rlaif-v; 1 records, 0 left out" in card
+    assert "1 row of theirs.jsonl read as rlaif-v; 1 record, 0 left out" in card
     for file in (mine, out / "train-00000.parquet", tmp_path / "theirs.jsonl"):
         assert hashlib.sha256(file.read_bytes()).hexdigest() in card
     assert str(tmp_path) not in card

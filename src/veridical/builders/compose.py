@@ -35,7 +35,7 @@ from veridical.data.origins import unread_rows, with_origins
 from veridical.data.reading import read
 from veridical.data.records import RecordSet, write_records
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import require_file, write_jsonl, write_text_atomic
+from veridical.runtime.files import check_file, require_file, write_jsonl, write_text_atomic
 from veridical.runtime.options import Reading, by_option
 from veridical.runtime.progress import are_in, counted, track
 from veridical.runtime.randomness import key
@@ -128,6 +128,8 @@ def build_compose(
 def _check(sets: Sequence[Path], factors: Factors, amounts: Amounts) -> None:
     if not sets:
         raise UserError("No set is named; give one or more files of pairs.")
+    for path in sets:
+        check_file(path)
     if len({path.resolve() for path in sets}) < len(sets):
         raise UserError("A set is named twice. Name each once, and give it a weight.")
     factors.check(len(sets))

@@ -80,7 +80,7 @@ def data_import(
     first = list(islice(opened.rows(), FIRST_ROWS))
     if not first:
         raise UserError(f"{source} holds no rows.")
-    found = find_set(as_, [row for _, row in first])
+    found = find_set(as_, [row for _, row in first], source)
     work = Conversion(opened, found, rules, kind, images_root, limit)
     _tell(work, first)
     if dry_run or out is None:

@@ -26,6 +26,7 @@ from veridical.runtime.files import (
     parse_json,
     read_json,
     read_text,
+    reading,
     write_jsonl,
     writing,
 )
@@ -78,7 +79,7 @@ def count_rows(path: Path) -> int | None:
     if suffix == ".parquet":
         return _parquet_length(path)
     if suffix in (".jsonl", ".ndjson"):
-        with path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             return sum(1 for line in file if line.strip())
     return None
 
@@ -104,18 +105,15 @@ def stream_rows(path: Path) -> Iterator[tuple[int, object]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, object]]:
-    try:
-        # Only "\n" ends a line: JSON texts may hold line separators of Unicode as they are.
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, _parsed(line)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}.") from error
+    # Only "\n" ends a line: JSON texts may hold line separators of Unicode as they are.
+    with reading(path), path.open(encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, _parsed(line)
 
 
 def _json_items(path: Path) -> Iterator[object]:
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
         try:
             yield from _elements(ijson.basic_parse(file, use_float=True), path)

@@ -193,8 +193,19 @@ def read_text(path: Path) -> str:
             text.
     """
     check_file(path)
-    try:
+    with reading(path):
         return path.read_text(encoding="utf-8-sig")
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name the file where it can't be read, or not as text.
+
+    Raises:
+        UserError: names the file and says why.
+    """
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}.") from error
     except OSError as error:

@@ -32,7 +32,7 @@ def gpt(text: str) -> Row:
 
 def imported(name: str, *rows: Any, rules: Rules | None = None) -> list[Any]:
     """The records of rows, or what is wrong with them; images are not looked for."""
-    one = find_set(name, rows).taken_for
+    one = find_set(name, rows, "FILE").taken_for
     whole = (rules or Rules()).over(one.rules)
     places = ((Place("f", number), row) for number, row in enumerate(rows, start=1))
     return [

@@ -12,6 +12,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from veridical.data.importers.sets import NOT_STATED, SETS
 from veridical.runtime.files import read_json
+from veridical.runtime.progress import counted
 
 UNNAMED = "rows without a source"
 LICENSES = {
@@ -165,8 +166,9 @@ def _recipe(data: Path, about: Mapping[str, object]) -> list[str]:
         revision = f" at {one['revision']}" if one["revision"] else ""
         rules = {name: value for name, value in one["rules"].items() if value}
         steps.append(
-            f"`veridical data import`: {one['rows']} rows of {Path(one['source']).name}{revision} "
-            f"read as {one['set']}; {one['records']} records, {one['left_out']} left out"
+            f"`veridical data import`: {counted(one['rows'], 'rows')} of "
+            f"{Path(one['source']).name}{revision} read as {one['set']}; "
+            f"{counted(one['records'], 'records')}, {one['left_out']} left out"
             + (f"; rules `{json.dumps(rules)}`" if rules else "")
         )
         steps += [f"read: `{Path(n).name}`, SHA-256 `{h}`" for n, h in one["files"].items()]

@@ -53,8 +53,13 @@ def _of_shape(name: str, rows: Sequence[Mapping[str, object]]) -> Recognized | N
     return None if fit is None else Recognized(NamedSet(name, name, fit.kind), fit.reason)
 
 
-def find_set(name: str, rows: Sequence[object]) -> Recognized:
+def find_set(name: str, rows: Sequence[object], source: str) -> Recognized:
     """The set or shape of a name; for `auto` what the rows are.
+
+    Args:
+        name: a set, a shape or `auto`.
+        rows: the first rows.
+        source: where they are from, for messages.
 
     Raises:
         UserError: there is none of that name, or the rows are of no known shape.
@@ -73,8 +78,9 @@ def find_set(name: str, rows: Sequence[object]) -> Recognized:
         first = next((row for row in rows if isinstance(row, Mapping)), {})
         columns = ", ".join(map(str, first)) or "none: its rows are no objects"
         raise UserError(
-            f"The rows are of no known shape. Their columns: {columns}. Name them with --columns, "
-            "such as --columns prompt=QUESTION chosen=BETTER rejected=WORSE, and --as flat."
+            f"The rows of {source} are of no known shape. Their columns: {columns}. Name them with "
+            "--columns, such as --columns prompt=QUESTION chosen=BETTER rejected=WORSE, and "
+            "--as flat."
         )
     return found
 
