@@ -208,3 +208,20 @@ def test_rows_that_are_too_long_for_a_model_are_found(
     assert "row 2 (r2):" in said
     assert "exceed 150" in said
     assert check(file, "--model", "embedded", "--max-length", 4000) == 0
+
+
+@pytest.mark.parametrize("option", ["--out", "--fix"])
+def test_no_file_of_the_users_is_written_over(option: str, tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    data.write_text('{"prompt": "Q?", "chosen": "A.", "rejected": "B. "}\n')
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"prompt": "Q?", "chosen": "kept", "rejected": "B."}\n')
+    before = other.read_bytes()
+    assert check(data, option, other) == 2
+    assert other.read_bytes() == before
+    new = tmp_path / "new.jsonl"
+    for _ in range(2):  # What the command wrote, it may write again.
+        assert check(data, option, new) in (0, 1)
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(link)
+    assert check(data, option, link) == 2

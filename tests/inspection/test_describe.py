@@ -254,3 +254,11 @@ def test_baselines_of_vl_rewardbench_are_the_published_ones(test_data: Path) -> 
     }
     # The first response is the better one in 1,245 of 1,250.
     assert sum(map(bool, pairs.first_is_chosen)) == 1245
+
+
+def test_numbers_of_others_are_not_written_over(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "pairs.jsonl", [pair(1), pair(2)])
+    (tmp_path / "page.json").write_text("[1]")
+    assert cli.main(["data", "describe", str(file), "--out", str(tmp_path / "page.html")]) == 2
+    assert (tmp_path / "page.json").read_text() == "[1]"
+    assert not (tmp_path / "page.html").exists()

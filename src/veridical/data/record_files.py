@@ -97,14 +97,21 @@ def stream_rows(path: Path) -> Iterator[tuple[int, object]]:
     if suffix == ".parquet":
         yield from enumerate(_parquet_rows(path), start=1)
     elif suffix in (".jsonl", ".ndjson"):
-        yield from _lines(path)
+        yield from stream_json_lines(path)
     elif suffix == ".json":
         yield from enumerate(_json_items(path), start=1)
     else:
         raise UserError(f"{path} must end in .parquet, .jsonl, .ndjson or .json.")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, object]]:
+def stream_json_lines(path: Path) -> Iterator[tuple[int, object]]:
+    """Each line that is not empty with its number, whatever the file's name ends in.
+
+    A line that is not JSON comes as a `RowError`.
+
+    Raises:
+        UserError: the file can't be read, or is not UTF-8 text.
+    """
     # Only "\n" ends a line: JSON texts may hold line separators of Unicode as they are.
     with reading(path), path.open(encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(file, start=1):

@@ -14,14 +14,14 @@ from veridical.inspection.benchmark_files import read_benchmarks
 from veridical.inspection.checks.leakage import leakage_check
 from veridical.inspection.checks.truncation import truncation_check
 from veridical.inspection.extra import require_packages
-from veridical.inspection.findings import by_check
+from veridical.inspection.findings import are_findings, by_check
 from veridical.inspection.inspecting import Inspection, inspect_file, with_pictures
 from veridical.inspection.pictures import Album
-from veridical.inspection.repair import Change, write_repaired
+from veridical.inspection.repair import Change, changes_file, write_repaired
 from veridical.inspection.rows import read_rows, recognize_kind
 from veridical.inspection.table import RowCheck
 from veridical.runtime.errors import FindingsError, UserError
-from veridical.runtime.files import check_file, write_jsonl
+from veridical.runtime.files import check_file, refuse_to_replace, write_jsonl
 from veridical.runtime.progress import counted
 
 SHOWN = 3
@@ -123,7 +123,7 @@ def _summary(found: Inspection) -> str:
 
 
 def _changes(out: Path, written: int, changes: Sequence[Change]) -> Iterator[str]:
-    yield f"{counted(written, 'rows')} written to {out}. What changed is in {out}.changes.jsonl:"
+    yield f"{counted(written, 'rows')} written to {out}. What changed is in {changes_file(out)}:"
     counts = Counter((change.check, change.done.partition(":")[0]) for change in changes)
     if not counts:
         yield "  nothing"
@@ -139,10 +139,14 @@ def _check_options(
     if max_length is not None and model is None:
         raise UserError("--max-length is in tokens: name the --model that counts them.")
     for option, path in (("--fix", fix), ("--out", out)):
-        if path is not None and path.resolve() == file.resolve():
+        if path is not None and path.exists() and path.samefile(file):
             raise UserError(f"{option} {path} is the file that is checked. Name another one.")
     if fix is not None and fix.suffix.lower() not in (".parquet", ".jsonl"):
         raise UserError(f"--fix {fix} must end in .parquet or .jsonl.")
+    if fix is not None:
+        refuse_to_replace(fix, changes_file(fix).is_file, "a set that --fix wrote", "--fix")
+    if out is not None:
+        refuse_to_replace(out, lambda: are_findings(out), "a file of findings")
 
 
 def _truncation(file: Path, kind: Kind, root: Path, model: str, max_length: int | None) -> RowCheck:

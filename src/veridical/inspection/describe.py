@@ -17,7 +17,7 @@ from veridical.inspection.pairs import Pairs, groups_of, read_pairs
 from veridical.inspection.shortcuts import SECTION as SHORTCUTS
 from veridical.inspection.shortcuts import describe_shortcuts
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import check_file, write_json
+from veridical.runtime.files import check_file, refuse_to_replace, write_json
 from veridical.runtime.options import Loading
 from veridical.runtime.pages import refuse_other_file, write_page
 
@@ -75,6 +75,7 @@ def data_describe(
     if numbers.resolve() in {path.resolve() for path in sets}:
         raise UserError(f"--out {out}: its numbers would be written over {numbers}. Name another.")
     refuse_other_file(out, MARK, "a description of data sets")
+    refuse_to_replace(numbers, out.exists, "the numbers of such a description")
     names = _names(sets)
     known = [
         read_pairs(path, images_root or path.parent, name)

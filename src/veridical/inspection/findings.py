@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal
+
+from veridical.data.record_files import stream_json_lines
 
 Level = Literal["error", "warning"]
 Repair = Literal["", "drop", "strip", "rename"]
@@ -40,6 +43,14 @@ class Finding:
         if not self.row:
             return "the set"
         return f"row {self.row}" + (f" ({self.id})" if self.id else "")
+
+
+def are_findings(path: Path) -> bool:
+    """Whether a file is one of findings: empty, where nothing was found, or rows of them."""
+    if not path.stat().st_size:
+        return True
+    first = next((row for _, row in stream_json_lines(path)), None)
+    return isinstance(first, Mapping) and first.keys() == {field.name for field in fields(Finding)}
 
 
 def by_check(findings: Iterable[Finding]) -> dict[tuple[Level, str], list[Finding]]:

@@ -60,10 +60,8 @@ def write_repaired(
         How many rows were written, and the changes.
 
     Raises:
-        UserError: `out` is the file itself, or no row is left.
+        UserError: no row is left.
     """
-    if out.resolve() == path.resolve():
-        raise UserError(f"--fix {out} is the file that is checked. Name another one.")
     changes: list[Change] = []
     written = 0
 
@@ -77,8 +75,13 @@ def write_repaired(
 
     write_records(repaired(), out, kind)
     listed = [vars(change) for change in changes]
-    write_jsonl(out.with_name(f"{out.name}.changes.jsonl"), listed)
+    write_jsonl(changes_file(out), listed)
     return written, changes
+
+
+def changes_file(out: Path) -> Path:
+    """Where the changes of a repaired file are listed."""
+    return out.with_name(f"{out.name}.changes.jsonl")
 
 
 def _repaired(

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +229,28 @@ def check_file(path: Path) -> None:
         raise UserError(f"{path} is a folder; name a file in it.")
     if not stat.S_ISREG(mode):
         raise UserError(f"{path} is no file, but a pipe, a socket or a device.")
+
+
+def refuse_to_replace(
+    out: Path, is_own: Callable[[], bool], what: str, option: str = "--out"
+) -> None:
+    """Refuse to write over anything but an earlier file of the same kind.
+
+    Args:
+        out: the file to write.
+        is_own: whether the file that is there is of that kind; asked only of a regular file.
+        what: such a file is called, with its article: "a report".
+        option: the option that names it.
+
+    Raises:
+        UserError: there is something else.
+    """
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; name a file in it with {option}.")
+    if out.is_symlink() and not out.exists():
+        raise UserError(f"{out} is a link that leads nowhere. Name another {option}.")
+    if out.exists() and not (out.is_file() and is_own()):
+        raise UserError(f"{out} is not {what}, and would be lost. Name another {option}.")
 
 
 def require_file(path: Path, option: str) -> None:

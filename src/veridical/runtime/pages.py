@@ -7,8 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_text, write_text_atomic
+from veridical.runtime.files import read_text, refuse_to_replace, write_text_atomic
 
 STYLE = Path(__file__).with_name("style.css")
 
@@ -45,9 +44,4 @@ def refuse_other_file(out: Path, mark: str, what: str) -> None:
     Raises:
         UserError: there is something else.
     """
-    if out.is_dir():
-        raise UserError(f"{out} is a folder; name a file, such as {out / 'report.html'}.")
-    if out.is_symlink() and not out.exists():
-        raise UserError(f"{out} is a link that leads nowhere. Name another --out.")
-    if out.exists() and not (out.is_file() and mark in read_text(out)):
-        raise UserError(f"{out} is not {what}, and would be lost. Name another --out.")
+    refuse_to_replace(out, lambda: mark in read_text(out), what)
