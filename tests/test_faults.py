@@ -30,8 +30,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.runtime.randomness import generator
 from veridical.train.dpo import train_dpo
-from veridical.train.loop import trained, trial
-from veridical.train.loop import trainer as loop
+from veridical.train.loop import saving_trainer, trained, trial
 from veridical.train.loop.checkpoints import whole_best
 from veridical.train.options import Training
 
@@ -303,7 +302,7 @@ def test_a_torn_best_checkpoint_is_told_and_not_loaded(
             file.truncate(1000)
         return honest(checkpoint)
 
-    monkeypatch.setattr(loop, "whole_best", torn)
+    monkeypatch.setattr(saving_trainer, "whole_best", torn)
     train_dpo(saved, pairs, tmp_path / "run", training=Training(**OPTIONS))
     told = capsys.readouterr().out
     assert "trained.safetensors is not what was written" in told
@@ -326,7 +325,7 @@ def test_resuming_with_other_options_is_refused(saved: str, pairs: Path, tmp_pat
     again = replace(training, resume=True)
     train_dpo(saved, pairs, out, training=training)
     before = (out / "run.json").read_bytes()
-    with pytest.raises(UserError, match=r"--beta 0\.1, not 0\.2.*--learning-rate 0\.003, not 0\.1"):
+    with pytest.raises(UserError, match=r"--learning-rate 0\.003, not 0\.1; --beta 0\.1, not 0\.2"):
         stronger = AveragedPreference(DPO(beta=0.2))
         train_dpo(saved, pairs, out, stronger, training=replace(again, learning_rate=0.1))
     with pytest.raises(UserError, match="--resume true"):

@@ -298,7 +298,7 @@ def test_folds_and_seeds_are_pooled_by_photograph(
     assert sum("bdhs against sft | chair/recall" in line for line in text.splitlines()) == 1
     assert "pope/recall" not in text
     cell = next(line for line in text.splitlines() if line.startswith("| 1 | 1 | "))
-    assert cell.startswith("| 1 | 1 | -1.000 [-1.000, +1.000] p 0.5 | +0.500 ")
+    assert cell.startswith("| 1 | 1 | -1.000 [-1.000, +1.000] p 0.25 | +0.500 ")
 
 
 def test_areas_of_folds_add_up_as_squares_and_of_seeds_as_they_are() -> None:

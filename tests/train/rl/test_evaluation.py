@@ -50,7 +50,7 @@ SHORT = Symbolic(length_penalty=5.0)
 NOBODY = Judging(judge="none")
 WATCHED = Judging(judge="none", objects=Path("objects.json"))
 LIGHT = PPO(samples=4, kl_coefficient=0.01, kl_target=20.0)
-MODULES = {"rloo": "rl.start", "dpo": "dpo"}
+MODULES = {"rloo": "rl.start", "dpo": "loop.training_set"}
 NAMES = pytest.mark.parametrize("name", ["ppo", "rloo"])
 
 
