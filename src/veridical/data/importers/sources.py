@@ -136,6 +136,6 @@ def _of_datasets(
         raise
     except Exception as error:  # of whatever the set's files lead to
         raise UserError(
-            f"{name} can't be read by Datasets: {reason_of(error)}. Set --split or --config, or "
+            f"{name} can't be read by Datasets: {reason_of(error)}. Set --split or --subset, or "
             "name the file itself."
         ) from error
