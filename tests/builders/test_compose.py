@@ -225,7 +225,7 @@ def test_a_composed_set_can_be_composed_again_by_its_factors(tmp_path: Path) -> 
         (["--expect", "abc"], "not the content that the recipe was made with"),
         (["--without-flagged", "{bad}"], "is neither an id nor a row"),
         (["{data}"], "A set is named twice"),
-        (["{missing}"], "SETS:"),
+        (["{missing}"], "no.jsonl does not exist"),
     ],
 )
 def test_what_cannot_be_ends_in_a_line(
