@@ -111,7 +111,9 @@ def test_factors_select_by_declaration_and_by_what_rows_say(tmp_path: Path) -> N
 
 
 def test_rejected_answers_come_from_another_set_of_the_same_prompts(tmp_path: Path) -> None:
-    data = pairs(tmp_path, "a", 6)
+    spans = [{"answer": one, "weight": 2.0} for one in ("chosen", "rejected")]
+    parts = {"rejected": "Trust me.", "answer_prefix": "Tru", "span_weights": spans}
+    data = pairs(tmp_path, "a", 6, **parts)
     other = pairs(tmp_path / "x", "b", 5)
     changed = read_jsonl(other)
     changed[1] |= {"prompt": "Another question?"}
@@ -125,7 +127,9 @@ def test_rejected_answers_come_from_another_set_of_the_same_prompts(tmp_path: Pa
         "0": "b 0.",
         "4": "b 4.",
     }
-    assert [one["answer"] for one in rows["0"]["ratings"]] == ["chosen"]
+    for column in ("ratings", "span_weights"):
+        assert [one["answer"] for one in rows["0"][column]] == ["chosen"]
+    assert rows["0"].get("answer_prefix") is None, "the other answer does not begin so"
     reasons = {row["id"]: row["reason"] for row in read_jsonl(tmp_path / "out" / "skipped.jsonl")}
     assert reasons == {
         "1": "the pair of this id has another prompt",
@@ -136,7 +140,7 @@ def test_rejected_answers_come_from_another_set_of_the_same_prompts(tmp_path: Pa
 
 
 def test_label_noise_swaps_an_exact_share_and_more_noise_keeps_less(tmp_path: Path) -> None:
-    data = pairs(tmp_path, "a", 30)
+    data = pairs(tmp_path, "a", 30, span_weights=[{"answer": "rejected", "weight": 2.0}])
     swapped: dict[float, set[str]] = {}
     for share, count in ((0.25, 8), (0.5, 15)):  # 7.5 is rounded up
         out = tmp_path / str(share)
@@ -149,6 +153,8 @@ def test_label_noise_swaps_an_exact_share_and_more_noise_keeps_less(tmp_path: Pa
             assert turned or text_of(row["chosen"]) == text
             values = {one["answer"]: one["value"] for one in row["ratings"]}
             assert values == {"chosen": float(not turned), "rejected": float(turned)}
+            weighed = [one["answer"] for one in row["span_weights"]]
+            assert weighed == ["chosen" if turned else "rejected"]
             swapped[share] |= {row["id"]} if turned else set()
         assert len(swapped[share]) == read_json(out / "summary.json")["swapped"] == count
     assert swapped[0.25] < swapped[0.5]

@@ -81,6 +81,9 @@ def rows_of(kind: str) -> list[Row]:
         rated = {"answer": "chosen", "aspect": "x", "value": 0.5}
         rows[0] |= {"ratings": [rated], "facts": ["F."], "expected_answer": "yes"}
         rows[1] |= {"more_rejected": [[assistant_message("Maybe.")]], "source": '{"builder": "b"}'}
+        spans = [{"answer": "rejected", "start": 1, "end": None, "weight": 2.5}]
+        rows[0] |= {"answer_prefix": "Y", "rejected": [assistant_message("You can.")]}
+        rows[0] |= {"span_weights": spans, "beta_factor": 0.5}
     if kind == "prompt":
         rows[0] |= {"expected_answer": "yes", "source": "mine"}
         rows[1] |= {"expected_answer": ""}
@@ -138,6 +141,16 @@ def test_rejected_images_stay_or_are_named(to: str, tmp_path: Path) -> None:
     else:
         assert left == []
         assert content(back, "preference") == content(tmp_path / "mine.parquet", "preference")
+
+
+@pytest.mark.parametrize("to", ["trl", "llamafactory", "hub"])
+def test_columns_that_a_trainer_does_not_read_are_named(
+    to: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_records(rows_of("preference"), tmp_path / "mine.parquet", "preference")
+    there_and_back(tmp_path, to)
+    note = "more_rejected (1), beta_factor (1), answer_prefix (1), span_weights (1)."
+    assert (note in capsys.readouterr().out) is (to != "hub")
 
 
 @pytest.mark.parametrize("to", ["llamafactory", "ms-swift", "llava", "webdataset"])

@@ -84,11 +84,16 @@ def reason_against(folder: Path, row: Any, kind: Kind = "preference") -> str:
 
 FULL = {
     "rejected_images": ["images/1.png"],
-    "more_rejected": [[assistant_message("A dog.")], [assistant_message("Nothing.")]],
+    "more_rejected": [[assistant_message("0 dogs.")], [assistant_message("0.")]],
     "ratings": [{"answer": "chosen", "aspect": "faithful", "value": 4.0}],
     "facts": ["There is a cup.", "It is red."],
     "expected_answer": "a cup",
     "beta_factor": 0.5,
+    "answer_prefix": "0",
+    "span_weights": [
+        {"answer": "rejected", "start": 2, "end": 5, "weight": 2.5},
+        {"answer": "more_rejected/1", "start": None, "end": None, "weight": 0.0},
+    ],
     "source": '{"builder": "bdhs"}',
 }
 
@@ -326,11 +331,27 @@ def test_unicode_line_separators_do_not_tear_json_lines(folder: Path) -> None:
     assert read_one(folder, row)["chosen"] == [assistant_message("One\u2028two\x85three.")]
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_white_space_at_a_prefix_end_counts_with_the_rest(folder: Path, suffix: str) -> None:
+    rows = [preference(n) | {"answer_prefix": prefix} for n, prefix in enumerate(["0 ", " ", ""])]
+    write_records(
+        [row | {"images": [folder / row["images"][0]]} for row in rows],
+        folder / f"set.{suffix}", "preference",
+    )  # fmt: skip
+    read = read_records(folder / f"set.{suffix}", "preference").rows
+    assert [row["answer_prefix"] for row in read] == ["0", None, None]
+
+
 # What is wrong is named
 
 
 def change(**fields: Any) -> Row:
     return preference() | fields
+
+
+def weigh(also: Row | None = None, **span: Any) -> Row:
+    weights = [{"answer": "chosen", "weight": 2} | span, *([also] if also else [])]
+    return preference() | {"span_weights": weights}
 
 
 BAD = {
@@ -380,6 +401,20 @@ BAD = {
     "no factor": (change(beta_factor="high"), "beta_factor: 'high' is not a number"),
     "factor of 0": (change(beta_factor=0), "beta_factor: 0 is not above 0"),
     "no number as a factor": (change(beta_factor=math.nan), "beta_factor: nan is not above 0"),
+    "prefix of no answer": (change(answer_prefix="The"), "answer_prefix: chosen does not begin"),
+    "prefix that is no text": (change(answer_prefix=3), "answer_prefix: must be a text, not int"),
+    "weights": (change(span_weights=7), "span_weights: must be a list"),
+    "weight without answer": (change(span_weights=[{"weight": 1}]), "span_weights: an entry must"),
+    "weight of nothing": (weigh(answer="third"), "weighs 'third', but there is chosen, rejected"),
+    "weight in words": (weigh(weight="high"), "span_weights: the weight 'high' is not a number"),
+    "weight below 0": (weigh(weight=-1), "span_weights: the weight -1 is not finite and 0 or"),
+    "part of a character": (weigh(start=0.5), "span_weights: start 0.5 is not a whole number"),
+    "part that is not there": (weigh(end=99), "characters, no part 0 to 99"),
+    "part before the text": (weigh(start=-2), "characters, no part -2 to"),
+    "parts that overlap": (
+        weigh(also={"answer": "chosen", "weight": 1, "start": 3}),
+        "parts 0 to 11 and 3 to 11 of chosen overlap; give each character one weight",
+    ),
     "id": (change(id=1.5), "id: must be text"),
     "known id": (change(id="row1"), "id: is that of row 1 too"),
     "half a character": (

@@ -94,6 +94,9 @@ BAD_VALUES: dict[str, list[Any]] = {
     "ratings": [7, [7], [{}], [{"answer": "third", "aspect": "a", "value": 1}],
                 [{"answer": "chosen", "aspect": "a", "value": "good"}]],
     "facts": [7, [7], {"a": 1}],
+    "answer_prefix": [7, ["a"], "Nobody said this."],
+    "span_weights": [7, [7], [{}], [{"answer": "third", "weight": 1}],
+                     [{"answer": "chosen", "weight": 1, "end": 9999}]],
     "more_rejected": [7, [""], [7], ["Number 2 is a car."]],
     "rejected_images": [7, ["a.png"], [None]],
 }  # fmt: skip

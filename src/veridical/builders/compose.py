@@ -31,6 +31,7 @@ from veridical.builders.composing.recipe import (
     swapped_ids,
 )
 from veridical.builders.join import difference, further_answers, with_pictures
+from veridical.data.messages import text_of
 from veridical.data.origins import unread_rows, with_origins
 from veridical.data.reading import read
 from veridical.data.records import RecordSet, write_records
@@ -320,22 +321,29 @@ def _rows(
         if theirs is not None and one.partner is not None:
             partner = theirs[one.partner].to_pylist()[0]
             row |= {"rejected": partner["rejected"], "more_rejected": None, "rejected_images": None,
-                    "ratings": _of_chosen(row.get("ratings"))}  # fmt: skip
+                    "ratings": _of_chosen(row.get("ratings")),
+                    "span_weights": _of_chosen(row.get("span_weights"))}  # fmt: skip
+            prefix = row.get("answer_prefix")
+            if prefix and not text_of(row["rejected"]).lstrip().startswith(prefix):
+                row["answer_prefix"] = None  # two answers that have no beginning in common
             source["rejected_from"] = partner.get("source")
         if one.swap:
             row |= {"chosen": row["rejected"], "rejected": row["chosen"],
-                    "ratings": _exchanged(row.get("ratings"))}  # fmt: skip
+                    "ratings": _exchanged(row.get("ratings")),
+                    "span_weights": _exchanged(row.get("span_weights"))}  # fmt: skip
         yield row | {"id": _name(one, names), "source": json.dumps(source, ensure_ascii=False)}
 
 
-def _of_chosen(ratings: Sequence[Mapping[str, object]] | None) -> list[Mapping[str, object]] | None:
-    return [one for one in ratings or () if one["answer"] == "chosen"] or None
+def _of_chosen(parts: Sequence[Mapping[str, object]] | None) -> list[Mapping[str, object]] | None:
+    """Of ratings or weights, those of the chosen answer."""
+    return [one for one in parts or () if one["answer"] == "chosen"] or None
 
 
-def _exchanged(ratings: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+def _exchanged(parts: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """Ratings or weights once the two answers have changed places."""
     other = {"chosen": "rejected", "rejected": "chosen"}
     return [
-        {**one, "answer": other.get(one["answer"], one["answer"])} for one in ratings or ()
+        {**one, "answer": other.get(one["answer"], one["answer"])} for one in parts or ()
     ] or None
 
 

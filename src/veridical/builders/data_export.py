@@ -32,6 +32,8 @@ from veridical.runtime.progress import counted, track
 Tool = Literal["trl", "llamafactory", "ms-swift", "llava", "openrlhf", "verl", "webdataset", "hub"]
 MESSAGES = ("prompt", "messages", "chosen", "rejected")
 ANSWERS = ("more_rejected", "responses")
+CHANGES_TRAINING = ("more_rejected", "beta_factor", "answer_prefix", "span_weights")
+"""Columns that change what Veridical trains on, and that no other tool's trainer reads."""
 
 
 def data_export(
@@ -95,6 +97,13 @@ def data_export(
     write_json(out / "export.json", about)
     told = form.use.format(file=written[0], folder=out)
     print(f"{counted(export.count, f'{kind} records')} for {to}{': ' + told if told else '.'}")
+    if export.unused:
+        lost = [name for name in CHANGES_TRAINING if name in export.unused]
+        named = ", ".join(f"{name} ({export.unused[name]})" for name in lost)
+        print(
+            f"Note: {to} trains without these columns, and an import has them back (records with "
+            f"them): {named}."
+        )
     if to != "hub":
         return
     described = describe_set(data, export.sources, about, license)
@@ -125,6 +134,7 @@ class Export:
         self.count = 0
         self.left_out: list[Skipped] = []
         self.sources: dict[str, int] = {}
+        self.unused: dict[str, int] = {}
 
     def write(self, records: RecordSet, limit: int | None) -> list[Path]:
         """Write all files; gives those that hold rows."""
@@ -156,6 +166,9 @@ class Export:
             self.count += 1
             name = describe_source(record.get("source"))
             self.sources[name] = self.sources.get(name, 0) + 1
+            for name in () if self.form.ours else CHANGES_TRAINING:
+                if record.get(name) is not None:
+                    self.unused[name] = self.unused.get(name, 0) + 1
             yield row
 
 

@@ -124,6 +124,9 @@ def _match(
         seen_alike = [] if row["own_picture"] else [row["rejected"]]
         known = {text_of(answer) for answer in (row["chosen"], *seen_alike, *have)}
         further = [answer for answer in theirs.rejected if text_of(answer) not in known]
+        prefix = row.get("answer_prefix") or ""
+        if not all(text_of(answer).lstrip().startswith(prefix) for answer in further):
+            reason = reason or "its rejected answer does not begin with the pair's answer_prefix"
         if not reason and not further:
             reason = "the pair of this id has this rejected answer already"
         if reason:

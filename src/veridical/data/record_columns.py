@@ -14,16 +14,20 @@ def arrow_features(kind: Kind, decode_images: bool = True) -> Features:
         kind: the kind of record.
         decode_images: whether Datasets decodes the images itself on access.
     """
-    text, image = Value("string"), Image(decode=decode_images)
+    text, number, image = Value("string"), Value("float64"), Image(decode=decode_images)
     messages = List({"role": text, "content": List({"type": text, "text": text})})
     types = {
         "rejected_images": List(image),
         "more_rejected": List(messages),
         "responses": List(messages),
-        "ratings": List({"answer": text, "aspect": text, "value": Value("float64")}),
+        "ratings": List({"answer": text, "aspect": text, "value": number}),
         "facts": List(text),
         "expected_answer": text,
-        "beta_factor": Value("float64"),
+        "beta_factor": number,
+        "answer_prefix": text,
+        "span_weights": List(
+            {"answer": text, "start": Value("int64"), "end": Value("int64"), "weight": number}
+        ),
         "source": text,
     }
     columns = {"id": text, "images": List(image)}

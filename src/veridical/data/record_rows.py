@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 from veridical.data.messages import (
@@ -18,6 +19,7 @@ from veridical.data.messages import (
     text_of,
 )
 from veridical.data.record_names import ROLES, is_base64
+from veridical.data.record_spans import check_prefix, check_spans, read_prefix, read_span
 from veridical.data.record_types import CheckedRow, ImageCell, Rating
 from veridical.runtime.progress import counted
 
@@ -37,6 +39,8 @@ OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
         "facts",
         "expected_answer",
         "beta_factor",
+        "answer_prefix",
+        "span_weights",
         "source",
     ),
     "conversation": ("source",),
@@ -229,7 +233,7 @@ def _responses(row: Mapping[str, object]) -> list[list[Message]]:
 
 
 def _check_answers(record: CheckedRow) -> None:
-    """Ratings are of answers that are there, and no further rejected answer is the chosen one."""
+    """Ratings, weights and the prefix are of the answers that are there, which all differ."""
     more = record.get("more_rejected", [])
     answers = {"chosen", "rejected", *(f"more_rejected/{number}" for number in range(len(more)))}
     if "responses" in record:
@@ -243,6 +247,19 @@ def _check_answers(record: CheckedRow) -> None:
                 "ratings",
                 f"rates {rating['answer']!r}, but there is {', '.join(sorted(answers))}",
             )
+    texts = _texts_by_name(record)
+    with _naming("answer_prefix"):
+        if "answer_prefix" in record:
+            check_prefix(record["answer_prefix"], texts)
+    with _naming("span_weights"):
+        check_spans(record.get("span_weights", []), texts)
+
+
+def _texts_by_name(record: CheckedRow) -> dict[str, str]:
+    """The texts of a pair's answers, under the names that ratings and weights have for them."""
+    more = {f"more_rejected/{i}": one for i, one in enumerate(record.get("more_rejected", []))}
+    own = {"chosen": record.get("chosen", []), "rejected": record.get("rejected", [])} | more
+    return {name: text_of(answer) for name, answer in own.items()}
 
 
 def response_name(number: int) -> str:
@@ -420,9 +437,33 @@ def _optional(row: Mapping[str, object], kind: Kind, images: int) -> CheckedRow:
         found["expected_answer"] = str(given["expected_answer"])
     if "beta_factor" in given:
         found["beta_factor"] = _factor(given["beta_factor"])
+    found |= _parts(given)
     if "source" in given:
         found["source"] = _source(given["source"])
     return found
+
+
+def _parts(given: Mapping[str, object]) -> CheckedRow:
+    """What a pair says of parts of its answers."""
+    found: CheckedRow = {}
+    with _naming("answer_prefix"):
+        prefix = read_prefix(given.get("answer_prefix", ""))
+        if prefix:
+            found["answer_prefix"] = prefix
+    if "span_weights" in given:
+        entries = _list(given["span_weights"], "span_weights")
+        with _naming("span_weights"):
+            found["span_weights"] = [read_span(entry) for entry in entries]
+    return found
+
+
+@contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """Say of which field a `ValueError` is."""
+    try:
+        yield
+    except ValueError as error:
+        raise RowError(field, str(error)) from None
 
 
 def _source(value: object) -> str:

@@ -30,6 +30,7 @@ from veridical.data import (
     record_files,
     record_names,
     record_rows,
+    record_spans,
 )
 from veridical.data.record_checks import RowProblem
 from veridical.data.record_types import CheckedRow
@@ -47,6 +48,7 @@ _DECIDING = (
     record_files,
     record_names,
     record_rows,
+    record_spans,
     images,
     messages,
     pixels,

@@ -7,6 +7,7 @@ from typing import NotRequired, TypedDict
 from PIL import Image
 
 from veridical.data.messages import Message
+from veridical.data.record_spans import SpanWeight
 
 
 class ImageCell(TypedDict):
@@ -43,6 +44,8 @@ class CheckedRow(TypedDict, total=False):
     facts: list[str]
     expected_answer: str
     beta_factor: float
+    answer_prefix: str
+    span_weights: list[SpanWeight]
     source: str
 
 
@@ -60,6 +63,8 @@ class PreferenceRow(TypedDict):
     facts: NotRequired[list[str] | None]
     expected_answer: NotRequired[str | None]
     beta_factor: NotRequired[float | None]
+    answer_prefix: NotRequired[str | None]
+    span_weights: NotRequired[list[SpanWeight] | None]
     source: NotRequired[str | None]
 
 

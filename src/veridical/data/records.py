@@ -5,7 +5,7 @@ blocks (`veridical.data.messages`).
 
 - `preference`: `id`, `images`, `prompt`, `chosen`, `rejected` (TRL's vision preference format),
   and if any row has them `rejected_images`, `more_rejected`, `ratings`, `facts`,
-  `expected_answer`, `beta_factor`, `source`.
+  `expected_answer`, `beta_factor`, `answer_prefix`, `span_weights`, `source`.
 - `conversation` (what SFT trains on): `id`, `images`, `messages`, and `source`.
 - `prompt`: `id`, `images`, `prompt`, and `facts`, `expected_answer`, `source`.
 - `sample` (what a policy said): `id`, `images`, `prompt`, `responses`, and `ratings`, `facts`,

@@ -12,6 +12,7 @@ from veridical.data.images import resolve_image_path
 from veridical.data.messages import assistant_message, text_of
 from veridical.data.pixels import ImageError
 from veridical.data.record_rows import Kind
+from veridical.data.record_spans import after_strip
 from veridical.data.records import write_records
 from veridical.inspection.checks.formats import END_MARKS
 from veridical.inspection.findings import Finding
@@ -131,12 +132,17 @@ def _free(id: str, used: set[str]) -> str:
 
 def _stripped(row: Row, record: Mapping[str, Any], changes: list[Change]) -> dict[str, Any]:
     new: dict[str, Any] = {}
+    spans = record.get("span_weights")
     for name in ANSWERS:
         text = text_of(record[name])
         bare = END_MARKS.sub("", text).strip()
         if bare != text and bare:
             new[name] = [assistant_message(bare)]
+            if spans:
+                spans = new["span_weights"] = after_strip(spans, name, text, bare)
     if new:
-        done = f"white space or an end mark taken off {' and '.join(new)}"
+        done = (
+            f"white space or an end mark taken off {' and '.join(n for n in ANSWERS if n in new)}"
+        )
         changes.append(Change(row.number, row.id, "format", done))
     return new

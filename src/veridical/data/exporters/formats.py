@@ -25,6 +25,7 @@ class Format:
         row: a record, its images as references, to the tool's row; refuses with a `RowError`.
         beside: further JSON files by name, for a kind.
         use: how the tool is told of it.
+        ours: whether what reads it is Veridical, which uses every column.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Format:
     row: RowMaker = trl.row
     beside: Callable[[Kind], dict[str, object]] = lambda kind: {}
     use: str = ""
+    ours: bool = False
 
 
 ALL: tuple[Kind, ...] = ("preference", "conversation", "prompt", "sample")
@@ -49,7 +51,7 @@ FORMATS: dict[str, Format] = {
         Format("llava", TRAINED, "json", llava.row, use=llava.USE),
         Format("openrlhf", ("prompt",), "jsonl", openrlhf.row, use=openrlhf.USE),
         Format("verl", ("prompt",), "parquet", verl.row, use=verl.USE),
-        Format("webdataset", ALL, "shards"),
-        Format("hub", ALL, "records"),
+        Format("webdataset", ALL, "shards", ours=True),
+        Format("hub", ALL, "records", ours=True),
     )
 }  # fmt: skip

@@ -21,6 +21,8 @@ _FIXES = {
     "id": "write ids as text, a different one for each row, or leave them out",
     "ratings": "write ratings as {answer, aspect, value}, of answers that the row has",
     "facts": "write facts as a list of texts",
+    "answer_prefix": "write all answers of the pair whole, with the prefix at their beginning",
+    "span_weights": "write weights as {answer, start, end, weight}, in characters of that answer",
 }
 
 
