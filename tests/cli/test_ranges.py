@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ NEVER = ["nan", "inf", f"{10**30}"]
 NEVER_IN_A_FILE = [".nan", "-.inf"]
 
 
+@functools.cache
 def command_options(name: str) -> tuple[Callable[..., Any], dict[str, Option]]:
     module, function = cli.COMMANDS[name].function.split(":")
     found = getattr(importlib.import_module(module), function)
@@ -39,8 +41,13 @@ def command_options(name: str) -> tuple[Callable[..., Any], dict[str, Option]]:
 
 
 def attempt(name: str, option: str, value: str, config: Path | None = None) -> str:
-    """What the command line says to one value; empty if it is taken."""
-    function, options = command_options(name)
+    """What the command line says to one value; empty if it is taken.
+
+    Options that have nothing to do with it are left out: a parser of all takes long to make.
+    """
+    function, every = command_options(name)
+    needed = {option, every[option].choice}
+    options = {key: each for key, each in every.items() if each.required or key in needed}
     words = [
         f"--{other}={get_args(each.hint)[0] if get_origin(each.hint) is Literal else 'x'}"
         for other, each in options.items()

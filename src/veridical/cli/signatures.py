@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import types
 import typing
@@ -257,7 +258,13 @@ def _of_type(instances: Any, wanted: type) -> Any:
 
 def docstring_of(documented: object) -> Docstring:
     """The parsed docstring of a function or a class."""
-    return parse_docstring(inspect.getdoc(documented) or "")
+    return _parsed(inspect.getdoc(documented) or "")
+
+
+@functools.cache
+def _parsed(text: str) -> Docstring:
+    # Options are read twice for a command, and each of their groups several times.
+    return parse_docstring(text)
 
 
 def documentation_of(documented: object) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import functools
 import importlib.metadata
 import math
 import os
@@ -185,7 +186,7 @@ def start_run(
             "inputs": {
                 name: _input(path) for name, path in {**(inputs or {}), **imported_files()}.items()
             },
-            "versions": _versions(),
+            "versions": dict(_versions()),
             **_git(Path(__file__).resolve()),
             "hardware": _hardware(),
             **(kept or {}),
@@ -267,7 +268,9 @@ def _input(path: Path) -> dict[str, str | None]:
     return {"path": str(path), "sha256": hash_path(path) if path.exists() else None}
 
 
-def _versions() -> dict[str, str | None]:
+@functools.cache
+def _versions() -> Mapping[str, str | None]:
+    # Once for all runs of a process: what it imports stays as it is.
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
