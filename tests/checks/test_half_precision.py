@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical.checks import controls, prefix_sharing, probes, proving
+from veridical.checks import before_training, controls, prefix_sharing, probes, proving
 from veridical.checks.prefix_sharing import Sharing, sharing, sharing_of_all
 from veridical.checks.probes import kept_features_refusal, masking_refusal
 from veridical.checks.proofs import Layout, Proof, print_proofs
@@ -412,16 +412,21 @@ def test_a_reference_in_the_step_may_not_differ_from_the_start(
 
 @pytest.mark.parametrize("declared", [False, True])
 def test_a_stored_reference_may_not_differ_either(
-    typed: Policy, groups: list[Group], tmp_path: Path, declared: bool
+    typed: Policy,
+    groups: list[Group],
+    tmp_path: Path,
+    declared: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nor one that is declared. Rows are stored in other batches than those that prove them."""
     loss = Preference()
     task = Task(Scorer(typed), outcome_of(loss), len, True)
     proof = proof_rows(groups)
 
+    honest = compute_logps(typed, [groups[i] for i in proof], True, 4) if declared else None
+
     def start_holds(reference: Policy, out: str) -> bool:
         stored = precompute(reference, groups, True, 3, 1.0, Cache(None, 0), "w", proof=proof)
-        honest = compute_logps(typed, [groups[i] for i in proof], True, 4) if declared else None
         try:
             proofs = check_pairs(
                 typed, Items(groups, stored.logps), task, loss, 100.0, tmp_path / out, honest
@@ -432,12 +437,12 @@ def test_a_stored_reference_may_not_differ_either(
         return proofs[0].name == "start" and proofs[0].passed and not proofs[0].blind
 
     assert start_holds(typed, "honest")
-    layers = typed.core.get_decoder().layers
-    for number in range(10):
+    # The other proofs know nothing of the reference, and have been seen to hold.
+    monkeypatch.setattr(before_training, "prove", lambda *_: [])
+    for number in range(len(typed.core.get_decoder().layers)):
         wrong = frozen_copy(typed)
-        layer = wrong.core.get_decoder().layers[number % len(layers)]
         noise = torch.Generator().manual_seed(number)
-        for weight in layer.parameters():
+        for weight in wrong.core.get_decoder().layers[number].parameters():
             weight.data *= 1 + 0.02 * torch.randn(weight.shape, generator=noise).to(weight)
         assert not start_holds(wrong, f"wrong-{number}")
 
