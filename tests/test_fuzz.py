@@ -35,6 +35,7 @@ from amber_files import write_amber
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from published_files import PUBLISHED, write_published
 
 from veridical import cli
 from veridical.cli.signatures import Option, is_number, read_options, spelled
@@ -85,6 +86,16 @@ COMMANDS: dict[str, list[str]] = {
     "eval": [*MODEL, "--benchmarks", "pope", "--images", "{images}", "--objects", "{objects}"],
     "eval pope": ["--questions", "{questions}", "--answers", "{said}"],
     "eval amber": ["--answers", "{replies}", "--files", "{amber}", "--halves", "yes_no"],
+    **{
+        f"eval {name}": [
+            "--answers",
+            f"{{{name}_answers}}",
+            "--files",
+            f"{{{name}_files}}",
+            *published.words,
+        ]
+        for name, published in PUBLISHED.items()
+    },
     "eval chair": ["--answers", "{answers}", *WORDS],
     "eval reward": ["{reward_model}", "{pairs}"],
     "eval compare": ["{chair_a}", "{chair_b}"],
@@ -288,6 +299,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found["annotations"] = folder / "annotations.json"
     found |= {name: scenes / f"{name}.json" for name in ("objects", "vocabulary", "facts")}
     found |= {"images": scenes / "images", "amber": write_amber(folder / "amber")}
+    found |= write_published(folder / "published")
     found |= {"scenes": scenes, "image": scenes / "images" / f"{images[0]}.png", "folder": folder}
     found |= _run_folders(folder, found)
     return found

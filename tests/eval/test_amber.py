@@ -263,13 +263,18 @@ def published() -> Path:
 def test_the_published_files(published: Path) -> None:
     """15,220 questions on 1,004 images; relation questions have two types."""
     questions = read_amber(published, "both", read_lists(published))
-    counts = Counter(question.type for question in questions)
+    counts = Counter(question.about["type"] for question in questions)
     assert counts["generative"] == len({question.image for question in questions}) == 1004
     assert sum(counts.values()) == 15_220
     rows = [
-        {"type": q.type, "expected": q.expected, "image_id": q.image_id, "parsed": q.expected}
+        {
+            "type": q.about["type"],
+            "expected": q.expected,
+            "image_id": q.image_id,
+            "parsed": q.expected,
+        }
         for q in questions
-        if q.type != "generative"
+        if q.about["type"] != "generative"
     ]
     sizes = {group: len(own) for group, own in by_kind(rows).items()}
     assert sizes == {"existence": 4924, "attribute": 7628, "state": 4764, "number": 2072,

@@ -57,6 +57,17 @@ def test_both_labels_in_one_run(
     ]  # fmt: skip
 
 
+def test_questions_on_images_of_aokvqa_and_gqa(files: dict[str, Path], tmp_path: Path) -> None:
+    """Their files are JSON lists with the ids of COCO's: splits of their own."""
+    rows = [json.loads(line) for line in files["questions"].read_text().splitlines()]
+    paths = [files["questions"]]
+    for name in ("aokvqa_pope_seem_random.json", "gqa_pope_random.json"):
+        paths.append(tmp_path / name)
+        paths[-1].write_text(json.dumps(rows))
+    splits = [question.split for question in read_questions(paths)]
+    assert splits == ["random"] * 3 + ["aokvqa_random"] * 3 + ["gqa_random"] * 3
+
+
 def test_labels_of_other_questions_are_refused(
     files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from amber_files import write_amber
+from published_files import PUBLISHED, write_published
 
 from veridical import cli
 from veridical.cli.dispatch import find_function
@@ -35,6 +37,16 @@ PAIRS = ["--data", "{data}/pairs.jsonl"]
 ROWS = ["--data", "{data}/conversations.jsonl"]
 JUDGED = ["--judge", "exact", *WORDS]
 AMBER = ["--files", "{data}/amber", "--halves", "yes_no"]
+
+
+def in_folder(name: str, words: Sequence[str]) -> list[str]:
+    """Words with the files that they name, such as {vqav2_questions}."""
+    own = f"{{data}}/published/{name}"
+    return [
+        f"{own}/{w[1:-1].removeprefix(f'{name}_')}.json" if w.startswith("{") else w for w in words
+    ]
+
+
 ARGUMENTS: dict[str, list[str]] = {
     "demo": EMBEDDED,
     "build bdhs": [*EMBEDDED, *ROWS, "--similarity", "edit"],
@@ -63,6 +75,19 @@ ARGUMENTS: dict[str, list[str]] = {
     "eval pope": [*EMBEDDED, *SCENES],
     "eval chair": [*EMBEDDED, *SCENES],
     "eval amber": [*EMBEDDED, "--images", "{data}/images", *AMBER],
+    **{
+        f"eval {name}": [
+            *EMBEDDED,
+            "--images",
+            "{data}/images",
+            "--max-bad-fraction",
+            "1",
+            "--files",
+            f"{{data}}/published/{name}/{published.named}",
+            *in_folder(name, published.words),
+        ]
+        for name, published in PUBLISHED.items()
+    },
     "eval reward": ["{data}/model", "{data}/pairs.jsonl"],
     "eval compare": ["{data}/model", "{data}/more"],
     "world pairs": ["{data}"],
@@ -89,6 +114,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "data"
     write_scenes(folder, count=2)
     write_amber(folder / "amber")
+    write_published(folder / "published")
     for name in ("pairs.jsonl", "more.jsonl", "samples.jsonl", "parts/00000000.jsonl"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text('{"id": "1"}\n')

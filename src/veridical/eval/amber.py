@@ -8,7 +8,6 @@ accuracy, and precision, recall and F1 of "no". `score` = (1 - chair + f1) / 2.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,7 +16,6 @@ from typing import Any
 
 from veridical.eval.amber_files import (
     GENERATIVE,
-    AmberQuestion,
     Halves,
     read_amber,
     read_lists,
@@ -31,13 +29,11 @@ from veridical.eval.amber_metrics import (
     official_figures,
 )
 from veridical.eval.amber_words import Vectors, find_nouns, open_vectors, words_used
-from veridical.eval.answers import Query, read_answer_rows, refuse_many
-from veridical.eval.asks import AskedItem, Asks, GivenAnswers, Questions, Remarks, Row
+from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
+from veridical.eval.published import PublishedQuestion, match_by_id, questions_for_model
 from veridical.eval.run import run_benchmark
-from veridical.runtime.errors import UserError
-from veridical.runtime.progress import part_of
 from veridical.scoring.amber_rules import Rule, WordLists, judge_description, read_verdict
 from veridical.scoring.statistics import Estimate
 
@@ -69,7 +65,7 @@ class AmberOptions:
         return read_lists(self.files)
 
     @cached_property
-    def questions(self) -> list[AmberQuestion]:
+    def questions(self) -> list[PublishedQuestion]:
         """The questions, in the order of the files."""
         return read_amber(self.files, self.halves, self.lists)
 
@@ -85,81 +81,23 @@ def check_options(options: AmberOptions, evaluation: Evaluation) -> None:
     Raises:
         UserError: a file is not what it must be, or what descriptions are read with is missing.
     """
-    if any(question.type == GENERATIVE for question in options.questions):
+    if any(question.about["type"] == GENERATIVE for question in options.questions):
         find_nouns(["A dog."], lower=True)
         _ = options.words
 
 
 def read_questions(options: AmberOptions, evaluation: Evaluation) -> Questions:
     """The questions about the first images by name."""
-    images = evaluation.find_images()
-    broken = evaluation.asked.unusable_images(images.values())
-    reasons = {path.stem: reason for path, reason in broken.items()}
-    listed = sorted({question.image_id for question in options.questions})
-    asked = set(listed[: evaluation.subject.limit])
-    absent = "the folder has no such image"
-    items, skipped = [], []
-    for question in (one for one in options.questions if one.image_id in asked):
-        stem = question.image_id
-        if stem in images and stem not in reasons:
-            items.append(_item(question, images[stem], options.instruction))
-        else:
-            reason = reasons.get(stem, absent)
-            place = {"id": question.question_id, "field": question.image}
-            skipped.append({**place, "reason": reason})
-    return Questions(items, skipped, "questions")
 
+    def instruction(question: PublishedQuestion) -> str:
+        return "" if question.about["type"] == GENERATIVE else options.instruction
 
-def _item(question: AmberQuestion, image: Path, instruction: str) -> AskedItem:
-    added = f"\n{instruction}" if instruction and question.type != GENERATIVE else ""
-    query = Query(question.question_id, image, question.text + added)
-    return AskedItem(query, _row(question), (question.question_id, question.image))
-
-
-def _row(question: AmberQuestion) -> dict[str, Any]:
-    """What a row of `answers.jsonl` has of its question."""
-    return {
-        "question_id": question.question_id,
-        "image_id": question.image_id,
-        "image": question.image,
-        "type": question.type,
-        "question": question.text,
-        "expected": question.expected,
-    }
+    return questions_for_model(options.questions, evaluation, instruction)
 
 
 def match_answers(options: AmberOptions, evaluation: Evaluation) -> GivenAnswers:
-    """Answers made elsewhere, each with its question.
-
-    Raises:
-        UserError: an id is no question's or is there twice, or too many questions have no answer.
-    """
-    paths = evaluation.subject.answers or []
-    given = [row for path in paths for row in read_answer_rows(path, "id")]
-    questions = {question.question_id: question for question in options.questions}
-    twice = [id for id, count in Counter(row["id"] for row in given).items() if count > 1]
-    if twice:
-        raise UserError(f"Several answers have the same id: {', '.join(twice[:5])}. Keep one each.")
-    unknown = [row["id"] for row in given if row["id"] not in questions]
-    if unknown:
-        raise UserError(
-            f"{part_of(len(unknown), len(given), 'answers', 'is', 'are')} to no question: "
-            f"{', '.join(unknown[:5])}. --halves {options.halves} has {len(questions)} questions."
-        )
-    answers = {row["id"]: row["answer"] for row in given}
-    skipped = [
-        {"id": id, "field": question.image, "reason": "no answer"}
-        for id, question in questions.items()
-        if id not in answers
-    ]
-    most = evaluation.subject.max_bad_fraction
-    refuse_many(len(skipped), len(questions), "questions", skipped, most)
-    rows = [
-        {**_row(question), "answer": answers[id]}
-        for id, question in questions.items()
-        if id in answers
-    ]
-    return GivenAnswers(rows, skipped)
+    """Answers made elsewhere, each with its question."""
+    return match_by_id(options.questions, evaluation, "id")
 
 
 def judge_rows(

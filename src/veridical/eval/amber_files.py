@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from veridical.eval.published import PublishedQuestion, json_objects
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_text
 from veridical.scoring.amber_rules import WordLists
@@ -35,31 +35,6 @@ QUERIES = {
 }
 
 
-@dataclass(frozen=True)
-class AmberQuestion:
-    """One query with its annotation.
-
-    Attributes:
-        question_id: AMBER's own number.
-        image: the image's file name.
-        type: one of `KINDS`.
-        text: what is asked.
-        expected: `yes` or `no`; of a description, the objects in the image (`truth`) and those that
-            annotators expected to be invented (`hallu`).
-    """
-
-    question_id: str
-    image: str
-    type: str
-    text: str
-    expected: str | Mapping[str, Sequence[str]]
-
-    @property
-    def image_id(self) -> str:
-        """The image's name without suffix."""
-        return Path(self.image).stem
-
-
 def read_lists(folder: Path) -> WordLists:
     """Associated and safe words.
 
@@ -74,7 +49,7 @@ def read_lists(folder: Path) -> WordLists:
     return WordLists(associated, frozenset(safe))
 
 
-def read_amber(folder: Path, halves: Halves, lists: WordLists) -> list[AmberQuestion]:
+def read_amber(folder: Path, halves: Halves, lists: WordLists) -> list[PublishedQuestion]:
     """The questions of AMBER's files, in their order.
 
     Args:
@@ -89,7 +64,7 @@ def read_amber(folder: Path, halves: Halves, lists: WordLists) -> list[AmberQues
     names = [name for half, own in QUERIES.items() if halves in ("both", half) for name in own]
     questions = []
     for name in names:
-        for number, row in enumerate(_rows(folder / name), start=1):
+        for number, row in enumerate(json_objects(folder / name), start=1):
             place = f"{folder / name}, row {number}"
             if not all(isinstance(row.get(field), str) for field in ("image", "query")):
                 raise UserError(f"{place}: a query has id, image and query.")
@@ -97,8 +72,11 @@ def read_amber(folder: Path, halves: Halves, lists: WordLists) -> list[AmberQues
             if found is None:
                 raise UserError(f"{place}: annotations.json has no id {row.get('id')!r}.")
             type, expected = found
+            image, about = row["image"], {"type": type}
             questions.append(
-                AmberQuestion(str(row["id"]), row["image"], type, row["query"], expected)
+                PublishedQuestion(
+                    str(row["id"]), image, Path(image).stem, row["query"], expected, about=about
+                )
             )
     return questions
 
@@ -107,7 +85,7 @@ def _read_annotations(
     path: Path, lists: WordLists
 ) -> dict[str, tuple[str, str | Mapping[str, Sequence[str]]]]:
     found: dict[str, tuple[str, str | Mapping[str, Sequence[str]]]] = {}
-    for number, row in enumerate(_rows(path), start=1):
+    for number, row in enumerate(json_objects(path), start=1):
         place, id, type = f"{path}, row {number}", str(row.get("id")), row.get("type")
         if not isinstance(type, str) or type not in KINDS:
             raise UserError(f"{place}: type is {type!r:.40}, but has to be {', '.join(KINDS)}.")
@@ -132,13 +110,6 @@ def _expected(
         if unknown is not None:
             raise UserError(f"{place}: {field} names {unknown!r}, which relation.json lacks.")
     return objects
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    rows = read_json(path)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} must be a JSON list of objects.")
-    return rows
 
 
 def _is_names(value: Any) -> bool:

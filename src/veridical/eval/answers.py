@@ -13,7 +13,7 @@ from veridical.data.messages import Message
 from veridical.data.steering import parse_steer, steered
 from veridical.data.text.thoughts import answer_of
 from veridical.eval.asked_model import AskedModel
-from veridical.eval.stored_answers import PARTIAL, count_others, stored_rows
+from veridical.eval.stored_answers import PARTIAL, count_others, mend_last_line, stored_rows
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, read_json, read_jsonl
 from veridical.runtime.progress import counted, part_of, track
@@ -254,7 +254,7 @@ def _ask(
 
     answers: list[KeyedAnswer] = []
     partial = _partial(folder, settings.shard)
-    _mend_last_line(partial)
+    mend_last_line(partial)
     with partial.open("a", encoding="utf-8") as file:
         for start in track(range(0, len(queries), settings.batch_size), label):
             batch = queries[start : start + settings.batch_size]
@@ -299,10 +299,3 @@ def _known_answers(folder: Path) -> dict[str, KeyedAnswer]:
         for row in stored_rows(folder)
         if {"key", "stop_reason"} <= row.keys()
     }
-
-
-def _mend_last_line(path: Path) -> None:
-    """End a line that a killed run left open, so that the next row gets its own."""
-    if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n")

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from veridical.eval.answers import Query
 from veridical.eval.evaluation import Evaluation
+from veridical.eval.grading import Grader
 
 Row: TypeAlias = Mapping[str, Any]
 SkippedQuestion: TypeAlias = Mapping[str, str]
@@ -114,6 +115,8 @@ class Asks(Generic[Options]):
         measure: what else is measured of each query, for its row.
         remark: what stands beside the scores; it is given the answers' rows and the judged ones.
         sees_images: whether `--images` has to be given with a model.
+        grader: how a model that replies in words judges the answers; then the rows that `judge` is
+            given have what it replied as `judged`. None where no model judges.
     """
 
     options: type[Options]
@@ -128,3 +131,4 @@ class Asks(Generic[Options]):
     )
     remark: Callable[[Options, Evaluation, Sequence[Row], Sequence[Row]], Remarks] = no_remarks
     sees_images: bool = True
+    grader: Grader[Options] | None = None

@@ -33,6 +33,29 @@ BENCHMARKS = {
         "veridical.eval.amber",
         "Score descriptions and yes/no answers on objects, attributes and relations (AMBER).",
     ),
+    "dash_b": Line(
+        "veridical.eval.dash_b",
+        "Score yes/no answers on objects that images only seem to show (DASH-B).",
+    ),
+    "hallusionbench": Line(
+        "veridical.eval.hallusionbench",
+        "Score answers about figures and their edited copies (HallusionBench).",
+    ),
+    "mmhal": Line(
+        "veridical.eval.mmhal",
+        "Have answers to open questions rated for hallucinations (MMHal-Bench, MMHal-V).",
+    ),
+    "mmvet": Line(
+        "veridical.eval.mmvet",
+        "Have answers scored that need several capabilities (MM-Vet).",
+    ),
+    "textvqa": Line(
+        "veridical.eval.textvqa", "Score short answers on the text in images (TextVQA)."
+    ),
+    "vqav2": Line(
+        "veridical.eval.vqav2", "Score short answers by their agreement with people's (VQAv2)."
+    ),
+    "gqa": Line("veridical.eval.gqa", "Score short answers to questions on scene graphs (GQA)."),
     "reward": Line(
         "veridical.eval.reward",
         "Score a reward model on pairs: accuracy, calibration, effect of length.",

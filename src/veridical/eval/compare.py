@@ -32,6 +32,8 @@ _OWN = frozenset(
         "objects",
         "images",
         "questions",
+        "files",
+        "replies",
         "data",
         "shard",
     }

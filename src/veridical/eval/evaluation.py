@@ -9,6 +9,7 @@ from veridical.data.image_checks import find_images
 from veridical.data.steering import parse_steer
 from veridical.eval.answers import AnswerSettings
 from veridical.eval.asked_model import AskedModel
+from veridical.eval.grading import NOBODY, Grading
 from veridical.models.model_argument import Model, name_of
 from veridical.runtime.errors import UserError
 from veridical.runtime.options import CacheOptions, Loading, by_option
@@ -81,12 +82,14 @@ class Evaluation:
         asking: how the model is asked; its `max_new_tokens` is set.
         model: the subject's model, which several evaluations may share; None for answers made
             elsewhere.
+        grading: who judges the answers, where the benchmark has them judged.
     """
 
     out: Path
     subject: Subject
     asking: Asking
     model: AskedModel | None = field(default=None, compare=False)
+    grading: Grading = NOBODY
 
     @property
     def asked(self) -> AskedModel:

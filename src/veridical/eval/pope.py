@@ -35,8 +35,8 @@ class PopeOptions:
     """What POPE asks, and how answers are read.
 
     Attributes:
-        questions: POPE's files, JSON Lines {"question_id", "image", "text", "label"}. Default:
-            the three splits are built from `objects`.
+        questions: POPE's files, of COCO, A-OKVQA or GQA: JSON Lines or lists {"question_id",
+            "image", "text", "label"}. Default: the three splits are built from `objects`.
         objects: JSON {image_id: [names of the objects in the image]}, to build questions from.
         vocabulary: of built questions, names that may be absent besides those in the lists of the
             images asked about: JSON as for `eval chair`, or `coco` for COCO's 80 classes.

@@ -10,24 +10,35 @@ from veridical.data.object_questions import SPLITS, ObjectQuestion
 from veridical.eval.answers import read_rows
 from veridical.runtime.errors import UserError
 
+OTHER_SOURCES = ("aokvqa", "gqa")
+"""Where POPE's questions are from that are not COCO's; their ids begin at 1 too."""
+
 
 def read_questions(paths: Sequence[Path]) -> list[ObjectQuestion]:
     """Read POPE's files: JSON Lines {"question_id", "image", "text", "label"}.
 
     The split is the row's `split`, else the one that the file's name has in it
-    (`coco_pope_popular.json`), else the file's name.
+    (`coco_pope_popular.json`), else the file's name. POPE's files of A-OKVQA and GQA are JSON lists
+    of the same rows, and splits of their own: `aokvqa_popular`, `gqa_popular`.
 
     Raises:
         UserError: a line is not of that form; it is named.
     """
     questions = []
     for path in paths:
-        named = next((split for split in SPLITS if split in path.stem), path.stem)
+        named = split_of(path.stem)
         for number, row in enumerate(read_rows(path), start=1):
             questions.append(_question(row, named, f"{path}, row {number}"))
     if not questions:
         raise UserError(f"No questions in {', '.join(map(str, paths))}.")
     return questions
+
+
+def split_of(stem: str) -> str:
+    """The split that a file's name says."""
+    split = next((split for split in SPLITS if split in stem), stem)
+    source = next((name for name in OTHER_SOURCES if stem.startswith(f"{name}_")), "")
+    return f"{source}_{split}" if source and split != stem else split
 
 
 Relabels: TypeAlias = Mapping[tuple[str, str], str]

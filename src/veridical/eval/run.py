@@ -19,6 +19,7 @@ from veridical.eval.asked_model import AskedModel
 from veridical.eval.asks import Asks, Questions, Row, SkippedQuestion
 from veridical.eval.benchmark import Benchmark, score_rows
 from veridical.eval.evaluation import Asking, Evaluation, Subject, open_model
+from veridical.eval.grading import NOBODY, Graded, Grading, check_grading, grade
 from veridical.eval.scores import print_scores, write_scores
 from veridical.eval.stored_answers import write_answers
 from veridical.eval.trained_on import warn_of_training_images
@@ -52,6 +53,7 @@ def prepare(
     subject: Subject,
     asking: Asking,
     model: AskedModel | None = None,
+    grading: Grading = NOBODY,
 ) -> Evaluation:
     """Check everything that can be checked before files are read and models loaded.
 
@@ -62,6 +64,7 @@ def prepare(
         subject: whose answers, and about which images.
         asking: how the model is asked.
         model: the subject's, where several evaluations share it.
+        grading: who judges the answers.
 
     Raises:
         UserError: options are missing or contradict one another.
@@ -72,7 +75,8 @@ def prepare(
         raise UserError("With a model, --images must name the folder of the images.")
     limit = asks.max_new_tokens if asking.max_new_tokens is None else asking.max_new_tokens
     settled = dataclasses.replace(asking, max_new_tokens=limit)
-    evaluation = Evaluation(out, subject, settled, model or opened)
+    evaluation = Evaluation(out, subject, settled, model or opened, grading)
+    check_grading(grading, asks.grader, options)
     asks.check(options, evaluation)
     if evaluation.model is not None:
         _ = evaluation.settings  # a --shard that is none is refused now
@@ -100,6 +104,7 @@ def run_benchmark(
     subject: Subject,
     asking: Asking,
     model: AskedModel | None = None,
+    grading: Grading = NOBODY,
 ) -> dict[str, Estimate]:
     """Ask a model, or take answers made elsewhere, score them and write everything down.
 
@@ -110,6 +115,7 @@ def run_benchmark(
         subject: whose answers, and about which images.
         asking: how the model is asked.
         model: the subject's, where several evaluations share it.
+        grading: who judges the answers.
 
     Returns:
         The scores; none where another process has the last shard of the answers.
@@ -117,8 +123,9 @@ def run_benchmark(
     Raises:
         UserError: contradicting or missing options, or a file is not what it must be.
     """
-    evaluation, asks = prepare(benchmark, options, out, subject, asking, model), asks_of(benchmark)
-    configuration = _configuration(options, evaluation)
+    evaluation = prepare(benchmark, options, out, subject, asking, model, grading)
+    asks = asks_of(benchmark)
+    configuration = _configuration(options, evaluation, asks.grader is not None)
     inputs = dict(_inputs(configuration))
     asked = evaluation.model
     folders = asked.folders if asked else []
@@ -132,7 +139,10 @@ def run_benchmark(
             run.note_model("model", asked.name, asked.fingerprint, asked.merges)
         if answered is None:
             return {}
-        judged = asks.judge(options, evaluation, answered.rows)
+        graded = Graded(answered.rows, {}, {})
+        if asks.grader is not None:
+            graded = grade(asks.grader, options, evaluation, answered.rows, run)
+        judged = asks.judge(options, evaluation, graded.rows)
         scores = score_rows(benchmark, judged)
         remarks = asks.remark(options, evaluation, answered.rows, judged)
         given = evaluation.model is None
@@ -142,10 +152,10 @@ def run_benchmark(
         for name, rows in remarks.files.items():
             write_jsonl(out / name, rows)
         write_jsonl(out / "skipped.jsonl", answered.skipped)
-        write_scores(out, benchmark, scores, remarks.about)
+        write_scores(out, benchmark, scores, {**graded.about, **remarks.about})
         forget_partial_answers(out)
         counts = {"answers": len(answered.rows), "skipped": len(answered.skipped)}
-        run.finish(**counts, **answered.results, **remarks.results)
+        run.finish(**counts, **answered.results, **graded.results, **remarks.results)
     print_scores(scores)
     for line in remarks.lines:
         say(line)
@@ -155,12 +165,13 @@ def run_benchmark(
 ANSWERS = "answers.jsonl"
 
 
-def _configuration(options: object, evaluation: Evaluation) -> dict[str, object]:
+def _configuration(options: object, evaluation: Evaluation, judged: bool) -> dict[str, object]:
     """Every option by its name on the command line."""
     groups = {
         "options": options,
         "subject": evaluation.subject.named(),
         "asking": evaluation.asking,
+        **({"grading": evaluation.grading} if judged else {}),
     }
     return by_option({"out": evaluation.out, **groups})
 

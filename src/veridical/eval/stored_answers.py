@@ -19,16 +19,28 @@ _IDENTITY = ("split", "question_id", "image_id", "answer")
 def stored_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """Rows with an `answer` in `answers.jsonl`, then those of runs in progress."""
     for path in (folder / "answers.jsonl", *sorted(folder.glob(PARTIAL.format("*")))):
-        try:
-            # Not splitlines: it also splits at U+2028, which an answer may hold.
-            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-        except FileNotFoundError:
-            continue  # nothing is there yet, or the last share has just written all of it
-        for line in lines:
-            # A line that a run was killed in may end within a character: asked again.
-            row = _json_or_none(line)
-            if isinstance(row, dict) and "answer" in row:
-                yield row
+        yield from (row for row in stored_lines(path) if "answer" in row)
+
+
+def stored_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file that a run may have been killed in; none where there is no file."""
+    try:
+        # Not splitlines: it also splits at U+2028, which an answer may hold.
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        return  # nothing is there yet, or the last share has just written all of it
+    for line in lines:
+        # A line that a run was killed in may end within a character: asked again.
+        row = _json_or_none(line)
+        if isinstance(row, dict):
+            yield row
+
+
+def mend_last_line(path: Path) -> None:
+    """End a line that a killed run left open, so that the next row gets its own."""
+    if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n")
 
 
 def count_others(folder: Path, keys: Iterable[str]) -> int:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from veridical.eval.benchmark import Benchmark, find_benchmark
 from veridical.eval.benchmarks import BENCHMARKS
 from veridical.eval.evaluation import USUAL, Asking, Subject, open_model
+from veridical.eval.grading import NOBODY, Grading
 from veridical.eval.run import asks_of, prepare, run_benchmark
 from veridical.runtime.errors import UserError
 from veridical.runtime.options import by_option
@@ -30,6 +31,7 @@ def evaluate(
     vocabulary: Path | None = None,
     options: list[str] | None = None,
     asking: Asking = USUAL,
+    grading: Grading = NOBODY,
 ) -> dict[str, dict[str, Estimate]]:
     """Evaluate a model by several benchmarks; it is loaded once.
 
@@ -46,6 +48,7 @@ def evaluate(
         vocabulary: which words name which object, for the benchmarks that take it.
         options: options of single benchmarks, such as pope.per_image=1 chair.prompt="Say.".
         asking: how the model is asked.
+        grading: who judges the answers, for the benchmarks that have them judged.
 
     Returns:
         The scores by benchmark and metric.
@@ -59,10 +62,11 @@ def evaluate(
     chosen = _chosen(benchmarks, common, options or [])
     shared = open_model(subject, asking)
     for benchmark, own in chosen:
-        prepare(benchmark, own, out / benchmark.name, subject, asking, shared)
+        prepare(benchmark, own, out / benchmark.name, subject, asking, shared, grading)
     configuration = {
         "out": out, "benchmarks": [benchmark.name for benchmark, _ in chosen], **common,
-        "options": options, **by_option({"subject": subject.named(), "asking": asking}),
+        "options": options,
+        **by_option({"subject": subject.named(), "asking": asking, "grading": grading}),
     }  # fmt: skip
     named = {"images": subject.images, **common}
     inputs = {name: path for name, path in named.items() if path is not None}
@@ -71,7 +75,9 @@ def evaluate(
         for benchmark, own in chosen:
             name = benchmark.name
             say(f"{benchmark.description.title}:")
-            scores[name] = run_benchmark(benchmark, own, out / name, subject, asking, shared)
+            scores[name] = run_benchmark(
+                benchmark, own, out / name, subject, asking, shared, grading
+            )
         if all(scores.values()):  # else another process has the last shard of one
             run.finish(benchmarks=len(chosen))
     return scores

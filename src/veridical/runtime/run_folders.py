@@ -23,7 +23,7 @@ HARMLESS = (".log", ".out", ".err", ".txt", ".md", ".yaml", ".yml", ".sh", ".sba
 WRITTEN = re.compile(
     r"(pairs|samples|records|conversations)\.parquet|\w+_images"
     r"|(run|summary|scores|comparison|checked|start|proofs|reference_logps|dry_run|rewards|rounding|tuning|objects)\.json"
-    r"|(skipped|answers|answers\.partial.*|questions|details|rewards|comparisons|log|shown|pictures)\.jsonl"
+    r"|(skipped|answers|answers\.partial.*|questions|replies|details|rewards|comparisons|log|shown|pictures)\.jsonl"
     r"|spent\.jsonl(\.lock)?|recipe\.yaml"
     r"|parts|claimed|checkpoints|model|adapter|rollouts|engine|tensorboard|wandb"
     r"|data|pairs|train|eval|logs|trials|cache|held[-_]out|seed\d+"

@@ -1,0 +1,189 @@
+"""GQA: questions built from scene graphs, with one short answer each (Hudson & Manning 2019)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from veridical.eval.answers import read_answer_rows, read_rows
+from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
+from veridical.eval.benchmark import Benchmark
+from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
+from veridical.eval.published import (
+    PublishedQuestion,
+    match_by_id,
+    questions_for_model,
+    text_fields,
+)
+from veridical.eval.run import run_benchmark
+from veridical.eval.short_answers import (
+    FORMULAS,
+    INSTRUCTION,
+    by_fields,
+    described,
+    instruction_of,
+    short_sums,
+    with_prompts,
+)
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json
+from veridical.scoring.statistics import Estimate
+from veridical.scoring.vqa_rules import Rule
+
+
+@dataclass(frozen=True)
+class GqaOptions:
+    """What GQA asks, and how answers are compared.
+
+    Attributes:
+        files: the questions, such as testdev_balanced_questions.json.
+        rule: `official` takes an answer that equals GQA's in every character; `corrected` ignores
+            case, punctuation at both ends and an article before it.
+        prompts: whole prompts, JSON Lines {"question_id", "text"}.
+        instruction: put after each question on a line of its own, where there are no `prompts`.
+    """
+
+    files: Path
+    rule: Rule = "corrected"
+    prompts: Path | None = None
+    instruction: str = INSTRUCTION
+
+    @cached_property
+    def questions(self) -> list[PublishedQuestion]:
+        """The questions, in the order of the file."""
+        questions = read_gqa(self.files)
+        return with_prompts(questions, self.prompts, lambda row: [str(row["question_id"])])
+
+
+def read_gqa(path: Path) -> list[PublishedQuestion]:
+    """The questions of GQA's file.
+
+    Raises:
+        UserError: a row is of another form.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or not content:
+        raise UserError(f'{path} must be JSON {{"id": {{"question", "imageId", "answer"}}}}.')
+    found = []
+    for id, row in content.items():
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, {id}: must be an object with question, imageId and answer.")
+        texts = text_fields(row, ("question", "imageId", "answer"), f"{path}, {id}")
+        types = row.get("types")
+        structural = str(types.get("structural") or "") if isinstance(types, dict) else ""
+        kind = "" if not structural else "open" if structural == "query" else "binary"
+        about = {"kind": kind, "structural": structural}
+        image = texts["imageId"]
+        found.append(
+            PublishedQuestion(
+                id, f"{image}.jpg", image, texts["question"], texts["answer"], about=about
+            )
+        )
+    return found
+
+
+def check_options(options: GqaOptions, evaluation: Evaluation) -> None:
+    """Read the files before anything is asked.
+
+    Raises:
+        UserError: one is not what it must be.
+    """
+    _ = options.questions
+
+
+def read_questions(options: GqaOptions, evaluation: Evaluation) -> Questions:
+    """The questions about the first images by name."""
+    instruction = instruction_of(options.prompts, options.instruction)
+    return questions_for_model(options.questions, evaluation, lambda question: instruction)
+
+
+def match_answers(options: GqaOptions, evaluation: Evaluation) -> GivenAnswers:
+    """Answers made elsewhere, each with its question."""
+
+    def read(path: Path) -> list[dict[str, Any]]:
+        """Rows by `question_id`, or by GQA's `questionId`, with a `prediction`."""
+        rows = read_rows(path)
+        own = rows and all(isinstance(row, dict) and "questionId" in row for row in rows)
+        named = read_answer_rows(path, "questionId" if own else "question_id")
+        return [{**row, "question_id": row["questionId"]} for row in named] if own else named
+
+    return match_by_id(options.questions, evaluation, read=read)
+
+
+def compared(text: str, rule: Rule) -> str:
+    """An answer as it is compared."""
+    if rule == "official":
+        return text
+    bare = re.sub(r"^\W+|\W+$", "", text.lower())
+    return re.sub(r"^(?:an?|the)\s+(?=\w)", "", " ".join(bare.split()))
+
+
+def judge_rows(
+    options: GqaOptions, evaluation: Evaluation, rows: Sequence[Row]
+) -> list[dict[str, Any]]:
+    """The rows, with whether each answer is right."""
+    judged = []
+    for row in rows:
+        said = compared(row["answer"], options.rule)
+        right = said == compared(row["expected"], options.rule)
+        judged.append({**row, "rule": options.rule, "compared": said.strip(),
+                       "accuracy": float(right)})  # fmt: skip
+    return judged
+
+
+def remark(
+    options: GqaOptions, evaluation: Evaluation, rows: Sequence[Row], judged: Sequence[Row]
+) -> Remarks:
+    """The rule."""
+    return Remarks({"rule": options.rule}, lines=[f"Rule: {options.rule}."])
+
+
+BENCHMARK = Benchmark(
+    description=described("gqa", "GQA"),
+    judged="answers.jsonl",
+    sums=short_sums,
+    formulas=FORMULAS,
+    groups=by_fields("kind", "structural"),
+    same=("question_id", "question", "expected", "rule"),
+    facts="questions or rules",
+    needs=("accuracy", "compared"),
+    asks=Asks(
+        options=GqaOptions,
+        max_new_tokens=128,
+        label="questions",
+        check=check_options,
+        read=read_questions,
+        match=match_answers,
+        judge=judge_rows,
+        remark=remark,
+    ),
+)
+
+
+def eval_gqa(
+    gqa: GqaOptions,
+    out: Path,
+    subject: Subject,
+    asking: Asking = USUAL,
+) -> dict[str, Estimate]:
+    """Ask questions built from scene graphs, and score the short answers (GQA).
+
+    Writes `answers.jsonl`, `scores.json` (accuracy, empty, also of open and binary questions and by
+    structure; 95 % intervals clustered by image) and `run.json`. Run again with the same settings,
+    it continues. Answers have at most 128 tokens if not set. Answers made elsewhere are GQA's own,
+    a JSON list of {"questionId", "prediction"}, or JSON Lines {"question_id", "answer"}.
+
+    Args:
+        gqa: what is asked, and how answers are compared.
+        out: the folder to write.
+        subject: whose answers.
+        asking: how the model is asked.
+
+    Raises:
+        UserError: contradicting or missing options, or a file is not what it must be.
+    """
+    return run_benchmark(BENCHMARK, gqa, out, subject, asking)

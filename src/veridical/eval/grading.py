@@ -1,0 +1,358 @@
+"""Answers that a model judges in words: it is asked, or its replies are read from a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+from veridical.eval.answers import read_rows
+from veridical.eval.stored_answers import mend_last_line, stored_lines
+from veridical.judges.judging import Cost
+from veridical.judges.prompted import Asker, JudgeQuestion, Reply, ReplyOutcome, ask_until_read
+from veridical.judges.prompts import UnreadableError
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_file, read_text
+from veridical.runtime.progress import track
+
+if TYPE_CHECKING:
+    from veridical.eval.evaluation import Evaluation
+    from veridical.judges.spec import JudgeSpec
+    from veridical.runtime.runs import Run
+
+Row: TypeAlias = Mapping[str, Any]
+Options = TypeVar("Options")
+KINDS = ("local", "endpoint")
+REPLIES = "replies.jsonl"
+CHUNK = 64
+RETRY_TEMPERATURE = 0.7
+"""Of replies that are asked for again, as in `build rank`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grading:
+    """Who judges the answers, where a benchmark has them judged.
+
+    Attributes:
+        judge: `local:MODEL`, or `endpoint:MODEL` (its name at an OpenAI-compatible endpoint).
+        replies: what a judge replied elsewhere, instead of asking one: JSON Lines {"question_id",
+            "reply"}, one or more files; several replies to one question in the order of asking.
+        attempts: how often the judge is asked at most, until its reply can be read.
+        judge_tokens: limit of one reply, in tokens; the benchmark's own if not set.
+        judge_template: of `local:MODEL`: KEY=VALUE, given to its chat template, such as
+            enable_thinking=true.
+        endpoint: of `endpoint:MODEL`: url, key_variable, concurrency, retries, timeout (seconds),
+            input_price and output_price (dollars for a million tokens), max_dollars, max_tokens,
+            cache, cache_gigabytes.
+    """
+
+    judge: str | None = None
+    replies: list[Path] | None = None
+    attempts: int = 3
+    judge_tokens: int | None = None
+    judge_template: dict[str, Any] | None = None
+    endpoint: dict[str, Any] | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a judge, or what one replied."""
+        return self.judge is not None or self.replies is not None
+
+
+NOBODY = Grading()
+"""No judge."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a judge is asked about an answer.
+
+    Attributes:
+        text: the whole question.
+        images: files that it sees.
+    """
+
+    text: str
+    images: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class Grader(Generic[Options]):
+    """How a benchmark has answers judged by a model that replies in words.
+
+    Attributes:
+        ask: what the judge is asked about a row, in order; nothing where it needs no judge.
+        read: what a reply to the n-th question about a row says, as JSON's types;
+            `UnreadableError` where it says nothing.
+        max_new_tokens: limit of one reply, in tokens, where none is given.
+        template: the words of the judge's questions; `scores.json` has their hash.
+        needed: whether the benchmark can't do without a judge.
+        temperature: of the first reply.
+        may_be_cut: whether a reply that ended because it was too long can still be read.
+    """
+
+    ask: Callable[[Options, Evaluation, Row], Sequence[Asked]]
+    read: Callable[[Options, Row, int, str], Any]
+    max_new_tokens: int
+    template: Callable[[Options], str]
+    needed: Callable[[Options], bool] = lambda options: True
+    temperature: float = 0.0
+    may_be_cut: Callable[[Options], bool] = lambda options: False
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Rows with what was replied about them.
+
+    Attributes:
+        rows: each with `judged`, a list of {"reply", "read", "problem"}, one for each question.
+        about: entries of `scores.json`: who judged, by which words.
+        results: entries of `run.json`: what it cost.
+    """
+
+    rows: Sequence[Row]
+    about: Mapping[str, str | float]
+    results: Mapping[str, float]
+
+
+def check_grading(grading: Grading, grader: Grader[Any] | None, options: object) -> None:
+    """Refuse a judge that can't be one, or that is missing, before anything is read or loaded.
+
+    Raises:
+        UserError: names the option.
+    """
+    if grader is None:
+        return
+    if grading.judge is not None and grading.replies is not None:
+        raise UserError("Give either --judge, or the --replies of one: both were given.")
+    if grader.needed(options) and not grading.given:
+        raise UserError(
+            "The answers are judged by a model. Name it with --judge local:MODEL or --judge "
+            "endpoint:MODEL, or give what one replied elsewhere with --replies."
+        )
+    if grading.judge is not None:
+        from veridical.judges.endpoint import endpoint_settings
+        from veridical.judges.spec import check_kind
+
+        check_kind(grading.judge, KINDS)
+        kind = grading.judge.partition(":")[0]
+        if grading.endpoint and kind != "endpoint":
+            raise UserError(f"--endpoint is for --judge endpoint:MODEL, not {grading.judge}.")
+        if grading.judge_template and kind != "local":
+            raise UserError(f"--judge-template is for --judge local:MODEL, not {grading.judge}.")
+        endpoint_settings(grading.endpoint)
+    elif grading.endpoint or grading.judge_template:
+        raise UserError("--endpoint and --judge-template describe a --judge, which is not given.")
+
+
+def grade(
+    grader: Grader[Any],
+    options: object,
+    evaluation: Evaluation,
+    rows: Sequence[Row],
+    run: Run,
+) -> Graded:
+    """Ask the judge about every row, or read what it replied elsewhere.
+
+    Replies are kept in `replies.jsonl` of the run's folder as they come, so that an interrupted
+    run continues and none is paid twice.
+
+    Args:
+        grader: how.
+        options: the benchmark's own.
+        evaluation: whose answers are judged, by whom.
+        rows: of answers.
+        run: is told which model judges.
+
+    Raises:
+        UserError: the judge cannot be had, or replies made elsewhere do not fit the questions.
+    """
+    grading = evaluation.grading
+    if not grading.given:
+        return Graded(rows, {}, {})
+    asked = [list(grader.ask(options, evaluation, row)) for row in rows]
+    places = [(n, k) for n, own in enumerate(asked) for k in range(len(own))]
+    questions = [_question(rows[n], k, asked[n][k]) for n, k in places]
+
+    def read(start: int) -> Callable[[int, Reply], tuple[str, Any]]:
+        def read_one(index: int, reply: Reply) -> tuple[str, Any]:
+            n, k = places[start + index]
+            if reply.cut and not grader.may_be_cut(options):
+                raise UnreadableError("it is cut off")
+            return reply.text, grader.read(options, rows[n], k, reply.text)
+
+        return read_one
+
+    words = hashlib.sha256(grader.template(options).encode()).hexdigest()
+    about: dict[str, str | float] = {"judge_words_sha256": words}
+    outcomes: list[ReplyOutcome[tuple[str, Any]]] = []
+    if grading.replies is not None:
+        about["judge"] = "replies made elsewhere"
+        given = _given_replies(grading.replies, [rows[n]["question_id"] for n, _ in places])
+        outcomes = ask_until_read(lambda _: given, questions, read(0), 1) if questions else []
+    elif questions:
+        about["judge"] = grading.judge or ""
+        asker = _open(grader, evaluation, questions, run)
+        for start in track(range(0, len(questions), CHUNK), f"judged, {CHUNK} at a time"):
+            some = questions[start : start + CHUNK]
+            outcomes += ask_until_read(asker, some, read(start), grading.attempts)
+    judged: list[list[dict[str, Any]]] = [[] for _ in rows]
+    for (n, _), outcome in zip(places, outcomes, strict=True):
+        reply, value = outcome.value or ("", None)
+        judged[n].append({"reply": reply, "read": value, "problem": outcome.problem})
+    cost = sum((outcome.cost for outcome in outcomes), Cost())
+    results = {f"judge_{name}": value for name, value in asdict(cost).items()}
+    unread = sum(bool(outcome.problem) for outcome in outcomes)
+    marked = [{**row, "judged": own} for row, own in zip(rows, judged, strict=True)]
+    return Graded(marked, about, {**results, "judge_unread": unread})
+
+
+def _question(row: Row, number: int, asked: Asked) -> JudgeQuestion:
+    from veridical.data.messages import user_message
+
+    message = user_message(asked.text, len(asked.images))
+    return JudgeQuestion(f"{row['question_id']}/{number}", list(asked.images), [message])
+
+
+def _open(
+    grader: Grader[Any], evaluation: Evaluation, questions: Sequence[JudgeQuestion], run: Run
+) -> Asker:
+    """The judge, whose replies are kept in the run's folder."""
+    from veridical.judges.endpoint import endpoint_settings
+    from veridical.judges.spec import JudgeSpec, open_judge
+
+    grading, asking = evaluation.grading, evaluation.asking
+    spec = JudgeSpec(
+        grading.judge or "", grading.attempts, grader.temperature, RETRY_TEMPERATURE,
+        grading.judge_tokens or grader.max_new_tokens, False, asking.seed, grading.judge_template,
+    )  # fmt: skip
+    spec.check(KINDS)
+    settings = endpoint_settings(grading.endpoint)
+    how, size = asking.loading, asking.batch_size
+    opened = open_judge(spec, settings, evaluation.out, size, how.dtype, how.device)
+    where = ""
+    if opened.policy is not None:
+        from veridical.models.cache_keys import model_fingerprint
+
+        found = model_fingerprint(opened.policy)
+        run.note_model("judge", spec.model, found)
+        where = found.key
+    elif opened.endpoint is not None:
+        where = opened.endpoint.url
+        notice = opened.endpoint.notice(sum(len(question.images) for question in questions))
+        if notice:
+            print(notice, flush=True)
+    return keeping_asker(opened.ask, evaluation.out / REPLIES, _identity(spec, where))
+
+
+def _identity(spec: JudgeSpec, where: str) -> list[Any]:
+    return [{**vars(spec), "attempts": None}, where]
+
+
+def keeping_asker(ask: Asker, path: Path, identity: Sequence[Any]) -> Asker:
+    """An asker that writes every reply to a file, and asks nothing whose reply is there.
+
+    Args:
+        ask: who is asked.
+        path: the file, JSON Lines.
+        identity: what decides a reply besides the question, as JSON's types.
+    """
+    known = {row["key"]: row for row in stored_lines(path) if {"key", "reply", "cut"} <= row.keys()}
+    mend_last_line(path)
+
+    def asker(questions: Sequence[JudgeQuestion]) -> list[Reply]:
+        keys = [_key(question, identity) for question in questions]
+        new = [n for n, key in enumerate(keys) if key not in known]
+        replies = dict(zip(new, ask([questions[n] for n in new]), strict=True)) if new else {}
+        kept = {n: reply for n, reply in replies.items() if reply.text and not reply.problem}
+        with path.open("a", encoding="utf-8") as file:
+            for n, reply in kept.items():
+                row = {
+                    "key": keys[n], "id": questions[n].id, "attempt": questions[n].attempt,
+                    "reply": reply.text, "cut": reply.cut,
+                }  # fmt: skip
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                known[keys[n]] = row
+        return [
+            replies[n] if n in replies else Reply(known[key]["reply"], known[key]["cut"])
+            for n, key in enumerate(keys)
+        ]
+
+    return asker
+
+
+def _key(question: JudgeQuestion, identity: Sequence[Any]) -> str:
+    """32 hex digits that change with anything that decides the reply."""
+    from veridical.data.messages import text_of
+
+    pictures = [hash_file(image) for image in question.images]
+    parts = [identity, question.id, question.attempt, text_of(question.messages), pictures]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _given_replies(paths: Sequence[Path], ids: Sequence[str]) -> list[Reply]:
+    """Replies made elsewhere, in the order of the judge's questions.
+
+    Raises:
+        UserError: a row is of another form, or there are not as many as questions.
+    """
+    waiting: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        for number, row in enumerate(read_rows(path), start=1):
+            own = row if isinstance(row, dict) else {}
+            text = next((own[name] for name in REPLY_FIELDS if name in own), None)
+            if own.get("question_id") is None or not isinstance(text, str):
+                raise UserError(
+                    f'{path}, row {number}: a reply has {{"question_id": ..., "reply": "text"}}.'
+                )
+            waiting[str(own["question_id"])].append(text)
+    wanted = {id: ids.count(id) for id in dict.fromkeys(ids)}
+    wrong = [id for id, count in wanted.items() if len(waiting[id]) != count]
+    if wrong:
+        first = wrong[0]
+        raise UserError(
+            f"--replies has {len(waiting[first])} replies to question {first}, and {wanted[first]} "
+            f"are needed ({len(wrong)} such questions). Give one for each question to the judge."
+        )
+    return [Reply(waiting[id].pop(0)) for id in ids]
+
+
+REPLY_FIELDS = ("reply", "text", "content")
+"""What a reply is called in files of other programs, the plainest first."""
+
+
+def judge_words(path: Path | None, own: str, names: Sequence[str]) -> str:
+    """The words of a judge's question, from a file or our own.
+
+    Args:
+        path: a text file with names in braces, such as {answer}.
+        own: our words.
+        names: what has to be in them.
+
+    Raises:
+        UserError: the file lacks a name.
+    """
+    text = own if path is None else read_text(path)
+    missing = [name for name in names if f"{{{name}}}" not in text]
+    if missing:
+        raise UserError(
+            f"{path} must have {', '.join(f'{{{name}}}' for name in missing)} in it, which stands "
+            "for what the judge is shown."
+        )
+    return text
+
+
+def filled(words: str, values: Mapping[str, str]) -> str:
+    """Words with values for the names in braces; braces in the values stay as they are."""
+    names = "|".join(map(re.escape, values))
+    return re.sub(rf"\{{({names})\}}", lambda found: values[found[1]], words)
+
+
+def values_of(row: Row) -> list[Any]:
+    """What the judge's replies about a row say, in order; None where one could not be read."""
+    return [one["read"] for one in row.get("judged", ())]

@@ -1,0 +1,257 @@
+"""HallusionBench: the same questions about figures and their edited copies (Guan et al. 2024)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from veridical.data.text.thoughts import answer_of
+from veridical.eval.answers import read_answer_rows, read_rows
+from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
+from veridical.eval.benchmark import Benchmark
+from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
+from veridical.eval.grading import NOBODY, Asked, Grader, Grading, filled, judge_words, values_of
+from veridical.eval.hallusion_metrics import (
+    FORMULAS,
+    HALLUSIONBENCH,
+    Outcome,
+    Rule,
+    by_kind,
+    hallusion_sums,
+    is_right,
+)
+from veridical.eval.published import (
+    PublishedQuestion,
+    json_objects,
+    match_by_id,
+    questions_for_model,
+    text_fields,
+)
+from veridical.eval.run import run_benchmark
+from veridical.judges.prompts import UnreadableError
+from veridical.runtime.errors import UserError
+from veridical.scoring.statistics import Estimate
+from veridical.scoring.yes_no_answers import parse_answer
+
+PLACE = ("category", "subcategory", "visual_input", "set_id", "figure_id")
+FIELDS = (*PLACE, "question_id", "question", "gt_answer", "gt_answer_details")
+PREDICTION = "model_prediction"
+SHOWN = ("question", "reference", "answer")
+WORDS = """A question was answered. Compare the answer with the reference answer.
+
+Question: {question}
+Reference answer: {reference}
+Answer: {answer}
+
+Reply with one of three words and nothing else:
+correct, if the answer agrees with the reference answer;
+incorrect, if it contradicts it;
+unclear, if it does not decide the question."""
+
+
+@dataclass(frozen=True)
+class HallusionOptions:
+    """What HallusionBench asks, and how answers are judged.
+
+    Attributes:
+        files: HallusionBench.json, as published.
+        rule: `corrected` reads yes and no itself, or the replies of a judge strictly; `official`
+            needs a judge, and takes every reply without "correct" in it for "unclear".
+        judge_prompt: a text file with {question}, {reference} and {answer} in it, what the judge is
+            asked; our own words if not set.
+    """
+
+    files: Path
+    rule: Rule = "corrected"
+    judge_prompt: Path | None = None
+
+    @cached_property
+    def questions(self) -> list[PublishedQuestion]:
+        """The questions, in the order of the file."""
+        return read_hallusionbench(self.files)
+
+    @cached_property
+    def words(self) -> str:
+        """What the judge is asked."""
+        return judge_words(self.judge_prompt, WORDS, SHOWN)
+
+
+def read_hallusionbench(path: Path) -> list[PublishedQuestion]:
+    """The questions of HallusionBench.json.
+
+    Raises:
+        UserError: a row is of another form.
+    """
+    found = {}
+    for number, row in enumerate(json_objects(path), start=1):
+        place = f"{path}, row {number}"
+        texts = text_fields(row, FIELDS, place)
+        name = row.get("filename")
+        if name is not None and not isinstance(name, str):
+            raise UserError(f"{place}: filename must be a text or null, not {name!r:.40}.")
+        if texts["gt_answer"] not in ("0", "1"):
+            raise UserError(f"{place}: gt_answer must be 0 or 1, not {row['gt_answer']!r:.40}.")
+        id = _id(texts)
+        if id in found:
+            raise UserError(f"{place}: the question {id} is there twice.")
+        about = {"question_number": texts["question_id"], **{n: texts[n] for n in PLACE},
+                 "reference": texts["gt_answer_details"]}  # fmt: skip
+        # Figures of a set share their questions, so the set is the unit.
+        unit = "/".join(texts[n] for n in ("category", "subcategory", "set_id"))
+        found[id] = PublishedQuestion(
+            id, (name or "").removeprefix("./"), unit, texts["question"],
+            "yes" if texts["gt_answer"] == "1" else "no", about=about,
+        )  # fmt: skip
+    return list(found.values())
+
+
+def _id(row: Row) -> str:
+    return (
+        f"{row.get('category')}/{row.get('subcategory')}/{row.get('set_id')}_{row.get('figure_id')}"
+        f"_{row.get('question_id')}"
+    )
+
+
+def check_options(options: HallusionOptions, evaluation: Evaluation) -> None:
+    """Read the file before anything is asked.
+
+    Raises:
+        UserError: it is not what it must be.
+    """
+    _ = options.questions, options.words
+
+
+def read_questions(options: HallusionOptions, evaluation: Evaluation) -> Questions:
+    """The questions of the first sets by name."""
+    return questions_for_model(options.questions, evaluation)
+
+
+def match_answers(options: HallusionOptions, evaluation: Evaluation) -> GivenAnswers:
+    """Answers made elsewhere, each with its question."""
+
+    def read(path: Path) -> list[dict[str, Any]]:
+        """Rows by our ids, or HallusionBench's own records with a `model_prediction`."""
+        rows = read_rows(path)
+        if not all(isinstance(row, dict) and "set_id" in row for row in rows):
+            return read_answer_rows(path, "question_id")
+        for number, row in enumerate(rows, start=1):
+            if not isinstance(row.get(PREDICTION), str):
+                raise UserError(f"{path}, row {number}: {PREDICTION} must be a text.")
+        return [{"question_id": _id(row), "answer": answer_of(row[PREDICTION])} for row in rows]
+
+    return match_by_id(options.questions, evaluation, read=read)
+
+
+def ask_judge(options: HallusionOptions, evaluation: Evaluation, row: Row) -> list[Asked]:
+    """One question about each answer."""
+    values = {name: row[name] for name in SHOWN}
+    return [Asked(filled(options.words, values))]
+
+
+def read_reply(options: HallusionOptions, row: Row, number: int, reply: str) -> Outcome:
+    """What the judge says of an answer.
+
+    Official: a reply with "incorrect" in it is that, else one with "correct"; all others are
+    "unclear". Corrected: exactly one of the three words, without a "not".
+
+    Raises:
+        UnreadableError: it has none of them, several, or denies one.
+    """
+    said = reply.lower()
+    if options.rule == "official":
+        return "incorrect" if "incorrect" in said else "correct" if "correct" in said else "unclear"
+    found = set(re.findall(r"\b(?:incorrect|correct|unclear)\b", said))
+    if len(found) != 1 or re.search(r"\b(?:not|neither|isn't)\b", said):
+        raise UnreadableError("it is not one of correct, incorrect and unclear")
+    only: Outcome = found.pop()
+    return only
+
+
+def judge_rows(
+    options: HallusionOptions, evaluation: Evaluation, rows: Sequence[Row]
+) -> list[dict[str, Any]]:
+    """The rows, with the outcome of each: None where the judge's reply could not be read."""
+    judged = []
+    for row in rows:
+        outcome = values_of(row)[0] if "judged" in row else _read_answer(row)
+        right = None if outcome is None else is_right(outcome, row)
+        judged.append({**row, "rule": options.rule, "outcome": outcome, "right": right})
+    return judged
+
+
+def _read_answer(row: Row) -> Outcome:
+    """What an answer says without a judge, read as yes or no."""
+    said = parse_answer(row["answer"], "strict", row["question"])
+    return "unclear" if said is None else "correct" if said == row["expected"] else "incorrect"
+
+
+def remark(
+    options: HallusionOptions, evaluation: Evaluation, rows: Sequence[Row], judged: Sequence[Row]
+) -> Remarks:
+    """The rule, and who read the answers."""
+    about: dict[str, str | float] = {"rule": options.rule}
+    if not evaluation.grading.given:
+        about["judge"] = "none: yes and no are read from the answers"
+    return Remarks(about, lines=[f"Rule: {options.rule}."])
+
+
+BENCHMARK = Benchmark(
+    description=HALLUSIONBENCH,
+    judged="answers.jsonl",
+    sums=hallusion_sums,
+    formulas=FORMULAS,
+    groups=by_kind,
+    same=("question_id", "question", "expected", "rule"),
+    facts="questions or rules",
+    needs=("right", "outcome", *PLACE),
+    asks=Asks(
+        options=HallusionOptions,
+        max_new_tokens=256,
+        label="questions",
+        check=check_options,
+        read=read_questions,
+        match=match_answers,
+        judge=judge_rows,
+        remark=remark,
+        grader=Grader(
+            ask=ask_judge,
+            read=read_reply,
+            max_new_tokens=128,
+            template=lambda options: options.words,
+            needed=lambda options: options.rule == "official",
+        ),
+    ),
+)
+
+
+def eval_hallusionbench(
+    hallusion: HallusionOptions,
+    out: Path,
+    subject: Subject,
+    asking: Asking = USUAL,
+    grading: Grading = NOBODY,
+) -> dict[str, Estimate]:
+    """Ask the same questions about figures and their edited copies, and score the answers.
+
+    Writes `answers.jsonl`, `scores.json` (aAcc, qAcc, fAcc, easy, hard, unclear, unread,
+    yes_difference, false_yes, also of VD, VS, with_image and without_image; 95 % intervals
+    clustered by set of figures), with a judge `replies.jsonl`, and `run.json`. Run again with the
+    same settings, it continues. Answers have at most 256 tokens if not set. Answers made elsewhere
+    are HallusionBench's own records with a `model_prediction`, or JSON Lines {"question_id":
+    "VS/chart/0_1_0", "answer"}.
+
+    Args:
+        hallusion: what is asked, and how answers are judged.
+        out: the folder to write.
+        subject: whose answers. Its folder of images has `VD` and `VS` in it.
+        asking: how the model is asked.
+        grading: who judges the answers; if no one, yes and no are read from them.
+
+    Raises:
+        UserError: contradicting or missing options, or a file is not what it must be.
+    """
+    return run_benchmark(BENCHMARK, hallusion, out, subject, asking, grading=grading)

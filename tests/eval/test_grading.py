@@ -1,0 +1,120 @@
+"""Answers judged by a real HTTP server that fails, and by a run that is interrupted."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from published_files import mmhal
+
+from veridical.cli import main
+from veridical.data.messages import user_message
+from veridical.eval.grading import filled, keeping_asker
+from veridical.judges.judging import Cost
+from veridical.judges.prompted import JudgeQuestion, Reply
+from veridical.runtime.files import read_json, read_jsonl
+
+FAULTS: dict[int, list[tuple[int, str]]] = {
+    0: [(429, ""), (500, ""), (200, "Rating: 6")],
+    1: [(200, "No idea."), (200, ""), (200, "Rating: 2")],
+    2: [(200, "No idea."), (200, "None."), (200, "Rating: 9")],
+}
+"""Status and text of each reply about each answer."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    asked: ClassVar[Counter[int]] = Counter()
+    lock = threading.Lock()
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        text = json.loads(body)["messages"][0]["content"][-1]["text"]
+        number = int(re.findall(r"Question (\d)", text)[0])
+        with self.lock:
+            before = self.asked[number]
+            self.asked[number] += 1
+        status, said = FAULTS[number][min(before, 2)]
+        message = {"role": "assistant", "content": said}
+        content = {
+            "id": "x", "object": "chat.completion", "created": 1, "model": "judge",
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12},
+        }  # fmt: skip
+        out = json.dumps(content).encode()
+        head = f"HTTP/1.1 {status} S\r\nContent-Type: application/json\r\nretry-after-ms: 1\r\n"
+        self.wfile.write(f"{head}Content-Length: {len(out)}\r\n\r\n".encode() + out)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Handler.asked.clear()
+    served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{served.server_port}/v1"
+    served.shutdown()
+    served.server_close()
+
+
+def test_every_answer_is_rated_or_unread_and_no_reply_is_asked_for_twice(
+    server: str, tmp_path: Path
+) -> None:
+    """Ratings 6 and 2, and one that is never readable: mean 4, one of two hallucinates."""
+    mmhal(tmp_path)
+    rows = [json.dumps({"question_id": str(n), "answer": f"Answer {n}."}) for n in range(3)]
+    (tmp_path / "answers.jsonl").write_text("\n".join(rows))
+    words = ["eval", "mmhal", "--files", str(tmp_path / "template.json"), "--answers",
+             str(tmp_path / "answers.jsonl"), "--judge", "endpoint:judge", "--endpoint.url", server,
+             "--out", str(tmp_path / "out")]  # fmt: skip
+    assert main(words) == 0
+    first = read_json(tmp_path / "out" / "scores.json")["scores"]
+    found = {name: first[name]["value"] for name in ("score", "hallucination", "unread")}
+    assert found == pytest.approx({"score": 4.0, "hallucination": 1 / 2, "unread": 1 / 3})
+    problems = [row["judged"][0]["problem"] for row in read_jsonl(tmp_path / "out/answers.jsonl")]
+    assert problems[:2] == ["", ""] and "'Rating: 9'" in problems[2]
+    asked = sum(Handler.asked.values())
+    assert main(words) == 0
+    assert read_json(tmp_path / "out" / "scores.json")["scores"] == first
+    # Of the second answer one reply was empty, which is not kept and asked for again.
+    assert sum(Handler.asked.values()) - asked <= 1
+
+
+def test_an_interrupted_judge_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def ask(questions: Any) -> list[Reply]:
+        calls.extend(question.id for question in questions)
+        return [
+            Reply(problem="down")
+            if question.id == "b"
+            else Reply(f"said {question.id}", cost=Cost())
+            for question in questions
+        ]
+
+    def question(id: str) -> JudgeQuestion:
+        return JudgeQuestion(id, [], [user_message(id, 0)])
+
+    path = tmp_path / "replies.jsonl"
+    some = [question("a"), question("b")]
+    keeping_asker(ask, path, ["judge"])(some)
+    with path.open("a") as file:
+        file.write('{"key": "cut of')
+    replies = keeping_asker(ask, path, ["judge"])([*some, question("c")])
+    assert calls == ["a", "b", "b", "c"]
+    assert [reply.text for reply in replies] == ["said a", "", "said c"]
+    keeping_asker(ask, path, ["another judge"])(some)
+    assert calls[4:] == ["a", "b"]
+
+
+def test_values_fill_names_once() -> None:
+    assert filled("{a} {b} {c}", {"a": "{b}", "b": "x"}) == "{b} x {c}"

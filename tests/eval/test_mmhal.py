@@ -1,0 +1,148 @@
+"""MMHal-Bench: its file, both rules of reading ratings, and its scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from published_files import mmhal
+
+from veridical.cli import main
+from veridical.eval.mmhal import MmhalOptions, read_mmhal, read_reply
+from veridical.judges.prompts import UnreadableError
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, read_jsonl
+
+REPLIES = ["Fine.\nRating: 5", "Wrong. Rating: 1, very informative", "**Rating**: 3"]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    mmhal(tmp_path)
+    rows = read_json(tmp_path / "template.json")
+    told = [{**row, "model_answer": f"Answer {n}."} for n, row in enumerate(rows)]
+    (tmp_path / "answers.json").write_text(json.dumps(told), encoding="utf-8")
+    lines = [json.dumps({"question_id": str(n), "reply": r}) + "\n" for n, r in enumerate(REPLIES)]
+    (tmp_path / "replies.jsonl").write_text("".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+def words(files: Path, *more: str) -> list[str]:
+    return ["eval", "mmhal", "--files", str(files / "template.json"), "--answers",
+            str(files / "answers.json"), "--out", str(files / "out"), *more]  # fmt: skip
+
+
+def values(files: Path) -> dict[str, Any]:
+    scores = read_json(files / "out" / "scores.json")["scores"]
+    return {name: row["value"] for name, row in scores.items()}
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        # 5, 1 and 3: steps of informativeness 2, 1 and 0.
+        ("corrected", {"score": 9 / 3, "hallucination": 1 / 3, "informativeness": 3 / 9,
+                       "unread": 0.0, "attribute/score": 4.0, "counting/hallucination": 1.0}),
+        # The asterisks: 0, which hallucinates and is not informative.
+        ("official", {"score": 6 / 3, "hallucination": 2 / 3, "informativeness": 3 / 9,
+                      "unread": 1 / 3, "attribute/score": 2.5, "attribute/unread": 1 / 2}),
+    ],
+)  # fmt: skip
+def test_both_rules(files: Path, rule: str, expected: dict[str, float]) -> None:
+    assert main(words(files, "--replies", str(files / "replies.jsonl"), "--rule", rule)) == 0
+    found = values(files)
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_an_unread_rating_counts_in_no_score(files: Path) -> None:
+    path = files / "replies.jsonl"
+    path.write_text(path.read_text().replace("**Rating**: 3", "Sorry."))
+    assert main(words(files, "--replies", str(path))) == 0
+    found = values(files)
+    expected = {"score": 6 / 2, "hallucination": 1 / 2, "unread": 1 / 3, "attribute/score": 5.0}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    row = read_jsonl(files / "out" / "answers.jsonl")[2]
+    assert row["rating"] is None and "could not be read" in row["judged"][0]["problem"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "official", "corrected"),
+    [
+        ("RATING: 6", 6, 6),
+        ("Rating: 0", 0, 0),
+        ("rating:4", None, 4),
+        ("**Rating:** 4", None, 4),
+        ("Rating: 4/6", 4, 4),
+        ("Rating: 10", 1, None),
+        ("Rating: 2.5", 2, None),
+        ("Rating: 7", None, None),
+        ("Rating: 2 or rating: 3", None, None),
+        ("Rating: 2. So rating: 2", 2, 2),
+        ("", None, None),
+    ],
+)
+def test_what_a_reply_says(reply: str, official: int | None, corrected: int | None) -> None:
+    for rule, expected in (("official", official), ("corrected", corrected)):
+        options = MmhalOptions(Path("x"), rule=rule)  # type: ignore[arg-type]
+        if expected is None:
+            with pytest.raises(UnreadableError):
+                read_reply(options, {}, 0, reply)
+        else:
+            assert read_reply(options, {}, 0, reply) == expected
+
+
+def test_a_local_judge_that_sees_the_images(files: Path) -> None:
+    """The tiny model never rates: every answer is unread, and all replies are kept."""
+    for n in range(3):
+        Image.new("RGB", (32, 32), "red").save(files / f"i{n}.png")
+    told = ["--judge", "local:embedded", "--attempts", "2", "--judge-tokens", "4"]
+    seen = ["--judge-sees-image", "true", "--images", str(files)]
+    assert main(words(files, *told, *seen)) == 0
+    assert values(files)["unread"] == 1.0 and values(files)["score"] is None
+    replies = read_jsonl(files / "out" / "replies.jsonl")
+    assert sorted((row["id"], row["attempt"]) for row in replies) == [
+        (f"{n}/0", attempt) for n in range(3) for attempt in range(2)
+    ]
+    record = read_json(files / "out" / "run.json")
+    assert record["models"]["judge"]["name"] == "embedded"
+    assert record["results"]["judge_replies"] == 6 and record["results"]["judge_unread"] == 3
+    about = read_json(files / "out" / "scores.json")["about"]
+    assert about["judge_sees"] == "image and texts" and len(about["judge_words_sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ([], "judged by a model"),
+        (["--judge", "local:embedded", "--judge-sees-image", "true"], "needs --images"),
+        (["--judge", "local:embedded", "--judge-sees-image", "true", "--images", "{folder}"],
+         "lacks, such as i1.jpg"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_named(
+    files: Path, more: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (32, 32), "red").save(files / "i0.png")
+    assert main(words(files, *(word.format(folder=files) for word in more))) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_answers_in_another_order_are_refused(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = read_json(files / "answers.json")
+    (files / "answers.json").write_text(json.dumps(rows[::-1]))
+    assert main(words(files, "--replies", str(files / "replies.jsonl"))) == 2
+    assert "row 1: the template has another question there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("field", "value"), [("image_content", "cup"), ("gt_answer", None)])
+def test_another_file_is_refused(files: Path, field: str, value: Any) -> None:
+    rows = read_json(files / "template.json")
+    rows[1][field] = value
+    (files / "template.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match=f"row 2: {field}"):
+        read_mmhal(files / "template.json")
