@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import make_group
+from every_family import FAMILIES
+from family_models import can_be_built
 from PIL import Image
 
 from veridical.data.messages import text_of
@@ -14,9 +17,12 @@ from veridical.inspection.inspecting import with_pictures
 from veridical.inspection.lengths import measuring
 from veridical.inspection.pictures import Album
 from veridical.inspection.rows import read_row
+from veridical.models.batching import layout_tokens, row_batch, shared_batch
+from veridical.models.lengths import check_lengths
 from veridical.models.policy import Policy
 from veridical.models.processing import process
-from veridical.models.rendering import render_group
+from veridical.models.rendering import Group, render_group
+from veridical.train.loop.trial import CANDIDATES, longest_rows
 
 SIZES = [(96, 64), (64, 96), (200, 120), (128, 128)]
 NEAR_NOTHING = 100_000
@@ -51,3 +57,43 @@ def test_lengths_are_the_processors(
         # The noise image is prepared here; a blank one of its size was counted.
         assert found.prompt == made.shape[1], text_of(row.record["prompt"])
         assert found.answer == max(len(ids) for ids in group.response_ids)
+
+
+def test_a_layouts_size_is_the_processors(built: Policy, groups: list[Group]) -> None:
+    for group in check_lengths(built, groups, None).fit:
+        for lay_out in (row_batch, shared_batch):
+            size = lay_out(built, [group]).inputs["input_ids"].numel()
+            assert layout_tokens(group, lay_out is shared_batch) == size
+
+
+SMALL, WIDE, LARGE = [Image.new("RGB", size) for size in ((56, 56), (400, 100), (700, 700))]
+ENGLISH, CHINESE = "There is a red cup. " * 12, "\u8fd9\u662f\u4ec0\u4e48" * 15
+
+
+@pytest.mark.parametrize(
+    ("name", "usual", "long"),
+    [
+        # A token for every byte, and for every few of English.
+        ("LLaVA", ([SMALL], ENGLISH), ([SMALL], CHINESE)),
+        ("Qwen2.5-VL", ([LARGE], "What?"), ([SMALL], CHINESE)),
+        # As many tokens for each picture, whatever its size.
+        ("LLaVA", ([LARGE], "What?"), ([SMALL, SMALL], "What?")),
+        # Tiles by the shape, not by the pixels.
+        ("LLaVA-NeXT", ([WIDE], "What?"), ([SMALL], "What?")),
+        ("Qwen2.5-VL", ([SMALL], ENGLISH), ([LARGE], "What?")),
+    ],
+)
+def test_the_longest_row_is_tried(
+    name: str, usual: tuple[list[Image.Image], str], long: tuple[list[Image.Image], str]
+) -> None:
+    """Among twice as many others as are laid out."""
+    family = next(family for family in FAMILIES if family.name == name)
+    if not can_be_built(family):
+        pytest.skip("its processor wants torchvision: `make families` brings it")
+    policy = family.build()
+    if long[0] == [LARGE]:
+        policy.processor.image_processor.size = {"shortest_edge": 3136, "longest_edge": 490_000}
+    many = [make_group(policy, str(i), *usual, "Yes.", "No.") for i in range(2 * CANDIDATES)]
+    many[50] = make_group(policy, "50", *long, "Yes.", "No.")
+    read = check_lengths(policy, many, None).fit
+    assert longest_rows(policy, read, False, 1) == [50]

@@ -22,7 +22,7 @@ from veridical.data.images import ImageLike, load_image
 from veridical.data.records import assistant_message, user_message
 from veridical.eval.asked_model import AskedModel
 from veridical.models import lengths, processing
-from veridical.models.batching import row_batch, shared_batch
+from veridical.models.batching import layout_tokens, row_batch, shared_batch
 from veridical.models.lengths import check_lengths, counting, measured
 from veridical.models.policy import Policy
 from veridical.models.processing import process
@@ -119,7 +119,7 @@ def test_a_failure_of_the_batch_alone_is_not_blamed_on_a_row(
 def test_lengths_list_what_the_processor_refuses(picky: Policy) -> None:
     groups = [group(picky, "good", Image.new("RGB", (48, 48))),
               unchecked(picky, "bad", Image.new("RGB", STRIP))]  # fmt: skip
-    refused = check_lengths(picky, groups, 10_000)
+    refused = check_lengths(picky, groups, 10_000).refused
     assert list(refused) == ["bad"] and refused["bad"][0] == "images"
     assert "aspect ratio" in refused["bad"][1]
 
@@ -232,12 +232,12 @@ def test_counted_lengths_are_those_of_the_processor(
     made: list[Any] = []
     stock = lengths.measured
     monkeypatch.setattr(lengths, "measured", noting(made, stock))
-    assert check_lengths(policy, groups * 20, 10_000) == {}
+    assert check_lengths(policy, groups * 20, 10_000).refused == {}
     assert len(made) <= lengths.CHECKED
     # On the limit itself each is measured, and the verdict is exact.
     length, longest = measured(policy, prompts[0]), max(map(len, groups[0].response_ids))
-    assert check_lengths(policy, groups, length + longest) == {}
-    assert len(check_lengths(policy, groups, length + longest - 1)) == len(groups)
+    assert check_lengths(policy, groups, length + longest).refused == {}
+    assert len(check_lengths(policy, groups, length + longest - 1).refused) == len(groups)
 
 
 def test_a_processor_that_counts_wrongly_is_not_believed(
@@ -248,7 +248,7 @@ def test_a_processor_that_counts_wrongly_is_not_believed(
     monkeypatch.setattr(lengths, "_image_tokens", lambda policy, size: size[0])
     assert isinstance(counting(policy, prompts), str)
     limit = measured(policy, prompts[0]) + max(map(len, groups[0].response_ids))
-    assert check_lengths(policy, groups, limit) == {}
+    assert check_lengths(policy, groups, limit).refused == {}
 
 
 def test_an_image_seen_twice_in_a_batch_is_decoded_once(
@@ -269,3 +269,43 @@ def test_trials_are_made_once_a_size(picky: Policy, monkeypatch: pytest.MonkeyPa
     for _ in range(5):
         require_images(picky.processor, [Image.new("RGB", (640, 480)), Image.new("RGB", (500, 40))])
     assert len(tried) == 1
+
+
+@pytest.mark.parametrize("lay_out", [row_batch, shared_batch])
+def test_a_layouts_size_is_known_before_a_picture_is_opened(
+    policy: Policy, groups: list[Group], lay_out: Any
+) -> None:
+    """Answers that are cut, those with a picture of their own, and those that were sampled."""
+    first, other = groups[0], groups[1]
+    odd = [
+        first,
+        dataclasses.replace(first, response_images=(None, other.images)),
+        dataclasses.replace(first, sampled=True, response_texts=("", "")),
+        dataclasses.replace(
+            first, token_counts=tuple(map(len, first.response_ids)), cut=(True, True),
+            response_ids=tuple(ids[:3] for ids in first.response_ids),
+        ),
+        unchecked(policy, "none", other.images[0]),
+    ]  # fmt: skip
+    for group in check_lengths(policy, odd, None).fit:
+        size = lay_out(policy, [group]).inputs["input_ids"].numel()
+        assert layout_tokens(group, lay_out is shared_batch) == size
+
+
+def test_lengths_of_several_processes_are_each_rows_own(
+    policy: Policy, groups: list[Group], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = [
+        dataclasses.replace(group, prompt_text=group.prompt_text + place * " ")
+        for place, group in enumerate(groups)
+    ]
+    alone = check_lengths(policy, groups, 10_000).fit
+    parts = [lengths._checked(policy, groups[place::2], 10_000, "none") for place in (0, 1)]
+
+    def gather(own: Any) -> list[Any]:
+        return [0, 1] if isinstance(own, int) else parts if isinstance(own, tuple) else [own]
+
+    monkeypatch.setattr(processes, "gather", gather)
+    together = check_lengths(policy, groups, 10_000).fit
+    assert [g.prompt_tokens for g in together] == [g.prompt_tokens for g in alone]
+    assert len({g.prompt_tokens for g in alone}) > 1

@@ -84,6 +84,26 @@ def collate(policy: Policy, groups: Sequence[Group], share_prefix: bool) -> Batc
     return shared_batch(policy, groups) if share_prefix else row_batch(policy, groups)
 
 
+def layout_tokens(group: Group, share_prefix: bool) -> int:
+    """How many tokens a group takes in a layout, image tokens and padding included.
+
+    Counted from its `prompt_tokens`, without opening an image; equal to the size of `input_ids`
+    that `collate` gives for it.
+    """
+    prompts, k = group.prompt_tokens, len(group.response_ids)
+    if share_prefix:
+        rows = [
+            prompts[own[0]] + sum(len(group.response_ids[i]) for i in own)
+            for own in _sharing(group)
+        ]
+    else:
+        # The stock processor is given whole texts; what was cut off is masked afterwards.
+        own_tokens = [len(ids) for ids in group.response_ids]
+        whole = own_tokens if group.sampled else [group.tokens_of(i) for i in range(k)]
+        rows = [prompt + length for prompt, length in zip(prompts, whole, strict=True)]
+    return len(rows) * max(rows)
+
+
 def row_batch(policy: Policy, groups: Sequence[Group]) -> Batch:
     """Lay groups out as the stock processor does, a row for each response.
 

@@ -64,10 +64,22 @@ class Counting:
         return self.by_size[size]
 
 
-def check_lengths(
-    policy: Policy, groups: Sequence[Group], max_length: int
-) -> dict[str, tuple[str, str]]:
-    """Groups that cannot be trained on for their prompts, with the reason; prompts are never cut.
+@dataclass(frozen=True)
+class Checked:
+    """Groups by the lengths of their prompts.
+
+    Attributes:
+        fit: those that can be trained on, with their `prompt_tokens`.
+        refused: {group id: (field, reason)} of the others: `length` for rows that are too long,
+            `images` for those that the processor refuses.
+    """
+
+    fit: list[Group]
+    refused: dict[str, tuple[str, str]]
+
+
+def check_lengths(policy: Policy, groups: Sequence[Group], max_length: int | None) -> Checked:
+    """Count the tokens of all prompts, and tell which groups are too long; prompts are never cut.
 
     A prompt and its longest response must fit. Image tokens are counted from image sizes where the
     model's processor can say them and a few rows confirm it; else, and near the limit, the
@@ -76,19 +88,27 @@ def check_lengths(
     Args:
         policy: whose processor counts the image tokens.
         groups: what is to be trained on.
-        max_length: in tokens, image tokens included.
-
-    Returns:
-        {group id: (field, reason)}: `length` for rows that are too long, `images` for those that
-        the processor refuses.
+        max_length: in tokens, image tokens included; None for no limit.
     """
     ranks = processes.gather(processes.rank())
     mine = groups[ranks.index(processes.rank()) :: len(ranks)]
     counts = counting(policy, [prompt for group in mine for prompt in prompts_of(group)])
     _say_measured(counts)
-    refused = _checked(policy, mine, max_length, counts)
-    every = {name: why for part in processes.gather(refused) for name, why in part.items()}
-    return {group.id: every[group.id] for group in groups if group.id in every}
+    nothing: tuple[int, ...] = ()
+    lengths = len(groups) * [nothing]
+    refused: dict[str, tuple[str, str]] = {}
+    parts = processes.gather(_checked(policy, mine, max_length, counts))
+    for place, (own, why) in enumerate(parts):
+        lengths[place :: len(parts)] = own
+        refused |= why
+    return Checked(
+        [
+            dataclasses.replace(group, prompt_tokens=length)
+            for group, length in zip(groups, lengths, strict=True)
+            if group.id not in refused
+        ],
+        {group.id: refused[group.id] for group in groups if group.id in refused},
+    )
 
 
 def counting(policy: Policy, prompts: Sequence[Prompt]) -> Counting | str:
@@ -143,35 +163,49 @@ def measured(policy: Policy, prompt: Prompt) -> int:
 
 
 def _checked(
-    policy: Policy, groups: Sequence[Group], max_length: int, counts: Counting | str
-) -> dict[str, tuple[str, str]]:
+    policy: Policy, groups: Sequence[Group], max_length: int | None, counts: Counting | str
+) -> tuple[list[tuple[int, ...]], dict[str, tuple[str, str]]]:
+    """Tokens of each group's prompts, and which are refused."""
+    lengths: list[tuple[int, ...]] = []
     refused: dict[str, tuple[str, str]] = {}
     for group in track(groups, "measuring prompts"):
         longest = max(len(ids) for ids in group.response_ids)
-        room = max_length - longest
+        room = None if max_length is None else max_length - longest
         try:
-            length = max(
-                prompt_length(policy, counts, prompt, room) for prompt in prompts_of(group)
-            )
+            lengths.append(_prompt_lengths(policy, counts, group, room))
         except RefusedRowsError as error:
+            lengths.append(())
             refused[group.id] = ("images", error.reason)
             continue
-        if length > room:
+        length = max(lengths[-1])
+        if room is not None and length > room:
             refused[group.id] = (
                 "length",
                 f"prompt of {length} tokens and response of {longest} exceed {max_length} tokens",
             )
-    return refused
+    return lengths, refused
 
 
-def prompt_length(policy: Policy, counts: Counting | str, prompt: Prompt, room: int) -> int:
+def _prompt_lengths(
+    policy: Policy, counts: Counting | str, group: Group, room: int | None
+) -> tuple[int, ...]:
+    """Tokens of each response's prompt; one that several share is counted once."""
+    seen = [group.images_of(i) for i in range(len(group.response_ids))]
+    known = {
+        id(images): prompt_length(policy, counts, (images, text), room)
+        for images, text in prompts_of(group)
+    }
+    return tuple(known[id(images)] for images in seen)
+
+
+def prompt_length(policy: Policy, counts: Counting | str, prompt: Prompt, room: int | None) -> int:
     """Tokens of a prompt, counted where that is sure, and made by the processor near the limit.
 
     Args:
         policy: whose processor makes it.
         counts: from `counting`.
         prompt: images and rendered text.
-        room: the limit, in tokens.
+        room: the limit, in tokens; None for no limit.
 
     Raises:
         RefusedRowsError: the processor refuses it.
@@ -180,8 +214,8 @@ def prompt_length(policy: Policy, counts: Counting | str, prompt: Prompt, room: 
         try:
             length = counts.length(prompt)
         except CannotCountError:  # a size that it cannot count: the processor has the last word
-            length = room
-        if abs(length - room) > NEAR * (1 + len(prompt[0])):
+            return measured(policy, prompt)
+        if room is None or abs(length - room) > NEAR * (1 + len(prompt[0])):
             return length
     return measured(policy, prompt)
 

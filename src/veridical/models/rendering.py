@@ -45,6 +45,8 @@ class Group:
         beta_factor: what a preference loss multiplies its beta by for this pair.
         token_counts: how many tokens each response's text has, those that were cut off included;
             empty where none were cut off.
+        prompt_tokens: for each response, how many tokens its prompt has, image tokens included;
+            empty until `check_lengths` has counted them.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Group:
     sampled: bool = False
     token_counts: tuple[int, ...] = ()
     beta_factor: float = 1.0
+    prompt_tokens: tuple[int, ...] = ()
 
     def images_of(self, response: int) -> tuple[ImageLike, ...]:
         """What is seen when this response is judged."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
 from veridical.data.messages import assistant_message, text_of
 from veridical.judges.judging import PairwiseJudge
@@ -165,6 +167,35 @@ class Maker:
         texts = (prompt.answer, row.get("text", prompt.answer))
         responses = [[assistant_message(text)] for text in texts]
         return render_group(self.policy, asked.id, asked.images, asked.prompt, responses)
+
+
+def longest_pairs(maker: Maker, prompts: Sequence[Group]) -> list[Group]:
+    """Pairs as long as a step can meet them: what fits into memory there fits at every step.
+
+    Their responses differ, or nothing would receive a gradient.
+
+    Args:
+        maker: makes the pairs of steps.
+        prompts: its prompts, with responses as long as they can become.
+    """
+    tokenizer = maker.policy.processor.tokenizer
+    words = [_token_ids(tokenizer, word)[-1] for word in ("Yes", "No")]
+    lengths = [len(group.response_ids[0]) for group in prompts]
+    if isinstance(maker.how, Rejecting):  # a true answer is learned whole
+        answers = [len(_token_ids(tokenizer, prompt.answer)) + 1 for prompt in maker.prompts]
+        lengths = list(map(max, lengths, answers))
+    # One tensor a length, as there may be a million prompts.
+    pairs = {
+        length: tuple(torch.full((length,), word) for word in words) for length in set(lengths)
+    }
+    return [
+        dataclasses.replace(group, response_ids=pairs[length], sampled=True)
+        for group, length in zip(prompts, lengths, strict=True)
+    ]
+
+
+def _token_ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def is_cut(rollout: Response) -> bool:

@@ -31,6 +31,7 @@ from veridical.train.fresh import (
     Maker,
     PairSource,
     counts,
+    longest_pairs,
     measures_of,
 )
 from veridical.train.loop.buffer import RolloutBuffer, Row
@@ -156,7 +157,9 @@ def train_online(
             policy, prompts, sampling.decoding(training.seed), how,
             offline if pairs == "mixed" else 0.0, engine, left_out,
         )  # fmt: skip
-        items, few = _first_pairs(maker, left_out, sampling.rollout_steps, training, out)
+        items, few = _first_pairs(
+            maker, rows.groups, left_out, sampling.rollout_steps, training, out
+        )
         sharing = find_sharing(training, few, policy)
         tell_merged(run, "model", policy, few, sharing.allowed)
         scorer = Scorer(policy, second, model_dropout=training.model_dropout)
@@ -191,7 +194,12 @@ def _read(judging: Judging, judged: bool) -> tuple[dict[str, Path | None], dict[
 
 
 def _first_pairs(
-    maker: Maker, left_out: LeftOut, rollout_steps: int, training: Training, out: Path
+    maker: Maker,
+    prompts: Sequence[Group],
+    left_out: LeftOut,
+    rollout_steps: int,
+    training: Training,
+    out: Path,
 ) -> tuple[OnlineItems, list[Group]]:
     """The pairs of the steps, the first of them made, and a few for the checks.
 
@@ -211,7 +219,7 @@ def _first_pairs(
     buffer.forget_from(_first_step(out, training.resume))
     buffer.fill(0)
     few = _proof_groups(maker.policy, maker, buffer, left_out)
-    return OnlineItems(maker, buffer, left_out, few[0]), few
+    return OnlineItems(maker, buffer, prompts, left_out, few[0]), few
 
 
 def _finish(
@@ -240,11 +248,29 @@ def _finish(
 class OnlineItems(Items):
     """What the trainer asks for by place: the pair that was made for it at the step it is at."""
 
+    shorter = (
+        "Lower --batch-size, --max-new-tokens or --max-length, or set "
+        "trainer.gradient_checkpointing."
+    )
+
     def __init__(
-        self, maker: Maker, buffer: RolloutBuffer, left_out: LeftOut, stand_in: Group
+        self,
+        maker: Maker,
+        buffer: RolloutBuffer,
+        prompts: Sequence[Group],
+        left_out: LeftOut,
+        stand_in: Group,
     ) -> None:
-        """Take what makes pairs, and what keeps them; its first filling has to be there."""
-        self.maker, self.buffer = maker, buffer
+        """Take what makes pairs, what keeps them, with its first filling, and the prompts' groups.
+
+        Args:
+            maker: makes pairs.
+            buffer: keeps them; its first filling has to be there.
+            prompts: as `read_prompts` measured them.
+            left_out: takes what the processor refuses.
+            stand_in: as for other rows.
+        """
+        self.maker, self.buffer, self.prompts = maker, buffer, prompts
         self.first = list(buffer.rows.values())
         nothing = torch.zeros(len(maker.prompts), 2)
         super().__init__([self._group(row) for row in self.first], nothing, left_out, stand_in)
@@ -256,9 +282,10 @@ class OnlineItems(Items):
     def __getitem__(self, place: OrderedRow) -> Item:
         return self._item(self.buffer.row(self.state.global_step, place.index), place.counts)
 
-    def to_try(self, number: int) -> Item:
-        """Of the first filling."""
-        return Item(self.groups[number], self.reference_logps[0])
+    @property
+    def tried(self) -> Sequence[Group]:
+        """Every prompt with the longest pair that any step can make for it."""
+        return longest_pairs(self.maker, self.prompts)
 
     def told(self) -> dict[str, float]:
         """Shares and means of what was sampled since the last line."""

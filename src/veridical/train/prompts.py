@@ -156,7 +156,8 @@ def read_prompts(
         longest = max((len(ids) for ids in pair.response_ids), default=0) if pair else 0
         room = torch.zeros(max(longest, max_new_tokens), dtype=torch.long)
         text = render_prompt(policy, prompt)
-        return [Group(row["id"], pictures, text, ("",), (room,), (False,))]
+        own = pair.response_images if pair is not None and learns_pairs else ()
+        return [Group(row["id"], pictures, text, ("", ""), (room, room), (False, False), own)]
 
     rows = render_rows(policy, data, kind, training, render)
     return [found[group.id] for group in rows.groups], rows

@@ -22,6 +22,7 @@ from veridical.data.records import assistant_message, read_records, user_message
 from veridical.judges.named import Judging
 from veridical.models.batching import collate
 from veridical.models.conversations import render_conversation
+from veridical.models.lengths import Checked
 from veridical.models.policy import Policy
 from veridical.objectives.ppo import PPO
 from veridical.runtime.errors import UserError
@@ -248,7 +249,9 @@ def test_rows_without_ids_are_named_by_file_line_and_image(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("veridical.train.loop.rows.check_lengths", lambda *given: {})
+    monkeypatch.setattr(
+        "veridical.train.loop.rows.check_lengths", lambda policy, groups, limit: Checked(groups, {})
+    )
     marked = pictures[0].copy()
     marked.putpixel((0, 0), MARK)
     marked.save(tmp_path / "wide.png")

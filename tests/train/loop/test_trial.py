@@ -7,21 +7,32 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 from veridical.data.records import assistant_message, user_message, write_records
-from veridical.models.batching import collate
+from veridical.judges.named import Judging
+from veridical.models.batching import Batch, collate, layout_tokens
+from veridical.models.lengths import check_lengths
 from veridical.models.policy import Policy
+from veridical.models.refused_rows import RefusedRowsError
+from veridical.models.rendering import Group, render_group
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_jsonl
+from veridical.runtime.files import read_jsonl, write_json
 from veridical.train.dpo import train_dpo
 from veridical.train.loop import trial
+from veridical.train.loop.items import Item, Items
+from veridical.train.loop.left_out import LeftOut
+from veridical.train.loop.order import OrderedRow
+from veridical.train.loop.rows import TrainingRows
 from veridical.train.loop.trainer import GroupTrainer
+from veridical.train.online import train_online
 from veridical.train.options import Training
+from veridical.train.responses import Sampling
+from veridical.train.reward import train_reward
+from veridical.train.sft import train_sft
 
 TRAINING = Training(
     learning_rate=1e-3, max_steps=2, batch_size=2, accumulation=2, held_out=0.0, evaluations=1,
@@ -38,7 +49,9 @@ def rows(tmp_path: Path, pictures: list[Image.Image]) -> Path:
             "id": f"row-{i}",
             "images": [pictures[i % len(pictures)]],
             "prompt": [user_message("Describe it. " * (30 if f"row-{i}" in LONG_PROMPTS else 1))],
-            "chosen": [assistant_message("Yes." if f"row-{i}" in LONG_PROMPTS else "A cup. " * 4)],
+            "chosen": [
+                assistant_message("Yes." if f"row-{i}" in LONG_PROMPTS else "A cup. " * (4 + i % 3))
+            ],
             "rejected": [assistant_message("No.")],
         }
         for i in range(12)
@@ -92,39 +105,163 @@ def test_too_little_memory_is_said_before_the_first_step(
     assert not list((tmp_path / "out" / "checkpoints").glob("checkpoint-*"))
 
 
-def test_large_pictures_are_candidates_however_short_their_texts(
-    policy: Policy, groups: list[Any]
+MANY = 2 * trial.CANDIDATES
+WORD = "xqzj" * 60
+"""Long in characters, and one token: as English is beside what has a token for each byte."""
+
+
+def measured(policy: Policy, groups: list[Group]) -> list[Group]:
+    """As rows are when they have been read."""
+    return check_lengths(policy, groups, None).fit
+
+
+def asked(policy: Policy, id: str, question: str, pictures: list[Image.Image]) -> Group:
+    answers = [[assistant_message("Yes.")], [assistant_message("No.")]]
+    prompt = [user_message(question, images=len(pictures))]
+    return render_group(policy, id, pictures, prompt, answers)
+
+
+@pytest.mark.parametrize(
+    ("long_by", "share_prefix"),
+    [
+        ("prompt", True), ("prompt", False), ("pictures", True), ("pictures", False),
+        ("responses", True), ("responses", False), ("distorted", True),
+    ],
+)  # fmt: skip
+def test_the_longest_row_is_found_whatever_makes_it_long(
+    policy: Policy, groups: list[Group], long_by: str, share_prefix: bool
 ) -> None:
-    large = Image.fromarray(np.zeros((900, 900, 3), dtype=np.uint8))
-    many = [replace(groups[0], id=str(i)) for i in range(2 * trial.CANDIDATES)]
-    many[50] = replace(many[50], images=(large,), prompt_text=groups[0].prompt_text[:-1])
-    assert 50 in trial._candidates(many, 4)
-    assert len(trial.longest_rows(policy, many[:3], True, 7)) == 7
+    """All others have more characters, or more pixels: those are not what a step's memory holds."""
+    large = Image.new("RGB", (900, 900))
+    usual = asked(policy, "usual", f"{WORD} What is it?", [large])
+    if long_by == "responses":
+        tokens = tuple(ids[:1].repeat(40) for ids in usual.response_ids)
+        long = replace(usual, response_ids=tokens, prompt_text=groups[0].prompt_text, sampled=True)
+    elif long_by == "distorted":
+        usual = asked(policy, "usual", f"{WORD} What is it?", 2 * [large])
+        # Alone it has pictures of its own for the rejected answer, and so its prompt twice.
+        long = asked(policy, "long", "What?", 2 * [Image.new("RGB", (9, 9))])
+        long = replace(long, response_images=(None, 2 * (Image.new("RGB", (9, 8)),)))
+    else:
+        small = 3 * [Image.new("RGB", (9, 9))]
+        question = f"What{60 * ' '}is it?" if long_by == "prompt" else "What is it?"
+        long = asked(policy, "long", question, small if long_by == "pictures" else [])
+    many = [replace(usual, id=str(i)) for i in range(MANY)]
+    many[50] = replace(long, id="50")
+    assert trial.longest_rows(policy, measured(policy, many), share_prefix, 1) == [50]
 
 
-def test_the_longest_row_is_that_of_most_tokens_not_of_most_characters(
-    policy: Policy, groups: list[Any]
+def test_rows_are_taken_again_where_there_are_too_few(policy: Policy, groups: list[Group]) -> None:
+    assert len(trial.longest_rows(policy, measured(policy, groups[:3]), True, 7)) == 7
+
+
+def test_copies_of_a_row_do_not_take_the_place_of_others(
+    policy: Policy, groups: list[Group]
 ) -> None:
-    """As Chinese among English: a token a character there, one in four or five here."""
-    wordy = tuple(text + " " * 400 for text in groups[0].response_texts)
-    many = [
-        replace(groups[0], id=str(i), response_texts=wordy) for i in range(2 * trial.CANDIDATES)
-    ]
-    ids = tuple(torch.cat([own[:-1], own]) for own in groups[0].response_ids)
-    many[50] = replace(groups[0], id="50", response_ids=ids)
-    assert trial.longest_rows(policy, many, True, 1) == [50]
-
-
-def test_copies_of_a_row_do_not_take_the_place_of_others(policy: Policy, groups: list[Any]) -> None:
     """As --data-weights lays an epoch out; all rows are of about one length."""
-    first, *others = groups[:4]
-    first = replace(first, prompt_text=first.prompt_text + " " * 8)
-    epoch = [first] * (2 * trial.CANDIDATES) + others
+    first, *others = measured(policy, groups[:4])
+    first = replace(first, prompt_tokens=tuple(8 + n for n in first.prompt_tokens))
+    epoch = [first] * MANY + others
     found = trial.longest_rows(policy, epoch, True, 4)
     assert {id(epoch[place]) for place in found} == {id(row) for row in (first, *others)}
     sizes = [collate(policy, [epoch[i]], True).inputs["input_ids"].numel() for i in found]
     assert sizes == sorted(sizes, reverse=True)
     assert len(trial.longest_rows(policy, epoch, True, 9)) == 9
+
+
+def test_others_are_tried_where_the_processor_refuses_the_longest(
+    policy: Policy, groups: list[Group], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than are laid out else."""
+    many = [replace(measured(policy, groups[:1])[0], id=str(i)) for i in range(MANY)]
+    many = [replace(g, prompt_tokens=(900 - i, 900 - i)) for i, g in enumerate(many)]
+
+    def picky(policy: Policy, own: list[Group], share_prefix: bool) -> Batch:
+        if int(own[0].id) < trial.CANDIDATES + 5:
+            raise RefusedRowsError(policy.name, {0: "odd"}, [own[0].id])
+        return collate(policy, own, share_prefix)
+
+    monkeypatch.setattr(trial, "collate", picky)
+    left_out = LeftOut(tmp_path, TrainingRows(many, [], 0, MANY), TRAINING)
+    assert trial.longest_rows(policy, many, True, 1, left_out) == [trial.CANDIDATES + 5]
+
+
+class TriedError(Exception):
+    """Nothing more is of interest."""
+
+
+@pytest.mark.parametrize("method", ["dpo", "sft", "reward", "online"])
+def test_every_training_tries_its_longest_prompts(
+    saved: str, pictures: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:  # fmt: skip
+    """For `online` they come at no step yet, and their answers may become as long as allowed."""
+    content = [
+        {
+            "id": f"row-{i}",
+            "images": [pictures[i % len(pictures)]],
+            "prompt": [user_message(f"What{90 * ' '}?" if f"row-{i}" in LONG_PROMPTS else WORD)],
+            "chosen": [assistant_message("A red cup.")],
+            "rejected": [assistant_message("No.")],
+        }
+        for i in range(12)
+    ]
+    data = tmp_path / "rows.parquet"
+    write_records(content, data, "preference")
+    tried: list[Any] = []
+
+    def watched(trainer: GroupTrainer, model: Any, items: Any) -> None:
+        tried.extend(items)
+        honest(trainer, model, items)
+        raise TriedError
+
+    honest = trial._forward_and_backward
+    monkeypatch.setattr(trial, "_forward_and_backward", watched)
+    monkeypatch.setattr(trial, "CANDIDATES", 2)
+    out = tmp_path / "out"
+    training = replace(TRAINING, accumulation=1)
+    with pytest.raises(TriedError):
+        if method == "online":
+            write_json(tmp_path / "objects.json", {f"row-{i}": ["cup"] for i in range(12)})
+            train_online(
+                saved, data, out, "mixed", offline=1.0, training=training,
+                judging=Judging(judge="exact", objects=tmp_path / "objects.json"),
+                sampling=Sampling(max_new_tokens=17),
+            )  # fmt: skip
+        elif method == "sft":
+            train_sft(saved, data, out, "preference", training=training)
+        else:
+            (train_dpo if method == "dpo" else train_reward)(saved, data, out, training=training)
+    assert sorted(item.group.id for item in tried) == LONG_PROMPTS
+    if method == "online":
+        assert {len(ids) for item in tried for ids in item.group.response_ids} == {17}
+        filled = read_jsonl(next((out / "rollouts").glob("*.jsonl")))
+        assert LONG_PROMPTS[0] not in {row["id"] for row in filled}
+
+
+def test_the_longest_held_out_rows_are_evaluated_in_the_trial(
+    saved: str, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def watched(trainer: GroupTrainer, train: Items, held_out: Items) -> None:
+        held_out.groups = sorted(held_out.groups, key=lambda group: layout_tokens(group, True))
+        honest(trainer, train, held_out)
+        sizes = {group.id: layout_tokens(group, True) for group in held_out.groups}
+        assert len(set(sizes.values())) > 1
+        assert [sizes[id] for id in seen] == sorted(sizes.values(), reverse=True)[: len(seen)]
+        assert seen
+        raise TriedError
+
+    def read(self: Items, place: OrderedRow) -> Item:
+        seen.append(self.groups[place.index].id)
+        return taken(self, place)
+
+    honest, taken = trial.try_a_step, Items.__getitem__
+    monkeypatch.setattr(trial, "try_a_step", watched)
+    monkeypatch.setattr(Items, "__getitem__", read)
+    with pytest.raises(TriedError):
+        train_dpo(saved, rows, tmp_path / "out", training=replace(TRAINING, held_out=0.5))
 
 
 def test_no_gradient_is_an_error_at_the_start_alone() -> None:

@@ -26,7 +26,16 @@ class Item:
 
 
 class Items(Dataset[Item]):
-    """Rows by place, as the data loader wants them."""
+    """Rows by place, as the data loader wants them.
+
+    Attributes:
+        shorter: what to set where a step on the longest of them does not fit into memory.
+    """
+
+    shorter = (
+        "Lower --batch-size or --max-length, or set trainer.gradient_checkpointing; --dry-run true "
+        "says what takes how much."
+    )
 
     def __init__(
         self,
@@ -52,9 +61,10 @@ class Items(Dataset[Item]):
     def __getitem__(self, place: OrderedRow) -> Item:
         return Item(self.groups[place.index], self.reference_logps[place.index], place.counts)
 
-    def to_try(self, number: int) -> Item:
-        """One of `groups`, which counts: what is tried is whether a step fits."""
-        return Item(self.groups[number], self.reference_logps[number])
+    @property
+    def tried(self) -> Sequence[Group]:
+        """By place, the longest that a step can meet of each row, with its `prompt_tokens`."""
+        return self.groups
 
     def told(self) -> dict[str, float]:
         """What a line of the log says of the rows since the last."""

@@ -191,7 +191,7 @@ def measure_memory(
                 trainer.train()
         except torch.OutOfMemoryError as error:
             used = ", ".join(f"{_total(p) / 1e9:.2f} GB on {d}" for d, p in live.peak.items())
-            raise no_room(policy, f": it failed with {used} in use") from error
+            raise no_room(policy, train.shorter, f": it failed with {used} in use") from error
     return {device: _with_total(parts) for device, parts in live.peak.items()}
 
 

@@ -143,10 +143,9 @@ def render_rows(
         taken |= {str(id) for id in records.rows["id"]}
     groups = _even_out(groups)
     limit = training.max_length or _own_limit(policy)
-    if limit is not None:
-        unfit = check_lengths(policy, groups, limit)
-        skipped += [origins[id].left_out(id, field, why) for id, (field, why) in unfit.items()]
-        groups = [group for group in groups if group.id not in unfit]
+    checked = check_lengths(policy, groups, limit)
+    skipped += [origins[id].left_out(id, at, why) for id, (at, why) in checked.refused.items()]
+    groups = checked.fit
     # A conversation may be learned in several groups.
     _refuse(data, skipped, total, max_bad_fraction, len({group.id for group in groups}))
     cut = sum(sum(group.cut) for group in groups)

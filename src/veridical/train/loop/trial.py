@@ -13,13 +13,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
-from veridical.data.images import size_of
-from veridical.models.batching import collate
+from veridical.models.batching import collate, layout_tokens
 from veridical.models.policy import Policy
 from veridical.models.precision import unmixed
 from veridical.models.rendering import Group
 from veridical.runtime.errors import UserError
-from veridical.runtime.progress import track
 from veridical.train.loop.items import Item, Items
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.order import OrderedRow
@@ -28,9 +26,10 @@ from veridical.train.loop.trainer import GroupTrainer
 from veridical.train.loop.trainer_keys import STEERED_OPTIMIZERS
 
 CANDIDATES = 32
-"""Rows of each order that are laid out to find the longest (our choice: seconds)."""
-BYTES, PIXELS = 4, 784
-"""What about a token is, of a prompt in UTF-8 and of a picture: enough to put rows in order."""
+"""The longest rows, which are laid out before they are believed: image tokens are counted from
+sizes, and that was compared with the processor on a few pictures (our choice: seconds)."""
+LAID_OUT = 320
+"""Rows that are laid out at most, where the processor refuses some (our choice)."""
 
 
 class TryFirst(TrainerCallback):
@@ -48,7 +47,7 @@ class TryFirst(TrainerCallback):
 def try_a_step(trainer: GroupTrainer, train: Items, held_out: Items | None) -> None:
     """Two batches forward and backward, and one of the held-out rows; no weight is changed.
 
-    Both are the longest rows, and the optimizer's state is there at the second, so that a run that
+    All are the longest rows, and the optimizer's state is there at the second, so that a run that
     starts does not run out of memory later. It goes through whatever training wraps the model in.
 
     Args:
@@ -62,12 +61,19 @@ def try_a_step(trainer: GroupTrainer, train: Items, held_out: Items | None) -> N
     """
     arguments, policy = trainer.args, trainer.policy
     size = arguments.per_device_train_batch_size
-    longest = longest_rows(policy, train.groups, trainer.task.share_prefix, size, trainer.left_out)
-    items = [train.to_try(number) for number in longest]
+    share_prefix, left_out = trainer.task.share_prefix, trainer.left_out
+    tried = train.tried
+    longest = longest_rows(policy, tried, share_prefix, size, left_out)
+    items = [Item(tried[number], train.reference_logps[number]) for number in longest]
     if not items and trainer.stand_in is not None:
         items = size * [Item(trainer.stand_in, train.reference_logps[0])]
-    if trainer.left_out is not None:
-        trainer.left_out.share()
+    evaluated: list[Item] = []
+    if held_out is not None:
+        count = min(arguments.per_device_eval_batch_size, len(held_out))
+        longest = longest_rows(policy, held_out.groups, share_prefix, count, left_out)
+        evaluated = [held_out[OrderedRow(number)] for number in longest]
+    if left_out is not None:
+        left_out.share()
     model, made_state = trainer.model_wrapped.train(), False
     try:
         for last in (False, True):
@@ -79,12 +85,11 @@ def try_a_step(trainer: GroupTrainer, train: Items, held_out: Items | None) -> N
         if made_state:
             trainer.optimizer.state.clear()
         model.eval()
-        if held_out is not None:
+        if evaluated:
             with torch.no_grad():
-                few = [held_out[OrderedRow(i)] for i in range(min(size, len(held_out)))]
-                trainer.outcome(trainer.model, trainer.collate_items(few))
+                trainer.outcome(trainer.model, trainer.collate_items(evaluated))
     except torch.OutOfMemoryError as error:
-        raise no_room(policy) from error
+        raise no_room(policy, train.shorter) from error
 
 
 def longest_rows(
@@ -96,11 +101,11 @@ def longest_rows(
 ) -> list[int]:
     """The rows that take most tokens, images included; those that differ come first.
 
-    Candidates are those with the longest texts, the largest pictures, and the most of both.
+    Their lengths were counted when they were read; the longest few are laid out to be sure.
 
     Args:
         policy: whose processor lays rows out.
-        groups: the rows.
+        groups: the rows, with their `prompt_tokens`.
         share_prefix: the layout.
         count: how many are wanted; where there are fewer, they are taken again.
         left_out: takes the candidates that the processor refuses; where it refuses all, none is
@@ -113,10 +118,11 @@ def longest_rows(
     tokens: dict[int, int] = {}
     # An epoch may have the same row many times (`--data-weights`).
     first = {id(group): i for i, group in reversed(list(enumerate(groups)))}
-    places = sorted(first.values())
-    different = [groups[i] for i in places]
-    found_places = [places[n] for n in _candidates(different, max(CANDIDATES, count))]
-    for i in track(found_places, "measuring rows"):
+    counted = {i: layout_tokens(groups[i], share_prefix) for i in sorted(first.values())}
+    ordered = sorted(counted, key=lambda i: -counted[i])
+    for i in ordered[:LAID_OUT]:
+        if len(tokens) == max(CANDIDATES, count):
+            break
         one = [groups[i]]
         found = measure(one) if left_out is None else left_out.lay_out(one, measure)[0]
         tokens |= {} if found is None else {i: found}
@@ -124,35 +130,11 @@ def longest_rows(
     return [longest[i % len(longest)] for i in range(count)] if longest else []
 
 
-def no_room(policy: Policy, more: str = "") -> UserError:
+def no_room(policy: Policy, shorter: str, more: str = "") -> UserError:
     """The error for a device that runs out of memory in a step."""
     return UserError(
-        f"{policy.device} has not enough memory for a step on the longest rows{more}. Lower "
-        "--batch-size or --max-length, or set trainer.gradient_checkpointing; --dry-run true says "
-        "what takes how much."
+        f"{policy.device} has not enough memory for a step on the longest rows{more}. {shorter}"
     )
-
-
-def _candidates(groups: Sequence[Group], count: int) -> list[int]:
-    # Responses have their tokens: characters say little, as those of Chinese are one each, and a
-    # response may be cut.
-    texts = [
-        len(g.prompt_text.encode(errors="replace")) / BYTES + sum(map(len, g.response_ids))
-        for g in groups
-    ]
-    pictures = [_pixels(group) for group in groups]
-    both = [text + pixels / PIXELS for text, pixels in zip(texts, pictures, strict=True)]
-    found: list[int] = []
-    for sizes in (both, texts, pictures):
-        found += sorted(range(len(groups)), key=lambda i: -sizes[i])[:count]
-    return list(dict.fromkeys(found))
-
-
-def _pixels(group: Group) -> int:
-    pictures = {id(image): image for i in range(len(group.response_ids))
-                for image in group.images_of(i)}  # fmt: skip
-    sizes = [size_of(image) for image in pictures.values()]
-    return sum(width * height for width, height in sizes)
 
 
 def _forward_and_backward(
