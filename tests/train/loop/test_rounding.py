@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from veridical.checks.controls import rms
 from veridical.data.records import assistant_message, user_message, write_records
+from veridical.data.steering import ATTRIBUTES
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
 from veridical.models import merging, precision
@@ -27,6 +28,7 @@ from veridical.models.precision import cast_weights
 from veridical.models.tuning import Tuning, prepare_training
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json
+from veridical.runtime.runs import Run
 from veridical.train.dpo import train_dpo
 from veridical.train.loop import rounding, saving
 from veridical.train.loop.rounding import after_training, describe
@@ -37,7 +39,9 @@ from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
 from veridical.train.responses import Sampling
 from veridical.train.reward import train_reward
+from veridical.train.rloo import train_rloo
 from veridical.train.sft import train_sft
+from veridical.train.steerlm import train_steerlm
 
 HALVES = ["bfloat16", "float16"]
 AFTER = after_training("bfloat16", adapter=True)
@@ -284,6 +288,68 @@ def test_a_start_that_an_adapter_is_merged_into_is_measured_on_the_rows(
     assert f"{tiny} merged is rounded to {dtype}: the scores of" in said
     assert "more than 10% of it. Set --dtype float32 to keep the whole update." in said
     assert record["models"]["model"]["merges"][0]["lost"] > 0.1
+
+
+class MeasuredError(Exception):
+    """Nothing more is of interest."""
+
+
+@pytest.mark.parametrize("method", ["online", "ppo", "rloo", "steerlm"])
+def test_every_other_training_measures_its_merged_start_too(
+    saved: str, pairs: Path, tmp_path: Path, pictures: list[Image.Image], method: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    note, noted = Run.note, dict[str, Any]()
+
+    def stop(self: Run, **given: Any) -> None:
+        note(self, **given)
+        if "merged" in given:
+            noted.update(given["merged"])
+            raise MeasuredError
+
+    monkeypatch.setattr(Run, "note", stop)
+    tiny, out = shrunk_adapter(saved, tmp_path / "tiny", 1e-8), tmp_path / "run"
+    training = replace(COMMON, dtype="bfloat16", max_steps=1, init_adapter=tiny, prove_first=False)
+    sampling, judging = Sampling(max_new_tokens=4), Judging(judge="none")
+    with pytest.raises(MeasuredError):
+        if method == "steerlm":
+            train_steerlm(saved, rated(tmp_path, pictures), out, training=training)
+        elif method == "online":
+            write_json(tmp_path / "objects.json", {f"pair-{i}": ["cup"] for i in range(8)})
+            judging = Judging(judge="exact", objects=tmp_path / "objects.json")
+            train_online(
+                saved, pairs, out, "mixed", offline=1.0, judging=judging, sampling=sampling,
+                training=training,
+            )  # fmt: skip
+        else:
+            train: Any = train_ppo if method == "ppo" else train_rloo
+            train(
+                saved, pairs, out, "preference", judging=judging, sampling=sampling,
+                symbolic=Symbolic(length_penalty=5.0), training=training,
+            )  # fmt: skip
+    found = noted["model"]
+    assert found["adapters"] == [str(tiny)] and found["dtype"] == "bfloat16"
+    assert found["answers"] == (4 if method == "steerlm" else 8)
+    assert found["lost"] > 0.1 * found["moved"] > 0
+    assert f"{tiny} merged is rounded to bfloat16: the scores of" in capsys.readouterr().out
+
+
+def rated(folder: Path, pictures: list[Image.Image]) -> Path:
+    """Eight prompts with one response each, which has a mark for every attribute."""
+    rows = [
+        {
+            "id": f"row-{i}",
+            "images": [pictures[i % len(pictures)]],
+            "prompt": [user_message("Describe the image.")],
+            "responses": [[assistant_message("There is a red cup.")]],
+            "ratings": [
+                {"answer": "responses/0", "aspect": name, "value": 3.0} for name in ATTRIBUTES
+            ],
+        }
+        for i in range(8)
+    ]
+    write_records(rows, folder / "rated.parquet", "sample")
+    return folder / "rated.parquet"
 
 
 @pytest.mark.parametrize("dtype", HALVES)
