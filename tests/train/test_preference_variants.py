@@ -161,6 +161,49 @@ def test_factors_on_beta_are_trained_with_and_refused_by_other_losses(
         train_dpo(saved, doubled, tmp_path / "ipo", AveragedPreference(IPO()), training=training)
 
 
+def test_weights_of_parts_are_trained_with_and_refused_by_other_losses(
+    saved: str, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    """Weight 1 is no weight, to the bit; weight 2 of both answers, at beta 0.1, is beta 0.2."""
+    rows = [pair(i, pictures) for i in range(4)]
+    training = replace(TRAINING, max_steps=2)
+
+    def trained(name: str, beta: float, **more: Any) -> list[float]:
+        data = write(tmp_path, [row | more for row in rows], name)
+        objective = AveragedPreference(DPO(beta))
+        train_dpo(saved, data, tmp_path / name, objective, training=training)
+        return train_losses(tmp_path / name)
+
+    def weights(weight: float) -> list[dict[str, Any]]:
+        return [{"answer": answer, "weight": weight} for answer in ("chosen", "rejected")]
+
+    assert trained("plain", 0.1) == trained("ones", 0.1, span_weights=weights(1.0))
+    assert trained("more", 0.2) == trained("twice", 0.1, span_weights=weights(2.0))
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("plain", "ones")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    data = tmp_path / "twice.parquet"
+    with pytest.raises(UserError, match="Row pair-0 has span_weights, and --loss ipo takes none"):
+        train_dpo(saved, data, tmp_path / "ipo", AveragedPreference(IPO()), training=training)
+
+
+@pytest.mark.parametrize("reference", ["precomputed", "in_step"])
+def test_a_given_beginning_carries_no_loss(
+    saved: str, tmp_path: Path, pictures: list[Image.Image], reference: Any
+) -> None:
+    """The sum is DPO's of the whole answers, since the beginning is the same; the mean is not."""
+    rows = [pair(i, pictures) for i in range(8)]
+    losses, tokens = {}, {}
+    for name, more in (("whole", {}), ("rest", {"answer_prefix": "There is a"})):
+        out = tmp_path / name
+        data = write(tmp_path, [row | more for row in rows], name)
+        train_dpo(saved, data, out, reference=reference, training=TRAINING)
+        losses[name] = torch.tensor(train_losses(out))
+        tokens[name] = read_jsonl(out / "log.jsonl")[0]["chosen_tokens"]
+    assert torch.allclose(losses["whole"], losses["rest"], atol=1e-4)
+    assert tokens["whole"] - tokens["rest"] == 3
+    assert losses["rest"][0] == pytest.approx(0.693147, abs=1e-5)
+
+
 def test_the_rejected_branch_sees_its_own_image(
     saved: str, tmp_path: Path, pictures: list[Image.Image], policy: Policy
 ) -> None:

@@ -159,9 +159,15 @@ def _states(policy: Policy, batch: Batch) -> Tensor:
 def _with_ids(group: Group, response_ids: tuple[Tensor, ...]) -> Group:
     texts = (group.response_texts[-1], *group.response_texts[1:])
     learned = (group.learned_of(len(response_ids) - 1), *group.learned[1:]) if group.learned else ()
+    weights = group.weights and (group.weights[-1], *group.weights[1:])
     counts: tuple[int, ...] = ()
     if group.token_counts:
         counts = (group.token_counts[-1], *group.token_counts[1:])
     return dataclasses.replace(
-        group, response_texts=texts, response_ids=response_ids, learned=learned, token_counts=counts
+        group,
+        response_texts=texts,
+        response_ids=response_ids,
+        learned=learned,
+        token_counts=counts,
+        weights=weights,
     )

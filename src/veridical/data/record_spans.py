@@ -124,6 +124,15 @@ def places_of(
     ]
 
 
+def spans_of(
+    spans: Sequence[SpanWeight], answer: str
+) -> list[tuple[int | None, int | None, float]]:
+    """Start, end and weight of each span of an answer, as the record has them."""
+    return [
+        (span["start"], span["end"], span["weight"]) for span in spans if span["answer"] == answer
+    ]
+
+
 def after_strip(
     spans: Sequence[SpanWeight], answer: str, before: str, after: str
 ) -> list[SpanWeight]:

@@ -54,6 +54,8 @@ class Batch:
         groups: their number.
         responses: k.
         beta_factors: of each group, where any has another than 1. Shape: (groups, 1), float64.
+        weights: of each response token that counts; None where all are 1. Shape: (tokens,),
+            float64.
     """
 
     inputs: dict[str, Any]
@@ -66,9 +68,15 @@ class Batch:
     groups: int
     responses: int
     beta_factors: Tensor | None = None
+    weights: Tensor | None = None
 
     def sum_by_response(self, values: Tensor) -> Tensor:
-        """Sum a value of each token over its response. Shape: (tokens,) to (groups, k)."""
+        """Sum a value of each token, times its weight, over its response.
+
+        Shape: (tokens,) to (groups, k).
+        """
+        if self.weights is not None:
+            values = values * self.weights.to(values.dtype)
         sums = values.new_zeros(self.groups * self.responses).index_add(0, self.owners, values)
         return sums.view(self.groups, self.responses)
 
@@ -77,6 +85,16 @@ class Batch:
         """Tokens of each response that count. Shape: (groups, k)."""
         flat = torch.bincount(self.owners, minlength=self.groups * self.responses)
         return flat.view(self.groups, self.responses)
+
+    @property
+    def lengths(self) -> Tensor:
+        """What a mean over a response's tokens divides by: the sum of their weights.
+
+        Shape: (groups, k).
+        """
+        if self.weights is None:
+            return self.token_counts
+        return self.sum_by_response(torch.ones_like(self.weights))
 
 
 def collate(policy: Policy, groups: Sequence[Group], share_prefix: bool) -> Batch:
@@ -118,8 +136,10 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> Batch:
     last = inputs["attention_mask"].sum(-1) - 1
     ends = torch.stack([torch.arange(len(last), device=last.device), last], dim=-1)
     k = len(groups[0].response_ids)
-    factors = _beta_factors(policy, groups)
-    return Batch(inputs, False, rows, sources, targets, rows, ends, len(groups), k, factors)
+    factors, weights = _beta_factors(policy, groups), _weights(policy, groups)
+    return Batch(
+        inputs, False, rows, sources, targets, rows, ends, len(groups), k, factors, weights
+    )
 
 
 def _stock_rows(policy: Policy, groups: Sequence[Group]) -> tuple[dict[str, Tensor], Tensor]:
@@ -213,6 +233,7 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> Batch:
         len(groups),
         k,
         _beta_factors(policy, groups),
+        _weights(policy, groups),
     )
 
 
@@ -298,6 +319,15 @@ def _beta_factors(policy: Policy, groups: Sequence[Group]) -> Tensor | None:
     if all(factor == [1.0] for factor in factors):
         return None
     return torch.tensor(factors, dtype=torch.float64, device=policy.device)
+
+
+def _weights(policy: Policy, groups: Sequence[Group]) -> Tensor | None:
+    """Of the tokens that count, by response; None where all groups have none."""
+    if not any(group.weights for group in groups):
+        return None
+    flat = [(group, i) for group in groups for i in range(len(group.response_ids))]
+    weights = [group.weights_of(i)[group.learned_of(i)] for group, i in flat]
+    return torch.cat(weights).to(policy.device)
 
 
 def _pad(row: Tensor, width: int, value: int) -> Tensor:

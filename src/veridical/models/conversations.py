@@ -12,6 +12,7 @@ from veridical.data.image_checks import require_images
 from veridical.data.images import ImageLike
 from veridical.data.messages import Message, count_images
 from veridical.data.text.thoughts import opens_thought
+from veridical.models.answer_parts import RenderedAnswer
 from veridical.models.conversation_checks import (
     check_images,
     refuse_special_tokens,
@@ -116,7 +117,7 @@ def _one_response(
         # Answer by answer it may work; if not, that error says why.
         return None
     group = make_group(
-        id, images, asked[0], [(text[len(asked[0]) :], ids)], max_response_tokens, ()
+        id, images, asked[0], [RenderedAnswer(text[len(asked[0]) :], ids)], max_response_tokens, ()
     )
     kept = len(group.response_ids[0])
     return dataclasses.replace(group, learned=(learned[begin : begin + kept],))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from veridical.data.images import ImageLike
 from veridical.data.messages import Message, user_message
+from veridical.models.answer_parts import RenderedAnswer
 from veridical.models.conversation_checks import (
     check_images,
     refuse_special_tokens,
@@ -64,7 +65,7 @@ def render_judged_group(
     tokenizer = policy.processor.tokenizer
     prompt_ids = tokenize(tokenizer, prompt_text).ids
     parts = [
-        (
+        RenderedAnswer(
             whole[len(prompt_text) :],
             own_ids(prompt_text, prompt_ids, tokenize(tokenizer, whole)),
         )

@@ -24,15 +24,26 @@ class ResponseLogps:
     """Log-probability of each response.
 
     Attributes:
-        sums: log-probability summed over the response's tokens. Shape: (groups, k).
+        sums: log-probability summed over the response's tokens, each times its weight.
+            Shape: (groups, k).
         counts: response lengths in tokens. Shape: (groups, k).
         beta_factors: what a loss multiplies its beta by for each group; None where 1 for all.
             Shape: (groups, 1).
+        lengths: what a mean over tokens divides by, where weights make it another than `counts`.
+            Shape: (groups, k).
     """
 
     sums: Tensor
     counts: Tensor
     beta_factors: Tensor | None = None
+    lengths: Tensor | None = None
+
+
+def logps_of(batch: Batch, sums: Tensor, counts: Tensor | None = None) -> ResponseLogps:
+    """A batch's log-probabilities, with what the batch says of its groups beside them."""
+    lengths = None if batch.weights is None else batch.lengths
+    counts = batch.token_counts if counts is None else counts
+    return ResponseLogps(sums, counts, batch.beta_factors, lengths)
 
 
 def response_logps(model: PreTrainedModel, batch: Batch) -> ResponseLogps:
@@ -42,8 +53,7 @@ def response_logps(model: PreTrainedModel, batch: Batch) -> ResponseLogps:
         model: Transformers' model, or a PEFT model around it.
         batch: from `collate`.
     """
-    sums = batch.sum_by_response(batch_logps(model, batch))
-    return ResponseLogps(sums, batch.token_counts, batch.beta_factors)
+    return logps_of(batch, batch.sum_by_response(batch_logps(model, batch)))
 
 
 def batch_logps(model: PreTrainedModel, batch: Batch) -> Tensor:

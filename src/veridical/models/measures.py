@@ -69,7 +69,10 @@ def stock_logps(policy: Policy, group: Group) -> Tensor:
         logits = policy.core(**inputs).logits[0, prompt - 1 : prompt - 1 + len(ids)]
         targets = inputs["input_ids"][0, prompt : prompt + len(ids)]
         learned = group.learned_of(index).to(logits.device)
-        sums.append(token_logps(logits, targets)[learned].sum())
+        logps = token_logps(logits, targets)
+        if group.weights:
+            logps = logps * group.weights[index].to(logps)
+        sums.append(logps[learned].sum())
     return torch.stack(sums)
 
 

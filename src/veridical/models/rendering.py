@@ -12,6 +12,13 @@ from torch import Tensor
 from veridical.data.images import ImageLike, load_image
 from veridical.data.messages import Message
 from veridical.data.text.thoughts import is_empty_thought, opens_thought
+from veridical.models.answer_parts import (
+    Answer,
+    RenderedAnswer,
+    given_tokens,
+    places,
+    token_weights,
+)
 from veridical.models.conversation_checks import (
     check_images,
     refuse_special_tokens,
@@ -43,6 +50,8 @@ class Group:
         sampled: whether the tokens are those that a policy sampled, which another tokenization of
             the same text need not be.
         beta_factor: what a preference loss multiplies its beta by for this pair.
+        weights: for each response, what each token's log-probability is multiplied by; empty where
+            all weights are 1. Shape of each: (tokens,), float64.
         token_counts: how many tokens each response's text has, those that were cut off included;
             empty where none were cut off.
         prompt_tokens: for each response, how many tokens its prompt has, image tokens included;
@@ -61,6 +70,7 @@ class Group:
     token_counts: tuple[int, ...] = ()
     beta_factor: float = 1.0
     prompt_tokens: tuple[int, ...] = ()
+    weights: tuple[Tensor, ...] | None = None
 
     def images_of(self, response: int) -> tuple[ImageLike, ...]:
         """What is seen when this response is judged."""
@@ -72,6 +82,12 @@ class Group:
         if self.learned:
             return self.learned[response]
         return torch.ones(len(self.response_ids[response]), dtype=torch.bool)
+
+    def weights_of(self, response: int) -> Tensor:
+        """What each of a response's tokens weighs. Shape: (tokens,), float64."""
+        if self.weights:
+            return self.weights[response]
+        return torch.ones(len(self.response_ids[response]), dtype=torch.float64)
 
     def tokens_of(self, response: int) -> int:
         """How many tokens a response's text has, whether they are kept or not."""
@@ -112,23 +128,54 @@ def render_group(
         RefusedRowError: images and placeholders differ in number, special tokens stand in the text,
             or the template does not render the prompt and the answers as they are.
     """
-    for messages in (prompt, *responses):
+    own_images = response_images or [None] * len(responses)
+    answers = [Answer(one, own) for one, own in zip(responses, own_images, strict=True)]
+    return render_answers(policy, id, images, prompt, answers, max_response_tokens)
+
+
+def render_answers(
+    policy: Policy,
+    id: str,
+    images: Sequence[ImageLike],
+    prompt: Sequence[Message],
+    answers: Sequence[Answer],
+    max_response_tokens: int | None = None,
+) -> Group:
+    """The same as `render_group`, of answers that may have given beginnings and weights.
+
+    Args:
+        policy: whose template and tokenizer are used.
+        id: the row's id.
+        images: in the order of the placeholders.
+        prompt: messages that end with a user turn.
+        answers: the responses.
+        max_response_tokens: longer responses lose their end; a given beginning does not add to it.
+
+    Raises:
+        RefusedRowError: as for `render_group`; a beginning or a weighed part ends in a thought.
+    """
+    for messages in (prompt, *(answer.messages for answer in answers)):
         refuse_special_tokens(policy, messages)
     check_images(policy, images, [prompt])
     asked = locate(policy, prompt, generation=True)
     prompt_ids = tokenize(policy.processor.tokenizer, asked.text).ids
-    parts = []
-    for response in responses:
-        text, own = _after_prompt(policy, asked, [*prompt, *response])
-        parts.append((text, own_ids(asked.text, prompt_ids, own)))
-    require_every_image(policy, images, response_images)
-    return make_group(id, images, asked.text, parts, max_response_tokens, response_images)
+    parts = [_after_prompt(policy, asked, prompt_ids, prompt, answer) for answer in answers]
+    own_images = [answer.images for answer in answers]
+    if all(own is None for own in own_images):
+        own_images = []
+    require_every_image(policy, images, own_images)
+    return make_group(id, images, asked.text, parts, max_response_tokens, own_images)
 
 
 def _after_prompt(
-    policy: Policy, asked: Rendered, conversation: Sequence[Message]
-) -> tuple[str, Tokens]:
-    """What follows the prompt, up to its end token, and the tokens of prompt and response."""
+    policy: Policy,
+    asked: Rendered,
+    prompt_ids: list[int],
+    prompt: Sequence[Message],
+    given: Answer,
+) -> RenderedAnswer:
+    """What follows the prompt, up to its end token."""
+    conversation = [*prompt, *given.messages]
     whole = locate(policy, conversation, answer_alone=True)
     answer = prepared(policy, conversation)[-1]
     thought = answer.get("reasoning_content")
@@ -141,7 +188,14 @@ def _after_prompt(
     text = asked.text + whole.text[joint:]
     stop = len(asked.text) + answer_span(whole.spans[-1])[1] - joint
     text, tokens = up_to_end(policy, text, stop)
-    return text[len(asked.text) :], tokens
+    ids = own_ids(asked.text, prompt_ids, tokens)
+    first, where = len(tokens.ids) - len(ids), places(given.messages, answer, stop)
+    return RenderedAnswer(
+        text[len(asked.text) :],
+        ids,
+        given_tokens(given.prefix, where, tokens, first),
+        token_weights(given.spans, where, text, tokens, first),
+    )
 
 
 def continuation_start(asked: Rendered, whole: Rendered) -> int:
@@ -205,21 +259,43 @@ def make_group(
     id: str,
     images: Sequence[ImageLike],
     prompt_text: str,
-    parts: Sequence[tuple[str, list[int]]],
+    parts: Sequence[RenderedAnswer],
     max_response_tokens: int | None,
     response_images: Sequence[Sequence[ImageLike] | None],
 ) -> Group:
     """A group of rendered responses, each with its tokens; longer ones lose their end."""
-    limit = max_response_tokens
+    longest = max_response_tokens
+    limits = [None if longest is None else part.given + longest for part in parts]
+    kept = [part.ids[:limit] for part, limit in zip(parts, limits, strict=True)]
+    learned: tuple[Tensor, ...] = ()
+    if any(part.given for part in parts):
+        pairs = zip(parts, kept, strict=True)
+        learned = tuple(torch.arange(len(ids)) >= part.given for part, ids in pairs)
     return Group(
         id,
         tuple(images),
         prompt_text,
-        tuple(text for text, _ in parts),
-        tuple(torch.tensor(ids[:limit]) for _, ids in parts),
-        tuple(limit is not None and len(ids) > limit for _, ids in parts),
+        tuple(part.text for part in parts),
+        tuple(map(torch.tensor, kept)),
+        tuple(len(part.ids) > len(ids) for part, ids in zip(parts, kept, strict=True)),
         tuple(None if one is None else tuple(one) for one in response_images),
-        token_counts=tuple(len(ids) for _, ids in parts),
+        learned,
+        token_counts=tuple(len(part.ids) for part in parts),
+        weights=_weights(parts, kept),
+    )
+
+
+def _weights(
+    parts: Sequence[RenderedAnswer], kept: Sequence[list[int]]
+) -> tuple[Tensor, ...] | None:
+    """The weights of the tokens that are kept; None where no part has any."""
+    if all(part.weights is None for part in parts):
+        return None
+    return tuple(
+        torch.ones(len(ids), dtype=torch.float64)
+        if part.weights is None
+        else part.weights[: len(ids)]
+        for part, ids in zip(parts, kept, strict=True)
     )
 
 

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from veridical.runtime.options import options_of
@@ -19,21 +20,24 @@ class PairLogps:
 
     The first column is the chosen answer; the others are rejected answers. `policy` and
     `token_counts` are always there. An objective declares what else it reads: `reference` by
-    `needs_reference`, `beta_factors` by `uses_beta_factors`. What a later objective needs besides,
-    such as log-probabilities of each token or of answers under other images, becomes a field here
-    with None for who does not declare it.
+    `needs_reference`, `beta_factors` by `uses_beta_factors`, weights by `uses_weights`. What a
+    later objective needs besides becomes a field here, with None for who does not declare it.
 
     Attributes:
-        policy: summed over each answer's tokens. Shape: (pairs, 1 + rejected).
+        policy: summed over each answer's tokens, each times its weight. Shape:
+            (pairs, 1 + rejected).
         reference: the same under the reference; zeros where the objective needs none.
         token_counts: answer lengths in tokens. The same shape.
         beta_factors: what each pair multiplies beta by; None where none says so. Shape: (pairs, 1).
+        weight_sums: of each answer's tokens; None where all weights are 1.
+            Shape: (pairs, 1 + rejected).
     """
 
     policy: Tensor
     reference: Tensor
     token_counts: Tensor
     beta_factors: Tensor | None = None
+    weight_sums: Tensor | None = None
 
     @property
     def branches(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -44,12 +48,19 @@ class PairLogps:
         policy, reference = self.policy, self.reference
         return policy[:, :1], policy[:, 1:], reference[:, :1], reference[:, 1:]
 
+    @property
+    def lengths(self) -> Tensor:
+        """What a mean over tokens divides by: the sum of their weights. Shape as `policy`."""
+        if self.weight_sums is None:
+            return self.token_counts
+        # Of an answer of weight 0 the sum is 0, and so is its mean.
+        return torch.where(self.weight_sums > 0, self.weight_sums, 1.0)
+
     def per_token(self) -> PairLogps:
         """The same, each divided by its answer's length."""
+        lengths = self.lengths
         return dataclasses.replace(
-            self,
-            policy=self.policy / self.token_counts,
-            reference=self.reference / self.token_counts,
+            self, policy=self.policy / lengths, reference=self.reference / lengths
         )
 
     def scaled(self, beta: float) -> float | Tensor:
@@ -129,9 +140,11 @@ class PairLoss(Objective):
     Attributes:
         beta: scale of the rewards that are logged.
         uses_beta_factors: whether a pair's own factor on beta is used; else such pairs are refused.
+        uses_weights: the same of weights of answers' parts.
     """
 
     uses_beta_factors: ClassVar[bool] = False
+    uses_weights: ClassVar[bool] = False
     beta: float
 
     def rewards(self, logps: PairLogps) -> Tensor:

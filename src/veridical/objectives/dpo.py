@@ -24,6 +24,7 @@ class DPO(PairLoss):
 
     name: ClassVar[str] = "dpo"
     uses_beta_factors: ClassVar[bool] = True
+    uses_weights: ClassVar[bool] = True
     beta: Annotated[float, ABOVE_ZERO] = 0.1
     label_smoothing: Annotated[float, Range(0, 0.5, below=True)] = 0.0
 

@@ -31,7 +31,7 @@ class Likelihood(Term):
 
     def __call__(self, logps: PairLogps) -> Tensor:
         """The chosen answers' negative log-likelihood per token. Shape: (pairs, 1)."""
-        return mean_token_nll(logps.policy[:, :1], logps.token_counts[:, :1])
+        return mean_token_nll(logps.policy[:, :1], logps.lengths[:, :1])
 
 
 def sequence_nll(logps: Tensor) -> Tensor:

@@ -71,6 +71,7 @@ def without_responses(group: Group, dropped: Container[int]) -> Group:
         cut=tuple(group.cut[i] for i in kept),
         response_images=tuple(own[i] for i in kept) if own else own,
         learned=tuple(group.learned[i] for i in kept) if group.learned else group.learned,
+        weights=tuple(group.weights[i] for i in kept) if group.weights else group.weights,
         token_counts=tuple(group.token_counts[i] for i in kept)
         if group.token_counts
         else group.token_counts,

@@ -26,23 +26,29 @@ def outcome_of(objective: Preference) -> Objective:
 
 def pair_logps(policy: ResponseLogps, reference: Tensor) -> PairLogps:
     """What an objective gets of a batch of pairs; the reference's of shape (pairs, k)."""
-    factors = policy.beta_factors
+    factors, lengths = policy.beta_factors, policy.lengths
     if factors is not None:
         factors = factors.to(policy.sums)
-    return PairLogps(policy.sums, reference, policy.counts, factors)
+    if lengths is not None:
+        lengths = lengths.to(policy.sums)
+    return PairLogps(policy.sums, reference, policy.counts, factors, lengths)
 
 
 def require_used(objective: Preference, groups: Iterable[Group]) -> None:
     """Refuse rows that say what the loss has no use for.
 
     Raises:
-        UserError: a row has a factor on beta, and the loss takes none.
+        UserError: a row has a factor on beta or weights, and the loss takes none.
     """
-    if objective.loss.uses_beta_factors:
-        return
-    found = next((group for group in groups if group.beta_factor != 1), None)
-    if found is not None:
-        raise UserError(
-            f"Row {found.id} has the beta_factor {found.beta_factor:g}, and --loss "
-            f"{objective.loss.name} takes none. Set --loss dpo, or leave the column out."
-        )
+    loss = objective.loss
+    for group in groups:
+        has = None
+        if group.beta_factor != 1 and not loss.uses_beta_factors:
+            has = f"the beta_factor {group.beta_factor:g}"
+        if group.weights and not loss.uses_weights:
+            has = "span_weights"
+        if has:
+            raise UserError(
+                f"Row {group.id} has {has}, and --loss {loss.name} takes none. Set --loss dpo, or "
+                "leave the column out."
+            )

@@ -10,7 +10,7 @@ from veridical.checks.before_training import check_before_training
 from veridical.checks.proofs import Proof
 from veridical.checks.starts import pair_start, repeat_noise
 from veridical.models.batching import collate
-from veridical.models.logprobs import ResponseLogps, compute_logps
+from veridical.models.logprobs import compute_logps, logps_of
 from veridical.models.policy import Policy
 from veridical.objectives.preference import Preference
 from veridical.train.loop.items import Items
@@ -57,8 +57,7 @@ def check_pairs(
     # Stored or in the step, the reference has read this very batch, so that no dtype is a reason to
     # differ.
     again = compute_logps(policy, groups, task.share_prefix, len(groups))
-    counts, factors = batch.token_counts.cpu(), batch.beta_factors
-    pairs = pair_logps(ResponseLogps(logps, counts, factors), reference)
+    pairs = pair_logps(logps_of(batch, logps, batch.token_counts.cpu()), reference)
     start = pair_start(objective, pairs, declared, min(floor, repeat_noise(logps, again)))
     recognize_start(policy, groups, logps, floor, out, objective.describe())
     return check_before_training(policy, groups, task.share_prefix, out, start)

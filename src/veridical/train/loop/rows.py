@@ -12,11 +12,13 @@ from datasets import Dataset
 
 from veridical.data.images import RowImage, row_images
 from veridical.data.origins import Origin, place_in_words, row_origins, unread_rows
+from veridical.data.record_spans import spans_of
 from veridical.data.records import Kind, RecordSet, count_images, read_records
+from veridical.models.answer_parts import Answer
 from veridical.models.conversations import render_conversation
 from veridical.models.lengths import check_lengths
 from veridical.models.policy import Policy
-from veridical.models.rendering import Group, RefusedRowError, render_group
+from veridical.models.rendering import Group, RefusedRowError, render_answers
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import counted, track
 from veridical.runtime.run_files import SkippedRow
@@ -233,14 +235,22 @@ def render_pair(
         RefusedRowError: as for `render_group`.
     """
     count = count_images(row["prompt"])
-    responses = [row[branch] for branch in branches]
-    responses += (row.get("more_rejected") or []) if further else []
+    named = {branch: row[branch] for branch in branches}
+    more = (row.get("more_rejected") or []) if further else []
+    named |= {answer_field(len(branches) + i): answer for i, answer in enumerate(more)}
     distorted = images.of_rejected(count) if "rejected" in branches else None
-    own = [distorted if i == 1 else None for i in range(len(responses))] if distorted else []
-    group = render_group(
-        policy, row["id"], images.of_prompt(count), row["prompt"], responses,
-        max_response_tokens, own,
-    )  # fmt: skip
+    answers = [
+        Answer(
+            messages,
+            distorted if name == "rejected" else None,
+            row.get("answer_prefix") or "",
+            spans_of(row.get("span_weights") or (), name),
+        )
+        for name, messages in named.items()
+    ]
+    group = render_answers(
+        policy, row["id"], images.of_prompt(count), row["prompt"], answers, max_response_tokens
+    )
     return dataclasses.replace(group, beta_factor=row.get("beta_factor") or 1.0)
 
 
@@ -261,6 +271,7 @@ def _repeat_last(group: Group, times: int) -> Group:
         cut=group.cut + (False,) * times,
         response_images=own + own[-1:] * times,
         learned=group.learned + group.learned[-1:] * times,
+        weights=group.weights and group.weights + group.weights[-1:] * times,
         token_counts=group.token_counts + group.token_counts[-1:] * times,
     )
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from veridical.models.logprobs import ResponseLogps
+from veridical.models.logprobs import logps_of
 from veridical.models.placeholders import blank_vision
 from veridical.models.policy import Policy
 from veridical.models.precision import unmixed
@@ -88,7 +88,7 @@ class GroupTrainer(SavingTrainer):
             # First, while nothing is kept for the policy's backward pass.
             reference, _ = model(batch, blank, reference=True)
         sums, counts = model(batch, blank)
-        logps = ResponseLogps(sums, counts, batch.beta_factors)
+        logps = logps_of(batch, sums, counts)
         outcome = self.task.objective(logps, reference.to(sums))
         noisy = self.task.scorer.model_dropout and torch.is_grad_enabled()
         if self.task.held_to_start and self.state.global_step == 0 and not noisy:
