@@ -95,7 +95,7 @@ def content(path: Path, kind: Any, root: Path | None = None) -> list[Row]:
     raw = read_records(path, kind, root).rows.with_format("arrow")
     rows = [raw[index].to_pylist()[0] for index in range(len(raw))]
     for row in rows:
-        for field in ("images", "rejected_images"):
+        for field in ("images", "rejected_images", "contrast_images"):
             if row.get(field) is not None:
                 row[field] = [hashed(image) for image in row[field]]
     return rows
@@ -130,13 +130,15 @@ def test_a_set_is_equal_after_export_and_import(to: str, kind: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("to", [one.name for one in FORMATS.values() if "preference" in one.kinds])
-def test_rejected_images_stay_or_are_named(to: str, tmp_path: Path) -> None:
-    rows = [preference("before", rejected_images=[picture(99)]), preference("after")]
+@pytest.mark.parametrize("column", ["rejected_images", "contrast_images"])
+def test_other_images_stay_or_are_named(to: str, column: str, tmp_path: Path) -> None:
+    rows = [preference("before", **{column: [picture(99)]}), preference("after")]
     write_records(rows, tmp_path / "mine.parquet", "preference")
     back = there_and_back(tmp_path, to)
     left = read_jsonl(tmp_path / to / "skipped.jsonl")
-    if to in ("llamafactory", "llava"):
-        assert [(row["id"], row["field"]) for row in left] == [("before", "rejected_images")]
+    lacks = {"rejected_images": ("llamafactory", "llava")}
+    if to in lacks.get(column, ("llamafactory", "llava", "ms-swift")):
+        assert [(row["id"], row["field"]) for row in left] == [("before", column)]
         assert len(content(back, "preference")) == 1
     else:
         assert left == []

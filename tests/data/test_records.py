@@ -84,6 +84,7 @@ def reason_against(folder: Path, row: Any, kind: Kind = "preference") -> str:
 
 FULL = {
     "rejected_images": ["images/1.png"],
+    "contrast_images": ["images/2.png"],
     "more_rejected": [[assistant_message("0 dogs.")], [assistant_message("0.")]],
     "ratings": [{"answer": "chosen", "aspect": "faithful", "value": 4.0}],
     "facts": ["There is a cup.", "It is red."],
@@ -122,15 +123,16 @@ def test_round_trip(folder: Path, suffix: str, make: Callable[[int], Row]) -> No
 def test_optional_fields_come_back(folder: Path, suffix: str) -> None:
     rows = [preference(0) | FULL, preference(1)]
     for row in rows:
-        for field in ("images", "rejected_images"):
+        for field in ("images", "rejected_images", "contrast_images"):
             row[field] = [str(folder / name) for name in row.get(field, [])] or None
     rows[1]["images"] = []
     rows[1]["prompt"] = [user_message("No picture.", images=0)]
     write_records(rows, folder / f"set.{suffix}", "preference")
     full, bare = read_records(folder / f"set.{suffix}", "preference").rows
     assert full["rejected_images"][0].size == (9, 8)
-    assert {key: full[key] for key in FULL if key != "rejected_images"} == {
-        key: FULL[key] for key in FULL if key != "rejected_images"
+    assert full["contrast_images"][0].size == (10, 8)
+    assert {key: full[key] for key in FULL if not key.endswith("images")} == {
+        key: FULL[key] for key in FULL if not key.endswith("images")
     }
     assert bare["images"] == [] and bare["facts"] is None and bare["more_rejected"] is None
 
@@ -395,6 +397,8 @@ BAD = {
     "escape": (change(images=["../secret.png"]), "leads out of"),
     "url": (change(images=["http://example.com/a.png"]), "is a URL; images are never fetched"),
     "rejected image": (change(rejected_images=["images/9.png"]), "rejected_images: images/9"),
+    "contrast image": (change(contrast_images=["images/9.png"]), "contrast_images: images/9"),
+    "contrast images": (change(contrast_images=[]), "contrast_images: 0 images"),
     "rejected images": (change(rejected_images=[]), "rejected_images: 0 images"),
     "rating": (change(ratings=[{"answer": "chosen"}]), "ratings: a rating must have"),
     "facts": (change(facts=[1]), "facts: must be"),

@@ -29,11 +29,12 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from veridical.data.records import Message, assistant_message, user_message
+from veridical.models.answer_parts import Answer
 from veridical.models.conversations import render_conversation
 from veridical.models.judged_groups import render_judged_group
 from veridical.models.policy import Policy
 from veridical.models.prompt_texts import render_prompt, tokenize_after
-from veridical.models.rendering import RefusedRowError, render_group
+from veridical.models.rendering import RefusedRowError, render_answers, render_group
 from veridical.sampling.engines.adapters import template_options
 
 PICTURE = Image.new("RGB", (8, 8))
@@ -257,6 +258,50 @@ def test_an_answer_follows_what_the_model_is_given(template: RealTemplate, kind:
     for text, (answer,) in zip(judged.response_texts, answers, strict=True):
         assert answer["content"][0]["text"] in text
         assert "Is this right?" in text
+
+
+PARTS = [  # answer, its given beginning, a part of weight 2
+    ("Yes. A red dog, Yes.", "Yes.", "dog"),
+    ("有一只狗。它是红色的。", "有一只狗。", "红色"),
+    (" \nIt is 🐕‍🦺, a dog 👍🏽! ", "It is", "👍🏽"),
+    ("<think>\nIt barks.\n</think>\n\nYes. A dog.", "<think>\nIt barks.\n</think>\n\nYes.", "dog"),
+]
+
+
+@pytest.mark.parametrize("kind", ["byte level", "metaspace", "without offsets"])
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)
+def test_the_parts_of_an_answer_are_found_in_it(template: RealTemplate, kind: str) -> None:
+    """What follows a given beginning counts, and of that only the weighed part weighs 2."""
+    thinks = "Kimi" in template.name or template.name in KNOW_THOUGHTS - {"LFM2.5-VL"}
+    thinks = thinks or template.name == "GLM-4V"
+    for text, beginning, part in PARTS[: 3 if thinks else 4]:
+        policy = policy_of(template, kind)
+        start = text.rindex(part)
+        spans = [(start, start + len(part), 2.0)]
+        answer = Answer([assistant_message(text)], prefix=beginning, spans=spans)
+        group = render_answers(policy, "row", [PICTURE], CASES["one turn"][:1], [answer])
+        ids, counts = group.response_ids[0], group.learned_of(0)
+        rest = text.strip()[len(beginning) :].strip() + ENDS.get(template.name, template.eos)
+        assert decoded(policy, ids[counts]) == rest
+        assert not (counts[1:] < counts[:-1]).any(), "nothing is left out in between"
+        weights = group.weights_of(0)
+        assert set(weights.tolist()) == {1.0, 2.0} and bool(counts[weights == 2].all())
+        assert decoded(policy, ids[weights == 2]) == part
+
+
+def decoded(policy: Policy, ids: Any) -> str:
+    """What tokens say, without white space at the ends."""
+    text: str = policy.processor.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+    return text.strip()
+
+
+def test_a_beginning_that_ends_in_a_thought_is_refused_where_the_template_sets_it_apart() -> None:
+    policy = policy_of(template_of("LFM2.5-VL"), "byte level")
+    message = assistant_message("<think>\nIt barks.\n</think>\n\nYes.")
+    for parts in ({"prefix": "<think>\nIt"}, {"spans": [(8, 10, 2.0)]}):
+        with pytest.raises(RefusedRowError, match="ends or begins inside the answer's thought"):
+            answer = Answer([message], **parts)
+            render_answers(policy, "row", [PICTURE], CASES["one turn"][:1], [answer])
 
 
 @pytest.mark.parametrize("name", ["Qwen3.5", "Qwen3.5 (thinking)", "Qwen3.6", "Qwen3.8"])

@@ -12,6 +12,7 @@ import torch
 from veridical.cli.signatures import documentation_of
 from veridical.models.heads import token_logps
 from veridical.objectives.base import PairLogps, PairLoss, implicit_rewards
+from veridical.objectives.ddpo import change_weights
 from veridical.objectives.dpo import DPO, dpo_loss
 from veridical.objectives.ipo import IPO, ipo_loss
 from veridical.objectives.likelihood import Likelihood, mean_token_nll
@@ -102,6 +103,37 @@ def test_ipo_by_hand() -> None:
     assert float(ipo_loss(a, b, a, b, 0.5)) == 1.0
 
 
+def test_what_was_corrected_weighs_more_by_hand() -> None:
+    """Only runs of 3 equal tokens are unchanged; what one answer adds to the other is not weighed.
+
+    1 2 3 and 6 7 8 are equal. Between them 4 5 became 9; 0 0 at the end is in one answer alone.
+    """
+    chosen, rejected = [1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 9, 6, 7, 8, 0, 0]
+    weights = change_weights(chosen, rejected, 4.0)
+    assert weights == ([1, 1, 1, 4, 4, 1, 1, 1], [1, 1, 1, 4, 1, 1, 1, 1, 1])
+    # 6 7 alone are too short to count as equal: all from 4 on is changed.
+    weights = change_weights([1, 2, 3, 4, 6, 7], [1, 2, 3, 9, 6, 7], 4.0)
+    assert weights == ([1, 1, 1, 4, 4, 4], [1, 1, 1, 4, 4, 4])
+    assert change_weights([1, 2], [3], 4.0) == ([4, 4], [4])
+    assert change_weights(chosen, chosen, 4.0) == ([1] * 8, [1] * 8)
+    same = change_weights(chosen, rejected, 1.0)
+    assert same == ([1] * 8, [1] * 9)
+
+
+def test_a_mean_over_weighed_tokens_divides_by_the_weights() -> None:
+    """Sums -6 and -4 of weight sums 3 and 2 against -9 and -2: ratios 1 and -1, logit 0.1 * 2.
+
+    -ln sigmoid(0.2) = 0.598139; the likelihood is 6 / 3. An answer of weight 0 has mean 0.
+    """
+    policy, old = torch.tensor([[-6.0, -4.0]]), torch.tensor([[-9.0, -2.0]])
+    sums = torch.tensor([[3.0, 2.0]])
+    logps = PairLogps(policy, old, torch.tensor([[7, 7]]), weight_sums=sums)
+    assert float(Preference(DPO(0.1), per_token=True)(logps)) == pytest.approx(0.598139, abs=1e-6)
+    assert float(Likelihood(1.0)(logps)) == 2.0
+    none = PairLogps(policy * 0, old * 0, torch.tensor([[7, 7]]), weight_sums=sums * 0)
+    assert none.per_token().policy.tolist() == [[0.0, 0.0]]
+
+
 def test_slic_by_hand() -> None:
     """Beta 0.1: 1 - 0.3; once 10 nats apart nothing is left; where nothing differs 1."""
     a, b, c, d = (torch.tensor([x]) for x in (-10.0, -9.0, -12.0, -8.0))
@@ -129,7 +161,7 @@ def slow_pair_loss(
         for new, before in zip((chosen, rejected), old, strict=True)
     ]
     h = ratios[0] - ratios[1]
-    if name == "dpo":
+    if name in ("dpo", "ddpo"):
         return math.log1p(math.exp(-beta * h))
     return (h - 1 / (2 * beta)) ** 2 if name == "ipo" else max(0.0, 1 - beta * h)
 

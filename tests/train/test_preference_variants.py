@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from veridical.data.records import assistant_message, user_message, write_record
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.objectives.base import PairLogps, PairLoss
+from veridical.objectives.ddpo import DDPO
 from veridical.objectives.dpo import DPO
 from veridical.objectives.ipo import IPO
 from veridical.objectives.preference import AveragedPreference
@@ -24,6 +26,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.train import sft
 from veridical.train.dpo import train_dpo
+from veridical.train.loop.outcomes import weighed
 from veridical.train.loop.reference_cache import precompute
 from veridical.train.loop.rows import read_training_rows
 from veridical.train.loop.training_set import same_pictures, split_held_out
@@ -164,44 +167,47 @@ def test_factors_on_beta_are_trained_with_and_refused_by_other_losses(
 def test_weights_of_parts_are_trained_with_and_refused_by_other_losses(
     saved: str, tmp_path: Path, pictures: list[Image.Image]
 ) -> None:
-    """Weight 1 is no weight, to the bit; weight 2 of both answers, at beta 0.1, is beta 0.2."""
+    """Weight 2 of both answers, at beta 0.1, is beta 0.2."""
     rows = [pair(i, pictures) for i in range(4)]
     training = replace(TRAINING, max_steps=2)
-
-    def trained(name: str, beta: float, **more: Any) -> list[float]:
-        data = write(tmp_path, [row | more for row in rows], name)
-        objective = AveragedPreference(DPO(beta))
-        train_dpo(saved, data, tmp_path / name, objective, training=training)
-        return train_losses(tmp_path / name)
-
-    def weights(weight: float) -> list[dict[str, Any]]:
-        return [{"answer": answer, "weight": weight} for answer in ("chosen", "rejected")]
-
-    assert trained("plain", 0.1) == trained("ones", 0.1, span_weights=weights(1.0))
-    assert trained("more", 0.2) == trained("twice", 0.1, span_weights=weights(2.0))
-    files = [tmp_path / name / "model" / "model.safetensors" for name in ("plain", "ones")]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    data = tmp_path / "twice.parquet"
+    plain = write(tmp_path, rows, "plain")
+    train_dpo(saved, plain, tmp_path / "all", AveragedPreference(DPO(0.2)), training=training)
+    weights = [{"answer": answer, "weight": 2.0} for answer in ("chosen", "rejected")]
+    twice = write(tmp_path, [row | {"span_weights": weights} for row in rows], "twice")
+    train_dpo(saved, twice, tmp_path / "rows", AveragedPreference(DPO(0.1)), training=training)
+    assert train_losses(tmp_path / "rows") == train_losses(tmp_path / "all")
     with pytest.raises(UserError, match="Row pair-0 has span_weights, and --loss ipo takes none"):
-        train_dpo(saved, data, tmp_path / "ipo", AveragedPreference(IPO()), training=training)
+        train_dpo(saved, twice, tmp_path / "ipo", AveragedPreference(IPO()), training=training)
 
 
-@pytest.mark.parametrize("reference", ["precomputed", "in_step"])
 def test_a_given_beginning_carries_no_loss(
-    saved: str, tmp_path: Path, pictures: list[Image.Image], reference: Any
+    saved: str, tmp_path: Path, pictures: list[Image.Image]
 ) -> None:
-    """The sum is DPO's of the whole answers, since the beginning is the same; the mean is not."""
+    """The loss is DPO's of the whole answers, which begin alike; only the rest is counted."""
     rows = [pair(i, pictures) for i in range(8)]
-    losses, tokens = {}, {}
-    for name, more in (("whole", {}), ("rest", {"answer_prefix": "There is a"})):
-        out = tmp_path / name
-        data = write(tmp_path, [row | more for row in rows], name)
-        train_dpo(saved, data, out, reference=reference, training=TRAINING)
-        losses[name] = torch.tensor(train_losses(out))
-        tokens[name] = read_jsonl(out / "log.jsonl")[0]["chosen_tokens"]
-    assert torch.allclose(losses["whole"], losses["rest"], atol=1e-4)
-    assert tokens["whole"] - tokens["rest"] == 3
-    assert losses["rest"][0] == pytest.approx(0.693147, abs=1e-5)
+    whole, rest = tmp_path / "whole", tmp_path / "rest"
+    train_dpo(saved, write(tmp_path, rows, "plain"), whole, training=TRAINING)
+    given = write(tmp_path, [row | {"answer_prefix": "There is a"} for row in rows], "given")
+    train_dpo(saved, given, rest, reference="in_step", training=TRAINING)
+    losses = [torch.tensor(train_losses(out)) for out in (whole, rest)]
+    assert torch.allclose(*losses, atol=1e-4)
+    assert float(losses[1][0]) == pytest.approx(math.log(2), abs=1e-5)
+    tokens = [read_jsonl(out / "log.jsonl")[0]["chosen_tokens"] for out in (whole, rest)]
+    assert tokens[0] - tokens[1] == 3
+
+
+def test_a_loss_that_weighs_what_was_corrected(
+    saved: str, policy: Policy, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    """It begins at ln 2, its proofs pass, and with weight 1 it is DPO, the same rows in all."""
+    data, out = write(tmp_path, [pair(i, pictures) for i in range(4)]), tmp_path / "run"
+    read = read_training_rows(policy, data, "preference", ("chosen", "rejected"), TRAINING)
+    assert all(weighed(DDPO(changed_weight=1.0), group) is group for group in read.groups)
+    own = replace(read.groups[0], weights=tuple(2.0 + ids for ids in read.groups[0].response_ids))
+    assert weighed(DDPO(), own) is own
+    training = replace(TRAINING, max_steps=1)
+    train_dpo(saved, data, out, AveragedPreference(DDPO(), per_token=True), training=training)
+    assert train_losses(out) == [pytest.approx(math.log(2), abs=1e-5)]
 
 
 def test_the_rejected_branch_sees_its_own_image(

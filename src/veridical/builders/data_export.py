@@ -23,6 +23,7 @@ from veridical.data.importers.recognize import recognize
 from veridical.data.messages import clean_messages
 from veridical.data.record_files import stream_rows
 from veridical.data.record_rows import Kind, RowError
+from veridical.data.record_types import IMAGE_FIELDS
 from veridical.data.records import RecordSet, arrow_features, read_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, write_json, write_jsonl
@@ -151,7 +152,7 @@ class Export:
     def _rows(self, records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         by_path = self.form.container in ("jsonl", "json")
         for record in records:
-            for field in ("images", "rejected_images"):
+            for field in IMAGE_FIELDS:
                 if record.get(field) is None:
                     continue
                 if by_path:

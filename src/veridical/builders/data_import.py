@@ -25,7 +25,7 @@ from veridical.data.importers.sources import Place, Source, open_source
 from veridical.data.messages import text_of
 from veridical.data.record_checks import RowChecker
 from veridical.data.record_rows import PartError, RowError
-from veridical.data.record_types import CheckedRow, ImageCell
+from veridical.data.record_types import IMAGE_FIELDS, CheckedRow, ImageCell
 from veridical.data.records import Kind, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, write_json, write_jsonl
@@ -243,10 +243,10 @@ def _referring(records: Iterable[CheckedRow], root: Path) -> Iterator[dict[str, 
     """
     for record in records:
         row: dict[str, object] = dict(record)
-        for name in ("images", "rejected_images"):
-            if name not in row:
+        for name in IMAGE_FIELDS:
+            if name not in record:
                 continue
-            cells = record["images"] if name == "images" else record["rejected_images"]
+            cells = record[name]
             paths = [cell["path"] for cell in cells if not cell["bytes"] and cell["path"]]
             if len(paths) < len(cells):
                 raise UserError(

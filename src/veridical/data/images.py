@@ -307,7 +307,7 @@ def row_images(
         pictures: the rows, with that column alone.
         row: its index.
         count: how many images it has.
-        column: `images` or `rejected_images`.
+        column: `images`, or another that holds pictures.
     """
     return tuple(RowImage(pictures, row, number, column) for number in range(count))
 

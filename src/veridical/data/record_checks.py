@@ -22,7 +22,7 @@ from veridical.data.record_rows import (
     known_fields,
     normalize,
 )
-from veridical.data.record_types import CheckedRow, ImageCell
+from veridical.data.record_types import IMAGE_FIELDS, CheckedRow, ImageCell
 from veridical.runtime.errors import UserError
 
 
@@ -189,12 +189,9 @@ class RowChecker:
         try:
             record = normalize(row, self.kind)
             content = content_id(record)
-            images = [self._checked_image(image, "images") for image in record["images"]]
-            record["images"] = images
-            if "rejected_images" in record:
-                others = record["rejected_images"]
-                images = [self._checked_image(image, "rejected_images") for image in others]
-                record["rejected_images"] = images
+            for field in IMAGE_FIELDS:
+                if field in record:
+                    record[field] = [self._checked_image(one, field) for one in record[field]]
         except RowError as bad:
             return bad
         return record, content

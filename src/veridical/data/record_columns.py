@@ -18,6 +18,7 @@ def arrow_features(kind: Kind, decode_images: bool = True) -> Features:
     messages = List({"role": text, "content": List({"type": text, "text": text})})
     types = {
         "rejected_images": List(image),
+        "contrast_images": List(image),
         "more_rejected": List(messages),
         "responses": List(messages),
         "ratings": List({"answer": text, "aspect": text, "value": number}),

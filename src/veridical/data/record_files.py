@@ -17,7 +17,7 @@ from datasets import Dataset, DatasetInfo, Image, LargeList, List
 from datasets.table import InMemoryTable
 
 from veridical.data.record_rows import RowError
-from veridical.data.record_types import CheckedRow, ImageCell
+from veridical.data.record_types import IMAGE_FIELDS, CheckedRow, ImageCell
 from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.files import (
     JSON_ERRORS,
@@ -249,7 +249,7 @@ def write_parquet_records(
 def _with_images(
     row: CheckedRow, change: Callable[[ImageCell], ImageCell | str]
 ) -> dict[str, object]:
-    own = {"images": row.get("images"), "rejected_images": row.get("rejected_images")}
+    own: dict[str, list[ImageCell] | None] = {name: row.get(name) for name in IMAGE_FIELDS}
     changed = {name: [change(image) for image in cells] for name, cells in own.items() if cells}
     return {**row, **changed}
 

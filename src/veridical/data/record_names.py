@@ -30,7 +30,8 @@ _MARKER = re.compile(
 )
 _CONVERSED = ("prompt", "messages", "chosen", "rejected")
 _LISTS = (
-    *IMAGES, "rejected_images", "responses", "more_rejected", "ratings", "facts", "span_weights",
+    *IMAGES, "rejected_images", "contrast_images",
+    "responses", "more_rejected", "ratings", "facts", "span_weights",
 )  # fmt: skip
 # How PNG, JPEG, GIF, WebP and TIFF files begin, in base64.
 _BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkqA", "TU0AK")

@@ -20,7 +20,7 @@ from veridical.data.messages import (
 )
 from veridical.data.record_names import ROLES, is_base64
 from veridical.data.record_spans import check_prefix, check_spans, read_prefix, read_span
-from veridical.data.record_types import CheckedRow, ImageCell, Rating
+from veridical.data.record_types import IMAGE_FIELDS, CheckedRow, ImageCell, Rating
 from veridical.runtime.progress import counted
 
 Kind = Literal["preference", "conversation", "prompt", "sample"]
@@ -34,6 +34,7 @@ MESSAGE_FIELDS: dict[str, tuple[str, ...]] = {
 OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
     "preference": (
         "rejected_images",
+        "contrast_images",
         "more_rejected",
         "ratings",
         "facts",
@@ -420,12 +421,12 @@ def _llava_blocks(value: str) -> list[Block]:
 def _optional(row: Mapping[str, object], kind: Kind, images: int) -> CheckedRow:
     given = {name: row[name] for name in OPTIONAL_FIELDS[kind] if row.get(name) is not None}
     found: CheckedRow = {}
-    if "rejected_images" in given:
-        field = "rejected_images"
-        found["rejected_images"] = _image_references(row, field)
-        if len(found["rejected_images"]) != images:
-            own = counted(len(found["rejected_images"]), "images")
-            raise RowError(field, f"{own}, but `images` has {images}")
+    for field in IMAGE_FIELDS[1:]:
+        if field in given:
+            found[field] = _image_references(row, field)
+            if len(found[field]) != images:
+                own = counted(len(found[field]), "images")
+                raise RowError(field, f"{own}, but `images` has {images}")
     if "more_rejected" in given:
         answers = _list(given["more_rejected"], "more_rejected")
         found["more_rejected"] = [_answer(answer, "more_rejected") for answer in answers]

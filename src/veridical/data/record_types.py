@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from PIL import Image
 
 from veridical.data.messages import Message
 from veridical.data.record_spans import SpanWeight
+
+ImageField = Literal["images", "rejected_images", "contrast_images"]
+IMAGE_FIELDS: tuple[ImageField, ...] = ("images", "rejected_images", "contrast_images")
+"""The columns that hold pictures: the prompt's, and others that an answer is read with instead."""
 
 
 class ImageCell(TypedDict):
@@ -39,6 +43,7 @@ class CheckedRow(TypedDict, total=False):
     rejected: list[Message]
     responses: list[list[Message]]
     rejected_images: list[ImageCell]
+    contrast_images: list[ImageCell]
     more_rejected: list[list[Message]]
     ratings: list[Rating]
     facts: list[str]
@@ -58,6 +63,7 @@ class PreferenceRow(TypedDict):
     chosen: list[Message]
     rejected: list[Message]
     rejected_images: NotRequired[list[Image.Image] | None]
+    contrast_images: NotRequired[list[Image.Image] | None]
     more_rejected: NotRequired[list[list[Message]] | None]
     ratings: NotRequired[list[Rating] | None]
     facts: NotRequired[list[str] | None]

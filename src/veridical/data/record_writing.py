@@ -19,7 +19,7 @@ from veridical.data.record_files import (
     write_parquet_records,
 )
 from veridical.data.record_rows import Kind, RowError, content_id, normalize
-from veridical.data.record_types import CheckedRow
+from veridical.data.record_types import IMAGE_FIELDS, CheckedRow
 from veridical.runtime.errors import UserError
 
 
@@ -81,7 +81,7 @@ def _portable_images(row: Mapping[str, object]) -> dict[str, object]:
         return image
 
     found: dict[str, object] = {}
-    for name in ("images", "rejected_images"):
+    for name in IMAGE_FIELDS:
         images = row.get(name)
         if isinstance(images, Iterable):
             found[name] = [portable(image) for image in images]

@@ -4,8 +4,8 @@ Four kinds, each a table with the columns below; content of messages is always a
 blocks (`veridical.data.messages`).
 
 - `preference`: `id`, `images`, `prompt`, `chosen`, `rejected` (TRL's vision preference format),
-  and if any row has them `rejected_images`, `more_rejected`, `ratings`, `facts`,
-  `expected_answer`, `beta_factor`, `answer_prefix`, `span_weights`, `source`.
+  and if any row has them `rejected_images`, `contrast_images`, `more_rejected`, `ratings`,
+  `facts`, `expected_answer`, `beta_factor`, `answer_prefix`, `span_weights`, `source`.
 - `conversation` (what SFT trains on): `id`, `images`, `messages`, and `source`.
 - `prompt`: `id`, `images`, `prompt`, and `facts`, `expected_answer`, `source`.
 - `sample` (what a policy said): `id`, `images`, `prompt`, `responses`, and `ratings`, `facts`,
@@ -59,6 +59,7 @@ from veridical.data.record_store import (
     store_rows,
 )
 from veridical.data.record_types import (
+    IMAGE_FIELDS,
     CheckedRow,
     ConversationRow,
     ImageCell,
@@ -251,7 +252,7 @@ def _on_reading(column: str) -> Callable[..., object]:
         return clean_messages
     if column in ("more_rejected", "responses"):
         return _clean_answers
-    return _opened if column in ("images", "rejected_images") else _as_it_is
+    return _opened if column in IMAGE_FIELDS else _as_it_is
 
 
 def _clean_answers(answers: Iterable[list[Message]]) -> list[list[Message]]:

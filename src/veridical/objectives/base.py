@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -146,6 +147,21 @@ class PairLoss(Objective):
     uses_beta_factors: ClassVar[bool] = False
     uses_weights: ClassVar[bool] = False
     beta: float
+
+    def weigh(
+        self, chosen: Sequence[int], rejected: Sequence[int]
+    ) -> tuple[list[float], list[float]] | None:
+        """Weights of two answers' tokens, where the loss makes them itself.
+
+        Args:
+            chosen: token ids.
+            rejected: token ids.
+
+        Returns:
+            A weight for each token of chosen and of rejected; None where it makes none.
+        """
+        del chosen, rejected
+        return None
 
     def rewards(self, logps: PairLogps) -> Tensor:
         """The reward that training gives each answer implicitly, without gradient.

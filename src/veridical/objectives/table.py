@@ -5,10 +5,11 @@ The command line reads these types: `--loss` takes the losses' names, and their 
 
 from __future__ import annotations
 
+from veridical.objectives.ddpo import DDPO
 from veridical.objectives.dpo import DPO
 from veridical.objectives.ipo import IPO
 from veridical.objectives.likelihood import Likelihood
 from veridical.objectives.slic import SLiC
 
-AnyPairLoss = DPO | IPO | SLiC
+AnyPairLoss = DPO | IPO | SLiC | DDPO
 AnyTerm = Likelihood

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.finish import finish_run
 from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.memory import finish_dry_run
-from veridical.train.loop.outcomes import outcome_of, require_used
+from veridical.train.loop.outcomes import outcome_of, require_used, weighed
 from veridical.train.loop.pair_proofs import check_pairs
 from veridical.train.loop.reference import choose_reference, prepare_reference
 from veridical.train.loop.rounding import tell_merged
@@ -63,6 +64,7 @@ def train_dpo(
         more = objective.first_rejected_weight < 1
         read = read_training_rows(start, data, "preference", ("chosen", "rejected"), training, more)
         require_used(objective, read.groups)
+        read = read.changed(partial(weighed, objective.loss))
         rows = training_set(start, read, training, out)
         held_to = choose_reference(
             start, model, objective.needs_reference, reference, reference_model, training, run

@@ -15,6 +15,8 @@ from veridical.judges.judging import PairwiseJudge
 from veridical.judges.orders import Comparison, compare_pairs
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group, render_group
+from veridical.objectives.base import PairLoss
+from veridical.objectives.dpo import DPO
 from veridical.runtime.randomness import generator
 from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.adapters import Engine, sample
@@ -23,6 +25,7 @@ from veridical.sampling.rollouts import rollout_group
 from veridical.train.loop.buffer import Row, Task
 from veridical.train.loop.collapsed import collapsed
 from veridical.train.loop.left_out import LeftOut
+from veridical.train.loop.outcomes import weighed
 from veridical.train.prompts import TrainingPrompt
 from veridical.train.responses import sample_usable
 
@@ -56,6 +59,7 @@ class Maker:
         offline: probability that a prompt's own pair is taken instead (Amirloo et al. 2024, eq. 4).
         engine: who samples, where that is not this process.
         left_out: takes the prompts whose images the processor refuses.
+        loss: may weigh the tokens of a pair's answers.
     """
 
     policy: Policy
@@ -65,6 +69,7 @@ class Maker:
     offline: float = 0.0
     engine: Engine | None = None
     left_out: LeftOut | None = None
+    loss: PairLoss = DPO()
 
     def __call__(self, tasks: Sequence[Task], version: int) -> list[Row]:
         """Rows for tasks; the model is left in the mode that it was in."""
@@ -156,6 +161,9 @@ class Maker:
 
     def group(self, row: Row) -> Group:
         """A row's pair, ready to be laid out, chosen first; of a row without one anything."""
+        return weighed(self.loss, self._pair(row))
+
+    def _pair(self, row: Row) -> Group:
         prompt = self.prompts[row["index"]]
         asked = self.asked((row["step"], row["index"]))
         if row["kind"] == "offline" and prompt.pair is not None:

@@ -155,7 +155,7 @@ def train_online(
         engine = sampling.open_engine(model, training, out)
         maker = Maker(
             policy, prompts, sampling.decoding(training.seed), how,
-            offline if pairs == "mixed" else 0.0, engine, left_out,
+            offline if pairs == "mixed" else 0.0, engine, left_out, objective.loss,
         )  # fmt: skip
         items, few = _first_pairs(
             maker, rows.groups, left_out, sampling.rollout_steps, training, out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from veridical.data.exporters.tagged import refuse_rejected_images, rest, turns
+from veridical.data.exporters.tagged import refuse_other_images, rest, turns
 from veridical.data.record_rows import Kind
 
 USE = "dataset_dir: {folder} and dataset: veridical, in its YAML file"
@@ -13,7 +13,7 @@ USE = "dataset_dir: {folder} and dataset: veridical, in its YAML file"
 
 def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     """A pair's turns up to the question with both answers, or a conversation's turns."""
-    refuse_rejected_images(record)
+    refuse_other_images(record)
     if kind == "conversation":
         told: dict[str, Any] = {"conversations": turns(record["messages"])}
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from veridical.data.exporters.tagged import refuse_rejected_images, rest, turns
+from veridical.data.exporters.tagged import refuse_other_images, rest, turns
 from veridical.data.record_rows import Kind
 
 USE = "--data_path {file} --image_folder {folder}"
@@ -13,7 +13,7 @@ USE = "--data_path {file} --image_folder {folder}"
 
 def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     """One image is a text, several are a list; without any there is no `image`."""
-    refuse_rejected_images(record)
+    refuse_other_images(record)
     images = list(record["images"])
     told: dict[str, Any] = {"id": record["id"]}
     if images:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from veridical.data.exporters.tagged import plain, rest, tagged
+from veridical.data.exporters.tagged import plain, refuse_other_images, rest, tagged
 from veridical.data.record_rows import Kind
 
 USE = "--dataset {file}, from the folder it is in"
@@ -13,6 +13,7 @@ USE = "--dataset {file}, from the folder it is in"
 
 def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     """A pair, or a conversation."""
+    refuse_other_images(record, ("rejected_images",))
     told: dict[str, Any] = {"images": list(record["images"])}
     if kind == "conversation":
         return told | {"messages": plain(record["messages"])} | rest(record, kind)

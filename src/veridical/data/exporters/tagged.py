@@ -15,6 +15,7 @@ from veridical.data.record_rows import (
     RowError,
     normalize,
 )
+from veridical.data.record_types import IMAGE_FIELDS
 
 LLAVA_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
 
@@ -61,18 +62,23 @@ def rest(record: Mapping[str, Any], kind: Kind, held: Sequence[str] = ()) -> dic
         held: optional columns that the format has.
     """
     fields = ["id", *(name for name in OPTIONAL_FIELDS[kind] if name not in held)]
-    values = {name: record.get(name) for name in fields if name != "rejected_images"}
+    values = {name: record.get(name) for name in fields if name not in IMAGE_FIELDS}
     as_text = {name: plain(record[name]) for name in MESSAGE_FIELDS[kind]}
     read: Mapping[str, object] = normalize({"images": list(record["images"]), **as_text}, kind)
     changed = {name: record[name] for name in MESSAGE_FIELDS[kind] if read[name] != record[name]}
     return packed(values | changed)
 
 
-def refuse_rejected_images(record: Mapping[str, object]) -> None:
-    """Refuse a pair whose rejected answer has images of its own.
+def refuse_other_images(record: Mapping[str, object], held: Sequence[str] = ()) -> None:
+    """Refuse a pair with images that an answer is read with in place of the prompt's.
+
+    Args:
+        record: the pair.
+        held: columns of such images that the format has.
 
     Raises:
-        RowError: it has, and the format has no place for them.
+        RowError: it has others, and the format has no place for them.
     """
-    if record.get("rejected_images") is not None:
-        raise RowError("rejected_images", "the format has no images of the rejected answer")
+    for name in IMAGE_FIELDS[1:]:
+        if name not in held and record.get(name) is not None:
+            raise RowError(name, "the format has no images beside the prompt's")

@@ -22,7 +22,7 @@ ImageMode = Literal["copy", "refer"]
 PART_ROWS, PART_BYTES = 10_000, 500_000_000
 """What a Parquet file or a shard holds at most, but for its last rows (our choice)."""
 AT_A_TIME = 64
-IMAGE_FIELDS = {"images": "", "rejected_images": "rejected."}
+IMAGE_FIELDS = {"images": "", "rejected_images": "rejected.", "contrast_images": "contrast."}
 
 
 class ImageFiles:

@@ -57,8 +57,11 @@ def _row(files: dict[str, bytes]) -> object:
     if "txt" in files:
         row.setdefault("caption", files["txt"].decode(errors="replace"))
     images = [name for name in files if PurePosixPath(f"a.{name}").suffix in IMAGE_SUFFIXES]
-    for field, of_rejected in (("images", False), ("rejected_images", True)):
-        own = sorted((n for n in images if n.startswith("rejected.") == of_rejected), key=_order)
+    apart = {"rejected_images": "rejected.", "contrast_images": "contrast."}
+    plain = [name for name in images if not name.startswith(tuple(apart.values()))]
+    parts = {name: [n for n in images if n.startswith(start)] for name, start in apart.items()}
+    for field, names in ({"images": plain} | parts).items():
+        own = sorted(names, key=_order)
         if own:
             row[field] = [{"bytes": files[name], "path": None} for name in own]
     return row

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from veridical.models.logprobs import ResponseLogps
 from veridical.models.rendering import Group
-from veridical.objectives.base import PairLogps
+from veridical.objectives.base import PairLogps, PairLoss
 from veridical.objectives.preference import Preference
 from veridical.runtime.errors import UserError
 from veridical.train.loop.task import Objective, Outcome
@@ -32,6 +34,25 @@ def pair_logps(policy: ResponseLogps, reference: Tensor) -> PairLogps:
     if lengths is not None:
         lengths = lengths.to(policy.sums)
     return PairLogps(policy.sums, reference, policy.counts, factors, lengths)
+
+
+def weighed(loss: PairLoss, group: Group) -> Group:
+    """A pair with the weights that the loss makes of its answers; weights of its own stay.
+
+    Of several rejected answers the first one says which part of the chosen answer is changed.
+    """
+    if group.weights:
+        return group
+    chosen, *rejected = (ids.tolist() for ids in group.response_ids)
+    found = [loss.weigh(chosen, one) for one in rejected]
+    made = [one for one in found if one is not None]
+    if not made:
+        return group
+    weights = [made[0][0], *(own for _, own in made)]
+    if all(weight == 1 for own in weights for weight in own):
+        return group
+    as_tensors = tuple(torch.tensor(own, dtype=torch.float64) for own in weights)
+    return dataclasses.replace(group, weights=as_tensors)
 
 
 def require_used(objective: Preference, groups: Iterable[Group]) -> None:

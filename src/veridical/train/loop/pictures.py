@@ -19,6 +19,7 @@ from datasets import Dataset
 from veridical.data.images import ImageLike, RowImage, image_bytes_key
 from veridical.data.origins import place_in_words, unread_rows
 from veridical.data.record_files import chunks
+from veridical.data.record_types import IMAGE_FIELDS
 from veridical.data.records import RecordSet
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
@@ -37,7 +38,7 @@ class RowPictures:
         place: the number of its data file, from 0, and its number there (`Origin.row`).
         data: the data file.
         id: of the row.
-        files: where the pictures are: first `images`, then `rejected_images`.
+        files: where the pictures are: in the order of `IMAGE_FIELDS`.
     """
 
     place: tuple[int, int]
@@ -180,7 +181,7 @@ def _unread(found: Pictures, place: tuple[int, int]) -> str:
 
 def _named(records: RecordSet, number: int) -> Iterator[RowPictures]:
     """One data file's rows with pictures that are files of their own."""
-    columns = [n for n in ("images", "rejected_images") if n in records.rows.column_names]
+    columns = [n for n in IMAGE_FIELDS if n in records.rows.column_names]
     by_column = [_files(records.rows, column) for column in columns]
     ids = records.rows.data.column("id").to_pylist()
     for line, id, *lists in zip(records.numbers, ids, *by_column, strict=True):

@@ -56,6 +56,10 @@ class TrainingRows:
     answers: list[SkippedRow] = field(default_factory=list)
     pictures: Pictures = NO_PICTURES
 
+    def changed(self, change: Callable[[Group], Group]) -> TrainingRows:
+        """The same rows with their groups changed."""
+        return dataclasses.replace(self, groups=[change(group) for group in self.groups])
+
 
 def read_training_rows(
     policy: Policy,
@@ -244,7 +248,7 @@ def render_pair(
             messages,
             distorted if name == "rejected" else None,
             row.get("answer_prefix") or "",
-            spans_of(row.get("span_weights") or (), name),
+            spans_of((row.get("span_weights") or ()) if "rejected" in branches else (), name),
         )
         for name, messages in named.items()
     ]
