@@ -286,7 +286,8 @@ def test_the_parts_of_an_answer_are_found_in_it(template: RealTemplate, kind: st
         assert not (counts[1:] < counts[:-1]).any(), "nothing is left out in between"
         weights = group.weights_of(0)
         assert set(weights.tolist()) == {1.0, 2.0} and bool(counts[weights == 2].all())
-        assert decoded(policy, ids[weights == 2]) == part
+        # A token that shares a character with the part weighs as the part does: "dog." is one.
+        assert decoded(policy, ids[weights == 2]).rstrip(".") == part
 
 
 def decoded(policy: Policy, ids: Any) -> str:

@@ -189,9 +189,9 @@ def test_a_given_beginning_carries_no_loss(
     train_dpo(saved, write(tmp_path, rows, "plain"), whole, training=TRAINING)
     given = write(tmp_path, [row | {"answer_prefix": "There is a"} for row in rows], "given")
     train_dpo(saved, given, rest, reference="in_step", training=TRAINING)
-    losses = [torch.tensor(train_losses(out)) for out in (whole, rest)]
-    assert torch.allclose(*losses, atol=1e-4)
-    assert float(losses[1][0]) == pytest.approx(math.log(2), abs=1e-5)
+    first, second = (torch.tensor(train_losses(out)) for out in (whole, rest))
+    assert torch.allclose(first, second, atol=1e-4)
+    assert float(second[0]) == pytest.approx(math.log(2), abs=1e-5)
     tokens = [read_jsonl(out / "log.jsonl")[0]["chosen_tokens"] for out in (whole, rest)]
     assert tokens[0] - tokens[1] == 3
 
