@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -34,6 +35,16 @@ os.environ["VERIDICAL_CACHE"] = "none"  # tests that want a cache name a folder 
 settings.register_profile("veridical", derandomize=True, deadline=None, database=None)
 settings.load_profile("veridical")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+def pytest_collection_finish() -> None:
+    """Take what is imported out of the garbage collector's sight.
+
+    Transformers' `Trainer` collects once a training. Among half a million objects of libraries that
+    takes longer than a step of a tiny model.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
