@@ -229,17 +229,11 @@ def test_the_best_checkpoint_is_the_result(
 
 
 @NAMES
-@pytest.mark.parametrize("place", ["sampling", "saving"])
 def test_a_killed_run_chooses_and_stops_as_one_that_was_not(
-    name: str,
-    place: str,
-    saved: str,
-    prompts: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, saved: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the middle of a step, or between an evaluation and its checkpoint."""
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole = tmp_path / "whole"
     rate = 3e-2 if name == "rloo" else 3e-3
     training = replace(TRAINING, learning_rate=rate, max_steps=12, evaluations=12, patience=3)
     train(name, saved, prompts, whole, training=training)
@@ -256,19 +250,22 @@ def test_a_killed_run_chooses_and_stops_as_one_that_was_not(
         honest(learner, state, *rest)
 
     honest = rl_learner.Learner.save
-    with monkeypatch.context() as patch:
-        if place == "sampling":
-            patch.setattr(rl_loop, "gather_experience", dies_sampling)
-        else:
-            patch.setattr(rl_learner.Learner, "save", dies_saving)
-        with pytest.raises(KeyboardInterrupt):
-            train(name, saved, prompts, broken, training=training)
-    train(name, saved, prompts, broken, training=replace(training, resume=True))
-    assert results(broken)["resumed_from"] == "checkpoint-2"
-    assert read_jsonl(whole / "log.jsonl") == read_jsonl(broken / "log.jsonl")
-    assert same_weights(whole / "model", broken / "model")
-    for figure in ("best_step", "best_value", "value_at_start", "steps"):
-        assert results(whole)[figure] == results(broken)[figure], figure
+    places: list[tuple[Any, str, Any]] = [
+        (rl_loop, "gather_experience", dies_sampling),
+        (rl_learner.Learner, "save", dies_saving),
+    ]
+    for owner, function, dies in places:
+        broken = tmp_path / f"broken-{function}"
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, function, dies)
+            with pytest.raises(KeyboardInterrupt):
+                train(name, saved, prompts, broken, training=training)
+        train(name, saved, prompts, broken, training=replace(training, resume=True))
+        assert results(broken)["resumed_from"] == "checkpoint-2"
+        assert read_jsonl(whole / "log.jsonl") == read_jsonl(broken / "log.jsonl")
+        assert same_weights(whole / "model", broken / "model")
+        for figure in ("best_step", "best_value", "value_at_start", "steps"):
+            assert results(whole)[figure] == results(broken)[figure], figure
 
 
 def test_a_killed_run_has_the_dropout_of_one_that_was_not(
