@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 import os
@@ -686,3 +687,25 @@ def test_output_that_nobody_reads_ends_a_command_without_a_traceback() -> None:
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_garbage_collector_rests_while_a_command_is_imported(
+    monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """And is afterwards as it was, a failed import or not."""
+    seen = []
+
+    def imported(module: str) -> None:
+        seen.append(gc.isenabled())
+        raise ImportError(module)
+
+    monkeypatch.setattr(importlib, "import_module", imported)
+    was = gc.isenabled()
+    try:
+        (gc.enable if before else gc.disable)()
+        with pytest.raises(ImportError):
+            dispatch.find_function(cli.COMMANDS["ask"])
+        assert (seen, gc.isenabled()) == ([False], before)
+    finally:
+        (gc.enable if was else gc.disable)()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import importlib.metadata
 import os
@@ -182,8 +183,24 @@ def is_text(word: str) -> bool:
 def find_function(command: Command) -> Callable[..., None]:
     """Import a command's function."""
     module, name = command.function.split(":")
-    function: Callable[..., None] = getattr(importlib.import_module(module), name)
+    with without_collecting():
+        function: Callable[..., None] = getattr(importlib.import_module(module), name)
     return function
+
+
+@contextlib.contextmanager
+def without_collecting() -> Iterator[None]:
+    """Keep the garbage collector from looking through libraries that are being imported.
+
+    It finds nothing there, and takes a fifth of the time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def find_command(arguments: list[str]) -> str | None:
