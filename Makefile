@@ -56,7 +56,7 @@ unit: $(DEVELOPMENT)  ## Unit tests: offline, on the CPU, in minutes.
 	$(PYTEST) $(PYTEST_FLAGS)
 
 families: $(DEVELOPMENT) $(TORCHVISION)  ## Unit tests of model families, and the table made from them.
-	VERIDICAL_TORCHVISION=$(TORCHVISION) $(BIN)/python tests/families/table.py
+	WORKERS=$(WORKERS) VERIDICAL_TORCHVISION=$(TORCHVISION) $(BIN)/python tests/families/table.py
 
 test-all: $(DEVELOPMENT) families  ## Unit tests and the long ones; needs VERIDICAL_TEST_DATA.
 	@if [ ! -d "$$VERIDICAL_TEST_DATA" ]; then \

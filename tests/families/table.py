@@ -6,13 +6,14 @@ python tests/families/table.py --write    # run, then write the table
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 # Before anything imports Transformers, which looks for torchvision once.
-import torchvision_beside  # noqa: F401
+import torchvision_beside
 from every_family import FAMILIES
 
 HERE = Path(__file__).parent
@@ -75,7 +76,12 @@ def table(outcomes: Outcomes) -> str:
 def main() -> int:
     """Returns the exit status."""
     outcomes = Outcomes()
-    status = int(pytest.main(["-q", str(HERE)], plugins=[outcomes]))
+    # A thread for each worker, as for the unit tests. Tests come in the order of families, and
+    # worksteal gives each worker a run of them, so that few families are built twice.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    workers = ["-n", os.environ.get("WORKERS", "2"), "--dist", "worksteal"]
+    beside = ["-p", torchvision_beside.__name__]
+    status = int(pytest.main(["-q", *workers, *beside, str(HERE)], plugins=[outcomes]))
     if status:
         return status
     page = PAGE.read_text()
