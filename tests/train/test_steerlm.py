@@ -68,7 +68,7 @@ def test_each_response_stands_behind_its_own_marks(policy: Policy) -> None:
         [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
         for text in record["responses"]
     ]
-    one, other = steered_groups(policy, record, Images(0, None, None), "words", None)
+    one, other = steered_groups(policy, record, Images(0, None, {}), "words", None)
     assert (one.id, other.id) == ("row0/0", "row0/1")
     assert "Helpfulness: four, Correctness: four, Coherence: four" in one.prompt_text
     assert "Helpfulness: zero, Correctness: one, Coherence: four" in other.prompt_text

@@ -25,7 +25,7 @@ from veridical.models.logprobs import predicting_states, response_logps, roundin
 from veridical.models.policy import Policy
 from veridical.models.positions import special_layers, window
 from veridical.models.precision import dtype_name, exact, working_dtype
-from veridical.models.rendering import Group
+from veridical.models.rendering import Group, take_responses
 from veridical.models.stock_logits import logits_are_the_heads
 from veridical.runtime import processes
 
@@ -100,10 +100,13 @@ def _exactly(policy: Policy, group: Group) -> Sharing:
     )
     if not difference <= limit:
         return Sharing(False, f"shared and two-row log-probs differ by {difference:.2g}")
-    if group.response_ids[0].equal(group.response_ids[-1]):
+    # Not the last one, which may be the first again under another image.
+    if group.response_ids[0].equal(group.response_ids[1]):
         return Sharing(True, "equal to the two-row path on a probe row")
-    perturbed = (group.response_ids[-1], *group.response_ids[1:])
-    changed = shared_batch(policy, [_with_ids(group, perturbed)])
+    places = [1, *range(1, len(group.response_ids))]
+    own = group.response_images and (group.response_images[0], *group.response_images[1:])
+    perturbed = dataclasses.replace(take_responses(group, places), response_images=own)
+    changed = shared_batch(policy, [perturbed])
     moved = float((response_logps(policy.model, changed).sums - shared)[0, 1:].abs().max())
     if not moved <= limit:
         return Sharing(False, f"a response's log-probs move by {moved:.2g} with its neighbor's")
@@ -154,20 +157,3 @@ def _by_noise(policy: Policy, group: Group, other: Group) -> Sharing:
 def _states(policy: Policy, batch: Batch) -> Tensor:
     """Last hidden states that predict the responses' tokens. Shape: (tokens, hidden), in order."""
     return predicting_states(policy.model, batch).float()
-
-
-def _with_ids(group: Group, response_ids: tuple[Tensor, ...]) -> Group:
-    texts = (group.response_texts[-1], *group.response_texts[1:])
-    learned = (group.learned_of(len(response_ids) - 1), *group.learned[1:]) if group.learned else ()
-    weights = group.weights and (group.weights[-1], *group.weights[1:])
-    counts: tuple[int, ...] = ()
-    if group.token_counts:
-        counts = (group.token_counts[-1], *group.token_counts[1:])
-    return dataclasses.replace(
-        group,
-        response_texts=texts,
-        response_ids=response_ids,
-        learned=learned,
-        token_counts=counts,
-        weights=weights,
-    )

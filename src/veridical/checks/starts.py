@@ -27,9 +27,10 @@ def pair_start(
         return Proof("start", True, False, 0.0, 0.0, "nats", why)
     value = float(objective(logps).sum()) / len(logps.policy)
     if declared is not None:
-        return prove_declared_reference(logps.reference, declared, value, floor)
+        return prove_declared_reference(logps.every_reference, declared, value, floor)
     known, slope = objective.at_start, objective.slope_at_start
-    return prove_start(logps.policy, logps.reference, value, known, slope, floor)
+    every = (logps.every_policy, logps.every_reference)
+    return prove_start(*every, value, known, slope, floor)
 
 
 def prove_start(

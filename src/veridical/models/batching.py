@@ -56,6 +56,8 @@ class Batch:
         beta_factors: of each group, where any has another than 1. Shape: (groups, 1), float64.
         weights: of each response token that counts; None where all are 1. Shape: (tokens,),
             float64.
+        contrasts: how many of each group's last responses are its first ones again under other
+            images.
     """
 
     inputs: dict[str, Any]
@@ -69,6 +71,7 @@ class Batch:
     responses: int
     beta_factors: Tensor | None = None
     weights: Tensor | None = None
+    contrasts: int = 0
 
     def sum_by_response(self, values: Tensor) -> Tensor:
         """Sum a value of each token, times its weight, over its response.
@@ -137,8 +140,9 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> Batch:
     ends = torch.stack([torch.arange(len(last), device=last.device), last], dim=-1)
     k = len(groups[0].response_ids)
     factors, weights = _beta_factors(policy, groups), _weights(policy, groups)
+    again = groups[0].contrasts or 0
     return Batch(
-        inputs, False, rows, sources, targets, rows, ends, len(groups), k, factors, weights
+        inputs, False, rows, sources, targets, rows, ends, len(groups), k, factors, weights, again
     )
 
 
@@ -234,6 +238,7 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> Batch:
         k,
         _beta_factors(policy, groups),
         _weights(policy, groups),
+        groups[0].contrasts or 0,
     )
 
 

@@ -31,19 +31,21 @@ class ResponseLogps:
             Shape: (groups, 1).
         lengths: what a mean over tokens divides by, where weights make it another than `counts`.
             Shape: (groups, k).
+        contrasts: how many of the last responses are the first ones again under other images.
     """
 
     sums: Tensor
     counts: Tensor
     beta_factors: Tensor | None = None
     lengths: Tensor | None = None
+    contrasts: int = 0
 
 
 def logps_of(batch: Batch, sums: Tensor, counts: Tensor | None = None) -> ResponseLogps:
     """A batch's log-probabilities, with what the batch says of its groups beside them."""
     lengths = None if batch.weights is None else batch.lengths
     counts = batch.token_counts if counts is None else counts
-    return ResponseLogps(sums, counts, batch.beta_factors, lengths)
+    return ResponseLogps(sums, counts, batch.beta_factors, lengths, batch.contrasts)
 
 
 def response_logps(model: PreTrainedModel, batch: Batch) -> ResponseLogps:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -31,6 +33,8 @@ from veridical.models.text_tokens import Tokens, tokenize
 from veridical.models.turns import Rendered, locate, prepared
 from veridical.runtime.errors import RefusedRowError as RefusedRowError
 
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
 class Group:
@@ -52,6 +56,8 @@ class Group:
         beta_factor: what a preference loss multiplies its beta by for this pair.
         weights: for each response, what each token's log-probability is multiplied by; empty where
             all weights are 1. Shape of each: (tokens,), float64.
+        contrasts: how many of the last responses are the first ones again under other images;
+            None where none is.
         token_counts: how many tokens each response's text has, those that were cut off included;
             empty where none were cut off.
         prompt_tokens: for each response, how many tokens its prompt has, image tokens included;
@@ -71,6 +77,7 @@ class Group:
     beta_factor: float = 1.0
     prompt_tokens: tuple[int, ...] = ()
     weights: tuple[Tensor, ...] | None = None
+    contrasts: int | None = None
 
     def images_of(self, response: int) -> tuple[ImageLike, ...]:
         """What is seen when this response is judged."""
@@ -94,6 +101,24 @@ class Group:
         if self.token_counts:
             return self.token_counts[response]
         return len(self.response_ids[response])
+
+
+def take_responses(group: Group, places: Sequence[int]) -> Group:
+    """A group with some of its responses, in another order or repeated."""
+
+    def taken(values: tuple[Item, ...]) -> tuple[Item, ...]:
+        return tuple(values[i] for i in places) if values else values
+
+    return dataclasses.replace(
+        group,
+        response_texts=taken(group.response_texts),
+        response_ids=taken(group.response_ids),
+        cut=taken(group.cut),
+        response_images=taken(group.response_images),
+        learned=taken(group.learned),
+        token_counts=taken(group.token_counts),
+        weights=group.weights and taken(group.weights),
+    )
 
 
 def open_images(images: Sequence[ImageLike]) -> list[Image.Image]:

@@ -32,6 +32,8 @@ class PairLogps:
         beta_factors: what each pair multiplies beta by; None where none says so. Shape: (pairs, 1).
         weight_sums: of each answer's tokens; None where all weights are 1.
             Shape: (pairs, 1 + rejected).
+        contrast: of the first answers again, under other images, for losses that ask for it by
+            `contrasts`. Shapes: (pairs, contrasts).
     """
 
     policy: Tensor
@@ -39,6 +41,7 @@ class PairLogps:
     token_counts: Tensor
     beta_factors: Tensor | None = None
     weight_sums: Tensor | None = None
+    contrast: PairLogps | None = None
 
     @property
     def branches(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -61,8 +64,23 @@ class PairLogps:
         """The same, each divided by its answer's length."""
         lengths = self.lengths
         return dataclasses.replace(
-            self, policy=self.policy / lengths, reference=self.reference / lengths
+            self,
+            policy=self.policy / lengths,
+            reference=self.reference / lengths,
+            contrast=None if self.contrast is None else self.contrast.per_token(),
         )
+
+    @property
+    def every_policy(self) -> Tensor:
+        """Of all answers, those under other images last. Shape: (pairs, k)."""
+        own = self.policy
+        return own if self.contrast is None else torch.cat([own, self.contrast.policy], 1)
+
+    @property
+    def every_reference(self) -> Tensor:
+        """The same under the reference. Shape: (pairs, k)."""
+        own = self.reference
+        return own if self.contrast is None else torch.cat([own, self.contrast.reference], 1)
 
     def scaled(self, beta: float) -> float | Tensor:
         """A loss's beta: a number, or of shape (pairs, 1) where pairs have factors."""
@@ -117,9 +135,12 @@ class Objective(Described):
 
     Attributes:
         needs_reference: whether the reference's log-probabilities are used.
+        contrasts: how many of a pair's answers, the chosen one first, it compares with themselves
+            under other images.
     """
 
     needs_reference: ClassVar[bool] = True
+    contrasts: ClassVar[int] = 0
 
     @abstractmethod
     def __call__(self, logps: PairLogps) -> Tensor:

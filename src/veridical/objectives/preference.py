@@ -55,6 +55,11 @@ class Preference(Described):
         return any(part.needs_reference for part in (self.loss, *self.terms))
 
     @property
+    def contrasts(self) -> int:
+        """How many of a pair's answers are needed under other images too."""
+        return max(part.contrasts for part in (self.loss, *self.terms))
+
+    @property
     def at_start(self) -> float | None:
         """The loss where policy and reference agree; None where it depends on the rows."""
         total: float | None = self.loss.at_start

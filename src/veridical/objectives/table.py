@@ -9,7 +9,8 @@ from veridical.objectives.ddpo import DDPO
 from veridical.objectives.dpo import DPO
 from veridical.objectives.ipo import IPO
 from veridical.objectives.likelihood import Likelihood
+from veridical.objectives.mdpo import MDPO
 from veridical.objectives.slic import SLiC
 
-AnyPairLoss = DPO | IPO | SLiC | DDPO
+AnyPairLoss = DPO | IPO | SLiC | DDPO | MDPO
 AnyTerm = Likelihood

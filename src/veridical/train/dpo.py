@@ -62,7 +62,9 @@ def train_dpo(
     with start_training(Given("train dpo", model, data, out, training, options)) as run:
         start = load_start_beside_reference(model, training, run)
         more = objective.first_rejected_weight < 1
-        read = read_training_rows(start, data, "preference", ("chosen", "rejected"), training, more)
+        read = read_training_rows(
+            start, data, "preference", ("chosen", "rejected"), training, more, objective.contrasts
+        )
         require_used(objective, read.groups)
         read = read.changed(partial(weighed, objective.loss))
         rows = training_set(start, read, training, out)

@@ -147,7 +147,7 @@ def read_pairs(
         count = count_images(row["prompt"])
         known = row.get("facts") or []
         rejected = [row["rejected"], *(row.get("more_rejected") or [])]
-        distorted = images.of_rejected(count)
+        distorted = images.of("rejected_images", count)
         told[bool(known)] += 1
         groups = [
             judged_group(

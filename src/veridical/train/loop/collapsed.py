@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Container
 
 import torch
 
 from veridical.data.images import image_bytes_key
-from veridical.models.rendering import Group, RefusedRowError
+from veridical.models.rendering import Group, RefusedRowError, take_responses
 
 
 def collapsed(group: Group) -> list[int]:
@@ -33,13 +32,21 @@ def refuse_collapsed(group: Group) -> None:
     Raises:
         RefusedRowError: says why.
     """
-    if 1 in collapsed(group):
+    equal = collapsed(group)
+    if 1 in equal:
         raise RefusedRowError(why_collapsed(group, 1, "rejected"))
+    if any(i >= _answers(group) for i in equal):
+        raise RefusedRowError("contrast_images show the same as images")
 
 
 def further_collapsed(group: Group) -> dict[int, str]:
     """The further rejected answers that are the chosen one again, and why."""
     return {i: why_collapsed(group, i, answer_field(i)) for i in collapsed(group) if i > 1}
+
+
+def _answers(group: Group) -> int:
+    """How many responses are not repeated under other images."""
+    return len(group.response_ids) - (group.contrasts or 0)
 
 
 def answer_field(response: int) -> str:
@@ -61,18 +68,4 @@ def why_collapsed(group: Group, response: int, which: str) -> str:
 def without_responses(group: Group, dropped: Container[int]) -> Group:
     """The group without some of its responses."""
     kept = [i for i in range(len(group.response_ids)) if i not in dropped]
-    if len(kept) == len(group.response_ids):
-        return group
-    own = group.response_images
-    return dataclasses.replace(
-        group,
-        response_texts=tuple(group.response_texts[i] for i in kept),
-        response_ids=tuple(group.response_ids[i] for i in kept),
-        cut=tuple(group.cut[i] for i in kept),
-        response_images=tuple(own[i] for i in kept) if own else own,
-        learned=tuple(group.learned[i] for i in kept) if group.learned else group.learned,
-        weights=tuple(group.weights[i] for i in kept) if group.weights else group.weights,
-        token_counts=tuple(group.token_counts[i] for i in kept)
-        if group.token_counts
-        else group.token_counts,
-    )
+    return group if len(kept) == len(group.response_ids) else take_responses(group, kept)

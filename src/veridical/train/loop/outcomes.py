@@ -33,7 +33,16 @@ def pair_logps(policy: ResponseLogps, reference: Tensor) -> PairLogps:
         factors = factors.to(policy.sums)
     if lengths is not None:
         lengths = lengths.to(policy.sums)
-    return PairLogps(policy.sums, reference, policy.counts, factors, lengths)
+    split = policy.sums.shape[1] - policy.contrasts
+
+    def part(columns: slice, contrast: PairLogps | None = None) -> PairLogps:
+        own = None if lengths is None else lengths[:, columns]
+        return PairLogps(
+            policy.sums[:, columns], reference[:, columns], policy.counts[:, columns], factors,
+            own, contrast,
+        )  # fmt: skip
+
+    return part(slice(split), part(slice(split, None)) if policy.contrasts else None)
 
 
 def weighed(loss: PairLoss, group: Group) -> Group:
@@ -43,12 +52,14 @@ def weighed(loss: PairLoss, group: Group) -> Group:
     """
     if group.weights:
         return group
-    chosen, *rejected = (ids.tolist() for ids in group.response_ids)
+    answers = len(group.response_ids) - (group.contrasts or 0)
+    chosen, *rejected = (ids.tolist() for ids in group.response_ids[:answers])
     found = [loss.weigh(chosen, one) for one in rejected]
     made = [one for one in found if one is not None]
     if not made:
         return group
     weights = [made[0][0], *(own for _, own in made)]
+    weights += weights[: group.contrasts or 0]
     if all(weight == 1 for own in weights for weight in own):
         return group
     as_tensors = tuple(torch.tensor(own, dtype=torch.float64) for own in weights)

@@ -13,12 +13,13 @@ from datasets import Dataset
 from veridical.data.images import RowImage, row_images
 from veridical.data.origins import Origin, place_in_words, row_origins, unread_rows
 from veridical.data.record_spans import spans_of
+from veridical.data.record_types import IMAGE_FIELDS
 from veridical.data.records import Kind, RecordSet, count_images, read_records
 from veridical.models.answer_parts import Answer
 from veridical.models.conversations import render_conversation
 from veridical.models.lengths import check_lengths
 from veridical.models.policy import Policy
-from veridical.models.rendering import Group, RefusedRowError, render_answers
+from veridical.models.rendering import Group, RefusedRowError, render_answers, take_responses
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import counted, track
 from veridical.runtime.run_files import SkippedRow
@@ -68,6 +69,7 @@ def read_training_rows(
     branches: Sequence[str],
     training: Training,
     more_rejected: bool = False,
+    contrasts: int = 0,
 ) -> TrainingRows:
     """Read, render, tokenize and check every row.
 
@@ -80,6 +82,8 @@ def read_training_rows(
         more_rejected: take a pair's `more_rejected` answers as further responses. Where some
             pairs have fewer than others their last one is repeated, which leaves the averaged
             loss what it is.
+        contrasts: how many of the branches come again as the last responses, under
+            `contrast_images`.
 
     Raises:
         UserError: too many rows are unusable, none is left, or a limit makes no sense.
@@ -89,7 +93,7 @@ def read_training_rows(
     def render(row: dict[str, object], images: Images) -> list[Group]:
         if kind == "conversation":
             return _conversation(policy, row, images, most_tokens)
-        group = render_pair(policy, row, images, branches, more_rejected, most_tokens)
+        group = render_pair(policy, row, images, branches, more_rejected, most_tokens, contrasts)
         refuse_collapsed(group)
         further = further_collapsed(group)
         collapsed_answers.extend((group.id, answer_field(i), why) for i, why in further.items())
@@ -173,9 +177,9 @@ def _rendered(
     columns = records.rows.column_names
     texts = records.rows.remove_columns([name for name in columns if name.endswith("images")])
     pictures = records.rows.select_columns(["images"])
-    distorted = None
-    if "rejected_images" in columns:
-        distorted = records.rows.select_columns(["rejected_images"])
+    others: dict[str, Dataset] = {
+        n: records.rows.select_columns([n]) for n in IMAGE_FIELDS[1:] if n in columns
+    }
     origins = row_origins(records)
     for index in track(range(len(texts)), "reading rows"):
         row = texts[index]
@@ -183,7 +187,7 @@ def _rendered(
             row = {**row, "id": f"{row['id']}@{number + 1}"}
         origin = origins[index]
         try:
-            made = render(row, Images(index, pictures, distorted))
+            made = render(row, Images(index, pictures, others))
             groups += [(group, origin) for group in made]
         except RefusedRowError as refused:
             skipped.append(origin.left_out(row["id"], "messages", str(refused)))
@@ -196,7 +200,7 @@ class Images:
 
     index: int
     pictures: Dataset
-    distorted: Any
+    others: Mapping[str, Dataset]
 
     def of_prompt(self, count: int) -> tuple[RowImage, ...]:
         """What every answer sees, unless it has its own."""
@@ -207,14 +211,12 @@ class Images:
         cells = self.pictures.with_format("arrow")[self.index].to_pylist()[0]["images"]
         return [Path(cell["path"] or "").stem for cell in cells]
 
-    def of_rejected(self, count: int) -> tuple[RowImage, ...] | None:
-        """What the rejected answer sees instead; None where it sees the same."""
-        if self.distorted is None:
+    def of(self, column: str, count: int) -> tuple[RowImage, ...] | None:
+        """What another column holds, for an answer that is read with it; None if it is empty."""
+        rows = self.others.get(column)
+        if rows is None or not rows.with_format("arrow")[self.index][column][0].is_valid:
             return None
-        cell = self.distorted.with_format("arrow")[self.index]["rejected_images"][0]
-        if not cell.is_valid:
-            return None
-        return row_images(self.distorted, self.index, count, "rejected_images")
+        return row_images(rows, self.index, count, column)
 
 
 def _conversation(
@@ -232,17 +234,27 @@ def render_pair(
     branches: Sequence[str],
     further: bool,
     max_response_tokens: int | None,
+    contrasts: int = 0,
 ) -> Group:
     """A pair's prompt with its branches as responses, rendered and tokenized.
 
+    Args:
+        policy: whose template and tokenizer are used.
+        row: the pair, without its images.
+        images: its images.
+        branches: the message columns that are responses.
+        further: whether `more_rejected` answers are responses too.
+        max_response_tokens: longer responses lose their end.
+        contrasts: how many of the branches come again at the end, under `contrast_images`.
+
     Raises:
-        RefusedRowError: as for `render_group`.
+        RefusedRowError: as for `render_group`, or there are no such images.
     """
     count = count_images(row["prompt"])
     named = {branch: row[branch] for branch in branches}
     more = (row.get("more_rejected") or []) if further else []
     named |= {answer_field(len(branches) + i): answer for i, answer in enumerate(more)}
-    distorted = images.of_rejected(count) if "rejected" in branches else None
+    distorted = images.of("rejected_images", count) if "rejected" in branches else None
     answers = [
         Answer(
             messages,
@@ -252,14 +264,23 @@ def render_pair(
         )
         for name, messages in named.items()
     ]
+    if contrasts:
+        other = images.of("contrast_images", count)
+        if not other:
+            raise RefusedRowError(
+                "the loss compares the answer with itself under contrast_images, and there are "
+                "none; `veridical build distort --column contrast_images` makes them"
+            )
+        answers += [dataclasses.replace(one, images=other) for one in answers[:contrasts]]
     group = render_answers(
         policy, row["id"], images.of_prompt(count), row["prompt"], answers, max_response_tokens
     )
-    return dataclasses.replace(group, beta_factor=row.get("beta_factor") or 1.0)
+    factor = row.get("beta_factor") or 1.0
+    return dataclasses.replace(group, beta_factor=factor, contrasts=contrasts or None)
 
 
 def _even_out(groups: Sequence[Group]) -> list[Group]:
-    """Give every group as many responses as the one with the most: its last one, repeated."""
+    """Give every group as many responses as the one with the most: its last answer, repeated."""
     most = max((len(group.response_ids) for group in groups), default=0)
     return [_repeat_last(group, most - len(group.response_ids)) for group in groups]
 
@@ -267,17 +288,11 @@ def _even_out(groups: Sequence[Group]) -> list[Group]:
 def _repeat_last(group: Group, times: int) -> Group:
     if times == 0:
         return group
-    own = group.response_images
-    return dataclasses.replace(
-        group,
-        response_texts=group.response_texts + group.response_texts[-1:] * times,
-        response_ids=group.response_ids + group.response_ids[-1:] * times,
-        cut=group.cut + (False,) * times,
-        response_images=own + own[-1:] * times,
-        learned=group.learned + group.learned[-1:] * times,
-        weights=group.weights and group.weights + group.weights[-1:] * times,
-        token_counts=group.token_counts + group.token_counts[-1:] * times,
-    )
+    count = len(group.response_ids)
+    last = count - (group.contrasts or 0)
+    places = [*range(last), *[last - 1] * times, *range(last, count)]
+    cut = group.cut[:last] + (False,) * times + group.cut[last:]
+    return dataclasses.replace(take_responses(group, places), cut=cut)
 
 
 def _own_limit(policy: Policy) -> int | None:
