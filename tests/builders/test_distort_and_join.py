@@ -100,6 +100,30 @@ def test_pairs_keep_their_rejected_answer(tmp_path: Path, pictures: list[Image.I
     assert json.loads(row["source"])["from"] == '{"builder": "bdhs"}'
 
 
+def test_a_part_of_the_picture_goes_beside_it_for_mdpo(
+    tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    """1 to 20% of the area, as large as the picture; the rejected answer keeps its own picture."""
+    rows = [
+        {"id": f"row-{i}", "images": [picture], "prompt": [user_message("What is here?")],
+         "chosen": "A cup.", "rejected": "A dog."}
+        for i, picture in enumerate(pictures)
+    ]  # fmt: skip
+    write_records(rows, tmp_path / "pairs.parquet", "preference")
+    options = {"kind": "preference", "how": "crop", "column": "contrast_images"}
+    for out in ("a", "b"):
+        build_distort(tmp_path / "pairs.parquet", tmp_path / out, **options)  # type: ignore[arg-type]
+    found, again = by_id(tmp_path / "a"), by_id(tmp_path / "b")
+    for i, picture in enumerate(pictures):
+        row = found[f"row-{i}"]
+        other = row["contrast_images"][0]
+        assert other.size == picture.size and other.tobytes() != picture.tobytes()
+        assert other.tobytes() == again[f"row-{i}"]["contrast_images"][0].tobytes()
+        assert "rejected_images" not in row or row["rejected_images"] is None
+    with pytest.raises(UserError, match="--column contrast_images needs pairs"):
+        build_distort(tmp_path / "pairs.parquet", tmp_path / "c", column="contrast_images")
+
+
 def test_what_cannot_be_distorted(tmp_path: Path) -> None:
     data = pairs(tmp_path, "text", {"a": "No."})
     with pytest.raises(UserError, match="1 to 1000"):

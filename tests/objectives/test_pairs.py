@@ -152,18 +152,23 @@ def test_averaged_loss_by_hand() -> None:
     assert averaged_loss(torch.tensor([[1.0, 3.0, 3.0]]), 0.5).tolist() == [2.0]
 
 
-def slow_pair_loss(
-    name: str, chosen: list[float], rejected: list[float], old: list[list[float]], beta: float
-) -> float:
-    """One pair, token by token, in Python's own float64."""
-    ratios = [
-        math.fsum(new) - math.fsum(before)
-        for new, before in zip((chosen, rejected), old, strict=True)
-    ]
+def slow_pair_loss(name: str, new: list[list[float]], old: list[list[float]], beta: float) -> float:
+    """One pair, token by token, in Python's own float64: chosen, rejected, chosen again."""
+    ratios = [math.fsum(now) - math.fsum(before) for now, before in zip(new, old, strict=True)]
     h = ratios[0] - ratios[1]
+    if name == "mdpo":
+        margins = (h, ratios[0] - ratios[2], ratios[0])
+        return math.fsum(math.log1p(math.exp(-beta * margin)) for margin in margins)
     if name in ("dpo", "ddpo"):
         return math.log1p(math.exp(-beta * h))
     return (h - 1 / (2 * beta)) ** 2 if name == "ipo" else max(0.0, 1 - beta * h)
+
+
+def paired(policy: torch.Tensor, reference: torch.Tensor) -> PairLogps:
+    """Chosen, rejected, and the chosen answer again under other images; 7 tokens each."""
+    counts = torch.full(policy.shape, 7)
+    other = PairLogps(policy[:, 2:], reference[:, 2:], counts[:, 2:])
+    return PairLogps(policy[:, :2], reference[:, :2], counts[:, :2], contrast=other)
 
 
 def losses_of(beta: float) -> list[PairLoss]:
@@ -173,27 +178,26 @@ def losses_of(beta: float) -> list[PairLoss]:
 @pytest.mark.parametrize("loss", losses_of(0.4), ids=lambda loss: loss.name)
 def test_objectives_against_a_slow_reference(loss: PairLoss) -> None:
     draw = torch.Generator().manual_seed(1)
-    tokens = -torch.rand(4, 2, 7, generator=draw, dtype=torch.float64)  # pair, branch, token
-    old = -torch.rand(4, 2, 7, generator=draw, dtype=torch.float64)
-    ours = loss(PairLogps(tokens.sum(-1), old.sum(-1), torch.full((4, 2), 7)))
+    tokens = -torch.rand(4, 3, 7, generator=draw, dtype=torch.float64)  # pair, branch, token
+    old = -torch.rand(4, 3, 7, generator=draw, dtype=torch.float64)
+    ours = loss(paired(tokens.sum(-1), old.sum(-1)))
     for pair in range(4):
-        chosen, rejected = tokens[pair].tolist()
-        slow = slow_pair_loss(loss.name, chosen, rejected, old[pair].tolist(), 0.4)
+        slow = slow_pair_loss(loss.name, tokens[pair].tolist(), old[pair].tolist(), 0.4)
         assert math.isclose(float(ours[pair, 0]), slow, rel_tol=1e-12)
 
 
 @pytest.mark.parametrize("loss", losses_of(0.3), ids=lambda loss: loss.name)
 def test_the_known_value_at_the_start_and_its_slope(loss: PairLoss) -> None:
     """Of every loss that knows it, beside a reference that is the policy."""
-    logps = torch.tensor([[-3.0, -5.0]], dtype=torch.float64)
-    counts = torch.tensor([[2, 3]])
+    logps = torch.tensor([[-3.0, -5.0, -4.0]], dtype=torch.float64)
     if loss.at_start is None:
         assert not loss.needs_reference
         return
-    assert math.isclose(float(loss(PairLogps(logps, logps, counts))), loss.at_start, rel_tol=1e-12)
-    step = torch.tensor([[1e-6, 0.0]], dtype=torch.float64)
-    moved = float(loss(PairLogps(logps + step, logps, counts)))
-    assert abs(moved - loss.at_start) / 1e-6 <= loss.slope_at_start * (1 + 1e-5)
+    assert math.isclose(float(loss(paired(logps, logps))), loss.at_start, rel_tol=1e-12)
+    for away in ([1e-6, 0.0, 0.0], [5e-7, -5e-7, -5e-7]):
+        step = torch.tensor([away], dtype=torch.float64)
+        moved = float(loss(paired(logps + step, logps)))
+        assert abs(moved - loss.at_start) / 1e-6 <= loss.slope_at_start * (1 + 1e-5)
 
 
 def one_pair(loss_of: Preference) -> float:

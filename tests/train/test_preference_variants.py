@@ -21,6 +21,7 @@ from veridical.objectives.base import PairLogps, PairLoss
 from veridical.objectives.ddpo import DDPO
 from veridical.objectives.dpo import DPO
 from veridical.objectives.ipo import IPO
+from veridical.objectives.mdpo import MDPO
 from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
@@ -208,6 +209,41 @@ def test_a_loss_that_weighs_what_was_corrected(
     training = replace(TRAINING, max_steps=1)
     train_dpo(saved, data, out, AveragedPreference(DDPO(), per_token=True), training=training)
     assert train_losses(out) == [pytest.approx(math.log(2), abs=1e-5)]
+
+
+def test_mdpo_sees_the_chosen_answer_under_other_images_too(
+    saved: str, tmp_path: Path, pictures: list[Image.Image], policy: Policy
+) -> None:
+    """It starts at 3 ln 2; pairs of two and three answers have the branch behind the others."""
+    gray = Image.new("RGB", (48, 48), (127, 127, 127))
+    other = [assistant_message("There is a yellow kite.")]
+    rows = [
+        pair(i, pictures, contrast_images=[gray], more_rejected=[other] if i % 2 else None)
+        for i in range(4)
+    ]
+    data, out = write(tmp_path, rows), tmp_path / "run"
+    branches = ("chosen", "rejected")
+    read = read_training_rows(policy, data, "preference", branches, TRAINING, True, 1)
+    for group in read.groups:
+        assert len(group.response_ids) == 4 and group.contrasts == 1
+        assert group.response_ids[3].equal(group.response_ids[0])
+        assert group.images_of(3) != group.images_of(0) == group.images_of(2)
+        assert group.response_ids[1].equal(group.response_ids[2]) == (
+            group.id in ("pair-0", "pair-2")
+        )
+    training = replace(TRAINING, max_steps=2)
+    train_dpo(saved, data, out, AveragedPreference(MDPO()), training=training)
+    losses = train_losses(out)
+    assert losses[0] == pytest.approx(3 * math.log(2), abs=1e-5) and losses[1] < losses[0]
+    start = next(proof for proof in read_json(out / "proofs.json") if proof["name"] == "start")
+    assert start["passed"] and start["applicable"]
+    rows[3]["contrast_images"] = None
+    rows[2]["contrast_images"] = rows[2]["images"]
+    with pytest.raises(UserError, match="2 of 4 rows can't be used") as refused:
+        data = write(tmp_path, rows, "lacking")
+        train_dpo(saved, data, tmp_path / "no", AveragedPreference(MDPO()), training=training)
+    assert "build distort --column contrast_images" in str(refused.value)
+    assert "contrast_images show the same as images" in str(refused.value)
 
 
 def test_the_rejected_branch_sees_its_own_image(

@@ -1,19 +1,23 @@
-"""Pairs whose rejected branch sees a distorted picture (`rejected_images`), without any model.
+"""Pairs with distorted pictures beside their own, without any model.
 
-From conversations: the true answer is both chosen and rejected, and only the picture tells the
-branches apart, so the policy has to look (the conditional pair of mDPO, Wang et al. 2024). From
-pairs: the rejected answer stays, and is judged under the distorted picture (as POVID does).
+In `rejected_images` they are what the rejected answer is read with, in `contrast_images` what the
+chosen answer is compared with (`--loss mdpo`). From conversations: the true answer is both chosen
+and rejected, and only the picture tells the branches apart, so the policy has to look (the
+conditional pair of mDPO, Wang et al. 2024). From pairs: the rejected answer stays (as in POVID).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset
+from PIL import Image
 
+from veridical.bdhs.image_crops import cropped
 from veridical.bdhs.image_noise import add_noise, shrunk
 from veridical.builders._parts import finish
 from veridical.builders._rows import Skipped, sort_out, write_set
@@ -26,17 +30,41 @@ from veridical.runtime.progress import are_in, track
 from veridical.runtime.runs import start_run
 
 
+@dataclass(frozen=True)
+class Distortion:
+    """What is done to pictures, and where the result goes; as the options of `build_distort`."""
+
+    how: Literal["noise", "crop"]
+    column: str
+    noise_steps: int
+    seed: int
+
+    def apply(self, picture: Image.Image, name: str) -> Image.Image:
+        """A picture, distorted; the same for the same name."""
+        if self.how == "crop":
+            return cropped(picture, self.seed, name)
+        return add_noise(shrunk(picture), self.noise_steps, self.seed, name)
+
+    def provenance(self) -> dict[str, Any]:
+        """What a pair's `source` says of it."""
+        steps = {"noise_steps": self.noise_steps} if self.how == "noise" else {}
+        told = {"builder": "distort", "how": self.how, "column": self.column}
+        return told | steps | {"seed": self.seed}
+
+
 def build_distort(
     data: Path,
     out: Path,
     kind: Literal["conversation", "preference"] = "conversation",
+    how: Literal["noise", "crop"] = "noise",
+    column: Literal["rejected_images", "contrast_images"] = "rejected_images",
     noise_steps: int = 500,
     reading: Reading = Reading(),
     seed: int = 0,
 ) -> None:
-    """Give the rejected branch of every pair a picture under diffusion noise.
+    """Give every pair a distorted picture beside its own, for its rejected branch or for mDPO.
 
-    Distorted pictures are at most 336 pixels on their shorter side, so that the noise is not
+    Under noise, pictures are at most 336 pixels on their shorter side, so that the noise is not
     averaged away where a model's processor makes a large photograph small.
 
     Rows without an image are left out and listed: nothing could be distorted.
@@ -45,21 +73,30 @@ def build_distort(
         data: conversations with true answers, or preference pairs.
         out: folder for the run: `pairs.parquet`, `summary.json`, `skipped.jsonl`, `run.json`.
         kind: what the rows are; of a `conversation` the last answer is chosen and rejected alike.
+        how: `noise` is diffusion noise; `crop` keeps a random part, 1 to 20% of the area.
+        column: where the distorted picture goes: `rejected_images` is seen by the rejected answer,
+            `contrast_images` (of a `preference`) is what `train dpo --loss mdpo` compares with.
         noise_steps: diffusion steps, 1 to 1000.
         reading: how DATA is read.
-        seed: of the noise.
+        seed: of the noise or the crop.
     """
     require_file(data, "--data")
     if not 1 <= noise_steps <= 1000:
         raise UserError(f"--noise-steps is {noise_steps}; the schedule has 1 to 1000.")
+    if column == "contrast_images" and kind == "conversation":
+        raise UserError(
+            "--column contrast_images needs pairs that have a rejected answer: set --kind "
+            "preference. From conversations the picture is all that tells the branches apart."
+        )
+    distortion = Distortion(how, column, noise_steps, seed)
     options = {
-        "data": data, "out": out, "kind": kind, "noise_steps": noise_steps, "reading": reading,
-        "seed": seed,
+        "data": data, "out": out, "kind": kind, "how": how, "column": column,
+        "noise_steps": noise_steps, "reading": reading, "seed": seed,
     }  # fmt: skip
     with start_run(out, "build distort", options, {"data": data}) as run:
         records = read(data, kind, reading)
         outcome = sort_out(_seen_or_skipped(records))
-        pairs = _pairs(records.rows, outcome.kept, noise_steps, seed)
+        pairs = _pairs(records.rows, outcome.kept, distortion)
         nothing = f"No row of {data} has an image, so there is nothing to distort."
         path = out / "pairs.parquet"
         skipped = write_set(path, "preference", pairs, outcome, records, "pair", nothing)
@@ -77,7 +114,7 @@ def _seen_or_skipped(records: RecordSet) -> Iterator[int | Skipped]:
             yield Skipped(row["id"], "images", "there is no image to distort")
 
 
-def _pairs(rows: Dataset, indices: list[int], steps: int, seed: int) -> Iterator[dict[str, Any]]:
+def _pairs(rows: Dataset, indices: list[int], distortion: Distortion) -> Iterator[dict[str, Any]]:
     raw = rows.with_format("arrow")
     for index in track(indices, "pairs"):
         row = rows[index]
@@ -87,11 +124,11 @@ def _pairs(rows: Dataset, indices: list[int], steps: int, seed: int) -> Iterator
             pair |= {"prompt": row["messages"][:-1], "chosen": answer, "rejected": answer}
         # In Arrow's form images are the bytes of their files, not decoded and packed again.
         pair["images"] = raw[index].to_pylist()[0]["images"]
-        pair["rejected_images"] = [
-            add_noise(shrunk(image), steps, seed, f"{row['id']}/{number}")
+        pair[distortion.column] = [
+            distortion.apply(image, f"{row['id']}/{number}")
             for number, image in enumerate(row["images"])
         ]
-        provenance = {"builder": "distort", "noise_steps": steps, "seed": seed}
+        provenance = distortion.provenance()
         if row.get("source"):
             provenance["from"] = row["source"]
         pair["source"] = json.dumps(provenance, ensure_ascii=False)

@@ -130,6 +130,11 @@ def train_online(
     }  # fmt: skip
     _check(pairs, kind, offline, sampling, training)
     objective.check()
+    if objective.contrasts:
+        raise UserError(
+            f"--loss {objective.loss.name} compares answers under contrast_images, which fresh "
+            "pairs don't have. Set another --loss, or use train dpo."
+        )
     judged = pairs != "bdhs"
     given = Given("train online", model, data, out, training, options, *_read(judging, judged))
     with start_training(given) as run:
