@@ -117,6 +117,7 @@ def take_responses(group: Group, places: Sequence[int]) -> Group:
         response_images=taken(group.response_images),
         learned=taken(group.learned),
         token_counts=taken(group.token_counts),
+        prompt_tokens=taken(group.prompt_tokens),
         weights=group.weights and taken(group.weights),
     )
 
