@@ -5,12 +5,25 @@ The command line reads these types: `--loss` takes the losses' names, and their 
 
 from __future__ import annotations
 
+from veridical.objectives.apo import APODown, APOZero
+from veridical.objectives.bco import BCO
+from veridical.objectives.cpo import CPO
 from veridical.objectives.ddpo import DDPO
 from veridical.objectives.dpo import DPO
+from veridical.objectives.exo import EXO
 from veridical.objectives.ipo import IPO
 from veridical.objectives.likelihood import Likelihood
 from veridical.objectives.mdpo import MDPO
+from veridical.objectives.mpo import MPO
+from veridical.objectives.nca import NCA
+from veridical.objectives.orpo import ORPO
+from veridical.objectives.robust import Robust
+from veridical.objectives.simpo import SimPO
 from veridical.objectives.slic import SLiC
+from veridical.objectives.sppo import SPPO
 
-AnyPairLoss = DPO | IPO | SLiC | DDPO | MDPO
+AnyPairLoss = (
+    DPO | IPO | SLiC | DDPO | MDPO | MPO | BCO | Robust | EXO | NCA | SPPO | APOZero | APODown
+    | SimPO | CPO | ORPO
+)  # fmt: skip
 AnyTerm = Likelihood
