@@ -45,14 +45,26 @@ if TYPE_CHECKING:
     from veridical.models.load import load_policy
     from veridical.models.policy import Policy
     from veridical.models.reward_model import attach_reward_model, load_reward_model
+    from veridical.objectives.apo import APODown, APOZero
+    from veridical.objectives.bco import BCO
+    from veridical.objectives.cpo import CPO
+    from veridical.objectives.ddpo import DDPO
     from veridical.objectives.dpo import DPO, dpo_loss
+    from veridical.objectives.exo import EXO
     from veridical.objectives.ipo import IPO, ipo_loss
     from veridical.objectives.likelihood import Likelihood
+    from veridical.objectives.mdpo import MDPO
+    from veridical.objectives.mpo import MPO
+    from veridical.objectives.nca import NCA
+    from veridical.objectives.orpo import ORPO
     from veridical.objectives.ppo import PPO
     from veridical.objectives.preference import AveragedPreference, Preference
     from veridical.objectives.reward import BradleyTerry, reward_loss
     from veridical.objectives.rloo import RLOO
+    from veridical.objectives.robust import Robust
+    from veridical.objectives.simpo import SimPO
     from veridical.objectives.slic import SLiC, slic_loss
+    from veridical.objectives.sppo import SPPO
     from veridical.report.page import write_report
     from veridical.runtime.errors import UserError
     from veridical.runtime.options import CacheOptions, Loading, Placement, Reading
@@ -105,6 +117,18 @@ _HOMES = {
     "models.load": "load_policy",
     "models.policy": "Policy",
     "models.reward_model": "attach_reward_model load_reward_model",
+    "objectives.apo": "APODown APOZero",
+    "objectives.bco": "BCO",
+    "objectives.cpo": "CPO",
+    "objectives.ddpo": "DDPO",
+    "objectives.exo": "EXO",
+    "objectives.mdpo": "MDPO",
+    "objectives.mpo": "MPO",
+    "objectives.nca": "NCA",
+    "objectives.orpo": "ORPO",
+    "objectives.robust": "Robust",
+    "objectives.simpo": "SimPO",
+    "objectives.sppo": "SPPO",
     "objectives.dpo": "DPO dpo_loss",
     "objectives.ipo": "IPO ipo_loss",
     "objectives.likelihood": "Likelihood",
@@ -143,6 +167,19 @@ __all__ = [
     "DPO",
     "Decoding",
     "Factors",
+    "APODown",
+    "APOZero",
+    "BCO",
+    "CPO",
+    "DDPO",
+    "EXO",
+    "MDPO",
+    "MPO",
+    "NCA",
+    "ORPO",
+    "Robust",
+    "SimPO",
+    "SPPO",
     "IPO",
     "Judging",
     "Likelihood",

@@ -156,12 +156,45 @@ def slow_pair_loss(name: str, new: list[list[float]], old: list[list[float]], be
     """One pair, token by token, in Python's own float64: chosen, rejected, chosen again."""
     ratios = [math.fsum(now) - math.fsum(before) for now, before in zip(new, old, strict=True)]
     h = ratios[0] - ratios[1]
+    found = other_slow_losses(new, ratios, beta)
+    if name in found:
+        return found[name]
     if name == "mdpo":
         margins = (h, ratios[0] - ratios[2], ratios[0])
         return math.fsum(math.log1p(math.exp(-beta * margin)) for margin in margins)
     if name in ("dpo", "ddpo"):
         return math.log1p(math.exp(-beta * h))
     return (h - 1 / (2 * beta)) ** 2 if name == "ipo" else max(0.0, 1 - beta * h)
+
+
+def other_slow_losses(new: list[list[float]], ratios: list[float], beta: float) -> dict[str, float]:
+    """By name, each formula as its paper has it."""
+
+    def surprise(x: float) -> float:
+        return math.log1p(math.exp(-x))
+
+    def sigmoid(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    good, bad = (beta * ratio for ratio in ratios[:2])
+    margin, e, q = good - bad, 0.1, sigmoid(good - bad)
+    sums = [math.fsum(tokens) for tokens in new[:2]]
+    means = [total / len(tokens) for total, tokens in zip(sums, new, strict=False)]
+    odds = [math.exp(mean) / (1 - math.exp(mean)) for mean in means]
+    quality = surprise(good) + surprise(-bad)
+    return {
+        "bco": quality,
+        "mpo": 0.8 * surprise(margin) + 0.2 * quality,
+        "robust": ((1 - e) * surprise(margin) - e * surprise(-margin)) / (1 - 2 * e),
+        "exo": q * math.log(q / (1 - e)) + (1 - q) * math.log((1 - q) / e),
+        "nca": surprise(good) + (surprise(-good) + surprise(-bad)) / 2,
+        "sppo": (ratios[0] - 0.5 / beta) ** 2 + (ratios[1] + 0.5 / beta) ** 2,
+        "apo_zero": 1 - sigmoid(good) + sigmoid(bad),
+        "apo_down": sigmoid(good) + 1 - sigmoid(margin),
+        "simpo": surprise(beta * (means[0] - means[1]) - 0.5 * beta),
+        "cpo": surprise(beta * (sums[0] - sums[1])),
+        "orpo": beta * surprise(math.log(odds[0] / odds[1])),
+    }
 
 
 def paired(policy: torch.Tensor, reference: torch.Tensor) -> PairLogps:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +18,23 @@ from veridical.models.batching import collate
 from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import render_group
+from veridical.objectives.apo import APODown, APOZero
+from veridical.objectives.base import PairLogps, PairLoss
+from veridical.objectives.bco import BCO
+from veridical.objectives.cpo import CPO
 from veridical.objectives.dpo import DPO
+from veridical.objectives.exo import EXO
 from veridical.objectives.ipo import IPO
+from veridical.objectives.mpo import MPO
+from veridical.objectives.nca import NCA
+from veridical.objectives.orpo import ORPO
 from veridical.objectives.preference import Preference
+from veridical.objectives.robust import Robust
+from veridical.objectives.simpo import SimPO
 from veridical.objectives.slic import SLiC
+from veridical.objectives.sppo import SPPO
 from veridical.train.loop import fine_tuning
-from veridical.train.loop.outcomes import outcome_of
+from veridical.train.loop.outcomes import pair_logps
 from veridical.world import model as world_model
 
 datasets = pytest.importorskip("datasets")
@@ -60,7 +74,9 @@ def begins_itself() -> Any:
     return processor
 
 
-def their_loss(folder: Path, name: str, beta: float, out: Path) -> float:
+@pytest.fixture(scope="module")
+def their_loss(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., float]:
+    """A loss of TRL's by name, beta and label smoothing, on one batch."""
     rows = [
         {
             "images": [picture(i)],
@@ -70,20 +86,27 @@ def their_loss(folder: Path, name: str, beta: float, out: Path) -> float:
         }
         for i, (chosen, rejected) in enumerate(ANSWERS)
     ]
-    processor = begins_itself()
     trainer = trl.DPOTrainer(
         model=load(folder / "policy"),
         ref_model=load(folder / "reference"),
         args=trl.DPOConfig(
-            output_dir=str(out), loss_type=[name], beta=beta,
-            report_to=[], use_cpu=True, bf16=False, max_length=None,
+            output_dir=str(tmp_path_factory.mktemp("trl")), report_to=[], use_cpu=True, bf16=False,
+            max_length=None,
         ),
         train_dataset=datasets.Dataset.from_list(rows, features=features()),
-        processing_class=processor,
+        processing_class=begins_itself(),
     )  # fmt: skip
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(rows))])
     trainer.model.eval()
-    loss: float = trainer.compute_loss(trainer.model, batch).item()
+
+    def loss(name: str, beta: float, smoothing: float = 0.0) -> float:
+        trainer.loss_types, trainer.loss_weights = name.split("+"), [1.0]
+        if name == "sigmoid+bco_pair":
+            trainer.loss_weights = [0.8, 0.2]
+        trainer.beta, trainer.label_smoothing = beta, smoothing
+        found: float = trainer.compute_loss(trainer.model, dict(batch)).item()
+        return found
+
     return loss
 
 
@@ -104,7 +127,9 @@ def picture(number: int) -> Image.Image:
     return Image.new("RGB", (20 + number, 30), (255 - 20 * number, 10 * number, 0))
 
 
-def our_loss(folder: Path, loss: Preference) -> float:
+@lru_cache(maxsize=1)
+def our_logps(folder: Path) -> PairLogps:
+    """Of the same rows, by the policy and the reference."""
     processor = begins_itself()
     policies = [
         Policy(load(folder / name).eval(), processor, name) for name in ("policy", "reference")
@@ -122,7 +147,11 @@ def our_loss(folder: Path, loss: Preference) -> float:
     with torch.no_grad():
         batch = collate(policies[0], groups, True)
         ours, reference = (response_logps(policy.model, batch) for policy in policies)
-    return float(outcome_of(loss)(ours, reference.sums).loss_sum) / len(groups)
+    return pair_logps(ours, reference.sums)
+
+
+def our_loss(folder: Path, loss: Preference) -> float:
+    return float(loss(our_logps(folder)).mean())
 
 
 @pytest.mark.parametrize(
@@ -131,14 +160,48 @@ def our_loss(folder: Path, loss: Preference) -> float:
         ("sigmoid", Preference(DPO(0.3))),
         ("ipo", Preference(IPO(0.3), per_token=True)),
         ("hinge", Preference(SLiC(0.3))),
+        ("sigmoid_norm", Preference(DPO(0.3), per_token=True)),
+        ("robust", Preference(Robust(0.3, 0.2))),
+        ("exo_pair", Preference(EXO(0.3, 0.2))),
+        ("nca_pair", Preference(NCA(0.3))),
+        ("bco_pair", Preference(BCO(0.3))),
+        ("sppo_hard", Preference(SPPO(0.3))),
+        ("apo_zero", Preference(APOZero(0.3))),
+        ("apo_down", Preference(APODown(0.3))),
+        ("sigmoid+bco_pair", Preference(MPO(0.3))),
     ],
+    ids=lambda one: one if isinstance(one, str) else one.loss.name,
 )
-def test_the_same_loss_as_trl(folder: Path, tmp_path: Path, theirs: str, ours: Preference) -> None:
-    expected = their_loss(folder, theirs, 0.3, tmp_path)
+def test_the_same_loss_as_trl(
+    folder: Path, their_loss: Callable[..., float], theirs: str, ours: Preference
+) -> None:
+    expected = their_loss(theirs, 0.3, getattr(ours.loss, "label_smoothing", 0.0))
     found = our_loss(folder, ours)
     assert ours.at_start is not None
-    assert abs(expected - ours.at_start) > 1e-3  # the reference makes a difference
+    assert abs(expected - ours.at_start) > 1e-4  # the reference makes a difference
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("ours", [SimPO(0.3), CPO(0.3), ORPO(0.3)], ids=lambda loss: loss.name)
+def test_the_same_loss_as_trls_without_a_reference(folder: Path, ours: PairLoss) -> None:
+    """Their formulas, on our log-probs of the batch; their trainers take no images."""
+    from trl.experimental.cpo import CPOTrainer
+    from trl.experimental.orpo import ORPOTrainer
+
+    logps = our_logps(folder)
+    means = logps.per_token().policy
+    given = SimpleNamespace(
+        beta=0.3, alpha=0.0, label_smoothing=0.0, simpo_gamma=0.15, loss_type="simpo",
+        accelerator=SimpleNamespace(device="cpu"),
+    )  # fmt: skip
+    if ours.name == "orpo":
+        # They maximize it.
+        expected = -ORPOTrainer.odds_ratio_loss(given, *means.unbind(1))[0]
+    else:
+        given.loss_type = "simpo" if ours.name == "simpo" else "sigmoid"
+        own = means if ours.name == "simpo" else logps.policy
+        expected = CPOTrainer.cpo_loss(given, *own.unbind(1))[0]
+    assert torch.allclose(ours(logps).squeeze(1), expected, rtol=1e-5)
 
 
 def test_the_same_sft_loss_as_trl(folder: Path, tmp_path: Path) -> None:

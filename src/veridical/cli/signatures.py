@@ -146,10 +146,11 @@ def _merged(choice: str, variants: Mapping[str, Option]) -> Option:
     """One option for the help page, with what each chosen name says of it."""
     first = next(iter(variants.values()))
     same = all(option.default == first.default for option in variants.values())
-    helps = []
+    said: dict[str, list[str]] = {}
     for chosen, option in variants.items():
         default = "" if same else f" (default {option.default})"
-        helps.append(f"`{chosen}`: {option.help.rstrip('.')}{default}.")
+        said.setdefault(f"{option.help.rstrip('.')}{default}.", []).append(f"`{chosen}`")
+    helps = [f"{', '.join(names)}: {text}" for text, names in said.items()]
     return dataclasses.replace(
         first,
         default=first.default if same else None,

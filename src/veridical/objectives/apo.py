@@ -56,7 +56,7 @@ class APODown(PairLoss):
     @property
     def slope_at_start(self) -> float:
         """How much one nat more between the branches changes the loss there, at most."""
-        return self.beta * 3 / 4
+        return self.beta / 2
 
     def __call__(self, logps: PairLogps) -> Tensor:
         """The loss against each rejected answer. Shape: (pairs, rejected)."""

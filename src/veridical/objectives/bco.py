@@ -19,7 +19,8 @@ class BCO(PairLoss):
 
     Attributes:
         beta: how strongly the policy is held to the reference; 0.05 to 0.5 is usual.
-        reward_shift: the reward between good and bad answers; TRL has 0, InternVL a running mean.
+        reward_shift: the reward between good and bad answers; TRL has 0, InternVL a running
+            mean.
     """
 
     name: ClassVar[str] = "bco"

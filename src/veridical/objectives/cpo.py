@@ -29,10 +29,7 @@ class CPO(PairLoss):
         return cpo_loss(logps.policy[:, :1], logps.policy[:, 1:], self.beta)
 
 
-
-def cpo_loss(
-    chosen_logps: Tensor, rejected_logps: Tensor, beta: float
-) -> Tensor:
+def cpo_loss(chosen_logps: Tensor, rejected_logps: Tensor, beta: float) -> Tensor:
     """CPO (Xu et al. 2024, eq. 3): -log sigmoid(beta (log pi_w - log pi_l)).
 
     Args:

@@ -34,7 +34,7 @@ class EXO(PairLoss):
     @property
     def slope_at_start(self) -> float:
         """How much one nat more between the branches changes the loss there, at most."""
-        return self.beta * math.log(1 / self.label_smoothing)
+        return self.beta * math.log(1 / self.label_smoothing - 1) / 2
 
     def __call__(self, logps: PairLogps) -> Tensor:
         """The loss against each rejected answer. Shape: (pairs, rejected)."""

@@ -18,7 +18,8 @@ class ORPO(PairLoss):
     """Odds ratio preference optimization (ORPO).
 
     Attributes:
-        beta: weight of the odds ratio, the paper's lambda; 0.1 to 0.5. The paper adds `--nll-weight 1`.
+        beta: weight of the odds ratio, the paper's lambda; 0.1 to 0.5 is usual. The paper adds
+            `--nll-weight 1`.
     """
 
     name: ClassVar[str] = "orpo"
@@ -31,11 +32,8 @@ class ORPO(PairLoss):
         return orpo_loss(means[:, :1], means[:, 1:], self.beta)
 
 
-
-def orpo_loss(
-    chosen_means: Tensor, rejected_means: Tensor, beta: float
-) -> Tensor:
-    """ORPO's odds ratio (Hong et al. 2024, eq. 6 and 7): -beta log sigmoid(log odds_w - log odds_l).
+def orpo_loss(chosen_means: Tensor, rejected_means: Tensor, beta: float) -> Tensor:
+    """ORPO's odds ratio (Hong et al. 2024, eq. 6, 7): -beta log sigmoid(log odds_w - log odds_l).
 
     The odds of an answer are p / (1 - p), with p its likelihood, averaged over tokens (in logs).
 

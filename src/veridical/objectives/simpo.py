@@ -32,7 +32,6 @@ class SimPO(PairLoss):
         return simpo_loss(means[:, :1], means[:, 1:], self.beta, self.target_margin)
 
 
-
 def simpo_loss(
     chosen_means: Tensor, rejected_means: Tensor, beta: float, target_margin: float
 ) -> Tensor:

@@ -64,6 +64,7 @@ class Range:
 
 
 COUNT = Range(1)
+ANY = Range(-MOST)
 WEIGHT = Range(0)
 ABOVE_ZERO = Range(0, above=True)
 SHARE = Range(0, 1)
