@@ -150,6 +150,7 @@ def test_the_embedded_model_gives_the_same_bytes_in_shards_batches_and_after_a_k
         beginning = json.loads(row["source"])["beginning"]
         assert text_of(row["chosen"]).startswith(beginning)
         assert text_of(row["rejected"]).startswith(beginning)
+        assert row["answer_prefix"] == beginning
     for shard in ("2/2", "1/2"):
         assert run(*words, "--out", tmp_path / "shards", "--shard", shard, "--batch-size", 7) == 0
     assert content(tmp_path / "shards") == expected

@@ -145,6 +145,9 @@ def _pairs(
     raw = rows.with_format("arrow")
     for answer, result in kept:
         row = raw[answer.index].to_pylist()[0]
+        # Where the rejected answer goes on from the chosen one's beginning, only the rest differs.
+        beginning = result["source"].get("beginning", "")
+        given = text_of([answer.message]).lstrip().startswith(beginning)
         source = dict(result["source"]) | ({"from": row["source"]} if row.get("source") else {})
         yield {
             "id": answer.id,
@@ -154,5 +157,6 @@ def _pairs(
             "rejected": [assistant_message(result["rejected"])],
             "facts": row.get("facts"),
             "expected_answer": row.get("expected_answer"),
+            "answer_prefix": beginning if beginning and given else None,
             "source": json.dumps(source, ensure_ascii=False),
         }
