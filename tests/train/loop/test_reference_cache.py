@@ -85,6 +85,29 @@ def test_what_changes_the_log_probs_changes_the_key(
     assert reference_key(policy, True, WEIGHTS) != before
 
 
+def test_other_weights_find_the_same_tokens(
+    policy: Policy, groups: list[Group], tmp_path: Path
+) -> None:
+    """Also where some of the tokens do not count, and beside pairs without weights."""
+
+    def weigh(group: Group, weight: float) -> Group:
+        weights = tuple(1 + weight * (ids % 3 == 0).double() for ids in group.response_ids)
+        learned = tuple(torch.arange(len(ids)) > 0 for ids in group.response_ids)
+        return dataclasses.replace(group, weights=weights, learned=learned)
+
+    first = [weigh(group, 1.0) if i % 2 else group for i, group in enumerate(groups)]
+    found = run(policy, first, tmp_path)
+    assert torch.allclose(found.logps, compute_logps(policy, first, True, 6), atol=1e-10, rtol=0)
+    other = [weigh(group, 3.0) if i % 2 else group for i, group in enumerate(groups)]
+    again = run(policy, other, tmp_path)
+    assert again.reused == len(groups)
+    assert torch.allclose(again.logps, compute_logps(policy, other, True, 6), atol=1e-10, rtol=0)
+    assert (again.logps - found.logps)[1].abs().min() > 1e-3
+    both = run(policy, [first[1], other[1]], tmp_path / "both").logps  # in one run, none known
+    assert torch.allclose(both, torch.stack([found.logps[1], again.logps[1]]), atol=1e-10, rtol=0)
+    assert len({pair_key(policy, one) for one in (groups[1], first[1], other[1])}) == 2
+
+
 def test_stale_log_probs_are_found_by_the_spot_check(
     policy: Policy,
     groups: list[Group],

@@ -1,13 +1,14 @@
 """Reference log-probs that are computed once before training, and kept.
 
 What is kept is one entry a pair, so that another subset, another seed or another arm of a study
-finds what it shares with this one.
+finds what it shares with this one. Of a pair whose tokens have weights every token's log-prob is
+kept, so that other weights find it too.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from veridical.data.images import image_bytes_key
 from veridical.models.cache_keys import processor_hash, surroundings
-from veridical.models.logprobs import compute_logps
+from veridical.models.logprobs import compute_logps, compute_token_logps, sum_tokens
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.runtime import processes
@@ -86,7 +87,7 @@ def precompute(
     reused = sum(key in known for key in keys)
     batches, several = _batches(job, known, proof), processes.world_size()
     block = max(1, BLOCK // (batch_size * several)) * several
-    own: list[tuple[int, Tensor]] = []
+    own: list[tuple[int, _Entry]] = []
     for number, part in enumerate(track(batches, "reference log-probs") if batches else []):
         if number % several == processes.rank():
             own += _computed(job, part)
@@ -94,7 +95,8 @@ def precompute(
             known |= _kept(job, own)
             own = []
     nothing = torch.zeros(len(groups[0].response_ids), dtype=torch.float64)
-    return StoredLogps(torch.stack([known.get(key, nothing) for key in keys]), reused)
+    rows = [_row(job, i, known[key]) if key in known else nothing for i, key in enumerate(keys)]
+    return StoredLogps(torch.stack(rows), reused)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,16 +113,53 @@ class _Job:
     left_out: LeftOut | None
 
 
-def _look_up(job: _Job, tolerance: float) -> dict[str, Tensor]:
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """A pair's log-probs.
+
+    Attributes:
+        sums: of its answers. Shape: (k,).
+        tokens: of each token, where they have weights; then `sums` are those of one pair's weights.
+        place: of that pair; None where `sums` are of none.
+    """
+
+    sums: Tensor
+    tokens: Tensor | None = None
+    place: int | None = None
+
+
+def _row(job: _Job, index: int, entry: _Entry) -> Tensor:
+    """The log-probs of a row's answers, by its own weights."""
+    group = job.groups[index]
+    if entry.tokens is None:
+        return entry.sums
+    if entry.place is not None and _weigh_alike(job.groups[entry.place], group):
+        return entry.sums
+    return sum_tokens(group, entry.tokens)
+
+
+def _weigh_alike(one: Group, other: Group) -> bool:
+    pairs = zip(one.weights or (), other.weights or (), strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
+
+
+def _look_up(job: _Job, tolerance: float) -> dict[str, _Entry]:
     """What the cache knows, if a few of it are found again."""
-    known = _known(job.cache, job.kind)
-    known = {key: known[key] for key in job.keys if key in known}
+    kept = _known(job.cache, job.kind)
+    by_token = {key for key, group in zip(job.keys, job.groups, strict=True) if group.weights}
+    known = {
+        key: _Entry(kept[key], kept[key] if key in by_token else None)
+        for key in job.keys
+        if key in kept
+    }
     found = [index for index, key in enumerate(job.keys) if key in known]
     few = found[:: max(1, len(found) // SPOT_CHECKS)][:SPOT_CHECKS]
     if few:
         some = [job.groups[i] for i in few]
         again = compute_logps(job.policy, some, job.share_prefix, job.batch_size)
-        moved = float((again - torch.stack([known[job.keys[i]] for i in few])).abs().max())
+        moved = float(
+            (again - torch.stack([_row(job, i, known[job.keys[i]]) for i in few])).abs().max()
+        )
         if not moved <= tolerance:
             print(f"The cached reference log-probs are off by {moved:.2g}; computed again.")
             job.cache.forget(job.kind)
@@ -128,7 +167,7 @@ def _look_up(job: _Job, tolerance: float) -> dict[str, Tensor]:
     return known
 
 
-def _batches(job: _Job, known: Mapping[str, Tensor], proof: Sequence[int]) -> list[list[int]]:
+def _batches(job: _Job, known: Mapping[str, _Entry], proof: Sequence[int]) -> list[list[int]]:
     """The places of rows that are computed, a batch each; those of the proofs come first."""
     keys, size = job.keys, job.batch_size
     first = {keys[index] for index in proof}
@@ -140,12 +179,16 @@ def _batches(job: _Job, known: Mapping[str, Tensor], proof: Sequence[int]) -> li
     return [list(proof), *batches] if proof else batches
 
 
-def _computed(job: _Job, part: Sequence[int]) -> list[tuple[int, Tensor]]:
+def _computed(job: _Job, part: Sequence[int]) -> list[tuple[int, _Entry]]:
     """The places of one batch with their log-probs, without those that the processor refuses."""
     batch = [job.groups[i] for i in part]
 
-    def compute(own: Sequence[Group]) -> Tensor:
-        return compute_logps(job.policy, own, job.share_prefix, len(own))
+    def compute(own: Sequence[Group]) -> list[_Entry]:
+        if not any(group.weights for group in own):
+            return list(map(_Entry, compute_logps(job.policy, own, job.share_prefix, len(own))))
+        found = compute_token_logps(job.policy, own, job.share_prefix)
+        pairs = zip(own, found, strict=True)
+        return [_Entry(one.sums, one.tokens if group.weights else None) for group, one in pairs]
 
     if job.left_out is None:
         return list(zip(part, compute(batch), strict=True))
@@ -155,14 +198,14 @@ def _computed(job: _Job, part: Sequence[int]) -> list[tuple[int, Tensor]]:
     return [(part[place], row) for place, row in zip(kept, logps, strict=True)]
 
 
-def _kept(job: _Job, own: list[tuple[int, Tensor]]) -> dict[str, Tensor]:
+def _kept(job: _Job, own: list[tuple[int, _Entry]]) -> dict[str, _Entry]:
     """What all processes have computed, by key; kept by the first one. All have to take part."""
     done = sorted((pair for share in processes.gather(own) for pair in share), key=_index)
     if job.left_out is not None:
         job.left_out.share()
-    _require_finite([job.groups[i].id for i, _ in done], [row for _, row in done])
-    new = {job.keys[i]: row for i, row in done}
-    if new and processes.is_first():
+    _require_finite([job.groups[i].id for i, _ in done], [entry.sums for _, entry in done])
+    new = {job.keys[i]: dataclasses.replace(entry, place=i) for i, entry in done}
+    if processes.is_first():
         _keep(job.cache, job.kind, new)
     return new
 
@@ -187,15 +230,20 @@ def reference_key(policy: Policy, share_prefix: bool, weights: str) -> str:
 
 
 def pair_key(policy: Policy, group: Group) -> str:
-    """Hash of one pair: its token ids, texts and the bytes of its images; not its name."""
+    """Hash of one pair: its token ids, texts and the bytes of its images; not its name.
+
+    Its weights and its factor on beta are the loss's, not the reference's. But whether tokens have
+    weights decides what is kept of them.
+    """
     tokenizer = policy.processor.tokenizer
     prompt_ids = tokenizer(group.prompt_text, add_special_tokens=False)["input_ids"]
     parts: list[Any] = [torch.tensor(prompt_ids)]
     for field in dataclasses.fields(group):
         value = getattr(group, field.name)
-        # The factor on beta is the loss's, not the reference's.
         if field.name in ("id", "beta_factor") or value is None:
             continue
+        if field.name == "weights":
+            value = "by token"
         if "images" in field.name:
             value = _image_keys(value)
         parts.append([field.name, value])
@@ -211,7 +259,7 @@ def _image_keys(images: Any) -> object:
     )
 
 
-def _index(pair: tuple[int, Tensor]) -> int:
+def _index(pair: tuple[int, _Entry]) -> int:
     return pair[0]
 
 
@@ -221,15 +269,27 @@ def _known(cache: Cache, kind: str) -> dict[str, Tensor]:
         entry = cache.get(kind, key)
         if entry is not None:
             names = (bytes(row.tolist()).hex() for row in entry["keys"])
-            known |= dict(zip(names, entry["logps"], strict=True))
+            logps = entry["logps"]
+            rows = logps.split(entry["lengths"].tolist()) if "lengths" in entry else logps
+            known |= dict(zip(names, rows, strict=True))
     return known
 
 
-def _keep(cache: Cache, kind: str, block: Mapping[str, Tensor]) -> None:
+def _keep(cache: Cache, kind: str, block: Mapping[str, _Entry]) -> None:
     """One entry for many pairs: a file each would be mostly empty disk blocks."""
-    names = torch.tensor([list(bytes.fromhex(key)) for key in block], dtype=torch.uint8)
-    logps = torch.stack(list(block.values()))
-    cache.put(kind, digest(names), {"keys": names, "logps": logps})
+    whole = {key: entry.sums for key, entry in block.items() if entry.tokens is None}
+    tokens = {key: one.tokens for key, one in block.items() if one.tokens is not None}
+    if whole:
+        names = _as_bytes(whole)
+        cache.put(kind, digest(names), {"keys": names, "logps": torch.stack([*whole.values()])})
+    if tokens:
+        names, logps = _as_bytes(tokens), torch.cat([*tokens.values()])
+        lengths = torch.tensor([len(row) for row in tokens.values()])
+        cache.put(kind, digest(names), {"keys": names, "logps": logps, "lengths": lengths})
+
+
+def _as_bytes(keys: Iterable[str]) -> Tensor:
+    return torch.tensor([list(bytes.fromhex(key)) for key in keys], dtype=torch.uint8)
 
 
 def _require_finite(ids: Sequence[str], logps: Sequence[Tensor]) -> None:
