@@ -101,11 +101,12 @@ def _exactly(policy: Policy, group: Group) -> Sharing:
     if not difference <= limit:
         return Sharing(False, f"shared and two-row log-probs differ by {difference:.2g}")
     # Not the last one, which may be the first again under another image.
-    if group.response_ids[0].equal(group.response_ids[1]):
+    if group.response_ids[0].equal(group.response_ids[min(1, len(group.response_ids) - 1)]):
         return Sharing(True, "equal to the two-row path on a probe row")
     places = [1, *range(1, len(group.response_ids))]
-    own = group.response_images and (group.response_images[0], *group.response_images[1:])
-    perturbed = dataclasses.replace(take_responses(group, places), response_images=own)
+    perturbed = take_responses(group, places)
+    # The first one's images stay.
+    perturbed = dataclasses.replace(perturbed, response_images=group.response_images)
     changed = shared_batch(policy, [perturbed])
     moved = float((response_logps(policy.model, changed).sums - shared)[0, 1:].abs().max())
     if not moved <= limit:
