@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from cases import TINY, Size, llava, random_pairs
 
+from veridical.data.prompts import Prompt
 from veridical.models.policy import Policy
 from veridical.models.prompt_texts import render_prompt
 from veridical.runtime.files import write_json
@@ -36,7 +37,7 @@ def requests_of(size: Size, pairs: int) -> list[Request]:
     """The completions that the pairs need."""
     return [
         Request(
-            f"{row['id']}/{sentence}", row["images"], row["prompt"],
+            Prompt(f"{row['id']}/{sentence}", row["images"], row["prompt"]),
             " ".join(["w1 w2 w3"] * (1 + 3 * sentence)),
         )
         for row in random_pairs(size, pairs, 2)
@@ -47,7 +48,8 @@ def requests_of(size: Size, pairs: int) -> list[Request]:
 def complete(policy: Policy, requests: Sequence[Request], drop: bool) -> list[list[int]]:
     """By the product; returns the sampled tokens."""
     decoding = Decoding(TOKENS, 1.0, batch_size=32)
-    masks = [request.id.split("/")[0] for request in requests]  # one an answer, as in the product
+    # One an answer, as in the product.
+    masks = [request.prompt.id.split("/")[0] for request in requests]
     answers, _ = complete_masked(policy, requests, masks, SHARE, decoding, False, drop)
     return [answer.token_ids for answer in answers]
 
@@ -56,10 +58,12 @@ def complete(policy: Policy, requests: Sequence[Request], drop: bool) -> list[li
 def complete_plainly(policy: Policy, requests: Sequence[Request]) -> None:
     """One after the other, with nothing of ours but the mask."""
     for request in requests:
-        text = render_prompt(policy, request.prompt, request.prefix)
-        inputs = policy.processor(images=list(request.images), text=text, return_tensors="pt")
+        text = render_prompt(policy, request.prompt.messages, request.prefix)
+        inputs = policy.processor(
+            images=list(request.prompt.images), text=text, return_tensors="pt"
+        )
         image = inputs["input_ids"][0] == policy.processor.image_token_id
-        seen = sample_mask(int(image.sum()), SHARE, 0, request.id)
+        seen = sample_mask(int(image.sum()), SHARE, 0, request.prompt.id)
         inputs["attention_mask"][0, image] = seen.long()
         policy.model.generate(**inputs, do_sample=True, max_new_tokens=TOKENS, pad_token_id=2)
 

@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from veridical.data.prompts import Prompt
 from veridical.data.records import assistant_message, user_message
 from veridical.models.batching import collate
 from veridical.models.load import load_policy
@@ -108,7 +109,10 @@ def requests_of(folder: Path, number: int) -> list[Request]:
     """The completions that one try for two pictures needs."""
     question = [user_message("Describe the image.")]
     return [
-        Request(f"{number}/{picture}/{sentence}", [folder / f"{picture}.png"], question, "There is")
+        Request(
+            Prompt(f"{number}/{picture}/{sentence}", [folder / f"{picture}.png"], question),
+            "There is",
+        )
         for picture in (BATCH * number, BATCH * number + 1)
         for sentence in range(4)
     ]
@@ -117,7 +121,7 @@ def requests_of(folder: Path, number: int) -> list[Request]:
 def attempt(policy: Policy, requests: list[Request]) -> float:
     """Seconds of the processor for one try."""
     began = time.process_time()
-    masks = [request.id for request in requests]
+    masks = [request.prompt.id for request in requests]
     decoding = Decoding(20, 1.0, batch_size=len(requests))
     complete_masked(policy, requests, masks, 0.99, decoding, False)
     return time.process_time() - began

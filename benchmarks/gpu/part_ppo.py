@@ -26,11 +26,12 @@ from measuring import (
 from shapes import Shape, build, image_tokens_of, missing, random_rows, shapes_of
 
 from veridical.checks.prefix_sharing import sharing
+from veridical.data.prompts import Prompt
 from veridical.judges.judging import Case, Verdict
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
 from veridical.objectives.ppo import PPO
-from veridical.sampling import Decoding, Request
+from veridical.sampling import Decoding
 from veridical.train.options import Training
 from veridical.train.prompts import TrainingPrompt, proof_group
 from veridical.train.rl import experience as gathering
@@ -88,7 +89,7 @@ def step(settings: Settings, shape: Shape, parts: list[dict[str, Any]]) -> dict[
         trainer={"gradient_checkpointing": True,
                  "gradient_checkpointing_kwargs": {"use_reentrant": False}},
     )  # fmt: skip
-    few = [proof_group(start, one.request, ("w1 w2 w3", "w4 w5")) for one in asked[:2]]
+    few = [proof_group(start, one.asked, ("w1 w2 w3", "w4 w5")) for one in asked[:2]]
     shares = sharing(start, few)
     ppo = PPO(inner_epochs=1, minibatches=2)
     actors = build_actors(start, shape.name, Judging(judge="none"), training, True, ppo.one_base)
@@ -168,9 +169,7 @@ def prompts_of(shape: Shape, image_tokens: int, count: int) -> list[TrainingProm
     """Random prompts about random pictures."""
     rows = random_rows(shape, image_tokens, count, 30, 1)
     return [
-        TrainingPrompt(
-            Request(row["id"], tuple(row["images"]), row["prompt"]), "", (), None, (), (), None
-        )
+        TrainingPrompt(Prompt(row["id"], tuple(row["images"]), row["prompt"]), "", (), None, ())
         for row in rows
     ]
 

@@ -31,6 +31,7 @@ from transformers import DynamicCache
 from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.models.policy import Policy
 from veridical.models.positions import token_positions
@@ -186,9 +187,11 @@ def requests_of(shape: Shape, image_tokens: int, count: int, images: bool) -> li
     chosen = [rows[index % len(rows)] for index in range(count)]
     return [
         Request(
-            f"request-{index}",
-            row["images"] if images else [],
-            row["prompt"] if images else [user_message(_text(row), images=0)],
+            Prompt(
+                f"request-{index}",
+                row["images"] if images else [],
+                row["prompt"] if images else [user_message(_text(row), images=0)],
+            )
         )
         for index, row in enumerate(chosen)
     ]
@@ -196,8 +199,8 @@ def requests_of(shape: Shape, image_tokens: int, count: int, images: bool) -> li
 
 def stock_inputs(policy: Policy, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
     """What the model's own processor makes of the prompts."""
-    texts = [render_prompt(policy, request.prompt) for request in requests]
-    images = [list(request.images) for request in requests]
+    texts = [render_prompt(policy, request.prompt.messages) for request in requests]
+    images = [list(request.prompt.images) for request in requests]
     encoded = policy.processor(
         images=images if any(images) else None, text=texts, return_tensors="pt"
     ).to(policy.device)
@@ -260,7 +263,7 @@ def sources_of(shape: Shape, image_tokens: int, count: int) -> list[TrueAnswer]:
     sentence = f"{FIRST_WORD} w1 w2 w3 w4 w5 {END_WORD}"
     answer = " ".join([sentence] * SENTENCES)
     return [
-        TrueAnswer(f"source-{index}", [picture], [user_message("w7 w8 w9")], answer)
+        TrueAnswer(Prompt(f"source-{index}", [picture], [user_message("w7 w8 w9")]), answer)
         for index, picture in enumerate(pictures(shape, image_tokens, count))
     ]
 
@@ -280,7 +283,7 @@ def vllm(shape: Shape, batch: int) -> dict[str, Any]:
         path.write_text(json.dumps(content), encoding="utf-8")
         engine = LLM(folder, load_format="dummy", max_model_len=2048, gpu_memory_utilization=0.6)
         texts = [
-            render_prompt(policy, request.prompt)
+            render_prompt(policy, request.prompt.messages)
             for request in requests_of(shape, 576, batch, images=False)
         ]
 

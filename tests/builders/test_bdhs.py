@@ -22,6 +22,7 @@ from veridical.builders import _parts, bdhs
 from veridical.builders._parts import Parts, model_identity
 from veridical.builders.bdhs import build_bdhs
 from veridical.data.images import RowImage
+from veridical.data.prompts import Prompt
 from veridical.data.records import read_records, user_message
 from veridical.models import turns, vision_cache
 from veridical.models.load import load_policy
@@ -53,7 +54,9 @@ def changed(**values: Any) -> Rejecting:
 
 
 def source(answer: str, id: str = "row", images: tuple[Any, ...] = ()) -> TrueAnswer:
-    return TrueAnswer(id, images, [user_message("Describe the image.", len(images))], answer)
+    return TrueAnswer(
+        Prompt(id, images, [user_message("Describe the image.", len(images))]), answer
+    )
 
 
 def test_accepted_as_soon_as_different_and_last_try_is_unguided(
@@ -63,7 +66,7 @@ def test_accepted_as_soon_as_different_and_last_try_is_unguided(
     honest: Any = vars(algorithm)["complete_masked"]
 
     def spy(policy: Policy, requests: Any, masks: Any, *rest: Any) -> Any:
-        seen.extend((request.id, request.prefix) for request in requests)
+        seen.extend((request.prompt.id, request.prefix) for request in requests)
         return honest(policy, requests, masks, *rest)
 
     monkeypatch.setattr(algorithm, "complete_masked", spy)
@@ -119,7 +122,7 @@ def test_the_true_answer_in_another_form_is_no_rejected_one(
     asked: list[str] = []
 
     def says(policy: Policy, requests: Any, *rest: Any) -> Any:
-        asked.extend(request.id for request in requests)
+        asked.extend(request.prompt.id for request in requests)
         return [Response(said) for _ in requests]
 
     monkeypatch.setattr(algorithm, "respond", says)
@@ -163,7 +166,7 @@ def test_sentences_are_completed_by_the_rules_of_the_answers_language(
     monkeypatch.setattr(algorithm, "complete_masked", spy)
     answer = "Ja.\n\n- Im 3. Stock steht ein Hund.\n- Er schläft auf dem roten Sofa."
     found = reject_answers(policy, [source(answer, "x", (pictures[0],))], HOW)
-    first = [request for request in asked if request.id.startswith("x/1/")]
+    first = [request for request in asked if request.prompt.id.startswith("x/1/")]
     assert len(first) == 3 and {request.language for request in asked} == {"de"}
     assert all(request.prefix.endswith(request.begun) for request in first)
     assert first[2].begun.startswith("- Er") or first[2].begun == "-"
@@ -185,12 +188,15 @@ def test_a_prompt_is_rendered_once_for_all_sentences(
     for count in (1, 1, 8):  # first the comparison with `generate`, which renders too
         rendered.clear()
         whole = source(" ".join([ANSWER] * count), "x", (pictures[0],))
-        requests = [Request(str(n), whole.images, whole.prompt, whole.text[:n]) for n in (1, 4, 7)]
+        requests = [
+            Request(Prompt(str(n), whole.prompt.images, whole.prompt.messages), whole.text[:n])
+            for n in (1, 4, 7)
+        ]
         complete_masked(policy, requests * count, ["m"] * 3 * count, 0.9, Decoding(1), True)
         texts[count] = len(rendered)
     assert texts[1] == texts[8] == 4  # prompt and answer, each with its texts and with marks
-    each = [render_prompt(policy, whole.prompt, request.prefix) for request in requests]
-    assert each == render_requests(policy, [(r.prompt, r.prefix) for r in requests])
+    each = [render_prompt(policy, whole.prompt.messages, request.prefix) for request in requests]
+    assert each == render_requests(policy, [(r.prompt.messages, r.prefix) for r in requests])
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.builders._bdhs_counts import summarize
 from veridical.builders.bdhs import build_bdhs
+from veridical.data.prompts import Prompt
 from veridical.data.records import assistant_message, read_records, text_of, user_message
 from veridical.models.policy import Policy
 from veridical.runtime.files import read_json, read_jsonl, write_jsonl
@@ -59,7 +60,9 @@ def script(monkeypatch: pytest.MonkeyPatch, say: Script) -> list[tuple[str, int]
 def sources_of(answers: list[str], picture: Image.Image | None) -> list[TrueAnswer]:
     images = () if picture is None else (picture,)
     question = [user_message("What is it?", len(images))]
-    return [TrueAnswer(str(n), images, question, answer) for n, answer in enumerate(answers)]
+    return [
+        TrueAnswer(Prompt(str(n), images, question), answer) for n, answer in enumerate(answers)
+    ]
 
 
 def rejected(result: dict[str, Any]) -> str:
@@ -70,7 +73,7 @@ def test_a_completion_that_its_limit_cuts_is_no_try(
     policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def say(request: Request, limit: int, guided: bool) -> Response:
-        cut = request.id.startswith("0/1/") and request.id.endswith("/1")
+        cut = request.prompt.id.startswith("0/1/") and request.prompt.id.endswith("/1")
         return Response(" a dog and" if cut else " a dog.", (), (), "length" if cut else "sentence")
 
     script(monkeypatch, say)
@@ -109,7 +112,9 @@ def test_saying_nothing_is_no_try(
     policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def silent(request: Request, limit: int, guided: bool) -> Response:
-        return Response("" if request.id.startswith("0/1/") and not request.prefix else " x.")
+        return Response(
+            "" if request.prompt.id.startswith("0/1/") and not request.prefix else " x."
+        )
 
     script(monkeypatch, silent)
     (result,) = reject_answers(policy, sources_of(["Two."], pictures[0]), HOW)

@@ -41,7 +41,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Request, int]]:
         policy: Policy, requests: Sequence[Request], decoding: Decoding, label: str
     ) -> list[Response]:
         seen.extend((request, decoding.max_new_tokens) for request in requests)
-        return [said(*request.id.rsplit("/", 1)) for request in requests]
+        return [said(*request.prompt.id.rsplit("/", 1)) for request in requests]
 
     def said(name: str, attempt: str) -> Response:
         first = attempt == "1"
@@ -95,7 +95,7 @@ def test_an_answer_is_cut_at_half_and_goes_on_from_the_text_alone(
         source = json.loads(row["source"])
         assert (source["builder"], source["kept"]) == ("dropout", 0.5)
         assert source["attempt"] == 1 + (row["id"] in ("same/0", "empty/0"))
-    assert all(not r.images and not count_images(r.prompt) for r, _ in asked)
+    assert all(not r.prompt.images and not count_images(r.prompt.messages) for r, _ in asked)
     assert {request.prefix for request, _ in asked} == {"The cup", "Cup"}
     skipped = [(row["id"], row["reason"]) for row in read_jsonl(tmp_path / "out" / "skipped.jsonl")]
     assert skipped == [

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from veridical.builders import _parts, _samples, sample
-from veridical.builders._samples import Prompt, SampleSettings, sample_responses
+from veridical.builders._samples import SampleSettings, sample_responses
 from veridical.builders.sample import check
 from veridical.cli.dispatch import main
 from veridical.data.messages import assistant_message, text_of, user_message
+from veridical.data.prompts import Prompt
 from veridical.data.records import read_records
 from veridical.data.steering import REQUEST
 from veridical.models.policy import Policy

@@ -21,6 +21,7 @@ from veridical.checks.probes import kept_features_refusal, masking_refusal
 from veridical.checks.proofs import Layout, Proof, print_proofs
 from veridical.checks.proving import noise_floor, prove
 from veridical.checks.starts import prove_declared_reference, prove_start
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.models import precision
 from veridical.models.batching import Batch, collate, row_batch, shared_batch
@@ -228,7 +229,7 @@ def test_the_masking_probe_rejects(
     else:
         broken = change_encoding(MASKING_FAULTS[fault])
         monkeypatch.setattr(probes, "masked_prompt_batch", broken)
-    assert masking_refusal(typed, Request("row", [pictures[0]], PROMPT)) is not None
+    assert masking_refusal(typed, Request(Prompt("row", [pictures[0]], PROMPT))) is not None
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -239,7 +240,7 @@ def test_healthy_models_in_half_precision_take_the_fast_paths(
     assert sharing(policy, groups) == prefix_sharing.Sharing(
         True, "equal to the two-row path on a probe row, as a float32 copy"
     )
-    assert masking_refusal(policy, Request("row", [pictures[0]], PROMPT)) is None
+    assert masking_refusal(policy, Request(Prompt("row", [pictures[0]], PROMPT))) is None
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -266,7 +267,7 @@ def test_an_error_of_half_precision_alone_is_seen(
     monkeypatch.setattr(prefix_sharing, "shared_batch", shared)
     monkeypatch.setattr(probes, "masked_prompt_batch", masked)
     assert f"in {dtype}" in sharing(policy, groups).reason
-    refused = masking_refusal(policy, Request("row", [pictures[0]], PROMPT))
+    refused = masking_refusal(policy, Request(Prompt("row", [pictures[0]], PROMPT)))
     assert f"in {dtype}" in str(refused)
     zeroed = prove(policy, groups[:2], half_zeroed)
     assert [proof.name for proof in zeroed if not proof.passed] == ["path_parity"]
@@ -504,7 +505,7 @@ def test_kept_features(
     with torch.no_grad():
         refused = kept_features_refusal(seeing, [[pictures[0]]], [text])
         assert (refused is None) == (fault is None), refused
-        refused = masking_refusal(seeing, Request("row", [pictures[0]], PROMPT))
+        refused = masking_refusal(seeing, Request(Prompt("row", [pictures[0]], PROMPT)))
     assert (refused is None) == (fault is None), refused
 
 

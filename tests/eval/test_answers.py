@@ -13,9 +13,9 @@ from PIL import Image
 
 from veridical import sampling
 from veridical.data.image_checks import find_images
+from veridical.data.prompts import Prompt, image_question
 from veridical.eval.answers import (
     AnswerSettings,
-    Query,
     forget_partial_answers,
     make_answers,
 )
@@ -43,8 +43,8 @@ class Stub:
     ) -> list[Response]:
         if len(self.asked) + len(requests) > self.fail_after:
             raise KeyboardInterrupt
-        self.asked += [request.id for request in requests]
-        return [Response(self.says.format(request.id)) for request in requests]
+        self.asked += [request.prompt.id for request in requests]
+        return [Response(self.says.format(request.prompt.id)) for request in requests]
 
 
 @pytest.fixture
@@ -63,9 +63,9 @@ def draw_images(folder: Path, names: Sequence[str]) -> Path:
 
 
 @pytest.fixture
-def queries(tmp_path: Path) -> list[Query]:
+def prompts(tmp_path: Path) -> list[Prompt]:
     folder = draw_images(tmp_path / "images", [f"{i}.png" for i in range(5)])
-    return [Query(str(i), folder / f"{i}.png", "What is there?") for i in range(5)]
+    return [image_question(str(i), folder / f"{i}.png", "What is there?") for i in range(5)]
 
 
 SETTINGS = AnswerSettings(AskedModel("a/model"), batch_size=2)
@@ -73,47 +73,47 @@ SETTINGS = AnswerSettings(AskedModel("a/model"), batch_size=2)
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x1e", "\r", "\n"])
 def test_shards_finish_whatever_separates_the_lines_of_an_answer(
-    tmp_path: Path, stub: Stub, queries: list[Query], separator: str
+    tmp_path: Path, stub: Stub, prompts: list[Prompt], separator: str
 ) -> None:
     stub.says = f"A dog.{separator}A cat: {{}}"
     first = dataclasses.replace(SETTINGS, shard=Shard(0, 2))
-    assert make_answers(queries, first, tmp_path, "test") is None
+    assert make_answers(prompts, first, tmp_path, "test") is None
     last = dataclasses.replace(SETTINGS, shard=Shard(1, 2))
-    answers = make_answers(queries, last, tmp_path, "test")
+    answers = make_answers(prompts, last, tmp_path, "test")
     assert answers is not None
     assert [answer.text for answer in answers] == [stub.says.format(i) for i in range(5)]
     assert sorted(stub.asked) == ["0", "1", "2", "3", "4"]  # nothing is made twice
 
 
 def test_a_run_that_was_killed_within_a_character_continues(
-    tmp_path: Path, stub: Stub, queries: list[Query]
+    tmp_path: Path, stub: Stub, prompts: list[Prompt]
 ) -> None:
     (tmp_path / "answers.partial.jsonl").write_bytes('{"answer": "Où'.encode()[:-1])
-    assert make_answers(queries, SETTINGS, tmp_path, "test") is not None
+    assert make_answers(prompts, SETTINGS, tmp_path, "test") is not None
 
 
-def test_an_interrupted_run_continues(tmp_path: Path, stub: Stub, queries: list[Query]) -> None:
+def test_an_interrupted_run_continues(tmp_path: Path, stub: Stub, prompts: list[Prompt]) -> None:
     stub.fail_after = 4
     with pytest.raises(KeyboardInterrupt):
-        make_answers(queries, SETTINGS, tmp_path, "test")
+        make_answers(prompts, SETTINGS, tmp_path, "test")
     assert len(read_jsonl(tmp_path / "answers.partial.jsonl")) == 4
     # The process died while it wrote a fifth.
     with (tmp_path / "answers.partial.jsonl").open("a") as file:
         file.write('{"answer": "Yes, a d')
     stub.fail_after = 10**9
-    answers = make_answers(queries, SETTINGS, tmp_path, "test")
+    answers = make_answers(prompts, SETTINGS, tmp_path, "test")
     assert answers is not None
     assert stub.asked == ["0", "1", "2", "3", "4"]
     assert [answer.text for answer in answers] == [f"Yes, a dog and a cat: {i}" for i in range(5)]
-    again = make_answers(queries, SETTINGS, tmp_path, "test")
+    again = make_answers(prompts, SETTINGS, tmp_path, "test")
     assert again == answers and len(stub.asked) == 5
 
 
 def test_another_batch_size_keeps_answers_other_settings_do_not(
-    tmp_path: Path, stub: Stub, queries: list[Query]
+    tmp_path: Path, stub: Stub, prompts: list[Prompt]
 ) -> None:
-    make_answers(queries, SETTINGS, tmp_path, "test")
-    make_answers(queries, AnswerSettings(AskedModel("a/model"), batch_size=4), tmp_path, "test")
+    make_answers(prompts, SETTINGS, tmp_path, "test")
+    make_answers(prompts, AnswerSettings(AskedModel("a/model"), batch_size=4), tmp_path, "test")
     assert len(stub.asked) == 5
     for changed in (
         AnswerSettings(AskedModel("another/model")),
@@ -122,27 +122,26 @@ def test_another_batch_size_keeps_answers_other_settings_do_not(
         AnswerSettings(AskedModel("a/model"), seed=1),
     ):
         before = len(stub.asked)
-        make_answers(queries, changed, tmp_path, "test")
+        make_answers(prompts, changed, tmp_path, "test")
         assert len(stub.asked) == before + 5
 
 
 def test_a_changed_image_prompt_or_model_file_is_asked_anew(
-    tmp_path: Path, stub: Stub, queries: list[Query]
+    tmp_path: Path, stub: Stub, prompts: list[Prompt]
 ) -> None:
     model = tmp_path / "model"
     model.mkdir()
     (model / "model.safetensors").write_text("one")
-    settings, image = AnswerSettings(AskedModel(str(model))), queries[2].image
-    make_answers(queries, settings, tmp_path, "test")
-    assert image is not None
+    settings, image = AnswerSettings(AskedModel(str(model))), prompts[2].files[0]
+    make_answers(prompts, settings, tmp_path, "test")
     Image.new("RGB", (4, 4), "white").save(image)
-    make_answers(queries, settings, tmp_path, "test")
+    make_answers(prompts, settings, tmp_path, "test")
     assert stub.asked[5:] == ["2"]
-    queries[1] = Query("1", queries[1].image, "What else?")
-    make_answers(queries, settings, tmp_path, "test")
+    prompts[1] = image_question("1", prompts[1].files[0], "What else?")
+    make_answers(prompts, settings, tmp_path, "test")
     assert stub.asked[6:] == ["1"]
     (model / "model.safetensors").write_text("two")
-    make_answers(queries, AnswerSettings(AskedModel(str(model))), tmp_path, "test")
+    make_answers(prompts, AnswerSettings(AskedModel(str(model))), tmp_path, "test")
     assert stub.asked[7:] == ["0", "1", "2", "3", "4"]
 
 
@@ -202,14 +201,14 @@ def test_unreadable_and_unlisted_images_are_listed(tmp_path: Path, stub: Stub) -
 
 
 def test_a_prompt_that_cannot_be_asked_is_explained(
-    tmp_path: Path, stub: Stub, queries: list[Query], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stub: Stub, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, label: str = "") -> list[Response]:
         raise RefusedRowError("special tokens stand in the text")
 
     monkeypatch.setattr(sampling, "respond", refuse)
     with pytest.raises(UserError, match=r"cannot be asked 'What is there\?': special"):
-        make_answers(queries, SETTINGS, tmp_path, "test")
+        make_answers(prompts, SETTINGS, tmp_path, "test")
 
 
 def test_pope_with_a_model_asks_a_shared_question_once(tmp_path: Path, stub: Stub) -> None:
@@ -272,47 +271,47 @@ def test_official_questions_about_images_that_are_not_there(tmp_path: Path, stub
 
 
 def test_shares_are_answered_apart_and_put_together_by_the_last(
-    tmp_path: Path, stub: Stub, queries: list[Query]
+    tmp_path: Path, stub: Stub, prompts: list[Prompt]
 ) -> None:
     first, second = (dataclasses.replace(SETTINGS, shard=Shard(i, 2)) for i in range(2))
-    assert make_answers(queries, first, tmp_path, "test") is None
+    assert make_answers(prompts, first, tmp_path, "test") is None
     # Batches of two: 0 1 | 2 3 | 4, of which every other one is the first share's.
     assert stub.asked == ["0", "1", "4"]
-    answers = make_answers(queries, second, tmp_path, "test")
+    answers = make_answers(prompts, second, tmp_path, "test")
     assert answers is not None
     assert [answer.text for answer in answers] == [f"Yes, a dog and a cat: {i}" for i in range(5)]
     # One that finishes at the same time sees every answer too, and leaves it to the first.
-    assert make_answers(queries, first, tmp_path, "test") is None
-    assert make_answers(queries, SETTINGS, tmp_path, "test") == answers
+    assert make_answers(prompts, first, tmp_path, "test") is None
+    assert make_answers(prompts, SETTINGS, tmp_path, "test") == answers
     assert len(stub.asked) == 5
     forget_partial_answers(tmp_path)
     assert list(tmp_path.glob("answers*")) == [] and not (tmp_path / "claimed").exists()
 
 
 def test_answers_that_are_about_to_be_replaced_are_said(
-    tmp_path: Path, stub: Stub, queries: list[Query], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, stub: Stub, prompts: list[Prompt], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_answers(queries, SETTINGS, tmp_path, "test")
+    make_answers(prompts, SETTINGS, tmp_path, "test")
     assert "replace" not in capsys.readouterr().out
-    make_answers(queries, SETTINGS, tmp_path, "test")
+    make_answers(prompts, SETTINGS, tmp_path, "test")
     assert "replace" not in capsys.readouterr().out
-    make_answers(queries[:2], SETTINGS, tmp_path, "test")
+    make_answers(prompts[:2], SETTINGS, tmp_path, "test")
     assert "has 3 answers by another model" in capsys.readouterr().out
-    make_answers(queries, AnswerSettings(AskedModel("another/model")), tmp_path, "test")
+    make_answers(prompts, AnswerSettings(AskedModel("another/model")), tmp_path, "test")
     assert "has 5 answers by another model" in capsys.readouterr().out
 
 
 def test_a_model_says_that_it_replaces_answers_made_elsewhere(
-    tmp_path: Path, stub: Stub, queries: list[Query], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, stub: Stub, prompts: list[Prompt], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_answers(tmp_path, [{"question_id": n, "answer": "Yes"} for n in range(3)], given=True)
     assert "replace" not in capsys.readouterr().out
-    make_answers(queries, SETTINGS, tmp_path, "test")
+    make_answers(prompts, SETTINGS, tmp_path, "test")
     assert "has 3 answers by another model" in capsys.readouterr().out
 
 
 def test_answers_made_elsewhere_say_which_they_replace(
-    tmp_path: Path, stub: Stub, queries: list[Query], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, stub: Stub, prompts: list[Prompt], capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{"question_id": n, "answer": "Yes"} for n in range(3)]
     for _ in range(2):
@@ -320,7 +319,7 @@ def test_answers_made_elsewhere_say_which_they_replace(
         assert "replace" not in capsys.readouterr().out
     write_answers(tmp_path, [*rows[:2], {"question_id": 2, "answer": "No"}], given=True)
     assert "do not have was replaced" in capsys.readouterr().out
-    make_answers(queries, SETTINGS, tmp_path, "test")  # left in its partial file
+    make_answers(prompts, SETTINGS, tmp_path, "test")  # left in its partial file
     capsys.readouterr()
     write_answers(tmp_path, rows, given=True)
     assert "6 answers in" in capsys.readouterr().out

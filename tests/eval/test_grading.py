@@ -16,6 +16,7 @@ from published_files import mmhal
 
 from veridical.cli import main
 from veridical.data.messages import user_message
+from veridical.data.prompts import Prompt
 from veridical.eval.grading import filled, keeping_asker
 from veridical.judges.judging import Cost
 from veridical.judges.prompted import JudgeQuestion, Reply
@@ -93,16 +94,16 @@ def test_an_interrupted_judge_goes_on_where_it_stopped(tmp_path: Path) -> None:
     calls: list[str] = []
 
     def ask(questions: Any) -> list[Reply]:
-        calls.extend(question.id for question in questions)
+        calls.extend(question.prompt.id for question in questions)
         return [
             Reply(problem="down")
-            if question.id == "b"
-            else Reply(f"said {question.id}", cost=Cost())
+            if question.prompt.id == "b"
+            else Reply(f"said {question.prompt.id}", cost=Cost())
             for question in questions
         ]
 
     def question(id: str) -> JudgeQuestion:
-        return JudgeQuestion(id, [], [user_message(id, 0)])
+        return JudgeQuestion(Prompt(id, [], [user_message(id, 0)]))
 
     path = tmp_path / "replies.jsonl"
     some = [question("a"), question("b")]

@@ -11,8 +11,8 @@ import torch
 from evaluating import eval_pope
 from PIL import Image
 
-from veridical.data.messages import user_message
-from veridical.eval.answers import AnswerSettings, Query
+from veridical.data.prompts import image_question
+from veridical.eval.answers import AnswerSettings
 from veridical.eval.asked_model import AskedModel
 from veridical.eval.compare import compare_runs
 from veridical.eval.pope_auc import area_of, auc_difference, auc_estimate, yes_margins
@@ -127,10 +127,10 @@ def test_an_area_of_one_is_not_proven_by_ten_images() -> None:
 def test_margins_are_the_models_own(tmp_path: Path) -> None:
     Image.new("RGB", (96, 96), "green").save(tmp_path / "a.png")
     image = tmp_path / "a.png"
-    query = Query("a", image, "Is there a car in the image?")
+    query = image_question("a", image, "Is there a car in the image?")
     (found,) = yes_margins([query], AnswerSettings(AskedModel("embedded", "float64")))
     policy = load_policy("embedded", "float64")
-    text = render_prompt(policy, [user_message(query.prompt)])
+    text = render_prompt(policy, query.messages)
     processor = policy.processor
     bos = processor.tokenizer.bos_token
     inputs = processor(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from veridical.checks.prefix_sharing import sharing
 from veridical.checks.probes import masking_refusal
+from veridical.data.prompts import Prompt
 from veridical.data.records import assistant_message, user_message
 from veridical.models import batching, decoder_inputs, masked_prompts
 from veridical.models.logprobs import response_logps
@@ -67,7 +68,7 @@ def test_positions_of_one_dimension_are_not_the_stock_forwards(
 def test_masking_notices_positions_of_one_dimension(
     qwen: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = Request("row", pictures[:1], [user_message("Describe the image.")])
+    request = Request(Prompt("row", pictures[:1], [user_message("Describe the image.")]))
     assert masking_refusal(qwen, request) is None
     monkeypatch.setattr(masked_prompts, "token_positions", plain)
     assert "stock forward" in str(masking_refusal(qwen, request))
@@ -125,6 +126,6 @@ def test_masking_notices_features_that_are_left_out(
     def shallow(core: object, inputs: dict[str, Any]) -> dict[str, Any]:
         return {**honest(core, inputs), "deepstack_visual_embeds": None}
 
-    request = Request("row", pictures[:1], [user_message("Describe the image.")])
+    request = Request(Prompt("row", pictures[:1], [user_message("Describe the image.")]))
     monkeypatch.setattr(masked_prompts, "decoder_inputs", shallow)
     assert "stock forward" in str(masking_refusal(policy, request))

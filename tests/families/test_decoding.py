@@ -12,6 +12,7 @@ from every_family import FAMILIES
 from PIL import Image
 from transformers import GenerationConfig
 
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.models.policy import Policy
 from veridical.models.positions import special_layers
@@ -48,14 +49,14 @@ def only_asked(name: str) -> Policy:
 @torch.no_grad()
 def require_stock_answers(policy: Policy, pictures: list[Image.Image]) -> None:
     """One batch with two image sizes and no image, padded, rows that come in late."""
-    alone = [Request("c", [], [user_message("What do you see?", images=0)])]
+    alone = [Request(Prompt("c", [], [user_message("What do you see?", images=0)]))]
     if type(policy.core).__name__.startswith("PaliGemma"):
         alone = []  # its processor takes no prompt without a picture
     asked = [
-        Request("a", pictures[:1], [user_message("Describe the image.")]),
-        Request("b", pictures[3:], [user_message("What do you see? This is a long one.")]),
+        Request(Prompt("a", pictures[:1], [user_message("Describe the image.")])),
+        Request(Prompt("b", pictures[3:], [user_message("What do you see? This is a long one.")])),
         *alone,
-        Request("d", pictures[2:3], [user_message("Compare. Yes.")]),
+        Request(Prompt("d", pictures[2:3], [user_message("Compare. Yes.")])),
     ]
     settings = GenerationConfig(
         max_new_tokens=8,
@@ -72,8 +73,8 @@ def require_stock_answers(policy: Policy, pictures: list[Image.Image]) -> None:
     ours = respond(policy, asked, Decoding(8, batch_size=3), label="")
     policy.core.generation_config = GenerationConfig()
     for request, answer in zip(asked, ours, strict=True):
-        text = render_prompt(policy, request.prompt)
-        inputs = prompt_batch(policy, [request.images], [text]).inputs
+        text = render_prompt(policy, request.prompt.messages)
+        inputs = prompt_batch(policy, [request.prompt.images], [text]).inputs
         stock = policy.core.generate(**inputs, generation_config=settings)
         assert [*answer.token_ids] == stock[0, inputs["input_ids"].shape[1] :].tolist()
 

@@ -19,6 +19,7 @@ from PIL import Image
 from veridical.checks.prefix_sharing import sharing
 from veridical.checks.probes import masking_refusal
 from veridical.data.image_checks import size_refusal
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.models.batching import collate, row_batch, shared_batch
 from veridical.models.lengths import counting, measured
@@ -158,10 +159,12 @@ def test_generation_in_a_batch_is_generation_one_by_one(
     policy: Policy, pictures: list[Image.Image]
 ) -> None:
     asked = [
-        Request("a", pictures[:1], [user_message("Describe the image.")]),
-        Request("b", pictures[1:3], [user_message("Compare the two pictures. Yes.", images=2)]),
-        Request("c", [], [user_message("What do you see?", images=0)]),
-        Request("d", pictures[3:], [user_message("Describe the image.")], prefix="This is"),
+        Request(Prompt("a", pictures[:1], [user_message("Describe the image.")])),
+        Request(
+            Prompt("b", pictures[1:3], [user_message("Compare the two pictures. Yes.", images=2)])
+        ),
+        Request(Prompt("c", [], [user_message("What do you see?", images=0)])),
+        Request(Prompt("d", pictures[3:], [user_message("Describe the image.")]), prefix="This is"),
     ]
     for temperature in (0.0, 1.0):
         together = respond(policy, asked, Decoding(8, temperature), label="")
@@ -178,10 +181,12 @@ def test_generation_from_kept_features_is_generation_from_pictures(
     record_property: Callable[[str, object], None],
 ) -> None:
     asked = [
-        Request("a", pictures[:1], [user_message("Describe the image.")]),
-        Request("b", pictures[1:3], [user_message("Compare the two pictures. Yes.", images=2)]),
-        Request("c", [], [user_message("What do you see?", images=0)]),
-        Request("d", pictures[:1], [user_message("What is this?")], prefix="This is"),
+        Request(Prompt("a", pictures[:1], [user_message("Describe the image.")])),
+        Request(
+            Prompt("b", pictures[1:3], [user_message("Compare the two pictures. Yes.", images=2)])
+        ),
+        Request(Prompt("c", [], [user_message("What do you see?", images=0)])),
+        Request(Prompt("d", pictures[:1], [user_message("What is this?")]), prefix="This is"),
     ]
     try:
         kept = VisionCache(policy, open_cache(str(tmp_path), 1))
@@ -201,12 +206,18 @@ def test_rollouts_are_separate_answers_with_the_log_probs_of_a_forward_pass(
     family: Family, policy: Policy, pictures: list[Image.Image]
 ) -> None:
     asked = [
-        Request("a", pictures[:1], [user_message("Describe the image.")]),
-        Request("b", pictures[1:3], [user_message("Compare the two pictures. Yes.", images=2)]),
-        Request("c", [], [user_message("What do you see?", images=0)]),
+        Request(Prompt("a", pictures[:1], [user_message("Describe the image.")])),
+        Request(
+            Prompt("b", pictures[1:3], [user_message("Compare the two pictures. Yes.", images=2)])
+        ),
+        Request(Prompt("c", [], [user_message("What do you see?", images=0)])),
     ]
     rolled = roll_out(policy, asked, Decoding(8, 1.0), k=2)
-    apart = [dataclasses.replace(r, id=f"{r.id}/{n}") for r in asked for n in range(2)]
+    apart = [
+        Request(dataclasses.replace(r.prompt, id=f"{r.prompt.id}/{n}"))
+        for r in asked
+        for n in range(2)
+    ]
     slow = [respond(policy, [request], Decoding(8, 1.0), label="")[0] for request in apart]
     flat = [sample for row in rolled for sample in row]
     assert [s.token_ids for s in flat] == [s.token_ids for s in slow]
@@ -228,7 +239,7 @@ def test_dropping_masked_image_tokens_is_masking_them(
     record_property: Callable[[str, object], None],
 ) -> None:
     prompt = [user_message("Describe the image.")]
-    refusal = masking_refusal(policy, Request("r", pictures[:1], prompt))
+    refusal = masking_refusal(policy, Request(Prompt("r", pictures[:1], prompt)))
     assert (refusal is None) == (family.masks is None), refusal
     if family.masks is not None:
         assert refusal is not None and family.masks in refusal
@@ -242,8 +253,8 @@ def test_dropping_masked_image_tokens_is_masking_them(
         batch = masked_prompt_batch(policy, encoded, ["", "This is"], [text] * 2, seen, drop)
         logits.append(policy.core(**batch.inputs).logits[:, -1])
     assert equal(family, *logits)
-    asked = [Request(f"m{i}", [p], prompt, "This is") for i, p in enumerate(pictures)]
-    keys = [request.id for request in asked]
+    asked = [Request(Prompt(f"m{i}", [p], prompt), "This is") for i, p in enumerate(pictures)]
+    keys = [request.prompt.id for request in asked]
     answers = [
         complete_masked(policy, asked, keys, 0.7, Decoding(6, 1.0), False, drop)
         for drop in (True, False)

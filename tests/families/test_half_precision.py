@@ -13,6 +13,7 @@ from PIL import Image
 from veridical.checks import probes
 from veridical.checks.prefix_sharing import sharing
 from veridical.checks.probes import masking_refusal
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.models.policy import Policy
 from veridical.models.precision import cast_weights
@@ -32,7 +33,7 @@ def test_probes_decide_the_same_in(
     shares = sharing(policy, groups)
     assert shares.allowed == (family.shares is None), shares.reason
     prompt = [user_message("Describe the image.")]
-    refusal = masking_refusal(policy, Request("r", pictures[:1], prompt))
+    refusal = masking_refusal(policy, Request(Prompt("r", pictures[:1], prompt)))
     assert (refusal is None) == (family.masks is None), refusal
 
 

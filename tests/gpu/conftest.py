@@ -17,6 +17,7 @@ import torch
 from family_models import FAMILIES, Family, can_be_built
 from PIL import Image
 
+from veridical.data.prompts import Prompt
 from veridical.data.records import assistant_message, user_message
 from veridical.models.policy import Policy
 from veridical.models.precision import cast_weights
@@ -176,9 +177,11 @@ def make_group(
 def requests(pictures: list[Image.Image]) -> list[Request]:
     """One image, two, none."""
     return [
-        Request("a", pictures[:1], [user_message("Describe the image.")]),
-        Request("b", pictures[1:3], [user_message("Compare the two pictures. Yes.", images=2)]),
-        Request("c", [], [user_message("What do you see?", images=0)]),
+        Request(Prompt("a", pictures[:1], [user_message("Describe the image.")])),
+        Request(
+            Prompt("b", pictures[1:3], [user_message("Compare the two pictures. Yes.", images=2)])
+        ),
+        Request(Prompt("c", [], [user_message("What do you see?", images=0)])),
     ]
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.models.batching import row_batch
 from veridical.models.policy import Policy
@@ -60,13 +61,13 @@ def test_bdhs_is_the_cpus(family: Family, tried: Tried, pictures: list[Image.Ima
     if family.masks is not None:
         pytest.skip(f"its image tokens can't be masked: {family.masks}")
     prompt = [user_message("Describe the image.")]
-    asked = [Request(f"m{i}", [one], prompt, "This is") for i, one in enumerate(pictures)]
-    sources = [TrueAnswer(f"s{i}", [one], prompt, ANSWER) for i, one in enumerate(pictures)]
+    asked = [Request(Prompt(f"m{i}", [one], prompt), "This is") for i, one in enumerate(pictures)]
+    sources = [TrueAnswer(Prompt(f"s{i}", [one], prompt), ANSWER) for i, one in enumerate(pictures)]
     settings = BDHSSettings(mask_threshold=0.5, iterations=1)
     how = Rejecting(settings, Decoding(6, 1.0), load_similarity("edit"))
 
     def completed(policy: Policy, drop: bool) -> list[tuple[int, ...]]:
-        keys = [request.id for request in asked]
+        keys = [request.prompt.id for request in asked]
         given = (asked, keys, 0.5, Decoding(6, 1.0), False, drop)
         return [answer.token_ids for answer in complete_masked(policy, *given)[0]]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from veridical.cli import main
+from veridical.data.prompts import Prompt
 from veridical.data.records import read_records, text_of
 from veridical.data.vocabulary import vocabulary_of
 from veridical.judges.chair import ChairWeights, chair_judge
@@ -19,7 +20,7 @@ OBJECTS = {"1": ["dog", "cat"], "2": []}
 
 
 def score(answer: str, image: str = "1", weights: ChairWeights = ChairWeights()) -> float:
-    (verdict,) = chair_judge(OBJECTS, WORDS, weights)([Case(image, (), (answer,))])
+    (verdict,) = chair_judge(OBJECTS, WORDS, weights)([Case(Prompt(image, (), ()), (answer,))])
     return total_score(verdict.ratings[0])
 
 
@@ -42,7 +43,7 @@ def test_weights_and_an_image_of_nothing() -> None:
     weights = ChairWeights(chair_weight=0.5, recall_weight=2)
     assert score("A dog and a hat.", weights=weights) == pytest.approx(2 * 1 / 2 - 0.5 * 1 / 2)
     assert score("Nothing.", "2") == 1
-    (verdict,) = chair_judge(OBJECTS, WORDS)([Case("3", (), ("A dog.",))])
+    (verdict,) = chair_judge(OBJECTS, WORDS)([Case(Prompt("3", (), ()), ("A dog.",))])
     assert verdict.problem == "the image has no object list"
 
 
@@ -92,5 +93,7 @@ def test_training_opens_it_too(tmp_path: Path) -> None:
         judge="chair", objects=tmp_path / "objects.json", vocabulary=tmp_path / "words.json"
     )
     judging.check()
-    (verdict,) = open_marks(judging, JudgeRuntime(tmp_path))([Case("1", (), ("A dog and a hat.",))])
+    (verdict,) = open_marks(judging, JudgeRuntime(tmp_path))(
+        [Case(Prompt("1", (), ()), ("A dog and a hat.",))]
+    )
     assert total_score(verdict.ratings[0]) == pytest.approx(1 / 2 - 1 / 2)

@@ -8,6 +8,7 @@ import pytest
 
 from veridical.data.messages import user_message
 from veridical.data.object_lists import ObjectCounts
+from veridical.data.prompts import Prompt
 from veridical.data.steering import ATTRIBUTES
 from veridical.data.vocabulary import vocabulary_of
 from veridical.judges.attributes import coherence, correctness, helpfulness
@@ -56,10 +57,10 @@ def test_the_judge_finds_lists_by_image_then_by_id() -> None:
     prompt = [user_message("Describe.")]
     verdicts = judge(
         [
-            Case("row", prompt, ["A dog.", "A hat."], image_names=["COCO_000001"]),
-            Case("2", prompt, ["A hat."]),
-            Case("both", prompt, ["A dog and a hat."], image_names=["COCO_000001", "2"]),
-            Case("row", prompt, ["A dog."], image_names=["9"]),
+            Case(Prompt("row", (), prompt), ["A dog.", "A hat."], ["COCO_000001"]),
+            Case(Prompt("2", (), prompt), ["A hat."]),
+            Case(Prompt("both", (), prompt), ["A dog and a hat."], ["COCO_000001", "2"]),
+            Case(Prompt("row", (), prompt), ["A dog."], ["9"]),
         ]
     )
     assert [rating["exact"] for rating in verdicts[0].ratings] == pytest.approx(
@@ -73,7 +74,7 @@ def test_the_judge_finds_lists_by_image_then_by_id() -> None:
 
 def test_attributes_of_an_answer() -> None:
     judge = exact_judge(OBJECTS, WORDS, (2, 5, 8, 11))
-    (verdict,) = judge([Case("1", [], ["A dog and a hat. A dog and a hat. And a"])])
+    (verdict,) = judge([Case(Prompt("1", (), []), ["A dog and a hat. A dog and a hat. And a"])])
     ratings = {name: verdict.ratings[0][name] for name in ATTRIBUTES}
     assert ratings == {
         "Helpfulness": 1,  # 2 of 4 x recall 1/2
@@ -120,8 +121,8 @@ def test_two_images_that_would_share_a_list_are_refused() -> None:
     """`train_1` and `val_1` both end in 1: one list for two pictures."""
     judge = exact_judge(OBJECTS, WORDS, (1, 2, 3, 4))
     cases = [
-        Case("a", [user_message("?")], ["A dog."], image_names=["train_1"]),
-        Case("b", [user_message("?")], ["A dog."], image_names=["val_1"]),
+        Case(Prompt("a", (), [user_message("?")]), ["A dog."], ["train_1"]),
+        Case(Prompt("b", (), [user_message("?")]), ["A dog."], ["val_1"]),
     ]
     judge(cases[:1])
     with pytest.raises(UserError, match=r"train_1 and val_1 .*\"1\""):

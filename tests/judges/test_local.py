@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from veridical.data.messages import user_message
+from veridical.data.prompts import Prompt
 from veridical.judges import local
 from veridical.judges.criterion import parse_criterion, read_criterion
 from veridical.judges.judging import Case
@@ -30,9 +31,9 @@ NAMED = parse_criterion("own", "---\nform: choice\nnames: [park, kitchen]\n---\n
 def cases_of(pictures: list[Image.Image]) -> list[Case]:
     prompt = [user_message("Describe the image.")]
     return [
-        Case("a", prompt, ["A red cup.", "A dog."], [pictures[0]]),
-        Case("b", prompt, ["A blue dog.", "A green chair."], [pictures[1]]),
-        Case("c", prompt, ["Yes <image>", "No"], [pictures[2]]),
+        Case(Prompt("a", [pictures[0]], prompt), ["A red cup.", "A dog."]),
+        Case(Prompt("b", [pictures[1]], prompt), ["A blue dog.", "A green chair."]),
+        Case(Prompt("c", [pictures[2]], prompt), ["Yes <image>", "No"]),
     ]
 
 
@@ -45,10 +46,10 @@ def test_unreadable_replies_are_sampled_again_and_then_listed(
     def respond(
         policy: Any, requests: Sequence[Request], decoding: Decoding, label: str = ""
     ) -> list[Response]:
-        asked.append(([request.id for request in requests], decoding.temperature))
+        asked.append(([request.prompt.id for request in requests], decoding.temperature))
         second = "Response 2 is better." if len(asked) == 3 else "Hard to say."
         texts = {"a": "Response 1 is better.", "b": second}
-        return [Response(texts[request.id[0]], (1, 2, 3)) for request in requests]
+        return [Response(texts[request.prompt.id[0]], (1, 2, 3)) for request in requests]
 
     monkeypatch.setattr(local, "respond", respond)
     ask = local_asker(policy, Decoding(temperature=0.0), retry_temperature=0.7)
@@ -76,7 +77,7 @@ def test_the_margin_is_the_difference_of_two_logits(
     group = verdict_group(policy, case, asking)
     assert [len(ids) for ids in group.response_ids] == [1, 1]
     with torch.no_grad():
-        batch = prompt_batch(policy, [case.images], [group.prompt_text])
+        batch = prompt_batch(policy, [case.prompt.images], [group.prompt_text])
         logits = policy.core(**batch.inputs).logits[0, -1]
     one, other = (int(ids[0]) for ids in group.response_ids)
     looks = logprob_looker(policy, asking, batch_size=2)(cases_of(pictures))
@@ -102,7 +103,7 @@ def test_a_real_reply_is_read_or_listed(policy: Policy, pictures: list[Image.Ima
     [look] = choosing_looker(ask, Questioning(read_criterion("honesty", "choice"), 2))([case])
     assert (look.better, look.cost.replies) == (None, 2)
     assert "2 replies could not be read" in look.problem
-    assert render_prompt(policy, case.prompt)
+    assert render_prompt(policy, case.prompt.messages)
 
 
 def test_a_case_whose_picture_the_processor_refuses_is_a_problem_of_its_own(
@@ -117,11 +118,13 @@ def test_a_case_whose_picture_the_processor_refuses_is_a_problem_of_its_own(
 
     monkeypatch.setattr(processing, "_processed", picky)
     prompt = [user_message("Describe the image.")]
+    drawn = [
+        Image.new("RGB", size if n in (1, 3) else (64, 64), (40 * n, 90, 10)) for n in range(4)
+    ]
     cases = [
-        Case(f"case-{n}", prompt, ["A red cup.", "A dog."],
-             [Image.new("RGB", size if n in (1, 3) else (64, 64), (40 * n, 90, 10))])
-        for n in range(4)
-    ]  # fmt: skip
+        Case(Prompt(f"case-{n}", [image], prompt), ["A red cup.", "A dog."])
+        for n, image in enumerate(drawn)
+    ]
     for batch_size in (1, 3):
         look = logprob_looker(policy, Questioning(NAMED), batch_size)
         looks, others = look(cases), look([cases[0], cases[2]])

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import pytest
 
 from veridical.data.messages import user_message
+from veridical.data.prompts import Prompt
 from veridical.judges.judging import Case, Cost, PairwiseVerdict, Verdict
 from veridical.judges.orders import compare_pairs, mark
 
 PROMPT = [user_message("What?")]
-CASE = Case("a", PROMPT, ["long answer", "short"])
+CASE = Case(Prompt("a", (), PROMPT), ["long answer", "short"])
 
 
 def test_numbers_lose_the_bias_of_the_place() -> None:
@@ -69,7 +70,7 @@ def test_marks_come_back_to_their_responses_and_are_averaged() -> None:
             for case in cases
         ]
 
-    cases = [Case(str(i), PROMPT, ["long answer", "short"]) for i in range(20)]
+    cases = [Case(Prompt(str(i), (), PROMPT), ["long answer", "short"]) for i in range(20)]
     single = mark(judge, cases, seed=0)
     assert {one.orders for one in single} == {((0, 1),), ((1, 0),)}
     for one in single:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from veridical.data.messages import assistant_message, count_images, text_of, user_message
+from veridical.data.prompts import Prompt
 from veridical.judges.criterion import NAMES, parse_criterion, read_criterion
 from veridical.judges.judging import Case
 from veridical.judges.prompts import (
@@ -73,7 +74,7 @@ def test_marks_that_are_not_whole_are_not_read(row: str) -> None:
 def test_a_question_shows_everything_once_and_asks_for_what_is_read() -> None:
     criterion = read_criterion("five", "marks")
     prompt = [user_message("What is it?"), assistant_message("A cat."), user_message("Sure?", 0)]
-    case = Case("a", prompt, ["Yes.", "MARKS", "No."], images=["x.png"], facts=["It is a dog."])
+    case = Case(Prompt("a", ["x.png"], prompt, ["It is a dog."]), ["Yes.", "MARKS", "No."])
     [message] = question_messages(case, criterion, show_facts=False)
     assert (message["role"], count_images([message])) == ("user", 1)
     text = text_of(message)

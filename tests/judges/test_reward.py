@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from veridical.cli.dispatch import main
+from veridical.data.prompts import Prompt
 from veridical.data.records import assistant_message, read_records, user_message, write_records
 from veridical.judges.judging import Case
 from veridical.judges.reward import reward_judge
@@ -37,7 +38,7 @@ def reward_model(policy: Policy) -> RewardModel:
 
 
 def case(name: str, picture: Image.Image, *responses: str) -> Case:
-    return Case(name, PROMPT, responses, [picture], facts=["There is a red cup."])
+    return Case(Prompt(name, [picture], PROMPT, ["There is a red cup."]), responses)
 
 
 def test_verdicts_are_rewards(reward_model: RewardModel, pictures: list[Image.Image]) -> None:
@@ -50,8 +51,8 @@ def test_verdicts_are_rewards(reward_model: RewardModel, pictures: list[Image.Im
     one, broken, three = reward_judge(reward_model, 2)(cases)
     for verdict, given in ((one, cases[0]), (three, cases[2])):
         group = judged_group(
-            reward_model.policy, reward_model.reading, given.id, given.images, PROMPT,
-            [[assistant_message(text)] for text in given.responses], given.facts,
+            reward_model.policy, reward_model.reading, given.prompt.id, given.prompt.images, PROMPT,
+            [[assistant_message(text)] for text in given.responses], given.prompt.facts,
         )  # fmt: skip
         slow = score_groups(reward_model, [group], 1, False)[0]
         assert [rating["reward"] for rating in verdict.ratings] == pytest.approx(slow, abs=1e-10)

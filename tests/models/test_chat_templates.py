@@ -15,6 +15,7 @@ from tokenizers import AddedToken
 
 from veridical import cli
 from veridical.data.messages import Message, assistant_message, text_block, user_message
+from veridical.data.prompts import Prompt
 from veridical.models.conversations import render_conversation
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
@@ -297,7 +298,7 @@ def test_no_end_token_is_added_behind_a_prompt(
     end = tokenizer.eos_token_id
     assert end not in tokenizer("A dog.")["input_ids"]
     assert tokenizer("A dog.")["input_ids"] == honest.processor.tokenizer("A dog.")["input_ids"]
-    asked = [Request("a", pictures[:1], PROMPT)]
+    asked = [Request(Prompt("a", pictures[:1], PROMPT))]
     said = [respond(one, asked, Decoding(8), label="")[0] for one in (policy, honest)]
     assert said[0] == said[1]
     assert said[0].text

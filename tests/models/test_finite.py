@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from veridical.data.prompts import Prompt, image_question
 from veridical.data.records import assistant_message, user_message
 from veridical.eval import pope_auc
-from veridical.eval.answers import AnswerSettings, Query
+from veridical.eval.answers import AnswerSettings
 from veridical.eval.asked_model import AskedModel
 from veridical.models.finite import not_finite, require_finite
 from veridical.models.policy import Policy
@@ -75,7 +76,7 @@ def test_margins_of_yes_and_no(
 ) -> None:
     pictures[0].save(tmp_path / "0.png")
     monkeypatch.setattr(AskedModel, "policy", policy)
-    asked = [Query("q", tmp_path / "0.png", "Is there a dog?")]
+    asked = [image_question("q", tmp_path / "0.png", "Is there a dog?")]
     policy.model.to(dtype)
     assert len(pope_auc.yes_margins(asked, AnswerSettings(AskedModel("tiny")))) == 1
     spoil(policy, dtype)
@@ -107,7 +108,7 @@ def test_log_probs_of_an_engines_answers(
     policy: Policy, pictures: list[Image.Image], dtype: torch.dtype
 ) -> None:
     policy.model.to(dtype)
-    request = Request("r", pictures[:1], [user_message("Describe the image.")])
+    request = Request(Prompt("r", pictures[:1], [user_message("Describe the image.")]))
     said = roll_out(policy, [request], Decoding(4, 1.0), k=2)
     spoil(policy, dtype)
     with pytest.raises(UserError, match="The log-probabilities of tiny in"):
@@ -122,6 +123,6 @@ def test_numbers_too_large_for_float16_are_called_so(
     policy.core.lm_head.register_forward_hook(
         lambda _, __, logits: logits.masked_fill(logits == logits.amax(-1, keepdim=True), torch.inf)
     )
-    request = Request("r", pictures[:1], [user_message("Describe the image.")])
+    request = Request(Prompt("r", pictures[:1], [user_message("Describe the image.")]))
     with pytest.raises(UserError, match="The logits of tiny in float16 are NaN or infinite"):
         roll_out(policy, [request], Decoding(4, 1.0))

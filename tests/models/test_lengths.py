@@ -15,10 +15,11 @@ from PIL import Image
 from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
-from veridical.builders._samples import Prompt, SampleSettings, sample_responses
+from veridical.builders._samples import SampleSettings, sample_responses
 from veridical.data import image_checks
 from veridical.data.image_checks import require_images
 from veridical.data.images import ImageLike, load_image
+from veridical.data.prompts import Prompt
 from veridical.data.records import assistant_message, user_message
 from veridical.eval.asked_model import AskedModel
 from veridical.models import lengths, processing
@@ -185,7 +186,7 @@ def test_a_fault_of_our_own_is_not_taken_for_the_processors(
 def test_builders_list_the_row_and_go_on(picky: Policy) -> None:
     pictures = {"good": Image.new("RGB", (48, 48)), "bad": Image.new("RGB", STRIP)}
     prompt, answer = [user_message("Describe the image.")], "This is a park."
-    sources = [TrueAnswer(id, [image], prompt, answer) for id, image in pictures.items()]
+    sources = [TrueAnswer(Prompt(id, [image], prompt), answer) for id, image in pictures.items()]
     how = Rejecting(BDHSSettings(iterations=1), Decoding(3, 1.0), load_similarity("edit"))
     made = reject_answers(picky, sources, how)
     assert "aspect ratio" in made[1]["reason"] and "aspect ratio" not in str(made[0])

@@ -13,7 +13,8 @@ from PIL import Image
 from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
-from veridical.builders._samples import Prompt, SampleSettings, sample_responses
+from veridical.builders._samples import SampleSettings, sample_responses
+from veridical.data.prompts import Prompt
 from veridical.data.records import assistant_message, user_message
 from veridical.models import processing
 from veridical.models.batching import row_batch
@@ -70,13 +71,15 @@ def test_samples_are_the_same_without_the_refused_row(picky: Policy) -> None:
 @pytest.mark.parametrize("variant", ["mask", "noise"])
 def test_bdhs_lists_the_refused_row(picky: Policy, variant: Any) -> None:
     sources = [
-        TrueAnswer(f"row/{n}", [picture(n)], QUESTION, "There is a red cup. There is a blue dog.")
+        TrueAnswer(
+            Prompt(f"row/{n}", [picture(n)], QUESTION), "There is a red cup. There is a blue dog."
+        )
         for n in range(4)
     ]
     settings = BDHSSettings(variant=variant, iterations=2)
     how = Rejecting(settings, Decoding(3, 1.0), load_similarity("edit"))
     rows = reject_answers(picky, sources, how)
-    assert [row["id"] for row in rows] == [source.id for source in sources]
+    assert [row["id"] for row in rows] == [source.prompt.id for source in sources]
     assert [n for n, row in enumerate(rows) if "not this one" in row.get("reason", "")] == [2]
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.models import token_scores as module
 from veridical.models.batching import collate, row_batch
@@ -24,7 +25,9 @@ def sampled(
 ) -> tuple[list[Group], list[tuple[float, ...]]]:
     with torch.no_grad():
         policy.core.lm_head.weight[policy.processor.tokenizer.eos_token_id] *= 4
-    requests = [Request(str(i), [pictures[i]], [user_message(t)]) for i, t in enumerate(PROMPTS)]
+    requests = [
+        Request(Prompt(str(i), [pictures[i]], [user_message(t)])) for i, t in enumerate(PROMPTS)
+    ]
     found = roll_out(policy, requests, Decoding(16, temperature), k=3)
     groups = [rollout_group(policy, *pair) for pair in zip(requests, found, strict=True)]
     return groups, [sample.logps for row in found for sample in row]

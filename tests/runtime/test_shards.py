@@ -12,6 +12,7 @@ from veridical.bdhs.algorithm import TrueAnswer
 from veridical.builders import _parts
 from veridical.builders._parts import Parts
 from veridical.cli.dispatch import main
+from veridical.data.prompts import Prompt
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file
 from veridical.runtime.shards import ALL, Shard, read_shard
@@ -53,7 +54,7 @@ def test_one_of_those_that_finish_together_is_chosen(tmp_path: Path) -> None:
 
 
 def test_a_share_without_chunks_leaves_nothing_behind(tmp_path: Path) -> None:
-    items = [TrueAnswer("only", (), (), "answer")]
+    items = [TrueAnswer(Prompt("only", (), ()), "answer")]
     parts = Parts(tmp_path, {"settings": 1}, dict)
     assert parts.work_through_shard(items, lambda _: [], "test", Shard(1, 2)) is None
     assert not (tmp_path / "parts").exists()
@@ -74,12 +75,12 @@ def test_a_share_without_chunks_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_chunk_that_was_changed_is_worked_through_again(
     tmp_path: Path, change: Callable[[str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    items = [TrueAnswer(name, (), (), "answer") for name in ("a", "b")]
+    items = [TrueAnswer(Prompt(name, (), ()), "answer") for name in ("a", "b")]
     asked: list[int] = []
 
     def work(chunk: Sequence[TrueAnswer]) -> list[dict[str, Any]]:
         asked.append(len(chunk))
-        return [{"id": item.id, "text": f"said {item.id}"} for item in chunk]
+        return [{"id": item.prompt.id, "text": f"said {item.prompt.id}"} for item in chunk]
 
     parts = Parts(tmp_path, {"settings": 1}, dict)
     first = parts.work_through(items, work, "test")

@@ -48,8 +48,8 @@ def test_the_answer_is_printed(
         label: str,
     ) -> list[sampling.Response]:
         assert model is policy
-        assert [image.size for image in requests[0].images] == [(20, 10)]  # type: ignore[union-attr]
-        assert requests[0].prompt[0]["content"][-1]["text"] == "Is it red?"
+        assert [image.size for image in requests[0].prompt.images] == [(20, 10)]  # type: ignore[union-attr]
+        assert requests[0].prompt.messages[0]["content"][-1]["text"] == "Is it red?"
         assert (decoding.max_new_tokens, decoding.temperature, decoding.seed) == (5, 0.5, 3)
         return [sampling.Response(" Yes.\n")]
 

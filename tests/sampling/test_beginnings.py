@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.models import processing, prompt_batches
 from veridical.models.policy import Policy
@@ -28,7 +29,7 @@ QUESTIONS = ["Is there a red cup in the image?", "Is there a dog?", "Is there a 
 def sentences(pictures: Sequence[Image.Image]) -> list[Request]:
     """What BDHS asks: every sentence of an answer, and a try of the whole."""
     return [
-        Request(f"{row}/{n}", [picture], PROMPT, begun)
+        Request(Prompt(f"{row}/{n}", [picture], PROMPT), begun)
         for row, picture in enumerate(pictures[:3])
         for n, begun in enumerate([*BEGUN, ANSWER])
     ]
@@ -38,12 +39,12 @@ def questions(pictures: Sequence[Image.Image]) -> list[Request]:
     """Several questions about an image, some twice, and some about none."""
     asked = [user_message(question) for question in QUESTIONS]
     seen = [
-        Request(f"{row}/{n}", [picture], [asked[n % 3]])
+        Request(Prompt(f"{row}/{n}", [picture], [asked[n % 3]]))
         for row, picture in enumerate(pictures[:3])
         for n in range(4)
     ]
     blind = [user_message("What is a cup?", 0), user_message("What is a cup made of?", 0)]
-    return [*seen, *(Request(f"blind/{n}", [], [one]) for n, one in enumerate(blind))]
+    return [*seen, *(Request(Prompt(f"blind/{n}", [], [one])) for n, one in enumerate(blind))]
 
 
 ASKED = {"sentences": sentences, "questions": questions}
@@ -62,8 +63,8 @@ def test_logits_are_those_of_each_prompt_alone(
     kind: str, policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = ASKED[kind](pictures)
-    texts = [render_prompt(policy, r.prompt, r.prefix) for r in requests]
-    images = [r.images for r in requests]
+    texts = [render_prompt(policy, r.prompt.messages, r.prefix) for r in requests]
+    images = [r.prompt.images for r in requests]
     processed: list[int] = []
     process = processing.process
 
@@ -97,7 +98,7 @@ def said_by(policy: Policy, way: str, pictures: list[Image.Image], size: int) ->
     if way in ASKED:
         return respond(policy, ASKED[way](pictures), decoding, "", way == "sentences")
     requests = sentences(pictures)
-    masks = [request.id.split("/")[0] for request in requests]
+    masks = [request.prompt.id.split("/")[0] for request in requests]
     return complete_masked(policy, requests, masks, 0.6, decoding, True, way == "dropped")
 
 

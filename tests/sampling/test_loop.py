@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig
 
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
@@ -38,10 +39,10 @@ LONGER = [user_message("Is there a red cup at the top left of the image?")]
 
 def requests_for(pictures: list[Image.Image]) -> list[Request]:
     return [
-        Request("a", pictures[:1], PROMPT),
-        Request("b", pictures[1:2], LONGER),
-        Request("c", [], [user_message("What do you see?", images=0)]),
-        Request("d", pictures[2:3], PROMPT, "There is a red"),
+        Request(Prompt("a", pictures[:1], PROMPT)),
+        Request(Prompt("b", pictures[1:2], LONGER)),
+        Request(Prompt("c", [], [user_message("What do you see?", images=0)])),
+        Request(Prompt("d", pictures[2:3], PROMPT), "There is a red"),
     ]
 
 
@@ -102,7 +103,7 @@ def said_by(folder: Path, settings: dict[str, Any], pictures: list[Image.Image])
     finally:
         file.write_text(json.dumps(own))
     requests = requests_for(pictures)
-    seen = [request for request in requests if request.images]
+    seen = [request for request in requests if request.prompt.images]
     return [
         respond(policy, requests, Decoding(10), ""),
         respond(policy, requests, Decoding(10, 1.0), "", until_sentence_end=True),
@@ -138,8 +139,8 @@ def test_greedy_answers_are_those_of_the_stock_generate(
         suppress_tokens=never_sampled(policy),
     )
     for request, answer in zip(requests, respond(policy, requests, Decoding(20), ""), strict=True):
-        text = render_prompt(policy, request.prompt, request.prefix)
-        inputs = prompt_batch(policy, [request.images], [text]).inputs
+        text = render_prompt(policy, request.prompt.messages, request.prefix)
+        inputs = prompt_batch(policy, [request.prompt.images], [text]).inputs
         stock = policy.core.generate(**inputs, generation_config=settings)
         assert [*answer.token_ids] == stock[0, inputs["input_ids"].shape[1] :].tolist()
 
@@ -155,7 +156,7 @@ def test_when_rows_come_and_are_read_changes_nothing(
 ) -> None:
     policy = lively(policy)
     requests = [
-        Request(f"{one.id}{n}", one.images, one.prompt, one.prefix)
+        Request(Prompt(f"{one.prompt.id}{n}", one.prompt.images, one.prompt.messages), one.prefix)
         for n in range(4)
         for one in requests_for(pictures)
     ]
@@ -178,7 +179,7 @@ def test_places_that_become_free_are_taken(
 ) -> None:
     policy, fed, widths = lively(policy), [], []
     requests = [
-        Request(f"{one.id}{n}", one.images, one.prompt, one.prefix)
+        Request(Prompt(f"{one.prompt.id}{n}", one.prompt.images, one.prompt.messages), one.prefix)
         for n in range(8)
         for one in requests_for(pictures)
     ]
@@ -196,7 +197,8 @@ def test_places_that_become_free_are_taken(
     # By batches of eight, one after the other, each as long as its longest answer.
     apart = [max(len(a.token_ids) for a in answers[i : i + 8]) - 1 for i in range(0, 32, 8)]
     assert len(fed) < sum(apart) - 10
-    longest = max(prompt_batch(policy, [r.images], [render_prompt(policy, r.prompt, r.prefix)])
+    longest = max(prompt_batch(policy, [r.prompt.images],
+                               [render_prompt(policy, r.prompt.messages, r.prefix)])
                   .inputs["input_ids"].shape[1] for r in requests)  # fmt: skip
     assert max(widths) <= longest + 40
 
@@ -241,7 +243,7 @@ def test_no_token_is_taken_from_what_is_no_number(
     parity._TRIED.add(policy.core)
     beginnings._SHARES[policy.core] = True
     spoil(policy.core)
-    requests = [one for one in requests_for(pictures) if one.images]
+    requests = [one for one in requests_for(pictures) if one.prompt.images]
     ways: dict[str, Callable[[], Any]] = {
         "respond": lambda: respond(policy, requests, Decoding(6, 1.0), ""),
         "greedy": lambda: respond(policy, requests, Decoding(6), ""),
@@ -318,15 +320,15 @@ def test_memory_decides_how_many_are_made_at_once_and_nothing_else(
     policy = lively(policy)
     policy.model.to(dtype)
     requests = [
-        Request(f"{one.id}{n}", one.images, one.prompt, one.prefix)
+        Request(Prompt(f"{one.prompt.id}{n}", one.prompt.images, one.prompt.messages), one.prefix)
         for n in range(5)
         for one in requests_for(pictures)
-        if one.images
+        if one.prompt.images
     ]
 
     def say() -> list[Any]:
         decoding = Decoding(12, 1.0, batch_size=8)
-        masks = [request.id for request in requests]
+        masks = [request.prompt.id for request in requests]
         return [
             respond(policy, requests, decoding, "", until_sentence_end=True),
             complete_masked(policy, requests, masks, 0.9, decoding, True),

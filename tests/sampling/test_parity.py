@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.models.policy import Policy
 from veridical.runtime.errors import RefusedRowError, UserError
@@ -90,7 +91,7 @@ def test_every_way_to_answer_asks_for_it(
     policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     padding_seen(monkeypatch)
-    request = Request("r", pictures[:1], [user_message("Describe the image.")])
+    request = Request(Prompt("r", pictures[:1], [user_message("Describe the image.")]))
     with pytest.raises(UserError, match="can't be sampled from here"):
         respond(policy, [request], Decoding(2), "")
 
@@ -105,7 +106,9 @@ def test_a_cache_that_takes_in_no_rows_is_noticed_and_done_without(
         other.next = other.next + 3
         JOIN(rows, other)
 
-    asked = [Request(f"r{n}", pictures[:1], [user_message("What is it?")]) for n in range(6)]
+    asked = [
+        Request(Prompt(f"r{n}", pictures[:1], [user_message("What is it?")])) for n in range(6)
+    ]
     expected = respond(policy, asked, Decoding(8, 1.0), "")
     monkeypatch.setattr(parity, "_TRIED", type(parity._TRIED)())
     monkeypatch.setattr(CacheRows, "join", join)

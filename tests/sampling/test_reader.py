@@ -12,6 +12,7 @@ import pytest
 import regex
 from family_models import build_tokenizer
 
+from veridical.data.prompts import Prompt
 from veridical.data.text.sentences import ends_sentence, first_sentence
 from veridical.sampling.reader import Reader, can_end
 from veridical.sampling.requests import Request
@@ -37,7 +38,7 @@ TEXTS = [
 
 
 def asked(prefix: str, begun: str | None = None, language: str | None = None) -> Request:
-    return Request("row", [], [], prefix, begun, language)
+    return Request(Prompt("row", [], []), prefix, begun, language)
 
 
 PREFIXES = ["", "This is a park.", "There is a red cup. It", "He said (see"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.models.batching import row_batch, shared_batch
 from veridical.models.logprobs import response_logps
@@ -25,7 +26,7 @@ DECODING = Decoding(24, 1.0, seed=5)
 def requests_for(pictures: list[Image.Image]) -> list[Request]:
     prompts = [PROMPT, LONGER, PROMPT]
     return [
-        Request(f"row-{i}", [picture], prompt)
+        Request(Prompt(f"row-{i}", [picture], prompt))
         for i, (picture, prompt) in enumerate(zip(pictures[:3], prompts, strict=True))
     ]
 
@@ -48,7 +49,11 @@ def test_k_samples_are_those_of_k_separate_answers(
     fast = roll_out(ending, requests, decoding, k=4, version=7)
     for request, samples in zip(requests, fast, strict=True):
         for number, sample in enumerate(samples):
-            one = Request(f"{request.id}/{number}", request.images, request.prompt)
+            one = Request(
+                Prompt(
+                    f"{request.prompt.id}/{number}", request.prompt.images, request.prompt.messages
+                )
+            )
             (slow,) = respond(ending, [one], decoding, label="")
             assert sample.token_ids == slow.token_ids
             assert (sample.text, sample.stop_reason) == (slow.text, slow.stop_reason)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from veridical.checks.probes import masking_refusal
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.data.text.sentences import first_sentence
 from veridical.models import decoder_inputs, masked_prompts
@@ -29,7 +30,7 @@ PREFIXES = ["", "This is a park. There is", "There is a red", "This"]
 
 def requests_for(pictures: list[Image.Image]) -> list[Request]:
     return [
-        Request(f"row-{i}/{j}", [picture], PROMPT, prefix)
+        Request(Prompt(f"row-{i}/{j}", [picture], PROMPT), prefix)
         for i, picture in enumerate(pictures[:3])
         for j, prefix in enumerate(PREFIXES)
     ]
@@ -89,7 +90,7 @@ def test_dropping_gives_the_same_samples_whatever_the_batch(
     policy: Policy, pictures: list[Image.Image], threshold: float
 ) -> None:
     requests = requests_for(pictures)
-    masks = [request.id.split("/")[0] for request in requests]
+    masks = [request.prompt.id.split("/")[0] for request in requests]
     results = []
     for drop, size in ((True, 5), (True, 12), (False, 4), (False, 1)):
         decoding = Decoding(12, 1.0, seed=3, batch_size=size)
@@ -120,7 +121,7 @@ def test_special_tokens_are_never_sampled(policy: Policy, pictures: list[Image.I
 
 
 def test_sampling_follows_the_distribution(policy: Policy, pictures: list[Image.Image]) -> None:
-    requests = [Request(str(i), [pictures[0]], PROMPT) for i in range(2000)]
+    requests = [Request(Prompt(str(i), [pictures[0]], PROMPT)) for i in range(2000)]
     answers, _ = complete_masked(
         policy, requests, ["same"] * 2000, 0.5, Decoding(1, 1.0, batch_size=500), False
     )
@@ -145,7 +146,7 @@ def test_a_sentence_stop_cuts_there(policy: Policy, pictures: list[Image.Image])
     answers = respond(policy, requests_for(pictures), decoding, "", until_sentence_end=True)
     stopped = [answer for answer in answers if answer.stop_reason == "sentence"]
     assert stopped
-    begun = {request.id: request.prefix for request in requests_for(pictures)}
+    begun = {request.prompt.id: request.prefix for request in requests_for(pictures)}
     for request, answer in zip(begun, answers, strict=True):
         assert first_sentence(answer.text, before=begun[request]) == answer.text.rstrip()
 
@@ -153,7 +154,7 @@ def test_a_sentence_stop_cuts_there(policy: Policy, pictures: list[Image.Image])
 def test_masking_is_admitted_by_experiment(
     policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = Request("row", [pictures[0]], PROMPT)
+    request = Request(Prompt("row", [pictures[0]], PROMPT))
     assert masking_refusal(policy, request) is None
     honest = decoder_inputs.decoder_inputs
     forward = type(policy.core).forward

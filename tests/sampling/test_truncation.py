@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from veridical.builders.sample import build_sample
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.judges.named import Judging
 from veridical.models.policy import Policy, end_token_ids
@@ -59,7 +60,9 @@ def test_banned_tokens_are_not_among_the_likeliest() -> None:
 
 def requests(pictures: list[Image.Image]) -> list[Request]:
     prompt = [user_message("Describe the image.")]
-    return [Request(f"row-{i}", [picture], prompt) for i, picture in enumerate(pictures[:4])]
+    return [
+        Request(Prompt(f"row-{i}", [picture], prompt)) for i, picture in enumerate(pictures[:4])
+    ]
 
 
 def test_one_token_is_greedy_and_log_probs_are_of_the_whole_distribution(

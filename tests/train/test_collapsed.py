@@ -75,7 +75,7 @@ def test_prompts_stay_where_their_pairs_are_not_learned(policy: Policy, late: Pa
     found, rows = read_prompts(policy, late, "preference", training, 8)
     assert (len(found), len(rows.skipped)) == (4, 0)
     found, rows = read_prompts(policy, late, "preference", training, 8, learns_pairs=True)
-    assert ([prompt.request.id for prompt in found], len(rows.skipped)) == (["r3"], 3)
+    assert ([prompt.asked.id for prompt in found], len(rows.skipped)) == (["r3"], 3)
 
 
 def test_what_the_tokenizer_makes_equal_does_not_tell_answers_apart(

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from veridical.data.prompts import Prompt
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
@@ -308,7 +309,7 @@ def test_samples_are_those_of_the_policy_that_is_scored(
     policy: Policy, groups: list[Group], pictures: list[Image.Image]
 ) -> None:
     cast_weights(policy.model, torch.float32)
-    request = Request("one", tuple(pictures[:1]), [user_message("Describe the image.")])
+    request = Request(Prompt("one", tuple(pictures[:1]), [user_message("Describe the image.")]))
     with mixed_precision("bf16"):
         said = rollouts.roll_out(policy, [request], Decoding(8, 1.0, 0, 4), 4)[0]
         group = rollouts.rollout_group(policy, request, said)

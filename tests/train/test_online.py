@@ -14,13 +14,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from veridical.bdhs.settings import BDHSSettings
+from veridical.data.prompts import Prompt
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.judges.judging import Case, PairwiseJudge, PairwiseVerdict
 from veridical.judges.named import Judging
 from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
-from veridical.sampling import Decoding, Request
+from veridical.sampling import Decoding
 from veridical.sampling.requests import Response
 from veridical.train import fresh, online
 from veridical.train.dpo import train_dpo
@@ -134,7 +135,7 @@ def test_ties_and_what_is_unscored_are_counted_and_teach_nothing(
 ) -> None:
     def undecided(cases: Sequence[Case]) -> list[PairwiseVerdict]:
         return [
-            PairwiseVerdict(problem="no idea") if "5" in case.id else PairwiseVerdict()
+            PairwiseVerdict(problem="no idea") if "5" in case.prompt.id else PairwiseVerdict()
             for case in cases
         ]
 
@@ -352,7 +353,7 @@ def test_a_cut_answer_is_never_the_better_one(
 
     monkeypatch.setattr(fresh, "sample", lambda *_: rollouts)
     prompts = [
-        TrainingPrompt(Request(str(n), (), [user_message("?", 0)]), "", (), None, (), (), None)
+        TrainingPrompt(Prompt(str(n), (), [user_message("?", 0)]), "", (), None, ())
         for n in range(len(said))
     ]
     maker = fresh.Maker(policy, prompts, Decoding(), fresh.Comparing(look, False, 0.0))

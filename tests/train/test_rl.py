@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message, write_records
 from veridical.judges.judging import Case, Verdict
 from veridical.judges.named import Judging
@@ -224,7 +225,7 @@ def test_kept_features_are_refused_where_the_value_model_sees_otherwise(
 
 def one_step(policy: Policy, pictures: list[Image.Image], k: int) -> tuple[Setting, Experience]:
     """A setting without judge or value model, and the responses to one prompt."""
-    asked = Request("row", [pictures[0]], [user_message("Describe the image.")])
+    asked = Request(Prompt("row", [pictures[0]], [user_message("Describe the image.")]))
     decoding = Decoding(8, 1.0)
     said = roll_out(policy, [asked], decoding, k)
     groups = [rollout_group(policy, asked, said[0])]
@@ -370,7 +371,7 @@ def test_a_step_ends_when_the_policy_has_moved_enough(
     saved: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def by_place(cases: Sequence[Case]) -> list[Verdict]:
-        return [Verdict(({"points": float(case.id[4])},)) for case in cases]
+        return [Verdict(({"points": float(case.prompt.id[4])},)) for case in cases]
 
     # Marks that differ whatever was sampled: equal ones would move nothing.
     monkeypatch.setattr(rewarding, "open_marks", lambda *_: by_place)
@@ -388,7 +389,7 @@ def test_what_the_judge_cannot_score_is_left_out_and_counted(
     def odd(cases: Sequence[Case]) -> list[Verdict]:
         return [
             Verdict(problem="odd")
-            if int(case.id[-1]) % 2
+            if int(case.prompt.id[-1]) % 2
             else Verdict(tuple({"points": float(len(text))} for text in case.responses))
             for case in cases
         ]
@@ -447,7 +448,7 @@ def test_the_last_real_token_is_rewarded_whatever_the_padding(
     policy: Policy, pictures: list[Image.Image]
 ) -> None:
     """Scores of a short response do not depend on a long one beside it."""
-    asked = Request("row", [pictures[0]], [user_message("Describe the image.")])
+    asked = Request(Prompt("row", [pictures[0]], [user_message("Describe the image.")]))
     tokens = [(5, 6, 7), (5, 6, 7, 8, 9, 10)]
     said = [Response("", ids, (0.0,) * len(ids), "end") for ids in tokens]
     both = rollout_group(policy, asked, said)
@@ -519,8 +520,8 @@ def test_the_scale_is_that_of_the_records_pairs(
     def count(cases: Sequence[Case]) -> list[Verdict]:
         return [Verdict(tuple({"n": float(len(t))} for t in case.responses)) for case in cases]
 
-    asked = Request("row", [pictures[0]], [user_message("Describe the image.")])
-    prompt = TrainingPrompt(asked, "aaaa", ("aaaa", "aa"), SimpleNamespace(), (), (), None)  # type: ignore[arg-type]
+    asked = Prompt("row", [pictures[0]], [user_message("Describe the image.")])
+    prompt = TrainingPrompt(asked, "aaaa", ("aaaa", "aa"), SimpleNamespace(), ())  # type: ignore[arg-type]
     found = scale_of(policy, [prompt], count, Decoding(4, 1.0))
     # 4 and 2: mean 3, deviation 1.
     assert (found.mean, found.deviation) == (3.0, 1.0)

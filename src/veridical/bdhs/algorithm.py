@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -17,8 +17,9 @@ from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import Similarity
 from veridical.checks.probes import masking_refusal
 from veridical.data.image_checks import require_images
-from veridical.data.images import load_image
-from veridical.data.messages import Message, assistant_message, text_of
+from veridical.data.images import ImageLike, load_image
+from veridical.data.messages import assistant_message, text_of
+from veridical.data.prompts import Prompt
 from veridical.data.text.languages import guess_language
 from veridical.data.text.leading_yes_no import leading_yes_or_no
 from veridical.data.text.units import same_words
@@ -41,17 +42,23 @@ class TrueAnswer:
     """One true answer.
 
     Attributes:
-        id: the record's id.
-        images: in the order of the prompt's placeholders.
         prompt: everything before the answer.
         answer: the true answer, as it was written. White space around it is not completed, and
             stands around the rejected answer too.
     """
 
-    id: str
-    images: Sequence[Any]
-    prompt: Sequence[Message]
+    prompt: Prompt
     answer: str
+
+    @property
+    def id(self) -> str:
+        """The record's."""
+        return self.prompt.id
+
+    @property
+    def images(self) -> Sequence[ImageLike]:
+        """Of the prompt."""
+        return self.prompt.images
 
     @property
     def text(self) -> str:
@@ -146,7 +153,7 @@ def require_masking(policy: Policy, sources: Sequence[TrueAnswer]) -> None:
         if not source.images or _unusable(policy, source) is not None:
             continue
         with contextlib.suppress(RefusedRowsError):
-            reason = masking_refusal(policy, Request(source.id, source.images, source.prompt))
+            reason = masking_refusal(policy, Request(source.prompt))
             break
     if reason is not None:
         instead = "Set --variant noise, which restricts the picture instead."
@@ -224,7 +231,8 @@ def language_of(source: TrueAnswer, how: Rejecting) -> str:
     """The language of a true answer, ISO 639-1; of a short one, that of its question."""
     if how.settings.language != "auto":
         return how.settings.language
-    return guess_language(source.text, text_of(source.prompt[-1]) if source.prompt else "")
+    question = source.prompt.messages[-1:]
+    return guess_language(source.text, text_of(question))
 
 
 def whole_answer_limit(policy: Policy, source: TrueAnswer, how: Rejecting) -> int:
@@ -257,7 +265,7 @@ def _unusable(policy: Policy, source: TrueAnswer) -> str | None:
     if not source.text:
         return "the true answer is empty"
     try:
-        render_prompt(policy, source.prompt, source.text)
+        render_prompt(policy, source.prompt.messages, source.text)
         require_images(policy.processor, source.images)
     except RefusedRowError as refused:
         return str(refused)
@@ -283,7 +291,11 @@ def _attempt(
         by_limit.setdefault(limit, []).extend(
             (
                 index,
-                Request(f"{source.id}/{iteration}/{number}", images, source.prompt, *one, language),
+                Request(
+                    replace(source.prompt, id=f"{source.id}/{iteration}/{number}", images=images),
+                    *one,
+                    language,
+                ),
             )
             for number, one in enumerate(given)
         )
@@ -340,7 +352,10 @@ def _noisy_images(
         (
             one,
             add_noise(
-                one, how.settings.noise_steps, how.decoding.seed, f"{source.id}/{iteration}/{n}"
+                one,
+                how.settings.noise_steps,
+                how.decoding.seed,
+                f"{source.id}/{iteration}/{n}",
             ),
         )
         for n, one in enumerate(clean)

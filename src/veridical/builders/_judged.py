@@ -12,6 +12,7 @@ from veridical.builders._rated import RatedSample, rated_samples
 from veridical.builders.options import Replies
 from veridical.data.images import row_images
 from veridical.data.messages import clean_messages, count_images
+from veridical.data.prompts import Prompt
 from veridical.data.records import RecordSet
 from veridical.data.text.thoughts import answer_of
 from veridical.judges.criterion import Criterion
@@ -47,7 +48,7 @@ class AskedJudge:
         how = self.loading
         opened = open_judge(self.spec, self.settings, out, self.batch_size, how.dtype, how.device)
         if opened.endpoint is not None:
-            notice = opened.endpoint.notice(sum(len(one.case.images) for one in samples))
+            notice = opened.endpoint.notice(sum(len(one.case.prompt.images) for one in samples))
             if notice:
                 print(notice, flush=True)
         return opened
@@ -97,7 +98,7 @@ class JudgedSample:
     @property
     def images(self) -> Sequence[Any]:
         """The record's images."""
-        return self.case.images
+        return self.case.prompt.images
 
 
 def judged_samples(records: RecordSet) -> list[JudgedSample]:
@@ -110,7 +111,9 @@ def judged_samples(records: RecordSet) -> list[JudgedSample]:
         names = [Path(image["path"] or "").stem for image in sample.row["images"]]
         facts = sample.row.get("facts") or ()
         said = tuple(answer_of(text) for text in sample.texts)
-        found.append(JudgedSample(sample, Case(sample.id, prompt, said, images, names, facts)))
+        found.append(
+            JudgedSample(sample, Case(Prompt(sample.id, images, prompt, facts), said, names))
+        )
     return found
 
 

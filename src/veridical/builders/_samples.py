@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import Dataset
@@ -11,6 +11,7 @@ from datasets import Dataset
 from veridical.data.image_checks import require_images
 from veridical.data.images import row_images
 from veridical.data.messages import Message, count_images
+from veridical.data.prompts import Prompt
 from veridical.data.steering import steered
 from veridical.models.policy import Policy
 from veridical.models.prompt_texts import render_prompt
@@ -19,15 +20,6 @@ from veridical.models.rendering import RefusedRowError
 from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.chat import Server
 from veridical.sampling.rollouts import roll_out
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What is answered: the record's id, its images (opened when needed), and its messages."""
-
-    id: str
-    images: Sequence[Any]
-    messages: Sequence[Message]
 
 
 @dataclass(frozen=True)
@@ -113,10 +105,10 @@ def sample_responses(
         except RefusedRowError as problem:
             refused[index] = str(problem)
             continue
-        requests[index] = Request(prompt.id, prompt.images, messages)
+        requests[index] = Request(replace(prompt, messages=messages))
     places, asked = list(requests), list(requests.values())
     answered, late = leave_out_refused(
-        [request.id for request in asked],
+        [request.prompt.id for request in asked],
         lambda left: roll_out(policy, [asked[n] for n in left], settings.decoding, settings.k),
     )
     refused |= {places[n]: reason for n, reason in late.items()}
@@ -140,7 +132,7 @@ def served_responses(
     A prompt that the server refuses is listed, not left out in silence.
     """
     requests = [
-        Request(f"{prompt.id}/{number}", prompt.images, prompt.messages)
+        Request(replace(prompt, id=f"{prompt.id}/{number}"))
         for prompt in prompts
         for number in range(settings.k)
     ]

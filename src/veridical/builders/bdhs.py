@@ -20,6 +20,7 @@ from veridical.bdhs.similarity import load_similarity
 from veridical.builders._bdhs_set import assemble
 from veridical.builders._parts import Parts, finish, model_identity
 from veridical.data.images import row_images
+from veridical.data.prompts import Prompt
 from veridical.data.reading import read
 from veridical.data.records import count_images, text_of
 from veridical.models.load import load_policy
@@ -132,5 +133,5 @@ def read_sources(rows: Dataset) -> list[TrueAnswer]:
         prompt = row["messages"][:-1]
         images = row_images(pictures, index, count_images(prompt))
         answer = text_of(row["messages"][-1])
-        sources.append(TrueAnswer(row["id"], images, prompt, answer))
+        sources.append(TrueAnswer(Prompt(row["id"], images, prompt), answer))
     return sources

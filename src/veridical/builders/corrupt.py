@@ -20,6 +20,7 @@ from veridical.builders.corrupting.objects import Habits, habits_of, read_habits
 from veridical.builders.corrupting.rules import MistakeRules, corrupt
 from veridical.builders.options import ObjectFiles
 from veridical.data.object_lists import match_image_ids, name_objects, read_objects
+from veridical.data.prompts import Prompt
 from veridical.data.reading import read
 from veridical.data.text.languages import guess_language
 from veridical.data.vocabulary import Vocabulary, read_vocabulary
@@ -58,7 +59,7 @@ class Truth:
         """What is in an answer's images; None if that is not known."""
         if self.listed is None:
             return None
-        case = Case(answer.record, answer.prompt, (), image_names=answer.image_names)
+        case = Case(Prompt(answer.record, (), answer.prompt), (), answer.image_names)
         return listed_objects(case, self.listed)
 
 

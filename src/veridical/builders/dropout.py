@@ -18,6 +18,7 @@ from typing import Any
 from veridical.builders._answers import AnswerKind, ChosenAnswer, read_answers, write_pairs
 from veridical.builders._parts import Parts, finish, model_identity
 from veridical.data.messages import Message
+from veridical.data.prompts import Prompt
 from veridical.data.reading import read
 from veridical.data.text.units import cut_units, same_words
 from veridical.models.load import load_policy
@@ -55,7 +56,7 @@ class Blind:
 
     def request(self, attempt: int) -> Request:
         """What the model is asked to go on with; each attempt has noise of its own."""
-        return Request(f"{self.answer.id}/{attempt}", (), self.prompt, self.beginning)
+        return Request(Prompt(f"{self.answer.id}/{attempt}", (), self.prompt), self.beginning)
 
 
 def build_dropout(
@@ -210,7 +211,7 @@ def _sampled(
         return {}, {}
     requests = [one.request(attempt) for one in blind]
     said, refused = leave_out_refused(
-        [request.id for request in requests],
+        [request.prompt.id for request in requests],
         lambda left: respond(policy, [requests[n] for n in left], decoding, ""),
     )
     places = [place for place in range(len(blind)) if place not in refused]

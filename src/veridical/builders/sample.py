@@ -13,13 +13,13 @@ from typing import Any, Literal
 from veridical.builders._parts import Parts, finish, model_identity
 from veridical.builders._sample_set import assemble
 from veridical.builders._samples import (
-    Prompt,
     Sampled,
     SampleSettings,
     read_prompts,
     sample_responses,
     served_responses,
 )
+from veridical.data.prompts import Prompt
 from veridical.data.reading import read
 from veridical.data.steering import parse_steer
 from veridical.models.load import load_policy

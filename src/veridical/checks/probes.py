@@ -42,18 +42,18 @@ def masking_refusal(policy: Policy, request: Request) -> str | None:
     layers = special_layers(policy.core)
     if layers is not None:
         return f"it has layers for which dropping tokens is not masking them ({layers})"
-    text = render_prompt(policy, request.prompt)
+    text = render_prompt(policy, request.prompt.messages)
     seeing = replace(policy, vision=None)
     with exact(seeing, together=True) as precise:
         if precise is None:
-            reason = _by_noise(_Trial.of(seeing, request.images, text))
+            reason = _by_noise(_Trial.of(seeing, request.prompt.images, text))
         else:
-            trial = _Trial.of(precise, request.images, text)
+            trial = _Trial.of(precise, request.prompt.images, text)
             reason = _exactly(trial)
             if reason is None and precise is not seeing:
-                reason = _near_the_copy(_Trial.of(seeing, request.images, text), trial)
+                reason = _near_the_copy(_Trial.of(seeing, request.prompt.images, text), trial)
     if reason is None and policy.vision is not None:
-        return kept_features_refusal(policy, [request.images], [text])
+        return kept_features_refusal(policy, [request.prompt.images], [text])
     return reason
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from veridical.data.messages import Message
+from veridical.data.messages import Message, text_of
+from veridical.data.prompts import Prompt
 from veridical.data.steering import parse_steer, steered
 from veridical.data.text.thoughts import answer_of
 from veridical.eval.asked_model import AskedModel
@@ -19,33 +20,10 @@ from veridical.runtime.files import hash_file, read_json, read_jsonl
 from veridical.runtime.progress import counted, part_of, track
 from veridical.runtime.shards import ALL, CLAIM, Shard, leave_to_others
 
-if TYPE_CHECKING:
-    pass
-
-
-@dataclass(frozen=True)
-class Query:
-    """One question about one image, or about none.
-
-    Attributes:
-        id: keys the sampling noise; distinct within an evaluation.
-        image: the file; None for a question in words alone.
-        prompt: the question's text.
-    """
-
-    id: str
-    image: Path | None
-    prompt: str
-
-    @property
-    def images(self) -> list[Path]:
-        """The image, or nothing."""
-        return [] if self.image is None else [self.image]
-
 
 @dataclass(frozen=True)
 class AnswerSettings:
-    """Everything that decides an answer besides the query.
+    """Everything that decides an answer besides the prompt.
 
     Attributes:
         model: who is asked.
@@ -100,7 +78,7 @@ class KeyedAnswer:
 
 
 def make_answers(
-    queries: Sequence[Query], settings: AnswerSettings, folder: Path, label: str
+    prompts: Sequence[Prompt], settings: AnswerSettings, folder: Path, label: str
 ) -> list[KeyedAnswer] | None:
     """Ask the model; answers that `folder` has already for the same settings are kept.
 
@@ -109,24 +87,24 @@ def make_answers(
     prompt and the image's bytes in it, whatever the model's name.
 
     Args:
-        queries: what to ask, with distinct ids.
+        prompts: what to ask, with distinct ids.
         settings: with what.
         folder: the run's folder.
         label: names the progress line.
 
     Returns:
-        The answers, in the order of `queries`; None where another shard puts them together. One
+        The answers, in the order of `prompts`; None where another shard puts them together. One
         whose image the model's processor refuses says why (`refused`); it is tried again when the
         run is started again.
 
     Raises:
         UserError: the model cannot be loaded, or cannot be asked one of the prompts.
     """
-    keys = [answer_key(query, settings) for query in queries]
+    keys = [answer_key(prompt, settings) for prompt in prompts]
     known = _known_answers(folder)
     missing = [n for n, key in enumerate(keys) if key not in known or known[key].refused]
-    if len(missing) < len(queries):
-        here = part_of(len(queries) - len(missing), len(queries), "answers", "is", "are")
+    if len(missing) < len(prompts):
+        here = part_of(len(prompts) - len(missing), len(prompts), "answers", "is", "are")
         print(f"{here} here already.")
     others = count_others(folder, keys)
     if others:
@@ -138,7 +116,7 @@ def make_answers(
     # Whole batches, so that each is what it would be if one process made them all.
     mine = [place for place in missing if settings.shard.has(place // settings.batch_size)]
     if mine:
-        waiting = [queries[place] for place in mine]
+        waiting = [prompts[place] for place in mine]
         made = _ask(waiting, [keys[place] for place in mine], settings, folder, label)
         known |= {answer.key: answer for answer in made}
     if settings.shard.count > 1:
@@ -156,15 +134,15 @@ def forget_partial_answers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def answer_key(query: Query, settings: AnswerSettings) -> str:
+def answer_key(prompt: Prompt, settings: AnswerSettings) -> str:
     """32 hex digits that change with anything that decides the answer."""
     parts = [
         settings.model.fingerprint.key,
         settings.model.dtype,
         settings.decoding(),
-        query.id,
-        query.prompt,
-        hash_file(query.image) if query.image is not None else None,
+        prompt.id,
+        text_of(prompt.messages),
+        hash_file(prompt.files[0]) if prompt.files else None,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -232,13 +210,12 @@ def read_answer_rows(path: Path, id_field: str) -> list[dict[str, Any]]:
 
 
 def _ask(
-    queries: Sequence[Query],
+    prompts: Sequence[Prompt],
     keys: Sequence[str],
     settings: AnswerSettings,
     folder: Path,
     label: str,
 ) -> list[KeyedAnswer]:
-    from veridical.data.records import user_message
     from veridical.models.refused_rows import leave_out_refused
     from veridical.models.rendering import RefusedRowError
     from veridical.sampling import Decoding, Request, Response, respond
@@ -248,27 +225,31 @@ def _ask(
         settings.max_new_tokens, settings.temperature, settings.seed, settings.batch_size
     )
 
-    def steered_question(query: Query) -> list[Message]:
-        message = user_message(query.prompt, len(query.images))
-        return steered([message], settings.steer, policy.processor)
+    def steered_question(prompt: Prompt) -> list[Message]:
+        return steered(prompt.messages, settings.steer, policy.processor)
 
     answers: list[KeyedAnswer] = []
     partial = _partial(folder, settings.shard)
     mend_last_line(partial)
     with partial.open("a", encoding="utf-8") as file:
-        for start in track(range(0, len(queries), settings.batch_size), label):
-            batch = queries[start : start + settings.batch_size]
-            requests = [Request(query.id, query.images, steered_question(query)) for query in batch]
+        for start in track(range(0, len(prompts), settings.batch_size), label):
+            batch = prompts[start : start + settings.batch_size]
+            requests = [
+                Request(replace(prompt, messages=steered_question(prompt))) for prompt in batch
+            ]
 
             def ask(left: list[int], requests: list[Request] = requests) -> list[Response]:
                 some = [requests[n] for n in left]
                 return respond(policy, some, decoding, label="") if some else []
 
             try:
-                responses, refused = leave_out_refused([request.id for request in requests], ask)
+                responses, refused = leave_out_refused(
+                    [request.prompt.id for request in requests], ask
+                )
             except RefusedRowError as refusal:
+                asked = text_of(batch[0].messages)
                 raise UserError(
-                    f"{settings.model.name} cannot be asked {batch[0].prompt[:60]!r}: {refusal}."
+                    f"{settings.model.name} cannot be asked {asked[:60]!r}: {refusal}."
                 ) from refusal
             said = iter(responses)
             made = []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from veridical.eval.answers import Query
+from veridical.data.prompts import Prompt
 from veridical.eval.evaluation import Evaluation
 from veridical.eval.grading import Grader
 
@@ -20,12 +20,12 @@ class AskedItem:
     """One thing that is asked.
 
     Attributes:
-        query: what the model is asked; items whose queries have the same id are asked once.
+        prompt: what the model is asked; items whose prompts have the same id are asked once.
         row: its fields in `answers.jsonl` besides the answer: `image_id` at least.
         named: what `skipped.jsonl` calls it if its image is refused: an id and a field.
     """
 
-    query: Query
+    prompt: Prompt
     row: Row
     named: tuple[str, str]
 
@@ -87,10 +87,10 @@ def nothing_to_check(options: object, evaluation: Evaluation) -> None:
 
 
 def nothing_more(
-    options: object, evaluation: Evaluation, queries: Sequence[Query]
+    options: object, evaluation: Evaluation, prompts: Sequence[Prompt]
 ) -> list[dict[str, float]]:
     """What a benchmark measures that only reads answers."""
-    return [{} for _ in queries]
+    return [{} for _ in prompts]
 
 
 def no_remarks(options: object, evaluation: Evaluation, rows: object, judged: object) -> Remarks:
@@ -112,7 +112,7 @@ class Asks(Generic[Options]):
         match: the answers made elsewhere, each with what its question knows.
         judge: judged rows, one for each row of answers, in order.
         check: refuses options that do not go together, before anything is read.
-        measure: what else is measured of each query, for its row.
+        measure: what else is measured of each prompt, for its row.
         remark: what stands beside the scores; it is given the answers' rows and the judged ones.
         sees_images: whether `--images` has to be given with a model.
         grader: how a model that replies in words judges the answers; then the rows that `judge` is
@@ -126,7 +126,7 @@ class Asks(Generic[Options]):
     match: Callable[[Options, Evaluation], GivenAnswers]
     judge: Callable[[Options, Evaluation, Sequence[Row]], Sequence[Row]]
     check: Callable[[Options, Evaluation], None] = nothing_to_check
-    measure: Callable[[Options, Evaluation, Sequence[Query]], Sequence[Mapping[str, float]]] = (
+    measure: Callable[[Options, Evaluation, Sequence[Prompt]], Sequence[Mapping[str, float]]] = (
         nothing_more
     )
     remark: Callable[[Options, Evaluation, Sequence[Row], Sequence[Row]], Remarks] = no_remarks

@@ -24,8 +24,9 @@ from veridical.data.object_lists import (
     name_objects,
     read_objects,
 )
+from veridical.data.prompts import image_question
 from veridical.data.vocabulary import Vocabulary, describe_vocabulary, read_vocabulary
-from veridical.eval.answers import Query, read_answer_rows, refuse_many
+from veridical.eval.answers import read_answer_rows, refuse_many
 from veridical.eval.asks import AskedItem, Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
@@ -120,7 +121,7 @@ def read_questions(options: ChairOptions, evaluation: Evaluation) -> Questions:
         if ids[stem] is None or path in broken
     ]
     items = [
-        AskedItem(Query(own, path, options.prompt), {"image_id": own, "image": str(path)},
+        AskedItem(image_question(own, path, options.prompt), {"image_id": own, "image": str(path)},
              (stem, "image"))
         for stem, path in found.items()
         if (own := ids[stem]) is not None and path not in broken

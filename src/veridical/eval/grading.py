@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from veridical.data.prompts import Prompt
 from veridical.eval.answers import read_rows
 from veridical.eval.stored_answers import mend_last_line, stored_lines
 from veridical.judges.judging import Cost
@@ -216,7 +217,7 @@ def _question(row: Row, number: int, asked: Asked) -> JudgeQuestion:
     from veridical.data.messages import user_message
 
     message = user_message(asked.text, len(asked.images))
-    return JudgeQuestion(f"{row['question_id']}/{number}", list(asked.images), [message])
+    return JudgeQuestion(Prompt(f"{row['question_id']}/{number}", list(asked.images), [message]))
 
 
 def _open(
@@ -244,7 +245,7 @@ def _open(
         where = found.key
     elif opened.endpoint is not None:
         where = opened.endpoint.url
-        notice = opened.endpoint.notice(sum(len(question.images) for question in questions))
+        notice = opened.endpoint.notice(sum(len(question.prompt.images) for question in questions))
         if notice:
             print(notice, flush=True)
     return keeping_asker(opened.ask, evaluation.out / REPLIES, _identity(spec, where))
@@ -273,7 +274,7 @@ def keeping_asker(ask: Asker, path: Path, identity: Sequence[Any]) -> Asker:
         with path.open("a", encoding="utf-8") as file:
             for n, reply in kept.items():
                 row = {
-                    "key": keys[n], "id": questions[n].id, "attempt": questions[n].attempt,
+                    "key": keys[n], "id": questions[n].prompt.id, "attempt": questions[n].attempt,
                     "reply": reply.text, "cut": reply.cut,
                 }  # fmt: skip
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -290,8 +291,9 @@ def _key(question: JudgeQuestion, identity: Sequence[Any]) -> str:
     """32 hex digits that change with anything that decides the reply."""
     from veridical.data.messages import text_of
 
-    pictures = [hash_file(image) for image in question.images]
-    parts = [identity, question.id, question.attempt, text_of(question.messages), pictures]
+    pictures = [hash_file(image) for image in question.prompt.files]
+    asked = question.prompt
+    parts = [identity, asked.id, question.attempt, text_of(asked.messages), pictures]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from veridical.data.object_lists import match_image_ids, read_objects
 from veridical.data.object_questions import ObjectQuestion, build_questions
+from veridical.data.prompts import Prompt, image_question
 from veridical.data.vocabulary import read_vocabulary
-from veridical.eval.answers import Query, refuse_many
+from veridical.eval.answers import refuse_many
 from veridical.eval.asks import AskedItem, Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows, Statistic
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
@@ -176,7 +177,9 @@ def _item(
     """A question as it is asked; one that is in several splits is asked once."""
     prompt = f"{question.text}\n{instruction}" if instruction else question.text
     name = f"{question.image_id}/{question.text}"
-    return AskedItem(Query(name, images[Path(question.image).stem], prompt), _row(question), named)
+    return AskedItem(
+        image_question(name, images[Path(question.image).stem], prompt), _row(question), named
+    )
 
 
 def _row(question: ObjectQuestion) -> dict[str, Any]:
@@ -235,12 +238,12 @@ def judge_rows(
 
 
 def measure_margins(
-    options: PopeOptions, evaluation: Evaluation, queries: Sequence[Query]
+    options: PopeOptions, evaluation: Evaluation, prompts: Sequence[Prompt]
 ) -> list[dict[str, float]]:
-    """The margin of "Yes" over "No" for each query, where it is asked for."""
+    """The margin of "Yes" over "No" for each prompt, where it is asked for."""
     if not options.auc:
-        return [{} for _ in queries]
-    return [{"margin": margin} for margin in yes_margins(queries, evaluation.settings)]
+        return [{} for _ in prompts]
+    return [{"margin": margin} for margin in yes_margins(prompts, evaluation.settings)]
 
 
 def remark(

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veridical.data.messages import Message
-from veridical.eval.answers import AnswerSettings, Query
+from veridical.data.prompts import Prompt
+from veridical.eval.answers import AnswerSettings
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import track
 from veridical.scoring.statistics import Difference, Estimate, FloatArray
@@ -33,7 +34,7 @@ IntArray: TypeAlias = NDArray[np.int64]
 SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 
-def yes_margins(queries: Sequence[Query], settings: AnswerSettings) -> list[float]:
+def yes_margins(prompts: Sequence[Prompt], settings: AnswerSettings) -> list[float]:
     """Log p("Yes") - log p("No") as the first token of the answer, in nats.
 
     Raises:
@@ -44,7 +45,7 @@ def yes_margins(queries: Sequence[Query], settings: AnswerSettings) -> list[floa
     import torch
 
     from veridical.checks.prefix_sharing import sharing
-    from veridical.data.messages import assistant_message, user_message
+    from veridical.data.messages import assistant_message
     from veridical.data.steering import steered
     from veridical.models.batching import collate
     from veridical.models.finite import require_finite
@@ -53,17 +54,16 @@ def yes_margins(queries: Sequence[Query], settings: AnswerSettings) -> list[floa
 
     policy = settings.model.policy
 
-    def steered_question(query: Query) -> list[Message]:
-        message = user_message(query.prompt, len(query.images))
-        return steered([message], settings.steer, policy.processor)
+    def steered_question(prompt: Prompt) -> list[Message]:
+        return steered(prompt.messages, settings.steer, policy.processor)
 
     answers = [[assistant_message(word)] for word in WORDS]
     groups = [
         render_group(
-            policy, query.id, query.images,
-            steered_question(query), answers, 1,
+            policy, prompt.id, prompt.images,
+            steered_question(prompt), answers, 1,
         )
-        for query in queries
+        for prompt in prompts
     ]  # fmt: skip
     if groups and groups[0].response_ids[0].equal(groups[0].response_ids[1]):
         raise UserError(

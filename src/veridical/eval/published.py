@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from veridical.data.image_checks import find_images
-from veridical.eval.answers import Query, read_answer_rows, refuse_many
+from veridical.data.prompts import Prompt, image_question
+from veridical.eval.answers import read_answer_rows, refuse_many
 from veridical.eval.asks import AskedItem, GivenAnswers, Questions, Row, SkippedQuestion
 from veridical.eval.evaluation import Evaluation
 from veridical.runtime.errors import UserError
@@ -51,10 +52,12 @@ class PublishedQuestion:
             **self.about,
         }
 
-    def query(self, file: Path | None, instruction: str) -> Query:
+    def asked(self, file: Path | None, instruction: str) -> Prompt:
         """What a model is asked."""
-        prompt = self.prompt or self.text
-        return Query(self.question_id, file, f"{prompt}\n{instruction}" if instruction else prompt)
+        text = self.prompt or self.text
+        return image_question(
+            self.question_id, file, f"{text}\n{instruction}" if instruction else text
+        )
 
 
 def questions_for_model(
@@ -84,7 +87,7 @@ def questions_for_model(
             skipped.append({"id": named[0], "field": named[1], "reason": reason})
         else:
             items.append(
-                AskedItem(question.query(file, instruction(question)), question.row, named)
+                AskedItem(question.asked(file, instruction(question)), question.row, named)
             )
     return Questions(items, skipped, "questions")
 

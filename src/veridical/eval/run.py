@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from veridical.data.messages import text_of
+from veridical.data.prompts import Prompt
 from veridical.eval.answers import (
     KeyedAnswer,
-    Query,
     forget_partial_answers,
     make_answers,
     refuse_many,
@@ -199,45 +200,45 @@ def _answered(
     units = {item.named for item in questions.items}
     total = len(units) + len(before) + len(questions.empty)
     refuse_many(len(before), total, questions.unit, before, most)
-    pictures = {image for item in questions.items for image in item.query.images}
+    pictures = {image for item in questions.items for image in item.prompt.files}
     trained_on = warn_of_training_images(evaluation.asked.name, sorted(pictures))
-    queries = _distinct(questions)
-    answers = make_answers(queries, evaluation.settings, evaluation.out, asks.label)
+    prompts = _distinct(questions)
+    answers = make_answers(prompts, evaluation.settings, evaluation.out, asks.label)
     if answers is None:
         return None
-    by_query = {query.id: answer for query, answer in zip(queries, answers, strict=True)}
-    late = _refused(questions, by_query)
+    by_prompt = {prompt.id: answer for prompt, answer in zip(prompts, answers, strict=True)}
+    late = _refused(questions, by_prompt)
     if late:
         refuse_many(len(before) + len(late), total, questions.unit, [*before, *late], most)
-    answered = [query for query in queries if not by_query[query.id].refused]
+    answered = [prompt for prompt in prompts if not by_prompt[prompt.id].refused]
     more = asks.measure(options, evaluation, answered)
-    measured = {query.id: found for query, found in zip(answered, more, strict=True)}
+    measured = {prompt.id: found for prompt, found in zip(answered, more, strict=True)}
     rows = [
         {
             **item.row,
-            "prompt": item.query.prompt,
-            **by_query[item.query.id].as_json(),
-            **measured[item.query.id],
+            "prompt": text_of(item.prompt.messages),
+            **by_prompt[item.prompt.id].as_json(),
+            **measured[item.prompt.id],
             "decoding": evaluation.settings.decoding(),
         }
         for item in questions.items
-        if item.query.id in measured
+        if item.prompt.id in measured
     ]
     skipped = [*before, *questions.empty, *late]
     return AnsweredQuestions(rows, skipped, {**questions.results, "trained_on": trained_on})
 
 
-def _distinct(questions: Questions) -> list[Query]:
-    """Every query once; those about one image together, so that it is read once."""
-    queries = {item.query.id: item.query for item in questions.items}
-    return sorted(queries.values(), key=lambda query: str(query.image or ""))
+def _distinct(questions: Questions) -> list[Prompt]:
+    """Every prompt once; those about one image together, so that it is read once."""
+    prompts = {item.prompt.id: item.prompt for item in questions.items}
+    return sorted(prompts.values(), key=lambda prompt: "".join(map(str, prompt.files)))
 
 
 def _refused(questions: Questions, answers: Mapping[str, KeyedAnswer]) -> list[SkippedQuestion]:
     """Rows of `skipped.jsonl` for what the model's processor refused when it was asked."""
     reasons = {
-        item.named: answers[item.query.id].refused
+        item.named: answers[item.prompt.id].refused
         for item in questions.items
-        if answers[item.query.id].refused
+        if answers[item.prompt.id].refused
     }
     return [{"id": id, "field": name, "reason": why} for (id, name), why in reasons.items()]

@@ -132,7 +132,7 @@ class Endpoint:
             raise
 
     def _reply(self, question: JudgeQuestion) -> Reply:
-        pictures = [encoded_image(image) for image in question.images]
+        pictures = [encoded_image(image) for image in question.prompt.images]
         request = self._request(question)
         key = digest(self.url, json.dumps(request, sort_keys=True), question.attempt, pictures)
         known = self.cache.get(KIND, key)
@@ -162,7 +162,7 @@ class Endpoint:
         temperature = wording.retry_temperature if again else wording.temperature
         return {
             "model": wording.model,
-            "text": text_of(question.messages),
+            "text": text_of(question.prompt.messages),
             "max_completion_tokens": wording.max_new_tokens,
             "seed": wording.seed + question.attempt,
         } | ({} if temperature is None else {"temperature": temperature})
@@ -178,8 +178,8 @@ class Endpoint:
         except FailedError as failed:
             if failed.kind != "malformed":
                 return Reply(problem=failed.problem)
-            return Reply(fault=failed.problem, cost=self.ledger.add(question.id, 0, 0))
-        return self._read(question.id, completion)
+            return Reply(fault=failed.problem, cost=self.ledger.add(question.prompt.id, 0, 0))
+        return self._read(question.prompt.id, completion)
 
     def _read(self, id: str, completion: Completion) -> Reply:
         usage = completion.usage

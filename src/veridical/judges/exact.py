@@ -100,7 +100,7 @@ def listed_objects(case: Case, objects: Mapping[str, Sequence[str]]) -> list[str
     """What is in the case's images; None if one of them has no list."""
     found = [match_image_id(name, objects) for name in case.image_names]
     if not found or None in found:
-        found = [match_image_id(case.id, objects)]
+        found = [match_image_id(case.prompt.id, objects)]
     if None in found:
         return None
     return sorted({name for image in found if image is not None for name in objects[image]})

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from veridical.data.messages import Message
+from veridical.data.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -20,21 +20,15 @@ class Case:
     """Responses to one prompt.
 
     Attributes:
-        id: the record's id; keys whatever the judge draws at random.
-        prompt: messages that end with a user turn.
+        prompt: what was asked, with what a judge may be told; its id keys whatever the judge
+            draws at random.
         responses: texts, in the record's order.
-        images: in the order of the prompt's image blocks; paths, Pillow images or rows' images
-            that are opened when they are needed.
         image_names: names by which a judge may look the images up: file names without suffix.
-        facts: captions, regions or options that a judge may be told.
     """
 
-    id: str
-    prompt: Sequence[Message]
+    prompt: Prompt
     responses: Sequence[str]
-    images: Sequence[Any] = ()
     image_names: Sequence[str] = ()
-    facts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

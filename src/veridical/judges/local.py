@@ -36,7 +36,10 @@ def local_asker(policy: Policy, decoding: Decoding, retry_temperature: float) ->
         refused = {i: reason for i, q in enumerate(questions) if (reason := _refusal(policy, q))}
         places = [i for i in range(len(questions)) if i not in refused]
         asked = [questions[i] for i in places]
-        requests = [Request(f"{q.id}/try-{q.attempt}", q.images, q.messages) for q in asked]
+        requests = [
+            Request(dataclasses.replace(q.prompt, id=f"{q.prompt.id}/try-{q.attempt}"))
+            for q in asked
+        ]
         again = any(question.attempt for question in asked)
         temperature = retry_temperature if again else decoding.temperature
         chosen = dataclasses.replace(decoding, temperature=temperature)
@@ -45,7 +48,7 @@ def local_asker(policy: Policy, decoding: Decoding, retry_temperature: float) ->
             some = [requests[n] for n in left]
             return respond(policy, some, chosen, label="") if some else []
 
-        said_by_left, late = leave_out_refused([request.id for request in requests], answer)
+        said_by_left, late = leave_out_refused([request.prompt.id for request in requests], answer)
         refused |= {places[n]: reason for n, reason in late.items()}
         responses = iter(said_by_left)
         replies = []
@@ -105,7 +108,7 @@ def verdict_group(policy: Policy, case: Case, asking: Questioning) -> Group:
     """
     messages = question_messages(case, asking.criterion, asking.show_facts)
     answers = [[assistant_message(name)] for name in asking.criterion.names]
-    group = render_group(policy, case.id, case.images, messages, answers)
+    group = render_group(policy, case.prompt.id, case.prompt.images, messages, answers)
     one, other = (ids.tolist() for ids in group.response_ids)
     differing = [i for i, pair in enumerate(zip(one, other, strict=False)) if len(set(pair)) == 2]
     if not differing or differing[0] >= min(len(one), len(other)) - 1:
@@ -138,8 +141,8 @@ def _verdict_margins(policy: Policy, groups: Sequence[Group]) -> tuple[list[floa
 
 def _refusal(policy: Policy, question: JudgeQuestion) -> str:
     try:
-        render_prompt(policy, question.messages)
-        require_images(policy.processor, question.images)
+        render_prompt(policy, question.prompt.messages)
+        require_images(policy.processor, question.prompt.images)
     except RefusedRowError as problem:
         return str(problem)
     return ""

@@ -149,7 +149,7 @@ def mark(judge: Judge, cases: Sequence[Case], seed: int, swap: bool = False) -> 
 
 
 def _drawn_order(case: Case, seed: int) -> tuple[int, ...]:
-    drawn = generator(seed, "order", case.id).permutation(len(case.responses))
+    drawn = generator(seed, "order", case.prompt.id).permutation(len(case.responses))
     return tuple(int(number) for number in drawn)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from veridical.data.messages import Message, text_of
+from veridical.data.messages import text_of
+from veridical.data.prompts import Prompt
 from veridical.data.text.thoughts import answer_of
 from veridical.judges.criterion import Criterion
 from veridical.judges.judging import Case, Cost, Judge, PairwiseJudge, PairwiseVerdict, Verdict
@@ -24,15 +25,11 @@ class JudgeQuestion:
     """What a model is asked.
 
     Attributes:
-        id: keys the noise, together with the attempt.
-        images: in the order of the image blocks.
-        messages: one user turn.
+        prompt: one user turn; its id keys the noise, together with the attempt.
         attempt: 0, and one more each time the reply could not be read.
     """
 
-    id: str
-    images: Sequence[Any]
-    messages: Sequence[Message]
+    prompt: Prompt
     attempt: int = 0
 
 
@@ -172,7 +169,9 @@ def _questions(cases: Sequence[Case], asking: Questioning) -> list[JudgeQuestion
         messages = question_messages(case, asking.criterion, asking.show_facts)
         # Both orders of a case, and its pairs, share an id; their noise must not.
         shown = hashlib.sha256(text_of(messages).encode()).hexdigest()[:16]
-        questions.append(JudgeQuestion(f"{case.id}/{shown}", case.images, messages))
+        questions.append(
+            JudgeQuestion(replace(case.prompt, id=f"{case.prompt.id}/{shown}", messages=messages))
+        )
     return questions
 
 

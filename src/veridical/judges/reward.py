@@ -63,11 +63,11 @@ def _render(reward_model: RewardModel, case: Case) -> Group | str:
         return judged_group(
             reward_model.policy,
             reward_model.reading,
-            case.id,
-            tuple(case.images),
-            case.prompt,
+            case.prompt.id,
+            tuple(case.prompt.images),
+            case.prompt.messages,
             [[assistant_message(text)] for text in case.responses],
-            case.facts,
+            case.prompt.facts,
         )
     except RefusedRowError as refused:
         return str(refused)

@@ -36,11 +36,13 @@ def respond(
         RefusedRowsError: the processor refuses requests; by their ids.
         UserError: the model's logits are NaN or infinite.
     """
-    texts = render_requests(policy, [(request.prompt, request.prefix) for request in requests])
+    texts = render_requests(
+        policy, [(request.prompt.messages, request.prefix) for request in requests]
+    )
 
     def read(numbers: list[int]) -> PromptBatch:
-        images = [requests[number].images for number in numbers]
-        with naming_rows([requests[number].id for number in numbers]):
+        images = [requests[number].prompt.images for number in numbers]
+        with naming_rows([requests[number].prompt.id for number in numbers]):
             return shared_prompt_batch(policy, images, [texts[number] for number in numbers])
 
     return responses(policy, requests, read, decoding, label, until_sentence_end)
@@ -58,9 +60,9 @@ def responses(
     reader = Reader(policy.processor.tokenizer, requests, in_thought(policy))
     draws = [
         Draw(
-            request.id,
+            request.prompt.id,
             number,
-            bool(request.images),
+            bool(request.prompt.images),
             reader.watch(number) if until_sentence_end else None,
         )
         for number, request in enumerate(requests)

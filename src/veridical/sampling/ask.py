@@ -6,6 +6,7 @@ from pathlib import Path
 
 from veridical.data.images import open_image
 from veridical.data.messages import user_message
+from veridical.data.prompts import Prompt
 from veridical.data.steering import parse_steer, steered
 from veridical.models.model_argument import Model, name_of
 from veridical.runtime.errors import UserError
@@ -60,7 +61,7 @@ def ask(
 
     policy = load_policy(model, loading.dtype, loading.device, template=loading.template)
     prompt = steered([user_message(question)], steer, policy.processor)
-    request = Request(id="ask", images=[picture], prompt=prompt)
+    request = Request(Prompt("ask", [picture], prompt))
     decoding = Decoding(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     try:
         answer = respond(policy, [request], decoding, label="")[0].text.strip()

@@ -79,14 +79,16 @@ class _MaskedPrompts:
         self.policy, self.requests, self.mask_ids = policy, requests, mask_ids
         self.threshold, self.seed, self.drop = threshold, seed, drop
         asked = [
-            (request.prompt, prefix) for request in requests for prefix in ("", request.prefix)
+            (request.prompt.messages, prefix)
+            for request in requests
+            for prefix in ("", request.prefix)
         ]
         rendered = render_requests(policy, asked)
         self.texts, begun = rendered[::2], rendered[1::2]
         pairs = zip(self.texts, begun, strict=True)
         self.begun = [whole[len(text) :] for text, whole in pairs]
         self.keys: list[_Key] = [
-            (tuple(map(image_key, request.images)), text)
+            (tuple(map(image_key, request.prompt.images)), text)
             for request, text in zip(requests, self.texts, strict=True)
         ]
         self.shares: dict[int, float] = {}
@@ -141,10 +143,10 @@ class _MaskedPrompts:
         """Each image once; those of the last call are kept, since its answer may go on in this."""
         first = {self.keys[number]: number for number in reversed(numbers)}
         new = sorted(number for key, number in first.items() if key not in self.known)
-        with naming_rows([self.requests[number].id for number in new]):
+        with naming_rows([self.requests[number].prompt.id for number in new]):
             made = encode_prompts(
                 self.policy,
-                [self.requests[number].images for number in new],
+                [self.requests[number].prompt.images for number in new],
                 [self.texts[number] for number in new],
             ) if new else []  # fmt: skip
         fresh = {self.keys[number]: prompt for number, prompt in zip(new, made, strict=True)}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from veridical.data.images import ImageLike
-from veridical.data.messages import Message
+from veridical.data.prompts import Prompt
 
 StopReason = Literal["end", "sentence", "length"]
 
@@ -17,9 +15,7 @@ class Request:
     """What is to be answered.
 
     Attributes:
-        id: keys the noise; distinct for distinct draws.
-        images: in the order of the prompt's image blocks.
-        prompt: messages that end with a user turn.
+        prompt: its id keys the noise: distinct for distinct draws.
         prefix: the beginning of the answer, which the policy continues; no space at its end.
         begun: what of `prefix` belongs to the sentence that is to be completed, its list mark
             included; found in `prefix` if not given.
@@ -27,9 +23,7 @@ class Request:
             given.
     """
 
-    id: str
-    images: Sequence[ImageLike]
-    prompt: Sequence[Message]
+    prompt: Prompt
     prefix: str = ""
     begun: str | None = None
     language: str | None = None

@@ -49,16 +49,16 @@ def roll_out(
         RefusedRowError: a prompt that cannot be rendered.
         RefusedRowsError: the processor refuses requests; by their ids.
     """
-    texts = [render_prompt(policy, request.prompt, request.prefix) for request in requests]
+    texts = [render_prompt(policy, request.prompt.messages, request.prefix) for request in requests]
     draws = [
-        Draw(f"{request.id}/{number}", place, pictures=bool(request.images))
+        Draw(f"{request.prompt.id}/{number}", place, pictures=bool(request.prompt.images))
         for place, request in enumerate(requests)
         for number in range(k)
     ]
 
     def read(places: list[int]) -> PromptBatch:
-        images = [requests[place].images for place in places]
-        with naming_rows([requests[place].id for place in places]):
+        images = [requests[place].prompt.images for place in places]
+        with naming_rows([requests[place].prompt.id for place in places]):
             return prompt_batch(policy, images, [texts[place] for place in places])
 
     said = decode(policy, draws, read, decoding, with_logps=True)
@@ -79,9 +79,9 @@ def rollout_group(policy: Policy, request: Request, rollouts: Sequence[Response]
     """
     decode = policy.processor.tokenizer.decode
     return Group(
-        request.id,
-        tuple(request.images),
-        render_prompt(policy, request.prompt, request.prefix),
+        request.prompt.id,
+        tuple(request.prompt.images),
+        render_prompt(policy, request.prompt.messages, request.prefix),
         tuple(decode(list(rollout.token_ids)) for rollout in rollouts),
         tuple(torch.tensor(rollout.token_ids) for rollout in rollouts),
         tuple(rollout.stop_reason == "length" for rollout in rollouts),

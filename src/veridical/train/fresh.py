@@ -92,14 +92,14 @@ class Maker:
         return [made[task] for task in tasks]
 
     def _is_left_out(self, task: Task) -> bool:
-        asked = self.prompts[task[1]].request
+        asked = self.prompts[task[1]].asked
         return self.left_out is not None and self.left_out.has_prompt(asked.id)
 
     def _draws_offline(self, task: Task) -> bool:
         if not self.offline:
             return False
         step, index = task
-        drawn = generator(self.decoding.seed, "mixed", step, self.prompts[index].request.id)
+        drawn = generator(self.decoding.seed, "mixed", step, self.prompts[index].asked.id)
         return bool(drawn.random() < self.offline)
 
     def _compared(self, tasks: Sequence[Task], version: int, how: Comparing) -> list[Row]:
@@ -132,13 +132,14 @@ class Maker:
         return rows
 
     def _rejected(self, tasks: Sequence[Task], how: Rejecting) -> list[Row]:
-        asked = [(self.asked(task), self.prompts[task[1]].answer) for task in tasks]
-        sources = [TrueAnswer(one.id, one.images, one.prompt, answer) for one, answer in asked]
+        sources = [
+            TrueAnswer(self.asked(task).prompt, self.prompts[task[1]].answer) for task in tasks
+        ]
         rows = []
         found = reject_answers(self.policy, sources, how)
         for task, result in zip(tasks, found, strict=True):
             if result.get("refused") and self.left_out is not None:
-                asked_of = self.prompts[task[1]].request
+                asked_of = self.prompts[task[1]].asked
                 self.left_out.note({(asked_of.id, len(asked_of.images)): result["reason"]})
             elif "rejected" in result:
                 text = text_of(result["rejected"])
@@ -152,12 +153,12 @@ class Maker:
     def asked(self, task: Task) -> Request:
         """The prompt of a task; its id is another at every step, and so is the noise."""
         step, index = task
-        request = self.prompts[index].request
-        return dataclasses.replace(request, id=f"{request.id}/step-{step}")
+        prompt = self.prompts[index].asked
+        return Request(dataclasses.replace(prompt, id=f"{prompt.id}/step-{step}"))
 
     def _row(self, task: Task, **content: Any) -> Row:
         step, index = task
-        return {"step": step, "index": index, "id": self.prompts[index].request.id, **content}
+        return {"step": step, "index": index, "id": self.prompts[index].asked.id, **content}
 
     def group(self, row: Row) -> Group:
         """A row's pair, ready to be laid out, chosen first; of a row without one anything."""
@@ -174,7 +175,9 @@ class Maker:
             return rollout_group(self.policy, asked, [rollouts[best], rollouts[1 - best]])
         texts = (prompt.answer, row.get("text", prompt.answer))
         responses = [[assistant_message(text)] for text in texts]
-        return render_group(self.policy, asked.id, asked.images, asked.prompt, responses)
+        return render_group(
+            self.policy, asked.prompt.id, asked.prompt.images, asked.prompt.messages, responses
+        )
 
 
 def longest_pairs(maker: Maker, prompts: Sequence[Group]) -> list[Group]:

@@ -238,7 +238,7 @@ def _finish(
     """Write the model card and the run's results; warn if nothing was learned."""
     left_out, fresh = items.left_out, _all_measures(run.folder / ROLLOUTS)
     assert left_out is not None
-    used = sum(not left_out.has_prompt(prompt.request.id) for prompt in items.maker.prompts)
+    used = sum(not left_out.has_prompt(prompt.asked.id) for prompt in items.maker.prompts)
     write_cards(run, trained.files, method, {"prompts": used}, proofs, trained.figures, fresh)
     run.finish(
         prompts=used, skipped=len(left_out), prefix_sharing=dataclasses.asdict(sharing),
@@ -382,7 +382,7 @@ def _proof_groups(
     """
 
     def blind(row: Row) -> bool:
-        return not maker.prompts[row["index"]].request.images
+        return not maker.prompts[row["index"]].asked.images
 
     rows = [row for row in buffer.rows.values() if row["kind"] != "refused"]
     if rows:
@@ -396,7 +396,7 @@ def _proof_group(policy: Policy, maker: Maker, row: Row) -> Group:
     prompt = maker.prompts[row["index"]]
     said = [response["text"] for response in row.get("responses", ())]
     texts = said or [prompt.answer, row.get("text", "")]
-    return proof_group(policy, prompt.request, texts)
+    return proof_group(policy, prompt.asked, texts)
 
 
 def nothing_learned(measures: Mapping[str, float]) -> str:

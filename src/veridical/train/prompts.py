@@ -14,6 +14,7 @@ from datasets import Dataset
 from veridical.bdhs.algorithm import TrueAnswer
 from veridical.data.messages import Message, assistant_message, count_images, text_of
 from veridical.data.object_lists import read_objects
+from veridical.data.prompts import Prompt
 from veridical.data.records import read_records
 from veridical.judges.exact import listed_objects
 from veridical.judges.judging import Case
@@ -24,7 +25,6 @@ from veridical.models.prompt_texts import render_prompt
 from veridical.models.rendering import Group, RefusedRowError, render_group
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import part_of
-from veridical.sampling import Request
 from veridical.train.loop.collapsed import refuse_collapsed
 from veridical.train.loop.rows import Images, TrainingRows, render_pair, render_rows
 from veridical.train.options import Training
@@ -37,32 +37,26 @@ class TrainingPrompt:
     """A record that fresh responses are made for.
 
     Attributes:
-        request: what is asked; its id is the record's.
+        asked: what is asked, with what a judge may be told; its id is the record's.
         answer: the true answer of a conversation, or a pair's chosen one; "" if there is none.
         texts: a pair's two answers; empty for other records.
         pair: a preference record's own two answers; else None.
-        facts: captions, regions or options that a judge may be told.
         image_names: of the images' files, without suffix.
-        expected_answer: what a short answer should say, if the record knows.
     """
 
-    request: Request
+    asked: Prompt
     answer: str
     texts: tuple[str, ...]
     pair: Group | None
-    facts: tuple[str, ...]
     image_names: tuple[str, ...]
-    expected_answer: str | None
 
     def case(self, responses: Sequence[str]) -> Case:
         """The prompt with responses, as a judge sees it."""
-        asked = self.request
-        return Case(asked.id, asked.prompt, responses, asked.images, self.image_names, self.facts)
+        return Case(self.asked, responses, self.image_names)
 
     def source(self) -> TrueAnswer:
         """The prompt with its true answer."""
-        asked = self.request
-        return TrueAnswer(asked.id, asked.images, asked.prompt, self.answer)
+        return TrueAnswer(self.asked, self.answer)
 
 
 def check_object_lists(judging: Judging, data: Path, kind: PromptKind, training: Training) -> None:
@@ -87,7 +81,7 @@ def check_object_lists(judging: Judging, data: Path, kind: PromptKind, training:
         for number, id, names in zip(
             records.numbers, records.rows["id"], image_names(records.rows), strict=True
         ):
-            if listed_objects(Case(id, (), (), image_names=names), listed) is None:
+            if listed_objects(Case(Prompt(id, (), ()), (), names), listed) is None:
                 known = f", image {', '.join(names)}" if any(names) else ""
                 without.append(f"{path} row {number} ({id}{known})")
     if without and len(without) > training.max_bad_fraction * total:
@@ -145,13 +139,17 @@ def read_prompts(
             if learns_pairs:
                 refuse_collapsed(pair)
         found[row["id"]] = TrainingPrompt(
-            Request(row["id"], pictures, prompt),
+            Prompt(
+                row["id"],
+                pictures,
+                prompt,
+                tuple(row.get("facts") or ()),
+                row.get("expected_answer"),
+            ),
             text_of(known.get(kind) or []).strip(),
             tuple(text_of(row[name]).strip() for name in branches) if pair else (),
             pair,
-            tuple(row.get("facts") or ()),
             tuple(images.names()),
-            row.get("expected_answer"),
         )
         longest = max((len(ids) for ids in pair.response_ids), default=0) if pair else 0
         room = torch.zeros(max(longest, max_new_tokens), dtype=torch.long)
@@ -163,7 +161,7 @@ def read_prompts(
     return [found[group.id] for group in rows.groups], rows
 
 
-def proof_group(policy: Policy, asked: Request, texts: Sequence[str]) -> Group:
+def proof_group(policy: Policy, asked: Prompt, texts: Sequence[str]) -> Group:
     """A prompt with two answers by their texts, for proofs: the stock path tokenizes them itself.
 
     Raises:
@@ -172,7 +170,7 @@ def proof_group(policy: Policy, asked: Request, texts: Sequence[str]) -> Group:
     for candidates in (texts, ("Yes.", "No.")):
         answers = [[assistant_message(text)] for text in candidates]
         try:
-            return render_group(policy, asked.id, asked.images, asked.prompt, answers)
+            return render_group(policy, asked.id, asked.images, asked.messages, answers)
         except RefusedRowError as refused:
             reason = refused
     raise UserError(f"The prompt of row {asked.id} can't be answered: {reason}.")

@@ -139,10 +139,13 @@ def sample_usable(
     if left_out is None:
         return answer(list(asked)), list(range(len(asked)))
     said, refused = leave_out_refused(
-        [request.id for request in asked], lambda left: answer([asked[place] for place in left])
+        [request.prompt.id for request in asked],
+        lambda left: answer([asked[place] for place in left]),
     )
     for place, reason in refused.items():
-        left_out.note({(prompt_of(asked[place].id), len(asked[place].images)): reason})
+        left_out.note(
+            {(prompt_of(asked[place].prompt.id), len(asked[place].prompt.images)): reason}
+        )
     return said, [place for place in range(len(asked)) if place not in refused]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from veridical.data.messages import user_message
+from veridical.data.prompts import Prompt
 from veridical.data.text.thoughts import (
     MARKS,
     PROMPTED_MARKS,
@@ -65,7 +66,7 @@ def test_a_text_without_a_thought_is_the_answer_as_it_is() -> None:
 
 def test_the_text_of_a_response_is_its_answer() -> None:
     tokenizer = Bytes()
-    nothing = Request("row", [], [])
+    nothing = Request(Prompt("row", [], []))
     reader = Reader(tokenizer, [nothing, nothing])
     for thought in ("<think>A dog?</think>", "<|channel>thought\nA dog?<channel|>"):
         ids = [*tokenizer.encode(f"{thought}\n\nA dog."), 0]
@@ -98,7 +99,7 @@ def verdict(text: str) -> int | None:
     def ask(questions: Sequence[JudgeQuestion]) -> list[Reply]:
         return [Reply(text) for _ in questions]
 
-    case = Case("a", [user_message("What?", images=0)], ["A dog.", "A cat."])
+    case = Case(Prompt("a", (), [user_message("What?", images=0)]), ["A dog.", "A cat."])
     (look,) = choosing_looker(ask, Questioning(read_criterion("honesty", "choice"), 1))([case])
     return look.better
 

@@ -22,6 +22,7 @@ from peft import PeftModel
 from PIL import Image
 
 from veridical.data.messages import Block, Message, text_block
+from veridical.data.prompts import Prompt
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy, end_token_ids
 from veridical.models.processing import process
@@ -62,7 +63,7 @@ class Served:
                 images.append(Image.open(io.BytesIO(data)).convert("RGB"))
                 kept.append({"type": "image"})
             prompt.append({"role": message["role"], "content": kept})
-        request = Request("served", images, prompt)
+        request = Request(Prompt("served", images, prompt))
         decoding = Decoding(asked["max_tokens"], asked["temperature"], asked["seed"])
         ((said,),) = roll_out(policy, [request], decoding)
         text = render_prompt(policy, prompt)

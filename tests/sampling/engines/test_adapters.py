@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message, write_records
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
@@ -96,7 +97,9 @@ def moved_policy(model: str) -> Policy:
 
 def requests_for(pictures: list[Image.Image]) -> list[Request]:
     prompt = [user_message("Describe the image.")]
-    return [Request(f"row-{i}", [picture], prompt) for i, picture in enumerate(pictures[:2])]
+    return [
+        Request(Prompt(f"row-{i}", [picture], prompt)) for i, picture in enumerate(pictures[:2])
+    ]
 
 
 def test_log_probs_are_those_of_the_policy_with_the_pixels(

@@ -21,6 +21,7 @@ from PIL import Image
 
 from veridical.cli.dispatch import main
 from veridical.data.messages import assistant_message, user_message
+from veridical.data.prompts import Prompt
 from veridical.data.records import read_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
@@ -83,14 +84,17 @@ def talk() -> Iterator[Talk]:
 
 def ask(number: int = 0) -> Request:
     picture = Image.new("RGB", (4, 3), (255, 0, 0))
-    return Request(f"row/{number}", [picture], [user_message("What is it?")])
+    return Request(Prompt(f"row/{number}", [picture], [user_message("What is it?")]))
 
 
 def test_what_is_sent(talk: Talk) -> None:
     earlier = [user_message("What is it?"), assistant_message("A cup."), user_message("Sure?", 0)]
     talk.finish = "length"
     said = Server("m", {"url": talk.url}).respond(
-        [Request("row", ask().images, earlier)], temperature=0.7, max_new_tokens=9, seed=1
+        [Request(Prompt("row", ask().prompt.images, earlier))],
+        temperature=0.7,
+        max_new_tokens=9,
+        seed=1,
     )
     body = talk.asked[0]
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("m", 0.7, 9)

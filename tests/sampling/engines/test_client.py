@@ -19,6 +19,7 @@ from PIL import Image
 
 from veridical.cli.dispatch import main
 from veridical.data.messages import user_message
+from veridical.data.prompts import Prompt
 from veridical.data.records import read_records
 from veridical.judges.endpoint import endpoint_settings
 from veridical.runtime.errors import UserError
@@ -137,7 +138,7 @@ def test_no_reply_ends_in_a_traceback_or_loses_others(reason: str, web: Web) -> 
     """The second of three questions is answered so: it is refused, the others are kept."""
     web.answer = lambda one, number: say(one, INSTEAD[reason] if number == 2 else reply())
     server = Server("m", {"url": web.url, "retries": 0, "concurrency": 1})
-    asks = [Request(f"row/{number}", [], [user_message("What?", 0)]) for number in range(3)]
+    asks = [Request(Prompt(f"row/{number}", [], [user_message("What?", 0)])) for number in range(3)]
     said = server.respond(asks, 1.0, 9, 0)
     assert [one.text for one in said] == ["A cup.", "", "A cup."]
     assert "answers with" in str(said[1].refusal)

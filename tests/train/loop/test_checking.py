@@ -192,7 +192,7 @@ def test_steered_models_are_asked_for_the_highest_marks(
     honest = sampling.respond
 
     def spy(policy: Any, requests: Sequence[Request], *given: Any, **more: Any) -> Any:
-        asked.extend(str(request.prompt) for request in requests)
+        asked.extend(str(request.prompt.messages) for request in requests)
         return honest(policy, requests, *given, **more)
 
     monkeypatch.setattr("veridical.train.loop.checking.respond", spy)

@@ -131,7 +131,10 @@ def holds(model: Path, checkpoint: Path) -> bool:
 
 def by_prompt(cases: Sequence[Case]) -> list[Verdict]:
     """Marks that are the same whatever is said, so that nothing of RLOO's moves."""
-    return [Verdict(tuple({"points": float(case.id[4])} for _ in case.responses)) for case in cases]
+    return [
+        Verdict(tuple({"points": float(case.prompt.id[4])} for _ in case.responses))
+        for case in cases
+    ]
 
 
 def marked(prompts: Path) -> dict[str, Any]:
@@ -175,7 +178,7 @@ def test_rows_of_a_picture_stay_on_one_side_as_with_every_command(
     monkeypatch.setattr(rl_loop, "Evaluations", spy)
     train("rloo", saved, prompts, tmp_path / "out", training=replace(TRAINING, max_steps=1))
     learned, held_out = (
-        {image_bytes_key(image) for one in side for image in one.request.images} for side in sides
+        {image_bytes_key(image) for one in side for image in one.asked.images} for side in sides
     )
     assert len(learned) == 4 and len(held_out) == 2 and not learned & held_out
     assert (len(sides[0]), len(sides[1])) == (8, 4)
@@ -427,10 +430,10 @@ def test_held_out_prompts_that_can_not_be_scored_are_counted_and_refused(
 
     def odd(cases: Sequence[Case]) -> list[Verdict]:
         if not held_out:  # step 0 asks about them before anything else is
-            held_out.update(case.id for case in cases)
+            held_out.update(case.prompt.id for case in cases)
         return [
             Verdict(problem="odd")
-            if case.id in sorted(held_out)[:bad]
+            if case.prompt.id in sorted(held_out)[:bad]
             else Verdict(tuple({"points": float(len(text))} for text in case.responses))
             for case in cases
         ]

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 import pytest
 
 from veridical.data.messages import user_message
+from veridical.data.prompts import Prompt
 from veridical.judges.judging import Case, Verdict
 from veridical.runtime.errors import UserError
 from veridical.train.rl.scale import scores_of
 
-CASES = [Case(name, [user_message("What?")], ["A dog."]) for name in ("a", "b")]
+CASES = [Case(Prompt(name, (), [user_message("What?")]), ["A dog."]) for name in ("a", "b")]
 
 
 def test_a_judge_that_can_score_nothing_says_why() -> None:
     def judge(cases: Sequence[Case]) -> list[Verdict]:
-        return [Verdict(problem=f"no list for {case.id}.jpg") for case in cases]
+        return [Verdict(problem=f"no list for {case.prompt.id}.jpg") for case in cases]
 
     with pytest.raises(UserError, match=r"no prompt of the first 2 \(a: no list for a.jpg\)"):
         scores_of(judge, CASES)

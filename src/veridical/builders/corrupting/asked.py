@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from veridical.builders._answers import ChosenAnswer
 from veridical.data.messages import user_message
+from veridical.data.prompts import Prompt
 from veridical.data.text.units import same_words, words_of
 from veridical.judges.prompted import Asker, JudgeQuestion, Reply, ReplyOutcome, ask_until_read
 from veridical.judges.prompts import UnreadableError
@@ -97,7 +98,7 @@ def corrupt_by_asking(
     """Have a model corrupt some answers; a reply that can't be used is asked for again."""
     template = wording.text()
     questions = [
-        JudgeQuestion(answer.id, (), [user_message(_filled(template, answer), images=0)])
+        JudgeQuestion(Prompt(answer.id, (), [user_message(_filled(template, answer), images=0)]))
         for answer in answers
     ]
 

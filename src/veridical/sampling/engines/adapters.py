@@ -236,10 +236,12 @@ class Engine:
     def _answer(
         self, policy: Policy, request: Request, number: int, decoding: Decoding, version: int
     ) -> EngineReply:
-        seed = int(generator(decoding.seed, "engine", f"{request.id}/{number}").integers(2**31))
+        seed = int(
+            generator(decoding.seed, "engine", f"{request.prompt.id}/{number}").integers(2**31)
+        )
         body = {
             "model": self._called(version),
-            "messages": sent_messages(request.prompt, request.images),
+            "messages": sent_messages(request.prompt.messages, request.prompt.images),
             "temperature": decoding.temperature,
             "max_tokens": decoding.max_new_tokens,
             "seed": seed,
@@ -260,8 +262,9 @@ class Engine:
         cut = ids[-1] not in end_token_ids(policy)
         if cut and choice.finish_reason == "stop":
             raise UserError(
-                f"What {self.address} answered to row {request.id} stopped by itself without an "
-                "end token; it can't be used. Serve the model without stop strings of its own."
+                f"What {self.address} answered to row {request.prompt.id} stopped by itself "
+                "without an end token; it can't be used. Serve the model without stop strings of "
+                "its own."
             )
         found = EngineReply(
             tuple(ids), cut, self._version(completion.model, version), completion.prompt_token_ids
@@ -274,7 +277,7 @@ class Engine:
             return self.client.complete(body)
         except (FailedError, StoppedError) as error:
             raise UserError(
-                f"{self.address} does not answer row {request.id}: {error}. Go on with "
+                f"{self.address} does not answer row {request.prompt.id}: {error}. Go on with "
                 "--resume true when it does."
             ) from error
 
@@ -368,9 +371,9 @@ def _require_same_prompt(
     image = image_token_id(policy)
     if _once(ours, image) != _once(theirs, image):
         raise UserError(
-            f"{address} reads another prompt than ours for row {request.id}: its chat template or "
-            "its tokenizer differs, or its template writes today's date and this run keeps the "
-            "date of its start. Serve the very model that is trained."
+            f"{address} reads another prompt than ours for row {request.prompt.id}: its chat "
+            "template or its tokenizer differs, or its template writes today's date and this run "
+            "keeps the date of its start. Serve the very model that is trained."
         )
 
 
@@ -397,7 +400,9 @@ def _require_sane(policy: Policy, answer: EngineReply, request: Request, address
     elif ends & set(ids[:-1]):
         wrong = "goes on after its end token"
     if wrong:
-        raise UserError(f"What {address} answered to row {request.id} {wrong}; it can't be used.")
+        raise UserError(
+            f"What {address} answered to row {request.prompt.id} {wrong}; it can't be used."
+        )
 
 
 def _once(ids: Sequence[int], image: int) -> list[int]:

@@ -70,7 +70,7 @@ class Server:
         """
 
         def answer(request: Request) -> ServerReply:
-            own = int(generator(seed, "server", request.id).integers(2**31))
+            own = int(generator(seed, "server", request.prompt.id).integers(2**31))
             return self._answer(request, temperature, max_new_tokens, own)
 
         return self.client.ask_all(answer, requests)
@@ -80,7 +80,7 @@ class Server:
     ) -> ServerReply:
         body = {
             "model": self.model,
-            "messages": sent_messages(request.prompt, request.images),
+            "messages": sent_messages(request.prompt.messages, request.prompt.images),
             "temperature": temperature,
             "max_tokens": max_new_tokens,
             "seed": seed,

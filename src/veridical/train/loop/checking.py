@@ -22,6 +22,7 @@ from veridical.data.object_lists import (
     read_objects,
 )
 from veridical.data.object_questions import ObjectQuestion, build_questions
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.data.steering import ALL_HIGHEST, steered
 from veridical.data.vocabulary import Vocabulary, read_vocabulary
@@ -106,11 +107,13 @@ class Check:
         return figures
 
     def _describe(self) -> Iterator[Mapping[str, float]]:
-        asked = [Request(image, [file], self._prompt(DESCRIBE))
+        asked = [Request(Prompt(image, [file], self._prompt(DESCRIBE)))
                  for image, file in _share(list(self.pictures.files.items()))]  # fmt: skip
         for request, response in self._ask(asked, self.decoding, str):
-            listed = self.pictures.objects[request.id]
-            judged = judge_answer(request.id, response.text, listed, self.pictures.vocabulary)
+            listed = self.pictures.objects[request.prompt.id]
+            judged = judge_answer(
+                request.prompt.id, response.text, listed, self.pictures.vocabulary
+            )
             yield chair_counts(count_objects(judged))
 
     def _answer(self) -> Iterator[Mapping[str, float]]:
@@ -118,12 +121,12 @@ class Check:
         times: Counter[tuple[str, str]] = Counter((q.image_id, q.text) for q in self.questions)
         label = {(q.image_id, q.text): q.label for q in self.questions}
         files = self.pictures.files
-        asked = [Request(f"{image}/{text}", [files[image]], self._prompt(text))
+        asked = [Request(Prompt(f"{image}/{text}", [files[image]], self._prompt(text)))
                  for image, text in _share(list(times))]  # fmt: skip
         question_of = {f"{image}/{text}": (image, text) for image, text in times}
         decoding = Decoding(ANSWER_TOKENS, batch_size=self.decoding.batch_size)
         for request, response in self._ask(asked, decoding, lambda id: question_of[id][0]):
-            image, text = question_of[request.id]
+            image, text = question_of[request.prompt.id]
             counts = pope_counts(label[image, text], parse_answer(response.text, "strict", text))
             yield {name: times[image, text] * count for name, count in counts.items()}
 
@@ -138,12 +141,12 @@ class Check:
             return respond(self.policy, some, decoding, label="") if some else []
 
         try:
-            made, refused = leave_out_refused([request.id for request in requests], ask)
+            made, refused = leave_out_refused([request.prompt.id for request in requests], ask)
         except RefusedRowError as refusal:
             raise UserError(
                 f"--check-images: the model cannot be asked {DESCRIBE!r}: {refusal}. Leave it out."
             ) from refusal
-        self.refused.update({image_of(requests[n].id): why for n, why in refused.items()})
+        self.refused.update({image_of(requests[n].prompt.id): why for n, why in refused.items()})
         kept = [request for place, request in enumerate(requests) if place not in refused]
         return zip(kept, made, strict=True)
 

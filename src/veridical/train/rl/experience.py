@@ -210,10 +210,12 @@ def _sample(
     usable = [
         place
         for place in places
-        if left_out is None or not left_out.has_prompt(setting.prompts[indexes[place]].request.id)
+        if left_out is None or not left_out.has_prompt(setting.prompts[indexes[place]].asked.id)
     ]
-    requests = [setting.prompts[indexes[place]].request for place in usable]
-    requests = [dataclasses.replace(one, id=f"{one.id}/{noise}") for one in requests]
+    prompts = [setting.prompts[indexes[place]].asked for place in usable]
+    requests = [
+        Request(dataclasses.replace(prompt, id=f"{prompt.id}/{noise}")) for prompt in prompts
+    ]
     said, kept = sample_usable(left_out, requests, answer)
     if left_out is not None:
         left_out.share()

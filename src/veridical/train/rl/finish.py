@@ -118,7 +118,7 @@ def held_out_figures(rows: Sequence[Mapping[str, object]], step: int | None) -> 
 
 
 def _usable(prompts: Sequence[TrainingPrompt], left_out: LeftOut) -> int:
-    return sum(not left_out.has_prompt(prompt.request.id) for prompt in prompts)
+    return sum(not left_out.has_prompt(prompt.asked.id) for prompt in prompts)
 
 
 def nothing_earned(steps: Sequence[Mapping[str, object]]) -> str:

@@ -111,7 +111,11 @@ def refuse_no_reward(
             answers are to be rewarded and no prompt says what is expected.
     """
     for some, what in ((prompts, "prompts"), (held_out, "held-out prompts")):
-        if symbolic.answer_reward and some and all(one.expected_answer is None for one in some):
+        if (
+            symbolic.answer_reward
+            and some
+            and all(one.asked.expected_answer is None for one in some)
+        ):
             raise UserError(
                 f"--answer-reward is {symbolic.answer_reward:g}, and none of the {len(some)} "
                 f"{what} has an `expected_answer`. Give the rows one, or leave the option at 0."
@@ -142,7 +146,7 @@ def _rewarded(
             len(rollout.token_ids),
             rewarder.limit,
             rollout.stop_reason == "length",
-            prompt.expected_answer,
+            prompt.asked.expected_answer,
         )
         for score, rollout in zip(scores, rollouts, strict=True)
     )

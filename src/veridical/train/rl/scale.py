@@ -14,7 +14,7 @@ from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json
 from veridical.runtime.progress import counted
-from veridical.sampling import Decoding
+from veridical.sampling import Decoding, Request
 from veridical.sampling.rollouts import roll_out
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.prompts import TrainingPrompt
@@ -82,17 +82,13 @@ def scale_of(
         UserError: all are worth the same, or none can be scored.
     """
     few = [
-        prompt
-        for prompt in prompts
-        if left_out is None or not left_out.has_prompt(prompt.request.id)
+        prompt for prompt in prompts if left_out is None or not left_out.has_prompt(prompt.asked.id)
     ][:SCALED_ON]
     if all(prompt.pair is not None and prompt.texts for prompt in few):
         cases = [prompt.case(prompt.texts) for prompt in few]
     else:
         policy.model.eval()
-        asked = [
-            dataclasses.replace(prompt.request, id=f"{prompt.request.id}/scale") for prompt in few
-        ]
+        asked = [Request(dataclasses.replace(one.asked, id=f"{one.asked.id}/scale")) for one in few]
         said, kept = sample_usable(left_out, asked, lambda own: roll_out(policy, own, decoding))
         cases = [
             few[place].case([response.text for response in responses])
@@ -117,7 +113,7 @@ def scores_of(judge: Judge, cases: Sequence[Case]) -> list[float]:
     problems = [verdict.problem for verdict in verdicts if verdict.problem]
     if problems and len(problems) == len(verdicts):
         raise UserError(
-            f"The judge can score no prompt of the first {len(problems)} ({cases[0].id}: "
+            f"The judge can score no prompt of the first {len(problems)} ({cases[0].prompt.id}: "
             f"{problems[0]}), so nothing can be learned from it."
         )
     return [total_score(ratings) for verdict in verdicts for ratings in verdict.ratings]

@@ -285,12 +285,12 @@ def hold_out(
         return list(prompts), []
     pictures = same_pictures(rows.groups, pictures=rows.pictures)
     parts = split_held_out(rows.groups, training.held_out, training.seed, by=pictures.__getitem__)
-    of = {prompt.request.id: prompt for prompt in prompts}
+    of = {prompt.asked.id: prompt for prompt in prompts}
     train, held_out = ([of[group.id] for group in part] for part in parts)
     return train, held_out
 
 
 def _few(policy: Policy, prompts: Sequence[TrainingPrompt], left_out: LeftOut) -> list[Group]:
-    ordered = sorted(prompts, key=lambda prompt: not prompt.request.images)
-    groups = (proof_group(policy, p.request, p.texts or (p.answer, "No.")) for p in ordered)
+    ordered = sorted(prompts, key=lambda prompt: not prompt.asked.images)
+    groups = (proof_group(policy, p.asked, p.texts or (p.answer, "No.")) for p in ordered)
     return left_out.usable(policy, groups, PROOF_ROWS)
