@@ -13,9 +13,10 @@ from veridical import sampling
 from veridical.builders._parts import Parts
 from veridical.cli.dispatch import main
 from veridical.data.records import assistant_message, user_message, write_records
+from veridical.data.responses import Response
 from veridical.models.policy import Policy
 from veridical.runtime.files import read_jsonl
-from veridical.sampling import Decoding, Request, Response
+from veridical.sampling import Decoding, Request
 from veridical.study import methods
 from veridical.study.arms import Budget
 

@@ -24,6 +24,7 @@ from veridical.builders.bdhs import build_bdhs
 from veridical.data.images import RowImage
 from veridical.data.prompts import Prompt
 from veridical.data.records import read_records, user_message
+from veridical.data.responses import Response
 from veridical.models import turns, vision_cache
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
@@ -32,7 +33,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_jsonl
 from veridical.runtime.options import CacheOptions, DtypeName, Loading
 from veridical.runtime.runs import start_run
-from veridical.sampling import Decoding, Request, Response, complete_masked
+from veridical.sampling import Decoding, Request, complete_masked
 
 pytestmark = pytest.mark.usefixtures("answers_end")
 

@@ -19,9 +19,10 @@ from veridical.builders._bdhs_counts import summarize
 from veridical.builders.bdhs import build_bdhs
 from veridical.data.prompts import Prompt
 from veridical.data.records import assistant_message, read_records, text_of, user_message
+from veridical.data.responses import Response
 from veridical.models.policy import Policy
 from veridical.runtime.files import read_json, read_jsonl, write_jsonl
-from veridical.sampling import Decoding, Request, Response
+from veridical.sampling import Decoding, Request
 
 EDIT = load_similarity("edit")
 HOW = Rejecting(BDHSSettings(similarity_threshold=0.99), Decoding(16, 1.0, 0, 64), EDIT)

@@ -13,8 +13,8 @@ from veridical.builders import _samples
 from veridical.cli import main
 from veridical.data.messages import text_of
 from veridical.data.records import read_records
+from veridical.data.responses import Response
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
-from veridical.sampling.requests import Response
 
 CUT = "A dog and a cat, and"
 """By the judge the best of all: it names both objects and invents none."""

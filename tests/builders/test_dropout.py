@@ -13,9 +13,10 @@ from veridical.builders import dropout
 from veridical.cli import main
 from veridical.data.messages import count_images
 from veridical.data.records import read_records, text_of
+from veridical.data.responses import Response
 from veridical.models.policy import Policy
 from veridical.runtime.files import read_json, read_jsonl, write_jsonl
-from veridical.sampling import Decoding, Request, Response
+from veridical.sampling import Decoding, Request
 from veridical.world.dataset import write_scenes
 
 

@@ -16,12 +16,12 @@ from veridical.cli.dispatch import main
 from veridical.data.messages import assistant_message, text_of, user_message
 from veridical.data.prompts import Prompt
 from veridical.data.records import read_records
+from veridical.data.responses import Response
 from veridical.data.steering import REQUEST
 from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_jsonl
 from veridical.sampling import Decoding
-from veridical.sampling.requests import Response
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from PIL import Image
 from veridical import sampling
 from veridical.data.image_checks import find_images
 from veridical.data.prompts import Prompt, image_question
+from veridical.data.responses import Response
 from veridical.eval.answers import (
     AnswerSettings,
     forget_partial_answers,
@@ -27,7 +28,7 @@ from veridical.models.rendering import RefusedRowError
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.runtime.shards import Shard
-from veridical.sampling import Decoding, Request, Response
+from veridical.sampling import Decoding, Request
 
 
 class Stub:
@@ -81,7 +82,7 @@ def test_shards_finish_whatever_separates_the_lines_of_an_answer(
     last = dataclasses.replace(SETTINGS, shard=Shard(1, 2))
     answers = make_answers(prompts, last, tmp_path, "test")
     assert answers is not None
-    assert [answer.text for answer in answers] == [stub.says.format(i) for i in range(5)]
+    assert [answer.response.text for answer in answers] == [stub.says.format(i) for i in range(5)]
     assert sorted(stub.asked) == ["0", "1", "2", "3", "4"]  # nothing is made twice
 
 
@@ -104,7 +105,9 @@ def test_an_interrupted_run_continues(tmp_path: Path, stub: Stub, prompts: list[
     answers = make_answers(prompts, SETTINGS, tmp_path, "test")
     assert answers is not None
     assert stub.asked == ["0", "1", "2", "3", "4"]
-    assert [answer.text for answer in answers] == [f"Yes, a dog and a cat: {i}" for i in range(5)]
+    assert [answer.response.text for answer in answers] == [
+        f"Yes, a dog and a cat: {i}" for i in range(5)
+    ]
     again = make_answers(prompts, SETTINGS, tmp_path, "test")
     assert again == answers and len(stub.asked) == 5
 
@@ -279,7 +282,9 @@ def test_shares_are_answered_apart_and_put_together_by_the_last(
     assert stub.asked == ["0", "1", "4"]
     answers = make_answers(prompts, second, tmp_path, "test")
     assert answers is not None
-    assert [answer.text for answer in answers] == [f"Yes, a dog and a cat: {i}" for i in range(5)]
+    assert [answer.response.text for answer in answers] == [
+        f"Yes, a dog and a cat: {i}" for i in range(5)
+    ]
     # One that finishes at the same time sees every answer too, and leaves it to the first.
     assert make_answers(prompts, first, tmp_path, "test") is None
     assert make_answers(prompts, SETTINGS, tmp_path, "test") == answers

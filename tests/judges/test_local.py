@@ -11,6 +11,7 @@ from PIL import Image
 
 from veridical.data.messages import user_message
 from veridical.data.prompts import Prompt
+from veridical.data.responses import Response
 from veridical.judges import local
 from veridical.judges.criterion import parse_criterion, read_criterion
 from veridical.judges.judging import Case
@@ -22,7 +23,7 @@ from veridical.models.policy import Policy
 from veridical.models.prompt_batches import prompt_batch
 from veridical.models.prompt_texts import render_prompt
 from veridical.runtime.errors import UserError
-from veridical.sampling import Decoding, Request, Response
+from veridical.sampling import Decoding, Request
 
 # The tiny model's tokenizer knows whole words, and no digits.
 NAMED = parse_criterion("own", "---\nform: choice\nnames: [park, kitchen]\n---\nWhich is it?")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from veridical import sampling
+from veridical.data.responses import Response
 from veridical.models import load
 from veridical.models.policy import Policy
 from veridical.models.refused_rows import RefusedRowsError
@@ -46,12 +47,12 @@ def test_the_answer_is_printed(
         requests: list[sampling.Request],
         decoding: sampling.Decoding,
         label: str,
-    ) -> list[sampling.Response]:
+    ) -> list[Response]:
         assert model is policy
         assert [image.size for image in requests[0].prompt.images] == [(20, 10)]  # type: ignore[union-attr]
         assert requests[0].prompt.messages[0]["content"][-1]["text"] == "Is it red?"
         assert (decoding.max_new_tokens, decoding.temperature, decoding.seed) == (5, 0.5, 3)
-        return [sampling.Response(" Yes.\n")]
+        return [Response(" Yes.\n")]
 
     monkeypatch.setattr(load, "load_policy", lambda *_, **__: policy)
     monkeypatch.setattr(sampling, "respond", respond)
@@ -63,7 +64,7 @@ def test_the_answer_is_printed(
 def test_a_picture_that_the_processor_refuses_is_called_by_its_name(
     picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object, **__: object) -> list[sampling.Response]:
+    def refuse(*_: object, **__: object) -> list[Response]:
         raise RefusedRowsError("a model", {0: "it is too wide"}, ["ask"])
 
     monkeypatch.setattr(load, "load_policy", lambda *_, **__: Policy(None, None, "m"))

@@ -13,6 +13,7 @@ import regex
 from family_models import build_tokenizer
 
 from veridical.data.prompts import Prompt
+from veridical.data.responses import Response
 from veridical.data.text.sentences import ends_sentence, first_sentence
 from veridical.sampling.reader import Reader, can_end
 from veridical.sampling.requests import Request
@@ -61,6 +62,10 @@ def test_the_end_is_where_a_test_after_every_token_finds_it(prefix: str) -> None
     assert len(found) > 4
 
 
+def tokens(ids: list[int]) -> Response:
+    return Response("", tuple(ids))
+
+
 def test_text_keeps_the_spacing_behind_a_beginning() -> None:
     for tokenizer in (build_tokenizer([], "<s>", "</s>", "<pad>"), build_word_tokenizer()):
         begun, whole = "There is a", "There is a red cup. No."
@@ -68,7 +73,7 @@ def test_text_keeps_the_spacing_behind_a_beginning() -> None:
         start = len(tokenizer(begun, add_special_tokens=False)["input_ids"])
         reader = Reader(tokenizer, [asked(begun)])
         assert reader.text(0, ids[start:]) == " red cup. No."
-        said = reader.response(0, ids[start:], "sentence", until_sentence_end=True)
+        said = reader.read(0, tokens(ids[start:]), until_sentence_end=True)
         assert said.text == first_sentence(" red cup. No.", before=begun) == " red cup."
 
 
@@ -106,11 +111,11 @@ def test_the_rules_are_those_of_the_language_that_is_asked_for(
     tokenizer = build_tokenizer([], "<s>", "</s>", "<pad>")
     reader = Reader(tokenizer, [asked("", "", language)])
     ids = tokenizer("Im 3. Stock. Ja da.", add_special_tokens=False)["input_ids"]
-    assert reader.response(0, ids, "length", until_sentence_end=True).text == first
+    assert reader.read(0, tokens(ids), until_sentence_end=True).text == first
     if language:
         watch = reader.watch(0)
         over = next(n for n in range(1, len(ids) + 1) if watch.is_over(ids[:n]))
-        said = reader.response(0, ids[:over], "sentence", until_sentence_end=True).text
+        said = reader.read(0, tokens(ids[:over]), until_sentence_end=True).text
         assert said == first
 
 
@@ -120,4 +125,4 @@ def test_what_is_before_the_sentence_decides_nothing() -> None:
     before = "He says “no.\n```\nx = 1\n"
     ids = tokenizer(" dog. It sleeps.", add_special_tokens=False)["input_ids"]
     begun = Reader(tokenizer, [asked(before + "A", "A")])
-    assert begun.response(0, ids, "length", until_sentence_end=True).text == " dog."
+    assert begun.read(0, tokens(ids), until_sentence_end=True).text == " dog."

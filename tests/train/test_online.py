@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 from veridical.bdhs.settings import BDHSSettings
 from veridical.data.prompts import Prompt
 from veridical.data.records import assistant_message, user_message, write_records
+from veridical.data.responses import Response
 from veridical.judges.judging import Case, PairwiseJudge, PairwiseVerdict
 from veridical.judges.named import Judging
 from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.sampling import Decoding
-from veridical.sampling.requests import Response
 from veridical.train import fresh, online
 from veridical.train.dpo import train_dpo
 from veridical.train.loop import buffer

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from veridical.data.prompts import Prompt
 from veridical.data.records import user_message, write_records
+from veridical.data.responses import Response
 from veridical.judges.judging import Case, Verdict
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
@@ -31,7 +32,6 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.runtime.run_files import read_run_file
 from veridical.sampling import Decoding, Request
-from veridical.sampling.requests import Response
 from veridical.sampling.rollouts import roll_out, rollout_group
 from veridical.train import ppo
 from veridical.train.options import Training

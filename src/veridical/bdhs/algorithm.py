@@ -20,6 +20,7 @@ from veridical.data.image_checks import require_images
 from veridical.data.images import ImageLike, load_image
 from veridical.data.messages import assistant_message, text_of
 from veridical.data.prompts import Prompt
+from veridical.data.responses import Response
 from veridical.data.text.languages import guess_language
 from veridical.data.text.leading_yes_no import leading_yes_or_no
 from veridical.data.text.units import same_words
@@ -31,7 +32,6 @@ from veridical.runtime.errors import UserError
 from veridical.sampling import (
     Decoding,
     Request,
-    Response,
     complete_masked,
     respond,
 )

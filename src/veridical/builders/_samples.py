@@ -12,13 +12,14 @@ from veridical.data.image_checks import require_images
 from veridical.data.images import row_images
 from veridical.data.messages import Message, count_images
 from veridical.data.prompts import Prompt
+from veridical.data.responses import Response
 from veridical.data.steering import steered
 from veridical.models.policy import Policy
 from veridical.models.prompt_texts import render_prompt
 from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import RefusedRowError
 from veridical.sampling import Decoding, Request
-from veridical.sampling.engines.chat import Server
+from veridical.sampling.engines.chat import Refusal, Server
 from veridical.sampling.rollouts import roll_out
 
 
@@ -141,10 +142,11 @@ def served_responses(
     results = []
     for index, prompt in enumerate(prompts):
         mine = said[index * settings.k : (index + 1) * settings.k]
-        refusal = next((one.refusal for one in mine if one.refusal), None)
+        refusal = next((one for one in mine if isinstance(one, Refusal)), None)
         if refusal is not None:
-            results.append(Sampled(prompt.id, [], [], refusal))
+            results.append(Sampled(prompt.id, [], [], refusal.reason))
             continue
-        texts = [one.text for one in mine]
-        results.append(Sampled(prompt.id, texts, [one.stop_reason for one in mine]))
+        answers = [one for one in mine if isinstance(one, Response)]
+        texts = [answer.text for answer in answers]
+        results.append(Sampled(prompt.id, texts, [answer.stop_reason for answer in answers]))
     return results

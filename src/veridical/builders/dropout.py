@@ -20,6 +20,7 @@ from veridical.builders._parts import Parts, finish, model_identity
 from veridical.data.messages import Message
 from veridical.data.prompts import Prompt
 from veridical.data.reading import read
+from veridical.data.responses import Response
 from veridical.data.text.units import cut_units, same_words
 from veridical.models.load import load_policy
 from veridical.models.model_argument import Model, name_of
@@ -34,7 +35,7 @@ from veridical.runtime.options import Loading, Reading
 from veridical.runtime.progress import are_in, counted
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import read_shard, say
-from veridical.sampling import Request, Response, respond
+from veridical.sampling import Request, respond
 from veridical.sampling.requests import Decoding
 
 NOT_TRIED = "it was not tried"

@@ -11,6 +11,7 @@ from typing import Any
 
 from veridical.data.messages import Message, text_of
 from veridical.data.prompts import Prompt
+from veridical.data.responses import Response
 from veridical.data.steering import parse_steer, steered
 from veridical.data.text.thoughts import answer_of
 from veridical.eval.asked_model import AskedModel
@@ -57,23 +58,22 @@ class AnswerSettings:
 
 @dataclass(frozen=True)
 class KeyedAnswer:
-    """A text and the key of all that decided it, by which a later run finds it again.
+    """A response and the key of all that decided it, by which a later run finds it again.
 
     Attributes:
-        text: what the model said.
-        stop_reason: why it ended.
+        response: what the model said; its text and stop reason are kept.
         key: as `answer_key` makes it.
-        refused: why the model's processor refused the image; then there is no answer.
+        refused: why the model's processor refused the image; then nothing was said.
     """
 
-    text: str
-    stop_reason: str
+    response: Response
     key: str
     refused: str = ""
 
     def as_json(self) -> dict[str, str]:
         """What a row of `answers.jsonl` says about the answer itself."""
-        row = {"answer": self.text, "stop_reason": self.stop_reason, "key": self.key}
+        reason = "refused" if self.refused else self.response.stop_reason
+        row = {"answer": self.response.text, "stop_reason": reason, "key": self.key}
         return row | ({"refused": self.refused} if self.refused else {})
 
 
@@ -218,7 +218,7 @@ def _ask(
 ) -> list[KeyedAnswer]:
     from veridical.models.refused_rows import leave_out_refused
     from veridical.models.rendering import RefusedRowError
-    from veridical.sampling import Decoding, Request, Response, respond
+    from veridical.sampling import Decoding, Request, respond
 
     policy = settings.model.policy
     decoding = Decoding(
@@ -255,10 +255,9 @@ def _ask(
             made = []
             for place, key in enumerate(keys[start : start + len(batch)]):
                 if place in refused:
-                    made.append(KeyedAnswer("", "refused", key, refused[place]))
+                    made.append(KeyedAnswer(Response(""), key, refused[place]))
                 else:
-                    response = next(said)
-                    made.append(KeyedAnswer(response.text, response.stop_reason, key))
+                    made.append(KeyedAnswer(next(said), key))
             file.writelines(
                 json.dumps(answer.as_json(), ensure_ascii=False) + "\n" for answer in made
             )
@@ -275,7 +274,9 @@ def _partial(folder: Path, shard: Shard) -> Path:
 def _known_answers(folder: Path) -> dict[str, KeyedAnswer]:
     return {
         row["key"]: KeyedAnswer(
-            row["answer"], row["stop_reason"], row["key"], row.get("refused", "")
+            Response(row["answer"], stop_reason=row["stop_reason"]),
+            row["key"],
+            row.get("refused", ""),
         )
         for row in stored_rows(folder)
         if {"key", "stop_reason"} <= row.keys()

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from veridical.data.messages import text_of
+from veridical.data.responses import Response
 from veridical.judges.judging import Cost
 from veridical.judges.ledger import Ledger, Limits
-from veridical.judges.prompted import JudgeQuestion, Reply
+from veridical.judges.prompted import JudgeQuestion, JudgeReply
 from veridical.runtime.cache import Cache, digest, open_cache
 from veridical.runtime.errors import UserError
 from veridical.sampling.engines.client import FailedError, StoppedError
@@ -118,7 +119,7 @@ class Endpoint:
         """What has to be told before anything is sent; "" if nothing leaves this machine."""
         return self.client.notice(f"Up to {images} images with their prompts and responses")
 
-    def __call__(self, questions: Sequence[JudgeQuestion]) -> list[Reply]:
+    def __call__(self, questions: Sequence[JudgeQuestion]) -> list[JudgeReply]:
         """Ask them, `concurrency` at once.
 
         Raises:
@@ -131,7 +132,7 @@ class Endpoint:
             self._stopped = True
             raise
 
-    def _reply(self, question: JudgeQuestion) -> Reply:
+    def _reply(self, question: JudgeQuestion) -> JudgeReply:
         pictures = [encoded_image(image) for image in question.prompt.images]
         request = self._request(question)
         key = digest(self.url, json.dumps(request, sort_keys=True), question.attempt, pictures)
@@ -139,14 +140,16 @@ class Endpoint:
         if known is not None:
             with self._lock:
                 self.from_cache += 1
-            return Reply(**json.loads(bytes(known["reply"].tolist())), cost=Cost(replies=1))
+            kept_reply = json.loads(bytes(known["reply"].tolist()))
+            said = _response(kept_reply["text"], kept_reply["cut"])
+            return JudgeReply(said, Cost(replies=1))
         if self._stopped:
-            return Reply(problem="not asked")
+            return JudgeReply(problem="not asked")
         try:
             self.ledger.check()
             reply = self._send(question, request, pictures)
         except StoppedError:
-            return Reply(problem="not asked")
+            return JudgeReply(problem="not asked")
         except UserError:
             self._stopped = True
             self.client.stop()
@@ -169,7 +172,7 @@ class Endpoint:
 
     def _send(
         self, question: JudgeQuestion, request: Mapping[str, object], pictures: Sequence[bytes]
-    ) -> Reply:
+    ) -> JudgeReply:
         options = {name: value for name, value in request.items() if name != "text"}
         content = [*map(image_block, pictures), {"type": "text", "text": request["text"]}]
         messages = [{"role": "user", "content": content}]
@@ -177,11 +180,11 @@ class Endpoint:
             completion = self.client.complete({"messages": messages, **options})
         except FailedError as failed:
             if failed.kind != "malformed":
-                return Reply(problem=failed.problem)
-            return Reply(fault=failed.problem, cost=self.ledger.add(question.prompt.id, 0, 0))
+                return JudgeReply(problem=failed.problem)
+            return JudgeReply(fault=failed.problem, cost=self.ledger.add(question.prompt.id, 0, 0))
         return self._read(question.prompt.id, completion)
 
-    def _read(self, id: str, completion: Completion) -> Reply:
+    def _read(self, id: str, completion: Completion) -> JudgeReply:
         usage = completion.usage
         if usage is None and self.settings.limits.any:
             raise UserError(
@@ -192,4 +195,9 @@ class Endpoint:
             id, usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0
         )
         text = self.client.redacted(completion.text).strip()
-        return Reply(text, not text or completion.finish_reason in CUT_OFF, cost)
+        cut = not text or completion.finish_reason in CUT_OFF
+        return JudgeReply(_response(text, cut), cost)
+
+
+def _response(text: str, cut: bool) -> Response:
+    return Response(text, stop_reason="length" if cut else "end")

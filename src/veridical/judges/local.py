@@ -9,8 +9,9 @@ import torch
 
 from veridical.data.image_checks import require_images
 from veridical.data.messages import assistant_message
+from veridical.data.responses import Response
 from veridical.judges.judging import Case, Cost, PairwiseJudge, PairwiseVerdict
-from veridical.judges.prompted import Asker, JudgeQuestion, Questioning, Reply
+from veridical.judges.prompted import Asker, JudgeQuestion, JudgeReply, Questioning
 from veridical.judges.prompts import question_messages
 from veridical.models.batching import row_batch
 from veridical.models.finite import require_finite
@@ -20,7 +21,7 @@ from veridical.models.prompt_texts import render_prompt
 from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import Group, RefusedRowError, render_group
 from veridical.runtime.errors import UserError
-from veridical.sampling import Decoding, Request, Response, respond
+from veridical.sampling import Decoding, Request, respond
 
 
 def local_asker(policy: Policy, decoding: Decoding, retry_temperature: float) -> Asker:
@@ -32,7 +33,7 @@ def local_asker(policy: Policy, decoding: Decoding, retry_temperature: float) ->
         retry_temperature: of later ones: at temperature 0 the same reply would come again.
     """
 
-    def ask(questions: Sequence[JudgeQuestion]) -> list[Reply]:
+    def ask(questions: Sequence[JudgeQuestion]) -> list[JudgeReply]:
         refused = {i: reason for i, q in enumerate(questions) if (reason := _refusal(policy, q))}
         places = [i for i in range(len(questions)) if i not in refused]
         asked = [questions[i] for i in places]
@@ -54,11 +55,11 @@ def local_asker(policy: Policy, decoding: Decoding, retry_temperature: float) ->
         replies = []
         for index in range(len(questions)):
             if index in refused:
-                replies.append(Reply(problem=refused[index]))
+                replies.append(JudgeReply(problem=refused[index]))
                 continue
             said = next(responses)
             cost = Cost(output_tokens=len(said.token_ids), replies=1)
-            replies.append(Reply(said.text.strip(), said.stop_reason == "length", cost))
+            replies.append(JudgeReply(dataclasses.replace(said, text=said.text.strip()), cost))
         return replies
 
     return ask

@@ -9,6 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from veridical.data.messages import text_of
 from veridical.data.prompts import Prompt
+from veridical.data.responses import Response
 from veridical.data.text.thoughts import answer_of
 from veridical.judges.criterion import Criterion
 from veridical.judges.judging import Case, Cost, Judge, PairwiseJudge, PairwiseVerdict, Verdict
@@ -17,6 +18,7 @@ from veridical.judges.verdicts import read_choice
 
 SHOWN = 160
 """Characters of a reply that could not be read that the list of unscored records shows."""
+NOTHING = Response("")
 Read = TypeVar("Read")
 
 
@@ -34,28 +36,36 @@ class JudgeQuestion:
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What it said.
+class JudgeReply:
+    """What a judging model said, or why it said nothing.
 
     Attributes:
-        text: of the reply.
-        cut: whether it ended because it was too long, or came incomplete.
+        response: `length` if it ended because it was too long, or came incomplete.
         cost: of this reply.
         problem: why there is none, and asking again is of no use; "" if there is one.
         fault: why what came is no text at all, where asking again may help; "" if it is one.
     """
 
-    text: str = ""
-    cut: bool = False
+    response: Response = NOTHING
     cost: Cost = field(default_factory=Cost)
     problem: str = ""
     fault: str = ""
+
+    @property
+    def text(self) -> str:
+        """Of the response."""
+        return self.response.text
+
+    @property
+    def cut(self) -> bool:
+        """Whether the response is incomplete."""
+        return self.response.stop_reason == "length"
 
 
 class Asker(Protocol):
     """A reply to each question, in order."""
 
-    def __call__(self, questions: Sequence[JudgeQuestion]) -> list[Reply]:
+    def __call__(self, questions: Sequence[JudgeQuestion]) -> list[JudgeReply]:
         """Ask them."""
         ...
 
@@ -89,7 +99,7 @@ def marking_judge(ask: Asker, asking: Questioning) -> Judge:
     criterion = asking.criterion
 
     def judge(cases: Sequence[Case]) -> list[Verdict]:
-        def read(index: int, reply: Reply) -> tuple[str, list[dict[str, float]]]:
+        def read(index: int, reply: JudgeReply) -> tuple[str, list[dict[str, float]]]:
             if reply.cut:
                 # The marks stand last; a 1 may be the beginning of a 10.
                 raise UnreadableError("it is cut off")
@@ -106,7 +116,7 @@ def choosing_looker(ask: Asker, asking: Questioning) -> PairwiseJudge:
     names = asking.criterion.names
 
     def look(cases: Sequence[Case]) -> list[PairwiseVerdict]:
-        def read(index: int, reply: Reply) -> tuple[int | None, str]:
+        def read(index: int, reply: JudgeReply) -> tuple[int | None, str]:
             return read_choice(reply.text, names, reply.cut), reply.text
 
         outcomes = ask_until_read(ask, _questions(cases, asking), read, asking.attempts)
@@ -121,7 +131,7 @@ def choosing_looker(ask: Asker, asking: Questioning) -> PairwiseJudge:
 def ask_until_read(
     ask: Asker,
     questions: Sequence[JudgeQuestion],
-    read: Callable[[int, Reply], Read],
+    read: Callable[[int, JudgeReply], Read],
     attempts: int,
 ) -> list[ReplyOutcome[Read]]:
     """Ask, and ask those again whose reply cannot be read.
@@ -150,7 +160,8 @@ def ask_until_read(
             try:
                 if reply.fault:
                     raise UnreadableError(reply.fault)
-                answered = replace(reply, text=answer_of(reply.text))
+                said = replace(reply.response, text=answer_of(reply.text))
+                answered = replace(reply, response=said)
                 done[index] = ReplyOutcome(read(index, answered), costs[index], "")
             except UnreadableError as error:
                 shown = " ".join(reply.text.split())[:SHOWN]

@@ -3,13 +3,11 @@
 from veridical.sampling.answers import respond
 from veridical.sampling.choice import never_sampled
 from veridical.sampling.masked import complete_masked, sample_mask
-from veridical.sampling.requests import Decoding, Request, Response, StopReason
+from veridical.sampling.requests import Decoding, Request
 
 __all__ = [
     "Decoding",
     "Request",
-    "Response",
-    "StopReason",
     "complete_masked",
     "never_sampled",
     "respond",

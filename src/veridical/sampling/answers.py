@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from veridical.data.responses import Response
 from veridical.models.policy import Policy
 from veridical.models.prompt_batches import PromptBatch
 from veridical.models.prompt_texts import in_thought, render_requests
@@ -12,7 +13,7 @@ from veridical.runtime.progress import track
 from veridical.sampling.beginnings import shared_prompt_batch
 from veridical.sampling.loop import Draw, ReadPrompts, decode
 from veridical.sampling.reader import Reader
-from veridical.sampling.requests import Decoding, Request, Response
+from veridical.sampling.requests import Decoding, Request
 
 
 def respond(
@@ -70,8 +71,5 @@ def responses(
     said = decode(policy, draws, read, decoding)
     found = dict(track(said, label, len(draws)) if label else said)
     return [
-        reader.response(
-            number, found[number].token_ids, found[number].stop_reason, until_sentence_end
-        )
-        for number in range(len(requests))
+        reader.read(number, found[number], until_sentence_end) for number in range(len(requests))
     ]

@@ -15,6 +15,7 @@ from itertools import groupby, islice
 import torch
 from torch import Tensor
 
+from veridical.data.responses import Response, StopReason
 from veridical.models.finite import not_finite
 from veridical.models.policy import Policy, end_token_ids
 from veridical.models.precision import free_bytes
@@ -24,7 +25,7 @@ from veridical.sampling.cache import UNMIXED, CacheRows
 from veridical.sampling.choice import NO_NUMBER, Chosen, choose, never_sampled, token_noise
 from veridical.sampling.parity import require_parity
 from veridical.sampling.reader import SentenceEnd
-from veridical.sampling.requests import Decoding, StopReason
+from veridical.sampling.requests import Decoding
 from veridical.sampling.truncation import hold_ends, truncate, untruncated_logps
 
 READ_EVERY = 4
@@ -63,28 +64,13 @@ class Draw:
     sentence: SentenceEnd | None = None
 
 
-@dataclass
-class DecodedTokens:
-    """What came out of a draw.
-
-    Attributes:
-        token_ids: with the end token, where there is one.
-        logps: of the tokens, if asked for.
-        stop_reason: why it ends.
-    """
-
-    token_ids: list[int] = field(default_factory=list)
-    logps: list[float] = field(default_factory=list)
-    stop_reason: StopReason = "length"
-
-
 def decode(
     policy: Policy,
     draws: Sequence[Draw],
     read: ReadPrompts,
     decoding: Decoding,
     with_logps: bool = False,
-) -> Iterator[tuple[int, DecodedTokens]]:
+) -> Iterator[tuple[int, Response]]:
     """Make every draw.
 
     Args:
@@ -95,7 +81,8 @@ def decode(
         with_logps: compute the tokens' log-probabilities.
 
     Yields:
-        The number of a draw and what came out, as soon as it is finished.
+        The number of a draw and its response, as soon as it is finished: tokens without a text,
+        which a `Reader` reads.
 
     Raises:
         UserError: the model's logits are NaN or infinite, or memory holds not even one row.
@@ -111,7 +98,7 @@ def decode(
     while waiting or table:
         taken = _take(waiting, table, size) if waiting else []
         begun = sorted([*(table.numbers if table else []), *(number for number, _ in taken)])
-        finished: list[tuple[int, DecodedTokens]] | None = None
+        finished: list[tuple[int, Response]] | None = None
         try:
             with torch.inference_mode():
                 if taken:
@@ -140,7 +127,7 @@ def decode(
 
 def _decode_apart(
     policy: Policy, draws: Sequence[Draw], read: ReadPrompts, decoding: Decoding, with_logps: bool
-) -> Iterator[tuple[int, DecodedTokens]]:
+) -> Iterator[tuple[int, Response]]:
     """Make the draws with pictures, then those without: the model does not take both together."""
     for pictures in (True, False):
         numbers = [n for n, draw in enumerate(draws) if draw.pictures is pictures]
@@ -197,6 +184,19 @@ def _prompt(numbered: tuple[int, Draw]) -> int:
     return numbered[1].prompt
 
 
+@dataclass
+class _Unfinished:
+    """A response so far."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+    stop_reason: StopReason = "length"
+
+    def response(self) -> Response:
+        """Once it has ended."""
+        return Response("", tuple(self.token_ids), tuple(self.logps), self.stop_reason)
+
+
 class _Table:
     """Rows that are being continued, with whose they are."""
 
@@ -215,7 +215,7 @@ class _Table:
         self.rows.select([place[draw.prompt] for _, draw in taken])
         self.numbers = [number for number, _ in taken]
         self.sentences = [draw.sentence for _, draw in taken]
-        self.said = [DecodedTokens() for _ in taken]
+        self.said = [_Unfinished() for _ in taken]
         device, limit = policy.device, decoding.max_new_tokens
         keys = [draw.key for _, draw in taken]
         self.noise = token_noise(decoding.seed, keys, limit, device)
@@ -270,7 +270,7 @@ class _Table:
             logps = untruncated_logps(logits, tokens, decoding.temperature, banned)
         return Chosen(tokens, logps)
 
-    def step(self) -> list[tuple[int, DecodedTokens]]:
+    def step(self) -> list[tuple[int, Response]]:
         """Choose a token for every row; those that are known to have ended leave and come back."""
         last = self.noise.shape[-1] - 1
         noise = self.noise.gather(-1, self.steps.clamp(max=last).unsqueeze(-1)).squeeze(-1)
@@ -278,11 +278,11 @@ class _Table:
         self.steps = self.steps + 1
         self.unread.append(chosen)
         tokens = chosen.tokens.clamp(min=0)
-        finished: list[tuple[int, DecodedTokens]] = []
+        finished: list[tuple[int, Response]] = []
         if self._is_time_to_read():
             going = self._read()
             left = set(range(len(self))) - set(going)
-            finished = [(self.numbers[row], self.said[row]) for row in sorted(left)]
+            finished = [(self.numbers[row], self.said[row].response()) for row in sorted(left)]
             if left:
                 tokens = tokens[torch.tensor(going, dtype=torch.long, device=tokens.device)]
                 self._keep(going)

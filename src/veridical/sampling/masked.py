@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from veridical.data.images import image_key
+from veridical.data.responses import Response
 from veridical.models.masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
 from veridical.models.policy import Policy
 from veridical.models.prompt_batches import PromptBatch
@@ -16,7 +17,7 @@ from veridical.models.refused_rows import naming_rows
 from veridical.runtime.randomness import generator
 from veridical.sampling.answers import responses
 from veridical.sampling.beginnings import can_share, plan, with_branches
-from veridical.sampling.requests import Decoding, Request, Response
+from veridical.sampling.requests import Decoding, Request
 
 
 def complete_masked(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import regex
 
+from veridical.data.responses import Response
 from veridical.data.text.sentences import ends_sentence, first_sentence
 from veridical.data.text.thoughts import answer_tokens
-from veridical.sampling.requests import Request, Response, StopReason
+from veridical.sampling.requests import Request
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,15 +56,13 @@ class Reader:
             return self._decode(answer_tokens(self.tokenizer, ids, self.in_thought)).strip()
         return self._decode([*self.prefixes[row], *ids])[len(self.before[row]) :]
 
-    def response(
-        self, row: int, ids: list[int], reason: StopReason, until_sentence_end: bool
-    ) -> Response:
-        """A row's tokens as a response; with `until_sentence_end`, its first sentence alone."""
-        text = self.text(row, ids)
+    def read(self, row: int, said: Response, until_sentence_end: bool) -> Response:
+        """A row's response with its text; with `until_sentence_end`, its first sentence alone."""
+        text = self.text(row, said.token_ids)
         if until_sentence_end:
             # Where only the next word showed that the sentence was over, that word is cut off.
             text = first_sentence(text, self.begun[row], self.languages[row])
-        return Response(text, tuple(ids), stop_reason=reason)
+        return replace(said, text=text)
 
     def watch(self, row: int) -> SentenceEnd:
         """Follow one row as its tokens come."""

@@ -1,13 +1,10 @@
-"""What is asked of a policy, how tokens are chosen, and what it said."""
+"""What is asked of a policy, and how tokens are chosen."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from veridical.data.prompts import Prompt
-
-StopReason = Literal["end", "sentence", "length"]
 
 
 @dataclass(frozen=True)
@@ -57,24 +54,3 @@ class Decoding:
     def truncates(self) -> bool:
         """Whether unlikely tokens are left out."""
         return self.top_p < 1 or self.top_k > 0
-
-
-@dataclass(frozen=True)
-class Response:
-    """What a policy said. It is never tokenized again: other tokens would be another sample.
-
-    Attributes:
-        text: without special tokens; after a prefix, what follows it, leading space included.
-        token_ids: as sampled; the last is an end token unless the length cut it.
-        logps: log-probability of each token as it was drawn: at the sampling temperature, among
-            the tokens that may be sampled, those that top-p and top-k leave out included. In
-            nats; as long as `token_ids`, or empty where nobody asked for them.
-        stop_reason: `end` (end token), `sentence` (asked to stop there) or `length`.
-        version: of the policy that said it: the training step whose weights it had.
-    """
-
-    text: str
-    token_ids: tuple[int, ...] = ()
-    logps: tuple[float, ...] = ()
-    stop_reason: StopReason = "end"
-    version: int = 0

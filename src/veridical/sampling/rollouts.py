@@ -6,18 +6,20 @@ Nothing here is ever tokenized again: another tokenization of the same text woul
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
+from veridical.data.responses import Response
 from veridical.models.policy import Policy
 from veridical.models.prompt_batches import PromptBatch, prompt_batch
 from veridical.models.prompt_texts import in_thought, render_prompt
 from veridical.models.refused_rows import naming_rows
 from veridical.models.rendering import Group
 from veridical.runtime.progress import track
-from veridical.sampling.loop import DecodedTokens, Draw, decode
+from veridical.sampling.loop import Draw, decode
 from veridical.sampling.reader import Reader
-from veridical.sampling.requests import Decoding, Request, Response
+from veridical.sampling.requests import Decoding, Request
 
 
 def roll_out(
@@ -65,7 +67,7 @@ def roll_out(
     found = dict(track(said, label, len(draws)) if label else said)
     reader = Reader(policy.processor.tokenizer, requests, in_thought(policy))
     rollouts = [
-        _rollout(reader, draws[number].prompt, found[number], version)
+        replace(reader.read(draws[number].prompt, found[number], False), version=version)
         for number in range(len(draws))
     ]
     return [rollouts[place * k : (place + 1) * k] for place in range(len(requests))]
@@ -86,11 +88,4 @@ def rollout_group(policy: Policy, request: Request, rollouts: Sequence[Response]
         tuple(torch.tensor(rollout.token_ids) for rollout in rollouts),
         tuple(rollout.stop_reason == "length" for rollout in rollouts),
         sampled=True,
-    )
-
-
-def _rollout(reader: Reader, place: int, said: DecodedTokens, version: int) -> Response:
-    response = reader.response(place, said.token_ids, said.stop_reason, until_sentence_end=False)
-    return Response(
-        response.text, tuple(said.token_ids), tuple(said.logps), said.stop_reason, version
     )

@@ -11,6 +11,7 @@ import torch
 
 from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
 from veridical.data.messages import assistant_message, text_of
+from veridical.data.responses import Response
 from veridical.judges.judging import PairwiseJudge
 from veridical.judges.orders import Comparison, compare_pairs
 from veridical.models.policy import Policy
@@ -20,7 +21,6 @@ from veridical.objectives.dpo import DPO
 from veridical.runtime.randomness import generator
 from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.adapters import Engine, sample
-from veridical.sampling.requests import Response
 from veridical.sampling.rollouts import rollout_group
 from veridical.train.loop.buffer import Row, Task
 from veridical.train.loop.collapsed import collapsed

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from veridical.data.responses import Response
 from veridical.models.load import starts_from_adapter
 from veridical.models.model_argument import Model, name_of
 from veridical.models.refused_rows import leave_out_refused
@@ -14,7 +15,6 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.progress import part_of
 from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.adapters import Engine, engine_settings
-from veridical.sampling.requests import Response
 from veridical.sampling.truncation import check_truncation
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.options import Training

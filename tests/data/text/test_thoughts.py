@@ -10,6 +10,7 @@ import pytest
 
 from veridical.data.messages import user_message
 from veridical.data.prompts import Prompt
+from veridical.data.responses import Response
 from veridical.data.text.thoughts import (
     MARKS,
     PROMPTED_MARKS,
@@ -22,7 +23,7 @@ from veridical.data.text.thoughts import (
 )
 from veridical.judges.criterion import read_criterion
 from veridical.judges.judging import Case
-from veridical.judges.prompted import JudgeQuestion, Questioning, Reply, choosing_looker
+from veridical.judges.prompted import JudgeQuestion, JudgeReply, Questioning, choosing_looker
 from veridical.sampling import Request
 from veridical.sampling.reader import Reader
 
@@ -70,7 +71,7 @@ def test_the_text_of_a_response_is_its_answer() -> None:
     reader = Reader(tokenizer, [nothing, nothing])
     for thought in ("<think>A dog?</think>", "<|channel>thought\nA dog?<channel|>"):
         ids = [*tokenizer.encode(f"{thought}\n\nA dog."), 0]
-        response = reader.response(0, ids, "end", until_sentence_end=False)
+        response = reader.read(0, Response("", tuple(ids)), until_sentence_end=False)
         assert (response.text, response.token_ids) == ("A dog.", tuple(ids))
     assert reader.text(0, tokenizer.encode("<think>A dog?")) == ""
     assert Reader(tokenizer, [nothing], True).text(0, tokenizer.encode("A d")) == ""
@@ -96,8 +97,8 @@ REPLIES = [
 
 
 def verdict(text: str) -> int | None:
-    def ask(questions: Sequence[JudgeQuestion]) -> list[Reply]:
-        return [Reply(text) for _ in questions]
+    def ask(questions: Sequence[JudgeQuestion]) -> list[JudgeReply]:
+        return [JudgeReply(Response(text)) for _ in questions]
 
     case = Case(Prompt("a", (), [user_message("What?", images=0)]), ["A dog.", "A cat."])
     (look,) = choosing_looker(ask, Questioning(read_criterion("honesty", "choice"), 1))([case])

@@ -306,9 +306,11 @@ def test_without_an_end_token_an_answer_is_cut_whatever_the_server_calls_it(
 
     monkeypatch.setattr(engine, "_completed", complete)
     ids = [20, 21, 22]
-    assert engine._answer(policy, request, 0, Decoding(3, 0.9), 3).cut
+    cut = engine._answer(policy, request, 0, Decoding(3, 0.9), 3)
+    assert cut.response.stop_reason == "length"
     ids = [20, 21, end]
-    assert not engine._answer(policy, request, 0, Decoding(3, 0.9), 3).cut
+    whole = engine._answer(policy, request, 0, Decoding(3, 0.9), 3)
+    assert whole.response.stop_reason == "end"
     # What is not sent, a server takes from the checkpoint's generation settings.
     (given, _) = sent
     assert given["repetition_penalty"] == 1.0 and given["min_tokens"] == 0

@@ -21,12 +21,13 @@ from veridical.cli.dispatch import main
 from veridical.data.messages import user_message
 from veridical.data.prompts import Prompt
 from veridical.data.records import read_records
+from veridical.data.responses import Response
 from veridical.judges.endpoint import endpoint_settings
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_jsonl
 from veridical.sampling import Request
 from veridical.sampling.engines import client as client_module
-from veridical.sampling.engines.chat import Server
+from veridical.sampling.engines.chat import Refusal, Server
 from veridical.sampling.engines.client import (
     Client,
     FailedError,
@@ -140,8 +141,8 @@ def test_no_reply_ends_in_a_traceback_or_loses_others(reason: str, web: Web) -> 
     server = Server("m", {"url": web.url, "retries": 0, "concurrency": 1})
     asks = [Request(Prompt(f"row/{number}", [], [user_message("What?", 0)])) for number in range(3)]
     said = server.respond(asks, 1.0, 9, 0)
-    assert [one.text for one in said] == ["A cup.", "", "A cup."]
-    assert "answers with" in str(said[1].refusal)
+    assert [said[0], said[2]] == [Response("A cup.")] * 2
+    assert isinstance(said[1], Refusal) and "answers with" in said[1].reason
 
 
 def test_half_a_surrogate_is_replaced(web: Web) -> None:

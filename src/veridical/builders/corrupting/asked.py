@@ -13,7 +13,7 @@ from veridical.builders._answers import ChosenAnswer
 from veridical.data.messages import user_message
 from veridical.data.prompts import Prompt
 from veridical.data.text.units import same_words, words_of
-from veridical.judges.prompted import Asker, JudgeQuestion, Reply, ReplyOutcome, ask_until_read
+from veridical.judges.prompted import Asker, JudgeQuestion, JudgeReply, ReplyOutcome, ask_until_read
 from veridical.judges.prompts import UnreadableError
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text, require_file
@@ -102,7 +102,7 @@ def corrupt_by_asking(
         for answer in answers
     ]
 
-    def read(number: int, reply: Reply) -> str:
+    def read(number: int, reply: JudgeReply) -> str:
         if reply.cut:
             raise UnreadableError("it is cut off")
         return read_corrupted(reply.text, answers[number].text, wording.longest)

@@ -16,11 +16,12 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from veridical.data.responses import Response
 from veridical.models.batching import Batch, row_batch
 from veridical.models.finite import require_finite
 from veridical.models.policy import Policy, end_token_ids, image_token_id
@@ -41,7 +42,7 @@ from veridical.sampling.engines.server import (
     sent_messages,
 )
 from veridical.sampling.reader import Reader
-from veridical.sampling.requests import Decoding, Request, Response
+from veridical.sampling.requests import Decoding, Request
 from veridical.sampling.rollouts import roll_out, rollout_group
 
 UNCHANGED: dict[str, object] = {
@@ -66,15 +67,12 @@ class EngineReply:
     """What the engine said, checked.
 
     Attributes:
-        token_ids: as sampled.
-        cut: whether it has no end token: a limit, or whatever else the server stops for, cut it.
-        version: of the weights that sampled.
+        response: tokens without a text and without log-probs; `length` if it has no end token: a
+            limit, or whatever else the server stops for, cut it.
         prompt: the tokens that it answered to, if the server says.
     """
 
-    token_ids: tuple[int, ...]
-    cut: bool
-    version: int
+    response: Response
     prompt: list[int] | None = None
 
 
@@ -214,14 +212,8 @@ class Engine:
         answers = self.client.ask_all(answer, asked)
         requests_of_rows = [request for request, _ in asked]
         reader = Reader(policy.processor.tokenizer, requests_of_rows, in_thought(policy))
-        texts = [reader.text(row, answer.token_ids) for row, answer in enumerate(answers)]
-        said = [
-            Response(
-                text.strip(), answer.token_ids, (), "length" if answer.cut else "end",
-                answer.version,
-            )
-            for text, answer in zip(texts, answers, strict=True)
-        ]  # fmt: skip
+        read = (reader.read(row, one.response, False) for row, one in enumerate(answers))
+        said = [replace(response, text=response.text.strip()) for response in read]
         rows = [said[start : start + k] for start in range(0, len(said), k)]
         prompts = [answer.prompt for answer in answers]
         if None in prompts and not self.told:
@@ -266,11 +258,10 @@ class Engine:
                 "without an end token; it can't be used. Serve the model without stop strings of "
                 "its own."
             )
-        found = EngineReply(
-            tuple(ids), cut, self._version(completion.model, version), completion.prompt_token_ids
-        )
+        stamp = self._version(completion.model, version)
+        found = Response("", tuple(ids), (), "length" if cut else "end", stamp)
         _require_sane(policy, found, request, self.address)
-        return found
+        return EngineReply(found, completion.prompt_token_ids)
 
     def _completed(self, body: Mapping[str, object], request: Request) -> Completion:
         try:
@@ -391,7 +382,7 @@ def template_options(policy: Policy) -> dict[str, object]:
     return {"chat_template_kwargs": variables} if variables else {}
 
 
-def _require_sane(policy: Policy, answer: EngineReply, request: Request, address: str) -> None:
+def _require_sane(policy: Policy, answer: Response, request: Request, address: str) -> None:
     ends, banned = end_token_ids(policy), set(never_sampled(policy))
     ids = answer.token_ids
     wrong = ""

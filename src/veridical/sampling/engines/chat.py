@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from veridical.data.responses import Response
 from veridical.data.text.thoughts import answer_of
 from veridical.runtime.errors import UserError
 from veridical.runtime.randomness import generator
@@ -16,18 +17,16 @@ from veridical.sampling.engines.server import (
     read_settings,
     sent_messages,
 )
-from veridical.sampling.requests import Request, StopReason
+from veridical.sampling.requests import Request
 
 PREFIX = "endpoint:"
 
 
 @dataclass(frozen=True)
-class ServerReply:
-    """What the server answered, or why it would not."""
+class Refusal:
+    """Why the server did not answer a request."""
 
-    text: str = ""
-    stop_reason: StopReason = "end"
-    refusal: str | None = None
+    reason: str
 
 
 class Server:
@@ -56,7 +55,7 @@ class Server:
 
     def respond(
         self, requests: Sequence[Request], temperature: float, max_new_tokens: int, seed: int
-    ) -> list[ServerReply]:
+    ) -> list[Response | Refusal]:
         """Answer every request, in order, several at a time.
 
         Args:
@@ -69,7 +68,7 @@ class Server:
             UserError: the server is gone, or refuses the key or the model.
         """
 
-        def answer(request: Request) -> ServerReply:
+        def answer(request: Request) -> Response | Refusal:
             own = int(generator(seed, "server", request.prompt.id).integers(2**31))
             return self._answer(request, temperature, max_new_tokens, own)
 
@@ -77,7 +76,7 @@ class Server:
 
     def _answer(
         self, request: Request, temperature: float, max_new_tokens: int, seed: int
-    ) -> ServerReply:
+    ) -> Response | Refusal:
         body = {
             "model": self.model,
             "messages": sent_messages(request.prompt.messages, request.prompt.images),
@@ -88,14 +87,14 @@ class Server:
         try:
             completion = self.client.complete(body)
         except StoppedError:
-            return ServerReply(refusal="not asked")
+            return Refusal("not asked")
         except FailedError as failed:
             if failed.kind in ("refused", "malformed"):
-                return ServerReply(refusal=failed.problem)
+                return Refusal(failed.problem)
             raise UserError(
                 f"{self.address} does not answer ({failed.problem}). Start again when it does: it "
                 "goes on where it was."
             ) from failed
         cut = completion.finish_reason in CUT_OFF
         text = answer_of(self.client.redacted(completion.text)).strip()
-        return ServerReply(text, "length" if cut else "end")
+        return Response(text, stop_reason="length" if cut else "end")

@@ -24,6 +24,7 @@ from veridical.data.object_lists import (
 from veridical.data.object_questions import ObjectQuestion, build_questions
 from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
+from veridical.data.responses import Response
 from veridical.data.steering import ALL_HIGHEST, steered
 from veridical.data.vocabulary import Vocabulary, read_vocabulary
 from veridical.models.policy import Policy
@@ -33,7 +34,7 @@ from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
 from veridical.runtime.progress import counted, part_of
-from veridical.sampling import Decoding, Request, Response, respond
+from veridical.sampling import Decoding, Request, respond
 from veridical.scoring.object_scores import COUNTED, DESCRIBE, chair_counts, pope_counts
 from veridical.scoring.statistics import FloatArray, Ratio
 from veridical.scoring.yes_no_answers import parse_answer

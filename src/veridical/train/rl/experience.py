@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from veridical.data.responses import Response
 from veridical.models.batching import Batch, collate
 from veridical.models.finite import require_finite
 from veridical.models.rendering import Group
@@ -20,7 +21,6 @@ from veridical.runtime import processes
 from veridical.runtime.randomness import generator
 from veridical.sampling import Decoding, Request, never_sampled
 from veridical.sampling.engines.adapters import Engine, sample
-from veridical.sampling.requests import Response
 from veridical.sampling.rollouts import rollout_group
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.prompts import TrainingPrompt

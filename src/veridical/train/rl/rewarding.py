@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from veridical.data.responses import Response
 from veridical.judges.judging import Judge, Verdict
 from veridical.judges.named import NONE, JudgeRuntime, Judging, open_marks, total_score, truth
 from veridical.judges.symbolic import Symbolic, symbolic_reward
 from veridical.models.reward_model import RewardModel
 from veridical.runtime.errors import UserError
-from veridical.sampling.requests import Response
 from veridical.train.prompts import TrainingPrompt
 
 
