@@ -42,7 +42,7 @@ from veridical.objectives.dpo import DPO
 from veridical.objectives.preference import Preference
 from veridical.train.loop.items import Items
 from veridical.train.loop.memory import measure_memory
-from veridical.train.loop.outcomes import outcome_of
+from veridical.train.loop.outcomes import preference_outcome
 from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.task import Task
 from veridical.train.loop.trainer import GroupTrainer
@@ -419,7 +419,7 @@ def _task(
             "logging_steps": 1,
         },
     )
-    loss = outcome_of(Preference(DPO(BETA)))
+    loss = preference_outcome(Preference(DPO(BETA)))
     task = Task(Scorer(policy), loss, len, shares.allowed, load.in_step)
     return task, training, Items(groups, reference)
 

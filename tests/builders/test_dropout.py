@@ -155,7 +155,7 @@ def test_the_embedded_model_gives_the_same_bytes_in_shards_batches_and_after_a_k
     for shard in ("2/2", "1/2"):
         assert run(*words, "--out", tmp_path / "shards", "--shard", shard, "--batch-size", 7) == 0
     assert content(tmp_path / "shards") == expected
-    whole, calls = dropout.go_on, 0
+    whole, calls = dropout.continue_answers, 0
 
     def killed(*given: Any) -> Any:
         nonlocal calls
@@ -164,7 +164,7 @@ def test_the_embedded_model_gives_the_same_bytes_in_shards_batches_and_after_a_k
             raise KeyboardInterrupt
         return whole(*given)
 
-    monkeypatch.setattr(dropout, "go_on", killed)
+    monkeypatch.setattr(dropout, "continue_answers", killed)
     assert run(*words, "--out", tmp_path / "killed") == 130
     assert run(*words, "--out", tmp_path / "killed") == 0
     assert (content(tmp_path / "killed"), calls) == (expected, 3)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from veridical.builders.instructing.flickr import spotted
-from veridical.builders.instructing.prompts import read_prompts
+from veridical.builders.instructing.prompts import read_prompt_texts
 from veridical.cli import main
 from veridical.data.messages import count_images, text_of
 from veridical.data.records import read_records
@@ -102,7 +102,7 @@ def test_each_set_becomes_conversations_of_its_form(
     assert (answer, other) == ("C. c", "A. a")
     assert second.startswith("Why?\n")
     ((asked, caption),) = found["flickr/1000"]
-    assert asked in read_prompts(None, 0).texts["flickr"]
+    assert asked in read_prompt_texts(None, 0).texts["flickr"]
     # 20/200, 10/100, 60/200, 90/100; 100/200, 0, 1, 50/100; 1/200, 1/100, 2/200, 2/100.
     assert caption == (
         "Two girls [0.100,0.100,0.300,0.900;0.500,0.000,1.000,0.500] throw "

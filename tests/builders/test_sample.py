@@ -11,7 +11,7 @@ from PIL import Image
 
 from veridical.builders import _parts, _samples, sample
 from veridical.builders._samples import SampleSettings, sample_responses
-from veridical.builders.sample import check
+from veridical.builders.sample import check_sample_settings
 from veridical.cli.dispatch import main
 from veridical.data.messages import assistant_message, text_of, user_message
 from veridical.data.prompts import Prompt
@@ -172,7 +172,7 @@ def test_preference_and_prompt_rows_and_llavas_file_are_read(
     for kind, content in files.items():
         write_jsonl(tmp_path / f"{kind}.jsonl", [content])
         assert run(tmp_path / f"{kind}.jsonl", tmp_path / kind, "--kind", kind, "--k", "1") == 0
-    assert [text_of(request.prompt) for request in asked.asked] == [
+    assert [text_of(request.prompt.messages) for request in asked.asked] == [
         "What is this?", "What is this?", "Hello?\nYes.\nAnd?",
     ]  # fmt: skip
     (kept,) = read_records(tmp_path / "prompt" / "samples.parquet", "sample").rows
@@ -186,7 +186,7 @@ def test_steering_is_asked_for_and_not_written_into_the_prompt(
     monkeypatch.setattr(_samples, "roll_out", asked)
     more = ("--limit", "1", "--steer", "all-4,Verbosity:1")
     assert run(scenes / "conversations.jsonl", tmp_path / "out", *more) == 0
-    assert f"\n{REQUEST}\nHelpfulness: four" in text_of(asked.asked[0].prompt)
+    assert f"\n{REQUEST}\nHelpfulness: four" in text_of(asked.asked[0].prompt.messages)
     (row,) = read_records(tmp_path / "out" / "samples.parquet", "sample").rows
     assert text_of(row["prompt"]) == "Describe the image."
     assert json.loads(row["source"])["settings"]["steer"] == "all-4,Verbosity:1"
@@ -214,5 +214,5 @@ def test_a_prompt_that_cannot_be_rendered_is_listed(policy: Policy) -> None:
 )
 def test_settings_that_make_no_sense(settings: SampleSettings, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check(settings)
-    check(SampleSettings(1, Decoding(8, 0.0), "all-4"))
+        check_sample_settings(settings)
+    check_sample_settings(SampleSettings(1, Decoding(8, 0.0), "all-4"))

@@ -41,7 +41,7 @@ from veridical.runtime.cache import Cache, open_cache
 from veridical.runtime.errors import UserError
 from veridical.sampling import Request
 from veridical.train.loop.items import Items
-from veridical.train.loop.outcomes import outcome_of
+from veridical.train.loop.outcomes import preference_outcome
 from veridical.train.loop.pair_proofs import check_pairs
 from veridical.train.loop.reference_cache import precompute
 from veridical.train.loop.scorer import Scorer
@@ -402,7 +402,7 @@ def test_a_reference_in_the_step_may_not_differ_from_the_start(
     """By rounding either: both read the same batch. The floor that is given is far too wide."""
     frozen = frozen_copy(typed)
     loss = Preference()
-    task = Task(Scorer(typed, frozen), outcome_of(loss), len, True, reference_in_step=True)
+    task = Task(Scorer(typed, frozen), preference_outcome(loss), len, True, reference_in_step=True)
     items = Items(groups[:4], torch.zeros(4, 2, dtype=torch.float64))
     start = check_pairs(typed, items, task, loss, 100.0, tmp_path / "honest", None)[0]
     assert start.name == "start" and start.passed and not start.blind
@@ -421,7 +421,7 @@ def test_a_stored_reference_may_not_differ_either(
 ) -> None:
     """Nor one that is declared. Rows are stored in other batches than those that prove them."""
     loss = Preference()
-    task = Task(Scorer(typed), outcome_of(loss), len, True)
+    task = Task(Scorer(typed), preference_outcome(loss), len, True)
     proof = proof_rows(groups)
 
     honest = compute_logps(typed, [groups[i] for i in proof], True, 4) if declared else None

@@ -18,8 +18,7 @@ from veridical.cli import main
 from veridical.data.messages import user_message
 from veridical.data.prompts import Prompt
 from veridical.eval.grading import filled, keeping_asker
-from veridical.judges.judging import Cost
-from veridical.judges.prompted import JudgeQuestion, Reply
+from veridical.judges.prompted import JudgeQuestion, JudgeReply, reply_of
 from veridical.runtime.files import read_json, read_jsonl
 
 FAULTS: dict[int, list[tuple[int, str]]] = {
@@ -93,12 +92,12 @@ def test_every_answer_is_rated_or_unread_and_no_reply_is_asked_for_twice(
 def test_an_interrupted_judge_goes_on_where_it_stopped(tmp_path: Path) -> None:
     calls: list[str] = []
 
-    def ask(questions: Any) -> list[Reply]:
+    def ask(questions: Any) -> list[JudgeReply]:
         calls.extend(question.prompt.id for question in questions)
         return [
-            Reply(problem="down")
+            JudgeReply(problem="down")
             if question.prompt.id == "b"
-            else Reply(f"said {question.prompt.id}", cost=Cost())
+            else reply_of(f"said {question.prompt.id}")
             for question in questions
         ]
 

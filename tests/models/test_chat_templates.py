@@ -27,7 +27,7 @@ from veridical.runtime.fingerprint import EMBEDDED_MODEL
 from veridical.runtime.rendering_record import freeze_time
 from veridical.runtime.runs import start_run
 from veridical.sampling import Decoding, Request, respond
-from veridical.train.loop.resume import check_folder
+from veridical.train.loop.resume import check_run_folder
 
 PROMPT = [user_message("Describe the image.")]
 PICTURE = Image.new("RGB", (96, 96), "red")
@@ -151,9 +151,9 @@ def test_a_resumed_run_needs_the_same_template_variables(tmp_path: Path) -> None
     options = {"resume": True, "template": {"enable_thinking": True}}
     start_run(tmp_path, "train dpo", options)
     (tmp_path / "checkpoints" / "checkpoint-1").mkdir(parents=True)
-    check_folder(tmp_path, "train dpo", options, {}, {})
+    check_run_folder(tmp_path, "train dpo", options, {}, {})
     with pytest.raises(UserError, match="--template"):
-        check_folder(tmp_path, "train dpo", {"resume": True, "template": None}, {}, {})
+        check_run_folder(tmp_path, "train dpo", {"resume": True, "template": None}, {}, {})
 
 
 def test_tokens_that_are_only_marked_as_special_are_refused_in_text(own: Policy) -> None:

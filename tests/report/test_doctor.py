@@ -10,7 +10,7 @@ import pytest
 
 from veridical.report.curves import start_and_end
 from veridical.report.doctor import diagnose
-from veridical.report.findings import Finding
+from veridical.report.findings import Diagnosis
 
 Row = dict[str, Any]
 THIN = "\N{NARROW NO-BREAK SPACE}"
@@ -49,11 +49,11 @@ def healthy() -> list[Row]:
     return curve(lambda t: 0.5 * t, lambda t: -1.5 * t)
 
 
-def titles(findings: list[Finding]) -> str:
+def titles(findings: list[Diagnosis]) -> str:
     return " | ".join(finding.title for finding in findings)
 
 
-def find(findings: list[Finding], part: str) -> Finding:
+def find(findings: list[Diagnosis], part: str) -> Diagnosis:
     [finding] = [finding for finding in findings if part in finding.title]
     return finding
 

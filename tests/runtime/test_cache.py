@@ -211,7 +211,7 @@ def test_a_folder_that_another_process_marks_meanwhile_is_taken(
         return honest(place)
 
     monkeypatch.setattr(cache_folder, "_stranger", marked_before)
-    cache_folder.claim_folder(folder)
+    cache_folder.claim_cache_folder(folder)
 
 
 def test_another_programs_mark_is_none(tmp_path: Path) -> None:

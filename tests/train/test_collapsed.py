@@ -18,8 +18,8 @@ from veridical.runtime.files import read_jsonl
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.rows import TrainingRows, read_training_rows
 from veridical.train.options import Training
-from veridical.train.prompts import read_prompts
-from veridical.train.reward import read_pairs
+from veridical.train.prompts import read_training_prompts
+from veridical.train.reward import read_reward_pairs
 
 COMMON = "This is a park. There is a red cup at the top left. "
 TRAINING = Training(learning_rate=1.0, max_bad_fraction=0.9)
@@ -72,9 +72,9 @@ def test_what_the_limit_cuts_off_does_not_tell_answers_apart(policy: Policy, lat
 
 def test_prompts_stay_where_their_pairs_are_not_learned(policy: Policy, late: Path) -> None:
     training = replace(TRAINING, max_response_tokens=8)
-    found, rows = read_prompts(policy, late, "preference", training, 8)
+    found, rows = read_training_prompts(policy, late, "preference", training, 8)
     assert (len(found), len(rows.skipped)) == (4, 0)
-    found, rows = read_prompts(policy, late, "preference", training, 8, learns_pairs=True)
+    found, rows = read_training_prompts(policy, late, "preference", training, 8, learns_pairs=True)
     assert ([prompt.asked.id for prompt in found], len(rows.skipped)) == (["r3"], 3)
 
 
@@ -91,7 +91,7 @@ def test_what_the_tokenizer_makes_equal_does_not_tell_answers_apart(
     data = write(tmp_path, rows)
     for found in (
         read(policy, data, TRAINING),
-        read_pairs(policy, data, RewardInputs(), TRAINING),
+        read_reward_pairs(policy, data, RewardInputs(), TRAINING),
     ):
         assert [group.id for group in found.groups] == ["r1"]
         assert "once they are rendered and tokenized" in found.skipped[0]["reason"]
@@ -136,7 +136,7 @@ def test_of_further_answers_only_those_that_are_the_chosen_one_go(
     kept = [whole_texts[i] for i in (0, 1, 2, 4)]
     assert [text.strip().removesuffix("</s>") for text in first.response_texts] == kept
     assert len(first.response_images) == len(first.cut) == len(first.token_counts) == 4
-    for rows_found in (found, read_pairs(policy, data, RewardInputs(), training)):
+    for rows_found in (found, read_reward_pairs(policy, data, RewardInputs(), training)):
         assert not rows_found.skipped
         [listed] = rows_found.answers
         assert (listed["id"], listed["field"]) == ("r0", "more_rejected/1")
@@ -145,7 +145,7 @@ def test_of_further_answers_only_those_that_are_the_chosen_one_go(
         assert len(left_out) == 0
         assert [row["field"] for row in read_jsonl(left_out.path)] == ["more_rejected/1"]
         assert "1 further rejected answer is left out" in capsys.readouterr().out
-    pairs = read_pairs(policy, data, RewardInputs(), training).groups
+    pairs = read_reward_pairs(policy, data, RewardInputs(), training).groups
     assert [group.id for group in pairs] == ["r0", "r0/1", "r0/3", "r1"]
 
 

@@ -26,7 +26,7 @@ from veridical.runtime.files import read_json, read_jsonl
 from veridical.train import dpo
 from veridical.train.dpo import train_dpo
 from veridical.train.loop.checkpoints import newest_verified
-from veridical.train.loop.outcomes import outcome_of
+from veridical.train.loop.outcomes import preference_outcome
 from veridical.train.loop.rows import read_training_rows
 from veridical.train.loop.training_set import same_pictures, split_held_out
 from veridical.train.options import Training
@@ -143,7 +143,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     training = Training(tuning="full", **COMMON)
     train_dpo(saved, pairs, whole, training=training)
-    honest = outcome_of
+    honest = preference_outcome
 
     def dying(settings: Any) -> Any:
         compute, calls = honest(settings), 0
@@ -157,10 +157,10 @@ def test_a_killed_run_resumes_to_the_same_weights(
 
         return counted
 
-    monkeypatch.setattr(dpo, "outcome_of", dying)
+    monkeypatch.setattr(dpo, "preference_outcome", dying)
     with pytest.raises(KeyboardInterrupt):
         train_dpo(saved, pairs, broken, training=training)
-    monkeypatch.setattr(dpo, "outcome_of", honest)
+    monkeypatch.setattr(dpo, "preference_outcome", honest)
     assert read_json(broken / "run.json")["status"] == "interrupted"
     with pytest.raises(UserError, match="--resume true"):
         train_dpo(saved, pairs, broken, training=training)

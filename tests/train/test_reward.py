@@ -30,8 +30,8 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.train.options import Training
 from veridical.train.reward import (
-    outcome_of,
-    read_pairs,
+    read_reward_pairs,
+    reward_outcome,
     train_reward,
 )
 
@@ -72,7 +72,7 @@ def pairs(tmp_path: Path) -> Path:
 def test_objective_by_hand() -> None:
     """Rewards (2, 1) and (0, 3): -ln sigmoid(1) - ln sigmoid(-3), and 0.1 * (9 + 9)."""
     scores = ResponseLogps(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.ones(2, 2))
-    outcome = outcome_of(BradleyTerry(0.1))(scores, torch.zeros(2, 2))
+    outcome = reward_outcome(BradleyTerry(0.1))(scores, torch.zeros(2, 2))
     expected = math.log(1 + math.exp(-1)) + math.log(1 + math.exp(3)) + 1.8
     assert float(outcome.loss_sum) == pytest.approx(expected, abs=1e-5)
     assert outcome.measures["rewards_accuracy"].tolist() == [1.0, 0.0]
@@ -94,7 +94,7 @@ def test_a_run_learns_and_its_result_judges(pairs: Path, tmp_path: Path, tuning:
     assert all(proof["passed"] and proof["applicable"] for proof in proofs)
     reward_model = load_reward_model(out / "model")
     assert reward_model.reading.criterion == QUESTION and reward_model.reading.with_facts
-    groups = read_pairs(reward_model.policy, pairs, reward_model.reading, training).groups
+    groups = read_reward_pairs(reward_model.policy, pairs, reward_model.reading, training).groups
     expected = score_groups(reward_model, groups, 8, True)
     right = sum(chosen > rejected for chosen, rejected in expected)
     assert right == len(groups)
@@ -172,7 +172,7 @@ def test_several_rejected_answers_are_several_pairs(policy: Policy, tmp_path: Pa
     data = write_pairs(tmp_path / "pairs.parquet", more_rejected=more)
     from veridical.models.reward_model import RewardInputs
 
-    rows = read_pairs(policy, data, RewardInputs(QUESTION), SMALL)
+    rows = read_reward_pairs(policy, data, RewardInputs(QUESTION), SMALL)
     assert len(rows.groups) == 54
     assert [group.id for group in rows.groups[:4]] == ["pair-0", "pair-0/1", "pair-0/2", "pair-1"]
     assert "There is a bench." in rows.groups[1].response_texts[1]

@@ -44,8 +44,8 @@ from veridical.train.rl import loop as rl_loop
 from veridical.train.rl import rewarding
 from veridical.train.rl.actors import Actors, build_actors, drop_other_adapters
 from veridical.train.rl.experience import (
-    Answered,
     Experience,
+    RewardedGroup,
     Setting,
     gather_experience,
 )
@@ -237,7 +237,7 @@ def one_step(policy: Policy, pictures: list[Image.Image], k: int) -> tuple[Setti
     zeros = torch.zeros_like(scores.logps)
     rewards = torch.zeros(k, dtype=torch.float64)
     sampled = SampledTokens(rewards, scores.logps, scores.logps, zeros, scores.mask)
-    answered = Answered(0, asked, said[0], groups[0], Rewarded())
+    answered = RewardedGroup(0, asked, said[0], groups[0], Rewarded())
     seen = Experience([answered], sampled, zeros)
     return setting, seen
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from veridical.runtime.errors import UserError
-from veridical.world.card import write_card
+from veridical.world.card import card_text
 from veridical.world.check import BOUNDS
 from veridical.world.model import HEADS, WIDTH, build_model, build_processor
 from veridical.world.recipe import Recipe, training_scenes
@@ -32,7 +32,7 @@ def test_a_short_training_is_the_same_every_time() -> None:
     assert all(torch.equal(weights[name], value) for name, value in second.state_dict().items())
     assert not all(torch.equal(weights[name], value) for name, value in other.state_dict().items())
     assert 1 <= results["parameters"] <= 8
-    card = write_card(5, vars(SHORT), results | {"minutes": 1.0}, dict.fromkeys(BOUNDS, 0.5), 101)
+    card = card_text(5, vars(SHORT), results | {"minutes": 1.0}, dict.fromkeys(BOUNDS, 0.5), 101)
     assert "supervised" in card and "{" not in card
 
 

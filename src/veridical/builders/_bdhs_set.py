@@ -13,7 +13,7 @@ from veridical.builders._bdhs_counts import summarize
 from veridical.builders._rows import Pair, Skipped, sort_out, write_set
 from veridical.data.messages import Message
 from veridical.data.records import RecordSet
-from veridical.runtime.shards import say
+from veridical.runtime.shards import print_result
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class Rejected:
     source: str
 
 
-def assemble(out: Path, results: Sequence[Mapping[str, Any]], records: RecordSet) -> dict[str, Any]:
+def write_bdhs_set(
+    out: Path, results: Sequence[Mapping[str, Any]], records: RecordSet
+) -> dict[str, Any]:
     """Write `pairs.parquet` and `skipped.jsonl`; returns the summary.
 
     Raises:
@@ -42,7 +44,7 @@ def assemble(out: Path, results: Sequence[Mapping[str, Any]], records: RecordSet
     skipped = write_set(out / "pairs.parquet", "preference", pairs, outcome, records, "pair")
     summary = summarize(results, skipped)
     for warning in summary["warnings"]:
-        say(f"Warning: {warning}")
+        print_result(f"Warning: {warning}")
     return summary
 
 

@@ -41,7 +41,7 @@ class MarkedSample:
     marks: Marks
 
 
-def marks_of(
+def stored_marks(
     verdict: Verdict, orders: Sequence[Sequence[int]] = (), equal: tuple[int, int] = (0, 0)
 ) -> Marks:
     """A verdict as it is kept."""

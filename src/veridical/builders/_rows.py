@@ -96,7 +96,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Made]):
+class SortedRecords(Generic[Made]):
     """What became of all records.
 
     Attributes:
@@ -108,7 +108,7 @@ class Outcome(Generic[Made]):
     skipped: list[Skipped]
 
 
-def sort_out(made: Iterable[Made | Skipped]) -> Outcome[Made]:
+def sort_out(made: Iterable[Made | Skipped]) -> SortedRecords[Made]:
     """Part what was made from the records that gave nothing."""
     kept: list[Made] = []
     skipped: list[Skipped] = []
@@ -117,14 +117,14 @@ def sort_out(made: Iterable[Made | Skipped]) -> Outcome[Made]:
             skipped.append(one)
         else:
             kept.append(one)
-    return Outcome(kept, skipped)
+    return SortedRecords(kept, skipped)
 
 
 def write_set(
     path: Path,
     kind: Kind,
     rows: Iterable[Mapping[str, Any]],
-    outcome: Outcome[Any],
+    outcome: SortedRecords[Any],
     records: RecordSet,
     what: str,
     nothing: str = "",

@@ -12,22 +12,22 @@ from typing import Any
 from datasets import Dataset
 
 from veridical.builders._rows import Sample, Skipped, sort_out, write_set
-from veridical.builders._samples import Sampled, prompt_of
+from veridical.builders._samples import Sampled, prompt_messages
 from veridical.data.messages import assistant_message
 from veridical.data.records import RecordSet
 from veridical.runtime.progress import part_of
-from veridical.runtime.shards import say
+from veridical.runtime.shards import print_result
 
 
 @dataclass(frozen=True)
-class Answered:
+class KeptResponses:
     """The responses that are kept of a record; `index` is its own among the usable ones."""
 
     index: int
     texts: list[str]
 
 
-def assemble(
+def write_sample_set(
     out: Path, results: Sequence[Sampled], records: RecordSet, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write `samples.parquet` and `skipped.jsonl`; returns the summary.
@@ -41,13 +41,13 @@ def assemble(
     summary = _summary(results, [one.texts for one in outcome.kept], skipped)
     if cut := summary["cut_off"]:
         told = part_of(cut, cut + summary["responses"], "responses", "was", "were")
-        say(f"{told} cut off at --max-new-tokens and left out.")
+        print_result(f"{told} cut off at --max-new-tokens and left out.")
     return summary
 
 
-def _answered_or_skipped(index: int, one: Sampled) -> Answered | Skipped:
+def _answered_or_skipped(index: int, one: Sampled) -> KeptResponses | Skipped:
     if texts := one.finished:
-        return Answered(index, texts)
+        return KeptResponses(index, texts)
     return Skipped(one.id, "prompt", one.refused or _why_none(one))
 
 
@@ -60,7 +60,7 @@ def _why_none(one: Sampled) -> str:
 
 
 def _samples(
-    kept: Sequence[Answered], rows: Dataset, settings: Mapping[str, Any]
+    kept: Sequence[KeptResponses], rows: Dataset, settings: Mapping[str, Any]
 ) -> Iterator[Sample]:
     # In Arrow's form images are the bytes of their files, not decoded and packed again.
     raw = rows.with_format("arrow")
@@ -70,7 +70,7 @@ def _samples(
         yield Sample(
             id=row["id"],
             images=row["images"],
-            prompt=prompt_of(row),
+            prompt=prompt_messages(row),
             responses=[[assistant_message(text)] for text in one.texts],
             facts=row.get("facts"),
             expected_answer=row.get("expected_answer"),

@@ -80,13 +80,13 @@ def read_prompts(rows: Dataset) -> list[Prompt]:
     texts, pictures = rows.remove_columns(["images"]), rows.select_columns(["images"])
     prompts = []
     for index, row in enumerate(texts):
-        messages = prompt_of(row)
+        messages = prompt_messages(row)
         images = row_images(pictures, index, count_images(messages))
         prompts.append(Prompt(row["id"], images, messages))
     return prompts
 
 
-def prompt_of(row: Mapping[str, Any]) -> list[Message]:
+def prompt_messages(row: Mapping[str, Any]) -> list[Message]:
     """A record's prompt, whatever its kind."""
     messages: list[Message] = row["messages"][:-1] if "messages" in row else row["prompt"]
     return messages

@@ -19,8 +19,8 @@ from veridical.builders._marks import (
     Marks,
     equal_share,
     marked_or_skipped,
-    marks_of,
     means,
+    stored_marks,
 )
 from veridical.builders._parts import Parts, finish
 from veridical.builders._rows import Sample, sort_out, write_set
@@ -114,7 +114,7 @@ def build_annotate(
 def mark_chunk(judge: Judge, items: Sequence[JudgedSample], seed: int, swap: bool) -> list[Marks]:
     """Mark some records."""
     marked = mark(judge, [item.case for item in items], seed, swap)
-    return [marks_of(one.verdict, one.orders, one.equal) for one in marked]
+    return [stored_marks(one.verdict, one.orders, one.equal) for one in marked]
 
 
 def _sample(one: MarkedSample, judge: str, criterion: Criterion) -> Sample:

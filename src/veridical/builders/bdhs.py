@@ -17,7 +17,7 @@ from datasets import Dataset
 from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers, require_masking
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
-from veridical.builders._bdhs_set import assemble
+from veridical.builders._bdhs_set import write_bdhs_set
 from veridical.builders._parts import Parts, finish, model_identity
 from veridical.data.images import row_images
 from veridical.data.prompts import Prompt
@@ -33,7 +33,7 @@ from veridical.runtime.fingerprint import fingerprint, model_folders
 from veridical.runtime.options import CacheOptions, Loading, Reading
 from veridical.runtime.progress import are_in
 from veridical.runtime.runs import Run, start_run
-from veridical.runtime.shards import read_shard, say
+from veridical.runtime.shards import print_result, read_shard
 from veridical.sampling import Decoding
 
 
@@ -101,9 +101,9 @@ def build_bdhs(
         )
         if results is None:
             return
-        summary = assemble(out, results, records)
+        summary = write_bdhs_set(out, results, records)
         finish(run, summary, parts, time.monotonic() - began)
-        say(are_in(summary["pairs"], "pairs", out / "pairs.parquet"))
+        print_result(are_in(summary["pairs"], "pairs", out / "pairs.parquet"))
 
 
 def _check_caching(caching: CacheOptions, bdhs: BDHSSettings) -> None:

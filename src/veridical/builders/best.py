@@ -27,7 +27,7 @@ from veridical.runtime.runs import start_run
 
 
 @dataclass(frozen=True)
-class Best:
+class BestResponse:
     """A sample's best response: its number, and the sum of its ratings."""
 
     sample: RatedSample
@@ -103,7 +103,7 @@ def build_best(
 
 def best_response(
     sample: RatedSample, aspects: list[str], minimum: float | None = None
-) -> Best | Skipped:
+) -> BestResponse | Skipped:
     """The response with the highest sum (the first of equals), unless that is below a minimum."""
     sums = sample.qualities(aspects)
     if not sums:
@@ -112,4 +112,4 @@ def best_response(
     if minimum is not None and sums[best] < minimum:
         reason = f"its best response has {sums[best]:g}, less than {minimum:g}"
         return Skipped(sample.id, "ratings", reason)
-    return Best(sample, best, sums[best])
+    return BestResponse(sample, best, sums[best])

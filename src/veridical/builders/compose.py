@@ -30,7 +30,7 @@ from veridical.builders.composing.recipe import (
     source_of,
     swapped_ids,
 )
-from veridical.builders.join import difference, further_answers, with_pictures
+from veridical.builders.join import difference, further_answers, with_row_images
 from veridical.data.messages import text_of
 from veridical.data.origins import unread_rows, with_origins
 from veridical.data.reading import read
@@ -235,7 +235,7 @@ class _Partners:
     ) -> tuple[list[Candidate], list[Skipped]]:
         """The rows that have a partner, and why the others have none."""
         wanted, found, alone = {row.index: row for row in rows}, [], []
-        for index, (content, pictures) in enumerate(with_pictures(records.rows)):
+        for index, (content, pictures) in enumerate(with_row_images(records.rows)):
             if index not in wanted:
                 continue
             row = wanted[index]

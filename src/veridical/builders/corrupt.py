@@ -35,7 +35,7 @@ from veridical.runtime.options import Loading, Reading
 from veridical.runtime.progress import are_in
 from veridical.runtime.randomness import generator
 from veridical.runtime.runs import Run, start_run
-from veridical.runtime.shards import read_shard, say
+from veridical.runtime.shards import print_result, read_shard
 
 RULES = "rules"
 Work = Callable[[Sequence[ChosenAnswer]], list[dict[str, object]]]
@@ -140,7 +140,7 @@ def build_corrupt(
         summary: dict[str, Any] = {"answers": len(answers), "pairs": pairs, "skipped": skipped}
         summary |= {"by": by} | (_mistakes(results, rules) if spec is None else _cost(results))
         finish(run, summary, parts, time.monotonic() - began)
-        say(are_in(pairs, "pairs", out / "pairs.parquet"))
+        print_result(are_in(pairs, "pairs", out / "pairs.parquet"))
 
 
 def _check(

@@ -34,7 +34,7 @@ from veridical.runtime.fingerprint import model_folders
 from veridical.runtime.options import Loading, Reading
 from veridical.runtime.progress import are_in, counted
 from veridical.runtime.runs import start_run
-from veridical.runtime.shards import read_shard, say
+from veridical.runtime.shards import print_result, read_shard
 from veridical.sampling import Request, respond
 from veridical.sampling.requests import Decoding
 
@@ -121,7 +121,7 @@ def build_dropout(
         source = {"builder": "dropout", "model": name_of(model), **settings}
         results = parts.work_through_shard(
             answers,
-            lambda chunk: go_on(policy, chunk, kept, attempts, decoding, source),
+            lambda chunk: continue_answers(policy, chunk, kept, attempts, decoding, source),
             "continuations",
             part,
         )
@@ -131,10 +131,10 @@ def build_dropout(
         summary = {"answers": len(answers), "pairs": pairs, "skipped": skipped,
                    "sampled": sum(row["sampled"] for row in results)}  # fmt: skip
         finish(run, summary, parts, time.monotonic() - began)
-        say(are_in(pairs, "pairs", out / "pairs.parquet"))
+        print_result(are_in(pairs, "pairs", out / "pairs.parquet"))
 
 
-def go_on(
+def continue_answers(
     policy: Policy,
     answers: Sequence[ChosenAnswer],
     kept: float,

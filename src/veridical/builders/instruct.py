@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from veridical.builders._parts import finish
 from veridical.builders.instructing.flickr import flickr_talks
-from veridical.builders.instructing.found import Gathered, Talk, open_images
-from veridical.builders.instructing.prompts import Prompts, read_prompts
+from veridical.builders.instructing.found import Gathered, Talk, open_image_folder
+from veridical.builders.instructing.prompts import Prompts, read_prompt_texts
 from veridical.builders.instructing.questions import aokvqa_talks, vqa_talks
 from veridical.data.messages import assistant_message, user_message
 from veridical.data.origins import unread_rows
@@ -123,7 +123,7 @@ def build_instruct(
     """
     published.check()
     check_ranges(mix)
-    asked = read_prompts(prompts, seed)
+    asked = read_prompt_texts(prompts, seed)
     inputs = published.files | ({"prompts": prompts} if prompts else {})
     options = {
         "out": out, "published": published, "mix": mix, "prompts": prompts,
@@ -152,13 +152,13 @@ def build_instruct(
 def _found(published: Published, prompts: Prompts, most: float) -> dict[str, Gathered]:
     """What the sets but LLaVA-Instruct give."""
     found: dict[str, Gathered] = {}
-    coco = open_images(published.coco_images) if published.coco_images else None
+    coco = open_image_folder(published.coco_images) if published.coco_images else None
     if published.vqa_questions and published.vqa_annotations and coco:
         found["vqa"] = vqa_talks(published.vqa_questions, published.vqa_annotations, coco, prompts)
     if published.aokvqa and coco:
         found["aokvqa"] = aokvqa_talks(published.aokvqa, coco, prompts)
     if published.flickr and published.flickr_images:
-        images = open_images(published.flickr_images)
+        images = open_image_folder(published.flickr_images)
         found["flickr"] = flickr_talks(published.flickr, images, prompts)
     for name, one in found.items():
         _refuse(name, one, most)

@@ -83,7 +83,7 @@ def build_join(
 def further_answers(rows: Dataset) -> dict[str, Further]:
     """The rejected answers that each pair of a set gives, by id."""
     found = {}
-    for row, pictures in with_pictures(rows):
+    for row, pictures in with_row_images(rows):
         found[row["id"]] = Further(
             text_of(row["chosen"]),
             [row["rejected"], *(row.get("more_rejected") or [])],
@@ -94,7 +94,7 @@ def further_answers(rows: Dataset) -> dict[str, Further]:
     return found
 
 
-def with_pictures(rows: Dataset) -> Iterator[tuple[dict[str, Any], tuple[RowImage, ...]]]:
+def with_row_images(rows: Dataset) -> Iterator[tuple[dict[str, Any], tuple[RowImage, ...]]]:
     """Rows without their images, and these beside, none of them opened."""
     columns = [name for name in rows.column_names if name.endswith("images")]
     texts = rows.remove_columns(columns)
@@ -115,7 +115,7 @@ def _match(
     """What each pair gains, and why the rest of the answers are left out."""
     joined: dict[str, list[list[Message]]] = {}
     refused = dict.fromkeys(answers, "no pair has this id")
-    for row, pictures in with_pictures(rows):
+    for row, pictures in with_row_images(rows):
         if row["id"] not in answers:
             continue
         theirs = answers[row["id"]]

@@ -23,7 +23,7 @@ Rule = Literal["random", "extremes", "all"]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class BetterAndWorse:
     """Two responses of a sample: the numbers of the better and the worse one."""
 
     sample: RatedSample
@@ -100,12 +100,12 @@ def build_pairs(
 
 def chosen_or_skipped(
     sample: RatedSample, aspects: Sequence[str], rule: Rule, margin: float, seed: int
-) -> list[Chosen | Skipped]:
+) -> list[BetterAndWorse | Skipped]:
     """What becomes pairs of a sample, or why nothing does."""
     pairs = choose_pairs(sample, aspects, rule, margin, seed)
     if not pairs:
         return [Skipped(sample.id, "ratings", f"no two responses differ by {margin:g}")]
-    return [Chosen(sample, better, worse) for better, worse in pairs]
+    return [BetterAndWorse(sample, better, worse) for better, worse in pairs]
 
 
 def choose_pairs(

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from veridical.builders._judged import JudgedSample, judged_samples
-from veridical.builders._marks import MarkedSample, Marks, marked_or_skipped, marks_of, means
+from veridical.builders._marks import MarkedSample, Marks, marked_or_skipped, means, stored_marks
 from veridical.builders._parts import Parts, finish
-from veridical.builders._rows import Outcome, Sample, sort_out, write_skipped
+from veridical.builders._rows import Sample, SortedRecords, sort_out, write_skipped
 from veridical.builders.options import ObjectFiles
 from veridical.data.object_lists import match_image_ids, name_objects, read_objects
 from veridical.data.reading import read
@@ -127,7 +127,7 @@ def _reward_judge(
 
 
 def _judge(judge: Judge, items: Sequence[JudgedSample]) -> list[Marks]:
-    return [marks_of(verdict) for verdict in judge([item.case for item in items])]
+    return [stored_marks(verdict) for verdict in judge([item.case for item in items])]
 
 
 def _sample(one: MarkedSample, judge: str) -> Sample:
@@ -148,7 +148,7 @@ def _check_words(words: list[int] | None) -> None:
         )
 
 
-def _refuse(outcome: Outcome[MarkedSample], max_bad_fraction: float) -> None:
+def _refuse(outcome: SortedRecords[MarkedSample], max_bad_fraction: float) -> None:
     bad, total = len(outcome.skipped), len(outcome.skipped) + len(outcome.kept)
     if bad > max_bad_fraction * total or bad == total:
         first = outcome.skipped[0]

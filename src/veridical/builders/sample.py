@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from veridical.builders._parts import Parts, finish, model_identity
-from veridical.builders._sample_set import assemble
+from veridical.builders._sample_set import write_sample_set
 from veridical.builders._samples import (
     Sampled,
     SampleSettings,
@@ -30,7 +30,7 @@ from veridical.runtime.fingerprint import model_folders
 from veridical.runtime.options import Loading, Reading
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import Run, start_run
-from veridical.runtime.shards import read_shard, say
+from veridical.runtime.shards import print_result, read_shard
 from veridical.sampling import Decoding
 from veridical.sampling.engines.chat import PREFIX, Server
 from veridical.sampling.truncation import check_truncation
@@ -80,7 +80,7 @@ def build_sample(
     require_file(data, "--data")
     part = read_shard(shard)
     settings = SampleSettings(k, decoding, steer)
-    check(settings)
+    check_sample_settings(settings)
     name = name_of(model)
     server = _server(name, endpoint, settings)
     options = {
@@ -107,9 +107,9 @@ def build_sample(
         results = parts.work_through_shard(prompts, answer, "samples", part)
         if results is None:
             return
-        summary = assemble(out, results, records, {"model": name, **settings.recorded()})
+        summary = write_sample_set(out, results, records, {"model": name, **settings.recorded()})
         finish(run, summary, parts, time.monotonic() - began)
-        say(
+        print_result(
             f"{counted(summary['responses'], 'responses')} to "
             f"{counted(summary['prompts'], 'prompts')}: "
             f"{out / 'samples.parquet'}."
@@ -139,7 +139,7 @@ def _elsewhere(
     return answer, {"model": model, "server": server.address}
 
 
-def check(settings: SampleSettings) -> None:
+def check_sample_settings(settings: SampleSettings) -> None:
     """Refuse settings that make no sense.
 
     Raises:

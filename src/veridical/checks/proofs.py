@@ -21,7 +21,7 @@ from torch import Tensor
 
 from veridical.checks.controls import with_gray_images
 from veridical.models.batching import Batch
-from veridical.models.measures import Measure
+from veridical.models.measures import ResponseMeasure
 from veridical.models.placeholders import placeholder_counts
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
@@ -95,7 +95,7 @@ def prove_image_matters(
     lay_out: Layout,
     alone: Tensor,
     floor: float,
-    measure: Measure,
+    measure: ResponseMeasure,
 ) -> Proof:
     """With another image the numbers move by far more than noise."""
     with_images = [i for i, group in enumerate(groups) if group.images]
@@ -113,7 +113,9 @@ def prove_image_matters(
     return Proof("image_matters", median > limit, True, median, limit, measure.unit, detail)
 
 
-def prove_batch_invariance(ours: Tensor, alone: Tensor, floor: float, measure: Measure) -> Proof:
+def prove_batch_invariance(
+    ours: Tensor, alone: Tensor, floor: float, measure: ResponseMeasure
+) -> Proof:
     """A group alone = the group among others."""
     value = float((alone - ours).abs().max())
     detail = f"{counted(len(ours), 'rows')} alone against together"
@@ -122,7 +124,7 @@ def prove_batch_invariance(ours: Tensor, alone: Tensor, floor: float, measure: M
 
 
 def prove_path_parity(
-    groups: Sequence[Group], ours: Tensor, floor: float, measure: Measure
+    groups: Sequence[Group], ours: Tensor, floor: float, measure: ResponseMeasure
 ) -> Proof:
     """Our path = the stock processor and the stock forward, one row at a time."""
     stock = torch.stack([measure.stock(group) for group in groups])

@@ -27,7 +27,7 @@ from veridical.checks.proofs import (
     prove_placeholders,
 )
 from veridical.models.batching import row_batch
-from veridical.models.measures import Measure, MeasureOf, logps_measure
+from veridical.models.measures import MeasureOf, ResponseMeasure, logps_measure
 from veridical.models.policy import Policy
 from veridical.models.precision import dtype_name, exact
 from veridical.models.rendering import Group
@@ -111,7 +111,7 @@ def prove(
 
 
 def _prove_exactly(
-    policy: Policy, groups: Sequence[Group], lay_out: Layout, measure: Measure
+    policy: Policy, groups: Sequence[Group], lay_out: Layout, measure: ResponseMeasure
 ) -> list[Proof]:
     floor = _noise_floor(policy, policy, groups, lambda _: measure)
     batch = lay_out(policy, groups)
@@ -152,7 +152,7 @@ def _both(exactly: Proof, native: Proof) -> Proof:
 
 
 def _prove_by_noise(
-    policy: Policy, groups: Sequence[Group], lay_out: Layout, measure: Measure
+    policy: Policy, groups: Sequence[Group], lay_out: Layout, measure: ResponseMeasure
 ) -> list[Proof]:
     """Where no float32 copy fits: against the stock path's own rounding, with controls.
 
@@ -202,7 +202,7 @@ def _changed(
     groups: Sequence[Group],
     seen: Sequence[int],
     lay_out: Layout,
-    measure: Measure,
+    measure: ResponseMeasure,
     change: Callable[[Group], Group],
 ) -> Tensor:
     """The numbers of rows with other images. Shape: (rows with images, k)."""

@@ -14,7 +14,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 
 from veridical.cli.named_files import named_values
-from veridical.cli.ranges import check_ranges
+from veridical.cli.ranges import check_option_ranges
 from veridical.cli.signatures import Option, as_arguments, describe_option, narrowed
 from veridical.cli.values import check_config_files, check_values, check_words
 from veridical.cli.words import label, spell_out
@@ -48,10 +48,10 @@ def parse(
     values = {name: namespace[name] for name in options}
     for name, option in options.items():
         if option.is_mapping and values[name] is not None:
-            values[name] = plain(values[name])
+            values[name] = plain_dict(values[name])
     try:
         check_values(options, values)
-        check_ranges(options, values)
+        check_option_ranges(options, values)
     except UserError as error:
         raise UserError(f"{error} See `{program} --help`.") from None
     return as_arguments(function, values)
@@ -67,7 +67,7 @@ def parser_of(program: str, options: Mapping[str, Option]) -> ArgumentParser:
     return parser
 
 
-def plain(value: Any) -> Any:
+def plain_dict(value: Any) -> Any:
     """A mapping of the parser's own kind as a plain dictionary."""
     return value.as_dict() if hasattr(value, "as_dict") else dict(value)
 

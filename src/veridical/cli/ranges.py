@@ -75,7 +75,7 @@ RANGES: Mapping[str, Range] = {
 }
 
 
-def check_ranges(options: Mapping[str, Option], values: Mapping[str, Any]) -> None:
+def check_option_ranges(options: Mapping[str, Option], values: Mapping[str, Any]) -> None:
     """Refuse a number that is outside its option's range.
 
     Raises:

@@ -35,7 +35,7 @@ from veridical.data import (
 from veridical.data.record_checks import RowProblem
 from veridical.data.record_types import CheckedRow
 from veridical.runtime.cache import digest, evict, open_cache
-from veridical.runtime.cache_folder import claim_folder
+from veridical.runtime.cache_folder import claim_cache_folder
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, read_json, write_json, writing
 
@@ -133,7 +133,7 @@ def one_at_a_time(key: str) -> Iterator[None]:
     lock = None
     if folder is not None:
         with contextlib.suppress(OSError):
-            claim_folder(folder.parent)
+            claim_cache_folder(folder.parent)
             folder.mkdir(exist_ok=True)
             lock = FileLock(folder / f"{key}.lock")
             lock.acquire()
@@ -194,6 +194,6 @@ def _is_writable(folder: Path | None) -> bool:
     if folder is None:
         return False
     with contextlib.suppress(OSError):
-        claim_folder(folder.parent)
+        claim_cache_folder(folder.parent)
         folder.mkdir(exist_ok=True)
     return os.access(folder, os.W_OK)

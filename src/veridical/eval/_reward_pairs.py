@@ -73,7 +73,7 @@ def clusters(records: RecordSet, key: str | None = None) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedPairs:
     """Pairs as a reward model reads them, by their place in the file; and what it can't read."""
 
     kept: Mapping[int, Group]
@@ -86,7 +86,7 @@ def render_pairs(
     told: Sequence[Sequence[str]],
     seen: Seen,
     limit: int | None,
-) -> Rendered:
+) -> RenderedPairs:
     """Pairs as the model reads them; a file's first `limit` if that is set."""
     pictures = records.rows.select_columns(["images"])
     rejected_pictures = None
@@ -116,7 +116,7 @@ def render_pairs(
             )  # fmt: skip
         except RefusedRowError as reason:
             refused.append({"id": row["id"], "field": "messages", "reason": str(reason)})
-    return Rendered(pairs, refused)
+    return RenderedPairs(pairs, refused)
 
 
 def about_pairs(

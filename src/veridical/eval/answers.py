@@ -166,7 +166,7 @@ def refuse_many(
         )
 
 
-def read_rows(path: Path) -> list[Any]:
+def read_json_rows(path: Path) -> list[Any]:
     """Read JSON Lines, or one JSON list, whatever the suffix (POPE's `.json` files are lines).
 
     Raises:
@@ -192,7 +192,7 @@ def read_answer_rows(path: Path, id_field: str) -> list[dict[str, Any]]:
         UserError: a line lacks one of them; it is named.
     """
     rows = []
-    for number, row in enumerate(read_rows(path), start=1):
+    for number, row in enumerate(read_json_rows(path), start=1):
         given = row if isinstance(row, dict) else {}
         # In a file of questions `text` is the question.
         names = ANSWER_FIELDS[:-1] if "label" in given else ANSWER_FIELDS

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from veridical.eval.answers import read_answer_rows, read_rows
+from veridical.eval.answers import read_answer_rows, read_json_rows
 from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
@@ -117,7 +117,7 @@ def match_answers(options: DashOptions, evaluation: Evaluation) -> GivenAnswers:
 
     def read(path: Path) -> list[dict[str, Any]]:
         """Rows by our ids, or by DASH-B's own {"img_id", "object_name", "gt", "response"}."""
-        rows = read_rows(path)
+        rows = read_json_rows(path)
         if not all(isinstance(row, dict) and "img_id" in row for row in rows):
             return read_answer_rows(path, "question_id")
         named = [

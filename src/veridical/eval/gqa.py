@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from veridical.eval.answers import read_answer_rows, read_rows
+from veridical.eval.answers import read_answer_rows, read_json_rows
 from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
@@ -106,7 +106,7 @@ def match_answers(options: GqaOptions, evaluation: Evaluation) -> GivenAnswers:
 
     def read(path: Path) -> list[dict[str, Any]]:
         """Rows by `question_id`, or by GQA's `questionId`, with a `prediction`."""
-        rows = read_rows(path)
+        rows = read_json_rows(path)
         own = rows and all(isinstance(row, dict) and "questionId" in row for row in rows)
         named = read_answer_rows(path, "questionId" if own else "question_id")
         return [{**row, "question_id": row["questionId"]} for row in named] if own else named

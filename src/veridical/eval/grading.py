@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from veridical.data.prompts import Prompt
-from veridical.eval.answers import read_rows
+from veridical.eval.answers import read_json_rows
 from veridical.eval.stored_answers import mend_last_line, stored_lines
 from veridical.judges.judging import Cost
-from veridical.judges.prompted import Asker, JudgeQuestion, Reply, ReplyOutcome, ask_until_read
+from veridical.judges.prompted import (
+    Asker,
+    JudgeQuestion,
+    JudgeReply,
+    ReplyOutcome,
+    ask_until_read,
+    reply_of,
+)
 from veridical.judges.prompts import UnreadableError
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, read_text
@@ -180,8 +187,8 @@ def grade(
     places = [(n, k) for n, own in enumerate(asked) for k in range(len(own))]
     questions = [_question(rows[n], k, asked[n][k]) for n, k in places]
 
-    def read(start: int) -> Callable[[int, Reply], tuple[str, Any]]:
-        def read_one(index: int, reply: Reply) -> tuple[str, Any]:
+    def read(start: int) -> Callable[[int, JudgeReply], tuple[str, Any]]:
+        def read_one(index: int, reply: JudgeReply) -> tuple[str, Any]:
             n, k = places[start + index]
             if reply.cut and not grader.may_be_cut(options):
                 raise UnreadableError("it is cut off")
@@ -266,7 +273,7 @@ def keeping_asker(ask: Asker, path: Path, identity: Sequence[Any]) -> Asker:
     known = {row["key"]: row for row in stored_lines(path) if {"key", "reply", "cut"} <= row.keys()}
     mend_last_line(path)
 
-    def asker(questions: Sequence[JudgeQuestion]) -> list[Reply]:
+    def asker(questions: Sequence[JudgeQuestion]) -> list[JudgeReply]:
         keys = [_key(question, identity) for question in questions]
         new = [n for n, key in enumerate(keys) if key not in known]
         replies = dict(zip(new, ask([questions[n] for n in new]), strict=True)) if new else {}
@@ -280,7 +287,7 @@ def keeping_asker(ask: Asker, path: Path, identity: Sequence[Any]) -> Asker:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 known[keys[n]] = row
         return [
-            replies[n] if n in replies else Reply(known[key]["reply"], known[key]["cut"])
+            replies[n] if n in replies else reply_of(known[key]["reply"], known[key]["cut"])
             for n, key in enumerate(keys)
         ]
 
@@ -297,7 +304,7 @@ def _key(question: JudgeQuestion, identity: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _given_replies(paths: Sequence[Path], ids: Sequence[str]) -> list[Reply]:
+def _given_replies(paths: Sequence[Path], ids: Sequence[str]) -> list[JudgeReply]:
     """Replies made elsewhere, in the order of the judge's questions.
 
     Raises:
@@ -305,7 +312,7 @@ def _given_replies(paths: Sequence[Path], ids: Sequence[str]) -> list[Reply]:
     """
     waiting: dict[str, list[str]] = defaultdict(list)
     for path in paths:
-        for number, row in enumerate(read_rows(path), start=1):
+        for number, row in enumerate(read_json_rows(path), start=1):
             own = row if isinstance(row, dict) else {}
             text = next((own[name] for name in REPLY_FIELDS if name in own), None)
             if own.get("question_id") is None or not isinstance(text, str):
@@ -321,7 +328,7 @@ def _given_replies(paths: Sequence[Path], ids: Sequence[str]) -> list[Reply]:
             f"--replies has {len(waiting[first])} replies to question {first}, and {wanted[first]} "
             f"are needed ({len(wrong)} such questions). Give one for each question to the judge."
         )
-    return [Reply(waiting[id].pop(0)) for id in ids]
+    return [reply_of(waiting[id].pop(0)) for id in ids]
 
 
 REPLY_FIELDS = ("reply", "text", "content")

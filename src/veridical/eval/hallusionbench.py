@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from veridical.data.text.thoughts import answer_of
-from veridical.eval.answers import read_answer_rows, read_rows
+from veridical.eval.answers import read_answer_rows, read_json_rows
 from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
@@ -135,7 +135,7 @@ def match_answers(options: HallusionOptions, evaluation: Evaluation) -> GivenAns
 
     def read(path: Path) -> list[dict[str, Any]]:
         """Rows by our ids, or HallusionBench's own records with a `model_prediction`."""
-        rows = read_rows(path)
+        rows = read_json_rows(path)
         if not all(isinstance(row, dict) and "set_id" in row for row in rows):
             return read_answer_rows(path, "question_id")
         for number, row in enumerate(rows, start=1):

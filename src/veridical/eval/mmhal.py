@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from veridical.data.text.thoughts import answer_of
-from veridical.eval.answers import read_answer_rows, read_rows
+from veridical.eval.answers import read_answer_rows, read_json_rows
 from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
@@ -140,7 +140,7 @@ def match_answers(options: MmhalOptions, evaluation: Evaluation) -> GivenAnswers
 
     def read(path: Path) -> list[dict[str, Any]]:
         """Rows by our ids, or the template with each `model_answer`, in its order."""
-        rows = read_rows(path)
+        rows = read_json_rows(path)
         if not all(isinstance(row, dict) and ANSWER in row for row in rows):
             return read_answer_rows(path, "question_id")
         found = []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from veridical.data.object_questions import SPLITS, ObjectQuestion
-from veridical.eval.answers import read_rows
+from veridical.eval.answers import read_json_rows
 from veridical.runtime.errors import UserError
 
 OTHER_SOURCES = ("aokvqa", "gqa")
@@ -27,7 +27,7 @@ def read_questions(paths: Sequence[Path]) -> list[ObjectQuestion]:
     questions = []
     for path in paths:
         named = split_of(path.stem)
-        for number, row in enumerate(read_rows(path), start=1):
+        for number, row in enumerate(read_json_rows(path), start=1):
             questions.append(_question(row, named, f"{path}, row {number}"))
     if not questions:
         raise UserError(f"No questions in {', '.join(map(str, paths))}.")

@@ -10,7 +10,7 @@ from veridical.checks.prefix_sharing import Sharing, sharing
 from veridical.data.origins import unread_rows, with_origins
 from veridical.data.records import read_records
 from veridical.eval._reward_pairs import (
-    Rendered,
+    RenderedPairs,
     Seen,
     Told,
     about_pairs,
@@ -130,7 +130,7 @@ def _names(data: Sequence[Path]) -> dict[str, Path]:
 
 
 def _rewards(
-    reward_model: RewardModel, found: Rendered, batch_size: int, share_prefix: bool
+    reward_model: RewardModel, found: RenderedPairs, batch_size: int, share_prefix: bool
 ) -> tuple[dict[int, list[float]], list[SkippedRow]]:
     """Rewards of the pairs that the processor takes, by place; and all pairs without any."""
     shares = Sharing(False, "--share-prefix false")

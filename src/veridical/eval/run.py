@@ -28,7 +28,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
 from veridical.runtime.options import by_option
 from veridical.runtime.runs import start_run
-from veridical.runtime.shards import say
+from veridical.runtime.shards import print_result
 from veridical.scoring.statistics import Estimate
 
 
@@ -159,7 +159,7 @@ def run_benchmark(
         run.finish(**counts, **answered.results, **graded.results, **remarks.results)
     print_scores(scores)
     for line in remarks.lines:
-        say(line)
+        print_result(line)
     return scores
 
 

@@ -11,7 +11,7 @@ from veridical.eval.benchmark import Benchmark
 from veridical.eval.benchmarks import place_of
 from veridical.runtime.files import write_json
 from veridical.runtime.run_files import read_run_file
-from veridical.runtime.shards import say
+from veridical.runtime.shards import print_result
 from veridical.scoring.statistics import Estimate
 
 SCORES = "scores.json"
@@ -57,10 +57,10 @@ def read_scores(folder: Path) -> dict[str, Any]:
 def print_scores(scores: Mapping[str, Estimate]) -> None:
     """A line for each metric: value, 95 % interval, what it was counted on."""
     width = max(len(name) for name in scores)
-    say(f"{'metric':<{width}}   value   95 % interval         n  images")
+    print_result(f"{'metric':<{width}}   value   95 % interval         n  images")
     for name, score in scores.items():
         interval = f"[{fixed_width(score.low)}, {fixed_width(score.high)}]"
-        say(
+        print_result(
             f"{name:<{width}}  {fixed_width(score.value)}  {interval}  "
             f"{score.n:>6}  {score.clusters:>6}  {score.note}".rstrip()
         )

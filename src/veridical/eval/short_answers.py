@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from veridical.eval.answers import read_rows
+from veridical.eval.answers import read_json_rows
 from veridical.eval.asks import Row
 from veridical.eval.benchmark import Rows
 from veridical.eval.published import PublishedQuestion
@@ -85,7 +85,7 @@ def with_prompts(
         return list(questions)
     known = {question.question_id: question for question in questions}
     prompts: dict[str, str] = {}
-    for number, row in enumerate(read_rows(path), start=1):
+    for number, row in enumerate(read_json_rows(path), start=1):
         own = row if isinstance(row, dict) else {}
         text = own.get("text")
         if not isinstance(text, str) or own.get("question_id") is None:

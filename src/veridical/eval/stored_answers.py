@@ -10,7 +10,7 @@ from typing import Any
 
 from veridical.runtime.files import write_jsonl
 from veridical.runtime.progress import counted
-from veridical.runtime.shards import say
+from veridical.runtime.shards import print_result
 
 PARTIAL = "answers.partial{}.jsonl"
 _IDENTITY = ("split", "question_id", "image_id", "answer")
@@ -63,7 +63,7 @@ def write_answers(folder: Path, rows: Sequence[Mapping[str, object]], given: boo
         stored = Counter(dict.fromkeys(map(_identity, stored_rows(folder)), 1))
         replaced = sum((stored - Counter(map(_identity, rows))).values())
         if replaced:
-            say(
+            print_result(
                 f"{counted(replaced, 'answers')} in {folder} that the new ones do not have "
                 f"{'was' if replaced == 1 else 'were'} replaced. To keep both, give each its own "
                 "--out."

@@ -19,7 +19,7 @@ from veridical.eval.run import asks_of, prepare, run_benchmark
 from veridical.runtime.errors import UserError
 from veridical.runtime.options import by_option
 from veridical.runtime.runs import start_run
-from veridical.runtime.shards import say
+from veridical.runtime.shards import print_result
 from veridical.scoring.statistics import Estimate
 
 
@@ -74,7 +74,7 @@ def evaluate(
     with start_run(out, "eval", configuration, inputs, any_process=True) as run:
         for benchmark, own in chosen:
             name = benchmark.name
-            say(f"{benchmark.description.title}:")
+            print_result(f"{benchmark.description.title}:")
             scores[name] = run_benchmark(
                 benchmark, own, out / name, subject, asking, shared, grading
             )

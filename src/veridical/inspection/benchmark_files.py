@@ -24,7 +24,7 @@ _USUAL_NAME = re.compile(r"(?:image|img|picture|photo|pic|frame|file|sample)?[-_
 
 
 @dataclass
-class Benchmark:
+class BenchmarkContent:
     """What is known of a benchmark's images and questions.
 
     Attributes:
@@ -56,7 +56,7 @@ class Benchmark:
         return any((look ^ other).bit_count() <= BITS for other in near)
 
 
-def read_benchmarks(paths: Sequence[Path]) -> list[Benchmark]:
+def read_benchmarks(paths: Sequence[Path]) -> list[BenchmarkContent]:
     """Benchmarks by the paths of their files: JSON, JSON Lines, or a folder of these and images.
 
     Raises:
@@ -77,10 +77,10 @@ def name_key(name: str) -> str:
     return "" if _USUAL_NAME.fullmatch(stem) else stem.lower()
 
 
-def _read_benchmark(path: Path) -> Benchmark:
+def _read_benchmark(path: Path) -> BenchmarkContent:
     if not path.exists():
         raise UserError(f"--benchmarks {path} does not exist. Check the path.")
-    benchmark = Benchmark(path.stem if path.is_file() else path.name)
+    benchmark = BenchmarkContent(path.stem if path.is_file() else path.name)
     files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
     asked: Counter[str] = Counter()
     for file in files:
@@ -99,7 +99,7 @@ def _read_benchmark(path: Path) -> Benchmark:
     return benchmark
 
 
-def _note(benchmark: Benchmark, asked: Counter[str], image: str, question: str) -> None:
+def _note(benchmark: BenchmarkContent, asked: Counter[str], image: str, question: str) -> None:
     key = name_key(image)
     if key:
         benchmark.names.add(key)
@@ -110,7 +110,7 @@ def _note(benchmark: Benchmark, asked: Counter[str], image: str, question: str) 
             benchmark.asked.add((key, plain))
 
 
-def _add_pictures(benchmark: Benchmark, root: Path, files: Sequence[Path]) -> None:
+def _add_pictures(benchmark: BenchmarkContent, root: Path, files: Sequence[Path]) -> None:
     album = Album(root)
     for file in track(files, f"reading {benchmark.name}"):
         picture = album.look({"bytes": None, "path": str(file.relative_to(root))})

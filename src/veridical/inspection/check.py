@@ -17,7 +17,7 @@ from veridical.inspection.extra import require_packages
 from veridical.inspection.findings import are_findings, by_check
 from veridical.inspection.inspecting import Inspection, inspect_file, with_pictures
 from veridical.inspection.pictures import Album
-from veridical.inspection.repair import Change, changes_file, write_repaired
+from veridical.inspection.repair import RowChange, changes_file, write_repaired
 from veridical.inspection.rows import read_rows, recognize_kind
 from veridical.inspection.table import RowCheck
 from veridical.runtime.errors import FindingsError, UserError
@@ -122,7 +122,7 @@ def _summary(found: Inspection) -> str:
     return f"{', '.join(parts)}{said}."
 
 
-def _changes(out: Path, written: int, changes: Sequence[Change]) -> Iterator[str]:
+def _changes(out: Path, written: int, changes: Sequence[RowChange]) -> Iterator[str]:
     yield f"{counted(written, 'rows')} written to {out}. What changed is in {changes_file(out)}:"
     counts = Counter((change.check, change.done.partition(":")[0]) for change in changes)
     if not counts:

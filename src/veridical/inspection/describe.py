@@ -12,7 +12,7 @@ from veridical.inspection.description_page import MARK, page_of
 from veridical.inspection.differences import describe_differences
 from veridical.inspection.extra import require_packages
 from veridical.inspection.facts import Fact
-from veridical.inspection.length_bias import Part, describe_lengths, parts_of
+from veridical.inspection.length_bias import FieldValue, describe_lengths, parts_of
 from veridical.inspection.pairs import Pairs, groups_of, read_pairs
 from veridical.inspection.shortcuts import SECTION as SHORTCUTS
 from veridical.inspection.shortcuts import describe_shortcuts
@@ -39,7 +39,7 @@ class Description:
     name: str
     path: str
     facts: list[Fact]
-    parts: list[Part]
+    parts: list[FieldValue]
 
 
 def data_describe(

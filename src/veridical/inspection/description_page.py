@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from veridical.inspection.facts import Fact
 
 if TYPE_CHECKING:
-    from veridical.inspection.length_bias import Part
+    from veridical.inspection.length_bias import FieldValue
 
 MARK = '<p class="kicker">Veridical data description'
 MINUS, THIN = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
@@ -26,7 +26,7 @@ NOTES = {
 }
 
 
-class Described(Protocol):
+class DescribedSet(Protocol):
     """What the page needs of a set."""
 
     @property
@@ -42,7 +42,7 @@ class Described(Protocol):
         """What is said of it."""
 
     @property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[FieldValue]:
         """Lengths and positions by field."""
 
 
@@ -58,7 +58,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class FactRow:
     """One fact of every set."""
 
     label: str
@@ -71,7 +71,7 @@ class Section:
 
     title: str
     note: str
-    rows: list[Row]
+    rows: list[FactRow]
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ class Page:
     names: list[str]
     paths: list[str]
     sections: list[Section]
-    between: list[Row]
-    parts: list[tuple[str, list[Part]]]
+    between: list[FactRow]
+    parts: list[tuple[str, list[FieldValue]]]
     version: str
 
 
-def page_of(sets: Sequence[Described], between: Sequence[Fact]) -> Page:
+def page_of(sets: Sequence[DescribedSet], between: Sequence[Fact]) -> Page:
     """The page of some sets."""
     names = [one.name for one in sets]
     return Page(
@@ -98,17 +98,17 @@ def page_of(sets: Sequence[Described], between: Sequence[Fact]) -> Page:
         names=names,
         paths=[one.path for one in sets],
         sections=list(_sections(sets)),
-        between=[Row(fact.label, [_cell("all sets", fact)]) for fact in between],
+        between=[FactRow(fact.label, [_cell("all sets", fact)]) for fact in between],
         parts=[(one.name, one.parts) for one in sets if one.parts],
         version=importlib.metadata.version("veridical"),
     )
 
 
-def _pairs(one: Described) -> int:
+def _pairs(one: DescribedSet) -> int:
     return next(int(f.value or 0) for f in one.facts if f.label == "Preference pairs")
 
 
-def _lead(sets: Sequence[Described]) -> str:
+def _lead(sets: Sequence[DescribedSet]) -> str:
     """The strongest shortcut of all sets."""
     guesses = [
         (fact, one.name)
@@ -120,18 +120,18 @@ def _lead(sets: Sequence[Described]) -> str:
         return "There are too few pairs to tell how much can be guessed without an image."
     fact, name = max(guesses, key=lambda item: item[0].value or 0.0)
     return (
-        f"Without any image, the chosen answer of {name} is guessed in {shown(fact)} of held-out "
-        f"pairs, by: {fact.label[:1].lower()}{fact.label[1:]}."
+        f"Without any image, the chosen answer of {name} is guessed in {fact_text(fact)} of "
+        f"held-out pairs, by: {fact.label[:1].lower()}{fact.label[1:]}."
     )
 
 
-def _sections(sets: Sequence[Described]) -> Iterator[Section]:
+def _sections(sets: Sequence[DescribedSet]) -> Iterator[Section]:
     """Facts of the same section and label in one row, in the order of their first occurrence."""
     order = dict.fromkeys((fact.section, fact.label) for one in sets for fact in one.facts)
     known = [{(fact.section, fact.label): fact for fact in one.facts} for one in sets]
     for title in dict.fromkeys(section for section, _ in order):
         rows = [
-            Row(label, [
+            FactRow(label, [
                 _cell(one.name, facts.get((section, label)))
                 for one, facts in zip(sets, known, strict=True)
             ])
@@ -149,10 +149,10 @@ def _cell(name: str, fact: Fact | None) -> Cell:
         ends = (_number(end, fact) for end in (fact.low, fact.high))
         interval = " to ".join(ends)
     strong = fact.section.startswith("Shortcuts") and (fact.low or 0.0) > CHANCE
-    return Cell(name, shown(fact), interval, fact.note, strong)
+    return Cell(name, fact_text(fact), interval, fact.note, strong)
 
 
-def shown(fact: Fact) -> str:
+def fact_text(fact: Fact) -> str:
     """A fact's number with its unit."""
     if fact.value is None:
         return "\N{EM DASH}"

@@ -10,7 +10,7 @@ from rapidfuzz.distance import Indel
 
 from veridical.data.text.leading_yes_no import leading_yes_or_no
 from veridical.data.vocabulary import COCO_VOCABULARY, read_vocabulary
-from veridical.inspection.facts import Fact, mean, quantiles, share
+from veridical.inspection.facts import Fact, mean_fact, quantiles, share
 from veridical.inspection.texts import words
 
 COLORS = frozenset(
@@ -35,7 +35,7 @@ SIMILARITY, DIFFERS = "How alike the two answers are", "In what they differ"
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class AnswerDifference:
     """How a pair's answers differ.
 
     Attributes:
@@ -61,7 +61,7 @@ class Difference:
     only_rejected: int
 
 
-def compare_answers(chosen: str, rejected: str) -> Difference:
+def compare_answers(chosen: str, rejected: str) -> AnswerDifference:
     """Compare a pair's answers. Objects are COCO's 80 classes, by our list of words."""
     one, other = words(chosen), words(rejected)
     objects = [{found.name for found in _VOCABULARY.mentions(text)} for text in (chosen, rejected)]
@@ -72,7 +72,7 @@ def compare_answers(chosen: str, rejected: str) -> Difference:
         {*_NUMBER.findall(chosen)} != {*_NUMBER.findall(rejected)},
         leading_yes_or_no(chosen) != leading_yes_or_no(rejected),
     )
-    return Difference(
+    return AnswerDifference(
         len(chosen.split()),
         len(rejected.split()),
         len(chosen),
@@ -85,7 +85,7 @@ def compare_answers(chosen: str, rejected: str) -> Difference:
     )
 
 
-def describe_differences(found: Sequence[Difference], groups: Sequence[int]) -> list[Fact]:
+def describe_differences(found: Sequence[AnswerDifference], groups: Sequence[int]) -> list[Fact]:
     """Similarity, and the share of pairs that differ in objects, colors, counts and so on."""
     alike = [pair.similarity for pair in found]
     facts = [
@@ -102,5 +102,7 @@ def describe_differences(found: Sequence[Difference], groups: Sequence[int]) -> 
     facts.append(share(DIFFERS, "None of these", nothing, groups))
     for branch in ("chosen", "rejected"):
         counts = [float(getattr(pair, f"only_{branch}")) for pair in found]
-        facts.append(mean(DIFFERS, f"Objects that only the {branch} answer names", counts, groups))
+        facts.append(
+            mean_fact(DIFFERS, f"Objects that only the {branch} answer names", counts, groups)
+        )
     return facts

@@ -53,7 +53,7 @@ def share(
     return _estimated(section, label, hits, groups, "share", note)
 
 
-def mean(
+def mean_fact(
     section: str, label: str, values: Sequence[float], groups: Sequence[int], unit: Unit = "number"
 ) -> Fact:
     """A mean over pairs, with the interval that counts images and not pairs."""

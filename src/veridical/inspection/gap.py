@@ -12,7 +12,7 @@ import torch
 from veridical.checks.controls import with_gray_images
 from veridical.data.images import ImageLike, decode_image, resolve_image_path
 from veridical.data.pixels import ImageError
-from veridical.inspection.facts import Fact, mean, share
+from veridical.inspection.facts import Fact, mean_fact, share
 from veridical.inspection.rows import Row, read_rows
 from veridical.models.batching import row_batch
 from veridical.models.logprobs import response_logps
@@ -75,9 +75,11 @@ def describe_gaps(
               [_prefers(gap.own) for gap in gaps], of, left),
         share(section, "Chosen is more likely, without it",
               [_prefers(gap.gray) for gap in gaps], of, "plain gray in place of the image"),
-        mean(section, "Gap with the image, nats", [gap.own for gap in gaps], of),
-        mean(section, "Gap without it, nats", [gap.gray for gap in gaps], of),
-        mean(section, "What the image adds to the gap, nats", [g.own - g.gray for g in gaps], of),
+        mean_fact(section, "Gap with the image, nats", [gap.own for gap in gaps], of),
+        mean_fact(section, "Gap without it, nats", [gap.gray for gap in gaps], of),
+        mean_fact(
+            section, "What the image adds to the gap, nats", [g.own - g.gray for g in gaps], of
+        ),
     ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from veridical.data.record_rows import Kind
-from veridical.inspection.checks.formats import marks_of
+from veridical.inspection.checks.formats import format_bits
 from veridical.inspection.findings import Finding
 from veridical.inspection.pictures import Album, named_picture
 from veridical.inspection.rows import Row, read_rows
@@ -60,7 +60,7 @@ def inspect_file(
     Raises:
         UserError: the file can't be read, or has no rows.
     """
-    traces = Traces(kind, marks_of)
+    traces = Traces(kind, format_bits)
     columns, unread = Counter[str](), Counter[str]()
     findings: list[Finding] = []
     album = Album(root) if decode else None

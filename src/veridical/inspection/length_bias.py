@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from veridical.inspection.differences import Difference
+from veridical.inspection.differences import AnswerDifference
 from veridical.inspection.facts import Fact, quantiles, share
 from veridical.inspection.fields import count_values
 from veridical.inspection.pairs import Pairs
@@ -18,7 +18,7 @@ MOST_FIELDS, MOST_VALUES = 8, 12
 
 
 @dataclass(frozen=True)
-class Part:
+class FieldValue:
     """The rows with one value of a field.
 
     Attributes:
@@ -65,13 +65,13 @@ def describe_lengths(pairs: Pairs, groups: Sequence[int]) -> list[Fact]:
     return facts
 
 
-def _longer(pair: Difference) -> float:
+def _longer(pair: AnswerDifference) -> float:
     return 0.5 + 0.5 * float(np.sign(pair.chosen_words - pair.rejected_words))
 
 
-def parts_of(pairs: Pairs) -> list[Part]:
+def parts_of(pairs: Pairs) -> list[FieldValue]:
     """Lengths and positions by every field that divides the rows into kinds."""
-    parts: list[Part] = []
+    parts: list[FieldValue] = []
     for name, column in list(pairs.fields.categories().items())[:MOST_FIELDS]:
         values = list(count_values(column, len(pairs)))
         rest = [place for _, places in values[MOST_VALUES:] for place in places]
@@ -82,11 +82,11 @@ def parts_of(pairs: Pairs) -> list[Part]:
     return parts
 
 
-def _part(pairs: Pairs, name: str, value: str, places: Sequence[int]) -> Part:
+def _part(pairs: Pairs, name: str, value: str, places: Sequence[int]) -> FieldValue:
     longer = np.array([_longer(pairs.differences[place]) for place in places])
     order = [pairs.first_is_chosen[place] for place in places]
     known = [first for first in order if first is not None]
-    return Part(
+    return FieldValue(
         name, value, len(places), float((longer == 1).mean()), float((longer == 0.5).mean()),
         float(np.mean(known)) if known else None,
     )  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from veridical.inspection.differences import Difference, compare_answers
+from veridical.inspection.differences import AnswerDifference, compare_answers
 from veridical.inspection.fields import Fields
 from veridical.inspection.findings import Finding
 from veridical.inspection.pictures import short_hash
@@ -48,7 +48,7 @@ class Pairs:
     name: str
     rows: int = 0
     unusable: list[Finding] = field(default_factory=list)
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[AnswerDifference] = field(default_factory=list)
     first_is_chosen: list[bool | None] = field(default_factory=list)
     keys: list[list[bytes]] = field(default_factory=list)
     orientation: list[tuple[bytes, bool]] = field(default_factory=list)

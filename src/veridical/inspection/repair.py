@@ -24,7 +24,7 @@ ANSWERS = ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
-class Change:
+class RowChange:
     """What was done to a row.
 
     Attributes:
@@ -42,7 +42,7 @@ class Change:
 
 def write_repaired(
     path: Path, kind: Kind, root: Path, findings: Sequence[Finding], out: Path
-) -> tuple[int, list[Change]]:
+) -> tuple[int, list[RowChange]]:
     """Write the rows that can be used, as records, and beside them what was changed.
 
     Rows with a finding to drop, and rows that no command could use, are left out. A repeated id
@@ -63,7 +63,7 @@ def write_repaired(
     Raises:
         UserError: no row is left.
     """
-    changes: list[Change] = []
+    changes: list[RowChange] = []
     written = 0
 
     def repaired() -> Iterator[Mapping[str, object]]:
@@ -86,7 +86,7 @@ def changes_file(out: Path) -> Path:
 
 
 def _repaired(
-    path: Path, kind: Kind, root: Path, findings: Sequence[Finding], changes: list[Change]
+    path: Path, kind: Kind, root: Path, findings: Sequence[Finding], changes: list[RowChange]
 ) -> Iterator[Mapping[str, Any]]:
     drops = {found.row: found for found in findings if found.repair == "drop" and found.row}
     renamed = {found.row for found in findings if found.repair == "rename"}
@@ -96,7 +96,7 @@ def _repaired(
         drop = drops.get(row.number)
         if drop is not None or row.record is None:
             check, why = ("form", str(row.refusal)) if drop is None else (drop.check, drop.what)
-            changes.append(Change(row.number, row.id, check, f"left out: {why}"))
+            changes.append(RowChange(row.number, row.id, check, f"left out: {why}"))
             continue
         record = {**row.record, "images": [_found(image, root) for image in row.record["images"]]}
         if row.others and record.get("source") is None:
@@ -104,7 +104,7 @@ def _repaired(
         if row.number in renamed or record["id"] in used:
             record["id"] = _free(record["id"], used)
             done = f"the id {row.id!r} became {record['id']!r}"
-            changes.append(Change(row.number, row.id, "ids", done))
+            changes.append(RowChange(row.number, row.id, "ids", done))
         used |= {record["id"]} - {""}
         if strips:
             record |= _stripped(row, record, changes)
@@ -130,7 +130,7 @@ def _free(id: str, used: set[str]) -> str:
     return f"{id}-{number}"
 
 
-def _stripped(row: Row, record: Mapping[str, Any], changes: list[Change]) -> dict[str, Any]:
+def _stripped(row: Row, record: Mapping[str, Any], changes: list[RowChange]) -> dict[str, Any]:
     new: dict[str, Any] = {}
     spans = record.get("span_weights")
     for name in ANSWERS:
@@ -144,5 +144,5 @@ def _stripped(row: Row, record: Mapping[str, Any], changes: list[Change]) -> dic
         done = (
             f"white space or an end mark taken off {' and '.join(n for n in ANSWERS if n in new)}"
         )
-        changes.append(Change(row.number, row.id, "format", done))
+        changes.append(RowChange(row.number, row.id, "format", done))
     return new

@@ -14,7 +14,7 @@ from veridical.inspection.checks.duplicates import (
 from veridical.inspection.checks.form import check_form
 from veridical.inspection.checks.formats import check_formats
 from veridical.inspection.checks.ids import check_ids
-from veridical.inspection.checks.images import check_images
+from veridical.inspection.checks.images import check_image_files
 from veridical.inspection.checks.placeholders import check_placeholders
 from veridical.inspection.findings import Finding
 from veridical.inspection.rows import Row
@@ -25,7 +25,7 @@ SetCheck: TypeAlias = Callable[[Traces], Iterator[Finding]]
 
 ROW_CHECKS: tuple[RowCheck, ...] = (
     check_placeholders,
-    check_images,
+    check_image_files,
     check_empty,
     check_equal,
     check_refusals,

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 
 from veridical.data.messages import text_of
-from veridical.data.responses import Response
 from veridical.judges.judging import Cost
 from veridical.judges.ledger import Ledger, Limits
-from veridical.judges.prompted import JudgeQuestion, JudgeReply
+from veridical.judges.prompted import JudgeQuestion, JudgeReply, reply_of
 from veridical.runtime.cache import Cache, digest, open_cache
 from veridical.runtime.errors import UserError
 from veridical.sampling.engines.client import FailedError, StoppedError
@@ -140,9 +139,7 @@ class Endpoint:
         if known is not None:
             with self._lock:
                 self.from_cache += 1
-            kept_reply = json.loads(bytes(known["reply"].tolist()))
-            said = _response(kept_reply["text"], kept_reply["cut"])
-            return JudgeReply(said, Cost(replies=1))
+            return reply_of(**json.loads(bytes(known["reply"].tolist())), cost=Cost(replies=1))
         if self._stopped:
             return JudgeReply(problem="not asked")
         try:
@@ -196,8 +193,4 @@ class Endpoint:
         )
         text = self.client.redacted(completion.text).strip()
         cut = not text or completion.finish_reason in CUT_OFF
-        return JudgeReply(_response(text, cut), cost)
-
-
-def _response(text: str, cut: bool) -> Response:
-    return Response(text, stop_reason="length" if cut else "end")
+        return reply_of(text, cut, cost)

@@ -62,6 +62,11 @@ class JudgeReply:
         return self.response.stop_reason == "length"
 
 
+def reply_of(text: str, cut: bool = False, cost: Cost | None = None) -> JudgeReply:
+    """A reply of this text; `cut` if it is incomplete."""
+    return JudgeReply(Response(text, stop_reason="length" if cut else "end"), cost or Cost())
+
+
 class Asker(Protocol):
     """A reply to each question, in order."""
 

@@ -19,7 +19,7 @@ from veridical.models.rendering import Group, open_images
 
 
 @dataclass(frozen=True)
-class Measure:
+class ResponseMeasure:
     """What the proofs look at: one number for each response.
 
     Attributes:
@@ -35,10 +35,10 @@ class Measure:
     unit: str
 
 
-MeasureOf = Callable[[Policy], Measure]
+MeasureOf = Callable[[Policy], ResponseMeasure]
 
 
-def logps_measure(policy: Policy) -> Measure:
+def logps_measure(policy: Policy) -> ResponseMeasure:
     """Log-probabilities of the responses, in nats."""
 
     def by_rounding(groups: Sequence[Group]) -> float:
@@ -46,7 +46,7 @@ def logps_measure(policy: Policy) -> Measure:
         longest = max(len(ids) for group in groups for ids in group.response_ids)
         return rounding_of_logps(sums, working_dtype(policy), longest)
 
-    return Measure(
+    return ResponseMeasure(
         lambda batch: response_logps(policy.model, batch).sums,
         lambda group: stock_logps(policy, group),
         by_rounding,

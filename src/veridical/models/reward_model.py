@@ -29,7 +29,7 @@ from veridical.models.finite import require_finite
 from veridical.models.judged_groups import render_judged_group
 from veridical.models.load import load_policy
 from veridical.models.logprobs import hidden_states
-from veridical.models.measures import Measure, stock_inputs
+from veridical.models.measures import ResponseMeasure, stock_inputs
 from veridical.models.policy import Policy
 from veridical.models.precision import unmixed, working_dtype
 from veridical.models.rendering import Group, open_images
@@ -198,7 +198,7 @@ def _chunks_of_like_size(groups: Sequence[Group], size: int) -> Iterator[list[Gr
         yield chunk
 
 
-def reward_measure(policy: Policy, seed: int = 0) -> Measure:
+def reward_measure(policy: Policy, seed: int = 0) -> ResponseMeasure:
     """What the proofs look at before a head is trained: a random direction of the last state.
 
     The head gives 0 whatever it sees when training starts, which would prove nothing. So each
@@ -223,7 +223,7 @@ def reward_measure(policy: Policy, seed: int = 0) -> Measure:
         longest = _last_states(policy.model, row_batch(policy, groups)).double().norm(dim=-1).max()
         return float(longest) * torch.finfo(working_dtype(policy)).eps
 
-    return Measure(ours, stock, rounding, "units of the last state")
+    return ResponseMeasure(ours, stock, rounding, "units of the last state")
 
 
 def _stock_state(policy: Policy, group: Group, index: int) -> Tensor:

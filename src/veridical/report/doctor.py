@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from veridical.report.curves import Rows, number, percent, series, start_and_end
 from veridical.report.findings import (
-    Finding,
+    Diagnosis,
     answer_length_change,
     eval_loss,
     pair_lengths,
@@ -63,7 +63,7 @@ def diagnose(
     beta: float | None = None,
     answer_lengths: tuple[float, float] | None = None,
     held_out: int | None = None,
-) -> list[Finding]:
+) -> list[Diagnosis]:
     """Say what a training run's curves mean, gravest first.
 
     Args:
@@ -104,8 +104,8 @@ def _end(rows: Rows, name: str) -> float | None:
     return None if ends is None else ends[1]
 
 
-def _nothing_logged() -> Finding:
-    return Finding(
+def _nothing_logged() -> Diagnosis:
+    return Diagnosis(
         "warning",
         "No training step was logged",
         "The run stopped before its first step, or its log was not copied. Look at the status in "
@@ -114,11 +114,11 @@ def _nothing_logged() -> Finding:
     )
 
 
-def _no_pair_counted(train: Rows) -> Finding:
+def _no_pair_counted(train: Rows) -> Diagnosis:
     kinds = {"share_tie": "ties", "share_cut": "cut off", "share_unscored": "without a verdict"}
     last = train[-1]
     shares = [f"{percent(last[name])} {word}" for name, word in kinds.items() if last.get(name)]
-    return Finding(
+    return Diagnosis(
         "warning",
         "No pair counted in any step",
         "The weights are still those of the start. Ties and answers that were cut off are not "
@@ -128,13 +128,13 @@ def _no_pair_counted(train: Rows) -> Finding:
     )
 
 
-def _not_finite(log: Rows) -> list[Finding]:
+def _not_finite(log: Rows) -> list[Diagnosis]:
     for row in log:
         for name in FIGURES:
             value = row.get(name)
             if value is not None and not math.isfinite(float(value)):
                 return [
-                    Finding(
+                    Diagnosis(
                         "warning",
                         "A figure is not a number",
                         "From here on the weights are worthless. Usual causes: a learning rate "
@@ -148,11 +148,11 @@ def _not_finite(log: Rows) -> list[Finding]:
     return []
 
 
-def _short(train: Rows) -> list[Finding]:
+def _short(train: Rows) -> list[Diagnosis]:
     if len(train) >= FEWEST_STEPS:
         return []
     return [
-        Finding(
+        Diagnosis(
             "note",
             "Too few steps to see a trend",
             "The findings below are based on very few steps. Train longer or log more often.",
@@ -161,14 +161,14 @@ def _short(train: Rows) -> list[Finding]:
     ]
 
 
-def _stuck(train: Rows) -> list[Finding]:
+def _stuck(train: Rows) -> list[Diagnosis]:
     margin = _end(train, "rewards_margin")
     if margin is None or abs(margin) >= STUCK_MARGIN:
         return []
     explanation, cause = _why_stuck(train)
     evidence = f"margin {number(margin)} at the end, below {STUCK_MARGIN} in size; {cause}"
     return [
-        Finding(
+        Diagnosis(
             "warning",
             "Nothing was learned: the loss stays at its first value",
             explanation,
@@ -201,7 +201,7 @@ def _why_stuck(train: Rows) -> tuple[str, str]:
     )
 
 
-def _branches(train: Rows) -> list[Finding]:
+def _branches(train: Rows) -> list[Diagnosis]:
     chosen, rejected = _end(train, "rewards_chosen"), _end(train, "rewards_rejected")
     if chosen is None or rejected is None:
         return []
@@ -213,7 +213,7 @@ def _branches(train: Rows) -> list[Finding]:
         return [_inverted(evidence)]
     if chosen > -REWARD_MOVED:
         return [
-            Finding(
+            Diagnosis(
                 "good",
                 "Chosen and rejected answers separate as they should",
                 "Compared with the reference, the chosen answers have kept or gained probability "
@@ -224,8 +224,8 @@ def _branches(train: Rows) -> list[Finding]:
     return [_both_fall(chosen, rejected, evidence)]
 
 
-def _inverted(evidence: str) -> Finding:
-    return Finding(
+def _inverted(evidence: str) -> Diagnosis:
+    return Diagnosis(
         "warning",
         "The model learns in the wrong direction",
         "The rejected answers gain more than the chosen ones. Either the columns are swapped "
@@ -234,9 +234,9 @@ def _inverted(evidence: str) -> Finding:
     )
 
 
-def _both_fall(chosen: float, rejected: float, evidence: str) -> Finding:
+def _both_fall(chosen: float, rejected: float, evidence: str) -> Diagnosis:
     if -chosen > chosen - rejected:
-        return Finding(
+        return Diagnosis(
             "warning",
             "Both rewards fall, and the chosen one too far",
             "The chosen answers have lost more than the margin has gained: probability is moving "
@@ -244,7 +244,7 @@ def _both_fall(chosen: float, rejected: float, evidence: str) -> Finding:
             "NLL term on the chosen answer, raise beta, or lower the learning rate.",
             evidence,
         )
-    return Finding(
+    return Diagnosis(
         "note",
         "Both rewards fall, which is normal here",
         "DPO only needs the margin to grow, and it does. Chosen and rejected answers share most "
@@ -255,7 +255,7 @@ def _both_fall(chosen: float, rejected: float, evidence: str) -> Finding:
     )
 
 
-def _chosen_falls(train: Rows, beta: float | None) -> list[Finding]:
+def _chosen_falls(train: Rows, beta: float | None) -> list[Diagnosis]:
     reward, tokens = _end(train, "rewards_chosen"), _end(train, "chosen_tokens")
     if reward is None or not tokens or not beta:
         return []
@@ -263,7 +263,7 @@ def _chosen_falls(train: Rows, beta: float | None) -> list[Finding]:
     if fall < CHOSEN_FALL_PER_TOKEN:
         return []
     return [
-        Finding(
+        Diagnosis(
             "warning",
             "The chosen answers have become far less likely",
             "The model is moving away from the very answers it should prefer, and its language "
@@ -274,12 +274,12 @@ def _chosen_falls(train: Rows, beta: float | None) -> list[Finding]:
     ]
 
 
-def _margin_explodes(train: Rows) -> list[Finding]:
+def _margin_explodes(train: Rows) -> list[Diagnosis]:
     margin = _end(train, "rewards_margin")
     if margin is None or margin < EXPLODED_MARGIN:
         return []
     return [
-        Finding(
+        Diagnosis(
             "warning",
             "The margin explodes",
             "The loss was satisfied long ago, and training only moves the policy away from "
@@ -290,13 +290,13 @@ def _margin_explodes(train: Rows) -> list[Finding]:
     ]
 
 
-def _accuracy(train: Rows, evaluation: Rows, count: int | None) -> list[Finding]:
+def _accuracy(train: Rows, evaluation: Rows, count: int | None) -> list[Diagnosis]:
     trained, held_out = _end(train, "rewards_accuracy"), series(evaluation, "rewards_accuracy")
     if trained is None:
         return []
     if not held_out:
         return [
-            Finding(
+            Diagnosis(
                 "note",
                 "No pairs were held out",
                 "Without them, learning can't be distinguished from memorizing. Hold out some of "
@@ -311,7 +311,7 @@ def _accuracy(train: Rows, evaluation: Rows, count: int | None) -> list[Finding]
     )
     if count is not None and count < FEWEST_HELD_OUT:
         return [
-            Finding(
+            Diagnosis(
                 "note",
                 "Too few pairs are held out",
                 "With so few, neither accuracy nor the selected checkpoint shows whether the model "
@@ -324,7 +324,7 @@ def _accuracy(train: Rows, evaluation: Rows, count: int | None) -> list[Finding]
     if last >= LEARNED_ACCURACY:
         return [_generalizes(evidence), *_easy(held_out)]
     return [
-        Finding(
+        Diagnosis(
             "note",
             "Held-out pairs are ranked little better than chance",
             "The model has not learned to rank pairs that it was not trained on. Build more pairs, "
@@ -334,8 +334,8 @@ def _accuracy(train: Rows, evaluation: Rows, count: int | None) -> list[Finding]
     ]
 
 
-def _overfits(evidence: str) -> Finding:
-    return Finding(
+def _overfits(evidence: str) -> Diagnosis:
+    return Diagnosis(
         "warning",
         "The model memorizes the training pairs",
         "Training pairs are ranked almost perfectly, held-out pairs clearly worse. Build more "
@@ -344,13 +344,13 @@ def _overfits(evidence: str) -> Finding:
     )
 
 
-def _easy(held_out: Sequence[tuple[float, float]]) -> list[Finding]:
+def _easy(held_out: Sequence[tuple[float, float]]) -> list[Diagnosis]:
     final = held_out[-1][0]
     reached = [step for step, value in held_out if step > 0 and value >= EASY_ACCURACY]
     if not reached or reached[0] > EASY_SHARE * final:
         return []
     return [
-        Finding(
+        Diagnosis(
             "note",
             "The pairs are easy to rank",
             "Held-out pairs were ranked almost perfectly from early on, so accuracy no longer "
@@ -362,8 +362,8 @@ def _easy(held_out: Sequence[tuple[float, float]]) -> list[Finding]:
     ]
 
 
-def _generalizes(evidence: str) -> Finding:
-    return Finding(
+def _generalizes(evidence: str) -> Diagnosis:
+    return Diagnosis(
         "good",
         "The model generalizes to held-out pairs",
         "The model also ranks pairs that it was not trained on.",

@@ -24,7 +24,7 @@ SFT_FALL_SHARE = 0.02
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One thing the doctor says: how grave, what, what it means and what to do, on what figures."""
 
     level: Level
@@ -33,7 +33,7 @@ class Finding:
     evidence: str
 
 
-def eval_loss(evaluation: Rows) -> list[Finding]:
+def eval_loss(evaluation: Rows) -> list[Diagnosis]:
     """Whether the held-out loss has risen from its best."""
     losses = series(evaluation, "loss")
     if len(losses) < 2:
@@ -46,7 +46,7 @@ def eval_loss(evaluation: Rows) -> list[Finding]:
     )
     if last - best > max(EVAL_LOSS_RISE, EVAL_LOSS_RISE_SHARE * abs(best)):
         return [
-            Finding(
+            Diagnosis(
                 "warning",
                 "The held-out loss rises again",
                 "After its best step the run overfits. Use the best checkpoint rather than the "
@@ -57,7 +57,7 @@ def eval_loss(evaluation: Rows) -> list[Finding]:
     return []
 
 
-def pair_lengths(train: Rows) -> list[Finding]:
+def pair_lengths(train: Rows) -> list[Diagnosis]:
     """Whether one branch of the pairs is longer than the other."""
     chosen = [value for _, value in series(train, "chosen_tokens")]
     rejected = [value for _, value in series(train, "rejected_tokens")]
@@ -68,7 +68,7 @@ def pair_lengths(train: Rows) -> list[Finding]:
         return []
     word = "longer" if ratio > 1 else "shorter"
     return [
-        Finding(
+        Diagnosis(
             "note",
             f"Chosen answers are {word} than rejected ones",
             f"DPO can win by writing {word} answers instead of truer ones. Watch the answers' "
@@ -79,7 +79,7 @@ def pair_lengths(train: Rows) -> list[Finding]:
     ]
 
 
-def answer_length_change(lengths: tuple[float, float] | None) -> list[Finding]:
+def answer_length_change(lengths: tuple[float, float] | None) -> list[Diagnosis]:
     """How the answers' mean length has changed: (before, after), in words."""
     if lengths is None or not lengths[0]:
         return []
@@ -88,7 +88,7 @@ def answer_length_change(lengths: tuple[float, float] | None) -> list[Finding]:
     evidence = f"{before:.1f} words before, {after:.1f} after ({percent(change, '+.1f')})"
     if abs(change) < ANSWER_LENGTH_NOTE:
         return [
-            Finding(
+            Diagnosis(
                 "good",
                 "The answers keep their length",
                 "Shorter answers do not explain a change in hallucinations.",
@@ -98,7 +98,7 @@ def answer_length_change(lengths: tuple[float, float] | None) -> list[Finding]:
     word = "longer" if change > 0 else "shorter"
     level: Level = "warning" if abs(change) >= ANSWER_LENGTH_WARNING else "note"
     return [
-        Finding(
+        Diagnosis(
             level,
             f"The answers have become {word}",
             "Shorter answers hallucinate less just because they say less, and longer ones more. "
@@ -108,7 +108,7 @@ def answer_length_change(lengths: tuple[float, float] | None) -> list[Finding]:
     ]
 
 
-def sft_loss(train: Rows) -> list[Finding]:
+def sft_loss(train: Rows) -> list[Diagnosis]:
     """Whether the loss of supervised fine-tuning falls."""
     ends = start_and_end(train, "loss")
     if ends is None:
@@ -117,7 +117,7 @@ def sft_loss(train: Rows) -> list[Finding]:
     evidence = f"training loss {number(start)} at the start, {number(end)} at the end"
     if end > start * (1 + EVAL_LOSS_RISE_SHARE):
         return [
-            Finding(
+            Diagnosis(
                 "warning",
                 "The training loss rises",
                 "Training diverges. Lower the learning rate, or warm it up.",
@@ -126,7 +126,7 @@ def sft_loss(train: Rows) -> list[Finding]:
         ]
     if end > start * (1 - SFT_FALL_SHARE):
         return [
-            Finding(
+            Diagnosis(
                 "note",
                 "The loss hardly moves",
                 "Either the model was already trained on answers like these (then this is what "
@@ -134,4 +134,6 @@ def sft_loss(train: Rows) -> list[Finding]:
                 evidence,
             )
         ]
-    return [Finding("good", "The loss falls", "The model learns to write these answers.", evidence)]
+    return [
+        Diagnosis("good", "The loss falls", "The model learns to write these answers.", evidence)
+    ]

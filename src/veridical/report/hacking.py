@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from veridical.report.curves import Rows, mean, number, percent, series, start_and_end
-from veridical.report.findings import Finding
+from veridical.report.findings import Diagnosis
 
 # How many standard errors of a tenth of the run a figure has to move to have moved.
 MOVED = 3.0
@@ -24,7 +24,7 @@ CUT_SHARE = 0.2
 FEWEST_STEPS = 10
 
 
-def reward_findings(train: Rows, evaluation: Rows = ()) -> list[Finding]:
+def reward_findings(train: Rows, evaluation: Rows = ()) -> list[Diagnosis]:
     """What the curves of a run of reinforcement learning mean, gravest first."""
     held_out = _held_out(evaluation)
     if len(series(train, "reward")) < FEWEST_STEPS:
@@ -59,7 +59,7 @@ def standardized(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     return [(step, (value - start) / spread if spread > 0 else 0.0) for step, value in points]
 
 
-def _parted(train: Rows) -> list[Finding]:
+def _parted(train: Rows) -> list[Diagnosis]:
     proxy, truth = movement(train, "judge_score"), movement(train, "exact_score")
     length = movement(train, "response_tokens")
     if proxy is None or truth is None or proxy[2] < MOVED:
@@ -72,7 +72,7 @@ def _parted(train: Rows) -> list[Finding]:
         evidence += f", tokens a response {number(length[0])} to {number(length[1])}"
     if truth[2] < -MOVED:
         return [
-            Finding(
+            Diagnosis(
                 "warning",
                 "The reward rises and truth falls",
                 "The policy learns what the reward model scores highly, not what is in the image. "
@@ -85,7 +85,7 @@ def _parted(train: Rows) -> list[Finding]:
         return []
     if length is not None and length[1] > length[0] * (1 + LENGTH_GROWTH):
         return [
-            Finding(
+            Diagnosis(
                 "warning",
                 "The reward rises with the length, and truth does not",
                 "The policy learns to write longer responses. Set a --length-penalty, or raise the "
@@ -94,7 +94,7 @@ def _parted(train: Rows) -> list[Finding]:
             )
         ]
     return [
-        Finding(
+        Diagnosis(
             "warning",
             "The reward rises and truth does not follow",
             "The policy learns what the reward model scores highly, but the exact judge's score "
@@ -105,7 +105,7 @@ def _parted(train: Rows) -> list[Finding]:
     ]
 
 
-def _held_out(evaluation: Rows) -> list[Finding]:
+def _held_out(evaluation: Rows) -> list[Diagnosis]:
     """Whether the reward of held-out prompts has fallen from its best, by more than its noise."""
     rows = [row for row in evaluation if row.get("reward") is not None and row.get("prompts")]
     if len(rows) < 2:
@@ -116,7 +116,7 @@ def _held_out(evaluation: Rows) -> list[Finding]:
     if best["reward"] - last["reward"] <= MOVED * error:
         return []
     return [
-        Finding(
+        Diagnosis(
             "warning",
             "The held-out reward falls again",
             "After its best step the policy gets worse on prompts it was not trained on. Use "
@@ -129,12 +129,12 @@ def _held_out(evaluation: Rows) -> list[Finding]:
     ]
 
 
-def _collapsed(train: Rows) -> list[Finding]:
+def _collapsed(train: Rows) -> list[Diagnosis]:
     entropy = start_and_end(train, "entropy")
     if entropy is None or entropy[0] <= 0 or entropy[1] > ENTROPY_LEFT * entropy[0]:
         return []
     return [
-        Finding(
+        Diagnosis(
             "warning",
             "The policy gives nearly the same answer to every prompt",
             "Its entropy is nearly gone, so there is little left to learn from. Lower the learning "
@@ -144,12 +144,12 @@ def _collapsed(train: Rows) -> list[Finding]:
     ]
 
 
-def _cut(train: Rows) -> list[Finding]:
+def _cut(train: Rows) -> list[Diagnosis]:
     cut = start_and_end(train, "response_cut")
     if cut is None or cut[1] < CUT_SHARE:
         return []
     return [
-        Finding(
+        Diagnosis(
             "note",
             "Many responses are cut by the limit",
             "They have no end token to learn. Raise --max-new-tokens, or set --no-end-penalty.",
@@ -158,12 +158,12 @@ def _cut(train: Rows) -> list[Finding]:
     ]
 
 
-def _unscored(train: Rows) -> list[Finding]:
+def _unscored(train: Rows) -> list[Diagnosis]:
     missing = sum(value for _, value in series(train, "unscored"))
     if not missing:
         return []
     return [
-        Finding(
+        Diagnosis(
             "note",
             "Some responses could not be scored",
             "They were left out of the steps that sampled them.",
@@ -172,7 +172,7 @@ def _unscored(train: Rows) -> list[Finding]:
     ]
 
 
-def _risen(train: Rows) -> list[Finding]:
+def _risen(train: Rows) -> list[Diagnosis]:
     reward = movement(train, "reward")
     if reward is None:
         return []
@@ -181,9 +181,9 @@ def _risen(train: Rows) -> list[Finding]:
         truth = movement(train, "exact_score")
         with_truth = truth is not None and truth[2] >= MOVED
         means = "The exact judge's score rises with it." if with_truth else "Evaluate the result."
-        return [Finding("good", "The reward rises", means, shown)]
+        return [Diagnosis("good", "The reward rises", means, shown)]
     return [
-        Finding(
+        Diagnosis(
             "note",
             "The reward did not rise",
             "Raise the learning rate or the number of steps, or lower the KL penalty.",

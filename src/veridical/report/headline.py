@@ -10,7 +10,7 @@ from veridical.report.wording import (
     DISAGREE,
     THIN,
     bare_number,
-    counted,
+    count_of,
     interval_text,
     joined,
     lower,
@@ -94,7 +94,7 @@ def _details(
         is_ = "The difference, paired by image, is"
         if len(changes) > 1:
             is_ = "The differences, paired by image, are"
-        sentences[0] += f" {is_} {describe(changes, results.describe(metric).unit)}."
+        sentences[0] += f" {is_} {describe_difference(changes, results.describe(metric).unit)}."
     sentences += _which_arm(results, arm)
     sentences += _control(results, metric, arm, baseline)
     sentences += _side_effects(results, metric, arm, baseline)
@@ -102,7 +102,7 @@ def _details(
 
 
 def _where(benchmark: BenchmarkDescription, images: int) -> str:
-    return f" over {benchmark.asked} {counted(images, 'image')}" if images else ""
+    return f" over {benchmark.asked} {count_of(images, 'image')}" if images else ""
 
 
 def _which_arm(results: Results, arm: str) -> list[str]:
@@ -111,11 +111,11 @@ def _which_arm(results: Results, arm: str) -> list[str]:
     if not others:
         return []
     why = "the arm trained on BDHS pairs" if arm.split("/")[-1] == "bdhs" else "the last in order"
-    rest = joined(others) if len(others) <= MOST_NAMED else counted(len(others), "other arm")
+    rest = joined(others) if len(others) <= MOST_NAMED else count_of(len(others), "other arm")
     return [f"The title is about {arm}, {why}; the table also has {rest}."]
 
 
-def describe(changes: Sequence[Change], unit: Unit) -> str:
+def describe_difference(changes: Sequence[Change], unit: Unit) -> str:
     """A difference with its interval and p; of several seeds, each with its interval."""
     if len(changes) == 1:
         change = changes[0]
@@ -140,11 +140,13 @@ def _control(results: Results, metric: str, arm: str, baseline: str) -> list[str
     unit = results.describe(metric).unit
     sentence = (
         "The control, fine-tuned for as many steps on the same chosen answers without any "
-        f"rejected ones, changed by {describe(changes, unit)}."
+        f"rejected ones, changed by {describe_difference(changes, unit)}."
     )
     between = results.changes_from(CONTROL, arm, metric)
     if between:
-        sentence += f" Compared with the control, {arm} differs by {describe(between, unit)}."
+        sentence += (
+            f" Compared with the control, {arm} differs by {describe_difference(between, unit)}."
+        )
     return [sentence]
 
 

@@ -15,7 +15,7 @@ from veridical.report.folders import Part, find_parts
 from veridical.report.headline import headline
 from veridical.report.pictures import Examples, choose_examples
 from veridical.report.results import Results, collect_results
-from veridical.report.wording import ARMS, counted, joined, scientific, show
+from veridical.report.wording import ARMS, count_of, joined, scientific, show
 from veridical.runtime.pages import refuse_other_file, write_page
 
 # What every page has in it, and no other file.
@@ -95,7 +95,7 @@ def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, object]:
         "most_columns": MOST_COLUMNS,
         "baseline": results.baseline,
         "headline_arm": results.headline_arm,
-        "clusters": f"up to {counted(clusters, 'image')}" if clusters else "",
+        "clusters": f"up to {count_of(clusters, 'image')}" if clusters else "",
         "scores": tables.rows(results, main=True),
         "more_scores": tables.rows(results, main=False),
         "other_differences": [
@@ -163,11 +163,11 @@ def _headline(
     if trainings:
         names = joined([item.name for item in trainings])
         warnings = sum(f.level == "warning" for item in trainings for f in item.findings)
-        said = counted(warnings, "warning") if warnings else "no warning"
+        said = count_of(warnings, "warning") if warnings else "no warning"
         return f"Training of {names}: {said} from the run doctor", (unmeasured,)
     if pair_sets:
         total = sum(item.total for item in pair_sets)
-        return f"{counted(total, 'preference pair')} built", (unmeasured,)
+        return f"{count_of(total, 'preference pair')} built", (unmeasured,)
     return "A run without results yet", ("Its record is at the end of this page.",)
 
 
@@ -195,10 +195,10 @@ def _examples(parts: Sequence[Part], results: Results) -> tuple[str, Examples | 
     examples = choose_examples(before, after, EXAMPLES_SHOWN)
     differing = sum(examples.differing.values())
     if not differing:
-        return f"All {counted(examples.images, 'answer')} are the same before and after.", None
+        return f"All {count_of(examples.images, 'answer')} are the same before and after.", None
     groups = examples.differing
     return (
-        f"Of {counted(examples.images, 'image')}, {differing:,} are described differently after "
+        f"Of {count_of(examples.images, 'image')}, {differing:,} are described differently after "
         f"alignment: {groups['fewer']:,} with fewer invented objects, {groups['same']:,} with as "
         f"many, {groups['more']:,} with more. The {len(examples.chosen)} below are drawn at random "
         "from these groups, in proportion to their size and at least one from each, so images "

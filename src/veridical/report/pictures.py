@@ -26,7 +26,7 @@ Trend = Literal["fewer", "same", "more"]
 
 
 @dataclass(frozen=True)
-class Picture:
+class ShownPicture:
     """An image as a data URI, or why there is none."""
 
     uri: str
@@ -49,7 +49,7 @@ class ShownExample:
     """One image with the answers before and after."""
 
     image_id: str
-    picture: Picture
+    picture: ShownPicture
     prompt: str
     before: list[TextSegment]
     after: list[TextSegment]
@@ -66,14 +66,14 @@ class Examples:
     differing: dict[Trend, int]
 
 
-def embed(source: Path | bytes | None, name: str = "") -> Picture:
+def embed(source: Path | bytes | None, name: str = "") -> ShownPicture:
     """Read an image and put it into a data URI; a missing one becomes a note on the page."""
     if source is None:
-        return Picture("", 0, 0, False, f"no image file for {name}")
+        return ShownPicture("", 0, 0, False, f"no image file for {name}")
     try:
         image = open_image(source)
     except UserError as error:
-        return Picture("", 0, 0, False, str(error))
+        return ShownPicture("", 0, 0, False, str(error))
     small = max(image.size) <= SMALL
     buffer = io.BytesIO()
     if small:
@@ -83,7 +83,7 @@ def embed(source: Path | bytes | None, name: str = "") -> Picture:
         image.save(buffer, "JPEG", quality=JPEG_QUALITY)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
     uri = f"data:image/{'png' if small else 'jpeg'};base64,{encoded}"
-    return Picture(uri, image.width, image.height, small)
+    return ShownPicture(uri, image.width, image.height, small)
 
 
 def mark_mentions(answer: str, mentions: Iterable[Mapping[str, Any]]) -> list[TextSegment]:

@@ -14,11 +14,11 @@ from veridical.data.messages import text_of
 from veridical.report.curves import Rows, percent
 from veridical.report.doctor import Algorithm, diagnose
 from veridical.report.figures import Plot, training_plots
-from veridical.report.findings import Finding
+from veridical.report.findings import Diagnosis
 from veridical.report.folders import Part, Record, pairs_fault
-from veridical.report.pictures import Picture, TextSegment, embed, find_image, mark_completions
+from veridical.report.pictures import ShownPicture, TextSegment, embed, find_image, mark_completions
 from veridical.report.results import Results
-from veridical.report.wording import counted, duration, joined, scientific
+from veridical.report.wording import count_of, duration, joined, scientific
 from veridical.runtime.descriptions import read_description
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import JSON_ERRORS
@@ -47,7 +47,7 @@ class ShownTraining:
     algorithm: Algorithm
     last_step: int
     plots: list[Plot]
-    findings: list[Finding]
+    findings: list[Diagnosis]
     proofs: list[Mapping[str, Any]] | None
 
 
@@ -56,7 +56,7 @@ class ShownPair:
     """A preference pair as it is shown."""
 
     pair_id: str
-    picture: Picture
+    picture: ShownPicture
     prompt: str
     chosen: str
     rejected: list[TextSegment]
@@ -141,7 +141,7 @@ def story(
     phrases = []
     if built_:
         total = sum(item.total for item in built_)
-        phrases.append(f"{counted(total, 'preference pair')} built")
+        phrases.append(f"{count_of(total, 'preference pair')} built")
     ways = (
         ("dpo", "trained by DPO"),
         ("sft", "fine-tuned"),
@@ -155,11 +155,11 @@ def story(
             length = joined([f"{step:,}" for step in steps])
             names = joined([item.name for item in runs])
             if len(runs) > 2:
-                names = counted(len(runs), "model")
+                names = count_of(len(runs), "model")
             phrases.append(f"{names} {words} for {length} steps")
     evaluations = [part for part in parts if part.kind == "eval"]
     if evaluations:
-        phrases.append(counted(len(evaluations), "evaluation") + " made")
+        phrases.append(count_of(len(evaluations), "evaluation") + " made")
     if not phrases:
         return ""
     return f"What was done: {joined(phrases)}{_effort(parts)}."
@@ -373,10 +373,10 @@ def _source(text: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _pair_picture(row: Mapping[str, Any], part: Part) -> Picture:
+def _pair_picture(row: Mapping[str, Any], part: Part) -> ShownPicture:
     images = row.get("images") or []
     if not images:
-        return Picture("", 0, 0, False, "this pair has no image")
+        return ShownPicture("", 0, 0, False, "this pair has no image")
     first = images[0]
     if isinstance(first, Mapping):
         if first.get("bytes"):
@@ -390,11 +390,11 @@ def _pair_picture(row: Mapping[str, Any], part: Part) -> Picture:
 
 def built(item: ShownPairs) -> str:
     """One sentence on a set of pairs."""
-    sentence = f"{counted(item.total, 'pair')} built"
+    sentence = f"{count_of(item.total, 'pair')} built"
     if item.skipped is None:
         return f"{sentence}; no skipped.jsonl, so what was left out is not known."
     dropped = sum(number for _, number in item.skipped)
-    sentence += f"; {counted(dropped, 'row')} skipped." if dropped else "; no row was skipped."
+    sentence += f"; {count_of(dropped, 'row')} skipped." if dropped else "; no row was skipped."
     return sentence + _accepted(item.summary)
 
 

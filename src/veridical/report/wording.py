@@ -125,6 +125,6 @@ def lower(label: str) -> str:
     return label if label[:2].isupper() else label[:1].lower() + label[1:]
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
+def count_of(count: int, noun: str, plural: str | None = None) -> str:
     """A count with its noun: 1 image, 1,000 images."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -29,7 +29,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from veridical.runtime.cache_folder import LOCK, check_folder, claim_folder, is_own, write_private
+from veridical.runtime.cache_folder import (
+    LOCK,
+    check_cache_folder,
+    claim_cache_folder,
+    is_own,
+    write_private,
+)
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file
 
@@ -91,7 +97,7 @@ class Cache:
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         data = save(content, {"sha256": _checksum(key, content)})
         try:
-            claim_folder(self.folder)
+            claim_cache_folder(self.folder)
             _write(path, data)
             self._make_room(len(data))
         except OSError as error:
@@ -165,7 +171,9 @@ def open_cache(folder: str | None, gigabytes: float) -> Cache:
     if gigabytes <= 0:
         raise UserError(f"--cache-gigabytes is {gigabytes:g}; give more than 0, or --cache none.")
     path = Path(chosen).expanduser()
-    check_folder(path, f"{VARIABLE}={path}" if by_variable and not folder else f"--cache {path}")
+    check_cache_folder(
+        path, f"{VARIABLE}={path}" if by_variable and not folder else f"--cache {path}"
+    )
     return Cache(path, gigabytes * 1e9)
 
 

@@ -39,7 +39,7 @@ def is_own(path: Path) -> bool:
     return _PART.fullmatch(path.name) is not None or path.name == LOCK
 
 
-def check_folder(folder: Path, named: str) -> None:
+def check_cache_folder(folder: Path, named: str) -> None:
     """Refuse a folder that may hold something else; reads only.
 
     Args:
@@ -67,7 +67,7 @@ def check_folder(folder: Path, named: str) -> None:
         )
 
 
-def claim_folder(folder: Path) -> None:
+def claim_cache_folder(folder: Path) -> None:
     """Make the folder, readable by its owner alone, and mark it; one that is marked stays as it is.
 
     Raises:
@@ -76,7 +76,7 @@ def claim_folder(folder: Path) -> None:
     """
     if _is_marked(folder):
         return
-    check_folder(folder, f"The folder {folder}")
+    check_cache_folder(folder, f"The folder {folder}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     # What is kept tells of the user's images and texts. A folder that exists keeps its mode.
     folder.mkdir(mode=0o700, exist_ok=True)

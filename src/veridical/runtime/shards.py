@@ -83,6 +83,6 @@ def leave_to_others(shard: Shard, folder: Path, done: int, total: int) -> None:
     )
 
 
-def say(line: str) -> None:
+def print_result(line: str) -> None:
     """Print a result, from whichever process had the last shard."""
     print(line, file=sys.stdout if processes.is_first() else sys.__stdout__)

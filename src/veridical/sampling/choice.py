@@ -23,7 +23,7 @@ NO_NUMBER = -1
 """Stands for a token where the logits were NaN or infinite."""
 
 
-class Chosen(NamedTuple):
+class ChosenTokens(NamedTuple):
     """One token a row.
 
     Attributes:
@@ -67,7 +67,7 @@ def token_noise(seed: int, keys: Sequence[str], tokens: int, device: torch.devic
 
 def choose(
     logits: Tensor, noise: Tensor, temperature: float, banned: Tensor, with_logps: bool = False
-) -> Chosen:
+) -> ChosenTokens:
     """The next token of every row, by the inverse of the cumulative distribution.
 
     Probabilities are made in at least float32 and added up in two levels, blocks and then the
@@ -109,9 +109,9 @@ def choose(
         chosen = numbers.gather(-1, _where(inside, share * inside[:, -1])[:, None]).squeeze(-1)
     tokens = torch.where(most.squeeze(-1).isfinite(), chosen, NO_NUMBER)
     if not with_logps:
-        return Chosen(tokens, None)
+        return ChosenTokens(tokens, None)
     weight = weights.gather(-1, chosen[:, None]).squeeze(-1).to(sums.dtype)
-    return Chosen(tokens, weight.log() - sums.sum(-1).log())
+    return ChosenTokens(tokens, weight.log() - sums.sum(-1).log())
 
 
 def _exact(device: torch.device) -> torch.dtype:

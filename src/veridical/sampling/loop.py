@@ -22,7 +22,7 @@ from veridical.models.precision import free_bytes
 from veridical.models.prompt_batches import PromptBatch
 from veridical.runtime.errors import UserError
 from veridical.sampling.cache import UNMIXED, CacheRows
-from veridical.sampling.choice import NO_NUMBER, Chosen, choose, never_sampled, token_noise
+from veridical.sampling.choice import NO_NUMBER, ChosenTokens, choose, never_sampled, token_noise
 from veridical.sampling.parity import require_parity
 from veridical.sampling.reader import SentenceEnd
 from veridical.sampling.requests import Decoding
@@ -257,7 +257,7 @@ class _Table:
             self._keep(list(range(kept)))
         return back
 
-    def _choose(self, noise: Tensor) -> Chosen:
+    def _choose(self, noise: Tensor) -> ChosenTokens:
         decoding, banned = self.decoding, self.banned
         logits = self.rows.take_logits()
         logits = hold_ends(logits, self.steps, self.ends, decoding.min_new_tokens)
@@ -268,7 +268,7 @@ class _Table:
         logps = None
         if self.with_logps:
             logps = untruncated_logps(logits, tokens, decoding.temperature, banned)
-        return Chosen(tokens, logps)
+        return ChosenTokens(tokens, logps)
 
     def step(self) -> list[tuple[int, Response]]:
         """Choose a token for every row; those that are known to have ended leave and come back."""

@@ -40,7 +40,7 @@ class WordLists:
 
 
 @dataclass(frozen=True)
-class Described:
+class JudgedDescription:
     """What a description says.
 
     Attributes:
@@ -67,7 +67,7 @@ def judge_description(
     lists: WordLists,
     similar: Similar,
     rule: Rule,
-) -> Described:
+) -> JudgedDescription:
     """Judge the nouns of one description.
 
     Args:
@@ -102,7 +102,7 @@ def _official(
     hallu: Sequence[str],
     lists: WordLists,
     similar: Similar,
-) -> Described:
+) -> JudgedDescription:
     true_words, lure_words = _entries(truth, lists), _entries(hallu, lists)
     wrong: list[str] = []
     covered: set[int] = set()
@@ -119,7 +119,7 @@ def _official(
         covered |= named
         if not named:
             wrong.append(noun)
-    return Described(nouns, wrong, len(covered), len(truth), len(lured), len(hallu))
+    return JudgedDescription(nouns, wrong, len(covered), len(truth), len(lured), len(hallu))
 
 
 def _first_same(noun: str, words: Sequence[Entry]) -> set[int]:
@@ -136,7 +136,7 @@ def _corrected(
     lures: Sequence[str],
     lists: WordLists,
     similar: Similar,
-) -> Described:
+) -> JudgedDescription:
     true_words, lure_words = _entries(objects, lists), _entries(lures, lists)
     wrong: list[str] = []
     covered: set[int] = set()
@@ -155,7 +155,7 @@ def _corrected(
         lured |= lure
         if not named:
             wrong.append(noun)
-    return Described(nouns, wrong, len(covered), len(objects), len(lured), len(lures))
+    return JudgedDescription(nouns, wrong, len(covered), len(objects), len(lured), len(lures))
 
 
 def _named(noun: str, objects: Sequence[str], words: Sequence[Entry]) -> set[int]:

@@ -231,7 +231,7 @@ def run_trial(out: Path, model: str, method: Method, number: int, budget: Budget
     trial = method.trials[number]
     key = arm_key(out, model, method, trial, TUNING_SEED, budget)
     _forget_unless(folder / "key.json", key, [folder / "train", folder / "eval"])
-    ensure_trained(out, model, method, trial, TUNING_SEED, budget, folder / "train")
+    ensure_method_trained(out, model, method, trial, TUNING_SEED, budget, folder / "train")
     steer = STEER if method.trainer == "steerlm" else None
     scenes = out / "data" / "dev_scenes"
     model = trained_model(folder / "train")
@@ -286,7 +286,7 @@ def run_method(
     before = out / "trials" / f"{method.name}-{number}" / "train"
     if seed == TUNING_SEED and not is_finished(trained) and is_finished(before):
         shutil.copytree(before, trained, dirs_exist_ok=True)
-    ensure_trained(out, model, method, trial, seed, budget, trained)
+    ensure_method_trained(out, model, method, trial, seed, budget, trained)
     scenes = out / "data" / "eval_scenes"
     for name, steer in evaluations(method):
         ensure_evaluated(trained_model(trained), scenes, evaluated[name], steer)
@@ -299,7 +299,7 @@ def evaluations(method: Method) -> list[tuple[str, str | None]]:
     return [(method.name, None)]
 
 
-def ensure_trained(
+def ensure_method_trained(
     out: Path, model: str, method: Method, trial: Trial, seed: int, budget: Budget, folder: Path
 ) -> None:
     """Train unless it is finished; an interrupted training goes on from a checkpoint."""

@@ -15,7 +15,7 @@ from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.finish import finish_run
 from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.memory import finish_dry_run
-from veridical.train.loop.outcomes import outcome_of, require_used, weighed
+from veridical.train.loop.outcomes import preference_outcome, require_used, weighed
 from veridical.train.loop.pair_proofs import check_pairs
 from veridical.train.loop.reference import choose_reference, prepare_reference
 from veridical.train.loop.rounding import tell_merged
@@ -55,7 +55,7 @@ def train_dpo(
             round; of the same family, with the same tokenizer.
         training: what every training command takes.
     """
-    check(objective, model, reference_model)
+    check_dpo(objective, model, reference_model)
     options = {
         "objective": objective, "reference": reference, "reference_model": reference_model,
     }  # fmt: skip
@@ -79,7 +79,12 @@ def train_dpo(
         policy = prepare_training(start, training.trained)
         scorer = Scorer(policy, held_to.policy, model_dropout=training.model_dropout)
         task = Task(
-            scorer, outcome_of(objective), len, sharing.allowed, held_to.in_step, held_to.is_start
+            scorer,
+            preference_outcome(objective),
+            len,
+            sharing.allowed,
+            held_to.in_step,
+            held_to.is_start,
         )
         if training.dry_run:
             finish_dry_run(run, policy, task, training, rows, held_to)
@@ -93,7 +98,7 @@ def train_dpo(
         print(f"The aligned model is in {out / trained.name}.")
 
 
-def check(objective: Preference, model: Model, reference_model: Model | None) -> None:
+def check_dpo(objective: Preference, model: Model, reference_model: Model | None) -> None:
     """Refuse options that make no sense together.
 
     Raises:

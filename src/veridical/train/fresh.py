@@ -33,7 +33,7 @@ PairSource = Literal["online", "mixed", "bdhs"]
 
 
 @dataclass(frozen=True)
-class Comparing:
+class FreshComparing:
     """How two fresh responses become a pair.
 
     Attributes:
@@ -65,7 +65,7 @@ class Maker:
     policy: Policy
     prompts: Sequence[TrainingPrompt]
     decoding: Decoding
-    how: Comparing | Rejecting
+    how: FreshComparing | Rejecting
     offline: float = 0.0
     engine: Engine | None = None
     left_out: LeftOut | None = None
@@ -78,7 +78,7 @@ class Maker:
         fresh = [task for task in open_tasks if not self._is_left_out(task)]
         training = self.policy.model.training
         self.policy.model.eval()
-        if isinstance(self.how, Comparing):
+        if isinstance(self.how, FreshComparing):
             rows = self._compared(fresh, version, self.how)
         else:
             rows = self._rejected(fresh, self.how)
@@ -102,7 +102,7 @@ class Maker:
         drawn = generator(self.decoding.seed, "mixed", step, self.prompts[index].asked.id)
         return bool(drawn.random() < self.offline)
 
-    def _compared(self, tasks: Sequence[Task], version: int, how: Comparing) -> list[Row]:
+    def _compared(self, tasks: Sequence[Task], version: int, how: FreshComparing) -> list[Row]:
         def answer(requests: list[Request]) -> list[list[Response]]:
             return sample(self.engine, self.policy, requests, self.decoding, 2, version)
 
@@ -219,7 +219,7 @@ def counts(row: Row) -> bool:
     return row["kind"] in ("offline", "online", "bdhs")
 
 
-def measures_of(rows: Sequence[Row]) -> dict[str, float]:
+def pair_measures(rows: Sequence[Row]) -> dict[str, float]:
     """What the log says of fresh pairs: shares of all prompts, and means of responses."""
     if not rows:
         return {}

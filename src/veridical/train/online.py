@@ -27,12 +27,12 @@ from veridical.runtime.files import read_jsonl
 from veridical.runtime.runs import Run
 from veridical.sampling import Decoding
 from veridical.train.fresh import (
-    Comparing,
+    FreshComparing,
     Maker,
     PairSource,
     counts,
     longest_pairs,
-    measures_of,
+    pair_measures,
 )
 from veridical.train.loop.buffer import RolloutBuffer, Row
 from veridical.train.loop.card import write_cards
@@ -41,7 +41,7 @@ from veridical.train.loop.items import Item, Items
 from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.order import OrderedRow, RankSampler
-from veridical.train.loop.outcomes import outcome_of, require_used
+from veridical.train.loop.outcomes import preference_outcome, require_used
 from veridical.train.loop.pair_proofs import check_pairs
 from veridical.train.loop.pictures import recognize_pictures
 from veridical.train.loop.reference import choose_reference
@@ -63,7 +63,7 @@ from veridical.train.prompts import (
     TrainingPrompt,
     check_object_lists,
     proof_group,
-    read_prompts,
+    read_training_prompts,
 )
 from veridical.train.responses import Sampling, refuse_here, refuse_unscored
 
@@ -141,7 +141,7 @@ def train_online(
         if judged:
             check_object_lists(judging, data, kind, training)
         start = load_start_beside_reference(model, training, run)
-        prompts, rows = read_prompts(
+        prompts, rows = read_training_prompts(
             start, data, kind, training, sampling.max_new_tokens, pairs == "mixed"
         )
         require_used(objective, [prompt.pair for prompt in prompts if prompt.pair is not None])
@@ -153,7 +153,9 @@ def train_online(
         second = held_to.second_model()
         policy = prepare_training(start, training.trained)
         how = (
-            Comparing(open_comparison(judging, judge_place(run, judging, training)), swap, margin)
+            FreshComparing(
+                open_comparison(judging, judge_place(run, judging, training)), swap, margin
+            )
             if judged
             else _rejecting(policy, prompts, bdhs, sampling, training.seed)
         )
@@ -169,7 +171,12 @@ def train_online(
         tell_merged(run, "model", policy, few, sharing.allowed)
         scorer = Scorer(policy, second, model_dropout=training.model_dropout)
         task = Task(
-            scorer, outcome_of(objective), len, sharing.allowed, held_to.in_step, held_to.is_start
+            scorer,
+            preference_outcome(objective),
+            len,
+            sharing.allowed,
+            held_to.in_step,
+            held_to.is_start,
         )
         proofs: list[Proof] = []
         if training.prove_first:
@@ -294,7 +301,7 @@ class OnlineItems(Items):
 
     def told(self) -> dict[str, float]:
         """Shares and means of what was sampled since the last line."""
-        return measures_of(self.buffer.take_unread())
+        return pair_measures(self.buffer.take_unread())
 
     def _item(self, row: Row, wanted: bool) -> Item:
         return Item(self._group(row), self.reference_logps[0], wanted and counts(row))
@@ -403,7 +410,7 @@ def nothing_learned(measures: Mapping[str, float]) -> str:
     """A warning if no pair of the run counted; nothing otherwise.
 
     Args:
-        measures: of all pairs, as `measures_of` gives them.
+        measures: of all pairs, as `pair_measures` gives them.
     """
     shares = {
         name.removeprefix("share_"): share
@@ -420,4 +427,6 @@ def nothing_learned(measures: Mapping[str, float]) -> str:
 
 
 def _all_measures(folder: Path) -> dict[str, float]:
-    return measures_of([row for path in sorted(folder.glob("*.jsonl")) for row in read_jsonl(path)])
+    return pair_measures(
+        [row for path in sorted(folder.glob("*.jsonl")) for row in read_jsonl(path)]
+    )

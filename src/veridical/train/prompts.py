@@ -103,7 +103,7 @@ def image_names(rows: Dataset) -> Iterator[list[str]]:
             yield [Path(next(paths) or "").stem for _ in range(length or 0)]
 
 
-def read_prompts(
+def read_training_prompts(
     policy: Policy,
     data: Path,
     kind: PromptKind,

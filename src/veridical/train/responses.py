@@ -144,12 +144,12 @@ def sample_usable(
     )
     for place, reason in refused.items():
         left_out.note(
-            {(prompt_of(asked[place].prompt.id), len(asked[place].prompt.images)): reason}
+            {(prompt_id_of(asked[place].prompt.id), len(asked[place].prompt.images)): reason}
         )
     return said, [place for place in range(len(asked)) if place not in refused]
 
 
-def prompt_of(asked: str) -> str:
+def prompt_id_of(asked: str) -> str:
     """The id of the prompt that a request asks: the step that it is asked at follows a slash."""
     return asked.rpartition("/")[0]
 

@@ -95,14 +95,14 @@ def train_reward(
     with start_training(Given("train reward", model, data, out, training, options)) as run:
         start = load_start(model, training, run)
         reading = RewardInputs(criterion, facts, training.seed, training.template or {})
-        rows = training_set(start, read_pairs(start, data, reading, training), training, out)
+        rows = training_set(start, read_reward_pairs(start, data, reading, training), training, out)
         sharing = find_sharing(training, rows.few, start)
         tell_merged(run, "model", start, rows.few, sharing.allowed)
         features = keep_features(start, training)
         policy = without_language_head(prepare_training(start, training.trained))
         head = new_head(policy)
         scorer = Scorer(policy, head=head, model_dropout=training.model_dropout)
-        task = Task(scorer, outcome_of(objective), len, sharing.allowed)
+        task = Task(scorer, reward_outcome(objective), len, sharing.allowed)
         if training.dry_run:
             finish_dry_run(run, policy, task, training, rows)
             return
@@ -133,7 +133,7 @@ def _rewards(head: nn.Linear, groups: Sequence[Group], share: bool, policy: Poli
     return response_rewards(policy.model, own, collate(policy, groups, share)).double().cpu()
 
 
-def read_pairs(
+def read_reward_pairs(
     start: Policy, data: Path, reading: RewardInputs, training: Training
 ) -> TrainingRows:
     """Every pair as the reward model reads it.
@@ -177,7 +177,7 @@ def read_pairs(
     return rows
 
 
-def outcome_of(objective: BradleyTerry) -> Objective:
+def reward_outcome(objective: BradleyTerry) -> Objective:
     """Response 0 is chosen, response 1 rejected; scores are rewards, and there is no reference."""
 
     def compute(scores: ResponseLogps, _: Tensor) -> Outcome:

@@ -62,7 +62,7 @@ descriptions. Weights are stored as 16-bit floats; compute with them in 32 bits.
 """
 
 
-def write_card(
+def card_text(
     seed: int,
     recipe: Mapping[str, float],
     results: Mapping[str, float],

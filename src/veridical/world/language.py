@@ -65,7 +65,7 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def plural(kind: str) -> str:
+def kind_plural(kind: str) -> str:
     """The kind's plural."""
     return _PLURALS.get(kind, f"{kind}s")
 
@@ -125,7 +125,7 @@ def objects(scene: Scene) -> list[str]:
 
 def vocabulary() -> dict[str, list[str]]:
     """Surface forms of each kind, as CHAIR needs them."""
-    return {kind: [kind, plural(kind)] for kind in KINDS}
+    return {kind: [kind, kind_plural(kind)] for kind in KINDS}
 
 
 def mentioned_kinds(text: str) -> list[str]:

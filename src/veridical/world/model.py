@@ -20,7 +20,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from veridical.runtime.files import read_json, write_json, write_text_atomic
 from veridical.world.drawing import IMAGE_PIXELS
-from veridical.world.language import DESCRIPTION_PROMPTS, NUMBERS, PLACES, plural
+from veridical.world.language import DESCRIPTION_PROMPTS, NUMBERS, PLACES, kind_plural
 from veridical.world.scenes import COLOURS, KINDS, SETTINGS
 
 PATCH_PIXELS = 12
@@ -196,7 +196,7 @@ def _surface_tokens() -> list[str]:
     """Every token of the language: words with and without a blank before, and punctuation."""
     sentences = " ".join((*DESCRIPTION_PROMPTS, *PLACES, *NUMBERS, "USER ASSISTANT"))
     words = set(re.findall(r"[A-Za-z']+", sentences)) | set(_COMMON_WORDS.split())
-    words |= {*KINDS, *SETTINGS, *COLOURS, *(plural(kind) for kind in KINDS)}
+    words |= {*KINDS, *SETTINGS, *COLOURS, *(kind_plural(kind) for kind in KINDS)}
     words |= {number.lower() for number in NUMBERS}
     words |= {word.capitalize() for word in words if word.islower()}
     marks = ["▁", "\n", ".", ",", ":", ";", "?", "!", "-", '"', "(", ")"]

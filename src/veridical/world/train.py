@@ -26,7 +26,7 @@ from veridical.runtime.files import write_text_atomic
 from veridical.runtime.progress import track
 from veridical.runtime.randomness import generator, key
 from veridical.runtime.run_folders import require_new_folder
-from veridical.world.card import write_card
+from veridical.world.card import card_text
 from veridical.world.check import measure, out_of_bounds
 from veridical.world.language import DESCRIPTION_PROMPTS, sample_questions
 from veridical.world.model import (
@@ -72,7 +72,7 @@ def train_world(out: Path, seed: int = 0) -> None:
     results["minutes"] = (time.monotonic() - started) / 60
     save_policy(out, model, processor, card="")
     metrics = measure(out, seed=MEASURED_SEED)
-    card = write_card(seed, asdict(recipe), results, metrics, MEASURED_SEED)
+    card = card_text(seed, asdict(recipe), results, metrics, MEASURED_SEED)
     write_text_atomic(out / "README.md", card)
     for line in out_of_bounds(metrics):
         say(f"unfit to ship: {line}")

@@ -26,7 +26,7 @@ from veridical.train.loop.resume import (
     FREE_KEYS,
     LENGTH,
     changed_options,
-    check_folder,
+    check_run_folder,
     earlier_models,
 )
 from veridical.train.loop.start import record_model
@@ -148,9 +148,9 @@ def test_a_run_goes_on_with_the_model_that_it_began_with(
     resumed = {"model": now, "resume": True}
     if refused:
         with pytest.raises(UserError, match="model"):
-            check_folder(out, "train dpo", resumed, {}, models(now))
+            check_run_folder(out, "train dpo", resumed, {}, models(now))
     else:
-        check_folder(out, "train dpo", resumed, {}, models(now))
+        check_run_folder(out, "train dpo", resumed, {}, models(now))
 
 
 OBJECTS, MORE = {"objects": "a/one"}, {"more_data": ["a/one", "a/two"]}
@@ -214,7 +214,7 @@ def test_files_and_models_may_move_and_stay_what_they_were(
     (out / "run.json").write_text(json.dumps(record))
     resumed = {"model": "a/base", "resume": True, **now}
     with pytest.raises(UserError, match=refused) if refused else nullcontext():
-        check_folder(out, "train ppo", resumed, inputs(now), models(now))
+        check_run_folder(out, "train ppo", resumed, inputs(now), models(now))
 
 
 def test_a_folder_of_another_command_is_no_reason_to_resume(tmp_path: Path) -> None:
@@ -223,8 +223,8 @@ def test_a_folder_of_another_command_is_no_reason_to_resume(tmp_path: Path) -> N
         (tmp_path / "checkpoints" / "checkpoint-2").mkdir(parents=True)
         run.finish()
     with pytest.raises(UserError, match="already holds a run's checkpoints"):
-        check_folder(tmp_path, "train dpo", {"resume": False}, {}, {})
-    check_folder(tmp_path, "train sft", {"resume": False}, {}, {})
+        check_run_folder(tmp_path, "train dpo", {"resume": False}, {}, {})
+    check_run_folder(tmp_path, "train sft", {"resume": False}, {}, {})
     with pytest.raises(UserError, match="holds a run of `train dpo`"):
         start_run(tmp_path, "train sft", {})
 

@@ -15,7 +15,7 @@ from veridical.objectives.preference import Preference
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.train.dpo import train_dpo
-from veridical.train.loop.outcomes import outcome_of
+from veridical.train.loop.outcomes import preference_outcome
 from veridical.train.loop.reference_cache import precompute
 from veridical.train.loop.stopping import check_selection, evaluations_since_best
 from veridical.train.options import Training
@@ -102,7 +102,7 @@ def test_before_the_first_step_rewards_are_equal_whatever_rounding_says(
 def test_a_margin_of_rounding_is_a_tie_at_every_step() -> None:
     logps = torch.tensor([[-100.0, -100.0], [-100.0, -100.0], [-100.0, -100.0]]).double()
     policy = logps + torch.tensor([[5e-5, 0.0], [0.0, 5e-5], [5e-3, 0.0]])
-    found = outcome_of(Preference())(ResponseLogps(policy, torch.full((3, 2), 9)), logps)
+    found = preference_outcome(Preference())(ResponseLogps(policy, torch.full((3, 2), 9)), logps)
     assert found.measures["rewards_accuracy"].tolist() == [0.5, 0.5, 1.0]
 
 

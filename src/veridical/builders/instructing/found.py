@@ -66,7 +66,7 @@ class ImageFolder:
         return self.by_stem.get(str(id))
 
 
-def open_images(folder: Path) -> ImageFolder:
+def open_image_folder(folder: Path) -> ImageFolder:
     """Find the images of a folder.
 
     Raises:

@@ -40,7 +40,7 @@ class Prompts:
         return int(generator(self.seed, "instruct", *key).integers(count))
 
 
-def read_prompts(path: Path | None, seed: int) -> Prompts:
+def read_prompt_texts(path: Path | None, seed: int) -> Prompts:
     """Read the texts of a YAML file like the one that ships with the package.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from veridical.data.exporters.tagged import plain, refuse_other_images, rest, tagged
+from veridical.data.exporters.tagged import refuse_other_images, rest, tagged, text_messages
 from veridical.data.record_rows import Kind
 
 USE = "--dataset {file}, from the folder it is in"
@@ -16,8 +16,8 @@ def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     refuse_other_images(record, ("rejected_images",))
     told: dict[str, Any] = {"images": list(record["images"])}
     if kind == "conversation":
-        return told | {"messages": plain(record["messages"])} | rest(record, kind)
-    told |= {"messages": plain([*record["prompt"], *record["chosen"]])}
+        return told | {"messages": text_messages(record["messages"])} | rest(record, kind)
+    told |= {"messages": text_messages([*record["prompt"], *record["chosen"]])}
     told |= {"rejected_response": tagged(record["rejected"][0])}
     if record.get("rejected_images") is not None:
         told |= {"rejected_images": list(record["rejected_images"])}

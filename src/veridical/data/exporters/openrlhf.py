@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from veridical.data.exporters.tagged import plain, rest
+from veridical.data.exporters.tagged import rest, text_messages
 from veridical.data.record_rows import Kind
 
 USE = "--data.prompt_dataset {file} --data.input_key input --data.label_key label"
@@ -13,6 +13,9 @@ USE = "--data.prompt_dataset {file} --data.input_key input --data.label_key labe
 
 def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     """A prompt; the label is the expected answer, or empty."""
-    told: dict[str, Any] = {"input": plain(record["prompt"]), "images": list(record["images"])}
+    told: dict[str, Any] = {
+        "input": text_messages(record["prompt"]),
+        "images": list(record["images"]),
+    }
     told |= {"label": record.get("expected_answer") or "", "datasource": "veridical"}
     return told | rest(record, kind)

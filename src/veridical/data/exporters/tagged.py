@@ -41,7 +41,7 @@ def tagged(message: Message) -> str:
     return "".join(parts)
 
 
-def plain(messages: Sequence[Message]) -> list[dict[str, str]]:
+def text_messages(messages: Sequence[Message]) -> list[dict[str, str]]:
     """Messages of `role` and a text."""
     return [{"role": message["role"], "content": tagged(message)} for message in messages]
 
@@ -63,7 +63,7 @@ def rest(record: Mapping[str, Any], kind: Kind, held: Sequence[str] = ()) -> dic
     """
     fields = ["id", *(name for name in OPTIONAL_FIELDS[kind] if name not in held)]
     values = {name: record.get(name) for name in fields if name not in IMAGE_FIELDS}
-    as_text = {name: plain(record[name]) for name in MESSAGE_FIELDS[kind]}
+    as_text = {name: text_messages(record[name]) for name in MESSAGE_FIELDS[kind]}
     read: Mapping[str, object] = normalize({"images": list(record["images"]), **as_text}, kind)
     changed = {name: record[name] for name in MESSAGE_FIELDS[kind] if read[name] != record[name]}
     return packed(values | changed)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from veridical.data.exporters.tagged import plain, rest
+from veridical.data.exporters.tagged import rest, text_messages
 from veridical.data.record_rows import Kind
 
 _TEXT = pa.string()
@@ -30,7 +30,7 @@ def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     expected = record.get("expected_answer") or ""
     return {
         "data_source": "veridical",
-        "prompt": plain(record["prompt"]),
+        "prompt": text_messages(record["prompt"]),
         "images": list(record["images"]),
         "ability": "vision",
         "reward_model": {"style": "rule", "ground_truth": expected},

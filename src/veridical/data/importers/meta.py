@@ -64,7 +64,7 @@ def entries(path: Path) -> list[Entry]:
     return found
 
 
-def rows_of(entry: Entry) -> Iterator[tuple[int, Any]]:
+def meta_rows(entry: Entry) -> Iterator[tuple[int, Any]]:
     """Its rows, numbered from 1, with paths of images below its root."""
     for number, row in stream_rows(entry.annotation):
         if not isinstance(row, Mapping):

@@ -80,14 +80,14 @@ def _open_meta(path: Path) -> Source:
 
     def rows() -> Iterator[tuple[Place, object]]:
         for one in parts:
-            for number, row in meta.rows_of(one):
+            for number, row in meta.meta_rows(one):
                 yield Place(str(one.annotation), number), row
 
     return Source(str(path), rows, path.parent, (path, *(one.annotation for one in parts)))
 
 
 def _of_file(path: Path) -> Iterator[tuple[Place, object]]:
-    rows = webdataset.rows_of if path.suffix.lower() == ".tar" else stream_rows
+    rows = webdataset.webdataset_rows if path.suffix.lower() == ".tar" else stream_rows
     for number, row in rows(path):
         yield Place(str(path), number), row
 

@@ -16,7 +16,7 @@ from veridical.runtime.files import JSON_ERRORS, error_in_words, parse_json
 _NUMBER = re.compile(r"\d+")
 
 
-def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
+def webdataset_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Rows numbered from 1: `KEY.json`, with the images `KEY.jpg` or `KEY.0.jpg`, ... as bytes.
 
     Raises:

@@ -51,7 +51,7 @@ MARKS: tuple[Mark, ...] = (
 )  # fmt: skip
 
 
-def marks_of(answers: Mapping[str, str]) -> tuple[int, int]:
+def format_bits(answers: Mapping[str, str]) -> tuple[int, int]:
     """A bit for each of `MARKS`, of the chosen and of the rejected answer."""
     chosen, rejected = (answers.get(name, "") for name in ("chosen", "rejected"))
     return _bits(chosen), _bits(rejected)

@@ -10,7 +10,7 @@ from veridical.inspection.rows import Row
 NAME = "images"
 
 
-def check_images(row: Row) -> Iterator[Finding]:
+def check_image_files(row: Row) -> Iterator[Finding]:
     """Every image can be opened and decoded."""
     for number, picture in enumerate(row.pictures, start=1):
         if picture.problem:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from veridical.inspection.benchmark_files import Benchmark, name_key
+from veridical.inspection.benchmark_files import BenchmarkContent, name_key
 from veridical.inspection.findings import Finding
 from veridical.inspection.rows import Row
 from veridical.inspection.texts import without_form
@@ -12,7 +12,7 @@ from veridical.inspection.texts import without_form
 NAME = "leakage"
 
 
-def leakage_check(benchmarks: Sequence[Benchmark]) -> Callable[[Row], Iterator[Finding]]:
+def leakage_check(benchmarks: Sequence[BenchmarkContent]) -> Callable[[Row], Iterator[Finding]]:
     """The check for these benchmarks."""
 
     def check_leakage(row: Row) -> Iterator[Finding]:

@@ -50,7 +50,7 @@ Sums = Counter[str]
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ListedPictures:
     """Images with known objects.
 
     Attributes:
@@ -83,7 +83,7 @@ class Check:
     """
 
     policy: Policy
-    pictures: Pictures
+    pictures: ListedPictures
     by: Sequence[str]
     decoding: Decoding
     questions: Sequence[ObjectQuestion]
@@ -219,7 +219,7 @@ def benchmarks(training: Training) -> list[str]:
     return list(training.check_by or [needed])
 
 
-def pictures_to_check(training: Training) -> Pictures:
+def pictures_to_check(training: Training) -> ListedPictures:
     """The first images by name that have an object list.
 
     Raises:
@@ -243,10 +243,10 @@ def pictures_to_check(training: Training) -> Pictures:
     except UserError as unknown:
         raise UserError(str(unknown).replace("--vocabulary", "--check-vocabulary")) from unknown
     without = [found[stem].name for stem, id in ids.items() if id is None]
-    return Pictures(files, named, own, without, vocabulary)
+    return ListedPictures(files, named, own, without, vocabulary)
 
 
-def questions_about(pictures: Pictures, seed: int) -> list[ObjectQuestion]:
+def questions_about(pictures: ListedPictures, seed: int) -> list[ObjectQuestion]:
     """POPE's three splits on these images."""
     return list(build_questions(pictures.listed, per_image=PER_IMAGE, seed=seed).questions)
 
@@ -269,7 +269,7 @@ def open_check(policy: Policy, training: Training, steers: bool = False) -> Chec
     broken = refused_files(pictures.files.values(), lambda: policy.processor)
     files = {image: file for image, file in pictures.files.items() if file not in broken}
     _refuse_many(broken, len(pictures.files), training.max_bad_fraction)
-    pictures = Pictures(
+    pictures = ListedPictures(
         files, {image: pictures.objects[image] for image in files},
         {image: pictures.listed[image] for image in files}, pictures.without_list,
         pictures.vocabulary,
@@ -325,7 +325,9 @@ def _refuse_many(broken: Mapping[Path, str], total: int, most: float) -> None:
         )
 
 
-def _tell(pictures: Pictures, broken: Mapping[Path, str], by: Sequence[str], asked: int) -> None:
+def _tell(
+    pictures: ListedPictures, broken: Mapping[Path, str], by: Sequence[str], asked: int
+) -> None:
     if not processes.is_first():
         return
     count = len(pictures.files)

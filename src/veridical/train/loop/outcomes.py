@@ -16,7 +16,7 @@ from veridical.runtime.errors import UserError
 from veridical.train.loop.task import Objective, Outcome
 
 
-def outcome_of(objective: Preference) -> Objective:
+def preference_outcome(objective: Preference) -> Objective:
     """Response 0 is chosen, the others are rejected; logged is the first rejected one."""
 
     def compute(policy: ResponseLogps, reference: Tensor) -> Outcome:

@@ -42,7 +42,7 @@ FREE_KEYS: Mapping[str, frozenset[str]] = {
 what is logged or kept."""
 
 
-def check_folder(
+def check_run_folder(
     out: Path,
     command: str,
     configuration: Mapping[str, object],

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, Trainer
 from veridical.runtime import processes
 from veridical.runtime.files import writing
 from veridical.train.loop.checkpoints import whole_best
-from veridical.train.loop.schedule import go_on
+from veridical.train.loop.schedule import resume_schedule
 from veridical.train.loop.scorer import Scorer
 from veridical.train.loop.trained import (
     load_piece,
@@ -60,12 +60,12 @@ class SavingTrainer(Trainer):
             return
         if not self.is_fsdp_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
-            go_on(self.lr_scheduler)
+            resume_schedule(self.lr_scheduler)
             return
         load_piece(self.optimizer, Path(checkpoint))
         schedule = torch.load(Path(checkpoint) / SCHEDULER, weights_only=True)
         self.lr_scheduler.load_state_dict(schedule)
-        go_on(self.lr_scheduler)
+        resume_schedule(self.lr_scheduler)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: PreTrainedModel | None = None

@@ -60,7 +60,7 @@ def begin_above_zero(scheduler: Any, warmup: int) -> None:
     scheduler._last_lr = list(rates)
 
 
-def go_on(scheduler: object) -> None:
+def resume_schedule(scheduler: object) -> None:
     """Give the optimizer the rate that the schedule has at the step that was loaded into it.
 
     What a checkpoint holds is the rate of the schedule that it was made under, whose number of

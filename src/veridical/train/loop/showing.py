@@ -53,7 +53,7 @@ def refuse_shared_out(option: str) -> None:
         )
 
 
-def show(step: int, rows: Sequence[tuple[str, str]]) -> None:
+def print_answers(step: int, rows: Sequence[tuple[str, str]]) -> None:
     """Print answers.
 
     Args:
@@ -95,7 +95,9 @@ class ShowAnswers(TrainerCallback):
     def _answer(self, step: int) -> None:
         self.policy.model.eval()
         texts = answers(self.policy, self.groups)
-        show(step, [(group.id, text) for group, text in zip(self.groups, texts, strict=True)])
+        print_answers(
+            step, [(group.id, text) for group, text in zip(self.groups, texts, strict=True)]
+        )
         self.rows += [
             {"step": step, "id": group.id, "text": text, "learned": group.response_texts[0]}
             for group, text in zip(self.groups, texts, strict=True)

@@ -31,7 +31,7 @@ from veridical.train.loop.checking import benchmarks, check_checking
 from veridical.train.loop.pushing import check_push, push_result
 from veridical.train.loop.reporting import check_trackers, tracker_variables
 from veridical.train.loop.resume import (
-    check_folder,
+    check_run_folder,
     earlier_models,
     require_same_model,
 )
@@ -105,7 +105,7 @@ def start_training(given: Given) -> Iterator[Run]:
     configuration, models = given.configuration, given.all_models
     resumed = models if training.resume else {}
     here = processes.from_first(lambda: _fingerprints_here(resumed, training))
-    processes.from_first(lambda: check_folder(out, given.command, configuration, inputs, here))
+    processes.from_first(lambda: check_run_folder(out, given.command, configuration, inputs, here))
     kept = processes.from_first(lambda: earlier_models(out)) if training.resume else {}
     folders = model_folders(*map(name_of, models.values()), str(training.init_adapter or ""))
     with (

@@ -31,7 +31,7 @@ from veridical.train.prompts import TrainingPrompt
 from veridical.train.rl.experience import Setting, count_scored, gather_experience
 from veridical.train.rl.learner import Evaluated, Learner, LoopState
 from veridical.train.rl.log import Log
-from veridical.train.rl.measures import measures_of, shown
+from veridical.train.rl.measures import measures_of, shown_responses
 
 NOISE = "held-out"
 """Keys the noise of held-out prompts, which is that of no step."""
@@ -39,7 +39,7 @@ TOLD = ("reward", "exact_score", "kl_k1", "response_tokens")
 
 
 @dataclass(frozen=True)
-class Best:
+class BestStep:
     """Which weights are the result, as `run.json` says it.
 
     Attributes:
@@ -141,14 +141,14 @@ class Evaluations:
         sign = 1 if HIGHER_IS_BETTER[self.selected] else -1
         return max(counted, key=lambda one: (sign * one[1], -one[0]))[0]
 
-    def take_best(self) -> Best:
+    def take_best(self) -> BestStep:
         """Load the best checkpoint's weights; where nothing chooses, keep the last."""
         best, values = self.best_step(), dict(self.found)
         if self.selected is not None:
             tell_best(values.get(0), values.get(best or -1), best, self.selected)
         if best is not None and not self._load(best):
             best = None
-        return Best(best, self.selected, values.get(best or -1), values.get(0))
+        return BestStep(best, self.selected, values.get(best or -1), values.get(0))
 
     def _load(self, best: int) -> bool:
         path = self.learner.out / "checkpoints" / f"checkpoint-{best}"
@@ -168,7 +168,7 @@ class Evaluations:
         told = [f"{name} {measured[name]:.3f}" for name in TOLD if measured.get(name) is not None]
         if processes.is_first() and told:
             print(f"  step {step}, held-out prompts: {', '.join(told)}")
-        return {**measured, "prompts": scored, "samples": shown(experience)}
+        return {**measured, "prompts": scored, "samples": shown_responses(experience)}
 
     def _deciding(self, row: Mapping[str, Any], selected: str) -> float | None:
         if selected not in row and row.get("prompts"):

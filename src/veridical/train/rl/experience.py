@@ -88,7 +88,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Answered(Asked):
+class RewardedGroup(Asked):
     """The same, rewarded and ready to be learned from.
 
     Attributes:
@@ -132,7 +132,7 @@ class Experience:
         refused: prompts whose images the processor refuses, which are left out as well.
     """
 
-    answered: list[Answered]
+    answered: list[RewardedGroup]
     sampled: SampledTokens
     entropies: Tensor
     unscored: int = 0
@@ -163,7 +163,7 @@ def gather_experience(
     prompts = [setting.prompts[indexes[one.place]] for one in asked]
     rewarded = reward(setting.rewarder, prompts, [one.responses for one in asked]) if asked else []
     answered = [
-        Answered(
+        RewardedGroup(
             one.place,
             one.request,
             one.responses,

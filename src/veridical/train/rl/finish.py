@@ -28,7 +28,7 @@ CARD_FIGURES = (
 """What the model card tells of the last step."""
 
 
-def finish(
+def finish_training(
     start: Start,
     actors: Actors,
     proofs: Sequence[Proof],

@@ -23,7 +23,7 @@ from veridical.train.loop.modes import checkpoint_activations, checkpointing_ask
 from veridical.train.loop.reporting import Trackers
 from veridical.train.loop.resume import require_steps_left, tell_extension
 from veridical.train.loop.run import checkpoint_to_resume, steps_of
-from veridical.train.loop.schedule import go_on, schedule_for
+from veridical.train.loop.schedule import resume_schedule, schedule_for
 from veridical.train.loop.trained import (
     load_trained_weights,
     require_same_start,
@@ -183,7 +183,7 @@ class Learner:
         content = torch.load(found / OPTIMIZER, map_location="cpu", weights_only=True)
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
-        go_on(self.scheduler)
+        resume_schedule(self.scheduler)
         if training.extend and processes.is_first():
             tell_extension(steps_of(found), self.steps, float(self.scheduler.get_last_lr()[0]))
         state = read_json(found / STATE)

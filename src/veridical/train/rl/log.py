@@ -11,7 +11,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_jsonl
 from veridical.runtime.progress import step_bar
 from veridical.train.loop.reporting import Trackers
-from veridical.train.loop.showing import show
+from veridical.train.loop.showing import print_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,7 +60,7 @@ class Log:
         """
         self.add(row)
         if self.show_every and row["step"] % self.show_every == 0 and processes.is_first():
-            show(row["step"], [(one["id"], one["text"]) for one in row["samples"]])
+            print_answers(row["step"], [(one["id"], one["text"]) for one in row["samples"]])
         reward = row["reward"]
         self.bar.set_postfix(reward="-" if reward is None else f"{reward:.3f}", refresh=False)
         self.bar.update(1)

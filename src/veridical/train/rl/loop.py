@@ -9,10 +9,10 @@ from veridical.train.loop.order import RankSampler
 from veridical.train.rl.actors import Actors
 from veridical.train.rl.evaluation import Evaluations
 from veridical.train.rl.experience import count_scored, gather_experience
-from veridical.train.rl.finish import finish
+from veridical.train.rl.finish import finish_training
 from veridical.train.rl.learner import Learner, LoopState
 from veridical.train.rl.learning import Learned, learn, lesson_of
-from veridical.train.rl.measures import measures_of, shown
+from veridical.train.rl.measures import measures_of, shown_responses
 from veridical.train.rl.start import Start
 
 
@@ -55,7 +55,7 @@ def reinforce(start: Start, actors: Actors, value_learning_rate: float | None = 
                 "epoch": training.rows_seen(step + 1, prompts) / prompts,
                 **measured, **learned.figures(objective.uses_values),
                 "kl_coefficient": coefficient, "learning_rate": learner.end_step(),
-                "samples": shown(experience),
+                "samples": shown_responses(experience),
             }
         )  # fmt: skip
         if scored:
@@ -66,4 +66,4 @@ def reinforce(start: Start, actors: Actors, value_learning_rate: float | None = 
         learner.save(state, evaluations.best_step())
     log.close()
     setting.close()
-    finish(start, actors, proofs, log, began, evaluations)
+    finish_training(start, actors, proofs, log, began, evaluations)

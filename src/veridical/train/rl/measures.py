@@ -77,7 +77,7 @@ def _deviation(mean: float | None, square: float | None) -> float | None:
     return math.sqrt(spread) if spread > ROUNDING * square else 0.0
 
 
-def shown(experience: Experience) -> list[dict[str, Any]]:
+def shown_responses(experience: Experience) -> list[dict[str, Any]]:
     """A few responses with what they earned: the step's first prompts, whoever sampled them."""
     own: list[dict[str, Any]] = [
         {

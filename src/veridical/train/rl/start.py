@@ -27,7 +27,7 @@ from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.items import Items
 from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.left_out import LeftOut
-from veridical.train.loop.outcomes import outcome_of
+from veridical.train.loop.outcomes import preference_outcome
 from veridical.train.loop.pair_proofs import check_pairs
 from veridical.train.loop.pictures import recognize_pictures
 from veridical.train.loop.rounding import Measure, measure_logps, tell_merged
@@ -47,7 +47,7 @@ from veridical.train.prompts import (
     TrainingPrompt,
     check_object_lists,
     proof_group,
-    read_prompts,
+    read_training_prompts,
 )
 from veridical.train.responses import Sampling, refuse_here
 from veridical.train.rl.actors import Actors
@@ -162,7 +162,7 @@ class Start:
         floor = noise_floor(actors.policy, self.few)
         scorer = Scorer(actors.policy, actors.frozen)
         objective = Preference()
-        task = Task(scorer, outcome_of(objective), len, setting.share_prefix, True)
+        task = Task(scorer, preference_outcome(objective), len, setting.share_prefix, True)
         items = Items(self.few, torch.zeros(len(self.few), 2, dtype=torch.float64))
         return check_pairs(actors.policy, items, task, objective, floor, self.run.folder)
 
@@ -207,7 +207,7 @@ def begin(command: str, given: Arguments) -> Iterator[Start]:
     with start_training(_given(command, given)) as run:
         check_object_lists(judging, given.data, given.kind, training)
         policy = load_start_beside_reference(given.model, training, run)
-        prompts, rows = read_prompts(
+        prompts, rows = read_training_prompts(
             policy, given.data, given.kind, training, given.sampling.max_new_tokens
         )
         recognize_pictures(run.folder, rows.pictures)
