@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from veridical.models.reward_model import attach_reward_model, load_reward_model
     from veridical.objectives.apo import APODown, APOZero
     from veridical.objectives.bco import BCO
+    from veridical.objectives.chip import CHiP
     from veridical.objectives.cpo import CPO
     from veridical.objectives.ddpo import DDPO
     from veridical.objectives.dpo import DPO, dpo_loss
@@ -119,6 +120,7 @@ _HOMES = {
     "models.reward_model": "attach_reward_model load_reward_model",
     "objectives.apo": "APODown APOZero",
     "objectives.bco": "BCO",
+    "objectives.chip": "CHiP",
     "objectives.cpo": "CPO",
     "objectives.ddpo": "DDPO",
     "objectives.exo": "EXO",
@@ -170,6 +172,7 @@ __all__ = [
     "APODown",
     "APOZero",
     "BCO",
+    "CHiP",
     "CPO",
     "DDPO",
     "EXO",

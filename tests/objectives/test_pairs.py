@@ -184,6 +184,7 @@ def other_slow_losses(new: list[list[float]], ratios: list[float], beta: float) 
     quality = surprise(good) + surprise(-bad)
     return {
         "bco": quality,
+        "chip": surprise(beta * (2 * ratios[0] - ratios[1] - ratios[2])),
         "mpo": 0.8 * surprise(margin) + 0.2 * quality,
         "robust": ((1 - e) * surprise(margin) - e * surprise(-margin)) / (1 - 2 * e),
         "exo": q * math.log(q / (1 - e)) + (1 - q) * math.log((1 - q) / e),

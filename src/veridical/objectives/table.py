@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from veridical.objectives.apo import APODown, APOZero
 from veridical.objectives.bco import BCO
+from veridical.objectives.chip import CHiP
 from veridical.objectives.cpo import CPO
 from veridical.objectives.ddpo import DDPO
 from veridical.objectives.dpo import DPO
@@ -23,7 +24,7 @@ from veridical.objectives.slic import SLiC
 from veridical.objectives.sppo import SPPO
 
 AnyPairLoss = (
-    DPO | IPO | SLiC | DDPO | MDPO | MPO | BCO | Robust | EXO | NCA | SPPO | APOZero | APODown
-    | SimPO | CPO | ORPO
+    DPO | IPO | SLiC | DDPO | MDPO | CHiP | MPO | BCO | Robust | EXO | NCA | SPPO | APOZero
+    | APODown | SimPO | CPO | ORPO
 )  # fmt: skip
 AnyTerm = Likelihood
