@@ -91,8 +91,7 @@ COMMANDS: dict[str, list[str]] = {
     "eval amber": ["--answers", "{replies}", "--files", "{amber}", "--halves", "yes_no"],
     **{
         f"eval {name}": [
-            "--answers",
-            f"{{{name}_answers}}",
+            *(["--answers", f"{{{name}_answers}}"] if published.asks else []),
             "--files",
             f"{{{name}_files}}",
             *published.words,

@@ -106,6 +106,9 @@ def test_answers_and_images_that_do_not_fit(
 ) -> None:
     words = ["eval", "dash_b", "--files", str(files / "dash"), "--out", str(files / "out")]
     path = answers(files)
+    path.write_text(path.read_text().replace('"cup"', "[1]"))
+    assert main([*words, "--answers", str(path)]) == 2
+    path = answers(files)
     path.write_text(path.read_text().replace("pos2", "pos3"))
     assert main([*words, "--answers", str(path)]) == 2
     assert "is to no question: yes/cup/pos3.png" in capsys.readouterr().err

@@ -108,7 +108,11 @@ def test_the_judge_is_asked_in_given_words(files: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [({"capability": ["x"]}, "capability must list"), ({"question": 1}, "question must be a text")],
+    [
+        ({"capability": ["x"]}, "capability must list"),
+        ({"capability": [{}]}, "capability must list"),
+        ({"question": 1}, "question must be a text"),
+    ],
 )
 def test_another_file_is_refused(files: Path, change: dict[str, Any], told: str) -> None:
     rows = read_json(files / "mm-vet.json")

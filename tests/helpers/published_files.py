@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 
 def dash_b(folder: Path) -> None:
@@ -99,6 +103,69 @@ def gqa(folder: Path) -> None:
     write(folder / "gqa.json", rows)
 
 
+MMBENCH = "index\tquestion\thint\tA\tB\tC\tD\tanswer\tcategory\tl2-category\timage"
+
+
+def mmbench(folder: Path) -> None:
+    """A question with three options, and one with two about the same image."""
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(picture, "PNG")
+    image = base64.b64encode(picture.getvalue()).decode()
+    rows = [
+        f"1\tWhat is it?\tLook.\ta dog\ta cat\ta cup\t\tB\tidentity\tperception\t{image}",
+        "2\tIs it red?\tnan\tyes\tno\t\t\tA\tcolor\tperception\t1",
+    ]
+    (folder / "mmbench.tsv").write_text("\n".join([MMBENCH, *rows]) + "\n", encoding="utf-8")
+
+
+def llava_bench(folder: Path) -> None:
+    """Two questions about one image."""
+    asked = [
+        {"question_id": n, "image": "001.jpg", "text": f"Question {n}?", "category": category}
+        for n, category in enumerate(("conv", "detail"))
+    ]
+    write(folder / "questions.jsonl", asked)
+    write(folder / "context.json", [{"id": "001", "image": "001.jpg", "caption": "A red cup."}])
+    references = [{"question_id": n, "text": f"Reference {n}."} for n in range(2)]
+    write(folder / "references.json", references)
+
+
+def alpaca_eval(folder: Path) -> None:
+    """Two instructions."""
+    rows = [
+        {"dataset": "x", "instruction": f"Do {n}.", "output": f"Done {n}.", "generator": "baseline"}
+        for n in range(2)
+    ]
+    write(folder / "baseline.json", rows)
+
+
+def vl_rewardbench(folder: Path) -> None:
+    """A pair of each part; of two the first answer is better; the ids of the last two are one."""
+    rows = [
+        {"id": id, "query": f"Question {n}?", "response": ["A longer answer.", "Short."],
+         "image": "images/1.png", "human_ranking": [n % 2, 1 - n % 2], "judge": "human"}
+        for n, id in enumerate(("RLHF-V-1", "mathverse_1", "wildvision-1", "wildvision-1"))
+    ]  # fmt: skip
+    write(folder / "data.json", rows)
+    ids = ("RLHF-V-1", "mathverse_1", "wildvision-1", "wildvision-1#2")
+    write(folder / "replies.json", [{"question_id": i, "reply": "Better: 1"} for i in ids * 2])
+
+
+def multimodal_rewardbench(folder: Path) -> None:
+    """Three pairs of three categories."""
+    rows = [
+        {"ID": id, "Text": "Question?", "Image": "1.png", "Output1": "One.", "Output2": "Two two.",
+         "Better": better, "Category": category}
+        for id, better, category in (
+            ("pairs_1", "Output1", "safety"), ("math_1", "Output2", "reasoning"),
+            ("x", "Output2", "vqa"),
+        )
+    ]  # fmt: skip
+    write(folder / "pairs.json", rows)
+    ids = [row["ID"] for row in rows] * 2
+    write(folder / "replies.json", [{"question_id": i, "reply": "Better: 1"} for i in ids])
+
+
 @dataclass(frozen=True)
 class Published:
     """A benchmark's files.
@@ -108,12 +175,14 @@ class Published:
         named: what `--files` names of that folder.
         ids: its questions, in order.
         words: more options that its command needs to score answers.
+        asks: whether it asks a model, or has the answers in its files.
     """
 
     write_files: Callable[[Path], None]
     named: str
     ids: Sequence[str]
     words: Sequence[str] = ()
+    asks: bool = True
 
 
 PUBLISHED: Mapping[str, Published] = {
@@ -131,6 +200,24 @@ PUBLISHED: Mapping[str, Published] = {
         vqav2, "annotations.json", ["1", "2"], ["--questions-file", "{vqav2_questions}"]
     ),
     "gqa": Published(gqa, "gqa.json", ["0", "1"]),
+    "mmbench": Published(
+        mmbench, "mmbench.tsv", ["1", "1000001", "2000001", "2", "1000002"]
+    ),
+    "llava_bench": Published(
+        llava_bench, "questions.jsonl", ["0", "1"],
+        ["--context", "{llava_bench_context}", "--references", "{llava_bench_references}",
+         "--judge", "local:embedded"],
+    ),
+    "alpaca_eval": Published(
+        alpaca_eval, "baseline.json", ["0", "1"], ["--judge", "local:embedded"]
+    ),
+    "vl_rewardbench": Published(
+        vl_rewardbench, "data.json", [], ["--replies", "{vl_rewardbench_replies}"], asks=False
+    ),
+    "multimodal_rewardbench": Published(
+        multimodal_rewardbench, "pairs.json", [], ["--replies", "{multimodal_rewardbench_replies}"],
+        asks=False,
+    ),
 }  # fmt: skip
 
 

@@ -77,7 +77,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "eval amber": [*EMBEDDED, "--images", "{data}/images", *AMBER],
     **{
         f"eval {name}": [
-            *EMBEDDED,
+            *(EMBEDDED if published.asks else []),
             "--images",
             "{data}/images",
             "--max-bad-fraction",

@@ -66,6 +66,7 @@ RANGES: Mapping[str, Range] = {
     "show_every": COUNT,
     "similarity_threshold": Range(-1, 1),
     "temperature": TEMPERATURE,
+    "times": COUNT,
     "top_k": Range(0),
     "top_p": Range(0, 1, above=True),
     "verbosity_words": WEIGHT,

@@ -117,6 +117,8 @@ class Asks(Generic[Options]):
         sees_images: whether `--images` has to be given with a model.
         grader: how a model that replies in words judges the answers; then the rows that `judge` is
             given have what it replied as `judged`. None where no model judges.
+        answers_in_files: whether its own files have the answers; then neither a model nor
+            `--answers` is given, and `match` reads them.
     """
 
     options: type[Options]
@@ -132,3 +134,4 @@ class Asks(Generic[Options]):
     remark: Callable[[Options, Evaluation, Sequence[Row], Sequence[Row]], Remarks] = no_remarks
     sees_images: bool = True
     grader: Grader[Options] | None = None
+    answers_in_files: Callable[[Options], bool] = lambda options: False

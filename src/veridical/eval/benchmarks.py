@@ -56,6 +56,27 @@ BENCHMARKS = {
         "veridical.eval.vqav2", "Score short answers by their agreement with people's (VQAv2)."
     ),
     "gqa": Line("veridical.eval.gqa", "Score short answers to questions on scene graphs (GQA)."),
+    "mmbench": Line(
+        "veridical.eval.mmbench", "Score multiple choice in every order of the options (MMBench)."
+    ),
+    "llava_bench": Line(
+        "veridical.eval.llava_bench",
+        "Have open answers scored beside reference answers (LLaVA-Bench).",
+    ),
+    "alpaca_eval": Line(
+        "veridical.eval.alpaca_eval",
+        "Have answers to instructions compared with a baseline's (AlpacaEval).",
+    ),
+    "vl_rewardbench": Line(
+        "veridical.eval.vl_rewardbench",
+        "Score a judge on pairs of answers about images (VL-RewardBench).",
+        (),
+    ),
+    "multimodal_rewardbench": Line(
+        "veridical.eval.multimodal_rewardbench",
+        "Score a judge on pairs of answers (Multimodal RewardBench).",
+        (),
+    ),
     "reward": Line(
         "veridical.eval.reward",
         "Score a reward model on pairs: accuracy, calibration, effect of length.",

@@ -12,7 +12,12 @@ from veridical.eval.answers import read_answer_rows, read_json_rows
 from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
-from veridical.eval.published import PublishedQuestion, match_by_id, questions_for_model
+from veridical.eval.published import (
+    PublishedQuestion,
+    all_have,
+    match_by_id,
+    questions_for_model,
+)
 from veridical.eval.run import run_benchmark
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.runtime.errors import UserError
@@ -118,12 +123,9 @@ def match_answers(options: DashOptions, evaluation: Evaluation) -> GivenAnswers:
     def read(path: Path) -> list[dict[str, Any]]:
         """Rows by our ids, or by DASH-B's own {"img_id", "object_name", "gt", "response"}."""
         rows = read_json_rows(path)
-        if not all(isinstance(row, dict) and "img_id" in row for row in rows):
+        if not all_have(rows, "img_id"):
             return read_answer_rows(path, "question_id")
-        named = [
-            {**row, "id": str(ids.get(_own_id(row), "/".join(map(str, _own_id(row)))))}
-            for row in rows
-        ]
+        named = [{**row, "id": str(ids.get(_own_id(row), "/".join(_own_id(row))))} for row in rows]
         answers = [row.get("response") for row in named]
         if not all(isinstance(answer, str) for answer in answers):
             raise UserError(f"{path}: each row needs img_id, object_name, gt and response.")
@@ -132,8 +134,8 @@ def match_answers(options: DashOptions, evaluation: Evaluation) -> GivenAnswers:
     return match_by_id(options.questions, evaluation, read=read)
 
 
-def _own_id(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    return row.get("gt"), row.get("object_name"), row.get("img_id")
+def _own_id(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return str(row.get("gt")), str(row.get("object_name")), str(row.get("img_id"))
 
 
 def read_verdict(answer: str, rule: Rule, question: str = "") -> YesNoVerdict | None:

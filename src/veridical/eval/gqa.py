@@ -15,6 +15,7 @@ from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.published import (
     PublishedQuestion,
+    all_have,
     match_by_id,
     questions_for_model,
     text_fields,
@@ -107,7 +108,7 @@ def match_answers(options: GqaOptions, evaluation: Evaluation) -> GivenAnswers:
     def read(path: Path) -> list[dict[str, Any]]:
         """Rows by `question_id`, or by GQA's `questionId`, with a `prediction`."""
         rows = read_json_rows(path)
-        own = rows and all(isinstance(row, dict) and "questionId" in row for row in rows)
+        own = all_have(rows, "questionId")
         named = read_answer_rows(path, "questionId" if own else "question_id")
         return [{**row, "question_id": row["questionId"]} for row in named] if own else named
 

@@ -315,11 +315,12 @@ def _given_replies(paths: Sequence[Path], ids: Sequence[str]) -> list[JudgeReply
         for number, row in enumerate(read_json_rows(path), start=1):
             own = row if isinstance(row, dict) else {}
             text = next((own[name] for name in REPLY_FIELDS if name in own), None)
-            if own.get("question_id") is None or not isinstance(text, str):
+            id = next((own[name] for name in ID_FIELDS if name in own), None)
+            if id is None or not isinstance(text, str):
                 raise UserError(
                     f'{path}, row {number}: a reply has {{"question_id": ..., "reply": "text"}}.'
                 )
-            waiting[str(own["question_id"])].append(text)
+            waiting[str(id)].append(text)
     wanted = {id: ids.count(id) for id in dict.fromkeys(ids)}
     wrong = [id for id, count in wanted.items() if len(waiting[id]) != count]
     if wrong:
@@ -331,7 +332,8 @@ def _given_replies(paths: Sequence[Path], ids: Sequence[str]) -> list[JudgeReply
     return [reply_of(waiting[id].pop(0)) for id in ids]
 
 
-REPLY_FIELDS = ("reply", "text", "content")
+ID_FIELDS = ("question_id", "id", "ID")
+REPLY_FIELDS = ("reply", "text", "content", "output")
 """What a reply is called in files of other programs, the plainest first."""
 
 

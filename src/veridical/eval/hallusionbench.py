@@ -26,6 +26,7 @@ from veridical.eval.hallusion_metrics import (
 )
 from veridical.eval.published import (
     PublishedQuestion,
+    all_have,
     json_objects,
     match_by_id,
     questions_for_model,
@@ -136,7 +137,7 @@ def match_answers(options: HallusionOptions, evaluation: Evaluation) -> GivenAns
     def read(path: Path) -> list[dict[str, Any]]:
         """Rows by our ids, or HallusionBench's own records with a `model_prediction`."""
         rows = read_json_rows(path)
-        if not all(isinstance(row, dict) and "set_id" in row for row in rows):
+        if not all_have(rows, "set_id"):
             return read_answer_rows(path, "question_id")
         for number, row in enumerate(rows, start=1):
             if not isinstance(row.get(PREDICTION), str):

@@ -17,6 +17,7 @@ from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.grading import NOBODY, Asked, Grader, Grading, filled, judge_words, values_of
 from veridical.eval.published import (
     PublishedQuestion,
+    all_have,
     image_files,
     json_objects,
     match_by_id,
@@ -141,7 +142,7 @@ def match_answers(options: MmhalOptions, evaluation: Evaluation) -> GivenAnswers
     def read(path: Path) -> list[dict[str, Any]]:
         """Rows by our ids, or the template with each `model_answer`, in its order."""
         rows = read_json_rows(path)
-        if not all(isinstance(row, dict) and ANSWER in row for row in rows):
+        if not all_have(rows, ANSWER):
             return read_answer_rows(path, "question_id")
         found = []
         for number, row in enumerate(rows):

@@ -85,7 +85,8 @@ def read_mmvet(path: Path) -> list[PublishedQuestion]:
             raise UserError(f"{path}, {id}: must be an object with imagename, question, answer.")
         texts = text_fields(row, ("imagename", "question", "answer"), f"{path}, {id}")
         needed = row.get("capability")
-        if not isinstance(needed, list) or not needed or not set(needed) <= set(CAPABILITIES):
+        known = isinstance(needed, list) and all(name in CAPABILITIES for name in needed)
+        if not needed or not known:
             raise UserError(f"{path}, {id}: capability must list {', '.join(CAPABILITIES)}.")
         stem = PurePosixPath(texts["imagename"]).stem
         found.append(
@@ -119,7 +120,7 @@ def match_answers(options: MmvetOptions, evaluation: Evaluation) -> GivenAnswers
         if read_text(path).lstrip()[:1] != "{" or path.suffix == ".jsonl":
             return read_answer_rows(path, "question_id")
         content = read_json(path)
-        if not all(isinstance(answer, str) for answer in content.values()):
+        if not content or not all(isinstance(answer, str) for answer in content.values()):
             raise UserError(f'{path} must be JSON {{"v1_0": "answer", ...}}.')
         return [{"question_id": id, "answer": answer_of(text)} for id, text in content.items()]
 

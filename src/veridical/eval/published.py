@@ -64,6 +64,7 @@ def questions_for_model(
     questions: Sequence[PublishedQuestion],
     evaluation: Evaluation,
     instruction: Callable[[PublishedQuestion], str] = lambda question: "",
+    files: Mapping[str, Path] | None = None,
 ) -> Questions:
     """The questions about the first images by name, with their images.
 
@@ -71,10 +72,12 @@ def questions_for_model(
         questions: all of them, in order.
         evaluation: whose model is asked, about which images.
         instruction: what is put after a question on a line of its own.
+        files: the images' files by name; those of the folder of images if not given.
     """
     first = set(sorted({question.image_id for question in questions})[: evaluation.subject.limit])
     asked = [question for question in questions if question.image_id in first]
-    files = image_files({question.image for question in asked}, evaluation.subject.images)
+    if files is None:
+        files = image_files({question.image for question in asked}, evaluation.subject.images)
     broken = evaluation.asked.unusable_images(files.values())
     items, skipped = [], []
     for question in asked:
@@ -162,6 +165,11 @@ def match_by_id(
         {**question.row, "answer": answers[id]} for id, question in known.items() if id in answers
     ]
     return GivenAnswers(rows, skipped)
+
+
+def all_have(rows: Sequence[Any], name: str) -> bool:
+    """Whether there are rows, and every one is an object with a field of this name."""
+    return bool(rows) and all(isinstance(row, dict) and name in row for row in rows)
 
 
 def json_objects(path: Path) -> list[dict[str, Any]]:

@@ -71,12 +71,21 @@ def prepare(
         UserError: options are missing or contradict one another.
     """
     asks = asks_of(benchmark)
-    opened = open_model(subject, asking)
+    if asks.answers_in_files(options):
+        if subject.model is not None or subject.answers is not None:
+            raise UserError(
+                f"The answers of {benchmark.name} are in its files. Leave the model and --answers "
+                "out."
+            )
+        opened = None
+    else:
+        opened = open_model(subject, asking)
     if opened is not None and asks.sees_images and subject.images is None:
         raise UserError("With a model, --images must name the folder of the images.")
     limit = asks.max_new_tokens if asking.max_new_tokens is None else asking.max_new_tokens
     settled = dataclasses.replace(asking, max_new_tokens=limit)
-    evaluation = Evaluation(out, subject, settled, model or opened, grading)
+    asked = None if asks.answers_in_files(options) else model or opened
+    evaluation = Evaluation(out, subject, settled, asked, grading)
     check_grading(grading, asks.grader, options)
     asks.check(options, evaluation)
     if evaluation.model is not None:
