@@ -95,7 +95,9 @@ def test_the_judge_is_asked_in_given_words(files: Path) -> None:
         asker = keep(ask, path, identity)
 
         def seen(questions: Any) -> Any:
-            asked.extend(question.messages[0]["content"][0]["text"] for question in questions)
+            asked.extend(
+                question.prompt.messages[0]["content"][0]["text"] for question in questions
+            )
             return asker(questions)
 
         return seen

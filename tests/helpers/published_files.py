@@ -130,6 +130,17 @@ def llava_bench(folder: Path) -> None:
     write(folder / "references.json", references)
 
 
+def mt_bench(folder: Path) -> None:
+    """Two questions of two turns, one with references."""
+    asked = [
+        {"question_id": n, "category": category, "turns": [f"First {n}?", f"Second {n}?"]}
+        for n, category in ((81, "writing"), (111, "math"))
+    ]
+    write(folder / "question.jsonl", asked)
+    turns = ["Reference one.", "Reference two."]
+    write(folder / "references.json", [{"question_id": 111, "choices": [{"turns": turns}]}])
+
+
 def alpaca_eval(folder: Path) -> None:
     """Two instructions."""
     rows = [
@@ -207,6 +218,10 @@ PUBLISHED: Mapping[str, Published] = {
         llava_bench, "questions.jsonl", ["0", "1"],
         ["--context", "{llava_bench_context}", "--references", "{llava_bench_references}",
          "--judge", "local:embedded"],
+    ),
+    "mt_bench": Published(
+        mt_bench, "question.jsonl", ["81/1", "81/2", "111/1", "111/2"],
+        ["--references", "{mt_bench_references}", "--judge", "local:embedded"],
     ),
     "alpaca_eval": Published(
         alpaca_eval, "baseline.json", ["0", "1"], ["--judge", "local:embedded"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,17 @@ class KeyedAnswer:
         return row | ({"refused": self.refused} if self.refused else {})
 
 
+def nothing_later(known: Mapping[str, str]) -> Sequence[Prompt]:
+    """What is asked after the answers, where nothing is."""
+    return ()
+
+
 def make_answers(
-    prompts: Sequence[Prompt], settings: AnswerSettings, folder: Path, label: str
+    prompts: Sequence[Prompt],
+    settings: AnswerSettings,
+    folder: Path,
+    label: str,
+    later: Callable[[Mapping[str, str]], Sequence[Prompt]] = nothing_later,
 ) -> list[KeyedAnswer] | None:
     """Ask the model; answers that `folder` has already for the same settings are kept.
 
@@ -91,6 +100,8 @@ def make_answers(
         settings: with what.
         folder: the run's folder.
         label: names the progress line.
+        later: what this run asks after answers that are here already, by the prompts' ids; answers
+            to that are this run's too.
 
     Returns:
         The answers, in the order of `prompts`; None where another shard puts them together. One
@@ -106,7 +117,13 @@ def make_answers(
     if len(missing) < len(prompts):
         here = part_of(len(prompts) - len(missing), len(prompts), "answers", "is", "are")
         print(f"{here} here already.")
-    others = count_others(folder, keys)
+    texts = {
+        prompt.id: known[key].response.text
+        for prompt, key in zip(prompts, keys, strict=True)
+        if key in known and not known[key].refused
+    }
+    own = [*keys, *(answer_key(prompt, settings) for prompt in later(texts))]
+    others = count_others(folder, own)
     if others:
         print(
             f"{folder} has {counted(others, 'answers')} by another model, or with other settings, "

@@ -117,6 +117,8 @@ class Asks(Generic[Options]):
         sees_images: whether `--images` has to be given with a model.
         grader: how a model that replies in words judges the answers; then the rows that `judge` is
             given have what it replied as `judged`. None where no model judges.
+        follow_up: what is asked after an answered row, such as a second turn; None where nothing
+            is. Its prompt has another id.
         answers_in_files: whether its own files have the answers; then neither a model nor
             `--answers` is given, and `match` reads them.
     """
@@ -134,4 +136,5 @@ class Asks(Generic[Options]):
     remark: Callable[[Options, Evaluation, Sequence[Row], Sequence[Row]], Remarks] = no_remarks
     sees_images: bool = True
     grader: Grader[Options] | None = None
+    follow_up: Callable[[Options, Row], AskedItem | None] | None = None
     answers_in_files: Callable[[Options], bool] = lambda options: False

@@ -63,6 +63,9 @@ BENCHMARKS = {
         "veridical.eval.llava_bench",
         "Have open answers scored beside reference answers (LLaVA-Bench).",
     ),
+    "mt_bench": Line(
+        "veridical.eval.mt_bench", "Have answers to two-turn questions rated (MT-Bench)."
+    ),
     "alpaca_eval": Line(
         "veridical.eval.alpaca_eval",
         "Have answers to instructions compared with a baseline's (AlpacaEval).",

@@ -109,7 +109,7 @@ class Grader(Generic[Options]):
     max_new_tokens: int
     template: Callable[[Options], str]
     needed: Callable[[Options], bool] = lambda options: True
-    temperature: float = 0.0
+    temperature: Callable[[Options], float] = lambda options: 0.0
     may_be_cut: Callable[[Options], bool] = lambda options: False
 
 
@@ -205,7 +205,7 @@ def grade(
         outcomes = ask_until_read(lambda _: given, questions, read(0), 1) if questions else []
     elif questions:
         about["judge"] = grading.judge or ""
-        asker = _open(grader, evaluation, questions, run)
+        asker = _open(grader, options, evaluation, questions, run)
         for start in track(range(0, len(questions), CHUNK), f"judged, {CHUNK} at a time"):
             some = questions[start : start + CHUNK]
             outcomes += ask_until_read(asker, some, read(start), grading.attempts)
@@ -228,7 +228,11 @@ def _question(row: Row, number: int, asked: Asked) -> JudgeQuestion:
 
 
 def _open(
-    grader: Grader[Any], evaluation: Evaluation, questions: Sequence[JudgeQuestion], run: Run
+    grader: Grader[Any],
+    options: object,
+    evaluation: Evaluation,
+    questions: Sequence[JudgeQuestion],
+    run: Run,
 ) -> Asker:
     """The judge, whose replies are kept in the run's folder."""
     from veridical.judges.endpoint import endpoint_settings
@@ -236,7 +240,7 @@ def _open(
 
     grading, asking = evaluation.grading, evaluation.asking
     spec = JudgeSpec(
-        grading.judge or "", grading.attempts, grader.temperature, RETRY_TEMPERATURE,
+        grading.judge or "", grading.attempts, grader.temperature(options), RETRY_TEMPERATURE,
         grading.judge_tokens or grader.max_new_tokens, False, asking.seed, grading.judge_template,
     )  # fmt: skip
     spec.check(KINDS)

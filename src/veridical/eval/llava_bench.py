@@ -351,7 +351,7 @@ BENCHMARK = Benchmark(
         judge=judge_rows,
         remark=remark,
         grader=Grader(
-            ask=ask_judge, read=read_reply, max_new_tokens=1024, temperature=0.2,
+            ask=ask_judge, read=read_reply, max_new_tokens=1024, temperature=lambda options: 0.2,
             template=lambda options: "\n".join(
                 options.words(category)
                 for category in sorted({q.about["category"] for q in options.questions})

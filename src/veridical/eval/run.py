@@ -17,7 +17,7 @@ from veridical.eval.answers import (
     refuse_many,
 )
 from veridical.eval.asked_model import AskedModel
-from veridical.eval.asks import Asks, Questions, Row, SkippedQuestion
+from veridical.eval.asks import AskedItem, Asks, Questions, Row, SkippedQuestion
 from veridical.eval.benchmark import Benchmark, score_rows
 from veridical.eval.evaluation import Asking, Evaluation, Subject, open_model
 from veridical.eval.grading import NOBODY, Graded, Grading, check_grading, grade
@@ -28,7 +28,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
 from veridical.runtime.options import by_option
 from veridical.runtime.runs import start_run
-from veridical.runtime.shards import print_result
+from veridical.runtime.shards import ALL, print_result
 from veridical.scoring.statistics import Estimate
 
 
@@ -212,7 +212,16 @@ def _answered(
     pictures = {image for item in questions.items for image in item.prompt.files}
     trained_on = warn_of_training_images(evaluation.asked.name, sorted(pictures))
     prompts = _distinct(questions)
-    answers = make_answers(prompts, evaluation.settings, evaluation.out, asks.label)
+
+    def later(known: Mapping[str, str]) -> list[Prompt]:
+        told = [
+            {**item.row, "answer": known[item.prompt.id]}
+            for item in questions.items
+            if item.prompt.id in known
+        ]
+        return [item.prompt for item in _following(asks, options, told)]
+
+    answers = make_answers(prompts, evaluation.settings, evaluation.out, asks.label, later)
     if answers is None:
         return None
     by_prompt = {prompt.id: answer for prompt, answer in zip(prompts, answers, strict=True)}
@@ -233,8 +242,44 @@ def _answered(
         for item in questions.items
         if item.prompt.id in measured
     ]
+    rows += _follow_ups(asks, options, evaluation, prompts, rows)
     skipped = [*before, *questions.empty, *late]
     return AnsweredQuestions(rows, skipped, {**questions.results, "trained_on": trained_on})
+
+
+def _following(asks: Asks[object], options: object, rows: Sequence[Row]) -> list[AskedItem]:
+    """What is asked after answered rows."""
+    if asks.follow_up is None:
+        return []
+    return [item for row in rows if (item := asks.follow_up(options, row)) is not None]
+
+
+def _follow_ups(
+    asks: Asks[object],
+    options: object,
+    evaluation: Evaluation,
+    prompts: Sequence[Prompt],
+    rows: Sequence[Row],
+) -> list[dict[str, Any]]:
+    """The answers to what is asked after the answers to `prompts`.
+
+    The process that has put those together makes all of these.
+    """
+    items = _following(asks, options, rows)
+    if not items:
+        return []
+    settings = dataclasses.replace(evaluation.settings, shard=ALL)
+    asked = [*prompts, *(item.prompt for item in items)]
+    answers = make_answers(asked, settings, evaluation.out, asks.label) or []
+    return [
+        {
+            **item.row,
+            "prompt": text_of(item.prompt.messages),
+            **answer.as_json(),
+            "decoding": settings.decoding(),
+        }
+        for item, answer in zip(items, answers[len(prompts) :], strict=True)
+    ]
 
 
 def _distinct(questions: Questions) -> list[Prompt]:

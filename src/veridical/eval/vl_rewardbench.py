@@ -254,7 +254,7 @@ BENCHMARK = Benchmark(
         grader=Grader(
             ask=ask_judge, read=read_reply, max_new_tokens=512,
             template=lambda options: options.words,
-            temperature=0.0,
+            temperature=lambda options: 0.2 if options.rule == "official" else 0.0,
         ),
     ),
 )  # fmt: skip
