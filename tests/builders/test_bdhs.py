@@ -19,7 +19,8 @@ from veridical.bdhs.image_noise import add_noise, kept_signal
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.builders import _parts, bdhs
-from veridical.builders._parts import Parts, model_identity
+from veridical.builders._models import model_identity
+from veridical.builders._parts import Parts
 from veridical.builders.bdhs import build_bdhs
 from veridical.data.images import RowImage
 from veridical.data.prompts import Prompt

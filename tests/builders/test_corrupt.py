@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -107,6 +109,11 @@ def test_killed_and_resumed_and_in_shards_the_bytes_are_the_same(
     assert content(tmp_path / "other") != expected
 
 
+def test_rules_need_no_model_library() -> None:
+    code = "import sys, veridical.builders.corrupt; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_what_gives_no_pair_is_listed_with_its_reason(tmp_path: Path) -> None:
     answers = {"a": "A red cup.", "b": "A quiet day.", "c": "Ein roter Hund sitzt auf der Wiese."}
     rows = [
@@ -134,6 +141,7 @@ def test_of_pairs_the_chosen_answer_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
+        (["--endpoint.url", "http://a/v1"], "--endpoint goes with --by endpoint:MODEL"),
         (["--by", "gpt"], "--by gpt is none of rules, local:MODEL, endpoint:MODEL"),
         (["--by", "rules:x"], "--by rules:x is none of"),
         (["--co-occurrence", "{bad}"], "must be a JSON object"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from veridical.builders._parts import model_identity
+from veridical.builders._models import model_identity
 from veridical.builders._rated import RatedSample, rated_samples
 from veridical.builders.options import Replies
 from veridical.data.images import row_images

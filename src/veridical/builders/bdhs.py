@@ -18,7 +18,8 @@ from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers, requ
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
 from veridical.builders._bdhs_set import write_bdhs_set
-from veridical.builders._parts import Parts, finish, model_identity
+from veridical.builders._models import model_identity
+from veridical.builders._parts import Parts, finish
 from veridical.data.images import row_images
 from veridical.data.prompts import Prompt
 from veridical.data.reading import read

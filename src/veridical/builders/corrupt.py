@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from veridical.builders._answers import AnswerKind, ChosenAnswer, read_answers, write_pairs
-from veridical.builders._parts import Parts, finish, model_identity
-from veridical.builders.corrupting.asked import MistakeWording, corrupt_by_asking
+from veridical.builders._parts import Parts, finish
+from veridical.builders.corrupting.asked import MistakeWording
 from veridical.builders.corrupting.objects import Habits, habits_of, read_habits
 from veridical.builders.corrupting.rules import MistakeRules, corrupt
 from veridical.builders.options import ObjectFiles
@@ -24,18 +24,19 @@ from veridical.data.prompts import Prompt
 from veridical.data.reading import read
 from veridical.data.text.languages import guess_language
 from veridical.data.vocabulary import Vocabulary, read_vocabulary
-from veridical.judges.endpoint import endpoint_settings
 from veridical.judges.exact import listed_objects
-from veridical.judges.judging import Case, Cost
-from veridical.judges.spec import JudgeSpec, Opened, open_judge
+from veridical.judges.judging import Case
 from veridical.runtime.cache import digest
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
 from veridical.runtime.options import Loading, Reading
 from veridical.runtime.progress import are_in
 from veridical.runtime.randomness import generator
-from veridical.runtime.runs import Run, start_run
+from veridical.runtime.runs import start_run
 from veridical.runtime.shards import print_result, read_shard
+
+if TYPE_CHECKING:
+    from veridical.builders.corrupting.by_model import MistakeModel
 
 RULES = "rules"
 Work = Callable[[Sequence[ChosenAnswer]], list[dict[str, object]]]
@@ -105,8 +106,16 @@ def build_corrupt(
             `torchrun` every process takes its own.
     """
     require_file(data, "--data")
-    spec = _check(by, rules, wording, loading, seed)
-    settings, part = endpoint_settings(wording.endpoint), read_shard(shard)
+    asked: MistakeModel | None = None
+    if _check_by(by):
+        rules.check()
+        if wording.endpoint is not None:
+            raise UserError("--endpoint goes with --by endpoint:MODEL; rules ask nobody.")
+    else:
+        from veridical.builders.corrupting.by_model import mistake_model  # Transformers: seconds
+
+        asked = mistake_model(by, wording, loading, seed)
+    part = read_shard(shard)
     options = {
         "data": data, "out": out, "by": by, "kind": kind, "rules": rules, "files": files,
         "co_occurrence": co_occurrence, "wording": wording, "reading": reading,
@@ -115,51 +124,35 @@ def build_corrupt(
     given = {"co_occurrence": co_occurrence, "prompt": wording.prompt}
     named = {name: path for name, path in given.items() if path is not None}
     inputs = {"data": data, **files.inputs, **named}
-    folders = spec.folders if spec else []
+    folders = asked.spec.folders if asked else []
     with start_run(out, "build corrupt", options, inputs, any_process=True, models=folders) as run:
         records = read(data, kind, reading)
         answers = read_answers(records.rows, kind)
         whole = {"kind": kind, "seed": seed, "data": run.record["inputs"]["data"]["sha256"]}
-        opened = None
-        if spec is None:
+        if asked is None:
             truth = _truth(answers, files, co_occurrence)
             whole |= _rules_identity(rules, truth)
             work = _by_rules(rules, truth, seed)
         else:
-            opened = open_judge(
-                spec, settings, out, wording.batch_size, loading.dtype, loading.device
-            )
-            whole |= _model_identity(run, spec, opened, wording)
-            _tell(opened, len(answers))
-            work = _by_model(opened, wording, by)
+            work, identity = asked.open(run, len(answers))
+            whole |= identity
         parts, began = Parts(out, whole, dict), time.monotonic()
         results = parts.work_through_shard(answers, work, "answers", part)
         if results is None:
             return
         pairs, skipped = write_pairs(out, records, answers, results, "answer")
         summary: dict[str, Any] = {"answers": len(answers), "pairs": pairs, "skipped": skipped}
-        summary |= {"by": by} | (_mistakes(results, rules) if spec is None else _cost(results))
+        summary |= {"by": by} | (asked.cost(results) if asked else _mistakes(results, rules))
         finish(run, summary, parts, time.monotonic() - began)
         print_result(are_in(pairs, "pairs", out / "pairs.parquet"))
 
 
-def _check(
-    by: str, rules: MistakeRules, wording: MistakeWording, loading: Loading, seed: int
-) -> JudgeSpec | None:
-    """Refuse what makes no sense; returns who is asked, if somebody is."""
+def _check_by(by: str) -> bool:
+    """Whether mistakes are made by rule; refuses what is neither that nor a model."""
     way, _, model = by.partition(":")
     if way not in (RULES, "local", "endpoint") or (way == RULES) == bool(model):
         raise UserError(f"--by {by} is none of {RULES}, local:MODEL, endpoint:MODEL.")
-    if way == RULES:
-        rules.check()
-        return None
-    wording.check()
-    spec = JudgeSpec(
-        by, wording.attempts, wording.temperature, wording.retry_temperature,
-        wording.max_new_tokens, False, seed, loading.template,
-    )  # fmt: skip
-    spec.check(("local", "endpoint"))
-    return spec
+    return way == RULES
 
 
 def _truth(answers: Sequence[ChosenAnswer], files: ObjectFiles, together: Path | None) -> Truth:
@@ -197,50 +190,11 @@ def _ruled(answer: ChosenAnswer, rules: MistakeRules, truth: Truth, seed: int) -
     return about | {"rejected": done.text, "source": source}
 
 
-def _by_model(opened: Opened, wording: MistakeWording, by: str) -> Work:
-    source = {"builder": "corrupt", "by": by, "prompt_sha256": wording.sha256}
-
-    def work(chunk: Sequence[ChosenAnswer]) -> list[dict[str, Any]]:
-        outcomes = corrupt_by_asking(opened.ask, chunk, wording)
-        return [
-            {"id": answer.id, "cost": vars(outcome.cost)}
-            | (
-                {"reason": outcome.problem}
-                if outcome.value is None
-                else {"rejected": outcome.value, "source": source}
-            )
-            for answer, outcome in zip(chunk, outcomes, strict=True)
-        ]
-
-    return work
-
-
 def _rules_identity(rules: MistakeRules, truth: Truth) -> dict[str, Any]:
     """What decides the mistakes, besides the answers."""
     words = sorted((list(form), name) for form, name in truth.vocabulary.forms.items())
     habits = (truth.habits.together, sorted(truth.habits.frequent.items()))
     return {"rules": vars(rules), "truth": digest(repr((truth.listed, words, habits)))}
-
-
-def _model_identity(
-    run: Run, spec: JudgeSpec, opened: Opened, wording: MistakeWording
-) -> dict[str, Any]:
-    where: dict[str, str] = {}
-    if opened.policy is not None:
-        where = model_identity(run, "by", opened.policy, spec.model)
-    elif opened.endpoint is not None:
-        where = {"url": opened.endpoint.url}
-    return {
-        "by": vars(spec), "prompt": wording.sha256, "longest": wording.longest, **where,
-    }  # fmt: skip
-
-
-def _tell(opened: Opened, answers: int) -> None:
-    """Say what leaves the machine, before it does."""
-    if opened.endpoint is not None:
-        notice = opened.endpoint.client.notice(f"Up to {answers} answers with their questions")
-        if notice:
-            print(notice, flush=True)
 
 
 def _mistakes(results: Sequence[Mapping[str, Any]], rules: MistakeRules) -> dict[str, Any]:
@@ -262,8 +216,3 @@ def _mistakes(results: Sequence[Mapping[str, Any]], rules: MistakeRules) -> dict
             for kind, weight in rules.weights.items()
         },
     }
-
-
-def _cost(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    total = sum((Cost(**row["cost"]) for row in results), Cost())
-    return {"cost": {**vars(total), "dollars": round(total.dollars, 6)}}

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from veridical.builders._answers import AnswerKind, ChosenAnswer, read_answers, write_pairs
-from veridical.builders._parts import Parts, finish, model_identity
+from veridical.builders._models import model_identity
+from veridical.builders._parts import Parts, finish
 from veridical.data.messages import Message
 from veridical.data.prompts import Prompt
 from veridical.data.reading import read

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from veridical.builders._parts import Parts, finish, model_identity
+from veridical.builders._models import model_identity
+from veridical.builders._parts import Parts, finish
 from veridical.builders._sample_set import write_sample_set
 from veridical.builders._samples import (
     Sampled,

@@ -67,6 +67,11 @@ class Vocabulary:
         return frozenset(word for form in self.forms for word in form)
 
     @cached_property
+    def _firsts(self) -> frozenset[str]:
+        """Words that a form begins with."""
+        return frozenset(form[0] for form in self.forms if form)
+
+    @cached_property
     def longest(self) -> int:
         """Words in the longest form."""
         return max((len(form) for form in self.forms), default=0)
@@ -87,7 +92,7 @@ class Vocabulary:
         said = frozenset(base for bases in words for base in bases)
         mentions, place = [], 0
         while place < len(words):
-            if words[place][0] not in self.words:
+            if self._firsts.isdisjoint(words[place]):
                 place += 1
                 continue
             room = _words_in_a_row(found, place, self.longest)

@@ -79,7 +79,8 @@ def color_sites(answer: str, vocabulary: Vocabulary) -> Iterator[Site]:
     fruit. "Black and white" is left alone.
     """
     fixed = [match.span() for match in _FIXED.finditer(answer)]
-    fruits = {m.start for m in vocabulary.mentions(answer) if m.name == "orange" == m.text.lower()}
+    mentions = vocabulary.mentions(answer) if "orange" in answer.lower() else []
+    fruits = {m.start for m in mentions if m.name == "orange" == m.text.lower()}
     found = [
         match
         for match in re.finditer(rf"\b(?:{'|'.join((*COLORS, *_SPELLED))})\b", answer, re.I)
