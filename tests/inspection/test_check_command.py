@@ -37,7 +37,37 @@ def test_the_exit_status_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "row 2 (r2): none.png is no file" in out
     assert "1 error in 1 row, 0 warnings; --fix OUT would fix 1 of them." in out
     assert "veridical:" not in err
+    assert check(file, "--fix", tmp_path / "fixed.jsonl") == 1
+    said = capsys.readouterr().out
+    assert f"0 warnings; 1 of them fixed in {tmp_path / 'fixed.jsonl'}." in said
+    assert "--fix OUT" not in said
     assert check(tmp_path / "nowhere.jsonl") == 2
+
+
+def test_each_image_that_cant_be_read_has_advice_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cut.png").write_bytes(b"no image")
+    advice = {
+        "https://a.b/c.png": "save the image first",
+        "none.png": "set --images-root",
+        "../a.png": "to a folder above it",
+        "cut.png": "put a whole PNG",
+    }
+    for name, told in advice.items():
+        file = write_rows(tmp_path / "pairs.jsonl", [pair(1, images=[name])])
+        assert check(file) == 1
+        (fix,) = [line for line in capsys.readouterr().out.splitlines() if "to fix:" in line]
+        assert told in fix
+        assert fix.count("--images-root") == (name in ("none.png", "../a.png"))
+
+
+def test_a_question_without_text_is_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_rows(tmp_path / "pairs.jsonl", [pair(1), pair(2, prompt=" ")])
+    assert check(file) == 0
+    assert "row 2 (r2): the question has no text" in capsys.readouterr().out
 
 
 def test_all_findings_go_into_a_file(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def data_check(
     if model is not None:
         more.append(_truncation(file, known, root, model, max_length))
     found = inspect_file(file, known, root, images, tuple(more))
-    print("\n".join(report_lines(file, found)))
+    print("\n".join(report_lines(file, found, fix)))
     if out is not None:
         write_jsonl(out, (asdict(finding) for finding in found.findings))
     if fix is not None:
@@ -91,8 +91,14 @@ def data_check(
         raise FindingsError
 
 
-def report_lines(file: Path, found: Inspection) -> Iterator[str]:
-    """What was found, for the terminal."""
+def report_lines(file: Path, found: Inspection, fix: Path | None = None) -> Iterator[str]:
+    """What was found, for the terminal.
+
+    Args:
+        file: that was checked.
+        found: in it.
+        fix: where the repaired copy goes, if one was asked for.
+    """
     form = FORMS[file.suffix.lower()]
     yield f"{file}: {form}, {counted(found.rows, 'rows')} of {NAMES[found.kind]}."
     yield f"  read from the columns {', '.join(sorted(found.columns))}"
@@ -106,10 +112,10 @@ def report_lines(file: Path, found: Inspection) -> Iterator[str]:
             yield f"  and {len(findings) - SHOWN:,} more"
         yield from (f"  to fix: {fix}" for fix in dict.fromkeys(f.fix for f in findings[:SHOWN]))
     yield ""
-    yield _summary(found)
+    yield _summary(found, fix)
 
 
-def _summary(found: Inspection) -> str:
+def _summary(found: Inspection, fix: Path | None) -> str:
     if not found.findings:
         return "No findings."
     levels = Counter(finding.level for finding in found.findings)
@@ -118,7 +124,8 @@ def _summary(found: Inspection) -> str:
         f"{counted(levels['error'], 'errors')} in {counted(found.bad_rows, 'rows')}",
         counted(levels["warning"], "warnings"),
     ]
-    said = f"; --fix OUT would fix {fixable} of them" if fixable else ""
+    done = f"{fixable} of them fixed in {fix}" if fix else f"--fix OUT would fix {fixable} of them"
+    said = f"; {done}" if fixable else ""
     return f"{', '.join(parts)}{said}."
 
 
