@@ -332,15 +332,18 @@ def _run_folders(folder: Path, found: dict[str, Path]) -> dict[str, Path]:
         made[name] = folder / "runs" / name
         words = [*command.split(), *(w.format_map(made) for w in COMMANDS[command])]
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("veridical.builders._parts.Parts.forget", _interrupt)
+            for one in FORGETTING:
+                patched.setattr(f"veridical.builders.{one}.forget", _interrupt)
             assert cli.main([*words, "--out", str(made[name])]) == 130
-        assert (made[name] / "parts" / "00000000.jsonl").is_file()
+        assert (made[name] / "parts" / CHUNKS[name]).is_file()
     made["reward_model"] = made["reward"] / "model"
     made["adapter"] = made["trained"] / "adapter"
     return made
 
 
-UNFINISHED = {"sampling": "build sample", "ranking": "build rank"}
+UNFINISHED = {"sampling": "build sample", "ranking": "build rank", "composing": "build compose"}
+CHUNKS = {"sampling": "00000000.jsonl", "ranking": "00000000.jsonl", "composing": "00000000.arrow"}
+FORGETTING = ("_parts.Parts", "_row_parts.RowParts")
 
 
 def _interrupt(_: object) -> None:
@@ -825,20 +828,22 @@ def test_chunks_of_unfinished_builds_changed_by_hand(
         words = call(UNFINISHED[name], ground, tmp_path, "--out", str(folder))
         tally.run(Case("unfinished", f"{name} {file}: {about}", words, must))
 
-    chunk = "00000000.jsonl"
+    # Without a model the command ends and has told all.
+    ends = {"ranking", "composing"}
     for number, (name, (kind, content)) in enumerate(
         itertools.product(UNFINISHED, CONTENTS.items())
     ):
-        # The judge that ranks needs no model, so the command ends and has told all.
-        check(name, ("key.json", chunk)[number % 2], kind, content, name == "ranking")
+        check(name, ("key.json", CHUNKS[name])[number % 2], kind, content, name in ends)
+        if name == "composing" and number % 2:
+            check(name, "00000000.json", kind, content, True)
 
     @seed(7)
     @settings(GENERATED, max_examples=30)
     @given(st.sampled_from(sorted(UNFINISHED)), st.data())
     def generated(name: str, data: st.DataObject) -> None:
-        whole = (ground[name] / "parts" / chunk).read_bytes()
+        whole = (ground[name] / "parts" / CHUNKS[name]).read_bytes()
         content = damaged(whole, data.draw)
-        check(name, chunk, "bytes", content, name == "ranking" and content != whole)
+        check(name, CHUNKS[name], "bytes", content, name in ends and content != whole)
 
     generated()
     judge(tally, "unfinished")

@@ -263,23 +263,50 @@ def test_names_of_sets() -> None:
     assert set_names([Path("x/1/p.parquet"), Path("y/1/p.parquet")]) == ["1", "2"]
 
 
-def test_what_was_killed_is_made_again_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data, out = pairs(tmp_path, "a", 30), tmp_path / "killed"
-    assert run(data, "--size", 20, "--out", tmp_path / "whole") == 0
-    rows = compose._rows
+MADE = ("pairs.parquet", "recipe.yaml", "summary.json", "skipped.jsonl")
+
+
+def interrupted_at(call: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have the making of rows interrupted once; the list counts its calls."""
+    row, calls = compose._row, list[int]()
 
     def killed(*given: Any) -> Any:
-        for number, row in enumerate(rows(*given)):
-            if number == 10:
-                raise KeyboardInterrupt
-            yield row
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return row(*given)
 
-    monkeypatch.setattr(compose, "_rows", killed)
-    assert run(data, "--size", 20, "--out", out) == 130
-    assert not (out / "pairs.parquet").exists()
-    monkeypatch.undo()
-    assert run(data, "--size", 20, "--out", out) == 0
-    for name in ("pairs.parquet", "recipe.yaml", "summary.json", "skipped.jsonl"):
-        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    monkeypatch.setattr(compose, "_row", killed)
+    return calls
+
+
+def test_killed_and_resumed_and_in_shards_the_bytes_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = [pairs(tmp_path, "a", 200), "--size", 150, "--out"]
+    assert run(*data, tmp_path / "whole") == 0
+    for shard in ("3/3", "1/3", "2/3"):
+        assert not (tmp_path / "shards" / "pairs.parquet").exists()
+        assert run(*data, tmp_path / "shards", "--shard", shard) == 0
+    calls = interrupted_at(100, monkeypatch)
+    assert run(*data, tmp_path / "killed") == 130
+    assert not (tmp_path / "killed" / "pairs.parquet").exists()
+    assert run(*data, tmp_path / "killed") == 0
+    # 64 of 150 were kept: 99 before the kill, and the 86 from the second part on.
+    assert len(calls) == 100 + 86
+    for folder in ("shards", "killed"):
+        for name in MADE:
+            whole = (tmp_path / "whole" / name).read_bytes()
+            assert (tmp_path / folder / name).read_bytes() == whole
+        assert not (tmp_path / folder / "parts").exists()
+
+
+def test_an_image_that_has_changed_since_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = pairs(tmp_path, "a", 100)
+    interrupted_at(70, monkeypatch)
+    assert run(data, "--out", tmp_path / "out") == 130
+    Image.new("RGB", (5, 4), "blue").save(tmp_path / "red.png")
+    assert run(data, "--out", tmp_path / "out") == 0
+    assert {row["images"][0].size for row in rows_of(tmp_path / "out")} == {(5, 4)}

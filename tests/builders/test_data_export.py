@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from veridical.data.exporters import writing
 from veridical.data.exporters.formats import FORMATS
 from veridical.data.messages import assistant_message
 from veridical.data.records import read_records, write_records
-from veridical.runtime.files import read_json, read_jsonl
+from veridical.runtime.files import read_json, read_jsonl, write_json
 
 Row = dict[str, Any]
 IMAGE: Row = {"type": "image"}
@@ -214,7 +215,9 @@ def test_prompts_of_pairs_go_to_reinforcement_learning(tmp_path: Path) -> None:
     assert rows[0]["label"] == "yes"
 
 
-def test_a_card_has_sources_licenses_recipe_and_hashes(tmp_path: Path) -> None:
+def test_a_card_has_sources_licenses_recipe_and_hashes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     picture_file = tmp_path / "a.png"
     Image.new("RGB", (8, 8)).save(picture_file)
     theirs = {"question": "Q?", "chosen": "A.", "rejected": "B.", "image_path": "a.png"}
@@ -230,3 +233,12 @@ def test_a_card_has_sources_licenses_recipe_and_hashes(tmp_path: Path) -> None:
     for file in (mine, out / "train-00000.parquet", tmp_path / "theirs.jsonl"):
         assert hashlib.sha256(file.read_bytes()).hexdigest() in card
     assert str(tmp_path) not in card
+    beside = tmp_path / "mine.parquet.import.json"
+    whole = read_json(beside)
+    others: list[object] = [[], {}, whole | {"files": 3}, whole | {"rows": "many"}]
+    for edited in others:
+        write_json(beside, edited)
+        out = tmp_path / "again"
+        assert cli.main(["data", "export", str(mine), "--to", "hub", "--out", str(out)]) == 2
+        assert "is not as an import writes it" in capsys.readouterr().err
+        shutil.rmtree(out)

@@ -14,9 +14,13 @@ import pytest
 from PIL import Image
 
 from veridical import cli
+from veridical.builders import data_import
+from veridical.builders.importing.conversion import Conversion
 from veridical.data.importers import sources
 from veridical.data.records import read_records, text_of
 from veridical.runtime.files import read_json, read_jsonl, write_jsonl
+
+ANY = ("--max-bad-fraction", "1")
 
 
 def picture(folder: Path, name: str, color: tuple[int, int, int] = (9, 90, 200)) -> str:
@@ -66,7 +70,7 @@ def test_what_is_left_out_is_counted_and_named(
 ) -> None:
     good = picture(tmp_path, "a.png")
     rows = [rlaif_v(good), rlaif_v("gone.png"), rlaif_v(good, rejected="A cup. "), "text"]
-    assert len(import_rows(tmp_path, rows, "--as", "rlaif-v")) == 1
+    assert len(import_rows(tmp_path, rows, "--as", "rlaif-v", *ANY)) == 1
     assert [one[:2] for one in skipped(tmp_path)] == [(2, "images"), (3, "rejected"), (4, "row")]
     told = capsys.readouterr().out
     assert "4 rows gave 1 record." in told
@@ -81,6 +85,121 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert told.count('"chosen": "A cup."') == 5
     assert "7 rows gave 7 records" in told
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_dry_run_names_every_reason_with_its_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = rlaif_v(picture(tmp_path, "a.png"))
+    wrong: list[dict[str, Any]] = [
+        {"chosen": None}, {"chosen": None}, {"rejected": None}, {"rejected": "A cup."},
+        {"image_path": "gone.png"}, {"chosen": 3}, {"rejected": 3}, {"question": 3},
+        {"rejected": ""},
+    ]  # fmt: skip
+    write_jsonl(tmp_path / "a.jsonl", [good, good | {"question": " "}, *(good | w for w in wrong)])
+    assert cli.main(["data", "import", str(tmp_path / "a.jsonl"), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    reasons = told.partition("9 of 11 records are left out:\n")[2].splitlines()
+    counts = [int(line.split(" x ")[0]) for line in reasons if " x " in line]
+    assert counts == [2, *[1] * 7]
+    assert "1 of 2 records has no text in the last question (first: row 2)." in told
+    assert "An import would write nothing: that is more than --max-bad-fraction 0.01" in told
+
+
+def test_a_column_is_not_both_read_and_unused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path, "a.png")
+    row: dict[str, Any] = {"question": "Q?", "chosen": "A.", "rejected": "B.", "image": "a.png"}
+    row |= {"image_path": "a.png", "idea": {"of": "Q?"}}
+    write_jsonl(tmp_path / "a.jsonl", [row])
+    assert cli.main(["data", "import", str(tmp_path / "a.jsonl"), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    read = next(line for line in lines if line.startswith("Read: "))
+    unused = next(line for line in lines if line.startswith("Not used: "))
+    named = ["chosen from chosen", "images from image", "prompt from question"]
+    assert read == f"Read: {'; '.join(named)}; rejected from rejected."
+    assert unused == "Not used: idea, image_path."
+
+
+def test_too_many_bad_rows_write_nothing_and_are_not_converted_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = rlaif_v(picture(tmp_path, "a.png"))
+    write_jsonl(tmp_path / "a.jsonl", [good] * 3 + [good | {"chosen": None}])
+    given = ["data", "import", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "b.parquet")]
+    assert cli.main(given) == 2
+    said = capsys.readouterr().err
+    assert (
+        "1 of 4 records can't be made, more than --max-bad-fraction 0.01 allows: 1 x chosen" in said
+    )
+    assert not (tmp_path / "b.parquet").exists()
+    monkeypatch.setattr(Conversion, "_convert", lambda *_: pytest.fail("converted again"))
+    assert cli.main([*given, "--max-bad-fraction", "0.25"]) == 0
+    assert not (tmp_path / "b.parquet.parts").exists()
+    assert len(read_records(tmp_path / "b.parquet", "preference").rows) == 3
+    monkeypatch.undo()
+    # A set that was corrected meanwhile is begun anew.
+    write_jsonl(tmp_path / "a.jsonl", [good | {"chosen": None}] * 2 + [good])
+    given[-1] = str(tmp_path / "c.parquet")
+    assert cli.main(given) == 2
+    write_jsonl(tmp_path / "a.jsonl", [good] * 2)
+    assert cli.main(given) == 0
+    assert len(read_records(tmp_path / "c.parquet", "preference").rows) == 2
+
+
+def test_rows_that_a_sets_rule_leaves_out_are_no_bad_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"image_id": 9, "question": "Is it?", "answer": "no", "correct": False, "chosen": "No."}
+    rows = [row | {"reject": "Yes."}, row | {"correct": True}]
+    write_jsonl(tmp_path / "theirs.jsonl", rows)
+    given = [str(tmp_path / "theirs.jsonl"), "--images", "drop", "--as", "ha-dpo-pope"]
+    assert cli.main(["data", "import", *given, "--out", str(tmp_path / "ours.parquet")]) == 0
+    assert "1 row left out by the set's own rule:\n  1 x correct" in capsys.readouterr().out
+    recipe = read_json(tmp_path / "ours.parquet.import.json")
+    assert (recipe["left_out"], recipe["left_out_by_rule"]) == (1, 1)
+    assert [one[:2] for one in skipped(tmp_path)] == [(2, "correct")]
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_an_interrupted_import_goes_on_and_gives_the_same_bytes(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path, "a.png")
+    rows = [rlaif_v("a.png", id=str(n % 150), question=f"{n}?") for n in range(200)]
+    write_jsonl(tmp_path / "a.jsonl", [*rows, rlaif_v("gone.png")])
+    given = ["data", "import", str(tmp_path / "a.jsonl"), *ANY, "--out"]
+    assert cli.main([*given, str(tmp_path / f"whole/a.{suffix}")]) == 0
+    convert, calls = Conversion._convert, list[int]()
+
+    def interrupted(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return convert(*args)
+
+    monkeypatch.setattr(Conversion, "_convert", interrupted)
+    out = tmp_path / f"cut/a.{suffix}"
+    assert cli.main([*given, str(out)]) == 130
+    assert not out.exists()
+    assert cli.main([*given, str(out), "--images", "drop"]) == 2  # other rules
+    with monkeypatch.context() as at_the_end:
+        at_the_end.setattr(data_import, "write_json", lambda *_: _interrupt())
+        assert cli.main([*given, str(out)]) == 130
+    assert out.exists()
+    assert cli.main([*given, str(out)]) == 0
+    # Of four parts two are kept, then three: the last one names a file that may have come.
+    assert len(calls) == 3 + 2 + 1
+    for name in (f"a.{suffix}", f"a.{suffix}.skipped.jsonl", f"a.{suffix}.import.json"):
+        assert (out.parent / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / f"cut/a.{suffix}.parts").exists()
+    ids = [row["id"] for row in read_records(out, "preference").rows]
+    assert (len(set(ids)), ids[150]) == (200, "0-2")
 
 
 def test_columns_of_any_name_are_mapped(tmp_path: Path) -> None:
@@ -115,12 +234,10 @@ def test_a_rating_that_is_no_number_is_not_counted_as_a_record_left_out(
         {"prompt": "Q?", "models": [], "completions": answers},
         {"prompt": "Q?", "models": [], "completions": []},
     ]
-    assert len(import_rows(tmp_path, rows, "--as", "vlfeedback")) == 1
+    assert len(import_rows(tmp_path, rows, "--as", "vlfeedback", *ANY)) == 1
     told = capsys.readouterr().out
-    assert "1 of 2 records is left out: 1 x completions" in told
-    assert (
-        "Records are made without 1 of their responses or ratings: 1 x ratings: response 1" in told
-    )
+    assert "1 of 2 records is left out:\n  1 x completions" in told
+    assert "without 1 of their responses or ratings:\n  1 x ratings: response 1" in told
     recipe = read_json(tmp_path / "ours.parquet.import.json")
     assert (recipe["left_out"], recipe["parts_left_out"]) == (1, 1)
     assert [one[:2] for one in skipped(tmp_path)] == [(2, "completions"), (1, "ratings")]
@@ -155,7 +272,7 @@ def test_meta_json_joins_each_sets_root(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "meta.json").write_text(json.dumps(meta))
     out = tmp_path / "ours.parquet"
     root = ["--images-root", str(tmp_path / "images")]
-    given = [str(tmp_path / "meta.json"), "--out", str(out), *root]
+    given = [str(tmp_path / "meta.json"), "--out", str(out), *root, *ANY]
     assert cli.main(["data", "import", *given]) == 0
     told = capsys.readouterr().out
     assert "Read as mmpr" in told
@@ -210,6 +327,18 @@ def test_a_folder_of_splits(tmp_path: Path) -> None:
     assert (recipe["set"], recipe["records"], len(recipe["files"])) == ("spa-vl", 1, 2)
 
 
+def test_too_little_memory_is_not_called_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    source = sources.open_source(str(parquet_folder(tmp_path / "spa")), None, "train", None)
+    monkeypatch.setattr(datasets, "load_dataset", full)
+    with pytest.raises(MemoryError):
+        next(source.rows())
+
+
 def test_a_set_on_the_hub_is_streamed_at_its_revision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,7 +382,14 @@ def test_a_set_on_the_hub_is_streamed_at_its_revision(
         (["b.jsonl", "--dry-run"], "of no known shape. Their columns: x"),
         (["c.json", "--dry-run"], "c.json is not JSON"),
         (["d.jsonl", "--dry-run"], "holds no rows"),
-        (["e.jsonl", "--dry-run"], "no row can be used. 1 x chosen: is missing"),
+        (["e.jsonl", "--dry-run"], "gives a preference record (chosen: is missing)"),
+        (["h.jsonl", "--dry-run"], "no row can be used. 1 x rejected: is the same as chosen"),
+        (["a.jsonl", "--dry-run", "--columns", "foo=chosen"], "is read from a column 'foo'"),
+        (["a.jsonl", "--dry-run", "--columns", "promt=chosen"], "Did you mean prompt?"),
+        (["a.jsonl", "--dry-run", "--columns", "prompt=q"], "rows has a column 'q'. They have"),
+        (["g.jsonl", "--dry-run", "--kind", "preference"], "its rows are conversation records"),
+        (["a.jsonl", "--out", "/proc/a.parquet"], "/proc takes no new file"),
+        (["a.jsonl", "--dry-run", "--max-bad-fraction", "2"], "give 0 to 1"),
         (["f.jsonl", "--dry-run"], "the column 'screenshot' seems to hold some"),
     ],
 )
@@ -269,13 +405,18 @@ def test_what_cant_be_imported_is_said_in_a_line(
     pair = {"question": "Q?", "chosen": "A.", "rejected": "B."}
     texts = {"a.jsonl": json.dumps(pair), "b.jsonl": '{"x": 1}', "c.json": '[{"a": 1}, {"b"'}
     texts |= {"d.jsonl": "\n", "e.jsonl": '{"question": "Q?", "rejected": "B.", "chosen": null}'}
+    texts["h.jsonl"] = json.dumps(pair | {"rejected": "A."})
     texts["f.jsonl"] = json.dumps(pair | {"screenshot": "a.png"})
+    turns = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}]
+    texts["g.jsonl"] = json.dumps({"id": "1", "conversations": turns})
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     if "e.jsonl" in options:
         options = [*options, "--as", "flat", "--kind", "preference"]
     assert cli.main(["data", "import", *options]) == 2
-    assert told in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert told in said
+    assert "/proc/.a.parquet" not in said  # a temporary name
 
 
 TEST_DATA = os.environ.get("VERIDICAL_TEST_DATA")
@@ -285,7 +426,7 @@ TEST_DATA = os.environ.get("VERIDICAL_TEST_DATA")
 def test_real_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench = Path(str(TEST_DATA)) / "benchmarks/vl_rewardbench/data.json"
     out = tmp_path / "ours.parquet"
-    given = [str(bench), "--out", str(out), "--images", "drop"]
+    given = [str(bench), "--out", str(out), "--images", "drop", *ANY]
     assert cli.main(["data", "import", *given]) == 0
     assert "Read as vl-rewardbench" in capsys.readouterr().out
     read = json.loads(bench.read_text())
@@ -304,7 +445,7 @@ def test_real_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_real_text_pairs_of_llama_factory(tmp_path: Path) -> None:
     source = Path(str(TEST_DATA)) / "pairs/text_preference_300.json"
     out = tmp_path / "ours.parquet"
-    assert cli.main(["data", "import", str(source), "--out", str(out)]) == 0
+    assert cli.main(["data", "import", str(source), "--out", str(out), *ANY]) == 0
     theirs = json.loads(source.read_text())
     rows = list(read_records(out, "preference").rows)
     assert read_json(tmp_path / "ours.parquet.import.json")["set"] == "sharegpt"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from veridical.builders import _row_parts
 from veridical.builders.instructing.flickr import spotted
 from veridical.builders.instructing.prompts import read_prompt_texts
 from veridical.cli import main
@@ -129,6 +131,72 @@ def test_counts_are_drawn_by_seed_and_the_same_again(sets: Path) -> None:
         assert run(*words(sets), *counts, "--seed", seed, "--out", sets / f"s{seed}") == 0
         drawn.add(tuple(sorted(talks(sets / f"s{seed}"))))
     assert len(drawn) > 1
+
+
+def test_killed_and_resumed_and_in_shards_the_bytes_are_the_same(
+    sets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_row_parts, "CHUNK", 3)
+    assert run(*words(sets), "--out", sets / "whole") == 0
+    for shard in ("2/2", "1/2"):
+        assert run(*words(sets), "--shard", shard, "--out", sets / "shards") == 0
+    write, calls = _row_parts.RowParts.write, list[int]()
+
+    def killed(*given: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        write(*given)
+
+    monkeypatch.setattr(_row_parts.RowParts, "write", killed)
+    assert run(*words(sets), "--out", sets / "killed") == 130
+    assert not (sets / "killed" / "conversations.parquet").exists()
+    assert run(*words(sets), "--out", sets / "killed") == 0
+    assert len(calls) == 2 + 2  # of three parts the first was kept
+    for folder in ("shards", "killed"):
+        for name in ("conversations.parquet", "summary.json", "skipped.jsonl"):
+            assert (sets / folder / name).read_bytes() == (sets / "whole" / name).read_bytes()
+
+
+def test_files_with_all_their_published_fields_and_the_images_of_2017(
+    sets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (9, 25):
+        picture(sets / "train2017" / f"{number:012d}.jpg")
+    about = {"info": {"year": 2017}, "license": {"name": "CC BY 4.0"}, "data_type": "mscoco"}
+    about |= {"data_subtype": "train2014"}
+    answers = [{"answer": "yes", "answer_confidence": "yes", "answer_id": n} for n in range(1, 11)]
+    kind = {"question_type": "is the", "multiple_choice_answer": "yes", "answers": answers}
+    asked = {"image_id": 25, "question_id": 25000}
+    write_json(sets / "q.json", about | {"task_type": "Open-Ended", "questions": [
+        asked | {"question": "Is the cup red?"}]})  # fmt: skip
+    write_json(sets / "a.json", about | {"annotations": [asked | kind | {"answer_type": "yes/no"}]})
+    write_json(sets / "ok.json", [
+        {"split": "train", "image_id": 25, "question_id": "22MexNkBPpdZGX6sxbxVBH",
+         "question": "What is the cup for?", "choices": ["tea", "milk", "soup", "sand"],
+         "correct_choice_idx": 0, "direct_answers": ["tea"] * 10,
+         "difficult_direct_answer": False, "rationales": ["It is a tea cup."] * 3},
+    ])  # fmt: skip
+    two = ("[/EN#5/clothing/bodyparts A cuff] , [/EN#0/notvisual it] and [/EN#11/people girls] .\n"
+           "[/EN#13/scene A field] .\n")  # fmt: skip
+    xml = XML.replace("<annotation>", "<annotation><filename>1000.jpg</filename>")
+    xml = xml.replace("<object><name>12</name>", "<object><name>12</name><name>5</name>")
+    (sets / "entities" / "Sentences" / "1000.txt").write_text(two)
+    (sets / "entities" / "Annotations" / "1000.xml").write_text(xml)
+    given = words(sets)
+    given[given.index("--coco-images") + 1] = sets / "train2017"
+    assert run(*given, "--out", sets / "out") == 0
+    found = talks(sets / "out")
+    assert found["vqa/25"][0][1] == "Yes"
+    assert found["aokvqa/25"][0][1] == "A. tea"
+    assert found["flickr/1000"][0][1].startswith(
+        "A cuff [0.005,0.010,0.010,0.020] , it and girls ["
+    )
+    # A-OKVQA's split is of the images of 2017; some are not among those of train2014.
+    (sets / "coco" / "COCO_train2014_000000000025.jpg").unlink()
+    given = ["--aokvqa", sets / "ok.json", "--coco-images", sets / "coco"]
+    assert run(*given, "--out", sets / "out2") == 2
+    assert "train2017 has all of train2014 too" in capsys.readouterr().err
 
 
 def test_rows_that_cannot_be_used_are_listed(sets: Path) -> None:

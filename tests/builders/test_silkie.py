@@ -27,7 +27,7 @@ def test_silkies_pairs(tmp_path: Path) -> None:
     expected = set()
     for number, group in enumerate(RATINGS):
         completions = [
-            {"response": f"{number}{i}", "model": "m"}
+            {"response": f"{number}{i}", "model": f"m{i}"}
             | {"annotations": {a: {"Rating": r} for a, r in zip(ASPECTS, given, strict=True)}}
             for i, given in enumerate(group)
         ]
@@ -47,3 +47,10 @@ def test_silkies_pairs(tmp_path: Path) -> None:
     assert cli.main(["build", "pairs", str(samples), *rule, "--out", str(out)]) == 0
     pairs = read_records(out / "pairs.parquet", "preference").rows
     assert {(text_of(row["chosen"]), text_of(row["rejected"])) for row in pairs} == expected
+    # Paper A's controlled sets take pairs by who wrote the answers.
+    keep = ["--keep", "chosen_by=m2", "judge=gpt-4v"]
+    given = [str(out / "pairs.parquet"), *keep, "--out", str(tmp_path / "kept")]
+    assert cli.main(["build", "compose", *given]) == 0
+    kept = read_records(tmp_path / "kept" / "pairs.parquet", "preference").rows
+    wanted = {chosen for chosen, _ in expected if chosen.endswith("2")}
+    assert {text_of(row["chosen"]) for row in kept} == wanted

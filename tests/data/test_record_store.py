@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import subprocess
 import sys
@@ -213,6 +214,22 @@ def test_a_set_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     write_set(path, 6)
     assert read_records(path, "preference", max_bad_fraction=0.5).total == 6
     assert opened, "another file under the same name is checked again"
+
+
+def test_long_json_lines_do_not_stay_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"prompt": "Q?", "chosen": "A.", "rejected": "B."}
+    rows = [row | {"id": str(n)} | ({"chosen": None} if n == 2 else {}) for n in range(6)]
+    texts = map(json.dumps, rows)
+    (tmp_path / "set.jsonl").write_text("\n\n".join(texts))
+    short = read_records(tmp_path / "set.jsonl", "preference", max_bad_fraction=0.5)
+    monkeypatch.setattr(records, "IN_MEMORY", 0)
+    monkeypatch.setattr(records, "_in_memory", lambda *_: pytest.fail("in memory"))
+    long = read_records(tmp_path / "set.jsonl", "preference", max_bad_fraction=0.5)
+    assert list(long.rows) == list(short.rows)
+    assert list(long.numbers) == list(short.numbers) == [1, 3, 7, 9, 11]
+    assert (long.problems, long.total) == (short.problems, 6)
 
 
 def test_a_torn_store_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from veridical.data.messages import assistant_message, user_message
+from veridical.data.origins import with_origins
 from veridical.data.records import Kind, read_records, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json, write_jsonl
@@ -206,8 +207,12 @@ def test_json_lines_copy_images_from_elsewhere_beside_the_file(folder: Path) -> 
 
 def test_images_are_decoded_on_access_only(folder: Path) -> None:
     write_jsonl(folder / "set.jsonl", [preference(number) for number in range(3)])
-    rows = read_records(folder / "set.jsonl", "preference").rows
+    records = read_records(folder / "set.jsonl", "preference")
+    rows = records.rows
     (folder / "images" / "1.png").unlink()
+    assert records.ids == ["row0", "row1", "row2"]
+    (left,) = with_origins(records, [{"id": "row1", "field": "chosen", "reason": "why"}])
+    assert (left["row"], left["image_files"]) == (2, [str(folder / "images/1.png")])
     texts = rows.select_columns(["id", "prompt"])
     assert texts["prompt"][:] == [[user_message("What is there?")]] * 3
     assert rows[0]["images"][0].size == (8, 8)

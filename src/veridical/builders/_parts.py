@@ -13,10 +13,6 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import TypeAdapter
 
 from veridical.data.images import image_bytes_key
-from veridical.models.cache_keys import model_fingerprint
-from veridical.models.model_argument import Model, name_of
-from veridical.models.policy import Policy
-from veridical.runtime.cache import Cache
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_text, write_json, write_text_atomic
 from veridical.runtime.progress import track
@@ -43,6 +39,14 @@ class Named(Protocol):
         ...
 
 
+class Forgettable(Protocol):
+    """What an unfinished build keeps."""
+
+    def forget(self) -> None:
+        """Remove it."""
+        ...
+
+
 Item = TypeVar("Item", bound=Named)
 Result = TypeVar("Result")
 
@@ -63,13 +67,8 @@ class Parts(Generic[Result]):
         """
         self.folder = out / "parts"
         self.results = TypeAdapter(kind)
-        self.key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        known = self.folder / KEY
-        if known.is_file() and read_json(known) != self.key:
-            raise UserError(
-                f"{out} holds an unfinished build with other settings, model or data. "
-                "Choose another --out, or delete that folder."
-            )
+        self.key = key_of(identity)
+        refuse_other_build(self.folder, self.key)
 
     def path(self, start: int) -> Path:
         """The file of the chunk that begins at record `start`."""
@@ -171,23 +170,23 @@ class Parts(Generic[Result]):
             self.folder.rmdir()
 
 
-def model_identity(
-    run: Run, option: str, policy: Policy, model: Model, cache: Cache | None = None
-) -> dict[str, str]:
-    """What of a model decides a build's result: its fingerprint, dtype and template's variables.
+def key_of(identity: Mapping[str, object]) -> str:
+    """A hash of everything that decides a build's result, in JSON's types."""
+    return _digest(json.dumps(identity, sort_keys=True))
 
-    Args:
-        run: keeps the fingerprint in `run.json`.
-        option: that names the model.
-        policy: the model, loaded.
-        model: what it was loaded by, or the loaded model that was given.
-        cache: remembers the hashes of files; the user's own if not given.
+
+def refuse_other_build(folder: Path, key: str) -> None:
+    """Refuse a folder with finished parts of another build.
+
+    Raises:
+        UserError: it has them.
     """
-    found = model_fingerprint(model, cache=cache)
-    run.note_model(option, name_of(model), found, policy.merges)
-    given = {"template": json.dumps(dict(policy.template), sort_keys=True, default=str)}
-    known = {option: found.key, "dtype": str(policy.model.dtype)}
-    return known | (given if policy.template else {})
+    known = folder / KEY
+    if known.is_file() and read_json(known) != key:
+        raise UserError(
+            f"{folder} holds an unfinished build with other settings, model or data. "
+            "Choose another --out, or delete that folder."
+        )
 
 
 def _digest(text: str) -> str:
@@ -199,7 +198,7 @@ def _image_hashes(item: Named) -> list[str]:
 
 
 def finish(
-    run: Run, summary: Mapping[str, Any], parts: Parts[Any] | None = None,
+    run: Run, summary: Mapping[str, Any], parts: Forgettable | None = None,
     seconds: float | None = None,
 ) -> None:  # fmt: skip
     """Write `summary.json`, remove the finished chunks, and end the run.

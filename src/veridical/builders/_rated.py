@@ -99,8 +99,16 @@ class RatedSample:
             ratings=ratings or None,
             facts=self.row.get("facts"),
             expected_answer=self.row.get("expected_answer"),
-            source=as_source({**self.provenance(), **made}),
+            source=as_source({**self._of_pair(better, worse), **made}),
         )
+
+    def _of_pair(self, better: int, worse: int) -> dict[str, Any]:
+        """What `source` says, with who wrote the two responses in place of all of them."""
+        told = self.provenance()
+        by = told.pop("responses_by", None)
+        if isinstance(by, list) and len(by) == len(self.texts):
+            told |= {"chosen_by": by[better], "rejected_by": by[worse]}
+        return told
 
 
 def as_source(content: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from veridical.builders._parts import finish
+from veridical.builders._row_parts import RowParts, build_set
 from veridical.builders._rows import Skipped, as_row
 from veridical.builders.composing.flags import read_flagged
 from veridical.builders.composing.recipe import (
@@ -32,15 +33,16 @@ from veridical.builders.composing.recipe import (
 )
 from veridical.builders.join import difference, further_answers, with_row_images
 from veridical.data.messages import text_of
-from veridical.data.origins import unread_rows, with_origins
+from veridical.data.origins import image_paths, unread_rows, with_origins
 from veridical.data.reading import read
-from veridical.data.records import RecordSet, write_records
+from veridical.data.records import RecordSet
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import check_file, require_file, write_jsonl, write_text_atomic
 from veridical.runtime.options import Reading, by_option
-from veridical.runtime.progress import are_in, counted, track
+from veridical.runtime.progress import are_in, counted
 from veridical.runtime.randomness import key
 from veridical.runtime.runs import start_run
+from veridical.runtime.shards import print_result, read_shard
 
 RECIPE = "recipe.yaml"
 FlagLevel = Literal["warning", "error"]
@@ -72,12 +74,14 @@ def build_compose(
     expect: list[str] | None = None,
     reading: Reading = Reading(),
     seed: int = 0,
+    shard: str | None = None,
 ) -> None:
     """Compose one set of pairs from SETS, with a recipe that repeats it.
 
     `recipe.yaml` has every option and the hash of every file. `veridical build compose --config
     RECIPE --out FOLDER` makes the same bytes again, or names the file that has changed. An
-    interrupted run leaves no set; start it again.
+    interrupted run continues when the command is given again. The number of shards does not change
+    the result.
 
     Args:
         sets: preference pairs.
@@ -95,6 +99,8 @@ def build_compose(
             `recipe.yaml`; other content is refused.
         reading: how each set is read.
         seed: seed of the draws, the swaps and the order.
+        shard: make only this shard, such as 2/8; who makes the last one writes the result. Under
+            `torchrun` every process takes its own.
     """
     _check(sets, factors, amounts)
     names = set_names(sets)
@@ -108,22 +114,30 @@ def build_compose(
         "sets": sets, "out": out, "factors": factors, "amounts": amounts,
         "rejected_from": rejected_from, "without_flagged": without_flagged,
         "flagged_level": flagged_level, "expect": expect, "reading": reading, "seed": seed,
+        "shard": shard,
     }  # fmt: skip
-    with start_run(out, "build compose", options, inputs) as run:
+    part = read_shard(shard)
+    with start_run(out, "build compose", options, inputs, any_process=True) as run:
         hashes = [run.record["inputs"][name]["sha256"] for name in inputs]
         _expect(list(inputs.values()), hashes, expect)
         records = [read(path, "preference", reading) for path in sets]
         other = read(rejected_from, "preference", reading) if rejected_from else None
         choice = _choose(records, other, names, factors, amounts, flagged, seed)
+        recipe, path = _recipe(options, hashes), out / "pairs.parquet"
+        parts = RowParts(out / "parts", {"recipe": recipe}, "preference")
+        files = [image_paths(one.rows) for one in records]
+        if not build_set(
+            parts, path, choice.taken, _row_maker(records, other, names, seed),
+            lambda one: files[one.set](one.index), "pairs", part,
+        ):  # fmt: skip
+            return
         skipped = _write_skipped(out, records, choice)
-        write_records(
-            _rows(choice, records, other, names, seed), out / "pairs.parquet", "preference"
+        write_text_atomic(out / RECIPE, recipe)
+        finish(run, {"pairs": len(choice.taken), "skipped": skipped, **choice.counts}, parts)
+        print_result(are_in(len(choice.taken), "pairs", path))
+        print_result(
+            f"To make them again: veridical build compose --config {out / RECIPE} --out FOLDER"
         )
-        write_text_atomic(out / RECIPE, _recipe(options, hashes))
-        summary = {"pairs": len(choice.taken), "skipped": skipped, **choice.counts}
-        finish(run, summary)
-        print(are_in(len(choice.taken), "pairs", out / "pairs.parquet"))
-        print(f"To make them again: veridical build compose --config {out / RECIPE} --out FOLDER")
 
 
 def _check(sets: Sequence[Path], factors: Factors, amounts: Amounts) -> None:
@@ -228,7 +242,7 @@ class _Partners:
 
     def __init__(self, records: RecordSet) -> None:
         self.answers = further_answers(records.rows)
-        self.places = {name: place for place, name in enumerate(records.rows["id"])}
+        self.places = {name: place for place, name in enumerate(records.ids)}
 
     def found_by(
         self, rows: Sequence[Candidate], records: RecordSet
@@ -302,36 +316,53 @@ def _write_skipped(out: Path, records: Sequence[RecordSet], choice: Composition)
     return len(skipped)
 
 
-def _rows(
-    choice: Composition,
+def _row_maker(
     records: Sequence[RecordSet],
     other: RecordSet | None,
     names: Sequence[str],
     seed: int,
-) -> Iterator[dict[str, Any]]:
+) -> Callable[[Sequence[Candidate]], Iterator[dict[str, Any]]]:
+    """What makes rows of pairs that were taken."""
     # In Arrow's form images are the bytes of their files, not decoded and packed again.
     raw = [one.rows.with_format("arrow") for one in records]
     theirs = other.rows.remove_columns(["images"]).with_format("arrow") if other else None
-    for one in track(choice.taken, "pairs"):
-        row = raw[one.set][one.index].to_pylist()[0]
-        source: dict[str, Any] = {"builder": "compose", "set": names[one.set], **one.factors,
-                                  "swapped": one.swap, "seed": seed}  # fmt: skip
-        if row.get("source"):
-            source["from"] = row["source"]
-        if theirs is not None and one.partner is not None:
-            partner = theirs[one.partner].to_pylist()[0]
-            row |= {"rejected": partner["rejected"], "more_rejected": None, "rejected_images": None,
-                    "ratings": _of_chosen(row.get("ratings")),
-                    "span_weights": _of_chosen(row.get("span_weights"))}  # fmt: skip
-            prefix = row.get("answer_prefix")
-            if prefix and not text_of(row["rejected"]).lstrip().startswith(prefix):
-                row["answer_prefix"] = None  # two answers that have no beginning in common
-            source["rejected_from"] = partner.get("source")
-        if one.swap:
-            row |= {"chosen": row["rejected"], "rejected": row["chosen"],
-                    "ratings": _exchanged(row.get("ratings")),
-                    "span_weights": _exchanged(row.get("span_weights"))}  # fmt: skip
-        yield row | {"id": _name(one, names), "source": json.dumps(source, ensure_ascii=False)}
+
+    def rows(taken: Sequence[Candidate]) -> Iterator[dict[str, Any]]:
+        for one in taken:
+            row = raw[one.set][one.index].to_pylist()[0]
+            partner = None
+            if theirs is not None and one.partner is not None:
+                partner = theirs[one.partner].to_pylist()[0]
+            yield _row(one, row, partner, names, seed)
+
+    return rows
+
+
+def _row(
+    one: Candidate,
+    row: dict[str, Any],
+    partner: Mapping[str, Any] | None,
+    names: Sequence[str],
+    seed: int,
+) -> dict[str, Any]:
+    """A row of the result, of the pair's own row and of the one its rejected answer is from."""
+    source: dict[str, Any] = {"builder": "compose", "set": names[one.set], **one.factors,
+                              "swapped": one.swap, "seed": seed}  # fmt: skip
+    if row.get("source"):
+        source["from"] = row["source"]
+    if partner is not None:
+        row |= {"rejected": partner["rejected"], "more_rejected": None, "rejected_images": None,
+                "ratings": _of_chosen(row.get("ratings")),
+                "span_weights": _of_chosen(row.get("span_weights"))}  # fmt: skip
+        prefix = row.get("answer_prefix")
+        if prefix and not text_of(row["rejected"]).lstrip().startswith(prefix):
+            row["answer_prefix"] = None  # two answers that have no beginning in common
+        source["rejected_from"] = partner.get("source")
+    if one.swap:
+        row |= {"chosen": row["rejected"], "rejected": row["chosen"],
+                "ratings": _exchanged(row.get("ratings")),
+                "span_weights": _exchanged(row.get("span_weights"))}  # fmt: skip
+    return row | {"id": _name(one, names), "source": json.dumps(source, ensure_ascii=False)}
 
 
 def _of_chosen(parts: Sequence[Mapping[str, object]] | None) -> list[Mapping[str, object]] | None:
@@ -357,7 +388,7 @@ def _recipe(given: Mapping[str, object], hashes: Sequence[str]) -> str:
 
     options = {name: plain(value) for name, value in by_option(given).items()}
     options |= {"expect": list(hashes)}
-    del options["out"]
+    del options["out"], options["shard"]
     known = {name: value for name, value in options.items() if value is not None}
     head = "# veridical build compose --config THIS --out FOLDER makes the same set again.\n"
     return head + yaml.safe_dump(known, sort_keys=True, allow_unicode=True)

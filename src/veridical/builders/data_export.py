@@ -20,10 +20,10 @@ from veridical.data.exporters.writing import (
     write_shards,
 )
 from veridical.data.importers.recognize import recognize
-from veridical.data.messages import clean_messages
 from veridical.data.record_files import stream_rows
 from veridical.data.record_rows import Kind, RowError
 from veridical.data.record_types import IMAGE_FIELDS
+from veridical.data.record_writing import plain_record
 from veridical.data.records import RecordSet, arrow_features, read_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, write_json, write_jsonl
@@ -31,8 +31,6 @@ from veridical.runtime.options import Reading
 from veridical.runtime.progress import counted, track
 
 Tool = Literal["trl", "llamafactory", "ms-swift", "llava", "openrlhf", "verl", "webdataset", "hub"]
-MESSAGES = ("prompt", "messages", "chosen", "rejected")
-ANSWERS = ("more_rejected", "responses")
 CHANGES_TRAINING = ("more_rejected", "beta_factor", "answer_prefix", "span_weights")
 """Columns that change what Veridical trains on, and that no other tool's trainer reads."""
 
@@ -182,15 +180,7 @@ def _records(records: RecordSet, count: int) -> Iterator[dict[str, Any]]:
     """The rows, images as they lie in files; without columns that hold nothing."""
     raw = records.rows.with_format("arrow")
     for index in track(range(count), "exporting", count):
-        row = raw[index].to_pylist()[0]
-        record = {name: value for name, value in row.items() if value is not None}
-        for name in MESSAGES:
-            if name in record:
-                record[name] = clean_messages(record[name])
-        for name in ANSWERS:
-            if name in record:
-                record[name] = [clean_messages(answer) for answer in record[name]]
-        yield record
+        yield plain_record(raw[index].to_pylist()[0])
 
 
 def _write_jsonl(export: Export, rows: Iterable[dict[str, Any]]) -> list[Path]:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from veridical.builders._parts import finish
+from veridical.builders._row_parts import RowParts, build_set
 from veridical.builders.instructing.flickr import flickr_talks
 from veridical.builders.instructing.found import Gathered, Talk, open_image_folder
 from veridical.builders.instructing.prompts import Prompts, read_prompt_texts
 from veridical.builders.instructing.questions import aokvqa_talks, vqa_talks
 from veridical.data.messages import assistant_message, user_message
-from veridical.data.origins import unread_rows
-from veridical.data.records import RecordSet, read_records, write_records
+from veridical.data.origins import image_paths, unread_rows
+from veridical.data.records import RecordSet, read_records
+from veridical.runtime.cache import digest
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_jsonl
-from veridical.runtime.progress import are_in, counted, part_of, track
+from veridical.runtime.progress import are_in, counted, part_of
 from veridical.runtime.randomness import key
 from veridical.runtime.ranges import Range, check_ranges
 from veridical.runtime.runs import start_run
+from veridical.runtime.shards import print_result, read_shard
 
 SOURCES = ("llava", "vqa", "aokvqa", "flickr")
+OPTIONS = {"vqa": "vqa-questions", "aokvqa": "aokvqa", "flickr": "flickr"}
+HINTS = {
+    "aokvqa": " A-OKVQA is about COCO's images of 2017; train2017 has all of train2014 too.",
+}
+"""What is easily wrong with a set's images."""
 _AT_MOST = Range(0)
 
 
@@ -105,12 +113,14 @@ def build_instruct(
     prompts: Path | None = None,
     max_bad_fraction: float = 0.01,
     seed: int = 0,
+    shard: str | None = None,
 ) -> None:
     """Make conversations for `train sft` from LLaVA-Instruct, VQA-v2, A-OKVQA and Flickr30k.
 
     VQA-v2's yes/no questions and A-OKVQA's multiple choice become one conversation for each image;
     a Flickr30k caption becomes one with boxes. From a set with more conversations than its limit,
-    some are drawn by seed. An interrupted run leaves no set; start it again.
+    some are drawn by seed. An interrupted run continues when the command is given again. The
+    number of shards does not change the result.
 
     Args:
         out: folder for the run: `conversations.parquet`, `summary.json`, `skipped.jsonl`,
@@ -120,6 +130,8 @@ def build_instruct(
         prompts: YAML file with the prompts; the package's own if not set.
         max_bad_fraction: share of a set's unusable rows above which nothing is built.
         seed: seed of the draws, the prompts and the order.
+        shard: make only this shard, such as 2/8; who makes the last one writes the result. Under
+            `torchrun` every process takes its own.
     """
     published.check()
     check_ranges(mix)
@@ -127,9 +139,10 @@ def build_instruct(
     inputs = published.files | ({"prompts": prompts} if prompts else {})
     options = {
         "out": out, "published": published, "mix": mix, "prompts": prompts,
-        "max_bad_fraction": max_bad_fraction, "seed": seed,
+        "max_bad_fraction": max_bad_fraction, "seed": seed, "shard": shard,
     }  # fmt: skip
-    with start_run(out, "build instruct", options, inputs) as run:
+    part = read_shard(shard)
+    with start_run(out, "build instruct", options, inputs, any_process=True) as run:
         llava = None
         if published.llava:
             llava = read_records(
@@ -137,16 +150,44 @@ def build_instruct(
             )
         found = _found(published, asked, max_bad_fraction)
         taken = _taken(llava, found, mix, seed)
+        hashes = {name: one.get("sha256") for name, one in run.record["inputs"].items()}
+        parts = RowParts(out / "parts", _identity(taken, hashes), "conversation")
+        path = out / "conversations.parquet"
+        if not build_set(
+            parts, path, taken, lambda some: _rows(some, llava), _file_finder(llava),
+            "conversations", part,
+        ):  # fmt: skip
+            return
         skipped = [*(unread_rows(llava) if llava else ())]
         skipped += [row for one in found.values() for row in one.skipped]
         write_jsonl(out / "skipped.jsonl", skipped)
-        write_records(_rows(taken, llava), out / "conversations.parquet", "conversation")
         sets = _counts(llava, found, taken, mix)
         summary = {"conversations": len(taken), "skipped": len(skipped), "sets": sets}
-        finish(run, summary)
+        finish(run, summary, parts)
         for line in _told(sets):
-            print(line)
-        print(are_in(len(taken), "conversations", out / "conversations.parquet"))
+            print_result(line)
+        print_result(are_in(len(taken), "conversations", path))
+
+
+def _identity(taken: Sequence[Taken], hashes: Mapping[str, object]) -> dict[str, object]:
+    """What decides the rows: the files, and the conversations that were made of folders."""
+    talks = [
+        (one.id, one.content if isinstance(one.content, int) else asdict(one.content))
+        for one in taken
+    ]
+    return {"files": hashes, "taken": digest(repr(talks))}
+
+
+def _file_finder(llava: RecordSet | None) -> Callable[[Taken], list[Path]]:
+    """Gives the files of a conversation's images."""
+    of_llava = image_paths(llava.rows) if llava else None
+
+    def files(one: Taken) -> list[Path]:
+        if isinstance(one.content, Talk):
+            return [one.content.image]
+        return of_llava(one.content) if of_llava else []
+
+    return files
 
 
 def _found(published: Published, prompts: Prompts, most: float) -> dict[str, Gathered]:
@@ -178,11 +219,11 @@ def _refuse(name: str, found: Gathered, most: float) -> None:
     bad = len(found.skipped)
     if not found.talks or bad > most * found.rows:
         first = "; ".join(f"{row['id']}, {row['reason']}" for row in found.skipped[:2])
-        raise UserError(
-            f"--{name}: {part_of(bad, found.rows, 'rows')} can't be used"
-            f"{': ' + first if first else ''}. Name the right folder of images, or set "
-            "--max-bad-fraction higher."
-        )
+        told = f"--{OPTIONS[name]}: {part_of(bad, found.rows, 'rows')} can't be used"
+        limit = f", more than --max-bad-fraction {most:g} allows" if found.talks else ""
+        higher = ", or set --max-bad-fraction higher" if found.talks else ""
+        advice = f"Name the right folder of images{higher}.{HINTS.get(name, '')}"
+        raise UserError(f"{told}{limit}{': ' + first if first else ''}. {advice}")
 
 
 def _taken(llava: RecordSet | None, found: dict[str, Gathered], mix: Mix, seed: int) -> list[Taken]:
@@ -191,7 +232,7 @@ def _taken(llava: RecordSet | None, found: dict[str, Gathered], mix: Mix, seed: 
         name: [Taken(name, talk.id, talk) for talk in one.talks] for name, one in found.items()
     }
     if llava is not None:
-        ids = llava.rows["id"]
+        ids = llava.ids
         offered["llava"] = [Taken("llava", f"llava/{id}", place) for place, id in enumerate(ids)]
     drawn = [
         one
@@ -206,7 +247,7 @@ def _taken(llava: RecordSet | None, found: dict[str, Gathered], mix: Mix, seed: 
 def _rows(taken: Sequence[Taken], llava: RecordSet | None) -> Iterator[dict[str, Any]]:
     # In Arrow's form images are the bytes of their files, not decoded and packed again.
     raw = llava.rows.with_format("arrow") if llava else None
-    for one in track(taken, "conversations"):
+    for one in taken:
         if isinstance(one.content, Talk):
             yield _row(one.content)
         elif raw is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
 
+from veridical.data.record_types import IMAGE_FIELDS
 from veridical.data.records import RecordSet
 from veridical.runtime.run_files import SkippedRow
 
@@ -47,6 +48,29 @@ class Origin:
         return {**found, "field": field, "reason": reason}
 
 
+def image_paths(rows: Dataset) -> Callable[[int], list[Path]]:
+    """Gives, for a row's index, the files that its images are in; nothing is read from them."""
+    columns = [name for name in IMAGE_FIELDS if name in rows.column_names]
+    cells = rows.select_columns(columns).with_format("arrow")
+
+    def paths(index: int) -> list[Path]:
+        row = cells[index]
+        lists = [row.column(name)[0] for name in columns]
+        found = [one.values for one in lists if one.is_valid]
+        inside = [
+            path
+            for one in found
+            for path, held in zip(
+                one.field("path").to_pylist(), one.field("bytes").is_valid().to_pylist(),
+                strict=True,
+            )
+            if path and not held
+        ]  # fmt: skip
+        return [Path(path) for path in inside]
+
+    return paths
+
+
 def row_origins(records: RecordSet) -> list[Origin]:
     """Where each usable row is from, in order."""
     pictures = records.rows.select_columns(["images"])
@@ -71,7 +95,10 @@ def with_origins(records: RecordSet, listed: Iterable[SkippedRow]) -> list[Skipp
         records: where the rows are from.
         listed: id, field and reason of each row that could not be used; other ids stay as they are.
     """
-    known = dict(zip(records.rows["id"], row_origins(records), strict=True))
+    listed = list(listed)
+    if not listed:
+        return []
+    known = dict(zip(records.ids, row_origins(records), strict=True))
     return [
         known[row["id"]].left_out(row["id"], row["field"], row["reason"])
         if row["id"] in known

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
@@ -85,32 +85,91 @@ def _reads_as(row: Mapping[str, object], kind: Kind) -> bool:
     return True
 
 
+@dataclass
+class Seen:
+    """What the columns and texts of some rows showed.
+
+    Attributes:
+        others: columns that some row has and that its kind does not know by their names.
+        used: those of them that some row is read from.
+        held: those that seem to hold images of rows that have none, with the place.
+        markers: of images, in the texts of rows that have none.
+        has_images: whether any row has.
+    """
+
+    others: set[str] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
+    held: dict[str, str] = field(default_factory=dict)
+    markers: list[str] = field(default_factory=list)
+    has_images: bool = False
+
+    @property
+    def ignored(self) -> set[str]:
+        """Columns that some row has and none is read from."""
+        return self.others - self.used
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """Columns that nothing is read from and that seem to hold images, with the place."""
+        return {name: place for name, place in self.held.items() if name not in self.used}
+
+    def add(self, more: Seen) -> None:
+        """Count what other rows showed."""
+        self.others |= more.others
+        self.used |= more.used
+        self.held = more.held | self.held
+        self.markers += more.markers
+        self.has_images = self.has_images or more.has_images
+
+    def refuse_lost_images(self, name: str, total: int) -> None:
+        """Stop where rows seem to have images and would be used without any.
+
+        Args:
+            name: of the file, for the message.
+            total: how many rows it has.
+
+        Raises:
+            UserError: no row has images, but columns or texts say that they should.
+        """
+        if self.has_images:
+            return
+        if 2 * len(self.markers) > total:
+            raise UserError(
+                f"{name}: no row has images, but {len(self.markers)} of {total} have text like "
+                f"{self.markers[0]!r} where a picture seems to belong. Put the pictures' "
+                "paths into a column `images` and `<image>` there in the text, or take such text "
+                "out."
+            )
+        if self.lost:
+            one = min(self.lost.values())
+            raise UserError(
+                f"{name}: no row has images, but the column {one!r} seems to hold some. Call it "
+                f"`images` (paths or bytes; {', '.join(IMAGES[1:6])}, ... are read too), or take "
+                "it out if the rows are to be used without images."
+            )
+
+
 class RowChecker:
     """What must be remembered from row to row while a file is checked."""
 
-    def __init__(self, kind: Kind, root: Path, repeats: bool = False) -> None:
+    def __init__(self, kind: Kind, root: Path, foreign: bool = False) -> None:
         """Begin with a file's first row.
 
         Args:
             kind: of the rows.
             root: the folder that image paths are relative to.
-            repeats: whether a repeated id gets "-2" and so on, as ids of foreign sets often name
-                images; otherwise its row can't be used.
+            foreign: whether ids are left as they are, as those of foreign sets often name images:
+                whoever puts the rows together numbers repeated ones. Otherwise a row with a
+                repeated id can't be used.
         """
         self.kind = kind
-        self.repeats = repeats
+        self.foreign = foreign
         self.root = root.resolve()
-        self.ignored: set[str] = set()  # columns that some row has and none is read from
-        # Those of them that seem to hold images of rows that have none, and where.
-        self.lost: dict[str, str] = {}
-        self.has_images = False
-        self.markers: list[str] = []  # of images, in the texts of rows that have none
-        self._used: set[str] = set()
+        self.seen = Seen()
         self.problems: list[RowProblem] = []
         self.numbers: list[int] = []  # of the usable rows, as `RowProblem.row` counts
         self.reads_files = False  # whether any row names the file of an image
-        self._row_of_id: dict[str, int] = {}
-        self._repeats: Counter[str] = Counter()
+        self._ids = Ids()
         self._good: dict[str, str] = {}  # images that were decoded: as named, and where
         self._good_bytes: set[bytes] = set()  # hashes of others that were
 
@@ -136,51 +195,23 @@ class RowChecker:
                 self.problems.append(RowProblem(number, identity, bad.field, bad.reason))
         return good
 
-    def refuse_lost_images(self, name: str, total: int) -> None:
-        """Stop where rows seem to have images and would be used without any.
-
-        Args:
-            name: of the file, for the message.
-            total: how many rows it has.
-
-        Raises:
-            UserError: no row has images, but columns or texts say that they should.
-        """
-        if self.has_images:
-            return
-        if 2 * len(self.markers) > total:
-            raise UserError(
-                f"{name}: no row has images, but {len(self.markers)} of {total} have text like "
-                f"{self.markers[0][:60]!r} where a picture seems to belong. Put the pictures' "
-                "paths into a column `images` and `<image>` there in the text, or take such text "
-                "out."
-            )
-        if self.lost:
-            one = min(self.lost.values())
-            raise UserError(
-                f"{name}: no row has images, but the column {one!r} seems to hold some. Call it "
-                f"`images` (paths or bytes; {', '.join(IMAGES[1:6])}, ... are read too), or take "
-                "it out if the rows are to be used without images."
-            )
-
     def _named(self, row: object) -> object:
         """The row with its kind's names, after noting which columns are used and which not."""
         if not isinstance(row, Mapping):
             return row
         named, used = with_own_names(row, self.kind)
-        self._used |= used
         others = {name for name in row if row[name] is not None} - known_fields(self.kind) - used
-        self.ignored = (self.ignored | others) - self._used
+        self.seen.used |= used
+        self.seen.others |= others
         if named.get("images") or named.get("image"):
-            self.has_images = True
+            self.seen.has_images = True
             return named
-        for name in others - self.lost.keys():
+        for name in others - self.seen.held.keys():
             place = image_column(name, row[name])
             if place is not None:
-                self.lost[name] = place
-        self.lost = {name: place for name, place in self.lost.items() if name not in self._used}
+                self.seen.held[name] = place
         marker = image_marker(named)
-        self.markers += [] if marker is None else [marker]
+        self.seen.markers += [] if marker is None else [marker[:60]]
         return named
 
     def _checked(self, row: object) -> tuple[CheckedRow, str] | RowError:
@@ -216,15 +247,35 @@ class RowChecker:
 
     def _unique_id(self, number: int, own: str, content: str, may_repeat: bool) -> str:
         identity = own or content
-        if self.repeats or not own or may_repeat:
-            stem = identity
-            while identity in self._row_of_id:
-                self._repeats[stem] += 1
-                identity = f"{stem}-{self._repeats[stem] + 1}"
-        if identity in self._row_of_id:
-            raise RowError("id", f"is that of row {self._row_of_id[identity]} too")
-        self._row_of_id[identity] = number
+        if self.foreign:
+            return identity
+        if not own or may_repeat:
+            return self._ids.unused(identity, number)
+        if not self._ids.take(identity, number):
+            raise RowError("id", f"is that of row {self._ids.rows[identity]} too")
         return identity
+
+
+class Ids:
+    """Ids that are taken, with the row that has each."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.rows: dict[str, int] = {}
+        self._repeats: Counter[str] = Counter()
+
+    def take(self, id: str, row: int) -> bool:
+        """Take an id for a row; false if another has it."""
+        return self.rows.setdefault(id, row) == row
+
+    def unused(self, id: str, row: int) -> str:
+        """Take an id, with "-2", "-3" and so on behind it where another row has it."""
+        named = id
+        while named in self.rows:
+            self._repeats[id] += 1
+            named = f"{id}-{self._repeats[id] + 1}"
+        self.rows[named] = row
+        return named
 
 
 def _decode(path: Path, reference: str) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -25,8 +23,8 @@ from veridical.runtime.files import (
     error_in_words,
     parse_json,
     read_json,
-    read_text,
     reading,
+    whole_file,
     write_jsonl,
     writing,
 )
@@ -56,10 +54,7 @@ def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, object]]]:
     if suffix == ".parquet":
         return _parquet_length(path), enumerate(_parquet_rows(path), start=1)
     if suffix in (".jsonl", ".ndjson"):
-        # Not splitlines(): JSON texts may hold line separators of Unicode as they are.
-        texts = enumerate(read_text(path).split("\n"), start=1)
-        lines = [(number, line) for number, line in texts if line.strip()]
-        return len(lines), ((number, _parsed(line)) for number, line in lines)
+        return _count_lines(path), stream_json_lines(path)
     if suffix == ".json":
         rows = read_json(path, any_text=True)
         if isinstance(rows, list):
@@ -78,10 +73,12 @@ def count_rows(path: Path) -> int | None:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _parquet_length(path)
-    if suffix in (".jsonl", ".ndjson"):
-        with reading(path), path.open("rb") as file:
-            return sum(1 for line in file if line.strip())
-    return None
+    return _count_lines(path) if suffix in (".jsonl", ".ndjson") else None
+
+
+def _count_lines(path: Path) -> int:
+    with reading(path), path.open(encoding="utf-8-sig", newline="\n") as file:
+        return sum(1 for line in file if line.strip())
 
 
 def stream_rows(path: Path) -> Iterator[tuple[int, object]]:
@@ -230,20 +227,26 @@ def write_parquet_records(
     chunks: Iterable[Sequence[CheckedRow]], path: Path, schema: pa.Schema
 ) -> None:
     """Write rows with their images' bytes; `path` gets the whole file or stays as it was."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with writing(path), os.fdopen(descriptor, "wb") as file:
-            with pq.ParquetWriter(file, schema) as writer:
-                for chunk in chunks:
-                    rows = [_with_images(row, _embedded) for row in chunk]
-                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    tables = (pa.Table.from_pylist([embedded(row) for row in one], schema) for one in chunks)
+    write_parquet_tables(tables, path, schema)
+
+
+def write_parquet_tables(
+    tables: Iterable[pa.Table], path: Path, schema: pa.Schema, place: Path | None = None
+) -> None:
+    """Write tables as row groups of a file, which is whole or not there; see `whole_file`."""
+    with whole_file(path, place) as file, pq.ParquetWriter(file, schema) as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def embedded(row: CheckedRow) -> dict[str, object]:
+    """The row with its images' bytes.
+
+    Raises:
+        UserError: an image's file is gone.
+    """
+    return _with_images(row, _embedded)
 
 
 def _with_images(

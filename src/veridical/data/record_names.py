@@ -40,6 +40,19 @@ FIRST_ITEMS = 16  # of a list
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 
 
+def pair_names(field: str) -> tuple[str, ...]:
+    """Other names of the columns `chosen` and `rejected`."""
+    endings = ("response", "answer", "text", "messages", "conversations", "conversation")
+    more = ("y_win",) if field == "chosen" else ("y_lose", "reject")
+    return (*(f"{field}_{ending}" for ending in endings), *more)
+
+
+OTHERS = frozenset(
+    (*IMAGES, *QUESTIONS, *ANSWERS, *pair_names("chosen"), *pair_names("rejected"))
+) | {"messages", "conversations", "input", "system"}
+"""Names that are read in place of the kinds' own."""
+
+
 def with_own_names(row: Mapping[str, object], kind: str) -> tuple[dict[str, object], set[str]]:
     """A row with the names of its kind, and the columns of other names that were used for it.
 
@@ -173,10 +186,7 @@ def _take(row: dict[str, object], used: set[str], field: str, names: Sequence[st
 
 def _name_pair(row: dict[str, object], used: set[str]) -> None:
     for field in ("chosen", "rejected"):
-        names = [f"{field}_{ending}" for ending in ("response", "answer", "text")]
-        names += [f"{field}_{ending}" for ending in ("messages", "conversations", "conversation")]
-        names += ["y_win"] if field == "chosen" else ["y_lose", "reject"]
-        _take(row, used, field, names)
+        _take(row, used, field, pair_names(field))
         row[field] = _one_message(row.get(field))
     if row.get("prompt") is not None:
         _take(row, used, "chosen", ANSWERS[:-1])

@@ -35,5 +35,5 @@ def refuse_bad_share(
 
 def lost_images(path: Path, checker: RowChecker, total: int) -> list[str]:
     """Columns that seem to hold images of some rows that have none, where others have."""
-    checker.refuse_lost_images(str(path), total)
-    return sorted(checker.lost.values()) if checker.has_images else []
+    checker.seen.refuse_lost_images(str(path), total)
+    return sorted(checker.seen.lost.values()) if checker.seen.has_images else []

@@ -66,6 +66,10 @@ class RowError(ValueError):
         self.reason = reason
 
 
+class LeftOutError(RowError):
+    """A row that is left out by a rule of its set and not for a fault: the field and the rule."""
+
+
 class PartError(RowError):
     """Something that a record is made without: the field and the reason. The record stays."""
 

@@ -85,6 +85,7 @@ class RowsWriter:
         """Begin a file."""
         self._writer, self._schema = pa.ipc.new_stream(file, schema), schema
         self.problems: list[RowProblem] = []
+        self.numbers: list[int] | None = None
         self.total = 0
         self.ignored: list[str] = []
         self.lost: list[str] = []
@@ -144,14 +145,16 @@ def one_at_a_time(key: str) -> Iterator[None]:
             lock.release()
 
 
-def store_rows(key: str, schema: pa.Schema, fill: Callable[[RowsWriter], None]) -> CheckedRows:
+def store_rows(
+    key: str | None, schema: pa.Schema, fill: Callable[[RowsWriter], object]
+) -> CheckedRows:
     """Rows in a file that is mapped into memory.
 
     Where a row names the file of an image, usable or not, nothing is kept for later runs: that file
     may change, or be put there.
 
     Args:
-        key: from `store_key`.
+        key: from `store_key`; None to keep nothing for later runs.
         schema: of the rows.
         fill: writes them, and says what is to be known of the others.
 
@@ -169,7 +172,7 @@ def store_rows(key: str, schema: pa.Schema, fill: Callable[[RowsWriter], None]) 
             fill(writer)
             writer.close()
         table = MemoryMappedTable.from_file(str(file))
-        if place == folder and not writer.reads_files:
+        if key is not None and place == folder and not writer.reads_files:
             about = {"rows": table.num_rows, "total": writer.total, "ignored": writer.ignored}
             problems = [asdict(problem) for problem in writer.problems]
             about |= {"lost": writer.lost, "problems": problems}
@@ -182,7 +185,9 @@ def store_rows(key: str, schema: pa.Schema, fill: Callable[[RowsWriter], None]) 
         with contextlib.suppress(OSError):
             file.unlink()
     pa.default_memory_pool().release_unused()
-    return CheckedRows(table, writer.problems, writer.total, writer.ignored, writer.lost)
+    return CheckedRows(
+        table, writer.problems, writer.total, writer.ignored, writer.lost, writer.numbers
+    )
 
 
 def _folder() -> Path | None:

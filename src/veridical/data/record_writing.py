@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from PIL import Image as PillowImage
 
 from veridical.data.images import open_image
+from veridical.data.messages import clean_messages
 from veridical.data.record_columns import arrow_features
 from veridical.data.record_files import (
     ROWS_AT_A_TIME,
@@ -40,7 +42,7 @@ def write_records(
     if path.suffix.lower() not in (".parquet", ".jsonl"):
         raise UserError(f"{path} must end in .parquet or .jsonl; that decides how it is written.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    checked = _checked_for_writing(_undecoded(rows), kind)
+    checked = checked_rows(_undecoded(rows), kind)
     if path.suffix.lower() == ".jsonl":
         write_jsonl_records(checked, path)
     else:
@@ -56,9 +58,21 @@ def _undecoded(rows: Iterable[Mapping[str, object]] | Dataset) -> Iterable[Mappi
         yield from plain_rows(table)
 
 
-def _checked_for_writing(rows: Iterable[Mapping[str, object]], kind: Kind) -> Iterator[CheckedRow]:
+def checked_rows(
+    rows: Iterable[Mapping[str, object]], kind: Kind, first: int = 1
+) -> Iterator[CheckedRow]:
+    """Rows as they are written, each with an id.
+
+    Args:
+        rows: their images may be paths, Pillow images, bytes, or what Datasets makes of them.
+        kind: of them.
+        first: number of the first one, for messages.
+
+    Raises:
+        UserError: a row is not of the kind, or has the id of an earlier one.
+    """
     seen: set[str] = set()
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(rows, start=first):
         try:
             record = normalize({**row, **_portable_images(row)}, kind)
             record["id"] = record["id"] or content_id(record)
@@ -86,3 +100,15 @@ def _portable_images(row: Mapping[str, object]) -> dict[str, object]:
         if isinstance(images, Iterable):
             found[name] = [portable(image) for image in images]
     return found
+
+
+def plain_record(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as Arrow gives it, without what Arrow fills up with nulls."""
+    record = {name: value for name, value in row.items() if value is not None}
+    for name in ("prompt", "messages", "chosen", "rejected"):
+        if name in record:
+            record[name] = clean_messages(record[name])
+    for name in ("more_rejected", "responses"):
+        if name in record:
+            record[name] = [clean_messages(answer) for answer in record[name]]
+    return record

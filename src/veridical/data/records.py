@@ -96,6 +96,8 @@ __all__ = [
 ]
 
 SHOW_PROGRESS_FROM = 2000  # rows
+IN_MEMORY = 64 * 2**20
+"""Bytes of JSON Lines from which their rows do not stay in memory (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,11 @@ class RecordSet:
     numbers: Sequence[int] = ()
     file: Path = Path()
 
+    @property
+    def ids(self) -> list[str]:
+        """The usable rows' ids; no image is decoded, as `rows["id"]` would."""
+        return [str(id) for id in self.rows.with_format("arrow")["id"].to_pylist()]
+
 
 def read_records(
     path: Path | str,
@@ -132,8 +139,8 @@ def read_records(
     Every image is decoded once, so that a truncated one is found now and not in the middle of a
     run. A row without an id gets one from its content. Ids must be unique, except where they name
     images rather than rows (LLaVA's conversations) or come from content: there repeats get "-2",
-    "-3" and so on. A Parquet file's rows are converted to an Arrow file that is memory-mapped
-    (`record_store`); JSON Lines hold paths only, and stay in memory.
+    "-3" and so on. Rows of Parquet, and of JSON Lines of 64 MiB and more, are converted to an Arrow
+    file that is memory-mapped (`record_store`); those of shorter files stay in memory.
 
     Args:
         path: the file.
@@ -150,7 +157,7 @@ def read_records(
         raise UserError(f"No kind of record is called {kind!r}; choose of {list(MESSAGE_FIELDS)}.")
     root = Path(images_root) if images_root is not None else path.parent
     checked = _read_parquet(path, kind, root) if path.suffix.lower() == ".parquet" else None
-    checked = checked or _in_memory(path, kind, root)
+    checked = checked or _read_long_lines(path, kind, root) or _in_memory(path, kind, root)
     problems, total = checked.problems, checked.total
     refuse_bad_share(path, kind, problems, total, max_bad_fraction)
     ignored = tuple(checked.ignored)
@@ -185,15 +192,30 @@ def _read_parquet(path: Path, kind: Kind, root: Path) -> CheckedRows | None:
         if known is not None:
             return known
 
-        def fill(writer: RowsWriter) -> None:
-            checker, total, chunks = _checking(path, kind, root)
-            for chunk in chunks:
-                writer.write(chunk)
-            writer.problems, writer.total = _in_order(checker.problems), total
-            writer.ignored, writer.reads_files = sorted(checker.ignored), checker.reads_files
-            writer.lost = lost_images(path, checker, total)
+        return store_rows(key, schema, lambda writer: _fill(writer, path, kind, root))
 
-        return store_rows(key, schema, fill)
+
+def _read_long_lines(path: Path, kind: Kind, root: Path) -> CheckedRows | None:
+    if path.suffix.lower() not in (".jsonl", ".ndjson") or not path.is_file():
+        return None
+    if path.stat().st_size < IN_MEMORY:
+        return None
+
+    def fill(writer: RowsWriter) -> None:
+        writer.numbers = _fill(writer, path, kind, root)
+
+    return store_rows(None, arrow_features(kind).arrow_schema, fill)
+
+
+def _fill(writer: RowsWriter, path: Path, kind: Kind, root: Path) -> list[int]:
+    """Check a file's rows into a store; gives the numbers of the usable ones."""
+    checker, total, chunks = _checking(path, kind, root)
+    for chunk in chunks:
+        writer.write(chunk)
+    writer.problems, writer.total = _in_order(checker.problems), total
+    writer.ignored, writer.reads_files = sorted(checker.seen.ignored), checker.reads_files
+    writer.lost = lost_images(path, checker, total)
+    return checker.numbers
 
 
 def _in_memory(path: Path, kind: Kind, root: Path) -> CheckedRows:
@@ -203,7 +225,12 @@ def _in_memory(path: Path, kind: Kind, root: Path) -> CheckedRows:
     table = InMemoryTable(pa.concat_tables([schema.empty_table(), *tables]))
     lost = lost_images(path, checker, total)
     return CheckedRows(
-        table, _in_order(checker.problems), total, sorted(checker.ignored), lost, checker.numbers
+        table,
+        _in_order(checker.problems),
+        total,
+        sorted(checker.seen.ignored),
+        lost,
+        checker.numbers,
     )
 
 

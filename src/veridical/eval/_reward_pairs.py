@@ -34,7 +34,7 @@ def facts_to_tell(records: RecordSet, told: Told, seed: int) -> list[list[str]]:
         own = [list(lines or []) for lines in cells]
     if told != "other":
         return own
-    known, names = clusters(records), records.rows.with_format("arrow")["id"].to_pylist()
+    known, names = clusters(records), records.ids
     candidates = [index for index, lines in enumerate(own) if lines]
     if len({known[index] for index in candidates}) < 2:
         raise UserError("--facts other needs records with facts about different images.")

@@ -12,7 +12,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from veridical.runtime.errors import UserError
 
@@ -39,17 +39,25 @@ def write_texts_atomic(path: Path, texts: Iterable[str]) -> None:
     Raises:
         UserError: its folder is a file, or may not be written to, or the disk is full.
     """
+    with whole_file(path) as file:
+        file.writelines(text.encode() for text in texts)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, place: Path | None = None) -> Iterator[IO[bytes]]:
+    """A file to write to that becomes `path` at the block's end, synced; after an error nothing.
+
+    Args:
+        path: the file.
+        place: the folder, on the same disk, in which it lies until then; the file's own if None.
+
+    Raises:
+        UserError: its folder is a file, or may not be written to, or the disk is full.
+    """
+    descriptor, temporary = _new_file(path, place or path.parent)
     try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"{error.filename} is a file; name a folder to write to.") from error
-    except PermissionError as error:
-        raise UserError(f"{path.parent} may not be written to. Name another folder.") from error
-    try:
-        with writing(path), os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.writelines(texts)
+        with writing(path), os.fdopen(descriptor, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
@@ -57,6 +65,33 @@ def write_texts_atomic(path: Path, texts: Iterable[str]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: Path) -> None:
+    """Say at once that a file can't be written, before anything is made for it.
+
+    Raises:
+        UserError: its folder is a file, or takes no new file.
+    """
+    descriptor, temporary = _new_file(path, path.parent)
+    os.close(descriptor)
+    Path(temporary).unlink()
+
+
+def _new_file(path: Path, place: Path) -> tuple[int, str]:
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            place.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=place, prefix=f".{path.name}.")
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{error.filename} is a file; name a folder to write to.") from error
+    except OSError as error:  # its name is that of the temporary file
+        raise UserError(
+            f"{path} can't be written: {place} takes no new file ({error.strerror}). Name another "
+            "folder."
+        ) from error
+    return descriptor, temporary
 
 
 @contextlib.contextmanager

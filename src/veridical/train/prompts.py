@@ -79,7 +79,7 @@ def check_object_lists(judging: Judging, data: Path, kind: PromptKind, training:
         records = read_records(path, kind, training.images_root, training.max_bad_fraction)
         total += len(records.rows)
         for number, id, names in zip(
-            records.numbers, records.rows["id"], image_names(records.rows), strict=True
+            records.numbers, records.ids, image_names(records.rows), strict=True
         ):
             if listed_objects(Case(Prompt(id, (), ()), (), names), listed) is None:
                 known = f", image {', '.join(names)}" if any(names) else ""

@@ -318,6 +318,10 @@ def test_sentinels_context_begins_both_answers() -> None:
         "A street. A dog sits there.",
     )
     assert paths(record) == ["vg/1.jpg"]
+    assert record["answer_prefix"] == "A street."  # given, so without loss
+    assert "answer_prefix" not in only(
+        imported("sentinel", SENTINEL, rules=Rules(context="answer"))
+    )
     first = only(imported("sentinel", SENTINEL | {"context": ""}))
     assert text_of(first["chosen"]) == "A car stands there."
     dropped = only(imported("sentinel", SENTINEL, rules=Rules(context="drop")))
@@ -359,8 +363,51 @@ def test_hsa_dpo_severity_is_a_rating_and_the_number_names_the_image() -> None:
     record = only(imported("hsa-dpo", FIRST["hsa-dpo"]))
     assert record["ratings"] == [{"answer": "rejected", "aspect": "severity", "value": 2.5}]
     assert (paths(record), record["id"]) == (["12.jpg"], "12")
+    weighed = only(imported("hsa-dpo", FIRST["hsa-dpo"], rules=Rules(severity="weight")))
+    (weight,) = weighed["span_weights"]
+    assert (weight["answer"], weight["start"], weight["weight"]) == ("rejected", None, 2.5)
+    assert "ratings" not in weighed
     rules = Rules(severity="drop")
     assert "ratings" not in only(imported("hsa-dpo", FIRST["hsa-dpo"], rules=rules))
+
+
+def source_of(record: Row) -> Row:
+    told: Row = json.loads(record["source"])
+    return told
+
+
+def test_who_wrote_and_judged_is_told_where_a_set_says_so() -> None:
+    assert source_of(only(imported("rlhf-v", RLHF_V)))["rejected_by"] == "m"
+    told = source_of(only(imported("rlaif-v", RLAIF_V)))
+    assert (told["prompts"], told["chosen_by"], told["rejected_by"]) == ("coco", "m", "m")
+    broken = source_of(only(imported("rlaif-v", RLAIF_V | {"origin_split": "train"})))
+    assert (broken["prompts"], "chosen_by" in broken) == ("coco", False)
+    told = source_of(only(imported("llava-rlhf", PREFERRED)))
+    assert (told["chosen_by"], told["judge"]) == ("llava", "human")
+    told = source_of(imported("vlfeedback", VLFEEDBACK)[-1])
+    assert (told["judge"], told["responses_by"]) == ("gpt-4v", ["m-A", "m-B"])
+    pair = {"question": "Q?", "chosen": "A.", "rejected": "B.", "meta": '{"by": "x"}'}
+    rules = Rules(columns={"judge": "meta.by"})
+    told = source_of(only(imported("flat", pair | {"chosen_model": "y"}, rules=rules)))
+    assert (told["judge"], told["chosen_by"]) == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("tool", "row"),
+    [
+        ("llamafactory", {"conversations": [human("Q?")], "chosen": gpt("A."),
+                          "rejected": gpt("B.")}),
+        ("llamafactory", {"instruction": "Q?", "input": "", "chosen": "A.", "rejected": "B."}),
+        ("ms-swift", {"messages": [{"role": "user", "content": "Q?"},
+                                   {"role": "assistant", "content": "A."}],
+                      "rejected_response": "B."}),
+        ("trl", {"prompt": [{"role": "user", "content": "Q?"}],
+                 "chosen": [{"role": "assistant", "content": "A."}],
+                 "rejected": [{"role": "assistant", "content": "B."}]}),
+    ],
+)  # fmt: skip
+def test_files_of_other_tools_are_read_by_the_tools_name(tool: str, row: Row) -> None:
+    assert said(only(imported(tool, row))) == ("Q?", "A.", "B.")
 
 
 def test_mdpos_template_is_taken_off() -> None:

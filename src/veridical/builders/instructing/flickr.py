@@ -51,7 +51,11 @@ def flickr_talks(folder: Path, images: ImageFolder, prompts: Prompts) -> Gathere
                 name, folder / "Annotations" / f"{name}.xml", "boxes", f"unreadable: {error}"
             )
             continue
-        lines = [line for line in read_text(file).splitlines() if line.strip()]
+        try:
+            lines = [line for line in read_text(file).splitlines() if line.strip()]
+        except UserError as error:
+            found.skip(name, file, "sentence", str(error).rstrip("."))
+            continue
         marked = [line for line in lines if any(e in boxes for e, _ in _PHRASE.findall(line))]
         if not marked:
             found.skip(name, file, "sentence", "no sentence names anything that has a box")

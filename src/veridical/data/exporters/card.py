@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from veridical.data.importers.sets import NOT_STATED, SETS
+from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.files import read_json
 from veridical.runtime.progress import counted
 
@@ -158,30 +160,56 @@ def _source(name: str, rows: int) -> SourceRows:
 
 
 def _recipe(data: Path, about: Mapping[str, object]) -> list[str]:
-    steps = []
+    steps: list[str] = []
     imported = data.with_name(f"{data.name}.import.json")
     run = data.parent / "run.json"
     if imported.is_file():
-        one = read_json(imported)
-        revision = f" at {one['revision']}" if one["revision"] else ""
-        rules = {name: value for name, value in one["rules"].items() if value}
-        steps.append(
-            f"`veridical data import`: {counted(one['rows'], 'rows')} of "
-            f"{Path(one['source']).name}{revision} read as {one['set']}; "
-            f"{counted(one['records'], 'records')}, {one['left_out']} left out"
-            + (f"; rules `{json.dumps(rules)}`" if rules else "")
-        )
-        steps += [f"read: `{Path(n).name}`, SHA-256 `{h}`" for n, h in one["files"].items()]
+        steps += _imported(imported)
     elif run.is_file():
-        record = read_json(run)
-        options = record.get("configuration", {})
-        plain = {n: v for n, v in options.items() if isinstance(v, str | int | float | bool)}
-        plain = {n: v for n, v in plain.items() if "/" not in str(v)}
-        steps.append(f"`veridical {record.get('command')}` with `{json.dumps(plain)}`")
-        steps += [
-            f"read: {name}, SHA-256 `{one['sha256']}`"
-            for name, one in record.get("inputs", {}).items()
-        ]
+        steps += _built(run)
     left = about["left_out"]
     steps.append(f"`veridical data export`: {about['records']} records, {left} left out")
     return [*steps, f"the file of records that was exported: SHA-256 `{about['sha256']}`"]
+
+
+def _imported(path: Path) -> list[str]:
+    """What `FILE.import.json` says."""
+    with _as_written(path, "an import"):
+        one = read_json(path)
+        revision = f" at {one['revision']}" if one["revision"] else ""
+        rules = {name: value for name, value in one["rules"].items() if value}
+        step = (
+            f"`veridical data import`: {counted(int(one['rows']), 'rows')} of "
+            f"{Path(one['source']).name}{revision} read as {one['set']}; "
+            f"{counted(int(one['records']), 'records')}, {one['left_out']} left out"
+            + (f"; rules `{json.dumps(rules)}`" if rules else "")
+        )
+        return [step, *(f"read: `{Path(n).name}`, SHA-256 `{h}`" for n, h in one["files"].items())]
+
+
+def _built(path: Path) -> list[str]:
+    """What a build's `run.json` says."""
+    with _as_written(path, "a build"):
+        record = read_json(path)
+        options = record.get("configuration", {}).items()
+        plain = {n: v for n, v in options if isinstance(v, str | int | float | bool)}
+        plain = {n: v for n, v in plain.items() if "/" not in str(v)}
+        hashes = {n: one.get("sha256") for n, one in record.get("inputs", {}).items()}
+        step = f"`veridical {record.get('command')}` with `{json.dumps(plain)}`"
+        return [step, *(f"read: {n}, SHA-256 `{h}`" for n, h in hashes.items() if h)]
+
+
+@contextlib.contextmanager
+def _as_written(path: Path, who: str) -> Iterator[None]:
+    """Name a file that anybody may have edited, where a field is missing or of another form.
+
+    Raises:
+        UserError: it is.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not as {who} writes it ({type(error).__name__}: {reason_of(error)}). "
+            "Restore it, or move it away: the card then leaves out how the set was made."
+        ) from error

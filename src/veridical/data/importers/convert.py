@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,11 +15,20 @@ from veridical.data.importers.shapes import SHAPES
 from veridical.data.importers.sources import Place
 from veridical.data.importers.templates import without_template
 from veridical.data.record_names import IMAGES, image_column, with_own_names
-from veridical.data.record_rows import TAG, Kind, RowError, known_fields
+from veridical.data.record_rows import TAG, Kind, LeftOutError, RowError, known_fields
+from veridical.runtime.files import JSON_ERRORS, parse_json
 
 SHORT = 2000
 """Characters of a text that is kept in `source`."""
 VIDEOS = ("video", "videos")
+FACTORS = {
+    "chosen_by": ("chosen_by", "chosen_model"),
+    "rejected_by": ("rejected_by", "rejected_model"),
+    "judge": ("judge", "judge_model"),
+    "prompts": ("prompts",),
+}
+"""Factors that `build compose` knows, to the columns in which sets name them."""
+BY_RESPONSE = "responses_by"
 _STAY = ("id", "image_id")
 """Columns that keep their own meaning when another is read from them."""
 
@@ -42,20 +52,21 @@ def convert(
         yield RowError("row", f"not a JSON object but {type(row).__name__}")
         return
     if one.leave_out is not None and row.get(one.leave_out[0]):
-        yield RowError(*one.leave_out)
+        yield LeftOutError(*one.leave_out)
         return
     try:
         held = unpacked(row)
         whole = renamed({n: v for n, v in row.items() if n != COLUMN}, rules.columns or {})
         if any(whole.get(name) for name in VIDEOS) and not any(whole.get(name) for name in IMAGES):
-            raise RowError("video", "videos are not read")
+            raise LeftOutError("video", "videos are not read")
         whole |= {name: _as_object(whole.get(name)) for name in one.printed}
         _take_ratings(whole, one)
+        factors = _factors(whole, one)
         for made in SHAPES[one.shape].rows(whole, rules, kind):
             if isinstance(made, RowError):
                 yield made
             else:
-                yield finished(made, held, place, one, rules, kind)
+                yield finished(factors | made, held, place, one, rules, kind)
     except RowError as error:
         yield error
 
@@ -73,17 +84,36 @@ def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any
     """
     found = dict(row)
     for ours, theirs in columns.items():
-        value: Any = row
-        for part in [theirs] if theirs in row else theirs.split("."):
-            if value is None:
-                break  # an object that is null has nothing in it
-            if not isinstance(value, Mapping) or part not in value:
-                raise RowError(ours, f"the row has no column {theirs}")
-            value = value[part]
+        value = looked_up(row, ours, theirs)
         if theirs not in _STAY:
             found.pop(theirs, None)
         found[ours] = value
     return found
+
+
+def looked_up(row: Mapping[str, Any], ours: str, theirs: str) -> Any:
+    """The value of a column, or at a place such as `a.b` in one that holds an object.
+
+    Raises:
+        RowError: there is none; it is of the field `ours`.
+    """
+    value: Any = row
+    for part in [theirs] if theirs in row else theirs.split("."):
+        if value is None:
+            return None  # an object that is null has nothing in it
+        if isinstance(value, str):
+            value = _parsed(value)
+        if not isinstance(value, Mapping) or part not in value:
+            raise RowError(ours, f"the row has no column {theirs}")
+        value = value[part]
+    return value
+
+
+def _parsed(text: str) -> object:
+    try:
+        return parse_json(text)
+    except JSON_ERRORS:
+        return None
 
 
 def finished(
@@ -122,12 +152,13 @@ def finished(
     row = {name: value for name, value in row.items() if value is not None} | dict(held or {})
     if own:
         return {name: value for name, value in row.items() if name in known_fields(kind)}
+    told: dict[str, object] = {"set": one.name, "file": place.file, "row": place.row}
+    told |= {name: row.pop(name) for name in (*FACTORS, BY_RESPONSE) if name in row}
     extra = {
         name: value
         for name, value in row.items()
         if name not in known_fields(kind) and _is_short(value) and not image_column(name, value)
     }
-    told: dict[str, object] = {"set": one.name, "file": place.file, "row": place.row}
     told |= {"columns": extra} if extra else {}
     kept = {name: value for name, value in row.items() if name not in extra}
     return kept | {"source": json.dumps(told, ensure_ascii=False, sort_keys=True)}
@@ -141,6 +172,19 @@ def _as_object(value: object) -> object:
         return ast.literal_eval(value.strip())
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return value
+
+
+def _factors(row: dict[str, Any], one: NamedSet) -> dict[str, object]:
+    """Where the prompt and the answers are from and who judged them, as far as that is known."""
+    found: dict[str, object] = dict(one.factors)
+    for factor, column in one.factor_columns.items():
+        with contextlib.suppress(RowError):
+            found[factor] = looked_up(row, factor, column)
+    for factor, names in FACTORS.items():
+        name = next((name for name in names if isinstance(row.get(name), str)), None)
+        if name is not None:
+            found[factor] = row.pop(name)
+    return {factor: value for factor, value in found.items() if isinstance(value, str) and value}
 
 
 def _take_ratings(row: dict[str, Any], one: NamedSet) -> None:
@@ -157,7 +201,7 @@ def _take_ratings(row: dict[str, Any], one: NamedSet) -> None:
 
 
 def _begin_answers(row: dict[str, Any], rules: Rules) -> None:
-    """Put a given beginning before both answers: what they share cancels out in DPO's loss."""
+    """Put a given beginning before both answers."""
     if rules.context is None:
         return  # it may be anything
     beginning = row.pop("context", None)
@@ -167,13 +211,20 @@ def _begin_answers(row: dict[str, Any], rules: Rules) -> None:
         if not isinstance(row.get(name), str) or not isinstance(beginning, str):
             raise RowError("context", f"can't begin {name}, as one of them is no text")
         row[name] = f"{beginning.rstrip()} {row[name].lstrip()}".lstrip()
+    if rules.context == "prefix":
+        row["answer_prefix"] = beginning.strip()
 
 
 def _rate_severity(row: dict[str, Any], rules: Rules) -> None:
     severity = row.pop("severity", None)
-    if severity is not None and rules.severity != "drop":
-        rating = {"answer": "rejected", "aspect": "severity", "value": severity}
-        row["ratings"] = [*(row.get("ratings") or []), rating]
+    if severity is None or rules.severity == "drop":
+        return
+    if rules.severity == "weight":
+        weight = {"answer": "rejected", "weight": severity}
+        row["span_weights"] = [*(row.get("span_weights") or []), weight]
+        return
+    rating = {"answer": "rejected", "aspect": "severity", "value": severity}
+    row["ratings"] = [*(row.get("ratings") or []), rating]
 
 
 def _locate(row: dict[str, object], rules: Rules) -> None:

@@ -11,6 +11,9 @@ from veridical.data.record_rows import Kind, RowError
 
 SUMMARY = "question, chosen and rejected answer in columns of their own"
 
+READS: tuple[str, ...] = ()
+"""Columns that the shape has by names of its own."""
+
 
 def fits(row: Mapping[str, object]) -> Fit | None:
     """Why a row is of this shape."""

@@ -18,6 +18,9 @@ from veridical.data.record_rows import Kind, PartError, RowError, response_name
 SUMMARY = "several responses to a prompt, with ratings or a ranking"
 RANKINGS = ("human_ranking", "ranking")
 
+READS: tuple[str, ...] = ("completions", "response", "models", *RANKINGS)
+"""Columns that the shape has by names of its own."""
+
 
 def fits(row: Mapping[str, object]) -> Fit | None:
     """Why a row is of this shape."""
@@ -62,6 +65,8 @@ def rows(row: Mapping[str, Any], rules: Rules, kind: Kind) -> Iterator[dict[str,
     if not texts:
         raise RowError("completions", "no response has a text")
     rest.setdefault("models", ", ".join(str(model) for model in models if model))
+    if any(models):
+        rest["responses_by"] = [str(model) if model else None for model in models]
     yield rest | {"responses": texts, "ratings": ratings}
 
 
@@ -78,6 +83,7 @@ def _ranked(row: Mapping[str, Any], ranking: str) -> dict[str, Any]:
     models = row.get("models")
     if isinstance(models, list) and len(models) == len(answers):
         rest["models"] = ", ".join(str(models[number]) for number in order)
+        rest |= {"chosen_by": models[order[0]], "rejected_by": models[order[1]]}
     pair = {"chosen": answers[order[0]], "rejected": answers[order[1]]}
     more = [answers[number] for number in order[2:]]
     return rest | pair | ({"more_rejected": more} if more else {})

@@ -28,9 +28,22 @@ def imported(
         rules: to convert by, with those of `one` in them.
         kind: of the records.
     """
+    yield from converted(whole_rows(rows, one, rules), one, rules, kind)
+
+
+def whole_rows(
+    rows: Iterable[tuple[Place, object]], one: NamedSet, rules: Rules
+) -> Iterator[tuple[Place, object]]:
+    """Rows of one prompt each: of a set with a response a row, some put together."""
+    yield from gathered(rows, one, rules.columns or {}) if one.together else rows
+
+
+def converted(
+    rows: Iterable[tuple[Place, object]], one: NamedSet, rules: Rules, kind: Kind
+) -> Iterator[tuple[Place, dict[str, object] | RowError]]:
+    """What `whole_rows` gave as rows for the reader of records, each by itself."""
     if one.together:
-        rows = gathered(rows, one, rules.columns or {})
-        rules = dataclasses.replace(rules, columns={})
+        rules = dataclasses.replace(rules, columns={})  # they are renamed by now
     for place, row in rows:
         for made in convert(row, place, one, rules, kind):
             yield place, made

@@ -15,6 +15,9 @@ from veridical.runtime.randomness import generator
 SUMMARY = "lists of `chosen` and of `rejected` answers by the id of an image"
 _SIDES = ("chosen", "rejected")
 
+READS: tuple[str, ...] = ("image_id",)
+"""Columns that the shape has by names of its own."""
+
 
 def fits(row: Mapping[str, object]) -> Fit | None:
     """Why a row is of this shape."""

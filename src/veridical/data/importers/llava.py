@@ -8,6 +8,7 @@ LLaVA-Instruct's own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from veridical.data.importers.rules import Fit, Rules
@@ -19,6 +20,15 @@ _OUTPUTS = (("output_1", "output_2"), ("answer_1", "answer_2"))
 _WITH_EXPECTED = range(2, 8)
 """LLaVA-RLHF's `caption_type` of questions whose answer is a letter (2 to 5), or yes or no (6 and
 7). Types 6 and 7 are each other's opposites in the released file, so the answer is the record's."""
+
+READS: tuple[str, ...] = (
+    "conversations",
+    "rejected_conversations",
+    "preference",
+    "caption_type",
+    *chain(*_OUTPUTS),
+)
+"""Columns that the shape has by names of its own."""
 
 
 def fits(row: Mapping[str, object]) -> Fit | None:

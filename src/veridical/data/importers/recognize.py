@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from veridical.data.importers.sets import SETS, NamedSet
 from veridical.data.importers.shapes import SHAPES
+from veridical.data.record_rows import Kind, RowError, known_fields
 from veridical.runtime.errors import UserError
 
 FIRST_ROWS = 20
 AUTO = "auto"
 AS_ASKED = "as asked"
+TOOLS = ("trl", "llamafactory", "ms-swift")
+"""Tools whose files have one of several shapes and kinds."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,12 @@ class Recognized:
     reason: str
 
 
-def recognize(rows: Sequence[object]) -> Recognized | None:
+def recognize(rows: Sequence[object], sets: bool = True) -> Recognized | None:
     """What the first rows of a file are, by their columns and by what these hold.
 
     Args:
         rows: as they lie in the file; those that are no objects don't count.
+        sets: whether they may be of a published set; else they are only of a shape.
 
     Returns:
         None where they are of no known shape.
@@ -35,7 +39,7 @@ def recognize(rows: Sequence[object]) -> Recognized | None:
     if not objects:
         return None
     columns = set.intersection(*({str(name) for name in row} for row in objects))
-    for one in SETS.values():
+    for one in SETS.values() if sets else ():
         if one.columns and one.columns <= columns and _fits(one, objects[0]):
             return Recognized(one, f"its rows have {', '.join(sorted(one.columns))}")
     return next(filter(None, (_of_shape(name, objects) for name in SHAPES)), None)
@@ -66,44 +70,71 @@ def find_set(name: str, rows: Sequence[object], source: str) -> Recognized:
     """
     if name in SETS:
         return Recognized(SETS[name], AS_ASKED)
+    if name in TOOLS:
+        one = recognize(rows, sets=False)
+        if one is not None:
+            return Recognized(replace(one.taken_for, name=name), one.reason)
+        raise _unknown(rows, source)
     if name in SHAPES:
         objects = [row for row in rows if isinstance(row, Mapping)]
         found = _of_shape(name, objects)
         return found or Recognized(NamedSet(name, name, "preference"), AS_ASKED)
     if name != AUTO:
-        known = ", ".join([AUTO, *SETS, *SHAPES])
+        known = ", ".join([AUTO, *SETS, *TOOLS, *SHAPES])
         raise UserError(f"--as {name} is no known set or shape; choose of {known}.")
     found = recognize(rows)
     if found is None:
-        first = next((row for row in rows if isinstance(row, Mapping)), {})
-        columns = ", ".join(map(str, first)) or "none: its rows are no objects"
-        raise UserError(
-            f"The rows of {source} are of no known shape. Their columns: {columns}. Name them with "
-            "--columns, such as --columns prompt=QUESTION chosen=BETTER rejected=WORSE, and "
-            "--as flat."
-        )
+        raise _unknown(rows, source)
     return found
 
 
-def mapping(row: Mapping[str, object], made: Mapping[str, object]) -> dict[str, str]:
-    """Which column of a foreign row each field of ours holds, as far as it holds one as it is.
+def _unknown(rows: Sequence[object], source: str) -> UserError:
+    first = next((row for row in rows if isinstance(row, Mapping)), {})
+    columns = ", ".join(map(str, first)) or "none: its rows are no objects"
+    return UserError(
+        f"The rows of {source} are of no known shape. Their columns: {columns}. Name them with "
+        "--columns, such as --columns prompt=QUESTION chosen=BETTER rejected=WORSE, and "
+        "--as flat."
+    )
+
+
+def mapping(
+    row: Mapping[str, object],
+    kind: Kind,
+    made_of: Callable[[Mapping[str, object]], Sequence[Mapping[str, object] | RowError]],
+) -> dict[str, list[str]]:
+    """Which columns of a foreign row each field of ours is read from.
+
+    A field is read from a column if it is another one with other texts in the column, or, where
+    these change nothing, without it. Under "" are columns without which there is no record.
 
     Args:
-        row: as it lies in the file.
-        made: what it was converted to.
+        row: as it lies in the file; it can be converted.
+        kind: of the record.
+        made_of: converts it.
     """
-    found = {}
-    for ours, value in made.items():
-        bare = _bare(value)
-        theirs = [name for name, other in row.items() if other in (value, bare) and bare]
-        if theirs and ours != "source":
-            found[ours] = ours if ours in theirs else theirs[0]
-    return found
+
+    def fields(changed: Mapping[str, object]) -> dict[str, object]:
+        first = next((one for one in made_of(changed) if not isinstance(one, RowError)), {})
+        read = known_fields(kind) - {"source"}  # which repeats whatever there is
+        return {name: value for name, value in first.items() if name in read and value is not None}
+
+    whole = fields(row)
+    found: dict[str, list[str]] = {}
+    for column, value in row.items():
+        other = fields({**row, column: _otherwise(value)})
+        if not other or other == whole:
+            other = fields({name: value for name, value in row.items() if name != column})
+        changed = [ours for ours in whole if whole[ours] != other.get(ours)] if other else [""]
+        for ours in changed:
+            found.setdefault(ours, []).append(column)
+    return dict(sorted(found.items()))
 
 
-def _bare(value: object) -> object:
-    """A value that was put into a list or into a message."""
-    if isinstance(value, list) and len(value) == 1:
-        one = value[0]
-        return one.get("content", one) if isinstance(one, Mapping) else one
-    return value
+def _otherwise(value: object, key: str = "value") -> object:
+    """The value with every text in it changed, but for those that say what a turn or block is."""
+    if isinstance(value, str) and key in ("value", "content", "text", "response", "path"):
+        return f"{value} "[::-1]
+    if isinstance(value, Mapping):
+        return {name: _otherwise(one, str(name)) for name, one in value.items()}
+    return [_otherwise(one, key) for one in value] if isinstance(value, list) else value

@@ -32,8 +32,9 @@ class Rules:
 
     Attributes:
         columns: OURS=THEIRS, such as `chosen=y_win`, for column names that are not known;
-            `images=meta.file` looks inside an object. Ours: id, images, prompt, chosen, rejected,
-            messages, responses, context, severity, and the other columns of the kind.
+            `images=meta.file` looks inside an object, or inside a text that is one in JSON. Ours:
+            id, images, prompt, chosen, rejected, messages, responses, context, severity, the other
+            columns of the kind, and the factors chosen_by, rejected_by, judge, prompts.
         images: `copy` stores bytes in Parquet, and copies files beside a `.jsonl` unless they are
             under its folder; `refer` makes a `.jsonl` point to the original files below
             --images-root (set it again to read the file); `drop` reads only the texts, for a set
@@ -48,9 +49,11 @@ class Rules:
         turn_marks: two texts that begin a user's and an assistant's turn in a prompt that holds
             a whole chat template, such as `USER: ASSISTANT:`. Text before the first mark, and
             end tokens, are removed.
-        context: use of a `context` that begins the answer: `answer` puts it before both
-            answers, where it cancels out in DPO's loss; `drop` leaves it out.
-        severity: keep a rejected answer's `severity` as a `rating`, or `drop` it.
+        context: use of a `context` that begins the answer: `prefix` puts it before both answers
+            and into `answer_prefix`, so that it is given and carries no loss; `answer` only puts it
+            before them, where it cancels out in DPO's loss; `drop` leaves it out.
+        severity: keep a rejected answer's `severity` as a `rating`, as the `weight` of that
+            answer's log-probabilities (`span_weights`), or `drop` it.
         questions: questions for rows without one; if several, one is drawn by seed.
     """
 
@@ -60,8 +63,8 @@ class Rules:
     image_path: str | None = None
     image_table: Path | None = None
     turn_marks: list[str] | None = None
-    context: Literal["answer", "drop"] | None = None
-    severity: Literal["rating", "drop"] | None = None
+    context: Literal["prefix", "answer", "drop"] | None = None
+    severity: Literal["rating", "weight", "drop"] | None = None
     questions: list[str] | None = None
 
     def over(self, default: Rules) -> Rules:

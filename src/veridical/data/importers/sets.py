@@ -10,6 +10,7 @@ from veridical.data.record_rows import Kind
 
 NON_COMMERCIAL = "CC BY-NC 4.0"
 NOT_STATED = "not stated"
+INSTRUCT = "llava-instruct"
 FIVE = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
 
@@ -32,6 +33,8 @@ class NamedSet:
         ratings: columns of ratings: the answer that each is of ("" for the row's own response)
             and the aspect.
         printed: columns that may hold an object as Python prints it.
+        factors: what is true of all its rows: `chosen_by`, `rejected_by`, `judge`, `prompts`.
+        factor_columns: the columns that say so of each row; `a.b` is `b` within `a`.
     """
 
     name: str
@@ -46,6 +49,8 @@ class NamedSet:
     together: tuple[str, ...] = ()
     ratings: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     printed: tuple[str, ...] = ()
+    factors: Mapping[str, str] = field(default_factory=dict)
+    factor_columns: Mapping[str, str] = field(default_factory=dict)
 
 
 def _columns(names: str) -> frozenset[str]:
@@ -56,25 +61,36 @@ def _rules(**columns: str) -> Rules:
     return Rules(columns=columns)
 
 
+_OF_MODEL = {
+    "prompts": "origin_dataset",
+    "chosen_by": "origin_split.model",
+    "rejected_by": "origin_split.model",
+}
+"""One model wrote both answers."""
 _SETS = (
     NamedSet(
         "povid", "llava", "preference", _columns("conversations rejected_conversations"),
         hub="YiyangAiLab/POVID_preference_data_for_VLLMs", license="CC BY 4.0",
+        factors={"prompts": INSTRUCT, "chosen_by": INSTRUCT, "rejected_by": "gpt-4v"},
     ),
     NamedSet(
         "rlhf-v", "text-json", "preference", _columns("text origin_dataset origin_split"),
         hub="openbmb/RLHF-V-Dataset", license=NON_COMMERCIAL,
+        factors={"chosen_by": "human", "judge": "human"},
+        factor_columns={"prompts": "origin_dataset", "rejected_by": "origin_split.model"},
     ),
     NamedSet(
         "rlaif-v", "flat", "preference",
         _columns("question chosen rejected origin_dataset origin_split"),
         hub="openbmb/RLAIF-V-Dataset", license=NON_COMMERCIAL,
-        note="the set of TPO has the same columns",
+        note="the set of TPO has the same columns", factor_columns=_OF_MODEL,
     ),
-    NamedSet("tpo", "flat", "preference", hub="helehan/topic-overwrite"),
+    NamedSet(
+        "tpo", "flat", "preference", hub="helehan/topic-overwrite", factor_columns=_OF_MODEL
+    ),
     NamedSet(
         "vlfeedback", "groups", "sample", _columns("completions prompt models"),
-        hub="MMInstruction/VLFeedback",
+        hub="MMInstruction/VLFeedback", factors={"judge": "gpt-4v"},
         note="pairs by the rule of Silkie: `veridical build pairs FILE --rule all --margin 0 "
         "--aspects Helpfulness \"Ethical Considerations\" \"Visual Faithfulness\"`",
     ),
@@ -83,6 +99,9 @@ _SETS = (
         _columns("conversations output_1 output_2 preference"),
         hub="zhiqings/LLaVA-Human-Preference-10K", license="Apache-2.0",
         note="the last answer in conversations is LLaVA-Instruct's, and is replaced",
+        factors={
+            "prompts": INSTRUCT, "chosen_by": "llava", "rejected_by": "llava", "judge": "human"
+        },
     ),
     NamedSet(
         "llava-rlhf-ppo", "llava", "prompt", _columns("conversations captions caption_type"),
@@ -122,9 +141,9 @@ _SETS = (
     ),
     NamedSet(
         "sentinel", "flat", "preference", _columns("question context y_win y_lose image_path"),
-        rules=Rules(columns={"chosen": "y_win", "rejected": "y_lose"}, context="answer"),
+        rules=Rules(columns={"chosen": "y_win", "rejected": "y_lose"}, context="prefix"),
         hub="psp-dada/SENTINEL", license="Apache-2.0 (of the code)",
-        note="context begins both answers",
+        note="context begins both answers and carries no loss",
     ),
     NamedSet(
         "ha-dpo", "lists", "preference",
@@ -143,7 +162,9 @@ _SETS = (
         rules=Rules(
             columns={"images": "id", "severity": "rejected_score"}, image_path="{id}.jpg"
         ),
-        hub="WenyiXiao/HSA-DPO", note="images are named by the row's number",
+        hub="WenyiXiao/HSA-DPO",
+        note="images are named by the row's number; --severity weight makes the severity the "
+        "rejected answer's weight",
     ),
     NamedSet(
         "mdpo", "flat", "preference", _columns("img_path prompt chosen rejected"),
@@ -152,12 +173,14 @@ _SETS = (
     NamedSet(
         "helpsteer", "groups", "sample", _columns(f"prompt response {' '.join(FIVE)}"),
         hub="nvidia/HelpSteer", license="CC BY 4.0", together=("prompt",),
+        factors={"judge": "human"},
         ratings={name: ("", name.capitalize()) for name in FIVE},
         note="text only; HelpSteer2 has the same columns; `veridical build pairs` makes pairs",
     ),
     NamedSet(
         "helpsteer2", "groups", "sample",
         hub="nvidia/HelpSteer2", license="CC BY 4.0", together=("prompt",),
+        factors={"judge": "human"},
         ratings={name: ("", name.capitalize()) for name in FIVE},
     ),
     NamedSet(

@@ -20,23 +20,25 @@ class Shape:
         summary: what a row looks like, in half a sentence.
         fits: a row to why it is of this shape and the kind of its records, None if it isn't.
         rows: a row to rows under our own names, or to what is wrong with a part of it.
+        reads: columns that it has by names of its own.
     """
 
     name: str
     summary: str
     fits: Callable[[Mapping[str, object]], Fit | None]
     rows: Callable[[Mapping[str, Any], Rules, Kind], Iterable[dict[str, Any] | RowError]]
+    reads: tuple[str, ...] = ()
 
 
 SHAPES: dict[str, Shape] = {
     shape.name: shape
     for shape in (
-        Shape("text-json", text_json.SUMMARY, text_json.fits, text_json.rows),
-        Shape("sharegpt", sharegpt.SUMMARY, sharegpt.fits, sharegpt.rows),
-        Shape("llava", llava.SUMMARY, llava.fits, llava.rows),
-        Shape("groups", groups.SUMMARY, groups.fits, groups.rows),
-        Shape("lists", lists.SUMMARY, lists.fits, lists.rows),
-        Shape("flat", flat.SUMMARY, flat.fits, flat.rows),
+        Shape("text-json", text_json.SUMMARY, text_json.fits, text_json.rows, text_json.READS),
+        Shape("sharegpt", sharegpt.SUMMARY, sharegpt.fits, sharegpt.rows, sharegpt.READS),
+        Shape("llava", llava.SUMMARY, llava.fits, llava.rows, llava.READS),
+        Shape("groups", groups.SUMMARY, groups.fits, groups.rows, groups.READS),
+        Shape("lists", lists.SUMMARY, lists.fits, lists.rows, lists.READS),
+        Shape("flat", flat.SUMMARY, flat.fits, flat.rows, flat.READS),
     )
 }
 """By name; `auto` tries them in this order. A `meta.json` names files whose rows are of these."""

@@ -14,6 +14,9 @@ from veridical.data.record_rows import Kind, RowError
 SUMMARY = "turns that end with a question, with `chosen` and `rejected` as one turn each"
 _TURNS = ("conversations", "messages")
 
+READS: tuple[str, ...] = (*_TURNS, "system")
+"""Columns that the shape has by names of its own."""
+
 
 def fits(row: Mapping[str, object]) -> Fit | None:
     """Why a row is of this shape."""

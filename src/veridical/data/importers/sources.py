@@ -10,7 +10,7 @@ import datasets
 from huggingface_hub import HfApi
 
 from veridical.data.importers import meta, webdataset
-from veridical.data.record_files import stream_rows
+from veridical.data.record_files import count_rows, stream_rows
 from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.hub import can_look_up, hub_host, looks_like_path
 
@@ -37,6 +37,7 @@ class Source:
         root: the folder that paths of images are relative to.
         files: the local files that are read; none for a set on the hub.
         revision: the commit on the hub; empty for local files.
+        total: counts the rows, for the time left; None where only reading them would say.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Source:
     root: Path
     files: tuple[Path, ...] = ()
     revision: str = ""
+    total: Callable[[], int | None] = lambda: None
 
 
 def open_source(name: str, config: str | None, split: str, revision: str | None) -> Source:
@@ -64,7 +66,9 @@ def open_source(name: str, config: str | None, split: str, revision: str | None)
             raise UserError(f"{path} must end in {', '.join(SUFFIXES)}, or be a folder.")
         if meta.is_meta(path):
             return _open_meta(path)
-        return Source(name, lambda: _of_file(path), path.parent, (path,))
+        return Source(
+            name, lambda: _of_file(path), path.parent, (path,), total=lambda: _total([path])
+        )
     if path.is_dir():
         return _open_folder(path, config, split)
     if looks_like_path(name):
@@ -83,7 +87,15 @@ def _open_meta(path: Path) -> Source:
             for number, row in meta.meta_rows(one):
                 yield Place(str(one.annotation), number), row
 
-    return Source(str(path), rows, path.parent, (path, *(one.annotation for one in parts)))
+    annotations = [one.annotation for one in parts]
+    return Source(
+        str(path), rows, path.parent, (path, *annotations), total=lambda: _total(annotations)
+    )
+
+
+def _total(files: Sequence[Path]) -> int | None:
+    counts = [None if file.suffix.lower() == ".tar" else count_rows(file) for file in files]
+    return None if None in counts else sum(count or 0 for count in counts)
 
 
 def _of_file(path: Path) -> Iterator[tuple[Place, object]]:
@@ -107,7 +119,9 @@ def _open_folder(path: Path, config: str | None, split: str) -> Source:
         raise UserError(f"{path} holds no {', '.join(SUFFIXES)} file.")
     shards = all(file.suffix.lower() == ".tar" for file in files)
     if (len(files) == 1 or shards) and config is None:
-        return Source(str(path), lambda: _of_files(files), path, (*files,))
+        return Source(
+            str(path), lambda: _of_files(files), path, (*files,), total=lambda: _total(files)
+        )
     return Source(str(path), lambda: _of_datasets(str(path), config, split, None), path, (*files,))
 
 
@@ -132,7 +146,7 @@ def _of_datasets(
         rows = datasets.load_dataset(name, config, split=split, revision=revision, streaming=True)
         for number, row in enumerate(rows.decode(False), start=1):
             yield Place(name, number), row
-    except GeneratorExit:
+    except (GeneratorExit, MemoryError, UserError):
         raise
     except Exception as error:  # of whatever the set's files lead to
         raise UserError(

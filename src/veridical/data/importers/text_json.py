@@ -11,6 +11,9 @@ from veridical.runtime.files import JSON_ERRORS, error_in_words, parse_json
 
 SUMMARY = "a column `text` that holds JSON with question, chosen and rejected"
 
+READS: tuple[str, ...] = ("text",)
+"""Columns that the shape has by names of its own."""
+
 
 def fits(row: Mapping[str, object]) -> Fit | None:
     """Why a row is of this shape."""

@@ -150,7 +150,7 @@ def render_rows(
             origins[group.id] = origin
         skipped += refused
         files |= {group.id: number for group, _ in found}
-        taken |= {str(id) for id in records.rows["id"]}
+        taken |= set(records.ids)
     groups = _even_out(groups)
     limit = training.max_length or _own_limit(policy)
     checked = check_lengths(policy, groups, limit)

@@ -1,0 +1,134 @@
+"""What an import says: what the set was taken for, its columns, records, and what is left out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from veridical.builders.importing.conversion import Conversion
+from veridical.data.importers.recognize import AS_ASKED, mapping
+from veridical.data.messages import text_of
+from veridical.data.record_types import CheckedRow, ImageCell
+from veridical.runtime.progress import counted, part_of
+from veridical.runtime.run_files import SkippedRow
+
+FEW = 5
+"""Reasons that a message of one line names."""
+_PARTICULAR = re.compile(r"\S*[\d/]\S*")
+
+
+def reasons_of(listed: Sequence[SkippedRow]) -> list[str]:
+    """Why rows were left out, the commonest reason first, with the first row of each."""
+    reasons: Counter[tuple[str, str]] = Counter()
+    example: dict[tuple[str, str], SkippedRow] = {}
+    for row in listed:
+        key = (row["field"], _PARTICULAR.sub("...", row["reason"]))
+        reasons[key] += 1
+        example.setdefault(key, row)
+    return [
+        f"{count} x {key[0]}: {example[key]['reason']} (first: row {example[key]['row']})"
+        for key, count in reasons.most_common()
+    ]
+
+
+def few_reasons(listed: Sequence[SkippedRow]) -> str:
+    """The commonest reasons, for a message of one line."""
+    told = reasons_of(listed)
+    return "; ".join(told[:FEW]) + (f"; and {len(told) - FEW} more" * (len(told) > FEW))
+
+
+def told_before(work: Conversion, first: Sequence[object]) -> Iterator[str]:
+    """What a set is read as, why, and from which columns its records are made.
+
+    Args:
+        work: that will convert it.
+        first: its first rows.
+    """
+    one, reason = work.found.taken_for, work.found.reason
+    about = "" if reason == AS_ASKED else f": {reason}"
+    yield f"Read as {one.name} (shape {one.shape}){about}. It becomes {work.kind} records."
+    if one.note:
+        yield f"Note: {one.note}."
+    read = columns_read(work, first)
+    if read:
+        told = [f"{ours} from {', '.join(theirs)}" for ours, theirs in read.items() if ours]
+        told += [f"and {', '.join(read[''])}"] if read.get("") else []
+        yield f"Read: {'; '.join(told)}."
+
+
+def columns_read(work: Conversion, first: Sequence[object]) -> dict[str, list[str]]:
+    """Each field of ours with the columns that it changes with, by the first row that converts."""
+    for row in first:
+        if isinstance(row, Mapping) and any(isinstance(one, dict) for one in work.made_of(row)):
+            return mapping(row, work.kind, work.made_of)
+    return {}
+
+
+def told_after(work: Conversion, first: Sequence[object]) -> Iterator[str]:
+    """How many records came out, and all reasons why others did not."""
+    report, read = work.report, columns_read(work, first)
+    yield f"{counted(work.read, 'rows')} gave {counted(report.made, 'records')}."
+    unread = report.seen.ignored - {name for theirs in read.values() for name in theirs}
+    if unread:
+        yield f"Not used: {', '.join(sorted(unread))}."
+    if report.by_rule:
+        yield f"{counted(len(report.by_rule), 'rows')} left out by the set's own rule:"
+        yield from _indented(report.by_rule)
+    if report.skipped:
+        whole = report.made + len(report.skipped)
+        yield f"{part_of(len(report.skipped), whole, 'records', 'is', 'are')} left out:"
+        yield from _indented(report.skipped)
+    if report.parts:
+        yield f"Records are made without {len(report.parts)} of their responses or ratings:"
+        yield from _indented(report.parts)
+    if report.silent:
+        places = part_of(len(report.silent), report.made, "records", "has", "have")
+        yield f"{places} no text in the last question (first: row {report.silent[0]['row']})."
+
+
+def shown(records: Sequence[CheckedRow]) -> Iterator[str]:
+    """Some records, each on a line."""
+    for record in records:
+        told: dict[str, object] = {"id": record["id"]}
+        told["images"] = [_image(one) for one in record["images"]]
+        told |= {
+            name: text_of(record[name])[:200]
+            for name in ("prompt", "messages", "chosen", "rejected")
+            if name in record
+        }
+        if "responses" in record:
+            told["responses"] = [text_of(one)[:100] for one in record["responses"]]
+        yield json.dumps(told, ensure_ascii=False)
+
+
+def is_refused(work: Conversion, most: float) -> bool:
+    """Whether no record, or too small a share of the records, could be made."""
+    bad, made = len(work.report.skipped), work.report.made
+    return not made or bad > most * (made + bad)
+
+
+def too_many(work: Conversion, most: float, kept: Path | None) -> str:
+    """Why a set is refused of which too many records can't be made."""
+    report = work.report
+    left = [*report.skipped, *report.by_rule, *report.parts]
+    if not report.made:
+        return f"{work.source.name}: no row can be used. {few_reasons(left)}."
+    whole = report.made + len(report.skipped)
+    again = f" What was converted is kept in {kept}, so that goes fast." if kept else ""
+    return (
+        f"{work.source.name}: {part_of(len(report.skipped), whole, 'records')} can't be made, more "
+        f"than --max-bad-fraction {most:g} allows: {few_reasons(report.skipped)}.\n"
+        f"Fix them, or set --max-bad-fraction higher.{again}"
+    )
+
+
+def _indented(listed: Sequence[SkippedRow]) -> Iterator[str]:
+    return (f"  {reason}" for reason in reasons_of(listed))
+
+
+def _image(image: ImageCell) -> str:
+    held = image["bytes"]
+    return str(image["path"]) if not held else f"{len(held)} bytes"
