@@ -81,6 +81,6 @@ def require_used(objective: Preference, groups: Iterable[Group]) -> None:
             has = "span_weights"
         if has:
             raise UserError(
-                f"Row {group.id} has {has}, and --loss {loss.name} takes none. Set --loss dpo, or "
-                "leave the column out."
+                f"Row {group.id} has {has}, and --loss {loss.name} takes none. Set --loss dpo, "
+                "ddpo, mdpo or chip, or leave the column out."
             )
