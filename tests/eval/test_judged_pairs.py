@@ -217,4 +217,5 @@ def test_the_published_vl_rewardbench() -> None:
         for pair in pairs
         if pair.about["group"] == "hallucination"
     ]
-    assert sum(one["shorter_right"] for one in counts) / 749 == pytest.approx(0.59, abs=0.04)
+    shorter = sum(one["shorter_right"] == 1 for one in counts)  # without ties in length
+    assert shorter / 749 == pytest.approx(0.56, abs=0.005)
