@@ -17,7 +17,7 @@ from veridical.data.text.thoughts import answer_of
 from veridical.eval.asked_model import AskedModel
 from veridical.eval.stored_answers import PARTIAL, count_others, mend_last_line, stored_rows
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import hash_file, read_json, read_jsonl
+from veridical.runtime.files import hash_file, read_json, read_jsonl, reading
 from veridical.runtime.progress import counted, part_of, track
 from veridical.runtime.shards import ALL, CLAIM, Shard, leave_to_others
 
@@ -189,10 +189,12 @@ def read_json_rows(path: Path) -> list[Any]:
     Raises:
         UserError: the file is missing or is neither.
     """
-    if path.is_file() and path.read_text(encoding="utf-8", errors="replace").lstrip()[:1] == "[":
-        rows: list[Any] = read_json(path)
-        return rows
-    return read_jsonl(path)
+    begins = ""
+    if path.is_file():
+        with reading(path):
+            begins = path.read_text(encoding="utf-8", errors="replace").lstrip()[:1]
+    rows: list[Any] = read_json(path) if begins == "[" else read_jsonl(path)
+    return rows
 
 
 ANSWER_FIELDS = ("answer", "caption", "response", "output", "prediction", "text")
