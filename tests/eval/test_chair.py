@@ -19,7 +19,7 @@ from veridical.eval.chair import BENCHMARK, judge_descriptions
 from veridical.eval.compare import eval_compare
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
-from veridical.runtime.run_files import read_run_file
+from veridical.runtime.run_files import SCORES
 from veridical.scoring.statistics import Estimate
 
 WORDS = vocabulary_of({"dog": ["puppy"], "cat": [], "hat": []})
@@ -289,7 +289,7 @@ def test_descriptions_cut_off_at_the_limit_are_counted_and_warned_of(
     _run(tmp_path, [{"image_id": 3, "answer": "A dog.", "stop_reason": r} for r in reasons])
     assert read_json(tmp_path / "out" / "scores.json")["about"]["reached_max_new_tokens"] == 0.25
     assert "Warning: 25.0% of the descriptions reached" in capsys.readouterr().out
-    read_run_file(tmp_path / "out" / "scores.json")  # its shape is one that a report reads
+    SCORES.read(tmp_path / "out")  # its shape is one that a report reads
     (tmp_path / "older").mkdir()
     _run(tmp_path / "older", [{"image_id": 3, "answer": "A dog."}] * 4)
     older = read_json(tmp_path / "older" / "out" / "scores.json")

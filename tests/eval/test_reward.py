@@ -150,8 +150,9 @@ def test_from_the_command_line(
         assert all(found != pytest.approx(other, abs=1e-4) for other in others)
     assert run("eval", "compare", tmp_path / "one", tmp_path / "none", "--out", tmp_path / "c") == 0
     told = {row["metric"]: row for row in read_json(tmp_path / "c/comparison.json")["differences"]}
-    expected = [read_scores(tmp_path / name) for name in ("none", "one")]
-    change = expected[0]["margin"]["value"] - expected[1]["margin"]["value"]
+    none, one = (read_scores(tmp_path / name)["margin"]["value"] for name in ("none", "one"))
+    assert none is not None and one is not None
+    change = none - one
     assert told["margin"]["value"] == pytest.approx(change)
     assert "facts differs" in capsys.readouterr().out
     assert run("report", tmp_path / "one", "--out", tmp_path / "page.html") == 0

@@ -13,6 +13,7 @@ from veridical.report.figures import arm_label
 from veridical.report.folders import Part, in_order
 from veridical.report.pictures import find_image
 from veridical.report.wording import interval_text, show
+from veridical.runtime.run_record import RunFields
 
 
 def test_nearly_all_is_not_all() -> None:
@@ -54,6 +55,6 @@ def test_pictures_are_found_from_another_folder(
     (there / "photos" / "1.png").touch()
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    record = {"configuration": {"images": "photos"}, "working_folder": str(there)}
+    record: RunFields = {"configuration": {"images": "photos"}, "working_folder": str(there)}
     part = Part(elsewhere, elsewhere, "run", "eval", record)
     assert find_image("1.png", part) == there / "photos" / "1.png"

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from tokenizers.normalizers import Replace, Sequence
 
+from veridical.data.record_types import Branch
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.models.policy import Policy
 from veridical.models.reward_model import RewardInputs
@@ -42,7 +43,7 @@ def pair(number: int, picture: Image.Image, chosen: str, rejected: str, **more: 
 
 
 def read(policy: Policy, data: Path, training: Training) -> TrainingRows:
-    branches = ("chosen", "rejected")
+    branches: tuple[Branch, ...] = ("chosen", "rejected")
     return read_training_rows(policy, data, "preference", branches, training, more_rejected=True)
 
 

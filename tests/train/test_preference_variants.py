@@ -14,6 +14,7 @@ from PIL import Image
 
 from veridical.cli.signatures import as_arguments
 from veridical.data.images import load_image
+from veridical.data.record_types import Branch
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
@@ -222,7 +223,7 @@ def test_mdpo_sees_the_chosen_answer_under_other_images_too(
         for i in range(4)
     ]
     data, out = write(tmp_path, rows), tmp_path / "run"
-    branches = ("chosen", "rejected")
+    branches: tuple[Branch, ...] = ("chosen", "rejected")
     read = read_training_rows(policy, data, "preference", branches, TRAINING, True, 1)
     for group in read.groups:
         assert len(group.response_ids) == 4 and group.contrasts == 1

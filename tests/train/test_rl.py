@@ -30,7 +30,7 @@ from veridical.objectives.ppo import PPO
 from veridical.objectives.rloo import RLOO, leave_one_out_advantages
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
-from veridical.runtime.run_files import read_run_file
+from veridical.runtime.run_files import LOG
 from veridical.sampling import Decoding, Request
 from veridical.sampling.rollouts import roll_out, rollout_group
 from veridical.train import ppo
@@ -140,7 +140,7 @@ def test_it_learns_what_is_rewarded_and_logs_how(
     assert record["configuration"]["length_penalty"] == 5.0
     assert record["results"]["steps"] == 14
     load_policy(str(out / "model"))
-    assert read_run_file(out / "log.jsonl") == log  # as `report` reads it, samples included
+    assert LOG.read(out) == log  # as `report` reads it, samples included
 
 
 @pytest.mark.parametrize("name", ["ppo", "rloo"])

@@ -10,6 +10,7 @@ from PIL import Image
 
 from veridical.cli.dispatch import main
 from veridical.data.messages import user_message
+from veridical.data.record_types import Rating
 from veridical.data.steering import ATTRIBUTES, steer_prompt
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group, RefusedRowError
@@ -19,7 +20,7 @@ from veridical.train.loop.training_set import split_held_out
 from veridical.train.steerlm import marks_of, prompt_id, steered_groups
 
 
-def ratings(answer: str, marks: list[float]) -> list[dict[str, Any]]:
+def ratings(answer: str, marks: list[float]) -> list[Rating]:
     return [
         {"answer": answer, "aspect": aspect, "value": mark}
         for aspect, mark in zip(ATTRIBUTES, marks, strict=True)
@@ -63,7 +64,7 @@ TRAIN = ("--tuning", "full", "--max-steps", "2", "--batch-size", "4", "--accumul
 
 
 def test_each_response_stands_behind_its_own_marks(policy: Policy) -> None:
-    record = row(0, images=[], prompt=[user_message("Describe the image.", 0)])
+    record: Any = row(0, images=[], prompt=[user_message("Describe the image.", 0)])
     record["responses"] = [
         [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
         for text in record["responses"]

@@ -19,6 +19,7 @@ from veridical.data.messages import (
     count_images,
     text_of,
 )
+from veridical.data.record_types import NewRow
 from veridical.data.records import RecordSet, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import counted
@@ -140,7 +141,7 @@ def _turns(row: Mapping[str, Any], kind: AnswerKind) -> tuple[list[Message], lis
 
 def _pairs(
     kept: Sequence[tuple[ChosenAnswer, Mapping[str, Any]]], rows: Dataset
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[NewRow]:
     # In Arrow's form images are the bytes of their files, not decoded and packed again.
     raw = rows.with_format("arrow")
     for answer, result in kept:

@@ -12,6 +12,7 @@ from veridical.builders._rows import Pair, Skipped
 from veridical.builders.options import Rule
 from veridical.judges.judging import Cost, PairwiseJudge
 from veridical.judges.orders import Comparison, Tie, compare_pairs
+from veridical.runtime.json_types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Compared:
     id: str
     comparisons: list[ComparedTwo]
 
-    def as_rows(self) -> Iterator[dict[str, Any]]:
+    def as_rows(self) -> Iterator[JsonObject]:
         """The rows of `comparisons.jsonl`."""
         return ({"id": self.id, **asdict(row)} for row in self.comparisons)
 
@@ -150,7 +151,7 @@ def pairs_or_skipped(
         yield item.sample.pair(better, worse, rule == "all", {**made, "rule": rule, **about})
 
 
-def agreement(rows: Sequence[ComparedTwo]) -> dict[str, Any]:
+def agreement(rows: Sequence[ComparedTwo]) -> JsonObject:
     """How the comparisons ended, and how far the verdicts depend on the order.
 
     Each comparison is counted once: decided, the same text, a tie of the judge's, a verdict that

@@ -19,6 +19,7 @@ from veridical.judges.criterion import Criterion
 from veridical.judges.endpoint import EndpointSettings, endpoint_settings
 from veridical.judges.judging import Case, Cost
 from veridical.judges.spec import JudgeSpec, Opened, open_judge
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.options import Loading
 from veridical.runtime.runs import Run
 
@@ -53,7 +54,7 @@ class AskedJudge:
                 print(notice, flush=True)
         return opened
 
-    def identity(self, run: Run, criterion: Criterion, opened: Opened) -> dict[str, Any]:
+    def identity(self, run: Run, criterion: Criterion, opened: Opened) -> JsonObject:
         """What decides the verdicts, besides the data and the command's own options."""
         where: dict[str, str] = {}
         if opened.policy is not None:
@@ -117,10 +118,10 @@ def judged_samples(records: RecordSet) -> list[JudgedSample]:
     return found
 
 
-def cost_summary(costs: Sequence[Cost], questions: int, opened: Opened | None) -> dict[str, Any]:
+def cost_summary(costs: Sequence[Cost], questions: int, opened: Opened | None) -> JsonObject:
     """Tokens, dollars and replies of all verdicts, and what was paid in this folder altogether."""
     total = sum(costs, Cost())
-    summary: dict[str, Any] = {
+    summary: JsonObject = {
         "questions": questions,
         **vars(total),
         "dollars": round(total.dollars, 6),

@@ -18,6 +18,7 @@ from veridical.models.policy import Policy
 from veridical.models.prompt_texts import render_prompt
 from veridical.models.refused_rows import leave_out_refused
 from veridical.models.rendering import RefusedRowError
+from veridical.runtime.json_types import JsonObject
 from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.chat import Refusal, Server
 from veridical.sampling.rollouts import roll_out
@@ -37,7 +38,7 @@ class SampleSettings:
     decoding: Decoding
     steer: str | None = None
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> JsonObject:
         """What is recorded of them: the batch size changes no response."""
         decoding = self.decoding
         return {

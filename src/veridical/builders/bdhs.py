@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 
@@ -31,6 +30,7 @@ from veridical.runtime.cache import Cache
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
 from veridical.runtime.fingerprint import fingerprint, model_folders
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.options import CacheOptions, Loading, Reading
 from veridical.runtime.progress import are_in
 from veridical.runtime.runs import Run, start_run
@@ -116,7 +116,7 @@ def _check_caching(caching: CacheOptions, bdhs: BDHSSettings) -> None:
         )
 
 
-def _identity(run: Run, how: Rejecting, cache: Cache) -> dict[str, Any]:
+def _identity(run: Run, how: Rejecting, cache: Cache) -> JsonObject:
     """What decides the pairs, besides the model."""
     data = {"settings": how.constants, "data": run.record["inputs"]["data"]["sha256"]}
     if not how.measure.model:

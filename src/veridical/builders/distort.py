@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from datasets import Dataset
 from PIL import Image
@@ -22,9 +22,11 @@ from veridical.bdhs.image_noise import add_noise, shrunk
 from veridical.builders._parts import finish
 from veridical.builders._rows import Skipped, sort_out, write_set
 from veridical.data.reading import read
+from veridical.data.record_types import ImageField, NewRow
 from veridical.data.records import RecordSet, count_images
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.options import Reading
 from veridical.runtime.progress import are_in, track
 from veridical.runtime.runs import start_run
@@ -35,7 +37,7 @@ class Distortion:
     """What is done to pictures, and where the result goes; as the options of `build_distort`."""
 
     how: Literal["noise", "crop"]
-    column: str
+    column: ImageField
     noise_steps: int
     seed: int
 
@@ -45,10 +47,10 @@ class Distortion:
             return cropped(picture, self.seed, name)
         return add_noise(shrunk(picture), self.noise_steps, self.seed, name)
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> JsonObject:
         """What a pair's `source` says of it."""
-        steps = {"noise_steps": self.noise_steps} if self.how == "noise" else {}
-        told = {"builder": "distort", "how": self.how, "column": self.column}
+        steps: JsonObject = {"noise_steps": self.noise_steps} if self.how == "noise" else {}
+        told: JsonObject = {"builder": "distort", "how": self.how, "column": self.column}
         return told | steps | {"seed": self.seed}
 
 
@@ -114,14 +116,14 @@ def _seen_or_skipped(records: RecordSet) -> Iterator[int | Skipped]:
             yield Skipped(row["id"], "images", "there is no image to distort")
 
 
-def _pairs(rows: Dataset, indices: list[int], distortion: Distortion) -> Iterator[dict[str, Any]]:
+def _pairs(rows: Dataset, indices: list[int], distortion: Distortion) -> Iterator[NewRow]:
     raw = rows.with_format("arrow")
     for index in track(indices, "pairs"):
         row = rows[index]
-        pair = {name: value for name, value in row.items() if name != "messages"}
-        if "messages" in row:
-            answer = row["messages"][-1:]
-            pair |= {"prompt": row["messages"][:-1], "chosen": answer, "rejected": answer}
+        pair: NewRow = row.copy()
+        if messages := pair.pop("messages", None):
+            pair["prompt"] = messages[:-1]
+            pair["chosen"] = pair["rejected"] = messages[-1:]
         # In Arrow's form images are the bytes of their files, not decoded and packed again.
         pair["images"] = raw[index].to_pylist()[0]["images"]
         pair[distortion.column] = [

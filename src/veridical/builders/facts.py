@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from datasets import Dataset
 
@@ -12,6 +12,7 @@ from veridical.builders._parts import finish
 from veridical.builders._rows import Skipped, write_skipped
 from veridical.data.object_lists import match_image_id, match_image_ids
 from veridical.data.reading import read
+from veridical.data.record_types import NewRow
 from veridical.data.records import RecordSet, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, require_file
@@ -100,7 +101,7 @@ def _match(
     return found, left_out
 
 
-def _rows(rows: Dataset, found: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
+def _rows(rows: Dataset, found: Mapping[str, Sequence[str]]) -> Iterator[NewRow]:
     raw = rows.with_format("arrow")
     for index in range(len(rows)):
         # In Arrow's form images are the bytes of their files, not decoded and packed again.

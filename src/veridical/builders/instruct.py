@@ -16,6 +16,7 @@ from veridical.builders.instructing.prompts import Prompts, read_prompt_texts
 from veridical.builders.instructing.questions import aokvqa_talks, vqa_talks
 from veridical.data.messages import assistant_message, user_message
 from veridical.data.origins import image_paths, unread_rows
+from veridical.data.record_types import NewRow
 from veridical.data.records import RecordSet, read_records
 from veridical.runtime.cache import digest
 from veridical.runtime.errors import UserError
@@ -244,7 +245,7 @@ def _taken(llava: RecordSet | None, found: dict[str, Gathered], mix: Mix, seed: 
     return sorted(drawn, key=lambda one: key(seed, "order", one.id))
 
 
-def _rows(taken: Sequence[Taken], llava: RecordSet | None) -> Iterator[dict[str, Any]]:
+def _rows(taken: Sequence[Taken], llava: RecordSet | None) -> Iterator[NewRow]:
     # In Arrow's form images are the bytes of their files, not decoded and packed again.
     raw = llava.rows.with_format("arrow") if llava else None
     for one in taken:
@@ -258,7 +259,7 @@ def _rows(taken: Sequence[Taken], llava: RecordSet | None) -> Iterator[dict[str,
             yield row | {"id": one.id, "source": json.dumps(source, ensure_ascii=False)}
 
 
-def _row(talk: Talk) -> dict[str, Any]:
+def _row(talk: Talk) -> NewRow:
     messages = [
         message
         for number, (question, answer) in enumerate(talk.turns)

@@ -15,6 +15,7 @@ from veridical.builders._rows import Skipped, write_skipped
 from veridical.data.images import RowImage, image_bytes_key, row_images
 from veridical.data.messages import clean_messages
 from veridical.data.reading import read
+from veridical.data.record_types import CheckedRow, NewRow
 from veridical.data.records import Message, text_of, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
@@ -80,6 +81,12 @@ def build_join(
         print(f"{part_of(len(joined), len(ours.rows), 'pairs')} got a further rejected answer.")
 
 
+class JoinedRow(CheckedRow):
+    """A row, and whether its rejected answer has images of its own."""
+
+    own_picture: bool
+
+
 def further_answers(rows: Dataset) -> dict[str, Further]:
     """The rejected answers that each pair of a set gives, by id."""
     found = {}
@@ -94,7 +101,7 @@ def further_answers(rows: Dataset) -> dict[str, Further]:
     return found
 
 
-def with_row_images(rows: Dataset) -> Iterator[tuple[dict[str, Any], tuple[RowImage, ...]]]:
+def with_row_images(rows: Dataset) -> Iterator[tuple[JoinedRow, tuple[RowImage, ...]]]:
     """Rows without their images, and these beside, none of them opened."""
     columns = [name for name in rows.column_names if name.endswith("images")]
     texts = rows.remove_columns(columns)
@@ -172,7 +179,7 @@ def _commonest(left_out: list[Skipped]) -> str:
     return max(reasons, key=reasons.count) if reasons else "it holds no pairs"
 
 
-def _rows(rows: Dataset, joined: Mapping[str, list[list[Message]]]) -> Iterator[dict[str, Any]]:
+def _rows(rows: Dataset, joined: Mapping[str, list[list[Message]]]) -> Iterator[NewRow]:
     raw = rows.with_format("arrow")
     for index in range(len(rows)):
         # In Arrow's form images are the bytes of their files, not decoded and packed again.

@@ -33,6 +33,7 @@ from veridical.judges.prompted import Questioning, choosing_looker
 from veridical.judges.spec import BY_OBJECTS, JudgeSpec, Opened
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_jsonl
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.options import Loading, Reading
 from veridical.runtime.progress import are_in
 from veridical.runtime.runs import Run, start_run
@@ -157,7 +158,7 @@ def _open(
     return Ready(look, asked.identity(run, asking.criterion, opened), opened)
 
 
-def _summary(compared: Sequence[Compared], swap: bool, opened: Opened | None) -> dict[str, Any]:
+def _summary(compared: Sequence[Compared], swap: bool, opened: Opened | None) -> JsonObject:
     """How the comparisons ended, and what they cost."""
     comparisons = [row for one in compared for row in one.comparisons]
     questions = sum(not row.same for row in comparisons) * (2 if swap else 1)

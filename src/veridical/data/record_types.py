@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NotRequired, TypedDict
 
 from PIL import Image
 
+from veridical.data.images import ImageLike
 from veridical.data.messages import Message
 from veridical.data.record_spans import SpanWeight
 
 ImageField = Literal["images", "rejected_images", "contrast_images"]
 IMAGE_FIELDS: tuple[ImageField, ...] = ("images", "rejected_images", "contrast_images")
 """The columns that hold pictures: the prompt's, and others that an answer is read with instead."""
+Branch = Literal["chosen", "rejected"]
 
 
 class ImageCell(TypedDict):
@@ -52,6 +55,28 @@ class CheckedRow(TypedDict, total=False):
     answer_prefix: str
     span_weights: list[SpanWeight]
     source: str
+
+
+class NewRow(TypedDict, total=False):
+    """A row that is to be written: of the fields of its kind, those that it has."""
+
+    id: str
+    images: Sequence[ImageLike | ImageCell]
+    prompt: Sequence[Message]
+    messages: Sequence[Message]
+    chosen: Sequence[Message]
+    rejected: Sequence[Message]
+    responses: Sequence[Sequence[Message]]
+    rejected_images: Sequence[ImageLike | ImageCell]
+    contrast_images: Sequence[ImageLike | ImageCell]
+    more_rejected: Sequence[Sequence[Message]]
+    ratings: Sequence[Rating]
+    facts: Sequence[str]
+    expected_answer: str | None
+    beta_factor: float | None
+    answer_prefix: str | None
+    span_weights: Sequence[SpanWeight] | None
+    source: str | None
 
 
 class PreferenceRow(TypedDict):

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from veridical.eval.amber_files import (
     GENERATIVE,
@@ -34,6 +33,7 @@ from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.published import PublishedQuestion, match_by_id, questions_for_model
 from veridical.eval.run import run_benchmark
+from veridical.runtime.json_types import JsonObject
 from veridical.scoring.amber_rules import Rule, WordLists, judge_description, read_verdict
 from veridical.scoring.statistics import Estimate
 
@@ -102,7 +102,7 @@ def match_answers(options: AmberOptions, evaluation: Evaluation) -> GivenAnswers
 
 def judge_rows(
     options: AmberOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The rows, with what each answer says."""
     described = [row for row in rows if row["type"] == GENERATIVE]
     nouns = find_nouns([row["answer"] for row in described], lower=options.rule == "corrected")
@@ -113,7 +113,7 @@ def judge_rows(
     ]
 
 
-def _judged(options: AmberOptions, row: Row, nouns: Sequence[str]) -> dict[str, Any]:
+def _judged(options: AmberOptions, row: Row, nouns: Sequence[str]) -> JsonObject:
     if row["type"] != GENERATIVE:
         return {"parsed": read_verdict(row["answer"], options.rule, row["question"])}
     truth, hallu = row["expected"]["truth"], row["expected"]["hallu"]

@@ -33,6 +33,7 @@ from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.run import run_benchmark
 from veridical.judges.exact import RECALL_WEIGHT, exact_score
 from veridical.runtime.errors import UserError
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.progress import counted
 from veridical.scoring.object_scores import CHAIR, CHAIR_FORMULAS, DESCRIBE, chair_counts
 from veridical.scoring.statistics import ClusterSums, Estimate, Metric, Ratio, sum_by_cluster
@@ -151,7 +152,7 @@ def match_answers(options: ChairOptions, evaluation: Evaluation) -> GivenAnswers
 
 def judge_rows(
     options: ChairOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Rows of `details.jsonl`."""
     # With a model, the names that the vocabulary does not know have been printed already.
     warn = evaluation.model is None
@@ -163,7 +164,7 @@ def judge_descriptions(
     objects: Mapping[str, Sequence[str]],
     vocabulary: Vocabulary,
     warn: bool = True,
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Judge answers. Several about one image all count, and are one cluster.
 
     Args:

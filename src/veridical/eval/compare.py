@@ -10,10 +10,11 @@ from typing import Any
 from veridical.eval.benchmark import Benchmark, differences, find_benchmark
 from veridical.eval.benchmarks import place_of
 from veridical.eval.scores import SCORES, described, fixed_width
+from veridical.runtime import run_files
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
 from veridical.runtime.progress import counted
-from veridical.runtime.run_files import read_run_file
+from veridical.runtime.run_files import read_judged
 from veridical.runtime.run_record import RECORD, read_fields, unfinished
 from veridical.runtime.runs import start_run
 
@@ -189,9 +190,9 @@ def _differences(pair: ComparedRuns, arm: str, baseline: str) -> list[dict[str, 
     ]
 
 
-def _judged_rows(pair: ComparedRuns, role: str) -> list[dict[str, object]]:
+def _judged_rows(pair: ComparedRuns, role: str) -> Sequence[Mapping[str, object]]:
     path, benchmark = pair.inputs[role], pair.benchmark
-    rows: list[dict[str, Any]] = read_run_file(path)
+    rows = read_judged(path)
     for number_, row in enumerate(rows, start=1):
         for field in ("image_id", *benchmark.same, *benchmark.needs):
             if field not in row:
@@ -232,7 +233,7 @@ def _evaluations(folder: Path) -> dict[str, Path]:
     for place in [folder] if (folder / SCORES).is_file() else inside:
         if not (place / SCORES).is_file():
             continue
-        name = read_run_file(place / SCORES)["benchmark"]["name"]
+        name = run_files.SCORES.read(place)["benchmark"]["name"]
         if name in found:
             raise UserError(f"{place} and {found[name]} are both evaluations by {name}. Name one.")
         _require_finished(place)
@@ -251,10 +252,8 @@ def _require_finished(folder: Path) -> None:
         )
 
 
-def _configuration(folder: Path) -> dict[str, object]:
-    fields = read_fields(folder) if (folder / RECORD).is_file() else {}
-    found: dict[str, Any] = fields.get("configuration", {})
-    return found
+def _configuration(folder: Path) -> Mapping[str, object]:
+    return read_fields(folder).get("configuration", {}) if (folder / RECORD).is_file() else {}
 
 
 def _names(candidate: Path, baseline: Path) -> tuple[str, str]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from veridical.data.object_lists import match_image_ids, read_objects
 from veridical.data.object_questions import ObjectQuestion, build_questions
@@ -21,6 +20,7 @@ from veridical.eval.pope_matching import match_answers, read_given_answers
 from veridical.eval.pope_questions import Relabels, read_questions, read_relabels
 from veridical.eval.run import run_benchmark
 from veridical.runtime.errors import UserError
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.progress import counted, part_of
 from veridical.scoring.object_scores import POPE, POPE_FORMULAS, pope_counts
 from veridical.scoring.statistics import ClusterSums, Estimate, Metric, sum_by_cluster
@@ -182,7 +182,7 @@ def _item(
     )
 
 
-def _row(question: ObjectQuestion) -> dict[str, Any]:
+def _row(question: ObjectQuestion) -> JsonObject:
     """What a row of `answers.jsonl` has of its question."""
     return {
         "question_id": question.question_id,
@@ -222,7 +222,7 @@ def match_given(options: PopeOptions, evaluation: Evaluation) -> GivenAnswers:
 
 def judge_rows(
     options: PopeOptions, evaluation: Evaluation, rows: Sequence[Row]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """The rows, with what each answer says, and with the corrected label where one is asked for.
 
     It is None where the question was taken out.

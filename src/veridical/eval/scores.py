@@ -9,12 +9,13 @@ from typing import Any
 
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.benchmarks import place_of
+from veridical.runtime import run_files
 from veridical.runtime.files import write_json
-from veridical.runtime.run_files import read_run_file
+from veridical.runtime.run_files import ScoreEntry
 from veridical.runtime.shards import print_result
 from veridical.scoring.statistics import Estimate
 
-SCORES = "scores.json"
+SCORES = run_files.SCORES.name
 
 
 def described(benchmark: Benchmark) -> dict[str, Any]:
@@ -48,10 +49,9 @@ def write_scores(
     write_json(folder / SCORES, content)
 
 
-def read_scores(folder: Path) -> dict[str, Any]:
+def read_scores(folder: Path) -> dict[str, ScoreEntry]:
     """The scores that `write_scores` wrote, by metric."""
-    scores: dict[str, Any] = read_run_file(folder / SCORES)["scores"]
-    return scores
+    return run_files.SCORES.read(folder)["scores"]
 
 
 def print_scores(scores: Mapping[str, Estimate]) -> None:

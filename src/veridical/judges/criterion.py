@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.yaml_text import read_yaml
 
 SHIPPED = Path(__file__).parent / "criteria"
@@ -115,7 +116,7 @@ def _aspects(name: str, given: Any) -> dict[str, tuple[int, int]]:
     return {key: (pair[0], pair[1]) for key, pair in given.items()}
 
 
-def _names(name: str, head: dict[str, Any]) -> tuple[str, str]:
+def _names(name: str, head: JsonObject) -> tuple[str, str]:
     given = head.get("names", list(NAMES))
     texts = [str(one).strip() for one in given] if isinstance(given, list) else []
     if len(texts) != 2 or not all(texts) or texts[0].casefold() == texts[1].casefold():

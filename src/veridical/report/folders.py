@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow.parquet as pq
 
 from veridical.data.records import arrow_features
 from veridical.runtime.errors import UserError, reason_of
-from veridical.runtime.run_files import read_run_file, refusal_of
-from veridical.runtime.run_record import RECORD, read_fields
+from veridical.runtime.run_files import COMPARISON, LOG, SCORES, SUMMARY, Content, RunFile
+from veridical.runtime.run_record import RECORD, RunFields, read_fields
 
-Record = Mapping[str, Any]
 Kind = Literal["build", "train", "eval", "compare", "summary", "other"]
 
 # A run's parts lie at most this deep (seed/eval/arm/benchmark), and never in these folders.
@@ -43,22 +42,16 @@ class Part:
     root: Path
     name: str
     kind: Kind
-    record: Record
+    record: RunFields
 
     @property
     def benchmark(self) -> str:
         """The name of the benchmark of an evaluation; "" for any other part."""
-        return str(self.json("scores.json")["benchmark"]["name"]) if self.kind == "eval" else ""
+        return SCORES.read(self.folder)["benchmark"]["name"] if self.kind == "eval" else ""
 
-    def json(self, name: str) -> Any:
-        """A JSON file of the folder, None when it is missing."""
-        path = self.folder / name
-        return read_run_file(path) if path.is_file() else None
-
-    def jsonl(self, name: str) -> list[Any] | None:
-        """The rows of a JSON Lines file of the folder, None when it is missing."""
-        rows: list[Any] | None = self.json(name)
-        return rows
+    def read(self, file: RunFile[Content]) -> Content | None:
+        """A file of the folder, None when it is missing."""
+        return file.read(self.folder) if (self.folder / file.name).is_file() else None
 
 
 def find_parts(runs: Sequence[Path]) -> list[Part]:
@@ -151,18 +144,26 @@ def _kind(folder: Path) -> Kind | None:
     summary = folder / "summary.json"
     if not (folder / RECORD).is_file():  # a summary.json of another program may hold anything
         return None
-    return "summary" if summary.is_file() and "arms" in read_run_file(summary) else "other"
+    return "summary" if summary.is_file() and "arms" in SUMMARY.read(folder) else "other"
 
 
-_RECOGNIZED_BY = {"train": "log.jsonl", "eval": "scores.json", "compare": "comparison.json"}
+def _refusal(folder: Path, kind: Kind) -> str:
+    match kind:
+        case "train":
+            return LOG.refusal(folder)
+        case "eval":
+            return SCORES.refusal(folder)
+        case "compare":
+            return COMPARISON.refusal(folder)
+        case _:
+            return ""
 
 
 def _foreign(folder: Path, kind: Kind) -> str:
     """Why a folder without a record seems to be another program's; "" where a run may have it."""
     if kind == "build":
         return pairs_fault(folder / "pairs.parquet")
-    name = _RECOGNIZED_BY.get(kind)
-    return "" if name is None else refusal_of(folder / name)
+    return _refusal(folder, kind)
 
 
 def pairs_fault(path: Path) -> str:

@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from veridical.report import sections, tables
 from veridical.report.figures import metric_plots
@@ -16,6 +15,7 @@ from veridical.report.headline import headline
 from veridical.report.pictures import Examples, choose_examples
 from veridical.report.results import Results, collect_results
 from veridical.report.wording import ARMS, count_of, joined, scientific, show
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.pages import refuse_other_file, write_page
 
 # What every page has in it, and no other file.
@@ -263,6 +263,6 @@ def _figure(value: object) -> str:
     return scientific(float(value)) if isinstance(value, int | float) else str(value)
 
 
-def _step(step: sections.Step) -> dict[str, Any]:
+def _step(step: sections.Step) -> JsonObject:
     record = json.dumps(step.record, indent=2, ensure_ascii=False)
     return {**vars(step), "json": record}

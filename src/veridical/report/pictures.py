@@ -15,6 +15,7 @@ from veridical.data.images import open_image
 from veridical.report.folders import Part
 from veridical.runtime.errors import UserError
 from veridical.runtime.randomness import generator
+from veridical.runtime.run_files import ANSWERS, DETAILS
 
 # A drawn scene this small is shown as it is, with its pixels enlarged; others become a JPEG.
 SMALL = 96
@@ -164,8 +165,8 @@ def share_places(sizes: Mapping[Trend, int], count: int) -> dict[Trend, int]:
 
 def _rows(part: Part) -> dict[str, dict[str, Any]]:
     """Answers with their mentions, by image."""
-    answers = {str(row["image_id"]): row for row in part.jsonl("answers.jsonl") or []}
-    details = {str(row["image_id"]): row for row in part.jsonl("details.jsonl") or []}
+    answers = {str(row["image_id"]): row for row in part.read(ANSWERS) or []}
+    details = {str(row["image_id"]): row for row in part.read(DETAILS) or []}
     return {
         image_id: {**answers.get(image_id, {}), **detail} for image_id, detail in details.items()
     }

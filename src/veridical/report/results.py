@@ -15,6 +15,7 @@ from veridical.runtime.descriptions import (
 )
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file
+from veridical.runtime.run_files import COMPARISON, SCORES, SUMMARY
 from veridical.runtime.run_record import unfinished
 
 ChangeVerdict = Literal["better", "worse", "changed", "unclear"]
@@ -180,7 +181,7 @@ def collect_results(parts: Sequence[Part]) -> Results:
     results = Results()
     summaries = [part for part in parts if part.kind == "summary"]
     for part in summaries:
-        summary = part.json("summary.json")
+        summary = SUMMARY.read(part.folder)
         _add_descriptions(results, summary.get("benchmarks", []))
         for arm in summary["arms"]:
             for benchmark, scores in arm["scores"].items():
@@ -193,14 +194,14 @@ def collect_results(parts: Sequence[Part]) -> Results:
     for part in rest:
         # Scores beside a run that failed are of the one before it; the page says that it failed.
         if part.kind == "eval" and not unfinished(part.record):
-            content = part.json("scores.json")
-            _add_descriptions(results, [content["benchmark"]])
-            for name, score in content["scores"].items():
-                results.add(part.name, f"{content['benchmark']['name']}/{name}", score)
+            scored = SCORES.read(part.folder)
+            _add_descriptions(results, [scored["benchmark"]])
+            for name, score in scored["scores"].items():
+                results.add(part.name, f"{scored['benchmark']['name']}/{name}", score)
     for part in rest:
         if part.kind == "compare":
             _refuse_stale(part)
-            content = part.json("comparison.json")
+            content = COMPARISON.read(part.folder)
             _add_descriptions(results, content["benchmarks"])
             _add_comparison(results, content["differences"])
     results.sort_metrics()

@@ -15,7 +15,7 @@ from veridical.report.curves import Rows, percent
 from veridical.report.doctor import Algorithm, diagnose
 from veridical.report.figures import Plot, training_plots
 from veridical.report.findings import Diagnosis
-from veridical.report.folders import Part, Record, pairs_fault
+from veridical.report.folders import Part, pairs_fault
 from veridical.report.pictures import ShownPicture, TextSegment, embed, find_image, mark_completions
 from veridical.report.results import Results
 from veridical.report.wording import count_of, duration, joined, scientific
@@ -23,6 +23,17 @@ from veridical.runtime.descriptions import read_description
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import JSON_ERRORS
 from veridical.runtime.randomness import generator
+from veridical.runtime.run_files import (
+    CHECKED,
+    LOG,
+    PROOFS,
+    SCORES,
+    SKIPPED,
+    SUMMARY,
+    ProofRow,
+    SummaryFile,
+)
+from veridical.runtime.run_record import RunFields
 
 PAIRS_SHOWN = 6
 
@@ -48,7 +59,7 @@ class ShownTraining:
     last_step: int
     plots: list[Plot]
     findings: list[Diagnosis]
-    proofs: list[Mapping[str, Any]] | None
+    proofs: list[ProofRow] | None
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,7 @@ class ShownPairs:
     skipped: list[tuple[str, int]] | None
     guided: bool
     shown: list[ShownPair]
-    summary: Mapping[str, Any]
+    summary: SummaryFile
 
 
 # --- what was done -------------------------------------------------------------------------
@@ -174,7 +185,7 @@ def _effort(parts: Sequence[Part]) -> str:
         if not any(other.folder in part.folder.parents for other in recorded)
     ]
     seconds = sum(float(part.record.get("wall_time_seconds") or 0) for part in outermost)
-    hardware: Record = next(
+    hardware: Mapping[str, Any] = next(
         (part.record["hardware"] for part in recorded if "hardware" in part.record), {}
     )
     machine = joined(sorted(set(hardware.get("gpus") or []))) or (
@@ -189,7 +200,7 @@ def _step(part: Part) -> Step:
     command = str(record.get("command", ""))
     verb = next((VERBS[key] for key in VERBS if command.startswith(key)), f"`{command}` was run")
     if part.kind == "eval":
-        benchmark = read_description(part.json("scores.json")["benchmark"])
+        benchmark = read_description(SCORES.read(part.folder)["benchmark"])
         verb = f"{benchmark.done} ({benchmark.title})"
     hardware = record.get("hardware") or {}
     took = duration(record.get("wall_time_seconds"))
@@ -230,7 +241,7 @@ def _fact(value: object) -> str:
     return scientific(value) if isinstance(value, float) else str(value)
 
 
-def objective_of(record: Record) -> Mapping[str, Any]:
+def objective_of(record: RunFields) -> Mapping[str, Any]:
     """The options of what was minimized, as `run.json` describes it; empty where it says nothing.
 
     `loss` is its name.
@@ -267,7 +278,7 @@ def trainings(parts: Sequence[Part], results: Results) -> list[ShownTraining]:
 
 
 def _training(part: Part, results: Results) -> ShownTraining:
-    log: Rows = part.jsonl("log.jsonl") or []
+    log = part.read(LOG) or []
     command = str(part.record.get("command", ""))
     algorithm = ALGORITHMS.get(command) or _algorithm_of(log)
     beta = objective_of(part.record).get("beta")
@@ -281,9 +292,9 @@ def _training(part: Part, results: Results) -> ShownTraining:
         _answer_lengths(part, results),
         held_out,
     )
-    proofs = part.json("proofs.json")
+    proofs = part.read(PROOFS)
     last_step = max((int(row.get("step") or 0) for row in log), default=0)
-    described = (part.json("checked.json") or {"benchmarks": []})["benchmarks"]
+    described = (part.read(CHECKED) or {"benchmarks": []})["benchmarks"]
     plots = training_plots(log, [read_description(entry) for entry in described])
     return ShownTraining(part.name, algorithm, last_step, plots, findings, proofs)
 
@@ -335,11 +346,12 @@ def pairs(part: Part, count: int = PAIRS_SHOWN, seed: int = 0) -> ShownPairs:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as Parquet: {error}. Build it again.") from error
     shown = [_pair(row, part) for row in rows]
-    skipped = part.jsonl("skipped.jsonl")
+    skipped = part.read(SKIPPED)
     reasons = None if skipped is None else Counter(str(row.get("reason", "")) for row in skipped)
     guided = any(segment.kind == "completed" for pair in shown for segment in pair.rejected)
     common = None if reasons is None else reasons.most_common()
-    return ShownPairs(part.name, total, common, guided, shown, part.json("summary.json") or {})
+    summary: SummaryFile = part.read(SUMMARY) or {}
+    return ShownPairs(part.name, total, common, guided, shown, summary)
 
 
 def _pair(row: Mapping[str, Any], part: Part) -> ShownPair:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Generic, NotRequired, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, FiniteFloat, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -88,16 +89,6 @@ class ArmScores(TypedDict):
     seed: NotRequired[int | None]
 
 
-def _described(content: Any) -> Any:
-    """Scores and differences of benchmarks that are described beside them."""
-    known = {benchmark["name"] for benchmark in content.get("benchmarks", [])}
-    named = {row["benchmark"] for row in content.get("differences", [])}
-    named |= {name for arm in content.get("arms", []) for name in arm["scores"]}
-    if unknown := sorted(named - known):
-        raise ValueError(f"the benchmark {_shown(unknown[0])} is not among `benchmarks`")
-    return content
-
-
 class ComparisonFile(TypedDict):
     """`comparison.json`."""
 
@@ -113,6 +104,22 @@ class SummaryFile(TypedDict):
     benchmarks: NotRequired[list[DescribedBenchmark]]
     arms: NotRequired[list[ArmScores]]
     differences: NotRequired[list[DifferenceRow]]
+
+
+def _compared_fault(content: ComparisonFile) -> str:
+    return _fault(content["benchmarks"], {row["benchmark"] for row in content["differences"]})
+
+
+def _summary_fault(content: SummaryFile) -> str:
+    named = {row["benchmark"] for row in content.get("differences", [])}
+    named |= {name for arm in content.get("arms", []) for name in arm["scores"]}
+    return _fault(content.get("benchmarks", []), named)
+
+
+def _fault(benchmarks: Sequence[DescribedBenchmark], named: set[str]) -> str:
+    """Scores and differences are of benchmarks that are described beside them."""
+    unknown = sorted(named - {benchmark["name"] for benchmark in benchmarks})
+    return f"the benchmark {_shown(unknown[0])} is not among `benchmarks`" if unknown else ""
 
 
 class CheckedFile(TypedDict):
@@ -138,7 +145,11 @@ NO_MEASURES = ("split", "samples")
 """Fields of a log's rows that hold no number."""
 
 
-def _logged(row: dict[str, Any]) -> dict[str, Any]:
+LogRow: TypeAlias = dict[str, Any]
+"""One row of `log.jsonl`: its step, its split, and measures by their names."""
+
+
+def _logged(row: LogRow) -> LogRow:
     """A row of `log.jsonl`: a step, a split, samples, and measures, which may be NaN."""
     if type(row.get("step")) is not int:
         raise ValueError(f"step has to be a whole number, not {_shown(row.get('step'))}")
@@ -219,53 +230,78 @@ class SkippedRow(TypedDict, total=False):
     reason: str
 
 
-SHAPES: Mapping[str, Any] = {
-    "scores.json": ScoresFile,
-    "comparison.json": Annotated[ComparisonFile, AfterValidator(_described)],
-    "summary.json": Annotated[SummaryFile, AfterValidator(_described)],
-    "checked.json": CheckedFile,
-    "proofs.json": list[ProofRow],
-    "log.jsonl": list[Annotated[dict[str, Any], AfterValidator(_logged)]],
-    "details.jsonl": list[DescribedAnswerRow],
-    "answers.jsonl": list[AnswerRow],
-    "rewards.jsonl": list[RewardRow],
-    "skipped.jsonl": list[SkippedRow],
-    "start.json": StartFile,
-    "pictures.jsonl": list[PictureRow],
-}
-"""By the file's name; a file of another name may hold anything."""
+Content = TypeVar("Content")
+RESTORE = "The file was changed since the run wrote it; restore it."
 
 
-def read_run_file(path: Path) -> Any:
-    """The content of a run's JSON or JSON Lines file, of the shape that runs write.
+@dataclass(frozen=True)
+class RunFile(Generic[Content]):
+    """A JSON or JSON Lines file that a run writes under this name.
+
+    Attributes:
+        name: in the run's folder.
+        shape: its content's type; of JSON Lines, a list of rows.
+        fault: what is wrong with content of that type; "" if nothing is.
+    """
+
+    name: str
+    shape: type[Content]
+    fault: Callable[[Content], str] | None = None
+
+    def read(self, folder: Path) -> Content:
+        """The file's content in a run's folder.
+
+        Raises:
+            UserError: it is missing, is not JSON, or a field has another shape; the message names
+                file and field.
+        """
+        path = folder / self.name
+        loaded: Any = read_jsonl(path) if path.suffix == ".jsonl" else read_json(path)
+        content: Content = loaded
+        _check_shape(path, content, _adapter(self))
+        if self.fault is not None and (fault := self.fault(content)):
+            raise UserError(f"{path}: {fault}. {RESTORE}")
+        return content
+
+    def refusal(self, folder: Path) -> str:
+        """What `read` would say against the file; "" if it takes it."""
+        try:
+            self.read(folder)
+        except UserError as error:
+            return str(error).partition(" The file was changed")[0]
+        return ""
+
+
+SCORES = RunFile("scores.json", ScoresFile)
+COMPARISON = RunFile("comparison.json", ComparisonFile, _compared_fault)
+SUMMARY = RunFile("summary.json", SummaryFile, _summary_fault)
+CHECKED = RunFile("checked.json", CheckedFile)
+PROOFS = RunFile("proofs.json", list[ProofRow])
+LOG = RunFile("log.jsonl", list[Annotated[LogRow, AfterValidator(_logged)]])
+DETAILS = RunFile("details.jsonl", list[DescribedAnswerRow])
+ANSWERS = RunFile("answers.jsonl", list[AnswerRow])
+REWARDS = RunFile("rewards.jsonl", list[RewardRow])
+SKIPPED = RunFile("skipped.jsonl", list[SkippedRow])
+START = RunFile("start.json", StartFile)
+PICTURES = RunFile("pictures.jsonl", list[PictureRow])
+
+
+def read_judged(path: Path) -> Sequence[Mapping[str, object]]:
+    """Judged rows of a benchmark, from whichever file it writes them into.
 
     Raises:
-        UserError: it is missing, is not JSON, or a field has another shape; the message names file
-            and field.
+        UserError: as for `RunFile.read`.
     """
-    content = read_jsonl(path) if path.suffix == ".jsonl" else read_json(path)
-    if path.name in SHAPES:
-        check_shape(path, content)
-    return content
+    for file in (DETAILS, ANSWERS, REWARDS):
+        if path.name == file.name:
+            return file.read(path.parent)
+    rows: list[Mapping[str, object]] = read_jsonl(path)
+    return rows
 
 
-def refusal_of(path: Path) -> str:
-    """What `read_run_file` would say against a file; "" if it takes it."""
+def _check_shape(path: Path, content: object, adapter: TypeAdapter[Content]) -> None:
     try:
-        read_run_file(path)
-    except UserError as error:
-        return str(error).partition(" The file was changed")[0]
-    return ""
-
-
-def check_shape(path: Path, content: object) -> None:
-    """Refuse content that is not of the shape that belongs to the file's name.
-
-    Raises:
-        UserError: names file and field.
-    """
-    try:
-        _adapter(path.name).validate_python(content, strict=True)
+        adapter.validate_python(content, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = _place(first["loc"], path.suffix == ".jsonl")
@@ -273,9 +309,7 @@ def check_shape(path: Path, content: object) -> None:
         what = what[:1].lower() + what[1:]
         if first["type"] not in ("missing", "value_error"):
             what += f", not {_shown(first['input'])}"
-        raise UserError(
-            f"{path}: {place}{what}. The file was changed since the run wrote it; restore it."
-        ) from error
+        raise UserError(f"{path}: {place}{what}. {RESTORE}") from error
 
 
 def _place(location: tuple[int | str, ...], rows: bool) -> str:
@@ -292,5 +326,5 @@ def _shown(value: object) -> str:
 
 
 @cache
-def _adapter(name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(SHAPES[name])
+def _adapter(file: RunFile[Content]) -> TypeAdapter[Content]:
+    return TypeAdapter(file.shape)

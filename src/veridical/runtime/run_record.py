@@ -8,13 +8,53 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
 
 RECORD = "run.json"
 STATUSES = ("running", "finished", "failed", "interrupted")
+
+
+class InputEntry(TypedDict):
+    """A file that a run reads."""
+
+    path: str
+    sha256: str | None
+
+
+class ProcessEntry(TypedDict):
+    """The process of a run."""
+
+    host: str
+    id: int
+    began: NotRequired[str | None]
+
+
+class RunFields(TypedDict, total=False):
+    """`run.json`; a killed run has not all of it."""
+
+    command: str
+    status: Literal["running", "finished", "failed", "interrupted"]
+    started_utc: str
+    prompt_time: str
+    wall_time_seconds: float | None
+    working_folder: str
+    configuration: Mapping[str, Any]
+    objective: Mapping[str, Any]
+    seeds: Mapping[str, Any]
+    inputs: Mapping[str, InputEntry]
+    models: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    hardware: Mapping[str, Any]
+    results: Mapping[str, Any]
+    reason: str
+    files: list[str]
+    foreign: list[str]
+    process: ProcessEntry
 
 
 @dataclass(frozen=True)
@@ -48,7 +88,7 @@ def read_record(folder: Path) -> RunRecord:
         UserError: it is missing, is not JSON, or a field has another shape.
     """
     fields = read_fields(folder)
-    process = fields.get("process") or {}
+    process: Mapping[str, Any] = fields.get("process") or {}
     running = fields.get("status") == "running"
     return RunRecord(
         fields.get("command", ""),
@@ -75,7 +115,7 @@ def unfinished(fields: Mapping[str, object]) -> str:
     )
 
 
-def read_fields(folder: Path) -> dict[str, Any]:
+def read_fields(folder: Path) -> RunFields:
     """Every field of `run.json`, with the shapes that runs write; some may be missing.
 
     Raises:
@@ -83,16 +123,20 @@ def read_fields(folder: Path) -> dict[str, Any]:
             and field.
     """
     path = folder / RECORD
-    fields = read_json(path)
-    if not isinstance(fields, dict):
+    fields: RunFields = read_json(path)
+    _check_fields(path, fields)
+    return fields
+
+
+def _check_fields(path: Path, content: Mapping[str, object]) -> None:
+    if not isinstance(content, dict):
         raise UserError(f"{path} is no run's record: it has to be a JSON object.")
     for name, (wanted, fits) in SHAPES.items():
-        if name in fields and not fits(fields[name]):
+        if name in content and not fits(content[name]):
             raise UserError(
-                f"{path}: {name} has to be {wanted}, not {_shown(fields[name])}. The file was "
+                f"{path}: {name} has to be {wanted}, not {_shown(content[name])}. The file was "
                 "changed since the run wrote it; restore it."
             )
-    return fields
 
 
 def this_process() -> dict[str, object]:

@@ -21,6 +21,7 @@ from veridical.objectives.dpo import DPO
 from veridical.objectives.likelihood import Likelihood
 from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
+from veridical.runtime.run_files import ScoreEntry
 from veridical.runtime.run_folders import claim_folder
 from veridical.runtime.run_record import RECORD, read_record
 from veridical.runtime.runs import Run, json_types, start_run
@@ -184,7 +185,7 @@ def trained_model(out: Path) -> str:
     return str(out / "model")
 
 
-def scores_by_benchmark(folder: Path) -> dict[str, dict[str, object]]:
+def scores_by_benchmark(folder: Path) -> dict[str, dict[str, ScoreEntry]]:
     """The scores of an evaluated arm, by benchmark and metric."""
     return {name: read_scores(folder / name) for name in EVALUATED}
 

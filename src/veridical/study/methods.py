@@ -249,7 +249,8 @@ def choose_trial(out: Path) -> dict[str, int]:
             for number in range(len(method.trials))
         ]
         values = [score["exact_score"]["value"] for score in scores]
-        chosen[method.name] = max(range(len(values)), key=values.__getitem__)
+        defined = {n: value for n, value in enumerate(values) if value is not None}
+        chosen[method.name] = max(defined, key=defined.__getitem__)
         told[method.name] = [
             {**asdict(trial), "exact_score": value, "chair_i": score["chair_i"]["value"]}
             for trial, value, score in zip(method.trials, values, scores, strict=True)

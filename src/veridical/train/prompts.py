@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow.compute as pc
 import torch
@@ -15,6 +15,7 @@ from veridical.bdhs.algorithm import TrueAnswer
 from veridical.data.messages import Message, assistant_message, count_images, text_of
 from veridical.data.object_lists import read_objects
 from veridical.data.prompts import Prompt
+from veridical.data.record_types import Branch, CheckedRow
 from veridical.data.records import read_records
 from veridical.judges.exact import listed_objects
 from veridical.judges.judging import Case
@@ -126,9 +127,9 @@ def read_training_prompts(
         UserError: as for `read_training_rows`.
     """
     found: dict[str, TrainingPrompt] = {}
-    branches = ("chosen", "rejected")
+    branches: tuple[Branch, ...] = ("chosen", "rejected")
 
-    def render(row: dict[str, Any], images: Images) -> list[Group]:
+    def render(row: CheckedRow, images: Images) -> list[Group]:
         prompt: list[Message] = row["messages"][:-1] if kind == "conversation" else row["prompt"]
         pictures = images.of_prompt(count_images(prompt))
         known = {"conversation": row.get("messages", [])[-1:], "preference": row.get("chosen")}

@@ -10,7 +10,6 @@ import copy
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from veridical.checks.before_training import check_before_training
 from veridical.checks.proofs import Proof
 from veridical.checks.proving import noise_floor
 from veridical.checks.starts import reward_start
+from veridical.data.record_types import CheckedRow
 from veridical.data.records import count_images
 from veridical.models.batching import collate
 from veridical.models.logprobs import ResponseLogps
@@ -143,7 +143,7 @@ def read_reward_pairs(
     """
     told = [0, 0]
 
-    def render(row: dict[str, Any], images: Images) -> list[Group]:
+    def render(row: CheckedRow, images: Images) -> list[Group]:
         count = count_images(row["prompt"])
         known = row.get("facts") or []
         rejected = [row["rejected"], *(row.get("more_rejected") or [])]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from veridical.data.record_types import CheckedRow, Rating
 from veridical.data.records import count_images, response_name
 from veridical.data.steering import ATTRIBUTES, MOST, Numerals, numerals_for, steer_prompt
 from veridical.models.model_argument import Model
@@ -48,7 +48,7 @@ def train_steerlm(
         start = load_start(model, training, run)
         numerals = numerals_for(start.processor.tokenizer)
 
-        def render(row: dict[str, object], images: Images) -> list[Group]:
+        def render(row: CheckedRow, images: Images) -> list[Group]:
             return steered_groups(start, row, images, numerals, training.max_response_tokens)
 
         read = render_rows(start, data, "sample", training, render)
@@ -58,7 +58,7 @@ def train_steerlm(
 
 def steered_groups(
     policy: Policy,
-    row: dict[str, Any],
+    row: CheckedRow,
     images: Images,
     numerals: Numerals,
     max_response_tokens: int | None,
@@ -78,7 +78,7 @@ def steered_groups(
     return groups
 
 
-def marks_of(ratings: Sequence[dict[str, Any]], answer: str) -> dict[str, int]:
+def marks_of(ratings: Sequence[Rating], answer: str) -> dict[str, int]:
     """The five marks of a response.
 
     Raises:

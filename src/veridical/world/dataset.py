@@ -6,8 +6,8 @@ import contextlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from veridical.data.record_types import NewRow
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json, write_jsonl, writing
 from veridical.runtime.progress import counted, track
@@ -106,7 +106,7 @@ def image_path(scene: Scene) -> str:
     return f"images/{scene.id}.png"
 
 
-def conversation(scene: Scene) -> dict[str, Any]:
+def conversation(scene: Scene) -> NewRow:
     """The record of a prompt with the true description."""
     return {
         "id": scene.id,

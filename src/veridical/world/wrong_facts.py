@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from veridical.data.record_types import NewRow
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
@@ -69,7 +70,7 @@ def write_wrong_facts(scenes: Path, out: Path, facts: Told = "all", seed: int = 
         print(are_in(len(rows), "pairs", out / "pairs.parquet"))
 
 
-def _rows(scene: Scene, folder: Path, told: Told, seed: int) -> Iterator[dict[str, Any]]:
+def _rows(scene: Scene, folder: Path, told: Told, seed: int) -> Iterator[NewRow]:
     for kind in WRONG_KINDS:
         rng = generator(seed, "wrong fact", kind, scene.id)
         wrong = with_one_wrong(scene, kind, rng)

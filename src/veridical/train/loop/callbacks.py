@@ -13,6 +13,7 @@ from veridical.runtime import interruptions, processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_jsonl
 from veridical.runtime.progress import step_bar
+from veridical.runtime.run_files import LogRow
 from veridical.train.loop.checkpoints import write_manifest
 from veridical.train.loop.counting import rows_seen
 
@@ -22,7 +23,7 @@ class RunLog(TrainerCallback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[LogRow] = []
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
@@ -46,7 +47,7 @@ class RunLog(TrainerCallback):
             write_jsonl(self.path, self.rows)
 
 
-def log_row(logs: dict[str, Any], step: int, epoch: float | None) -> dict[str, Any] | None:
+def log_row(logs: dict[str, Any], step: int, epoch: float | None) -> LogRow | None:
     """One row of `log.jsonl`; None for lines that hold no loss. A loss over no row is null.
 
     Raises:
@@ -61,14 +62,14 @@ def log_row(logs: dict[str, Any], step: int, epoch: float | None) -> dict[str, A
             "set --dtype float32 if the model runs in float16."
         )
     skipped = ("loss", "mean_loss", "epoch", "grad_norm", "learning_rate", "total_flos")
-    row: dict[str, Any] = {"step": step, "epoch": epoch, "split": split, "loss": logs["mean_loss"]}
+    row: LogRow = {"step": step, "epoch": epoch, "split": split, "loss": logs["mean_loss"]}
     for name, value in logs.items():
         if name not in skipped and not name.startswith(("eval_", "train_")):
             row[name] = value
     if split == "train":
         row["learning_rate"] = logs.get("learning_rate")
         row["gradient_norm"] = logs.get("grad_norm")
-    result: dict[str, Any] = json.loads(json.dumps(row, default=float))
+    result: LogRow = json.loads(json.dumps(row, default=float))
     return result
 
 

@@ -25,7 +25,7 @@ from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, write_jsonl
 from veridical.runtime.progress import counted, track
-from veridical.runtime.run_files import PictureRow, SkippedRow, read_run_file
+from veridical.runtime.run_files import PICTURES, PictureRow, SkippedRow
 
 RECORDED = "pictures.jsonl"
 
@@ -139,7 +139,7 @@ def _record_or_compare(out: Path, found: Pictures) -> None:
         else:
             path.unlink(missing_ok=True)
     elif path.is_file():
-        _compare(out, read_run_file(path), found)
+        _compare(out, PICTURES.read(out), found)
     elif found.rows:
         print(f"{path} is missing, so the images can't be compared with those of the start.")
 

@@ -18,7 +18,7 @@ from veridical.models.rendering import Group
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
-from veridical.runtime.run_files import read_run_file
+from veridical.runtime.run_files import START, StartFile
 
 RECORDED = "start.json"
 
@@ -76,12 +76,12 @@ def _in_float32(policy: Policy, groups: Sequence[Group]) -> tuple[Tensor | None,
         return logps, noise_floor(precise, groups)
 
 
-def _recorded(out: Path, groups: Sequence[Group], logps: Tensor) -> dict[str, object] | None:
+def _recorded(out: Path, groups: Sequence[Group], logps: Tensor) -> StartFile | None:
     """What step 0 wrote; None for a run that is not resumed."""
     path = out / RECORDED
     if not path.is_file() or not any((out / "checkpoints").glob("checkpoint-*")):
         return None
-    content: dict[str, Any] = read_run_file(path)
+    content = START.read(out)
     tables = (content["logps"], content["float32"] or content["logps"])
     same_shape = all([len(row) for row in t] == [logps.shape[1]] * len(logps) for t in tables)
     if content["ids"] != _ids(groups) or not same_shape:

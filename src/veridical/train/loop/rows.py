@@ -6,14 +6,15 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from datasets import Dataset
 
 from veridical.data.images import RowImage, row_images
+from veridical.data.messages import Message
 from veridical.data.origins import Origin, place_in_words, row_origins, unread_rows
 from veridical.data.record_spans import spans_of
-from veridical.data.record_types import IMAGE_FIELDS
+from veridical.data.record_types import IMAGE_FIELDS, Branch, CheckedRow
 from veridical.data.records import Kind, RecordSet, count_images, read_records
 from veridical.models.answer_parts import Answer
 from veridical.models.conversations import render_conversation
@@ -62,11 +63,15 @@ class TrainingRows:
         return dataclasses.replace(self, groups=[change(group) for group in self.groups])
 
 
+RenderRow: TypeAlias = "Callable[[CheckedRow, Images], list[Group]]"
+"""A row and its images as what is trained on."""
+
+
 def read_training_rows(
     policy: Policy,
     data: Path,
     kind: Kind,
-    branches: Sequence[str],
+    branches: Sequence[Branch],
     training: Training,
     more_rejected: bool = False,
     contrasts: int = 0,
@@ -90,7 +95,7 @@ def read_training_rows(
     """
     most_tokens = training.max_response_tokens
 
-    def render(row: dict[str, object], images: Images) -> list[Group]:
+    def render(row: CheckedRow, images: Images) -> list[Group]:
         if kind == "conversation":
             return _conversation(policy, row, images, most_tokens)
         group = render_pair(policy, row, images, branches, more_rejected, most_tokens, contrasts)
@@ -108,7 +113,7 @@ def render_rows(
     data: Path,
     kind: Kind,
     training: Training,
-    render: Callable[[dict[str, object], Images], list[Group]],
+    render: RenderRow,
     without: Sequence[tuple[str, str, str]] = (),
 ) -> TrainingRows:
     """Read every row of a kind, have it rendered, and check what came out.
@@ -167,7 +172,7 @@ def render_rows(
 
 def _rendered(
     records: RecordSet,
-    render: Callable[[dict[str, object], Images], list[Group]],
+    render: RenderRow,
     taken: Set[str],
     number: int,
 ) -> tuple[list[tuple[Group, Origin]], list[SkippedRow]]:
@@ -220,7 +225,7 @@ class Images:
 
 
 def _conversation(
-    policy: Policy, row: dict[str, Any], images: Images, max_response_tokens: int | None
+    policy: Policy, row: CheckedRow, images: Images, max_response_tokens: int | None
 ) -> list[Group]:
     messages = row["messages"]
     pictures = images.of_prompt(count_images(messages))
@@ -229,9 +234,9 @@ def _conversation(
 
 def render_pair(
     policy: Policy,
-    row: dict[str, Any],
+    row: CheckedRow,
     images: Images,
-    branches: Sequence[str],
+    branches: Sequence[Branch],
     further: bool,
     max_response_tokens: int | None,
     contrasts: int = 0,
@@ -251,7 +256,7 @@ def render_pair(
         RefusedRowError: as for `render_group`, or there are no such images.
     """
     count = count_images(row["prompt"])
-    named = {branch: row[branch] for branch in branches}
+    named: dict[str, list[Message]] = {branch: row[branch] for branch in branches}
     more = (row.get("more_rejected") or []) if further else []
     named |= {answer_field(len(branches) + i): answer for i, answer in enumerate(more)}
     distorted = images.of("rejected_images", count) if "rejected" in branches else None

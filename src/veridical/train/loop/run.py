@@ -16,6 +16,7 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
+from veridical.runtime.run_files import LogRow
 from veridical.train.loop.callbacks import Epochs, Manifests, RunLog, SaveWhenTerminated, Steps
 from veridical.train.loop.checking import open_check, write_descriptions
 from veridical.train.loop.checkpoints import LastStep, newest_verified
@@ -265,7 +266,7 @@ def tell_best(
     )
 
 
-def _at_step(history: Sequence[dict[str, Any]], step: int | None, name: str) -> float | None:
+def _at_step(history: Sequence[LogRow], step: int | None, name: str) -> float | None:
     """An evaluation's figure, which may have been logged more than once; None if it is none."""
     key = f"eval_{name}"
     found = [row[key] for row in history if row["step"] == step and row.get(key) is not None]

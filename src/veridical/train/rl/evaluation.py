@@ -15,6 +15,7 @@ from typing import Any
 
 from veridical.runtime import interruptions, processes
 from veridical.runtime.errors import UserError
+from veridical.runtime.run_files import LogRow
 from veridical.train.loop.checking import open_check, show_figures, write_descriptions
 from veridical.train.loop.checkpoints import whole_best
 from veridical.train.loop.run import tell_best
@@ -119,7 +120,7 @@ class Evaluations:
             return
         self.setting.actors.policy.model.eval()
         seen = self.training.rows_seen(step, self.prompts) / self.prompts
-        row: dict[str, Any] = {"step": step, "split": "eval", "epoch": seen}
+        row: LogRow = {"step": step, "split": "eval", "epoch": seen}
         if self.asked.prompts:
             row |= self._answered(step)
         if self.check is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from veridical.models.precision import unmixed
 from veridical.models.token_scores import token_values
 from veridical.objectives.policy_gradient import Advantages, PolicyGradient, kl_terms
 from veridical.runtime import processes
+from veridical.runtime.run_files import LogRow
 from veridical.train.loop.modes import learning
 from veridical.train.rl.actors import as_critic
 from veridical.train.rl.experience import Experience, Setting, minibatches
@@ -69,7 +69,7 @@ class Learned:
     gradient_norm: float | None = None
     explained_variance: float | None = None
 
-    def figures(self, with_values: bool) -> dict[str, Any]:
+    def figures(self, with_values: bool) -> LogRow:
         """By name; those of a value model where there is one."""
         named = dataclasses.asdict(self)
         return {

@@ -10,6 +10,7 @@ from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_jsonl
 from veridical.runtime.progress import step_bar
+from veridical.runtime.run_files import LogRow
 from veridical.train.loop.reporting import Trackers
 from veridical.train.loop.showing import print_answers
 
@@ -48,7 +49,7 @@ class Log:
         self.bar = step_bar(steps, done)
 
     @property
-    def train_rows(self) -> list[dict[str, Any]]:
+    def train_rows(self) -> list[LogRow]:
         """A row for each step; the others are of evaluations."""
         return [row for row in self.rows if row["split"] == "train"]
 

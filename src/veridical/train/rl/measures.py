@@ -11,6 +11,7 @@ from torch import Tensor
 
 from veridical.objectives.policy_gradient import kl_terms
 from veridical.runtime import processes
+from veridical.runtime.run_files import LogRow
 from veridical.train.rl.experience import Experience
 
 SHOWN = 2
@@ -19,7 +20,7 @@ ROUNDING = 1e-12
 """Relative to the mean square: what float64 leaves of a sum of equal numbers."""
 
 
-def measures_of(experience: Experience) -> dict[str, Any]:
+def measures_of(experience: Experience) -> LogRow:
     """What was sampled and earned, before anything is learned from it.
 
     A figure is None where no response counts.
