@@ -19,6 +19,7 @@ from veridical.runtime.files import read_jsonl
 from veridical.sampling import Decoding, Request
 from veridical.study import methods
 from veridical.study.arms import Budget
+from veridical.study.method_list import METHODS
 
 Commit = Callable[[str, str, Mapping[str, bytes]], None]
 HUB_NAME = "org/tiny"
@@ -89,7 +90,7 @@ def answered(name: str, data: Path, out: Path) -> str:
 
 
 def arm(name: str, data: Path, out: Path) -> str:
-    method = next(one for one in methods.METHODS if one.trainer == "dpo")
+    method = next(one for one in METHODS if one.trainer == "dpo")
     return methods.arm_key(data, name, method, method.trials[0], 0, Budget(8, 2, 4, 6))
 
 

@@ -28,9 +28,10 @@ from shapes import (
 )
 from transformers import DynamicCache
 
-from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
+from veridical.bdhs.algorithm import reject_answers
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
+from veridical.bdhs.true_answers import Rejecting, TrueAnswer
 from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.models.policy import Policy

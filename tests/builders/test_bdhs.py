@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from veridical.bdhs import algorithm
-from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
+from veridical.bdhs.algorithm import reject_answers
 from veridical.bdhs.image_noise import add_noise, kept_signal
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
+from veridical.bdhs.true_answers import Rejecting, TrueAnswer
 from veridical.builders import _parts, bdhs
 from veridical.builders._models import model_identity
 from veridical.builders._parts import Parts

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from veridical.bdhs import algorithm
-from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers, whole_answer_limit
+from veridical.bdhs import algorithm, true_answers
+from veridical.bdhs.algorithm import reject_answers
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
+from veridical.bdhs.true_answers import Rejecting, TrueAnswer, whole_answer_limit
 from veridical.builders._bdhs_counts import summarize
 from veridical.builders.bdhs import build_bdhs
 from veridical.data.prompts import Prompt
@@ -163,9 +164,8 @@ def test_a_low_share_of_guided_sentences_is_told(
     assert (summary["sentences"], summary["guided_sentences"], summary["share_guided"]) == (2, 0, 0)
     assert "Only 0% of the sentences" in summary["warnings"][0]
     longer = sources_of(["一只红色的狗在睡觉。它很大。" * 3] * 20, pictures[0])
-    monkeypatch.setattr(
-        algorithm, "_unusable", lambda *_: None
-    )  # the tiny tokenizer knows no Chinese
+    # The tiny tokenizer knows no Chinese.
+    monkeypatch.setattr(true_answers, "_unusable", lambda *_: None)
     summary = summarize(reject_answers(policy, longer, HOW), 0)
     assert summary["share_guided"] > 0.7
     assert summary["languages"] == {"zh": 20}

@@ -9,9 +9,10 @@ import torch
 from family_models import Family
 from PIL import Image
 
-from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
+from veridical.bdhs.algorithm import reject_answers
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
+from veridical.bdhs.true_answers import Rejecting, TrueAnswer
 from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
 from veridical.models.batching import row_batch

@@ -25,7 +25,7 @@ from veridical.models.reward_model import (
 )
 from veridical.runtime.errors import UserError
 from veridical.sampling import Decoding, Request
-from veridical.sampling.engines.adapters import recomputed
+from veridical.sampling.engines.recomputing import recomputed
 from veridical.sampling.rollouts import roll_out
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

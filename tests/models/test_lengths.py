@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
+from veridical.bdhs.algorithm import reject_answers
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
+from veridical.bdhs.true_answers import Rejecting, TrueAnswer
 from veridical.builders._samples import SampleSettings, sample_responses
 from veridical.data import image_checks
 from veridical.data.image_checks import require_images

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
+from veridical.bdhs.algorithm import reject_answers
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
+from veridical.bdhs.true_answers import Rejecting, TrueAnswer
 from veridical.builders._samples import SampleSettings, sample_responses
 from veridical.data.prompts import Prompt
 from veridical.data.records import assistant_message, user_message

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from veridical.bdhs.algorithm import TrueAnswer
+from veridical.bdhs.true_answers import TrueAnswer
 from veridical.builders import _parts
 from veridical.builders._parts import Parts
 from veridical.cli.dispatch import main

@@ -14,13 +14,9 @@ from veridical.scoring.statistics import Estimate
 from veridical.study import fresh_methods, methods
 from veridical.study.arms import Budget, ensure_evaluated, ensure_scenes
 from veridical.study.fresh_methods import make_samples_and_rewards, train_fresh
+from veridical.study.method_list import IPO_PER_TOKEN, METHODS, STEER, UNSTEERED, Method, Trial
 from veridical.study.method_sets import data_file, make_bdhs_and_plain, make_samples
 from veridical.study.methods import (
-    IPO_PER_TOKEN,
-    METHODS,
-    UNSTEERED,
-    Method,
-    Trial,
     arm_key,
     choose_trial,
     hacking_table,
@@ -132,7 +128,7 @@ def test_a_small_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         read_json(answers / name / "chair" / "run.json")["configuration"]["steer"]
         for name in ("steerlm", UNSTEERED)
     )
-    assert (steered, plain) == (methods.STEER, None)
+    assert (steered, plain) == (STEER, None)
 
 
 def test_reward_against_truth_is_told_of_reinforcement_learning_alone() -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers, require_masking
+from veridical.bdhs.algorithm import reject_answers
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
+from veridical.bdhs.true_answers import Rejecting, TrueAnswer, require_masking
 from veridical.builders._bdhs_set import write_bdhs_set
 from veridical.builders._models import model_identity
 from veridical.builders._parts import Parts, finish

@@ -14,6 +14,7 @@ from veridical.report.folders import Part, find_parts
 from veridical.report.headline import headline
 from veridical.report.pictures import Examples, choose_examples
 from veridical.report.results import Results, collect_results
+from veridical.report.steps import Step, steps
 from veridical.report.wording import ARMS, count_of, joined, scientific, show
 from veridical.runtime.json_types import JsonObject
 from veridical.runtime.pages import refuse_other_file, write_page
@@ -114,7 +115,7 @@ def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, object]:
         "trainings_open": TRAININGS_OPEN,
         "pairs": [{**vars(item), "sentence": sections.built(item)} for item in pair_sets],
         "pairs_open": PAIRS_OPEN,
-        "steps": [_step(step) for step in sections.steps(parts)],
+        "steps": [_step(step) for step in steps(parts)],
         "steps_open": STEPS_OPEN,
         "version": importlib.metadata.version("veridical"),
         "sources": [str(run) for run in runs],
@@ -263,6 +264,6 @@ def _figure(value: object) -> str:
     return scientific(float(value)) if isinstance(value, int | float) else str(value)
 
 
-def _step(step: sections.Step) -> JsonObject:
+def _step(step: Step) -> JsonObject:
     record = json.dumps(step.record, indent=2, ensure_ascii=False)
     return {**vars(step), "json": record}

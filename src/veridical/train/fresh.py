@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from veridical.bdhs.algorithm import Rejecting, TrueAnswer, reject_answers
+from veridical.bdhs.algorithm import reject_answers
+from veridical.bdhs.true_answers import Rejecting, TrueAnswer
 from veridical.data.messages import assistant_message, text_of
 from veridical.data.responses import Response
 from veridical.judges.judging import PairwiseJudge

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from veridical.bdhs.algorithm import Rejecting, require_masking
 from veridical.bdhs.settings import BDHSSettings
 from veridical.bdhs.similarity import load_similarity
+from veridical.bdhs.true_answers import Rejecting, require_masking
 from veridical.checks.prefix_sharing import Sharing
 from veridical.checks.proofs import Proof
 from veridical.checks.proving import noise_floor

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 
-from veridical.bdhs.algorithm import TrueAnswer
+from veridical.bdhs.true_answers import TrueAnswer
 from veridical.data.messages import Message, assistant_message, count_images, text_of
 from veridical.data.object_lists import read_objects
 from veridical.data.prompts import Prompt
