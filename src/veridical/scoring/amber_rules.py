@@ -78,48 +78,56 @@ def judge_description(
         similar: how near two words are, at most 1.
         rule: which rule.
     """
-    if rule == "official":
-        kept = [noun for noun in nouns if noun in lists.vocabulary]
-        return _official(kept, truth, hallu, lists, similar)
-    vocabulary = {word.lower() for word in lists.vocabulary}
+    official = rule == "official"
+    objects, lures = truth, hallu
+    vocabulary = set(lists.vocabulary)
+    if not official:
+        objects = list(dict.fromkeys(truth))
+        lures = [name for name in dict.fromkeys(hallu) if name not in objects]
+        vocabulary = {word.lower() for word in vocabulary}
     kept = [noun for noun in nouns if noun in vocabulary]
-    objects = list(dict.fromkeys(truth))
-    lures = [name for name in dict.fromkeys(hallu) if name not in objects]
-    return _corrected(kept, objects, lures, lists, similar)
-
-
-def _entries(objects: Sequence[str], lists: WordLists) -> list[Entry]:
-    """Each word that stands for an object, with the object's place: associated words first."""
-    others = [
-        (word, place) for place, name in enumerate(objects) for word in lists.associated[name]
-    ]
-    return [*others, *((name, place) for place, name in enumerate(objects))]
-
-
-def _official(
-    nouns: Sequence[str],
-    truth: Sequence[str],
-    hallu: Sequence[str],
-    lists: WordLists,
-    similar: Similar,
-) -> JudgedDescription:
-    true_words, lure_words = _entries(truth, lists), _entries(hallu, lists)
+    true, expected = _Listed(objects, lists), _Listed(lures, lists)
+    meaning = _official_meaning if official else _corrected_meaning
     wrong: list[str] = []
     covered: set[int] = set()
     lured: set[int] = set()
-    for noun in nouns:
+    for noun in kept:
         if noun in lists.safe:
             continue
-        named = _first_same(noun, true_words)
-        if not named:
-            # A word can stand for an expected object and, by similarity, for one that is there:
-            # then it counts for both.
-            lured |= _first_same(noun, lure_words) | _first_near(noun, lure_words, similar)
-            named = _first_near(noun, true_words, similar)
+        named, lure = meaning(noun, true, expected, similar)
         covered |= named
+        lured |= lure
         if not named:
             wrong.append(noun)
-    return JudgedDescription(nouns, wrong, len(covered), len(truth), len(lured), len(hallu))
+    return JudgedDescription(kept, wrong, len(covered), len(objects), len(lured), len(lures))
+
+
+class _Listed:
+    """Objects, and each word that stands for one, with its place: associated words first."""
+
+    def __init__(self, objects: Sequence[str], lists: WordLists) -> None:
+        self.objects = objects
+        self.words: list[Entry] = [
+            *(
+                (word, place)
+                for place, name in enumerate(objects)
+                for word in lists.associated[name]
+            ),
+            *((name, place) for place, name in enumerate(objects)),
+        ]
+
+
+def _official_meaning(
+    noun: str, true: _Listed, expected: _Listed, similar: Similar
+) -> tuple[set[int], set[int]]:
+    """The objects that a noun names: of those in the image, of those that were expected."""
+    named = _first_same(noun, true.words)
+    if named:
+        return named, set()
+    # A word can stand for an expected object and, by similarity, for one that is there: then it
+    # counts for both.
+    lure = _first_same(noun, expected.words) | _first_near(noun, expected.words, similar)
+    return _first_near(noun, true.words, similar), lure
 
 
 def _first_same(noun: str, words: Sequence[Entry]) -> set[int]:
@@ -130,38 +138,23 @@ def _first_near(noun: str, words: Sequence[Entry], similar: Similar) -> set[int]
     return set(next(([place] for word, place in words if similar(noun, word) > NEAR), []))
 
 
-def _corrected(
-    nouns: Sequence[str],
-    objects: Sequence[str],
-    lures: Sequence[str],
-    lists: WordLists,
-    similar: Similar,
-) -> JudgedDescription:
-    true_words, lure_words = _entries(objects, lists), _entries(lures, lists)
-    wrong: list[str] = []
-    covered: set[int] = set()
-    lured: set[int] = set()
-    for noun in nouns:
-        if noun in lists.safe:
-            continue
-        named, lure = _named(noun, objects, true_words), set[int]()
-        if not named:
-            lure = _named(noun, lures, lure_words)
-        if not named and not lure:
-            here, named = _nearest(noun, true_words, similar)
-            there, lure = _nearest(noun, lure_words, similar)
-            named, lure = (set(), lure) if there > here else (named, set())
-        covered |= named
-        lured |= lure
-        if not named:
-            wrong.append(noun)
-    return JudgedDescription(nouns, wrong, len(covered), len(objects), len(lured), len(lures))
+def _corrected_meaning(
+    noun: str, true: _Listed, expected: _Listed, similar: Similar
+) -> tuple[set[int], set[int]]:
+    """Likewise, with the corrections of the rule."""
+    named = _named(noun, true)
+    lure = set() if named else _named(noun, expected)
+    if named or lure:
+        return named, lure
+    here, named = _nearest(noun, true.words, similar)
+    there, lure = _nearest(noun, expected.words, similar)
+    return (set(), lure) if there > here else (named, set())
 
 
-def _named(noun: str, objects: Sequence[str], words: Sequence[Entry]) -> set[int]:
+def _named(noun: str, listed: _Listed) -> set[int]:
     """The object of this very name; else all whose associated word it is."""
-    own = {place for place, name in enumerate(objects) if name.lower() == noun}
-    return own or {place for word, place in words if word.lower() == noun}
+    own = {place for place, name in enumerate(listed.objects) if name.lower() == noun}
+    return own or {place for word, place in listed.words if word.lower() == noun}
 
 
 def _nearest(noun: str, words: Sequence[Entry], similar: Similar) -> tuple[float, set[int]]:
