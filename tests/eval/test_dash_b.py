@@ -13,7 +13,7 @@ from PIL import Image
 from published_files import dash_b
 
 from veridical.cli import main
-from veridical.eval.dash_b import read_dash_b, read_verdict
+from veridical.eval.dash_b import read_dash_b, read_yes_no
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 
@@ -72,8 +72,8 @@ def test_both_rules(files: Path, rule: str, expected: dict[str, float]) -> None:
     ],
 )
 def test_what_an_answer_says(answer: str, official: str | None, corrected: str | None) -> None:
-    assert read_verdict(answer, "official") == official
-    assert read_verdict(answer, "corrected") == corrected
+    assert read_yes_no(answer, "official") == official
+    assert read_yes_no(answer, "corrected") == corrected
 
 
 def test_the_embedded_model_is_asked(files: Path) -> None:

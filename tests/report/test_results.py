@@ -99,7 +99,7 @@ def test_differences_from_a_control_stay_apart_from_those_from_the_baseline() ->
     assert found.baseline == "base"
     assert found.other_baselines == ["sft"]
     assert sentence(found).startswith("Hallucinated mentions fell")
-    [row] = tables.rows(found, main=True)
+    [row] = tables.table_rows(found, main=True)
     assert [cell["change"] and cell["change"]["verdict"] for cell in row["cells"]] == [
         None,
         "unclear",
@@ -112,7 +112,7 @@ def test_differences_from_a_control_stay_apart_from_those_from_the_baseline() ->
 
 def test_seeds_share_a_verdict_or_differ() -> None:
     found = results((-0.06, -0.08, -0.04), (-0.02, -0.05, 0.01))
-    cell = tables.rows(found, main=True)[0]["cells"][2]
+    cell = tables.table_rows(found, main=True)[0]["cells"][2]
     assert len(cell["change"]["lines"]) == 2
     assert cell["change"]["words"] == "seeds differ"
     main = headline(found)

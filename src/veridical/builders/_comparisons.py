@@ -151,7 +151,7 @@ def pairs_or_skipped(
         yield item.sample.pair(better, worse, rule == "all", {**made, "rule": rule, **about})
 
 
-def agreement(rows: Sequence[ComparedTwo]) -> JsonObject:
+def judges_agreement(rows: Sequence[ComparedTwo]) -> JsonObject:
     """How the comparisons ended, and how far the verdicts depend on the order.
 
     Each comparison is counted once: decided, the same text, a tie of the judge's, a verdict that

@@ -9,8 +9,8 @@ from typing import Any
 
 from veridical.builders._comparisons import (
     Compared,
-    agreement,
     compare_chunk,
+    judges_agreement,
     pairs_or_skipped,
 )
 from veridical.builders._judged import (
@@ -163,4 +163,4 @@ def _summary(compared: Sequence[Compared], swap: bool, opened: Opened | None) ->
     comparisons = [row for one in compared for row in one.comparisons]
     questions = sum(not row.same for row in comparisons) * (2 if swap else 1)
     cost = cost_summary([row.cost for row in comparisons], questions, opened)
-    return {**agreement(comparisons), "cost": cost}
+    return {**judges_agreement(comparisons), "cost": cost}

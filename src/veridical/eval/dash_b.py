@@ -138,7 +138,7 @@ def _own_id(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return str(row.get("gt")), str(row.get("object_name")), str(row.get("img_id"))
 
 
-def read_verdict(answer: str, rule: Rule, question: str = "") -> YesNoVerdict | None:
+def read_yes_no(answer: str, rule: Rule, question: str = "") -> YesNoVerdict | None:
     """What an answer says.
 
     Args:
@@ -158,7 +158,7 @@ def judge_rows(
     """The rows, with what each answer says."""
     return [
         {**row, "rule": options.rule,
-         "parsed": read_verdict(row["answer"], options.rule, row["question"])}
+         "parsed": read_yes_no(row["answer"], options.rule, row["question"])}
         for row in rows
     ]  # fmt: skip
 

@@ -25,7 +25,7 @@ from veridical.eval.short_answers import (
     FORMULAS,
     INSTRUCTION,
     by_fields,
-    described,
+    describe_short_answers,
     instruction_of,
     short_sums,
     with_prompts,
@@ -144,7 +144,7 @@ def remark(
 
 
 BENCHMARK = Benchmark(
-    description=described("gqa", "GQA"),
+    description=describe_short_answers("gqa", "GQA"),
     judged="answers.jsonl",
     sums=short_sums,
     formulas=FORMULAS,

@@ -95,7 +95,7 @@ def hallusion_sums(rows: Rows) -> ClusterSums:
     return sum_by_cluster(counted)
 
 
-def by_kind(rows: Rows) -> dict[str, Rows]:
+def by_question_kind(rows: Rows) -> dict[str, Rows]:
     """The rows of both categories, and those with and without an image."""
     groups = {
         "VD": [row for row in rows if row["category"] == "VD"],

@@ -20,7 +20,7 @@ from veridical.eval.hallusion_metrics import (
     HALLUSIONBENCH,
     Outcome,
     Rule,
-    by_kind,
+    by_question_kind,
     hallusion_sums,
     is_right,
 )
@@ -205,7 +205,7 @@ BENCHMARK = Benchmark(
     judged="answers.jsonl",
     sums=hallusion_sums,
     formulas=FORMULAS,
-    groups=by_kind,
+    groups=by_question_kind,
     same=("question_id", "question", "expected", "rule"),
     facts="questions or rules",
     needs=("right", "outcome", *PLACE),

@@ -23,7 +23,7 @@ FORMULAS = (
 """Accuracy is a mean: of VQA's answers some are partly right."""
 
 
-def described(name: str, title: str) -> BenchmarkDescription:
+def describe_short_answers(name: str, title: str) -> BenchmarkDescription:
     """How such a benchmark is shown."""
     return BenchmarkDescription(
         name=name,

@@ -18,7 +18,7 @@ from veridical.eval.run import run_benchmark
 from veridical.eval.short_answers import (
     FORMULAS,
     INSTRUCTION,
-    described,
+    describe_short_answers,
     instruction_of,
     rows_of,
     short_sums,
@@ -144,7 +144,7 @@ def remark(
 
 
 BENCHMARK = Benchmark(
-    description=described("textvqa", "TextVQA"),
+    description=describe_short_answers("textvqa", "TextVQA"),
     judged="answers.jsonl",
     sums=short_sums,
     formulas=FORMULAS,

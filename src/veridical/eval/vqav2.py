@@ -17,7 +17,7 @@ from veridical.eval.short_answers import (
     FORMULAS,
     INSTRUCTION,
     by_fields,
-    described,
+    describe_short_answers,
     instruction_of,
     rows_of,
     short_sums,
@@ -133,7 +133,7 @@ def remark(
 
 
 BENCHMARK = Benchmark(
-    description=described("vqav2", "VQAv2"),
+    description=describe_short_answers("vqav2", "VQAv2"),
     judged="answers.jsonl",
     sums=short_sums,
     formulas=FORMULAS,

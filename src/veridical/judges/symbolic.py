@@ -96,7 +96,7 @@ def answer_reward(text: str, expected: str) -> float:
 
     What is expected decides how the response is read: as yes or no where that is all, or is
     followed by a comma; as a choice where it is one letter from A to H and nothing else; else as a
-    short answer, which has to be the same after normalization (`normalized`).
+    short answer, which has to be the same after normalization (`normalized_answer`).
     """
     wanted, said = _plain(expected), _plain(answer_of(text))
     if yes_no := _YES_NO_EXPECTED.match(wanted):
@@ -106,9 +106,13 @@ def answer_reward(text: str, expected: str) -> float:
         return RIGHT_YES_NO if verdict == yes_no[1].lower() else -RIGHT_YES_NO
     if letter := _WHOLE_LETTER.fullmatch(wanted):
         return RIGHT_CHOICE if stated_letter(said) == letter[1].upper() else 0.0
-    goal = normalized(wanted)
+    goal = normalized_answer(wanted)
     labeled = re.sub(r"^(?:final\s+)?answer\s*:\s*", "", said, flags=re.I)
-    return RIGHT_CHOICE if goal and goal in (normalized(said), normalized(labeled)) else 0.0
+    return (
+        RIGHT_CHOICE
+        if goal and goal in (normalized_answer(said), normalized_answer(labeled))
+        else 0.0
+    )
 
 
 def said_yes_or_no(text: str) -> str | None:
@@ -145,7 +149,7 @@ def stated_letter(text: str) -> str | None:
     return found[1] if found and len(set(_letters(text))) == 1 else None
 
 
-def normalized(text: str) -> str:
+def normalized_answer(text: str) -> str:
     """A short answer as it is compared: no case, punctuation, articles or extra white space.
 
     Numbers from zero to ten become digits. This is the usual normalization of VQA and SQuAD. Marks

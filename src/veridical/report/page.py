@@ -97,8 +97,8 @@ def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, object]:
         "baseline": results.baseline,
         "headline_arm": results.headline_arm,
         "clusters": f"up to {count_of(clusters, 'image')}" if clusters else "",
-        "scores": tables.rows(results, main=True),
-        "more_scores": tables.rows(results, main=False),
+        "scores": tables.table_rows(results, main=True),
+        "more_scores": tables.table_rows(results, main=False),
         "other_differences": [
             {"baseline": other, "arms": _headers(arms), "rows": rows}
             for other in results.other_baselines

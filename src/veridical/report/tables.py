@@ -65,7 +65,7 @@ def _verdict(changes: Sequence[Change], metric: MetricDescription) -> str:
     return verdicts.pop() if len(verdicts) == 1 else "differ" if verdicts else "unclear"
 
 
-def rows(results: Results, main: bool) -> list[dict[str, Any]]:
+def table_rows(results: Results, main: bool) -> list[dict[str, Any]]:
     """Every arm's value with its interval, and its difference from the baseline."""
     return [
         _row(results, metric, [_cell(results, arm, metric) for arm in results.arms])

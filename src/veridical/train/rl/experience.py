@@ -73,7 +73,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Asked:
+class SampledPrompt:
     """A prompt of a step with its responses.
 
     Attributes:
@@ -88,7 +88,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class RewardedGroup(Asked):
+class RewardedGroup(SampledPrompt):
     """The same, rewarded and ready to be learned from.
 
     Attributes:
@@ -199,7 +199,7 @@ def gather_experience(
 
 def _sample(
     setting: Setting, step: int, indexes: Sequence[int], places: Sequence[int], noise: str
-) -> list[Asked]:
+) -> list[SampledPrompt]:
     """Responses to the prompts at some places, of those whose images the processor takes."""
     left_out = setting.left_out
 
@@ -220,7 +220,7 @@ def _sample(
     if left_out is not None:
         left_out.share()
     return [
-        Asked(usable[number], requests[number], responses)
+        SampledPrompt(usable[number], requests[number], responses)
         for number, responses in zip(kept, said, strict=True)
     ]
 
