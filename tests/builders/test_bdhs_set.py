@@ -193,7 +193,7 @@ def test_code_alone_is_left_to_the_unguided_try(
     asked = script(monkeypatch, lambda *_: Response("x = 2", (), (), "end"))
     sources = sources_of(["```\nx = 1. \n```"], pictures[0])
     monkeypatch.setattr(
-        algorithm, "_unusable", lambda *_: None
+        true_answers, "_unusable", lambda *_: None
     )  # the tiny tokenizer has no backtick
     (result,) = reject_answers(policy, sources, HOW)
     assert len(asked) == 1 and rejected(result) == "x = 2"

@@ -1,4 +1,4 @@
-"""What is known of a row's images: content, size, a perceptual hash, and why one can't be read."""
+"""A row's images: content, size, perceptual hash, and why one can't be read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Picture:
 
 
 class Album:
-    """Looks at each image once, however many rows show it."""
+    """Reads each image once, however many rows show it."""
 
     def __init__(self, root: Path) -> None:
         """Begin.

@@ -22,7 +22,7 @@ MOST = 50_000
 
 
 def describe_shortcuts(pairs: Pairs, groups: NDArray[np.int64], seed: int = 0) -> list[Fact]:
-    """Held-out accuracy of guesses from words, from lengths, from first words, and from who wrote.
+    """Held-out accuracy of guesses from words, from lengths, from first words, and from the author.
 
     Every field of the rows' sources that has a category for each of the two answers is tried, by
     whatever name it goes.

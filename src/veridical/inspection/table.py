@@ -48,7 +48,7 @@ SET_CHECKS: tuple[SetCheck, ...] = (
 def check_row(row: Row, checks: tuple[RowCheck, ...]) -> list[Finding]:
     """Everything that is wrong with a row.
 
-    The reason why commands would leave it out is told by `check_form` where no other check does.
+    `check_form` reports why commands would leave a row out, where no other check does.
     """
     found = [finding for check in checks for finding in check(row)]
     if not any(finding.level == "error" for finding in found):

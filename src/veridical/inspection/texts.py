@@ -14,7 +14,7 @@ SHINGLE = 3
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in small letters."""
+    """The words of a text, in lower case."""
     return WORD.findall(text.lower())
 
 

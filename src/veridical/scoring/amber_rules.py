@@ -1,7 +1,7 @@
 """AMBER's rules (Wang et al. 2023): which nouns of a description are in the image, and its figures.
 
 `official` does what the published scorer does. `corrected` keeps its lists and its threshold and
-mends what depends on the order of words; docs/benchmarks.md names each difference.
+fixes what depends on the order of words; docs/benchmarks.md names each difference.
 """
 
 from __future__ import annotations

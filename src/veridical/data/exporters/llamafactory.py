@@ -23,7 +23,7 @@ def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
 
 
 def beside(kind: Kind) -> dict[str, object]:
-    """What LLaMA-Factory is told of the file."""
+    """The entry of the file in `dataset_info.json`."""
     columns = {"messages": "conversations", "images": "images"}
     about: dict[str, object] = {"file_name": "data.jsonl", "formatting": "sharegpt"}
     if kind == "preference":

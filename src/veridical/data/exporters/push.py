@@ -1,4 +1,4 @@
-"""A folder with a data card to the hub."""
+"""Uploading a folder with a data card to the hub."""
 
 from __future__ import annotations
 

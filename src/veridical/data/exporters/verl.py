@@ -26,7 +26,7 @@ USE = "data.train_files={file}"
 
 
 def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
-    """A prompt; the expected answer is what verl's rewards call the ground truth."""
+    """A prompt; the expected answer becomes verl's `ground_truth`."""
     expected = record.get("expected_answer") or ""
     return {
         "data_source": "veridical",

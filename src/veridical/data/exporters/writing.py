@@ -1,4 +1,4 @@
-"""Rows into the files of a format, a few at a time; images beside them or within them."""
+"""Writing rows into the files of a format, a few at a time, with images beside or within them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ImageFiles:
     """Images that rows name by their paths."""
 
     def __init__(self, folder: Path, mode: ImageMode) -> None:
-        """Begin with none.
+        """Start without images.
 
         Args:
             folder: of the rows' file; copies go into `images/` in it, named by their content.

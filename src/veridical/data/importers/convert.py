@@ -1,4 +1,4 @@
-"""A row of a foreign set to rows that the reader of records checks."""
+"""Converting a row of a foreign set to rows that the reader of records checks."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def finished(
 
 
 def _as_object(value: object) -> object:
-    """What a text stands for that Python printed of an object; whatever else as it is."""
+    """The object that a text is the Python representation of; anything else unchanged."""
     if not isinstance(value, str) or not value.lstrip().startswith("{"):
         return value
     try:

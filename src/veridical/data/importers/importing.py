@@ -1,4 +1,4 @@
-"""Rows of a set to rows of ours; rows of one response each are put together by prompt."""
+"""Converting a set's rows to records; rows of one response each are grouped by prompt."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def _role(turn: Mapping[str, object]) -> str | None:
 
 
 def _bare(turn: Mapping[str, object]) -> tuple[str | None, str]:
-    """Who says what, wherever a picture stands in it."""
+    """A turn without its image tag."""
     return _role(turn), str(turn["value"]).replace(TAG, "").strip()
 
 

@@ -23,7 +23,7 @@ class Entry:
         name: of the set.
         root: of its images, relative to the images' root.
         annotation: its rows.
-        repeats: how often its rows are to be used; told, not applied.
+        repeats: how often its rows are to be used; reported, not applied.
     """
 
     name: str

@@ -33,7 +33,7 @@ _HINTS = (
 
 
 def check_empty(row: Row) -> Iterator[Finding]:
-    """Every answer has text."""
+    """Check that every answer has text."""
     for name, text in row.answers.items():
         if not text.strip():
             yield Finding(
@@ -43,7 +43,7 @@ def check_empty(row: Row) -> Iterator[Finding]:
 
 
 def check_equal(row: Row) -> Iterator[Finding]:
-    """Chosen and rejected differ in more than their form."""
+    """Check that chosen and rejected differ in more than their form."""
     answers, distorted = row.answers, row.named.get("rejected_images") is not None
     if row.kind != "preference" or distorted or len(answers) < 2:
         return
@@ -65,7 +65,7 @@ def check_equal(row: Row) -> Iterator[Finding]:
 
 
 def check_refusals(row: Row) -> Iterator[Finding]:
-    """No answer refuses to answer."""
+    """Check that no answer is a refusal."""
     for name, text in row.answers.items():
         head = text[:FIRST].lower()
         found = _REFUSES.search(head) if any(hint in head for hint in _HINTS) else None

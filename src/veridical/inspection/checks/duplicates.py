@@ -13,7 +13,7 @@ NEAR_TEXT, NEAR_IMAGE = "near-duplicate texts", "near-duplicate images"
 
 
 def check_duplicates(traces: Traces) -> Iterator[Finding]:
-    """No two rows have the same images and texts, and none swaps another's two answers."""
+    """Check that no two rows have the same images and texts, or the same with answers swapped."""
     first: dict[bytes, int] = {}
     for number, id, content, swapped in traces.contents():
         if content in first:

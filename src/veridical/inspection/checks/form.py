@@ -1,4 +1,4 @@
-"""Rows that commands would leave out for another reason than those with a check of their own."""
+"""Rows that commands would leave out for a reason that no other check covers."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ NAME = "ids"
 
 
 def check_ids(traces: Traces) -> Iterator[Finding]:
-    """Every id is that of one row. LLaVA's conversations are let off: their ids name images."""
+    """No two rows have the same id, except LLaVA's conversations, whose ids name images."""
     if traces.kind == "conversation":
         return
     first: dict[str, int] = {}

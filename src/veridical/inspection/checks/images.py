@@ -19,7 +19,7 @@ _DAMAGED = "put a whole PNG, JPEG or WebP file there"
 
 
 def check_image_files(row: Row) -> Iterator[Finding]:
-    """Every image can be opened and decoded."""
+    """Check that every image can be opened and decoded."""
     for number, picture in enumerate(row.pictures, start=1):
         if picture.problem:
             which = f"image {number}: " if len(row.pictures) > 1 else ""

@@ -1,4 +1,4 @@
-"""Placeholders against images."""
+"""Whether a prompt has as many image placeholders as images."""
 
 from __future__ import annotations
 

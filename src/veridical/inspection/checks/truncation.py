@@ -23,7 +23,7 @@ def truncation_check(
     """
 
     def check_truncation(row: Row) -> Iterator[Finding]:
-        """Prompt, images and the longest answer fit."""
+        """Check that prompt, images and the longest answer fit."""
         if row.record is None or any(picture.problem for picture in row.pictures):
             return
         found = measure(row)
