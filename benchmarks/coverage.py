@@ -17,17 +17,19 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from coverage_bounds import largest_rate, lowest_coverage, paired_coverage, share_coverage
 from coverage_tables import ANEW, CELLS, COVERED, PAGE, REJECTED, Row, write_page, write_rows
 
 from veridical.eval._reward_scores import BINS, reward_metrics
+from veridical.eval.amber_metrics import FORMULAS as AMBER
 from veridical.eval.chair import BENCHMARK as CHAIR
 from veridical.eval.pope import BENCHMARK as POPE
 from veridical.eval.pope_auc import BoolArray, area_interval, area_test, clustered_area
 from veridical.runtime.randomness import generator
 from veridical.scoring.statistics import FloatArray, Metric, Ratio
-from veridical.scoring.statistics.paired import differs, paired_test
-from veridical.scoring.statistics.signs import FEWEST_DIFFERING, Test
-from veridical.scoring.statistics.single import interval
+from veridical.scoring.statistics.paired import differs, gains, paired_test
+from veridical.scoring.statistics.signs import Test
+from veridical.scoring.statistics.single import common_balance, interval, usual_event
 from veridical.scoring.statistics.sums import influence, ratio, totals
 
 IMAGES = (10, 24, 50, 128, 500)
@@ -36,9 +38,11 @@ RATES = (0.5, 0.12, 0.02)
 QUESTIONS = 3
 # One data set this large stands for the truth.
 TRUTH = 200_000
-# Of thousands of cells, some fall out of bounds by chance. Such a cell is measured again in so many
-# new simulations of the same size, and the first one does not count.
+# Of thousands of cells, some fall out of bounds by chance, to either side. A cell that is out by no
+# more than chance explains is measured again in so many new simulations of the same size, and the
+# first one does not count; so is every cell that is too low.
 AGAIN = 4
+BY_CHANCE = 0.8
 
 Columns: TypeAlias = dict[str, FloatArray]
 World: TypeAlias = Callable[[np.random.Generator, tuple[int, int], float, "Case"], list[Columns]]
@@ -136,6 +140,29 @@ def _chair(
     return [{name: np.where(drawn, after[name], before[name]) for name in before}, before]
 
 
+def _amber(
+    random: np.random.Generator, shape: tuple[int, int], rate: float, case: Case
+) -> list[Columns]:
+    """AMBER: rate = share of invented nouns and of wrong yes/no answers; for its score only."""
+    wrong = _rates(random, shape, rate, 0.1)
+
+    def answers(rates: FloatArray) -> Columns:
+        nouns = 1 + random.poisson(2, shape)
+        missed, mistaken = (random.binomial(QUESTIONS, rates) for _ in range(2))
+        return {
+            "answers": np.full(shape, 1.0 + 2 * QUESTIONS),
+            "nouns": 1.0 * nouns,
+            "hallucinated": 1.0 * random.binomial(nouns, rates),
+            "is_no": np.full(shape, 1.0 * QUESTIONS),
+            "true_no": 1.0 * QUESTIONS - missed,
+            "said_no": 1.0 * QUESTIONS - missed + mistaken,
+        }
+
+    before, after = answers(wrong), answers(wrong * (1 - case.mended))
+    drawn = random.random(shape) < case.anew
+    return [{name: np.where(drawn, after[name], before[name]) for name in before}, before]
+
+
 def _reward(
     random: np.random.Generator, shape: tuple[int, int], rate: float, case: Case
 ) -> list[Columns]:
@@ -182,6 +209,7 @@ WORLDS: Mapping[str, tuple[World, tuple[Metric, ...]]] = {
     "POPE": (_pope(0.1, together=False), POPE.formulas),
     "POPE, answers of an image alike": (_pope(0.4, together=True), POPE.formulas),
     "CHAIR": (_chair, CHAIR.formulas),
+    "AMBER": (_amber, tuple(metric for metric in AMBER if metric.kind == "combination")),
     "rewards": (_reward, reward_metrics()),
 }
 
@@ -223,7 +251,16 @@ def _sides(
 
 
 def _is_doubtful(row: Row) -> bool:
-    return bool(row.covered < COVERED[0] or (row.rejected or 0.0) > REJECTED[1])
+    p, wide = row.rejected, row.covered - row.most
+    short = p is not None and REJECTED[0] - BY_CHANCE < p < REJECTED[0]
+    wide_by_chance = 0 < wide < (BY_CHANCE if row.most == COVERED[1] else BY_CHANCE / 2)
+    reachable = row.attainable <= row.most
+    return bool(
+        row.covered < COVERED[0]
+        or (p is not None and p > REJECTED[1])
+        or (short and (row.possible or 0.0) >= REJECTED[0])
+        or (wide_by_chance and reachable)
+    )
 
 
 def _averaged(turns: Sequence[Sequence[Row]]) -> Iterator[Row]:
@@ -251,22 +288,23 @@ def _rows(
     sides: list[Columns],
     truth: tuple[float, float],
 ) -> Iterator[Row]:
-    images = sides[0]["words" if "words" in sides[0] else "questions"].shape[-1]
+    images = next(iter(sides[0].values())).shape[-1]
     values = [metric.formula(totals(side)) for side in sides]
     if case is CASES[0]:
         low, high = interval(metric, sides[1])
         covered = _covered(low, high, truth[1], values[1])
         events = _events(metric, sides[1], truth[1])
-        best = lowest_coverage(values[1])
+        best = max(lowest_coverage(values[1]), _share_bound(metric, sides[1], truth[1]))
         yield Row(world, metric.name, rate, "", images, covered, events, best)
     test = paired_test(metric, *sides)
     difference = values[0] - values[1]
     known = ~np.isnan(difference)
     differing = differs(metric, *sides).sum(axis=-1)
     test = Test(test.low[known], test.high[known], test.p[known])
+    changes = np.nan_to_num(gains(metric, *sides)[known])
     yield _paired(
         Row(world, metric.name, rate, case.label, images, 0.0, 0.0, 0.0),
-        test, difference[known], differing[known], truth[0] - truth[1], not case.mended,
+        test, difference[known], differing[known], truth[0] - truth[1], not case.mended, changes,
     )  # fmt: skip
 
 
@@ -277,14 +315,18 @@ def _paired(
     differing: FloatArray,
     truth: float,
     equal: bool,
+    changes: FloatArray,
 ) -> Row:
     """The row of a difference, whose coverage is that of equal models where they are `equal`."""
     most = 100 * float(np.mean(largest_rate(differing)))
+    best = 100 - most
+    if not equal:
+        best = max(lowest_coverage(value), _paired_bound(test, value, truth, changes))
     return replace(
         row,
         covered=_covered(test.low, test.high, truth, value),
         count=float(np.mean(differing)),
-        attainable=100 - most if equal else lowest_coverage(value, truth, differing),
+        attainable=best,
         rejected=_per_cent(test.p < 0.05) if equal else None,
         possible=most if equal else None,
         contradicting=_contradicting(test),
@@ -292,49 +334,40 @@ def _paired(
 
 
 def _events(metric: Metric, columns: Columns, truth: float) -> float:
-    """Of a share, how many of the rarer kind are expected; else the images that weigh (Kish)."""
+    """What decides, see `Row.count`: Kish's effective number of images, where it is no share."""
     if metric.kind != "share" or not isinstance(metric.formula, Ratio):
         squares = influence(metric.formula, columns) ** 2
         return float(np.nanmean(ratio(squares.sum(-1) ** 2, (squares**2).sum(-1))))
-    items = metric.formula.parts(totals(columns))[1]
-    return float(np.mean(items) * min(truth, 1 - truth))
+    top, bottom = metric.formula.parts(columns)
+    balance = common_balance(top, bottom)[..., None]
+    off = np.abs(top - balance * bottom) > 1e-9
+    rare = bottom.sum(axis=-1) * min(truth, 1 - truth)
+    return float(np.mean(np.where(np.isnan(balance[..., 0]), rare, off.sum(axis=-1))))
 
 
-def largest_rate(differing: FloatArray) -> FloatArray:
-    """How often a test of flipped signs can have a mid-p below 0.05, whatever its statistic.
+def _share_bound(metric: Metric, columns: Columns, truth: float) -> float:
+    """What no interval of a share of rare events can do better; 0 where nothing is known."""
+    if metric.kind != "share" or not isinstance(metric.formula, Ratio):
+        return 0.0
+    top, bottom = metric.formula.parts(columns)
+    rare = top if truth <= 0.5 else bottom - top
+    items = float(np.mean(bottom.sum(axis=-1)))
+    images = float(np.mean((bottom > 0).sum(axis=-1)))
+    share = min(truth, 1 - truth)
+    return share_coverage(share, rare.sum(axis=-1), (rare > 0).sum(axis=-1), items, round(images))
 
-    All 2^differing patterns of signs are equally likely, and a two-sided test rejects a pattern
-    with its opposite, so the rate is a multiple of 2^(1 - differing). The mid-p of the least
-    unusual result that it rejects is at least half of the rate; so the rate is below 0.1.
-    """
-    step = 2.0 ** (1 - np.minimum(differing, 50))
-    rate: FloatArray = np.where(step < 0.1, (np.ceil(0.1 / step) - 1) * step, 0.0)
-    return rate
 
-
-def lowest_coverage(
-    values: FloatArray, truth: float = 0.0, differing: FloatArray | None = None
-) -> float:
-    """The lowest coverage, not below the 93 % wanted, of any interval of these data; percent.
-
-    Any whose ends rise with the value: it misses the truth where the value is among the lowest or
-    the highest, and equal values are missed together. With `differing`, an interval of a difference
-    also holds 0 where too few images differ, so that it can miss only a truth beyond.
-    """
-    values = values[~np.isnan(values)]
-    budget = (100 - COVERED[0]) / 100
-    sides = []
-    for sign in (1, -1):
-        counts = np.unique(np.round(sign * values, 9), return_counts=True)[1]
-        if differing is not None and sign * truth < 0:
-            # Below the truth lies 0: missing the truth from this side leaves out 0.
-            decided = differing[np.argsort(np.round(sign * values, 9))] >= FEWEST_DIFFERING
-            ends = np.cumsum(counts)
-            counts = np.diff(np.concatenate(([0], np.cumsum(decided)[ends - 1])))
-        missed = np.concatenate(([0.0], np.cumsum(counts) / len(values)))
-        sides.append(missed[missed <= budget + 1e-12])
-    both = sides[0][:, None] + sides[1]
-    return 100 * (1 - float(both[both <= budget + 1e-12].max()))
+def _paired_bound(test: Test, value: FloatArray, truth: float, changes: FloatArray) -> float:
+    """What no interval of a difference can do better; the usual size of a change is its unit."""
+    sizes = usual_event(changes)
+    side = np.sign(truth)
+    if side == 0 or np.isnan(sizes).all():
+        return 0.0
+    in_changes = min(abs(truth) / float(np.nanmedian(sizes)), changes.shape[-1])
+    smallest = 1e-6 * np.abs(changes).max(axis=-1, keepdims=True)
+    better, worse = ((side * way * changes > smallest).sum(axis=-1) for way in (1, -1))
+    rejected = 1.0 * ((test.p < 0.05) & (side * value > 0))
+    return paired_coverage(in_changes, better, worse, rejected, changes.shape[-1])
 
 
 def _per_cent(holds: BoolArray) -> float:
@@ -348,7 +381,9 @@ def _contradicting(test: Test) -> float:
 
 def _covered(low: FloatArray, high: FloatArray, truth: float, values: FloatArray) -> float:
     """Percent of the defined values whose interval holds the truth; one without ends holds it."""
-    holds = ~((low > truth + 1e-9) | (high < truth - 1e-9))
+    # No difference is 0 exactly; other true values are numbers that were rounded.
+    rounding = 1e-9 if truth else 0.0
+    holds = ~((low > truth + rounding) | (high < truth - rounding))
     return 100 * float(np.mean(holds[~np.isnan(values)]))
 
 
@@ -399,6 +434,8 @@ def _area_rows(
         Row("POPE", "auc", rate, case.label, count, 0.0, 0.0, 0.0),
         area_test(ours_all, theirs_all, found), values[0] - values[1],
         np.array(found, dtype=np.float64), truths[0] - truths[1], not case.mended,
+        np.array([one.moved - other.moved
+                  for one, other in zip(ours_all, theirs_all, strict=True)]),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ python benchmarks/coverage_tables.py     (again from the CSV, without a simulati
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -37,10 +38,11 @@ class Row:
         images: in each data set.
         covered: intervals that hold the truth.
         count: on average, of a difference: images that differ; of a share: the rarer kind's
-            items; of any other single value: images.
+            items, or the images out of balance where most have the same balance; of any other
+            single value: images.
         attainable: the lowest coverage, not below the 93 wanted, that any interval can have here.
         rejected: p below 0.05, where the two models are equally good.
-        possible: how often p can be below 0.05 in a test of flipped signs.
+        possible: how often p can be below 0.05 in any test.
         contradicting: the interval leaves out 0 beside a p of 0.05 or more, or the reverse.
     """
 
@@ -166,10 +168,32 @@ def _bands(kinds: dict[str, list[Row]]) -> str:
 
 
 def _outside(rows: Sequence[Row]) -> str:
-    """Names each cell below the target."""
+    """Names each cell below the target, and counts those above it that no bound excuses."""
     low = COVERED[0]
     below = [f"{_label(row)} ({row.covered:.1f})" for row in rows if row.covered < low]
-    return f"Below {low:g}%: {'; '.join(below) if below else 'none'}."
+    wide = [row for row in rows if too_wide(row)]
+    alone, paired = ([row for row in wide if bool(row.case) is case] for case in (False, True))
+    return (
+        f"Below {low:g}%: {'; '.join(below) if below else 'none'}.\n\n"
+        f"Above the target though no bound excludes it, of one model's values: {_counted(alone)}; "
+        f"of differences: {_counted(paired)}."
+    )
+
+
+def too_wide(row: Row) -> bool:
+    """Whether the interval covers more than is wanted, and no bound says that it has to."""
+    return row.covered > row.most >= row.attainable
+
+
+def too_rare(row: Row) -> bool:
+    """Whether p is below 0.05 in too few comparisons, and no bound says that it has to be."""
+    return row.rejected is not None and row.rejected < REJECTED[0] <= (row.possible or 0.0)
+
+
+def _counted(rows: Iterable[Row]) -> str:
+    """How many of each metric."""
+    names = Counter(row.name for row in rows)
+    return ", ".join(f"{name} ({count})" for name, count in names.most_common()) or "none"
 
 
 def _label(row: Row) -> str:
@@ -192,8 +216,7 @@ def _rates(rows: Sequence[Row]) -> str:
         fine = len(cells) - len(few) - above
         lines.append(f"| {count} | {len(few)} | {unreachable} | {fine} | {above} |")
     over = [f"{_label(row)} ({row.rejected:.1f})" for row in rows if (row.rejected or 0.0) > high]
-    short = [f"{_label(row)} ({row.rejected:.1f})" for row in rows
-             if (row.rejected or 0.0) < low <= (row.possible or 0.0)]  # fmt: skip
+    short = [f"{_label(row)} ({row.rejected:.1f})" for row in rows if too_rare(row)]
     told = (
         f"Above {high:g}%: {'; '.join(over) if over else 'none'}. Below {low:g}% though counting "
         f"does not rule {low:g}% out: {'; '.join(short) if short else 'none'}."

@@ -64,7 +64,9 @@ def test_intervals_hold_the_truth_and_p_is_honest(coverage: ModuleType) -> None:
     assert np.mean(np.array(enough) > 99) < 0.1
 
 
-@pytest.mark.parametrize(("differing", "rate"), [(4, 0), (5, 2 / 32), (6, 6 / 64), (7, 12 / 128)])
+@pytest.mark.parametrize(
+    ("differing", "rate"), [(3, 0), (4, 2 / 16), (5, 2 / 32), (6, 6 / 64), (7, 12 / 128)]
+)
 def test_the_largest_rate_of_any_test_of_signs(
     coverage: ModuleType, differing: int, rate: float
 ) -> None:
@@ -76,10 +78,40 @@ def test_the_lowest_coverage_of_any_interval(coverage: ModuleType) -> None:
     """Values 0, 1, 2 with 90, 6 and 4 %: an interval may miss 6 and not 4, and not 10 together."""
     values = np.array([0.0] * 90 + [1.0] * 6 + [2.0] * 4)
     assert coverage.lowest_coverage(values) == pytest.approx(96)
-    # Were no image to differ but where the value is 2, nothing changes: 0 is below the truth.
-    assert coverage.lowest_coverage(values, 0.5, 5 * (values == 2)) == pytest.approx(96)
-    # No image differs: 0 is in every interval, and with it the truth above.
-    assert coverage.lowest_coverage(values, 0.5, 0 * values) == pytest.approx(100)
+
+
+def test_an_interval_that_holds_for_all_rates_misses_rare_events_hardly_ever(
+    coverage: ModuleType,
+) -> None:
+    """100 images of one answer, 0.1 events expected: one or more come in 9.5 % of data sets.
+
+    So one event must not exclude the truth. Two or more come in 0.5 %.
+    """
+    events = np.array([0.0] * 90 + [1.0] * 9 + [2.0])
+    assert coverage.share_coverage(0.001, events, events, 100, 100) == pytest.approx(99)
+    # 0.05 events expected: one or more come in 4.9 %, and may be missed, within the 7 %.
+    assert coverage.share_coverage(0.0005, events, events, 100, 100) == pytest.approx(93)
+    # 3 expected: none comes in 4.8 %. Were six answers an image alike, it would be more often.
+    none = np.array([0.0] * 5 + [3.0] * 95)
+    assert coverage.share_coverage(0.03, none, none, 100, 100) == pytest.approx(95)
+    assert coverage.share_coverage(0.03, none, none, 100, 17) == pytest.approx(100)
+
+
+@pytest.mark.parametrize(("truth", "missed"), [(1.0, 0.0), (2.5, 0.0), (2.8, 1.0)])
+def test_no_change_at_all_is_in_the_interval_of_a_few(
+    coverage: ModuleType, truth: float, missed: float
+) -> None:
+    """500 images, none changed: chance e^-truth where nothing else changes, 7 % at 2.66."""
+    bounds = importlib.import_module("coverage_bounds")
+    lower, upper = bounds.missable(truth, 500)
+    assert lower[0, 0] == missed
+    assert not upper[0, 0]
+    # Of one true change, five for the better come in 0.4 %; that excludes it only if p is small.
+    changes = np.array([5]), np.array([0])
+    for small, covered in ((0.0, 100), (1.0, 93)):
+        assert bounds.paired_coverage(1.0, *changes, np.array([small]), 500) == pytest.approx(
+            covered
+        )
 
 
 def test_a_plain_test_shows_as_too_narrow(

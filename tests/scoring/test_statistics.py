@@ -11,6 +11,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 
+from veridical.eval.amber_metrics import COLUMNS, FORMULAS
 from veridical.eval.chair import BENCHMARK
 from veridical.runtime.errors import UserError
 from veridical.runtime.randomness import generator
@@ -28,7 +29,7 @@ from veridical.scoring.statistics import (
     sum_by_cluster,
 )
 from veridical.scoring.statistics.intervals import binomial_interval, share_interval
-from veridical.scoring.statistics.signs import sign_p
+from veridical.scoring.statistics.signs import least_p, sign_p
 from veridical.scoring.statistics.sums import Kind
 
 SHARE = Metric("share", Ratio("part", "whole"), "whole")
@@ -71,7 +72,7 @@ def test_value_is_the_ratio_of_sums_not_the_mean_of_ratios() -> None:
 
 def test_mid_p_interval_of_three_of_ten() -> None:
     # Each end leaves 2.5 % beyond it, the observed count by half.
-    low, high = binomial_interval(np.array(3.0), np.array(10.0))
+    low, high = binomial_interval(np.array(0.3), np.array(10.0))
     binomial = scipy.stats.binom
     assert binomial.sf(3, 10, low) + binomial.pmf(3, 10, low) / 2 == pytest.approx(0.025)
     assert binomial.cdf(2, 10, high) + binomial.pmf(3, 10, high) / 2 == pytest.approx(0.025)
@@ -103,6 +104,31 @@ def test_balanced_answers_keep_a_width() -> None:
     assert low < 0.5 < high
     # Fewer than independent answers' (0.5 +- 0.115), and not as few as one answer's 1/72.
     assert 1 / 72 < high - 0.5 < 0.115
+
+
+def test_a_balance_that_most_images_keep_is_compared_image_by_image() -> None:
+    """yes_rate of a model that errs in 6 of 100 images, twice each way and once more down.
+
+    Only those move it: 6 changes of 1/600, of which the score interval of a sum of signs is
+    -2/600 +- 1.96 sqrt(6) / 600, a little wider far off. Independent answers have 0.5 +- 0.04.
+    """
+    top = [3.0] * 94 + [2, 2, 2, 2, 4, 4]
+    low, high = ends(estimate(table(top, [6] * 100), [SHARE])["share"])
+    value, half = 0.5 - 2 / 600, 1.96 * math.sqrt(6) / 600
+    assert (low, high) == pytest.approx((value - half, value + half), abs=0.0025)
+    assert low < 0.5 < high
+
+
+def test_a_score_without_an_error_has_an_interval() -> None:
+    """AMBER's score is 1 of ten images: like a share's, the interval bounds what was not seen."""
+    ones = np.ones(10)
+    columns = dict.fromkeys(COLUMNS, 0 * ones) | {
+        "answers": 3 * ones, "nouns": ones, "said_no": ones, "is_no": ones, "true_no": ones,
+    }  # fmt: skip
+    found = estimate(ClusterSums(tuple(range(10)), columns), FORMULAS)["score"]
+    low, high = ends(found)
+    assert (found.value, high) == (1.0, 1.0)
+    assert 0.7 < low < 0.95
 
 
 def test_nothing_seen_is_bounded_not_excluded() -> None:
@@ -315,10 +341,13 @@ def test_the_interval_excludes_zero_exactly_where_p_is_below_five_per_cent() -> 
 @pytest.mark.parametrize("images", [5, 6, 20, 50])
 @pytest.mark.parametrize("differing", [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize("metric", [SHARE, LENGTH], ids=lambda metric: metric.kind)
-def test_fewer_than_five_changes_never_tell_two_models_apart(
+def test_few_changes_do_not_tell_two_models_apart(
     images: int, differing: int, metric: Metric
 ) -> None:
-    """All changes go one way: of 2^differing patterns two say the same, whose half counts."""
+    """All changes go one way: of 2^differing patterns two say the same, whose half counts.
+
+    Of four images, it counts how many could have differed: enough of 24 images or more.
+    """
     differing = min(differing, images)
     gains = [1 - 0.01 * number for number in range(differing)]
     ours = table([*gains, *([0.0] * (images - differing))], [1] * images)
@@ -326,10 +355,46 @@ def test_fewer_than_five_changes_never_tell_two_models_apart(
     assert found.differing == differing
     assert found.value == pytest.approx(sum(gains) / images)
     assert found.p is not None
-    assert found.p == pytest.approx(0.5**differing)
+    if differing != 4:
+        assert found.p == pytest.approx(0.5**differing)
     low, high = ends(found)
-    assert (low > 0 or high < 0) == (found.p < 0.05) == (differing >= 5)
-    assert ("too few" in found.note) == (differing < 5)
+    enough = differing >= 5 or (differing == 4 and images >= 24)
+    assert (low > 0 or high < 0) == (found.p < 0.05) == enough
+    assert ("too few" in found.note) == (not enough)
+
+
+def test_p_of_four_images_by_hand() -> None:
+    """Of 50 images, as many differ as are binomial with mean 4: the patterns that are as unusual.
+
+    Of exactly four, 2 of 16; of more, at most 1/16, the mid-p of four that change one way.
+    """
+    number = scipy.stats.binom(50, 4 / 50)
+    by_hand = number.pmf(4) * 2 / 16 + number.sf(4) / 16
+    assert float(least_p(np.array(4.0), 50)) == pytest.approx(by_hand)
+    assert float(least_p(np.array(4.0), 24)) < 0.05 < float(least_p(np.array(4.0), 23))
+    # No image beyond them could have differed.
+    assert float(least_p(np.array(4.0), 4)) == pytest.approx(1 / 16)
+
+
+@pytest.mark.parametrize("images", [24, 50, 500])
+def test_equal_models_of_any_rate_differ_in_at_most_five_per_cent(images: int) -> None:
+    """One answer an image: all splits of all numbers of changes, for every rate of changes.
+
+    With three of three called different too, it would be more than 6 %.
+    """
+    wrong, lax = np.zeros(31), np.zeros(31)
+    for differing in range(1, 31):
+        for better in range(differing + 1):
+            gains = np.array([1.0] * better + [-1.0] * (differing - better))
+            p = max(float(sign_p(gains)), 0.5**differing)
+            if better in (0, differing):
+                p = float(least_p(np.array(float(differing)), images))
+            chance = math.comb(differing, better) / 2**differing
+            wrong[differing] += chance * (p < 0.05)
+            lax[differing] += chance * (p < 0.05 or (differing >= 3 and better in (0, differing)))
+    number = scipy.stats.binom(images, np.linspace(0.5, 12, 24)[:, None] / images)
+    assert (number.pmf(range(31)) @ wrong).max() < 0.05
+    assert (number.pmf(range(31)) @ lax).max() > 0.06
 
 
 def test_equal_models_may_still_differ() -> None:

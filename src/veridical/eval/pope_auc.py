@@ -22,10 +22,10 @@ from veridical.eval.answers import AnswerSettings
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import track
 from veridical.scoring.statistics import Difference, Estimate, FloatArray
-from veridical.scoring.statistics.intervals import degrees, share_interval
+from veridical.scoring.statistics.intervals import area_score_interval
 from veridical.scoring.statistics.paired import as_difference
 from veridical.scoring.statistics.signs import Test, sign_test
-from veridical.scoring.statistics.single import BOUND, METHODS, ONE_CLUSTER
+from veridical.scoring.statistics.single import BOUND, METHODS, ONE_CLUSTER, usual_event
 
 WORDS = ("Yes", "No")
 ONE_LABEL = "undefined: only one of yes and no was asked for"
@@ -89,12 +89,14 @@ class Area:
         value: the area; NaN where only one of yes and no was asked for.
         moved: how much each image moves it, (images,).
         items: questions of the rarer kind: with one of them wrong, the area can fall by 1 / items.
+        others: questions of the other kind.
         size: how many of those an image has, on average over them.
     """
 
     value: float
     moved: FloatArray
     items: float
+    others: float
     size: float
 
 
@@ -146,8 +148,10 @@ def area_interval(area: Area) -> tuple[float, float]:
     """Both ends for one area of two images or more."""
     images = len(area.moved)
     variance = (area.moved**2).sum() * images / (images - 1)
-    value, items, size = (np.array(x) for x in (area.value, area.items, area.size))
-    low, high = share_interval(value, variance, items, size, degrees(area.moved))
+    value, items, others, size = (
+        np.array(x) for x in (area.value, area.items, area.others, area.size)
+    )
+    low, high = area_score_interval(value, variance, (items, others), size)
     return float(low), float(high)
 
 
@@ -168,7 +172,9 @@ def area_test(ours: Sequence[Area], theirs: Sequence[Area], differing: Sequence[
     value = np.array([one.value - other.value for one, other in zip(ours, theirs, strict=True)])
     moved = [one.moved - other.moved for one, other in zip(ours, theirs, strict=True)]
     gains = np.array(moved) + value[:, None] / len(moved[0])
-    event = np.array([area.size / area.items for area in ours])
+    event = usual_event(np.array([[*one.moved, *other.moved]
+                                  for one, other in zip(ours, theirs, strict=True)]))  # fmt: skip
+    event = np.where(event > 0, event, [area.size / area.items for area in ours])
     test = sign_test(value, gains, event, np.array(differing, dtype=np.float64))
     return Test(np.maximum(test.low, -1.0), np.minimum(test.high, 1.0), test.p)
 
@@ -185,7 +191,7 @@ def area_of(rows: Sequence[Mapping[str, Any]], images: Sequence[str]) -> Area:
 def clustered_area(margins: FloatArray, yes: BoolArray, owners: IntArray, images: int) -> Area:
     """The area of questions, in arrays: margin, whether yes is right, and number of the image."""
     if not yes.any() or yes.all():
-        return Area(math.nan, np.zeros(images), 0.0, 0.0)
+        return Area(math.nan, np.zeros(images), 0.0, 0.0, 0.0)
     beaten = _share_below(margins[~yes], margins[yes])
     beating = 1 - _share_below(margins[yes], margins[~yes])
     value = float(beaten.mean())
@@ -195,7 +201,7 @@ def clustered_area(margins: FloatArray, yes: BoolArray, owners: IntArray, images
     counts = [np.bincount(owners[side], minlength=images) for side in (yes, ~yes)]
     rarer = min(counts, key=lambda count: int(count.sum()))
     items = float(rarer.sum())
-    return Area(value, moved, items, float((rarer**2).sum()) / items)
+    return Area(value, moved, items, len(yes) - items, float((rarer**2).sum()) / items)
 
 
 def _share_below(values: FloatArray, bars: FloatArray) -> FloatArray:

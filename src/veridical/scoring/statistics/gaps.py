@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
-from veridical.scoring.statistics.intervals import HALVINGS, quantile
+from veridical.scoring.statistics.intervals import HALVINGS, TAIL, WEIGHT, quantile
 from veridical.scoring.statistics.sums import FloatArray, Sums, ratio, totals
 
 
@@ -49,15 +49,24 @@ def gap_interval(formula: CalibrationGap, columns: Sums) -> tuple[FloatArray, Fl
     whole = totals(columns)
     by_cluster = [columns[each.seen] - columns[each.expected] for each in formula.bins]
     seen = np.abs(np.stack([each.sum(axis=-1) for each in by_cluster]))
-    clustered = np.stack([(each**2).sum(axis=-1) for each in by_cluster])
+    clustered = sum((each**2).sum(axis=-1) for each in by_cluster) - (seen**2).sum(0) / clusters
     expected = np.stack([whole[each.variance] for each in formula.bins])
-    spread = np.sqrt(np.maximum(clustered - seen**2 / clusters, expected))
+    # One design effect for all bins: in a bin of its own, a rare error would explain itself.
+    effect = (clustered + WEIGHT) / (expected.sum(axis=0) + WEIGHT)
+    spread = np.sqrt(expected * np.maximum(effect, 1.0))
     value, width = seen.sum(axis=0), quantile(clusters)
 
     def usual(scale: FloatArray, sign: int) -> FloatArray:
         mean, variance = _folded(scale * seen, spread)
-        end: FloatArray = mean.sum(axis=0) + sign * width * np.sqrt(variance.sum(axis=0))
-        return end
+        middle, deviation = mean.sum(axis=0), np.sqrt(variance.sum(axis=0))
+        if sign < 0:
+            return np.asarray(middle - width * deviation)
+        # The interval holds the value, so that it misses a true gap from below only if the value
+        # falls below the gap. Where that is rarer than the tail, the other tail gets the rest.
+        bias = ratio(middle - scale * value, deviation)
+        below = np.minimum(scipy.special.ndtr(-np.nan_to_num(bias)), TAIL)
+        wide = scipy.special.stdtrit(clusters - 1, 1 - (2 * TAIL - below))
+        return np.asarray(middle + wide * deviation)
 
     most = np.full(value.shape, 1.0)
     for _ in range(60):
@@ -69,11 +78,16 @@ def gap_interval(formula: CalibrationGap, columns: Sums) -> tuple[FloatArray, Fl
 
 
 def _folded(mean: FloatArray, spread: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Mean and variance of |normal variable|."""
+    """Mean and variance of |normal variable|; of a count that is mostly 0, what chance adds."""
     safe = np.where(spread > 0, spread, 1.0)
     folded = spread * np.sqrt(2 / np.pi) * np.exp(-((mean / safe) ** 2) / 2) + mean * (
         1 - 2 * scipy.special.ndtr(-mean / safe)
     )
+    # A Poisson count of mean v below 1 is 2 v exp(-v) from it on average, a normal variable of the
+    # same variance sqrt(2 v / pi).
+    few = np.minimum(spread**2, 1.0)
+    sparse = np.minimum(np.sqrt(2 * np.pi * few) * np.exp(-few), 1.0)
+    folded = mean + (folded - mean) * np.where(spread**2 < 1, sparse, 1.0)
     return np.where(spread > 0, folded, mean), np.maximum(mean**2 + spread**2 - folded**2, 0.0)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from veridical.runtime.errors import UserError
-from veridical.scoring.statistics.signs import FEWEST_DIFFERING, Test, sign_test
+from veridical.scoring.statistics.signs import Test, least_p, sign_test
 from veridical.scoring.statistics.single import ONE_CLUSTER, usual_event
 from veridical.scoring.statistics.sums import (
+    LEVEL,
     ClusterSums,
     FloatArray,
     Metric,
@@ -97,7 +98,7 @@ def as_difference(
             ours - theirs, None, None, None, ours, theirs, clusters, note, differing, METHOD
         )
     note = ""
-    if differing < FEWEST_DIFFERING:
+    if float(least_p(np.array(float(differing)), clusters)) >= 1 - LEVEL:
         images = "image differs" if differing == 1 else "images differ"
         note = f"{differing or 'no'} {images}: too few to tell the two apart"
     return Difference(ours - theirs, low, high, p, ours, theirs, clusters, note, differing, METHOD)
@@ -115,13 +116,13 @@ def paired_test(metric: Metric, ours: Sums, theirs: Sums) -> Test:
         image = item * np.maximum((sizes[0] + sizes[1]) / 2 / clusters, 1.0)
         event = np.where(event > 0, np.maximum(event, item), image)
     differing = differs(metric, ours, theirs).sum(axis=-1)
-    found = sign_test(value, _gains(metric, ours, theirs), event, differing)
+    found = sign_test(value, gains(metric, ours, theirs), event, differing)
     bounded = metric.kind in ("share", "gap", "combination")
     most = 1.0 if bounded else 2.0 if metric.kind == "correlation" else np.inf
     return Test(np.maximum(found.low, -most), np.minimum(found.high, most), found.p)
 
 
-def _gains(metric: Metric, ours: Sums, theirs: Sums) -> FloatArray:
+def gains(metric: Metric, ours: Sums, theirs: Sums) -> FloatArray:
     """What each cluster adds to the difference, (..., clusters).
 
     Swapping the two models on one cluster flips its sign and changes nothing else, because what

@@ -16,6 +16,7 @@ from veridical.scoring.statistics.intervals import (
     mean_interval,
     share_interval,
 )
+from veridical.scoring.statistics.signs import sign_test
 from veridical.scoring.statistics.sums import (
     ClusterSums,
     FloatArray,
@@ -34,9 +35,11 @@ METHODS = {
     "limited": "gamma by image, one event added",
     "correlation": "Fisher's z by image",
     "gap": "inverted folded normal by image",
-    "combination": "Student's t on the jackknife by image, two events added",
-    "area": "mid-p binomial, design effect by image",
+    "combination": "mid-p binomial, design effect by image",
+    "area": "score, design effect by image",
 }
+# Counts that differ by less are equal.
+ROUNDING = 1e-9
 ONE_CLUSTER = "one cluster: an interval needs at least two"
 BOUND = "every row has the same value: the interval is a bound on what was not seen"
 
@@ -107,17 +110,16 @@ def interval(metric: Metric, columns: Sums) -> tuple[FloatArray, FloatArray]:
     value = metric.formula(totals(columns))
     variance = (moved**2).sum(axis=-1) * clusters / (clusters - 1)
     if metric.kind == "combination":
-        low, high = mean_interval(value, variance, usual_event(moved), clusters)
-        low, high = (np.where(variance > 0, np.clip(end, 0, 1), np.nan) for end in (low, high))
-        return low, high
+        items = columns[metric.unit]
+        size = ratio((items**2).sum(axis=-1), items.sum(axis=-1))
+        return share_interval(value, variance, items.sum(axis=-1), size, degrees(moved))
     if not isinstance(metric.formula, Ratio):  # What is left is a correlation.
         known = np.where(variance > 0, variance, np.nan)
         return correlation_interval(value, known, clusters)
     bottom = metric.formula.parts(columns)[1]
     items = bottom.sum(axis=-1)
     if metric.kind == "share":
-        size = ratio((bottom**2).sum(axis=-1), items)
-        return share_interval(value, variance, items, size, degrees(moved))
+        return _share_interval(metric.formula, columns, value, variance)
     if metric.limit is None:
         low, high = mean_interval(value, variance, usual_event(moved), clusters)
         return np.where(variance > 0, low, np.nan), np.where(variance > 0, high, np.nan)
@@ -128,6 +130,39 @@ def interval(metric: Metric, columns: Sums) -> tuple[FloatArray, FloatArray]:
     near, far = (np.where(near < far, end, np.nan) for end in (near, far))
     ends = metric.limit + side * near, metric.limit + side * far
     return ends if side > 0 else ends[::-1]
+
+
+def _share_interval(
+    formula: Ratio, columns: Sums, value: FloatArray, variance: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Binomial, but where most images keep one balance: then by the images that do not."""
+    top, bottom = formula.parts(columns)
+    items = bottom.sum(axis=-1)
+    size = ratio((bottom**2).sum(axis=-1), items)
+    freedom = degrees(influence(formula, columns))
+    low, high = share_interval(value, variance, items, size, freedom)
+    balance = common_balance(top, bottom)
+    if np.all(np.isnan(balance)):
+        return low, high
+    gains = ratio(top - balance[..., None] * bottom, items[..., None])
+    gains = np.where(np.abs(gains * items[..., None]) > ROUNDING, gains, 0.0)
+    differing = 1.0 * np.count_nonzero(gains, axis=-1)
+    found = sign_test(value - balance, np.nan_to_num(gains), 1 / items, differing)
+    near, far = np.clip(balance + found.low, 0, 1), np.clip(balance + found.high, 0, 1)
+    kept = ~np.isnan(balance)
+    return np.where(kept, near, low), np.where(kept, far, high)
+
+
+def common_balance(top: FloatArray, bottom: FloatArray) -> FloatArray:
+    """The share that half of the images or more have, if neither 0 nor 1; else NaN.
+
+    A model that is always right says yes to half of the questions about each image. What moves its
+    share of yes are the images in which it errs, to either side.
+    """
+    shares = ratio(top, bottom)
+    middle = np.nanmedian(shares, axis=-1) if np.isnan(shares).any() else np.median(shares, axis=-1)
+    same = np.mean(np.abs(shares - middle[..., None]) <= ROUNDING, axis=-1)
+    return np.where((same >= 0.5) & (middle > 0) & (middle < 1), middle, np.nan)
 
 
 def usual_event(moved: FloatArray) -> FloatArray:
