@@ -42,7 +42,7 @@ TRUTH = 200_000
 # more than chance explains is measured again in so many new simulations of the same size, and the
 # first one does not count; so is every cell that is too low.
 AGAIN = 4
-BY_CHANCE = 0.8
+BY_CHANCE = 0.6
 
 Columns: TypeAlias = dict[str, FloatArray]
 World: TypeAlias = Callable[[np.random.Generator, tuple[int, int], float, "Case"], list[Columns]]
@@ -234,7 +234,7 @@ def simulate(
                         again = range(1, 1 + AGAIN * any(map(_is_doubtful, first)))
                         turns = [list(_rows(*place, turn(n), truth[metric.name])) for n in again]
                         yield from _averaged(turns or [first])
-    yield from _areas(max(sets // 4, 1), images, seed)
+    yield from _areas(max(sets // 2, 1), images, seed)
 
 
 def _sides(

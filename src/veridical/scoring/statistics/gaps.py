@@ -49,15 +49,18 @@ def gap_interval(formula: CalibrationGap, columns: Sums) -> tuple[FloatArray, Fl
     whole = totals(columns)
     by_cluster = [columns[each.seen] - columns[each.expected] for each in formula.bins]
     seen = np.abs(np.stack([each.sum(axis=-1) for each in by_cluster]))
-    clustered = sum((each**2).sum(axis=-1) for each in by_cluster) - (seen**2).sum(0) / clusters
+    clustered = np.stack([(each**2).sum(axis=-1) for each in by_cluster]) - seen**2 / clusters
     expected = np.stack([whole[each.variance] for each in formula.bins])
-    # One design effect for all bins: in a bin of its own, a rare error would explain itself.
-    effect = (clustered + WEIGHT) / (expected.sum(axis=0) + WEIGHT)
-    spread = np.sqrt(expected * np.maximum(effect, 1.0))
+    effect = (clustered.sum(axis=0) + WEIGHT) / (expected.sum(axis=0) + WEIGHT)
     value, width = seen.sum(axis=0), quantile(clusters)
 
     def usual(scale: FloatArray, sign: int) -> FloatArray:
-        mean, variance = _folded(scale * seen, spread)
+        # Without a gap, the variance is the expected one; with the gap seen, the one seen.
+        used = np.where(effect < 1, 1 + (effect - 1) * np.minimum(scale, 1.0), effect)
+        known = expected * used
+        # Below, one design effect serves all bins: in its own bin, a rare error explains itself.
+        known = known if sign > 0 else np.maximum(clustered, known)
+        mean, variance = _folded(scale * seen, np.sqrt(np.maximum(known, 0.0)))
         middle, deviation = mean.sum(axis=0), np.sqrt(variance.sum(axis=0))
         if sign < 0:
             return np.asarray(middle - width * deviation)

@@ -110,8 +110,8 @@ def paired_test(metric: Metric, ours: Sums, theirs: Sums) -> Test:
     moved = influence(metric.formula, ours), influence(metric.formula, theirs)
     clusters = moved[0].shape[-1]
     event = usual_event(np.concatenate(moved, axis=-1))
-    if metric.kind == "share" and isinstance(metric.formula, Ratio):
-        sizes = [metric.formula.parts(totals(columns))[1] for columns in (ours, theirs)]
+    if metric.kind in ("share", "combination"):
+        sizes = [_items(metric, totals(columns)) for columns in (ours, theirs)]
         item = (ratio(np.ones(()), sizes[0]) + ratio(np.ones(()), sizes[1])) / 2
         image = item * np.maximum((sizes[0] + sizes[1]) / 2 / clusters, 1.0)
         event = np.where(event > 0, np.maximum(event, item), image)
@@ -120,6 +120,12 @@ def paired_test(metric: Metric, ours: Sums, theirs: Sums) -> Test:
     bounded = metric.kind in ("share", "gap", "combination")
     most = 1.0 if bounded else 2.0 if metric.kind == "correlation" else np.inf
     return Test(np.maximum(found.low, -most), np.minimum(found.high, most), found.p)
+
+
+def _items(metric: Metric, whole: Sums) -> FloatArray:
+    """How many items a share counts, and a combination of shares in all."""
+    formula = metric.formula
+    return formula.parts(whole)[1] if isinstance(formula, Ratio) else whole[metric.unit]
 
 
 def gains(metric: Metric, ours: Sums, theirs: Sums) -> FloatArray:
