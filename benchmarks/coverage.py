@@ -320,12 +320,13 @@ def _paired(
     """The row of a difference, whose coverage is that of equal models where they are `equal`."""
     most = 100 * float(np.mean(largest_rate(differing)))
     best = 100 - most
+    row = replace(row, count=float(np.mean(differing)))
     if not equal:
-        best = max(lowest_coverage(value), _paired_bound(test, value, truth, changes))
+        best = lowest_coverage(value)
+        best = max(best, _paired_bound(test, value, truth, changes)) if row.edge else best
     return replace(
         row,
         covered=_covered(test.low, test.high, truth, value),
-        count=float(np.mean(differing)),
         attainable=best,
         rejected=_per_cent(test.p < 0.05) if equal else None,
         possible=most if equal else None,

@@ -19,6 +19,8 @@ BUDGET = 1 - COVERED[0] / 100
 STRONGEST = 0.4
 # More changes than this either way are not counted out.
 MOST = 15
+# So many numbers of changes for the better are counted out together with those for the worse.
+ROWS = 6
 
 
 def largest_rate(differing: FloatArray) -> FloatArray:
@@ -56,11 +58,12 @@ def paired_coverage(
 ) -> float:
     """The same of a true difference, for intervals that hold for all models that differ by it.
 
-    Such models may improve few images and harm none, or improve and harm many. The interval can
-    miss the truth from below, beside b improved and c harmed images, only if no such model has so
-    few improved and so many harmed images (or fewer, or more) in over 7 % of data sets. It can miss
-    it from above only if the same holds the other way, and if p is below 0.05. Exact where one
-    image changes by one answer; else changes count as if they had their usual size.
+    Such models may improve few images and harm none, or improve and harm many. The interval lies
+    below the truth beside some counts [improved, harmed], and then beside fewer improved and more
+    harmed images, too. For each of those models, all these counts together may come in at most 7 %
+    of data sets; of all such sets of counts, the one is taken that comes most often in this cell.
+    The same holds above the truth, where p has to be below 0.05 besides. Exact where one image
+    changes by one answer; else changes count as if they had their usual size.
 
     Args:
         truth: the true difference in images changed, more than 0.
@@ -70,38 +73,60 @@ def paired_coverage(
         images: in each data set.
     """
     few = np.minimum(better, MOST).astype(int), np.minimum(worse, MOST).astype(int)
-    lower, upper = missable(truth, images)
-    missed = lower[few] | (upper[few] & (rejected > 0))
-    return 100 * (1 - min(float(np.mean(missed)), BUDGET))
+    seen, above = np.zeros((MOST + 1, MOST + 1)), np.zeros((MOST + 1, MOST + 1))
+    np.add.at(seen, few, 1 / len(better))
+    np.add.at(above, few, rejected / len(better))
+    models = other_models(truth, images)
+    missed = most_missed(models, seen) + most_missed(models.swapaxes(1, 2), above.T)
+    return 100 * (1 - min(missed, BUDGET))
 
 
-def missable(truth: float, images: int) -> tuple[FloatArray, FloatArray]:
-    """Beside which counts [better, worse] an interval may lie below the truth, and above it."""
-    counts = np.arange(MOST + 1)
-    most = np.zeros((2, MOST + 1, MOST + 1))
-    for harmed in np.linspace(0, min(8.0, (images - truth) / 2), 33):
-        chances = _changes(min((truth + harmed) / images, 1.0), harmed / images, images)
-        up = np.cumsum(chances, axis=0)  # as few better
-        lower = np.cumsum(up[:, ::-1], axis=1)[:, ::-1]  # and as many worse
-        down = np.cumsum(chances[::-1], axis=0)[::-1]
-        upper = np.cumsum(down, axis=1)
-        size = len(counts)
-        most = np.maximum(most, np.stack([lower[:size, :size], upper[:size, :size]]))
-    lower, upper = most <= BUDGET
-    lower[-1], lower[:, -1], upper[-1], upper[:, -1] = True, True, True, True
-    return lower, upper
-
-
-def _changes(up: float, down: float, images: int) -> FloatArray:
-    """Chances of [better, worse], counts to 40, of images that change up or down with these."""
+def other_models(truth: float, images: int) -> FloatArray:
+    """Chances of [model, improved, harmed] of models with this true difference in images."""
     from scipy.stats import binom
 
-    counts = np.arange(min(images, 40) + 1)
-    first = binom.pmf(counts, images, up)[:, None]
-    rest = binom.pmf(counts[None], (images - counts)[:, None], min(down / max(1 - up, 1e-12), 1.0))
-    table = np.zeros((41, 41))
-    table[: len(counts), : len(counts)] = np.nan_to_num(first * rest)
-    return table
+    counts = np.arange(images + 1)[:41]
+    harmed = np.linspace(0, min(8.0, (images - truth) / 2), 33)[:, None, None] / images
+    first = binom.pmf(counts[:, None], images, np.minimum(truth / images + harmed, 1.0))
+    left = np.maximum(1 - truth / images - harmed, 1e-12)
+    rest = binom.pmf(counts, (images - counts)[:, None], np.minimum(harmed / left, 1.0))
+    chances = np.nan_to_num(first * rest)
+    for axis in (1, 2):  # What is more than the most counts as the most.
+        chances = chances.swapaxes(1, axis)
+        over = chances[:, MOST:].sum(axis=1, keepdims=True)
+        chances = np.concatenate([chances[:, :MOST], over], axis=1).swapaxes(1, axis)
+    found = np.zeros((len(chances), MOST + 1, MOST + 1))
+    found[:, : chances.shape[1], : chances.shape[2]] = chances
+    return found
+
+
+def most_missed(models: FloatArray, seen: FloatArray) -> float:
+    """How much of `seen` can be missed: from a number of columns on that rises with the row.
+
+    In no model more than the budget. Rows from `ROWS` on are taken as missed.
+    """
+    tails = np.zeros((len(models), ROWS, MOST + 2))
+    tails[..., :-1] = models[:, :ROWS, ::-1].cumsum(axis=-1)[..., ::-1]
+    gains = np.zeros((ROWS + 1, MOST + 2))
+    gains[:ROWS, :-1] = seen[:ROWS, ::-1].cumsum(axis=-1)[:, ::-1]
+    gains[ROWS] = seen[ROWS:].sum()
+    hope = gains[::-1].cumsum(axis=0)[::-1]
+    best = 0.0
+
+    def search(row: int, start: int, used: FloatArray, gained: float) -> None:
+        nonlocal best
+        if row == ROWS:
+            best = max(best, gained + float(gains[ROWS, 0]))
+            return
+        for first in range(start, MOST + 2):
+            if gained + hope[row, first] <= best:
+                return
+            spent = used + tails[:, row, first]
+            if spent.max() <= BUDGET:
+                search(row + 1, first, spent, gained + float(gains[row, first]))
+
+    search(0, 0, np.zeros(len(models)), 0.0)
+    return best
 
 
 def share_coverage(
