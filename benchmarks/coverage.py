@@ -40,9 +40,9 @@ QUESTIONS = 3
 TRUTH = 200_000
 # Of thousands of cells, some fall out of bounds by chance, to either side. A cell that is out by no
 # more than chance explains is measured again in so many new simulations of the same size, and the
-# first one does not count; so is every cell that is too low.
+# first one does not count; so is every cell that is too low, or nearly.
 AGAIN = 4
-BY_CHANCE = 0.6
+BY_CHANCE = 0.8
 
 Columns: TypeAlias = dict[str, FloatArray]
 World: TypeAlias = Callable[[np.random.Generator, tuple[int, int], float, "Case"], list[Columns]]
@@ -234,7 +234,7 @@ def simulate(
                         again = range(1, 1 + AGAIN * any(map(_is_doubtful, first)))
                         turns = [list(_rows(*place, turn(n), truth[metric.name])) for n in again]
                         yield from _averaged(turns or [first])
-    yield from _areas(max(sets // 2, 1), images, seed)
+    yield from _areas(sets, images, seed)
 
 
 def _sides(
@@ -256,7 +256,7 @@ def _is_doubtful(row: Row) -> bool:
     wide_by_chance = 0 < wide < (BY_CHANCE if row.most == COVERED[1] else BY_CHANCE / 2)
     reachable = row.attainable <= row.most
     return bool(
-        row.covered < COVERED[0]
+        row.covered < COVERED[0] + BY_CHANCE
         or (p is not None and p > REJECTED[1])
         or (short and (row.possible or 0.0) >= REJECTED[0])
         or (wide_by_chance and reachable)
@@ -443,7 +443,7 @@ def _area_rows(
 def main() -> None:
     """Simulate, keep every cell, and write the page's tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sets", type=int, default=1000, help="data sets in each cell")
+    parser.add_argument("--sets", type=int, default=500, help="data sets in each cell")
     parser.add_argument("--cells", type=Path, default=CELLS, help="the CSV that is written")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the tables are written")
     arguments = parser.parse_args()
