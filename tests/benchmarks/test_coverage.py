@@ -136,7 +136,7 @@ def test_the_page_shows_the_cells_that_are_kept(coverage: ModuleType, tmp_path: 
     tables = importlib.import_module("coverage_tables")
     page = tmp_path / "statistics.md"
     page.write_text(coverage.PAGE.read_text("utf-8"), "utf-8")
-    rows = tables.read_json_rows()
+    rows = tables.read_rows()
     tables.write_page(rows, page)
     assert page.read_text("utf-8") == coverage.PAGE.read_text("utf-8")
     # What the page says of all cells: none too low, and no interval beside a p that denies it.
