@@ -285,12 +285,13 @@ def test_the_published_files(published: Path) -> None:
     assert (figures["f1"], figures["existence/f1"]) == (100.0, 100.0)
 
 
-def test_the_score_of_rows_that_say_the_same_has_no_interval() -> None:
-    """One description right and one question right per image: the jackknife sees no spread."""
+def test_the_score_of_rows_that_say_the_same_is_bounded() -> None:
+    """One description right and one question right per image: no spread, and no proof of 1."""
     columns = {name: np.ones(5) for name in COLUMNS} | {"hallucinated": np.zeros(5)}
     found = estimate(ClusterSums(tuple(range(5)), columns), [SCORE])["score"]
-    assert found.value == 1.0 and found.low is None
-    assert found.note == "no interval: the rows do not vary"
+    assert found.value == found.high == 1.0
+    assert found.low is not None and 0.4 < found.low < 0.7
+    assert "not seen" in found.note
 
 
 def test_the_interval_of_the_score_holds_the_truth() -> None:
@@ -303,6 +304,7 @@ def test_the_interval_of_the_score_holds_the_truth() -> None:
     rates = random.beta(1, 9, shape)
     true_no = random.binomial(7, random.beta(8, 2, shape)).astype(float)
     columns = {
+        "answers": np.full(shape, 15.0),
         "nouns": np.full(shape, 8.0),
         "hallucinated": random.binomial(8, rates).astype(float),
         "true_no": true_no,

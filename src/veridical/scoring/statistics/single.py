@@ -88,7 +88,7 @@ def _estimate(metric: Metric, sums: ClusterSums) -> Estimate:
     if np.isnan(low) or np.isnan(high):
         return Estimate(value, None, None, n, clusters, "no interval: the rows do not vary")
     note = ""
-    if metric.kind == "share" and value in (0.0, 1.0):
+    if metric.kind in ("share", "combination") and value in (0.0, 1.0):
         note = BOUND
     return Estimate(value, low, high, n, clusters, note, method_of(metric))
 
