@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.progress import counted
 
 LEAST_GUIDED = 0.5
@@ -34,7 +35,7 @@ def summarize(results: Results, skipped: int) -> dict[str, Any]:
     pairs = [row for row in results if "rejected" in row]
     sources = [json.loads(row["source"]) for row in pairs]
     iterations = Counter(source["iteration"] for source in sources)
-    summary: dict[str, Any] = {
+    summary: JsonObject = {
         "records": len(results),
         "pairs": len(pairs),
         "skipped": skipped,
@@ -70,7 +71,7 @@ def _tries(results: Results) -> dict[str, int]:
     }
 
 
-def _guidance(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _guidance(sources: Sequence[Mapping[str, Any]]) -> JsonObject:
     """Of the sentences in guided pairs: how many the model was given the beginning of."""
     kept = [bool(cut["kept"]) for source in sources for cut in source["cuts"]]
     share = round(fmean(kept), 4) if kept else None

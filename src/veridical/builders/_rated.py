@@ -12,6 +12,7 @@ from datasets import Dataset
 from veridical.builders._rows import Pair, Sample
 from veridical.data.records import response_name, text_of
 from veridical.runtime.errors import UserError
+from veridical.runtime.json_types import JsonObject
 
 QUALITY = ("Helpfulness", "Correctness", "Coherence")
 """The attributes whose sum Li et al. (2024) choose by; Complexity and Verbosity do not count."""
@@ -44,7 +45,7 @@ class RatedSample:
             if all(aspect in ratings for aspect in aspects)
         }
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> JsonObject:
         """What `source` says, as an object."""
         source = self.row.get("source")
         try:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeAlias
 
+from veridical.runtime.json_types import JsonObject
+
 Unit: TypeAlias = Literal["percent", "words", "share", "number"]
 Direction: TypeAlias = Literal["lower", "higher"]
 Prominence: TypeAlias = Literal["top", "table", "more"]
@@ -70,7 +72,7 @@ class BenchmarkDescription:
     asked: str
     place: int = 0
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """The entry `benchmark` of `scores.json`."""
         return {**asdict(self), "metrics": [asdict(metric) for metric in self.metrics]}
 
