@@ -18,7 +18,7 @@ from veridical.inspection.findings import are_findings, by_check
 from veridical.inspection.inspecting import Inspection, inspect_file, with_pictures
 from veridical.inspection.pictures import Album
 from veridical.inspection.repair import RowChange, changes_file, write_repaired
-from veridical.inspection.rows import read_json_rows, recognize_kind
+from veridical.inspection.rows import read_rows, recognize_kind
 from veridical.inspection.table import RowCheck
 from veridical.runtime.errors import FindingsError, UserError
 from veridical.runtime.files import check_file, refuse_to_replace, write_jsonl
@@ -165,7 +165,7 @@ def _truncation(file: Path, kind: Kind, root: Path, model: str, max_length: int 
     limit = max_length or own_limit(policy)
     if limit is None:
         raise UserError(f"{model} has no limit of its own. Set --max-length.")
-    rows = list(islice(with_pictures(read_json_rows(file, kind), Album(root)), FIRST))
+    rows = list(islice(with_pictures(read_rows(file, kind), Album(root)), FIRST))
     usable = [row for row in rows if not any(picture.problem for picture in row.pictures)]
     measure, slow = measuring(policy, usable, limit)
     if slow:

@@ -13,7 +13,7 @@ from veridical.checks.controls import with_gray_images
 from veridical.data.images import ImageLike, decode_image, resolve_image_path
 from veridical.data.pixels import ImageError
 from veridical.inspection.facts import Fact, mean_fact, share
-from veridical.inspection.rows import Row, read_json_rows
+from veridical.inspection.rows import Row, read_rows
 from veridical.models.batching import row_batch
 from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy
@@ -50,7 +50,7 @@ def measure_gaps(
     wanted = set(chosen)
     gaps: list[Gap] = []
     refused: list[str] = []
-    usable = (row for row in read_json_rows(path, "preference") if row.record is not None)
+    usable = (row for row in read_rows(path, "preference") if row.record is not None)
     rows = [(place, row) for place, row in enumerate(usable) if place in wanted]
     for place, row in track(rows, "log-probabilities"):
         try:

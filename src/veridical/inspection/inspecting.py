@@ -13,7 +13,7 @@ from veridical.data.record_rows import Kind
 from veridical.inspection.checks.formats import format_bits
 from veridical.inspection.findings import Finding
 from veridical.inspection.pictures import Album, named_picture
-from veridical.inspection.rows import Row, read_json_rows
+from veridical.inspection.rows import Row, read_rows
 from veridical.inspection.table import ROW_CHECKS, SET_CHECKS, RowCheck, check_row
 from veridical.inspection.traces import Traces
 
@@ -64,7 +64,7 @@ def inspect_file(
     columns, unread = Counter[str](), Counter[str]()
     findings: list[Finding] = []
     album = Album(root) if decode else None
-    for row in with_pictures(read_json_rows(path, kind), album):
+    for row in with_pictures(read_rows(path, kind), album):
         findings += check_row(row, (*ROW_CHECKS, *more))
         traces.add(row)
         unread.update(row.others.keys())

@@ -14,7 +14,7 @@ from veridical.inspection.differences import AnswerDifference, compare_answers
 from veridical.inspection.fields import Fields
 from veridical.inspection.findings import Finding
 from veridical.inspection.pictures import short_hash
-from veridical.inspection.rows import Row, read_json_rows
+from veridical.inspection.rows import Row, read_rows
 from veridical.inspection.texts import words
 from veridical.runtime.errors import UserError
 
@@ -73,7 +73,7 @@ def read_pairs(path: Path, root: Path, name: str) -> Pairs:
     bags: list[Matrix] = []
     begins: list[Matrix] = []
     texts: list[tuple[str, str]] = []
-    for row in read_json_rows(path, "preference"):
+    for row in read_rows(path, "preference"):
         pairs.rows += 1
         if row.record is None:
             what = str(row.refusal)

@@ -16,7 +16,7 @@ from veridical.data.record_spans import after_strip
 from veridical.data.records import write_records
 from veridical.inspection.checks.formats import END_MARKS
 from veridical.inspection.findings import Finding
-from veridical.inspection.rows import Row, read_json_rows
+from veridical.inspection.rows import Row, read_rows
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_jsonl
 
@@ -92,7 +92,7 @@ def _repaired(
     renamed = {found.row for found in findings if found.repair == "rename"}
     strips = any(found.repair == "strip" for found in findings)
     used: set[str] = set()
-    for row in read_json_rows(path, kind):
+    for row in read_rows(path, kind):
         drop = drops.get(row.number)
         if drop is not None or row.record is None:
             check, why = ("form", str(row.refusal)) if drop is None else (drop.check, drop.what)

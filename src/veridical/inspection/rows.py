@@ -171,7 +171,7 @@ def read_row(number: int, raw: object, kind: Kind) -> Row:
     return Row(number, kind, named, others, record, None, (), first, read)
 
 
-def read_json_rows(path: Path, kind: Kind) -> Iterator[Row]:
+def read_rows(path: Path, kind: Kind) -> Iterator[Row]:
     """Each row of a file; only a few are in memory at a time.
 
     Raises:
