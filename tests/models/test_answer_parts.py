@@ -14,13 +14,14 @@ from PIL import Image
 from veridical.checks.proofs import MARGIN
 from veridical.checks.proving import noise_floor
 from veridical.data.records import assistant_message, user_message
-from veridical.models.answer_parts import Answer
+from veridical.models.answer_parts import Answer, places, token_weights
 from veridical.models.batching import collate
 from veridical.models.logprobs import response_logps
 from veridical.models.measures import stock_inputs, stock_logps
 from veridical.models.policy import Policy
 from veridical.models.precision import cast_weights
 from veridical.models.rendering import Group, render_answers
+from veridical.models.text_tokens import Tokens
 from veridical.objectives.dpo import dpo_loss
 from veridical.train.loop.reference_cache import pair_key
 
@@ -199,3 +200,12 @@ def test_what_counts_begins_behind_the_prefix(
     tokenizer = policy.processor.tokenizer
     learned = tokenizer.decode(group.response_ids[0][group.learned_of(0)]).strip()
     assert learned == f"{rest}{tokenizer.eos_token}"
+
+
+def test_a_space_at_the_end_of_a_part_does_not_reach_the_next_word() -> None:
+    """Of the tokens "A", " red", " cup", where " red" has its space before it."""
+    text, tokens = "A red cup", Tokens([1, 2, 3], [1, 5, 9])
+    where = places([assistant_message(text)], assistant_message(text), len(text))
+    for span in ((2, 5, 2.0), (2, 6, 2.0), (1, 5, 2.0)):
+        weights = token_weights([span], where, text, tokens, 0)
+        assert weights is not None and weights.tolist() == [1.0, 2.0, 1.0]

@@ -134,6 +134,12 @@ def test_a_mean_over_weighed_tokens_divides_by_the_weights() -> None:
     assert none.per_token().policy.tolist() == [[0.0, 0.0]]
 
 
+def test_means_of_answers_under_other_images_are_means_too() -> None:
+    """Sums 14 nats apart over 7 tokens are means 2 nats apart."""
+    logps = paired(torch.tensor([[-7.0, -14.0, -21.0]]), torch.zeros(1, 3)).per_token()
+    assert logps.every_policy.tolist() == [[-1.0, -2.0, -3.0]]
+
+
 def test_slic_by_hand() -> None:
     """Beta 0.1: 1 - 0.3; once 10 nats apart nothing is left; where nothing differs 1."""
     a, b, c, d = (torch.tensor([x]) for x in (-10.0, -9.0, -12.0, -8.0))
