@@ -7,10 +7,12 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +34,7 @@ from veridical.models.tuning import Tuning, prepare_training
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_json
 from veridical.sampling import Decoding, Request, never_sampled
+from veridical.sampling.engines import client
 from veridical.sampling.engines.adapters import Engine
 from veridical.sampling.rollouts import rollout_group
 from veridical.train.online import train_online
@@ -116,8 +119,8 @@ def test_log_probs_are_those_of_the_policy_with_the_pixels(
         told: list[list[float]] = []
         tried = engine.client._tried
 
-        def listen(path: str, body: Mapping[str, Any]) -> bytes:
-            found = tried(path, body)
+        def listen(path: str, body: Mapping[str, Any], retries: int) -> bytes:
+            found = tried(path, body, retries)
             if path.endswith("completions"):
                 told.append(json.loads(found)["server_logps"])
             return found
@@ -331,7 +334,7 @@ def test_a_server_started_anew_and_a_deleted_folder_do_not_end_the_run(
     engine.client.post("unload_lora_adapter", {"lora_name": engine._called(0)})
     shutil.rmtree(tmp_path / engine._called(0))
     engine.publish(policy, 1)
-    assert "does not unload an adapter" in capsys.readouterr().out
+    assert "does not unload it" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == [engine._called(1)]
     engine.close()
     assert not list(tmp_path.iterdir())
@@ -344,3 +347,89 @@ def test_a_name_that_leads_out_of_the_run_s_folder_is_refused(name: str, tmp_pat
     # Adapters are written to, and deleted from, a folder of this name.
     with pytest.raises(UserError, match=r"--engine\.name is .*it names folders too"):
         Engine({"url": "http://127.0.0.1:9", "name": name}, tmp_path)
+
+
+class Faulty:
+    """A server that has names alone, and whose replies go wrong in a way of their own."""
+
+    def __init__(self, wrong: Callable[[str, int], int | None]) -> None:
+        self.names: set[str] = set()
+        self.asked: list[str] = []
+        served = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                content = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                path, name = self.path.rsplit("/", 1)[1], content["lora_name"]
+                served.asked.append(path)
+                status, said = 200, "fine"
+                if path.startswith("load") and name in served.names:
+                    status, said = 400, f"The lora adapter '{name}' has already been loaded."
+                elif path.startswith("load"):
+                    served.names.add(name)
+                status = wrong(path, len(served.asked)) or status
+                if status == LOST:
+                    self.connection.close()
+                    return
+                text = json.dumps({"error": {"message": said}}).encode()
+                self.send_response(status)
+                self.send_header("content-length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *_: Any) -> None:
+                """Quietly."""
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+
+
+LOST = -1
+
+
+def written_policy() -> Any:
+    """What can be saved as an adapter, and nothing else."""
+
+    def save(folder: str, **_: Any) -> None:
+        Path(folder).mkdir(parents=True)
+
+    return SimpleNamespace(model=SimpleNamespace(save_pretrained=save))
+
+
+@pytest.mark.parametrize("status", [LOST, 503])
+def test_a_load_whose_reply_was_lost_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """It is sent again, and refused as loaded already; the name is this attempt's alone."""
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.0)
+    server = Faulty(lambda _, asked: status if asked == 1 else None)
+    engine = Engine({"url": server.url}, tmp_path)
+    engine.publish(written_policy(), 0)
+    assert server.asked == ["load_lora_adapter"] * 2 and server.names == {engine._called(0)}
+
+
+def test_a_server_that_fails_to_unload_holds_no_step_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.0)
+    server = Faulty(lambda path, _: 500 if path.startswith("unload") else None)
+    engine, policy = Engine({"url": server.url}, tmp_path), written_policy()
+    for version in range(3):
+        engine.publish(policy, version)
+    assert server.asked.count("unload_lora_adapter") == 2  # no second try
+    assert [path.name for path in tmp_path.iterdir()] == [engine._called(2)]
+    assert capsys.readouterr().out.count("does not unload it (status 500") == 1
+
+
+def test_a_folder_that_can_not_be_deleted_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept(*_: Any, **__: Any) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(shutil, "rmtree", kept)
+    engine, policy = Engine({"url": Faulty(lambda *_: None).url}, tmp_path), written_policy()
+    for version in range(3):
+        engine.publish(policy, version)
+    assert capsys.readouterr().out.count("its folder can't be deleted (read-only)") == 1

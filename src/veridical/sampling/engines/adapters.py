@@ -121,7 +121,7 @@ class Engine:
         # A server may still have the names of another run, or of this one before it was killed.
         self.attempt = processes.from_first(lambda: secrets.token_hex(3))
         self.published: int | None = None
-        self.told = False
+        self.told = self.told_of_leftovers = False
 
     def tell(self) -> None:
         """Say what leaves this machine, before anything does."""
@@ -143,8 +143,7 @@ class Engine:
             adapter = self.folder / self._called(version)
             with writing(adapter, "Make room, and go on with --resume true."):
                 policy.model.save_pretrained(str(adapter), selected_adapters=["default"])
-            self._post("load_lora_adapter", lora_name=self._called(version),
-                       lora_path=str(adapter.resolve()))  # fmt: skip
+            self._load(self._called(version), adapter)
             if self.published is not None:
                 self._tell_of(self._forget(self._called(self.published)))
         processes.wait_for_all()
@@ -158,8 +157,10 @@ class Engine:
         self.published = None
 
     def _tell_of(self, problem: str | None) -> None:
-        if problem is not None:
-            print(f"{self.address} does not unload an adapter: {problem}.")
+        """Say it once: it is the same at every step."""
+        if problem is not None and not self.told_of_leftovers:
+            print(f"An adapter that is no longer asked for is left: {problem}.")
+            self.told_of_leftovers = True
 
     def _clean(self) -> list[str]:
         """Unload and delete every adapter in the folder; what the server said against it."""
@@ -167,15 +168,23 @@ class Engine:
         return [problem for one in there if (problem := self._forget(one.name)) is not None]
 
     def _forget(self, name: str) -> str | None:
-        """Unload an adapter and delete its folder; what the server said against it."""
+        """Unload an adapter and delete its folder; what was in the way of either.
+
+        It is asked once: a run need not wait for what nobody asks for any more.
+        """
         problem = None
         try:
-            self.client.post("unload_lora_adapter", {"lora_name": name})
+            self.client.post("unload_lora_adapter", {"lora_name": name}, again=False)
         except (FailedError, UserError) as failed:
             # It may have been started anew since, and so not have the name; anything else that is
             # wrong stops the next load or answer.
-            problem = str(failed)
-        shutil.rmtree(self.folder / name, ignore_errors=True)
+            problem = f"{self.address} does not unload it ({failed})"
+        try:
+            shutil.rmtree(self.folder / name)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            problem = f"its folder can't be deleted ({error})"
         return problem
 
     def sample(
@@ -285,12 +294,22 @@ class Engine:
     def _called(self, version: int) -> str:
         return f"{self.name}-{self.attempt}-{version}"
 
-    def _post(self, path: str, **content: str) -> None:
+    def _load(self, name: str, adapter: Path) -> None:
+        """Have the server load an adapter.
+
+        Raises:
+            UserError: it does not.
+        """
+        content = {"lora_name": name, "lora_path": str(adapter.resolve())}
         try:
-            self.client.post(path, content)
+            self.client.post("load_lora_adapter", content)
         except FailedError as failed:
+            # The name is this attempt's alone, so it was a try of ours whose reply was lost or came
+            # too late.
+            if failed.kind == "refused" and "already" in failed.problem:
+                return
             raise UserError(
-                f"{self.address}/{path} fails: {failed.problem}. {NEEDS} It has to see "
+                f"{self.address}/load_lora_adapter fails: {failed.problem}. {NEEDS} It has to see "
                 f"{self.folder} too."
             ) from failed
 

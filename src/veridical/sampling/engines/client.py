@@ -159,14 +159,19 @@ class Client:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def post(self, path: str, body: Mapping[str, object]) -> None:
+    def post(self, path: str, body: Mapping[str, object], again: bool = True) -> None:
         """Send something whose reply does not matter, as to load an adapter.
+
+        Args:
+            path: behind the address.
+            body: what is sent.
+            again: whether to try again after a failure that may pass.
 
         Raises:
             FailedError: the server refuses it, or does not answer.
             UserError: the key or the address is wrong.
         """
-        self._tried(path, body)
+        self._tried(path, body, self.address.retries if again else 0)
 
     def stop(self, now: bool = False) -> None:
         """Ask nothing more, and wait for nothing; `now` gives up what is under way too."""
@@ -217,7 +222,7 @@ class Client:
     def _completed(self, body: Mapping[str, object]) -> Completion:
         for number in range(self.address.retries + 1):
             try:
-                return read_completion(self._tried("chat/completions", body))
+                return read_completion(self._tried("chat/completions", body, self.address.retries))
             except MalformedError as error:
                 if not self.malformed_again or number == self.address.retries:
                     raise FailedError(
@@ -226,16 +231,16 @@ class Client:
                 self._wait(_pause(number))
         raise AssertionError("there is always a try")
 
-    def _tried(self, path: str, body: Mapping[str, object]) -> bytes:
+    def _tried(self, path: str, body: Mapping[str, object], retries: int) -> bytes:
         data = json.dumps(body).encode()
-        for number in range(self.address.retries + 1):
+        for number in range(retries + 1):
             self._wait(self._not_before - time.monotonic())
             try:
                 return self._sent(path, data)
             except FailedError as failed:
                 if failed.wait is not None:
                     self._hold(failed)
-                if failed.kind in ("refused", "malformed") or number == self.address.retries:
+                if failed.kind in ("refused", "malformed") or number == retries:
                     raise
                 if failed.wait is None:
                     self._wait(_pause(number))
