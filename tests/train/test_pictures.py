@@ -163,11 +163,18 @@ def swap(images: Path) -> None:
     (images / "kept").rename(images / "1.png")
 
 
+def shorten(images: Path) -> None:
+    """Cut the end off what was recorded."""
+    record = images.parent / "run" / RECORDED
+    write_jsonl(record, read_jsonl(record)[:-1])
+
+
 @pytest.mark.parametrize(
     ("change", "refused"),
     [
         (lambda images: swap(images), r"line 1 \(row-0, .*other images.*\(and 1 more row"),
-        (lambda images: picture(10).save(images / "10.png"), "line 11 .*row-10.*could not when"),
+        (lambda images: picture(10).save(images / "10.png"), "line 11 .*row-10.*could not be"),
+        (lambda images: shorten(images), r"line 12 .*row-11.*pictures\.jsonl.* has lost lines"),
         (lambda images: (images / "5.png").unlink(), "line 6 .*can't be used .*5.png is no file"),
         (lambda images: (images / "5.png").write_bytes(b""), "line 6 .*can't be used .*empty"),
     ],

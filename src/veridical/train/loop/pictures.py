@@ -155,7 +155,10 @@ def _compare(out: Path, recorded: Sequence[PictureRow], found: Pictures) -> None
     if first not in now:
         what = f"{_unread(found, first)}, which it was started with"
     elif first not in before:
-        what = f"{_in_words(now[first])} can be used, and could not when it was started"
+        what = (
+            f"{_in_words(now[first])} can be used and is not in {out / RECORDED}; it could not be "
+            "used when the run was started, or that file has lost lines"
+        )
     else:
         what = f"{_in_words(now[first])} has other images than when it was started"
     more = counted(len(differ) - 1, "more rows")
