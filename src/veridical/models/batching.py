@@ -106,9 +106,15 @@ def collate(policy: Policy, groups: Sequence[Group], share_prefix: bool) -> Batc
 
 
 def layout_tokens(group: Group, share_prefix: bool) -> int:
-    """How many tokens a group takes in a layout, image tokens and padding included.
+    """How many tokens a group takes in a layout, image tokens and padding included."""
+    rows, width = layout_shape(group, share_prefix)
+    return rows * width
 
-    Counted from its `prompt_tokens`, without opening an image; equal to the size of `input_ids`
+
+def layout_shape(group: Group, share_prefix: bool) -> tuple[int, int]:
+    """How many rows a group takes in a layout, and how many tokens the longest has.
+
+    Counted from its `prompt_tokens`, without opening an image; equal to the shape of `input_ids`
     that `collate` gives for it.
     """
     prompts, k = group.prompt_tokens, len(group.response_ids)
@@ -122,7 +128,7 @@ def layout_tokens(group: Group, share_prefix: bool) -> int:
         own_tokens = [len(ids) for ids in group.response_ids]
         whole = own_tokens if group.sampled else [group.tokens_of(i) for i in range(k)]
         rows = [prompt + length for prompt, length in zip(prompts, whole, strict=True)]
-    return len(rows) * max(rows)
+    return len(rows), max(rows)
 
 
 def row_batch(policy: Policy, groups: Sequence[Group]) -> Batch:

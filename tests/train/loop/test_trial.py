@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,7 +83,8 @@ def test_the_longest_rows_are_tried_with_the_optimizers_state(
 def test_a_trial_leaves_no_trace(
     saved: str, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optim: str
 ) -> None:
-    training = replace(TRAINING, trainer={"optim": optim, "weight_decay": 0.1, "logging_steps": 1})
+    options = {"optim": optim, "weight_decay": 0.1, "logging_steps": 1}
+    training = replace(TRAINING, lora_dropout=0.3, trainer=options)
     train_dpo(saved, rows, tmp_path / "with", training=training)
     monkeypatch.setattr(trial, "try_a_step", lambda *_: None)
     train_dpo(saved, rows, tmp_path / "without", training=training)
@@ -149,6 +152,26 @@ def test_the_longest_row_is_found_whatever_makes_it_long(
     many = [replace(usual, id=str(i)) for i in range(MANY)]
     many[50] = replace(long, id="50")
     assert trial.longest_rows(policy, measured(policy, many), share_prefix, 1) == [50]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("words", [1, 30, 60])
+def test_no_other_batch_is_larger_where_some_rows_take_two(
+    policy: Policy, count: int, words: int
+) -> None:
+    """A pair with pictures of its own for an answer takes two rows, as wide as its batch is."""
+    picture, other = Image.new("RGB", (9, 9)), Image.new("RGB", (9, 8))
+    twice = replace(asked(policy, "x", "What is it?", [picture]), response_images=(None, (other,)))
+    groups = [replace(twice, id=f"twice-{i}") for i in range(3)]
+    groups += [asked(policy, f"once-{i}", "What" + " ?" * words, [picture]) for i in range(3)]
+    groups = measured(policy, groups)
+    tried = trial.longest_rows(policy, groups, True, count)
+
+    def tokens(batch: Sequence[int]) -> int:
+        inputs = collate(policy, [groups[i] for i in batch], True).inputs
+        return int(inputs["input_ids"].numel())
+
+    assert tokens(tried) == max(map(tokens, combinations(range(6), count)))
 
 
 def test_rows_are_taken_again_where_there_are_too_few(policy: Policy, groups: list[Group]) -> None:

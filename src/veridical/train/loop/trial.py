@@ -7,13 +7,13 @@ first step and is there beside the activations of the second.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from veridical.models.batching import collate, layout_tokens
+from veridical.models.batching import collate, layout_shape
 from veridical.models.policy import Policy
 from veridical.models.precision import unmixed
 from veridical.models.rendering import Group
@@ -30,6 +30,10 @@ CANDIDATES = 32
 sizes, and that was compared with the processor on a few pictures (our choice: seconds)."""
 LAID_OUT = 320
 """Rows that are laid out at most, where the processor refuses some (our choice)."""
+
+
+Shape = tuple[int, int]
+"""Rows and tokens of the longest, in the layout."""
 
 
 class TryFirst(TrainerCallback):
@@ -79,7 +83,7 @@ def try_a_step(trainer: GroupTrainer, train: Items, held_out: Items | None) -> N
         for last in (False, True):
             _forward_and_backward(trainer, model, items)
             if not last:
-                made_state = _make_state(trainer, model)
+                made_state = _make_state(trainer)
             if last or arguments.gradient_accumulation_steps == 1:
                 model.zero_grad(set_to_none=True)
         if made_state:
@@ -99,7 +103,7 @@ def longest_rows(
     count: int,
     left_out: LeftOut | None = None,
 ) -> list[int]:
-    """The rows that take most tokens, images included; those that differ come first.
+    """The rows whose batch takes most tokens, images included; those that differ come first.
 
     Their lengths were counted when they were read; the longest few are laid out to be sure.
 
@@ -112,22 +116,41 @@ def longest_rows(
             returned.
     """
 
-    def measure(own: Sequence[Group]) -> int:
-        return int(collate(policy, own, share_prefix).inputs["input_ids"].numel())
+    def measure(own: Sequence[Group]) -> Shape:
+        rows, width = collate(policy, own, share_prefix).inputs["input_ids"].shape
+        return rows, width
 
-    tokens: dict[int, int] = {}
+    shapes: dict[int, Shape] = {}
     # An epoch may have the same row many times (`--data-weights`).
     first = {id(group): i for i, group in reversed(list(enumerate(groups)))}
-    counted = {i: layout_tokens(groups[i], share_prefix) for i in sorted(first.values())}
-    ordered = sorted(counted, key=lambda i: -counted[i])
+    counted = {i: layout_shape(groups[i], share_prefix) for i in sorted(first.values())}
+    widest = max(counted, key=lambda i: counted[i][1], default=None)
+    ordered = sorted(counted, key=lambda i: (i != widest, -math.prod(counted[i])))
     for i in ordered[:LAID_OUT]:
-        if len(tokens) == max(CANDIDATES, count):
+        if len(shapes) == max(CANDIDATES, count):
             break
         one = [groups[i]]
         found = measure(one) if left_out is None else left_out.lay_out(one, measure)[0]
-        tokens |= {} if found is None else {i: found}
-    longest = sorted(tokens, key=lambda i: -tokens[i])
-    return [longest[i % len(longest)] for i in range(count)] if longest else []
+        shapes |= {} if found is None else {i: found}
+    return _largest_batch(shapes, count) if shapes else []
+
+
+def _largest_batch(shapes: Mapping[int, Shape], count: int) -> list[int]:
+    """So many groups whose batch is the largest: all of its rows are as wide as the widest.
+
+    Groups have different numbers of rows where some have pictures of their own for an answer.
+    """
+
+    def tokens(batch: Sequence[int]) -> int:
+        return sum(shapes[i][0] for i in batch) * max(shapes[i][1] for i in batch)
+
+    def repeated(order: Sequence[int]) -> list[int]:
+        return [order[i % len(order)] for i in range(count)]
+
+    widest = max(shapes, key=lambda i: shapes[i][1])
+    others = sorted(shapes.keys() - {widest}, key=lambda i: (-shapes[i][0], -shapes[i][1]))
+    by_tokens = sorted(shapes, key=lambda i: -math.prod(shapes[i]))
+    return max(repeated(by_tokens), repeated([widest, *others]), key=tokens)
 
 
 def no_room(policy: Policy, shorter: str, more: str = "") -> UserError:
@@ -155,32 +178,44 @@ def _forward_and_backward(
         raise UserError("In the trial batch no trained weight receives a gradient.")
 
 
-@torch.no_grad()
-def _make_state(trainer: GroupTrainer, model: PreTrainedModel) -> bool:
-    """Let a new optimizer make its state: a step at rate 0 with gradients of 0."""
-    optimizer = _plain_optimizer(trainer)
-    if optimizer is None or optimizer.state:
+def _make_state(trainer: GroupTrainer) -> bool:
+    if trainer.is_deepspeed_enabled or not state_can_be_dropped(trainer.args):
         return False
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            parameter.grad.zero_()
+    optimizer: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    return make_state(optimizer, optimizer.step)
+
+
+def state_can_be_dropped(arguments: TrainingArguments) -> bool:
+    """Whether the optimizer's state can be made and dropped again from here."""
+    kind = str(getattr(arguments.optim, "value", arguments.optim))
+    return not kind.startswith((*STEERED_OPTIMIZERS, "paged"))
+
+
+@torch.no_grad()
+def make_state(optimizer: torch.optim.Optimizer, step: Callable[[], object]) -> bool:
+    """Let a new optimizer make its state: a step at rate 0 with gradients of 0.
+
+    Args:
+        optimizer: with gradients.
+        step: what a training calls to take a step.
+
+    Returns:
+        Whether it was new.
+    """
+    if optimizer.state:
+        return False
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.zero_()
     settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-    optimizer.step()
+    step()
     for group, before in zip(optimizer.param_groups, settings, strict=True):
         group.update(before)
     return True
-
-
-def _plain_optimizer(trainer: GroupTrainer) -> torch.optim.Optimizer | None:
-    """The optimizer itself; None where its state can't be made and dropped from here."""
-    kind = str(getattr(trainer.args.optim, "value", trainer.args.optim))
-    if trainer.is_deepspeed_enabled or kind.startswith((*STEERED_OPTIMIZERS, "paged")):
-        return None
-    found: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-    assert isinstance(found, torch.optim.Optimizer)
-    return found
 
 
 def _gradient_norm(model: PreTrainedModel) -> float:

@@ -14,6 +14,7 @@ from veridical.train.rl.learner import Learner, LoopState
 from veridical.train.rl.learning import Learned, learn, lesson_of
 from veridical.train.rl.measures import measures_of, shown_responses
 from veridical.train.rl.start import Start
+from veridical.train.rl.trial import try_a_step
 
 
 def reinforce(start: Start, actors: Actors, value_learning_rate: float | None = None) -> None:
@@ -38,6 +39,8 @@ def reinforce(start: Start, actors: Actors, value_learning_rate: float | None = 
     coefficient = state.kl_coefficient
     sampler = RankSampler(prompts, training.batch_size, training.seed, 0, processes.world_size())
     log, began = learner.open_log(state.step, training), time.monotonic()
+    if state.step < learner.steps:
+        try_a_step(setting, start.longest, learner)
     evaluations = Evaluations(setting, start.held_out, training, learner, log, state)
     for step in evaluations.steps():
         indexes = sampler.rows_of_step(step, training.accumulation)

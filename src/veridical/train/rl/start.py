@@ -54,6 +54,7 @@ from veridical.train.rl.actors import Actors
 from veridical.train.rl.experience import Setting
 from veridical.train.rl.rewarding import open_rewarder, refuse_no_reward
 from veridical.train.rl.scale import find_scale
+from veridical.train.rl.trial import longest_answered
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Start:
         held_out: what is answered at evaluations alone.
         left_out: the rows of the data that nothing is learned from.
         few: prompts with two answers, for proofs.
+        longest: prompts at once that take most memory, with their responses.
         layout: whether prefixes are shared.
         features: kept in the place of pictures with `--vision-cache`, else None.
         measure: by which the saved model is compared with the trained one.
@@ -120,6 +122,7 @@ class Start:
     held_out: list[TrainingPrompt]
     left_out: LeftOut
     few: list[Group]
+    longest: list[Group]
     layout: Sharing
     features: VisionCache | None
     measure: Measure
@@ -217,9 +220,16 @@ def begin(command: str, given: Arguments) -> Iterator[Start]:
         few = _few(policy, prompts, left_out)
         layout = find_sharing(training, few, policy)
         tell_merged(run, "model", policy, few, layout.allowed)
+        trained = {prompt.asked.id for prompt in prompts}
+        longest = longest_answered(
+            policy, [group for group in rows.groups if group.id in trained],
+            given.objective.samples, training.batch_size, layout.allowed, left_out,
+        )  # fmt: skip
         features = keep_features(policy, training)
         measure = measure_logps(policy, few, layout.allowed, training)
-        yield Start(given, run, policy, prompts, held_out, left_out, few, layout, features, measure)
+        yield Start(
+            given, run, policy, prompts, held_out, left_out, few, longest, layout, features, measure
+        )
 
 
 def _given(command: str, arguments: Arguments) -> Given:
