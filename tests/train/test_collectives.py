@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from veridical.runtime import processes
 
@@ -43,3 +47,21 @@ def test_a_tensor_goes_where_the_group_is(
         assert torch.equal(processes.total(tensor), tensor)
         assert processes.total(tensor) is not tensor
     assert {device.type for device in seen} == {there}
+
+
+@pytest.mark.parametrize(("backend", "there"), [("hpu:fake", "hpu"), ("cpu:gloo", "cpu")])
+def test_a_real_group_says_what_it_takes(tmp_path: Path, backend: str, there: str) -> None:
+    """What is asked of the group is no public interface, so a stand-in alone would not do."""
+    where: dict[str, Any] = {"init_method": f"file://{tmp_path}/meeting"}
+    if "fake" in backend:
+        where = {"store": FakeStore()}
+    torch.distributed.init_process_group(backend, **where, rank=0, world_size=1)
+    try:
+        refuses = there != "cpu"
+        with pytest.raises(RuntimeError, match="No backend") if refuses else nullcontext():
+            torch.distributed.all_reduce(torch.ones(3))
+        assert processes._meeting_place(torch.device("cpu")).type == there
+        if not refuses:
+            assert torch.equal(processes.total(torch.ones(3)), torch.ones(3))
+    finally:
+        torch.distributed.destroy_process_group()
