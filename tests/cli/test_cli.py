@@ -356,7 +356,10 @@ def test_printed_configuration_can_be_read_back(
             "--path takes shared|two_rows, not 'x'",
         ),
         (["M", "--data", "d", "--out", "o", "--layers", "x"], "--layers takes INTEGER ..."),
-        (["M", "--data", "d", "--out", "o", "--trainer", "x"], "--trainer takes MAPPING or null"),
+        (
+            ["M", "--data", "d", "--out", "o", "--trainer", "x"],
+            "--trainer takes KEY=VALUE ... or null",
+        ),
         (["M", "--data"], "--data needs a value"),
         (["M", "--data", "--out", "o"], "--data needs a value"),
         (["M", "--data.x", "d"], "there is no option --data.x"),

@@ -325,5 +325,5 @@ def type_name(hint: Any) -> str:
     if origin in (types.UnionType, typing.Union):
         return "|".join(type_name(member) for member in members)
     if origin is dict:
-        return "MAPPING"
+        return "KEY=VALUE ..."
     return TYPE_NAMES.get(hint, getattr(hint, "__name__", str(hint)).upper())

@@ -478,6 +478,53 @@ def test_texts_alone_of_a_set_without_its_pictures() -> None:
     assert (record["images"], said(record)[0], blocks(record)) == ([], "Q?", ["text"])
 
 
+def test_blocks_that_arrow_has_filled_with_nulls_are_images_to_leave_out() -> None:
+    said = [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]
+    row = {"prompt": [{"role": "user", "content": said}], "chosen": "c", "rejected": "r"}
+    record = only(imported("flat", {**row, "images": ["a"]}, rules=Rules(images="drop")))
+    assert record["images"] == [] and blocks(record) == ["text"]
+
+
+@pytest.mark.parametrize("question", ["What does 'image' mean?", [{"type": "text", "text": "Q"}]])
+def test_images_go_behind_the_first_question_in_whatever_form_it_is(question: Any) -> None:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": "A"}]
+    turns.append({"role": "user", "content": "Why?"})
+    row = {"prompt": turns, "images": ["a", "b"], "chosen": "c", "rejected": "r"}
+    record = only(imported("flat", row, rules=Rules(placeholder="after")))
+    assert blocks(record) == ["text", "image", "image"]
+    assert blocks(record, message=2) == ["text"]
+
+
+def test_the_two_answers_can_be_exchanged_by_their_columns() -> None:
+    row = {"prompt": "q", "chosen": "worse", "rejected": "better"}
+    rules = Rules(columns={"chosen": "rejected", "rejected": "chosen"})
+    assert said(only(imported("flat", row, rules=rules))) == ("q", "better", "worse")
+
+
+@pytest.mark.parametrize("uneven", [{"model": ["m"] * 3}, {"model": ["m"]}, {"model": "xy"}])
+def test_an_object_of_lists_must_be_even(uneven: Row) -> None:
+    row = {"prompt": "q", "completions": {"response": ["a", "b"], **uneven}}
+    assert any("completions" in reason for reason in reasons(imported("groups", row)))
+
+
+@pytest.mark.parametrize("value", [True, "1_0", "nan", "4/5"])
+def test_what_is_no_rating_is_named(value: object) -> None:
+    row = {"prompt": "q", "completions": [{"response": "a", "annotations": {"H": value}}]}
+    assert "no number" in reasons(imported("groups", row))[0]
+
+
+@pytest.mark.parametrize("ranks", [[float("nan"), 1], [1, float("nan")], [True, False], ["1", "2"]])
+def test_what_is_no_ranking_is_named(ranks: list[object]) -> None:
+    row = {"query": "q", "response": ["a", "b"], "human_ranking": ranks}
+    assert "finite numbers" in reasons(imported("vl-rewardbench", row))[0]
+
+
+def test_a_digit_that_is_no_number_does_not_name_an_image() -> None:
+    row = {"image": "photo\u00b2.jpg", "prompt": "q", "chosen": "c", "rejected": "r"}
+    told = reasons(imported("flat", row, rules=Rules(image_path="{id:012d}.jpg")))
+    assert "has no number" in told[0]
+
+
 def test_sharegpt_with_either_kind_of_turns() -> None:
     row = {"conversations": [human("<image>Q?")], "chosen": gpt("A."), "rejected": gpt("B.")}
     row |= {"images": ["a.png"], "system": "Be brief."}

@@ -82,13 +82,9 @@ def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any
     Raises:
         RowError: it has no such column.
     """
-    found = dict(row)
-    for ours, theirs in columns.items():
-        value = looked_up(row, ours, theirs)
-        if theirs not in _STAY:
-            found.pop(theirs, None)
-        found[ours] = value
-    return found
+    values = {ours: looked_up(row, ours, theirs) for ours, theirs in columns.items()}
+    moved = set(columns.values()) - set(_STAY)
+    return {name: value for name, value in row.items() if name not in moved} | values
 
 
 def looked_up(row: Mapping[str, Any], ours: str, theirs: str) -> Any:
@@ -244,8 +240,7 @@ def _without_tags(value: object) -> object:
     if isinstance(value, str):
         return value.replace(f"{TAG}\n", "").replace(f"\n{TAG}", "").replace(TAG, "")
     if isinstance(value, list):
-        kept = [one for one in value if one != {"type": "image"}]
-        return [_without_tags(one) for one in kept]
+        return [_without_tags(one) for one in value if not _is_image(one)]
     if isinstance(value, Mapping):
         texts = ("content", "value", "text")
         return {name: _without_tags(one) if name in texts else one for name, one in value.items()}
@@ -253,23 +248,43 @@ def _without_tags(value: object) -> object:
 
 
 def _place_after(row: dict[str, Any]) -> None:
-    """Put the tags of images behind the first question, where no question has any."""
+    """Put the images behind the first question, where no question says where they are."""
     field = next((name for name in ("prompt", "messages", "conversations") if row.get(name)), "")
     if isinstance(row.get(field), str):
         row[field] = [{"role": "user", "content": row[field]}]
     messages = row.get(field)
-    if not isinstance(messages, list) or TAG in str(messages) or "'image'" in str(messages):
+    if not isinstance(messages, list) or not all(isinstance(one, Mapping) for one in messages):
+        return  # the reader says what is wrong with it
+    questions = [
+        (number, message, "content" if "content" in message else "value")
+        for number, message in enumerate(messages)
+        if message.get("role", message.get("from")) in ("user", "human")
+    ]
+    if not questions or any(_places_images(message.get(name)) for _, message, name in questions):
         return
-    tags = TAG * len(row["images"])
-    for number, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            return  # the reader says what is wrong with it
-        name = "content" if "content" in message else "value"
-        is_user = message.get("role", message.get("from")) in ("user", "human")
-        if is_user and isinstance(message.get(name), str):
-            changed = {**message, name: f"{message[name]}\n{tags}"}
-            row[field] = [*messages[:number], changed, *messages[number + 1 :]]
-            return
+    number, message, name = questions[0]
+    content, images = message.get(name), len(row["images"])
+    if isinstance(content, str):
+        content = f"{content}\n{TAG * images}"
+    elif isinstance(content, list):
+        content = [*content, *[{"type": "image"}] * images]
+    row[field] = [*messages[:number], {**message, name: content}, *messages[number + 1 :]]
+
+
+def _places_images(content: object) -> bool:
+    """Whether what a turn says has the place of an image in it."""
+    if isinstance(content, list):
+        return any(_is_image(one) or _places_images(one) for one in content)
+    if isinstance(content, Mapping):
+        return _places_images(content.get("text"))
+    return isinstance(content, str) and TAG in content
+
+
+def _is_image(block: object) -> bool:
+    """Whether a part of a turn is an image's place, with nothing else in it."""
+    if not isinstance(block, Mapping) or block.get("type") != "image":
+        return False
+    return all(value is None for name, value in block.items() if name != "type")
 
 
 def _is_short(value: object) -> bool:

@@ -74,8 +74,8 @@ def _ranked(row: Mapping[str, Any], ranking: str) -> dict[str, Any]:
     answers, ranks = row["response"], row[ranking]
     if not isinstance(ranks, list) or len(ranks) != len(answers) or len(answers) < 2:
         raise RowError(ranking, f"must rank the {len(answers)} responses")
-    if not all(isinstance(rank, int | float) for rank in ranks):
-        raise RowError(ranking, "must be of numbers")
+    if any(_number(rank) is None or isinstance(rank, str) for rank in ranks):
+        raise RowError(ranking, "must be of finite numbers")
     if ranks.count(min(ranks)) != 1:
         raise RowError(ranking, "has no single best response")
     order = sorted(range(len(answers)), key=lambda number: ranks[number])
@@ -91,12 +91,12 @@ def _ranked(row: Mapping[str, Any], ranking: str) -> dict[str, Any]:
 
 def _completions(value: object) -> list[Mapping[str, object]]:
     if isinstance(value, Mapping):
-        try:
-            columns = {name: list(items) for name, items in value.items()}
-            count = len(columns["response"])
-            value = [{name: items[i] for name, items in columns.items()} for i in range(count)]
-        except (TypeError, KeyError, IndexError) as error:
-            raise RowError("completions", "its lists are not all as long") from error
+        lists = list(value.values())
+        if not all(isinstance(one, list) for one in lists):
+            raise RowError("completions", "is an object, but not one of lists alone")
+        if len(set(map(len, lists))) != 1:
+            raise RowError("completions", "its lists are not all as long")
+        value = [dict(zip(value, parts, strict=True)) for parts in zip(*lists, strict=True)]
     if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
         raise RowError("completions", "must be a list of objects, or an object of lists")
     return value
@@ -113,8 +113,11 @@ def _ratings(annotations: object) -> dict[str, object]:
 
 
 def _number(value: Any) -> float | None:
+    """A finite number, or a text that is one; true, false and `1_0` are none."""
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None

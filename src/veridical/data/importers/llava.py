@@ -93,7 +93,7 @@ def _two_outputs(
     if kind == "sample":
         return {"prompt": prompt, "responses": answers}
     preference = row.get("preference")
-    if preference not in (1, 2, "1", "2"):
+    if preference not in (1, 2, "1", "2") or isinstance(preference, bool):
         raise RowError("preference", f"is {preference!r}, neither 1 nor 2")
     better = int(preference) - 1
     return {"prompt": prompt, "chosen": answers[better], "rejected": answers[1 - better]}

@@ -129,7 +129,7 @@ class Rules:
             return text
         name = PurePosixPath(text).name
         stem = PurePosixPath(name).stem
-        digits = "".join(filter(str.isdigit, stem.rpartition("_")[2])) or "-1"
+        digits = "".join(filter(str.isdecimal, stem.rpartition("_")[2])) or "-1"
         number = int(digits)
         if number < 0 and "{id" in self.image_path:
             raise RowError("images", f"{text[:60]} has no number for --image-path")
