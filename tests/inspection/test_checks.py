@@ -210,3 +210,27 @@ def test_two_responses_and_a_ranking_become_a_pair() -> None:
     assert read.answers == {"chosen": "two", "rejected": "one"}
     assert read.first_is_chosen is False
     assert read.others["models"] == ["b", "a"]
+
+
+def test_a_row_that_is_left_out_makes_no_other_row_a_duplicate(tmp_path: Path) -> None:
+    photo(tmp_path / "a.png", 1)
+    rows = [
+        {**SOUND, "images": ["a.png"], "beta_factor": -1},
+        {**SOUND, "images": ["a.png"]},
+        SOUND,
+    ]
+    assert [found.check for found in found_in(tmp_path, rows)] == ["form"]
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [("rejected_images", [["a.png"], ["b.png"]]), ("more_rejected", [["A bus."], ["A bike."]])],
+)
+def test_pairs_that_differ_elsewhere_are_no_duplicates(
+    tmp_path: Path, field: str, values: list[list[str]]
+) -> None:
+    for number, name in enumerate(("a.png", "b.png", "c.png")):
+        photo(tmp_path / name, number)
+    rows = [{**SOUND, "images": ["c.png"], field: value} for value in values]
+    assert found_in(tmp_path, rows) == []
+    assert [found.check for found in found_in(tmp_path, [*rows, rows[0]])] == ["duplicates"]

@@ -1,10 +1,10 @@
-"""What is kept of each row until the whole set is known: hashes and sketches, no texts."""
+"""What is kept of each usable row until the set is known: hashes and sketches, no texts."""
 
 from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from veridical.inspection.texts import shingles, words
 
 FEWEST_WORDS = 20
 """Below, texts of different rows are often the same by chance, and only copies count."""
+
+REST = ("more_rejected", "rejected_images", "contrast_images", "facts", "expected_answer")
+"""Fields in which rows with the same images, question and answers can differ."""
 
 
 class Traces:
@@ -36,6 +39,7 @@ class Traces:
         self.ids: list[str] = []
         self.keys: list[bytes] = []  # of each row's images together
         self.texts: list[bytes] = []  # of what was asked and answered
+        self.rests: list[bytes] = []  # of what else a row has that is learned from
         self.swapped: list[bytes] = []
         self.picture_names: list[str] = []  # of distinct images, with the place of a row
         self.picture_rows: list[int] = []
@@ -50,8 +54,8 @@ class Traces:
     def add(self, row: Row) -> None:
         """Take what is needed of a row."""
         self.rows += 1
-        if not row.named:
-            return
+        if row.record is None:
+            return  # left out, so no other row is one too many because of it
         place = len(self.numbers)
         self.numbers.append(row.number)
         self.ids.append(row.id)
@@ -59,6 +63,7 @@ class Traces:
         self.keys.append(short_hash(b"".join(picture.key for picture in row.pictures)))
         self.texts.append(_hash_of([row.prompt, *answers]))
         self.swapped.append(_hash_of([row.prompt, *reversed(answers)]))
+        self.rests.append(_rest(row.record))
         for picture in row.pictures:
             if picture.key not in self._pictures and picture.look != NO_HASH:
                 self._pictures.add(picture.key)
@@ -74,10 +79,10 @@ class Traces:
 
     def contents(self) -> Iterator[tuple[int, str, bytes, bytes]]:
         """Number, id, and hashes of each row's images and texts, as they are and swapped."""
-        columns = (self.numbers, self.ids, self.keys, self.texts, self.swapped)
-        for number, id, key, text, swapped in zip(*columns, strict=True):
-            other = key + swapped if self.kind == "preference" and swapped != text else b""
-            yield number, id, key + text, other
+        columns = (self.numbers, self.ids, self.keys, self.texts, self.swapped, self.rests)
+        for number, id, key, text, swapped, rest in zip(*columns, strict=True):
+            other = key + rest + swapped if self.kind == "preference" and swapped != text else b""
+            yield number, id, key + rest + text, other
 
     def signatures(self) -> tuple[list[int], NDArray[np.uint64]]:
         """MinHash signatures of the rows with enough words, and the places of those rows."""
@@ -102,3 +107,8 @@ class Traces:
 
 def _hash_of(texts: list[str]) -> bytes:
     return short_hash("\0".join(text.strip() for text in texts).encode(errors="replace"))
+
+
+def _rest(record: Mapping[str, Any]) -> bytes:
+    rest = [(name, record[name]) for name in REST if record.get(name)]
+    return short_hash(repr(rest).encode(errors="replace")) if rest else b""
