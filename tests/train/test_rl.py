@@ -504,7 +504,9 @@ def test_what_moves_by_noise_alone_is_told() -> None:
 
 
 def test_rewards_that_nobody_can_earn_are_refused() -> None:
-    silent, knowing = (SimpleNamespace(expected_answer=one) for one in (None, "yes"))
+    silent, knowing = (
+        SimpleNamespace(asked=SimpleNamespace(expected_answer=one)) for one in (None, "yes")
+    )
     asked = Symbolic(answer_reward=1.0)
     with pytest.raises(UserError, match="none of the 2 prompts has an `expected_answer`"):
         refuse_no_reward(NOBODY, asked, [silent, silent])  # type: ignore[list-item]

@@ -71,6 +71,7 @@ def test_the_longest_rows_are_tried_with_the_optimizers_state(
     def watched(trainer: GroupTrainer, model: Any, items: Any) -> None:
         has_gradient = any(p.grad is not None for p in model.parameters())
         ids = sorted(item.group.id for item in items)
+        assert all(item.group.cut[-1] for item in items)
         tried.append((ids, bool(trainer.optimizer.state), has_gradient))
         honest(trainer, model, items)
 
@@ -174,6 +175,27 @@ def test_no_other_batch_is_larger_where_some_rows_take_two(
     assert tokens(tried) == max(map(tokens, combinations(range(6), count)))
 
 
+@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize("sampled", [True, False])
+def test_no_tried_batch_goes_without_a_mask(
+    policy: Policy, share_prefix: bool, sampled: bool
+) -> None:
+    """Equally long answers alone are no batch that other steps' batches are as small as."""
+    group = replace(asked(policy, "one", "What?", [Image.new("RGB", (9, 9))]), sampled=sampled)
+    equal, uneven = (
+        collate(policy, some, share_prefix).inputs for some in ([group], trial.uneven([group]))
+    )
+    if not share_prefix:
+        assert equal["attention_mask"].all() and not uneven["attention_mask"].all()
+        assert uneven["input_ids"].shape == equal["input_ids"].shape
+    # What is alone in its batch at every step stays as it is, and so does the last thing to learn.
+    alone = replace(group, response_ids=group.response_ids[:1], response_texts=("Yes.",))
+    assert trial.uneven([alone]) == [alone]
+    assert [group.cut for group in trial.uneven([alone, alone])] == [(False, False), (False, True)]
+    learned = tuple(torch.arange(len(ids)) == len(ids) - 1 for ids in group.response_ids)
+    assert trial.shortened(replace(group, learned=learned)).response_ids == group.response_ids
+
+
 def test_rows_are_taken_again_where_there_are_too_few(policy: Policy, groups: list[Group]) -> None:
     assert len(trial.longest_rows(policy, measured(policy, groups[:3]), True, 7)) == 7
 
@@ -257,7 +279,7 @@ def test_every_training_tries_its_longest_prompts(
             (train_dpo if method == "dpo" else train_reward)(saved, data, out, training=training)
     assert sorted(item.group.id for item in tried) == LONG_PROMPTS
     if method == "online":
-        assert {len(ids) for item in tried for ids in item.group.response_ids} == {17}
+        assert {len(ids) for item in tried for ids in item.group.response_ids} == {16, 17}
         filled = read_jsonl(next((out / "rollouts").glob("*.jsonl")))
         assert LONG_PROMPTS[0] not in {row["id"] for row in filled}
 

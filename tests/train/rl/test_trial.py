@@ -86,7 +86,7 @@ def test_the_longest_responses_are_tried_and_leave_no_trace(
     monkeypatch.setattr(loop, "try_a_step", lambda *_: None)
     train(name, saved, prompts, tmp_path / "without")
     assert tried == [
-        (LONG, {7}, False, False), (LONG, {7}, True, False), (LONG, {7}, True, True)
+        (LONG, {6, 7}, False, False), (LONG, {6, 7}, True, False), (LONG, {6, 7}, True, True)
     ]  # fmt: skip
     one, other = (
         load_file(tmp_path / run / "model" / "model.safetensors") for run in ("with", "without")

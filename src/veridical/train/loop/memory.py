@@ -35,7 +35,7 @@ from veridical.train.loop.task import Task
 from veridical.train.loop.trainer import GroupTrainer
 from veridical.train.loop.trainer_options import trainer_arguments
 from veridical.train.loop.training_set import TrainingSet
-from veridical.train.loop.trial import longest_rows, no_room
+from veridical.train.loop.trial import longest_rows, no_room, uneven
 from veridical.train.options import Training
 
 STEPS = 2
@@ -172,7 +172,7 @@ def measure_memory(
             "be measured. Leave them out of the data."
         )
     chosen = batch * training.accumulation * STEPS
-    groups = [train.groups[i] for i in chosen]
+    groups = uneven([train.groups[i] for i in batch]) * (training.accumulation * STEPS)
     rows = Items(groups, train.reference_logps[chosen], train.left_out, train.stand_in)
     with tempfile.TemporaryDirectory() as scratch:
         # A schedule takes no memory, and some follow held-out rows that are not read here.

@@ -17,7 +17,13 @@ from veridical.models.rendering import Group
 from veridical.models.token_scores import token_values
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.modes import learning
-from veridical.train.loop.trial import longest_rows, make_state, no_room, state_can_be_dropped
+from veridical.train.loop.trial import (
+    longest_rows,
+    make_state,
+    no_room,
+    state_can_be_dropped,
+    uneven,
+)
 from veridical.train.rl.actors import as_critic
 from veridical.train.rl.experience import Setting
 from veridical.train.rl.learner import Learner
@@ -51,7 +57,7 @@ def longest_answered(
     answered = [_answered(group, k) for group in groups]
     places = longest_rows(policy, answered, share_prefix, count, left_out)
     left_out.share()
-    return [answered[place] for place in places]
+    return uneven([answered[place] for place in places])
 
 
 def _answered(group: Group, k: int) -> Group:
