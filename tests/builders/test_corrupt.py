@@ -80,6 +80,23 @@ def test_scenes_become_pairs_with_one_mistake_each(scenes: Path, tmp_path: Path)
     assert abs(kinds["object"] - 75) < 25
 
 
+def test_balanced_kinds_have_the_shares_that_are_asked_for(tmp_path: Path) -> None:
+    texts = ["A cat is here."] * 120 + ["A cat is on a red bed."] * 80
+    write_jsonl(
+        tmp_path / "x.jsonl",
+        [{"id": str(n), "messages": talk("What?", t)} for n, t in enumerate(texts)],
+    )
+    asked = ("--object-weight", "3", "--balance")
+    assert run(tmp_path / "x.jsonl", "--out", tmp_path / "whole", *asked) == 0
+    made = read_json(tmp_path / "whole" / "summary.json")["kinds"]["color"]["made"]
+    assert abs(made - 50) < 18  # within 4 sigma; 20 without --balance
+    for shard in ("2/2", "1/2"):
+        assert (
+            run(tmp_path / "x.jsonl", "--out", tmp_path / "shards", *asked, "--shard", shard) == 0
+        )
+    assert content(tmp_path / "shards") == content(tmp_path / "whole")
+
+
 def test_killed_and_resumed_and_in_shards_the_bytes_are_the_same(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -372,6 +372,7 @@ def test_a_set_on_the_hub_is_streamed_at_its_revision(
     [
         (["gone.jsonl", "--dry-run"], "can't be reached"),
         (["./gone.jsonl", "--dry-run"], "does not exist"),
+        (["", "--dry-run"], "SOURCE is empty"),
         (["a.jsonl"], "--out is missing"),
         (["a.jsonl", "--out", "b.txt"], "must end in .parquet or .jsonl"),
         (["a.jsonl", "--dry-run", "--as", "nothing"], "is no known set or shape"),

@@ -17,7 +17,9 @@ from veridical.builders._answers import AnswerKind, ChosenAnswer, read_answers, 
 from veridical.builders._parts import Parts, finish
 from veridical.builders.corrupting.asked import MistakeWording
 from veridical.builders.corrupting.objects import Habits, habits_of, read_habits
-from veridical.builders.corrupting.rules import MistakeRules, corrupt
+from veridical.builders.corrupting.rules import MistakeRules, all_sites, corrupt, kinds_of
+from veridical.builders.corrupting.shares import balanced_weights
+from veridical.builders.corrupting.sites import MistakeKind
 from veridical.builders.options import ObjectFiles
 from veridical.data.object_lists import match_image_ids, name_objects, read_objects
 from veridical.data.prompts import Prompt
@@ -30,7 +32,7 @@ from veridical.runtime.cache import digest
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
 from veridical.runtime.options import Loading, Reading
-from veridical.runtime.progress import are_in
+from veridical.runtime.progress import are_in, track
 from veridical.runtime.randomness import generator
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import print_result, read_shard
@@ -131,8 +133,9 @@ def build_corrupt(
         whole = {"kind": kind, "seed": seed, "data": run.record["inputs"]["data"]["sha256"]}
         if asked is None:
             truth = _truth(answers, files, co_occurrence)
+            weights = _weights(answers, rules, truth)
             whole |= _rules_identity(rules, truth)
-            work = _by_rules(rules, truth, seed)
+            work = _by_rules(rules, weights, truth, seed)
         else:
             work, identity = asked.open(run, len(answers))
             whole |= identity
@@ -167,20 +170,42 @@ def _truth(answers: Sequence[ChosenAnswer], files: ObjectFiles, together: Path |
     return Truth(listed, known, habits_of(listed.values() if listed else named, known))
 
 
-def _by_rules(rules: MistakeRules, truth: Truth, seed: int) -> Work:
+def _weights(
+    answers: Sequence[ChosenAnswer], rules: MistakeRules, truth: Truth
+) -> dict[MistakeKind, float]:
+    """The kinds' weights; with `balance`, by what all answers allow, whatever the shard."""
+    if not rules.balance:
+        return rules.weights
+    offers: Counter[tuple[MistakeKind, ...]] = Counter()
+    for one in track(answers, "what answers allow", len(answers)):
+        if guess_language(one.text, one.question) == "en":
+            sites = all_sites(one.text, truth.of(one), rules, truth.vocabulary, truth.habits)
+            offers[kinds_of(sites)] += 1
+    return balanced_weights(offers, rules.weights)
+
+
+def _by_rules(
+    rules: MistakeRules, weights: Mapping[MistakeKind, float], truth: Truth, seed: int
+) -> Work:
     def work(chunk: Sequence[ChosenAnswer]) -> list[dict[str, Any]]:
-        return [_ruled(answer, rules, truth, seed) for answer in chunk]
+        return [_ruled(answer, rules, weights, truth, seed) for answer in chunk]
 
     return work
 
 
-def _ruled(answer: ChosenAnswer, rules: MistakeRules, truth: Truth, seed: int) -> dict[str, object]:
+def _ruled(
+    answer: ChosenAnswer,
+    rules: MistakeRules,
+    weights: Mapping[MistakeKind, float],
+    truth: Truth,
+    seed: int,
+) -> dict[str, object]:
     language = guess_language(answer.text, answer.question)
     if language != "en":
         reason = f"the answer seems to be in {language!r}, and the rules are for English"
         return {"id": answer.id, "reason": reason}
     listed, noise = truth.of(answer), generator(seed, "corrupt", answer.id)
-    done = corrupt(answer.text, listed, rules, truth.vocabulary, truth.habits, noise)
+    done = corrupt(answer.text, listed, rules, truth.vocabulary, truth.habits, noise, weights)
     about = {"id": answer.id, "offered": list(done.offered), "listed": listed is not None}
     if done.text is None:
         wanted = [kind for kind, weight in rules.weights.items() if weight]

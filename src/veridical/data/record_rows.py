@@ -512,8 +512,8 @@ def _rating(value: object) -> Rating:
         raise RowError("ratings", "a rating must have an answer, an aspect and a value")
     try:
         number = float(value["value"])
-    except (TypeError, ValueError) as error:
-        raise RowError("ratings", f"{value['value']!r} is not a number") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RowError("ratings", f"{value['value']!r:.60} is not a number") from error
     if not math.isfinite(number):
         raise RowError("ratings", f"{value['value']!r} is not finite")
     return {"answer": str(value["answer"]), "aspect": str(value["aspect"]), "value": number}

@@ -9,6 +9,7 @@ import pytest
 
 from veridical.builders.corrupting.objects import Habits, habits_of, object_sites
 from veridical.builders.corrupting.rules import MistakeRules, corrupt
+from veridical.builders.corrupting.shares import balanced_weights
 from veridical.builders.corrupting.sites import Mistake, MistakeKind, Site, apply
 from veridical.builders.corrupting.words import (
     color_sites,
@@ -146,7 +147,8 @@ def test_places_become_their_opposite(answer: str, now: str) -> None:
 @pytest.mark.parametrize(
     "answer",
     ["The right way.", "He left the room.", "All right.", "The top hat.",
-     "Seen from above the sea.", "The man left behind.", "See above.", "The left behind toys."],
+     "Seen from above the sea.", "The man left behind.", "See above.", "The left behind toys.",
+     "A kite under a clear blue sky.", "Cows under the sun."],
 )  # fmt: skip
 def test_words_of_place_that_mean_something_else_are_left_alone(answer: str) -> None:
     assert list(position_sites(answer)) == []
@@ -208,3 +210,19 @@ def test_an_answer_without_a_site_gives_nothing() -> None:
     assert (done.text, done.changes, done.offered) == (None, (), ())
     with pytest.raises(UserError, match="All weights of mistakes are 0"):
         MistakeRules(0, 0, 0, 0, 0).check()
+
+
+def test_balanced_weights_give_each_kind_its_share() -> None:
+    """Of 100 answers 40 allow a color: for 25 colors, each of them takes one with 25 / 40."""
+    offers: dict[tuple[MistakeKind, ...], int] = {("object",): 60, ("object", "color"): 40, (): 9}
+    asked = MistakeRules(object_weight=3, count_weight=0, position_weight=0).weights
+    weights = balanced_weights(offers, asked)
+    assert weights["color"] / (weights["color"] + weights["object"]) == pytest.approx(25 / 40)
+    assert weights["count"] == 0
+
+
+def test_a_share_that_cannot_be_had_is_come_near_to() -> None:
+    """Half of 100 are to be colors, and 40 allow one: all of these take it."""
+    offers: dict[tuple[MistakeKind, ...], int] = {("object",): 60, ("object", "color"): 40}
+    weights = balanced_weights(offers, MistakeRules().weights)
+    assert weights["color"] > 100 * weights["object"] > 0

@@ -328,6 +328,22 @@ def test_sentinels_context_begins_both_answers() -> None:
     assert text_of(dropped["rejected"]) == "A dog sits there."
 
 
+@pytest.mark.parametrize(
+    ("context", "answer", "whole"),
+    [
+        ("这是一只猫。", "它在睡觉。", "这是一只猫。它在睡觉。"),
+        ("猫です。", " 寝ています。", "猫です。寝ています。"),
+        ("고양이입니다.", "자고 있습니다.", "고양이입니다. 자고 있습니다."),
+        ("A cat.", "它在睡觉。", "A cat. 它在睡觉。"),
+    ],
+)
+def test_a_context_is_joined_as_its_language_is_written(
+    context: str, answer: str, whole: str
+) -> None:
+    row = {"prompt": "?", "context": context, "chosen": answer, "rejected": "x"}
+    assert said(only(imported("flat", row, rules=Rules(context="prefix"))))[1] == whole
+
+
 def test_ha_dpo(tmp_path: Path) -> None:
     table = tmp_path / "image_data.json"
     url = "https://cs.stanford.edu/people/rak248/VG_100K_2/9.jpg"
@@ -517,6 +533,12 @@ def test_what_is_no_rating_is_named(value: object) -> None:
 def test_what_is_no_ranking_is_named(ranks: list[object]) -> None:
     row = {"query": "q", "response": ["a", "b"], "human_ranking": ranks}
     assert "finite numbers" in reasons(imported("vl-rewardbench", row))[0]
+
+
+def test_a_rating_of_too_many_digits_is_named() -> None:
+    rating = {"answer": "chosen", "aspect": "a", "value": 10**400}
+    row = {"prompt": "q", "chosen": "c", "rejected": "r", "ratings": [rating]}
+    assert "is not a number" in reasons(imported("flat", row))[0]
 
 
 def test_a_digit_that_is_no_number_does_not_name_an_image() -> None:

@@ -23,7 +23,8 @@ class MistakeRules:
     """Mistakes by rule.
 
     A kind's probability is its weight divided by the sum of the weights of all kinds that the
-    answer allows. `summary.json` has the resulting shares.
+    answer allows, so kinds that few answers allow are rare. `balance` makes up for that.
+    `summary.json` has the resulting shares.
 
     Attributes:
         object_weight: weight of replacing an object by one that is not in the image; COCO's
@@ -32,6 +33,8 @@ class MistakeRules:
         count_weight: weight of another number.
         position_weight: weight of the opposite position (left, behind, on top of, ...).
         yes_no_weight: weight of swapping yes and no, with the rest of the sentence negated to fit.
+        balance: adapt the weights to what the answers allow, so that of the first mistakes of all
+            answers each kind has the share that its weight asks for, or comes as near as it can.
         changes: most mistakes in one answer.
         draw: draw new objects by how often they appear `together` with the image's objects, by
             how `frequent` they are, or at `random`.
@@ -42,6 +45,7 @@ class MistakeRules:
     count_weight: Annotated[float, WEIGHT] = 1.0
     position_weight: Annotated[float, WEIGHT] = 1.0
     yes_no_weight: Annotated[float, WEIGHT] = 1.0
+    balance: bool = False
     changes: Annotated[int, COUNT] = 1
     draw: ObjectDraw = "together"
 
@@ -83,6 +87,7 @@ def corrupt(
     vocabulary: Vocabulary,
     habits: Habits,
     noise: np.random.Generator,
+    weights: Mapping[MistakeKind, float] | None = None,
 ) -> Corrupted:
     """Put mistakes into a true answer.
 
@@ -93,11 +98,11 @@ def corrupt(
         vocabulary: which words name which object.
         habits: what usually appears, and with what.
         noise: of the draws; the same generator gives the same answer.
+        weights: of the kinds, where they are not those of `rules`.
     """
-    sites = object_sites(answer, listed, vocabulary, habits, rules.draw)
-    sites += word_sites(answer, vocabulary)
-    offered = tuple(kind for kind in KINDS if any(site.kind == kind for site in sites))
-    weights = rules.weights
+    sites = all_sites(answer, listed, rules, vocabulary, habits)
+    offered = kinds_of(sites)
+    weights = rules.weights if weights is None else weights
     left = [site for site in sites if weights[site.kind] > 0]
     changes: list[Mistake] = []
     while left and len(changes) < rules.changes:
@@ -108,6 +113,23 @@ def corrupt(
         changes.append(Mistake(site, _drawn(_unused(site, changes), noise)))
         left = [other for other in left if not overlap(site, other) and _unused(other, changes)]
     return Corrupted(apply(answer, changes) if changes else None, tuple(changes), offered)
+
+
+def all_sites(
+    answer: str,
+    listed: Sequence[str] | None,
+    rules: MistakeRules,
+    vocabulary: Vocabulary,
+    habits: Habits,
+) -> list[Site]:
+    """Every place of an answer where a mistake can be made; arguments as those of `corrupt`."""
+    sites = object_sites(answer, listed, vocabulary, habits, rules.draw)
+    return sites + word_sites(answer, vocabulary)
+
+
+def kinds_of(sites: Sequence[Site]) -> tuple[MistakeKind, ...]:
+    """The kinds of mistakes that sites allow."""
+    return tuple(kind for kind in KINDS if any(site.kind == kind for site in sites))
 
 
 def _unused(site: Site, changes: Sequence[Mistake]) -> dict[str, float]:

@@ -31,6 +31,7 @@ _TAILS = r"of|on|in|at|with|and|or|is|are|was|were|to|for|from|by|near|as|but|th
 _PART = r"( side| corner| half| part| edge)?"
 _ENDS = r"\s*[.,;!?]|\s*$"
 _PICTURE = r"(?: (?:left|right|of the (?:image|picture|photo))\b|" + _ENDS + ")"
+_NO_SKY = r"(?!(?: [\w,-]+){1,5} (?:sky|skies|sun|sunlight|moon|moonlight|stars|lights?)\b)"
 _NOUN = r"(?= (?:a|an|the|it|him|her|them|his|their|another)\b)"
 POSITIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (rf"(?<=\bthe )left(?={_PART}\b(?! (?:behind|out|over)\b))", ("right",)),
@@ -49,7 +50,7 @@ POSITIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (rf"\b(?:next to|beside){_NOUN}", ("behind", "in front of")),
     (rf"(?<!\bfrom )\babove{_NOUN}", ("below",)),
     (rf"(?<!\bfrom )\b(?:below|beneath|underneath){_NOUN}", ("above",)),
-    (r"(?<!\bfrom )\bunder(?= (?:a|an|the|it)\b)", ("on top of",)),
+    (rf"(?<!\bfrom )\bunder(?= (?:a|an|the|it)\b){_NO_SKY}", ("on top of",)),
     (r"(?<=\bthe )foreground\b", ("background",)),
     (r"(?<=\bthe )background\b", ("foreground",)),
 )

@@ -16,6 +16,7 @@ from veridical.data.importers.sources import Place
 from veridical.data.importers.templates import without_template
 from veridical.data.record_names import IMAGES, image_column, with_own_names
 from veridical.data.record_rows import TAG, Kind, LeftOutError, RowError, known_fields
+from veridical.data.text.units import joined
 from veridical.runtime.files import JSON_ERRORS, parse_json
 
 SHORT = 2000
@@ -206,7 +207,7 @@ def _begin_answers(row: dict[str, Any], rules: Rules) -> None:
     for name in ("chosen", "rejected"):
         if not isinstance(row.get(name), str) or not isinstance(beginning, str):
             raise RowError("context", f"can't begin {name}, as one of them is no text")
-        row[name] = f"{beginning.rstrip()} {row[name].lstrip()}".lstrip()
+        row[name] = joined(beginning, row[name]).lstrip()
     if rules.context == "prefix":
         row["answer_prefix"] = beginning.strip()
 

@@ -60,6 +60,8 @@ def open_source(name: str, config: str | None, split: str, revision: str | None)
     Raises:
         UserError: there is no such set, or nothing in it can be read.
     """
+    if not name.strip():
+        raise UserError("SOURCE is empty. Name a file, a folder or a set on the hub.")
     path = Path(name)
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
@@ -122,6 +124,7 @@ def _open_folder(path: Path, config: str | None, split: str) -> Source:
         return Source(
             str(path), lambda: _of_files(files), path, (*files,), total=lambda: _total(files)
         )
+    print(f"{path} has {len(files)} files: only its split {split!r} is read; --split sets another.")
     return Source(str(path), lambda: _of_datasets(str(path), config, split, None), path, (*files,))
 
 

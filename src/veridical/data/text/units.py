@@ -14,6 +14,9 @@ _SPACELESS = (
     r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
     r"\p{Tibetan}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}\p{Balinese}]"
 )
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}]"
+_UNSPACED_START = regex.compile(rf"\p{{P}}*{_UNSPACED}")
+_UNSPACED_END = regex.compile(rf"{_UNSPACED}\p{{P}}*\Z")
 _PIECE = regex.compile(rf"\s*(?:(?={_SPACELESS})\X|(?:(?!{_SPACELESS})\S)+)")
 _UNSPOKEN = regex.compile(r"(?![-\u2212]\d)\p{P}")
 _WORD = regex.compile(
@@ -43,6 +46,13 @@ def cut_units(sentence: str) -> list[str]:
         return [sentence] if sentence else []
     units[-1] += opening + sentence[len(sentence.rstrip()) :]
     return units
+
+
+def joined(one: str, other: str) -> str:
+    """One text behind the other, with a space between them unless both are Chinese or Japanese."""
+    one, other = one.rstrip(), other.lstrip()
+    close = _UNSPACED_END.search(one) and _UNSPACED_START.match(other)
+    return f"{one}{other}" if close else f"{one} {other}"
 
 
 def bare(unit: str) -> str:
