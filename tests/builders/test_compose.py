@@ -144,12 +144,16 @@ def test_label_noise_swaps_an_exact_share_and_more_noise_keeps_less(tmp_path: Pa
     swapped: dict[float, set[str]] = {}
     for share, count in ((0.25, 8), (0.5, 15)):  # 7.5 is rounded up
         out = tmp_path / str(share)
-        assert run(data, "--swap", share, "--out", out) == 0
+        who = ("--chosen-by", "people", "--rejected-by", "model")
+        assert run(data, "--swap", share, *who, "--out", out) == 0
         swapped[share] = set()
         for row in rows_of(out):
             text = f"True {row['id']}."
             turned = text_of(row["rejected"]) == text
-            assert json.loads(row["source"])["swapped"] is turned
+            source = json.loads(row["source"])
+            authors = ("model", "people") if turned else ("people", "model")
+            assert (source["chosen_by"], source["rejected_by"]) == authors
+            assert source["swapped"] is turned
             assert turned or text_of(row["chosen"]) == text
             values = {one["answer"]: one["value"] for one in row["ratings"]}
             assert values == {"chosen": float(not turned), "rejected": float(turned)}

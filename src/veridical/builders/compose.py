@@ -348,6 +348,10 @@ def _row(
     """A row of the result, of the pair's own row and of the one its rejected answer is from."""
     source: dict[str, Any] = {"builder": "compose", "set": names[one.set], **one.factors,
                               "swapped": one.swap, "seed": seed}  # fmt: skip
+    if one.swap:
+        who = {"chosen_by": source.pop("rejected_by", None),
+               "rejected_by": source.pop("chosen_by", None)}  # fmt: skip
+        source |= {name: author for name, author in who.items() if author is not None}
     if row.get("source"):
         source["from"] = row["source"]
     if partner is not None:
