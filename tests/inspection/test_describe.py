@@ -103,6 +103,20 @@ def test_an_author_who_says_nothing_is_at_chance(tmp_path: Path) -> None:
     assert fact.low < 0.5 < fact.high
 
 
+def test_a_question_that_all_pairs_share_makes_no_single_group(tmp_path: Path) -> None:
+    rows = [
+        authored(n, "good", "bad") | {"images": [], "prompt": "Describe the image."}
+        for n in range(60)
+    ]
+    assert (
+        len({*groups_of(read_pairs(write_rows(tmp_path / "x.jsonl", rows), tmp_path, "x"))}) == 60
+    )
+    rows = [row | {"prompt": f"What is {n // 2}?"} for n, row in enumerate(rows)]
+    assert (
+        len({*groups_of(read_pairs(write_rows(tmp_path / "y.jsonl", rows), tmp_path, "y"))}) == 30
+    )
+
+
 def test_no_image_is_in_two_groups(tmp_path: Path) -> None:
     rows = [
         pair(1, images=["a.png"]),

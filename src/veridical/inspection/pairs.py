@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from veridical.runtime.errors import UserError
 FEATURES = 2**16
 """Hash buckets of words: of a vocabulary of 10,000, one word in seven shares its own."""
 FIRST_TOKENS = 5
+COMMON_PROMPT, FEW_PAIRS = 0.01, 20
+"""Share of a set's pairs, and number of them, above which a prompt groups none (our choice)."""
 AT_A_TIME = 2000  # pairs whose texts are in memory
 Matrix = Any  # a sparse matrix of SciPy, which has no types for what is sliced from it
 
@@ -36,6 +39,7 @@ class Pairs:
         differences: for each pair, how its answers differ.
         first_is_chosen: for each pair, where the file has an order.
         keys: for each pair, hashes of its images; of its prompt where it has none.
+        prompt_keys: place of a pair without an image to the hash of its prompt.
         orientation: for each pair, a hash of images and texts that is the same whichever answer is
             chosen, and whether the chosen one comes first in its order.
         ratings: aspect to place of the pair to the values of the chosen and rejected answer.
@@ -51,6 +55,7 @@ class Pairs:
     differences: list[AnswerDifference] = field(default_factory=list)
     first_is_chosen: list[bool | None] = field(default_factory=list)
     keys: list[list[bytes]] = field(default_factory=list)
+    prompt_keys: dict[int, bytes] = field(default_factory=dict)
     orientation: list[tuple[bytes, bool]] = field(default_factory=list)
     ratings: dict[str, dict[int, tuple[float, float]]] = field(default_factory=dict)
     fields: Fields = field(default_factory=Fields)
@@ -104,7 +109,9 @@ def _add(pairs: Pairs, row: Row) -> None:
         short_hash(image["bytes"] or str(image["path"]).encode()) for image in row.record["images"]
     ]
     pairs.with_images += bool(images)
-    pairs.keys.append(images or [short_hash(row.prompt.encode(errors="replace"))])
+    if not images:
+        pairs.prompt_keys[place] = short_hash(row.prompt.encode(errors="replace"))
+    pairs.keys.append(images or [pairs.prompt_keys[place]])
     one, other = (text.strip().encode(errors="replace") for text in (chosen, rejected))
     parts = [*images, row.prompt.strip().encode(errors="replace"), *sorted((one, other))]
     pairs.orientation.append((short_hash(b"\0".join(parts)), one <= other))
@@ -147,15 +154,23 @@ def _first_words(found: list[str]) -> list[str]:
 
 
 def groups_of(pairs: Pairs) -> NDArray[np.int64]:
-    """Numbers of groups of pairs, so that no image is in two of them. Shape: (pairs,)."""
+    """Numbers of groups of pairs, so that no image is in two of them. Shape: (pairs,).
+
+    Pairs without an image are grouped by their prompt, except for one like "Describe the image.",
+    which many pairs share that have nothing else in common.
+    """
     known: dict[bytes, int] = {}
     rows, columns = [], []
+    asked = Counter(pairs.prompt_keys.values())
+    most = max(FEW_PAIRS, COMMON_PROMPT * len(pairs))
     for place, keys in enumerate(pairs.keys):
+        if asked[pairs.prompt_keys.get(place, b"")] > most:
+            continue
         for key in keys:
             rows.append(place)
             columns.append(len(pairs) + known.setdefault(key, len(known)))
     size = len(pairs) + len(known)
-    ends = np.array(rows), np.array(columns)
+    ends = np.array(rows, dtype=np.int64), np.array(columns, dtype=np.int64)
     edges = scipy.sparse.coo_matrix((np.ones(len(rows)), ends), (size, size))
     _, labels = scipy.sparse.csgraph.connected_components(edges, directed=False)
     return np.asarray(labels[: len(pairs)], dtype=np.int64)
