@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from veridical.models.batching import collate
+from veridical.models.batching import collate, layout_shape, row_batch
+from veridical.models.lengths import check_lengths
+from veridical.models.logprobs import response_logps
+from veridical.models.measures import stock_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.token_scores import token_scores
@@ -69,3 +73,39 @@ def test_a_batch_has_factors_on_beta_where_a_row_has_one(
     two = [groups[0], dataclasses.replace(groups[1], beta_factor=2.5)]
     factors = collate(policy, two, share).beta_factors
     assert factors is not None and factors.tolist() == [[1.0], [2.5]]
+
+
+@torch.no_grad()
+def test_no_forward_reads_what_was_cut_off_a_response(
+    policy: Policy, groups: list[Group], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proofs and the rows of training take the memory of what is kept, not of the whole."""
+    whole = [dataclasses.replace(group, learned=()) for group in groups[:2]]
+    cut = [
+        dataclasses.replace(
+            group,
+            response_ids=tuple(ids[:3] for ids in group.response_ids),
+            cut=(True, True),
+            token_counts=tuple(map(len, group.response_ids)),
+        )
+        for group in check_lengths(policy, whole, None).fit
+    ]
+    batch = row_batch(policy, cut)
+    widest = max(layout_shape(group, False)[1] for group in cut)
+    assert batch.inputs["input_ids"].shape == batch.inputs["attention_mask"].shape == (4, widest)
+    assert widest == max(*cut[0].prompt_tokens, *cut[1].prompt_tokens) + 3
+    assert batch.targets.tolist() == [int(t) for g in cut for ids in g.response_ids for t in ids]
+    first = token_scores(policy.model, row_batch(policy, whole)).logps[:, :3].sum(-1).view(2, 2)
+    assert torch.allclose(response_logps(policy.model, batch).sums, first.double(), atol=1e-4)
+
+    seen: list[int] = []
+    forward = policy.core.forward
+
+    def counted(**inputs: Any) -> Any:
+        seen.append(inputs["input_ids"].shape[1])
+        return forward(**inputs)
+
+    monkeypatch.setattr(policy.core, "forward", counted)
+    stock = torch.stack([stock_logps(policy, group) for group in cut])
+    assert seen == [tokens + 3 for group in cut for tokens in group.prompt_tokens]
+    assert torch.allclose(stock.double(), first.double(), atol=1e-4)

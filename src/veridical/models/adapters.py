@@ -25,6 +25,7 @@ from veridical.models.policy import Policy
 from veridical.models.precision import widen, working_dtype
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError, reason_of
+from veridical.runtime.full_memory import is_memory_full
 from veridical.runtime.progress import counted
 
 
@@ -121,10 +122,12 @@ def require_fitting_adapter(trouble: str, advice: str, shared: bool = False) -> 
     try:
         with _watch_adapters() as (lacking, unplaced, changed):
             yield
-    except (UserError, MemoryError, torch.OutOfMemoryError):
+    except UserError:
         raise
     # A damaged file is met with whatever it leads to.
     except Exception as error:
+        if is_memory_full(error):
+            raise
         # PEFT looks the tensors of `modules_to_save` up one by one.
         lost = isinstance(error, KeyError) and str(error.args[0]).startswith("base_model.")
         reason = f"it lacks the tensor {error.args[0]}" if lost else reason_of(error)

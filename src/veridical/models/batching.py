@@ -24,6 +24,7 @@ from veridical.models.policy import Policy
 from veridical.models.positions import (
     TOKEN_INPUTS,
     continued,
+    first_tokens,
     layer_kinds,
     masks_by_layer,
     token_positions,
@@ -117,17 +118,14 @@ def layout_shape(group: Group, share_prefix: bool) -> tuple[int, int]:
     Counted from its `prompt_tokens`, without opening an image; equal to the shape of `input_ids`
     that `collate` gives for it.
     """
-    prompts, k = group.prompt_tokens, len(group.response_ids)
+    prompts = group.prompt_tokens
     if share_prefix:
         rows = [
             prompts[own[0]] + sum(len(group.response_ids[i]) for i in own)
             for own in _sharing(group)
         ]
     else:
-        # The stock processor is given whole texts; what was cut off is masked afterwards.
-        own_tokens = [len(ids) for ids in group.response_ids]
-        whole = own_tokens if group.sampled else [group.tokens_of(i) for i in range(k)]
-        rows = [prompt + length for prompt, length in zip(prompts, whole, strict=True)]
+        rows = [prompt + len(ids) for prompt, ids in zip(prompts, group.response_ids, strict=True)]
     return len(rows), max(rows)
 
 
@@ -153,7 +151,10 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> Batch:
 
 
 def _stock_rows(policy: Policy, groups: Sequence[Group]) -> tuple[dict[str, Tensor], Tensor]:
-    """What the processor makes of whole texts, and True at response tokens that count."""
+    """What the processor makes of the texts, and True at response tokens that count.
+
+    It is given whole texts, as a cut one may be tokenized differently; what was cut off goes then.
+    """
     flat = [(group, index) for group in groups for index in range(len(group.response_ids))]
     texts = [group.prompt_text + group.response_texts[index] for group, index in flat]
     with naming_rows([group.id for group, _ in flat]):
@@ -171,7 +172,8 @@ def _stock_rows(policy: Policy, groups: Sequence[Group]) -> tuple[dict[str, Tens
                 "tokens, so they can't be found in it. This model is not supported yet."
             )
         attention[row, start + kept :] = 0
-    return inputs, counts.to(policy.device)
+    width = int(attention.sum(-1).max())
+    return first_tokens(inputs, width), counts[:, :width].to(policy.device)
 
 
 def _appended_rows(policy: Policy, groups: Sequence[Group]) -> tuple[dict[str, Tensor], Tensor]:

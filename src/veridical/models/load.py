@@ -34,6 +34,7 @@ from veridical.runtime import processes
 from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.files import read_json
 from veridical.runtime.fingerprint import named_folder
+from veridical.runtime.full_memory import is_memory_full
 from veridical.runtime.hub import check_hub_name
 from veridical.runtime.local_code import brings_code
 from veridical.runtime.options import DtypeName
@@ -218,10 +219,10 @@ def _load_model(source: str, name: str, what: str = MODEL_KIND, **settings: Any)
         )
     except ImportError as error:
         raise UserError(_missing_package(name, error)) from error
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     # A damaged file or a foreign configuration is met with whatever it leads to.
     except Exception as error:
+        if is_memory_full(error):
+            raise
         raise UserError(_cannot_load(name, what, error)) from error
     _require_whole(name, type(model).__name__, found)
     return model

@@ -14,6 +14,7 @@ from veridical.models.batching import Batch, row_batch
 from veridical.models.heads import token_logps
 from veridical.models.logprobs import response_logps, rounding_of_logps
 from veridical.models.policy import Policy
+from veridical.models.positions import first_tokens
 from veridical.models.precision import working_dtype
 from veridical.models.rendering import Group, open_images
 
@@ -66,6 +67,7 @@ def stock_logps(policy: Policy, group: Group) -> Tensor:
         inputs = stock_inputs(policy, images, group.prompt_text + text)
         # Counted from the end: a processor turns a prompt's placeholders into any number of tokens.
         prompt = inputs["input_ids"].shape[1] - group.tokens_of(index)
+        inputs = first_tokens(inputs, prompt + len(ids))
         logits = policy.core(**inputs).logits[0, prompt - 1 : prompt - 1 + len(ids)]
         targets = inputs["input_ids"][0, prompt : prompt + len(ids)]
         learned = group.learned_of(index).to(logits.device)

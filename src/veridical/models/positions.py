@@ -20,6 +20,11 @@ def vision_inputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in inputs.items() if name not in TOKEN_INPUTS}
 
 
+def first_tokens(inputs: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """What a processor made, with the first `count` tokens of each row alone."""
+    return {n: value[:, :count] if n in TOKEN_INPUTS else value for n, value in inputs.items()}
+
+
 def token_positions(core: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor:
     """Where each token stands, as the model's own forward counts.
 

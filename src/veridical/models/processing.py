@@ -13,6 +13,7 @@ from veridical.models.policy import Policy
 from veridical.models.precision import working_dtype
 from veridical.models.refused_rows import RefusedRowsError
 from veridical.runtime.errors import UserError, reason_of
+from veridical.runtime.full_memory import is_memory_full
 
 
 def process(
@@ -35,10 +36,10 @@ def process(
     opened = _loaded(images)
     try:
         encoded = _processed(policy, opened, texts, padding_side)
-    except MemoryError:
-        raise  # of the machine, not of a row
     # Processors are others' code, and refuse a picture with whatever they meet.
     except Exception as error:
+        if is_memory_full(error):
+            raise  # of the machine, not of a row
         reasons = _refused_alone(policy, opened, texts, padding_side)
         if not reasons:
             raise UserError(
@@ -89,9 +90,9 @@ def _refused_alone(
     for row, (own, text) in enumerate(zip(opened, texts, strict=True)):
         try:
             _processed(policy, [own], [text], padding_side)
-        except MemoryError:
-            raise
         except Exception as error:
+            if is_memory_full(error):
+                raise
             sizes = ", ".join(f"{image.width} x {image.height}" for image in own)
             seen = f" with images of {sizes} pixels" if own else ""
             reasons[row] = f"the processor refuses it{seen}: {reason_of(error)}"

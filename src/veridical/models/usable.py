@@ -15,6 +15,7 @@ from veridical.models.policy import Policy, end_token_ids, image_token_id
 from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import Group, RefusedRowError, render_group
 from veridical.runtime.errors import UserError
+from veridical.runtime.full_memory import is_memory_full
 from veridical.runtime.progress import counted
 
 TESTED = "docs/families.md lists the families that are tested; name a model of one of them."
@@ -40,9 +41,11 @@ def require_usable(policy: Policy) -> None:
     except RefusedRowsError as error:
         reason = next(iter(error.reasons.values()))
         raise UserError(f"{who} can't be used: on one question, {reason}\n{TESTED}") from error
-    except (UserError, MemoryError, torch.OutOfMemoryError):
+    except UserError:
         raise
     except Exception as error:
+        if is_memory_full(error):
+            raise
         # Whatever a foreign processor or forward raises.
         lines = str(error).strip().splitlines() or [""]
         raise UserError(

@@ -24,6 +24,7 @@ from veridical.models.prompt_batches import Branch, PromptBatch, prompt_batch
 from veridical.models.prompt_texts import render_prompt
 from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import RefusedRowError
+from veridical.runtime.full_memory import is_memory_full
 from veridical.sampling.cache import CacheRows
 from veridical.sampling.limits import EXACT, ROUNDING, allowed
 from veridical.sampling.parity import QUESTION, SIZES, distance, picture
@@ -171,9 +172,9 @@ def _tried(policy: Policy) -> bool:
             return _is_near(policy, [picture(*SIZES[0])], texts)
     except RefusedRowError:
         return False
-    except torch.OutOfMemoryError:
-        raise  # it says nothing of the model: fewer rows are tried, and it is found out then
     except Exception as error:  # a foreign forward may raise anything
+        if is_memory_full(error):
+            raise  # it says nothing of the model: fewer rows are tried, and it is found out then
         print(
             f"{type(policy.core).__name__}: every prompt is read whole, since what prompts share "
             f"can't be read once ({type(error).__name__}: {str(error)[:120]})."

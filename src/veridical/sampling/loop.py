@@ -21,6 +21,7 @@ from veridical.models.policy import Policy, end_token_ids
 from veridical.models.precision import free_bytes
 from veridical.models.prompt_batches import PromptBatch
 from veridical.runtime.errors import UserError
+from veridical.runtime.full_memory import memory_errors_alike
 from veridical.sampling.cache import UNMIXED, CacheRows
 from veridical.sampling.choice import NO_NUMBER, ChosenTokens, choose, never_sampled, token_noise
 from veridical.sampling.parity import require_parity
@@ -100,7 +101,7 @@ def decode(
         begun = sorted([*(table.numbers if table else []), *(number for number, _ in taken)])
         finished: list[tuple[int, Response]] | None = None
         try:
-            with torch.inference_mode():
+            with memory_errors_alike(), torch.inference_mode():
                 if taken:
                     new = _Table(policy, taken, read, decoding, with_logps)
                     table = new if table is None else table.joined(new)

@@ -166,4 +166,4 @@ def _proof_group(policy: Policy, maker: Maker, row: Row) -> Group:
     prompt = maker.prompts[row["index"]]
     said = [response["text"] for response in row.get("responses", ())]
     texts = said or [prompt.answer, row.get("text", "")]
-    return proof_group(policy, prompt.asked, texts)
+    return proof_group(policy, prompt.asked, texts, maker.decoding.max_new_tokens)

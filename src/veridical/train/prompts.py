@@ -162,8 +162,16 @@ def read_training_prompts(
     return [found[group.id] for group in rows.groups], rows
 
 
-def proof_group(policy: Policy, asked: Prompt, texts: Sequence[str]) -> Group:
+def proof_group(
+    policy: Policy, asked: Prompt, texts: Sequence[str], max_response_tokens: int
+) -> Group:
     """A prompt with two answers by their texts, for proofs: the stock path tokenizes them itself.
+
+    Args:
+        policy: whose template and tokenizer are used.
+        asked: the prompt.
+        texts: of the answers; a record's may be far longer than what is sampled.
+        max_response_tokens: longer ones lose their end, since no step learns from such rows.
 
     Raises:
         UserError: it can't even be answered by yes or no in this model's chat template.
@@ -171,7 +179,9 @@ def proof_group(policy: Policy, asked: Prompt, texts: Sequence[str]) -> Group:
     for candidates in (texts, ("Yes.", "No.")):
         answers = [[assistant_message(text)] for text in candidates]
         try:
-            return render_group(policy, asked.id, asked.images, asked.messages, answers)
+            return render_group(
+                policy, asked.id, asked.images, asked.messages, answers, max_response_tokens
+            )
         except RefusedRowError as refused:
             reason = refused
     raise UserError(f"The prompt of row {asked.id} can't be answered: {reason}.")

@@ -104,7 +104,7 @@ def train_reward(
         scorer = Scorer(policy, head=head, model_dropout=training.model_dropout)
         task = Task(scorer, reward_outcome(objective), len, sharing.allowed)
         if training.dry_run:
-            finish_dry_run(run, policy, task, training, rows)
+            finish_dry_run(run, policy, task, training, rows, measure=reward_measure)
             return
         proofs: list[Proof] = []
         if training.prove_first:

@@ -189,6 +189,8 @@ def test_a_dry_run_of_fine_tuning_has_no_reference(tmp_path: Path) -> None:
     found = dry_run(tmp_path / "sft", None, tuning="full")
     assert found["reference"] == 0
     assert min(found[part] for part in ("weights", "optimizer", "gradients", "activations")) > 0
+    proofs = read_json(tmp_path / "sft" / "run" / "dry_run.json")["proof_bytes"]
+    assert found["weights"] < proofs["cpu"] < found["total"]
 
 
 def test_checkpointing_shows(tmp_path: Path) -> None:

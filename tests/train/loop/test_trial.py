@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,8 +23,9 @@ from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import Group, render_group
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_json
+from veridical.train import dpo
 from veridical.train.dpo import train_dpo
-from veridical.train.loop import trial
+from veridical.train.loop import memory, reference, trial
 from veridical.train.loop.items import Item, Items
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.order import OrderedRow
@@ -97,15 +98,34 @@ def test_a_trial_leaves_no_trace(
     assert logs[0] == logs[1]
 
 
+@pytest.mark.parametrize(
+    ("where", "name", "on_gpu"),
+    [
+        (trial, "_make_state", True),
+        (trial, "_make_state", False),
+        (memory, "prove", False),
+        (dpo, "noise_floor", False),
+        (reference, "precompute", False),
+    ],
+)
 def test_too_little_memory_is_said_before_the_first_step(
-    saved: str, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: str,
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: ModuleType,
+    name: str,
+    on_gpu: bool,
 ) -> None:
     def full(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        if on_gpu:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        torch.empty(1 << 50)
 
-    monkeypatch.setattr(trial, "_make_state", full)
-    with pytest.raises(UserError, match=r"cpu has not enough memory .* --batch-size"):
-        train_dpo(saved, rows, tmp_path / "out", training=TRAINING)
+    monkeypatch.setattr(where, name, full)
+    training = replace(TRAINING, prove_first=True, dry_run=where is memory)
+    with pytest.raises(UserError, match=r"not enough memory.* --batch-size"):
+        train_dpo(saved, rows, tmp_path / "out", training=training)
     assert not list((tmp_path / "out" / "checkpoints").glob("checkpoint-*"))
 
 

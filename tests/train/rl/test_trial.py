@@ -10,12 +10,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from veridical.data.prompts import Prompt
 from veridical.data.records import user_message, write_records
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
+from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
+from veridical.train.prompts import proof_group
 from veridical.train.responses import Sampling
 from veridical.train.rl import loop, trial
 from veridical.train.rloo import train_rloo
@@ -107,3 +110,12 @@ def test_too_little_memory_is_said_before_anything_is_sampled(
     monkeypatch.setattr(loop, "gather_experience", sampled)
     with pytest.raises(UserError, match=r"cpu has not enough memory .* --max-new-tokens"):
         train("rloo", saved, prompts, tmp_path / "out")
+
+
+def test_proofs_read_no_more_of_an_answer_than_is_sampled(
+    policy: Policy, pictures: list[Image.Image]
+) -> None:
+    asked = Prompt("row", (pictures[0],), [user_message("What is there?")])
+    group = proof_group(policy, asked, ("a cup " * 50, "No."), 7)
+    assert [len(ids) for ids in group.response_ids] == [7, len(group.response_ids[1])]
+    assert group.cut == (True, False)

@@ -25,9 +25,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
+from veridical.checks.proving import prove
+from veridical.models.batching import collate
+from veridical.models.measures import MeasureOf, logps_measure
 from veridical.models.policy import Policy
+from veridical.models.rendering import Group
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
+from veridical.runtime.full_memory import memory_errors_alike
 from veridical.runtime.runs import Run
 from veridical.train.loop.items import Items
 from veridical.train.loop.reference import Reference
@@ -119,8 +124,9 @@ def finish_dry_run(
     training: Training,
     rows: TrainingSet,
     reference: Reference | None = None,
+    measure: MeasureOf = logps_measure,
 ) -> None:
-    """Measure what a step takes, say so, and end the run.
+    """Measure what a step takes, and the proofs before the first one, say so, and end the run.
 
     Args:
         run: as started; its folder gets `dry_run.json`.
@@ -129,12 +135,44 @@ def finish_dry_run(
         training: the run's options.
         rows: what would be trained on.
         reference: what the policy is compared with, if anything.
+        measure: what the proofs look at.
     """
     second = reference.policy if reference is not None else None
+    proofs = None
+    if training.prove_first:
+        proofs = measure_proofs(policy, rows.few, task.share_prefix, second, measure)
     found = measure_memory(policy, task, training, rows.train, second)
     stored = len(rows.groups) if reference is not None and reference.source == "stored" else 0
-    tell_memory(found, stored * ENTRY_BYTES, run.folder)
+    tell_memory(found, stored * ENTRY_BYTES, run.folder, proofs)
     run.finish(dry_run=found)
+
+
+def measure_proofs(
+    policy: Policy,
+    few: Sequence[Group],
+    share_prefix: bool,
+    reference: Policy | None,
+    measure: MeasureOf,
+) -> dict[str, int]:
+    """Make the proofs and tell what they took at the peak: {device: bytes}, overhead included.
+
+    They read other rows than a step, a few together and without sharing a prefix, and in half
+    precision beside a float32 copy of the model: either may take more.
+
+    Args:
+        policy: as it will be trained.
+        few: the rows of the proofs.
+        share_prefix: the layout.
+        reference: a second model that is in memory, if there is one.
+        measure: what the proofs look at.
+    """
+    live = LiveTensors(policy.core.config.get_text_config().vocab_size)
+    live.see_module(policy.model, "weights")
+    if reference is not None:
+        live.see_module(reference.model, "reference")
+    with live:
+        prove(policy, few, lambda some, own: collate(some, own, share_prefix), measure)
+    return {device: _with_total(parts)["total"] for device, parts in live.peak.items()}
 
 
 def measure_memory(
@@ -187,7 +225,7 @@ def measure_memory(
         rate = training.projector_learning_rate
         trainer = GroupTrainer(policy, task, arguments, rows, None, [_Watch(live)], rate)
         try:
-            with live:
+            with memory_errors_alike(), live:
                 trainer.train()
         except torch.OutOfMemoryError as error:
             used = ", ".join(f"{_total(p) / 1e9:.2f} GB on {d}" for d, p in live.peak.items())
@@ -230,18 +268,25 @@ def _with_total(parts: dict[str, int]) -> dict[str, int]:
     return {**parts, "overhead": overhead, "total": _total(parts) + overhead}
 
 
-def tell_memory(found: dict[str, dict[str, int]], cached: int, out: Path) -> None:
+def tell_memory(
+    found: dict[str, dict[str, int]], cached: int, out: Path, proofs: dict[str, int] | None = None
+) -> None:
     """Print a table and write `dry_run.json`.
 
     Args:
         found: from `measure_memory`.
         cached: bytes of reference log-probs that will be stored on disk.
         out: the run's folder.
+        proofs: from `measure_proofs`; None where the run makes none.
     """
     print("Memory of a training step on the longest rows, at its peak, in GB (10^9 bytes):")
     columns = (*PARTS, "overhead", "total")
     print("  device     " + "".join(f"{column:>12}" for column in columns))
     for device, parts in found.items():
         print(f"  {device:10} " + "".join(f"{parts[c] / 1e9:12.3f}" for c in columns))
+    if proofs is not None:
+        told = ", ".join(f"{size / 1e9:.3f} on {device}" for device, size in proofs.items())
+        print(f"  the proofs before the first step, at their peak: {told}")
     print(f"  disk: {cached / 1e9:.3f} for reference log-probs. Nothing was trained.")
-    write_json(out / "dry_run.json", {"memory_bytes": found, "cache_bytes": cached})
+    content = {"memory_bytes": found, "proof_bytes": proofs, "cache_bytes": cached}
+    write_json(out / "dry_run.json", content)

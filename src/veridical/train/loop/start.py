@@ -25,6 +25,7 @@ from veridical.runtime.allocator import give_back_freed_memory
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
 from veridical.runtime.fingerprint import Fingerprint, is_here, model_folders
+from veridical.runtime.full_memory import memory_asked_for, memory_errors_alike
 from veridical.runtime.options import by_option
 from veridical.runtime.runs import Run, start_run
 from veridical.train.loop.checking import benchmarks, check_checking
@@ -116,9 +117,29 @@ def start_training(given: Given) -> Iterator[Run]:
         for value in given.options.values():
             if isinstance(value, Described):
                 run.note(objective=value.describe())
-        yield run
+        with _enough_memory(training):
+            yield run
     # The run is finished: nothing that happens here changes that.
     push_result(run, training)
+
+
+@contextmanager
+def _enough_memory(training: Training) -> Iterator[None]:
+    """Say what to set where memory is full in a proof, the reference's pass or a training step.
+
+    Raises:
+        UserError: it is, on a GPU or a CPU.
+    """
+    try:
+        with memory_errors_alike():
+            yield
+    except torch.OutOfMemoryError as error:
+        batch = "--batch-size, " if training.batch_size > 1 else ""
+        raise UserError(
+            f"There is not enough memory{memory_asked_for(error)}. Lower {batch}--max-length, or "
+            "the tokens of a response (--max-response-tokens, --max-new-tokens), set "
+            "trainer.gradient_checkpointing, or choose another --device."
+        ) from error
 
 
 def _refuse_early(given: Given) -> dict[str, Path]:

@@ -20,6 +20,7 @@ from veridical.models.policy import Policy
 from veridical.models.precision import unmixed
 from veridical.models.rendering import Group
 from veridical.runtime.errors import UserError
+from veridical.runtime.full_memory import memory_errors_alike
 from veridical.train.loop.items import Item, Items
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.order import OrderedRow
@@ -83,18 +84,19 @@ def try_a_step(trainer: GroupTrainer, train: Items, held_out: Items | None) -> N
         left_out.share()
     model, made_state = trainer.model_wrapped.train(), False
     try:
-        for last in (False, True):
-            _forward_and_backward(trainer, model, items)
-            if not last:
-                made_state = _make_state(trainer)
-            if last or arguments.gradient_accumulation_steps == 1:
-                model.zero_grad(set_to_none=True)
-        if made_state:
-            trainer.optimizer.state.clear()
-        model.eval()
-        if evaluated:
-            with torch.no_grad():
-                trainer.outcome(trainer.model, trainer.collate_items(evaluated))
+        with memory_errors_alike():
+            for last in (False, True):
+                _forward_and_backward(trainer, model, items)
+                if not last:
+                    made_state = _make_state(trainer)
+                if last or arguments.gradient_accumulation_steps == 1:
+                    model.zero_grad(set_to_none=True)
+            if made_state:
+                trainer.optimizer.state.clear()
+            model.eval()
+            if evaluated:
+                with torch.no_grad():
+                    trainer.outcome(trainer.model, trainer.collate_items(evaluated))
     except torch.OutOfMemoryError as error:
         raise no_room(policy, train.shorter) from error
 

@@ -217,7 +217,7 @@ def begin(command: str, given: Arguments) -> Iterator[Start]:
         prompts, held_out = hold_out(prompts, rows, training)
         refuse_no_reward(judging, given.symbolic, prompts, held_out)
         left_out = LeftOut(run.folder, rows, training)
-        few = _few(policy, prompts, left_out)
+        few = _few(policy, prompts, left_out, given.sampling.max_new_tokens)
         layout = find_sharing(training, few, policy)
         tell_merged(run, "model", policy, few, layout.allowed)
         trained = {prompt.asked.id for prompt in prompts}
@@ -300,7 +300,11 @@ def hold_out(
     return train, held_out
 
 
-def _few(policy: Policy, prompts: Sequence[TrainingPrompt], left_out: LeftOut) -> list[Group]:
+def _few(
+    policy: Policy, prompts: Sequence[TrainingPrompt], left_out: LeftOut, most_tokens: int
+) -> list[Group]:
     ordered = sorted(prompts, key=lambda prompt: not prompt.asked.images)
-    groups = (proof_group(policy, p.asked, p.texts or (p.answer, "No.")) for p in ordered)
+    groups = (
+        proof_group(policy, p.asked, p.texts or (p.answer, "No."), most_tokens) for p in ordered
+    )
     return left_out.usable(policy, groups, PROOF_ROWS)

@@ -15,6 +15,7 @@ from veridical.models.policy import Policy
 from veridical.models.precision import unmixed
 from veridical.models.rendering import Group
 from veridical.models.token_scores import token_values
+from veridical.runtime.full_memory import memory_errors_alike
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.modes import learning
 from veridical.train.loop.trial import (
@@ -86,11 +87,12 @@ def try_a_step(setting: Setting, groups: Sequence[Group], learner: Learner) -> N
         return
     optimizer, made_state = learner.optimizer, False
     try:
-        _forward_and_backward(setting, groups)
-        if state_can_be_dropped(learner.arguments):
-            made_state = make_state(optimizer, learner.step)
-        for _ in range(2):  # gradients of one batch are there when those of the next are made
+        with memory_errors_alike():
             _forward_and_backward(setting, groups)
+            if state_can_be_dropped(learner.arguments):
+                made_state = make_state(optimizer, learner.step)
+            for _ in range(2):  # gradients of one batch are there when those of the next are made
+                _forward_and_backward(setting, groups)
     except torch.OutOfMemoryError as error:
         raise no_room(setting.actors.policy, SHORTER) from error
     optimizer.zero_grad(set_to_none=True)
