@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from veridical.runtime.progress import are_in, counted, part_of
+from veridical.runtime.progress import are_in, counted, part_of, say, step_bar
 
 
 @pytest.mark.parametrize(
@@ -19,3 +21,20 @@ def test_a_part_of_all_agrees_with_its_verb(part: int, whole: int, said: str) ->
 def test_one_thing_is_singular() -> None:
     assert [counted(n, "images") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
     assert [are_in(n, "pairs", "a") for n in (1, 2)] == ["1 pair is in a.", "2 pairs are in a."]
+
+
+def test_what_is_said_while_a_bar_is_open_has_its_own_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both streams in one file, as of `2>&1`: no line has the bar and the text."""
+    monkeypatch.setattr(sys, "stderr", sys.stdout)
+    bar = step_bar(4)
+    say("first")
+    say("second")
+    bar.close()
+    say("third")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line in ("first", "second", "third")] == [
+        "first", "second", "third",
+    ]  # fmt: skip
+    assert lines[lines.index("first") + 1] == "second"

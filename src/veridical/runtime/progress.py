@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from tqdm.auto import tqdm
 
 from veridical.runtime import processes
 
 Item = TypeVar("Item")
+_ended: WeakKeyDictionary[tqdm, float] = WeakKeyDictionary()
+"""When the bars were drawn whose line was ended since."""
 
 
 def counted(number: int, things: str) -> str:
@@ -57,6 +60,24 @@ def step_bar(total: int, done: int = 0) -> tqdm:
         file=sys.stderr,
         disable=not processes.is_first(),
     )
+
+
+def say(text: str) -> None:
+    """Print lines of their own, also while a bar is open, whose line has no end yet.
+
+    On a terminal the bar moves below them. In a file its line is ended first, or whoever leaves
+    out lines with bars would lose the text too.
+    """
+    open_bars = list(getattr(tqdm, "_instances", ()))
+    if open_bars and sys.stderr.isatty():
+        tqdm.write(text, file=sys.stdout)
+        return
+    drawn = [bar for bar in open_bars if _ended.get(bar) != bar.last_print_t]
+    for bar in drawn:
+        _ended[bar] = bar.last_print_t
+    if drawn:
+        print(file=sys.stderr, flush=True)
+    print(text, flush=True)
 
 
 def _interval() -> float:

@@ -96,13 +96,16 @@ def test_options_that_do_not_fit_the_kind() -> None:
 
 
 def test_who_learned_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    tell_best(0.6931, 0.5, 10)
     tell_best(None, None, None)
     assert not capsys.readouterr().out
+    tell_best(0.6931, 0.5, 10)
+    assert capsys.readouterr().out == (
+        "The result is that of step 10, the best by held-out loss (0.5000; 0.6931 at step 0).\n"
+    )
     tell_best(0.6931, 0.6931, 10)
     assert "No checkpoint has a lower held-out loss than the start" in capsys.readouterr().out
     tell_best(0.5, 0.6, 10, "rewards_accuracy")
-    assert not capsys.readouterr().out
+    assert "step 10, the best by rewards_accuracy" in capsys.readouterr().out
     tell_best(0.5, 0.4, 10, "rewards_accuracy")
     assert "a higher rewards_accuracy than the start (0.5000" in capsys.readouterr().out
 
@@ -143,7 +146,7 @@ def test_a_run_of_one_step_moves_and_one_that_goes_astray_says_so(
     results = read_json(tmp_path / "one" / "run.json")["results"]
     assert results["held_out_loss_at_start"] == pytest.approx(0.693147, abs=1e-4)
     assert results["best_held_out_loss"] < results["held_out_loss_at_start"]
-    assert "No checkpoint" not in capsys.readouterr().out
+    assert "The result is that of step 1, the best by held-out loss" in capsys.readouterr().out
 
     # The held-out rows say the opposite of what is learned.
     against = write_pairs(tmp_path / "against.parquet", pictures, drawn[:3])

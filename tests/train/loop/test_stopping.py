@@ -53,6 +53,7 @@ def test_a_run_stops_when_nothing_is_gained_and_goes_on_when_asked(
     assert read_json(out / "run.json")["results"]["steps"] == stopped
     train_dpo(saved, pairs, out, training=replace(patient, resume=True))
     assert max(evaluated(out)) == stopped
+    assert f"Going on from the checkpoint of step {stopped} of 8" in capsys.readouterr().out
     train_dpo(saved, pairs, out, training=replace(patient, extend=True, patience=99))
     assert max(evaluated(out)) == 8
 

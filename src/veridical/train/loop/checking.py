@@ -33,7 +33,7 @@ from veridical.models.rendering import RefusedRowError
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file, write_json
-from veridical.runtime.progress import counted, part_of
+from veridical.runtime.progress import counted, part_of, say
 from veridical.sampling import Decoding, Request, respond
 from veridical.scoring.object_scores import COUNTED, DESCRIBE, chair_counts, pope_counts
 from veridical.scoring.statistics import FloatArray, Ratio
@@ -302,7 +302,7 @@ def show_figures(step: int, figures: Mapping[str, float | None]) -> None:
         for name in shown
         if name in figures
     )
-    print(f"  step {step}, checked images: {told}")
+    say(f"  step {step}, checked images: {told}")
 
 
 def _figures(formulas: Mapping[str, Ratio], sums: Sums) -> dict[str, float | None]:

@@ -12,7 +12,7 @@ from veridical.judges.endpoint import EndpointSettings
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_path
 from veridical.runtime.fingerprint import Fingerprint
-from veridical.runtime.progress import counted
+from veridical.runtime.progress import counted, say
 from veridical.runtime.run_record import RECORD, read_fields, read_record
 from veridical.runtime.runs import json_types
 from veridical.sampling.engines.server import ServerSettings
@@ -151,6 +151,19 @@ def require_steps_left(done: int, steps: int, extend: bool) -> None:
         )
 
 
+def tell_resumption(done: int, steps: int) -> None:
+    """Say where a run goes on, or that none of its steps are left.
+
+    Args:
+        done: optimizer steps of its newest checkpoint.
+        steps: of the whole run.
+    """
+    if done < steps:
+        print(f"Going on from the checkpoint of step {done} of {steps}.")
+    else:
+        print(f"The run has all of its {counted(steps, 'steps')}; only its result is saved again.")
+
+
 def tell_extension(done: int, steps: int, rate: float) -> None:
     """Say where a run goes on that is extended.
 
@@ -160,7 +173,7 @@ def tell_extension(done: int, steps: int, rate: float) -> None:
         rate: learning rate of its next step.
     """
     if done < steps:
-        print(
+        say(
             f"Extending the run from step {done} to {steps}. The learning rate goes on at "
             f"{rate:.3g}, where the schedule of {steps} steps has it."
         )

@@ -23,7 +23,7 @@ from veridical.train.loop.checkpoints import LastStep, newest_verified
 from veridical.train.loop.finish import Trained
 from veridical.train.loop.items import Items
 from veridical.train.loop.reporting import Report, Trackers
-from veridical.train.loop.resume import require_steps_left, tell_extension
+from veridical.train.loop.resume import require_steps_left, tell_extension, tell_resumption
 from veridical.train.loop.rounding import measure_logps
 from veridical.train.loop.saving import save_result
 from veridical.train.loop.showing import PROMPTS, ShowAnswers
@@ -104,7 +104,10 @@ def run_trainer(
     checkpoint = processes.from_first(lambda: checkpoint_to_resume(folder, training.resume))
     arguments.eval_on_start = checkpoint is None and _evaluates(held_out, training)
     if checkpoint is not None:
-        require_steps_left(steps_of(checkpoint), training.steps(len(train)), training.extend)
+        done, steps = steps_of(checkpoint), training.steps(len(train))
+        require_steps_left(done, steps, training.extend)
+        if not training.extend and processes.is_first():
+            tell_resumption(done, steps)
     epochs = Epochs(len(train), training.rows_a_step())
     callbacks = [epochs, RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests(), *more]
     callbacks += _on_the_way(policy, training, arguments, train, held_out, out)
@@ -240,7 +243,9 @@ def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:
 def tell_best(
     at_start: float | None, best: float | None, step: int | None, selected: str = "loss"
 ) -> None:
-    """Say so where no checkpoint is better than the start was by the figure that chooses.
+    """Say which step's weights are the result, and where no checkpoint is better than the start.
+
+    The first process does.
 
     Args:
         at_start: the figure at step 0; None where it was not taken, or had nothing to count.
@@ -248,6 +253,8 @@ def tell_best(
         step: of that checkpoint.
         selected: which figure.
     """
+    if not processes.is_first():
+        return
     name, asked = in_words(selected), asked_of(selected)
     if step is None or best is None:
         if selected in (*CHECKED, *OF_RESPONSES):
@@ -257,6 +264,8 @@ def tell_best(
             )
         return
     if at_start is None or improves(best, at_start, selected):
+        before = "" if at_start is None else f"; {at_start:.4f} at step 0"
+        print(f"The result is that of step {step}, the best by {name} ({best:.4f}{before}).")
         return
     direction = "higher" if HIGHER_IS_BETTER[selected] else "lower"
     print(

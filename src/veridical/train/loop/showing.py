@@ -14,6 +14,7 @@ from veridical.models.rendering import Group
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_jsonl
+from veridical.runtime.progress import say
 from veridical.sampling import Decoding
 from veridical.sampling.loop import Draw, decode
 
@@ -62,7 +63,7 @@ def print_answers(step: int, rows: Sequence[tuple[str, str]]) -> None:
     """
     for name, text in rows:
         line = " ".join(text.split())
-        print(f"  step {step}, {name}: {line[:WIDTH]}{' ...' if len(line) > WIDTH else ''}")
+        say(f"  step {step}, {name}: {line[:WIDTH]}{' ...' if len(line) > WIDTH else ''}")
 
 
 class ShowAnswers(TrainerCallback):

@@ -9,6 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
+from veridical.runtime.progress import counted, say
 from veridical.scoring.object_scores import COUNTED
 from veridical.train.loop.trainer_keys import Loop
 
@@ -164,8 +165,8 @@ def tell_stop(step: int, steps: int, name: str, since: int) -> None:
         since: evaluations since its best.
     """
     if processes.is_first():
-        print(
+        say(
             f"Stopped at step {step} of {steps}: {name} on the {asked_of(name)} was not improved "
-            f"on for {since} evaluation{'s' if since > 1 else ''}. "
+            f"on for {counted(since, 'evaluations')}. "
             "--extend true with a larger --patience goes on."
         )

@@ -15,6 +15,7 @@ from typing import Any
 
 from veridical.runtime import interruptions, processes
 from veridical.runtime.errors import UserError
+from veridical.runtime.progress import say
 from veridical.runtime.run_files import LogRow
 from veridical.train.loop.checking import open_check, show_figures, write_descriptions
 from veridical.train.loop.checkpoints import whole_best
@@ -145,10 +146,11 @@ class Evaluations:
     def take_best(self) -> BestStep:
         """Load the best checkpoint's weights; where nothing chooses, keep the last."""
         best, values = self.best_step(), dict(self.found)
-        if self.selected is not None:
-            tell_best(values.get(0), values.get(best or -1), best, self.selected)
-        if best is not None and not self._load(best):
+        is_torn = best is not None and not self._load(best)
+        if is_torn:
             best = None
+        elif self.selected is not None:
+            tell_best(values.get(0), values.get(best or -1), best, self.selected)
         return BestStep(best, self.selected, values.get(best or -1), values.get(0))
 
     def _load(self, best: int) -> bool:
@@ -168,7 +170,7 @@ class Evaluations:
         scored = count_scored(experience, step, count, most, held_out=True)
         told = [f"{name} {measured[name]:.3f}" for name in TOLD if measured.get(name) is not None]
         if processes.is_first() and told:
-            print(f"  step {step}, held-out prompts: {', '.join(told)}")
+            say(f"  step {step}, held-out prompts: {', '.join(told)}")
         return {**measured, "prompts": scored, "samples": shown_responses(experience)}
 
     def _deciding(self, row: Mapping[str, Any], selected: str) -> float | None:

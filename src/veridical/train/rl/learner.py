@@ -21,7 +21,7 @@ from veridical.runtime.randomness import generator
 from veridical.train.loop.checkpoints import write_manifest
 from veridical.train.loop.modes import checkpoint_activations, checkpointing_asked_for
 from veridical.train.loop.reporting import Trackers
-from veridical.train.loop.resume import require_steps_left, tell_extension
+from veridical.train.loop.resume import require_steps_left, tell_extension, tell_resumption
 from veridical.train.loop.run import checkpoint_to_resume, steps_of
 from veridical.train.loop.schedule import resume_schedule, schedule_for
 from veridical.train.loop.trained import (
@@ -186,6 +186,8 @@ class Learner:
         resume_schedule(self.scheduler)
         if training.extend and processes.is_first():
             tell_extension(steps_of(found), self.steps, float(self.scheduler.get_last_lr()[0]))
+        elif processes.is_first():
+            tell_resumption(steps_of(found), self.steps)
         state = read_json(found / STATE)
         evaluations = tuple(Evaluated(*one) for one in state.pop("evaluations"))
         return LoopState(**state, evaluations=evaluations)
