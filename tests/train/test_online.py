@@ -131,7 +131,11 @@ def test_a_run_samples_judges_learns_and_keeps_what_it_saw(
 
 
 def test_ties_and_what_is_unscored_are_counted_and_teach_nothing(
-    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: str,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def undecided(cases: Sequence[Case]) -> list[PairwiseVerdict]:
         return [
@@ -145,6 +149,7 @@ def test_ties_and_what_is_unscored_are_counted_and_teach_nothing(
     with pytest.raises(UserError, match=r"1 of 3 prompts has no verdict .* no idea"):
         train_online(saved, pairs, tmp_path / "strict", training=TRAINING, **options)
     train_online(saved, pairs, out, training=replace(TRAINING, max_bad_fraction=1.0), **options)
+    assert capsys.readouterr().out.count("3 of 3 fresh pairs can't be learned from") == 1
     start = load_file(Path(saved) / "model.safetensors")
     assert all(torch.equal(value, start[name]) for name, value in weights(out).items())
     log = [row for row in read_jsonl(out / "log.jsonl") if row["split"] == "train"]
@@ -392,3 +397,21 @@ def test_lists_that_do_not_cover_the_images_are_refused_before_the_model_is_load
     check_object_lists(exactly(pairs), data, "prompt", TRAINING)
     with pytest.raises(UserError, match="6 of 6 prompts"):
         check_object_lists(exactly(pairs), pairs, "preference", TRAINING)
+
+
+def test_many_pairs_that_are_not_learned_from_are_told_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def rows(*kinds: str) -> list[dict[str, Any]]:
+        return [{"kind": kind} for kind in kinds]
+
+    tell = fresh.TellLost()
+    tell(0, rows("offline", "offline", "offline", "tie", "online"))  # half of the fresh pairs
+    tell(1, rows("refused", "refused", "online"))
+    assert not capsys.readouterr().out
+    tell(2, rows("offline", "tie", "tie", "cut", "online"))
+    told = capsys.readouterr().out
+    assert told.startswith("Step 3: 3 of 4 fresh pairs can't be learned from (ties: 2, better ")
+    assert "a higher --temperature" in told and "larger --max-new-tokens" in told
+    tell(3, rows("tie"))
+    assert not capsys.readouterr().out

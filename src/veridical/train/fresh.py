@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +20,8 @@ from veridical.models.policy import Policy
 from veridical.models.rendering import Group, render_group
 from veridical.objectives.base import PairLoss
 from veridical.objectives.dpo import DPO
+from veridical.runtime import processes
+from veridical.runtime.progress import part_of, say
 from veridical.runtime.randomness import generator
 from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.adapters import Engine, sample
@@ -30,6 +33,20 @@ from veridical.train.loop.outcomes import weighed
 from veridical.train.prompts import TrainingPrompt
 from veridical.train.responses import sample_usable
 
+WHY_NOT = {
+    "tie": "ties",
+    "cut": "better answer cut off",
+    "no_pair": "no rejected answer made",
+    "unscored": "no verdict of the judge",
+    "refused": "image refused by the processor",
+}
+WHAT_HELPS = {
+    "tie": "against ties a higher --temperature, a smaller --margin or another judge",
+    "cut": "against cut answers a larger --max-new-tokens",
+    "no_pair": "for rejected answers more --iterations",
+    "unscored": "for verdicts another judge",
+}
+"""What to set where many pairs are not learned from, by why they are not."""
 PairSource = Literal["online", "mixed", "bdhs"]
 
 
@@ -218,6 +235,35 @@ def is_cut(rollout: Response) -> bool:
 def counts(row: Row) -> bool:
     """Whether a row holds a pair to learn from."""
     return row["kind"] in ("offline", "online", "bdhs")
+
+
+class TellLost:
+    """Says once that more than half of the fresh pairs of some steps are not learned from."""
+
+    def __init__(self) -> None:
+        self.told = False
+
+    def __call__(self, first: int, made: Sequence[Row]) -> None:
+        """Look at the pairs of a filling.
+
+        Args:
+            first: the step that it begins with, from 0.
+            made: its rows. The records' own pairs, and rows without a usable image, are none of
+                the fresh ones.
+        """
+        fresh = [row for row in made if row["kind"] not in ("offline", "refused")]
+        lost = Counter(row["kind"] for row in fresh if not counts(row))
+        if self.told or 2 * lost.total() <= len(fresh):
+            return
+        self.told = True
+        why = ", ".join(f"{WHY_NOT[kind]}: {number}" for kind, number in lost.most_common())
+        advice = "; ".join(WHAT_HELPS[kind] for kind, _ in lost.most_common())
+        if processes.is_first():
+            say(
+                f"Step {first + 1}: {part_of(lost.total(), len(fresh), 'fresh pairs')} can't be "
+                f"learned from ({why}). What helps: {advice}. Said once; log.jsonl has the shares "
+                "of each step."
+            )
 
 
 def pair_measures(rows: Sequence[Row]) -> dict[str, float]:

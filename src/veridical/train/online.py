@@ -24,6 +24,7 @@ from veridical.runtime.files import read_jsonl
 from veridical.runtime.runs import Run
 from veridical.sampling import Decoding
 from veridical.train.fresh import (
+    WHY_NOT,
     FreshComparing,
     Maker,
     PairSource,
@@ -63,13 +64,6 @@ METHODS: dict[PairSource, str] = {
     "online": "online direct preference optimization (Online-DPO)",
     "mixed": "mixed direct preference optimization (Mixed-DPO)",
     "bdhs": "direct preference optimization on online BDHS pairs (Online-BDHS)",
-}
-WHY_NOT = {
-    "tie": "ties",
-    "cut": "better answer cut off",
-    "no_pair": "no rejected answer made",
-    "unscored": "no verdict of the judge",
-    "refused": "image refused by the processor",
 }
 
 

@@ -14,6 +14,7 @@ from veridical.models.rendering import Group
 from veridical.runtime import processes
 from veridical.train.fresh import (
     Maker,
+    TellLost,
     counts,
     longest_pairs,
     pair_measures,
@@ -46,13 +47,19 @@ def first_pairs(
     """
     count = len(maker.prompts)
     sampler = RankSampler(count, training.batch_size, training.seed, 0, processes.world_size())
+    tell_lost = TellLost()
+
+    def check(first: int, made: Sequence[Row]) -> None:
+        _require_pairs(first, made, training.max_bad_fraction, left_out)
+        tell_lost(first, made)
+
     buffer = RolloutBuffer(
         out / ROLLOUTS,
         maker,
         lambda step: sampler.rows_of_step(step, training.accumulation),
         rollout_steps,
         training.steps(count),
-        lambda first, made: _require_pairs(first, made, training.max_bad_fraction, left_out),
+        check,
     )
     buffer.forget_from(_first_step(out, training.resume))
     buffer.fill(0)
