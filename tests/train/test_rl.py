@@ -471,7 +471,7 @@ def test_the_last_real_token_is_rewarded_whatever_the_padding(
         ("ppo", {"ppo": PPO(kl_target=1.0, kl_coefficient=0.0)}, "0 stays 0"),
         ("ppo", {"sampling": Sampling(rollout_steps=2)}, "--rollout-steps is 2"),
         ("ppo", {"judging": Judging()}, "needs --objects"),
-        ("rloo", {"standardize": True}, "same score"),
+        ("rloo", {"standardize": True}, "--judge none gives none"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
@@ -508,7 +508,7 @@ def test_rewards_that_nobody_can_earn_are_refused() -> None:
         SimpleNamespace(asked=SimpleNamespace(expected_answer=one)) for one in (None, "yes")
     )
     asked = Symbolic(answer_reward=1.0)
-    with pytest.raises(UserError, match="none of the 2 prompts has an `expected_answer`"):
+    with pytest.raises(UserError, match=r"none of the 2 prompts has an `expected.*`answer`"):
         refuse_no_reward(NOBODY, asked, [silent, silent])  # type: ignore[list-item]
     refuse_no_reward(NOBODY, asked, [silent, knowing])  # type: ignore[list-item]
     for nothing in (Symbolic(), Symbolic(no_end_penalty=0.0)):
@@ -528,3 +528,28 @@ def test_the_scale_is_that_of_the_records_pairs(
     found = scale_of(policy, [prompt], count, Decoding(4, 1.0))
     # 4 and 2: mean 3, deviation 1.
     assert (found.mean, found.deviation) == (3.0, 1.0)
+
+    def equal(cases: Sequence[Case]) -> list[Verdict]:
+        return [Verdict(({"n": 1.0}, {"n": 1.0})) for _ in cases]
+
+    with pytest.raises(UserError, match="the same score to all of 2 answers"):
+        scale_of(policy, [prompt], equal, Decoding(4, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("judging", "given", "resolved"),
+    [(NOBODY, None, False), (Judging(), None, True), (Judging(), False, False)],
+)
+def test_scores_are_standardized_where_a_judge_gives_some(
+    judging: Judging, given: bool | None, resolved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[bool] = []
+
+    def begin(command: str, arguments: Any) -> None:
+        began.append(arguments.standardize)
+        raise UserError("enough")
+
+    monkeypatch.setattr("veridical.train.rloo.begin", begin)
+    with pytest.raises(UserError, match="enough"):
+        train_rloo("m", Path("d"), Path("o"), standardize=given, judging=judging)
+    assert began == [resolved]

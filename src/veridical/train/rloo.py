@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from veridical.judges.named import Judging
+from veridical.judges.named import NONE, Judging
 from veridical.judges.symbolic import Symbolic
 from veridical.models.model_argument import Model
 from veridical.objectives.rloo import RLOO
@@ -21,7 +21,7 @@ def train_rloo(
     data: Path,
     out: Path,
     kind: PromptKind = "prompt",
-    standardize: bool = True,
+    standardize: bool | None = None,
     judging: Judging = Judging(),
     symbolic: Symbolic = Symbolic(),
     sampling: Sampling = Sampling(),
@@ -40,13 +40,16 @@ def train_rloo(
         out: folder for the run: `model/`, `log.jsonl`, `proofs.json`, `run.json`.
         kind: what DATA holds: `prompt`, `conversation` or `preference`; answers are not learned.
         standardize: shift and scale the judge's scores to mean 0 and deviation 1 over what DATA
-            already holds (pairs), or the start's own responses.
+            already holds (pairs), or the start's own responses. If not set, it is done wherever
+            there is a judge.
         judging: who rewards.
         symbolic: what counts besides.
         sampling: how responses are made.
         rloo: how they are learned from.
         training: what every training command takes.
     """
+    if standardize is None:
+        standardize = judging.kind != NONE
     given = Arguments(
         model, data, out, kind, standardize, judging, symbolic, sampling, rloo, training
     )

@@ -97,8 +97,9 @@ def scale_of(
     scores = scores_of(judge, cases)
     if len(set(scores)) < 2:
         raise UserError(
-            f"--standardize true: the judge gives {counted(len(scores), 'answers')} the same score "
-            "or none, so there is nothing to scale by. Set --standardize false."
+            f"The judge gives the same score to all of {counted(len(scores), 'answers')}, so its "
+            "scores can't be standardized (the default of `train rloo`). Set --standardize false, "
+            "or take other prompts, a higher --temperature or another judge."
         )
     return Scale(fmean(scores), pstdev(scores))
 

@@ -13,7 +13,7 @@ import torch
 from veridical.checks.prefix_sharing import Sharing
 from veridical.checks.proofs import Proof
 from veridical.checks.proving import noise_floor
-from veridical.judges.named import Judging
+from veridical.judges.named import NONE, Judging
 from veridical.judges.symbolic import Symbolic
 from veridical.models.model_argument import Model
 from veridical.models.policy import Policy
@@ -93,6 +93,11 @@ class Arguments:
         """
         self.objective.check()
         self.judging.check()
+        if self.standardize and self.judging.kind == NONE:
+            raise UserError(
+                "--standardize true scales the scores of a judge, and --judge none gives none. "
+                "Leave --standardize out, or name a judge."
+            )
         check_sampling(self.sampling)
         check_training(self.training, self.judging)
 
