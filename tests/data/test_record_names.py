@@ -376,3 +376,30 @@ def test_a_file_of_another_kind_is_told_by_its_columns(
         read_records(tmp_path / "rows.jsonl", kind)
     assert said in str(caught.value)
     assert "--max-bad-fraction" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({"answer": "Yes."}, "Yes."),
+        ({"ground_truth": 4}, "4"),
+        ({"answer": "No.", "expected_answer": "Yes."}, "Yes."),
+        ({"answer": {"text": "Yes."}}, None),
+    ],
+)
+def test_a_prompts_short_answer_is_what_is_expected(
+    answers: Row, expected: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"image": "a.png", "question": "Is there a dog?", **answers}
+    assert read_one(tmp_path, row, "prompt").get("expected_answer") == expected
+    told = capsys.readouterr().out
+    is_unused = "answer" in answers and answers["answer"] != expected
+    assert ("no such column: answer" in told) == is_unused
+    read_records(tmp_path / "rows.jsonl", "prompt", tells=False)
+    assert not capsys.readouterr().out
+
+
+def test_prompts_of_conversations_are_asked_with_their_kind(tmp_path: Path) -> None:
+    row = {"image": "a.png", "messages": [user_message("What?"), assistant_message("A dog.")]}
+    with pytest.raises(UserError, match="`train rloo` take them with --kind conversation"):
+        read_one(tmp_path, row, "prompt")

@@ -74,7 +74,13 @@ def what_columns_say(path: Path, kind: Kind) -> str:
     told = f"\nThe columns are {columns}; {kind} records need {needed}."
     if other is None:
         return told
-    return f"{told} The rows are {other} records, which {READ_BY[other]} read."
+    told += f" The rows are {other} records, which {READ_BY[other]} read."
+    if kind == "prompt" and other in ("conversation", "preference"):
+        told += (
+            f" `build sample`, `train online`, `train ppo` and `train rloo` take them with --kind "
+            f"{other}, and ask their prompts without the answers."
+        )
+    return told
 
 
 def _reads_as(row: Mapping[str, object], kind: Kind) -> bool:

@@ -15,6 +15,8 @@ IMAGES = (
 """Names of the column of images, the plainest first."""
 QUESTIONS = ("question", "instruction", "query")
 ANSWERS = ("answer", "response", "output", "completion", "caption", "text")
+EXPECTED = ("answer", "solution", "ground_truth")
+"""Names of a prompt's expected answer. A longer text, as of a `response`, is no short answer."""
 ROLES = {"system": "system", "human": "user", "user": "user"} | dict.fromkeys(
     ("gpt", "assistant"), "assistant"
 )
@@ -65,6 +67,8 @@ def with_own_names(row: Mapping[str, object], kind: str) -> tuple[dict[str, obje
     - turns of `from` and `value` for `role` and `content`;
     - blocks that hold their picture (`{"type": "image", "image": "a.png"}`, `image_url`), where
       the row has no column of images;
+    - a prompt's `answer`, `solution` or `ground_truth` for its `expected_answer`, if it is a text
+      or a number;
     - a question with an `answer`, `response`, `output`, `completion`, `caption` or `text` for a
       conversation.
 
@@ -78,6 +82,9 @@ def with_own_names(row: Mapping[str, object], kind: str) -> tuple[dict[str, obje
         _name_pair(named, used)
     if kind in ("preference", "prompt", "sample") and named.get("prompt") is None:
         _name_prompt(named, used)
+    if kind == "prompt":
+        plain = [name for name in EXPECTED if _is_short(named.get(name))]
+        _take(named, used, "expected_answer", plain)
     if kind == "conversation" and not {"messages", "conversations"} & _given(named):
         _name_conversation(named, used)
     for field in _CONVERSED:
@@ -203,6 +210,10 @@ def _name_pair(row: dict[str, object], used: set[str]) -> None:
         row["chosen"] = whole  # both are whole conversations, and begin alike
     elif isinstance(whole, list):
         row["prompt"], row["chosen"] = whole[:-1], whole[-1:]
+
+
+def _is_short(value: object) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def _name_prompt(row: dict[str, object], used: set[str]) -> None:

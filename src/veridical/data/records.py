@@ -133,6 +133,7 @@ def read_records(
     kind: Kind,
     images_root: Path | str | None = None,
     max_bad_fraction: float = 0.01,
+    tells: bool = True,
 ) -> RecordSet:
     """Read and check Parquet (`.parquet`), JSON Lines (`.jsonl`) or a JSON list (`.json`).
 
@@ -148,6 +149,7 @@ def read_records(
         images_root: the folder that image paths are relative to and must stay under; the file's
             own folder by default.
         max_bad_fraction: the share of unusable rows, in [0, 1], above which reading fails.
+        tells: whether columns that are not used are printed; not where the file is read again.
 
     Raises:
         UserError: the file cannot be read, no row is usable, or too many are not.
@@ -161,9 +163,10 @@ def read_records(
     problems, total = checked.problems, checked.total
     refuse_bad_share(path, kind, problems, total, max_bad_fraction)
     ignored = tuple(checked.ignored)
-    if ignored and processes.is_first():
+    tells = tells and processes.is_first()
+    if ignored and tells:
         print(f"{path}: not used, as a {kind} has no such column: {', '.join(ignored)}.")
-    if checked.lost and processes.is_first():
+    if checked.lost and tells:
         print(
             f"{path}: some rows have no image and are used without, though the column "
             f"{checked.lost[0]!r} seems to hold theirs; other rows have images of their own."

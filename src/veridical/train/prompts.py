@@ -77,7 +77,9 @@ def check_object_lists(judging: Judging, data: Path, kind: PromptKind, training:
     listed = read_objects(judging.objects)
     total, without = 0, list[str]()
     for path in (data, *(training.more_data or ())):
-        records = read_records(path, kind, training.images_root, training.max_bad_fraction)
+        records = read_records(
+            path, kind, training.images_root, training.max_bad_fraction, tells=False
+        )
         total += len(records.rows)
         for number, id, names in zip(
             records.numbers, records.ids, image_names(records.rows), strict=True

@@ -91,7 +91,7 @@ def written(folder: Path, count: int) -> str:
     uses = {
         "images/": f"{counted(count, 'pictures')}, for --images",
         "conversations.jsonl": "a prompt and the true description of each, for --data",
-        "questions.jsonl": "yes/no, count, color and position questions with answers",
+        "questions.jsonl": "questions with short answers, for --data with --kind prompt",
         "objects.json": "what each picture holds, for --objects (always with --vocabulary)",
         "vocabulary.json": "the words for each kind, for --vocabulary",
         "facts.json": "true sentences about each, for `build facts`",

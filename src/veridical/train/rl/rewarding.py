@@ -118,7 +118,9 @@ def refuse_no_reward(
         ):
             raise UserError(
                 f"--answer-reward is {symbolic.answer_reward:g}, and none of the {len(some)} "
-                f"{what} has an `expected_answer`. Give the rows one, or leave the option at 0."
+                f"{what} has an `expected_answer`. Give the rows a column of that name (of "
+                "--kind prompt also `answer`, `solution` or `ground_truth`), or leave the option "
+                "at 0."
             )
     if judging.kind == NONE and not (symbolic.answer_reward or symbolic.length_penalty):
         raise UserError(
