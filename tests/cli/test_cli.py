@@ -671,14 +671,21 @@ def test_a_command_ends_with_the_place_of_its_results(
 
 
 def test_only_an_interrupted_training_command_is_told_to_resume(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def stopped(arguments: list[str]) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(dispatch, "run_command", stopped)
     assert cli.main(["train", "dpo"]) == dispatch.INTERRUPTED_STATUS
-    assert "--resume true" in capsys.readouterr().err
+    assert "--resume true goes on from the last checkpoint." in capsys.readouterr().err
+    for step in (8, 16, 24):
+        (tmp_path / "checkpoints" / f"checkpoint-{step}").mkdir(parents=True)
+    for step in (8, 16):  # the last one was not finished
+        (tmp_path / "checkpoints" / f"checkpoint-{step}" / "manifest.json").touch()
+    for out in (["--out", str(tmp_path)], [f"--out={tmp_path}"]):
+        cli.main(["train", "dpo", *out])
+        assert "goes on from the checkpoint of step 16." in capsys.readouterr().err
     cli.main(["build", "pairs"])
     assert "--resume true" not in capsys.readouterr().err
 

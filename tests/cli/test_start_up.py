@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from veridical.cli.named_files import check_named_file
 from veridical.cli.stand_ins import HEAVY
+from veridical.runtime.errors import UserError
 
 EVERY_HELP = """
 import contextlib, io, sys
@@ -125,3 +127,11 @@ def test_the_word_coco_is_no_missing_file(tmp_path: Path) -> None:
     words += ["--objects", "objects.json", "--vocabulary"]
     assert "holds no image" in python(*words, "coco", folder=tmp_path).stderr
     assert "--vocabulary other does not exist" in python(*words, "other", folder=tmp_path).stderr
+
+
+def test_a_run_that_goes_on_may_have_its_images_elsewhere(tmp_path: Path) -> None:
+    missing = tmp_path / "moved"
+    for resumes in (False, True):
+        with pytest.raises(UserError, match=r"moved does not exist\. Check the path\.") as refused:
+            check_named_file("images_root", missing, "--images-root", resumes)
+        assert ("another folder than at the start" in str(refused.value)) == resumes

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import importlib
 import importlib.metadata
+import itertools
 import os
 import re
 import select
@@ -79,9 +80,20 @@ def _output_is_closed() -> bool:
 
 def kept_by(arguments: Sequence[str]) -> str:
     """What an interrupted command keeps, and how it goes on."""
-    if arguments[:1] == ["train"]:
-        return f"{KEPT} The same command with --resume true goes on from the last checkpoint."
-    return KEPT
+    if arguments[:1] != ["train"]:
+        return KEPT
+    step = newest_checkpoint(arguments)
+    place = "the last checkpoint" if step is None else f"the checkpoint of step {step}"
+    return f"{KEPT} The same command with --resume true goes on from {place}."
+
+
+def newest_checkpoint(arguments: Sequence[str]) -> int | None:
+    """The step of the newest finished checkpoint in `--out`; None if none is found there."""
+    places = [word.removeprefix("--out=") for word in arguments if word.startswith("--out=")]
+    places += [value for name, value in itertools.pairwise(arguments) if name == "--out"]
+    finished = Path(places[-1], "checkpoints").glob("checkpoint-*/manifest.json") if places else ()
+    steps = [path.parent.name.removeprefix("checkpoint-") for path in finished]
+    return max((int(step) for step in steps if step.isdigit()), default=None)
 
 
 @contextlib.contextmanager

@@ -48,14 +48,16 @@ def check_named_files(
         raise UserError(f"{error} See `{program} --help`.") from None
     if any(word.startswith("--print_config") for word in words):
         return  # nothing is read
-    for name, values in named_values(words).items():
+    given = named_values(words)
+    resumes = any(given.get(name) == ["true"] for name in ("resume", "extend"))
+    for name, values in given.items():
         if name in options and is_path(options[name]):
             for value in values:
-                check_named_file(name, Path(value), label(name, positionals))
+                check_named_file(name, Path(value), label(name, positionals), resumes)
 
 
-def check_named_file(name: str, path: Path, shown: str) -> None:
-    """Refuse a path that can't be what the option reads.
+def check_named_file(name: str, path: Path, shown: str, resumes: bool = False) -> None:
+    """Refuse a path that can't be what the option reads; `resumes` says that a run goes on.
 
     Raises:
         UserError: it is missing, a folder where a file is read, or of a type that nothing reads.
@@ -66,7 +68,9 @@ def check_named_file(name: str, path: Path, shown: str) -> None:
     if name in FILES:
         require_file(path, shown)
     elif name in PLACES and not path.exists():
-        raise UserError(f"{shown} {path} does not exist. Check the path.")
+        moved = " It may be another folder than at the start, if its images are the same."
+        also = moved if resumes and name == "images_root" else ""
+        raise UserError(f"{shown} {path} does not exist. Check the path.{also}")
     if name not in RECORDS:
         return
     suffix = path.suffix.lower()

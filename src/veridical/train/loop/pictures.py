@@ -24,7 +24,7 @@ from veridical.data.records import RecordSet
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, write_jsonl
-from veridical.runtime.progress import counted, track
+from veridical.runtime.progress import track
 from veridical.runtime.run_files import PICTURES, PictureRow, SkippedRow
 
 RECORDED = "pictures.jsonl"
@@ -161,10 +161,12 @@ def _compare(out: Path, recorded: Sequence[PictureRow], found: Pictures) -> None
         )
     else:
         what = f"{_in_words(now[first])} has other images than when it was started"
-    more = counted(len(differ) - 1, "more rows")
+    several = len(differ) > 1
+    if several:
+        what = f"the images of {len(differ)} rows are not those of its start. The first: {what}"
     raise UserError(
-        f"{out} can't be resumed: {what}{f' (and {more})' if len(differ) > 1 else ''}. "
-        "Put the files back as they were, or choose another --out."
+        f"{out} can't be resumed: {what}. Put the files of {'all of them' if several else 'it'} "
+        "back as they were, or choose another --out."
     )
 
 
