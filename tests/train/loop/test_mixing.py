@@ -63,7 +63,9 @@ def test_files_are_read_one_after_the_other_and_ids_stay_apart(
     assert Counter(group.id for group in train) == {
         name: 2 if name.endswith("@2") else 1 for name in ids
     }
-    assert f"file 2 ({other}): 3 rows to train on, 6 an epoch (50.0%)" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"file 2 ({other}): 3 rows to train on, 6 an epoch (50.0%)" in told
+    assert f"file 1 ({one}): " in told
 
 
 def test_rows_that_come_several_times_are_looked_at_once(
@@ -96,6 +98,11 @@ def test_a_run_takes_them_and_resumes_with_the_same_alone(
     with pytest.raises(UserError, match=r"--data-weights \[0.5, 0.5\], not \[0.9, 0.1\]"):
         changed = replace(training, resume=True, data_weights=[0.9, 0.1])
         train_sft(saved, one, out, "preference", training=changed)
+    with pytest.raises(UserError, match=r"two\.parquet was given before"):
+        twice = tmp_path / "two.parquet"
+        twice.symlink_to(other)
+        doubled = replace(training, more_data=[other, twice], data_weights=None)
+        train_sft(saved, one, out, "preference", training=doubled)
     write(other, 3)
     with pytest.raises(UserError, match=r"another content of --more-data \("):
         train_sft(saved, one, out, "preference", training=replace(training, resume=True))

@@ -162,8 +162,15 @@ def _refuse_early(given: Given) -> dict[str, Path]:
     torch.manual_seed(training.seed)
     on_cpu = training.device == "cpu"
     trainer_arguments(training, given.out, 1, training.held_out > 0, on_cpu, loop)
+    seen = {given.data.resolve()}
     for path in training.more_data or ():
         require_file(path, "--more-data")
+        if path.resolve() in seen:
+            raise UserError(
+                f"--more-data: {path} was given before (--data counts too). Name each file once; "
+                "--data-weights or more --epochs show its rows more often."
+            )
+        seen.add(path.resolve())
     return checked
 
 

@@ -105,8 +105,9 @@ def weighted(rows: TrainingRows, train: list[Group], training: Training) -> list
     places = list(range(len(train)))
     if training.data_weights is not None:
         places = mixed(files, training.data_weights, training.seed)
+    named = {rows.files[id]: origin.file for id, origin in rows.origins.items()}
     for number in range(count):
-        name = f" ({training.more_data[number - 1]})" if number and training.more_data else ""
+        name = f" ({named[number]})" if number in named else ""
         own, seen = files.count(number), sum(files[place] == number for place in places)
         print(
             f"  file {number + 1}{name}: {counted(own, 'rows')} to train on, {seen} an epoch "
