@@ -15,7 +15,7 @@ from veridical.models import load
 from veridical.models.batching import row_batch
 from veridical.models.load import load_base, load_policy
 from veridical.models.logprobs import response_logps
-from veridical.models.merge_cost import RoundedWeight, merge_cost
+from veridical.models.merge_cost import MergeCost, RoundedWeight, describe_merge, merge_cost
 from veridical.models.merging import merge_adapters, round_unbiased
 from veridical.models.policy import Policy, adapters_off
 from veridical.models.precision import HALF, cast_weights, narrow
@@ -227,3 +227,15 @@ def test_two_adapters_are_two_costs_and_the_base_is_found_again(
         assert torch.equal(weight, base.core.state_dict()[name]), name
     monkeypatch.setattr(load, "free_bytes", lambda _: 10**9)  # less than is left for activations
     assert load_base(both) is None
+
+
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [(0.02, None), (0.06, "That may in truth be more than 10%"), (1.31, "That is more than 10%")],
+)
+def test_what_merging_takes_is_worded_by_how_sure_it_is(lost: float, words: str | None) -> None:
+    told = describe_merge(MergeCost("folder", "bfloat16", changed=0.6, noise=35.0, lost=lost))
+    assert "In a single weight, the noise of rounding is 35 times" in told
+    assert f"by estimate it is {lost:.1%} of" in told
+    assert (words or "docs/training.md, Adapters merged at load).") in told
+    assert ("--dtype float32" in told) == (words is not None)

@@ -107,13 +107,13 @@ def merge_cost(
 def describe_merge(cost: MergeCost) -> str:
     """What rounding cost, in a line, with what to set where that is too much."""
     line = (
-        f"{cost.adapter} is merged and rounded to {cost.dtype}: the noise of rounding is "
-        f"{cost.noise:.2g} times the update of a weight (root mean square). By estimate, it "
-        f"takes {cost.lost:.1%} of what a trained adapter changes in answers."
+        f"{cost.adapter} is merged and rounded to {cost.dtype}. In a single weight, the noise of "
+        f"rounding is {cost.noise:.2g} times the update (root mean square). In answers most of it "
+        f"cancels out: by estimate it is {cost.lost:.1%} of what a trained adapter changes there "
+        "(docs/training.md, Adapters merged at load)."
     )
     if not cost.is_too_much:
         return line
-    return (
-        f"{line} That may be more than {TOO_MUCH:.0%} of what the adapter changes in answers: set "
-        "--dtype float32 to keep the whole update."
-    )
+    sure = "is" if cost.lost > TOO_MUCH else "may in truth be"
+    advice = "set --dtype float32 to keep the whole update."
+    return f"{line} That {sure} more than {TOO_MUCH:.0%}: {advice}"

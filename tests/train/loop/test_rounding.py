@@ -116,6 +116,7 @@ def test_rounding_that_costs_too_much_is_said_with_what_to_set(
     train_dpo(saved, pairs, out, training=replace(training, resume=True, save_dtype="float32"))
     assert dtypes(out / "model") == {torch.float32}
     assert not (out / "rounding.json").exists()
+    assert "model/ is in float32 now and loses nothing by rounding" in capsys.readouterr().out
 
 
 def test_float32_has_nothing_to_say(saved: str, pairs: Path, tmp_path: Path) -> None:
@@ -229,8 +230,11 @@ def test_a_full_disk_leaves_what_was_saved_before(
 
 
 def test_the_line_says_how_much_and_what_to_set() -> None:
-    assert "changed them by 0.5 nats." in describe(AFTER, 8, 0.01, 0.5)
-    assert "--save-dtype float32" in describe(AFTER, 8, 0.1, 0.5)
+    told = describe(AFTER, 8, 0.01, 0.5)
+    assert "changed them by 0.5 nats (2.0% of that is lost)." in told
+    told = describe(AFTER, 8, 0.1, 0.5)
+    assert "20% of that is lost, which is more than 10%" in told and "--save-dtype float32" in told
+    assert describe(AFTER, 8, 0.0, 0.0).endswith("changed them by 0 nats.")
     assert "--save-dtype" not in describe(AFTER, 8, 0.1, None)
     assert "changed none of them." in describe(AFTER, 8, 0.1, 0.0)
     told = describe(after_training("bfloat16", False), 8, 0.1, 0.5)
@@ -286,7 +290,7 @@ def test_a_start_that_an_adapter_is_merged_into_is_measured_on_the_rows(
     # The update is far below the distance between two numbers: noise is most of it.
     assert found["lost"] > 0.1 * found["moved"] > 0
     assert f"{tiny} merged is rounded to {dtype}: the scores of" in said
-    assert "more than 10% of it. Set --dtype float32 to keep the whole update." in said
+    assert "is lost, which is more than 10%. Set --dtype float32 to keep" in said
     assert record["models"]["model"]["merges"][0]["lost"] > 0.1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -250,11 +251,13 @@ def describe(
     )
     if moved is None:
         return f"{line}. How much {words.cause} changed them is not known here."
+    part = lost / moved if moved else math.inf
     if lost <= TOO_MUCH * moved:
-        return f"{line}, where {words.cause} changed them by {moved:.2g} {unit}."
+        share = f" ({part:.1%} of that is lost)" if moved else ""
+        return f"{line}, where {words.cause} changed them by {moved:.2g} {unit}{share}."
     if not moved:
         return f"{line}, and {words.cause} changed none of them."
     return (
-        f"{line}, and {words.cause} changed them by only {moved:.2g} {unit}.\nThat is more than "
-        f"{TOO_MUCH:.0%} of it. {words.advice}"
+        f"{line}, and {words.cause} changed them by only {moved:.2g} {unit}.\n{part:.0%} of that "
+        f"is lost, which is more than {TOO_MUCH:.0%}. {words.advice}"
     )

@@ -61,6 +61,7 @@ def save_result(
     policy = whole_policy(policy, rebuild)
     if not processes.is_first():
         return []
+    was_rounded = (out / ROUNDING).exists()
     from_adapter = starts_from_adapter(name, training.init_adapter)
     with replacing_saved(out) as fresh:
         written = []
@@ -75,6 +76,12 @@ def save_result(
         said = keep_skipped(policy.skipped, weight_files(name), fresh / "model")
         if said:
             print(said)
+    if was_rounded and not (out / ROUNDING).exists():
+        kept = dtype if training.save_dtype == "auto" else training.save_dtype
+        print(
+            f"model/ is in {kept} now and loses nothing by rounding; {ROUNDING}, which told of "
+            "the model saved before, is gone."
+        )
     return ["model", *written]
 
 
