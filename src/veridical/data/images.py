@@ -8,6 +8,7 @@ import io
 import re
 import stat
 import threading
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 _ALWAYS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 FORMATS = (*_ALWAYS, "AVIF") if features.check("avif") else _ALWAYS
 PIXEL_LIMIT = 89_478_485  # Pillow's own default, kept even if somebody switched Pillow's off
+TOO_LARGE = f"more pixels than the limit of {PIXEL_LIMIT:,}; shrink it (9,000 x 9,000 fit)"
+# Between its limit and twice that Pillow warns on the screen; `_opened` refuses the picture.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 LARGE = 16_000_000
 _LARGE_AT_ONCE = threading.BoundedSemaphore(2)
@@ -58,7 +62,7 @@ def open_image(source: Path | str | bytes | Image.Image) -> Image.Image:
 
     Raises:
         UserError: the image is missing, is not whole, is of no allowed format (`FORMATS`) or has
-            more pixels than Pillow's decompression bomb limit.
+            more pixels than `PIXEL_LIMIT`.
     """
     try:
         return decode_image(source)
@@ -214,9 +218,8 @@ def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
             raise ImageError("the file is empty (0 bytes)")
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=FORMATS) as image:
-            # Pillow only warns between its limit and twice that.
             if image.width * image.height > PIXEL_LIMIT:
-                raise ImageError(f"more than {PIXEL_LIMIT:,} pixels (decompression bomb)")
+                raise ImageError(f"{image.width:,} x {image.height:,} are {TOO_LARGE}")
             yield image
 
 
@@ -232,7 +235,7 @@ def _reasons() -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise ImageError("not an image of an allowed format") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"more than {PIXEL_LIMIT:,} pixels (decompression bomb)") from error
+        raise ImageError(f"it has {TOO_LARGE}") from error
     # Decoders meet broken files with whatever exception the broken byte leads to.
     except Exception as error:
         raise ImageError(f"cannot be decoded ({type(error).__name__}: {error})") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,14 @@ from datasets import Dataset
 
 from veridical.data.record_types import IMAGE_FIELDS
 from veridical.data.records import RecordSet
+from veridical.runtime.progress import counted
 from veridical.runtime.run_files import SkippedRow
 
 LINES = (".jsonl", ".ndjson")
+VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\S*[./\\]\S+|\d[\d,]*")
+"""Of a reason: what it quotes, names of files, numbers."""
+MOST_KINDS = 20
+"""Kinds of reasons that are shown at most (our choice: a screen)."""
 
 
 @dataclass(frozen=True)
@@ -117,3 +123,21 @@ def place_in_words(listed: SkippedRow) -> str:
     named = [f"image{'s' if len(images) > 1 else ''} {', '.join(images)}"] if images else []
     about = ", ".join([str(listed["id"])] * bool(listed["id"]) + named)
     return f"{file} {unit} {listed['row']}" + (f" ({about})" if about else "")
+
+
+def kinds_in_words(listed: Sequence[SkippedRow]) -> list[str]:
+    """A line for each kind of reason: how many rows have it, and the first of them.
+
+    Reasons that differ in their numbers, files and in what they quote are one kind.
+    """
+    kinds: dict[tuple[str, str], list[SkippedRow]] = {}
+    for row in listed:
+        kind = row["field"], VARYING.sub("#", row["reason"])
+        kinds.setdefault(kind, []).append(row)
+    lines = [
+        f"  {counted(len(rows), 'rows')}, {field}: {rows[0]['reason']}. The first is "
+        f"{place_in_words(rows[0])}."
+        for (field, _), rows in sorted(kinds.items(), key=lambda one: -len(one[1]))
+    ]
+    more = len(lines) - MOST_KINDS
+    return lines if more <= 0 else [*lines[:MOST_KINDS], f"  And {more} more kinds of reasons."]

@@ -20,10 +20,11 @@ from veridical.train.fresh import (
     pair_measures,
 )
 from veridical.train.loop.buffer import RolloutBuffer, Row
+from veridical.train.loop.checkpoints import steps_of
 from veridical.train.loop.items import Item, Items
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.loop.order import OrderedRow, RankSampler
-from veridical.train.loop.run import checkpoint_to_resume, steps_of
+from veridical.train.loop.run import checkpoint_to_resume
 from veridical.train.loop.training_set import PROOF_ROWS
 from veridical.train.options import Training
 from veridical.train.prompts import proof_group

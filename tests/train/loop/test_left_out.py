@@ -26,7 +26,7 @@ from veridical.models.lengths import Checked
 from veridical.models.policy import Policy
 from veridical.objectives.ppo import PPO
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, read_jsonl, write_json
+from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.train import fresh
 from veridical.train.dpo import train_dpo
 from veridical.train.loop import trainer as loop
@@ -288,3 +288,31 @@ def test_usable_rows_of_parquet_know_their_numbers(
     pq.write_table(pa.table(table), path)
     for _ in range(2):  # the second time from what was kept
         assert list(read_records(path, "preference", max_bad_fraction=0.5).numbers) == [1, 3]
+
+
+def test_all_that_is_wrong_is_said_before_too_many_rows_end_the_run(
+    policy: Policy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+
+    def row(name: str, image: str = "a.png", asked: int = 1, said: int = 1) -> dict[str, Any]:
+        block = [{"type": "image"}, {"type": "text", "text": "cup " * asked}]
+        answer = [{"type": "text", "text": "a cup " * said}]
+        messages = [{"role": "user", "content": block}, {"role": "assistant", "content": answer}]
+        return {"id": name, "images": [image], "messages": messages}
+
+    rows = [row("x", "no.png"), row("y", "none.png"), row("z", asked=900), row("w", said=30)]
+    write_jsonl(tmp_path / "rows.jsonl", [*rows, *(row(str(i)) for i in range(20))])
+    training = Training(learning_rate=1.0, max_length=400, max_response_tokens=9)
+    with pytest.raises(UserError, match="2 of 24 rows cannot be used, more than --max-bad"):
+        read_training_rows(policy, tmp_path / "rows.jsonl", "conversation", ("chosen",), training)
+    lines = [line for line in capsys.readouterr().out.splitlines() if " first is " in line]
+    assert [line.split(",")[0].split(":")[0] for line in lines] == [
+        "  2 rows", "  1 row", "  Longer than allowed",
+    ]  # fmt: skip
+    for line, place in zip(lines, ("line 1 (x", "line 3 (z", "line 4 (w"), strict=True):
+        assert place in line
+    lenient = replace(training, max_bad_fraction=0.5)
+    read = read_training_rows(policy, tmp_path / "rows.jsonl", "conversation", ("chosen",), lenient)
+    LeftOut(tmp_path, read, lenient)
+    assert "1 row, length: " in capsys.readouterr().out

@@ -42,6 +42,11 @@ def verify(checkpoint: Path) -> str | None:
     return None
 
 
+def steps_of(checkpoint: Path) -> int:
+    """The optimizer steps that a checkpoint was made after."""
+    return int(checkpoint.name.split("-")[1])
+
+
 def newest_verified(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that is whole, and a line for each newer one that is not."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[1].isdigit()]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from veridical.data.origins import place_in_words
+from veridical.data.origins import kinds_in_words, place_in_words
 from veridical.models.lengths import prompts_of
 from veridical.models.policy import Policy
 from veridical.models.processing import process
@@ -68,6 +68,9 @@ class LeftOut:
                 f"{len(self)} {what} left out; {self.path} says which and why. The first is "
                 f"{place_in_words(one)}: {one['reason']}."
             )
+            kinds = kinds_in_words([*self.listed, *late])
+            for line in kinds if len(kinds) > 1 else ():
+                print(line)
         if self.answers:
             what = "answer is" if len(self.answers) == 1 else "answers are"
             first = self.answers[0]

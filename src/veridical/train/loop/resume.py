@@ -10,12 +10,15 @@ from typing import Any
 
 from veridical.judges.endpoint import EndpointSettings
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import hash_path
+from veridical.runtime.files import hash_path, read_jsonl
 from veridical.runtime.fingerprint import Fingerprint
 from veridical.runtime.progress import counted, say
 from veridical.runtime.run_record import RECORD, read_fields, read_record
 from veridical.runtime.runs import json_types
 from veridical.sampling.engines.server import ServerSettings
+from veridical.train.loop.checkpoints import newest_verified, steps_of
+from veridical.train.loop.counting import total_steps
+from veridical.train.options import Training
 
 FREE = {
     "out", "resume", "extend", "cache", "cache_gigabytes", "vision_cache", "save_merged",
@@ -125,6 +128,43 @@ def require_same_model(option: str, name: Any, old: Mapping[str, Any], new: Fing
         f"{', '.join(changed[:3])} {'differs' if len(changed) == 1 else 'differ'}. Give the model "
         "that it was started with, or choose another --out."
     )
+
+
+def refuse_fewer_steps(out: Path, training: Training) -> None:
+    """Before a model is loaded: is the run extended to fewer steps than it has?
+
+    How many steps an epoch has is known where its newest checkpoint ends one; else
+    `require_steps_left` finds out once the rows are read.
+
+    Args:
+        out: the run's folder.
+        training: the run's options.
+
+    Raises:
+        UserError: it is.
+    """
+    if not training.extend:
+        return
+    checkpoint, _ = newest_verified(out / "checkpoints")
+    if checkpoint is None:
+        return
+    done, steps = steps_of(checkpoint), training.max_steps
+    if steps <= 0:
+        an_epoch = _steps_an_epoch(out, done)
+        if an_epoch is None:
+            return
+        steps = total_steps(an_epoch, 1, training.epochs, 0)
+    if steps < done:
+        require_steps_left(done, steps, True)
+
+
+def _steps_an_epoch(out: Path, done: int) -> int | None:
+    """Steps of an epoch, by the log; None where `done` steps end none."""
+    log = read_jsonl(out / "log.jsonl") if (out / "log.jsonl").is_file() else []
+    epochs = next((float(row["epoch"]) for row in log if row["step"] == done), 0.0)
+    if epochs < 1 or abs(epochs - round(epochs)) > 1e-6:
+        return None
+    return done // round(epochs)
 
 
 def require_steps_left(done: int, steps: int, extend: bool) -> None:

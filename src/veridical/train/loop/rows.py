@@ -6,13 +6,20 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from datasets import Dataset
 
 from veridical.data.images import RowImage, row_images
 from veridical.data.messages import Message
-from veridical.data.origins import Origin, place_in_words, row_origins, unread_rows
+from veridical.data.origins import (
+    Origin,
+    kinds_in_words,
+    place_in_words,
+    row_origins,
+    unread_rows,
+)
+from veridical.data.record_refusals import refuse_bad_share
 from veridical.data.record_spans import spans_of
 from veridical.data.record_types import IMAGE_FIELDS, Branch, CheckedRow
 from veridical.data.records import Kind, RecordSet, count_images, read_records
@@ -145,7 +152,8 @@ def render_rows(
     read: list[RecordSet] = []
     total = 0
     for number, path in enumerate([data, *(training.more_data or ())]):
-        records = read_records(path, kind, training.images_root, max_bad_fraction)
+        # Too many are refused below, once everything else that is wrong was found too.
+        records = read_records(path, kind, training.images_root, 1.0)
         read.append(records)
         total += records.total
         skipped += unread_rows(records)
@@ -162,9 +170,14 @@ def render_rows(
     skipped += [origins[id].left_out(id, at, why) for id, (at, why) in checked.refused.items()]
     groups = checked.fit
     # A conversation may be learned in several groups.
-    _refuse(data, skipped, total, max_bad_fraction, len({group.id for group in groups}))
-    cut = sum(sum(group.cut) for group in groups)
     left = {group.id for group in groups}
+    cut = sum(sum(group.cut) for group in groups)
+    if not left or _too_many(read, skipped, max_bad_fraction):
+        shortened = [origins[g.id].left_out(g.id, "", "") for g in groups if any(g.cut)]
+        _tell_all(skipped, shortened, cut)
+        for one in read:
+            refuse_bad_share(one.file, kind, one.problems, one.total, max_bad_fraction)
+        _refuse(data, skipped, total, max_bad_fraction, len(left))
     answers = [origins[id].left_out(id, at, why) for id, at, why in without if id in left]
     pictures = named_pictures(read)
     return TrainingRows(groups, skipped, cut, total, files, origins, answers, pictures)
@@ -305,11 +318,29 @@ def _own_limit(policy: Policy) -> int | None:
     return int(limit) if limit else None
 
 
+def _too_many(
+    read: Sequence[RecordSet], skipped: Sequence[SkippedRow], max_bad_fraction: float
+) -> bool:
+    """Whether more rows are left out than may be: of all, or unread ones of a single file."""
+    total = sum(one.total for one in read)
+    unread = any(len(one.problems) > max_bad_fraction * one.total for one in read)
+    return unread or len(skipped) > max_bad_fraction * total
+
+
+def _tell_all(skipped: Sequence[SkippedRow], shortened: Sequence[SkippedRow], cut: int) -> None:
+    """Print what is wrong with all rows, so that they can be corrected at once."""
+    for line in ("What is wrong with the rows:", *kinds_in_words(skipped)):
+        print(line)
+    if shortened:
+        print(
+            f"  Longer than allowed, and without their end: {counted(cut, 'responses')}. The first "
+            f"is of {place_in_words(shortened[0])}."
+        )
+
+
 def _refuse(
     data: Path, skipped: list[SkippedRow], total: int, max_bad_fraction: float, left: int
-) -> None:
-    if left and len(skipped) <= max_bad_fraction * total:
-        return
+) -> NoReturn:
     first = "; ".join(f"{place_in_words(row)}: {row['reason']}" for row in skipped[:3])
     found = f"{data}: {len(skipped)} of {counted(total, 'rows')} can't be used, "
     if not left:

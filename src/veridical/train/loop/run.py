@@ -19,7 +19,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.run_files import LogRow
 from veridical.train.loop.callbacks import Epochs, Manifests, RunLog, SaveWhenTerminated, Steps
 from veridical.train.loop.checking import open_check, write_descriptions
-from veridical.train.loop.checkpoints import LastStep, newest_verified
+from veridical.train.loop.checkpoints import LastStep, newest_verified, steps_of
 from veridical.train.loop.finish import Trained
 from veridical.train.loop.items import Items
 from veridical.train.loop.reporting import Report, Trackers
@@ -280,11 +280,6 @@ def _at_step(history: Sequence[LogRow], step: int | None, name: str) -> float | 
     key = f"eval_{name}"
     found = [row[key] for row in history if row["step"] == step and row.get(key) is not None]
     return found[0] if found and math.isfinite(found[0]) else None
-
-
-def steps_of(checkpoint: Path) -> int:
-    """The optimizer steps that a checkpoint was made after."""
-    return int(checkpoint.name.split("-")[1])
 
 
 def _step_of(checkpoint: str | None) -> int | None:

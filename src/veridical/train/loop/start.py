@@ -34,6 +34,7 @@ from veridical.train.loop.reporting import check_trackers, tracker_variables
 from veridical.train.loop.resume import (
     check_run_folder,
     earlier_models,
+    refuse_fewer_steps,
     require_same_model,
 )
 from veridical.train.loop.showing import check_showing
@@ -107,6 +108,7 @@ def start_training(given: Given) -> Iterator[Run]:
     resumed = models if training.resume else {}
     here = processes.from_first(lambda: _fingerprints_here(resumed, training))
     processes.from_first(lambda: check_run_folder(out, given.command, configuration, inputs, here))
+    processes.from_first(lambda: refuse_fewer_steps(out, training))
     kept = processes.from_first(lambda: earlier_models(out)) if training.resume else {}
     folders = model_folders(*map(name_of, models.values()), str(training.init_adapter or ""))
     with (

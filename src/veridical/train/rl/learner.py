@@ -18,11 +18,11 @@ from veridical.models.tuning import split_projector
 from veridical.runtime import interruptions, processes
 from veridical.runtime.files import read_json, write_json, writing
 from veridical.runtime.randomness import generator
-from veridical.train.loop.checkpoints import write_manifest
+from veridical.train.loop.checkpoints import steps_of, write_manifest
 from veridical.train.loop.modes import checkpoint_activations, checkpointing_asked_for
 from veridical.train.loop.reporting import Trackers
 from veridical.train.loop.resume import require_steps_left, tell_extension, tell_resumption
-from veridical.train.loop.run import checkpoint_to_resume, steps_of
+from veridical.train.loop.run import checkpoint_to_resume
 from veridical.train.loop.schedule import resume_schedule, schedule_for
 from veridical.train.loop.trained import (
     load_trained_weights,
