@@ -16,7 +16,9 @@ from veridical.objectives.ddpo import change_weights
 from veridical.objectives.dpo import DPO, dpo_loss
 from veridical.objectives.ipo import IPO, ipo_loss
 from veridical.objectives.likelihood import Likelihood, mean_token_nll
+from veridical.objectives.orpo import ORPO
 from veridical.objectives.preference import AveragedPreference, Preference, averaged_loss
+from veridical.objectives.simpo import SimPO
 from veridical.objectives.slic import slic_loss
 from veridical.objectives.table import AnyPairLoss, AnyTerm
 from veridical.runtime.errors import UserError
@@ -251,6 +253,16 @@ def test_per_token_divides_both_branches_by_their_length() -> None:
     assert math.isclose(one_pair(Preference(IPO(0.5), per_token=True)), 1.0)
 
 
+@pytest.mark.parametrize("loss", [SimPO(2.0), ORPO(2.0)], ids=lambda loss: loss.name)
+def test_rewards_of_a_loss_of_means_are_of_means(loss: SimPO | ORPO) -> None:
+    """-6 over 3 tokens is -2, -4 over 1 token -4: the sums would rank them the other way."""
+    sums, counts = torch.tensor([[-6.0, -4.0]]), torch.tensor([[3, 1]])
+    measures = Preference(loss).measures(PairLogps(sums, torch.zeros(1, 2), counts))
+    assert measures["rewards_chosen"].tolist() == [-4.0]
+    assert measures["rewards_margin"].tolist() == [4.0]
+    assert measures["rewards_accuracy"].tolist() == [1.0]
+
+
 def test_terms_add_up_with_their_weights() -> None:
     """(5 - 1)^2 = 16, and 6 nats over 3 tokens, whatever `per_token` does to the loss."""
     assert math.isclose(one_pair(Preference(IPO(0.5), (Likelihood(0.25),))), 16.5)
@@ -287,6 +299,8 @@ def test_an_objective_describes_itself() -> None:
         (Preference(IPO(beta=math.inf)), "--beta is inf"),
         (Preference(DPO(label_smoothing=0.5)), "--label-smoothing is 0.5; give 0 to below 0.5"),
         (AveragedPreference(first_rejected_weight=1.5), "--first-rejected-weight is 1.5"),
+        (Preference(SimPO(), per_token=True), "--loss simpo divides.* would divide them twice"),
+        (Preference(ORPO(), per_token=True), "--loss orpo divides .* Leave --per-token out"),
         (Preference(terms=(Likelihood(-1.0),)), "--nll-weight is -1.0; give 0 or more"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 from veridical.report.curves import start_and_end
 from veridical.report.doctor import diagnose
 from veridical.report.findings import Diagnosis
+from veridical.report.steps import compares_with_reference
 
 Row = dict[str, Any]
 THIN = "\N{NARROW NO-BREAK SPACE}"
@@ -188,6 +189,16 @@ def test_pair_lengths_that_differ_are_a_note() -> None:
 def test_answer_lengths(after: float, level: str, title: str) -> None:
     findings = diagnose(healthy(), answer_lengths=(40.0, after))
     assert find(findings, title).level == level
+
+
+def test_rewards_without_a_reference_are_not_read_as_changes() -> None:
+    """Those of CPO are beta times log-probs: far below 0 from the start, and so is a margin."""
+    for rows in (curve(lambda t: -40.0, lambda t: -20.0), curve(lambda t: -60.0, lambda t: -90.0)):
+        assert len(diagnose(rows, beta=0.1)) > len(diagnose(rows, beta=0.1, has_reference=False))
+        findings = diagnose(rows, beta=0.1, has_reference=False)
+        assert titles(findings) == "The model generalizes to held-out pairs"
+    assert not compares_with_reference({"objective": {"name": "cpo", "needs_reference": False}})
+    assert compares_with_reference({})
 
 
 def test_few_steps_are_said_and_an_empty_log_is_a_warning() -> None:

@@ -163,10 +163,12 @@ class PairLoss(Objective):
         beta: scale of the rewards that are logged.
         uses_beta_factors: whether a pair's own factor on beta is used; else such pairs are refused.
         uses_weights: the same of weights of answers' parts.
+        averages_tokens: whether it divides log-probs by their answer's length itself.
     """
 
     uses_beta_factors: ClassVar[bool] = False
     uses_weights: ClassVar[bool] = False
+    averages_tokens: ClassVar[bool] = False
     beta: float
 
     def weigh(
@@ -189,7 +191,12 @@ class PairLoss(Objective):
 
         Shape: (pairs, 1 + rejected).
         """
-        return implicit_rewards(logps.policy, logps.reference, logps.scaled(self.beta))
+        read = self.as_read(logps)
+        return implicit_rewards(read.policy, read.reference, logps.scaled(self.beta))
+
+    def as_read(self, logps: PairLogps) -> PairLogps:
+        """Sums over tokens, or their means where the loss reads these."""
+        return logps.per_token() if self.averages_tokens else logps
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ class ORPO(PairLoss):
 
     name: ClassVar[str] = "orpo"
     needs_reference: ClassVar[bool] = False
+    averages_tokens: ClassVar[bool] = True
     beta: Annotated[float, ABOVE_ZERO] = 0.1
 
     def __call__(self, logps: PairLogps) -> Tensor:
         """The loss against each rejected answer. Shape: (pairs, rejected)."""
-        means = logps.per_token().policy
+        means = self.as_read(logps).policy
         return orpo_loss(means[:, :1], means[:, 1:], self.beta)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from veridical.objectives.base import Described, PairLogps
 from veridical.objectives.dpo import DPO
 from veridical.objectives.table import AnyPairLoss, AnyTerm
+from veridical.runtime.errors import UserError
 from veridical.runtime.options import options_of
 from veridical.runtime.ranges import SHARE
 
@@ -88,6 +89,11 @@ class Preference(Described):
         super().check()
         for part in (self.loss, *self.terms):
             part.check()
+        if self.per_token and self.loss.averages_tokens:
+            raise UserError(
+                f"--loss {self.loss.name} divides log-probs by their answer's length itself, and "
+                "--per-token true would divide them twice. Leave --per-token out."
+            )
 
     def measures(self, logps: PairLogps) -> dict[str, Tensor]:
         """What is logged of each pair, by name; of several rejected answers the first counts.
@@ -95,7 +101,8 @@ class Preference(Described):
         Shape of each: (pairs,).
         """
         rewards = self.loss.rewards(logps)
-        sizes = torch.maximum(logps.policy.abs(), logps.reference.abs())[:, :2].amax(-1).detach()
+        read = self.loss.as_read(logps)
+        sizes = torch.maximum(read.policy.abs(), read.reference.abs())[:, :2].amax(-1).detach()
         beta = logps.scaled(self.loss.beta)
         rounding = (beta.squeeze(-1) if isinstance(beta, Tensor) else beta) * ROUNDING * sizes
         return {

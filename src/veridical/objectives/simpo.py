@@ -23,12 +23,13 @@ class SimPO(PairLoss):
 
     name: ClassVar[str] = "simpo"
     needs_reference: ClassVar[bool] = False
+    averages_tokens: ClassVar[bool] = True
     beta: Annotated[float, ABOVE_ZERO] = 2.0
     target_margin: Annotated[float, WEIGHT] = 0.5
 
     def __call__(self, logps: PairLogps) -> Tensor:
         """The loss against each rejected answer. Shape: (pairs, rejected)."""
-        means = logps.per_token().policy
+        means = self.as_read(logps).policy
         return simpo_loss(means[:, :1], means[:, 1:], self.beta, self.target_margin)
 
 

@@ -63,6 +63,7 @@ def diagnose(
     beta: float | None = None,
     answer_lengths: tuple[float, float] | None = None,
     held_out: int | None = None,
+    has_reference: bool = True,
 ) -> list[Diagnosis]:
     """Say what a training run's curves mean, gravest first.
 
@@ -73,6 +74,8 @@ def diagnose(
         beta: DPO's beta; turns rewards into changes of log-probability. Unknown: skipped.
         answer_lengths: mean length of the answers before and after training, in words.
         held_out: how many pairs were held out. Unknown: taken for enough.
+        has_reference: whether pairs' rewards compare with a reference; those of SimPO, CPO and
+            ORPO are not 0 at the start, and nothing is read from their size.
     """
     train = [row for row in log if row.get("split", "train") == "train"]
     evaluation = [row for row in log if row.get("split") == "eval"]
@@ -91,9 +94,10 @@ def diagnose(
     elif all(row.get("loss") is None for row in train):
         found.append(_no_pair_counted(train))
     else:
-        found += _stuck(train) or _branches(train) + _chosen_falls(train, beta)
-        found += _margin_explodes(train) + _accuracy(train, evaluation, held_out)
-        found += pair_lengths(train)
+        if has_reference:
+            found += _stuck(train) or _branches(train) + _chosen_falls(train, beta)
+            found += _margin_explodes(train)
+        found += _accuracy(train, evaluation, held_out) + pair_lengths(train)
     found += eval_loss(evaluation) + answer_length_change(answer_lengths)
     order = {"warning": 0, "note": 1, "good": 2}
     return sorted(found, key=lambda finding: order[finding.level])

@@ -18,7 +18,7 @@ from veridical.report.findings import Diagnosis
 from veridical.report.folders import Part, pairs_fault
 from veridical.report.pictures import ShownPicture, TextSegment, embed, find_image, mark_completions
 from veridical.report.results import Results
-from veridical.report.steps import objective_of
+from veridical.report.steps import compares_with_reference, objective_of
 from veridical.report.wording import count_of, duration, joined
 from veridical.runtime.descriptions import read_description
 from veridical.runtime.errors import UserError
@@ -159,6 +159,7 @@ def _training(part: Part, results: Results) -> ShownTraining:
         beta if isinstance(beta, int | float) else None,
         _answer_lengths(part, results),
         held_out,
+        compares_with_reference(part.record),
     )
     proofs = part.read(PROOFS)
     last_step = max((int(row.get("step") or 0) for row in log), default=0)

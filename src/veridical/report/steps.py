@@ -135,6 +135,12 @@ def objective_of(record: RunFields) -> Mapping[str, Any]:
     return options if isinstance(options, Mapping) else {}
 
 
+def compares_with_reference(record: RunFields) -> bool:
+    """Whether the rewards of a run's pairs are log-ratios; older records do not say."""
+    described = record.get("objective")
+    return not isinstance(described, Mapping) or described.get("needs_reference") is not False
+
+
 def _objective_facts(objective: Mapping[str, Any]) -> list[tuple[str, str]]:
     """An objective's options that are not off."""
     return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -83,6 +84,17 @@ def test_what_changes_the_log_probs_changes_the_key(
     before = reference_key(policy, True, WEIGHTS)
     policy.model.float()
     assert reference_key(policy, True, WEIGHTS) != before
+
+
+def test_the_key_of_a_pair_is_the_same_in_the_next_version() -> None:
+    """The cache would be computed again by whatever else gets into it."""
+    tokenizer = lambda *_, **__: {"input_ids": [5, 6]}  # noqa: E731
+    policy: Any = SimpleNamespace(processor=SimpleNamespace(tokenizer=tokenizer))
+    ids = (torch.tensor([7, 8]), torch.tensor([9]))
+    group = Group("name", (), "What?", ("Yes.", "No."), ids, (False, True))
+    renamed = dataclasses.replace(group, id="other", prompt_tokens=(2, 2), beta_factor=2.0)
+    known = "3b9aef3a9b689676ed2657dd9f15a1e7a4dc545791054677cea4f59cb4e8c318"
+    assert [pair_key(policy, each) for each in (group, renamed)] == [known, known]
 
 
 def test_other_weights_find_the_same_tokens(

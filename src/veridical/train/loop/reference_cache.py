@@ -30,6 +30,8 @@ from veridical.train.loop.left_out import LeftOut
 SPOT_CHECKS = 2
 BLOCK = 256
 """Pairs an entry of the cache: what an interruption may lose."""
+NOT_IN_KEY = ("id", "beta_factor", "prompt_tokens")
+"""Fields of a group that its log-probs do not depend on: lengths are counted from the rest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +242,7 @@ def pair_key(policy: Policy, group: Group) -> str:
     parts: list[Any] = [torch.tensor(prompt_ids)]
     for field in dataclasses.fields(group):
         value = getattr(group, field.name)
-        if field.name in ("id", "beta_factor") or value is None:
+        if field.name in NOT_IN_KEY or value is None:
             continue
         if field.name == "weights":
             value = "by token"
