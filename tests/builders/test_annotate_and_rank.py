@@ -11,6 +11,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ import pytest
 from PIL import Image
 
 from veridical.cli.dispatch import main
-from veridical.data.messages import text_of
+from veridical.data.messages import text_of, user_message
+from veridical.data.prompts import Prompt
 from veridical.data.records import read_records
 from veridical.judges.endpoint import Endpoint, EndpointSettings, Wording, endpoint_settings
+from veridical.judges.prompted import JudgeQuestion
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.sampling.engines.client import is_local_address
+from veridical.sampling.engines.replies import Completion
 
 KEY = "sk-a-secret-of-ours"
 Answer = Callable[["Handler", int, int, str], None]
@@ -448,3 +452,22 @@ def test_what_leaves_the_machine_is_told_and_keys_are_not_in_addresses(
             opened(url)
     assert not is_local_address("http://localhost.example.org/v1")
     assert is_local_address("http://[::1]:80/v1")
+
+
+def test_each_draw_of_a_question_is_a_request_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = EndpointSettings(url="http://localhost:1/v1", cache=str(tmp_path / "cache"))
+    endpoint = Endpoint(Wording("m", 8, 0.2, 0.7, 5), settings, tmp_path / "spent.jsonl")
+    seeds: list[int] = []
+
+    def complete(body: dict[str, Any]) -> Completion:
+        seeds.append(body["seed"])
+        said = {"message": {"content": str(body["seed"])}, "finish_reason": "stop"}
+        return Completion.model_validate({"choices": [said]})
+
+    monkeypatch.setattr(endpoint.client, "complete", complete)
+    question = JudgeQuestion(Prompt("a", [], [user_message("Which?", 0)]))
+    asked = [replace(question, draw=draw) for draw in (0, 1, 1)]
+    assert [endpoint([one])[0].text for one in asked] == ["5", "1005", "1005"]
+    assert seeds == [5, 1005]

@@ -471,3 +471,19 @@ def test_images_are_copied_or_named_where_they_are(tmp_path: Path) -> None:
     assert again.rows[0]["images"][0].size == (24, 20)
     given = [str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "a.parquet"), *root]
     assert cli.main(["data", "import", *given, "--images", "refer"]) == 2
+
+
+def test_an_interrupted_import_with_a_limit_through_a_prompt_does_not_go_on_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of p1's two rows the limit reads one: its record is not that of the whole set."""
+    marks = dict.fromkeys(("helpfulness", "correctness", "coherence", "complexity", "verbosity"), 1)
+    rows = [{"prompt": f"p{n // 2}", "response": f"r{n}"} | marks for n in range(4)]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    given = ["data", "import", str(tmp_path / "a.jsonl"), "--as", "helpsteer", "--out",
+             str(tmp_path / "out.jsonl")]  # fmt: skip
+    with monkeypatch.context() as at_the_end:
+        at_the_end.setattr(data_import, "write_json", lambda *_: _interrupt())
+        assert cli.main([*given, "--limit", "3"]) == 130
+    assert cli.main(given) == 2
+    assert "out.jsonl.parts" in capsys.readouterr().err

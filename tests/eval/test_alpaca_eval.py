@@ -81,6 +81,7 @@ def test_the_published_leaderboards(
          "log-probabilities"),
         (["--files", "{baseline}", "--answers", "x"], "judged by a model"),
         (["--preferences", "{baseline}"], "row 1: preference must be a number"),
+        (["--preferences", "{half}"], "row 1: preference must be a number from 1 to 2, or 0"),
         (["--preferences", "{baseline}", "--model", "embedded"], "Leave the model"),
     ],
 )  # fmt: skip
@@ -88,7 +89,9 @@ def test_what_does_not_fit_is_refused(
     tmp_path: Path, more: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     alpaca_eval(tmp_path)
-    given = [word.format(baseline=tmp_path / "baseline.json") for word in more]
+    half = tmp_path / "half.json"
+    half.write_text(json.dumps([{"preference": 0.5}]))
+    given = [word.format(baseline=tmp_path / "baseline.json", half=half) for word in more]
     if not given or "--length-controlled" in given:
         (tmp_path / "answers.json").write_text("[]")
         given += ["--answers", str(tmp_path / "answers.json"), "--replies", "x"]

@@ -17,7 +17,7 @@ from published_files import mmhal
 from veridical.cli import main
 from veridical.data.messages import user_message
 from veridical.data.prompts import Prompt
-from veridical.eval.grading import filled, keeping_asker
+from veridical.eval.grading import Asked, _question, filled, keeping_asker
 from veridical.judges.prompted import JudgeQuestion, JudgeReply, reply_of
 from veridical.runtime.files import read_json, read_jsonl
 
@@ -118,3 +118,9 @@ def test_an_interrupted_judge_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 def test_values_fill_names_once() -> None:
     assert filled("{a} {b} {c}", {"a": "{b}", "b": "x"}) == "{b} x {c}"
+
+
+def test_a_question_asked_again_is_another_draw() -> None:
+    asked = [Asked("x"), Asked("y"), Asked("x"), Asked("x")]
+    found = [_question({"question_id": "q"}, number, asked) for number in range(4)]
+    assert [one.draw for one in found] == [0, 0, 1, 2]

@@ -11,6 +11,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 
+from veridical.eval import alpaca_eval, judged_pairs, mmvet, short_answers
 from veridical.eval.amber_metrics import COLUMNS, FORMULAS
 from veridical.eval.chair import BENCHMARK
 from veridical.runtime.errors import UserError
@@ -445,3 +446,26 @@ def test_a_share_of_a_million_rows_keeps_its_precision() -> None:
         np.array(0.5), np.array(0.25 / 1e6), np.array(1e6), np.array(1.0), np.array(1e6)
     )
     assert (low, high) == pytest.approx((0.5 - 0.00098, 0.5 + 0.00098), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        short_answers.FORMULAS[0],
+        judged_pairs.FORMULAS[0],
+        *alpaca_eval.BENCHMARK.formulas[:2],
+        mmvet.BENCHMARK.formulas[0],
+    ],
+    ids=lambda metric: metric.name,
+)
+@pytest.mark.parametrize("right", [0.0, 1.0, 29.0, 29.3, 30.0])
+def test_means_of_values_from_0_to_1_stay_there(metric: Metric, right: float) -> None:
+    """Of 30 images: some right, one of them in part."""
+    assert isinstance(metric.formula, Ratio)
+    top, bottom = str(metric.formula.top), str(metric.formula.bottom)
+    gains = [min(max(right - n, 0.0), 1.0) for n in range(30)]
+    sums = sum_by_cluster((str(n), {top: gain, bottom: 1.0}) for n, gain in enumerate(gains))
+    found = estimate(sums, [metric])[metric.name]
+    assert found.low is not None and found.high is not None
+    assert 0 <= found.low <= right / 30 <= found.high <= 1
+    assert found.low < found.high

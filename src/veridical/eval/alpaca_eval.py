@@ -106,7 +106,7 @@ def read_preferences(path: Path) -> list[dict[str, Any]]:
     """Annotations as rows of `answers.jsonl`.
 
     Raises:
-        UserError: a preference is no number from 0 to 2.
+        UserError: a preference is no number from 1 to 2, and not 0.
     """
     found = []
     rows = read_json_rows(path)
@@ -114,8 +114,12 @@ def read_preferences(path: Path) -> list[dict[str, Any]]:
         own = row if isinstance(row, dict) else {}
         value, id = own.get("preference"), str(own.get("index", number))
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if "preference" not in own or not (value is None or (is_number and 0 <= value <= 2)):
-            raise UserError(f"{path}, row {number + 1}: preference must be a number from 0 to 2.")
+        fits = value is None or (is_number and (value == 0 or 1 <= value <= 2))
+        if "preference" not in own or not fits:
+            raise UserError(
+                f"{path}, row {number + 1}: preference must be a number from 1 to 2, or 0 for a "
+                f"tie, not {value!r:.40}."
+            )
         texts = [str(own.get(f"output_{n}", "")) for n in (1, 2)]
         lengths = [own.get(f"length_{n}", len(text)) for n, text in enumerate(texts, start=1)]
         if not all(isinstance(length, int) for length in lengths):
@@ -290,8 +294,8 @@ BENCHMARK = Benchmark(
     judged="answers.jsonl",
     sums=alpaca_sums,
     formulas=[
-        Metric("win_rate", Ratio("won", "judged"), "judged", "mean"),
-        Metric("discrete_win_rate", Ratio("discrete", "judged"), "judged", "mean"),
+        Metric("win_rate", Ratio("won", "judged"), "judged"),
+        Metric("discrete_win_rate", Ratio("discrete", "judged"), "judged"),
         Metric("length", Ratio("length", "rows"), "rows", "mean"),
         Metric("baseline_length", Ratio("baseline_length", "rows"), "rows", "mean"),
         Metric("unread", Ratio("unread", "rows"), "rows"),

@@ -185,7 +185,7 @@ def grade(
         return Graded(rows, {}, {})
     asked = [list(grader.ask(options, evaluation, row)) for row in rows]
     places = [(n, k) for n, own in enumerate(asked) for k in range(len(own))]
-    questions = [_question(rows[n], k, asked[n][k]) for n, k in places]
+    questions = [_question(rows[n], k, asked[n]) for n, k in places]
 
     def read(start: int) -> Callable[[int, JudgeReply], tuple[str, Any]]:
         def read_one(index: int, reply: JudgeReply) -> tuple[str, Any]:
@@ -220,11 +220,13 @@ def grade(
     return Graded(marked, about, {**results, "judge_unread": unread})
 
 
-def _question(row: Row, number: int, asked: Asked) -> JudgeQuestion:
+def _question(row: Row, number: int, asked: Sequence[Asked]) -> JudgeQuestion:
     from veridical.data.messages import user_message
 
-    message = user_message(asked.text, len(asked.images))
-    return JudgeQuestion(Prompt(f"{row['question_id']}/{number}", list(asked.images), [message]))
+    one = asked[number]
+    message = user_message(one.text, len(one.images))
+    prompt = Prompt(f"{row['question_id']}/{number}", list(one.images), [message])
+    return JudgeQuestion(prompt, draw=asked[:number].count(one))
 
 
 def _open(

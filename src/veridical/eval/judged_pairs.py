@@ -167,13 +167,13 @@ def pair_sums(rows: Rows) -> ClusterSums:
 
 
 FORMULAS = (
-    Metric("accuracy", Ratio("right", "judged"), "judged", "mean"),
+    Metric("accuracy", Ratio("right", "judged"), "judged"),
     Metric("consistent", Ratio("consistent", "both"), "both"),
     Metric("first_preferred", Ratio("first", "decided"), "decided"),
     Metric("longer_preferred", Ratio("longer", "unequal"), "unequal"),
     Metric("unread", Ratio("unread", "looks"), "looks"),
     Metric("left_out", Ratio("left_out", "pairs"), "pairs"),
-    Metric("shorter_right", Ratio("shorter_right", "pairs"), "pairs", "mean"),
+    Metric("shorter_right", Ratio("shorter_right", "pairs"), "pairs"),
     Metric("first_right", Ratio("first_right", "pairs"), "pairs"),
 )
 

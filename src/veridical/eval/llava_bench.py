@@ -28,11 +28,8 @@ from veridical.runtime.files import read_json
 from veridical.scoring.statistics import (
     ClusterSums,
     Estimate,
-    FloatArray,
     Metric,
     Ratio,
-    Sums,
-    ratio,
     sum_by_cluster,
 )
 
@@ -287,11 +284,6 @@ def by_category(rows: Rows) -> dict[str, Rows]:
     """The rows of each category."""
     return {name: [row for row in rows if row["category"] == name]
             for name in dict.fromkeys(row["category"] for row in rows)}  # fmt: skip
-
-
-def relative_score(sums: Sums) -> FloatArray:
-    """The mean score of the answers / that of the references."""
-    return ratio(sums["candidate"], sums["reference"])
 
 
 TITLE = "LLaVA-Bench"

@@ -220,7 +220,7 @@ BENCHMARK = Benchmark(
     judged="answers.jsonl",
     sums=mmvet_sums,
     formulas=[
-        Metric("score", Ratio("mark", "marked"), "marked", "mean"),
+        Metric("score", Ratio("mark", "marked"), "marked"),
         Metric("unread", Ratio("unread", "rows"), "rows"),
     ],
     groups=by_capability,

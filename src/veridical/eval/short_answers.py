@@ -17,10 +17,10 @@ from veridical.scoring.statistics import ClusterSums, Metric, Ratio, sum_by_clus
 
 INSTRUCTION = "Answer with a word or a short phrase."
 FORMULAS = (
-    Metric("accuracy", Ratio("right", "questions"), "questions", "mean"),
+    Metric("accuracy", Ratio("right", "questions"), "questions"),
     Metric("empty", Ratio("empty", "questions"), "questions"),
 )
-"""Accuracy is a mean: of VQA's answers some are partly right."""
+"""Of VQA's answers some are partly right: accuracy is then a share of fractional counts."""
 
 
 def describe_short_answers(name: str, title: str) -> BenchmarkDescription:

@@ -29,6 +29,8 @@ from veridical.sampling.engines.server import (
 )
 
 KIND = "replies"
+ATTEMPTS = 1000
+"""Seeds between two draws: more than a question has attempts."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Wording:
         max_new_tokens: limit of one reply.
         temperature: of the first; None leaves it to the endpoint.
         retry_temperature: of later ones.
-        seed: sent along; later tries send the next ones. Endpoints may ignore it.
+        seed: sent along; later tries send the next ones, later draws those 1000 further.
+            Endpoints may ignore it.
     """
 
     model: str
@@ -134,7 +137,9 @@ class Endpoint:
     def _reply(self, question: JudgeQuestion) -> JudgeReply:
         pictures = [encoded_image(image) for image in question.prompt.images]
         request = self._request(question)
-        key = digest(self.url, json.dumps(request, sort_keys=True), question.attempt, pictures)
+        said = json.dumps(request, sort_keys=True)
+        draw = [question.draw] if question.draw else []
+        key = digest(self.url, said, question.attempt, pictures, *draw)
         known = self.cache.get(KIND, key)
         if known is not None:
             with self._lock:
@@ -164,7 +169,7 @@ class Endpoint:
             "model": wording.model,
             "text": text_of(question.prompt.messages),
             "max_completion_tokens": wording.max_new_tokens,
-            "seed": wording.seed + question.attempt,
+            "seed": wording.seed + question.attempt + ATTEMPTS * question.draw,
         } | ({} if temperature is None else {"temperature": temperature})
 
     def _send(

@@ -29,10 +29,13 @@ class JudgeQuestion:
     Attributes:
         prompt: one user turn; its id keys the noise, together with the attempt.
         attempt: 0, and one more each time the reply could not be read.
+        draw: 0, and one more for each earlier question with the same words and pictures, whose
+            reply is to be another draw.
     """
 
     prompt: Prompt
     attempt: int = 0
+    draw: int = 0
 
 
 @dataclass(frozen=True)

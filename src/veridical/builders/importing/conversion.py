@@ -139,7 +139,9 @@ class Conversion:
         """What decides the records, besides the source's content."""
         rules = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.rules).items()}
         one = self.found.taken_for
-        return {"set": one.name, "kind": self.kind, "rules": rules}
+        # A limit can cut through the rows of a prompt, and then changes the record they make.
+        cut = {"limit": self.limit} if one.together and self.limit is not None else {}
+        return {"set": one.name, "kind": self.kind, "rules": rules, **cut}
 
     def _counted(self) -> Iterator[tuple[Place, object]]:
         rows = islice(self.source.rows(), self.limit)
