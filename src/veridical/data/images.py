@@ -33,7 +33,8 @@ FORMATS = (*_ALWAYS, "AVIF") if features.check("avif") else _ALWAYS
 PIXEL_LIMIT = 89_478_485  # Pillow's own default, kept even if somebody switched Pillow's off
 TOO_LARGE = f"more pixels than the limit of {PIXEL_LIMIT:,}; shrink it (9,000 x 9,000 fit)"
 # Between its limit and twice that Pillow warns on the screen; `_opened` refuses the picture.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Named by its text: options are read before Pillow is loaded.
+warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
 
 LARGE = 16_000_000
 _LARGE_AT_ONCE = threading.BoundedSemaphore(2)
