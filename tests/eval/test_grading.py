@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -17,7 +18,9 @@ from published_files import mmhal
 from veridical.cli import main
 from veridical.data.messages import user_message
 from veridical.data.prompts import Prompt
+from veridical.eval import hallusionbench, mt_bench, multimodal_rewardbench, vl_rewardbench
 from veridical.eval.grading import Asked, _question, filled, keeping_asker
+from veridical.eval.published import natural
 from veridical.judges.prompted import JudgeQuestion, JudgeReply, reply_of
 from veridical.runtime.files import read_json, read_jsonl
 
@@ -124,3 +127,17 @@ def test_a_question_asked_again_is_another_draw() -> None:
     asked = [Asked("x"), Asked("y"), Asked("x"), Asked("x")]
     found = [_question({"question_id": "q"}, number, asked) for number in range(4)]
     assert [one.draw for one in found] == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "module", [vl_rewardbench, multimodal_rewardbench, hallusionbench, mt_bench]
+)
+def test_published_scorers_read_replies_that_were_cut(module: ModuleType) -> None:
+    asks = module.BENCHMARK.asks
+    assert asks is not None and asks.grader is not None
+    for rule in ("official", "corrected"):
+        assert asks.grader.may_be_cut(SimpleNamespace(rule=rule)) == (rule == "official")
+
+
+def test_names_are_counted_as_people_count() -> None:
+    assert sorted(["100", "9", "a10", "81", "a9"], key=natural) == ["9", "81", "100", "a9", "a10"]

@@ -101,9 +101,10 @@ def test_the_published_verdict(reply: str, expected: int | str) -> None:
         # Better is 0. Shown first: 0, 1, 0. Places 0, 1, 1 choose 0, 0, 1: two agree.
         ([0, 1, 1], 1.0),
         ([1, 0, 0], 0.0),
-        ([0, NO_MATCH, 0], None),  # one that does not match drops the pair
+        ([0, NO_MATCH, 0], 1.0),  # two of three agree
+        ([0, 0, NO_MATCH], None),  # one of three agrees, and one does not
         ([2, 2, 1], 1.0),  # a place that there is not agrees
-        ([0, 1, None], None),
+        ([0, None, None], None),
     ],
 )
 def test_the_published_majority(said: list[Any], right: float | None) -> None:

@@ -109,6 +109,16 @@ def test_llavas_words_and_layout(files: Path) -> None:
         options.words("complex")
 
 
+@pytest.mark.parametrize(("known", "said"), [("caption", "Wild."), ("captions", "COCO.")])
+def test_words_by_the_kind_of_the_contexts(files: Path, known: str, said: str) -> None:
+    rules = {name: {"role": "Assistant", "prompt": prompt}
+             for name, prompt in (("conv", "COCO."), ("llava_bench_conv", "Wild."))}  # fmt: skip
+    (files / "rule.json").write_text(json.dumps(rules))
+    (files / "known.jsonl").write_text(json.dumps({"image": "a", known: []}))
+    names = (files / "questions.jsonl", files / "known.jsonl", files / "references.json")
+    assert said in LlavaBenchOptions(*names, judge_rules=files / "rule.json").words("conv")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [

@@ -37,6 +37,11 @@ OPTIONS = {"A": "a dog", "B": "a cat", "C": "a black cat"}
         ("D", None, None),
         ("", None, None),
         ("First I look.\nAnswer: A", "A", "A"),
+        ("Option A is incorrect. The answer is B.", "B", "B"),
+        ("A is wrong, B is right", None, "B"),
+        ("A is not correct", "A", None),
+        ("A is right and it is not a cat", "B", "A"),
+        ("B is correct", "B", "B"),
     ],
 )
 def test_what_an_answer_names(answer: str, official: str | None, corrected: str | None) -> None:
@@ -56,3 +61,14 @@ def test_a_long_answer_is_not_searched_for_texts_by_the_published_rule() -> None
     answer = "What is shown in this picture here is surely a dog"
     assert official_option(answer, OPTIONS) is None
     assert read_option(answer, OPTIONS) == "A"
+
+
+@pytest.mark.parametrize(
+    ("answer", "texts", "expected"),
+    [("", ("=", "two"), None), ("=", ("=", "two"), "A"), ("-3", ("3", "-3"), "B"),
+     ("It is -3.", ("3", "-3"), "B"), ("3", ("3", "-3"), "A")],
+)  # fmt: skip
+def test_options_of_signs_and_numbers(
+    answer: str, texts: tuple[str, str], expected: str | None
+) -> None:
+    assert read_option(answer, dict(zip("AB", texts, strict=True))) == expected

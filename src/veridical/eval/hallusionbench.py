@@ -224,6 +224,7 @@ BENCHMARK = Benchmark(
             max_new_tokens=128,
             template=lambda options: options.words,
             needed=lambda options: options.rule == "official",
+            may_be_cut=lambda options: options.rule == "official",
         ),
     ),
 )

@@ -11,7 +11,7 @@ from veridical.eval.asks import GivenAnswers, Row
 from veridical.eval.benchmark import Rows
 from veridical.eval.evaluation import Evaluation
 from veridical.eval.grading import Asked, filled
-from veridical.eval.published import PublishedQuestion, image_files
+from veridical.eval.published import PublishedQuestion, image_files, natural
 from veridical.judges.prompts import UnreadableError
 from veridical.runtime.descriptions import MetricDescription
 from veridical.runtime.errors import UserError
@@ -70,7 +70,7 @@ def all_pairs(pairs: Sequence[PublishedQuestion], evaluation: Evaluation) -> Giv
         UserError: a judge is asked, and their images are missing.
     """
     subject = evaluation.subject
-    first = set(sorted({one.image_id for one in pairs})[: subject.limit])
+    first = set(sorted({one.image_id for one in pairs}, key=natural)[: subject.limit])
     asked = [one for one in pairs if one.image_id in first]
     if evaluation.grading.judge is not None:
         if subject.images is None:

@@ -96,11 +96,18 @@ class LlavaBenchOptions:
         """Words by category; empty without a file."""
         return {} if self.judge_rules is None else read_rules(self.judge_rules)
 
+    @cached_property
+    def of_coco(self) -> bool:
+        """Whether the images are COCO's: their contexts have captions and boxes, not a caption."""
+        return all("captions" in row for row in _objects(self.context))
+
     def words(self, category: str) -> str:
         """What the judge is asked about a question of a category."""
         if self.judge_rules is None:
             return judge_words(None, WORDS, SHOWN)
-        rule = self.rules.get(f"llava_bench_{category}") or self.rules.get(category)
+        names = [f"llava_bench_{category}", category]
+        rules = [self.rules[n] for n in (names[::-1] if self.of_coco else names) if n in self.rules]
+        rule = next(iter(rules), None)
         if rule is None:
             raise UserError(f"{self.judge_rules} has no rule for the category {category!r}.")
         return filled(LAYOUT, {"role": rule["role"], "prompt": rule["prompt"]})

@@ -21,6 +21,7 @@ from veridical.eval.published import (
     PublishedQuestion,
     all_have,
     match_by_id,
+    natural,
     questions_for_model,
 )
 from veridical.eval.run import run_benchmark
@@ -191,7 +192,8 @@ def read_questions(options: MmbenchOptions, evaluation: Evaluation) -> Questions
     images = {row["index"]: row.get("image") or "" for row in options.rows}
     found = {image_of(index, images) for index in images}
     named = {f"{hashlib.sha256(image.encode()).hexdigest()[:16]}.jpg": image for image in found}
-    first = sorted({question.image for question in options.questions})[: evaluation.subject.limit]
+    names = sorted({question.image for question in options.questions}, key=natural)
+    first = names[: evaluation.subject.limit]
     files = write_embedded({name: named[name] for name in first}, evaluation.out)
     return questions_for_model(
         options.questions, evaluation, lambda question: options.instruction, files

@@ -157,6 +157,12 @@ def match_answers(options: MmhalOptions, evaluation: Evaluation) -> GivenAnswers
     return match_by_id(options.questions, evaluation, read=read)
 
 
+_RATING = re.compile(
+    r"\brating\b[\s*_`:=]*(?:[(\[]\s*\d+\s*(?:-|\u2013|to)\s*\d+\s*[)\]])?[\s*_`:=\[({\"]*"
+    r"(?<![a-z])(\d+)(?![\d.]*\d)(?!\s*(?:-|\u2013|to)\s*\d)"
+)
+
+
 def ask_judge(options: MmhalOptions, evaluation: Evaluation, row: Row) -> list[Asked]:
     """One question about each answer; with its image where the judge sees it."""
     values = {"content": row["content"], "question": row["question"],
@@ -171,7 +177,8 @@ def read_reply(options: MmhalOptions, row: Row, number: int, reply: str) -> int:
     """The rating in a reply.
 
     Official: "rating: N", in any case, with exactly one of the numbers from 0 to 6. Corrected: the
-    word "rating" before a number, whatever stands between that is no letter; one number only.
+    word "rating" before a number, with only layout, ":" and a range in brackets between them; one
+    number only.
 
     Raises:
         UnreadableError: there is none, or more than one.
@@ -180,7 +187,7 @@ def read_reply(options: MmhalOptions, row: Row, number: int, reply: str) -> int:
     if options.rule == "official":
         found = {n for n in range(BEST + 1) if f"rating: {n}" in said}
     else:
-        found = {int(n) for n in re.findall(r"\brating\b[^a-z0-9]{1,8}(\d+)(?![\d.]*\d)", said)}
+        found = {int(n) for n in _RATING.findall(said)}
     if len(found) != 1 or max(found) > BEST:
         raise UnreadableError("it does not have one rating from 0 to 6")
     return found.pop()

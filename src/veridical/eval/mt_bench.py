@@ -326,6 +326,7 @@ BENCHMARK = Benchmark(
         grader=Grader(
             ask=ask_judge, read=read_reply, max_new_tokens=2048,
             template=lambda options: "\n".join(options.words[name] for name in OWN),
+            may_be_cut=lambda options: options.rule == "official",
         ),
     ),
 )  # fmt: skip

@@ -213,6 +213,7 @@ BENCHMARK = Benchmark(
             read=read_reply,
             max_new_tokens=1024,
             template=lambda options: options.words,
+            may_be_cut=lambda options: options.rule == "official",
         ),
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,7 +75,8 @@ def questions_for_model(
         instruction: what is put after a question on a line of its own.
         files: the images' files by name; those of the folder of images if not given.
     """
-    first = set(sorted({question.image_id for question in questions})[: evaluation.subject.limit])
+    names = sorted({question.image_id for question in questions}, key=natural)
+    first = set(names[: evaluation.subject.limit])
     asked = [question for question in questions if question.image_id in first]
     if files is None:
         files = image_files({question.image for question in asked}, evaluation.subject.images)
@@ -93,6 +95,11 @@ def questions_for_model(
                 AskedItem(question.asked(file, instruction(question)), question.row, named)
             )
     return Questions(items, skipped, "questions")
+
+
+def natural(name: str) -> list[str | int]:
+    """A key that sorts names with numbers as people count: 9 before 10."""
+    return [int(part) if n % 2 else part for n, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def image_files(names: Iterable[str], folder: Path | None) -> dict[str, Path]:

@@ -55,8 +55,8 @@ class VlRewardbenchOptions:
     Attributes:
         files: data.json, as published.
         rule: `corrected` asks in both orders, and counts replies that cannot be read apart;
-            `official` asks `times` times in random order, drops a pair with any unread reply, and
-            takes the majority of the rest.
+            `official` asks `times` times in random order, and counts the pairs of which more than
+            half of all replies say the same.
         times: of the official rule.
         judge_prompt: a text file with {question}, {first} and {second} in it, what the judge is
             asked; our own words if not set. `official` needs the published words.
@@ -174,7 +174,11 @@ def judge_rows(
 
 
 def by_majority(row: Row, said: Sequence[Any], orders: Sequence[int]) -> dict[str, Any]:
-    """The published rule: a place other than that of the worse answer agrees with people."""
+    """The published rule: a place other than that of the worse answer agrees with people.
+
+    The pair counts where more than half of all replies agree, or more than half do not; replies
+    that do not match are in that total.
+    """
     looks, agree, reject = [], 0, 0
     for order, place in zip(orders, said, strict=True):
         read = place is not None and place != NO_MATCH
@@ -183,8 +187,8 @@ def by_majority(row: Row, said: Sequence[Any], orders: Sequence[int]) -> dict[st
         reject += read and place == worse
         choice = None if not read else row["expected"] if place != worse else 1 - row["expected"]
         looks.append({"first": order, "choice": choice})
-    unread = any(look["choice"] is None for look in looks)
-    right = None if unread or agree == reject else float(agree > reject)
+    half = len(looks) / 2
+    right = None if max(agree, reject) <= half else float(agree > half)
     return {"looks": looks, "right": right}
 
 
@@ -252,9 +256,10 @@ BENCHMARK = Benchmark(
         sees_images=False,
         answers_in_files=lambda options: True,
         grader=Grader(
-            ask=ask_judge, read=read_reply, max_new_tokens=512,
+            ask=ask_judge, read=read_reply, max_new_tokens=2048,
             template=lambda options: options.words,
             temperature=lambda options: 0.2 if options.rule == "official" else 0.0,
+            may_be_cut=lambda options: options.rule == "official",
         ),
     ),
 )  # fmt: skip

@@ -27,6 +27,14 @@ _SAID = re.compile(
     re.I,
 )
 
+_NOT = re.compile(
+    r"(?:(?:the )?(?:answer|option|choice)\s*)?\(?[a-z]\)?\s+(?:is|was)(?P<no>\s+not|n't)?\s+"
+    r"(?:(?:clearly|definitely|also)\s+)?(?P<word>\w+)[^.,;]*[.,;]?\s*(?:(?:and|but|so)\s+)?",
+    re.I,
+)
+"""What a sentence says of an option, up to the next one."""
+WRONG = ("incorrect", "wrong", "false")
+
 
 def official_option(answer: str, options: Mapping[str, str]) -> str | None:
     """The letter that VLMEvalKit reads, without its model for what is left.
@@ -69,8 +77,9 @@ def read_option(answer: str, options: Mapping[str, str]) -> str | None:
     """The letter that an answer names; None where that is unclear (our choice).
 
     In this order: a letter at the beginning of the first or the last line, after "Answer:" and the
-    like, and not as the article in "A dog"; the whole answer is one option's text; exactly one
-    option's text is in the answer as words of their own, and is no part of another's that is.
+    like, not as the article in "A dog", and not where it "is wrong"; the whole answer is one
+    option's text; exactly one option's text is in the answer as words of their own, and is no part
+    of another's that is.
 
     Args:
         answer: what the model said.
@@ -81,6 +90,8 @@ def read_option(answer: str, options: Mapping[str, str]) -> str | None:
         for line in _LAYOUT.sub("", answer).strip().splitlines()
         if line.strip()
     ]
+    if not lines:
+        return None
     letters = {_letter(line, options) for line in lines[:1] + lines[-1:]} - {None}
     if len(letters) == 1:
         return letters.pop()
@@ -102,15 +113,26 @@ def read_option(answer: str, options: Mapping[str, str]) -> str | None:
 
 
 def _letter(line: str, options: Mapping[str, str]) -> str | None:
-    found = _SAID.match(line)
+    found = _SAID.match(_without_denials(line))
     if found is None:
         return None
     letter = found[1].upper()
     return letter if letter in options else None
 
 
+def _without_denials(line: str) -> str:
+    """A line without sentences at its beginning that say which option is not right."""
+    while found := _NOT.match(line):
+        if found["word"].lower() not in WRONG and not found["no"]:
+            break
+        line = line[found.end() :]
+    return line
+
+
 def _bare(text: str) -> str:
-    return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())
+    """A text's words; of a text without one, its signs. A minus stays before its number."""
+    words = re.sub(r"(?!(?<!\w)-(?=\d))[^\w\s]", " ", text.lower()).split()
+    return " ".join(words or text.lower().split())
 
 
 def _stands_in(text: str, whole: str) -> bool:
