@@ -79,6 +79,27 @@ def test_prompts_stay_where_their_pairs_are_not_learned(policy: Policy, late: Pa
     assert ([prompt.asked.id for prompt in found], len(rows.skipped)) == (["r3"], 3)
 
 
+def test_what_only_concerns_pairs_is_told_where_they_are_not_learned(
+    policy: Policy, tmp_path: Path, pictures: list[Image.Image], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor do their answers have to fit: the prompts leave room for what is sampled."""
+    rows = [
+        pair(0, pictures[0], COMMON + "A chair.", COMMON + "A dog.", answer_prefix=COMMON.strip()),
+        pair(1, pictures[1], 30 * COMMON, "A dog.", beta_factor=2.0),
+        pair(2, pictures[2], "A chair.", "A dog.", beta_factor=1.0),
+    ]
+    data, training = write(tmp_path, rows), replace(TRAINING, max_length=200)
+    found, _ = read_training_prompts(policy, data, "preference", training, 8)
+    assert len(found) == 3
+    told = "not learned: answer_prefix (1 row), beta_factor (1 row).\n"
+    assert capsys.readouterr().out.endswith(told)
+    for learns in ("learns_pairs", "learns_answers"):
+        given: dict[str, bool] = {learns: True}
+        found, _ = read_training_prompts(policy, data, "preference", training, 8, **given)
+        assert [prompt.asked.id for prompt in found] == ["r0", "r2"]
+        assert (told in capsys.readouterr().out) == (learns == "learns_answers")
+
+
 def test_what_the_tokenizer_makes_equal_does_not_tell_answers_apart(
     policy: Policy, tmp_path: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:

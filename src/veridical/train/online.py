@@ -127,9 +127,10 @@ def train_online(
             check_object_lists(judging, data, kind, training)
         start = load_start_beside_reference(model, training, run)
         prompts, rows = read_training_prompts(
-            start, data, kind, training, sampling.max_new_tokens, pairs == "mixed"
+            start, data, kind, training, sampling.max_new_tokens, pairs == "mixed", pairs == "bdhs"
         )
-        require_used(objective, [prompt.pair for prompt in prompts if prompt.pair is not None])
+        if pairs == "mixed":
+            require_used(objective, [prompt.pair for prompt in prompts if prompt.pair is not None])
         recognize_pictures(out, rows.pictures)
         left_out = LeftOut(out, rows, training)
         held_to = choose_reference(

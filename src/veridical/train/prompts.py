@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,12 +25,14 @@ from veridical.models.policy import Policy
 from veridical.models.prompt_texts import render_prompt
 from veridical.models.rendering import Group, RefusedRowError, render_group
 from veridical.runtime.errors import UserError
-from veridical.runtime.progress import part_of
+from veridical.runtime.progress import counted, part_of
 from veridical.train.loop.collapsed import refuse_collapsed
 from veridical.train.loop.rows import Images, TrainingRows, render_pair, render_rows
 from veridical.train.options import Training
 
 PromptKind = Literal["prompt", "conversation", "preference"]
+OF_PAIRS = ("answer_prefix", "beta_factor", "span_weights")
+"""Columns that say how a row's own pair is learned."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def read_training_prompts(
     training: Training,
     max_new_tokens: int,
     learns_pairs: bool = False,
+    learns_answers: bool = False,
 ) -> tuple[list[TrainingPrompt], TrainingRows]:
     """Every prompt that leaves room for `max_new_tokens`; the others are listed.
 
@@ -124,10 +127,12 @@ def read_training_prompts(
         max_new_tokens: of a fresh response.
         learns_pairs: whether the records' own pairs are learned too; then a prompt whose pair
             can't be is listed.
+        learns_answers: whether a pair's answers are learned in another way, and have to fit too.
 
     Raises:
         UserError: as for `read_training_rows`.
     """
+    ignored = dict[str, int]()
     found: dict[str, TrainingPrompt] = {}
     branches: tuple[Branch, ...] = ("chosen", "rejected")
 
@@ -141,6 +146,8 @@ def read_training_prompts(
             pair = render_pair(policy, row, images, branches, False, limit)
             if learns_pairs:
                 refuse_collapsed(pair)
+            else:
+                _count_ignored(row, ignored)
         found[row["id"]] = TrainingPrompt(
             Prompt(
                 row["id"],
@@ -154,14 +161,24 @@ def read_training_prompts(
             pair,
             tuple(images.names()),
         )
-        longest = max((len(ids) for ids in pair.response_ids), default=0) if pair else 0
-        room = torch.zeros(max(longest, max_new_tokens), dtype=torch.long)
+        fitting = pair.response_ids if pair and (learns_pairs or learns_answers) else ()
+        longest = max(max_new_tokens, *map(len, fitting)) if fitting else max_new_tokens
+        room = torch.zeros(longest, dtype=torch.long)
         text = render_prompt(policy, prompt)
-        own = pair.response_images if pair is not None and learns_pairs else ()
+        own = pair.response_images if pair and learns_pairs else ()
         return [Group(row["id"], pictures, text, ("", ""), (room, room), (False, False), own)]
 
     rows = render_rows(policy, data, kind, training, render)
+    if ignored:
+        told = ", ".join(f"{name} ({counted(ignored[name], 'rows')})" for name in sorted(ignored))
+        print(f"Not used, as the rows' own pairs are not learned: {told}.")
     return [found[group.id] for group in rows.groups], rows
+
+
+def _count_ignored(row: Mapping[str, object], ignored: dict[str, int]) -> None:
+    for name in OF_PAIRS:
+        if row.get(name) not in (None, "", [], 1.0):
+            ignored[name] = ignored.get(name, 0) + 1
 
 
 def proof_group(

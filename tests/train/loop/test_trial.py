@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from random import Random
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,8 @@ from veridical.models.lengths import check_lengths
 from veridical.models.policy import Policy
 from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import Group, render_group
+from veridical.objectives.base import PairLogps
+from veridical.objectives.cpo import CPO
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_json
 from veridical.train import dpo
@@ -330,14 +333,48 @@ def test_the_longest_held_out_rows_are_evaluated_in_the_trial(
 
 
 def test_no_gradient_is_an_error_at_the_start_alone() -> None:
-    """A hinge that was learned has none: a run that is resumed there goes on."""
+    """A hinge that was learned has none: a run that is resumed there goes on.
+
+    CPO has neither loss nor gradient where sums are -30 and -2000 at the start.
+    """
     model = torch.nn.Linear(1, 1)
     trainer: Any = SimpleNamespace(
         collate_items=lambda items: {"count": 1},
-        outcome=lambda model, inputs: SimpleNamespace(loss_sum=(0 * model.weight).sum()),
+        outcome=lambda model, inputs: SimpleNamespace(loss_sum=(0.7 + 0 * model.weight).sum()),
         state=SimpleNamespace(global_step=0),
     )
     with pytest.raises(UserError, match="no trained weight receives a gradient"):
         trial._forward_and_backward(trainer, model, [])
     trainer.state.global_step = 3
     trial._forward_and_backward(trainer, model, [])
+    trainer.state.global_step = 0
+    sums = torch.tensor([[-30.0, -2000.0]])
+
+    def cpo(model: Any, inputs: Any) -> SimpleNamespace:
+        logps = PairLogps(sums * model.weight.abs() / model.weight.abs().detach(), 0 * sums, sums)
+        return SimpleNamespace(loss_sum=CPO(0.1)(logps).sum())
+
+    trainer.outcome = cpo
+    model.zero_grad()
+    trial._forward_and_backward(trainer, model, [])
+    assert model.weight.grad is not None and not model.weight.grad.any()
+
+
+def test_the_largest_batch_of_groups_of_several_sizes() -> None:
+    """1 and 3 rows as wide as 100 are 400 tokens, 3 and 2 as wide as 90 are 450."""
+    rng = Random(0)
+    cases = [(2, [(1, 100), (3, 60), (3, 60), (2, 90)])]
+    cases += [
+        (count, [(rng.randint(1, 3), rng.randint(50, 100)) for _ in range(6)])
+        for count in (1, 2, 3)
+        for _ in range(50)
+    ]
+
+    def tokens(batch: Sequence[tuple[int, int]]) -> int:
+        return sum(rows for rows, _ in batch) * max(width for _, width in batch)
+
+    assert max(map(tokens, combinations(cases[0][1], 2))) == 450
+    for count, shapes in cases:
+        found = trial._largest_batch(dict(enumerate(shapes)), count)
+        assert len(set(found)) == count
+        assert tokens([shapes[i] for i in found]) == max(map(tokens, combinations(shapes, count)))

@@ -34,6 +34,9 @@ sizes, and that was compared with the processor on a few pictures (our choice: s
 LAID_OUT = 320
 """Rows that are laid out at most, where the processor refuses some (our choice)."""
 
+LEARNED_LOSS = 1e-4
+"""A loss below it may have a gradient of 0 in half precision (our choice)."""
+
 
 Shape = tuple[int, int]
 """Rows and tokens of the longest, in the layout."""
@@ -144,6 +147,7 @@ def _largest_batch(shapes: Mapping[int, Shape], count: int) -> list[int]:
     """So many groups whose batch is the largest: all of its rows are as wide as the widest.
 
     Groups have different numbers of rows where some have pictures of their own for an answer.
+    Beside each group as the widest come those that have most rows and are no wider.
     """
 
     def tokens(batch: Sequence[int]) -> int:
@@ -152,10 +156,14 @@ def _largest_batch(shapes: Mapping[int, Shape], count: int) -> list[int]:
     def repeated(order: Sequence[int]) -> list[int]:
         return [order[i % len(order)] for i in range(count)]
 
-    widest = max(shapes, key=lambda i: shapes[i][1])
-    others = sorted(shapes.keys() - {widest}, key=lambda i: (-shapes[i][0], -shapes[i][1]))
-    by_tokens = sorted(shapes, key=lambda i: -math.prod(shapes[i]))
-    return max(repeated(by_tokens), repeated([widest, *others]), key=tokens)
+    most_rows = sorted(shapes, key=lambda i: (-shapes[i][0], -shapes[i][1]))
+    batches = []
+    for widest, (_, width) in shapes.items():
+        order = [widest, *(i for i in most_rows if i != widest and shapes[i][1] <= width)]
+        # Of fewer groups than are wanted the same are taken again, if there are no others.
+        if len(order) >= min(count, len(shapes)):
+            batches.append(repeated(order))
+    return max(batches, key=tokens)
 
 
 def uneven(groups: Sequence[Group]) -> list[Group]:
@@ -210,13 +218,15 @@ def _forward_and_backward(
     with unmixed():
         loss.backward()
     norm = _gradient_norm(model)
-    if not math.isfinite(float(loss.detach())) or not math.isfinite(norm):
+    value = float(loss.detach())
+    if not math.isfinite(value) or not math.isfinite(norm):
         raise UserError(
-            f"In the trial batch the loss is {float(loss.detach())}, its gradient norm {norm}. "
+            f"In the trial batch the loss is {value}, its gradient norm {norm}. "
             "Set --dtype float32 or bfloat16, and check the pairs for empty answers."
         )
-    # Once learned, a hinge (SLiC) has pairs without loss; at the start nothing has one of 0.
-    if norm == 0 and trainer.state.global_step == 0:
+    # A hinge (SLiC) that was learned has pairs without loss, and so has a loss without reference
+    # (CPO) at the start, where all chosen answers are far more likely than the rejected ones.
+    if norm == 0 and abs(value) > LEARNED_LOSS and trainer.state.global_step == 0:
         raise UserError("In the trial batch no trained weight receives a gradient.")
 
 
