@@ -19,7 +19,7 @@ from veridical.cli import main
 from veridical.data.messages import user_message
 from veridical.data.prompts import Prompt
 from veridical.eval import hallusionbench, mt_bench, multimodal_rewardbench, vl_rewardbench
-from veridical.eval.grading import Asked, _question, filled, keeping_asker
+from veridical.eval.grading import Asked, _question, filled, given_replies, keeping_asker
 from veridical.eval.published import natural
 from veridical.judges.prompted import JudgeQuestion, JudgeReply, reply_of
 from veridical.runtime.files import read_json, read_jsonl
@@ -141,3 +141,17 @@ def test_published_scorers_read_replies_that_were_cut(module: ModuleType) -> Non
 
 def test_names_are_counted_as_people_count() -> None:
     assert sorted(["100", "9", "a10", "81", "a9"], key=natural) == ["9", "81", "100", "a9", "a10"]
+
+
+def test_the_replies_of_another_run_are_read(tmp_path: Path) -> None:
+    """Their ids have the question's number; of two attempts the last counts."""
+    said = [("q/1", 0, "second"), ("q/0", 0, "?"), ("q/0", 1, "first"), ("a/b/0", 0, "third")]
+    rows = [
+        {"key": "k", "id": id, "attempt": attempt, "reply": text, "cut": text == "second"}
+        for id, attempt, text in said
+    ]
+    (tmp_path / "replies.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = given_replies([tmp_path / "replies.jsonl"], ["q", "q", "a/b"])
+    assert [one.text for one in found.replies] == ["first", "second", "third"]
+    assert [one.cut for one in found.replies] == [False, True, False]
+    assert found.ids == ["q", "a/b"]

@@ -110,6 +110,17 @@ def test_a_reply_that_cannot_be_read(files: Path) -> None:
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
+def test_an_unanswered_question_takes_its_pair_and_its_figure_with_it(files: Path) -> None:
+    """Without the third answer, which was wrong: VS 0, its hard part and VS figure 2 are gone."""
+    rows = read_json(files / "answers.json")
+    (files / "answers.json").write_text(json.dumps(rows[:2] + rows[3:]))
+    assert main(words(files, "--max-bad-fraction", "0.5")) == 0
+    found = values(files)
+    expected = {"aAcc": 5 / 6, "qAcc": 1 / 2, "fAcc": 2 / 3, "easy": 3 / 3, "hard": 1 / 2,
+                "with_image/qAcc": 1 / 2}  # fmt: skip
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("reply", "official", "corrected"),
     [
@@ -157,6 +168,9 @@ def test_replies_that_do_not_fit(files: Path, capsys: pytest.CaptureFixture[str]
     path.write_text("".join(lines[1:]))
     assert main(words(files, "--replies", str(path))) == 2
     assert "0 replies to question VS/chart/0_0_0, and 1 are needed" in capsys.readouterr().err
+    path.write_text("".join(lines) + '{"question_id": "VS/9", "reply": "Correct"}')
+    assert main(words(files, "--replies", str(path))) == 2
+    assert "to 1 questions that are not judged here: VS/9." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

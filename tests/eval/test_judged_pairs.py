@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ VL = ["RLHF-V-1", "mathverse_1", "wildvision-1", "wildvision-1#2"]
 def run(
     folder: Path, name: str, file: str, replies: list[tuple[str, str]], *more: str
 ) -> dict[str, Any]:
-    lines = [json.dumps({"question_id": id, "reply": reply}) + "\n" for id, reply in replies]
+    lines = [
+        json.dumps({"question_id": id, "reply": reply, "first": 1}) + "\n" for id, reply in replies
+    ]
     (folder / "replies.jsonl").write_text("".join(lines))
     words = ["eval", name, "--files", str(folder / file), "--replies",
              str(folder / "replies.jsonl"), "--out", str(folder / "out"), *more]  # fmt: skip
@@ -117,6 +120,24 @@ def test_the_published_rule_of_vl_rewardbench(tmp_path: Path) -> None:
     told = [(id, "Overall Judgment: Answer 3 is better") for id in VL[:3]] + [(VL[3], "No.")]
     found = run(tmp_path, "vl_rewardbench", "data.json", told, "--rule", "official", "--times", "1")
     assert (found["accuracy"], found["left_out"], found["macro"]) == (1.0, 1 / 4, 1.0)
+
+
+def test_replies_by_the_published_rule_say_which_answer_was_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Answer 1 (the second of the file) was shown first; better is answer 0, 1, 0, 1."""
+    vl_rewardbench(tmp_path)
+    told = [(id, "Overall Judgment: Answer 1 is better") for id in VL]
+    for seed in ("0", "1", "2"):
+        more = ("--rule", "official", "--times", "1", "--seed", seed)
+        found = run(tmp_path, "vl_rewardbench", "data.json", told, *more)
+        assert found["accuracy"] == 2 / 4
+        shutil.rmtree(tmp_path / "out")
+    (tmp_path / "replies.jsonl").write_text(json.dumps({"question_id": VL[0], "reply": "x"}))
+    words = ["eval", "vl_rewardbench", "--files", str(tmp_path / "data.json"), "--replies",
+             str(tmp_path / "replies.jsonl"), "--out", str(tmp_path / "out"), *more]  # fmt: skip
+    assert main(words) == 2
+    assert 'row 1: needs "first", 0 or 1' in capsys.readouterr().err
 
 
 def test_multimodal_rewardbench(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
@@ -49,7 +49,8 @@ class Grading:
     Attributes:
         judge: `local:MODEL`, or `endpoint:MODEL` (its name at an OpenAI-compatible endpoint).
         replies: what a judge replied elsewhere, instead of asking one: JSON Lines {"question_id",
-            "reply"}, one or more files; several replies to one question in the order of asking.
+            "reply"}, one or more files; several replies to one question in the order of asking. Or
+            the `replies.jsonl` of another run's folder.
         attempts: how often the judge is asked at most, until its reply can be read.
         judge_tokens: limit of one reply, in tokens; the benchmark's own if not set.
         judge_template: of `local:MODEL`: KEY=VALUE, given to its chat template, such as
@@ -102,6 +103,8 @@ class Grader(Generic[Options]):
         needed: whether the benchmark can't do without a judge.
         temperature: of the first reply.
         may_be_cut: whether a reply that ended because it was too long can still be read.
+        order_told: whether replies made elsewhere must say which answer was shown `first`, 0 or 1,
+            because the order of ours is drawn by seed.
     """
 
     ask: Callable[[Options, Evaluation, Row], Sequence[Asked]]
@@ -111,6 +114,7 @@ class Grader(Generic[Options]):
     needed: Callable[[Options], bool] = lambda options: True
     temperature: Callable[[Options], float] = lambda options: 0.0
     may_be_cut: Callable[[Options], bool] = lambda options: False
+    order_told: Callable[[Options], bool] = lambda options: False
 
 
 @dataclass(frozen=True)
@@ -199,10 +203,15 @@ def grade(
     words = hashlib.sha256(grader.template(options).encode()).hexdigest()
     about: dict[str, str | float] = {"judge_words_sha256": words}
     outcomes: list[ReplyOutcome[tuple[str, Any]]] = []
+    orders: list[int | None] = []
     if grading.replies is not None:
         about["judge"] = "replies made elsewhere"
-        given = _given_replies(grading.replies, [rows[n]["question_id"] for n, _ in places])
-        outcomes = ask_until_read(lambda _: given, questions, read(0), 1) if questions else []
+        told = grader.order_told(options)
+        given = given_replies(grading.replies, [rows[n]["question_id"] for n, _ in places], told)
+        if evaluation.subject.limit is None:
+            _refuse_unknown(given.ids, {row["question_id"] for row in rows})
+        replies, orders = given.replies, given.first
+        outcomes = ask_until_read(lambda _: replies, questions, read(0), 1) if questions else []
     elif questions:
         about["judge"] = grading.judge or ""
         asker = _open(grader, options, evaluation, questions, run)
@@ -210,9 +219,12 @@ def grade(
             some = questions[start : start + CHUNK]
             outcomes += ask_until_read(asker, some, read(start), grading.attempts)
     judged: list[list[dict[str, Any]]] = [[] for _ in rows]
-    for (n, _), outcome in zip(places, outcomes, strict=True):
+    for (n, _), outcome, first in zip(
+        places, outcomes, orders or [None] * len(places), strict=True
+    ):
         reply, value = outcome.value or ("", None)
-        judged[n].append({"reply": reply, "read": value, "problem": outcome.problem})
+        order = {} if first is None else {"first": first}
+        judged[n].append({"reply": reply, "read": value, "problem": outcome.problem, **order})
     cost = sum((outcome.cost for outcome in outcomes), Cost())
     results = {f"judge_{name}": value for name, value in asdict(cost).items()}
     unread = sum(bool(outcome.problem) for outcome in outcomes)
@@ -310,32 +322,73 @@ def _key(question: JudgeQuestion, identity: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _given_replies(paths: Sequence[Path], ids: Sequence[str]) -> list[JudgeReply]:
-    """Replies made elsewhere, in the order of the judge's questions.
+@dataclass(frozen=True)
+class Given:
+    """Replies made elsewhere.
+
+    Attributes:
+        replies: in the order of the judge's questions.
+        first: which answer each judge saw first, where its row says so.
+        ids: of all questions that the files have replies to.
+    """
+
+    replies: list[JudgeReply]
+    first: list[int | None]
+    ids: list[str]
+
+
+def given_replies(paths: Sequence[Path], ids: Sequence[str], order_told: bool = False) -> Given:
+    """Read replies made elsewhere.
+
+    Args:
+        paths: JSON Lines {"question_id", "reply"}, or a run's own `replies.jsonl`.
+        ids: of the row that each of the judge's questions is about.
+        order_told: whether each row must have `first`.
 
     Raises:
         UserError: a row is of another form, or there are not as many as questions.
     """
-    waiting: dict[str, list[str]] = defaultdict(list)
+    waiting: dict[str, dict[int, tuple[JudgeReply, int | None]]] = defaultdict(dict)
     for path in paths:
         for number, row in enumerate(read_json_rows(path), start=1):
-            own = row if isinstance(row, dict) else {}
+            own, place = row if isinstance(row, dict) else {}, f"{path}, row {number}"
             text = next((own[name] for name in REPLY_FIELDS if name in own), None)
             id = next((own[name] for name in ID_FIELDS if name in own), None)
             if id is None or not isinstance(text, str):
+                raise UserError(f'{place}: a reply has {{"question_id": ..., "reply": "text"}}.')
+            first = own.get("first")
+            if order_told and (type(first) is not int or first not in (0, 1)):
                 raise UserError(
-                    f'{path}, row {number}: a reply has {{"question_id": ..., "reply": "text"}}.'
+                    f'{place}: needs "first", 0 or 1: which of the two answers was shown first. '
+                    "This rule draws the order by chance, so a reply does not say it."
                 )
-            waiting[str(id)].append(text)
-    wanted = {id: ids.count(id) for id in dict.fromkeys(ids)}
-    wrong = [id for id, count in wanted.items() if len(waiting[id]) != count]
+            # In our own file an id has the question's number, and a later attempt comes later.
+            ours = {"key", "attempt", "cut"} <= own.keys()
+            row_id, _, asked = str(id).rpartition("/") if ours else (str(id), "", "")
+            known = waiting[row_id]
+            known[int(asked) if asked.isdecimal() else len(known)] = (
+                reply_of(text, bool(ours and own["cut"])), first if order_told else None,
+            )  # fmt: skip
+    wanted = Counter(ids)
+    wrong = [id for id, count in wanted.items() if sorted(waiting[id]) != list(range(count))]
     if wrong:
-        first = wrong[0]
+        id = wrong[0]
         raise UserError(
-            f"--replies has {len(waiting[first])} replies to question {first}, and {wanted[first]} "
+            f"--replies has {len(waiting[id])} replies to question {id}, and {wanted[id]} "
             f"are needed ({len(wrong)} such questions). Give one for each question to the judge."
         )
-    return [reply_of(waiting[id].pop(0)) for id in ids]
+    in_order = {id: iter(sorted(own.items())) for id, own in waiting.items()}
+    found = [next(in_order[id])[1] for id in ids]
+    return Given([reply for reply, _ in found], [first for _, first in found], list(waiting))
+
+
+def _refuse_unknown(ids: Sequence[str], known: Set[str]) -> None:
+    unknown = [id for id in ids if id not in known]
+    if unknown:
+        raise UserError(
+            f"--replies has replies to {len(unknown)} questions that are not judged here: "
+            f"{', '.join(unknown[:5])}. Correct their ids, or take their rows out."
+        )
 
 
 ID_FIELDS = ("question_id", "id", "ID")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias
 
@@ -75,10 +76,20 @@ UNITS: Mapping[str, tuple[Callable[[Row], bool], Callable[[Row], tuple[str, ...]
 """What is right only as a whole: the rows that belong to it, and what holds them together."""
 
 
+def unit_sizes(rows: Rows) -> list[dict[str, int]]:
+    """How many of the rows there are in each unit that a row belongs to."""
+    places = [
+        {name: (name, *key(row)) for name, (belongs, key) in UNITS.items() if belongs(row)}
+        for row in rows
+    ]
+    counts = Counter(place for own in places for place in own.values())
+    return [{name: counts[place] for name, place in own.items()} for own in places]
+
+
 def hallusion_sums(rows: Rows) -> ClusterSums:
     """Counts of judged rows and of units, added up by set of figures.
 
-    A unit with a row that could not be read counts nowhere.
+    A unit with a row that could not be read, or that was not answered, counts nowhere.
     """
     names = [f"{prefix}{name}" for name in UNITS for prefix in ("", "right_")]
     nothing = dict.fromkeys((*COUNTS, *names), 0.0)
@@ -88,7 +99,9 @@ def hallusion_sums(rows: Rows) -> ClusterSums:
         for row in filter(belongs, rows):
             units.setdefault(key(row), []).append(row)
         for own in units.values():
-            if all(row["right"] is not None for row in own):
+            # Folders of earlier versions do not say how many rows a unit has.
+            size = own[0].get("unit_sizes", {}).get(name, len(own))
+            if len(own) == size and all(row["right"] is not None for row in own):
                 whole = float(all(row["right"] for row in own))
                 unit = nothing | {name: 1.0, f"right_{name}": whole}
                 counted.append((own[0]["image_id"], unit))
@@ -96,12 +109,13 @@ def hallusion_sums(rows: Rows) -> ClusterSums:
 
 
 def by_question_kind(rows: Rows) -> dict[str, Rows]:
-    """The rows of both categories, and those with and without an image."""
+    """The rows of both categories, and those with and without an image, as units of their own."""
+    parted: list[Row] = [{**row, "unit_sizes": row.get("unit_sizes_here", {})} for row in rows]
     groups = {
         "VD": [row for row in rows if row["category"] == "VD"],
         "VS": [row for row in rows if row["category"] == "VS"],
-        "with_image": [row for row in rows if row["image"]],
-        "without_image": [row for row in rows if not row["image"]],
+        "with_image": [row for row in parted if row["image"]],
+        "without_image": [row for row in parted if not row["image"]],
     }
     return {name: own for name, own in groups.items() if own}
 

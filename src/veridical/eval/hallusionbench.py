@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from veridical.eval.hallusion_metrics import (
     by_question_kind,
     hallusion_sums,
     is_right,
+    unit_sizes,
 )
 from veridical.eval.published import (
     PublishedQuestion,
@@ -107,7 +108,22 @@ def read_hallusionbench(path: Path) -> list[PublishedQuestion]:
             id, (name or "").removeprefix("./"), unit, texts["question"],
             "yes" if texts["gt_answer"] == "1" else "no", about=about,
         )  # fmt: skip
-    return list(found.values())
+    return _with_sizes(list(found.values()))
+
+
+def _with_sizes(questions: Sequence[PublishedQuestion]) -> list[PublishedQuestion]:
+    """Each with the size of its pair and its figure, of all and of those like it in its image."""
+    sizes = unit_sizes([question.row for question in questions])
+    here: dict[str, dict[str, int]] = {}
+    for shown in (True, False):
+        some = [question for question in questions if bool(question.image) == shown]
+        counted = unit_sizes([question.row for question in some])
+        here |= {one.question_id: own for one, own in zip(some, counted, strict=True)}
+    return [
+        replace(one, about={**one.about, "unit_sizes": own,
+                            "unit_sizes_here": here[one.question_id]})
+        for one, own in zip(questions, sizes, strict=True)
+    ]  # fmt: skip
 
 
 def _id(row: Row) -> str:

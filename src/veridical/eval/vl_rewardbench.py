@@ -166,7 +166,11 @@ def judge_rows(
     judged = []
     for row in rows:
         if options.rule == "official":
-            own = by_majority(row, values_of(row), orders_of(options, evaluation, row))
+            drawn = orders_of(options, evaluation, row)
+            orders = [
+                one.get("first", order) for one, order in zip(row["judged"], drawn, strict=True)
+            ]
+            own = by_majority(row, values_of(row), orders)
         else:
             own = judged_in_both_orders(row)
         judged.append({**row, "rule": options.rule, **own})
@@ -260,6 +264,7 @@ BENCHMARK = Benchmark(
             template=lambda options: options.words,
             temperature=lambda options: 0.2 if options.rule == "official" else 0.0,
             may_be_cut=lambda options: options.rule == "official",
+            order_told=lambda options: options.rule == "official",
         ),
     ),
 )  # fmt: skip
