@@ -31,7 +31,7 @@ from veridical.train.dpo import train_dpo
 from veridical.train.loop.outcomes import weighed
 from veridical.train.loop.reference_cache import precompute
 from veridical.train.loop.rows import read_training_rows
-from veridical.train.loop.training_set import same_pictures, split_held_out
+from veridical.train.loop.training_set import kept_together, same_pictures, split_held_out
 from veridical.train.options import Training
 from veridical.train.sft import train_sft
 
@@ -291,6 +291,28 @@ def test_rows_that_share_a_picture_are_held_out_together(policy: Policy) -> None
     with pytest.raises(UserError, match=asked):
         split_held_out(rows, 0.99, 0)
     assert len(split_held_out(rows, 0.88, 0)[0]) == 1
+
+
+def test_pictures_of_single_answers_keep_rows_together_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Unless so many rows have them that nothing could be held out."""
+    images = [Image.new("RGB", (8, 8), (20 * i, 0, 0)) for i in range(12)]
+
+    def rows(others: list[int]) -> list[Group]:
+        ids = (torch.zeros(1, dtype=torch.long),)
+        return [
+            Group(f"{i:02}", (images[i],), "", ("",), ids, (False,), (None, (images[other],)))
+            for i, other in enumerate(others)
+        ]
+
+    own = [f"{i:02}" for i in range(10)]
+    linked = kept_together(rows([0, 1, 2, 3, 4, 5, 6, 7, 3, 11]))
+    assert list(linked.values()) == [*own[:8], "03", "09"]
+    assert capsys.readouterr().out == ""
+    alone = kept_together(rows(10 * [10]))
+    assert list(alone.values()) == own
+    assert "contrast_images 10 of 10 rows" in capsys.readouterr().out
 
 
 def test_sft_trains_on_no_picture_that_it_holds_out(

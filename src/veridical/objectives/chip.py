@@ -1,4 +1,4 @@
-"""CHiP without its token term: the pair and the image in one margin."""
+"""CHiP without its segment and token levels: the pair and the image in one margin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from veridical.objectives.dpo import DPO
 
 @dataclass(frozen=True)
 class CHiP(DPO):
-    """Cross-modal hierarchical preference optimization (CHiP), without its token term."""
+    """Cross-modal hierarchical preference optimization (CHiP) of whole answers and images.
+
+    Its segment and token levels are left out.
+    """
 
     name: ClassVar[str] = "chip"
     contrasts: ClassVar[int] = 1
@@ -46,7 +49,8 @@ def chip_loss(
 
     -log sigmoid(beta ((h_w - h_l) + (h_w - h_c))), h_c being the log-ratio of the chosen answer
     under another image. The paper's third margin, a KL divergence over the vocabulary at every
-    token, is left out.
+    token, is left out. So is its segment level: its code weighs the tokens in which the two answers
+    differ as DDPO does, by 4 for LLaVA and 2 for Muffin.
 
     Args:
         chosen_logratios: log-probability under the policy less that under the reference. Shape:

@@ -20,11 +20,11 @@ class DDPO(DPO):
 
     Attributes:
         changed_weight: weight of the tokens in which chosen and rejected differ; all others have
-            weight 1. The paper says 5, its code runs with 1.1.
+            weight 1. The released run has 1.1 with sums, the paper 5 with `--per-token true`.
     """
 
     name: ClassVar[str] = "ddpo"
-    changed_weight: Annotated[float, ABOVE_ZERO] = 5.0
+    changed_weight: Annotated[float, ABOVE_ZERO] = 1.1
 
     def weigh(
         self, chosen: Sequence[int], rejected: Sequence[int]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.runtime.errors import UserError
-from veridical.runtime.progress import counted
+from veridical.runtime.progress import counted, part_of
 from veridical.runtime.randomness import generator
 from veridical.train.loop.items import Items
 from veridical.train.loop.left_out import LeftOut
@@ -24,6 +25,9 @@ from veridical.train.loop.rows import TrainingRows
 from veridical.train.options import Training
 
 PROOF_ROWS = 4
+LARGEST_UNIT = 0.25
+"""Share of the rows that pictures of single answers may join (our choice): a gray picture in every
+row, or pictures drawn from the other rows, would leave nothing to hold out."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def training_set(
     """
     recognize_pictures(out, rows.pictures)
     left_out = LeftOut(out, rows, training)
-    pictures = same_pictures(rows.groups, record, rows.pictures)
+    pictures = kept_together(rows.groups, record, rows.pictures, training.held_out > 0)
     train, held_out = split_held_out(
         rows.groups, training.held_out, training.seed, by=pictures.__getitem__
     )
@@ -186,10 +190,42 @@ def _first_places(groups: Sequence[Group]) -> list[int]:
     return list(first.values())
 
 
+def kept_together(
+    groups: Sequence[Group],
+    record: Callable[[str], str] = str,
+    pictures: Pictures = NO_PICTURES,
+    tells: bool = True,
+) -> dict[str, str]:
+    """As `same_pictures`; by the prompts' pictures alone where all of them would join too many.
+
+    Args:
+        groups: the rows.
+        record: a row's id to the record's that it is from.
+        pictures: those whose hashes are known.
+        tells: whether to say that answers' own pictures are not kept on one side.
+    """
+    joined = same_pictures(groups, record, pictures)
+    largest = max(Counter(joined.values()).values(), default=0)
+    has_others = any(group.response_images for group in groups)
+    if not has_others or largest <= LARGEST_UNIT * len(groups):
+        return joined
+    by_prompt = same_pictures(groups, record, pictures, of_answers=False)
+    if largest == max(Counter(by_prompt.values()).values()):
+        return joined
+    if tells:
+        print(
+            f"Through rejected_images or contrast_images {part_of(largest, len(groups), 'rows')} "
+            "hang together. Rows are held out by their own images alone: some held-out rows share "
+            "such an image with rows that are trained on."
+        )
+    return by_prompt
+
+
 def same_pictures(
     groups: Sequence[Group],
     record: Callable[[str], str] = str,
     pictures: Pictures = NO_PICTURES,
+    of_answers: bool = True,
 ) -> dict[str, str]:
     """A row's id to that of the first row, by id, that it shares a picture with.
 
@@ -201,6 +237,7 @@ def same_pictures(
         groups: the rows.
         record: a row's id to the record's that it is from; its rows stay together too.
         pictures: those whose hashes are known.
+        of_answers: whether pictures that single answers have count as well.
     """
     first_with: dict[str, str] = {}
     first_of: dict[str, str] = {}
@@ -213,6 +250,9 @@ def same_pictures(
     for group in sorted(groups, key=lambda group: group.id):
         first_of[group.id] = group.id
         keys = [pictures.key(image) for image in group.images] or [f"text {group.prompt_text}"]
+        if of_answers:
+            others = (image for own in group.response_images for image in own or ())
+            keys += map(pictures.key, others)
         for key in (f"record {record(group.id)}", *keys):
             one, other = sorted((first(group.id), first(first_with.setdefault(key, group.id))))
             first_of[other] = one
