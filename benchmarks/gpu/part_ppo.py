@@ -89,7 +89,7 @@ def step(settings: Settings, shape: Shape, parts: list[dict[str, Any]]) -> dict[
         trainer={"gradient_checkpointing": True,
                  "gradient_checkpointing_kwargs": {"use_reentrant": False}},
     )  # fmt: skip
-    few = [proof_group(start, one.asked, ("w1 w2 w3", "w4 w5")) for one in asked[:2]]
+    few = [proof_group(start, one.asked, ("w1 w2 w3", "w4 w5"), new_tokens) for one in asked[:2]]
     shares = sharing(start, few)
     ppo = PPO(inner_epochs=1, minibatches=2)
     actors = build_actors(start, shape.name, Judging(judge="none"), training, True, ppo.one_base)
