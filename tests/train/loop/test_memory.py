@@ -32,7 +32,6 @@ import transformers.trainer
 from transformers import TrainerCallback
 from veridical.models.policy import Policy
 from veridical.data.records import assistant_message, user_message, write_records
-from veridical.train.loop import start
 from veridical.train.dpo import train_dpo
 from veridical.train.options import Training
 from veridical.world.model import build_model, build_processor
@@ -46,7 +45,7 @@ class AtEnd(TrainerCallback):
     def on_step_end(self, *_, **__):
         AtEnd.peak = resident("VmHWM")
 transformers.trainer.DEFAULT_CALLBACKS.append(AtEnd)
-def load(*_, **__):
+def load():
     torch.manual_seed(0)
     processor = build_processor()
     model = build_model(processor)
@@ -62,8 +61,8 @@ from PIL import Image
 word = "There is a red cup at the top left. "
 rows = [{"id": str(i), "images": [Image.new("RGB", (48, 48))],
          "prompt": [user_message("Describe the image.")],
-         "chosen": [assistant_message(word * 16)],
-         "rejected": [assistant_message(word * 15)]} for i in range(16)]
+         "chosen": [assistant_message(word * (16 - i % 2))],
+         "rejected": [assistant_message(word * 14)]} for i in range(16)]
 write_records(rows, out / "pairs.parquet", "preference")
 def train(name, dry_run):
     training = Training(
@@ -71,12 +70,12 @@ def train(name, dry_run):
         accumulation=1, held_out=0.0, prove_first=False, save_merged=False, dtype="float32",
         device="cpu", cache="none", dry_run=dry_run,
     )
-    train_dpo(name, out / "pairs.parquet", out / name, reference="in_step", training=training)
+    model = load() if name == "random" else name
+    train_dpo(model, out / "pairs.parquet", out / name, reference="in_step", training=training)
 if dry == "real":
     train("embedded", False)  # so that code, threads and caches are there when it counts
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-start.load_policy = load
 train("random", dry == "dry")
 print("measured", AtEnd.peak - load.before)
 """
