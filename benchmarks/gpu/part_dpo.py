@@ -34,6 +34,7 @@ from transformers.trainer_utils import SaveStrategy
 from veridical.checks.prefix_sharing import sharing
 from veridical.checks.proving import prove
 from veridical.models.batching import collate
+from veridical.models.lengths import check_lengths
 from veridical.models.logprobs import compute_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group, render_group
@@ -332,13 +333,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
 
 def groups_of(policy: Policy, block: Block, count: int) -> list[Group]:
-    """Pairs, rendered and tokenized."""
-    return [
+    """Pairs, rendered and tokenized, with the lengths that the dry run orders them by."""
+    groups = [
         render_group(
             policy, row["id"], row["images"], row["prompt"], [row["chosen"], row["rejected"]]
         )
         for row in rows_of(block, count)
     ]
+    return check_lengths(policy, groups, None).fit
 
 
 def rows_of(block: Block, count: int) -> list[dict[str, Any]]:

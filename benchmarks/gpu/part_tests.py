@@ -13,7 +13,7 @@ from measuring import ROOT, Figures, Settings, installed, run_part
 
 RESERVE = 3.0
 """Seconds that the last test may still take."""
-PROCESSES = 4
+PROCESSES = min(10, os.cpu_count() or 1)
 """Beside each other on a card, where pytest-xdist is installed: tiny models leave it idle."""
 
 
