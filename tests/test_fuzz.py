@@ -99,10 +99,12 @@ COMMANDS: dict[str, list[str]] = {
         for name, published in PUBLISHED.items()
     },
     "eval chair": ["--answers", "{answers}", *WORDS],
+    "eval label_free": [*MODEL, "--data", "{pairs}"],
     "eval reward": ["{reward_model}", "{pairs}"],
     "eval compare": ["{chair_a}", "{chair_b}"],
     "report": ["{chair_a}", "{chair_b}", "{trained}", "{built}", "{pope}", "{compared}"],
     "data import": ["{pairs}"],
+    "data split": ["{pairs}"],
     "data export": ["{pairs}", "--to", "trl"],
     "data check": ["{pairs}"],
     "data describe": ["{pairs}"],

@@ -73,6 +73,8 @@ ARGUMENTS: dict[str, list[str]] = {
     "train rloo": [*EMBEDDED, *ROWS, *JUDGED],
     "eval": [*EMBEDDED, *SCENES, "--benchmarks", "pope"],
     "eval pope": [*EMBEDDED, *SCENES],
+    "data split": ["{data}/conversations.jsonl"],
+    "eval label_free": [*EMBEDDED, *PAIRS],
     "eval chair": [*EMBEDDED, *SCENES],
     "eval amber": [*EMBEDDED, "--images", "{data}/images", *AMBER],
     **{

@@ -127,6 +127,11 @@ COMMANDS: dict[str, Command] = {
         "Describe sets of pairs side by side: lengths, differences, shortcuts, agreement.",
         ("sets",),
     ),
+    "data split": Command(
+        "veridical.builders.data_split:data_split",
+        "Split a file of records into one to train on and one to hold out, by images.",
+        ("file",),
+    ),
     "data export": Command(
         "veridical.builders.data_export:data_export",
         "Write records in the format of another tool, or as a data set of the hub.",

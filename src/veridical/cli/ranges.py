@@ -30,6 +30,7 @@ RANGES: Mapping[str, Range] = {
     "epochs": ABOVE_ZERO,
     "evaluations": COUNT,
     "held_out": Range(0, 1, below=True),
+    "held_out_limit": COUNT,
     "iterations": COUNT,
     "judge_tokens": COUNT,
     "kept": Range(0, 1, above=True, below=True),

@@ -80,6 +80,10 @@ BENCHMARKS = {
         "Score a judge on pairs of answers (Multimodal RewardBench).",
         (),
     ),
+    "label_free": Line(
+        "veridical.eval.label_free",
+        "Check a model without labels, on held-out pairs of a true and a false answer.",
+    ),
     "reward": Line(
         "veridical.eval.reward",
         "Score a reward model on pairs: accuracy, calibration, effect of length.",

@@ -21,7 +21,7 @@ from veridical.runtime.run_record import RECORD, read_record
 HARMLESS = (".log", ".out", ".err", ".txt", ".md", ".yaml", ".yml", ".sh", ".sbatch", ".html")
 """Kinds of files that no run writes beside its record: notes, job scripts, logs, reports."""
 WRITTEN = re.compile(
-    r"(pairs|samples|records|conversations)\.parquet|\w+_images"
+    r"(pairs|samples|records|conversations|train|held_out)\.parquet|\w+_images"
     r"|(run|summary|scores|comparison|checked|start|proofs|reference_logps|dry_run|rewards|rounding|tuning|objects)\.json"
     r"|(skipped|answers|answers\.partial.*|questions|replies|details|rewards|comparisons|log|shown|pictures)\.jsonl"
     r"|spent\.jsonl(\.lock)?|recipe\.yaml"
