@@ -129,11 +129,12 @@ def test_the_start_is_exact_and_everything_computes_alike(
     if how == "in_step":
         assert proofs["start"]["value"] < 1e-7
     assert read_json(out / "run.json")["configuration"]["mixed_precision"] == "bf16"
-    # Weights are in float32, and nearly all of them move at 1e-6.
     after = load_file(out / "model" / "model.safetensors")
     before = load_file(Path(checkpoint) / "model.safetensors")
-    assert {weight.dtype for weight in after.values()} == {torch.float32}
+    wide = torch.float32 if tuning == "full" else torch.bfloat16
+    assert {weight.dtype for weight in after.values()} == {wide}
     if tuning == "full":
+        # Weights are in float32, and nearly all of them move at 1e-6.
         name = next(n for n in after if n.endswith("layers.0.mlp.up_proj.weight"))
         assert float((after[name] != before[name].float()).float().mean()) > 0.95
 
@@ -171,7 +172,8 @@ def test_what_does_not_go_with_it_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"mixed_precision": "fp16"}, "gradients scaled"),
         ({"tuning": "qlora"}, "four bits"),
-        ({"dtype": "bfloat16"}, "keeps weights in float32, not bfloat16"),
+        ({"dtype": "bfloat16", "tuning": "full"}, "trains weights in float32, not bfloat16"),
+        ({"dtype": "float16"}, "computes in bfloat16, not float16"),
     )
     for options, words in cases:
         with pytest.raises(UserError, match=words):
@@ -254,6 +256,22 @@ def test_the_float32_view_computes_in_float32_with_the_same_weights(
                 assert {id(p) for p in view.model.parameters()} == ours
             assert torch.equal(response_logps(policy.model, batch).sums, mixed)
     assert not torch.equal(mixed, plain)
+
+
+def test_a_float32_copy_of_half_precision_computes_in_float32(
+    policy: Policy, groups: list[Group]
+) -> None:
+    """As adapters have it under mixed precision: the frozen weights are in bfloat16."""
+    cast_weights(policy.model, torch.bfloat16)
+    batch = collate(policy, groups, True)
+    wide = Policy(cast_weights(copy.deepcopy(policy.model), torch.float32), policy.processor, "")
+    with torch.no_grad():
+        plain = response_logps(wide.model, collate(wide, groups, True)).sums
+        with mixed_precision("bf16"), exact(policy) as copied:
+            assert copied is not None and not is_half(copied)
+            found = response_logps(copied.model, collate(copied, groups, True)).sums
+            assert torch.equal(found, plain)
+            assert not torch.equal(response_logps(policy.model, batch).sums, plain)
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -193,8 +193,8 @@ def exact(policy: Policy, together: bool = False) -> Iterator[Policy | None]:
     """The policy where it computes in float32 or more, else a float32 copy while it is needed.
 
     The copy is made on the model's device if there is room, else on the CPU, and is freed after.
-    It reads pictures, never kept features, since these were computed in half precision. Under mixed
-    precision it shares the weights, which are in float32 already.
+    It reads pictures, never kept features, since these were computed in half precision. Mixed
+    precision does not reach it; where the weights are in float32 already, it shares them.
 
     Args:
         policy: the model.
@@ -215,6 +215,8 @@ def exact(policy: Policy, together: bool = False) -> Iterator[Policy | None]:
     try:
         if working_dtype(policy) in HALF:
             copied = _float32_copy(policy, together)
+            if copied is not None and mixing(policy.device):
+                _leave_unmixed(copied.model)
             yield copied
         else:
             yield _unmixed_view(policy)
@@ -256,10 +258,15 @@ def _unmixed_view(policy: Policy) -> Policy:
         id(weight): weight for weight in (*model.parameters(), *model.buffers())
     }
     view = copy.deepcopy(model, memo).eval()
-    for module in view.modules():
+    _leave_unmixed(view)
+    return dataclasses.replace(policy, model=view, vision=None)
+
+
+def _leave_unmixed(model: Any) -> None:
+    """Let mixed precision not reach a model."""
+    for module in model.modules():
         module.forward = _without_mixing(module.forward)
         module._is_unmixed = True
-    return dataclasses.replace(policy, model=view, vision=None)
 
 
 def _without_mixing(forward: Callable[..., object]) -> Callable[..., object]:

@@ -20,6 +20,7 @@ from veridical.models.lora_targets import (
     lora_targets,
     refuse_on_experts,
 )
+from veridical.models.narrow_adapters import narrow_adapters
 from veridical.models.policy import Policy
 from veridical.models.precision import HALF, widen, working_dtype
 from veridical.runtime import processes
@@ -128,6 +129,7 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=EXPERTS_ARE_NO_MODULES)
         prepared = dataclasses.replace(policy, model=get_peft_model(core, config))
+    narrow_adapters(prepared.model)
     require_wide(prepared.model)
     return prepared
 

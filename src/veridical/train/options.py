@@ -100,11 +100,12 @@ class Training:
         push_public: make that repository public; a new one is private otherwise.
         images_root: what image paths are relative to; the data file's folder if not set.
         max_bad_fraction: share of unusable rows above which the run does not start.
-        dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU, and under
-            mixed precision).
-        mixed_precision: `bf16` keeps weights in float32 and computes matrix products in bfloat16,
-            in training, proofs, reference, sampling and evaluation; the way to train a checkpoint
-            of half precision in full. `fp16` would need its gradients scaled, and is refused.
+        dtype: of the weights; `auto` keeps the checkpoint's own (float32 on a CPU). Under mixed
+            precision it is bfloat16 for adapters, float32 for full tuning.
+        mixed_precision: `bf16` keeps trained weights in float32 and computes matrix products in
+            bfloat16, in training, proofs, reference, sampling and evaluation; the way to train a
+            checkpoint of half precision in full. Beside adapters the frozen weights are kept in
+            bfloat16. `fp16` would need its gradients scaled, and is refused.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         seed: of order, adapters and held-out rows.
         template: a variable of the model's chat template, such as enable_thinking=true (false
@@ -191,7 +192,9 @@ class Training:
     @property
     def weights_dtype(self) -> DtypeName:
         """What models that are trained are loaded as."""
-        return "float32" if self.mixed_precision != "no" and self.dtype == "auto" else self.dtype
+        if self.mixed_precision == "no" or self.dtype != "auto":
+            return self.dtype
+        return "float32" if self.tuning == "full" else "bfloat16"
 
     def open_cache(self) -> Cache:
         """Where reference log-probs and image features are kept.
@@ -289,8 +292,10 @@ def check_mixing(training: Training) -> None:
         reason = "float16 needs its gradients scaled, which the loops here do not do. Set bf16"
     elif training.tuning == "qlora":
         reason = "weights of four bits compute in --dtype. Leave it out, or set --tuning lora"
-    elif training.dtype not in ("auto", "float32"):
-        reason = f"it keeps weights in float32, not {training.dtype}. Leave one of the two out"
+    elif training.dtype == "bfloat16" and training.tuning == "full":
+        reason = "it trains weights in float32, not bfloat16. Leave one of the two out"
+    elif training.dtype not in ("auto", "float32", "bfloat16"):
+        reason = f"it computes in bfloat16, not {training.dtype}. Leave one of the two out"
     elif os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         reason = "DeepSpeed switches it off. Use FSDP2 (configs/), or leave it out"
     if reason:
