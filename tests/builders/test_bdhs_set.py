@@ -93,7 +93,7 @@ def test_an_unguided_try_has_room_for_an_answer_as_long_as_the_true_one(
     answer = "There is a red cup at the top left of the table. " * 4
     (source,) = sources_of([answer], pictures[0])
     tokens = len(policy.processor.tokenizer(source.text, add_special_tokens=False)["input_ids"])
-    limit = whole_answer_limit(policy, source, HOW)
+    limit = whole_answer_limit(policy, source.text, HOW.decoding.max_new_tokens)
     assert limit >= 2 * tokens > 16
     assert limit in {16 * 2**power for power in range(10)}
 

@@ -311,3 +311,14 @@ def test_lengths_of_several_processes_are_each_rows_own(
     together = check_lengths(policy, groups, 10_000).fit
     assert [g.prompt_tokens for g in together] == [g.prompt_tokens for g in alone]
     assert len({g.prompt_tokens for g in alone}) > 1
+
+
+def test_full_memory_is_not_taken_for_a_processor_that_cannot_count(
+    policy: Policy, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(type(policy.processor), "_get_num_multimodal_tokens", full)
+    with pytest.raises(MemoryError):
+        check_lengths(policy, [group(policy, "a", pictures[0])], None)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
 
 import pytest
 
+from veridical.cli import dispatch
+from veridical.runtime import interruptions
+from veridical.runtime.errors import UserError
 from veridical.runtime.progress import are_in, counted, part_of, say, step_bar
 
 
@@ -38,3 +44,29 @@ def test_what_is_said_while_a_bar_is_open_has_its_own_line(
         "first", "second", "third",
     ]  # fmt: skip
     assert lines[lines.index("first") + 1] == "second"
+
+
+def test_a_command_that_fails_ends_its_bars_before_it_says_why(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", sys.stdout)
+    bars = []
+
+    def fails(arguments: list[str]) -> None:
+        bars.append(step_bar(4))
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise UserError("No room.")
+
+    monkeypatch.setattr(dispatch, "run_command", fails)
+    monkeypatch.setattr(interruptions._State, "deferring", True)
+    monkeypatch.setattr(interruptions._State, "asked", False)
+    monkeypatch.setattr(interruptions, "terminable", contextlib.nullcontext)
+    before = signal.signal(signal.SIGTERM, interruptions._on_signal)
+    try:
+        assert dispatch.main(["train", "dpo"]) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    bars.clear()  # a bar that is still open is drawn once more here
+    lines = capsys.readouterr().out.splitlines()
+    assert "SIGTERM: saving after this step." in lines
+    assert lines[-1] == "veridical: No room."

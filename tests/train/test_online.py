@@ -14,6 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from veridical.bdhs.settings import BDHSSettings
+from veridical.bdhs.similarity import load_similarity
+from veridical.bdhs.true_answers import Rejecting
 from veridical.data.prompts import Prompt
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.data.responses import Response
@@ -21,16 +23,17 @@ from veridical.judges.judging import Case, PairwiseJudge, PairwiseVerdict
 from veridical.judges.named import Judging
 from veridical.models.policy import Policy
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, read_jsonl, write_json
+from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.sampling import Decoding
 from veridical.train import fresh, online
 from veridical.train.dpo import train_dpo
 from veridical.train.loop import buffer
 from veridical.train.loop.order import RankSampler
+from veridical.train.loop.rows import TrainingRows
 from veridical.train.online import nothing_learned, train_online
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
-from veridical.train.prompts import TrainingPrompt, check_object_lists
+from veridical.train.prompts import TrainingPrompt, check_object_lists, read_training_prompts
 from veridical.train.responses import Sampling
 from veridical.train.rloo import train_rloo
 
@@ -385,7 +388,7 @@ def test_lists_that_do_not_cover_the_images_are_refused_before_the_model_is_load
     data = tmp_path / "prompts.jsonl"
     data.write_text(json.dumps(row))
     objects = pairs.parent / "objects.json"
-    told = r"1 of 1 prompt has an image without .*row 1 \(a, image kitchen\).*pair-0"
+    told = r"1 of 1 prompt has an image without .*line 1 \(a, image \S*kitchen.png\).*pair-0"
     training = replace(TRAINING, trainer=None)
     options: dict[str, Any] = {"judging": exactly(pairs), "kind": "prompt", "training": training}
     for command in (train_online, train_ppo, train_rloo):
@@ -397,6 +400,76 @@ def test_lists_that_do_not_cover_the_images_are_refused_before_the_model_is_load
     check_object_lists(exactly(pairs), data, "prompt", TRAINING)
     with pytest.raises(UserError, match="6 of 6 prompts"):
         check_object_lists(exactly(pairs), pairs, "preference", TRAINING)
+
+
+def test_rows_that_cannot_be_read_are_told_with_those_that_have_no_list(
+    pairs: Path, pictures: list[Image.Image], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures[0].save(tmp_path / "kitchen.png")
+    rows = [
+        {"id": "a", "image": "kitchen.png", "prompt": "What?"},
+        {"id": "b", "image": "none.png", "prompt": "What?"},
+    ]
+    write_jsonl(tmp_path / "prompts.jsonl", rows)
+    write_jsonl(
+        tmp_path / "more.jsonl",
+        [{"id": "c", "image": "no.png", "prompt": "What?"}, {**rows[0], "id": "d"}],
+    )
+    training = replace(TRAINING, more_data=[tmp_path / "more.jsonl"])
+
+    def check() -> None:
+        check_object_lists(exactly(pairs), tmp_path / "prompts.jsonl", "prompt", training)
+
+    with pytest.raises(UserError, match="2 of 2 prompts have an image without an object list"):
+        check()
+    told = capsys.readouterr().out
+    assert "2 rows, images: none.png" in told and "prompts.jsonl line 2 (b)" in told
+    assert "2 rows, images: the judge has no object list" in told
+    write_json(pairs.parent / "objects.json", {"kitchen": ["cup"]})
+    with pytest.raises(UserError, match=r"prompts.jsonl: 1 of 2 rows cannot be used"):
+        check()
+    assert "2 rows, images: none.png" in capsys.readouterr().out
+
+
+def test_online_bdhs_has_room_for_the_longest_answers_that_it_learns(
+    policy: Policy, pictures: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 30 words and the end 31 tokens; the last try may have 8, doubled to 64, and its end."""
+    answer = " ".join(["cup"] * 30)
+    rows = [
+        {
+            "id": name,
+            "images": [pictures[0]],
+            "messages": [user_message("What?", images=1), assistant_message(text)],
+        }
+        for name, text in (("short", "A red cup."), ("long", answer))
+    ]
+    write_records(rows, tmp_path / "rows.parquet", "conversation")
+    training = replace(TRAINING, max_bad_fraction=0.5)
+
+    def read(training: Training) -> tuple[list[TrainingPrompt], TrainingRows]:
+        return read_training_prompts(
+            policy, tmp_path / "rows.parquet", "conversation", training, 8, learns_answers=True
+        )
+
+    prompts, found = read(training)
+    how = Rejecting(
+        BDHSSettings(similarity="edit"), Decoding(8, 1.0, 0, 8), load_similarity("edit")
+    )
+    maker = fresh.Maker(policy, prompts, Decoding(8, 1.0, 0, 8), how)
+    longest = fresh.longest_pairs(maker, found.groups)[1]
+    assert [len(ids) for ids in longest.response_ids] == [31, 65]
+    prompt = found.groups[1].prompt_tokens[0]
+    prompts, found = read(replace(training, max_length=prompt + 64))
+    assert [one.asked.id for one in prompts] == ["short"]
+    assert "response of 65 exceed" in found.skipped[0]["reason"]
+
+    said = {"rejected": [assistant_message(" ".join(["dog"] * 65))], "source": "{}"}
+    monkeypatch.setattr(fresh, "reject_answers", lambda *_: [said])
+    (row,) = maker([(0, 1)], 0)
+    assert (row["kind"], row["problem"]) == (
+        "no_pair", "the rejected answer has 65 tokens, more than 64",
+    )  # fmt: skip
 
 
 def test_many_pairs_that_are_not_learned_from_are_told_once(

@@ -136,7 +136,9 @@ def _attempt(
             keys = (source.id, iteration)
             cuts[index] = cut_sentences(source.text, how.cutting, keys, language)
             given = [(cut.prefix, cut.begun) for cut in cuts[index] if not cut.copied]
-        limit = whole_answer_limit(policy, source, how) if free else how.decoding.max_new_tokens
+        limit = how.decoding.max_new_tokens
+        if free:
+            limit = whole_answer_limit(policy, source.text, limit)
         by_limit.setdefault(limit, []).extend(
             (
                 index,

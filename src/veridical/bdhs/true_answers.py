@@ -136,14 +136,19 @@ def language_of(source: TrueAnswer, how: Rejecting) -> str:
     return guess_language(source.text, text_of(question))
 
 
-def whole_answer_limit(policy: Policy, source: TrueAnswer, how: Rejecting) -> int:
+def whole_answer_limit(policy: Policy, text: str, max_new_tokens: int) -> int:
     """How long an unguided answer may be, in tokens.
 
     At least twice the true answer's length, so that what is cut off does not know how to end; the
     limit of one completion, doubled until it is enough, so that few limits are in use.
+
+    Args:
+        policy: whose tokens are counted.
+        text: the true answer.
+        max_new_tokens: of one completion.
     """
-    ids = policy.processor.tokenizer(source.text, add_special_tokens=False)["input_ids"]
-    limit = how.decoding.max_new_tokens
+    ids = policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    limit = max_new_tokens
     while limit < 2 * len(ids):
         limit *= 2
     return limit

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with interruptions.terminable(), processes.one_voice(), files_as_asked():
+        with interruptions.terminable(), processes.one_voice(), bars_ended(), files_as_asked():
             run_command(given)
             sys.stdout.flush()
     except UserError as error:
@@ -66,6 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\nveridical: interrupted. {kept_by(given)}", file=sys.stderr)
         return INTERRUPTED_STATUS
     return 0
+
+
+@contextlib.contextmanager
+def bars_ended() -> Iterator[None]:
+    """Close the lines of progress that are open at the end, so that what follows is not on one."""
+    try:
+        yield
+    finally:
+        # A command without a bar need not wait for their library.
+        progress = sys.modules.get("veridical.runtime.progress")
+        if progress is not None:
+            progress.end_bars()
 
 
 def _output_is_closed() -> bool:

@@ -13,6 +13,7 @@ from veridical.models.processing import process
 from veridical.models.refused_rows import RefusedRowsError
 from veridical.models.rendering import Group
 from veridical.runtime import processes
+from veridical.runtime.full_memory import is_memory_full
 from veridical.runtime.progress import track
 
 CHECKED = 6
@@ -258,6 +259,8 @@ def _image_tokens(policy: Policy, size: tuple[int, int]) -> int:
         return int(count)
     # A private method of others' code, and nothing of ours.
     except Exception as error:
+        if is_memory_full(error):
+            raise
         raise CannotCountError(
             f"its processor fails to count the tokens of an image of {width} x {height} "
             f"({type(error).__name__}: {str(error)[:120]})"

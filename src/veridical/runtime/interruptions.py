@@ -65,6 +65,9 @@ def stop() -> None:
 def _on_signal(number: int, frame: FrameType | None) -> None:
     if _State.deferring and not _State.asked:
         _State.asked = True
-        print("SIGTERM: saving after this step.", flush=True)
+        # Here, as every command imports this module, and the library of bars takes a moment.
+        from veridical.runtime.progress import say
+
+        say("SIGTERM: saving after this step.")
     else:
         stop()

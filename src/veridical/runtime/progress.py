@@ -80,6 +80,15 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def end_bars() -> None:
+    """Close every line that is still open, before a command ends with a message of its own.
+
+    It would begin on such a line, and be followed by the line again when the interpreter ends.
+    """
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+
+
 def _interval() -> float:
     return 0.5 if sys.stderr.isatty() else 10.0
 

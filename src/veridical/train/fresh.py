@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from veridical.bdhs.algorithm import reject_answers
-from veridical.bdhs.true_answers import Rejecting, TrueAnswer
+from veridical.bdhs.true_answers import Rejecting, TrueAnswer, whole_answer_limit
 from veridical.data.messages import assistant_message, text_of
 from veridical.data.responses import Response
 from veridical.judges.judging import PairwiseJudge
@@ -160,7 +160,14 @@ class Maker:
                 asked_of = self.prompts[task[1]].asked
                 self.left_out.note({(asked_of.id, len(asked_of.images)): result["reason"]})
             elif "rejected" in result:
-                text = text_of(result["rejected"])
+                text, answer = text_of(result["rejected"]), self.prompts[task[1]].answer
+                limit = whole_answer_limit(self.policy, answer, self.decoding.max_new_tokens)
+                length = len(_token_ids(self.policy.processor.tokenizer, text))
+                if length > limit:
+                    # Of many sentences, each within its own limit; steps have no room for it.
+                    problem = f"the rejected answer has {length} tokens, more than {limit}"
+                    rows.append(self._row(task, kind="no_pair", problem=problem))
+                    continue
                 row = self._row(task, kind="bdhs", text=text, source=result["source"])
                 # The last try is kept as it comes, and may be the true answer again.
                 rows.append({**row, "kind": "tie"} if collapsed(self.group(row)) else row)
@@ -209,17 +216,15 @@ def longest_pairs(maker: Maker, prompts: Sequence[Group]) -> list[Group]:
     """
     tokenizer = maker.policy.processor.tokenizer
     words = [_token_ids(tokenizer, word)[-1] for word in ("Yes", "No")]
-    lengths = [len(group.response_ids[0]) for group in prompts]
-    if isinstance(maker.how, Rejecting):  # a true answer is learned whole
-        answers = [len(_token_ids(tokenizer, prompt.answer)) + 1 for prompt in maker.prompts]
-        lengths = list(map(max, lengths, answers))
+    lengths = [tuple(map(len, group.response_ids)) for group in prompts]
     # One tensor a length, as there may be a million prompts.
     pairs = {
-        length: tuple(torch.full((length,), word) for word in words) for length in set(lengths)
+        both: tuple(torch.full((length,), word) for length, word in zip(both, words, strict=True))
+        for both in set(lengths)
     }
     return [
-        dataclasses.replace(group, response_ids=pairs[length], sampled=True)
-        for group, length in zip(prompts, lengths, strict=True)
+        dataclasses.replace(group, response_ids=pairs[both], sampled=True)
+        for group, both in zip(prompts, lengths, strict=True)
     ]
 
 

@@ -11,12 +11,14 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 
-from veridical.bdhs.true_answers import TrueAnswer
+from veridical.bdhs.true_answers import TrueAnswer, whole_answer_limit
 from veridical.data.messages import Message, assistant_message, count_images, text_of
 from veridical.data.object_lists import read_objects
+from veridical.data.origins import place_in_words, row_origins, unread_rows
 from veridical.data.prompts import Prompt
+from veridical.data.record_refusals import refuse_bad_share
 from veridical.data.record_types import Branch, CheckedRow
-from veridical.data.records import read_records
+from veridical.data.records import RecordSet, read_records
 from veridical.judges.exact import listed_objects
 from veridical.judges.judging import Case
 from veridical.judges.named import Judging
@@ -24,10 +26,19 @@ from veridical.judges.spec import BY_OBJECTS
 from veridical.models.policy import Policy
 from veridical.models.prompt_texts import render_prompt
 from veridical.models.rendering import Group, RefusedRowError, render_group
+from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import counted, part_of
+from veridical.runtime.run_files import SkippedRow
 from veridical.train.loop.collapsed import refuse_collapsed
-from veridical.train.loop.rows import Images, TrainingRows, render_pair, render_rows
+from veridical.train.loop.rows import (
+    Images,
+    TrainingRows,
+    render_pair,
+    render_rows,
+    tell_all,
+    too_many,
+)
 from veridical.train.options import Training
 
 PromptKind = Literal["prompt", "conversation", "preference"]
@@ -72,32 +83,42 @@ def check_object_lists(judging: Judging, data: Path, kind: PromptKind, training:
         training: more files, where images are, and how many rows may be unusable.
 
     Raises:
-        UserError: more prompts than `--max-bad-fraction` allows have an image without a list.
+        UserError: more prompts than `--max-bad-fraction` allows have an image without a list, or
+            can't be read. All that is wrong with the rows is printed before.
     """
     if judging.kind not in BY_OBJECTS or judging.objects is None:
         return
     listed = read_objects(judging.objects)
-    total, without = 0, list[str]()
-    for path in (data, *(training.more_data or ())):
-        records = read_records(
-            path, kind, training.images_root, training.max_bad_fraction, tells=False
-        )
-        total += len(records.rows)
-        for number, id, names in zip(
-            records.numbers, records.ids, image_names(records.rows), strict=True
-        ):
-            if listed_objects(Case(Prompt(id, (), ()), (), names), listed) is None:
-                known = f", image {', '.join(names)}" if any(names) else ""
-                without.append(f"{path} row {number} ({id}{known})")
-    if without and len(without) > training.max_bad_fraction * total:
+    most = training.max_bad_fraction
+    read = [
+        read_records(path, kind, training.images_root, 1.0, tells=False)
+        for path in (data, *(training.more_data or ()))
+    ]
+    total = sum(len(records.rows) for records in read)
+    without = [row for records in read for row in _without_list(records, listed)]
+    unread = [row for records in read for row in unread_rows(records)]
+    lacking = len(without) > most * total
+    if unread and (lacking or too_many(read, unread, most)) and processes.is_first():
+        tell_all([*unread, *without])
+    if lacking:
         raise UserError(
             f"--judge {judging.kind}: "
             f"{part_of(len(without), total, 'prompts', 'has', 'have')} an image without an object "
-            f"list in {judging.objects}, more than --max-bad-fraction "
-            f"{training.max_bad_fraction:g} allows. The first is {without[0]}; the lists are of "
+            f"list in {judging.objects}, more than --max-bad-fraction {most:g} allows. The first "
+            f"is {place_in_words(without[0])}; the lists are of "
             f"{', '.join(list(listed)[:3])}{', ...' if len(listed) > 3 else ''}. A list is found "
             "by the image's file name without suffix, by its last number, or by the row's id."
         )
+    for records in read:
+        refuse_bad_share(records.file, kind, records.problems, records.total, most)
+
+
+def _without_list(records: RecordSet, listed: Mapping[str, Sequence[str]]) -> Iterator[SkippedRow]:
+    """The usable rows of a file that show an image without an object list."""
+    origins = row_origins(records)
+    for origin, id, names in zip(origins, records.ids, image_names(records.rows), strict=True):
+        if listed_objects(Case(Prompt(id, (), ()), (), names), listed) is None:
+            yield origin.left_out(id, "images", "the judge has no object list for its image")
 
 
 def image_names(rows: Dataset) -> Iterator[list[str]]:
@@ -127,7 +148,8 @@ def read_training_prompts(
         max_new_tokens: of a fresh response.
         learns_pairs: whether the records' own pairs are learned too; then a prompt whose pair
             can't be is listed.
-        learns_answers: whether a pair's answers are learned in another way, and have to fit too.
+        learns_answers: whether true answers are learned beside rejected ones made of them; then
+            both have to fit.
 
     Raises:
         UserError: as for `read_training_rows`.
@@ -161,18 +183,36 @@ def read_training_prompts(
             pair,
             tuple(images.names()),
         )
-        fitting = pair.response_ids if pair and (learns_pairs or learns_answers) else ()
-        longest = max(max_new_tokens, *map(len, fitting)) if fitting else max_new_tokens
-        room = torch.zeros(longest, dtype=torch.long)
+        longest = max(
+            [max_new_tokens, *map(len, pair.response_ids if pair and learns_pairs else ())]
+        )
+        lengths = (longest, longest)
+        if learns_answers:
+            lengths = _rejecting_lengths(policy, found[row["id"]], max_new_tokens)
+        rooms = tuple(torch.zeros(length, dtype=torch.long) for length in lengths)
         text = render_prompt(policy, prompt)
         own = pair.response_images if pair and learns_pairs else ()
-        return [Group(row["id"], pictures, text, ("", ""), (room, room), (False, False), own)]
+        return [Group(row["id"], pictures, text, ("", ""), rooms, (False, False), own)]
 
     rows = render_rows(policy, data, kind, training, render)
     if ignored:
         told = ", ".join(f"{name} ({counted(ignored[name], 'rows')})" for name in sorted(ignored))
         print(f"Not used, as the rows' own pairs are not learned: {told}.")
     return [found[group.id] for group in rows.groups], rows
+
+
+def _rejecting_lengths(
+    policy: Policy, prompt: TrainingPrompt, max_new_tokens: int
+) -> tuple[int, int]:
+    """Tokens of a true answer, and of the longest rejected one that is learned beside it."""
+    if not prompt.answer:
+        return max_new_tokens, max_new_tokens
+    asked, answer = prompt.asked, [assistant_message(prompt.answer)]
+    group = render_group(policy, asked.id, asked.images, asked.messages, [answer])
+    words = policy.processor.tokenizer(prompt.answer, add_special_tokens=False)["input_ids"]
+    whole = len(group.response_ids[0])
+    longest = whole_answer_limit(policy, prompt.answer, max_new_tokens)
+    return whole, longest + max(whole - len(words), 0)
 
 
 def _count_ignored(row: Mapping[str, object], ignored: dict[str, int]) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
 
 from veridical.judges.named import Judging
 from veridical.judges.symbolic import Symbolic
@@ -171,3 +173,19 @@ def test_a_missing_package_is_named_before_anything_is_loaded(
         train_dpo("nowhere", pairs, tmp_path / "o",
                   training=replace(TRAINING, report_to=["trackio"]))  # fmt: skip
     assert not (tmp_path / "o").exists()
+
+
+def test_trackers_open_before_the_line_with_the_steps(
+    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_bars: list[list[Any]] = []
+
+    class Tracker(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *_: object, **__: object) -> None:
+            open_bars.append([bar for bar in tqdm._instances if bar.desc == "training: "])
+
+    monkeypatch.setattr(reporting, "get_reporting_integration_callbacks", lambda _: [Tracker])
+    training = replace(TRAINING, max_steps=1, held_out=0.0, report_to=["tensorboard"])
+    monkeypatch.setattr(reporting, "check_trackers", lambda _: None)
+    train_dpo(saved, pairs, tmp_path / "dpo", training=training)
+    assert open_bars == [[]]

@@ -188,7 +188,7 @@ def test_what_training_changed_is_the_same_figure_however_it_is_found(
 
 
 def test_a_finished_run_that_is_saved_again_leaves_nothing_of_before(
-    saved: str, pairs: Path, tmp_path: Path
+    saved: str, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     training = replace(COMMON, dtype="bfloat16", max_steps=1)
@@ -200,8 +200,12 @@ def test_a_finished_run_that_is_saved_again_leaves_nothing_of_before(
     write_json(out / "run.json", record)
     train_dpo(saved, pairs, out, training=replace(training, resume=True))
     assert not (out / "model" / "model-00001-of-00002.safetensors").exists()
+    assert "is removed" not in capsys.readouterr().out
     train_dpo(saved, pairs, out, training=replace(training, resume=True, save_merged=False))
     assert not (out / "model").exists() and not (out / "rounding.json").exists()
+    assert (
+        f"{out / 'model'} was saved by an earlier attempt and is removed" in capsys.readouterr().out
+    )
     assert (out / "adapter" / "adapter_model.safetensors").is_file()
 
 

@@ -165,9 +165,8 @@ class Check:
         every = {image: why for own in processes.gather(self.refused) for image, why in own.items()}
         self.refused.clear()
         if every and processes.is_first():
-            print(f"  {len(every)} of the checked images are not counted:")
-            for image, why in sorted(every.items()):
-                print(f"    {image}: {why}")
+            told = [f"    {image}: {why}" for image, why in sorted(every.items())]
+            say("\n".join([f"  {len(every)} of the checked images are not counted:", *told]))
 
 
 def check_checking(training: Training, command: str) -> dict[str, Path]:

@@ -23,7 +23,7 @@ from veridical.models.rendering import Group
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_jsonl
-from veridical.runtime.progress import counted, part_of
+from veridical.runtime.progress import counted, part_of, say
 from veridical.runtime.run_files import SkippedRow
 from veridical.train.loop.rows import TrainingRows
 from veridical.train.loop.stopping import CHECKED
@@ -122,7 +122,7 @@ class LeftOut:
             )
         what = "row is" if len(new) == 1 else "rows are"
         one = self._late(*next(iter(new.items())))
-        print(
+        say(
             f"{len(new)} more {what} left out; {self.path} says which and why. The first is "
             f"{place_in_words(one)}: {one['reason']}."
         )
@@ -145,7 +145,7 @@ class LeftOut:
                 "--seed), set --held-out 0, or choose by --check-images."
             )
         if not self.told:
-            print(f"The processor refuses {what}: their figures are null. {selected} decides.")
+            say(f"The processor refuses {what}: their figures are null. {selected} decides.")
         self.told = True
 
     def lay_out(

@@ -172,9 +172,9 @@ def render_rows(
     # A conversation may be learned in several groups.
     left = {group.id for group in groups}
     cut = sum(sum(group.cut) for group in groups)
-    if not left or _too_many(read, skipped, max_bad_fraction):
+    if not left or too_many(read, skipped, max_bad_fraction):
         shortened = [origins[g.id].left_out(g.id, "", "") for g in groups if any(g.cut)]
-        _tell_all(skipped, shortened, cut)
+        tell_all(skipped, shortened, cut)
         for one in read:
             refuse_bad_share(one.file, kind, one.problems, one.total, max_bad_fraction)
         _refuse(data, skipped, total, max_bad_fraction, len(left))
@@ -318,7 +318,7 @@ def _own_limit(policy: Policy) -> int | None:
     return int(limit) if limit else None
 
 
-def _too_many(
+def too_many(
     read: Sequence[RecordSet], skipped: Sequence[SkippedRow], max_bad_fraction: float
 ) -> bool:
     """Whether more rows are left out than may be: of all, or unread ones of a single file."""
@@ -327,7 +327,9 @@ def _too_many(
     return unread or len(skipped) > max_bad_fraction * total
 
 
-def _tell_all(skipped: Sequence[SkippedRow], shortened: Sequence[SkippedRow], cut: int) -> None:
+def tell_all(
+    skipped: Sequence[SkippedRow], shortened: Sequence[SkippedRow] = (), cut: int = 0
+) -> None:
     """Print what is wrong with all rows, so that they can be corrected at once."""
     for line in ("What is wrong with the rows:", *kinds_in_words(skipped)):
         print(line)

@@ -109,8 +109,10 @@ def run_trainer(
         if not training.extend and processes.is_first():
             tell_resumption(done, steps)
     epochs = Epochs(len(train), training.rows_a_step())
-    callbacks = [epochs, RunLog(out / "log.jsonl"), Steps(), LastStep(), Manifests(), *more]
-    callbacks += _on_the_way(policy, training, arguments, train, held_out, out)
+    # Trackers print as they open, which is before the line with the steps is drawn.
+    callbacks = [epochs, *_reports(policy, training, arguments, out), RunLog(out / "log.jsonl")]
+    callbacks += [Steps(), LastStep(), Manifests(), *more]
+    callbacks += _on_the_way(policy, training, train, held_out, out)
     require_same_start(task.scorer)
     trainer = GroupTrainer(
         policy, task, arguments, train, held_out, callbacks, training.projector_learning_rate
@@ -150,18 +152,23 @@ def _arguments(
     return arguments
 
 
+def _reports(
+    policy: Policy, training: Training, arguments: TrainingArguments, out: Path
+) -> list[TrainerCallback]:
+    if not training.report_to:
+        return []
+    return [Report(Trackers(training.report_to, out, arguments), policy.core)]
+
+
 def _on_the_way(
     policy: Policy,
     training: Training,
-    arguments: TrainingArguments,
     train: Items,
     held_out: Items | None,
     out: Path,
 ) -> list[TrainerCallback]:
-    """What is asked for by options: trackers, answers shown, early stopping."""
+    """What is asked for by options: answers shown, early stopping."""
     callbacks: list[TrainerCallback] = []
-    if training.report_to:
-        callbacks.append(Report(Trackers(training.report_to, out, arguments), policy.core))
     if training.show_every is not None:
         shown = _shown(policy, train, held_out)
         callbacks.append(ShowAnswers(policy, shown, training.show_every, out))

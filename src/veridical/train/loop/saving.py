@@ -30,6 +30,10 @@ from veridical.train.options import SaveDtype, Training
 
 SAVED = ("model", "adapter", ROUNDING)
 """What a training saves at its end, beside its record and card."""
+OLD_MODEL = (
+    "{} was saved by an earlier attempt and is removed: only the adapter is saved now. Set "
+    "--save-merged true to have it written again."
+)
 
 
 def save_result(
@@ -71,6 +75,8 @@ def save_result(
             written.append("adapter")
         adapter_alone = in_four_bits(policy) or not (training.save_merged or from_adapter)
         if isinstance(policy.model, PeftModel) and adapter_alone:
+            if (out / "model").exists():
+                print(OLD_MODEL.format(out / "model"))
             return written
         _save_model(policy, training.save_dtype, fresh, measure)
         said = keep_skipped(policy.skipped, weight_files(name), fresh / "model")
