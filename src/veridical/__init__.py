@@ -7,8 +7,9 @@ names inside the package are private: they may change without notice.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
+
+from veridical.runtime.versions import own_version
 
 if TYPE_CHECKING:
     from veridical.bdhs.settings import BDHSSettings
@@ -253,7 +254,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562)."""
     if name == "__version__":
-        return importlib.metadata.version("veridical")
+        return own_version()
     if name not in _HOME_OF:
         raise AttributeError(f"module 'veridical' has no attribute {name!r}")
     found = getattr(importlib.import_module(f"veridical.{_HOME_OF[name]}"), name)

@@ -22,7 +22,7 @@ from veridical.models import batching, prefix_masks
 from veridical.models.batching import Batch, collate, row_batch
 from veridical.models.logprobs import response_logps
 from veridical.models.masked_prompts import masked_prompt_batch
-from veridical.models.policy import Policy
+from veridical.models.policy import Policy, takes_features
 from veridical.models.rendering import Group
 from veridical.models.reward_model import new_head
 from veridical.models.token_scores import token_scores, token_values
@@ -108,6 +108,9 @@ def test_the_masking_probe_finds_lost_positions(
     family: Family, tried: Tried, requests: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusal = masking_refusal(tried.policy, requests[0])
+    if refusal is not None and "this Transformers" in refusal:
+        assert not takes_features(tried.policy.core)
+        pytest.skip(refusal)
     assert (refusal is None) == (family.masks is None), refusal
     if refusal is not None:
         return

@@ -11,7 +11,7 @@ from torch import Tensor
 from veridical.checks.controls import HALF_MARGIN, blind, excess, other_kernel, rms
 from veridical.data.images import ImageLike
 from veridical.models.masked_prompts import EncodedImages, encode_prompts, masked_prompt_batch
-from veridical.models.policy import Policy, image_features, image_token_id
+from veridical.models.policy import Policy, image_features, image_token_id, takes_features
 from veridical.models.positions import special_layers, token_positions, vision_inputs
 from veridical.models.precision import dtype_name, exact, working_dtype
 from veridical.models.processing import process
@@ -44,6 +44,10 @@ def masking_refusal(policy: Policy, request: Request) -> str | None:
         return f"it has layers for which dropping tokens is not masking them ({layers})"
     text = render_prompt(policy, request.prompt.messages)
     seeing = replace(policy, vision=None)
+    if not takes_features(policy.core):
+        encoded = encode_prompts(seeing, [request.prompt.images], [text])
+        if encoded[0].deeper:
+            return "its image encoder feeds several layers, which this Transformers can't be given"
     with exact(seeing, together=True) as precise:
         if precise is None:
             reason = _by_noise(_Trial.of(seeing, request.prompt.images, text))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import importlib.metadata
 import itertools
 import os
 import re
@@ -20,6 +19,7 @@ from veridical.runtime import interruptions, processes
 from veridical.runtime.errors import FindingsError, UserError
 from veridical.runtime.files import FULL, full_disk
 from veridical.runtime.local_code import import_file, take_imports
+from veridical.runtime.versions import own_version
 
 USER_ERROR_STATUS = 2
 FAILED_STATUS = 1
@@ -146,7 +146,7 @@ def run_command(arguments: list[str]) -> None:
         print(overview(COMMANDS))
         return
     if arguments[0] == "--version":
-        print(f"veridical {importlib.metadata.version('veridical')}")
+        print(f"veridical {own_version()}")
         return
     name = find_command(arguments)
     if name is None:

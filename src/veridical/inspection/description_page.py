@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from veridical.inspection.facts import Fact
+from veridical.runtime.versions import own_version
 
 if TYPE_CHECKING:
     from veridical.inspection.length_bias import FieldValue
@@ -100,7 +100,7 @@ def page_of(sets: Sequence[DescribedSet], between: Sequence[Fact]) -> Page:
         sections=list(_sections(sets)),
         between=[FactRow(fact.label, [_cell("all sets", fact)]) for fact in between],
         parts=[(one.name, one.parts) for one in sets if one.parts],
-        version=importlib.metadata.version("veridical"),
+        version=own_version(),
     )
 
 

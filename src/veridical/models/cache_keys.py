@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from veridical.models.policy import Policy, in_four_bits
 from veridical.models.precision import mixing
 from veridical.runtime.cache import Cache, digest
 from veridical.runtime.fingerprint import Fingerprint, fingerprint
+from veridical.runtime.versions import version_of
 
 LIBRARIES = ("veridical", "torch", "transformers")
 
@@ -55,7 +55,7 @@ def processor_hash(policy: Policy) -> str:
 
 def surroundings(policy: Policy) -> list[str]:
     """What else moves a forward's digits: libraries, dtype, bits, kind of device, attention."""
-    versions = [f"{name} {_version(name)}" for name in LIBRARIES]
+    versions = [f"{name} {version_of(name) or 'not installed'}" for name in LIBRARIES]
     config = policy.core.config
     attention = str(getattr(config, "_attn_implementation", None))
     bits = "four bits" if in_four_bits(policy) else "as loaded"
@@ -69,10 +69,3 @@ def surroundings(policy: Policy) -> list[str]:
 def _plain(configuration: dict[str, object]) -> str:
     kept = {name: value for name, value in configuration.items() if name != "_name_or_path"}
     return json.dumps(kept, sort_keys=True, default=str)
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -163,6 +164,14 @@ def placeholder_token_ids(config: PretrainedConfig) -> set[int]:
                 i for i in (value if isinstance(value, list) else [value]) if i is not None
             )
     return found
+
+
+def takes_features(core: PreTrainedModel) -> bool:
+    """Whether the model can be given image features in place of pixels.
+
+    Transformers passes them as `mm_encoder_outputs`; its older versions ignore that argument.
+    """
+    return "mm_encoder_outputs" in inspect.signature(core.model.forward).parameters
 
 
 def image_features(

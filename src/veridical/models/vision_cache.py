@@ -12,7 +12,6 @@ The model gets the features by the door that Transformers has for them, `mm_enco
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from veridical.data.images import ImageLike, image_bytes_key, image_key
 from veridical.data.records import user_message
 from veridical.models.cache_keys import processor_hash, surroundings, tensors_hash
 from veridical.models.decoder_inputs import decoder_inputs
-from veridical.models.policy import Policy, image_features, image_token_id
+from veridical.models.policy import Policy, image_features, image_token_id, takes_features
 from veridical.models.positions import TOKEN_INPUTS, vision_inputs
 from veridical.models.processing import process
 from veridical.models.prompt_texts import render_prompt
@@ -63,7 +62,7 @@ class VisionCache:
         self.cache, self.trains_projector = cache, trains_projector
         if cache.folder is None:
             raise UserError("--vision-cache needs a folder to keep features in; drop --cache none.")
-        if "mm_encoder_outputs" not in inspect.signature(policy.core.model.forward).parameters:
+        if not takes_features(policy.core):
             raise UserError(
                 f"{type(policy.core).__name__} takes no image features in this version of "
                 "Transformers, so they can't be kept. Leave --vision-cache off."

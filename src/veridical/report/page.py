@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from veridical.report.steps import Step, steps
 from veridical.report.wording import ARMS, count_of, joined, scientific, show
 from veridical.runtime.json_types import JsonObject
 from veridical.runtime.pages import refuse_other_file, write_page
+from veridical.runtime.versions import own_version
 
 # What every page has in it, and no other file.
 KICKER = '<p class="kicker">Veridical report'
@@ -117,7 +117,7 @@ def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, object]:
         "pairs_open": PAIRS_OPEN,
         "steps": [_step(step) for step in steps(parts)],
         "steps_open": STEPS_OPEN,
-        "version": importlib.metadata.version("veridical"),
+        "version": own_version(),
         "sources": [str(run) for run in runs],
     }
 

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import enum
 import functools
-import importlib.metadata
 import math
 import os
 import platform
@@ -33,6 +32,7 @@ from veridical.runtime.options import by_option
 from veridical.runtime.rendering_record import forget_variables, freeze_time, noted_variables
 from veridical.runtime.run_folders import claim_folder, written_files
 from veridical.runtime.run_record import RECORD, read_fields, this_process
+from veridical.runtime.versions import version_of
 
 if TYPE_CHECKING:
     from veridical.runtime.fingerprint import Fingerprint
@@ -273,10 +273,7 @@ def _versions() -> Mapping[str, str | None]:
     # Once for all runs of a process: what it imports stays as it is.
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
+        versions[package] = version_of(package)
     return versions
 
 

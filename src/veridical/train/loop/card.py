@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from veridical.runtime import processes
 from veridical.runtime.files import write_text_atomic
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import Run
+from veridical.runtime.versions import own_version
 from veridical.train.loop.stopping import CHECKED, improves, in_words
 
 SHOWN = (
@@ -74,7 +74,7 @@ def write_cards(
     model = str(configuration["model"])
     text = f"""# {Path(model).name}, {method}
 
-Made by Veridical {importlib.metadata.version("veridical")} from `{model}` with
+Made by Veridical {own_version()} from `{model}` with
 {counts} of {_files(configuration)}: {finished["steps"]} steps in
 {finished["train_seconds"]:.0f} seconds{_best(finished)}.
 
