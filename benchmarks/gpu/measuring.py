@@ -47,6 +47,7 @@ class Settings:
         tiny: small models, to see whether everything runs.
         seconds: that the part may take, its imports included.
         out: the JSON file for its figures.
+        quick: the first model and picture size alone.
         rate: measured floating-point operations a second of a matrix product, or None.
         began: when it was started, in seconds since 1970.
     """
@@ -56,6 +57,7 @@ class Settings:
     tiny: bool
     seconds: float
     out: str
+    quick: bool = False
     rate: float | None = None
     began: float = field(default_factory=time.time)
 

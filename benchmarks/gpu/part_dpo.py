@@ -87,7 +87,7 @@ class Block:
 
 def measure_dpo(settings: Settings, figures: Figures) -> None:
     """All blocks, each with an equal part of what time is left."""
-    blocks = blocks_of(settings.tiny)
+    blocks = blocks_of(settings)
     if not installed("trl"):
         figures.note("TRL's side is left out: trl is not installed")
         blocks = [block for block in blocks if block.side != "trl"]
@@ -113,13 +113,13 @@ def measure_dpo(settings: Settings, figures: Figures) -> None:
         free_memory()
 
 
-def blocks_of(tiny: bool) -> list[Block]:
+def blocks_of(settings: Settings) -> list[Block]:
     """Both sides in turn, the common image size before the large one."""
-    sizes = (4, 10, 6) if tiny else (128, 60, 119)
+    sizes = (4, 10, 6) if settings.tiny else (128, 60, 119)
     return [
         Block(side, shape, tokens, *sizes)
-        for tokens in image_tokens_of(tiny)
-        for shape in shapes_of(tiny)
+        for tokens in image_tokens_of(settings)
+        for shape in shapes_of(settings)
         for side in ("veridical", "trl")
     ]
 

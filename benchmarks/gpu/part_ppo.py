@@ -57,13 +57,13 @@ taken of the policy and the reference while gathering, and of the policy again w
 
 def measure_ppo(settings: Settings, figures: Figures) -> None:
     """A step at each shape, the second of two."""
-    for shape in shapes_of(settings.tiny):
+    for shape in shapes_of(settings):
         reason = missing(shape)
         if reason:
             figures.note(reason)
             continue
         needs = 1.0 if settings.tiny else 12.0
-        label = {"shape": shape.name, "image_tokens": image_tokens_of(settings.tiny)[0]}
+        label = {"shape": shape.name, "image_tokens": image_tokens_of(settings)[0]}
         if needs > figures.left():
             figures.skip(label, needs, figures.left())
             continue
@@ -80,8 +80,8 @@ def step(settings: Settings, shape: Shape, parts: list[dict[str, Any]]) -> dict[
     """Two steps; what the second took, and its parts by name."""
     tiny = settings.tiny
     prompts, new_tokens, rank = (2, 6, 4) if tiny else (16, 64, 128)
-    start = build(shape, image_tokens_of(tiny)[0], settings.device, settings.dtype)
-    asked = prompts_of(shape, image_tokens_of(tiny)[0], prompts)
+    start = build(shape, image_tokens_of(settings)[0], settings.device, settings.dtype)
+    asked = prompts_of(shape, image_tokens_of(settings)[0], prompts)
     training = Training(
         learning_rate=1e-5, max_steps=2, batch_size=2 if tiny else 4, accumulation=1, held_out=0.0,
         evaluations=1, lora_rank=rank, lora_alpha=2 * rank, cache="none", dtype="bfloat16",

@@ -51,7 +51,7 @@ VLLM_SECONDS = 75.0
 def measure_sampling(settings: Settings, figures: Figures) -> None:
     """Decoding for each vocabulary, BDHS for each size of picture, vLLM at the end."""
     shapes = []
-    for shape in shapes_of(settings.tiny):
+    for shape in shapes_of(settings):
         reason = missing(shape)
         if reason:
             figures.note(reason)
@@ -63,7 +63,7 @@ def measure_sampling(settings: Settings, figures: Figures) -> None:
     ]
     blocks += [
         lambda end, tokens=tokens: bdhs(settings, figures, shapes[0], tokens)  # type: ignore[misc]
-        for tokens in image_tokens_of(settings.tiny)
+        for tokens in image_tokens_of(settings)
     ]
     for number, block in enumerate(blocks):
         # What is heavy comes first and gets the more: two shares each, one for BDHS.
@@ -88,7 +88,7 @@ def batches_of(tiny: bool) -> tuple[int, ...]:
 
 def decode(settings: Settings, figures: Figures, shape: Shape, end: float) -> None:
     """Every way to sample from one model, for every batch."""
-    image_tokens = image_tokens_of(settings.tiny)[0]
+    image_tokens = image_tokens_of(settings)[0]
     policy = build(shape, image_tokens, settings.device, settings.dtype)
     # An end token, one word of all, would end a row of random words too soon for `generate` only.
     policy.model.generation_config.eos_token_id = None

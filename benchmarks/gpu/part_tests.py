@@ -13,7 +13,7 @@ from measuring import ROOT, Figures, Settings, installed, run_part
 
 RESERVE = 3.0
 """Seconds that the last test may still take."""
-PROCESSES = min(10, os.cpu_count() or 1)
+PROCESSES = min(16, os.cpu_count() or 1)
 """Beside each other on a card, where pytest-xdist is installed: tiny models leave it idle."""
 
 
@@ -59,6 +59,7 @@ def measure_tests(settings: Settings, figures: Figures) -> None:
     ]  # fmt: skip
     if settings.device == "cuda" and installed("xdist"):
         arguments += ["-n", str(PROCESSES)]
+        os.environ["OMP_NUM_THREADS"] = "1"  # the CPU's side: a core for each process
     if os.environ.get("VERIDICAL_TORCHVISION"):
         arguments += ["-p", "torchvision_beside"]
     status = pytest.main(arguments, plugins=[outcomes])

@@ -1,6 +1,6 @@
 """Correctness, speed and memory on one card: the parts one by one, each in its own process.
 
-    python benchmarks/gpu/run.py [--tiny] [--minutes 9] [--parts rate tests dpo sampling ppo]
+    python benchmarks/gpu/run.py [--tiny] [--quick] [--minutes 9] [--parts rate tests dpo ...]
 
 Needs nothing but Python with PyTorch, Transformers and what `requirements.txt` beside this file
 lists; no network, no installed package of ours. Each part writes its figures to
@@ -57,6 +57,7 @@ def main() -> int:
     """Run the parts; returns 1 if one failed."""
     parser = argparse.ArgumentParser(description="Veridical on one GPU.")
     parser.add_argument("--tiny", action="store_true", help="small models: does everything run?")
+    parser.add_argument("--quick", action="store_true", help="one model, one picture size")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
     parser.add_argument("--minutes", type=float, help="for all parts (9; 4 with small models)")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
@@ -76,7 +77,7 @@ def main() -> int:
         shares = [PARTS[other].share for other in given.parts[number:]]
         seconds = max(0.0, end - time.monotonic()) * shares[0] / sum(shares)
         out = given.out.resolve() / f"{name}.json"
-        settings = Settings(name, device, tiny, seconds, str(out), _rate(given.out))
+        settings = Settings(name, device, tiny, seconds, str(out), given.quick, _rate(given.out))
         print(f"\n== {name}: {PARTS[name].what} (at most {seconds:.0f} s)", flush=True)
         content = run_part_alone(HERE / PARTS[name].script, settings)
         print_part(content)

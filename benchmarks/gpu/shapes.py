@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import measuring  # noqa: F401 - it says where modules are
+import measuring  # it says where modules are
 import numpy as np
 import torch
 import transformers
@@ -84,14 +84,16 @@ TINY_SHAPES = (
 )  # fmt: skip
 
 
-def shapes_of(tiny: bool) -> tuple[Shape, ...]:
+def shapes_of(settings: measuring.Settings) -> tuple[Shape, ...]:
     """The models that a part takes."""
-    return TINY_SHAPES if tiny else SHAPES
+    shapes = TINY_SHAPES if settings.tiny else SHAPES
+    return shapes[:1] if settings.quick else shapes
 
 
-def image_tokens_of(tiny: bool) -> tuple[int, ...]:
+def image_tokens_of(settings: measuring.Settings) -> tuple[int, ...]:
     """Image tokens of a picture: LLaVA's pictures are square, so 2,916 stand for 2,900."""
-    return (16, 36) if tiny else (576, 2916)
+    sizes = (16, 36) if settings.tiny else (576, 2916)
+    return sizes[:1] if settings.quick else sizes
 
 
 def missing(shape: Shape) -> str:

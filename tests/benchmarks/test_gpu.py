@@ -185,10 +185,12 @@ def test_operations_are_those_that_pytorch_counts(modules: Any) -> None:
     assert adapted == flops.adapter_weights(shape, 4)
 
 
-def test_pairs_have_the_lengths_that_the_dry_run_orders_them_by(modules: Any) -> None:
+def test_pairs_have_the_lengths_that_the_dry_run_orders_them_by(
+    modules: Any, tmp_path: Path
+) -> None:
     part, shapes = modules("part_dpo"), modules("shapes")
     policy = shapes.build(shapes.TINY_SHAPES[0], 16, "cpu", torch.float32)
-    groups = part.groups_of(policy, part.blocks_of(True)[0], 2)
+    groups = part.groups_of(policy, part.blocks_of(settings(modules, tmp_path))[0], 2)
     assert len(groups) == 2
     for group in groups:
         rows, width = modules("veridical.models.batching").layout_shape(group, False)
