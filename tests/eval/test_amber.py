@@ -181,7 +181,7 @@ def test_missing_packages_and_data_are_named(
         nouns_of("A dog.", lower=True)
     for name in ("nltk", "spacy"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=r"need NLTK.*veridical\[amber\]"):
+    with pytest.raises(UserError, match=r"need NLTK.*veridical\[text\]"):
         nouns_of("A dog.", lower=True)
     with pytest.raises(UserError, match=r"need spaCy.*en_core_web_lg"):
         open_vectors("en_core_web_lg")

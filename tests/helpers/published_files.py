@@ -177,6 +177,19 @@ def multimodal_rewardbench(folder: Path) -> None:
     write(folder / "replies.json", [{"question_id": i, "reply": "Better: 1"} for i in ids])
 
 
+SYNONYMS = "person, girl, man\ndog, puppy\ntraffic light, stoplight\ndining table, table\n"
+
+
+def object_halbench(folder: Path) -> None:
+    """Three images: of a person with a dog, of a dog, and of a table."""
+    rows = [{"image_id": n, "question": f"Describe image {n}."} for n in (7, 8, 9)]
+    write(folder / "obj_halbench.jsonl", rows)
+    # Lines of words, under the suffix that all these files have.
+    (folder / "synonyms.json").write_text(SYNONYMS, encoding="utf-8")
+    lists = {"7": ["person", "dog"], "8": ["dog"], "COCO_val2014_000000000009": ["dining table"]}
+    write(folder / "objects.json", lists)
+
+
 @dataclass(frozen=True)
 class Published:
     """A benchmark's files.
@@ -201,6 +214,10 @@ PUBLISHED: Mapping[str, Published] = {
     "hallusionbench": Published(
         hallusionbench, "HallusionBench.json",
         [f"{row[0]}/{row[1]}/{row[3]}_{row[4]}_{row[5]}" for row in HALLUSION_ROWS],
+    ),
+    "object_halbench": Published(
+        object_halbench, "obj_halbench.jsonl", ["7", "8", "9"],
+        ["--synonyms", "{object_halbench_synonyms}", "--objects", "{object_halbench_objects}"],
     ),
     "mmhal": Published(mmhal, "template.json", ["0", "1", "2"], ["--judge", "local:embedded"]),
     "mmvet": Published(

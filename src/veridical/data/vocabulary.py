@@ -196,6 +196,16 @@ def _from_chair(content: Mapping[str, Any], path: Path) -> Vocabulary:
     single, double = content["inverse_synonym_dict"], content.get("double_word_dict", {})
     if not _is_text_map(single) or not _is_text_map(double):
         raise UserError(f"{path}: CHAIR's dictionaries must map text to text.")
+    return vocabulary_of_tables(single, double)
+
+
+def vocabulary_of_tables(single: Mapping[str, str], double: Mapping[str, str]) -> Vocabulary:
+    """A vocabulary from CHAIR's tables.
+
+    Args:
+        single: word or phrase to the object that it names.
+        double: phrase to what it is read as, a word of `single` or none.
+    """
     names = {" ".join(_split(surface)): name for surface, name in single.items()}
     forms = {_split(surface): name for surface, name in names.items()}
     # A phrase that is read as something outside the vocabulary ("train track") hides its words.

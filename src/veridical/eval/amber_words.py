@@ -14,12 +14,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from veridical.eval.english import (
+    needing_data,
+    nltk_version,
+    open_nltk,
+    open_pipeline,
+    pipeline_version,
+)
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import check_file, hash_file
 from veridical.scoring.amber_rules import Similar
 
 NLTK_DATA = ("punkt_tab", "averaged_perceptron_tagger_eng", "wordnet")
-EXTRA = "install veridical[amber]"
+WHO = "AMBER's descriptions"
 
 
 @dataclass(frozen=True)
@@ -47,31 +54,11 @@ def nouns_of(text: str, lower: bool) -> list[str]:
     Raises:
         UserError: NLTK or its data are not installed.
     """
-    try:
-        import nltk
-        from nltk.stem import WordNetLemmatizer
-    except ImportError as error:
-        raise UserError(f"AMBER's descriptions need NLTK, which finds their nouns: {EXTRA}.") from (
-            error
-        )
-    lemmatizer = WordNetLemmatizer()
-    try:
+    nltk, lemmatizer = open_nltk(WHO)
+    with needing_data(WHO, NLTK_DATA):
         tagged = nltk.pos_tag(nltk.word_tokenize(text))
         nouns = [word for word, tag in tagged if tag.startswith("NN")]
         return [lemmatizer.lemmatize(word.lower() if lower else word) for word in nouns]
-    except LookupError as error:
-        names = " ".join(NLTK_DATA)
-        raise UserError(
-            "AMBER's descriptions need NLTK's data, and some of it is not installed. Run "
-            f"python -m nltk.downloader {names}"
-        ) from error
-
-
-def nltk_version() -> str:
-    """Which NLTK finds the nouns."""
-    import nltk
-
-    return f"NLTK {nltk.__version__}, {', '.join(NLTK_DATA)}"
 
 
 def open_vectors(source: str) -> Vectors:
@@ -117,19 +104,10 @@ def _cosine(one: NDArray[np.float64] | None, other: NDArray[np.float64] | None) 
 
 
 def _open_pipeline(name: str) -> Vectors:
-    try:
-        import spacy
-    except ImportError as error:
-        raise UserError(
-            f"AMBER's descriptions need spaCy, which reads the word vectors {name}: {EXTRA}."
-        ) from error
-    try:
-        pipeline = spacy.load(name)
-    except OSError as error:
-        raise UserError(
-            f"spaCy's {name} is not installed; AMBER's rule is defined by its word vectors. Run "
-            f"python -m spacy download {name}, or name others by --vectors: figures will differ."
-        ) from error
+    spacy, pipeline = open_pipeline(
+        name, WHO, "AMBER's rule is defined by its word vectors",
+        "or name others by --vectors: figures will differ",
+    )  # fmt: skip
     if not pipeline.vocab.vectors_length:
         raise UserError(
             f"spaCy's {name} has no word vectors, which AMBER's rule compares. Give en_core_web_lg."
@@ -138,14 +116,12 @@ def _open_pipeline(name: str) -> Vectors:
     def similar(one: str, other: str) -> float:
         return float(pipeline.make_doc(one).similarity(pipeline.make_doc(other)))
 
-    about = pipeline.meta
-    version = f"{about['lang']}_{about['name']} {about['version']}"
-    return Vectors(lru_cache(None)(similar), f"spaCy {spacy.__version__}, {version}")
+    return Vectors(lru_cache(None)(similar), pipeline_version(spacy, pipeline))
 
 
 def words_used(vectors: Vectors) -> dict[str, str]:
     """What the nouns were found and compared with, for `scores.json`."""
-    return {"nouns": nltk_version(), "vectors": vectors.name}
+    return {"nouns": nltk_version(NLTK_DATA), "vectors": vectors.name}
 
 
 def find_nouns(texts: Sequence[str], lower: bool) -> list[list[str]]:

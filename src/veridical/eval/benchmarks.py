@@ -33,6 +33,11 @@ BENCHMARKS = {
         "veridical.eval.amber",
         "Score descriptions and yes/no answers on objects, attributes and relations (AMBER).",
     ),
+    "object_halbench": Line(
+        "veridical.eval.object_halbench",
+        "Score descriptions by word lists, or by a judge that lists their objects "
+        "(Object HalBench).",
+    ),
     "dash_b": Line(
         "veridical.eval.dash_b",
         "Score yes/no answers on objects that images only seem to show (DASH-B).",
