@@ -374,8 +374,9 @@ def given_replies(paths: Sequence[Path], ids: Sequence[str], order_told: bool = 
     if wrong:
         id = wrong[0]
         raise UserError(
-            f"--replies has {len(waiting[id])} replies to question {id}, and {wanted[id]} "
-            f"are needed ({len(wrong)} such questions). Give one for each question to the judge."
+            f"--replies ({', '.join(map(str, paths))}) has {len(waiting[id])} replies to question "
+            f"{id}, and {wanted[id]} are needed ({len(wrong)} such questions). Give one for each "
+            "question to the judge."
         )
     in_order = {id: iter(sorted(own.items())) for id, own in waiting.items()}
     found = [next(in_order[id])[1] for id in ids]

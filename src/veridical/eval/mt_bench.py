@@ -120,7 +120,7 @@ def read_mt_bench(path: Path, references: Path | None) -> list[PublishedQuestion
     Raises:
         UserError: a row is of another form.
     """
-    known = {} if references is None else dict(map(_reference, _objects(references)))
+    known = {} if references is None else read_references(references)
     found = []
     for number, row in enumerate(_objects(path), start=1):
         place, turns = f"{path}, row {number}", row.get("turns")
@@ -135,8 +135,19 @@ def read_mt_bench(path: Path, references: Path | None) -> list[PublishedQuestion
     return found
 
 
-def _reference(row: Mapping[str, Any]) -> tuple[str, list[str]]:
-    return str(row.get("question_id")), _turns_of(row)
+def read_references(path: Path) -> dict[str, list[str]]:
+    """The reference answers to both turns, by question.
+
+    Raises:
+        UserError: a row is of another form.
+    """
+    found = {}
+    for number, row in enumerate(_objects(path), start=1):
+        turns = _turns_of(row)
+        if row.get("question_id") is None or not turns:
+            raise UserError(f"{path}, row {number}: needs question_id and choices of two turns.")
+        found[str(row["question_id"])] = turns
+    return found
 
 
 def _turns_of(row: Mapping[str, Any]) -> list[str]:

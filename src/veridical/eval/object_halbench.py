@@ -7,6 +7,7 @@ objects of the images that are named / all of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -97,10 +98,10 @@ class HalbenchOptions:
     @cached_property
     def tables(self) -> SynonymTables:
         """The words for each object."""
-        tables = tables_of(read_text(self.synonyms).splitlines())
-        if not tables.objects:
+        lines = read_text(self.synonyms).splitlines()
+        if not any(re.match(r"\w[\w ]*, \w", line) for line in lines):
             raise UserError(f'{self.synonyms} has no words: a line is "person, girl, boy, ...".')
-        return tables
+        return tables_of(lines)
 
     @cached_property
     def rows(self) -> list[HalbenchRow]:
