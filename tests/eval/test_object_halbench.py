@@ -55,7 +55,7 @@ def nltk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def words(files: Path, *more: str) -> list[str]:
     return ["eval", "object_halbench", "--files", str(files / "obj_halbench.jsonl"), "--synonyms",
-            str(files / "synonyms.json"), "--out", str(files / "out"), *more]  # fmt: skip
+            str(files / "synonyms.txt"), "--out", str(files / "out"), *more]  # fmt: skip
 
 
 def given(files: Path, *more: str) -> list[str]:
@@ -191,7 +191,7 @@ def test_answers_in_the_order_of_the_questions(files: Path) -> None:
         ("obj_halbench.jsonl", '{"image_id": 7}', "row 1: needs image_id"),
         ("obj_halbench.jsonl", '{"image_id": 7, "question": "a"}\n' * 2, "7 is there twice"),
         ("obj_halbench.jsonl", '{"image_id": 7, "question": "a", "image": 1}', "base64"),
-        ("synonyms.json", "\n", "has no words"),
+        ("synonyms.txt", "\n", "has no words"),
         ("objects.json", '{"7": ["dog"], "8": ["dog"]}', "no list for image 9"),
         ("answers.jsonl", '{"text": "A dog."}', "1 answers without an image_id, to 3"),
     ],

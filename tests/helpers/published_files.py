@@ -184,8 +184,7 @@ def object_halbench(folder: Path) -> None:
     """Three images: of a person with a dog, of a dog, and of a table."""
     rows = [{"image_id": n, "question": f"Describe image {n}."} for n in (7, 8, 9)]
     write(folder / "obj_halbench.jsonl", rows)
-    # Lines of words, under the suffix that all these files have.
-    (folder / "synonyms.json").write_text(SYNONYMS, encoding="utf-8")
+    (folder / "synonyms.txt").write_text(SYNONYMS, encoding="utf-8")
     lists = {"7": ["person", "dog"], "8": ["dog"], "COCO_val2014_000000000009": ["dining table"]}
     write(folder / "objects.json", lists)
 
@@ -253,6 +252,12 @@ PUBLISHED: Mapping[str, Published] = {
 }  # fmt: skip
 
 
+def file_of(name: str, word: str) -> str:
+    """The file of a benchmark that a word such as vqav2_questions names."""
+    stem = word.removeprefix(f"{name}_")
+    return f"{stem}.txt" if stem == "synonyms" else f"{stem}.json"
+
+
 def write_published(folder: Path) -> dict[str, Path]:
     """The files of every benchmark as NAME_files, and answers to its questions as NAME_answers."""
     found = {}
@@ -264,7 +269,7 @@ def write_published(folder: Path) -> dict[str, Path]:
         for word in published.words:
             if word.startswith("{"):
                 more = word[1:-1]
-                found[more] = own / f"{more.removeprefix(f'{name}_')}.json"
+                found[more] = own / file_of(name, more)
         found[f"{name}_answers"] = folder / f"{name}_answers.jsonl"
         rows = [{"question_id": id, "answer": "Yes."} for id in published.ids]
         write(found[f"{name}_answers"], rows)

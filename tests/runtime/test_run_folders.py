@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from amber_files import write_amber
-from published_files import PUBLISHED, write_published
+from published_files import PUBLISHED, file_of, write_published
 
 from veridical import cli
 from veridical.cli.dispatch import find_function
@@ -42,9 +42,7 @@ AMBER = ["--files", "{data}/amber", "--halves", "yes_no"]
 def in_folder(name: str, words: Sequence[str]) -> list[str]:
     """Words with the files that they name, such as {vqav2_questions}."""
     own = f"{{data}}/published/{name}"
-    return [
-        f"{own}/{w[1:-1].removeprefix(f'{name}_')}.json" if w.startswith("{") else w for w in words
-    ]
+    return [f"{own}/{file_of(name, w[1:-1])}" if w.startswith("{") else w for w in words]
 
 
 ARGUMENTS: dict[str, list[str]] = {
