@@ -108,6 +108,7 @@ COMMANDS: dict[str, list[str]] = {
     "data export": ["{pairs}", "--to", "trl"],
     "data check": ["{pairs}"],
     "data describe": ["{pairs}"],
+    "view": ["{pairs}", "--port", "0"],
     "world make": ["{out}", "--count", "1"],
     "world pairs": ["{scenes}"],
     "world train": [],
@@ -116,7 +117,7 @@ COMMANDS: dict[str, list[str]] = {
     "methods": MODEL,
 }
 """What each command needs to come as far as its work."""
-NO_OUT = ("ask", "world make")
+NO_OUT = ("ask", "view", "world make")
 OUT_FILES = {
     "report": "report.html",
     "data import": "records.parquet",
@@ -365,6 +366,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.Linear, "forward", stop)
     monkeypatch.setattr(torch.nn.Conv2d, "forward", stop)
     monkeypatch.setattr(workers, "ProcessPoolExecutor", stop)
+    monkeypatch.setattr("veridical.web.view.serve", stop)
     for name in ("veridical.study.arms", "veridical.study.reward_study"):
         monkeypatch.setattr(importlib.import_module(name), "write_scenes", stop)
     monkeypatch.setattr("veridical.models.load.require_usable", lambda policy: None)

@@ -104,6 +104,7 @@ OTHERS = {
     "data export": "into a new folder",
     "data import": "writes a file",
     "report": "writes a file",
+    "view": "writes notes beside the set",
     "world make": "into a new folder",
 }
 

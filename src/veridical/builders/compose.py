@@ -92,8 +92,8 @@ def build_compose(
         rejected_from: take rejected answers from this set: those of the pair with the same id,
             prompt, images and chosen answer. Pairs without a match are left out and listed.
         without_flagged: leave out the rows listed in this file: JSON Lines with an `id` (from
-            `data check --out`, or a `skipped.jsonl`), a JSON list of ids, or a text file with one
-            id per line.
+            `data check --out`, the notes of `view`, or a `skipped.jsonl`), a JSON list of ids, or
+            a text file with one id per line.
         flagged_level: lowest `level` at which a listed row is left out.
         expect: expected SHA-256 of each set, then of rejected-from and without-flagged, as in
             `recipe.yaml`; other content is refused.

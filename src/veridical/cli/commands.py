@@ -137,6 +137,11 @@ COMMANDS: dict[str, Command] = {
         "Write records in the format of another tool, or as a data set of the hub.",
         ("data",),
     ),
+    "view": Command(
+        "veridical.web.view:view",
+        "Look at pairs, samples or answers in a browser: search, sort, compare, flag.",
+        ("sets",),
+    ),
     "train dpo": Command(
         "veridical.train.dpo:train_dpo",
         "Align a model by direct preference optimization (DPO) on pairs.",

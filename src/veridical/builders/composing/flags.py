@@ -17,8 +17,8 @@ def read_flagged(path: Path | None, lowest: Literal["warning", "error"]) -> froz
     """The ids that a file lists.
 
     Args:
-        path: JSON Lines with an `id` (and a `level`, where there is one), a JSON list of ids, or a
-            text with an id a line; None for no file.
+        path: JSON Lines with an `id` (and a `level`, where there is one; rows with `flagged` false
+            flag nothing), a JSON list of ids, or a text with an id a line; None for no file.
         lowest: the lowest level that counts; rows without a level count always.
 
     Raises:
@@ -56,6 +56,8 @@ def _rows(text: str, path: Path) -> list[Any]:
 
 
 def _counts(row: Any, lowest: str) -> bool:
+    if isinstance(row, dict) and row.get("flagged") is False:
+        return False  # a note of `veridical view` without a flag
     level = row.get("level") if isinstance(row, dict) else None
     return LEVELS.get(str(level), LEVELS["error"]) >= LEVELS[lowest]
 

@@ -1,0 +1,248 @@
+"""An index of a set on disk, so that a set of any size is searched and sorted without memory.
+
+SQLite, filled while it is read: the first rows can be looked at at once. It lies in the folder for
+caches under a key of all that decides it, and is made once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import tempfile
+import threading
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from veridical.runtime.cache import evict, open_cache
+from veridical.runtime.cache_folder import claim_cache_folder
+from veridical.runtime.errors import UserError, reason_of
+from veridical.web.query import Query, conditions
+from veridical.web.shown_rows import ShownRow, as_json, from_json
+
+LIMIT = 20e9
+"""What indexes may take on disk, in bytes; the ones not used for longest go first."""
+FIRST, CHUNK = 50, 500
+MOST_FIELDS = 60
+KEPT_RESULTS = 8
+SCHEMA = """
+CREATE TABLE rows (number INTEGER PRIMARY KEY, id TEXT, problem TEXT, fields TEXT);
+CREATE TABLE contents (number INTEGER PRIMARY KEY, text TEXT, row TEXT);
+CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT);
+"""
+
+
+class Index:
+    """The rows of a set, to be searched; `start` fills it in the background."""
+
+    def __init__(self, path: Path, temporary: bool, lock: FileLock | None = None) -> None:
+        """Open an index that is there, or make an empty one.
+
+        Args:
+            path: its file.
+            temporary: whether it goes with the process.
+            lock: what keeps other processes from filling it too; it is let go in the end.
+        """
+        self.path, self.temporary, self._filling = path, temporary, lock
+        self.failure = ""
+        self._results: OrderedDict[str, array[int]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        with self._connect() as database:
+            database.execute("PRAGMA journal_mode=WAL")
+            if not database.execute("SELECT 1 FROM sqlite_master WHERE name='about'").fetchone():
+                database.executescript(SCHEMA)
+        self._done = self._about("done") == "1"
+        self._count = self._counted()
+
+    @property
+    def done(self) -> bool:
+        """Whether every row is in."""
+        return self._done
+
+    @property
+    def count(self) -> int:
+        """How many rows are in."""
+        return self._count
+
+    def start(self, rows: Iterable[ShownRow], background: bool = True) -> None:
+        """Fill the index: the first rows at once, the rest in a thread.
+
+        Raises:
+            UserError: the first rows can't be read.
+        """
+        if self._done:
+            return
+        with self._connect() as database:
+            for table in ("rows", "contents", "about"):
+                database.execute(f"DELETE FROM {table}")
+        self._count = 0
+        waiting = iter(rows)
+        self._fill(waiting, FIRST, once=True)
+        if self._done:
+            return
+        if not background:
+            self._fill(waiting, CHUNK)
+            return
+        self._thread = threading.Thread(target=self._fill_all, args=(waiting,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop filling, and remove a temporary index."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(30)
+        if self._filling is not None:
+            self._filling.release()
+        if self.temporary:
+            for end in ("", "-wal", "-shm"):
+                with contextlib.suppress(OSError):
+                    Path(f"{self.path}{end}").unlink()
+
+    def _fill_all(self, rows: Iterable[ShownRow]) -> None:
+        try:
+            self._fill(rows, CHUNK)
+        except UserError as error:
+            self.failure = str(error)
+        except Exception as error:
+            # A thread's exception would only be printed, and the page would wait forever.
+            self.failure = f"The rest can't be read: {reason_of(error)}."
+            raise
+
+    def _fill(self, rows: Iterable[ShownRow], size: int, once: bool = False) -> None:
+        chunk: list[ShownRow] = []
+        for row in rows:
+            chunk.append(row)
+            if len(chunk) == size:
+                self._insert(chunk)
+                chunk = []
+                if once or self._stopping.is_set():
+                    return
+        self._insert(chunk)
+        with self._connect() as database:
+            database.execute("INSERT INTO about VALUES ('done', '1')")
+        self._done = True
+        self._forget()
+
+    def _insert(self, rows: Sequence[ShownRow]) -> None:
+        kinds: dict[str, str] = json.loads(self._about("fields") or "{}")
+        for row in rows:
+            for name, value in row.fields.items():
+                if name not in kinds and len(kinds) < MOST_FIELDS:
+                    kinds[name] = "number" if isinstance(value, int | float) else "text"
+                elif isinstance(value, str) and name in kinds:
+                    kinds[name] = "text"
+        with self._connect() as database:
+            database.executemany(
+                "INSERT INTO rows VALUES (?, ?, ?, ?)",
+                [
+                    (row.number, row.id, row.problem, json.dumps(row.fields, ensure_ascii=False))
+                    for row in rows
+                ],
+            )
+            database.executemany(
+                "INSERT INTO contents VALUES (?, ?, ?)",
+                [(row.number, row.text, as_json(row)) for row in rows],
+            )
+            database.execute(
+                "INSERT OR REPLACE INTO about VALUES ('fields', ?)", (json.dumps(kinds),)
+            )
+        self._count += len(rows)
+        self._forget()
+
+    def fields(self) -> dict[str, str]:
+        """The fields that rows have, each a `number` or a `text`."""
+        found: dict[str, str] = json.loads(self._about("fields") or "{}")
+        return found
+
+    def find(self, query: Query, noted: Sequence[str] = ()) -> array[int]:
+        """The numbers of the rows that a query asks for, in its order.
+
+        Args:
+            query: what is asked.
+            noted: ids of the rows that have a flag or a note, as far as the query asks for them.
+        """
+        key = json.dumps([query.address(), list(noted)])
+        with self._lock:
+            if key in self._results:
+                self._results.move_to_end(key)
+                return self._results[key]
+        where, order, values = conditions(query, noted)
+        with self._connect() as database:
+            rows = database.execute(f"SELECT rows.number FROM rows{where} ORDER BY {order}", values)
+            found = array("q", (number for (number,) in rows))
+        with self._lock:
+            self._results[key] = found
+            while len(self._results) > KEPT_RESULTS:
+                self._results.popitem(last=False)
+        return found
+
+    def rows(self, numbers: Sequence[int]) -> list[ShownRow]:
+        """Rows by number, in the order asked for; unknown ones are left out."""
+        with self._connect() as database:
+            marks = ",".join("?" * len(numbers))
+            found = dict(
+                database.execute(
+                    f"SELECT number, row FROM contents WHERE number IN ({marks})", list(numbers)
+                ).fetchall()
+            )
+        return [from_json(found[number]) for number in numbers if number in found]
+
+    def _about(self, name: str) -> str | None:
+        with self._connect() as database:
+            row = database.execute("SELECT value FROM about WHERE name=?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def _counted(self) -> int:
+        with self._connect() as database:
+            return int(database.execute("SELECT count(*) FROM rows").fetchone()[0])
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._results.clear()
+
+    @contextlib.contextmanager
+    def _connect(self) -> Iterator[sqlite3.Connection]:
+        database = sqlite3.connect(self.path, timeout=30)
+        database.create_function("fold", 1, _folded, deterministic=True)
+        try:
+            database.execute("PRAGMA synchronous=OFF")  # made again if it is torn
+            with database:
+                yield database
+        finally:
+            database.close()
+
+
+def _folded(value: object) -> str | None:
+    """A text in one letter case; SQLite's own `lower` knows ASCII alone."""
+    return None if value is None else str(value).casefold()
+
+
+def open_index(key: str) -> Index:
+    """The index of this key, from the folder for caches; a temporary one where there is none."""
+    cache = open_cache(None, 1.0)
+    if cache.folder is not None:
+        folder = cache.folder / "view"
+        with contextlib.suppress(OSError, sqlite3.Error):
+            claim_cache_folder(cache.folder)
+            folder.mkdir(exist_ok=True)
+            path, lock = folder / f"{key}.sqlite", FileLock(folder / f"{key}.lock")
+            evict(folder, LIMIT, ".sqlite")
+            if path.exists():
+                os.utime(path)
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=0)
+            if lock.is_locked:
+                return Index(path, temporary=False, lock=lock)
+            index = Index(path, temporary=False)
+            if index.done:  # else another process is filling it
+                return index
+    descriptor, name = tempfile.mkstemp(prefix="veridical-view-", suffix=".sqlite")
+    os.close(descriptor)
+    return Index(Path(name), temporary=True)

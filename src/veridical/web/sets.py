@@ -1,0 +1,200 @@
+"""What is viewed: a file of records, or the answers of one or several evaluations."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from veridical.data.images import resolve_image_path
+from veridical.data.object_lists import judge_answer, match_image_id, name_objects, read_objects
+from veridical.data.pixels import ImageError
+from veridical.data.record_files import count_rows
+from veridical.data.record_rows import Kind
+from veridical.data.vocabulary import read_vocabulary
+from veridical.inspection.rows import recognize_kind
+from veridical.report.folders import find_parts
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import check_file
+from veridical.runtime.run_record import RECORD, read_fields
+from veridical.web.answer_rows import ANSWERS, is_evaluation, run_names, shown_answers
+from veridical.web.record_rows import Marking, shown_records
+from veridical.web.shown_rows import Mark, ShownImage, ShownRow
+
+FILES = ("pairs.parquet", "samples.parquet", "conversations.parquet", "records.parquet")
+IMAGE_BATCH = 8
+
+
+@dataclass(frozen=True)
+class ViewedSet:
+    """A set that can be viewed.
+
+    Attributes:
+        name: on the page.
+        kind: what its rows are: a kind of record, or `answers`.
+        files: what is read.
+        root: the folder that image paths must stay under.
+        marking: marks objects in answers; None where no list is known.
+        marked_by: the files that `marking` is made of.
+    """
+
+    name: str
+    kind: str
+    files: tuple[Path, ...]
+    root: Path | None
+    record_kind: Kind | None = None
+    marking: Marking | None = field(default=None, compare=False)
+    marked_by: tuple[Path, ...] = ()
+
+    @property
+    def file(self) -> Path:
+        """The first file that is read."""
+        return self.files[0]
+
+    def rows(self) -> Iterator[ShownRow]:
+        """Every row, one at a time."""
+        if self.record_kind is None:
+            yield from shown_answers([path.parent for path in self.files], self.root)
+        else:
+            yield from shown_records(self.file, self.record_kind, self.marking)
+
+    def count(self) -> int | None:
+        """How many rows there are, where that is known without reading them."""
+        return count_rows(self.file) if self.record_kind is not None else None
+
+    def key(self) -> str:
+        """Changes with all that decides what is shown."""
+        read = (*self.files, *self.marked_by)
+        stamps = [f"{p.resolve()} {p.stat().st_mtime_ns} {p.stat().st_size}" for p in read]
+        code = hashlib.sha256()
+        for source in sorted(Path(__file__).parent.glob("*.py")):
+            code.update(source.read_bytes())
+        text = "\n".join([self.kind, str(self.root), code.hexdigest(), *stamps])
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+    def image(self, row: ShownRow, image: ShownImage) -> bytes | Path:
+        """The bytes of an image's file, or the file.
+
+        Raises:
+            ImageError: it is no file under the set's folder, or its row can't be read any more.
+        """
+        if image.column:
+            return self._held(row.number, image)
+        reference = image.path or ""
+        if self.root is not None:
+            return resolve_image_path(reference, self.root)
+        for root in self._roots:
+            if Path(reference).is_relative_to(root):
+                return resolve_image_path(reference, root)
+        raise ImageError(f"{reference[:200]} is not under a folder that the run names")
+
+    @cached_property
+    def _roots(self) -> list[Path]:
+        """The folders that the images of evaluations may be in: the runs', and what those read."""
+        found = [Path.cwd().resolve()]
+        for folder in (path.parent for path in self.files):
+            found.append(folder.resolve())
+            if not (folder / RECORD).is_file():
+                continue
+            record = read_fields(folder)
+            named = record.get("configuration", {}).values()
+            for value in (value for value in named if isinstance(value, str) and value):
+                path = (Path(record.get("working_folder") or ".") / value).resolve()
+                found += [path] if path.is_dir() else [path.parent] if path.is_file() else []
+        return [path for path in found if path != path.parent]
+
+    @cached_property
+    def _metadata(self) -> pq.FileMetaData:
+        return pq.read_metadata(self.file)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        groups = range(self._metadata.num_row_groups)
+        return list(accumulate(self._metadata.row_group(group).num_rows for group in groups))
+
+    def _held(self, number: int, image: ShownImage) -> bytes:
+        """The bytes that a row of Parquet holds; few rows around it are read."""
+        group = bisect_right(self._ends, number - 1)
+        place = number - 1 - (self._ends[group - 1] if group else 0)
+        try:
+            with pq.ParquetFile(self.file, metadata=self._metadata, memory_map=True) as file:
+                batches = file.iter_batches(IMAGE_BATCH, row_groups=[group], columns=[image.column])
+                for batch in batches:
+                    if place < len(batch):
+                        cells = batch.column(0)[place].as_py()
+                        cell = cells[image.number] if isinstance(cells, list) else cells
+                        return bytes(cell["bytes"])
+                    place -= len(batch)
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise ImageError(f"row {number} can't be read any more: {error}") from error
+        raise ImageError(f"row {number} is not in the file any more")
+
+
+def open_sets(
+    paths: Sequence[Path], root: Path | None, objects: Path | None, vocabulary: Path | None
+) -> list[ViewedSet]:
+    """The sets that the words of the command line name; evaluations become one set together.
+
+    Raises:
+        UserError: a path is none of them, or `objects` can't be read.
+    """
+    marking = None if objects is None else object_marking(objects, vocabulary)
+    marked_by = tuple(path for path in (objects, vocabulary) if path is not None)
+    evaluations = [path for path in paths if path.is_dir() and is_evaluation(path)]
+    found: list[ViewedSet] = []
+    for path in paths:
+        if path in evaluations:
+            if path == evaluations[0]:
+                files = tuple(one / ANSWERS for one in evaluations)
+                name = " and ".join(run_names(evaluations))
+                found.append(ViewedSet(name, "answers", files, root))
+            continue
+        file = _record_file(path)
+        kind = recognize_kind(file)
+        own = file.parent if root is None else root
+        name = path.name if path.is_dir() else file.name
+        found.append(ViewedSet(name, kind, (file,), own, kind, marking, marked_by))
+    return found
+
+
+def _record_file(path: Path) -> Path:
+    if not path.is_dir():
+        check_file(path)
+        return path
+    for name in FILES:
+        if (path / name).is_file():
+            return path / name
+    below = [part.folder for part in find_parts([path]) if part.kind in ("build", "eval")]
+    told = ", ".join(map(str, below[:6]))
+    raise UserError(
+        f"{path} holds no rows to view ({', '.join((*FILES, ANSWERS))})."
+        + (f" Name one of {told}." if told else "")
+    )
+
+
+def object_marking(objects: Path, vocabulary: Path | None) -> Marking:
+    """What marks the objects that an answer names: those that are listed and those that are not.
+
+    Raises:
+        UserError: a file is not of its form.
+    """
+    words = read_vocabulary(vocabulary)
+    listed = name_objects(read_objects(objects), words)
+
+    def marking(text: str, names: Sequence[str]) -> tuple[Mark, ...]:
+        found = (match_image_id(name, listed) for name in names)
+        image = next((one for one in found if one is not None), None)
+        if image is None:
+            return ()
+        mentions = judge_answer(image, text, listed[image], words)["mentions"]
+        return tuple(
+            Mark(m["start"], m["end"], "made_up" if m["hallucinated"] else "real") for m in mentions
+        )
+
+    return marking

@@ -1,0 +1,300 @@
+"""`veridical view`, asked without a browser."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from web_client import Client
+
+from veridical import cli
+from veridical.builders.composing.flags import read_flagged
+from veridical.data.records import read_records, write_records
+from veridical.runtime.files import read_jsonl, write_json, write_jsonl
+from veridical.web.guard import Access
+from veridical.web.index import Index, open_index
+from veridical.web.notes import Notes, notes_path
+from veridical.web.sets import open_sets
+from veridical.web.viewer import Opened, viewer
+
+SCRIPT = "<script>alert(1)</script>"
+KEY = "the-key-of-this-start"
+
+
+def picture(color: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (120, 90), color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def rows() -> list[dict[str, Any]]:
+    source = {"builder": "bdhs", "cuts": [
+        {"sentence": "There is a cup.", "kept": "There is", "completion": " a dog."}
+    ], "chosen_logp": -10.0, "rejected_logp": -12.5}  # fmt: skip
+    return [
+        {"id": "a", "images": [picture("red")], "prompt": "What is there?",
+         "chosen": "There is a cup.", "rejected": "There is a dog.", "source": json.dumps(source),
+         "ratings": [{"answer": "chosen", "aspect": "truth", "value": 4.5}]},
+        {"id": "b", "images": [picture("blue")], "prompt": f"Say {SCRIPT}",
+         "chosen": f"Never {SCRIPT} at all", "rejected": f"{SCRIPT}\N{PILE OF POO}",
+         "source": json.dumps({"builder": "made", "model": "x"})},
+        {"id": "c", "images": [picture("green")], "prompt": "\u4f60\u770b\u5230\u4ec0\u4e48?",
+         "chosen": "\u4e00\u53ea\u732b", "rejected": "\u4e00\u53ea\u72d7"},
+    ]  # fmt: skip
+
+
+def application(*sets: Path, access: Access | None = None, **more: Any) -> Client:
+    opened = []
+    for one in open_sets(sets, more.get("root"), more.get("objects"), more.get("vocabulary")):
+        index = open_index(one.key())
+        index.start(one.rows(), background=False)
+        opened.append(Opened(one, index, Notes(notes_path(one.file))))
+    return Client(viewer(opened, access or Access(key=KEY)))
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    write_records(rows(), tmp_path / "pairs.parquet", "preference")
+    return tmp_path / "pairs.parquet"
+
+
+def shown(client: Client, address: str) -> list[int]:
+    """The rows on a page of a list."""
+    reply = client.get(address)
+    assert reply.status == 200, reply.text
+    return [int(number) for number in re.findall(r'aria-label="Row (\d+)"', reply.text)]
+
+
+def test_a_pair_is_shown_with_what_is_known_of_it(pairs: Path, tmp_path: Path) -> None:
+    write_json(tmp_path / "objects.json", {"a": ["cup"]})
+    write_json(tmp_path / "words.json", {"cup": ["cup"], "dog": ["dog"]})
+    client = application(
+        pairs, objects=tmp_path / "objects.json", vocabulary=tmp_path / "words.json"
+    )
+    page = client.get("/s/0/row/1").text
+    assert '<mark class="different real">cup</mark>' in page
+    assert '<mark class="completed different made_up">dog</mark>' in page
+    assert "truth: 4.5" in page
+    assert "<dt>logp_gap</dt><dd>2.5</dd>" in page
+    assert "<dt>rejected_made_up</dt><dd>1</dd>" in page
+    image = client.get("/s/0/row/1/image/0/large")
+    assert image.status == 200
+    assert Image.open(io.BytesIO(image.body)).getpixel((0, 0)) == pytest.approx((254, 0, 0), abs=3)
+
+
+def test_differences_of_a_language_without_spaces_are_letters(pairs: Path) -> None:
+    page = application(pairs).get("/s/0/row/3").text
+    assert '\u4e00\u53ea<mark class="different">\u732b</mark>' in page
+
+
+def test_texts_are_escaped(pairs: Path, tmp_path: Path) -> None:
+    client = application(pairs)
+    for address in ("/s/0", "/s/0/row/2", f"/s/0?q={SCRIPT}", f"/s/0?where=model={SCRIPT}"):
+        reply = client.get(address)
+        assert "<script>" not in reply.text
+        assert "script-src 'self'" in reply.headers["content-security-policy"]
+    assert client.get("/s/0/row/2/text/0").headers["content-type"].startswith("text/plain")
+    cli.main(["view", str(pairs), "--export", str(tmp_path / "page.html")])
+    assert "<script" not in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", [1, 2, 3]),
+        ("q=CUP", [1]),
+        ("q=\u732b", [3]),
+        ("q=%25", []),
+        ("where=model=x", [2]),
+        ("where=model!=x", [1, 3]),
+        ("where=builder~AD", [2]),
+        ("where=chosen_words>3", [1, 2]),
+        ("where=chosen_words>3&where=builder=bdhs", [1]),
+        ("where=logp_gap>=2.5", [1]),
+        ("where=id=c", [3]),
+        ("where=nothing=", [1, 2, 3]),
+        ("where=x'\"]=1", []),
+        ("sort=chosen_words&down=1", [2, 1, 3]),
+        ("sort=logp_gap", [1, 2, 3]),
+        ("sort=id&down=1", [3, 2, 1]),
+        ("sort=x'\")--", [1, 2, 3]),
+        ("marked=flagged", [2]),
+        ("marked=unflagged", [1, 3]),
+        ("marked=noted", [3]),
+        ("page=99", [1, 2, 3]),
+    ],
+)
+def test_rows_are_found_filtered_and_sorted_by_the_address(
+    pairs: Path, query: str, expected: list[int]
+) -> None:
+    notes = Notes(notes_path(pairs))
+    notes.change("b", 2, True, None)
+    notes.change("c", 3, None, "look again")
+    assert shown(application(pairs), f"/s/0?{query}") == expected
+
+
+@pytest.mark.parametrize("query", ["page=0", "page=x", "marked=x", "where=x", "where=x=1&" * 13])
+def test_an_address_that_makes_no_sense_is_refused(pairs: Path, query: str) -> None:
+    assert application(pairs).get(f"/s/0?{query}").status in (400, 200 if "&" in query else 400)
+
+
+def test_a_filter_of_the_form_becomes_a_part_of_the_address(pairs: Path) -> None:
+    reply = application(pairs).get("/s/0?q=&sort=&field=model&op=%3D&value=x&where=images%3D1")
+    assert reply.status == 303
+    assert reply.headers["location"] == "/s/0?where=images%3D1&where=model%3Dx"
+
+
+def test_next_and_previous_follow_the_order_of_the_list(pairs: Path) -> None:
+    page = application(pairs).get("/s/0/row/1?sort=chosen_words&down=1").text
+    assert re.findall(r'rel="(prev|next)" href="/s/0/row/(\d)', page) == [
+        ("prev", "2"), ("next", "3"),
+    ]  # fmt: skip
+
+
+def test_flags_and_notes_are_kept_exported_and_left_out_by_compose(
+    pairs: Path, tmp_path: Path
+) -> None:
+    client = application(pairs)
+    own = {"x-veridical-key": KEY}
+    assert client.post("/s/0/row/2/note", {"flagged": True}, **own).json()["flagged"]
+    assert client.post("/s/0/row/1/note", {"note": "fine"}, **own).status == 200
+    kept = read_jsonl(tmp_path / "pairs.notes.jsonl")
+    assert [(row["id"], row["flagged"], row["note"]) for row in kept] == [
+        ("a", False, "fine"), ("b", True, ""),
+    ]  # fmt: skip
+    assert client.get("/s/0/notes.jsonl").text == (tmp_path / "pairs.notes.jsonl").read_text()
+    assert read_flagged(tmp_path / "pairs.notes.jsonl", "warning") == {"b"}
+    given = ["build", "compose", str(pairs), "--out", str(tmp_path / "out")]
+    assert cli.main([*given, "--without-flagged", str(tmp_path / "pairs.notes.jsonl")]) == 0
+    left = read_records(tmp_path / "out" / "pairs.parquet", "preference").ids
+    assert sorted(left) == ["a", "c"]
+    client.post("/s/0/row/2/note", {"flagged": False}, **own)
+    assert [row["id"] for row in read_jsonl(tmp_path / "pairs.notes.jsonl")] == ["a"]
+
+
+def test_rows_have_the_ids_that_commands_know_them_by(tmp_path: Path) -> None:
+    same = [{"images": [picture("red")], "prompt": "What?", "chosen": "A.", "rejected": "B."}] * 2
+    path = tmp_path / "pairs.jsonl"
+    write_records([{**one, "id": str(n)} for n, one in enumerate(same)], path, "preference")
+    bare = [{k: v for k, v in row.items() if k != "id"} for row in read_jsonl(path)]
+    write_jsonl(path, bare)
+    viewed = open_sets([path], None, None, None)[0]
+    assert [row.id for row in viewed.rows()] == read_records(path, "preference").ids
+
+
+def test_a_row_that_commands_leave_out_is_shown_with_the_reason(tmp_path: Path) -> None:
+    good = {"id": "1", "prompt": "What?", "chosen": "A.", "rejected": "B."}
+    write_jsonl(tmp_path / "pairs.jsonl", [good, {**good, "id": "2", "rejected": "A."}, good])
+    client = application(tmp_path / "pairs.jsonl")
+    assert "is the same as chosen" in client.get("/s/0/row/2").text
+    assert "is that of row 1 too" in client.get("/s/0/row/3").text
+    assert shown(client, "/s/0?problems=1") == [2, 3]
+
+
+def test_images_cannot_leave_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(picture("red"))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "own.png").write_bytes(picture("blue"))
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "page.png").write_text("<svg onload=alert(1)>")
+    paths = ["own.png", "../secret.png", str(tmp_path / "secret.png"), "link.png", "page.png",
+             "http://localhost/x.png", "a\0b", "../" * 900]  # fmt: skip
+    write_jsonl(
+        folder / "pairs.jsonl",
+        [{"id": "1", "images": paths, "prompt": "?", "chosen": "A.", "rejected": "B."}],
+    )
+    client = application(folder / "pairs.jsonl")
+    found = [client.get(f"/s/0/row/1/image/{n}/small") for n in range(len(paths))]
+    assert [reply.status for reply in found] == [200] + [404] * (len(paths) - 1)
+    assert all(reply.headers["content-type"].startswith("text/plain") for reply in found[1:])
+
+
+def test_long_texts_and_many_images_do_not_hang_a_page(tmp_path: Path) -> None:
+    long = "word " * 2_000_000
+    row = {"id": "1", "images": [{"bytes": picture("red"), "path": None}] * 200,
+           "prompt": "What? " * 100_000, "chosen": "short", "rejected": long + "x"}  # fmt: skip
+    write_records([row], tmp_path / "pairs.parquet", "preference")
+    client = application(tmp_path / "pairs.parquet")
+    for address in ("/s/0", "/s/0/row/1", "/s/0/row/1?images=all"):
+        assert len(client.get(address).body) < 200_000
+    assert client.get("/s/0/row/1/image/199/small").status == 200
+    assert len(client.get("/s/0/row/1/text/1").body) == len(long) + 1
+
+
+def test_answers_of_two_runs_stand_side_by_side(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "1.png").write_bytes(picture("red"))
+    for name, said in (("base", "A dog."), ("dpo", "A cup.")):
+        folder = tmp_path / name / "chair"
+        folder.mkdir(parents=True)
+        answer = {"image_id": "1", "answer": said, "image": str(images / "1.png"), "prompt": "?"}
+        write_jsonl(folder / "answers.jsonl", [answer, {"image_id": "2", "answer": "Same."}])
+        mention = {"start": 2, "end": 5, "name": said[2:5], "hallucinated": name == "base"}
+        detail = {"image_id": "1", "answer": said, "mentions": [mention], "objects": ["cup"]}
+        write_jsonl(folder / "details.jsonl", [detail])
+    sets = [tmp_path / "base" / "chair", tmp_path / "dpo" / "chair"]
+    client = application(*sets, root=images)
+    page = client.get("/s/0/row/1").text
+    assert '<mark class="different made_up">dog</mark>' in page
+    assert '<mark class="different real">cup</mark>' in page
+    assert "<h2>base</h2>" in page
+    assert client.get("/s/0/row/1/image/0/small").status == 200
+    assert shown(client, "/s/0?where=answers_differ=true") == [1]
+    assert application(*sets).get("/s/0/row/1/image/0/small").status == 404
+
+
+@pytest.mark.parametrize("kind", ["sample", "conversation"])
+def test_other_kinds_are_shown(tmp_path: Path, kind: Any) -> None:
+    row: dict[str, Any] = {"id": "1", "images": [picture("red")]}
+    if kind == "sample":
+        row |= {"prompt": "What?", "responses": ["A cup.", "A dog.", "A cat."]}
+    else:
+        row["messages"] = [{"role": "user", "content": "What?"},
+                           {"role": "assistant", "content": "A cat."}]  # fmt: skip
+    write_records([row], tmp_path / "rows.parquet", kind)
+    page = application(tmp_path / "rows.parquet").get("/s/0/row/1").text
+    assert "What?" in page
+    assert "A cat." in page
+
+
+def test_the_sample_is_one_page_and_replaces_nothing_else(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "page.html"
+    given = ["view", str(pairs), "--export", str(out), "--count", "2"]
+    assert cli.main(given) == 0
+    text = out.read_text()
+    assert text.count("<article") == 2
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert cli.main(given) == 0
+    assert out.read_text() == text
+    out.write_text("mine")
+    assert cli.main(given) == 2
+    assert "would be lost" in capsys.readouterr().err
+
+
+def test_an_index_is_made_once_and_again_after_an_interruption(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VERIDICAL_CACHE", str(tmp_path / "cache"))
+    one = open_sets([pairs], None, None, None)[0]
+    half = open_index(one.key())
+    half._insert(list(one.rows())[:1])
+    half.close()
+    assert isinstance(half, Index)
+    index = open_index(one.key())
+    index.start(one.rows(), background=False)
+    assert (index.count, index.done) == (3, True)
+    other = open_index(one.key())  # while the first is open
+    assert other.done
+    again = open_index(one.key())
+    assert again.done
+    again.start(iter(()))
+    assert again.count == 3
