@@ -92,6 +92,8 @@ def decode(settings: Settings, figures: Figures, shape: Shape, end: float) -> No
     policy = build(shape, image_tokens, settings.device, settings.dtype)
     # An end token, one word of all, would end a row of random words too soon for `generate` only.
     policy.model.generation_config.eos_token_id = None
+    for run in ways_of(policy, requests_of(shape, image_tokens, 2, images=True)).values():
+        run(SHORT)  # libraries are loaded before any plan's time begins
     plans = [("text", batch) for batch in batches_of(settings.tiny)]
     plans.insert(1, ("image", batches_of(settings.tiny)[0 if settings.tiny else 1]))
     for number, (prompt, batch) in enumerate(plans):
