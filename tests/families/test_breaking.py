@@ -91,7 +91,7 @@ def test_the_probe_notices_a_mask_that_is_not_the_models_own(
     assert sharing(policy, [group]).allowed
     without = {
         "image_blocks": lambda policy, inputs: {},
-        "masks_by_layer": lambda core, masks, positions, device: masks["full_attention"],
+        "masks_by_layer": lambda core, masks, positions: masks["full_attention"],
     }
     monkeypatch.setattr(batching, broken, without[broken])
     assert "differ" in sharing(policy, [group]).reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical.models.batching import collate, layout_shape, row_batch
+from veridical.models.batching import collate, draft, layout_shape, row_batch
 from veridical.models.lengths import check_lengths
 from veridical.models.logprobs import response_logps
 from veridical.models.measures import stock_logps
@@ -109,3 +110,23 @@ def test_no_forward_reads_what_was_cut_off_a_response(
     stock = torch.stack([stock_logps(policy, group) for group in cut])
     assert seen == [tokens + 3 for group in cut for tokens in group.prompt_tokens]
     assert torch.allclose(stock.double(), first.double(), atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_the_host_reads_nothing_back_of_a_batch_that_it_sent(
+    policy: Policy, groups: list[Group], share: bool
+) -> None:
+    """On the meta device nothing can be read: whoever asks for a value there fails."""
+    sent = draft(policy, groups, share)
+    batch = collate(policy, groups, share)
+    elsewhere = dataclasses.replace(policy, model=copy.deepcopy(policy.model).to("meta"))
+    moved = sent.on(elsewhere)
+    found = {**moved.inputs, "rows": moved.rows, "targets": moved.targets, "ends": moved.ends}
+    wanted = {**batch.inputs, "rows": batch.rows, "targets": batch.targets, "ends": batch.ends}
+    assert found.keys() == wanted.keys()
+    for name, value in found.items():
+        assert value.device.type == "meta"
+        assert (value.shape, value.dtype) == (wanted[name].shape, wanted[name].dtype)
+    sums = moved.sum_by_response(torch.zeros(len(moved.targets), device="meta"))
+    assert sums.shape == moved.token_counts.shape == moved.lengths.shape == (len(groups), 2)
+    assert all(value.device.type == "cpu" for value in sent.batch.inputs.values())

@@ -8,7 +8,7 @@ from PIL import Image
 
 from veridical.data.prompts import Prompt
 from veridical.data.records import user_message
-from veridical.models import token_scores as module
+from veridical.models import heads
 from veridical.models.batching import collate, row_batch
 from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy
@@ -42,7 +42,7 @@ def test_scores_are_what_was_sampled_and_gradients_those_of_the_stock_logits(
     share: bool,
     temperature: float,
 ) -> None:
-    monkeypatch.setattr(module, "CHUNK_LOGITS", 5 * len(policy.processor.tokenizer))
+    monkeypatch.setattr(heads, "CHUNK_LOGITS", 5 * len(policy.processor.tokenizer))
     groups, logps = sampled(policy, pictures, temperature)
     banned = never_sampled(policy)
     scores = token_scores(policy.model, collate(policy, groups, share), temperature, banned)

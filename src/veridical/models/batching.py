@@ -13,13 +13,15 @@ Whoever reads a batch needs not know which it is: it says where each response to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from veridical.models.branch_attention import Branches, remember
 from veridical.models.policy import Policy
 from veridical.models.positions import (
     TOKEN_INPUTS,
@@ -35,6 +37,8 @@ from veridical.models.processing import process
 from veridical.models.refused_rows import naming_rows
 from veridical.models.rendering import Group
 from veridical.runtime.errors import UserError
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,9 @@ class Batch:
     @property
     def token_counts(self) -> Tensor:
         """Tokens of each response that count. Shape: (groups, k)."""
-        flat = torch.bincount(self.owners, minlength=self.groups * self.responses)
+        # Not by `bincount`, for which the host would wait on an accelerator.
+        flat = self.owners.new_zeros(self.groups * self.responses)
+        flat.index_add_(0, self.owners, torch.ones_like(self.owners))
         return flat.view(self.groups, self.responses)
 
     @property
@@ -101,9 +107,68 @@ class Batch:
         return self.sum_by_response(torch.ones_like(self.weights))
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A batch on the CPU, before it is moved to where the model is.
+
+    It can be made beside a step, since nothing of it runs on an accelerator.
+
+    Attributes:
+        batch: the batch; where responses share a prefix, without its mask.
+        segments: what that mask is made from, see `shared_mask`. Shape: (rows, length).
+        blocks: images whose tokens see each other, by the kind of layer.
+        branches: tokens of each row's prompt, and of the responses behind it.
+    """
+
+    batch: Batch
+    segments: Tensor | None = None
+    blocks: Mapping[str, Tensor] = field(default_factory=dict)
+    branches: tuple[Branches, ...] = ()
+
+    def pinned(self) -> Draft:
+        """The same in memory that an accelerator copies from while it computes."""
+        return self._with(lambda tensor: tensor.pin_memory())
+
+    def on(self, policy: Policy) -> Batch:
+        """The batch where the model is; a mask of all pairs of tokens is made there."""
+        device = policy.device
+        wait = device.type != "cuda"
+        moved = self._with(lambda tensor: tensor.to(device, non_blocking=not wait))
+        if moved.segments is None:
+            return moved.batch
+        masks = {
+            kind: shared_mask(moved.segments, moved.blocks.get(kind))
+            for kind in layer_kinds(policy.core)
+        }
+        inputs = moved.batch.inputs
+        mask = masks_by_layer(policy.core, masks, inputs["position_ids"])
+        if isinstance(mask, Tensor) and not moved.blocks:
+            remember(mask, self.branches)
+        return replace(moved.batch, inputs={**inputs, "attention_mask": mask})
+
+    def _with(self, act: Callable[[Tensor], Tensor]) -> Draft:
+        batch = self.batch
+        tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        changed: dict[str, Any] = {
+            name: act(value) for name, value in tensors.items() if isinstance(value, Tensor)
+        }
+        inputs = {name: act(value) for name, value in batch.inputs.items()}
+        return Draft(
+            replace(batch, inputs=inputs, **changed),
+            None if self.segments is None else act(self.segments),
+            {kind: act(value) for kind, value in self.blocks.items()},
+            self.branches,
+        )
+
+
 def collate(policy: Policy, groups: Sequence[Group], share_prefix: bool) -> Batch:
-    """Lay groups out in the way that was decided for this model."""
-    return shared_batch(policy, groups) if share_prefix else row_batch(policy, groups)
+    """Lay groups out in the way that was decided for this model, on its device."""
+    return draft(policy, groups, share_prefix).on(policy)
+
+
+def draft(policy: Policy, groups: Sequence[Group], share_prefix: bool) -> Draft:
+    """The same on the CPU."""
+    return _shared_draft(policy, groups) if share_prefix else _row_draft(policy, groups)
 
 
 def layout_tokens(group: Group, share_prefix: bool) -> int:
@@ -135,19 +200,26 @@ def row_batch(policy: Policy, groups: Sequence[Group]) -> Batch:
     All groups must have the same number of responses. Where any was sampled, the responses' tokens
     are put behind the prompts' as they are, since their text might be tokenized differently.
     """
+    return _row_draft(policy, groups).on(policy)
+
+
+def _row_draft(policy: Policy, groups: Sequence[Group]) -> Draft:
     sampled = any(group.sampled for group in groups)
     inputs, counts = (_appended_rows if sampled else _stock_rows)(policy, groups)
     inputs["position_ids"] = token_positions(policy.core, inputs)
     rows, sources = counts[:, 1:].nonzero(as_tuple=True)
     targets = inputs["input_ids"][:, 1:][rows, sources]
     last = inputs["attention_mask"].sum(-1) - 1
-    ends = torch.stack([torch.arange(len(last), device=last.device), last], dim=-1)
+    ends = torch.stack([torch.arange(len(last)), last], dim=-1)
     k = len(groups[0].response_ids)
-    factors, weights = _beta_factors(policy, groups), _weights(policy, groups)
+    factors, weights = _beta_factors(groups), _weights(groups)
     again = groups[0].contrasts or 0
-    return Batch(
-        inputs, False, rows, sources, targets, rows, ends, len(groups), k, factors, weights, again
-    )
+    return Draft(
+        Batch(
+            inputs, False, rows, sources, targets, rows, ends, len(groups), k, factors, weights,
+            again,
+        )
+    )  # fmt: skip
 
 
 def _stock_rows(policy: Policy, groups: Sequence[Group]) -> tuple[dict[str, Tensor], Tensor]:
@@ -158,14 +230,15 @@ def _stock_rows(policy: Policy, groups: Sequence[Group]) -> tuple[dict[str, Tens
     flat = [(group, index) for group in groups for index in range(len(group.response_ids))]
     texts = [group.prompt_text + group.response_texts[index] for group, index in flat]
     with naming_rows([group.id for group, _ in flat]):
-        inputs = process(policy, [group.images_of(index) for group, index in flat], texts, "right")
+        images = [group.images_of(index) for group, index in flat]
+        inputs = process(policy, images, texts, "right", CPU)
     attention = inputs["attention_mask"]
     counts = torch.zeros_like(attention, dtype=torch.bool)
     for row, (group, index) in enumerate(flat):
         kept = len(group.response_ids[index])
         start = int(attention[row].sum()) - group.tokens_of(index)
         counts[row, start : start + kept] = group.learned_of(index)
-        answer = inputs["input_ids"][row, start : start + kept].cpu()
+        answer = inputs["input_ids"][row, start : start + kept]
         if not torch.equal(answer, group.response_ids[index]):
             raise UserError(
                 f"The processor of {policy.name} does not end row {group.id} with the answer's "
@@ -173,7 +246,7 @@ def _stock_rows(policy: Policy, groups: Sequence[Group]) -> tuple[dict[str, Tens
             )
         attention[row, start + kept :] = 0
     width = int(attention.sum(-1).max())
-    return first_tokens(inputs, width), counts[:, :width].to(policy.device)
+    return first_tokens(inputs, width), counts[:, :width]
 
 
 def _appended_rows(policy: Policy, groups: Sequence[Group]) -> tuple[dict[str, Tensor], Tensor]:
@@ -181,9 +254,10 @@ def _appended_rows(policy: Policy, groups: Sequence[Group]) -> tuple[dict[str, T
     flat = [(group, index) for group in groups for index in range(len(group.response_ids))]
     texts = [group.prompt_text for group, _ in flat]
     with naming_rows([group.id for group, _ in flat]):
-        prompts = process(policy, [group.images_of(index) for group, index in flat], texts, "right")
+        images = [group.images_of(index) for group, index in flat]
+        prompts = process(policy, images, texts, "right", CPU)
     lengths = prompts["attention_mask"].sum(-1).tolist()
-    answers = [group.response_ids[index].to(policy.device) for group, index in flat]
+    answers = [group.response_ids[index] for group, index in flat]
     ends = [length + len(ids) for length, ids in zip(lengths, answers, strict=True)]
     inputs = vision_inputs(prompts)
     pad = policy.processor.tokenizer.pad_token_id
@@ -195,7 +269,7 @@ def _appended_rows(policy: Policy, groups: Sequence[Group]) -> tuple[dict[str, T
         inputs[name] = torch.stack([_pad(torch.cat(pair), max(ends), filler) for pair in rows])
     counts = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
     for row, (group, index) in enumerate(flat):
-        counts[row, lengths[row] : ends[row]] = group.learned_of(index).to(policy.device)
+        counts[row, lengths[row] : ends[row]] = group.learned_of(index)
     return inputs, counts
 
 
@@ -205,6 +279,10 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> Batch:
     All groups must have the same number of responses. A response with images of its own shares
     no prefix, so it has a row to itself.
     """
+    return _shared_draft(policy, groups).on(policy)
+
+
+def _shared_draft(policy: Policy, groups: Sequence[Group]) -> Draft:
     prefixes = [(i, responses) for i, g in enumerate(groups) for responses in _sharing(g)]
     with naming_rows([groups[i].id for i, _ in prefixes]):
         prompts = process(
@@ -212,12 +290,13 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> Batch:
             [groups[i].images_of(responses[0]) for i, responses in prefixes],
             [groups[i].prompt_text for i, _ in prefixes],
             "right",
+            CPU,
         )
     lengths = prompts["attention_mask"].sum(-1).tolist()
-    positions = token_positions(policy.core, prompts).cpu()
+    positions = token_positions(policy.core, prompts)
     rows = [
         _shared_row(
-            prompts["input_ids"][row, : lengths[row]].cpu(),
+            prompts["input_ids"][row, : lengths[row]],
             positions[..., row, : lengths[row]],
             groups[i],
             responses,
@@ -225,6 +304,7 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> Batch:
         for row, (i, responses) in enumerate(prefixes)
     ]
     inputs = _joined_inputs(policy, prompts, lengths, rows)
+    segments = pad_sequence([row.segments for row in rows], batch_first=True, padding_value=-1)
     k = len(groups[0].response_ids)
     ends = torch.zeros(len(groups) * k, 2, dtype=torch.long)
     for number, (row, (i, responses)) in enumerate(zip(rows, prefixes, strict=True)):
@@ -233,21 +313,25 @@ def shared_batch(policy: Policy, groups: Sequence[Group]) -> Batch:
     tokens = torch.tensor([len(row.targets) for row in rows])
     owners = torch.cat([row.owners + i * k for row, (i, _) in zip(rows, prefixes, strict=True)])
     order = owners.argsort(stable=True)  # responses with images of their own come behind the others
-    device = policy.device
-    return Batch(
+    batch = Batch(
         inputs,
         True,
-        torch.repeat_interleave(torch.arange(len(rows)), tokens)[order].to(device),
-        torch.cat([row.sources for row in rows])[order].to(device),
-        torch.cat([row.targets for row in rows])[order].to(device),
-        owners[order].to(device),
-        ends.to(device),
+        torch.repeat_interleave(torch.arange(len(rows)), tokens)[order],
+        torch.cat([row.sources for row in rows])[order],
+        torch.cat([row.targets for row in rows])[order],
+        owners[order],
+        ends,
         len(groups),
         k,
-        _beta_factors(policy, groups),
-        _weights(policy, groups),
+        _beta_factors(groups),
+        _weights(groups),
         groups[0].contrasts or 0,
     )
+    branches = tuple(
+        (length, *(len(groups[i].response_ids[n]) for n in responses))
+        for length, (i, responses) in zip(lengths, prefixes, strict=True)
+    )
+    return Draft(batch, segments, image_blocks(policy, inputs), branches)
 
 
 @dataclass(frozen=True)
@@ -305,8 +389,8 @@ def _shared_row(
 
 def _joined_inputs(
     policy: Policy, prompts: dict[str, Tensor], lengths: Sequence[int], rows: Sequence[_Row]
-) -> dict[str, object]:
-    """The forward's inputs for rows of a prompt with its responses."""
+) -> dict[str, Tensor]:
+    """The forward's inputs for rows of a prompt with its responses, but for their mask."""
     width = max(len(row.ids) for row in rows)
     pad = policy.processor.tokenizer.pad_token_id
     inputs = {
@@ -315,32 +399,25 @@ def _joined_inputs(
         "position_ids": torch.stack([_pad(row.positions, width, 0) for row in rows], dim=-2),
     }
     for name in TOKEN_INPUTS & prompts.keys() - inputs.keys():
-        kept = [prompts[name][row, :length].cpu() for row, length in enumerate(lengths)]
+        kept = [prompts[name][row, :length] for row, length in enumerate(lengths)]
         inputs[name] = torch.stack([_pad(row, width, 0) for row in kept])
-    segments = torch.stack([_pad(row.segments, width, -1) for row in rows])
-    blocks_of = image_blocks(policy, inputs)
-    masks = {kind: shared_mask(segments, blocks_of.get(kind)) for kind in layer_kinds(policy.core)}
-    device = policy.device
-    return {
-        **{name: value.to(device) for name, value in inputs.items()},
-        "attention_mask": masks_by_layer(policy.core, masks, inputs["position_ids"], device),
-    }
+    return inputs
 
 
-def _beta_factors(policy: Policy, groups: Sequence[Group]) -> Tensor | None:
+def _beta_factors(groups: Sequence[Group]) -> Tensor | None:
     factors = [[group.beta_factor] for group in groups]
     if all(factor == [1.0] for factor in factors):
         return None
-    return torch.tensor(factors, dtype=torch.float64, device=policy.device)
+    return torch.tensor(factors, dtype=torch.float64)
 
 
-def _weights(policy: Policy, groups: Sequence[Group]) -> Tensor | None:
+def _weights(groups: Sequence[Group]) -> Tensor | None:
     """Of the tokens that count, by response; None where all groups have none."""
     if not any(group.weights for group in groups):
         return None
     flat = [(group, i) for group in groups for i in range(len(group.response_ids))]
     weights = [group.weights_of(i)[group.learned_of(i)] for group, i in flat]
-    return torch.cat(weights).to(policy.device)
+    return torch.cat(weights)
 
 
 def _pad(row: Tensor, width: int, value: int) -> Tensor:

@@ -14,6 +14,9 @@ from veridical.models.precision import mixing
 CHUNK_LOGITS = 10_000_000
 """Logits that exist at once (our choice: 40 MB in float32, 65 positions of a 152k vocabulary; glibc
 gives blocks back that are above 32 MiB)."""
+ON_A_GPU = 6
+"""So many times as many there (our choice: 240 MB, some 400 positions of a 152k vocabulary; below
+that, reading the head's weights for each chunk takes longer than multiplying by them)."""
 
 
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
@@ -42,7 +45,7 @@ def head_logps(head: Any, hidden: Tensor, targets: Tensor, chunk: int | None = N
         In at least float32. Shape: (tokens,).
     """
     if chunk is None:
-        chunk = max(1, CHUNK_LOGITS // _vocabulary(head))
+        chunk = chunk_of(head, hidden.device)
     if not torch.is_grad_enabled():
         pieces = zip(hidden.split(chunk), targets.split(chunk), strict=True)
         return torch.cat([token_logps(head(states), wanted) for states, wanted in pieces])
@@ -59,8 +62,11 @@ def head_logps(head: Any, hidden: Tensor, targets: Tensor, chunk: int | None = N
     return torch.cat([checkpoint(piece, *pair, use_reentrant=False) for pair in pieces])
 
 
-def _vocabulary(head: Any) -> int:
-    return int(getattr(head, "out_features", 0) or head.weight.shape[0])
+def chunk_of(head: Any, device: torch.device) -> int:
+    """Positions whose logits are made at once."""
+    vocabulary = int(getattr(head, "out_features", 0) or head.weight.shape[0])
+    logits = CHUNK_LOGITS * (ON_A_GPU if device.type == "cuda" else 1)
+    return max(1, logits // vocabulary)
 
 
 class _HeadLogps(torch.autograd.Function):

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from veridical.models.batching import Batch, collate
+from veridical.models.branch_attention import remember, rows_of
 from veridical.models.heads import head_logps, token_logps
 from veridical.models.policy import Policy, unwrap
 from veridical.models.precision import HALF, mixing
@@ -166,7 +167,9 @@ def added_mask(core: PreTrainedModel, mask: Any) -> Any:
         return {kind: added_mask(core, one) for kind, one in mask.items()}
     dtype = mixing(mask.device, core) or core.get_input_embeddings().weight.dtype
     zero = torch.zeros((), dtype=dtype, device=mask.device)
-    return torch.where(mask, zero, -torch.inf)
+    added = torch.where(mask, zero, -torch.inf)
+    remember(added, rows_of(mask))
+    return added
 
 
 USUAL_LOGIT = 16.0

@@ -76,7 +76,7 @@ def layer_kinds(core: PreTrainedModel) -> tuple[str, ...]:
 
 
 def masks_by_layer(
-    core: PreTrainedModel, masks: Mapping[str, Tensor], positions: Tensor, device: torch.device
+    core: PreTrainedModel, masks: Mapping[str, Tensor], positions: Tensor
 ) -> Tensor | dict[str, Tensor]:
     """The mask, or one for each kind of layer where some look through a window.
 
@@ -85,14 +85,13 @@ def masks_by_layer(
         masks: for each of `layer_kinds`, without its window. Shape of each:
             (rows, 1, length, length).
         positions: of each token in its own branch. Shape: (rows, length).
-        device: where the model is.
     """
     size = window(core)
     if size is None:
-        return masks["full_attention"].to(device)
+        return masks["full_attention"]
     near = (positions[:, None, :, None] - positions[:, None, None, :]) < size
-    windowed = (masks["sliding_attention"] & near).to(device)
-    return {"full_attention": masks["full_attention"].to(device), "sliding_attention": windowed}
+    windowed = masks["sliding_attention"] & near
+    return {"full_attention": masks["full_attention"], "sliding_attention": windowed}
 
 
 def continued(positions: Tensor, tokens: int) -> Tensor:

@@ -37,12 +37,13 @@ def shared_mask(segments: Tensor, blocks: Tensor | None = None) -> Tensor:
     """
     queries, keys = segments[:, :, None], segments[:, None, :]
     same_branch = (keys == 0) | (keys == queries)
-    causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool).tril()
+    length, device = segments.shape[1], segments.device
+    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     earlier = causal.expand(len(segments), -1, -1)
     if blocks is not None:
         earlier = earlier | ((blocks[:, :, None] == blocks[:, None, :]) & (blocks[:, None, :] >= 0))
     allowed = earlier & same_branch & (keys >= 0)
-    return (allowed | torch.eye(segments.shape[1], dtype=torch.bool)).unsqueeze(1)
+    return (allowed | torch.eye(length, dtype=torch.bool, device=device)).unsqueeze(1)
 
 
 def image_blocks(policy: Policy, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -21,18 +22,27 @@ def process(
     images: Sequence[Sequence[ImageLike]],
     texts: Sequence[str],
     padding_side: str,
+    device: torch.device | None = None,
 ) -> dict[str, Tensor]:
     """The stock processor on a batch; images of a row in the order of its placeholders.
 
     Where the policy has a cache of features, they come in the place of pixels.
 
+    Args:
+        policy: whose processor it is.
+        images: of each row.
+        texts: of each row.
+        padding_side: `left` or `right`.
+        device: where the tensors are put; to the policy's if not given.
+
     Raises:
         RefusedRowsError: the processor refuses rows of the batch even alone.
         UserError: it takes each row alone, and not all together.
     """
+    device = policy.device if device is None else device
     if policy.vision is not None:
-        kept: dict[str, Tensor] = policy.vision.process(policy, images, texts, padding_side)
-        return kept
+        kept = policy.vision.process(policy, images, texts, padding_side)
+        return {name: value.to(device) for name, value in kept.items()}
     opened = _loaded(images)
     try:
         encoded = _processed(policy, opened, texts, padding_side)
@@ -51,9 +61,9 @@ def process(
             ) from error
         raise RefusedRowsError(policy.name, reasons) from error
     # With labels a forward computes a loss, and PaliGemma's processor always writes some.
-    inputs = {n: value.to(policy.device) for n, value in encoded.items() if n != "labels"}
+    inputs = {name: value for name, value in encoded.items() if name != "labels"}
     dtype = working_dtype(policy)
-    return {n: v.to(dtype) if v.is_floating_point() else v for n, v in inputs.items()}
+    return {n: v.to(device, dtype if v.is_floating_point() else v.dtype) for n, v in inputs.items()}
 
 
 def _loaded(images: Sequence[Sequence[ImageLike]]) -> list[list[Image.Image]]:

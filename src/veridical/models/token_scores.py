@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from veridical.models.batching import Batch
-from veridical.models.heads import CHUNK_LOGITS, token_logps
+from veridical.models.heads import chunk_of, token_logps
 from veridical.models.logprobs import heads_logits_suffice, predicting_states
 from veridical.models.policy import unwrap
 from veridical.models.precision import unmixed
@@ -97,8 +97,7 @@ def _by_response(flat: Tensor, batch: Batch) -> Tensor:
 
 def _by_chunks(head: Any, scored: Any, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """A few positions at a time; their logits are made again for the backward pass."""
-    vocabulary = int(getattr(head, "out_features", 0) or head.weight.shape[0])
-    chunk = max(1, CHUNK_LOGITS // vocabulary)
+    chunk = chunk_of(head, hidden.device)
 
     def piece(states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         found: tuple[Tensor, Tensor] = scored(head(states), wanted)

@@ -85,7 +85,7 @@ class VisionCache:
         texts: Sequence[str],
         padding_side: str,
     ) -> dict[str, Tensor]:
-        """What `processing.process` gives, with features where the pixels were.
+        """What `processing.process` gives, with features where the pixels were, on the CPU.
 
         Raises:
             RefusedRowsError: the processor refuses rows; by their places.
@@ -108,7 +108,7 @@ class VisionCache:
             inputs[FORM] = entries[0][FORM]
             if not self.trains_projector:
                 _require_all_places(policy, inputs)
-        return {name: value.to(policy.device) for name, value in inputs.items()}
+        return inputs
 
     def output(self, policy: Policy, inputs: dict[str, Tensor]) -> BaseModelOutputWithPooling:
         """What `get_image_features` would give for a batch of `process`."""

@@ -71,6 +71,7 @@ def first_pairs(
 class OnlineItems(Items):
     """What the trainer asks for by place: the pair that was made for it at the step it is at."""
 
+    made_by_policy = True
     shorter = (
         "Lower --batch-size, --max-new-tokens or --max-length, or set "
         "trainer.gradient_checkpointing."

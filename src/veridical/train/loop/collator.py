@@ -9,21 +9,21 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from veridical.models.batching import Batch, collate
+from veridical.models.batching import Draft, draft
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.train.loop.items import Item, Items
 
 
 class StepInputs(TypedDict):
-    """What a step gets: a batch, and what the objective needs beside it.
+    """What a step gets: a batch, still on the CPU, and what the objective needs beside it.
 
     `blank` has the vision inputs of a picture that does not count, for a batch without images;
     `reference_logps` those of the batch's rows, shape (groups, k), zeros where none are stored;
     `count` how many items the batch has that count.
     """
 
-    batch: Batch
+    batch: Draft
     blank: dict[str, Tensor] | None
     reference_logps: Tensor
     count: Tensor
@@ -64,7 +64,7 @@ class Collator:
             "count": torch.tensor(count),
         }
 
-    def _laid_out(self, items: Sequence[Item]) -> tuple[Batch | None, list[Item]]:
+    def _laid_out(self, items: Sequence[Item]) -> tuple[Draft | None, list[Item]]:
         """A batch of the rows that the processor takes, and those rows."""
         groups, left_out = [item.group for item in items], self.train.left_out
         if left_out is None:
@@ -72,7 +72,7 @@ class Collator:
         batch, places = left_out.lay_out(groups, self._lay_out)
         return batch, [items[place] for place in places]
 
-    def _idle(self, item: Item) -> tuple[Batch, list[Item]]:
+    def _idle(self, item: Item) -> tuple[Draft, list[Item]]:
         """A batch of one row, or of what stands in for it where the processor refuses that."""
         batch, kept = self._laid_out([item])
         if batch is not None:
@@ -81,8 +81,9 @@ class Collator:
         assert stand_in is not None  # who leaves rows out has found one that can be used
         return self._lay_out([stand_in]), [Item(stand_in, item.reference_logps)]
 
-    def _lay_out(self, groups: Sequence[Group]) -> Batch:
-        return collate(self.policy, groups, self.share_prefix)
+    def _lay_out(self, groups: Sequence[Group]) -> Draft:
+        made = draft(self.policy, groups, self.share_prefix)
+        return made.pinned() if self.policy.device.type == "cuda" else made
 
 
 def have_images(groups: Sequence[Group]) -> bool:

@@ -30,7 +30,10 @@ class Items(Dataset[Item]):
 
     Attributes:
         shorter: what to set where a step on the longest of them does not fit into memory.
+        made_by_policy: whether they depend on the policy as it is at their step.
     """
+
+    made_by_policy = False
 
     shorter = (
         "Lower --batch-size or --max-length, or set trainer.gradient_checkpointing; --dry-run true "

@@ -10,6 +10,7 @@ were found before it.
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -57,6 +58,8 @@ class LeftOut:
         self.refused: dict[Key, str] = {}
         self.found: dict[Key, str] = {}
         self.told = False
+        # The next batch may be laid out in another thread.
+        self._noting = threading.Lock()
         if training.resume:
             self.refused = processes.from_first(lambda: _refused_before(self.path))
         self._write()
@@ -97,7 +100,8 @@ class LeftOut:
 
     def note(self, found: Mapping[Key, str]) -> None:
         """Remember what this process found; `share` tells the others."""
-        self.found |= found
+        with self._noting:
+            self.found |= found
 
     def share(self) -> None:
         """Let every process know what each has found, and list it; all have to take part.
@@ -105,10 +109,13 @@ class LeftOut:
         Raises:
             UserError: more rows are left out than `--max-bad-fraction` allows.
         """
-        every = {key: why for own in processes.gather(self.found) for key, why in own.items()}
+        with self._noting:
+            mine = dict(self.found)
+        every = {key: why for own in processes.gather(mine) for key, why in own.items()}
         new = {key: every[key] for key in sorted(every) if key not in self.refused}
-        self.refused |= new
-        self.found = {}
+        with self._noting:
+            self.refused |= new
+            self.found = {key: why for key, why in self.found.items() if key not in mine}
         if not new:
             return
         self._write()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from veridical.train.loop.counting import steps_an_epoch
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,47 @@ class Batches(DataLoader[Any]):
         data: Dataset[object],
         rank_sampler: RankSampler,
         collate: Callable[..., Mapping[str, object]],
+        ahead: int = 0,
     ) -> None:
+        """Say what is laid out, and when.
+
+        Args:
+            data: the rows.
+            rank_sampler: their order.
+            collate: lays a batch out.
+            ahead: batches that a thread lays out beside what an accelerator computes.
+        """
         super().__init__(data, batch_sampler=rank_sampler, collate_fn=collate)
         self.rank_sampler = rank_sampler
+        self.ahead = ahead
+
+    def __iter__(self) -> Any:
+        """The batches of the epoch."""
+        batches = super().__iter__()
+        return made_ahead(batches, self.ahead) if self.ahead else batches
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
         self.rank_sampler.set_epoch(epoch)
+
+
+def made_ahead(batches: Iterator[Value], count: int) -> Iterator[Value]:
+    """The same items in the same order, with the next few made in a thread.
+
+    Args:
+        batches: made one after the other; an error comes where its item would have.
+        count: how many at most are made before they are asked for.
+    """
+    made: deque[Future[Value | None]] = deque()
+    with ThreadPoolExecutor(1, "batches") as thread:
+        try:
+            while True:
+                while len(made) <= count:
+                    made.append(thread.submit(next, batches, None))
+                batch = made.popleft().result()
+                if batch is None:
+                    return
+                yield batch
+        finally:
+            for waiting in made:
+                waiting.cancel()

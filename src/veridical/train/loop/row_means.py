@@ -12,7 +12,10 @@ from veridical.train.loop.task import Outcome
 
 
 class RowMeans:
-    """Keeps what objectives measure, until it is asked for the means."""
+    """Keeps what objectives measure where it was computed, until it is asked for the means.
+
+    To fetch it at every step would make the host wait for an accelerator.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[str, list[Tensor]] = {}
@@ -20,10 +23,10 @@ class RowMeans:
     def add(self, outcome: Outcome, count: Tensor) -> None:
         """Keep a batch's loss, its count, and its measures."""
         kept = self._kept
-        kept.setdefault("_loss_sum", []).append(outcome.loss_sum.detach().reshape(1).cpu())
-        kept.setdefault("_count", []).append(count.reshape(1).cpu())
+        kept.setdefault("_loss_sum", []).append(outcome.loss_sum.detach().reshape(1))
+        kept.setdefault("_count", []).append(count.reshape(1))
         for name, values in outcome.measures.items():
-            kept.setdefault(name, []).append(values.detach().cpu())
+            kept.setdefault(name, []).append(values.detach())
 
     def take(self) -> dict[str, Any]:
         """Means over the rows of all processes since the last call; empty where there were none.
@@ -31,7 +34,7 @@ class RowMeans:
         All processes have to take part.
         """
         own = {
-            name: (float(torch.cat(values).double().sum()), sum(map(len, values)))
+            name: (float(torch.cat(values).cpu().double().sum()), sum(map(len, values)))
             for name, values in self._kept.items()
         }
         self._kept = {}

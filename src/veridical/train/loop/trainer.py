@@ -82,8 +82,11 @@ class GroupTrainer(SavingTrainer):
 
     def outcome(self, model: PreTrainedModel, inputs: StepInputs) -> Outcome:
         """The objective on one batch; nothing of it counts where the batch only keeps step."""
-        batch, blank = inputs["batch"], inputs["blank"]
+        batch, blank = inputs["batch"].on(self.policy), inputs["blank"]
         reference = inputs["reference_logps"]
+        if self.policy.device.type == "cuda":
+            # Now: behind the forward pass the host would wait for it.
+            reference = reference.to(self.policy.device, non_blocking=True)
         if self.task.reference_in_step:
             # First, while nothing is kept for the policy's backward pass.
             reference, _ = model(batch, blank, reference=True)
@@ -119,9 +122,11 @@ class GroupTrainer(SavingTrainer):
     ) -> Tensor:
         count = torch.stack([sample["count"] for sample in batch_samples]).sum()
         found = torch.tensor(len(self.left_out.found) if self.left_out is not None else 0)
-        own = torch.stack([count, found]).to(device)
+        own = torch.stack([count, found])
+        if self.accelerator.num_processes > 1:
+            own = self.accelerator.gather(own.to(device))
         total: Tensor
-        total, refused = self.accelerator.gather(own).view(-1, 2).sum(0)
+        total, refused = own.view(-1, 2).sum(0)
         if self.left_out is not None and refused > 0:
             self.left_out.share()
         self.nothing_counts = not bool(total > 0)
@@ -139,7 +144,21 @@ class GroupTrainer(SavingTrainer):
     def _batches(self, items: Any, seed: int | None) -> Batches:
         size, arguments = self.args.per_device_train_batch_size, self.args
         sampler = RankSampler(len(items), size, seed, arguments.process_index, arguments.world_size)
-        return Batches(items, sampler, self.collate_items)
+        return Batches(items, sampler, self.collate_items, self._made_ahead(items))
+
+    def _made_ahead(self, items: Items) -> int:
+        """Batches that are laid out while others are computed: those of the next step.
+
+        On a CPU there is nothing beside which to do it; features that are kept may have to be
+        computed, in the precision of the steps.
+        """
+        if self.policy.device.type != "cuda" or self.policy.vision is not None:
+            return 0
+        return 0 if items.made_by_policy else self.args.gradient_accumulation_steps
+
+    def _prepare_inputs(self, inputs: StepInputs) -> StepInputs:
+        """As they are: a step moves its batch itself, and the counts are for the host."""
+        return inputs
 
     def evaluation_loop(  # noqa: D102
         self,

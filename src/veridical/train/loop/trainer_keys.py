@@ -69,7 +69,7 @@ OURS: Mapping[str, str] = {
 }
 """Keys that the commands set themselves, each with what to do instead, as a phrase."""
 
-_WORKERS = "batches are laid out on the model's device, without workers"
+_WORKERS = "the next batch is laid out beside a step by itself, where a GPU computes"
 _EVALUATION = "held-out rows are evaluated for their mean losses alone"
 _LAUNCHER = "the launcher decides it: set it in its own configuration (`accelerate config`)"
 _HUB = "set --push-to-hub OWNER/NAME (and --push-public), which pushes the finished model once"

@@ -96,6 +96,7 @@ def _ours(training: Training, steps: int, out: Path) -> dict[str, Any]:
         "remove_unused_columns": False,
         "label_names": [],
         "dataloader_pin_memory": False,
+        "logging_nan_inf_filter": False,
         "report_to": [],
         "seed": training.seed,
     }
