@@ -79,7 +79,7 @@ benchmark: $(DEVELOPMENT) $(TORCHVISION)  ## DPO beside TRL's, an ablation and B
 	done
 
 gpu: $(DEVELOPMENT) $(TORCHVISION)  ## On one GPU: tests, and speed at 7B (without one, a try on the CPU).
-	VERIDICAL_TORCHVISION=$(TORCHVISION) $(BIN)/python benchmarks/gpu/run.py $(GPU_FLAGS)
+	VERIDICAL_TORCHVISION=$(TORCHVISION) $(BIN)/python benchmarks/gpu/run_parts.py $(GPU_FLAGS)
 
 real-photos: $(RUNTIME) $(PHOTO_PARTS)  ## Real photographs, real weights (an hour; PHOTOS=list.jsonl).
 	@if [ ! -f "$(PHOTOS)" ]; then \

@@ -45,7 +45,7 @@ def requests_of(size: Size, pairs: int) -> list[Request]:
     ]  # fmt: skip
 
 
-def complete(policy: Policy, requests: Sequence[Request], drop: bool) -> list[list[int]]:
+def complete(policy: Policy, requests: Sequence[Request], drop: bool) -> list[tuple[int, ...]]:
     """By the product; returns the sampled tokens."""
     decoding = Decoding(TOKENS, 1.0, batch_size=32)
     # One an answer, as in the product.

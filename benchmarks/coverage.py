@@ -77,7 +77,8 @@ def _rates(
 ) -> FloatArray:
     """Each image's own rate: Beta, with this correlation between its answers."""
     weight = (1 - tied) / tied
-    return random.beta(mean * weight, (1 - mean) * weight, shape)
+    rates: FloatArray = random.beta(mean * weight, (1 - mean) * weight, shape)
+    return rates
 
 
 def _pope(tied: float, together: bool) -> World:
@@ -174,7 +175,8 @@ def _reward(
 
     def margins(wrong: float) -> FloatArray:
         noise = 0.2 * (words - 1) / 6 + np.sqrt(0.8) * random.normal(size=words.shape)
-        return 1.5 * (-ndtri(wrong) + noise + 0.4 * random.normal(size=(*shape, 1)))
+        own = 0.4 * random.normal(size=(*shape, 1))
+        return np.asarray(1.5 * (-ndtri(wrong) + noise + own), dtype=np.float64)
 
     before, after = margins(rate), margins(rate * (1 - case.mended))
     arm = np.where(random.random(words.shape) < case.anew, after, before)
@@ -205,7 +207,7 @@ def _reward_columns(margin: FloatArray, words: FloatArray, there: FloatArray) ->
     return {name: (row * there).sum(-1) for name, row in rows.items()}
 
 
-WORLDS: Mapping[str, tuple[World, tuple[Metric, ...]]] = {
+WORLDS: Mapping[str, tuple[World, Sequence[Metric]]] = {
     "POPE": (_pope(0.1, together=False), POPE.formulas),
     "POPE, answers of an image alike": (_pope(0.4, together=True), POPE.formulas),
     "CHAIR": (_chair, CHAIR.formulas),

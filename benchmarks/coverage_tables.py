@@ -93,11 +93,22 @@ def read_rows(path: Path = CELLS) -> list[Row]:
 
 
 def _row(cells: dict[str, str]) -> Row:
-    measured = ("rejected", "possible", "contradicting")
-    numbers = {name: float(cells[name]) if cells[name] else None for name in measured}
-    always = (float(cells[name]) for name in ("covered", "count", "attainable"))
-    place = cells["world"], cells["metric"], float(cells["rate"]), cells["case"]
-    return Row(*place, int(cells["images"]), *always, **numbers)
+    def measured(name: str) -> float | None:
+        return float(cells[name]) if cells[name] else None
+
+    return Row(
+        cells["world"],
+        cells["metric"],
+        float(cells["rate"]),
+        cells["case"],
+        int(cells["images"]),
+        float(cells["covered"]),
+        float(cells["count"]),
+        float(cells["attainable"]),
+        measured("rejected"),
+        measured("possible"),
+        measured("contradicting"),
+    )
 
 
 def tables(rows: Sequence[Row]) -> str:

@@ -55,7 +55,12 @@ def run_script(name: str, settings: Path, threads: int, torchvision: bool) -> No
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
     }
     log = settings.with_suffix(".txt")
-    command = [sys.executable, *(["-c", BESIDE] if torchvision else []), here / name, settings]
+    command: list[str | Path] = [
+        sys.executable,
+        *(["-c", BESIDE] if torchvision else []),
+        here / name,
+        settings,
+    ]
     with log.open("w", encoding="utf-8") as output:
         done = subprocess.run(command, stdout=output, stderr=output, env=environment)
     if done.returncode:
@@ -82,7 +87,7 @@ def run_side(settings: Settings, folder: Path, torchvision: bool = False) -> dic
 
 def seconds_a_step(results: list[dict[str, Any]], clock: str = "seconds") -> float:
     """The median over processes and steps, without each process's first."""
-    return statistics.median(s for result in results for s in result[clock][1:])
+    return float(statistics.median(s for result in results for s in result[clock][1:]))
 
 
 def compare(

@@ -120,7 +120,7 @@ def logging_steps(settings: Settings) -> int:
 
 def train_with_veridical(settings: Settings, folder: Path, watch: Stopwatch) -> None:
     """`veridical train dpo`, as anybody runs it."""
-    from switches import switch_off
+    from switches import patch, switch_off
 
     from veridical.models import logprobs
     from veridical.objectives.dpo import DPO
@@ -129,16 +129,14 @@ def train_with_veridical(settings: Settings, folder: Path, watch: Stopwatch) -> 
     from veridical.train.loop import scorer, start
     from veridical.train.options import Training
 
-    load = start.load_policy
-
     def load_and_start(*arguments: Any, **named: Any) -> Any:
         policy = load(*arguments, **named)
         watch.start(policy.model)
         return policy
 
-    start.load_policy = load_and_start
+    load = patch(start, "load_policy", load_and_start)
     switch_off(settings.without)
-    scorer.response_logps = logprobs.response_logps
+    patch(scorer, "response_logps", logprobs.response_logps)
     dpo.train_dpo(
         settings.model,
         Path(settings.data),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,13 +25,24 @@ OFF = (
 def switch_off(technique: str) -> None:
     """Make the product do without a technique, in this process."""
     if technique == "head on response positions":
-        logprobs.batch_logps = _head_everywhere
+        patch(logprobs, "batch_logps", _head_everywhere)
     elif technique == "head in chunks":
-        logprobs.head_logps = _head_at_once
+        patch(logprobs, "head_logps", _head_at_once)
     elif technique == "image encoded once":
-        logprobs.response_logps = _first(_encode_twice, logprobs.response_logps)
+        patch(logprobs, "response_logps", _first(_encode_twice, logprobs.response_logps))
     elif technique == "vision without a graph":
-        logprobs.response_logps = _first(_want_pixel_gradients, logprobs.response_logps)
+        patch(logprobs, "response_logps", _first(_want_pixel_gradients, logprobs.response_logps))
+
+
+def patch(module: ModuleType, name: str, function: Callable[..., Any]) -> Any:
+    """Put a function in the place of one of the product's, and return that one.
+
+    Raises:
+        AttributeError: the product has no such name in that module any longer.
+    """
+    stock = getattr(module, name)
+    setattr(module, name, function)
+    return stock
 
 
 def _head_everywhere(model: Any, batch: Any) -> torch.Tensor:
@@ -42,8 +55,10 @@ def _head_everywhere(model: Any, batch: Any) -> torch.Tensor:
     return heads.head_logps(head, states, targets)[-len(batch.targets) :]
 
 
-def _head_at_once(head: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return logprobs.token_logps(head(hidden), targets)
+def _head_at_once(
+    head: Any, hidden: torch.Tensor, targets: torch.Tensor, chunk: int | None = None
+) -> torch.Tensor:
+    return heads.token_logps(head(hidden), targets)
 
 
 def _first(act: Any, stock: Any) -> Any:

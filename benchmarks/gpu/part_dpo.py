@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def measure_dpo(settings: Settings, figures: Figures) -> None:
             whole()
         except Exception as error:
             failure = error
-            figures.attempt({**label, "what": "block"}, 0.0, lambda e=failure: _raise(e))
+            figures.attempt({**label, "what": "block"}, 0.0, partial(_raise, failure))
         free_memory()
 
 

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def measure_ppo(settings: Settings, figures: Figures) -> None:
             continue
         parts: list[dict[str, Any]] = []
         whole = figures.attempt(
-            {**label, "part": "whole step"}, needs, lambda s=shape, p=parts: step(settings, s, p)
+            {**label, "part": "whole step"}, needs, partial(step, settings, shape, parts)
         )
         for row in parts if whole else []:
             share = row["seconds"] / whole["seconds"] if whole else 0.0

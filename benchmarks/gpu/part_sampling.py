@@ -10,6 +10,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,10 @@ def measure_sampling(settings: Settings, figures: Figures) -> None:
         else:
             shapes.append(shape)
     blocks: list[Callable[[float], None]] = [
-        lambda end, shape=shape: decode(settings, figures, shape, end)  # type: ignore[misc]
-        for shape in shapes
+        partial(decode, settings, figures, shape) for shape in shapes
     ]
     blocks += [
-        lambda end, tokens=tokens: bdhs(settings, figures, shapes[0], tokens)  # type: ignore[misc]
-        for tokens in image_tokens_of(settings)
+        partial(bdhs, settings, figures, shapes[0], tokens) for tokens in image_tokens_of(settings)
     ]
     for number, block in enumerate(blocks):
         # What is heavy comes first and gets the more: two shares each, one for BDHS.
@@ -76,9 +75,7 @@ def measure_sampling(settings: Settings, figures: Figures) -> None:
     for shape in shapes:
         label = {"what": "decoding", "shape": shape.name, "prompt": "text", "way": "vllm"}
         for batch in batches_of(settings.tiny)[1:2]:
-            figures.attempt(
-                {**label, "batch": batch}, VLLM_SECONDS, lambda s=shape, b=batch: vllm(s, b)
-            )
+            figures.attempt({**label, "batch": batch}, VLLM_SECONDS, partial(vllm, shape, batch))
 
 
 def batches_of(tiny: bool) -> tuple[int, ...]:
@@ -165,7 +162,7 @@ def ways_of(policy: Policy, requests: Sequence[Request]) -> dict[str, Callable[[
                 **inputs, do_sample=True, min_new_tokens=tokens, max_new_tokens=tokens,
                 eos_token_id=None, pad_token_id=policy.processor.tokenizer.pad_token_id,
             )  # fmt: skip
-        return batch * (found.shape[1] - inputs["input_ids"].shape[1])
+        return batch * int(found.shape[1] - inputs["input_ids"].shape[1])
 
     def answers(tokens: int) -> int:
         decoding = Decoding(tokens, 1.0, batch_size=batch)
@@ -231,7 +228,9 @@ def bare_forwards(policy: Policy, inputs: dict[str, torch.Tensor], tokens: int) 
     return tokens * len(mask)
 
 
-def bdhs(settings: Settings, figures: Figures, shape: Shape, image_tokens: int) -> None:
+def bdhs(
+    settings: Settings, figures: Figures, shape: Shape, image_tokens: int, _end: float
+) -> None:
     """Pairs a second with masked image tokens dropped and kept."""
     policy = build(shape, image_tokens, settings.device, settings.dtype)
     pairs = 2 if settings.tiny else 8
@@ -299,7 +298,8 @@ def vllm(shape: Shape, batch: int) -> dict[str, Any]:
 
 
 def _text(row: dict[str, Any]) -> str:
-    return next(b["text"] for m in row["prompt"] for b in m["content"] if b["type"] == "text")
+    blocks = (b for message in row["prompt"] for b in message["content"])
+    return str(next(block["text"] for block in blocks if block["type"] == "text"))
 
 
 if __name__ == "__main__":

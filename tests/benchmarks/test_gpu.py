@@ -34,7 +34,6 @@ def modules() -> Iterator[Any]:
     path, environment, known = list(sys.path), dict(os.environ), set(sys.modules)
     os.environ.pop("VERIDICAL_TORCHVISION", None)  # or other tests would find torchvision
     sys.path.insert(0, str(GPU))
-    # Other folders have a `run.py` too.
     hidden = {file.stem: sys.modules.pop(file.stem, None) for file in GPU.glob("*.py")}
     yield importlib.import_module
     for name in sys.modules.keys() - known:
@@ -55,7 +54,7 @@ def settings(modules: Any, out: Path, seconds: float = 60.0) -> Any:
 def run_script(modules: Any, tmp_path: Path, text: str, seconds: float) -> dict[str, Any]:
     script = tmp_path / "part.py"
     script.write_text(f"import sys\nsys.path.insert(0, {str(GPU)!r})\n{text}")
-    run = modules("run")
+    run = modules("run_parts")
     run.GRACE = 1.0
     found: dict[str, Any] = run.run_part_alone(script, settings(modules, tmp_path, seconds))
     assert json.loads((tmp_path / "some.json").read_text()) == found
@@ -115,7 +114,7 @@ def test_a_part_that_does_not_start_says_why(modules: Any, tmp_path: Path) -> No
 
 
 def test_it_runs_without_a_card_and_without_being_installed(tmp_path: Path) -> None:
-    command = [sys.executable, str(GPU / "run.py"), "--device", "cpu", "--out", str(tmp_path)]
+    command = [sys.executable, str(GPU / "run_parts.py"), "--device", "cpu", "--out", str(tmp_path)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [*command, "--parts", "ppo"], capture_output=True, text=True, env=environment, timeout=300

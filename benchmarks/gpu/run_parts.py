@@ -1,6 +1,6 @@
 """Correctness, speed and memory on one card: the parts one by one, each in its own process.
 
-    python benchmarks/gpu/run.py [--tiny] [--quick] [--minutes 9] [--parts rate tests dpo ...]
+    python benchmarks/gpu/run_parts.py [--tiny] [--quick] [--minutes 9] [--parts rate tests dpo ...]
 
 Needs nothing but Python with PyTorch, Transformers and what `requirements.txt` beside this file
 lists; no network, no installed package of ours. Each part writes its figures to
@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from figures_table import print_part
-from measuring import HERE, ROOT, Settings, replace_file, torch
+from measuring import HERE, ROOT, Settings, replace_file
 
 GRACE = 10.0
 """Seconds that a part may take longer than its share before it is stopped."""
