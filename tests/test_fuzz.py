@@ -45,7 +45,7 @@ from veridical.cli.signatures import Option, is_number, spelled
 from veridical.data.records import read_records, write_records
 from veridical.runtime.files import write_json, write_jsonl
 from veridical.runtime.fingerprint import EMBEDDED_MODEL
-from veridical.study import workers
+from veridical.study import running, workers
 from veridical.world.dataset import write_scenes
 
 LONGEST_SECONDS = 30
@@ -62,7 +62,7 @@ MODEL = ["--model", "embedded"]
 QUICK = ["--prove-first", "true", "--cache", "none"]
 JUDGED = ["--judge", "exact", *WORDS]
 COMMANDS: dict[str, list[str]] = {
-    "demo": MODEL,
+    "align": [*MODEL, "--data", "{conversations}", "--measure", "false"],
     "ask": ["embedded", "{image}", "What is there?"],
     "build bdhs": [*MODEL, "--data", "{conversations}", "--similarity", "edit"],
     "build sample": [*MODEL, "--data", "{conversations}"],
@@ -367,6 +367,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.Conv2d, "forward", stop)
     monkeypatch.setattr(workers, "ProcessPoolExecutor", stop)
     monkeypatch.setattr("veridical.web.view.serve", stop)
+    monkeypatch.setattr(running, "_Process", stop)
     for name in ("veridical.study.arms", "veridical.study.reward_study"):
         monkeypatch.setattr(importlib.import_module(name), "write_scenes", stop)
     monkeypatch.setattr("veridical.models.load.require_usable", lambda policy: None)

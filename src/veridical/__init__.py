@@ -72,6 +72,8 @@ if TYPE_CHECKING:
     from veridical.runtime.options import CacheOptions, Loading, Placement, Reading
     from veridical.sampling.ask import ask
     from veridical.sampling.requests import Decoding
+    from veridical.study.align import Aligned, Execution, align
+    from veridical.study.alignment import Evaluating
     from veridical.train.dpo import train_dpo
     from veridical.train.online import train_online
     from veridical.train.options import Training
@@ -145,6 +147,8 @@ _HOMES = {
     "runtime.options": "CacheOptions Loading Placement Reading",
     "sampling.ask": "ask",
     "sampling.requests": "Decoding",
+    "study.align": "Aligned Execution align",
+    "study.alignment": "Evaluating",
     "train.dpo": "train_dpo",
     "train.online": "train_online",
     "train.options": "Training",
@@ -158,6 +162,10 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "Aligned",
+    "Evaluating",
+    "Execution",
+    "align",
     "AmberOptions",
     "Amounts",
     "Asking",

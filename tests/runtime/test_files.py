@@ -9,7 +9,7 @@ import pytest
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.runtime.runs import start_run
-from veridical.study.demo import demo
+from veridical.study.align import align
 
 
 def test_a_value_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
@@ -27,10 +27,10 @@ def test_a_file_in_the_place_of_the_run_folder(tmp_path: Path, out: str) -> None
         start_run(tmp_path / out, "train dpo", {})
 
 
-def test_a_file_in_the_place_of_the_demo(tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_an_alignment(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is a file"):
-        demo(tmp_path / "file")
+        align(tmp_path / "file", "embedded")
 
 
 def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:

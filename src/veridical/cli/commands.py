@@ -26,9 +26,10 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "demo": Command(
-        "veridical.study.demo:demo",
-        "Build pairs, train and evaluate the embedded tiny model: minutes, no GPU.",
+    "align": Command(
+        "veridical.study.align:align",
+        "Align a model: build, train, evaluate before and after, and report.",
+        ("model",),
     ),
     "ask": Command(
         "veridical.sampling.ask:ask",

@@ -23,6 +23,7 @@ RANGES: Mapping[str, Range] = {
     "batch_size": COUNT,
     "cache_gigabytes": ABOVE_ZERO,
     "check_limit": COUNT,
+    "check_rows": COUNT,
     "check_tokens": COUNT,
     "count": COUNT,
     "cut_words": COUNT,

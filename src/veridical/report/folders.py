@@ -61,7 +61,7 @@ def find_parts(runs: Sequence[Path]) -> list[Part]:
         UserError: a run does not exist or holds nothing that a run writes.
     """
     if not runs:
-        raise UserError("Which run? Name one or more run folders: veridical report runs/demo")
+        raise UserError("Which run? Name one or more run folders: veridical report runs/aligned")
     parts: list[Part] = []
     for root in runs:
         found = list(_walk(root, root))
@@ -104,7 +104,7 @@ def _no_run(root: Path) -> str:
         return f"{root} is a file; name the run folder that holds it."
     return (
         f"{root} is no run: it holds neither run.json nor pairs, a training log, scores or a "
-        "summary. Name a folder that `veridical demo`, `build`, `train` or `eval` wrote."
+        "summary. Name a folder that `veridical align`, `build`, `train` or `eval` wrote."
     )
 
 

@@ -56,7 +56,7 @@ def report(runs: list[Path], out: Path | None = None) -> None:
     """Write the report of one or several runs as one page.
 
     Args:
-        runs: Run folders: a demo, a study, or single build, train and eval runs.
+        runs: Run folders: an alignment, a study, or single build, train and eval runs.
         out: The page to write; report.html in the run's folder, or here for several runs.
     """
     path = write_report(runs, out)

@@ -68,7 +68,7 @@ VERBS = {
     "train reward": "A reward model was trained",
     "eval compare": "Two evaluations were compared",
     "eval": "A model was evaluated",
-    "demo": "The demo was run",
+    "align": "The steps of an alignment were run",
     "evidence": "The study was run",
     "world": "The embedded world was used",
 }

@@ -1,4 +1,4 @@
-"""What the demo and the evidence are made of: pairs, a trained arm, its evaluation, the summary."""
+"""What the evidence is made of: pairs, a trained arm, its evaluation, the summary."""
 
 from __future__ import annotations
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -16,6 +18,28 @@ from veridical.runtime.progress import step_bar
 from veridical.runtime.run_files import LogRow
 from veridical.train.loop.checkpoints import write_manifest
 from veridical.train.loop.counting import rows_seen
+
+
+class StepTimer(TrainerCallback):
+    """How long optimizer steps take, without evaluations and checkpoints."""
+
+    def __init__(self) -> None:
+        """Nothing is timed yet."""
+        self._seconds: list[float] = []
+        self._began = 0.0
+
+    @property
+    def median(self) -> float | None:
+        """Seconds of a usual step; None where there was none."""
+        return round(median(self._seconds), 4) if self._seconds else None
+
+    def on_step_begin(self, *_: object, **__: object) -> None:
+        """Start the clock."""
+        self._began = time.monotonic()
+
+    def on_step_end(self, *_: object, **__: object) -> None:
+        """Stop it."""
+        self._seconds.append(time.monotonic() - self._began)
 
 
 class RunLog(TrainerCallback):

@@ -17,7 +17,14 @@ from veridical.models.rendering import Group
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.run_files import LogRow
-from veridical.train.loop.callbacks import Epochs, Manifests, RunLog, SaveWhenTerminated, Steps
+from veridical.train.loop.callbacks import (
+    Epochs,
+    Manifests,
+    RunLog,
+    SaveWhenTerminated,
+    Steps,
+    StepTimer,
+)
 from veridical.train.loop.checking import open_check, write_descriptions
 from veridical.train.loop.checkpoints import LastStep, newest_verified, steps_of
 from veridical.train.loop.finish import Trained
@@ -93,7 +100,7 @@ def run_trainer(
         steers: whether the policy learns to be asked for attributes.
 
     Returns:
-        What goes into `run.json`: steps, seconds, pairs per second, losses.
+        What goes into `run.json`: steps, seconds in all and of a step, pairs per second, losses.
 
     Raises:
         UserError: the folder holds another run's checkpoints, the processes start differently, or
@@ -111,7 +118,8 @@ def run_trainer(
     epochs = Epochs(len(train), training.rows_a_step())
     # Trackers print as they open, which is before the line with the steps is drawn.
     callbacks = [epochs, *_reports(policy, training, arguments, out), RunLog(out / "log.jsonl")]
-    callbacks += [Steps(), LastStep(), Manifests(), *more]
+    timer = StepTimer()
+    callbacks += [timer, Steps(), LastStep(), Manifests(), *more]
     callbacks += _on_the_way(policy, training, train, held_out, out)
     require_same_start(task.scorer)
     trainer = GroupTrainer(
@@ -128,7 +136,8 @@ def run_trainer(
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - began
     policy.model.eval()
-    return _figures(trainer, training, len(train), checkpoint, seconds)
+    figures = _figures(trainer, training, len(train), checkpoint, seconds)
+    return {**figures, "step_seconds": timer.median}
 
 
 def _evaluates(held_out: Items | None, training: Training) -> bool:

@@ -1,0 +1,67 @@
+"""What the command line knows of a step's command, asked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from veridical.cli import parsing, signatures
+from veridical.cli.commands import COMMANDS
+from veridical.cli.dispatch import find_function
+from veridical.cli.named_files import check_named_file, is_path
+from veridical.cli.stand_ins import without_libraries
+from veridical.cli.words import label
+from veridical.runtime.errors import UserError
+from veridical.study.plan import OUTPUTS, Plan, Step, lies_in, texts_of
+
+OWN = ("align",)
+"""Commands that are plans themselves."""
+
+
+def check_steps(plan: Plan, steps: Sequence[Step]) -> dict[str, frozenset[str]]:
+    """Refuse steps that their commands would refuse at once, and files that are missing.
+
+    Returns:
+        For each step's name the options that are paths.
+
+    Raises:
+        UserError: names the step, and what its command says.
+    """
+    paths = {}
+    with without_libraries():
+        for step in steps:
+            try:
+                paths[step.name] = _checked(plan, step)
+            except UserError as error:
+                raise UserError(f"Step {step.name}: {error}") from None
+    return paths
+
+
+def _checked(plan: Plan, step: Step) -> frozenset[str]:
+    if step.command not in COMMANDS or step.command in OWN:
+        raise UserError(
+            f"there is no command {step.command!r} for a plan. `veridical --help` lists all."
+        )
+    command = COMMANDS[step.command]
+    function = find_function(command)
+    options = signatures.read_options(function)
+    program = f"veridical {step.command}"
+    parsing.parse(program, function, options, command.positionals, step.option_words())
+    paths = frozenset(name for name, option in options.items() if is_path(option))
+    for name in paths - set(OUTPUTS):
+        for text in texts_of(step.options.get(name)):
+            if not any(lies_in(text, other.output) for other in plan.steps):
+                shown = label(name, command.positionals)
+                check_named_file(name, named_path(plan, text), shown)
+    return paths
+
+
+def named_path(plan: Plan, text: str) -> Path:
+    """A step's path as this process finds it."""
+    whole = plan.folder / text
+    return Path(text) if plan.folder == Path.cwd() else whole
+
+
+def runs_on_several(step: Step) -> bool:
+    """Whether a launcher may start several processes for the step's command."""
+    return COMMANDS[step.command].shared

@@ -1,0 +1,90 @@
+"""A step's key: everything that its result depends on, as one hash."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_path
+from veridical.runtime.fingerprint import fingerprint
+from veridical.runtime.json_types import JsonObject
+from veridical.study.commands import named_path
+from veridical.study.plan import OUTPUTS, OptionValue, Plan, Step, bare, lies_in
+
+NO_EFFECT = (*OUTPUTS, "cache", "cache_gigabytes", "device", "report_to", "show_every", "resume")
+"""Options that change no result."""
+MODELS = ("model", "reference_model")
+"""Options that name a model, which may be one of a hub."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Makes the keys of a plan's steps.
+
+    Attributes:
+        plan: the plan.
+        paths: for each step's name the options that are paths.
+    """
+
+    plan: Plan
+    paths: Mapping[str, Collection[str]]
+
+    def key(self, step: Step, made: Mapping[str, str]) -> str:
+        """A hash of the command, its options, the files and models that it reads, and the version.
+
+        Args:
+            step: whose key.
+            made: the keys of the steps that it needs, by their names; what these wrote counts by
+                them.
+        """
+        options = {
+            name: self._value(step, name, value, made)
+            for name, value in sorted(step.options.items())
+            if name not in NO_EFFECT and value is not None
+        }
+        needs = sorted(made[other.name] for other in self.plan.needs(step))
+        content: JsonObject = {
+            "command": step.command,
+            "options": options,
+            "needs": needs,
+            "version": importlib.metadata.version("veridical"),
+        }
+        return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _value(
+        self, step: Step, name: str, value: OptionValue, made: Mapping[str, str]
+    ) -> OptionValue:
+        if isinstance(value, Mapping):
+            return {key: self._value(step, key, item, made) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._value(step, name, item, made) for item in value]
+        return self._text(step, name, value, made) if isinstance(value, str) else value
+
+    def _text(self, step: Step, name: str, text: str, made: Mapping[str, str]) -> OptionValue:
+        """A text by what it names: what a step made, a file's content, a model's, or itself."""
+        if step.command == "report":
+            return text  # it reads what the steps made, which are among its needs
+        own = bare(text)
+        for other in self.plan.steps:
+            if other.name in made and lies_in(own, other.output):
+                inside = os.path.relpath(own, other.output)
+                return ["made", made[other.name], inside]
+        place = named_path(self.plan, own)
+        is_model = name in MODELS or own != text
+        if not is_model and (name in self.paths[step.name] or os.sep in own) and place.exists():
+            return ["content", hash_path(place)]
+        if is_model:
+            return ["model", _model(str(place) if place.is_dir() else own)]
+        return text
+
+
+def _model(name: str) -> str:
+    try:
+        return fingerprint(name).key
+    except UserError:
+        return name  # a hub's, not here yet; the step says what is wrong, if anything is

@@ -1,0 +1,166 @@
+"""Recipes: named lists of steps from a model and data to an aligned model, as YAML files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from veridical.data.record_rows import Kind
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_text
+from veridical.runtime.yaml_text import read_yaml
+from veridical.study.plan import OptionValue, Step, step_of
+
+FOLDER = Path(__file__).parent / "recipes"
+DEFAULTS = FOLDER / "embedded" / "defaults.yaml"
+"""Options by command that suit the embedded model, which is tiny."""
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+FIELDS = ("summary", "takes", "judge", "needs", "scenes", "steps", "result", "steer", "evaluate")
+JUDGES = ("none", "exact", "model", "any", "chair")
+CONDITIONS = ("conversation", "preference", "exact", "model")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way from a model and data to an aligned model.
+
+    Attributes:
+        name: as in `--recipe`.
+        summary: what it does, in one line.
+        takes: the kinds of records that it can start from.
+        judge: who says which answer is better: `none`, `exact` (by object lists), `chair` (by
+            CHAIR, from object lists), `model` (one that `--judge` names), or `any` of `exact` and
+            `model`.
+        needs: what else has to be given: `facts`.
+        steps: rows of a plan with placeholders, each with an optional `when`.
+        result: the folder of the aligned model, with placeholders.
+        steer: attributes that the result is asked for, when it is evaluated; "" for none.
+        scenes: of the embedded model's own data: how many scenes to train on, and to evaluate on.
+        evaluate: whether `evaluate` steps are added; a recipe that has its own says false.
+    """
+
+    name: str
+    summary: str
+    takes: tuple[Kind, ...]
+    judge: str
+    needs: tuple[str, ...]
+    steps: tuple[Mapping[str, Any], ...]
+    result: str
+    steer: str = ""
+    scenes: tuple[int, int] = (200, 200)
+    evaluate: bool = True
+
+    def filled(
+        self, values: Mapping[str, OptionValue], holds: Sequence[str], defaults: Defaults
+    ) -> list[Step]:
+        """Its steps with values in place of placeholders.
+
+        Args:
+            values: by placeholder; an option whose value is None is left out.
+            holds: the conditions that hold; steps with another `when` are left out.
+            defaults: options by command, which replace those of the recipe.
+        """
+        rows = [row for row in self.steps if row.get("when") is None or row["when"] in holds]
+        steps = []
+        for row in rows:
+            own = {key: item for key, item in row.items() if key != "when"}
+            own["options"] = {**row.get("options", {}), **defaults.get(row["command"], {})}
+            steps.append(step_of(fill(own, values, self.name), f"recipe {self.name}"))
+        return steps
+
+
+Defaults = Mapping[str, Mapping[str, OptionValue]]
+
+
+def recipe_names() -> list[str]:
+    """The recipes in the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def find_recipe(name: str) -> Recipe:
+    """Read a recipe of the package, or a YAML file.
+
+    Raises:
+        UserError: there is none of that name, or the file is no recipe.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"--recipe {name}: there is no such recipe. There is: {', '.join(recipe_names())}; or "
+            "name a YAML file of your own."
+        )
+    return read_recipe(path)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe's file.
+
+    Raises:
+        UserError: a field is missing, unknown or of another form.
+    """
+    content = read_yaml(read_text(path), str(path))
+    if not isinstance(content, dict) or not isinstance(content.get("steps"), list):
+        raise UserError(f"{path} is no recipe: it has to have `steps`, a list of commands.")
+    if unknown := sorted(map(str, content.keys() - set(FIELDS))):
+        raise UserError(f"{path}: there is no field {unknown[0]}; there is {', '.join(FIELDS)}.")
+    takes = tuple(content.get("takes") or ("conversation",))
+    judge, result = content.get("judge", "none"), content.get("result")
+    for name, value, allowed in (("takes", set(takes), get_args(Kind)), ("judge", {judge}, JUDGES)):
+        if not value <= set(allowed):
+            raise UserError(f"{path}: {name} has to be of {', '.join(allowed)}.")
+    if not isinstance(result, str):
+        raise UserError(
+            f"{path}: result has to name the aligned model, such as {{out}}/train/model."
+        )
+    for number, row in enumerate(content["steps"], start=1):
+        if not isinstance(row, dict) or row.get("when") not in (None, *CONDITIONS):
+            raise UserError(
+                f"{path}, step {number}: it has to be a mapping whose `when`, if it has one, is of "
+                f"{', '.join(CONDITIONS)}."
+            )
+    scenes = content.get("scenes") or {}
+    return Recipe(
+        path.stem,
+        str(content.get("summary", "")),
+        takes,
+        judge,
+        tuple(content.get("needs") or ()),
+        tuple(content["steps"]),
+        result,
+        str(content.get("steer") or ""),
+        (int(scenes.get("train", 200)), int(scenes.get("test", 200))),
+        bool(content.get("evaluate", True)),
+    )
+
+
+def embedded_defaults() -> Defaults:
+    """Options by command that suit the embedded model."""
+    found: Defaults = read_yaml(read_text(DEFAULTS), str(DEFAULTS))
+    return found
+
+
+def fill(value: OptionValue, values: Mapping[str, OptionValue], recipe: str) -> OptionValue:
+    """A value with those of placeholders in it; one that is a placeholder alone keeps its type.
+
+    Raises:
+        UserError: there is no such placeholder.
+    """
+    if isinstance(value, Mapping):
+        return {key: fill(item, values, recipe) for key, item in value.items()}
+    if isinstance(value, list):
+        return [fill(item, values, recipe) for item in value]
+    if not isinstance(value, str):
+        return value
+    for name in PLACEHOLDER.findall(value):
+        if name not in values:
+            raise UserError(
+                f"Recipe {recipe}: there is no {{{name}}}; there is "
+                f"{', '.join(f'{{{known}}}' for known in values)}."
+            )
+    alone = PLACEHOLDER.fullmatch(value)
+    if alone is not None:
+        return values[alone[1]]
+    return PLACEHOLDER.sub(lambda found: str(values[found[1]]), value)

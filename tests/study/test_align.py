@@ -1,0 +1,328 @@
+"""`align`: plans of all recipes, what is refused, what it says, and whole runs (slow)."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from veridical import cli
+from veridical.data.messages import assistant_message, user_message
+from veridical.data.records import write_records
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, write_json
+from veridical.study.align import align
+from veridical.study.alignment import Evaluating, Sources, make_plan
+from veridical.study.commands import check_steps
+from veridical.study.plan import Plan, Step, read_plan
+from veridical.study.recipe import find_recipe, recipe_names
+from veridical.study.rehearsal import (
+    Trial,
+    Tried,
+    few_rows,
+    forecast,
+    in_words,
+    schedule,
+    steps_of,
+)
+from veridical.study.trying import parts
+
+RECIPES = recipe_names()
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Conversations, pairs, prompts, object lists and facts of four pictures."""
+    folder = tmp_path_factory.mktemp("given")
+    rows = [
+        {
+            "id": str(n),
+            "images": [Image.new("RGB", (8, 8), (n, n, n))],
+            "prompt": [user_message("Describe the image.")],
+        }
+        for n in range(4)
+    ]
+    said = [assistant_message(text) for text in ("A cup.", "A dog.")]
+    conversations = [
+        {"id": r["id"], "images": r["images"], "messages": [*r["prompt"], said[0]]} for r in rows
+    ]
+    pairs = [{**row, "chosen": [said[0]], "rejected": [said[1]]} for row in rows]
+    write_records(conversations, folder / "conversation.jsonl", "conversation")
+    write_records(pairs, folder / "preference.parquet", "preference")
+    write_records(rows, folder / "prompt.parquet", "prompt")
+    write_json(folder / "objects.json", {str(n): ["cup"] for n in range(4)})
+    write_json(folder / "facts.json", {str(n): ["There is a cup."] for n in range(4)})
+    (folder / "images").mkdir()
+    return {
+        "conversation": folder / "conversation.jsonl",
+        "preference": folder / "preference.parquet",
+        "prompt": folder / "prompt.parquet",
+        "objects": folder / "objects.json",
+        "facts": folder / "facts.json",
+        "images": folder / "images",
+    }
+
+
+def plan_of(
+    recipe: str,
+    given: dict[str, Path],
+    kind: str = "",
+    model: str = "embedded",
+    labels: bool = False,
+    judge: str | None = None,
+    options: tuple[str, ...] = (),
+) -> Plan:
+    evaluating = Evaluating(
+        images=given["images"] if labels else None, objects=given["objects"] if labels else None
+    )
+    data = given[kind] if kind else None
+    sources = Sources(model, data, judge, given["facts"], evaluating, 5)
+    return make_plan(find_recipe(recipe), sources, Path("runs/x"), options)
+
+
+def names(plan: Plan) -> list[str]:
+    return [step.name for step in plan.steps]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_step_of_a_recipe_is_a_command_that_takes_it(
+    recipe: str, given: dict[str, Path]
+) -> None:
+    for kind in find_recipe(recipe).takes:
+        for labels in (True, False):
+            judge = "local:embedded" if find_recipe(recipe).judge == "any" else None
+            if (kind == "prompt" or find_recipe(recipe).judge == "chair") and not labels:
+                continue
+            plan = plan_of(recipe, given, kind, "some/model", labels, judge)
+            check_steps(plan, plan.steps)
+            assert [step.name for step in plan.steps if step.command == "report"]
+    if "conversation" in find_recipe(recipe).takes:
+        drawn = plan_of(recipe, given)
+        check_steps(drawn, drawn.steps)
+        assert names(drawn)[:2] == ["scenes", "test_scenes"]
+
+
+def test_the_help_names_every_recipe() -> None:
+    assert set(re.findall(r"`([a-z-]+)`", align.__doc__ or "")) >= set(RECIPES)
+    wanted = {
+        "bdhs", "dpo", "mpo", "mdpo", "online-bdhs", "chair-dpo", "rlaif", "rejection-sampling",
+        "steerlm", "fact-rlhf",
+    }  # fmt: skip
+    assert wanted <= set(RECIPES)
+
+
+def test_without_labels_rows_are_held_out_and_never_trained_on(given: dict[str, Path]) -> None:
+    plan = plan_of("bdhs", given, "conversation", "some/model")
+    assert names(plan) == [
+        "split", "pairs", "train", "held_out", "before", "after", "comparison", "report",
+    ]  # fmt: skip
+    assert plan.step("pairs").options["data"] == "runs/x/data/train.parquet"
+    assert plan.step("held_out").options["data"] == "runs/x/data/held_out.parquet"
+    assert plan.step("after").options["model"] == "runs/x/train/model"
+    assert plan.step("before").options["data"] == plan.step("after").options["data"]
+    assert "does not count" in str(plan.about["evaluation"])
+    assert [other.name for other in plan.needs(plan.step("report"))] == names(plan)[:-1]
+    pairs = plan_of("dpo", given, "preference", "some/model")
+    assert names(pairs) == ["split", "train", "before", "after", "comparison", "report"]
+    labelled = plan_of("bdhs", given, "conversation", "some/model", labels=True)
+    assert names(labelled)[0] == "pairs"
+    assert labelled.step("before").options["benchmarks"] == ["pope", "chair"]
+
+
+def test_judges_and_options_reach_their_steps(given: dict[str, Path]) -> None:
+    by_model = plan_of("steerlm", given, "prompt", labels=True, judge="endpoint:m")
+    assert by_model.step("rated").command == "build annotate"
+    assert by_model.step("after").options["steer"] == "all-4"
+    assert "steer" not in by_model.step("before").options
+    exact = plan_of("steerlm", given, "prompt", labels=True)
+    assert exact.step("rated").command == "build rate"
+    assert exact.step("samples").options["seed"] == 5
+    assert exact.step("train").options["tuning"] == "full"  # the embedded model's own
+    set_ = plan_of("bdhs", given, "conversation", options=("train.beta=0.5", "pairs.cut=uniform"))
+    assert set_.step("train").options["beta"] == 0.5
+    assert set_.step("pairs").options["cut"] == "uniform"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind", "more", "said"),
+    [
+        ("bdhs", "preference", {}, "holds preference records. Take --recipe dpo"),
+        ("dpo", "conversation", {}, "holds conversation records. Take --recipe bdhs"),
+        ("dpo", "", {}, "takes preference records, and drawn scenes"),
+        ("bdhs", "", {"model": "m"}, "--data is missing"),
+        ("steerlm", "prompt", {}, "no true answers, which the label-free check needs"),
+        ("steerlm", "conversation", {}, "needs --judge local:MODEL or endpoint:MODEL, or --obj"),
+        ("chair-dpo", "conversation", {}, "needs --objects, with the objects in DATA's"),
+        ("chair-dpo", "conversation", {"judge": "local:m"}, "judges by CHAIR"),
+        ("bdhs", "conversation", {"judge": "exact"}, "has no judge"),
+        ("rlaif", "conversation", {"judge": "exact"}, "--judge exact needs --objects"),
+        ("bdhs", "conversation", {"options": ("beta=1",)}, "not of the form"),
+        ("bdhs", "conversation", {"options": ("trian.beta=1",)}, "no step trian; there is split"),
+        ("bhds", "conversation", {}, "no such recipe. There is: bdhs, chair-dpo"),
+    ],
+)
+def test_what_a_recipe_lacks_is_said(
+    recipe: str, kind: str, more: dict[str, str], said: str, given: dict[str, Path]
+) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        plan_of(recipe, given, kind, **more)  # type: ignore[arg-type]
+
+
+def test_a_recipe_of_the_users(tmp_path: Path, given: dict[str, Path]) -> None:
+    own = yaml.safe_load(
+        (Path(find_recipe.__code__.co_filename).parent / "recipes/bdhs.yaml").read_text()
+    )
+    own["steps"][1]["options"]["learning_rate"] = 3e-6
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(own))
+    plan = plan_of(str(path), given, "conversation", "some/model")
+    assert plan.step("train").options["learning_rate"] == 3e-6
+    for change, said in (
+        ({"stepz": []}, "no field stepz"),
+        ({"judge": "me"}, "judge has to be of"),
+        ({"result": None}, "result has to name"),
+        ({"steps": [{"when": "later"}]}, "whose `when`"),
+    ):
+        path.write_text(yaml.safe_dump({**own, **change}))
+        with pytest.raises(UserError, match=said):
+            find_recipe(str(path))
+    own["steps"][0]["options"]["data"] = "{date}"
+    path.write_text(yaml.safe_dump(own))
+    with pytest.raises(UserError, match=r"there is no \{date\}; there is \{model\}"):
+        plan_of(str(path), given, "conversation")
+
+
+def test_a_changed_plan_is_not_overwritten(
+    tmp_path: Path, given: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    words = ["align", "embedded", "--data", str(given["conversation"]), "--out", str(out)]
+    plan_only = ["--dry-run", "true", "--measure", "false"]
+    assert cli.main([*words, *plan_only]) == 0
+    told = capsys.readouterr().out
+    assert "It does not count what the model's own answers invent" in told
+    assert "Nothing was run" in told
+    assert read_json(out / "run.json")["results"] == {"steps": 8, "left": 8}
+    path = out / "plan.yaml"
+    path.write_text(path.read_text().replace("learning_rate: 0.0002", "learning_rate: 0.0001"))
+    assert cli.main([*words, *plan_only]) == 2
+    assert "plan.yaml was changed since it was written" in capsys.readouterr().err
+    assert cli.main(["align", "--out", str(out), *plan_only]) == 0
+    assert read_plan(path).step("train").options["learning_rate"] == 0.0001
+    path.write_text(path.read_text().replace("command: train dpo", "command: train dppo"))
+    assert cli.main(["align", "--out", str(out), *plan_only]) == 2
+    assert "Step train: there is no command 'train dppo'" in capsys.readouterr().err
+    assert cli.main(["align", "--out", str(tmp_path / "none")]) == 2
+    assert "MODEL is missing" in capsys.readouterr().err
+
+
+def test_a_loaded_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="process of its own"):
+        align(tmp_path / "out", object())  # type: ignore[arg-type]
+
+
+def test_a_forecast_by_hand() -> None:
+    """16 of 160 rows took 4 s; steps take 2 s, 8 x 4 rows each; 16 of 32 images took 3 s."""
+    train = Step("t", "train dpo", {"data": "p/x", "out": "t", "epochs": 2})
+    steps = (
+        Step("p", "build bdhs", {"data": "d", "out": "p"}),
+        train,
+        Step("e", "eval", {"model": "m", "limit": 32, "out": "e"}),
+        Step("f", "eval", {"model": "t/model", "limit": 32, "out": "f"}),
+        Step("c", "eval compare", {"baseline": "e", "candidate": "f", "out": "c"}),
+        Step("x", "train ppo", {"out": "x"}),
+    )
+    plan = Plan(Path(), steps)
+    tried = {"p": Tried(1, 4), "t": Tried(5, 2), "e": Tried(1, 3), "x": Tried(0, 0, "no")}
+    trial = Trial(tried, 6, {"memory": 1}, 9)
+    seconds = {step.name: forecast(plan, step, trial, 160) for step in steps}
+    assert steps_of(train, 160) == 10
+    assert seconds == {
+        "p": 6 + 1 + 40,
+        "t": pytest.approx(6 + 5 + 160 * 2 / 32 / 3 + 20),
+        "e": 6 + 1 + 6,
+        "f": 6 + 1 + 6,  # like e
+        "c": 5,
+        "x": None,
+    }
+    known = {"p": 10.0, "t": 20.0, "e": 15.0, "f": 5.0, "c": 1.0}
+    assert schedule(plan, steps[:5], known, 1) == 51
+    assert schedule(plan, steps[:5], known, 2) == 10 + 20 + 5 + 1
+    assert [in_words(s) for s in (0.2, 40, 600, 9000)] == ["1 s", "40 s", "10 min", "2.5 h"]
+
+
+def test_what_a_run_says_of_its_work() -> None:
+    assert parts({"steps": 3, "step_seconds": 2.0, "train_seconds": 9}, 20, 1) == (14, 2)
+    assert parts({"steps": 3, "train_seconds": 9}, 20, 1) == (11, 3)
+    assert parts({"seconds": 4}, 20, 1) == (16, 4)
+    assert parts({}, 20, 1) == (1, 19)
+
+
+@pytest.mark.parametrize("kind", ["conversation", "preference"])
+def test_few_rows_have_the_longest_among_them(
+    kind: str, tmp_path: Path, given: dict[str, Path]
+) -> None:
+    from veridical.data.records import read_records
+
+    rows = [
+        {
+            "id": str(n),
+            "images": [Image.new("RGB", (8, 8))],
+            "messages": [user_message("What?"), assistant_message("word " * (1 + n % 7))],
+        }
+        for n in range(20)
+    ]
+    path = tmp_path / ("rows.jsonl" if kind == "conversation" else "rows.parquet")
+    write_records(rows, path, "conversation")
+    few = read_records(few_rows(path, "conversation", tmp_path, 3), "conversation").rows
+    lengths = [len(row["messages"][1]["content"][0]["text"].split()) for row in few]
+    assert len(lengths) == 3 and lengths[0] == 1 and lengths[-1] == 7
+    assert few[0]["images"][0].size == (8, 8)
+
+
+@pytest.mark.slow
+def test_an_alignment_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Without labels; changed and run again from Python, which gives the scores."""
+    from veridical.world.dataset import write_scenes
+
+    write_scenes(tmp_path / "scenes", count=24)
+    words = ["align", "embedded", "--data", str(tmp_path / "scenes" / "conversations.jsonl")]
+    out = tmp_path / "run"
+    assert cli.main([*words, "--out", str(out), "--options", "train.max_steps=2"]) == 0
+    told = capfd.readouterr().out
+    assert re.search(r"Altogether about .* measured on 16 of 24 rows", told), told
+    assert "Label-free check, lead of true answers" in told.replace("label", "Label", 1)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "It does not count hallucinations" in page
+    first = read_json(out / "steps.json")
+    plan = out / "plan.yaml"
+    plan.write_text(plan.read_text().replace("max_steps: 2", "max_steps: 3"))
+    result = align(out)
+    again = read_json(out / "steps.json")
+    changed = {name for name in first if first[name] != again[name]}
+    assert changed == {"train", "after", "comparison", "report"}
+    assert result.model == out / "train" / "model" and result.report == out / "report.html"
+    assert result.scores.keys() == {"before", "after"}
+    assert result.scores["before"]["label_free"]["preferred"]["value"] is not None
+    assert {row["metric"] for row in result.differences} >= {"from_image", "words"}
+    assert json.loads((out / "train" / "run.json").read_text())["results"]["steps"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in ("dpo", "bdhs")])
+def test_a_recipe_from_end_to_end(recipe: str, tmp_path: Path) -> None:
+    """On a few drawn scenes, whose objects and facts are known; `dpo` trains inside others."""
+    own = yaml.safe_load(
+        (Path(find_recipe.__code__.co_filename).parent / f"recipes/{recipe}.yaml").read_text()
+    )
+    path = tmp_path / f"{recipe}.yaml"
+    path.write_text(yaml.safe_dump({**own, "scenes": {"train": 16, "test": 8}}))
+    trained = [row["name"] for row in own["steps"] if row["command"].startswith("train ")]
+    short = [f"{name}.max_steps=2" for name in trained]
+    words = ["align", "embedded", "--recipe", str(path), "--out", str(tmp_path / "run")]
+    assert cli.main([*words, "--measure", "false", "--options", *short]) == 0
+    assert (tmp_path / "run" / "report.html").is_file()
