@@ -38,7 +38,7 @@ help:  ## Show this list.
 setup: $(DEVELOPMENT)  ## Prepare the virtual environment in .venv, for use and for development.
 
 demo: $(RUNTIME)  ## See a small model hallucinate, be aligned, and hallucinate less (minutes, no GPU).
-	$(BIN)/veridical align embedded --recipe demo --out runs/demo --workers 2 $(DEMO_FLAGS)
+	$(BIN)/veridical align embedded --recipe demo --out runs/demo --workers 2 --no-measure $(DEMO_FLAGS)
 
 test: lint types imports unit families  ## All checks of a change: ruff, mypy, import-linter, unit tests.
 

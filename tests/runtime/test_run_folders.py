@@ -46,7 +46,7 @@ def in_folder(name: str, words: Sequence[str]) -> list[str]:
 
 
 ARGUMENTS: dict[str, list[str]] = {
-    "align": EMBEDDED,
+    "align": [*EMBEDDED, *ROWS],
     "build bdhs": [*EMBEDDED, *ROWS, "--similarity", "edit"],
     "build sample": [*EMBEDDED, *ROWS],
     "build rate": ["{data}/samples.jsonl", *WORDS],

@@ -119,9 +119,9 @@ def test_a_plan_that_can_not_be_run_is_refused(
     [
         (Step("s", "build nothing", {"out": "o"}), "Step s: there is no command 'build nothing'"),
         (Step("s", "align", {"out": "o"}), "no command 'align' for a plan"),
-        (Step("s", "data split", {"file": "f", "out": "o", "hold": 1}), "no option --hold"),
-        (Step("s", "data split", {"file": "f.jsonl", "out": "o", "held_out": 2}), "--held-out"),
-        (Step("s", "data split", {"file": "none.jsonl", "out": "o"}), "none.jsonl does not exist"),
+        (Step("s", "data split", {"data": "f", "out": "o", "hold": 1}), "no option --hold"),
+        (Step("s", "data split", {"data": "f.jsonl", "out": "o", "held_out": 2}), "--held-out"),
+        (Step("s", "data split", {"data": "none.jsonl", "out": "o"}), "none.jsonl does not exist"),
     ],
 )
 def test_a_step_is_checked_before_anything_runs(own: Step, said: str, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from veridical.runtime.runs import start_run
 
 
 def data_split(
-    file: Path,
+    data: Path,
     out: Path,
     kind: Kind | None = None,
     held_out: float = 0.1,
@@ -42,31 +42,31 @@ def data_split(
     allows. Which rows are held out is drawn by seed. The parts hold the images' bytes.
 
     Args:
-        file: Parquet, JSON Lines, or LLaVA's JSON.
+        data: Parquet, JSON Lines, or LLaVA's JSON.
         out: folder for the run: `train.parquet`, `held_out.parquet`, `summary.json`,
             `skipped.jsonl`, `run.json`.
         kind: kind of the records; recognized by their columns if not set.
         held_out: share of the rows that are held out, above 0 and below 1.
         held_out_limit: hold out at most so many rows.
-        reading: how FILE is read.
+        reading: how DATA is read.
         seed: of the draw.
     """
-    require_file(file, "FILE")
+    require_file(data, "--data")
     if not 0 < held_out < 1:
         raise UserError(f"--held-out is {held_out:g}; give a share above 0 and below 1.")
     options = {
-        "file": file, "out": out, "kind": kind, "held_out": held_out,
+        "data": data, "out": out, "kind": kind, "held_out": held_out,
         "held_out_limit": held_out_limit, "reading": reading, "seed": seed,
     }  # fmt: skip
-    with start_run(out, "data split", options, {"file": file}) as run:
-        kind = kind or kind_of(file)
-        records = read(file, kind, reading)
+    with start_run(out, "data split", options, {"data": data}) as run:
+        kind = kind or kind_of(data)
+        records = read(data, kind, reading)
         groups = groups_by_image(records)
         wanted = max(1, round(held_out * len(groups)))
         chosen = held_out_rows(groups, min(wanted, held_out_limit or wanted), records.ids, seed)
         if not any(chosen):
             raise UserError(
-                f"{file} can't be split: all of its {counted(len(groups), 'rows')} share images "
+                f"{data} can't be split: all of its {counted(len(groups), 'rows')} share images "
                 "with one another. Give rows with other images as well."
             )
         skipped = write_skipped(out, records, [], "row")

@@ -131,7 +131,7 @@ COMMANDS: dict[str, Command] = {
     "data split": Command(
         "veridical.builders.data_split:data_split",
         "Split a file of records into one to train on and one to hold out, by images.",
-        ("file",),
+        ("data",),
     ),
     "data export": Command(
         "veridical.builders.data_export:data_export",

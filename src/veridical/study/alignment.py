@@ -250,7 +250,7 @@ def _split(sources: Sources, material: _Material, out: Path) -> Step:
         "split",
         "data split",
         {
-            "file": str(material.data), "out": str(out / "data"), "kind": material.kind,
+            "data": str(material.data), "out": str(out / "data"), "kind": material.kind,
             "held_out": test.held_out, "held_out_limit": test.check_rows, "seed": sources.seed,
         },
     )  # fmt: skip

@@ -20,6 +20,7 @@ from veridical.data.records import read_records, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.study.plan import OUTPUTS, OptionValue, Plan, Step, lies_in
+from veridical.study.running import LIGHT
 
 FEW = 16
 """Rows that steps are tried on (our choice: seconds, and a batch of small models)."""
@@ -29,9 +30,8 @@ LOOKED_AT = 500
 """Rows among which the few are chosen, the longest among them."""
 STEPS = 3
 """Optimizer steps that trainings are tried for; the middle one counts."""
-LIGHT = ("data split", "eval compare", "report", "world make")
-"""Commands that take a few seconds, whatever the model."""
 LIGHT_SECONDS = 5.0
+"""What a command takes that loads no model (our choice)."""
 
 
 @dataclass(frozen=True)

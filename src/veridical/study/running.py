@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from typing import IO, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
+from veridical.cli.dispatch import run_command
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
 from veridical.runtime.run_files import RunFile
@@ -40,6 +42,8 @@ class StepState(TypedDict):
     seconds: NotRequired[float]
 
 
+LIGHT = ("data split", "eval compare", "report", "world make")
+"""Commands that load no model and take seconds."""
 LEDGER = RunFile("steps.json", dict[str, StepState])
 
 
@@ -139,7 +143,7 @@ class Runner:
             if self.is_done(step):
                 self._say(f"{step.name}: here already")
                 left.remove(step)
-            elif len(self._running) < self.how.workers:
+            elif step.command in LIGHT or len(self._running) < self.how.workers:
                 self._start(step)
                 left.remove(step)
         return left
@@ -155,23 +159,43 @@ class Runner:
         self._say(f"{step.name}: {step.shown()}")
         log = self._log(step.name)
         log.parent.mkdir(parents=True, exist_ok=True)
+        if step.command in LIGHT and self.plan.folder == Path.cwd():
+            self._run_here(step, key, words, log)
+            return
         self._running[step.name] = _Process(step, key, log, self._call(step, words), self._where())
+
+    def _run_here(self, step: Step, key: str, words: list[str], log: Path) -> None:
+        """Run a command that loads no model in this process, which has the libraries already."""
+        began, failed = time.monotonic(), ""
+        with (
+            log.open("a", encoding="utf-8") as file,
+            contextlib.redirect_stdout(file),
+            contextlib.redirect_stderr(file),
+        ):
+            try:
+                run_command(words)
+            except UserError as error:
+                failed = str(error).rstrip(".")
+                print(f"veridical: {error}", file=file)
+        self._ended(step, key, time.monotonic() - began, failed)
 
     def _end_some(self) -> None:
         for name, process in list(self._running.items()):
             status = process.status()
-            if status is None:
-                continue
-            del self._running[name]
-            seconds = round(process.seconds, 1)
-            if status == 0:
-                self.made[name] = process.key
-                self._note(process.step, process.key, "finished", seconds)
-                self._say(f"{name}: done in {seconds:.0f} s")
-            else:
-                self.failed[name] = process.last_words(status)
-                self._note(process.step, process.key, "failed", seconds)
-                self._say(f"{name}: failed after {seconds:.0f} s")
+            if status is not None:
+                del self._running[name]
+                failed = process.last_words(status) if status else ""
+                self._ended(process.step, process.key, process.seconds, failed)
+
+    def _ended(self, step: Step, key: str, seconds: float, failed: str) -> None:
+        """Note how a step ended; `failed` is why it failed, "" if it did not."""
+        if failed:
+            self.failed[step.name] = failed
+        else:
+            self.made[step.name] = key
+        self._note(step, key, "failed" if failed else "finished", round(seconds, 1))
+        word = "failed after" if failed else "done in"
+        self._say(f"{step.name}: {word} {seconds:.0f} s")
 
     def _stop(self, error: BaseException) -> None:
         """End what runs, as this process was ended, and wait for it: it keeps what it has made."""
