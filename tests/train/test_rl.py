@@ -47,6 +47,7 @@ from veridical.train.rl.experience import (
     Experience,
     RewardedGroup,
     Setting,
+    _token_figures,
     gather_experience,
 )
 from veridical.train.rl.finish import nothing_earned
@@ -336,6 +337,42 @@ def test_four_models_share_one_base(saved: str, reward_folder: Path) -> None:
     models = {id(a.policy.model) for a in (apart, apart.critic, apart.reward_model)}
     assert len(models) == 3
     assert torch.equal(apart.critic.head.weight, apart.reward_model.head.weight)
+
+
+@pytest.mark.parametrize("one_base", [True, False])
+def test_pictures_are_encoded_once_for_all_models_of_a_step(
+    saved: str, pictures: list[Image.Image], one_base: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whoever comes first; the numbers and gradients are those of each looking for itself."""
+    everybody = build_actors(load_policy(saved), saved, NOBODY, TRAINING, True, one_base)
+    critic = everybody.critic
+    assert critic is not None
+    torch.nn.init.normal_(critic.head.weight)
+    setting, seen = one_step(everybody.policy, pictures, 2)
+    setting = replace(setting, actors=everybody)
+    advantages = 1.7 * seen.sampled.mask.double()
+    settings = PPO(inner_epochs=1, minibatches=1)
+    lesson = Lesson(settings, seen, seen.sampled.logps, Advantages(advantages, advantages, 0.0))
+    cores = {id(one.core): one.core for one in (everybody.policy, critic.policy)}.values()
+    towers = [core.model.vision_tower for core in cores]
+    assert len(towers) == (1 if one_base else 2)
+    runs = []
+    for tower in towers:
+        tower.register_forward_hook(lambda *_: runs.append(1))
+    found = []
+    for alike in (True, False):
+        monkeypatch.setitem(vars(setting), "sees_alike", setting.sees_alike and alike)
+        (figures,) = list(_token_figures(setting, [seen.answered[0].group]))[:1]
+        gathered = len(runs)
+        learn(setting, lesson, kept_gradient(everybody.policy), 1, 0)
+        trained = [*everybody.policy_parameters(), *everybody.value_parameters()]
+        grads = [p.grad.clone() for p in trained if p.grad is not None]
+        for parameter in trained:
+            parameter.grad = None
+        found.append([*vars(figures).values(), *grads])
+        assert [gathered, len(runs) - gathered] == ([1, 1] if alike else [3, 2])
+        runs.clear()
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("one_base", [True, False])

@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.weak import WeakTensorKeyDictionary
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from veridical.models.precision import HALF
+from veridical.models.precision import HALF, unmixed
 
 LEAST_TOKENS = 256
 """Shorter rows keep their mask (our choice: several small kernels cost more than a large one)."""
@@ -150,7 +150,7 @@ def works(device: torch.device, dtype: torch.dtype, size: int) -> bool:
         size: of a head.
     """
     rows = ((9, 5, 4), (12, 3, 2))
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), unmixed():
         try:
             found = _tried(rows, device, dtype, size)
         except RuntimeError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,10 +25,29 @@ from veridical.sampling import Decoding, Request, never_sampled
 from veridical.sampling.engines.adapters import Engine, sample
 from veridical.sampling.rollouts import rollout_group
 from veridical.train.loop.left_out import LeftOut
+from veridical.train.loop.seen import given_features, see_alike, watched_features
 from veridical.train.prompts import TrainingPrompt
 from veridical.train.responses import refuse_unscored, sample_usable
 from veridical.train.rl.actors import Actors, as_critic
 from veridical.train.rl.rewarding import Rewarded, Rewarder, reward
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the image encoder gave for a batch.
+
+    Attributes:
+        found: of each of its calls.
+        alike: whether others would get the same.
+    """
+
+    found: list[object]
+    alike: bool
+
+    @property
+    def features(self) -> object:
+        """For the other models; None where each has to look for itself."""
+        return self.found[0] if self.alike and len(self.found) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -65,6 +86,21 @@ class Setting:
     def batch(self, groups: Sequence[Group]) -> Batch:
         """Prompts with their responses, laid out."""
         return collate(self.actors.policy, groups, self.share_prefix)
+
+    @cached_property
+    def sees_alike(self) -> bool:
+        """Whether all models of a step make the same of a picture, so that one can see for all."""
+        policy, critic = self.actors.policy, self.actors.critic
+        others = [self.actors.frozen]
+        if critic is not None and critic.policy.model is not policy.model:
+            others.append(critic.policy)
+        return all(see_alike(policy, other, self.model_dropout) for other in others)
+
+    @contextmanager
+    def seeing(self, model: PreTrainedModel) -> Iterator[Seen]:
+        """Watch what a model makes of a batch's pictures; for `given_features` to others."""
+        with watched_features(model) as found:
+            yield Seen(found, self.sees_alike)
 
     def scores(self, model: PreTrainedModel, batch: Batch) -> TokenScores:
         """Every token by the distribution that it was sampled from."""
@@ -253,12 +289,13 @@ def _token_figures(setting: Setting, groups: Sequence[Group]) -> Iterator[TokenF
     actors = setting.actors
     for start in range(0, len(groups), setting.batch_size):
         batch = setting.batch(groups[start : start + setting.batch_size])
-        ours = setting.scores(actors.policy.model, batch)
-        with actors.as_reference() as reference:
+        with setting.seeing(actors.policy.model) as seen:
+            ours = setting.scores(actors.policy.model, batch)
+        with actors.as_reference() as reference, given_features(reference, seen.features):
             theirs = setting.scores(reference, batch)
         values = torch.zeros_like(ours.logps)
         if actors.critic is not None:
-            with as_critic(actors.critic) as model:
+            with as_critic(actors.critic) as model, given_features(model, seen.features):
                 values = token_values(model, actors.critic.head, batch).to(values)
         require_finite(actors.policy, ours.logps, "log-probabilities")
         require_finite(actors.policy, theirs.logps, "reference log-probabilities")

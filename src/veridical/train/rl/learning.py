@@ -16,8 +16,9 @@ from veridical.objectives.policy_gradient import Advantages, PolicyGradient, kl_
 from veridical.runtime import processes
 from veridical.runtime.run_files import LogRow
 from veridical.train.loop.modes import learning
+from veridical.train.loop.seen import given_features
 from veridical.train.rl.actors import as_critic
-from veridical.train.rl.experience import Experience, Setting, minibatches
+from veridical.train.rl.experience import Experience, Seen, Setting, minibatches
 from veridical.train.rl.learner import Learner
 
 OF_VALUES = ("value_loss", "value_clip_share", "stopped")
@@ -164,7 +165,8 @@ def _learn_batch(setting: Setting, lesson: Lesson, chunk: Sequence[int], actions
     batch = setting.batch([lesson.experience.answered[i].group for i in chunk])
     model = setting.actors.policy.model
     with learning(model, setting.model_dropout):
-        scores = setting.scores(model, batch)
+        with setting.seeing(model) as seen:
+            scores = setting.scores(model, batch)
         now, counted = objective.actions(scores.logps), objective.counted(scores.mask)
         old = _as_wide(lesson.old_logps[rows], now)
         advantages = _as_wide(estimate.advantages[rows], now).to(now)
@@ -175,7 +177,7 @@ def _learn_batch(setting: Setting, lesson: Lesson, chunk: Sequence[int], actions
     value_loss, values_clipped = torch.zeros(()), torch.zeros(())
     if estimate.returns is not None:
         value_loss, values_clipped = _learn_values(
-            setting, lesson, batch, rows, scores.mask, actions
+            setting, lesson, batch, rows, scores.mask, actions, seen
         )
     return Sums(
         policy_loss=policy_loss,
@@ -188,13 +190,15 @@ def _learn_batch(setting: Setting, lesson: Lesson, chunk: Sequence[int], actions
 
 
 def _learn_values(
-    setting: Setting, lesson: Lesson, batch: Batch, rows: Tensor, mask: Tensor, actions: float
-) -> tuple[Tensor, Tensor]:
+    setting: Setting, lesson: Lesson, batch: Batch, rows: Tensor, mask: Tensor, actions: float,
+    seen: Seen,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The gradient of the value model's loss; the loss, and the share of values clipped."""
     critic, returns = setting.actors.critic, lesson.estimate.returns
     assert critic is not None and returns is not None
     with as_critic(critic) as model, learning(model, setting.model_dropout):
-        values = token_values(model, critic.head, batch).to(lesson.old_logps)
+        with given_features(model, seen.features):
+            values = token_values(model, critic.head, batch).to(lesson.old_logps)
         old = _as_wide(lesson.experience.sampled.values[rows], values)
         loss, clipped = lesson.objective.value_loss(
             values, old, _as_wide(returns[rows], values), mask
