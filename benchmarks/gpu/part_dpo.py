@@ -185,7 +185,7 @@ def operations(block: Block, load: Load) -> int:
 def measure_ours(settings: Settings, figures: Figures, block: Block, end: float) -> None:
     """Veridical's side: what a run proves of itself, the steps, and the dry run's estimate."""
     start = build(block.shape, block.image_tokens, settings.device, settings.dtype)
-    groups = groups_of(start, block, 4 if settings.tiny else 16)
+    groups = groups_of(start, block, rows_needed(settings))
     label = label_of(block)
     shares = sharing(start, groups)
     prove_on_card(settings, figures, start, groups, label, shares.allowed)
@@ -263,7 +263,7 @@ def measure_trl(settings: Settings, figures: Figures, block: Block, end: float) 
     adapters = LoraConfig(r=block.rank, lora_alpha=2 * block.rank, target_modules=names)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "pairs.parquet"
-        write_records(rows_of(block, 4 if settings.tiny else 16), data, "preference")
+        write_records(rows_of(block, rows_needed(settings)), data, "preference")
         rows = read_records(data, "preference").rows
         columns = rows.select_columns(["images", "prompt", "chosen", "rejected"])
 
@@ -342,6 +342,11 @@ def groups_of(policy: Policy, block: Block, count: int) -> list[Group]:
         for row in rows_of(block, count)
     ]
     return check_lengths(policy, groups, None).fit
+
+
+def rows_needed(settings: Settings) -> int:
+    """Enough for all steps of the largest batch in one epoch, as in runs of thousands of rows."""
+    return 4 if settings.tiny else STEPS * 16
 
 
 def rows_of(block: Block, count: int) -> list[dict[str, Any]]:
