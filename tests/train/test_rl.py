@@ -34,6 +34,7 @@ from veridical.runtime.run_files import LOG
 from veridical.sampling import Decoding, Request
 from veridical.sampling.rollouts import roll_out, rollout_group
 from veridical.train import ppo
+from veridical.train.loop.modes import checkpoint_activations
 from veridical.train.options import Training
 from veridical.train.ppo import train_ppo
 from veridical.train.prompts import TrainingPrompt
@@ -355,6 +356,9 @@ def test_pictures_are_encoded_once_for_all_models_of_a_step(
     lesson = Lesson(settings, seen, seen.sampled.logps, Advantages(advantages, advantages, 0.0))
     cores = {id(one.core): one.core for one in (everybody.policy, critic.policy)}.values()
     towers = [core.model.vision_tower for core in cores]
+    for core in cores:  # patches want gradients then, and features would bring a graph along
+        checkpoint_activations(core, False, {"use_reentrant": False})
+        core.enable_input_require_grads()
     assert len(towers) == (1 if one_base else 2)
     runs = []
     for tower in towers:

@@ -78,6 +78,34 @@ def test_images_are_encoded_twice_where_that_differs(
     assert "get_image_features" not in vars(policy.core.model)
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_frozen_encoder_is_not_followed_back(
+    policy: Policy, groups: list[Group], trained: bool
+) -> None:
+    """Checkpointing makes patches want gradients, which lead nowhere; weights get the same."""
+    policy, _ = prepare(policy, "lora", train_vision=trained)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    policy.core.enable_input_require_grads()
+    graphs: list[bool] = []
+    policy.core.model.vision_tower.register_forward_hook(
+        lambda _, __, output: graphs.append(output.last_hidden_state.requires_grad)
+    )
+    batch = collate(policy, groups[:2], True)
+    found = []
+    for honest in (True, False):
+        scorer = Scorer(policy).train()
+        scorer._needs_no_graph = scorer._needs_no_graph and honest
+        scorer(batch)[0].sum().backward()
+        weights = [p for p in policy.model.parameters() if p.requires_grad]
+        found.append([p.grad.clone() for p in weights if p.grad is not None])
+        policy.model.zero_grad()
+    assert graphs == [trained, True]
+    assert len(found[0]) == len(found[1]) > 0
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_the_reference_has_no_dropout_and_the_policy_keeps_its_own(
     policy: Policy, groups: list[Group]
 ) -> None:

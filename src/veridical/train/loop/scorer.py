@@ -19,7 +19,13 @@ from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy, adapters_off, image_features, unwrap
 from veridical.models.reward_model import response_rewards
 from veridical.train.loop.modes import checkpoint_activations, set_training
-from veridical.train.loop.seen import given_features, see_alike, watched_features
+from veridical.train.loop.seen import (
+    given_features,
+    needs_no_graph,
+    see_alike,
+    watched_features,
+    without_graph,
+)
 
 
 class Scorer(nn.Module):
@@ -50,6 +56,7 @@ class Scorer(nn.Module):
         self.model_dropout = model_dropout
         self._inside = list(policy.model.modules())
         self._see_alike = see_alike(policy, frozen, model_dropout)
+        self._needs_no_graph = needs_no_graph(policy)
         self._seen: tuple[Batch, object] | None = None
         # What Accelerate reads to shard layer by layer; families name layers that they may lack.
         there = {type(module).__name__ for module in policy.core.modules()}
@@ -72,7 +79,8 @@ class Scorer(nn.Module):
         seen, self._seen = self._seen, None
         if not reference:
             known = seen[1] if seen is not None and seen[0] is batch else None
-            with given_features(self.policy_model, known):
+            plain = self._needs_no_graph and known is None
+            with without_graph(self.policy_model, plain), given_features(self.policy_model, known):
                 return self._score(self.policy_model, batch, blank)
         model = self.policy_model if self.frozen_model is None else self.frozen_model
         with torch.no_grad(), watched_features(model) as found:

@@ -50,9 +50,40 @@ def _vision_side(core: PreTrainedModel) -> dict[str, nn.Module]:
     return {name: m for name, m in core.named_modules() if id(m) not in language}
 
 
+def needs_no_graph(policy: Policy) -> bool:
+    """Whether nothing that images pass is trained, so that no gradient has to go back there.
+
+    Activation checkpointing lets embeddings want gradients, those of patches too, and a frozen
+    encoder would be computed twice and followed back for nothing. Processes that share weights out
+    follow the graph to know when to.
+    """
+    return not trains_vision(policy) and not processes.shares_out_weights()
+
+
 @contextmanager
-def watched_features(model: PreTrainedModel) -> Iterator[list[object]]:
-    """Collect what the image encoder gives to the language model."""
+def without_graph(model: PreTrainedModel, wanted: bool = True) -> Iterator[None]:
+    """Keep nothing of the image encoder for the backward pass.
+
+    Args:
+        model: whose encoder it is.
+        wanted: whether at all.
+    """
+    stock = getattr(unwrap(model).model, "get_image_features", None)
+    if not wanted or stock is None:
+        yield
+        return
+    with _instead(unwrap(model).model, torch.no_grad()(stock)):
+        yield
+
+
+@contextmanager
+def watched_features(model: PreTrainedModel, graph: bool = True) -> Iterator[list[object]]:
+    """Collect what the image encoder gives to the language model.
+
+    Args:
+        model: whose encoder it is.
+        graph: whether to keep what a backward pass needs of it.
+    """
     core = unwrap(model).model
     found: list[Any] = []
     stock = getattr(core, "get_image_features", None)
@@ -61,7 +92,8 @@ def watched_features(model: PreTrainedModel) -> Iterator[list[object]]:
         return
 
     def watched(*arguments: object, **named: object) -> object:
-        features = stock(*arguments, **named)
+        with torch.set_grad_enabled(graph and torch.is_grad_enabled()):
+            features = stock(*arguments, **named)
         for name in ("hidden_states", "attentions"):  # large, and nobody's business
             if getattr(features, name, None) is not None:
                 setattr(features, name, None)

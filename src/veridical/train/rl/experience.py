@@ -25,7 +25,7 @@ from veridical.sampling import Decoding, Request, never_sampled
 from veridical.sampling.engines.adapters import Engine, sample
 from veridical.sampling.rollouts import rollout_group
 from veridical.train.loop.left_out import LeftOut
-from veridical.train.loop.seen import given_features, see_alike, watched_features
+from veridical.train.loop.seen import given_features, needs_no_graph, see_alike, watched_features
 from veridical.train.prompts import TrainingPrompt
 from veridical.train.responses import refuse_unscored, sample_usable
 from veridical.train.rl.actors import Actors, as_critic
@@ -96,10 +96,15 @@ class Setting:
             others.append(critic.policy)
         return all(see_alike(policy, other, self.model_dropout) for other in others)
 
+    @cached_property
+    def needs_no_graph(self) -> bool:
+        """Whether no gradient goes back through what images pass."""
+        return needs_no_graph(self.actors.policy)
+
     @contextmanager
     def seeing(self, model: PreTrainedModel) -> Iterator[Seen]:
         """Watch what a model makes of a batch's pictures; for `given_features` to others."""
-        with watched_features(model) as found:
+        with watched_features(model, graph=not self.needs_no_graph) as found:
             yield Seen(found, self.sees_alike)
 
     def scores(self, model: PreTrainedModel, batch: Batch) -> TokenScores:
