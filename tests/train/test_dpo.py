@@ -28,6 +28,7 @@ from veridical.train.dpo import train_dpo
 from veridical.train.loop.checkpoints import newest_verified
 from veridical.train.loop.outcomes import preference_outcome
 from veridical.train.loop.rows import read_training_rows
+from veridical.train.loop.trainer import GroupTrainer
 from veridical.train.loop.training_set import same_pictures, split_held_out
 from veridical.train.options import Training
 from veridical.train.sft import train_sft
@@ -68,6 +69,20 @@ COMMON: dict[str, Any] = {
     "lora_rank": 4,
     "lora_alpha": 8,
 }
+
+
+def test_batches_that_are_laid_out_ahead_change_nothing(
+    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As beside what a GPU computes; an epoch of 14 rows ends within a step."""
+    training = Training(**COMMON | {"batch_size": 2, "accumulation": 2, "evaluations": 2})
+    logs = []
+    for ahead in (0, 2):
+        monkeypatch.setattr(GroupTrainer, "_made_ahead", lambda *_, ahead=ahead: ahead)
+        train_dpo(saved, pairs, tmp_path / str(ahead), training=training)
+        logs.append(read_jsonl(tmp_path / str(ahead) / "log.jsonl"))
+    assert logs[0] == logs[1]
+    assert len(logs[0]) > 4
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
