@@ -152,11 +152,11 @@ def works(device: torch.device, dtype: torch.dtype, size: int) -> bool:
     rows = ((9, 5, 4), (12, 3, 2))
     with torch.inference_mode(False), torch.enable_grad(), unmixed():
         try:
-            found = _tried(rows, device, dtype, size)
+            found = _tried(rows, device, dtype, size, masked=False)
         except RuntimeError as error:
             print(f"Attention keeps its masks on {device}, as a trial without failed: {error}")
             return False
-        wanted = _tried(rows, device, torch.float32, size)
+        wanted = _tried(rows, device, dtype, size, masked=True)
     return all(
         float((one.float() - exact).norm()) <= BOUND * float(exact.norm())
         for one, exact in zip(found, wanted, strict=True)
@@ -164,14 +164,15 @@ def works(device: torch.device, dtype: torch.dtype, size: int) -> bool:
 
 
 def _tried(
-    rows: Sequence[Branches], device: torch.device, dtype: torch.dtype, size: int
+    rows: Sequence[Branches], device: torch.device, dtype: torch.dtype, size: int, masked: bool
 ) -> list[Tensor]:
-    """Attention of random states and its gradients; in float32 with the mask."""
+    """Attention of random states and its gradients; with the mask in float32."""
     noise, length = torch.Generator().manual_seed(0), 19
     shape = (len(rows), 2, length, size)
     given = [torch.randn(shape, generator=noise).to(device, dtype) for _ in range(4)]
+    given = [states.float() for states in given] if masked else given
     query, key, value = (states.requires_grad_() for states in given[:3])
-    if dtype == torch.float32:
+    if masked:
         mask = _mask(rows, length).to(device)
         out = scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
     else:

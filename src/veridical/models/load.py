@@ -193,8 +193,9 @@ def _choose_dtype(name: DtypeName, own: torch.dtype, device: torch.device) -> to
 
 
 def _load_plain(source: str, name: str, dtype: DtypeName, device: torch.device) -> Any:
-    """Transformers' model in a dtype, on a device."""
-    model = _load_model(source, name, dtype="auto")
+    """Transformers' model in a dtype, on a device, to which its weights go one by one."""
+    straight: dict[str, Any] = {} if device.type == "cpu" else {"device_map": {"": device}}
+    model = _load_model(source, name, dtype="auto", **straight)
     wanted = _choose_dtype(dtype, model.dtype, device)
     model = (model if model.dtype == wanted else cast_weights(model, wanted)).to(device)
     if wanted == torch.float64:

@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from veridical.models.lean_norms import lean_norms
 from veridical.models.lora_targets import (
     EXPERTS_ARE_NO_MODULES,
     describe_targets,
@@ -130,6 +131,8 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
         warnings.filterwarnings("ignore", message=EXPERTS_ARE_NO_MODULES)
         prepared = dataclasses.replace(policy, model=get_peft_model(core, config))
     narrow_adapters(prepared.model)
+    if policy.device.type == "cuda":
+        lean_norms(prepared.model)
     require_wide(prepared.model)
     return prepared
 
@@ -189,6 +192,18 @@ def trains_vision(policy: Policy) -> bool:
     sides = (core.get_decoder(), core.get_output_embeddings(), core.get_input_embeddings())
     language = {id(parameter) for side in sides for parameter in side.parameters()}
     return any(p.requires_grad and id(p) not in language for p in core.parameters())
+
+
+def all_take_part(policy: Policy) -> bool:
+    """Whether every trained weight gets a gradient in every step, whatever the rows.
+
+    Not where tokens choose their experts, nor in image encoders, of which some read other layers
+    than the last.
+    """
+    config = policy.core.config.get_text_config()
+    counts = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    experts = any(getattr(config, name, None) for name in counts)
+    return not experts and not trains_vision(policy)
 
 
 def _find_all(core: PreTrainedModel, names: tuple[str, ...]) -> list[tuple[str, nn.Module]]:

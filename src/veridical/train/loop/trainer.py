@@ -18,7 +18,7 @@ from veridical.models.logprobs import logps_of
 from veridical.models.placeholders import blank_vision
 from veridical.models.policy import Policy
 from veridical.models.precision import unmixed
-from veridical.models.tuning import split_projector, trains_vision
+from veridical.models.tuning import all_take_part, split_projector, trains_vision
 from veridical.runtime.errors import UserError
 from veridical.train.loop.checking import Check, show_figures
 from veridical.train.loop.collator import Collator, StepInputs, have_images
@@ -54,6 +54,9 @@ class GroupTrainer(SavingTrainer):
         # waits where there is none.
         needed = arguments.world_size > 1 or trains_vision(policy)
         blank = blank_vision(policy) if needed and have_images(rows) else None
+        if arguments.ddp_find_unused_parameters is None:
+            # To look for them, DDP walks the graph of every step.
+            arguments.ddp_find_unused_parameters = not all_take_part(policy)
         self.collate_items = Collator(policy, task.share_prefix, task.count, train, blank)
         super().__init__(
             model=task.scorer,
