@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
 from veridical.train import dpo
 from veridical.train.dpo import train_dpo
+from veridical.train.loop import collator
 from veridical.train.loop.checkpoints import newest_verified
 from veridical.train.loop.outcomes import preference_outcome
 from veridical.train.loop.rows import read_training_rows
@@ -77,12 +79,23 @@ def test_batches_that_are_laid_out_ahead_change_nothing(
     """As beside what a GPU computes; an epoch of 14 rows ends within a step."""
     training = Training(**COMMON | {"batch_size": 2, "accumulation": 2, "evaluations": 2})
     logs = []
+    users: dict[int, set[bool]] = {}
+
+    def watched(policy: Policy, *given: Any) -> Any:
+        in_main = threading.current_thread() is threading.main_thread()
+        users.setdefault(id(policy.processor), set()).add(in_main)
+        return batching.draft(policy, *given)
+
+    monkeypatch.setattr(collator, "draft", watched)
     for ahead in (0, 2):
         monkeypatch.setattr(GroupTrainer, "_made_ahead", lambda *_, ahead=ahead: ahead)
         train_dpo(saved, pairs, tmp_path / str(ahead), training=training)
         logs.append(read_jsonl(tmp_path / str(ahead) / "log.jsonl"))
     assert logs[0] == logs[1]
     assert len(logs[0]) > 4
+    # A processor can't be used by two threads: one pads for the other.
+    assert sorted(map(len, users.values())) == [1] * len(users)
+    assert list(users.values()).count({False}) == 2
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])

@@ -6,7 +6,9 @@ the whole global batch, so that accumulation and processes leave the result unch
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,6 +59,7 @@ class GroupTrainer(SavingTrainer):
         if arguments.ddp_find_unused_parameters is None:
             # To look for them, DDP walks the graph of every step.
             arguments.ddp_find_unused_parameters = not all_take_part(policy)
+        self._of_threads: dict[str, Collator] = {}
         self.collate_items = Collator(policy, task.share_prefix, task.count, train, blank)
         super().__init__(
             model=task.scorer,
@@ -147,7 +150,24 @@ class GroupTrainer(SavingTrainer):
     def _batches(self, items: Any, seed: int | None) -> Batches:
         size, arguments = self.args.per_device_train_batch_size, self.args
         sampler = RankSampler(len(items), size, seed, arguments.process_index, arguments.world_size)
-        return Batches(items, sampler, self.collate_items, self._made_ahead(items))
+        ahead = self._made_ahead(items)
+        collate = self._collator_of_thread("train" if seed is not None else "eval", ahead)
+        return Batches(items, sampler, collate, ahead)
+
+    def _collator_of_thread(self, which: str, ahead: int) -> Collator:
+        """A collator whose processor no other thread uses: a tokenizer remembers how to pad.
+
+        Args:
+            which: whose batches it lays out.
+            ahead: how many in a thread; without one it is the usual collator.
+        """
+        if not ahead:
+            return self.collate_items
+        if which not in self._of_threads:
+            processor = copy.deepcopy(self.policy.processor)
+            own = replace(self.policy, processor=processor)
+            self._of_threads[which] = replace(self.collate_items, policy=own)
+        return self._of_threads[which]
 
     def _made_ahead(self, items: Items) -> int:
         """Batches that are laid out while others are computed: those of the next step.
