@@ -57,6 +57,20 @@ def test_both_rules(files: Path, rule: str, expected: dict[str, float]) -> None:
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
+def test_the_official_rule_reads_a_reply_that_was_cut(files: Path) -> None:
+    """As the published scorer does: the reply of our own judge ended at its length limit."""
+    rows = [
+        {"key": str(n), "id": f"{n}/0", "attempt": 0, "reply": "Rating: 5", "cut": True}
+        for n in range(3)
+    ]
+    (files / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ("--replies", str(files / "replies.jsonl"))
+    assert main(words(files, *given, "--rule", "official")) == 0
+    assert values(files)["score"] == 5
+    assert main(words(files, *given)) == 0
+    assert values(files)["unread"] == 1
+
+
 def test_an_unread_rating_counts_in_no_score(files: Path) -> None:
     path = files / "replies.jsonl"
     path.write_text(path.read_text().replace("**Rating**: 3", "Sorry."))

@@ -9,9 +9,10 @@ import pytest
 from evaluating import eval_chair, eval_pope
 
 from veridical.cli import main
+from veridical.eval.benchmarks import BENCHMARKS, groups
 from veridical.eval.compare import eval_compare
 from veridical.eval.evaluation import Subject
-from veridical.eval.suite import by_benchmark, evaluate
+from veridical.eval.suite import by_benchmark, evaluate, wanted_names
 from veridical.models import load
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, read_json
@@ -87,6 +88,8 @@ def test_options_go_to_the_benchmark_that_they_name() -> None:
         ({"benchmarks": [" , "]}, "--benchmarks names none"),
         ({"benchmarks": ["reward"]}, "reward asks no model that answers"),
         ({"objects": None}, "chair needs --objects or --options chair.objects="),
+        ({"benchmarks": ["text"]}, "mt_bench, alpaca_eval need .*mt_bench.files=... alpaca_eval"),
+        ({"benchmarks": ["pope,-chair"]}, "takes out chair, which is not in it"),
         ({"subject": Subject("embedded")}, "--images must name the folder"),
         ({"subject": Subject(answers=[Path("a")])}, "--answers are of one benchmark"),
         ({"options": ["pope"]}, "not of the form pope.per_image=1"),
@@ -107,6 +110,25 @@ def test_what_can_not_be_run_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match=message):
         evaluate(out=tmp_path / "out", **{**given, **change})
     assert not loaded and not (tmp_path / "out").exists()
+
+
+def test_groups_stand_for_their_benchmarks() -> None:
+    assert wanted_names(["text"]) == {"mt_bench", "alpaca_eval"}
+    assert wanted_names(["text,-alpaca_eval", "gqa"]) == {"mt_bench", "gqa"}
+    grouped = [name for own in groups().values() for name in own]
+    judges = {"vl_rewardbench", "multimodal_rewardbench", "reward"}
+    assert sorted(grouped) == sorted(BENCHMARKS.keys() - judges)
+    assert list(groups()) == ["hallucination", "knowledge", "text"]
+
+
+def test_a_benchmark_may_have_images_of_its_own(scenes: Path, tmp_path: Path) -> None:
+    """CHAIR has none here, and is refused alone."""
+    given = words(scenes, tmp_path / "all", f"pope.images={scenes / 'images'}")
+    place = given.index("--images")
+    without = [*given[:place], *given[place + 2 :]]
+    assert main(without) == 2
+    found = [word for word in without if not word.startswith("chair.")]
+    assert main(["pope" if word == "pope,chair" else word for word in found]) == 0
 
 
 def test_help_of_a_group_that_is_a_command_has_both(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from veridical.data.prompts import Prompt
 from veridical.eval.evaluation import Evaluation
 from veridical.eval.grading import Grader
+from veridical.eval.hub_files import HubSet
 
 Row: TypeAlias = Mapping[str, Any]
 SkippedQuestion: TypeAlias = Mapping[str, str]
@@ -121,6 +122,7 @@ class Asks(Generic[Options]):
             is. Its prompt has another id.
         answers_in_files: whether its own files have the answers; then neither a model nor
             `--answers` is given, and `match` reads them.
+        hub: how its questions are read from a copy on the hub; None where they are not.
     """
 
     options: type[Options]
@@ -138,3 +140,4 @@ class Asks(Generic[Options]):
     grader: Grader[Options] | None = None
     follow_up: Callable[[Options, Row], AskedItem | None] | None = None
     answers_in_files: Callable[[Options], bool] = lambda options: False
+    hub: HubSet | None = None

@@ -13,6 +13,7 @@ from veridical.eval.answers import read_answer_rows, read_json_rows
 from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
+from veridical.eval.hub_files import HubSet, by_id
 from veridical.eval.published import (
     PublishedQuestion,
     all_have,
@@ -143,6 +144,19 @@ def remark(
     return Remarks({"rule": options.rule}, lines=[f"Rule: {options.rule}."])
 
 
+def _published(row: Row) -> tuple[str, dict[str, Any]] | None:
+    """A question by its id; None for a row of the images alone."""
+    if "imageId" not in row:
+        return None
+    return row["id"], {name: row[name] for name in ("question", "imageId", "answer", "types")}
+
+
+HUB = HubSet(
+    "lmms-lab/GQA",
+    [("testdev_balanced_instructions", "testdev"), ("testdev_balanced_images", "testdev")],
+    _published, lambda row: "" if "imageId" in row else f"{row['id']}.jpg", by_id,
+)  # fmt: skip
+
 BENCHMARK = Benchmark(
     description=describe_short_answers("gqa", "GQA"),
     judged="answers.jsonl",
@@ -161,6 +175,7 @@ BENCHMARK = Benchmark(
         match=match_answers,
         judge=judge_rows,
         remark=remark,
+        hub=HUB,
     ),
 )
 

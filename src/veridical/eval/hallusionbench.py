@@ -25,6 +25,7 @@ from veridical.eval.hallusion_metrics import (
     is_right,
     unit_sizes,
 )
+from veridical.eval.hub_files import HubSet
 from veridical.eval.published import (
     PublishedQuestion,
     all_have,
@@ -216,6 +217,12 @@ def remark(
     return Remarks(about, lines=[f"Rule: {options.rule}."])
 
 
+HUB = HubSet(
+    "lmms-lab/HallusionBench", [(None, "image"), (None, "non_image")],
+    lambda row: {name: row[name] for name in (*FIELDS, "filename")},
+    lambda row: (row["filename"] or "").removeprefix("./"),
+)  # fmt: skip
+
 BENCHMARK = Benchmark(
     description=HALLUSIONBENCH,
     judged="answers.jsonl",
@@ -242,6 +249,7 @@ BENCHMARK = Benchmark(
             needed=lambda options: options.rule == "official",
             may_be_cut=lambda options: options.rule == "official",
         ),
+        hub=HUB,
     ),
 )
 

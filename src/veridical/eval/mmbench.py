@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import io
@@ -17,6 +18,7 @@ from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.embedded_images import write_embedded
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
+from veridical.eval.hub_files import HubSet, image_bytes
 from veridical.eval.published import (
     PublishedQuestion,
     all_have,
@@ -293,6 +295,22 @@ MMBENCH = BenchmarkDescription(
 )  # fmt: skip
 """What MMBench is called, and how its metrics are shown."""
 
+
+def _published(row: Row) -> dict[str, Any]:
+    names = ("index", "question", "hint", *LETTERS, "answer", "category", "l2-category")
+    image = base64.b64encode(image_bytes(row)).decode()
+    return {**{name: row[name] for name in names}, "image": image}
+
+
+def _write_tsv(path: Path, rows: list[Any]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+HUB = HubSet("lmms-lab/MMBench", [("en", "dev")], _published, lambda row: "", _write_tsv)
+
 BENCHMARK = Benchmark(
     description=MMBENCH,
     judged="answers.jsonl",
@@ -317,6 +335,7 @@ BENCHMARK = Benchmark(
         judge=judge_rows,
         remark=remark,
         sees_images=False,
+        hub=HUB,
     ),
 )
 

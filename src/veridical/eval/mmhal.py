@@ -15,6 +15,7 @@ from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.grading import NOBODY, Asked, Grader, Grading, filled, judge_words, values_of
+from veridical.eval.hub_files import HubSet
 from veridical.eval.published import (
     PublishedQuestion,
     all_have,
@@ -269,6 +270,13 @@ MMHAL = BenchmarkDescription(
 )  # fmt: skip
 """What MMHal-Bench is called, and how its metrics are shown."""
 
+
+HUB = HubSet(
+    "Shengcao1006/MMHal-Bench", [(None, "test")],
+    lambda row: {name: row[name] for name in (*FIELDS, "image_content")},
+    lambda row: f"{row['image_id']}.jpg",
+)  # fmt: skip
+
 BENCHMARK = Benchmark(
     description=MMHAL,
     judged="answers.jsonl",
@@ -295,7 +303,9 @@ BENCHMARK = Benchmark(
         grader=Grader(
             ask=ask_judge, read=read_reply, max_new_tokens=1024,
             template=lambda options: options.words,
+            may_be_cut=lambda options: options.rule == "official",
         ),
+        hub=HUB,
     ),
 )  # fmt: skip
 

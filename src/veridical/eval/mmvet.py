@@ -15,6 +15,7 @@ from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.grading import NOBODY, Asked, Grader, Grading, filled, judge_words, values_of
+from veridical.eval.hub_files import HubSet, by_id, content_name
 from veridical.eval.published import (
     PublishedQuestion,
     match_by_id,
@@ -215,6 +216,18 @@ MMVET = BenchmarkDescription(
 )  # fmt: skip
 """What MM-Vet is called, and how its metrics are shown."""
 
+
+def _published(row: Row) -> tuple[str, dict[str, Any]]:
+    needed = row["capability"]
+    needed = needed if isinstance(needed, list) else [one.strip() for one in needed.split(",")]
+    return row["question_id"], {
+        "imagename": content_name(row), "question": row["question"], "answer": row["answer"],
+        "capability": needed,
+    }  # fmt: skip
+
+
+HUB = HubSet("lmms-lab/MMVet", [(None, "test")], _published, content_name, by_id)
+
 BENCHMARK = Benchmark(
     description=MMVET,
     judged="answers.jsonl",
@@ -243,6 +256,7 @@ BENCHMARK = Benchmark(
             template=lambda options: options.words,
             may_be_cut=lambda options: options.rule == "official",
         ),
+        hub=HUB,
     ),
 )
 

@@ -17,6 +17,7 @@ from veridical.eval.asks import AskedItem, Asks, GivenAnswers, Questions, Remark
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.grading import NOBODY, Asked, Grader, Grading, filled, values_of
+from veridical.eval.hub_files import HubSet
 from veridical.eval.published import (
     PublishedQuestion,
     all_have,
@@ -295,6 +296,14 @@ def by_turn(rows: Rows) -> dict[str, Rows]:
 
 
 TITLE = "MT-Bench"
+
+HUB = HubSet(
+    "HuggingFaceH4/mt_bench_prompts", [(None, "train")],
+    lambda row: {"question_id": row["prompt_id"], "category": row["category"],
+                 "turns": list(row["prompt"])},
+    lambda row: "",
+)  # fmt: skip
+
 BENCHMARK = Benchmark(
     description=BenchmarkDescription(
         name="mt_bench",
@@ -334,6 +343,7 @@ BENCHMARK = Benchmark(
         remark=remark,
         follow_up=second_turn,
         sees_images=False,
+        hub=HUB,
         grader=Grader(
             ask=ask_judge, read=read_reply, max_new_tokens=2048,
             template=lambda options: "\n".join(options.words[name] for name in OWN),

@@ -21,6 +21,7 @@ from veridical.eval.asks import AskedItem, Asks, Questions, Row, SkippedQuestion
 from veridical.eval.benchmark import Benchmark, score_rows
 from veridical.eval.evaluation import Asking, Evaluation, Subject, open_model
 from veridical.eval.grading import NOBODY, Graded, Grading, check_grading, grade
+from veridical.eval.hub_files import with_hub_files
 from veridical.eval.scores import print_scores, write_scores
 from veridical.eval.stored_answers import write_answers
 from veridical.eval.trained_on import warn_of_training_images
@@ -133,10 +134,13 @@ def run_benchmark(
     Raises:
         UserError: contradicting or missing options, or a file is not what it must be.
     """
-    evaluation = prepare(benchmark, options, out, subject, asking, model, grading)
     asks = asks_of(benchmark)
-    configuration = _configuration(options, evaluation, asks.grader is not None)
-    inputs = dict(_inputs(configuration))
+    as_given = options, subject
+    options, subject, published = with_hub_files(asks.hub, options, subject)
+    evaluation = prepare(benchmark, options, out, subject, asking, model, grading)
+    judged_by = grading if asks.grader is not None else None
+    inputs = dict(_inputs(_configuration(options, subject, evaluation, judged_by)))
+    configuration = _configuration(*as_given, evaluation, judged_by)
     asked = evaluation.model
     folders = asked.folders if asked else []
     with start_run(
@@ -144,6 +148,8 @@ def run_benchmark(
     ) as run:
         if asked is not None:
             run.note_model("model", asked.name, asked.fingerprint)
+        if published:
+            run.note(files=published)
         answered = _answered(asks, options, evaluation)
         if asked is not None and asked.merges:
             run.note_model("model", asked.name, asked.fingerprint, asked.merges)
@@ -162,7 +168,8 @@ def run_benchmark(
         for name, rows in remarks.files.items():
             write_jsonl(out / name, rows)
         write_jsonl(out / "skipped.jsonl", answered.skipped)
-        write_scores(out, benchmark, scores, {**graded.about, **remarks.about})
+        about = {**graded.about, **remarks.about, **({"files": published} if published else {})}
+        write_scores(out, benchmark, scores, about)
         forget_partial_answers(out)
         counts = {"answers": len(answered.rows), "skipped": len(answered.skipped)}
         run.finish(**counts, **answered.results, **graded.results, **remarks.results)
@@ -175,13 +182,15 @@ def run_benchmark(
 ANSWERS = "answers.jsonl"
 
 
-def _configuration(options: object, evaluation: Evaluation, judged: bool) -> dict[str, object]:
+def _configuration(
+    options: object, subject: Subject, evaluation: Evaluation, grading: Grading | None
+) -> dict[str, object]:
     """Every option by its name on the command line."""
     groups = {
         "options": options,
-        "subject": evaluation.subject.named(),
+        "subject": subject.named(),
         "asking": evaluation.asking,
-        **({"grading": evaluation.grading} if judged else {}),
+        **({"grading": grading} if grading is not None else {}),
     }
     return by_option({"out": evaluation.out, **groups})
 

@@ -12,15 +12,19 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from veridical.eval.benchmark import Benchmark, find_benchmark
-from veridical.eval.benchmarks import BENCHMARKS
+from veridical.eval.benchmarks import BENCHMARKS, groups
 from veridical.eval.evaluation import USUAL, Asking, Subject, open_model
 from veridical.eval.grading import NOBODY, Grading
+from veridical.eval.hub_files import with_hub_files
 from veridical.eval.run import asks_of, prepare, run_benchmark
 from veridical.runtime.errors import UserError
 from veridical.runtime.options import by_option
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import print_result
 from veridical.scoring.statistics import Estimate
+
+IMAGES = "images"
+"""The option of any benchmark that has images of its own."""
 
 
 def evaluate(
@@ -40,13 +44,15 @@ def evaluate(
     settings, it continues.
 
     Args:
-        benchmarks: which, such as pope,chair; `veridical eval --help` lists them.
+        benchmarks: which, such as pope,chair, or the groups hallucination, knowledge and text;
+            text,-alpaca_eval leaves one out. `veridical eval --help` lists them.
         out: the folder to write.
         subject: the model; answers made elsewhere are for the benchmarks' own commands.
         objects: JSON {image_id: [names of the objects in the image]}, for the benchmarks that
             take it.
         vocabulary: which words name which object, for the benchmarks that take it.
-        options: options of single benchmarks, such as pope.per_image=1 chair.prompt="Say.".
+        options: options of single benchmarks, such as pope.per_image=1 chair.prompt="Say."; also
+            mmvet.images=FOLDER, where a benchmark has images of its own.
         asking: how the model is asked.
         grading: who judges the answers, for the benchmarks that have them judged.
 
@@ -59,12 +65,13 @@ def evaluate(
     if subject.answers is not None:
         raise UserError("--answers are of one benchmark: score them by `veridical eval NAME`.")
     common = {"objects": objects, "vocabulary": vocabulary}
-    chosen = _chosen(benchmarks, common, options or [])
+    chosen = _chosen(benchmarks, common, options or [], subject)
     shared = open_model(subject, asking)
-    for benchmark, own in chosen:
-        prepare(benchmark, own, out / benchmark.name, subject, asking, shared, grading)
+    for benchmark, own, seen in chosen:
+        ready, seen, _ = with_hub_files(asks_of(benchmark).hub, own, seen)
+        prepare(benchmark, ready, out / benchmark.name, seen, asking, shared, grading)
     configuration = {
-        "out": out, "benchmarks": [benchmark.name for benchmark, _ in chosen], **common,
+        "out": out, "benchmarks": [benchmark.name for benchmark, *_ in chosen], **common,
         "options": options,
         **by_option({"subject": subject.named(), "asking": asking, "grading": grading}),
     }  # fmt: skip
@@ -72,12 +79,10 @@ def evaluate(
     inputs = {name: path for name, path in named.items() if path is not None}
     scores: dict[str, dict[str, Estimate]] = {}
     with start_run(out, "eval", configuration, inputs, any_process=True) as run:
-        for benchmark, own in chosen:
+        for benchmark, own, seen in chosen:
             name = benchmark.name
             print_result(f"{benchmark.description.title}:")
-            scores[name] = run_benchmark(
-                benchmark, own, out / name, subject, asking, shared, grading
-            )
+            scores[name] = run_benchmark(benchmark, own, out / name, seen, asking, shared, grading)
         if all(scores.values()):  # else another process has the last shard of one
             run.finish(benchmarks=len(chosen))
     return scores
@@ -118,7 +123,7 @@ def benchmark_options(
         given: values by the option's name.
 
     Raises:
-        UserError: an option that it does not have, one that is missing, or a value of another type.
+        UserError: an option that it does not have, or a value of another type.
     """
     kind = asks_of(benchmark).options
     fields = {field.name: field for field in dataclasses.fields(kind)}
@@ -127,17 +132,11 @@ def benchmark_options(
             near = difflib.get_close_matches(name, list(fields), n=1)
             meant = f" (did you mean {near[0]!r}?)" if near else ""
             raise UserError(
-                f"{benchmark.name} has no option {name!r}{meant}; it has {', '.join(fields)}."
+                f"{benchmark.name} has no option {name!r}{meant}; it has {', '.join(fields)} and "
+                f"{IMAGES}."
             )
     values = {name: value for name, value in common.items() if name in fields and value is not None}
     values |= given
-    for name, field in fields.items():
-        if name not in values and field.default is dataclasses.MISSING:
-            where = f"--{name} or " if name in common else ""
-            raise UserError(
-                f"{benchmark.name} needs {where}--options {benchmark.name}.{name}=..., which is "
-                "not given."
-            )
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
@@ -146,13 +145,45 @@ def benchmark_options(
         raise UserError(f"--options {benchmark.name}.{place}: {first['msg']}.") from error
 
 
-def _chosen(
-    names: Sequence[str], common: Mapping[str, object], options: Sequence[str]
-) -> list[tuple[Benchmark, object]]:
-    """The benchmarks with their options, each once, in the order of the table."""
-    wanted = {part.strip() for name in names for part in name.split(",") if part.strip()}
+def wanted_names(names: Sequence[str]) -> set[str]:
+    """The benchmarks that names and groups stand for; "-amber" takes one out again.
+
+    Raises:
+        UserError: there are none.
+    """
+    parts = [part.strip() for name in names for part in name.split(",") if part.strip()]
+    known, wanted = groups(), set[str]()
+    for part in parts:
+        if not part.startswith("-"):
+            wanted |= set(known.get(part, [part]))
+    for part in parts:
+        if part.startswith("-"):
+            out = set(known.get(part[1:], [part[1:]]))
+            if not out & wanted:
+                raise UserError(f"--benchmarks takes out {part[1:]}, which is not in it.")
+            wanted -= out
     if not wanted:
-        raise UserError(f"--benchmarks names none; there is: {', '.join(BENCHMARKS)}.")
+        raise UserError(
+            f"--benchmarks names none; there is: {', '.join(BENCHMARKS)}, and the groups "
+            f"{', '.join(known)}."
+        )
+    return wanted
+
+
+def _missing(benchmark: Benchmark, values: Mapping[str, Any]) -> list[str]:
+    """Options that a benchmark can't do without, and that are not given."""
+    return [
+        field.name
+        for field in dataclasses.fields(asks_of(benchmark).options)
+        if field.default is dataclasses.MISSING and values.get(field.name) is None
+    ]
+
+
+def _chosen(
+    names: Sequence[str], common: Mapping[str, object], options: Sequence[str], subject: Subject
+) -> list[tuple[Benchmark, object, Subject]]:
+    """The benchmarks with their options and images, each once, in the order of the table."""
+    wanted = wanted_names(names)
     found = {name: find_benchmark(name) for name in sorted(wanted)}
     given = by_benchmark(options)
     for name in given:
@@ -161,4 +192,34 @@ def _chosen(
                 f"--options {name} is of no benchmark that is run here: {', '.join(found)}."
             )
     chosen = [found[name] for name in BENCHMARKS if name in found]
-    return [(one, benchmark_options(one, common, given.get(one.name, {}))) for one in chosen]
+    missing = {
+        one.name: _missing(one, {**common, **given.get(one.name, {})})
+        for one in chosen
+        if one.asks is not None
+    }
+    lacking = [f"{name}.{option}=..." for name, own in missing.items() for option in own]
+    if lacking:
+        shared = sorted({option for own in missing.values() for option in own} & common.keys())
+        where = "".join(f"--{option} or " for option in shared)
+        which = [name for name, own in missing.items() if own]
+        raise UserError(
+            f"{', '.join(which)} {'needs' if len(which) == 1 else 'need'} {where}--options "
+            f"{' '.join(lacking)}, not given. Give them, or leave a benchmark out: "
+            f"--benchmarks {','.join(names)},-{which[0]}."
+        )
+    return [
+        (one, benchmark_options(one, common, _without_images(given.get(one.name, {}))),
+         _with_images(subject, given.get(one.name, {})))
+        for one in chosen
+    ]  # fmt: skip
+
+
+def _without_images(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name != IMAGES}
+
+
+def _with_images(subject: Subject, given: Mapping[str, Any]) -> Subject:
+    """The subject, with the folder of images that a benchmark's own options name."""
+    if IMAGES not in given:
+        return subject
+    return dataclasses.replace(subject, images=Path(str(given[IMAGES])))

@@ -13,6 +13,7 @@ from veridical.eval.answers import read_answer_rows
 from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
+from veridical.eval.hub_files import HubSet
 from veridical.eval.published import PublishedQuestion, match_by_id, questions_for_model
 from veridical.eval.run import run_benchmark
 from veridical.eval.short_answers import (
@@ -25,7 +26,7 @@ from veridical.eval.short_answers import (
     with_prompts,
 )
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json
+from veridical.runtime.files import read_json, write_json
 from veridical.scoring.statistics import Estimate
 from veridical.scoring.vqa_rules import Rule, agreement, normalized
 
@@ -143,6 +144,13 @@ def remark(
     return Remarks({"rule": options.rule}, lines=[f"Rule: {options.rule}."])
 
 
+HUB = HubSet(
+    "lmms-lab/textvqa", [(None, "validation")],
+    lambda row: {name: row[name] for name in ("question_id", "image_id", "question", "answers")},
+    lambda row: f"{row['image_id']}.jpg",
+    lambda path, rows: write_json(path, {"data": rows}),
+)  # fmt: skip
+
 BENCHMARK = Benchmark(
     description=describe_short_answers("textvqa", "TextVQA"),
     judged="answers.jsonl",
@@ -160,6 +168,7 @@ BENCHMARK = Benchmark(
         match=match_answers,
         judge=judge_rows,
         remark=remark,
+        hub=HUB,
     ),
 )
 

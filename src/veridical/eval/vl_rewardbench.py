@@ -13,6 +13,7 @@ from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.grading import NOBODY, Asked, Grader, Grading, judge_words, values_of
+from veridical.eval.hub_files import HubSet, content_name
 from veridical.eval.judged_pairs import (
     FORMULAS,
     SHOWN,
@@ -224,6 +225,15 @@ def by_group(rows: Rows) -> dict[str, Rows]:
 
 
 NAME, TITLE = "vl_rewardbench", "VL-RewardBench"
+
+HUB = HubSet(
+    "MMInstruction/VL-RewardBench", [(None, "test")],
+    lambda row: {"id": row["id"], "query": row["query"], "image": content_name(row),
+                 "response": list(row["response"]), "human_ranking": list(row["human_ranking"]),
+                 "judge": row.get("judge")},
+    content_name,
+)  # fmt: skip
+
 BENCHMARK = Benchmark(
     description=BenchmarkDescription(
         name=NAME,
@@ -259,6 +269,7 @@ BENCHMARK = Benchmark(
         remark=remark,
         sees_images=False,
         answers_in_files=lambda options: True,
+        hub=HUB,
         grader=Grader(
             ask=ask_judge, read=read_reply, max_new_tokens=2048,
             template=lambda options: options.words,
