@@ -25,7 +25,7 @@ from veridical.data.object_questions import (
     question_text,
 )
 from veridical.eval.benchmark import score_rows
-from veridical.eval.pope import BENCHMARK
+from veridical.eval.pope import BENCHMARK, _first_images
 from veridical.eval.pope_matching import match_answers
 from veridical.eval.pope_questions import read_questions
 from veridical.eval.scores import read_scores
@@ -431,3 +431,9 @@ def test_the_advice_is_printed_by_whichever_process_had_the_last_share(
     monkeypatch.setattr(sys, "__stdout__", io.StringIO())
     eval_pope(tmp_path / "o", questions=[tmp_path / "q.jsonl"], answers=[tmp_path / "a.jsonl"])
     assert "neither yes nor no" in sys.__stdout__.getvalue()  # type: ignore[union-attr]
+
+
+def test_a_limit_counts_images_as_people_do(tmp_path: Path) -> None:
+    """Of images 9 and 10 the first is 9."""
+    rows = [ObjectQuestion(str(n), f"{n}.jpg", str(n), "random", "Is it?", "yes") for n in (10, 9)]
+    assert [question.image_id for question in _first_images(rows, 1)] == ["9"]

@@ -11,7 +11,12 @@ import pytest
 from huggingface_hub import constants, errors
 from safetensors.torch import load_file, save_file
 
-from veridical.models.cache_keys import processor_hash, surroundings
+from veridical.models.cache_keys import (
+    model_fingerprint,
+    processor_hash,
+    surroundings,
+    tokenizer_hash,
+)
 from veridical.models.load import load_policy
 from veridical.models.policy import Policy
 from veridical.runtime import cache as module
@@ -167,4 +172,13 @@ def test_processor_and_surroundings(policy: Policy, saved: Path) -> None:
     assert processor_hash(first) == processor_hash(second)
     second.processor.image_processor.image_mean = (0.4, 0.5, 0.5)
     assert processor_hash(first) != processor_hash(second)
+    assert tokenizer_hash(first) == tokenizer_hash(second)
+    second.processor.tokenizer(["a", "longer text"], padding=True, truncation=True, max_length=2)
+    assert tokenizer_hash(first) == tokenizer_hash(second)
+    second.processor.chat_template = "{{ messages[0].content }}"
+    assert tokenizer_hash(first) != tokenizer_hash(second)
+    assert model_fingerprint(first).key != model_fingerprint(second).key
+    second.processor.chat_template = first.processor.chat_template
+    second.processor.tokenizer.add_tokens(["unheard"])
+    assert tokenizer_hash(first) != tokenizer_hash(second)
     assert surroundings(first) != surroundings(Policy(first.model.double(), first.processor, ""))

@@ -18,6 +18,7 @@ from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.pope_auc import auc_difference, auc_estimate, yes_margins
 from veridical.eval.pope_matching import match_answers, read_given_answers
 from veridical.eval.pope_questions import Relabels, read_questions, read_relabels
+from veridical.eval.published import natural
 from veridical.eval.run import run_benchmark
 from veridical.runtime.errors import UserError
 from veridical.runtime.json_types import JsonObject
@@ -201,7 +202,7 @@ def _names(options: PopeOptions) -> list[str]:
 
 
 def _first_images(questions: Sequence[ObjectQuestion], limit: int | None) -> list[ObjectQuestion]:
-    kept = set(sorted({question.image_id for question in questions})[:limit])
+    kept = set(sorted({question.image_id for question in questions}, key=natural)[:limit])
     return [question for question in questions if question.image_id in kept]
 
 

@@ -42,7 +42,11 @@ def model_fingerprint(
     if isinstance(model, str):
         return fingerprint(model, init_adapter, cache)
     weights = tensors_hash(model.core.state_dict().items())
-    files = {"weights in memory": weights, "processor in memory": processor_hash(model)}
+    files = {
+        "weights in memory": weights,
+        "processor in memory": processor_hash(model),
+        "tokenizer in memory": tokenizer_hash(model),
+    }
     return Fingerprint(digest(sorted(files.items())), None, files)
 
 
@@ -51,6 +55,23 @@ def processor_hash(policy: Policy) -> str:
     processor = policy.processor
     classes = [type(processor).__name__, type(processor.image_processor).__name__]
     return digest(classes, _plain(processor.to_dict()), _plain(processor.image_processor.to_dict()))
+
+
+def tokenizer_hash(policy: Policy) -> str:
+    """Hash of how words become tensors: the tokenizer, and the chat templates.
+
+    How a tokenizer last padded and cut is a part of its own text, and is left out.
+    """
+    processor = policy.processor
+    tokenizer = processor.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        words = json.dumps(sorted(tokenizer.get_vocab().items()))
+    else:
+        content = json.loads(backend.to_str())
+        words = json.dumps({**content, "padding": None, "truncation": None}, sort_keys=True)
+    templates = [getattr(one, "chat_template", None) for one in (processor, tokenizer)]
+    return digest(type(tokenizer).__name__, words, json.dumps(templates, sort_keys=True))
 
 
 def surroundings(policy: Policy) -> list[str]:
