@@ -102,6 +102,8 @@ COMMANDS: dict[str, list[str]] = {
     "eval label_free": [*MODEL, "--data", "{pairs}"],
     "eval reward": ["{reward_model}", "{pairs}"],
     "eval compare": ["{chair_a}", "{chair_b}"],
+    "eval power": ["--differing", "0.2"],
+    "eval rules": ["{said}", "--questions", "{questions}"],
     "report": ["{chair_a}", "{chair_b}", "{trained}", "{built}", "{pope}", "{compared}"],
     "data import": ["{pairs}"],
     "data split": ["{pairs}"],

@@ -9,7 +9,9 @@ import pytest
 from evaluating import eval_chair, eval_pope
 from PIL import Image
 
+from veridical.eval.benchmark import find_benchmark
 from veridical.eval.compare import compare_runs, eval_compare
+from veridical.eval.comparison_tables import alignment_tax
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json, write_jsonl
 
@@ -127,3 +129,49 @@ def test_rows_beside_a_run_that_failed_are_not_compared(tmp_path: Path) -> None:
         eval_chair(tmp_path / "base.json", better, model=str(tmp_path / "none"), images=tmp_path)
     with pytest.raises(UserError, match=r"can't be compared: the last run there failed"):
         compare_runs(base, better)
+
+
+def test_several_arms_are_corrected_by_holm(tmp_path: Path) -> None:
+    """Two arms: the smaller p is doubled, the larger one is not below it."""
+    base = _chair(tmp_path, "base", BAD, OBJECTS)
+    arms = [
+        _chair(tmp_path, "good", GOOD, OBJECTS),
+        _chair(tmp_path, "half", GOOD[:3] + BAD[3:], OBJECTS),
+    ]
+    rows = eval_compare(base, arms[0], tmp_path / "out", also=[arms[1]])
+    found = {row["arm"]: row for row in rows if row["metric"] == "chair_s"}
+    assert list(found) == ["good", "half"]
+    assert found["good"]["p_holm"] == pytest.approx(2 * found["good"]["p"])
+    assert found["half"]["p_holm"] == max(found["half"]["p"], found["good"]["p_holm"])
+    tax = read_json(tmp_path / "out" / "comparison.json")["tax"]
+    assert [row["metric"] for row in tax] == ["chair_i"] * 2
+    assert {row["arm"]: row["verdict"] for row in tax}["half"] == "noise"
+    assert "p (Holm)" in (tmp_path / "out" / "differences.md").read_text()
+    assert r"\toprule" in (tmp_path / "out" / "tax.tex").read_text()
+    with pytest.raises(UserError, match="is given twice"):
+        eval_compare(base, arms[0], tmp_path / "out", also=[arms[0]])
+
+
+def test_wins_losses_and_noise() -> None:
+    """Of three headlines p is .001, .03 and .03: Holm leaves .003, .06 and .06."""
+    benchmarks = [find_benchmark(name) for name in ("chair", "pope", "mmvet")]
+    rows = [
+        {"benchmark": one.name, "metric": one.description.headline, "arm": "a", "value": value,
+         "p": p}
+        for one, value, p in zip(benchmarks, (-0.1, 0.1, 0.1), (0.001, 0.03, 0.03), strict=True)
+    ]  # fmt: skip
+    assert [row["verdict"] for row in alignment_tax(rows, benchmarks)] == ["win", "noise", "noise"]
+    rows[0]["value"] = 0.1  # more hallucination
+    assert alignment_tax(rows, benchmarks)[0]["verdict"] == "loss"
+
+
+def test_seeds_are_one_arm(tmp_path: Path) -> None:
+    base = _chair(tmp_path, "base", BAD, OBJECTS)
+    seeds = [_chair(tmp_path, f"seed{n}", GOOD[:n] + BAD[n:], OBJECTS) for n in (3, 4, 5)]
+    rows = eval_compare(base, seeds[0], tmp_path / "out", also=seeds[1:], seeds=True)
+    found = {row["metric"]: row for row in rows}["chair_s"]
+    # Of six descriptions 2, 1 and 0 are wrong; the baseline has 5.
+    assert found["arm"] == "seed3 and 2 more seeds" and found["seeds"] == 3
+    assert found["value"] == pytest.approx(1 / 6 - 5 / 6) and found["low"] < found["high"] < 0
+    with pytest.raises(UserError, match="needs more folders of the same arm"):
+        eval_compare(base, seeds[0], tmp_path / "out", seeds=True)

@@ -90,6 +90,8 @@ ARGUMENTS: dict[str, list[str]] = {
     },
     "eval reward": ["{data}/model", "{data}/pairs.jsonl"],
     "eval compare": ["{data}/model", "{data}/more"],
+    "eval power": ["--differing", "0.2"],
+    "eval rules": ["{data}/answers.jsonl", "--questions", "{data}/answers.jsonl"],
     "world pairs": ["{data}"],
     "world train": [],
     "evidence": EMBEDDED,

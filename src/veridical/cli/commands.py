@@ -202,6 +202,15 @@ COMMANDS: dict[str, Command] = {
         "Compare two evaluations, paired by image.",
         ("baseline", "candidate"),
     ),
+    "eval power": Command(
+        "veridical.eval.power:eval_power",
+        "Say how many images it takes to see a difference between two models.",
+    ),
+    "eval rules": Command(
+        "veridical.eval.rules:eval_rules",
+        "Score one file of POPE's answers by every harness's rule.",
+        ("answers",),
+    ),
     "report": Command(
         "veridical.report.page:report",
         "Write a report on one or several runs, as one HTML page.",

@@ -15,6 +15,14 @@ from veridical.data.responses import Response
 from veridical.data.steering import parse_steer, steered
 from veridical.data.text.thoughts import answer_of
 from veridical.eval.asked_model import AskedModel
+from veridical.eval.harness_logs import (
+    is_lmms_log,
+    is_vlmevalkit,
+    of_lmms_log,
+    of_vlmevalkit,
+    read_tsv,
+    refuse_excel,
+)
 from veridical.eval.stored_answers import PARTIAL, count_others, mend_last_line, stored_rows
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file, read_json, read_jsonl, reading
@@ -205,13 +213,14 @@ def read_answer_rows(path: Path, id_field: str) -> list[dict[str, Any]]:
     """Read rows with `id_field` (text or number, made text) and `answer`.
 
     An answer may also be called `caption` (as in COCO's result files), `response`, `output`,
-    `prediction` or `text` (as in LLaVA's). A thought before it is left out.
+    `prediction` or `text` (as in LLaVA's). The sample logs of lmms-eval and VLMEvalKit are read
+    too. A thought before an answer is left out.
 
     Raises:
         UserError: a line lacks one of them; it is named.
     """
     rows = []
-    for number, row in enumerate(read_json_rows(path), start=1):
+    for number, row in enumerate(_answer_rows(path, id_field), start=1):
         given = row if isinstance(row, dict) else {}
         # In a file of questions `text` is the question.
         names = ANSWER_FIELDS[:-1] if "label" in given else ANSWER_FIELDS
@@ -226,6 +235,18 @@ def read_answer_rows(path: Path, id_field: str) -> list[dict[str, Any]]:
     if not rows:
         raise UserError(f"{path} holds no answers.")
     return rows
+
+
+def _answer_rows(path: Path, id_field: str) -> list[Any]:
+    """The rows of a file, of a harness's log with our names."""
+    refuse_excel(path)
+    tsv = path.suffix.lower() == ".tsv"
+    rows: list[Any] = [*read_tsv(path)] if tsv else read_json_rows(path)
+    if len(rows) == 1 and isinstance(rows[0], dict) and isinstance(rows[0].get("logs"), list):
+        rows = rows[0]["logs"]  # older versions of lmms-eval: one object with all samples
+    if is_lmms_log(rows):
+        return of_lmms_log(rows, id_field, path)
+    return of_vlmevalkit(rows, id_field, path) if is_vlmevalkit(rows) else rows
 
 
 def _ask(

@@ -19,6 +19,7 @@ from veridical.scoring.statistics import (
     compare,
     estimate,
 )
+from veridical.scoring.statistics.several import over_seeds
 
 Rows: TypeAlias = Sequence[Row]
 
@@ -127,6 +128,22 @@ def differences(benchmark: Benchmark, candidate: Rows, baseline: Rows) -> dict[s
         found = compare(arm, other, benchmark.formulas_of(group))
         found |= {statistic.name: statistic.compare(*sides) for statistic in wanted}
         changes |= {_in_group(group, name): change for name, change in found.items()}
+    return changes
+
+
+def seed_differences(
+    benchmark: Benchmark, seeds: Sequence[Rows], baseline: Rows
+) -> dict[str, Difference]:
+    """The mean of several seeds of one arm minus the baseline, in every formula and group.
+
+    Metrics that are no formulas have no variance over seeds, and are left out.
+    """
+    sides = [{"": rows, **benchmark.groups(rows)} for rows in (*seeds, baseline)]
+    changes: dict[str, Difference] = {}
+    for group in (group for group in sides[0] if all(group in side for side in sides)):
+        *arms, other = (benchmark.sums(side[group]) for side in sides)
+        for formula in benchmark.formulas_of(group):
+            changes[_in_group(group, formula.name)] = over_seeds(arms, other, formula)
     return changes
 
 

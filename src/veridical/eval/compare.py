@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from veridical.eval.benchmark import Benchmark, differences, find_benchmark
+from veridical.eval.asks import Row
+from veridical.eval.benchmark import Benchmark, differences, find_benchmark, seed_differences
 from veridical.eval.benchmarks import place_of
+from veridical.eval.comparison_tables import (
+    alignment_tax,
+    describe_tax,
+    difference_table,
+    tax_table,
+    with_holm,
+)
 from veridical.eval.scores import SCORES, described, fixed_width
 from veridical.runtime import run_files
 from veridical.runtime.errors import UserError
@@ -58,51 +68,140 @@ class ComparedRuns:
         }
 
 
-def eval_compare(baseline: Path, candidate: Path, out: Path) -> list[dict[str, Any]]:
-    """Compare two evaluations by the same benchmark or benchmarks, paired by image.
+def eval_compare(
+    baseline: Path,
+    candidate: Path,
+    out: Path,
+    also: list[Path] | None = None,
+    seeds: bool = False,
+) -> list[dict[str, Any]]:
+    """Compare two or more evaluations by the same benchmark or benchmarks, paired by image.
 
     Writes `comparison.json`, {"benchmarks": [...], "differences": [{"benchmark", "metric", "arm",
-    "baseline", "value", "low", "high", "p", ...}], "settings": {...}}, and `run.json`. A difference
-    is candidate minus baseline, paired by image. Its 95 % interval and the two-sided p come from
-    one test, so that the interval leaves 0 out exactly where p is below 0.05.
+    "baseline", "value", "low", "high", "p", ...}], "tax": [...], "settings": {...}}, the tables
+    `differences` and `tax` as .md, .csv and .tex, and `run.json`. A difference is candidate minus
+    baseline, paired by image. Its 95 % interval and the two-sided p come from one test, so that the
+    interval leaves 0 out exactly where p is below 0.05. With several candidates, `p_holm` is
+    corrected for their number. `tax` has each benchmark's headline metric: a win, a loss or noise.
 
     Args:
         baseline: the folder of a `veridical eval` command to compare with.
         candidate: the folder of the same command for the other model.
         out: the folder to write.
+        also: more such folders.
+        seeds: the candidates are one arm, trained with as many seeds: their mean is compared, and
+            the interval says what another seed and other images would change.
 
     Raises:
         UserError: the folders are not of the same benchmarks, or do not judge the same images by
             the same facts.
     """
-    options = {"baseline": baseline, "candidate": candidate, "out": out}
-    pairs = find_pairs(baseline, candidate)
-    inputs = {
-        role if len(pairs) == 1 else f"{role}/{pair.benchmark.name}": path
-        for pair in pairs
-        for role, path in pair.inputs.items()
-    }
-    names = _names(candidate, baseline)
+    options = {"baseline": baseline, "candidate": candidate, "out": out, "also": also,
+               "seeds": seeds}  # fmt: skip
+    candidates = [candidate, *(also or [])]
+    _refuse_repeated([baseline, *candidates])
+    if seeds and len(candidates) < 2:
+        raise UserError("--seeds needs more folders of the same arm: name them with --also.")
+    arms = [find_pairs(baseline, folder) for folder in candidates]
+    pairs = [pair for own in arms for pair in own]
+    benchmarks = [pair.benchmark for pair in arms[0]]
+    inputs = _inputs(arms)
     with start_run(out, "eval compare", options, inputs) as run:
-        rows = [row for pair in pairs for row in _differences(pair, *names)]
+        rows = _over_seeds(arms) if seeds else with_holm(_all_differences(arms))
+        tax = alignment_tax(rows, benchmarks)
         differing = {
             name: sides
             for pair in pairs
             for name, sides in settings_that_differ(pair.baseline, pair.candidate).items()
         }
-        described_ = [described(pair.benchmark) for pair in pairs]
-        content = {"benchmarks": described_, "differences": rows, "settings": differing}
+        described_ = [described(benchmark) for benchmark in benchmarks]
+        content = {
+            "benchmarks": described_, "differences": rows, "tax": tax, "settings": differing,
+        }  # fmt: skip
         write_json(out / "comparison.json", content)
+        titles = {benchmark.name: benchmark.description.title for benchmark in benchmarks}
+        difference_table(rows, titles).write(out, "differences")
+        tax_table(tax, titles).write(out, "tax")
         run.finish(metrics=len(rows), settings_that_differ=sorted(differing))
     for name, (ours, theirs) in differing.items():
         print(f"Note: {name} differs, {theirs!r} for the baseline and {ours!r} for the candidate.")
-    for pair in pairs:
-        own = [row for row in rows if row["benchmark"] == pair.benchmark.name]
-        if len(pairs) > 1:
-            print(f"{pair.benchmark.description.title}:")
-        print_differences(own)
-        print_cautions(pair.benchmark, own)
+    _print_by_benchmark(rows, benchmarks)
+    if len(benchmarks) > 1:
+        for line in describe_tax(tax, titles):
+            print(line)
     return rows
+
+
+def _print_by_benchmark(rows: Sequence[Mapping[str, Any]], benchmarks: Sequence[Benchmark]) -> None:
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    for benchmark, arm in product(benchmarks, arms):
+        own = [row for row in rows if (row["benchmark"], row["arm"]) == (benchmark.name, arm)]
+        title = [benchmark.description.title] if len(benchmarks) > 1 else []
+        if heading := [*title, *([arm] if len(arms) > 1 else [])]:
+            print(f"{', '.join(heading)}:")
+        if own:
+            print_differences(own)
+            print_cautions(benchmark, own)
+
+
+def _refuse_repeated(folders: Sequence[Path]) -> None:
+    counts = Counter(path.resolve() for path in folders[1:])
+    twice = [folder for folder, n in counts.items() if n > 1]
+    if twice:
+        raise UserError(f"{twice[0]} is given twice. Name each evaluation once.")
+
+
+def _inputs(arms: Sequence[Sequence[ComparedRuns]]) -> dict[str, Path]:
+    """The files that are compared, by role."""
+    found: dict[str, Path] = {}
+    for n, pairs in enumerate(arms):
+        for pair in pairs:
+            for role, path in pair.inputs.items():
+                own = role if role == "baseline" or not n else f"{role}/{n + 1}"
+                found[own if len(pairs) == 1 else f"{own}/{pair.benchmark.name}"] = path
+    return found
+
+
+def _all_differences(arms: Sequence[Sequence[ComparedRuns]]) -> list[dict[str, object]]:
+    """The differences of every arm, with names that tell the arms apart."""
+    named = [(pairs, *_names(folder_of(pairs), baseline_of(pairs))) for pairs in arms]
+    if len({arm for _, arm, _ in named}) < len(named):
+        named = [(pairs, str(folder_of(pairs)), base) for pairs, _, base in named]
+    rows = [
+        row for pairs, arm, base in named for pair in pairs for row in _differences(pair, arm, base)
+    ]
+    places = {row["benchmark"]: place for place, row in reversed(list(enumerate(rows)))}
+    return sorted(rows, key=lambda row: places[row["benchmark"]])
+
+
+def _over_seeds(arms: Sequence[Sequence[ComparedRuns]]) -> list[dict[str, Any]]:
+    """The mean over seeds against the baseline, benchmark by benchmark."""
+    arm, base = _names(folder_of(arms[0]), baseline_of(arms[0]))
+    about = {"arm": f"{arm} and {len(arms) - 1} more seeds", "baseline": base, "seeds": len(arms)}
+    rows = []
+    for pairs in zip(*arms, strict=True):
+        benchmark = pairs[0].benchmark
+        theirs = _judged_rows(pairs[0], "baseline")
+        ours = [_judged_rows(pair, "candidate") for pair in pairs]
+        for one in ours:
+            _refuse_difference(one, theirs, benchmark.same, benchmark.facts)
+        rows += [
+            {"benchmark": benchmark.name, "metric": name, **about, **difference.as_json()}
+            for name, difference in seed_differences(benchmark, ours, theirs).items()
+        ]
+    return rows
+
+
+def folder_of(pairs: Sequence[ComparedRuns]) -> Path:
+    """The candidate's folder: of one benchmark its own, of several the one around them."""
+    own = pairs[0].candidate
+    return own if len(pairs) == 1 else own.parent
+
+
+def baseline_of(pairs: Sequence[ComparedRuns]) -> Path:
+    """The baseline's folder, likewise."""
+    own = pairs[0].baseline
+    return own if len(pairs) == 1 else own.parent
 
 
 def print_cautions(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -181,13 +280,23 @@ def print_differences(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _differences(pair: ComparedRuns, arm: str, baseline: str) -> list[dict[str, object]]:
-    ours, theirs = (_judged_rows(pair, role) for role in ("candidate", "baseline"))
-    _refuse_difference(ours, theirs, pair.benchmark.same, pair.benchmark.facts)
+    ours, theirs = read_sides(pair)
     about = {"arm": arm, "baseline": baseline}
     return [
         {"benchmark": pair.benchmark.name, "metric": name, **about, **difference.as_json()}
         for name, difference in differences(pair.benchmark, ours, theirs).items()
     ]
+
+
+def read_sides(pair: ComparedRuns) -> tuple[Sequence[Row], Sequence[Row]]:
+    """The judged rows of candidate and baseline.
+
+    Raises:
+        UserError: they do not judge the same images by the same facts, or a row lacks a field.
+    """
+    ours, theirs = (_judged_rows(pair, role) for role in ("candidate", "baseline"))
+    _refuse_difference(ours, theirs, pair.benchmark.same, pair.benchmark.facts)
+    return ours, theirs
 
 
 def _judged_rows(pair: ComparedRuns, role: str) -> Sequence[Mapping[str, object]]:

@@ -61,7 +61,7 @@ def compare(
     Raises:
         UserError: the two do not cover the same clusters.
     """
-    baseline = _in_order_of(arm, baseline)
+    baseline = in_order_of(arm, baseline)
     if not arm.clusters:
         nothing = Difference(None, None, None, None, None, None, 0, "no rows")
         return {metric.name: nothing for metric in metrics}
@@ -160,7 +160,7 @@ def differs(metric: Metric, ours: Sums, theirs: Sums) -> FloatArray:
     return differs
 
 
-def _in_order_of(arm: ClusterSums, baseline: ClusterSums) -> ClusterSums:
+def in_order_of(arm: ClusterSums, baseline: ClusterSums) -> ClusterSums:
     """`baseline` with its clusters in `arm`'s order."""
     places = {cluster: place for place, cluster in enumerate(baseline.clusters)}
     alone = set(arm.clusters) ^ set(baseline.clusters)

@@ -1,0 +1,121 @@
+"""The sample logs of lmms-eval and VLMEvalKit, as rows of answers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_text
+
+IDS = ("question_id", "questionId", "id", "index", "image_id")
+"""What a question's id is called in the rows of either, after the name that is asked for."""
+
+
+def is_lmms_log(rows: Sequence[Any]) -> bool:
+    """Whether rows are lmms-eval's samples: each with a document and responses."""
+    return bool(rows) and all(
+        isinstance(row, Mapping) and "doc_id" in row and ("resps" in row or "filtered_resps" in row)
+        for row in rows
+    )
+
+
+def of_lmms_log(
+    rows: Sequence[Mapping[str, Any]], id_field: str, path: Path
+) -> list[dict[str, Any]]:
+    """lmms-eval's samples as rows with an id and an `answer`.
+
+    The model's own words are taken, not what a filter made of them. A question of POPE keeps its
+    `question` and, as `split`, its category, because its ids repeat.
+
+    Raises:
+        UserError: a sample has no response, or several.
+    """
+    found = []
+    for number, row in enumerate(rows, start=1):
+        doc = row.get("doc")
+        doc = doc if isinstance(doc, Mapping) else {}
+        said = _texts(row["resps"] if "resps" in row else row["filtered_resps"])
+        if len(said) != 1:
+            raise UserError(
+                f"{path}, row {number}: a sample needs one response, and has {len(said)}. Log the "
+                "samples of a task that generates one answer."
+            )
+        about = {name: doc[name] for name in ("question",) if isinstance(doc.get(name), str)}
+        if isinstance(doc.get("category"), str) and "question_id" in doc:
+            about["split"] = doc["category"]
+        found.append({**about, id_field: _id(doc, id_field, row["doc_id"]), "answer": said[0]})
+    return found
+
+
+def is_vlmevalkit(rows: Sequence[Any]) -> bool:
+    """Whether rows are VLMEvalKit's predictions: each with an index, a question and a prediction.
+
+    Their `answer` is the right one.
+    """
+    return bool(rows) and all(
+        isinstance(row, Mapping) and {"index", "question", "prediction"} <= row.keys()
+        for row in rows
+    )
+
+
+def of_vlmevalkit(
+    rows: Sequence[Mapping[str, Any]], id_field: str, path: Path
+) -> list[dict[str, Any]]:
+    """VLMEvalKit's predictions as rows with an id and an `answer`.
+
+    Raises:
+        UserError: a prediction is no text.
+    """
+    found = []
+    for number, row in enumerate(rows, start=1):
+        said = row["prediction"]
+        if not isinstance(said, str):
+            raise UserError(f"{path}, row {number}: prediction must be a text, not {said!r:.40}.")
+        id = _id(row, id_field, row["index"])
+        found.append({"question": str(row["question"]), id_field: id, "answer": said})
+    return found
+
+
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    """The rows of a TSV, as VLMEvalKit writes it with PRED_FORMAT=tsv.
+
+    Raises:
+        UserError: it is none.
+    """
+    csv.field_size_limit(sys.maxsize)
+    text = io.StringIO(read_text(path), newline="")
+    try:
+        rows = list(csv.DictReader(text, delimiter="\t", strict=True))
+    except csv.Error as error:
+        raise UserError(f"{path} is no TSV: {error}.") from error
+    if any(None in row or None in row.values() for row in rows):
+        raise UserError(f"{path} is no TSV: a row has more or fewer cells than the first line.")
+    return rows
+
+
+def refuse_excel(path: Path) -> None:
+    """Refuse VLMEvalKit's usual output, a workbook.
+
+    Raises:
+        UserError: it is one.
+    """
+    if path.suffix.lower() in (".xlsx", ".xls"):
+        raise UserError(
+            f"{path} is a workbook. Let VLMEvalKit write TSV (PRED_FORMAT=tsv) or save it as TSV."
+        )
+
+
+def _id(row: Mapping[str, Any], id_field: str, otherwise: object) -> str:
+    found = next((row[name] for name in (id_field, *IDS) if row.get(name) is not None), otherwise)
+    return str(found).strip()
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    return [text for one in value for text in _texts(one)] if isinstance(value, list) else []

@@ -1,0 +1,67 @@
+"""One table as Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from veridical.runtime.files import write_text_atomic
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+          "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+          **{sign: f"\\{sign}" for sign in "&%$#_{}"}}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as texts.
+
+    Attributes:
+        header: the columns' names.
+        rows: as many cells each.
+        left: how many columns, from the first, are words; the others are numbers.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int = 1
+
+    @property
+    def markdown(self) -> str:
+        """A pipe table."""
+        marks = ["---" if n < self.left else "---:" for n in range(len(self.header))]
+        lines = [self.header, marks, *self.rows]
+        cells = [[cell.replace("|", r"\|") for cell in line] for line in lines]
+        return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+    @property
+    def csv(self) -> str:
+        """Comma-separated values, as RFC 4180."""
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([self.header, *self.rows])
+        return text.getvalue()
+
+    @property
+    def latex(self) -> str:
+        r"""A `tabular` with the rules of booktabs; it needs \usepackage{booktabs}."""
+        columns = "l" * self.left + "r" * (len(self.header) - self.left)
+        head, *body = (" & ".join(map(latex_text, line)) + r" \\" for line in
+                       [self.header, *self.rows])  # fmt: skip
+        lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body,
+                 r"\bottomrule", r"\end{tabular}"]  # fmt: skip
+        return "\n".join(lines) + "\n"
+
+    def write(self, folder: Path, stem: str) -> None:
+        """Write STEM.md, STEM.csv and STEM.tex."""
+        for suffix, text in (("md", self.markdown), ("csv", self.csv), ("tex", self.latex)):
+            write_text_atomic(folder / f"{stem}.{suffix}", text)
+
+
+def latex_text(text: str) -> str:
+    """A text in which LaTeX's own signs stand for themselves; a minus is a minus."""
+    shown = re.sub(r"[\\~^<>|&%$#_{}]", lambda found: _LATEX[found[0]], text)
+    return re.sub(r"(?<![\w.])-(?=\d)", r"$-$", shown)

@@ -1,0 +1,156 @@
+"""One file of answers by every harness's rule; the logs of harnesses; power."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from evaluating import eval_pope
+
+from veridical.eval.answers import read_answer_rows
+from veridical.eval.power import eval_power, spread_of, units_for
+from veridical.eval.rules import eval_rules
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json, write_jsonl
+from veridical.scoring.statistics import ClusterSums, Metric, Ratio, compare
+
+LABELS = ("yes", "no", "yes", "no")
+ANSWERS = ("Yes.", "No, I see no dog.", "Perhaps.", "No")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    asked = [
+        {"question_id": n, "image": f"{n}.jpg", "text": "Is there a dog?", "label": label}
+        for n, label in enumerate(LABELS)
+    ]
+    write_jsonl(tmp_path / "coco_pope_random.json", asked)
+    write_jsonl(tmp_path / "relabeled_random.json", [asked[0], {**asked[1], "label": "yes"}])
+    write_jsonl(
+        tmp_path / "said.jsonl", [{"question_id": n, "answer": a} for n, a in enumerate(ANSWERS)]
+    )
+    return tmp_path
+
+
+def test_rules_side_by_side(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Strict 3 of 4; POPE takes "Perhaps." for a yes, lmms-eval reads "No" alone."""
+    rows = eval_rules(
+        [files / "said.jsonl"], [files / "coco_pope_random.json"], files / "out",
+        [files / "relabeled_random.json"],
+    )  # fmt: skip
+    plain = {row["rule"]: row for row in rows if row["labels"] == "POPE's labels"}
+    assert [row["accuracy"] for row in plain.values()] == [0.75, 1.0, 0.75, 0.25, 0.75]
+    kinds = plain["lmms-eval"]["otherwise"]
+    assert [(kind["strict"], kind["here"], kind["answers"]) for kind in kinds] == [
+        ("yes", "neither", 1), ("no", "neither", 1),
+    ]  # fmt: skip
+    relabeled = [row for row in rows if row["labels"] == "RePOPE's labels"]
+    assert relabeled[0]["answers"] == 2 and relabeled[0]["accuracy"] == 0.5
+    printed = capsys.readouterr().out
+    assert "yes_rate is that of the labels" in printed and "2 questions taken out" in printed
+    assert read_json(files / "out" / "rules.json")["rules"] == rows
+    assert (files / "out" / "rules.tex").is_file()
+
+
+def lmms(**more: Any) -> list[dict[str, Any]]:
+    return [
+        {"doc_id": n, "doc": {"question_id": str(n), "question": "Is there a dog?",
+                              "category": "random", "answer": LABELS[n]},
+         "target": LABELS[n], "resps": [[said]], "filtered_resps": [said.lower()], **more}
+        for n, said in enumerate(ANSWERS)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["lines", "one object", "tsv", "json list"])
+def test_logs_of_harnesses_are_answers(files: Path, form: str) -> None:
+    vlm = [{"index": n, "question": "Is there a dog?", "answer": LABELS[n], "prediction": said}
+           for n, said in enumerate(ANSWERS)]  # fmt: skip
+    path = files / ("log.tsv" if form == "tsv" else "log.json")
+    if form == "lines":
+        write_jsonl(path, lmms())
+    elif form == "one object":
+        path.write_text(json.dumps({"args": {}, "logs": lmms()}))
+    elif form == "json list":
+        path.write_text(json.dumps(vlm))
+    else:
+        lines = ["\t".join(vlm[0]), *("\t".join(map(str, row.values())) for row in vlm)]
+        path.write_text("\n".join(lines) + "\n")
+    rows = read_answer_rows(path, "question_id")
+    assert [(row["question_id"], row["answer"]) for row in rows] == [
+        (str(n), said) for n, said in enumerate(ANSWERS)
+    ]
+    scores = eval_pope(
+        files / "out", questions=[files / "coco_pope_random.json"], answers=[path]
+    )  # fmt: skip
+    assert scores["accuracy"].value == 0.75
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("log.jsonl", json.dumps(lmms(resps=[["a"], ["b"]])[0]), "needs one response, and has 2"),
+        ("log.json", '[{"index": 1, "question": "a", "prediction": 2}]', "prediction must be a"),
+        ("log.tsv", "index\tquestion\tprediction\n1\ta\n", "more or fewer cells"),
+        ("log.xlsx", "PK", "is a workbook"),
+    ],
+)
+def test_logs_that_can_not_be_read(tmp_path: Path, name: str, content: str, told: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=told):
+        read_answer_rows(tmp_path / name, "question_id")
+
+
+def test_power_by_hand(tmp_path: Path) -> None:
+    """A tenth of the items differ: variance 0.1 - 0.02^2, (1.96 + 0.8416)^2 / 0.02^2 of it."""
+    rows = eval_power(tmp_path / "out", differing=0.1)
+    assert rows[0]["needed"] == 1955  # 7.8489 * 0.0996 / 0.0004 = 1954.4
+    assert read_json(tmp_path / "out" / "power.json")["rows"] == rows
+    with pytest.raises(UserError, match="is less than --difference"):
+        eval_power(tmp_path / "out", differing=0.01)
+    with pytest.raises(UserError, match="Give either a pilot"):
+        eval_power(tmp_path / "out", tmp_path, differing=0.1)
+
+
+def test_a_pilot_says_what_it_takes(files: Path) -> None:
+    folders = []
+    for name, said in (("a", ANSWERS), ("b", ("Yes.", "Yes.", "Yes.", "No"))):
+        rows = [{"question_id": n, "answer": answer} for n, answer in enumerate(said)]
+        write_jsonl(files / f"{name}.jsonl", rows)
+        eval_pope(
+            files / name, questions=[files / "coco_pope_random.json"],
+            answers=[files / f"{name}.jsonl"],
+        )  # fmt: skip
+        folders.append(files / name)
+    # Per image 0, -1, 1 and 0: variance 2/3; the difference is 0.
+    found = eval_power(files / "power", folders[0], folders[1], difference=0.5)[0]
+    assert found["spread"] == pytest.approx(np.sqrt(2 / 3)) and found["at_hand"] == 4
+    assert found["needed"] == 21  # 7.8489 * 0.6667 / 0.25 = 20.9
+    with pytest.raises(UserError, match="does not vary"):
+        eval_power(files / "power", folders[0], folders[0])
+
+
+def test_the_power_is_what_was_asked_for() -> None:
+    """Two models on images with 3 questions each: 80 % of 150 comparisons find the difference."""
+    metric = Metric("accuracy", Ratio("right", "n"), "n")
+    rng = np.random.default_rng(0)
+
+    def pair(images: int) -> tuple[ClusterSums, ClusterSums]:
+        hard = rng.beta(2, 2, (images, 1))
+        draw = rng.random((images, 3))
+        noisy = hard + 0.1 * rng.normal(size=(images, 3))
+        sides = (draw < noisy + 0.06).sum(1), (draw < hard).sum(1)
+        ids = tuple(range(images))
+        ours, theirs = (
+            ClusterSums(ids, {"right": side.astype(float), "n": np.full(images, 3.0)})
+            for side in sides
+        )
+        return ours, theirs
+
+    spread = spread_of(*pair(20000), metric)
+    images = units_for(spread, 0.06, 0.8)
+    found = [compare(*pair(images), [metric])["accuracy"].p for _ in range(150)]
+    seen = np.mean([p is not None and p < 0.05 for p in found])
+    assert 0.7 < seen < 0.92
