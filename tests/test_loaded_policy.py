@@ -126,7 +126,8 @@ def test_training_takes_a_loaded_policy(
     train(loaded, data[kind], tmp_path / "run", training=TRAINING, **options)
     record = read_json(tmp_path / "run" / "run.json")
     assert (record["status"], record["configuration"]["model"]) == ("finished", saved)
-    assert record["models"]["model"]["files"].keys() == {"weights in memory", "processor in memory"}
+    parts = {f"{part} in memory" for part in ("weights", "processor", "tokenizer")}
+    assert record["models"]["model"]["files"].keys() == parts
     written = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert any(not torch.equal(value, before[key]) for key, value in written.items())
     with pytest.raises(UserError, match="was trained in this process"):

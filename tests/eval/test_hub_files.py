@@ -138,7 +138,7 @@ def test_a_model_answers_and_the_commit_is_recorded(
     assert main(words) == 0
     assert len(read_jsonl(out / "answers.jsonl")) == 2
     record = read_json(out / "run.json")
-    assert record["files"] == "owner/hallusionbench@c0ffee" and "files" in record["inputs"]
+    assert record["published"] == "owner/hallusionbench@c0ffee" and "files" in record["inputs"]
     assert record["configuration"]["files"] == "owner/hallusionbench"
     assert read_json(out / "scores.json")["about"]["files"] == "owner/hallusionbench@c0ffee"
 

@@ -90,7 +90,7 @@ ARGUMENTS: dict[str, list[str]] = {
     },
     "eval reward": ["{data}/model", "{data}/pairs.jsonl"],
     "eval compare": ["{data}/model", "{data}/more"],
-    "eval power": ["--differing", "0.2"],
+    "eval power": ["--baseline", "{data}/model", "--candidate", "{data}/more"],
     "eval rules": ["{data}/answers.jsonl", "--questions", "{data}/answers.jsonl"],
     "world pairs": ["{data}"],
     "world train": [],

@@ -63,16 +63,16 @@ def eval_rules(
         UserError: a file is not what it must be, or the answers are not those of the questions.
     """
     options = {"answers": answers, "questions": questions, "out": out, "relabeled": relabeled}
-    asked = read_questions(questions)
-    given = [row for path in answers for row in read_given_answers(path)]
-    texts = [str(row["answer"]) for row in match_answers(asked, given)]
-    labels: dict[str, list[str | None]] = {"POPE's labels": [one.label for one in asked]}
-    if relabeled:
-        known = read_relabels(relabeled, asked)
-        labels[REPOPE] = [known.get((one.split, one.question_id)) for one in asked]
     inputs = {f"{name}/{path.name}": path for name, paths in options.items()
               if isinstance(paths, list) for path in paths}  # fmt: skip
     with start_run(out, "eval rules", options, inputs) as run:
+        asked = read_questions(questions)
+        given = [row for path in answers for row in read_given_answers(path)]
+        texts = [str(row["answer"]) for row in match_answers(asked, given)]
+        labels: dict[str, list[str | None]] = {"POPE's labels": [one.label for one in asked]}
+        if relabeled:
+            known = read_relabels(relabeled, asked)
+            labels[REPOPE] = [known.get((one.split, one.question_id)) for one in asked]
         found = [one for name, own in labels.items() for one in scored(asked, texts, name, own)]
         rows = [
             {"rule": one.rule.name, "reads": one.rule.says, "labels": one.labels, **one.values,

@@ -149,7 +149,7 @@ def run_benchmark(
         if asked is not None:
             run.note_model("model", asked.name, asked.fingerprint)
         if published:
-            run.note(files=published)
+            run.note(published=published)
         answered = _answered(asks, options, evaluation)
         if asked is not None and asked.merges:
             run.note_model("model", asked.name, asked.fingerprint, asked.merges)
