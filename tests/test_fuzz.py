@@ -110,6 +110,7 @@ COMMANDS: dict[str, list[str]] = {
     "data export": ["{pairs}", "--to", "trl"],
     "data check": ["{pairs}"],
     "data describe": ["{pairs}"],
+    "label": ["{pairs}", "--port", "0"],
     "view": ["{pairs}", "--port", "0"],
     "world make": ["{out}", "--count", "1"],
     "world pairs": ["{scenes}"],
@@ -368,6 +369,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.Linear, "forward", stop)
     monkeypatch.setattr(torch.nn.Conv2d, "forward", stop)
     monkeypatch.setattr(workers, "ProcessPoolExecutor", stop)
+    monkeypatch.setattr("veridical.web.label.serve", stop)
     monkeypatch.setattr("veridical.web.view.serve", stop)
     monkeypatch.setattr(running, "_Process", stop)
     for name in ("veridical.study.arms", "veridical.study.reward_study"):

@@ -24,7 +24,7 @@ TAKES_ZERO = {
     "lora_dropout", "min_score",
     "answer_reward", "gamma", "held_out", "kl_coefficient", "lam",
     "length_penalty", "margin", "mask_threshold", "max_bad_fraction", "minimum",
-    "min_new_tokens", "top_k",
+    "mark_weight", "min_new_tokens", "overlap", "top_k",
     "no_end_penalty", "noise_steps", "offline", "retry_temperature", "seed",
     "similarity_threshold", "stop_kl", "temperature", "value_weight", "verbosity_words",
     "yes_no_swap",

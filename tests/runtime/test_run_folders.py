@@ -105,6 +105,7 @@ OTHERS = {
     "data describe": "writes files",
     "data export": "into a new folder",
     "data import": "writes a file",
+    "label": "into a folder of its own kind",
     "report": "writes a file",
     "view": "writes notes beside the set",
     "world make": "into a new folder",

@@ -123,6 +123,7 @@ def test_texts_are_escaped(pairs: Path, tmp_path: Path) -> None:
         ("sort=logp_gap", [1, 2, 3]),
         ("sort=id&down=1", [3, 2, 1]),
         ("sort=x'\")--", [1, 2, 3]),
+        ("sort=\\", [1, 2, 3]),
         ("marked=flagged", [2]),
         ("marked=unflagged", [1, 3]),
         ("marked=noted", [3]),
@@ -189,11 +190,15 @@ def test_rows_have_the_ids_that_commands_know_them_by(tmp_path: Path) -> None:
 
 def test_a_row_that_commands_leave_out_is_shown_with_the_reason(tmp_path: Path) -> None:
     good = {"id": "1", "prompt": "What?", "chosen": "A.", "rejected": "B."}
-    write_jsonl(tmp_path / "pairs.jsonl", [good, {**good, "id": "2", "rejected": "A."}, good])
+    lines = [good, {**good, "id": "2", "rejected": "A."}, good, {**good, "chosen": "\ud800"}]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + "no JSON\n[1]\n"
+    (tmp_path / "pairs.jsonl").write_text(text)
     client = application(tmp_path / "pairs.jsonl")
+    assert "not whole Unicode" in client.get("/s/0/row/4").text
+    assert "is not JSON" in client.get("/s/0/row/5").text
     assert "is the same as chosen" in client.get("/s/0/row/2").text
     assert "is that of row 1 too" in client.get("/s/0/row/3").text
-    assert shown(client, "/s/0?problems=1") == [2, 3]
+    assert shown(client, "/s/0?problems=1") == [2, 3, 4, 5, 6]
 
 
 def test_images_cannot_leave_the_folder(tmp_path: Path) -> None:

@@ -143,6 +143,11 @@ COMMANDS: dict[str, Command] = {
         "Look at pairs, samples or answers in a browser: search, sort, compare, flag.",
         ("sets",),
     ),
+    "label": Command(
+        "veridical.web.label:label",
+        "Have people compare answers in a browser; write what they decided as pairs.",
+        ("data",),
+    ),
     "train dpo": Command(
         "veridical.train.dpo:train_dpo",
         "Align a model by direct preference optimization (DPO) on pairs.",

@@ -9,7 +9,8 @@ from typing import Any
 from veridical.report.folders import Part
 from veridical.report.pictures import find_image
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, read_jsonl
+from veridical.runtime.files import read_jsonl
+from veridical.runtime.run_files import DETAILS, SCORES
 from veridical.runtime.run_record import RECORD, read_fields
 from veridical.web.shown_rows import (
     FieldValue,
@@ -21,7 +22,7 @@ from veridical.web.shown_rows import (
     count_words,
 )
 
-ANSWERS, DETAILS, SCORES = "answers.jsonl", "details.jsonl", "scores.json"
+ANSWERS = "answers.jsonl"
 SAID = ("answer", "response", "reply", "text")
 ASKED = ("prompt", "question")
 OWN = ("key", "image", "mentions", "objects", *SAID, *ASKED)
@@ -70,9 +71,9 @@ def shown_answers(folders: Sequence[Path], root: Path | None) -> Iterator[ShownR
 
 def _same_benchmark(folders: Sequence[Path]) -> None:
     found = {
-        str(read_json(folder / SCORES).get("benchmark", {}).get("name"))
+        SCORES.read(folder)["benchmark"]["name"]
         for folder in folders
-        if (folder / SCORES).is_file()
+        if (folder / SCORES.name).is_file()
     }
     if len(found) > 1:
         raise UserError(
@@ -84,8 +85,8 @@ def _same_benchmark(folders: Sequence[Path]) -> None:
 def _rows(folder: Path) -> dict[str, dict[str, Any]]:
     """Answers by what they are about, with the places of objects where they are known."""
     details: dict[str, Any] = {}
-    if (folder / DETAILS).is_file():
-        details = {str(row.get("image_id")): row for row in read_jsonl(folder / DETAILS)}
+    if (folder / DETAILS.name).is_file():
+        details = {row["image_id"]: row for row in DETAILS.read(folder)}
     found: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(read_jsonl(folder / ANSWERS), start=1):
         if not isinstance(row, Mapping):
@@ -95,10 +96,10 @@ def _rows(folder: Path) -> dict[str, dict[str, Any]]:
         # One image may have been asked about twice, in benchmarks without ids of questions.
         while key in found:
             key += "'"
-        more = details.get(image, {}) if "mentions" not in row else {}
+        more = details.get(image, {})
         said = _said(row)
         marked = more.get("mentions", []) if more.get("answer", said) == said else []
-        found[key] = {"mentions": marked, "objects": more.get("objects", []), **row}
+        found[key] = {"objects": more.get("objects", []), **row, "mentions": marked}
     return found
 
 

@@ -13,9 +13,9 @@ PROMPT_CLIPPED, PROMPT_WHOLE = 400, 4_000
 FEW_IMAGES, MANY_IMAGES = 12, 500
 MOST_ANSWERS = 20
 LEGEND = {
-    "different": "differs from the other answer",
-    "made_up": "made up: not in the list of the image's objects",
-    "real": "there: in the list",
+    "different": "not in the other answer",
+    "made_up": "not in the list of the image's objects",
+    "real": "in the list",
     "completed": "written by the model with the image hidden",
     "weighted": "has a weight of its own",
 }

@@ -120,7 +120,9 @@ class Guard:
             return 413, f"What is sent may have {MOST_BYTES:,} bytes."
         site = headers.get("sec-fetch-site", "same-origin")
         origin = headers.get("origin")
-        if site != "same-origin" or (origin is not None and urlsplit(origin).netloc != host):
+        # A proxy may have put its own name into `Host`. Pages elsewhere can't send the other.
+        own = {host, headers.get("x-forwarded-host", host)}
+        if site != "same-origin" or (origin is not None and urlsplit(origin).netloc not in own):
             return 403, "A page of another site may not change anything here."
         if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return 415, "What is sent must be JSON."

@@ -15,6 +15,7 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -132,6 +133,7 @@ class Index:
 
     def _insert(self, rows: Sequence[ShownRow]) -> None:
         kinds: dict[str, str] = json.loads(self._about("fields") or "{}")
+        texts = [_written(row) for row in rows]
         for row in rows:
             for name, value in row.fields.items():
                 if name not in kinds and len(kinds) < MOST_FIELDS:
@@ -142,13 +144,13 @@ class Index:
             database.executemany(
                 "INSERT INTO rows VALUES (?, ?, ?, ?)",
                 [
-                    (row.number, row.id, row.problem, json.dumps(row.fields, ensure_ascii=False))
-                    for row in rows
+                    (row.number, own.id, own.problem, own.fields)
+                    for row, own in zip(rows, texts, strict=True)
                 ],
             )
             database.executemany(
                 "INSERT INTO contents VALUES (?, ?, ?)",
-                [(row.number, row.text, as_json(row)) for row in rows],
+                [(row.number, own.text, own.row) for row, own in zip(rows, texts, strict=True)],
             )
             database.execute(
                 "INSERT OR REPLACE INTO about VALUES ('fields', ?)", (json.dumps(kinds),)
@@ -175,8 +177,13 @@ class Index:
                 return self._results[key]
         where, order, values = conditions(query, noted)
         with self._connect() as database:
-            rows = database.execute(f"SELECT rows.number FROM rows{where} ORDER BY {order}", values)
-            found = array("q", (number for (number,) in rows))
+            try:
+                rows = database.execute(
+                    f"SELECT rows.number FROM rows{where} ORDER BY {order}", values
+                )
+                found = array("q", (number for (number,) in rows))
+            except sqlite3.OperationalError as error:
+                raise UserError(f"This can't be searched or sorted by: {error}.") from error
         with self._lock:
             self._results[key] = found
             while len(self._results) > KEPT_RESULTS:
@@ -217,6 +224,24 @@ class Index:
                 yield database
         finally:
             database.close()
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What is stored of a row, in texts that SQLite takes."""
+
+    id: str
+    problem: str
+    fields: str
+    text: str
+    row: str
+
+
+def _written(row: ShownRow) -> _Texts:
+    """A row's texts. Half a surrogate pair, which no file takes, becomes a question mark."""
+    fields = json.dumps(row.fields, ensure_ascii=False)
+    texts = (row.id, row.problem, fields, row.text, as_json(row))
+    return _Texts(*(text.encode(errors="replace").decode() for text in texts))
 
 
 def _folded(value: object) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def _short(name: str) -> str:
 def _is_field(value: object) -> bool:
     if isinstance(value, str):
         return len(value) <= LONGEST_FIELD
-    return isinstance(value, bool | int) or (isinstance(value, float) and value == value)
+    return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _gap(fields: Mapping[str, FieldValue]) -> dict[str, FieldValue]:

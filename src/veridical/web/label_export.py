@@ -1,0 +1,267 @@
+"""What was labeled, as preference pairs with who said so."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veridical.data.images import resolve_image_path
+from veridical.data.pixels import ImageError
+from veridical.data.record_files import stream_rows
+from veridical.data.record_types import IMAGE_FIELDS
+from veridical.data.records import write_records
+from veridical.inspection.rows import read_row
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import hash_file, write_json, write_jsonl
+from veridical.runtime.progress import counted
+from veridical.runtime.run_files import SkippedRow
+from veridical.web.label_overview import overview
+from veridical.web.label_plan import Comparison
+from veridical.web.label_state import OTHER, Judgment, joined_spans
+from veridical.web.label_store import LabelStore
+from veridical.web.sets import ViewedSet
+
+PAIRS, SKIPPED, SUMMARY = "pairs.parquet", "skipped.jsonl", "summary.json"
+
+
+@dataclass(frozen=True)
+class Exporting:
+    """What is exported: the labels of a set, into a folder."""
+
+    store: LabelStore
+    viewed: ViewedSet
+    out: Path
+    seed: int
+    mark_weight: float
+    gold: ViewedSet | None = None
+
+    def images(self, one: Comparison) -> ViewedSet:
+        """The set that has the images of a comparison."""
+        return self.gold if one.gold and self.gold is not None else self.viewed
+
+
+def export_labels(exporting: Exporting, form: str) -> str:
+    """Write what was labeled so far.
+
+    Args:
+        exporting: what, and where to.
+        form: `pairs`, `label-studio` or `argilla`.
+
+    Returns:
+        A sentence that says where it is.
+
+    Raises:
+        UserError: nothing is decided, or a row can't be read any more.
+    """
+    if form != "pairs":
+        from veridical.web.label_tools import write_tool
+
+        return write_tool(exporting.store, exporting.images, exporting.out, form)
+    decided, skipped = decisions(exporting.store)
+    if not decided:
+        raise UserError("Nothing is decided yet, so there is no pair to write.")
+    undecided = len(skipped)
+    # Images are not in memory together; what can't be written is listed on the way.
+    write_records(_pairs(exporting, decided, skipped), exporting.out / PAIRS, "preference")
+    pairs = len(decided) - (len(skipped) - undecided)
+    write_jsonl(exporting.out / SKIPPED, skipped)
+    write_json(exporting.out / SUMMARY, _summary(exporting, pairs, skipped))
+    left = f"; {counted(len(skipped), 'comparisons')} left out ({SKIPPED})" if skipped else ""
+    return f"{counted(pairs, 'pairs')} in {exporting.out / PAIRS}{left}"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A comparison that a majority decided: `better` is `first` or `second`."""
+
+    comparison: Comparison
+    better: str
+    said: dict[str, Judgment]
+
+
+def decisions(store: LabelStore) -> tuple[dict[int, Decision], list[SkippedRow]]:
+    """The decided comparisons by the number of their row, and why others are not.
+
+    More than half of those who could tell must prefer one answer; ties count as votes for neither.
+    Gold comparisons, and those that nobody has finished, are in neither list.
+    """
+    decided: dict[int, Decision] = {}
+    skipped: list[SkippedRow] = []
+    for one in store.comparisons():
+        said = {
+            name: own[one.task]
+            for name, own in store.known.items()
+            if one.task in own and own[one.task].is_done
+        }
+        if one.gold or not said:
+            continue
+        votes = Counter(judgment.preferred for judgment in said.values())
+        telling = votes["first"] + votes["second"] + votes["tie"]
+        better = next((side for side in OTHER if 2 * votes[side] > telling), None)
+        if votes["broken"] * 2 >= len(said):
+            better = None
+        if better is not None:
+            decided[one.row.number] = Decision(one, better, said)
+            continue
+        words = ", ".join(f"{votes[kind]} {word}" for kind, word in _WORDS.items() if votes[kind])
+        skipped.append({"id": one.row.id, "row": one.row.number, "field": "label",
+                        "reason": f"no majority: {words}"})  # fmt: skip
+    return decided, skipped
+
+
+_WORDS = {
+    "first": "for the one",
+    "second": "for the other",
+    "tie": "neither",
+    "unsure": "can't tell",
+    "broken": "broken",
+}
+
+
+def _pairs(
+    exporting: Exporting, decided: Mapping[int, Decision], skipped: list[SkippedRow]
+) -> Iterator[dict[str, Any]]:
+    viewed = exporting.viewed
+    kind = viewed.record_kind
+    assert kind is not None
+    found = 0
+    for number, raw in stream_rows(viewed.file):
+        if number not in decided:
+            continue
+        found += 1
+        decision = decided[number]
+        record = read_row(number, raw, kind).record
+        if record is None:
+            raise UserError(f"{viewed.file}, row {number} can't be read any more.")
+        try:
+            images = _with_images(record, viewed)
+        except ImageError as error:
+            skipped.append({"id": decision.comparison.row.id, "row": number, "field": "images",
+                            "reason": str(error)})  # fmt: skip
+            continue
+        yield pair_of(dict(record) | images, decision, exporting.mark_weight)
+        if found == len(decided):
+            return
+
+
+def _with_images(record: Mapping[str, Any], viewed: ViewedSet) -> dict[str, Any]:
+    """The columns of images, with paths as files under the set's folder.
+
+    Raises:
+        ImageError: one is not there.
+    """
+    root = viewed.root or viewed.file.parent
+
+    def resolved(cell: Mapping[str, Any]) -> Mapping[str, Any]:
+        if cell["bytes"]:
+            return cell
+        return {"bytes": None, "path": str(resolve_image_path(str(cell["path"]), root))}
+
+    return {
+        name: [resolved(cell) for cell in record[name]] for name in IMAGE_FIELDS if record.get(name)
+    }
+
+
+def pair_of(record: dict[str, Any], decision: Decision, mark_weight: float) -> dict[str, Any]:
+    """The pair that a decision makes of a record."""
+    one = decision.comparison
+    sides = {"chosen": decision.better, "rejected": OTHER[decision.better]}
+    names = {branch: one.first if side == "first" else one.second for branch, side in sides.items()}
+    pair: dict[str, Any] = {
+        name: record[name]
+        for name in ("images", "prompt", "facts", "expected_answer")
+        if record.get(name) is not None
+    }
+    pair["id"] = one.row.id
+    for branch, name in names.items():
+        pair[branch] = _answer(record, name)
+    renamed = {name: branch for branch, name in names.items()}
+    ratings = [
+        {**rating, "answer": renamed[rating["answer"]]}
+        for rating in record.get("ratings") or []
+        if rating["answer"] in renamed
+    ]
+    if ratings:
+        pair["ratings"] = ratings
+    if names == {"chosen": "chosen", "rejected": "rejected"}:
+        kept = ("rejected_images", "contrast_images", "more_rejected", "beta_factor",
+                "answer_prefix", "span_weights")  # fmt: skip
+        pair |= {name: record[name] for name in kept if record.get(name) is not None}
+    weights = _span_weights(decision, sides, mark_weight)
+    if weights:
+        pair["span_weights"] = weights
+    pair["source"] = json.dumps(_source(record, decision, renamed), ensure_ascii=False)
+    return pair
+
+
+def _answer(record: Mapping[str, Any], name: str) -> object:
+    if name.startswith("responses/"):
+        return record["responses"][int(name.partition("/")[2])]
+    return record[name]
+
+
+def _span_weights(
+    decision: Decision, sides: Mapping[str, str], weight: float
+) -> list[dict[str, Any]]:
+    """Words that anybody marked as wrong: heavier in the rejected answer, 0 in the chosen."""
+    found = []
+    for branch, side in sides.items():
+        spans = joined_spans(
+            span
+            for judgment in decision.said.values()
+            for span in (judgment.first_spans if side == "first" else judgment.second_spans)
+        )
+        found += [
+            {"answer": branch, "start": start, "end": end,
+             "weight": weight if branch == "rejected" else 0.0}
+            for start, end in spans
+        ]  # fmt: skip
+    return found
+
+
+def _source(
+    record: Mapping[str, Any], decision: Decision, renamed: Mapping[str, str]
+) -> dict[str, Any]:
+    one = decision.comparison
+    branch = {"first": renamed[one.first], "second": renamed[one.second]}
+    said = [
+        {
+            "name": name,
+            "preferred": branch.get(judgment.preferred, judgment.preferred),
+            "by": judgment.by,
+            "seconds": round(judgment.seconds, 2),
+            "at": judgment.at,
+        }
+        for name, judgment in decision.said.items()
+    ]
+    votes = [entry["preferred"] for entry in said]
+    telling = [vote for vote in votes if vote in ("chosen", "rejected", "tie")]
+    return {
+        "builder": "label",
+        "chosen_was": one.first if decision.better == "first" else one.second,
+        "annotators": said,
+        "agreement": round(telling.count("chosen") / len(telling), 4),
+        **({"from": record["source"]} if record.get("source") else {}),
+    }
+
+
+def _summary(exporting: Exporting, pairs: int, skipped: list[SkippedRow]) -> Mapping[str, object]:
+    about = exporting.store.about
+    state = overview(exporting.store, exporting.seed)
+    return {
+        "pairs": pairs,
+        "skipped": len(skipped),
+        "data": about["data_file"],
+        "data_sha256": about["data"],
+        "gold_sha256": about["gold"],
+        "guidelines_sha256": hash_file(exporting.out / "guidelines.md"),
+        "annotators": [vars(row) for row in state.annotators],
+        "agreement": [vars(row) for row in state.agreement],
+        "overlap": json.loads(about["overlap"]),
+        "seed": exporting.seed,
+        "mark_weight": exporting.mark_weight,
+    }

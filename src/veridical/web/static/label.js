@@ -1,0 +1,158 @@
+// Answers, marks and undo of `veridical label`.
+"use strict";
+(() => {
+  const page = document.body.dataset;
+  const meta = document.querySelector('meta[name="veridical-key"]');
+  const toast = document.querySelector(".toast");
+  let shown = 0;
+  let since = performance.now();
+
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) shown += performance.now() - since;
+    else since = performance.now();
+  });
+  const seconds = () => (shown + (document.hidden ? 0 : performance.now() - since)) / 1000;
+
+  function tell(text) {
+    toast.textContent = text;
+    toast.hidden = !text;
+  }
+
+  const wait = (time) => new Promise((go) => setTimeout(go, time));
+  const newKey = () =>
+    [...crypto.getRandomValues(new Uint8Array(16))].map((one) => one.toString(16)).join("-");
+
+  // Sends the same event until the server has said that it is stored.
+  async function post(address, content) {
+    for (let pause = 300; ; pause = Math.min(2 * pause, 4000)) {
+      let reply = null;
+      try {
+        reply = await fetch(address, {
+          method: "POST",
+          headers: { "content-type": "application/json", "x-veridical-key": meta.content },
+          body: JSON.stringify(content),
+        });
+      } catch (error) {
+        // the server does not answer
+      }
+      if (reply && reply.ok) {
+        tell("");
+        return await reply.json();
+      }
+      if (reply && reply.status < 500) {
+        tell(`Not stored: ${await reply.text()}`);
+        return null;
+      }
+      tell("Not stored yet: the server does not answer. Trying again; keep this page open.");
+      await wait(pause);
+    }
+  }
+
+  let busy = Promise.resolve();
+  let leaving = false;
+  function send(content) {
+    busy = busy.then(() => post(page.post, { key: newKey(), ...content }));
+    return busy;
+  }
+
+  async function leave(content) {
+    if (leaving) return;
+    leaving = true;
+    document.querySelectorAll("button").forEach((button) => (button.disabled = true));
+    const stored = await send(content);
+    if (stored) location.reload();
+    else leaving = false;
+  }
+
+  const task = Number(page.task);
+  document.querySelectorAll("[data-value]").forEach((button) =>
+    button.addEventListener("click", () =>
+      leave({ task, step: page.step, value: button.dataset.value, seconds: seconds() })));
+  const undo = document.querySelector("#undo");
+  if (undo) undo.addEventListener("click", () => leave({ step: "undo" }));
+
+  const write = document.querySelector("#export");
+  if (write)
+    write.addEventListener("click", async () => {
+      write.disabled = true;
+      const reply = await post(write.dataset.post, {});
+      document.querySelector("#told").textContent = reply ? reply.told : "";
+      write.disabled = false;
+    });
+
+  // Marks: tapped, or by keys once `w` has put the focus on a word.
+  const texts = [...document.querySelectorAll(".words")];
+  function marks() {
+    const found = {};
+    for (const text of texts)
+      found[text.dataset.side] = [...text.querySelectorAll(".wrong")].map((word) =>
+        [Number(word.dataset.start), Number(word.dataset.end)]);
+    return found;
+  }
+  function toggle(word) {
+    const wrong = word.classList.toggle("wrong");
+    if (word.hasAttribute("aria-pressed")) word.setAttribute("aria-pressed", String(wrong));
+    if (!leaving) send({ task, step: "marks", value: marks(), seconds: 0 });
+  }
+  texts.forEach((text) =>
+    text.addEventListener("click", (event) => {
+      const word = event.target.closest(".word");
+      if (word && String(getSelection()) === "") toggle(word);
+    }));
+  function visit(word) {
+    document.querySelectorAll(".word[tabindex]").forEach((one) => one.removeAttribute("tabindex"));
+    word.tabIndex = -1;
+    word.setAttribute("role", "button");
+    word.setAttribute("aria-pressed", String(word.classList.contains("wrong")));
+    word.focus();
+  }
+  function walk(event, word) {
+    const text = word.closest(".words");
+    const words = [...text.querySelectorAll(".word")];
+    const at = words.indexOf(word);
+    const other = texts[(texts.indexOf(text) + 1) % texts.length].querySelector(".word");
+    if (event.key === "ArrowRight") visit(words[Math.min(at + 1, words.length - 1)]);
+    else if (event.key === "ArrowLeft") visit(words[Math.max(at - 1, 0)]);
+    else if (event.key === "Home") visit(words[0]);
+    else if (event.key === "End") visit(words[words.length - 1]);
+    else if (event.key === "Tab" && other) visit(other);
+    else if (event.key === " " || event.key === "Enter") event.repeat || toggle(word);
+    else if (event.key === "Escape") word.blur();
+    else return false;
+    return true;
+  }
+
+  document.querySelectorAll(".compared img").forEach((image) => {
+    const pixels = () => image.classList.toggle("pixels", image.naturalWidth <= 96);
+    const missing = async () => {
+      const text = document.createElement("div");
+      text.className = "noimage";
+      const reply = await fetch(image.src).catch(() => null);
+      text.textContent = reply ? (await reply.text()).slice(0, 300) : "No image";
+      image.replaceWith(text);
+    };
+    image.addEventListener("load", pixels);
+    image.addEventListener("error", missing);
+    if (image.complete) image.naturalWidth ? pixels() : missing();
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const word = event.target.closest && event.target.closest(".word");
+    if (word && walk(event, word)) {
+      event.preventDefault();
+      return;
+    }
+    if (event.repeat || event.target.matches("input, textarea, select")) return;
+    if (event.key === "w" && texts.length) visit(texts[0].querySelector(".word"));
+    else if (event.key === "g") {
+      const guide = document.querySelector(".guide");
+      if (guide) guide.open = !guide.open;
+    } else {
+      const button = document.querySelector(`button[data-key="${CSS.escape(event.key)}"]`);
+      if (!button || button.disabled) return;
+      button.click();
+    }
+    event.preventDefault();
+  });
+})();

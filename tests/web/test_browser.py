@@ -1,0 +1,322 @@
+"""The pages in a real browser: keys, a killed server, accessibility. Skipped without Chromium."""
+
+from __future__ import annotations
+
+import importlib
+import queue
+import random
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from veridical import cli
+from veridical.data.records import read_records, write_records
+from veridical.runtime.files import read_json, read_jsonl
+from veridical.web.label_store import LabelStore
+from veridical.world.dataset import write_scenes
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+MEMORY = resource.getrlimit(resource.RLIMIT_AS)[0]
+ROOM = 64 * 2**30
+"""Bytes of addresses without which Chromium does not start, however few of them it uses."""
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+    pytest.mark.skipif(
+        MEMORY != resource.RLIM_INFINITY and MEMORY < ROOM, reason="ulimit -v is too low"
+    ),
+]
+WIDTHS, SCHEMES = (1280, 390), ("light", "dark")
+SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Server:
+    """A command that serves pages, which can be killed and started again on the same port."""
+
+    def __init__(self, *words: str) -> None:
+        self.port = free_port()
+        self.words = [*words, "--port", str(self.port)]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "veridical", *self.words]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if "Ctrl-C" in line:
+                return
+        raise AssertionError("the server ended")
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(60)
+
+
+@contextmanager
+def in_thread(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a command's pages, served by a thread: imports take seconds otherwise."""
+    module = importlib.import_module(f"veridical.web.{words[0]}")
+    ready: queue.Queue[tuple[Any, socket.socket]] = queue.Queue()
+    ended = threading.Event()
+
+    def serve(app: Any, listening: socket.socket) -> None:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        ready.put((server, listening))
+        server.run(sockets=[listening])
+        ended.set()
+
+    monkeypatch.setattr(module, "serve", serve)
+    command = threading.Thread(target=cli.main, args=([*words, "--port", "0"],))
+    # The command line takes over the signals of the main thread only.
+    monkeypatch.setattr("veridical.runtime.interruptions.terminable", nullcontext)
+    command.start()
+    server, listening = ready.get(timeout=120)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    command.join(60)
+    assert ended.is_set()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    running: list[Server] = []
+
+    def started(*words: str) -> Server:
+        running.append(Server(*words))
+        return running[-1]
+
+    yield started
+    for one in running:
+        one.stop()
+
+
+def scene_pairs(folder: Path, count: int) -> Path:
+    write_scenes(folder / "scenes", count=count)
+    rows = read_jsonl(folder / "scenes" / "conversations.jsonl")
+    pairs = [
+        {"id": row["id"], "images": [str(folder / "scenes" / name) for name in row["images"]],
+         "prompt": row["messages"][:1], "chosen": row["messages"][1:],
+         "rejected": "There is a giraffe. It is not in the picture."}
+        for row in rows
+    ]  # fmt: skip
+    write_records(pairs[:count], folder / "pairs.parquet", "preference")
+    return folder / "pairs.parquet"
+
+
+def faults(page: Any) -> list[str]:
+    """What axe-core finds that is serious or worse."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(page).response["violations"]
+    return [
+        f"{one['id']}: {one['nodes'][0]['html'][:120]}" for one in found
+        if one["impact"] in SERIOUS
+    ]  # fmt: skip
+
+
+def until(page: Any, expression: str, seconds: float = 90.0) -> None:
+    """Wait until something holds on a page. The pages' policy forbids Playwright's own way."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if page.evaluate(expression):
+                return
+        except sync_api.Error:
+            pass  # between two pages
+        time.sleep(0.03)
+    raise AssertionError(f"{expression} did not come true")
+
+
+def press(page: Any, key: str) -> None:
+    """Answer by a key, and wait for the page that follows."""
+    page.evaluate("document.body.dataset.shown = 'old'")
+    page.keyboard.press(key)
+    until(page, "document.readyState === 'complete' && document.body.dataset.shown !== 'old'")
+
+
+def test_pairs_are_found_flagged_and_labeled_by_keys(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = scene_pairs(tmp_path, 6)
+    out = tmp_path / "labels"
+    with (
+        in_thread(["view", str(pairs)], monkeypatch) as view,
+        in_thread(["label", str(pairs), "--out", str(out)], monkeypatch) as label,
+    ):
+        look_at_every_page(browser, view, label)
+        flag_and_note(browser, view, tmp_path / "pairs.notes.jsonl")
+        compare(browser, label, out)
+
+
+def look_at_every_page(browser: Any, view: str, label: str) -> None:
+    said: list[str] = []
+    for width in WIDTHS:
+        for scheme in SCHEMES:
+            context = browser.new_context(
+                viewport={"width": width, "height": 800}, color_scheme=scheme
+            )
+            page = context.new_page()
+            page.on("console", lambda one: said.append(one.text))
+            page.on("pageerror", lambda one: said.append(str(one)))
+            for address in (
+                f"{view}/s/0?q=giraffe&where=images%3D1", f"{view}/s/0/row/2",
+                f"{label}/a/me", f"{label}/overview",
+            ):  # fmt: skip
+                page.goto(address)
+                page.wait_for_load_state("networkidle")
+                assert faults(page) == [], (address, width, scheme)
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
+            context.close()
+    assert said == []
+
+
+def flag_and_note(browser: Any, view: str, notes: Path) -> None:
+    page = browser.new_page()
+    page.goto(f"{view}/s/0")
+    for key in ("j", "j", "f"):
+        page.keyboard.press(key)
+    page.wait_for_selector("[data-row*='/row/2?'] .flag[aria-pressed=true]")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#note")
+    page.keyboard.press("m")
+    page.keyboard.type("a giraffe, really")
+    page.keyboard.press("Escape")
+    until(page, "document.querySelector('#saved').textContent === 'Kept.'")
+    page.keyboard.press("j")
+    page.wait_for_url("**/row/3?*")
+    kept = read_jsonl(notes)
+    assert [(one["row"], one["flagged"], one["note"]) for one in kept] == [
+        (2, True, "a giraffe, really")
+    ]
+
+
+def compare(browser: Any, label: str, out: Path) -> None:
+    page = browser.new_page()
+    page.goto(f"{label}/a/me")
+    for key in ("w", "ArrowRight", " ", "Escape"):
+        page.keyboard.press(key)
+    page.wait_for_selector(".word.wrong")
+    for key in ("1", "u", "2", "3", "1", "5", "4"):
+        press(page, key)
+    store = LabelStore(out / "labels.sqlite")
+    first = store.dealt["me"][0]
+    assert len(store.judgment("me", first).first_spans + store.judgment("me", first).second_spans)
+    done = [store.judgment("me", task) for task in store.dealt["me"][:4]]
+    assert [one.is_done for one in done] == [True] * 4
+    assert done[1].worse == "same"
+    assert [one.worse for one in done[2:]] == ["broken", "unsure"]
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_ten_times_loses_and_doubles_nothing(
+    browser: Any, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    """Twenty pairs by two annotators, by keyboard; then DPO on what was exported."""
+    pairs, out = scene_pairs(tmp_path, 20), tmp_path / "labels"
+    words = ("label", str(pairs), "--out", str(out), "--annotators", "anna", "ben",
+             "--overlap", "1")  # fmt: skip
+    server, chance = serve(*words), random.Random(0)
+    given: dict[str, list[str]] = {"anna": [], "ben": []}
+    kills = sorted(chance.sample(range(40), 10))
+    pages = {name: browser.new_page() for name in given}
+    for name, page in pages.items():
+        page.goto(f"{server.address}/a/{name}")
+    for turn in range(40):
+        name = ("anna", "ben")[turn % 2]
+        page, key = pages[name], chance.choice("12")
+        shown = page.get_attribute("body", "data-task")
+        page.evaluate("document.body.dataset.shown = 'old'")
+        if turn in kills:
+            # The key is pressed just before, while, or after the server dies.
+            moment = chance.choice((0.0, 0.002, 0.01, 0.05))
+            page.keyboard.press(key)
+            time.sleep(moment)
+            server.kill()
+            time.sleep(chance.random())
+            server.start()
+        else:
+            page.keyboard.press(key)
+        until(page, "document.readyState === 'complete' && document.body.dataset.shown !== 'old'")
+        if page.url.startswith("chrome-error"):  # it was loading the next page, all was stored
+            page.goto(f"{server.address}/a/{name}")
+        given[name].append(f"{shown}={key}")
+    store = LabelStore(out / "labels.sqlite")
+    for name, answers in given.items():
+        events = [one for one in store.events(name) if one.step == "worse"]
+        assert [str(one.task) for one in events] == [one.partition("=")[0] for one in answers]
+        assert len({one.task for one in events}) == 20
+    server.stop()
+    assert cli.main([*words, "--export", "pairs"]) == 0
+    made = read_records(out / "pairs.parquet", "preference")
+    summary = read_json(out / "summary.json")
+    assert len(made.rows) == summary["pairs"]
+    assert summary["pairs"] + summary["skipped"] == 20
+    trained = ["train", "dpo", "embedded", "--data", str(out / "pairs.parquet"), "--max-steps", "2",
+               "--out", str(tmp_path / "dpo"), "--cache", "none"]  # fmt: skip
+    assert cli.main(trained) == 0
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_pairs_are_found_and_flagged(
+    browser: Any, serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VERIDICAL_CACHE", str(tmp_path / "cache"))
+    image = tmp_path / "image.png"
+    write_scenes(tmp_path / "scenes", count=1)
+    shutil.copy(next((tmp_path / "scenes" / "images").glob("*.png")), image)
+    rows = (
+        {"id": str(n), "images": [image.read_bytes()], "prompt": f"What is in picture {n}?",
+         "chosen": f"There is a cup of size {n}.", "rejected": f"There is a dog of size {n % 97}."}
+        for n in range(100_000)
+    )  # fmt: skip
+    write_records(rows, tmp_path / "pairs.parquet", "preference")
+    server = serve("view", str(tmp_path / "pairs.parquet"))
+    page = browser.new_page()
+    began = time.monotonic()
+    page.goto(f"{server.address}/s/0", wait_until="domcontentloaded")
+    assert time.monotonic() - began < 3  # 0.3 on a quiet machine; this one may be busy
+    for _ in range(600):
+        if "of 100,000 rows" in page.inner_text("[role=status]"):
+            break
+        time.sleep(1)
+        page.reload()
+    page.fill("input[name=q]", "size 99999.")
+    page.press("input[name=q]", "Enter")
+    page.wait_for_url("**q=size*")
+    assert "1 of 100,000 rows found" in page.inner_text("[role=status]")
+    page.keyboard.press("j")
+    page.keyboard.press("f")
+    page.wait_for_selector(".flag[aria-pressed=true]")
+    with page.expect_download() as found:
+        page.click("text=Export flags and notes")
+    assert [one["id"] for one in read_jsonl(Path(found.value.path()))] == ["99999"]

@@ -1,0 +1,372 @@
+"""`veridical label`, asked without a browser."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import random
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from web_client import Client
+
+from veridical import cli
+from veridical.data.records import read_records, write_records
+from veridical.runtime.files import read_json, read_jsonl, write_json
+from veridical.web import label as command
+from veridical.web.guard import Access
+from veridical.web.guide import blocks
+from veridical.web.label_app import Labeling, labeler
+from veridical.web.label_export import Exporting, export_labels
+from veridical.web.label_plan import is_turned
+from veridical.web.label_state import Judgment
+from veridical.web.label_store import LabelStore
+from veridical.web.sets import open_sets
+
+KEY = "the-key-of-the-pages"
+SEED = 3
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    buffer = io.BytesIO()
+    Image.new("RGB", (120, 90), "red").save(buffer, "PNG")
+    return [
+        {"id": f"row-{n}", "images": [buffer.getvalue()], "prompt": "What is there?",
+         "chosen": f"There is cup {n}.", "rejected": f"There is dog {n}.",
+         "ratings": [{"answer": "chosen", "aspect": "truth", "value": 1.0}]}
+        for n in range(count)
+    ]  # fmt: skip
+
+
+class Page:
+    """One labeling, and what annotators do on its pages."""
+
+    def __init__(self, folder: Path, *words: str, count: int = 6, kind: Any = "preference") -> None:
+        self.out, self.data = folder / "labels", folder / "data.parquet"
+        if not self.data.exists():
+            write_records(rows(count), self.data, kind)
+        self.words = ["label", str(self.data), "--out", str(self.out), "--seed", str(SEED),
+                      "--port", "0", *words]  # fmt: skip
+        self.keys = itertools.count()
+        assert cli.main(self.words) == 0
+        self.open()
+
+    def open(self) -> None:
+        self.store = LabelStore(self.out / "labels.sqlite")
+        viewed = open_sets([self.data], None, None, None)[0]
+        exporting = Exporting(self.store, viewed, self.out, SEED, 2.0)
+        gold = self.data.with_name("gold.parquet")
+        known = open_sets([gold], None, None, None)[0] if gold.exists() else None
+        labeling = Labeling(
+            self.store, viewed, known, self.out / "guidelines.md", SEED,
+            lambda: export_labels(exporting, "pairs"),
+        )  # fmt: skip
+        self.client = Client(labeler(labeling, Access(key=KEY)))
+
+    def send(self, name: str, **content: Any) -> Any:
+        given = {"key": f"the-key-{next(self.keys)}", "seconds": 2.5, **content}
+        return self.client.post(f"/a/{name}/event", given, **{"x-veridical-key": KEY})
+
+    def letter(self, name: str, task: int, side: str) -> str:
+        """What an annotator sees a side as."""
+        return "A" if (side == "first") != is_turned(SEED, name, task) else "B"
+
+    def say(self, name: str, worse: str, better: str = "", task: int | None = None) -> int:
+        """Answer the current comparison in terms of `first` and `second`."""
+        task = task or self.store.current(name)
+        assert task is not None
+        for step, side in (("worse", worse), ("better", better)):
+            if side:
+                value = self.letter(name, task, side) if side in ("first", "second") else side
+                reply = self.send(name, task=task, step=step, value=value)
+                assert reply.status == 200, reply.text
+        return task
+
+
+def answered(store: LabelStore) -> dict[tuple[str, int], Judgment]:
+    """Every judgment with an answer."""
+    return {(n, t): j for n, own in store.known.items() for t, j in own.items() if j.worse}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "serve", lambda *_: None)
+
+
+def test_a_comparison_becomes_a_pair_with_who_said_so(tmp_path: Path) -> None:
+    page = Page(tmp_path, "--annotators", "anna", "ben", "--overlap", "1")
+    by_row = {one.row.id: one.task for one in page.store.comparisons()}
+    said = {
+        "row-0": (("second", ""), ("second", "")),  # the rejected one is worse: as it was
+        "row-1": (("first", ""), ("first", "")),  # exchanged
+        "row-2": (("same", "first"), ("second", "")),  # by helpfulness, and by hallucination
+        "row-3": (("first", ""), ("second", "")),  # no majority
+        "row-4": (("same", "same"), ("same", "same")),  # a tie
+        "row-5": (("broken", ""), ("unsure", "")),
+    }
+    for row, answers in said.items():
+        for name, (worse, better) in zip(("anna", "ben"), answers, strict=True):
+            page.say(name, worse, better, by_row[row])
+    task = by_row["row-1"]
+    mark = {page.letter("ben", task, "first"): [[9, 12]], page.letter("ben", task, "second"): []}
+    assert page.send("ben", task=task, step="marks", value=mark).status == 200
+    reply = page.client.post("/export", {}, **{"x-veridical-key": KEY})
+    assert "3 pairs" in reply.json()["told"]
+    pairs = {row["id"]: row for row in read_records(page.out / "pairs.parquet", "preference").rows}
+    assert sorted(pairs) == ["row-0", "row-1", "row-2"]
+    text = {name: row["chosen"][0]["content"][0]["text"] for name, row in pairs.items()}
+    assert text["row-0"] == "There is cup 0."
+    assert text["row-1"] == "There is dog 1."
+    assert pairs["row-1"]["ratings"][0]["answer"] == "rejected"
+    assert pairs["row-1"]["span_weights"] == [
+        {"answer": "rejected", "start": 9, "end": 12, "weight": 2.0}
+    ]
+    source = json.loads(pairs["row-2"]["source"])
+    assert [(one["name"], one["preferred"], one["by"]) for one in source["annotators"]] == [
+        ("anna", "chosen", "helpfulness"), ("ben", "chosen", "hallucination"),
+    ]  # fmt: skip
+    assert [one["seconds"] for one in source["annotators"]] == [5.0, 2.5]
+    assert source["agreement"] == 1.0
+    skipped = {row["id"]: row["reason"] for row in read_jsonl(page.out / "skipped.jsonl")}
+    assert skipped == {
+        "row-3": "no majority: 1 for the one, 1 for the other",
+        "row-4": "no majority: 2 neither",
+        "row-5": "no majority: 1 can't tell, 1 broken",
+    }
+    assert "Krippendorff" in page.client.get("/overview").text
+
+
+def test_pages_do_not_say_where_an_answer_is_from(tmp_path: Path) -> None:
+    page = Page(tmp_path, count=40)
+    sides = [is_turned(SEED, "me", task) for task in page.store.dealt["me"]]
+    assert 8 < sum(sides) < 32
+    for _ in range(6):
+        task = page.store.current("me")
+        assert task is not None
+        text = page.client.get("/a/me").text
+        assert "chosen" not in text
+        assert "rejected" not in text
+        shown = [text.index(">A</h2>"), text.index(">B</h2>")]
+        cup = text.index(">cup<")
+        assert (cup > shown[1]) == is_turned(SEED, "me", task)
+        page.say("me", "first")
+
+
+def test_overlap_is_dealt_by_plan_and_orders_differ(tmp_path: Path) -> None:
+    page = Page(tmp_path, "--annotators", "a", "b", "c", "--overlap", "0.25", count=20)
+    dealt = page.store.dealt
+    together = set(dealt["a"]) & set(dealt["b"]) & set(dealt["c"])
+    assert len(together) == 5
+    assert {name: len(tasks) for name, tasks in dealt.items()} == {"a": 10, "b": 10, "c": 10}
+    assert set().union(*dealt.values()) == set(range(1, 21))
+    shared = [[task for task in dealt[name] if task in together] for name in ("a", "b")]
+    assert shared[0] != shared[1]
+
+
+def test_gold_pairs_measure_an_annotator_and_are_not_exported(tmp_path: Path) -> None:
+    gold = [{**row, "id": f"gold-{n}"} for n, row in enumerate(rows(3))]
+    write_records(gold, tmp_path / "gold.parquet", "preference")
+    page = Page(tmp_path, "--gold", str(tmp_path / "gold.parquet"), count=4)
+    while (task := page.store.current("me")) is not None:
+        known = page.store.comparison(task).gold
+        assert page.client.get(f"/a/me/image/{task}/0/large").status == 200
+        page.say("me", "first" if known and task == 5 else "second")
+    assert "2 of 3 (" in page.client.get("/overview").text
+    assert cli.main([*page.words, "--export", "pairs"]) == 0
+    ids = read_records(page.out / "pairs.parquet", "preference").ids
+    assert sorted(ids) == ["row-0", "row-1", "row-2", "row-3"]
+
+
+def test_an_event_that_is_sent_again_counts_once_and_undo_takes_one_back(tmp_path: Path) -> None:
+    page = Page(tmp_path)
+    first = page.say("me", "second")
+    for _ in range(3):
+        page.send("me", key="the-same-key", task=first, step="worse", value="A")
+    assert len(page.store.events("me")) == 2
+    second = page.say("me", "same")
+    assert "more helpful" in page.client.get("/a/me").text
+    for _ in range(2):
+        page.send("me", key="undo-this-one", step="undo")
+    assert "hallucinates more?" in page.client.get("/a/me").text
+    assert page.store.current("me") == second
+    page.send("me", step="undo")
+    assert page.store.judgment("me", first).worse == "second"
+    page.send("me", step="undo")
+    assert page.store.current("me") == first
+    assert page.send("me", step="undo").status == 200  # there is nothing left
+    before = answered(page.store)
+    page.open()
+    assert before == answered(page.store)
+
+
+def test_what_was_stored_is_the_same_after_any_number_of_events(tmp_path: Path) -> None:
+    """The state in memory, kept event by event, and the one read from the log agree."""
+    page = Page(tmp_path, "--annotators", "a", "b", "--overlap", "1", count=5)
+    chance = random.Random(1)
+    for _ in range(60):
+        name = chance.choice("ab")
+        task = page.store.current(name) or chance.choice(page.store.dealt[name])
+        match chance.choice(["worse", "worse", "better", "undo", "marks"]):
+            case "undo":
+                page.send(name, step="undo")
+            case "marks":
+                start = chance.randrange(5)
+                page.send(name, task=task, step="marks", value={"A": [[start, start + 3]]})
+            case step:
+                page.send(name, task=task, step=step, value=chance.choice(["A", "B", "same"]))
+    now = {n: {t: j for t, j in own.items() if j.worse} for n, own in page.store.known.items()}
+    page.open()
+    assert now == {
+        n: {t: j for t, j in own.items() if j.worse} for n, own in page.store.known.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"task": 99}, {"task": True}, {"task": "1"}, {"step": "x"}, {"value": "C"}, {"value": None},
+        {"step": "better"}, {"step": "marks", "value": {"A": [[0, 999]]}}, {"key": "short"},
+        {"step": "marks", "value": {"A": [[3, 1]]}}, {"step": "marks", "value": [1]},
+        {"seconds": "1"}, {"key": 7}, {"step": "marks", "value": {"A": [[0.5, 1]]}},
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_not_stored(tmp_path: Path, content: dict[str, Any]) -> None:
+    page = Page(tmp_path, count=1)
+    reply = page.send("me", **({"task": 1, "step": "worse", "value": "A"} | content))
+    assert reply.status == 400
+    assert page.store.events() == []
+
+
+def test_annotators_see_their_own_pages_alone(tmp_path: Path) -> None:
+    page = Page(tmp_path, "--annotators", "anna", "ben")
+    labeling = Labeling(page.store, open_sets([page.data], None, None, None)[0], None,
+                        page.out / "guidelines.md", SEED, lambda: "")  # fmt: skip
+    access = Access({"owner-token-0123456": "", "anna-token-0123456": "anna"}, key=KEY)
+    client = Client(labeler(labeling, access))
+    cookie = client.get("/?token=anna-token-0123456").headers["set-cookie"].partition(";")[0]
+    assert client.get("/", cookie=cookie).headers["location"] == "/a/anna"
+    for address, status in (("/a/anna", 200), ("/a/ben", 404), ("/overview", 403)):
+        assert client.get(address, cookie=cookie).status == status
+    own = {"cookie": cookie, "x-veridical-key": KEY}
+    assert client.post("/export", {}, **own).status == 403
+    assert client.post("/a/ben/event", {"key": "12345678", "step": "undo"}, **own).status == 404
+    other = next(t for t in page.store.dealt["ben"] if t not in page.store.dealt["anna"])
+    assert client.get(f"/a/anna/image/{other}/0/small", cookie=cookie).status == 404
+
+
+def test_the_log_is_synced_at_every_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Page(tmp_path, count=1)
+    said: list[str] = []
+    connect = sqlite3.connect
+
+    def traced(*given: Any, **named: Any) -> sqlite3.Connection:
+        database: sqlite3.Connection = connect(*given, **named)
+        database.set_trace_callback(said.append)
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", traced)
+    page.say("me", "first")
+    insert = next(n for n, line in enumerate(said) if line.startswith("INSERT"))
+    assert "PRAGMA synchronous=FULL" in said[:insert]
+    assert "COMMIT" in said[insert:]
+    mode = connect(page.out / "labels.sqlite").execute("PRAGMA journal_mode").fetchone()
+    assert mode == ("wal",)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (["--seed", "4"], "seed"),
+        (["--annotators", "zoe"], "annotators"),
+        (["--limit", "2"], "limit"),
+        (["--annotators", "a b"], "English letters"),
+        (["--annotators", "a", "a"], "twice"),
+        (["--export", "pairs"], "Nothing is decided yet"),
+    ],
+)
+def test_what_can_not_be_is_refused(
+    tmp_path: Path, change: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Page(tmp_path)
+    assert cli.main([*page.words, *change]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_folder_of_other_files_and_records_without_two_answers_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Page(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    assert cli.main(["label", str(page.data), "--out", str(tmp_path / "mine")]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    talk = [{"id": "1", "messages": [{"role": "user", "content": "?"},
+                                     {"role": "assistant", "content": "A."}]}]  # fmt: skip
+    write_records(talk, tmp_path / "talk.jsonl", "conversation")
+    assert cli.main(["label", str(tmp_path / "talk.jsonl"), "--out", str(tmp_path / "x")]) == 2
+    assert "two answers are needed" in capsys.readouterr().err
+
+
+def test_samples_are_compared_two_responses_at_a_time(tmp_path: Path) -> None:
+    samples = [{"id": "1", "prompt": "?", "responses": ["One.", "Two.", "Three."]},
+               {"id": "2", "prompt": "?", "responses": ["Same.", "Same."]}]  # fmt: skip
+    write_records(samples, tmp_path / "data.parquet", "sample")
+    page = Page(tmp_path)
+    assert "its two answers are the same" in (page.out / "left_out.txt").read_text()
+    one = next(page.store.comparisons())
+    page.say("me", "first")
+    assert cli.main([*page.words, "--export", "pairs"]) == 0
+    pair = read_records(page.out / "pairs.parquet", "preference").rows[0]
+    assert pair["chosen"][0]["content"][0]["text"] == one.text("second")
+
+
+@pytest.mark.parametrize("form", ["label-studio", "argilla"])
+def test_labels_go_to_other_tools_and_back(tmp_path: Path, form: str) -> None:
+    words = ["--annotators", "anna", "ben", "--overlap", "1"]
+    (tmp_path / "a").mkdir()
+    page = Page(tmp_path / "a", *words)
+    for name in ("anna", "ben"):
+        for worse, better in (("first", ""), ("same", "second"), ("unsure", ""), ("broken", "")):
+            page.say(name, worse, better)
+    if form == "label-studio":
+        task = page.store.dealt["anna"][0]
+        page.send("anna", task=task, step="marks", value={"A": [[0, 5]], "B": [[9, 12]]})
+    assert cli.main([*page.words, "--export", form]) == 0
+    exported = page.out / f"{form}.json"
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "data.parquet").write_bytes(page.data.read_bytes())
+    other = Page(tmp_path / "b", *words)
+    for _ in range(2):
+        assert cli.main([*other.words, "--import-labels", str(exported)]) == 0
+    other.open()
+    assert "data:image/jpeg;base64," in json.dumps(read_json(exported)[0])
+    bare = [
+        {(n, t): (j.worse, j.better, j.first_spans, j.second_spans)
+         for n, own in store.known.items() for t, j in own.items()}
+        for store in (page.store, other.store)
+    ]  # fmt: skip
+    assert bare[0] == bare[1]
+    content = read_json(exported)
+    content[0] |= {"fields": {}} if form == "argilla" else {"data": {}}
+    write_json(tmp_path / "broken.json", content)
+    assert cli.main([*other.words, "--import-labels", str(tmp_path / "broken.json")]) == 2
+
+
+def test_guidelines_are_read_again_and_shown_as_text(tmp_path: Path) -> None:
+    page = Page(tmp_path)
+    (page.out / "guidelines.md").write_text(
+        "# New <b>\n\n- one **two**\n  more\n\n<script>x</script>"
+    )
+    text = page.client.get("/a/me").text
+    assert "<h2>New &lt;b&gt;</h2>" in text
+    assert "<li>one <strong>two</strong> more</li>" in text
+    assert "<script>x" not in text
+    assert [block.kind for block in blocks("a\nb\n\n* c\n# d")] == [
+        "paragraph",
+        "list",
+        "paragraph",
+    ]
