@@ -18,6 +18,9 @@ def test_a_cpu_without_memory_raises_what_a_gpu_does() -> None:
     with pytest.raises(torch.OutOfMemoryError) as full, memory_errors_alike():
         raise MemoryError
     assert memory_asked_for(full.value) == ""
+    # What Python says where a thread's stack has no room.
+    with pytest.raises(torch.OutOfMemoryError), memory_errors_alike():
+        raise RuntimeError("can't start new thread")
 
 
 def test_another_error_stays_what_it_is() -> None:

@@ -55,7 +55,16 @@ def test_an_extended_run_is_the_longer_run(
     # It has them all now, and goes no further; nor can it be cut.
     train_dpo(saved, pairs, short, training=replace(TRAINING, max_steps=6, extend=True))
     assert "raise --epochs or --max-steps" in capsys.readouterr().out
+    # What is refused late, as step 7 ends no epoch, leaves the record of the run as it was.
+    longer = replace(TRAINING, max_steps=7, extend=True)
+    train_dpo(saved, pairs, short, training=longer)
+    record = read_json(short / "run.json")
+    with pytest.raises(UserError, match=r"has 7 steps already.* asks for 3 in all"):
+        train_dpo(saved, pairs, short, training=replace(longer, max_steps=-1, epochs=1.0))
+    assert read_json(short / "run.json") == record
+    train_dpo(saved, pairs, short, training=replace(longer, resume=True, extend=False))
     # Of 12 rows an epoch has 3 steps. Nothing is loaded to find out.
+    short = whole
     monkeypatch.setattr(dpo, "load_start_beside_reference", None)
     for fewer in (replace(TRAINING, max_steps=5), replace(TRAINING, max_steps=-1, epochs=1.0)):
         with pytest.raises(UserError, match=r"has 6 steps already.* asks for [35] in all"):

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 import torch
 
-CPU_SAYS = ("DefaultCPUAllocator", "alloc_cpu")
-"""In PyTorch's message for a tensor that does not fit beside the others of a CPU."""
+CPU_SAYS = ("DefaultCPUAllocator", "alloc_cpu", "can't start new thread")
+"""In PyTorch's message for a tensor that does not fit beside the others of a CPU, and in Python's
+where there is no room for the stack of a thread."""
 
 
 def is_memory_full(error: BaseException) -> bool:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from veridical.judges.endpoint import EndpointSettings
+from veridical.runtime import processes
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import hash_path, read_jsonl
+from veridical.runtime.files import hash_path, read_jsonl, write_json
 from veridical.runtime.fingerprint import Fingerprint
 from veridical.runtime.progress import counted, say
-from veridical.runtime.run_record import RECORD, read_fields, read_record
+from veridical.runtime.run_record import RECORD, read_fields, read_record, this_process
 from veridical.runtime.runs import json_types
 from veridical.sampling.engines.server import ServerSettings
 from veridical.train.loop.checkpoints import newest_verified, steps_of
@@ -103,6 +105,29 @@ def earlier_models(out: Path) -> dict[str, object]:
         return {}
     known = read_fields(out).get("models")
     return {"models": known} if known else {}
+
+
+@contextmanager
+def record_put_back(out: Path) -> Iterator[None]:
+    """Leave `run.json` as it was where going on with a run is refused before its next checkpoint.
+
+    What was refused is none of the run's options, with which the next attempt is compared, and a
+    run that was finished keeps its results.
+
+    Args:
+        out: the run's folder.
+    """
+    before, me = read_fields(out) if (out / RECORD).is_file() else None, this_process()
+    kept = set((out / "checkpoints").glob("checkpoint-*"))
+    try:
+        yield
+    except UserError:
+        unchanged = kept and kept == set((out / "checkpoints").glob("checkpoint-*"))
+        # Another process that still runs there has a record of its own, which stays.
+        own = unchanged and processes.is_first() and read_fields(out).get("process") == me
+        if own and before is not None:
+            write_json(out / RECORD, before)
+        raise
 
 
 def require_same_model(option: str, name: Any, old: Mapping[str, Any], new: Fingerprint) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from veridical.train.loop.reporting import check_trackers, tracker_variables
 from veridical.train.loop.resume import (
     check_run_folder,
     earlier_models,
+    record_put_back,
     refuse_fewer_steps,
     require_same_model,
 )
@@ -112,6 +113,7 @@ def start_training(given: Given) -> Iterator[Run]:
     kept = processes.from_first(lambda: earlier_models(out)) if training.resume else {}
     folders = model_folders(*map(name_of, models.values()), str(training.init_adapter or ""))
     with (
+        record_put_back(out) if training.resume else nullcontext(),
         start_run(out, given.command, configuration, inputs, kept=kept, models=folders) as run,
         mixed_precision(training.mixed_precision),
         tracker_variables(training.report_to, out),
