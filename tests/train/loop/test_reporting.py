@@ -182,7 +182,7 @@ def test_trackers_open_before_the_line_with_the_steps(
 
     class Tracker(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *_: object, **__: object) -> None:
-            open_bars.append([bar for bar in tqdm._instances if bar.desc == "training: "])
+            open_bars.append([bar for bar in tqdm._instances if bar.desc.startswith("training")])
 
     monkeypatch.setattr(reporting, "get_reporting_integration_callbacks", lambda _: [Tracker])
     training = replace(TRAINING, max_steps=1, held_out=0.0, report_to=["tensorboard"])
