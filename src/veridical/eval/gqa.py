@@ -10,24 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from veridical.eval.answers import read_answer_rows, read_json_rows
-from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
+from veridical.eval.asks import Asks, GivenAnswers, Row
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.hub_files import HubSet, by_id
 from veridical.eval.published import (
     PublishedQuestion,
     all_have,
+    check_files,
     match_by_id,
-    questions_for_model,
+    name_rule,
     text_fields,
 )
 from veridical.eval.run import run_benchmark
 from veridical.eval.short_answers import (
     FORMULAS,
     INSTRUCTION,
+    ask_shortly,
     by_fields,
     describe_short_answers,
-    instruction_of,
     short_sums,
     with_prompts,
 )
@@ -88,21 +89,6 @@ def read_gqa(path: Path) -> list[PublishedQuestion]:
     return found
 
 
-def check_options(options: GqaOptions, evaluation: Evaluation) -> None:
-    """Read the files before anything is asked.
-
-    Raises:
-        UserError: one is not what it must be.
-    """
-    _ = options.questions
-
-
-def read_questions(options: GqaOptions, evaluation: Evaluation) -> Questions:
-    """The questions about the first images by name."""
-    instruction = instruction_of(options.prompts, options.instruction)
-    return questions_for_model(options.questions, evaluation, lambda question: instruction)
-
-
 def match_answers(options: GqaOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere, each with its question."""
 
@@ -137,13 +123,6 @@ def judge_rows(
     return judged
 
 
-def remark(
-    options: GqaOptions, evaluation: Evaluation, rows: Sequence[Row], judged: Sequence[Row]
-) -> Remarks:
-    """The rule."""
-    return Remarks({"rule": options.rule}, lines=[f"Rule: {options.rule}."])
-
-
 def _published(row: Row) -> tuple[str, dict[str, Any]] | None:
     """A question by its id; None for a row of the images alone."""
     if "imageId" not in row:
@@ -170,11 +149,11 @@ BENCHMARK = Benchmark(
         options=GqaOptions,
         max_new_tokens=128,
         label="questions",
-        check=check_options,
-        read=read_questions,
+        check=check_files,
+        read=ask_shortly,
         match=match_answers,
         judge=judge_rows,
-        remark=remark,
+        remark=name_rule,
         hub=HUB,
     ),
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from veridical.data.text.thoughts import answer_of
 from veridical.eval.answers import read_answer_rows, read_json_rows
-from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
+from veridical.eval.asks import Asks, GivenAnswers, Remarks, Row
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.grading import NOBODY, Asked, Grader, Grading, filled, judge_words, values_of
@@ -29,9 +29,10 @@ from veridical.eval.hub_files import HubSet
 from veridical.eval.published import (
     PublishedQuestion,
     all_have,
+    ask_all,
+    check_files,
     json_objects,
     match_by_id,
-    questions_for_model,
     text_fields,
 )
 from veridical.eval.run import run_benchmark
@@ -134,20 +135,6 @@ def _id(row: Row) -> str:
     )
 
 
-def check_options(options: HallusionOptions, evaluation: Evaluation) -> None:
-    """Read the file before anything is asked.
-
-    Raises:
-        UserError: it is not what it must be.
-    """
-    _ = options.questions, options.words
-
-
-def read_questions(options: HallusionOptions, evaluation: Evaluation) -> Questions:
-    """The questions of the first sets by name."""
-    return questions_for_model(options.questions, evaluation)
-
-
 def match_answers(options: HallusionOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere, each with its question."""
 
@@ -236,8 +223,8 @@ BENCHMARK = Benchmark(
         options=HallusionOptions,
         max_new_tokens=256,
         label="questions",
-        check=check_options,
-        read=read_questions,
+        check=check_files,
+        read=ask_all,
         match=match_answers,
         judge=judge_rows,
         remark=remark,

@@ -5,13 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
 
-from veridical.eval.asks import GivenAnswers, Row
+from veridical.eval.asks import GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Rows
 from veridical.eval.evaluation import Evaluation
 from veridical.eval.grading import Asked, filled
-from veridical.eval.published import PublishedQuestion, image_files, natural
+from veridical.eval.published import (
+    Published,
+    PublishedByRule,
+    PublishedQuestion,
+    check_files,
+    image_files,
+    natural,
+)
 from veridical.judges.prompts import UnreadableError
 from veridical.runtime.descriptions import MetricDescription
 from veridical.runtime.errors import UserError
@@ -83,6 +91,57 @@ def all_pairs(pairs: Sequence[PublishedQuestion], evaluation: Evaluation) -> Giv
                 f"{missing[0]}. Add them; --limit asks about the first images only."
             )
     return GivenAnswers([{**one.row, "answer": ""} for one in asked])
+
+
+class PairOptions(PublishedByRule, Protocol):
+    """Options of such a benchmark."""
+
+    @property
+    def words(self) -> str:
+        """What the judge is asked."""
+        ...
+
+    @property
+    def judge_prompt(self) -> Path | None:
+        """The file of the published words."""
+        ...
+
+
+def check_words(options: PairOptions, evaluation: Evaluation, reads: str) -> None:
+    """Read the file before anything is asked.
+
+    Args:
+        options: the benchmark's own.
+        evaluation: which knows whether a judge is asked.
+        reads: what the official rule reads in replies, for the message.
+
+    Raises:
+        UserError: the file is not what it must be, or the published words are missing.
+    """
+    check_files(options, evaluation)
+    asks = evaluation.grading.judge is not None
+    if options.rule == "official" and asks and options.judge_prompt is None:
+        raise UserError(
+            f"--rule official reads {reads} as the published prompt asks for them. Name a file "
+            "with that prompt by --judge-prompt, or leave --rule out."
+        )
+
+
+def no_questions(options: Published, evaluation: Evaluation) -> Questions:
+    """Nothing: the answers are in the file."""
+    return Questions([], [], "pairs")
+
+
+def match_pairs(options: Published, evaluation: Evaluation) -> GivenAnswers:
+    """The pairs of the first images by name."""
+    return all_pairs(options.questions, evaluation)
+
+
+def rule_and_baselines(
+    options: PublishedByRule, evaluation: Evaluation, rows: Sequence[Row], judged: Sequence[Row]
+) -> Remarks:
+    """The rule, and what guessing gives."""
+    return Remarks({"rule": options.rule}, lines=[f"Rule: {options.rule}.", *baselines(judged)])
 
 
 def ask_in_orders(

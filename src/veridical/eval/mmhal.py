@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from veridical.data.text.thoughts import answer_of
 from veridical.eval.answers import read_answer_rows, read_json_rows
-from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
+from veridical.eval.asks import Asks, GivenAnswers, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.grading import NOBODY, Asked, Grader, Grading, filled, judge_words, values_of
@@ -19,10 +19,11 @@ from veridical.eval.hub_files import HubSet
 from veridical.eval.published import (
     PublishedQuestion,
     all_have,
+    ask_all,
+    check_files,
     image_files,
     json_objects,
     match_by_id,
-    questions_for_model,
     text_fields,
 )
 from veridical.eval.run import run_benchmark
@@ -118,7 +119,7 @@ def check_options(options: MmhalOptions, evaluation: Evaluation) -> None:
     Raises:
         UserError: it is not what it must be, or the images that the judge sees are missing.
     """
-    _ = options.questions, options.words
+    check_files(options, evaluation)
     if options.judge_sees_image and evaluation.grading.judge is not None:
         folder = evaluation.subject.images
         if folder is None:
@@ -130,11 +131,6 @@ def check_options(options: MmhalOptions, evaluation: Evaluation) -> None:
                 f"The judge cannot see {len(missing)} images that {folder} lacks, such as "
                 f"{missing[0]}. Add them, or leave --judge-sees-image out."
             )
-
-
-def read_questions(options: MmhalOptions, evaluation: Evaluation) -> Questions:
-    """The questions about the first images by name."""
-    return questions_for_model(options.questions, evaluation)
 
 
 def match_answers(options: MmhalOptions, evaluation: Evaluation) -> GivenAnswers:
@@ -296,7 +292,7 @@ BENCHMARK = Benchmark(
         max_new_tokens=1024,
         label="questions",
         check=check_options,
-        read=read_questions,
+        read=ask_all,
         match=match_answers,
         judge=judge_rows,
         remark=remark,

@@ -11,15 +11,17 @@ from typing import Any, Literal, TypeAlias
 
 from veridical.data.text.thoughts import answer_of
 from veridical.eval.answers import read_answer_rows
-from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
+from veridical.eval.asks import Asks, GivenAnswers, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.grading import NOBODY, Asked, Grader, Grading, filled, judge_words, values_of
 from veridical.eval.hub_files import HubSet, by_id, content_name
 from veridical.eval.published import (
     PublishedQuestion,
+    ask_all,
+    check_files,
     match_by_id,
-    questions_for_model,
+    name_rule,
     text_fields,
 )
 from veridical.eval.run import run_benchmark
@@ -99,20 +101,6 @@ def read_mmvet(path: Path) -> list[PublishedQuestion]:
     return found
 
 
-def check_options(options: MmvetOptions, evaluation: Evaluation) -> None:
-    """Read the file before anything is asked.
-
-    Raises:
-        UserError: it is not what it must be.
-    """
-    _ = options.questions, options.words
-
-
-def read_questions(options: MmvetOptions, evaluation: Evaluation) -> Questions:
-    """The questions about the first images by name."""
-    return questions_for_model(options.questions, evaluation)
-
-
 def match_answers(options: MmvetOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere, each with its question."""
 
@@ -168,13 +156,6 @@ def judge_rows(
             mark = 0.0
         judged.append({**row, "rule": options.rule, "mark": mark, "unread": unread})
     return judged
-
-
-def remark(
-    options: MmvetOptions, evaluation: Evaluation, rows: Sequence[Row], judged: Sequence[Row]
-) -> Remarks:
-    """The rule."""
-    return Remarks({"rule": options.rule}, lines=[f"Rule: {options.rule}."])
 
 
 def mmvet_sums(rows: Rows) -> ClusterSums:
@@ -244,11 +225,11 @@ BENCHMARK = Benchmark(
         options=MmvetOptions,
         max_new_tokens=512,
         label="questions",
-        check=check_options,
-        read=read_questions,
+        check=check_files,
+        read=ask_all,
         match=match_answers,
         judge=judge_rows,
-        remark=remark,
+        remark=name_rule,
         grader=Grader(
             ask=ask_judge,
             read=read_reply,

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
+from veridical.eval.asks import Asks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.grading import NOBODY, Asked, Grader, Grading, judge_words, values_of
@@ -18,14 +18,16 @@ from veridical.eval.judged_pairs import (
     SHOWN,
     WORDS,
     Rule,
-    all_pairs,
     ask_in_orders,
-    baselines,
+    check_words,
     descriptions,
     judged_in_both_orders,
+    match_pairs,
+    no_questions,
     pair,
     pair_sums,
     read_better,
+    rule_and_baselines,
     with_distinct_ids,
 )
 from veridical.eval.published import PublishedQuestion, json_objects, text_fields
@@ -105,23 +107,7 @@ def check_options(options: MultimodalRewardbenchOptions, evaluation: Evaluation)
     Raises:
         UserError: it is not what it must be, or the published words are missing.
     """
-    _ = options.questions, options.words
-    asks = evaluation.grading.judge is not None
-    if options.rule == "official" and asks and options.judge_prompt is None:
-        raise UserError(
-            "--rule official reads [[A]] and [[B]], as the published prompt asks for them. Name a "
-            "file with that prompt by --judge-prompt, or leave --rule out."
-        )
-
-
-def no_questions(options: MultimodalRewardbenchOptions, evaluation: Evaluation) -> Questions:
-    """Nothing: the answers are in the file."""
-    return Questions([], [], "pairs")
-
-
-def match_pairs(options: MultimodalRewardbenchOptions, evaluation: Evaluation) -> GivenAnswers:
-    """The pairs of the first images by name."""
-    return all_pairs(options.questions, evaluation)
+    check_words(options, evaluation, "[[A]] and [[B]],")
 
 
 def ask_judge(
@@ -163,14 +149,6 @@ def judge_rows(
     return judged
 
 
-def remark(
-    options: MultimodalRewardbenchOptions, evaluation: Evaluation, rows: Sequence[Row],
-    judged: Sequence[Row],
-) -> Remarks:  # fmt: skip
-    """The rule, and what guessing gives."""
-    return Remarks({"rule": options.rule}, lines=[f"Rule: {options.rule}.", *baselines(judged)])
-
-
 def by_category(rows: Rows) -> dict[str, Rows]:
     """The pairs of each category."""
     found: dict[str, list[Row]] = {}
@@ -205,7 +183,7 @@ BENCHMARK = Benchmark(
         read=no_questions,
         match=match_pairs,
         judge=judge_rows,
-        remark=remark,
+        remark=rule_and_baselines,
         sees_images=False,
         answers_in_files=lambda options: True,
         grader=Grader(

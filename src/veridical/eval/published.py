@@ -7,16 +7,34 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from veridical.data.image_checks import find_images
 from veridical.data.prompts import Prompt, image_question
 from veridical.eval.answers import read_answer_rows, refuse_many
-from veridical.eval.asks import AskedItem, GivenAnswers, Questions, Row, SkippedQuestion
+from veridical.eval.asks import AskedItem, GivenAnswers, Questions, Remarks, Row, SkippedQuestion
 from veridical.eval.evaluation import Evaluation
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
 from veridical.runtime.progress import part_of
+
+
+class Published(Protocol):
+    """Options of a benchmark whose questions are in its files."""
+
+    @property
+    def questions(self) -> Sequence[PublishedQuestion]:
+        """In the order of the files."""
+        ...
+
+
+class PublishedByRule(Published, Protocol):
+    """The same, of a benchmark that is scored by one of several rules."""
+
+    @property
+    def rule(self) -> str:
+        """Its name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -95,6 +113,32 @@ def questions_for_model(
                 AskedItem(question.asked(file, instruction(question)), question.row, named)
             )
     return Questions(items, skipped, "questions")
+
+
+def check_files(options: Published, evaluation: Evaluation) -> None:
+    """Read the files, and the words of a judge where there are some, before anything is asked.
+
+    Raises:
+        UserError: one is not what it must be.
+    """
+    _ = options.questions, getattr(options, "words", None)
+
+
+def ask_all(options: Published, evaluation: Evaluation) -> Questions:
+    """The questions about the first images by name."""
+    return questions_for_model(options.questions, evaluation)
+
+
+def match_all(options: Published, evaluation: Evaluation) -> GivenAnswers:
+    """Answers made elsewhere, each with its question."""
+    return match_by_id(options.questions, evaluation)
+
+
+def name_rule(
+    options: PublishedByRule, evaluation: Evaluation, rows: Sequence[Row], judged: Sequence[Row]
+) -> Remarks:
+    """The rule, beside the scores and on the screen."""
+    return Remarks({"rule": options.rule}, lines=[f"Rule: {options.rule}."])
 
 
 def natural(name: str) -> list[str | int]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from veridical.eval.answers import read_json_rows
-from veridical.eval.asks import Row
+from veridical.eval.asks import Questions, Row
 from veridical.eval.benchmark import Rows
-from veridical.eval.published import PublishedQuestion
+from veridical.eval.evaluation import Evaluation
+from veridical.eval.published import PublishedByRule, PublishedQuestion, questions_for_model
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.runtime.errors import UserError
 from veridical.scoring.statistics import ClusterSums, Metric, Ratio, sum_by_cluster
@@ -41,6 +42,26 @@ def describe_short_answers(name: str, title: str) -> BenchmarkDescription:
             ),
         ),
     )
+
+
+class ShortOptions(PublishedByRule, Protocol):
+    """Options of such a benchmark."""
+
+    @property
+    def prompts(self) -> Path | None:
+        """A file of whole prompts."""
+        ...
+
+    @property
+    def instruction(self) -> str:
+        """What is put after a question that has no prompt."""
+        ...
+
+
+def ask_shortly(options: ShortOptions, evaluation: Evaluation) -> Questions:
+    """The questions about the first images by name, each with the instruction or its prompt."""
+    instruction = "" if options.prompts is not None else options.instruction
+    return questions_for_model(options.questions, evaluation, lambda question: instruction)
 
 
 def short_sums(rows: Rows) -> ClusterSums:
@@ -99,11 +120,6 @@ def with_prompts(
             f"{path} has no prompt for question {missing[0]} and {len(missing) - 1} more."
         )
     return [replace(question, prompt=prompts[question.question_id]) for question in questions]
-
-
-def instruction_of(prompts: Path | None, instruction: str) -> str:
-    """What is put after a question: nothing where a file says the whole prompt."""
-    return "" if prompts is not None else instruction
 
 
 def rows_of(content: Any, name: str, path: Path) -> list[dict[str, Any]]:

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from veridical.eval.answers import read_answer_rows
-from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
+from veridical.eval.asks import Asks, GivenAnswers, Row
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.hub_files import HubSet
-from veridical.eval.published import PublishedQuestion, match_by_id, questions_for_model
+from veridical.eval.published import PublishedQuestion, check_files, match_by_id, name_rule
 from veridical.eval.run import run_benchmark
 from veridical.eval.short_answers import (
     FORMULAS,
     INSTRUCTION,
+    ask_shortly,
     describe_short_answers,
-    instruction_of,
     rows_of,
     short_sums,
     with_prompts,
@@ -89,21 +89,6 @@ def ids_by_image(questions: Sequence[PublishedQuestion]) -> defaultdict[str, lis
     return found
 
 
-def check_options(options: TextvqaOptions, evaluation: Evaluation) -> None:
-    """Read the files before anything is asked.
-
-    Raises:
-        UserError: one is not what it must be.
-    """
-    _ = options.questions
-
-
-def read_questions(options: TextvqaOptions, evaluation: Evaluation) -> Questions:
-    """The questions about the first images by name."""
-    instruction = instruction_of(options.prompts, options.instruction)
-    return questions_for_model(options.questions, evaluation, lambda question: instruction)
-
-
 def match_answers(options: TextvqaOptions, evaluation: Evaluation) -> GivenAnswers:
     """Answers made elsewhere, each with its question."""
     texts = {question.question_id: question.text.strip().lower() for question in options.questions}
@@ -137,13 +122,6 @@ def judge_rows(
     return judged
 
 
-def remark(
-    options: TextvqaOptions, evaluation: Evaluation, rows: Sequence[Row], judged: Sequence[Row]
-) -> Remarks:
-    """The rule."""
-    return Remarks({"rule": options.rule}, lines=[f"Rule: {options.rule}."])
-
-
 HUB = HubSet(
     "lmms-lab/textvqa", [(None, "validation")],
     lambda row: {name: row[name] for name in ("question_id", "image_id", "question", "answers")},
@@ -163,11 +141,11 @@ BENCHMARK = Benchmark(
         options=TextvqaOptions,
         max_new_tokens=128,
         label="questions",
-        check=check_options,
-        read=read_questions,
+        check=check_files,
+        read=ask_shortly,
         match=match_answers,
         judge=judge_rows,
-        remark=remark,
+        remark=name_rule,
         hub=HUB,
     ),
 )

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
+from veridical.eval.asks import Asks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.grading import NOBODY, Asked, Grader, Grading, judge_words, values_of
@@ -19,15 +19,17 @@ from veridical.eval.judged_pairs import (
     SHOWN,
     WORDS,
     Rule,
-    all_pairs,
     ask_in_orders,
-    baselines,
+    check_words,
     descriptions,
     judged_in_both_orders,
+    match_pairs,
     mean_of,
+    no_questions,
     pair,
     pair_counts,
     read_better,
+    rule_and_baselines,
     with_distinct_ids,
 )
 from veridical.eval.published import PublishedQuestion, json_objects, text_fields
@@ -116,23 +118,7 @@ def check_options(options: VlRewardbenchOptions, evaluation: Evaluation) -> None
     Raises:
         UserError: it is not what it must be, or the published words are missing.
     """
-    _ = options.questions, options.words
-    asks = evaluation.grading.judge is not None
-    if options.rule == "official" and asks and options.judge_prompt is None:
-        raise UserError(
-            "--rule official reads verdicts as the published prompt asks for them. Name a file "
-            "with that prompt by --judge-prompt, or leave --rule out."
-        )
-
-
-def no_questions(options: VlRewardbenchOptions, evaluation: Evaluation) -> Questions:
-    """Nothing: the answers are in the file."""
-    return Questions([], [], "pairs")
-
-
-def match_pairs(options: VlRewardbenchOptions, evaluation: Evaluation) -> GivenAnswers:
-    """The pairs of the first images by name."""
-    return all_pairs(options.questions, evaluation)
+    check_words(options, evaluation, "verdicts")
 
 
 def orders_of(options: VlRewardbenchOptions, evaluation: Evaluation, row: Row) -> list[int]:
@@ -197,14 +183,6 @@ def by_majority(row: Row, said: Sequence[Any], orders: Sequence[int]) -> dict[st
     return {"looks": looks, "right": right}
 
 
-def remark(
-    options: VlRewardbenchOptions, evaluation: Evaluation, rows: Sequence[Row],
-    judged: Sequence[Row],
-) -> Remarks:  # fmt: skip
-    """The rule, and what guessing gives."""
-    return Remarks({"rule": options.rule}, lines=[f"Rule: {options.rule}.", *baselines(judged)])
-
-
 def sums(rows: Rows) -> ClusterSums:
     """Counts of judged pairs, added up by image, and for each part on its own."""
     return sum_by_cluster((row["image_id"], _counts(row)) for row in rows)
@@ -266,7 +244,7 @@ BENCHMARK = Benchmark(
         read=no_questions,
         match=match_pairs,
         judge=judge_rows,
-        remark=remark,
+        remark=rule_and_baselines,
         sees_images=False,
         answers_in_files=lambda options: True,
         hub=HUB,

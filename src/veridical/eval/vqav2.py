@@ -8,17 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
+from veridical.eval.asks import Asks, Row
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
-from veridical.eval.published import PublishedQuestion, match_by_id, questions_for_model
+from veridical.eval.published import PublishedQuestion, check_files, match_all, name_rule
 from veridical.eval.run import run_benchmark
 from veridical.eval.short_answers import (
     FORMULAS,
     INSTRUCTION,
+    ask_shortly,
     by_fields,
     describe_short_answers,
-    instruction_of,
     rows_of,
     short_sums,
     with_prompts,
@@ -93,26 +93,6 @@ def _image_name(pattern: str, image: int) -> str:
         ) from error
 
 
-def check_options(options: Vqav2Options, evaluation: Evaluation) -> None:
-    """Read the files before anything is asked.
-
-    Raises:
-        UserError: one is not what it must be.
-    """
-    _ = options.questions
-
-
-def read_questions(options: Vqav2Options, evaluation: Evaluation) -> Questions:
-    """The questions about the first images by number."""
-    instruction = instruction_of(options.prompts, options.instruction)
-    return questions_for_model(options.questions, evaluation, lambda question: instruction)
-
-
-def match_answers(options: Vqav2Options, evaluation: Evaluation) -> GivenAnswers:
-    """Answers made elsewhere, each with its question."""
-    return match_by_id(options.questions, evaluation)
-
-
 def judge_rows(
     options: Vqav2Options, evaluation: Evaluation, rows: Sequence[Row]
 ) -> list[dict[str, Any]]:
@@ -123,13 +103,6 @@ def judge_rows(
         judged.append({**row, "rule": options.rule, "compared": said,
                        "accuracy": agreement(said, people)})  # fmt: skip
     return judged
-
-
-def remark(
-    options: Vqav2Options, evaluation: Evaluation, rows: Sequence[Row], judged: Sequence[Row]
-) -> Remarks:
-    """The rule."""
-    return Remarks({"rule": options.rule}, lines=[f"Rule: {options.rule}."])
 
 
 BENCHMARK = Benchmark(
@@ -145,11 +118,11 @@ BENCHMARK = Benchmark(
         options=Vqav2Options,
         max_new_tokens=128,
         label="questions",
-        check=check_options,
-        read=read_questions,
-        match=match_answers,
+        check=check_files,
+        read=ask_shortly,
+        match=match_all,
         judge=judge_rows,
-        remark=remark,
+        remark=name_rule,
     ),
 )
 
