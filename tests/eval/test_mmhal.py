@@ -11,10 +11,11 @@ from PIL import Image
 from published_files import mmhal
 
 from veridical.cli import main
-from veridical.eval.mmhal import MmhalOptions, read_mmhal, read_reply
+from veridical.eval.mmhal import MmhalOptions, exact_rating, read_mmhal, read_reply
 from veridical.judges.prompts import UnreadableError
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
+from veridical.world.dataset import write_scenes
 
 REPLIES = ["Fine.\nRating: 5", "Wrong. Rating: 1, very informative", "**Rating**: 3"]
 
@@ -164,3 +165,46 @@ def test_another_file_is_refused(files: Path, field: str, value: Any) -> None:
     (files / "template.json").write_text(json.dumps(rows))
     with pytest.raises(UserError, match=f"row 2: {field}"):
         read_mmhal(files / "template.json")
+
+
+@pytest.mark.parametrize(
+    ("answer", "rating"),
+    [
+        ("A red cup and a blue dog in a park.", 6),
+        ("A park.", 4),  # a third of what was asked
+        ("I cannot see.", 3),
+        ("A red cup, a blue dog and a cat in a park.", 2),
+        ("A cat in a park.", 1),
+        ("Two cats.", 0),
+        ("A blue cup.", 0),  # the cup is red
+    ],
+)
+def test_exact_ratings(answer: str, rating: int) -> None:
+    asked, false = ["park", "red cup", "blue dog"], ["cat", "blue cup", "red dog", "beach"]
+    assert exact_rating(answer, asked, false) == rating
+
+
+def test_drawn_scenes_are_rated_without_a_judge(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reference answers rate 6; the embedded model's own answers have a rating of each type."""
+    write_scenes(tmp_path / "scenes", "counter", count=16, seed=3)
+    rows = read_json(tmp_path / "scenes" / "mmhal.json")
+    assert len({row["question_type"] for row in rows}) == 8
+    told = [{**row, "model_answer": row["gt_answer"]} for row in rows]
+    (tmp_path / "answers.json").write_text(json.dumps(told), encoding="utf-8")
+    given = ["eval", "mmhal", "--files", str(tmp_path / "scenes" / "mmhal.json"), "--rule", "exact"]
+    answers = ("--answers", str(tmp_path / "answers.json"), "--out", str(tmp_path / "out"))
+    assert main([*given, *answers]) == 0
+    assert values(tmp_path)["score"] == 6 and values(tmp_path)["hallucination"] == 0
+    images = ("--images", str(tmp_path / "scenes" / "images"), "--max-new-tokens", "64")
+    assert main([*given, "--model", "embedded", *images, "--out", str(tmp_path / "own")]) == 0
+    scores = read_json(tmp_path / "own" / "scores.json")["scores"]
+    assert scores["attribute/score"]["n"] == 2 and scores["unread"]["value"] == 0
+    assert main([*given, *answers, "--judge", "local:embedded"]) == 2
+    assert "needs no judge" in capsys.readouterr().err
+    changes: list[dict[str, Any]] = [{"asked": []}, {"false": ["cat", 1]}]
+    for change in changes:
+        (tmp_path / "template.json").write_text(json.dumps([{**rows[0], **change}]))
+        with pytest.raises(UserError, match="row 1"):
+            read_mmhal(tmp_path / "template.json", phrases=True)

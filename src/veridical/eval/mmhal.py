@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from veridical.data.text.thoughts import answer_of
+from veridical.data.vocabulary import vocabulary_of
 from veridical.eval.answers import read_answer_rows, read_json_rows
 from veridical.eval.asks import Asks, GivenAnswers, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
@@ -32,7 +33,7 @@ from veridical.runtime.descriptions import BenchmarkDescription, MetricDescripti
 from veridical.runtime.errors import UserError
 from veridical.scoring.statistics import ClusterSums, Estimate, Metric, Ratio, sum_by_cluster
 
-Rule: TypeAlias = Literal["corrected", "official"]
+Rule: TypeAlias = Literal["corrected", "official", "exact"]
 BEST, HONEST = 6, 3
 """The best rating; the lowest one of an answer without hallucination."""
 FIELDS = ("question_type", "question_topic", "image_id", "question", "gt_answer")
@@ -67,7 +68,9 @@ class MmhalOptions:
             `image_content`, `gt_answer` and an empty `model_answer`.
         judge_sees_image: show the judge the image too, as MMHal-V does; it needs --images.
         rule: `corrected` counts an answer in no score whose rating cannot be read; `official`
-            gives it 0, and needs the exact text "rating: " before the number.
+            gives it 0, and needs the exact text "rating: " before the number; `exact` needs no
+            judge: it rates by the phrases of each row's `asked` and `false`, as the `mmhal.json` of
+            `world make` has them.
         judge_prompt: a text file with {content}, {question}, {reference} and {answer} in it, what
             the judge is asked; our own words if not set.
     """
@@ -80,7 +83,7 @@ class MmhalOptions:
     @cached_property
     def questions(self) -> list[PublishedQuestion]:
         """The questions, in the order of the file."""
-        return read_mmhal(self.files)
+        return read_mmhal(self.files, self.rule == "exact")
 
     @cached_property
     def words(self) -> str:
@@ -88,8 +91,12 @@ class MmhalOptions:
         return judge_words(self.judge_prompt, WORDS, SHOWN)
 
 
-def read_mmhal(path: Path) -> list[PublishedQuestion]:
+def read_mmhal(path: Path, phrases: bool = False) -> list[PublishedQuestion]:
     """The questions of the response template; a question's id is its place, from 0.
+
+    Args:
+        path: the template.
+        phrases: whether rows must have `asked` and `false`.
 
     Raises:
         UserError: a row is of another form.
@@ -101,8 +108,10 @@ def read_mmhal(path: Path) -> list[PublishedQuestion]:
         content = row.get("image_content")
         if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
             raise UserError(f"{place}: image_content must be a list of names.")
-        about = {"type": texts["question_type"], "topic": texts["question_topic"],
+        about: dict[str, Any] = {"type": texts["question_type"], "topic": texts["question_topic"],
                  "content": ", ".join(content)}  # fmt: skip
+        if phrases:
+            about |= {name: _phrases(row, name, place) for name in ("asked", "false")}
         image = f"{texts['image_id']}.jpg"
         found.append(
             PublishedQuestion(
@@ -113,6 +122,35 @@ def read_mmhal(path: Path) -> list[PublishedQuestion]:
     return found
 
 
+def _phrases(row: Row, name: str, place: str) -> list[str]:
+    found = row.get(name)
+    if not isinstance(found, list) or not all(isinstance(text, str) and text for text in found):
+        raise UserError(
+            f"{place}: --rule exact needs {name}, a list of phrases, as the mmhal.json of `world "
+            "make` has it."
+        )
+    if name == "asked" and not found:
+        raise UserError(f"{place}: asked must name a phrase.")
+    return found
+
+
+def exact_rating(answer: str, asked: Sequence[str], false: Sequence[str]) -> int:
+    """A rating on MMHal-Bench's scale by phrases alone.
+
+    An answer with a false phrase hallucinates: 0 to 2, by the share of the asked phrases that it
+    has; else 3 to 6. The longest phrase counts, so "red cup" is not the "cup" that is not there.
+
+    Args:
+        answer: what was said.
+        asked: phrases that inform.
+        false: phrases that hallucinate.
+    """
+    words = vocabulary_of({phrase: [] for phrase in [*asked, *false]})
+    said = {mention.name for mention in words.mentions(answer)}
+    share = len(said & set(asked)) / len(set(asked))
+    return round(share * (HONEST - 1)) if said & set(false) else HONEST + round(share * HONEST)
+
+
 def check_options(options: MmhalOptions, evaluation: Evaluation) -> None:
     """Read the file before anything is asked.
 
@@ -120,6 +158,8 @@ def check_options(options: MmhalOptions, evaluation: Evaluation) -> None:
         UserError: it is not what it must be, or the images that the judge sees are missing.
     """
     check_files(options, evaluation)
+    if options.rule == "exact" and evaluation.grading.given:
+        raise UserError("--rule exact needs no judge. Leave --judge or --replies out, or --rule.")
     if options.judge_sees_image and evaluation.grading.judge is not None:
         folder = evaluation.subject.images
         if folder is None:
@@ -196,7 +236,10 @@ def judge_rows(
     """The rows with their ratings; None where one could not be read, by the official rule 0."""
     judged = []
     for row in rows:
-        rating = values_of(row)[0]
+        if options.rule == "exact":
+            rating = exact_rating(row["answer"], row["asked"], row["false"])
+        else:
+            rating = values_of(row)[0]
         unread = rating is None
         if unread and options.rule == "official":
             rating = 0
@@ -210,6 +253,8 @@ def remark(
 ) -> Remarks:
     """The rule, and what the judge sees."""
     seen = "image and texts" if options.judge_sees_image else "texts"
+    if options.rule == "exact":
+        seen = "no judge: phrases"
     return Remarks({"rule": options.rule, "judge_sees": seen}, lines=[f"Rule: {options.rule}."])
 
 
@@ -300,6 +345,7 @@ BENCHMARK = Benchmark(
             ask=ask_judge, read=read_reply, max_new_tokens=1024,
             template=lambda options: options.words,
             may_be_cut=lambda options: options.rule == "official",
+            needed=lambda options: options.rule != "exact",
         ),
         hub=HUB,
     ),

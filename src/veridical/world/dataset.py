@@ -21,11 +21,12 @@ from veridical.world.language import (
     sample_questions,
     vocabulary,
 )
+from veridical.world.open_questions import open_question_rows
 from veridical.world.scenes import Distribution, Scene, Thing, sample_scenes
 
 WRITTEN = (
     "conversations.jsonl", "questions.jsonl", "objects.json", "facts.json", "vocabulary.json",
-    "scenes.json",
+    "scenes.json", "mmhal.json",
 )  # fmt: skip
 """The files of a folder of scenes, beside the pictures in `images/`."""
 
@@ -42,8 +43,9 @@ def write_scenes(
     Written: `images/ID.png`, `conversations.jsonl` (a prompt and the true description),
     `questions.jsonl` (yes/no, count, colour and position questions with answers),
     `objects.json` (what each image holds), `facts.json` (true sentences about each, for judges
-    and reward models that are told facts), `vocabulary.json` (the words for each kind) and
-    `scenes.json` (all there is to know). IDs name distribution, seed and number, so that
+    and reward models that are told facts), `vocabulary.json` (the words for each kind),
+    `mmhal.json` (an open question about each scene, as MMHal-Bench has them) and `scenes.json` (all
+    there is to know). IDs name distribution, seed and number, so that
     folders can be put together.
 
     Args:
@@ -83,6 +85,7 @@ def _write_files(folder: Path, scenes: Sequence[Scene], questions: int, seed: in
     write_json(folder / "objects.json", {scene.id: objects(scene) for scene in scenes})
     write_json(folder / "facts.json", {scene.id: facts(scene) for scene in scenes})
     write_json(folder / "vocabulary.json", vocabulary())
+    write_json(folder / "mmhal.json", open_question_rows(scenes, seed))
     write_json(folder / "scenes.json", [scene_row(scene) for scene in scenes])
 
 
@@ -95,6 +98,7 @@ def written(folder: Path, count: int) -> str:
         "objects.json": "what each picture holds, for --objects (always with --vocabulary)",
         "vocabulary.json": "the words for each kind, for --vocabulary",
         "facts.json": "true sentences about each, for `build facts`",
+        "mmhal.json": "open questions of eight types, for `eval mmhal --rule exact`",
         "scenes.json": "all there is to know, for `world pairs`",
     }
     width = max(map(len, uses))
