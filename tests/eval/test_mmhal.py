@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +209,25 @@ def test_drawn_scenes_are_rated_without_a_judge(
         (tmp_path / "template.json").write_text(json.dumps([{**rows[0], **change}]))
         with pytest.raises(UserError, match="row 1"):
             read_mmhal(tmp_path / "template.json", phrases=True)
+
+
+def test_a_dry_run_says_what_the_judge_would_cost(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three questions of some 1,400 characters; replies of at most 1,024 tokens, at $10 a million.
+
+    A model's answers are not known: each may add its 1,024 tokens.
+    """
+    judge = ("--judge", "endpoint:m", "--endpoint.output_price", "10", "--dry-run", "true")
+    assert main(words(files, *judge)) == 0
+    said = capsys.readouterr().out
+    assert "asked 3 questions" in said and "at most 3,072 written, at most $0.03" in said
+    read = int(re.findall(r"some ([\d,]+) tokens", said)[0].replace(",", ""))
+    assert 900 < read < 1300 and not (files / "out").exists()
+    Image.new("RGB", (32, 32)).save(files / "i0.png")
+    model = ["eval", "mmhal", "embedded", "--files", str(files / "template.json"), "--images",
+             str(files), "--max-bad-fraction", "1", "--out", str(files / "out")]  # fmt: skip
+    assert main([*model, *judge]) == 0
+    assert "asked 1 question:" in capsys.readouterr().out
+    assert main([*model, "--dry-run", "true", "--replies", str(files / "replies.jsonl")]) == 2
+    assert "Name one with --judge" in capsys.readouterr().err

@@ -62,6 +62,9 @@ def test_each_benchmark_writes_what_its_own_command_writes(
     eval_pope(tmp_path / "one" / "pope", objects=objects, per_image=1, auc=True, **common)
     for name in ("chair/scores.json", "chair/details.jsonl", "pope/scores.json"):
         assert hash_file(tmp_path / "all" / name) == hash_file(tmp_path / "one" / name), name
+    table = (tmp_path / "all" / "table.md").read_text()
+    assert "| CHAIR | chair_i |" in table and "| POPE | random/accuracy |" in table
+    assert (tmp_path / "all" / "table.csv").is_file() and (tmp_path / "all" / "table.tex").is_file()
     record = read_json(tmp_path / "all" / "run.json")
     assert record["status"] == "finished" and record["command"] == "eval"
     assert record["configuration"]["benchmarks"] == ["chair", "pope"]

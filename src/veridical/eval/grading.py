@@ -58,6 +58,8 @@ class Grading:
         endpoint: of `endpoint:MODEL`: url, key_variable, concurrency, retries, timeout (seconds),
             input_price and output_price (dollars for a million tokens), max_dollars, max_tokens,
             cache, cache_gigabytes.
+        dry_run: only say how many questions and tokens the judge would be asked, and its price
+            where `endpoint` has prices; nobody is asked and nothing is written.
     """
 
     judge: str | None = None
@@ -66,6 +68,7 @@ class Grading:
     judge_tokens: int | None = None
     judge_template: dict[str, Any] | None = None
     endpoint: dict[str, Any] | None = None
+    dry_run: bool = False
 
     @property
     def given(self) -> bool:

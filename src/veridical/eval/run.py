@@ -22,6 +22,7 @@ from veridical.eval.benchmark import Benchmark, score_rows
 from veridical.eval.evaluation import Asking, Evaluation, Subject, open_model
 from veridical.eval.grading import NOBODY, Graded, Grading, check_grading, grade
 from veridical.eval.hub_files import with_hub_files
+from veridical.eval.judge_cost import judge_cost
 from veridical.eval.scores import print_scores, write_scores
 from veridical.eval.stored_answers import write_answers
 from veridical.eval.trained_on import warn_of_training_images
@@ -129,7 +130,7 @@ def run_benchmark(
         grading: who judges the answers.
 
     Returns:
-        The scores; none where another process has the last shard of the answers.
+        The scores; none where another process has the last shard of the answers, or in a dry run.
 
     Raises:
         UserError: contradicting or missing options, or a file is not what it must be.
@@ -138,6 +139,9 @@ def run_benchmark(
     as_given = options, subject
     options, subject, published = with_hub_files(asks.hub, options, subject)
     evaluation = prepare(benchmark, options, out, subject, asking, model, grading)
+    if grading.dry_run:
+        print_result(judge_cost(asks, options, evaluation).line)
+        return {}
     judged_by = grading if asks.grader is not None else None
     inputs = dict(_inputs(_configuration(options, subject, evaluation, judged_by)))
     configuration = _configuration(*as_given, evaluation, judged_by)

@@ -17,10 +17,12 @@ from veridical.eval.evaluation import USUAL, Asking, Subject, open_model
 from veridical.eval.grading import NOBODY, Grading
 from veridical.eval.hub_files import with_hub_files
 from veridical.eval.run import asks_of, prepare, run_benchmark
+from veridical.eval.scores import fixed_width
 from veridical.runtime.errors import UserError
 from veridical.runtime.options import by_option
 from veridical.runtime.runs import start_run
 from veridical.runtime.shards import print_result
+from veridical.runtime.tables import Table
 from veridical.scoring.statistics import Estimate
 
 IMAGES = "images"
@@ -40,8 +42,8 @@ def evaluate(
     """Evaluate a model by several benchmarks; it is loaded once.
 
     Every benchmark writes into a folder of its own name in OUT, what its own command would write
-    there; `eval compare` takes two such folders, and `report` one or more. Run again with the same
-    settings, it continues.
+    there; `table` (.md, .csv and .tex) has all scores. `eval compare` takes two such folders, and
+    `report` one or more. Run again with the same settings, it continues.
 
     Args:
         benchmarks: which, such as pope,chair, or the groups hallucination, knowledge and text;
@@ -78,14 +80,35 @@ def evaluate(
     named = {"images": subject.images, **common}
     inputs = {name: path for name, path in named.items() if path is not None}
     scores: dict[str, dict[str, Estimate]] = {}
+    if grading.dry_run:
+        for benchmark, own, seen in chosen:
+            if asks_of(benchmark).grader is not None:
+                print_result(f"{benchmark.description.title}:")
+                run_benchmark(benchmark, own, out / benchmark.name, seen, asking, shared, grading)
+        return scores
     with start_run(out, "eval", configuration, inputs, any_process=True) as run:
         for benchmark, own, seen in chosen:
             name = benchmark.name
             print_result(f"{benchmark.description.title}:")
             scores[name] = run_benchmark(benchmark, own, out / name, seen, asking, shared, grading)
         if all(scores.values()):  # else another process has the last shard of one
+            score_table(scores, [benchmark for benchmark, *_ in chosen]).write(out, "table")
             run.finish(benchmarks=len(chosen))
     return scores
+
+
+def score_table(
+    scores: Mapping[str, Mapping[str, Estimate]], benchmarks: Sequence[Benchmark]
+) -> Table:
+    """Every score with its interval, a line each."""
+    titles = {benchmark.name: benchmark.description.title for benchmark in benchmarks}
+    rows = [
+        [titles[name], metric, fixed_width(score.value).strip(),
+         f"[{fixed_width(score.low).strip()}, {fixed_width(score.high).strip()}]", str(score.n),
+         str(score.clusters)]
+        for name, own in scores.items() for metric, score in own.items()
+    ]  # fmt: skip
+    return Table(["benchmark", "metric", "value", "95% interval", "n", "images"], rows, 2)
 
 
 def by_benchmark(options: Sequence[str]) -> dict[str, dict[str, object]]:
