@@ -214,7 +214,7 @@ def test_drawn_scenes_are_rated_without_a_judge(
 def test_a_dry_run_says_what_the_judge_would_cost(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Three questions of some 1,400 characters; replies of at most 1,024 tokens, at $10 a million.
+    """Three questions of some 830 characters; replies of at most 1,024 tokens, at $10 a million.
 
     A model's answers are not known: each may add its 1,024 tokens.
     """
@@ -223,7 +223,7 @@ def test_a_dry_run_says_what_the_judge_would_cost(
     said = capsys.readouterr().out
     assert "asked 3 questions" in said and "at most 3,072 written, at most $0.03" in said
     read = int(re.findall(r"some ([\d,]+) tokens", said)[0].replace(",", ""))
-    assert 900 < read < 1300 and not (files / "out").exists()
+    assert 600 < read < 660 and not (files / "out").exists()
     Image.new("RGB", (32, 32)).save(files / "i0.png")
     model = ["eval", "mmhal", "embedded", "--files", str(files / "template.json"), "--images",
              str(files), "--max-bad-fraction", "1", "--out", str(files / "out")]  # fmt: skip

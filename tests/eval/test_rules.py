@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from evaluating import eval_pope
+from published_files import PUBLISHED, write_published
 
+from veridical.cli import main
 from veridical.eval.answers import read_answer_rows
 from veridical.eval.power import eval_power, spread_of, units_for
 from veridical.eval.rules import eval_rules
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, write_jsonl
+from veridical.runtime.files import read_json, read_jsonl, write_jsonl
 from veridical.scoring.statistics import ClusterSums, Metric, Ratio, compare
 
 LABELS = ("yes", "no", "yes", "no")
@@ -154,3 +156,21 @@ def test_the_power_is_what_was_asked_for() -> None:
     found = [compare(*pair(images), [metric])["accuracy"].p for _ in range(150)]
     seen = np.mean([p is not None and p < 0.05 for p in found])
     assert 0.7 < seen < 0.92
+
+
+def test_logs_of_benchmarks_whose_ids_are_their_own(tmp_path: Path) -> None:
+    """VLMEvalKit's MMBench has an index; HallusionBench's documents number questions by set."""
+    files = write_published(tmp_path)
+    ids = PUBLISHED["mmbench"].ids
+    lines = ["index\tquestion\tanswer\tprediction", *(f"{id}\tq\tA\tB" for id in ids)]
+    (tmp_path / "mmbench.tsv").write_text("\n".join(lines) + "\n")
+    rows = read_json(files["hallusionbench_files"])
+    log = [{"doc_id": n, "doc": doc, "resps": [["Yes"]]} for n, doc in enumerate(rows)]
+    write_jsonl(tmp_path / "log.jsonl", log)
+    answers = {"mmbench": tmp_path / "mmbench.tsv", "hallusionbench": tmp_path / "log.jsonl"}
+    for name, path in answers.items():
+        words = ["eval", name, "--files", str(files[f"{name}_files"]), "--answers", str(path)]
+        assert main([*words, "--out", str(tmp_path / "out" / name)]) == 0
+        assert len(read_jsonl(tmp_path / "out" / name / "answers.jsonl")) == len(
+            PUBLISHED[name].ids
+        )

@@ -237,13 +237,23 @@ def read_answer_rows(path: Path, id_field: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _answer_rows(path: Path, id_field: str) -> list[Any]:
-    """The rows of a file, of a harness's log with our names."""
+def raw_answer_rows(path: Path) -> list[Any]:
+    """The rows of a file of answers or of a harness's log, as they are there.
+
+    Raises:
+        UserError: the file is missing, or is neither JSON nor TSV.
+    """
     refuse_excel(path)
     tsv = path.suffix.lower() == ".tsv"
     rows: list[Any] = [*read_tsv(path)] if tsv else read_json_rows(path)
     if len(rows) == 1 and isinstance(rows[0], dict) and isinstance(rows[0].get("logs"), list):
-        rows = rows[0]["logs"]  # older versions of lmms-eval: one object with all samples
+        return list(rows[0]["logs"])  # older versions of lmms-eval: one object with all samples
+    return rows
+
+
+def _answer_rows(path: Path, id_field: str) -> list[Any]:
+    """The rows of a file, of a harness's log with our names."""
+    rows = raw_answer_rows(path)
     if is_lmms_log(rows):
         return of_lmms_log(rows, id_field, path)
     return of_vlmevalkit(rows, id_field, path) if is_vlmevalkit(rows) else rows

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from veridical.eval.answers import read_answer_rows, read_json_rows
+from veridical.eval.answers import raw_answer_rows, read_answer_rows
 from veridical.eval.asks import Asks, GivenAnswers, Row
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
@@ -94,7 +94,7 @@ def match_answers(options: GqaOptions, evaluation: Evaluation) -> GivenAnswers:
 
     def read(path: Path) -> list[dict[str, Any]]:
         """Rows by `question_id`, or by GQA's `questionId`, with a `prediction`."""
-        rows = read_json_rows(path)
+        rows = raw_answer_rows(path)
         own = all_have(rows, "questionId")
         named = read_answer_rows(path, "questionId" if own else "question_id")
         return [{**row, "question_id": row["questionId"]} for row in named] if own else named

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from veridical.data.text.thoughts import answer_of
-from veridical.eval.answers import read_answer_rows, read_json_rows
+from veridical.eval.answers import raw_answer_rows, read_answer_rows
 from veridical.eval.asks import Asks, GivenAnswers, Remarks, Row
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
@@ -25,6 +25,7 @@ from veridical.eval.hallusion_metrics import (
     is_right,
     unit_sizes,
 )
+from veridical.eval.harness_logs import is_lmms_log, of_lmms_log
 from veridical.eval.hub_files import HubSet
 from veridical.eval.published import (
     PublishedQuestion,
@@ -140,7 +141,13 @@ def match_answers(options: HallusionOptions, evaluation: Evaluation) -> GivenAns
 
     def read(path: Path) -> list[dict[str, Any]]:
         """Rows by our ids, or HallusionBench's own records with a `model_prediction`."""
-        rows = read_json_rows(path)
+        rows = raw_answer_rows(path)
+        if is_lmms_log(rows):  # whose documents number questions within their sets
+            said = of_lmms_log(rows, "question_id", path)
+            return [
+                {"question_id": _id(row["doc"]), "answer": answer_of(one["answer"])}
+                for row, one in zip(rows, said, strict=True)
+            ]
         if not all_have(rows, "set_id"):
             return read_answer_rows(path, "question_id")
         for number, row in enumerate(rows, start=1):

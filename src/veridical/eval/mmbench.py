@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from veridical.eval.answers import read_answer_rows, read_json_rows
+from veridical.eval.answers import raw_answer_rows, read_answer_rows
 from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.embedded_images import write_embedded
@@ -207,7 +207,7 @@ def match_answers(options: MmbenchOptions, evaluation: Evaluation) -> GivenAnswe
 
     def read(path: Path) -> list[dict[str, Any]]:
         """Rows by `index` or `question_id`."""
-        rows = read_json_rows(path)
+        rows = raw_answer_rows(path)
         own = all_have(rows, "index")
         named = read_answer_rows(path, "index" if own else "question_id")
         return [{**row, "question_id": row["index"]} for row in named] if own else named

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from veridical.data.text.thoughts import answer_of
 from veridical.data.vocabulary import vocabulary_of
-from veridical.eval.answers import read_answer_rows, read_json_rows
+from veridical.eval.answers import raw_answer_rows, read_answer_rows
 from veridical.eval.asks import Asks, GivenAnswers, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
@@ -178,7 +178,7 @@ def match_answers(options: MmhalOptions, evaluation: Evaluation) -> GivenAnswers
 
     def read(path: Path) -> list[dict[str, Any]]:
         """Rows by our ids, or the template with each `model_answer`, in its order."""
-        rows = read_json_rows(path)
+        rows = raw_answer_rows(path)
         if not all_have(rows, ANSWER):
             return read_answer_rows(path, "question_id")
         found = []

@@ -17,7 +17,7 @@ from typing import Any
 from veridical.data.image_checks import find_images
 from veridical.data.object_lists import match_image_ids, name_objects, read_objects
 from veridical.data.text.thoughts import answer_of
-from veridical.eval.answers import read_answer_rows, read_json_rows
+from veridical.eval.answers import raw_answer_rows, read_answer_rows
 from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.embedded_images import write_embedded
@@ -201,7 +201,7 @@ def match_answers(options: HalbenchOptions, evaluation: Evaluation) -> GivenAnsw
 
     def read(path: Path) -> list[dict[str, Any]]:
         """Rows by `image_id` or `question_id`, or without one in the order of the questions."""
-        rows = read_json_rows(path)
+        rows = raw_answer_rows(path)
         for name in ("question_id", "image_id"):
             if all_have(rows, name):
                 return [
