@@ -69,9 +69,31 @@ def test_the_page_is_self_contained(demo: Path) -> None:
     page = Page(path)
     assert path == demo / "report.html"
     assert set(page.tags).isdisjoint({"script", "link", "iframe", "object", "embed", "base"})
-    assert all(reference.startswith(("data:image/", "#")) for reference in page.references)
+    links = [own for own in page.references if not own.startswith(("data:image/", "#"))]
+    assert links == [f"eval/{arm}/chair/answers.jsonl" for arm in ("base", "sft", "bdhs")]
+    assert all((demo / link).is_file() for link in links)
     assert not re.search(r"@import|url\(", path.read_text())
-    assert set(page.ids) == set(SECTIONS)
+    assert {own for own in page.ids if not own.startswith("answers-")} == set(SECTIONS)
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_each_metric_leads_to_its_answers(demo: Path) -> None:
+    page = Page(write_report([demo]))
+    assert "answers-chair" in page.ids
+    assert "#answers-chair" in page.references
+    assert "Answers behind Hallucinated mentions" in " ".join(page.labels)
+    folders = " ".join(str(demo / "eval" / arm / "chair") for arm in ("base", "sft", "bdhs"))
+    assert f"veridical view {folders}" in page.text
+    assert "faint on purpose" not in page.text
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_drawn_pictures_are_said_to_have_faint_objects(demo: Path) -> None:
+    (demo / "data" / "eval_scenes" / "scenes.json").touch()
+    record = json.loads((demo / "eval" / "base" / "chair" / "run.json").read_text())
+    record["configuration"]["images"] = str(demo / "data" / "eval_scenes" / "images")
+    (demo / "eval" / "base" / "chair" / "run.json").write_text(json.dumps(record))
+    assert "drawn faint on purpose" in Page(write_report([demo])).text
 
 
 @pytest.mark.usefixtures("no_plots")
@@ -144,7 +166,7 @@ def test_what_is_missing_is_said(demo: Path, missing: str, said: str) -> None:
         path.unlink()
     page = Page(write_report([demo]))
     assert said in page.text
-    assert set(page.ids) == set(SECTIONS)
+    assert {own for own in page.ids if not own.startswith("answers-")} == set(SECTIONS)
 
 
 @pytest.mark.usefixtures("no_plots")

@@ -154,7 +154,8 @@ def until(page: Any, expression: str, seconds: float = 90.0) -> None:
         except sync_api.Error:
             pass  # between two pages
         time.sleep(0.03)
-    raise AssertionError(f"{expression} did not come true")
+    shown = page.inner_text("body")[-300:]
+    raise AssertionError(f"{page.url}: {expression} did not come true; it shows {shown!r}")
 
 
 def press(page: Any, key: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from veridical.report import sections, tables
+from veridical.report.answer_files import answer_files, is_drawn
 from veridical.report.figures import metric_plots
 from veridical.report.folders import Part, find_parts
 from veridical.report.headline import headline
@@ -75,17 +76,18 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         out = runs[0] / "report.html" if len(runs) == 1 else Path("report.html")
     refuse_other_file(out, KICKER, "a report")
     parts = find_parts(runs)
-    write_page(out, "veridical.report", "page.html.j2", _page(parts, runs))
+    write_page(out, "veridical.report", "page.html.j2", _page(parts, runs, out))
     return out
 
 
-def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, object]:
+def _page(parts: Sequence[Part], runs: Sequence[Path], out: Path) -> dict[str, object]:
     """Everything the template names."""
     results = collect_results(parts)
     trainings = sections.trainings(parts, results)
     pair_sets = sections.pair_sets(parts, results)
     sentence, lead = _headline(results, trainings, pair_sets)
     note, examples = _examples(parts, results)
+    titles = {benchmark.name: benchmark.title for benchmark in results.in_order}
     clusters = max((v.clusters for values in results.values.values() for v in values), default=0)
     return {
         "headline": sentence,
@@ -108,6 +110,8 @@ def _page(parts: Sequence[Part], runs: Sequence[Path]) -> dict[str, object]:
         "old_intervals": _old_intervals(results),
         "several_seeds": any(len(values) > 1 for values in results.values.values()),
         "metric_plots": metric_plots(results),
+        "answers": answer_files(parts, titles, out),
+        "drawn": any(map(is_drawn, parts)),
         "examples": examples.chosen if examples else [],
         "examples_note": note,
         "examples_prompt": _shared_prompt(examples),
