@@ -92,6 +92,8 @@ def _output_is_closed() -> bool:
 
 def kept_by(arguments: Sequence[str]) -> str:
     """What an interrupted command keeps, and how it goes on."""
+    if arguments[:1] == ["align"]:
+        return "Finished steps and finished parts of others are kept. The same command goes on."
     if arguments[:1] != ["train"]:
         return KEPT
     step = newest_checkpoint(arguments)

@@ -67,8 +67,10 @@ class Recipe:
         steps = []
         for row in rows:
             own = {key: item for key, item in row.items() if key != "when"}
-            own["options"] = {**row.get("options", {}), **defaults.get(row["command"], {})}
-            steps.append(step_of(fill(own, values, self.name), f"recipe {self.name}"))
+            options = {**row.get("options", {}), **defaults.get(row["command"], {})}
+            filled = fill(options, values, self.name)
+            own["options"] = {key: item for key, item in filled.items() if item is not None}
+            steps.append(step_of(own, f"recipe {self.name}"))
         return steps
 
 

@@ -58,12 +58,14 @@ class Trial:
         start: seconds until a process is ready to work.
         peak: bytes at the most, by what has them: "memory", or a GPU's name.
         seconds: that it took.
+        device: what it ran on.
     """
 
     steps: Mapping[str, Tried]
     start: float
     peak: Mapping[str, int]
     seconds: float
+    device: str = ""
 
 
 def foretell(plan: Plan, steps: Sequence[Step], workers: int) -> list[str]:
@@ -93,8 +95,8 @@ def foretell(plan: Plan, steps: Sequence[Step], workers: int) -> list[str]:
     peak = " and ".join(f"{size / 1e9:.1f} GB of {name}" for name, size in trial.peak.items())
     more = "" if len(known) == len(steps) else " without those"
     lines.append(
-        f"Altogether about {in_words(total)}{more}, with at most about {peak} a step; measured on "
-        f"{min(FEW, rows)} of {rows:,} rows in {trial.seconds:.0f} s."
+        f"Altogether about {in_words(total)}{more} on {trial.device}, with at most about {peak} a "
+        f"step; measured on {min(FEW, rows)} of {rows:,} rows in {trial.seconds:.0f} s."
     )
     return lines
 
@@ -235,7 +237,9 @@ def try_steps(plan: Plan, steps: Sequence[Step], folder: Path, few: int) -> Tria
         raise UserError(said[-1].removeprefix("veridical: ") if said else "the trial ended.")
     ready, *rows = read_jsonl(results)
     tried = {row["name"]: Tried(row["fixed"], row["work"], row["failed"]) for row in rows}
-    return Trial(tried, ready["start"], rows[-1]["peak"] if rows else {}, rows[-1]["seconds"])
+    if not rows:
+        raise UserError("no step could be tried.")
+    return Trial(tried, ready["start"], rows[-1]["peak"], rows[-1]["seconds"], ready["device"])
 
 
 def tried_call(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import resource
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from veridical.runtime.files import read_json
+from veridical.runtime.progress import counted
 from veridical.study.rehearsal import read_result
 
 
@@ -36,7 +38,7 @@ def main() -> None:
             load_policy(spec["model"])
         load = time.monotonic() - loading
     with results.open("w", encoding="utf-8") as file:
-        file.write(json.dumps({"start": start, "load": load}) + "\n")
+        file.write(json.dumps({"start": start, "device": device()}) + "\n")
         for call in spec["calls"]:
             row = {**try_call(call, load), "peak": peaks(), "seconds": time.monotonic() - began}
             file.write(json.dumps(row) + "\n")
@@ -80,6 +82,15 @@ def parts(found: dict[str, Any], wall: float, load: float) -> tuple[float, float
         return max(wall - seconds, 0.0), seconds / int(found["steps"])
     work = float(found["seconds"]) if "seconds" in found else max(wall - load, 0.0)
     return max(wall - work, 0.0), work
+
+
+def device() -> str:
+    """What models run on here, where nothing else is asked for."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return counted(os.cpu_count() or 1, "CPU cores")
 
 
 def peaks() -> dict[str, int]:
