@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from inspected_rows import pair, photo, write_rows
 from PIL import Image
@@ -184,6 +186,21 @@ def test_images_and_questions_of_a_benchmark_are_found(
         (3, "error", "bench has an image that looks the same (again.jpg)"),
         (6, "warning", "bench asks the same question: 'why is the tall man laughing so loudly'"),
     ]  # fmt: skip
+
+
+def test_images_in_a_parquet_benchmark_are_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = photo(tmp_path / "a.png", 5).read_bytes()
+    held = [{"image": {"bytes": one, "path": None}, "text": "Q?"} for one in (shown, b"broken")]
+    pq.write_table(pa.Table.from_pylist(held), tmp_path / "bench.parquet")
+    photo(tmp_path / "b.png", 6)
+    rows = [pair(1, images=["a.png"]), pair(2, images=["b.png"])]
+    file = write_rows(tmp_path / "pairs.jsonl", rows)
+    assert check(file, "--benchmarks", tmp_path / "bench.parquet") == 1
+    told = capsys.readouterr().out
+    assert "leakage, 1 finding\n  row 1: bench has the same file (a.png)" in told
+    assert "bench.parquet: 1 image can't be read" in told
 
 
 def test_a_benchmark_that_holds_nothing_is_refused(

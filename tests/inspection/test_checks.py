@@ -12,6 +12,7 @@ from inspected_rows import pair, photo, write_rows
 from PIL import Image
 
 from veridical.data.record_rows import Kind
+from veridical.inspection.checks.answers import refusal_in
 from veridical.inspection.findings import Finding
 from veridical.inspection.inspecting import inspect_file
 from veridical.inspection.near import BANDS, HASHES, near_hashes, near_signatures
@@ -64,6 +65,28 @@ def test_one_bad_row_has_one_finding(
     assert [(f.check, f.level, f.row, f.repair) for f in found] == [(check, level, 2, repair)]
     assert found[0].what
     assert found[0].fix
+
+
+@pytest.mark.parametrize(
+    ("answer", "refuses"),
+    [
+        ("I cannot provide an answer.", True),
+        ("Sorry, I can't name the show. If you have other questions, feel free to ask!", True),
+        ("I\u2019m unable to view the image.", True),
+        ("Es tut mir leid, aber ich kann das nicht sagen.", True),
+        ("\u5f88\u62b1\u6b49\uff0c\u6211\u65e0\u6cd5\u56de\u7b54\u3002", True),
+        ("\uc8c4\uc1a1\ud558\uc9c0\ub9cc \uc54c \uc218 \uc5c6\uc2b5\ub2c8\ub2e4.", True),
+        ("I can't identify the brand, but the car is a red sedan.", False),
+        ("I won't name her, but I can say she wears a blue coat.", False),
+        ("I am not able to tell which city this is; the bridge is steel.", False),
+        ("I cannot see any people in the image.", False),
+        ("The sign says 'we cannot process cards'.", False),
+        ("We can't help but notice the red car.", False),
+        ("It was made as an AI image.", False),
+    ],
+)
+def test_a_hedge_is_no_refusal(answer: str, refuses: bool) -> None:
+    assert (refusal_in(answer) is not None) == refuses
 
 
 def test_repeated_ids_are_found_but_not_of_conversations(tmp_path: Path) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from veridical.data.image_checks import IMAGE_SUFFIXES
 from veridical.data.record_files import stream_rows
 from veridical.data.record_rows import RowError
+from veridical.data.record_types import ImageCell
 from veridical.inspection.near import BITS, NEIGHBORS
 from veridical.inspection.pictures import NO_HASH, Album, Picture
 from veridical.inspection.texts import without_form
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import JSON_ERRORS, parse_json, read_text
-from veridical.runtime.progress import track
+from veridical.runtime.progress import counted, track
 
 QUESTIONS = ("question", "text", "query", "prompt", "instruction", "Question")
 _COCO = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{12})")
@@ -32,8 +33,9 @@ class BenchmarkContent:
         names: of its images, see `name_key`.
         questions: those that it asks once; what it asks of many images is asked elsewhere too.
         asked: image name and question together.
-        contents: `Picture.key` of its images, where a folder has them.
+        contents: `Picture.key` of its images, where a folder or a Parquet file has them.
         looks: their perceptual hashes, by quarter.
+        unreadable: its images that can't be read.
     """
 
     name: str
@@ -42,6 +44,7 @@ class BenchmarkContent:
     asked: set[tuple[str, str]] = field(default_factory=set)
     contents: set[bytes] = field(default_factory=set)
     looks: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+    unreadable: int = 0
 
     def shows(self, picture: Picture) -> str:
         """How an image is known to be one of the benchmark's, in words; "" where it is not."""
@@ -83,13 +86,24 @@ def _read_benchmark(path: Path) -> BenchmarkContent:
     benchmark = BenchmarkContent(path.stem if path.is_file() else path.name)
     files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
     asked: Counter[str] = Counter()
+    album = Album(path if path.is_dir() else path.parent)
     for file in files:
         if file.suffix.lower() in (".json", ".jsonl", ".ndjson", ".parquet"):
-            for image, question in _entries(file):
-                _note(benchmark, asked, image, question)
+            for value in _values(file):
+                for image, question in _walk(value):
+                    _note(benchmark, asked, image, question)
+                for held in _held_images(value):
+                    _add_picture(benchmark, album.look(held))
     pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     if pictures:
-        _add_pictures(benchmark, path if path.is_dir() else path.parent, pictures)
+        for file in track(pictures, f"reading {benchmark.name}"):
+            name = str(file.relative_to(path if path.is_dir() else path.parent))
+            _add_picture(benchmark, album.look({"bytes": None, "path": name}))
+    if benchmark.unreadable:
+        print(
+            f"{path}: {counted(benchmark.unreadable, 'images')} can't be read, so rows that show "
+            "one are not found."
+        )
     benchmark.questions = {question for question, times in asked.items() if times == 1}
     if not (benchmark.names or asked or benchmark.contents):
         raise UserError(
@@ -110,39 +124,35 @@ def _note(benchmark: BenchmarkContent, asked: Counter[str], image: str, question
             benchmark.asked.add((key, plain))
 
 
-def _add_pictures(benchmark: BenchmarkContent, root: Path, files: Sequence[Path]) -> None:
-    album = Album(root)
-    for file in track(files, f"reading {benchmark.name}"):
-        picture = album.look({"bytes": None, "path": str(file.relative_to(root))})
-        if picture.problem:
-            continue
-        benchmark.contents.add(picture.key)
-        benchmark.names.update({name_key(file.name)} - {""})
-        for key in _quarters(picture.look):
-            looks = benchmark.looks.setdefault(key, [])
-            if len(looks) < NEIGHBORS:
-                looks.append(picture.look)
+def _add_picture(benchmark: BenchmarkContent, picture: Picture) -> None:
+    if picture.problem:
+        benchmark.unreadable += 1
+        return
+    benchmark.contents.add(picture.key)
+    benchmark.names.update({name_key(picture.name)} - {""})
+    for key in _quarters(picture.look):
+        looks = benchmark.looks.setdefault(key, [])
+        if len(looks) < NEIGHBORS:
+            looks.append(picture.look)
 
 
 def _quarters(look: int) -> list[tuple[int, int]]:
     return [(quarter, look >> 16 * quarter & 0xFFFF) for quarter in range(4)]
 
 
-def _entries(file: Path) -> Iterator[tuple[str, str]]:
-    """Image names and questions of a file, "" where one of the two is missing."""
+def _values(file: Path) -> Iterator[object]:
+    """What a file holds: one value, or its rows."""
     if file.suffix.lower() == ".json":
         text = read_text(file)
         try:
-            values = [parse_json(text)]
+            yield parse_json(text)
         except JSON_ERRORS:  # POPE's .json files hold JSON Lines
-            values = [_parsed(line, file) for line in text.split("\n") if line.strip()]
-    else:
-        values = [row for _, row in stream_rows(file)]
-        bad = next((row for row in values if isinstance(row, RowError)), None)
-        if bad is not None:
-            raise UserError(f"--benchmarks {file}: a line {bad.reason}.")
-    for value in values:
-        yield from _walk(value)
+            yield from (_parsed(line, file) for line in text.split("\n") if line.strip())
+        return
+    for _, row in stream_rows(file):
+        if isinstance(row, RowError):
+            raise UserError(f"--benchmarks {file}: a line {row.reason}.")
+        yield row
 
 
 def _parsed(line: str, file: Path) -> object:
@@ -150,6 +160,21 @@ def _parsed(line: str, file: Path) -> object:
         return parse_json(line)
     except JSON_ERRORS as error:
         raise UserError(f"--benchmarks {file} is neither JSON nor JSON Lines: {error}.") from error
+
+
+def _held_images(value: object) -> Iterator[ImageCell]:
+    """Images whose bytes are in a row, as Parquet has them."""
+    if isinstance(value, Mapping):
+        content, name = value.get("bytes"), value.get("path")
+        if isinstance(content, bytes):
+            yield {"bytes": content, "path": name if isinstance(name, str) else None}
+            return
+    if isinstance(value, bytes):
+        yield {"bytes": value, "path": None}
+    within = value.values() if isinstance(value, Mapping) else value
+    if isinstance(within, Iterable) and not isinstance(within, str | bytes):
+        for one in within:
+            yield from _held_images(one)
 
 
 def _walk(value: object) -> Iterator[tuple[str, str]]:

@@ -128,7 +128,10 @@ def _of_no_kind(path: Path, rows: Sequence[object]) -> str:
             f"the rows look like {name} ({known.reason}), which commands don't read.\n"
             f"Bring them in first: veridical data import {path} --as {name} --out FILE.jsonl"
         )
-    columns = next((", ".join(map(str, row)) for row in rows if isinstance(row, Mapping)), "none")
+    columns = next((", ".join(map(str, row)) for row in rows if isinstance(row, Mapping)), None)
+    if columns is None:
+        reason = next((f" ({row.reason})" for row in rows if isinstance(row, RowError)), "")
+        return f"none of the first {len(rows)} rows is an object{reason}."
     return (
         f"no row of the first {len(rows)} has the columns of a record (there are: {columns}).\n"
         "Name yours with `veridical data import FILE --as flat --columns prompt=QUESTION ...`."
