@@ -45,6 +45,24 @@ def test_habits_count_images_and_leave_out_what_is_there() -> None:
     assert set(habits.weights("fox", {"fox"}, "random").values()) == {1.0}
 
 
+@pytest.mark.parametrize(
+    ("answer", "is_replaced"),
+    [
+        ("A clock hangs on the wall.", True),
+        ("A clock tower.", False),
+        ("The train stations are near.", False),
+        ("A dog-shaped cloud.", False),
+        ("A fire truck waits.", False),
+        ("A truck waits at the station.", True),
+        ("The horses stand still.", True),
+        ("A cat, tower-high.", True),
+        ("A clock. The clock tower is old.", False),
+    ],
+)
+def test_a_noun_in_a_compound_is_left_alone(answer: str, is_replaced: bool) -> None:
+    assert bool(object_sites(answer, None, COCO, NOTHING, "random")) == is_replaced
+
+
 def test_an_object_is_replaced_wherever_it_is_named_in_its_number_and_case() -> None:
     answer = "A fox sits beside two cubs. Foxes like the fox's bone."
     (site,) = object_sites(answer, ["fox"], WORDS, habits_of([["fox", "owl"]], WORDS), "together")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from veridical.builders.corrupting.compounds import in_compound
 from veridical.builders.corrupting.groups import alike
 from veridical.builders.corrupting.sites import Site, Span
 from veridical.builders.corrupting.words import is_color
@@ -131,7 +132,12 @@ def object_sites(
 
 
 def _span(answer: str, mention: Mention) -> Span | None:
-    """Where a new noun goes, in which number; None where the form does not tell."""
+    """Where a new noun goes, in which number; None where no other noun can stand there.
+
+    That is in a compound, and where the form does not tell the number.
+    """
+    if in_compound(answer, mention.start, mention.end):
+        return None
     start = mention.start
     first, _, rest = mention.text.partition(" ")
     if first.lower() == "orange" and rest:  # its color, which vocabularies take into the phrase
