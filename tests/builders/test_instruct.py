@@ -14,7 +14,9 @@ from veridical.builders.instructing.flickr import spotted
 from veridical.builders.instructing.prompts import read_prompt_texts
 from veridical.cli import main
 from veridical.data.messages import count_images, text_of
+from veridical.data.record_files import stream_json_list
 from veridical.data.records import read_records
+from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 
 SENTENCE = "[/EN#11/people Two girls] throw [/EN#12/other a ball] over [/EN#13/scene a field] ."
@@ -88,6 +90,19 @@ def talks(folder: Path) -> dict[str, list[tuple[str, str]]]:
         assert count_images(row["messages"][:1]) == count_images(row["messages"]) == 1
         found[row["id"]] = list(zip(texts[::2], texts[1::2], strict=True))
     return found
+
+
+def test_a_list_within_an_object_is_read_a_few_rows_at_a_time(tmp_path: Path) -> None:
+    text = '\ufeff{"info": {"rows": [1]}, "rows": [{"a": [1.5, {}]}, 2], "more": [3]}'
+    (tmp_path / "a.json").write_text(text)
+    assert list(stream_json_list(tmp_path / "a.json", "rows")) == [{"a": [1.5, {}]}, 2]
+    assert list(stream_json_list(tmp_path / "a.json", "info")) == []
+    assert list(stream_json_list(tmp_path / "a.json", "gone")) == []
+    (tmp_path / "a.json").write_text("[1, [2]]")
+    assert list(stream_json_list(tmp_path / "a.json", "rows")) == [1, [2]]
+    (tmp_path / "a.json").write_text('{"rows": [1], "mo')
+    with pytest.raises(UserError, match="is not JSON"):
+        list(stream_json_list(tmp_path / "a.json", "rows"))
 
 
 def test_each_set_becomes_conversations_of_its_form(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -116,14 +117,57 @@ def stream_json_lines(path: Path) -> Iterator[tuple[int, object]]:
                 yield number, _parsed(line)
 
 
-def _json_items(path: Path) -> Iterator[object]:
+def stream_json_list(path: Path, key: str) -> Iterator[object]:
+    """Each element of a JSON list, or of the list that an object has under a key, a few at a time.
+
+    Nothing comes of an object that has no list there.
+
+    Raises:
+        UserError: the file can't be read, or is not JSON.
+    """
+    with _events(path) as events:
+        first = next(events)
+        if first[0] == "start_array":
+            yield from _elements(chain([first], events), path)
+            return
+        while first[0] == "start_map" and (event := next(events))[0] == "map_key":
+            value = _one_value(events)
+            begin = next(value)
+            if event[1] == key and begin[0] == "start_array":
+                yield from _elements(chain([begin], value), path)
+            for _ in value:
+                pass
+
+
+@contextlib.contextmanager
+def _events(path: Path) -> Iterator[Iterator[tuple[str, object]]]:
+    """What a JSON file holds, as ijson's events.
+
+    Raises:
+        UserError: it can't be read, or is not JSON.
+    """
     with reading(path), path.open("rb") as file:
         file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
         try:
-            yield from _elements(ijson.basic_parse(file, use_float=True), path)
+            yield ijson.basic_parse(file, use_float=True)
         except (ijson.JSONError, UnicodeDecodeError) as error:
             said = " ".join(reason_of(error).split())
             raise UserError(f"{path} is not JSON: {said}. Is it a whole copy?") from error
+
+
+def _one_value(events: Iterator[tuple[str, object]]) -> Iterator[tuple[str, object]]:
+    """The events of the next value alone."""
+    level = 0
+    for event, value in events:
+        level += event.startswith("start_") - event.startswith("end_")
+        yield event, value
+        if level == 0:
+            return
+
+
+def _json_items(path: Path) -> Iterator[object]:
+    with _events(path) as events:
+        yield from _elements(events, path)
 
 
 def _elements(events: Iterator[tuple[str, object]], path: Path) -> Iterator[object]:
@@ -149,7 +193,16 @@ def _elements(events: Iterator[tuple[str, object]], path: Path) -> Iterator[obje
 
 
 def _with_id(key: object, row: object) -> object:
-    return {"id": key, **row} if isinstance(row, Mapping) else {"id": key, "value": row}
+    if isinstance(row, Mapping):
+        return {"id": key, **row}
+    return RowError("row", f"{str(key)[:60]!r} has {_in_json(row)}, not an object with columns")
+
+
+def _in_json(value: object) -> str:
+    """What a value is called in JSON."""
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return {str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
 
 
 def _parsed(line: str) -> object:

@@ -8,8 +8,8 @@ from typing import Any
 
 from veridical.builders.instructing.found import Gathered, ImageFolder, Talk, no_image
 from veridical.builders.instructing.prompts import Prompts
+from veridical.data.record_files import stream_json_list
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json
 
 LETTERS = "ABCD"
 
@@ -26,28 +26,29 @@ def vqa_talks(
         prompts: what is asked.
     """
     answers = {
-        row.get("question_id"): row for row in _listed(annotations, "annotations") if _is_row(row)
+        row.get("question_id"): (row.get("answer_type"), row.get("multiple_choice_answer"))
+        for row in _listed(annotations, "annotations")
+        if _is_row(row) and isinstance(row.get("question_id"), int)
     }
     found, turns = Gathered(), dict[int, list[tuple[int, str, str]]]()
     for row in _listed(questions, "questions"):
         number = row.get("question_id") if _is_row(row) else None
-        answer = answers.get(number)
-        if answer is not None and answer.get("answer_type") != "yes/no":
-            sort = str(answer.get("answer_type"))
-            found.other[sort] = found.other.get(sort, 0) + 1
+        answer = answers.get(number) if isinstance(number, int) else None
+        sort, said = answer or (None, None)
+        if answer is not None and sort != "yes/no":
+            found.other[str(sort)] = found.other.get(str(sort), 0) + 1
             continue
         found.rows += 1
-        said = answer.get("multiple_choice_answer") if answer else None
         if not isinstance(number, int) or not _is_text(row.get("question")):
             found.skip(number, questions, "question", "there is no question_id or no question")
         elif said not in ("yes", "no"):
-            reason = "no annotation has this id" if answer is None else f"the answer is {said!r}"
+            reason = f"the answer is {said!r}" if answer else "no annotation has this id"
             found.skip(number, annotations, "multiple_choice_answer", reason)
-        elif images.of(row.get("image_id")) is None:
+        elif not isinstance(row.get("image_id"), int) or images.of(row["image_id"]) is None:
             found.skip(number, questions, "image_id", no_image(row.get("image_id"), images))
         else:
             turn = (number, str(row["question"]).strip(), said.capitalize())
-            turns.setdefault(int(row["image_id"]), []).append(turn)
+            turns.setdefault(row["image_id"], []).append(turn)
     for image_id, own in sorted(turns.items()):
         file = images.of(image_id)
         assert file is not None  # it was found above
@@ -109,11 +110,12 @@ def _aokvqa_problem(row: Any, images: ImageFolder) -> tuple[str, str] | None:
 
 
 def _listed(path: Path, key: str | None) -> Iterator[Any]:
-    content = read_json(path)
-    rows = content.get(key) if key is not None and isinstance(content, dict) else content
-    if not isinstance(rows, list) or not rows:
+    rows = stream_json_list(path, key or "")
+    first = next(rows, None)
+    if first is None:
         form = f'a JSON object with a list "{key}"' if key else "a JSON list"
         raise UserError(f"{path} must be {form} of rows.")
+    yield first
     yield from rows
 
 
