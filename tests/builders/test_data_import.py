@@ -97,13 +97,26 @@ def test_a_dry_run_names_every_reason_with_its_count(
         {"rejected": ""},
     ]  # fmt: skip
     write_jsonl(tmp_path / "a.jsonl", [good, good | {"question": " "}, *(good | w for w in wrong)])
-    assert cli.main(["data", "import", str(tmp_path / "a.jsonl"), "--dry-run"]) == 0
-    told = capsys.readouterr().out
+    assert cli.main(["data", "import", str(tmp_path / "a.jsonl"), "--dry-run"]) == 2
+    told, refused = capsys.readouterr()
     reasons = told.partition("9 of 11 records are left out:\n")[2].splitlines()
     counts = [int(line.split(" x ")[0]) for line in reasons if " x " in line]
     assert counts == [2, *[1] * 7]
     assert "1 of 2 records has no text in the last question (first: row 2)." in told
-    assert "An import would write nothing: that is more than --max-bad-fraction 0.01" in told
+    assert "An import would write nothing: that is more than --max-bad-fraction 0.01" in refused
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(tmp_path / "set/a.jsonl", [rlaif_v("a.png")])
+    picture(tmp_path, "set/a.png")
+    for name in ("more.csv", "old/rows.jsonl.gz", "notes.md"):
+        (tmp_path / "set" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "set" / name).write_text("x")
+    assert cli.main(["data", "import", str(tmp_path / "set"), "--dry-run"]) == 0
+    said = f"Not read, by their suffix: more.csv, old/rows.jsonl.gz in {tmp_path / 'set'}."
+    assert said in capsys.readouterr().out
 
 
 def test_a_column_is_not_both_read_and_unused(
@@ -383,11 +396,13 @@ def test_a_set_on_the_hub_is_streamed_at_its_revision(
         (["b.jsonl", "--dry-run"], "of no known shape. Their columns: x"),
         (["c.json", "--dry-run"], "c.json is not JSON"),
         (["d.jsonl", "--dry-run"], "holds no rows"),
+        (["i.json", "--dry-run"], "is an object ('a.png' has null, not an object with columns)"),
         (["e.jsonl", "--dry-run"], "gives a preference record (chosen: is missing)"),
         (["h.jsonl", "--dry-run"], "no row can be used. 1 x rejected: is the same as chosen"),
         (["a.jsonl", "--dry-run", "--columns", "foo=chosen"], "is read from a column 'foo'"),
         (["a.jsonl", "--dry-run", "--columns", "promt=chosen"], "Did you mean prompt?"),
         (["a.jsonl", "--dry-run", "--columns", "prompt=q"], "rows has a column 'q'. They have"),
+        (["a.jsonl", "--dry-run", "--margin-weight", "1"], "rows has a column margin or ls_factor"),
         (["g.jsonl", "--dry-run", "--kind", "preference"], "its rows are conversation records"),
         (["a.jsonl", "--out", "/proc/a.parquet"], "/proc takes no new file"),
         (["a.jsonl", "--dry-run", "--max-bad-fraction", "2"], "give 0 to 1"),
@@ -406,6 +421,7 @@ def test_what_cant_be_imported_is_said_in_a_line(
     pair = {"question": "Q?", "chosen": "A.", "rejected": "B."}
     texts = {"a.jsonl": json.dumps(pair), "b.jsonl": '{"x": 1}', "c.json": '[{"a": 1}, {"b"'}
     texts |= {"d.jsonl": "\n", "e.jsonl": '{"question": "Q?", "rejected": "B.", "chosen": null}'}
+    texts["i.json"] = '{"a.png": null}'
     texts["h.jsonl"] = json.dumps(pair | {"rejected": "A."})
     texts["f.jsonl"] = json.dumps(pair | {"screenshot": "a.png"})
     turns = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}]

@@ -72,7 +72,8 @@ def data_import(
         limit: read only the first N rows.
         max_bad_fraction: share of records that can't be made above which nothing is written; rows
             that the set's own rule leaves out don't count.
-        dry_run: write nothing; print counts, the mapping, five records, and the rows left out.
+        dry_run: write nothing; print counts, the mapping, five records, and the rows left out. The
+            exit status is that of the import.
     """
     rules.check()
     SHARE.check("max_bad_fraction", max_bad_fraction)
@@ -148,8 +149,9 @@ def _show(work: Conversion, first: Sequence[object], most: float) -> None:
         raise UserError(too_many(work, most, None))
     print("\n".join(told_after(work, first)))
     if is_refused(work, most):
-        print(
-            f"An import would write nothing: that is more than --max-bad-fraction {most:g} allows."
+        raise UserError(
+            f"An import would write nothing: that is more than --max-bad-fraction {most:g} allows. "
+            "Fix the rows, or set it higher."
         )
 
 

@@ -310,6 +310,21 @@ def test_flat_sets() -> None:
     ]
 
 
+def test_a_margin_becomes_a_factor_on_beta() -> None:
+    rules = Rules(margin_weight=0.1)
+    values = (2.5, None, -10, "2", float("inf"))
+    rows: list[Row] = [{**MM_RLHF, "ls_factor": value} for value in values]
+    made = imported("mm-rlhf", *rows, rules=rules)
+    assert made[0]["beta_factor"] == 1.25  # 1 + 0.1 x 2.5
+    assert "beta_factor" not in made[1]
+    assert reasons(made) == [
+        "ls_factor: gives a beta factor of 0, which must be above 0",
+        "ls_factor: is '2', no number",
+        "ls_factor: gives a beta factor of inf, which must be above 0",
+    ]
+    assert "beta_factor" not in only(imported("mm-rlhf", rows[0]))
+
+
 def test_sentinels_context_begins_both_answers() -> None:
     record = only(imported("sentinel", SENTINEL))
     assert said(record) == (

@@ -6,13 +6,13 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 from veridical.builders.importing.conversion import Conversion
-from veridical.data.importers.convert import FACTORS, looked_up
+from veridical.data.importers.convert import FACTORS, MARGINS, looked_up
 from veridical.data.importers.shapes import SHAPES
 from veridical.data.record_names import OTHERS
 from veridical.data.record_rows import RowError, known_fields
 from veridical.runtime.errors import UserError
 
-OWN = frozenset({"context", "severity", "image_id", *FACTORS})
+OWN = frozenset({"context", "severity", "margin", "image_id", *FACTORS})
 """Columns that importers read, beside those of the kinds and of the shapes."""
 
 
@@ -29,6 +29,12 @@ def check_asked(work: Conversion, first: Sequence[object]) -> None:
     rows = [row for row in first if isinstance(row, Mapping)]
     for ours, theirs in (work.given.columns or {}).items():
         _check_column(work, rows, ours, theirs)
+    margins = {*MARGINS, (work.given.columns or {}).get("margin")}
+    if work.given.margin_weight is not None and not any(margins & row.keys() for row in rows):
+        raise UserError(
+            f"--margin-weight: none of the first {len(rows)} rows has a column "
+            f"{' or '.join(MARGINS)}. Name it with --columns margin=THEIRS."
+        )
     _check_kind(work, rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from veridical.runtime.files import JSON_ERRORS, parse_json
 
 SHORT = 2000
 """Characters of a text that is kept in `source`."""
+MARGINS = ("margin", "ls_factor")
+"""Columns with how much better the chosen answer is; the second is MM-RLHF's."""
 VIDEOS = ("video", "videos")
 FACTORS = {
     "chosen_by": ("chosen_by", "chosen_model"),
@@ -136,6 +139,7 @@ def finished(
     """
     _begin_answers(made, rules)
     _rate_severity(made, rules)
+    _scale_beta(made, rules)
     named, used = with_own_names(made, kind)
     row = {name: value for name, value in named.items() if name not in used}
     if rules.turn_marks is not None:
@@ -222,6 +226,24 @@ def _rate_severity(row: dict[str, Any], rules: Rules) -> None:
         return
     rating = {"answer": "rejected", "aspect": "severity", "value": severity}
     row["ratings"] = [*(row.get("ratings") or []), rating]
+
+
+def _scale_beta(row: dict[str, Any], rules: Rules) -> None:
+    """Make a factor on beta of a margin between the answers."""
+    if rules.margin_weight is None:
+        return
+    name = next((name for name in MARGINS if row.get(name) is not None), None)
+    if name is None:
+        return  # as a row without a factor
+    margin = row.pop(name)
+    if isinstance(margin, bool) or not isinstance(margin, int | float):
+        raise RowError(name, f"is {str(margin)[:40]!r}, no number")
+    if row.get("beta_factor") is not None:
+        raise RowError("beta_factor", f"is given beside {name}; leave --margin-weight out")
+    factor = 1 + rules.margin_weight * margin
+    if not (math.isfinite(factor) and factor > 0):
+        raise RowError(name, f"gives a beta factor of {factor:g}, which must be above 0")
+    row["beta_factor"] = factor
 
 
 def _locate(row: dict[str, object], rules: Rules) -> None:

@@ -89,8 +89,11 @@ def find_set(name: str, rows: Sequence[object], source: str) -> Recognized:
 
 
 def _unknown(rows: Sequence[object], source: str) -> UserError:
-    first = next((row for row in rows if isinstance(row, Mapping)), {})
-    columns = ", ".join(map(str, first)) or "none: its rows are no objects"
+    first = next((row for row in rows if isinstance(row, Mapping)), None)
+    if first is None:
+        reason = next((f" ({row.reason})" for row in rows if isinstance(row, RowError)), "")
+        return UserError(f"{source}: none of its first {len(rows)} rows is an object{reason}.")
+    columns = ", ".join(map(str, first)) or "none"
     return UserError(
         f"The rows of {source} are of no known shape. Their columns: {columns}. Name them with "
         "--columns, such as --columns prompt=QUESTION chosen=BETTER rejected=WORSE, and "

@@ -54,6 +54,9 @@ class Rules:
             before them, where it cancels out in DPO's loss; `drop` leaves it out.
         severity: keep a rejected answer's `severity` as a `rating`, as the `weight` of that
             answer's log-probabilities (`span_weights`), or `drop` it.
+        margin_weight: set `beta_factor` to 1 + this number times the row's `margin` (MM-RLHF's
+            `ls_factor`; the number is w of its code, 0.1 in the released script). If not set, the
+            margin is not used.
         questions: questions for rows without one; if several, one is drawn by seed.
     """
 
@@ -65,6 +68,7 @@ class Rules:
     turn_marks: list[str] | None = None
     context: Literal["prefix", "answer", "drop"] | None = None
     severity: Literal["rating", "weight", "drop"] | None = None
+    margin_weight: float | None = None
     questions: list[str] | None = None
 
     def over(self, default: Rules) -> Rules:

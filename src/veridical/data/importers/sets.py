@@ -137,7 +137,8 @@ _SETS = (
     NamedSet(
         "mm-rlhf", "flat", "preference", _columns("prompt chosen rejected ls_factor"),
         hub="yifanzhang114/MM-RLHF",
-        note="dpo_pairs.jsonl; data.jsonl with the scores was not seen",
+        note="dpo_pairs.jsonl; data.jsonl with the scores was not seen; --margin-weight 0.1 makes "
+        "ls_factor a factor on beta, as the set's own code does",
     ),
     NamedSet(
         "sentinel", "flat", "preference", _columns("question context y_win y_lose image_path"),

@@ -15,6 +15,13 @@ from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.hub import can_look_up, hub_host, looks_like_path
 
 SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".tar")
+UNREAD = (
+    ".csv", ".tsv", ".txt", ".arrow", ".feather", ".xlsx", ".xls", ".pkl", ".lmdb", ".h5",
+    ".gz", ".zip", ".zst", ".xz", ".bz2", ".7z",
+)  # fmt: skip
+"""Files that may hold rows too, and that are not read."""
+NAMED = 3
+"""Of them that a message names."""
 ABOUT = ("dataset_info.json", "export.json", "skipped.jsonl")
 """Files of an exported folder that hold no rows."""
 
@@ -117,8 +124,12 @@ def _open_folder(path: Path, config: str | None, split: str) -> Source:
         return _open_meta(metas[0])
     every = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
     files = [file for file in every if file.name not in ABOUT]
+    unread = _unread(path)
     if not files:
-        raise UserError(f"{path} holds no {', '.join(SUFFIXES)} file.")
+        there = f" (there are {unread})" if unread else ""
+        raise UserError(f"{path} holds no {', '.join(SUFFIXES)} file{there}.")
+    if unread:
+        print(f"Not read, by their suffix: {unread} in {path}.")
     shards = all(file.suffix.lower() == ".tar" for file in files)
     if (len(files) == 1 or shards) and config is None:
         return Source(
@@ -126,6 +137,14 @@ def _open_folder(path: Path, config: str | None, split: str) -> Source:
         )
     print(f"{path} has {len(files)} files: only its split {split!r} is read; --split sets another.")
     return Source(str(path), lambda: _of_datasets(str(path), config, split, None), path, (*files,))
+
+
+def _unread(path: Path) -> str:
+    """Names of files in a folder that may hold rows and can't be read; empty without any."""
+    found = (file for file in path.rglob("*") if file.suffix.lower() in UNREAD)
+    names = sorted(str(file.relative_to(path)) for file in found)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
 
 
 def _open_hub(name: str, config: str | None, split: str, revision: str | None) -> Source:
