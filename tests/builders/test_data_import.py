@@ -106,6 +106,31 @@ def test_a_dry_run_names_every_reason_with_its_count(
     assert "An import would write nothing: that is more than --max-bad-fraction 0.01" in refused
 
 
+@pytest.mark.parametrize("asked", ["auto", "flat"])
+def test_named_columns_decide_what_a_row_is(tmp_path: Path, asked: str) -> None:
+    row = {"prompt": "Q?", "meta": '{"a": {"b": "A."}}', "worse": "B."}
+    given = ("--as", asked, "--columns", "chosen=meta.a.b", "rejected=worse")
+    (made,) = import_rows(tmp_path, [row], *given)
+    assert (text_of(made["chosen"]), text_of(made["rejected"])) == ("A.", "B.")
+
+
+def test_rows_without_answers_beside_pairs_are_no_prompts(tmp_path: Path) -> None:
+    row = {"prompt": "Q?", "chosen": "A.", "rejected": "B."}
+    assert len(import_rows(tmp_path, [row | {"chosen": None}, row], *ANY)) == 1
+    assert skipped(tmp_path) == [(1, "chosen", "is missing")]
+
+
+def test_a_key_twice_is_refused_in_a_list_too(tmp_path: Path) -> None:
+    row = '{"prompt": "Q?", "chosen": "A.", "rejected": "B."%s}'
+    rows = (row % "", row % ', "chosen": "C."')
+    (tmp_path / "a.json").write_text(f"[{', '.join(rows)}]")
+    given = [str(tmp_path / "a.json"), "--out", str(tmp_path / "ours.parquet"), *ANY]
+    assert cli.main(["data", "import", *given]) == 0
+    assert skipped(tmp_path) == [
+        (2, "row", "is not JSON (an object has the key 'chosen' twice)"),
+    ]
+
+
 def test_files_of_a_folder_that_are_not_read_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -199,7 +199,7 @@ def test_images_in_a_parquet_benchmark_are_found(
     file = write_rows(tmp_path / "pairs.jsonl", rows)
     assert check(file, "--benchmarks", tmp_path / "bench.parquet") == 1
     told = capsys.readouterr().out
-    assert "leakage, 1 finding\n  row 1: bench has the same file (a.png)" in told
+    assert "row 1 (r1): bench has the same file (a.png)" in told
     assert "bench.parquet: 1 image can't be read" in told
 
 

@@ -85,7 +85,8 @@ def data_import(
     first = [row for _, row in islice(opened.rows(), FIRST_ROWS)]
     if not first:
         raise UserError(f"{source} holds no rows.")
-    work = Conversion(opened, find_set(as_, first, source), rules, kind, images_root, limit)
+    found = find_set(as_, first, source, rules.columns)
+    work = Conversion(opened, found, rules, kind, images_root, limit)
     check_asked(work, first)
     print("\n".join(told_before(work, first)))
     if dry_run or out is None:

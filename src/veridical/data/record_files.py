@@ -152,7 +152,10 @@ def _events(path: Path) -> Iterator[Iterator[tuple[str, object]]]:
             yield ijson.basic_parse(file, use_float=True)
         except (ijson.JSONError, UnicodeDecodeError) as error:
             said = " ".join(reason_of(error).split())
-            raise UserError(f"{path} is not JSON: {said}. Is it a whole copy?") from error
+            advice = "Is it a whole copy?"
+            if "trailing garbage" in said:
+                advice = "If each line is a row, name it .jsonl."
+            raise UserError(f"{path} is not JSON: {said}. {advice}") from error
 
 
 def _one_value(events: Iterator[tuple[str, object]]) -> Iterator[tuple[str, object]]:
@@ -176,7 +179,7 @@ def _elements(events: Iterator[tuple[str, object]], path: Path) -> Iterator[obje
     ijson's own `items` remembers where it is as one text for each level, which takes gigabytes for
     a hundred kilobytes of opening brackets.
     """
-    outer, key, level, builder = next(events)[0], None, 0, ijson.ObjectBuilder()
+    outer, key, level, builder = next(events)[0], None, 0, _Builder()
     if outer not in ("start_array", "start_map"):
         raise UserError(f"{path} must hold a JSON list or an object of rows by id.")
     for event, value in events:
@@ -188,11 +191,41 @@ def _elements(events: Iterator[tuple[str, object]], path: Path) -> Iterator[obje
         if level > DEEPEST_JSON:
             raise UserError(f"{path} is not JSON of rows: it is nested too deeply.")
         if level == 0:
-            row, builder = builder.value, ijson.ObjectBuilder()
+            row, builder = builder.row, _Builder()
             yield row if outer == "start_array" else _with_id(key, row)
 
 
+class _Builder:
+    """Puts a value together, and finds a key that an object has twice: readers take one value."""
+
+    def __init__(self) -> None:
+        self._builder = ijson.ObjectBuilder()
+        self._keys: list[set[object]] = []
+        self._twice: object = None
+
+    def event(self, event: str, value: object) -> None:
+        """Take an event of ijson's."""
+        self._builder.event(event, value)
+        if event == "map_key":
+            if value in self._keys[-1]:
+                self._twice = value
+            self._keys[-1].add(value)
+        elif event == "start_map":
+            self._keys.append(set())
+        elif event == "end_map":
+            self._keys.pop()
+
+    @property
+    def row(self) -> object:
+        """The value, or what is wrong with it."""
+        if self._twice is not None:
+            return RowError("row", f"is not JSON (an object has the key {self._twice!r} twice)")
+        return self._builder.value
+
+
 def _with_id(key: object, row: object) -> object:
+    if isinstance(row, RowError):
+        return row
     if isinstance(row, Mapping):
         return {"id": key, **row}
     return RowError("row", f"{str(key)[:60]!r} has {_in_json(row)}, not an object with columns")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from veridical.data.importers.convert import renamed
 from veridical.data.importers.sets import SETS, NamedSet
 from veridical.data.importers.shapes import SHAPES
 from veridical.data.record_rows import Kind, RowError, known_fields
@@ -25,12 +26,15 @@ class Recognized:
     reason: str
 
 
-def recognize(rows: Sequence[object], sets: bool = True) -> Recognized | None:
+def recognize(
+    rows: Sequence[object], sets: bool = True, columns: Mapping[str, str] | None = None
+) -> Recognized | None:
     """What the first rows of a file are, by their columns and by what these hold.
 
     Args:
         rows: as they lie in the file; those that are no objects don't count.
         sets: whether they may be of a published set; else they are only of a shape.
+        columns: ours to theirs, as the user gives them; a shape is of rows named so.
 
     Returns:
         None where they are of no known shape.
@@ -38,11 +42,24 @@ def recognize(rows: Sequence[object], sets: bool = True) -> Recognized | None:
     objects = [row for row in rows if isinstance(row, Mapping)]
     if not objects:
         return None
-    columns = set.intersection(*({str(name) for name in row} for row in objects))
+    shared = set.intersection(*({str(name) for name in row} for row in objects))
     for one in SETS.values() if sets else ():
-        if one.columns and one.columns <= columns and _fits(one, objects[0]):
+        if one.columns and one.columns <= shared and _fits(one, objects[0]):
             return Recognized(one, f"its rows have {', '.join(sorted(one.columns))}")
-    return next(filter(None, (_of_shape(name, objects) for name in SHAPES)), None)
+    named = _named(objects, columns)
+    return next(filter(None, (_of_shape(name, named) for name in SHAPES)), None)
+
+
+def _named(rows: Sequence[object], columns: Mapping[str, str] | None) -> list[Mapping[str, object]]:
+    """Rows under the names that the user gives; as they are where they lack a column."""
+    named: list[Mapping[str, object]] = []
+    for row in rows:
+        if isinstance(row, Mapping):
+            try:
+                named.append(renamed(row, columns or {}))
+            except RowError:
+                named.append(row)
+    return named
 
 
 def _fits(one: NamedSet, row: Mapping[str, object]) -> bool:
@@ -53,17 +70,22 @@ def _fits(one: NamedSet, row: Mapping[str, object]) -> bool:
 
 
 def _of_shape(name: str, rows: Sequence[Mapping[str, object]]) -> Recognized | None:
-    fit = next((fit for row in rows if (fit := SHAPES[name].fits(row))), None)
+    fits = [fit for row in rows if (fit := SHAPES[name].fits(row))]
+    # Where only some rows have answers, those that have none are no prompts.
+    fit = next((one for one in fits if one.kind != "prompt"), fits[0] if fits else None)
     return None if fit is None else Recognized(NamedSet(name, name, fit.kind), fit.reason)
 
 
-def find_set(name: str, rows: Sequence[object], source: str) -> Recognized:
+def find_set(
+    name: str, rows: Sequence[object], source: str, columns: Mapping[str, str] | None = None
+) -> Recognized:
     """The set or shape of a name; for `auto` what the rows are.
 
     Args:
         name: a set, a shape or `auto`.
         rows: the first rows.
         source: where they are from, for messages.
+        columns: as in `recognize`.
 
     Raises:
         UserError: there is none of that name, or the rows are of no known shape.
@@ -71,18 +93,17 @@ def find_set(name: str, rows: Sequence[object], source: str) -> Recognized:
     if name in SETS:
         return Recognized(SETS[name], AS_ASKED)
     if name in TOOLS:
-        one = recognize(rows, sets=False)
+        one = recognize(rows, sets=False, columns=columns)
         if one is not None:
             return Recognized(replace(one.taken_for, name=name), one.reason)
         raise _unknown(rows, source)
     if name in SHAPES:
-        objects = [row for row in rows if isinstance(row, Mapping)]
-        found = _of_shape(name, objects)
+        found = _of_shape(name, _named(rows, columns))
         return found or Recognized(NamedSet(name, name, "preference"), AS_ASKED)
     if name != AUTO:
         known = ", ".join([AUTO, *SETS, *TOOLS, *SHAPES])
         raise UserError(f"--as {name} is no known set or shape; choose of {known}.")
-    found = recognize(rows)
+    found = recognize(rows, columns=columns)
     if found is None:
         raise _unknown(rows, source)
     return found
@@ -92,7 +113,10 @@ def _unknown(rows: Sequence[object], source: str) -> UserError:
     first = next((row for row in rows if isinstance(row, Mapping)), None)
     if first is None:
         reason = next((f" ({row.reason})" for row in rows if isinstance(row, RowError)), "")
-        return UserError(f"{source}: none of its first {len(rows)} rows is an object{reason}.")
+        return UserError(
+            f"{source}: none of its first {len(rows)} rows is an object{reason}. A file holds a "
+            "row a line, a list of rows, or an object of rows by id."
+        )
     columns = ", ".join(map(str, first)) or "none"
     return UserError(
         f"The rows of {source} are of no known shape. Their columns: {columns}. Name them with "
