@@ -166,12 +166,20 @@ def test_label_noise_swaps_an_exact_share_and_more_noise_keeps_less(tmp_path: Pa
 
 
 @pytest.mark.parametrize("form", ["findings.jsonl", "ids.json", "ids.txt"])
-def test_flagged_rows_are_left_out_and_listed(tmp_path: Path, form: str) -> None:
+def test_flagged_rows_are_left_out_and_listed(
+    tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = pairs(tmp_path, "a", 5)
     path = tmp_path / form
     if form == "findings.jsonl":
         write_jsonl(
-            path, [{"id": "1", "level": "warning"}, {"id": "3", "level": "error"}, {"id": ""}]
+            path,
+            [
+                {"id": "1", "level": "warning", "what": "a line\u2028separator"},
+                {"id": "3", "level": "error"},
+                {"id": ""},
+                {"id": "gone", "level": "error"},
+            ],
         )
     elif form == "ids.json":
         write_json(path, ["1", "3"])
@@ -179,6 +187,8 @@ def test_flagged_rows_are_left_out_and_listed(tmp_path: Path, form: str) -> None
         path.write_text("1\n3\n")
     assert run(data, "--without-flagged", path, "--out", tmp_path / "out") == 0
     assert ids_of(tmp_path / "out") == {"0", "2", "4"}
+    said = "--without-flagged lists 1 id that no row has, such as gone."
+    assert (said in capsys.readouterr().out) == (form == "findings.jsonl")
     listed = read_jsonl(tmp_path / "out" / "skipped.jsonl")
     assert [(row["id"], row["row"], row["reason"]) for row in listed] == [
         ("1", 2, "--without-flagged lists it"),

@@ -45,6 +45,8 @@ def test_nothing_is_found_in_sound_rows(tmp_path: Path) -> None:
         ({**SOUND, "images": ["../a.png"]}, "images", "error", "drop"),
         ({**SOUND, "images": ["https://x.org/a.png"]}, "images", "error", "drop"),
         ({**SOUND, "chosen": "  "}, "empty answers", "error", "drop"),
+        ({**SOUND, "chosen": "\u200b\ufeff "}, "empty answers", "error", "drop"),
+        ({**SOUND, "rejected": "A red\u200b car\u3002"}, "equal answers", "warning", "drop"),
         ({**SOUND, "rejected": " A red car.\n"}, "equal answers", "error", "drop"),
         ({**SOUND, "rejected": "**a  red CAR**"}, "equal answers", "warning", "drop"),
         ({**SOUND, "chosen": "I'm sorry, but I can't see it."}, "refusals", "warning", ""),

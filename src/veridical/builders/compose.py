@@ -189,13 +189,17 @@ def _choose(
             unflagged, alone = partners.found_by(unflagged, one)
             left_out[number] += alone
         able.append(unflagged)
+    if lost := flagged - {id for one in records for id in one.ids}:
+        print(
+            f"--without-flagged lists {counted(len(lost), 'ids')} that no row has, such as "
+            f"{min(lost)}."
+        )
     sizes = [len(rows) for rows in able]
     if not any(sizes):
-        raise UserError(
-            "No pair is left to take: "
-            + ", ".join(f"{count} are not {name}" for name, count in not_kept.items())
-            + f", {sum(map(len, left_out))} are flagged or have no partner."
-        )
+        known = [*(f"{count} are not {name}" for name, count in not_kept.items())]
+        flagged_or_alone = sum(map(len, left_out))
+        known += [f"{flagged_or_alone} are flagged or have no partner"] if flagged_or_alone else []
+        raise UserError(f"No pair is left to take: {', '.join(known)}.")
     if amounts.weights and not all(sizes):
         raise UserError(f"{names[sizes.index(0)]} has no pair to take. Leave it out.")
     taken = [

@@ -295,7 +295,8 @@ def _messages(row: Mapping[str, object], field: str, images: int) -> list[Messag
     if isinstance(value, str) and field == "prompt":
         value = [{"role": "user", "content": value}]
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise RowError(field, f"must be a list of messages, not {type(value).__name__}")
+        form = "a list of messages" if field == "messages" else "text or a list of messages"
+        raise RowError(field, f"must be {form}, not {type(value).__name__}")
     if not value:
         raise RowError(field, "is empty")
     for number, message in enumerate(value, start=1):

@@ -20,6 +20,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import check_file, refuse_to_replace, write_json
 from veridical.runtime.options import Loading
 from veridical.runtime.pages import refuse_other_file, write_page
+from veridical.runtime.progress import part_of
 
 SIZE = "Size"
 USUAL_NAMES = ("data", "dev", "pairs", "test", "train", "val", "validation")
@@ -93,7 +94,11 @@ def data_describe(
     write_page(out, "veridical.inspection", "describe.html.j2", page_of(found, between))
     told = {"sets": [asdict(one) for one in found], "between_sets": [asdict(f) for f in between]}
     write_json(numbers, told)
-    print("\n".join(f"{one.name}: {sentence(one.facts)}" for one in found))
+    for one, pairs in zip(found, known, strict=True):
+        if pairs.unusable:
+            whole = len(pairs) + len(pairs.unusable)
+            print(f"{one.name}: {part_of(len(pairs.unusable), whole, 'rows')} can't be used.")
+        print(f"{one.name}: {sentence(one.facts)}")
     print(f"The numbers are in {numbers}.")
 
 

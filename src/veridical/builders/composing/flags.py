@@ -44,7 +44,7 @@ def _rows(text: str, path: Path) -> list[Any]:
             raise UserError(f"--without-flagged {path} must be a JSON list of ids or rows.")
         rows = content
     elif path.suffix.lower() in (".jsonl", ".ndjson"):
-        rows = [_json(line, path) for line in text.splitlines() if line.strip()]
+        rows = [_json(line, path) for line in text.split("\n") if line.strip()]
     else:
         rows = [line.strip() for line in text.splitlines() if line.strip()]
     for row in rows:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from veridical.inspection.findings import Finding
 from veridical.inspection.rows import Row
-from veridical.inspection.texts import without_form
+from veridical.inspection.texts import visible, without_form
 
 EMPTY, EQUAL, REFUSAL = "empty answers", "equal answers", "refusals"
 FIRST = 200
@@ -72,7 +72,7 @@ def refusal_in(answer: str) -> str | None:
 def check_empty(row: Row) -> Iterator[Finding]:
     """Check that every answer has text."""
     for name, text in row.answers.items():
-        if not text.strip():
+        if not visible(text).strip():
             yield Finding(
                 EMPTY, "error", row.number, row.id, f"{name} is empty",
                 "write the answer, or take the row out", "drop",
