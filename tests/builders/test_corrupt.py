@@ -373,6 +373,10 @@ def test_a_model_corrupts_what_it_reads_and_is_checked(tmp_path: Path, server: S
         (f"<answer>{'a ' * 31}</answer>", "b " * 20, "had 20 words and now has 31"),
         (f"<answer>{'a ' * 13}</answer>", "b " * 20, "had 20 words and now has 13"),
         ("<answer>I'm sorry, no.</answer>", "A dog.", "gives the mistake away"),
+        ("<answer>A cat (a false statement).</answer>", "A dog.", "gives the mistake away"),
+        ("<answer>A cat.<|im_end|></answer>", "A dog.", "is a mark of a template"),
+        ("<answer><image> A cat.</answer>", "A dog.", "is a mark of a template"),
+        ("<answer>A\0 cat.</answer>", "A dog.", "is a mark of a template"),
     ],
 )
 def test_replies_that_cannot_be_used(reply: str, true: str, problem: str) -> None:

@@ -105,6 +105,18 @@ def test_a_list_within_an_object_is_read_a_few_rows_at_a_time(tmp_path: Path) ->
         list(stream_json_list(tmp_path / "a.json", "rows"))
 
 
+def test_annotations_that_contradict_each_other_are_no_answer(sets: Path) -> None:
+    notes = read_json(sets / "a.json")["annotations"]
+    again = [notes[0], {**notes[2], "multiple_choice_answer": "yes"}]
+    write_json(sets / "a.json", {"annotations": [*notes, *again]})
+    assert run(*words(sets), "--out", sets / "out", "--max-bad-fraction", 1) == 0
+    assert [question for question, _ in talks(sets / "out")["vqa/9"]] == [
+        "Is it {red}?\nAnswer yes or no."
+    ]
+    (lost,) = read_jsonl(sets / "out" / "skipped.jsonl")
+    assert (lost["id"], lost["reason"]) == ("3", "two annotations with this id differ")
+
+
 def test_each_set_becomes_conversations_of_its_form(
     sets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,8 @@ class Hub:
         path = request.url.path
         self.requests.append((request.method, path))
         assert request.headers.get("authorization") == "Bearer hf_of_a_test"
+        if self.refusal == 200:
+            return httpx2.Response(200, text="<html>log in</html>", request=request)
         if self.refusal:
             return httpx2.Response(self.refusal, json={"error": "no"}, request=request)
         if path.endswith("/repos/create"):
@@ -87,14 +89,17 @@ def test_data_and_card_are_committed(
     assert COMMIT in told
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [(401, "HF_TOKEN"), (403, "HF_TOKEN"), (404, "HF_TOKEN"), (500, "later"), (200, "proxy")],
+)
 def test_a_refusal_is_a_line(
-    status: int, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    status: int, advice: str, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub.refusal = status
     assert cli.main(export(tmp_path)) == 2
     told = capsys.readouterr().err
     assert "me/pairs can't be pushed to" in told
-    assert "HF_TOKEN" in told
+    assert advice in told
     assert "hf_of_a_test" not in told
     assert (tmp_path / "hub/README.md").is_file()

@@ -52,7 +52,7 @@ def test_habits_count_images_and_leave_out_what_is_there() -> None:
         ("A clock tower.", False),
         ("The train stations are near.", False),
         ("A dog-shaped cloud.", False),
-        ("A fire truck waits.", False),
+        ("A tow truck waits.", False),
         ("A truck waits at the station.", True),
         ("The horses stand still.", True),
         ("A cat, tower-high.", True),

@@ -24,9 +24,12 @@ SLOTS = ("{question}", "{answer}")
 SHORT = 8
 """Words up to which an answer may change its length freely: "A." for "Two dogs" (our choice)."""
 _BLOCK = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+_MARKS = re.compile(r"<\|[^|>]{1,40}\|>|</?s>|<image>|[\x00-\x08\x0e-\x1f]")
+"""Special tokens, the image's tag and control characters: training refuses rows with them."""
 _TELLS = re.compile(
     r"\b(?:(?:factually|deliberately) (?:incorrect|wrong)|hallucinat\w+|corrupted|as an ai\b"
-    r"|(?:i'm|i am) sorry|i can(?:no|')t\b|(?:modified|rewritten|altered|incorrect) answer)",
+    r"|(?:i'm|i am) sorry|i can(?:no|')t\b|(?:modified|rewritten|altered|incorrect) answer"
+    r"|(?:false|untrue|incorrect|inaccurate) (?:statement|detail|description|claim)s?)",
     re.IGNORECASE,
 )
 """Phrases that give the mistake away: pairs with such a mark align worse (its appendix C.1)."""
@@ -128,6 +131,9 @@ def read_corrupted(reply: str, true: str, longest: float) -> str:
     was, now = len(words_of(true)), len(words_of(text))
     if now > max(longest * was, SHORT) or (was > SHORT and now < was / longest):
         raise UnreadableError(f"the answer had {was} words and now has {now}")
+    mark = next((one[0] for one in _MARKS.finditer(text) if one[0] not in true), None)
+    if mark is not None:
+        raise UnreadableError(f"{mark!r} is a mark of a template, no text")
     told = _TELLS.search(text)
     if told and not _TELLS.search(true):
         raise UnreadableError(f'"{told[0]}" gives the mistake away')

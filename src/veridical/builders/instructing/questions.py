@@ -25,11 +25,7 @@ def vqa_talks(
         images: COCO's.
         prompts: what is asked.
     """
-    answers = {
-        row.get("question_id"): (row.get("answer_type"), row.get("multiple_choice_answer"))
-        for row in _listed(annotations, "annotations")
-        if _is_row(row) and isinstance(row.get("question_id"), int)
-    }
+    answers, twice = _answers(annotations)
     found, turns = Gathered(), dict[int, list[tuple[int, str, str]]]()
     for row in _listed(questions, "questions"):
         number = row.get("question_id") if _is_row(row) else None
@@ -39,7 +35,10 @@ def vqa_talks(
             found.other[str(sort)] = found.other.get(str(sort), 0) + 1
             continue
         found.rows += 1
-        if not isinstance(number, int) or not _is_text(row.get("question")):
+        if isinstance(number, int) and number in twice:
+            reason = "two annotations with this id differ"
+            found.skip(number, annotations, "question_id", reason)
+        elif not isinstance(number, int) or not _is_text(row.get("question")):
             found.skip(number, questions, "question", "there is no question_id or no question")
         elif said not in ("yes", "no"):
             reason = f"the answer is {said!r}" if answer else "no annotation has this id"
@@ -58,6 +57,18 @@ def vqa_talks(
         ]
         found.talks.append(Talk(f"vqa/{image_id}", file, tuple(asked), "VQA-v2"))
     return found
+
+
+def _answers(annotations: Path) -> tuple[dict[int, tuple[object, object]], set[int]]:
+    """Kind of answer and answer by question, and the questions that have two different ones."""
+    answers, twice = dict[int, tuple[object, object]](), set[int]()
+    for row in _listed(annotations, "annotations"):
+        number = row.get("question_id") if _is_row(row) else None
+        if isinstance(number, int):
+            said = row.get("answer_type"), row.get("multiple_choice_answer")
+            if answers.setdefault(number, said) != said:
+                twice.add(number)
+    return answers, twice
 
 
 def aokvqa_talks(path: Path, images: ImageFolder, prompts: Prompts) -> Gathered:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import httpx2
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.errors import LocalTokenNotFoundError
 
 from veridical.data.exporters.card import SetDescription
 from veridical.runtime.errors import UserError, reason_of
 
+SERVER_FAILS = 500
 PUSHED = ["*.parquet", "README.md"]
 
 
@@ -43,9 +45,20 @@ def push(folder: Path, repo: str, private: bool, described: SetDescription) -> s
             allow_patterns=PUSHED,
             commit_message=message,
         )
-    except (httpx2.HTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+    except (httpx2.HTTPError, LocalTokenNotFoundError, OSError, ValueError, KeyError) as error:
+        # ValueError: the name is none, or a proxy answers with a page instead of JSON.
         raise UserError(
-            f"{repo} can't be pushed to: {reason_of(error)}. What was written stays in {folder}. "
-            "Set HF_TOKEN to a token that may write, and check the name (owner/name)."
+            f"{repo} can't be pushed to: {reason_of(error)}. {_advice(error)} What was written "
+            f"stays in {folder}: `hf upload {repo} {folder} --repo-type dataset` pushes it."
         ) from error
     return f"Pushed to {done.repo_url} at {done.oid}."
+
+
+def _advice(error: Exception) -> str:
+    """What to do about an error."""
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    if isinstance(error, json.JSONDecodeError):
+        return "The reply is no JSON: check HF_ENDPOINT, and whether a proxy stands between."
+    if status >= SERVER_FAILS:
+        return "The hub fails: try again later."
+    return "Set HF_TOKEN to a token that may write, and check the name (owner/name)."
