@@ -49,6 +49,8 @@ ROWS: dict[str, list[list[dict[str, Any]]]] = {
     ],
     "textvqa": [[{"question_id": 1, "image_id": "t0", "question": "Q?", "answers": ["a"] * 10,
                   "image": RED}]],
+    "vqav2": [[{"question_id": 5, "image_id": 9, "question": "Q?", "answer_type": "other",
+                "answers": [{"answer": "a", "answer_id": 1}], "image": RED}]],
     "gqa": [
         [{"id": "7", "question": "Q?", "imageId": "n1", "answer": "cup",
           "types": {"structural": "query"}}],
@@ -62,7 +64,8 @@ ROWS: dict[str, list[list[dict[str, Any]]]] = {
 }  # fmt: skip
 IDS = {
     "mmvet": ["v1_0", "v1_1", "v1_2"], "mmhal": ["0"],
-    "hallusionbench": ["VS/chart/0_1_0", "VS/chart/0_0_0"], "textvqa": ["1"], "gqa": ["7"],
+    "hallusionbench": ["VS/chart/0_1_0", "VS/chart/0_0_0"], "textvqa": ["1"], "vqav2": ["5"],
+    "gqa": ["7"],
     "mmbench": ["1", "1000001"], "mt_bench": ["81/1", "81/2"], "vl_rewardbench": ["x"],
 }  # fmt: skip
 
@@ -104,7 +107,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 def options_of(name: str, files: str) -> Any:
     asks = find_benchmark(name).asks
     assert asks is not None
-    return asks.options(files=Path(files))
+    more = {"questions_file": Path(files)} if name == "vqav2" else {}
+    return asks.options(files=Path(files), **more)
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -97,7 +97,14 @@ def with_hub_files(
         )
     folder, read = _fetched(hub, str(files))
     images = subject.images or folder / IMAGES
-    options = dataclasses.replace(options, files=folder / FILE)  # type: ignore[type-var]
+    # Other options may name the same copy, where it has what is published in several files.
+    named = [
+        field.name
+        for field in dataclasses.fields(options)  # type: ignore[arg-type]
+        if getattr(options, field.name) == files
+    ]
+    replaced: dict[str, Any] = dict.fromkeys(named, folder / FILE)
+    options = dataclasses.replace(options, **replaced)  # type: ignore[type-var]
     return options, dataclasses.replace(subject, images=images), read
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from veridical.eval.asks import Asks, Row
 from veridical.eval.benchmark import Benchmark
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
+from veridical.eval.hub_files import HubSet
 from veridical.eval.published import PublishedQuestion, check_files, match_all, name_rule
 from veridical.eval.run import run_benchmark
 from veridical.eval.short_answers import (
@@ -24,7 +25,7 @@ from veridical.eval.short_answers import (
     with_prompts,
 )
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json
+from veridical.runtime.files import read_json, write_json
 from veridical.scoring.statistics import Estimate
 from veridical.scoring.vqa_rules import Rule, agreement, normalized_pair
 
@@ -35,7 +36,8 @@ class Vqav2Options:
 
     Attributes:
         files: the annotations, v2_mscoco_val2014_annotations.json.
-        questions_file: the questions, v2_OpenEnded_mscoco_val2014_questions.json.
+        questions_file: the questions, v2_OpenEnded_mscoco_val2014_questions.json; a copy on the hub
+            is named for both.
         rule: `corrected` normalizes people's answers as it does the model's; `official` removes
             only their punctuation, and only where they differ.
         image_name: how an image's file is called; {id} stands for its number, as {id:012d}.
@@ -105,6 +107,23 @@ def judge_rows(
     return judged
 
 
+ANNOTATED = ("question_id", "image_id", "answer_type", "answers")
+
+
+def _write_both(path: Path, rows: list[Any]) -> None:
+    """Annotations and questions in one file, for both options."""
+    annotations = [{name: row[name] for name in ANNOTATED} for row in rows]
+    asked = [{name: row[name] for name in ("question_id", "image_id", "question")} for row in rows]
+    write_json(path, {"annotations": annotations, "questions": asked})
+
+
+HUB = HubSet(
+    "lmms-lab/VQAv2", [(None, "validation")],
+    lambda row: {name: row[name] for name in (*ANNOTATED, "question")},
+    lambda row: f"COCO_val2014_{row['image_id']:012d}.jpg",
+    _write_both,
+)  # fmt: skip
+
 BENCHMARK = Benchmark(
     description=describe_short_answers("vqav2", "VQAv2"),
     judged="answers.jsonl",
@@ -123,6 +142,7 @@ BENCHMARK = Benchmark(
         match=match_all,
         judge=judge_rows,
         remark=name_rule,
+        hub=HUB,
     ),
 )
 
