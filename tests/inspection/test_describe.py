@@ -15,12 +15,13 @@ from inspected_rows import pair, photo, write_rows
 from veridical import cli
 from veridical.data.records import read_records
 from veridical.inspection.agreement import between_sets, describe_agreement, votes_of
-from veridical.inspection.describe import describe_pairs
+from veridical.inspection.describe import describe_pairs, sentence
 from veridical.inspection.differences import KINDS, compare_answers
+from veridical.inspection.facts import Fact
 from veridical.inspection.fields import branch_values
 from veridical.inspection.gap import measure_gaps
 from veridical.inspection.pairs import groups_of, read_pairs
-from veridical.inspection.shortcuts import held_out
+from veridical.inspection.shortcuts import SECTION, held_out
 from veridical.models.load import load_policy
 
 
@@ -203,6 +204,12 @@ def test_a_gap_is_that_of_the_models_log_probabilities(tmp_path: Path) -> None:
     assert gaps[0].own != gaps[0].gray
 
 
+@pytest.mark.parametrize(("low", "told"), [(0.4, "50.0, which may be chance)"), (0.6, "50.0)")])
+def test_a_guess_that_may_be_chance_is_called_so(low: float, told: str) -> None:
+    fact = Fact(SECTION, "Lengths alone", 0.7, "share", low, 0.5)
+    assert sentence([fact]).endswith(told)
+
+
 def test_the_command_writes_a_page_and_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,7 +220,9 @@ def test_the_command_writes_a_page_and_numbers(
     page = tmp_path / "out" / "page.html"
     assert cli.main(["data", "describe", str(one), str(two), "--out", str(page)]) == 0
     said = capsys.readouterr().out
-    assert "one: field who.* alone tell the chosen answer in 100.0 % of held-out pairs" in said
+    told = "one: field who.* alone tell the chosen answer in 100.0 % of held-out pairs (95 %: "
+    assert told in said
+    assert "two: 1 of 26 rows can't be used." in said
     text = page.read_text()
     assert "<script" not in text
     assert "http" not in text.split("</style>")[1]

@@ -23,6 +23,8 @@ from veridical.runtime.pages import refuse_other_file, write_page
 from veridical.runtime.progress import part_of
 
 SIZE = "Size"
+COIN = 0.5
+"""Share of right answers of who throws a coin."""
 USUAL_NAMES = ("data", "dev", "pairs", "test", "train", "val", "validation")
 
 
@@ -124,7 +126,11 @@ def sentence(facts: Sequence[Fact]) -> str:
         return "too few pairs to tell how much can be guessed without the image"
     best = max(guesses, key=lambda fact: fact.value or 0.0)
     label = best.label[:1].lower() + best.label[1:]
-    return f"{label} tell the chosen answer in {100 * (best.value or 0):.1f} % of held-out pairs"
+    told = f"{label} tell the chosen answer in {100 * (best.value or 0):.1f} % of held-out pairs"
+    if best.low is None or best.high is None:
+        return told
+    chance = ", which may be chance" if best.low <= COIN else ""
+    return f"{told} (95 %: {100 * best.low:.1f} to {100 * best.high:.1f}{chance})"
 
 
 def _sizes(pairs: Pairs, groups: int) -> list[Fact]:

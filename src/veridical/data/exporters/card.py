@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from veridical.data.importers.sets import NOT_STATED, SETS
 from veridical.runtime.errors import UserError, reason_of
-from veridical.runtime.files import read_json
+from veridical.runtime.files import JSON_ERRORS, read_json
 from veridical.runtime.progress import counted
 
 UNNAMED = "rows without a source"
@@ -101,12 +101,18 @@ class SetDescription:
 
 
 def describe_source(source: str | None) -> str:
-    """The set or the builder that a row's `source` names."""
+    """The set or the builder that a row's `source` names, before it was composed or changed."""
     try:
         told = json.loads(source or "")
-    except ValueError:
+    except JSON_ERRORS:
         return UNNAMED
-    names = (told.get(name) for name in ("set", "builder")) if isinstance(told, dict) else ()
+    if not isinstance(told, dict):
+        return UNNAMED
+    earlier = told.get("from")
+    origin = describe_source(earlier) if isinstance(earlier, str) else UNNAMED
+    if origin != UNNAMED:
+        return origin  # its license is that of what was made of it
+    names = (told.get(name) for name in ("set", "builder"))
     return next((name for name in names if isinstance(name, str) and name), UNNAMED)
 
 
