@@ -131,6 +131,18 @@ def test_a_key_twice_is_refused_in_a_list_too(tmp_path: Path) -> None:
     ]
 
 
+def test_answers_labeled_bad_are_none_to_learn(tmp_path: Path) -> None:
+    row = {"prompt": "Q?", "completion": "A.", "label": True}
+    called = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "B."}]
+    called[1] |= {"tool_calls": [{"name": "see"}]}  # type: ignore[dict-item]
+    rows = [row, row | {"completion": "C.", "label": False}, {"messages": called}]
+    assert len(import_rows(tmp_path, rows, *ANY)) == 1
+    assert sorted(skipped(tmp_path)) == [
+        (2, "label", "its answer is labeled as a bad one, and is none to learn"),
+        (3, "messages", "message 2 calls tools, which are not read"),
+    ]
+
+
 def test_files_of_a_folder_that_are_not_read_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -428,6 +440,10 @@ def test_a_set_on_the_hub_is_streamed_at_its_revision(
         (["a.jsonl", "--dry-run", "--columns", "promt=chosen"], "Did you mean prompt?"),
         (["a.jsonl", "--dry-run", "--columns", "prompt=q"], "rows has a column 'q'. They have"),
         (["a.jsonl", "--dry-run", "--margin-weight", "1"], "rows has a column margin or ls_factor"),
+        (["a.jsonl", "--dry-run", "--split", "test"], "--split test goes with a folder"),
+        (["a.jsonl", "--dry-run", "--subset", "x"], "--subset x goes with a folder"),
+        (["a.jsonl", "--dry-run", "--revision", "x"], "--revision goes with a set on the hub"),
+        (["g.jsonl", "--dry-run", "--margin-weight", "1"], "goes with preference records"),
         (["g.jsonl", "--dry-run", "--kind", "preference"], "its rows are conversation records"),
         (["a.jsonl", "--out", "/proc/a.parquet"], "/proc takes no new file"),
         (["a.jsonl", "--dry-run", "--max-bad-fraction", "2"], "give 0 to 1"),

@@ -33,6 +33,7 @@ from veridical.runtime.progress import are_in
 from veridical.runtime.ranges import SHARE
 
 SHOWN = 5
+SPLIT = "train"
 _REPORTS = TypeAdapter(ImportReport)
 
 
@@ -44,7 +45,7 @@ def data_import(
     images_root: Path | None = None,
     rules: Rules = Rules(),
     subset: str | None = None,
-    split: str = "train",
+    split: str = SPLIT,
     revision: str | None = None,
     limit: int | None = None,
     max_bad_fraction: float = 0.01,
@@ -81,6 +82,7 @@ def data_import(
         out = _writable(out, source)
         if rules.images == "refer" and out.suffix.lower() != ".jsonl":
             raise UserError("--images refer goes with a .jsonl file; Parquet holds the bytes.")
+    _check_parts(Path(source), subset, split, revision)
     opened = open_source(source, subset, split, revision)
     first = [row for _, row in islice(opened.rows(), FIRST_ROWS)]
     if not first:
@@ -191,6 +193,15 @@ def _referring(records: Iterable[CheckedRow], root: Path) -> Iterator[dict[str, 
                 )
             row[name] = [Path(path).relative_to(root).as_posix() for path in paths]
         yield row
+
+
+def _check_parts(source: Path, subset: str | None, split: str, revision: str | None) -> None:
+    """Refuse options that say which part of a set is read, where the source has no parts."""
+    if source.exists() and revision is not None:
+        raise UserError(f"--revision goes with a set on the hub; {source} is here.")
+    if source.is_file() and (subset is not None or split != SPLIT):
+        option = f"--split {split}" if subset is None else f"--subset {subset}"
+        raise UserError(f"{option} goes with a folder or a set on the hub; {source} is a file.")
 
 
 def _writable(out: Path | None, source: str) -> Path:

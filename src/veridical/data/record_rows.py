@@ -345,6 +345,8 @@ def _check_message(message: object, field: str, number: int) -> None:
         raise RowError(field, f"message {number} must have a role and a content")
     if message["role"] not in ("system", "user", "assistant"):
         raise RowError(field, f"message {number} has the role {message['role']!r}")
+    if message.get("tool_calls"):
+        raise RowError(field, f"message {number} calls tools, which are not read")
     content = message["content"]
     if isinstance(content, str):
         return

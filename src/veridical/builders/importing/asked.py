@@ -30,6 +30,8 @@ def check_asked(work: Conversion, first: Sequence[object]) -> None:
     for ours, theirs in (work.given.columns or {}).items():
         _check_column(work, rows, ours, theirs)
     margins = {*MARGINS, (work.given.columns or {}).get("margin")}
+    if work.given.margin_weight is not None and work.kind != "preference":
+        raise UserError(f"--margin-weight goes with preference records, not with {work.kind} ones.")
     if work.given.margin_weight is not None and not any(margins & row.keys() for row in rows):
         raise UserError(
             f"--margin-weight: none of the first {len(rows)} rows has a column "

@@ -58,6 +58,9 @@ def convert(
     if one.leave_out is not None and row.get(one.leave_out[0]):
         yield LeftOutError(*one.leave_out)
         return
+    if kind == "conversation" and _is_labeled_bad(row):
+        yield LeftOutError("label", "its answer is labeled as a bad one, and is none to learn")
+        return
     try:
         held = unpacked(row)
         whole = renamed({n: v for n, v in row.items() if n != COLUMN}, rules.columns or {})
@@ -73,6 +76,12 @@ def convert(
                 yield finished(factors | made, held, place, one, rules, kind)
     except RowError as error:
         yield error
+
+
+def _is_labeled_bad(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of a set without pairs (KTO's), and its answer one of the bad ones."""
+    labeled = row.get("label") is False and ("completion" in row or "messages" in row)
+    return labeled or row.get("kto_tag") is False
 
 
 def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
