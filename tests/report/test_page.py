@@ -84,6 +84,7 @@ def test_each_metric_leads_to_its_answers(demo: Path) -> None:
     assert "Answers behind Hallucinated mentions" in " ".join(page.labels)
     folders = " ".join(str(demo / "eval" / arm / "chair") for arm in ("base", "sft", "bdhs"))
     assert f"veridical view {folders}" in page.text
+    assert f"veridical view {demo / 'pairs'} shows all" in page.text
     assert "faint on purpose" not in page.text
 
 

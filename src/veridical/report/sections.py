@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ class ShownPairs:
     guided: bool
     shown: list[ShownPair]
     summary: SummaryFile
+    view: str
+    """The command that shows all of them."""
 
 
 # --- what was done -------------------------------------------------------------------------
@@ -220,7 +223,8 @@ def pairs(part: Part, count: int = PAIRS_SHOWN, seed: int = 0) -> ShownPairs:
     guided = any(segment.kind == "completed" for pair in shown for segment in pair.rejected)
     common = None if reasons is None else reasons.most_common()
     summary: SummaryFile = part.read(SUMMARY) or {}
-    return ShownPairs(part.name, total, common, guided, shown, summary)
+    view = f"veridical view {shlex.quote(str(part.folder))}"
+    return ShownPairs(part.name, total, common, guided, shown, summary, view)
 
 
 def _pair(row: Mapping[str, Any], part: Part) -> ShownPair:

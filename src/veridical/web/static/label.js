@@ -26,21 +26,23 @@
   async function post(address, content) {
     for (let pause = 300; ; pause = Math.min(2 * pause, 4000)) {
       let reply = null;
+      let told = "";
       try {
         reply = await fetch(address, {
           method: "POST",
           headers: { "content-type": "application/json", "x-veridical-key": meta.content },
           body: JSON.stringify(content),
         });
+        told = await reply.text();
       } catch (error) {
-        // the server does not answer
+        reply = null; // the server does not answer, or stopped while it did
       }
       if (reply && reply.ok) {
         tell("");
-        return await reply.json();
+        return JSON.parse(told);
       }
       if (reply && reply.status < 500) {
-        tell(`Not stored: ${await reply.text()}`);
+        tell(`Not stored: ${told}`);
         return null;
       }
       tell("Not stored yet: the server does not answer. Trying again; keep this page open.");
@@ -58,10 +60,14 @@
   async function leave(content) {
     if (leaving) return;
     leaving = true;
-    document.querySelectorAll("button").forEach((button) => (button.disabled = true));
-    const stored = await send(content);
-    if (stored) location.reload();
-    else leaving = false;
+    const buttons = [...document.querySelectorAll("button:enabled")];
+    buttons.forEach((button) => (button.disabled = true));
+    if (await send(content)) {
+      location.reload();
+      return;
+    }
+    leaving = false;
+    buttons.forEach((button) => (button.disabled = false));
   }
 
   const task = Number(page.task);
