@@ -257,7 +257,7 @@ def _difference(benchmark: BenchmarkDescription, row: DifferenceRow) -> str:
 
     interval = f"[{shown(row.get('low'), '+.1f')}, {shown(row.get('high'), '+.1f')}]"
     return (
-        f"{benchmark.title}, {metric.label.lower()}: "
+        f"{benchmark.title[:1].upper()}{benchmark.title[1:]}, {metric.label.lower()}: "
         f"{row['baseline']} {shown(row.get('baseline_value'))}{sign}, "
         f"{row['arm']} {shown(row.get('arm_value'))}{sign} "
         f"(difference {shown(row['value'], '+.1f')} {interval})"
