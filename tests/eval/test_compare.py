@@ -131,7 +131,9 @@ def test_rows_beside_a_run_that_failed_are_not_compared(tmp_path: Path) -> None:
         compare_runs(base, better)
 
 
-def test_several_arms_are_corrected_by_holm(tmp_path: Path) -> None:
+def test_several_arms_are_corrected_by_holm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two arms: the smaller p is doubled, the larger one is not below it."""
     base = _chair(tmp_path, "base", BAD, OBJECTS)
     arms = [
@@ -146,7 +148,10 @@ def test_several_arms_are_corrected_by_holm(tmp_path: Path) -> None:
     tax = read_json(tmp_path / "out" / "comparison.json")["tax"]
     assert [row["metric"] for row in tax] == ["chair_i"] * 2
     assert {row["arm"]: row["verdict"] for row in tax}["half"] == "noise"
-    assert "p (Holm)" in (tmp_path / "out" / "differences.md").read_text()
+    assert (
+        "p (Holm)" in capsys.readouterr().out
+        and "p (Holm)" in (tmp_path / "out" / "differences.md").read_text()
+    )
     assert r"\toprule" in (tmp_path / "out" / "tax.tex").read_text()
     with pytest.raises(UserError, match="is given twice"):
         eval_compare(base, arms[0], tmp_path / "out", also=[arms[0]])

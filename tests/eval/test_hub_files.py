@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from veridical.cli import main
+from veridical.cli.named_files import check_named_file
 from veridical.data.importers import sources
 from veridical.eval.benchmark import find_benchmark
 from veridical.eval.benchmarks import BENCHMARKS
@@ -171,3 +172,10 @@ def test_what_can_not_be_read(asked: list[tuple[Any, ...]], monkeypatch: Any) ->
         with_hub_files(None, options_of("dash_b", "owner/dash_b"), Subject())
     plain = options_of("mmvet", "absent/mm-vet.json")
     assert with_hub_files(asks.hub, plain, Subject())[0] is plain
+
+
+def test_the_command_line_lets_names_on_the_hub_through() -> None:
+    check_named_file("files", Path("owner/set"), "--files")
+    for name, path in (("files", "absent/set.json"), ("files", "absent"), ("images", "owner/set")):
+        with pytest.raises(UserError, match="does not exist"):
+            check_named_file(name, Path(path), f"--{name}")

@@ -33,6 +33,8 @@ def test_seeds_by_hand() -> None:
     assert found.value == pytest.approx(0.2) and found.arm_value == pytest.approx(0.7)
     assert found.low == pytest.approx(0.2 - 0.24841, abs=1e-4)
     assert found.p == pytest.approx(0.0742, abs=1e-3) and found.differing == 10
+    far = [sums(np.full(10, right)) for right in (0.0, 1.0)]
+    assert over_seeds(far, sums(np.full(10, 0.9)), ACCURACY).low == -1  # a share differs by 1
 
 
 def test_seeds_that_agree_leave_the_images() -> None:

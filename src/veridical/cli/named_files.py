@@ -63,7 +63,7 @@ def check_named_file(name: str, path: Path, shown: str, resumes: bool = False) -
         UserError: it is missing, a folder where a file is read, or of a type that nothing reads.
     """
     check_path(shown, path)
-    if (name, str(path)) in WORDS:
+    if (name, str(path)) in WORDS or (name == "files" and may_be_on_hub(path)):
         return
     if name in FILES:
         require_file(path, shown)
@@ -82,6 +82,12 @@ def check_named_file(name: str, path: Path, shown: str, resumes: bool = False) -
         raise UserError(f"{shown} {path} is empty; it holds no rows.")
     if suffix == ".parquet" and start != b"PAR1":
         raise UserError(f"{shown} {path} is not a whole Parquet file: it does not start as one.")
+
+
+def may_be_on_hub(path: Path) -> bool:
+    """Whether a path that is not here has the form of a set's name on the hub, `owner/set`."""
+    plain = len(path.parts) == 2 and not path.suffix and not path.parts[0].startswith((".", "~"))
+    return plain and not path.exists() and not path.parent.exists()
 
 
 def named_values(words: Sequence[str]) -> dict[str, list[str]]:

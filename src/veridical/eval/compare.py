@@ -13,9 +13,11 @@ from veridical.eval.asks import Row
 from veridical.eval.benchmark import Benchmark, differences, find_benchmark, seed_differences
 from veridical.eval.benchmarks import place_of
 from veridical.eval.comparison_tables import (
+    HOLM,
     alignment_tax,
     describe_tax,
     difference_table,
+    shown_p,
     tax_table,
     with_holm,
 )
@@ -267,15 +269,20 @@ def settings_that_differ(baseline: Path, candidate: Path) -> dict[str, tuple[obj
 def print_differences(rows: Sequence[Mapping[str, Any]]) -> None:
     """A line for each metric: both values, the difference with its interval, p, and a note."""
     width = max(len(row["metric"]) for row in rows)
-    print(f"{'metric':<{width}}  baseline  candidate  difference  95 % interval          p")
+    several = any(HOLM in row for row in rows)
+    print(
+        f"{'metric':<{width}}  baseline  candidate  difference  95 % interval          p"
+        f"{'       p (Holm)' if several else ''}"
+    )
     for row in rows:
         interval = f"[{fixed_width(row['low'], sign=True)}, {fixed_width(row['high'], sign=True)}]"
-        p = "-" if row["p"] is None else f"{row['p']:.4f}"
+        p = f"{shown_p(row['p']):<6}"
+        p += f"  {shown_p(row.get(HOLM)):<8}" if several else ""
         difference = fixed_width(row["value"], sign=True)
         print(
             f"{row['metric']:<{width}}    {fixed_width(row['baseline_value'])}     "
             f"{fixed_width(row['arm_value'])}      {difference}  {interval}  "
-            f"{p:<6}  {row.get('note', '')}".rstrip()
+            f"{p}  {row.get('note', '')}".rstrip()
         )
 
 

@@ -70,7 +70,7 @@ def difference_table(rows: Sequence[Row], titles: Mapping[str, str]) -> Table:
               "p", *(["p (Holm)"] if corrected else [])]  # fmt: skip
     body = [
         [titles[row["benchmark"]], row["metric"], row["arm"], *_numbers(row),
-         *([_p(row.get(HOLM))] if corrected else [])]
+         *([shown_p(row.get(HOLM))] if corrected else [])]
         for row in rows
     ]  # fmt: skip
     return Table(header, body, 3)
@@ -82,7 +82,7 @@ def tax_table(rows: Sequence[Row], titles: Mapping[str, str]) -> Table:
               "95% interval", "p (Holm)"]  # fmt: skip
     body = [
         [titles[row["benchmark"]], row["metric"], row["arm"], row["verdict"], *_numbers(row)[:-1],
-         _p(row[HOLM])]
+         shown_p(row[HOLM])]
         for row in rows
     ]  # fmt: skip
     return Table(header, body, 4)
@@ -107,9 +107,10 @@ def _numbers(row: Row) -> list[str]:
     low, high = (fixed_width(row[name], sign=True).strip() for name in ("low", "high"))
     return [
         fixed_width(row["baseline_value"]).strip(), fixed_width(row["arm_value"]).strip(),
-        fixed_width(row["value"], sign=True).strip(), f"[{low}, {high}]", _p(row["p"]),
+        fixed_width(row["value"], sign=True).strip(), f"[{low}, {high}]", shown_p(row["p"]),
     ]  # fmt: skip
 
 
-def _p(value: float | None) -> str:
+def shown_p(value: float | None) -> str:
+    """Four decimals."""
     return "-" if value is None else f"{value:.4f}"
