@@ -12,6 +12,7 @@ from veridical.report.headline import headline
 from veridical.report.results import Change, Results
 from veridical.report.wording import (
     bare_number,
+    counted_in,
     duration,
     probability,
     scientific,
@@ -200,3 +201,8 @@ def test_numbers_are_written_for_people() -> None:
     assert scientific(0) == "0"
     assert duration(3723) == "1 h 2 min"
     assert duration(63.2) == "1 min 3 s"
+
+
+def test_a_difference_without_a_unit_has_no_space_behind_it() -> None:
+    assert counted_in("+1.0", "percent") == "+1.0 points"
+    assert counted_in("+1.0", "number") == "+1.0"

@@ -13,9 +13,10 @@ from PIL import Image
 from veridical import cli
 from veridical.data.messages import assistant_message, user_message
 from veridical.data.records import write_records
+from veridical.eval.label_free import LABEL_FREE
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json
-from veridical.study.align import align
+from veridical.study.align import align, describe
 from veridical.study.alignment import Evaluating, Sources, make_plan
 from veridical.study.commands import check_steps
 from veridical.study.plan import Plan, Step, read_plan
@@ -262,6 +263,24 @@ def test_a_forecast_by_hand() -> None:
     assert schedule(plan, steps[:5], known, 1) == 51
     assert schedule(plan, steps[:5], known, 2) == 10 + 20 + 5 + 1
     assert [in_words(s) for s in (0.2, 40, 600, 9000)] == ["1 s", "40 s", "10 min", "2.5 h"]
+
+
+def test_a_comparison_in_a_line(tmp_path: Path) -> None:
+    """Percent with one digit, plain numbers with two; the headline metric first."""
+    rows = [
+        {"benchmark": "label_free", "metric": name, "arm": "after", "baseline": "before",
+         "value": 0.125, "low": 0.0, "high": 0.25, "arm_value": 0.625, "baseline_value": 0.5}
+        for name in ("preferred", "from_image")
+    ]  # fmt: skip
+    described = [LABEL_FREE.as_json()]
+    write_json(tmp_path / "comparison.json", {"benchmarks": described, "differences": rows})
+    plan = Plan(Path.cwd(), (Step("c", "eval compare", {"out": str(tmp_path)}),))
+    lines = describe(plan)
+    assert [line.partition(": ")[2] for line in lines] == [
+        "before 0.50, after 0.62 (difference +0.12 [+0.00, +0.25])",
+        "before 50.0%, after 62.5% (difference +12.5 [+0.0, +25.0])",
+    ]
+    assert lines[0].startswith("Label-free check, lead of true answers")
 
 
 def test_what_a_run_says_of_its_work() -> None:

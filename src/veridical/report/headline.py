@@ -11,10 +11,10 @@ from veridical.report.wording import (
     THIN,
     bare_number,
     count_of,
+    counted_in,
     interval_text,
     joined,
     lower,
-    points,
     probability,
     show,
 )
@@ -123,14 +123,14 @@ def describe_difference(changes: Sequence[Change], unit: Unit) -> str:
         inside = [f"95{THIN}% interval {range_}" if range_ else "", probability(change.p)]
         inside.append(DISAGREE if change.disagrees else "")
         text = ", ".join(part for part in inside if part)
-        return f"{bare_number(change.value, unit, signed=True)} {points(unit)} ({text})"
+        return f"{counted_in(bare_number(change.value, unit, signed=True), unit)} ({text})"
     each = [
         f"{bare_number(change.value, unit, signed=True)} "
         f"({interval_text(change.low, change.high, unit, signed=True)})"
         for change in changes
     ]
     seeds = joined([str(change.seed) for change in changes])
-    return f"{joined(each)} {points(unit)} (95{THIN}% intervals) for seeds {seeds}"
+    return f"{counted_in(joined(each), unit)} (95{THIN}% intervals) for seeds {seeds}"
 
 
 def _control(results: Results, metric: str, arm: str, baseline: str) -> list[str]:
@@ -160,5 +160,5 @@ def _side_effects(results: Results, headline_metric: str, arm: str, baseline: st
             mean = bare_number(sum(values) / len(values), shown.unit, signed=True)
             sure = all(change.clear for change in changes)
             note = "" if sure else ", no clear change"
-            phrases.append(f"{lower(shown.label)} {mean} {points(shown.unit)}{note}")
+            phrases.append(f"{lower(shown.label)} {counted_in(mean, shown.unit)}{note}")
     return [f"Also measured: {'; '.join(phrases)}."] if phrases else []

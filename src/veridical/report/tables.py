@@ -9,8 +9,8 @@ from veridical.report.results import Change, Results
 from veridical.report.wording import (
     DISAGREE,
     bare_number,
+    counted_in,
     interval_text,
-    points,
     probability,
     show,
 )
@@ -52,7 +52,7 @@ def _mean_change(changes: Sequence[Change], metric: MetricDescription) -> str:
     values = [change.value for change in changes if change.value is not None]
     if not values:
         return ""
-    text = f"{bare_number(sum(values) / len(values), unit, signed=True)} {points(unit)}"
+    text = counted_in(bare_number(sum(values) / len(values), unit, signed=True), unit)
     if len(changes) > 1:
         return f"{text}, mean of {len(changes)} seeds"
     range_ = interval_text(changes[0].low, changes[0].high, unit, signed=True)
@@ -132,7 +132,7 @@ def _change(changes: Sequence[Change], metric: MetricDescription) -> dict[str, o
         text = bare_number(change.value, unit, signed=True)
         inside = range_
         if len(changes) == 1:
-            text = f"{text} {points(unit)}".strip()
+            text = counted_in(text, unit)
             inside = ", ".join(part for part in (range_, probability(change.p)) if part)
         if change.disagrees:
             inside += f"; {DISAGREE}"

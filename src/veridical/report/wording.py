@@ -101,6 +101,11 @@ def points(unit: Unit) -> str:
     return {"percent": "points", "words": "words", "share": "", "number": ""}[unit]
 
 
+def counted_in(text: str, unit: Unit) -> str:
+    """A difference with what it is counted in, if that has a name."""
+    return f"{text} {points(unit)}".rstrip()
+
+
 def duration(seconds: float | None) -> str:
     """A wall time for people: "48 s", "3 min 10 s", "2 h 5 min"."""
     if seconds is None:

@@ -251,14 +251,15 @@ def _described(benchmark: BenchmarkDescription, rows: Sequence[DifferenceRow]) -
 def _difference(benchmark: BenchmarkDescription, row: DifferenceRow) -> str:
     metric = benchmark.metric(row["metric"])
     factor, sign = (100, "%") if metric.unit == "percent" else (1, "")
+    digits = 1 if metric.unit in ("percent", "words") else 2
 
-    def shown(value: float | None, form: str = ".1f") -> str:
-        return "undefined" if value is None else f"{factor * value:{form}}"
+    def shown(value: float | None, plus: str = "") -> str:
+        return "undefined" if value is None else f"{factor * value:{plus}.{digits}f}"
 
-    interval = f"[{shown(row.get('low'), '+.1f')}, {shown(row.get('high'), '+.1f')}]"
+    interval = f"[{shown(row.get('low'), '+')}, {shown(row.get('high'), '+')}]"
     return (
         f"{benchmark.title[:1].upper()}{benchmark.title[1:]}, {metric.label.lower()}: "
         f"{row['baseline']} {shown(row.get('baseline_value'))}{sign}, "
         f"{row['arm']} {shown(row.get('arm_value'))}{sign} "
-        f"(difference {shown(row['value'], '+.1f')} {interval})"
+        f"(difference {shown(row['value'], '+')} {interval})"
     )
