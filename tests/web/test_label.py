@@ -140,6 +140,22 @@ def test_a_comparison_becomes_a_pair_with_who_said_so(tmp_path: Path) -> None:
     assert "Krippendorff" in page.client.get("/overview").text
 
 
+def test_an_answer_with_an_image_of_its_own_is_not_exchanged(tmp_path: Path) -> None:
+    own = [row | {"rejected_images": row["images"]} for row in rows(2)]
+    write_records(own, tmp_path / "data.parquet", "preference")
+    page = Page(tmp_path)
+    by_row = {one.row.id: one.task for one in page.store.comparisons()}
+    page.say("me", "second", "", by_row["row-0"])
+    page.say("me", "first", "", by_row["row-1"])
+    assert cli.main([*page.words, "--export", "pairs"]) == 0
+    made = read_records(page.out / "pairs.parquet", "preference")
+    assert made.ids == ["row-0"]
+    assert len(made.rows[0]["rejected_images"]) == 1
+    skipped = read_jsonl(page.out / "skipped.jsonl")
+    assert [(row["id"], row["field"]) for row in skipped] == [("row-1", "rejected_images")]
+    assert read_json(page.out / "summary.json")["pairs"] == 1
+
+
 def test_pages_do_not_say_where_an_answer_is_from(tmp_path: Path) -> None:
     page = Page(tmp_path, count=40)
     sides = [is_turned(SEED, "me", task) for task in page.store.dealt["me"]]

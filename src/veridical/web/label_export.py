@@ -12,6 +12,7 @@ from typing import Any
 from veridical.data.images import resolve_image_path
 from veridical.data.pixels import ImageError
 from veridical.data.record_files import stream_rows
+from veridical.data.record_rows import RowError
 from veridical.data.record_types import IMAGE_FIELDS
 from veridical.data.records import write_records
 from veridical.inspection.rows import read_row
@@ -138,14 +139,30 @@ def _pairs(
         if record is None:
             raise UserError(f"{viewed.file}, row {number} can't be read any more.")
         try:
+            _refuse_own_images(record, decision)
             images = _with_images(record, viewed)
-        except ImageError as error:
-            skipped.append({"id": decision.comparison.row.id, "row": number, "field": "images",
-                            "reason": str(error)})  # fmt: skip
+        except (ImageError, RowError) as error:
+            field = error.field if isinstance(error, RowError) else "images"
+            reason = error.reason if isinstance(error, RowError) else str(error)
+            skipped.append({"id": decision.comparison.row.id, "row": number, "field": field,
+                            "reason": reason})  # fmt: skip
             continue
         yield pair_of(dict(record) | images, decision, exporting.mark_weight)
         if found == len(decided):
             return
+
+
+def _refuse_own_images(record: Mapping[str, Any], decision: Decision) -> None:
+    """Refuse to exchange answers of which one alone has an image, or further answers.
+
+    Raises:
+        RowError: names the column.
+    """
+    one = decision.comparison
+    if one.first == "chosen" and decision.better == "second":
+        for name in ("rejected_images", "contrast_images", "more_rejected"):
+            if record.get(name):
+                raise RowError(name, "the answers were to be exchanged, but this is of one of them")
 
 
 def _with_images(record: Mapping[str, Any], viewed: ViewedSet) -> dict[str, Any]:
@@ -173,7 +190,7 @@ def pair_of(record: dict[str, Any], decision: Decision, mark_weight: float) -> d
     names = {branch: one.first if side == "first" else one.second for branch, side in sides.items()}
     pair: dict[str, Any] = {
         name: record[name]
-        for name in ("images", "prompt", "facts", "expected_answer")
+        for name in ("images", "prompt", "facts", "expected_answer", "answer_prefix")
         if record.get(name) is not None
     }
     pair["id"] = one.row.id
@@ -189,7 +206,7 @@ def pair_of(record: dict[str, Any], decision: Decision, mark_weight: float) -> d
         pair["ratings"] = ratings
     if names == {"chosen": "chosen", "rejected": "rejected"}:
         kept = ("rejected_images", "contrast_images", "more_rejected", "beta_factor",
-                "answer_prefix", "span_weights")  # fmt: skip
+                "span_weights")  # fmt: skip
         pair |= {name: record[name] for name in kept if record.get(name) is not None}
     weights = _span_weights(decision, sides, mark_weight)
     if weights:
