@@ -371,6 +371,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "ProcessPoolExecutor", stop)
     monkeypatch.setattr("veridical.web.label.serve", stop)
     monkeypatch.setattr("veridical.web.view.serve", stop)
+    monkeypatch.setattr("veridical.web.sample_page.write_text_atomic", stop)
     monkeypatch.setattr(running, "_Process", stop)
     for name in ("veridical.study.arms", "veridical.study.reward_study"):
         monkeypatch.setattr(importlib.import_module(name), "write_scenes", stop)

@@ -216,14 +216,20 @@ class Index:
 
     @contextlib.contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
-        database = sqlite3.connect(self.path, timeout=30)
-        database.create_function("fold", 1, _folded, deterministic=True)
         try:
-            database.execute("PRAGMA synchronous=OFF")  # made again if it is torn
-            with database:
-                yield database
-        finally:
-            database.close()
+            database = sqlite3.connect(self.path, timeout=30)
+            database.create_function("fold", 1, _folded, deterministic=True)
+            try:
+                database.execute("PRAGMA synchronous=OFF")  # made again if it is torn
+                with database:
+                    yield database
+            finally:
+                database.close()
+        except sqlite3.Error as error:
+            raise UserError(
+                f"{self.path} can't be read or written: {error}. Make room, or set VERIDICAL_CACHE "
+                "to a folder with more."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -254,7 +260,7 @@ def open_index(key: str) -> Index:
     cache = open_cache(None, 1.0)
     if cache.folder is not None:
         folder = cache.folder / "view"
-        with contextlib.suppress(OSError, sqlite3.Error):
+        with contextlib.suppress(OSError, UserError):
             claim_cache_folder(cache.folder)
             folder.mkdir(exist_ok=True)
             path, lock = folder / f"{key}.sqlite", FileLock(folder / f"{key}.lock")
@@ -270,4 +276,8 @@ def open_index(key: str) -> Index:
                 return index
     descriptor, name = tempfile.mkstemp(prefix="veridical-view-", suffix=".sqlite")
     os.close(descriptor)
-    return Index(Path(name), temporary=True)
+    try:
+        return Index(Path(name), temporary=True)
+    except UserError:
+        Path(name).unlink(missing_ok=True)
+        raise
