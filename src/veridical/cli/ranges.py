@@ -43,7 +43,7 @@ RANGES: Mapping[str, Range] = {
     "lora_dropout": Range(0, 1, below=True),
     "lora_rank": COUNT,
     "margin": WEIGHT,
-    "margin_weight": WEIGHT,
+    "margin_weight": ABOVE_ZERO,
     "mark_weight": WEIGHT,
     "mask_threshold": SHARE,
     "max_bad_fraction": SHARE,
