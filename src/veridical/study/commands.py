@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from veridical.cli import parsing, signatures
+from veridical.cli import signatures
 from veridical.cli.commands import COMMANDS
 from veridical.cli.dispatch import find_function
 from veridical.cli.named_files import check_named_file, is_path
@@ -44,6 +44,8 @@ def _checked(plan: Plan, step: Step) -> frozenset[str]:
         )
     command = COMMANDS[step.command]
     function = find_function(command)
+    from veridical.cli import parsing  # jsonargparse, which help pages do without
+
     options = signatures.read_options(function)
     program = f"veridical {step.command}"
     parsing.parse(program, function, options, command.positionals, step.option_words())
