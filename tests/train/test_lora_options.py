@@ -126,6 +126,8 @@ def test_dropout_is_noise_that_a_resumed_run_finds_again(
         ({"lora_targets": []}, "names no layer"),
         ({"lora_dropout": 1.0}, "--lora-dropout is 1"),
         ({"tuning": "full", "lora_dora": True}, "--lora-dora means nothing under --tuning full"),
+        ({"save_merged": False, "save_dtype": "bfloat16"}, "--save-merged false leaves out"),
+        ({"tuning": "qlora", "save_dtype": "float16"}, "--tuning qlora leaves out"),
         ({"tuning": "full", "lora_targets": ["q_proj"]}, "--lora-targets means nothing"),
     ],
 )

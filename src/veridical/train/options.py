@@ -251,6 +251,13 @@ class Training:
                     f"--{name.replace('_', '-')} means nothing under --tuning full, which trains "
                     "the weights themselves. Leave it out, or set --tuning lora."
                 )
+        alone = self.tuning == "qlora" or (self.tuning == "lora" and not self.save_merged)
+        if self.save_dtype != "auto" and alone and not self.init_adapter:
+            left_out = "--tuning qlora" if self.tuning == "qlora" else "--save-merged false"
+            raise UserError(
+                f"--save-dtype is that of the merged model, which {left_out} leaves out: the "
+                "adapter alone is saved, in float32. Leave one of the two out."
+            )
         if self.max_steps < 1 and self.max_steps != -1:
             raise UserError(f"--max-steps is {self.max_steps}; give 1 or more, or -1 for none.")
         if not math.isfinite(self.epochs):
