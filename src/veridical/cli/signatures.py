@@ -90,13 +90,17 @@ def read_options(function: Callable[..., object]) -> dict[str, Option]:
         ValueError: two of them have the same name.
     """
     hints, documented = typing.get_type_hints(function), documentation_of(function)
+    annotated = typing.get_type_hints(function, include_extras=True)
     options: dict[str, Option] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if dataclasses.is_dataclass(hints[name]):
             found = options_of_group(hints[name], parameter.default)
         else:
             hint, optional = without_none(hints[name])
-            option = Option(hint, optional, parameter.default, documented.get(name, ""))
+            option = Option(
+                hint, optional, parameter.default, documented.get(name, ""),
+                range=range_of(annotated[name]),
+            )  # fmt: skip
             found = {name.rstrip("_"): option}  # `as_` is --as
         if twice := options.keys() & found.keys():
             raise ValueError(f"{function.__name__} has the option {min(twice)} twice.")
