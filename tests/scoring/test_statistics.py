@@ -469,3 +469,24 @@ def test_means_of_values_from_0_to_1_stay_there(metric: Metric, right: float) ->
     assert found.low is not None and found.high is not None
     assert 0 <= found.low <= right / 30 <= found.high <= 1
     assert found.low < found.high
+
+
+def test_no_interval_of_ratings_leaves_their_scale() -> None:
+    rating = Metric("rating", Ratio("part", "whole"), "whole", "mean", scale=(0.0, 6.0))
+    open_ended = Metric("rating", Ratio("part", "whole"), "whole", "mean")
+    ours = sum_by_cluster([("a", {"part": 0.0, "whole": 1.0}), ("b", {"part": 6.0, "whole": 1.0})])
+    theirs = sum_by_cluster(
+        [("a", {"part": 1.0, "whole": 1.0}), ("b", {"part": 0.0, "whole": 1.0})]
+    )
+    free, held = (estimate(ours, [one])["rating"] for one in (open_ended, rating))
+    assert free.low is not None and free.low < 0 and held.low == 0.0
+    assert free.high is not None and free.high > 6 and held.high == 6.0
+    difference = compare(ours, theirs, [rating])["rating"]
+    assert difference.low is not None and difference.low >= -6.0
+    assert difference.high is not None and difference.high <= 6.0
+    # The official rule of a benchmark may read a number beyond the scale: the value stays inside.
+    beyond = sum_by_cluster(
+        [("a", {"part": 9.0, "whole": 1.0}), ("b", {"part": 8.0, "whole": 1.0})]
+    )
+    found = estimate(beyond, [rating])["rating"]
+    assert found.low is not None and found.high == found.value == 8.5 > found.low

@@ -132,7 +132,7 @@ FORMULAS = (
     Metric("hard", Ratio("right_hard", "hard"), "hard"),
     Metric("unclear", Ratio("unclear", "answers"), "answers"),
     Metric("unread", Ratio("unread", "rows"), "rows"),
-    Metric("yes_difference", Ratio(_more_yes, "answers"), "answers", "mean"),
+    Metric("yes_difference", Ratio(_more_yes, "answers"), "answers", "mean", scale=(-1.0, 1.0)),
     Metric("false_yes", Ratio("wrong_yes", "wrong"), "wrong"),
 )
 

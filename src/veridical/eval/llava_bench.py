@@ -328,8 +328,8 @@ BENCHMARK = Benchmark(
     sums=llava_sums,
     formulas=[
         Metric("relative", Ratio("candidate", "reference"), "judged", "mean"),
-        Metric("candidate", Ratio("candidate", "judged"), "judged", "mean"),
-        Metric("reference", Ratio("reference", "judged"), "judged", "mean"),
+        Metric("candidate", Ratio("candidate", "judged"), "judged", "mean", scale=(0.0, 10.0)),
+        Metric("reference", Ratio("reference", "judged"), "judged", "mean", scale=(0.0, 10.0)),
         Metric("win", Ratio("win", "judged"), "judged"),
         Metric("tie", Ratio("tie", "judged"), "judged"),
         Metric("loss", Ratio("loss", "judged"), "judged"),

@@ -323,9 +323,11 @@ BENCHMARK = Benchmark(
     judged="answers.jsonl",
     sums=mmhal_sums,
     formulas=[
-        Metric("score", Ratio("rating", "rated"), "rated", "mean"),
+        Metric("score", Ratio("rating", "rated"), "rated", "mean", scale=(0.0, BEST)),
         Metric("hallucination", Ratio("hallucinated", "rated"), "rated"),
-        Metric("informativeness", Ratio("informative", "rated"), "rated", "mean"),
+        Metric(
+            "informativeness", Ratio("informative", "rated"), "rated", "mean", scale=(0.0, 1.0)
+        ),
         Metric("unread", Ratio("unread", "rows"), "rows"),
     ],
     groups=by_type,

@@ -325,7 +325,7 @@ BENCHMARK = Benchmark(
     judged="answers.jsonl",
     sums=mt_sums,
     formulas=[
-        Metric("score", Ratio("rating", "rated"), "rated", "mean"),
+        Metric("score", Ratio("rating", "rated"), "rated", "mean", scale=(1.0, 10.0)),
         Metric("unread", Ratio("unread", "answers"), "answers"),
     ],
     groups=by_turn,

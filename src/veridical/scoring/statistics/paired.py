@@ -117,8 +117,8 @@ def paired_test(metric: Metric, ours: Sums, theirs: Sums) -> Test:
         event = np.where(event > 0, np.maximum(event, item), image)
     differing = differs(metric, ours, theirs).sum(axis=-1)
     found = sign_test(value, gains(metric, ours, theirs), event, differing)
-    bounded = metric.kind in ("share", "gap", "combination")
-    most = 1.0 if bounded else 2.0 if metric.kind == "correlation" else np.inf
+    # A rule that takes any number for a rating may give values beyond the scale.
+    most = np.maximum(metric.most, np.abs(value))
     return Test(np.maximum(found.low, -most), np.minimum(found.high, most), found.p)
 
 

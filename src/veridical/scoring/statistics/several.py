@@ -70,8 +70,7 @@ def over_seeds(arms: Sequence[ClusterSums], baseline: ClusterSums, metric: Metri
         seed_t, image_t = (stats.t.isf(level / 2, n - 1) for n in (len(arms), clusters))
         return float(np.sqrt(seed_t**2 * of_seeds + image_t**2 * of_images))
 
-    bounded = metric.kind in ("share", "gap", "combination")
-    most = 1.0 if bounded else 2.0 if metric.kind == "correlation" else np.inf
+    most = max(metric.most, abs(mean))
     low, high = max(mean - reach(1 - LEVEL), -most), min(mean + reach(1 - LEVEL), most)
     p = _level_where(reach, abs(mean))
     differing = int(np.count_nonzero(np.abs(moved).max(axis=0) > 1e-12))

@@ -122,6 +122,10 @@ def interval(metric: Metric, columns: Sums) -> tuple[FloatArray, FloatArray]:
         return _share_interval(metric.formula, columns, value, variance)
     if metric.limit is None:
         low, high = mean_interval(value, variance, usual_event(moved), clusters)
+        if metric.scale is not None:
+            # A rule that takes any number for a rating may give values beyond the scale.
+            low = np.maximum(low, np.minimum(metric.scale[0], value))
+            high = np.minimum(high, np.maximum(metric.scale[1], value))
         return np.where(variance > 0, low, np.nan), np.where(variance > 0, high, np.nan)
     side = 1.0 if np.all(value >= metric.limit) else -1.0
     largest = np.maximum((side * moved).max(axis=-1), metric.event / items)

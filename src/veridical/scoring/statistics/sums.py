@@ -60,6 +60,7 @@ class Metric:
             `combination` of shares, in [0, 1].
         limit: of a mean: a number that no row can pass, such as 0 for a loss.
         event: of a mean with a limit: how far from it a single rare row can lie.
+        scale: of a mean of ratings: the lowest and the highest, which no interval goes beyond.
     """
 
     name: str
@@ -68,6 +69,16 @@ class Metric:
     kind: Kind = "share"
     limit: float | None = None
     event: float = 0.0
+    scale: tuple[float, float] | None = None
+
+    @property
+    def most(self) -> float:
+        """How far two models' values can be apart."""
+        if self.scale is not None:
+            return self.scale[1] - self.scale[0]
+        if self.kind in ("share", "gap", "combination"):
+            return 1.0
+        return 2.0 if self.kind == "correlation" else float("inf")
 
     def __post_init__(self) -> None:
         if self.kind in ("share", "mean") and not isinstance(self.formula, Ratio):
