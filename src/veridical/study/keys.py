@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -13,6 +12,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_path
 from veridical.runtime.fingerprint import fingerprint
 from veridical.runtime.json_types import JsonObject
+from veridical.runtime.versions import own_version
 from veridical.study.commands import named_path
 from veridical.study.plan import OUTPUTS, OptionValue, Plan, Step, bare, lies_in
 
@@ -52,7 +52,7 @@ class Keys:
             "command": step.command,
             "options": options,
             "needs": needs,
-            "version": importlib.metadata.version("veridical"),
+            "version": own_version(),
         }
         return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 

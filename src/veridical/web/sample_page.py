@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import importlib.metadata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from veridical.runtime.files import write_text_atomic
 from veridical.runtime.pages import refuse_other_file
 from veridical.runtime.progress import counted
 from veridical.runtime.randomness import key
+from veridical.runtime.versions import own_version
 from veridical.web import pages
 from veridical.web.cards import Card, card_of, sets_legend
 from veridical.web.notes import Notes, RowNote
@@ -70,7 +70,7 @@ def write_sample(
             "sets": shown,
             "marks": sets_legend([row.card for one in shown for row in one.rows]),
             "style": pages.style(),
-            "version": importlib.metadata.version("veridical"),
+            "version": own_version(),
             "seed": seed,
         },
     )

@@ -180,7 +180,7 @@ def test_an_adapters_own_dropout_is_asked_for_and_stays(noisy: Policy, groups: l
     batch = collate(policy, groups[:2], True)
     assert not torch.equal(scorer(batch)[0], scorer(batch)[0])
     at_work = [module for module in policy.model.modules() if module.training]
-    assert {type(module).__name__ for module in at_work} == {"Linear", "Dropout"}
+    assert {type(module).__name__ for module in at_work} == {"NarrowLinear", "Dropout"}
 
 
 def test_everything_trains_where_the_models_dropout_is_asked_for(policy: Policy) -> None:
