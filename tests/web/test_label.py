@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 from web_client import Client
 
@@ -297,7 +298,8 @@ def test_the_log_is_synced_at_every_commit(tmp_path: Path, monkeypatch: pytest.M
     ("change", "told"),
     [
         (["--seed", "4"], "seed"),
-        (["--annotators", "zoe"], "annotators"),
+        (["--annotators", "zoe"], "added to --annotators me, behind these"),
+        (["--annotators", "me", "zoe", "--overlap", "0"], "overlap"),
         (["--limit", "2"], "limit"),
         (["--annotators", "a b"], "English letters"),
         (["--annotators", "a", "a"], "twice"),
@@ -370,6 +372,92 @@ def test_labels_go_to_other_tools_and_back(tmp_path: Path, form: str) -> None:
     content[0] |= {"fields": {}} if form == "argilla" else {"data": {}}
     write_json(tmp_path / "broken.json", content)
     assert cli.main([*other.words, "--import-labels", str(tmp_path / "broken.json")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        ({"from_name": "wrong_a", "value": {"start": 5, "end": 1}}, "a start and an end"),
+        ({"from_name": "wrong_b", "value": {"start": 0, "end": 10**9}}, "ends behind"),
+        ({"from_name": "wrong_a", "value": {"start": 0, "end": 5, "text": "cups"}}, "cups"),
+        ({"from_name": "worse", "value": {"choices": ["Neither"]}}, "Neither"),
+    ],
+)
+def test_a_file_that_makes_no_sense_leaves_the_labels_as_they_were(
+    tmp_path: Path, result: dict[str, Any], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Page(tmp_path)
+    content = [studio_task(page, [{"from_name": "worse", "value": {"choices": ["A"]}}, result])]
+    write_json(tmp_path / "labels.json", content)
+    assert cli.main([*page.words, "--import-labels", str(tmp_path / "labels.json")]) == 2
+    assert told in capsys.readouterr().err
+    assert LabelStore(page.out / "labels.sqlite").events() == []
+
+
+def test_what_other_tools_add_of_their_own_is_passed_over(tmp_path: Path) -> None:
+    page = Page(tmp_path)
+    content = [studio_task(page, [
+        {"type": "relation", "from_id": "x", "to_id": "y"},
+        {"from_name": "stars", "value": {"rating": 3}},
+        {"from_name": "better", "value": {"choices": []}},
+        {"from_name": "worse", "value": {"choices": ["A"]}},
+    ], lead_time="nan")]  # fmt: skip
+    write_json(tmp_path / "studio.json", content)
+    assert cli.main([*page.words, "--import-labels", str(tmp_path / "studio.json")]) == 0
+    [event] = LabelStore(page.out / "labels.sqlite").events()
+    assert (event.value, event.seconds) == ("first", 0.0)
+    assert cli.main([*page.words, "--export", "argilla"]) == 0
+    draft = read_json(page.out / "argilla.json")
+    for record in draft:
+        record["responses"] = {"worse": [{"value": "B", "user_id": "me", "status": "draft"}]}
+    write_json(tmp_path / "draft.json", draft)
+    assert cli.main([*page.words, "--import-labels", str(tmp_path / "draft.json")]) == 0
+    assert len(LabelStore(page.out / "labels.sqlite").events()) == 1
+
+
+def studio_task(page: Page, result: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    one = page.store.comparison(1)
+    answers = {"answer_a": one.text("first"), "answer_b": one.text("second")}
+    annotation = {"completed_by": {"email": "me"}, "result": result, **more}
+    return {"data": {"task": 1, **answers}, "annotations": [annotation]}
+
+
+def test_labels_are_not_taken_in_while_the_page_is_open(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Page(tmp_path)
+    write_json(tmp_path / "none.json", [])
+    with FileLock(page.out / "labels.lock"):
+        assert cli.main([*page.words, "--import-labels", str(tmp_path / "none.json")]) == 2
+    assert "is open in another" in capsys.readouterr().err
+
+
+def test_an_annotator_who_comes_later_gets_what_everybody_gets(tmp_path: Path) -> None:
+    page = Page(tmp_path, "--annotators", "anna", "ben", "--overlap", "0.5", count=8)
+    page.say("anna", "first")
+    before = {name: list(tasks) for name, tasks in page.store.dealt.items()}
+    later = [*page.words, "--annotators", "zoe"]  # each adds to the ones before
+    for _ in range(2):
+        assert cli.main(later) == 0
+    page.open()
+    zoe = page.store.dealt.pop("zoe")
+    assert page.store.dealt == before
+    assert set(zoe) == set(before["anna"]) & set(before["ben"])
+    assert len(page.store.events()) == 1
+
+
+def test_a_set_that_is_changed_under_the_page_is_not_shown_with_other_images(
+    tmp_path: Path,
+) -> None:
+    page = Page(tmp_path)
+    page.say("me", "first")
+    task = page.store.current("me")
+    assert page.client.get(f"/a/me/image/{task}/0/small").status == 200
+    write_records(rows(7), page.data, "preference")
+    assert "was changed" in page.client.get(f"/a/me/image/{task}/0/large").text
+    assert page.client.get("/a/me").status == 400
+    exported = page.client.post("/export", {}, **{"x-veridical-key": KEY})
+    assert "was changed" in exported.text
 
 
 def test_guidelines_are_read_again_and_shown_as_text(tmp_path: Path) -> None:

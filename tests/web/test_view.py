@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,7 @@ def test_flags_and_notes_are_kept_exported_and_left_out_by_compose(
     assert [(row["id"], row["flagged"], row["note"]) for row in kept] == [
         ("a", False, "fine"), ("b", True, ""),
     ]  # fmt: skip
+    assert not list(tmp_path.glob("*.lock"))
     assert client.get("/s/0/notes.jsonl").text == (tmp_path / "pairs.notes.jsonl").read_text()
     assert read_flagged(tmp_path / "pairs.notes.jsonl", "warning") == {"b"}
     given = ["build", "compose", str(pairs), "--out", str(tmp_path / "out")]
@@ -176,6 +178,26 @@ def test_flags_and_notes_are_kept_exported_and_left_out_by_compose(
     assert sorted(left) == ["a", "c"]
     client.post("/s/0/row/2/note", {"flagged": False}, **own)
     assert [row["id"] for row in read_jsonl(tmp_path / "pairs.notes.jsonl")] == ["a"]
+
+
+def test_servers_that_share_a_file_of_notes_keep_every_flag(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.notes.jsonl"
+
+    def flag(server: int) -> None:
+        own = Notes(path)
+        for number in range(20):
+            own.change(f"{server}-{number}", number, True, None)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(flag, range(4)))
+    assert len(read_jsonl(path)) == 80
+
+
+def test_a_set_that_is_changed_meanwhile_says_so(pairs: Path) -> None:
+    client = application(pairs)
+    write_records(rows()[1:], pairs, "preference")
+    for address in ("/s/0", "/s/0/row/1", "/s/0/row/1/image/0/small"):
+        assert "was changed" in client.get(address).text
 
 
 def test_rows_have_the_ids_that_commands_know_them_by(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import re
 import secrets
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -53,7 +56,8 @@ def label(
         data: preference pairs, or samples with two or more responses.
         out: folder for the labels: `labels.sqlite`, `guidelines.md`, and what is exported.
         serving: where the page is.
-        annotators: their names; one, called `me`, if not set.
+        annotators: their names; one, called `me`, if not set. More can be added behind them later;
+            these get the comparisons that everybody gets.
         overlap: share of the comparisons that every annotator gets; the rest go to one each.
         gold: pairs whose chosen answer is known to be better. Everybody gets all of them, mixed
             with the others; they measure the annotator and are not exported.
@@ -84,21 +88,16 @@ def label(
     if import_labels is not None:
         from veridical.web.label_tools import import_file
 
-        print(import_file(store, import_labels))
+        with _alone(out):  # a server would not see what comes in
+            print(import_file(store, import_labels))
     if export is not None:
         print(export_labels(exporting, export))
     if export is not None or import_labels is not None:
         return
-    lock = FileLock(out / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(f"{out} is open in another `veridical label`. Stop that first.") from error
-    listening = open_port(serving)
     from veridical.web.guard import Access
     from veridical.web.label_app import Labeling, labeler
 
-    try:
+    with _alone(out), contextlib.closing(open_port(serving)) as listening:
         about = store.about
         tokens = _tokens(serving, names, about["secret"])
         app = labeler(
@@ -111,8 +110,23 @@ def label(
         )  # fmt: skip
         print_addresses("Label", address_of(serving, listening), tokens)
         serve(app, listening)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Be the only process that changes a labeling.
+
+    Raises:
+        UserError: another does.
+    """
+    lock = FileLock(out / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"{out} is open in another `veridical label`. Stop that first.") from error
+    try:
+        yield
     finally:
-        listening.close()
         lock.release()
 
 
@@ -177,10 +191,15 @@ def _open_store(
         store = LabelStore(path)
         about = store.about
         changed = [name for name in asked if about.get(name) != asked[name]]
-        if changed:
+        added = _added(store, names)
+        if changed == ["annotators"] and added:
+            with _alone(out):
+                _join(store, out, added, overlap, seed)
+        elif changed:
             raise UserError(
                 f"{out} was begun with other options ({', '.join(changed)}), which decide who sees "
-                "what. Use the same, or another --out."
+                "what. Use the same, or another --out. Annotators can be added to "
+                f"--annotators {' '.join(store.dealt)}, behind these."
             )
         return store
     _claim(out)
@@ -204,6 +223,26 @@ def _open_store(
     about = {**asked, "secret": secrets.token_urlsafe(32), "data_file": str(viewed.file.resolve())}
     create(path, about, comparisons, dealt(comparisons, names, overlap, seed))
     return LabelStore(path)
+
+
+def _added(store: LabelStore, names: Sequence[str]) -> list[str]:
+    """Names that come after those of the store; none if these are not the same ones."""
+    known = json.loads(store.about["annotators"])
+    return [*names[len(known) :]] if [*names[: len(known)]] == known else []
+
+
+def _join(store: LabelStore, out: Path, added: list[str], overlap: float, seed: int) -> None:
+    from veridical.web.label_plan import dealt_later
+
+    dealt = dealt_later([*store.comparisons()], added, overlap, seed)
+    if not all(dealt.values()):
+        raise UserError(
+            f"{out} has no comparison that everybody gets (--overlap {overlap:g}), so nothing is "
+            f"left for {', '.join(added)}. Use another --out for them."
+        )
+    store.join(dealt)
+    count = counted(len(dealt[added[0]]), "comparisons")
+    print(f"{', '.join(added)}: {count} each, those that everybody gets; the others are dealt.")
 
 
 def _claim(out: Path) -> None:

@@ -21,7 +21,15 @@ from veridical.web.guard import Access, Guard
 from veridical.web.guide import blocks
 from veridical.web.label_overview import overview
 from veridical.web.label_plan import Comparison, is_turned
-from veridical.web.label_state import BETTER, OTHER, WORSE, Judgment, Spans, read_spans
+from veridical.web.label_state import (
+    BETTER,
+    LONGEST_SECONDS,
+    OTHER,
+    WORSE,
+    Judgment,
+    Spans,
+    read_spans,
+)
 from veridical.web.label_store import LabelStore, StoreError
 from veridical.web.pictures import SIZES, Pictures
 from veridical.web.requests import sent, text_in
@@ -35,7 +43,6 @@ MOST_WORDS = 3000
 """Of an answer, beyond which words can't be marked (each is an element of the page)."""
 SHOWN_LETTERS = 60_000
 SHOWN_IMAGES = 12
-LONGEST_SECONDS = 3600.0
 SIDES = {"A": "first", "B": "second"}
 
 
@@ -123,6 +130,7 @@ def labeler(labeling: Labeling, access: Access) -> ASGIApp:
     @app.get("/a/{name}")
     def label(name: str, request: Request) -> Response:
         allowed(request, name)
+        _refuse_changed(labeling)
         guide = blocks(read_text(labeling.guidelines))
         values = {**_label_values(labeling, name), "name": name, "guide": guide,
                   "owner": not request.scope["state"]["who"]}  # fmt: skip
@@ -160,9 +168,21 @@ def labeler(labeling: Labeling, access: Access) -> ASGIApp:
     async def export(request: Request) -> Mapping[str, object]:
         for_everything(request)
         await sent(request)
+        _refuse_changed(labeling)
         return {"told": labeling.export()}
 
     return Guard(app, access)
+
+
+def _refuse_changed(labeling: Labeling) -> None:
+    """Refuse to go on with images and texts that may be of other rows now.
+
+    Raises:
+        UserError: a set's file was changed.
+    """
+    for viewed in (labeling.viewed, labeling.gold):
+        if viewed is not None and viewed.change:
+            raise UserError(viewed.change)
 
 
 def _progress(store: LabelStore, name: str) -> tuple[int, int]:

@@ -94,6 +94,17 @@ def dealt(
     return found
 
 
+def dealt_later(
+    comparisons: Sequence[Comparison], names: Sequence[str], overlap: float, seed: int
+) -> dict[str, list[int]]:
+    """The tasks of annotators who come later: those that everybody gets, as the rest is dealt."""
+    everybody = dealt(
+        comparisons, ("", "-"), overlap, seed
+    )  # the tasks that any two have in common
+    common = set(everybody[""]) & set(everybody["-"])
+    return {name: sorted(common, key=lambda task: key(seed, "order", name, task)) for name in names}
+
+
 def is_turned(seed: int, annotator: str, task: int) -> bool:
     """Whether an annotator sees `second` on the left."""
     return bool(key(seed, "side", annotator, task) & 1)

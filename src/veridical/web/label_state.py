@@ -12,6 +12,8 @@ WORSE = ("first", "second", "same", "unsure", "broken")
 BETTER = ("first", "second", "same", "unsure")
 """Which answer is more helpful."""
 OTHER = {"first": "second", "second": "first"}
+LONGEST_SECONDS = 3600.0
+"""What a comparison can take; who left the page open took a break."""
 
 
 @dataclass(frozen=True)

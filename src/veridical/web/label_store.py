@@ -86,6 +86,18 @@ class LabelStore:
         with self._connect() as database:
             return {task for (task,) in database.execute("SELECT task FROM tasks WHERE gold")}
 
+    def join(self, dealt: Mapping[str, Sequence[int]]) -> None:
+        """Give more annotators their comparisons.
+
+        Raises:
+            StoreError: it can't be stored.
+        """
+        names = plain([*self.dealt, *dealt])
+        with self._lock, self._connect() as database:
+            database.execute("UPDATE about SET value=? WHERE name='annotators'", (names,))
+            database.executemany("INSERT INTO dealt VALUES (?, ?, ?)", _dealt_rows(dealt))
+        self.dealt |= {name: list(tasks) for name, tasks in dealt.items()}
+
     def events(self, annotator: str | None = None) -> list[Event]:
         """The log, or that of one annotator."""
         which = "" if annotator is None else " WHERE annotator=?"
@@ -163,8 +175,8 @@ class LabelStore:
     def _insert(self, *values: object) -> int | None:
         with self._connect() as database:
             cursor = database.execute(
-                "INSERT OR IGNORE INTO events (key, annotator, task, step, value, at, seconds) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)", values
+                "INSERT INTO events (key, annotator, task, step, value, at, seconds) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING", values
             )  # fmt: skip
             return cursor.lastrowid if cursor.rowcount else None
 
@@ -220,14 +232,15 @@ def create(
                 for one in comparisons
             ],
         )
-        database.executemany(
-            "INSERT INTO dealt VALUES (?, ?, ?)",
-            [
-                (name, position, task)
-                for name, tasks in dealt.items()
-                for position, task in enumerate(tasks)
-            ],
-        )
+        database.executemany("INSERT INTO dealt VALUES (?, ?, ?)", _dealt_rows(dealt))
+
+
+def _dealt_rows(dealt: Mapping[str, Sequence[int]]) -> list[tuple[str, int, int]]:
+    return [
+        (name, position, task)
+        for name, tasks in dealt.items()
+        for position, task in enumerate(tasks)
+    ]
 
 
 def is_made(path: Path) -> bool:

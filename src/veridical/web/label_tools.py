@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_text_atomic, write_texts_atomic
 from veridical.runtime.progress import counted
 from veridical.web.label_plan import Comparison
-from veridical.web.label_state import BETTER, WORSE, Judgment
+from veridical.web.label_state import BETTER, LONGEST_SECONDS, WORSE, Judgment, read_spans
 from veridical.web.label_store import LabelStore
 from veridical.web.pictures import encoded
 from veridical.web.sets import ViewedSet
@@ -154,7 +155,7 @@ def import_file(store: LabelStore, path: Path) -> str:
         raise UserError(f"{path} must be a JSON list of Label Studio's tasks or Argilla's records.")
     given = [event for row in content for event in _events(row, path)]
     texts = {one.task: (one.text("first"), one.text("second")) for one in store.comparisons()}
-    for task, name, _, _, answers, _, _ in given:
+    for task, name, step, value, answers, _, _ in given:
         if name not in store.dealt or task not in store.dealt[name]:
             raise UserError(
                 f"{path}: comparison {task} was not given to {name!r}. Name the annotators with "
@@ -162,12 +163,30 @@ def import_file(store: LabelStore, path: Path) -> str:
             )
         if answers != texts[task]:
             raise UserError(f"{path}: comparison {task} has other answers than this labeling.")
+        if step == "marks":
+            _check_marks(path, task, value, answers)
     stored = 0
     for task, name, step, value, _, seconds, at in given:
         text = json.dumps([task, name, step, value, at])
         key = f"import-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
-        stored += store.add(key, name, task, step, value, seconds, at or None)
+        spent = min(max(seconds, 0.0), LONGEST_SECONDS) if math.isfinite(seconds) else 0.0
+        stored += store.add(key, name, task, step, value, spent, at or None)
     return f"{counted(stored, 'answers')} of {counted(len(given), 'answers')} in {path} are new."
+
+
+def _check_marks(path: Path, task: int, value: str, answers: tuple[str, str]) -> None:
+    """Refuse marks that are no stretches of the answers: once stored, nobody could read the log.
+
+    Raises:
+        UserError: names the comparison.
+    """
+    try:
+        spans = read_spans(json.loads(value))
+    except ValueError as error:
+        raise UserError(f"{path}, comparison {task}: {error}.") from error
+    for side, text in zip(LETTERS, answers, strict=True):
+        if spans[side] and spans[side][-1][1] > len(text):
+            raise UserError(f"{path}, comparison {task}: a mark ends behind its answer.")
 
 
 Given = tuple[int, str, str, str, tuple[str, str], float, str]
@@ -200,12 +219,12 @@ def _from_studio(row: Mapping[str, Any]) -> Iterator[Given]:
         marks: dict[str, list[list[int]]] = {"first": [], "second": []}
         steps: dict[str, str] = {}
         for result in annotation["result"]:
-            value, kind = result["value"], str(result["from_name"])
-            if kind.startswith("wrong_"):
+            kind = str(result.get("from_name"))  # relations have none
+            if kind in ("wrong_a", "wrong_b"):
                 side = SIDES[kind[-1].upper()]
-                marks[side].append([int(value["start"]), int(value["end"])])
-            else:
-                steps[kind] = _side_of(str(value["choices"][0]), kind)
+                marks[side].append(_mark(result["value"], answers[side == "second"]))
+            elif kind in ("worse", "better") and result["value"]["choices"]:
+                steps[kind] = _side_of(str(result["value"]["choices"][0]), kind)
         if any(marks.values()):
             yield task, name, "marks", json.dumps(marks), about[0], 0.0, about[2]
         for step in ("worse", "better"):
@@ -221,12 +240,26 @@ def _from_argilla(row: Mapping[str, Any]) -> Iterator[Given]:
     worse = {}
     for step in ("worse", "better"):
         for response in row["responses"].get(step, []):
+            if response.get("status", "submitted") != "submitted":
+                continue
             name, value = str(response["user_id"]), _side_of(str(response["value"]), step)
             if step == "worse":
                 worse[name] = value
             elif worse.get(name) != "same":
                 continue
             yield task, name, step, value, answers, 0.0, ""
+
+
+def _mark(value: Mapping[str, Any], answer: str) -> list[int]:
+    """The stretch of an answer that Label Studio gives, and where it says so the words of.
+
+    Raises:
+        ValueError: the words are others.
+    """
+    start, end = int(value["start"]), int(value["end"])
+    if str(value.get("text", answer[start:end])).strip() != answer[start:end].strip():
+        raise ValueError(f"the marked words {value['text']!r}, which are not at {start} to {end}")
+    return [start, end]
 
 
 def _side_of(said: str, step: str) -> str:

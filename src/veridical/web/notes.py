@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,7 +65,7 @@ class Notes:
             UserError: the file can't be written.
         """
         check_writable(self.path)
-        with self._lock, FileLock(f"{self.path}.lock"):
+        with self._lock, alone(self.path):
             self._read(again=True)
             old = self._known.get(id, RowNote(id, row, False, "", ""))
             new = RowNote(
@@ -103,6 +106,25 @@ class Notes:
                 str(row.get("at") or ""),
             )
         self._stamp = state
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other processes from changing a file, without leaving a lock file beside it.
+
+    The folder is locked. Where a system can't lock folders (Windows, some network disks), a file is
+    made after all.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            import fcntl
+
+            folder = os.open(path.parent, os.O_RDONLY)
+            held.callback(os.close, folder)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            held.enter_context(FileLock(f"{path}.lock"))
+        yield
 
 
 def notes_path(file: Path) -> Path:

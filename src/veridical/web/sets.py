@@ -52,6 +52,22 @@ class ViewedSet:
     marking: Marking | None = field(default=None, compare=False)
     marked_by: tuple[Path, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Note how the files are now."""
+        assert self._stamps is not None
+
+    @cached_property
+    def _stamps(self) -> list[tuple[int, int] | None]:
+        return [_stamp(path) for path in self.files]
+
+    @property
+    def change(self) -> str:
+        """What to tell if a file is not what it was when the set was opened; "" if it is."""
+        for path, old in zip(self.files, self._stamps, strict=True):
+            if _stamp(path) != old:
+                return f"{path} was changed since this page was started. Start the command again."
+        return ""
+
     @property
     def file(self) -> Path:
         """The first file that is read."""
@@ -82,9 +98,11 @@ class ViewedSet:
         """The bytes of an image's file, or the file.
 
         Raises:
-            ImageError: it is no file under the set's folder, or its row can't be read any more.
+            ImageError: it is no file under the set's folder, or the set was changed meanwhile.
         """
         if image.column:
+            if self.change:  # its rows may be others now, and their images too
+                raise ImageError(self.change)
             return self._held(row.number, image)
         reference = image.path or ""
         if self.root is not None:
@@ -161,6 +179,14 @@ def open_sets(
         name = path.name if path.is_dir() else file.name
         found.append(ViewedSet(name, kind, (file,), own, kind, marking, marked_by))
     return found
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _record_file(path: Path) -> Path:

@@ -180,7 +180,7 @@ def _common(sets: list[Opened], place: int, one: Opened, query: Query) -> dict[s
         "address": query.address(),
         "indexed": one.index.count,
         "done": one.index.done,
-        "failure": one.index.failure,
+        "failure": one.viewed.change or one.index.failure,
         "notes": one.notes.all(),
         "notes_file": str(one.notes.path),
     }
