@@ -169,17 +169,19 @@ def test_pairs_are_found_flagged_and_labeled_by_keys(
     browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs = scene_pairs(tmp_path, 6)
-    out = tmp_path / "labels"
+    out, sample = tmp_path / "labels", tmp_path / "sample.html"
+    assert cli.main(["view", str(pairs), "--export", str(sample), "--count", "3"]) == 0
+    people = ["--annotators", "me", "ben", "--overlap", "1"]
     with (
         in_thread(["view", str(pairs)], monkeypatch) as view,
-        in_thread(["label", str(pairs), "--out", str(out)], monkeypatch) as label,
+        in_thread(["label", str(pairs), "--out", str(out), *people], monkeypatch) as label,
     ):
-        look_at_every_page(browser, view, label)
+        look_at_every_page(browser, view, label, sample.as_uri())
         flag_and_note(browser, view, tmp_path / "pairs.notes.jsonl")
         compare(browser, label, out)
 
 
-def look_at_every_page(browser: Any, view: str, label: str) -> None:
+def look_at_every_page(browser: Any, view: str, label: str, sample: str) -> None:
     said: list[str] = []
     for width, scheme in LOOKS:
         context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -188,7 +190,7 @@ def look_at_every_page(browser: Any, view: str, label: str) -> None:
         page.on("pageerror", lambda one: said.append(str(one)))
         for address in (
             f"{view}/s/0?q=giraffe&where=images%3D1", f"{view}/s/0/row/2",
-            f"{label}/a/me", f"{label}/overview",
+            label, f"{label}/a/me", f"{label}/overview", sample,
         ):  # fmt: skip
             page.goto(address)
             page.wait_for_load_state("networkidle")

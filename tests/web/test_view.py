@@ -307,6 +307,14 @@ def test_the_sample_is_one_page_and_replaces_nothing_else(
     assert "would be lost" in capsys.readouterr().err
 
 
+def test_a_sample_with_half_a_surrogate_pair_is_written(tmp_path: Path) -> None:
+    row = {"id": "1", "images": [], "prompt": "?", "chosen": "\ud83d!", "rejected": "B."}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    words = ["view", str(tmp_path / "pairs.jsonl"), "--export", str(tmp_path / "page.html")]
+    assert cli.main(words) == 0
+    assert "not whole Unicode" in (tmp_path / "page.html").read_text()
+
+
 def test_an_index_is_made_once_and_again_after_an_interruption(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,7 +74,8 @@ def write_sample(
             "seed": seed,
         },
     )
-    write_text_atomic(out, text)
+    # Half a surrogate pair, which no file takes, becomes a question mark, as in the index.
+    write_text_atomic(out, text.encode(errors="replace").decode())
     drawn = sum(len(one.rows) for one in shown)
     print(f"{counted(drawn, 'rows')} of {counted(sum(one.total for one in shown), 'rows')}: {out}")
 
