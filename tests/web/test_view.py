@@ -20,7 +20,7 @@ from veridical.runtime.files import read_jsonl, write_json, write_jsonl
 from veridical.web.guard import Access
 from veridical.web.index import Index, open_index
 from veridical.web.notes import Notes, notes_path
-from veridical.web.sets import open_sets
+from veridical.web.sets import open_sets, with_gaps
 from veridical.web.viewer import Opened, viewer
 
 SCRIPT = "<script>alert(1)</script>"
@@ -198,6 +198,27 @@ def test_a_set_that_is_changed_meanwhile_says_so(pairs: Path) -> None:
     write_records(rows()[1:], pairs, "preference")
     for address in ("/s/0", "/s/0/row/1", "/s/0/row/1/image/0/small"):
         assert "was changed" in client.get(address).text
+
+
+def test_gaps_of_a_description_are_shown_and_sorted_by(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data", "describe", str(pairs), "--out", str(tmp_path / "d.html"), "--model"]
+    assert cli.main([*words, "embedded", "--model-pairs", "2"]) == 0
+    file = tmp_path / "d.gaps.jsonl"
+    assert f"veridical view {pairs} --gaps {file}" in capsys.readouterr().out
+    own = {one["row"]: one["logp_gap"] for one in read_jsonl(file)}
+    assert len(own) == 2
+    [viewed] = open_sets([pairs], None, None, None)
+    fields = {row.number: row.fields for row in with_gaps(viewed, file).rows()}
+    assert {n: f["logp_gap"] for n, f in fields.items() if "logp_gap_without_image" in f} == own
+    assert with_gaps(viewed, file).key() != viewed.key()
+    write_records(rows()[1:], pairs, "preference")
+    for given in (file, pairs.with_name("d.json")):
+        assert cli.main(["view", str(pairs), "--gaps", str(given)]) == 2
+    said = capsys.readouterr().err
+    assert "none of" in said
+    assert "is no" in said
 
 
 def test_rows_have_the_ids_that_commands_know_them_by(tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ def kept_by(arguments: Sequence[str]) -> str:
     """What an interrupted command keeps, and how it goes on."""
     if arguments[:1] == ["align"]:
         return "Finished steps and finished parts of others are kept. The same command goes on."
+    if arguments[:1] in (["view"], ["label"]):
+        return "Flags, notes and labels are kept. The same command goes on."
     if arguments[:1] != ["train"]:
         return KEPT
     step = newest_checkpoint(arguments)

@@ -12,15 +12,16 @@ from veridical.inspection.description_page import MARK, page_of
 from veridical.inspection.differences import describe_differences
 from veridical.inspection.extra import require_packages
 from veridical.inspection.facts import Fact
+from veridical.inspection.gap_file import gap_lines
 from veridical.inspection.length_bias import FieldValue, describe_lengths, parts_of
 from veridical.inspection.pairs import Pairs, groups_of, read_pairs
 from veridical.inspection.shortcuts import SECTION as SHORTCUTS
 from veridical.inspection.shortcuts import describe_shortcuts
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import check_file, refuse_to_replace, write_json
+from veridical.runtime.files import check_file, refuse_to_replace, write_json, write_jsonl
 from veridical.runtime.options import Loading
 from veridical.runtime.pages import refuse_other_file, write_page
-from veridical.runtime.progress import part_of
+from veridical.runtime.progress import counted, part_of
 
 SIZE = "Size"
 COIN = 0.5
@@ -58,7 +59,8 @@ def data_describe(
 
     Sizes, sources, lengths and how often the longer answer is chosen, how alike the answers are and
     in what they differ, how much of the preference can be guessed without the image, and how far
-    judges agree. The numbers are also written as JSON, beside the page.
+    judges agree. The numbers are also written as JSON, beside the page, and with --model the gap of
+    each pair as JSON Lines, for `veridical view --gaps`.
 
     Args:
         sets: Files of preference pairs: Parquet, JSON Lines or a JSON list.
@@ -75,8 +77,10 @@ def data_describe(
     numbers = out.with_suffix(".json")
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {out} must end in .html; the numbers go into a .json beside it.")
-    if numbers.resolve() in {path.resolve() for path in sets}:
-        raise UserError(f"--out {out}: its numbers would be written over {numbers}. Name another.")
+    gap_file = out.with_suffix(".gaps.jsonl")
+    for file in (numbers, gap_file):
+        if file.resolve() in {path.resolve() for path in sets}:
+            raise UserError(f"--out {out}: its numbers would be written over {file}. Name another.")
     refuse_other_file(out, MARK, "a description of data sets")
     refuse_to_replace(numbers, out.exists, "the numbers of such a description")
     names = _names(sets)
@@ -84,14 +88,15 @@ def data_describe(
         read_pairs(path, images_root or path.parent, name)
         for path, name in zip(sets, names, strict=True)
     ]
+    if model is not None:
+        refuse_to_replace(gap_file, out.exists, "the gaps of such a description")
     policy = _load(model, loading)
-    found = [
-        Description(pairs.name, str(path), [
-            *describe_pairs(pairs, seed),
-            *_gaps(policy, pairs, path, images_root or path.parent, model_pairs, seed),
-        ], parts_of(pairs))
-        for pairs, path in zip(known, sets, strict=True)
-    ]  # fmt: skip
+    found, lines = [], []
+    for pairs, path in zip(known, sets, strict=True):
+        own = _gaps(policy, pairs, path, images_root or path.parent, model_pairs, seed)
+        lines += own[1]
+        facts = [*describe_pairs(pairs, seed), *own[0]]
+        found.append(Description(pairs.name, str(path), facts, parts_of(pairs)))
     between = between_sets(known)
     write_page(out, "veridical.inspection", "describe.html.j2", page_of(found, between))
     told = {"sets": [asdict(one) for one in found], "between_sets": [asdict(f) for f in between]}
@@ -102,6 +107,11 @@ def data_describe(
             print(f"{one.name}: {part_of(len(pairs.unusable), whole, 'rows')} can't be used.")
         print(f"{one.name}: {sentence(one.facts)}")
     print(f"The numbers are in {numbers}.")
+    if lines:
+        write_jsonl(gap_file, lines)
+        print(
+            f"Gaps of {counted(len(lines), 'pairs')}: `veridical view {sets[0]} --gaps {gap_file}`"
+        )
 
 
 def describe_pairs(pairs: Pairs, seed: int = 0) -> list[Fact]:
@@ -168,12 +178,14 @@ def _load(model: str | None, loading: Loading) -> object:
 
 def _gaps(
     policy: object, pairs: Pairs, path: Path, root: Path, count: int, seed: int
-) -> list[Fact]:
+) -> tuple[list[Fact], list[dict[str, object]]]:
+    """What is said of the gaps under a model, and the gaps as lines of a file."""
     if policy is None:
-        return []
+        return [], []
     from veridical.inspection.gap import describe_gaps, measure_gaps
     from veridical.models.policy import Policy
 
     assert isinstance(policy, Policy)
     gaps, refused = measure_gaps(policy, path, root, len(pairs), count, seed)
-    return describe_gaps(gaps, refused, groups_of(pairs).tolist(), policy.name)
+    facts = describe_gaps(gaps, refused, groups_of(pairs).tolist(), policy.name)
+    return facts, gap_lines(path, policy.name, gaps)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from veridical.checks.controls import with_gray_images
 from veridical.data.images import ImageLike, decode_image, resolve_image_path
 from veridical.data.pixels import ImageError
 from veridical.inspection.facts import Fact, mean_fact, share
+from veridical.inspection.gap_file import Gap
 from veridical.inspection.rows import Row, read_rows
 from veridical.models.batching import row_batch
 from veridical.models.logprobs import response_logps
@@ -22,15 +22,6 @@ from veridical.models.rendering import Group, render_group
 from veridical.runtime.errors import RefusedRowError, UserError
 from veridical.runtime.progress import counted, track
 from veridical.runtime.randomness import generator
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A pair's log-probability of chosen minus that of rejected, summed over tokens."""
-
-    pair: int
-    own: float
-    gray: float
 
 
 def measure_gaps(
@@ -54,7 +45,7 @@ def measure_gaps(
     rows = [(place, row) for place, row in enumerate(usable) if place in wanted]
     for place, row in track(rows, "log-probabilities"):
         try:
-            gaps.append(_gap(policy, place, _group(policy, row, root)))
+            gaps.append(_gap(policy, place, row, root))
         except (RefusedRowError, RefusedRowsError, ImageError, UserError) as reason:
             refused.append(f"row {row.number}: {reason}")
     return gaps, refused
@@ -101,10 +92,11 @@ def _group(policy: Policy, row: Row, root: Path) -> Group:
     return render_group(policy, row.id, images, row.record["prompt"], answers)
 
 
-def _gap(policy: Policy, place: int, group: Group) -> Gap:
+def _gap(policy: Policy, place: int, row: Row, root: Path) -> Gap:
     found = []
+    group = _group(policy, row, root)
     for one in (group, with_gray_images(group)):
         with torch.no_grad():
             sums = response_logps(policy.model, row_batch(policy, [one])).sums[0]
         found.append(float(sums[0] - sums[1]))
-    return Gap(place, *found)
+    return Gap(place, row.number, *found)

@@ -56,8 +56,8 @@ def label(
         data: preference pairs, or samples with two or more responses.
         out: folder for the labels: `labels.sqlite`, `guidelines.md`, and what is exported.
         serving: where the page is.
-        annotators: their names; one, called `me`, if not set. More can be added behind them later;
-            these get the comparisons that everybody gets.
+        annotators: their names, at the first start; one, called `me`, if not set. More can be named
+            behind these later: they get the comparisons that everybody gets.
         overlap: share of the comparisons that every annotator gets; the rest go to one each.
         gold: pairs whose chosen answer is known to be better. Everybody gets all of them, mixed
             with the others; they measure the annotator and are not exported.
@@ -74,7 +74,7 @@ def label(
     """
     require_web("label")
     serving.check()
-    names = _names(annotators)
+    names = None if annotators is None else _names(annotators)
     from veridical.web.sets import open_sets
 
     check_file(data)
@@ -99,7 +99,7 @@ def label(
 
     with _alone(out), contextlib.closing(open_port(serving)) as listening:
         about = store.about
-        tokens = _tokens(serving, names, about["secret"])
+        tokens = _tokens(serving, [*store.dealt], about["secret"])
         app = labeler(
             Labeling(
                 store, viewed, known, out / GUIDELINES, seed,
@@ -130,8 +130,7 @@ def _alone(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _names(annotators: list[str] | None) -> list[str]:
-    names = annotators or ["me"]
+def _names(names: list[str]) -> list[str]:
     for name in names:
         if not _NAME.fullmatch(name):
             raise UserError(
@@ -169,7 +168,7 @@ def _open_store(
     viewed: ViewedSet,
     gold: ViewedSet | None,
     out: Path,
-    names: list[str],
+    names: list[str] | None,
     overlap: float,
     limit: int | None,
     seed: int,
@@ -182,7 +181,6 @@ def _open_store(
     asked = {
         "data": hash_file(viewed.file),
         "gold": "" if gold is None else hash_file(gold.file),
-        "annotators": plain(names),
         "overlap": plain(overlap),
         "limit": plain(limit),
         "seed": plain(seed),
@@ -190,8 +188,10 @@ def _open_store(
     if is_made(path):
         store = LabelStore(path)
         about = store.about
+        if names is not None:
+            asked["annotators"] = plain(names)
         changed = [name for name in asked if about.get(name) != asked[name]]
-        added = _added(store, names)
+        added = _added(store, names or ())
         if changed == ["annotators"] and added:
             with _alone(out):
                 _join(store, out, added, overlap, seed)
@@ -202,6 +202,8 @@ def _open_store(
                 f"--annotators {' '.join(store.dealt)}, behind these."
             )
         return store
+    names = names or ["me"]
+    asked["annotators"] = plain(names)
     _claim(out)
     pairs, left = compared(viewed.rows(), seed, limit)
     if not pairs:

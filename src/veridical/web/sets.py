@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -18,6 +18,7 @@ from veridical.data.pixels import ImageError
 from veridical.data.record_files import count_rows
 from veridical.data.record_rows import Kind
 from veridical.data.vocabulary import read_vocabulary
+from veridical.inspection.gap_file import read_gaps
 from veridical.inspection.rows import recognize_kind
 from veridical.report.folders import find_parts
 from veridical.runtime.errors import UserError
@@ -41,7 +42,8 @@ class ViewedSet:
         files: what is read.
         root: the folder that image paths must stay under.
         marking: marks objects in answers; None where no list is known.
-        marked_by: the files that `marking` is made of.
+        marked_by: the files that `marking` and `gaps` are made of.
+        gaps: log-probability gaps by the number of the row.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ViewedSet:
     record_kind: Kind | None = None
     marking: Marking | None = field(default=None, compare=False)
     marked_by: tuple[Path, ...] = ()
+    gaps: Mapping[int, Mapping[str, float]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         """Note how the files are now."""
@@ -78,7 +81,9 @@ class ViewedSet:
         if self.record_kind is None:
             yield from shown_answers([path.parent for path in self.files], self.root)
         else:
-            yield from shown_records(self.file, self.record_kind, self.marking)
+            for row in shown_records(self.file, self.record_kind, self.marking):
+                own = self.gaps.get(row.number)
+                yield replace(row, fields={**row.fields, **own}) if own else row
 
     def count(self) -> int | None:
         """How many rows there are, where that is known without reading them."""
@@ -179,6 +184,18 @@ def open_sets(
         name = path.name if path.is_dir() else file.name
         found.append(ViewedSet(name, kind, (file,), own, kind, marking, marked_by))
     return found
+
+
+def with_gaps(viewed: ViewedSet, path: Path) -> ViewedSet:
+    """A set with the gaps of a file that `veridical data describe --model` wrote.
+
+    Raises:
+        UserError: it has none of this set.
+    """
+    if viewed.kind != "preference":
+        raise UserError(f"--gaps is for preference pairs; {viewed.file} holds {viewed.kind} rows.")
+    marked_by = (*viewed.marked_by, path)
+    return replace(viewed, gaps=read_gaps(path, viewed.file), marked_by=marked_by)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

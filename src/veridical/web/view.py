@@ -21,6 +21,7 @@ def view(
     object_files: ObjectFiles = ObjectFiles(),
     images_root: Path | None = None,
     notes: Path | None = None,
+    gaps: Path | None = None,
     export: Path | None = None,
     count: int = 50,
     seed: int = 0,
@@ -39,6 +40,7 @@ def view(
         images_root: what image paths are relative to and must stay under; the set's own folder if
             not set, and for evaluations where their records say.
         notes: file of the flags and notes, of one set.
+        gaps: log-probability gaps of pairs, as `veridical data describe --model` writes them.
         export: write a sample as one self-contained HTML file, and serve nothing.
         count: rows of that sample.
         seed: seed of that sample.
@@ -48,9 +50,11 @@ def view(
         raise UserError("No set is named; give a file of records or a run's folder.")
     serving.check()
     from veridical.web.notes import Notes, notes_path
-    from veridical.web.sets import open_sets
+    from veridical.web.sets import open_sets, with_gaps
 
     found = open_sets(sets, images_root, object_files.objects, object_files.vocabulary)
+    if gaps is not None:
+        found = [with_gaps(one, gaps) for one in found]
     if notes is not None and len(found) > 1:
         raise UserError("--notes is for one set. Name one, or leave --notes out.")
     kept = [Notes(notes or notes_path(one.file)) for one in found]
