@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import random
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,10 +18,12 @@ from web_client import Client
 from veridical import cli
 from veridical.builders.composing.flags import read_flagged
 from veridical.data.records import read_records, write_records
+from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl, write_json, write_jsonl
 from veridical.web.guard import Access
 from veridical.web.index import Index, open_index
 from veridical.web.notes import Notes, notes_path
+from veridical.web.record_rows import light_rows
 from veridical.web.sets import open_sets, with_gaps
 from veridical.web.viewer import Opened, viewer
 
@@ -219,6 +223,20 @@ def test_gaps_of_a_description_are_shown_and_sorted_by(
     said = capsys.readouterr().err
     assert "none of" in said
     assert "is no" in said
+
+
+def test_a_file_that_is_cut_while_it_is_read_does_not_end_the_process(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.parquet"
+    texts = [random.Random(n).randbytes(2000).hex() for n in range(2000)]
+    write_records(
+        ({"id": text[:20], "images": [], "prompt": "?", "chosen": text, "rejected": text[:9]}
+         for text in texts), file, "preference",
+    )  # fmt: skip
+    reading = light_rows(file, "preference")
+    next(reading)
+    os.truncate(file, 100)  # mapped into memory, the rest of it would be a bus error
+    with pytest.raises(UserError):
+        list(reading)
 
 
 def test_rows_have_the_ids_that_commands_know_them_by(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ HELD = b"held"
 """Stands for the bytes of an image that were not read."""
 LONGEST_FIELD = 200  # letters; longer values are texts, and no fields
 BATCH = 256
+BUFFER = 2**20  # bytes that are read at once
 LABELS = {"images": "Image", "rejected_images": "Rejected image", "contrast_images": "Contrast"}
 TITLES = {"chosen": "Chosen", "rejected": "Rejected", "answer": "Answer"}
 
@@ -54,7 +55,8 @@ def light_rows(path: Path, kind: Kind) -> Iterator[tuple[int, object]]:
         yield from stream_rows(path)
         return
     try:
-        with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+        # Not mapped into memory: a file that is cut while it is read would end the process.
+        with pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
             if "id" not in file.schema_arrow.names:
                 yield from stream_rows(path)
                 return
@@ -79,9 +81,13 @@ def _light_parquet(file: pq.ParquetFile) -> Iterator[object]:
                 columns.append(name)
             else:
                 columns.append(name)
+        missing = file.metadata.row_group(group).num_rows
         for batch in file.iter_batches(BATCH, row_groups=[group], columns=columns):
+            missing -= len(batch)
             for row in batch.to_pylist():
                 yield {**row, **{name: _held(row.get(name)) for name in held}}
+        if missing:  # a buffer that meets the end of a file says nothing
+            raise OSError("it ends early")
 
 
 def _is_whole(column: pq.ColumnChunkMetaData) -> bool:

@@ -25,7 +25,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import check_file
 from veridical.runtime.run_record import RECORD, read_fields
 from veridical.web.answer_rows import ANSWERS, is_evaluation, run_names, shown_answers
-from veridical.web.record_rows import Marking, shown_records
+from veridical.web.record_rows import BUFFER, Marking, shown_records
 from veridical.web.shown_rows import Mark, ShownImage, ShownRow
 
 FILES = ("pairs.parquet", "samples.parquet", "conversations.parquet", "records.parquet")
@@ -146,7 +146,7 @@ class ViewedSet:
         group = bisect_right(self._ends, number - 1)
         place = number - 1 - (self._ends[group - 1] if group else 0)
         try:
-            with pq.ParquetFile(self.file, metadata=self._metadata, memory_map=True) as file:
+            with pq.ParquetFile(self.file, metadata=self._metadata, buffer_size=BUFFER) as file:
                 batches = file.iter_batches(IMAGE_BATCH, row_groups=[group], columns=[image.column])
                 for batch in batches:
                     if place < len(batch):
