@@ -149,6 +149,12 @@ def test_an_address_that_makes_no_sense_is_refused(pairs: Path, query: str) -> N
     assert application(pairs).get(f"/s/0?{query}").status in (400, 200 if "&" in query else 400)
 
 
+@pytest.mark.parametrize("address", ["/s/x", "/s/0/row/x", "/s/0/row/1/image/x/small"])
+def test_an_address_of_no_number_is_not_found(pairs: Path, address: str) -> None:
+    reply = application(pairs).get(address)
+    assert (reply.status, reply.text) == (404, "There is no such page.")
+
+
 def test_a_filter_of_the_form_becomes_a_part_of_the_address(pairs: Path) -> None:
     reply = application(pairs).get("/s/0?q=&sort=&field=model&op=%3D&value=x&where=images%3D1")
     assert reply.status == 303

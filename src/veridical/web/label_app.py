@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException as AnyHTTPException
 
@@ -96,6 +97,10 @@ def labeler(labeling: Labeling, access: Access) -> ASGIApp:
             return PlainTextResponse(str(error.detail), error.status_code)
         return PlainTextResponse(str(error), 503 if isinstance(error, StoreError) else 400)
 
+    async def no_number(request: Request, error: Exception) -> Response:
+        return PlainTextResponse("There is no such page.", 404)
+
+    app.add_exception_handler(RequestValidationError, no_number)
     app.add_exception_handler(UserError, as_text)
     app.add_exception_handler(AnyHTTPException, as_text)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException as AnyHTTPException
 
@@ -50,6 +51,10 @@ def viewer(sets: list[Opened], access: Access) -> ASGIApp:
         text = str(error.detail) if isinstance(error, AnyHTTPException) else str(error)
         return PlainTextResponse(text, status)
 
+    async def no_number(request: Request, error: Exception) -> Response:
+        return PlainTextResponse("There is no such page.", 404)
+
+    app.add_exception_handler(RequestValidationError, no_number)
     app.add_exception_handler(UserError, as_text)
     app.add_exception_handler(AnyHTTPException, as_text)
 
