@@ -200,6 +200,10 @@ def test_what_cant_be_exported_is_said(tmp_path: Path, capsys: pytest.CaptureFix
         (["--to", "trl", "--out", str(tmp_path)], "is not an empty folder"),
         (["--to", "trl", "--out", str(tmp_path / "a"), "--repo", "a/b"], "goes with --to hub"),
     ]
+    (tmp_path / "none.jsonl").touch()
+    given = [str(tmp_path / "none.jsonl"), "--to", "trl", "--out", str(tmp_path / "a")]
+    assert cli.main(["data", "export", *given]) == 2
+    assert "holds no rows" in capsys.readouterr().err
     for options, told in cases:
         assert cli.main(["data", "export", mine, *options]) == 2
         assert told in capsys.readouterr().err
@@ -211,7 +215,7 @@ def test_prompts_of_pairs_go_to_reinforcement_learning(tmp_path: Path) -> None:
     given = [str(tmp_path / "mine.parquet"), "--to", "openrlhf", "--kind", "prompt"]
     assert cli.main(["data", "export", *given, "--out", str(tmp_path / "out")]) == 0
     rows = read_jsonl(tmp_path / "out/data.jsonl")
-    assert rows[0]["input"] == [{"role": "user", "content": "<image>\nQ?"}]
+    assert rows[0]["input"] == [user(IMAGE, text("Q?"))]
     assert rows[0]["label"] == "yes"
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import sys
 import types
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import datasets
 import pytest
@@ -19,6 +17,7 @@ from veridical import cli
 from veridical.data.messages import assistant_message, user_message
 from veridical.data.records import write_records
 from veridical.runtime.files import read_json, read_jsonl
+from veridical.world.model import build_processor
 
 TURNS = [user_message("A?"), assistant_message("a"), user_message("B?", images=0)]
 
@@ -101,17 +100,17 @@ def test_ms_swift_reads_it(exported: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_openrlhf_reads_its_prompts(exported: Path) -> None:
     without_init("openrlhf", "datasets")
     prompts = importlib.import_module("openrlhf.datasets.prompts_dataset")
-    row = read_jsonl(exported / "openrlhf/data.jsonl")[0]
-
-    def template(chat: Any, **options: Any) -> str:
-        return json.dumps(chat)
-
-    prompt, label = prompts.preprocess_data(
-        row, input_key="input", label_key="label", apply_chat_template=template
-    )
-    blocks = [{"type": "image"}, {"type": "text", "text": "Q?"}]
-    assert json.loads(prompt) == [{"role": "user", "content": blocks}]
-    assert label == ""
+    template = build_processor().apply_chat_template
+    told = [
+        prompts.preprocess_data(
+            row, input_key="input", label_key="label", apply_chat_template=template
+        )
+        for row in read_jsonl(exported / "openrlhf/data.jsonl")
+    ]
+    assert told == [
+        ("USER: <image>\nQ? ASSISTANT:", ""),
+        ("USER: <image>\nA? ASSISTANT: a</s>USER: B? ASSISTANT:", ""),
+    ]
 
 
 def test_verl_puts_the_images_where_they_belong(exported: Path) -> None:

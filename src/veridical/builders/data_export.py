@@ -118,7 +118,9 @@ def kind_of(path: Path) -> Kind:
         UserError: they say nothing.
     """
     first = next((row for _, row in stream_rows(path) if isinstance(row, Mapping)), None)
-    found = None if first is None else recognize([first])
+    if first is None:
+        raise UserError(f"{path} holds no rows.")
+    found = recognize([first])
     if found is None:
         raise UserError(f"{path}: its columns don't say of what kind its records are. Set --kind.")
     return found.taken_for.kind

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from veridical.data.exporters.tagged import rest, text_messages
+from veridical.data.exporters.tagged import rest
 from veridical.data.record_rows import Kind
 
 USE = "--data.prompt_dataset {file} --data.input_key input --data.label_key label"
 
 
 def row(record: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
-    """A prompt; the label is the expected answer, or empty."""
+    """A prompt; the label is the expected answer, or empty.
+
+    Messages are blocks: OpenRLHF leaves a text without `<image>` as a string, and templates that
+    read blocks (LLaVA-1.5's) would leave such a turn empty.
+    """
     told: dict[str, Any] = {
-        "input": text_messages(record["prompt"]),
+        "input": list(record["prompt"]),
         "images": list(record["images"]),
     }
     told |= {"label": record.get("expected_answer") or "", "datasource": "veridical"}
