@@ -143,6 +143,16 @@ def test_answers_labeled_bad_are_none_to_learn(tmp_path: Path) -> None:
     ]
 
 
+def test_a_list_of_rejected_texts_is_no_prompt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"prompt": "Q?", "chosen": "A.", "rejected": ["B.", "C."]}
+    write_jsonl(tmp_path / "theirs.jsonl", [row])
+    assert cli.main(["data", "import", str(tmp_path / "theirs.jsonl"), "--dry-run"]) == 2
+    told = "rejected: must be one text, not a list of 2; more rejected ones go into more_rejected"
+    assert told in capsys.readouterr().err
+
+
 def test_files_of_a_folder_that_are_not_read_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -428,6 +438,9 @@ def test_a_set_on_the_hub_is_streamed_at_its_revision(
         (["a.jsonl", "--dry-run", "--as", "nothing"], "is no known set or shape"),
         (["a.jsonl", "--dry-run", "--image-path", "{"], "is no pattern"),
         (["a.jsonl", "--dry-run", "--image-path", "{name.x}"], "is no pattern"),
+        (["a.jsonl", "--dry-run", "--image-path", "{id.__class__}"], "is no pattern"),
+        (["a.jsonl", "--dry-run", "--image-path", "{id:09999999d}"], "is no pattern"),
+        (["a.jsonl", "--dry-run", "--image-path", "{id:{id}}"], "is no pattern"),
         (["a.jsonl", "--dry-run", "--image-path", "a.jpg"], "is the same for every image"),
         (["a.jsonl", "--dry-run", "--turn-marks", "USER:"], "takes two texts"),
         (["b.jsonl", "--dry-run"], "of no known shape. Their columns: x"),

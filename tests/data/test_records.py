@@ -377,6 +377,7 @@ BAD = {
     ),
     "answer by user": (change(chosen=[user_message("a", 0)]), "chosen: must be one assistant"),
     "unknown role": (change(prompt=[{"role": "human", "content": "a"}]), "role 'human'"),
+    "list of texts": (change(chosen=["a", "b"]), "chosen: must be one text, not a list of 2"),
     "no content": (change(prompt=[{"role": "user"}]), "must have a role and a content"),
     "unknown block": (
         change(prompt=[{"role": "user", "content": [{"type": "video"}]}]),
@@ -447,6 +448,9 @@ def test_bad_conversations_say_what_is_wrong(folder: Path) -> None:
     assert "an answer holds" in reason_against(folder, row, "conversation")
     row["conversations"] = [{"from": "human"}]
     assert "turn 1 must have" in reason_against(folder, row, "conversation")
+    assert "labeled as a bad one" in reason_against(
+        folder, conversation() | {"label": False}, "conversation"
+    )
     unanswered = conversation() | {"messages": [user_message("a")]}
     assert "last assistant" in reason_against(folder, unanswered, "conversation")
     assert "last user" in reason_against(

@@ -236,6 +236,14 @@ def test_the_command_writes_a_page_and_numbers(
     assert page.read_text() == "mine"
 
 
+def test_sets_that_all_votes_agree_on_have_no_alpha(tmp_path: Path) -> None:
+    # Of each pair the answer that is first by its letters is chosen: one value in the table.
+    rows = [pair(n, chosen=f"a {n}", rejected=f"b {n}") for n in range(30)]
+    file = write_rows(tmp_path / "x.jsonl", rows)
+    kappa, alpha = between_sets([read_pairs(file, tmp_path, name) for name in ("one", "two")])
+    assert (kappa.value, alpha.value, alpha.n) == (None, None, 30)
+
+
 def test_no_pairs_are_an_error_and_no_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,7 @@ _LISTS = (
 )  # fmt: skip
 # How PNG, JPEG, GIF, WebP and TIFF files begin, in base64.
 _BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkqA", "TU0AK")
+LABELED_BAD = "its answer is labeled as a bad one, and is none to learn"
 DEEPEST = 8  # objects within objects
 FIRST_ITEMS = 16  # of a list
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
@@ -92,6 +93,12 @@ def with_own_names(row: Mapping[str, object], kind: str) -> tuple[dict[str, obje
     if named.get("images") is None and named.get("image") is None:
         _lift_images(named)
     return named, used
+
+
+def is_labeled_bad(row: Mapping[str, object]) -> bool:
+    """Whether a row is of a set without pairs (KTO's), and its answer one of the bad ones."""
+    labeled = row.get("label") is False and ("completion" in row or "messages" in row)
+    return labeled or row.get("kto_tag") is False
 
 
 def image_marker(row: Mapping[str, object]) -> str | None:

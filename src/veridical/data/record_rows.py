@@ -18,7 +18,7 @@ from veridical.data.messages import (
     count_images,
     text_of,
 )
-from veridical.data.record_names import ROLES, is_base64
+from veridical.data.record_names import LABELED_BAD, ROLES, is_base64, is_labeled_bad
 from veridical.data.record_spans import check_prefix, check_spans, read_prefix, read_span
 from veridical.data.record_types import IMAGE_FIELDS, CheckedRow, ImageCell, Rating
 from veridical.runtime.progress import counted
@@ -101,6 +101,8 @@ def normalize(row: object, kind: Kind) -> CheckedRow:
     else:
         record["messages"] = _messages(row, "messages", len(images))
     if kind == "conversation":
+        if is_labeled_bad(row):
+            raise RowError("label", LABELED_BAD)
         _check_turns("messages", record["messages"], last="assistant", images=len(images))
     if kind == "sample":
         record["responses"] = _responses(row)
@@ -299,6 +301,9 @@ def _messages(row: Mapping[str, object], field: str, images: int) -> list[Messag
         raise RowError(field, f"must be {form}, not {type(value).__name__}")
     if not value:
         raise RowError(field, "is empty")
+    if all(isinstance(one, str) for one in value):
+        more = "; more rejected ones go into more_rejected" if field == "rejected" else ""
+        raise RowError(field, f"must be one text, not a list of {len(value)}{more}")
     for number, message in enumerate(value, start=1):
         _check_message(message, field, number)
     messages = clean_messages(value)

@@ -54,7 +54,10 @@ def describe_agreement(judges: Mapping[str, Votes]) -> list[Fact]:
         )
     if len(judges) > 1 and facts:
         table = _table(judges)
-        alpha = float(krippendorff.alpha(reliability_data=table, level_of_measurement="nominal"))
+        alpha = None  # where every vote is the same, there is no disagreement to expect
+        if len(np.unique(table[~np.isnan(table)])) > 1:
+            level = "nominal"
+            alpha = float(krippendorff.alpha(reliability_data=table, level_of_measurement=level))
         label = f"Krippendorff's alpha of all {len(judges)}"
         facts.append(Fact(SECTION, label, alpha, "number", n=table.shape[1]))
     return facts

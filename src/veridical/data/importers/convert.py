@@ -15,7 +15,13 @@ from veridical.data.importers.sets import NamedSet
 from veridical.data.importers.shapes import SHAPES
 from veridical.data.importers.sources import Place
 from veridical.data.importers.templates import without_template
-from veridical.data.record_names import IMAGES, image_column, with_own_names
+from veridical.data.record_names import (
+    IMAGES,
+    LABELED_BAD,
+    image_column,
+    is_labeled_bad,
+    with_own_names,
+)
 from veridical.data.record_rows import TAG, Kind, LeftOutError, RowError, known_fields
 from veridical.data.text.units import joined
 from veridical.runtime.files import JSON_ERRORS, parse_json
@@ -58,8 +64,8 @@ def convert(
     if one.leave_out is not None and row.get(one.leave_out[0]):
         yield LeftOutError(*one.leave_out)
         return
-    if kind == "conversation" and _is_labeled_bad(row):
-        yield LeftOutError("label", "its answer is labeled as a bad one, and is none to learn")
+    if kind == "conversation" and is_labeled_bad(row):
+        yield LeftOutError("label", LABELED_BAD)
         return
     try:
         held = unpacked(row)
@@ -76,12 +82,6 @@ def convert(
                 yield finished(factors | made, held, place, one, rules, kind)
     except RowError as error:
         yield error
-
-
-def _is_labeled_bad(row: Mapping[str, Any]) -> bool:
-    """Whether a row is of a set without pairs (KTO's), and its answer one of the bad ones."""
-    labeled = row.get("label") is False and ("completion" in row or "messages" in row)
-    return labeled or row.get("kto_tag") is False
 
 
 def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:

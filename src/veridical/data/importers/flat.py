@@ -24,6 +24,9 @@ def fits(row: Mapping[str, object]) -> Fit | None:
         if all(_is_answer(named.get(name)) for name in wanted):
             theirs = sorted(used | {name for name in wanted if row.get(name) is not None})
             return Fit(f"it has {', '.join(theirs)}", _kind(kind))
+    named, _ = with_own_names(row, "preference")
+    if all(named.get(name) for name in ("prompt", "chosen", "rejected")):
+        return Fit("it has chosen, rejected", "preference")  # though not in a form that is read
     if with_own_names(row, "prompt")[0].get("prompt") is not None:
         return Fit("it has a question and no answer", "prompt")
     return None

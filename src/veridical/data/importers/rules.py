@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -92,7 +93,13 @@ class Rules:
         if self.image_path is None:
             return
         try:
-            fields = [name for _, name, _, _ in string.Formatter().parse(self.image_path)]
+            parts = list(string.Formatter().parse(self.image_path))
+            fields = [name for _, name, _, _ in parts]
+            for _, name, spec, _ in parts:
+                if name is not None and name not in PATTERN_FIELDS:
+                    raise KeyError(name)
+                if re.search(r"\d{4}|{", spec or ""):
+                    raise ValueError(f"a name is shorter than {spec!r} says")
             self.image_path.format(id=1, name="a.jpg", path="b/a.jpg", stem="a")
         except (ValueError, KeyError, IndexError, AttributeError) as error:
             raise UserError(
