@@ -238,6 +238,7 @@ def test_names_of_which_the_vocabulary_knows_none_are_refused(
         ({"images": [], "annotations": []}, "no list `categories`"),
         ({**COCO, "images": [{"id": 1}]}, "images 1: needs id and file_name"),
         ("dog", "must be a JSON list"),
+        ({}, "found.json holds no annotations"),
         ([{"image": "1", "class_id": 0}], "has no name that is known"),
         ([{"image": "1", "label": 0}], "has no name that is known"),
         ([{"image": "1", "found": ["dog"]}], "is neither a detection nor a list of them"),

@@ -183,6 +183,8 @@ def _yolo_names(folder: Path) -> Path:
 def _refuse(found: Found, path: Path, most: float) -> None:
     used = found.used + found.unsure
     bad = len(found.skipped)
+    if not found.objects and not bad:
+        raise UserError(f"{path} holds no annotations.")
     if not found.objects or (bad and bad > most * (used + bad)):
         first = "; ".join(f"{row['id']}, {row['reason']}" for row in found.skipped[:3])
         raise UserError(
