@@ -7,7 +7,6 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset
@@ -121,29 +120,15 @@ def story(
     return f"What was done: {joined(phrases)}{_effort(parts)}."
 
 
-def _seconds(folders: Sequence[Path], recorded: Sequence[Part]) -> float:
-    """The wall time of runs in these folders, each counted once.
-
-    A run that was stopped and went on has the time of its last call only; what was made in its
-    folder took at least as long as it took.
-    """
-    outermost = [f for f in folders if not any(other in f.parents for other in folders)]
-    total = 0.0
-    for folder in outermost:
-        own = sum(
-            float(part.record.get("wall_time_seconds") or 0)
-            for part in recorded
-            if part.folder == folder
-        )
-        inside = [f for f in folders if folder in f.parents]
-        total += max(own, _seconds(inside, recorded))
-    return total
-
-
 def _effort(parts: Sequence[Part]) -> str:
-    """The wall time of all runs, and the machine."""
+    """The wall time of the outermost records, and the machine."""
     recorded = [part for part in parts if part.record]
-    seconds = _seconds(list(dict.fromkeys(part.folder for part in recorded)), recorded)
+    outermost = [
+        part
+        for part in recorded
+        if not any(other.folder in part.folder.parents for other in recorded)
+    ]
+    seconds = sum(float(part.record.get("wall_time_seconds") or 0) for part in outermost)
     hardware: Mapping[str, Any] = next(
         (part.record["hardware"] for part in recorded if "hardware" in part.record), {}
     )
