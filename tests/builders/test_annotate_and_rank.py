@@ -321,6 +321,7 @@ def test_an_endpoint_that_is_down_ends_the_run_instead_of_listing_all(
     server.answer = dies
     server.requests.clear()
     assert run("annotate", samples, tmp_path / "out", server, "--endpoint.retries", 0) == 2
+    # One that answers, 20 that fail, and what the second thread asks before either of them ends.
     assert 21 <= len(server.requests) <= 23
     assert not (tmp_path / "out" / "skipped.jsonl").exists()
 

@@ -211,6 +211,9 @@ class Client:
             count, alike = len(self._failures), len({kind for kind, _ in self._failures}) == 1
             at_start = not self._succeeded and alike and count >= AT_START
             over = at_start or count >= FAILURES
+            if over:
+                # Here, under the lock: the other threads go on until the error has reached the end.
+                self._stopped.set()
         if over:
             begins = f"The first {count}" if not self._succeeded else f"{count}"
             raise UserError(
