@@ -312,7 +312,9 @@ def test_an_endpoint_that_is_down_ends_the_run_instead_of_listing_all(
     """One that answered before gets 20 chances, one that never did gets five."""
 
     def dies(handler: Handler, number: int, before: int, text: str) -> None:
-        good(handler, number, before, text) if number == 0 else handler.send(b"{}", 503)
+        # The first that is sent, whichever it is: nothing else is sent before its reply.
+        alone = len(handler.server.requests) == 1
+        good(handler, number, before, text) if alone else handler.send(b"{}", 503)
 
     samples = write_samples(tmp_path, 30)
     server.answer = lambda handler, number, before, text: handler.send(b"{}", 503)
@@ -321,8 +323,8 @@ def test_an_endpoint_that_is_down_ends_the_run_instead_of_listing_all(
     server.answer = dies
     server.requests.clear()
     assert run("annotate", samples, tmp_path / "out", server, "--endpoint.retries", 0) == 2
-    # One that answers, 20 that fail, and what the second thread asks before either of them ends.
-    assert 21 <= len(server.requests) <= 23
+    # One that answers, 20 that fail, and one that the second thread had under way.
+    assert 21 <= len(server.requests) <= 22
     assert not (tmp_path / "out" / "skipped.jsonl").exists()
 
 
