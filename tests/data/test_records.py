@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from PIL import Image
 
 from veridical.data.messages import assistant_message, user_message
 from veridical.data.origins import with_origins
+from veridical.data.record_files import stream_rows
 from veridical.data.records import Kind, read_records, write_records
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json, write_jsonl
@@ -547,3 +550,25 @@ def test_junk_in_conversations_is_a_bad_row(folder: Path, field: str) -> None:
     write_jsonl(folder / "junk.jsonl", [conversation(100), *rows])
     read = read_records(folder / "junk.jsonl", "conversation", max_bad_fraction=1)
     assert len(read.rows) + len(read.problems) == read.total
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+@pytest.mark.parametrize("change", ["cut", "written over"])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, suffix: str, change: str
+) -> None:
+    file, other = tmp_path / f"pairs{suffix}", tmp_path / f"other{suffix}"
+    texts = [random.Random(n).randbytes(2000).hex() for n in range(1000)]
+    for path, more in ((file, "a"), (other, "b")):
+        rows = [{"id": text[:20], "images": [], "prompt": more, "chosen": text, "rejected": "No."}
+                for text in texts]  # fmt: skip
+        write_records(rows, path, "preference")
+    os.utime(file, (0, 0))  # so that no clock is too coarse to tell
+    reading = stream_rows(file)
+    next(reading)
+    if change == "cut":  # mapped into memory, the rest of it would be a bus error
+        os.truncate(file, 100)
+    else:  # in place, as `cp` does it; both files have the same length
+        file.write_bytes(other.read_bytes())
+    with pytest.raises(UserError, match="was changed while it was read"):
+        list(reading)

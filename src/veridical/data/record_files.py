@@ -38,6 +38,8 @@ DEEPEST_JSON = 1000  # levels, about as many as Python's own parser takes
 BYTES_AT_A_TIME = 64 * 2**20
 """Of images, which are copied a few times on their way: 64 rows of 32 photographs are gigabytes,
 and more than Arrow converts in one go."""
+BUFFER = 2**20
+"""Bytes of Parquet that are read at once."""
 
 
 def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, object]]]:
@@ -52,10 +54,10 @@ def raw_rows(path: Path) -> tuple[int, Iterator[tuple[int, object]]]:
         raise UserError(f"{path} is a folder; name a .parquet, .jsonl or .json file in it.")
     check_file(path)
     suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return _parquet_length(path), enumerate(_parquet_rows(path), start=1)
-    if suffix in (".jsonl", ".ndjson"):
-        return _count_lines(path), stream_json_lines(path)
+    if suffix in (".parquet", ".jsonl", ".ndjson"):
+        before, stream = _state(path), _stream(path, suffix)
+        total = _parquet_length(path) if suffix == ".parquet" else _count_lines(path)
+        return total, _all_of(stream, path, before)
     if suffix == ".json":
         rows = read_json(path, any_text=True)
         if isinstance(rows, list):
@@ -88,18 +90,52 @@ def stream_rows(path: Path) -> Iterator[tuple[int, object]]:
     A JSON object instead of a list is read as rows by id: its keys become `id`.
 
     Raises:
-        UserError: as `raw_rows`, but where it comes to what is wrong.
+        UserError: as `raw_rows`, but where it comes to what is wrong; the file was written to
+            meanwhile.
     """
     check_file(path)
-    suffix = path.suffix.lower()
+    yield from _all_of(_stream(path, path.suffix.lower()), path, _state(path))
+
+
+def _stream(path: Path, suffix: str) -> Iterator[tuple[int, object]]:
     if suffix == ".parquet":
-        yield from enumerate(_parquet_rows(path), start=1)
-    elif suffix in (".jsonl", ".ndjson"):
-        yield from stream_json_lines(path)
-    elif suffix == ".json":
-        yield from enumerate(_json_items(path), start=1)
-    else:
-        raise UserError(f"{path} must end in .parquet, .jsonl, .ndjson or .json.")
+        return enumerate(_parquet_rows(path), start=1)
+    if suffix in (".jsonl", ".ndjson"):
+        return stream_json_lines(path)
+    if suffix == ".json":
+        return enumerate(_json_items(path), start=1)
+    raise UserError(f"{path} must end in .parquet, .jsonl, .ndjson or .json.")
+
+
+def _all_of(items: Iterator[Item], path: Path, before: object) -> Iterator[Item]:
+    """Items read from a file that stays as it was `before`.
+
+    Raises:
+        UserError: it was written to, so that what was read may be of two files, or damaged.
+    """
+    try:
+        yield from items
+    except UserError as error:
+        _refuse_changed(path, before, error)
+        raise
+    _refuse_changed(path, before)
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file does; None where it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _refuse_changed(path: Path, before: object, error: UserError | None = None) -> None:
+    if _state(path) != before:
+        raise UserError(
+            f"{path} was changed while it was read, so its rows may be of two files. Give the "
+            "command again once it is written."
+        ) from error
 
 
 def stream_json_lines(path: Path) -> Iterator[tuple[int, object]]:
@@ -266,13 +302,27 @@ def _whole(path: Path) -> Iterator[None]:
         raise UserError(f"{path} can't be read as Parquet: {reason_of(error)}") from error
 
 
-def _parquet_rows(path: Path) -> Iterator[object]:
-    # Buffered ahead, every row group that was read would stay in memory to the end.
-    with _whole(path), pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
+def parquet_columns(path: Path, columns: list[str]) -> Iterator[Mapping[str, object]]:
+    """Some columns of Parquet's rows; never the whole file at once.
+
+    Raises:
+        UserError: the file can't be read, or was written to meanwhile.
+    """
+    yield from _all_of(_parquet_rows(path, columns), path, _state(path))
+
+
+def _parquet_rows(path: Path, columns: list[str] | None = None) -> Iterator[Mapping[str, object]]:
+    # Not mapped into memory: where a mapped file is cut while it is read, the process ends with a
+    # bus error. Buffered ahead, every row group that was read would stay in memory to the end.
+    with _whole(path), pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
         for number in range(file.num_row_groups):
-            size = _rows_at_a_time(file.metadata.row_group(number))
-            for batch in file.iter_batches(batch_size=size, row_groups=[number]):
+            group = file.metadata.row_group(number)
+            size, missing = _rows_at_a_time(group), group.num_rows
+            for batch in file.iter_batches(size, row_groups=[number], columns=columns):
+                missing -= len(batch)
                 yield from plain_rows(pa.Table.from_batches([batch]))
+            if missing:  # a buffer that meets the end of a file says nothing
+                raise UserError(f"{path} can't be read as Parquet: it ends early.")
 
 
 def _rows_at_a_time(group: pq.RowGroupMetaData) -> int:

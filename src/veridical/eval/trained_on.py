@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from veridical.data.record_files import raw_rows
+from veridical.data.record_files import parquet_columns, raw_rows
 from veridical.data.record_names import with_own_names
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_file
@@ -104,10 +104,9 @@ def _image_hashes(data: Path, root: Path | None, sizes: set[int]) -> Iterator[by
 
 def _images(data: Path) -> Iterator[object]:
     if data.suffix.lower() == ".parquet" and "images" in pq.read_schema(data).names:
-        with pq.ParquetFile(data, memory_map=True, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=64, columns=["images"]):
-                for images in batch.column(0).to_pylist():
-                    yield from images or ()
+        for found in parquet_columns(data, ["images"]):
+            images = found["images"]
+            yield from images if isinstance(images, list) else ()
         return
     for _, row in raw_rows(data)[1]:
         if isinstance(row, Mapping):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from veridical.data.messages import Message, text_of
 from veridical.data.record_checks import Ids
-from veridical.data.record_files import stream_rows
+from veridical.data.record_files import BUFFER, stream_rows
 from veridical.data.record_rows import Kind, content_id
 from veridical.data.record_spans import places_of
 from veridical.data.record_types import IMAGE_FIELDS
@@ -35,7 +35,6 @@ HELD = b"held"
 """Stands for the bytes of an image that were not read."""
 LONGEST_FIELD = 200  # letters; longer values are texts, and no fields
 BATCH = 256
-BUFFER = 2**20  # bytes that are read at once
 LABELS = {"images": "Image", "rejected_images": "Rejected image", "contrast_images": "Contrast"}
 TITLES = {"chosen": "Chosen", "rejected": "Rejected", "answer": "Answer"}
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from veridical.data.images import resolve_image_path
 from veridical.data.object_lists import judge_answer, match_image_id, name_objects, read_objects
 from veridical.data.pixels import ImageError
-from veridical.data.record_files import count_rows
+from veridical.data.record_files import BUFFER, count_rows
 from veridical.data.record_rows import Kind
 from veridical.data.vocabulary import read_vocabulary
 from veridical.inspection.gap_file import read_gaps
@@ -25,7 +25,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import check_file
 from veridical.runtime.run_record import RECORD, read_fields
 from veridical.web.answer_rows import ANSWERS, is_evaluation, run_names, shown_answers
-from veridical.web.record_rows import BUFFER, Marking, shown_records
+from veridical.web.record_rows import Marking, shown_records
 from veridical.web.shown_rows import Mark, ShownImage, ShownRow
 
 FILES = ("pairs.parquet", "samples.parquet", "conversations.parquet", "records.parquet")
