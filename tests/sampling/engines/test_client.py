@@ -105,7 +105,7 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
 
 
 def opened(web: Web, **settings: Any) -> Client:
-    return open_client(endpoint_settings({"url": web.url, "retries": 0, "timeout": 5} | settings))
+    return open_client(endpoint_settings({"url": web.url, "retries": 0, "timeout": 300} | settings))
 
 
 INSTEAD = {
@@ -179,19 +179,21 @@ def test_text_of_a_server_reaches_files_whole(web: Web, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["head", "body"])
 def test_a_dripping_server_does_not_hold_a_question(part: str, web: Web) -> None:
+    ended = threading.Event()
+
     def drip(one: BaseHTTPRequestHandler, _: int) -> None:
         head = b"HTTP/1.1 200 OK\r\n" + (b"" if part == "head" else b"\r\n")
         one.wfile.write(head)
-        for _n in range(100):
+        for _n in range(3000):  # five minutes, unless the client hangs up
             one.wfile.write(b"a" if part == "head" else b" ")
             one.wfile.flush()
             time.sleep(0.1)
+        ended.set()
 
     web.answer = drip
-    began = time.monotonic()
     with pytest.raises(FailedError, match=r"no reply within 0\.5 s"):
         opened(web, timeout=0.5).complete(QUESTION)
-    assert time.monotonic() - began < 3
+    assert not ended.is_set()
 
 
 def test_a_reply_without_end_is_cut_off(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,14 +222,13 @@ def test_a_server_is_waited_for_as_long_as_it_asks_by_all(web: Web) -> None:
     client.complete(QUESTION)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.complete, QUESTION)
-        while len(web.asked) < 2:
+        while not (client._not_before or first.done()):  # until the 429 has been read
             time.sleep(0.01)
-        time.sleep(0.2)
         client.complete(QUESTION)
         first.result()
     moments = [moment for moment, *_ in web.asked]
     assert len(moments) == 4
-    assert min(moments[2:]) - moments[1] >= 0.95
+    assert min(moments[2:]) - moments[1] >= 0.95  # the clock starts after the server's does
 
 
 def test_a_server_that_asks_for_an_hour_ends_the_run(web: Web) -> None:
@@ -368,7 +369,7 @@ def test_one_limit_for_all_processes(tmp_path: Path) -> None:
     spent = tmp_path / "spent.jsonl"
     spent.write_bytes(b'{"id": "x", "cost": {"input_tok')  # an interruption cut this off
     others = [subprocess.Popen([sys.executable, "-c", SPENDER, str(spent)]) for _ in range(4)]
-    assert [one.wait(120) for one in others] == [7] * 4
+    assert [one.wait(600) for one in others] == [7] * 4
     lines = spent.read_text().splitlines()[1:]
     assert 67 <= len(lines) <= 67 + 3
     assert all(json.loads(line)["cost"]["input_tokens"] == 10 for line in lines)
@@ -376,26 +377,47 @@ def test_one_limit_for_all_processes(tmp_path: Path) -> None:
 
 def test_interrupting_does_not_wait_for_replies(web: Web) -> None:
     released = threading.Event()
+    replied: list[int] = []
 
     def slow(one: BaseHTTPRequestHandler, number: int) -> None:
         if number > 1:
-            released.wait(20)
+            released.wait(60)
+            replied.append(number)
         say(one)
 
     web.answer = slow
-    client = opened(web, timeout=30)
+    client = opened(web)
     client.complete(QUESTION)
     with ThreadPoolExecutor(2) as pool:
         under_way = [pool.submit(client.complete, QUESTION) for _ in range(2)]
         while len(web.asked) < 3:
             time.sleep(0.01)
-        began = time.monotonic()
         client.stop(now=True)
         for one in under_way:
             with pytest.raises(StoppedError):
                 one.result()
-    assert time.monotonic() - began < 5
+    assert replied == []
     released.set()
+
+
+def test_the_error_that_stopped_the_others_is_raised(web: Web) -> None:
+    """The second item fails; the first, which that stops, is not what is told."""
+    client = opened(web, concurrency=2)
+    failed = threading.Event()
+
+    def ask(item: int) -> str:
+        if item == 1:
+            failed.set()
+            raise UserError("the cause")
+        assert failed.wait(60) and client._stopped.wait(60)
+        try:
+            return client.complete(QUESTION).text
+        except StoppedError:
+            raise UserError("a consequence") from None
+
+    with pytest.raises(UserError, match="the cause"):
+        client.ask_all(ask, range(2))
+    assert web.asked == []
 
 
 def test_marks_of_a_page_are_asked_for_again_and_named(web: Web, tmp_path: Path) -> None:

@@ -141,20 +141,40 @@ class Client:
     def ask_all(
         self, ask: Callable[[Item], Result], items: Iterable[Item], finish_paid: bool = False
     ) -> list[Result]:
-        """Ask about every item, in order, `concurrency` at once; the first error stops the others.
+        """Ask about every item, `concurrency` at once; the first error stops the others.
 
         Args:
             ask: one item to what was answered, by way of `complete`.
             items: what is asked about.
             finish_paid: after an error, wait for what is under way and paid for; otherwise, and
                 where somebody wants to leave (Ctrl-C), give it up.
+
+        Returns:
+            What was answered, in the order of the items.
+
+        Raises:
+            Exception: the first error in time, not that of the first item, which may only have
+                been stopped by it.
         """
+        errors: list[BaseException] = []
+
+        def watched(item: Item) -> Result:
+            try:
+                return ask(item)
+            except BaseException as error:
+                # Here, in the thread: until the caller sees the error, others would go on.
+                errors.append(error)
+                self.stop()
+                raise
+
         pool = concurrent.futures.ThreadPoolExecutor(self.address.concurrency)
         self.start()
         try:
-            return list(pool.map(ask, items))
+            return list(pool.map(watched, items))
         except BaseException as error:
             self.stop(now=not (finish_paid and isinstance(error, Exception)))
+            if errors and isinstance(error, Exception):
+                raise errors[0] from errors[0].__cause__
             raise
         finally:
             pool.shutdown(cancel_futures=True)
