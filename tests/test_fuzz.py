@@ -48,7 +48,7 @@ from veridical.runtime.fingerprint import EMBEDDED_MODEL
 from veridical.study import running, workers
 from veridical.world.dataset import write_scenes
 
-LONGEST_SECONDS = 30
+LONGEST_SECONDS = 300
 TOLD = r"skipped|left out|refused|ignored|unused|not used|worked through again"
 GENERATED = settings(
     phases=[Phase.generate],
@@ -192,7 +192,7 @@ def outcome_of(case: Case) -> tuple[str, str]:
     except Accepted:
         status = 0
     except TooLong:
-        ending = "over 30 s"
+        ending = f"over {LONGEST_SECONDS} s"
     except (Exception, SystemExit):
         ending = "traceback"
         err.write(traceback.format_exc())

@@ -84,9 +84,9 @@ def test_long_answers_take_no_minutes() -> None:
     """Word by word in Python, 20,000 words took more than a minute."""
     random = Random(0)
     one, other = (" ".join(random.choices(DESCRIPTION.split(), k=20_000)) for _ in range(2))
-    began = time.process_time()
+    began = time.thread_time()
     assert 0 < edit_similarity(one, other) < 1
-    assert time.process_time() - began < 5
+    assert time.thread_time() - began < 5
 
 
 def test_unknown_name_is_refused() -> None:

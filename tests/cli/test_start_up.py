@@ -34,7 +34,7 @@ for name in cli.COMMANDS:
 def python(*words: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *words],
-        capture_output=True, text=True, check=False, timeout=120, cwd=folder,
+        capture_output=True, text=True, check=False, timeout=600, cwd=folder,
     )  # fmt: skip
 
 

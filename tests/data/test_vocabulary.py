@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -210,10 +211,15 @@ def test_time_grows_with_the_length_of_an_answer() -> None:
     """Each mention used to look through all words: 25 times the time for 5 times the words."""
 
     def seconds(count: int) -> float:
-        began = time.process_time()
+        began = time.thread_time()
         assert len(WORDS.mentions("a dog and a wine glass near " * count)) == 2 * count
-        return time.process_time() - began
+        return time.thread_time() - began
 
-    # Eight times the words; with the square of them it would be 64 times the time.
-    few = min(seconds(4_000) for _ in range(3))
-    assert min(seconds(32_000) for _ in range(3)) < 32 * few
+    # Eight times the words; with the square of them it would be 64 times the time. A busy machine
+    # only adds to a time, so the least of a few is what counts.
+    few = many = math.inf
+    for number in range(10):
+        few, many = min(few, seconds(4_000)), min(many, seconds(32_000))
+        if number > 1 and many < 32 * few:
+            return
+    raise AssertionError(f"{few:.4f} s became {many:.4f} s")

@@ -278,7 +278,7 @@ def test_a_finished_build_is_not_replaced_by_one_with_other_options(tmp_path: Pa
 def test_another_process_that_is_writing_is_left_alone(tmp_path: Path) -> None:
     start_run(tmp_path / "run", "eval chair", {"model": "a"}, any_process=True)
     record = read_json(tmp_path / "run" / "run.json")
-    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
     try:
         process = this_process() | {"id": sleeper.pid, "began": _ticks(sleeper.pid)}
         write_json(tmp_path / "run" / "run.json", record | {"process": process})
@@ -475,7 +475,7 @@ def test_sigterm_says_interrupted_and_keeps_what_there_is(
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=300)
+    _, told = process.communicate(timeout=1200)
     assert process.returncode == 143, told
     assert "SIGTERM" in told
     assert "Traceback" not in told

@@ -355,6 +355,6 @@ def test_a_statement_has_to_name_what_other_questions_ask_for(question: str) -> 
 
 
 def test_time_does_not_grow_with_the_square_of_empty_lines() -> None:
-    began = time.process_time()
+    began = time.thread_time()
     assert parse_answer("\n" * 40_000 + "No", question=QUESTION) == "no"
-    assert time.process_time() - began < 1
+    assert time.thread_time() - began < 1

@@ -80,9 +80,11 @@ def test_batches_that_are_laid_out_ahead_change_nothing(
     training = Training(**COMMON | {"batch_size": 2, "accumulation": 2, "evaluations": 2})
     logs = []
     users: dict[int, set[bool]] = {}
+    kept: list[object] = []  # or a later processor could get an earlier one's id
 
     def watched(policy: Policy, *given: Any) -> Any:
         in_main = threading.current_thread() is threading.main_thread()
+        kept.append(policy.processor)
         users.setdefault(id(policy.processor), set()).add(in_main)
         return batching.draft(policy, *given)
 

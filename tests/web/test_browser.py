@@ -40,14 +40,25 @@ pytestmark = [
 ]
 LOOKS = ((1280, "light"), (390, "dark"))  # by hand, the other two as well
 SERIOUS = ("serious", "critical")
+PATIENCE = 600
+"""Seconds after which a page is taken to hang; the machine may be busy with other tests."""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        found = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE * 1000
+        )
         yield found
         found.close()
+
+
+def tab(browser: Any, **look: Any) -> Any:
+    """An empty page that waits with patience."""
+    page = browser.new_page(**look)
+    page.set_default_timeout(PATIENCE * 1000)
+    return page
 
 
 def free_port() -> int:
@@ -80,7 +91,7 @@ class Server:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(60)
+        self.process.wait(PATIENCE)
 
 
 @contextmanager
@@ -101,10 +112,10 @@ def in_thread(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str
     # The command line takes over the signals of the main thread only.
     monkeypatch.setattr("veridical.runtime.interruptions.terminable", nullcontext)
     command.start()
-    server, listening = ready.get(timeout=120)
+    server, listening = ready.get(timeout=PATIENCE)
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     server.should_exit = True
-    command.join(60)
+    command.join(PATIENCE)
     assert ended.is_set()
 
 
@@ -144,9 +155,9 @@ def faults(page: Any) -> list[str]:
     ]  # fmt: skip
 
 
-def until(page: Any, expression: str, seconds: float = 90.0) -> None:
+def until(page: Any, expression: str) -> None:
     """Wait until something holds on a page. The pages' policy forbids Playwright's own way."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
             if page.evaluate(expression):
@@ -184,8 +195,7 @@ def test_pairs_are_found_flagged_and_labeled_by_keys(
 def look_at_every_page(browser: Any, view: str, label: str, sample: str) -> None:
     said: list[str] = []
     for width, scheme in LOOKS:
-        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        page = context.new_page()
+        page = tab(browser, viewport={"width": width, "height": 800}, color_scheme=scheme)
         page.on("console", lambda one: said.append(one.text))
         page.on("pageerror", lambda one: said.append(str(one)))
         for address in (
@@ -196,18 +206,19 @@ def look_at_every_page(browser: Any, view: str, label: str, sample: str) -> None
             page.wait_for_load_state("networkidle")
             assert faults(page) == [], (address, width, scheme)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-        context.close()
+        page.close()
     assert said == []
 
 
 def flag_and_note(browser: Any, view: str, notes: Path) -> None:
-    page = browser.new_page()
+    page = tab(browser)
     page.goto(f"{view}/s/0")
     for key in ("j", "j", "f"):
         page.keyboard.press(key)
     page.wait_for_selector("[data-row*='/row/2?'] .flag[aria-pressed=true]")
     page.keyboard.press("Enter")
     page.wait_for_selector("#note")
+    page.wait_for_load_state()  # before that, nobody listens to keys
     page.keyboard.press("m")
     page.keyboard.type("a giraffe, really")
     page.keyboard.press("Escape")
@@ -221,7 +232,7 @@ def flag_and_note(browser: Any, view: str, notes: Path) -> None:
 
 
 def compare(browser: Any, label: str, out: Path) -> None:
-    page = browser.new_page()
+    page = tab(browser)
     page.goto(f"{label}/a/me")
     for key in ("w", "ArrowRight", " ", "Escape"):
         page.keyboard.press(key)
@@ -248,7 +259,7 @@ def test_a_server_that_is_killed_ten_times_loses_and_doubles_nothing(
     server, chance = serve(*words), random.Random(0)
     given: dict[str, list[str]] = {"anna": [], "ben": []}
     kills = sorted(chance.sample(range(40), 10))
-    pages = {name: browser.new_page() for name in given}
+    pages = {name: tab(browser) for name in given}
     for name, page in pages.items():
         page.goto(f"{server.address}/a/{name}")
     for turn in range(40):
@@ -301,7 +312,7 @@ def test_a_hundred_thousand_pairs_are_found_and_flagged(
     )  # fmt: skip
     write_records(rows, tmp_path / "pairs.parquet", "preference")
     server = serve("view", str(tmp_path / "pairs.parquet"))
-    page = browser.new_page()
+    page = tab(browser)
     began = time.monotonic()
     page.goto(f"{server.address}/s/0", wait_until="domcontentloaded")
     assert time.monotonic() - began < 3  # 0.3 on a quiet machine; this one may be busy

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import time
 
@@ -438,18 +439,23 @@ LONG = {
 @pytest.mark.parametrize("kind", LONG)
 @pytest.mark.parametrize("language", ["en", "de"])
 def test_time_grows_with_the_length_of_a_text(kind: str, language: str) -> None:
-    """Eight times the text in about eight times the time: with the square it would be 64."""
+    """Eight times the text in about eight times the time: with the square it would be 64.
 
-    def seconds(count: int) -> float:
-        found = []
-        for number in range(2):
-            text = LONG[kind] * count + "x" * number  # not what is remembered
-            began = time.process_time()
-            split_sentences(text, language)
-            found.append(time.process_time() - began)
-        return min(found)
+    A busy machine only adds to a time, so the least of a few is what counts.
+    """
 
-    assert seconds(24_000) < 24 * max(seconds(3_000), 0.002)
+    def seconds(count: int, number: int) -> float:
+        text = LONG[kind] * count + "x" * number  # not what is remembered
+        began = time.thread_time()
+        split_sentences(text, language)
+        return time.thread_time() - began
+
+    few = many = math.inf
+    for number in range(10):
+        few, many = min(few, seconds(3_000, number)), min(many, seconds(24_000, number))
+        if number and many < 24 * max(few, 0.002):
+            return
+    raise AssertionError(f"{few:.4f} s became {many:.4f} s")
 
 
 def test_a_long_line_is_split_like_its_parts() -> None:

@@ -156,7 +156,7 @@ def test_the_command_for_later_does_it(tmp_path: Path, hub: Hub) -> None:
     words = shlex.split(how_to_push(NAME, tmp_path / "my model", public=False))
     program = Path(sys.executable).with_name(words[0])
     variables = {"HF_ENDPOINT": constants.ENDPOINT, "HF_TOKEN": SECRET, "HF_HUB_OFFLINE": "0"}
-    subprocess.run([program, *words[1:]], env=os.environ | variables, check=True, timeout=60)
+    subprocess.run([program, *words[1:]], env=os.environ | variables, check=True, timeout=600)
     assert hub.files == {"config.json": b"{}"} and hub.created[0]["visibility"] == "private"
 
 
