@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from veridical.objectives.apo import APODown, APOZero
     from veridical.objectives.bco import BCO
     from veridical.objectives.chip import CHiP
+    from veridical.objectives.combined import Combined
     from veridical.objectives.cpo import CPO
     from veridical.objectives.ddpo import DDPO
     from veridical.objectives.dpo import DPO, dpo_loss
@@ -124,6 +125,7 @@ _HOMES = {
     "objectives.apo": "APODown APOZero",
     "objectives.bco": "BCO",
     "objectives.chip": "CHiP",
+    "objectives.combined": "Combined",
     "objectives.cpo": "CPO",
     "objectives.ddpo": "DDPO",
     "objectives.exo": "EXO",
@@ -183,6 +185,7 @@ __all__ = [
     "BCO",
     "CHiP",
     "CPO",
+    "Combined",
     "DDPO",
     "EXO",
     "MDPO",

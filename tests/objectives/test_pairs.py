@@ -12,10 +12,13 @@ import torch
 from veridical.cli.signatures import documentation_of
 from veridical.models.heads import token_logps
 from veridical.objectives.base import PairLogps, PairLoss, implicit_rewards
+from veridical.objectives.bco import BCO
+from veridical.objectives.combined import Combined
 from veridical.objectives.ddpo import change_weights
 from veridical.objectives.dpo import DPO, dpo_loss
 from veridical.objectives.ipo import IPO, ipo_loss
 from veridical.objectives.likelihood import Likelihood, mean_token_nll
+from veridical.objectives.mpo import MPO
 from veridical.objectives.orpo import ORPO
 from veridical.objectives.preference import AveragedPreference, Preference, averaged_loss
 from veridical.objectives.simpo import SimPO
@@ -193,7 +196,7 @@ def other_slow_losses(new: list[list[float]], ratios: list[float], beta: float) 
     return {
         "bco": quality,
         "chip": surprise(beta * (2 * ratios[0] - ratios[1] - ratios[2])),
-        "mpo": 0.8 * surprise(margin) + 0.2 * quality,
+        "mpo": 0.8 * surprise(margin) + 0.2 * quality - means[0],
         "robust": ((1 - e) * surprise(margin) - e * surprise(-margin)) / (1 - 2 * e),
         "exo": q * math.log(q / (1 - e)) + (1 - q) * math.log((1 - q) / e),
         "nca": surprise(good) + (surprise(-good) + surprise(-bad)) / 2,
@@ -228,10 +231,100 @@ def test_objectives_against_a_slow_reference(loss: PairLoss) -> None:
         assert math.isclose(float(ours[pair, 0]), slow, rel_tol=1e-12)
 
 
+@pytest.mark.parametrize("loss", losses_of(0.4), ids=lambda loss: loss.name)
+def test_gradients_against_a_slow_reference(loss: PairLoss) -> None:
+    """Of one token of each branch, by the slow formula on either side of it."""
+    draw = torch.Generator().manual_seed(2)
+    tokens = -torch.rand(3, 7, generator=draw, dtype=torch.float64)
+    tokens.requires_grad_()
+    old = -torch.rand(3, 7, generator=draw, dtype=torch.float64)
+    loss(paired(tokens.sum(-1)[None], old.sum(-1)[None])).sum().backward()
+    assert tokens.grad is not None
+    for branch in range(3):
+        moved = [tokens.tolist(), tokens.tolist()]
+        for by, one in zip((1e-6, -1e-6), moved, strict=True):
+            one[branch][0] += by
+        up, down = (slow_pair_loss(loss.name, one, old.tolist(), 0.4) for one in moved)
+        assert float(tokens.grad[branch, 0]) == pytest.approx((up - down) / 2e-6, abs=1e-7)
+
+
+TERMS = "dpo:0.8,bco:0.2:beta=0.2:reward_shift=0.3,simpo:0.5,nll:0.7"
+
+
+def test_terms_are_added_up_by_a_slow_reference() -> None:
+    """Each with its weight and its own settings; losses are logged one by one."""
+    draw = torch.Generator().manual_seed(3)
+    tokens, old = (-torch.rand(3, 7, generator=draw, dtype=torch.float64) for _ in range(2))
+    objective = Preference(Combined(0.4, TERMS))
+    logps = paired(tokens.sum(-1)[None], old.sum(-1)[None])
+    good, bad = (float(0.2 * (tokens[i] - old[i]).sum()) for i in range(2))
+    quality = math.log1p(math.exp(0.3 - good)) + math.log1p(math.exp(bad - 0.3))
+    plain, rewarded = slow_pair_loss("dpo", tokens.tolist(), old.tolist(), 0.4), quality
+    simple = slow_pair_loss("simpo", tokens.tolist(), old.tolist(), 2.0)
+    nll = -float(tokens[0].mean())
+    slow = 0.8 * plain + 0.2 * rewarded + 0.5 * simple + 0.7 * nll
+    assert float(objective(logps)) == pytest.approx(slow, rel=1e-12)
+    measures = objective.measures(logps)
+    parts = {name: float(measures[f"loss_{name}"]) for name in ("dpo", "bco", "simpo", "nll")}
+    assert parts == pytest.approx({"dpo": plain, "bco": quality, "simpo": simple, "nll": nll})
+    start = objective.with_known_start()
+    expected = 0.8 * math.log(2) + 0.2 * (math.log1p(math.exp(0.3)) + math.log1p(math.exp(-0.3)))
+    assert start.at_start == pytest.approx(expected, rel=1e-12)
+    assert float(start(paired(*[tokens.sum(-1)[None]] * 2))) == pytest.approx(expected)
+    assert start.slope_at_start == pytest.approx(0.8 * 0.4 + 0.2 * 0.4)
+
+
+def test_mpo_is_a_weighted_sum_of_three() -> None:
+    """It starts at 0.8 ln 2 + 0.4 ln 2, the likelihood aside, and so do its terms."""
+    sums, old = torch.tensor([[-6.0, -4.0]]), torch.tensor([[-9.0, -2.0]])
+    logps = PairLogps(sums, old, torch.tensor([[3, 2]]), mean_log_ratio=0.5)
+    terms = Combined(0.3, "dpo:0.8,bco:0.2:reward_shift=running,nll:1")
+    assert torch.equal(Preference(MPO(0.3))(logps), Preference(terms)(logps))
+    assert not torch.equal(Preference(MPO(0.3, reward_shift=0.0))(logps), Preference(terms)(logps))
+    for loss in (MPO(0.3), terms):
+        assert Preference(loss).with_known_start().at_start == pytest.approx(1.2 * math.log(2))
+        assert Preference(loss).follows_rewards
+    assert not Preference(MPO(reward_shift=0.0)).follows_rewards
+
+
+def test_a_running_shift_is_the_mean_reward_of_earlier_steps() -> None:
+    """Beta 0.5 and a mean log-ratio of 0.4: shift 0.2; rewards 1.5 and -1."""
+    sums, old = torch.tensor([[-6.0, -4.0]]), torch.tensor([[-9.0, -2.0]])
+    logps = PairLogps(sums, old, torch.tensor([[3, 2]]), mean_log_ratio=0.4)
+    expected = math.log1p(math.exp(-1.3)) + math.log1p(math.exp(-1.2))
+    assert float(Preference(BCO(0.5, "running"))(logps)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ("", "needs the losses and their weights: --terms dpo:0.8"),
+        ("dpo", "'dpo' has no weight. Write it as NAME:WEIGHT"),
+        ("dpo:0", "the weight of dpo is 0; give a number above 0"),
+        ("dpo:nan", "the weight of dpo is nan"),
+        ("dpo:1,dpo:2", "has dpo twice"),
+        ("dop:1", r"no loss 'dop' \(did you mean dpo"),
+        ("nll:1", "no loss that compares two answers"),
+        ("mpo:1", "mpo is a sum itself. Write dpo:0.8"),
+        ("ddpo:1,nll:1", "can't have ddpo: it weighs tokens before"),
+        (
+            "dpo:1:gamma=3",
+            "'gamma=3' is no setting of dpo. Its settings: beta=..., label_smoothing",
+        ),
+        ("bco:1:reward_shift=x", "reward_shift of bco is 'x'; give running or a number"),
+        ("dpo:1:beta=-1", "--beta is -1.0; give above 0"),
+    ],
+)
+def test_terms_that_make_no_sense(terms: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Preference(Combined(terms=terms)).check()
+
+
 @pytest.mark.parametrize("loss", losses_of(0.3), ids=lambda loss: loss.name)
 def test_the_known_value_at_the_start_and_its_slope(loss: PairLoss) -> None:
     """Of every loss that knows it, beside a reference that is the policy."""
     logps = torch.tensor([[-3.0, -5.0, -4.0]], dtype=torch.float64)
+    loss = loss.with_known_start()
     if loss.at_start is None:
         assert not loss.needs_reference
         return
@@ -302,6 +395,10 @@ def test_an_objective_describes_itself() -> None:
         (Preference(SimPO(), per_token=True), "--loss simpo divides.* would divide them twice"),
         (Preference(ORPO(), per_token=True), "--loss orpo divides .* Leave --per-token out"),
         (Preference(terms=(Likelihood(-1.0),)), "--nll-weight is -1.0; give 0 or more"),
+        (Preference(MPO(), (Likelihood(1.0),)), "--loss mpo has the likelihood already"),
+        (Preference(MPO(), per_token=True), "running reward shift .* Leave --per-token out"),
+        (Preference(Combined(terms="simpo:1,dpo:1"), per_token=True), "--loss simpo divides"),
+        (Preference(MPO(quality_weight=0.0, reward_shift=1.0)), "Leave --reward-shift out"),
     ],
 )
 def test_settings_that_make_no_sense(objective: Preference, message: str) -> None:

@@ -168,7 +168,7 @@ def our_loss(folder: Path, loss: Preference) -> float:
         ("sppo_hard", Preference(SPPO(0.3))),
         ("apo_zero", Preference(APOZero(0.3))),
         ("apo_down", Preference(APODown(0.3))),
-        ("sigmoid+bco_pair", Preference(MPO(0.3))),
+        ("sigmoid+bco_pair", Preference(MPO(0.3, generation_weight=0.0, reward_shift=0.0))),
     ],
     ids=lambda one: one if isinstance(one, str) else one.loss.name,
 )

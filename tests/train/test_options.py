@@ -41,6 +41,14 @@ def test_what_run_json_keeps_are_the_options(name: str) -> None:
     assert list(by_option(arguments)) == list(kept)
 
 
+def test_terms_choose_their_loss_by_themselves() -> None:
+    options = signatures.read_options(function_of("train dpo"))
+    asked = signatures.narrowed(options, {"terms": ["dpo:1"]})
+    assert asked["loss"].default == "terms" and "label_smoothing" not in asked
+    with pytest.raises(UserError, match="--terms belongs to --loss terms; ipo has none"):
+        signatures.narrowed(options, {"loss": ["ipo"], "terms": ["dpo:1"]})
+
+
 def test_what_is_trained() -> None:
     given = replace(TRAINING, tuning="qlora", lora_rank=4, lora_alpha=8, train_projector=True)
     assert given.trained == Tuning("qlora", 4, 8, 0.0, True, False)

@@ -23,6 +23,7 @@ from veridical.objectives.ddpo import DDPO
 from veridical.objectives.dpo import DPO
 from veridical.objectives.ipo import IPO
 from veridical.objectives.mdpo import MDPO
+from veridical.objectives.mpo import MPO
 from veridical.objectives.preference import AveragedPreference
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
@@ -149,6 +150,34 @@ def test_two_rejected_answers_are_averaged(
     assert torch.allclose(losses["plain"], losses["off"], atol=1e-6)
     assert torch.allclose(losses["plain"], losses["twice"], atol=1e-4)
     assert (losses["plain"] - losses["mixed"]).abs().max() > 1e-3
+
+
+def test_mpo_goes_on_with_its_reward_shift(
+    saved: str, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    """Resumed, it is the run that was not stopped; its parts and the shift are logged."""
+    data = write(tmp_path, [pair(i, pictures) for i in range(4)])
+    steady = {"logging_steps": 1, "lr_scheduler_type": "constant", "warmup_steps": 0}
+    whole = replace(TRAINING, batch_size=2, max_steps=3, trainer=steady)
+    objective = AveragedPreference(MPO())
+    unproved = replace(whole, prove_first=False)
+    train_dpo(saved, data, tmp_path / "whole", objective, training=unproved)
+    out = tmp_path / "parts"
+    train_dpo(saved, data, out, objective, training=replace(whole, max_steps=2))
+    train_dpo(saved, data, out, objective, training=replace(unproved, extend=True))
+    logs = [read_jsonl(folder / "log.jsonl") for folder in (tmp_path / "whole", out)]
+    parts = ("loss", "loss_dpo", "loss_bco", "loss_nll", "mean_log_ratio")
+    found = [[[row[name] for name in parts] for row in log] for log in logs]
+    assert found[0] == found[1]
+    loss, preference, quality, nll, shift = found[0][0]
+    assert (preference, quality, shift) == pytest.approx((math.log(2), 2 * math.log(2), 0))
+    assert loss == pytest.approx(1.2 * math.log(2) + nll, abs=1e-5)
+    # After a step both means are those of the rewards logged up to there.
+    rewards = [(row["rewards_chosen"] + row["rewards_rejected"]) / 2 for row in logs[0]]
+    assert found[0][2][4] == pytest.approx(sum(rewards[:2]) / 2 / 0.1, rel=1e-4)
+    assert abs(found[0][2][4]) > 1e-3
+    start = next(proof for proof in read_json(out / "proofs.json") if proof["name"] == "start")
+    assert start["passed"] and "known value 0.831777" in start["detail"]
 
 
 def test_factors_on_beta_are_trained_with_and_refused_by_other_losses(

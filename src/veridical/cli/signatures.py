@@ -46,6 +46,8 @@ class Option:
         range: the numbers that it takes, where its annotation says so.
         choice: the option that decides whether there is this one; empty if there always is.
         variants: for an option of a choice: how each chosen name that has it has it.
+        chosen_by: for a choice: options that choose a name by themselves, where the choice is not
+            given.
     """
 
     hint: Any
@@ -56,6 +58,7 @@ class Option:
     range: Range | None = None
     choice: str = ""
     variants: Mapping[str, Option] = dataclasses.field(default_factory=dict)
+    chosen_by: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def type(self) -> Any:
@@ -123,7 +126,8 @@ def options_of_group(group: Any, instance: Any) -> dict[str, Option]:
             options |= options_of_group(without_annotation(hint), default)
         elif choices := choices_of(hint):
             names: Any = Literal.__getitem__(tuple(choices))
-            options[field.name] = Option(names, False, default.name, help, title)
+            by = {one.chosen_by: n for n, one in choices.items() if hasattr(one, "chosen_by")}
+            options[field.name] = Option(names, False, default.name, help, title, chosen_by=by)
             options |= variant_options(field.name, choices, default)
         elif members := members_of(hint):
             for member in members:
@@ -178,6 +182,7 @@ def narrowed(
         UserError: an option is given that the chosen one does not have.
     """
     found: dict[str, Option] = {}
+    options = _chosen_by_options(options, given)
     for name, option in options.items():
         if not option.variants:
             found[name] = option
@@ -193,6 +198,18 @@ def narrowed(
                 f"{spelled(name)} belongs to {spelled(option.choice)} {of}; {chosen} has none. "
                 "Leave it out."
             )
+    return found
+
+
+def _chosen_by_options(
+    options: Mapping[str, Option], given: Mapping[str, Sequence[str]]
+) -> dict[str, Option]:
+    """Choices that are not given have the default that another option, which is, chooses."""
+    found = dict(options)
+    for name, option in options.items():
+        chosen = [one for by, one in option.chosen_by.items() if by in given]
+        if chosen and name not in given:
+            found[name] = dataclasses.replace(option, default=chosen[0])
     return found
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ class PairLogps:
             Shape: (pairs, 1 + rejected).
         contrast: of the first answers again, under other images, for losses that ask for it by
             `contrasts`. Shapes: (pairs, contrasts).
+        mean_log_ratio: of the answers of all steps before this one, for losses that ask for it by
+            `follows_rewards`; 0 before the first step.
     """
 
     policy: Tensor
@@ -42,6 +44,7 @@ class PairLogps:
     beta_factors: Tensor | None = None
     weight_sums: Tensor | None = None
     contrast: PairLogps | None = None
+    mean_log_ratio: float = 0.0
 
     @property
     def branches(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -154,6 +157,18 @@ class Objective(Described):
         """How much one nat more between the branches changes the loss there, at most."""
         return 0.0
 
+    @property
+    def follows_rewards(self) -> bool:
+        """Whether it reads the mean reward of the steps before, `PairLogps.mean_log_ratio`."""
+        return False
+
+
+class Part(NamedTuple):
+    """A loss or a term, and what it is multiplied by."""
+
+    weight: float
+    objective: Objective
+
 
 @dataclass(frozen=True)
 class PairLoss(Objective):
@@ -170,6 +185,20 @@ class PairLoss(Objective):
     uses_weights: ClassVar[bool] = False
     averages_tokens: ClassVar[bool] = False
     beta: float
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What it is the sum of: itself, unless it combines others."""
+        return (Part(1.0, self),)
+
+    @property
+    def lead(self) -> PairLoss:
+        """The loss whose rewards are logged."""
+        return self
+
+    def with_known_start(self) -> Self:
+        """Without the parts whose value at the start depends on the rows, if others are left."""
+        return self
 
     def weigh(
         self, chosen: Sequence[int], rejected: Sequence[int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,27 +19,35 @@ class BCO(PairLoss):
 
     Attributes:
         beta: how strongly the policy is held to the reference; 0.05 to 0.5 is usual.
-        reward_shift: the reward between good and bad answers; TRL has 0, InternVL a running
-            mean.
+        reward_shift: the reward between good and bad answers: a number (TRL has 0), or `running`,
+            the mean reward of all steps before (as in BCO's paper and InternVL).
     """
 
     name: ClassVar[str] = "bco"
     beta: Annotated[float, ABOVE_ZERO] = 0.1
-    reward_shift: Annotated[float, ANY] = 0.0
+    reward_shift: Annotated[float | Literal["running"], ANY] = 0.0
 
     @property
     def at_start(self) -> float:
-        """The loss where policy and reference agree."""
-        return -_log_sigmoid(-self.reward_shift) - _log_sigmoid(self.reward_shift)
+        """The loss where policy and reference agree; no step was before."""
+        shift = 0.0 if self.reward_shift == "running" else self.reward_shift
+        return -_log_sigmoid(-shift) - _log_sigmoid(shift)
 
     @property
     def slope_at_start(self) -> float:
         """How much one nat more between the branches changes the loss there, at most."""
         return self.beta * 2
 
+    @property
+    def follows_rewards(self) -> bool:
+        """Whether it reads the mean reward of the steps before."""
+        return self.reward_shift == "running"
+
     def __call__(self, logps: PairLogps) -> Tensor:
         """The loss against each rejected answer. Shape: (pairs, rejected)."""
-        return bco_loss(*logps.branches, self.beta, self.reward_shift)
+        running = self.beta * logps.mean_log_ratio
+        shift = running if self.reward_shift == "running" else self.reward_shift
+        return bco_loss(*logps.branches, self.beta, shift)
 
 
 def bco_loss(

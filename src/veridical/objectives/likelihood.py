@@ -20,7 +20,7 @@ class Likelihood(Term):
             out.
     """
 
-    name: ClassVar[str] = "likelihood"
+    name: ClassVar[str] = "nll"
     needs_reference: ClassVar[bool] = False
     nll_weight: Annotated[float, WEIGHT] = 0.0
 

@@ -1,54 +1,68 @@
-"""Mixed preference optimization (MPO): which answer is better, and how good each of them is."""
+"""Mixed preference optimization (MPO): which answer is better, how good each is, and to say it."""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, Self
 
-from torch import Tensor
-
-from veridical.objectives.base import PairLogps, PairLoss
-from veridical.objectives.bco import bco_loss
-from veridical.objectives.dpo import dpo_loss
+from veridical.objectives.base import Part
+from veridical.objectives.bco import BCO
+from veridical.objectives.dpo import DPO
+from veridical.objectives.likelihood import Likelihood
+from veridical.objectives.weighted_sum import WeightedSum
+from veridical.runtime.errors import UserError
 from veridical.runtime.ranges import ABOVE_ZERO, ANY, WEIGHT
 
 
 @dataclass(frozen=True)
-class MPO(PairLoss):
+class MPO(WeightedSum):
     """Mixed preference optimization (MPO).
+
+    0.8 DPO + 0.2 BCO + 1 likelihood (Wang et al. 2024, "Enhancing the reasoning ability of
+    multimodal large language models via mixed preference optimization"). The likelihood is a mean
+    over the tokens of each answer; in InternVL's code over all tokens of a batch.
 
     Attributes:
         beta: how strongly the policy is held to the reference; 0.05 to 0.5 is usual.
         preference_weight: weight of DPO's loss.
-        quality_weight: weight of BCO's loss. The third part is `--nll-weight 1`.
-        reward_shift: the reward between good and bad answers; TRL has 0, InternVL a running
-            mean.
+        quality_weight: weight of BCO's loss; 0 leaves it out.
+        generation_weight: weight of the chosen answer's negative log-likelihood, per token; 0
+            leaves it out.
+        reward_shift: the reward between good and bad answers: a number (TRL has 0), or `running`,
+            the mean reward of all steps before (as in BCO's paper and InternVL).
     """
 
     name: ClassVar[str] = "mpo"
     beta: Annotated[float, ABOVE_ZERO] = 0.1
-    preference_weight: Annotated[float, WEIGHT] = 0.8
+    preference_weight: Annotated[float, ABOVE_ZERO] = 0.8
     quality_weight: Annotated[float, WEIGHT] = 0.2
-    reward_shift: Annotated[float, ANY] = 0.0
+    generation_weight: Annotated[float, WEIGHT] = 1.0
+    reward_shift: Annotated[float | Literal["running"], ANY] = "running"
 
     @property
-    def at_start(self) -> float:
-        """The loss where policy and reference agree."""
-        quality = math.log(2 + 2 * math.cosh(self.reward_shift))
-        return self.preference_weight * math.log(2) + self.quality_weight * quality
+    def parts(self) -> tuple[Part, ...]:
+        """Preference, quality and likelihood."""
+        all_three = (
+            Part(self.preference_weight, DPO(self.beta)),
+            Part(self.quality_weight, BCO(self.beta, self.reward_shift)),
+            Part(self.generation_weight, Likelihood(1.0)),
+        )
+        return tuple(part for part in all_three if part.weight)
 
-    @property
-    def slope_at_start(self) -> float:
-        """How much one nat more between the branches changes the loss there, at most."""
-        return self.beta * (self.preference_weight + 2 * self.quality_weight)
+    def with_known_start(self) -> Self:
+        """Without the likelihood."""
+        return dataclasses.replace(self, generation_weight=0.0)
 
-    def __call__(self, logps: PairLogps) -> Tensor:
-        """The loss against each rejected answer. Shape: (pairs, rejected).
+    def check(self) -> None:
+        """Refuse settings that make no sense.
 
-        0.8 DPO + 0.2 BCO (Wang et al. 2024, "Enhancing the reasoning ability of multimodal large
-        language models via mixed preference optimization").
+        Raises:
+            UserError: names the option.
         """
-        preference = self.preference_weight * dpo_loss(*logps.branches, self.beta)
-        quality = bco_loss(*logps.branches, self.beta, self.reward_shift)
-        return preference + self.quality_weight * quality
+        super().check()
+        if not self.quality_weight and self.reward_shift != "running":
+            raise UserError(
+                "--reward-shift is a part of MPO's quality loss, which --quality-weight 0 leaves "
+                "out. Leave --reward-shift out, or set --quality-weight above 0."
+            )

@@ -9,9 +9,12 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from veridical.objectives.base import Described, PairLogps
+from veridical.objectives.base import Described, PairLogps, PairLoss, Part
+from veridical.objectives.combined import Combined
 from veridical.objectives.dpo import DPO
+from veridical.objectives.likelihood import Likelihood
 from veridical.objectives.table import AnyPairLoss, AnyTerm
+from veridical.objectives.weighted_sum import sum_at_start
 from veridical.runtime.errors import UserError
 from veridical.runtime.options import options_of
 from veridical.runtime.ranges import SHARE
@@ -30,16 +33,36 @@ class Preference(Described):
         per_token: divide log-probs by their answer's length first (usual for `ipo`).
     """
 
-    loss: AnyPairLoss = DPO()
+    loss: AnyPairLoss | Combined = DPO()
     terms: tuple[AnyTerm, ...] = ()
     per_token: bool = False
 
     def __call__(self, logps: PairLogps) -> Tensor:
         """One loss a pair. Shape: (pairs,)."""
-        losses = self._average(self.loss(logps.per_token() if self.per_token else logps))
-        for term in self.terms:
-            losses = losses + term.weight * self._average(term(logps))
+        first, *others = zip(self.parts, self._losses(logps), strict=True)
+        losses = first[0].weight * first[1]
+        for part, own in others:
+            losses = losses + part.weight * own
         return losses
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All that is added up: the loss, or what it is the sum of, and the terms."""
+        terms = [Part(term.weight, term) for term in self.terms if term.weight]
+        return (*self.loss.parts, *terms)
+
+    @property
+    def pair_losses(self) -> list[PairLoss]:
+        """Those parts that compare two answers."""
+        return [one for _, one in self.parts if isinstance(one, PairLoss)]
+
+    def _losses(self, logps: PairLogps) -> list[Tensor]:
+        """Of each part, before its weight. Shape of each: (pairs,)."""
+        read = logps.per_token() if self.per_token else logps
+        return [
+            self._average(one(read if isinstance(one, PairLoss) else logps))
+            for _, one in self.parts
+        ]
 
     def _average(self, losses: Tensor) -> Tensor:
         """Over a pair's rejected answers: there is one."""
@@ -53,32 +76,42 @@ class Preference(Described):
     @property
     def needs_reference(self) -> bool:
         """Whether the reference's log-probabilities are used."""
-        return any(part.needs_reference for part in (self.loss, *self.terms))
+        return any(one.needs_reference for _, one in self.parts)
+
+    @property
+    def uses_beta_factors(self) -> bool:
+        """Whether a pair's own factor on beta is used."""
+        return all(loss.uses_beta_factors for loss in self.pair_losses)
+
+    @property
+    def uses_weights(self) -> bool:
+        """Whether weights of answers' parts are used."""
+        return all(loss.uses_weights for loss in self.pair_losses)
+
+    @property
+    def follows_rewards(self) -> bool:
+        """Whether the mean reward of the steps before is used."""
+        return any(one.follows_rewards for _, one in self.parts)
 
     @property
     def contrasts(self) -> int:
         """How many of a pair's answers are needed under other images too."""
-        return max(part.contrasts for part in (self.loss, *self.terms))
+        return max(one.contrasts for _, one in self.parts)
 
     @property
     def at_start(self) -> float | None:
         """The loss where policy and reference agree; None where it depends on the rows."""
-        total: float | None = self.loss.at_start
-        for term in self.terms:
-            own = term.at_start
-            total = None if total is None or own is None else total + term.weight * own
-        return total
+        return sum_at_start(self.parts)
 
     @property
     def slope_at_start(self) -> float:
         """How much one nat more between the branches changes the loss there, at most."""
-        terms = sum(term.weight * term.slope_at_start for term in self.terms)
-        return self.loss.slope_at_start + terms
+        return sum(weight * one.slope_at_start for weight, one in self.parts)
 
     def with_known_start(self) -> Preference:
-        """Without the terms whose value at the start depends on the rows."""
+        """Without the parts whose value at the start depends on the rows."""
         known = tuple(term for term in self.terms if term.at_start is not None)
-        return dataclasses.replace(self, terms=known)
+        return dataclasses.replace(self, loss=self.loss.with_known_start(), terms=known)
 
     def check(self) -> None:
         """Refuse settings that make no sense.
@@ -89,10 +122,22 @@ class Preference(Described):
         super().check()
         for part in (self.loss, *self.terms):
             part.check()
-        if self.per_token and self.loss.averages_tokens:
+        for loss in self.pair_losses if self.per_token else ():
+            if loss.averages_tokens:
+                raise UserError(
+                    f"--loss {loss.name} divides log-probs by their answer's length itself, and "
+                    "--per-token true would divide them twice. Leave --per-token out."
+                )
+        if self.per_token and self.follows_rewards:
             raise UserError(
-                f"--loss {self.loss.name} divides log-probs by their answer's length itself, and "
-                "--per-token true would divide them twice. Leave --per-token out."
+                "A running reward shift is the mean of rewards that are sums over tokens, and "
+                "--per-token true divides these. Leave --per-token out, or set a number "
+                "(--reward-shift 0)."
+            )
+        if sum(isinstance(one, Likelihood) for _, one in self.parts) > 1:
+            raise UserError(
+                f"--loss {self.loss.name} has the likelihood already, and --nll-weight would add "
+                "it twice. Leave --nll-weight out, and change the weight that it has there."
             )
 
     def measures(self, logps: PairLogps) -> dict[str, Tensor]:
@@ -100,12 +145,12 @@ class Preference(Described):
 
         Shape of each: (pairs,).
         """
-        rewards = self.loss.rewards(logps)
-        read = self.loss.as_read(logps)
+        lead = self.loss.lead
+        rewards, read = lead.rewards(logps), lead.as_read(logps)
         sizes = torch.maximum(read.policy.abs(), read.reference.abs())[:, :2].amax(-1).detach()
-        beta = logps.scaled(self.loss.beta)
+        beta = logps.scaled(lead.beta)
         rounding = (beta.squeeze(-1) if isinstance(beta, Tensor) else beta) * ROUNDING * sizes
-        return {
+        return self._by_part(logps) | {
             "rewards_chosen": rewards[:, 0],
             "rewards_rejected": rewards[:, 1],
             "rewards_margin": rewards[:, 0] - rewards[:, 1],
@@ -115,6 +160,13 @@ class Preference(Described):
             "chosen_tokens": logps.token_counts[:, 0],
             "rejected_tokens": logps.token_counts[:, 1],
         }
+
+    def _by_part(self, logps: PairLogps) -> dict[str, Tensor]:
+        """The loss of each part, before its weight, where there are several."""
+        if len(self.parts) == 1:
+            return {}
+        losses = zip(self.parts, self._losses(logps), strict=True)
+        return {f"loss_{part.objective.name}": loss.detach() for part, loss in losses}
 
     def describe(self) -> dict[str, Any]:
         """What `run.json`, `start.json`, the model card and the report say of it."""

@@ -89,7 +89,7 @@ def check_ranges(settings: object) -> None:
     for name, hint in typing.get_type_hints(type(settings), include_extras=True).items():
         declared = range_of(hint)
         value = getattr(settings, name, None)
-        if declared is not None and value is not None:
+        if declared is not None and isinstance(value, int | float):  # a word stands beside numbers
             declared.check(name, value)
 
 

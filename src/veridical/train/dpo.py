@@ -18,6 +18,7 @@ from veridical.train.loop.memory import finish_dry_run
 from veridical.train.loop.outcomes import preference_outcome, require_used, weighed
 from veridical.train.loop.pair_proofs import check_pairs
 from veridical.train.loop.reference import choose_reference, prepare_reference
+from veridical.train.loop.reward_shift import RunningMean
 from veridical.train.loop.rounding import tell_merged
 from veridical.train.loop.rows import read_training_rows
 from veridical.train.loop.run import train_and_save
@@ -78,13 +79,15 @@ def train_dpo(
         features = keep_features(start, training)
         policy = prepare_training(start, training.trained)
         scorer = Scorer(policy, held_to.policy, model_dropout=training.model_dropout)
+        follow = RunningMean() if objective.follows_rewards else None
         task = Task(
             scorer,
-            preference_outcome(objective),
+            preference_outcome(objective, follow),
             len,
             sharing.allowed,
             held_to.in_step,
             held_to.is_start,
+            follow,
         )
         if training.dry_run:
             finish_dry_run(run, policy, task, training, rows, held_to)

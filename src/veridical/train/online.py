@@ -39,6 +39,7 @@ from veridical.train.loop.outcomes import preference_outcome, require_used
 from veridical.train.loop.pair_proofs import check_pairs
 from veridical.train.loop.pictures import recognize_pictures
 from veridical.train.loop.reference import choose_reference
+from veridical.train.loop.reward_shift import RunningMean
 from veridical.train.loop.rounding import measure_logps, tell_merged
 from veridical.train.loop.run import run_trainer
 from veridical.train.loop.saving import save_result
@@ -156,13 +157,15 @@ def train_online(
         sharing = find_sharing(training, few, policy)
         tell_merged(run, "model", policy, few, sharing.allowed)
         scorer = Scorer(policy, second, model_dropout=training.model_dropout)
+        follow = RunningMean() if objective.follows_rewards else None
         task = Task(
             scorer,
-            preference_outcome(objective),
+            preference_outcome(objective, follow),
             len,
             sharing.allowed,
             held_to.in_step,
             held_to.is_start,
+            follow,
         )
         proofs: list[Proof] = []
         if training.prove_first:

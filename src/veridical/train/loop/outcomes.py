@@ -13,15 +13,26 @@ from veridical.models.rendering import Group
 from veridical.objectives.base import PairLogps, PairLoss
 from veridical.objectives.preference import Preference
 from veridical.runtime.errors import UserError
+from veridical.train.loop.reward_shift import RunningMean
 from veridical.train.loop.task import Objective, Outcome
 
 
-def preference_outcome(objective: Preference) -> Objective:
-    """Response 0 is chosen, the others are rejected; logged is the first rejected one."""
+def preference_outcome(objective: Preference, follow: RunningMean | None = None) -> Objective:
+    """Response 0 is chosen, the others are rejected; logged is the first rejected one.
+
+    Args:
+        objective: what is minimized.
+        follow: knows the mean log-ratio of the steps before, for objectives that ask for it.
+    """
 
     def compute(policy: ResponseLogps, reference: Tensor) -> Outcome:
         logps = pair_logps(policy, reference)
-        return Outcome(objective(logps).sum(), objective.measures(logps))
+        if follow is None:
+            return Outcome(objective(logps).sum(), objective.measures(logps))
+        logps = dataclasses.replace(logps, mean_log_ratio=follow.mean)
+        ratios = (logps.policy - logps.reference)[:, :2].detach().mean(-1)
+        shift = {"mean_log_ratio": torch.full_like(ratios, follow.mean)}
+        return Outcome(objective(logps).sum(), objective.measures(logps) | shift, ratios)
 
     return compute
 
@@ -72,15 +83,15 @@ def require_used(objective: Preference, groups: Iterable[Group]) -> None:
     Raises:
         UserError: a row has a factor on beta or weights, and the loss takes none.
     """
-    loss = objective.loss
+    name = objective.loss.name
     for group in groups:
         has = None
-        if group.beta_factor != 1 and not loss.uses_beta_factors:
+        if group.beta_factor != 1 and not objective.uses_beta_factors:
             has = f"the beta_factor {group.beta_factor:g}"
-        if group.weights and not loss.uses_weights:
+        if group.weights and not objective.uses_weights:
             has = "span_weights"
         if has:
             raise UserError(
-                f"Row {group.id} has {has}, and --loss {loss.name} takes none. Set --loss dpo, "
+                f"Row {group.id} has {has}, and --loss {name} takes none. Set --loss dpo, "
                 "ddpo, mdpo or chip, or leave the column out."
             )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from veridical.models.logprobs import ResponseLogps
 from veridical.models.rendering import Group
+from veridical.train.loop.reward_shift import RunningMean
 from veridical.train.loop.scorer import Scorer
 
 
@@ -19,10 +20,12 @@ class Outcome:
     Attributes:
         loss_sum: summed over the batch's items. Shape: ().
         measures: what is logged, one value a group. Shape of each: (groups,).
+        log_ratios: each group's mean log-ratio, for an objective that follows it. Shape: (groups,).
     """
 
     loss_sum: Tensor
     measures: dict[str, Tensor]
+    log_ratios: Tensor | None = None
 
 
 Objective = Callable[[ResponseLogps, Tensor], Outcome]
@@ -42,6 +45,7 @@ class Task:
             items.
         held_to_start: whether the reference is what training starts from, so that before the first
             step no answer has more reward than another.
+        follow: gets the log-ratios of what is trained on, where the objective reads their mean.
     """
 
     scorer: Scorer
@@ -50,3 +54,4 @@ class Task:
     share_prefix: bool
     reference_in_step: bool = False
     held_to_start: bool = False
+    follow: RunningMean | None = None

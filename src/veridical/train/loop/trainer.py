@@ -117,6 +117,8 @@ class GroupTrainer(SavingTrainer):
     ) -> Any:
         outcome = self.outcome(model, inputs)
         self._means["train"].add(outcome, inputs["count"])
+        if self.task.follow is not None and outcome.log_ratios is not None:
+            self.task.follow.see(outcome.log_ratios)
         if num_items_in_batch is None:
             num_items_in_batch = inputs["count"].to(outcome.loss_sum.device)
         # Data-parallel training averages gradients over processes; the sum is wanted.
