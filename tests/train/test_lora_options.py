@@ -128,6 +128,8 @@ def test_dropout_is_noise_that_a_resumed_run_finds_again(
         ({"tuning": "full", "lora_dora": True}, "--lora-dora means nothing under --tuning full"),
         ({"save_merged": False, "save_dtype": "bfloat16"}, "--save-merged false leaves out"),
         ({"tuning": "qlora", "save_dtype": "float16"}, "--tuning qlora leaves out"),
+        ({"tuning": "full", "save_merged": False}, "--save-merged false: --tuning full"),
+        ({"init_adapter": Path("it"), "save_merged": False}, "false: training starts from an adap"),
         ({"tuning": "full", "lora_targets": ["q_proj"]}, "--lora-targets means nothing"),
     ],
 )
@@ -136,6 +138,15 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=words):
         train_dpo(saved, pairs, tmp_path / "out", training=replace(TRAINING, **options))
+
+
+def test_the_only_result_is_not_left_out_where_the_model_is_an_adapter(
+    pairs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    unmerged = replace(TRAINING, save_merged=False)
+    with pytest.raises(UserError, match="fits only the model that it was merged into"):
+        train_dpo(str(tmp_path), pairs, tmp_path / "out", training=unmerged)
 
 
 def test_what_an_algorithm_or_a_server_can_not_do_is_refused(

@@ -34,6 +34,13 @@ class ProcessEntry(TypedDict):
     began: NotRequired[str | None]
 
 
+class ExtensionEntry(TypedDict):
+    """From which step a run is extended, and the length that it had."""
+
+    from_step: int
+    length: Mapping[str, Any]
+
+
 class RunFields(TypedDict, total=False):
     """`run.json`; a killed run has not all of it."""
 
@@ -55,6 +62,7 @@ class RunFields(TypedDict, total=False):
     files: list[str]
     foreign: list[str]
     process: ProcessEntry
+    extended: ExtensionEntry
 
 
 @dataclass(frozen=True)
@@ -212,6 +220,14 @@ def _is_process(value: object) -> bool:
     )
 
 
+def _is_extension(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and type(value.get("from_step")) is int
+        and isinstance(value.get("length"), dict)
+    )
+
+
 SHAPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "command": ("a text", _is_text),
     "status": (f"one of {', '.join(STATUSES)}", lambda value: value in STATUSES),
@@ -231,6 +247,7 @@ SHAPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "files": ("a list of files in the run's folder", _is_files),
     "foreign": ("a list of files in the run's folder", _is_files),
     "process": ("an object of host and id", _is_process),
+    "extended": ("an object of from_step and length", _is_extension),
 }
 
 

@@ -91,7 +91,8 @@ class Training:
         cache_gigabytes: what that folder may hold, in 10^9 bytes; the longest unused goes first.
         vision_cache: keep each image's features there instead of encoding it at every step; the
             vision tower has to be frozen.
-        save_merged: also write the merged model (LoRA), not only the adapter.
+        save_merged: also write the merged model (LoRA), not only the adapter. It can't be left
+            out where it is the only result.
         save_dtype: of the weights in `model/`; `auto` is that of training. What rounding to half
             precision costs is measured and printed.
         push_to_hub: repository OWNER/NAME on the Hugging Face hub that gets the finished model with
@@ -251,6 +252,7 @@ class Training:
                     f"--{name.replace('_', '-')} means nothing under --tuning full, which trains "
                     "the weights themselves. Leave it out, or set --tuning lora."
                 )
+        self.check_saved(self.init_adapter is not None)
         alone = self.tuning == "qlora" or (self.tuning == "lora" and not self.save_merged)
         if self.save_dtype != "auto" and alone and not self.init_adapter:
             left_out = "--tuning qlora" if self.tuning == "qlora" else "--save-merged false"
@@ -266,6 +268,27 @@ class Training:
             raise UserError(
                 "Neither --epochs nor --max-steps is above 0: nothing would be trained."
             )
+
+    def check_saved(self, from_adapter: bool) -> None:
+        """Refuse to leave out the model where there is no adapter to save instead.
+
+        Args:
+            from_adapter: whether training starts from an adapter, which is merged.
+
+        Raises:
+            UserError: it is to be left out.
+        """
+        if self.save_merged or not (from_adapter or self.tuning == "full"):
+            return
+        reason = "--tuning full trains the model's own weights, and has no adapter to save"
+        if self.tuning != "full":
+            reason = (
+                "training starts from an adapter, and the new one fits only the model that it "
+                "was merged into"
+            )
+        raise UserError(
+            f"--save-merged false: {reason}. model/ is the only result; leave the option out."
+        )
 
 
 def check_mixing(training: Training) -> None:

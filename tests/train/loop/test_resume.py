@@ -27,7 +27,7 @@ from veridical.train.loop.resume import (
     LENGTH,
     changed_options,
     check_run_folder,
-    earlier_models,
+    earlier_fields,
 )
 from veridical.train.loop.start import record_model
 from veridical.train.loop.trainer_keys import HONORED
@@ -254,7 +254,8 @@ def test_a_hubs_new_commit_is_told(
         (out / "checkpoints" / "checkpoint-2" / "state.json").write_text("{}")
         run.fail("an error")
         commit("org/base", revision, files)
-        again = start_run(out, "train sft", {"model": name, "out": out}, kept=earlier_models(out))
+        kept = earlier_fields(out, {})
+        again = start_run(out, "train sft", {"model": name, "out": out}, kept=kept)
         if refused:
             with pytest.raises(UserError, match=r"other weights.*revision one, now two.*model.saf"):
                 record_model(again, "model", name, training)
@@ -262,3 +263,40 @@ def test_a_hubs_new_commit_is_told(
             record_model(again, "model", name, training)
         assert read_json(out / "run.json")["models"]["model"]["revision"] == "one"
         shutil.rmtree(out)
+
+
+def test_an_extension_that_was_killed_before_its_next_checkpoint_leaves_both_lengths(
+    tmp_path: Path,
+) -> None:
+    out, own = tmp_path / "out", {"epochs": 1.0, "patience": None}
+
+    def options(steps: int, resume: bool = True, extend: bool = False) -> dict[str, Any]:
+        return {**own, "max_steps": steps, "resume": resume, "extend": extend, "out": out}
+
+    def begin(given: dict[str, Any]) -> None:
+        """Start a run, which is killed at once."""
+        check_run_folder(out, "train sft", given, {}, {})
+        start_run(out, "train sft", given, kept=earlier_fields(out, given))
+
+    def finish_checkpoint(step: int) -> None:
+        (out / "checkpoints" / f"checkpoint-{step}").mkdir(parents=True)
+        (out / "checkpoints" / f"checkpoint-{step}" / "manifest.json").write_text("{}")
+
+    begin(options(4, resume=False))
+    finish_checkpoint(4)
+    begin(options(6, extend=True))
+    (out / "checkpoints" / "checkpoint-5").mkdir()  # it was killed while writing this one
+    for steps in (6, 4, 4):
+        begin(options(steps))
+    with pytest.raises(UserError, match=r"--max-steps 4, not 6\. .* Set --extend true"):
+        begin(options(6))
+    begin(options(6, extend=True))
+    begin(options(8, extend=True))
+    with pytest.raises(UserError, match=r"--max-steps 4, not 6\. "):
+        begin(options(6))
+    begin(options(4))
+    begin(options(8, extend=True))
+    finish_checkpoint(6)
+    begin(options(8))
+    with pytest.raises(UserError, match=r"--max-steps 8, not 4\. "):
+        begin(options(4))

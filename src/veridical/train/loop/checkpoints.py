@@ -59,6 +59,15 @@ def newest_verified(folder: Path) -> tuple[Path | None, list[str]]:
     return None, problems
 
 
+def newest_finished(folder: Path) -> int:
+    """The steps of the newest checkpoint that was written to its end; 0 if there is none.
+
+    Its content is not compared with what was written, which takes long for a large model.
+    """
+    found = folder.glob(f"checkpoint-*/{MANIFEST}")
+    return max((steps_of(path.parent) for path in found), default=0)
+
+
 def whole_best(checkpoint: Path) -> Path | None:
     """The best checkpoint, if it is whole; else None, and a line that says what is taken instead.
 

@@ -18,7 +18,7 @@ from veridical.runtime.progress import counted, say
 from veridical.runtime.run_record import RECORD, read_fields, read_record, this_process
 from veridical.runtime.runs import json_types
 from veridical.sampling.engines.server import ServerSettings
-from veridical.train.loop.checkpoints import newest_verified, steps_of
+from veridical.train.loop.checkpoints import newest_finished, newest_verified, steps_of
 from veridical.train.loop.counting import total_steps
 from veridical.train.options import Training
 
@@ -86,7 +86,7 @@ def check_run_folder(
     before, known = record.get("configuration", {}), record.get("models", {})
     compared = _compared_files(record.get("inputs", {}), inputs)
     compared |= _compared_models(before, configuration, known.keys() & models.keys())
-    changed = changed_options(before, configuration, compared)
+    changed = _changed_from_either(before, length_before_extension(out), configuration, compared)
     changed += _changed_inputs(record.get("inputs", {}), inputs)
     if not ("model" in known and "model" in models):
         changed += _changed_name(before, configuration)
@@ -99,12 +99,46 @@ def check_run_folder(
         require_same_model(option, configuration.get(option), known[option], models[option])
 
 
-def earlier_models(out: Path) -> dict[str, object]:
-    """What `run.json` says of the models that a run with checkpoints was started with."""
+def earlier_fields(out: Path, configuration: Mapping[str, object]) -> dict[str, object]:
+    """What the record of a run that goes on keeps of the one that is there.
+
+    Args:
+        out: the run's folder.
+        configuration: every option now.
+
+    Returns:
+        The models that the run was started with, and which length it had, if another is asked for.
+    """
     if not any((out / "checkpoints").glob("checkpoint-*")) or not (out / RECORD).is_file():
         return {}
-    known = read_fields(out).get("models")
-    return {"models": known} if known else {}
+    fields, kept = read_fields(out), dict[str, object]()
+    if fields.get("models"):
+        kept["models"] = fields["models"]
+    before, now = length_before_extension(out), json_types(configuration)
+    if before is None:
+        recorded = fields.get("configuration", {})
+        before = {name: recorded[name] for name in LENGTH & recorded.keys()}
+    if any(value != now.get(name) for name, value in before.items()):
+        step = newest_finished(out / "checkpoints")
+        kept["extended"] = {"from_step": step, "length": before}
+    return kept
+
+
+def length_before_extension(out: Path) -> dict[str, object] | None:
+    """The length that a run had, if it was extended and stopped before its next checkpoint.
+
+    Until then nothing of the new length is in the run: it may go on with either.
+
+    Args:
+        out: the run's folder.
+
+    Returns:
+        The options of `LENGTH`; None where those recorded as the run's are its only ones.
+    """
+    extension = read_fields(out).get("extended")
+    if extension is None or newest_finished(out / "checkpoints") > extension["from_step"]:
+        return None
+    return dict(extension["length"])
 
 
 @contextmanager
@@ -273,6 +307,19 @@ def changed_options(
         else:
             changed.append(f"{option} {_written(old[name])}, not {_written(now[name])}")
     return changed
+
+
+def _changed_from_either(
+    before: Mapping[str, Any],
+    length: Mapping[str, object] | None,
+    now: Mapping[str, Any],
+    compared: Set[str],
+) -> list[str]:
+    """`changed_options`; the run's length may be that before an extension that got nowhere."""
+    changed = changed_options(before, now, compared)
+    if not changed or length is None:
+        return changed
+    return changed_options({**before, **length}, now, compared)
 
 
 def _compared_files(old: Mapping[str, Any], new: Mapping[str, Path]) -> set[str]:

@@ -13,7 +13,7 @@ import torch
 
 from veridical.judges.named import JudgeRuntime, Judging
 from veridical.models.cache_keys import model_fingerprint
-from veridical.models.load import load_policy
+from veridical.models.load import load_policy, starts_from_adapter
 from veridical.models.model_argument import Model, name_of
 from veridical.models.policy import Policy
 from veridical.models.precision import dtype_name, is_half, mixed_precision
@@ -33,7 +33,7 @@ from veridical.train.loop.pushing import check_push, push_result
 from veridical.train.loop.reporting import check_trackers, tracker_variables
 from veridical.train.loop.resume import (
     check_run_folder,
-    earlier_models,
+    earlier_fields,
     record_put_back,
     refuse_fewer_steps,
     require_same_model,
@@ -110,7 +110,9 @@ def start_training(given: Given) -> Iterator[Run]:
     here = processes.from_first(lambda: _fingerprints_here(resumed, training))
     processes.from_first(lambda: check_run_folder(out, given.command, configuration, inputs, here))
     processes.from_first(lambda: refuse_fewer_steps(out, training))
-    kept = processes.from_first(lambda: earlier_models(out)) if training.resume else {}
+    kept: dict[str, object] = {}
+    if training.resume:
+        kept = processes.from_first(lambda: earlier_fields(out, configuration))
     folders = model_folders(*map(name_of, models.values()), str(training.init_adapter or ""))
     with (
         record_put_back(out) if training.resume else nullcontext(),
@@ -153,6 +155,7 @@ def _refuse_early(given: Given) -> dict[str, Path]:
         The files that evaluations on the way read, by option.
     """
     training, command = given.training, given.command
+    training.check_saved(starts_from_adapter(name_of(given.model), training.init_adapter))
     check_trackers(training.report_to)
     check_showing(training.show_every, command)
     checked = check_checking(training, command)
