@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import hashlib
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,18 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    """Let a fixture draw the same numbers whichever tests ran before, in whichever process."""
+    torch.default_generator.manual_seed(zlib.crc32(fixturedef.argname.encode()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """Let a test draw the same numbers too, others than its fixtures."""
+    torch.default_generator.manual_seed(20_000)
 
 
 @pytest.fixture(autouse=True)

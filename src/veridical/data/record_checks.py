@@ -212,7 +212,7 @@ class RowChecker:
         if named.get("images") or named.get("image"):
             self.seen.has_images = True
             return named
-        for name in others - self.seen.held.keys():
+        for name in sorted(others - self.seen.held.keys()):
             place = image_column(name, row[name])
             if place is not None:
                 self.seen.held[name] = place

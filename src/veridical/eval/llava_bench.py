@@ -185,7 +185,7 @@ def check_options(options: LlavaBenchOptions, evaluation: Evaluation) -> None:
     Raises:
         UserError: one is not what it must be.
     """
-    for category in {question.about["category"] for question in options.questions}:
+    for category in sorted({question.about["category"] for question in options.questions}):
         _ = options.words(category)
 
 

@@ -66,7 +66,7 @@ def match_answers(
     for row in answers:
         waiting[key(str(row.get("split")), row["question_id"])].append(row)
     asked = Counter(key(question.split, question.question_id) for question in questions)
-    wrong = [name for name in asked | waiting.keys() if asked[name] != len(waiting[name])]
+    wrong = [name for name in sorted(asked | waiting.keys()) if asked[name] != len(waiting[name])]
     if wrong:
         some = ", ".join(
             f"{name[1]} ({asked[name]} asked, {len(waiting[name])} answered)" for name in wrong[:3]

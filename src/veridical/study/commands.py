@@ -50,7 +50,7 @@ def _checked(plan: Plan, step: Step) -> frozenset[str]:
     program = f"veridical {step.command}"
     parsing.parse(program, function, options, command.positionals, step.option_words())
     paths = frozenset(name for name, option in options.items() if is_path(option))
-    for name in paths - set(OUTPUTS):
+    for name in sorted(paths - set(OUTPUTS)):
         for text in texts_of(step.options.get(name)):
             if not any(lies_in(text, other.output) for other in plan.steps):
                 shown = label(name, command.positionals)

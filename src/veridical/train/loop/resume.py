@@ -95,7 +95,7 @@ def check_run_folder(
             f"{out} was started with {'; '.join(changed)}. Give what it was started with to "
             f"resume it, or choose another --out.{_how_to_extend(changed)}"
         )
-    for option in known.keys() & models.keys():
+    for option in sorted(known.keys() & models.keys()):
         require_same_model(option, configuration.get(option), known[option], models[option])
 
 
