@@ -100,6 +100,7 @@ COMMANDS: dict[str, list[str]] = {
     },
     "eval chair": ["--answers", "{answers}", *WORDS],
     "eval label_free": [*MODEL, "--data", "{pairs}"],
+    "eval text_pairs": [*MODEL, "--files", "{text_pairs}"],
     "eval reward": ["{reward_model}", "{pairs}"],
     "eval compare": ["{chair_a}", "{chair_b}"],
     "eval power": ["--differing", "0.2"],
@@ -304,6 +305,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     names = ("conversations", "pairs", "more", "samples", "rated", "questions", "said", "answers",
              "replies")  # fmt: skip
     found = {name: folder / f"{name}.jsonl" for name in names}
+    found["text_pairs"] = scenes / "text_pairs.jsonl"
     found["annotations"] = folder / "annotations.json"
     found |= {name: scenes / f"{name}.json" for name in ("objects", "vocabulary", "facts")}
     found |= {"images": scenes / "images", "amber": write_amber(folder / "amber")}

@@ -119,7 +119,7 @@ def test_groups_stand_for_their_benchmarks() -> None:
     assert wanted_names(["text"]) == {"mt_bench", "alpaca_eval"}
     assert wanted_names(["text,-alpaca_eval", "gqa"]) == {"mt_bench", "gqa"}
     grouped = [name for own in groups().values() for name in own]
-    judges = {"vl_rewardbench", "multimodal_rewardbench", "label_free", "reward"}
+    judges = {"vl_rewardbench", "multimodal_rewardbench", "label_free", "reward", "text_pairs"}
     assert sorted(grouped) == sorted(BENCHMARKS.keys() - judges)
     assert list(groups()) == ["hallucination", "knowledge", "text"]
 

@@ -73,6 +73,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "eval pope": [*EMBEDDED, *SCENES],
     "data split": ["{data}/conversations.jsonl"],
     "eval label_free": [*EMBEDDED, *PAIRS],
+    "eval text_pairs": [*EMBEDDED, "--files", "{data}/text_pairs.jsonl"],
     "eval chair": [*EMBEDDED, *SCENES],
     "eval amber": [*EMBEDDED, "--images", "{data}/images", *AMBER],
     **{

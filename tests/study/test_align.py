@@ -104,7 +104,7 @@ def check_new(plan: Plan) -> None:
 def test_every_step_of_a_recipe_is_a_command_that_takes_it(
     recipe: str, given: dict[str, Path]
 ) -> None:
-    for kind in find_recipe(recipe).takes:
+    for kind in find_recipe(recipe).takes if "scenes" not in find_recipe(recipe).needs else ():
         for labels in (True, False):
             judge = "local:embedded" if find_recipe(recipe).judge == "any" else None
             if (kind == "prompt" or find_recipe(recipe).judge == "chair") and not labels:
@@ -125,6 +125,11 @@ def test_the_help_names_every_recipe() -> None:
         "steerlm", "fact-rlhf",
     }  # fmt: skip
     assert wanted <= set(RECIPES)
+
+
+def test_a_recipe_that_evaluates_on_drawn_scenes_takes_no_data(given: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="evaluates on scenes that it draws"):
+        plan_of("benchmarks", given, "conversation", "embedded")
 
 
 def test_without_labels_rows_are_held_out_and_never_trained_on(given: dict[str, Path]) -> None:
@@ -174,7 +179,7 @@ def test_judges_and_options_reach_their_steps(given: dict[str, Path]) -> None:
         ("rlaif", "conversation", {"judge": "exact"}, "--judge exact needs --objects"),
         ("bdhs", "conversation", {"options": ("beta=1",)}, "not of the form"),
         ("bdhs", "conversation", {"options": ("trian.beta=1",)}, "no step trian; there is split"),
-        ("bhds", "conversation", {}, "no such recipe. There is: bdhs, chair-dpo"),
+        ("bhds", "conversation", {}, "no such recipe. There is: bdhs, benchmarks"),
     ],
 )
 def test_what_a_recipe_lacks_is_said(

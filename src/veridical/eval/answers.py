@@ -153,6 +153,19 @@ def make_answers(
     return [known[key] for key in keys]
 
 
+def without_answers(
+    prompts: Sequence[Prompt], settings: AnswerSettings, folder: Path
+) -> list[KeyedAnswer] | None:
+    """Empty answers, for what is measured of a model that need not speak.
+
+    The first of several shards measures everything; the others get None.
+    """
+    if settings.shard.index:
+        leave_to_others(settings.shard, folder, 0, len(prompts))
+        return None
+    return [KeyedAnswer(Response(""), answer_key(prompt, settings)) for prompt in prompts]
+
+
 def forget_partial_answers(folder: Path) -> None:
     """Remove the files of a run in progress, once `answers.jsonl` is written."""
     for path in (*folder.glob(PARTIAL.format("*")), folder / CLAIM):

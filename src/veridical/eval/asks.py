@@ -116,6 +116,8 @@ class Asks(Generic[Options]):
         measure: what else is measured of each prompt, for its row.
         remark: what stands beside the scores; it is given the answers' rows and the judged ones.
         sees_images: whether `--images` has to be given with a model.
+        speaks: whether the model's own answers are read; where they are not, none is made, and
+            `measure` is all there is.
         grader: how a model that replies in words judges the answers; then the rows that `judge` is
             given have what it replied as `judged`. None where no model judges.
         follow_up: what is asked after an answered row, such as a second turn; None where nothing
@@ -137,6 +139,7 @@ class Asks(Generic[Options]):
     )
     remark: Callable[[Options, Evaluation, Sequence[Row], Sequence[Row]], Remarks] = no_remarks
     sees_images: bool = True
+    speaks: bool = True
     grader: Grader[Options] | None = None
     follow_up: Callable[[Options, Row], AskedItem | None] | None = None
     answers_in_files: Callable[[Options], bool] = lambda options: False

@@ -120,6 +120,10 @@ BENCHMARKS = {
         "veridical.eval.label_free",
         "Check a model without labels, on held-out pairs of a true and a false answer.",
     ),
+    "text_pairs": Line(
+        "veridical.eval.text_pairs",
+        "Check text ability without an image, on pairs of a right and a wrong text.",
+    ),
     "reward": Line(
         "veridical.eval.reward",
         "Score a reward model on pairs: accuracy, calibration, effect of length.",

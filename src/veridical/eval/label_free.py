@@ -8,7 +8,7 @@ does not count hallucinations in the model's own answers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from veridical.data.messages import Message, count_images, text_of
 from veridical.data.prompts import Prompt
+from veridical.eval.answer_logps import answer_logps
 from veridical.eval.asks import AskedItem, Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
@@ -23,7 +24,6 @@ from veridical.eval.run import run_benchmark
 from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
-from veridical.runtime.progress import track
 from veridical.scoring.refusals import is_refusal
 from veridical.scoring.statistics import (
     ClusterSums,
@@ -158,10 +158,10 @@ def measure(
             f"{options.data}: an answer can't be rendered for {policy.name}: {refusal}. Take that "
             "row out, or build the pairs with this model."
         ) from refusal
-    seen = _log_probabilities(policy, groups, size, "with the images")
-    blind = _log_probabilities(policy, groups, size, "with gray images", with_gray_images)
+    seen = answer_logps(policy, groups, size, "with the images")
+    blind = answer_logps(policy, groups, size, "with gray images", with_gray_images)
     alone = [_as_text(policy, pair) for pair in pairs]
-    said = _log_probabilities(policy, [group for group in alone if group], size, "text alone")
+    said = answer_logps(policy, [group for group in alone if group], size, "text alone")
     texts = iter(said)
     return [
         {
@@ -195,45 +195,6 @@ def _as_text(policy: Policy, pair: HeldOutPair) -> Group | None:
         return render_group(policy, pair.prompt.id, [], prompt, [pair.chosen])
     except RefusedRowError:
         return None
-
-
-def _log_probabilities(
-    policy: Policy,
-    groups: Sequence[Group],
-    batch_size: int,
-    label: str,
-    change: Callable[[Group], Group] | None = None,
-) -> list[list[tuple[float, float]]]:
-    """For each group and answer: the sum of its tokens' log-probabilities, and their number.
-
-    Args:
-        policy: whose.
-        groups: all with the same number of answers.
-        batch_size: groups at once.
-        label: names the progress line.
-        change: made of each group, a batch at a time: pictures take memory.
-    """
-    import torch
-
-    from veridical.checks.prefix_sharing import sharing
-    from veridical.models.batching import collate
-    from veridical.models.finite import require_finite
-    from veridical.models.logprobs import response_logps
-
-    found: list[list[tuple[float, float]]] = []
-    if not groups:
-        return found
-    policy.model.eval()
-    with torch.no_grad():
-        share = len(groups[0].response_ids) > 1 and sharing(policy, groups[:2]).allowed
-        for start in track(range(0, len(groups), batch_size), f"log-probabilities, {label}"):
-            some = groups[start : start + batch_size]
-            batch = collate(policy, [change(one) for one in some] if change else some, share)
-            logps = response_logps(policy.model, batch)
-            require_finite(policy, logps.sums, "log-probabilities of answers")
-            sums, counts = logps.sums.double().tolist(), logps.counts.double().tolist()
-            found += [list(zip(*both, strict=True)) for both in zip(sums, counts, strict=True)]
-    return found
 
 
 def judge_rows(

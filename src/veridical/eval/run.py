@@ -15,6 +15,7 @@ from veridical.eval.answers import (
     forget_partial_answers,
     make_answers,
     refuse_many,
+    without_answers,
 )
 from veridical.eval.asked_model import AskedModel
 from veridical.eval.asks import AskedItem, Asks, Questions, Row, SkippedQuestion
@@ -234,7 +235,11 @@ def _answered(
         ]
         return [item.prompt for item in _following(asks, options, told)]
 
-    answers = make_answers(prompts, evaluation.settings, evaluation.out, asks.label, later)
+    answers = (
+        make_answers(prompts, evaluation.settings, evaluation.out, asks.label, later)
+        if asks.speaks
+        else without_answers(prompts, evaluation.settings, evaluation.out)
+    )
     if answers is None:
         return None
     by_prompt = {prompt.id: answer for prompt, answer in zip(prompts, answers, strict=True)}

@@ -83,7 +83,7 @@ def align(
         data: conversations with true answers, or what else the recipe takes. With `embedded`,
             scenes are drawn if not set.
         recipe: `bdhs`, `chair-dpo`, `dpo`, `fact-rlhf`, `mdpo`, `mpo`, `online-bdhs`,
-            `rejection-sampling`, `rlaif`, `steerlm`, `demo`, or a YAML file.
+            `rejection-sampling`, `rlaif`, `steerlm`, `demo`, `benchmarks`, or a YAML file.
         judge: who says which answer is better, for recipes that ask: `exact` (by --objects),
             `local:MODEL` or `endpoint:MODEL`; `exact` if not set and there are object lists.
         facts: JSON {image_id: [true sentences]}, for recipes that use them.

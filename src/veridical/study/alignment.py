@@ -183,6 +183,11 @@ def _check_kind(recipe: Recipe, material: _Material) -> None:
             f"{material.data} has no true answers, which the label-free check needs. Give --images "
             "and --objects, to evaluate by POPE and CHAIR."
         )
+    if "scenes" in recipe.needs and not material.steps:
+        raise UserError(
+            f"Recipe {recipe.name} evaluates on scenes that it draws. Leave --data out, with the "
+            "model `embedded`."
+        )
     if "facts" in recipe.needs and material.facts is None:
         raise UserError(f"Recipe {recipe.name} needs --facts, JSON {{image_id: [true sentences]}}.")
 
@@ -314,13 +319,18 @@ def _about(
         "summary": recipe.summary,
         "model": sources.model,
         "data": data,
-        "evaluation": NOT_SHOWN
-        if without_labels
-        else f"by POPE and CHAIR on {material.test.images}",
+        "evaluation": _shown(recipe, material, without_labels),
         "source": str(material.data),
         "kind": material.kind,
         "result": result,
     }
+
+
+def _shown(recipe: Recipe, material: _Material, without_labels: bool) -> str:
+    """How the result is evaluated, in words."""
+    if not recipe.evaluate:
+        return f"by the steps of recipe {recipe.name}"
+    return NOT_SHOWN if without_labels else f"by POPE and CHAIR on {material.test.images}"
 
 
 def _with_options(steps: Sequence[Step], options: Sequence[str]) -> list[Step]:

@@ -34,7 +34,8 @@ class Recipe:
         judge: who says which answer is better: `none`, `exact` (by object lists), `chair` (by
             CHAIR, from object lists), `model` (one that `--judge` names), or `any` of `exact` and
             `model`.
-        needs: what else has to be given: `facts`.
+        needs: what else there has to be: `facts`, or `scenes` that were drawn, which it evaluates
+            on.
         steps: rows of a plan with placeholders, each with an optional `when`.
         result: the folder of the aligned model, with placeholders.
         steer: attributes that the result is asked for, when it is evaluated; "" for none.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from veridical.data.record_types import NewRow
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_json, write_jsonl, writing
+from veridical.runtime.json_types import JsonObject
 from veridical.runtime.progress import counted, track
 from veridical.runtime.run_folders import require_new_folder
 from veridical.world.drawing import draw_scene
@@ -23,10 +24,11 @@ from veridical.world.language import (
 )
 from veridical.world.open_questions import open_question_rows
 from veridical.world.scenes import Distribution, Scene, Thing, sample_scenes
+from veridical.world.text_pairs import text_pair_rows
 
 WRITTEN = (
     "conversations.jsonl", "questions.jsonl", "objects.json", "facts.json", "vocabulary.json",
-    "scenes.json", "mmhal.json",
+    "scenes.json", "mmhal.json", "gqa.json", "text_pairs.jsonl",
 )  # fmt: skip
 """The files of a folder of scenes, beside the pictures in `images/`."""
 
@@ -44,9 +46,10 @@ def write_scenes(
     `questions.jsonl` (yes/no, count, colour and position questions with answers),
     `objects.json` (what each image holds), `facts.json` (true sentences about each, for judges
     and reward models that are told facts), `vocabulary.json` (the words for each kind),
-    `mmhal.json` (an open question about each scene, as MMHal-Bench has them) and `scenes.json` (all
-    there is to know). IDs name distribution, seed and number, so that
-    folders can be put together.
+    `mmhal.json` (an open question about each scene, as MMHal-Bench has them), `gqa.json` (the
+    questions again, as GQA has them), `text_pairs.jsonl` (a right and a wrong text about each
+    scene, for models without an image) and `scenes.json` (all there is to know). IDs name
+    distribution, seed and number, so that folders can be put together.
 
     Args:
         folder: a folder that does not exist yet or is empty.
@@ -78,14 +81,14 @@ def _write_files(folder: Path, scenes: Sequence[Scene], questions: int, seed: in
         with writing(folder / image_path(scene)):
             draw_scene(scene).save(folder / image_path(scene))
     write_jsonl(folder / "conversations.jsonl", (conversation(scene) for scene in scenes))
-    write_jsonl(
-        folder / "questions.jsonl",
-        (row for scene in scenes for row in question_rows(scene, questions, seed)),
-    )
+    asked = [row for scene in scenes for row in question_rows(scene, questions, seed)]
+    write_jsonl(folder / "questions.jsonl", asked)
+    write_json(folder / "gqa.json", {row["question_id"]: gqa_row(row) for row in asked})
     write_json(folder / "objects.json", {scene.id: objects(scene) for scene in scenes})
     write_json(folder / "facts.json", {scene.id: facts(scene) for scene in scenes})
     write_json(folder / "vocabulary.json", vocabulary())
     write_json(folder / "mmhal.json", open_question_rows(scenes, seed))
+    write_jsonl(folder / "text_pairs.jsonl", text_pair_rows(scenes, seed))
     write_json(folder / "scenes.json", [scene_row(scene) for scene in scenes])
 
 
@@ -99,6 +102,8 @@ def written(folder: Path, count: int) -> str:
         "vocabulary.json": "the words for each kind, for --vocabulary",
         "facts.json": "true sentences about each, for `build facts`",
         "mmhal.json": "open questions of eight types, for `eval mmhal --rule exact`",
+        "gqa.json": "the questions with short answers again, for `eval gqa`",
+        "text_pairs.jsonl": "right and wrong texts without a picture, for `eval text_pairs`",
         "scenes.json": "all there is to know, for `world pairs`",
     }
     width = max(map(len, uses))
@@ -138,6 +143,17 @@ def question_rows(scene: Scene, count: int, seed: int) -> list[dict[str, str]]:
         }
         for number, question in enumerate(sample_questions(scene, count, seed))
     ]
+
+
+def gqa_row(question: Mapping[str, str]) -> JsonObject:
+    """A row of `questions.jsonl` as GQA has it: a short answer, and what kind of question it is."""
+    kind = question["kind"]
+    return {
+        "question": question["question"],
+        "imageId": question["image_id"],
+        "answer": question["answer"].rstrip(".").lower(),
+        "types": {"structural": "verify" if kind == "existence" else "query", "semantic": kind},
+    }
 
 
 def read_scenes(folder: Path) -> list[Scene]:
