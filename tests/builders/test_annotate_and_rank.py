@@ -304,6 +304,39 @@ def test_a_limit_holds_over_runs_and_nothing_is_paid_twice(
     assert (paid["replies"], paid["dollars"]) == (12, 9 * 20)
 
 
+def test_shards_pay_into_one_ledger_and_give_the_same_bytes(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    for name in ("whole", "shards"):  # each with a cache of its own
+        (tmp_path / name).mkdir()
+        write_samples(tmp_path / name, 66)  # the last two are another shard's
+
+    def shard(name: str, *more: object) -> int:
+        folder = tmp_path / name
+        one_by_one = ("--endpoint.concurrency", 1)
+        return run("annotate", folder / "samples.jsonl", folder / "out", server, *one_by_one, *more)
+
+    assert shard("whole") == 0
+    limit = ("--endpoint.max_tokens", 40)
+    assert shard("shards", "--shard", "2/2", *limit) == 0
+    # The other shard was paid for two replies of 15 tokens: one more is asked for.
+    assert shard("shards", "--shard", "1/2", *limit) == 2
+    assert "45 tokens have been used" in capsys.readouterr().err
+    assert shard("shards", "--shard", "1/2") == 0
+    for name in ("samples.parquet", "skipped.jsonl"):
+        both = [(tmp_path / out / "out" / name).read_bytes() for out in ("whole", "shards")]
+        assert both[0] == both[1], name
+    whole, shards = (
+        read_json(tmp_path / out / "out" / "summary.json") for out in ("whole", "shards")
+    )
+    # The reply before the limit is in the ledger, and came from the cache later.
+    assert whole["cost"].pop("input_tokens") == shards["cost"].pop("input_tokens") + 10
+    assert whole["cost"].pop("output_tokens") == shards["cost"].pop("output_tokens") + 5
+    assert whole == shards
+    assert whole["cost"]["paid_in_this_folder"]["replies"] == 66
+
+
 def test_what_concerns_all_stops_at_once(
     samples: Path, tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -214,3 +214,17 @@ def test_join_refuses_answers_with_an_image_of_their_own(
     build_join(tmp_path / "noisy" / "pairs.parquet", third, tmp_path / "three")
     (row,) = read_records(tmp_path / "three/pairs.parquet", "preference").rows
     assert row["rejected_images"] and text_of(row["more_rejected"][0]) == "Never."
+
+
+def test_shards_distort_as_one_process_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("veridical.builders._row_parts.CHUNK", 2)
+    data = conversations(tmp_path, [Image.new("RGB", (9, 9), c) for c in ("red", "blue", "gray")])
+    build_distort(data, tmp_path / "whole")
+    build_distort(data, tmp_path / "shards", shard="2/2")
+    assert not (tmp_path / "shards" / "pairs.parquet").exists()
+    build_distort(data, tmp_path / "shards", shard="1/2")
+    for name in ("pairs.parquet", "skipped.jsonl", "summary.json"):
+        both = [(tmp_path / out / name).read_bytes() for out in ("whole", "shards")]
+        assert both[0] == both[1], name

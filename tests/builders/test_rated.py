@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from veridical.builders._parts import Parts
 from veridical.builders._rated import RatedSample
+from veridical.builders._row_parts import RowParts
 from veridical.builders.pairs import choose_pairs
 from veridical.builders.rate import length_points
 from veridical.cli.dispatch import main
@@ -235,3 +237,72 @@ def test_the_images_that_share_a_list_are_named_in_the_same_order(
         "--objects", samples.with_name("objects.json"),
         "--vocabulary", samples.with_name("words.json"))  # fmt: skip
     assert seen == [sorted(seen[0])]
+
+
+RATE = ("build", "rate", "samples.jsonl", "--objects", "objects.json", "--vocabulary", "words.json")
+SHARED = {
+    "rate": RATE,
+    "rank": ("build", "rank", *RATE[2:], "--judge", "exact"),
+    "pairs": ("build", "pairs", "rated/samples.parquet", "--rule", "all", "--margin", "0"),
+}
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 70 samples, more than are worked through together, and their ratings."""
+    folder = tmp_path_factory.mktemp("many")
+    said = ["A dog and a hat.", "A dog.", "A cat."]
+    Image.new("RGB", (8, 8)).save(folder / "dog.png")
+    write_jsonl(
+        folder / "samples.jsonl",
+        [{"id": str(n), "images": ["dog.png"], "prompt": f"What is there in {n}?",
+          "responses": said[: 1 + n % 3]} for n in range(70)],
+    )  # fmt: skip
+    write_json(folder / "objects.json", {"dog": ["dog"]})
+    write_json(folder / "words.json", {"dog": [], "cat": [], "hat": []})
+    assert run_in(folder, "rate", "rated") == 0
+    return folder
+
+
+def run_in(folder: Path, command: str, out: str, *more: str) -> int:
+    words = [folder / word if "." in word else word for word in SHARED[command]]
+    return run(*words, "--out", folder / out, *more)
+
+
+def made(folder: Path) -> dict[str, bytes]:
+    """Every file of a run but `run.json`, which says when it ran."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "run.json"
+    }
+
+
+@pytest.mark.parametrize("command", SHARED)
+def test_in_shards_and_after_an_interruption_the_bytes_are_the_same(
+    many: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    assert run_in(many, command, f"{command}-whole") == 0
+    expected = made(many / f"{command}-whole")
+    assert len(expected) > 2
+    assert run_in(many, command, f"{command}-shards", "--shard", "2/2") == 0
+    assert "parts/00000064" in " ".join(made(many / f"{command}-shards"))
+    assert run_in(many, command, f"{command}-shards", "--shard", "1/2") == 0
+    assert made(many / f"{command}-shards") == expected
+
+    # The second chunk is not made, as after a kill; then it alone is missing.
+    chunks = []
+    owner, name = (RowParts, "write") if command == "pairs" else (Parts, "write")
+    write = getattr(owner, name)
+
+    def killed(parts: object, start: int, *given: Any) -> None:
+        chunks.append(start)
+        if len(chunks) == 2:
+            raise KeyboardInterrupt
+        write(parts, start, *given)
+
+    monkeypatch.setattr(owner, name, killed)
+    assert run_in(many, command, f"{command}-killed") == 130
+    assert run_in(many, command, f"{command}-killed") == 0
+    assert chunks == [0, 64, 64]
+    assert made(many / f"{command}-killed") == expected

@@ -56,6 +56,29 @@ class Compared:
         return ({"id": self.id, **asdict(row)} for row in self.comparisons)
 
 
+@dataclass(frozen=True)
+class DecidedPair:
+    """Two responses of a record, of which one is better.
+
+    Attributes:
+        item: the record.
+        better: number of the chosen response.
+        worse: number of the rejected one.
+        several: whether the record may give several pairs.
+        made: how it was made, for `source`.
+    """
+
+    item: JudgedSample
+    better: int
+    worse: int
+    several: bool
+    made: Mapping[str, Any]
+
+    def pair(self) -> Pair:
+        """The row; its images are read now."""
+        return self.item.sample.pair(self.better, self.worse, self.several, self.made)
+
+
 def compare_chunk(
     look: PairwiseJudge, items: Sequence[JudgedSample], swap: bool, margin: float
 ) -> list[Compared]:
@@ -122,7 +145,7 @@ def decided_pairs(compared: Compared, rule: Rule) -> list[tuple[int, int]]:
 
 def pairs_or_skipped(
     item: JudgedSample, compared: Compared, rule: Rule, made: Mapping[str, Any]
-) -> Iterator[Pair | Skipped]:
+) -> Iterator[DecidedPair | Skipped]:
     """The pairs of one record, the comparisons that could not be made, or why there is no pair.
 
     Args:
@@ -148,7 +171,7 @@ def pairs_or_skipped(
             "margin": None if row.margin is None else abs(row.margin),
             "reasons": row.reasons,
         }
-        yield item.sample.pair(better, worse, rule == "all", {**made, "rule": rule, **about})
+        yield DecidedPair(item, better, worse, rule == "all", {**made, "rule": rule, **about})
 
 
 def judges_agreement(rows: Sequence[ComparedTwo]) -> JsonObject:

@@ -105,11 +105,13 @@ class JudgedSample:
 def judged_samples(records: RecordSet) -> list[JudgedSample]:
     """The records as cases; images are opened when they are needed."""
     pictures = records.rows.select_columns(["images"])
+    files = pictures.with_format("arrow")
     found = []
     for index, sample in enumerate(rated_samples(records.rows)):
         prompt = clean_messages(sample.row["prompt"])
         images = row_images(pictures, index, count_images(prompt))
-        names = [Path(image["path"] or "").stem for image in sample.row["images"]]
+        paths = files[index]["images"][0].values.field("path").to_pylist()
+        names = [Path(path or "").stem for path in paths]
         facts = sample.row.get("facts") or ()
         said = tuple(answer_of(text) for text in sample.texts)
         found.append(
@@ -129,5 +131,4 @@ def cost_summary(costs: Sequence[Cost], questions: int, opened: Opened | None) -
     if opened is not None and opened.endpoint is not None:
         paid = opened.endpoint.ledger.total
         summary["paid_in_this_folder"] = {**vars(paid), "dollars": round(paid.dollars, 6)}
-        summary["from_cache"] = opened.endpoint.from_cache
     return summary

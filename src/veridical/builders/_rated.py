@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
@@ -23,14 +24,18 @@ class RatedSample:
     """A record of kind `sample`.
 
     Attributes:
-        row: as it lies in Arrow: images are bytes or paths, not decoded.
+        row: as it lies in Arrow, without its images: those of all samples would not fit in memory.
         texts: of the responses.
         ratings: for each response, aspect to value.
+        read_images: reads the images as they lie in Arrow: bytes or paths, not decoded.
+        index: of the record among the usable ones.
     """
 
     row: dict[str, Any]
     texts: tuple[str, ...]
     ratings: tuple[Mapping[str, float], ...]
+    read_images: Callable[[], list[Any]] = list
+    index: int = 0
 
     @property
     def id(self) -> str:
@@ -68,7 +73,7 @@ class RatedSample:
         ]
         return Sample(
             id=self.id,
-            images=self.row["images"],
+            images=self.read_images(),
             prompt=self.row["prompt"],
             responses=self.row["responses"],
             ratings=ratings,
@@ -93,7 +98,7 @@ class RatedSample:
         ]
         return Pair(
             id=f"{self.id}/{better}-{worse}" if several else self.id,
-            images=self.row["images"],
+            images=self.read_images(),
             prompt=self.row["prompt"],
             chosen=self.row["responses"][better],
             rejected=self.row["responses"][worse],
@@ -119,7 +124,8 @@ def as_source(content: Mapping[str, Any]) -> str:
 
 def rated_samples(rows: Dataset) -> Iterator[RatedSample]:
     """The rows of a `RecordSet` of kind `sample`, in order."""
-    raw = rows.with_format("arrow")
+    raw = rows.remove_columns(["images"]).with_format("arrow")
+    pictures = rows.select_columns(["images"]).with_format("arrow")
     for index in range(len(rows)):
         row = raw[index].to_pylist()[0]
         texts = tuple(text_of(response) for response in row["responses"])
@@ -128,7 +134,13 @@ def rated_samples(rows: Dataset) -> Iterator[RatedSample]:
         }
         for rating in row.get("ratings") or []:
             by_name[rating["answer"]][rating["aspect"]] = rating["value"]
-        yield RatedSample(row, texts, tuple(by_name.values()))
+        images = partial(_images_of, pictures, index)
+        yield RatedSample(row, texts, tuple(by_name.values()), images, index)
+
+
+def _images_of(pictures: Dataset, index: int) -> list[Any]:
+    images: list[Any] = pictures[index].to_pylist()[0]["images"]
+    return images
 
 
 def require_aspects(samples: Sequence[RatedSample], aspects: Sequence[str]) -> None:

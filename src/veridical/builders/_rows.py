@@ -147,12 +147,21 @@ def write_set(
         UserError: nothing was kept.
     """
     skipped = write_skipped(path.parent, records, outcome.skipped, what)
-    if not outcome.kept:
-        number = counted(len({one.id for one in outcome.skipped}), "records")
-        listed = f"{path.parent / 'skipped.jsonl'} says why."
-        raise UserError(nothing or f"Not one {what} came out of {number}; {listed}")
+    require_any(outcome, path.parent, what, nothing)
     write_records(rows, path, kind)
     return skipped
+
+
+def require_any(outcome: SortedRecords[Any], out: Path, what: str, nothing: str = "") -> None:
+    """Refuse a set without rows; `skipped.jsonl` is there by then.
+
+    Raises:
+        UserError: nothing was kept; the message is `nothing`, if given.
+    """
+    if not outcome.kept:
+        number = counted(len({one.id for one in outcome.skipped}), "records")
+        listed = f"{out / 'skipped.jsonl'} says why."
+        raise UserError(nothing or f"Not one {what} came out of {number}; {listed}")
 
 
 def write_skipped(out: Path, records: RecordSet, left_out: Iterable[Skipped], what: str) -> int:

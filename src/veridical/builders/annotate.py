@@ -34,6 +34,7 @@ from veridical.runtime.files import require_file
 from veridical.runtime.options import Loading, Reading
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import start_run
+from veridical.runtime.shards import print_result, read_shard
 
 JUDGES = ("local", "endpoint")
 
@@ -47,13 +48,14 @@ def build_annotate(
     replies: Replies = Replies(max_new_tokens=1024),
     reading: Reading = Reading(),
     loading: Loading = Loading(),
+    shard: str | None = None,
 ) -> None:
     """Have a model mark every response in SAMPLES, all responses to a prompt seen together.
 
     The model reasons first and then gives the marks. The order in which it sees the responses is
     drawn by seed for each prompt. A reply that cannot be read is asked for again; a prompt that
-    still has none is listed in `skipped.jsonl`. Interrupted and started again it goes on where it
-    was.
+    still has none is listed in `skipped.jsonl`. An interrupted run continues when the command is
+    given again. The number of shards does not change the result.
 
     Args:
         samples: records of kind `sample`, as `build sample` writes them. Ratings on other aspects
@@ -67,25 +69,30 @@ def build_annotate(
         replies: how the judge is asked.
         reading: how SAMPLES is read.
         loading: how a local model is loaded.
+        shard: make only this shard, such as 2/8; who makes the last one writes the result. Under
+            `torchrun` every process takes its own.
     """
     require_file(samples, "--samples")
+    part = read_shard(shard)
     asked = asked_judge(judge, JUDGES, replies, loading)
     criterion = read_criterion(criteria, "marks")
     options = {
         "samples": samples, "judge": judge, "out": out, "criteria": criteria, "swap": swap,
-        "replies": replies, "reading": reading, "loading": loading,
+        "replies": replies, "reading": reading, "loading": loading, "shard": shard,
     }  # fmt: skip
-    inputs = {"samples": samples}
-    with start_run(out, "build annotate", options, inputs, models=asked.spec.folders) as run:
+    inputs, folders = {"samples": samples}, asked.spec.folders
+    with start_run(out, "build annotate", options, inputs, any_process=True, models=folders) as run:
         records = read(samples, "sample", reading)
         items = judged_samples(records)
         opened = asked.open(out, items)
         marking = marking_judge(opened.ask, Questioning(criterion, replies.attempts, replies.facts))
         whole = {"swap": swap, "data": run.record["inputs"]["samples"]["sha256"]}
         parts = Parts(out, whole | asked.identity(run, criterion, opened), Marks)
-        marks = parts.work_through(
-            items, lambda chunk: mark_chunk(marking, chunk, replies.seed, swap), "marks"
+        marks = parts.work_through_shard(
+            items, lambda chunk: mark_chunk(marking, chunk, replies.seed, swap), "marks", part
         )
+        if marks is None:
+            return
         outcome = sort_out(
             marked_or_skipped(item, one, "responses")
             for item, one in zip(items, marks, strict=True)
@@ -108,7 +115,8 @@ def build_annotate(
             "cost": cost_summary([one.cost for one in marks], questions, opened),
         }
         finish(run, summary, parts)
-        print(f"The marks of responses to {counted(len(outcome.kept), 'prompts')} are in {path}.")
+        prompts = counted(len(outcome.kept), "prompts")
+        print_result(f"The marks of responses to {prompts} are in {path}.")
 
 
 def mark_chunk(judge: Judge, items: Sequence[JudgedSample], seed: int, swap: bool) -> list[Marks]:

@@ -46,7 +46,7 @@ class BestResponse:
         row = self.sample.row
         return Conversation(
             id=self.sample.id,
-            images=row["images"],
+            images=self.sample.read_images(),
             messages=[*row["prompt"], *row["responses"][self.number]],
             source=as_source(self.sample.provenance() | made),
         )

@@ -9,7 +9,7 @@ conditional pair of mDPO, Wang et al. 2024). From pairs: the rejected answer sta
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,9 @@ from PIL import Image
 from veridical.bdhs.image_crops import cropped
 from veridical.bdhs.image_noise import add_noise, shrunk
 from veridical.builders._parts import finish
-from veridical.builders._rows import Skipped, sort_out, write_set
+from veridical.builders._row_parts import RowParts, build_set
+from veridical.builders._rows import Skipped, require_any, sort_out, write_skipped
+from veridical.data.origins import image_paths
 from veridical.data.reading import read
 from veridical.data.record_types import ImageField, NewRow
 from veridical.data.records import RecordSet, count_images
@@ -28,8 +30,9 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
 from veridical.runtime.json_types import JsonObject
 from veridical.runtime.options import Reading
-from veridical.runtime.progress import are_in, track
+from veridical.runtime.progress import are_in
 from veridical.runtime.runs import start_run
+from veridical.runtime.shards import print_result, read_shard
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,15 @@ def build_distort(
     noise_steps: int = 500,
     reading: Reading = Reading(),
     seed: int = 0,
+    shard: str | None = None,
 ) -> None:
     """Give every pair a distorted picture beside its own, for its rejected branch or for mDPO.
 
     Under noise, pictures are at most 336 pixels on their shorter side, so that the noise is not
     averaged away where a model's processor makes a large photograph small.
 
-    Rows without an image are left out and listed: nothing could be distorted.
+    Rows without an image are left out and listed: nothing could be distorted. An interrupted run
+    continues when the command is given again. The number of shards does not change the result.
 
     Args:
         data: conversations with true answers, or preference pairs.
@@ -81,8 +86,11 @@ def build_distort(
         noise_steps: diffusion steps, 1 to 1000.
         reading: how DATA is read.
         seed: of the noise or the crop.
+        shard: make only this shard, such as 2/8; who makes the last one writes the result. Under
+            `torchrun` every process takes its own.
     """
     require_file(data, "--data")
+    part = read_shard(shard)
     if not 1 <= noise_steps <= 1000:
         raise UserError(f"--noise-steps is {noise_steps}; the schedule has 1 to 1000.")
     if column == "contrast_images" and kind == "conversation":
@@ -93,18 +101,28 @@ def build_distort(
     distortion = Distortion(how, column, noise_steps, seed)
     options = {
         "data": data, "out": out, "kind": kind, "how": how, "column": column,
-        "noise_steps": noise_steps, "reading": reading, "seed": seed,
+        "noise_steps": noise_steps, "reading": reading, "seed": seed, "shard": shard,
     }  # fmt: skip
-    with start_run(out, "build distort", options, {"data": data}) as run:
+    with start_run(out, "build distort", options, {"data": data}, any_process=True) as run:
         records = read(data, kind, reading)
         outcome = sort_out(_seen_or_skipped(records))
-        pairs = _pairs(records.rows, outcome.kept, distortion)
         nothing = f"No row of {data} has an image, so there is nothing to distort."
-        path = out / "pairs.parquet"
-        skipped = write_set(path, "preference", pairs, outcome, records, "pair", nothing)
+        if not outcome.kept:
+            write_skipped(out, records, outcome.skipped, "pair")
+        require_any(outcome, out, "pair", nothing)
+        path, files = out / "pairs.parquet", image_paths(records.rows)
+        identity = {**distortion.provenance(), "kind": kind,
+                    "data": run.record["inputs"]["data"]["sha256"]}  # fmt: skip
+        parts = RowParts(out / "parts", identity, "preference")
+        if not build_set(
+            parts, path, outcome.kept, lambda some: _pairs(records.rows, some, distortion), files,
+            "pairs", part,
+        ):  # fmt: skip
+            return
+        skipped = write_skipped(out, records, outcome.skipped, "pair")
         summary = {"records": records.total, "pairs": len(outcome.kept), "skipped": skipped}
-        finish(run, summary)
-        print(are_in(len(outcome.kept), "pairs", path))
+        finish(run, summary, parts)
+        print_result(are_in(len(outcome.kept), "pairs", path))
 
 
 def _seen_or_skipped(records: RecordSet) -> Iterator[int | Skipped]:
@@ -116,9 +134,9 @@ def _seen_or_skipped(records: RecordSet) -> Iterator[int | Skipped]:
             yield Skipped(row["id"], "images", "there is no image to distort")
 
 
-def _pairs(rows: Dataset, indices: list[int], distortion: Distortion) -> Iterator[NewRow]:
+def _pairs(rows: Dataset, indices: Sequence[int], distortion: Distortion) -> Iterator[NewRow]:
     raw = rows.with_format("arrow")
-    for index in track(indices, "pairs"):
+    for index in indices:
         row = rows[index]
         pair: NewRow = row.copy()
         if messages := pair.pop("messages", None):

@@ -10,7 +10,9 @@ from typing import Literal
 
 from veridical.builders._parts import finish
 from veridical.builders._rated import QUALITY, RatedSample, rated_samples, require_aspects
-from veridical.builders._rows import Pair, Skipped, sort_out, write_set
+from veridical.builders._row_parts import RowParts, build_set
+from veridical.builders._rows import Pair, Skipped, require_any, sort_out, write_skipped
+from veridical.data.origins import image_paths
 from veridical.data.reading import read
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
@@ -18,6 +20,7 @@ from veridical.runtime.options import Reading
 from veridical.runtime.progress import are_in
 from veridical.runtime.randomness import generator
 from veridical.runtime.runs import start_run
+from veridical.runtime.shards import print_result, read_shard
 
 Rule = Literal["random", "extremes", "all"]
 
@@ -54,8 +57,12 @@ def build_pairs(
     margin: float = 2.0,
     reading: Reading = Reading(),
     seed: int = 0,
+    shard: str | None = None,
 ) -> None:
     """Make preference pairs from the rated responses in SAMPLES.
+
+    An interrupted run continues when the command is given again. The number of shards does not
+    change the result.
 
     Args:
         samples: rated records of kind `sample`, as `build rate` writes them.
@@ -67,26 +74,40 @@ def build_pairs(
             difference. Equal responses never become a pair.
         reading: how SAMPLES is read.
         seed: of the rule `random`.
+        shard: make only this shard, such as 2/8; who makes the last one writes the result. Under
+            `torchrun` every process takes its own.
     """
     require_file(samples, "--samples")
+    part = read_shard(shard)
     if margin < 0:
         raise UserError(f"--margin is {margin:g}; it can't be below 0.")
     options = {
         "samples": samples, "out": out, "rule": rule, "aspects": aspects, "margin": margin,
-        "reading": reading, "seed": seed,
+        "reading": reading, "seed": seed, "shard": shard,
     }  # fmt: skip
     wanted = list(QUALITY) if aspects is None else aspects
-    with start_run(out, "build pairs", options, {"samples": samples}) as run:
+    with start_run(out, "build pairs", options, {"samples": samples}, any_process=True) as run:
         records = read(samples, "sample", reading)
         rows = list(rated_samples(records.rows))
         require_aspects(rows, wanted)
         outcome = sort_out(
             one for row in rows for one in chosen_or_skipped(row, wanted, rule, margin, seed)
         )
-        pairs = (vars(one.pair(wanted, rule)) for one in outcome.kept)
-        path = out / "pairs.parquet"
         nothing = f"No two responses differ by {margin:g} in any record. Lower --margin."
-        skipped = write_set(path, "preference", pairs, outcome, records, "pair", nothing)
+        if not outcome.kept:
+            write_skipped(out, records, outcome.skipped, "pair")
+        require_any(outcome, out, "pair", nothing)
+        path, files = out / "pairs.parquet", image_paths(records.rows)
+        identity = {"rule": rule, "aspects": wanted, "margin": margin, "seed": seed,
+                    "data": run.record["inputs"]["samples"]["sha256"]}  # fmt: skip
+        parts = RowParts(out / "parts", identity, "preference")
+        if not build_set(
+            parts, path, outcome.kept,
+            lambda some: (vars(one.pair(wanted, rule)) for one in some),
+            lambda one: files(one.sample.index), "pairs", part,
+        ):  # fmt: skip
+            return
+        skipped = write_skipped(out, records, outcome.skipped, "pair")
         summary = {
             "prompts": len(rows),
             "pairs": len(outcome.kept),
@@ -94,8 +115,8 @@ def build_pairs(
             "aspects": wanted,
             "mean_difference": round(fmean(one.difference(wanted) for one in outcome.kept), 4),
         }
-        finish(run, summary)
-        print(are_in(len(outcome.kept), "pairs", path))
+        finish(run, summary, parts)
+        print_result(are_in(len(outcome.kept), "pairs", path))
 
 
 def chosen_or_skipped(

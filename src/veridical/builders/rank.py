@@ -37,6 +37,7 @@ from veridical.runtime.json_types import JsonObject
 from veridical.runtime.options import Loading, Reading
 from veridical.runtime.progress import are_in
 from veridical.runtime.runs import Run, start_run
+from veridical.runtime.shards import print_result, read_shard
 
 JUDGES = (*BY_OBJECTS, "local", "endpoint")
 
@@ -52,13 +53,14 @@ def build_rank(
     replies: Replies = Replies(),
     reading: Reading = Reading(),
     loading: Loading = Loading(),
+    shard: str | None = None,
 ) -> None:
     """Make preference pairs from SAMPLES by having a judge compare the responses two at a time.
 
     Every two different responses to a prompt are compared, in both orders. Ties are counted and
     give no pair; so do comparisons that turn with the order. A reply that cannot be read is asked
-    for again, and listed in `skipped.jsonl` if none can. Interrupted and started again it goes on
-    where it was.
+    for again, and listed in `skipped.jsonl` if none can. An interrupted run continues when the
+    command is given again. The number of shards does not change the result.
 
     Args:
         samples: records of kind `sample`, as `build sample` writes them.
@@ -73,8 +75,11 @@ def build_rank(
         replies: how a judging model is asked.
         reading: how SAMPLES is read.
         loading: how a local model is loaded.
+        shard: make only this shard, such as 2/8; who makes the last one writes the result. Under
+            `torchrun` every process takes its own.
     """
     require_file(samples, "--samples")
+    part = read_shard(shard)
     asked = asked_judge(judge, JUDGES, replies, loading)
     asking = Questioning(read_criterion(criteria, "choice"), replies.attempts, replies.facts)
     files.check(judge)
@@ -82,10 +87,11 @@ def build_rank(
     options = {
         "samples": samples, "judge": judge, "out": out, "criteria": criteria,
         "comparing": comparing, "chair": chair, "files": files, "replies": replies,
-        "reading": reading, "loading": loading,
+        "reading": reading, "loading": loading, "shard": shard,
     }  # fmt: skip
     inputs = {"samples": samples, **files.inputs}
-    with start_run(out, "build rank", options, inputs, models=asked.spec.folders) as run:
+    folders = asked.spec.folders
+    with start_run(out, "build rank", options, inputs, any_process=True, models=folders) as run:
         records = read(samples, "sample", reading)
         items = judged_samples(records)
         if files.objects is not None:
@@ -98,9 +104,11 @@ def build_rank(
         by, swap, margin = comparing.by, comparing.swap, comparing.margin
         own = {"by": by, "swap": swap, "margin": margin}
         parts = Parts(out, {**own, **ready.identity, **hashes}, Compared)
-        compared = parts.work_through(
-            items, lambda chunk: compare_chunk(ready.look, chunk, swap, margin), "comparisons"
+        compared = parts.work_through_shard(
+            items, lambda chunk: compare_chunk(ready.look, chunk, swap, margin), "comparisons", part
         )
+        if compared is None:
+            return
         write_jsonl(out / "comparisons.jsonl", (row for one in compared for row in one.as_rows()))
         made = {"builder": "rank", "judge": judge, "by": by, "criteria": criteria}
         outcome = sort_out(
@@ -108,11 +116,11 @@ def build_rank(
             for item, one in zip(items, compared, strict=True)
             for pair_or_skipped in pairs_or_skipped(item, one, comparing.rule, made)
         )
-        rows = map(vars, outcome.kept)
+        rows = (vars(one.pair()) for one in outcome.kept)
         skipped = write_set(out / "pairs.parquet", "preference", rows, outcome, records, "pair")
         counts = {"prompts": len(items), "pairs": len(outcome.kept), "skipped": skipped}
         finish(run, {**counts, **_summary(compared, swap, ready.opened)}, parts)
-        print(are_in(len(outcome.kept), "pairs", out / "pairs.parquet"))
+        print_result(are_in(len(outcome.kept), "pairs", out / "pairs.parquet"))
 
 
 def _check(spec: JudgeSpec, comparing: Comparing) -> None:

@@ -27,6 +27,7 @@ from veridical.runtime.fingerprint import fingerprint
 from veridical.runtime.options import Placement, Reading
 from veridical.runtime.progress import counted, part_of
 from veridical.runtime.runs import Run, start_run
+from veridical.runtime.shards import print_result, read_shard
 
 VERBOSITY_SHARES = (0.2, 0.4, 0.6, 0.8)
 
@@ -40,13 +41,14 @@ def build_rate(
     batch_size: int = 8,
     reading: Reading = Reading(),
     placement: Placement = Placement(),
+    shard: str | None = None,
 ) -> None:
     """Rate every response in SAMPLES by what is known to be in its image, or by a reward model.
 
     By truth, ratings are the aspect `exact` (fewer invented objects, then recall, then brevity, as
     one number) and Helpfulness, Correctness, Coherence, Complexity and Verbosity from 0 to 4 by
-    fixed rules; by a reward model the aspect `reward`. Other ratings stay. Interrupted and started
-    again it goes on where it was.
+    fixed rules; by a reward model the aspect `reward`. Other ratings stay. An interrupted run
+    continues when the command is given again. The number of shards does not change the result.
 
     Args:
         samples: records of kind `sample`, as `build sample` writes them.
@@ -60,19 +62,22 @@ def build_rate(
         batch_size: prompts at once, of a reward model.
         reading: how SAMPLES is read.
         placement: number format and device of a reward model.
+        shard: make only this shard, such as 2/8; who makes the last one writes the result. Under
+            `torchrun` every process takes its own.
     """
     require_file(samples, "--samples")
+    part = read_shard(shard)
     _check_words(verbosity_words)
     folder = _reward_folder(judge, files)
     options = {
         "samples": samples, "out": out, "judge": judge, "files": files,
         "verbosity_words": verbosity_words, "batch_size": batch_size, "reading": reading,
-        "placement": placement,
+        "placement": placement, "shard": shard,
     }  # fmt: skip
     inputs, folders = {"samples": samples, **files.inputs}, [folder] if folder else []
     known = read_vocabulary(files.vocabulary)
     listed = name_objects(read_objects(files.objects), known) if files.objects else {}
-    with start_run(out, "build rate", options, inputs, models=folders) as run:
+    with start_run(out, "build rate", options, inputs, any_process=True, models=folders) as run:
         records = read(samples, "sample", reading)
         items = judged_samples(records)
         match_image_ids(sorted({name for item in items for name in item.case.image_names}), listed)
@@ -85,7 +90,11 @@ def build_rate(
             words = verbosity_words or length_points(said)
             opened = exact_judge(listed, known, words)
         parts = Parts(out, {**identity, "words": words, "dtype": placement.dtype}, Marks)
-        marks = parts.work_through(items, lambda chunk: _judge(opened, chunk), "ratings")
+        marks = parts.work_through_shard(
+            items, lambda chunk: _judge(opened, chunk), "ratings", part
+        )
+        if marks is None:
+            return
         outcome = sort_out(
             marked_or_skipped(item, one, "images") for item, one in zip(items, marks, strict=True)
         )
@@ -100,7 +109,7 @@ def build_rate(
             "means": means(outcome.kept),
         }
         finish(run, summary, parts)
-        print(
+        print_result(
             f"The ratings of responses to {counted(len(outcome.kept), 'prompts')} are in "
             f"{out / 'samples.parquet'}."
         )

@@ -113,7 +113,6 @@ class Endpoint:
         self.url = self.client.address.url
         self.cache: Cache = open_cache(settings.cache, settings.cache_gigabytes)
         self.ledger = Ledger(spent, settings.limits)
-        self.from_cache = 0
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -142,8 +141,6 @@ class Endpoint:
         key = digest(self.url, said, question.attempt, pictures, *draw)
         known = self.cache.get(KIND, key)
         if known is not None:
-            with self._lock:
-                self.from_cache += 1
             return reply_of(**json.loads(bytes(known["reply"].tolist())), cost=Cost(replies=1))
         if self._stopped:
             return JudgeReply(problem="not asked")
