@@ -15,6 +15,7 @@ from PIL import Image
 from veridical import cli
 from veridical.data.exporters import writing
 from veridical.data.exporters.formats import FORMATS
+from veridical.data.exporters.licenses import license_identifier
 from veridical.data.messages import assistant_message
 from veridical.data.records import read_records, write_records
 from veridical.runtime.files import read_json, read_jsonl, write_json
@@ -217,6 +218,29 @@ def test_prompts_of_pairs_go_to_reinforcement_learning(tmp_path: Path) -> None:
     rows = read_jsonl(tmp_path / "out/data.jsonl")
     assert rows[0]["input"] == [user(IMAGE, text("Q?"))]
     assert rows[0]["label"] == "yes"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--license", "cc-by-4"], "Did you mean cc-by-4.0"),
+        (["--license", "our own terms"], "set other"),
+        (["--license", "mit", "--to", "trl"], "--license goes with --to hub"),
+    ],
+)
+def test_a_license_that_the_hub_does_not_know_is_refused(
+    given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = [] if "--to" in given else ["--to", "hub"]
+    words = ["data", "export", str(tmp_path / "x.jsonl"), *to, *given, "--out"]
+    assert cli.main([*words, str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_licenses_are_spelled_as_the_hub_spells_them() -> None:
+    stated = ["CC BY-NC 4.0", "Apache-2.0", "MIT", "Other"]
+    assert [*map(license_identifier, stated)] == ["cc-by-nc-4.0", "apache-2.0", "mit", "other"]
 
 
 def test_a_card_has_sources_licenses_recipe_and_hashes(

@@ -10,6 +10,7 @@ from veridical.builders._rows import Skipped, write_skipped
 from veridical.data.exporters import verl
 from veridical.data.exporters.card import describe_set, describe_source, write_card
 from veridical.data.exporters.formats import FORMATS, Format
+from veridical.data.exporters.licenses import license_identifier
 from veridical.data.exporters.push import push
 from veridical.data.exporters.writing import (
     ImageFiles,
@@ -64,12 +65,15 @@ def data_export(
         reading: how DATA is read.
         repo: with `hub`: push to this data set (owner/name). Texts and images leave this machine.
         private: with --repo: create the data set as a private one.
-        license: with `hub`: license of the data, as the hub names it (cc-by-4.0); taken from its
-            sources if not set.
+        license: with `hub`: license of the data, as the hub names it (cc-by-4.0; `other` for one
+            that it does not list); taken from its sources if not set.
     """
     form = FORMATS[to]
     if repo is not None and to != "hub":
         raise UserError(f"--repo goes with --to hub, not with --to {to}.")
+    if license is not None and to != "hub":
+        raise UserError(f"--license goes with --to hub, not with --to {to}.")
+    stated = None if license is None else license_identifier(license)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} is not an empty folder. Name a new one.")
     kind = kind or kind_of(data)
@@ -105,7 +109,7 @@ def data_export(
         )
     if to != "hub":
         return
-    described = describe_set(data, export.sources, about, license)
+    described = describe_set(data, export.sources, about, stated)
     write_card(out / "README.md", described)
     if repo is not None:
         print(push(out, repo, private, described))

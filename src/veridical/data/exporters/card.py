@@ -11,19 +11,13 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from veridical.data.exporters.licenses import OTHER, license_identifier
 from veridical.data.importers.sets import NOT_STATED, SETS
 from veridical.runtime.errors import UserError, reason_of
 from veridical.runtime.files import JSON_ERRORS, read_json
 from veridical.runtime.progress import counted
 
 UNNAMED = "rows without a source"
-LICENSES = {
-    "CC BY 4.0": "cc-by-4.0",
-    "CC BY-NC 4.0": "cc-by-nc-4.0",
-    "MIT": "mit",
-    "Apache-2.0": "apache-2.0",
-}
-"""Names of licenses to the hub's."""
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 TEMPLATE = """---
 {{ card_data }}
@@ -129,12 +123,12 @@ def describe_set(
     """
     rows = sorted(sources.items(), key=lambda item: (-item[1], item[0]))
     found = tuple(_source(name, count) for name, count in rows)
-    known = {LICENSES.get(one.license, "other") for one in found}
+    known = {_of_hub(one.license) for one in found}
     return SetDescription(
         title=data.stem,
         kind=about["kind"],
         records=about["records"],
-        license=license or (known.pop() if len(known) == 1 else "other"),
+        license=license or (known.pop() if len(known) == 1 else OTHER),
         sources=found,
         recipe=tuple(_recipe(data, about)),
         files=about["files"],
@@ -155,6 +149,13 @@ def write_card(path: Path, described: SetDescription) -> None:
     )
     told = {name: value for name, value in vars(described).items() if name != "license"}
     DatasetCard.from_template(data, template_str=TEMPLATE, **told).save(path)
+
+
+def _of_hub(stated: str) -> str:
+    """The hub's identifier for what a set's page states; `OTHER` where that is no license."""
+    with contextlib.suppress(UserError):
+        return license_identifier(stated)
+    return OTHER
 
 
 def _source(name: str, rows: int) -> SourceRows:
