@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+AGAIN_SECONDS = 0.05
+"""After which a lost signal is sent again (our choice: outside of what had lost it)."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -24,17 +28,49 @@ class _State:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Raise `Terminated` on SIGTERM within; a thread that is not the main one changes nothing."""
+    """Raise `Terminated` on SIGTERM within; a thread that is not the main one changes nothing.
+
+    Where Python ignores what is raised, it is raised again, Ctrl-C too.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGTERM, _on_signal)
     _State.asked = _State.deferring = False
     try:
-        yield
+        with _none_lost():
+            yield
     finally:
         _State.asked = _State.deferring = False
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _none_lost() -> Iterator[None]:
+    """Send a signal again whose exception was raised where Python ignores all of them.
+
+    It does in `__del__` and when an entry of a dictionary of weak references goes, which happens
+    all the time in training. The run would go on to its end.
+    """
+    before, main = sys.unraisablehook, threading.get_ident()
+    again: list[threading.Timer] = []
+
+    def ignored(found: sys.UnraisableHookArgs) -> None:
+        if not isinstance(found.exc_value, KeyboardInterrupt):
+            before(found)
+            return
+        lost = signal.SIGTERM if isinstance(found.exc_value, Terminated) else signal.SIGINT
+        again.append(threading.Timer(AGAIN_SECONDS, signal.pthread_kill, (main, lost)))
+        again[-1].start()
+
+    sys.unraisablehook = ignored
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in again:
+            timer.cancel()
+            timer.join()
 
 
 def defer() -> None:
