@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from amber_files import write_amber
 from evaluating import eval_pope
 from published_files import PUBLISHED, write_published
 
 from veridical.cli import main
 from veridical.eval.answers import read_answer_rows
+from veridical.eval.harness_sets import SETS
 from veridical.eval.power import eval_power, spread_of, units_for
 from veridical.eval.rules import eval_rules
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import read_json, read_jsonl, write_jsonl
+from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.scoring.statistics import ClusterSums, Metric, Ratio, compare
 
 LABELS = ("yes", "no", "yes", "no")
@@ -40,21 +42,120 @@ def files(tmp_path: Path) -> Path:
 def test_rules_side_by_side(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Strict 3 of 4; POPE takes "Perhaps." for a yes, lmms-eval reads "No" alone."""
     rows = eval_rules(
-        [files / "said.jsonl"], [files / "coco_pope_random.json"], files / "out",
-        [files / "relabeled_random.json"],
+        [files / "said.jsonl"], files / "out", questions=[files / "coco_pope_random.json"],
+        relabeled=[files / "relabeled_random.json"],
     )  # fmt: skip
-    plain = {row["rule"]: row for row in rows if row["labels"] == "POPE's labels"}
+    plain = {row["rule"]: row for row in rows if row["labels"] == "as published"}
     assert [row["accuracy"] for row in plain.values()] == [0.75, 1.0, 0.75, 0.25, 0.75]
     kinds = plain["lmms-eval"]["otherwise"]
-    assert [(kind["strict"], kind["here"], kind["answers"]) for kind in kinds] == [
+    assert [(kind["ours"], kind["here"], kind["answers"]) for kind in kinds] == [
         ("yes", "neither", 1), ("no", "neither", 1),
     ]  # fmt: skip
-    relabeled = [row for row in rows if row["labels"] == "RePOPE's labels"]
+    relabeled = [row for row in rows if row["labels"] == "RePOPE's"]
     assert relabeled[0]["answers"] == 2 and relabeled[0]["accuracy"] == 0.5
     printed = capsys.readouterr().out
     assert "yes_rate is that of the labels" in printed and "2 questions taken out" in printed
     assert read_json(files / "out" / "rules.json")["rules"] == rows
     assert (files / "out" / "rules.tex").is_file()
+
+
+# By benchmark: answers to the questions of its small published files, and what each rule makes of
+# them, ours first.
+BY_BENCHMARK: dict[str, tuple[list[str], list[dict[str, float | None]]]] = {
+    # Two objects are not there, two are. "know" has a "no" in it, "Eyes" a "yes".
+    "dash_b": (
+        ["I know.", "Eyes only.", "Yes.", "No."],
+        [{"accuracy": 1 / 4, "tpr": 1 / 2, "tnr": 0, "neither": 1 / 2},
+         {"accuracy": 2 / 4, "tpr": 1 / 2, "tnr": 1 / 2, "neither": 0}],
+    ),
+    # Not to know is right of the first, without a figure. Two pairs of three, three figures of
+    # four; by words "No, yes." and "Nope." are neither, and the first is a figure too.
+    "hallusionbench": (
+        ["I don't know.", "Yes.", "No.", "Yes.", "No.", "No, yes.", "Nope."],
+        [{"aAcc": 6 / 7, "qAcc": 2 / 3, "fAcc": 3 / 4, "neither": 2 / 7},
+         {"aAcc": 4 / 7, "qAcc": 0, "fAcc": 3 / 5, "neither": 3 / 7}],
+    ),
+    # Eight people say "the cola.", two "Coke": 0.6. Of 40 periods 8 stay.
+    "textvqa": (
+        ["." * 40 + "cola", "Coke", "Cola"],
+        [{"accuracy": 2.6 / 3, "wrong": 0}, {"accuracy": 1.6 / 3, "wrong": 1 / 3}],
+    ),
+    # Of the answers "two" becomes 2 and "a few" few; of people's, by VQAv2's rule, nothing.
+    "vqav2": (["two", "a few"], [{"accuracy": 1, "wrong": 0}, {"accuracy": 0, "wrong": 1}]),
+    "gqa": (
+        ["A cup.", "Yes."],
+        [{"accuracy": 1, "wrong": 0}, {"accuracy": 0, "wrong": 1},
+         {"accuracy": 1 / 2, "wrong": 1 / 2}],
+    ),
+    # The third has "a cat" as C; "A" is taken for a letter, but not of more than three words with
+    # VERBOSE.
+    "mmbench": (
+        ["B", "A", "A cat, I think.", "yes", "B"],
+        [{"circular": 1, "vanilla": 1, "single": 1, "neither": 0},
+         {"circular": 1 / 2, "vanilla": 1, "single": 4 / 5, "neither": 0},
+         {"circular": 1, "vanilla": 1, "single": 1, "neither": 0}],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("benchmark", BY_BENCHMARK)
+def test_rules_of_other_benchmarks_by_hand(
+    benchmark: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers, wanted = BY_BENCHMARK[benchmark]
+    found = write_published(tmp_path)
+    said = [
+        {"question_id": id, "answer": answer}
+        for id, answer in zip(PUBLISHED[benchmark].ids, answers, strict=True)
+    ]
+    write_jsonl(tmp_path / "said.jsonl", said)
+    rows = eval_rules(
+        [tmp_path / "said.jsonl"], tmp_path / "out", benchmark,
+        files=found[f"{benchmark}_files"], questions_file=found.get(f"{benchmark}_questions"),
+    )  # fmt: skip
+    assert len(rows) == len(wanted)
+    for row, own in zip(rows, wanted, strict=True):
+        assert {name: row[name] for name in own} == pytest.approx(own), row["rule"]
+    printed = capsys.readouterr().out
+    assert SETS[benchmark].missing in printed and all(row["rule"] in printed for row in rows)
+
+
+def test_rules_of_ambers_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """AMBER reads "No" alone: 1 of 3, with 0.001 in every denominator, and rounded.
+
+    Precision 1 / 1.001 = 99.9, recall 1 / 2.001 = 50.0, F1 2 x 0.999 x 0.5 / 1.4991 = 66.6.
+    """
+    said = ["A car.", "A cup.", "A dog.", "Yes.", "No", "Not at all, no."]
+    write_json(
+        tmp_path / "said.json", [{"id": n, "response": text} for n, text in enumerate(said, 1)]
+    )
+    rows = eval_rules(
+        [tmp_path / "said.json"], tmp_path / "out", "amber", files=write_amber(tmp_path / "amber")
+    )
+    ours, official, words = rows
+    names = ("accuracy", "precision", "recall", "f1")
+    assert [ours[name] for name in (*names, "kinds")] == [1] * 5
+    assert [official[name] for name in names] == pytest.approx([0.333, 0.999, 0.5, 0.666])
+    assert words["kinds"] == 1 and words["f1"] is None
+    assert "3 answers to no yes/no question are left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "pope needs --questions"),
+        ({"benchmark": "mmhal"}, "no other harness's rule is known for it; there is pope, dash_b"),
+        ({"benchmark": "gqa"}, "gqa needs --files"),
+        ({"benchmark": "vqav2", "files": Path("a")}, "vqav2 needs --questions-file"),
+        ({"benchmark": "gqa", "files": Path("a"), "relabeled": [Path("b")]}, "--relabeled is not"),
+    ],
+)
+def test_options_of_rules_that_do_not_go_together(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        eval_rules([tmp_path / "said.jsonl"], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def lmms(**more: Any) -> list[dict[str, Any]]:

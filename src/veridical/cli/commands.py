@@ -213,7 +213,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "eval rules": Command(
         "veridical.eval.rules:eval_rules",
-        "Score one file of POPE's answers by every harness's rule.",
+        "Score one file of answers by every harness's rule.",
         ("answers",),
     ),
     "report": Command(

@@ -1,27 +1,31 @@
-"""One file of POPE's answers, scored by every harness's rule."""
+"""One file of answers to a benchmark, scored by every harness's rule."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from veridical.data.object_questions import ObjectQuestion
+from veridical.eval.answers import read_answer_rows
+from veridical.eval.asks import Row
+from veridical.eval.benchmark import find_benchmark
+from veridical.eval.evaluation import USUAL, Evaluation, Subject
+from veridical.eval.harness_sets import SETS, RowRule, RuleSet
 from veridical.eval.pope_matching import match_answers, read_given_answers
 from veridical.eval.pope_questions import read_questions, read_relabels
+from veridical.eval.published import match_by_id
+from veridical.eval.run import asks_of, prepare
 from veridical.eval.scores import fixed_width
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import write_json
 from veridical.runtime.progress import counted
 from veridical.runtime.runs import start_run
 from veridical.runtime.tables import Table
-from veridical.scoring.harness_rules import RULES, HarnessRule, figures
-from veridical.scoring.yes_no_answers import YesNoVerdict
 
-REPOPE = "RePOPE's labels"
-METRICS = ("accuracy", "precision", "recall", "f1", "yes_rate", "neither")
+POPE = "pope"
+PUBLISHED, REPOPE = "as published", "RePOPE's"
 
 
 @dataclass(frozen=True)
@@ -37,99 +41,197 @@ class ScoredRule:
             and what it reads, with the number and an example.
     """
 
-    rule: HarnessRule
+    rule: RowRule
     labels: str
-    values: dict[str, float | None]
+    values: Mapping[str, float | None]
     answers: int
-    otherwise: list[dict[str, Any]]
+    otherwise: Sequence[Mapping[str, Any]]
 
 
 def eval_rules(
-    answers: list[Path], questions: list[Path], out: Path, relabeled: list[Path] | None = None
+    answers: list[Path],
+    out: Path,
+    benchmark: str = POPE,
+    questions: list[Path] | None = None,
+    relabeled: list[Path] | None = None,
+    files: Path | None = None,
+    questions_file: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Score one file of POPE's answers by every harness's rule, side by side.
+    """Score one file of answers by every harness's rule, side by side.
 
-    The rules of POPE and LLaVA, RePOPE, lmms-eval and VLMEvalKit, and our own. Writes `rules.json`
-    with the figures, and how many answers each rule reads in another way than ours, with an example
-    of each kind; the table `rules` as .md, .csv and .tex; and `run.json`.
+    The rules of the benchmark's own scorer, of lmms-eval and VLMEvalKit where they are known, and
+    our own; for POPE also RePOPE's. Writes `rules.json` with the figures, and how many answers each
+    rule reads in another way than ours, with an example of each kind; the table `rules` as .md,
+    .csv and .tex; and `run.json`.
 
     Args:
-        answers: as for `eval pope`, or the sample logs of lmms-eval or VLMEvalKit.
-        questions: POPE's files.
+        answers: as for `eval NAME`, or the sample logs of lmms-eval or VLMEvalKit.
         out: the folder to write.
+        benchmark: pope, dash_b, amber (its yes/no half), hallusionbench, textvqa, vqav2, gqa or
+            mmbench.
+        questions: POPE's files.
         relabeled: RePOPE's files of the same questions: everything is also scored by its labels.
+        files: the published files of another benchmark, as for its own command.
+        questions_file: VQAv2's questions.
 
     Raises:
         UserError: a file is not what it must be, or the answers are not those of the questions.
     """
-    options = {"answers": answers, "questions": questions, "out": out, "relabeled": relabeled}
-    inputs = {f"{name}/{path.name}": path for name, paths in options.items()
-              if isinstance(paths, list) for path in paths}  # fmt: skip
+    options = {
+        "answers": answers, "out": out, "benchmark": benchmark, "questions": questions,
+        "relabeled": relabeled, "files": files, "questions_file": questions_file,
+    }  # fmt: skip
+    _check(options)
+    chosen = SETS[benchmark]
+    named = {name: value if isinstance(value, list) else [value]
+             for name, value in options.items() if name not in ("out", "benchmark")}  # fmt: skip
+    inputs = {f"{name}/{path.name}": path for name, paths in named.items()
+              for path in paths if isinstance(path, Path)}  # fmt: skip
     with start_run(out, "eval rules", options, inputs) as run:
-        asked = read_questions(questions)
-        given = [row for path in answers for row in read_given_answers(path)]
-        texts = [str(row["answer"]) for row in match_answers(asked, given)]
-        labels: dict[str, list[str | None]] = {"POPE's labels": [one.label for one in asked]}
-        if relabeled:
-            known = read_relabels(relabeled, asked)
-            labels[REPOPE] = [known.get((one.split, one.question_id)) for one in asked]
-        found = [one for name, own in labels.items() for one in scored(asked, texts, name, own)]
+        if questions is not None:
+            parts = _pope_rows(answers, questions, relabeled)
+        else:
+            own = {"files": files, "questions_file": questions_file}
+            parts = {PUBLISHED: _rows(benchmark, answers, out, own)}
+        found = [one for labels, rows in parts.items() for one in scored(chosen, rows, labels)]
         rows = [
             {"rule": one.rule.name, "reads": one.rule.says, "labels": one.labels, **one.values,
              "answers": one.answers, "otherwise": one.otherwise}
             for one in found
         ]  # fmt: skip
-        write_json(out / "rules.json", {"rules": rows})
-        table = rules_table(found)
+        write_json(out / "rules.json", {"benchmark": benchmark, "rules": rows})
+        table = rules_table(chosen, found)
         table.write(out, "rules")
-        run.finish(answers=len(texts), rules=len(RULES))
+        run.finish(answers=len(parts[PUBLISHED]), rules=len(chosen.rules))
     print(table.markdown, end="")
-    for line in explanations(found):
+    for line in [*explanations(found), *([chosen.missing] if chosen.missing else [])]:
         print(line)
     return rows
 
 
-def scored(
-    asked: Sequence[ObjectQuestion], texts: Sequence[str], name: str, labels: Sequence[str | None]
-) -> list[ScoredRule]:
-    """Every rule's figures by some labels; a question without a label is left out.
+def _check(options: Mapping[str, Any]) -> None:
+    """Refuse options that do not go together.
 
     Raises:
-        UserError: no question has one.
+        UserError: they do not.
     """
-    places = [n for n, label in enumerate(labels) if label is not None]
-    if not places:
-        raise UserError(f"{name}: no question has a label. Give the files of the same questions.")
-    own = [str(labels[n]) for n in places]
-    reads = {rule.name: [rule.read(texts[n], asked[n].text) for n in places] for rule in RULES}
-    ours, said = reads[RULES[0].name], [texts[n] for n in places]
+    benchmark = options["benchmark"]
+    if benchmark not in SETS:
+        raise UserError(
+            f"--benchmark {benchmark}: no other harness's rule is known for it; there is "
+            f"{', '.join(SETS)}."
+        )
+    wanted = {
+        POPE: {"questions"}, "vqav2": {"files", "questions_file"},
+    }.get(benchmark, {"files"})  # fmt: skip
+    allowed = wanted | ({"relabeled"} if benchmark == POPE else set())
+    for name in ("questions", "relabeled", "files", "questions_file"):
+        option = f"--{name.replace('_', '-')}"
+        if name in wanted and options[name] is None:
+            raise UserError(f"--benchmark {benchmark} needs {option}, as `eval {benchmark}` does.")
+        if name not in allowed and options[name] is not None:
+            raise UserError(f"{option} is not for --benchmark {benchmark}. Leave it out.")
+
+
+def _pope_rows(
+    answers: Sequence[Path], questions: Sequence[Path], relabeled: Sequence[Path] | None
+) -> dict[str, list[Row]]:
+    """POPE's answers with their labels, and the same with RePOPE's.
+
+    Raises:
+        UserError: RePOPE's labels are of other questions.
+    """
+    asked = read_questions(list(questions))
+    given = [row for path in answers for row in read_given_answers(path)]
+    texts = [str(row["answer"]) for row in match_answers(asked, given)]
+    rows = [
+        {"answer": text, "question": one.text, "expected": one.label}
+        for one, text in zip(asked, texts, strict=True)
+    ]
+    found: dict[str, list[Row]] = {PUBLISHED: [*rows]}
+    if relabeled:
+        known = read_relabels(list(relabeled), asked)
+        labels = [known.get((one.split, one.question_id)) for one in asked]
+        own: list[Row] = [
+            {**row, "expected": label}
+            for row, label in zip(rows, labels, strict=True)
+            if label is not None
+        ]
+        if not own:
+            raise UserError(
+                "RePOPE's labels: no question has one. Give the files of the same questions."
+            )
+        found[REPOPE] = own
+    return found
+
+
+def _rows(
+    benchmark: str, answers: list[Path], out: Path, own: Mapping[str, Path | None]
+) -> list[Row]:
+    """The answers to a benchmark's published questions, with what is right."""
+    asks = asks_of(find_benchmark(benchmark))
+    given = {name: path for name, path in own.items() if path is not None}
+    options = asks.options(**given, **({"halves": "yes_no"} if benchmark == "amber" else {}))
+    evaluation = prepare(find_benchmark(benchmark), options, out, Subject(answers=answers), USUAL)
+    if benchmark == "amber":
+        return _yes_no_half(options, evaluation)
+    return [*asks.match(options, evaluation).rows]
+
+
+def _yes_no_half(options: Any, evaluation: Evaluation) -> list[Row]:
+    """AMBER's yes/no answers; a file of answers may have descriptions too."""
+    known = {question.question_id for question in options.questions}
+    left = 0
+
+    def read(path: Path) -> list[dict[str, Any]]:
+        nonlocal left
+        rows = read_answer_rows(path, "id")
+        own = [row for row in rows if row["id"] in known]
+        left += len(rows) - len(own)
+        return own
+
+    found = match_by_id(options.questions, evaluation, "id", read)
+    if left:
+        print(f"{counted(left, 'answers')} to no yes/no question are left out.")
+    return [*found.rows]
+
+
+def scored(chosen: RuleSet, rows: Sequence[Row], labels: str) -> list[ScoredRule]:
+    """Every rule's figures.
+
+    Args:
+        chosen: the benchmark's rules.
+        rows: answers with what is right.
+        labels: who says what is right.
+    """
+    reads = [[rule.read(row) for row in rows] for rule in chosen.rules]
+    texts = [str(row["answer"]) for row in rows]
     return [
-        ScoredRule(rule, name, dict(figures(rule, own, reads[rule.name])), len(places),
-                   read_otherwise(ours, reads[rule.name], said))
-        for rule in RULES
+        ScoredRule(rule, labels, rule.figures(rows, own), len(rows),
+                   read_otherwise(reads[0], own, texts))
+        for rule, own in zip(chosen.rules, reads, strict=True)
     ]  # fmt: skip
 
 
 def read_otherwise(
-    ours: Sequence[YesNoVerdict | None],
-    theirs: Sequence[YesNoVerdict | None],
-    texts: Sequence[str],
+    ours: Sequence[str], theirs: Sequence[str], texts: Sequence[str]
 ) -> list[dict[str, Any]]:
     """What two rules read differently, the most frequent kind first."""
-    kinds = Counter((one, other) for one, other in zip(ours, theirs, strict=True) if one != other)
-    found = []
-    for (one, other), number in kinds.most_common():
-        place = list(zip(ours, theirs, strict=True)).index((one, other))
-        found.append({"strict": one or "neither", "here": other or "neither", "answers": number,
-                      "example": texts[place][:80]})  # fmt: skip
-    return found
+    pairs = list(zip(ours, theirs, strict=True))
+    kinds = Counter((one, other) for one, other in pairs if one != other)
+    return [
+        {"ours": kind[0], "here": kind[1], "answers": number,
+         "example": texts[pairs.index(kind)][:80]}
+        for kind, number in kinds.most_common()
+    ]  # fmt: skip
 
 
-def rules_table(rows: Sequence[ScoredRule]) -> Table:
+def rules_table(chosen: RuleSet, rows: Sequence[ScoredRule]) -> Table:
     """A line for each rule and kind of label."""
-    header = ["rule", "labels", *METRICS, "read otherwise"]
+    header = ["rule", "labels", *chosen.metrics, "read otherwise"]
     body = [
-        [row.rule.name, row.labels, *(fixed_width(row.values[name]).strip() for name in METRICS),
+        [row.rule.name, row.labels,
+         *(fixed_width(row.values[name]).strip() for name in chosen.metrics),
          str(sum(kind["answers"] for kind in row.otherwise))]
         for row in rows
     ]  # fmt: skip
@@ -142,18 +244,12 @@ def explanations(rows: Sequence[ScoredRule]) -> list[str]:
     for row in rows:
         if row.labels == REPOPE:
             continue
-        quirks = []
-        if row.rule.counts_labels:
-            quirks.append("its yes_rate is that of the labels")
-        if not row.rule.neither_is_no and row.values["neither"]:
-            quirks.append("its recall leaves out answers that are neither")
         kinds = [
-            f"{kind['strict']} as {kind['here']}, {counted(kind['answers'], 'answers')}, such as "
+            f"{kind['ours']} as {kind['here']}, {counted(kind['answers'], 'answers')}, such as "
             f"{kind['example']!r}"
             for kind in row.otherwise[:3]
         ]
-        parts = [row.rule.says, *quirks, *kinds]
-        lines.append(f"{row.rule.name}: {'; '.join(parts)}.")
+        lines.append(f"{row.rule.name}: {'; '.join([row.rule.says, *row.rule.quirks, *kinds])}.")
     out = [row for row in rows if row.labels == REPOPE]
     if out:
         left = rows[0].answers - out[0].answers

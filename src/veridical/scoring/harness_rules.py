@@ -52,7 +52,8 @@ def _lmms_eval(answer: str, question: str) -> YesNoVerdict | None:
     return "yes" if said == "yes" else "no" if said == "no" else None
 
 
-def _vlmevalkit(answer: str, question: str) -> YesNoVerdict | None:
+def vlmevalkit_yes_no(answer: str, question: str) -> YesNoVerdict | None:
+    """The one of the words "yes" and "no" that an answer has."""
     words = re.sub(r"[^\w\s']", " ", answer.lower()).split()
     if ("yes" in words) == ("no" in words):
         return None
@@ -68,8 +69,8 @@ RULES: Sequence[HarnessRule] = (
         neither_is_no=False, counts_labels=True,
     ),
     HarnessRule(
-        "VLMEvalKit", _vlmevalkit, 'the one of the words "yes" and "no" that it has; neither is '
-        "wrong (a model may be asked about it; not here)",
+        "VLMEvalKit", vlmevalkit_yes_no, 'the one of the words "yes" and "no" that it has; neither '
+        "is wrong (a model may be asked about it; not here)",
     ),
 )  # fmt: skip
 """Ours first; the others are compared with it."""

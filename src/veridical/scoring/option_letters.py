@@ -36,7 +36,7 @@ _NOT = re.compile(
 WRONG = ("incorrect", "wrong", "false")
 
 
-def official_option(answer: str, options: Mapping[str, str]) -> str | None:
+def official_option(answer: str, options: Mapping[str, str], verbose: bool = False) -> str | None:
     """The letter that VLMEvalKit reads, without its model for what is left.
 
     In this order: a refusal is "Z"; exactly one option's letter among the words, not before the
@@ -46,17 +46,21 @@ def official_option(answer: str, options: Mapping[str, str]) -> str | None:
     Args:
         answer: what the model said.
         options: text by letter.
+        verbose: whether its environment variable VERBOSE is set. Then "A" among more than three
+            words is taken for the article, and no letter is read.
     """
-    return _official_letter(answer, options) or _official_text(answer, options)
+    return _official_letter(answer, options, verbose) or _official_text(answer, options)
 
 
-def _official_letter(answer: str, options: Mapping[str, str]) -> str | None:
+def _official_letter(answer: str, options: Mapping[str, str], verbose: bool) -> str | None:
     if _FAILED in answer:
         return None
     if any(refusal in answer for refusal in _REFUSALS):
         return NOTHING
     words = answer.translate(_MARKS).split()
     named = [letter for letter in options if letter in words]
+    if verbose and len(named) == 1 and "A" in words and len(words) > 3:
+        return None
     if len(named) == 1 and words.index(named[0]) > len(words) - LAST:
         return named[0]
     if not named and NOTHING in words:
