@@ -34,6 +34,9 @@ def test_a_judge_sees_both_orders(tmp_path: Path) -> None:
     expected = {"win_rate": 1.5 / 2, "discrete_win_rate": 1.5 / 2, "length": 5, "unread": 0,
                 "baseline_length": 7}  # fmt: skip
     assert values(tmp_path) == pytest.approx(expected)
+    # The replies give 1 and 1, 0 and 1: (0 + 0.5) / 2 is their variance.
+    about = read_json(tmp_path / "out" / "scores.json")["about"]
+    assert about["judge/disagreement"] == pytest.approx(0.5)
 
 
 def test_annotations(tmp_path: Path) -> None:

@@ -68,7 +68,10 @@ def test_both_orders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         "first_right": 2 / 4,
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-    assert "the shorter answer is right for 50.0% of the pairs" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "the shorter answer is right for 50.0% of the pairs" in printed
+    # Of three pairs both replies count: 1 and 1, 1 and 0, 0.5 and 0. (0 + 0.5 + 0.125) / 3.
+    assert "Of 3 answers that were judged more than once, replies differ by 0.456" in printed
 
 
 @pytest.mark.parametrize(

@@ -490,3 +490,34 @@ def test_no_interval_of_ratings_leaves_their_scale() -> None:
     )
     found = estimate(beyond, [rating])["rating"]
     assert found.low is not None and found.high == found.value == 8.5 > found.low
+
+
+def test_ratings_are_also_compared_by_ranks() -> None:
+    """Six images, of which four go up by 1, 2, 3, 4 and one down by 1.5; one has no rating.
+
+    Ranks 1, 3, 4, 5 up and 2 down: of 32 patterns of signs these have a rank sum of 2 or less:
+    none, 1 and 2, so p is 2 x 3 / 32. No other metric has such a p.
+    """
+    ours = {"rating": np.array([4.0, 4, 5, 6, 0.5, 0]), "rated": np.array([1.0, 1, 1, 1, 1, 0])}
+    theirs = {"rating": np.array([3.0, 2, 2, 2, 2, 3]), "rated": np.ones(6)}
+    rating = Metric("score", Ratio("rating", "rated"), "rated", "mean", scale=(0, 6))
+    names = tuple(range(6))
+    found = compare(
+        ClusterSums(names, ours), ClusterSums(names, theirs),
+        [rating, Metric("mean", Ratio("rating", "rated"), "rated", "mean")],
+    )  # fmt: skip
+    assert found["score"].wilcoxon_p == pytest.approx(6 / 32)
+    assert found["score"].as_json()["wilcoxon_p"] == pytest.approx(6 / 32)
+    assert found["mean"].wilcoxon_p is None and "wilcoxon_p" not in found["mean"].as_json()
+    same = compare(ClusterSums(names, theirs), ClusterSums(names, theirs), [rating])["score"]
+    assert same.wilcoxon_p is None
+
+
+def test_ranks_of_many_ratings_are_scipys_normal_approximation() -> None:
+    rng = np.random.default_rng(0)
+    rating = Metric("score", Ratio("rating", "rated"), "rated", "mean", scale=(0, 6))
+    said = [rng.integers(0, 7, 200).astype(np.float64) for _ in range(2)]
+    own = [ClusterSums(tuple(range(200)), {"rating": one, "rated": np.ones(200)}) for one in said]
+    changes = said[0] - said[1]
+    wanted = float(scipy.stats.wilcoxon(changes, method="approx").pvalue)
+    assert compare(own[0], own[1], [rating])["score"].wilcoxon_p == pytest.approx(wanted)

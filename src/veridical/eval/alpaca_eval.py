@@ -17,6 +17,7 @@ from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.grading import NOBODY, Asked, Grader, Grading, filled, judge_words, values_of
+from veridical.eval.judge_agreement import with_judge_variance
 from veridical.eval.judged_pairs import SHOWN, TIE, read_better
 from veridical.eval.published import (
     PublishedQuestion,
@@ -207,21 +208,26 @@ def judge_rows(
             value = 1.5 if row["preference"] == 0 else row["preference"]
             judged.append({**row, "rule": options.rule, "preference": value})
             continue
-        worth = [
-            0.5 if said == TIE else float(abs(order - said) == 1)
-            for order, said in enumerate(values_of(row))
-            if said is not None
-        ]
+        worth = _preferences(row)
         value = 1 + sum(worth) / len(worth) if worth else None
         lengths = {"length": len(row["answer"]), "baseline_length": len(row["expected"])}
         judged.append({**row, "rule": options.rule, "preference": value, **lengths})
     return judged
 
 
+def _preferences(row: Row) -> list[float]:
+    """What each readable reply says for the model's answer: 1, 0, or half for a tie."""
+    return [
+        0.5 if said == TIE else float(abs(order - said) == 1)
+        for order, said in enumerate(values_of(row))
+        if said is not None
+    ]
+
+
 def remark(
     options: AlpacaEvalOptions, evaluation: Evaluation, rows: Sequence[Row], judged: Sequence[Row]
 ) -> Remarks:
-    """The standard error, as the published leaderboards print it."""
+    """The standard error as the published leaderboards print it; how far the judge agrees."""
     about: dict[str, str | float] = {"rule": options.rule}
     about |= printed_figures([row["preference"] for row in judged])
     error = about.get("printed/standard_error")
@@ -230,7 +236,8 @@ def remark(
         if error
         else []
     )
-    return Remarks(about, lines=lines)
+    replies = [_preferences(row) for row in judged if "judged" in row]
+    return with_judge_variance(Remarks(about, lines=lines), replies)
 
 
 def printed_figures(preferences: Sequence[float | None]) -> Mapping[str, float]:

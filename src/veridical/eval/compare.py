@@ -282,8 +282,14 @@ def print_differences(rows: Sequence[Mapping[str, Any]]) -> None:
         print(
             f"{row['metric']:<{width}}    {fixed_width(row['baseline_value'])}     "
             f"{fixed_width(row['arm_value'])}      {difference}  {interval}  "
-            f"{p}  {row.get('note', '')}".rstrip()
+            f"{p}  {_ranks(row)}{row.get('note', '')}".rstrip()
         )
+
+
+def _ranks(row: Mapping[str, Any]) -> str:
+    """Wilcoxon's p, of ratings."""
+    found = row.get("wilcoxon_p")
+    return "" if found is None else f"Wilcoxon {shown_p(found)}  "
 
 
 def _differences(pair: ComparedRuns, arm: str, baseline: str) -> list[dict[str, object]]:

@@ -12,6 +12,7 @@ from veridical.eval.asks import GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Rows
 from veridical.eval.evaluation import Evaluation
 from veridical.eval.grading import Asked, filled
+from veridical.eval.judge_agreement import with_judge_variance
 from veridical.eval.published import (
     Published,
     PublishedByRule,
@@ -140,8 +141,19 @@ def match_pairs(options: Published, evaluation: Evaluation) -> GivenAnswers:
 def rule_and_baselines(
     options: PublishedByRule, evaluation: Evaluation, rows: Sequence[Row], judged: Sequence[Row]
 ) -> Remarks:
-    """The rule, and what guessing gives."""
-    return Remarks({"rule": options.rule}, lines=[f"Rule: {options.rule}.", *baselines(judged)])
+    """The rule, what guessing gives, and how far the judge agrees with itself."""
+    lines = [f"Rule: {options.rule}.", *baselines(judged)]
+    replies = [
+        [_worth(look["choice"], row["expected"]) for look in row["looks"]
+         if look["choice"] is not None]
+        for row in judged
+    ]  # fmt: skip
+    return with_judge_variance(Remarks({"rule": options.rule}, lines=lines), replies)
+
+
+def _worth(choice: int | str, better: int) -> float:
+    """1 for the better answer, half for a tie."""
+    return 0.5 if choice == TIE else float(choice == better)
 
 
 def ask_in_orders(
@@ -187,9 +199,7 @@ def judged_in_both_orders(row: Row) -> dict[str, Any]:
         choice = said if said in (None, TIE) else abs(order - said)
         looks.append({"first": order, "choice": choice})
     worth = [
-        0.5 if look["choice"] == TIE else float(look["choice"] == row["expected"])
-        for look in looks
-        if look["choice"] is not None
+        _worth(look["choice"], row["expected"]) for look in looks if look["choice"] is not None
     ]
     return {"looks": looks, "right": sum(worth) / len(worth) if worth else None}
 

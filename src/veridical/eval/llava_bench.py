@@ -14,6 +14,7 @@ from veridical.eval.asks import Asks, GivenAnswers, Questions, Remarks, Row
 from veridical.eval.benchmark import Benchmark, Rows
 from veridical.eval.evaluation import USUAL, Asking, Evaluation, Subject
 from veridical.eval.grading import NOBODY, Asked, Grader, Grading, filled, judge_words, values_of
+from veridical.eval.judge_agreement import with_judge_variance
 from veridical.eval.published import (
     PublishedQuestion,
     match_by_id,
@@ -254,8 +255,10 @@ def judge_rows(
 def remark(
     options: LlavaBenchOptions, evaluation: Evaluation, rows: Sequence[Row], judged: Sequence[Row]
 ) -> Remarks:
-    """The rule."""
-    return Remarks({"rule": options.rule}, lines=[f"Rule: {options.rule}."])
+    """The rule, and how far the judge's scores of an answer in both orders agree."""
+    replies = [[order["scores"][1] for order in row["orders"]] for row in judged]
+    remarks = Remarks({"rule": options.rule}, lines=[f"Rule: {options.rule}."])
+    return with_judge_variance(remarks, replies)
 
 
 def llava_sums(rows: Rows) -> ClusterSums:

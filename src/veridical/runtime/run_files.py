@@ -74,6 +74,7 @@ class DifferenceRow(TypedDict):
     low: NotRequired[Number]
     high: NotRequired[Number]
     p: NotRequired[Number]
+    wilcoxon_p: NotRequired[Number]
     seed: NotRequired[int | None]
     arm_value: NotRequired[Number]
     baseline_value: NotRequired[Number]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from veridical.runtime.errors import UserError
 from veridical.scoring.statistics.signs import Test, least_p, sign_test
@@ -24,13 +25,18 @@ from veridical.scoring.statistics.sums import (
 )
 
 METHOD = "sign flips by image, mid-p, inverted"
+ENUMERATED = 12
+"""Wilcoxon's test goes through all signs of so many changes, and is approximate for more."""
+DIGITS = 9
+"""Mean ratings that differ by less are equal."""
 
 
 @dataclass(frozen=True)
 class Difference:
     """Arm minus baseline, paired by cluster: interval and p come from one test.
 
-    `differing` counts the clusters in which the two are not the same.
+    `differing` counts the clusters in which the two are not the same; `wilcoxon_p` is beside p
+    where the metric is a mean of ratings (see `signed_ranks`).
     """
 
     value: float | None
@@ -43,11 +49,13 @@ class Difference:
     note: str = ""
     differing: int | None = None
     method: str = ""
+    wilcoxon_p: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The numbers as a JSON object; what has nothing to say is left out."""
         rows = asdict(self).items()
-        return {k: item for k, item in rows if k not in ("note", "method", "differing") or item}
+        optional = ("note", "method", "differing", "wilcoxon_p")
+        return {k: item for k, item in rows if k not in optional or item}
 
 
 def compare(
@@ -84,7 +92,36 @@ def _compare(metric: Metric, ours: Sums, theirs: Sums) -> Difference:
             value, None, None, None, ours_now, theirs_now, clusters, ONE_CLUSTER, differing
         )
     found = paired_test(metric, ours, theirs)
-    return as_difference(found, ours_now, theirs_now, clusters, differing)
+    change = as_difference(found, ours_now, theirs_now, clusters, differing)
+    return (
+        replace(change, wilcoxon_p=signed_ranks(metric, ours, theirs)) if metric.scale else change
+    )
+
+
+def signed_ranks(metric: Metric, ours: Sums, theirs: Sums) -> float | None:
+    """Wilcoxon's two-sided p for ratings: by the ranks of changes, not by their sizes.
+
+    Ratings are ordered, but a step from 5 to 6 need not be as long as one from 2 to 3. The mean
+    rating of each cluster is paired; clusters that do not change are left out (Wilcoxon 1945).
+    Exact over all signs where few clusters change, else by the normal approximation.
+
+    Args:
+        metric: a mean, whose formula is a `Ratio`.
+        ours: sums of the arm.
+        theirs: sums of the baseline, in the same order.
+
+    Returns:
+        None where no cluster with ratings on both sides changes.
+    """
+    changes = metric.formula(ours) - metric.formula(theirs)
+    changes = np.round(changes[~np.isnan(changes)], DIGITS)
+    changes = changes[changes != 0]
+    if not len(changes):
+        return None
+    if len(changes) <= ENUMERATED:
+        signs = stats.PermutationMethod(n_resamples=2**ENUMERATED)
+        return float(stats.wilcoxon(changes, method=signs).pvalue)
+    return float(stats.wilcoxon(changes, method="approx").pvalue)
 
 
 def as_difference(
