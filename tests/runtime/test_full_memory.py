@@ -18,12 +18,15 @@ def test_a_cpu_without_memory_raises_what_a_gpu_does() -> None:
     with pytest.raises(torch.OutOfMemoryError) as full, memory_errors_alike():
         raise MemoryError
     assert memory_asked_for(full.value) == ""
-    # What Python says where a thread's stack has no room.
-    with pytest.raises(torch.OutOfMemoryError), memory_errors_alike():
-        raise RuntimeError("can't start new thread")
+    # What Python says where a thread's stack has no room, and oneDNN where a kernel has none.
+    for says in ("can't start new thread", "could not create a primitive"):
+        with pytest.raises(torch.OutOfMemoryError), memory_errors_alike():
+            raise RuntimeError(says)
 
 
 def test_another_error_stays_what_it_is() -> None:
     with pytest.raises(RuntimeError) as other, memory_errors_alike():
         torch.ones(2) @ torch.ones(3)
     assert not is_memory_full(other.value)
+    unknown = "could not create a primitive descriptor for a matmul primitive"
+    assert not is_memory_full(RuntimeError(unknown))

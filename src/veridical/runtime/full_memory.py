@@ -11,13 +11,18 @@ import torch
 CPU_SAYS = ("DefaultCPUAllocator", "alloc_cpu", "can't start new thread")
 """In PyTorch's message for a tensor that does not fit beside the others of a CPU, and in Python's
 where there is no room for the stack of a thread."""
+ONEDNN_SAYS = "could not create a primitive"
+"""All that oneDNN, which computes bfloat16 on a CPU, says where a kernel has no room. For what it
+can't compute it says the same with more words behind ("descriptor for a ...")."""
 
 
 def is_memory_full(error: BaseException) -> bool:
     """Whether an exception says that there is no memory left, on whatever device."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(says in str(error) for says in CPU_SAYS)
+    if not isinstance(error, RuntimeError):
+        return False
+    return str(error) == ONEDNN_SAYS or any(says in str(error) for says in CPU_SAYS)
 
 
 def memory_asked_for(error: BaseException) -> str:
