@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from inspected_rows import pair, photo, write_rows
-from PIL import Image
+from PIL import Image, ImageOps
 
 from veridical.data.record_rows import Kind
 from veridical.inspection.checks.answers import refusal_in
@@ -146,6 +146,22 @@ def test_an_image_saved_again_looks_the_same_and_another_does_not(tmp_path: Path
     found = found_in(tmp_path, rows)
     assert [(f.check, f.row) for f in found] == [("near-duplicate images", 2)]
     assert "a.png of row 1" in found[0].what
+
+
+def test_a_mirrored_image_is_found_and_a_symmetric_one_is_not_its_own_copy(tmp_path: Path) -> None:
+    photo(tmp_path / "a.png", 1, (160, 120))
+    photo(tmp_path / "b.png", 2, (160, 120))
+    whole = Image.open(tmp_path / "a.png")
+    ImageOps.mirror(whole).resize((80, 60)).save(tmp_path / "mirrored.jpg", quality=60)
+    half = whole.crop((0, 0, 80, 120))
+    symmetric = Image.new("RGB", (160, 120))
+    symmetric.paste(half, (0, 0))
+    symmetric.paste(ImageOps.mirror(half), (80, 0))
+    symmetric.save(tmp_path / "symmetric.png")
+    names = ("a.png", "b.png", "mirrored.jpg", "symmetric.png")
+    found = found_in(tmp_path, [pair(n, images=[name]) for n, name in enumerate(names, 1)])
+    assert [(f.check, f.row) for f in found] == [("near-duplicate images", 3)]
+    assert "looks like a.png of row 1 in a mirror" in found[0].what
 
 
 @pytest.mark.parametrize("side", ["chosen", "rejected"])

@@ -52,6 +52,8 @@ class BenchmarkContent:
             return "the same file"
         if picture.look != NO_HASH and self._looks_like(picture.look):
             return "an image that looks the same"
+        if picture.look != NO_HASH and self._looks_like(picture.mirrored):
+            return "an image that looks the same in a mirror"
         return "an image of the same name" if name_key(picture.name) in self.names else ""
 
     def _looks_like(self, look: int) -> bool:

@@ -53,17 +53,40 @@ def near_signatures(signatures: NDArray[np.uint64]) -> Iterator[tuple[int, int, 
 def near_hashes(looks: Hashes) -> Iterator[tuple[int, int, int]]:
     """Pairs of hashes that differ in at most `BITS` bits: later, earlier, number of bits.
 
-    One of four quarters of such a pair is equal. Each later hash is reported once.
+    Each later hash is reported once.
+    """
+    yield from _nearest(looks, np.arange(len(looks)), np.arange(len(looks)), NEIGHBORS)
+
+
+def near_mirrored(looks: Hashes, mirrored: Hashes) -> Iterator[tuple[int, int, int]]:
+    """Pairs of images of which one looks like the other in a mirror; else as `near_hashes`.
+
+    Args:
+        looks: hashes of the images.
+        mirrored: hashes of their mirror images.
+    """
+    places = np.tile(np.arange(len(looks)), 2)
+    sides = np.repeat([0, 1], len(looks))
+    yield from _nearest(np.concatenate([looks, mirrored]), places, sides, 2 * NEIGHBORS)
+
+
+def _nearest(
+    looks: Hashes, places: NDArray[np.int64], sides: NDArray[np.int64], neighbors: int
+) -> Iterator[tuple[int, int, int]]:
+    """The nearest earlier place of each place, by hashes of different sides.
+
+    One of four quarters of two hashes that differ in at most `BITS` bits is equal.
     """
     found: dict[int, tuple[int, int]] = {}
     for quarter in range(4):
         key = (looks >> np.uint64(16 * quarter)) & np.uint64(0xFFFF)
         order = np.lexsort((looks, key))
-        for step in range(1, NEIGHBORS + 1):
+        for step in range(1, neighbors + 1):
             one, other = order[:-step], order[step:]
             bits = np.bitwise_count(looks[one] ^ looks[other])
-            for place in np.flatnonzero((key[one] == key[other]) & (bits <= BITS)):
-                pair = sorted((int(one[place]), int(other[place])))
+            differ = (sides[one] != sides[other]) & (places[one] != places[other])
+            for place in np.flatnonzero((key[one] == key[other]) & (bits <= BITS) & differ):
+                pair = sorted((int(places[one[place]]), int(places[other[place]])))
                 known = found.get(pair[1])
                 if known is None or int(bits[place]) < known[1]:
                     found[pair[1]] = pair[0], int(bits[place])

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from veridical.data.images import decode_image, resolve_image_path
 from veridical.data.pixels import ImageError
 
 NO_HASH = -1
+HASHED = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Picture:
         key: 16 bytes of the SHA-256 of its file; of its name where that can't be read.
         size: width and height, upright; (0, 0) where it can't be read.
         look: 64 bits of its perceptual hash; `NO_HASH` where there is none.
+        mirrored: those of its mirror image, left for right.
         problem: why it can't be read, or "".
     """
 
@@ -32,6 +34,7 @@ class Picture:
     key: bytes
     size: tuple[int, int] = (0, 0)
     look: int = NO_HASH
+    mirrored: int = NO_HASH
     problem: str = ""
 
 
@@ -74,14 +77,21 @@ def _decoded(name: str, key: bytes, content: bytes) -> Picture:
     except ImageError as problem:
         place = f"{name}: " if name else ""
         return Picture(name, key, problem=f"{place}{problem}")
-    return Picture(name, key, image.size, perceptual_hash(image))
+    return Picture(name, key, image.size, *perceptual_hashes(image))
 
 
-def perceptual_hash(image: Image.Image) -> int:
-    """64 bits that stay nearly the same when an image is compressed again or resized (pHash)."""
+def perceptual_hashes(image: Image.Image) -> tuple[int, int]:
+    """64 bits that stay nearly the same when an image is compressed again or resized (pHash).
+
+    Returns:
+        Those of the image, and of its mirror image.
+    """
     import imagehash
 
-    return int(str(imagehash.phash(image)), 16)
+    # The size that pHash works on, so that the large image is made small once.
+    small = image.convert("L").resize((HASHED, HASHED), Image.Resampling.LANCZOS)
+    look, mirrored = (imagehash.phash(one) for one in (small, ImageOps.mirror(small)))
+    return int(str(look), 16), int(str(mirrored), 16)
 
 
 def short_hash(content: bytes) -> bytes:

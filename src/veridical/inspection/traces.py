@@ -44,6 +44,7 @@ class Traces:
         self.picture_names: list[str] = []  # of distinct images, with the place of a row
         self.picture_rows: list[int] = []
         self._looks: list[int] = []
+        self._mirrored: list[int] = []
         self._pictures: set[bytes] = set()
         self._signatures: list[NDArray[Any]] = []
         self._signed: list[int] = []
@@ -70,6 +71,7 @@ class Traces:
                 self.picture_names.append(picture.name)
                 self.picture_rows.append(place)
                 self._looks.append(picture.look)
+                self._mirrored.append(picture.mirrored)
         found = words("\n".join([row.prompt, *answers]))
         if len(found) >= FEWEST_WORDS:
             self._signed.append(place)
@@ -93,6 +95,10 @@ class Traces:
     def looks(self) -> NDArray[np.uint64]:
         """Perceptual hashes of the distinct images."""
         return np.array(self._looks, dtype=np.uint64)
+
+    def mirrored(self) -> NDArray[np.uint64]:
+        """Those of their mirror images."""
+        return np.array(self._mirrored, dtype=np.uint64)
 
     def _signature(self, found: list[str]) -> NDArray[Any]:
         from datasketch import MinHash

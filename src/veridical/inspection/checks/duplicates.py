@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from veridical.inspection.findings import Finding
-from veridical.inspection.near import near_hashes, near_signatures
+from veridical.inspection.near import near_hashes, near_mirrored, near_signatures
 from veridical.inspection.traces import Traces
 
 EXACT, OPPOSITE = "duplicates", "contradictions"
@@ -49,13 +49,32 @@ def check_near_texts(traces: Traces) -> Iterator[Finding]:
 
 
 def check_near_images(traces: Traces) -> Iterator[Finding]:
-    """No two images look the same and are different files (perceptual hash)."""
-    for later, earlier, bits in near_hashes(traces.looks()):
-        row, other = traces.picture_rows[later], traces.picture_rows[earlier]
-        yield Finding(
-            NEAR_IMAGE, "warning", traces.numbers[row], traces.ids[row],
-            f"image {traces.picture_names[later] or 'of this row'} looks like "
-            f"{traces.picture_names[earlier] or 'that'} of row {traces.numbers[other]} "
-            f"({bits} of 64 bits differ)",
+    """No two images look the same, or the same in a mirror, and are different files.
+
+    Found by perceptual hash.
+    """
+    looks = traces.looks()
+    same = set()
+    for later, earlier, bits in near_hashes(looks):
+        same.add(later)
+        yield _alike(
+            traces, later, earlier, f"({bits} of 64 bits differ)",
             "keep one file of each image; else the same image is in training and held-out rows",
         )  # fmt: skip
+    for later, earlier, bits in near_mirrored(looks, traces.mirrored()):
+        if later not in same:
+            yield _alike(
+                traces, later, earlier, f"in a mirror ({bits} of 64 bits differ)",
+                "keep both in training rows or both in held-out rows, and check what the texts "
+                "say of left and right",
+            )  # fmt: skip
+
+
+def _alike(traces: Traces, later: int, earlier: int, how: str, advice: str) -> Finding:
+    row, other = traces.picture_rows[later], traces.picture_rows[earlier]
+    return Finding(
+        NEAR_IMAGE, "warning", traces.numbers[row], traces.ids[row],
+        f"image {traces.picture_names[later] or 'of this row'} looks like "
+        f"{traces.picture_names[earlier] or 'that'} of row {traces.numbers[other]} {how}",
+        advice,
+    )  # fmt: skip
