@@ -513,6 +513,17 @@ def test_ratings_are_also_compared_by_ranks() -> None:
     assert same.wilcoxon_p is None
 
 
+def test_ranks_of_few_ratings_are_scipys_exact_ones() -> None:
+    """With ties among the changes, which SciPy enumerates too."""
+    rating = Metric("score", Ratio("rating", "rated"), "rated", "mean", scale=(0, 6))
+    changes = np.array([1.0, 1, -1, 2, 3, 0, 0, -2, 2])
+    own = [ClusterSums(tuple(range(9)), {"rating": 3 + sign * changes / 2, "rated": np.ones(9)})
+           for sign in (1, -1)]  # fmt: skip
+    exact = scipy.stats.PermutationMethod(n_resamples=2**7)
+    wanted = float(scipy.stats.wilcoxon(changes[changes != 0], method=exact).pvalue)
+    assert compare(own[0], own[1], [rating])["score"].wilcoxon_p == pytest.approx(wanted)
+
+
 def test_ranks_of_many_ratings_are_scipys_normal_approximation() -> None:
     rng = np.random.default_rng(0)
     rating = Metric("score", Ratio("rating", "rated"), "rated", "mean", scale=(0, 6))

@@ -118,10 +118,14 @@ def signed_ranks(metric: Metric, ours: Sums, theirs: Sums) -> float | None:
     changes = changes[changes != 0]
     if not len(changes):
         return None
-    if len(changes) <= ENUMERATED:
-        signs = stats.PermutationMethod(n_resamples=2**ENUMERATED)
-        return float(stats.wilcoxon(changes, method=signs).pvalue)
-    return float(stats.wilcoxon(changes, method="approx").pvalue)
+    if len(changes) > ENUMERATED:
+        return float(stats.wilcoxon(changes, method="approx").pvalue)
+    # SciPy enumerates ties too, but takes most of a second for it.
+    ranks = stats.rankdata(np.abs(changes))
+    patterns = (np.arange(2 ** len(ranks))[:, None] >> np.arange(len(ranks))) & 1
+    off = np.abs(patterns @ ranks - ranks.sum() / 2)
+    observed = abs(ranks[changes > 0].sum() - ranks.sum() / 2)
+    return float(np.mean(off >= observed - 1e-9))
 
 
 def as_difference(
