@@ -142,6 +142,7 @@ def test_what_gives_no_pair_is_listed_with_its_reason(tmp_path: Path) -> None:
     assert skipped.keys() == {"b", "c"}
     assert "nothing in it can be changed by rule" in skipped["b"]
     assert "'de', and the rules are for English" in skipped["c"]
+    assert read_json(tmp_path / "out" / "summary.json")["other_languages"] == {"de": 1}
 
 
 def test_of_pairs_the_chosen_answer_stays(tmp_path: Path) -> None:

@@ -202,8 +202,11 @@ def _ruled(
 ) -> dict[str, object]:
     language = guess_language(answer.text, answer.question)
     if language != "en":
-        reason = f"the answer seems to be in {language!r}, and the rules are for English"
-        return {"id": answer.id, "reason": reason}
+        reason = (
+            f"the answer seems to be in {language!r}, and the rules are for English; a model that "
+            "reads it can be named with --by"
+        )
+        return {"id": answer.id, "reason": reason, "language": language}
     listed, noise = truth.of(answer), generator(seed, "corrupt", answer.id)
     done = corrupt(answer.text, listed, rules, truth.vocabulary, truth.habits, noise, weights)
     about = {"id": answer.id, "offered": list(done.offered), "listed": listed is not None}
@@ -228,8 +231,10 @@ def _mistakes(results: Sequence[Mapping[str, Any]], rules: MistakeRules) -> dict
     made = Counter(change["kind"] for change in changes)
     offered = Counter(kind for row in results for kind in row.get("offered", ()))
     total = sum(rules.weights.values())
+    foreign = Counter(row["language"] for row in results if "language" in row)
     return {
         "mistakes": len(changes),
+        "other_languages": dict(sorted(foreign.items())),
         "answers_with_object_list": sum(row.get("listed", False) for row in results),
         "kinds": {
             kind: {

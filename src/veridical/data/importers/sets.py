@@ -71,11 +71,14 @@ _SETS = (
     NamedSet(
         "povid", "llava", "preference", _columns("conversations rejected_conversations"),
         hub="YiyangAiLab/POVID_preference_data_for_VLLMs", license="CC BY 4.0",
+        note="its rows hold no weights",
         factors={"prompts": INSTRUCT, "chosen_by": INSTRUCT, "rejected_by": "gpt-4v"},
     ),
     NamedSet(
         "rlhf-v", "text-json", "preference", _columns("text origin_dataset origin_split"),
         hub="openbmb/RLHF-V-Dataset", license=NON_COMMERCIAL,
+        note="its rows hold no weights; those of corrected segments come from the two answers: "
+        "`veridical train dpo --loss ddpo`",
         factors={"chosen_by": "human", "judge": "human"},
         factor_columns={"prompts": "origin_dataset", "rejected_by": "origin_split.model"},
     ),
