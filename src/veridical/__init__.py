@@ -46,15 +46,19 @@ if TYPE_CHECKING:
     from veridical.models.load import load_policy
     from veridical.models.policy import Policy
     from veridical.models.reward_model import attach_reward_model, load_reward_model
+    from veridical.objectives.aot import AOT, UnpairedAOT
     from veridical.objectives.apo import APODown, APOZero
     from veridical.objectives.bco import BCO
     from veridical.objectives.chip import CHiP
     from veridical.objectives.combined import Combined
     from veridical.objectives.cpo import CPO
     from veridical.objectives.ddpo import DDPO
+    from veridical.objectives.discopop import DiscoPOP
     from veridical.objectives.dpo import DPO, dpo_loss
     from veridical.objectives.exo import EXO
+    from veridical.objectives.fdpo import FDPO
     from veridical.objectives.ipo import IPO, ipo_loss
+    from veridical.objectives.lddpo import LDDPO
     from veridical.objectives.likelihood import Likelihood
     from veridical.objectives.mdpo import MDPO
     from veridical.objectives.mpo import MPO
@@ -68,6 +72,7 @@ if TYPE_CHECKING:
     from veridical.objectives.simpo import SimPO
     from veridical.objectives.slic import SLiC, slic_loss
     from veridical.objectives.sppo import SPPO
+    from veridical.objectives.vdpo import VDPO
     from veridical.report.page import write_report
     from veridical.runtime.errors import UserError
     from veridical.runtime.options import CacheOptions, Loading, Placement, Reading
@@ -122,6 +127,11 @@ _HOMES = {
     "models.load": "load_policy",
     "models.policy": "Policy",
     "models.reward_model": "attach_reward_model load_reward_model",
+    "objectives.aot": "AOT UnpairedAOT",
+    "objectives.discopop": "DiscoPOP",
+    "objectives.fdpo": "FDPO",
+    "objectives.lddpo": "LDDPO",
+    "objectives.vdpo": "VDPO",
     "objectives.apo": "APODown APOZero",
     "objectives.bco": "BCO",
     "objectives.chip": "CHiP",
@@ -180,6 +190,12 @@ __all__ = [
     "DPO",
     "Decoding",
     "Factors",
+    "AOT",
+    "UnpairedAOT",
+    "DiscoPOP",
+    "FDPO",
+    "LDDPO",
+    "VDPO",
     "APODown",
     "APOZero",
     "BCO",

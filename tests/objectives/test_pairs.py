@@ -11,12 +11,16 @@ import torch
 
 from veridical.cli.signatures import documentation_of
 from veridical.models.heads import token_logps
+from veridical.objectives.aot import AOT, UnpairedAOT
 from veridical.objectives.base import PairLogps, PairLoss, implicit_rewards
 from veridical.objectives.bco import BCO
 from veridical.objectives.combined import Combined
 from veridical.objectives.ddpo import change_weights
+from veridical.objectives.discopop import DiscoPOP
 from veridical.objectives.dpo import DPO, dpo_loss
+from veridical.objectives.fdpo import FDPO
 from veridical.objectives.ipo import IPO, ipo_loss
+from veridical.objectives.lddpo import LDDPO
 from veridical.objectives.likelihood import Likelihood, mean_token_nll
 from veridical.objectives.mpo import MPO
 from veridical.objectives.orpo import ORPO
@@ -164,16 +168,21 @@ def test_averaged_loss_by_hand() -> None:
 
 
 def slow_pair_loss(name: str, new: list[list[float]], old: list[list[float]], beta: float) -> float:
-    """One pair, token by token, in Python's own float64: chosen, rejected, chosen again."""
+    """One pair, token by token, in Python's own float64: chosen, rejected, and both again."""
     ratios = [math.fsum(now) - math.fsum(before) for now, before in zip(new, old, strict=True)]
     h = ratios[0] - ratios[1]
     found = other_slow_losses(new, ratios, beta)
     if name in found:
         return found[name]
+    if name == "vdpo":
+        sums = [math.fsum(tokens) for tokens in new]
+        before = math.fsum(old[0]) - math.fsum(old[1])
+        margin = 2 * (sums[0] - sums[1]) - (sums[2] - sums[3]) - before
+        return math.log1p(math.exp(-beta * margin))
     if name == "mdpo":
         margins = (h, ratios[0] - ratios[2], ratios[0])
         return math.fsum(math.log1p(math.exp(-beta * margin)) for margin in margins)
-    if name in ("dpo", "ddpo"):
+    if name in ("dpo", "ddpo", "lddpo", "aot", "aot_unpaired"):  # of a single pair
         return math.log1p(math.exp(-beta * h))
     return (h - 1 / (2 * beta)) ** 2 if name == "ipo" else max(0.0, 1 - beta * h)
 
@@ -193,7 +202,11 @@ def other_slow_losses(new: list[list[float]], ratios: list[float], beta: float) 
     means = [total / len(tokens) for total, tokens in zip(sums, new, strict=False)]
     odds = [math.exp(mean) / (1 - math.exp(mean)) for mean in means]
     quality = surprise(good) + surprise(-bad)
+    blend = sigmoid(margin / 0.05)
+    shares = [2 * math.exp(ratio) / (math.exp(ratio) + 1) for ratio in ratios[:2]]
     return {
+        "fdpo": surprise(beta * (math.log(shares[0]) - math.log(shares[1]))),
+        "discopop": (1 - blend) * surprise(margin) + blend * math.exp(-margin),
         "bco": quality,
         "chip": surprise(beta * (2 * ratios[0] - ratios[1] - ratios[2])),
         "mpo": 0.8 * surprise(margin) + 0.2 * quality - means[0],
@@ -210,7 +223,7 @@ def other_slow_losses(new: list[list[float]], ratios: list[float], beta: float) 
 
 
 def paired(policy: torch.Tensor, reference: torch.Tensor) -> PairLogps:
-    """Chosen, rejected, and the chosen answer again under other images; 7 tokens each."""
+    """Chosen, rejected, and both again under other images; 7 tokens each."""
     counts = torch.full(policy.shape, 7)
     other = PairLogps(policy[:, 2:], reference[:, 2:], counts[:, 2:])
     return PairLogps(policy[:, :2], reference[:, :2], counts[:, :2], contrast=other)
@@ -223,8 +236,10 @@ def losses_of(beta: float) -> list[PairLoss]:
 @pytest.mark.parametrize("loss", losses_of(0.4), ids=lambda loss: loss.name)
 def test_objectives_against_a_slow_reference(loss: PairLoss) -> None:
     draw = torch.Generator().manual_seed(1)
-    tokens = -torch.rand(4, 3, 7, generator=draw, dtype=torch.float64)  # pair, branch, token
-    old = -torch.rand(4, 3, 7, generator=draw, dtype=torch.float64)
+    tokens = -torch.rand(4, 4, 7, generator=draw, dtype=torch.float64)  # pair, branch, token
+    old = -torch.rand(4, 4, 7, generator=draw, dtype=torch.float64)
+    if loss.over_batch:
+        tokens, old = tokens[:1].expand(4, 4, 7), old[:1].expand(4, 4, 7)
     ours = loss(paired(tokens.sum(-1), old.sum(-1)))
     for pair in range(4):
         slow = slow_pair_loss(loss.name, tokens[pair].tolist(), old[pair].tolist(), 0.4)
@@ -235,12 +250,15 @@ def test_objectives_against_a_slow_reference(loss: PairLoss) -> None:
 def test_gradients_against_a_slow_reference(loss: PairLoss) -> None:
     """Of one token of each branch, by the slow formula on either side of it."""
     draw = torch.Generator().manual_seed(2)
-    tokens = -torch.rand(3, 7, generator=draw, dtype=torch.float64)
+    tokens = -torch.rand(4, 7, generator=draw, dtype=torch.float64)
     tokens.requires_grad_()
-    old = -torch.rand(3, 7, generator=draw, dtype=torch.float64)
+    old = -torch.rand(4, 7, generator=draw, dtype=torch.float64)
     loss(paired(tokens.sum(-1)[None], old.sum(-1)[None])).sum().backward()
     assert tokens.grad is not None
-    for branch in range(3):
+    for branch in range(4):
+        if loss.name == "vdpo" and branch > 1:
+            assert float(tokens.grad[branch].abs().sum()) == 0  # that part has no gradient
+            continue
         moved = [tokens.tolist(), tokens.tolist()]
         for by, one in zip((1e-6, -1e-6), moved, strict=True):
             one[branch][0] += by
@@ -295,6 +313,53 @@ def test_a_running_shift_is_the_mean_reward_of_earlier_steps() -> None:
     assert float(Preference(BCO(0.5, "running"))(logps)) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("loss", [AOT(0.4, 0.1), UnpairedAOT(0.4, 0.1)], ids=["aot", "unpaired"])
+def test_optimal_transport_compares_ranks(loss: AOT) -> None:
+    """Sorted margins of the policy with those of the reference; or ratios, chosen with rejected."""
+    draw = torch.Generator().manual_seed(4)
+    new, old = (-5 * torch.rand(5, 2, generator=draw, dtype=torch.float64) for _ in range(2))
+    rows = list(zip(new.tolist(), old.tolist(), strict=True))
+    if loss.name == "aot":
+        above, below = [a - b for (a, b), _ in rows], [c - d for _, (c, d) in rows]
+    else:
+        above, below = [a - c for (a, _), (c, _) in rows], [b - d for (_, b), (_, d) in rows]
+    slow = 0.0
+    for upper, lower in zip(sorted(above), sorted(below), strict=True):
+        margin = 0.4 * (upper - lower)
+        slow += 0.9 * math.log1p(math.exp(-margin)) + 0.1 * math.log1p(math.exp(margin))
+    assert float(loss(paired(new, old)).sum()) == pytest.approx(slow, rel=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.3])
+def test_divergences_by_a_slow_reference(alpha: float) -> None:
+    """Forward KL: 1 - 1/u of log-ratios 2 and -1; alpha 0.3: (1 - u^-0.3) / 0.3."""
+    given = FDPO(0.4, "forward_kl") if alpha == 1 else FDPO(0.4, "alpha", alpha)
+    slopes = [(1 - math.exp(ratio) ** -alpha) / alpha for ratio in (2, -1)]
+    new, old = (torch.tensor([pair], dtype=torch.float64) for pair in ([-8.0, -9.0], [-10.0, -8.0]))
+    slow = math.log1p(math.exp(-0.4 * (slopes[0] - slopes[1])))
+    assert float(given(paired(new, old))) == pytest.approx(slow, rel=1e-12)
+
+
+FAR = [FDPO(0.1, "forward_kl"), FDPO(0.1, "alpha", 0.2), FDPO(0.1), DiscoPOP(0.1)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("loss", FAR, ids=lambda loss: getattr(loss, "divergence", loss.name))
+def test_powers_stay_finite_far_out(loss: PairLoss, dtype: torch.dtype) -> None:
+    """Policy and reference thousands of nats apart, in either direction."""
+    far = torch.tensor([[-3000.0, 0.0], [0.0, -3000.0], [-3000.0, -3000.0]], dtype=dtype)
+    far.requires_grad_()
+    found = loss(paired(far, torch.zeros(3, 2, dtype=dtype)))
+    found.sum().backward()
+    assert found.isfinite().all() and far.grad is not None and far.grad.isfinite().all()
+
+
+def test_what_the_longer_answer_has_more_weighs_less() -> None:
+    loss = LDDPO(excess_weight=0.25)
+    assert loss.weigh([1, 2, 3, 4], [5, 6]) == ([1, 1, 0.25, 0.25], [1, 1])
+    assert loss.weigh([1], [5, 6]) == ([1], [1, 0.25])
+
+
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
@@ -323,13 +388,13 @@ def test_terms_that_make_no_sense(terms: str, message: str) -> None:
 @pytest.mark.parametrize("loss", losses_of(0.3), ids=lambda loss: loss.name)
 def test_the_known_value_at_the_start_and_its_slope(loss: PairLoss) -> None:
     """Of every loss that knows it, beside a reference that is the policy."""
-    logps = torch.tensor([[-3.0, -5.0, -4.0]], dtype=torch.float64)
+    logps = torch.tensor([[-3.0, -5.0, -4.0, -2.0]], dtype=torch.float64)
     loss = loss.with_known_start()
     if loss.at_start is None:
-        assert not loss.needs_reference
+        assert not loss.needs_reference or loss.name == "vdpo"
         return
     assert math.isclose(float(loss(paired(logps, logps))), loss.at_start, rel_tol=1e-12)
-    for away in ([1e-6, 0.0, 0.0], [5e-7, -5e-7, -5e-7]):
+    for away in ([1e-6, 0.0, 0.0, 0.0], [5e-7, -5e-7, -5e-7, 0.0]):
         step = torch.tensor([away], dtype=torch.float64)
         moved = float(loss(paired(logps + step, logps)))
         assert abs(moved - loss.at_start) / 1e-6 <= loss.slope_at_start * (1 + 1e-5)
@@ -398,6 +463,9 @@ def test_an_objective_describes_itself() -> None:
         (Preference(MPO(), (Likelihood(1.0),)), "--loss mpo has the likelihood already"),
         (Preference(MPO(), per_token=True), "running reward shift .* Leave --per-token out"),
         (Preference(Combined(terms="simpo:1,dpo:1"), per_token=True), "--loss simpo divides"),
+        (Preference(FDPO(divergence="alpha")), "needs --divergence-alpha, such as 0.5"),
+        (Preference(FDPO(divergence_alpha=0.5)), "means nothing with --divergence js"),
+        (Preference(LDDPO(excess_weight=1.0)), "--excess-weight is 1.0; give 0 to below 1"),
         (Preference(MPO(quality_weight=0.0, reward_shift=1.0)), "Leave --reward-shift out"),
     ],
 )

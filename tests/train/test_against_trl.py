@@ -18,13 +18,17 @@ from veridical.models.batching import collate
 from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import render_group
+from veridical.objectives.aot import AOT, UnpairedAOT
 from veridical.objectives.apo import APODown, APOZero
 from veridical.objectives.base import PairLogps, PairLoss
 from veridical.objectives.bco import BCO
 from veridical.objectives.cpo import CPO
+from veridical.objectives.discopop import DiscoPOP
 from veridical.objectives.dpo import DPO
 from veridical.objectives.exo import EXO
+from veridical.objectives.fdpo import FDPO
 from veridical.objectives.ipo import IPO
+from veridical.objectives.lddpo import LDDPO
 from veridical.objectives.mpo import MPO
 from veridical.objectives.nca import NCA
 from veridical.objectives.orpo import ORPO
@@ -34,7 +38,7 @@ from veridical.objectives.simpo import SimPO
 from veridical.objectives.slic import SLiC
 from veridical.objectives.sppo import SPPO
 from veridical.train.loop import fine_tuning
-from veridical.train.loop.outcomes import pair_logps
+from veridical.train.loop.outcomes import pair_logps, weighed
 from veridical.world import model as world_model
 
 datasets = pytest.importorskip("datasets")
@@ -104,6 +108,11 @@ def their_loss(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         if name == "sigmoid+bco_pair":
             trainer.loss_weights = [0.8, 0.2]
         trainer.beta, trainer.label_smoothing = beta, smoothing
+        divergence = name if name.endswith(("_kl", "_divergence")) else "reverse_kl"
+        trainer.f_divergence_type, trainer.f_alpha_divergence_coef = divergence, 0.6
+        trainer.ld_alpha = 0.25 if name == "ld" else None
+        if name == "ld" or divergence == name:
+            trainer.loss_types = ["sigmoid"]
         found: float = trainer.compute_loss(trainer.model, dict(batch)).item()
         return found
 
@@ -127,9 +136,9 @@ def picture(number: int) -> Image.Image:
     return Image.new("RGB", (20 + number, 30), (255 - 20 * number, 10 * number, 0))
 
 
-@lru_cache(maxsize=1)
-def our_logps(folder: Path) -> PairLogps:
-    """Of the same rows, by the policy and the reference."""
+@lru_cache(maxsize=2)
+def our_logps(folder: Path, weighs: PairLoss = DPO()) -> PairLogps:
+    """Of the same rows, by the policy and the reference, with the weights that a loss makes."""
     processor = begins_itself()
     policies = [
         Policy(load(folder / name).eval(), processor, name) for name in ("policy", "reference")
@@ -145,13 +154,15 @@ def our_logps(folder: Path) -> PairLogps:
         for i, texts in enumerate(ANSWERS)
     ]
     with torch.no_grad():
+        groups = [weighed(weighs, group) for group in groups]
         batch = collate(policies[0], groups, True)
         ours, reference = (response_logps(policy.model, batch) for policy in policies)
     return pair_logps(ours, reference.sums)
 
 
 def our_loss(folder: Path, loss: Preference) -> float:
-    return float(loss(our_logps(folder)).mean())
+    own = our_logps(folder, loss.loss) if isinstance(loss.loss, LDDPO) else our_logps(folder)
+    return float(loss(own).mean())
 
 
 @pytest.mark.parametrize(
@@ -168,6 +179,13 @@ def our_loss(folder: Path, loss: Preference) -> float:
         ("sppo_hard", Preference(SPPO(0.3))),
         ("apo_zero", Preference(APOZero(0.3))),
         ("apo_down", Preference(APODown(0.3))),
+        ("aot", Preference(AOT(0.3, 0.2))),
+        ("aot_unpaired", Preference(UnpairedAOT(0.3))),
+        ("discopop", Preference(DiscoPOP(0.3))),
+        ("forward_kl", Preference(FDPO(0.3, "forward_kl"))),
+        ("js_divergence", Preference(FDPO(0.3, "js"))),
+        ("alpha_divergence", Preference(FDPO(0.3, "alpha", 0.4))),
+        ("ld", Preference(LDDPO(0.3, excess_weight=0.25))),
         ("sigmoid+bco_pair", Preference(MPO(0.3, generation_weight=0.0, reward_shift=0.0))),
     ],
     ids=lambda one: one if isinstance(one, str) else one.loss.name,

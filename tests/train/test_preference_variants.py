@@ -18,6 +18,7 @@ from veridical.data.record_types import Branch
 from veridical.data.records import assistant_message, user_message, write_records
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
+from veridical.objectives.aot import AOT
 from veridical.objectives.base import PairLogps, PairLoss
 from veridical.objectives.ddpo import DDPO
 from veridical.objectives.dpo import DPO
@@ -25,6 +26,7 @@ from veridical.objectives.ipo import IPO
 from veridical.objectives.mdpo import MDPO
 from veridical.objectives.mpo import MPO
 from veridical.objectives.preference import AveragedPreference
+from veridical.objectives.vdpo import VDPO
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json
 from veridical.train import sft
@@ -274,6 +276,25 @@ def test_mdpo_sees_the_chosen_answer_under_other_images_too(
         train_dpo(saved, data, tmp_path / "no", AveragedPreference(MDPO()), training=training)
     assert "build distort --column contrast_images" in str(refused.value)
     assert "contrast_images show the same as images" in str(refused.value)
+
+
+def test_vdpo_sees_both_answers_under_other_images_too(
+    saved: str, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    """Its first loss depends on the rows; the start proof compares all four log-probs."""
+    black, other = Image.new("RGB", (48, 48)), [assistant_message("There is a yellow kite.")]
+    rows = [pair(i, pictures, contrast_images=[black]) for i in range(4)]
+    out, training = tmp_path / "run", replace(TRAINING, max_steps=1)
+    train_dpo(saved, write(tmp_path, rows), out, AveragedPreference(VDPO()), training=training)
+    assert train_losses(out)[0] > 0
+    start = next(proof for proof in read_json(out / "proofs.json") if proof["name"] == "start")
+    assert start["passed"] and start["applicable"]
+    more = write(tmp_path, [{**row, "more_rejected": [other]} for row in rows[:1]], "more")
+    with pytest.raises(UserError, match="more_rejected, and --loss vdpo compares two answers"):
+        train_dpo(saved, more, tmp_path / "no", AveragedPreference(VDPO()), training=training)
+    with pytest.raises(UserError, match=r"--loss aot sorts .* Set --accumulation 1"):
+        given = replace(training, accumulation=2)
+        train_dpo(saved, more, tmp_path / "no", AveragedPreference(AOT()), training=given)
 
 
 def test_the_rejected_branch_sees_its_own_image(

@@ -16,19 +16,21 @@ def pair_start(
     """That the reference is what was declared, and the loss what it then has to be.
 
     Args:
-        objective: what will be minimized.
+        objective: what will be minimized; where its first value depends on the rows, the log-probs
+            alone are compared.
         logps: of a few rows, as the loss will use them.
         declared: of these rows by a reference that is not the start, else None. Shape: (pairs, k).
         floor: the noise floor, in nats.
     """
     objective = objective.with_known_start()
-    if not objective.needs_reference or objective.at_start is None:
+    if not objective.needs_reference:
         why = f"{objective.loss.title} compares with no reference"
         return Proof("start", True, False, 0.0, 0.0, "nats", why)
     value = float(objective(logps).sum()) / len(logps.policy)
     if declared is not None:
         return prove_declared_reference(logps.every_reference, declared, value, floor)
-    known, slope = objective.at_start, objective.slope_at_start
+    known = value if objective.at_start is None else objective.at_start
+    slope = objective.slope_at_start or 1.0
     every = (logps.every_policy, logps.every_reference)
     return prove_start(*every, value, known, slope, floor)
 

@@ -106,12 +106,13 @@ def _read(word: str, beta: float) -> Part:
 
 def _kind(name: str) -> Any:
     if name in TERMS:
-        if name == "ddpo":
+        made: Any = TERMS[name]
+        if getattr(made, "weigh", PairLoss.weigh) is not PairLoss.weigh:
             raise UserError(
-                "--terms can't have ddpo: it weighs tokens before they are summed, so the other "
-                "terms would be of weighed answers too. Set --loss ddpo, with --nll-weight."
+                f"--terms can't have {name}: it weighs tokens before they are summed, so the other "
+                f"terms would be of weighed answers too. Set --loss {name}, with --nll-weight."
             )
-        return TERMS[name]
+        return made
     if name == "mpo":
         raise UserError(
             "--terms: mpo is a sum itself. Write dpo:0.8,bco:0.2:reward_shift=running,nll:1, or "

@@ -94,6 +94,11 @@ class Preference(Described):
         return any(one.follows_rewards for _, one in self.parts)
 
     @property
+    def over_batch(self) -> bool:
+        """Whether a pair's loss depends on the other pairs of its batch."""
+        return any(loss.over_batch for loss in self.pair_losses)
+
+    @property
     def contrasts(self) -> int:
         """How many of a pair's answers are needed under other images too."""
         return max(one.contrasts for _, one in self.parts)

@@ -5,14 +5,18 @@ The command line reads these types: `--loss` takes the losses' names, and their 
 
 from __future__ import annotations
 
+from veridical.objectives.aot import AOT, UnpairedAOT
 from veridical.objectives.apo import APODown, APOZero
 from veridical.objectives.bco import BCO
 from veridical.objectives.chip import CHiP
 from veridical.objectives.cpo import CPO
 from veridical.objectives.ddpo import DDPO
+from veridical.objectives.discopop import DiscoPOP
 from veridical.objectives.dpo import DPO
 from veridical.objectives.exo import EXO
+from veridical.objectives.fdpo import FDPO
 from veridical.objectives.ipo import IPO
+from veridical.objectives.lddpo import LDDPO
 from veridical.objectives.likelihood import Likelihood
 from veridical.objectives.mdpo import MDPO
 from veridical.objectives.mpo import MPO
@@ -22,9 +26,10 @@ from veridical.objectives.robust import Robust
 from veridical.objectives.simpo import SimPO
 from veridical.objectives.slic import SLiC
 from veridical.objectives.sppo import SPPO
+from veridical.objectives.vdpo import VDPO
 
 AnyPairLoss = (
-    DPO | IPO | SLiC | DDPO | MDPO | CHiP | MPO | BCO | Robust | EXO | NCA | SPPO | APOZero
-    | APODown | SimPO | CPO | ORPO
+    DPO | IPO | SLiC | DDPO | LDDPO | MDPO | CHiP | VDPO | MPO | BCO | FDPO | Robust | EXO | NCA
+    | SPPO | APOZero | APODown | AOT | UnpairedAOT | DiscoPOP | SimPO | CPO | ORPO
 )  # fmt: skip
 AnyTerm = Likelihood

@@ -15,7 +15,12 @@ from veridical.train.loop.features import keep_features, with_features
 from veridical.train.loop.finish import finish_run
 from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.memory import finish_dry_run
-from veridical.train.loop.outcomes import preference_outcome, require_used, weighed
+from veridical.train.loop.outcomes import (
+    preference_outcome,
+    require_used,
+    require_whole_batch,
+    weighed,
+)
 from veridical.train.loop.pair_proofs import check_pairs
 from veridical.train.loop.reference import choose_reference, prepare_reference
 from veridical.train.loop.reward_shift import RunningMean
@@ -57,6 +62,7 @@ def train_dpo(
         training: what every training command takes.
     """
     check_dpo(objective, model, reference_model)
+    require_whole_batch(objective, training.accumulation)
     options = {
         "objective": objective, "reference": reference, "reference_model": reference_model,
     }  # fmt: skip

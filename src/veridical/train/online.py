@@ -35,7 +35,7 @@ from veridical.train.loop.finish import Trained
 from veridical.train.loop.items import Items
 from veridical.train.loop.layout import find_sharing
 from veridical.train.loop.left_out import LeftOut
-from veridical.train.loop.outcomes import preference_outcome, require_used
+from veridical.train.loop.outcomes import preference_outcome, require_used, require_whole_batch
 from veridical.train.loop.pair_proofs import check_pairs
 from veridical.train.loop.pictures import recognize_pictures
 from veridical.train.loop.reference import choose_reference
@@ -116,6 +116,7 @@ def train_online(
     }  # fmt: skip
     _check(pairs, kind, offline, sampling, training)
     objective.check()
+    require_whole_batch(objective, training.accumulation)
     if objective.contrasts:
         raise UserError(
             f"--loss {objective.loss.name} compares answers under contrast_images, which fresh "

@@ -12,6 +12,7 @@ from veridical.models.logprobs import ResponseLogps
 from veridical.models.rendering import Group
 from veridical.objectives.base import PairLogps, PairLoss
 from veridical.objectives.preference import Preference
+from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.train.loop.reward_shift import RunningMean
 from veridical.train.loop.task import Objective, Outcome
@@ -77,11 +78,25 @@ def weighed(loss: PairLoss, group: Group) -> Group:
     return dataclasses.replace(group, weights=as_tensors)
 
 
+def require_whole_batch(objective: Preference, accumulation: int) -> None:
+    """Refuse a loss of whole batches where a step's rows are in several.
+
+    Raises:
+        UserError: batches are accumulated, or other processes have some of the rows.
+    """
+    if not objective.over_batch or (accumulation == 1 and processes.world_size() == 1):
+        return
+    raise UserError(
+        f"--loss {objective.loss.name} sorts the pairs of a batch, so all pairs of a step have to "
+        "be in one. Set --accumulation 1 with a larger --batch-size, in a single process."
+    )
+
+
 def require_used(objective: Preference, groups: Iterable[Group]) -> None:
     """Refuse rows that say what the loss has no use for.
 
     Raises:
-        UserError: a row has a factor on beta or weights, and the loss takes none.
+        UserError: a row has a factor on beta, weights or further answers, and the loss takes none.
     """
     name = objective.loss.name
     for group in groups:
@@ -93,5 +108,11 @@ def require_used(objective: Preference, groups: Iterable[Group]) -> None:
         if has:
             raise UserError(
                 f"Row {group.id} has {has}, and --loss {name} takes none. Set --loss dpo, "
-                "ddpo, mdpo or chip, or leave the column out."
+                "ddpo, lddpo, fdpo, mdpo or chip, or leave the column out."
+            )
+        answers = len(group.response_ids) - (group.contrasts or 0)
+        if answers > 2 and (objective.contrasts > 1 or objective.over_batch):
+            raise UserError(
+                f"Row {group.id} has more_rejected, and --loss {name} compares two answers. Set "
+                "--first-rejected-weight 1, which leaves further ones out."
             )
