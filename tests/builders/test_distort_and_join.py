@@ -124,12 +124,73 @@ def test_a_part_of_the_picture_goes_beside_it_for_mdpo(
         build_distort(tmp_path / "pairs.parquet", tmp_path / "c", column="contrast_images")
 
 
+@pytest.mark.parametrize("how", ["pixels", "blocks", "rotate", "black", "other"])
+def test_corruptions_by_name(tmp_path: Path, how: Any) -> None:
+    """Each changes what it names and nothing else, and draws the same again."""
+    draw = np.random.default_rng(0)
+    sizes = [(42, 70), (30, 29), (3, 200)]  # width, height
+    images = [
+        Image.fromarray(draw.integers(1, 255, (high, wide, 3), dtype=np.uint8))
+        for wide, high in sizes
+    ]
+    rows = [
+        {"id": f"row-{i}", "images": [image], "prompt": [user_message("What is here?")],
+         "chosen": "A cup.", "rejected": "A dog."}
+        for i, image in enumerate(images)
+    ]  # fmt: skip
+    data = tmp_path / "pairs.parquet"
+    write_records(rows, data, "preference")
+    for out in ("a", "b"):
+        build_distort(data, tmp_path / out, "preference", how)
+    found, again = by_id(tmp_path / "a"), by_id(tmp_path / "b")
+    originals = [np.asarray(image) for image in images]
+    for i, before in enumerate(originals):
+        after = np.asarray(found[f"row-{i}"]["rejected_images"][0])
+        assert np.array_equal(after, np.asarray(again[f"row-{i}"]["rejected_images"][0]))
+        assert json.loads(found[f"row-{i}"]["source"])["how"] == how
+        if how == "black":
+            assert after.shape == before.shape and not after.any()
+        elif how == "rotate":
+            assert any(np.array_equal(after, np.rot90(before, turns)) for turns in (1, 2, 3))
+        elif how == "other":
+            others = [one for j, one in enumerate(originals) if j != i]
+            assert any(np.array_equal(after, one) for one in others)
+        else:
+            _check_covered(before, after, 14 if how == "blocks" else 1)
+
+
+def _check_covered(before: Any, after: Any, side: int) -> None:
+    """Three in ten parts have the mean color, as a whole; the others are as they were."""
+    mean = before.mean((0, 1)).round()
+    covered = 0
+    high, wide = (-(-length // side) for length in before.shape[:2])
+    for row in range(high):
+        for column in range(wide):
+            part = slice(side * row, side * row + side), slice(side * column, side * column + side)
+            hidden = bool((after[part] == mean).all())
+            assert hidden or np.array_equal(after[part], before[part])
+            covered += hidden
+    assert covered == max(1, round(0.3 * high * wide))
+
+
 def test_what_cannot_be_distorted(tmp_path: Path) -> None:
     data = pairs(tmp_path, "text", {"a": "No."})
     with pytest.raises(UserError, match="1 to 1000"):
         build_distort(data, tmp_path / "out", kind="preference", noise_steps=0)
     with pytest.raises(UserError, match="nothing to distort"):
         build_distort(data, tmp_path / "out", kind="preference")
+    with pytest.raises(UserError, match="--noise-steps means nothing with --how crop"):
+        build_distort(data, tmp_path / "out", "preference", "crop", noise_steps=500)
+    with pytest.raises(UserError, match="--covered means nothing with --how noise"):
+        build_distort(data, tmp_path / "out", kind="preference", covered=0.5)
+
+
+def test_another_picture_of_a_set_that_has_one(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    row = {"images": pictures[:1], "prompt": [user_message("What is here?")],
+           "chosen": "A cup.", "rejected": "A dog."}  # fmt: skip
+    write_records([row | {"id": name} for name in "ab"], tmp_path / "one.parquet", "preference")
+    with pytest.raises(UserError, match="--how other needs two pictures that differ"):
+        build_distort(tmp_path / "one.parquet", tmp_path / "out", "preference", "other")
 
 
 def test_join_adds_answers_by_id(tmp_path: Path) -> None:
