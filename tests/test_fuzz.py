@@ -45,7 +45,7 @@ from veridical.cli.signatures import Option, is_number, spelled
 from veridical.data.records import read_records, write_records
 from veridical.runtime.files import write_json, write_jsonl
 from veridical.runtime.fingerprint import EMBEDDED_MODEL
-from veridical.study import running, workers
+from veridical.study import executing, workers
 from veridical.world.dataset import write_scenes
 
 LONGEST_SECONDS = 300
@@ -116,12 +116,16 @@ COMMANDS: dict[str, list[str]] = {
     "world make": ["{out}", "--count", "1"],
     "world pairs": ["{scenes}"],
     "world train": [],
+    "study plan": ["{study}", "--out", "{out}"],
+    "study run": ["{study}"],
+    "study status": ["{study}", "--out", "{out}"],
+    "study report": ["{study}", "--out", "{out}"],
     "evidence": MODEL,
     "rewards": MODEL,
     "methods": MODEL,
 }
 """What each command needs to come as far as its work."""
-NO_OUT = ("ask", "view", "world make")
+NO_OUT = ("ask", "view", "world make", "study plan", "study status", "study report")
 OUT_FILES = {
     "report": "report.html",
     "data import": "records.parquet",
@@ -312,6 +316,13 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found |= write_published(folder / "published")
     found |= {"scenes": scenes, "image": scenes / "images" / f"{images[0]}.png", "folder": folder}
     found |= _run_folders(folder, found)
+    found["study"] = folder / "study.yaml"
+    evaluation = {"objects": str(found["objects"]), "answers": [str(found["answers"])]}
+    content = {
+        "steps": [{"name": "eval", "command": "eval chair", "options": evaluation}],
+        "outcome": {"evaluations": ["eval"], "metric": "chair/chair_i", "difference": 0.1},
+    }
+    found["study"].write_text(yaml.safe_dump(content))
     return found
 
 
@@ -374,7 +385,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("veridical.web.label.serve", stop)
     monkeypatch.setattr("veridical.web.view.serve", stop)
     monkeypatch.setattr("veridical.web.sample_page.write_text_atomic", stop)
-    monkeypatch.setattr(running, "_Process", stop)
+    monkeypatch.setattr(executing, "Process", stop)
     for name in ("veridical.study.arms", "veridical.study.reward_study"):
         monkeypatch.setattr(importlib.import_module(name), "write_scenes", stop)
     monkeypatch.setattr("veridical.models.load.require_usable", lambda policy: None)

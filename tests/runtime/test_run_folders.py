@@ -95,6 +95,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "eval rules": ["{data}/answers.jsonl", "--questions", "{data}/answers.jsonl"],
     "world pairs": ["{data}"],
     "world train": [],
+    "study run": ["{data}/study.yaml"],
     "evidence": EMBEDDED,
     "rewards": EMBEDDED,
     "methods": EMBEDDED,
@@ -108,6 +109,9 @@ OTHERS = {
     "data import": "writes a file",
     "label": "into a folder of its own kind",
     "report": "writes a file",
+    "study plan": "writes nothing",
+    "study report": "writes pages beside a study",
+    "study status": "writes nothing",
     "view": "writes notes beside the set",
     "world make": "into a new folder",
 }
@@ -120,6 +124,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_scenes(folder, count=2)
     write_amber(folder / "amber")
     write_published(folder / "published")
+    evaluation = {"objects": str(folder / "objects.json"), "model": "embedded",
+                  "images": str(folder / "images")}  # fmt: skip
+    study = {
+        "steps": [{"name": "eval", "command": "eval chair", "options": evaluation}],
+        "outcome": {"evaluations": ["eval"], "metric": "chair/chair_i", "difference": 0.1},
+    }
+    (folder / "study.yaml").write_text(json.dumps(study))
     for name in ("pairs.jsonl", "more.jsonl", "samples.jsonl", "parts/00000000.jsonl"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text('{"id": "1"}\n')

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from veridical.scoring.statistics import ClusterSums, FloatArray, Metric, Ratio
-from veridical.scoring.statistics.several import LEAST_P, ONE_SEED, holm, over_seeds
+from veridical.scoring.statistics.several import (
+    LEAST_P,
+    ONE_SEED,
+    detectable,
+    holm,
+    interaction,
+    moves_of,
+    over_seeds,
+    paired_over_seeds,
+)
 
 ACCURACY = Metric("accuracy", Ratio("right", "n"), "n")
 
@@ -35,6 +44,36 @@ def test_seeds_by_hand() -> None:
     assert found.p == pytest.approx(0.0742, abs=1e-3) and found.differing == 10
     far = [sums(np.full(10, right)) for right in (0.0, 1.0)]
     assert over_seeds(far, sums(np.full(10, 0.9)), ACCURACY).low == -1  # a share differs by 1
+
+
+def test_seeds_with_baselines_of_their_own_by_hand() -> None:
+    """Seeds of 0.6, 0.7, 0.8 against 0.5, 0.6, 0.7: always 0.1 more, whatever the seed."""
+    arms, bases = ([sums(np.full(10, low + n / 10)) for n in range(3)] for low in (0.6, 0.5))
+    found = paired_over_seeds(arms, bases, ACCURACY)
+    assert found.value == pytest.approx(0.1) and found.baseline_value == pytest.approx(0.6)
+    assert over_seeds(arms, bases[0], ACCURACY).p != found.p
+
+
+def test_an_interaction_by_hand() -> None:
+    """Alone 0.1 and 0.2; together 0.6, so 0.3 beyond the sum; seeds move it by 0.01 each way."""
+    levels = {"both": 0.6, "first": 0.1, "second": 0.2, "neither": 0.0}
+    cells = {
+        name: [sums(np.full(10, 0.2 + gain + (0.01 * n if name == "both" else 0.0)))
+               for n in (-1, 0, 1)]
+        for name, gain in levels.items()
+    }  # fmt: skip
+    found = interaction(*cells.values(), ACCURACY)
+    assert found.value == pytest.approx(0.3)
+    # Only seeds vary: S = 0.0001 / 3, t(2) = 4.3027, so 0.3 +- 0.02484.
+    assert found.low == pytest.approx(0.3 - 0.02484, abs=1e-4)
+
+
+def test_what_can_be_seen_by_hand() -> None:
+    """Only seeds vary, S = 0.01 / 3: t(2) = 4.3027 and z(0.8) = 0.8416 of its root, 0.05774."""
+    arms = [sums(np.full(10, 0.5 + gain)) for gain in (0.1, 0.2, 0.3)]
+    moves = moves_of(ACCURACY, arms, [sums(np.full(10, 0.5))] * 3)
+    assert detectable(moves, 0.8) == pytest.approx((4.30265 + 0.84162) * 0.057735, rel=1e-4)
+    assert detectable(moves, 0.8, comparisons=2) > detectable(moves, 0.8)
 
 
 def test_seeds_that_agree_leave_the_images() -> None:

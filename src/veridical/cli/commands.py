@@ -234,6 +234,26 @@ COMMANDS: dict[str, Command] = {
     "world train": Command(
         "veridical.world.train:train_world", "Train the embedded model from scratch (an hour)."
     ),
+    "study plan": Command(
+        "veridical.study.studying:study_plan",
+        "Print a study's steps: what is done, what is left, and how long it takes.",
+        ("study",),
+    ),
+    "study run": Command(
+        "veridical.study.studying:study_run",
+        "Run a study: arms that differ in named factors, over seeds; here, on Slurm or on Ray.",
+        ("study",),
+    ),
+    "study status": Command(
+        "veridical.study.studying:study_status",
+        "Print how far a study is, what failed and why.",
+        ("study",),
+    ),
+    "study report": Command(
+        "veridical.study.studying:study_report",
+        "Write the report of a study: effects with intervals, costs, what the power supports.",
+        ("study",),
+    ),
     "evidence": Command(
         "veridical.study.evidence:evidence", "Run the three-seed study behind the README's figures."
     ),

@@ -19,7 +19,7 @@ from veridical.scoring.statistics import (
     compare,
     estimate,
 )
-from veridical.scoring.statistics.several import over_seeds
+from veridical.scoring.statistics.several import paired_over_seeds
 
 Rows: TypeAlias = Sequence[Row]
 
@@ -138,12 +138,23 @@ def seed_differences(
 
     Metrics that are no formulas have no variance over seeds, and are left out.
     """
-    sides = [{"": rows, **benchmark.groups(rows)} for rows in (*seeds, baseline)]
+    return paired_seed_differences(benchmark, seeds, [baseline] * len(seeds))
+
+
+def paired_seed_differences(
+    benchmark: Benchmark, seeds: Sequence[Rows], baselines: Sequence[Rows]
+) -> dict[str, Difference]:
+    """The same where each seed has a baseline of its own; with one seed, by images alone."""
+    if len(seeds) == 1:
+        return differences(benchmark, seeds[0], baselines[0])
+    sides = [{"": rows, **benchmark.groups(rows)} for rows in (*seeds, *baselines)]
     changes: dict[str, Difference] = {}
     for group in (group for group in sides[0] if all(group in side for side in sides)):
-        *arms, other = (benchmark.sums(side[group]) for side in sides)
+        sums = [benchmark.sums(side[group]) for side in sides]
+        ours, theirs = sums[: len(seeds)], sums[len(seeds) :]
         for formula in benchmark.formulas_of(group):
-            changes[_in_group(group, formula.name)] = over_seeds(arms, other, formula)
+            change = paired_over_seeds(ours, theirs, formula)
+            changes[_in_group(group, formula.name)] = change
     return changes
 
 

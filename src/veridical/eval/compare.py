@@ -247,7 +247,7 @@ def find_pairs(baseline: Path, candidate: Path) -> list[ComparedRuns]:
     Raises:
         UserError: there is none, one is not finished, or they are by different benchmarks.
     """
-    ours, theirs = _evaluations(candidate), _evaluations(baseline)
+    ours, theirs = evaluations_in(candidate), evaluations_in(baseline)
     if ours.keys() != theirs.keys():
         raise UserError(
             f"{candidate} and {baseline} are evaluations by different benchmarks: "
@@ -348,7 +348,7 @@ def _refuse_difference(
         )
 
 
-def _evaluations(folder: Path) -> dict[str, Path]:
+def evaluations_in(folder: Path) -> dict[str, Path]:
     """Folders of evaluations by their benchmarks' names: this one, or those in it."""
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     found: dict[str, Path] = {}

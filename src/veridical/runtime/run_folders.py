@@ -27,7 +27,7 @@ WRITTEN = re.compile(
     r"|(differences|tax|table|rules|power)\.(md|csv|tex|json)"
     r"|spent\.jsonl(\.lock)?|(recipe|plan)\.yaml"
     r"|parts|claimed|checkpoints|model|adapter|rollouts|engine|tensorboard|wandb"
-    r"|data|pairs|train|eval|logs|trials|cache|held[-_]out|seed\d+"
+    r"|data|pairs|train|eval|logs|trials|steps|jobs|cache|held[-_]out|seed\d+"
 )
 """Every name that a command writes into its folder."""
 NOT_READ = ("out", "cache", "folder", "output_dir", "logging_dir")

@@ -105,7 +105,7 @@ def read_record(folder: Path) -> RunRecord:
         None if running else fields.get("files"),
         frozenset(fields.get("foreign", ())),
         process.get("id"),
-        running and _is_another_alive(process),
+        running and is_alive(process),
     )
 
 
@@ -149,10 +149,16 @@ def _check_fields(path: Path, content: Mapping[str, object]) -> None:
 
 def this_process() -> dict[str, object]:
     """What tells this process from every other, of other machines and other times too."""
-    return {"host": socket.gethostname(), "id": os.getpid(), "began": _began(os.getpid())}
+    return process_entry(os.getpid())
 
 
-def _is_another_alive(process: Mapping[str, Any]) -> bool:
+def process_entry(process_id: int) -> dict[str, object]:
+    """What tells a process of this machine from every other."""
+    return {"host": socket.gethostname(), "id": process_id, "began": _began(process_id)}
+
+
+def is_alive(process: Mapping[str, Any]) -> bool:
+    """Whether a process, by its entry, runs now on this machine and is not this one."""
     if process.get("host") != socket.gethostname() or process.get("id") in (None, os.getpid()):
         return False
     try:
@@ -169,7 +175,9 @@ def _began(process_id: int) -> str | None:
         text = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    return text.rpartition(")")[2].split()[19]
+    state, *rest = text.rpartition(")")[2].split()
+    # One that has ended, and whose parent does not ask how, is no process any more.
+    return None if state == "Z" else rest[18]
 
 
 def _is_object(value: object) -> bool:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from veridical.cli import signatures
 from veridical.cli.commands import COMMANDS
 from veridical.cli.dispatch import find_function
 from veridical.cli.named_files import check_named_file, is_path
+from veridical.cli.signatures import Option
 from veridical.cli.stand_ins import without_libraries
 from veridical.cli.words import label
 from veridical.runtime.errors import UserError
 from veridical.study.plan import OUTPUTS, Plan, Step, lies_in, texts_of
 
-OWN = ("align",)
+OWN = ("align", "study plan", "study run", "study status", "study report")
 """Commands that are plans themselves."""
 
 
@@ -67,3 +69,29 @@ def named_path(plan: Plan, text: str) -> Path:
 def runs_on_several(step: Step) -> bool:
     """Whether a launcher may start several processes for the step's command."""
     return COMMANDS[step.command].shared
+
+
+def makes_shards(step: Step) -> bool:
+    """Whether independent processes may each make a part of what the step writes."""
+    if not COMMANDS[step.command].shared or step.command.startswith("train "):
+        return False
+    return "shard" in _options_of(step.command)
+
+
+def path_options(command: str) -> frozenset[str]:
+    """The options of a command that are paths.
+
+    Raises:
+        UserError: there is no such command for a plan.
+    """
+    if command not in COMMANDS or command in OWN:
+        raise UserError(
+            f"there is no command {command!r} for a plan. `veridical --help` lists all."
+        )
+    return frozenset(name for name, option in _options_of(command).items() if is_path(option))
+
+
+@functools.cache
+def _options_of(command: str) -> Mapping[str, Option]:
+    with without_libraries():
+        return signatures.read_options(find_function(COMMANDS[command]))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
+from typing import Literal
 
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_path
@@ -29,10 +31,17 @@ class Keys:
     Attributes:
         plan: the plan.
         paths: for each step's name the options that are paths.
+        codes: hashes of the code that makes steps, by name; without one, the version counts alone.
     """
 
     plan: Plan
     paths: Mapping[str, Collection[str]]
+    codes: Mapping[str, str] = field(default_factory=dict)
+    _read: dict[tuple[str, str], str] = field(default_factory=dict, repr=False)
+
+    def code(self, step: Step) -> str:
+        """The hash of the code that makes a step; "" where only the version counts."""
+        return self.codes.get(step.name, "")
 
     def key(self, step: Step, made: Mapping[str, str]) -> str:
         """A hash of the command, its options, the files and models that it reads, and the version.
@@ -53,6 +62,7 @@ class Keys:
             "options": options,
             "needs": needs,
             "version": own_version(),
+            **({"code": self.code(step)} if self.code(step) else {}),
         }
         return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -70,17 +80,24 @@ class Keys:
         if step.command == "report":
             return text  # it reads what the steps made, which are among its needs
         own = bare(text)
-        for other in self.plan.steps:
+        for other in self.plan.needs(step):
             if other.name in made and lies_in(own, other.output):
                 inside = os.path.relpath(own, other.output)
                 return ["made", made[other.name], inside]
         place = named_path(self.plan, own)
         is_model = name in MODELS or own != text
         if not is_model and (name in self.paths[step.name] or os.sep in own) and place.exists():
-            return ["content", hash_path(place)]
+            return ["content", self._once("content", str(place))]
         if is_model:
-            return ["model", _model(str(place) if place.is_dir() else own)]
+            return ["model", self._once("model", str(place) if place.is_dir() else own)]
         return text
+
+    def _once(self, what: Literal["content", "model"], name: str) -> str:
+        """The hash of a file or model, read once for all steps that name it."""
+        if (what, name) not in self._read:
+            read = hash_path(Path(name)) if what == "content" else _model(name)
+            self._read[what, name] = read
+        return self._read[what, name]
 
 
 def _model(name: str) -> str:

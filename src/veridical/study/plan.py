@@ -7,9 +7,11 @@ recipe, a study) only lists commands.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +24,7 @@ from veridical.runtime.yaml_text import read_yaml
 
 OptionValue: TypeAlias = Any
 """A value in YAML's types."""
+NAME = re.compile(r"[\w-][\w.=,-]*(/[\w-][\w.=,-]*)*")
 OUTPUTS = ("out", "folder")
 """The options that name what a command writes."""
 
@@ -94,11 +97,33 @@ class Plan:
 
     def needs(self, step: Step) -> list[Step]:
         """The steps whose output a step reads."""
-        return [other for other in self.steps if other is not step and step.reads(other)]
+        if step.command == "report":  # it also reads what lies in the folders that it names
+            return [other for other in self.steps if other is not step and step.reads(other)]
+        return [other for other in _written_at(self._by_output, step) if other is not step]
 
     def step(self, name: str) -> Step:
         """One step by its name."""
-        return next(step for step in self.steps if step.name == name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Step]:
+        return {step.name: step for step in self.steps}
+
+    @cached_property
+    def _by_output(self) -> Mapping[Path, Step]:
+        return {step.output: step for step in self.steps}
+
+
+def _written_at(by_output: Mapping[Path, Step], step: Step) -> list[Step]:
+    """The steps that write the places, or what is around them, that a step's options name."""
+    found: dict[str, Step] = {}
+    for name, value in step.options.items():
+        for text in texts_of(value) if name not in OUTPUTS else ():
+            place = Path(text)
+            for around in (place, *place.parents):
+                if around in by_output:
+                    found[by_output[around].name] = by_output[around]
+    return list(found.values())
 
 
 HEAD = """\
@@ -168,7 +193,7 @@ def step_of(row: object, place: str) -> Step:
         raise UserError(f"{place}, {name}: options have to be a mapping of names to values.")
     if unknown := sorted(map(str, row.keys() - {"name", "command", "options"})):
         raise UserError(f"{place}, {name}: there is no field {unknown[0]} of a step.")
-    if not name.replace("-", "").replace("_", "").replace("/", "").isalnum():
+    if not NAME.fullmatch(name):
         raise UserError(f"{place}: the name {name!r} may have letters, digits, - _ and / only.")
     options = {key.replace("-", "_"): value for key, value in options.items()}
     if not any(options.get(output) for output in OUTPUTS):
@@ -182,19 +207,24 @@ def check_plan(plan: Plan, place: str) -> None:
     Raises:
         UserError: says which two.
     """
-    for number, step in enumerate(plan.steps):
-        for earlier in plan.steps[:number]:
-            if step.name == earlier.name:
-                raise UserError(f"{place}: two steps are called {step.name}. Rename one.")
-            if step.output == earlier.output:
+    names: set[str] = set()
+    outputs: dict[Path, Step] = {}
+    for step in plan.steps:
+        if step.name in names:
+            raise UserError(f"{place}: two steps are called {step.name}. Rename one.")
+        if step.output in outputs:
+            raise UserError(
+                f"{place}: {outputs[step.output].name} and {step.name} both write to "
+                f"{step.output}. Give each its own out."
+            )
+        names.add(step.name)
+        outputs[step.output] = step
+    numbers = {step.name: number for number, step in enumerate(plan.steps)}
+    for step in plan.steps:
+        for other in plan.needs(step):
+            if numbers[other.name] > numbers[step.name]:
                 raise UserError(
-                    f"{place}: {earlier.name} and {step.name} both write to {step.output}. Give "
-                    "each its own out."
-                )
-        for later in plan.steps[number + 1 :]:
-            if step.reads(later):
-                raise UserError(
-                    f"{place}: {step.name} reads what {later.name} writes, which comes after it. "
+                    f"{place}: {step.name} reads what {other.name} writes, which comes after it. "
                     "Put it behind."
                 )
 

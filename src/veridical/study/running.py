@@ -1,19 +1,17 @@
-"""A plan's steps run here, each as a process of its own; what is finished is not made again."""
+"""A plan's steps run by an executor; what is finished is not made again."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal, NotRequired
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -23,23 +21,27 @@ from veridical.runtime.files import write_json
 from veridical.runtime.run_files import RunFile
 from veridical.runtime.run_folders import remove_run
 from veridical.runtime.run_record import RECORD, read_record
-from veridical.study.commands import named_path, runs_on_several
+from veridical.study.commands import makes_shards, named_path, runs_on_several
+from veridical.study.executing import Ended, Executor, Here, Job, last_line, last_words
 from veridical.study.keys import Keys
 from veridical.study.plan import Plan, Step, named
 
-POLL, SHOWN_EVERY = 0.05, 0.5
-"""Seconds between two looks at whether a process has ended, and at its log."""
-LAST = 400
-"""Bytes at a log's end that its last line is looked for in."""
+SHOWN_EVERY = 0.5
+"""Seconds between two looks at the log of the step that runs."""
+Status = Literal["running", "finished", "failed"]
 
 
 class StepState(TypedDict):
     """What is known of a step that was started."""
 
     key: str
-    status: Literal["running", "finished", "failed"]
+    status: Status
     command: str
     seconds: NotRequired[float]
+    reason: NotRequired[str]
+    code: NotRequired[str]
+    made_folder: NotRequired[bool]
+    jobs: NotRequired[list[Any]]
 
 
 LIGHT = ("data split", "eval compare", "report", "world make")
@@ -53,13 +55,33 @@ class Executing:
 
     Attributes:
         out: the plan's folder: `steps.json` and `logs/`.
-        workers: steps at once.
+        workers: steps at once on this machine, where no `executor` is given.
         launcher: words before `-m veridical ...` of commands that several processes may share.
+        executor: where steps run; on this machine if not set.
+        shards: processes that a build or an evaluation is shared out to, where its command can.
+        retries: how often a step is started again whose process was killed.
+        gpus: that a step needs which trains, builds or evaluates.
     """
 
     out: Path
     workers: int = 1
     launcher: tuple[str, ...] = ()
+    executor: Executor | None = None
+    shards: int = 1
+    retries: int = 0
+    gpus: int = 0
+
+
+@dataclass
+class _Started:
+    """A step that runs: its jobs, and how they ended so far."""
+
+    step: Step
+    key: str
+    jobs: Sequence[Job]
+    began: float
+    log_start: Mapping[Path, int]
+    ended: list[Ended] = field(default_factory=list)
 
 
 @dataclass
@@ -79,23 +101,36 @@ class Runner:
     how: Executing
     made: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    _began: float = field(default_factory=time.monotonic)
-    _running: dict[str, _Process] = field(default_factory=dict)
+    executor: Executor = field(init=False)
+    _began: float = field(init=False)
+    _running: dict[str, _Started] = field(default_factory=dict)
     _keys: dict[str, str] = field(default_factory=dict)
+    _done: dict[str, bool] = field(default_factory=dict)
+    _lost: dict[str, int] = field(default_factory=dict)
     _shown: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.executor = self.how.executor or Here(self.how.workers)
+        self._began = self.executor.clock()
+        there = (self.how.out / LEDGER.name).is_file()
+        self.ledger: dict[str, StepState] = LEDGER.read(self.how.out) if there else {}
 
     def is_done(self, step: Step) -> bool:
         """Whether a step is finished with what it depends on now, as far as that is known."""
-        needs = self.plan.needs(step)
-        if not all(self.is_done(other) for other in needs):
-            return False
-        state = self._ledger().get(step.name)
-        if state is None or state["key"] != self._key(step) or not self._is_whole(step, state):
+        if step.name not in self._done:
+            done = all(self.is_done(other) for other in self.plan.needs(step))
+            self._done[step.name] = done and self._is_here(step)
+        return self._done[step.name]
+
+    def _is_here(self, step: Step) -> bool:
+        """Whether a step whose needs are made is finished; then its key counts as made."""
+        state = self.ledger.get(step.name)
+        if state is None or state["key"] != self.key(step) or not self._is_whole(step, state):
             return False
         self.made[step.name] = state["key"]
         return True
 
-    def _key(self, step: Step) -> str:
+    def key(self, step: Step) -> str:
         """The key of a step whose needs are made; files are read once."""
         if step.name not in self._keys:
             self._keys[step.name] = self.keys.key(step, self.made)
@@ -109,162 +144,239 @@ class Runner:
         Raises:
             UserError: steps failed; the message has what they said and where their logs are.
         """
-        waiting = list(steps)
+        queue = _Queue(self.plan, steps, self.made)
         try:
-            while waiting or self._running:
-                waiting = self._start_ready(waiting)
-                self._end_some()
+            while queue.ready or self._running:
+                self._start_ready(queue)
                 if self._running:
+                    for ended in self.executor.wait():
+                        self._end(ended, queue)
                     self._show()
-                    time.sleep(POLL)
-                elif waiting and not self._ready(waiting):
-                    break  # what they need has failed
         except BaseException as error:
-            self._stop(error)
+            interrupted = isinstance(error, KeyboardInterrupt)
+            self.executor.stop(signal.SIGINT if interrupted else signal.SIGTERM)
             raise
         if self.failed:
+            waiting = queue.waiting()
             left = f" Not started: {named(waiting)}." if waiting else ""
             told = " ".join(
-                f"{name} failed: {reason} (log: {self._log(name)})."
+                f"{name} failed: {reason} (log: {self.log(name)})."
                 for name, reason in self.failed.items()
             )
             raise UserError(f"{told}{left} What is finished is kept; start again to go on.")
 
-    def _ready(self, waiting: Sequence[Step]) -> list[Step]:
-        return [
-            step
-            for step in waiting
-            if all(other.name in self.made for other in self.plan.needs(step))
-        ]
-
-    def _start_ready(self, waiting: Sequence[Step]) -> list[Step]:
-        left = list(waiting)
-        for step in self._ready(waiting):
-            if self.is_done(step):
+    def _start_ready(self, queue: _Queue) -> None:
+        """Start what is ready, as far as there is room; what is here already makes more ready."""
+        kept: list[Step] = []
+        starting: list[tuple[Step, list[Job]]] = []
+        while queue.ready:
+            step = queue.ready.popleft()
+            if self._is_here(step):
                 self._say(f"{step.name}: here already")
-                left.remove(step)
-            elif step.command in LIGHT or len(self._running) < self.how.workers:
-                self._start(step)
-                left.remove(step)
-        return left
+                queue.done(step)
+                continue
+            if self._runs_in_this_process(step):
+                self._run_here(step)
+                if step.name in self.made:
+                    queue.done(step)
+                continue
+            if self._adopt(step):
+                continue
+            jobs = self._jobs(step)
+            if not self.executor.room([*(job for _, own in starting for job in own), *jobs]):
+                kept.append(step)
+                break
+            starting.append((step, jobs))
+        queue.ready.extendleft(reversed(kept))
+        if starting:
+            self._start(starting)
 
-    def _start(self, step: Step) -> None:
-        key, state = self._key(step), self._ledger().get(step.name)
-        if state is not None and state["key"] != key:
-            self._remove_old(step)
+    def _runs_in_this_process(self, step: Step) -> bool:
+        return step.command in LIGHT and self.plan.folder == Path.cwd()
+
+    def _start(self, starting: Sequence[tuple[Step, list[Job]]]) -> None:
+        """Start the jobs of steps together, so that an executor can make one array of them."""
+        for step, jobs in starting:
+            self._make_way(step)
+            self._note(step, "running", made_folder=not self._place(step).exists())
+            self._say(f"{step.name}: {step.shown()}")
+            sizes = {job.log: job.log.stat().st_size if job.log.exists() else 0 for job in jobs}
+            self._running[step.name] = _Started(
+                step, self.key(step), jobs, self.executor.clock(), sizes
+            )
+        tokens = iter(self.executor.start([job for _, jobs in starting for job in jobs]))
+        for step, jobs in starting:
+            self._note(step, "running", jobs=[next(tokens) for _ in jobs])
+
+    def _adopt(self, step: Step) -> bool:
+        """Wait for a step that runs still since this command was killed, where it is the same."""
+        state = self.ledger.get(step.name)
+        if state is None or state["status"] != "running" or state["key"] != self.key(step):
+            return False
+        tokens = state.get("jobs") or []
+        jobs = self._jobs(step)
+        if len(jobs) != len(tokens) or not self.executor.adopt(jobs, tokens):
+            return False
+        self._say(f"{step.name}: runs still; waiting for it")
+        starts = dict.fromkeys([job.log for job in jobs], 0)
+        self._running[step.name] = _Started(
+            step, self.key(step), jobs, self.executor.clock(), starts
+        )
+        return True
+
+    def _jobs(self, step: Step) -> list[Job]:
         words = step.words()
         if step.command.startswith("train ") and self._has_checkpoint(step):
             words += ["--resume", "true"]
-        self._note(step, key, "running")
-        self._say(f"{step.name}: {step.shown()}")
-        log = self._log(step.name)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        if step.command in LIGHT and self.plan.folder == Path.cwd():
-            self._run_here(step, key, words, log)
-            return
-        self._running[step.name] = _Process(step, key, log, self._call(step, words), self._where())
+        count = self.how.shards if self.how.shards > 1 and makes_shards(step) else 1
+        gpus = 0 if step.command in LIGHT else self.how.gpus
+        jobs = []
+        for n in range(count):
+            own = words if count == 1 else [*words, "--shard", f"{n + 1}/{count}"]
+            log = self.log(step.name if count == 1 else f"{step.name}.{n + 1}")
+            call = tuple(self._call(step, own))
+            jobs.append(
+                Job(step.name, n, call, self.plan.folder, self._environment(), log, gpus=gpus)
+            )
+        return jobs
 
-    def _run_here(self, step: Step, key: str, words: list[str], log: Path) -> None:
+    def _run_here(self, step: Step) -> None:
         """Run a command that loads no model in this process, which has the libraries already."""
-        began, failed = time.monotonic(), ""
+        self._make_way(step)
+        self._note(step, "running", made_folder=not self._place(step).exists())
+        self._say(f"{step.name}: {step.shown()}")
+        began, failed, log = self.executor.clock(), "", self.log(step.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
         with (
             log.open("a", encoding="utf-8") as file,
             contextlib.redirect_stdout(file),
             contextlib.redirect_stderr(file),
         ):
             try:
-                run_command(words)
+                run_command(step.words())
             except UserError as error:
                 failed = str(error).rstrip(".")
                 print(f"veridical: {error}", file=file)
-        self._ended(step, key, time.monotonic() - began, failed)
+        self._note_end(step, self.executor.clock() - began, failed)
 
-    def _end_some(self) -> None:
-        for name, process in list(self._running.items()):
-            status = process.status()
-            if status is not None:
-                del self._running[name]
-                failed = process.last_words(status) if status else ""
-                self._ended(process.step, process.key, process.seconds, failed)
+    def _end(self, ended: Ended, queue: _Queue) -> None:
+        """Take in how a job ended; with its last job the step ends."""
+        started = self._running[ended.job.step]
+        started.ended.append(ended)
+        if len(started.ended) < len(started.jobs):
+            return
+        step = started.step
+        del self._running[step.name]
+        worst = min(started.ended, key=_badness)
+        if worst.lost and self._is_whole(step, {**self.ledger[step.name], "status": "running"}):
+            worst = Ended(worst.job, 0, worst.seconds)  # lost after all was written
+        if worst.lost and self._lost.get(step.name, 0) < self.how.retries:
+            self._lost[step.name] = self._lost.get(step.name, 0) + 1
+            self._say(f"{step.name}: lost ({_how_lost(worst.status)}); it is started again")
+            queue.again(step)
+            return
+        failed = ""
+        if worst.status != 0:
+            log = worst.job.log
+            failed = last_words(log, started.log_start[log], worst.status)
+        self._note_end(step, self.executor.clock() - started.began, failed)
+        if not failed:
+            queue.done(step)
 
-    def _ended(self, step: Step, key: str, seconds: float, failed: str) -> None:
+    def _note_end(self, step: Step, seconds: float, failed: str) -> None:
         """Note how a step ended; `failed` is why it failed, "" if it did not."""
         if failed:
             self.failed[step.name] = failed
         else:
-            self.made[step.name] = key
-        self._note(step, key, "failed" if failed else "finished", round(seconds, 1))
+            self.made[step.name] = self.key(step)
+        self._note(step, "failed" if failed else "finished", seconds, failed)
         word = "failed after" if failed else "done in"
         self._say(f"{step.name}: {word} {seconds:.0f} s")
 
-    def _stop(self, error: BaseException) -> None:
-        """End what runs, as this process was ended, and wait for it: it keeps what it has made."""
-        how = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
-        for process in self._running.values():
-            process.stop(how)
-
-    def _remove_old(self, step: Step) -> None:
-        """Remove what the step made with other options, and nothing else.
+    def _make_way(self, step: Step) -> None:
+        """Remove what the step made with other options, or half, and nothing else.
 
         Raises:
             UserError: it is not known what it made.
         """
-        place = named_path(self.plan, str(step.output))
-        if (place / RECORD).is_file():
+        state, place = self.ledger.get(step.name), self._place(step)
+        if state is None or not place.is_dir():
+            return
+        has_record = (place / RECORD).is_file()
+        if state.get("made_folder") and state["status"] != "finished" and not has_record:
+            shutil.rmtree(place)  # this plan made it, and the command ended before its end
+        elif state["key"] == self.key(step):
+            return
+        elif has_record and read_record(place).files is not None:
             remove_run(place)
-        elif place.is_dir() and any(place.iterdir()):
+        elif state.get("made_folder") and has_record and not read_record(place).is_alive:
+            shutil.rmtree(place)  # it was killed; nobody else wrote there
+        elif any(place.iterdir()):
             raise UserError(
                 f"{step.name} changed, and {place} holds what it made before. Delete that folder "
                 "and start again."
             )
 
+    def _place(self, step: Step) -> Path:
+        return named_path(self.plan, str(step.output))
+
     def _is_whole(self, step: Step, state: StepState) -> bool:
-        place = named_path(self.plan, str(step.output))
+        place = self._place(step)
         if (place / RECORD).is_file():
             return read_record(place).status == "finished"
         return state["status"] == "finished" and place.exists()
 
     def _has_checkpoint(self, step: Step) -> bool:
-        place = named_path(self.plan, str(step.output))
-        return any((place / "checkpoints").glob("checkpoint-*/manifest.json"))
+        return any((self._place(step) / "checkpoints").glob("checkpoint-*/manifest.json"))
 
     def _call(self, step: Step, words: Sequence[str]) -> list[str]:
         several = self.how.launcher and runs_on_several(step)
         start = list(self.how.launcher) if several else [sys.executable]
         return [*start, "-m", "veridical", *words]
 
-    def _where(self) -> _Place:
+    def _environment(self) -> dict[str, str]:
         threads = {}
         if self.how.workers > 1:
             cores = os.cpu_count() or 1
             threads = {"OMP_NUM_THREADS": str(max(1, cores // self.how.workers))}
-        return _Place(self.plan.folder, {"OMP_WAIT_POLICY": "passive", **threads})
-
-    def _ledger(self) -> dict[str, StepState]:
-        return LEDGER.read(self.how.out) if (self.how.out / LEDGER.name).is_file() else {}
+        return {"OMP_WAIT_POLICY": "passive", **threads}
 
     def _note(
         self,
         step: Step,
-        key: str,
-        status: Literal["running", "finished", "failed"],
+        status: Status,
         seconds: float | None = None,
+        reason: str = "",
+        made_folder: bool | None = None,
+        jobs: list[Any] | None = None,
     ) -> None:
-        state: StepState = {"key": key, "status": status, "command": step.shown()}
+        old = self.ledger.get(step.name)
+        state: StepState = {"key": self.key(step), "status": status, "command": step.shown()}
+        if code := self.keys.code(step):
+            state["code"] = code
         if seconds is not None:
-            state["seconds"] = seconds
-        write_json(self.how.out / LEDGER.name, {**self._ledger(), step.name: state})
+            state["seconds"] = round(seconds, 1)
+        if reason:
+            state["reason"] = reason
+        if made_folder or (old is not None and old.get("made_folder")):
+            state["made_folder"] = True
+        if jobs is not None:
+            state["jobs"] = jobs
+        self.ledger[step.name] = state
+        write_json(self.how.out / LEDGER.name, self.ledger)
 
-    def _log(self, name: str) -> Path:
+    def log(self, name: str) -> Path:
+        """A step's log."""
         return self.how.out / "logs" / f"{name.replace('/', '-')}.log"
 
     def _show(self) -> None:
         """On a terminal, keep the last line of the log of the step that runs in sight."""
-        now = time.monotonic()
-        if sys.stderr.isatty() and now - self._shown > SHOWN_EVERY:
+        now = self.executor.clock()
+        if self._running and sys.stderr.isatty() and now - self._shown > SHOWN_EVERY:
             self._shown = now
-            process = next(iter(self._running.values()))
-            line = f"{process.step.name}: {process.last_line()}"
+            started = next(iter(self._running.values()))
+            log = started.jobs[0].log
+            line = f"{started.step.name}: {last_line(log, started.log_start[log])}"
             width = shutil.get_terminal_size().columns - 1
             print(f"\r{line[:width]:<{width}}", end="", file=sys.stderr, flush=True)
 
@@ -272,65 +384,47 @@ class Runner:
         if sys.stderr.isatty() and self._shown:
             width = shutil.get_terminal_size().columns - 1
             print(f"\r{'':<{width}}\r", end="", file=sys.stderr, flush=True)
-        print(f"[{time.monotonic() - self._began:4.0f} s] {text}", flush=True)
+        print(f"[{self.executor.clock() - self._began:4.0f} s] {text}", flush=True)
 
 
-@dataclass(frozen=True)
-class _Place:
-    folder: Path
-    environment: Mapping[str, str]
+class _Queue:
+    """The steps that are ready, and for the others how many they wait for."""
+
+    def __init__(self, plan: Plan, steps: Sequence[Step], made: Mapping[str, str]) -> None:
+        self._steps = {step.name: step for step in steps}
+        self._open: dict[str, set[str]] = {}
+        self._readers: dict[str, list[str]] = {}
+        for step in steps:
+            needs = {other.name for other in plan.needs(step) if other.name not in made}
+            self._open[step.name] = needs
+            for name in needs:
+                self._readers.setdefault(name, []).append(step.name)
+        self.ready = deque(step for step in steps if not self._open[step.name])
+        for step in self.ready:
+            del self._open[step.name]
+
+    def done(self, step: Step) -> None:
+        """Let go those that waited for a step alone."""
+        for name in self._readers.get(step.name, ()):
+            if name in self._open:
+                self._open[name].discard(step.name)
+                if not self._open[name]:
+                    del self._open[name]
+                    self.ready.append(self._steps[name])
+
+    def again(self, step: Step) -> None:
+        """Start a step again."""
+        self.ready.append(step)
+
+    def waiting(self) -> list[Step]:
+        """Those that were never ready."""
+        return [self._steps[name] for name in self._open]
 
 
-class _Process:
-    """A step that runs; its output goes to its log."""
+def _badness(ended: Ended) -> int:
+    """A failure before a loss before success: what failed would fail again."""
+    return -2 if ended.status not in (0, None) and not ended.lost else -1 if ended.lost else 0
 
-    def __init__(self, step: Step, key: str, log: Path, call: Sequence[str], place: _Place) -> None:
-        self.step, self.key, self.log = step, key, log
-        self.began = time.monotonic()
-        self.seconds = 0.0
-        self.start = log.stat().st_size if log.exists() else 0
-        self._file: IO[bytes] = log.open("ab")
-        # A session of its own: Ctrl-C reaches this process alone, which then ends the step.
-        self._process = subprocess.Popen(
-            call,
-            stdin=subprocess.DEVNULL,
-            stdout=self._file,
-            stderr=subprocess.STDOUT,
-            cwd=place.folder,
-            env={**os.environ, **place.environment},
-            start_new_session=True,
-        )
 
-    def status(self) -> int | None:
-        """Its exit status; None while it runs."""
-        found = self._process.poll()
-        if found is not None:
-            self._file.close()
-            self.seconds = time.monotonic() - self.began
-        return found
-
-    def stop(self, how: signal.Signals) -> None:
-        """End it and wait until it has."""
-        self._process.send_signal(how)
-        self._process.wait()
-        self._file.close()
-
-    def last_line(self) -> str:
-        """The last line of its log that is not empty; of a progress bar, its last state."""
-        with self.log.open("rb") as file:
-            file.seek(max(self.start, self.log.stat().st_size - LAST))
-            text = file.read().decode("utf-8", "replace")
-        return next((line.strip() for line in reversed(re.split(r"[\r\n]", text)) if line), "")
-
-    def last_words(self, status: int) -> str:
-        """The reason that it gave: its message to the user, else the last line it wrote."""
-        with self.log.open("rb") as file:
-            file.seek(self.start)
-            text = file.read().decode("utf-8", "replace")
-        lines = [line.rpartition("\r")[2].strip() for line in text.splitlines()]
-        told = [line for line in lines if line.startswith("veridical: ")] or [
-            line for line in lines if line
-        ]
-        if status < 0:
-            return f"it was ended by {signal.Signals(-status).name}"
-        return told[-1].removeprefix("veridical: ").rstrip(".") if told else f"status {status}"
+def _how_lost(status: int | None) -> str:
+    return "its process is gone" if status is None else signal.Signals(-status).name

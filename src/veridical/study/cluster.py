@@ -1,0 +1,237 @@
+"""Executors of clusters: Slurm by submitit, and Ray. Queues, arrays and resources are theirs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from veridical.runtime.errors import UserError
+from veridical.runtime.ranges import Range, check_ranges
+from veridical.study.executing import Ended, Executor, Here, Job, perform
+
+LOOK = 0.2
+"""Seconds between two looks at a cluster's jobs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where steps run.
+
+    Attributes:
+        executor: `here`, `slurm` (needs veridical[slurm]) or `ray` (needs veridical[ray]). Files
+            have to be on a file system that all machines see.
+        gpus: GPUs that each step needs which trains, builds or evaluates.
+        gpu_list: of this machine, such as 0,1; those that CUDA_VISIBLE_DEVICES names if not set.
+        slurm: parameters of submitit, such as --slurm.slurm_partition a100 --slurm.timeout_min 240.
+        address: of a running Ray cluster; one is started on this machine if not set.
+    """
+
+    executor: Literal["here", "slurm", "ray"] = "here"
+    gpus: Annotated[int, Range(0)] = 0
+    gpu_list: str | None = None
+    slurm: dict[str, Any] | None = None
+    address: str | None = None
+
+
+def make_executor(cluster: Cluster, workers: int, out: Path) -> Executor:
+    """Make the executor that the options ask for.
+
+    Raises:
+        UserError: its library is missing, or an option belongs to another executor.
+    """
+    wanted = {"gpu_list": "here", "slurm": "slurm", "address": "ray"}
+    for name, executor in wanted.items():
+        if getattr(cluster, name) is not None and cluster.executor != executor:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} is for --executor {executor}. Leave it out.")
+    check_ranges(cluster)
+    if cluster.executor == "slurm":
+        return Slurm(out / "jobs", workers, cluster.slurm or {}, cluster.gpus)
+    if cluster.executor == "ray":
+        return Ray(cluster.address)
+    return Here(workers, _gpus_here(cluster))
+
+
+def _gpus_here(cluster: Cluster) -> tuple[str, ...]:
+    if not cluster.gpus and cluster.gpu_list is None:
+        return ()
+    named = cluster.gpu_list or os.environ.get("CUDA_VISIBLE_DEVICES") or ""
+    found = tuple(number.strip() for number in named.split(",") if number.strip())
+    if not found:
+        import torch
+
+        found = tuple(map(str, range(torch.cuda.device_count())))
+    if len(found) < cluster.gpus:
+        raise UserError(
+            f"--gpus {cluster.gpus}, and this machine offers {len(found)}. Name them with "
+            "--gpu-list, or take a smaller number."
+        )
+    return found
+
+
+def _library(name: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(
+            f"--executor {extra} needs {name}. Install it: pip install 'veridical[{extra}]'."
+        ) from None
+
+
+class Work:
+    """A job as submitit submits it: one that is preempted, or out of time, goes on in the queue."""
+
+    def __call__(self, job: Job) -> int:
+        """Run it."""
+        return perform(job)
+
+    def checkpoint(self, job: Job) -> Any:
+        """Submit the same again: a run goes on from its last checkpoint or finished part."""
+        return importlib.import_module("submitit").helpers.DelayedSubmission(self, job)
+
+
+@dataclass
+class Slurm:
+    """Submits jobs to Slurm by submitit; those that start together are one array.
+
+    Attributes:
+        folder: for submitit's files.
+        workers: jobs of an array at once.
+        parameters: of submitit.
+        gpus: a job's.
+        cluster: submitit's executor; "local" and "debug" run here.
+    """
+
+    folder: Path
+    workers: int
+    parameters: dict[str, Any]
+    gpus: int = 0
+    cluster: str = "slurm"
+    _jobs: list[tuple[Job, Any, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        submitit = _library("submitit", "slurm")
+        own = {"slurm_array_parallelism": self.workers}
+        own |= {"gpus_per_node": self.gpus} if self.gpus else {}
+        try:
+            self._executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
+            self._executor.update_parameters(**{**own, **self.parameters})
+        except (NameError, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+            raise UserError(f"submitit can't be used here: {error}") from error
+
+    def room(self, jobs: Sequence[Job]) -> bool:
+        """See `Executor`: the queue is Slurm's."""
+        return bool(jobs)
+
+    def start(self, jobs: Sequence[Job]) -> list[Any]:
+        """See `Executor`."""
+        with self._executor.batch():
+            submitted = [self._executor.submit(Work(), job) for job in jobs]
+        for job, handle in zip(jobs, submitted, strict=True):
+            self._jobs.append((job, handle, self.clock()))
+        return [str(handle.job_id) for handle in submitted]
+
+    def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> bool:
+        """See `Executor`."""
+        kind = type(self._executor._executor).job_class
+        handles = [kind(folder=self.folder, job_id=str(token)) for token in tokens]
+        if any(handle.state in LOST_STATES for handle in handles):
+            return False
+        self._jobs += [(job, h, self.clock()) for job, h in zip(jobs, handles, strict=True)]
+        return True
+
+    def wait(self) -> list[Ended]:
+        """See `Executor`."""
+        ended = [entry for entry in self._jobs if entry[1].done()]
+        self._jobs = [entry for entry in self._jobs if entry not in ended]
+        if not ended and self._jobs:
+            time.sleep(LOOK)
+        return [Ended(job, _status(handle), self.clock() - began) for job, handle, began in ended]
+
+    def stop(self, how: signal.Signals) -> None:
+        """See `Executor`."""
+        for _, handle, _ in self._jobs:
+            handle.cancel()
+
+    def clock(self) -> float:
+        """See `Executor`."""
+        return time.monotonic()
+
+
+LOST_STATES = ("UNKNOWN", "CANCELLED", "FAILED", "NODE_FAIL", "TIMEOUT", "OUT_OF_MEMORY",
+               "INTERRUPTED", "FINISHED")  # fmt: skip
+
+
+def _status(handle: Any) -> int | None:
+    """A job's own exit status; None where it was lost before it could say it."""
+    try:
+        return int(handle.result())
+    except Exception:  # whatever ended it: its process has not said how the step ended
+        return None
+
+
+@dataclass
+class Ray:
+    """Runs jobs as Ray's tasks.
+
+    Attributes:
+        address: of a running cluster; None starts one here.
+    """
+
+    address: str | None = None
+    _jobs: dict[Any, tuple[Job, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._ray = _library("ray", "ray")
+        if not self._ray.is_initialized():
+            try:
+                self._ray.init(self.address, include_dashboard=False, log_to_driver=False)
+            except (ConnectionError, ValueError) as error:
+                raise UserError(f"--address {self.address}: {error}") from error
+
+    def room(self, jobs: Sequence[Job]) -> bool:
+        """See `Executor`: the queue is Ray's."""
+        return bool(jobs)
+
+    def start(self, jobs: Sequence[Job]) -> list[Any]:
+        """See `Executor`."""
+        for job in jobs:
+            # The step's own retries decide whether it is started again, on every executor.
+            task = self._ray.remote(perform).options(
+                num_cpus=job.cpus, num_gpus=job.gpus, max_retries=0, name=job.step
+            )
+            self._jobs[task.remote(job)] = (job, self.clock())
+        return [None] * len(jobs)
+
+    def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> bool:
+        """See `Executor`: Ray ends a driver's tasks with it."""
+        del jobs, tokens
+        return False
+
+    def wait(self) -> list[Ended]:
+        """See `Executor`."""
+        done, _ = self._ray.wait(list(self._jobs), num_returns=1, timeout=LOOK)
+        found = []
+        for reference in done:
+            job, began = self._jobs.pop(reference)
+            try:
+                status: int | None = self._ray.get(reference)
+            except self._ray.exceptions.RayError:
+                status = None
+            found.append(Ended(job, status, self.clock() - began))
+        return found
+
+    def stop(self, how: signal.Signals) -> None:
+        """See `Executor`."""
+        for reference in self._jobs:
+            self._ray.cancel(reference, force=how != signal.SIGINT)
+
+    def clock(self) -> float:
+        """See `Executor`."""
+        return time.monotonic()

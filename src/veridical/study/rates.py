@@ -1,0 +1,49 @@
+"""How long steps take, by those of the same kind that are finished."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+from veridical.study.plan import Step
+from veridical.study.rehearsal import LIGHT_SECONDS, in_words
+from veridical.study.running import LIGHT, StepState
+
+__all__ = ["Rates", "in_words", "known_rates"]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Mean seconds of finished steps.
+
+    Attributes:
+        by_kind: by the template that they were made from.
+        by_command: by their command.
+    """
+
+    by_kind: Mapping[str, float]
+    by_command: Mapping[str, float]
+
+    def of(self, step: Step) -> float | None:
+        """Seconds that a step will take; None where none of its kind is finished."""
+        kind = step.name.partition("/")[0]
+        known = self.by_kind.get(kind, self.by_command.get(step.command))
+        return LIGHT_SECONDS if known is None and step.command in LIGHT else known
+
+
+def known_rates(ledger: Mapping[str, StepState]) -> Rates:
+    """The rates of the steps that a study's folder knows as finished."""
+    kinds: dict[str, list[float]] = {}
+    commands: dict[str, list[float]] = {}
+    for name, state in ledger.items():
+        if state["status"] == "finished" and "seconds" in state:
+            kinds.setdefault(name.partition("/")[0], []).append(state["seconds"])
+            words = state["command"].split()[1:]
+            command = " ".join(words[: next((n for n, word in enumerate(words) if word[0] == "-"),
+                                            len(words))])  # fmt: skip
+            commands.setdefault(command, []).append(state["seconds"])
+    return Rates(
+        {kind: fmean(own) for kind, own in kinds.items()},
+        {command: fmean(own) for command, own in commands.items()},
+    )

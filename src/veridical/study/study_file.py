@@ -1,0 +1,380 @@
+"""Study files: steps, arms that differ from a base arm in named factors, seeds, and an outcome."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_text
+from veridical.runtime.yaml_text import read_yaml
+from veridical.study.plan import NAME, OUTPUTS, OptionValue
+from veridical.study.recipe import Defaults, embedded_defaults
+
+FOLDER = Path(__file__).parent / "studies"
+FIELDS = ("question", "values", "defaults", "seeds", "base", "factors", "arms", "steps", "tuning",
+          "outcome")  # fmt: skip
+STEP_FIELDS = ("name", "command", "options", "when")
+TUNING_FIELDS = ("settings", "by", "evaluation", "metric", "seed", "same_as")
+OUTCOME_FIELDS = ("evaluations", "metric", "difference", "power", "start", "against")
+MOST_ARMS = 1_000
+Level: TypeAlias = Any
+"""A factor's value, in YAML's types."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A step with placeholders, made once for all arms and seeds that fill it alike.
+
+    Attributes:
+        name: of the step; several with one name are alternatives, of which `when` chooses.
+        command: its words.
+        options: with `{factor}`, `{value}`, `{seed}` and `{step}` as placeholders.
+        when: the levels that factors must have, by factor.
+    """
+
+    name: str
+    command: str
+    options: Mapping[str, OptionValue]
+    when: Mapping[str, Sequence[Level]]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How settings are chosen on development data, for each arm at the same budget.
+
+    Attributes:
+        settings: values to try, by the level of the factor `by`; each arm has as many. With no
+            `by`, under "".
+        by: the factor whose level says which settings; "" where all arms have the same.
+        evaluation: the step that evaluates on development data.
+        metric: that decides, as "benchmark/metric".
+        seed: that settings are tried with.
+        same_as: for some arms another one whose choice they take, instead of one of their own.
+    """
+
+    settings: Mapping[Level, Sequence[Mapping[str, Level]]]
+    by: str
+    evaluation: str
+    metric: str
+    seed: int
+    same_as: Mapping[str, str]
+
+    def choices(self, levels: Mapping[str, Level]) -> Sequence[Mapping[str, Level]]:
+        """The settings that an arm with these levels is tried in."""
+        return self.settings[levels[self.by] if self.by else ""]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is compared.
+
+    Attributes:
+        evaluations: the steps whose scores are compared.
+        metric: the primary one, as "benchmark/metric".
+        difference: in the primary metric that the study is to see.
+        power: the chance of seeing it that is aimed at.
+        start: the evaluation of the model that all arms start from; "" for none.
+        against: arms that all others are compared with; the base arm if not set.
+    """
+
+    evaluations: tuple[str, ...]
+    metric: str
+    difference: float
+    power: float
+    start: str
+    against: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file.
+
+    Attributes:
+        name: of the file.
+        question: that it answers.
+        values: placeholders that are the same for all arms.
+        defaults: options by command that suit the model, below those of steps.
+        seeds: numbers; a seed is a level of the design.
+        base: the base arm's name.
+        factors: the base arm's levels.
+        arms: every arm's levels that differ from the base arm's, the base arm first.
+        steps: with placeholders.
+        tuning: None for none.
+        outcome: what is compared.
+        grid: the factors that a grid crosses.
+    """
+
+    name: str
+    question: str
+    values: Mapping[str, OptionValue]
+    defaults: Defaults
+    seeds: tuple[int, ...]
+    base: str
+    factors: Mapping[str, Level]
+    arms: Mapping[str, Mapping[str, Level]]
+    steps: tuple[Template, ...]
+    tuning: Tuning | None
+    outcome: Outcome
+    grid: tuple[str, ...] = ()
+
+    def levels(self, arm: str) -> dict[str, Level]:
+        """All of an arm's levels."""
+        return {**self.factors, **self.arms[arm]}
+
+
+def study_names() -> list[str]:
+    """The studies in the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def find_study(name: str) -> Study:
+    """Read a study of the package, or a YAML file.
+
+    Raises:
+        UserError: there is none of that name, or the file is no study.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"{name}: there is no such study. There is: {', '.join(study_names())}; or name a "
+            "YAML file of your own."
+        )
+    return read_study(path)
+
+
+def read_study(path: Path) -> Study:
+    """Read a study's file.
+
+    Raises:
+        UserError: a field is missing, unknown or of another form, or contradicts another.
+    """
+    content = read_yaml(read_text(path), str(path))
+    place = _Place(str(path))
+    fields = place.mapping(content, "a study", FIELDS)
+    factors = place.mapping(fields.get("factors") or {}, "factors")
+    base = str(fields.get("base") or "base")
+    arms, grid = _arms(place, fields.get("arms") or {}, factors, base)
+    steps = _steps(place, fields.get("steps"), factors)
+    values = place.mapping(fields.get("values") or {}, "values")
+    taken = [*factors, *values, "seed", *{step.name for step in steps}]
+    if doubled := sorted({name for name in taken if taken.count(name) > 1}):
+        place.refuse(f"{doubled[0]} is the name of two of: a factor, a value, a step, `seed`.")
+    defaults = fields.get("defaults") or {}
+    if defaults == "embedded":
+        defaults = embedded_defaults()
+    names = [step.name for step in steps]
+    return Study(
+        path.stem,
+        str(fields.get("question") or ""),
+        values,
+        place.mapping(defaults, "defaults"),
+        _seeds(place, fields.get("seeds", 3)),
+        base,
+        factors,
+        arms,
+        steps,
+        _tuning(place, fields.get("tuning"), factors, arms, names),
+        _outcome(place, fields.get("outcome"), arms, base, names),
+        grid,
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A file, for messages."""
+
+    name: str
+
+    def refuse(self, text: str) -> None:
+        raise UserError(f"{self.name}: {text}")
+
+    def mapping(self, value: object, what: str, known: Sequence[str] = ()) -> dict[str, Any]:
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise UserError(f"{self.name}: {what} has to be a mapping of names to values.")
+        if known and (unknown := sorted(value.keys() - set(known))):
+            raise UserError(
+                f"{self.name}: there is no field {unknown[0]} of {what}; there is "
+                f"{', '.join(known)}."
+            )
+        return value
+
+    def number(self, value: object, what: str, low: float, high: float) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
+            raise UserError(f"{self.name}: {what} has to be between {low:g} and {high:g}.")
+        return float(value)
+
+
+def _seeds(place: _Place, given: object) -> tuple[int, ...]:
+    """A list of numbers, or how many, from 0."""
+    found = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
+    if (
+        not isinstance(found, list)
+        or not found
+        or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in found)
+        or len(set(found)) < len(found)
+        or min(found) < 0
+    ):
+        place.refuse("seeds has to be a number above 0, or a list of different numbers from 0 up.")
+    assert isinstance(found, list)
+    return tuple(found)
+
+
+def _arms(
+    place: _Place, given: object, factors: Mapping[str, Level], base: str
+) -> tuple[dict[str, dict[str, Level]], tuple[str, ...]]:
+    """The arms by name, the base arm first, and the factors that a grid crosses."""
+    fields = place.mapping(given, "arms", ("list", "one_at_a_time", "grid"))
+    arms: dict[str, dict[str, Level]] = {base: {}}
+
+    def add(name: str, changed: Mapping[str, Level]) -> None:
+        if not NAME.fullmatch(name) or "/" in name:
+            place.refuse(f"the arm's name {name!r} may have letters, digits, - _ . = and , only.")
+        if unknown := sorted(changed.keys() - factors.keys()):
+            place.refuse(
+                f"arm {name} changes {unknown[0]}, which is no factor; there is "
+                f"{', '.join(factors)}. A factor's level in the base arm stands in `factors`."
+            )
+        differs = {key: level for key, level in changed.items() if level != factors[key]}
+        alike = [other for other, levels in arms.items() if levels == differs]
+        if name in arms or alike:
+            place.refuse(f"arm {name} is the same as arm {(alike or [name])[0]}.")
+        arms[name] = differs
+
+    for name, changed in place.mapping(fields.get("list") or {}, "arms.list").items():
+        add(name, place.mapping(changed, f"arm {name}"))
+    singles = place.mapping(fields.get("one_at_a_time") or {}, "arms.one_at_a_time")
+    for factor, levels in singles.items():
+        for level in _levels(place, factor, levels):
+            add(f"{factor}={shown_level(level)}", {factor: level})
+    grid = place.mapping(fields.get("grid") or {}, "arms.grid")
+    crossed = [_levels(place, factor, levels) for factor, levels in grid.items()]
+    for cell in itertools.product(*crossed) if grid else ():
+        changed = dict(zip(grid, cell, strict=True))
+        if any(level != factors.get(factor) for factor, level in changed.items()):
+            parts = [f"{factor}={shown_level(level)}" for factor, level in changed.items()]
+            add(",".join(parts), changed)
+    if len(arms) > MOST_ARMS:
+        place.refuse(f"{len(arms):,} arms are too many; {MOST_ARMS:,} are the most.")
+    return arms, tuple(grid)
+
+
+def _levels(place: _Place, factor: str, levels: object) -> list[Level]:
+    if not isinstance(levels, list) or not levels:
+        raise UserError(f"{place.name}: the levels of {factor} have to be a list.")
+    return levels
+
+
+def shown_level(level: Level) -> str:
+    """A level, fit for a name."""
+    if isinstance(level, bool):
+        return "true" if level else "false"
+    text = f"{level:g}" if isinstance(level, float) else str(level)
+    return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in text)[:40]
+
+
+def _steps(place: _Place, given: object, factors: Mapping[str, Level]) -> tuple[Template, ...]:
+    if not isinstance(given, list) or not given:
+        raise UserError(f"{place.name} is no study: it has to have `steps`, a list of commands.")
+    found = []
+    for number, row in enumerate(given, start=1):
+        what = f"step {number}"
+        fields = place.mapping(row, what, STEP_FIELDS)
+        name, command = fields.get("name"), fields.get("command")
+        if not isinstance(name, str) or not name.isidentifier():
+            raise UserError(
+                f"{place.name}: {what} needs a name of letters, digits and _, by which others "
+                "name what it writes."
+            )
+        if not isinstance(command, str) or not command.strip():
+            raise UserError(f"{place.name}: step {name} needs a command, such as `build bdhs`.")
+        options = place.mapping(fields.get("options") or {}, f"options of step {name}")
+        options = {key.replace("-", "_"): value for key, value in options.items()}
+        if written := next((key for key in OUTPUTS if key in options), None):
+            place.refuse(f"step {name} names its {written}. A study says itself where steps write.")
+        when = place.mapping(fields.get("when") or {}, f"when of step {name}")
+        if unknown := sorted(when.keys() - factors.keys()):
+            place.refuse(f"when of step {name}: {unknown[0]} is no factor.")
+        wanted = {key: level if isinstance(level, list) else [level] for key, level in when.items()}
+        found.append(Template(name, " ".join(command.split()), options, wanted))
+    return tuple(found)
+
+
+def _tuning(
+    place: _Place,
+    given: object,
+    factors: Mapping[str, Level],
+    arms: Mapping[str, Mapping[str, Level]],
+    steps: Sequence[str],
+) -> Tuning | None:
+    if given is None:
+        return None
+    fields = place.mapping(given, "tuning", TUNING_FIELDS)
+    by, settings = str(fields.get("by") or ""), fields.get("settings")
+    if by and by not in factors:
+        place.refuse(f"tuning.by: {by} is no factor.")
+    by_level = settings if by else {"": settings}
+    if not isinstance(by_level, dict) or not by_level:
+        raise UserError(f"{place.name}: tuning.settings has to be a mapping of levels to lists.")
+    for level, rows in by_level.items():
+        if not isinstance(rows, list) or not rows:
+            place.refuse(f"tuning.settings of {level!r} has to be a list of mappings.")
+        for row in rows:
+            known = place.mapping(row, f"tuning.settings of {level!r}")
+            if unknown := sorted(known.keys() - factors.keys()):
+                place.refuse(f"tuning.settings: {unknown[0]} is no factor.")
+    counts = {len(rows) for rows in by_level.values()}
+    if len(counts) > 1:
+        place.refuse("tuning.settings: every level needs as many settings, an equal budget.")
+    if by:
+        used = {{**factors, **changed}[by] for changed in arms.values()}
+        if missing := sorted(map(str, used - by_level.keys())):
+            place.refuse(f"tuning.settings has none for {by} = {missing[0]}.")
+    evaluation, metric = fields.get("evaluation"), fields.get("metric")
+    if evaluation not in steps:
+        place.refuse(f"tuning.evaluation has to name a step; there is {', '.join(steps)}.")
+    same_as = place.mapping(fields.get("same_as") or {}, "tuning.same_as")
+    for arm, other in same_as.items():
+        if arm not in arms or other not in arms or other in same_as:
+            place.refuse(f"tuning.same_as: {arm} and {other} have to be arms, {other} a tuned one.")
+    seed = int(place.number(fields.get("seed", 0), "tuning.seed", -1, float("inf")))
+    found = _metric(place, metric, "tuning.metric")
+    return Tuning(by_level, by, str(evaluation), found, seed, same_as)
+
+
+def _metric(place: _Place, given: object, what: str) -> str:
+    if not isinstance(given, str) or not all(given.partition("/")):
+        raise UserError(f"{place.name}: {what} has to be of the form chair/chair_i.")
+    return given
+
+
+def _outcome(
+    place: _Place,
+    given: object,
+    arms: Mapping[str, Mapping[str, Level]],
+    base: str,
+    steps: Sequence[str],
+) -> Outcome:
+    fields = place.mapping(given or {}, "outcome", OUTCOME_FIELDS)
+    named = fields.get("evaluations")
+    evaluations = [named] if isinstance(named, str) else named
+    if not isinstance(evaluations, list) or not evaluations:
+        raise UserError(f"{place.name}: outcome.evaluations has to name steps that evaluate.")
+    start = str(fields.get("start") or "")
+    for name in [*evaluations, *([start] if start else [])]:
+        if name not in steps:
+            place.refuse(f"outcome: there is no step {name}; there is {', '.join(steps)}.")
+    against = fields.get("against") or [base]
+    if not isinstance(against, list) or (unknown := [arm for arm in against if arm not in arms]):
+        raise UserError(f"{place.name}: outcome.against has to be a list of arms, not {unknown}.")
+    return Outcome(
+        tuple(evaluations),
+        _metric(place, fields.get("metric"), "outcome.metric"),
+        place.number(fields.get("difference"), "outcome.difference", 0.0, float("inf")),
+        place.number(fields.get("power", 0.8), "outcome.power", 0.0, 1.0),
+        start,
+        tuple(against),
+    )

@@ -1,0 +1,209 @@
+"""The report of a study, from its steps' files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from veridical.eval.scores import fixed_width
+from veridical.report.curves import Rows
+from veridical.report.study_page import Effect, ShownArm, StudyPage, as_json, write_study_page
+from veridical.runtime.files import write_json
+from veridical.runtime.run_files import LOG
+from veridical.runtime.tables import Table
+from veridical.study.expanding import Cell
+from veridical.study.outcome import (
+    START,
+    Scored,
+    all_effects,
+    concluded,
+    interactions,
+    primary_of,
+    scored,
+)
+from veridical.study.plan import Plan, Step
+from veridical.study.running import LEDGER, StepState
+from veridical.study.study_file import Level
+from veridical.study.tuning import metric_value
+
+if TYPE_CHECKING:
+    from veridical.study.studying import Laid
+
+PAGE, FIGURES = "report.html", "study.json"
+
+
+def write_study_report(laid: Laid, out: Path) -> Path:
+    """Write `report.html`, `study.json` and the table `effects` of what is finished.
+
+    Raises:
+        UserError: the outcome names a metric that there is not, or a file was changed.
+    """
+    page = study_page(laid, out)
+    write_study_page(page, out / PAGE)
+    write_json(out / FIGURES, as_json(page))
+    effects_table(page).write(out, "effects")
+    return out / PAGE
+
+
+def study_page(laid: Laid, out: Path) -> StudyPage:
+    """Everything that the page shows."""
+    study, outcome = laid.study, laid.study.outcome
+    ledger = LEDGER.read(out) if (out / LEDGER.name).is_file() else {}
+    plan = laid.plan
+    done = {name for name, state in ledger.items() if state["status"] == "finished"}
+    found = {
+        (cell.arm, cell.seed): folders
+        for cell in laid.cells
+        if laid.known and (folders := _evaluated(laid, cell, done))
+    }
+    start = _started(laid, done)
+    benchmarks = scored(found, start)
+    title, primary = primary_of(outcome, benchmarks)
+    effects = all_effects(study, benchmarks)
+    name = outcome.metric.partition("/")[0]
+    titled = benchmarks[name].benchmark.description.title if name in benchmarks else title
+    main = [e for e in effects if e.metric.name == primary.name and _is_of(e, benchmarks, name)]
+    planned = [e for e in main if e.baseline != START]
+    return StudyPage(
+        study.name, study.question, study.base,
+        [_arm(laid, arm, plan, ledger, done) for arm in study.arms],
+        primary, titled, outcome.difference, outcome.power,
+        concluded(planned, outcome.difference),
+        _others(effects, main),
+        concluded(_headlines(effects, benchmarks), None),
+        concluded(interactions(study, benchmarks[name]), None)
+        if study.grid and name in benchmarks else [],
+        [(t.arm, in_words(t.setting), t.value, t.chosen) for t in laid.tried],
+        [(n, s.get("reason", "")) for n, s in ledger.items()
+         if s["status"] == "failed" and n in {step.name for step in plan.steps}],
+        sum(step.name not in done for step in plan.steps), len(plan.steps), out,
+    )  # fmt: skip
+
+
+def _is_of(effect: Effect, benchmarks: Mapping[str, Scored], name: str) -> bool:
+    """Whether a metric is one of a benchmark's, by its description."""
+    return name in benchmarks and (
+        benchmarks[name].benchmark.description.metric(effect.metric.name) == effect.metric
+    )
+
+
+def _headlines(effects: Sequence[Effect], benchmarks: Mapping[str, Scored]) -> list[Effect]:
+    wanted = [
+        own.benchmark.description.metric(own.benchmark.description.headline)
+        for own in benchmarks.values()
+    ]
+    return [effect for effect in effects if effect.baseline == START and effect.metric in wanted]
+
+
+def _others(effects: Sequence[Effect], main: Sequence[Effect]) -> list[Effect]:
+    """All other metrics against other arms, corrected metric by metric."""
+    rest = [effect for effect in effects if effect not in main and effect.baseline != START]
+    found = []
+    for metric in dict.fromkeys(effect.metric for effect in rest):
+        found += concluded([effect for effect in rest if effect.metric == metric], None)
+    return found
+
+
+def _evaluated(laid: Laid, cell: Cell, done: set[str]) -> list[Path]:
+    """The folders of a cell's evaluations that are finished."""
+    steps = [laid.expansion.step(cell, name) for name in laid.study.outcome.evaluations]
+    return [step.output for step in steps if step is not None and step.name in done]
+
+
+def _started(laid: Laid, done: set[str]) -> dict[int, Path]:
+    """The start's evaluations by seed."""
+    name, found = laid.study.outcome.start, {}
+    for cell in laid.cells if name else ():
+        step = laid.expansion.step(cell, name)
+        if step is not None and step.name in done:
+            found[cell.seed] = step.output
+    return found
+
+
+def _arm(
+    laid: Laid, arm: str, plan: Plan, ledger: Mapping[str, StepState], done: set[str]
+) -> ShownArm:
+    study = laid.study
+    own = study.arms[arm]
+    setting = next((t.setting for t in laid.tried if t.chosen and t.arm == _tuned(laid, arm)), {})
+    differs = {factor: level for factor, level in own.items() if factor not in setting}
+    cells = [cell for cell in laid.cells if cell.arm == arm]
+    values = {cell.seed: _value(laid, cell, done) for cell in cells}
+    seconds = [time for cell in cells if (time := _seconds(laid, cell, plan, ledger)) is not None]
+    return ShownArm(
+        arm,
+        in_words(differs) or ("the base arm" if arm == study.base else ""),
+        in_words(setting),
+        values,
+        sum(seconds) / len(seconds) if seconds else None,
+        _log(laid, cells[0], plan, done) if cells else [],
+    )
+
+
+def _tuned(laid: Laid, arm: str) -> str:
+    tuning = laid.study.tuning
+    return arm if tuning is None else tuning.same_as.get(arm, arm)
+
+
+def in_words(levels: Mapping[str, Level]) -> str:
+    """Levels as "factor level, factor level"."""
+    return ", ".join(f"{factor} {level}" for factor, level in levels.items())
+
+
+def _value(laid: Laid, cell: Cell, done: set[str]) -> float | None:
+    name = laid.study.outcome.metric.partition("/")[0]
+    for folder in _evaluated(laid, cell, done):
+        if (folder / name / "scores.json").is_file() or (folder / "scores.json").is_file():
+            return metric_value(folder, laid.study.outcome.metric)[0]
+    return None
+
+
+def _behind(plan: Plan, step: Step) -> dict[str, Step]:
+    """A step and all that it needs, directly or not."""
+    found: dict[str, Step] = {}
+    waiting = [step]
+    while waiting:
+        own = waiting.pop()
+        if own.name not in found:
+            found[own.name] = own
+            waiting += plan.needs(own)
+    return found
+
+
+def _seconds(laid: Laid, cell: Cell, plan: Plan, ledger: Mapping[str, StepState]) -> float | None:
+    """What all steps took that a cell needs, shared ones included; None where one is missing."""
+    steps: dict[str, Step] = {}
+    for name in laid.study.outcome.evaluations:
+        step = laid.expansion.step(cell, name)
+        if step is not None:
+            steps |= _behind(plan, step)
+    taken = [ledger[name].get("seconds") for name in steps if name in ledger]
+    known = [seconds for seconds in taken if seconds is not None]
+    return sum(known) if known and len(known) == len(steps) else None
+
+
+def _log(laid: Laid, cell: Cell, plan: Plan, done: set[str]) -> Rows:
+    """The log of the last training that a cell's evaluations need."""
+    for name in laid.study.outcome.evaluations:
+        step = laid.expansion.step(cell, name)
+        behind = _behind(plan, step).values() if step is not None else ()
+        for own in behind:
+            trains = own.command.startswith("train ") and own.name in done
+            if trains and (own.output / LOG.name).is_file():
+                return LOG.read(own.output)
+    return []
+
+
+def effects_table(page: StudyPage) -> Table:
+    """The primary metric's effects."""
+    header = ["arm", "compared with", "metric", "value", "other", "difference", "95% interval",
+              "p (Holm)", "seeds", "conclusion"]  # fmt: skip
+    body = [
+        [e.arm, e.baseline, e.metric.name, fixed_width(e.arm_value).strip(),
+         fixed_width(e.baseline_value).strip(), fixed_width(e.value, sign=True).strip(),
+         f"[{fixed_width(e.low, sign=True).strip()}, {fixed_width(e.high, sign=True).strip()}]",
+         "-" if e.p_holm is None else f"{e.p_holm:.4f}", str(e.seeds), e.conclusion]
+        for e in page.effects
+    ]  # fmt: skip
+    return Table(header, body, 3)

@@ -1,0 +1,368 @@
+"""`veridical study`: plan, run and look at a study."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import write_json
+from veridical.runtime.ranges import ABOVE_ZERO, COUNT, Range
+from veridical.runtime.run_record import RECORD, is_alive, read_fields
+from veridical.runtime.runs import start_run
+from veridical.study.cluster import Cluster, make_executor
+from veridical.study.commands import check_steps, path_options
+from veridical.study.expanding import Cell, Expansion, expand
+from veridical.study.keys import Keys
+from veridical.study.plan import Plan, Step, write_plan
+from veridical.study.rates import Rates, in_words, known_rates
+from veridical.study.rehearsal import schedule
+from veridical.study.running import LEDGER, Executing, Runner, StepState
+from veridical.study.stage_code import code_hash
+from veridical.study.study_file import Study, Tuning, find_study
+from veridical.study.study_report import write_study_report
+from veridical.study.tuning import (
+    Tried,
+    cells_of,
+    choose,
+    chosen_settings,
+    expand_trials,
+    first_settings,
+)
+
+PLAN, TUNING = "plan.yaml", "tuning.json"
+HEAD = """\
+# The steps of `veridical study run {study} --out {out}`, each a public command with its options.
+# This file is written anew by every run; change the study's file instead.
+"""
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A study laid out as steps.
+
+    Attributes:
+        study: the study.
+        out: its folder.
+        trials: the steps of its tuning; empty where it has none.
+        evaluations: for each arm the names of its trials' evaluations.
+        tried: what tuning found; empty before it is done.
+        expansion: the steps of all arms and seeds.
+        cells: every arm with every seed.
+        known: whether the settings are those that tuning chose, or there is none.
+    """
+
+    study: Study
+    out: Path
+    trials: Expansion
+    evaluations: Mapping[str, Sequence[str]]
+    tried: Sequence[Tried]
+    expansion: Expansion
+    cells: Sequence[Cell]
+    known: bool
+
+    @property
+    def plan(self) -> Plan:
+        """Trials first, then everything else; a step that is both stands once."""
+        both = Expansion(self.study, self.out, {**self.trials.steps, **self.expansion.steps})
+        return both.plan()
+
+    @property
+    def trial_plan(self) -> Plan:
+        """The trials alone."""
+        return self.trials.plan()
+
+
+def study_plan(
+    study: str,
+    out: Path | None = None,
+    workers: int = 1,
+    price: Annotated[float | None, ABOVE_ZERO] = None,
+) -> None:
+    """Print every step of a study: its key, whether it is done, and how long it will take.
+
+    A step is one of the other commands. Arms and seeds that have a step's options, inputs and model
+    in common share it. Times are means of finished steps of the same kind, in this study's folder.
+
+    Args:
+        study: a YAML file, or the name of one that ships: `methods`, `rewards`, `evidence`.
+        out: the study's folder; `runs/` and the file's name if not set.
+        workers: steps at once, for the time that all of them take.
+        price: of an hour of one worker, to print what the rest costs.
+    """
+    found = find_study(study)
+    folder = folder_of(found, out)
+    laid = lay_out(found, folder)
+    plan = laid.plan
+    check_steps(plan, one_of_each(plan))
+    runner = runner_of(plan, Executing(folder))
+    keys = foreseen_keys(plan, runner.keys)
+    done = {step.name for step in plan.steps if runner.is_done(step)}
+    rates = known_rates(runner.ledger)
+    width = max(len(step.name) for step in plan.steps)
+    for step in plan.steps:
+        state = runner.ledger.get(step.name)
+        seconds = state.get("seconds") if state and step.name in done else rates.of(step)
+        word = "done" if step.name in done else "to do"
+        time = "not measured yet" if seconds is None else in_words(seconds)
+        print(f"{keys[step.name][:12]}  {step.name:<{width}}  {step.command:<16} {word:<6} {time}")
+    for line in summed_up(laid, plan, done, rates, workers, price):
+        print(line)
+
+
+def study_run(
+    study: str,
+    out: Path | None = None,
+    workers: int = 1,
+    shards: Annotated[int, COUNT] = 1,
+    retries: Annotated[int, Range(0)] = 1,
+    cluster: Cluster = Cluster(),
+    accept_code: bool = False,
+) -> None:
+    """Run a study: every step that is not done, then the report.
+
+    A step is made again if its options, a file that it reads, the model, a step that it reads from
+    or the code behind its command changed. One that fails leaves the rest running, and is reported
+    at the end. Stopped or killed, the same command goes on; what is finished is kept.
+
+    Args:
+        study: a YAML file, or the name of one that ships: `methods`, `rewards`, `evidence`.
+        out: folder for the study: `plan.yaml`, `steps.json`, `logs/`, `steps/`, `tuning.json`,
+            `study.json`, `report.html`. `runs/` and the file's name if not set.
+        workers: steps at once.
+        shards: processes that each build or evaluation is shared out to, where its command can.
+        retries: how often a step is started again whose process was killed.
+        cluster: where steps run.
+        accept_code: keep steps that were made by other code than today's.
+
+    Raises:
+        UserError: the file is no study, a step's command refuses it, or steps failed.
+    """
+    found = find_study(study)
+    folder = folder_of(found, out)
+    options = {"study": study, "out": folder, "workers": workers, "shards": shards,
+               "retries": retries, "cluster": cluster, "accept_code": accept_code}  # fmt: skip
+    inputs = {"study": Path(study)} if Path(study).is_file() else {}
+    laid = lay_out(found, folder, accept_code)
+    check_steps(laid.plan, one_of_each(laid.plan))
+    with start_run(folder, "study run", options, inputs) as run:
+        how = Executing(folder, workers, (), make_executor(cluster, workers, folder), shards,
+                        retries, cluster.gpus)  # fmt: skip
+        failures = []
+        if not laid.known:
+            failures += _run(laid.trial_plan, how, accept_code)
+            laid = lay_out(found, folder, accept_code)
+            if not laid.known:
+                raise UserError("; ".join(failures) or "Tuning is not finished.")
+        if laid.tried:
+            write_json(folder / TUNING, [asdict(one) for one in laid.tried])
+        write_plan(laid.plan, folder / PLAN, HEAD.format(study=study, out=folder))
+        failures += _run(laid.plan, how, accept_code)
+        if failures:
+            run.fail(failures[-1])
+        else:
+            run.finish(steps=len(laid.plan.steps), arms=len(found.arms), seeds=len(found.seeds))
+    page = write_study_report(laid, folder)
+    if failures:
+        raise UserError(f"{failures[-1]} The report shows what is finished: {page}")
+    print(f"Open {page}")
+
+
+def _run(plan: Plan, how: Executing, accept_code: bool) -> list[str]:
+    """Run a plan's steps; what failed, in words."""
+    runner = runner_of(plan, how, accept_code)
+    try:
+        runner.run(plan.steps)
+    except UserError as error:
+        if not runner.failed:
+            raise
+        return [str(error)]
+    return []
+
+
+def study_status(study: str, out: Path | None = None, workers: int = 1) -> None:
+    """Print how far a study is: steps by kind, what runs, what failed and why, and the time left.
+
+    Args:
+        study: a YAML file, or the name of one that ships.
+        out: the study's folder; `runs/` and the file's name if not set.
+        workers: steps at once, for the time that is left.
+    """
+    found = find_study(study)
+    folder = folder_of(found, out)
+    laid = lay_out(found, folder)
+    plan = laid.plan
+    runner = runner_of(plan, Executing(folder))
+    done = {step.name for step in plan.steps if runner.is_done(step)}
+    states = {step.name: state_of(step, runner.ledger, done) for step in plan.steps}
+    kinds = list(dict.fromkeys(kind_of(step) for step in plan.steps))
+    width = max(map(len, kinds))
+    for kind in kinds:
+        own = [states[step.name] for step in plan.steps if kind_of(step) == kind]
+        parts = [f"{own.count(word)} {word}" for word in WORDS if word in own]
+        print(f"{kind:<{width}}  {', '.join(parts)}")
+    for step in plan.steps:
+        if states[step.name] == "failed":
+            reason = runner.ledger[step.name].get("reason", "")
+            print(f"{step.name} failed: {reason} (log: {runner.log(step.name)})")
+    print(f"The command {'runs' if _is_running(folder) else 'does not run'} now.")
+    for line in summed_up(laid, plan, done, known_rates(runner.ledger), workers, None):
+        print(line)
+
+
+def study_report(study: str, out: Path | None = None) -> None:
+    """Write the report of what is finished: the factor table, effects with intervals, and costs.
+
+    Args:
+        study: a YAML file, or the name of one that ships.
+        out: the study's folder; `runs/` and the file's name if not set.
+    """
+    found = find_study(study)
+    folder = folder_of(found, out)
+    laid = lay_out(found, folder, accept_code=True)
+    print(f"Results: {write_study_report(laid, folder)}")
+
+
+WORDS = ("done", "running", "failed", "changed", "to do")
+
+
+def state_of(step: Step, ledger: Mapping[str, StepState], done: set[str]) -> str:
+    """One of `WORDS`."""
+    if step.name in done:
+        return "done"
+    state = ledger.get(step.name)
+    if state is None:
+        return "to do"
+    if state["status"] == "running":
+        tokens = state.get("jobs") or []
+        local = [token for token in tokens if isinstance(token, dict) and "host" in token]
+        return "running" if any(map(is_alive, local)) or len(local) < len(tokens) else "to do"
+    return "failed" if state["status"] == "failed" else "changed"
+
+
+def kind_of(step: Step) -> str:
+    """The name of the template that a step was made from."""
+    return step.name.partition("/")[0]
+
+
+def _is_running(folder: Path) -> bool:
+    if not (folder / RECORD).is_file():
+        return False
+    fields = read_fields(folder)
+    return fields.get("status") == "running" and is_alive(fields.get("process") or {})
+
+
+def folder_of(study: Study, out: Path | None) -> Path:
+    """The study's folder."""
+    return Path("runs") / study.name if out is None else out
+
+
+def lay_out(study: Study, out: Path, accept_code: bool = False) -> Laid:
+    """A study's steps, with the settings that tuning chose where it is done.
+
+    Raises:
+        UserError: the study can't be laid out.
+    """
+    if study.tuning is None:
+        cells = cells_of(study, {})
+        return Laid(
+            study, out, Expansion(study, out), {}, (), expand(study, out, cells), cells, True
+        )
+    trials, evaluations = expand_trials(study, study.tuning, out)
+    tried = _tried(study, study.tuning, trials, evaluations, accept_code)
+    settings = (
+        chosen_settings(study.tuning, tried) if tried else first_settings(study, study.tuning)
+    )
+    cells = cells_of(study, settings)
+    names = [
+        name
+        for name in dict.fromkeys(step.name for step in study.steps)
+        if name != study.tuning.evaluation
+    ]
+    expansion = expand(study, out, cells, names)
+    return Laid(study, out, trials, evaluations, tried, expansion, cells, bool(tried))
+
+
+def _tried(
+    study: Study,
+    tuning: Tuning,
+    trials: Expansion,
+    evaluations: Mapping[str, Sequence[str]],
+    accept_code: bool,
+) -> list[Tried]:
+    """What tuning found; nothing before all trials are done."""
+    plan = trials.plan()
+    runner = runner_of(plan, Executing(trials.out), accept_code)
+    wanted = {name for names in evaluations.values() for name in names}
+    if not all(runner.is_done(plan.step(name)) for name in wanted):
+        return []
+    return choose(study, tuning, trials, evaluations)
+
+
+def runner_of(plan: Plan, how: Executing, accept_code: bool = False) -> Runner:
+    """A runner that also counts the code behind each command among what a step depends on."""
+    paths = paths_of(plan)
+    codes = {command: code_hash(command) for command in {step.command for step in plan.steps}}
+    by_step = {step.name: codes[step.command] for step in plan.steps}
+    if accept_code and (how.out / LEDGER.name).is_file():
+        ledger = LEDGER.read(how.out)
+        by_step |= {name: ledger[name].get("code", "") for name in by_step if name in ledger}
+    return Runner(plan, Keys(plan, paths, by_step), how)
+
+
+def paths_of(plan: Plan) -> dict[str, frozenset[str]]:
+    """The options of each step that are paths.
+
+    Raises:
+        UserError: a step has no such command.
+    """
+    found = {}
+    for step in plan.steps:
+        try:
+            found[step.name] = path_options(step.command)
+        except UserError as error:
+            raise UserError(f"Step {kind_of(step)}: {error}") from None
+    return found
+
+
+def one_of_each(plan: Plan) -> list[Step]:
+    """A step for every command and set of options, so that each is parsed once."""
+    seen = {(kind_of(step), step.command, *sorted(step.options)): step for step in plan.steps}
+    return list(seen.values())
+
+
+def foreseen_keys(plan: Plan, keys: Keys) -> dict[str, str]:
+    """Every step's key, also of those whose needs are not made yet."""
+    found: dict[str, str] = {}
+    for step in plan.steps:
+        found[step.name] = keys.key(step, found)
+    return found
+
+
+def summed_up(
+    laid: Laid, plan: Plan, done: set[str], rates: Rates, workers: int, price: float | None
+) -> list[str]:
+    """How many steps are done and left, how long the rest takes and what it costs."""
+    left = [step for step in plan.steps if step.name not in done]
+    seconds = {step.name: value for step in left if (value := rates.of(step)) is not None}
+    arms, seeds = len(laid.study.arms), len(laid.study.seeds)
+    cells = re.sub(r" 1 (\w+)s", r" 1 \1", f" {arms} arms, {seeds} seeds")[1:]
+    lines = [f"{cells}: {len(plan.steps)} steps, {len(done)} done, {len(left)} to do."]
+    if not laid.known:
+        lines.append(
+            "Tuning comes first. What follows it is shown with the first setting of each arm."
+        )
+    if left:
+        missing = len(left) - len(seconds)
+        without = f", without {missing} steps that were not measured yet" if missing else ""
+        total, together = sum(seconds.values()), schedule(plan, left, seconds, workers)
+        lines.append(
+            f"Left: about {in_words(total)} of work, {in_words(together)} with {workers} at "
+            f"once{without}."
+        )
+        if price is not None:
+            lines.append(f"That costs about {total / 3600 * price:.2f} at {price:g} an hour.")
+    return lines

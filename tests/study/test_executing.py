@@ -1,0 +1,156 @@
+"""Executors: a killed step, a killed driver, and the same bytes from submitit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import stub_steps
+from stub_steps import calls, runner, step
+
+from veridical.runtime.errors import UserError
+from veridical.runtime.files import read_json
+from veridical.study.cluster import Cluster, Slurm, make_executor
+from veridical.study.executing import Here, Job
+from veridical.study.plan import Plan
+from veridical.study.running import Runner
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Runner, "_call", stub_steps.call)
+
+
+def test_a_step_whose_process_is_killed_is_started_again(tmp_path: Path) -> None:
+    (tmp_path / "dies").touch()
+    bad = step("bad", tmp_path, template={"dies_once": str(tmp_path / "dies")})
+    plan = Plan(tmp_path, (bad, step("other", tmp_path)))
+    runner(plan, tmp_path, retries=1).run(plan.steps)
+    assert (calls(tmp_path, "bad"), calls(tmp_path, "other")) == (2, 1)
+    assert read_json(tmp_path / "steps.json")["bad"]["status"] == "finished"
+
+
+def test_without_retries_a_killed_step_is_told_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "dies").touch()
+    bad = step("bad", tmp_path, template={"dies_once": str(tmp_path / "dies")})
+    plan = Plan(tmp_path, (bad, step("after", tmp_path, [tmp_path / "bad"])))
+    with pytest.raises(UserError, match=r"bad failed: it was ended by SIGKILL.*Not started: after"):
+        runner(plan, tmp_path).run(plan.steps)
+
+
+def test_a_killed_driver_loses_nothing_that_was_finished_or_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The step that runs when the driver is killed goes on, and the next driver waits for it."""
+    source = Path(__file__).parents[2] / "src"
+    helpers = Path(stub_steps.__file__).parent
+    path = os.pathsep.join([str(source), str(helpers), os.environ.get("PYTHONPATH", "")])
+    driver = subprocess.Popen(
+        [sys.executable, stub_steps.__file__, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL, cwd=tmp_path,
+    )  # fmt: skip
+    while not _is_noted(tmp_path, "slow"):
+        assert driver.poll() is None
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    plan = stub_steps.two_steps(tmp_path)
+    again = runner(plan, tmp_path)
+    (tmp_path / "go").touch()
+    again.run(plan.steps)
+    assert [calls(tmp_path, name) for name in ("a", "slow", "last")] == [1, 1, 1]
+    said = capsys.readouterr().out
+    assert "a: here already" in said
+    # It may have ended before this driver looked; then its record says that it finished.
+    assert "slow: runs still; waiting for it" in said or "slow: here already" in said
+
+
+def _is_noted(out: Path, name: str) -> bool:
+    """Whether a step's process was written down."""
+    try:
+        return bool(read_json(out / "steps.json")[name].get("jobs"))
+    except (KeyError, UserError, OSError):
+        return False
+
+
+def test_a_changed_step_of_a_killed_driver_is_made_anew(tmp_path: Path) -> None:
+    """What a killed step left half is this plan's own, and removed without a question."""
+    plan = Plan(tmp_path, (step("a", tmp_path, seed=0),))
+    runner(plan, tmp_path).run(plan.steps)
+    half = tmp_path / "a" / "run.json"
+    half.write_text(json.dumps({"command": "stub", "status": "running"}))
+    changed = Plan(tmp_path, (step("a", tmp_path, seed=1),))
+    runner(changed, tmp_path).run(changed.steps)
+    assert (tmp_path / "a" / "value").read_text() == "1"
+
+
+def test_steps_get_gpus_of_their_own() -> None:
+    here = Here(3, ("4", "7"))
+    job = Job("a", 0, (), Path(), {}, Path("log"), gpus=1)
+    other = dataclasses.replace(job, step="b")
+    assert here.room([job, other])
+    assert not here.room([job, other, dataclasses.replace(job, step="c")])
+    here._taken["x", 0] = ("4",)
+    assert here._free_gpus() == ("7",)
+    assert Here(1).room([job])
+    assert not Here(1).room([job, other])
+    assert Here(1).room([job, dataclasses.replace(job, shard=1)])  # shards of one step, alone
+
+
+@pytest.mark.parametrize(
+    ("cluster", "said"),
+    [
+        (Cluster(slurm={"slurm_partition": "a"}), "--slurm is for --executor slurm"),
+        (Cluster(executor="ray", gpu_list="0"), "--gpu-list is for --executor here"),
+        (Cluster(gpus=-1), "--gpus is -1; give 0 or more"),
+        (Cluster(gpus=3, gpu_list="0,1"), "this machine offers 2"),
+    ],
+)
+def test_what_no_executor_can_do_is_refused(cluster: Cluster, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        make_executor(cluster, 1, tmp_path)
+
+
+def test_submitit_gives_the_same_bytes(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    made = {}
+    for name in ("here", "slurm"):
+        out = tmp_path / name
+        out.mkdir()
+        a, bad = step("a", out, seed=3), step("bad", out, template={"fail": 1})
+        plan = Plan(out, (a, bad, step("b", out, [out / "a"])))
+        executor = Slurm(out / "jobs", 2, {}, cluster="debug") if name == "slurm" else None
+        with pytest.raises(UserError, match=r"bad failed: it can't"):
+            runner(plan, out, 2, executor).run(plan.steps)
+        made[name] = {p.name: p.read_bytes() for p in sorted(out.glob("[ab]/*"))}
+        states = read_json(out / "steps.json")
+        assert {n: s["status"] for n, s in states.items()} == {
+            "a": "finished", "b": "finished", "bad": "failed",
+        }  # fmt: skip
+    assert made["here"] == made["slurm"]
+    assert len(made["here"]) == 2
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Two nodes on loopback."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster as Nodes
+
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes.add_node(num_cpus=1)
+    try:
+        plan = Plan(tmp_path, (step("a", tmp_path, seed=3), step("b", tmp_path, [tmp_path / "a"])))
+        executor = make_executor(Cluster(executor="ray", address=nodes.address), 2, tmp_path)
+        runner(plan, tmp_path, 2, executor).run(plan.steps)
+    finally:
+        nodes.shutdown()
+    assert (tmp_path / "a" / "value").read_text() == "3"
+    assert read_json(tmp_path / "steps.json")["b"]["status"] == "finished"

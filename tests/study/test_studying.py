@@ -1,0 +1,167 @@
+"""`veridical study` from a file to its report, with evaluations of stored answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from veridical import cli
+from veridical.runtime.files import read_json, write_json, write_jsonl
+from veridical.study import running
+from veridical.study.running import Runner
+
+IMAGES = 12
+FACTORS = {"style": "plain", "prompt": "short"}
+STEPS = [
+    {"name": "eval", "command": "eval chair",
+     "options": {"objects": "{place}/objects.json", "answers": ["{place}/{style}-{seed}.jsonl"],
+                 "prompt": "{prompt}"}},
+    {"name": "start", "command": "eval chair",
+     "options": {"objects": "{place}/objects.json", "answers": ["{place}/start.jsonl"]}},
+]  # fmt: skip
+OUTCOME = {"evaluations": ["eval"], "metric": "chair/chair_s", "difference": 0.3, "start": "start"}
+
+
+def answers(path: Path, invented: int) -> None:
+    """Answers of which the first so many invent a cat."""
+    rows = [
+        {"image_id": str(n), "answer": "A dog and a cat." if n < invented else "A dog."}
+        for n in range(IMAGES)
+    ]
+    write_jsonl(path, rows)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Answers of two styles with two seeds; evaluations in this process, to save time."""
+    monkeypatch.setattr(running, "LIGHT", (*running.LIGHT, "eval chair"))
+    write_json(tmp_path / "objects.json", {str(n): ["dog"] for n in range(IMAGES)})
+    for name, invented in (("start", 9), ("plain-0", 8), ("plain-1", 9), ("good-0", 0),
+                           ("good-1", 1)):  # fmt: skip
+        answers(tmp_path / f"{name}.jsonl", invented)
+    return tmp_path
+
+
+def study(place: Path, **fields: Any) -> str:
+    content = {
+        "question": "Does style matter?", "values": {"place": str(place)}, "seeds": 2,
+        "factors": FACTORS, "arms": {"one_at_a_time": {"style": ["good"]}}, "steps": STEPS,
+        "outcome": OUTCOME, **fields,
+    }  # fmt: skip
+    (place / "style.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return str(place / "style.yaml")
+
+
+def run(*words: str | Path) -> int:
+    return cli.main(["study", *map(str, words)])
+
+
+def test_a_study_from_its_file_to_its_report(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = study(place), place / "out"
+    assert run("plan", file, "--out", out, "--price", "2") == 0
+    assert "2 arms, 2 seeds: 5 steps, 0 done, 5 to do." in capsys.readouterr().out
+    assert run("run", file, "--out", out) == 0
+    assert f"Open {out / 'report.html'}" in capsys.readouterr().out
+    found = read_json(out / "study.json")
+    (effect,) = found["effects"]
+    # Of 12 answers 8 and 9 invent, against 0 and 1: 2/3 less with either seed.
+    assert (effect["arm"], effect["baseline"], effect["seeds"]) == ("style=good", "base", 2)
+    assert effect["value"] == pytest.approx(-8 / 12)
+    assert effect["conclusion"] == "better"
+    assert {row["arm"]: row["value"] for row in found["from_start"]} != {}
+    page = (out / "report.html").read_text()
+    assert "style=good is better than base" in page and "Does style matter?" in page
+    assert run("plan", file, "--out", out) == 0
+    assert "5 done, 0 to do" in capsys.readouterr().out
+    assert run("status", file, "--out", out) == 0
+    said = capsys.readouterr().out
+    assert "eval   4 done" in said and "does not run now" in said
+
+
+def test_only_the_arm_that_changed_is_made_again(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = study(place), place / "out"
+    assert run("run", file, "--out", out) == 0
+    answers(place / "good-1.jsonl", 12)
+    capsys.readouterr()
+    assert run("run", file, "--out", out) == 0
+    said = capsys.readouterr().out
+    assert said.count("here already") == 4 and "eval/style=good/seed1: done" in said
+    (effect,) = read_json(out / "study.json")["effects"]
+    assert effect["value"] == pytest.approx((0 + 12 - 8 - 9) / 24)
+    assert effect["conclusion"] == "open"
+
+
+def test_a_failed_step_leaves_the_rest_and_is_told_at_the_end(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "bad-0.jsonl").write_text('{"image_id": "0"}\n')
+    answers(place / "bad-1.jsonl", 3)
+    file = study(place, arms={"list": {"bad": {"style": "bad"}, "good": {"style": "good"}}})
+    assert run("run", file, "--out", place / "out") == 2
+    said = capsys.readouterr()
+    assert "eval/style=bad/seed0 failed: " in said.err and "The report shows what" in said.err
+    effects = {row["arm"]: row for row in read_json(place / "out" / "study.json")["effects"]}
+    assert effects["bad"]["seeds"] == 1 and effects["good"]["seeds"] == 2
+    assert "Steps that failed" in (place / "out" / "report.html").read_text()
+    assert run("status", file, "--out", place / "out") == 0
+    assert "eval   5 done, 1 failed" in capsys.readouterr().out
+
+
+def test_tuning_chooses_on_development_data_and_the_rest_follows(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Either arm is tried in both styles; chair_s is lower for `good`, so both arms get it."""
+    dev = {**STEPS[0], "name": "dev"}
+    tuning = {"settings": [{"style": "plain"}, {"style": "good"}], "evaluation": "dev",
+              "metric": "chair/chair_s"}  # fmt: skip
+    file = study(
+        place, steps=[*STEPS, dev], tuning=tuning,
+        arms={"one_at_a_time": {"prompt": ["long"]}},
+    )  # fmt: skip
+    assert run("plan", file, "--out", place / "out") == 0
+    assert "Tuning comes first" in capsys.readouterr().out
+    assert run("run", file, "--out", place / "out") == 0
+    tried = read_json(place / "out" / "tuning.json")
+    assert [(row["arm"], row["setting"]["style"], row["chosen"]) for row in tried] == [
+        ("base", "plain", False), ("base", "good", True),
+        ("prompt=long", "plain", False), ("prompt=long", "good", True),
+    ]  # fmt: skip
+    names = set(read_json(place / "out" / "steps.json"))
+    assert "eval/style=good/seed1" in names and "eval/base/seed1" not in names
+
+
+def test_code_that_changed_makes_a_step_anew_unless_it_is_accepted(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = study(place), place / "out"
+    assert run("run", file, "--out", out) == 0
+    monkeypatch.setattr("veridical.study.studying.code_hash", lambda command: "other")
+    capsys.readouterr()
+    assert run("run", file, "--out", out, "--accept-code", "true") == 0
+    assert capsys.readouterr().out.count("here already") == 5
+    assert run("run", file, "--out", out) == 0
+    assert "here already" not in capsys.readouterr().out
+
+
+def test_builds_are_shared_out_where_their_command_can(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from veridical.study.keys import Keys
+    from veridical.study.plan import Plan, Step
+    from veridical.study.running import Executing
+
+    build = Step("pairs", "build bdhs", {"model": "embedded", "data": "x", "out": "o"})
+    rated = Step("rated", "build rate", {"samples": "x", "out": "p"})
+    plan = Plan(place, (build, rated))
+    runner = Runner(plan, Keys(plan, {"pairs": (), "rated": ()}), Executing(place, shards=3))
+    assert [job.call[-2:] for job in runner._jobs(build)] == [
+        ("--shard", "1/3"), ("--shard", "2/3"), ("--shard", "3/3"),
+    ]  # fmt: skip
+    assert len(runner._jobs(rated)) == 1
