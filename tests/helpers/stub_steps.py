@@ -73,7 +73,7 @@ def two_steps(out: Path) -> Plan:
 
 
 if __name__ == "__main__":
-    Runner._call = call  # type: ignore[method-assign]
+    setattr(Runner, "_call", call)  # noqa: B010
     place = Path(sys.argv[1])
     plan = two_steps(place)
     runner(plan, place).run(plan.steps)

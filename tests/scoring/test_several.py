@@ -62,7 +62,8 @@ def test_an_interaction_by_hand() -> None:
                for n in (-1, 0, 1)]
         for name, gain in levels.items()
     }  # fmt: skip
-    found = interaction(*cells.values(), ACCURACY)
+    both, first, second, neither = cells.values()
+    found = interaction(both, first, second, neither, ACCURACY)
     assert found.value == pytest.approx(0.3)
     # Only seeds vary: S = 0.0001 / 3, t(2) = 4.3027, so 0.3 +- 0.02484.
     assert found.low == pytest.approx(0.3 - 0.02484, abs=1e-4)

@@ -19,6 +19,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
 from veridical.study.cluster import Cluster, Slurm, make_executor
 from veridical.study.executing import Here, Job
+from veridical.study.ledger import Ledger, StepState, read_ledger
 from veridical.study.plan import Plan
 from veridical.study.running import Runner
 
@@ -74,10 +75,24 @@ def test_a_killed_driver_loses_nothing_that_was_finished_or_runs(
 
 def _is_noted(out: Path, name: str) -> bool:
     """Whether a step's process was written down."""
-    try:
-        return bool(read_json(out / "steps.json")[name].get("jobs"))
-    except (KeyError, UserError, OSError):
-        return False
+    state = read_ledger(out).get(name)
+    return state is not None and bool(state.get("jobs"))
+
+
+def test_a_journal_that_was_cut_off_keeps_what_is_whole(tmp_path: Path) -> None:
+    """As a SIGKILL leaves it: the last line is half there."""
+    ledger = Ledger(tmp_path)
+    state: StepState = {"key": "k", "status": "finished", "command": "c"}
+    ledger.note("a", state)
+    with (tmp_path / "steps.jsonl").open("a") as file:
+        file.write('{"name": "b", "sta')
+    assert read_ledger(tmp_path) == {"a": state}
+    again = Ledger(tmp_path)
+    again.note("c", state)
+    assert read_ledger(tmp_path) == {"a": state, "c": state}
+    again.close()
+    assert read_json(tmp_path / "steps.json") == {"a": state, "c": state}
+    assert not (tmp_path / "steps.jsonl").exists()
 
 
 def test_a_changed_step_of_a_killed_driver_is_made_anew(tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ class Effect:
         detectable: the difference that these seeds and images show with the stated power.
         conclusion: what may be said.
         note: why there is no interval.
+        evaluation: the step that scored both.
+        benchmark: the benchmark's name.
     """
 
     arm: str
@@ -82,6 +84,8 @@ class Effect:
     detectable: float | None
     conclusion: Conclusion
     note: str = ""
+    evaluation: str = ""
+    benchmark: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ class StudyPage:
         others: in the other metrics.
         from_start: headline metrics against the model that all arms start from.
         interactions: of a grid's factors, in the primary metric.
+        scores: of every evaluation and arm: the step, the metric, and each arm's mean over seeds.
         tried: lines of the tuning table: arm, setting, value, chosen.
         failures: steps that failed, with their reasons.
         unfinished: how many steps are not finished.
@@ -141,6 +146,7 @@ class StudyPage:
     others: Sequence[Effect]
     from_start: Sequence[Effect]
     interactions: Sequence[Effect]
+    scores: Sequence[tuple[str, MetricDescription, Mapping[str, float]]]
     tried: Sequence[tuple[str, str, float | None, bool]]
     failures: Sequence[tuple[str, str]]
     unfinished: int
@@ -177,6 +183,11 @@ def _shown(page: StudyPage) -> dict[str, object]:
         "from_start": [_effect(effect) for effect in page.from_start],
         "others": [_effect(effect) for effect in page.others],
         "power": power_lines(page),
+        "scores": [
+            {"evaluation": step, "metric": metric.label, "detail": metric.detail,
+             "values": {arm: show(value, metric.unit) for arm, value in values.items()}}
+            for step, metric, values in page.scores
+        ],
         "costs": cost_plot(page.arms, first),
         "curves": learning_curves(page.arms),
         "rewarded": reward_and_truth(page.arms),
@@ -249,6 +260,7 @@ def _effect(effect: Effect) -> JsonObject:
     return {
         "arm": effect.arm,
         "baseline": effect.baseline,
+        "evaluation": effect.evaluation,
         "metric": effect.metric.label,
         "detail": effect.metric.detail,
         "before": show(effect.baseline_value, unit),
@@ -427,6 +439,10 @@ def as_json(page: StudyPage) -> JsonObject:
     ]  # fmt: skip
     return {
         "study": page.name, "question": page.question, "base": page.base, "arms": arms,
+        "scores": [
+            {"evaluation": step, "metric": metric.name, "values": dict(values)}
+            for step, metric, values in page.scores
+        ],
         "primary": page.primary.name, "difference": page.difference, "power": page.power,
         **effects,
     }  # fmt: skip

@@ -23,7 +23,7 @@ HARMLESS = (".log", ".out", ".err", ".txt", ".md", ".yaml", ".yml", ".sh", ".sba
 WRITTEN = re.compile(
     r"(pairs|samples|records|conversations|train|held_out)\.parquet|\w+_images"
     r"|(run|summary|scores|comparison|checked|start|proofs|reference_logps|dry_run|rewards|rounding|tuning|objects|steps)\.json"
-    r"|(skipped|answers|answers\.partial.*|questions|replies|details|rewards|comparisons|log|shown|pictures)\.jsonl"
+    r"|(skipped|answers|answers\.partial.*|questions|replies|details|rewards|comparisons|log|shown|pictures|steps)\.jsonl"
     r"|(differences|tax|table|rules|power)\.(md|csv|tex|json)"
     r"|spent\.jsonl(\.lock)?|(recipe|plan)\.yaml"
     r"|parts|claimed|checkpoints|model|adapter|rollouts|engine|tensorboard|wandb"

@@ -28,11 +28,13 @@ class Scored:
     """What is finished of one benchmark.
 
     Attributes:
+        evaluation: the step that it is of.
         benchmark: which.
         arms: each arm's evaluations by seed.
         start: the evaluations of the model that all arms start from, by seed; empty for none.
     """
 
+    evaluation: str
     benchmark: Benchmark
     arms: Mapping[str, Folders]
     start: Folders
@@ -42,36 +44,33 @@ class Scored:
         return self.start if name == START else self.arms.get(name, {})
 
 
-def scored(
-    found: Mapping[tuple[str, int], Sequence[Path]], start: Mapping[int, Path]
-) -> dict[str, Scored]:
-    """The finished evaluations by benchmark.
+def scored(found: Mapping[tuple[str, str, int], Path], start: Mapping[int, Path]) -> list[Scored]:
+    """The finished evaluations, by the step that made them and by benchmark.
 
     Args:
-        found: for each arm and seed the folders of its evaluations' steps.
-        start: by seed, the folder of the start's.
+        found: for each evaluation's step, arm and seed its folder.
+        start: by seed, the folder of the start's; compared with the first step's of a benchmark.
     """
-    arms: dict[str, dict[str, dict[int, Path]]] = {}
-    for (arm, seed), folders in found.items():
-        for folder in folders:
-            for name, place in evaluations_in(folder).items():
-                arms.setdefault(name, {}).setdefault(arm, {})[seed] = place
+    arms: dict[tuple[str, str], dict[str, dict[int, Path]]] = {}
+    for (evaluation, arm, seed), folder in found.items():
+        for name, place in evaluations_in(folder).items():
+            arms.setdefault((evaluation, name), {}).setdefault(arm, {})[seed] = place
     starts: dict[str, dict[int, Path]] = {}
     for seed, folder in start.items():
         for name, place in evaluations_in(folder).items():
             starts.setdefault(name, {})[seed] = place
-    return {
-        name: Scored(find_benchmark(name), by_arm, starts.get(name, {}))
-        for name, by_arm in arms.items()
-    }
+    return [
+        Scored(evaluation, find_benchmark(name), by_arm, starts.pop(name, {}))
+        for (evaluation, name), by_arm in arms.items()
+    ]
 
 
-def all_effects(study: Study, benchmarks: Mapping[str, Scored]) -> list[Effect]:
+def all_effects(study: Study, benchmarks: Sequence[Scored]) -> list[Effect]:
     """Every arm against the arms that the study names, and the start, in every metric."""
     outcome = study.outcome
     others = [*outcome.against, *([START] if outcome.start else [])]
     effects: list[Effect] = []
-    for own in benchmarks.values():
+    for own in benchmarks:
         for other in others:
             for arm in study.arms:
                 if arm != other and not (arm in outcome.against and _is_before(arm, other, others)):
@@ -145,6 +144,7 @@ def _effect(
         arm, other, own.benchmark.description.metric(name), change.value, change.low, change.high,
         change.p, None, change.arm_value, change.baseline_value, seeds, change.clusters, power,
         "none", (change.note or note) if change.low is None else "",
+        own.evaluation, own.benchmark.name,
     )  # fmt: skip
 
 
@@ -225,18 +225,23 @@ def _rows(own: Scored, arm: str, seed: int, corners: Sequence[str]) -> Sequence[
     return _sides(own.benchmark, own.of(arm)[seed], own.of(other)[seed])[0]
 
 
-def primary_of(outcome: Outcome, benchmarks: Mapping[str, Scored]) -> tuple[str, MetricDescription]:
-    """The benchmark's title and the metric's description.
+def primary_of(
+    outcome: Outcome, benchmarks: Sequence[Scored]
+) -> tuple[str, str, MetricDescription]:
+    """The step that the primary metric is of, the benchmark's title, and the metric's description.
 
     Raises:
         UserError: there is no such benchmark or metric.
     """
     name, _, metric = outcome.metric.partition("/")
-    benchmark = benchmarks[name].benchmark if name in benchmarks else find_benchmark(name)
+    own = [one for one in benchmarks if one.benchmark.name == name]
+    in_order = [one for step in outcome.evaluations for one in own if one.evaluation == step]
+    benchmark = in_order[0].benchmark if in_order else find_benchmark(name)
     known = [formula.name for formula in benchmark.formulas]
     known += [statistic.name for statistic in benchmark.statistics]
     if metric.rpartition("/")[2] not in known:
         raise UserError(
             f"outcome.metric: {name} has no metric {metric}; it has {', '.join(known)}."
         )
-    return benchmark.description.title, benchmark.description.metric(metric)
+    evaluation = in_order[0].evaluation if in_order else outcome.evaluations[0]
+    return evaluation, benchmark.description.title, benchmark.description.metric(metric)

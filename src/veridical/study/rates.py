@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
+from veridical.study.ledger import StepState
 from veridical.study.plan import Step
 from veridical.study.rehearsal import LIGHT_SECONDS, in_words
-from veridical.study.running import LIGHT, StepState
+from veridical.study.running import LIGHT
 
 __all__ = ["Rates", "in_words", "known_rates"]
 

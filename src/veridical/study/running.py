@@ -11,42 +11,22 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NotRequired
-
-from typing_extensions import TypedDict
+from typing import Any
 
 from veridical.cli.dispatch import run_command
 from veridical.runtime.errors import UserError
-from veridical.runtime.files import write_json
-from veridical.runtime.run_files import RunFile
 from veridical.runtime.run_folders import remove_run
 from veridical.runtime.run_record import RECORD, read_record
 from veridical.study.commands import makes_shards, named_path, runs_on_several
 from veridical.study.executing import Ended, Executor, Here, Job, last_line, last_words
 from veridical.study.keys import Keys
+from veridical.study.ledger import Ledger, Status, StepState
 from veridical.study.plan import Plan, Step, named
 
 SHOWN_EVERY = 0.5
 """Seconds between two looks at the log of the step that runs."""
-Status = Literal["running", "finished", "failed"]
-
-
-class StepState(TypedDict):
-    """What is known of a step that was started."""
-
-    key: str
-    status: Status
-    command: str
-    seconds: NotRequired[float]
-    reason: NotRequired[str]
-    code: NotRequired[str]
-    made_folder: NotRequired[bool]
-    jobs: NotRequired[list[Any]]
-
-
 LIGHT = ("data split", "eval compare", "report", "world make")
 """Commands that load no model and take seconds."""
-LEDGER = RunFile("steps.json", dict[str, StepState])
 
 
 @dataclass(frozen=True)
@@ -112,8 +92,12 @@ class Runner:
     def __post_init__(self) -> None:
         self.executor = self.how.executor or Here(self.how.workers)
         self._began = self.executor.clock()
-        there = (self.how.out / LEDGER.name).is_file()
-        self.ledger: dict[str, StepState] = LEDGER.read(self.how.out) if there else {}
+        self._ledger = Ledger(self.how.out)
+
+    @property
+    def ledger(self) -> Mapping[str, StepState]:
+        """What is known of the steps."""
+        return self._ledger.states
 
     def is_done(self, step: Step) -> bool:
         """Whether a step is finished with what it depends on now, as far as that is known."""
@@ -156,6 +140,8 @@ class Runner:
             interrupted = isinstance(error, KeyboardInterrupt)
             self.executor.stop(signal.SIGINT if interrupted else signal.SIGTERM)
             raise
+        finally:
+            self._ledger.close()
         if self.failed:
             waiting = queue.waiting()
             left = f" Not started: {named(waiting)}." if waiting else ""
@@ -169,6 +155,7 @@ class Runner:
         """Start what is ready, as far as there is room; what is here already makes more ready."""
         kept: list[Step] = []
         starting: list[tuple[Step, list[Job]]] = []
+        chosen: list[Job] = []
         while queue.ready:
             step = queue.ready.popleft()
             if self._is_here(step):
@@ -183,10 +170,11 @@ class Runner:
             if self._adopt(step):
                 continue
             jobs = self._jobs(step)
-            if not self.executor.room([*(job for _, own in starting for job in own), *jobs]):
+            if not self.executor.room([*chosen, *jobs]):
                 kept.append(step)
                 break
             starting.append((step, jobs))
+            chosen += jobs
         queue.ready.extendleft(reversed(kept))
         if starting:
             self._start(starting)
@@ -362,8 +350,7 @@ class Runner:
             state["made_folder"] = True
         if jobs is not None:
             state["jobs"] = jobs
-        self.ledger[step.name] = state
-        write_json(self.how.out / LEDGER.name, self.ledger)
+        self._ledger.note(step.name, state)
 
     def log(self, name: str) -> Path:
         """A step's log."""
@@ -413,8 +400,8 @@ class _Queue:
                     self.ready.append(self._steps[name])
 
     def again(self, step: Step) -> None:
-        """Start a step again."""
-        self.ready.append(step)
+        """Start a step again before all others: what waits for it has waited already."""
+        self.ready.appendleft(step)
 
     def waiting(self) -> list[Step]:
         """Those that were never ready."""

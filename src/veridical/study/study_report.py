@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from veridical.eval.scores import fixed_width
+from veridical.eval.scores import fixed_width, read_scores
 from veridical.report.curves import Rows
 from veridical.report.study_page import Effect, ShownArm, StudyPage, as_json, write_study_page
+from veridical.runtime.descriptions import MetricDescription
 from veridical.runtime.files import write_json
 from veridical.runtime.run_files import LOG
 from veridical.runtime.tables import Table
 from veridical.study.expanding import Cell
+from veridical.study.ledger import StepState, read_ledger
 from veridical.study.outcome import (
     START,
     Scored,
@@ -23,8 +25,7 @@ from veridical.study.outcome import (
     scored,
 )
 from veridical.study.plan import Plan, Step
-from veridical.study.running import LEDGER, StepState
-from veridical.study.study_file import Level
+from veridical.study.study_file import Level, Study
 from veridical.study.tuning import metric_value
 
 if TYPE_CHECKING:
@@ -49,31 +50,36 @@ def write_study_report(laid: Laid, out: Path) -> Path:
 def study_page(laid: Laid, out: Path) -> StudyPage:
     """Everything that the page shows."""
     study, outcome = laid.study, laid.study.outcome
-    ledger = LEDGER.read(out) if (out / LEDGER.name).is_file() else {}
+    ledger = read_ledger(out)
     plan = laid.plan
     done = {name for name, state in ledger.items() if state["status"] == "finished"}
     found = {
-        (cell.arm, cell.seed): folders
+        (step, cell.arm, cell.seed): folder
         for cell in laid.cells
-        if laid.known and (folders := _evaluated(laid, cell, done))
+        if laid.known
+        for step, folder in _evaluated(laid, cell, done).items()
     }
-    start = _started(laid, done)
-    benchmarks = scored(found, start)
-    title, primary = primary_of(outcome, benchmarks)
+    benchmarks = scored(found, _started(laid, done))
+    evaluation, title, primary = primary_of(outcome, benchmarks)
     effects = all_effects(study, benchmarks)
     name = outcome.metric.partition("/")[0]
-    titled = benchmarks[name].benchmark.description.title if name in benchmarks else title
-    main = [e for e in effects if e.metric.name == primary.name and _is_of(e, benchmarks, name)]
+    main = [
+        effect
+        for effect in effects
+        if (effect.evaluation, effect.benchmark, effect.metric.name)
+        == (evaluation, name, primary.name)
+    ]
+    first = [b for b in benchmarks if (b.evaluation, b.benchmark.name) == (evaluation, name)]
     planned = [e for e in main if e.baseline != START]
     return StudyPage(
         study.name, study.question, study.base,
         [_arm(laid, arm, plan, ledger, done) for arm in study.arms],
-        primary, titled, outcome.difference, outcome.power,
+        primary, title, outcome.difference, outcome.power,
         concluded(planned, outcome.difference),
         _others(effects, main),
         concluded(_headlines(effects, benchmarks), None),
-        concluded(interactions(study, benchmarks[name]), None)
-        if study.grid and name in benchmarks else [],
+        concluded([e for own in first for e in interactions(study, own)], None),
+        _scores(study, benchmarks),
         [(t.arm, in_words(t.setting), t.value, t.chosen) for t in laid.tried],
         [(n, s.get("reason", "")) for n, s in ledger.items()
          if s["status"] == "failed" and n in {step.name for step in plan.steps}],
@@ -81,34 +87,49 @@ def study_page(laid: Laid, out: Path) -> StudyPage:
     )  # fmt: skip
 
 
-def _is_of(effect: Effect, benchmarks: Mapping[str, Scored], name: str) -> bool:
-    """Whether a metric is one of a benchmark's, by its description."""
-    return name in benchmarks and (
-        benchmarks[name].benchmark.description.metric(effect.metric.name) == effect.metric
-    )
-
-
-def _headlines(effects: Sequence[Effect], benchmarks: Mapping[str, Scored]) -> list[Effect]:
-    wanted = [
-        own.benchmark.description.metric(own.benchmark.description.headline)
-        for own in benchmarks.values()
+def _headlines(effects: Sequence[Effect], benchmarks: Sequence[Scored]) -> list[Effect]:
+    wanted = {own.benchmark.name: own.benchmark.description.headline for own in benchmarks}
+    return [
+        effect
+        for effect in effects
+        if effect.baseline == START and effect.metric.name == wanted[effect.benchmark]
     ]
-    return [effect for effect in effects if effect.baseline == START and effect.metric in wanted]
+
+
+def _scores(
+    study: Study, benchmarks: Sequence[Scored]
+) -> Sequence[tuple[str, MetricDescription, Mapping[str, float]]]:
+    """Each arm's mean over seeds in every metric of every evaluation."""
+    found = []
+    for own in benchmarks:
+        read = {arm: [read_scores(folder) for folder in own.of(arm).values()] for arm in study.arms}
+        for metric in dict.fromkeys(m for runs in read.values() for run in runs for m in run):
+            values = {
+                arm: [run[metric]["value"] for run in runs if metric in run]
+                for arm, runs in read.items()
+            }
+            known = {arm: [v for v in own_ if v is not None] for arm, own_ in values.items()}
+            means = {arm: sum(v) / len(v) for arm, v in known.items() if v}
+            found.append((own.evaluation, own.benchmark.description.metric(metric), means))
+    return found
 
 
 def _others(effects: Sequence[Effect], main: Sequence[Effect]) -> list[Effect]:
     """All other metrics against other arms, corrected metric by metric."""
     rest = [effect for effect in effects if effect not in main and effect.baseline != START]
-    found = []
-    for metric in dict.fromkeys(effect.metric for effect in rest):
-        found += concluded([effect for effect in rest if effect.metric == metric], None)
-    return found
+    families: dict[tuple[str, str, str], list[Effect]] = {}
+    for effect in rest:
+        key = (effect.evaluation, effect.benchmark, effect.metric.name)
+        families.setdefault(key, []).append(effect)
+    return [one for family in families.values() for one in concluded(family, None)]
 
 
-def _evaluated(laid: Laid, cell: Cell, done: set[str]) -> list[Path]:
-    """The folders of a cell's evaluations that are finished."""
-    steps = [laid.expansion.step(cell, name) for name in laid.study.outcome.evaluations]
-    return [step.output for step in steps if step is not None and step.name in done]
+def _evaluated(laid: Laid, cell: Cell, done: set[str]) -> dict[str, Path]:
+    """The folders of a cell's evaluations that are finished, by their step."""
+    steps = {name: laid.expansion.step(cell, name) for name in laid.study.outcome.evaluations}
+    return {
+        name: step.output for name, step in steps.items() if step is not None and step.name in done
+    }
 
 
 def _started(laid: Laid, done: set[str]) -> dict[int, Path]:
@@ -153,7 +174,7 @@ def in_words(levels: Mapping[str, Level]) -> str:
 
 def _value(laid: Laid, cell: Cell, done: set[str]) -> float | None:
     name = laid.study.outcome.metric.partition("/")[0]
-    for folder in _evaluated(laid, cell, done):
+    for folder in _evaluated(laid, cell, done).values():
         if (folder / name / "scores.json").is_file() or (folder / "scores.json").is_file():
             return metric_value(folder, laid.study.outcome.metric)[0]
     return None

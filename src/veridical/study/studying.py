@@ -17,10 +17,11 @@ from veridical.study.cluster import Cluster, make_executor
 from veridical.study.commands import check_steps, path_options
 from veridical.study.expanding import Cell, Expansion, expand
 from veridical.study.keys import Keys
+from veridical.study.ledger import StepState, read_ledger
 from veridical.study.plan import Plan, Step, write_plan
 from veridical.study.rates import Rates, in_words, known_rates
 from veridical.study.rehearsal import schedule
-from veridical.study.running import LEDGER, Executing, Runner, StepState
+from veridical.study.running import Executing, Runner
 from veridical.study.stage_code import code_hash
 from veridical.study.study_file import Study, Tuning, find_study
 from veridical.study.study_report import write_study_report
@@ -307,8 +308,8 @@ def runner_of(plan: Plan, how: Executing, accept_code: bool = False) -> Runner:
     paths = paths_of(plan)
     codes = {command: code_hash(command) for command in {step.command for step in plan.steps}}
     by_step = {step.name: codes[step.command] for step in plan.steps}
-    if accept_code and (how.out / LEDGER.name).is_file():
-        ledger = LEDGER.read(how.out)
+    if accept_code:
+        ledger = read_ledger(how.out)
         by_step |= {name: ledger[name].get("code", "") for name in by_step if name in ledger}
     return Runner(plan, Keys(plan, paths, by_step), how)
 
