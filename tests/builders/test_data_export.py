@@ -259,10 +259,13 @@ def test_a_card_has_sources_licenses_recipe_and_hashes(
     assert "openbmb/RLAIF-V-Dataset) | CC BY-NC 4.0 |" in card
     assert "1 row of theirs.jsonl read as rlaif-v; 1 record, 0 left out" in card
     composed = tmp_path / "composed"
-    assert cli.main(["build", "compose", str(mine), "--out", str(composed)]) == 0
+    made = ["build", "compose", str(mine), "--out", str(composed), "--prompts", "theirs"]
+    assert cli.main(made) == 0
     given = [str(composed / "pairs.parquet"), "--to", "hub", "--out", str(tmp_path / "hub2")]
     assert cli.main(["data", "export", *given]) == 0
-    assert "license: cc-by-nc-4.0" in (tmp_path / "hub2/README.md").read_text()
+    second = (tmp_path / "hub2/README.md").read_text()
+    assert "license: cc-by-nc-4.0" in second
+    assert '"prompts": ["theirs"]' in second
     for file in (mine, out / "train-00000.parquet", tmp_path / "theirs.jsonl"):
         assert hashlib.sha256(file.read_bytes()).hexdigest() in card
     assert str(tmp_path) not in card

@@ -557,3 +557,14 @@ def test_an_interrupted_import_with_a_limit_through_a_prompt_does_not_go_on_with
         assert cli.main([*given, "--limit", "3"]) == 130
     assert cli.main(given) == 2
     assert "out.jsonl.parts" in capsys.readouterr().err
+
+
+def test_images_that_are_elsewhere_come_with_the_two_ways_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"image": "a.png", "question": "Q?", "chosen": "A.", "rejected": "B."}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row) + "\n")
+    assert cli.main(["data", "import", str(tmp_path / "x.jsonl"), "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert "a.png is no file under" in said
+    assert "--images-root, or leave them out with --images drop" in said

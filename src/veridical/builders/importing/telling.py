@@ -114,14 +114,20 @@ def too_many(work: Conversion, most: float, kept: Path | None) -> str:
     """Why a set is refused of which too many records can't be made."""
     report = work.report
     left = [*report.skipped, *report.by_rule, *report.parts]
+    missing = any("is no file under" in row["reason"] for row in left)
+    pictures = (
+        "\nName the folder of the images with --images-root, or leave them out with --images drop."
+        if missing
+        else ""
+    )
     if not report.made:
-        return f"{work.source.name}: no row can be used. {few_reasons(left)}."
+        return f"{work.source.name}: no row can be used. {few_reasons(left)}.{pictures}"
     whole = report.made + len(report.skipped)
     again = f" What was converted is kept in {kept}, so that goes fast." if kept else ""
     return (
         f"{work.source.name}: {part_of(len(report.skipped), whole, 'records')} can't be made, more "
         f"than --max-bad-fraction {most:g} allows: {few_reasons(report.skipped)}.\n"
-        f"Fix them, or set --max-bad-fraction higher.{again}"
+        f"Fix them, or set --max-bad-fraction higher.{again}{pictures}"
     )
 
 

@@ -18,6 +18,8 @@ from veridical.runtime.files import JSON_ERRORS, read_json
 from veridical.runtime.progress import counted
 
 UNNAMED = "rows without a source"
+NOT_TOLD = ("out", "shard", "sets", "expect")
+"""Options that say nothing of how a set was made, or that the hashes below say better."""
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 TEMPLATE = """---
 {{ card_data }}
@@ -199,11 +201,17 @@ def _built(path: Path) -> list[str]:
     with _as_written(path, "a build"):
         record = read_json(path)
         options = record.get("configuration", {}).items()
-        plain = {n: v for n, v in options if isinstance(v, str | int | float | bool)}
-        plain = {n: v for n, v in plain.items() if "/" not in str(v)}
+        plain = {n: v for n, v in options if n not in NOT_TOLD and _is_plain(v)}
         hashes = {n: one.get("sha256") for n, one in record.get("inputs", {}).items()}
         step = f"`veridical {record.get('command')}` with `{json.dumps(plain)}`"
         return [step, *(f"read: {n}, SHA-256 `{h}`" for n, h in hashes.items() if h)]
+
+
+def _is_plain(value: object) -> bool:
+    """Whether an option's value can be shown: texts, numbers and lists of them, but no paths."""
+    if isinstance(value, list):
+        return bool(value) and all(map(_is_plain, value))
+    return isinstance(value, str | int | float | bool) and "/" not in str(value)
 
 
 @contextlib.contextmanager
