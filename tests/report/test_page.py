@@ -69,7 +69,9 @@ def test_the_page_is_self_contained(demo: Path) -> None:
     page = Page(path)
     assert path == demo / "report.html"
     assert set(page.tags).isdisjoint({"script", "link", "iframe", "object", "embed", "base"})
-    links = [own for own in page.references if not own.startswith(("data:image/", "#"))]
+    viewed = "http://127.0.0.1:8600/s/0?"  # a link to follow, which loads nothing
+    own_or_viewed = ("data:image/", "#", viewed)
+    links = [own for own in page.references if not own.startswith(own_or_viewed)]
     assert links == [f"eval/{arm}/chair/answers.jsonl" for arm in ("base", "sft", "bdhs")]
     assert all((demo / link).is_file() for link in links)
     assert not re.search(r"@import|url\(", path.read_text())
@@ -80,7 +82,11 @@ def test_the_page_is_self_contained(demo: Path) -> None:
 def test_each_metric_leads_to_its_answers(demo: Path) -> None:
     page = Page(write_report([demo]))
     assert "answers-chair" in page.ids
-    assert "#answers-chair" in page.references
+    assert "#answers-chair-recall" in page.references
+    assert "answers-chair-recall" in page.ids
+    viewed = [own for own in page.references if own.startswith("http:")]
+    assert "http://127.0.0.1:8600/s/0?sort=change_chair_i&down=1" in viewed
+    assert "http://127.0.0.1:8600/s/0?sort=change_recall" in viewed  # higher is better
     assert "Answers behind Hallucinated mentions" in " ".join(page.labels)
     folders = " ".join(str(demo / "eval" / arm / "chair") for arm in ("base", "sft", "bdhs"))
     assert f"veridical view {folders}" in page.text

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import random
+import resource
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -248,7 +249,8 @@ def test_what_was_stored_is_the_same_after_any_number_of_events(tmp_path: Path) 
         {"task": 99}, {"task": True}, {"task": "1"}, {"step": "x"}, {"value": "C"}, {"value": None},
         {"step": "better"}, {"step": "marks", "value": {"A": [[0, 999]]}}, {"key": "short"},
         {"step": "marks", "value": {"A": [[3, 1]]}}, {"step": "marks", "value": [1]},
-        {"seconds": "1"}, {"key": 7}, {"step": "marks", "value": {"A": [[0.5, 1]]}},
+        {"seconds": "1"}, {"key": 7}, {"value": "C", "seconds": 10**400},
+        {"step": "marks", "value": {"A": [[0.5, 1]]}},
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_not_stored(tmp_path: Path, content: dict[str, Any]) -> None:
@@ -420,6 +422,41 @@ def studio_task(page: Page, result: list[dict[str, Any]], **more: Any) -> dict[s
     answers = {"answer_a": one.text("first"), "answer_b": one.text("second")}
     annotation = {"completed_by": {"email": "me"}, "result": result, **more}
     return {"data": {"task": 1, **answers}, "annotations": [annotation]}
+
+
+def test_label_studio_gets_users_as_it_knows_them(tmp_path: Path) -> None:
+    """By number; an unknown e-mail address would make it refuse the whole file."""
+    page = Page(tmp_path, "--annotators", "7", "anna", "--overlap", "1")
+    task = page.say("7", "first")
+    page.store.add("the-key-of-anna", "anna", task, "worse", "first", 1.0)
+    assert cli.main([*page.words, "--export", "label-studio"]) == 0
+    [exported] = [own for own in read_json(page.out / "label-studio.json") if own["id"] == task]
+    assert [(own.get("completed_by"), own.get("annotator")) for own in exported["annotations"]] == [
+        (7, None), (None, "anna"),
+    ]  # fmt: skip
+
+
+def test_a_full_disk_is_said_and_keeps_what_was_given(tmp_path: Path) -> None:
+    """The limit on the size of files stands for the disk's end."""
+    page = Page(tmp_path)
+    task = page.say("me", "first")
+    given = {"key": "the-key-of-this", "task": page.store.current("me"), "step": "worse",
+             "value": "A"}  # fmt: skip
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
+    try:
+        refused = page.send("me", **given)
+        pages = [page.client.get(place).status for place in ("/a/me", "/overview")]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert refused.status == 503
+    assert "Make room" in refused.text
+    assert pages == [200, 200]
+    assert [own.task for own in page.store.events()] == [task]
+    for _ in range(2):  # the page tries again
+        assert page.send("me", **given).status == 200
+    page.open()
+    assert [own.task for own in page.store.events()] == [task, given["task"]]
 
 
 def test_labels_are_not_taken_in_while_the_page_is_open(

@@ -190,6 +190,20 @@ def test_flags_and_notes_are_kept_exported_and_left_out_by_compose(
     assert [row["id"] for row in read_jsonl(tmp_path / "pairs.notes.jsonl")] == ["a"]
 
 
+def test_a_flag_that_can_not_be_stored_is_not_shown(
+    pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise UserError("No space left on device")
+
+    client = application(pairs)
+    monkeypatch.setattr("veridical.web.notes.write_jsonl", full)
+    assert (
+        client.post("/s/0/row/2/note", {"flagged": True}, **{"x-veridical-key": KEY}).status == 400
+    )
+    assert shown(client, "/s/0?marked=flagged") == []
+
+
 def test_servers_that_share_a_file_of_notes_keep_every_flag(tmp_path: Path) -> None:
     path = tmp_path / "pairs.notes.jsonl"
 
@@ -320,6 +334,27 @@ def test_answers_of_two_runs_stand_side_by_side(tmp_path: Path) -> None:
     assert client.get("/s/0/row/1/image/0/small").status == 200
     assert shown(client, "/s/0?where=answers_differ=true") == [1]
     assert application(*sets).get("/s/0/row/1/image/0/small").status == 404
+
+
+def test_answers_are_sorted_by_a_metric(tmp_path: Path) -> None:
+    """Image 1: one of two mentions wrong, then none. Image 2: none, then one of one."""
+    objects = {"1": ["cup"], "2": ["dog"], "3": ["cat"]}
+    (tmp_path / "objects.json").write_text(json.dumps(objects))
+    said = {"base": ("A cup and a dog.", "A dog.", "Nothing."), "dpo": ("A cup.", "A cat.", "Hm.")}
+    for name, answers in said.items():
+        rows = [{"image_id": id, "answer": own} for id, own in zip("123", answers, strict=True)]
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+        given = ["--answers", str(tmp_path / f"{name}.jsonl"),
+                 "--objects", str(tmp_path / "objects.json")]  # fmt: skip
+        assert cli.main(["eval", "chair", *given, "--out", str(tmp_path / name)]) == 0
+    client = application(tmp_path / "base", tmp_path / "dpo")
+    assert shown(client, "/s/0?sort=change_chair_i&down=1") == [2, 1, 3]  # 3 mentions nothing
+    assert shown(client, "/s/0?sort=change_recall&where=before_recall=1") == [2, 1]
+    page = client.get("/s/0/row/1").text
+    assert "<dt>change_chair_i</dt><dd>-0.5</dd>" in page
+    assert "<dt>before_chair_i</dt><dd>0.5</dd>" in page
+    alone = application(tmp_path / "dpo")
+    assert shown(alone, "/s/0?sort=answer_chair_i&down=1") == [2, 1, 3]
 
 
 @pytest.mark.parametrize("kind", ["sample", "conversation"])

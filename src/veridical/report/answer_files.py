@@ -7,9 +7,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from veridical.report.folders import Part
+from veridical.runtime.descriptions import BenchmarkDescription, MetricDescription
+from veridical.runtime.pages import VIEW_PORT, answer_field
 from veridical.runtime.run_files import ANSWERS
 
 SCENES = "scenes.json"
@@ -27,22 +29,43 @@ class AnswerFiles:
         title: of the benchmark.
         files: each run's name with the address of its file, relative to the page.
         command: that shows them side by side.
+        metrics: each metric's name with where its answers are.
     """
 
     anchor: str
     title: str
     files: list[tuple[str, str]]
     command: str
+    metrics: dict[str, MetricAnswers]
+
+
+@dataclass(frozen=True)
+class MetricAnswers:
+    """The answers behind one metric.
+
+    Attributes:
+        anchor: of the place on the page.
+        label: of the metric.
+        address: of the answers sorted by it, worst first, while the command runs.
+    """
+
+    anchor: str
+    label: str
+    address: str
 
 
 def answer_files(
-    parts: Sequence[Part], titles: Mapping[str, str], page: Path
+    parts: Sequence[Part],
+    benchmarks: Mapping[str, BenchmarkDescription],
+    metrics: Sequence[str],
+    page: Path,
 ) -> dict[str, AnswerFiles]:
     """The answers that are there, by benchmark.
 
     Args:
         parts: of the runs.
-        titles: of benchmarks, by name.
+        benchmarks: by name.
+        metrics: that the page shows, each as "benchmark/metric".
         page: the page's file.
     """
     found: dict[str, list[Part]] = {}
@@ -52,12 +75,28 @@ def answer_files(
     return {
         name: AnswerFiles(
             f"answers-{name}",
-            titles.get(name, name),
+            benchmarks[name].title if name in benchmarks else name,
             [(part.name, _address(part.folder / ANSWERS.name, page)) for part in own],
             "veridical view " + " ".join(shlex.quote(str(p.folder)) for p in own[:MOST_VIEWED]),
+            {
+                metric.name: _metric_answers(name, metric, len(own[:MOST_VIEWED]))
+                for metric in (benchmarks[name].metrics if name in benchmarks else ())
+                if f"{name}/{metric.name}" in metrics
+            },
         )
         for name, own in found.items()
     }
+
+
+def _metric_answers(benchmark: str, metric: MetricDescription, runs: int) -> MetricAnswers:
+    query = {"sort": answer_field(metric.name, runs)}
+    if metric.better != "higher":
+        query["down"] = "1"
+    return MetricAnswers(
+        f"answers-{benchmark}-{metric.name}",
+        metric.label,
+        f"http://127.0.0.1:{VIEW_PORT}/s/0?{urlencode(query)}",
+    )
 
 
 def _address(file: Path, page: Path) -> str:

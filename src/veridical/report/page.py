@@ -87,7 +87,6 @@ def _page(parts: Sequence[Part], runs: Sequence[Path], out: Path) -> dict[str, o
     pair_sets = sections.pair_sets(parts, results)
     sentence, lead = _headline(results, trainings, pair_sets)
     note, examples = _examples(parts, results)
-    titles = {benchmark.name: benchmark.title for benchmark in results.in_order}
     clusters = max((v.clusters for values in results.values.values() for v in values), default=0)
     return {
         "headline": sentence,
@@ -110,7 +109,7 @@ def _page(parts: Sequence[Part], runs: Sequence[Path], out: Path) -> dict[str, o
         "old_intervals": _old_intervals(results),
         "several_seeds": any(len(values) > 1 for values in results.values.values()),
         "metric_plots": metric_plots(results),
-        "answers": answer_files(parts, titles, out),
+        "answers": answer_files(parts, results.benchmarks, results.metrics, out),
         "drawn": any(map(is_drawn, parts)),
         "examples": examples.chosen if examples else [],
         "examples_note": note,

@@ -101,8 +101,13 @@ def difference_rows(results: Results, baseline: str) -> tuple[list[str], list[di
 
 def _row(results: Results, metric: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
     name = results.describe(metric)
-    benchmark = metric.partition("/")[0]
-    return {"label": name.label, "detail": name.detail, "cells": cells, "benchmark": benchmark}
+    return {
+        "label": name.label,
+        "detail": name.detail,
+        "cells": cells,
+        "benchmark": metric.partition("/")[0],
+        "metric": metric.rpartition("/")[2],  # without the group of the answers
+    }
 
 
 def _cell(results: Results, arm: str, metric: str) -> dict[str, object]:

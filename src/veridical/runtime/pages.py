@@ -10,6 +10,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from veridical.runtime.files import read_text, refuse_to_replace, write_text_atomic
 
 STYLE = Path(__file__).with_name("style.css")
+VIEW_PORT = 8600
+"""Where `veridical view` and `veridical label` listen if nothing else is said."""
+
+
+def answer_field(metric: str, runs: int) -> str:
+    """The field by which `veridical view` sorts the answers of some runs by a metric.
+
+    For one run it is the metric's value on each answer alone; for several, the last run's minus the
+    first's.
+    """
+    return f"{'change' if runs > 1 else 'answer'}_{metric}"
 
 
 def write_page(out: Path, package: str, template: str, page: Any) -> None:

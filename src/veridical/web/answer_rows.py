@@ -10,8 +10,10 @@ from veridical.report.folders import Part
 from veridical.report.pictures import find_image
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_jsonl
+from veridical.runtime.pages import answer_field
 from veridical.runtime.run_files import DETAILS, SCORES
 from veridical.runtime.run_record import RECORD, read_fields
+from veridical.web.answer_scores import scores_of_answers
 from veridical.web.shown_rows import (
     FieldValue,
     Mark,
@@ -25,6 +27,8 @@ from veridical.web.shown_rows import (
 ANSWERS = "answers.jsonl"
 SAID = ("answer", "response", "reply", "text")
 ASKED = ("prompt", "question")
+SCORED = "metrics"
+"""The key under which `_rows` puts an answer's metrics."""
 OWN = ("key", "image", "mentions", "objects", *SAID, *ASKED)
 
 
@@ -66,7 +70,7 @@ def shown_answers(folders: Sequence[Path], root: Path | None) -> Iterator[ShownR
     for number, key in enumerate(dict.fromkeys(key for run in runs for key in run), start=1):
         own = {name: run[key] for name, run in zip(names, runs, strict=True) if key in run}
         place = next(i for i, run in enumerate(runs) if key in run)
-        yield _row(number, key, own, folders[place], root)
+        yield _row(number, key, own, names, folders[place], root)
 
 
 def _same_benchmark(folders: Sequence[Path]) -> None:
@@ -88,7 +92,11 @@ def _rows(folder: Path) -> dict[str, dict[str, Any]]:
     if (folder / DETAILS.name).is_file():
         details = {row["image_id"]: row for row in DETAILS.read(folder)}
     found: dict[str, dict[str, Any]] = {}
-    for number, row in enumerate(read_jsonl(folder / ANSWERS), start=1):
+    rows = read_jsonl(folder / ANSWERS)
+    scored = scores_of_answers(folder)
+    if len(scored) != len(rows):  # a run that was cut off, or answers of another one
+        scored = [{}] * len(rows)
+    for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
             raise UserError(f"{folder / ANSWERS}, line {number} is not a JSON object.")
         image = str(row.get("image_id", ""))
@@ -99,7 +107,10 @@ def _rows(folder: Path) -> dict[str, dict[str, Any]]:
         more = details.get(image, {})
         said = _said(row)
         marked = more.get("mentions", []) if more.get("answer", said) == said else []
-        found[key] = {"objects": more.get("objects", []), **row, "mentions": marked}
+        found[key] = {
+            "objects": more.get("objects", []), **row, "mentions": marked,
+            SCORED: scored[number - 1],
+        }  # fmt: skip
     return found
 
 
@@ -115,7 +126,12 @@ def _said(row: Mapping[str, Any]) -> str:
 
 
 def _row(
-    number: int, key: str, own: Mapping[str, Mapping[str, Any]], folder: Path, root: Path | None
+    number: int,
+    key: str,
+    own: Mapping[str, Mapping[str, Any]],
+    runs: Sequence[str],
+    folder: Path,
+    root: Path | None,
 ) -> ShownRow:
     first = next(iter(own.values()))
     answers = tuple(_answer(name, row) for name, row in own.items())
@@ -123,13 +139,15 @@ def _row(
     for name, row in first.items():
         if name not in OWN and isinstance(row, str | int | float | bool):
             fields[name] = row
-    for place, (answer, row) in enumerate(zip(answers, own.values(), strict=True)):
-        stem = _stem(place, len(own), answer.name)
+    for answer, row in zip(answers, own.values(), strict=True):
+        place = runs.index(answer.name)
+        stem = _stem(place, len(runs), answer.name)
         fields[f"{stem}_words"] = count_words(answer.text)
         if row.get("mentions"):
             fields[f"{stem}_made_up"] = sum(m.kind == "made_up" for m in answer.marks)
         if place and isinstance(row.get("parsed"), str):
             fields[f"{stem}_parsed"] = row["parsed"]
+    fields |= _metrics({name: row[SCORED] for name, row in own.items()}, runs)
     if len(answers) > 1:
         fields["answers_differ"] = len({answer.text for answer in answers}) > 1
     asked = next((str(first[n]) for n in ASKED if isinstance(first.get(n), str)), "")
@@ -137,6 +155,22 @@ def _row(
     return ShownRow(
         number, key, images, (ShownTurn("user", asked),) if asked else (), answers, fields
     )
+
+
+def _metrics(known: Mapping[str, Mapping[str, float]], runs: Sequence[str]) -> dict[str, float]:
+    """The metrics of each answer alone, and of several runs the last minus the first."""
+    first, last = known.get(runs[0], {}), known.get(runs[-1], {})
+    found: dict[str, float] = {}
+    if len(runs) > 1:
+        found = {
+            answer_field(metric, len(runs)): round(value - first[metric], 6)
+            for metric, value in last.items()
+            if metric in first
+        }
+    for place, name in enumerate(runs):
+        for metric, value in known.get(name, {}).items():
+            found[f"{_stem(place, len(runs), name)}_{metric}"] = value
+    return found
 
 
 def _stem(place: int, runs: int, name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,11 @@ from veridical.web.label_overview import overview
 from veridical.web.label_plan import Comparison, is_turned
 from veridical.web.label_state import (
     BETTER,
-    LONGEST_SECONDS,
     OTHER,
     WORSE,
     Judgment,
     Spans,
+    possible_seconds,
     read_spans,
 )
 from veridical.web.label_store import LabelStore, StoreError
@@ -210,7 +209,7 @@ def _store_event(labeling: Labeling, name: str, key: str, content: Mapping[str, 
         raise UserError("task is no comparison of this annotator.")
     if not isinstance(seconds, int | float) or isinstance(seconds, bool):
         raise UserError("seconds must be a number.")
-    spent = min(max(float(seconds), 0.0), LONGEST_SECONDS) if math.isfinite(seconds) else 0.0
+    spent = possible_seconds(seconds)
     turned = is_turned(labeling.seed, name, task)
     if step == "marks":
         stored = _marks(store.comparison(task), value, turned)

@@ -70,6 +70,14 @@ class Judgment:
         return "helpfulness" if self.worse == "same" else "hallucination"
 
 
+def possible_seconds(said: float) -> float:
+    """What a comparison took, by what was sent: within limits, and 0 for what is no time."""
+    # An integer of hundreds of digits is no float; comparing it is safe.
+    if said != said or said <= 0:
+        return 0.0
+    return float(min(said, LONGEST_SECONDS)) if said != float("inf") else 0.0
+
+
 def live(events: Iterable[Event]) -> list[Event]:
     """The events that no later one undid, in order."""
     known = list(events)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,9 @@ class LabelStore:
         """Open a store that `create` made."""
         self.path = path
         self._lock = threading.Lock()
+        # While one connection is open, SQLite keeps the files beside the log. To make them again
+        # takes room, so without it a full disk would refuse pages that only read.
+        weakref.finalize(self, _kept_open(path).close)
         with self._connect() as database:
             rows = database.execute(
                 "SELECT annotator, task FROM dealt ORDER BY position"
@@ -184,6 +188,13 @@ class LabelStore:
     def _connect(self) -> Iterator[sqlite3.Connection]:
         with connected(self.path) as database:
             yield database
+
+
+def _kept_open(path: Path) -> sqlite3.Connection:
+    with connected(path):
+        kept = sqlite3.connect(path, timeout=30, check_same_thread=False)
+        kept.execute("SELECT 1 FROM about").fetchone()
+    return kept
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, write_text_atomic, write_texts_atomic
 from veridical.runtime.progress import counted
 from veridical.web.label_plan import Comparison
-from veridical.web.label_state import BETTER, LONGEST_SECONDS, WORSE, Judgment, read_spans
+from veridical.web.label_state import BETTER, WORSE, Judgment, possible_seconds, read_spans
 from veridical.web.label_store import LabelStore
 from veridical.web.pictures import encoded
 from veridical.web.sets import ViewedSet
@@ -31,7 +30,9 @@ CHOICES = {"A": "A", "B": "B", "same": "The same", "unsure": "Can't tell", "brok
 CONFIG = """<View>
   <Image name="image" value="$image"/>
   <Text name="prompt" value="$prompt"/>
+  <Header value="Answer A"/>
   <Text name="answer_a" value="$answer_a"/>
+  <Header value="Answer B"/>
   <Text name="answer_b" value="$answer_b"/>
   <Header value="Which answer hallucinates more?"/>
   <Choices name="worse" toName="answer_a" required="true">
@@ -126,10 +127,20 @@ def _studio_task(store: LabelStore, one: Comparison, image: str) -> dict[str, An
                            "labels": ["Wrong"]}}
                 for start, end in spans
             ]  # fmt: skip
-        annotations.append({"completed_by": {"email": name}, "created_at": judgment.at,
+        for number, own in enumerate(result, start=1):
+            own["id"] = f"{one.task}-{name}-{number}"
+        annotations.append({**_by(name), "created_at": judgment.at,
                             "lead_time": judgment.seconds, "result": result})  # fmt: skip
     return {"id": one.task, "data": {"id": one.row.id, "task": one.task, **_fields(one, image)},
             "annotations": annotations}  # fmt: skip
+
+
+def _by(name: str) -> dict[str, object]:
+    """Who made an annotation: Label Studio refuses a file with a user it does not have.
+
+    It knows users by number or e-mail address. Others are named in a field that it passes over.
+    """
+    return {"completed_by": int(name)} if name.isdecimal() else {"annotator": name}
 
 
 def _argilla_record(store: LabelStore, one: Comparison, image: str) -> dict[str, Any]:
@@ -169,8 +180,7 @@ def import_file(store: LabelStore, path: Path) -> str:
     for task, name, step, value, _, seconds, at in given:
         text = json.dumps([task, name, step, value, at])
         key = f"import-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
-        spent = min(max(seconds, 0.0), LONGEST_SECONDS) if math.isfinite(seconds) else 0.0
-        stored += store.add(key, name, task, step, value, spent, at or None)
+        stored += store.add(key, name, task, step, value, possible_seconds(seconds), at or None)
     return f"{counted(stored, 'answers')} of {counted(len(given), 'answers')} in {path} are new."
 
 
@@ -212,7 +222,7 @@ def _from_studio(row: Mapping[str, Any]) -> Iterator[Given]:
     for annotation in row["annotations"]:
         if annotation.get("was_cancelled"):
             continue
-        who = annotation["completed_by"]
+        who = annotation.get("annotator") or annotation["completed_by"]
         name = str(who.get("email") if isinstance(who, Mapping) else who).partition("@")[0]
         seconds = float(annotation.get("lead_time") or 0)
         about = answers, seconds, str(annotation.get("created_at") or "")

@@ -75,12 +75,11 @@ class Notes:
                 old.note if note is None else note[:LONGEST_NOTE],
                 datetime.now(UTC).isoformat(timespec="seconds"),
             )
-            if new.flagged or new.note:
-                self._known[id] = new
-            else:
-                self._known.pop(id, None)
-            ordered = sorted(self._known.values(), key=lambda one: one.row)
+            others = {key: one for key, one in self._known.items() if key != id}
+            known = {**others, id: new} if new.flagged or new.note else others
+            ordered = sorted(known.values(), key=lambda one: one.row)
             write_jsonl(self.path, [one.as_json() for one in ordered])
+            self._known = known  # not before: a page shows what is on the disk
             self._stamp = self._state()
         return new
 

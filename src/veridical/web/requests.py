@@ -19,12 +19,21 @@ async def sent(request: Request) -> Mapping[str, object]:
         UserError: it is none.
     """
     try:
-        content = parse_json((await request.body()).decode())
+        content = parse_json((await _body(request)).decode())
     except JSON_ERRORS as error:
         raise UserError(f"What was sent is not JSON: {str(error)[:200]}.") from error
     if not isinstance(content, Mapping):
         raise UserError("What was sent is no JSON object.")
     return content
+
+
+async def _body(request: Request) -> bytes:
+    from starlette.requests import ClientDisconnect
+
+    try:
+        return await request.body()
+    except ClientDisconnect as error:  # or it was longer than it said
+        raise UserError("What was sent is not whole.") from error
 
 
 def text_in(content: Mapping[str, object], name: str, longest: int) -> str:

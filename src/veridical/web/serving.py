@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from veridical.runtime.errors import UserError
+from veridical.runtime.pages import VIEW_PORT
 from veridical.runtime.ranges import Range
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Serving:
     """
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Range(0, 65535)] = 8600
+    port: Annotated[int, Range(0, 65535)] = VIEW_PORT
     root_path: str = ""
     token: str | None = None
 

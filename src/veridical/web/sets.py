@@ -23,12 +23,15 @@ from veridical.inspection.rows import recognize_kind
 from veridical.report.folders import find_parts
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import check_file
+from veridical.runtime.run_files import DETAILS, SCORES
 from veridical.runtime.run_record import RECORD, read_fields
 from veridical.web.answer_rows import ANSWERS, is_evaluation, run_names, shown_answers
 from veridical.web.record_rows import Marking, shown_records
 from veridical.web.shown_rows import Mark, ShownImage, ShownRow
 
 FILES = ("pairs.parquet", "samples.parquet", "conversations.parquet", "records.parquet")
+BESIDE = (SCORES.name, DETAILS.name)
+"""What is read of an evaluation beside its answers."""
 IMAGE_BATCH = 8
 
 
@@ -42,7 +45,7 @@ class ViewedSet:
         files: what is read.
         root: the folder that image paths must stay under.
         marking: marks objects in answers; None where no list is known.
-        marked_by: the files that `marking` and `gaps` are made of.
+        marked_by: the files that `marking`, `gaps` and metrics are made of.
         gaps: log-probability gaps by the number of the row.
     """
 
@@ -176,7 +179,9 @@ def open_sets(
             if path == evaluations[0]:
                 files = tuple(one / ANSWERS for one in evaluations)
                 name = " and ".join(run_names(evaluations))
-                found.append(ViewedSet(name, "answers", files, root))
+                beside = [one / name for one in evaluations for name in BESIDE]
+                read = tuple(path for path in beside if path.is_file())
+                found.append(ViewedSet(name, "answers", files, root, marked_by=read))
             continue
         file = _record_file(path)
         kind = recognize_kind(file)

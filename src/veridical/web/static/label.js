@@ -45,7 +45,8 @@
         tell(`Not stored: ${told}`);
         return null;
       }
-      tell("Not stored yet: the server does not answer. Trying again; keep this page open.");
+      const why = reply ? told.slice(0, 300) : "the server does not answer.";
+      tell(`Not stored yet: ${why} Trying again; keep this page open.`);
       await wait(pause);
     }
   }
