@@ -65,13 +65,13 @@ test-all: $(DEVELOPMENT) families  ## Unit tests and the long ones; needs VERIDI
 	$(PYTEST) -m 'not gpu' $(PYTEST_FLAGS)
 
 evidence: $(RUNTIME)  ## The three-seed study behind the README's figures (an hour; resumable).
-	$(BIN)/veridical evidence $(EVIDENCE_FLAGS)
+	$(BIN)/veridical study run evidence --workers 2 $(EVIDENCE_FLAGS)
 
-methods: $(RUNTIME)  ## Every method compared, three seeds (hours; METHODS_FLAGS='--seeds 1': one hour).
-	$(BIN)/veridical methods $(METHODS_FLAGS)
+methods: $(RUNTIME)  ## Every method compared, three seeds (a night; resumable).
+	$(BIN)/veridical study run methods --workers 2 $(METHODS_FLAGS)
 
 rewards: $(RUNTIME)  ## Reward models with and without facts, three seeds (an hour; resumable).
-	$(BIN)/veridical rewards $(REWARDS_FLAGS)
+	$(BIN)/veridical study run rewards --workers 2 $(REWARDS_FLAGS)
 
 benchmark: $(DEVELOPMENT) $(TORCHVISION)  ## DPO beside TRL's, an ablation and BDHS (90 minutes; --quick: two).
 	@for part in dpo ablation bdhs; do \

@@ -45,7 +45,7 @@ from veridical.cli.signatures import Option, is_number, spelled
 from veridical.data.records import read_records, write_records
 from veridical.runtime.files import write_json, write_jsonl
 from veridical.runtime.fingerprint import EMBEDDED_MODEL
-from veridical.study import executing, workers
+from veridical.study import executing
 from veridical.world.dataset import write_scenes
 
 LONGEST_SECONDS = 300
@@ -120,9 +120,6 @@ COMMANDS: dict[str, list[str]] = {
     "study run": ["{study}"],
     "study status": ["{study}", "--out", "{out}"],
     "study report": ["{study}", "--out", "{out}"],
-    "evidence": MODEL,
-    "rewards": MODEL,
-    "methods": MODEL,
 }
 """What each command needs to come as far as its work."""
 NO_OUT = ("ask", "view", "world make", "study plan", "study status", "study report")
@@ -381,13 +378,10 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.nn.Linear, "forward", stop)
     monkeypatch.setattr(torch.nn.Conv2d, "forward", stop)
-    monkeypatch.setattr(workers, "ProcessPoolExecutor", stop)
     monkeypatch.setattr("veridical.web.label.serve", stop)
     monkeypatch.setattr("veridical.web.view.serve", stop)
     monkeypatch.setattr("veridical.web.sample_page.write_text_atomic", stop)
     monkeypatch.setattr(executing, "Process", stop)
-    for name in ("veridical.study.arms", "veridical.study.reward_study"):
-        monkeypatch.setattr(importlib.import_module(name), "write_scenes", stop)
     monkeypatch.setattr("veridical.models.load.require_usable", lambda policy: None)
     monkeypatch.setattr("veridical.runtime.hub.can_look_up", lambda *_: False)
     # What each process does once would be half of the time of two thousand calls in this one.

@@ -17,9 +17,8 @@ from veridical.data.responses import Response
 from veridical.models.policy import Policy
 from veridical.runtime.files import read_jsonl
 from veridical.sampling import Decoding, Request
-from veridical.study import methods
-from veridical.study.arms import Budget
-from veridical.study.method_list import METHODS
+from veridical.study.keys import Keys
+from veridical.study.plan import Plan, Step
 
 Commit = Callable[[str, str, Mapping[str, bytes]], None]
 HUB_NAME = "org/tiny"
@@ -60,7 +59,6 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(Parts, "__init__", stop)
     monkeypatch.setattr(sampling, "respond", answer)
-    monkeypatch.setattr(methods, "data_file", lambda *_: tmp_path / "data" / "conversations.jsonl")
     return tmp_path / "data"
 
 
@@ -89,9 +87,10 @@ def answered(name: str, data: Path, out: Path) -> str:
     return str([row["key"] for row in read_jsonl(out / "answers.jsonl")])
 
 
-def arm(name: str, data: Path, out: Path) -> str:
-    method = next(one for one in METHODS if one.trainer == "dpo")
-    return methods.arm_key(data, name, method, method.trials[0], 0, Budget(8, 2, 4, 6))
+def planned(name: str, data: Path, out: Path) -> str:
+    rows = str(data / "conversations.jsonl")
+    step = Step("train", "train dpo", {"model": name, "data": rows, "out": str(out)})
+    return Keys(Plan(data, (step,)), {"train": ["data"]}).key(step, {})
 
 
 KEPT = {
@@ -100,7 +99,7 @@ KEPT = {
     "build annotate": built("annotate", "samples.parquet", "--judge", "local:{}"),
     "build rank": built("rank", "samples.parquet", "--judge", "local:{}"),
     "eval chair": answered,
-    "methods": arm,
+    "a plan": planned,
 }
 
 

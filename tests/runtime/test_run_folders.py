@@ -96,9 +96,6 @@ ARGUMENTS: dict[str, list[str]] = {
     "world pairs": ["{data}"],
     "world train": [],
     "study run": ["{data}/study.yaml"],
-    "evidence": EMBEDDED,
-    "rewards": EMBEDDED,
-    "methods": EMBEDDED,
 }
 """What each command needs to come as far as its folder."""
 OTHERS = {

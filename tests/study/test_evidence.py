@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 
 from veridical.runtime.files import read_json
-from veridical.study.evidence import evidence_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,8 +30,38 @@ def changes(
     }
 
 
-def test_the_readme_quotes_the_evidence(summary: dict[str, Any]) -> None:
-    assert evidence_table(summary) in (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("page", "figures"),
+    [("README.md", "evidence"), ("docs/methods.md", "methods")],
+)
+def test_a_page_quotes_what_was_found(page: str, figures: str) -> None:
+    """Each arm's mean over seeds, and each seed's change with its interval, in one line."""
+    found = read_json(ROOT / "docs" / figures / "summary.json")
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    for name in dict.fromkeys(arm["name"] for arm in found["arms"]):
+        own = [arm["scores"]["chair"]["chair_i"]["value"] for arm in found["arms"]
+               if arm["name"] == name]  # fmt: skip
+        rows = changes(found, name, "chair_i").values()
+        shown = "; ".join(
+            f"{100 * row['value']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+            for row in rows
+        )
+        cells = f"| {100 * fmean(own):.1f}% | {shown} |"
+        assert any(cells in line for line in lines), (name, cells)
+
+
+def test_the_page_of_reward_models_quotes_what_was_found() -> None:
+    """The mean over seeds and the range, with facts and without."""
+    rows = read_json(ROOT / "docs" / "rewards" / "summary.json")["rows"]
+    page = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+    named = {"wrong": "one wrong fact", "samples": "own samples", "bdhs": "BDHS pairs"}
+    for asked, label in named.items():
+        cells = []
+        for facts in (True, False):
+            own = [100 * row["scores"]["accuracy"]["value"] for row in rows
+                   if (row["asked"], row["facts"]) == (asked, facts)]  # fmt: skip
+            cells.append(f"{fmean(own):.1f}% ({min(own):.1f} to {max(own):.1f})")
+        assert f"| {label} | {' | '.join(cells)}" in page
 
 
 def test_bdhs_lowers_hallucination_at_every_seed(summary: dict[str, Any]) -> None:

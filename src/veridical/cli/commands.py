@@ -254,15 +254,4 @@ COMMANDS: dict[str, Command] = {
         "Write the report of a study: effects with intervals, costs, what the power supports.",
         ("study",),
     ),
-    "evidence": Command(
-        "veridical.study.evidence:evidence", "Run the three-seed study behind the README's figures."
-    ),
-    "rewards": Command(
-        "veridical.study.reward_study:reward_study",
-        "Compare reward models trained with and without facts.",
-    ),
-    "methods": Command(
-        "veridical.study.methods:methods",
-        "Compare all methods, from the same base model and budget.",
-    ),
 }

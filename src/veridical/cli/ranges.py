@@ -67,7 +67,6 @@ RANGES: Mapping[str, Range] = {
     "rollout_batch": COUNT,
     "rollout_steps": COUNT,
     "seed": SEED,
-    "seeds": COUNT,
     "show_every": COUNT,
     "similarity_threshold": Range(-1, 1),
     "temperature": TEMPERATURE,
