@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from coverage_bounds import largest_rate, lowest_coverage, paired_coverage, share_coverage
+from coverage_bounds import (
+    largest_rate,
+    largest_tied_rate,
+    lowest_coverage,
+    paired_coverage,
+    share_coverage,
+)
 from coverage_tables import ANEW, CELLS, COVERED, EDGE, PAGE, REJECTED, Row, write_page, write_rows
 
 from veridical.eval._reward_scores import BINS, reward_metrics
@@ -320,7 +326,7 @@ def _paired(
     changes: FloatArray,
 ) -> Row:
     """The row of a difference, whose coverage is that of equal models where they are `equal`."""
-    most = 100 * float(np.mean(largest_rate(differing)))
+    most = 100 * float(np.mean(largest_tied_rate(differing, changes)))
     best = 100 - most
     row = replace(row, count=float(np.mean(differing)))
     if not equal:
@@ -380,8 +386,9 @@ def _paired_bound(test: Test, value: FloatArray, truth: float, changes: FloatArr
     in_changes = min(abs(truth) / float(np.nanmedian(sizes)), changes.shape[-1])
     smallest = 1e-6 * np.abs(changes).max(axis=-1, keepdims=True)
     better, worse = ((side * way * changes > smallest).sum(axis=-1) for way in (1, -1))
-    rejected = 1.0 * ((test.p < 0.05) & (side * value > 0))
-    return paired_coverage(in_changes, better, worse, rejected, changes.shape[-1])
+    ahead = side * value > 0
+    p = np.where(ahead, test.p / 2, 1 - test.p / 2)
+    return paired_coverage(in_changes, better, worse, p, changes.shape[-1])
 
 
 def _per_cent(holds: BoolArray) -> float:

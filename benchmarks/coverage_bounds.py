@@ -7,11 +7,18 @@ cell's, too; and an interval has to agree with p. docs/statistics.md says it in 
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import TypeAlias
+
 import numpy as np
 from coverage_tables import COVERED
+from numpy.typing import NDArray
 
 from veridical.scoring.statistics import FloatArray
-from veridical.scoring.statistics.signs import FEWEST_DIFFERING
+from veridical.scoring.statistics.intervals import TAIL
+from veridical.scoring.statistics.signs import COUNTED, FEWEST_DIFFERING, sign_test
+
+BoolArray: TypeAlias = NDArray[np.bool_]
 
 # The coverage that has to hold everywhere leaves so much to miss.
 BUDGET = 1 - COVERED[0] / 100
@@ -37,6 +44,28 @@ def largest_rate(differing: FloatArray) -> FloatArray:
     return np.where(differing == FEWEST_DIFFERING, step, rate)
 
 
+def largest_tied_rate(differing: FloatArray, gains: FloatArray) -> FloatArray:
+    """The same of a test whose statistic is the difference, where five to eight images differ.
+
+    Patterns of signs with equal sums are rejected together, and larger sums first. Of six changes
+    of one size, 2 of 64 patterns go one way; the next 12 would make it 14, more than 0.1.
+
+    Args:
+        differing: images, (data sets,).
+        gains: what each adds to the difference, (data sets, images).
+    """
+    most = min(COUNTED, gains.shape[-1])
+    sizes = np.sort(np.abs(gains), axis=-1)[:, -most:]
+    patterns = 1.0 - 2 * ((np.arange(2**most)[:, None] >> np.arange(most)) & 1)
+    sums = np.sort(np.abs(sizes @ patterns.T), axis=-1)[:, ::-1]
+    first = max(int(np.ceil(0.1 * 2**most)) - 1, 1)
+    last = sums[:, :first] - sums[:, 1 : first + 1] > 1e-9 * sums[:, :1]
+    tied = (last * np.arange(1, first + 1)).max(axis=-1) / 2**most
+    few = (differing > FEWEST_DIFFERING) & (differing <= COUNTED)
+    rate = largest_rate(differing)
+    return np.where(few, np.minimum(rate, tied), rate)
+
+
 def lowest_coverage(values: FloatArray) -> float:
     """The lowest coverage, not below the 93 % wanted, of any interval of these data; percent.
 
@@ -54,31 +83,48 @@ def lowest_coverage(values: FloatArray) -> float:
 
 
 def paired_coverage(
-    truth: float, better: FloatArray, worse: FloatArray, rejected: FloatArray, images: int
+    truth: float, better: FloatArray, worse: FloatArray, p: FloatArray, images: int
 ) -> float:
     """The same of a true difference, for intervals that hold for all models that differ by it.
 
     Such models may improve few images and harm none, or improve and harm many. The interval lies
-    below the truth beside some counts [improved, harmed], and then beside fewer improved and more
-    harmed images, too. For each of those models, all these counts together may come in at most 7 %
-    of data sets; of all such sets of counts, the one is taken that comes most often in this cell.
-    The same holds above the truth, where p has to be below 0.05 besides. Exact where one image
-    changes by one answer; else changes count as if they had their usual size.
+    above the truth beside some counts [improved, harmed], where p has to be below 0.05, and then
+    beside more improved and fewer harmed images, too. For each of those models, all these counts
+    may come in at most 7 % of data sets, together with those for which p calls the harm real, as
+    these are missed anyway. Of all such sets of counts, the one is taken that comes most often in
+    this cell. The same holds below the truth. There, p of the true difference has to be below 0.05,
+    and where p of no difference is not, it takes a distance: with a true difference of d images
+    more, no result is rarer than by the factor e^-d, and so no p is smaller by more. Exact where
+    one image changes by one answer; else changes count as if they had their usual size.
 
     Args:
         truth: the true difference in images changed, more than 0.
         better: how many images changed toward it, (data sets,).
         worse: how many changed the other way.
-        rejected: whether p is below 0.05 and the difference on the side of the truth.
+        p: of no difference: below 0.5 on the side of the truth, above it on the other, so that
+            the smaller of p and 1 - p is half of the p shown.
         images: in each data set.
     """
     few = np.minimum(better, MOST).astype(int), np.minimum(worse, MOST).astype(int)
-    seen, above = np.zeros((MOST + 1, MOST + 1)), np.zeros((MOST + 1, MOST + 1))
-    np.add.at(seen, few, 1 / len(better))
-    np.add.at(above, few, rejected / len(better))
+    above, below = np.zeros((MOST + 1, MOST + 1)), np.zeros((MOST + 1, MOST + 1))
+    np.add.at(above, few, (p < TAIL) / len(better))
+    np.add.at(below, few, ((1 - p) * (1 - truth / images) ** images < TAIL) / len(better))
     models = other_models(truth, images)
-    missed = most_missed(models, seen) + most_missed(models.swapaxes(1, 2), above.T)
+    harmed = (models * harm_is_real(images)).sum(axis=(1, 2))
+    missed = most_missed(models.swapaxes(1, 2), above.T, harmed) + most_missed(models, below)
     return 100 * (1 - min(missed, BUDGET))
+
+
+@lru_cache
+def harm_is_real(images: int) -> BoolArray:
+    """Beside which counts [improved, harmed] of one size p is below 0.05 and more are harmed."""
+    better, worse = (counts[..., None] for counts in np.indices((MOST + 1, MOST + 1)))
+    image = np.arange(images)
+    gains = np.where(image < better, 1.0, np.where(image < better + worse, -1.0, 0.0))
+    differing = 1.0 * np.count_nonzero(gains, axis=-1)
+    test = sign_test(gains.sum(axis=-1), gains, np.ones(differing.shape), differing)
+    real: BoolArray = (test.p < 2 * TAIL) & (better < worse)[..., 0]
+    return real
 
 
 def other_models(truth: float, images: int) -> FloatArray:
@@ -100,10 +146,11 @@ def other_models(truth: float, images: int) -> FloatArray:
     return found
 
 
-def most_missed(models: FloatArray, seen: FloatArray) -> float:
+def most_missed(models: FloatArray, seen: FloatArray, spent: FloatArray | float = 0.0) -> float:
     """How much of `seen` can be missed: from a number of columns on that rises with the row.
 
-    In no model more than the budget. Rows from `ROWS` on are taken as missed.
+    In no model more than what is left of the budget, of which so much is `spent`. Rows from `ROWS`
+    on are taken as missed.
     """
     tails = np.zeros((len(models), ROWS, MOST + 2))
     tails[..., :-1] = models[:, :ROWS, ::-1].cumsum(axis=-1)[..., ::-1]
@@ -121,11 +168,11 @@ def most_missed(models: FloatArray, seen: FloatArray) -> float:
         for first in range(start, MOST + 2):
             if gained + hope[row, first] <= best:
                 return
-            spent = used + tails[:, row, first]
-            if spent.max() <= BUDGET:
-                search(row + 1, first, spent, gained + float(gains[row, first]))
+            after = used + tails[:, row, first]
+            if after.max() <= BUDGET:
+                search(row + 1, first, after, gained + float(gains[row, first]))
 
-    search(0, 0, np.zeros(len(models)), 0.0)
+    search(0, 0, np.zeros(len(models)) + spent, 0.0)
     return best
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 
 from veridical.scoring.statistics import paired, signs
 
@@ -78,6 +79,21 @@ def test_the_largest_rate_of_any_test_of_signs(
     assert coverage.largest_rate(np.array([differing])) == pytest.approx([rate])
 
 
+def test_equal_sums_are_rejected_together(coverage: ModuleType) -> None:
+    """Of 64 patterns of six equal changes 2 have the largest sum, and 12 the next: 14 are too many.
+
+    If one is larger than the others, its sign divides those 12: with the others' 5 against 1, it
+    gives 2 patterns of each of their signs. The first 2 + 2 of 64 are below 0.1, then come 10 more.
+    """
+    alike, unlike = [1.0] * 6 + [0.0] * 4, [0.5] + [1.0] * 5 + [0.0] * 4
+    found = coverage.largest_tied_rate(np.array([6.0, 6.0]), np.array([alike, unlike]))
+    assert found == pytest.approx([2 / 64, 4 / 64])
+    # Other numbers are as of any test: three are too few, and of nine there are many sums.
+    few = np.array([3.0, 4.0, 9.0])
+    found = coverage.largest_tied_rate(few, np.ones((3, 10)))
+    assert found == pytest.approx(coverage.largest_rate(few))
+
+
 def test_the_lowest_coverage_of_any_interval(coverage: ModuleType) -> None:
     """Values 0, 1, 2 with 90, 6 and 4 %: an interval may miss 6 and not 4, and not 10 together."""
     values = np.array([0.0] * 90 + [1.0] * 6 + [2.0] * 4)
@@ -102,18 +118,36 @@ def test_an_interval_that_holds_for_all_rates_misses_rare_events_hardly_ever(
 
 
 def test_no_change_at_all_is_in_the_interval_of_a_few(coverage: ModuleType) -> None:
-    """500 images, none changed: chance e^-truth where nothing else changes, 7 % at 2.66."""
-    none, small = np.zeros(20), np.zeros(20)
-    for truth, covered in ((1.0, 100), (2.6, 100), (2.8, 93)):
-        assert coverage.paired_coverage(truth, none, none, small, 500) == pytest.approx(covered)
-    # One truly changed, three for the worse seen: never over 2 %, so it may be missed.
-    assert coverage.paired_coverage(1.0, none, none + 3, small, 500) == pytest.approx(93)
-    # One for the worse and none for the better: e^-truth / 4 where as many as ln 2 get worse.
-    assert coverage.paired_coverage(1.0, none, none + 1, small, 500) == pytest.approx(100)
-    assert coverage.paired_coverage(1.4, none, none + 1, small, 500) == pytest.approx(93)
+    """500 images: a true difference of d makes a p smaller by e^-d at most; 1 / 20 at 3.0."""
+    none, equal = np.zeros(20), np.full(20, 0.5)
+    for truth, covered in ((1.0, 100), (2.9, 100), (3.1, 93)):
+        assert coverage.paired_coverage(truth, none, none, equal, 500) == pytest.approx(covered)
+    # Three for the worse have a p of 1/8, which is 2.5 times 0.05: e^0.92.
+    for truth, covered in ((0.8, 100), (1.0, 93)):
+        found = coverage.paired_coverage(truth, none, none + 3, 1 - equal / 8, 500)
+        assert found == pytest.approx(covered)
+    # One for the worse has 1/2, ten times 0.05: e^2.3.
+    for truth, covered in ((2.2, 100), (2.4, 93)):
+        found = coverage.paired_coverage(truth, none, none + 1, 1 - equal / 2, 500)
+        assert found == pytest.approx(covered)
     # Five for the better come in 0.4 %; that excludes one true change only if p is small.
-    assert coverage.paired_coverage(1.0, none + 5, none, small, 500) == pytest.approx(100)
-    assert coverage.paired_coverage(1.0, none + 5, none, small + 1, 500) == pytest.approx(93)
+    assert coverage.paired_coverage(1.0, none + 5, none, equal / 8, 500) == pytest.approx(100)
+    assert coverage.paired_coverage(1.0, none + 5, none, equal / 32, 500) == pytest.approx(93)
+
+
+def test_both_sides_of_an_interval_share_what_it_may_miss(coverage: ModuleType) -> None:
+    """Truly 1.22 more of 500 images get better: is that unusual beside four better, none worse?
+
+    So many or more come in 6.8 % where 1.25 get worse on average. But in another 0.3 % four or more
+    get worse and p calls that real, which makes more than 7 %.
+    """
+    number, none = scipy.stats.poisson, np.zeros(20)
+    above = number.sf(3, 1.22 + 1.25) * number.pmf(0, 1.25)
+    below = number.pmf(0, 1.22 + 1.25) * number.sf(3, 1.25)
+    assert above < 0.07 < above + below
+    p_of_four = none + 0.041 / 2
+    assert coverage.paired_coverage(1.22, none + 4, none, p_of_four, 500) == pytest.approx(100)
+    assert coverage.paired_coverage(1.15, none + 4, none, p_of_four, 500) == pytest.approx(93)
 
 
 def test_a_plain_test_shows_as_too_narrow(

@@ -30,7 +30,8 @@ from veridical.scoring.statistics import (
     sum_by_cluster,
 )
 from veridical.scoring.statistics.intervals import binomial_interval, share_interval
-from veridical.scoring.statistics.signs import least_p, sign_p
+from veridical.scoring.statistics.one_way import chance_one_way, share_excluded
+from veridical.scoring.statistics.signs import least_p, sign_p, sign_test
 from veridical.scoring.statistics.sums import Kind
 
 SHARE = Metric("share", Ratio("part", "whole"), "whole")
@@ -376,6 +377,63 @@ def test_p_of_four_images_by_hand() -> None:
     assert float(least_p(np.array(4.0), 10)) < 0.05 < float(least_p(np.array(4.0), 9))
     # No image beyond them could have differed.
     assert float(least_p(np.array(4.0), 4)) == pytest.approx(1 / 16)
+
+
+def test_the_chance_of_changes_one_way_by_hand() -> None:
+    """12 images, of which 1.2 more get better than worse: four or more changes, all one way.
+
+    How many get worse is not known. The chance is largest where one to two do.
+    """
+
+    def chance(against: float) -> float:
+        shares = [(1.2 + against) / 12, against / 12, 1 - (1.2 + 2 * against) / 12]
+        counts = scipy.stats.multinomial(12, shares)
+        pairs = [pair for count in range(4, 13) for pair in ((count, 0), (0, count))]
+        return sum(float(counts.pmf([*pair, 12 - sum(pair)])) for pair in pairs)
+
+    tried = {against: chance(against) for against in (0.0, 0.5, 1.0, 1.25, 1.5, 2.0, 3.0)}
+    best = max(tried, key=lambda against: tried[against])
+    assert 1 <= best <= 2
+    assert tried[best] <= chance_one_way(4, 12, 1.2) < 1.01 * tried[best]
+    # With nothing against it, it is a binomial's upper tail.
+    assert chance_one_way(7, 12, 11.9) == pytest.approx(scipy.stats.binom.sf(6, 12, 11.9 / 12))
+
+
+@pytest.mark.parametrize("images", [12, 24, 50, 500])
+def test_few_changes_are_neither_missed_nor_always_held(images: int) -> None:
+    """One answer an image: for every pair of true rates, how often the interval misses.
+
+    A true difference of one to three images can be missed from one side only.
+    """
+    counts = np.array([(b, c) for b in range(16) for c in range(16) if b + c <= images])
+    place, (better, worse) = np.arange(images), counts[..., None].swapaxes(0, 1)
+    gains = np.where(place < better, 1.0, np.where(place < better + worse, -1.0, 0.0))
+    found = sign_test(gains.sum(-1), gains, np.ones(len(gains)), counts.sum(-1) * 1.0)
+    outcomes = np.column_stack([counts, images - counts.sum(-1)])
+    for truth in (0.5, 1.0, 1.5, 2.0, 2.5, 3.0):
+        missed = (found.low > truth) | (found.high < truth)
+        rates = []
+        for against in (0.1, 0.5, 1.0, 1.5, 2.0, 3.0):
+            share = np.array([truth + against, against, images - truth - 2 * against]) / images
+            rates.append(scipy.stats.multinomial(images, share).pmf(outcomes) @ missed)
+        assert max(rates) < 0.063
+        if truth in (1.5, 2.5) and images >= 24:
+            assert rates[0] > 0.01
+
+
+def test_changes_one_way_count_by_their_sizes() -> None:
+    """500 images: five alike exclude 1.67 of them, and one large beside four small next to none."""
+    gains = np.zeros((4, 500))
+    gains[0, :5] = gains[1, :5] = gains[2, :5] = 1.0
+    gains[1, 5] = -1e-9
+    gains[2, 5] = -0.1
+    gains[3, :5] = [1.0, 0.01, 0.01, 0.01, 0.01]
+    excluded = share_excluded(gains)
+    assert chance_one_way(5, 500, 5 * excluded[0]) == pytest.approx(0.05)
+    assert excluded[0] == pytest.approx(0.335, abs=0.001)
+    assert excluded[1] == pytest.approx(excluded[0])
+    assert excluded[2:].tolist() == [0.0, 0.0]
+    assert share_excluded(-gains).tolist() == excluded.tolist()
 
 
 @pytest.mark.parametrize("images", [10, 24, 50, 500])

@@ -15,6 +15,7 @@ import numpy as np
 import scipy
 
 from veridical.scoring.statistics.intervals import HALVINGS, NORMAL, quantile
+from veridical.scoring.statistics.one_way import share_excluded
 from veridical.scoring.statistics.sums import FloatArray, ratio
 
 # So many images, those that move the value most, have their signs counted out; what the others
@@ -111,7 +112,10 @@ def sign_test(
     near = _reach(changes, NORMAL * scale, -1)
     far = _reach(changes, NORMAL * np.maximum(scale, 1.0), 1)
     zero = np.abs(value)
-    near = np.where(p < 0.05, np.minimum(near, zero * (1 - SAME)), np.maximum(near, zero))
+    # An end that is never farther: few changes, all one way, say more than the variance does.
+    same_way = value * gains.sum(axis=-1) > 0
+    inside = zero * np.minimum(1 - SAME, 1 - np.where(same_way, share_excluded(gains), 0.0))
+    near = np.where(p < 0.05, np.minimum(near, inside), np.maximum(near, zero))
     below, above = np.where(value < 0, far, near), np.where(value < 0, near, far)
     return Test(value - below, value + above, p)
 
