@@ -24,7 +24,18 @@ from coverage_bounds import (
     paired_coverage,
     share_coverage,
 )
-from coverage_tables import ANEW, CELLS, COVERED, EDGE, PAGE, REJECTED, Row, write_page, write_rows
+from coverage_tables import (
+    ANEW,
+    CELLS,
+    COVERED,
+    EDGE,
+    PAGE,
+    REJECTED,
+    Row,
+    read_rows,
+    write_page,
+    write_rows,
+)
 
 from veridical.eval._reward_scores import BINS, reward_metrics
 from veridical.eval.amber_metrics import FORMULAS as AMBER
@@ -467,9 +478,9 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, default=CELLS, help="the CSV that is written")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the tables are written")
     arguments = parser.parse_args()
-    rows = list(simulate(arguments.sets))
-    write_rows(rows, arguments.cells)
-    write_page(rows, arguments.page)
+    write_rows(simulate(arguments.sets), arguments.cells)
+    # As they were written: another digit could round a figure of the page otherwise.
+    write_page(read_rows(arguments.cells), arguments.page)
 
 
 if __name__ == "__main__":

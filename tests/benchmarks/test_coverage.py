@@ -19,7 +19,7 @@ from veridical.scoring.statistics import paired, signs
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
 SETS, IMAGES = 200, 24
 # Of 2,310 cells, fewer miss their target although no bound says that they have to.
-LEFT = 160
+LEFT = 105
 
 
 @pytest.fixture(scope="module")
