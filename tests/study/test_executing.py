@@ -155,17 +155,24 @@ def test_submitit_gives_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ray_gives_the_same_bytes(tmp_path: Path) -> None:
-    """Two nodes on loopback."""
-    pytest.importorskip("ray")
+    """Two nodes on loopback; a step that is killed there is started again."""
+    ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster as Nodes
 
+    (tmp_path / "dies").touch()
+    killed = step("killed", tmp_path, template={"dies_once": str(tmp_path / "dies")})
+    plan = Plan(
+        tmp_path,
+        (step("a", tmp_path, seed=3), step("b", tmp_path, [tmp_path / "a"], seed=4), killed),
+    )
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1})
-    nodes.add_node(num_cpus=1)
     try:
-        plan = Plan(tmp_path, (step("a", tmp_path, seed=3), step("b", tmp_path, [tmp_path / "a"])))
+        nodes.add_node(num_cpus=1)
         executor = make_executor(Cluster(executor="ray", address=nodes.address), 2, tmp_path)
-        runner(plan, tmp_path, 2, executor).run(plan.steps)
+        runner(plan, tmp_path, 2, executor, retries=1).run(plan.steps)
     finally:
+        ray.shutdown()
         nodes.shutdown()
-    assert (tmp_path / "a" / "value").read_text() == "3"
-    assert read_json(tmp_path / "steps.json")["b"]["status"] == "finished"
+    assert [(tmp_path / name / "value").read_text() for name in ("a", "b")] == ["3", "4"]
+    assert calls(tmp_path, "killed") == 2
+    assert {s["status"] for s in read_json(tmp_path / "steps.json").values()} == {"finished"}

@@ -162,7 +162,10 @@ def test_steps_that_can_not_be_laid_out_are_refused(
         lay_out(read(tmp_path, steps=[*STEPS, row]), tmp_path)
 
 
-@pytest.mark.parametrize("name", study_names())
+LONG = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", [*study_names(), *map(str, LONG)])
 def test_every_step_of_a_study_that_ships_is_a_command_that_takes_it(name: str) -> None:
     plan = lay_out(find_study(name), Path("runs/x")).plan
     check_steps(plan, one_of_each(plan))
