@@ -478,7 +478,9 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, default=CELLS, help="the CSV that is written")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the tables are written")
     arguments = parser.parse_args()
-    write_rows(simulate(arguments.sets), arguments.cells)
+    # All first: an interrupted simulation leaves the file as it is.
+    rows = list(simulate(arguments.sets))
+    write_rows(rows, arguments.cells)
     # As they were written: another digit could round a figure of the page otherwise.
     write_page(read_rows(arguments.cells), arguments.page)
 
