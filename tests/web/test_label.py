@@ -436,6 +436,18 @@ def test_label_studio_gets_users_as_it_knows_them(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_argilla_gets_users_as_it_knows_them(tmp_path: Path) -> None:
+    """By UUID: its client refuses a record with a response of anybody else."""
+    known = "0b1c2d3e-1111-4222-8333-944444444444"
+    page = Page(tmp_path, "--annotators", known, "7", "anna", "--overlap", "1", count=1)
+    for name in (known, "7", "anna"):
+        page.say(name, "first")
+    assert cli.main([*page.words, "--export", "argilla"]) == 0
+    [record] = read_json(page.out / "argilla.json")
+    assert [own["user_id"] for own in record["responses"]["worse"]] == [known]
+    assert [own["user_id"] for own in record["other_responses"]["worse"]] == ["7", "anna"]
+
+
 def test_a_full_disk_is_said_and_keeps_what_was_given(tmp_path: Path) -> None:
     """The limit on the size of files stands for the disk's end."""
     page = Page(tmp_path)

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from veridical.data.pixels import ImageError
 from veridical.runtime.errors import UserError
@@ -27,6 +28,8 @@ from veridical.web.sets import ViewedSet
 LETTERS = {"first": "A", "second": "B"}
 SIDES = {letter: side for side, letter in LETTERS.items()}
 CHOICES = {"A": "A", "B": "B", "same": "The same", "unsure": "Can't tell", "broken": "Broken"}
+OTHERS = "other_responses"
+"""Responses of annotators whose names are no UUIDs: Argilla would refuse them among its own."""
 CONFIG = """<View>
   <Image name="image" value="$image"/>
   <Text name="prompt" value="$prompt"/>
@@ -145,14 +148,22 @@ def _by(name: str) -> dict[str, object]:
 
 def _argilla_record(store: LabelStore, one: Comparison, image: str) -> dict[str, Any]:
     responses: dict[str, list[dict[str, str]]] = {}
+    others: dict[str, list[dict[str, str]]] = {}
     for name, judgment in _said(store, one.task):
         for step in ("worse", "better"):
             value = getattr(judgment, step)
             if value:
                 said = {"value": LETTERS.get(value, value), "user_id": name}
-                responses.setdefault(step, []).append(said)
+                (responses if _is_uuid(name) else others).setdefault(step, []).append(said)
     return {"id": str(one.task), "fields": _fields(one, image), "metadata": {"id": one.row.id},
-            "suggestions": {}, "responses": responses, "vectors": {}}  # fmt: skip
+            "suggestions": {}, "responses": responses, OTHERS: others, "vectors": {}}  # fmt: skip
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
 
 
 def import_file(store: LabelStore, path: Path) -> str:
@@ -249,7 +260,7 @@ def _from_argilla(row: Mapping[str, Any]) -> Iterator[Given]:
     task = int(row["id"])
     worse = {}
     for step in ("worse", "better"):
-        for response in row["responses"].get(step, []):
+        for response in [*row["responses"].get(step, []), *row.get(OTHERS, {}).get(step, [])]:
             if response.get("status", "submitted") != "submitted":
                 continue
             name, value = str(response["user_id"]), _side_of(str(response["value"]), step)
