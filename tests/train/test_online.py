@@ -394,7 +394,7 @@ def test_lists_that_do_not_cover_the_images_are_refused_before_the_model_is_load
     for command in (train_online, train_ppo, train_rloo):
         out = tmp_path / command.__name__
         with pytest.raises(UserError, match=told):
-            command(str(tmp_path / "no model"), data, out, **options)
+            command("nobody/no-model", data, out, **options)
         assert not (out / "model").exists()
     write_json(objects, {"kitchen": ["cup"]})
     check_object_lists(exactly(pairs), data, "prompt", TRAINING)

@@ -53,7 +53,7 @@ from veridical.train.rl.experience import (
 )
 from veridical.train.rl.finish import nothing_earned
 from veridical.train.rl.learning import Lesson, learn
-from veridical.train.rl.rewarding import Rewarded, Rewarder, refuse_no_reward
+from veridical.train.rl.rewarding import Rewarded, Rewarder, refuse_no_judge, refuse_no_reward
 from veridical.train.rl.scale import scale_of
 from veridical.train.rloo import train_rloo
 
@@ -550,12 +550,12 @@ def test_rewards_that_nobody_can_earn_are_refused() -> None:
     )
     asked = Symbolic(answer_reward=1.0)
     with pytest.raises(UserError, match=r"none of the 2 prompts has an `expected.*`answer`"):
-        refuse_no_reward(NOBODY, asked, [silent, silent])  # type: ignore[list-item]
-    refuse_no_reward(NOBODY, asked, [silent, knowing])  # type: ignore[list-item]
+        refuse_no_reward(asked, [silent, silent])  # type: ignore[list-item]
+    refuse_no_reward(asked, [silent, knowing])  # type: ignore[list-item]
     for nothing in (Symbolic(), Symbolic(no_end_penalty=0.0)):
         with pytest.raises(UserError, match="--judge none: nothing else rewards"):
-            refuse_no_reward(NOBODY, nothing, [knowing])  # type: ignore[list-item]
-    refuse_no_reward(NOBODY, Symbolic(length_penalty=-1.0), [silent])  # type: ignore[list-item]
+            refuse_no_judge(NOBODY, nothing)
+    refuse_no_judge(NOBODY, Symbolic(length_penalty=-1.0))
 
 
 def test_the_scale_is_that_of_the_records_pairs(

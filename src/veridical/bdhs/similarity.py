@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -59,14 +60,30 @@ def load_similarity(name_or_folder: str = "mpnet") -> Similarity:
     """
     if name_or_folder == "edit":
         return Similarity("edit", EDIT_THRESHOLD, _edit_scores)
-    if name_or_folder == "mpnet":
-        return _embedding_similarity("mpnet", MPNET)
-    if Path(name_or_folder).is_dir():
-        return _embedding_similarity(name_or_folder, name_or_folder)
-    raise UserError(
-        f"There is no similarity {name_or_folder!r}: it must be mpnet, edit, or the folder of a "
-        "Sentence Transformers model."
+    check_similarity(name_or_folder)
+    return _embedding_similarity(
+        name_or_folder, MPNET if name_or_folder == "mpnet" else name_or_folder
     )
+
+
+def check_similarity(name_or_folder: str) -> None:
+    """Refuse a similarity that `load_similarity` would, as far as can be told without weights.
+
+    Raises:
+        UserError: the name is unknown, or the package is missing.
+    """
+    if name_or_folder == "edit":
+        return
+    if name_or_folder != "mpnet" and not Path(name_or_folder).is_dir():
+        raise UserError(
+            f"There is no similarity {name_or_folder!r}: it must be mpnet, edit, or the folder of "
+            "a Sentence Transformers model."
+        )
+    if find_spec("sentence_transformers") is None:
+        raise UserError(
+            f"The similarity {name_or_folder} needs the package sentence-transformers: install "
+            "veridical[similarity], or give --similarity edit (word-level, built in)."
+        )
 
 
 def edit_similarity(one: str, other: str) -> float:

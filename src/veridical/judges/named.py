@@ -11,7 +11,7 @@ from veridical.data.object_lists import name_objects, read_objects
 from veridical.data.vocabulary import read_vocabulary
 from veridical.judges.attributes import EXACT
 from veridical.judges.chair import CHAIR, ChairWeights, chair_judge
-from veridical.judges.criterion import read_criterion
+from veridical.judges.criterion import Criterion, Form, read_criterion
 from veridical.judges.endpoint import endpoint_settings
 from veridical.judges.exact import exact_judge
 from veridical.judges.judging import Case, Judge, PairwiseJudge, PairwiseVerdict, Verdict
@@ -19,13 +19,16 @@ from veridical.judges.prompted import Asker, Questioning, choosing_looker, marki
 from veridical.judges.reward import REWARD, reward_judge
 from veridical.judges.spec import BY_OBJECTS, SHAPES, JudgeSpec, check_kind, open_judge
 from veridical.models.policy import Policy
-from veridical.models.reward_model import RewardModel, load_reward_model
+from veridical.models.reward_model import RewardModel, load_reward_model, require_head
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
 from veridical.runtime.options import DtypeName
+from veridical.sampling.engines.server import open_client
 
 QUALITY = ("Helpfulness", "Correctness", "Coherence")
 """The marks that are added up where a criterion has them (Li et al. 2024)."""
+FITTING: Mapping[Form, str] = {"marks": "five", "choice": "honesty"}
+"""The criterion of each form that is taken where none is named."""
 NONE = "none"
 """No judge: symbolic rewards alone decide."""
 
@@ -84,8 +87,11 @@ class Judging:
         """The model that judges on this machine, by option."""
         return {"judge": self.named} if self.kind in ("local", "reward") else {}
 
-    def check(self) -> None:
+    def check(self, form: Form = "marks") -> None:
         """Refuse what makes no sense, before anything is loaded.
+
+        Args:
+            form: how a model that judges in words is to answer.
 
         Raises:
             UserError: names the option.
@@ -96,6 +102,8 @@ class Judging:
             raise UserError(f"--judge {self.kind} needs --objects: which objects each image holds.")
         if self.kind == "reward" and not Path(self.named).is_dir():
             raise UserError(f"--judge {self.judge}: there is no such folder.")
+        if self.kind == "reward":
+            require_head(Path(self.named))
         for name in ("objects", "vocabulary"):
             path: Path | None = getattr(self, name)
             if path is not None:
@@ -112,7 +120,19 @@ class Judging:
             raise UserError(f"--judge-template is for --judge local:MODEL, not {self.judge}.")
         if self.endpoint and self.kind != "endpoint":
             raise UserError(f"--endpoint is for --judge endpoint:MODEL, not {self.judge}.")
-        endpoint_settings(self.endpoint)
+        settings = endpoint_settings(self.endpoint)
+        if self.kind in ("local", "endpoint"):
+            self.criterion(form)
+        if self.kind == "endpoint":
+            open_client(settings)
+
+    def criterion(self, form: Form) -> Criterion:
+        """What a model that judges goes by.
+
+        Raises:
+            UserError: `--criteria` is no criterion of this form.
+        """
+        return read_criterion(self.criteria or FITTING[form], form)
 
 
 @dataclass(frozen=True)
@@ -156,8 +176,7 @@ def open_marks(
         model = reward_model or load_reward_model(Path(judging.named), place.dtype, place.device)
         place.on_model(model.policy)
         return reward_judge(model, place.batch_size)
-    criterion = read_criterion(judging.criteria or "five", "marks")
-    asking = Questioning(criterion, judging.attempts, judging.judge_facts)
+    asking = Questioning(judging.criterion("marks"), judging.attempts, judging.judge_facts)
     return marking_judge(_asker(judging, place), asking)
 
 
@@ -165,8 +184,7 @@ def open_comparison(judging: Judging, place: JudgeRuntime) -> PairwiseJudge:
     """The judge, comparing two responses; of one that gives marks, their difference decides."""
     if judging.kind in (*BY_OBJECTS, "reward"):
         return score_looker(open_marks(judging, place))
-    criterion = read_criterion(judging.criteria or "honesty", "choice")
-    asking = Questioning(criterion, judging.attempts, judging.judge_facts)
+    asking = Questioning(judging.criterion("choice"), judging.attempts, judging.judge_facts)
     return choosing_looker(_asker(judging, place), asking)
 
 

@@ -66,14 +66,23 @@ def adapter_base(folder: Path) -> str:
     return str(base)
 
 
+def require_adapter(folder: Path) -> None:
+    """Refuse a folder without an adapter.
+
+    Raises:
+        UserError: there is none in it.
+    """
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder} holds no PEFT adapter (adapter_config.json is missing).")
+
+
 def merge_adapter(policy: Policy, adapter: Path) -> Policy:
     """Put an adapter's folder on a policy, merge it into the weights, and say what rounding cost.
 
     Raises:
         UserError: the folder holds no adapter, or one that does not fit in every tensor.
     """
-    if not (adapter / "adapter_config.json").is_file():
-        raise UserError(f"{adapter} holds no PEFT adapter (adapter_config.json is missing).")
+    require_adapter(adapter)
     with require_fitting_adapter(
         f"The adapter {adapter} does not fit {policy.name}", "Name its own base model."
     ):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from veridical.models.policy import Policy
 
 HALF = (torch.float16, torch.bfloat16)
+HALF_NAMES = ("float16", "bfloat16")
 EXACT_ATTENTION = ("sdpa", "eager")
 """Attention that computes in float32 too; flash attention takes half precision alone."""
 CONTAINER = Path("/sys/fs/cgroup")

@@ -253,7 +253,7 @@ def load_reward_model(folder: Path, dtype: DtypeName = "auto", device: str = "au
     Raises:
         UserError: the folder holds no reward head.
     """
-    _require_head(folder)
+    require_head(folder)
     reading = _read_reading(folder)
     policy = load_policy(str(folder), dtype, device, template=reading.template)
     head = _load_head(folder, policy)
@@ -275,7 +275,7 @@ def attach_reward_model(policy: Policy, folder: Path, name: str = "reward") -> R
     Raises:
         UserError: the folder holds no reward model's adapter, or it does not fit.
     """
-    _require_head(folder)
+    require_head(folder)
     if not (folder / "adapter_config.json").is_file():
         raise UserError(
             f"{folder} holds a whole reward model, no adapter that another model could carry. "
@@ -319,7 +319,12 @@ def own_adapter(reward_model: RewardModel) -> Iterator[None]:
             parameter.requires_grad_(name in trained)
 
 
-def _require_head(folder: Path) -> None:
+def require_head(folder: Path) -> None:
+    """Refuse a folder without a reward head.
+
+    Raises:
+        UserError: there is none in it.
+    """
     if not (folder / HEAD_FILE).is_file():
         raise UserError(
             f"{folder} holds no reward model ({HEAD_FILE} is missing). Name the folder `model` or "

@@ -23,7 +23,7 @@ from veridical.models.lora_targets import (
 )
 from veridical.models.narrow_adapters import narrow_adapters
 from veridical.models.policy import Policy
-from veridical.models.precision import HALF, widen, working_dtype
+from veridical.models.precision import HALF, HALF_NAMES, widen, working_dtype
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 
@@ -90,13 +90,7 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
     if tuning.train_vision:
         trained.append(_find(core, VISION_TOWERS, "vision tower")[1])
     if tuning.kind == "full":
-        if working_dtype(policy) in HALF:
-            raise UserError(
-                f"Full fine-tuning of {str(working_dtype(policy)).removeprefix('torch.')} weights "
-                "would round most updates away. Set --mixed-precision bf16 (float32 weights, "
-                "computing in bfloat16), --dtype float32, or --tuning lora (adapters stay in "
-                "float32)."
-            )
+        refuse_full_in_half(str(working_dtype(policy)).removeprefix("torch."))
         for module in (
             *trained,
             core.get_output_embeddings(),
@@ -135,6 +129,24 @@ def prepare_training(policy: Policy, tuning: Tuning) -> Policy:
         lean_norms(prepared.model)
     require_wide(prepared.model)
     return prepared
+
+
+def refuse_full_in_half(dtype: str) -> None:
+    """Refuse to train all weights in half precision.
+
+    Args:
+        dtype: theirs, by name.
+
+    Raises:
+        UserError: it is one.
+    """
+    if dtype not in HALF_NAMES:
+        return
+    raise UserError(
+        f"Full fine-tuning of {dtype} weights would round most updates away. Set "
+        "--mixed-precision bf16 (float32 weights, computing in bfloat16), --dtype float32, or "
+        "--tuning lora (adapters stay in float32)."
+    )
 
 
 def widen_trained(policy: Policy, tuning: Tuning) -> None:

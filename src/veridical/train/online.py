@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from veridical.bdhs.settings import BDHSSettings
-from veridical.bdhs.similarity import load_similarity
+from veridical.bdhs.similarity import check_similarity, load_similarity
 from veridical.bdhs.true_answers import Rejecting, require_masking
 from veridical.checks.prefix_sharing import Sharing
 from veridical.checks.proofs import Proof
@@ -115,6 +115,10 @@ def train_online(
         "objective": objective, "judging": judging, "sampling": sampling, "bdhs": bdhs,
     }  # fmt: skip
     _check(pairs, kind, offline, sampling, training)
+    sampling.check_engine(model, training)
+    if pairs == "bdhs":
+        bdhs.check()
+        check_similarity(bdhs.similarity)
     objective.check()
     require_whole_batch(objective, training.accumulation)
     if objective.contrasts:
@@ -189,7 +193,7 @@ def _read(judging: Judging, judged: bool) -> tuple[dict[str, Path | None], dict[
     """
     if not judged:
         return {}, {}
-    judging.check()
+    judging.check("choice")
     if judging.judge == NONE:
         raise UserError("--judge none compares nothing; name a judge, or set --pairs bdhs.")
     return dict(judging.inputs), dict(judging.models)

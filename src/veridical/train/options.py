@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from veridical.models.tuning import Tuning, TuningName
+from veridical.models.tuning import Tuning, TuningName, refuse_full_in_half
 from veridical.runtime import processes
 from veridical.runtime.cache import Cache, open_cache
 from veridical.runtime.errors import UserError
@@ -231,6 +231,18 @@ class Training:
                 raise UserError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more."
                 )
+        for name in ("max_length", "max_response_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} is {value}; give 1 or more, or leave it out.")
+        if not 0 <= self.held_out < 1:
+            raise UserError(
+                f"--held-out is {self.held_out:g}; give a share of the rows, from 0 to below 1."
+            )
+        check_vision_cache(self)
+        if self.tuning == "full":
+            refuse_full_in_half(self.weights_dtype)
         for name in ("learning_rate", "projector_learning_rate"):
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < math.inf:
@@ -288,6 +300,25 @@ class Training:
             )
         raise UserError(
             f"--save-merged false: {reason}. model/ is the only result; leave the option out."
+        )
+
+
+def check_vision_cache(training: Training) -> None:
+    """Refuse to keep image features that change at every step, or that processes would share.
+
+    Raises:
+        UserError: the vision tower is trained, or there are several processes.
+    """
+    if not training.vision_cache:
+        return
+    if processes.world_size() > 1:
+        raise UserError(
+            "--vision-cache works in one process so far; leave it off under a launcher."
+        )
+    if training.train_vision:
+        raise UserError(
+            "--vision-cache keeps what the vision tower makes of an image, and --train-vision "
+            "changes that at every step. Set one of them only."
         )
 
 

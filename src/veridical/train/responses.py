@@ -15,6 +15,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.progress import part_of
 from veridical.sampling import Decoding, Request
 from veridical.sampling.engines.adapters import Engine, engine_settings
+from veridical.sampling.engines.server import open_client
 from veridical.sampling.truncation import check_truncation
 from veridical.train.loop.left_out import LeftOut
 from veridical.train.options import Training
@@ -72,14 +73,15 @@ class Sampling:
             self.top_k, self.min_new_tokens,
         )  # fmt: skip
 
-    def open_engine(self, model: Model, training: Training, out: Path) -> Engine | None:
-        """The server that samples, if there is one.
+    def check_engine(self, model: Model, training: Training) -> None:
+        """Refuse to have a server sample what it could not load, before anything is loaded.
 
         Raises:
-            UserError: what is trained is no adapter that a server could load.
+            UserError: what is trained is no adapter that a server takes, or an option of the
+                server makes no sense.
         """
         if self.engine is None:
-            return None
+            return
         odd = training.tuning == "full" or training.train_projector or training.train_vision
         if odd or starts_from_adapter(name_of(model), training.init_adapter):
             raise UserError(
@@ -88,6 +90,17 @@ class Sampling:
             )
         if training.lora_dora:
             raise UserError("--engine: servers load no DoRA adapters. Leave --lora-dora out.")
+        open_client(engine_settings(self.engine), "engine")
+
+    def open_engine(self, model: Model, training: Training, out: Path) -> Engine | None:
+        """The server that samples, if there is one.
+
+        Raises:
+            UserError: as for `check_engine`.
+        """
+        self.check_engine(model, training)
+        if self.engine is None:
+            return None
         engine = Engine(self.engine, out / "engine")
         engine.tell()
         return engine

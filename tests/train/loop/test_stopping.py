@@ -14,6 +14,7 @@ from veridical.models.logprobs import ResponseLogps
 from veridical.objectives.preference import Preference
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
+from veridical.train import sft
 from veridical.train.dpo import train_dpo
 from veridical.train.loop.outcomes import preference_outcome
 from veridical.train.loop.reference_cache import precompute
@@ -107,13 +108,18 @@ def test_a_margin_of_rounding_is_a_tie_at_every_step() -> None:
     assert found.measures["rewards_accuracy"].tolist() == [0.5, 0.5, 1.0]
 
 
-def test_what_can_not_decide_is_refused(saved: str, pairs: Path, tmp_path: Path) -> None:
+def test_what_can_not_decide_is_refused(
+    saved: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match="--select-by chair is none of loss, rewards_accuracy"):
         check_selection("chair", None, 0.1)
     with pytest.raises(UserError, match="--patience goes by held-out rows"):
         check_selection("loss", 2, 0.0)
     with pytest.raises(UserError, match="--patience is 0"):
         check_selection("loss", 0, 0.1)
-    with pytest.raises(UserError, match="have no such figure"):
+    with pytest.raises(UserError, match=r"chair/empty.*Set --select-by chair/chair_i"):
+        check_selection("chair_i", None, 0.1)
+    monkeypatch.setattr(sft, "load_start", None)  # before the model is loaded
+    with pytest.raises(UserError, match="--select-by rewards_margin is none of loss, chair/"):
         train_sft(saved, pairs, tmp_path / "o", "preference",
                   training=replace(TRAINING, select_by="rewards_margin"))  # fmt: skip

@@ -14,7 +14,6 @@ from veridical.models.logprobs import response_logps
 from veridical.models.policy import Policy
 from veridical.models.rendering import Group
 from veridical.models.vision_cache import VisionCache, take_features
-from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.train.options import Training
 
@@ -23,20 +22,10 @@ def keep_features(start: Policy, training: Training) -> VisionCache | None:
     """The cache of features for a policy that is about to be prepared for training, if asked for.
 
     Raises:
-        UserError: the vision tower is trained, its features can't be kept, or several processes
-            would have to run it in step.
+        UserError: its features can't be kept.
     """
     if not training.vision_cache:
         return None
-    if processes.world_size() > 1:
-        raise UserError(
-            "--vision-cache works in one process so far; leave it off under a launcher."
-        )
-    if training.train_vision:
-        raise UserError(
-            "--vision-cache keeps what the vision tower makes of an image, and --train-vision "
-            "changes that at every step. Set one of them only."
-        )
     return VisionCache(start, training.open_cache(), training.train_projector)
 
 

@@ -137,12 +137,6 @@ def render_rows(
     Raises:
         UserError: as for `read_training_rows`.
     """
-    for name, value in (
-        ("max-length", training.max_length),
-        ("max-response-tokens", training.max_response_tokens),
-    ):
-        if value is not None and value < 1:
-            raise UserError(f"--{name} is {value}; give 1 or more, or leave it out.")
     max_bad_fraction = training.max_bad_fraction
     skipped: list[SkippedRow] = []
     groups: list[Group] = []

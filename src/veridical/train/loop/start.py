@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from veridical.judges.named import JudgeRuntime, Judging
+from veridical.models.adapters import require_adapter
 from veridical.models.cache_keys import model_fingerprint
 from veridical.models.load import load_policy, starts_from_adapter
 from veridical.models.model_argument import Model, name_of
 from veridical.models.policy import Policy
-from veridical.models.precision import dtype_name, is_half, mixed_precision
+from veridical.models.precision import HALF_NAMES, dtype_name, mixed_precision
 from veridical.models.tuning import was_trained, widen_trained
 from veridical.models.usable import require_trainable
 from veridical.objectives.base import Described
@@ -24,8 +25,9 @@ from veridical.runtime import processes
 from veridical.runtime.allocator import give_back_freed_memory
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import require_file
-from veridical.runtime.fingerprint import Fingerprint, is_here, model_folders
+from veridical.runtime.fingerprint import Fingerprint, is_here, model_folders, named_folder
 from veridical.runtime.full_memory import memory_asked_for, memory_errors_alike
+from veridical.runtime.hub import check_hub_name, looks_like_path
 from veridical.runtime.options import by_option
 from veridical.runtime.runs import Run, start_run
 from veridical.train.loop.checking import benchmarks, check_checking
@@ -39,10 +41,13 @@ from veridical.train.loop.resume import (
     require_same_model,
 )
 from veridical.train.loop.showing import check_showing
-from veridical.train.loop.stopping import check_selection
+from veridical.train.loop.stopping import check_selection, figures_of
 from veridical.train.loop.trainer_keys import Loop
 from veridical.train.loop.trainer_options import trainer_arguments
 from veridical.train.options import Training
+
+BESIDE_REFERENCE = ("train dpo", "train online", "train ppo", "train rloo")
+"""The commands whose policy has to start as the reference that it is compared with."""
 
 
 @dataclass(frozen=True)
@@ -160,9 +165,14 @@ def _refuse_early(given: Given) -> dict[str, Path]:
     check_showing(training.show_every, command)
     checked = check_checking(training, command)
     loop: Loop = "reinforcement" if command in ("train ppo", "train rloo") else "trainer"
+    figures = figures_of(command)
     check_selection(
-        training.select_by, training.patience, training.held_out, benchmarks(training), loop
+        training.select_by, training.patience, training.held_out, benchmarks(training), figures
     )
+    if command in BESIDE_REFERENCE:
+        mixed = training.mixed_precision == "bf16"
+        refuse_rounded_dora(training, "bfloat16" if mixed else training.weights_dtype)
+    _require_models(given)
     require_file(given.data, "--data")
     join_processes(training.device)
     processes.from_first(lambda: check_push(training))
@@ -179,6 +189,20 @@ def _refuse_early(given: Given) -> dict[str, Path]:
             )
         seen.add(path.resolve())
     return checked
+
+
+def _require_models(given: Given) -> None:
+    """Refuse models and adapters that are not there; a hub's name is looked up when it is loaded.
+
+    Raises:
+        UserError: names the path.
+    """
+    for model in given.all_models.values():
+        name = name_of(model)
+        if isinstance(model, str) and named_folder(name) is None and looks_like_path(name):
+            check_hub_name(name)
+    if given.training.init_adapter is not None:
+        require_adapter(given.training.init_adapter)
 
 
 def record_model(
@@ -278,16 +302,33 @@ def load_start_beside_reference(model: Model, training: Training, run: Run) -> P
             `load_start`.
     """
     policy = load_start(model, training, run)
-    if training.lora_dora and (is_half(policy) or training.four_bit):
-        instead = "Set --dtype float32"
-        if training.mixed_precision != "no":
-            instead = "Set --mixed-precision no"
-        raise UserError(
-            "--lora-dora rescales every weight from the first step on, which rounds them in "
-            f"{dtype_name(policy)}: the policy would not start as its reference. {instead}, or "
-            "leave --lora-dora out."
-        )
+    refuse_rounded_dora(training, dtype_name(policy))
     return policy
+
+
+def refuse_rounded_dora(training: Training, dtype: str) -> None:
+    """Refuse DoRA beside a reference where weights are rounded.
+
+    Args:
+        training: the run's options.
+        dtype: of the frozen weights, by name; `auto` where only the checkpoint says.
+
+    Raises:
+        UserError: the policy would not start as its reference.
+    """
+    if not training.lora_dora or not (dtype in HALF_NAMES or training.four_bit):
+        return
+    rounded = "four bits" if training.four_bit else dtype
+    instead = "Set --dtype float32"
+    if training.four_bit:
+        instead = "Set --tuning lora and --dtype float32"
+    elif training.mixed_precision != "no":
+        instead = "Set --mixed-precision no and --dtype float32"
+    raise UserError(
+        "--lora-dora rescales every weight from the first step on, which rounds them in "
+        f"{rounded}: the policy would not start as its reference. {instead}, or leave "
+        "--lora-dora out."
+    )
 
 
 def join_processes(device: str) -> None:

@@ -11,7 +11,6 @@ from veridical.runtime import processes
 from veridical.runtime.errors import UserError
 from veridical.runtime.progress import counted, say
 from veridical.scoring.object_scores import COUNTED
-from veridical.train.loop.trainer_keys import Loop
 
 CHECKED = {
     f"{name}/{metric.name}": metric.better == "higher"
@@ -45,7 +44,7 @@ def check_selection(
     patience: int | None,
     held_out: float,
     checked: Sequence[str] = (),
-    loop: Loop = "trainer",
+    own: Sequence[str] = OF_ROWS,
 ) -> None:
     """Refuse what can't decide.
 
@@ -54,19 +53,18 @@ def check_selection(
         patience: evaluations.
         held_out: share of rows.
         checked: benchmarks that evaluations ask for, such as `chair`.
-        loop: who runs the steps, which says what held-out rows have.
+        own: figures of what this command holds out; the first by default.
 
     Raises:
         UserError: a figure that this command does not have, a patience below 1, no held-out rows to
             be patient with, or a figure of images that are not asked about.
     """
-    own = OF_RESPONSES if loop == "reinforcement" else OF_ROWS
     # What a `Training` of Python has unless it says more decides nothing where nothing is held out.
     idle = select_by == OF_ROWS[0] and patience is None and not held_out
     if select_by not in (*own, *CHECKED) and not idle:
         raise UserError(
             f"--select-by {select_by} is none of {', '.join((*own, *CHECKED))}, which are "
-            "what evaluations of this command give."
+            f"what evaluations of this command give.{_meant(select_by)}"
         )
     if patience is not None and patience < 1:
         raise UserError(f"--patience is {patience}; give 1 or more evaluations.")
@@ -86,6 +84,23 @@ def check_selection(
             f"{asked} goes by {asked_of(select_by)}, and none are held out. Set --held-out above 0 "
             "with a command that has it, or leave it out."
         )
+
+
+def figures_of(command: str) -> tuple[str, ...]:
+    """The figures of what a command holds out, the one that decides by default first.
+
+    Args:
+        command: its words, such as "train dpo".
+    """
+    if command in ("train ppo", "train rloo"):
+        return OF_RESPONSES
+    return OF_ROWS[:1] if command in ("train sft", "train steerlm") else OF_ROWS
+
+
+def _meant(given: str) -> str:
+    """A hint at the figure of `CHECKED` whose benchmark was not named."""
+    meant = [name for name in CHECKED if name.partition("/")[2] == given]
+    return f" Set --select-by {meant[0]}." if meant else ""
 
 
 def asked_of(name: str) -> str:

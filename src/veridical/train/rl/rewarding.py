@@ -98,17 +98,28 @@ def reward(
     ]
 
 
+def refuse_no_judge(judging: Judging, symbolic: Symbolic) -> None:
+    """Refuse a run in which nothing can be earned, whatever the prompts.
+
+    Raises:
+        UserError: there is no judge and nothing rewards a response's answer or length.
+    """
+    if judging.kind == NONE and not (symbolic.answer_reward or symbolic.length_penalty):
+        raise UserError(
+            "--judge none: nothing else rewards a response, so at most its end could be learned "
+            "(--no-end-penalty). Set --answer-reward or --length-penalty, or name a judge."
+        )
+
+
 def refuse_no_reward(
-    judging: Judging,
     symbolic: Symbolic,
     prompts: Sequence[TrainingPrompt],
     held_out: Sequence[TrainingPrompt] = (),
 ) -> None:
-    """Refuse a run in which nothing can be earned, or not what was asked for.
+    """Refuse to reward answers that nobody can give.
 
     Raises:
-        UserError: there is no judge and nothing rewards a response's answer or length, or
-            answers are to be rewarded and no prompt says what is expected.
+        UserError: answers are to be rewarded and no prompt says what is expected.
     """
     for some, what in ((prompts, "prompts"), (held_out, "held-out prompts")):
         if (
@@ -122,11 +133,6 @@ def refuse_no_reward(
                 "--kind prompt also `answer`, `solution` or `ground_truth`), or leave the option "
                 "at 0."
             )
-    if judging.kind == NONE and not (symbolic.answer_reward or symbolic.length_penalty):
-        raise UserError(
-            "--judge none: nothing else rewards a response, so at most its end could be learned "
-            "(--no-end-penalty). Set --answer-reward or --length-penalty, or name a judge."
-        )
 
 
 def _rewarded(

@@ -52,7 +52,7 @@ from veridical.train.prompts import (
 from veridical.train.responses import Sampling, refuse_here
 from veridical.train.rl.actors import Actors
 from veridical.train.rl.experience import Setting
-from veridical.train.rl.rewarding import open_rewarder, refuse_no_reward
+from veridical.train.rl.rewarding import open_rewarder, refuse_no_judge, refuse_no_reward
 from veridical.train.rl.scale import find_scale
 from veridical.train.rl.trial import longest_answered
 
@@ -99,7 +99,9 @@ class Arguments:
                 "Leave --standardize out, or name a judge."
             )
         check_sampling(self.sampling)
+        self.sampling.check_engine(self.model, self.training)
         check_training(self.training, self.judging)
+        refuse_no_judge(self.judging, self.symbolic)
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ def begin(command: str, given: Arguments) -> Iterator[Start]:
         )
         recognize_pictures(run.folder, rows.pictures)
         prompts, held_out = hold_out(prompts, rows, training)
-        refuse_no_reward(judging, given.symbolic, prompts, held_out)
+        refuse_no_reward(given.symbolic, prompts, held_out)
         left_out = LeftOut(run.folder, rows, training)
         few = _few(policy, prompts, left_out, given.sampling.max_new_tokens)
         layout = find_sharing(training, few, policy)
