@@ -25,8 +25,8 @@ from veridical.train.steerlm import train_steerlm
 ANSWERED = Symbolic(answer_reward=1.0)
 NOBODY = Judging(judge="none")
 ELSEWHERE = Judging(judge="endpoint:m", endpoint={"url": "http://localhost:1/v1"})
-SERVER = {"url": "http://localhost:1/v1"}
-KEYLESS = {"url": "https://example.org/v1", "key_variable": "NO_SUCH_KEY"}
+SERVER: dict[str, object] = {"url": "http://localhost:1/v1"}
+KEYLESS: dict[str, object] = {"url": "https://example.org/v1", "key_variable": "NO_SUCH_KEY"}
 
 OF_ALL: list[tuple[dict[str, Any], str]] = [
     ({"max_length": 0}, "--max-length is 0"),
