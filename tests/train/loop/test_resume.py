@@ -16,6 +16,7 @@ import pytest
 from veridical.cli import COMMANDS
 from veridical.cli.signatures import Option, read_options
 from veridical.judges.endpoint import EndpointSettings
+from veridical.objectives.combined import Combined
 from veridical.objectives.table import AnyPairLoss, AnyTerm
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import hash_path, read_json
@@ -70,7 +71,7 @@ def test_every_option_of_training_is_free_or_fixed_or_goes_by_key() -> None:
     free, by_key = FREE | LENGTH, FREE_KEYS.keys()
     of_objectives = {
         field.name
-        for objective in (*get_args(AnyPairLoss), *get_args(tuple[AnyTerm]))
+        for objective in (*get_args(AnyPairLoss), Combined, *get_args(tuple[AnyTerm]))
         for field in dataclasses.fields(objective)
     }
     assert options.keys() == free | by_key | FIXED | of_objectives
