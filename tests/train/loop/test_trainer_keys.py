@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from veridical import cli
 from veridical.judges.named import Judging
+from veridical.judges.symbolic import Symbolic
 from veridical.models.policy import Policy
 from veridical.models.tuning import prepare_training
 from veridical.runtime.errors import UserError
@@ -78,6 +79,7 @@ def test_every_command_goes_by_the_table(command: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {}
     if command in ("train ppo", "train rloo"):
         options["judging"] = Judging(judge="none")
+        options["symbolic"] = Symbolic(length_penalty=1.0)
     if command == "train online":
         (tmp_path / "objects.json").write_text('{"a": ["dog"]}', encoding="utf-8")
         options["judging"] = Judging(judge="exact", objects=tmp_path / "objects.json")
