@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import random
+import re
 import resource
 import sqlite3
 from pathlib import Path
@@ -434,6 +435,15 @@ def test_label_studio_gets_users_as_it_knows_them(tmp_path: Path) -> None:
     assert [(own.get("completed_by"), own.get("annotator")) for own in exported["annotations"]] == [
         (7, None), (None, "anna"),
     ]  # fmt: skip
+
+
+def test_a_browser_may_keep_the_script(tmp_path: Path) -> None:
+    """A page that loads while its server is killed is dead without it, and says so."""
+    page = Page(tmp_path)
+    text = page.client.get("/a/me").text
+    [script] = re.findall(r'src="(/static/label\.js\?v=\w+)"', text)
+    assert page.client.get(script).headers["cache-control"] == "private, max-age=86400"
+    assert "did not load whole" in text
 
 
 def test_argilla_gets_users_as_it_knows_them(tmp_path: Path) -> None:

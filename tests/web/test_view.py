@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -353,6 +354,9 @@ def test_answers_are_sorted_by_a_metric(tmp_path: Path) -> None:
     page = client.get("/s/0/row/1").text
     assert "<dt>change_chair_i</dt><dd>-0.5</dd>" in page
     assert "<dt>before_chair_i</dt><dd>0.5</dd>" in page
+    shutil.copytree(tmp_path / "base", tmp_path / "sft")
+    three = application(tmp_path / "base", tmp_path / "sft", tmp_path / "dpo")
+    assert '<h2 class="part">dpo' in three.get("/s/0").text  # the change is the last run's
     alone = application(tmp_path / "dpo")
     assert shown(alone, "/s/0?sort=answer_chair_i&down=1") == [2, 1, 3]
 

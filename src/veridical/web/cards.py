@@ -97,7 +97,7 @@ def card_of(row: ShownRow, whole: bool, all_images: bool = False) -> Card:
     ]
     asked = PROMPT_WHOLE if whole else PROMPT_CLIPPED
     turns = row.prompt if whole else row.prompt[-1:]
-    shown = MOST_ANSWERS if whole else 2
+    shown = answers[:MOST_ANSWERS] if whole else [*answers[:1], *answers[1:][-1:]]
     return Card(
         row.number,
         row.id,
@@ -105,8 +105,8 @@ def card_of(row: ShownRow, whole: bool, all_images: bool = False) -> Card:
         images,
         len(row.images) - len(images),
         [(turn.role, _cut(turn.text, (), asked)) for turn in turns[:MOST_ANSWERS]],
-        answers[:shown],
-        len(answers[shown:]),
+        shown,
+        len(answers) - len(shown),
         [(name, said(value)) for name, value in row.fields.items()],
     )
 

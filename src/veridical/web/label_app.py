@@ -129,7 +129,7 @@ def labeler(labeling: Labeling, access: Access) -> ASGIApp:
         found = pages.static_file(name)
         if found is None:
             raise HTTPException(404, "There is no such file.")
-        return Response(found[0], media_type=found[1])
+        return Response(found[0], media_type=found[1], headers=pages.KEPT)
 
     @app.get("/a/{name}")
     def label(name: str, request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -11,19 +12,29 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from veridical.runtime.pages import STYLE
 
 STATIC = Path(__file__).with_name("static")
+# A page whose server ends while it loads has its script, which tries until the server is back.
+KEPT = {"cache-control": "private, max-age=86400"}
 TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 
 
 @cache
 def environment() -> Environment:
     """The templates of this room."""
-    return Environment(
+    found = Environment(
         loader=PackageLoader("veridical.web"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found.globals["static_version"] = _static_version()
+    return found
+
+
+def _static_version() -> str:
+    """In the addresses of scripts and styles, so that a browser may keep them."""
+    content = [path.read_bytes() for path in sorted(STATIC.iterdir()) if path.is_file()]
+    return hashlib.sha256(b"".join([style().encode(), *content])).hexdigest()[:12]
 
 
 def render(template: str, values: Mapping[str, object]) -> str:

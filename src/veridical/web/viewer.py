@@ -67,7 +67,7 @@ def viewer(sets: list[Opened], access: Access) -> ASGIApp:
         found = pages.static_file(name)
         if found is None:
             raise HTTPException(404, "There is no such file.")
-        return Response(found[0], media_type=found[1])
+        return Response(found[0], media_type=found[1], headers=pages.KEPT)
 
     @app.get("/s/{place}")
     def rows(place: int, request: Request) -> Response:

@@ -1,9 +1,10 @@
 // Answers, marks and undo of `veridical label`.
 "use strict";
 (() => {
+  document.querySelectorAll(".unready").forEach((one) => one.remove());
   const page = document.body.dataset;
   const meta = document.querySelector('meta[name="veridical-key"]');
-  const toast = document.querySelector(".toast");
+  const toast = document.querySelector(".toast:not(.unready)");
   let shown = 0;
   let since = performance.now();
 
