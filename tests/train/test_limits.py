@@ -47,13 +47,10 @@ def test_steps_are_counted_over_all_processes(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("limits", [(0, None), (None, 0), (None, -1)])
-def test_limits_below_one_token(
-    policy: Policy, tmp_path: Path, limits: tuple[int | None, int | None]
-) -> None:
-    data = tmp_path / "pairs.parquet"
+def test_limits_below_one_token(limits: tuple[int | None, int | None]) -> None:
     training = replace(TRAINING, max_length=limits[0], max_response_tokens=limits[1])
     with pytest.raises(UserError, match="give 1 or more"):
-        read_training_rows(policy, data, "preference", ("chosen",), training)
+        training.check()
 
 
 def test_a_reference_that_is_no_number(policy: Policy, groups: list[Group], tmp_path: Path) -> None:
