@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from veridical.runtime.errors import UserError
 from veridical.scoring.statistics.signs import Test, least_p, sign_test
@@ -119,9 +119,9 @@ def signed_ranks(metric: Metric, ours: Sums, theirs: Sums) -> float | None:
     if not len(changes):
         return None
     if len(changes) > ENUMERATED:
-        return float(stats.wilcoxon(changes, method="approx").pvalue)
+        return float(scipy.stats.wilcoxon(changes, method="approx").pvalue)
     # SciPy enumerates ties too, but takes most of a second for it.
-    ranks = stats.rankdata(np.abs(changes))
+    ranks = scipy.stats.rankdata(np.abs(changes))
     patterns = (np.arange(2 ** len(ranks))[:, None] >> np.arange(len(ranks))) & 1
     off = np.abs(patterns @ ranks - ranks.sum() / 2)
     observed = abs(ranks[changes > 0].sum() - ranks.sum() / 2)
