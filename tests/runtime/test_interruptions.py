@@ -5,11 +5,20 @@ from __future__ import annotations
 import signal
 import time
 import weakref
+from collections.abc import Iterator
 
 import pytest
 
 from veridical.runtime import interruptions
 from veridical.runtime.interruptions import Terminated, terminable
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """A process that was started in the background of a shell ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Held:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -173,8 +174,17 @@ def test_a_failed_step_leaves_the_others_running(stand_in: None, tmp_path: Path)
     assert read_json(tmp_path / "steps.json")["bad"]["status"] == "failed"
 
 
+@pytest.fixture(params=["signals as usual", "in the background"])
+def place(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A shell makes what it starts in the background ignore Ctrl-C, with all that this starts."""
+    ignored = request.param == "in the background"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_a_stopped_plan_ends_its_steps_and_goes_on(
-    stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: None
 ) -> None:
     slow = step("slow", tmp_path, template={"wait": 1})
     plan = Plan(tmp_path, (step("a", tmp_path), slow))

@@ -155,6 +155,9 @@ class Here:
 
     def stop(self, how: signal.Signals) -> None:
         """See `Executor`."""
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # As in the background of a shell: what is started there ignores Ctrl-C too.
+            how = signal.SIGTERM
         for process in self._running.values():
             process.signal(how)
         for process in self._running.values():
