@@ -175,8 +175,8 @@ def test_a_killed_run_resumes_to_the_same_weights(
     train_dpo(saved, pairs, whole, training=training)
     honest = preference_outcome
 
-    def dying(settings: Any) -> Any:
-        compute, calls = honest(settings), 0
+    def dying(*given: Any) -> Any:
+        compute, calls = honest(*given), 0
 
         def counted(policy: Any, reference: Any) -> Any:
             nonlocal calls
@@ -271,8 +271,11 @@ def test_a_start_from_an_adapter_is_its_own_reference(
     assert not (tmp_path / "two" / "adapter").exists()
     assert load_policy(str(adapter)).name == saved
     # The same start, named as the model: what is trained there does not fit the base alone either.
-    unmerged = replace(training, save_merged=False)
-    train_dpo(str(adapter), pairs, tmp_path / "three", training=unmerged)
+    with pytest.raises(UserError, match=r"model/ is the only result"):
+        train_dpo(
+            str(adapter), pairs, tmp_path / "no", training=replace(training, save_merged=False)
+        )
+    train_dpo(str(adapter), pairs, tmp_path / "three", training=training)
     assert not (tmp_path / "three" / "adapter").exists()
     two, three = (load_policy(str(tmp_path / run / "model")).model for run in ("two", "three"))
     for name, weight in two.state_dict().items():

@@ -234,7 +234,7 @@ def test_what_can_not_work_is_refused_before_training(
     check_push(TRAINING)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError, match="HF_TOKEN holds no token"):
-        train_dpo("/no/model", pairs, tmp_path / "out", training=TRAINING)
+        train_dpo("embedded", pairs, tmp_path / "out", training=TRAINING)
     assert not (tmp_path / "out").exists() and not hub.created
     monkeypatch.setenv("HF_TOKEN", SECRET)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
