@@ -99,6 +99,41 @@ def test_a_level_may_be_what_a_step_writes(tmp_path: Path) -> None:
     assert "/seed0" in step.name and "/" not in step.name.split("/")[1]
 
 
+def test_what_levels_values_and_defaults_name_tells_steps_apart(tmp_path: Path) -> None:
+    """A seed inside a level or a value, and a factor in `defaults`, give each cell its own step."""
+    rows = [{"name": "eval", "command": "train dpo",
+             "options": {"data": "{data}", "model": "{model}"}}]  # fmt: skip
+    study = read(
+        tmp_path, steps=rows, factors={"data": "d/{variant}-{seed}.parquet", "variant": "mask",
+        "beta": 0.1}, values={"model": "m/{seed}"}, defaults={"train dpo": {"beta": "{beta}"}},
+        arms={"one_at_a_time": {"beta": [0.5], "variant": ["noise"]}},
+    )  # fmt: skip
+    laid = lay_out(study, tmp_path / "out")
+    found = {tuple(step.options[key] for key in ("data", "model", "beta"))
+             for step in laid.expansion.steps.values()}  # fmt: skip
+    assert found == {
+        (f"d/{variant}-{seed}.parquet", f"m/{seed}", beta)
+        for variant, beta in (("mask", 0.1), ("mask", 0.5), ("noise", 0.1)) for seed in (0, 1)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("factors", "arms", "said"),
+    [
+        ({"beta": 0.1}, {"beta": [0.30000001, 0.30000002]}, r"name of two steps"),
+        ({"beta": "{beta}"}, {}, r"\{beta\} contains itself"),
+    ],
+)
+def test_levels_that_one_name_or_none_can_hold_are_refused(
+    tmp_path: Path, factors: dict[str, Any], arms: dict[str, Any], said: str
+) -> None:
+    rows = [{"name": "eval", "command": "train dpo", "options": {"beta": "{beta}"}}]
+    arms = {"list": {f"arm{n}": {"beta": beta} for n, beta in enumerate(arms.get("beta", []))}}
+    study = read(tmp_path, steps=rows, factors=factors, arms=arms)
+    with pytest.raises(UserError, match=said):
+        lay_out(study, tmp_path / "out")
+
+
 def test_tuning_tries_every_arm_at_the_same_budget_and_stands_for_it_until_then(
     tmp_path: Path,
 ) -> None:

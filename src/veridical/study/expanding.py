@@ -62,6 +62,18 @@ class Expansion:
         found = self.parts.get((cell.arm, cell.seed, name))
         return None if found is None else self.steps[found]
 
+    def take(self, step: Step) -> None:
+        """Keep a step, once.
+
+        Raises:
+            UserError: another one with other options has its name.
+        """
+        if self.steps.setdefault(step.name, step) != step:
+            raise UserError(
+                f"{self.study.name}: {step.name} would be the name of two steps with different "
+                "options. Give its factors levels that differ in their first six digits."
+            )
+
     def plan(self) -> Plan:
         """All steps.
 
@@ -85,16 +97,20 @@ class Expansion:
                 f"{self.study.name}: steps wait for each other: {' -> '.join([*self._open, name])}."
             )
         self._open.append(name)
-        options = {**self.study.defaults.get(template.command, {}), **template.options}
+        options = self._options(template)
         filled = {key: self._filled(value, cell, name) for key, value in options.items()}
         self._open.pop()
         own = f"{name}{self._label(name, cell)}"
         written = "folder" if template.command == "world make" else "out"
         filled = {key: value for key, value in filled.items() if value is not None}
         step = Step(own, template.command, {**filled, written: str(self.out / "steps" / own)})
-        self.steps.setdefault(own, step)
+        self.take(step)
         self.parts[cell.arm, cell.seed, name] = own
         return step
+
+    def _options(self, template: Template) -> dict[str, OptionValue]:
+        """A template's options over the study's defaults for its command."""
+        return {**self.study.defaults.get(template.command, {}), **template.options}
 
     def _alternative(self, name: str, cell: Cell) -> Template | None:
         found = [
@@ -128,8 +144,12 @@ class Expansion:
         name, added = found[1], found[2]
         if name == SEED or name in cell.levels or name in self.study.values:
             known = {**self.study.values, **cell.levels, SEED: cell.seed}[name]
-            if isinstance(known, str) and PLACEHOLDER.search(known) and name in cell.levels:
-                known = self._filled(known, cell, step)  # a level may be what a step writes
+            if any(_words(known)):  # a level may be what a step writes
+                if name in self._open:
+                    raise UserError(f"{self.study.name}, step {step}: {{{name}}} contains itself.")
+                self._open.append(name)
+                known = self._filled(known, cell, step)
+                self._open.pop()
             if added is None:
                 return known
             if isinstance(known, bool) or not isinstance(known, int):
@@ -166,13 +186,19 @@ class Expansion:
             return frozenset()
         chosen = {f for step in self.study.steps if step.name == name for f in step.when}
         found = set(chosen)
-        for word in _words(template.options):
-            if word == SEED or word in cell.levels:
-                found.add(word)
-                for inner in _words(cell.levels.get(word)):
-                    found |= self._used(inner, cell, above | {name})
-            else:
-                found |= self._used(word, cell, above | {name})
+        for word in _words(self._options(template)):
+            found |= self._behind(word, cell, above | {name})
+        return frozenset(found)
+
+    def _behind(self, word: str, cell: Cell, above: frozenset[str]) -> frozenset[str]:
+        """The factors, and `seed`, that a placeholder depends on."""
+        if word == SEED:
+            return frozenset({SEED})
+        if word not in cell.levels and word not in self.study.values:
+            return self._used(word, cell, above)
+        found = {word} & cell.levels.keys()
+        for inner in _words({**self.study.values, **cell.levels}[word]):
+            found |= self._behind(inner, cell, above)
         return frozenset(found)
 
 

@@ -53,7 +53,8 @@ def expand_trials(
     for arm, cells in trial_cells(study, tuning).items():
         for cell in cells:
             one = expand(study, out, [cell], [tuning.evaluation])
-            everything.steps.update({**one.steps, **everything.steps})
+            for step in one.steps.values():
+                everything.take(step)
             evaluations.setdefault(arm, []).append(
                 one.parts[cell.arm, cell.seed, tuning.evaluation]
             )
