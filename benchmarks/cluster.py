@@ -64,10 +64,10 @@ class Simulated:
             heapq.heappush(self._running, (self.now + seconds, self._started, job, status))
         return [None] * len(jobs)
 
-    def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> bool:
+    def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> list[Job]:
         """Nothing runs from before."""
         del jobs, tokens
-        return False
+        return []
 
     def wait(self) -> list[Ended]:
         """Go to the next end."""

@@ -17,8 +17,9 @@ from stub_steps import calls, runner, step
 
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
+from veridical.runtime.run_record import process_entry
 from veridical.study.cluster import Cluster, Slurm, make_executor
-from veridical.study.executing import Here, Job
+from veridical.study.executing import Ended, Here, Job
 from veridical.study.ledger import Ledger, StepState, read_ledger
 from veridical.study.plan import Plan
 from veridical.study.running import Runner
@@ -71,6 +72,35 @@ def test_a_killed_driver_loses_nothing_that_was_finished_or_runs(
     assert "a: here already" in said
     # It may have ended before this driver looked; then its record says that it finished.
     assert "slow: runs still; waiting for it" in said or "slow: here already" in said
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_no_folder_is_removed_under_a_shard_that_runs_still(tmp_path: Path, changed: bool) -> None:
+    """One of two shards has ended when the driver starts again; there is no record yet."""
+    plan = Plan(tmp_path, (step("a", tmp_path),))
+    kept = tmp_path / "a" / "parts"
+    kept.mkdir(parents=True)
+    living = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    seen = []
+
+    class Watched(Here):
+        def wait(self) -> list[Ended]:
+            if living.returncode is None:
+                seen.append((kept.is_dir(), calls(tmp_path, "a")))
+                living.communicate(b"\n")
+            return super().wait()
+
+    own = runner(plan, tmp_path, executor=Watched())
+    key = "another" if changed else own.key(plan.steps[0])
+    entry = process_entry(living.pid)
+    own._ledger.note("a", {
+        "key": key, "status": "running", "command": "c", "made_folder": True,
+        "jobs": [{**entry, "began": "before"}, entry],
+    })  # fmt: skip
+    own.run(plan.steps)
+    assert seen == [(True, 0)]
+    assert calls(tmp_path, "a") == 1  # the shard that is missing is made when the other has ended
+    assert read_ledger(tmp_path)["a"]["status"] == "finished"
 
 
 def _is_noted(out: Path, name: str) -> bool:

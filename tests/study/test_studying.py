@@ -161,7 +161,7 @@ def test_builds_are_shared_out_where_their_command_can(
     rated = Step("rated", "build rate", {"samples": "x", "out": "p"})
     plan = Plan(place, (build, rated))
     runner = Runner(plan, Keys(plan, {"pairs": (), "rated": ()}), Executing(place, shards=3))
-    assert [job.call[-2:] for job in runner._jobs(build)] == [
+    assert [job.call[-2:] for job in runner._jobs(build, runner._shards(build))] == [
         ("--shard", "1/3"), ("--shard", "2/3"), ("--shard", "3/3"),
     ]  # fmt: skip
-    assert len(runner._jobs(rated)) == 1
+    assert runner._shards(rated) == 1

@@ -137,14 +137,18 @@ class Slurm:
             self._jobs.append((job, handle, self.clock()))
         return [str(handle.job_id) for handle in submitted]
 
-    def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> bool:
-        """See `Executor`."""
+    def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> list[Job]:
+        """See `Executor`; a job that has ended well is taken over too, with its status."""
         kind = type(self._executor._executor).job_class
-        handles = [kind(folder=self.folder, job_id=str(token)) for token in tokens]
-        if any(handle.state in LOST_STATES for handle in handles):
-            return False
-        self._jobs += [(job, h, self.clock()) for job, h in zip(jobs, handles, strict=True)]
-        return True
+        found = []
+        for job, token in zip(jobs, tokens, strict=True):
+            if not isinstance(token, str):  # another executor's
+                continue
+            handle = kind(folder=self.folder, job_id=token)
+            if handle.state not in LOST_STATES:
+                self._jobs.append((job, handle, self.clock()))
+                found.append(job)
+        return found
 
     def wait(self) -> list[Ended]:
         """See `Executor`."""
@@ -209,10 +213,10 @@ class Ray:
             self._jobs[task.remote(job)] = (job, self.clock())
         return [None] * len(jobs)
 
-    def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> bool:
+    def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> list[Job]:
         """See `Executor`: Ray ends a driver's tasks with it."""
         del jobs, tokens
-        return False
+        return []
 
     def wait(self) -> list[Ended]:
         """See `Executor`."""

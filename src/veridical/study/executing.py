@@ -83,11 +83,11 @@ class Executor(Protocol):
             For each what `adopt` finds it by, in JSON's types.
         """
 
-    def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> bool:
-        """Take over a step's jobs that an earlier process of this command started.
+    def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> list[Job]:
+        """Take over those of a step's jobs that an earlier process of this command started.
 
         Returns:
-            False where one of them runs no longer.
+            Those taken over: the others run no longer.
         """
 
     def wait(self) -> list[Ended]:
@@ -133,14 +133,15 @@ class Here:
             tokens.append({**process.entry, "gpus": list(own)})
         return tokens
 
-    def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> bool:
+    def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> list[Job]:
         """See `Executor`."""
-        if not all(is_alive(token) for token in tokens):
-            return False
+        found = []
         for job, token in zip(jobs, tokens, strict=True):
-            self._taken[job.step, job.shard] = tuple(token.get("gpus", ()))
-            self._running[job.step, job.shard] = Adopted(job, token)
-        return True
+            if isinstance(token, Mapping) and is_alive(token):  # another executor's are texts
+                self._taken[job.step, job.shard] = tuple(token.get("gpus", ()))
+                self._running[job.step, job.shard] = Adopted(job, token)
+                found.append(job)
+        return found
 
     def wait(self) -> list[Ended]:
         """See `Executor`."""

@@ -54,7 +54,10 @@ class Executing:
 
 @dataclass
 class _Started:
-    """A step that runs: its jobs, and how they ended so far."""
+    """A step that runs: its jobs, how they ended so far, and whether an earlier command began it.
+
+    Its key is another than the plan's where it was begun before the step changed.
+    """
 
     step: Step
     key: str
@@ -62,6 +65,7 @@ class _Started:
     began: float
     log_start: Mapping[Path, int]
     ended: list[Ended] = field(default_factory=list)
+    adopted: bool = False
 
 
 @dataclass
@@ -169,7 +173,7 @@ class Runner:
                 continue
             if self._adopt(step):
                 continue
-            jobs = self._jobs(step)
+            jobs = self._jobs(step, self._shards(step))
             if not self.executor.room([*chosen, *jobs]):
                 kept.append(step)
                 break
@@ -197,26 +201,37 @@ class Runner:
             self._note(step, "running", jobs=[next(tokens) for _ in jobs])
 
     def _adopt(self, step: Step) -> bool:
-        """Wait for a step that runs still since this command was killed, where it is the same."""
+        """Wait for what runs still of a step since this command was killed.
+
+        No folder is removed, and no shard started a second time, beside a process that writes
+        there. What the step lacks then is made when all have ended.
+        """
         state = self.ledger.get(step.name)
-        if state is None or state["status"] != "running" or state["key"] != self.key(step):
+        tokens = (state.get("jobs") or []) if state and state["status"] == "running" else []
+        if state is None or not tokens:
             return False
-        tokens = state.get("jobs") or []
-        jobs = self._jobs(step)
-        if len(jobs) != len(tokens) or not self.executor.adopt(jobs, tokens):
+        jobs = self._jobs(step, len(tokens))
+        alive = self.executor.adopt(jobs, tokens)
+        if not alive:
             return False
-        self._say(f"{step.name}: runs still; waiting for it")
+        same = state["key"] == self.key(step)
+        as_before = "" if same else " as it was before it changed"
+        self._say(f"{step.name}: runs still{as_before}; waiting for it")
         starts = dict.fromkeys([job.log for job in jobs], 0)
+        gone = [Ended(job, None, 0.0) for job in jobs if job not in alive]
         self._running[step.name] = _Started(
-            step, self.key(step), jobs, self.executor.clock(), starts
+            step, state["key"], jobs, self.executor.clock(), starts, gone, adopted=True
         )
         return True
 
-    def _jobs(self, step: Step) -> list[Job]:
+    def _shards(self, step: Step) -> int:
+        return self.how.shards if self.how.shards > 1 and makes_shards(step) else 1
+
+    def _jobs(self, step: Step, count: int) -> list[Job]:
+        """The processes of a step, of which each makes one of `count` shards."""
         words = step.words()
         if step.command.startswith("train ") and self._has_checkpoint(step):
             words += ["--resume", "true"]
-        count = self.how.shards if self.how.shards > 1 and makes_shards(step) else 1
         gpus = 0 if step.command in LIGHT else self.how.gpus
         jobs = []
         for n in range(count):
@@ -255,11 +270,15 @@ class Runner:
             return
         step = started.step
         del self._running[step.name]
+        if started.key != self.key(step):
+            queue.again(step)  # what ended was begun before the step changed
+            return
         worst = min(started.ended, key=_badness)
         if worst.lost and self._is_whole(step, {**self.ledger[step.name], "status": "running"}):
             worst = Ended(worst.job, 0, worst.seconds)  # lost after all was written
-        if worst.lost and self._lost.get(step.name, 0) < self.how.retries:
-            self._lost[step.name] = self._lost.get(step.name, 0) + 1
+        lost = self._lost.get(step.name, 0)
+        if worst.lost and (started.adopted or lost < self.how.retries):
+            self._lost[step.name] = lost + (not started.adopted)
             self._say(f"{step.name}: lost ({_how_lost(worst.status)}); it is started again")
             queue.again(step)
             return
