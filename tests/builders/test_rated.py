@@ -290,6 +290,14 @@ def test_in_shards_and_after_an_interruption_the_bytes_are_the_same(
     assert run_in(many, command, f"{command}-shards", "--shard", "1/2") == 0
     assert made(many / f"{command}-shards") == expected
 
+    # A shard that comes late leaves what is finished finished.
+    record = (many / f"{command}-shards" / "run.json").read_bytes()
+    for shard in ("1/3", "3/3"):
+        assert run_in(many, command, f"{command}-shards", "--shard", shard) == 0
+        assert f"is finished: nothing is left for shard {shard}" in capsys.readouterr().out
+    assert (many / f"{command}-shards" / "run.json").read_bytes() == record
+    assert made(many / f"{command}-shards") == expected
+
     # The second chunk is not made, as after a kill; then it alone is missing.
     chunks = []
     owner, name = (RowParts, "write") if command == "pairs" else (Parts, "write")

@@ -26,7 +26,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 from veridical.runtime.run_folders import claim_folder, remove_run, remove_written
 from veridical.runtime.run_record import this_process
-from veridical.runtime.runs import start_run
+from veridical.runtime.runs import Run, start_run
 from veridical.scoring.object_scores import CHAIR
 from veridical.world.dataset import write_scenes
 
@@ -282,6 +282,34 @@ def test_a_finished_build_is_not_replaced_by_one_with_other_options(tmp_path: Pa
             start_run(tmp_path / "b", "build bdhs", first | other)
     for same in ({}, {"batch_size": 8}, {"limit": 5}, {"limit": None}):
         start_run(tmp_path / "b", "build bdhs", first | same).finish()
+
+
+def test_a_shard_does_not_set_back_what_another_has_finished(tmp_path: Path) -> None:
+    out, data = tmp_path / "b", tmp_path / "data"
+    data.write_text("1")
+
+    def start(shard: str, **more: object) -> Run:
+        asked = {"out": out, "seed": 0, "limit": 4, "shard": shard, **more}
+        return start_run(out, "build bdhs", asked, {"data": data}, any_process=True)
+
+    def status() -> str:
+        return str(read_json(out / "run.json")["status"])
+
+    early, last = start("1/3"), start("2/3")
+    last.finish(pairs=1)
+    finished = (out / "run.json").read_bytes()
+    late = start("3/3")
+    for run in (early, late):
+        run.note(models={})
+        run.fail("it was not needed")
+        assert (out / "run.json").read_bytes() == finished
+    # What changes the result begins anew.
+    start("3/3", limit=5)
+    assert status() == "running"
+    start("3/3", limit=5).finish()
+    data.write_text("2")
+    start("3/3", limit=5)
+    assert status() == "running"
 
 
 def test_another_process_that_is_writing_is_left_alone(tmp_path: Path) -> None:

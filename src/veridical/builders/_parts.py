@@ -142,8 +142,10 @@ class Parts(Generic[Result]):
             shard: which chunks are this process's.
 
         Returns:
-            The results of all, in order; None where another shard puts them together.
+            The results of all, in order; None where another shard puts them together, or has.
         """
+        if shard.is_late(self.folder.parent):
+            return None
         chunks = {start: items[start : start + CHUNK] for start in range(0, len(items), CHUNK)}
         mine = [start for number, start in enumerate(chunks) if shard.has(number)]
         for start in track(mine, f"{label}, {CHUNK} records a step"):

@@ -152,11 +152,13 @@ def build_set(
         shard: which parts are this process's.
 
     Returns:
-        Whether this process has written the set; else another one puts it together.
+        Whether this process has written the set; else another one puts it together, or has.
 
     Raises:
         UserError: a row can't be written, or two have the same id.
     """
+    if shard.is_late(parts.folder.parent):
+        return False
     starts = range(0, len(items), CHUNK)
 
     def is_made(start: int) -> bool:

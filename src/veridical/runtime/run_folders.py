@@ -75,7 +75,7 @@ def claim_folder(
             f"{folder} holds a run of `{record.command}`. A folder belongs to one run; choose "
             "another --out."
         )
-    if record.is_alive and not (shared and _same(record.configuration, recorded)):
+    if record.is_alive and not (shared and same_options(record.configuration, recorded)):
         raise UserError(
             f"Process {record.process_id} is writing to {folder}. Wait for it, or choose another "
             "--out."
@@ -255,6 +255,7 @@ def _refuse_other_options(
             )
 
 
-def _same(known: Mapping[str, object], recorded: Mapping[str, object]) -> bool:
+def same_options(known: Mapping[str, object], recorded: Mapping[str, object]) -> bool:
+    """Whether two runs may share a folder: all options are the same that decide the result."""
     decided = [name for name in recorded if name not in MAY_DIFFER]
     return all(known.get(name) == recorded[name] for name in decided)

@@ -109,6 +109,11 @@ def read_record(folder: Path) -> RunRecord:
     )
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a folder's `run.json` says so; False where there is none."""
+    return (folder / RECORD).is_file() and read_fields(folder).get("status") == "finished"
+
+
 def unfinished(fields: Mapping[str, object]) -> str:
     """Why what lies beside this record may be of an earlier run; empty where it is the run's own.
 

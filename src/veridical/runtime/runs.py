@@ -30,8 +30,9 @@ from veridical.runtime.files import hash_path, write_json
 from veridical.runtime.local_code import imported_files
 from veridical.runtime.options import by_option
 from veridical.runtime.rendering_record import forget_variables, freeze_time, noted_variables
-from veridical.runtime.run_folders import claim_folder, written_files
-from veridical.runtime.run_record import RECORD, read_fields, this_process
+from veridical.runtime.run_folders import claim_folder, same_options, written_files
+from veridical.runtime.run_record import RECORD, is_finished, read_fields, this_process
+from veridical.runtime.shards import read_shard
 from veridical.runtime.versions import version_of
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Run:
         started: on the monotonic clock, in seconds.
         writes: whether this process writes `run.json`.
         foreign: what is in the folder and not the run's.
+        any_process: whether others write it too; then what one of them finished stays finished.
     """
 
     folder: Path
@@ -62,11 +64,12 @@ class Run:
     started: float
     writes: bool = True
     foreign: frozenset[str] = frozenset()
+    any_process: bool = False
 
     def note(self, **fields: Any) -> None:
         """Add fields to `run.json` at once: a run that is killed has them."""
         self.record.update(json_types(fields))
-        if self.writes:
+        if self._may_write():
             write_json(self.folder / RECORD, self.record)
 
     def note_model(
@@ -102,9 +105,13 @@ class Run:
         ending = {"status": status, "wall_time_seconds": seconds, **additions}
         given = noted_variables()
         ending |= {"template_variables": given} if given else {}
-        if self.writes:
+        if self.writes if status == "finished" else self._may_write():
             files = written_files(self.folder, self.foreign)
             write_json(self.folder / RECORD, {**self.record, **ending, "files": files})
+
+    def _may_write(self) -> bool:
+        """Whether `run.json` is this process's, and no other has finished the run meanwhile."""
+        return self.writes and not (self.any_process and is_finished(self.folder))
 
     def __enter__(self) -> Run:
         return self
@@ -191,13 +198,29 @@ def start_run(
             "hardware": _hardware(),
             **(kept or {}),
         }
-        if writes:
+        if writes and not (any_process and _is_over(folder, record, is_new)):
             write_json(folder / RECORD, record)
     except BaseException:
         if is_new:
             (folder / RECORD).unlink()
         raise
-    return Run(folder, record, time.monotonic(), writes, foreign)
+    return Run(folder, record, time.monotonic(), writes, foreign, any_process)
+
+
+def _is_over(folder: Path, record: Mapping[str, Any], is_new: bool) -> bool:
+    """Whether nothing is left for this process: others have finished the run.
+
+    Either while it hashed the inputs, or, of a build in shards, before it began.
+    """
+    if not is_finished(folder) or is_new:
+        return is_finished(folder)
+    options, known = record["configuration"], read_fields(folder)
+    return (
+        record["command"].startswith("build ")
+        and read_shard(options.get("shard")).count > 1
+        and same_options(known.get("configuration", {}), options)
+        and known.get("inputs") == record["inputs"]
+    )
 
 
 def _write_first(folder: Path, record: Mapping[str, object]) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from veridical.runtime import processes
 from veridical.runtime.errors import UserError
+from veridical.runtime.run_record import is_finished
 
 CLAIM = "claimed"
 
@@ -46,6 +47,16 @@ class Shard:
             (folder / CLAIM).touch(exist_ok=False)
         except (FileExistsError, FileNotFoundError):
             return False
+        return True
+
+    def is_late(self, folder: Path) -> bool:
+        """Whether other shards have finished the run in this folder; says so if they have."""
+        if self.count == 1 or not is_finished(folder):
+            return False
+        print(
+            f"{folder} is finished: nothing is left for shard {self.index + 1}/{self.count}. The "
+            "same command in one process, without --shard, builds it again."
+        )
         return True
 
 
