@@ -89,6 +89,11 @@ def test_only_the_arm_that_changed_is_made_again(
     file, out = study(place), place / "out"
     assert run("run", file, "--out", out) == 0
     answers(place / "good-1.jsonl", 12)
+    assert run("report", file, "--out", out) == 0
+    (effect,) = read_json(out / "study.json")["effects"]
+    assert effect["seeds"] == 1  # the step of the answers that changed is left out
+    said = (out / "report.html").read_text()
+    assert "1 of 5 steps are not finished. 1 of these were made with other options" in said
     capsys.readouterr()
     assert run("run", file, "--out", out) == 0
     said = capsys.readouterr().out

@@ -130,6 +130,7 @@ class StudyPage:
         tried: lines of the tuning table: arm, setting, value, chosen.
         failures: steps that failed, with their reasons.
         unfinished: how many steps are not finished.
+        outdated: how many of these are, but with other options or inputs than the study has now.
         steps: how many there are.
         folder: the study's.
     """
@@ -150,6 +151,7 @@ class StudyPage:
     tried: Sequence[tuple[str, str, float | None, bool]]
     failures: Sequence[tuple[str, str]]
     unfinished: int
+    outdated: int
     steps: int
     folder: Path
 
@@ -198,6 +200,7 @@ def _shown(page: StudyPage) -> dict[str, object]:
         ],
         "failures": page.failures,
         "unfinished": page.unfinished,
+        "outdated": page.outdated,
         "steps": page.steps,
         "has_settings": any(arm.setting for arm in page.arms),
         "several_seeds": seeds > 1,

@@ -14,7 +14,7 @@ from veridical.runtime.files import write_json
 from veridical.runtime.run_files import LOG
 from veridical.runtime.tables import Table
 from veridical.study.expanding import Cell
-from veridical.study.ledger import StepState, read_ledger
+from veridical.study.ledger import StepState
 from veridical.study.outcome import (
     START,
     Scored,
@@ -25,6 +25,7 @@ from veridical.study.outcome import (
     scored,
 )
 from veridical.study.plan import Plan, Step
+from veridical.study.running import Executing
 from veridical.study.study_file import Level, Study
 from veridical.study.tuning import metric_value
 
@@ -50,9 +51,9 @@ def write_study_report(laid: Laid, out: Path) -> Path:
 def study_page(laid: Laid, out: Path) -> StudyPage:
     """Everything that the page shows."""
     study, outcome = laid.study, laid.study.outcome
-    ledger = read_ledger(out)
     plan = laid.plan
-    done = {name for name, state in ledger.items() if state["status"] == "finished"}
+    ledger, done = _finished(laid, plan, out)
+    made = {name for name, state in ledger.items() if state["status"] == "finished"}
     found = {
         (step, cell.arm, cell.seed): folder
         for cell in laid.cells
@@ -83,8 +84,21 @@ def study_page(laid: Laid, out: Path) -> StudyPage:
         [(t.arm, in_words(t.setting), t.value, t.chosen) for t in laid.tried],
         [(n, s.get("reason", "")) for n, s in ledger.items()
          if s["status"] == "failed" and n in {step.name for step in plan.steps}],
-        sum(step.name not in done for step in plan.steps), len(plan.steps), out,
+        sum(step.name not in done for step in plan.steps),
+        sum(step.name in made - done for step in plan.steps), len(plan.steps), out,
     )  # fmt: skip
+
+
+def _finished(laid: Laid, plan: Plan, out: Path) -> tuple[Mapping[str, StepState], set[str]]:
+    """What is known of all steps, and those that are finished as the study has them now.
+
+    Not finished is what had other options or inputs, or waits for such a step; other code alone
+    doesn't matter, as for `--accept-code`.
+    """
+    from veridical.study.studying import runner_of  # which imports this module
+
+    runner = runner_of(plan, Executing(out), accept_code=True)
+    return runner.ledger, {step.name for step in plan.steps if runner.is_done(step)}
 
 
 def _headlines(effects: Sequence[Effect], benchmarks: Sequence[Scored]) -> list[Effect]:
@@ -151,7 +165,8 @@ def _arm(
     differs = {factor: level for factor, level in own.items() if factor not in setting}
     cells = [cell for cell in laid.cells if cell.arm == arm]
     values = {cell.seed: _value(laid, cell, done) for cell in cells}
-    seconds = [time for cell in cells if (time := _seconds(laid, cell, plan, ledger)) is not None]
+    current = {name: ledger[name] for name in done}
+    seconds = [time for cell in cells if (time := _seconds(laid, cell, plan, current)) is not None]
     return ShownArm(
         arm,
         in_words(differs) or ("the base arm" if arm == study.base else ""),
