@@ -174,6 +174,32 @@ def test_a_failed_step_leaves_the_others_running(stand_in: None, tmp_path: Path)
     assert read_json(tmp_path / "steps.json")["bad"]["status"] == "failed"
 
 
+def test_a_step_that_can_not_be_made_anew_leaves_the_others_running(
+    stand_in: None, tmp_path: Path
+) -> None:
+    """What `b` made has no record, so that nobody knows what may be removed of it."""
+    old = Plan(tmp_path, (step("b", tmp_path),))
+    runner(old, tmp_path).run(old.steps)
+    known = read_json(tmp_path / "steps.json")["b"]
+    plan = Plan(tmp_path, (step("b", tmp_path, seed=1), step("other", tmp_path)))
+    with pytest.raises(UserError, match=r"b failed: b changed, and .*b holds what it made before"):
+        runner(plan, tmp_path).run(plan.steps)
+    assert (calls(tmp_path, "b"), calls(tmp_path, "other")) == (1, 1)
+    assert read_json(tmp_path / "steps.json")["b"] == known
+
+
+def test_scenes_are_drawn_anew_when_their_step_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`world make` keeps no record; here it runs in this process."""
+    monkeypatch.chdir(tmp_path)
+    for count in (2, 1):
+        own = Step("scenes", "world make", {"folder": "scenes", "count": count})
+        plan = Plan(tmp_path, (own,))
+        Runner(plan, Keys(plan, {"scenes": ()}), Executing(tmp_path / "out")).run(plan.steps)
+        assert len(list((tmp_path / "scenes" / "images").iterdir())) == count
+
+
 @pytest.fixture(params=["signals as usual", "in the background"])
 def place(request: pytest.FixtureRequest) -> Iterator[None]:
     """A shell makes what it starts in the background ignore Ctrl-C, with all that this starts."""

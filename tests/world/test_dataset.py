@@ -10,7 +10,7 @@ from PIL import Image
 
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
-from veridical.world.dataset import write_scenes
+from veridical.world.dataset import remove_scenes, write_scenes
 from veridical.world.drawing import render_array
 from veridical.world.language import describe_scene
 from veridical.world.scenes import sample_scenes
@@ -65,3 +65,10 @@ def test_an_interrupted_folder_can_be_made_again(
         assert not list((tmp_path / "scenes").iterdir())
     write_scenes(tmp_path / "scenes", count=2)
     assert len(list((tmp_path / "scenes" / "images").iterdir())) == 2
+
+
+def test_scenes_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    write_scenes(tmp_path, count=1)
+    (tmp_path / "images" / "mine.png").touch()
+    remove_scenes(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["images", "mine.png"]

@@ -22,6 +22,7 @@ from veridical.study.executing import Ended, Executor, Here, Job, last_line, las
 from veridical.study.keys import Keys
 from veridical.study.ledger import Ledger, Status, StepState
 from veridical.study.plan import Plan, Step, named
+from veridical.world.dataset import SCENES, remove_scenes
 
 SHOWN_EVERY = 0.5
 """Seconds between two looks at the log of the step that runs."""
@@ -188,8 +189,8 @@ class Runner:
 
     def _start(self, starting: Sequence[tuple[Step, list[Job]]]) -> None:
         """Start the jobs of steps together, so that an executor can make one array of them."""
+        starting = [(step, jobs) for step, jobs in starting if self._has_way(step)]
         for step, jobs in starting:
-            self._make_way(step)
             self._note(step, "running", made_folder=not self._place(step).exists())
             self._say(f"{step.name}: {step.shown()}")
             sizes = {job.log: job.log.stat().st_size if job.log.exists() else 0 for job in jobs}
@@ -245,7 +246,8 @@ class Runner:
 
     def _run_here(self, step: Step) -> None:
         """Run a command that loads no model in this process, which has the libraries already."""
-        self._make_way(step)
+        if not self._has_way(step):
+            return
         self._note(step, "running", made_folder=not self._place(step).exists())
         self._say(f"{step.name}: {step.shown()}")
         began, failed, log = self.executor.clock(), "", self.log(step.name)
@@ -300,6 +302,23 @@ class Runner:
         word = "failed after" if failed else "done in"
         self._say(f"{step.name}: {word} {seconds:.0f} s")
 
+    def _has_way(self, step: Step) -> bool:
+        """Make way for a step; where that can't be, the step failed, and the others run on.
+
+        What is known of the step stays as it was: its folder still holds what that describes.
+        """
+        try:
+            self._make_way(step)
+        except UserError as error:
+            self.failed[step.name] = str(error).rstrip(".")
+            log = self.log(step.name)
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a", encoding="utf-8") as file:
+                print(f"veridical: {error}", file=file)
+            self._say(f"{step.name}: not started: {error}")
+            return False
+        return True
+
     def _make_way(self, step: Step) -> None:
         """Remove what the step made with other options, or half, and nothing else.
 
@@ -316,6 +335,8 @@ class Runner:
             return
         elif has_record and read_record(place).files is not None:
             remove_run(place)
+        elif step.command == "world make" and (place / SCENES).is_file():
+            remove_scenes(place)  # this command keeps no record
         elif state.get("made_folder") and has_record and not read_record(place).is_alive:
             shutil.rmtree(place)  # it was killed; nobody else wrote there
         elif any(place.iterdir()):

@@ -26,9 +26,10 @@ from veridical.world.open_questions import open_question_rows
 from veridical.world.scenes import Distribution, Scene, Thing, sample_scenes
 from veridical.world.text_pairs import text_pair_rows
 
+SCENES = "scenes.json"
 WRITTEN = (
     "conversations.jsonl", "questions.jsonl", "objects.json", "facts.json", "vocabulary.json",
-    "scenes.json", "mmhal.json", "gqa.json", "text_pairs.jsonl",
+    SCENES, "mmhal.json", "gqa.json", "text_pairs.jsonl",
 )  # fmt: skip
 """The files of a folder of scenes, beside the pictures in `images/`."""
 
@@ -75,6 +76,23 @@ def write_scenes(
     print(written(folder, len(scenes)))
 
 
+def remove_scenes(folder: Path) -> None:
+    """Remove what `write_scenes` wrote into a folder, by its `scenes.json`, and nothing else.
+
+    Raises:
+        UserError: `scenes.json` is missing or no list of scenes; then nothing is removed.
+    """
+    rows = read_json(folder / SCENES)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "id" in row for row in rows):
+        raise UserError(f"{folder / SCENES} is no list of scenes. Remove {folder} yourself.")
+    for row in rows:
+        (folder / "images" / f"{row['id']}.png").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something else is there
+        (folder / "images").rmdir()
+    for name in sorted(WRITTEN, key=lambda name: name == SCENES):  # last: it says what to remove
+        (folder / name).unlink(missing_ok=True)
+
+
 def _write_files(folder: Path, scenes: Sequence[Scene], questions: int, seed: int) -> None:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for scene in track(scenes, "scenes"):
@@ -89,7 +107,7 @@ def _write_files(folder: Path, scenes: Sequence[Scene], questions: int, seed: in
     write_json(folder / "vocabulary.json", vocabulary())
     write_json(folder / "mmhal.json", open_question_rows(scenes, seed))
     write_jsonl(folder / "text_pairs.jsonl", text_pair_rows(scenes, seed))
-    write_json(folder / "scenes.json", [scene_row(scene) for scene in scenes])
+    write_json(folder / SCENES, [scene_row(scene) for scene in scenes])
 
 
 def written(folder: Path, count: int) -> str:
