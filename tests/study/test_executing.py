@@ -19,7 +19,7 @@ from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json
 from veridical.runtime.run_record import process_entry
 from veridical.study.cluster import Cluster, Slurm, make_executor
-from veridical.study.executing import Ended, Here, Job
+from veridical.study.executing import Ended, Here, Job, last_line
 from veridical.study.ledger import Ledger, StepState, read_ledger
 from veridical.study.plan import Plan
 from veridical.study.running import Runner
@@ -101,6 +101,13 @@ def test_no_folder_is_removed_under_a_shard_that_runs_still(tmp_path: Path, chan
     assert seen == [(True, 0)]
     assert calls(tmp_path, "a") == 1  # the shard that is missing is made when the other has ended
     assert read_ledger(tmp_path)["a"]["status"] == "finished"
+
+
+def test_a_queued_job_has_no_last_line_yet(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert last_line(log, 0) == ""
+    log.write_text("one\ntwo\n")
+    assert last_line(log, 0) == "two"
 
 
 def _is_noted(out: Path, name: str) -> bool:

@@ -267,7 +267,12 @@ def perform(job: Job) -> int:
 
 
 def last_line(log: Path, start: int) -> str:
-    """The last line of a log that is not empty; of a progress bar, its last state."""
+    """The last line of a log that is not empty; of a progress bar, its last state.
+
+    Empty where there is none yet: the job waits in a queue, and makes its log when it starts.
+    """
+    if not log.is_file():
+        return ""
     with log.open("rb") as file:
         file.seek(max(start, log.stat().st_size - LAST))
         text = file.read().decode("utf-8", "replace")
