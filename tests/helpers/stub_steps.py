@@ -12,6 +12,7 @@ from veridical.study.plan import Plan, Step
 from veridical.study.running import Executing, Runner
 
 # Says what it was given, waits for a file or kills itself where its options say so, and finishes.
+# A shard ends before there is a result.
 COMMAND = """
 import json, os, pathlib, signal, sys, time
 words = sys.argv[1:]
@@ -24,6 +25,8 @@ with (out.parent / (out.name + ".calls")).open("a") as file:
 if "--template.fail" in given:
     print("veridical: it can't.", file=sys.stderr)
     sys.exit(2)
+if "--shard" in given or "--template.stops" in given:
+    sys.exit(0)
 lock = pathlib.Path(given.get("--template.dies-once", "/nonexistent"))
 if lock.is_file():
     lock.unlink()
@@ -53,10 +56,11 @@ def runner(
     workers: int = 1,
     executor: Executor | None = None,
     retries: int = 0,
+    shards: int = 1,
 ) -> Runner:
     """A runner of stub steps."""
     paths = {one.name: frozenset({"sets"}) for one in plan.steps}
-    how = Executing(out, workers, executor=executor, retries=retries)
+    how = Executing(out, workers, executor=executor, shards=shards, retries=retries)
     return Runner(plan, Keys(plan, paths), how)
 
 

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import stub_steps
@@ -108,6 +110,47 @@ def test_a_queued_job_has_no_last_line_yet(tmp_path: Path) -> None:
     assert last_line(log, 0) == ""
     log.write_text("one\ntwo\n")
     assert last_line(log, 0) == "two"
+
+
+def test_shards_that_leave_no_result_are_followed_by_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the shard was killed that had claimed the result: the others leave it to that."""
+    monkeypatch.setattr("veridical.study.running.makes_shards", lambda _: True)
+    plan = Plan(tmp_path, (step("a", tmp_path),))
+    runner(plan, tmp_path, shards=2).run(plan.steps)
+    words = (tmp_path / "a.calls").read_text().splitlines()
+    assert ["--shard" in line for line in words] == [True, True, False]
+    assert read_json(tmp_path / "a" / "run.json")["status"] == "finished"
+
+
+def test_a_step_without_a_finished_record_is_not_finished(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, (step("a", tmp_path, template={"stops": 1}),))
+    with pytest.raises(UserError, match=r"a failed: it ended without an error, and .*no finished"):
+        runner(plan, tmp_path).run(plan.steps)
+
+
+def test_jobs_that_ended_are_taken_over_once(tmp_path: Path) -> None:
+    """A cluster still knows jobs that have ended; those of a step that changed are of no use."""
+
+    class Remembers(Here):
+        def adopt(self, jobs: Sequence[Job], tokens: Sequence[Any]) -> list[Job]:
+            taken.append(len(tokens))
+            ended.extend(Ended(job, 0, 0.0) for job in jobs)
+            return list(jobs)
+
+        def wait(self) -> list[Ended]:
+            return [ended.pop()] if ended else super().wait()
+
+    taken: list[int] = []
+    ended: list[Ended] = []
+    plan = Plan(tmp_path, (step("a", tmp_path),))
+    own = runner(plan, tmp_path, executor=Remembers())
+    own._ledger.note(
+        "a", {"key": "another", "status": "running", "command": "c", "jobs": ["7_0", "7_1"]}
+    )
+    own.run(plan.steps)
+    assert (taken, calls(tmp_path, "a")) == ([2], 1)
 
 
 def _is_noted(out: Path, name: str) -> bool:

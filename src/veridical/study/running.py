@@ -92,6 +92,8 @@ class Runner:
     _keys: dict[str, str] = field(default_factory=dict)
     _done: dict[str, bool] = field(default_factory=dict)
     _lost: dict[str, int] = field(default_factory=dict)
+    _begun: set[str] = field(default_factory=set)
+    _whole: set[str] = field(default_factory=set)
     _shown: float = 0.0
 
     def __post_init__(self) -> None:
@@ -207,6 +209,9 @@ class Runner:
         No folder is removed, and no shard started a second time, beside a process that writes
         there. What the step lacks then is made when all have ended.
         """
+        if step.name in self._begun:  # by this command, which knows how its jobs ended
+            return False
+        self._begun.add(step.name)
         state = self.ledger.get(step.name)
         tokens = (state.get("jobs") or []) if state and state["status"] == "running" else []
         if state is None or not tokens:
@@ -226,7 +231,8 @@ class Runner:
         return True
 
     def _shards(self, step: Step) -> int:
-        return self.how.shards if self.how.shards > 1 and makes_shards(step) else 1
+        shared = self.how.shards > 1 and step.name not in self._whole and makes_shards(step)
+        return self.how.shards if shared else 1
 
     def _jobs(self, step: Step, count: int) -> list[Job]:
         """The processes of a step, of which each makes one of `count` shards."""
@@ -288,6 +294,13 @@ class Runner:
         if worst.status != 0:
             log = worst.job.log
             failed = last_words(log, started.log_start[log], worst.status)
+        elif self._lacks_result(started):
+            if len(started.jobs) > 1:  # as where the shard was killed that put it together
+                self._whole.add(step.name)
+                self._say(f"{step.name}: no shard wrote the result; it runs without shards")
+                queue.again(step)
+                return
+            failed = f"it ended without an error, and {self._place(step)} holds no finished run"
         self._note_end(step, self.executor.clock() - started.began, failed)
         if not failed:
             queue.done(step)
@@ -353,6 +366,13 @@ class Runner:
         if (place / RECORD).is_file():
             return read_record(place).status == "finished"
         return state["status"] == "finished" and place.exists()
+
+    def _lacks_result(self, started: _Started) -> bool:
+        """Whether a record is missing that says the step finished; shared steps all have one."""
+        record = self._place(started.step) / RECORD
+        if not record.is_file():
+            return len(started.jobs) > 1
+        return read_record(record.parent).status != "finished"
 
     def _has_checkpoint(self, step: Step) -> bool:
         return any((self._place(step) / "checkpoints").glob("checkpoint-*/manifest.json"))
