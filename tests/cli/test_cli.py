@@ -609,6 +609,8 @@ def test_every_command_exists_and_documents_every_option(name: str) -> None:
     options = signatures.read_options(function)
     assert [option for option, value in options.items() if not value.help] == []
     assert set(cli.COMMANDS[name].positionals) <= set(options)
+    # A launcher's processes take the shards of what can be done in shards.
+    assert cli.COMMANDS[name].shared or "shard" not in options
     assert (inspect.getdoc(function) or "").strip()
     assert help_pages.help_text("veridical", function, options, cli.COMMANDS[name].positionals)
 

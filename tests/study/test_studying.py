@@ -164,9 +164,12 @@ def test_builds_are_shared_out_where_their_command_can(
 
     build = Step("pairs", "build bdhs", {"model": "embedded", "data": "x", "out": "o"})
     rated = Step("rated", "build rate", {"samples": "x", "out": "p"})
-    plan = Plan(place, (build, rated))
-    runner = Runner(plan, Keys(plan, {"pairs": (), "rated": ()}), Executing(place, shards=3))
+    best = Step("best", "build best", {"samples": "x", "out": "q"})
+    plan = Plan(place, (build, rated, best))
+    runner = Runner(
+        plan, Keys(plan, {"pairs": (), "rated": (), "best": ()}), Executing(place, shards=3)
+    )
     assert [job.call[-2:] for job in runner._jobs(build, runner._shards(build))] == [
         ("--shard", "1/3"), ("--shard", "2/3"), ("--shard", "3/3"),
     ]  # fmt: skip
-    assert runner._shards(rated) == 1
+    assert (runner._shards(rated), runner._shards(best)) == (3, 1)

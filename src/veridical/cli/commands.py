@@ -52,16 +52,19 @@ COMMANDS: dict[str, Command] = {
         "veridical.builders.rate:build_rate",
         "Rate sampled responses, by the images' object lists or by a reward model.",
         ("samples",),
+        shared=True,
     ),
     "build annotate": Command(
         "veridical.builders.annotate:build_annotate",
         "Rate sampled responses with a judging model, local or at an endpoint.",
         ("samples",),
+        shared=True,
     ),
     "build rank": Command(
         "veridical.builders.rank:build_rank",
         "Make preference pairs: a judge compares sampled responses.",
         ("samples",),
+        shared=True,
     ),
     "build best": Command(
         "veridical.builders.best:build_best",
@@ -72,11 +75,13 @@ COMMANDS: dict[str, Command] = {
         "veridical.builders.pairs:build_pairs",
         "Make preference pairs from rated responses.",
         ("samples",),
+        shared=True,
     ),
     "build compose": Command(
         "veridical.builders.compose:build_compose",
         "Compose a set of pairs from other sets: subsample, mix, recombine, swap.",
         ("sets",),
+        shared=True,
     ),
     "build corrupt": Command(
         "veridical.builders.corrupt:build_corrupt",
@@ -87,6 +92,7 @@ COMMANDS: dict[str, Command] = {
     "build distort": Command(
         "veridical.builders.distort:build_distort",
         "Make pairs whose rejected answer is paired with a distorted image.",
+        shared=True,
     ),
     "build dropout": Command(
         "veridical.builders.dropout:build_dropout",
@@ -107,6 +113,7 @@ COMMANDS: dict[str, Command] = {
     "build instruct": Command(
         "veridical.builders.instruct:build_instruct",
         "Make the supervised mix of LLaVA-SFT+ from LLaVA-Instruct, VQA-v2, A-OKVQA and Flickr30k.",
+        shared=True,
     ),
     "build join": Command(
         "veridical.builders.join:build_join",
