@@ -162,6 +162,23 @@ def test_tuning_tries_every_arm_at_the_same_budget_and_stands_for_it_until_then(
         ({"arms": {"grid": {"beta": 0.1}}}, "levels of beta have to be a list"),
         ({"outcome": {**OUTCOME, "evaluations": ["x"]}}, "there is no step x"),
         ({"outcome": {**OUTCOME, "metric": "chair_i"}}, "of the form chair/chair_i"),
+        ({"outcome": {**OUTCOME, "metric": "chair/none"}}, "outcome.metric: chair has no metric"),
+        ({"outcome": {**OUTCOME, "metric": "pope/f1"}}, "no step that evaluates gives pope"),
+        ({"outcome": {**OUTCOME, "metric": "pope/auc"}}, "no difference over several seeds"),
+        (
+            {"tuning": {"settings": [{"beta": 1}], "evaluation": "dev", "metric": "pope/f1"}},
+            "tuning.metric: no step that evaluates gives pope",
+        ),
+        (
+            {
+                "tuning": {
+                    "settings": [{"beta": 1}],
+                    "evaluation": "dev",
+                    "metric": "chair/mean_length",
+                }
+            },
+            "has no better direction",
+        ),
         ({"outcome": {**OUTCOME, "difference": 0}}, "outcome.difference has to be between 0"),
         ({"outcome": {**OUTCOME, "against": ["x"]}}, "list of arms, not .'x'"),
         ({"steps": [{"name": "a", "command": "report", "options": {"out": "x"}}]}, "itself where"),

@@ -37,7 +37,7 @@ def answers(path: Path, invented: int) -> None:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Answers of two styles with two seeds; evaluations in this process, to save time."""
-    monkeypatch.setattr(running, "LIGHT", (*running.LIGHT, "eval chair"))
+    monkeypatch.setattr(running, "LIGHT", (*running.LIGHT, "eval chair", "eval pope"))
     write_json(tmp_path / "objects.json", {str(n): ["dog"] for n in range(IMAGES)})
     for name, invented in (("start", 9), ("plain-0", 8), ("plain-1", 9), ("good-0", 0),
                            ("good-1", 1)):  # fmt: skip
@@ -101,6 +101,22 @@ def test_only_the_arm_that_changed_is_made_again(
     (effect,) = read_json(out / "study.json")["effects"]
     assert effect["value"] == pytest.approx((0 + 12 - 8 - 9) / 24)
     assert effect["conclusion"] == "open"
+
+
+def test_the_primary_metric_is_found_behind_another_evaluation(place: Path) -> None:
+    """The first evaluation has scores of its own, of another benchmark."""
+    write_jsonl(place / "questions.jsonl", [
+        {"question_id": n, "image": f"{n}.jpg", "text": "Is there a dog?", "label": "yes"}
+        for n in range(4)])  # fmt: skip
+    write_jsonl(place / "yes.jsonl", [{"question_id": n, "answer": "Yes."} for n in range(4)])
+    asked = {"name": "asked", "command": "eval pope",
+             "options": {"questions": "{place}/questions.jsonl",
+                         "answers": ["{place}/yes.jsonl"]}}  # fmt: skip
+    outcome = {**OUTCOME, "evaluations": ["asked", "eval"]}
+    file = study(place, steps=[*STEPS, asked], outcome=outcome)
+    assert run("run", file, "--out", place / "out") == 0
+    (effect,) = read_json(place / "out" / "study.json")["effects"]
+    assert effect["value"] == pytest.approx(-8 / 12)
 
 
 def test_a_failed_step_leaves_the_rest_and_is_told_at_the_end(

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_text
 from veridical.runtime.yaml_text import read_yaml
+from veridical.study.metrics import check_metric, require_direction
 from veridical.study.plan import NAME, OUTPUTS, OptionValue
 from veridical.study.recipe import Defaults, embedded_defaults
 
@@ -167,7 +168,7 @@ def read_study(path: Path) -> Study:
     if defaults == "embedded":
         defaults = embedded_defaults()
     names = [step.name for step in steps]
-    return Study(
+    study = Study(
         path.stem,
         str(fields.get("question") or ""),
         values,
@@ -181,6 +182,8 @@ def read_study(path: Path) -> Study:
         _outcome(place, fields.get("outcome"), arms, base, names),
         grid,
     )
+    _check_metrics(place, study)
+    return study
 
 
 @dataclass(frozen=True)
@@ -343,6 +346,21 @@ def _tuning(
     seed = int(place.number(fields.get("seed", 0), "tuning.seed", -1, float("inf")))
     found = _metric(place, metric, "tuning.metric")
     return Tuning(by_level, by, str(evaluation), found, seed, same_as)
+
+
+def _check_metrics(place: _Place, study: Study) -> None:
+    def commands(names: Sequence[str]) -> list[str]:
+        return [step.command for step in study.steps if step.name in names]
+
+    outcome, tuning, what = study.outcome, study.tuning, "outcome.metric"
+    try:
+        check_metric(outcome.metric, commands(outcome.evaluations), len(study.seeds) > 1)
+        if tuning is not None:
+            what = "tuning.metric"
+            check_metric(tuning.metric, commands([tuning.evaluation]), over_seeds=False)
+            require_direction(tuning.metric)
+    except UserError as error:
+        place.refuse(f"{what}: {error}")
 
 
 def _metric(place: _Place, given: object, what: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from veridical.eval.compare import evaluations_in
 from veridical.eval.scores import fixed_width, read_scores
 from veridical.report.curves import Rows
 from veridical.report.study_page import Effect, ShownArm, StudyPage, as_json, write_study_page
@@ -190,7 +191,7 @@ def in_words(levels: Mapping[str, Level]) -> str:
 def _value(laid: Laid, cell: Cell, done: set[str]) -> float | None:
     name = laid.study.outcome.metric.partition("/")[0]
     for folder in _evaluated(laid, cell, done).values():
-        if (folder / name / "scores.json").is_file() or (folder / "scores.json").is_file():
+        if name in evaluations_in(folder):
             return metric_value(folder, laid.study.outcome.metric)[0]
     return None
 
