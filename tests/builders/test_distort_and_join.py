@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from veridical.builders._row_parts import RowParts
 from veridical.builders.distort import build_distort
 from veridical.builders.join import build_join
 from veridical.cli.dispatch import main
@@ -22,6 +23,7 @@ from veridical.data.records import (
 )
 from veridical.runtime.errors import UserError
 from veridical.runtime.files import read_json, read_jsonl
+from veridical.runtime.options import Reading
 
 
 def conversations(tmp_path: Path, pictures: list[Image.Image]) -> Path:
@@ -289,3 +291,29 @@ def test_shards_distort_as_one_process_does(
     for name in ("pairs.parquet", "skipped.jsonl", "summary.json"):
         both = [(tmp_path / out / name).read_bytes() for out in ("whole", "shards")]
         assert both[0] == both[1], name
+
+
+def test_parts_with_other_pictures_drawn_are_not_mixed_with_those_of_a_larger_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("veridical.builders._row_parts.CHUNK", 1)
+    data = conversations(tmp_path, [Image.new("RGB", (9, 9), c) for c in ("red", "blue", "gray")])
+    write = RowParts.write
+
+    def cut_off(parts: RowParts, start: int, *given: Any) -> None:
+        if start:
+            raise RuntimeError("killed")
+        write(parts, start, *given)
+
+    def build(name: str, limit: int) -> None:
+        build_distort(data, tmp_path / name, how="other", reading=Reading(limit=limit))
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="killed"):
+        patched.setattr(RowParts, "write", cut_off)
+        build("cut", 2)
+    with pytest.raises(UserError, match="unfinished build with other settings"):
+        build("cut", 3)
+    build("cut", 2)
+    build("whole", 2)
+    both = [(tmp_path / name / "pairs.parquet").read_bytes() for name in ("cut", "whole")]
+    assert both[0] == both[1]

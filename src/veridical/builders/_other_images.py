@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from datasets import Dataset
@@ -16,7 +17,13 @@ ALL_THE_SAME = "--how other needs two pictures that differ, and all pictures of 
 
 
 class OtherImages:
-    """The different pictures of a set, from which another one is drawn."""
+    """The different pictures of a set, from which another one is drawn.
+
+    Attributes:
+        seed: of the draws.
+        found: the pictures, in the order in which they are drawn from.
+        key: a hash of them all: every draw depends on every one.
+    """
 
     def __init__(self, rows: Dataset, indices: Sequence[int], seed: int) -> None:
         """Find them.
@@ -37,6 +44,7 @@ class OtherImages:
                 image = RowImage(pictures, index, number)
                 found.setdefault(image_bytes_key(image), image)
         self.seed, self.found = seed, list(found.values())
+        self.key = hashlib.sha256(" ".join(found).encode()).hexdigest()
         if len(self.found) < 2:
             raise UserError(ALL_THE_SAME)
 

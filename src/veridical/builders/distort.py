@@ -135,6 +135,8 @@ def build_distort(
         identity = {**distortion.provenance(), "kind": kind,
                     "data": run.record["inputs"]["data"]["sha256"]}  # fmt: skip
         others = OtherImages(records.rows, outcome.kept, seed) if how == "other" else None
+        if others is not None:
+            identity["others"] = others.key
         parts = RowParts(out / "parts", identity, "preference")
         if not build_set(
             parts, path, outcome.kept, lambda some: _pairs(records.rows, some, distortion, others),
