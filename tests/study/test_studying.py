@@ -167,8 +167,15 @@ def test_code_that_changed_makes_a_step_anew_unless_it_is_accepted(
     capsys.readouterr()
     assert run("run", file, "--out", out, "--accept-code", "true") == 0
     assert capsys.readouterr().out.count("here already") == 5
+    answers(place / "good-1.jsonl", 12)
+    assert run("run", file, "--out", out, "--accept-code", "true") == 0
+    codes = {name: state["code"] for name, state in read_json(out / "steps.json").items()}
+    made_anew = [name for name, code in codes.items() if code == "other"]
+    assert made_anew == ["eval/style=good/seed1"]
+    assert run("run", file, "--out", out, "--accept-code", "true") == 0
+    assert capsys.readouterr().out.count("here already") == 4 + 5
     assert run("run", file, "--out", out) == 0
-    assert "here already" not in capsys.readouterr().out
+    assert capsys.readouterr().out.count("here already") == 1
 
 
 def test_builds_are_shared_out_where_their_command_can(

@@ -32,16 +32,22 @@ class Keys:
         plan: the plan.
         paths: for each step's name the options that are paths.
         codes: hashes of the code that makes steps, by name; without one, the version counts alone.
+        accepted: hashes of older code in their place, of steps that count as made by today's.
     """
 
     plan: Plan
     paths: Mapping[str, Collection[str]]
     codes: Mapping[str, str] = field(default_factory=dict)
+    accepted: dict[str, str] = field(default_factory=dict)
     _read: dict[tuple[str, str], str] = field(default_factory=dict, repr=False)
 
     def code(self, step: Step) -> str:
         """The hash of the code that makes a step; "" where only the version counts."""
-        return self.codes.get(step.name, "")
+        return self.accepted.get(step.name, self.codes.get(step.name, ""))
+
+    def renew(self, step: Step) -> None:
+        """Let today's code count for a step, which is made by it now."""
+        self.accepted.pop(step.name, None)
 
     def key(self, step: Step, made: Mapping[str, str]) -> str:
         """A hash of the command, its options, the files and models that it reads, and the version.

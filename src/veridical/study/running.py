@@ -330,6 +330,8 @@ class Runner:
                 print(f"veridical: {error}", file=file)
             self._say(f"{step.name}: not started: {error}")
             return False
+        self.keys.renew(step)
+        self._keys.pop(step.name, None)
         return True
 
     def _make_way(self, step: Step) -> None:

@@ -308,10 +308,9 @@ def runner_of(plan: Plan, how: Executing, accept_code: bool = False) -> Runner:
     paths = paths_of(plan)
     codes = {command: code_hash(command) for command in {step.command for step in plan.steps}}
     by_step = {step.name: codes[step.command] for step in plan.steps}
-    if accept_code:
-        ledger = read_ledger(how.out)
-        by_step |= {name: ledger[name].get("code", "") for name in by_step if name in ledger}
-    return Runner(plan, Keys(plan, paths, by_step), how)
+    ledger = read_ledger(how.out) if accept_code else {}
+    accepted = {name: ledger[name].get("code", "") for name in by_step if name in ledger}
+    return Runner(plan, Keys(plan, paths, by_step, accepted), how)
 
 
 def paths_of(plan: Plan) -> dict[str, frozenset[str]]:
