@@ -213,6 +213,13 @@ def test_what_no_executor_can_do_is_refused(cluster: Cluster, said: str, tmp_pat
         make_executor(cluster, 1, tmp_path)
 
 
+def test_more_shards_than_gpus_are_refused(tmp_path: Path) -> None:
+    cluster = Cluster(gpus=2, gpu_list="0,1,2,3,4")
+    assert make_executor(cluster, 1, tmp_path, shards=2)
+    with pytest.raises(UserError, match=r"needs 6 GPUs, and this machine offers 5. Set --shards 2"):
+        make_executor(cluster, 1, tmp_path, shards=3)
+
+
 def test_submitit_gives_the_same_bytes(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     made = {}

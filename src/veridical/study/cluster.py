@@ -39,11 +39,12 @@ class Cluster:
     address: str | None = None
 
 
-def make_executor(cluster: Cluster, workers: int, out: Path) -> Executor:
+def make_executor(cluster: Cluster, workers: int, out: Path, shards: int = 1) -> Executor:
     """Make the executor that the options ask for.
 
     Raises:
-        UserError: its library is missing, or an option belongs to another executor.
+        UserError: its library is missing, an option belongs to another executor, or this machine
+            has too few GPUs.
     """
     wanted = {"gpu_list": "here", "slurm": "slurm", "address": "ray"}
     for name, executor in wanted.items():
@@ -55,10 +56,10 @@ def make_executor(cluster: Cluster, workers: int, out: Path) -> Executor:
         return Slurm(out / "jobs", workers, cluster.slurm or {}, cluster.gpus)
     if cluster.executor == "ray":
         return Ray(cluster.address)
-    return Here(workers, _gpus_here(cluster))
+    return Here(workers, _gpus_here(cluster, shards))
 
 
-def _gpus_here(cluster: Cluster) -> tuple[str, ...]:
+def _gpus_here(cluster: Cluster, shards: int) -> tuple[str, ...]:
     if not cluster.gpus and cluster.gpu_list is None:
         return ()
     named = cluster.gpu_list or os.environ.get("CUDA_VISIBLE_DEVICES") or ""
@@ -71,6 +72,11 @@ def _gpus_here(cluster: Cluster) -> tuple[str, ...]:
         raise UserError(
             f"--gpus {cluster.gpus}, and this machine offers {len(found)}. Name them with "
             "--gpu-list, or take a smaller number."
+        )
+    if len(found) < cluster.gpus * shards:  # they start together; the rest would share a GPU
+        raise UserError(
+            f"--shards {shards} with --gpus {cluster.gpus} needs {shards * cluster.gpus} GPUs, and "
+            f"this machine offers {len(found)}. Set --shards {len(found) // cluster.gpus}."
         )
     return found
 

@@ -150,8 +150,8 @@ def study_run(
     laid = lay_out(found, folder, accept_code)
     check_steps(laid.plan, one_of_each(laid.plan))
     with start_run(folder, "study run", options, inputs) as run:
-        how = Executing(folder, workers, (), make_executor(cluster, workers, folder), shards,
-                        retries, cluster.gpus)  # fmt: skip
+        executor = make_executor(cluster, workers, folder, shards)
+        how = Executing(folder, workers, (), executor, shards, retries, cluster.gpus)
         failures = []
         if not laid.known:
             failures += _run(laid.trial_plan, how, accept_code)
