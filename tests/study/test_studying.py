@@ -133,6 +133,11 @@ def test_a_failed_step_leaves_the_rest_and_is_told_at_the_end(
     assert "Steps that failed" in (place / "out" / "report.html").read_text()
     assert run("status", file, "--out", place / "out") == 0
     assert "eval   5 done, 1 failed" in capsys.readouterr().out
+    # One planned comparison instead of two: so smaller differences can be seen.
+    file = study(place, arms={"list": {"good": {"style": "good"}}})
+    assert run("report", file, "--out", place / "out") == 0
+    (alone,) = read_json(place / "out" / "study.json")["effects"]
+    assert 0 < alone["detectable"] < effects["good"]["detectable"]
 
 
 def test_tuning_chooses_on_development_data_and_the_rest_follows(

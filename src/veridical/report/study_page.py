@@ -309,7 +309,9 @@ def power_lines(page: StudyPage) -> list[str]:
         )
     lines.append(
         f"“No such effect” means that the interval lies within {aim} of 0; “not decided”, that it "
-        "reaches beyond, and includes 0."
+        "reaches beyond, and p is not below 0.05 after Holm's correction for all comparisons. The "
+        "interval is of one comparison alone, so it may still exclude 0. The differences above "
+        "are those that the correction's strictest step lets through."
     )
     return lines
 

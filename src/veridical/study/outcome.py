@@ -69,12 +69,17 @@ def all_effects(study: Study, benchmarks: Sequence[Scored]) -> list[Effect]:
     """Every arm against the arms that the study names, and the start, in every metric."""
     outcome = study.outcome
     others = [*outcome.against, *([START] if outcome.start else [])]
+    pairs = [
+        (arm, other)
+        for other in others
+        for arm in study.arms
+        if arm != other and not (arm in outcome.against and _is_before(arm, other, others))
+    ]
+    planned = sum(other != START for _, other in pairs)
     effects: list[Effect] = []
     for own in benchmarks:
-        for other in others:
-            for arm in study.arms:
-                if arm != other and not (arm in outcome.against and _is_before(arm, other, others)):
-                    effects += effects_of(own, arm, other, outcome)
+        for arm, other in pairs:
+            effects += effects_of(own, arm, other, outcome, max(1, planned))
     return effects
 
 
@@ -83,8 +88,13 @@ def _is_before(arm: str, other: str, others: Sequence[str]) -> bool:
     return other in others and other != START and others.index(arm) < others.index(other)
 
 
-def effects_of(own: Scored, arm: str, other: str, outcome: Outcome) -> list[Effect]:
-    """One arm against another in every metric of a benchmark; nothing where no seed has both."""
+def effects_of(
+    own: Scored, arm: str, other: str, outcome: Outcome, comparisons: int
+) -> list[Effect]:
+    """One arm against another in every metric of a benchmark; nothing where no seed has both.
+
+    `comparisons` are planned of the primary metric; what one can show is less for more of them.
+    """
     seeds = sorted(own.of(arm).keys() & own.of(other).keys())
     if not seeds:
         return []
@@ -92,7 +102,7 @@ def effects_of(own: Scored, arm: str, other: str, outcome: Outcome) -> list[Effe
     ours, theirs = [side[0] for side in sides], [side[1] for side in sides]
     found = paired_seed_differences(own.benchmark, ours, theirs)
     note = "" if len(seeds) > 1 else "one seed: images alone"
-    power = _detectable(own.benchmark, ours, theirs, outcome)
+    power = _detectable(own.benchmark, ours, theirs, outcome, comparisons)
     return [
         _effect(own, name, arm, other, change, len(seeds), power.get(name), note)
         for name, change in found.items()
@@ -108,6 +118,7 @@ def _detectable(
     ours: Sequence[Sequence[Row]],
     theirs: Sequence[Sequence[Row]],
     outcome: Outcome,
+    comparisons: int,
 ) -> dict[str, float]:
     """What the primary metric's comparison can show; nothing of one seed or image."""
     name, _, metric = outcome.metric.partition("/")
@@ -118,7 +129,7 @@ def _detectable(
     bases = [in_order_of(arms[0], base) for base in bases]
     if len(arms[0].clusters) < 2:
         return {}
-    return {metric: detectable(moves_of(formula, arms, bases), outcome.power)}
+    return {metric: detectable(moves_of(formula, arms, bases), outcome.power, comparisons)}
 
 
 def _formula(benchmark: Benchmark, metric: str) -> Metric | None:

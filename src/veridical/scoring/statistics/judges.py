@@ -19,8 +19,9 @@ class JudgeVariance:
         disagreement: standard deviation of replies to the same answer.
         agreement: intraclass correlation, the share of the replies' variance that is between
             answers; 1 is a judge that always says the same, 0 or less one that says anything.
-        of_mean: standard error that the judge alone gives the mean of these answers: what asking
-            the same judge again, about the same answers, would change.
+        of_mean: standard error that the disagreement gives the mean of these answers, with replies
+            taken as independent. Replies in two orders are no repeats: a preference for a place,
+            which asking again would not change, counts as disagreement.
     """
 
     answers: int
@@ -43,8 +44,9 @@ class JudgeVariance:
         """The same in words."""
         return (
             f"Of {self.answers} answers that were judged more than once, replies differ by "
-            f"{self.disagreement:.3g} (standard deviation; agreement {self.agreement:.2f}); asked "
-            f"again, the judge would move the mean by {self.of_mean:.2g}."
+            f"{self.disagreement:.3g} (standard deviation; agreement {self.agreement:.2f}). "
+            f"Their disagreement, a preference for a place in the order included, gives the mean a "
+            f"standard error of {self.of_mean:.2g}."
         )
 
 
